@@ -1,0 +1,223 @@
+"""Sound as values: decoding whatever arrives, resampling it once, and writing WAV."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+import numpy as np
+import numpy.typing as npt
+import soxr
+
+from chatapi.errors import BadInput, TooLarge
+
+Samples = npt.NDArray[np.float32]
+"""Mono, -1 to 1, shape (n,)."""
+
+RATE = 16_000
+"""Samples a second that every recogniser here works at."""
+
+CHANNELS = range(1, 9)
+RATES = range(8_000, 192_001)
+STREAMED = 0x7FFF_F000
+"""WAV writers that do not know the length yet state at least this many bytes (ffmpeg 2**32-1, ALSA about 2**31)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Audio:
+    """A stretch of mono sound."""
+
+    samples: Samples
+    rate: int
+    """Samples a second."""
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.rate
+
+    def pcm16(self) -> bytes:
+        """Signed 16-bit little-endian."""
+        scaled: npt.NDArray[np.float32] = np.clip(self.samples, -1.0, 1.0) * np.float32(32767)
+        return scaled.round().astype("<i2").tobytes()
+
+    def at(self, rate: int) -> Audio:
+        """The same sound at another rate."""
+        if rate == self.rate:
+            return self
+        return Audio(soxr.resample(self.samples, self.rate, rate), rate)
+
+
+def joined(parts: list[Audio]) -> Audio:
+    """One after the other; all of one rate. BadInput when there is nothing to join."""
+    if not parts:
+        raise BadInput("there is no sound to join", code="bad_audio")
+    return Audio(np.concatenate([part.samples for part in parts]), parts[0].rate)
+
+
+def wav_header(rate: int, frames: int | None = None) -> bytes:
+    """The 44 bytes before 16-bit mono samples; `frames` None: of a stream whose length is not known yet."""
+    size = 0xFFFF_FFFF if frames is None else frames * 2
+    riff = size if frames is None else size + 36
+    return struct.pack(
+        "<4sI4s4sIHHIIHH4sI", b"RIFF", riff, b"WAVE", b"fmt ", 16, 1, 1, rate, rate * 2, 2, 16, b"data", size
+    )
+
+
+def wav(audio: Audio) -> bytes:
+    """A whole 16-bit mono WAV file."""
+    return wav_header(audio.rate, len(audio.samples)) + audio.pcm16()
+
+
+def decode(source: bytes | Path, limit: float | None = None, rate: int = RATE) -> Audio:
+    """All of a file as mono at `rate`.
+
+    Raises BadInput (bad_audio) saying what is wrong with it, TooLarge (audio_too_long) past `limit` seconds; never
+    decodes further than the limit.
+    """
+    parts: list[Samples] = []
+    count = 0
+    for block in blocks(source, rate):
+        parts.append(block)
+        count += len(block)
+        if limit is not None and count > limit * rate:
+            raise TooLarge(
+                f"the audio is longer than {limit:g} seconds; `chatapi transcribe` takes files of any length",
+                code="audio_too_long",
+                details={"limit_seconds": limit},
+            )
+    if not count:
+        raise BadInput("the audio holds no samples: it has a header and nothing after it", code="bad_audio")
+    return Audio(np.concatenate(parts), rate)
+
+
+def blocks(source: bytes | Path, rate: int = RATE) -> Iterator[Samples]:
+    """A file of any length as mono blocks at `rate`, decoded as they are taken. Raises BadInput (bad_audio)."""
+    head, size = _head(source)
+    container = _container(head)
+    if container == "wav":
+        _check_wav(head, size)
+    file: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+    with file:
+        resampler: soxr.ResampleStream | None = None
+        for samples, native in _decoded(file, container):
+            if native != rate and resampler is None:
+                resampler = soxr.ResampleStream(native, rate, 1, dtype="float32")
+            yield samples if resampler is None else resampler.resample_chunk(samples)
+        if resampler is not None:
+            yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _head(source: bytes | Path) -> tuple[bytes, int]:
+    """The first MiB, and how many bytes there are in all."""
+    if isinstance(source, bytes):
+        return source[: 1 << 20], len(source)
+    try:
+        with source.open("rb") as file:
+            return file.read(1 << 20), source.stat().st_size
+    except OSError as error:
+        raise BadInput(f"cannot read {source}: {error.strerror}", code="bad_audio") from error
+
+
+def _container(head: bytes) -> str:
+    """The demuxer's name, by the first bytes.
+
+    Naming it, instead of letting the decoder guess, keeps out playlist formats, which open files and addresses of
+    their own.
+    """
+    if not head:
+        raise BadInput("the audio is empty: 0 bytes arrived", code="bad_audio")
+    if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
+        return "wav"
+    for magic, name in ((b"fLaC", "flac"), (b"OggS", "ogg"), (b"\x1aE\xdf\xa3", "matroska"), (b"ID3", "mp3")):
+        if head.startswith(magic):
+            return name
+    if head[4:8] == b"ftyp":
+        return "mp4"
+    if head[:1] == b"\xff" and len(head) > 1:
+        if head[1] & 0xF6 == 0xF0:
+            return "aac"
+        if head[1] & 0xE0 == 0xE0:
+            return "mp3"
+    raise BadInput(
+        f"this is not audio we can read (it starts {head[:8].hex(' ')}); send WAV, FLAC, OGG, MP3, MP4 or WebM",
+        code="bad_audio",
+    )
+
+
+def _check_wav(head: bytes, size: int) -> None:
+    """Refuse a WAV file whose header does not describe what follows. Raises BadInput (bad_audio)."""
+    offset, form = 12, b""
+    while offset + 8 <= len(head):
+        name, length = struct.unpack_from("<4sI", head, offset)
+        offset += 8
+        if name == b"fmt ":
+            form = head[offset : offset + length]
+            _check_form(form)
+        elif name == b"data":
+            if not form:
+                raise BadInput("the WAV file has its data before its format", code="bad_audio")
+            _check_length(length, size - offset, streamed=head[:4] == b"RF64")
+            return
+        offset += length + length % 2
+    if offset < len(head) or size <= len(head):
+        raise BadInput(f"the WAV file ends in its header: {size} bytes, and no data chunk", code="bad_audio")
+
+
+def _check_form(form: bytes) -> None:
+    if len(form) < 16:
+        raise BadInput(f"the WAV format chunk has {len(form)} bytes; 16 are needed", code="bad_audio")
+    _, channels, rate, _, align, bits = struct.unpack_from("<HHIIHH", form)
+    if channels not in CHANNELS:
+        raise BadInput(f"the WAV header states {channels} channels; 1 to {CHANNELS[-1]} work", code="bad_audio")
+    if rate not in RATES:
+        raise BadInput(
+            f"the WAV header states {rate} samples a second; {RATES[0]} to {RATES[-1]} work", code="bad_audio"
+        )
+    if bits and align < channels * bits // 8:
+        raise BadInput(f"the WAV header states {align} bytes for {channels} samples of {bits} bits", code="bad_audio")
+
+
+def _check_length(stated: int, present: int, streamed: bool) -> None:
+    if streamed or stated >= STREAMED:
+        stated = 0
+    if present == 0:
+        raise BadInput("the WAV file is a header with no samples after it", code="bad_audio")
+    if stated > present:
+        raise BadInput(
+            f"the WAV file is cut off: its header promises {stated} bytes of sound and {present} arrived",
+            code="bad_audio",
+        )
+
+
+def _decoded(file: BinaryIO, container: str) -> Iterator[tuple[Samples, int]]:
+    """Mono blocks as the file has them, each with its rate. Channels are averaged."""
+    done = 0.0
+    try:
+        with av.open(file, format=container, mode="r") as opened:
+            if not opened.streams.audio:
+                raise BadInput("the file has no audio track", code="bad_audio")
+            planar = av.AudioResampler(format="fltp")
+            for frame in opened.decode(audio=0):
+                if frame.sample_rate not in RATES:
+                    raise BadInput(
+                        f"{frame.sample_rate} samples a second; {RATES[0]} to {RATES[-1]} work", code="bad_audio"
+                    )
+                for plain in planar.resample(frame):
+                    samples = _mono(plain.to_ndarray().astype(np.float32, copy=False))
+                    done += len(samples) / frame.sample_rate
+                    yield samples, frame.sample_rate
+    except (av.error.FFmpegError, ValueError, IndexError) as error:
+        where = f"after {done:.1f} seconds" if done else "from its start"
+        raise BadInput(f"the audio is damaged {where}: {error}", code="bad_audio") from error
+
+
+def _mono(planes: npt.NDArray[np.float32]) -> Samples:
+    """(channels, n) to (n,): the mean, with what is not a number as silence."""
+    clean = np.nan_to_num(planes, nan=0.0, posinf=1.0, neginf=-1.0)
+    mixed: Samples = np.clip(clean, -1.0, 1.0).mean(axis=0, dtype=np.float32)
+    return mixed

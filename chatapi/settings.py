@@ -1,0 +1,320 @@
+"""What can be set: one typed, frozen tree, read once at start and passed down.
+
+Later sources win: defaults, `chatapi.toml`, environment, command line. A key nobody knows is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+import tomli
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from chatapi.errors import SettingsFault
+
+ENVIRONMENT = "CHATAPI_"
+DATA, CONFIG = "CHATAPI_DATA", "CHATAPI_CONFIG"
+"""Environment names that are not keys of the tree: where the data directory and the settings file are."""
+
+SYSTEM = (
+    "You are a friendly voice assistant. Your words are spoken aloud, so answer in one to three short, plain "
+    "sentences, without lists, headings, symbols or emoji. If you do not know, say so."
+)
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Server(_Table):
+    """Where and to whom `chatapi serve` answers."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 opens it to the network, then set an api_key."""
+    port: int = Field(8000, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    api_key: SecretStr | None = None
+    """When set, every route wants it: `Authorization: Bearer KEY`."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of other pages that may call from a browser; none by default."""
+    hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+    """Names accepted while listening on loopback, so that a foreign page cannot reach it by a name of its own."""
+    send_seconds: float = Field(20, gt=0)
+    """A client that takes nothing for this long is dropped."""
+    body_seconds: float = Field(30, gt=0)
+    """A request's body must have arrived by then."""
+
+
+class Limits(_Table):
+    """How much is accepted."""
+
+    body_bytes: int = Field(32 << 20, ge=1024)
+    """Largest request body."""
+    audio_seconds: float = Field(120, gt=0)
+    """Longest audio of a turn."""
+    prompt_chars: int = Field(8000, ge=1)
+    """Longest prompt."""
+    concurrent: int = Field(4, ge=1)
+    """Turns worked on at once."""
+    queue: int = Field(16, ge=0)
+    """Turns that may wait; one more is refused with 503."""
+    turn_seconds: float = Field(120, gt=0)
+    """Longest a turn may take, its waiting included."""
+    step_seconds: float = Field(30, gt=0)
+    """An engine that gives nothing for this long is taken for stuck and rebuilt."""
+
+
+class Vad(_Table):
+    """Voice activity detection."""
+
+    engine: str = "silero"
+    threshold: float = Field(0.5, gt=0, lt=1)
+    """Probability from which a frame counts as speech."""
+    min_speech_ms: int = Field(96, ge=0)
+    """Shorter sounds are not speech."""
+    pad_ms: int = Field(200, ge=0)
+    """Kept before and after speech."""
+
+
+class Asr(_Table):
+    """Speech recognition."""
+
+    engine: str = "whisper_cpp"
+    model: str = "auto"
+    """A model's name, or auto: the best that is installed and fits the memory."""
+    language: str = "auto"
+    """ISO 639-1 code spoken by default, or auto: detected."""
+
+
+class Llm(_Table):
+    """The language model."""
+
+    engine: str = "llama_cpp"
+    model: str = "auto"
+    """A model's name, or auto: the best that is installed and fits the memory."""
+    system: str = Field(SYSTEM, max_length=20_000)
+    """What the model is told before every conversation."""
+    max_tokens: int = Field(200, ge=1)
+    """Longest answer, unless the request says otherwise."""
+    temperature: float = Field(0.3, ge=0, le=2)
+
+
+class Tts(_Table):
+    """Speech synthesis."""
+
+    engine: str = "piper"
+    model: str = "auto"
+    """The default voice's name, or auto: the best that is installed."""
+
+
+class WhisperCpp(_Table):
+    """The whisper.cpp engine."""
+
+    threads: int = Field(0, ge=0)
+    """0: as many as the machine has cores, up to 8."""
+    trim: bool = True
+    """Shorten the encoder's window for short clips, as far as no words are lost."""
+
+
+class LlamaCpp(_Table):
+    """The llama.cpp engine."""
+
+    threads: int = Field(0, ge=0)
+    """0: as many as the machine has cores, up to 8."""
+    context: int = Field(2048, ge=256)
+    """Tokens an answer's prompt and text may have together, for each slot."""
+    slots: int = Field(2, ge=1, le=64)
+    """Answers written at once."""
+    gpu_layers: int = -1
+    """Layers put on a GPU where there is one; -1: all that fit."""
+
+
+class OpenAIUpstream(_Table):
+    """A chat server that speaks OpenAI's HTTP: `mlc_llm serve`, vLLM, Ollama."""
+
+    url: str = "http://127.0.0.1:11434/v1"
+    """Its base address, up to /v1."""
+    model: str = ""
+    """The model's name there; empty: the first it lists."""
+    api_key: SecretStr | None = None
+    context: int = Field(4096, ge=256)
+    """Tokens its prompt and answer may have together."""
+    slots: int = Field(4, ge=1, le=64)
+    """Answers asked of it at once."""
+    timeout: float = Field(30, gt=0)
+    """Seconds to wait for its next words."""
+
+
+class Piper(_Table):
+    """The Piper engine."""
+
+    threads: int = Field(0, ge=0)
+    """0: as many as the machine has cores, up to 4."""
+    speed: float = Field(1.0, ge=0.25, le=4)
+    """1.2 speaks a fifth faster."""
+
+
+class Echo(_Table):
+    """Engines without a model, for trying and testing."""
+
+    delay: float = Field(0, ge=0)
+    """Seconds each step takes."""
+    fault: Literal["", "raise", "hang"] = ""
+    """What the language model does after its first word."""
+
+
+class History(_Table):
+    """Conversations kept."""
+
+    keep_days: float = Field(30, gt=0)
+    """A conversation nobody went on with for this long is forgotten."""
+    max_conversations: int = Field(10_000, ge=1)
+    """Beyond that the oldest is forgotten."""
+
+
+class Log(_Table):
+    """What is written to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "human", "json"] = "auto"
+    """auto: for people on a terminal, JSON otherwise."""
+    content: bool = False
+    """Whether prompts, transcripts and answers may be logged."""
+
+
+class Settings(_Table):
+    """Everything that can be set."""
+
+    data: Path = Path(platformdirs.user_data_dir("chatapi"))
+    """Where models, conversations and all else that changes is kept."""
+    server: Server = Server()
+    limits: Limits = Limits()
+    vad: Vad = Vad()
+    asr: Asr = Asr()
+    llm: Llm = Llm()
+    tts: Tts = Tts()
+    whisper_cpp: WhisperCpp = WhisperCpp()
+    llama_cpp: LlamaCpp = LlamaCpp()
+    openai_upstream: OpenAIUpstream = OpenAIUpstream()
+    piper: Piper = Piper()
+    echo: Echo = Echo()
+    history: History = History()
+    log: Log = Log()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Settings, and where each came from."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+    """Dotted key -> the source that set it; a key that is missing has its default."""
+
+
+def load(overrides: Sequence[str] = (), file: Path | None = None, environ: Mapping[str, str] | None = None) -> Loaded:
+    """Read every source. `overrides` are `key.path=value`. Raises SettingsFault naming the key and its source."""
+    environ = os.environ if environ is None else environ
+    tree: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for key, value, origin in [*_from_file(file, environ), *_from_environment(environ), *_from_command(overrides)]:
+        _put(tree, key, value, origin)
+        origins[key] = origin
+    try:
+        return Loaded(Settings.model_validate(tree), origins)
+    except ValidationError as error:
+        raise SettingsFault(_explained(error, origins)) from None
+
+
+def keys(table: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of the tree."""
+    for name, info in table.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from keys(info.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _from_file(file: Path | None, environ: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
+    chosen = file or (Path(environ[CONFIG]) if environ.get(CONFIG) else None)
+    path = chosen or Path("chatapi.toml")
+    try:
+        tree = tomli.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if chosen is not None:
+            raise SettingsFault(f"there is no settings file {path}") from None
+        return
+    except (OSError, UnicodeDecodeError, tomli.TOMLDecodeError) as error:
+        raise SettingsFault(f"{path} cannot be read: {error}") from error
+    yield from ((key, value, str(path)) for key, value in _leaves(tree))
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
+    """CHATAPI_SERVER_PORT is server.port; an underscore may stand for a dot where a key has one."""
+    names = {ENVIRONMENT + key.replace(".", "_").upper(): key for key in keys()}
+    for name, value in sorted(environ.items()):
+        if not name.startswith(ENVIRONMENT) or name == CONFIG:
+            continue
+        if name not in names:
+            raise SettingsFault(f"the environment variable {name} is not a setting{_nearest(name, names)}")
+        yield names[name], _typed(names[name], value), f"environment {name}"
+
+
+def _from_command(overrides: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
+    known = set(keys())
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise SettingsFault(f"{override!r} is not of the form key=value, for example server.port=8001")
+        if key not in known:
+            raise SettingsFault(f"there is no setting {key!r}{_nearest(key, known)}")
+        yield key, _typed(key, value), "command line"
+
+
+def _typed(key: str, text: str) -> Any:
+    """Text as the setting wants it: lists are separated by commas, the rest is left to the tree's own types."""
+    table: type[BaseModel] = Settings
+    *path, name = key.split(".")
+    for step in path:
+        table = type(table.model_fields[step].default)
+    many = isinstance(table.model_fields[name].default, tuple)
+    return [item.strip() for item in text.split(",") if item.strip()] if many else text
+
+
+def _put(tree: dict[str, Any], key: str, value: Any, origin: str) -> None:
+    *path, name = key.split(".")
+    for step in path:
+        tree = tree.setdefault(step, {})
+        if not isinstance(tree, dict):
+            raise SettingsFault(f"{origin}: {step!r} is a table, it cannot hold a value of its own")
+    tree[name] = value
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _explained(error: ValidationError, origins: Mapping[str, str]) -> str:
+    lines = []
+    for fault in error.errors(include_url=False, include_input=False):
+        key = ".".join(str(step) for step in fault["loc"])
+        origin = next((source for name, source in origins.items() if key.startswith(name)), "settings")
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{origin}: there is no setting {key!r}{_nearest(key, keys())}")
+        else:
+            lines.append(f"{origin}: {key}: {fault['msg']}")
+    return "\n".join(lines)
