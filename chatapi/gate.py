@@ -1,0 +1,83 @@
+"""Who may compute now: slots counted, waiters let in by priority and then by arrival, the queue bounded."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from enum import IntEnum
+
+import anyio
+
+from chatapi.errors import Busy
+
+
+class Priority(IntEnum):
+    """Lower goes first."""
+
+    LIVE = 0
+    REQUEST = 1
+    BULK = 2
+    TRAINING = 3
+
+
+class Gate:
+    """A bounded queue before a number of slots. All methods belong to one event loop."""
+
+    def __init__(self, name: str, slots: int, queue: int | None = None) -> None:
+        self.name = name
+        self.slots = slots
+        self.queue = queue
+        """How many may wait; None: the door before this one counts them."""
+        self.used = 0
+        self._waiting: list[tuple[int, int, anyio.Event]] = []
+        self._arrivals = itertools.count()
+        self._held = 1.0
+        """Running mean of the seconds a slot is held, for Retry-After."""
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @asynccontextmanager
+    async def admitted(self, priority: Priority = Priority.REQUEST) -> AsyncIterator[None]:
+        """Hold a slot while inside. Raises Busy when the queue is full."""
+        await self.acquire(priority)
+        since = time.monotonic()
+        try:
+            yield
+        finally:
+            self._held += 0.2 * (time.monotonic() - since - self._held)
+            self.release()
+
+    async def acquire(self, priority: Priority = Priority.REQUEST) -> None:
+        """Take a slot, to be given back with `release`. Raises Busy when the queue is full."""
+        if self.used < self.slots and not self._waiting:
+            self.used += 1
+            return
+        if self.queue is not None and self.waiting >= self.queue:
+            raise Busy(
+                f"{self.used} requests are being worked on and {self.waiting} wait, which is all the {self.name} takes",
+                retry_after=max(1.0, round(self._held * (self.waiting + 1) / self.slots)),
+            )
+        event = anyio.Event()
+        waiter = (int(priority), next(self._arrivals), event)
+        heapq.heappush(self._waiting, waiter)
+        try:
+            await event.wait()
+        except BaseException:
+            if event.is_set():
+                self.release()
+            else:
+                self._waiting.remove(waiter)
+                heapq.heapify(self._waiting)
+            raise
+
+    def release(self) -> None:
+        """Hand the slot to the first in the queue, or free it."""
+        if self._waiting:
+            heapq.heappop(self._waiting)[2].set()
+        else:
+            self.used -= 1
