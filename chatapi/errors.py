@@ -6,6 +6,8 @@
     |   |   `-- Unprocessable  well formed, but a value is wrong
     |   |-- Unknown            it names something that is not here
     |   |-- Unauthorized       no key, or a wrong one
+    |   |-- Forbidden          it may not come from there
+    |   |-- NotAcceptable      what it accepts contradicts what it asks for
     |   |-- TooLarge           more than a limit allows
     |   |-- TooSlow            the caller did not send or take in time
     |   `-- Unsupported        a media type or a feature we do not speak
@@ -61,6 +63,14 @@ class Unknown(CallerError):
 
 class Unauthorized(CallerError):
     code = "unauthorized"
+
+
+class Forbidden(CallerError):
+    code = "forbidden"
+
+
+class NotAcceptable(CallerError):
+    code = "contradicting_accept"
 
 
 class TooLarge(CallerError):

@@ -8,6 +8,13 @@ from chatapi.audio import Audio
 
 
 @dataclass(frozen=True)
+class TurnStarted:
+    """The turn was let in."""
+
+    conversation: str
+
+
+@dataclass(frozen=True)
 class Transcript:
     """What was understood of what was said."""
 
@@ -80,4 +87,4 @@ class TurnEnded:
     ledger: Ledger = field(default_factory=Ledger)
 
 
-Event = Transcript | TextDelta | Speech | JobProgress | TurnEnded
+Event = TurnStarted | Transcript | TextDelta | Speech | JobProgress | TurnEnded

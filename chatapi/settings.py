@@ -103,6 +103,8 @@ class Llm(_Table):
     max_tokens: int = Field(200, ge=1)
     """Longest answer, unless the request says otherwise."""
     temperature: float = Field(0.3, ge=0, le=2)
+    no_answer: str = Field("I am sorry, I have no answer to that.", min_length=1)
+    """Said when the model ends without a word, so that there is never just silence."""
 
 
 class Tts(_Table):

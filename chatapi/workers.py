@@ -14,11 +14,12 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import anyio
 
-from chatapi.engines import ContextOverflow, Stop
+from chatapi.engines import ContextOverflow, LanguageModel, SpeechDetector, Stop, Synthesizer, Transcriber
 from chatapi.errors import ChatapiError, EngineFailed, NotReady
 from chatapi.gate import Gate, Priority
 
@@ -288,3 +289,16 @@ class Worker(Generic[E]):
         if self.rebuilt <= REBUILDS:
             self._crew.dismiss()
             self._crew = _Crew(self.name, self._build, self.gate.slots)
+
+
+@dataclass(frozen=True)
+class Engines:
+    """The four engines of a turn."""
+
+    vad: Worker[SpeechDetector]
+    asr: Worker[Transcriber]
+    llm: Worker[LanguageModel]
+    tts: Worker[Synthesizer]
+
+    def all(self) -> tuple[Worker[Any], ...]:
+        return (self.vad, self.asr, self.llm, self.tts)

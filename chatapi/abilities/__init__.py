@@ -1,0 +1,1 @@
+"""What the appliance can do: each ability turns a request into events."""

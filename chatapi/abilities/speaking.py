@@ -1,0 +1,76 @@
+"""Saying a text: from its words, as they come, to sound."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+from chatapi.audio import Audio
+from chatapi.engines import Voice
+from chatapi.errors import Unprocessable
+from chatapi.events import Speech
+from chatapi.gate import Priority
+from chatapi.metrics import Metrics
+from chatapi.sentences import Cutter
+from chatapi.spoken import spoken
+from chatapi.workers import Engines
+
+
+class Speaking:
+    """The box's voice."""
+
+    def __init__(self, engines: Engines, metrics: Metrics) -> None:
+        self._tts = engines.tts
+        self._metrics = metrics
+
+    def voices(self) -> tuple[Voice, ...]:
+        """Those that can be asked for; the first is the default."""
+        return self._tts.engine.voices
+
+    def voice(self, name: str | None, language: str = "") -> Voice:
+        """The voice of that name, or the best for the language, or the default one.
+
+        Raises Unprocessable (unknown_voice).
+        """
+        voices = self.voices()
+        if name not in (None, "", "default"):
+            found = next((voice for voice in voices if voice.name == name), None)
+            if found is None:
+                known = ", ".join(voice.name for voice in voices)
+                raise Unprocessable(f"there is no voice {name!r}; there are: {known}", code="unknown_voice")
+            return found
+        return next((voice for voice in voices if voice.language == language), voices[0])
+
+    async def pieces(
+        self, pieces: AsyncIterator[str], voice: Voice, priority: Priority = Priority.REQUEST
+    ) -> AsyncIterator[Speech]:
+        """Speech for every piece of text, in order, each as soon as it is spoken."""
+        async for piece in pieces:
+            text = spoken(piece, voice.language)
+            if not text:
+                continue
+            since, seconds = time.monotonic(), 0.0
+            async with self._tts.stream(
+                lambda engine, stop, text=text: engine.synthesize(text, voice.name, stop),  # type: ignore[misc]
+                priority,
+            ) as chunks:
+                async for chunk in chunks:
+                    seconds += chunk.seconds
+                    yield Speech(chunk, text)
+            if seconds:
+                self._metrics.factors.labels("tts").observe((time.monotonic() - since) / seconds)
+
+    async def say(self, text: str, voice_name: str | None = None) -> AsyncIterator[Audio]:
+        """A whole text, a piece at a time. Raises Unprocessable when there is nothing to say."""
+        voice = self.voice(voice_name)
+        cutter = Cutter()
+        cut = [*cutter.feed(text), *cutter.finish()]
+        if not any(spoken(piece, voice.language) for piece in cut):
+            raise Unprocessable("there is nothing to say in the text", code="empty_text")
+        async for speech in self.pieces(_each(cut), voice):
+            yield speech.audio
+
+
+async def _each(items: list[str]) -> AsyncIterator[str]:
+    for item in items:
+        yield item

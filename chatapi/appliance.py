@@ -1,0 +1,185 @@
+"""Builds everything from the settings and owns its lifetime; decides nothing."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import numpy as np
+import psutil
+
+from chatapi import engines
+from chatapi.abilities.conversation import Conversation
+from chatapi.abilities.speaking import Speaking
+from chatapi.abilities.transcription import Transcription
+from chatapi.audio import RATE
+from chatapi.catalog import Catalog, Model
+from chatapi.engines import Message, Sampling
+from chatapi.errors import ChatapiError, alone
+from chatapi.gate import Gate
+from chatapi.history import History
+from chatapi.metrics import Metrics
+from chatapi.settings import Settings
+from chatapi.workers import Engines, Worker
+
+log = logging.getLogger(__name__)
+
+DAY = 86_400
+
+
+class Appliance:
+    """One box: its engines, its memory, its abilities."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.catalog = Catalog(settings.data)
+        self.active: dict[str, str] = {}
+        """Role -> name of the model in use."""
+        self.engines = Engines(**{role: self._worker(role) for role in engines.ENGINES})
+        keep = settings.history
+        self.history: Worker[History] = Worker(
+            "history",
+            lambda: History(settings.data / "history.sqlite3", keep.keep_days * DAY, keep.max_conversations),
+            step_seconds=settings.limits.step_seconds,
+        )
+        self.gate = Gate("queue", settings.limits.concurrent, settings.limits.queue)
+        self.transcription = Transcription(self.engines, settings, self.metrics)
+        self.speaking = Speaking(self.engines, self.metrics)
+        self.conversation = Conversation(
+            self.transcription, self.speaking, self.engines.llm, self.history, self.gate, settings, self.metrics
+        )
+        self.warm = False
+        self._begun = time.monotonic()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Appliance]:
+        """Nothing is loaded yet inside; leaving closes every engine that was."""
+        try:
+            yield self
+        finally:
+            self.warm = False
+            with anyio.CancelScope(shield=True):
+                async with anyio.create_task_group() as group:
+                    for worker in (*self.engines.all(), self.history):
+                        group.start_soon(worker.aclose)
+
+    async def load(self, roles: Collection[str] = tuple(engines.ENGINES)) -> None:
+        """Build and warm the engines of these roles, side by side. Raises the first error of any."""
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self.history.open)
+                for role in roles:
+                    group.start_soon(self._load, role)
+        except Exception as error:
+            raise alone(error) from None
+        if set(roles) == set(engines.ENGINES):
+            self.warm = True
+            self.metrics.ready.set(1)
+
+    def health(self) -> dict[str, Any]:
+        """What runs, in plain values; status is loading, ok, degraded or failing."""
+        workers = {worker.name: worker for worker in (*self.engines.all(), self.history)}
+        states = {name: worker.state for name, worker in workers.items()}
+        if "failed" in states.values():
+            status = "failing"
+        elif self.warm:
+            status = "ok" if set(states.values()) == {"ready"} else "degraded"
+        else:
+            status = "loading"
+        return {
+            "status": status,
+            "uptime_seconds": round(time.monotonic() - self._begun, 1),
+            "memory_bytes": psutil.Process().memory_info().rss,
+            "turns": {"active": self.gate.used, "waiting": self.gate.waiting},
+            "engines": {
+                name: {"state": worker.state, "rebuilt": worker.rebuilt, "model": self.active.get(name)}
+                for name, worker in workers.items()
+            },
+        }
+
+    def known(self) -> dict[str, Any]:
+        """Models, voices and languages, in plain values."""
+        ready = self.warm
+        voices = self.speaking.voices() if ready else ()
+        return {
+            "models": [
+                {
+                    "name": manifest.name,
+                    "role": manifest.role,
+                    "engine": manifest.engine,
+                    "title": manifest.title,
+                    "languages": list(manifest.languages),
+                    "licence": manifest.licence,
+                    "memory_bytes": manifest.memory,
+                    "installed": self.catalog.installed(manifest.name),
+                    "active": self.active.get(manifest.role) == manifest.name,
+                }
+                for manifest in self.catalog.manifests.values()
+            ],
+            "voices": [
+                {"name": voice.name, "language": voice.language, "rate": voice.rate, "default": voice is voices[0]}
+                for voice in voices
+            ],
+            "languages": list(self.engines.asr.engine.languages) if ready else [],
+        }
+
+    def _worker(self, role: str) -> Worker[Any]:
+        name = getattr(self.settings, role).engine
+        engines.entry(role, name)
+        slots = 1
+        if role == "llm":
+            slots = self.settings.openai_upstream.slots if name == "openai_upstream" else self.settings.llama_cpp.slots
+        return Worker(role, self._builder(role, name), slots, self.settings.limits.step_seconds)
+
+    def _builder(self, role: str, name: str) -> Callable[[], Any]:
+        def build() -> Any:
+            models: Sequence[Model] = ()
+            if engines.entry(role, name).needs_model:
+                models = self._models(role, name)
+                self.active[role] = models[0].name
+            return engines.load(role, name)(self.settings, models)
+
+        return build
+
+    def _models(self, role: str, engine: str) -> list[Model]:
+        """The chosen model first; of voices all that are installed."""
+        wanted = getattr(self.settings, role).model
+        chosen = self.catalog.choose(role, engine, wanted, psutil.virtual_memory().available)
+        names = [chosen.name]
+        if role == "tts":
+            others = (m for m in self.catalog.manifests.values() if (m.role, m.engine) == (role, engine))
+            names += [m.name for m in others if m.name != chosen.name and self.catalog.installed(m.name)]
+        return [self.catalog.open(name) for name in names]
+
+    async def _load(self, role: str) -> None:
+        since = time.monotonic()
+        worker: Worker[Any] = getattr(self.engines, role)
+        await worker.open()
+        try:
+            await worker.call(lambda engine: _warm(role, engine, self.settings))
+        except ChatapiError:
+            # A language model elsewhere may come up later than we do; its absence is told to whoever asks.
+            if self.settings.llm.engine != "openai_upstream" or role != "llm":
+                raise
+            log.warning("the language model does not answer yet")
+        model = self.active.get(role, "")
+        log.info("engine ready", extra={"role": role, "model": model, "seconds": round(time.monotonic() - since, 2)})
+
+
+def _warm(role: str, engine: Any, settings: Settings) -> None:
+    """Use an engine once, so that the first caller does not wait for what is only made at the first use."""
+    hiss = np.random.default_rng(0).normal(0, 1e-3, RATE).astype(np.float32)
+    if role == "vad":
+        list(engine.probabilities(hiss))
+    elif role == "asr":
+        list(engine.transcribe(hiss))
+    elif role == "llm":
+        messages = [Message("system", settings.llm.system), Message("user", "Hello")]
+        list(engine.generate(messages, Sampling(max_tokens=1)))
+    else:
+        list(engine.synthesize("Ready.", engine.voices[0].name))

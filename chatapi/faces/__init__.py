@@ -1,0 +1,1 @@
+"""Ways to talk to the appliance: each translates events and decides nothing."""

@@ -1,0 +1,1 @@
+"""The HTTP face: `/completion`, the page, and what operators ask."""

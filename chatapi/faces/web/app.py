@@ -1,0 +1,115 @@
+"""The whole HTTP face: routes, what stands before them, and the server that carries it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import socket
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
+from chatapi.appliance import Appliance
+from chatapi.errors import BadInput, CallerError, SettingsFault, Unknown, Unprocessable
+from chatapi.faces.web import native, page, requests
+from chatapi.faces.web.guard import Guard
+from chatapi.faces.web.problems import Problem
+
+MOST_CONNECTIONS = 512
+REPLY_HEADERS = (
+    "X-Request-Id", "X-Chatapi-Conversation", "X-Chatapi-Heard", "X-Chatapi-Reply", "X-Chatapi-Finish-Reason",
+    "X-Chatapi-Usage", "X-Chatapi-Timings", "Retry-After",
+)  # fmt: skip
+
+
+def create_app(appliance: Appliance) -> FastAPI:
+    """The ASGI application over an appliance that is running."""
+    app = FastAPI(
+        title="chatapi",
+        version=importlib.metadata.version("chatapi"),
+        summary="Text or audio in, text or voice out, on the box itself.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.include_router(native.router(appliance))
+    app.include_router(page.router())
+    app.add_exception_handler(HTTPException, _http_problem)
+    app.add_exception_handler(RequestValidationError, _validation_problem)
+    app.add_middleware(Guard, settings=appliance.settings, metrics=appliance.metrics)
+    if appliance.settings.server.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(appliance.settings.server.cors_origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "X-Api-Key", "X-Request-Id"],
+            expose_headers=list(REPLY_HEADERS),
+        )
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    return app
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises SettingsFault when the address is taken or not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=256)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsFault(f"cannot listen on {host}:{port}: {reason}; set server.host or server.port") from error
+
+
+def server(app: FastAPI) -> uvicorn.Server:
+    """What carries the app; `serve(sockets=[...])` runs it until a signal or `should_exit`."""
+    # What ends a reply half-way is in our own log already, with its request id.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            limit_concurrency=MOST_CONNECTIONS,
+            timeout_graceful_shutdown=5,
+        )
+    )
+
+
+async def _http_problem(request: Request, error: Exception) -> Response:
+    """What the router refuses: an unknown path, a method it does not take."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for nothing else
+    path = request.url.path
+    if error.status_code == 404:
+        return Problem(Unknown(f"there is nothing at {path}"))
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        told = CallerError(f"{path} does not take {request.method}; it takes {allowed}", code="method_not_allowed")
+        return Problem(told, {"Allow": allowed}, status=405)
+    return Problem(BadInput(str(error.detail)), status=error.status_code)
+
+
+async def _validation_problem(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for nothing else
+    told = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+    return Problem(Unprocessable(told))
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, with the schemas that `/completion` names."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for model in (requests.PromptRequest, native.Completion, native.ProblemDocument):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas.update(schema.pop("$defs", {}))
+            schemas[model.__name__] = schema
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}, {}]
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,217 @@
+"""What stands before every route: the request's id, its key and origin, limits on size and time, log and metrics."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import logging
+import re
+import secrets
+import time
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+import anyio
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chatapi.errors import BadInput, ChatapiError, Forbidden, OurFault, TooLarge, TooSlow, Unauthorized, alone
+from chatapi.faces.web.problems import Problem
+from chatapi.logs import request_id
+from chatapi.metrics import Metrics
+from chatapi.settings import Settings
+
+log = logging.getLogger(__name__)
+
+SANE_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LINGER_SECONDS = 2
+"""How long the rest of a refused body is read and thrown away, so that its sender gets to read the refusal."""
+POLICY = (
+    "default-src 'self'; img-src 'self' data:; media-src 'self' blob:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": POLICY,
+}
+
+
+class ClientStalled(Exception):
+    """The client took nothing for too long; its connection is dropped."""
+
+
+class Guard:
+    """ASGI middleware around the whole face."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+        self._app = app
+        self._server = settings.server
+        self._body_bytes = settings.limits.body_bytes
+        self._metrics = metrics
+        key = settings.server.api_key
+        self._key = key.get_secret_value().encode() if key is not None else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await _Exchange(self, scope, receive, send).run()
+        else:
+            await self._app(scope, receive, send)
+
+    def check(self, headers: Headers) -> None:
+        """Raises Forbidden or Unauthorized."""
+        self._check_host(headers)
+        self._check_origin(headers)
+        if self._key is not None and not any(
+            hmac.compare_digest(self._key, offered) for offered in _offered_keys(headers)
+        ):
+            raise Unauthorized("this needs the API key: send it as `Authorization: Bearer KEY`")
+
+    def _check_host(self, headers: Headers) -> None:
+        """On loopback only its own names: a foreign page could point a name of its own there (DNS rebinding)."""
+        if self._server.host not in LOOPBACK:
+            return
+        host = re.sub(r":\d+$", "", headers.get("host", "localhost"))
+        if host not in self._server.hosts:
+            raise Forbidden(f"the host name {host!r} is not in server.hosts", code="unknown_host")
+
+    def _check_origin(self, headers: Headers) -> None:
+        """Another site's page may not use this one's visitors."""
+        origin = headers.get("origin")
+        if origin is None or origin in self._server.cors_origins:
+            return
+        if urlsplit(origin).netloc != headers.get("host"):
+            raise Forbidden(f"pages of {origin} may not call; server.cors_origins can allow it", code="foreign_origin")
+
+
+def _offered_keys(headers: Headers) -> Iterable[bytes]:
+    """A key comes as a bearer token, in X-API-Key, or, from a browser's own prompt, as a basic password."""
+    yield headers.get("x-api-key", "").encode()
+    kind, _, value = headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        yield value.strip().encode()
+    elif kind.lower() == "basic":
+        try:
+            yield base64.b64decode(value, validate=True).partition(b":")[2]
+        except binascii.Error:
+            return
+
+
+class _Exchange:
+    """One request and its reply, on their way through the guard."""
+
+    def __init__(self, guard: Guard, scope: Scope, receive: Receive, send: Send) -> None:
+        self._guard = guard
+        self._scope = scope
+        self._inner_receive = receive
+        self._inner_send = send
+        self._headers = Headers(scope=scope)
+        self._arrived = 0
+        self._body_over = False
+        self._status = 0
+        self._begun = time.monotonic()
+        offered = self._headers.get("x-request-id", "")
+        self._id = offered if SANE_ID.fullmatch(offered) else secrets.token_hex(8)
+
+    async def run(self) -> None:
+        token = request_id.set(self._id)
+        try:
+            await self._answered()
+        finally:
+            self._note()
+            request_id.reset(token)
+
+    async def _answered(self) -> None:
+        try:
+            self._guard.check(self._headers)
+            self._check_length()
+            await self._guard._app(self._scope, self._receive, self._send)
+        except Exception as raised:
+            error = alone(raised)
+            if self._status:
+                # The reply has begun: closing the connection is the only way left to say that it is not whole.
+                if not isinstance(error, (ClientStalled, ChatapiError)):
+                    log.exception("failed in mid-reply", exc_info=error)
+                raise
+            if isinstance(error, ClientStalled):
+                raise
+            if not isinstance(error, ChatapiError):
+                log.exception("unexpected error", exc_info=error)
+                error = OurFault("something went wrong here; the log has it under this request_id")
+            await self._refuse(error)
+
+    async def _refuse(self, error: ChatapiError) -> None:
+        headers = {}
+        if isinstance(error, Unauthorized):
+            wants_page = "text/html" in self._headers.get("accept", "")
+            headers["WWW-Authenticate"] = 'Basic realm="chatapi"' if wants_page else "Bearer"
+        self._guard._metrics.errors.labels(error.code).inc()
+        if not self._body_over and self._expects_body():
+            await self._linger()
+            headers["Connection"] = "close"
+        await Problem(error, headers)(self._scope, self._inner_receive, self._send)
+
+    def _expects_body(self) -> bool:
+        return self._headers.get("content-length", "0") != "0" or "transfer-encoding" in self._headers
+
+    async def _linger(self) -> None:
+        thrown_away = 0
+        with anyio.move_on_after(LINGER_SECONDS):
+            while thrown_away < 2 * self._guard._body_bytes:
+                message = await self._inner_receive()
+                thrown_away += len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body"):
+                    return
+
+    def _check_length(self) -> None:
+        stated = self._headers.get("content-length", "0")
+        if not stated.isdecimal():
+            raise BadInput(f"Content-Length is {stated!r}, which is no number")
+        self._check_size(int(stated))
+
+    def _check_size(self, size: int) -> None:
+        if size > (limit := self._guard._body_bytes):
+            raise TooLarge(
+                f"the body is larger than {limit} bytes", code="body_too_large", details={"limit_bytes": limit}
+            )
+
+    async def _receive(self) -> Message:
+        if self._body_over:
+            return await self._inner_receive()
+        left = self._begun + self._guard._server.body_seconds - time.monotonic()
+        with anyio.move_on_after(max(left, 0)):
+            message = await self._inner_receive()
+            self._body_over = message["type"] == "http.disconnect" or not message.get("more_body", False)
+            self._arrived += len(message.get("body", b""))
+            self._check_size(self._arrived)
+            return message
+        raise TooSlow(
+            f"the body did not arrive within {self._guard._server.body_seconds:g} seconds", code="body_too_slow"
+        )
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self._id
+            for name, value in SECURITY_HEADERS.items():
+                headers.setdefault(name, value)
+        seconds = self._guard._server.send_seconds
+        with anyio.move_on_after(seconds):
+            await self._inner_send(message)
+            return
+        log.warning("the client took nothing for %g seconds; its connection is dropped", seconds)
+        raise ClientStalled
+
+    def _note(self) -> None:
+        seconds = time.monotonic() - self._begun
+        route = getattr(self._scope.get("route"), "path", "other")
+        method = self._scope["method"]
+        metrics = self._guard._metrics
+        known = method if method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS") else "other"
+        metrics.requests.labels(route, known, self._status or "none").inc()
+        metrics.request_seconds.labels(route).observe(seconds)
+        fields = {"method": method, "path": self._scope["path"], "status": self._status, "seconds": round(seconds, 4)}
+        log.info("request", extra=fields)

@@ -1,0 +1,153 @@
+"""Our own routes: `/completion`, conversations, and what operators ask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+from starlette.responses import JSONResponse, Response
+
+from chatapi.appliance import Appliance
+from chatapi.errors import NotReady
+from chatapi.faces.web import requests
+from chatapi.faces.web.problems import MEDIA_TYPE
+from chatapi.faces.web.replies import TurnReply
+
+
+class Usage(BaseModel):
+    """Tokens an answer took."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+class Completion(BaseModel):
+    """An answer in text."""
+
+    id: str
+    conversation: str
+    heard: str | None
+    reply: str
+    finish_reason: str
+    usage: Usage
+    timings: dict[str, float | None]
+
+
+class ProblemDocument(BaseModel):
+    """What is wrong (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "The request cannot be understood."},
+    401: {"description": "The API key is missing or wrong."},
+    403: {"description": "The host name or the calling page is not allowed."},
+    404: {"description": "What it names is not here."},
+    406: {"description": "Accept contradicts what is asked for."},
+    408: {"description": "The body came too slowly."},
+    413: {"description": "Body, audio or prompt is too large."},
+    415: {"description": "The media type is not taken."},
+    422: {"description": "A value cannot be used, or the audio holds no speech."},
+    500: {"description": "An engine failed."},
+    503: {"description": "Busy or still loading; Retry-After says when to try again."},
+    507: {"description": "The disk is full."},
+}
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    schema = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}
+    return {status: {**PROBLEMS[status], "content": {MEDIA_TYPE: schema}} for status in (401, 403, *statuses)}
+
+
+def _completion_body() -> dict[str, Any]:
+    """The request body of `/completion` for the OpenAPI document."""
+    form = {name: dict(schema) for name, schema in requests.PromptRequest.model_json_schema()["properties"].items()}
+    form["audio"] = {"type": "string", "format": "binary"}
+    content: dict[str, Any] = {
+        "application/json": {"schema": {"$ref": "#/components/schemas/PromptRequest"}},
+        "multipart/form-data": {"schema": {"type": "object", "properties": form, "additionalProperties": False}},
+    }
+    for name in ("audio/wav", "audio/flac", "audio/ogg", "audio/mpeg", "audio/mp4", "audio/webm"):
+        content[name] = {"schema": {"type": "string", "format": "binary"}}
+    return {"required": True, "content": content}
+
+
+def _options_in_query() -> list[dict[str, Any]]:
+    described = requests.Options.model_json_schema()["properties"]
+    return [
+        {"name": name, "in": "query", "required": False, "schema": schema, "description": "With an audio body only."}
+        for name, schema in described.items()
+    ]
+
+
+def router(appliance: Appliance) -> APIRouter:
+    """Every route of this face."""
+    routes = APIRouter()
+    _conversing(routes, appliance)
+    _operating(routes, appliance)
+    return routes
+
+
+def _conversing(routes: APIRouter, appliance: Appliance) -> None:
+    @routes.post(
+        "/completion",
+        summary="One turn: text or audio in, text or voice out",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "The answer.",
+                "content": {
+                    "application/json": {"schema": {"$ref": "#/components/schemas/Completion"}},
+                    "audio/wav": {"schema": {"type": "string", "format": "binary"}},
+                    "text/event-stream": {"schema": {"type": "string"}},
+                },
+            },
+            **_problems(400, 404, 406, 408, 413, 415, 422, 500, 503, 507),
+        },
+        openapi_extra={"requestBody": _completion_body(), "parameters": _options_in_query()},
+    )
+    async def completion(request: Request) -> Response:
+        return TurnReply(appliance.conversation, await requests.read(request), appliance.metrics)
+
+    @routes.get("/conversations/{conversation}", summary="What was said", responses=_problems(404, 503, 507))
+    async def conversation(conversation: str) -> dict[str, Any]:
+        recalled = await appliance.history.call(lambda history: history.recall(conversation, everything=True))
+        messages = []
+        for exchange in recalled.exchanges:
+            messages += [{"role": "user", "text": exchange.asked}, {"role": "assistant", "text": exchange.answered}]
+        return {"id": recalled.id, "messages": messages}
+
+    @routes.delete(
+        "/conversations/{conversation}", summary="Forget it", status_code=204, responses=_problems(404, 503, 507)
+    )
+    async def forget(conversation: str) -> None:
+        await appliance.history.call(lambda history: history.remove(conversation))
+
+
+def _operating(routes: APIRouter, appliance: Appliance) -> None:
+    @routes.get("/health", summary="What runs; 200 as long as the process does", responses=_problems())
+    async def health() -> dict[str, Any]:
+        return appliance.health()
+
+    @routes.get("/ready", summary="200 once every model is loaded and warm", responses=_problems(503))
+    async def ready() -> dict[str, bool]:
+        if not appliance.warm:
+            raise NotReady("the models are still loading", retry_after=1)
+        return {"ready": True}
+
+    @routes.get("/metrics", summary="Prometheus text format", response_class=Response, responses=_problems())
+    async def metrics() -> Response:
+        appliance.metrics.waiting.set(appliance.gate.waiting)
+        return Response(appliance.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @routes.get("/models", summary="Models known, voices and languages to ask for", responses=_problems())
+    async def models() -> Response:
+        return JSONResponse(appliance.known())
