@@ -1,4 +1,90 @@
 #!/usr/bin/env bash
-# Set up once, then run: `./run.sh` serves, `./run.sh test` tests, anything else goes to `chatapi`.
+# Sets up what is missing, then runs: `./run.sh` serves, `./run.sh test` tests, all else goes to the command `chatapi`.
 set -euo pipefail
-cd "$(dirname "$0")"
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+venv=.venv
+pip_version=26.1.2
+
+die() {
+  printf 'run.sh: %s\n' "$*" >&2
+  exit 1
+}
+
+find_python() {
+  local name
+  for name in "${PYTHON:-python3}" python3.12 python3.13 python3.11 python3.10; do
+    if "$name" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+      echo "$name"
+      return
+    fi
+  done
+  die "no Python from 3.10 to 3.13 found; install one (Debian: apt-get install python3 python3-venv) or name it in PYTHON"
+}
+
+# What was installed from; another answer means that it has to be installed again.
+fingerprint() {
+  cat pyproject.toml constraints.txt "$0" | cksum
+  echo "$*"
+}
+
+install_packages() {
+  local wanted
+  wanted=$(fingerprint "$@")
+  if [ "$(cat "$venv/installed" 2>/dev/null)" = "$wanted" ]; then return; fi
+  if [ ! -x "$venv/bin/python" ]; then
+    "$(find_python)" -m venv "$venv" ||
+      die "cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv"
+  fi
+  echo "run.sh: installing packages into $venv" >&2
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "pip==$pip_version"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$@"
+  echo "$wanted" >"$venv/installed"
+}
+
+debian() {
+  local missing=()
+  local name
+  for name in "$@"; do
+    dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed || missing+=("$name")
+  done
+  if [ ${#missing[@]} -eq 0 ]; then return; fi
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "run.sh: installing Debian packages: ${missing[*]}" >&2
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  else
+    echo "run.sh: some tests are skipped without: apt-get install ${missing[*]}" >&2
+  fi
+}
+
+chatapi() {
+  "$venv/bin/python" -m chatapi "$@"
+}
+
+run_tests() {
+  install_packages --editable '.[engines]' --group dev
+  debian chromium
+  chatapi models fetch
+  chatapi models fetch whisper-base
+  "$venv/bin/ruff" check .
+  "$venv/bin/ruff" format --check .
+  "$venv/bin/mypy"
+  "$venv/bin/shellcheck" run.sh .ci/run
+  "$venv/bin/python" -X dev -m pytest "$@"
+}
+
+case "${1:-serve}" in
+  test)
+    shift
+    run_tests "$@"
+    ;;
+  *)
+    [ -e "$venv/installed" ] && [ "$(head -1 "$venv/installed")" = "$(fingerprint | head -1)" ] ||
+      install_packages --editable '.[engines]'
+    case "${1:-serve}" in
+      serve | ask | say | transcribe | bench) chatapi models fetch ;;
+    esac
+    exec "$venv/bin/python" -m chatapi "${@:-serve}"
+    ;;
+esac

@@ -201,14 +201,14 @@ def _decoded(file: BinaryIO, container: str) -> Iterator[tuple[Samples, int]]:
         with av.open(file, format=container, mode="r") as opened:
             if not opened.streams.audio:
                 raise BadInput("the file has no audio track", code="bad_audio")
-            planar = av.AudioResampler(format="fltp")
+            packed = av.AudioResampler(format="flt")
             for frame in opened.decode(audio=0):
                 if frame.sample_rate not in RATES:
                     raise BadInput(
                         f"{frame.sample_rate} samples a second; {RATES[0]} to {RATES[-1]} work", code="bad_audio"
                     )
-                for plain in planar.resample(frame):
-                    samples = _mono(plain.to_ndarray().astype(np.float32, copy=False))
+                for plain in packed.resample(frame):
+                    samples = _mono(plain.to_ndarray().reshape(plain.samples, -1).astype(np.float32, copy=False))
                     done += len(samples) / frame.sample_rate
                     yield samples, frame.sample_rate
     except (av.error.FFmpegError, ValueError, IndexError) as error:
@@ -216,8 +216,8 @@ def _decoded(file: BinaryIO, container: str) -> Iterator[tuple[Samples, int]]:
         raise BadInput(f"the audio is damaged {where}: {error}", code="bad_audio") from error
 
 
-def _mono(planes: npt.NDArray[np.float32]) -> Samples:
-    """(channels, n) to (n,): the mean, with what is not a number as silence."""
-    clean = np.nan_to_num(planes, nan=0.0, posinf=1.0, neginf=-1.0)
-    mixed: Samples = np.clip(clean, -1.0, 1.0).mean(axis=0, dtype=np.float32)
+def _mono(interleaved: npt.NDArray[np.float32]) -> Samples:
+    """(n, channels) to (n,): the mean, with what is not a number as silence."""
+    clean = np.nan_to_num(interleaved, nan=0.0, posinf=1.0, neginf=-1.0)
+    mixed: Samples = np.clip(clean, -1.0, 1.0).mean(axis=1, dtype=np.float32)
     return mixed

@@ -61,3 +61,9 @@ class Transcription:
     async def decoded(self, file: bytes | Path) -> Audio:
         """A file as 16 kHz mono, within the limits. Raises what `audio.decode` raises."""
         return await anyio.to_thread.run_sync(decode, file, self._settings.limits.audio_seconds)
+
+    async def hear(self, audio, language, priority):
+        seg = None
+        async with self._asr.stream(lambda e, stop: e.transcribe(audio.samples, self.language(language), stop), priority) as found:
+            segs = [s async for s in found]
+        return Heard(" ".join(s.text for s in segs), segs[0].language, 0, audio.seconds, audio.seconds)

@@ -1,0 +1,121 @@
+"""The command `chatapi`: what it takes, and which part of the house does it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+
+from chatapi import commands, logs, settings
+from chatapi.errors import ChatapiError, alone
+
+Command = Callable[[settings.Loaded, argparse.Namespace], int]
+
+EPILOG = """settings come from chatapi.toml, CHATAPI_* in the environment and --set, in this order;
+`chatapi check` shows them all, with where each came from."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; its status is the process's."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        loaded = settings.load(chosen.set, chosen.config)
+        logs.configure(loaded.settings.log.model_copy(update={"level": "warning"} if chosen.quiet else {}))
+        sys.exit(chosen.run(loaded, chosen))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as raised:
+        error = alone(raised)
+        if not isinstance(error, ChatapiError):
+            raise
+        print(f"chatapi: {error.message}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "chatapi", description="A voice appliance: text or WAV in, text or WAV out, on the box itself.", epilog=EPILOG
+    )
+    parser.add_argument("--version", action="version", version=importlib.metadata.version("chatapi"))
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", type=Path, metavar="FILE", help="settings file instead of ./chatapi.toml")
+    common.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for example server.port=8001")
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def verb(name: str, run: Command, told: str, quiet: bool = True) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=told, description=told, parents=[common])
+        added.set_defaults(run=run, quiet=quiet)
+        return added
+
+    verb("serve", _serve, "answer HTTP until stopped", quiet=False)
+    _ask_options(verb("ask", _ask, "one turn, without a server"))
+    transcribe = verb("transcribe", _transcribe, "write down what a file of any length says")
+    transcribe.add_argument("file", type=Path)
+    transcribe.add_argument("--language", help="ISO 639-1 code; default: detected where the model can")
+    transcribe.add_argument("--json", action="store_true", help="a JSON object a line: text, start, end, language")
+    say = verb("say", _say, "speak a text into a WAV file")
+    say.add_argument("text", help="the text, or - to read it from standard input")
+    say.add_argument(
+        "-o", "--output", type=Path, default=Path("say.wav"), help="default: say.wav; - for standard output"
+    )
+    say.add_argument("--voice", help="a name from `chatapi models list`")
+    models = verb("models", _models, "list, fetch, verify or remove models")
+    models.add_argument("action", choices=("list", "fetch", "verify", "remove"))
+    models.add_argument("name", nargs="*", help="fetch without a name takes the default ones")
+    models.add_argument("--json", action="store_true")
+    check = verb("check", _check, "settings, models, libraries, devices and memory, in plain words")
+    check.add_argument("--json", action="store_true")
+    bench = verb("bench", _bench, "measure this machine against the bare engines")
+    bench.add_argument("part", nargs="*", help="parts to measure; default: all")
+    bench.add_argument("--json", action="store_true")
+    bench.add_argument("--rounds", type=int, default=5, help="times each thing is measured")
+    return parser
+
+
+def _ask_options(ask: argparse.ArgumentParser) -> None:
+    ask.add_argument("question", help="text, or an audio file; - reads text from standard input")
+    ask.add_argument("--reply", choices=("text", "voice"), default="text")
+    ask.add_argument("-o", "--output", type=Path, help="where a spoken answer goes; default: answer.wav")
+    ask.add_argument("--conversation", help="id of a conversation to go on with")
+    ask.add_argument("--system", help="what the model is told instead of the default")
+    ask.add_argument("--voice", help="a name from `chatapi models list`")
+    ask.add_argument("--language", help="ISO 639-1 code of what is spoken")
+    ask.add_argument("--max-tokens", type=int)
+    ask.add_argument("--temperature", type=float)
+    ask.add_argument("--seed", type=int)
+    ask.add_argument("--json", action="store_true", help="the whole reply as JSON, with its timings")
+
+
+def _serve(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    return anyio.run(commands.serve, loaded.settings)
+
+
+def _ask(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    return anyio.run(commands.ask, loaded.settings, chosen)
+
+
+def _transcribe(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    return anyio.run(commands.transcribe, loaded.settings, chosen.file, chosen.language, chosen.json)
+
+
+def _say(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    return anyio.run(commands.say, loaded.settings, chosen.text, chosen.output, chosen.voice)
+
+
+def _models(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    return commands.models(loaded.settings, chosen.action, chosen.name, chosen.json)
+
+
+def _check(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    return commands.check(loaded, chosen.json)
+
+
+def _bench(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    return anyio.run(commands.bench, loaded.settings, chosen.part, chosen.rounds, chosen.json)

@@ -1,0 +1,146 @@
+"""`chatapi ask`, `transcribe` and `say`: the abilities without a server."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import AsyncIterator, Collection
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import BinaryIO
+
+import anyio
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from chatapi.abilities.conversation import Turn
+from chatapi.appliance import Appliance
+from chatapi.audio import Audio, joined, wav
+from chatapi.errors import BadInput, StorageFault
+from chatapi.events import JobProgress, Speech, TextDelta, Transcript, TurnEnded, TurnStarted
+from chatapi.settings import Settings
+
+SOUND = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".aac", ".webm")
+
+
+async def ask(settings: Settings, chosen: argparse.Namespace) -> int:
+    """One turn; the text is printed as it comes, a spoken answer written as a WAV file."""
+    turn = _turn(chosen)
+    roles = {"llm"} | ({"vad", "asr"} if turn.audio or turn.language else set()) | ({"tts"} if turn.speak else set())
+    said: list[Audio] = []
+    reply, heard = "", None
+    async with _loaded(settings, roles) as appliance, appliance.conversation.take(turn) as events:
+        async for event in events:
+            if isinstance(event, TurnStarted):
+                conversation = event.conversation
+            elif isinstance(event, Transcript):
+                heard = event.text
+                print(f"heard: {heard}", file=sys.stderr)
+            elif isinstance(event, TextDelta):
+                reply += event.text
+                if not chosen.json:
+                    print(event.text, end="", flush=True)
+            elif isinstance(event, Speech):
+                said.append(event.audio)
+            elif isinstance(event, TurnEnded):
+                ended = event
+    if chosen.json:
+        document = {"heard": heard, "reply": reply.rstrip(), **asdict(ended)}
+        print(json.dumps(document, ensure_ascii=False, indent=2))
+    else:
+        print()
+        print(f"conversation: {conversation}", file=sys.stderr)
+    if turn.speak:
+        await _write(chosen.output or Path("answer.wav"), joined(said))
+    return 0
+
+
+async def transcribe(settings: Settings, file: Path, language: str | None, as_json: bool) -> int:
+    """Each stretch of speech on a line of its own, as it is understood."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f} %"),
+        TimeRemainingColumn(),
+    )
+    async with _loaded(settings, {"vad", "asr"}) as appliance, appliance.transcription.follow(file, language) as events:
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+            task = bars.add_task(file.name, total=None)
+            found = False
+            async for event in events:
+                if isinstance(event, JobProgress):
+                    bars.update(task, completed=event.done, total=event.total or None)
+                elif isinstance(event, Transcript):
+                    found = True
+                    _print_transcript(event, as_json)
+    if not found:
+        print("no speech was heard", file=sys.stderr)
+    return 0 if found else 1
+
+
+def _print_transcript(event: Transcript, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(asdict(event), ensure_ascii=False), flush=True)
+    else:
+        minutes, seconds = divmod(event.start, 60)
+        print(f"[{int(minutes):02}:{seconds:04.1f}] {event.text}", flush=True)
+
+
+async def say(settings: Settings, text: str, output: Path, voice: str | None) -> int:
+    """A text as a WAV file."""
+    parts: list[Audio] = []
+    async with _loaded(settings, {"tts"}) as appliance:
+        async with aclosing(appliance.speaking.say(_stdin_if_dash(text), voice)) as spoken:
+            parts = [part async for part in spoken]
+    await _write(output, joined(parts))
+    return 0
+
+
+@asynccontextmanager
+async def _loaded(settings: Settings, roles: Collection[str]) -> AsyncIterator[Appliance]:
+    async with Appliance(settings).running() as appliance:
+        await appliance.load(roles)
+        yield appliance
+
+
+def _turn(chosen: argparse.Namespace) -> Turn:
+    file = Path(chosen.question)
+    text, audio = None, None
+    if chosen.question != "-" and file.suffix.lower() in SOUND:
+        try:
+            audio = file.read_bytes()
+        except OSError as error:
+            raise BadInput(f"cannot read {file}: {error.strerror}") from error
+    else:
+        text = _stdin_if_dash(chosen.question)
+    return Turn(
+        prompt=text,
+        audio=audio,
+        speak=chosen.reply == "voice",
+        conversation=chosen.conversation,
+        system=chosen.system,
+        voice=chosen.voice,
+        language=chosen.language,
+        max_tokens=chosen.max_tokens,
+        temperature=chosen.temperature,
+        seed=chosen.seed,
+    )
+
+
+def _stdin_if_dash(text: str) -> str:
+    return sys.stdin.read() if text == "-" else text
+
+
+async def _write(output: Path, sound: Audio) -> None:
+    data = wav(sound)
+    if str(output) == "-":
+        standard: BinaryIO = sys.stdout.buffer
+        standard.write(data)
+        return
+    try:
+        await anyio.Path(output).write_bytes(data)
+    except OSError as error:
+        raise StorageFault(f"cannot write {output}: {error.strerror}") from error
+    print(f"{sound.seconds:.1f} s of speech in {output}", file=sys.stderr)

@@ -1,0 +1,93 @@
+"""Settings: every source, its precedence, and what a wrong key is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from chatapi import settings
+from chatapi.errors import SettingsFault
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "chatapi.toml"
+    path.write_text('[server]\nport = 1001\nhost = "127.0.0.2"\n[llm]\nmax_tokens = 7\n')
+    return path
+
+
+def test_later_sources_win_and_each_says_where_it_came_from(file: Path) -> None:
+    environ = {"CHATAPI_SERVER_PORT": "1002", "CHATAPI_LLM_TEMPERATURE": "0.5"}
+    loaded = settings.load(["server.port=1003"], environ=environ)
+    assert loaded.settings.server.port == 1003
+    assert (loaded.settings.server.host, loaded.settings.llm.max_tokens) == ("127.0.0.2", 7)
+    assert loaded.origins["server.port"] == "command line"
+    assert loaded.origins["llm.temperature"] == "environment CHATAPI_LLM_TEMPERATURE"
+    assert loaded.origins["server.host"] == "chatapi.toml"
+    assert "tts.engine" not in loaded.origins
+
+
+@pytest.mark.parametrize(
+    ("overrides", "environ", "told"),
+    [
+        (["server.prt=1"], {}, "did you mean server.port"),
+        (["server.port"], {}, "key=value"),
+        (["server.port=x"], {}, "command line: server.port"),
+        (["server.port=70000"], {}, "less than or equal to 65535"),
+        ([], {"CHATAPI_SERVER_PRT": "1"}, "did you mean CHATAPI_SERVER_PORT"),
+        ([], {"CHATAPI_LIMITS_QUEUE": "-1"}, "environment CHATAPI_LIMITS_QUEUE: limits.queue"),
+        (["log.level=loud"], {}, "'debug', 'info'"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_with_its_source(
+    overrides: list[str], environ: dict[str, str], told: str
+) -> None:
+    with pytest.raises(SettingsFault, match=told):
+        settings.load(overrides, environ=environ)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[servre]\nport = 1\n", "there is no setting 'servre"),
+        ("[server]\nprot = 1\n", "did you mean server.port"),
+        ("server = 3\n", "server"),
+        ("[server\n", "cannot be read"),
+    ],
+)
+def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "other.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsFault, match=told):
+        settings.load(file=path, environ={})
+
+
+def test_a_named_file_that_is_missing_is_an_error() -> None:
+    with pytest.raises(SettingsFault, match=r"no settings file nowhere\.toml"):
+        settings.load(environ={"CHATAPI_CONFIG": "nowhere.toml"})
+
+
+def test_lists_come_from_text_separated_by_commas() -> None:
+    loaded = settings.load(["server.cors_origins=http://a, http://b"], environ={})
+    assert loaded.settings.server.cors_origins == ("http://a", "http://b")
+
+
+def test_no_two_keys_have_the_same_name_in_the_environment() -> None:
+    names = [key.replace(".", "_") for key in settings.keys()]
+    assert len(names) == len(set(names))
+
+
+def test_keys_do_not_show_their_secrets() -> None:
+    assert "hush" not in repr(settings.load(["server.api_key=hush"], environ={}).settings)
+
+
+def tables(table: type[BaseModel] = settings.Settings) -> list[type[BaseModel]]:
+    inner = [type(info.default) for info in table.model_fields.values() if isinstance(info.default, BaseModel)]
+    return [table, *(deeper for one in inner for deeper in tables(one))]
+
+
+@pytest.mark.parametrize("table", tables(), ids=lambda table: table.__name__)
+def test_every_table_of_settings_is_described(table: type[BaseModel]) -> None:
+    assert table.__doc__

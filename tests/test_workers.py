@@ -1,0 +1,188 @@
+"""Engines on their threads: streaming, stopping, failing, hanging."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from conftest import until
+
+from chatapi.engines import Stop
+from chatapi.errors import EngineFailed, ModelFault, NotReady
+from chatapi.workers import AHEAD, REBUILDS, Worker
+
+pytestmark = pytest.mark.anyio
+
+
+class Counter:
+    """Counts as long as it is let."""
+
+    built = 0
+
+    def __init__(self) -> None:
+        type(self).built += 1
+        self.thread = threading.get_ident()
+        self.given = 0
+        self.stopped = threading.Event()
+        self.hang = threading.Event()
+
+    def count(self, stop: Stop, most: int = 10**9) -> Iterator[int]:
+        try:
+            for number in range(most):
+                if stop():
+                    return
+                self.given += 1
+                yield number
+        finally:
+            self.stopped.set()
+
+    def stuck(self, _: Stop) -> Iterator[int]:
+        yield 0
+        self.hang.wait(20)
+
+    def close(self) -> None:
+        self.hang.set()
+
+
+@asynccontextmanager
+async def opened(slots: int = 1, step_seconds: float = 5) -> AsyncIterator[Worker[Counter]]:
+    worker = Worker("counter", Counter, slots, step_seconds)
+    await worker.open()
+    try:
+        yield worker
+    finally:
+        await worker.aclose()
+
+
+async def test_items_come_in_order_and_the_slot_is_free_afterwards() -> None:
+    async with opened() as worker:
+        async with worker.stream(lambda engine, stop: engine.count(stop, 300)) as numbers:
+            assert [number async for number in numbers] == list(range(300))
+        await until(lambda: worker.gate.used == 0)
+
+
+async def test_an_engine_runs_on_the_thread_that_built_it() -> None:
+    async with opened() as worker:
+        built, here = await worker.call(lambda engine: (engine.thread, threading.get_ident()))
+        assert built == here != threading.get_ident()
+
+
+async def test_an_engine_waits_for_a_caller_who_does_not_take() -> None:
+    async with opened() as worker:
+        async with worker.stream(lambda engine, stop: engine.count(stop)) as numbers:
+            assert await anext(numbers) == 0
+            await until(lambda: worker.engine.given >= AHEAD)
+            await anyio.sleep(0.05)
+            assert worker.engine.given <= AHEAD + 2
+        assert worker.engine.stopped.wait(5)
+
+
+async def test_leaving_stops_the_engine_and_frees_its_slot() -> None:
+    async with opened() as worker:
+        async with worker.stream(lambda engine, stop: engine.count(stop)) as numbers:
+            async for number in numbers:
+                if number == 5:
+                    break
+        await until(lambda: worker.gate.used == 0)
+        assert worker.engine.stopped.is_set()
+        assert await worker.call(lambda engine: engine.thread)
+
+
+async def test_a_cancelled_caller_stops_the_engine() -> None:
+    async with opened() as worker:
+        with anyio.move_on_after(0.05):
+            async with worker.stream(lambda engine, stop: engine.count(stop)) as numbers:
+                async for _ in numbers:
+                    await anyio.sleep(0.001)
+        await until(lambda: worker.gate.used == 0)
+        assert worker.engine.stopped.is_set()
+
+
+async def test_what_an_engine_raises_becomes_one_error_and_the_next_call_works() -> None:
+    def broken(_: Counter, __: Stop) -> Iterator[int]:
+        yield 1
+        raise ZeroDivisionError("no")
+
+    async with opened() as worker:
+        with pytest.raises(EngineFailed, match="ZeroDivisionError") as failed:
+            async with worker.stream(broken) as numbers:
+                _ = [number async for number in numbers]
+        assert isinstance(failed.value.__cause__, ZeroDivisionError)
+        assert await worker.call(lambda engine: engine.given) == 0
+
+
+async def test_what_keeps_an_engine_from_being_built_is_raised_by_open() -> None:
+    def build() -> Counter:
+        raise ModelFault("the model is damaged")
+
+    worker = Worker("counter", build)
+    with pytest.raises(ModelFault, match="damaged"):
+        await worker.open()
+    assert worker.state == "failed"
+    await worker.aclose()
+
+
+async def test_an_engine_that_is_not_built_refuses_with_a_time_to_come_back() -> None:
+    with pytest.raises(NotReady):
+        await Worker("counter", Counter).call(lambda engine: engine.given)
+
+
+async def test_a_stuck_engine_is_named_left_behind_and_built_anew() -> None:
+    async with opened(step_seconds=0.2) as worker:
+        before = worker.engine
+        with pytest.raises(EngineFailed, match="gave nothing for 0.2 seconds") as failed:
+            async with worker.stream(lambda engine, stop: engine.stuck(stop)) as numbers:
+                _ = [number async for number in numbers]
+        assert failed.value.code == "engine_stuck"
+        await until(lambda: worker.state == "ready")
+        assert worker.engine is not before
+        assert worker.rebuilt == 1
+        assert await worker.call(lambda engine: engine.given) == 0
+        before.hang.set()
+
+
+async def test_an_engine_stuck_after_its_caller_left_is_built_anew_too() -> None:
+    async with opened(step_seconds=0.2) as worker:
+        before = worker.engine
+        async with worker.stream(lambda engine, stop: engine.stuck(stop)) as numbers:
+            await anext(numbers)
+        await until(lambda: worker.rebuilt == 1 and worker.state == "ready")
+        assert worker.gate.used == 0
+        before.hang.set()
+
+
+async def test_an_engine_that_sticks_again_and_again_is_given_up() -> None:
+    async with opened(step_seconds=0.05) as worker:
+        for _ in range(REBUILDS + 1):
+            await until(lambda: worker.state == "ready")
+            stuck = worker.engine
+            with pytest.raises(EngineFailed):
+                async with worker.stream(lambda engine, stop: engine.stuck(stop)) as numbers:
+                    _ = [number async for number in numbers]
+            stuck.hang.set()
+        assert worker.state == "failed"
+        with pytest.raises(EngineFailed, match="restart"):
+            await worker.call(lambda engine: engine.given)
+
+
+async def test_as_many_callers_as_slots_are_served_at_once() -> None:
+    async with opened(slots=2) as worker:
+        async with worker.stream(lambda e, stop: e.count(stop)) as one, worker.stream(lambda e, stop: e.count(stop)) as two:
+            assert await anext(one) == 0
+            assert await anext(two) == 0
+            assert worker.gate.used == 2
+        await until(lambda: worker.gate.used == 0)
+
+
+async def test_closing_ends_the_threads() -> None:
+    async with opened() as worker:
+        thread = worker.engine.thread
+    assert thread not in {alive.ident for alive in threading.enumerate()} or await _gone(thread)
+
+
+async def _gone(ident: int) -> bool:
+    await until(lambda: ident not in {alive.ident for alive in threading.enumerate()})
+    return True
