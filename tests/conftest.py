@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
+import httpx
 import numpy as np
 import pytest
 
 from chatapi import settings
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio, Samples
+from chatapi.faces.web.app import bound, create_app, server
 from chatapi.settings import Settings
 
 MODELS = Path(os.environ.get("CHATAPI_DATA") or settings.Settings().data)
@@ -94,3 +100,69 @@ async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
     with anyio.fail_after(seconds):
         while not condition():
             await anyio.sleep(0.005)
+
+
+@dataclass
+class Served:
+    """An appliance behind a real server, in a thread of its own."""
+
+    url: str
+    port: int
+    appliance: Appliance
+
+    client: httpx.Client
+
+
+@contextmanager
+def serving(settings: Settings, load: bool = True) -> Iterator[Served]:
+    """Serve on a free port until the block ends."""
+    started, stop = threading.Event(), threading.Event()
+    found: list[Served] = []
+    failed: list[BaseException] = []
+
+    async def run() -> None:
+        listening = bound(settings.server.host, 0)
+        async with Appliance(settings).running() as appliance, anyio.create_task_group() as group:
+            web = server(create_app(appliance))
+            web.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+            group.start_soon(partial(web.serve, sockets=[listening]))
+            if load:
+                await appliance.load()
+            port = listening.getsockname()[1]
+            url = f"http://127.0.0.1:{port}"
+            found.append(Served(url, port, appliance, httpx.Client(base_url=url, timeout=30)))
+            started.set()
+            await anyio.to_thread.run_sync(stop.wait, abandon_on_cancel=True)
+            web.should_exit = True
+        listening.close()
+
+    def threaded() -> None:
+        try:
+            anyio.run(run)
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            started.set()
+
+    thread = threading.Thread(target=threaded)
+    thread.start()
+    started.wait(30)
+    try:
+        if failed:
+            raise failed[0]
+        yield found[0]
+    finally:
+        for running in found:
+            running.client.close()
+        stop.set()
+        thread.join(20)
+        assert not thread.is_alive(), "the server did not stop"
+    if failed:
+        raise failed[0]
+
+
+@pytest.fixture
+def served(echo_settings: Callable[..., Settings]) -> Iterator[Served]:
+    """Echo engines behind a real server."""
+    with serving(echo_settings()) as running:
+        yield running

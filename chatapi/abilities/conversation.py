@@ -112,10 +112,6 @@ class Conversation:
             self.transcription.language(turn.language)
         if turn.speak:
             self.speaking.voice(turn.voice)
-        if turn.conversation is not None and turn.conversation in self._answering:
-            raise Busy(
-                f"the conversation {turn.conversation!r} is still answering; wait for its end", code="conversation_busy"
-            )
 
     def _check_prompt(self, prompt: str) -> None:
         most = self.settings.limits.prompt_chars
@@ -130,7 +126,9 @@ class Conversation:
 
     @contextmanager
     def answering(self, conversation: str) -> Iterator[None]:
-        """A conversation answers one turn at a time."""
+        """A conversation answers one turn at a time. Raises Busy (conversation_busy)."""
+        if conversation in self._answering:
+            raise Busy(f"the conversation {conversation!r} is still answering; wait for its end", code="conversation_busy")
         self._answering.add(conversation)
         try:
             yield
@@ -187,19 +185,19 @@ class _Run:
             async with admission:
                 with ability.metrics.active.track_inprogress():
                     self._mark("admitted")
-                    recalled = await self._recalled()
-                    await self._send.send(TurnStarted(recalled.id))
-                    with ability.answering(recalled.id):
+                    conversation = self._turn.conversation or History.new_id()
+                    with ability.answering(conversation):
+                        recalled = await self._recalled(conversation)
+                        await self._send.send(TurnStarted(conversation))
                         await self._converse(recalled)
         except Busy:
             ability.metrics.refused.inc()
             raise
 
-    async def _recalled(self) -> Recalled:
+    async def _recalled(self, conversation: str) -> Recalled:
         turn = self._turn
         if turn.conversation is None:
-            return Recalled(History.new_id(), turn.system, ())
-        conversation = turn.conversation
+            return Recalled(conversation, turn.system, ())
         recalled = await self._ability.history.call(lambda history: history.recall(conversation), turn.priority)
         return recalled if turn.system is None else replace(recalled, system=turn.system)
 

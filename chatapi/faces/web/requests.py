@@ -193,7 +193,7 @@ def _accepted(accept: str) -> dict[str, float]:
                     weight = 0.0
         if name and weight > 0:
             ranges[name] = weight
-    return ranges or {"*/*": 1.0}
+    return ranges if accept.strip() else {"*/*": 1.0}
 
 
 def _weight(ranges: dict[str, float], *names: str) -> float:

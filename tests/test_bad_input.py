@@ -1,0 +1,356 @@
+"""Every door tried with garbage, huge, empty, slow and half-sent input: a clear error, and nothing else disturbed."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anyio
+import httpx
+import numpy as np
+import pytest
+from conftest import Running, Served, serving, tone, until
+
+from chatapi.abilities.conversation import Turn
+from chatapi.audio import RATE, Audio, wav
+from chatapi.errors import ChatapiError, Deadline, EngineFailed, TooLarge
+from chatapi.settings import Settings
+
+JSON = {"content-type": "application/json"}
+WAV = {"content-type": "audio/wav"}
+GOOD = wav(Audio(tone(1.0), RATE))
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"", 400, "invalid_json"),
+        (b"{", 400, "invalid_json"),
+        (b"\xff\xfe{}", 400, "invalid_json"),
+        (b"[" * 100_000, 400, "invalid_json"),
+        (b"null", 422, "invalid_value"),
+        (b'["prompt"]', 422, "invalid_value"),
+        (b"{}", 422, "one_of_prompt_and_audio"),
+        (b'{"prompt": 5}', 422, "invalid_value"),
+        (b'{"prompt": null}', 422, "invalid_value"),
+        (b'{"prompt": ""}', 422, "empty_prompt"),
+        (b'{"prompt": " \\n\\t"}', 422, "empty_prompt"),
+        (b'{"prompt": "a\\u0000b"}', 422, "invalid_value"),
+        (b'{"prompt": "\\ud800"}', 422, "invalid_value"),
+        (b'{"prompt": "a", "prompts": "b"}', 422, "invalid_value"),
+        (b'{"prompt": "a", "max_tokens": "5"}', 422, "invalid_value"),
+        (b'{"prompt": "a", "max_tokens": 0}', 422, "invalid_value"),
+        (b'{"prompt": "a", "max_tokens": 1e99}', 422, "invalid_value"),
+        (b'{"prompt": "a", "temperature": NaN}', 422, "invalid_value"),
+        (b'{"prompt": "a", "temperature": -1}', 422, "invalid_value"),
+        (b'{"prompt": "a", "stream": "yes"}', 422, "invalid_value"),
+        (b'{"prompt": "a", "reply": "song"}', 422, "invalid_value"),
+        (b'{"prompt": "a", "reply": "voice", "voice": "nobody"}', 422, "unknown_voice"),
+        (b'{"prompt": "a", "language": "xx"}', 422, "unknown_language"),
+        (b'{"prompt": "a", "conversation": "c0ffee"}', 404, "unknown_conversation"),
+        (b'{"prompt": "a", "conversation": "\\ud800"}', 422, "invalid_value"),
+        (json.dumps({"prompt": "a" * 8001}).encode(), 413, "prompt_too_long"),
+        (json.dumps({"prompt": "word " * 1600, "max_tokens": 1900}).encode(), 413, "prompt_too_long"),
+    ],
+)
+def test_a_wrong_prompt_is_told_what_is_wrong(served: Served, body: bytes, status: int, code: str) -> None:
+    reply = served.client.post("/completion", content=body, headers=JSON)
+    document = reply.json()
+    assert (reply.status_code, document["code"]) == (status, code)
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert document["detail"] and document["title"]
+    assert document["status"] == status
+    assert document["request_id"] == reply.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("file", "status", "code"),
+    [
+        (b"", 400, "bad_audio"),
+        (b"RIFF", 400, "bad_audio"),
+        (GOOD[:44], 400, "bad_audio"),
+        (GOOD[:3000], 400, "bad_audio"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(500), 400, "bad_audio"),
+        (wav(Audio(np.zeros(RATE, np.float32), RATE)), 422, "no_speech"),
+        (wav(Audio(np.zeros(1, np.float32), RATE)), 422, "no_speech"),
+        (wav(Audio(tone(125), RATE)), 413, "audio_too_long"),
+    ],
+)
+def test_a_wrong_sound_is_told_what_is_wrong(served: Served, file: bytes, status: int, code: str) -> None:
+    reply = served.client.post("/completion", content=file, headers=WAV)
+    assert (reply.status_code, reply.json()["code"]) == (status, code)
+
+
+@pytest.mark.parametrize(
+    ("fields", "files", "code"),
+    [
+        ({"prompt": "a"}, {"audio": ("a.wav", GOOD)}, "one_of_prompt_and_audio"),
+        ({"reply": "text"}, {}, "one_of_prompt_and_audio"),
+        ({"audio": "text"}, {}, "invalid_value"),
+        ({}, {"prompt": ("p.txt", b"a")}, "invalid_value"),
+        ({"song": "a"}, {"audio": ("a.wav", GOOD)}, "invalid_value"),
+        ({"prompt": ["a", "b"]}, {}, "invalid_value"),
+    ],
+)
+def test_a_wrong_form_is_told_what_is_wrong(
+    served: Served, fields: dict[str, Any], files: dict[str, Any], code: str
+) -> None:
+    files = files or {"language": (None, "en")}
+    reply = served.client.post("/completion", data=fields, files=files)
+    assert (reply.status_code, reply.json()["code"]) == (422, code)
+
+
+@pytest.mark.parametrize("body", [b"", b"--x", b"--x\r\nnonsense", b"--x--", b"--x\r\n\r\n" + bytes(1000)])
+def test_a_form_that_is_none_is_refused(served: Served, body: bytes) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    reply = served.client.post("/completion", content=body, headers=headers)
+    assert reply.status_code in (400, 422)
+    assert reply.json()["code"] in ("invalid_form", "one_of_prompt_and_audio")
+
+
+@pytest.mark.parametrize("media_type", ["", "text/plain", "application/xml", "image/png", "nonsense", "audio/midi"])
+def test_a_media_type_we_do_not_take_is_named(served: Served, media_type: str) -> None:
+    headers = {"content-type": media_type} if media_type else {}
+    reply = served.client.post("/completion", content=b"hello", headers=headers)
+    assert (reply.status_code, reply.json()["code"]) == (415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize("query", ["reply=song", "max_tokens=x", "nonsense=1", "reply=text&reply=voice", "prompt=a"])
+def test_a_wrong_option_in_the_query_is_named(served: Served, query: str) -> None:
+    reply = served.client.post(f"/completion?{query}", content=GOOD, headers=WAV)
+    assert reply.status_code == 422
+    assert query.split("=")[0] in reply.json()["detail"]
+
+
+def test_options_in_the_query_of_a_json_body_are_not_ignored(served: Served) -> None:
+    reply = served.client.post("/completion?reply=voice", json={"prompt": "a"})
+    assert reply.status_code == 422
+
+
+def test_a_body_larger_than_the_limit_is_refused_before_it_is_read(echo_settings: Callable[..., Settings]) -> None:
+    with serving(echo_settings("limits.body_bytes=100000")) as served:
+        reply = served.client.post("/completion", content=bytes(200_000), headers=WAV)
+        assert (reply.status_code, reply.json()["code"]) == (413, "body_too_large")
+        assert served.client.get("/health").status_code == 200
+
+
+def test_a_body_without_end_is_refused(echo_settings: Callable[..., Settings]) -> None:
+    def endless() -> Iterator[bytes]:
+        while True:
+            yield bytes(10_000)
+
+    with serving(echo_settings("limits.body_bytes=100000")) as served:
+        with served.client.stream("POST", "/completion", content=_at_most(endless(), 50), headers=WAV) as reply:
+            assert reply.status_code == 413
+            assert json.loads(reply.read())["limit_bytes"] == 100_000
+
+
+def _at_most(chunks: Iterator[bytes], number: int) -> Iterator[bytes]:
+    for _, chunk in zip(range(number), chunks, strict=False):
+        yield chunk
+
+
+def talk(served: Served, data: bytes, seconds: float = 10) -> bytes:
+    """Send raw bytes, and read until the server closes."""
+    with socket.create_connection(("127.0.0.1", served.port), seconds) as plain:
+        plain.sendall(data)
+        received = b""
+        while chunk := plain.recv(65536):
+            received += chunk
+        return received
+
+
+def test_a_body_that_comes_too_slowly_is_refused(echo_settings: Callable[..., Settings]) -> None:
+    with serving(echo_settings("server.body_seconds=0.3")) as served:
+        head = b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: audio/wav\r\nContent-Length: 1000\r\n\r\nRIFF"
+        received = talk(served, head)
+        assert received.startswith(b"HTTP/1.1 408")
+        assert b"body_too_slow" in received
+
+
+def test_a_client_that_leaves_in_mid_body_leaves_no_trace(served: Served) -> None:
+    with socket.create_connection(("127.0.0.1", served.port)) as plain:
+        plain.sendall(
+            b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: audio/wav\r\nContent-Length: 1000\r\n\r\nRIFF"
+        )
+    assert served.client.post("/completion", json={"prompt": "a"}).status_code == 200
+    assert served.appliance.gate.used == 0
+
+
+@pytest.mark.parametrize("line", [b"GARBAGE\r\n\r\n", b"\x00\x01\x02\r\n\r\n"])
+def test_what_is_not_http_is_refused_and_the_next_request_works(served: Served, line: bytes) -> None:
+    assert talk(served, line).startswith(b"HTTP/1.1 400")
+    assert served.client.get("/ready").status_code == 200
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("reply", ["text", "voice"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_stops_the_engines_and_frees_the_gate(
+    echo_settings: Callable[..., Settings], reply: str, stream: bool
+) -> None:
+    with serving(echo_settings("echo.delay=0.05", "limits.prompt_chars=100000", "llm.max_tokens=100000",
+                               "llama_cpp.context=1000000")) as served:  # fmt: skip
+        body = json.dumps({"prompt": "word. " * 2000, "reply": reply, "stream": stream}).encode()
+        head = f"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", served.port)) as plain:
+            plain.sendall(head.encode() + body)
+            wait_until(lambda: served.appliance.engines.llm.gate.used == 1)
+            if stream:
+                assert plain.recv(10)
+        wait_until(lambda: served.appliance.gate.used == 0)
+        wait_until(lambda: served.appliance.engines.llm.gate.used == 0)
+        wait_until(lambda: served.appliance.engines.tts.gate.used == 0)
+        page = served.client.get("/metrics").text
+        assert f'chatapi_turns_total{{heard="text",reply="{reply}",result="left"}} 1.0' in page
+
+
+def test_a_client_that_stops_reading_is_dropped_and_frees_the_gate(echo_settings: Callable[..., Settings]) -> None:
+    with serving(echo_settings("server.send_seconds=0.3", "limits.prompt_chars=1000000", "llm.max_tokens=1000000",
+                               "llama_cpp.context=10000000")) as served:  # fmt: skip
+        body = json.dumps({"prompt": "word. " * 60_000, "reply": "voice", "stream": True}).encode()
+        head = f"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        plain = socket.socket()
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with plain:
+            plain.connect(("127.0.0.1", served.port))
+            plain.sendall(head.encode() + body)
+            wait_until(lambda: served.appliance.gate.used == 1)
+            wait_until(lambda: served.appliance.gate.used == 0, 20)
+        assert served.client.post("/completion", json={"prompt": "a"}).status_code == 200
+
+
+def test_more_than_the_queue_holds_is_refused_with_a_time_to_come_back(echo_settings: Callable[..., Settings]) -> None:
+    with serving(echo_settings("echo.delay=0.2", "limits.concurrent=1", "limits.queue=1")) as served:
+        replies: list[httpx.Response] = []
+
+        def ask() -> None:
+            replies.append(httpx.post(served.url + "/completion", json={"prompt": "one two"}, timeout=30))
+
+        threads = [threading.Thread(target=ask) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted({reply.status_code for reply in replies}) == [200, 503]
+        refused = [reply for reply in replies if reply.status_code == 503]
+        assert all(int(reply.headers["retry-after"]) >= 1 and reply.json()["code"] == "busy" for reply in refused)
+        assert 1 <= len(refused) <= 4
+
+
+def test_before_the_models_are_loaded_the_door_says_so(echo_settings: Callable[..., Settings]) -> None:
+    with serving(echo_settings(), load=False) as served:
+        assert served.client.get("/health").json()["status"] == "loading"
+        for reply in (served.client.get("/ready"), served.client.post("/completion", json={"prompt": "a"})):
+            assert (reply.status_code, reply.json()["code"]) == (503, "not_ready")
+            assert reply.headers["retry-after"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_engine_that_raises_in_mid_answer_is_said(echo_settings: Callable[..., Settings], stream: bool) -> None:
+    with serving(echo_settings("echo.fault=raise")) as served:
+        for _ in range(2):
+            reply = served.client.post("/completion", json={"prompt": "a", "stream": stream})
+            if stream:
+                assert "event: error" in reply.text and "engine_failed" in reply.text
+            else:
+                assert (reply.status_code, reply.json()["code"]) == (500, "engine_failed")
+        assert served.client.get("/health").json()["status"] == "ok"
+
+
+def test_an_engine_that_hangs_is_said_and_replaced(echo_settings: Callable[..., Settings]) -> None:
+    with serving(echo_settings("echo.fault=hang", "limits.step_seconds=0.5")) as served:
+        reply = served.client.post("/completion", json={"prompt": "a"})
+        assert (reply.status_code, reply.json()["code"]) == (500, "engine_stuck")
+        wait_until(lambda: served.client.get("/health").json()["status"] == "ok")
+        assert served.client.get("/health").json()["engines"]["llm"]["rebuilt"] == 1
+
+
+def test_a_growing_wav_that_fails_is_not_taken_for_whole(echo_settings: Callable[..., Settings]) -> None:
+    with serving(echo_settings("echo.fault=raise")) as served:
+        with pytest.raises(httpx.HTTPError):
+            reply = served.client.post("/completion", json={"prompt": "a", "reply": "voice", "stream": True})
+            reply.raise_for_status()
+
+
+
+
+@pytest.mark.anyio
+async def test_a_turn_that_takes_too_long_is_ended(echo: Running) -> None:
+    async with echo("echo.delay=0.2", "limits.turn_seconds=0.3") as appliance:
+        with pytest.raises(Deadline):
+            await answer(appliance, Turn(prompt="one two three four"))
+        await until(lambda: appliance.engines.llm.gate.used == 0)
+
+
+@pytest.mark.anyio
+async def test_the_oldest_exchanges_leave_first_and_the_system_prompt_never(echo: Running) -> None:
+    async with echo("llama_cpp.context=260", "llm.max_tokens=60") as appliance:
+        conversation, used = None, []
+        for number in range(12):
+            prompt = f"number {number} " + "word " * 20
+            ended = await answer(appliance, Turn(prompt=prompt, conversation=conversation))
+            conversation = ended.conversation
+            used.append(ended.prompt_tokens)
+        recalled = await appliance.history.call(lambda history: history.recall(conversation))
+        everything = await appliance.history.call(lambda history: history.recall(conversation, everything=True))
+        assert max(used) <= 200
+        assert len(everything.exchanges) == 12 > len(recalled.exchanges) >= 1
+        assert recalled.exchanges[-1].asked.startswith("number 11")
+
+
+@pytest.mark.anyio
+async def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(echo: Running) -> None:
+    async with echo("llama_cpp.context=300") as appliance:
+        with pytest.raises(TooLarge, match="300 fit"):
+            await answer(appliance, Turn(prompt="word " * 290))
+
+
+@pytest.mark.anyio
+async def test_a_conversation_answers_one_turn_at_a_time(echo: Running) -> None:
+    async with echo("echo.delay=0.02") as appliance:
+        begun = await answer(appliance, Turn(prompt="a"))
+        refused: list[ChatapiError] = []
+
+        async def again() -> None:
+            try:
+                await answer(appliance, Turn(prompt="b c d e f", conversation=begun.conversation))
+            except ChatapiError as error:
+                refused.append(error)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(again)
+            group.start_soon(again)
+        assert [error.code for error in refused] == ["conversation_busy"]
+
+
+@pytest.mark.anyio
+async def test_a_failing_voice_ends_the_turn_with_its_error(echo: Running) -> None:
+    async with echo() as appliance:
+        def broken(*_: object) -> Iterator[Audio]:
+            raise ZeroDivisionError("no sound today")
+            yield
+
+        appliance.engines.tts.engine.synthesize = broken  # type: ignore[method-assign]
+        with pytest.raises(EngineFailed, match="no sound today"):
+            await answer(appliance, Turn(prompt="hello", speak=True))
+        await until(lambda: appliance.gate.used == appliance.engines.llm.gate.used == 0)
+
+
+async def answer(appliance: Any, turn: Turn) -> Any:
+    """The last event of a turn."""
+    event = None
+    async with appliance.conversation.take(turn) as events:
+        async for event in events:
+            pass
+    return event

@@ -1,0 +1,177 @@
+"""`POST /completion`, to the letter of its contract, with engines that need no model."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import unquote
+
+import httpx
+import pytest
+from conftest import Served
+
+from chatapi.audio import Audio, decode, wav
+
+
+def events(reply: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
+    """Server-sent events of a reply, in order."""
+    found = []
+    for block in reply.text.strip().split("\n\n"):
+        name, data = block.split("\n")
+        found.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    return found
+
+
+def test_text_in_text_out(served: Served) -> None:
+    reply = served.client.post("/completion", json={"prompt": "hello there"})
+    document = reply.json()
+    assert reply.status_code == 200
+    assert reply.headers["content-type"] == "application/json"
+    assert (document["reply"], document["heard"], document["finish_reason"]) == ("You said: hello there.", None, "stop")
+    assert set(document) == {"id", "conversation", "heard", "reply", "finish_reason", "usage", "timings"}
+    assert document["id"] == reply.headers["x-request-id"]
+    assert document["usage"]["completion_tokens"] > 0
+    timings = document["timings"]
+    assert 0 <= timings["admitted"] <= timings["first_token"] <= timings["first_sentence"] <= timings["end"]
+    assert timings["first_audio"] is timings["transcript"] is timings["speech_end"] is None
+
+
+def test_text_in_voice_out(served: Served) -> None:
+    reply = served.client.post("/completion", json={"prompt": "hello", "reply": "voice"})
+    assert reply.headers["content-type"] == "audio/wav"
+    assert unquote(reply.headers["x-chatapi-reply"]) == "You said: hello."
+    timings = json.loads(reply.headers["x-chatapi-timings"])
+    assert decode(reply.content).seconds == pytest.approx(timings["spoken"], abs=0.01)
+    assert timings["first_audio"] <= timings["end"]
+
+
+def test_wav_in_text_out(served: Served, beep: Audio) -> None:
+    reply = served.client.post("/completion", content=wav(beep), headers={"content-type": "audio/wav"})
+    document = reply.json()
+    assert document["heard"].startswith("heard ")
+    assert document["reply"] == f"You said: {document['heard']}."
+    assert document["timings"]["audio"] == 2.5
+    assert document["timings"]["speech_end"] == pytest.approx(2.0, abs=0.1)
+
+
+def test_wav_in_voice_out(served: Served, beep: Audio) -> None:
+    reply = served.client.post("/completion?reply=voice", content=wav(beep), headers={"content-type": "audio/wav"})
+    assert decode(reply.content).seconds > 0
+    assert unquote(reply.headers["x-chatapi-heard"]).startswith("heard ")
+
+
+def test_a_form_takes_audio_or_a_prompt(served: Served, beep: Audio) -> None:
+    client = served.client
+    spoken = client.post("/completion", files={"audio": ("a.wav", wav(beep))}, data={"language": "de"})
+    assert spoken.json()["heard"].startswith("heard ")
+    written = client.post("/completion", files={"prompt": (None, "hello"), "max_tokens": (None, "2")})
+    assert (written.json()["reply"], written.json()["finish_reason"]) == ("You said:", "length")
+
+
+def test_text_streams_as_server_sent_events(served: Served, beep: Audio) -> None:
+    reply = served.client.post(
+        "/completion?stream=true", content=wav(beep), headers={"content-type": "audio/wav"}
+    )
+    assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
+    told = events(reply)
+    assert [told[0][0], told[1][0], told[-1][0]] == ["start", "transcript", "end"]
+    written = "".join(data["text"] for name, data in told if name == "delta")
+    assert written == told[-1][1]["reply"]
+    assert told[-1][1]["conversation"] == told[0][1]["conversation"]
+
+
+def test_voice_streams_as_a_wav_that_begins_before_its_end_is_known(served: Served) -> None:
+    with served.client.stream(
+        "POST", "/completion", json={"prompt": "one two three. four five six.", "reply": "voice", "stream": True}
+    ) as reply:
+        assert "content-length" not in reply.headers
+        assert reply.headers["x-chatapi-conversation"]
+        body = reply.read()
+    assert body[40:44] == b"\xff\xff\xff\xff"
+    assert decode(body).seconds > 0.4
+
+
+def test_text_and_voice_stream_together_as_events(served: Served) -> None:
+    reply = served.client.post(
+        "/completion",
+        json={"prompt": "hello", "reply": "voice", "stream": True},
+        headers={"accept": "text/event-stream"},
+    )
+    names = [name for name, _ in events(reply)]
+    assert {"start", "delta", "speech", "end"} == set(names)
+
+
+@pytest.mark.parametrize(
+    ("accept", "options", "media_type"),
+    [
+        ("audio/wav", {}, "audio/wav"),
+        ("audio/*", {}, "audio/wav"),
+        ("audio/wav;q=0.5, application/json", {}, "application/json"),
+        ("application/json;q=0.5, audio/wav", {}, "audio/wav"),
+        ("*/*", {}, "application/json"),
+        ("*/*", {"reply": "voice"}, "audio/wav"),
+        ("text/event-stream", {}, "text/event-stream; charset=utf-8"),
+        ("text/html, */*;q=0.1", {}, "application/json"),
+    ],
+)
+def test_accept_says_the_same_as_reply(served: Served, accept: str, options: dict[str, str], media_type: str) -> None:
+    reply = served.client.post("/completion", json={"prompt": "hello", **options}, headers={"accept": accept})
+    assert reply.headers["content-type"] == media_type
+
+
+@pytest.mark.parametrize(
+    ("accept", "options"),
+    [
+        ("audio/wav", {"reply": "text"}),
+        ("application/json", {"reply": "voice"}),
+        ("application/json", {"stream": True}),
+        ("text/event-stream", {"stream": False}),
+        ("image/png", {}),
+        ("audio/wav;q=0", {"reply": "voice"}),
+    ],
+)
+def test_an_accept_that_contradicts_is_refused(served: Served, accept: str, options: dict[str, Any]) -> None:
+    reply = served.client.post("/completion", json={"prompt": "hello", **options}, headers={"accept": accept})
+    assert (reply.status_code, reply.json()["code"]) == (406, "contradicting_accept")
+    assert accept in reply.json()["detail"]
+
+
+def test_a_conversation_goes_on_is_read_and_is_forgotten(served: Served) -> None:
+    client = served.client
+    first = client.post("/completion", json={"prompt": "one", "system": "Be brief."}).json()
+    second = client.post("/completion", json={"prompt": "two", "conversation": first["conversation"]}).json()
+    assert second["conversation"] == first["conversation"]
+    assert second["usage"]["prompt_tokens"] > first["usage"]["prompt_tokens"]
+    path = f"/conversations/{first['conversation']}"
+    assert [m["text"] for m in client.get(path).json()["messages"]] == [
+        "one", "You said: one.", "two", "You said: two.",
+    ]  # fmt: skip
+    assert client.delete(path).status_code == 204
+    assert client.get(path).status_code == client.delete(path).status_code == 404
+
+
+def test_the_same_request_id_is_in_reply_and_document(served: Served) -> None:
+    client = served.client
+    reply = client.post("/completion", json={"prompt": "hello"}, headers={"x-request-id": "mine-1"})
+    assert reply.headers["x-request-id"] == reply.json()["id"] == "mine-1"
+    odd = client.post("/completion", json={"prompt": ""}, headers={"x-request-id": "no spaces, please"})
+    assert odd.json()["request_id"] == odd.headers["x-request-id"] != "no spaces, please"
+
+
+def test_a_turn_is_counted(served: Served) -> None:
+    client = served.client
+    client.post("/completion", json={"prompt": "hello", "reply": "voice"})
+    client.post("/completion", json={"prompt": " "})
+    page = client.get("/metrics").text
+    assert 'chatapi_turns_total{heard="text",reply="voice",result="ok"} 1.0' in page
+    assert 'chatapi_errors_total{code="empty_prompt"} 1.0' in page
+    assert 'chatapi_turn_stage_seconds_count{stage="first_audio"} 1.0' in page
+    assert 'chatapi_http_requests_total{method="POST",route="/completion",status="422"} 1.0' in page
+    assert "process_resident_memory_bytes" in page
+
+
+def test_what_can_be_asked_for_is_listed(served: Served) -> None:
+    known = served.client.get("/models").json()
+    assert {voice["name"] for voice in known["voices"]} == {"echo", "echo-high"}
+    assert "en" in known["languages"]
+    assert {model["role"] for model in known["models"]} >= {"asr", "llm", "tts"}
