@@ -155,7 +155,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         decode(tmp_path / "nothing.wav")
 
 
-@given(st.binary(max_size=300), st.sampled_from([b"", b"RIFF....WAVE", b"RIFF\0\0\0\0WAVEfmt ", b"fLaC", b"OggS", b"ID3\4"]))
+@given(
+    st.binary(max_size=300),
+    st.sampled_from([b"", b"RIFF....WAVE", b"RIFF\0\0\0\0WAVEfmt ", b"fLaC", b"OggS", b"ID3\4"]),
+)
 def test_no_bytes_do_more_than_be_refused(rest: bytes, magic: bytes) -> None:
     try:
         decode(magic + rest, limit=10)

@@ -283,8 +283,6 @@ def test_a_growing_wav_that_fails_is_not_taken_for_whole(echo_settings: Callable
             reply.raise_for_status()
 
 
-
-
 @pytest.mark.anyio
 async def test_a_turn_that_takes_too_long_is_ended(echo: Running) -> None:
     async with echo("echo.delay=0.2", "limits.turn_seconds=0.3") as appliance:
@@ -337,6 +335,7 @@ async def test_a_conversation_answers_one_turn_at_a_time(echo: Running) -> None:
 @pytest.mark.anyio
 async def test_a_failing_voice_ends_the_turn_with_its_error(echo: Running) -> None:
     async with echo() as appliance:
+
         def broken(*_: object) -> Iterator[Audio]:
             raise ZeroDivisionError("no sound today")
             yield

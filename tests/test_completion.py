@@ -69,9 +69,7 @@ def test_a_form_takes_audio_or_a_prompt(served: Served, beep: Audio) -> None:
 
 
 def test_text_streams_as_server_sent_events(served: Served, beep: Audio) -> None:
-    reply = served.client.post(
-        "/completion?stream=true", content=wav(beep), headers={"content-type": "audio/wav"}
-    )
+    reply = served.client.post("/completion?stream=true", content=wav(beep), headers={"content-type": "audio/wav"})
     assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
     told = events(reply)
     assert [told[0][0], told[1][0], told[-1][0]] == ["start", "transcript", "end"]

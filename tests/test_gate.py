@@ -35,7 +35,12 @@ async def test_a_live_turn_goes_before_those_that_came_earlier() -> None:
     async with anyio.create_task_group() as group:
         async with gate.admitted():
             for number, (name, priority) in enumerate(
-                [("bulk", Priority.BULK), ("first", Priority.REQUEST), ("second", Priority.REQUEST), ("live", Priority.LIVE)]
+                [
+                    ("bulk", Priority.BULK),
+                    ("first", Priority.REQUEST),
+                    ("second", Priority.REQUEST),
+                    ("live", Priority.LIVE),
+                ]
             ):
                 group.start_soon(enter, name, priority)
                 await until(lambda number=number: gate.waiting == number + 1)

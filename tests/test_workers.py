@@ -170,7 +170,10 @@ async def test_an_engine_that_sticks_again_and_again_is_given_up() -> None:
 
 async def test_as_many_callers_as_slots_are_served_at_once() -> None:
     async with opened(slots=2) as worker:
-        async with worker.stream(lambda e, stop: e.count(stop)) as one, worker.stream(lambda e, stop: e.count(stop)) as two:
+        async with (
+            worker.stream(lambda e, stop: e.count(stop)) as one,
+            worker.stream(lambda e, stop: e.count(stop)) as two,
+        ):
             assert await anext(one) == 0
             assert await anext(two) == 0
             assert worker.gate.used == 2

@@ -62,6 +62,17 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
+EVENT = {
+    "type": "object",
+    "description": "Each event; its data is JSON.",
+    "properties": {
+        "event": {"enum": ["start", "transcript", "delta", "speech", "progress", "end", "error"]},
+        "data": {"type": "string"},
+    },
+    "required": ["event", "data"],
+}
+
+
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     schema = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}
     return {status: {**PROBLEMS[status], "content": {MEDIA_TYPE: schema}} for status in (401, 403, *statuses)}
@@ -107,7 +118,7 @@ def _conversing(routes: APIRouter, appliance: Appliance) -> None:
                 "content": {
                     "application/json": {"schema": {"$ref": "#/components/schemas/Completion"}},
                     "audio/wav": {"schema": {"type": "string", "format": "binary"}},
-                    "text/event-stream": {"schema": {"type": "string"}},
+                    "text/event-stream": {"schema": EVENT},
                 },
             },
             **_problems(400, 404, 406, 408, 413, 415, 422, 500, 503, 507),

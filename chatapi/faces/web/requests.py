@@ -53,7 +53,7 @@ class Options(BaseModel):
 class PromptRequest(Options):
     """A turn asked in text."""
 
-    prompt: str
+    prompt: Annotated[str, Field(json_schema_extra={"minLength": 1})]
     """What is asked."""
 
 

@@ -1,0 +1,95 @@
+"""The HTTP face: what it adds to a request, and many clients at once."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import httpx
+
+from chatapi.abilities.conversation import Turn
+from chatapi.appliance import Appliance
+from chatapi.bench import Row, Watch, in_turns
+from chatapi.faces.web.app import bound, create_app, server
+from chatapi.settings import Asr, Llm, Settings, Tts, Vad
+
+REQUESTS = 100
+CLIENTS = 8
+QUESTIONS = ("What is the capital of France?", "What colour is the sky?", "Name a fruit.", "Say good morning.")
+
+
+async def measure(settings: Settings, rounds: int) -> AsyncIterator[Row]:
+    echo = settings.model_copy(
+        update={"vad": Vad(engine="echo"), "asr": Asr(engine="echo"), "llm": Llm(engine="echo"), "tts": Tts(engine="echo")}
+    )
+    async with _serving(echo) as (appliance, client):
+
+        async def through_http() -> float:
+            watch = Watch()
+            for _ in range(REQUESTS):
+                (await client.post("/completion", json={"prompt": "hello"})).raise_for_status()
+            return watch.seconds / REQUESTS * 1000
+
+        async def without() -> float:
+            watch = Watch()
+            for _ in range(REQUESTS):
+                async with appliance.conversation.take(Turn(prompt="hello")) as events:
+                    async for _event in events:
+                        pass
+            return watch.seconds / REQUESTS * 1000
+
+        ours, bare = await in_turns(rounds, through_http, without)
+    overhead = statistics.median(one - other for one, other in zip(ours, bare, strict=True))
+    yield Row("http", "added to a turn, client included", overhead, "ms", 3)
+    async with _serving(settings) as (_, client):
+        one, many, slowest = await _throughput(client)
+    yield Row("http", f"answers a second with {CLIENTS} clients, times those with one", many / one, "", 1.0, True)
+    yield Row("http", f"longest wait of {CLIENTS} clients", slowest, "s")
+
+
+async def _throughput(client: httpx.AsyncClient) -> tuple[float, float, float]:
+    """Answers a second with one client and with many, and the longest any of the many waited."""
+    waits: list[float] = []
+
+    async def ask(number: int) -> None:
+        watch = Watch()
+        body = {"prompt": QUESTIONS[number % len(QUESTIONS)], "temperature": 0, "max_tokens": 40}
+        reply = await client.post("/completion", json=body)
+        reply.raise_for_status()
+        if not reply.json()["reply"]:
+            raise RuntimeError("an answer is empty")
+        waits.append(watch.seconds)
+
+    await ask(0)
+    begun = time.perf_counter()
+    for number in range(CLIENTS):
+        await ask(number)
+    middle = time.perf_counter()
+    waits.clear()
+    async with anyio.create_task_group() as group:
+        for number in range(CLIENTS):
+            group.start_soon(ask, number)
+    end = time.perf_counter()
+    return CLIENTS / (middle - begun), CLIENTS / (end - middle), max(waits)
+
+
+@asynccontextmanager
+async def _serving(settings: Settings) -> AsyncIterator[tuple[Appliance, httpx.AsyncClient]]:
+    """The real server on a free port of this machine, in this process."""
+    listening = bound("127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    async with Appliance(settings).running() as appliance, anyio.create_task_group() as group:
+        await appliance.load()
+        web = server(create_app(appliance))
+
+        async def serve() -> None:
+            await web.serve(sockets=[listening])
+
+        group.start_soon(serve)
+        async with httpx.AsyncClient(base_url=url, timeout=120) as client:
+            yield appliance, client
+        web.should_exit = True
+    listening.close()

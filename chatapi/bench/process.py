@@ -1,0 +1,52 @@
+"""The process as a whole: memory, and how soon it is ready."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+
+import anyio
+import anyio.to_thread
+import httpx
+import psutil
+
+from chatapi.bench import Row, Watch
+from chatapi.settings import Settings
+
+
+async def measure(settings: Settings, rounds: int) -> AsyncIterator[Row]:
+    """Start the server as its user does, have it hear, think and speak once, and look at it."""
+    found = await anyio.to_thread.run_sync(_several, settings, min(rounds, 3))
+    ready, memory = zip(*found, strict=True)
+    yield Row("process", "ready after start", statistics.median(ready), "s", 4)
+    yield Row("process", "memory after a spoken turn", max(memory) / 1e6, "MB", 600, note="resident, the largest seen")
+
+
+def _several(settings: Settings, rounds: int) -> list[tuple[float, int]]:
+    return [_once(settings) for _ in range(rounds)]
+
+
+def _once(settings: Settings) -> tuple[float, int]:
+    """Seconds until ready, bytes resident after a spoken turn."""
+    watch = Watch()
+    command = [sys.executable, "-m", "chatapi", "serve", "--set", "server.port=0", "--set", f"data={settings.data}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            url = _ready(server)
+            ready = watch.seconds
+            with httpx.Client(base_url=url, timeout=60) as client:
+                sound = client.post("/completion", json={"prompt": "Hello.", "reply": "voice"}).content
+                client.post("/completion?reply=voice", content=sound, headers={"content-type": "audio/wav"})
+            return ready, psutil.Process(server.pid).memory_info().rss
+        finally:
+            server.terminate()
+
+
+def _ready(server: subprocess.Popen[str]) -> str:
+    assert server.stdout is not None  # noqa: S101 - asked for above
+    for line in server.stdout:
+        if "ready after" in line:
+            return line.split()[-1]
+    raise RuntimeError("the server ended before it was ready")

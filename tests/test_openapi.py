@@ -1,0 +1,66 @@
+"""The OpenAPI document against the server it describes: whatever it allows or forbids, no answer is a 500."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+import schemathesis
+from conftest import ECHO, Served, serving, tone
+from hypothesis import strategies as st
+from schemathesis import Case, GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.schemas import OpenApiSchema
+
+from chatapi import settings
+from chatapi.audio import RATE, Audio, wav
+
+OPERATIONS = [
+    ("/completion", "POST"),
+    ("/conversations/{conversation}", "GET"),
+    ("/conversations/{conversation}", "DELETE"),
+    ("/health", "GET"),
+    ("/ready", "GET"),
+    ("/metrics", "GET"),
+    ("/models", "GET"),
+]
+SOUND = wav(Audio(tone(0.3), RATE))
+
+for media_type in ("audio/wav", "audio/flac", "audio/ogg", "audio/mpeg", "audio/mp4", "audio/webm"):
+    schemathesis.openapi.media_type(media_type, st.one_of(st.just(SOUND), st.binary(max_size=200)))
+
+
+@pytest.fixture(scope="module")
+def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    data = tmp_path_factory.mktemp("data")
+    with serving(settings.load([*ECHO, f"data={data}"], environ={}).settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def described(open_server: Served) -> OpenApiSchema:
+    return schemathesis.openapi.from_url(open_server.url + "/openapi.json")
+
+
+def test_every_route_is_tried(described: OpenApiSchema) -> None:
+    found = {(operation.ok().path, operation.ok().method.upper()) for operation in described.get_all_operations()}
+    assert found == set(OPERATIONS)
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "mode"),
+    [(*operation, GenerationMode.POSITIVE) for operation in OPERATIONS] + [(*OPERATIONS[0], GenerationMode.NEGATIVE)],
+)
+def test_every_answer_is_as_described(described: OpenApiSchema, path: str, method: str, mode: GenerationMode) -> None:
+    operation = described[path][method]
+
+    @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
+    @hypothesis.settings(max_examples=100, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+    def run(case: Case) -> None:
+        reply = case.call(timeout=20)
+        assert reply.status_code < 500, reply.text
+        # What no schema can say may still be refused: silence, a prompt of spaces, bytes that are no audio.
+        case.validate_response(reply, excluded_checks=[positive_data_acceptance])
+
+    run()

@@ -1,0 +1,107 @@
+"""The README's commands do what it says: its four cases are run as they stand, against the real models."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import serving
+
+from chatapi import settings
+from chatapi.audio import decode
+from chatapi.faces.web.requests import PromptRequest
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.S)
+
+
+def test_the_readme_opens_with_its_two_commands() -> None:
+    first = [line.split()[:2] for line in README.splitlines() if line.startswith("    ")][:2]
+    assert first == [["./run.sh", "#"], ["./run.sh", "test"]]
+
+
+def test_every_option_is_in_the_table_of_options() -> None:
+    table = README[README.index("| option |") : README.index("Options go into")]
+    assert set(re.findall(r"`(\w+)`", table)) >= set(PromptRequest.model_fields)
+
+
+@pytest.mark.real
+def test_the_four_cases_work_as_they_stand(data: Path, tmp_path: Path) -> None:
+    assert len(BLOCKS) == 5
+    with serving(settings.load([f"data={data}"], environ={}).settings) as served:
+        replies = [run(block, served.port, data, tmp_path) for block in BLOCKS]
+        text, heard = json.loads(replies[1]), json.loads(replies[3])
+    assert "Paris" in text["reply"]
+    assert re.sub(r"\W+", " ", heard["heard"]).strip().lower() == "what is the capital of france"
+    assert "Paris" in heard["reply"]
+    for name in ("question", "answer", "spoken"):
+        assert decode(tmp_path / f"{name}.wav").seconds > 0.5
+
+
+def run(block: str, port: int, data: Path, folder: Path) -> str:
+    """A block as its reader would run it, with this server's port and this interpreter."""
+    script = block.replace("localhost:8000", f"localhost:{port}").replace("./run.sh", f"{sys.executable} -m chatapi")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin", "CHATAPI_DATA": str(data), "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.real
+def test_the_commands_without_a_server_work(data: Path, tmp_path: Path) -> None:
+    question = tmp_path / "question.wav"
+    spoken = chatapi("say", "What is the capital of France?", "-o", str(question), data=data)
+    assert "of speech in" in spoken.stderr
+    asked = chatapi("ask", str(question), "--reply", "voice", "-o", str(tmp_path / "answer.wav"), "--json", data=data)
+    document = json.loads(asked.stdout)
+    assert "Paris" in document["reply"]
+    assert document["ledger"]["first_audio"] < document["ledger"]["end"]
+    assert decode(tmp_path / "answer.wav").seconds == pytest.approx(document["ledger"]["spoken"], abs=0.05)
+    assert "capital of France" in chatapi("transcribe", str(question), data=data).stdout
+    again = chatapi("ask", "And of Italy?", "--conversation", document["conversation"], data=data)
+    assert again.stdout.strip()
+
+
+@pytest.mark.real
+def test_check_says_that_all_is_well_and_what_is_not(data: Path, tmp_path: Path) -> None:
+    good = chatapi("check", data=data)
+    assert good.returncode == 0, good.stdout
+    assert "every file as it should be" in good.stdout
+    bad = chatapi("check", "--json", data=tmp_path / "empty", status=1)
+    findings = json.loads(bad.stdout)["findings"]
+    assert any(f["level"] == "bad" and "models fetch" in f["told"] for f in findings)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("ask", "hello", "--set", "llm.engine=parrot"), "it can be one of"),
+        (("ask", "hello", "--set", "llm.modle=x"), "did you mean llm.model"),
+        (("ask", "nothing.wav"), "cannot read nothing.wav"),
+        (("models", "fetch", "smollm"), "did you mean"),
+        (("transcribe", "nothing.mp3"), "nothing.mp3"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(data: Path, arguments: tuple[str, ...], told: str) -> None:
+    failed = chatapi(*arguments, data=data, status=2)
+    assert told in failed.stderr
+    assert failed.stderr.startswith("chatapi: ")
+    assert "Traceback" not in failed.stderr
+
+
+def chatapi(*arguments: str, data: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "chatapi", *arguments]
+    environ = {"PATH": "/usr/bin:/bin", "CHATAPI_DATA": str(data), "HOME": str(data)}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, cwd=data.parent)
+    assert done.returncode == status, done.stderr
+    return done
