@@ -112,6 +112,19 @@ def blocks(source: bytes | Path, rate: int = RATE) -> Iterator[Samples]:
             yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
+def duration(file: Path) -> float:
+    """Seconds a file states, 0 when it does not say; only as good as its header. Raises BadInput (bad_audio)."""
+    head, size = _head(file)
+    container = _container(head)
+    try:
+        with av.open(str(file), format=container, mode="r") as opened:
+            seconds = (opened.duration or 0) / av.time_base
+    except (av.error.FFmpegError, ValueError) as error:
+        raise BadInput(f"the audio is damaged from its start: {error}", code="bad_audio") from error
+    # A WAV that was streamed states the longest length there is.
+    return seconds if seconds * RATES[0] <= size * 1000 else 0.0
+
+
 def _head(source: bytes | Path) -> tuple[bytes, int]:
     """The first MiB, and how many bytes there are in all."""
     if isinstance(source, bytes):

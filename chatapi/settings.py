@@ -233,11 +233,11 @@ def load(overrides: Sequence[str] = (), file: Path | None = None, environ: Mappi
         raise SettingsFault(_explained(error, origins)) from None
 
 
-def keys(table: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
+def dotted_keys(table: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
     """Every dotted key of the tree."""
     for name, info in table.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from keys(info.annotation, f"{prefix}{name}.")
+            yield from dotted_keys(info.annotation, f"{prefix}{name}.")
         else:
             yield prefix + name
 
@@ -266,7 +266,7 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
     """CHATAPI_SERVER_PORT is server.port; an underscore may stand for a dot where a key has one."""
-    names = {ENVIRONMENT + key.replace(".", "_").upper(): key for key in keys()}
+    names = {ENVIRONMENT + key.replace(".", "_").upper(): key for key in dotted_keys()}
     for name, value in sorted(environ.items()):
         if not name.startswith(ENVIRONMENT) or name == CONFIG:
             continue
@@ -276,7 +276,7 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, st
 
 
 def _from_command(overrides: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
-    known = set(keys())
+    known = set(dotted_keys())
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
@@ -316,7 +316,7 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> str:
         key = ".".join(str(step) for step in fault["loc"])
         origin = next((source for name, source in origins.items() if key.startswith(name)), "settings")
         if fault["type"] == "extra_forbidden":
-            lines.append(f"{origin}: there is no setting {key!r}{_nearest(key, keys())}")
+            lines.append(f"{origin}: there is no setting {key!r}{_nearest(key, dotted_keys())}")
         else:
             lines.append(f"{origin}: {key}: {fault['msg']}")
     return "\n".join(lines)

@@ -154,6 +154,14 @@ def _at_most(chunks: Iterator[bytes], number: int) -> Iterator[bytes]:
         yield chunk
 
 
+def head(headers: dict[str, str], length: int) -> bytes:
+    """The head of a request whose body is to be sent by hand."""
+    media_type = headers["content-type"]
+    return (
+        f"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: {media_type}\r\nContent-Length: {length}\r\n\r\n"
+    ).encode()
+
+
 def talk(served: Served, data: bytes, seconds: float = 10) -> bytes:
     """Send raw bytes, and read until the server closes."""
     with socket.create_connection(("127.0.0.1", served.port), seconds) as plain:
@@ -166,17 +174,14 @@ def talk(served: Served, data: bytes, seconds: float = 10) -> bytes:
 
 def test_a_body_that_comes_too_slowly_is_refused(echo_settings: Callable[..., Settings]) -> None:
     with serving(echo_settings("server.body_seconds=0.3")) as served:
-        head = b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: audio/wav\r\nContent-Length: 1000\r\n\r\nRIFF"
-        received = talk(served, head)
+        received = talk(served, head(WAV, 1000) + b"RIFF")
         assert received.startswith(b"HTTP/1.1 408")
         assert b"body_too_slow" in received
 
 
 def test_a_client_that_leaves_in_mid_body_leaves_no_trace(served: Served) -> None:
     with socket.create_connection(("127.0.0.1", served.port)) as plain:
-        plain.sendall(
-            b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: audio/wav\r\nContent-Length: 1000\r\n\r\nRIFF"
-        )
+        plain.sendall(head(WAV, 1000) + b"RIFF")
     assert served.client.post("/completion", json={"prompt": "a"}).status_code == 200
     assert served.appliance.gate.used == 0
 
@@ -202,9 +207,8 @@ def test_a_client_that_leaves_stops_the_engines_and_frees_the_gate(
     with serving(echo_settings("echo.delay=0.05", "limits.prompt_chars=100000", "llm.max_tokens=100000",
                                "llama_cpp.context=1000000")) as served:  # fmt: skip
         body = json.dumps({"prompt": "word. " * 2000, "reply": reply, "stream": stream}).encode()
-        head = f"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         with socket.create_connection(("127.0.0.1", served.port)) as plain:
-            plain.sendall(head.encode() + body)
+            plain.sendall(head(JSON, len(body)) + body)
             wait_until(lambda: served.appliance.engines.llm.gate.used == 1)
             if stream:
                 assert plain.recv(10)
@@ -219,12 +223,11 @@ def test_a_client_that_stops_reading_is_dropped_and_frees_the_gate(echo_settings
     with serving(echo_settings("server.send_seconds=0.3", "limits.prompt_chars=1000000", "llm.max_tokens=1000000",
                                "llama_cpp.context=10000000")) as served:  # fmt: skip
         body = json.dumps({"prompt": "word. " * 60_000, "reply": "voice", "stream": True}).encode()
-        head = f"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         plain = socket.socket()
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         with plain:
             plain.connect(("127.0.0.1", served.port))
-            plain.sendall(head.encode() + body)
+            plain.sendall(head(JSON, len(body)) + body)
             wait_until(lambda: served.appliance.gate.used == 1)
             wait_until(lambda: served.appliance.gate.used == 0, 20)
         assert served.client.post("/completion", json={"prompt": "a"}).status_code == 200
@@ -348,8 +351,5 @@ async def test_a_failing_voice_ends_the_turn_with_its_error(echo: Running) -> No
 
 async def answer(appliance: Any, turn: Turn) -> Any:
     """The last event of a turn."""
-    event = None
     async with appliance.conversation.take(turn) as events:
-        async for event in events:
-            pass
-    return event
+        return [event async for event in events][-1]

@@ -16,7 +16,7 @@ from chatapi.audio import decode
 from chatapi.faces.web.requests import PromptRequest
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.S)
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_readme_opens_with_its_two_commands() -> None:

@@ -75,7 +75,7 @@ def test_lists_come_from_text_separated_by_commas() -> None:
 
 
 def test_no_two_keys_have_the_same_name_in_the_environment() -> None:
-    names = [key.replace(".", "_") for key in settings.keys()]
+    names = [key.replace(".", "_") for key in settings.dotted_keys()]
     assert len(names) == len(set(names))
 
 

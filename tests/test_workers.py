@@ -133,7 +133,7 @@ async def test_an_engine_that_is_not_built_refuses_with_a_time_to_come_back() ->
 async def test_a_stuck_engine_is_named_left_behind_and_built_anew() -> None:
     async with opened(step_seconds=0.2) as worker:
         before = worker.engine
-        with pytest.raises(EngineFailed, match="gave nothing for 0.2 seconds") as failed:
+        with pytest.raises(EngineFailed, match=r"gave nothing for 0\.2 seconds") as failed:
             async with worker.stream(lambda engine, stop: engine.stuck(stop)) as numbers:
                 _ = [number async for number in numbers]
         assert failed.value.code == "engine_stuck"

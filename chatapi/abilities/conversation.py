@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
@@ -128,7 +128,9 @@ class Conversation:
     def answering(self, conversation: str) -> Iterator[None]:
         """A conversation answers one turn at a time. Raises Busy (conversation_busy)."""
         if conversation in self._answering:
-            raise Busy(f"the conversation {conversation!r} is still answering; wait for its end", code="conversation_busy")
+            raise Busy(
+                f"the conversation {conversation!r} is still answering; wait for its end", code="conversation_busy"
+            )
         self._answering.add(conversation)
         try:
             yield
@@ -225,7 +227,7 @@ class _Run:
         audio = await hearing.decoded(file)
         heard = await hearing.hear(audio, self._turn.language, self._turn.priority)
         self._language = heard.language
-        self._ledger = replace(self._ledger, audio=heard.seconds, speech_end=heard.end)
+        self._ledger = replace(self._ledger, audio=audio.seconds, speech_end=heard.end)
         self._mark("transcript")
         await self._send.send(Transcript(heard.text, True, heard.start, heard.end, heard.language))
         return heard.text
@@ -266,7 +268,7 @@ class _Run:
         await self._hand_over(cutter.finish(), pieces)
         return reply.rstrip(), last, recalled
 
-    async def _written(self, recalled: Recalled, asked: str) -> AsyncIterator[Piece]:
+    async def _written(self, recalled: Recalled, asked: str) -> AsyncGenerator[Piece, None]:
         """The model's answer as it comes. Raises ContextOverflow before its first piece."""
         llm, turn = self._ability.settings.llm, self._turn
         messages = _messages(recalled, asked, llm.system)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from chatapi.audio import Audio
 from chatapi.engines import Voice
@@ -43,7 +43,7 @@ class Speaking:
 
     async def pieces(
         self, pieces: AsyncIterator[str], voice: Voice, priority: Priority = Priority.REQUEST
-    ) -> AsyncIterator[Speech]:
+    ) -> AsyncGenerator[Speech, None]:
         """Speech for every piece of text, in order, each as soon as it is spoken."""
         async for piece in pieces:
             text = spoken(piece, voice.language)
@@ -60,7 +60,7 @@ class Speaking:
             if seconds:
                 self._metrics.factors.labels("tts").observe((time.monotonic() - since) / seconds)
 
-    async def say(self, text: str, voice_name: str | None = None) -> AsyncIterator[Audio]:
+    async def say(self, text: str, voice_name: str | None = None) -> AsyncGenerator[Audio, None]:
         """A whole text, a piece at a time. Raises Unprocessable when there is nothing to say."""
         voice = self.voice(voice_name)
         cutter = Cutter()

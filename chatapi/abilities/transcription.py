@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
-import anyio
-import numpy as np
+import anyio.to_thread
 
 from chatapi import segmenter
-from chatapi.audio import RATE, Audio, Samples, blocks, decode
+from chatapi.audio import RATE, Audio, Samples, blocks, decode, duration
 from chatapi.engines import Segment
 from chatapi.errors import Unprocessable
 from chatapi.events import Event, JobProgress, Transcript
@@ -29,11 +27,9 @@ class Heard:
     text: str
     language: str
     start: float
-    """Seconds from the start of the audio to the first speech."""
+    """Seconds from the start of the audio to the first speech, a little before it."""
     end: float
     """Seconds from the start of the audio to the end of speech."""
-    seconds: float
-    """Length of the audio."""
 
 
 class Transcription:
@@ -44,6 +40,8 @@ class Transcription:
         self._asr = engines.asr
         self._settings = settings
         self._metrics = metrics
+        vad = settings.vad
+        self._rules = segmenter.Rules(vad.threshold, vad.min_speech_ms, vad.pad_ms)
 
     def language(self, asked: str | None) -> str | None:
         """The language to listen for; None: to be detected. Raises Unprocessable (unknown_language)."""
@@ -52,18 +50,49 @@ class Transcription:
         if chosen == "auto":
             return known[0] if len(known) == 1 else None
         if chosen not in known:
-            names = ", ".join(known)
             raise Unprocessable(
-                f"the language {chosen!r} is not understood; these are: {names}", code="unknown_language"
+                f"the language {chosen!r} is not understood; these are: {', '.join(known)}", code="unknown_language"
             )
         return chosen
 
-    async def decoded(self, file: bytes | Path) -> Audio:
+    async def decoded(self, file: bytes) -> Audio:
         """A file as 16 kHz mono, within the limits. Raises what `audio.decode` raises."""
         return await anyio.to_thread.run_sync(decode, file, self._settings.limits.audio_seconds)
 
-    async def hear(self, audio, language, priority):
-        seg = None
-        async with self._asr.stream(lambda e, stop: e.transcribe(audio.samples, self.language(language), stop), priority) as found:
-            segs = [s async for s in found]
-        return Heard(" ".join(s.text for s in segs), segs[0].language, 0, audio.seconds, audio.seconds)
+    async def hear(self, audio: Audio, language: str | None = None, priority: Priority = Priority.REQUEST) -> Heard:
+        """An utterance, its pauses left out. Raises Unprocessable (no_speech), never guesses."""
+        rules = self._rules
+        trimmed = await self._vad.call(
+            lambda engine: segmenter.trim(audio.samples, engine.probabilities(audio.samples), rules), priority
+        )
+        segments = await self._understood(trimmed.samples, language, priority) if trimmed.regions else []
+        if not segments:
+            raise Unprocessable(f"no speech was heard in the {audio.seconds:.1f} seconds of audio", code="no_speech")
+        text = " ".join(segment.text.strip() for segment in segments)
+        start = trimmed.regions[0].start / RATE
+        return Heard(text, segments[0].language, start, trimmed.speech_end)
+
+    async def follow(
+        self, file: Path, language: str | None = None, priority: Priority = Priority.BULK
+    ) -> AsyncGenerator[Event, None]:
+        """A file of any length: a Transcript for each stretch of speech as it is understood, and how far it is."""
+        total = await anyio.to_thread.run_sync(duration, file)
+        rules = self._rules
+        async with self._vad.stream(
+            lambda engine, stop: segmenter.stretches(blocks(file), engine, rules, stop), priority
+        ) as stretches:
+            async for region, samples in stretches:
+                offset = region.start / RATE
+                for segment in await self._understood(samples, language, priority):
+                    start, end = offset + segment.start, offset + min(segment.end, region.seconds)
+                    yield Transcript(segment.text.strip(), True, start, end, segment.language)
+                yield JobProgress(region.end / RATE, max(total, region.end / RATE))
+        yield JobProgress(total, total)
+
+    async def _understood(self, samples: Samples, language: str | None, priority: Priority) -> list[Segment]:
+        """The segments with words in them."""
+        since, spoken = time.monotonic(), self.language(language)
+        async with self._asr.stream(lambda engine, stop: engine.transcribe(samples, spoken, stop), priority) as found:
+            segments = [segment async for segment in found if segment.text.strip()]
+        self._metrics.factors.labels("asr").observe((time.monotonic() - since) / (len(samples) / RATE))
+        return segments

@@ -23,7 +23,12 @@ QUESTIONS = ("What is the capital of France?", "What colour is the sky?", "Name 
 
 async def measure(settings: Settings, rounds: int) -> AsyncIterator[Row]:
     echo = settings.model_copy(
-        update={"vad": Vad(engine="echo"), "asr": Asr(engine="echo"), "llm": Llm(engine="echo"), "tts": Tts(engine="echo")}
+        update={
+            "vad": Vad(engine="echo"),
+            "asr": Asr(engine="echo"),
+            "llm": Llm(engine="echo"),
+            "tts": Tts(engine="echo"),
+        }
     )
     async with _serving(echo) as (appliance, client):
 

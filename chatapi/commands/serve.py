@@ -48,6 +48,4 @@ def _tell(line: str) -> None:
 
 def _warn_if_open(settings: Settings, host: str) -> None:
     if settings.server.api_key is None and host not in ("127.0.0.1", "::1"):
-        print(
-            f"chatapi: {host} is open to everyone on the network; set server.api_key to close it", file=sys.stderr
-        )
+        print(f"chatapi: {host} is open to everyone on the network; set server.api_key to close it", file=sys.stderr)

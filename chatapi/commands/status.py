@@ -17,7 +17,7 @@ from rich.console import Console
 from chatapi import engines
 from chatapi.catalog import Catalog
 from chatapi.errors import ChatapiError
-from chatapi.settings import Loaded, Settings, keys
+from chatapi.settings import Loaded, Settings, dotted_keys
 
 MARKS = {"good": "[green]ok[/]  ", "note": "[yellow]note[/]", "bad": "[red]BAD[/] "}
 NEEDED_DISK = 1 << 30
@@ -37,7 +37,7 @@ class Finding:
 def check(loaded: Loaded, as_json: bool) -> int:
     """Status 0 when chatapi can work as it is set, 1 when not."""
     findings = list(_findings(loaded.settings))
-    shown = {key: (_value(loaded.settings, key), loaded.origins.get(key, "default")) for key in keys()}
+    shown = {key: (_value(loaded.settings, key), loaded.origins.get(key, "default")) for key in dotted_keys()}
     if as_json:
         settings = {key: {"value": value, "from": origin} for key, (value, origin) in shown.items()}
         print(json.dumps({"settings": settings, "findings": [asdict(f) for f in findings]}, indent=2, default=str))

@@ -65,11 +65,11 @@ async def transcribe(settings: Settings, file: Path, language: str | None, as_js
         TextColumn("{task.percentage:.0f} %"),
         TimeRemainingColumn(),
     )
-    async with _loaded(settings, {"vad", "asr"}) as appliance, appliance.transcription.follow(file, language) as events:
+    found = False
+    async with _loaded(settings, {"vad", "asr"}) as appliance:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
             task = bars.add_task(file.name, total=None)
-            found = False
-            async for event in events:
+            async for event in appliance.transcription.follow(file, language):
                 if isinstance(event, JobProgress):
                     bars.update(task, completed=event.done, total=event.total or None)
                 elif isinstance(event, Transcript):

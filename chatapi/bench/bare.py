@@ -1,0 +1,77 @@
+"""The libraries by themselves, called one after another as a short script would: the floor of what is possible."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import piper
+import pywhispercpp.model
+import xllamacpp
+
+from chatapi.appliance import Appliance
+from chatapi.audio import Samples
+from chatapi.engines.whisper_cpp import WhisperCpp
+from chatapi.settings import Settings
+
+
+class Bare:
+    """whisper.cpp, llama.cpp and Piper on the appliance's own models, with its thread counts."""
+
+    def __init__(self, appliance: Appliance) -> None:
+        settings = appliance.settings
+        files = {role: appliance.catalog.open(name).files for role, name in appliance.active.items()}
+        self._hearing: WhisperCpp = appliance.engines.asr.engine  # type: ignore[assignment]
+        self._whisper = pywhispercpp.model.Model(
+            str(_ending(files["asr"], ".bin")),
+            redirect_whispercpp_logs_to=None,
+            print_progress=False,
+            print_timestamps=False,
+            n_threads=self._hearing.threads,
+            language="en",
+            # One try at the likeliest words, as ours; the library's default tries five when it is in doubt.
+            greedy={"best_of": 1},
+            temperature_inc=0.0,
+        )
+        self._llama = _llama(_ending(files["llm"], ".gguf"), settings)
+        self._system = settings.llm.system
+        self._piper = piper.PiperVoice.load(_ending(files["tts"], ".onnx"))
+
+    def hear(self, samples: Samples, context: int) -> str:
+        """`context`: frames of the encoder's window, 1500 for the whole."""
+        segments = self._whisper.transcribe(samples, audio_ctx=context)
+        return " ".join(segment.text for segment in segments)
+
+    def think(self, prompt: str, max_tokens: int) -> tuple[str, float]:
+        """The answer, and the tokens a second it was written with."""
+        request = {
+            "messages": [{"role": "system", "content": self._system}, {"role": "user", "content": prompt}],
+            "max_tokens": max_tokens,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        chunks: list[dict[str, Any]] = []
+        self._llama.handle_chat_completions(json.dumps(request), lambda chunk: bool(chunks.append(json.loads(chunk))))
+        text = "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c.get("choices"))
+        return text, chunks[-1]["timings"]["predicted_per_second"]
+
+    def speak(self, text: str) -> int:
+        """Samples spoken."""
+        return sum(len(chunk.audio_float_array) for chunk in self._piper.synthesize(text))
+
+
+def _llama(path: Path, settings: Settings) -> Any:
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.n_ctx = settings.llama_cpp.context * settings.llama_cpp.slots
+    params.n_parallel = settings.llama_cpp.slots
+    params.verbosity = -1
+    return xllamacpp.Server(params)
+
+
+def _ending(files: Any, suffix: str) -> Path:
+    found: Sequence[Path] = [path for path in files.values() if path.suffix == suffix]
+    return found[0]
