@@ -17,7 +17,7 @@ from typing import Any
 from chatapi import disk, ggml, manifest
 from chatapi.download import PAUSES
 from chatapi.errors import ModelFault, StorageFault, Unknown
-from chatapi.manifest import RECORD, Manifest, Source
+from chatapi.manifest import RECORD, Manifest, Source, Wheels
 from chatapi.sources import Gathering, Progress, gather, pinned
 
 __all__ = ["Catalog", "Finding", "Manifest", "Model", "Progress"]
@@ -216,7 +216,7 @@ class Catalog:
         for source in stated.sources:
             fault = _tried(source, gathering)
             if fault is None:
-                return self._publish(gathering, str(source))
+                return self._publish(gathering, source)
             faults.append(fault)
         for fault in faults:
             if isinstance(fault, StorageFault):
@@ -228,7 +228,7 @@ class Catalog:
             code="model_unreachable",
         )
 
-    def _publish(self, gathering: Gathering, source: str) -> None:
+    def _publish(self, gathering: Gathering, source: Source) -> None:
         """Every ready file in the model's folder, and the record, in one move."""
         ready, stated = gathering.ready, gathering.manifest
         for path in ready.iterdir():
@@ -238,8 +238,8 @@ class Catalog:
         record = {
             "name": stated.name,
             "fetched": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "source": source,
-            "converter": ggml.VERSION,
+            "source": str(source),
+            "converter": ggml.VERSION if isinstance(source, Wheels) and source.convert else None,
             "files": {
                 name: {"size": (ready / name).stat().st_size, "sha256": file.sha256} for name, file in expected.items()
             },
