@@ -1,0 +1,280 @@
+"""The models: which there are, which are installed, fetching them, and handing them out checked."""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from chatapi import disk, ggml, manifest
+from chatapi.download import PAUSES
+from chatapi.errors import ModelFault, StorageFault, Unknown
+from chatapi.manifest import RECORD, Manifest, Source, Wheels
+from chatapi.sources import Gathering, Progress, gather, pinned
+
+__all__ = ["Catalog", "Finding", "Manifest", "Model", "Progress"]
+
+SHIPPED = (Path(__file__).parent / "manifests", Path(__file__).parent.parent / "models")
+"""Where the manifests are in an installed package, and in a checkout."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """An installed model whose files have been checked."""
+
+    name: str
+    role: str
+    engine: str
+    folder: Path
+    files: Mapping[str, Path]
+    languages: tuple[str, ...]
+    """ISO 639-1."""
+    memory: int
+    """Bytes it holds when loaded."""
+    quality: int
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with an installed model."""
+
+    file: str
+    """Empty: the model as a whole."""
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.problem}" if self.file else self.problem
+
+
+@dataclass(frozen=True)
+class _Installed:
+    """What a model's record says of one file."""
+
+    size: int
+    sha256: str
+
+
+def _nothing(progress: Progress) -> None:
+    """The report nobody reads."""
+
+
+class Catalog:
+    """The models of one data directory. Any number of processes may use it at once."""
+
+    def __init__(self, data: Path, pauses: Sequence[float] = PAUSES) -> None:
+        """Raises ModelFault naming a manifest that cannot be read and what is wrong with it."""
+        self.folder = data / "models"
+        self.own = data / "manifests"
+        """The user's own manifests; one with the name of a shipped one replaces it."""
+        self.pauses = pauses
+        """Seconds before each new try of a download."""
+        shipped = next((folder for folder in SHIPPED if folder.is_dir()), SHIPPED[0])
+        self.manifests: Mapping[str, Manifest] = manifest.load_all([shipped, self.own])
+
+    def get(self, name: str) -> Manifest:
+        """A model's manifest. Raises Unknown (unknown_model)."""
+        try:
+            return self.manifests[name]
+        except KeyError:
+            close = difflib.get_close_matches(name, self.manifests, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(self.manifests))}"
+            raise Unknown(f"there is no model {name!r}; {hint}", code="unknown_model") from None
+
+    def installed(self, name: str) -> bool:
+        """Whether it is here by its record and the sizes of its files; they are not read."""
+        files = self._record(name)
+        return set(files) == set(self.get(name).files) and all(
+            path.is_file() and path.stat().st_size == file.size
+            for path, file in ((self._place(name) / each, file) for each, file in files.items())
+        )
+
+    def open(self, name: str) -> Model:
+        """The model, every file of it checked. Raises ModelFault naming the file and the command that mends it."""
+        for finding in self.verify(name):
+            raise ModelFault(
+                f"the model {name}: {finding}; mend it with: {_fetching(name)}",
+                code="model_damaged" if self._record(name) else "model_missing",
+            )
+        return self._model(name)
+
+    def choose(
+        self, role: str, engine: str, name: str = "auto", memory: int | None = None, language: str | None = None
+    ) -> Manifest:
+        """The model asked for, or with auto the best installed one that fits `memory` bytes and speaks `language`.
+
+        Raises Unknown, or ModelFault naming the command that fetches what is missing.
+        """
+        if name != "auto":
+            return self._named(role, engine, name)
+        able = [each for each in self.manifests.values() if (each.role, each.engine) == (role, engine)]
+        speaking = [each for each in able if language is None or language in each.languages]
+        here = [each for each in speaking if self.installed(each.name)]
+        fitting = [each for each in here if memory is None or each.memory <= memory]
+        if fitting:
+            return max(fitting, key=lambda each: (each.quality, each.default, -each.memory))
+        kind = f"{role} model for {engine}" + (f" that speaks {language}" if language else "")
+        if here:
+            least = min(here, key=lambda each: each.memory)
+            smaller = [each for each in speaking if memory is not None and each.memory <= memory]
+            hint = f"; a smaller one: {_fetching(_first(smaller).name)}" if smaller else ""
+            raise ModelFault(
+                f"no installed {kind} fits the memory: {memory} bytes are free and {least.name}, the least, needs "
+                f"{least.memory}{hint}",
+                code="model_too_large",
+            )
+        if not speaking:
+            raise ModelFault(f"the catalog has no {kind}", code="model_missing")
+        raise ModelFault(f"no {kind} is installed; fetch one: {_fetching(_first(speaking).name)}", code="model_missing")
+
+    def fetch(self, name: str, progress: Callable[[Progress], None] = _nothing) -> Model:
+        """Install a model, or mend it, from the first source that works; a good one is left as it is.
+
+        May be interrupted at any moment and called again. Raises ModelFault with each source's reason, StorageFault.
+        """
+        stated = self.get(name)
+        with disk.writing(self.folder), self._locked(name, progress):
+            work = self.folder / ".partial" / name
+            if not self._record(name) or self.verify(name, progress):
+                gathering = Gathering(stated, work, self._pins(name), progress, self.pauses)
+                self._install(gathering)
+            shutil.rmtree(work, ignore_errors=True)
+            return self._model(name)
+
+    def verify(self, name: str, progress: Callable[[Progress], None] = _nothing) -> list[Finding]:
+        """What is wrong with an installed model, by reading all of it; nothing: it is good."""
+        record, expected = self._record(name), pinned(self.get(name), self._pins(name))
+        if not record:
+            return [Finding("", "it is not installed")]
+
+        def check(file: str) -> Finding | None:
+            path, wanted = self._place(name) / file, expected[file].sha256
+            if file not in record or not path.is_file():
+                return Finding(file, "it is missing")
+            if (size := path.stat().st_size) != record[file].size:
+                return Finding(file, f"it has {size} bytes; {record[file].size} are expected")
+            total = record[file].size
+            found = disk.digest(path, lambda done, _: progress(Progress(name, "verify", file, done, total)))
+            wanted = wanted or record[file].sha256
+            return None if found == wanted else Finding(file, f"its sha256 is {found}; {wanted} is expected")
+
+        with ThreadPoolExecutor(max_workers=4) as threads:
+            return [finding for finding in threads.map(check, expected) if finding]
+
+    def remove(self, name: str) -> None:
+        """Delete a model and whatever was half fetched of it. Raises Unknown, StorageFault."""
+        self.get(name)
+        with disk.writing(self.folder), self._locked(name, _nothing):
+            work = self.folder / ".partial" / name
+            shutil.rmtree(work, ignore_errors=True)
+            if self._place(name).exists():
+                work.mkdir(parents=True)
+                self._place(name).rename(work / "old")
+            shutil.rmtree(work, ignore_errors=True)
+
+    def _place(self, name: str) -> Path:
+        return self.folder / name
+
+    def _pins(self, name: str) -> Path:
+        return self.folder / ".pins" / f"{name}.json"
+
+    def _record(self, name: str) -> Mapping[str, _Installed]:
+        """What was installed, by file; empty when nothing was, or the record is damaged."""
+        try:
+            files = json.loads((self._place(name) / RECORD).read_text(encoding="utf-8"))["files"]
+            return {file: _Installed(int(said["size"]), str(said["sha256"])) for file, said in files.items()}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return {}
+
+    def _model(self, name: str) -> Model:
+        stated, place = self.get(name), self._place(name)
+        return Model(
+            name, stated.role, stated.engine, place, {file: place / file for file in stated.files},
+            stated.languages, stated.memory, stated.quality, stated.options,
+        )  # fmt: skip
+
+    def _named(self, role: str, engine: str, name: str) -> Manifest:
+        stated = self.get(name)
+        if (stated.role, stated.engine) != (role, engine):
+            raise ModelFault(
+                f"{name} is a {stated.role} model for {stated.engine}; a {role} model for {engine} is needed"
+            )
+        if not self.installed(name):
+            raise ModelFault(f"the model {name} is not installed; fetch it: {_fetching(name)}", code="model_missing")
+        return stated
+
+    def _install(self, gathering: Gathering) -> None:
+        stated, faults = gathering.manifest, []
+        for source in stated.sources:
+            fault = _tried(source, gathering)
+            if fault is None:
+                return self._publish(gathering, source)
+            faults.append(fault)
+        for fault in faults:
+            if isinstance(fault, StorageFault):
+                raise fault
+        reasons = [f"{source}: {fault}" for source, fault in zip(stated.sources, faults, strict=True)]
+        raise ModelFault(
+            f"{stated.name} could not be fetched:\n" + "\n".join(f"- {reason}" for reason in reasons) + "\nWhat has "
+            f"arrived is kept; when the cause is mended go on with: {_fetching(stated.name)}",
+            code="model_unreachable",
+        )
+
+    def _publish(self, gathering: Gathering, source: Source) -> None:
+        """Every ready file in the model's folder, and the record, in one move."""
+        ready, stated = gathering.ready, gathering.manifest
+        for path in ready.iterdir():
+            if path.name not in stated.files:
+                path.unlink()
+        expected = pinned(stated, gathering.pins)
+        record = {
+            "name": stated.name,
+            "fetched": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "source": str(source),
+            "converter": ggml.VERSION if isinstance(source, Wheels) and source.convert else None,
+            "files": {
+                name: {"size": (ready / name).stat().st_size, "sha256": file.sha256} for name, file in expected.items()
+            },
+        }
+        disk.write_whole(ready / RECORD, json.dumps(record, indent=2))
+        disk.swap(ready, self._place(stated.name), gathering.work / "old")
+
+    @contextmanager
+    def _locked(self, name: str, progress: Callable[[Progress], None]) -> Iterator[None]:
+        """Alone with the model's folders, among threads and among processes; the lock dies with its holder."""
+        for folder in (".locks", ".pins", ".partial"):
+            (self.folder / folder).mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".locks" / name).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                progress(Progress(name, "wait"))
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _tried(source: Source, gathering: Gathering) -> ModelFault | StorageFault | None:
+    """What kept the model from being gathered from there; None: it is."""
+    try:
+        gather(source, gathering)
+    except (ModelFault, StorageFault) as fault:
+        return fault
+    return None
+
+
+def _fetching(name: str) -> str:
+    """The command that installs a model or mends it."""
+    return f"chatapi models fetch {name}"
+
+
+def _first(manifests: Sequence[Manifest]) -> Manifest:
+    """The one to begin with: a default, else the smallest."""
+    return min(manifests, key=lambda each: (not each.default, each.size))

