@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from chatapi.english_numbers import Rule, any_of, numbers_written_out, ordinal
 from chatapi.sentences import STARTERS
+from chatapi.spoken.english_numbers import Rule, any_of, numbers_written_out, ordinal
 
 _ABBREVIATIONS = {
     "e.g.": "for example", "i.e.": "that is", "E.g.": "For example", "I.e.": "That is", "vs.": "versus", "vs": "versus",

@@ -227,7 +227,7 @@ DIGITS: tuple[Rule, ...] = (
     (r"(?<![\w.])\d{1,5}(?:\.\d{1,5}){2,5}(?!\.?\w)", _groups),
 )
 DATES: tuple[Rule, ...] = (
-    (rf"\b({_MONTH})\.?(?= \d{{1,2}}\b)|(?<=\d )({_MONTH})\b\.?(?=,? \d{{4}})", _month),
+    (rf"\b({_MONTH})\.?(?= (?:\d{{1,2}}|\d{{4}})\b)|(?<=\d )({_MONTH})\b\.?(?=,? \d{{4}})", _month),
     (rf"\b({any_of(_MONTHS)}) (\d{{1,2}})(?![\w:]|[.,–/-]\d)", lambda found: f"{found[1]} {ordinal(int(found[2]))}"),
     (r"(?<![\w-])(\d{4})-(\d\d)-(\d\d)(?![\w-])", lambda found: _date(*found.groups()) or found[0]),
     (r"(?<![\w/.])(\d{1,2})([/.])(\d{1,2})\2(\d{4})(?![\w/])", _short_date),

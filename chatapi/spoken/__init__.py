@@ -6,8 +6,8 @@ import html
 import re
 from collections.abc import Iterator
 
-from chatapi.english import written_out
 from chatapi.sentences import CLOSERS, OPENERS, STOPS, UNSPACED_STOPS, WRAP
+from chatapi.spoken.english import written_out
 
 # Every pattern here and in english.py is bounded ({1,300} instead of +, or a start that cannot repeat), so that the
 # time stays linear in the text, whatever a model writes.
