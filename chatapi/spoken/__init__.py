@@ -76,6 +76,7 @@ _MARK = re.compile(r"(?:>\s?){0,5}(?:#{1,6}\s|(?:[-*+•‣▪–]\s(?:\[[ xX]\]
 
 _DOTS = re.compile(r"\s?(?:\.{2,}|…)[.…]*")
 _PLURAL = re.compile(r"(?<=\w)\((s|es|n|en)\)")
+_CALL = re.compile(r"(?<=\w)\(([^()]{0,80})\)")
 _OPENED = re.compile(r"(?<=[\w%\"”’.]) \(")
 _CLOSED = re.compile(r"(?<=\w)\)(?= \w)")
 _DASH = re.compile(r"(?<=\S) ?(?:—|--) ?(?=\w)|(?<=\w) - (?=\w)")
@@ -190,7 +191,7 @@ def _tidied(text: str) -> str:
     """One line with single spaces and no mark that the voice would read or stumble over."""
     text = " ".join(_ARROW.sub(", ", text).split())
     text = _DOTS.sub(_pause, text)
-    text = _CLOSED.sub(",", _OPENED.sub(", ", _PLURAL.sub(r"\1", text)))
+    text = _CLOSED.sub(",", _OPENED.sub(", ", _CALL.sub(r" \1", _PLURAL.sub(r"\1", text))))
     text = re.sub(r"[()|]", " ", text)
     text = _LAST_DASH.sub(",", _DASH.sub(" — ", " ".join(text.split())))
     text = _LEADING.sub("", _DOUBLED.sub("", _SPACED.sub("", text)))

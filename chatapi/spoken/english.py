@@ -119,7 +119,7 @@ _SYMBOLS: tuple[Rule, ...] = (
     (r" ?≈ ?", " is about "),
     (r"∞", " infinity "),
     (r"~ ?(?=\d)", "about "),
-    (r"(?<!\w)@(?=\w)", "at "),
+    (r"(?<!\w)@ ?(?=\w)", "at "),
     (r"§{1,2} ?", "section "),
     (r"(?<![\w/])([A-Za-z]{2,20})/([A-Za-z]{2,20})(?![\w/])", _alternatives),
     (r"[#$<>^~=+]", " "),

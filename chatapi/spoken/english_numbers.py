@@ -138,7 +138,7 @@ def _time(found: re.Match[str]) -> str:
 
 def _counted(number: str, name: str) -> str:
     """The number and what it counts, in the singular after 1 and fractions."""
-    if number in ("1", "-1") or "/" in number:
+    if number == "1" or ("/" in number and " " not in number):
         return f"{number} {name.replace('|', '')}"
     if name in _SAME_OR_ODD or name.endswith("hertz"):
         return f"{number} {_SAME_OR_ODD.get(name, name)}"
@@ -246,17 +246,19 @@ MONEY: tuple[Rule, ...] = (
         _money,
     ),
     (rf"(?<![\w.,])({_N}) ?({_SIGN}|USD|EUR|GBP)(?!\w)", lambda found: _amount(found[1], found[2])),
+    (r" ?([€£¥₹])", lambda found: f" {_MONEY[found[1]][0]} "),
 )
 QUANTITIES: tuple[Rule, ...] = (
     (r"(?<=[%°CF])-(?=\d)|(?<=[\w%°]) ?– ?(?=\d)|(?<=\w)–(?=\w)", " to "),
     (rf"(?<![\w.,:/-])({_N})(-| - )({_N})(?![\d/]|-\d|[.,]\d)", _range),
     (r"(?<=\d) ?ft (\d{1,2}) ?in\b", r" feet \1 inches"),
-    (rf"(?<![\w.,])(\d{{1,2}}/\d{{1,2}}|{_N})(-| ?)({any_of(_UNITS)})(?![\w²³]){_PER_UNIT}", _unit),
+    (rf"(?<![\w.,])((?:\d{{1,3}} )?\d{{1,2}}/\d{{1,2}}|{_N})(-| ?)({any_of(_UNITS)})(?![\w²³]){_PER_UNIT}", _unit),
     (r"(?<=\d)'(\d{1,2})(?:\"|”|'')", r" foot \1"),
     (r"(?<![\w/.,])(\d{1,3} +)?(\d{1,3})/(\d{1,3})(?![\w/]|[.,]\d)", _fraction),
     (r"(?<=\d)x(?=\d)", " by "),
     (r"(?<=\d)x(?!\w)", " times"),
     (r"%", " percent"),
+    (r" ?°", " degrees"),
 )
 DECADES: tuple[Rule, ...] = (
     (r"(?<![\w.,$-])(1[1-9]|20)([1-9]0)['’]?s\b", _century_decade),
