@@ -1,0 +1,168 @@
+"""Text is cut where a voice may pause, as soon as that is certain, and however it arrives."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatapi.sentences import LIMIT, Cutter
+
+
+def cut(text: str) -> list[str]:
+    cutter = Cutter()
+    return [*cutter.feed(text), *cutter.finish()]
+
+
+def without_space(text: str) -> str:
+    return "".join(text.split())
+
+
+FRAGMENTS = st.sampled_from(
+    [" ", " ", " ", " ", "\n", "\n\n", ".", ". ", "? ", "! ", ", ", "; ", ": ", " — ", " - ", "...", "… ", "3.14", "5.",
+     "1,000", "10:30", "Dr. ", "e.g. ", "U.S. ", "p.m. ", "No. ", "J. ", "The ", "and ", "he", "Army", "Oktober",
+     "word", "another", "**", "_", '"', "”", "(", ")", "- ", "1. ", "# ", "| ", "```", "```\n", "`", "好", "的，",
+     "了。", "？", "है।", "؟", "😊", "www.example.com", "x" * 40, "y" * 310, "\t", "\u00a0", "\r\n"]
+)  # fmt: skip
+TEXTS = st.lists(st.one_of(FRAGMENTS, st.text(max_size=8)), max_size=60).map("".join)
+
+
+@given(TEXTS)
+def test_nothing_is_lost_but_white_space(text: str) -> None:
+    assert without_space("".join(cut(text))) == without_space(text)
+
+
+@given(TEXTS, st.data())
+def test_pieces_do_not_depend_on_how_the_text_arrives(text: str, data: st.DataObject) -> None:
+    ends = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=20)))
+    cutter = Cutter()
+    pieces = [
+        piece
+        for start, end in zip([0, *ends], [*ends, len(text)], strict=True)
+        for piece in cutter.feed(text[start:end])
+    ]
+    assert [*pieces, *cutter.finish()] == cut(text)
+
+
+@given(TEXTS)
+def test_pieces_are_stripped_never_empty_and_never_longer_than_the_limit(text: str) -> None:
+    for piece in cut(text):
+        assert piece == piece.strip() != ""
+        assert len(piece) <= LIMIT or piece.startswith("```")
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("Yes. It is sunny. Bring a hat!", ["Yes.", "It is sunny.", "Bring a hat!"]),
+        ("hello there. how are you? fine.", ["hello there.", "how are you?", "fine."]),
+        ("Pi is 3.14. It costs 1,000,000.", ["Pi is 3.14.", "It costs 1,000,000."]),
+        ("Eat fruit e.g. Apples. Be healthy.", ["Eat fruit e.g. Apples.", "Be healthy."]),
+        ("Dr. Smith met Mrs. Jones. They left.", ["Dr. Smith met Mrs. Jones.", "They left."]),
+        ("The U.S. Army came. In the U.S. The end.", ["The U.S. Army came.", "In the U.S.", "The end."]),
+        ("J. K. Rowling wrote it. Good.", ["J. K. Rowling wrote it.", "Good."]),
+        ("Be there at 5 p.m. The bus waits.", ["Be there at 5 p.m.", "The bus waits."]),
+        ("It is 5 p.m. now. See www.example.com. Bye.", ["It is 5 p.m. now.", "See www.example.com.", "Bye."]),
+        ("No. 5 is good. No. I think not.", ["No. 5 is good.", "No.", "I think not."]),
+        ("It is 10:30. Go.", ["It is 10:30.", "Go."]),
+        ("Well... I see. He said... nothing.", ["Well...", "I see.", "He said... nothing."]),
+        ("He is 42. She is 40.", ["He is 42.", "She is 40."]),
+        ("Am 3. Oktober war es. Gut.", ["Am 3. Oktober war es.", "Gut."]),
+        ("Das ist z.B. Berlin. Ja.", ["Das ist z.B. Berlin.", "Ja."]),
+        ('"Stop!" he said. "Why?" She left.', ['"Stop!" he said.', '"Why?"', "She left."]),
+        ("It is so (really.) Then we go.", ["It is so (really.)", "Then we go."]),
+        ("**Bold.** Next. *It* is.", ["**Bold.**", "Next.", "*It* is."]),
+        ("今天很好。我们走吧！“好的。”他说。", ["今天很好。", "我们走吧！", "“好的。”", "他说。"]),
+        ("यह एक है। वह दो है।", ["यह एक है।", "वह दो है।"]),
+        ("كيف حالك؟ أنا بخير.", ["كيف حالك؟", "أنا بخير."]),
+        ("1. Boil water\n2. Add tea\n- Drink", ["1. Boil water", "2. Add tea", "- Drink"]),
+        ("Do this: 1. Boil it. 2. Drink it.", ["Do this: 1. Boil it.", "2. Drink it."]),
+        ("A title\n\nSome text.\nMore", ["A title", "Some text.", "More"]),
+        ("", []),
+        (" \n ", []),
+    ],
+)
+def test_text_is_cut_at_the_ends_of_sentences(text: str, pieces: list[str]) -> None:
+    assert cut(text) == pieces
+
+
+@pytest.mark.parametrize(
+    "ending", ["This is the end. ", "Is this the end? ", "This is it!\n", "完了。他", "He is 42. Now "]
+)
+def test_a_sentence_is_given_out_as_soon_as_its_end_is_certain(ending: str) -> None:
+    cutter = Cutter()
+    assert cutter.feed("First we say something long enough. ") == ["First we say something long enough."]
+    assert [cutter.feed(char) for char in ending[:-1]] == [[]] * (len(ending) - 1)
+    assert len(cutter.feed(ending[-1])) == 1
+
+
+def test_a_full_stop_waits_for_what_follows_it() -> None:
+    cutter = Cutter()
+    assert cutter.feed("The number is 3.") == []
+    assert cutter.feed("14") == []
+    assert cutter.feed(" or so. ") == ["The number is 3.14 or so."]
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("When the sun goes down, the birds in all the trees fall silent.", "When the sun goes down,"),
+        ("I went to the shop; it was shut.", "I went to the shop;"),
+        ("There are two reasons: cost and time.", "There are two reasons:"),
+        ("That is a fine idea — let us try.", "That is a fine idea —"),
+        ("I would really like to go home because the rain is coming.", "I would really like to go home"),
+        (
+            "The quick brown fox jumps over the lazy dog in the old town today.",
+            "The quick brown fox jumps over the lazy dog",
+        ),
+        ("Sure, it costs 1,000 dollars.", "Sure, it costs 1,000 dollars."),
+        ("He was born on July 4, 1998.", "He was born on July 4, 1998."),
+        ("今天天气非常好，我们去公园吧。", "今天天气非常好，"),
+    ],
+)
+def test_the_first_piece_may_be_a_clause(text: str, first: str) -> None:
+    assert cut(text)[0] == first
+
+
+def test_the_first_piece_leaves_before_its_sentence_is_written() -> None:
+    cutter = Cutter()
+    written = ["the very long sentence of a model that never sets ", "any mark goes "]
+    assert [cutter.feed(delta) for delta in written] == [[], ["the very long sentence of a model"]]
+
+
+def test_after_a_very_short_sentence_a_clause_is_still_enough() -> None:
+    assert cut("Sure! If you like the sea, go to Brighton.") == ["Sure!", "If you like the sea,", "go to Brighton."]
+
+
+def test_later_pieces_are_whole_sentences() -> None:
+    text = "This is the first sentence. When the sun goes down, the birds fall silent, and so do we."
+    assert cut(text)[1:] == ["When the sun goes down, the birds fall silent, and so do we."]
+
+
+def test_a_sentence_too_long_is_cut_at_a_clause_and_else_between_words() -> None:
+    start = "This is the first sentence. "
+    clauses = cut(start + ", ".join(["some words that go on"] * 30))[1:]
+    assert all(piece.endswith(",") for piece in clauses[:-1])
+    words = cut(start + "word " * 200)[1:]
+    assert {word for piece in words for word in piece.split()} == {"word"}
+    assert len(words) > 1
+
+
+def test_code_is_one_piece_however_long() -> None:
+    code = "```python\n" + "print(1.5). And\n\n" * 40 + "```"
+    assert cut(f"Here it is:\n{code}\nThat is all. Bye.") == ["Here it is:", code, "That is all.", "Bye."]
+    assert cut(f"Unclosed:\n{code[:-3]}") == ["Unclosed:", code[:-3].strip()]
+
+
+def test_a_wrapped_line_goes_on_in_the_next_and_a_short_one_does_not() -> None:
+    wrapped = "This is the first sentence. And this one is long and was\nwrapped by hand. "
+    assert cut(wrapped) == ["This is the first sentence.", "And this one is long and was\nwrapped by hand."]
+    assert cut("Roses are red\nViolets are blue") == ["Roses are red", "Violets are blue"]
+
+
+@pytest.mark.parametrize(
+    "unit", ["a", ".", " ", "a ", "`", "```a\n", ". ", "1.", "好", "*", "A. ", "\n", "U.S. ", '" ']
+)
+def test_an_endless_repetition_is_cut_without_loss(unit: str) -> None:
+    text = unit * (100_000 // len(unit))
+    assert without_space("".join(cut(text))) == without_space(text)

@@ -1,0 +1,296 @@
+"""What is sent to the voice has no markup and reads well; the voice's own phonemes prove it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soxr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatapi.sentences import Cutter
+from chatapi.spoken import spoken
+
+MODELS = os.environ.get("CHATAPI_TEST_MODELS")
+"""A folder with a Piper voice (*.onnx, *.onnx.json) and a whisper.cpp model (ggml*.bin)."""
+
+MARKUP = [
+    ("**Bold**, *italic*, __both__ and ~~not~~.", "Bold, italic, both and not."),
+    ("**An unclosed start.", "An unclosed start."),
+    ("a snake_case name", "a snake case name"),
+    ("# A title", "A title."),
+    ("# Title\n\nSome text.\n\n- one\n- two", "Title. Some text. one. two."),
+    ("- [x] done\n* next", "done. next."),
+    ("1. Boil\n2) Drink", "1: Boil. 2: Drink."),
+    ("> A quote", "A quote."),
+    ("One\n\n---\n\nTwo", "One. Two"),
+    ("See [our page](https://example.com/x) and ![a cat](cat.png).", "See our page and a cat."),
+    ("| City | Sun |\n|---|:-:|\n| Oslo | no |", "City, Sun. Oslo, no."),
+    ("Use `print(x)` here.", "Use print x here."),
+    ("Like so:\n```python\nx = 1\ny = 2\n```\nDone.", "Like so: code. Done."),
+    ("Run ```ls``` now.", "Run ls now."),
+    ("<b>Tom</b> &amp; Jerry<br>ran", "Tom and Jerry. ran"),
+    (r"\(x^2 \times 3\) is $\frac{1}{2}$", "x squared times 3 is one half"),
+    ("Not [1] a [[fəˈniːm]].", "Not a fəˈniːm."),
+    ("Great! 😊👍🏽 Bye 👨‍👩‍👧 :)", "Great! Bye"),
+    ("Settings → Wi-Fi → On", "Settings, Wi-Fi, On"),
+    ("Paris (France) has file(s).", "Paris, France, has files."),
+    ("wait... what", "wait, what"),
+    ("Well… Yes...", "Well. Yes."),
+    ("Really...?", "Really?"),
+    ("This line is long enough to have been wrapped by an\neditor somewhere.",
+     "This line is long enough to have been wrapped by an editor somewhere."),
+    ("**", ""),
+    ("---", ""),
+    ("😊", ""),
+    ("", ""),
+]  # fmt: skip
+ADDRESSES = [
+    ("www.example.com", "example dot com"),
+    ("Go to https://example.com/a/b-c?x=1#y.", "Go to example dot com slash a slash b c."),
+    ("python.org", "python dot org"),
+    ("jo.doe_1@mail.example.org", "jo dot doe 1 at mail dot example dot org"),
+    ("192.168.1.1", "192 dot 168 dot 1 dot 1"),
+]
+MONEY = [
+    ("$5.50", "5 dollars and 50 cents"),
+    ("$1, $0.99, $1.01 or $1,250.00.", "1 dollar, 99 cents, 1 dollar and 1 cent or 1,250 dollars."),
+    ("€3", "3 euros"),
+    ("£2m", "2 million pounds"),
+    ("$1.5 billion", "1.5 billion dollars"),
+    ("$5-10", "5 to 10 dollars"),
+    ("US$20/month", "20 US dollars per month"),
+    ("20 EUR or 5€", "20 euros or 5 euros"),
+    ("-$5", "minus 5 dollars"),
+    ("50¢", "50 cents"),
+    ("$", ""),
+]
+QUANTITIES = [
+    ("50% of 7.5 %", "50 percent of 7.5 percent"),
+    ("20°C or 68 °F", "20 degrees Celsius or 68 degrees Fahrenheit"),
+    ("-1 °C", "-1 degree Celsius"),
+    ("1 kg, 2 kg.", "1 kilogram, 2 kilograms."),
+    ("a 5-kg bag", "a 5 kilogram bag"),
+    ("10 km/h, 9.8 m/s², 5 mg/dL", "10 kilometers per hour, 9.8 meters per second squared, 5 milligrams per deciliter"),
+    ("12 m² at 3.2 GHz", "12 square meters at 3.2 gigahertz"),
+    ("16 GB in 100 ms", "16 gigabytes in 100 milliseconds"),
+    ("5 ft 10 in, 6'2\"", "5 feet 10 inches, 6 foot 2"),
+    ("5-10 km", "5 to 10 kilometers"),
+    ("20–25°C", "20 to 25 degrees Celsius"),
+    ("5 - 3 = 2", "5 minus 3 equals 2"),
+    ("1/2 cup, 3/4, 2½ tsp", "one half cup, three quarters, 2 and a half teaspoons"),
+    ("24/7", "24 7"),
+    ("8/10", "8 out of 10"),
+    ("1920x1080", "1920 by 1080"),
+    ("3x as fast", "3 times as fast"),
+    ("16:9", "16 to 9"),
+    ("1,000,000 and 3.14 and 42", "1,000,000 and 3.14 and 42"),
+]
+TIMES = [
+    ("10:30", "10 30"),
+    ("7:00 pm", "7 PM"),
+    ("7:00", "7 o'clock"),
+    ("10:05 a.m. today", "10 oh 5 AM today"),
+    ("at 7 p.m. The end", "at 7 PM. The end"),
+    ("9am–5pm", "9 AM to 5 PM"),
+    ("14:30-15:45", "14 30 to 15 45"),
+    ("2026-11-21", "November 21st, twenty twenty-six"),
+    ("21/11/2026", "November 21st, twenty twenty-six"),
+    ("11/21/2026", "November 21st, twenty twenty-six"),
+    ("03/04/2026", "3, 4, twenty twenty-six"),
+    ("Nov. 3, 1998", "November 3rd, nineteen ninety-eight"),
+    ("since Sept 2012", "since September twenty twelve"),
+    ("1905", "nineteen oh five"),
+    ("2048 tokens", "2048 tokens"),
+    ("1990-1995", "nineteen ninety to nineteen ninety-five"),
+    ("the 1990s and the '80s", "the nineteen nineties and the eighties"),
+    ("in 30s", "in 30 seconds"),
+]
+WORDS = [
+    ("Dr. Smith, Mr. Lee", "Doctor Smith, Mister Lee"),
+    ("St. Paul on Main St. today", "Saint Paul on Main Street today"),
+    ("Sugar, e.g. honey, i.e. sweets", "Sugar, for example honey, that is sweets"),
+    ("cats vs. dogs, etc.", "cats versus dogs, et cetera."),
+    ("milk, etc. and so on", "milk, et cetera and so on"),
+    ("approx. 5, ~5, ±5", "approximately 5, about 5, plus or minus 5"),
+    ("Acme Inc. is here", "Acme Incorporated is here"),
+    ("the U.S. Army of the U.S. The end", "the US Army of the US. The end"),
+    ("J. K. Rowling, John F. Kennedy", "J K Rowling, John F Kennedy"),
+    ("plan B. Oranges", "plan B. Oranges"),
+    ("Henry VIII, World War II, Malcolm X", "Henry the 8th, World War 2, Malcolm X"),
+    ("No. 5, #1, p. 3", "number 5, number 1, page 3"),
+    ("555-0123 or (555) 123-4567", "5 5 5, 0 1 2 3 or 5 5 5, 1 2 3, 4 5 6 7"),
+    ("+44 20 7946 0958", "plus 4 4, 2 0, 7 9 4 6, 0 9 5 8"),
+    ("500-1000", "500 to 1000"),
+    ("C# & C++", "C sharp and C plus plus"),
+    ("a + b = c", "a plus b equals c"),
+    ("x^2 + y² ≥ 3", "x squared plus y squared is at least 3"),
+    ("and/or, he/she, TCP/IP", "and or, he or she, TCP IP"),
+    ("2 * 3 < 7", "2 times 3 is less than 7"),
+    ("@bob #fun", "at bob hashtag fun"),
+    ("GPT-4, COVID-19 and NASA", "GPT-4, COVID-19 and NASA"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), [*MARKUP, *ADDRESSES, *MONEY, *QUANTITIES, *TIMES, *WORDS])
+def test_a_text_is_written_out_as_it_is_said(text: str, said: str) -> None:
+    assert spoken(text) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "said"),
+    [
+        ("**5 kg** bei 20 °C", "de", "5 Kilogramm bei 20 Grad Celsius"),
+        ("5,50 € auf www.beispiel.de", "de-AT", "5,50 € auf beispiel Punkt de"),
+        ("$5 et 50 % 😊", "fr", "5 dollars et 50 pour cent"),
+        ("3 € y 10 km/h", "es", "3 euros y 10 kilómetros por hora"),
+        ("me@x.it e 30 cm", "it", "me chiocciola x punto it e 30 centimetri"),
+        ("你好，**世界**！😊", "zh", "你好，世界！"),
+        ("नमस्ते **दुनिया**।", "hi", "नमस्ते दुनिया।"),
+        ("- Dr. No, 1/2", "nl", "Dr. No, 1/2."),
+    ],
+)
+def test_other_languages_lose_markup_and_keep_the_rest(text: str, language: str, said: str) -> None:
+    assert spoken(text, language) == said
+
+
+PLAIN = st.sampled_from(
+    ["the", "cat", "sat", "on", "and", "ran", "away", "with", "today", "however", "to", "me", "Paris", "Ann", "it's",
+     "well-known", "people's", "don't", "I", "a", "no", "7", "42", "1,000", "3.14"]
+)  # fmt: skip
+
+
+@given(st.lists(st.tuples(PLAIN, st.sampled_from(["", "", "", ",", ".", "?", "!", ";", ":"])), min_size=1))
+def test_plain_prose_is_left_alone(words: list[tuple[str, str]]) -> None:
+    text = " ".join(word + mark for word, mark in words)
+    assert spoken(text) == text
+
+
+@given(st.text(max_size=200), st.sampled_from(["en", "de", "zh", "xx", ""]))
+def test_any_text_becomes_one_line_without_markup(text: str, language: str) -> None:
+    said = spoken(text, language)
+    assert said == " ".join(said.split())
+    assert not set(said) & set("*`[]{}\\_|")
+    assert said == "" or any(char.isalnum() for char in said)
+
+
+@given(st.text(alphabet="ab1259 .,:;/-–$€%°C*_#[]()<>&+=^~@!?'\"\n|`x…AMpst", max_size=120))
+def test_text_dense_with_symbols_is_survived(text: str) -> None:
+    said = spoken(text)
+    assert not set(said) & set("*`[]{}\\_|$€%°#<>^~=&")
+
+
+REPEATED = ["*", "$", "1/", "1.", "1,", "1-", "1 ", "1:", "[", "](", "![a](", "<", "<a ", "<b x=", "&#", "_", "~", "`",
+            "\\", "\\(", "#", "|", "| ", "- ", "\n", "\n- ", ". ", "...", "… ", "a.", "a@", "www.", "https://a/", "(",
+            "a (", ") ", "—", " - ", "😊", "😊\u200d", "A. ", "J. K", "plan B. Or ", "+1 ", "+1(22)", "0123 ", "US$",
+            "5 km/", "'90s", "5/5 ", "May 5 ", "1 - ", "x^(", "e.g.", "Main St. ", "\\frac{a}{", "$a", "```", "10:30-",
+            "5%-", "XVI ", "9", "é", " "]  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", REPEATED)
+def test_an_endless_repetition_is_read_in_linear_time(unit: str) -> None:
+    """A quadratic pattern would take minutes for 100 kB; all of these take well under a second."""
+    said = spoken(unit * (100_000 // len(unit)))
+    assert not set(said) & set("*`[]{}\\_|")
+
+
+def test_pieces_of_a_marked_up_answer_are_said_without_markup() -> None:
+    cutter = Cutter()
+    text = "**Sure, here are. Two.** steps:\n1. *Mix. Well.*\n```sh\na. b\n```\nSee [the. page](https://example.com)."
+    said = [spoken(piece) for piece in [*cutter.feed(text), *cutter.finish()]]
+    assert said == ["Sure, here are.", "Two. steps:", "1: Mix.", "Well.", "code.", "See the.", "page."]
+
+
+PHONEMES = [
+    ("$5.50", "fˈaɪv dˈɑːlɚz ænd fˈɪfti sˈɛnts"),
+    ("**Hi**", "hˈaɪ"),
+    ("Dr. Smith", "dˈɑːktɚ smˈɪθ"),
+    ("10 km/h", "tˈɛn kɪlˈɑːmɪɾɚz pɜːɹ ˈaʊɚ"),
+    ("in 1998", "ɪn nˈaɪntiːn nˈaɪntiʲˈeɪt"),
+    ("7:00 pm", "sˈɛvən pˌiːʲˈɛm"),
+    ("Henry VIII", "hˈɛnɹi ðɪʲ ˈeɪtθ"),
+    ("555-0123", "fˈaɪv fˈaɪv fˈaɪv, zˈiəɹoʊ wˈʌn tˈuː θɹˈiː"),
+    ("U.S. Army", "jˌuːˈɛs ˈɑːɹmi"),
+    ("wait... what", "wˈeɪt, wˌʌt"),
+    ("1. Go", "wˈʌn: ɡˈoʊ."),
+    ("-5 °C", "mˈaɪnəs fˈaɪv dᵻɡɹˈiːz sˈɛlsɪʲəs"),
+    ("and/or", "ænd ɔːɹ"),
+    ("e.g. tea", "fɔːɹ ɛɡzˈæmpəl tˈiː"),
+]
+
+
+@pytest.fixture(scope="module")
+def phonemes() -> Callable[[str], str]:
+    """What Piper's voices are told to pronounce for an English text; a bar ends a sentence."""
+    phonemizer = pytest.importorskip("piper.phonemize_espeak").EspeakPhonemizer()
+    return lambda text: "|".join("".join(sentence) for sentence in phonemizer.phonemize("en-us", text))
+
+
+@pytest.mark.parametrize(("text", "expected"), PHONEMES)
+def test_the_voice_pronounces_what_was_written_out(phonemes: Callable[[str], str], text: str, expected: str) -> None:
+    assert phonemes(spoken(text)) == expected
+    assert phonemes(text) != expected
+
+
+HEARD = [
+    ("It costs $5.50, or €3 with a card.", ["it costs $5.50 or"], ["dollar"]),
+    ("**Great!** 😊 It's 20°C and 68 °F outside.", ["degrees celsius", "degrees fahrenheit"], ["asterisk", "smiling"]),
+    ("The train leaves at 7:00 pm, i.e. in 10 min.", ["7 p.m.", "that is in 10 minutes"], ["0-0"]),
+    ("Visit https://www.example.com/help or mail me@example.org.", ["visit example.com"], ["https", "colon"]),
+    ("He was born in 1905 and died on 2026-11-21.", ["1905", "november 21"], ["2026-11", "dash"]),
+    ("Henry VIII came before World War II.", ["henry"], ["roman"]),
+    ("Drive 10 km/h for 5-10 km, then stop.", ["kilometers per hour", "5 to 10 kilometers"], ["slash"]),
+    ("Call 555-0123, No. 5 on the list.", ["555-0123", "number 5"], ["hundred"]),
+    ("- 2 kg apples\n- 1 kg pears", ["apples"], ["minus"]),
+    ("x^2 + 3 = 12, so x = ±3.", ["x squared plus 3 equals 12"], []),
+    ("The laptop has 16 GB of RAM & costs £2k.", ["16 gigabytes of ram and", "2000 pounds"], ["pound 2"]),
+    ("| City | Temp |\n|---|---|\n| Oslo | -5 °C |", ["degrees celsius"], ["dash", "vertical"]),
+    ("Well... cats vs. dogs is a fun debate (really).", ["cats versus dogs"], ["v s"]),
+    ("Use this:\n```python\nprint(1)\nprint(2)\n```\nAbout 50% of it.", ["code"], ["python"]),
+    ("In the 1990s J. K. Rowling wrote for ~5 years.", ["in the 1990s", "about 5 years"], ["tilde", "hey"]),
+]
+"""A text; what must be understood when it is spoken, and what must not. Whisper writes numbers in its own way."""
+
+
+@pytest.fixture(scope="module")
+def heard() -> Callable[[str], str]:
+    """What a recogniser understands when the voice speaks, in lower case with small numbers as digits."""
+    if MODELS is None:
+        pytest.skip("CHATAPI_TEST_MODELS names no folder with models")
+    piper, whisper = pytest.importorskip("piper"), pytest.importorskip("pywhispercpp.model")
+    voice = piper.PiperVoice.load(next(Path(MODELS).glob("*.onnx")))
+    recogniser = whisper.Model(str(next(Path(MODELS).glob("ggml*.bin"))), redirect_whispercpp_logs_to=None, n_threads=2)
+    # Without noise the same text always sounds the same.
+    quiet = piper.SynthesisConfig(noise_scale=0.0, noise_w_scale=0.0)
+    digits = {
+        "two": "2",
+        "three": "3",
+        "five": "5",
+        "eighth": "8th",
+        "ten": "10",
+        "twelve": "12",
+        "two thousand": "2000",
+    }
+
+    def hear(text: str) -> str:
+        chunks = list(voice.synthesize(text, quiet))
+        samples = np.concatenate([chunk.audio_float_array for chunk in chunks])
+        sound = np.pad(soxr.resample(samples, chunks[0].sample_rate, 16_000), 8_000)
+        words = " ".join(part.text.strip() for part in recogniser.transcribe(sound, language="en")).lower()
+        return " ".join(digits.get(word.strip(".,"), word) for word in words.replace(",", "").split())
+
+    return hear
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("text", "understood", "absent"), HEARD)
+def test_what_the_voice_says_is_understood(
+    heard: Callable[[str], str], text: str, understood: list[str], absent: list[str]
+) -> None:
+    words = heard(spoken(text))
+    assert [phrase for phrase in understood if phrase not in words] == [], words
+    assert [phrase for phrase in absent if phrase in words] == [], words
