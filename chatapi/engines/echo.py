@@ -1,0 +1,162 @@
+"""Engines without a model, one for every role: exact, instant and honest, for trying the product and testing it."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chatapi.audio import RATE, Audio, Samples
+from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Segment, Stop, Usage, Voice, never
+from chatapi.errors import Unknown
+from chatapi.settings import Settings
+
+if TYPE_CHECKING:
+    from chatapi.catalog import Model
+
+FRAME = 512
+"""Samples judged together by the detector: 32 ms."""
+SPEECH_RMS = 10 ** (-50 / 20)
+"""-50 dBFS: above the noise of a quiet room's microphone, below the quietest speech."""
+WINDOW = 30 * RATE
+"""Samples of one segment of a transcript."""
+WORD = 60 * RATE // 1000
+"""Samples of one spoken word: 60 ms."""
+FADE = 5 * RATE // 1000
+"""Samples in which a word's tone swells and fades, so that words can be told apart and nothing clicks."""
+VOICES = {"echo": 440, "echo-high": 880}
+"""Voice -> its tone in hertz."""
+
+
+class _Paced:
+    """What all have in common: a step that takes `settings.echo.delay` seconds, cut short by `close`."""
+
+    def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
+        del models
+        self._delay = settings.echo.delay
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        """End every wait."""
+        self._closed.set()
+
+    def _step(self) -> None:
+        if self._delay:
+            self._closed.wait(self._delay)
+
+
+class EchoDetector(_Paced):
+    """Takes loudness for speech."""
+
+    def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
+        for frame in _frames(samples):
+            if stop():
+                return
+            self._step()
+            yield float(_loud(frame))
+
+
+class EchoTranscriber(_Paced):
+    """Understands how long a sound is, and nothing else."""
+
+    languages = ("en", "de")
+
+    def transcribe(self, samples: Samples, language: str | None = None, stop: Stop = never) -> Iterator[Segment]:
+        """A segment for every 30 seconds that are not silent. Unknown (unknown_language) for any but its languages."""
+        if language is not None and language not in self.languages:
+            raise Unknown(
+                f"language {language!r} is not understood; these are: {', '.join(self.languages)}",
+                code="unknown_language",
+            )
+        for first in range(0, len(samples), WINDOW):
+            if stop():
+                return
+            self._step()
+            window = samples[first : first + WINDOW]
+            if any(_loud(frame) for frame in _frames(window)):
+                start, seconds = first / RATE, len(window) / RATE
+                yield Segment(f"heard {seconds:.2f} seconds", start, start + seconds, 0.0, language or "en")
+
+
+class EchoLanguageModel(_Paced):
+    """Says back what was said; a word is a token."""
+
+    def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
+        super().__init__(settings, models)
+        self.slots = settings.llama_cpp.slots
+        self._context = settings.llama_cpp.context
+        self._fault = settings.echo.fault
+
+    def generate(self, messages: Sequence[Message], sampling: Sampling, stop: Stop = never) -> Iterator[Piece]:
+        prompt_tokens = sum(len(message.text.split()) for message in messages)
+        needed = prompt_tokens + sampling.max_tokens
+        if needed > self._context:
+            raise ContextOverflow(needed, self._context)
+        words = _answer(messages, sampling.stop_texts)
+        for count, word in enumerate(words[: sampling.max_tokens]):
+            if count == 1:
+                self._fail()
+            if stop():
+                return
+            self._step()
+            yield Piece(word)
+        if not stop():
+            written = min(len(words), sampling.max_tokens)
+            reason = "length" if len(words) > sampling.max_tokens else "stop"
+            yield Piece("", reason, Usage(prompt_tokens, written))
+
+    def _fail(self) -> None:
+        """Do what `settings.echo.fault` asks for; a hang ignores everything but `close`, as a true one would."""
+        if self._fault == "raise":
+            raise RuntimeError("the echo language model was told to fail")
+        if self._fault == "hang":
+            self._closed.wait()
+
+
+class EchoSynthesizer(_Paced):
+    """Speaks a tone a word."""
+
+    voices = tuple(Voice(name, "en", RATE) for name in VOICES)
+
+    def synthesize(self, text: str, voice: str, stop: Stop = never) -> Iterator[Audio]:
+        """60 ms for every word. Unknown (unknown_voice) for any but its voices."""
+        if voice not in VOICES:
+            raise Unknown(f"there is no voice {voice!r}; there are: {', '.join(VOICES)}", code="unknown_voice")
+        tone = _tone(VOICES[voice])
+        for sentence in re.split(r"(?<=[.!?])\s+", text):
+            words = sum(1 for word in sentence.split() if re.search(r"\w", word))
+            if stop():
+                return
+            if words:
+                self._step()
+                yield Audio(np.tile(tone, words), RATE)
+
+
+def _frames(samples: Samples) -> Iterator[Samples]:
+    """Stretches of 512 samples, the last filled up with silence."""
+    for first in range(0, len(samples), FRAME):
+        frame = samples[first : first + FRAME]
+        yield frame if len(frame) == FRAME else np.pad(frame, (0, FRAME - len(frame)))
+
+
+def _loud(frame: Samples) -> bool:
+    return bool(np.sqrt(np.mean(np.square(frame, dtype=np.float64))) > SPEECH_RMS)
+
+
+def _answer(messages: Sequence[Message], stop_texts: Sequence[str]) -> list[str]:
+    """The words of the answer, each with the space before it; joined they are the answer."""
+    said = next((message.text for message in reversed(messages) if message.role == "user"), "")
+    text = f"You said: {said}."
+    end = min((found for stop in stop_texts if (found := text.find(stop)) >= 0), default=len(text))
+    return re.findall(r"\s*\S+|\s+$", text[:end])
+
+
+def _tone(hertz: int) -> Samples:
+    """One word: a sine at a third of full scale."""
+    swell = np.minimum(1.0, np.arange(WORD) / FADE)
+    wave = np.sin(2 * np.pi * hertz * np.arange(WORD) / RATE) * swell * swell[::-1] / 3
+    tone: Samples = wave.astype(np.float32)
+    return tone
