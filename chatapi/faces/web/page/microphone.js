@@ -14,7 +14,7 @@ const TAP_SECONDS = 0.4;
 /** How far a finger slides, in CSS pixels, to cancel. */
 const AWAY = 110;
 const HINTS = {
-  idle: 'Tap the microphone, or hold it while you speak',
+  idle: 'Tap or hold to speak',
   held: 'Let go to send, slide away to cancel',
   tapped: 'Tap again to send',
 };

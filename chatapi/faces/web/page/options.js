@@ -34,7 +34,7 @@ export class Options {
     const spoken = languages.map((code) => [code, nameOf(code)]).sort((a, b) => a[1].localeCompare(b[1]));
     fill(this.#language, [['', 'Automatic'], ...spoken], preferences.language);
     const active = models.filter((model) => model.active);
-    const none = element('li', {}, 'Not known yet: the models are still loading, or run without model files.');
+    const none = element('li', { class: 'none' }, 'Not known yet: the models are still loading, or run without model files.');
     byId('engines').replaceChildren(...(active.length ? active.map(engine) : [none]));
   }
 

@@ -10,8 +10,11 @@ const STAGES = [
   ['first_token', 'Thinking', 'until the first word of the answer'],
   ['first_sentence', 'First words', 'until enough of it to say'],
   ['first_audio', 'First sound', 'until the voice began'],
-  ['end', 'Done', 'wrote and said the rest'],
+  ['end', 'The rest', 'wrote and said what was left'],
 ];
+
+/** Seconds: an idle box admits in far less. */
+const WORTH_SHOWING = 0.001;
 
 /**
  * @typedef {object} Stage
@@ -26,12 +29,13 @@ const STAGES = [
 export function stages(timings) {
   const reached = STAGES.filter(([mark]) => Number.isFinite(timings[mark]));
   let from = 0;
-  return reached.map(([mark, label, meaning]) => {
+  const all = reached.map(([mark, label, meaning]) => {
     const until = Math.max(from, timings[mark]);
     const stage = { mark, label, meaning, from, until };
     from = until;
     return stage;
   });
+  return all.filter((stage) => stage.until - stage.from >= WORTH_SHOWING);
 }
 
 /**
@@ -41,18 +45,16 @@ export function stages(timings) {
 export function timeline(end, here) {
   const found = stages(end.timings);
   const total = found.at(-1)?.until || 0.001;
-  return element(
-    'details',
-    { class: 'timeline' },
-    element('summary', {}, bar(found, total), element('span', { class: 'gist' }, gist(end.timings)), icon('chevron')),
-    chart(found, total),
-    notes(end, here),
-  );
+  const summary = element('summary', {}, bar(found, total), gist(end.timings), icon('chevron'));
+  const details = element('details', { class: 'timeline' }, summary, chart(found, total), notes(end, here));
+  details.addEventListener('toggle', () => details.open && details.scrollIntoView({ block: 'nearest' }));
+  return details;
 }
 
 function gist({ first_token: token, first_audio: audio, end }) {
   const first = audio != null ? `First sound ${spell(audio)}` : token != null ? `First words ${spell(token)}` : '';
-  return [first, end != null ? `done ${spell(end)}` : ''].filter(Boolean).join(' · ');
+  const told = [first, end != null ? `done ${spell(end)}` : ''].filter(Boolean);
+  return element('span', { class: 'gist' }, ...told.map((words) => element('span', {}, `${words} `)));
 }
 
 /** Stages side by side; for the eye alone, the chart below says the same in words. */

@@ -4,7 +4,7 @@ import { drawing, element } from './dom.js';
 import { loudness } from './loudness.js';
 
 const BARS = 36;
-const METER_BARS = 28;
+const METER_BARS = 96;
 
 /** A small picture of a recording: one bar for every 36th of it. */
 export function waveform({ samples }) {
