@@ -1,0 +1,84 @@
+/** The server's HTTP interface, with its errors as faults. */
+
+import { Fault } from './faults.js';
+import { serverSentEvents } from './sse.js';
+
+/**
+ * @typedef {object} Question
+ * @property {string} [prompt]    what was typed, or
+ * @property {Blob} [recording]   what was said
+ * @property {Object<string, string>} options  reply, conversation, voice, language
+ */
+
+export class Api {
+  /** @param {() => string} key  gives the API key, or '' */
+  constructor(key) {
+    this.#key = key;
+  }
+
+  #key;
+
+  /** The JSON at a path. */
+  async get(path) {
+    return (await this.#fetched(path, {})).json();
+  }
+
+  async delete(path) {
+    await this.#fetched(path, { method: 'DELETE' });
+  }
+
+  /**
+   * Ask, and yield what happens as it happens. Aborting the signal makes the server stop.
+   * @param {Question} question
+   * @param {AbortSignal} signal
+   * @returns {AsyncGenerator<{name: string, data: any}>}
+   */
+  async *turn({ prompt, recording, options }, signal) {
+    const response = await this.#fetched(...asked(prompt, recording, options, signal));
+    if (!response.headers.get('Content-Type')?.startsWith('text/event-stream')) throw new Fault('not_events');
+    let whole = false;
+    try {
+      for await (const { name, data } of serverSentEvents(response.body)) {
+        const value = JSON.parse(data);
+        if (name === 'error') throw Fault.fromProblem(value);
+        whole ||= name === 'end';
+        yield { name, data: value };
+      }
+    } catch (error) {
+      throw error instanceof TypeError ? new Fault('broken_off', { detail: error.message }) : error;
+    }
+    if (!whole) throw new Fault('broken_off');
+  }
+
+  async #fetched(path, { headers = {}, ...rest }) {
+    const key = this.#key();
+    const authorization = key ? { Authorization: `Bearer ${key}` } : {};
+    const response = await fetch(new URL(path, document.baseURI), {
+      ...rest,
+      cache: 'no-store',
+      headers: { ...headers, ...authorization },
+    });
+    if (!response.ok) throw await refusal(response);
+    return response;
+  }
+}
+
+function asked(prompt, recording, options, signal) {
+  const headers = { Accept: 'text/event-stream' };
+  if (recording) {
+    const query = new URLSearchParams({ ...options, stream: 'true' });
+    headers['Content-Type'] = recording.type;
+    return [`completion?${query}`, { method: 'POST', body: recording, headers, signal }];
+  }
+  headers['Content-Type'] = 'application/json';
+  const body = JSON.stringify({ ...options, prompt, stream: true });
+  return ['completion', { method: 'POST', body, headers, signal }];
+}
+
+async function refusal(response) {
+  const seconds = Number.parseFloat(response.headers.get('Retry-After') ?? '');
+  const retryAfter = Number.isFinite(seconds) ? seconds : response.status === 503 ? 2 : null;
+  const type = response.headers.get('Content-Type') ?? '';
+  if (type.startsWith('application/problem+json')) return Fault.fromProblem(await response.json(), retryAfter);
+  return new Fault(`http_${response.status}`, { status: response.status, detail: response.statusText, retryAfter });
+}

@@ -1,0 +1,123 @@
+/** The page: puts its parts together. */
+
+import { card } from './answer.js';
+import { Api } from './api.js';
+import { Composer } from './composer.js';
+import { Conversation } from './conversation.js';
+import { byId } from './dom.js';
+import { Fault } from './faults.js';
+import { Microphone } from './microphone.js';
+import { askKey, Options } from './options.js';
+import { Player } from './player.js';
+import { preferences } from './preferences.js';
+import { Readiness } from './readiness.js';
+import { Thread } from './thread.js';
+
+const STATES = {
+  connecting: 'Connecting',
+  ready: 'Ready',
+  warming: 'Warming up',
+  locked: 'Locked',
+  offline: 'Not reachable',
+};
+
+let restored = false;
+
+const api = new Api(() => preferences.key);
+const player = new Player();
+const thread = new Thread(player);
+const conversation = new Conversation(api, player, thread, {
+  onbusy: (busy) => composer.busy(busy),
+  announce,
+  askKey: unlock,
+  onfault: notice,
+});
+const composer = new Composer({
+  onsend: (prompt) => {
+    clearNotice();
+    conversation.ask(prompt);
+  },
+  onstop: () => conversation.stop(),
+});
+const microphone = new Microphone({
+  onbegin: () => {
+    clearNotice();
+    conversation.stop();
+    player.unlock();
+  },
+  onrecorded: (recording) => conversation.askAloud(recording),
+  onfault: notice,
+  onstate: announce,
+});
+const readiness = new Readiness(api, (state, before) => {
+  byId('status').dataset.state = state;
+  byId('status-words').textContent = STATES[state];
+  if (state === 'ready' && before !== 'connecting') (restored ? learn : begin)();
+});
+const options = new Options(learn);
+player.onlevel = (level) => {
+  document.documentElement.style.setProperty('--loudness', level.toFixed(3));
+};
+player.onblocked = () => notice(new Fault('sound_blocked'));
+
+byId('new').addEventListener('click', () => {
+  clearNotice();
+  microphone.cancel();
+  conversation.renew();
+  announce('New conversation');
+  composer.focus();
+});
+byId('examples').addEventListener('click', ({ target }) => {
+  if (target instanceof HTMLButtonElement) conversation.ask(target.textContent);
+});
+document.addEventListener('keydown', (event) => {
+  if (event.key !== 'Escape' || document.querySelector('dialog[open]')) return;
+  if (microphone.recording) microphone.cancel();
+  else conversation.stop();
+});
+window.addEventListener('error', () => notice(new Fault('page_fault')));
+window.addEventListener('unhandledrejection', ({ reason }) => notice(Fault.from(reason)));
+
+await begin();
+
+/** Also after a key was entered, and after the box was out of reach. */
+async function begin() {
+  const checked = readiness.check();
+  try {
+    if (!restored) await conversation.restore();
+    restored = true;
+    await learn();
+  } catch (error) {
+    const fault = Fault.from(error);
+    if (fault.code === 'unauthorized') await unlock(false);
+    else notice(fault, [{ words: 'Try again', pressed: () => { clearNotice(); begin(); } }]);
+  }
+  thread.invite();
+  await checked;
+}
+
+/** Learn which models, voices and languages there are. */
+async function learn() {
+  options.show(await api.get('models'));
+}
+
+/** Ask for the key, and begin anew with it. */
+async function unlock(again) {
+  if (!(await askKey(again))) return false;
+  begin();
+  return true;
+}
+
+/** Say what went wrong above the text field. */
+function notice(fault, ways = []) {
+  const shown = card(fault, [...ways, { words: 'Close', pressed: clearNotice }]);
+  byId('notice').replaceChildren(shown);
+}
+
+function clearNotice() {
+  byId('notice').replaceChildren();
+}
+
+function announce(words) {
+  byId('announcer').textContent = words;
+}

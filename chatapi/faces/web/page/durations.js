@@ -1,0 +1,13 @@
+/** Lengths of time as people read them. */
+
+/** Seconds as 340 ms or 1.24 s. */
+export function spell(seconds) {
+  if (seconds < 0.9995) return `${Math.round(seconds * 1000)} ms`;
+  return `${seconds.toFixed(seconds < 9.995 ? 2 : 1)} s`;
+}
+
+/** Seconds as m:ss. */
+export function clock(seconds) {
+  const whole = Math.floor(seconds);
+  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, '0')}`;
+}
