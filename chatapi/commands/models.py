@@ -51,33 +51,33 @@ def _list(known: Catalog, as_json: bool) -> int:
         ]
         print(json.dumps(rows, indent=2))
         return 0
-    table = Table("name", "role", "memory", "licence", "languages", "", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("name", "role", "memory", "licence", "languages", ""):
+        table.add_column(column, no_wrap=True)
     for m in manifests:
-        languages = " ".join(m.languages[:6]) + (f" +{len(m.languages) - 6}" if len(m.languages) > 6 else "")
+        languages = " ".join(m.languages[:3]) + (f" +{len(m.languages) - 3}" if len(m.languages) > 3 else "")
         state = "installed" if known.installed(m.name) else "default" if m.default else ""
         table.add_row(m.name, m.role, f"{m.memory / 1e6:.0f} MB", m.licence, languages, state)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
     return 0
 
 
 def _fetch(known: Catalog, names: Sequence[str]) -> int:
     """Everything named, or the default models that are missing, with a bar for each step."""
     chosen = list(names) or [m.name for m in known.manifests.values() if m.default and not known.installed(m.name)]
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     for name in chosen:
         known.get(name)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(file=sys.stderr)) as bars:
         for name in chosen:
-            steps: dict[tuple[str, str], TaskID] = {}
+            task = bars.add_task(name, total=None)
 
-            def show(progress: catalog.Progress, steps: dict[tuple[str, str], TaskID] = steps) -> None:
-                key = (progress.step, progress.file)
-                if key not in steps:
-                    told = f"{progress.model}: {progress.step} {progress.file}".rstrip()
-                    steps[key] = bars.add_task(told, total=progress.total or None)
-                bars.update(steps[key], completed=progress.done, total=progress.total or None)
+            def show(progress: catalog.Progress, task: TaskID = task) -> None:
+                told = f"{progress.model}: {progress.step}"
+                bars.update(task, description=told, completed=progress.done, total=progress.total or None)
 
             known.fetch(name, show)
+            bars.update(task, description=f"{name}: installed")
     return 0
 
 
