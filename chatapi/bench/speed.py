@@ -1,0 +1,63 @@
+"""Each engine through its worker against the same library called by itself, the others loaded beside it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import AsyncIterator, Sequence
+
+import anyio.to_thread
+
+from chatapi.appliance import Appliance
+from chatapi.audio import Samples
+from chatapi.bench import Row, Watch, in_turns, ratio
+from chatapi.bench.bare import Bare
+from chatapi.engines import Message, Sampling
+
+PROMPT = "Write a story about a lighthouse keeper."
+TOKENS = 120
+
+
+async def measure(appliance: Appliance, bare: Bare, clips: Sequence[Samples], rounds: int) -> AsyncIterator[Row]:
+    async def tokens_ours() -> float:
+        return await _tokens_per_second(appliance)
+
+    async def tokens_bare() -> float:
+        return (await anyio.to_thread.run_sync(bare.think, PROMPT, TOKENS))[1]
+
+    ours, floor = await in_turns(rounds, tokens_ours, tokens_bare)
+    yield Row("speed", "tokens a second, bare xllamacpp", statistics.median(floor), "/s")
+    yield Row("speed", "tokens a second, times bare xllamacpp", ratio(ours, floor), "", 0.97, True)
+
+    async def heard_ours() -> float:
+        watch = Watch()
+        for clip in clips:
+            async with appliance.engines.asr.stream(
+                lambda engine, stop, clip=clip: engine.transcribe(clip, "en", stop)  # type: ignore[misc]
+            ) as segments:
+                async for _ in segments:
+                    pass
+        return sum(map(len, clips)) / watch.seconds
+
+    async def heard_bare() -> float:
+        watch = Watch()
+        for clip in clips:
+            await anyio.to_thread.run_sync(bare.hear, clip, bare.window(clip))
+        return sum(map(len, clips)) / watch.seconds
+
+    ours, floor = await in_turns(rounds, heard_ours, heard_bare)
+    yield Row("speed", "transcription speed, times bare pywhispercpp, same window", ratio(ours, floor), "", 0.97, True)
+
+
+async def _tokens_per_second(appliance: Appliance) -> float:
+    """From the first token to the last."""
+    messages = [Message("system", appliance.settings.llm.system), Message("user", PROMPT)]
+    sampling = Sampling(max_tokens=TOKENS, temperature=0)
+    count, watch, last = 0, Watch(), 0.0
+    async with appliance.engines.llm.stream(lambda engine, stop: engine.generate(messages, sampling, stop)) as pieces:
+        async for piece in pieces:
+            if piece.text:
+                count += 1
+                if count == 1:
+                    watch = Watch()
+                last = watch.seconds
+    return (count - 1) / last

@@ -1,0 +1,85 @@
+"""Whole turns against the bare engines called one after another."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import AsyncIterator
+
+import anyio.to_thread
+import numpy as np
+
+from chatapi.abilities.conversation import Turn
+from chatapi.appliance import Appliance
+from chatapi.audio import RATE, Audio, Samples, decode, wav
+from chatapi.bench import Row, Watch, in_turns, ratio
+from chatapi.bench.bare import Bare
+from chatapi.events import Ledger, TurnEnded
+
+QUESTION = "What is the capital of France?"
+LONG = "Tell me about the sea in three sentences."
+LONG_TOKENS = 90
+SHORT_TOKENS = 40
+
+
+async def measure(appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterator[Row]:
+    """Voice in, text and voice out; then a longer answer, streamed against unstreamed."""
+    question = await _question(appliance)
+    samples = decode(question).samples
+    for speak in (False, True):
+
+        async def ours(speak: bool = speak) -> float:
+            watch = Watch()
+            await _turn(appliance, Turn(audio=question, speak=speak, temperature=0, max_tokens=SHORT_TOKENS))
+            return watch.seconds
+
+        async def theirs(speak: bool = speak) -> float:
+            return await anyio.to_thread.run_sync(_chain, bare, samples, speak)
+
+        mine, floor = await in_turns(rounds, ours, theirs)
+        kind = "voice" if speak else "text"
+        yield Row("turns", f"voice in, {kind} out, bare engines", statistics.median(floor), "s")
+        yield Row("turns", f"voice in, {kind} out, times the bare engines", ratio(mine, floor), "", 1.05)
+    async for row in _streamed(appliance, rounds):
+        yield row
+
+
+async def _streamed(appliance: Appliance, rounds: int) -> AsyncIterator[Row]:
+    """First sound against the whole of the same answer, unstreamed: it leaves when all of it is spoken."""
+    turn = Turn(prompt=LONG, speak=True, temperature=0, max_tokens=LONG_TOKENS)
+
+    async def first() -> float:
+        return (await _turn(appliance, turn)).first_audio or 0.0
+
+    async def whole() -> float:
+        watch = Watch()
+        await _turn(appliance, turn)
+        return watch.seconds
+
+    begun, all_of_it = await in_turns(rounds, first, whole)
+    yield Row("turns", "first sound of a three-sentence answer", statistics.median(begun), "s")
+    yield Row("turns", "first sound, times the unstreamed whole", ratio(begun, all_of_it), "", 0.5)
+
+
+async def _question(appliance: Appliance) -> bytes:
+    """The question in the box's own voice, with the silence people leave around what they say."""
+    parts = [part.at(RATE).samples async for part in appliance.speaking.say(QUESTION)]
+    silence = np.zeros(RATE // 2, np.float32)
+    return wav(Audio(np.concatenate([silence, *parts, silence]), RATE))
+
+
+async def _turn(appliance: Appliance, turn: Turn) -> Ledger:
+    async with appliance.conversation.take(turn) as events:
+        async for event in events:
+            if isinstance(event, TurnEnded):
+                return event.ledger
+    raise RuntimeError("the turn did not end")
+
+
+def _chain(bare: Bare, samples: Samples, speak: bool) -> float:
+    """Seconds for the same work, each engine waiting for the one before it."""
+    watch = Watch()
+    heard = bare.hear(samples, bare.window(samples))
+    answer, _ = bare.think(heard, SHORT_TOKENS)
+    if speak:
+        bare.speak(answer)
+    return watch.seconds
