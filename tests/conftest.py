@@ -7,7 +7,6 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import anyio
@@ -19,7 +18,7 @@ import pytest
 from chatapi import settings
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio, Samples
-from chatapi.faces.web.app import bound, create_app, server
+from chatapi.faces.web.app import bound, carry, create_app, server
 from chatapi.settings import Settings
 
 MODELS = Path(os.environ.get("CHATAPI_DATA") or settings.Settings().data)
@@ -124,8 +123,7 @@ def serving(settings: Settings, load: bool = True) -> Iterator[Served]:
         listening = bound(settings.server.host, 0)
         async with Appliance(settings).running() as appliance, anyio.create_task_group() as group:
             web = server(create_app(appliance))
-            web.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-            group.start_soon(partial(web.serve, sockets=[listening]))
+            group.start_soon(carry, web, listening, settings)
             if load:
                 await appliance.load()
             port = listening.getsockname()[1]

@@ -157,9 +157,8 @@ def _at_most(chunks: Iterator[bytes], number: int) -> Iterator[bytes]:
 def head(headers: dict[str, str], length: int) -> bytes:
     """The head of a request whose body is to be sent by hand."""
     media_type = headers["content-type"]
-    return (
-        f"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: {media_type}\r\nContent-Length: {length}\r\n\r\n"
-    ).encode()
+    lines = ("POST /completion HTTP/1.1", "Host: localhost", f"Content-Type: {media_type}", f"Content-Length: {length}")
+    return "\r\n".join((*lines, "", "")).encode()
 
 
 def talk(served: Served, data: bytes, seconds: float = 10) -> bytes:
@@ -177,6 +176,12 @@ def test_a_body_that_comes_too_slowly_is_refused(echo_settings: Callable[..., Se
         received = talk(served, head(WAV, 1000) + b"RIFF")
         assert received.startswith(b"HTTP/1.1 408")
         assert b"body_too_slow" in received
+
+
+@pytest.mark.parametrize("begun", [b"", b"POST /completion HTTP/1.1\r\nHost: local"])
+def test_a_connection_on_which_no_request_comes_is_closed(echo_settings: Callable[..., Settings], begun: bytes) -> None:
+    with serving(echo_settings("server.body_seconds=0.2")) as served:
+        assert talk(served, begun) == b""
 
 
 def test_a_client_that_leaves_in_mid_body_leaves_no_trace(served: Served) -> None:

@@ -13,7 +13,7 @@ import httpx
 from chatapi.abilities.conversation import Turn
 from chatapi.appliance import Appliance
 from chatapi.bench import Row, Watch, in_turns
-from chatapi.faces.web.app import bound, create_app, server
+from chatapi.faces.web.app import bound, carry, create_app, server
 from chatapi.settings import Asr, Llm, Settings, Tts, Vad
 
 REQUESTS = 100
@@ -90,10 +90,7 @@ async def _serving(settings: Settings) -> AsyncIterator[tuple[Appliance, httpx.A
         await appliance.load()
         web = server(create_app(appliance))
 
-        async def serve() -> None:
-            await web.serve(sockets=[listening])
-
-        group.start_soon(serve)
+        group.start_soon(carry, web, listening, settings)
         async with httpx.AsyncClient(base_url=url, timeout=120) as client:
             yield appliance, client
         web.should_exit = True

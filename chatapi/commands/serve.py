@@ -10,7 +10,7 @@ import anyio
 
 from chatapi.appliance import Appliance
 from chatapi.errors import alone
-from chatapi.faces.web.app import bound, create_app, server
+from chatapi.faces.web.app import bound, carry, create_app, server
 from chatapi.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ async def serve(settings: Settings) -> int:
             web = server(create_app(appliance))
 
             async def answering() -> None:
-                await web.serve(sockets=[listening])
+                await carry(web, listening, settings)
                 group.cancel_scope.cancel()
 
             group.start_soon(answering)

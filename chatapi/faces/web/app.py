@@ -6,7 +6,9 @@ import importlib.metadata
 import logging
 import socket
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import anyio
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -20,6 +22,7 @@ from chatapi.errors import BadInput, CallerError, SettingsFault, Unknown, Unproc
 from chatapi.faces.web import native, page, requests
 from chatapi.faces.web.guard import Guard
 from chatapi.faces.web.problems import Problem
+from chatapi.settings import Settings
 
 MOST_CONNECTIONS = 512
 REPLY_HEADERS = (
@@ -65,7 +68,7 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def server(app: FastAPI) -> uvicorn.Server:
-    """What carries the app; `serve(sockets=[...])` runs it until a signal or `should_exit`."""
+    """What carries the app; `carry` runs it."""
     # What ends a reply half-way is in our own log already, with its request id.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     return uvicorn.Server(
@@ -79,6 +82,28 @@ def server(app: FastAPI) -> uvicorn.Server:
             timeout_graceful_shutdown=5,
         )
     )
+
+
+async def drop_silent(web: uvicorn.Server, seconds: float) -> None:
+    """Close connections on which no whole request head arrives in time; the server itself waits for ever."""
+    since: WeakKeyDictionary[object, float] = WeakKeyDictionary()
+    while True:
+        await anyio.sleep(seconds / 4)
+        now = anyio.current_time()
+        for connection in tuple(web.server_state.connections):
+            cycle = getattr(connection, "cycle", None)
+            if cycle is not None and not cycle.response_complete:
+                since.pop(connection, None)
+            elif now - since.setdefault(connection, now) > seconds and connection.transport is not None:
+                connection.transport.close()
+
+
+async def carry(web: uvicorn.Server, listening: socket.socket, settings: Settings) -> None:
+    """Serve until a signal or `should_exit`."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(drop_silent, web, settings.server.body_seconds)
+        await web.serve(sockets=[listening])
+        group.cancel_scope.cancel()
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:

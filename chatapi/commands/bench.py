@@ -1,0 +1,73 @@
+"""`chatapi bench`: measures, shows a table, or gives JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+
+from chatapi.appliance import Appliance
+from chatapi.bench import Row, hearing, http, process, speed, turns
+from chatapi.bench.bare import Bare
+from chatapi.errors import BadInput
+from chatapi.settings import Settings
+
+PARTS = ("turns", "hearing", "speed", "http", "process")
+
+
+async def bench(settings: Settings, parts: Sequence[str], rounds: int, as_json: bool) -> int:
+    """Status 0; whether a target was met is in the figures, and a busy machine is no failure."""
+    for part in parts:
+        if part not in PARTS:
+            raise BadInput(f"there is no part {part!r}; there are: {', '.join(PARTS)}")
+    console = Console(stderr=True)
+    rows: list[Row] = []
+    async for row in _measured(settings, parts or PARTS, rounds):
+        rows.append(row)
+        console.print(f"[dim]{row.part}: {row.what}: {_shown(row.value)} {row.unit}")
+    if as_json:
+        print(json.dumps([{**asdict(row), "met": row.met} for row in rows], indent=2))
+    else:
+        Console(width=None if sys.stdout.isatty() else 120).print(_table(rows))
+    return 0
+
+
+async def _measured(settings: Settings, parts: Sequence[str], rounds: int) -> AsyncIterator[Row]:
+    if set(parts) & {"turns", "hearing", "speed"}:
+        async with Appliance(settings).running() as appliance:
+            await appliance.load()
+            bare = Bare(appliance)
+            if "turns" in parts:
+                async for row in turns.measure(appliance, bare, rounds):
+                    yield row
+            if "hearing" in parts:
+                async for row in hearing.measure(appliance, rounds):
+                    yield row
+            if "speed" in parts:
+                async for row in speed.measure(appliance, bare, rounds):
+                    yield row
+    if "http" in parts:
+        async for row in http.measure(settings, rounds):
+            yield row
+    if "process" in parts:
+        async for row in process.measure(settings, rounds):
+            yield row
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("part", "what", "value", "target", ""):
+        table.add_column(column, justify="right" if column in ("value", "target") else "left", no_wrap=column != "what")
+    for row in rows:
+        target = "" if row.target is None else f"{'>=' if row.at_least else '<='} {_shown(row.target)}"
+        met = {None: "", True: "[green]met", False: "[red]missed"}[row.met]
+        table.add_row(row.part, row.what, f"{_shown(row.value)} {row.unit}", target, met)
+    return table
+
+
+def _shown(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
