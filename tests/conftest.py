@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
+import av
 import httpx
 import numpy as np
 import pytest
+from anyio.from_thread import BlockingPortal
 
 from chatapi import settings
 from chatapi.appliance import Appliance
@@ -25,6 +29,7 @@ MODELS = Path(os.environ.get("CHATAPI_DATA") or settings.Settings().data)
 """Where `run.sh test` put the models."""
 ECHO = ("vad.engine=echo", "asr.engine=echo", "llm.engine=echo", "tts.engine=echo")
 
+T = TypeVar("T")
 Running = Callable[..., AbstractAsyncContextManager[Appliance]]
 
 
@@ -42,6 +47,22 @@ def tone(seconds: float, hertz: float = 220.0, rate: int = RATE, level: float = 
     times = np.arange(int(seconds * rate)) / rate
     wave: Samples = (level * np.sin(2 * np.pi * hertz * times)).astype(np.float32)
     return wave
+
+
+def written(samples: np.ndarray, rate: int, codec: str, container: str = "wav", channels: int = 1) -> bytes:
+    """`samples`, the same on every channel, as a file a foreign program would write."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as out:
+        layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}[channels]
+        stream = out.add_stream(codec, rate=rate, layout=layout)
+        interleaved = np.repeat(samples.astype(np.float32), channels)[np.newaxis]
+        frame = av.AudioFrame.from_ndarray(interleaved, format="flt", layout=layout)
+        frame.sample_rate = rate
+        to_codec = av.AudioResampler(format=stream.format, layout=layout, rate=rate, frame_size=stream.frame_size or 0)
+        for ready in [*to_codec.resample(frame), *to_codec.resample(None)]:
+            out.mux(stream.encode(ready))
+        out.mux(stream.encode(None))
+    return file.getvalue()
 
 
 @pytest.fixture
@@ -110,6 +131,11 @@ class Served:
     appliance: Appliance
 
     client: httpx.Client
+    portal: BlockingPortal
+
+    def run(self, function: Callable[[], Awaitable[T]]) -> T:
+        """Run something in the server's own event loop."""
+        return self.portal.call(function)
 
 
 @contextmanager
@@ -128,10 +154,11 @@ def serving(settings: Settings, load: bool = True) -> Iterator[Served]:
                 await appliance.load()
             port = listening.getsockname()[1]
             url = f"http://127.0.0.1:{port}"
-            found.append(Served(url, port, appliance, httpx.Client(base_url=url, timeout=30)))
-            started.set()
-            await anyio.to_thread.run_sync(stop.wait, abandon_on_cancel=True)
-            web.should_exit = True
+            async with BlockingPortal() as portal:
+                found.append(Served(url, port, appliance, httpx.Client(base_url=url, timeout=60), portal))
+                started.set()
+                await anyio.to_thread.run_sync(stop.wait, abandon_on_cancel=True)
+                web.should_exit = True
         listening.close()
 
     def threaded() -> None:

@@ -9,28 +9,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import tone
+from conftest import tone, written
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chatapi.audio import RATE, Audio, blocks, decode, wav, wav_header
 from chatapi.errors import BadInput, TooLarge
-
-
-def written(samples: np.ndarray, rate: int, codec: str, container: str = "wav", channels: int = 1) -> bytes:
-    """`samples`, the same on every channel, as a file a foreign program would write."""
-    file = io.BytesIO()
-    with av.open(file, "w", format=container) as out:
-        layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}[channels]
-        stream = out.add_stream(codec, rate=rate, layout=layout)
-        interleaved = np.repeat(samples.astype(np.float32), channels)[np.newaxis]
-        frame = av.AudioFrame.from_ndarray(interleaved, format="flt", layout=layout)
-        frame.sample_rate = rate
-        to_codec = av.AudioResampler(format=stream.format, layout=layout, rate=rate, frame_size=stream.frame_size or 0)
-        for ready in [*to_codec.resample(frame), *to_codec.resample(None)]:
-            out.mux(stream.encode(ready))
-        out.mux(stream.encode(None))
-    return file.getvalue()
 
 
 def loudness(audio: Audio) -> float:
