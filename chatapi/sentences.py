@@ -72,7 +72,8 @@ _CONJUNCTIONS = _set(
 _PAUSES_BEFORE = (
     _CONJUNCTIONS | _set("or so that who whose if"),
     _set(
-        "as than after before in on at for from with to by through into over under between about is are was were has have can will"
+        "as than after before in on at for from with to by through into over under between about is are was were has "
+        "have can will"
     ),
 )
 """Words before which a voice may pause when a piece must be cut without a mark; those of the first set rather."""
