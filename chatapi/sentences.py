@@ -69,11 +69,14 @@ _CONJUNCTIONS = _set(
     "and but because while although whereas which where when unless und aber weil sondern denn mais lorsque pero "
     "porque aunque perché mentre"
 )
-_BEFORE_THESE = _CONJUNCTIONS | _set(
-    "or so that in on at of for from with to by as than through into over under between about if after before is are "
-    "was were has have can will"
+_PAUSES_BEFORE = (
+    _CONJUNCTIONS | _set("or so that who whose if"),
+    _set(
+        "as than after before in on at for from with to by through into over under between about is are was were has "
+        "have can will"
+    ),
 )
-"""Words before which a voice may pause, when a piece must be cut without a mark."""
+"""Words before which a voice may pause when a piece must be cut without a mark; those of the first set rather."""
 
 
 class Cutter:
@@ -245,10 +248,12 @@ def _early_break(text: str) -> int:
     """Where to cut a sentence that began without a clause: before the last word that allows a pause."""
     ends = [found.start() for found in re.finditer(r"\s+", text)]
     words = text.split()
-    for index in range(len(words) - 1, EARLY_WORDS - 1, -1):
-        word, last = words[index].lower(), words[index - 1].lower()
-        if word in _BEFORE_THESE and last not in _BEFORE_THESE and not last.endswith("."):
-            return ends[index - 1]
+    linking = _PAUSES_BEFORE[0] | _PAUSES_BEFORE[1]
+    for pauses in _PAUSES_BEFORE:
+        for index in range(len(words) - 1, EARLY_WORDS - 1, -1):
+            last = words[index - 1].lower()
+            if words[index].lower() in pauses and last not in linking and not last.endswith("."):
+                return ends[index - 1]
     if words[-1].endswith(".") and len(words) > 1:
         return ends[-1]
     return len(text)

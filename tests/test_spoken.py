@@ -79,6 +79,7 @@ QUANTITIES = [
     ("12 m² at 3.2 GHz", "12 square meters at 3.2 gigahertz"),
     ("16 GB in 100 ms", "16 gigabytes in 100 milliseconds"),
     ("5 ft 10 in, 6'2\"", "5 feet 10 inches, 6 foot 2"),
+    ("a 20 oz. cup, 2 oz. Then", "a 20 ounces cup, 2 ounces. Then"),
     ("5-10 km", "5 to 10 kilometers"),
     ("20–25°C", "20 to 25 degrees Celsius"),
     ("5 - 3 = 2", "5 minus 3 equals 2"),
@@ -105,7 +106,8 @@ TIMES = [
     ("Nov. 3, 1998", "November 3rd, nineteen ninety-eight"),
     ("since Sept 2012", "since September twenty twelve"),
     ("1905", "nineteen oh five"),
-    ("2048 tokens", "2048 tokens"),
+    ("2048 tokens, 1320 miles", "2048 tokens, 1320 miles"),
+    ("from 1066 and in 1137-1402", "from 1066 and in eleven thirty-seven to fourteen oh two"),
     ("1990-1995", "nineteen ninety to nineteen ninety-five"),
     ("the 1990s and the '80s", "the nineteen nineties and the eighties"),
     ("in 30s", "in 30 seconds"),
@@ -160,13 +162,13 @@ def test_other_languages_lose_markup_and_keep_the_rest(text: str, language: str,
 
 PLAIN = st.sampled_from(
     ["the", "cat", "sat", "on", "and", "ran", "away", "with", "today", "however", "to", "me", "Paris", "Ann", "it's",
-     "well-known", "people's", "don't", "I", "a", "no", "7", "42", "1,000", "3.14"]
+     "well-known", "people's", "don't", "I", "a", "7", "42", "1,000", "3.14"]
 )  # fmt: skip
 
 
 @given(st.lists(st.tuples(PLAIN, st.sampled_from(["", "", "", ",", ".", "?", "!", ";", ":"])), min_size=1))
 def test_plain_prose_is_left_alone(words: list[tuple[str, str]]) -> None:
-    text = " ".join(word + mark for word, mark in words)
+    text = " ".join(["So", *(word + mark for word, mark in words)])
     assert spoken(text) == text
 
 

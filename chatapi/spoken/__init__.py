@@ -195,9 +195,7 @@ def _tidied(text: str) -> str:
     text = re.sub(r"[()|]", " ", text)
     text = _LAST_DASH.sub(",", _DASH.sub(" — ", " ".join(text.split())))
     text = _LEADING.sub("", _DOUBLED.sub("", _SPACED.sub("", text)))
-    if not any(char.isalnum() for char in text):
-        return ""
-    return text
+    return " ".join(text.split()) if any(char.isalnum() for char in text) else ""
 
 
 def _pause(found: re.Match[str]) -> str:

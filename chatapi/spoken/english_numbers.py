@@ -63,7 +63,7 @@ _YEAR_AFTER = frozenset(
     {"in", "since", "by", "from", "until", "till", "of", "year", "before", "after", "during", "to", "and", "early",
      "mid", "late", "around", "summer", "winter", "spring", "fall", "autumn", *_MONTHS}
 )  # fmt: skip
-"""Words after which 2010 to 2099 is a year."""
+"""Words after which 1100 to 2099 is a year; 1500 to 1999 is read as one anywhere."""
 
 
 def _pair(number: int) -> str:
@@ -89,7 +89,7 @@ def _year(number: int) -> str:
 def _years(found: re.Match[str]) -> str:
     before, number = found[1] or "", int(found[2])
     context = before.strip(" ,") in _YEAR_AFTER or before[:1].isdigit()
-    return before + (_year(number) if number < 2000 or context else found[2])
+    return before + (_year(number) if 1500 <= number < 2000 or context else found[2])
 
 
 def _century_decade(found: re.Match[str]) -> str:
@@ -252,7 +252,11 @@ QUANTITIES: tuple[Rule, ...] = (
     (r"(?<=[%°CF])-(?=\d)|(?<=[\w%°]) ?– ?(?=\d)|(?<=\w)–(?=\w)", " to "),
     (rf"(?<![\w.,:/-])({_N})(-| - )({_N})(?![\d/]|-\d|[.,]\d)", _range),
     (r"(?<=\d) ?ft (\d{1,2}) ?in\b", r" feet \1 inches"),
-    (rf"(?<![\w.,])((?:\d{{1,3}} )?\d{{1,2}}/\d{{1,2}}|{_N})(-| ?)({any_of(_UNITS)})(?![\w²³]){_PER_UNIT}", _unit),
+    (
+        rf"(?<![\w.,])((?:\d{{1,3}} )?\d{{1,2}}/\d{{1,2}}|{_N})(-| ?)({any_of(_UNITS)})(?![\w²³]){_PER_UNIT}"
+        r"(?:\.(?= [a-z]|,))?",
+        _unit,
+    ),
     (r"(?<=\d)'(\d{1,2})(?:\"|”|'')", r" foot \1"),
     (r"(?<![\w/.,])(\d{1,3} +)?(\d{1,3})/(\d{1,3})(?![\w/]|[.,]\d)", _fraction),
     (r"(?<=\d)x(?=\d)", " by "),
