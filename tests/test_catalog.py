@@ -197,7 +197,12 @@ def test_a_name_is_taken_at_its_word(models: Catalog) -> None:
         ("llm", "llama_cpp", {"language": "xx"}, "the catalog has no llm model for llama_cpp that speaks xx"),
         ("llm", "llama_cpp", {"name": "small"}, "small is not installed; fetch it: chatapi models fetch small"),
         ("asr", "whisper_cpp", {}, "chatapi models fetch whisper-tiny.en"),
-        ("asr", "whisper_cpp", {"name": "good"}, "good is a llm model for llama_cpp; a asr model for whisper_cpp"),
+        (
+            "asr",
+            "whisper_cpp",
+            {"name": "good"},
+            "good plays llm on llama_cpp; something that plays asr",
+        ),
     ],
 )
 def test_a_choice_that_cannot_be_made_says_why_and_what_to_do(
