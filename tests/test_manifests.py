@@ -1,0 +1,156 @@
+"""The manifests that are shipped, and what a manifest may say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from chatapi.engines import ENGINES
+from chatapi.errors import ModelFault
+from chatapi.manifest import Addresses, Manifest, Wheels, load, load_all
+
+ROOT = Path(__file__).parent.parent
+MODELS = ROOT / "models"
+SHIPPED = load_all([MODELS])
+OPEN = {"MIT", "Apache-2.0", "CC0-1.0", "CC-BY-4.0"}
+"""Licences of weights that anybody may use, change and pass on."""
+
+
+@pytest.fixture(params=SHIPPED.values(), ids=SHIPPED)
+def manifest(request: pytest.FixtureRequest) -> Manifest:
+    found: Manifest = request.param
+    return found
+
+
+def test_it_is_open_and_says_where_it_comes_from(manifest: Manifest) -> None:
+    assert manifest.licence in OPEN
+    assert manifest.homepage.startswith("https://")
+
+
+def test_it_plays_a_role_of_the_table(manifest: Manifest) -> None:
+    assert manifest.engine in ENGINES[manifest.role]
+
+
+def test_it_needs_at_least_the_memory_of_its_files(manifest: Manifest) -> None:
+    assert manifest.memory > manifest.size
+
+
+def test_what_a_package_unpacks_to_is_what_the_file_is_pinned_to(manifest: Manifest) -> None:
+    for source in manifest.sources:
+        if isinstance(source, Wheels) and source.convert is None:
+            members = [member for wheel in source.wheels for member in wheel.members]
+            assert {member.file: (member.size, member.sha256) for member in members} == {
+                name: (file.size, file.sha256) for name, file in manifest.files.items()
+            }
+
+
+def test_an_address_ends_in_the_name_of_its_file(manifest: Manifest) -> None:
+    for source in manifest.sources:
+        if isinstance(source, Addresses):
+            assert all(address.endswith(f"/{name}") for name, address in source.files.items())
+
+
+def test_the_map_of_the_folder_names_it(manifest: Manifest) -> None:
+    assert f"`{manifest.name}`" in (MODELS / "README.md").read_text(encoding="utf-8")
+
+
+def test_set_up_fetches_one_model_for_each_role_from_packages_and_all_pinned() -> None:
+    defaults = [manifest for manifest in SHIPPED.values() if manifest.default]
+    assert sorted(manifest.role for manifest in defaults) == ["asr", "llm", "tts"]
+    assert all(isinstance(manifest.sources[0], Wheels) for manifest in defaults)
+    assert all(file.sha256 for manifest in defaults for file in manifest.files.values())
+
+
+def test_the_default_language_model_is_the_least_of_them() -> None:
+    models = [manifest for manifest in SHIPPED.values() if manifest.role == "llm"]
+    assert min(models, key=lambda each: each.quality).default
+    assert min(models, key=lambda each: each.memory).default
+
+
+def test_the_map_names_no_model_that_is_not_there() -> None:
+    rows = re.findall(r"^\| `([^`/]+)` \|", (MODELS / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(rows) == sorted(SHIPPED)
+
+
+def test_no_package_index_is_named() -> None:
+    places = [*MODELS.iterdir(), *(ROOT / "chatapi").rglob("*.py")]
+    named = [path.name for path in places if re.search(r"pypi|pythonhosted", path.read_text(encoding="utf-8"))]
+    assert named == []
+
+
+# What a manifest may say
+
+GOOD = """
+name = "m"
+role = "llm"
+engine = "llama_cpp"
+title = "M"
+licence = "MIT"
+homepage = "https://example.org"
+languages = ["en"]
+memory = 10
+quality = 1
+
+[options]
+anything = "goes"
+
+[files.weights]
+size = 5
+
+[[sources]]
+kind = "url"
+files = { weights = "https://example.org/weights" }
+
+[[sources]]
+kind = "path"
+path = "folder"
+"""
+
+
+def test_a_good_manifest_is_read_with_its_defaults(tmp_path: Path) -> None:
+    (tmp_path / "m.toml").write_text(GOOD)
+    manifest = load(tmp_path / "m.toml")
+    assert (manifest.name, manifest.default, manifest.size, manifest.options) == ("m", False, 5, {"anything": "goes"})
+    assert str(manifest.sources[1]) == f"path {tmp_path / 'folder'}"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "complaint"),
+    [
+        ("memory = 10", "memmory = 10", r"there is no key 'memmory'; did you mean memory\?"),
+        ("memory = 10", "", "memory: Field required"),
+        ("size = 5", "size = 5\nshasum = 1", r"there is no key 'files\.weights\.shasum'"),
+        ("size = 5", "", "files.weights: state either size .* or at_most"),
+        ("size = 5", "size = 5\nat_most = 6", "files.weights: state either size .* or at_most"),
+        ("size = 5", 'size = 5\nsha256 = "abc"', r"files\.weights\.sha256: String should match"),
+        ("files.weights", 'files."../weights"', "String should match"),
+        ("files.weights", 'files."record.json"', r"no file may be called record\.json"),
+        ("{ weights =", "{ other =", r"gives \['other'\], and \[files\] names \['weights'\]"),
+        ("https://example.org/weights", "http://example.org/weights", "is not an https address"),
+        ("https://example.org/weights", "ftp://example.org/weights", "is not an https address"),
+        ('kind = "path"', 'kind = "parth"', "Input tag 'parth'"),
+        ('role = "llm"', 'role = "lm"', "role: Input should be 'asr', 'llm', 'tts' or 'vad'"),
+        ('languages = ["en"]', 'languages = ["english"]', r"languages\.0: String should match"),
+        ('name = "m"', 'name = "n"', "the name is 'n'; it must be 'm'"),
+        ('name = "m"', "name = m", "cannot be read: Invalid value"),
+    ],
+)
+def test_a_wrong_manifest_is_refused_by_file_key_and_reason(
+    tmp_path: Path, right: str, wrong: str, complaint: str
+) -> None:
+    assert right in GOOD
+    (tmp_path / "m.toml").write_text(GOOD.replace(right, wrong))
+    with pytest.raises(ModelFault, match=complaint) as raised:
+        load(tmp_path / "m.toml")
+    assert f"{tmp_path / 'm.toml'}" in raised.value.message
+    assert raised.value.code == "bad_manifest"
+
+
+def test_a_later_folder_replaces_an_earlier_one(tmp_path: Path) -> None:
+    for folder, title in (("one", "M"), ("two", "Other")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "m.toml").write_text(GOOD.replace('title = "M"', f'title = "{title}"'))
+    assert load_all([tmp_path / "one", tmp_path / "two"])["m"].title == "Other"
+    assert load_all([tmp_path / "nowhere"]) == {}
