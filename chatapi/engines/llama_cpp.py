@@ -1,0 +1,252 @@
+"""llama.cpp as a chat model, in this process, through xllamacpp.
+
+The library is llama.cpp's own server: several slots that share one batch, each with the prompt it worked on last, so
+that the next turn of a conversation computes only what is new. It calls back for every token instead of yielding, so
+each answer has a thread that receives them and a queue that the generator takes them from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xllamacpp
+
+from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Stop, Usage, never
+from chatapi.errors import EngineFailed, ModelFault
+from chatapi.settings import Settings
+
+if TYPE_CHECKING:
+    from chatapi.catalog import Model
+
+STEP = 128
+"""Prompt tokens computed at once: the longest that stopping has to wait for, about 0.4 s on two laptop cores."""
+SAMPLING: Mapping[str, float] = {"top_k": 40, "top_p": 0.9, "min_p": 0.05, "repeat_penalty": 1.1, "repeat_last_n": 64}
+"""What small models need to stay sensible; a model's options of the same names win."""
+CACHE_MIB = 64
+"""Memory for prompts of conversations that lost their slot to another; without it two that take turns are computed
+anew every time. The library's own default is 8192."""
+CLOSING_SECONDS = 10.0
+"""How long `close` waits for answers in progress to notice."""
+
+Chunk = dict[str, Any]
+"""One message of the library: a piece of OpenAI's `chat.completion.chunk`, or an `error`."""
+
+
+class LlamaCpp:
+    """Answers with a GGUF model. ModelFault when it cannot be loaded."""
+
+    def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
+        if not models:
+            raise ModelFault("the llama_cpp engine needs a model and was given none; `chatapi models` lists them")
+        table = settings.llama_cpp
+        self.slots = table.slots
+        self._context = table.context
+        self._sampling = {**SAMPLING, **{key: models[0].options[key] for key in SAMPLING if key in models[0].options}}
+        self._closing = threading.Event()
+        self._answers: set[_Answer] = set()
+        self._server: Any = _load(_gguf(models[0]), settings)
+        self._warm(settings.llm.system)
+
+    def generate(self, messages: Sequence[Message], sampling: Sampling, stop: Stop = never) -> Iterator[Piece]:
+        """The answer as it is written. `stop` is asked on a thread of its own too, between steps of the prompt."""
+        return self._written(messages, sampling, stop)
+
+    def close(self) -> None:
+        """End the answers in progress and free the model."""
+        self._closing.set()
+        for answer in tuple(self._answers):
+            answer.leave(CLOSING_SECONDS)
+        self._server = None
+
+    def _written(self, messages: Sequence[Message], sampling: Sampling, stop: Stop, **options: int) -> Iterator[Piece]:
+        if self._server is None:
+            raise EngineFailed("the llama_cpp engine was closed")
+        if stop():
+            return
+        answer = _Answer(lambda: self._closing.is_set() or stop(), capacity=2 * self._context)
+        self._answers.add(answer)
+        try:
+            answer.start(self._server, json.dumps({**self._request(messages, sampling), **options}))
+            for piece in self._pieces(answer, sampling.max_tokens):
+                if stop():
+                    return
+                yield piece
+        finally:
+            answer.leave()
+            self._answers.discard(answer)
+
+    def _request(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
+        request: dict[str, Any] = {
+            "messages": [{"role": message.role, "content": message.text} for message in messages],
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "stop": list(sampling.stop_texts),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            # Calls back between the steps of a long prompt, which is the only moment it can be stopped in.
+            "return_progress": True,
+            **self._sampling,
+        }
+        if sampling.seed is not None:
+            request["seed"] = sampling.seed
+        return request
+
+    def _pieces(self, answer: _Answer, reserve: int) -> Iterator[Piece]:
+        reason: str | None = None
+        usage: Usage | None = None
+        for chunk in answer.chunks():
+            if "error" in chunk:
+                raise _refusal(chunk["error"], reserve)
+            if progress := chunk.get("prompt_progress"):
+                needed = progress["total"] + reserve
+                if needed > self._context:
+                    raise ContextOverflow(needed, self._context)
+            for choice in chunk.get("choices", ()):
+                reason = choice.get("finish_reason") or reason
+                # What is left of a character whose other bytes never came.
+                text = (choice["delta"].get("content") or "").replace("\ufffd", "")
+                if text:
+                    yield Piece(text)
+            usage = _usage(chunk["usage"]) if chunk.get("usage") else usage
+        if reason is not None:
+            yield Piece("", reason, usage)
+        elif not answer.stopped:
+            raise EngineFailed("llama.cpp ended an answer without saying why")
+
+    def _warm(self, system: str) -> None:
+        """Compute the system prompt in every slot, so that no first answer waits for it."""
+        messages = [Message("system", system), Message("user", "Hello")]
+        try:
+            for slot in range(self.slots):
+                for _ in self._written(messages, Sampling(max_tokens=1, temperature=0), never, id_slot=slot):
+                    pass
+        except ContextOverflow as error:
+            raise ModelFault(
+                f"llm.system alone needs {error.needed} tokens and llama_cpp.context is {error.context}"
+            ) from error
+
+
+class _Answer:
+    """One answer being written, on a thread of its own."""
+
+    def __init__(self, stop: Stop, capacity: int) -> None:
+        self._stop = stop
+        self._left = threading.Event()
+        self._thread: threading.Thread | None = None
+        # It holds more than an answer can have, so a slow taker never keeps a slot from the next answer.
+        self._chunks: queue.Queue[str | BaseException | None] = queue.Queue(capacity)
+        self.stopped = False
+
+    def start(self, server: Any, request: str) -> None:
+        self._thread = threading.Thread(target=self._write, args=(server, request), name="llama_cpp", daemon=True)
+        self._thread.start()
+
+    def chunks(self) -> Iterator[Chunk]:
+        while (item := self._chunks.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield json.loads(item)
+
+    def leave(self, timeout: float | None = None) -> None:
+        """Nobody wants the rest: end it, and wait until its slot is free."""
+        self._left.set()
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def _write(self, server: Any, request: str) -> None:
+        try:
+            server.handle_chat_completions(request, self._take)
+        except RuntimeError as error:
+            failure = EngineFailed(f"llama.cpp failed: {error}")
+            failure.__cause__ = error
+            self._chunks.put_nowait(failure)
+        finally:
+            self._chunks.put_nowait(None)
+
+    def _take(self, chunk: str) -> bool:
+        """Called by the library after every step; True ends the answer."""
+        try:
+            self.stopped = self._left.is_set() or self._stop()
+            if not self.stopped:
+                self._chunks.put_nowait(chunk)
+        except BaseException as error:  # the library swallows what a callback raises
+            self._chunks.put_nowait(error)
+            self.stopped = True
+        return self.stopped
+
+
+def _gguf(model: Model) -> Path:
+    """The model's file; of one that is split into several, the first."""
+    found: list[Path] = sorted(path for path in model.files.values() if path.suffix == ".gguf")
+    if not found:
+        names = ", ".join(path.name for path in model.files.values())
+        raise ModelFault(f"model {model.name} has no .gguf file among: {names or 'no files at all'}")
+    return found[0]
+
+
+def _load(path: Path, settings: Settings) -> Any:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise ModelFault(f"{path} cannot be read: {error.strerror}") from error
+    if magic != b"GGUF":
+        raise ModelFault(f"{path} is not a GGUF file: it starts {magic.hex(' ')}")
+    # The library serves HTTP as well. On a socket in a private folder that is gone once it listens, nobody finds it.
+    with tempfile.TemporaryDirectory(prefix="chatapi-") as folder:
+        try:
+            return xllamacpp.Server(_params(path, settings, Path(folder)))
+        except RuntimeError as error:
+            raise ModelFault(
+                f"llama.cpp cannot load {path}: it is damaged, of a kind this version does not know, or does not fit "
+                f"the memory with a context of {settings.llama_cpp.context} in {settings.llama_cpp.slots} slots"
+            ) from error
+
+
+def _params(path: Path, settings: Settings, folder: Path) -> Any:
+    table = settings.llama_cpp
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.n_ctx = table.context * table.slots
+    params.n_parallel = table.slots
+    params.n_gpu_layers = table.gpu_layers
+    params.n_batch = params.n_ubatch = STEP
+    params.cpuparams.n_threads, params.cpuparams_batch.n_threads = _threads(table.threads)
+    params.cache_ram_mib = CACHE_MIB
+    params.enable_reasoning = 0
+    params.verbosity = -1
+    params.hostnames = [str(folder / "llama.sock")]
+    params.ui = params.endpoint_slots = False
+    params.cors_origins = ""
+    params.n_threads_http = 1
+    return params
+
+
+def _threads(wanted: int) -> tuple[int, int]:
+    """Threads for writing and for reading a prompt.
+
+    The threads of a step wait for each other by spinning. As soon as another engine needs one of their cores, writing
+    with all cores falls to a tenth, where half of the cores write nearly as fast as all: writing is bound by memory.
+    """
+    if wanted:
+        return wanted, wanted
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cores // 2)), min(8, cores)
+
+
+def _refusal(error: Mapping[str, Any], reserve: int) -> Exception:
+    if error.get("type") == "exceed_context_size_error":
+        return ContextOverflow(error["n_prompt_tokens"] + reserve, error["n_ctx"])
+    return EngineFailed(f"llama.cpp refused the request: {error.get('message', error)}")
+
+
+def _usage(stated: Mapping[str, Any]) -> Usage:
+    cached = (stated.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+    return Usage(stated["prompt_tokens"], stated["completion_tokens"], cached)
