@@ -10,7 +10,7 @@ from pathlib import Path
 
 import anyio
 
-from chatapi import commands, logs, settings
+from chatapi import logs, settings
 from chatapi.errors import ChatapiError, alone
 
 Command = Callable[[settings.Loaded, argparse.Namespace], int]
@@ -93,29 +93,46 @@ def _ask_options(ask: argparse.ArgumentParser) -> None:
     ask.add_argument("--json", action="store_true", help="the whole reply as JSON, with its timings")
 
 
+# Each command imports what it needs only when it runs: `say` has no use for a web server, and nobody waits for it.
+
+
 def _serve(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
-    return anyio.run(commands.serve, loaded.settings)
+    from chatapi.commands.serve import serve
+
+    return anyio.run(serve, loaded.settings)
 
 
 def _ask(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
-    return anyio.run(commands.ask, loaded.settings, chosen)
+    from chatapi.commands.turns import ask
+
+    return anyio.run(ask, loaded.settings, chosen)
 
 
 def _transcribe(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
-    return anyio.run(commands.transcribe, loaded.settings, chosen.file, chosen.language, chosen.json)
+    from chatapi.commands.turns import transcribe
+
+    return anyio.run(transcribe, loaded.settings, chosen.file, chosen.language, chosen.json)
 
 
 def _say(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
-    return anyio.run(commands.say, loaded.settings, chosen.text, chosen.output, chosen.voice)
+    from chatapi.commands.turns import say
+
+    return anyio.run(say, loaded.settings, chosen.text, chosen.output, chosen.voice)
 
 
 def _models(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
-    return commands.models(loaded.settings, chosen.action, chosen.name, chosen.json)
+    from chatapi.commands.models import models
+
+    return models(loaded.settings, chosen.action, chosen.name, chosen.json)
 
 
 def _check(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
-    return commands.check(loaded, chosen.json)
+    from chatapi.commands.status import check
+
+    return check(loaded, chosen.json)
 
 
 def _bench(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
-    return anyio.run(commands.bench, loaded.settings, chosen.part, chosen.rounds, chosen.json)
+    from chatapi.commands.bench import bench
+
+    return anyio.run(bench, loaded.settings, chosen.part, chosen.rounds, chosen.json)

@@ -22,6 +22,7 @@ from anyio.from_thread import BlockingPortal
 from chatapi import settings
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio, Samples
+from chatapi.catalog import Catalog, Model
 from chatapi.faces.web.app import bound, carry, create_app, server
 from chatapi.settings import Settings
 
@@ -70,6 +71,14 @@ def beep() -> Audio:
     """1.5 s that the echo engines take for speech, in half a second of silence on both sides."""
     silence = np.zeros(RATE // 2, np.float32)
     return Audio(np.concatenate([silence, tone(1.5), silence]), RATE)
+
+
+def model(name: str) -> Model:
+    """An installed model; the test is skipped where it is not."""
+    catalog = Catalog(MODELS)
+    if not catalog.installed(name):
+        pytest.skip(f"the model {name} is not here: chatapi models fetch {name}")
+    return catalog.open(name)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 from depot import Depot, opened
 
 from chatapi.catalog import Catalog, Finding, Progress
-from chatapi.disk import RESERVE
+from chatapi.catalog.disk import RESERVE
 from chatapi.errors import ModelFault, StorageFault, Unknown
 
 CONTENT = random.Random(2).randbytes(400_000)

@@ -16,9 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatapi import ggml
 from chatapi.audio import decode
-from chatapi.catalog import Catalog
+from chatapi.catalog import Catalog, ggml
 from chatapi.errors import ModelFault
 from chatapi.settings import load
 

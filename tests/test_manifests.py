@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from chatapi.catalog.manifest import Addresses, Manifest, Wheels, load, load_all
 from chatapi.engines import ENGINES
 from chatapi.errors import ModelFault
-from chatapi.manifest import Addresses, Manifest, Wheels, load, load_all
 
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / "models"

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from depot import Depot, opened
 
-from chatapi import wheels
-from chatapi.download import Unreachable, download
+from chatapi.catalog import wheels
+from chatapi.catalog.download import Unreachable, download
+from chatapi.catalog.manifest import Addresses, File, Local, Manifest, Member, Wheel, Wheels
+from chatapi.catalog.sources import Gathering, Progress, gather, read_pins
 from chatapi.errors import ModelFault
-from chatapi.manifest import Addresses, File, Local, Manifest, Member, Wheel, Wheels
-from chatapi.sources import Gathering, Progress, gather, read_pins
 
 CONTENT = random.Random(1).randbytes(300_000)
 AT_ONCE = (0.0, 0.0)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soxr
+from conftest import model
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chatapi.sentences import Cutter
 from chatapi.spoken import spoken
-
-MODELS = os.environ.get("CHATAPI_TEST_MODELS")
-"""A folder with a Piper voice (*.onnx, *.onnx.json) and a whisper.cpp model (ggml*.bin)."""
 
 MARKUP = [
     ("**Bold**, *italic*, __both__ and ~~not~~.", "Bold, italic, both and not."),
@@ -261,11 +257,10 @@ HEARD = [
 @pytest.fixture(scope="module")
 def heard() -> Callable[[str], str]:
     """What a recogniser understands when the voice speaks, in lower case with small numbers as digits."""
-    if MODELS is None:
-        pytest.skip("CHATAPI_TEST_MODELS names no folder with models")
     piper, whisper = pytest.importorskip("piper"), pytest.importorskip("pywhispercpp.model")
-    voice = piper.PiperVoice.load(next(Path(MODELS).glob("*.onnx")))
-    recogniser = whisper.Model(str(next(Path(MODELS).glob("ggml*.bin"))), redirect_whispercpp_logs_to=None, n_threads=2)
+    voice = piper.PiperVoice.load(model("en_US-joe-medium").files["en_US-joe-medium.onnx"])
+    weights = model("whisper-tiny.en").files["ggml-tiny.en.bin"]
+    recogniser = whisper.Model(str(weights), redirect_whispercpp_logs_to=None, n_threads=2)
     # Without noise the same text always sounds the same.
     quiet = piper.SynthesisConfig(noise_scale=0.0, noise_w_scale=0.0)
     digits = {

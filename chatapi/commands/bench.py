@@ -16,7 +16,10 @@ from chatapi.bench.bare import Bare
 from chatapi.errors import BadInput
 from chatapi.settings import Settings
 
-PARTS = ("turns", "hearing", "speed", "http", "process")
+INSIDE = {"turns": turns.measure, "hearing": hearing.measure, "speed": speed.measure}
+"""Measured in this process, on one appliance beside the bare engines."""
+OUTSIDE = {"http": http.measure, "process": process.measure}
+PARTS = (*INSIDE, *OUTSIDE)
 
 
 async def bench(settings: Settings, parts: Sequence[str], rounds: int, as_json: bool) -> int:
@@ -37,25 +40,18 @@ async def bench(settings: Settings, parts: Sequence[str], rounds: int, as_json: 
 
 
 async def _measured(settings: Settings, parts: Sequence[str], rounds: int) -> AsyncIterator[Row]:
-    if set(parts) & {"turns", "hearing", "speed"}:
+    if set(parts) & set(INSIDE):
         async with Appliance(settings).running() as appliance:
             await appliance.load()
             bare = Bare(appliance)
-            if "turns" in parts:
-                async for row in turns.measure(appliance, bare, rounds):
-                    yield row
-            if "hearing" in parts:
-                async for row in hearing.measure(appliance, rounds):
-                    yield row
-            if "speed" in parts:
-                async for row in speed.measure(appliance, bare, rounds):
-                    yield row
-    if "http" in parts:
-        async for row in http.measure(settings, rounds):
-            yield row
-    if "process" in parts:
-        async for row in process.measure(settings, rounds):
-            yield row
+            for name in INSIDE:
+                if name in parts:
+                    async for row in INSIDE[name](appliance, bare, rounds):
+                        yield row
+    for name in OUTSIDE:
+        if name in parts:
+            async for row in OUTSIDE[name](settings, rounds):
+                yield row
 
 
 def _table(rows: Sequence[Row]) -> Table:

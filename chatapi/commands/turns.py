@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import AsyncIterator, Collection
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
@@ -90,10 +90,8 @@ def _print_transcript(event: Transcript, as_json: bool) -> None:
 
 async def say(settings: Settings, text: str, output: Path, voice: str | None) -> int:
     """A text as a WAV file."""
-    parts: list[Audio] = []
     async with _loaded(settings, {"tts"}) as appliance:
-        async with aclosing(appliance.speaking.say(_stdin_if_dash(text), voice)) as spoken:
-            parts = [part async for part in spoken]
+        parts = [part async for part in appliance.speaking.say(_stdin_if_dash(text), voice)]
     await _write(output, joined(parts))
     return 0
 

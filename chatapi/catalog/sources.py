@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from chatapi import disk, ggml, wheels
-from chatapi.download import PAUSES, download
+from chatapi.catalog import disk, ggml, wheels
+from chatapi.catalog.download import PAUSES, download
+from chatapi.catalog.manifest import Addresses, File, Local, Manifest, Source, Wheels
 from chatapi.errors import ModelFault
-from chatapi.manifest import Addresses, File, Local, Manifest, Source, Wheels
 
 Step = Literal["wait", "resolve", "download", "verify", "convert"]
 

