@@ -42,6 +42,8 @@ FTYPES: Mapping[Weights, int] = {"f16": 1, "q8_0": 2007}
 """ggml's numbers for the type of a file; the quantised one carries the format's version, 2, in its thousands."""
 BLOCK = 32
 """Weights that share a scale in q8_0."""
+SLAB = 2048
+"""Rows quantised at once, which bounds the memory it takes."""
 
 TYPES = (np.dtype("<f4"), np.dtype("i1"), np.dtype("<i2"), np.dtype("<i4"), np.dtype("<f2"))
 """CTranslate2's numbers for types, in order."""
@@ -283,7 +285,8 @@ def _write(file: BinaryIO, name: str, tensor: Tensor, weights: Weights) -> None:
     if tensor.ndim == 1 or name.endswith((".positional_embedding", "conv1.bias", "conv2.bias")):
         data = tensor.astype("<f4").tobytes()
     elif weights == "q8_0" and tensor.ndim == 2:
-        kind, data = Q8_0, quantised(tensor)
+        kind = Q8_0
+        data = b"".join(quantised(tensor[row : row + SLAB]) for row in range(0, len(tensor), SLAB))
     else:
         kind, data = F16, tensor.astype("<f2").tobytes()
     spelled = name.encode()
