@@ -1,0 +1,140 @@
+"""A folder of spoken sentences with what they say, clean and in noise, to measure recognition on."""
+
+from __future__ import annotations
+
+import csv
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from chatapi.audio import RATE, Samples, decode
+from chatapi.errors import BadInput
+
+TABLE = "clips.tsv"
+COLUMNS = ("file", "text", "language", "kind", "voice", "split", "noise", "snr")
+SPEAKERS = 5
+"""Talking at once in babble."""
+REVERBERATION = 0.4
+"""Seconds in which the made room's echo falls by 60 dB."""
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A sentence as it was recorded or made."""
+
+    name: str
+    samples: Samples
+    """16 kHz mono."""
+    text: str
+    language: str
+    """ISO 639-1."""
+    kind: str
+    """real: a person; made: a synthesizer; unknown: its source does not say."""
+    voice: str
+    split: str
+    """tune: settings may be chosen on it; held-out: they may only be judged on it."""
+    noise: str
+    """white, pink, babble, room, or empty."""
+    snr: float | None
+    """Decibels the speech is above the noise."""
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / RATE
+
+
+def read(folder: Path, split: str | None = None, languages: Sequence[str] = ()) -> Iterator[Clip]:
+    """The clips of a folder's clips.tsv, of one split or all, in some languages or all.
+
+    Noise is not stored but made here, the same each time. Raises BadInput naming the line that cannot be used.
+    """
+    rows = _rows(folder / TABLE)
+    for row in rows:
+        if (split is None or row["split"] == split) and (not languages or row["language"] in languages):
+            samples = decode(folder / row["file"]).samples
+            snr = float(row["snr"]) if row["snr"] else None
+            yield Clip(
+                "+".join(filter(None, (row["file"], row["noise"], row["snr"]))),
+                _in_noise(samples, row, [folder / name for name in _others(row, rows)]),
+                row["text"], row["language"], row["kind"], row["voice"], row["split"], row["noise"], snr,
+            )  # fmt: skip
+
+
+def _rows(table: Path) -> list[dict[str, str]]:
+    try:
+        with table.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+    except OSError as error:
+        raise BadInput(f"cannot read {table}: {error.strerror}") from error
+    for number, row in enumerate(rows, 2):
+        if set(row) != set(COLUMNS) or None in row.values():
+            raise BadInput(f"{table}, line {number}: it must have the columns {', '.join(COLUMNS)}")
+        if row["noise"] not in ("", "white", "pink", "babble", "room"):
+            raise BadInput(f"{table}, line {number}: noise is {row['noise']!r}; white, pink, babble or room work")
+    return rows
+
+
+def _others(row: dict[str, str], rows: list[dict[str, str]]) -> list[str]:
+    """Other clips, for babble: always the same ones, of other voices."""
+    files = sorted(
+        {
+            each["file"]
+            for each in rows
+            if each["voice"] != row["voice"] and each["language"] == "en" and each["split"] == row["split"]
+        }
+    )
+    start = _seed(row)
+    return [files[(start + 7 * step) % len(files)] for step in range(SPEAKERS)] if files else []
+
+
+def _seed(row: dict[str, str]) -> int:
+    return zlib.crc32(f"{row['file']} {row['noise']}".encode())
+
+
+def _in_noise(samples: Samples, row: dict[str, str], others: list[Path]) -> Samples:
+    if not row["noise"]:
+        return samples
+    random = np.random.default_rng(_seed(row))
+    if row["noise"] == "room":
+        return in_room(samples, random)
+    if row["noise"] == "babble":
+        noise = babble([decode(path).samples for path in others], len(samples))
+    else:
+        noise = coloured(len(samples), random, falling=row["noise"] == "pink")
+    return at_snr(samples, noise, float(row["snr"]))
+
+
+def coloured(count: int, random: np.random.Generator, falling: bool) -> Samples:
+    """White noise, or pink: falling by 3 dB an octave."""
+    white = random.standard_normal(count)
+    if not falling:
+        return white.astype(np.float32)
+    spectrum = np.fft.rfft(white)
+    frequencies = np.fft.rfftfreq(count, 1 / RATE)
+    return np.fft.irfft(spectrum / np.sqrt(np.maximum(frequencies, 20)), count).astype(np.float32)
+
+
+def babble(voices: list[Samples], count: int) -> Samples:
+    """Several people talking at once, each over and over."""
+    return np.sum([np.resize(voice, count) for voice in voices], axis=0, dtype=np.float32)
+
+
+def in_room(samples: Samples, random: np.random.Generator) -> Samples:
+    """As heard across a room: the sound and its echo, noise that decays, 3 dB below it."""
+    length = int(REVERBERATION * RATE)
+    decay = random.standard_normal(length) * 10 ** (-3 * np.arange(length) / length)
+    decay *= 10 ** (-3 / 20) / np.sqrt(np.sum(decay**2))
+    decay[0] = 1
+    size = len(samples) + length
+    wet = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(decay, size), size)[: len(samples)]
+    return np.clip(wet, -1, 1).astype(np.float32)
+
+
+def at_snr(samples: Samples, noise: Samples, snr: float) -> Samples:
+    """Speech with noise `snr` decibels below it, by their mean powers; quieter as a whole where it would clip."""
+    level = np.sqrt(np.mean(samples**2) / max(1e-12, float(np.mean(noise**2)))) * 10 ** (-snr / 20)
+    mixed = samples + level * noise
+    return (mixed / max(1.0, float(np.abs(mixed).max()))).astype(np.float32)

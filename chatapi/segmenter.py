@@ -1,0 +1,222 @@
+"""Where somebody speaks: from probabilities of speech to stretches of sound, counted in samples and never in time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from chatapi.audio import RATE, Samples
+from chatapi.engines import SpeechDetector, Stop, never
+from chatapi.settings import Vad
+
+FRAME = 512
+"""Samples a probability stands for."""
+HYSTERESIS = 0.15
+"""Speech that has begun goes on until the probability is this far below the threshold."""
+MERGE_MS = 400
+"""Pauses shorter than this do not end a stretch."""
+LONGEST = 28.0
+"""Seconds of the longest stretch: what Whisper hears at once, less a little."""
+WARM_UP = 32
+"""Frames heard again, about a second, where the detector starts afresh within one recording."""
+READ = 30 * RATE // FRAME
+"""Frames judged at a time."""
+
+
+def _frames(milliseconds: int) -> int:
+    """Frames that last at least so long."""
+    return -(-milliseconds * RATE // (FRAME * 1000))
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What counts as speech."""
+
+    threshold: float = 0.5
+    min_speech_ms: int = 96
+    """Shorter sounds are not speech."""
+    pad_ms: int = 200
+    """Kept before and after speech."""
+    merge_ms: int = MERGE_MS
+    """Shorter pauses are part of the speech; at least twice `pad_ms`, so that stretches never overlap."""
+    longest: float = LONGEST
+    """Seconds; longer speech is cut where it is least likely to be speech."""
+
+    @classmethod
+    def of(cls, vad: Vad) -> Rules:
+        return cls(vad.threshold, vad.min_speech_ms, vad.pad_ms)
+
+    @property
+    def pad(self) -> int:
+        """Frames kept before and after speech."""
+        return _frames(self.pad_ms)
+
+    @property
+    def shortest(self) -> int:
+        """Frames of the shortest speech."""
+        return max(1, _frames(self.min_speech_ms))
+
+    @property
+    def gap(self) -> int:
+        """Frames of the shortest pause that separates."""
+        return max(1, _frames(self.merge_ms), 2 * self.pad)
+
+    @property
+    def room(self) -> int:
+        """Frames of speech that fit a stretch beside its padding."""
+        return max(8, int(self.longest * RATE) // FRAME - 2 * self.pad)
+
+
+DEFAULT = Rules()
+
+
+@dataclass(frozen=True)
+class Region:
+    """A stretch with speech in it, padding included, in samples."""
+
+    start: int
+    end: int
+    speech_end: int
+    """Where the speech itself ends."""
+
+    @property
+    def seconds(self) -> float:
+        return (self.end - self.start) / RATE
+
+
+@dataclass(frozen=True, eq=False)
+class Trimmed:
+    """The speech of a recording without the long pauses."""
+
+    samples: Samples
+    """Empty where nobody speaks."""
+    regions: tuple[Region, ...]
+    """Where its parts were."""
+
+    @property
+    def speech_end(self) -> float:
+        """Seconds from the start of the recording to the end of the last word; 0 where nobody speaks."""
+        return self.regions[-1].speech_end / RATE if self.regions else 0.0
+
+    def original(self, seconds: float) -> float:
+        """The time in the recording of a time in `samples`."""
+        left = round(seconds * RATE)
+        for region in self.regions:
+            if left <= region.end - region.start:
+                return (region.start + left) / RATE
+            left -= region.end - region.start
+        return self.regions[-1].end / RATE if self.regions else seconds
+
+
+def regions(probabilities: Iterable[float], rules: Rules = DEFAULT) -> Iterator[Region]:
+    """Stretches of speech in order, each as soon as it is over; remembers no more than the longest stretch.
+
+    The last one may end up to a frame after the recording, because a recording's last frame is padded.
+    """
+    on, run, frame = False, 0, -1
+    first, last, floor = -1, 0, 0
+    recent: list[float] = []
+    for frame, probability in enumerate(probabilities):
+        on = probability >= rules.threshold - (HYSTERESIS if on else 0)
+        run = run + 1 if on else 0
+        if first >= 0:
+            recent.append(probability)
+        if run >= rules.shortest:
+            last = frame + 1
+            if first < 0:
+                first, recent = last - run, [1.0] * run
+        elif first >= 0 and frame + 1 - run - last >= rules.gap:
+            yield _region(max(first - rules.pad, floor), last + rules.pad, last)
+            first, floor = -1, last + rules.pad
+        if first >= 0 and len(recent) >= rules.room:
+            cut = first + _least_likely(recent)
+            yield _region(max(first - rules.pad, floor), cut, min(last, cut))
+            recent, floor, first = recent[cut - first :], cut, cut if last > cut else -1
+    if first >= 0:
+        yield _region(max(first - rules.pad, floor), min(last + rules.pad, frame + 1), last)
+
+
+def trim(samples: Samples, probabilities: Iterable[float], rules: Rules = DEFAULT) -> Trimmed:
+    """The stretches with speech, joined."""
+    found = tuple(_within(region, len(samples)) for region in regions(probabilities, rules))
+    parts = [samples[region.start : region.end] for region in found]
+    return Trimmed(np.concatenate(parts) if parts else samples[:0], found)
+
+
+def stretches(
+    blocks: Iterable[Samples], detector: SpeechDetector, rules: Rules = DEFAULT, stop: Stop = never
+) -> Iterator[tuple[Region, Samples]]:
+    """The speech of a recording of any length as it arrives, each stretch with its sound.
+
+    Holds about a minute of sound, however long the recording is.
+    """
+    recording = _Recording(blocks, detector, rules, stop)
+    for region in regions(recording.probabilities(), rules):
+        if stop():
+            return
+        whole = _within(region, recording.end)
+        yield whole, recording.between(whole.start, whole.end)
+
+
+class _Recording:
+    """The last minute of a recording."""
+
+    def __init__(self, blocks: Iterable[Samples], detector: SpeechDetector, rules: Rules, stop: Stop) -> None:
+        self._parts = _parts(blocks, READ * FRAME)
+        self._detector = detector
+        self._stop = stop
+        self._kept = int(rules.longest * RATE) + (rules.gap + rules.pad + rules.shortest + WARM_UP) * FRAME
+        self._samples: Samples = np.zeros(0, np.float32)
+        self.end = 0
+        """Samples heard so far."""
+
+    def probabilities(self) -> Iterator[float]:
+        for part in self._parts:
+            known = self._samples[-self._kept :]
+            before = min(WARM_UP, len(known) // FRAME)
+            self._samples = np.concatenate([known, part])
+            self.end += len(part)
+            heard = self._detector.probabilities(self._samples[len(known) - before * FRAME :], self._stop)
+            yield from itertools.islice(heard, before, None)
+            if self._stop():
+                return
+
+    def between(self, start: int, end: int) -> Samples:
+        offset = self.end - len(self._samples)
+        return self._samples[start - offset : end - offset].copy()
+
+
+def _parts(blocks: Iterable[Samples], size: int) -> Iterator[Samples]:
+    """The same sound in parts of `size` samples; the last one is shorter."""
+    waiting: list[Samples] = []
+    count = 0
+    for block in blocks:
+        waiting.append(block)
+        count += len(block)
+        if count >= size:
+            whole = np.concatenate(waiting)
+            cut = count - count % size
+            for start in range(0, cut, size):
+                yield whole[start : start + size]
+            waiting, count = [whole[cut:]], count - cut
+    if count:
+        yield np.concatenate(waiting)
+
+
+def _region(start: int, end: int, speech_end: int) -> Region:
+    """From frames to samples."""
+    return Region(start * FRAME, end * FRAME, speech_end * FRAME)
+
+
+def _within(region: Region, total: int) -> Region:
+    return replace(region, end=min(region.end, total), speech_end=min(region.speech_end, total))
+
+
+def _least_likely(probabilities: list[float]) -> int:
+    """Where to cut: the middle of the 5 frames of the second half that are least speech, the latest of equals."""
+    half = len(probabilities) // 2
+    smooth = np.convolve(probabilities, np.ones(5) / 5, mode="same")[half:-2]
+    return half + len(smooth) - 1 - int(np.argmin(smooth[::-1]))

@@ -1,0 +1,113 @@
+"""Word error rate: how many words of what was said were understood wrongly."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+ONES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+SAME = {
+    "ok": "okay", "mr": "mister", "mrs": "missus", "dr": "doctor", "tyre": "tire", "color": "colour", "gray": "grey",
+    "theatre": "theater", "grey": "gray", "colour": "color", "and": "and", "pm": "p m", "am": "a m", "st": "street",
+}  # fmt: skip
+"""Spellings of one word, mapped to one of them."""
+
+
+def words(text: str, language: str = "en") -> list[str]:
+    """The words to be compared: lower case, without punctuation; English numbers written out.
+
+    In writing without spaces each character counts as a word.
+    """
+    plain = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
+    plain = re.sub(r"\[[^\]]*\]|\([^)]*\)", " ", plain)
+    if language == "en":
+        plain = _english(plain)
+    if language in ("zh", "ja"):
+        return [char for char in plain if char.isalnum()]
+    kept = "".join(
+        char if char.isalnum() or char in "' " or unicodedata.category(char).startswith("M") else " " for char in plain
+    )
+    return [word.strip("'") for word in kept.split() if word.strip("'")]
+
+
+def _english(text: str) -> str:
+    text = re.sub(r"(\d),(\d{3})", r"\1\2", text)
+    text = re.sub(r"\$(\d+)", r"\1 dollars", text).replace("%", " percent ").replace("&", " and ")
+    text = re.sub(r"(\d+)(st|nd|rd|th)\b", lambda found: _ordinal(int(found[1])), text)
+    text = re.sub(r"\d+", lambda found: f" {_number(found[0])} ", text)
+    return " ".join(SAME.get(word, word) for word in re.sub(r"[^\w' ]", " ", text).split())
+
+
+def _number(digits: str) -> str:
+    """Digits as they are said: 24 twenty four, 1912 nineteen twelve, 0815 digit by digit."""
+    value = int(digits)
+    if len(digits) > 4 or (digits.startswith("0") and len(digits) > 1):
+        return " ".join(ONES[int(digit)] for digit in digits)
+    if value >= 1000 and value % 1000 >= 100:
+        return (
+            f"{_number(digits[:2])} {_number(str(int(digits[2:])))}"
+            if value % 100
+            else f"{_number(digits[:2])} hundred"
+        )
+    return _counted(value)
+
+
+def _counted(value: int) -> str:
+    if value < 20:
+        return ONES[value]
+    if value < 100:
+        return TENS[value // 10 - 2] + (f" {ONES[value % 10]}" if value % 10 else "")
+    unit, name = (100, "hundred") if value < 1000 else (1000, "thousand")
+    return f"{_counted(value // unit)} {name}" + (f" {_counted(value % unit)}" if value % unit else "")
+
+
+def _ordinal(value: int) -> str:
+    *before, last = _counted(value).split()
+    special = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth",
+               "twelve": "twelfth"}  # fmt: skip
+    last = special.get(last) or (last[:-1] + "ieth" if last.endswith("y") else last + "th")
+    return " ".join([*before, last])
+
+
+def edits(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
+    """Least number of words put in, left out or replaced (Levenshtein distance over words)."""
+    row = list(range(len(hypothesis) + 1))
+    for position, said in enumerate(reference, 1):
+        diagonal, row[0] = row[0], position
+        for column, heard in enumerate(hypothesis, 1):
+            kept = diagonal + (said != heard)
+            diagonal, row[column] = row[column], min(kept, row[column] + 1, row[column - 1] + 1)
+    return row[-1]
+
+
+def word_error_rate(pairs: Iterable[tuple[str, str]], language: str = "en") -> float:
+    """Errors per word said, over all pairs of what was said and what was understood; may be above 1."""
+    wrong = said = 0
+    for reference, hypothesis in pairs:
+        spoken = words(reference, language)
+        wrong += edits(spoken, words(hypothesis, language))
+        said += len(spoken)
+    return wrong / max(1, said)
