@@ -28,8 +28,8 @@ ASK_SECONDS = 0.1
 """How often `stop` is asked while the server is silent."""
 EVENT_BYTES = 1 << 20
 """Longest event taken; a token is far below a kilobyte."""
-ERROR_BYTES = 1 << 16
-"""Most that is read of an error's body."""
+WHOLE_BYTES = 1 << 20
+"""Most that is read of an answer that is no stream."""
 BYTES_A_TOKEN = 4
 """About what English prose has; the server's own tokenizer is not known here."""
 
@@ -118,7 +118,7 @@ class OpenAIUpstream:
                 f"{self._url} lists no models, so it is no chat server; openai_upstream.url goes up to /v1"
             )
         if response.status_code != httpx.codes.OK:
-            raise self._refused(_Head.of(response), response.text[:ERROR_BYTES], 0)
+            raise self._refused(_Head.of(response), response.text[:WHOLE_BYTES], 0)
         try:
             return [str(model["id"]) for model in response.json().get("data") or ()]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -130,7 +130,7 @@ class OpenAIUpstream:
         if not isinstance(head, _Head):
             return
         if head.status != httpx.codes.OK or "event-stream" not in head.kind:
-            text = b"".join(_within(blocks, ERROR_BYTES)).decode(errors="replace")
+            text = _beginning(blocks)
             if stop():
                 return
             if head.status != httpx.codes.OK:
@@ -319,12 +319,13 @@ def _lines(blocks: Iterator[_Head | bytes]) -> Iterator[str]:
         yield rest.decode(errors="replace")
 
 
-def _within(blocks: Iterator[_Head | bytes], limit: int) -> Iterator[bytes]:
-    taken = 0
+def _beginning(blocks: Iterator[_Head | bytes]) -> str:
+    """What is worth reading of a body that is no stream."""
+    body = b""
     for block in blocks:
-        if isinstance(block, bytes) and taken < limit:
-            taken += len(block)
-            yield block
+        if isinstance(block, bytes) and len(body) < WHOLE_BYTES:
+            body += block
+    return body.decode(errors="replace")
 
 
 def _parsed(event: str, url: str) -> dict[str, Any]:
@@ -376,12 +377,9 @@ def _code(chunk: Mapping[str, Any]) -> int:
 
 def _too_long(stated: Mapping[str, Any], message: str) -> bool:
     """Whether it says that prompt and answer do not fit: llama.cpp's type, OpenAI's code, or the others' words."""
-    if "exceed_context_size_error" in (stated.get("type"), stated.get("code")):
-        return True
-    if stated.get("code") == "context_length_exceeded":
-        return True
+    named = ("exceed_context_size_error", "context_length_exceeded")
     words = r"maximum context length|input length limit|context (length|size|window)|max_tokens must be at least 1"
-    return re.search(words, message, re.IGNORECASE) is not None
+    return stated.get("type") in named or stated.get("code") in named or bool(re.search(words, message, re.IGNORECASE))
 
 
 def _overflow(stated: Mapping[str, Any], message: str, reserve: int, context: int) -> ContextOverflow:
