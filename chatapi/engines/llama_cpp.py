@@ -27,8 +27,16 @@ if TYPE_CHECKING:
 
 STEP = 128
 """Prompt tokens computed at once: the longest that stopping has to wait for, about 0.4 s on two laptop cores."""
-SAMPLING: Mapping[str, float] = {"top_k": 40, "top_p": 0.9, "min_p": 0.05, "repeat_penalty": 1.1, "repeat_last_n": 64}
-"""What small models need to stay sensible; a model's options of the same names win."""
+SAMPLING: Mapping[str, float] = {
+    "top_k": 40,
+    "top_p": 0.9,
+    "min_p": 0.05,
+    "repeat_penalty": 1.1,
+    "repeat_last_n": 32,
+    "dry_multiplier": 0.8,
+    "dry_allowed_length": 3,
+}
+"""What keeps the smallest models from lists and loops; a model's options of the same names win."""
 CACHE_MIB = 64
 """Memory for prompts of conversations that lost their slot to another; without it two that take turns are computed
 anew every time. The library's own default is 8192."""

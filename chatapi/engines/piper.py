@@ -201,7 +201,7 @@ def _voices(model: Model) -> Iterator[tuple[Voice, _Place]]:
     try:
         tree = json.loads(described.read_text(encoding="utf-8"))
         config = PiperConfig.from_dict(tree)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelFault(f"{described} does not describe a Piper voice: {error!r}") from error
     stated = tree.get("language") or {}
     language = stated.get("family") or config.espeak_voice.partition("-")[0]

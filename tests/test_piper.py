@@ -1,0 +1,273 @@
+"""Piper: with a tiny ONNX voice made here, which hums its phonemes, and with a real one where it is installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+
+from chatapi.audio import Audio
+from chatapi.errors import ModelFault, Unknown
+from chatapi.settings import Piper as Table
+from chatapi.settings import Settings
+
+piper = pytest.importorskip("piper")
+from chatapi.engines.piper import LEVEL, LOADED, PHONEMES, Piper  # noqa: E402
+
+RATE = 16_000
+HUM = 256
+"""Samples that the made voice hums for every phoneme."""
+
+
+def field(number: int, value: int | bytes | str) -> bytes:
+    """A field of a protobuf message."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    body = value.encode() if isinstance(value, str) else value
+    return varint(number << 3 | 2) + varint(len(body)) + body
+
+
+def varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def node(kind: str, inputs: list[str], output: str, attributes: bytes = b"") -> bytes:
+    return field(1, b"".join(field(1, name) for name in inputs) + field(2, output) + field(4, kind) + attributes)
+
+
+def value(number: int, name: str, kind: int, dims: list[str]) -> bytes:
+    shape = b"".join(field(1, field(2, dim)) for dim in dims)
+    return field(number, field(1, name) + field(2, field(1, field(1, kind) + field(2, shape))))
+
+
+def humming(speakers: int) -> bytes:
+    """ONNX: every phoneme hums HUM samples at a height of its number, plus 50 for each speaker."""
+    to_float = field(5, field(1, "to") + field(3, 1) + field(20, 2))
+    swap = field(5, field(1, "perm") + field(8, 1) + field(8, 0) + field(20, 7))
+    ramp = (np.sin(np.arange(HUM) * 0.3) / 300).astype("<f4").tobytes()
+    fifty = struct.pack("<f", 50.0)
+    nodes = node("Cast", ["input"], "number", to_float)
+    inputs = value(11, "input", 7, ["b", "n"]) + value(11, "input_lengths", 7, ["b"]) + value(11, "scales", 1, ["s"])
+    if speakers > 1:
+        inputs += value(11, "sid", 7, ["b"])
+        nodes += node("Cast", ["sid"], "speaker", to_float) + node("Mul", ["speaker", "fifty"], "shift")
+        nodes += node("Add", ["number", "shift"], "height")
+    else:
+        nodes += node("Identity", ["number"], "height")
+    nodes += node("Transpose", ["height"], "column", swap) + node("MatMul", ["column", "ramp"], "output")
+    initial = field(5, field(1, 1) + field(1, HUM) + field(2, 1) + field(8, "ramp") + field(9, ramp))
+    initial += field(5, field(1, 1) + field(2, 1) + field(8, "fifty") + field(9, fifty))
+    graph = nodes + field(2, "hum") + initial + inputs + value(12, "output", 1, ["m", "k"])
+    return field(1, 8) + field(7, graph) + field(8, field(1, "") + field(2, 13))
+
+
+def voice(folder: Path, name: str, speakers: int = 1, **changed: object) -> SimpleNamespace:
+    """A voice as the catalog would hand it over."""
+    letters = "_^$ .,!?;:abcdefghijklmnopqrstuvwxyzəɛɪʊˈːɑɔæɹðθʃŋ"
+    config = {
+        "audio": {"sample_rate": RATE},
+        "espeak": {"voice": "en-us"},
+        "language": {"code": "en_US", "family": "en"},
+        "inference": {"noise_scale": 0.667, "length_scale": 1, "noise_w": 0.8},
+        "num_symbols": len(letters),
+        "num_speakers": speakers,
+        "speaker_id_map": {f"person{number}": number for number in range(speakers)} if speakers > 1 else {},
+        "phoneme_id_map": {letter: [number] for number, letter in enumerate(letters)},
+        **changed,
+    }
+    onnx, described = folder / f"{name}.onnx", folder / f"{name}.onnx.json"
+    onnx.write_bytes(humming(speakers))
+    described.write_text(json.dumps(config), encoding="utf-8")
+    return SimpleNamespace(name=name, folder=folder, files={"onnx": onnx, "config": described}, options={})
+
+
+def spoken(engine: Piper, text: str, name: str = "anna") -> list[Audio]:
+    return list(engine.synthesize(text, name))
+
+
+@pytest.fixture(scope="module")
+def anna(tmp_path_factory: pytest.TempPathFactory) -> Piper:
+    return Piper(Settings(), [voice(tmp_path_factory.mktemp("voice"), "anna")])
+
+
+def test_a_chunk_comes_for_every_sentence_at_the_rate_of_the_voice(anna: Piper):
+    chunks = spoken(anna, "Hello there. How are you? Fine!")
+    assert len(chunks) == 3
+    for chunk in chunks:
+        assert (chunk.rate, chunk.samples.dtype, chunk.samples.ndim) == (RATE, np.float32, 1)
+
+
+def test_all_voices_of_all_models_are_offered_by_name_and_the_first_is_the_default(tmp_path: Path):
+    models = [voice(tmp_path, "anna"), voice(tmp_path, "crowd", speakers=2), voice(tmp_path, "bert")]
+    engine = Piper(Settings(), models)
+    assert [offer.name for offer in engine.voices] == ["anna", "crowd/person0", "crowd/person1", "bert"]
+    assert {(offer.language, offer.rate) for offer in engine.voices} == {("en", RATE)}
+
+
+def test_the_default_speaker_of_a_model_comes_first(tmp_path: Path):
+    engine = Piper(Settings(), [voice(tmp_path, "crowd", speakers=3, default_speaker_id=2)])
+    assert [offer.name for offer in engine.voices] == ["crowd/person2", "crowd/person0", "crowd/person1"]
+
+
+def test_speakers_without_names_are_numbered(tmp_path: Path):
+    engine = Piper(Settings(), [voice(tmp_path, "crowd", speakers=2, speaker_id_map={})])
+    assert [offer.name for offer in engine.voices] == ["crowd/0", "crowd/1"]
+
+
+def test_each_speaker_of_a_model_sounds_different(tmp_path: Path):
+    engine = Piper(Settings(), [voice(tmp_path, "crowd", speakers=2)])
+    one, two = (spoken(engine, "Hello there.", f"crowd/person{number}")[0].samples for number in (0, 1))
+    assert len(one) == len(two)
+    assert not np.allclose(one, two)
+
+
+def test_the_language_is_taken_from_the_phonemizer_when_none_is_stated(tmp_path: Path):
+    [offer] = Piper(Settings(), [voice(tmp_path, "anna", language={}, espeak={"voice": "de"})]).voices
+    assert offer.language == "de"
+
+
+def test_more_voices_than_fit_the_memory_can_be_used_in_turn(tmp_path: Path):
+    models = [voice(tmp_path, f"voice{number}") for number in range(LOADED + 2)]
+    engine = Piper(Settings(), models)
+    before = spoken(engine, "Hello.", "voice0")[0].samples
+    for model in models[1:]:
+        assert len(spoken(engine, "Hello.", model.name)) == 1
+    assert np.array_equal(spoken(engine, "Hello.", "voice0")[0].samples, before)
+
+
+def test_an_unknown_voice_is_refused_with_those_that_are_there(anna: Piper):
+    with pytest.raises(Unknown, match=r"'nina'.*anna") as caught:
+        spoken(anna, "Hello", "nina")
+    assert caught.value.code == "unknown_voice"
+
+
+@pytest.mark.parametrize("text", ["", "  \n\t", "... ?! —", "🙂🎉👩‍👩‍👧", "\x00\x07\x1b", "]] [[", "\ufeff\u200b"])
+def test_nothing_is_said_for_a_text_with_nothing_to_say(anna: Piper, text: str):
+    assert spoken(anna, text) == []
+
+
+def test_brackets_do_not_let_a_text_pass_phonemes_of_its_own(anna: Piper):
+    assert [len(chunk.samples) for chunk in spoken(anna, "[[hello]]")] == [len(spoken(anna, "hello")[0].samples)]
+
+
+def test_emoji_within_a_sentence_are_passed_over(anna: Piper):
+    assert len(spoken(anna, "Hello 🙂 there.")[0].samples) == len(spoken(anna, "Hello there.")[0].samples)
+
+
+def test_degrees_are_spoken(anna: Piper):
+    assert spoken(anna, "20 °")[0].seconds > spoken(anna, "20")[0].seconds
+
+
+@pytest.mark.parametrize("text", ["word " * 2000, "a" * 10_000, "1234567890" * 200, "x," * 3000, "日本語" * 1000])
+def test_no_text_makes_a_chunk_that_needs_much_memory(anna: Piper, text: str):
+    chunks = spoken(anna, text)
+    assert len(chunks) > 1
+    # Each phoneme is followed by a pad, and the sentence has a start and an end.
+    assert max(len(chunk.samples) for chunk in chunks) <= (2 * PHONEMES + 3) * HUM
+
+
+def test_a_long_sentence_is_cut_between_words(anna: Piper):
+    [whole] = spoken(anna, "seven")
+    each = (len(whole.samples) // HUM - 3) // 2
+    for chunk in spoken(anna, "seven " * 60):
+        # Words and the spaces between them; a last space may be left out.
+        assert (len(chunk.samples) // HUM - 3) // 2 % (each + 1) in (0, each)
+
+
+def test_stop_is_asked_between_sentences(anna: Piper):
+    asked = []
+
+    def stop() -> bool:
+        asked.append(True)
+        return len(asked) > 3
+
+    assert 0 < len(list(anna.synthesize("One. Two. Three. Four. Five. Six.", "anna", stop))) < 6
+
+
+def test_sentences_are_equally_loud(anna: Piper):
+    for chunk in spoken(anna, "Yes. The capital of France is Paris. Mmm."):
+        assert np.sqrt(np.mean(np.square(chunk.samples))) == pytest.approx(LEVEL, rel=0.5)
+        assert np.abs(chunk.samples).max() < 1
+
+
+@pytest.mark.parametrize("missing", ["onnx", "config"])
+def test_a_voice_that_lacks_a_file_is_named(tmp_path: Path, missing: str):
+    model = voice(tmp_path, "anna")
+    del model.files[missing]
+    with pytest.raises(ModelFault, match=r"anna needs an \.onnx and an \.onnx\.json"):
+        Piper(Settings(), [model])
+
+
+def test_a_damaged_model_is_named(tmp_path: Path):
+    model = voice(tmp_path, "anna")
+    model.files["onnx"].write_bytes(model.files["onnx"].read_bytes()[:100])
+    with pytest.raises(ModelFault, match=r"anna\.onnx cannot be loaded"):
+        Piper(Settings(), [model])
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", '{"num_symbols": 3}', "[]"])
+def test_a_damaged_description_is_named(tmp_path: Path, content: str):
+    model = voice(tmp_path, "anna")
+    model.files["config"].write_text(content, encoding="utf-8")
+    with pytest.raises(ModelFault, match=r"anna\.onnx\.json does not describe a Piper voice"):
+        Piper(Settings(), [model])
+
+
+def test_no_voice_at_all_is_an_error():
+    with pytest.raises(ModelFault, match="given none"):
+        Piper(Settings(), [])
+
+
+@effort(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(max_size=300))
+@example("\ud800 lone surrogate")
+@example("<speak><break time='9s'/>hi</speak>")
+@example("a" + "\u0301" * 200)
+@example("%s%n\\x00 {}$()")
+@example("(en)(fr) _:?")
+def test_no_text_is_too_odd_to_be_spoken(anna: Piper, text: str):
+    for chunk in spoken(anna, text):
+        assert np.isfinite(chunk.samples).all()
+
+
+@pytest.fixture(scope="module")
+def joe() -> SimpleNamespace:
+    folder = os.environ.get("CHATAPI_TEST_MODELS", "")
+    found = sorted(Path(folder).rglob("*.onnx.json")) if folder else []
+    if not found:
+        pytest.skip("no Piper voice under CHATAPI_TEST_MODELS")
+    files = {"config": found[0], "onnx": found[0].with_suffix("")}
+    return SimpleNamespace(name="joe", folder=found[0].parent, files=files, options={})
+
+
+@pytest.mark.real
+def test_a_real_voice_speaks_a_second_or_two_for_a_short_sentence(joe: SimpleNamespace):
+    engine = Piper(Settings(), [joe])
+    [chunk] = spoken(engine, "The capital of France is Paris.", "joe")
+    assert 1 < chunk.seconds < 4
+    assert np.sqrt(np.mean(np.square(chunk.samples))) > 0.03
+
+
+@pytest.mark.real
+def test_a_real_voice_speaks_faster_when_told_to(joe: SimpleNamespace):
+    text = "The quick brown fox jumps over the lazy dog."
+    slow, fast = (spoken(Piper(Settings(piper=Table(speed=speed)), [joe]), text, "joe")[0] for speed in (0.5, 2.0))
+    assert 2.5 < slow.seconds / fast.seconds < 6
+
+
+@pytest.mark.real
+def test_a_real_voice_survives_a_text_without_end(joe: SimpleNamespace):
+    chunks = spoken(Piper(Settings(), [joe]), "and on it goes " * 30, "joe")
+    assert all(chunk.seconds < 20 for chunk in chunks)
