@@ -53,7 +53,8 @@ export class Api {
   async #fetched(path, { headers = {}, ...rest }) {
     const key = this.#key();
     const authorization = key ? { Authorization: `Bearer ${key}` } : {};
-    const response = await fetch(new URL(path, document.baseURI), {
+    // Without what a browser's own password prompt may have put into the address: fetch refuses that.
+    const response = await fetch(new URL(path, location.origin + location.pathname), {
       ...rest,
       cache: 'no-store',
       headers: { ...headers, ...authorization },

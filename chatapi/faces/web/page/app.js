@@ -30,6 +30,7 @@ const conversation = new Conversation(api, player, thread, {
   onbusy: (busy) => composer.busy(busy),
   announce,
   askKey: unlock,
+  openSettings: () => byId('open-options').click(),
   onfault: notice,
 });
 const composer = new Composer({
@@ -43,7 +44,6 @@ const microphone = new Microphone({
   onbegin: () => {
     clearNotice();
     conversation.stop();
-    player.unlock();
   },
   onrecorded: (recording) => conversation.askAloud(recording),
   onfault: notice,
@@ -75,9 +75,13 @@ document.addEventListener('keydown', (event) => {
   if (microphone.recording) microphone.cancel();
   else conversation.stop();
 });
+for (const touched of ['pointerup', 'keydown']) {
+  document.addEventListener(touched, () => player.unlock(), { capture: true });
+}
 window.addEventListener('error', () => notice(new Fault('page_fault')));
 window.addEventListener('unhandledrejection', ({ reason }) => notice(Fault.from(reason)));
 
+composer.focus();
 await begin();
 
 /** Also after a key was entered, and after the box was out of reach. */
@@ -87,10 +91,12 @@ async function begin() {
     if (!restored) await conversation.restore();
     restored = true;
     await learn();
+    clearNotice();
   } catch (error) {
     const fault = Fault.from(error);
     if (fault.code === 'unauthorized') await unlock(false);
-    else notice(fault, [{ words: 'Try again', pressed: () => { clearNotice(); begin(); } }]);
+    // While it warms up the status says so, and this is done again once it is ready.
+    else if (fault.status !== 503) notice(fault, [{ words: 'Try again', pressed: begin }]);
   }
   thread.invite();
   await checked;

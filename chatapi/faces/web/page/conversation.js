@@ -5,6 +5,11 @@ import { Fault } from './faults.js';
 import { Turn } from './turn.js';
 import { wav } from './wav.js';
 
+/** Asking the same again can only fail the same way. */
+const HOPELESS = ['prompt_too_long', 'empty_prompt', 'audio_too_long', 'body_too_large', 'no_speech', 'no_words'];
+/** What the user mends by choosing something else. */
+const CHOSEN = ['unknown_voice', 'unknown_language'];
+
 export class Conversation {
   #api;
   #player;
@@ -20,6 +25,7 @@ export class Conversation {
    * @param {(busy: boolean) => void} told.onbusy
    * @param {(words: string) => void} told.announce
    * @param {(again: boolean) => Promise<boolean>} told.askKey
+   * @param {() => void} told.openSettings
    * @param {(fault: Fault) => void} told.onfault  what went wrong outside a turn
    */
   constructor(api, player, thread, told) {
@@ -69,14 +75,13 @@ export class Conversation {
 
   /** @param {string} prompt */
   ask(prompt) {
-    this.#interrupt();
-    const options = () => this.#options();
-    return this.#run(this.#thread.question(prompt), () => ({ prompt, options: options() }));
+    this.stop();
+    return this.#run(this.#thread.question(prompt), () => ({ prompt, options: this.#options() }));
   }
 
   /** @param {import('./recorder.js').Recording} recording */
   askAloud(recording) {
-    this.#interrupt();
+    this.stop();
     const file = wav(recording);
     const language = () => (preferences.language ? { language: preferences.language } : {});
     return this.#run(this.#thread.recording(recording), () => ({
@@ -89,11 +94,6 @@ export class Conversation {
   stop() {
     this.#turn?.stop();
     this.#player.stop();
-  }
-
-  #interrupt() {
-    this.stop();
-    this.#player.unlock();
   }
 
   #options() {
@@ -116,7 +116,7 @@ export class Conversation {
       onforgotten: () => this.#forgotten(),
       onfault: (fault) => answer.failed(fault, this.#ways(fault, () => {
         answer.element.remove();
-        this.#interrupt();
+        this.stop();
         this.#run(asked, question);
       })),
     });
@@ -131,8 +131,9 @@ export class Conversation {
   }
 
   #ways(fault, again) {
-    const hopeless = ['prompt_too_long', 'empty_prompt', 'audio_too_long', 'body_too_large', 'no_speech', 'no_words'];
-    return hopeless.includes(fault.code) ? [] : [{ words: 'Try again', pressed: again }];
+    if (HOPELESS.includes(fault.code)) return [];
+    const ways = [{ words: 'Try again', pressed: again }];
+    return CHOSEN.includes(fault.code) ? [{ words: 'Settings', pressed: this.#told.openSettings }, ...ways] : ways;
   }
 
   #forgotten() {

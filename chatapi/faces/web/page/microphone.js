@@ -40,7 +40,10 @@ export class Microphone {
   constructor(told) {
     this.#told = told;
     byId('limit').textContent = ` / ${clock(LONGEST)}`;
-    byId('cancel').addEventListener('click', () => this.cancel());
+    byId('cancel').addEventListener('click', () => {
+      this.cancel();
+      this.#button.focus();
+    });
     this.#button.addEventListener('pointerdown', (event) => this.#down(event));
     this.#button.addEventListener('pointermove', (event) => this.#moved(event));
     this.#button.addEventListener('pointerup', (event) => this.#up(event));
@@ -80,6 +83,7 @@ export class Microphone {
   }
 
   #up(event) {
+    this.#recorder?.wake();
     if (!this.#pressed) return;
     const away = this.#isAway(event);
     this.#pressed = null;

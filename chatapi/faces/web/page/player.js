@@ -33,7 +33,7 @@ export class Player {
   /** Called when the browser refuses to make a sound before the page is touched. */
   onblocked = () => {};
 
-  /** Call while handling a click or a key: only then do browsers let a page make sound. */
+  /** Call while handling a touch or a key: only then do browsers let a page make sound. */
   unlock() {
     this.#open();
     if (this.#context.state !== 'running') this.#context.resume().catch(() => {});

@@ -4,6 +4,8 @@ import { Fault } from './faults.js';
 import { loudness } from './loudness.js';
 
 const WORKLET = new URL('recorder-worklet.js', import.meta.url);
+/** Milliseconds the audio thread gets to hand over its last block. */
+const FLUSH = 500;
 /** What getUserMedia's refusals mean (Media Capture and Streams, 10.2). */
 const REFUSALS = {
   NotAllowedError: 'microphone_denied',
@@ -39,7 +41,6 @@ export class Recorder {
     const context = new AudioContext();
     try {
       await context.audioWorklet.addModule(WORKLET);
-      await context.resume();
       return new Recorder(stream, context, told);
     } catch (error) {
       release(stream, context);
@@ -60,6 +61,12 @@ export class Recorder {
     // It stays silent, but Safari runs only what leads to the loudspeaker.
     this.#tap.connect(context.destination);
     stream.getAudioTracks()[0].onended = onlost;
+    this.wake();
+  }
+
+  /** Call when the user lets go of something: on touch screens a page may run its audio only from then on. */
+  wake() {
+    if (this.#context.state === 'suspended') this.#context.resume().catch(() => {});
   }
 
   /** Seconds recorded so far, counted in samples. */
@@ -73,8 +80,10 @@ export class Recorder {
       const take = this.#tap.port.onmessage;
       this.#tap.port.onmessage = (message) => (message.data ? take(message) : resolve());
     });
+    this.wake();
     this.#tap.port.postMessage('close');
-    await whole;
+    // An audio thread that sleeps answers nothing; then what has arrived is all there is.
+    await Promise.race([whole, new Promise((resolve) => { setTimeout(resolve, FLUSH); })]);
     this.cancel();
     const samples = new Float32Array(this.#length);
     let at = 0;

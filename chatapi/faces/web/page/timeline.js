@@ -83,7 +83,10 @@ function chart(found, total) {
 
 function notes({ timings, usage }, here) {
   const told = [];
-  if (timings.audio != null) told.push(`You spoke for ${spell(timings.speech_end ?? timings.audio)}.`);
+  if (timings.audio != null) {
+    const speech = timings.speech_end == null ? '' : `; its speech ends at ${spell(timings.speech_end)}`;
+    told.push(`Your recording is ${spell(timings.audio)} long${speech}.`);
+  }
   if (timings.spoken != null) told.push(`The answer takes ${spell(timings.spoken)} to say.`);
   if (usage?.completion_tokens) told.push(`${usage.completion_tokens} tokens written.`);
   const seen = [];

@@ -1,0 +1,124 @@
+"""The page as people use it: type, press, hold, look and listen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+PATIENCE = 30
+"""Seconds until what does not happen is taken not to happen; a busy machine is slow."""
+LISTENER = """
+    window.loudest = 0;
+    window.violations = [];
+    document.addEventListener('securitypolicyviolation', (event) => window.violations.push(event.violatedDirective));
+    const listen = () => {
+        const level = Number(document.documentElement?.style.getPropertyValue('--loudness'));
+        window.loudest = Math.max(window.loudest, level);
+        requestAnimationFrame(listen);
+    };
+    requestAnimationFrame(listen);
+"""
+"""Remembers the loudest sound that went to the loudspeaker, and what the content policy forbade."""
+
+
+class Page:
+    """A browser with the page open."""
+
+    def __init__(self, chromium: str, driver: str, switches: tuple[str, ...]) -> None:
+        options = webdriver.ChromeOptions()
+        options.binary_location = chromium
+        for switch in switches:
+            options.add_argument(switch)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        self.driver = webdriver.Chrome(options=options, service=Service(driver))
+        self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": LISTENER})
+        self._excused: list[str] = []
+
+    def open(self, url: str, ready: bool = True) -> None:
+        self.driver.get(url)
+        if ready:
+            self.wait_for("#status[data-state=ready]")
+            self.wait(lambda: self.run("return document.getElementById('messages').childElementCount > 0"
+                                       " || !document.getElementById('welcome').hidden"))  # fmt: skip
+
+    def quit(self) -> None:
+        self.driver.quit()
+
+    # Looking
+
+    def all(self, selector: str) -> list[WebElement]:
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def one(self, selector: str) -> WebElement:
+        return self.driver.find_element(By.CSS_SELECTOR, selector)
+
+    def text(self, selector: str) -> str:
+        return self.one(selector).text
+
+    def wait(self, condition: Callable[[], Any], what: str = "") -> Any:
+        return WebDriverWait(self.driver, PATIENCE, poll_frequency=0.05).until(lambda _: condition(), what)
+
+    def wait_for(self, selector: str, count: int = 1) -> WebElement:
+        """The last of at least so many elements."""
+        return self.wait(lambda: (found := self.all(selector))[count - 1 :] and found[-1], f"no {count} {selector}")
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(script, *arguments)
+
+    def devtools(self, command: str, **values: Any) -> Any:
+        return self.driver.execute_cdp_cmd(command, values)
+
+    # Using
+
+    def ask(self, question: str) -> None:
+        self.one("#prompt").send_keys(question, Keys.ENTER)
+
+    def press(self, selector: str) -> None:
+        self.one(selector).click()
+
+    def key(self, key: str) -> None:
+        ActionChains(self.driver).send_keys(key).perform()
+
+    def recorded(self, seconds: int) -> None:
+        """Wait until so much was recorded."""
+        self.wait(lambda: clock(self.run("return document.getElementById('clock').textContent")) >= seconds)
+
+    def hold_microphone(self, seconds: int) -> None:
+        hold = ActionChains(self.driver)
+        hold.click_and_hold(self.one("#mic")).perform()
+        self.recorded(seconds)
+        ActionChains(self.driver).release().perform()
+
+    def answered(self, count: int = 1) -> WebElement:
+        """The last answer, once so many are whole."""
+        return self.wait_for(".answer:has(.timeline)", count)
+
+    def loudest(self) -> float:
+        """The loudest sound since this was last asked, 0 to 1."""
+        return float(self.run("const level = window.loudest; window.loudest = 0; return level;"))
+
+    # Judging
+
+    def excuse(self, *patterns: str) -> None:
+        """What the browser may say on its console in this test: it reports every refused request there."""
+        self._excused += patterns
+
+    def complaints(self) -> list[str]:
+        """What went wrong in the browser and was not excused."""
+        said = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+        wrong = [words for words in said if not any(re.search(pattern, words) for pattern in self._excused)]
+        return [*wrong, *(f"content policy: {directive}" for directive in self.run("return window.violations || []"))]
+
+
+def clock(text: str) -> int:
+    minutes, _, seconds = text.partition(":")
+    return 60 * int(minutes) + int(seconds)

@@ -1,0 +1,212 @@
+"""What the page says and does when something is in the way."""
+
+from __future__ import annotations
+
+import mimetypes
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from selenium.webdriver.common.keys import Keys
+
+from browser.conftest import GRANTED, write_wav
+from chatapi.faces.web.page import FOLDER
+
+Browse = Callable[..., Any]
+Serve = Callable[..., Any]
+
+
+def fault(page: Any, code: str) -> str:
+    """The words of the fault with this code, once it is shown."""
+    return str(page.wait_for(f".fault[data-code={code}]").text)
+
+
+def test_a_refused_microphone_is_explained(browse: Browse, server: str) -> None:
+    page = browse(server)
+    page.devtools("Browser.setPermission", permission={"name": "microphone"}, setting="denied", origin=server)
+    page.press("#mic")
+    assert "Allow it" in fault(page, "microphone_denied")
+    assert page.one("#field").is_displayed()
+
+
+def test_an_insecure_address_is_explained(serve: Serve, browse: Browse) -> None:
+    with serve("server.hosts=box.test,127.0.0.1") as served:
+        url = served.url.replace("127.0.0.1", "box.test")
+        page = browse(url, GRANTED, "--host-resolver-rules=MAP box.test 127.0.0.1")
+        page.press("#mic")
+        assert "https" in fault(page, "insecure")
+        page.ask("typing still works")
+        page.answered()
+        assert not page.all("#notice .fault")
+
+
+def test_a_recording_without_speech_is_explained(browse: Browse, server: str, tmp_path: Path) -> None:
+    page = browse(server, GRANTED, hears=write_wav(tmp_path / "silence.wav", np.zeros(48_000)))
+    page.excuse("422")
+    page.press("#mic")
+    page.recorded(1)
+    page.press("#mic")
+    assert "microphone" in fault(page, "no_speech")
+
+
+def test_a_recording_of_a_moment_is_not_sent(page: Any) -> None:
+    page.run("document.getElementById('mic').focus()")
+    page.key(Keys.ENTER)
+    page.wait_for("#mic.on")
+    page.key(Keys.ENTER)
+    assert "Hold" in fault(page, "too_short")
+    assert not page.all(".message")
+
+
+@contextmanager
+def occupied(url: str) -> Iterator[threading.Event]:
+    """A server that answers someone else until the event is set."""
+    question = {"prompt": " ".join(["word"] * 400), "max_tokens": 400, "stream": True}
+    begun, leave = threading.Event(), threading.Event()
+
+    def ask() -> None:
+        with httpx.stream("POST", f"{url}/completion", json=question, timeout=60) as reply:
+            for _ in reply.iter_bytes():
+                begun.set()
+                if leave.is_set():
+                    return
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert begun.wait(30)
+    try:
+        yield leave
+    finally:
+        leave.set()
+        asking.join(30)
+
+
+def test_a_busy_box_is_asked_again_until_it_answers(serve: Serve, browse: Browse) -> None:
+    with serve("limits.concurrent=1", "limits.queue=0", "echo.delay=0.05") as served:
+        page = browse(served.url)
+        page.excuse("503")
+        with occupied(served.url) as leave:
+            page.ask("is anybody there?")
+            page.wait(lambda: "busy; trying again" in page.text(".answer .phase"))
+            leave.set()
+        assert "is anybody there?" in page.answered().text
+        assert not page.all(".fault")
+
+
+def test_waiting_for_a_busy_box_can_be_stopped(serve: Serve, browse: Browse) -> None:
+    with serve("limits.concurrent=1", "limits.queue=0", "echo.delay=0.05") as served:
+        page = browse(served.url)
+        page.excuse("503")
+        with occupied(served.url):
+            page.ask("is anybody there?")
+            page.wait(lambda: "trying again" in page.text(".answer .phase"))
+            page.press("#stop")
+            assert page.wait_for(".answer .aside").text == "Stopped."
+
+
+def test_models_that_load_are_waited_for(serve: Serve, browse: Browse) -> None:
+    with serve("echo.delay=0.15", until="listening") as served:
+        page = browse(served.url, ready=False)
+        page.excuse("503")
+        page.wait_for("#status[data-state=warming]")
+        assert page.text("#status") == "Warming up"
+        page.wait_for("#status[data-state=ready]")
+
+
+def test_a_failure_in_mid_answer_is_told_where_the_answer_would_be(serve: Serve, browse: Browse) -> None:
+    with serve("echo.fault=raise") as served:
+        page = browse(served.url)
+        page.ask("hello")
+        page.wait_for(".answer .fault")
+        assert "Try again" in page.text(".answer .fault")
+        page.press(".answer .fault .ways button")
+        page.wait_for(".answer .fault")
+        assert len(page.all(".answer")) == 1
+
+
+def test_a_connection_that_breaks_off_is_told_and_asked_again(serve: Serve, browse: Browse) -> None:
+    with serve("echo.delay=0.1") as served:
+        page = browse(served.url)
+        page.excuse("ERR_")
+        page.ask(" ".join(["word"] * 100))
+        page.wait(lambda: page.all(".answer .text") and page.text(".answer .text"))
+        served.kill()
+        assert "What had arrived" in fault(page, "broken_off")
+        page.press(".answer .fault .ways button")
+        assert "same network" in fault(page, "unreachable")
+        page.driver.execute_script("window.dispatchEvent(new Event('online'))")
+        page.wait_for("#status[data-state=offline]")
+
+
+def test_a_question_that_is_too_long_is_told(serve: Serve, browse: Browse) -> None:
+    with serve("limits.prompt_chars=20") as served:
+        page = browse(served.url)
+        page.excuse("413")
+        page.ask("x" * 30)
+        words = fault(page, "prompt_too_long")
+        assert "at most 20" in words
+        assert "Try again" not in words
+
+
+def test_a_key_is_asked_for_and_kept(serve: Serve, browse: Browse) -> None:
+    with serve("server.api_key=sesame") as served:
+        page = browse("about:blank", ready=False)
+        page.excuse("401")
+        # The page's own files may need the key too, which a browser asks for by itself.
+        page.devtools("Network.enable")
+        page.devtools("Network.setExtraHTTPHeaders", headers={"Authorization": "Bearer sesame"})
+        page.open(served.url)
+        page.devtools("Network.setExtraHTTPHeaders", headers={})
+        page.ask("hello")
+        for entered, told in (("wrong", "Whoever set it up"), ("sesame", "not accepted")):
+            page.wait(lambda told=told: page.all("dialog#key[open]") and told in page.text("#key-words"))
+            page.one("#key-value").send_keys(entered)
+            if entered == "sesame":
+                page.press("#key-remember")
+            page.press("#key-enter")
+        page.answered()
+        assert page.run("return localStorage.getItem('chatapi.key')") == "sesame"
+        page.press("#open-options")
+        page.press("#forget-key")
+        assert page.run("return localStorage.getItem('chatapi.key')") is None
+
+
+class Portal(BaseHTTPRequestHandler):
+    """Lets the page through, and answers every question itself, as captive portals and some proxies do."""
+
+    def do_GET(self) -> None:
+        file = FOLDER / "index.html" if self.path == "/" else FOLDER / self.path.removeprefix("/page/")
+        found = file.is_file()
+        self._reply(mimetypes.guess_type(file.name)[0] or "text/plain", file.read_bytes() if found else b"{}")
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._reply("text/html", b"<h1>Please sign in</h1>")
+
+    def _reply(self, media_type: str, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", media_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+def test_an_answer_from_something_else_is_told(browse: Browse) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Portal) as portal:
+        serving = threading.Thread(target=portal.serve_forever)
+        serving.start()
+        try:
+            page = browse(f"http://127.0.0.1:{portal.server_port}")
+            page.ask("hello")
+            assert "instead" in fault(page, "not_events")
+        finally:
+            portal.shutdown()
+            serving.join()

@@ -1,0 +1,208 @@
+"""What people do on the page, in a real browser against a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from selenium.webdriver.common.keys import Keys
+
+Browse = Callable[..., Any]
+Serve = Callable[..., Any]
+
+SPOKEN = "What is the capital of France?"
+
+
+def test_a_typed_question_is_answered_in_text_and_sound(page: Any) -> None:
+    page.ask(SPOKEN)
+    answer = page.answered()
+    assert page.text(".question .text") == SPOKEN
+    assert "capital of France" in answer.text
+    assert float(answer.get_attribute("data-seconds")) > 0.2
+    page.wait(lambda: page.all("#stop")[0].get_attribute("hidden"))
+    assert page.loudest() > 0.1
+
+
+def test_without_speaking_no_sound_is_asked_for(page: Any) -> None:
+    page.press("#speak")
+    page.ask(SPOKEN)
+    answer = page.answered()
+    assert answer.get_attribute("data-seconds") is None
+    assert page.loudest() == 0
+    assert "First words" in answer.text
+    page.driver.refresh()
+    assert page.wait_for("#speak").get_attribute("aria-checked") == "false"
+
+
+def test_shift_enter_begins_a_line_and_enter_sends(page: Any) -> None:
+    page.one("#prompt").send_keys("one", Keys.SHIFT, Keys.ENTER, Keys.NULL, "two", Keys.ENTER)
+    page.answered()
+    assert page.text(".question .text") == "one\ntwo"
+
+
+def test_an_example_is_a_question(page: Any) -> None:
+    example = page.text("#examples button")
+    page.press("#examples button")
+    page.answered()
+    assert page.text(".question .text") == example
+    assert not page.one("#welcome").is_displayed()
+
+
+def test_a_tapped_recording_is_understood_and_answered(page: Any) -> None:
+    page.press("#mic")
+    page.wait(lambda: int(page.one("#meter").get_attribute("aria-valuenow")) > 20, "the meter shows nothing")
+    page.recorded(1)
+    page.press("#mic")
+    answer = page.answered()
+    assert page.text(".question .text")
+    assert len(page.all(".question .waveform rect")) > 10
+    assert "Heard" in answer.find_element("css selector", ".chart").get_attribute("textContent")
+    page.wait(lambda: page.all("#stop")[0].get_attribute("hidden"))
+    page.loudest()
+    page.press(".question .play")
+    page.wait(lambda: page.loudest() > 0.1, "the recording is not heard")
+
+
+def test_a_held_recording_is_sent_on_release(page: Any) -> None:
+    page.hold_microphone(1)
+    page.answered()
+    assert page.text(".question .text")
+
+
+def test_the_microphone_works_from_the_keyboard(page: Any) -> None:
+    page.run("document.getElementById('mic').focus()")
+    page.key(Keys.ENTER)
+    page.recorded(1)
+    page.key(Keys.ENTER)
+    page.answered()
+    assert page.text(".question .text")
+
+
+def test_escape_throws_a_recording_away(page: Any) -> None:
+    page.press("#mic")
+    page.recorded(1)
+    page.key(Keys.ESCAPE)
+    page.wait(lambda: page.one("#field").is_displayed())
+    assert page.run("return announcer.textContent") == "Recording cancelled"
+    assert not page.all(".message")
+
+
+def test_an_answer_can_be_heard_again(page: Any) -> None:
+    page.ask(SPOKEN)
+    page.answered()
+    page.wait(lambda: page.all("#stop")[0].get_attribute("hidden"))
+    page.loudest()
+    page.press(".answer .play")
+    page.wait(lambda: page.loudest() > 0.1, "the answer is not heard again")
+
+
+def test_the_timeline_tells_every_stage_in_words(page: Any) -> None:
+    page.ask(SPOKEN)
+    page.answered()
+    page.press(".timeline summary")
+    rows = [row.text for row in page.all(".chart li")]
+    assert rows
+    assert all(row.splitlines()[-1].rstrip().endswith(("ms", "s")) for row in rows)
+    assert "On this device" in page.text(".timeline .notes")
+
+
+def test_stop_ends_the_answer_its_sound_and_the_work_on_the_server(serve: Serve, browse: Browse) -> None:
+    with serve("echo.delay=0.1") as served:
+        page = browse(served.url)
+        page.ask(" ".join(["One two three four five."] * 20))
+        page.wait(lambda: page.all(".answer .text") and page.text(".answer .text"))
+        page.press("#stop")
+        assert "Stopped" in page.wait_for(".answer .aside").text
+        page.wait(lambda: served.get("/health")["turns"]["active"] == 0, "the server went on")
+        assert not page.all(".answer.speaking")
+        said = page.text(".answer .text")
+        page.ask("again")
+        page.answered()
+        assert page.text(".answer .text") == said
+
+
+def test_a_reload_shows_the_conversation_and_goes_on_with_it(page: Any, server: str) -> None:
+    page.ask("first question")
+    page.answered()
+    page.driver.refresh()
+    page.wait_for(".answer .text")
+    assert page.text(".question .text") == "first question"
+    page.ask("second question")
+    page.answered()
+    conversation = page.run("return localStorage.getItem('chatapi.conversation')")
+    said = httpx.get(f"{server}/conversations/{conversation}").json()["messages"]
+    assert [message["text"] for message in said if message["role"] == "user"] == ["first question", "second question"]
+
+
+def test_a_new_conversation_forgets_the_old_one(page: Any, server: str) -> None:
+    page.ask("a secret")
+    page.answered()
+    conversation = page.run("return localStorage.getItem('chatapi.conversation')")
+    page.press("#new")
+    page.wait(lambda: page.one("#welcome").is_displayed())
+    page.wait(lambda: httpx.get(f"{server}/conversations/{conversation}").status_code == 404)
+    assert not page.all(".message")
+
+
+def test_a_conversation_that_is_gone_is_begun_anew(page: Any, server: str) -> None:
+    page.ask("first question")
+    page.answered()
+    conversation = page.run("return localStorage.getItem('chatapi.conversation')")
+    httpx.delete(f"{server}/conversations/{conversation}")
+    page.excuse("404")
+    page.ask("second question")
+    page.answered(2)
+    assert "no longer has the earlier conversation" in page.text(".remark")
+    assert page.run("return localStorage.getItem('chatapi.conversation')") != conversation
+
+
+def test_what_is_typed_is_shown_as_text_and_never_as_markup(page: Any) -> None:
+    page.ask("<img src=x onerror=alert(1)><b>bold</b>")
+    answer = page.answered()
+    assert "<b>bold</b>" in page.text(".question .text")
+    assert "<b>bold</b>" in answer.text
+    assert not page.all(".message img, .message b")
+
+
+@pytest.mark.parametrize("width", [320, 360, 768])
+def test_nothing_is_wider_than_the_screen(page: Any, width: int) -> None:
+    page.devtools("Emulation.setDeviceMetricsOverride", width=width, height=640, deviceScaleFactor=2, mobile=True)
+    page.ask("x" * 300)
+    page.answered()
+    page.press(".timeline summary")
+    wide = page.run(
+        "return [...document.querySelectorAll('body, body *')].filter((element) => element.checkVisibility()"
+        " && !element.closest('.unseen, svg, .meter') && element.getBoundingClientRect().right > innerWidth + 1)"
+        ".map((element) => element.outerHTML.slice(0, 80))"
+    )
+    assert wide == []
+    assert page.run("return document.documentElement.scrollWidth <= innerWidth")
+    assert page.run("return thread.scrollWidth <= thread.clientWidth")
+
+
+def test_every_control_has_a_name_and_is_big_enough_for_a_finger(page: Any) -> None:
+    page.devtools("Emulation.setDeviceMetricsOverride", width=360, height=640, deviceScaleFactor=2, mobile=True)
+    page.ask(SPOKEN)
+    page.answered()
+    for control in page.all("button, textarea, select, main"):
+        if control.is_displayed():
+            assert control.accessible_name, control.get_attribute("outerHTML")
+            if control.tag_name == "button":
+                assert min(control.size.values()) >= 44, control.get_attribute("outerHTML")
+
+
+def test_voice_and_language_can_be_chosen_and_are_kept(page: Any) -> None:
+    page.press("#open-options")
+    voices = page.wait_for("#voice option:nth-child(2)")
+    chosen = voices.get_attribute("value")
+    page.run("voice.value = arguments[0]; voice.dispatchEvent(new Event('change'))", chosen)
+    page.key(Keys.ESCAPE)
+    page.ask(SPOKEN)
+    page.answered()
+    page.driver.refresh()
+    page.wait_for("#status[data-state=ready]")
+    assert page.run("return localStorage.getItem('chatapi.voice')") == chosen
+    page.press("#open-options")
+    page.wait(lambda: page.run("return voice.value") == chosen)
