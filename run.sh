@@ -64,7 +64,7 @@ chatapi() {
 
 run_tests() {
   install_packages --editable '.[engines]' --group dev
-  debian chromium
+  debian chromium chromium-driver curl
   chatapi models fetch
   chatapi models fetch whisper-base
   "$venv/bin/ruff" check .
