@@ -80,7 +80,7 @@ class Region:
     start: int
     end: int
     speech_end: int
-    """Where the speech itself ends."""
+    """Where the speech itself ends; where longer speech was cut, the cut."""
 
     @property
     def seconds(self) -> float:

@@ -29,9 +29,10 @@ ONES = [
     "nineteen",
 ]
 TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+UNITS = ((10**9, "billion"), (10**6, "million"), (1000, "thousand"), (100, "hundred"))
 SAME = {
-    "ok": "okay", "mr": "mister", "mrs": "missus", "dr": "doctor", "tyre": "tire", "color": "colour", "gray": "grey",
-    "theatre": "theater", "grey": "gray", "colour": "color", "and": "and", "pm": "p m", "am": "a m", "st": "street",
+    "ok": "okay", "mr": "mister", "mrs": "missus", "dr": "doctor", "tyre": "tire", "colour": "color", "grey": "gray",
+    "theatre": "theater", "goodnight": "good night",
 }  # fmt: skip
 """Spellings of one word, mapped to one of them."""
 
@@ -54,7 +55,8 @@ def words(text: str, language: str = "en") -> list[str]:
 
 
 def _english(text: str) -> str:
-    text = re.sub(r"(\d),(\d{3})", r"\1\2", text)
+    text = re.sub(r"\b([ap])\.m\b\.?", r"\1m", text)
+    text = re.sub(r"\d{1,3}(,\d{3})+", lambda found: _counted(int(found[0].replace(",", ""))), text)
     text = re.sub(r"\$(\d+)", r"\1 dollars", text).replace("%", " percent ").replace("&", " and ")
     text = re.sub(r"(\d+)(st|nd|rd|th)\b", lambda found: _ordinal(int(found[1])), text)
     text = re.sub(r"\d+", lambda found: f" {_number(found[0])} ", text)
@@ -80,7 +82,7 @@ def _counted(value: int) -> str:
         return ONES[value]
     if value < 100:
         return TENS[value // 10 - 2] + (f" {ONES[value % 10]}" if value % 10 else "")
-    unit, name = (100, "hundred") if value < 1000 else (1000, "thousand")
+    unit, name = next((unit, name) for unit, name in UNITS if unit <= value)
     return f"{_counted(value // unit)} {name}" + (f" {_counted(value % unit)}" if value % unit else "")
 
 
