@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 import anyio
+import anyio.to_thread
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from chatapi.abilities.conversation import Turn
 from chatapi.appliance import Appliance
-from chatapi.audio import Audio, joined, wav
+from chatapi.audio import Audio, duration, joined, wav
 from chatapi.errors import BadInput, StorageFault
 from chatapi.events import JobProgress, Speech, TextDelta, Transcript, TurnEnded, TurnStarted
 from chatapi.settings import Settings
@@ -65,6 +66,8 @@ async def transcribe(settings: Settings, file: Path, language: str | None, as_js
         TextColumn("{task.percentage:.0f} %"),
         TimeRemainingColumn(),
     )
+    # A file that cannot be read is said before models are loaded for it.
+    await anyio.to_thread.run_sync(duration, file)
     found = False
     async with _loaded(settings, {"vad", "asr"}) as appliance:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
