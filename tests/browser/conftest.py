@@ -35,6 +35,8 @@ SWITCHES = (
     "--disable-quic",
     "--use-fake-device-for-media-stream",
 )
+ENTER, ESCAPE, SHIFT, RELEASE = "\ue007", "\ue00c", "\ue008", "\ue000"
+"""Keys as WebDriver names them (W3C WebDriver, 17.4.2); RELEASE lets go of all that are held."""
 GRANTED = "--use-fake-ui-for-media-stream"
 """The microphone is allowed without asking."""
 

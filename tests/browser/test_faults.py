@@ -12,9 +12,8 @@ from typing import Any
 
 import httpx
 import numpy as np
-from selenium.webdriver.common.keys import Keys
 
-from browser.conftest import GRANTED, write_wav
+from browser.conftest import ENTER, GRANTED, write_wav
 from chatapi.faces.web.page import FOLDER
 
 Browse = Callable[..., Any]
@@ -56,9 +55,9 @@ def test_a_recording_without_speech_is_explained(browse: Browse, server: str, tm
 
 def test_a_recording_of_a_moment_is_not_sent(page: Any) -> None:
     page.run("document.getElementById('mic').focus()")
-    page.key(Keys.ENTER)
+    page.key(ENTER)
     page.wait_for("#mic.on")
-    page.key(Keys.ENTER)
+    page.key(ENTER)
     assert "Hold" in fault(page, "too_short")
     assert not page.all(".message")
 

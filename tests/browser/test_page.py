@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from selenium.webdriver.common.keys import Keys
+
+from browser.conftest import ENTER, ESCAPE, RELEASE, SHIFT
 
 Browse = Callable[..., Any]
 Serve = Callable[..., Any]
@@ -37,7 +38,7 @@ def test_without_speaking_no_sound_is_asked_for(page: Any) -> None:
 
 
 def test_shift_enter_begins_a_line_and_enter_sends(page: Any) -> None:
-    page.one("#prompt").send_keys("one", Keys.SHIFT, Keys.ENTER, Keys.NULL, "two", Keys.ENTER)
+    page.one("#prompt").send_keys("one", SHIFT, ENTER, RELEASE, "two", ENTER)
     page.answered()
     assert page.text(".question .text") == "one\ntwo"
 
@@ -73,9 +74,9 @@ def test_a_held_recording_is_sent_on_release(page: Any) -> None:
 
 def test_the_microphone_works_from_the_keyboard(page: Any) -> None:
     page.run("document.getElementById('mic').focus()")
-    page.key(Keys.ENTER)
+    page.key(ENTER)
     page.recorded(1)
-    page.key(Keys.ENTER)
+    page.key(ENTER)
     page.answered()
     assert page.text(".question .text")
 
@@ -83,7 +84,7 @@ def test_the_microphone_works_from_the_keyboard(page: Any) -> None:
 def test_escape_throws_a_recording_away(page: Any) -> None:
     page.press("#mic")
     page.recorded(1)
-    page.key(Keys.ESCAPE)
+    page.key(ESCAPE)
     page.wait(lambda: page.one("#field").is_displayed())
     assert page.run("return announcer.textContent") == "Recording cancelled"
     assert not page.all(".message")
@@ -198,7 +199,7 @@ def test_voice_and_language_can_be_chosen_and_are_kept(page: Any) -> None:
     voices = page.wait_for("#voice option:nth-child(2)")
     chosen = voices.get_attribute("value")
     page.run("voice.value = arguments[0]; voice.dispatchEvent(new Event('change'))", chosen)
-    page.key(Keys.ESCAPE)
+    page.key(ESCAPE)
     page.ask(SPOKEN)
     page.answered()
     page.driver.refresh()

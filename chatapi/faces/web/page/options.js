@@ -29,11 +29,12 @@ export class Options {
 
   /** @param {{models: object[], voices: object[], languages: string[]}} known  what GET /models gives */
   show({ models, voices, languages }) {
-    const named = voices.map(({ name, language }) => [name, `${name} (${nameOf(language)})`]);
+    const titles = new Map(models.map(({ name, title }) => [name, title]));
+    const named = voices.map(({ name, language }) => [name, titles.get(name) || `${name} (${nameOf(language)})`]);
     fill(this.#voice, [['', 'Automatic'], ...named], preferences.voice);
     const spoken = languages.map((code) => [code, nameOf(code)]).sort((a, b) => a[1].localeCompare(b[1]));
     fill(this.#language, [['', 'Automatic'], ...spoken], preferences.language);
-    const active = models.filter((model) => model.active);
+    const active = Object.keys(ROLES).flatMap((role) => models.filter((model) => model.active && model.role === role));
     const none = element('li', { class: 'none' }, 'Not known yet: the models are still loading, or run without model files.');
     byId('engines').replaceChildren(...(active.length ? active.map(engine) : [none]));
   }
@@ -74,7 +75,7 @@ async function asked(again) {
 
 function engine({ role, title, name, licence }) {
   const what = element('strong', {}, title || name);
-  return element('li', {}, element('span', {}, ROLES[role] ?? role), what, element('small', {}, licence ?? ''));
+  return element('li', {}, element('span', {}, ROLES[role]), what, element('small', {}, licence ?? ''));
 }
 
 function fill(select, options, chosen) {
