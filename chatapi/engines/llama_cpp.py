@@ -78,7 +78,7 @@ class LlamaCpp:
             raise EngineFailed("the llama_cpp engine was closed")
         if stop():
             return
-        answer = _Answer(lambda: self._closing.is_set() or stop(), capacity=2 * self._context)
+        answer = _Answer(lambda: self._closing.is_set() or stop())
         self._answers.add(answer)
         try:
             answer.start(self._server, json.dumps({**self._request(messages, sampling), **options}))
@@ -144,12 +144,12 @@ class LlamaCpp:
 class _Answer:
     """One answer being written, on a thread of its own."""
 
-    def __init__(self, stop: Stop, capacity: int) -> None:
+    def __init__(self, stop: Stop) -> None:
         self._stop = stop
         self._left = threading.Event()
         self._thread: threading.Thread | None = None
-        # It holds more than an answer can have, so a slow taker never keeps a slot from the next answer.
-        self._chunks: queue.Queue[str | BaseException | None] = queue.Queue(capacity)
+        # Never longer than the answer, which the context bounds: a slow taker keeps no slot from the next answer.
+        self._chunks: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
         self.stopped = False
 
     def start(self, server: Any, request: str) -> None:
@@ -174,18 +174,18 @@ class _Answer:
         except RuntimeError as error:
             failure = EngineFailed(f"llama.cpp failed: {error}")
             failure.__cause__ = error
-            self._chunks.put_nowait(failure)
+            self._chunks.put(failure)
         finally:
-            self._chunks.put_nowait(None)
+            self._chunks.put(None)
 
     def _take(self, chunk: str) -> bool:
         """Called by the library after every step; True ends the answer."""
         try:
             self.stopped = self._left.is_set() or self._stop()
             if not self.stopped:
-                self._chunks.put_nowait(chunk)
+                self._chunks.put(chunk)
         except BaseException as error:  # the library swallows what a callback raises
-            self._chunks.put_nowait(error)
+            self._chunks.put(error)
             self.stopped = True
         return self.stopped
 

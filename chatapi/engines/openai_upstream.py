@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from chatapi.catalog import Model
 
 CONNECT_SECONDS = 5.0
-"""A server that is there answers a connection at once."""
 ASK_SECONDS = 0.1
 """How often `stop` is asked while the server is silent."""
 EVENT_BYTES = 1 << 20

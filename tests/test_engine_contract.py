@@ -1,0 +1,255 @@
+"""One contract for every engine of the table; those whose library or model is missing are skipped with the reason."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from chatapi.audio import RATE, Audio, Samples, decode
+from chatapi.engines import (
+    ENGINES,
+    ContextOverflow,
+    Message,
+    Piece,
+    Sampling,
+    Segment,
+    Stop,
+    Voice,
+    entry,
+    installed,
+    load,
+    never,
+)
+from chatapi.errors import ChatapiError, Unknown
+from chatapi.settings import LlamaCpp, OpenAIUpstream, Settings
+
+EVERY = [
+    pytest.param((role, name), id=f"{role}-{name}", marks=[pytest.mark.real] if needs.needs_model else [])
+    for role, engines in ENGINES.items()
+    for name, needs in engines.items()
+]
+KINDS: dict[str, type] = {"vad": float, "asr": Segment, "llm": Piece, "tts": Audio}
+FILES = {"whisper_cpp": "*ggml*.bin", "llama_cpp": "*.gguf", "piper": "*.onnx"}
+CHAT = [Message("system", "You answer in one short sentence."), Message("user", "Tell me about the sea and the sky.")]
+PATIENCE = 120
+"""Seconds after which a thread counts as stuck."""
+
+
+def model_for(role: str, engine: str) -> SimpleNamespace:
+    """A model for an engine, out of the folder that CHATAPI_TEST_MODELS names; skips when there is none."""
+    folder = os.environ.get("CHATAPI_TEST_MODELS", "")
+    found = sorted(Path(folder).rglob(FILES[engine])) if folder else []
+    if not found:
+        pytest.skip(f"no model for {role} {engine} ({FILES[engine]}) under CHATAPI_TEST_MODELS")
+    files = {path.name: path for path in found[0].parent.iterdir() if path.name.startswith(found[0].name)}
+    return SimpleNamespace(
+        name="tested", role=role, engine=engine, folder=found[0].parent, files=files, languages=("en",), options={}
+    )
+
+
+def speech() -> Samples:
+    """A few seconds: real speech where a clip is at hand, a loud tone otherwise."""
+    folder = os.environ.get("CHATAPI_TEST_MODELS", "")
+    clips = sorted(Path(folder).rglob("*.wav"), key=lambda path: path.stat().st_size) if folder else []
+    if clips:
+        return decode(clips[0]).samples[: 5 * RATE]
+    tone: Samples = (0.3 * np.sin(2 * np.pi * 220 * np.arange(2 * RATE) / RATE)).astype(np.float32)
+    return tone
+
+
+class ChatServer(BaseHTTPRequestHandler):
+    """As little of OpenAI's HTTP as an answer needs; says that what is longer than 20,000 bytes does not fit."""
+
+    def do_GET(self) -> None:
+        self._send(200, json.dumps({"data": [{"id": "tiny"}]}), "application/json")
+
+    def do_POST(self) -> None:
+        length = int(self.headers["content-length"])
+        self.rfile.read(length)
+        if length > 20_000:
+            error = {"type": "exceed_context_size_error", "n_prompt_tokens": 5000, "n_ctx": 1000}
+            self._send(400, json.dumps({"error": error}), "application/json")
+            return
+        events = [{"choices": [{"delta": {"content": word}}]} for word in ("The", " sea", " is", " wide.")]
+        events.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+        events.append({"choices": [], "usage": {"prompt_tokens": 12, "completion_tokens": 4}})
+        body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+        self._send(200, body, "text/event-stream")
+
+    def log_message(self, *_: object) -> None:
+        """Not on the terminal."""
+
+    def _send(self, status: int, body: str, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+
+class Engine:
+    """An engine of the table with what the contract asks of its role."""
+
+    def __init__(self, role: str, name: str, settings: Settings) -> None:
+        self.role, self.name = role, name
+        models = [model_for(role, name)] if entry(role, name).needs_model else []
+        self.built = load(role, name)(settings, models)
+
+    def call(self, stop: Stop = never) -> Iterator[Any]:
+        if self.role == "vad":
+            return iter(self.built.probabilities(speech(), stop))
+        if self.role == "asr":
+            return iter(self.built.transcribe(speech(), "en", stop))
+        if self.role == "llm":
+            return iter(self.built.generate(CHAT, Sampling(max_tokens=12, temperature=0), stop))
+        return iter(self.built.synthesize("One is here. Two is there. Three.", self.built.voices[0].name, stop))
+
+    def close(self) -> None:
+        if hasattr(self.built, "close"):
+            self.built.close()
+
+
+@pytest.fixture(scope="module")
+def settings() -> Iterator[Settings]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), ChatServer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        yield Settings(
+            llama_cpp=LlamaCpp(context=512, slots=2), openai_upstream=OpenAIUpstream(url=url, context=100_000)
+        )
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module", params=EVERY)
+def engine(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Engine]:
+    role, name = request.param
+    if not installed(role, name):
+        pytest.skip(f"{entry(role, name).requires} is not installed")
+    if importlib.util.find_spec(entry(role, name).target.partition(":")[0]) is None:
+        pytest.skip(f"{entry(role, name).target} is not here")
+    built = Engine(role, name, settings)
+    yield built
+    built.close()
+
+
+def of(role: str) -> pytest.MarkDecorator:
+    """The engines of one role only."""
+    return pytest.mark.parametrize("engine", [each for each in EVERY if each.values[0][0] == role], indirect=True)
+
+
+def in_threads(count: int, target: Callable[[], Any]) -> list[Any]:
+    with ThreadPoolExecutor(count) as pool:
+        return [future.result(PATIENCE) for future in [pool.submit(target) for _ in range(count)]]
+
+
+def test_the_constructor_takes_settings_and_models(engine: Engine):
+    assert list(inspect.signature(type(engine.built)).parameters) == ["settings", "models"]
+
+
+def test_what_comes_is_what_the_role_says(engine: Engine):
+    items = list(engine.call())
+    assert items
+    assert all(isinstance(item, KINDS[engine.role]) for item in items)
+
+
+def test_stop_from_the_start_leaves_at_most_one_item(engine: Engine):
+    assert len(list(engine.call(lambda: True))) <= 1
+
+
+def test_stop_in_the_middle_ends_the_call(engine: Engine):
+    wanted = threading.Event()
+    items = []
+    for item in engine.call(wanted.is_set):
+        items.append(item)
+        wanted.set()
+    assert len(items) <= 2
+
+
+def test_a_call_that_is_left_early_leaves_the_engine_usable(engine: Engine):
+    for _ in range(3):
+        call = engine.call()
+        next(call, None)
+        call.close()  # type: ignore[attr-defined]
+    assert list(engine.call())
+
+
+def test_a_call_that_was_never_begun_costs_nothing(engine: Engine):
+    engine.call().close()  # type: ignore[attr-defined]
+    assert list(engine.call())
+
+
+def test_nothing_is_remembered_from_one_call_to_the_next(engine: Engine):
+    first, second = ([type(item) for item in engine.call()] for _ in range(2))
+    assert set(first) == set(second)
+
+
+def test_another_thread_than_the_builder_may_use_it(engine: Engine):
+    [items] = in_threads(1, lambda: list(engine.call()))
+    assert items
+
+
+def test_a_call_may_move_between_threads(engine: Engine):
+    call = engine.call()
+    taken = [next(call, None) for _ in range(2)]
+    [rest] = in_threads(1, lambda: list(call))
+    assert len([item for item in [*taken, *rest] if item is not None]) >= 1
+
+
+def test_every_slot_can_be_used_at_once(engine: Engine):
+    slots = getattr(engine.built, "slots", 1)
+    assert slots >= 1
+    assert all(in_threads(slots, lambda: list(engine.call())))
+
+
+@of("llm")
+def test_a_language_model_ends_with_a_reason_and_refuses_what_does_not_fit(engine: Engine):
+    pieces = list(engine.call())
+    assert [piece.finish_reason for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
+    assert pieces[-1].finish_reason in ("stop", "length")
+    assert pieces[-1].usage.completion_tokens > 0
+    with pytest.raises(ContextOverflow) as caught:
+        next(engine.built.generate([Message("user", "sea " * 6000)], Sampling(max_tokens=10)))
+    assert caught.value.needed > caught.value.context > 0
+
+
+@of("tts")
+def test_a_synthesizer_offers_voices_and_refuses_others(engine: Engine):
+    assert all(isinstance(voice, Voice) for voice in engine.built.voices)
+    assert all(chunk.rate == engine.built.voices[0].rate for chunk in engine.call())
+    assert list(engine.built.synthesize(" ... ", engine.built.voices[0].name)) == []
+    with pytest.raises(Unknown) as caught:
+        list(engine.built.synthesize("Hello.", "a voice nobody has"))
+    assert caught.value.code == "unknown_voice"
+
+
+@of("asr")
+def test_a_transcriber_names_its_languages_and_hears_nothing_in_silence(engine: Engine):
+    assert engine.built.languages
+    assert all(segment.end >= segment.start >= 0 for segment in engine.call())
+    assert list(engine.built.transcribe(np.zeros(0, np.float32), "en")) == []
+    try:
+        list(engine.built.transcribe(speech(), "xx"))
+    except ChatapiError as error:
+        assert error.message
+
+
+@of("vad")
+def test_a_detector_judges_every_frame_and_the_rest(engine: Engine):
+    sound = speech()[:5000]
+    found = list(engine.built.probabilities(sound))
+    assert len(found) == -(-len(sound) // 512)
+    assert all(0 <= probability <= 1 for probability in found)
+    assert list(engine.built.probabilities(np.zeros(0, np.float32))) == []

@@ -1,0 +1,276 @@
+"""llama.cpp with a real, tiny model where it is installed; what can go wrong before a model is loaded, everywhere."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from chatapi.engines import ContextOverflow, Message, Piece, Sampling
+from chatapi.errors import EngineFailed, ModelFault
+from chatapi.settings import SYSTEM, Llm, Settings
+from chatapi.settings import LlamaCpp as Table
+
+pytest.importorskip("xllamacpp")
+from chatapi.engines.llama_cpp import STEP, LlamaCpp
+
+CONTEXT = 1024
+PARIS = "What is the capital of France?"
+
+
+def model(path: Path | None = None, **options: object) -> SimpleNamespace:
+    """A model as the catalog would hand it over."""
+    folder = os.environ.get("CHATAPI_TEST_MODELS", "")
+    found = [path] if path else sorted(Path(folder).rglob("*.gguf")) if folder else []
+    if not found:
+        pytest.skip("no GGUF model under CHATAPI_TEST_MODELS")
+    return SimpleNamespace(name="tiny", folder=found[0].parent, files={"model": found[0]}, options=options)
+
+
+@pytest.fixture(scope="module")
+def llama() -> Iterator[LlamaCpp]:
+    engine = LlamaCpp(Settings(llama_cpp=Table(context=CONTEXT, slots=2)), [model()])
+    yield engine
+    engine.close()
+
+
+def chat(*texts: str) -> list[Message]:
+    """System prompt, then user and assistant in turn."""
+    roles = ("user", "assistant")
+    return [Message("system", SYSTEM), *(Message(roles[at % 2], said) for at, said in enumerate(texts))]
+
+
+def text(pieces: list[Piece]) -> str:
+    return "".join(piece.text for piece in pieces)
+
+
+def exact(max_tokens: int, *stop_texts: str) -> Sampling:
+    return Sampling(max_tokens, temperature=0, stop_texts=stop_texts)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model at all", b"PK\x03\x04"])
+def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path, content: bytes):
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(content)
+    with pytest.raises(ModelFault, match=r"broken\.gguf is not a GGUF file"):
+        LlamaCpp(Settings(), [model(path)])
+
+
+def test_a_damaged_model_is_refused_by_name_and_the_library_says_nothing_of_its_own(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUF" + bytes(range(256)) * 4)
+    with pytest.raises(ModelFault, match=r"cannot load .*broken\.gguf: it is damaged.*context of 2048 in 2 slots"):
+        LlamaCpp(Settings(), [model(path)])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(ModelFault, match=r"gone\.gguf cannot be read: No such file"):
+        LlamaCpp(Settings(), [model(tmp_path / "gone.gguf")])
+
+
+def test_a_model_without_a_gguf_file_is_named(tmp_path: Path):
+    with pytest.raises(ModelFault, match=r"tiny has no \.gguf file among: model\.bin"):
+        LlamaCpp(Settings(), [model(tmp_path / "model.bin")])
+
+
+def test_no_model_at_all_is_an_error():
+    with pytest.raises(ModelFault, match="given none"):
+        LlamaCpp(Settings(), [])
+
+
+@pytest.mark.real
+def test_the_answer_comes_a_token_a_piece_with_reason_and_usage(llama: LlamaCpp):
+    pieces = list(llama.generate(chat(PARIS), exact(30)))
+    assert "Paris" in text(pieces)
+    assert len(pieces) > 5
+    assert all(piece.text and piece.finish_reason is None for piece in pieces[:-1])
+    assert pieces[-1].finish_reason == "stop"
+    assert pieces[-1].usage is not None
+    # The end mark is a token too.
+    assert pieces[-1].usage.completion_tokens in (len(pieces) - 1, len(pieces))
+
+
+@pytest.mark.real
+def test_an_answer_that_is_cut_says_so(llama: LlamaCpp):
+    pieces = list(llama.generate(chat("Tell me a long story about a dragon."), exact(5)))
+    assert pieces[-1].finish_reason == "length"
+    assert pieces[-1].usage is not None
+    assert pieces[-1].usage.completion_tokens == 5
+
+
+@pytest.mark.real
+def test_the_same_seed_gives_the_same_answer(llama: LlamaCpp):
+    sampling = Sampling(12, temperature=1.5, seed=7)
+    first, second = (text(list(llama.generate(chat("Tell me a story."), sampling))) for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.real
+def test_writing_ends_before_a_stop_text(llama: LlamaCpp):
+    whole = text(list(llama.generate(chat(PARIS), exact(30))))
+    pieces = list(llama.generate(chat(PARIS), exact(30, " Paris", "never said")))
+    assert text(pieces) == whole.partition(" Paris")[0]
+    assert pieces[-1].finish_reason == "stop"
+
+
+@pytest.mark.real
+def test_the_system_prompt_was_computed_before_the_first_question_in_every_slot():
+    engine = LlamaCpp(Settings(llama_cpp=Table(context=512, slots=2)), [model()])
+    both = [engine.generate(chat(question), exact(8)) for question in ("Hello!", "Who are you?")]
+    for answer in both:
+        next(answer)
+    ends = [list(answer)[-1].usage for answer in both]
+    engine.close()
+    for usage in ends:
+        assert usage is not None
+        assert usage.cached_tokens > usage.prompt_tokens / 2
+
+
+@pytest.mark.real
+def test_the_second_turn_computes_only_what_is_new(llama: LlamaCpp):
+    first = list(llama.generate(chat("Tell me about the sea."), exact(40)))
+    turns = chat("Tell me about the sea.", text(first), "And about the sky?")
+    usages = first[-1].usage, list(llama.generate(turns, exact(3)))[-1].usage
+    assert usages[0] is not None
+    assert usages[1] is not None
+    assert usages[1].cached_tokens > usages[0].prompt_tokens
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("words", [CONTEXT - 100, 3 * CONTEXT])
+def test_what_does_not_fit_is_refused_before_the_first_piece_with_its_size(llama: LlamaCpp, words: int):
+    answer = llama.generate(chat("word " * words), exact(100))
+    with pytest.raises(ContextOverflow) as caught:
+        next(answer)
+    assert caught.value.context == CONTEXT
+    assert words + 100 < caught.value.needed < words + 250
+
+
+@pytest.mark.real
+def test_an_answer_fits_exactly_as_the_refusal_says(llama: LlamaCpp):
+    messages = chat("word " * 300)
+    with pytest.raises(ContextOverflow) as caught:
+        next(llama.generate(messages, exact(CONTEXT)))
+    room = CONTEXT - (caught.value.needed - CONTEXT)
+    next(llama.generate(messages, exact(room)))
+    with pytest.raises(ContextOverflow):
+        next(llama.generate(messages, exact(room + 1)))
+
+
+@pytest.mark.real
+def test_stop_ends_a_long_prompt_between_its_steps(llama: LlamaCpp):
+    asked = []
+
+    def stop() -> bool:
+        # Once at the door, once when the prompt was counted; from then on it is the steps that ask.
+        asked.append(True)
+        return len(asked) > 3
+
+    assert list(llama.generate(chat("boat " * 700), exact(20), stop)) == []
+    assert len(asked) < 700 / STEP
+    assert text(list(llama.generate(chat(PARIS), exact(10)))) != ""
+
+
+@pytest.mark.real
+def test_stop_ends_an_answer(llama: LlamaCpp):
+    wanted = threading.Event()
+    taken: list[Piece] = []
+    for piece in llama.generate(chat("Tell me a very long story."), exact(400), wanted.is_set):
+        taken.append(piece)
+        if len(taken) == 5:
+            wanted.set()
+    assert len(taken) == 5
+
+
+@pytest.mark.real
+def test_answers_that_are_left_early_free_their_slots(llama: LlamaCpp):
+    for _ in range(5):
+        answer = llama.generate(chat("Tell me a very long story."), exact(400))
+        next(answer)
+        answer.close()  # type: ignore[attr-defined]
+    assert [thread.name for thread in threading.enumerate() if thread.name == "llama_cpp"] == []
+    assert text(list(llama.generate(chat(PARIS), exact(10)))) != ""
+
+
+@pytest.mark.real
+def test_what_stop_raises_arrives_at_the_caller(llama: LlamaCpp):
+    def stop() -> bool:
+        raise RuntimeError("the caller's own mistake")
+
+    with pytest.raises(RuntimeError, match="own mistake"):
+        list(llama.generate(chat(PARIS), exact(10), stop))
+
+
+@pytest.mark.real
+def test_characters_of_many_bytes_come_whole(llama: LlamaCpp):
+    pieces = list(llama.generate(chat("Repeat: 😀🎉 日本語 Zoë"), Sampling(80, temperature=1.0, seed=1)))
+    said = text(pieces)
+    assert "\ufffd" not in said
+    assert not said.isascii()
+    said.encode()
+
+
+@pytest.mark.real
+def test_two_answers_are_written_at_once(llama: LlamaCpp):
+    one = llama.generate(chat("Tell me a long story about a king."), exact(40))
+    two = llama.generate(chat(PARIS), exact(20))
+    next(one)
+    assert "Paris" in text(list(two))
+    assert len(list(one)) > 5
+
+
+@pytest.mark.real
+def test_the_library_says_nothing_of_its_own_and_opens_no_port(capfd: pytest.CaptureFixture[str]):
+    listening = set(ports())
+    engine = LlamaCpp(Settings(llama_cpp=Table(context=512, slots=1)), [model()])
+    list(engine.generate(chat(PARIS), exact(5)))
+    with pytest.raises(ContextOverflow):
+        list(engine.generate(chat("a " * 600), exact(5)))
+    assert set(ports()) <= listening
+    engine.close()
+    assert capfd.readouterr() == ("", "")
+
+
+def ports() -> Iterator[str]:
+    """TCP sockets of this process that listen."""
+    own = {str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
+    for table in ("/proc/self/net/tcp", "/proc/self/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            columns = line.split()
+            if columns[3] == "0A" and f"socket:[{columns[9]}]" in own:
+                yield columns[1]
+
+
+@pytest.mark.real
+def test_close_ends_answers_in_progress_and_a_closed_engine_says_so():
+    engine = LlamaCpp(Settings(llama_cpp=Table(context=512, slots=1)), [model()])
+    answer = engine.generate(chat("Tell me a very long story."), exact(300))
+    next(answer)
+    engine.close()
+    assert len(list(answer)) < 300
+    with pytest.raises(EngineFailed, match="was closed"):
+        list(engine.generate(chat(PARIS), exact(5)))
+
+
+@pytest.mark.real
+def test_a_system_prompt_that_leaves_no_room_is_refused_at_once():
+    settings = Settings(llm=Llm(system="word " * 400), llama_cpp=Table(context=256, slots=1))
+    with pytest.raises(ModelFault, match=r"llm\.system alone needs 4\d\d tokens and llama_cpp\.context is 256"):
+        LlamaCpp(settings, [model()])
+
+
+@pytest.mark.real
+def test_a_model_may_bring_its_own_sampling():
+    wild = {"repeat_penalty": 5.0, "repeat_last_n": 256, "dry_multiplier": 0.0}
+    engine = LlamaCpp(Settings(llama_cpp=Table(context=512, slots=1)), [model(**wild)])
+    said = text(list(engine.generate(chat("Say: yes yes yes yes yes"), exact(30))))
+    engine.close()
+    words = said.lower().split()
+    assert len(set(words)) > len(words) * 0.9
