@@ -103,8 +103,8 @@ class Appliance:
         }
 
     def known(self) -> dict[str, Any]:
-        """Models, voices and languages, in plain values."""
-        ready = self.warm
+        """Models, voices, languages and limits, in plain values."""
+        ready, limits = self.warm, self.settings.limits
         voices = self.speaking.voices() if ready else ()
         return {
             "models": [
@@ -126,6 +126,7 @@ class Appliance:
                 for voice in voices
             ],
             "languages": list(self.engines.asr.engine.languages) if ready else [],
+            "limits": {"audio_seconds": limits.audio_seconds, "prompt_chars": limits.prompt_chars},
         }
 
     def _worker(self, role: str) -> Worker[Any]:

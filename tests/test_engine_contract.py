@@ -5,19 +5,18 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import model
 
-from chatapi.audio import RATE, Audio, Samples, decode
+from chatapi.audio import Audio, Samples, decode
 from chatapi.engines import (
     ENGINES,
     ContextOverflow,
@@ -41,32 +40,15 @@ EVERY = [
     for name, needs in engines.items()
 ]
 KINDS: dict[str, type] = {"vad": float, "asr": Segment, "llm": Piece, "tts": Audio}
-FILES = {"whisper_cpp": "*ggml*.bin", "llama_cpp": "*.gguf", "piper": "*.onnx"}
+MODELS = {"whisper_cpp": "whisper-tiny.en", "llama_cpp": "smollm2-135m-instruct", "piper": "en_US-joe-medium"}
 CHAT = [Message("system", "You answer in one short sentence."), Message("user", "Tell me about the sea and the sky.")]
 PATIENCE = 120
 """Seconds after which a thread counts as stuck."""
 
 
-def model_for(role: str, engine: str) -> SimpleNamespace:
-    """A model for an engine, out of the folder that CHATAPI_TEST_MODELS names; skips when there is none."""
-    folder = os.environ.get("CHATAPI_TEST_MODELS", "")
-    found = sorted(Path(folder).rglob(FILES[engine])) if folder else []
-    if not found:
-        pytest.skip(f"no model for {role} {engine} ({FILES[engine]}) under CHATAPI_TEST_MODELS")
-    files = {path.name: path for path in found[0].parent.iterdir() if path.name.startswith(found[0].name)}
-    return SimpleNamespace(
-        name="tested", role=role, engine=engine, folder=found[0].parent, files=files, languages=("en",), options={}
-    )
-
-
 def speech() -> Samples:
-    """A few seconds: real speech where a clip is at hand, a loud tone otherwise."""
-    folder = os.environ.get("CHATAPI_TEST_MODELS", "")
-    clips = sorted(Path(folder).rglob("*.wav"), key=lambda path: path.stat().st_size) if folder else []
-    if clips:
-        return decode(clips[0]).samples[: 5 * RATE]
-    tone: Samples = (0.3 * np.sin(2 * np.pi * 220 * np.arange(2 * RATE) / RATE)).astype(np.float32)
-    return tone
+    """Two seconds of somebody speaking."""
+    return decode(Path(__file__).parent / "corpus" / "real" / "en-hello_world.flac").samples
 
 
 class ChatServer(BaseHTTPRequestHandler):
@@ -103,7 +85,7 @@ class Engine:
 
     def __init__(self, role: str, name: str, settings: Settings) -> None:
         self.role, self.name = role, name
-        models = [model_for(role, name)] if entry(role, name).needs_model else []
+        models = [model(MODELS[name])] if entry(role, name).needs_model else []
         self.built = load(role, name)(settings, models)
 
     def call(self, stop: Stop = never) -> Iterator[Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from conftest import model as installed
 
 from chatapi.engines import ContextOverflow, Message, Piece, Sampling
 from chatapi.errors import EngineFailed, ModelFault
@@ -24,11 +24,8 @@ PARIS = "What is the capital of France?"
 
 def model(path: Path | None = None, **options: object) -> SimpleNamespace:
     """A model as the catalog would hand it over."""
-    folder = os.environ.get("CHATAPI_TEST_MODELS", "")
-    found = [path] if path else sorted(Path(folder).rglob("*.gguf")) if folder else []
-    if not found:
-        pytest.skip("no GGUF model under CHATAPI_TEST_MODELS")
-    return SimpleNamespace(name="tiny", folder=found[0].parent, files={"model": found[0]}, options=options)
+    file = path or next(iter(installed("smollm2-135m-instruct").files.values()))
+    return SimpleNamespace(name="tiny", folder=file.parent, files={"model": file}, options=options)
 
 
 @pytest.fixture(scope="module")

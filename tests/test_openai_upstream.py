@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
-from pathlib import Path
 
 import pytest
+from conftest import model
 
 from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Usage
 from chatapi.engines.openai_upstream import OpenAIUpstream
@@ -466,12 +465,8 @@ def test_a_closed_engine_says_so():
 def llama_server() -> Iterator[tuple[str, str]]:
     """A real llama.cpp server on a loopback port: its address and key."""
     xllamacpp = pytest.importorskip("xllamacpp")
-    folder = os.environ.get("CHATAPI_TEST_MODELS", "")
-    found = sorted(Path(folder).rglob("*.gguf")) if folder else []
-    if not found:
-        pytest.skip("no GGUF model under CHATAPI_TEST_MODELS")
     params = xllamacpp.CommonParams()
-    params.model.path = str(found[0])
+    (params.model.path,) = map(str, model("smollm2-135m-instruct").files.values())
     params.n_ctx, params.verbosity, params.api_keys = 512, -1, ["key"]
     server = xllamacpp.Server(params)
     yield f"{server.listening_address}/v1", "key"

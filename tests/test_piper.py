@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import model as installed
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from chatapi.audio import Audio
+from chatapi.catalog import Model
 from chatapi.errors import ModelFault, Unknown
 from chatapi.settings import Piper as Table
 from chatapi.settings import Settings
@@ -243,31 +244,28 @@ def test_no_text_is_too_odd_to_be_spoken(anna: Piper, text: str):
 
 
 @pytest.fixture(scope="module")
-def joe() -> SimpleNamespace:
-    folder = os.environ.get("CHATAPI_TEST_MODELS", "")
-    found = sorted(Path(folder).rglob("*.onnx.json")) if folder else []
-    if not found:
-        pytest.skip("no Piper voice under CHATAPI_TEST_MODELS")
-    files = {"config": found[0], "onnx": found[0].with_suffix("")}
-    return SimpleNamespace(name="joe", folder=found[0].parent, files=files, options={})
+def joe() -> Model:
+    return installed("en_US-joe-medium")
 
 
 @pytest.mark.real
-def test_a_real_voice_speaks_a_second_or_two_for_a_short_sentence(joe: SimpleNamespace):
+def test_a_real_voice_speaks_a_second_or_two_for_a_short_sentence(joe: Model):
     engine = Piper(Settings(), [joe])
-    [chunk] = spoken(engine, "The capital of France is Paris.", "joe")
+    [chunk] = spoken(engine, "The capital of France is Paris.", "en_US-joe-medium")
     assert 1 < chunk.seconds < 4
     assert np.sqrt(np.mean(np.square(chunk.samples))) > 0.03
 
 
 @pytest.mark.real
-def test_a_real_voice_speaks_faster_when_told_to(joe: SimpleNamespace):
+def test_a_real_voice_speaks_faster_when_told_to(joe: Model):
     text = "The quick brown fox jumps over the lazy dog."
-    slow, fast = (spoken(Piper(Settings(piper=Table(speed=speed)), [joe]), text, "joe")[0] for speed in (0.5, 2.0))
+    slow, fast = (
+        spoken(Piper(Settings(piper=Table(speed=speed)), [joe]), text, "en_US-joe-medium")[0] for speed in (0.5, 2.0)
+    )
     assert 2.5 < slow.seconds / fast.seconds < 6
 
 
 @pytest.mark.real
-def test_a_real_voice_survives_a_text_without_end(joe: SimpleNamespace):
-    chunks = spoken(Piper(Settings(), [joe]), "and on it goes " * 30, "joe")
+def test_a_real_voice_survives_a_text_without_end(joe: Model):
+    chunks = spoken(Piper(Settings(), [joe]), "and on it goes " * 30, "en_US-joe-medium")
     assert all(chunk.seconds < 20 for chunk in chunks)

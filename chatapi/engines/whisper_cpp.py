@@ -228,9 +228,7 @@ def _cores() -> int:
 
 
 def _moved(segment: Segment, seconds: float) -> Segment:
-    return Segment(
-        segment.text, segment.start + seconds, segment.end + seconds, segment.logprob, segment.language
-    )
+    return Segment(segment.text, segment.start + seconds, segment.end + seconds, segment.logprob, segment.language)
 
 
 def _repeats(text: str) -> bool:

@@ -102,9 +102,11 @@ async function begin() {
   await checked;
 }
 
-/** Learn which models, voices and languages there are. */
+/** Learn which models, voices and languages there are, and what the server takes. */
 async function learn() {
-  options.show(await api.get('models'));
+  const known = await api.get('models');
+  options.show(known);
+  microphone.longest = known.limits.audio_seconds;
 }
 
 /** Ask for the key, and begin anew with it. */

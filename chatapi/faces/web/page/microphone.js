@@ -6,8 +6,6 @@ import { Fault } from './faults.js';
 import { Recorder } from './recorder.js';
 import { Meter } from './waveform.js';
 
-/** Seconds; the server takes no longer recording unless it is told to. */
-const LONGEST = 120;
 const SHORTEST = 0.3;
 /** A press shorter than this is a tap. */
 const TAP_SECONDS = 0.4;
@@ -29,6 +27,7 @@ export class Microphone {
   #opening = null;
   #pressed = null;
   #told;
+  #longest;
 
   /**
    * @param {object} told
@@ -39,7 +38,7 @@ export class Microphone {
    */
   constructor(told) {
     this.#told = told;
-    byId('limit').textContent = ` / ${clock(LONGEST)}`;
+    this.longest = 120;
     byId('cancel').addEventListener('click', () => {
       this.cancel();
       this.#button.focus();
@@ -51,6 +50,12 @@ export class Microphone {
     this.#button.addEventListener('contextmenu', (event) => event.preventDefault());
     // A click that no pointer made comes from a key or from assistive technology; pointers are handled above.
     this.#button.addEventListener('click', (event) => event.detail === 0 && this.#toggle());
+  }
+
+  /** Seconds the server takes. */
+  set longest(seconds) {
+    this.#longest = seconds;
+    byId('limit').textContent = ` / ${clock(seconds)}`;
   }
 
   get recording() {
@@ -136,9 +141,9 @@ export class Microphone {
     if (!this.#recorder) return;
     this.#meter.add(level);
     byId('clock').textContent = clock(this.#recorder.seconds);
-    this.#strip.classList.toggle('ending', this.#recorder.seconds > LONGEST - 10);
+    this.#strip.classList.toggle('ending', this.#recorder.seconds > this.#longest - 10);
     // A little under the limit: the server counts too.
-    if (this.#recorder.seconds > LONGEST - 0.5) this.#send();
+    if (this.#recorder.seconds > this.#longest - 0.5) this.#send();
   }
 
   #lost() {
