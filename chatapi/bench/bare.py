@@ -39,9 +39,9 @@ class Bare:
         self._system = settings.llm.system
         self._piper = piper.PiperVoice.load(_ending(files["tts"], ".onnx"))
 
-    def hear(self, samples: Samples, context: int) -> str:
-        """`context`: frames of the encoder's window, 1500 for the whole."""
-        segments = self._whisper.transcribe(samples, audio_ctx=context)
+    def hear(self, samples: Samples) -> str:
+        """With the window that the appliance would take for a sound of this length."""
+        segments = self._whisper.transcribe(samples, audio_ctx=self._hearing.window(len(samples)))
         return " ".join(segment.text for segment in segments)
 
     def think(self, prompt: str, max_tokens: int) -> tuple[str, float]:
@@ -54,7 +54,12 @@ class Bare:
             "stream_options": {"include_usage": True},
         }
         chunks: list[dict[str, Any]] = []
-        self._llama.handle_chat_completions(json.dumps(request), lambda chunk: bool(chunks.append(json.loads(chunk))))
+
+        def take(chunk: str) -> bool:
+            chunks.append(json.loads(chunk))
+            return False
+
+        self._llama.handle_chat_completions(json.dumps(request), take)
         text = "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c.get("choices"))
         return text, chunks[-1]["timings"]["predicted_per_second"]
 

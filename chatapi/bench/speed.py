@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 import anyio.to_thread
 
 from chatapi.appliance import Appliance
-from chatapi.audio import Samples
 from chatapi.bench import Row, Watch, in_turns, ratio
 from chatapi.bench.bare import Bare
+from chatapi.bench.hearing import SENTENCES, spoken
 from chatapi.engines import Message, Sampling
 
 PROMPT = "Write a story about a lighthouse keeper."
 TOKENS = 120
 
 
-async def measure(appliance: Appliance, bare: Bare, clips: Sequence[Samples], rounds: int) -> AsyncIterator[Row]:
+async def measure(appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterator[Row]:
+    """Tokens a second, then seconds of sound heard a second."""
+
     async def tokens_ours() -> float:
         return await _tokens_per_second(appliance)
 
@@ -27,6 +29,8 @@ async def measure(appliance: Appliance, bare: Bare, clips: Sequence[Samples], ro
     ours, floor = await in_turns(rounds, tokens_ours, tokens_bare)
     yield Row("speed", "tokens a second, bare xllamacpp", statistics.median(floor), "/s")
     yield Row("speed", "tokens a second, times bare xllamacpp", ratio(ours, floor), "", 0.97, True)
+
+    clips = [await spoken(appliance, sentence) for sentence in SENTENCES[:4]]
 
     async def heard_ours() -> float:
         watch = Watch()
@@ -41,7 +45,7 @@ async def measure(appliance: Appliance, bare: Bare, clips: Sequence[Samples], ro
     async def heard_bare() -> float:
         watch = Watch()
         for clip in clips:
-            await anyio.to_thread.run_sync(bare.hear, clip, bare.window(clip))
+            await anyio.to_thread.run_sync(bare.hear, clip)
         return sum(map(len, clips)) / watch.seconds
 
     ours, floor = await in_turns(rounds, heard_ours, heard_bare)

@@ -6,13 +6,13 @@ import statistics
 from collections.abc import AsyncIterator
 
 import anyio.to_thread
-import numpy as np
 
 from chatapi.abilities.conversation import Turn
 from chatapi.appliance import Appliance
-from chatapi.audio import RATE, Audio, Samples, decode, wav
+from chatapi.audio import RATE, Audio, Samples, wav
 from chatapi.bench import Row, Watch, in_turns, ratio
 from chatapi.bench.bare import Bare
+from chatapi.bench.hearing import spoken
 from chatapi.events import Ledger, TurnEnded
 
 QUESTION = "What is the capital of France?"
@@ -23,8 +23,8 @@ SHORT_TOKENS = 40
 
 async def measure(appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterator[Row]:
     """Voice in, text and voice out; then a longer answer, streamed against unstreamed."""
-    question = await _question(appliance)
-    samples = decode(question).samples
+    samples = await spoken(appliance, QUESTION)
+    question = wav(Audio(samples, RATE))
     for speak in (False, True):
 
         async def ours(speak: bool = speak) -> float:
@@ -60,13 +60,6 @@ async def _streamed(appliance: Appliance, rounds: int) -> AsyncIterator[Row]:
     yield Row("turns", "first sound, times the unstreamed whole", ratio(begun, all_of_it), "", 0.5)
 
 
-async def _question(appliance: Appliance) -> bytes:
-    """The question in the box's own voice, with the silence people leave around what they say."""
-    parts = [part.at(RATE).samples async for part in appliance.speaking.say(QUESTION)]
-    silence = np.zeros(RATE // 2, np.float32)
-    return wav(Audio(np.concatenate([silence, *parts, silence]), RATE))
-
-
 async def _turn(appliance: Appliance, turn: Turn) -> Ledger:
     async with appliance.conversation.take(turn) as events:
         async for event in events:
@@ -78,7 +71,7 @@ async def _turn(appliance: Appliance, turn: Turn) -> Ledger:
 def _chain(bare: Bare, samples: Samples, speak: bool) -> float:
     """Seconds for the same work, each engine waiting for the one before it."""
     watch = Watch()
-    heard = bare.hear(samples, bare.window(samples))
+    heard = bare.hear(samples)
     answer, _ = bare.think(heard, SHORT_TOKENS)
     if speak:
         bare.speak(answer)
