@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import secrets
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,11 +38,14 @@ SAMPLING: Mapping[str, float] = {
     "dry_allowed_length": 3,
 }
 """What keeps the smallest models from lists and loops; a model's options of the same names win."""
-CACHE_MIB = 64
+CACHE_MIB = 32
 """Memory for prompts of conversations that lost their slot to another; without it two that take turns are computed
 anew every time. The library's own default is 8192."""
 CLOSING_SECONDS = 10.0
 """How long `close` waits for answers in progress to notice."""
+SOCKET = "llama.sock"
+SOCKET_BYTES = 100
+"""Longest name of a socket that every system takes."""
 
 Chunk = dict[str, Any]
 """One message of the library: a piece of OpenAI's `chat.completion.chunk`, or an `error`."""
@@ -207,7 +211,8 @@ def _load(path: Path, settings: Settings) -> Any:
         raise ModelFault(f"{path} cannot be read: {error.strerror}") from error
     if magic != b"GGUF":
         raise ModelFault(f"{path} is not a GGUF file: it starts {magic.hex(' ')}")
-    # The library serves HTTP as well. On a socket in a private folder that is gone once it listens, nobody finds it.
+    # The library serves HTTP as well. On a socket in a private folder that is gone once it listens nobody finds it, and
+    # where the folder's name is too long for a socket, its loopback port wants a key that nobody has.
     with tempfile.TemporaryDirectory(prefix="chatapi-") as folder:
         try:
             return xllamacpp.Server(_params(path, settings, Path(folder)))
@@ -230,7 +235,9 @@ def _params(path: Path, settings: Settings, folder: Path) -> Any:
     params.cache_ram_mib = CACHE_MIB
     params.enable_reasoning = 0
     params.verbosity = -1
-    params.hostnames = [str(folder / "llama.sock")]
+    params.api_keys = [secrets.token_hex(32)]
+    if len(os.fsencode(folder / SOCKET)) <= SOCKET_BYTES:
+        params.hostnames = [str(folder / SOCKET)]
     params.ui = params.endpoint_slots = False
     params.cors_origins = ""
     params.n_threads_http = 1

@@ -26,7 +26,7 @@ CONNECT_SECONDS = 5.0
 ASK_SECONDS = 0.1
 """How often `stop` is asked while the server is silent."""
 EVENT_BYTES = 1 << 20
-"""Longest event taken; a token is far below a kilobyte."""
+"""Longest event taken."""
 WHOLE_BYTES = 1 << 20
 """Most that is read of an answer that is no stream."""
 BYTES_A_TOKEN = 4
@@ -112,7 +112,7 @@ class OpenAIUpstream:
             response = self._client.get(f"{self._url}/models")
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
-        if response.status_code == httpx.codes.NOT_FOUND:
+        if response.status_code == 404:
             raise EngineFailed(
                 f"{self._url} lists no models, so it is no chat server; openai_upstream.url goes up to /v1"
             )
@@ -151,7 +151,8 @@ class OpenAIUpstream:
                 break
             chunk = _parsed(event, self._url)
             if chunk.get("error") or chunk.get("object") == "error":
-                raise self._refused(_Head(_code(chunk), "", None), event, reserve)
+                code = _stated(event).get("code")
+                raise self._refused(_Head(code if isinstance(code, int) else 500, "", None), event, reserve)
             usage = _usage(chunk) or usage
             for choice in chunk.get("choices") or ():
                 reason = choice.get("finish_reason") or reason
@@ -362,16 +363,11 @@ def _stated(text: str) -> Mapping[str, Any]:
     try:
         tree = json.loads(text)
     except ValueError:
-        return {}
+        tree = {}
     if not isinstance(tree, Mapping):
         return {}
     inner = tree.get("error")
     return inner if isinstance(inner, Mapping) else {"message": inner} if inner else tree
-
-
-def _code(chunk: Mapping[str, Any]) -> int:
-    code = (_stated(json.dumps(chunk))).get("code")
-    return code if isinstance(code, int) else 500
 
 
 def _too_long(stated: Mapping[str, Any], message: str) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import threading
 import unicodedata
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,14 +30,12 @@ LOADED = 2
 """Voices kept in memory, about 100 MB each."""
 TEXT = 400
 """Characters given to espeak-ng at once, so that the first sound of a long text comes soon."""
-PHONEMES = 160
-"""Most that are spoken at once: about 8 seconds of sound, for which VITS needs some 160 MB more while it computes."""
+PHONEMES = 100
+"""Most that are spoken at once: about 6 seconds of sound, for which VITS needs some 120 MB more while it computes."""
 LEVEL = 10 ** (-20 / 20)
 """Loudness of what is spoken, as RMS of full scale: -20 dBFS, the loudest that no sentence has to clip for."""
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 """Best first. Not TensorRT: it compiles anew for every length of sentence, which takes minutes."""
-
-Feeds = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -74,19 +73,14 @@ class Piper:
         place = self._places.get(voice)
         if place is None:
             raise Unknown(f"there is no voice {voice!r}; there are: {', '.join(self._places)}", code="unknown_voice")
-        for part in _parts(_speakable(text), TEXT, (_ENDS, _SPACES)):
-            if not any(character.isalnum() for character in part):
-                continue
-            if stop():
-                return
-            model = self._model(place)
-            for sentence in _phonemes(model, "".join(part)):
-                for phonemes in _parts(sentence, PHONEMES, (_PAUSES, _SPACES)):
-                    if stop():
-                        return
-                    samples = self._spoken(model, place, phonemes)
-                    if len(samples):
-                        yield Audio(samples, place.config.sample_rate)
+        try:
+            for part in _parts(_speakable(text), TEXT, (_ENDS, _SPACES)):
+                if stop():
+                    return
+                if any(character.isalnum() for character in part):
+                    yield from self._part(place, "".join(part), stop)
+        finally:
+            _trim()
 
     def close(self) -> None:
         """Free the voices."""
@@ -103,11 +97,21 @@ class Piper:
             self._loaded[place.onnx] = model
             return model
 
+    def _part(self, place: _Place, text: str, stop: Stop) -> Iterator[Audio]:
+        model = self._model(place)
+        for sentence in _phonemes(model, text):
+            for phonemes in _parts(sentence, PHONEMES, (_PAUSES, _SPACES)):
+                if stop():
+                    return
+                samples = self._spoken(model, place, phonemes)
+                if len(samples):
+                    yield Audio(samples, place.config.sample_rate)
+
     def _spoken(self, model: PiperVoice, place: _Place, phonemes: Sequence[str]) -> Samples:
         ids = model.phonemes_to_ids(list(phonemes))
         config = place.config
         scales = [config.noise_scale, config.length_scale / self._speed, config.noise_w_scale]
-        feeds: Feeds = {
+        feeds: dict[str, Any] = {
             "input": np.array([ids], np.int64),
             "input_lengths": np.array([len(ids)], np.int64),
             "scales": np.array(scales, np.float32),
@@ -239,6 +243,19 @@ def _shrinking(session: Any) -> Any:
     if session.get_providers()[0] == "CPUExecutionProvider":
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
+
+
+def _trim() -> None:
+    """Give freed memory back to the system; glibc keeps some 80 MB of a long sentence otherwise."""
+    if _malloc_trim is not None:
+        _malloc_trim(0)
+
+
+try:
+    _malloc_trim: Callable[[int], int] | None = ctypes.CDLL(None).malloc_trim
+except (AttributeError, OSError, TypeError):
+    # Another C library than glibc.
+    _malloc_trim = None
 
 
 def _cores() -> int:
