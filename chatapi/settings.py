@@ -242,6 +242,25 @@ def dotted_keys(table: type[BaseModel] = Settings, prefix: str = "") -> Iterator
             yield prefix + name
 
 
+def as_environment(settings: Settings) -> dict[str, str]:
+    """The settings that are not the defaults, as another process would read them from its environment."""
+    found = {}
+    for key in dotted_keys():
+        value, default = (at(tree, key) for tree in (settings, Settings()))
+        if value != default and value is not None:
+            plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+            text = ",".join(plain) if isinstance(plain, tuple) else str(plain)
+            found[ENVIRONMENT + key.replace(".", "_").upper()] = text
+    return found
+
+
+def at(tree: Any, key: str) -> Any:
+    """The value of a dotted key."""
+    for step in key.split("."):
+        tree = getattr(tree, step)
+    return tree
+
+
 def _from_file(file: Path | None, environ: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
     chosen = file or (Path(environ[CONFIG]) if environ.get(CONFIG) else None)
     path = chosen or Path("chatapi.toml")

@@ -91,3 +91,9 @@ def tables(table: type[BaseModel] = settings.Settings) -> list[type[BaseModel]]:
 @pytest.mark.parametrize("table", tables(), ids=lambda table: table.__name__)
 def test_every_table_of_settings_is_described(table: type[BaseModel]) -> None:
     assert table.__doc__
+
+
+def test_another_process_reads_the_same_from_its_environment() -> None:
+    chosen = settings.load(["server.port=9", "server.cors_origins=http://a,http://b", "llm.engine=echo"], environ={})
+    again = settings.load(environ=settings.as_environment(chosen.settings))
+    assert again.settings == chosen.settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import httpx
 import psutil
 
 from chatapi.bench import Row, Watch
-from chatapi.settings import Settings
+from chatapi.settings import Settings, as_environment
 
 
 async def measure(settings: Settings, rounds: int) -> AsyncIterator[Row]:
@@ -31,8 +32,9 @@ def _several(settings: Settings, rounds: int) -> list[tuple[float, int]]:
 def _once(settings: Settings) -> tuple[float, int]:
     """Seconds until ready, bytes resident after a spoken turn."""
     watch = Watch()
-    command = [sys.executable, "-m", "chatapi", "serve", "--set", "server.port=0", "--set", f"data={settings.data}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+    command = [sys.executable, "-m", "chatapi", "serve", "--set", "server.port=0"]
+    environ = {**os.environ, **as_environment(settings)}
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:
             url = _ready(server)
             ready = watch.seconds

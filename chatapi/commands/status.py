@@ -17,7 +17,7 @@ from rich.console import Console
 from chatapi import engines
 from chatapi.catalog import Catalog
 from chatapi.errors import ChatapiError
-from chatapi.settings import Loaded, Settings, dotted_keys
+from chatapi.settings import Loaded, Settings, at, dotted_keys
 
 MARKS = {"good": "[green]ok[/]  ", "note": "[yellow]note[/]", "bad": "[red]BAD[/] "}
 NEEDED_DISK = 1 << 30
@@ -57,9 +57,7 @@ def check(loaded: Loaded, as_json: bool) -> int:
 
 
 def _value(settings: Settings, key: str) -> object:
-    value: object = settings
-    for step in key.split("."):
-        value = getattr(value, step)
+    value = at(settings, key)
     return "(set)" if isinstance(value, SecretStr) else value
 
 
