@@ -1,0 +1,245 @@
+"""The upstream engine against servers that refuse, break off, fall silent or talk nonsense."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from email.utils import formatdate
+
+import pytest
+from chat_server import HELLO, Upstream, ask, delta, engine, events, refusal, response, stream, text
+
+from chatapi.engines import ContextOverflow, Message, Piece, Sampling
+from chatapi.errors import Busy, EngineFailed, NotReady
+
+
+def test_no_server_is_said_with_its_address_and_the_setting():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    asked = engine(f"http://127.0.0.1:{port}/v1")
+    with pytest.raises(NotReady, match=rf"127\.0\.0\.1:{port}/v1.*start that server.*openai_upstream\.url"):
+        list(asked.generate(HELLO, Sampling(max_tokens=5)))
+    asked.close()
+
+
+def test_a_server_without_a_model_is_not_ready():
+    with Upstream(b"", models=response(b'{"data": []}')) as upstream, pytest.raises(NotReady, match="no model yet"):
+        ask(upstream)
+
+
+def test_a_list_of_models_that_is_none_is_an_error():
+    with (
+        Upstream(b"", models=response(b"<html>", kind="text/html")) as upstream,
+        pytest.raises(EngineFailed, match="list of models"),
+    ):
+        ask(upstream)
+
+
+def test_a_refused_key_names_the_setting():
+    answer = refusal({"error": {"message": "Invalid API Key"}}, "401 Unauthorized")
+    with Upstream(answer) as upstream, pytest.raises(EngineFailed, match=r"openai_upstream\.api_key"):
+        ask(upstream)
+
+
+UNKNOWN_MODEL = [
+    pytest.param({"error": {"message": "The model `nope` does not exist.", "code": 404}}, "404 Not Found", id="vllm"),
+    pytest.param({"error": {"message": 'model "nope" not found, try pulling it first'}}, "404 Not Found", id="ollama"),
+    pytest.param({"object": "error", "message": "The requested model nope is not served"}, "400 Bad Request", id="mlc"),
+]
+
+
+@pytest.mark.parametrize(("error", "status"), UNKNOWN_MODEL)
+def test_a_model_that_is_not_there_is_answered_with_those_that_are(error: object, status: str):
+    with Upstream(refusal(error, status)) as upstream, pytest.raises(EngineFailed, match=r"'nope'.*tiny, large"):
+        ask(upstream, model="nope")
+
+
+def test_an_address_without_a_chat_is_told_apart_from_a_missing_model():
+    missing = response(b"not here", "404 Not Found", kind="text/plain")
+    with Upstream(missing, models=missing) as upstream, pytest.raises(EngineFailed, match="goes up to /v1"):
+        ask(upstream, model="nope")
+
+
+def test_another_model_is_found_after_the_server_was_restarted_with_it():
+    gone = refusal({"error": {"message": "The model `old` does not exist."}}, "404 Not Found")
+    with Upstream(gone) as upstream:
+        asked = engine(upstream.url)
+        for _ in range(2):
+            with pytest.raises(EngineFailed):
+                list(asked.generate(HELLO, Sampling(max_tokens=5)))
+        asked.close()
+        assert sum(line.startswith("GET") for line, _, _ in upstream.requests) >= 3
+
+
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable"])
+def test_too_much_to_do_is_busy_for_as_long_as_the_server_says(status: str):
+    answer = refusal({"error": {"message": "slow down"}}, status, more="Retry-After: 7\r\n")
+    with Upstream(answer) as upstream, pytest.raises(Busy, match="slow down") as caught:
+        ask(upstream)
+    assert caught.value.retry_after == 7
+
+
+def test_retry_after_may_be_a_date():
+    answer = refusal({}, "429 Too Many Requests", more=f"Retry-After: {formatdate(0, usegmt=True)}\r\n")
+    with Upstream(answer) as upstream, pytest.raises(Busy) as caught:
+        ask(upstream)
+    assert caught.value.retry_after == 0
+
+
+def test_a_server_that_still_loads_is_not_ready():
+    answer = refusal({"error": {"message": "Loading model", "code": 503}}, "503 Service Unavailable")
+    with Upstream(answer) as upstream, pytest.raises(NotReady, match="loading"):
+        ask(upstream)
+
+
+OVERFLOWS = [
+    pytest.param(
+        {
+            "object": "error",
+            "message": "This model's maximum context length is 100 tokens. However, you requested 130 tokens "
+            "(110 in the messages, 20 in the completion). Please reduce the length of the messages or completion.",
+        },
+        (130, 100),
+        id="vllm",
+    ),
+    pytest.param(
+        {"error": {"message": "max_tokens must be at least 1, got -186.", "code": 400}}, (4097, 4096), id="vllm old"
+    ),
+    pytest.param(
+        {"object": "error", "message": "Request prompt has 354 tokens in total, larger than the model input length "
+         "limit 80.", "code": 400},
+        (354, 80),
+        id="mlc_llm",
+    ),
+    pytest.param(
+        {"error": {"type": "exceed_context_size_error", "message": "request (300 tokens) exceeds the available context "
+         "size (256 tokens), try increasing it", "n_prompt_tokens": 300, "n_ctx": 256}},
+        (320, 256),
+        id="llama.cpp",
+    ),
+    pytest.param({"error": "input length exceeds the context length"}, (4097, 4096), id="ollama"),
+    pytest.param({"error": {"message": "too long", "code": "context_length_exceeded"}}, (4097, 4096), id="openai"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "numbers"), OVERFLOWS)
+def test_what_does_not_fit_is_told_in_every_dialect(error: object, numbers: tuple[int, int]):
+    with Upstream(refusal(error)) as upstream, pytest.raises(ContextOverflow) as caught:
+        ask(upstream)
+    assert (caught.value.needed, caught.value.context) == numbers
+
+
+def test_an_error_within_the_stream_is_told_too():
+    error = {"object": "error", "message": "Request prompt has 354 tokens, larger than the model input length limit 80"}
+    with Upstream(stream(events(error))) as upstream, pytest.raises(ContextOverflow):
+        ask(upstream)
+
+
+def test_what_surely_does_not_fit_is_not_even_sent():
+    with Upstream(b"") as upstream:
+        asked = engine(upstream.url, context=256)
+        with pytest.raises(ContextOverflow) as caught:
+            list(asked.generate([Message("user", "word " * 1000)], Sampling(max_tokens=6)))
+        asked.close()
+        assert upstream.requests == []
+    assert caught.value.needed == 1250 + 4 + 6
+
+
+def test_any_other_error_is_passed_on_with_its_words():
+    with (
+        Upstream(response(b"CUDA out of memory", "500 Oops", kind="text/plain")) as upstream,
+        pytest.raises(EngineFailed, match="500: CUDA out of memory"),
+    ):
+        ask(upstream)
+
+
+def pieces_until_failure(upstream: Upstream, **table: object) -> tuple[list[Piece], EngineFailed]:
+    asked = engine(upstream.url, **table)
+    taken: list[Piece] = []
+    with pytest.raises(EngineFailed) as caught:
+        taken.extend(asked.generate(HELLO, Sampling(max_tokens=20)))
+    asked.close()
+    return taken, caught.value
+
+
+def test_an_answer_that_breaks_off_is_an_error_after_what_came():
+    with Upstream(stream(events(delta("Half"), done=False))) as upstream:
+        taken, error = pieces_until_failure(upstream)
+    assert text(taken) == "Half"
+    assert "broke off after 1 pieces" in error.message
+
+
+def test_a_connection_that_is_reset_is_an_error():
+    def reset(connection: socket.socket) -> None:
+        half = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9999\r\n\r\n"
+        connection.sendall(half + events(delta("Half"), done=False))
+
+    with Upstream(reset) as upstream:
+        taken, error = pieces_until_failure(upstream)
+    assert text(taken) == "Half"
+    assert "broke off" in error.message
+
+
+@pytest.mark.parametrize("noise", [b"", b": still here\n\n"])
+def test_silence_is_an_error_also_when_the_connection_is_kept_open(noise: bytes):
+    over = threading.Event()
+
+    def silent(connection: socket.socket) -> None:
+        connection.sendall(stream(events(delta("One"), done=False)))
+        connection.settimeout(0.02)
+        with contextlib.suppress(OSError):
+            while not over.is_set():
+                connection.sendall(noise)
+                over.wait(0.02)
+
+    with Upstream(silent) as upstream:
+        taken, error = pieces_until_failure(upstream, timeout=0.3)
+        over.set()
+    assert text(taken) == "One"
+    assert "silent for 0.3 seconds" in error.message
+
+
+@pytest.mark.parametrize("body", [b"data: nonsense\n\n", b"data: 5\n\n", b"data: " + b"x" * 3_000_000])
+def test_events_that_are_no_answer_are_an_error(body: bytes):
+    with Upstream(stream(body)) as upstream, pytest.raises(EngineFailed, match="event"):
+        ask(upstream)
+
+
+@pytest.mark.parametrize("before", [b"", stream(b""), stream(events(delta("One"), done=False))])
+def test_stop_cuts_the_connection_while_the_server_is_silent(before: bytes):
+    arrived, closed = threading.Event(), threading.Event()
+
+    def wait(connection: socket.socket) -> None:
+        connection.sendall(before)
+        arrived.set()
+        connection.settimeout(30)
+        if connection.recv(1) == b"":
+            closed.set()
+
+    with Upstream(wait) as upstream:
+        asked = engine(upstream.url, model="tiny")
+        pieces = list(asked.generate(HELLO, Sampling(max_tokens=20), arrived.is_set))
+        assert closed.wait(10)
+        asked.close()
+    assert all(piece.finish_reason is None for piece in pieces)
+
+
+def test_leaving_early_cuts_the_connection_of_a_server_that_talks_on():
+    closed = threading.Event()
+
+    def endless(connection: socket.socket) -> None:
+        connection.sendall(stream(b""))
+        try:
+            while True:
+                connection.sendall(events(delta("word "), done=False))
+        except OSError:
+            closed.set()
+
+    with Upstream(endless) as upstream:
+        asked = engine(upstream.url, model="tiny")
+        answer = asked.generate(HELLO, Sampling(max_tokens=20))
+        assert next(answer).text == "word "
+        answer.close()
+        assert closed.wait(10)
+        asked.close()
