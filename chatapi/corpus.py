@@ -119,7 +119,8 @@ def coloured(count: int, random: np.random.Generator, falling: bool) -> Samples:
 
 def babble(voices: list[Samples], count: int) -> Samples:
     """Several people talking at once, each over and over."""
-    return np.sum([np.resize(voice, count) for voice in voices], axis=0, dtype=np.float32)
+    mixed: Samples = np.sum([np.resize(voice, count) for voice in voices], axis=0, dtype=np.float32)
+    return mixed
 
 
 def in_room(samples: Samples, random: np.random.Generator) -> Samples:
@@ -136,5 +137,5 @@ def in_room(samples: Samples, random: np.random.Generator) -> Samples:
 def at_snr(samples: Samples, noise: Samples, snr: float) -> Samples:
     """Speech with noise `snr` decibels below it, by their mean powers; quieter as a whole where it would clip."""
     level = np.sqrt(np.mean(samples**2) / max(1e-12, float(np.mean(noise**2)))) * 10 ** (-snr / 20)
-    mixed = samples + level * noise
-    return (mixed / max(1.0, float(np.abs(mixed).max()))).astype(np.float32)
+    mixed: Samples = (samples + level * noise).astype(np.float32)
+    return mixed / np.float32(max(1.0, float(np.abs(mixed).max())))
