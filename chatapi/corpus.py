@@ -114,12 +114,14 @@ def coloured(count: int, random: np.random.Generator, falling: bool) -> Samples:
         return white.astype(np.float32)
     spectrum = np.fft.rfft(white)
     frequencies = np.fft.rfftfreq(count, 1 / RATE)
-    return np.fft.irfft(spectrum / np.sqrt(np.maximum(frequencies, 20)), count).astype(np.float32)
+    pink: Samples = np.fft.irfft(spectrum / np.sqrt(np.maximum(frequencies, 20)), count).astype(np.float32)
+    return pink
 
 
 def babble(voices: list[Samples], count: int) -> Samples:
     """Several people talking at once, each over and over."""
-    return np.sum([np.resize(voice, count) for voice in voices], axis=0, dtype=np.float32)
+    mixed: Samples = np.sum([np.resize(voice, count) for voice in voices], axis=0, dtype=np.float32)
+    return mixed
 
 
 def in_room(samples: Samples, random: np.random.Generator) -> Samples:
@@ -130,11 +132,12 @@ def in_room(samples: Samples, random: np.random.Generator) -> Samples:
     decay[0] = 1
     size = len(samples) + length
     wet = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(decay, size), size)[: len(samples)]
-    return np.clip(wet, -1, 1).astype(np.float32)
+    heard: Samples = np.clip(wet, -1, 1).astype(np.float32)
+    return heard
 
 
 def at_snr(samples: Samples, noise: Samples, snr: float) -> Samples:
     """Speech with noise `snr` decibels below it, by their mean powers; quieter as a whole where it would clip."""
     level = np.sqrt(np.mean(samples**2) / max(1e-12, float(np.mean(noise**2)))) * 10 ** (-snr / 20)
-    mixed = samples + level * noise
-    return (mixed / max(1.0, float(np.abs(mixed).max()))).astype(np.float32)
+    mixed: Samples = (samples + level * noise).astype(np.float32)
+    return mixed / np.float32(max(1.0, float(np.abs(mixed).max())))

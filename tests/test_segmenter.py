@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatapi.audio import RATE
-from chatapi.segmenter import FRAME, Region, Rules, regions, stretches, trim
+from chatapi.segmenter import DEFAULT, FRAME, Region, Rules, regions, stretches, trim
 from chatapi.settings import Vad
 
 PAD = 7
@@ -17,7 +17,7 @@ def frames(region: Region) -> tuple[int, int, int]:
     return region.start // FRAME, region.end // FRAME, region.speech_end // FRAME
 
 
-def found(*parts: tuple[float, int], rules: Rules = Rules()) -> list[tuple[int, int, int]]:
+def found(*parts: tuple[float, int], rules: Rules = DEFAULT) -> list[tuple[int, int, int]]:
     """Regions in frames of stretches given as (probability, frames)."""
     return [frames(region) for region in regions(itertools.chain(*([p] * n for p, n in parts)), rules)]
 

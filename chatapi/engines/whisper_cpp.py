@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import threading
 import weakref
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,20 +59,24 @@ WINDOW = 30 * RATE
 FRAME = 320
 """Samples for each of the encoder's 1500 frames."""
 TRIMMED = 512
-"""Frames of the encoder for a short clip."""
+"""Frames of the encoder for a short clip, instead of 1500."""
 MARGIN = 64
-"""Frames of silence the encoder needs after the clip."""
+"""Frames without the clip that the trimmed encoder must have left: up to 8.96 seconds are short."""
 SURE = -0.45
-"""Mean log-probability below which a trimmed run is not believed."""
-GUESS = -1.0
-"""Mean log-probability below which nothing is believed."""
+"""Mean log-probability below which a trimmed run is done again with the full encoder."""
+GUESS = -0.9
+"""Mean log-probability below which nothing is believed.
+
+Silence, noise, hum, tones, clicks and breath give -1.0 to -4.0 with the full encoder, tiny.en and base; the worst
+clip of tests/corpus that was understood gives -0.6.
+"""
 NO_SPEECH = 0.6
-"""Probability of no speech above which what was written is believed only if it is sure."""
+"""Probability of no speech above which only what is SURE is believed; whisper.cpp does this check itself."""
+IDEOGRAMS = "\u3040-\u30ff\u3400-\u9fff"
+"""Letters of languages written without spaces."""
 SHORTEST = RATE * 11 // 10
 """whisper.cpp hears nothing in less than a second."""
-CHATTER = 2.4
-"""Text that zlib makes so many times smaller repeats itself."""
-TOKENS_A_SECOND = 40
+TOKENS_A_SECOND = 25
 """More than any language needs; a loop would go on to 224 tokens."""
 
 
@@ -94,7 +98,6 @@ class _Heard:
     segments: tuple[Segment, ...]
     logprob: float
     """Mean over the tokens of all segments."""
-    tokens: int
 
     @property
     def text(self) -> str:
@@ -110,7 +113,7 @@ class WhisperCpp:
         self.languages = tuple(model.languages)
         self._name = model.name
         self._trim = settings.whisper_cpp.trim
-        self._threads = settings.whisper_cpp.threads or min(8, _cores())
+        self.threads = settings.whisper_cpp.threads or min(8, _cores())
         self._context = _loaded(model)
         weakref.finalize(self, whisper.whisper_free, self._context)
 
@@ -124,53 +127,58 @@ class WhisperCpp:
         start = 0
         while start < len(samples) and not stop():
             window = samples[start : start + WINDOW]
-            last = start + WINDOW >= len(samples)
-            spoken = language or self._language(window, stop)
-            heard = self._hear(window, spoken, stop)
+            language = language or self._language(window)
+            heard = self._hear(window, language, stop)
             if stop():
                 return
-            kept = heard if last or len(heard) < 2 else heard[:-1]
-            yield from (_moved(segment, start / RATE) for segment in kept)
-            # The last segment of a window that is not the last may have been cut in a word: it is heard again.
-            start += WINDOW if len(kept) == len(heard) else round(heard[-1].start * RATE)
+            # The last segment may have been cut in a word by the window's end: it is heard again from its start.
+            again = start + WINDOW < len(samples) and len(heard) > 1 and heard[-1].start > WINDOW / RATE / 2
+            for segment in heard[:-1] if again else heard:
+                yield replace(segment, start=segment.start + start / RATE, end=segment.end + start / RATE)
+            start += round(heard[-1].start * RATE) if again else WINDOW
 
     def _hear(self, window: Samples, language: str, stop: Stop) -> tuple[Segment, ...]:
-        """What is said in at most 30 seconds: with the trimmed encoder if that is enough and credible, else all of it."""
-        frames = -(-len(window) // FRAME)
-        if self._trim and frames + MARGIN <= TRIMMED:
-            heard = self._run(window, language, TRIMMED, stop)
-            if not heard.segments or (heard.logprob >= SURE and not _repeats(heard.text)):
+        """What is said in at most 30 seconds, as far as it can be believed."""
+        if frames := self.window(len(window)):
+            heard = self._run(window, language, frames, stop)
+            if heard.segments and heard.logprob >= SURE and not _repeats(heard.text, 2):
                 return heard.segments
         heard = self._run(window, language, 0, stop)
-        return () if heard.logprob < GUESS or _repeats(heard.text) else heard.segments
+        return tuple(each for each in heard.segments if each.logprob >= GUESS and not _repeats(each.text, 4))
+
+    def window(self, samples: int) -> int:
+        """Frames of the encoder that a sound of this length is first heard with; 0: all of them."""
+        return TRIMMED if self._trim and -(-samples // FRAME) + MARGIN <= TRIMMED else 0
 
     def _run(self, window: Samples, language: str, frames: int, stop: Stop) -> _Heard:
         """The segments of one run over the window; nothing once `stop` is true. `frames` 0: the full encoder."""
         if stop():
-            return _Heard((), 0.0, 0)
+            return _Heard((), 0.0)
         padded = np.pad(window, (0, max(0, SHORTEST - len(window)))).astype(np.float32, copy=False)
         parameters = self._parameters(language, frames)
-        parameters.no_timestamps = bool(frames)
         parameters.max_tokens = 16 + len(window) * TOKENS_A_SECOND // RATE if frames else 0
         whisper.assign_abort_callback(parameters, stop)
         failed = whisper.whisper_full(self._context, parameters, padded, len(padded))
         if stop():
-            return _Heard((), 0.0, 0)
+            return _Heard((), 0.0)
         if failed:
             raise EngineFailed(f"whisper.cpp could not transcribe with {self._name}: error {failed}")
         return self._heard(language, len(window) / RATE)
 
     def _parameters(self, language: str, frames: int) -> Any:
         parameters = whisper.whisper_full_default_params(whisper.WHISPER_SAMPLING_GREEDY)
-        parameters.n_threads = self._threads
+        parameters.n_threads = self.threads
         parameters.language = language
         parameters.audio_ctx = frames
         parameters.no_context = True
         parameters.print_progress = parameters.print_realtime = parameters.print_timestamps = False
         parameters.suppress_nst = True
-        parameters.temperature_inc = 0.0
+        # The full encoder's text is written again, less greedily, when it goes round in circles or is a guess; in place
+        # of that the trimmed encoder's is given up.
+        parameters.temperature_inc = 0.0 if frames else 0.4
+        parameters.greedy = {"best_of": 2}
         parameters.no_speech_thold = NO_SPEECH
-        parameters.logprob_thold = SURE
+        parameters.logprob_thold = SURE if frames else GUESS
         return parameters
 
     def _heard(self, language: str, seconds: float) -> _Heard:
@@ -179,13 +187,13 @@ class WhisperCpp:
         for index in range(whisper.whisper_full_n_segments(self._context)):
             logprobs = self._logprobs(index)
             text = whisper.whisper_full_get_segment_text(self._context, index).decode("utf-8", "replace").strip()
-            if not text or not logprobs:
+            if not logprobs or not any(char.isalnum() for char in text):
                 continue
             start = min(seconds, whisper.whisper_full_get_segment_t0(self._context, index) / 100)
             end = min(seconds, whisper.whisper_full_get_segment_t1(self._context, index) / 100)
             segments.append(Segment(text, start, max(start, end), sum(logprobs) / len(logprobs), language))
             total, count = total + sum(logprobs), count + len(logprobs)
-        return _Heard(tuple(segments), total / max(1, count), count)
+        return _Heard(tuple(segments), total / max(1, count))
 
     def _logprobs(self, segment: int) -> list[float]:
         """Of the text tokens of a segment: those after them are times and marks."""
@@ -194,19 +202,18 @@ class WhisperCpp:
         chosen = [whisper.whisper_full_get_token_data(self._context, segment, index) for index in tokens]
         return [float(np.log(max(token.p, 1e-9))) for token in chosen if token.id < end]
 
-    def _language(self, window: Samples, stop: Stop) -> str:
+    def _language(self, window: Samples) -> str:
         """The language of the window, of those the model's manifest names."""
         if len(self.languages) == 1:
             return self.languages[0]
         padded = np.pad(window, (0, max(0, SHORTEST - len(window)))).astype(np.float32, copy=False)
         # Detection uses the encoder's length of the last run. A run that is ended before its encoder starts sets
         # that length and computes the spectrum, and nothing else.
-        frames = -(-len(window) // FRAME)
-        parameters = self._parameters(self.languages[0], TRIMMED if self._trim and frames + MARGIN <= TRIMMED else 0)
+        parameters = self._parameters(self.languages[0], self.window(len(window)))
         whisper.assign_encoder_begin_callback(parameters, lambda *unused: False)
         whisper.whisper_full(self._context, parameters, padded, len(padded))
         likely = np.zeros(whisper.whisper_lang_max_id() + 1, np.float32)
-        if whisper.whisper_lang_auto_detect(self._context, 0, self._threads, likely) < 0:
+        if whisper.whisper_lang_auto_detect(self._context, 0, self.threads, likely) < 0:
             raise EngineFailed(f"whisper.cpp could not detect the language with {self._name}")
         return max(self.languages, key=lambda code: likely[whisper.whisper_lang_id(code)])
 
@@ -227,11 +234,13 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _moved(segment: Segment, seconds: float) -> Segment:
-    return Segment(segment.text, segment.start + seconds, segment.end + seconds, segment.logprob, segment.language)
-
-
-def _repeats(text: str) -> bool:
-    """Whether the text goes round in circles, as Whisper does when it has lost the thread."""
-    data = text.encode()
-    return len(data) > CHATTER * len(zlib.compress(data))
+def _repeats(text: str, times: int) -> bool:
+    """Whether a phrase follows itself so often, as when Whisper has lost the thread; a single word one time more."""
+    words = re.findall(f"[{IDEOGRAMS}]|[^\\W_{IDEOGRAMS}]+", text.lower())
+    for length in range(1, len(words) // times + 1):
+        often = times + 1 if length == 1 else times
+        for start in range(len(words) - length * often + 1):
+            phrase = words[start : start + length]
+            if words[start : start + length * often] == phrase * often:
+                return True
+    return False

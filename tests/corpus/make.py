@@ -167,7 +167,8 @@ def _phonemes(text: str, accent: str) -> str:
     command = ["espeak-ng", "-q", "--ipa=3", "--sep=", "-v", accent, text]
     ipa = " ".join(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
     long_er = "ɜɹ" if accent == "en-us" else "ɜː"
-    spelling = {"_": "", "\u200d": "", "͡": "", "dʒ": "ʤ", "tʃ": "ʧ", "eɪ": "A", "aɪ": "I", "aʊ": "W", "ɔɪ": "Y", "oʊ": "O",
+    spelling = {"_": "", "\u200d": "", "͡": "", "dʒ": "ʤ", "tʃ": "ʧ", "eɪ": "A", "aɪ": "I",
+                "aʊ": "W", "ɔɪ": "Y", "oʊ": "O",
                 "əʊ": "Q", "r": "ɹ", "ɐ": "ə", "ɚ": "əɹ", "ɜːɹ": "ɜɹ", "ɜː": long_er, "g": "ɡ"}  # fmt: skip
     for theirs, ours in spelling.items():
         ipa = ipa.replace(theirs, ours)
