@@ -54,7 +54,7 @@ debian() {
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
   else
-    echo "run.sh: some tests are skipped without: apt-get install ${missing[*]}" >&2
+    echo "run.sh: these are missing, so something will not work: apt-get install ${missing[*]}" >&2
   fi
 }
 
@@ -62,8 +62,14 @@ chatapi() {
   "$venv/bin/python" -m chatapi "$@"
 }
 
+# llama.cpp's wheel takes OpenMP from the system.
+need_openmp() {
+  "$venv/bin/python" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || debian libgomp1
+}
+
 run_tests() {
   install_packages --editable '.[engines]' --group dev
+  need_openmp
   debian chromium chromium-driver curl
   chatapi models fetch
   chatapi models fetch whisper-base
@@ -82,6 +88,7 @@ case "${1:-serve}" in
   *)
     [ -e "$venv/installed" ] && [ "$(head -1 "$venv/installed")" = "$(fingerprint | head -1)" ] ||
       install_packages --editable '.[engines]'
+    need_openmp
     case "${1:-serve}" in
       serve | ask | say | transcribe | bench) chatapi models fetch ;;
     esac

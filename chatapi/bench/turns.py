@@ -16,8 +16,9 @@ from chatapi.bench.hearing import spoken
 from chatapi.events import Ledger, TurnEnded
 
 QUESTION = "What is the capital of France?"
-LONG = "Tell me about the sea in three sentences."
+LONG = "Tell me a story about a lighthouse."
 LONG_TOKENS = 90
+"""About three sentences."""
 SHORT_TOKENS = 40
 
 
@@ -71,6 +72,7 @@ async def _turn(appliance: Appliance, turn: Turn) -> Ledger:
 def _chain(bare: Bare, samples: Samples, speak: bool) -> float:
     """Seconds for the same work, each engine waiting for the one before it."""
     watch = Watch()
+    bare.detect(samples)
     heard = bare.hear(samples)
     answer, _ = bare.think(heard, SHORT_TOKENS)
     if speak:
