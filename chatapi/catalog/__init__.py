@@ -85,7 +85,7 @@ class Catalog:
         try:
             return self.manifests[name]
         except KeyError:
-            close = [each for each in self.manifests if name in each] or difflib.get_close_matches(name, self.manifests)
+            close = difflib.get_close_matches(name, self.manifests) or [each for each in self.manifests if name in each]
             hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(self.manifests))}"
             raise Unknown(f"there is no model {name!r}; {hint}", code="unknown_model") from None
 
