@@ -11,7 +11,19 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "chatapi"
 FLOORS = {
     0: ("audio", "events", "errors", "settings", "metrics", "logs"),
-    1: ("engines", "catalog", "corpus", "wer", "gate", "workers", "history", "segmenter", "sentences", "spoken"),
+    1: (
+        "engines",
+        "catalog",
+        "corpus",
+        "openmp",
+        "wer",
+        "gate",
+        "workers",
+        "history",
+        "segmenter",
+        "sentences",
+        "spoken",
+    ),
     2: ("abilities",),
     3: ("appliance",),
     4: ("faces",),

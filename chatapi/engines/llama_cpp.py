@@ -17,11 +17,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import xllamacpp
-
+from chatapi import openmp
 from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Stop, Usage, never
 from chatapi.errors import EngineFailed, ModelFault
 from chatapi.settings import Settings
+
+with openmp.sleeping():
+    import xllamacpp
 
 if TYPE_CHECKING:
     from chatapi.catalog import Model
@@ -247,8 +249,8 @@ def _params(path: Path, settings: Settings, folder: Path) -> Any:
 def _threads(wanted: int) -> tuple[int, int]:
     """Threads for writing and for reading a prompt.
 
-    The threads of a step wait for each other by spinning. As soon as another engine needs one of their cores, writing
-    with all cores falls to a tenth, where half of the cores write nearly as fast as all: writing is bound by memory.
+    The threads of a step wait for each other, so one that another engine keeps from its core holds up all. Half of the
+    cores write nearly as fast as all: writing is bound by memory.
     """
     if wanted:
         return wanted, wanted

@@ -8,33 +8,19 @@ import re
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from chatapi import openmp
 from chatapi.audio import RATE, Samples
 from chatapi.engines import Segment, Stop, never
 from chatapi.errors import EngineFailed, ModelFault, Unprocessable
 from chatapi.settings import Settings
 
-
-@contextmanager
-def _waiting_passively() -> Iterator[None]:
-    """Lets an OpenMP runtime that is loaded inside put its idle threads to sleep."""
-    if "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
-        yield
-        return
-    os.environ["OMP_WAIT_POLICY"] = "passive"
-    try:
-        yield
-    finally:
-        del os.environ["OMP_WAIT_POLICY"]
-
-
-with _waiting_passively():
+with openmp.sleeping():
     import _pywhispercpp as whisper
 
 _log: list[str] = []
