@@ -62,7 +62,7 @@ def test_a_damaged_model_is_refused_by_name_and_the_library_says_nothing_of_its_
 ):
     path = tmp_path / "broken.gguf"
     path.write_bytes(b"GGUF" + bytes(range(256)) * 4)
-    with pytest.raises(ModelFault, match=r"cannot load .*broken\.gguf: it is damaged.*context of 2048 in 2 slots"):
+    with pytest.raises(ModelFault, match=r"cannot load .*broken\.gguf: it is damaged.*context of 1536 in 2 slots"):
         LlamaCpp(Settings(), [model(path)])
     assert capfd.readouterr() == ("", "")
 
