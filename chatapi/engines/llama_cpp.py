@@ -233,7 +233,7 @@ def _params(path: Path, settings: Settings, folder: Path) -> Any:
     params.n_parallel = table.slots
     params.n_gpu_layers = table.gpu_layers
     params.n_batch = params.n_ubatch = STEP
-    params.cpuparams.n_threads, params.cpuparams_batch.n_threads = _threads(table.threads)
+    params.cpuparams.n_threads, params.cpuparams_batch.n_threads = threads(table.threads)
     params.cache_ram_mib = CACHE_MIB
     params.enable_reasoning = 0
     params.verbosity = -1
@@ -246,7 +246,7 @@ def _params(path: Path, settings: Settings, folder: Path) -> Any:
     return params
 
 
-def _threads(wanted: int) -> tuple[int, int]:
+def threads(wanted: int) -> tuple[int, int]:
     """Threads for writing and for reading a prompt.
 
     The threads of a step wait for each other, so one that another engine keeps from its core holds up all. Half of the
