@@ -1,0 +1,88 @@
+"""What is Silero's own beyond the engine contract."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import tone
+
+from chatapi.audio import RATE, Samples, decode
+from chatapi.corpus import coloured
+from chatapi.engines.silero import FRAME, Silero
+from chatapi.segmenter import regions
+from chatapi.settings import Settings
+
+REAL = Path(__file__).parent / "corpus" / "real"
+
+
+@pytest.fixture(scope="module")
+def silero() -> Silero:
+    return Silero(Settings())
+
+
+def clip(name: str) -> Samples:
+    return decode(REAL / f"{name}.flac").samples
+
+
+def spoken(silero: Silero, samples: Samples) -> float:
+    """Seconds in which somebody speaks."""
+    return sum(region.seconds for region in regions(silero.probabilities(samples)))
+
+
+@pytest.mark.parametrize("level", [0.05, 0.2, 1.0])
+def test_quiet_and_loud_speech_is_speech(silero: Silero, level: float) -> None:
+    sound = clip("jfk-16")
+    assert spoken(silero, sound * (level / np.abs(sound).max())) > 0.7 * len(sound) / RATE
+
+
+def test_speech_from_the_first_sample_is_found_early(silero: Silero) -> None:
+    sound = clip("two_cities-00")
+    loud = sound[np.flatnonzero(np.abs(sound) > 0.05)[0] :]
+    first = next(iter(regions(silero.probabilities(loud))))
+    assert first.start <= 10 * FRAME
+
+
+@pytest.mark.parametrize("kind", ["silence", "white", "pink", "hum", "tone", "clicks"])
+def test_what_nobody_says_is_not_speech(silero: Silero, kind: str) -> None:
+    random = np.random.default_rng(5)
+    sound = {
+        "silence": np.zeros(10 * RATE, np.float32),
+        "white": 0.1 * coloured(10 * RATE, random, falling=False),
+        "pink": 0.1 * coloured(10 * RATE, random, falling=True),
+        "hum": tone(10, 50, level=0.4),
+        "tone": tone(10, 440, level=0.4),
+        "clicks": np.where(np.arange(10 * RATE) % 8000 < 20, 0.8, 0).astype(np.float32),
+    }[kind]
+    assert spoken(silero, sound) == 0
+
+
+def test_each_call_has_a_state_of_its_own(silero: Silero) -> None:
+    one, other = clip("jfk-16"), clip("two_cities-01")
+    alone = list(silero.probabilities(one))
+    first, second = silero.probabilities(one), silero.probabilities(other)
+    together = []
+    for probability in first:
+        together.append(probability)
+        next(second, None)
+    assert together == alone
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: list(silero.probabilities(one)), range(4))) == [alone] * 4
+
+
+def test_a_call_left_in_the_middle_leaves_nothing_behind(silero: Silero) -> None:
+    sound = clip("jfk-16")
+    alone = list(silero.probabilities(sound))
+    left = silero.probabilities(sound)
+    for _ in range(40):
+        next(left)
+    left.close()  # type: ignore[attr-defined]
+    assert list(silero.probabilities(sound)) == alone
+
+
+def test_samples_beyond_full_scale_are_clipped(silero: Silero) -> None:
+    sound = clip("jfk-16")
+    loud = sound * np.float32(40)
+    assert list(silero.probabilities(loud)) == list(silero.probabilities(np.clip(loud, -1, 1)))
