@@ -135,6 +135,8 @@ class LlamaCpp(_Table):
     """Answers written at once."""
     gpu_layers: int = -1
     """Layers put on a GPU where there is one; -1: all that fit."""
+    kv_cache: Literal["q8_0", "f16"] = "q8_0"
+    """How what the model remembers of a context is stored: q8_0 takes half of f16's memory."""
 
 
 class OpenAIUpstream(_Table):

@@ -43,6 +43,7 @@ SAMPLING: Mapping[str, float] = {
 CACHE_MIB = 32
 """Memory for prompts of conversations that lost their slot to another; without it two that take turns are computed
 anew every time. The library's own default is 8192."""
+KV_CACHE = {"q8_0": xllamacpp.ggml_type.GGML_TYPE_Q8_0, "f16": xllamacpp.ggml_type.GGML_TYPE_F16}
 CLOSING_SECONDS = 10.0
 """How long `close` waits for answers in progress to notice."""
 SOCKET = "llama.sock"
@@ -234,6 +235,7 @@ def _params(path: Path, settings: Settings, folder: Path) -> Any:
     params.n_gpu_layers = table.gpu_layers
     params.n_batch = params.n_ubatch = STEP
     params.cpuparams.n_threads, params.cpuparams_batch.n_threads = threads(table.threads)
+    params.cache_type_k = params.cache_type_v = KV_CACHE[table.kv_cache]
     params.cache_ram_mib = CACHE_MIB
     params.enable_reasoning = 0
     params.verbosity = -1
