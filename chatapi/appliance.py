@@ -177,6 +177,8 @@ def _warm(role: str, engine: Any, settings: Settings) -> None:
     hiss = np.random.default_rng(0).normal(0, 1e-3, RATE).astype(np.float32)
     if role == "vad":
         list(engine.probabilities(hiss))
+    elif role == "turn":
+        list(engine.finished(hiss))
     elif role == "asr":
         list(engine.transcribe(hiss))
     elif role == "llm":

@@ -82,6 +82,14 @@ class Vad(_Table):
     """Kept before and after speech."""
 
 
+class Turn(_Table):
+    """Whether a pause is the end of a turn; used in live conversation."""
+
+    engine: str = "smart_turn"
+    model: str = "auto"
+    """A model's name, or auto."""
+
+
 class Asr(_Table):
     """Speech recognition."""
 
@@ -200,6 +208,7 @@ class Settings(_Table):
     server: Server = Server()
     limits: Limits = Limits()
     vad: Vad = Vad()
+    turn: Turn = Turn()
     asr: Asr = Asr()
     llm: Llm = Llm()
     tts: Tts = Tts()

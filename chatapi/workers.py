@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 import anyio
 
-from chatapi.engines import ContextOverflow, LanguageModel, SpeechDetector, Stop, Synthesizer, Transcriber
+from chatapi.engines import ContextOverflow, LanguageModel, SpeechDetector, Stop, Synthesizer, Transcriber, TurnDetector
 from chatapi.errors import ChatapiError, EngineFailed, NotReady
 from chatapi.gate import Gate, Priority
 
@@ -293,12 +293,13 @@ class Worker(Generic[E]):
 
 @dataclass(frozen=True)
 class Engines:
-    """The four engines of a turn."""
+    """The engines of a turn."""
 
     vad: Worker[SpeechDetector]
+    turn: Worker[TurnDetector]
     asr: Worker[Transcriber]
     llm: Worker[LanguageModel]
     tts: Worker[Synthesizer]
 
     def all(self) -> tuple[Worker[Any], ...]:
-        return (self.vad, self.asr, self.llm, self.tts)
+        return (self.vad, self.turn, self.asr, self.llm, self.tts)

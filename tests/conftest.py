@@ -28,7 +28,7 @@ from chatapi.settings import Settings
 
 MODELS = Path(os.environ.get("CHATAPI_DATA") or settings.Settings().data)
 """Where `run.sh test` put the models."""
-ECHO = ("vad.engine=echo", "asr.engine=echo", "llm.engine=echo", "tts.engine=echo")
+ECHO = ("vad.engine=echo", "turn.engine=echo", "asr.engine=echo", "llm.engine=echo", "tts.engine=echo")
 
 T = TypeVar("T")
 Running = Callable[..., AbstractAsyncContextManager[Appliance]]

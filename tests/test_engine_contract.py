@@ -39,8 +39,13 @@ EVERY = [
     for role, engines in ENGINES.items()
     for name, needs in engines.items()
 ]
-KINDS: dict[str, type] = {"vad": float, "asr": Segment, "llm": Piece, "tts": Audio}
-MODELS = {"whisper_cpp": "whisper-tiny.en", "llama_cpp": "smollm2-135m-instruct", "piper": "en_US-joe-medium"}
+KINDS: dict[str, type] = {"vad": float, "turn": float, "asr": Segment, "llm": Piece, "tts": Audio}
+MODELS = {
+    "whisper_cpp": "whisper-tiny.en",
+    "llama_cpp": "smollm2-135m-instruct",
+    "piper": "en_US-joe-medium",
+    "smart_turn": "smart-turn-v3.2",
+}
 CHAT = [Message("system", "You answer in one short sentence."), Message("user", "Tell me about the sea and the sky.")]
 PATIENCE = 120
 """Seconds after which a thread counts as stuck."""
@@ -91,6 +96,8 @@ class Engine:
     def call(self, stop: Stop = never) -> Iterator[Any]:
         if self.role == "vad":
             return iter(self.built.probabilities(speech(), stop))
+        if self.role == "turn":
+            return iter(self.built.finished(speech(), stop))
         if self.role == "asr":
             return iter(self.built.transcribe(speech(), "en", stop))
         if self.role == "llm":
@@ -235,3 +242,10 @@ def test_a_detector_judges_every_frame_and_the_rest(engine: Engine):
     assert len(found) == -(-len(sound) // 512)
     assert all(0 <= probability <= 1 for probability in found)
     assert list(engine.built.probabilities(np.zeros(0, np.float32))) == []
+
+
+@of("turn")
+def test_a_turn_detector_gives_one_probability_for_any_length(engine: Engine):
+    for samples in (speech(), np.zeros(0, np.float32), np.zeros(20 * 16_000, np.float32), speech()[:700]):
+        [probability] = engine.built.finished(samples)
+        assert 0 <= probability <= 1

@@ -16,6 +16,7 @@ from conftest import model as installed
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatapi import mel
 from chatapi.audio import decode
 from chatapi.catalog import Catalog, ggml
 from chatapi.errors import ModelFault
@@ -177,7 +178,7 @@ def test_the_byte_decoder_knows_every_byte_once() -> None:
 
 
 def test_mel_filters_are_triangles_of_equal_area_up_to_8000_hz() -> None:
-    filters = ggml.mel_filters(80)
+    filters = mel.mel_filters(80)
     peaks = filters.argmax(axis=1)
     assert (filters >= 0).all()
     assert (np.diff(peaks) >= 0).all()

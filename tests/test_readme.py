@@ -32,7 +32,7 @@ def test_every_option_is_in_the_table_of_options() -> None:
 @pytest.mark.real
 def test_the_four_cases_work_as_they_stand(data: Path, tmp_path: Path) -> None:
     assert len(BLOCKS) == 5
-    with serving(settings.load([f"data={data}"], environ={}).settings) as served:
+    with serving(settings.load([f"data={data}", "llm.temperature=0"], environ={}).settings) as served:
         replies = [run(block, served.port, data, tmp_path) for block in BLOCKS]
         text, heard = json.loads(replies[1]), json.loads(replies[3])
     assert "Paris" in text["reply"]
@@ -62,7 +62,18 @@ def test_the_commands_without_a_server_work(data: Path, tmp_path: Path) -> None:
     question = tmp_path / "question.wav"
     spoken = chatapi("say", "What is the capital of France?", "-o", str(question), data=data)
     assert "of speech in" in spoken.stderr
-    asked = chatapi("ask", str(question), "--reply", "voice", "-o", str(tmp_path / "answer.wav"), "--json", data=data)
+    asked = chatapi(
+        "ask",
+        str(question),
+        "--reply",
+        "voice",
+        "--temperature",
+        "0",
+        "-o",
+        str(tmp_path / "answer.wav"),
+        "--json",
+        data=data,
+    )
     document = json.loads(asked.stdout)
     assert "Paris" in document["reply"]
     assert document["ledger"]["first_audio"] < document["ledger"]["end"]

@@ -16,6 +16,7 @@ from chatapi.bench import Row, Watch, in_turns, ratio
 from chatapi.bench.process import served
 from chatapi.faces.web.app import bound, carry, create_app, server
 from chatapi.settings import Asr, Llm, Settings, Tts, Vad
+from chatapi.settings import Turn as TurnSettings
 
 REQUESTS = 100
 CLIENTS = 8
@@ -26,6 +27,7 @@ async def measure(settings: Settings, rounds: int) -> AsyncIterator[Row]:
     echo = settings.model_copy(
         update={
             "vad": Vad(engine="echo"),
+            "turn": TurnSettings(engine="echo"),
             "asr": Asr(engine="echo"),
             "llm": Llm(engine="echo"),
             "tts": Tts(engine="echo"),

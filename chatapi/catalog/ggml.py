@@ -15,7 +15,6 @@ same bytes as theirs: who fetched the one and who converted the other has a file
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chatapi.errors import ModelFault
+from chatapi.mel import mel_filters
 
 VERSION = 1
 """Of this converter; a record names it, so that a file can be told to come from an older one."""
@@ -47,9 +47,6 @@ SLAB = 2048
 
 TYPES = (np.dtype("<f4"), np.dtype("i1"), np.dtype("<i2"), np.dtype("<i4"), np.dtype("<f2"))
 """CTranslate2's numbers for types, in order."""
-
-RATE, FFT, BINS = 16_000, 400, 201
-"""Whisper's samples a second, its window in samples, and the frequencies that window has."""
 
 SPECIAL = "<|endoftext|>"
 """The first of the tokens that whisper.cpp knows by itself."""
@@ -173,33 +170,6 @@ def byte_decoder() -> dict[str, int]:
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     moved = [byte for byte in range(256) if byte not in set(plain)]
     return {chr(byte): byte for byte in plain} | {chr(256 + place): byte for place, byte in enumerate(moved)}
-
-
-def mel_filters(count: int) -> npt.NDArray[np.float32]:
-    """Triangles on Slaney's mel scale from 0 to 8000 Hz, each of the area 1/2 per Hz spread; shape (count, 201).
-
-    Slaney, Auditory Toolbox (1998): linear, 200/3 Hz a mel, up to 1000 Hz; above, 27 mels for a factor of 6.4.
-    The scale is in Python's own floating point, whose exp and log do not differ from one processor to the next.
-    """
-    top = _mel(RATE / 2)
-    edges = [_hertz(top * place / (count + 1)) for place in range(count + 2)]
-    filters = np.zeros((count, BINS), np.float32)
-    for row in range(count):
-        low, middle, high = edges[row : row + 3]
-        for column in range(BINS):
-            frequency = column * RATE / FFT
-            height = min((frequency - low) / (middle - low), (high - frequency) / (high - middle))
-            # Rounded before the area too, as the filters that Whisper was published with were.
-            filters[row, column] = float(np.float32(max(0.0, height))) * (2.0 / (high - low))
-    return filters
-
-
-def _mel(hertz: float) -> float:
-    return hertz * 3 / 200 if hertz < 1000 else 15 + 27 * math.log(hertz / 1000) / math.log(6.4)
-
-
-def _hertz(mel: float) -> float:
-    return mel * 200 / 3 if mel < 15 else 1000 * math.exp((mel - 15) * math.log(6.4) / 27)
 
 
 def _hyperparameters(variables: Variables) -> tuple[int, ...]:

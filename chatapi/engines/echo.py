@@ -59,6 +59,15 @@ class EchoDetector(_Paced):
             yield float(_loud(frame))
 
 
+class EchoTurnDetector(_Paced):
+    """Takes every pause for the end."""
+
+    def finished(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
+        if not stop():
+            self._step()
+            yield 1.0
+
+
 class EchoTranscriber(_Paced):
     """Understands how long a sound is, and nothing else."""
 

@@ -1,0 +1,56 @@
+"""Mel filters as Whisper has them, and the spectrum that models made from Whisper hear."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from chatapi.audio import Samples
+
+RATE, FFT, BINS, HOP = 16_000, 400, 201, 160
+"""Whisper's samples a second, its window in samples, the frequencies that window has, and samples between windows."""
+
+
+def log_mel(samples: Samples, filters: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Whisper's input: shape (filters, samples / 160), about -1 to 1; loudest first 80 dB.
+
+    Windows of 400 samples with Hann's bell around every 160th sample, mirrored at both ends; power, mel filters,
+    decimal logarithm, no more than 8 below the largest, and (x + 4) / 4: Radford et al., Robust Speech Recognition via
+    Large-Scale Weak Supervision (2022), and the code published with it.
+    """
+    mirrored = np.pad(samples.astype(np.float32), FFT // 2, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(mirrored, FFT)[::HOP][:-1]
+    bell = np.hanning(FFT + 1)[:-1].astype(np.float32)
+    power = np.abs(np.fft.rfft(frames * bell, axis=1)) ** 2
+    logs = np.log10(np.maximum(1e-10, filters @ power.T))
+    found: npt.NDArray[np.float32] = ((np.maximum(logs, logs.max() - 8.0) + 4.0) / 4.0).astype(np.float32)
+    return found
+
+
+def mel_filters(count: int) -> npt.NDArray[np.float32]:
+    """Triangles on Slaney's mel scale from 0 to 8000 Hz, each of the area 1/2 per Hz spread; shape (count, 201).
+
+    Slaney, Auditory Toolbox (1998): linear, 200/3 Hz a mel, up to 1000 Hz; above, 27 mels for a factor of 6.4.
+    The scale is in Python's own floating point, whose exp and log do not differ from one processor to the next.
+    """
+    top = _mel(RATE / 2)
+    edges = [_hertz(top * place / (count + 1)) for place in range(count + 2)]
+    filters = np.zeros((count, BINS), np.float32)
+    for row in range(count):
+        low, middle, high = edges[row : row + 3]
+        for column in range(BINS):
+            frequency = column * RATE / FFT
+            height = min((frequency - low) / (middle - low), (high - frequency) / (high - middle))
+            # Rounded before the area too, as the filters that Whisper was published with were.
+            filters[row, column] = float(np.float32(max(0.0, height))) * (2.0 / (high - low))
+    return filters
+
+
+def _mel(hertz: float) -> float:
+    return hertz * 3 / 200 if hertz < 1000 else 15 + 27 * math.log(hertz / 1000) / math.log(6.4)
+
+
+def _hertz(mel: float) -> float:
+    return mel * 200 / 3 if mel < 15 else 1000 * math.exp((mel - 15) * math.log(6.4) / 27)
