@@ -29,6 +29,8 @@ from chatapi.workers import Engines, Worker
 log = logging.getLogger(__name__)
 
 DAY = 86_400
+ESSENTIAL = tuple(role for role in engines.ENGINES if role != "turn")
+"""Roles that every turn may need; the end of a turn matters to live conversation only, which loads its detector."""
 
 
 class Appliance:
@@ -68,7 +70,7 @@ class Appliance:
                     for worker in (*self.engines.all(), self.history):
                         group.start_soon(worker.aclose)
 
-    async def load(self, roles: Collection[str] = tuple(engines.ENGINES)) -> None:
+    async def load(self, roles: Collection[str] = ESSENTIAL) -> None:
         """Build and warm the engines of these roles, side by side. Raises the first error of any."""
         try:
             async with anyio.create_task_group() as group:
@@ -77,7 +79,7 @@ class Appliance:
                     group.start_soon(self._load, role)
         except Exception as error:
             raise alone(error) from None
-        if set(roles) == set(engines.ENGINES):
+        if set(roles) >= set(ESSENTIAL):
             self.warm = True
             self.metrics.ready.set(1)
 
@@ -88,7 +90,8 @@ class Appliance:
         if "failed" in states.values():
             status = "failing"
         elif self.warm:
-            status = "ok" if set(states.values()) == {"ready"} else "degraded"
+            essential = {states[role] for role in ESSENTIAL} | {states["history"]}
+            status = "ok" if essential == {"ready"} else "degraded"
         else:
             status = "loading"
         return {

@@ -16,6 +16,8 @@ FLOORS = {
         "catalog",
         "corpus",
         "openmp",
+        "heap",
+        "mel",
         "wer",
         "gate",
         "workers",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import threading
 import unicodedata
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ import onnxruntime  # type: ignore[import-untyped]
 from piper import PiperVoice
 from piper.config import PiperConfig
 
+from chatapi import heap
 from chatapi.audio import Audio, Samples
 from chatapi.engines import Stop, Voice, never
 from chatapi.errors import EngineFailed, ModelFault, Unknown
@@ -80,7 +80,7 @@ class Piper:
                 if any(character.isalnum() for character in part):
                     yield from self._part(place, "".join(part), stop)
         finally:
-            _trim()
+            heap.give_back()
 
     def close(self) -> None:
         """Free the voices."""
@@ -243,19 +243,6 @@ def _shrinking(session: Any) -> Any:
     if session.get_providers()[0] == "CPUExecutionProvider":
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
-
-
-def _trim() -> None:
-    """Give freed memory back to the system; glibc keeps some 80 MB of a long sentence otherwise."""
-    if _malloc_trim is not None:
-        _malloc_trim(0)
-
-
-try:
-    _malloc_trim: Callable[[int], int] | None = ctypes.CDLL(None).malloc_trim
-except (AttributeError, OSError, TypeError):
-    # Another C library than glibc.
-    _malloc_trim = None
 
 
 def _cores() -> int:

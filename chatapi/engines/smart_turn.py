@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 
+from chatapi import heap
 from chatapi.audio import RATE, Samples
 from chatapi.engines import Stop, never
 from chatapi.errors import EngineFailed, ModelFault
@@ -32,6 +33,8 @@ class SmartTurn:
         options = onnxruntime.SessionOptions()
         # It runs while what was said is transcribed, which needs the other cores.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
+        # An arena would keep 30 MB between runs for ever.
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         options.log_severity_level = 3
         self._filters = mel_filters(MELS)
         try:
@@ -49,6 +52,7 @@ class SmartTurn:
         heard = (heard - heard.mean()) / np.sqrt(heard.var() + 1e-7)
         try:
             [found] = self._session.run(None, {"input_features": log_mel(heard, self._filters)[np.newaxis]})
+            heap.give_back()
         except Exception as error:
             raise EngineFailed(f"Smart Turn failed: {error}") from error
         yield float(found.reshape(-1)[0])
