@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 
 from chatapi import engines
+from chatapi.abilities.answering import Answering
 from chatapi.abilities.conversation import Conversation
 from chatapi.abilities.speaking import Speaking
 from chatapi.abilities.transcription import Transcription
@@ -52,8 +53,9 @@ class Appliance:
         self.gate = Gate("queue", settings.limits.concurrent, settings.limits.queue)
         self.transcription = Transcription(self.engines, settings, self.metrics)
         self.speaking = Speaking(self.engines, self.metrics)
+        self.answering = Answering(self.engines.llm, self.speaking, settings.llm)
         self.conversation = Conversation(
-            self.transcription, self.speaking, self.engines.llm, self.history, self.gate, settings, self.metrics
+            self.transcription, self.speaking, self.answering, self.history, self.gate, settings, self.metrics
         )
         self.warm = False
         self._begun = time.monotonic()

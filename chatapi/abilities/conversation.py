@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from chatapi.abilities.answering import Answering, Manner
 from chatapi.abilities.speaking import Speaking
 from chatapi.abilities.transcription import Transcription
-from chatapi.engines import ContextOverflow, LanguageModel, Message, Piece, Sampling, Usage, Voice
+from chatapi.engines import Usage
 from chatapi.errors import Busy, ChatapiError, Deadline, TooLarge, Unprocessable, alone
-from chatapi.events import Event, Ledger, TextDelta, Transcript, TurnEnded, TurnStarted
+from chatapi.events import Event, Ledger, Transcript, TurnEnded, TurnStarted
 from chatapi.gate import Gate, Priority
 from chatapi.history import History, Recalled
 from chatapi.metrics import Metrics
-from chatapi.sentences import Cutter
 from chatapi.settings import Settings
 from chatapi.workers import Worker
 
@@ -27,10 +27,6 @@ log = logging.getLogger(__name__)
 
 AHEAD = 16
 """Events a turn may be ahead of its caller."""
-PIECES_AHEAD = 8
-"""Pieces of text that may wait to be spoken."""
-KEPT = 0.7
-"""Share of the context that is filled after the oldest exchanges left; the rest lets the prompt cache live a while."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ class Conversation:
         self,
         transcription: Transcription,
         speaking: Speaking,
-        llm: Worker[LanguageModel],
+        answering: Answering,
         history: Worker[History],
         gate: Gate,
         settings: Settings,
@@ -70,12 +66,12 @@ class Conversation:
     ) -> None:
         self.transcription = transcription
         self.speaking = speaking
-        self.llm = llm
+        self.answering = answering
         self.history = history
         self.gate = gate
         self.settings = settings
         self.metrics = metrics
-        self._answering: set[str] = set()
+        self._busy: set[str] = set()
 
     @asynccontextmanager
     async def take(self, turn: Turn) -> AsyncIterator[AsyncIterator[Event]]:
@@ -125,17 +121,17 @@ class Conversation:
             )
 
     @contextmanager
-    def answering(self, conversation: str) -> Iterator[None]:
+    def answering_alone(self, conversation: str) -> Iterator[None]:
         """A conversation answers one turn at a time. Raises Busy (conversation_busy)."""
-        if conversation in self._answering:
+        if conversation in self._busy:
             raise Busy(
                 f"the conversation {conversation!r} is still answering; wait for its end", code="conversation_busy"
             )
-        self._answering.add(conversation)
+        self._busy.add(conversation)
         try:
             yield
         finally:
-            self._answering.discard(conversation)
+            self._busy.discard(conversation)
 
 
 def _encodable(text: str) -> bool:
@@ -188,7 +184,7 @@ class _Run:
                 with ability.metrics.active.track_inprogress():
                     self._mark("admitted")
                     conversation = self._turn.conversation or History.new_id()
-                    with ability.answering(conversation):
+                    with ability.answering_alone(conversation):
                         recalled = await self._recalled(conversation)
                         await self._send.send(TurnStarted(conversation))
                         await self._converse(recalled)
@@ -206,8 +202,13 @@ class _Run:
     async def _converse(self, recalled: Recalled) -> None:
         asked = self._turn.prompt if self._turn.audio is None else await self._heard(self._turn.audio)
         assert asked is not None  # noqa: S101 - one of both is there, `take` has checked
-        reply, last, recalled = await self._answered(recalled, asked.strip())
-        await self._ability.history.call(lambda history: history.add(recalled, asked, reply), self._turn.priority)
+        ability = self._ability
+        voice = ability.speaking.voice(self._turn.voice, self._language) if self._turn.speak else None
+        manner = Manner(voice, self._turn.max_tokens, self._turn.temperature, self._turn.seed, self._turn.priority)
+        answered = await ability.answering.answer(recalled, asked.strip(), manner, self._send.send, self._mark)
+        recalled, last = answered.recalled, answered.last
+        self._ledger = replace(self._ledger, spoken=answered.spoken)
+        await ability.history.call(lambda history: history.add(recalled, asked, answered.reply), self._turn.priority)
         self._mark("end")
         usage = last.usage or Usage()
         self._count(usage)
@@ -232,72 +233,6 @@ class _Run:
         await self._send.send(Transcript(heard.text, True, heard.start, heard.end, heard.language))
         return heard.text
 
-    async def _answered(self, recalled: Recalled, asked: str) -> tuple[str, Piece, Recalled]:
-        """Think and speak at once. The reply, its last piece, and what of the conversation was remembered."""
-        if not self._turn.speak:
-            return await self._thought(recalled, asked, None)
-        voice = self._ability.speaking.voice(self._turn.voice, self._language)
-        send, receive = anyio.create_memory_object_stream[str](PIECES_AHEAD)
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._spoken, receive, voice)
-            async with send:
-                return await self._thought(recalled, asked, send)
-        raise AssertionError("a task group does not swallow errors")
-
-    async def _thought(
-        self, recalled: Recalled, asked: str, pieces: MemoryObjectSendStream[str] | None
-    ) -> tuple[str, Piece, Recalled]:
-        cutter, reply, last = Cutter(), "", Piece("")
-        while True:
-            try:
-                async with aclosing(self._written(recalled, asked)) as written:
-                    async for last in written:
-                        text = last.text if reply else last.text.lstrip()
-                        if text:
-                            reply += text
-                            self._mark("first_token")
-                            await self._send.send(TextDelta(text))
-                            await self._hand_over(cutter.feed(text), pieces)
-                break
-            except ContextOverflow as overflow:
-                recalled = _shortened(recalled, asked, overflow)
-        if not reply.strip():
-            reply = self._ability.settings.llm.no_answer
-            await self._send.send(TextDelta(reply))
-            await self._hand_over(cutter.feed(reply), pieces)
-        await self._hand_over(cutter.finish(), pieces)
-        return reply.rstrip(), last, recalled
-
-    async def _written(self, recalled: Recalled, asked: str) -> AsyncGenerator[Piece, None]:
-        """The model's answer as it comes. Raises ContextOverflow before its first piece."""
-        llm, turn = self._ability.settings.llm, self._turn
-        messages = _messages(recalled, asked, llm.system)
-        sampling = Sampling(
-            max_tokens=llm.max_tokens if turn.max_tokens is None else turn.max_tokens,
-            temperature=llm.temperature if turn.temperature is None else turn.temperature,
-            seed=turn.seed,
-        )
-        async with self._ability.llm.stream(
-            lambda engine, stop: engine.generate(messages, sampling, stop), turn.priority
-        ) as pieces:
-            async for piece in pieces:
-                yield piece
-
-    async def _hand_over(self, cut: list[str], pieces: MemoryObjectSendStream[str] | None) -> None:
-        for piece in cut:
-            self._mark("first_sentence")
-            if pieces is not None:
-                await pieces.send(piece)
-
-    async def _spoken(self, receive: MemoryObjectReceiveStream[str], voice: Voice) -> None:
-        seconds = 0.0
-        async with receive, aclosing(self._ability.speaking.pieces(receive, voice, self._turn.priority)) as speech:
-            async for part in speech:
-                self._mark("first_audio")
-                seconds += part.audio.seconds
-                await self._send.send(part)
-        self._ledger = replace(self._ledger, spoken=seconds)
-
     def _mark(self, stage: str) -> None:
         """Note when a stage was first reached."""
         if getattr(self._ledger, stage) is None:
@@ -311,27 +246,3 @@ class _Run:
             metrics.tokens_per_second.observe(
                 (usage.completion_tokens - 1) / max(ledger.end - ledger.first_token, 1e-6)
             )
-
-
-def _messages(recalled: Recalled, asked: str, system: str) -> list[Message]:
-    messages = [Message("system", recalled.system if recalled.system is not None else system)]
-    for exchange in recalled.exchanges:
-        messages += [Message("user", exchange.asked), Message("assistant", exchange.answered)]
-    return [*messages, Message("user", asked)]
-
-
-def _shortened(recalled: Recalled, asked: str, overflow: ContextOverflow) -> Recalled:
-    """Without its oldest exchanges, so that it fits with room to spare. Raises TooLarge when it has none."""
-    if not recalled.exchanges:
-        raise TooLarge(
-            f"the prompt needs {overflow.needed} tokens with the room for its answer; {overflow.context} fit the model",
-            code="prompt_too_long",
-            details={"needed_tokens": overflow.needed, "context_tokens": overflow.context},
-        )
-    lengths = [len(exchange.asked) + len(exchange.answered) for exchange in recalled.exchanges]
-    tokens_per_char = overflow.needed / (sum(lengths) + len(asked) + len(recalled.system or "") + 1)
-    excess = (overflow.needed - KEPT * overflow.context) / tokens_per_char
-    left_out = 1
-    while left_out < len(lengths) and sum(lengths[:left_out]) < excess:
-        left_out += 1
-    return replace(recalled, exchanges=recalled.exchanges[left_out:])
