@@ -249,3 +249,12 @@ def test_a_turn_detector_gives_one_probability_for_any_length(engine: Engine):
     for samples in (speech(), np.zeros(0, np.float32), np.zeros(20 * 16_000, np.float32), speech()[:700]):
         [probability] = engine.built.finished(samples)
         assert 0 <= probability <= 1
+
+
+@of("vad")
+def test_a_listener_hears_a_live_stream_as_the_detector_hears_it_whole(engine: Engine):
+    sound = speech()[: 512 * 40]
+    one, other = engine.built.listener(), engine.built.listener()
+    other.probability(sound[:512])
+    frames = [one.probability(sound[start : start + 512]) for start in range(0, len(sound), 512)]
+    assert frames == list(engine.built.probabilities(sound))

@@ -26,8 +26,18 @@ def never() -> bool:
     return False
 
 
+class Listener(Protocol):
+    """The state of one live stream that a speech detector follows."""
+
+    def probability(self, frame: Samples) -> float:
+        """Of speech, for the next 512 samples; takes under a millisecond, so any thread may call it."""
+
+
 class SpeechDetector(Protocol):
     """Voice activity detection."""
+
+    def listener(self) -> Listener:
+        """For a stream that has no end yet."""
 
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
         """Probability of speech, 0 to 1, for every 32 ms (512 samples) of 16 kHz mono; a short last frame is padded."""

@@ -51,6 +51,12 @@ class _Paced:
 class EchoDetector(_Paced):
     """Takes loudness for speech."""
 
+    def listener(self) -> EchoDetector:
+        return self
+
+    def probability(self, frame: Samples) -> float:
+        return float(_loud(frame))
+
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
         for frame in _frames(samples):
             if stop():

