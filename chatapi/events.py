@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from chatapi.audio import Audio
+from chatapi.errors import ChatapiError
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Ledger:
     """End of speech, in seconds from the start of the audio."""
     audio: float | None = None
     """Length of the audio, seconds."""
+    endpoint: float | None = None
+    """Live: the turn was taken to be over; all times count from the arrival of the last sound of speech."""
     admitted: float | None = None
     """The gate let it in."""
     transcript: float | None = None
@@ -88,3 +91,55 @@ class TurnEnded:
 
 
 Event = TurnStarted | Transcript | TextDelta | Speech | JobProgress | TurnEnded
+
+
+@dataclass(frozen=True)
+class SpeechStarted:
+    """Live: somebody begins to speak; what was playing is to be silent at once."""
+
+    at: float
+    """Seconds of sound received before it."""
+    during_answer: bool = False
+    """Speech against an answer that is still to be heard: keep what is left of it until `Interrupted` or `Resumed`."""
+
+
+@dataclass(frozen=True)
+class SpeechStopped:
+    """Live: they have stopped speaking."""
+
+    at: float
+    """Seconds of sound received before the end of their speech."""
+    heard: bool = True
+    """False: it was no speech, or nothing to answer."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Live: nothing that matters was said against the answer; it goes on from where it stopped."""
+
+
+@dataclass(frozen=True)
+class AnswerStarted:
+    """Live: text and speech of an answer follow, up to its `TurnEnded`, or `Interrupted`."""
+
+    asked: str
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """Live: the answer is given up; nothing more of it follows and nothing more is to be heard."""
+
+    spoken: float
+    """Seconds of it that were heard."""
+    text: str
+    """The words of it that were heard."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Live: something did not work; the conversation goes on."""
+
+    error: ChatapiError
+
+
+LiveEvent = SpeechStarted | SpeechStopped | Resumed | AnswerStarted | Interrupted | Failed | Event

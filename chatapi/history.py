@@ -64,12 +64,17 @@ class History:
         with _translated(file):
             file.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(file, isolation_level=None, timeout=10)
-            # A power cut may not lose what was answered, so every commit reaches the disk.
-            self._db.executescript(
-                f"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; {SCHEMA}"
-            )
         self._file = file
-        self.expire()
+        try:
+            with _translated(file):
+                # A power cut may not lose what was answered, so every commit reaches the disk.
+                self._db.executescript(
+                    f"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; {SCHEMA}"
+                )
+            self.expire()
+        except BaseException:
+            self._db.close()
+            raise
 
     @staticmethod
     def new_id() -> str:
@@ -95,8 +100,8 @@ class History:
             )
             return Recalled(conversation, system, tuple(Exchange(*exchange) for exchange in exchanges))
 
-    def add(self, before: Recalled, asked: str, answered: str) -> None:
-        """Keep an exchange, in one transaction; begins the conversation when it is new.
+    def add(self, before: Recalled, asked: str, answered: str) -> int:
+        """Keep an exchange, in one transaction, and tell its number; begins the conversation when it is new.
 
         The first of `before.exchanges` is where the model's memory starts from now on.
         """
@@ -111,9 +116,19 @@ class History:
                 "INSERT INTO exchanges (conversation, asked, answered, at) VALUES (?, ?, ?, ?)",
                 (before.id, asked, answered, now),
             ).lastrowid
+            assert number is not None  # noqa: S101 - a row was inserted
             first = before.exchanges[0].number if before.exchanges else number
             self._db.execute("UPDATE conversations SET remembered_from = ? WHERE id = ?", (first, before.id))
             self._expire(now)
+        return number
+
+    def amend(self, number: int, answered: str | None) -> None:
+        """Less of the answer was heard than was thought; None: nothing, so the exchange never was."""
+        with _translated(self._file):
+            if answered is None:
+                self._db.execute("DELETE FROM exchanges WHERE number = ?", (number,))
+            else:
+                self._db.execute("UPDATE exchanges SET answered = ? WHERE number = ?", (answered, number))
 
     def remove(self, conversation: str) -> None:
         """Forget it. Unknown (unknown_conversation) when it is not kept."""

@@ -8,7 +8,7 @@ from chatapi.events import Ledger
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30, 60, 120)
 FACTORS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
-STAGES = ("admitted", "transcript", "first_token", "first_sentence", "first_audio", "end")
+STAGES = ("endpoint", "admitted", "transcript", "first_token", "first_sentence", "first_audio", "end")
 
 
 class Metrics:

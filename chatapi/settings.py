@@ -90,6 +90,27 @@ class Turn(_Table):
     """A model's name, or auto."""
 
 
+class Live(_Table):
+    """Live conversation."""
+
+    sessions: int = Field(2, ge=1, le=64)
+    """Conversations at once; one more is refused."""
+    sure_ms: int = Field(192, ge=64)
+    """Silence after which a turn ends that sounds finished."""
+    unsure_ms: int = Field(1400, ge=64)
+    """Silence after which any turn ends."""
+    onset_ms: int = Field(96, ge=32)
+    """Speech that begins a turn."""
+    interrupt_ms: int = Field(160, ge=32)
+    """Speech that makes an answer pause."""
+    turn_seconds: float = Field(60, gt=1)
+    """Longest that somebody may speak without a pause; then they are answered."""
+    partial_ms: int = Field(600, ge=100)
+    """New speech after which there is a new partial transcript."""
+    idle_seconds: float = Field(600, gt=1)
+    """A session nobody sends sound or anything else for so long is closed."""
+
+
 class Asr(_Table):
     """Speech recognition."""
 
@@ -209,6 +230,7 @@ class Settings(_Table):
     limits: Limits = Limits()
     vad: Vad = Vad()
     turn: Turn = Turn()
+    live: Live = Live()
     asr: Asr = Asr()
     llm: Llm = Llm()
     tts: Tts = Tts()

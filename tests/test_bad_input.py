@@ -234,7 +234,7 @@ def test_a_client_that_stops_reading_is_dropped_and_frees_the_gate(echo_settings
             plain.connect(("127.0.0.1", served.port))
             plain.sendall(head(JSON, len(body)) + body)
             wait_until(lambda: served.appliance.gate.used == 1)
-            wait_until(lambda: served.appliance.gate.used == 0, 20)
+            wait_until(lambda: served.appliance.gate.used == 0, 60)
         assert served.client.post("/completion", json={"prompt": "a"}).status_code == 200
 
 

@@ -1,0 +1,138 @@
+"""One answer of a live conversation: begun on a guess, held back until the turn is over, given up when interrupted."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import replace
+
+import anyio
+
+from chatapi.abilities.answering import Answered, Answering, Manner
+from chatapi.abilities.live.playback import Playback
+from chatapi.errors import ChatapiError, EngineFailed, alone
+from chatapi.events import AnswerStarted, Event, Failed, Ledger, LiveEvent, Speech, TurnEnded
+from chatapi.history import Recalled
+
+log = logging.getLogger(__name__)
+
+Send = Callable[[LiveEvent], Awaitable[None]]
+SORRY = "I am sorry, something went wrong. Please try again."
+SLOW = "One moment, please."
+PATIENCE = 4.0
+"""Seconds without a sound after which it says that it takes longer."""
+
+
+class Answer:
+    """Thinks and speaks in `run`; what it says goes out once `release` was called."""
+
+    def __init__(self, answering: Answering, recalled: Recalled, asked: str, manner: Manner, since: float) -> None:
+        self.asked = asked
+        self.playback = Playback()
+        self.answered: Answered | None = None
+        self.number: int | None = None
+        """Of its exchange in the history, once it is there."""
+        self.over = False
+        """Nothing more of it comes."""
+        self.released = False
+        self.ledger = Ledger()
+        self._answering = answering
+        self._recalled = recalled
+        self._manner = manner
+        self._since = since
+        self._held: list[Event] = []
+        self._send: Send | None = None
+        self._clock: Callable[[], float] = lambda: 0.0
+        self._scope = anyio.CancelScope()
+        self._going = anyio.Event()
+        self._sounding = anyio.Event()
+
+    async def run(self, ended: Callable[[Answer, Answered], Awaitable[None]]) -> None:
+        """Until it is answered or dropped; what fails is told in words. `ended` is awaited before its TurnEnded."""
+        with self._scope:
+            try:
+                answered = await self._answering.answer(self._recalled, self.asked, self._manner, self._take, self.mark)
+            except Exception as raised:
+                await self._failed(raised)
+                return
+            self.answered = answered
+            await self._until_released()
+            self.ledger = replace(self.ledger, spoken=answered.spoken)
+            self.mark("end")
+            await ended(self, answered)
+            self.over = True
+            usage = answered.last.usage
+            counted = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens) if usage else (0, 0, 0)
+            await self._out(
+                TurnEnded(self._recalled.id, answered.last.finish_reason or "stop", *counted, ledger=self.ledger)
+            )
+
+    async def release(self, send: Send, clock: Callable[[], float]) -> None:
+        """The turn is over: what there is goes out, and all that follows as it comes."""
+        self._send, self._clock, self.released = send, clock, True
+        await send(AnswerStarted(self.asked))
+        while self._held:
+            await self._out(self._held.pop(0))
+        self._going.set()
+
+    async def watch(self) -> None:
+        """Say so when it takes long."""
+        with self._scope, anyio.move_on_after(PATIENCE):
+            await self._sounding.wait()
+            return
+        if not self._scope.cancel_called and not self.over and self._manner.voice is not None:
+            await self._say(SLOW)
+
+    def drop(self) -> None:
+        """Nobody wants it any more."""
+        self._scope.cancel()
+        self.over = True
+
+    def mark(self, stage: str) -> None:
+        """Note when a stage was first reached."""
+        if getattr(self.ledger, stage) is None:
+            self.ledger = replace(self.ledger, **{stage: time.monotonic() - self._since})
+
+    async def _take(self, event: Event) -> None:
+        if self._send is None or self._held:
+            self._held.append(event)
+        else:
+            await self._out(event)
+
+    async def _out(self, event: Event) -> None:
+        assert self._send is not None  # noqa: S101 - released
+        if isinstance(event, Speech):
+            self.playback.sent(event, self._clock())
+            self._sounding.set()
+        await self._send(event)
+
+    async def _until_released(self) -> None:
+        await self._going.wait()
+
+    async def _failed(self, raised: Exception) -> None:
+        error = alone(raised)
+        known = error if isinstance(error, ChatapiError) else EngineFailed(f"the answer failed: {error!r}")
+        await self._until_released()
+        assert self._send is not None  # noqa: S101 - released
+        await self._send(Failed(known))
+        if self._manner.voice is not None:
+            await self._say(SORRY)
+        self.over = True
+        await self._out(TurnEnded(self._recalled.id, "failed", ledger=self.ledger))
+
+    async def _say(self, sentence: str) -> None:
+        """A sentence that no model has to think of."""
+
+        async def one() -> AsyncIterator[str]:
+            yield sentence
+
+        voice = self._manner.voice
+        assert voice is not None  # noqa: S101 - asked for by who calls
+        try:
+            async with aclosing(self._answering.speaking.pieces(one(), voice, self._manner.priority)) as speech:
+                async for part in speech:
+                    await self._out(part)
+        except ChatapiError as error:
+            log.warning("not even an excuse can be spoken: %s", error.message)
