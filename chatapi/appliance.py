@@ -15,6 +15,7 @@ import psutil
 from chatapi import engines
 from chatapi.abilities.answering import Answering
 from chatapi.abilities.conversation import Conversation
+from chatapi.abilities.live import Live
 from chatapi.abilities.speaking import Speaking
 from chatapi.abilities.transcription import Transcription
 from chatapi.audio import RATE
@@ -56,6 +57,9 @@ class Appliance:
         self.answering = Answering(self.engines.llm, self.speaking, settings.llm)
         self.conversation = Conversation(
             self.transcription, self.speaking, self.answering, self.history, self.gate, settings, self.metrics
+        )
+        self.live = Live(
+            self.engines, self.transcription, self.speaking, self.answering, self.history, settings, self.metrics
         )
         self.warm = False
         self._begun = time.monotonic()

@@ -46,6 +46,7 @@ class Answer:
         self._send: Send | None = None
         self._clock: Callable[[], float] = lambda: 0.0
         self._scope = anyio.CancelScope()
+        self._watching = anyio.CancelScope()
         self._going = anyio.Event()
         self._sounding = anyio.Event()
 
@@ -79,15 +80,17 @@ class Answer:
 
     async def watch(self) -> None:
         """Say so when it takes long."""
-        with self._scope, anyio.move_on_after(PATIENCE):
-            await self._sounding.wait()
-            return
-        if not self._scope.cancel_called and not self.over and self._manner.voice is not None:
-            await self._say(SLOW)
+        with self._watching:
+            with anyio.move_on_after(PATIENCE):
+                await self._sounding.wait()
+                return
+            if not self.over and self._manner.voice is not None:
+                await self._say(SLOW)
 
     def drop(self) -> None:
         """Nobody wants it any more."""
         self._scope.cancel()
+        self._watching.cancel()
         self.over = True
 
     def mark(self, stage: str) -> None:

@@ -52,6 +52,11 @@ class Playback:
         """Whether some of it is still to be heard."""
         return self.seconds - self.heard(now) > 1 / RATE
 
+    @property
+    def ended(self) -> float:
+        """When the last of what was sent has been heard, by the clock."""
+        return self._ends
+
     def words(self, seconds: float) -> str:
         """The words said in the first `seconds`; of a stretch in the middle as many as its share of the letters."""
         said: list[str] = []

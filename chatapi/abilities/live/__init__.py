@@ -1,0 +1,75 @@
+"""Live conversation: a session for everybody who talks with the box as people talk with each other."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream
+
+from chatapi.abilities.answering import Answering
+from chatapi.abilities.live.session import Options, Session
+from chatapi.abilities.speaking import Speaking
+from chatapi.abilities.transcription import Transcription
+from chatapi.errors import Busy, alone
+from chatapi.events import LiveEvent
+from chatapi.history import History, Recalled
+from chatapi.metrics import Metrics
+from chatapi.settings import Settings
+from chatapi.workers import Engines, Worker
+
+__all__ = ["Live", "Options", "Session"]
+
+AHEAD = 1000
+"""Events a face may be behind."""
+
+
+class Live:
+    """The ability. `session` is its door."""
+
+    def __init__(
+        self,
+        engines: Engines,
+        transcription: Transcription,
+        speaking: Speaking,
+        answering: Answering,
+        history: Worker[History],
+        settings: Settings,
+        metrics: Metrics,
+    ) -> None:
+        self.engines = engines
+        self.transcription = transcription
+        self.speaking = speaking
+        self.answering = answering
+        self.history = history
+        self.settings = settings
+        self.metrics = metrics
+        self.sessions = 0
+        """Going on now."""
+
+    @asynccontextmanager
+    async def session(
+        self, options: Options | None = None, conversation: str | None = None
+    ) -> AsyncIterator[tuple[Session, MemoryObjectReceiveStream[LiveEvent]]]:
+        """A session and its events; leaving the block ends it. Raises Busy (too_many_sessions), NotReady, Unknown."""
+        most = self.settings.live.sessions
+        if self.sessions >= most:
+            raise Busy(f"{self.sessions} live conversations are going on, which is all there may be",
+                       code="too_many_sessions", retry_after=10)  # fmt: skip
+        self.sessions += 1
+        try:
+            await self.engines.turn.open()
+            recalled = Recalled(History.new_id(), None, ())
+            if conversation is not None:
+                recalled = await self.history.call(lambda history: history.recall(conversation))
+            send, receive = anyio.create_memory_object_stream[LiveEvent](AHEAD)
+            async with send, receive, anyio.create_task_group() as group:
+                yield Session(self, group, recalled, options or Options(), send.send), receive
+                group.cancel_scope.cancel()
+        except Exception as error:
+            if (one := alone(error)) is not error:
+                raise one from None
+            raise
+        finally:
+            self.sessions -= 1
