@@ -81,7 +81,7 @@ BACKCHANNELS = 3
 """Words of a backchannel at most."""
 LIKENESS = 0.75
 """Share of the words heard that were just spoken by ourselves, in that order, from which it is our own echo."""
-ALIKE = 0.7
+ALIKE = 0.65
 """Letters alike in two words that are taken for the same: an echo is heard badly."""
 
 

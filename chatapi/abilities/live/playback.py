@@ -23,7 +23,11 @@ class Playback:
 
     def sent(self, speech: Speech, now: float) -> None:
         """Another stretch is on its way."""
-        self._parts.append((speech.audio.seconds, speech.text))
+        # A piece of text may be spoken in several stretches.
+        if self._parts and self._parts[-1][1] == speech.text:
+            self._parts[-1] = (self._parts[-1][0] + speech.audio.seconds, speech.text)
+        else:
+            self._parts.append((speech.audio.seconds, speech.text))
         if self._left is not None:
             self._left += speech.audio.seconds
         else:

@@ -1,0 +1,243 @@
+"""Live conversation on echo engines: loudness is speech, a word of the answer is a tone of 60 ms."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import anyio
+import numpy as np
+import pytest
+from conftest import Running, tone, until
+
+from chatapi.abilities.live import Options, Session
+from chatapi.appliance import Appliance
+from chatapi.audio import RATE, Samples
+from chatapi.errors import Busy, Unknown
+from chatapi.events import (
+    AnswerStarted,
+    Failed,
+    Interrupted,
+    LiveEvent,
+    Resumed,
+    Speech,
+    SpeechStarted,
+    SpeechStopped,
+    TextDelta,
+    Transcript,
+    TurnEnded,
+)
+
+pytestmark = pytest.mark.anyio
+E = TypeVar("E")
+
+
+def silence(seconds: float) -> Samples:
+    return np.zeros(int(seconds * RATE), np.float32)
+
+
+@dataclass
+class Talk:
+    """Somebody who talks with the box, in real time unless the machine is slower."""
+
+    appliance: Appliance
+    session: Session
+    events: list[LiveEvent] = field(default_factory=list)
+
+    async def say(self, *sounds: Samples) -> None:
+        for sound in sounds:
+            for start in range(0, len(sound), 1600):
+                await self.session.hear(sound[start : start + 1600])
+                await anyio.sleep(0.1)
+
+    def all(self, kind: type[E]) -> list[E]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    async def come(self, kind: type[E], count: int = 1) -> E:
+        await until(lambda: len(self.all(kind)) >= count)
+        return self.all(kind)[count - 1]
+
+
+@asynccontextmanager
+async def talking(echo: Running, *more: str, options: Options | None = None) -> AsyncIterator[Talk]:
+    async with echo(*more) as appliance, appliance.live.session(options) as (session, events):
+        talk = Talk(appliance, session)
+
+        async def collect() -> None:
+            async for event in events:
+                talk.events.append(event)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(collect)
+            yield talk
+            group.cancel_scope.cancel()
+
+
+async def test_what_is_said_is_answered_aloud_after_its_pause(echo: Running) -> None:
+    async with talking(echo) as talk:
+        await talk.say(silence(0.5), tone(0.8), silence(0.5))
+        await talk.come(TurnEnded)
+        order = [type(event) for event in talk.events if not (isinstance(event, Transcript) and not event.final)]
+        assert order[:4] == [SpeechStarted, SpeechStopped, Transcript, AnswerStarted]
+        assert talk.all(SpeechStarted)[0].at == pytest.approx(0.5, abs=0.1)
+        assert talk.all(SpeechStopped)[0].at == pytest.approx(1.3, abs=0.1)
+        text = "".join(delta.text for delta in talk.all(TextDelta))
+        assert text == f"You said: {talk.all(AnswerStarted)[0].asked}."
+        assert sum(speech.audio.seconds for speech in talk.all(Speech)) > 0.2
+        ledger = talk.all(TurnEnded)[0].ledger
+        assert ledger.endpoint is not None and ledger.first_audio is not None and 0 < ledger.endpoint < 2
+        kept = await talk.appliance.history.call(lambda history: history.recall(talk.session.recalled.id))
+        assert [exchange.answered for exchange in kept.exchanges] == [text]
+
+
+async def test_a_short_pause_does_not_end_a_turn(echo: Running) -> None:
+    async with talking(echo, "live.sure_ms=500") as talk:
+        await talk.say(tone(0.6), silence(0.25), tone(0.6), silence(0.8))
+        await talk.come(TurnEnded)
+        assert len(talk.all(SpeechStopped)) == 1
+        heard = [event.text for event in talk.all(Transcript) if event.final]
+        assert len(heard) == 1
+        assert float(heard[0].split()[1]) > 1.4
+
+
+async def test_who_goes_on_before_the_answer_is_heard_is_taken_to_have_paused(echo: Running) -> None:
+    async with talking(echo, "echo.delay=0.15") as talk:
+        await talk.say(tone(0.6), silence(0.5), tone(0.6), silence(0.4))
+        await talk.come(TurnEnded)
+        assert talk.all(Interrupted)[0] == Interrupted(0.0, "")
+        asked = talk.all(AnswerStarted)[-1].asked
+        assert float(asked.split()[1]) > 1.5
+        kept = await talk.appliance.history.call(lambda history: history.recall(talk.session.recalled.id))
+        assert [exchange.asked for exchange in kept.exchanges] == [asked]
+
+
+async def asked_for_long(talk: Talk) -> None:
+    """An answer of about two seconds plays."""
+    await talk.session.respond(" ".join(["word"] * 30))
+    await talk.come(TurnEnded)
+
+
+async def test_speech_against_an_answer_ends_it_and_history_says_what_was_heard(echo: Running) -> None:
+    async with talking(echo) as talk:
+        await asked_for_long(talk)
+        await talk.say(silence(0.5), tone(0.9), silence(0.5))
+        interrupted = await talk.come(Interrupted)
+        assert talk.all(SpeechStarted)[0].during_answer
+        assert 0.4 < interrupted.spoken < 1.2
+        assert 2 <= len(interrupted.text.split()) <= 16
+        await talk.come(TurnEnded, 2)
+        kept = await talk.appliance.history.call(lambda history: history.recall(talk.session.recalled.id))
+        assert kept.exchanges[0].answered == f"{interrupted.text} —"
+        assert len(kept.exchanges) == 2
+
+
+@pytest.mark.parametrize("noise", ["", "Mhm.", "You said word word"])
+async def test_noises_a_listener_makes_and_our_own_echo_lose_nothing(
+    echo: Running, noise: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with talking(echo) as talk:
+        await asked_for_long(talk)
+
+        async def words(*_: object) -> str:
+            return noise
+
+        monkeypatch.setattr(talk.appliance.transcription, "words", words)
+        await talk.say(silence(0.5), tone(0.4), silence(0.6))
+        await talk.come(Resumed)
+        assert talk.all(SpeechStarted)[0].during_answer
+        assert not talk.all(Interrupted)
+        assert not talk.all(SpeechStopped)[0].heard
+        # It paused for as long as they spoke, and goes on from there.
+        assert talk.session.playing
+
+
+async def test_stop_stops_and_is_not_answered(echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with talking(echo) as talk:
+        await asked_for_long(talk)
+
+        async def words(*_: object) -> str:
+            return "Stop."
+
+        monkeypatch.setattr(talk.appliance.transcription, "words", words)
+        await talk.say(silence(0.3), tone(0.4), silence(0.6))
+        await talk.come(Interrupted)
+        await talk.come(SpeechStopped)
+        await talk.say(silence(0.5))
+        assert len(talk.all(AnswerStarted)) == 1
+
+
+async def test_a_click_does_nothing(echo: Running) -> None:
+    async with talking(echo) as talk:
+        await talk.say(silence(0.3), tone(0.05), silence(0.6))
+        assert talk.events == []
+
+
+async def test_push_to_talk_ends_a_turn_by_command(echo: Running) -> None:
+    async with talking(echo, options=Options(detect=False, answer=False, speak=False)) as talk:
+        assert not await talk.session.commit()
+        await talk.say(tone(0.5), silence(1.0))
+        assert not talk.all(SpeechStopped)
+        assert await talk.session.commit()
+        await until(lambda: any(event.final for event in talk.all(Transcript)))
+        transcript = talk.all(Transcript)[-1]
+        assert not talk.all(AnswerStarted)
+        await talk.session.respond()
+        await talk.come(TurnEnded)
+        assert talk.all(AnswerStarted)[0].asked == transcript.text
+        assert not talk.all(Speech)
+
+
+async def test_who_talks_for_too_long_is_answered(echo: Running) -> None:
+    async with talking(echo, "live.turn_seconds=2") as talk:
+        await talk.say(tone(3.5))
+        await talk.come(SpeechStopped)
+
+
+async def test_a_failing_model_is_told_in_words(echo: Running) -> None:
+    async with talking(echo, "echo.fault=raise") as talk:
+        await talk.say(tone(0.6), silence(0.5))
+        ended = await talk.come(TurnEnded)
+        assert ended.finish_reason == "failed"
+        assert talk.all(Failed)[0].error.code == "engine_failed"
+        assert "sorry" in talk.all(Speech)[-1].text
+
+
+async def test_two_at_once_work_and_a_third_is_refused(echo: Running) -> None:
+    async with talking(echo) as one:
+        async with one.appliance.live.session() as (other, events):
+            with pytest.raises(Busy) as refused:
+                async with one.appliance.live.session():
+                    pass
+            assert refused.value.code == "too_many_sessions"
+            await one.say(tone(0.5), silence(0.4))
+            await other.respond("hello")
+            await one.come(TurnEnded)
+            with anyio.fail_after(5):
+                while not isinstance(await events.receive(), TurnEnded):
+                    pass
+        async with one.appliance.live.session():
+            assert one.appliance.live.sessions == 2
+    assert one.appliance.live.sessions == 0
+
+
+async def test_a_conversation_goes_on_where_it_was(echo: Running) -> None:
+    async with talking(echo) as talk:
+        await talk.session.respond("hello")
+        await talk.come(TurnEnded)
+        conversation = talk.session.recalled.id
+        async with talk.appliance.live.session(conversation=conversation) as (again, _):
+            assert [exchange.asked for exchange in again.recalled.exchanges] == ["hello"]
+        with pytest.raises(Unknown):
+            async with talk.appliance.live.session(conversation="nobody's"):
+                pass
+
+
+async def test_leaving_in_the_middle_of_an_answer_frees_the_engines(echo: Running) -> None:
+    async with echo("echo.delay=0.05") as appliance:
+        async with appliance.live.session() as (session, _):
+            await session.respond(" ".join(["word"] * 100))
+            await until(lambda: appliance.engines.llm.gate.used == 1)
+        await until(lambda: appliance.engines.llm.gate.used == 0)
+        assert appliance.live.sessions == 0

@@ -1,0 +1,132 @@
+"""The parts of live conversation that need neither sound nor time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from chatapi.abilities.live.endpointing import Endpointing, Mark, Rules
+from chatapi.abilities.live.interruption import Meaning, meaning, stops
+from chatapi.abilities.live.playback import Playback
+from chatapi.abilities.live.utterance import SETTLE, Utterance
+from chatapi.audio import RATE, Audio
+from chatapi.events import Speech
+from chatapi.segmenter import FRAME
+
+RULES = Rules(threshold=0.5, onset=3, interrupt=5, sure=6, unsure=44)
+
+
+def marks(*parts: tuple[float, int], against: bool = False) -> list[tuple[int, Mark]]:
+    endpointing, found, at = Endpointing(RULES), [], 0
+    for probability, count in parts:
+        for _ in range(count):
+            if mark := endpointing.feed(probability, against):
+                found.append((at, mark))
+            at += 1
+    return found
+
+
+def test_a_turn_begins_after_some_frames_of_speech_and_its_pause_is_looked_at_twice() -> None:
+    assert marks((0.1, 10), (0.9, 20), (0.1, 30)) == [(12, Mark.ONSET), (32, Mark.PROBE), (45, Mark.PROBE)]
+
+
+def test_a_click_is_no_onset() -> None:
+    assert marks((0.1, 10), (0.9, 2), (0.1, 10), (0.9, 2), (0.1, 10)) == []
+
+
+def test_who_goes_on_after_a_probe_is_noticed() -> None:
+    assert marks((0.9, 10), (0.1, 4), (0.9, 3)) == [(2, Mark.ONSET), (12, Mark.PROBE), (14, Mark.ON)]
+
+
+def test_more_is_needed_against_an_answer() -> None:
+    assert marks((0.6, 20), against=True) == []
+    assert marks((0.9, 4), (0.1, 5), against=True) == []
+    assert marks((0.9, 6), against=True) == [(4, Mark.ONSET)]
+
+
+@pytest.mark.parametrize(("finished", "silence"), [(0.99, 6), (0.5, 6), (0.0, 44), (None, 44), (0.25, 34)])
+def test_the_less_finished_it_sounds_the_longer_the_pause(finished: float | None, silence: int) -> None:
+    assert RULES.silence(finished) == pytest.approx(silence, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("heard", "spoken", "found"),
+    [
+        ("", "The sea is wide.", Meaning.NOTHING),
+        ("Mhm.", "The sea is wide.", Meaning.BACKCHANNEL),
+        ("Uh-huh, okay.", "The sea is wide.", Meaning.BACKCHANNEL),
+        ("Stop!", "The sea is wide.", Meaning.STOP),
+        ("Okay, stop.", "The sea is wide.", Meaning.STOP),
+        ("Be quiet.", "Be quiet, said the man.", Meaning.STOP),
+        ("The see is white.", "The sea is wide.", Meaning.ECHO),
+        ("sea is", "The sea is wide.", Meaning.ECHO),
+        ("What about the mountains?", "The sea is wide.", Meaning.INTERRUPTION),
+        ("Yes but why is the sea salty", "The sea is wide.", Meaning.INTERRUPTION),
+        ("No.", "The sea is wide.", Meaning.INTERRUPTION),
+    ],
+)
+def test_what_is_said_against_an_answer_is_understood(heard: str, spoken: str, found: Meaning) -> None:
+    assert meaning(heard, spoken) is found
+
+
+def test_only_a_wish_for_silence_is_left_unanswered() -> None:
+    assert stops("Stop.") and stops("Never mind.")
+    assert not stops("Where does the bus stop?") and not stops("") and not stops("Stop the music in the kitchen")
+
+
+def speech(seconds: float, text: str) -> Speech:
+    return Speech(Audio(np.zeros(int(seconds * RATE), np.float32), RATE), text)
+
+
+def test_playback_is_counted_by_the_clock() -> None:
+    playback = Playback()
+    assert not playback.audible(0)
+    playback.sent(speech(2, "one two three four"), 10)
+    playback.sent(speech(1, "five"), 10.5)
+    assert [playback.heard(now) for now in (10, 11, 12.5, 14)] == [0, 1, 2.5, 3]
+    assert playback.audible(12.9) and not playback.audible(13)
+    assert playback.words(0) == ""
+    assert playback.words(1) == "one two"
+    assert playback.words(2.5) == "one two three four"
+    assert playback.words(3) == "one two three four five"
+
+
+def test_a_pause_holds_the_place() -> None:
+    playback = Playback()
+    playback.sent(speech(2, "one two"), 0)
+    playback.pause(0.5)
+    assert playback.heard(5) == 0.5
+    playback.sent(speech(1, "three"), 6)
+    playback.resume(7)
+    assert playback.heard(7) == 0.5 and playback.heard(8) == 1.5
+    assert playback.ended == 9.5
+
+
+def test_what_comes_late_is_heard_late() -> None:
+    playback = Playback()
+    playback.sent(speech(1, "one"), 0)
+    playback.sent(speech(1, "two"), 3)
+    assert playback.heard(3.5) == 1.5
+
+
+def test_a_report_counts_more_than_the_clock() -> None:
+    playback = Playback()
+    playback.sent(speech(2, "one two"), 0)
+    playback.report(0.3)
+    assert playback.heard(100) == 0.3
+    playback.report(9)
+    assert playback.heard(0) == 2
+
+
+def test_what_is_settled_is_not_decoded_again() -> None:
+    frame = np.ones(FRAME, np.float32)
+    utterance = Utterance([frame], 0)
+    while not utterance.ripe:
+        utterance.add(frame, True)
+    assert len(utterance.open()) >= SETTLE
+    utterance.settle("once upon", utterance.length)
+    utterance.add(frame * 2, False)
+    assert utterance.open().tolist() == [2.0] * FRAME
+    assert utterance.text("a time") == "once upon a time"
+    assert utterance.speech_end == utterance.length - FRAME
+    assert len(utterance.samples()) == utterance.length
