@@ -1,0 +1,144 @@
+"""What happens on the stage: questions, pauses in the middle, interruptions, and noises that are none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from chatapi.audio import RATE, Samples
+from chatapi.bench.live.stage import Stage
+from chatapi.corpus import Clip, coloured
+from chatapi.events import AnswerStarted, Interrupted, SpeechStarted, TurnEnded
+
+PAUSES = (0.4, 0.7, 1.0)
+"""Seconds somebody hesitates in the middle of a sentence."""
+STORY = "Tell me a long story about the sea and a ship."
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A turn and its answer."""
+
+    latency: float | None
+    """Seconds from the last sound of speech to the first of the answer; None: none came."""
+    asked: str
+    """What was understood, as far as it was answered."""
+
+
+async def question(stage: Stage, clip: Clip) -> Answered:
+    """Ask, and hear the answer begin; the next one is asked when it is over."""
+    _, end = await stage.say(clip.samples, clip.text)
+    await stage.answered(end)
+    first = stage.speaker.first(end)
+    asked = next((event.asked for at, event in stage.events if at >= end and isinstance(event, AnswerStarted)), "")
+    await stage.wait(0.5)
+    return Answered(None if first is None else first - end, asked)
+
+
+async def hesitation(stage: Stage, clip: Clip, pause: float) -> bool:
+    """Stop in the middle of a sentence and go on: whether the box spoke into the pause."""
+    first, second = halves(clip.samples)
+    _, middle = await stage.say(first)
+    await stage.wait(pause)
+    resumed = stage.now
+    _, end = await stage.say(second, clip.text)
+    await stage.answered(end)
+    spoke = stage.speaker.first(middle)
+    await stage.wait(0.5)
+    return spoke is not None and spoke < resumed + 0.2
+
+
+async def begin_story(stage: Stage, request: Samples) -> bool:
+    """Have the box speak for long; whether it does, for a second already."""
+    _, end = await stage.say(request, STORY)
+    if not await stage.until(lambda: stage.speaker.first(end) is not None):
+        return False
+    await stage.wait(1.0)
+    return stage.speaker.busy
+
+
+async def interruption(stage: Stage, request: Samples, clip: Clip) -> float | None:
+    """Speak against an answer: seconds from its onset until the box is silent for good; None: it went on."""
+    if not await begin_story(stage, request):
+        return None
+    start, end = await stage.say(clip.samples, clip.text)
+    given_up = await stage.until(lambda: stage.came(Interrupted, start) > 0, 3)
+    stopped = stage.speaker.last(start, end) if given_up else None
+    await stage.answered(end)
+    await stage.wait(0.5)
+    return None if not given_up else max(0.0, (stopped or start) - start)
+
+
+async def disturbance(stage: Stage, request: Samples, sound: Samples) -> bool:
+    """A noise that means nothing against an answer: whether the rest of the answer was lost."""
+    if not await begin_story(stage, request):
+        return True
+    before = stage.now
+    await stage.say(sound)
+    await stage.until(lambda: not stage.speaker.busy and stage.came(TurnEnded, before - 10) > 0, 40)
+    lost = stage.came(Interrupted, before) > 0
+    await stage.wait(0.5)
+    return lost
+
+
+async def monologue(stage: Stage, request: Samples) -> int:
+    """The box speaks and nobody else: how often it interrupted or answered itself."""
+    _, end = await stage.say(request, STORY)
+    await stage.answered(end, 60)
+    await stage.wait(3)
+    answers = stage.came(AnswerStarted, end)
+    started = stage.came(SpeechStarted, end + 0.5)
+    return stage.came(Interrupted, end) + max(0, answers - 1) + (started if stage.speaker.busy else 0)
+
+
+async def quiet(stage: Stage, sound: Samples) -> int:
+    """Noise and music without a word: how many turns were made of it."""
+    before = stage.now
+    await stage.say(sound)
+    await stage.wait(2)
+    return stage.came(AnswerStarted, before)
+
+
+def halves(samples: Samples) -> tuple[Samples, Samples]:
+    """Cut in two at the quietest place of the middle third."""
+    size = RATE // 50
+    count = len(samples) // size
+    levels = [float(np.abs(samples[at * size : (at + 1) * size]).mean()) for at in range(count)]
+    low, high = count // 3, 2 * count // 3
+    cut = (low + int(np.argmin(levels[low:high]))) * size + size // 2
+    return samples[:cut], samples[cut:]
+
+
+def noises(random: np.random.Generator) -> dict[str, Samples]:
+    """A cough, a door, keys and a hum, made of noise."""
+    burst = coloured(RATE // 4, random, falling=True) * np.hanning(RATE // 4)
+    cough = np.concatenate([burst, np.zeros(RATE // 10), 0.7 * burst])
+    decay = np.exp(-np.arange(RATE // 2) / (RATE / 12))
+    door = coloured(RATE // 2, random, falling=True) * decay
+    keys = np.where(np.arange(RATE) % (RATE // 7) < 60, 1.0, 0.0) * random.normal(0, 1, RATE)
+    found = {"cough": cough, "door": door, "keys": keys}
+    return {name: (0.3 * sound / np.abs(sound).max()).astype(np.float32) for name, sound in found.items()}
+
+
+def music(seconds: float, random: np.random.Generator) -> Samples:
+    """Chords of struck strings, a beat every half second."""
+    out = np.zeros(int(seconds * RATE))
+    length = RATE * 3 // 2
+    times = np.arange(length) / RATE
+    for beat in range(int(seconds * 2) - 3):
+        root = 220 * 2 ** (random.choice([0, 3, 5, 7, 10]) / 12)
+        chord: Samples = sum(
+            np.sin(2 * np.pi * root * ratio * harmonic * times) / harmonic**2
+            for ratio in (1, 1.26, 1.5)
+            for harmonic in (1, 2, 3)
+        )  # type: ignore[assignment]
+        at = beat * RATE // 2
+        out[at : at + length] += chord * np.exp(-4 * times)
+    return (0.2 * out / max(1e-9, np.abs(out).max())).astype(np.float32)
+
+
+def share(found: Sequence[bool]) -> float:
+    """Of those that are true, in percent."""
+    return 100 * sum(found) / max(1, len(found))
