@@ -67,10 +67,18 @@ need_openmp() {
   "$venv/bin/python" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || debian libgomp1
 }
 
+# PortAudio, for the microphone and the speaker; all else works without it.
+need_portaudio() {
+  "$venv/bin/python" -c 'import ctypes; ctypes.CDLL("libportaudio.so.2")' 2>/dev/null ||
+    debian libportaudio2 ||
+    echo "run.sh: libportaudio2 could not be installed, so there is no microphone and no speaker" >&2
+}
+
 run_tests() {
   install_packages --editable '.[engines]' --group dev
   need_openmp
   debian chromium chromium-driver curl
+  debian pulseaudio pulseaudio-utils libasound2-plugins alsa-utils libportaudio2
   chatapi models fetch
   chatapi models fetch whisper-base
   "$venv/bin/ruff" check .
@@ -90,7 +98,10 @@ case "${1:-serve}" in
       install_packages --editable '.[engines]'
     need_openmp
     case "${1:-serve}" in
-      serve | ask | say | transcribe | bench) chatapi models fetch ;;
+      serve | talk) need_portaudio ;;
+    esac
+    case "${1:-serve}" in
+      serve | talk | ask | say | transcribe | bench) chatapi models fetch ;;
     esac
     exec "$venv/bin/python" -m chatapi "${@:-serve}"
     ;;

@@ -193,6 +193,25 @@ class Piper(_Table):
     """1.2 speaks a fifth faster."""
 
 
+class Mic(_Table):
+    """The box's own microphone and speaker."""
+
+    enabled: bool = False
+    """Whether `chatapi serve` listens and speaks through them."""
+    input: str = ""
+    """The microphone's name or a part of it; empty: the system's default."""
+    output: str = ""
+    """The speaker's name or a part of it; empty: the system's default."""
+    mode: Literal["hands_free", "push_to_talk", "wake_word"] = "hands_free"
+    """What starts a turn: speech, a key, or the wake word."""
+    wake_word: Literal["okay_nabu", "hey_jarvis", "hey_mycroft", "alexa"] = "okay_nabu"
+    """The words that start a turn in the mode wake_word."""
+    chimes: bool = True
+    """Short sounds that say where a turn is."""
+    cancel_echo: bool = True
+    """Take out of what is heard what is being played."""
+
+
 class Echo(_Table):
     """Engines without a model, for trying and testing."""
 
@@ -238,6 +257,7 @@ class Settings(_Table):
     llama_cpp: LlamaCpp = LlamaCpp()
     openai_upstream: OpenAIUpstream = OpenAIUpstream()
     piper: Piper = Piper()
+    mic: Mic = Mic()
     echo: Echo = Echo()
     history: History = History()
     log: Log = Log()

@@ -1,0 +1,200 @@
+"""What no virtual device does: sound libraries that hang, raise or offer odd rates, listeners that fall behind."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import anyio.lowlevel
+import numpy as np
+import pytest
+from conftest import tone, until
+
+from chatapi.audio import RATE, Audio, Samples
+from chatapi.errors import NotReady
+from chatapi.faces.mic.devices import SoundDevices
+from chatapi.faces.mic.hearing import WAITING, Hearing
+
+pytestmark = pytest.mark.anyio
+
+
+class Stream:
+    """A device that does what the test says, when it says so."""
+
+    def __init__(self, sound: Sound, **options: Any) -> None:
+        if sound.refuse:
+            raise ValueError("not today")
+        self.sound, self.options = sound, options
+        self.active, self.latency = True, 0.02
+        sound.streams.append(self)
+
+    def start(self) -> None:
+        self.step()
+
+    def step(self) -> Samples:
+        data = np.full((self.options["blocksize"], self.options["channels"]), 0.5, np.float32)
+        self.options["callback"](data, len(data), SimpleNamespace(outputBufferDacTime=0.0, currentTime=0.0), None)
+        return data
+
+    def abort(self, ignore_errors: bool) -> None:
+        self.active = False
+        self.sound.let_go.wait(20)
+
+    def close(self, ignore_errors: bool) -> None:
+        self.sound.closed += 1
+
+
+class Sound:
+    """Stands for sounddevice: one device that does both, at 44.1 kHz and with four channels only."""
+
+    class PortAudioError(Exception):
+        pass
+
+    def __init__(self) -> None:
+        self.refuse = False
+        self.closed = self.refreshed = 0
+        self.let_go = threading.Event()
+        self.let_go.set()
+        self.streams: list[Stream] = []
+        self.default = SimpleNamespace(device={"input": 0, "output": 0})
+
+    def InputStream(self, **options: Any) -> Stream:  # noqa: N802 - as in sounddevice
+        return Stream(self, **options)
+
+    OutputStream = InputStream
+
+    def query_devices(self, index: int | None = None) -> Any:
+        device = {"index": 0, "name": "array", "default_samplerate": 44_100.0}
+        device |= {"max_input_channels": 4, "max_output_channels": 4}
+        return [device] if index is None else device
+
+    def check_input_settings(self, device: int, samplerate: int, channels: int, dtype: str) -> None:
+        if (samplerate, channels) != (44_100, 4):
+            raise ValueError
+
+    check_output_settings = check_input_settings
+
+    def _initialize(self) -> None:
+        self.refreshed += 1
+
+    def _terminate(self) -> None:
+        pass
+
+    def newest(self, direction: str) -> Stream:
+        wanted = {"input": 882, "output": 441}[direction]
+        return [stream for stream in self.streams if stream.options["blocksize"] == wanted][-1]
+
+
+@pytest.fixture
+def sound(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sound]:
+    made = Sound()
+    monkeypatch.setitem(sys.modules, "sounddevice", made)
+    # These devices give a block only when told to, which is no reason to take them for lost.
+    monkeypatch.setattr("chatapi.faces.mic.devices.SILENT", 60)
+    yield made
+    made.let_go.set()
+
+
+def sides(devices: SoundDevices, state: str) -> Callable[[], bool]:
+    return lambda: devices.state["input"]["state"] == devices.state["output"]["state"] == state
+
+
+async def test_a_device_of_another_rate_and_many_channels_is_used(sound: Sound) -> None:
+    devices = SoundDevices(cancel_echo=False)
+    async with devices.running():
+        await until(sides(devices, "ok"))
+        devices.play(Audio(tone(0.2), RATE))
+        out = np.concatenate([sound.newest("output").step() for _ in range(20)])
+        assert out.shape == (8820, 4) and np.array_equal(out[:, 0], out[:, 3])
+        assert np.corrcoef(out[:, 0], tone(0.2, rate=44_100))[0, 1] > 0.999
+        for _ in range(30):
+            sound.newest("input").step()
+        heard = [block async for block in limited(devices.heard(), 25)]
+        assert {len(block) for block in heard} == {320}
+        assert np.allclose(np.concatenate(heard)[2000:], 0.5, atol=1e-3)
+
+
+async def limited(blocks: Any, count: int) -> Any:
+    async for block in blocks:
+        yield block
+        count -= 1
+        if not count:
+            break
+
+
+async def test_a_device_that_hangs_when_it_is_left_is_given_up(sound: Sound) -> None:
+    devices = SoundDevices(cancel_echo=False)
+    async with devices.running():
+        await until(sides(devices, "ok"))
+        old = sound.newest("output")
+        devices.play(Audio(tone(1), RATE))
+        sound.let_go.clear()
+        old.active = False
+        await until(lambda: devices.state["output"]["reopened"] == 1, 4)
+        # The old one is not dead, but takes nothing that the new one should have.
+        before = devices.played
+        assert not old.step().any()
+        assert devices.played == before
+        sound.let_go.set()
+
+
+async def test_a_device_that_cannot_be_opened_is_tried_again(sound: Sound) -> None:
+    sound.refuse = True
+    devices = SoundDevices(cancel_echo=False)
+    async with devices.running():
+        await until(sides(devices, "lost"))
+        assert devices.state["input"]["error"] == "'array' cannot be opened: not today"
+        await until(lambda: sound.refreshed > 0)
+        sound.refuse = False
+        await until(sides(devices, "ok"), 2)
+
+
+async def test_nothing_is_left_open_and_errors_come_out_as_they_are(sound: Sound) -> None:
+    devices = SoundDevices(cancel_echo=False)
+    with pytest.raises(NotReady):
+        devices.heard()
+    with pytest.raises(KeyError, match="mine"):
+        async with devices.running():
+            await until(sides(devices, "ok"))
+            raise KeyError("mine")
+    assert sound.closed == len(sound.streams) >= 2
+    assert [block async for block in devices.heard()] == []
+
+
+class Broken:
+    """Stands for an echo canceller that fails."""
+
+    delay = 0.0
+
+    def clean(self, samples: Samples) -> Samples:
+        raise RuntimeError("it broke")
+
+
+async def test_a_listener_who_falls_behind_loses_the_oldest() -> None:
+    hearing = Hearing(None, "off")
+    for number in range(WAITING + 5):
+        hearing.from_microphone("line", np.full(320, number, np.float32), RATE, 0.0)
+    await anyio.lowlevel.checkpoint()
+    assert hearing.dropped == 5 * 320
+    first = [block async for block in limited(hearing.blocks(), 1)]
+    assert first[0][0] == 5
+
+
+async def test_hearing_goes_on_when_the_echo_canceller_fails() -> None:
+    hearing = Hearing(Broken(), "on")  # type: ignore[arg-type]
+    for _ in range(3):
+        hearing.from_microphone("line", np.zeros(320, np.float32), RATE, 0.0)
+    await anyio.lowlevel.checkpoint()
+    assert hearing.echo == "echo is not cancelled any more: it broke"
+    assert len([block async for block in limited(hearing.blocks(), 2)]) == 2
+
+
+async def test_sound_is_heard_without_an_echo_canceller(sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "livekit", None)
+    devices = SoundDevices()
+    async with devices.running():
+        await until(sides(devices, "ok"))
+        assert "pip install 'livekit" in devices.state["echo"]
