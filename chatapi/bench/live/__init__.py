@@ -15,6 +15,7 @@ from chatapi.bench import Row, Watch
 from chatapi.bench.bare import Bare
 from chatapi.bench.hearing import CORPUS, spoken
 from chatapi.bench.live import scenes
+from chatapi.bench.live.scenes import STORY
 from chatapi.bench.live.stage import stage
 from chatapi.corpus import Clip
 
@@ -25,10 +26,10 @@ LONGEST = 6.0
 
 
 async def measure(appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterator[Row]:
-    """Every round has four questions, three hesitations, two interruptions and two noises: about a minute and a half."""
+    """Every round has four questions, three hesitations, two interruptions, four noises and 20 s without a word."""
     clips = [clip for clip in corpus.read(CORPUS, "held-out", ["en"]) if not clip.noise and clip.seconds < LONGEST]
     clips = clips[:: max(1, len(clips) // (9 * rounds))]
-    request = await spoken(appliance, scenes.STORY)
+    request = await spoken(appliance, STORY)
     async for row in _answers(appliance, bare, clips[: 4 * rounds]):
         yield row
     yield await _hesitations(appliance, clips[: 3 * rounds])
@@ -44,8 +45,8 @@ async def _answers(appliance: Appliance, bare: Bare, clips: Sequence[Clip]) -> A
         for clip in clips:
             answered = await scenes.question(room, clip)
             chain = SILENCE + await _chain(appliance, bare, clip.samples)
-            tally = wer.errors(clip.text, answered.asked)
-            errors, words = errors + tally.count, words + tally.words
+            said = wer.words(clip.text)
+            errors, words = errors + wer.edits(said, wer.words(answered.asked)), words + len(said)
             if answered.latency is None:
                 unanswered += 1
                 continue
@@ -81,7 +82,7 @@ async def _interruptions(appliance: Appliance, request: Samples, clips: Sequence
         async with stage(appliance.live) as room:
             found.append(await scenes.interruption(room, request, clip))
     times = [each for each in found if each is not None]
-    yield Row("live", f"onset of an interruption to silence, 95th percentile of {len(times)}", _of(times, 95), "s", 0.25)
+    yield Row("live", f"interruption to silence, 95th percentile of {len(times)}", _of(times, 95), "s", 0.25)
     yield Row("live", "interruptions missed", scenes.share([each is None for each in found]), "%", 5)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -129,14 +130,12 @@ def music(seconds: float, random: np.random.Generator) -> Samples:
     times = np.arange(length) / RATE
     for beat in range(int(seconds * 2) - 3):
         root = 220 * 2 ** (random.choice([0, 3, 5, 7, 10]) / 12)
-        chord: Samples = sum(
-            np.sin(2 * np.pi * root * ratio * harmonic * times) / harmonic**2
-            for ratio in (1, 1.26, 1.5)
-            for harmonic in (1, 2, 3)
-        )  # type: ignore[assignment]
         at = beat * RATE // 2
-        out[at : at + length] += chord * np.exp(-4 * times)
-    return (0.2 * out / max(1e-9, np.abs(out).max())).astype(np.float32)
+        for ratio, harmonic in itertools.product((1, 1.26, 1.5), (1, 2, 3)):
+            string = np.sin(2 * np.pi * root * ratio * harmonic * times) / harmonic**2
+            out[at : at + length] += string * np.exp(-4 * times)
+    sound: Samples = (0.2 * out / max(1e-9, np.abs(out).max())).astype(np.float32)
+    return sound
 
 
 def share(found: Sequence[bool]) -> float:
