@@ -14,9 +14,9 @@ EARLY_WORDS = 4
 """Until this many words were given out, a clause is enough, so that sound starts early."""
 CLAUSE_WORDS, CLAUSE_SIZE = 3, 15
 """Least size of a clause given out early."""
-CONJUNCTION_WORDS = 6
+CONJUNCTION_WORDS = 4
 """Words after which an early piece may end before a conjunction."""
-MOST_WORDS, MOST_SIZE = 12, 80
+MOST_WORDS, MOST_SIZE = 8, 52
 """An early piece is cut between words here, when nothing better came."""
 
 STOPS = ".!?…‼⁇⁈⁉"

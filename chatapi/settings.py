@@ -95,7 +95,7 @@ class Live(_Table):
 
     sessions: int = Field(2, ge=1, le=64)
     """Conversations at once; one more is refused."""
-    sure_ms: int = Field(192, ge=64)
+    sure_ms: int = Field(256, ge=64)
     """Silence after which a turn ends that sounds finished."""
     unsure_ms: int = Field(1400, ge=64)
     """Silence after which any turn ends."""

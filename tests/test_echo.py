@@ -37,7 +37,7 @@ def test_the_detector_says_nothing_about_no_samples():
 
 def test_the_transcriber_tells_the_length_and_the_language():
     [segment] = EchoTranscriber(Settings(), []).transcribe(tone(1.5), "de")
-    assert (segment.text, segment.start, segment.end, segment.language) == ("heard 1.50 seconds", 0.0, 1.5, "de")
+    assert (segment.text, segment.start, segment.end, segment.language) == ("heard 1.50 seconds.", 0.0, 1.5, "de")
 
 
 def test_the_transcriber_cuts_long_sound_into_segments_of_thirty_seconds_and_skips_silent_ones():

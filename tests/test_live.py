@@ -133,7 +133,7 @@ async def test_speech_against_an_answer_ends_it_and_history_says_what_was_heard(
         assert len(kept.exchanges) == 2
 
 
-@pytest.mark.parametrize("noise", ["", "Mhm.", "You said word word"])
+@pytest.mark.parametrize("noise", ["", "Mhm.", "You said word word."])
 async def test_noises_a_listener_makes_and_our_own_echo_lose_nothing(
     echo: Running, noise: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,7 +113,7 @@ def test_a_full_stop_waits_for_what_follows_it() -> None:
         ("I would really like to go home because the rain is coming.", "I would really like to go home"),
         (
             "The quick brown fox jumps over the lazy dog in the old town today.",
-            "The quick brown fox jumps over the lazy dog",
+            "The quick brown fox jumps",
         ),
         ("Sure, it costs 1,000 dollars.", "Sure, it costs 1,000 dollars."),
         ("He was born on July 4, 1998.", "He was born on July 4, 1998."),
@@ -127,7 +127,7 @@ def test_the_first_piece_may_be_a_clause(text: str, first: str) -> None:
 def test_the_first_piece_leaves_before_its_sentence_is_written() -> None:
     cutter = Cutter()
     written = ["the very long sentence of a model that never sets ", "any mark goes "]
-    assert [cutter.feed(delta) for delta in written] == [[], ["the very long sentence of a model"]]
+    assert [cutter.feed(delta) for delta in written] == [["the very long sentence of a model"], []]
 
 
 def test_after_a_very_short_sentence_a_clause_is_still_enough() -> None:

@@ -93,7 +93,7 @@ class EchoTranscriber(_Paced):
             window = samples[first : first + WINDOW]
             if any(_loud(frame) for frame in _frames(window)):
                 start, seconds = first / RATE, len(window) / RATE
-                yield Segment(f"heard {seconds:.2f} seconds", start, start + seconds, 0.0, language or "en")
+                yield Segment(f"heard {seconds:.2f} seconds.", start, start + seconds, 0.0, language or "en")
 
 
 class EchoLanguageModel(_Paced):

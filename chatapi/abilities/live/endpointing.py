@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 
+from chatapi.abilities.live.interruption import word_set
 from chatapi.audio import RATE
 from chatapi.segmenter import FRAME, HYSTERESIS
 from chatapi.settings import Live
 
-PROBE = 3
-"""Silent frames, 96 ms, after which what was said is looked at as if the turn were over."""
-AGAIN = 16
-"""Silent frames, half a second, after which an unfinished turn is looked at once more."""
+PROBE = 2
+"""Silent frames, 64 ms, after which what was said is looked at as if the turn were over."""
+SURE = 0.9
+"""Probability from which a turn that also reads finished is over as soon as may be."""
+OPEN = word_set(
+    "a an the my your his her its our their this these those some any every no of to in on at for from with about "
+    "into by as and or but so because if when while that than is are was were be do does did can could will would "
+    "should i you he she we they not very more most how what which who why where"
+)
+"""Words that no sentence ends with, or hardly ever."""
 HELD = 0.8
 """Share of voiced frames among those of an onset."""
 LOUDER = 0.25
@@ -51,14 +59,22 @@ class Rules:
             threshold, frames(live.onset_ms), frames(live.interrupt_ms), frames(live.sure_ms), frames(live.unsure_ms)
         )
 
-    def silence(self, finished: float | None) -> int:
-        """Silent frames that end a turn which is finished with this probability; None: nobody knows."""
-        if finished is None:
+    def silence(self, finished: float | None, text: str) -> int:
+        """Silent frames that end a turn which sounds finished with this probability; None: nobody knows."""
+        if finished is None or unfinished(text):
             return self.unsure
-        if finished >= 0.5:
+        if finished >= SURE:
             return self.sure
         # The less it sounds finished the longer the silence: a straight line between the two.
         return round(self.unsure - (self.unsure - self.sure) * finished)
+
+
+def unfinished(text: str) -> bool:
+    """Whether words alone say that more is to come: Whisper hears where a sentence ends, and writes a full stop."""
+    words = re.findall(r"[^\W_]+(?:'[^\W_]+)?", text.lower())
+    if len(words) > 1 and words[-1] in OPEN:
+        return True
+    return not re.search(r"(?<!\.\.)[.!?。！？…]$", text) or text.endswith("…")
 
 
 class Endpointing:
@@ -83,7 +99,7 @@ class Endpointing:
             self.voiced += 1
             return Mark.ON if probed else None
         self.silence += 1
-        return Mark.PROBE if self.silence in (PROBE, AGAIN) else None
+        return Mark.PROBE if self.silence == PROBE else None
 
     def end(self) -> None:
         """The turn is over; the next onset begins another."""

@@ -6,75 +6,42 @@ import difflib
 import re
 from enum import Enum
 
+
+def word_set(words: str) -> frozenset[str]:
+    """Words with spaces between them."""
+    return frozenset(words.split())
+
+
 STOP = frozenset(
-    [
+    phrase.strip()
+    for phrase in [
         "stop",
-        "stop it",
-        "stop stop",
-        "please stop",
-        "stop please",
-        "okay stop",
-        "ok stop",
-        "no stop",
-        "stop talking",
-        "be quiet",
-        "quiet",
-        "shut up",
-        "silence",
-        "enough",
-        "that's enough",
-        "thats enough",
-        "cancel",
-        "never mind",
-        "nevermind",
-        "halt",
-        "hush",
+        " stop it",
+        " stop stop",
+        " please stop",
+        " stop please",
+        " okay stop",
+        " ok stop",
+        " no stop",
+        " stop talking",
+        " be quiet",
+        " quiet",
+        " shut up",
+        " silence",
+        " enough",
+        " that's enough",
+        " thats enough",
+        " cancel",
+        " never mind",
+        " nevermind",
+        " halt",
+        " hush",
     ]
 )
 """What ends an answer and wants none itself."""
-BACKCHANNEL = frozenset(
-    [
-        "mhm",
-        "mm",
-        "hm",
-        "hmm",
-        "mmm",
-        "mm-hmm",
-        "mhmm",
-        "uh",
-        "uhh",
-        "um",
-        "huh",
-        "uh-huh",
-        "uhhuh",
-        "ah",
-        "aha",
-        "oh",
-        "ooh",
-        "yeah",
-        "yep",
-        "yup",
-        "yes",
-        "okay",
-        "ok",
-        "right",
-        "sure",
-        "wow",
-        "really",
-        "nice",
-        "cool",
-        "great",
-        "good",
-        "alright",
-        "well",
-        "hm-hmm",
-        "i",
-        "see",
-        "got",
-        "it",
-        "indeed",
-        "exactly",
-    ]
+BACKCHANNEL = word_set(
+    "mhm mm hm hmm mmm mm-hmm mhmm uh uhh um huh uh-huh uhhuh ah aha oh ooh yeah yep yup yes okay ok right sure wow "
+    "really nice cool great good alright well hm-hmm i see got it indeed exactly"
 )
 """Words of somebody who listens."""
 BACKCHANNELS = 3

@@ -177,7 +177,8 @@ class Ear:
             self._probe(utterance)
         if self._text is None:
             return False
-        needed = self._endpointing.rules.silence(self._finished) if self.semantic else frames(PLAIN)
+        rules = self._endpointing.rules
+        needed = rules.silence(self._finished, self._text) if self.semantic and self._text else frames(PLAIN)
         if self._endpointing.silence < needed and not too_long:
             return False
         await self._over(utterance)
@@ -207,16 +208,17 @@ class Ear:
         with anyio.CancelScope() as scope:
             self._looking = scope
             try:
-                async with anyio.create_task_group() as group:
-                    if judge and self.semantic:
-                        group.start_soon(self._sounds_finished, utterance)
-                    text = self._text if self._text is not None else await self._understood(utterance)
-                    if utterance is self.utterance:
-                        # Thinking need not wait for the other detector.
-                        self._text = text
-                        await self._hearer.guessed(text)
-                if judge and utterance is self.utterance:
-                    await self._is_over(utterance)
+                text = await self._understood(utterance)
+                if utterance is not self.utterance:
+                    return
+                await self._hearer.guessed(text)
+                # While the model thinks, which leaves a core free; the longer the pause, the better it is judged.
+                if judge and self.semantic and text:
+                    await self._sounds_finished(utterance)
+                if utterance is self.utterance:
+                    self._text = text
+                    if judge:
+                        await self._is_over(utterance)
             except ChatapiError as error:
                 self._text = ""
                 await self._hearer.failed(error)
