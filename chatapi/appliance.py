@@ -42,6 +42,8 @@ class Appliance:
         self.settings = settings
         self.metrics = Metrics()
         self.catalog = Catalog(settings.data)
+        self.parts: dict[str, Callable[[], dict[str, Any]]] = {}
+        """Name -> what `health` says of a part that somebody else runs beside it."""
         self.active: dict[str, str] = {}
         """Role -> name of the model in use."""
         self.engines = Engines(**{role: self._worker(role) for role in engines.ENGINES})
@@ -109,6 +111,7 @@ class Appliance:
                 name: {"state": worker.state, "rebuilt": worker.rebuilt, "model": self.active.get(name)}
                 for name, worker in workers.items()
             },
+            **{name: told() for name, told in self.parts.items()},
         }
 
     def known(self) -> dict[str, Any]:

@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     verb("serve", _serve, "answer HTTP until stopped", quiet=False)
+    verb("talk", _talk, "a conversation through this machine's microphone and speaker")
     _ask_options(verb("ask", _ask, "one turn, without a server"))
     transcribe = verb("transcribe", _transcribe, "write down what a file of any length says")
     transcribe.add_argument("file", type=Path)
@@ -100,6 +101,12 @@ def _serve(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     from chatapi.commands.serve import serve
 
     return anyio.run(serve, loaded.settings)
+
+
+def _talk(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    from chatapi.commands.talk import talk
+
+    return anyio.run(talk, loaded.settings)
 
 
 def _ask(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:

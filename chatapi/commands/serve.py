@@ -10,6 +10,7 @@ import anyio
 
 from chatapi.appliance import Appliance
 from chatapi.errors import alone
+from chatapi.faces.mic.conversation import MicConversation
 from chatapi.faces.web.app import bound, carry, create_app, server
 from chatapi.settings import Settings
 
@@ -32,6 +33,10 @@ async def serve(settings: Settings) -> int:
                 group.cancel_scope.cancel()
 
             group.start_soon(answering)
+            if settings.mic.enabled:
+                conversation = MicConversation(appliance)
+                appliance.parts["mic"] = lambda: conversation.health
+                group.start_soon(conversation.run)
             _tell(f"listening on {url}, loading models")
             await appliance.load()
             _tell(f"ready after {time.monotonic() - begun:.1f} s: {url}")

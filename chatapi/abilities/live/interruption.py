@@ -7,36 +7,15 @@ import re
 from enum import Enum
 
 
-def word_set(words: str) -> frozenset[str]:
-    """Words with spaces between them."""
-    return frozenset(words.split())
+def word_set(words: str, between: str | None = None) -> frozenset[str]:
+    """Words with spaces between them, or phrases with another mark."""
+    return frozenset(words.split(between))
 
 
-STOP = frozenset(
-    phrase.strip()
-    for phrase in [
-        "stop",
-        " stop it",
-        " stop stop",
-        " please stop",
-        " stop please",
-        " okay stop",
-        " ok stop",
-        " no stop",
-        " stop talking",
-        " be quiet",
-        " quiet",
-        " shut up",
-        " silence",
-        " enough",
-        " that's enough",
-        " thats enough",
-        " cancel",
-        " never mind",
-        " nevermind",
-        " halt",
-        " hush",
-    ]
+STOP = word_set(
+    "stop|stop it|stop stop|please stop|stop please|okay stop|ok stop|no stop|stop talking|be quiet|quiet|shut up|"
+    "silence|enough|that's enough|thats enough|cancel|never mind|nevermind|halt|hush",
+    "|",
 )
 """What ends an answer and wants none itself."""
 BACKCHANNEL = word_set(

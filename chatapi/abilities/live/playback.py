@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from chatapi.audio import RATE
 from chatapi.events import Speech
+
+TOLERANCE = 0.02
+"""Seconds that a listener's own count may differ from ours, with its rounding to other rates."""
 
 
 class Playback:
@@ -54,7 +56,7 @@ class Playback:
 
     def audible(self, now: float) -> bool:
         """Whether some of it is still to be heard."""
-        return self.seconds - self.heard(now) > 1 / RATE
+        return self.seconds - self.heard(now) > TOLERANCE
 
     @property
     def ended(self) -> float:

@@ -1,0 +1,66 @@
+"""`chatapi talk`: a conversation through this machine's microphone and speaker."""
+
+from __future__ import annotations
+
+import sys
+
+import anyio
+import anyio.to_thread
+from rich.console import Console
+
+from chatapi.appliance import Appliance
+from chatapi.errors import alone
+from chatapi.faces.mic.conversation import MicConversation
+from chatapi.settings import Settings
+
+STYLES = {"heard": "bold", "answer": "green", "interrupted": "dim", "error": "red"}
+MARKS = {"heard": "you", "answer": "box", "interrupted": "box (interrupted)", "error": "error"}
+
+
+async def talk(settings: Settings) -> int:
+    """Until Ctrl-C. What is understood and answered is shown as it comes."""
+    console = Console(highlight=False)
+
+    def tell(kind: str, words: str) -> None:
+        if kind == "listening":
+            hint = "press Enter, speak, press Enter again" if manual else "speak; interrupt when you like"
+            console.print(f"[dim]listening: {hint}; Ctrl-C ends")
+        elif kind in MARKS and words:
+            console.print(f"[{STYLES[kind]}]{MARKS[kind]}:[/] {words}")
+
+    manual = settings.mic.mode == "push_to_talk"
+    try:
+        async with Appliance(settings).running() as appliance, anyio.create_task_group() as group:
+            conversation = MicConversation(appliance, tell)
+            console.print("[dim]loading models")
+            await appliance.load()
+            if manual:
+                group.start_soon(_keys, conversation)
+            group.start_soon(_watch, conversation, console)
+            await conversation.run()
+    except Exception as error:
+        raise alone(error) from None
+    return 0
+
+
+async def _keys(conversation: MicConversation) -> None:
+    """Every Enter changes between speaking and not."""
+    held = False
+    while await anyio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
+        held = not held
+        await (conversation.press() if held else conversation.release())
+
+
+async def _watch(conversation: MicConversation, console: Console) -> None:
+    """Say when a device is lost, and when it is back."""
+    before: dict[str, str] = {}
+    while True:
+        state = conversation.devices.state
+        for side in ("input", "output"):
+            now = state[side]["state"]
+            if now == "lost" and before.get(side) != "lost":
+                console.print(f"[red]the {side} device is missing:[/] {state[side]['error']}")
+            elif now == "ok" and before.get(side) == "lost":
+                console.print(f"[green]the {side} device is back:[/] {state[side]['name']}")
+            before[side] = now
+        await anyio.sleep(0.5)
