@@ -67,7 +67,10 @@ class Guard:
         if self._key is not None and not any(
             hmac.compare_digest(self._key, offered) for offered in _offered_keys(headers)
         ):
-            raise Unauthorized("this needs the API key: send it as `Authorization: Bearer KEY`")
+            raise Unauthorized(
+                "this needs the API key: send it as `Authorization: Bearer KEY`; a browser that asks for a name and a "
+                "password takes any name, and the key as the password"
+            )
 
     def _check_host(self, headers: Headers) -> None:
         """On loopback only its own names: a foreign page could point a name of its own there (DNS rebinding)."""
