@@ -174,6 +174,17 @@ def test_a_media_type_we_do_not_take_is_named(served: Served, media_type: str) -
     assert (reply.status_code, reply.json()["code"]) == (415, "unsupported_media_type")
 
 
+def test_without_the_key_everybody_is_told_how_to_send_it(echo_settings: Callable[..., Settings]) -> None:
+    with serving(echo_settings("server.api_key=sesame")) as served:
+        refused = served.client.get("/models")
+        assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+        assert "Authorization: Bearer KEY" in refused.json()["detail"] and "as the password" in refused.json()["detail"]
+        for path, accept in (("/", "text/html"), ("/page/style.css", "text/css")):
+            challenged = served.client.get(path, headers={"accept": accept})
+            assert challenged.headers["www-authenticate"].startswith("Basic")
+        assert served.client.get("/page/style.css", auth=("anybody", "sesame")).status_code == 200
+
+
 @pytest.mark.parametrize("query", ["reply=song", "max_tokens=x", "nonsense=1", "reply=text&reply=voice", "prompt=a"])
 def test_a_wrong_option_in_the_query_is_named(served: Served, query: str) -> None:
     reply = served.client.post(f"/completion?{query}", content=GOOD, headers=WAV)

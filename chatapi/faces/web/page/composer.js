@@ -40,6 +40,19 @@ export class Composer {
 
   #running = false;
 
+  /** Characters the server takes. */
+  set longest(characters) {
+    this.#prompt.maxLength = characters;
+  }
+
+  /** A question that was refused, to be mended; what was typed meanwhile stays. */
+  putBack(prompt) {
+    if (this.#prompt.value.trim()) return;
+    this.#prompt.value = prompt;
+    this.#fit();
+    this.focus();
+  }
+
   /** On a touch screen this would push up the keyboard over the answer. */
   focus() {
     if (matchMedia('(pointer: fine)').matches) this.#prompt.focus();
