@@ -155,8 +155,11 @@ def test_no_more_can_be_typed_than_the_box_takes(serve: Serve, browse: Browse) -
     with serve("limits.prompt_chars=20") as served:
         page = browse(served.url)
         page.wait(lambda: page.run("return document.getElementById('prompt').maxLength") == 20)
-        page.ask("x" * 30)
+        page.one("#prompt").send_keys("x" * 30)
+        assert "left out" in fault(page, "field_full")
+        page.one("#prompt").send_keys(ENTER)
         page.answered()
+        assert not page.all(".fault")
         assert page.text(".question .text") == "x" * 20
 
 

@@ -42,6 +42,7 @@ const composer = new Composer({
     conversation.ask(prompt);
   },
   onstop: () => conversation.stop(),
+  onfull: () => notice(new Fault('field_full')),
 });
 const microphone = new Microphone({
   onbegin: () => {
