@@ -22,9 +22,13 @@ find_python() {
   die "no Python from 3.10 to 3.13 found; install one (Debian: apt-get install python3 python3-venv) or name it in PYTHON"
 }
 
-# What was installed from; another answer means that it has to be installed again.
-fingerprint() {
+# What is installed from; another answer means that it has to be installed again.
+recipe() {
   cat pyproject.toml constraints.txt "$0" | cksum
+}
+
+fingerprint() {
+  recipe
   echo "$*"
 }
 
@@ -62,6 +66,29 @@ chatapi() {
   "$venv/bin/python" -m chatapi "$@"
 }
 
+# The command among the arguments, `serve` where there is none, and the settings that stand before it.
+find_command() {
+  command=serve
+  while [ $# -gt 0 ]; do
+    case "$1" in
+      --set | --config)
+        settings+=("$1" "${2:-}")
+        shift
+        ;;
+      --set=* | --config=*) settings+=("$1") ;;
+      -*)
+        command=none
+        return
+        ;;
+      *)
+        command=$1
+        return
+        ;;
+    esac
+    shift $(($# > 0))
+  done
+}
+
 # llama.cpp's wheel takes OpenMP from the system.
 need_openmp() {
   "$venv/bin/python" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || debian libgomp1
@@ -94,15 +121,17 @@ case "${1:-serve}" in
     run_tests "$@"
     ;;
   *)
-    [ -e "$venv/installed" ] && [ "$(head -1 "$venv/installed")" = "$(fingerprint | head -1)" ] ||
+    [ -e "$venv/installed" ] && [ "$(head -n 1 "$venv/installed")" = "$(recipe)" ] ||
       install_packages --editable '.[engines]'
     need_openmp
-    case "${1:-serve}" in
+    settings=()
+    find_command "$@"
+    case "$command" in
       serve | talk) need_portaudio ;;
     esac
-    case "${1:-serve}" in
-      serve | talk | ask | say | transcribe | bench) chatapi models fetch ;;
+    case "$command" in
+      serve | talk | ask | say | transcribe | bench) chatapi "${settings[@]}" models fetch >/dev/null ;;
     esac
-    exec "$venv/bin/python" -m chatapi "${@:-serve}"
+    exec "$venv/bin/python" -m chatapi "$@"
     ;;
 esac

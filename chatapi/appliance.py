@@ -55,7 +55,8 @@ class Appliance:
         )
         self.gate = Gate("queue", settings.limits.concurrent, settings.limits.queue)
         self.transcription = Transcription(self.engines, settings, self.metrics)
-        self.speaking = Speaking(self.engines, self.metrics)
+        voices = [m.name for m in self.catalog.manifests.values() if (m.role, m.engine) == ("tts", settings.tts.engine)]
+        self.speaking = Speaking(self.engines, self.metrics, voices)
         self.answering = Answering(self.engines.llm, self.speaking, settings.llm)
         self.conversation = Conversation(
             self.transcription, self.speaking, self.answering, self.history, self.gate, settings, self.metrics

@@ -120,7 +120,7 @@ def duration(file: Path) -> float:
         with av.open(str(file), format=container, mode="r") as opened:
             seconds = (opened.duration or 0) / av.time_base
     except (av.error.FFmpegError, ValueError) as error:
-        raise BadInput(f"the audio is damaged from its start: {error}", code="bad_audio") from error
+        raise BadInput("the audio is damaged from its start", code="bad_audio") from error
     # A WAV that was streamed states the longest length there is.
     return seconds if seconds * RATES[0] <= size * 1000 else 0.0
 
@@ -156,10 +156,10 @@ def _container(head: bytes) -> str:
             return "aac"
         if head[1] & 0xE0 == 0xE0:
             return "mp3"
-    raise BadInput(
-        f"this is not audio we can read (it starts {head[:8].hex(' ')}); send WAV, FLAC, OGG, MP3, MP4 or WebM",
-        code="bad_audio",
-    )
+    start = head[:64].decode("utf-8", "ignore")
+    written = len(start) > 4 and "".join(start.split()).isprintable()
+    what = "this is text, not audio" if written else "this is not audio we can read"
+    raise BadInput(f"{what}; send WAV, FLAC, OGG, MP3, MP4 or WebM", code="bad_audio")
 
 
 def _check_wav(head: bytes, size: int) -> None:
@@ -226,7 +226,7 @@ def _decoded(file: BinaryIO, container: str) -> Iterator[tuple[Samples, int]]:
                     yield samples, frame.sample_rate
     except (av.error.FFmpegError, ValueError, IndexError) as error:
         where = f"after {done:.1f} seconds" if done else "from its start"
-        raise BadInput(f"the audio is damaged {where}: {error}", code="bad_audio") from error
+        raise BadInput(f"the audio is damaged {where}", code="bad_audio") from error
 
 
 def _mono(interleaved: npt.NDArray[np.float32]) -> Samples:

@@ -16,14 +16,14 @@ from chatapi.errors import ChatapiError, alone
 Command = Callable[[settings.Loaded, argparse.Namespace], int]
 
 EPILOG = """settings come from chatapi.toml, CHATAPI_* in the environment and --set, in this order;
-`chatapi check` shows them all, with where each came from."""
+`chatapi check --all` shows them all, with where each came from."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command; its status is the process's."""
     chosen = _parser().parse_args(arguments)
     try:
-        loaded = settings.load(chosen.set, chosen.config)
+        loaded = settings.load([*chosen.set_before, *chosen.set], chosen.config or chosen.config_before)
         logs.configure(loaded.settings.log.model_copy(update={"level": "warning"} if chosen.quiet else {}))
         sys.exit(chosen.run(loaded, chosen))
     except KeyboardInterrupt:
@@ -45,9 +45,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=importlib.metadata.version("chatapi"))
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--config", type=Path, metavar="FILE", help="settings file instead of ./chatapi.toml")
-    common.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for example server.port=8001")
-    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+    _settings_options(common, "")
+    # What stands before a command has names of its own: argparse would let the command's defaults replace it.
+    _settings_options(parser, "_before")
+    parser.set_defaults(run=_serve, quiet=False, set=[], config=None)
+    verbs = parser.add_subparsers(metavar="COMMAND", help="default: serve")
 
     def verb(name: str, run: Command, told: str, quiet: bool = True) -> argparse.ArgumentParser:
         added = verbs.add_parser(name, help=told, description=told, parents=[common])
@@ -68,10 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     say.add_argument("--voice", help="a name from `chatapi models list`")
     models = verb("models", _models, "list, fetch, verify or remove models")
-    models.add_argument("action", choices=("list", "fetch", "verify", "remove"))
+    models.add_argument(
+        "action", nargs="?", choices=("list", "fetch", "verify", "remove"), default="list", help="default: list"
+    )
     models.add_argument("name", nargs="*", help="fetch without a name takes the default ones")
     models.add_argument("--json", action="store_true")
     check = verb("check", _check, "settings, models, libraries, devices and memory, in plain words")
+    check.add_argument("--all", action="store_true", help="every setting, those that have their default too")
     check.add_argument("--json", action="store_true")
     bench = verb("bench", _bench, "measure this machine against the bare engines")
     bench.add_argument("part", nargs="*", help="parts to measure; default: all")
@@ -80,10 +85,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _settings_options(parser: argparse.ArgumentParser, suffix: str) -> None:
+    parser.add_argument(
+        "--config", dest=f"config{suffix}", type=Path, metavar="FILE", help="settings file instead of ./chatapi.toml"
+    )
+    parser.add_argument(
+        "--set",
+        dest=f"set{suffix}",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="for example server.port=8001",
+    )
+
+
 def _ask_options(ask: argparse.ArgumentParser) -> None:
     ask.add_argument("question", help="text, or an audio file; - reads text from standard input")
     ask.add_argument("--reply", choices=("text", "voice"), default="text")
-    ask.add_argument("-o", "--output", type=Path, help="where a spoken answer goes; default: answer.wav")
+    ask.add_argument(
+        "-o", "--output", type=Path, help="where a spoken answer goes; default: answer.wav; - for standard output"
+    )
     ask.add_argument("--conversation", help="id of a conversation to go on with")
     ask.add_argument("--system", help="what the model is told instead of the default")
     ask.add_argument("--voice", help="a name from `chatapi models list`")
@@ -136,7 +157,7 @@ def _models(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
 def _check(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     from chatapi.commands.status import check
 
-    return check(loaded, chosen.json)
+    return check(loaded, chosen.json, chosen.all)
 
 
 def _bench(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:

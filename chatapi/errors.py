@@ -27,6 +27,7 @@ Each error carries a stable snake_case `code`; faces map classes to their own nu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 
 class ChatapiError(Exception):
@@ -132,3 +133,41 @@ def alone(error: BaseException) -> BaseException:
     while (inner := getattr(error, "exceptions", None)) is not None and len(inner) == 1:
         error = inner[0]
     return error
+
+
+def unfit(fault: Mapping[str, Any]) -> str:
+    """What one of pydantic's faults asks of a value, as the end of a sentence that begins with the value's name."""
+    kind, context = str(fault["type"]), fault.get("ctx", {})
+    if kind in _BOUNDS:
+        sentence, bound = _BOUNDS[kind]
+        return sentence.format(context.get(bound, ""))
+    wanted = next((words for start, words in _KINDS.items() if kind.startswith(start)), None)
+    return f"must be {wanted}" if wanted else str(fault["msg"]).removeprefix("Value error, ")
+
+
+_BOUNDS = {
+    "greater_than": ("must be more than {}", "gt"),
+    "greater_than_equal": ("must be at least {}", "ge"),
+    "less_than": ("must be less than {}", "lt"),
+    "less_than_equal": ("must be at most {}", "le"),
+    "string_too_short": ("must have a length of at least {}", "min_length"),
+    "string_too_long": ("must have a length of at most {}", "max_length"),
+    "string_pattern_mismatch": ("must look like {}", "pattern"),
+    "too_short": ("must have a length of at least {}", "min_length"),
+    "literal_error": ("must be {}", "expected"),
+}
+"""pydantic's type of fault -> our words, and where in its context the number is."""
+_KINDS = {
+    "missing": "there",
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a number",
+    "string": "text",
+    "tuple": "a list",
+    "list": "a list",
+    "dict": "a table",
+    "model": "a table",
+    "path": "a path",
+}
+"""The beginning of pydantic's type of fault -> what is wanted."""

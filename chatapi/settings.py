@@ -16,7 +16,7 @@ import platformdirs
 import tomli
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from chatapi.errors import SettingsFault
+from chatapi.errors import SettingsFault, unfit
 
 ENVIRONMENT = "CHATAPI_"
 DATA, CONFIG = "CHATAPI_DATA", "CHATAPI_CONFIG"
@@ -390,5 +390,5 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> str:
         if fault["type"] == "extra_forbidden":
             lines.append(f"{origin}: there is no setting {key!r}{_nearest(key, dotted_keys())}")
         else:
-            lines.append(f"{origin}: {key}: {fault['msg']}")
+            lines.append(f"{origin}: {key} {unfit(fault)}")
     return "\n".join(lines)

@@ -83,9 +83,9 @@ def with_field(offset: int, form: str, value: int) -> bytes:
     [
         (b"", "0 bytes"),
         (b"RIFF", "not audio we can read"),
-        (b"<html>no such file</html>", "not audio we can read"),
-        (b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1/x.wav\n", "not audio we can read"),
-        (b"ffconcat version 1.0\nfile /etc/passwd\n", "not audio we can read"),
+        (b"<html>no such file</html>", "text, not audio"),
+        (b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1/x.wav\n", "text, not audio"),
+        (b"ffconcat version 1.0\nfile /etc/passwd\n", "text, not audio"),
         (GOOD[:12], "ends in its header"),
         (GOOD[:30], "format chunk"),
         (GOOD[:36], "ends in its header"),

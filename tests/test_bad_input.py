@@ -16,8 +16,9 @@ import pytest
 from conftest import Running, Served, serving, tone, until
 
 from chatapi.abilities.conversation import Turn
+from chatapi.abilities.speaking import Speaking
 from chatapi.audio import RATE, Audio, wav
-from chatapi.errors import ChatapiError, Deadline, EngineFailed, TooLarge
+from chatapi.errors import ChatapiError, Deadline, EngineFailed, TooLarge, Unprocessable
 from chatapi.settings import Settings
 
 JSON = {"content-type": "application/json"}
@@ -65,6 +66,60 @@ def test_a_wrong_prompt_is_told_what_is_wrong(served: Served, body: bytes, statu
     assert document["detail"] and document["title"]
     assert document["status"] == status
     assert document["request_id"] == reply.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"", "the body is empty"),
+        (b'{"prompt": "\xff"}', "not UTF-8 text"),
+        (b"{'prompt'}", "line 1, column 2"),
+        (b"[]", "a JSON array"),
+        (b'{"prompt": "a", "stream": "yes"}', "stream must be true or false"),
+        (b'{"prompt": "a", "max_tokens": 1.5}', "max_tokens must be a whole number"),
+        (b'{"prompt": "a", "temperature": 99}', "temperature must be at most 2"),
+        (b'{"prompt": "a", "reply": "song"}', "reply must be 'text' or 'voice'"),
+        (b'{"prompt": "a", "conversation": ""}', "conversation must have a length of at least 1"),
+        (b'{"prompt": "a", "voice": "bob"}', "there is no voice 'bob'"),
+        (b'{"prompt": "a", "voice": "de_DE-thorsten-medium"}', "there is no voice"),
+    ],
+)
+def test_what_is_wrong_is_said_in_our_words(served: Served, body: bytes, told: str) -> None:
+    detail = served.client.post("/completion", content=body, headers=JSON).json()["detail"]
+    assert told in detail
+    assert "Input should" not in detail
+
+
+def test_a_form_as_curl_sends_it_by_default_is_told_the_header_it_lacks(served: Served) -> None:
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    reply = served.client.post("/completion", content=b'{"prompt": "a"}', headers=headers)
+    assert "-H 'Content-Type: application/json'" in reply.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("manner", "told"),
+    [
+        ({"temperature": 99.0}, "temperature is 99; it must be from 0 to 2"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+@pytest.mark.anyio
+async def test_every_face_refuses_what_no_answer_can_be_written_with(
+    echo: Running, manner: dict[str, Any], told: str
+) -> None:
+    async with echo() as appliance:
+        with pytest.raises(Unprocessable, match=told):
+            await answer(appliance, Turn(prompt="a", **manner))
+
+
+@pytest.mark.anyio
+async def test_a_voice_that_is_not_installed_is_told_how_to_fetch_it(echo: Running) -> None:
+    async with echo() as appliance:
+        speaking = Speaking(appliance.engines, appliance.metrics, ["parrot"])
+        with pytest.raises(Unprocessable, match="not installed; fetch it with: chatapi models fetch parrot"):
+            speaking.voice("parrot")
 
 
 @pytest.mark.parametrize(
@@ -117,6 +172,17 @@ def test_a_media_type_we_do_not_take_is_named(served: Served, media_type: str) -
     headers = {"content-type": media_type} if media_type else {}
     reply = served.client.post("/completion", content=b"hello", headers=headers)
     assert (reply.status_code, reply.json()["code"]) == (415, "unsupported_media_type")
+
+
+def test_without_the_key_everybody_is_told_how_to_send_it(echo_settings: Callable[..., Settings]) -> None:
+    with serving(echo_settings("server.api_key=sesame")) as served:
+        refused = served.client.get("/models")
+        assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+        assert "Authorization: Bearer KEY" in refused.json()["detail"] and "as the password" in refused.json()["detail"]
+        for path, accept in (("/", "text/html"), ("/page/style.css", "text/css")):
+            challenged = served.client.get(path, headers={"accept": accept})
+            assert challenged.headers["www-authenticate"].startswith("Basic")
+        assert served.client.get("/page/style.css", auth=("anybody", "sesame")).status_code == 200
 
 
 @pytest.mark.parametrize("query", ["reply=song", "max_tokens=x", "nonsense=1", "reply=text&reply=voice", "prompt=a"])

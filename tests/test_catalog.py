@@ -82,6 +82,21 @@ def test_an_unknown_name_is_answered_with_the_nearest_one(data: Path) -> None:
     assert raised.value.code == "unknown_model"
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("big-4b", "big-4b-instruct-2507"), ("BIG-4B", "big-4b-instruct-2507")])
+def test_a_name_that_was_begun_is_preferred_to_one_that_looks_alike(
+    data: Path, depot: Depot, typed: str, meant: str
+) -> None:
+    for name in ("big-8b", "big-4b-instruct-2507"):
+        state(data, name, f"{depot.address}/weights")
+    with pytest.raises(Unknown, match=f"did you mean {meant}"):
+        Catalog(data).get(typed)
+
+
+def test_a_name_like_no_other_is_told_where_they_are_listed(data: Path) -> None:
+    with pytest.raises(Unknown, match="`chatapi models list` shows"):
+        Catalog(data).get("zzzzzzzz")
+
+
 def test_a_good_model_is_left_as_it_is(data: Path, depot: Depot) -> None:
     Catalog(data).fetch("small")
     Catalog(data).fetch("small")
@@ -147,7 +162,8 @@ def test_when_every_source_fails_each_is_listed_with_its_reason(data: Path, depo
 def test_a_removed_model_is_gone_with_all_that_was_half_fetched(data: Path, depot: Depot) -> None:
     catalog = Catalog(data, AT_ONCE)
     catalog.fetch("small")
-    catalog.remove("small")
+    assert catalog.remove("small")
+    assert not catalog.remove("small")
     assert not catalog.installed("small")
     depot.items["weights"].cuts = [1000, 1000]
     with pytest.raises(ModelFault):

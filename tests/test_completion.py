@@ -109,6 +109,9 @@ def test_text_and_voice_stream_together_as_events(served: Served) -> None:
         ("*/*", {}, "application/json"),
         ("*/*", {"reply": "voice"}, "audio/wav"),
         ("text/event-stream", {}, "text/event-stream; charset=utf-8"),
+        ("text/event-stream", {"reply": "voice"}, "text/event-stream; charset=utf-8"),
+        ("text/event-stream, */*;q=0.1", {"reply": "voice"}, "text/event-stream; charset=utf-8"),
+        ("text/event-stream, audio/wav", {"reply": "voice"}, "audio/wav"),
         ("text/html, */*;q=0.1", {}, "application/json"),
     ],
 )
@@ -124,6 +127,7 @@ def test_accept_says_the_same_as_reply(served: Served, accept: str, options: dic
         ("application/json", {"reply": "voice"}),
         ("application/json", {"stream": True}),
         ("text/event-stream", {"stream": False}),
+        ("text/event-stream", {"stream": False, "reply": "voice"}),
         ("image/png", {}),
         ("audio/wav;q=0", {"reply": "voice"}),
     ],

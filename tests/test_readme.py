@@ -13,9 +13,11 @@ from conftest import serving
 
 from chatapi import settings
 from chatapi.audio import decode
+from chatapi.catalog.manifest import load_all
 from chatapi.faces.web.requests import PromptRequest
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 
 
@@ -29,9 +31,24 @@ def test_every_option_is_in_the_table_of_options() -> None:
     assert set(re.findall(r"`(\w+)`", table)) >= set(PromptRequest.model_fields)
 
 
+def test_every_model_it_names_is_in_the_catalog() -> None:
+    known = load_all([ROOT / "models"])
+    named = re.findall(r"models (?:fetch|remove|verify) ([\w.-]+)", README) + re.findall(
+        r'^model = "(.+?)"', README, re.MULTILINE
+    )
+    assert named
+    assert [name for name in named if name not in known] == []
+
+
+def test_every_setting_it_shows_is_one(tmp_path: Path) -> None:
+    file = tmp_path / "chatapi.toml"
+    file.write_text(re.findall(r"```toml\n(.*?)```", README, re.DOTALL)[0])
+    assert settings.load(file=file, environ={}).origins
+
+
 @pytest.mark.real
 def test_the_four_cases_work_as_they_stand(data: Path, tmp_path: Path) -> None:
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
     with serving(settings.load([f"data={data}", "llm.temperature=0"], environ={}).settings) as served:
         replies = [run(block, served.port, data, tmp_path) for block in BLOCKS]
         text, heard = json.loads(replies[1]), json.loads(replies[3])
@@ -88,6 +105,8 @@ def test_check_says_that_all_is_well_and_what_is_not(data: Path, tmp_path: Path)
     good = chatapi("check", data=data)
     assert good.returncode == 0, good.stdout
     assert "every file as it should be" in good.stdout
+    assert "server.port" not in good.stdout
+    assert "server.port = 8000  (default)" in chatapi("check", "--all", data=data).stdout
     bad = chatapi("check", "--json", data=tmp_path / "empty", status=1)
     findings = json.loads(bad.stdout)["findings"]
     assert any(f["level"] == "bad" and "models fetch" in f["told"] for f in findings)
@@ -100,7 +119,11 @@ def test_check_says_that_all_is_well_and_what_is_not(data: Path, tmp_path: Path)
         (("ask", "hello", "--set", "llm.modle=x"), "did you mean llm.model"),
         (("ask", "nothing.wav"), "cannot read nothing.wav"),
         (("models", "fetch", "smollm"), "did you mean"),
+        (("models", "fetch", "qwen3-4b"), "did you mean qwen3-4b-instruct-2507"),
         (("transcribe", "nothing.mp3"), "nothing.mp3"),
+        (("ask", "hello", "-o", "out.wav"), "add --reply voice"),
+        (("--set", "llm.modle=x"), "did you mean llm.model"),
+        (("--set", "llm.modle=x", "ask", "hello"), "did you mean llm.model"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(data: Path, arguments: tuple[str, ...], told: str) -> None:

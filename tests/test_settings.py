@@ -34,10 +34,10 @@ def test_later_sources_win_and_each_says_where_it_came_from(file: Path) -> None:
     [
         (["server.prt=1"], {}, "did you mean server.port"),
         (["server.port"], {}, "key=value"),
-        (["server.port=x"], {}, "command line: server.port"),
-        (["server.port=70000"], {}, "less than or equal to 65535"),
+        (["server.port=x"], {}, "command line: server.port must be a whole number"),
+        (["server.port=70000"], {}, "server.port must be at most 65535"),
         ([], {"CHATAPI_SERVER_PRT": "1"}, "did you mean CHATAPI_SERVER_PORT"),
-        ([], {"CHATAPI_LIMITS_QUEUE": "-1"}, "environment CHATAPI_LIMITS_QUEUE: limits.queue"),
+        ([], {"CHATAPI_LIMITS_QUEUE": "-1"}, "environment CHATAPI_LIMITS_QUEUE: limits.queue must be at least 0"),
         (["log.level=loud"], {}, "'debug', 'info'"),
     ],
 )

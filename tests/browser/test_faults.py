@@ -138,18 +138,41 @@ def test_a_connection_that_breaks_off_is_told_and_asked_again(serve: Serve, brow
         assert "What had arrived" in fault(page, "broken_off")
         page.press(".answer .fault .ways button")
         assert "same network" in fault(page, "unreachable")
-        page.driver.execute_script("window.dispatchEvent(new Event('online'))")
         page.wait_for("#status[data-state=offline]")
+        assert page.run("return document.querySelector('.fault use').getBBox().width > 0"), "the icon is not there"
 
 
-def test_a_question_that_is_too_long_is_told(serve: Serve, browse: Browse) -> None:
+def test_a_box_that_is_switched_off_does_not_look_ready_for_long(serve: Serve, browse: Browse) -> None:
+    with serve() as served:
+        page = browse(served.url)
+        page.excuse("ERR_")
+        served.kill()
+        page.wait_for("#status[data-state=offline]")
+        assert page.text("#status") == "The box cannot be reached"
+
+
+def test_no_more_can_be_typed_than_the_box_takes(serve: Serve, browse: Browse) -> None:
     with serve("limits.prompt_chars=20") as served:
         page = browse(served.url)
+        page.wait(lambda: page.run("return document.getElementById('prompt').maxLength") == 20)
+        page.one("#prompt").send_keys("x" * 30)
+        assert "left out" in fault(page, "field_full")
+        page.one("#prompt").send_keys(ENTER)
+        page.answered()
+        assert not page.all(".fault")
+        assert page.text(".question .text") == "x" * 20
+
+
+def test_a_question_that_is_too_long_is_told_and_put_back_to_be_mended(serve: Serve, browse: Browse) -> None:
+    with serve("llama_cpp.context=300") as served:
+        page = browse(served.url)
         page.excuse("413")
-        page.ask("x" * 30)
+        question = "word " * 299 + "word"
+        page.ask(question)
         words = fault(page, "prompt_too_long")
-        assert "at most 20" in words
+        assert "300 fit" in words
         assert "Try again" not in words
+        assert page.one("#prompt").get_attribute("value") == question
 
 
 def test_a_key_is_asked_for_and_kept(serve: Serve, browse: Browse) -> None:
@@ -173,6 +196,14 @@ def test_a_key_is_asked_for_and_kept(serve: Serve, browse: Browse) -> None:
         page.press("#open-options")
         page.press("#forget-key")
         assert page.run("return localStorage.getItem('chatapi.key')") is None
+
+
+def test_a_key_given_to_the_browsers_own_prompt_is_enough(serve: Serve, browse: Browse) -> None:
+    with serve("server.api_key=sesame") as served:
+        page = browse(served.url.replace("http://", "http://anybody:sesame@"))
+        page.ask("hello")
+        page.answered()
+        assert not page.all("dialog[open]")
 
 
 class Portal(BaseHTTPRequestHandler):

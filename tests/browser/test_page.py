@@ -99,12 +99,43 @@ def test_an_answer_can_be_heard_again(page: Any) -> None:
     page.wait(lambda: page.loudest() > 0.1, "the answer is not heard again")
 
 
+LONG = " ".join(f"Sentence number {number} goes on for a while." for number in range(1, 40))
+
+
+def test_while_it_speaks_the_page_says_so_and_offers_to_stop_it(page: Any) -> None:
+    page.ask(LONG)
+    page.wait(lambda: page.text("#status") == "Speaking")
+    page.answered()
+    assert page.wait_for(".answer .play").get_attribute("aria-label") == "Stop the answer"
+    page.press(".answer .play")
+    page.wait(lambda: page.text("#status") == "Ready")
+    assert page.one(".answer .play").get_attribute("aria-label") == "Play the answer"
+    assert not page.all(".answer.speaking")
+
+
+def test_the_sentence_that_is_spoken_stays_in_view(page: Any) -> None:
+    page.devtools("Emulation.setDeviceMetricsOverride", width=360, height=640, deviceScaleFactor=1, mobile=True)
+    page.ask(LONG)
+    page.answered()
+    page.wait_for(".answer.speaking")
+    spoken, thread = page.run(
+        "const words = [...CSS.highlights.get('spoken')][0].getBoundingClientRect();"
+        "const view = document.getElementById('thread').getBoundingClientRect();"
+        "return [[words.top, words.bottom], [view.top, view.bottom]]"
+    )
+    assert thread[0] <= spoken[0] < thread[1]
+    assert page.run("return thread.scrollHeight - thread.scrollTop - thread.clientHeight") > 120
+
+
 def test_the_timeline_tells_every_stage_in_words(page: Any) -> None:
     page.ask(SPOKEN)
     page.answered()
     page.press(".timeline summary")
     rows = [row.text for row in page.all(".chart li")]
+    gist = page.text(".timeline .gist")
     assert rows
+    assert "made in" in gist and "to hear" in gist
+    assert not any(row.startswith("First sound") for row in rows)
     assert all(row.splitlines()[-1].rstrip().endswith(("ms", "s")) for row in rows)
     assert "On this device" in page.text(".timeline .notes")
 
@@ -142,6 +173,10 @@ def test_a_new_conversation_forgets_the_old_one(page: Any, server: str) -> None:
     page.answered()
     conversation = page.run("return localStorage.getItem('chatapi.conversation')")
     page.press("#new")
+    page.press("#renewal [value=keep]")
+    assert page.text(".question .text") == "a secret"
+    page.press("#new")
+    page.press("#renewal [value=renew]")
     page.wait(lambda: page.one("#welcome").is_displayed())
     page.wait(lambda: httpx.get(f"{server}/conversations/{conversation}").status_code == 404)
     assert not page.all(".message")

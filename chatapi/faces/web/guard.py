@@ -67,7 +67,10 @@ class Guard:
         if self._key is not None and not any(
             hmac.compare_digest(self._key, offered) for offered in _offered_keys(headers)
         ):
-            raise Unauthorized("this needs the API key: send it as `Authorization: Bearer KEY`")
+            raise Unauthorized(
+                "this needs the API key: send it as `Authorization: Bearer KEY`; a browser that asks for a name and a "
+                "password takes any name, and the key as the password"
+            )
 
     def _check_host(self, headers: Headers) -> None:
         """On loopback only its own names: a foreign page could point a name of its own there (DNS rebinding)."""
@@ -145,13 +148,16 @@ class _Exchange:
     async def _refuse(self, error: ChatapiError) -> None:
         headers = {}
         if isinstance(error, Unauthorized):
-            wants_page = "text/html" in self._headers.get("accept", "")
-            headers["WWW-Authenticate"] = 'Basic realm="chatapi"' if wants_page else "Bearer"
+            headers["WWW-Authenticate"] = 'Basic realm="chatapi"' if self._wants_page() else "Bearer"
         self._guard._metrics.errors.labels(error.code).inc()
         if not self._body_over and self._expects_body():
             await self._linger()
             headers["Connection"] = "close"
         await Problem(error, headers)(self._scope, self._inner_receive, self._send)
+
+    def _wants_page(self) -> bool:
+        """A browser at the door, or fetching the page's files, may ask for the key itself; the page's calls may not."""
+        return "text/html" in self._headers.get("accept", "") or self._scope["path"].startswith("/page/")
 
     def _expects_body(self) -> bool:
         return self._headers.get("content-length", "0") != "0" or "transfer-encoding" in self._headers

@@ -11,8 +11,8 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from chatapi.abilities.conversation import Turn
-from chatapi.errors import BadInput, NotAcceptable, Unprocessable, Unsupported
+from chatapi.abilities.conversation import HOTTEST, LAST_SEED, Turn
+from chatapi.errors import BadInput, NotAcceptable, Unprocessable, Unsupported, unfit
 from chatapi.gate import Priority
 
 AUDIO_TYPES = (
@@ -23,6 +23,15 @@ AUDIO_TYPES = (
 WAV_TYPES = ("audio/wav", "audio/x-wav", "audio/wave", "audio/vnd.wave", "audio/*")
 MOST_FIELDS = 20
 """Parts a form may have."""
+JSON_NAMES = {
+    "list": "array",
+    "str": "string",
+    "NoneType": "null",
+    "int": "number",
+    "float": "number",
+    "bool": "boolean",
+}
+"""What JSON calls the values of Python's types."""
 
 
 class Options(BaseModel):
@@ -33,16 +42,18 @@ class Options(BaseModel):
     reply: Literal["text", "voice"] | None = None
     """text: JSON; voice: WAV. Left out, `Accept` decides, else text."""
     stream: bool | None = None
-    """Whether the reply comes as it is made: server-sent events for text, a growing WAV for voice."""
+    """Whether the reply comes as it is made: server-sent events for text, a growing WAV for voice.
+
+    `Accept: text/event-stream` means true where this is left out, and makes voice come as events too."""
     conversation: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     """The id of the conversation this goes on with; left out, one begins."""
     system: Annotated[str, Field(max_length=8000)] | None = None
     """What the model is told instead of the default, from this turn of the conversation on."""
     max_tokens: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Longest answer, in tokens."""
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=HOTTEST, allow_inf_nan=False)] | None = None
     """0 always takes the likeliest word; higher is more varied."""
-    seed: Annotated[int, Field(ge=0, le=2**32 - 2)] | None = None
+    seed: Annotated[int, Field(ge=0, le=LAST_SEED)] | None = None
     """The same seed, request and model give the same answer."""
     voice: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     """Name of a voice from /models, or default."""
@@ -84,23 +95,34 @@ async def read(request: Request) -> Asked:
         options, audio = _from_query(request), await request.body()
     else:
         raise Unsupported(
-            f"the media type {media_type or '(none)'} is not taken; "
-            "send application/json, multipart/form-data or an audio type such as audio/wav",
+            f"the media type {media_type or '(none)'} is not taken; send application/json, multipart/form-data or an "
+            "audio type such as audio/wav (with curl: -H 'Content-Type: application/json')",
             code="unsupported_media_type",
         )
     return _asked(options, audio, request.headers.get("accept", "*/*"))
 
 
 def _from_json(body: bytes) -> Options:
+    if not body.strip():
+        raise BadInput("the body is empty; send a JSON object with a prompt", code="invalid_json")
     try:
         values = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"the body is not JSON: {error}", code="invalid_json") from None
+        raise BadInput(f"the body is not JSON: {_broken(error)}", code="invalid_json") from None
     if not isinstance(values, dict):
-        raise Unprocessable(f"the body is a JSON {type(values).__name__}; an object with a prompt is needed")
+        kind = JSON_NAMES[type(values).__name__]
+        raise Unprocessable(f"the body is a JSON {kind}; an object with a prompt is needed")
     if "prompt" not in values:
         raise Unprocessable("the request has neither a prompt nor audio", code="one_of_prompt_and_audio")
     return _validated(PromptRequest, values, strict=True)
+
+
+def _broken(error: ValueError | RecursionError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"what stands at line {error.lineno}, column {error.colno} does not belong there"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    return "it is nested too deeply" if isinstance(error, RecursionError) else "it holds a number that is too long"
 
 
 def _from_query(request: Request) -> Options:
@@ -155,7 +177,7 @@ def _validated(model: type[Options], values: dict[str, Any], strict: bool) -> Op
     except ValidationError as error:
         faults = [(".".join(map(str, fault["loc"])), fault) for fault in error.errors(include_url=False)]
         told = "; ".join(
-            f"there is no option {name!r}" if fault["type"] == "extra_forbidden" else f"{name}: {fault['msg']}"
+            f"there is no option {name!r}" if fault["type"] == "extra_forbidden" else f"{name} {unfit(fault)}"
             for name, fault in faults
         )
         raise Unprocessable(told, details={"fields": [name for name, _ in faults]}) from None
@@ -214,13 +236,15 @@ def _kind(options: Options, accept: str) -> tuple[Literal["json", "wav", "events
     ranges, speaks = _accepted(accept), _speaks(options, accept)
     anything = "*/*" in ranges
     events = _weight(ranges, "text/event-stream", "text/*") > 0
-    stream = options.stream if options.stream is not None else events and "text/event-stream" in ranges and not speaks
+    wav = _weight(ranges, *WAV_TYPES) > 0
+    asked_for = "text/event-stream" in ranges and not (speaks and wav)
+    stream = options.stream if options.stream is not None else asked_for
     if speaks:
-        if stream and events and not _weight(ranges, *WAV_TYPES):
+        if stream and events and not wav:
             return "events", True
-        if anything or _weight(ranges, *WAV_TYPES):
+        if anything or wav:
             return "wav", stream
-        right = "audio/wav, or text/event-stream with stream=true"
+        right = "audio/wav, or text/event-stream unless stream=false"
     elif stream:
         if anything or events:
             return "events", True

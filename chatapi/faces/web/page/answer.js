@@ -2,7 +2,7 @@
 
 import { button, element, icon } from './dom.js';
 import { explained } from './faults.js';
-import { Highlighter, located } from './highlight.js';
+import { Highlighter, located, wordsAt } from './highlight.js';
 import { PlayButton } from './playbutton.js';
 import { timeline } from './timeline.js';
 
@@ -16,10 +16,17 @@ export class Answer {
   #highlighter = new Highlighter();
   #ranges = new Map();
   #spokenTo = 0;
+  #onheard;
+  /** The playback that sounds while the answer is still made; null: none. */
+  playback = null;
 
-  /** @param {import('./player.js').Player} player */
-  constructor(player) {
+  /**
+   * @param {import('./player.js').Player} player
+   * @param {(words: Range|null) => void} onheard  told which words are heard now
+   */
+  constructor(player, onheard) {
     this.#player = player;
+    this.#onheard = onheard;
     const who = element('span', { class: 'unseen' }, 'Answer: ');
     const face = element('span', { class: 'face', 'aria-hidden': 'true' }, ...Array.from({ length: 4 }, () => element('i')));
     this.element = element('li', { class: 'message answer', 'aria-busy': 'true' }, face, who, this.#phase, this.#paragraph, this.#foot);
@@ -62,7 +69,10 @@ export class Answer {
   /** Which stretch is heard now; null: none. */
   heard(piece) {
     this.element.classList.toggle('speaking', piece !== null);
-    this.#highlighter.show(this.#text, piece && this.#ranges.get(piece));
+    this.#player.onspeaking(piece !== null);
+    const words = piece && wordsAt(this.#text, this.#ranges.get(piece));
+    this.#highlighter.show(words);
+    this.#onheard(words);
   }
 
   restored(text) {
@@ -110,6 +120,7 @@ export class Answer {
     if (this.#pieces.length) {
       const play = new PlayButton(this.#player, () => this.#pieces, 'the answer', (piece) => this.heard(piece));
       this.#foot.append(play.element);
+      if (this.playback?.playing) play.follow(this.playback);
     }
     this.#foot.append(...parts);
   }

@@ -7,7 +7,7 @@ import { Conversation } from './conversation.js';
 import { byId } from './dom.js';
 import { Fault } from './faults.js';
 import { Microphone } from './microphone.js';
-import { askKey, Options } from './options.js';
+import { askKey, confirmRenewal, Options } from './options.js';
 import { Player } from './player.js';
 import { preferences } from './preferences.js';
 import { Readiness } from './readiness.js';
@@ -18,10 +18,11 @@ const STATES = {
   ready: 'Ready',
   warming: 'Warming up',
   locked: 'Locked',
-  offline: 'Not reachable',
+  offline: 'The box cannot be reached',
 };
 
 let restored = false;
+let speaking = false;
 
 const api = new Api(() => preferences.key);
 const player = new Player();
@@ -32,6 +33,8 @@ const conversation = new Conversation(api, player, thread, {
   askKey: unlock,
   openSettings: () => byId('open-options').click(),
   onfault: notice,
+  onlost: () => readiness.check(),
+  putBack: (prompt) => composer.putBack(prompt),
 });
 const composer = new Composer({
   onsend: (prompt) => {
@@ -39,6 +42,7 @@ const composer = new Composer({
     conversation.ask(prompt);
   },
   onstop: () => conversation.stop(),
+  onfull: () => notice(new Fault('field_full')),
 });
 const microphone = new Microphone({
   onbegin: () => {
@@ -51,18 +55,23 @@ const microphone = new Microphone({
 });
 const readiness = new Readiness(api, (state, before) => {
   byId('status').dataset.state = state;
-  byId('status-words').textContent = STATES[state];
+  showStatus();
   if (state === 'ready' && before !== 'connecting') (restored ? learn : begin)();
 });
 const options = new Options(learn);
 player.onlevel = (level) => {
   document.documentElement.style.setProperty('--loudness', level.toFixed(3));
 };
+player.onspeaking = (on) => {
+  speaking = on;
+  showStatus();
+};
 player.onblocked = () => notice(new Fault('sound_blocked'));
 
-byId('new').addEventListener('click', () => {
-  clearNotice();
+byId('new').addEventListener('click', async () => {
   microphone.cancel();
+  if (!thread.empty && !(await confirmRenewal())) return;
+  clearNotice();
   conversation.renew();
   announce('New conversation');
   composer.focus();
@@ -107,6 +116,7 @@ async function learn() {
   const known = await api.get('models');
   options.show(known);
   microphone.longest = known.limits.audio_seconds;
+  composer.longest = known.limits.prompt_chars;
 }
 
 /** Ask for the key, and begin anew with it. */
@@ -114,6 +124,11 @@ async function unlock(again) {
   if (!(await askKey(again))) return false;
   begin();
   return true;
+}
+
+function showStatus() {
+  const { state } = readiness;
+  byId('status-words').textContent = speaking && state === 'ready' ? 'Speaking' : STATES[state];
 }
 
 /** Say what went wrong above the text field. */

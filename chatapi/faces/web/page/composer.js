@@ -9,14 +9,18 @@ export class Composer {
   #stop = byId('stop');
   #onsend;
 
-  /** @param {{onsend: (prompt: string) => void, onstop: () => void}} told */
-  constructor({ onsend, onstop }) {
+  /** @param {{onsend: (prompt: string) => void, onstop: () => void, onfull: () => void}} told */
+  constructor({ onsend, onstop, onfull }) {
     this.#onsend = onsend;
     byId('composer').addEventListener('submit', (event) => {
       event.preventDefault();
       this.#submit();
     });
-    this.#prompt.addEventListener('input', () => this.#fit());
+    this.#prompt.addEventListener('input', () => {
+      this.#fit();
+      // The browser cuts without a word what is pasted beyond the limit.
+      if (this.#prompt.value.length >= this.#prompt.maxLength) onfull();
+    });
     this.#prompt.addEventListener('keydown', (event) => {
       // While an input method composes, Enter chooses a word and is not ours.
       if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
@@ -39,6 +43,19 @@ export class Composer {
   }
 
   #running = false;
+
+  /** Characters the server takes. */
+  set longest(characters) {
+    this.#prompt.maxLength = characters;
+  }
+
+  /** A question that was refused, to be mended; what was typed meanwhile stays. */
+  putBack(prompt) {
+    if (this.#prompt.value.trim()) return;
+    this.#prompt.value = prompt;
+    this.#fit();
+    this.focus();
+  }
 
   /** On a touch screen this would push up the keyboard over the answer. */
   focus() {

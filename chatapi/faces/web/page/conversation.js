@@ -7,6 +7,10 @@ import { wav } from './wav.js';
 
 /** Asking the same again can only fail the same way. */
 const HOPELESS = ['prompt_too_long', 'empty_prompt', 'audio_too_long', 'body_too_large', 'no_speech', 'no_words'];
+/** What the user mends in the text field. */
+const MENDED = ['prompt_too_long'];
+/** The box may be gone. */
+const LOST = ['unreachable', 'broken_off', 'silent'];
 /** What the user mends by choosing something else. */
 const CHOSEN = ['unknown_voice', 'unknown_language'];
 
@@ -27,6 +31,8 @@ export class Conversation {
    * @param {(again: boolean) => Promise<boolean>} told.askKey
    * @param {() => void} told.openSettings
    * @param {(fault: Fault) => void} told.onfault  what went wrong outside a turn
+   * @param {() => void} told.onlost  the box may be gone
+   * @param {(prompt: string) => void} told.putBack  into the text field
    */
   constructor(api, player, thread, told) {
     this.#api = api;
@@ -114,11 +120,16 @@ export class Conversation {
       askKey: this.#told.askKey,
       onconversation: (id) => { if (this.#turn === turn) preferences.conversation = id; },
       onforgotten: () => this.#forgotten(),
-      onfault: (fault) => answer.failed(fault, this.#ways(fault, () => {
-        answer.element.remove();
-        this.stop();
-        this.#run(asked, question);
-      })),
+      onfault: (fault) => {
+        answer.failed(fault, this.#ways(fault, () => {
+          answer.element.remove();
+          this.stop();
+          this.#run(asked, question);
+        }));
+        const { prompt } = question();
+        if (prompt && MENDED.includes(fault.code)) this.#told.putBack(prompt);
+        if (LOST.includes(fault.code)) this.#told.onlost();
+      },
     });
     this.#turn = turn;
     this.#told.onbusy(true);

@@ -1,7 +1,6 @@
 /** Making elements; text only ever goes in as text. */
 
 const SVG = 'http://www.w3.org/2000/svg';
-const ICONS = new URL('icons.svg', import.meta.url).href;
 
 /**
  * @param {string} tag
@@ -17,14 +16,14 @@ export function drawing(tag, attributes = {}, ...children) {
   return filled(document.createElementNS(SVG, tag), attributes, children);
 }
 
-/** One of icons.svg, for the eye alone. */
+/** One of the page's icons, for the eye alone. They stand in index.html: a box that is gone gives no files. */
 export function icon(name) {
-  return drawing('svg', { class: 'icon', 'aria-hidden': 'true' }, drawing('use', { href: `${ICONS}#${name}` }));
+  return drawing('svg', { class: 'icon', 'aria-hidden': 'true' }, drawing('use', { href: `#icon-${name}` }));
 }
 
 /** Change which icon an element shows. */
 export function showIcon(holder, name) {
-  holder.querySelector('use').setAttribute('href', `${ICONS}#${name}`);
+  holder.querySelector('use').setAttribute('href', `#icon-${name}`);
 }
 
 /**

@@ -50,6 +50,7 @@ const WORDS = {
   body_too_large: ['That is too much at once', 'Record something shorter.'],
   body_too_slow: ['The recording arrived too slowly', 'The connection is weak. Move closer to the access point, or record something shorter.'],
   prompt_too_long: ['The question is too long', 'Shorten it and send it again.'],
+  field_full: ['That is as long as a question may be', 'The box takes no more; what goes beyond is left out.'],
   empty_prompt: ['The question is empty', 'Type something first.'],
   unauthorized: ['The key is missing or wrong', 'Enter the API key that was chosen when the box was set up.'],
   unknown_voice: ['That voice is no longer installed', 'Choose another one in the settings.'],

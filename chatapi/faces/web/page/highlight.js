@@ -6,21 +6,23 @@ const SENTENCE_END = /[.!?…。！？]+["'”’)]*(?=\s|$)/gu;
 
 /** Uses the CSS Custom Highlight API; where a browser lacks it nothing is marked. */
 export class Highlighter {
-  /**
-   * @param {Text} node
-   * @param {[number, number]|null|undefined} range  from and to, in UTF-16 units of the node
-   */
-  show(node, range) {
+  /** @param {Range|null} words */
+  show(words) {
     if (!globalThis.Highlight) return;
-    if (!range) {
-      CSS.highlights.delete(NAME);
-      return;
-    }
-    const marked = new Range();
-    marked.setStart(node, Math.min(range[0], node.length));
-    marked.setEnd(node, Math.min(range[1], node.length));
-    CSS.highlights.set(NAME, new Highlight(marked));
+    if (words) CSS.highlights.set(NAME, new Highlight(words));
+    else CSS.highlights.delete(NAME);
   }
+}
+
+/**
+ * @param {Text} node
+ * @param {[number, number]} range  from and to, in UTF-16 units of the node
+ */
+export function wordsAt(node, [from, to]) {
+  const words = new Range();
+  words.setStart(node, Math.min(from, node.length));
+  words.setEnd(node, Math.min(to, node.length));
+  return words;
 }
 
 /**

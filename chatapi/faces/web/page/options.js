@@ -1,4 +1,4 @@
-/** The settings dialog and the question for the API key. */
+/** The dialogs: the settings, the question for the API key, and the one before a conversation is forgotten. */
 
 import { byId, element } from './dom.js';
 import { preferences } from './preferences.js';
@@ -64,13 +64,24 @@ async function asked(again) {
     : 'Whoever set it up chose an API key. Enter it to go on.';
   byId('key-value').value = '';
   byId('key-remember').checked = preferences.keyIsRemembered;
+  const left = await shown(dialog);
+  const entered = byId('key-value').value.trim();
+  if (left !== 'enter' || !entered) return false;
+  preferences.keepKey(entered, byId('key-remember').checked);
+  return true;
+}
+
+/** Whether the conversation may be forgotten. */
+export async function confirmRenewal() {
+  return (await shown(byId('renewal'))) === 'renew';
+}
+
+/** What a dialog was closed with; '' when it was left. */
+async function shown(dialog) {
   dialog.returnValue = '';
   dialog.showModal();
   await new Promise((resolve) => dialog.addEventListener('close', resolve, { once: true }));
-  const entered = byId('key-value').value.trim();
-  if (dialog.returnValue !== 'enter' || !entered) return false;
-  preferences.keepKey(entered, byId('key-remember').checked);
-  return true;
+  return dialog.returnValue;
 }
 
 function engine({ role, title, name, licence }) {

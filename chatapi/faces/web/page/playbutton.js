@@ -25,10 +25,15 @@ export class PlayButton {
 
   async #press(onpiece) {
     if (this.#playback?.playing) return this.#playback.stop();
-    this.#playback = this.#player.play(this.#pieces(), onpiece);
+    return this.follow(this.#player.play(this.#pieces(), onpiece));
+  }
+
+  /** Show a playback that runs already, and stop it when pressed. */
+  async follow(playback) {
+    this.#playback = playback;
     this.#show(true);
-    await this.#playback.ended;
-    return this.#show(false);
+    await playback.ended;
+    this.#show(false);
   }
 
   #show(playing) {

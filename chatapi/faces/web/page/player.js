@@ -30,6 +30,8 @@ export class Player {
   #current = null;
   /** Called with the loudness of what is heard, 0 to 1, about as often as the screen is drawn. */
   onlevel = (_level) => {};
+  /** Called when an answer begins to be heard, and when it ends. */
+  onspeaking = (_on) => {};
   /** Called when the browser refuses to make a sound before the page is touched. */
   onblocked = () => {};
 

@@ -2,10 +2,10 @@
 
 import { Fault } from './faults.js';
 
-/** Seconds between questions while all is well. */
-const CALM = 30;
+/** Seconds between questions while all is well: a box that is switched off must not look ready for long. */
+const CALM = 5;
 const FIRST = 1;
-const LONGEST = 15;
+const LONGEST = 5;
 
 /** @typedef {'connecting'|'ready'|'warming'|'locked'|'offline'} State */
 

@@ -8,6 +8,8 @@ import { waveform } from './waveform.js';
 
 /** Closer than this to the end, in CSS pixels, the view follows what is added. */
 const NEAR = 120;
+/** CSS pixels that stay free above the words being spoken. */
+const MARGIN = 24;
 
 /** What the user asked. */
 class QuestionView {
@@ -36,13 +38,16 @@ export class Thread {
   #list = byId('messages');
   #welcome = byId('welcome');
   #player;
-  #atEnd = true;
+  /** Whether the view goes along with what is added and said; who scrolls up stays there. */
+  #follows = true;
+  #spoken = null;
+  #put = 0;
 
   /** @param {import('./player.js').Player} player */
   constructor(player) {
     this.#player = player;
     new MutationObserver(() => this.#follow()).observe(this.#list, { childList: true, subtree: true, characterData: true });
-    this.#view.addEventListener('scroll', () => { this.#atEnd = this.#isAtEnd(); }, { passive: true });
+    this.#view.addEventListener('scroll', () => this.#scrolled(), { passive: true });
   }
 
   question(text) {
@@ -60,7 +65,10 @@ export class Thread {
 
   /** @param {{element: Element}} [question]  the one it answers, if that is not the last */
   answer(question) {
-    const view = new Answer(this.#player);
+    const view = new Answer(this.#player, (words) => {
+      this.#spoken = words;
+      if (words) this.#follow();
+    });
     this.#add(view, question?.element);
     return view;
   }
@@ -70,6 +78,10 @@ export class Thread {
     this.#add({ element: element('li', { class: 'remark' }, words) });
   }
 
+  get empty() {
+    return this.#list.childElementCount === 0;
+  }
+
   clear() {
     this.#list.replaceChildren();
     this.invite();
@@ -77,21 +89,27 @@ export class Thread {
 
   /** Show the examples, if there is nothing else. */
   invite() {
-    this.#welcome.hidden = this.#list.childElementCount > 0;
+    this.#welcome.hidden = !this.empty;
   }
 
   #add(view, after = this.#list.lastElementChild) {
     this.#welcome.hidden = true;
-    this.#atEnd ||= after === this.#list.lastElementChild;
+    this.#follows ||= after === this.#list.lastElementChild;
     if (after) after.after(view.element);
     else this.#list.append(view.element);
   }
 
-  #isAtEnd() {
-    return this.#view.scrollHeight - this.#view.scrollTop - this.#view.clientHeight < NEAR;
+  #scrolled() {
+    if (Math.abs(this.#view.scrollTop - this.#put) < 2) return;
+    this.#follows = this.#view.scrollHeight - this.#view.scrollTop - this.#view.clientHeight < NEAR;
   }
 
+  /** To the end, but never past the words that are being spoken. */
   #follow() {
-    if (this.#atEnd) this.#view.scrollTop = this.#view.scrollHeight;
+    if (!this.#follows) return;
+    const spoken = this.#spoken?.getBoundingClientRect();
+    const above = spoken ? this.#view.scrollTop + spoken.top - this.#view.getBoundingClientRect().top - MARGIN : Infinity;
+    this.#view.scrollTop = Math.min(this.#view.scrollHeight, Math.max(0, above));
+    this.#put = this.#view.scrollTop;
   }
 }

@@ -8,8 +8,8 @@ const STAGES = [
   ['admitted', 'Waited', 'for a free place on the box'],
   ['transcript', 'Heard', 'turned your speech into words'],
   ['first_token', 'Thinking', 'until the first word of the answer'],
-  ['first_sentence', 'First words', 'until enough of it to say'],
-  ['first_audio', 'First sound', 'until the voice began'],
+  ['first_sentence', 'Sentence', 'until enough of it to say'],
+  ['first_audio', 'Voice', 'until it began to sound'],
   ['end', 'The rest', 'wrote and said what was left'],
 ];
 
@@ -51,9 +51,11 @@ export function timeline(end, here) {
   return details;
 }
 
-function gist({ first_token: token, first_audio: audio, end }) {
-  const first = audio != null ? `First sound ${spell(audio)}` : token != null ? `First words ${spell(token)}` : '';
-  const told = [first, end != null ? `done ${spell(end)}` : ''].filter(Boolean);
+function gist({ first_token: token, first_audio: audio, spoken, end }) {
+  const voice = audio != null;
+  const first = voice ? `First sound ${spell(audio)}` : token != null ? `First words ${spell(token)}` : '';
+  const made = end != null ? `${voice ? 'made' : 'written'} in ${spell(end)}` : '';
+  const told = [first, made, voice && spoken != null ? `${spell(spoken)} to hear` : ''].filter(Boolean);
   return element('span', { class: 'gist' }, ...told.map((words) => element('span', {}, `${words} `)));
 }
 

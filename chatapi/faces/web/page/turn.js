@@ -153,7 +153,10 @@ export class Turn {
 
   #speak(piece) {
     this.#here.sound ??= this.#elapsed();
-    this.#playback ??= this.#parts.player.begin((heard) => this.#answer.heard(heard));
+    if (!this.#playback) {
+      this.#playback = this.#parts.player.begin((heard) => this.#answer.heard(heard));
+      this.#answer.playback = this.#playback;
+    }
     this.#answer.sound(piece);
     this.#playback.add(piece);
   }

@@ -1,0 +1,66 @@
+"""The command line: what it does without a server or a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from chatapi.cli import main
+
+
+def run(*arguments: str, data: Path) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(["--set", f"data={data}", *arguments])
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+def test_settings_before_a_command_and_after_it_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("--set", "server.port=0", "check", "--json", "--set", "llm.engine=echo", data=tmp_path)
+    shown = json.loads(capsys.readouterr().out)["settings"]
+    assert [shown[key]["value"] for key in ("data", "server.port", "llm.engine")] == [str(tmp_path), 0, "echo"]
+
+
+def test_no_command_means_serve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--set", "server.host=203.0.113.1", data=tmp_path) == 2
+    assert "cannot listen on 203.0.113.1:8000" in capsys.readouterr().err
+
+
+def test_check_shows_what_was_found_and_then_what_was_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("check", "--set", "server.port=0", data=tmp_path)
+    told = capsys.readouterr().out
+    assert told.index("machine:") < told.index("server.port = 0  (command line)")
+    assert "llm.temperature" not in told
+    run("check", "--all", data=tmp_path)
+    assert "llm.temperature = 0.3  (default)" in capsys.readouterr().out
+
+
+def test_models_are_listed_with_their_sizes_and_marks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("models", data=tmp_path) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("smollm2-135m-instruct "))
+    assert "98 MB" in row and "default" in row and "installed" not in row
+    run("models", "list", "--json", data=tmp_path)
+    listed = {model["name"]: model for model in json.loads(capsys.readouterr().out)}
+    assert listed["smollm2-135m-instruct"]["size_bytes"] > 90e6
+    assert not any(model["active"] for model in listed.values())
+
+
+def test_removing_what_is_not_there_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("models", "remove", "whisper-small", data=tmp_path) == 1
+    assert capsys.readouterr().out == "whisper-small is not installed\n"
+
+
+def test_an_unknown_model_is_told_in_one_short_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("models", "fetch", "nope", data=tmp_path) == 2
+    assert len(capsys.readouterr().err) < 120
+
+
+def test_fetching_when_all_is_there_prints_no_empty_line(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("models", "list", "--json", data=data)
+    if not all(model["installed"] for model in json.loads(capsys.readouterr().out) if model["default"]):
+        pytest.skip("the default models are not here: chatapi models fetch")
+    assert run("models", "fetch", data=data) == 0
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("every default model is installed\n", "")
