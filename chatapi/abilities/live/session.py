@@ -46,6 +46,12 @@ class Options:
     """Whether turns are found; otherwise `commit` ends them."""
     semantic: bool = True
     """Whether the sound of a pause counts, or only its length."""
+    silence_ms: int = 500
+    """Silence that ends a turn where only its length counts."""
+    patience: float = 1.0
+    """How much longer than set to wait at a pause where its sound counts."""
+    threshold: float | None = None
+    """Probability from which a frame counts as speech; None: as set."""
     answer: bool = True
     """Whether a turn is answered by itself."""
     interrupt: bool = True
@@ -102,6 +108,13 @@ class Session:
         for start in range(0, whole, FRAME):
             await self._frame(sound[start : start + FRAME])
 
+    def change(self, options: Options) -> None:
+        """From now on."""
+        self.options = options
+        settings = self._live.settings
+        threshold = settings.vad.threshold if options.threshold is None else options.threshold
+        self._endpointing.rules = Rules.of(settings.live, threshold, options.patience)
+
     def played(self, seconds: float) -> None:
         """How much of the answer has been heard; who never says so is taken to hear it at once and in real time."""
         if self.answer is not None:
@@ -119,6 +132,8 @@ class Session:
     def clear(self) -> None:
         """Forget what was said since the last turn."""
         self._dismiss()
+        if self._against and self.answer is not None:
+            self.answer.playback.resume(self.seconds)
         self._utterance, self._against = None, False
         self._endpointing.end()
         self._before.clear()
@@ -169,6 +184,9 @@ class Session:
         answer, at = self.answer, self.seconds - self._endpointing.voiced * FRAME / RATE
         heard = answer.playback.heard(self.seconds) if answer is not None else 0.0
         self._against = False
+        if not self.options.detect:
+            # Who ends turns by hand ends them for good, and may go on sending sound meanwhile.
+            answer = None
         if answer is not None and not answer.over and heard < 0.1 and self._last is not None:
             # They were only pausing: as if the turn had never ended.
             if self._clock - self._last.at - self._last.speech_end < REOPEN:
@@ -204,7 +222,7 @@ class Session:
         silence = self._endpointing.silence
         needed = self._endpointing.rules.silence(self._finished if self.options.semantic else None)
         if not self.options.semantic:
-            needed = frames(500)
+            needed = frames(self.options.silence_ms)
         if silence < needed and not too_long:
             return False
         await self._committed()
@@ -406,7 +424,7 @@ class Session:
         """An answer nobody heard anything of, to a turn that was not over: it never was."""
         answer.drop()
         self.answer = None
-        await self._send(Interrupted(0.0, ""))
+        await self._send(Interrupted(0.0, "", retracted=True))
         if (number := answer.number) is not None:
             await self._live.history.call(lambda history: history.amend(number, None))
             kept = tuple(exchange for exchange in self.recalled.exchanges if exchange.number != number)
