@@ -303,7 +303,7 @@ async def test_two_talk_at_once_and_a_third_is_refused(served: Served) -> None:
             assert third.told[0]["error"]["code"] == "too_many_sessions"
             with pytest.raises(websockets.ConnectionClosed) as closed:
                 await third.until("nothing")
-            assert closed.value.code == 1013
+            assert closed.value.rcvd is not None and closed.value.rcvd.code == 1013
         for client in (one, two):
             await client.write("hello")
         for client in (one, two):
@@ -331,10 +331,11 @@ async def test_only_who_has_the_key_gets_in(echo_settings: Callable[..., Setting
             assert json.loads(refused.value.response.body or b"")["code"] == "unauthorized"
 
 
-@pytest.mark.parametrize("headers", [{"Origin": "http://evil.example"}, {"Host": "evil.example"}])
-async def test_foreign_pages_stay_outside(served: Served, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(("host", "origin"), [("127.0.0.1", "http://evil.example"), ("evil.example", None)])
+async def test_foreign_pages_stay_outside(served: Served, host: str, origin: Any) -> None:
+    uri = f"ws://{host}:{served.port}/v1/realtime"
     with pytest.raises(websockets.InvalidStatus) as refused:
-        async with raw(served, additional_headers=headers):
+        async with connect(uri, host="127.0.0.1", port=served.port, origin=origin):
             pass
     assert refused.value.response.status_code == 403
 
@@ -400,6 +401,38 @@ async def test_garbage_is_answered_and_the_session_goes_on(served: Served) -> No
         assert (await heard(plain, "response.done"))["response"]["status"] == "completed"
 
 
+async def test_a_conversation_goes_on_in_another_session(served: Served) -> None:
+    async with raw(served) as plain:
+        await plain.send(json.dumps({"type": "response.create", "response": {"output_modalities": ["text"]}}))
+        conversation = (await heard(plain, "response.done"))["response"]["conversation_id"]
+    async with raw(served, f"?conversation={conversation}") as plain:
+        await plain.send(json.dumps({"type": "response.create", "response": {"output_modalities": ["text"]}}))
+        assert (await heard(plain, "response.done"))["response"]["conversation_id"] == conversation
+    async with raw(served, "?conversation=none") as plain:
+        assert (await heard(plain, "error"))["error"]["code"] == "unknown_conversation"
+
+
+async def test_a_model_that_fails_is_a_failed_response(echo_settings: Callable[..., Settings]) -> None:
+    with serving(echo_settings("echo.fault=raise")) as served:
+        async with talking(served) as client:
+            await client.write("hello there")
+            await client.send("response.create")
+            response = (await client.until("response.done"))["response"]
+            assert (response["status"], response["status_details"]["error"]["type"]) == ("failed", "server_error")
+            # The excuse is heard, and read.
+            assert len(client.audio()) and "sorry" in response["output"][0]["content"][0]["transcript"]
+
+
+async def test_a_server_that_stops_ends_its_sessions(echo_settings: Callable[..., Settings]) -> None:
+    with serving(echo_settings()) as served:
+        plain = await connect(f"ws://127.0.0.1:{served.port}/v1/realtime")
+        await heard(plain, "session.created")
+    with pytest.raises(websockets.ConnectionClosed) as closed:
+        await plain.recv()
+    assert closed.value.rcvd is not None and closed.value.rcvd.code == 1012
+    await plain.wait_closed()
+
+
 async def test_a_huge_message_ends_its_own_connection_only(served: Served) -> None:
     async with talking(served) as other:
         async with raw(served) as plain:
@@ -407,7 +440,7 @@ async def test_a_huge_message_ends_its_own_connection_only(served: Served) -> No
             with pytest.raises(websockets.ConnectionClosed) as closed:
                 await plain.send("x" * (17 << 20))
                 await heard(plain, "nothing")
-            assert closed.value.code == 1009
+            assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
         await until(lambda: served.appliance.live.sessions == 1)
         await other.write("still here")
 
@@ -435,7 +468,7 @@ async def test_a_silent_client_is_let_go_but_not_by_what_guards_requests(
             assert (await heard(plain, "error"))["error"]["code"] == "session_idle"
             with pytest.raises(websockets.ConnectionClosed) as closed:
                 await plain.recv()
-            assert closed.value.code == 1000
+            assert closed.value.rcvd is not None and closed.value.rcvd.code == 1000
         await until(lambda: served.appliance.live.sessions == 0)
 
 
@@ -457,8 +490,8 @@ async def test_a_client_that_disappears_leaves_nothing(slow: Served, moment: str
 
 
 async def test_a_client_that_stops_reading_is_dropped(echo_settings: Callable[..., Settings]) -> None:
-    many = "one two three four five six seven eight nine ten " * 30
-    with serving(echo_settings("server.send_seconds=0.5", "llm.max_tokens=1000", "llama_cpp.context=8000")) as served:
+    many = "one two three four five six seven eight nine ten " * 300
+    with serving(echo_settings("server.send_seconds=0.5", "llm.max_tokens=9000", "llama_cpp.context=20000")) as served:
         with socket.create_connection(("127.0.0.1", served.port)) as plain:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             await anyio.to_thread.run_sync(_ask_and_never_read, plain, many)
@@ -472,6 +505,8 @@ def _ask_and_never_read(plain: socket.socket, text: str) -> None:
         "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {base64.b64encode(b'0' * 16).decode()}", "", "",
     )  # fmt: skip
     plain.sendall("\r\n".join(lines).encode())
+    # Frames may follow only once the handshake is answered.
+    assert plain.recv(12) == b"HTTP/1.1 101"
     item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
     for event in ({"type": "conversation.item.create", "item": item}, {"type": "response.create"}):
         body = json.dumps(event).encode()

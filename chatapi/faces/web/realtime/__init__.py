@@ -79,7 +79,8 @@ async def _ended(websocket: WebSocket, appliance: Appliance, error: BaseExceptio
     event: dict[str, Any] = {"type": "error", "event_id": new_id("event"), "error": {**fault(error), "event_id": None}}
     try:
         await send(websocket, event, appliance.settings.server.send_seconds)
-        await websocket.close(code, error.code)
+        with anyio.move_on_after(appliance.settings.server.send_seconds):
+            await websocket.close(code, error.code)
     except (Gone, WebSocketDisconnect, RuntimeError):
         # It left while it was told.
         return

@@ -50,7 +50,8 @@ def options(config: wire.Session, appliance: Appliance, system: list[str]) -> Op
         answer=vad is not None and vad.create_response,
         interrupt=vad is not None and vad.interrupt_response,
         speak=config.output_modalities == ["audio"],
-        partials=transcription is not None,
+        # Who ends turns by hand may hold one open for long, and guessing at all of it again and again costs too much.
+        partials=transcription is not None and vad is not None,
         system=instructions,
         voice=_voice(config.audio.output.voice, appliance),
         language=_language(transcription, appliance),
@@ -177,8 +178,13 @@ class Connection:
     # The session
 
     async def _update(self, event: wire.SessionUpdate) -> None:
-        config = self._config.updated(event.session)
+        # The model of a session cannot change.
+        config = self._config.updated({**event.session, "model": self._config.model})
+        detected = self._conversation.options.detect
         self._conversation.change(options(config, self._appliance, self._dialogue.system))
+        if self._conversation.options.detect and not detected:
+            # What was gathered for a commit is no beginning of a turn.
+            await self._forget_sound()
         if config.audio.input.format != self._config.audio.input.format:
             self._incoming = Incoming(config.audio.input.format.type)
         self._config = self._translation.config = config
@@ -217,10 +223,13 @@ class Connection:
             raise BadInput("there is no sound to commit", code="input_audio_buffer_commit_empty")
 
     async def _clear(self, _: wire.Event) -> None:
+        await self._forget_sound()
+        await self.tell("input_audio_buffer.cleared")
+
+    async def _forget_sound(self) -> None:
         self._uncommitted = 0
         self._conversation.clear()
         await self._translation.cleared()
-        await self.tell("input_audio_buffer.cleared")
 
     async def _silence(self, _: wire.Event) -> None:
         self._by_client()

@@ -129,10 +129,10 @@ class Dialogue:
         if item.role == "assistant" and item.status == "in_progress":
             await self._session.cancel()
         self.drop(item)
-        if item.role == "user" and item.text in self._session.pending:
-            self._session.pending.remove(item.text)
-        elif item.exchange is not None:
+        if item.exchange is not None:
             await self._amend(item)
+        elif item.role == "user" and item.text in self._session.pending:
+            self._session.pending.remove(item.text)
 
     async def truncate(self, item_id: str, seconds: float) -> None:
         """Only so much of it was heard. Raises Unknown, Unprocessable."""
