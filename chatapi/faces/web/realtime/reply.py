@@ -44,6 +44,7 @@ class Reply:
         self._config = config
         self._metadata = metadata
         self._conversation = ""
+        self._excuse = ""
         self._spoken = config.output_modalities == ["audio"]
         self._out = Outgoing(config.audio.output.format.type)
         kind = "output_audio" if self._spoken else "output_text"
@@ -64,6 +65,10 @@ class Reply:
 
     async def speech(self, speech: Speech) -> None:
         self.item.playback.sent(speech, 0)
+        if self.error is not None and speech.text != self._excuse:
+            # What the model did not write is to be read as well.
+            self._excuse = speech.text
+            await self.text(TextDelta(f" {speech.text}" if self.item.text else speech.text))
         if self._spoken:
             for delta in self._out.feed(speech.audio):
                 await self._tell("response.output_audio.delta", **self._at(delta=delta))
@@ -88,10 +93,6 @@ class Reply:
         await self._finish("cancelled", details, _usage(None), ledger)
 
     async def _finish(self, status: str, details: dict[str, Any], usage: dict[str, Any], ledger: Ledger) -> None:
-        said = self.item.playback.words(self.item.playback.seconds)
-        if not self.item.text and said:
-            # Said without the model: an excuse.
-            await self.text(TextDelta(said))
         self.item.status = "completed" if status == "completed" else "incomplete"
         if self._spoken:
             await self._tell("response.output_audio.done", **self._at())
