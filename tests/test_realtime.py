@@ -226,6 +226,19 @@ async def test_speech_against_an_answer_cancels_it(served: Served) -> None:
     assert messages[1]["text"].endswith(" —") and len(messages[1]["text"].split()) < 13
 
 
+async def test_speech_before_an_answer_sounds_cancels_it_as_well(slow: Served) -> None:
+    async with talking(slow) as client:
+        await client.detect(SERVER_VAD)
+        await client.write("one two three four five six seven eight nine ten")
+        await client.send("response.create")
+        await client.until("response.output_audio_transcript.delta")
+        await client.say(speech(0.5))
+        await client.until("input_audio_buffer.speech_started")
+        response = (await client.until("response.done"))["response"]
+        assert (response["status"], response["status_details"]["reason"]) == ("cancelled", "turn_detected")
+        assert "response.output_audio.delta" not in client.types
+
+
 async def test_a_client_that_pauses_is_told_only_of_what_matters(served: Served) -> None:
     async with talking(served) as client:
         updated = await client.detect(SERVER_VAD, chatapi={"pausing": True})

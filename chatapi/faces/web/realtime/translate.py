@@ -116,7 +116,8 @@ class Translation:
             await self._tell("chatapi.output_audio.paused")
             return
         await self._announced(event)
-        if event.during_answer:
+        vad = self.config.audio.input.turn_detection
+        if event.during_answer or (self.reply is not None and not self._pausing and vad and vad.interrupt_response):
             # Such a client has just thrown away what it had of the answer: nothing can be resumed.
             await self._conversation.cancel()
 
