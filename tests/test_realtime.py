@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import random
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -18,7 +20,7 @@ from conftest import Served, serving, tone, until
 from openai import AsyncOpenAI
 from websockets.asyncio.client import ClientConnection, connect
 
-from chatapi.audio import Samples
+from chatapi.audio import Audio, Samples
 from chatapi.faces.web.realtime.sound import Incoming, Outgoing, received, sent
 from chatapi.settings import Settings
 
@@ -237,6 +239,62 @@ async def test_speech_before_an_answer_sounds_cancels_it_as_well(slow: Served) -
         response = (await client.until("response.done"))["response"]
         assert (response["status"], response["status_details"]["reason"]) == ("cancelled", "turn_detected")
         assert "response.output_audio.delta" not in client.types
+
+
+async def test_a_turn_that_was_ended_too_soon_becomes_one_with_what_follows(slow: Served) -> None:
+    async with talking(slow) as client:
+        await client.detect(SERVER_VAD)
+        await client.say(speech(0.5), silence(0.4))
+        first = (await client.until("input_audio_buffer.committed"))["item_id"]
+        answer = (await client.until("response.output_item.added"))["item"]["id"]
+        await client.say(speech(0.5), silence(0.5))
+        second = (await client.until("input_audio_buffer.committed"))["item_id"]
+        deleted = [event["item_id"] for event in client.told if event["type"] == "conversation.item.deleted"]
+        assert sorted(deleted) == sorted([first, answer]) and second not in deleted
+        heard = await client.until("conversation.item.input_audio_transcription.completed")
+        assert float(heard["transcript"].split()[1]) > 1.3
+        assert (await client.until("response.done"))["response"]["status"] == "completed"
+        statuses = [event["response"]["status"] for event in client.told if event["type"] == "response.done"]
+        assert statuses == ["cancelled", "completed"]
+
+
+async def test_whatever_clients_do_nothing_is_left_behind(echo_settings: Callable[..., Settings]) -> None:
+    chance, told = random.Random(5), {"error": 0}
+    acts: Sequence[Event] = [
+        *[
+            {"type": "input_audio_buffer.append", "audio": sent(sound, "audio/pcm")}
+            for sound in (speech(0.3), silence(0.5))
+        ]
+        * 2,
+        {"type": "input_audio_buffer.commit"},
+        {"type": "response.create"},
+        {"type": "response.cancel"},
+        {"type": "output_audio_buffer.clear"},
+        {"type": "session.update", "session": {"audio": {"input": {"turn_detection": None}}}},
+    ]
+
+    async def act(served: Served) -> None:
+        async with raw(served) as plain:
+            for _ in range(chance.randrange(12)):
+                await plain.send(json.dumps(chance.choice(acts)))
+                with anyio.move_on_after(chance.random() * 0.05):
+                    told["error"] += (await heard(plain, "error"))["type"] == "error"
+            if chance.random() < 0.7:
+                plain.transport.abort()
+
+    async def tasks() -> int:
+        return len(asyncio.all_tasks())
+
+    with serving(echo_settings("live.sessions=8", "echo.delay=0.01")) as served:
+        before = served.run(tasks)
+        for _ in range(4):
+            async with anyio.create_task_group() as group:
+                for _ in range(8):
+                    group.start_soon(act, served)
+            await until(lambda: served.appliance.live.sessions == 0)
+        await until(lambda: all(worker.gate.used == 0 for worker in served.appliance.engines.all()))
+        await until(lambda: served.run(tasks) == before)
+    assert told["error"]
 
 
 async def test_a_client_that_pauses_is_told_only_of_what_matters(served: Served) -> None:
@@ -546,8 +604,6 @@ def test_pieces_of_a_stream_join_without_clicks() -> None:
     heard = np.concatenate([stream.feed(sent(piece, "audio/pcm")) for piece in np.array_split(whole, 37)])
     assert np.abs(np.diff(heard, 2)).max() < 0.3 * (2 * np.pi * 300 / 16_000) ** 2 * 1.5
     out = Outgoing("audio/pcm")
-    from chatapi.audio import Audio
-
     deltas = [delta for piece in np.array_split(tone(2.0, 300), 9) for delta in out.feed(Audio(piece, 16_000))]
     joined = np.concatenate([received(delta, "audio/pcm") for delta in [*deltas, *out.finish()]])
     assert len(joined) == 2 * RATE

@@ -1,10 +1,11 @@
 // Speaks to the box with OpenAI's agents SDK, unmodified: `node talk.mjs URL KEY`, raw 24 kHz PCM on standard input.
 // Prints one line of JSON: what was said on both sides, and how much sound came back.
-import { readFileSync } from 'node:fs';
 import { RealtimeAgent, RealtimeSession } from '@openai/agents-realtime';
 
 const [url, key] = process.argv.slice(2);
-const microphone = readFileSync(0);
+const pieces = [];
+for await (const piece of process.stdin) pieces.push(piece);
+const microphone = Buffer.concat(pieces);
 const session = new RealtimeSession(new RealtimeAgent({ name: 'box', instructions: 'Be brief.' }), {
   transport: 'websocket',
   model: 'gpt-realtime',

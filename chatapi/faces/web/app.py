@@ -106,8 +106,12 @@ async def drop_silent(web: uvicorn.Server, seconds: float) -> None:
             transport = connection.transport
             if transport is None or _busy(connection):
                 since.pop(connection, None)
-            elif now - since.setdefault(connection, now) > seconds:
-                transport.abort() if transport.is_closing() else transport.close()
+            elif now - since.setdefault(connection, now) <= seconds:
+                continue
+            elif transport.is_closing():
+                transport.abort()
+            else:
+                transport.close()
 
 
 def _busy(connection: Any) -> bool:
