@@ -130,7 +130,7 @@ case "${1:-serve}" in
       serve | talk) need_portaudio ;;
     esac
     case "$command" in
-      serve | talk | ask | say | transcribe | bench) chatapi "${settings[@]}" models fetch >/dev/null ;;
+      serve | talk | ask | say | transcribe | bench) chatapi ${settings[@]+"${settings[@]}"} models fetch >/dev/null ;;
     esac
     exec "$venv/bin/python" -m chatapi "$@"
     ;;

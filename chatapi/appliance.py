@@ -65,6 +65,7 @@ class Appliance:
             self.engines, self.transcription, self.speaking, self.answering, self.history, settings, self.metrics
         )
         self.warm = False
+        self._warmed = anyio.Event()
         self._begun = time.monotonic()
 
     @asynccontextmanager
@@ -90,7 +91,12 @@ class Appliance:
             raise alone(error) from None
         if set(roles) >= set(ESSENTIAL):
             self.warm = True
+            self._warmed.set()
             self.metrics.ready.set(1)
+
+    async def until_warm(self) -> None:
+        """Return once every model is loaded and warm."""
+        await self._warmed.wait()
 
     def health(self) -> dict[str, Any]:
         """What runs, in plain values; status is loading, ok, degraded or failing."""

@@ -133,6 +133,8 @@ class Interrupted:
     """Seconds of it that were heard."""
     text: str
     """The words of it that were heard."""
+    retracted: bool = False
+    """The turn it answers goes on: neither that turn's end nor the answer counts."""
 
 
 @dataclass(frozen=True)

@@ -122,13 +122,19 @@ class History:
             self._expire(now)
         return number
 
-    def amend(self, number: int, answered: str | None) -> None:
-        """Less of the answer was heard than was thought; None: nothing, so the exchange never was."""
+    def amend(self, number: int, answered: str | None, asked: str | None = None) -> None:
+        """Change what was answered, for example to what was heard of it; None: the exchange never was.
+
+        `asked` changes what was asked as well.
+        """
         with _translated(self._file):
             if answered is None:
                 self._db.execute("DELETE FROM exchanges WHERE number = ?", (number,))
             else:
-                self._db.execute("UPDATE exchanges SET answered = ? WHERE number = ?", (answered, number))
+                self._db.execute(
+                    "UPDATE exchanges SET answered = ?, asked = coalesce(?, asked) WHERE number = ?",
+                    (answered, asked, number),
+                )
 
     def remove(self, conversation: str) -> None:
         """Forget it. Unknown (unknown_conversation) when it is not kept."""

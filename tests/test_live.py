@@ -106,7 +106,7 @@ async def test_who_goes_on_before_the_answer_is_heard_is_taken_to_have_paused(ec
     async with talking(echo, "echo.delay=0.15") as talk:
         await talk.say(tone(0.6), silence(0.5), tone(0.6), silence(0.4))
         await talk.come(TurnEnded)
-        assert talk.all(Interrupted)[0] == Interrupted(0.0, "")
+        assert talk.all(Interrupted)[0] == Interrupted(0.0, "", retracted=True)
         asked = talk.all(AnswerStarted)[-1].asked
         assert float(asked.split()[1]) > 1.5
         kept = await talk.appliance.history.call(lambda history: history.recall(talk.session.recalled.id))

@@ -54,10 +54,10 @@ class Rules:
     unsure: int
 
     @classmethod
-    def of(cls, live: Live, threshold: float) -> Rules:
-        return cls(
-            threshold, frames(live.onset_ms), frames(live.interrupt_ms), frames(live.sure_ms), frames(live.unsure_ms)
-        )
+    def of(cls, live: Live, threshold: float, patience: float = 1.0) -> Rules:
+        """`patience` stretches the silences that end a turn."""
+        sure, unsure = frames(live.sure_ms * patience), frames(live.unsure_ms * patience)
+        return cls(threshold, frames(live.onset_ms), frames(live.interrupt_ms), sure, unsure)
 
     def silence(self, finished: float | None, text: str) -> int:
         """Silent frames that end a turn which sounds finished with this probability; None: nobody knows."""

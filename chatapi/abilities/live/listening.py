@@ -24,8 +24,6 @@ BEFORE = 10
 """Frames kept from before an onset: a third of a second, with the soft start of the first word."""
 REOPEN = 4 * RATE
 """Samples after a turn's end within which its speaker may go on as if it had not ended."""
-PLAIN = 500
-"""Milliseconds of silence that end a turn where only silence counts."""
 AGAINST = 320
 """Milliseconds of speech against an answer after which it is looked at what they say."""
 
@@ -73,6 +71,8 @@ class Ear:
         self.detect = self.semantic = True
         self.partials = True
         self.language: str | None = None
+        self.silence_ms = 500
+        """Silence that ends a turn where only its length counts."""
         self.utterance: Utterance | None = None
         self.clock = 0
         """Samples received."""
@@ -95,6 +95,10 @@ class Ear:
         self._text: str | None = None
         """Of the utterance as far as it has been looked at; None: not yet."""
         self._finished: float | None = None
+
+    def follow_rules(self, rules: Rules) -> None:
+        """From now on."""
+        self._endpointing.rules = rules
 
     async def hear(self, samples: Samples) -> None:
         """The next samples, of any number."""
@@ -148,7 +152,13 @@ class Ear:
 
     async def _onset(self, frame: Samples) -> None:
         last = self._last
-        again = last is not None and self._hearer.unheard and self.clock - last.at - last.speech_end < REOPEN
+        # Who ends turns by hand ends them for good, and may go on sending sound meanwhile.
+        again = (
+            self.detect
+            and last is not None
+            and self._hearer.unheard
+            and self.clock - last.at - last.speech_end < REOPEN
+        )
         if again:
             self.utterance = last
         else:
@@ -178,7 +188,7 @@ class Ear:
         if self._text is None:
             return False
         rules = self._endpointing.rules
-        needed = rules.silence(self._finished, self._text) if self.semantic and self._text else frames(PLAIN)
+        needed = rules.silence(self._finished, self._text) if self.semantic and self._text else frames(self.silence_ms)
         if self._endpointing.silence < needed and not too_long:
             return False
         await self._over(utterance)

@@ -11,6 +11,7 @@ from anyio.abc import TaskGroup
 
 from chatapi.abilities.answering import Answered, Manner
 from chatapi.abilities.live.answer import Answer
+from chatapi.abilities.live.endpointing import Rules
 from chatapi.abilities.live.interruption import Meaning, echoed, meaning, stops
 from chatapi.abilities.live.listening import Ear
 from chatapi.abilities.live.utterance import Utterance
@@ -42,6 +43,12 @@ class Options:
     """Whether turns are found; otherwise `commit` ends them."""
     semantic: bool = True
     """Whether the sound of a pause counts, or only its length."""
+    silence_ms: int = 500
+    """Silence that ends a turn where only its length counts."""
+    patience: float = 1.0
+    """How much longer than set to wait at a pause where its sound counts."""
+    threshold: float | None = None
+    """Probability from which a frame counts as speech; None: as set."""
     answer: bool = True
     """Whether a turn is answered by itself."""
     interrupt: bool = True
@@ -64,21 +71,22 @@ class Session:
         self.against = False
         self.pending: list[str] = []
         """What was said and not answered yet."""
+        self._taken: list[str] = []
+        """What was pending when the last turn ended, in case it goes on."""
         self._live = live
         self._group = group
         self._send = send
         self._ear = Ear(live.engines, live.transcription, live.settings, group, self)
+        self.change(options)
+
+    def change(self, options: Options) -> None:
+        """From now on."""
         self.options = options
-
-    @property
-    def options(self) -> Options:
-        return self._options
-
-    @options.setter
-    def options(self, options: Options) -> None:
-        self._options, ear = options, self._ear
+        settings, ear = self._live.settings, self._ear
         ear.detect, ear.semantic, ear.partials = options.detect, options.semantic, options.partials
-        ear.language = options.language
+        ear.language, ear.silence_ms = options.language, options.silence_ms
+        threshold = settings.vad.threshold if options.threshold is None else options.threshold
+        ear.follow_rules(Rules.of(settings.live, threshold, options.patience))
 
     @property
     def seconds(self) -> float:
@@ -101,6 +109,8 @@ class Session:
     def clear(self) -> None:
         """Forget what was said since the last turn."""
         self._ear.clear()
+        if self.against and self.answer is not None:
+            self.answer.playback.resume(self.seconds)
         self.against = False
 
     async def respond(self, asked: str | None = None) -> None:
@@ -183,7 +193,7 @@ class Session:
             self.gone_on()
         elif self.options.answer:
             await self._begin(" ".join([*self.pending, text]), self._ear.voiced_at)
-            self.pending.clear()
+            self._taken, self.pending = self.pending, []
             await self._release()
         else:
             self.pending.append(text)
@@ -266,7 +276,8 @@ class Session:
         """An answer nobody heard anything of, to a turn that was not over: it never was."""
         answer.drop()
         self.answer = None
-        await self._send(Interrupted(0.0, ""))
+        self.pending, self._taken = self._taken, []
+        await self._send(Interrupted(0.0, "", retracted=True))
         if (number := answer.number) is not None:
             await self._live.history.call(lambda history: history.amend(number, None))
             kept = tuple(exchange for exchange in self.recalled.exchanges if exchange.number != number)

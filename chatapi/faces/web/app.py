@@ -19,12 +19,14 @@ from starlette.responses import Response
 
 from chatapi.appliance import Appliance
 from chatapi.errors import BadInput, CallerError, SettingsFault, Unknown, Unprocessable
-from chatapi.faces.web import native, page, requests
+from chatapi.faces.web import native, page, realtime, requests
 from chatapi.faces.web.guard import Guard
 from chatapi.faces.web.problems import Problem
 from chatapi.settings import Settings
 
 MOST_CONNECTIONS = 512
+MOST_BYTES = 16 << 20
+"""Of one WebSocket message; a larger one closes its connection with code 1009."""
 REPLY_HEADERS = (
     "X-Request-Id", "X-Chatapi-Conversation", "X-Chatapi-Heard", "X-Chatapi-Reply", "X-Chatapi-Finish-Reason",
     "X-Chatapi-Usage", "X-Chatapi-Timings", "Retry-After",
@@ -41,6 +43,7 @@ def create_app(appliance: Appliance) -> FastAPI:
         redoc_url=None,
     )
     app.include_router(native.router(appliance))
+    app.include_router(realtime.router(appliance))
     app.include_router(page.router())
     app.add_exception_handler(HTTPException, _http_problem)
     app.add_exception_handler(RequestValidationError, _validation_problem)
@@ -83,22 +86,39 @@ def server(app: FastAPI) -> uvicorn.Server:
             lifespan="off",
             limit_concurrency=MOST_CONNECTIONS,
             timeout_graceful_shutdown=5,
+            ws_max_size=MOST_BYTES,
+            # Sound hardly gets smaller by it, and a small box has other work.
+            ws_per_message_deflate=False,
         )
     )
 
 
 async def drop_silent(web: uvicorn.Server, seconds: float) -> None:
-    """Close connections on which no whole request head arrives in time; the server itself waits for ever."""
+    """Close connections on which no whole request head arrives in time; the server itself waits for ever.
+
+    A WebSocket had its head, and its face judges its silence; one that is closing is given as long to take the rest.
+    """
     since: WeakKeyDictionary[object, float] = WeakKeyDictionary()
     while True:
         await anyio.sleep(seconds / 4)
         now = anyio.current_time()
         for connection in tuple(web.server_state.connections):
-            cycle = getattr(connection, "cycle", None)
-            if cycle is not None and not cycle.response_complete:
+            transport = connection.transport
+            if transport is None or _busy(connection):
                 since.pop(connection, None)
-            elif now - since.setdefault(connection, now) > seconds and connection.transport is not None:
-                connection.transport.close()
+            elif now - since.setdefault(connection, now) <= seconds:
+                continue
+            elif transport.is_closing():
+                transport.abort()
+            else:
+                transport.close()
+
+
+def _busy(connection: Any) -> bool:
+    """Whether there is a request on it that is being answered, or an open WebSocket."""
+    if not hasattr(connection, "cycle"):
+        return not connection.transport.is_closing()
+    return connection.cycle is not None and not connection.cycle.response_complete
 
 
 async def carry(web: uvicorn.Server, listening: socket.socket, settings: Settings) -> None:

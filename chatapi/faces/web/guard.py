@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 SANE_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+KEY = "openai-insecure-api-key."
+"""What OpenAI's browser clients put before the key to make a subprotocol of it."""
 LINGER_SECONDS = 2
 """How long the rest of a refused body is read and thrown away, so that its sender gets to read the refusal."""
 POLICY = (
@@ -57,16 +59,30 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await _Exchange(self, scope, receive, send).run()
+        elif scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    def check(self, headers: Headers) -> None:
-        """Raises Forbidden or Unauthorized."""
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The same checks on the handshake; what follows it is its face's own matter."""
+        token, headers = request_id.set(secrets.token_hex(8)), Headers(scope=scope)
+        try:
+            self.check(headers, scope["subprotocols"])
+            await self._app(scope, receive, send)
+        except (Forbidden, Unauthorized) as error:
+            self._metrics.errors.labels(error.code).inc()
+            await Problem(error)(scope, receive, send)
+        finally:
+            log.info("websocket", extra={"path": scope["path"]})
+            request_id.reset(token)
+
+    def check(self, headers: Headers, subprotocols: Iterable[str] = ()) -> None:
+        """Raises Forbidden or Unauthorized. Browsers can send a WebSocket's key only as a subprotocol."""
         self._check_host(headers)
         self._check_origin(headers)
-        if self._key is not None and not any(
-            hmac.compare_digest(self._key, offered) for offered in _offered_keys(headers)
-        ):
+        offered_keys = [*_offered_keys(headers), *(p[len(KEY) :].encode() for p in subprotocols if p.startswith(KEY))]
+        if self._key is not None and not any(hmac.compare_digest(self._key, offered) for offered in offered_keys):
             raise Unauthorized(
                 "this needs the API key: send it as `Authorization: Bearer KEY`; a browser that asks for a name and a "
                 "password takes any name, and the key as the password"

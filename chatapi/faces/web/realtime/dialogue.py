@@ -1,0 +1,174 @@
+"""The items of a conversation as a Realtime client sees them, and what changing them changes in the conversation."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from chatapi.abilities.live import Live, Session
+from chatapi.abilities.live.answer import Answer
+from chatapi.abilities.live.playback import Playback
+from chatapi.errors import BadInput, Unknown, Unprocessable
+from chatapi.faces.web.realtime.wire import Create, Message
+
+MOST = 1000
+"""Items a client may name; older ones are still part of the conversation."""
+SLACK = 0.1
+"""Seconds by which a client may count more sound than was sent: it rounds, and its player works in blocks."""
+KINDS = {"user": "input_text", "system": "input_text", "assistant": "output_text"}
+
+
+def new_id(kind: str) -> str:
+    """An id as OpenAI's look."""
+    return f"{kind}_{secrets.token_hex(10)}"
+
+
+@dataclass(eq=False)
+class Item:
+    """A message of the conversation."""
+
+    role: str
+    kind: str
+    """input_text, input_audio, output_text or output_audio."""
+    text: str | None = None
+    """What is written, or what was said; None: not known yet."""
+    id: str = field(default_factory=lambda: new_id("item"))
+    status: str = "completed"
+    answer: Answer | None = None
+    """The answer it is, or to which it led."""
+    number: int | None = None
+    """Of its exchange in the history, when it came without an answer of ours."""
+    playback: Playback = field(default_factory=Playback)
+
+    @property
+    def exchange(self) -> int | None:
+        return self.answer.number if self.answer is not None else self.number
+
+    @property
+    def part(self) -> dict[str, Any]:
+        """Its content. Sound itself is not kept."""
+        return {"type": self.kind, "transcript" if self.kind.endswith("audio") else "text": self.text}
+
+    def document(self, empty: bool = False) -> dict[str, Any]:
+        """As it is sent; `empty`: before it has any content."""
+        return {
+            "id": self.id,
+            "object": "realtime.item",
+            "type": "message",
+            "status": self.status,
+            "role": self.role,
+            "content": [] if empty else [self.part],
+        }
+
+
+class Dialogue:
+    """All items, oldest first."""
+
+    def __init__(self, live: Live, session: Session) -> None:
+        self._live = live
+        self._session = session
+        self._items: dict[str, Item] = {}
+
+    def add(self, item: Item) -> str | None:
+        """Put it at the end; tells the id of the one before."""
+        before = next(reversed(self._items), None)
+        self._items[item.id] = item
+        while len(self._items) > MOST:
+            self._items.pop(next(iter(self._items)))
+        return before
+
+    def drop(self, item: Item) -> None:
+        """It never was."""
+        self._items.pop(item.id, None)
+
+    def find(self, item_id: str) -> Item:
+        """Raises Unknown (item_not_found)."""
+        if (item := self._items.get(item_id)) is None:
+            raise Unknown(f"there is no item {item_id!r}", code="item_not_found")
+        return item
+
+    def unanswered(self) -> Iterator[Item]:
+        """What the next answer answers."""
+        return (item for item in self._items.values() if item.role == "user" and item.exchange is None
+                and item.answer is None)  # fmt: skip
+
+    def answered(self, answer: Answer | None) -> Item | None:
+        """The last thing said aloud that led to an answer."""
+        spoken = (i for i in reversed(self._items.values()) if i.kind == "input_audio" and i.answer is answer)
+        return next(spoken, None) if answer is not None else None
+
+    @property
+    def system(self) -> list[str]:
+        """What system items say."""
+        return [item.text or "" for item in self._items.values() if item.role == "system"]
+
+    async def create(self, event: Create) -> tuple[Item, str | None]:
+        """The new item and the id of the one before. Raises Unprocessable."""
+        item, last = self._made(event.item), next(reversed(self._items), "root")
+        if item.id in self._items:
+            raise Unprocessable(f"there is an item {item.id!r} already", details={"param": "item.id"})
+        if event.previous_item_id not in (None, last):
+            raise Unprocessable(
+                "items can only be added at the end; leave previous_item_id out", details={"param": "previous_item_id"}
+            )
+        if item.role == "user":
+            self._session.pending.append(item.text or "")
+        elif item.role == "assistant":
+            asked = list(self.unanswered())
+            item.number = await self._live.told(self._session, " ".join(self._session.pending), item.text or "")
+            self._session.pending.clear()
+            for other in asked:
+                other.number = item.number
+        return item, self.add(item)
+
+    async def delete(self, item_id: str) -> None:
+        """Take it out of the conversation. Raises Unknown."""
+        item = self.find(item_id)
+        if item.role == "assistant" and item.status == "in_progress":
+            await self._session.cancel()
+        self.drop(item)
+        if item.exchange is not None:
+            await self._amend(item)
+        elif item.role == "user" and item.text in self._session.pending:
+            self._session.pending.remove(item.text)
+
+    async def truncate(self, item_id: str, seconds: float) -> None:
+        """Only so much of it was heard. Raises Unknown, Unprocessable."""
+        item, session = self.find(item_id), self._session
+        if item.kind != "output_audio":
+            raise Unprocessable(f"{item_id!r} is nothing that was spoken here", details={"param": "item_id"})
+        whole = item.playback.seconds
+        if seconds > whole + SLACK:
+            raise Unprocessable(
+                f"only {whole * 1000:.0f} ms of the item were sent", code="invalid_value",
+                details={"param": "audio_end_ms"},
+            )  # fmt: skip
+        words, answer, given_up = item.playback.words(seconds), item.answer, False
+        if answer is not None and session.answer is answer:
+            session.played(seconds)
+            given_up = await session.cancel()
+        if seconds < whole and not given_up and answer is not None and answer.number is not None:
+            await session.said(answer, f"{words} —" if words else "—")
+        item.text = words
+
+    async def _amend(self, gone: Item) -> None:
+        number = gone.exchange
+        held = next((e for e in self._session.recalled.exchanges if e.number == number), None)
+        if held is None or number is None:
+            return
+        left = [item for item in self._items.values() if item.exchange == number]
+        asked = " ".join(item.text or "" for item in left if item.role == "user")
+        answered = held.answered if any(item.role == "assistant" for item in left) else ""
+        await self._live.amend(self._session, number, asked, answered)
+
+    @staticmethod
+    def _made(message: Message) -> Item:
+        kind = KINDS[message.role]
+        if any(content.type != kind for content in message.content):
+            raise Unprocessable(f"a {message.role} item holds {kind} here", details={"param": "item.content"})
+        text = "\n".join(content.text for content in message.content).strip()
+        if not text:
+            raise BadInput("the item has no text", code="empty_item")
+        return Item(message.role, kind, text, message.id or new_id("item"))

@@ -1,0 +1,151 @@
+"""One response, from `response.created` to `response.done`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from chatapi.abilities.live.answer import Answer
+from chatapi.errors import CallerError, ChatapiError
+from chatapi.events import Ledger, Speech, TextDelta, TurnEnded
+from chatapi.faces.web.realtime.dialogue import Dialogue, Item, new_id
+from chatapi.faces.web.realtime.sound import Outgoing
+from chatapi.faces.web.realtime.wire import Session
+
+STATUS = {"stop": "completed", "length": "incomplete", "failed": "failed"}
+"""How an answer ended -> what its response is then."""
+
+
+class Tell(Protocol):
+    """Sends the client an event."""
+
+    async def __call__(self, kind: str, /, **fields: Any) -> None: ...
+
+
+def fault(error: ChatapiError) -> dict[str, Any]:
+    """An error as a part of events."""
+    kind = "invalid_request_error" if isinstance(error, CallerError) else "server_error"
+    return {"type": kind, "code": error.code, "message": error.message, "param": error.details.get("param")}
+
+
+class Reply:
+    """What a client sees of an answer. Its item has one part, at index 0."""
+
+    def __init__(
+        self, tell: Tell, dialogue: Dialogue, config: Session, answer: Answer | None, metadata: dict[str, str] | None
+    ) -> None:
+        self.id = new_id("resp")
+        self.reason = "turn_detected"
+        """Why it is cancelled, when it is."""
+        self.error: ChatapiError | None = None
+        self.answer = answer
+        self._tell = tell
+        self._dialogue = dialogue
+        self._config = config
+        self._metadata = metadata
+        self._conversation = ""
+        self._excuse = ""
+        self._spoken = config.output_modalities == ["audio"]
+        self._out = Outgoing(config.audio.output.format.type)
+        kind = "output_audio" if self._spoken else "output_text"
+        self.item = Item("assistant", kind, "", status="in_progress", answer=answer)
+
+    async def begin(self, conversation: str) -> None:
+        self._conversation = conversation
+        await self._tell("response.created", response=self._document("in_progress"))
+        await self._tell("response.output_item.added", **self._place(item=self.item.document(empty=True)))
+        before = self._dialogue.add(self.item)
+        await self._tell("conversation.item.added", previous_item_id=before, item=self.item.document(empty=True))
+        await self._tell("response.content_part.added", **self._at(part=self._part()))
+
+    async def text(self, delta: TextDelta) -> None:
+        self.item.text = (self.item.text or "") + delta.text
+        name = "output_audio_transcript" if self._spoken else "output_text"
+        await self._tell(f"response.{name}.delta", **self._at(delta=delta.text))
+
+    async def speech(self, speech: Speech) -> None:
+        self.item.playback.sent(speech, 0)
+        if self.error is not None and speech.text != self._excuse:
+            # What the model did not write is to be read as well.
+            self._excuse = speech.text
+            await self.text(TextDelta(f" {speech.text}" if self.item.text else speech.text))
+        if self._spoken:
+            for delta in self._out.feed(speech.audio):
+                await self._tell("response.output_audio.delta", **self._at(delta=delta))
+
+    async def ended(self, turn: TurnEnded) -> None:
+        """It is whole, or failed."""
+        status = STATUS.get(turn.finish_reason, "completed")
+        details: dict[str, Any] = {"type": status}
+        if status == "incomplete":
+            details["reason"] = "max_output_tokens"
+        elif status == "failed" and self.error is not None:
+            details["error"] = fault(self.error)
+        if self._spoken:
+            for delta in self._out.finish():
+                await self._tell("response.output_audio.delta", **self._at(delta=delta))
+        await self._finish(status, details, _usage(turn), turn.ledger)
+
+    async def cancelled(self) -> None:
+        """Nothing more of it comes."""
+        details = {"type": "cancelled", "reason": self.reason}
+        ledger = self.answer.ledger if self.answer is not None else Ledger()
+        await self._finish("cancelled", details, _usage(None), ledger)
+
+    async def _finish(self, status: str, details: dict[str, Any], usage: dict[str, Any], ledger: Ledger) -> None:
+        self.item.status = "completed" if status == "completed" else "incomplete"
+        if self._spoken:
+            await self._tell("response.output_audio.done", **self._at())
+            await self._tell("response.output_audio_transcript.done", **self._at(transcript=self.item.text))
+        else:
+            await self._tell("response.output_text.done", **self._at(text=self.item.text))
+        await self._tell("response.content_part.done", **self._at(part=self._part()))
+        await self._tell("response.output_item.done", **self._place(item=self.item.document()))
+        await self._tell("conversation.item.done", item=self.item.document())
+        done = self._document(status, status_details=details, output=[self.item.document()], usage=usage)
+        await self._tell("response.done", response=done)
+        if self._config.chatapi is not None:
+            await self._tell("chatapi.ledger", response_id=self.id, ledger=asdict(ledger))
+
+    def _document(self, status: str, **more: Any) -> dict[str, Any]:
+        output = self._config.audio.output
+        voice = output.voice if isinstance(output.voice, str) else output.voice.id
+        return {
+            "object": "realtime.response",
+            "id": self.id,
+            "status": status,
+            "status_details": None,
+            "output": [],
+            "conversation_id": self._conversation,
+            "output_modalities": self._config.output_modalities,
+            "max_output_tokens": self._config.max_output_tokens,
+            "audio": {"output": {"format": output.format.document(), "voice": voice}},
+            "usage": None,
+            "metadata": self._metadata,
+            **more,
+        }
+
+    def _part(self) -> dict[str, Any]:
+        return (
+            {"type": "audio", "transcript": self.item.text}
+            if self._spoken
+            else {"type": "text", "text": self.item.text}
+        )
+
+    def _place(self, **more: Any) -> dict[str, Any]:
+        return {"response_id": self.id, "output_index": 0, **more}
+
+    def _at(self, **more: Any) -> dict[str, Any]:
+        return {**self._place(), "item_id": self.item.id, "content_index": 0, **more}
+
+
+def _usage(turn: TurnEnded | None) -> dict[str, Any]:
+    """Tokens; of a response that was cancelled nobody knows them."""
+    read, cached, written = (turn.prompt_tokens, turn.cached_tokens, turn.completion_tokens) if turn else (0, 0, 0)
+    return {
+        "total_tokens": read + written,
+        "input_tokens": read,
+        "output_tokens": written,
+        "input_token_details": {"text_tokens": read, "audio_tokens": 0, "image_tokens": 0, "cached_tokens": cached},
+        "output_token_details": {"text_tokens": written, "audio_tokens": 0},
+    }

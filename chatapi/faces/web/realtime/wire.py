@@ -1,0 +1,303 @@
+"""What a client may send: the events of OpenAI's Realtime API, and our two additions, which `Extension` documents.
+
+Fields that OpenAI's models know and that change nothing here (noise reduction, tracing, truncation, ...) are taken and
+have no effect; fields nobody knows are refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import from_json
+
+from chatapi.errors import BadInput, Unprocessable
+from chatapi.faces.web.realtime.sound import RATES
+
+TAGS = frozenset(["server_vad", "semantic_vad", "str", "int", "literal['inf']", "constrained-int"])
+"""What pydantic adds to the path of a fault where several shapes are possible."""
+
+Shape = TypeVar("Shape", bound=BaseModel)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Format(_Part):
+    """How sound is encoded."""
+
+    type: Literal["audio/pcm", "audio/pcmu", "audio/pcma"] = "audio/pcm"
+    rate: int | None = None
+    """Samples a second; every format has one."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Format:
+        if self.rate not in (None, RATES[self.type]):
+            raise ValueError(f"{self.type} has {RATES[self.type]} samples a second")
+        return self
+
+    def document(self) -> dict[str, Any]:
+        """As it is sent."""
+        return {"type": self.type, "rate": RATES[self.type]} if self.type == "audio/pcm" else {"type": self.type}
+
+
+class ServerVad(_Part):
+    """A turn ends after a silence of fixed length."""
+
+    type: Literal["server_vad"]
+    threshold: float = Field(0.5, ge=0, le=1)
+    prefix_padding_ms: int = Field(300, ge=0)
+    """Without effect: a third of a second before the first sound is always kept."""
+    silence_duration_ms: int = Field(500, ge=32, le=10_000)
+    create_response: bool = True
+    interrupt_response: bool = True
+    idle_timeout_ms: None = None
+
+
+class SemanticVad(_Part):
+    """A turn ends when it sounds finished."""
+
+    type: Literal["semantic_vad"]
+    eagerness: Literal["low", "medium", "high", "auto"] = "auto"
+    create_response: bool = True
+    interrupt_response: bool = True
+
+
+class Transcription(_Part):
+    """Whether the client is told what was understood; the model is always the box's own."""
+
+    model: str | None = None
+    language: str | None = None
+    prompt: str | None = None
+    """Without effect."""
+
+
+class Input(_Part):
+    format: Format = Format()
+    noise_reduction: dict[str, Any] | None = None
+    transcription: Transcription | None = Transcription()
+    turn_detection: Annotated[ServerVad | SemanticVad, Field(discriminator="type")] | None = SemanticVad(
+        type="semantic_vad"
+    )
+
+
+class VoiceId(_Part):
+    id: str
+
+
+class Output(_Part):
+    format: Format = Format()
+    voice: str | VoiceId = "default"
+    speed: float = Field(1.0, ge=1, le=1)
+    """The box's own pace; `piper.speed` of its settings changes it."""
+
+
+class Sound(_Part):
+    input: Input = Input()
+    output: Output = Output()
+
+
+class Extension(_Part):
+    """Our additions, for clients that name them: `session.update` with `session.chatapi`.
+
+    Whoever does is sent, besides OpenAI's events:
+    - `chatapi.ledger` {response_id, ledger} after each response.done: when things happened in the turn, in seconds;
+    and with `pausing`:
+    - `chatapi.output_audio.paused`: somebody speaks against the answer; be silent and keep the rest of it;
+    - `chatapi.output_audio.resumed`: it was nothing that matters; go on from where you stopped. When it was, there
+      is `input_audio_buffer.speech_started` instead and the rest is to be thrown away;
+    - `chatapi.transcript.partial` {text}: the whole guess so far, which may change at any word.
+
+    It may send `chatapi.played` {audio_end_ms}: how much of the answer has been heard.
+    """
+
+    pausing: bool = False
+
+
+class Session(_Part):
+    """A session as it is. `Update` names what of it changes."""
+
+    type: Literal["realtime"] = "realtime"
+    model: str | None = None
+    output_modalities: list[Literal["audio", "text"]] = Field(["audio"], min_length=1, max_length=1)
+    instructions: str | None = Field(None, max_length=20_000)
+    max_output_tokens: Annotated[int, Field(ge=1, le=4096)] | Literal["inf"] = "inf"
+    audio: Sound = Sound()
+    tools: list[Any] = Field([], max_length=0)
+    tool_choice: Literal["auto", "none"] = "auto"
+    chatapi: Extension | None = None
+    include: list[str] | None = None
+    parallel_tool_calls: bool | None = None
+    prompt: None = None
+    reasoning: dict[str, Any] | None = None
+    tracing: Literal["auto"] | dict[str, Any] | None = None
+    truncation: str | dict[str, Any] | None = None
+
+    def updated(self, change: Mapping[str, Any]) -> Session:
+        """With the fields of a `session.update`. Raises Unprocessable naming the field that cannot be."""
+        return _checked(Session, _merged(self.model_dump(exclude_unset=True), change), "session.")
+
+
+class ResponseOutput(_Part):
+    format: Format | None = None
+    voice: str | VoiceId | None = None
+
+
+class ResponseSound(_Part):
+    output: ResponseOutput = ResponseOutput()
+
+
+class Response(_Part):
+    """What `response.create` may change for one response."""
+
+    audio: ResponseSound = ResponseSound()
+    conversation: Literal["auto"] = "auto"
+    input: list[Any] | None = Field(None, max_length=0)
+    instructions: str | None = Field(None, max_length=20_000)
+    max_output_tokens: Annotated[int, Field(ge=1, le=4096)] | Literal["inf"] | None = None
+    metadata: dict[str, str] | None = None
+    output_modalities: list[Literal["audio", "text"]] | None = Field(None, min_length=1, max_length=1)
+    parallel_tool_calls: bool | None = None
+    prompt: None = None
+    reasoning: dict[str, Any] | None = None
+    tool_choice: Literal["auto", "none"] | None = None
+    tools: list[Any] = Field([], max_length=0)
+
+
+class Content(_Part):
+    type: Literal["input_text", "output_text"]
+    text: str = Field(max_length=20_000)
+
+
+class Message(_Part):
+    """An item a client may create."""
+
+    type: Literal["message"]
+    role: Literal["user", "assistant", "system"]
+    content: list[Content] = Field(min_length=1, max_length=64)
+    id: str | None = Field(None, min_length=1, max_length=64)
+    object: Literal["realtime.item"] | None = None
+    status: Literal["completed", "incomplete", "in_progress"] | None = None
+
+
+class Event(_Part):
+    """What every event of a client has."""
+
+    type: str
+    event_id: str | None = Field(None, max_length=512)
+
+
+class SessionUpdate(Event):
+    session: dict[str, Any]
+
+
+class Append(Event):
+    audio: str
+
+
+class Create(Event):
+    item: Message
+    previous_item_id: str | None = None
+
+
+class Named(Event):
+    """`conversation.item.delete` and `.retrieve`."""
+
+    item_id: str
+
+
+class Truncate(Event):
+    item_id: str
+    content_index: Literal[0]
+    audio_end_ms: int = Field(ge=0)
+
+
+class ResponseCreate(Event):
+    response: Response = Response()
+
+
+class ResponseCancel(Event):
+    response_id: str | None = None
+
+
+class Played(Event):
+    audio_end_ms: int = Field(ge=0)
+
+
+EVENTS: dict[str, type[Event]] = {
+    "session.update": SessionUpdate,
+    "input_audio_buffer.append": Append,
+    "input_audio_buffer.commit": Event,
+    "input_audio_buffer.clear": Event,
+    "output_audio_buffer.clear": Event,
+    "conversation.item.create": Create,
+    "conversation.item.delete": Named,
+    "conversation.item.retrieve": Named,
+    "conversation.item.truncate": Truncate,
+    "response.create": ResponseCreate,
+    "response.cancel": ResponseCancel,
+    "chatapi.played": Played,
+}
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """The JSON object of a message. Raises BadInput (invalid_json)."""
+    try:
+        document = from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        raise BadInput(f"this is not JSON: {error}", code="invalid_json") from None
+    if not isinstance(document, dict):
+        raise BadInput("an event is a JSON object with a `type`", code="invalid_json")
+    return document
+
+
+def event(document: Mapping[str, Any]) -> Event:
+    """The event a document is. Raises Unprocessable naming what is wrong in `details.param`."""
+    kind = document.get("type")
+    model = EVENTS.get(kind) if isinstance(kind, str) else None
+    if model is None:
+        raise Unprocessable(f"there is no event {kind!r}; there are: {', '.join(EVENTS)}", details={"param": "type"})
+    return _checked(model, document)
+
+
+def _merged(have: Mapping[str, Any], change: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Fields that are given replace those that are there, also inside of `audio`."""
+    merged = dict(have)
+    for name, value in change.items():
+        inner = path + name
+        if inner in ("audio", "audio.input", "audio.output") and isinstance(value, dict):
+            value = _merged(have.get(name, {}), value, inner + ".")
+        merged[name] = value
+    return merged
+
+
+def _checked(model: type[Shape], document: Mapping[str, Any], path: str = "") -> Shape:
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        param = path + ".".join(str(step) for step in fault["loc"] if step not in TAGS)
+        if fault["type"] == "extra_forbidden":
+            raise Unprocessable(f"there is no field {param!r}", code="unknown_parameter", details={"param": param}) \
+                from None  # fmt: skip
+        raise Unprocessable(_told(param, fault["msg"]), details={"param": param}) from None
+
+
+def _told(param: str, message: str) -> str:
+    """Why, where the mere rule does not say it."""
+    reason = REASONS.get(param.rpartition(".")[2])
+    return f"{param}: {reason or message}"
+
+
+REASONS = {
+    "tools": "no tools can be called here; leave them empty",
+    "tool_choice": "no tools can be called here; auto and none are taken",
+    "prompt": "there are no prompt templates here; send `instructions`",
+    "speed": "the box speaks at its own pace, 1.0; its setting piper.speed changes it",
+    "idle_timeout_ms": "nothing is said after an idle time; leave it out",
+    "conversation": "a response always belongs to the conversation; only auto is taken",
+    "input": "a response answers the conversation; create items instead",
+}
+"""Field -> why it cannot have another value."""

@@ -1,0 +1,53 @@
+"""A spoken question over the Realtime API, with the real models and OpenAI's own client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import anyio
+import numpy as np
+import pytest
+from conftest import MODELS, Served, serving
+from test_real import DEFAULTS, QUESTION, say, words
+from test_realtime import RATE, Client, silence, talking
+
+from chatapi import settings
+from chatapi.audio import Audio, decode, wav
+from chatapi.faces.web.realtime.sound import sent
+
+pytestmark = [pytest.mark.real, pytest.mark.anyio]
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    data = tmp_path_factory.mktemp("data")
+    (data / "models").symlink_to(MODELS / "models")
+    with serving(settings.load([*DEFAULTS, f"data={data}"], environ={}).settings) as running:
+        yield running
+
+
+async def speak(client: Client, box: Served, text: str) -> None:
+    """As a microphone does: a tenth of a second at a time, in its own time, and then silence."""
+    sound = decode(await anyio.to_thread.run_sync(say, box, text)).at(RATE).samples
+    heard = np.concatenate([silence(0.3), sound, silence(2.5)])
+    for start in range(0, len(heard), RATE // 10):
+        await client.send("input_audio_buffer.append", audio=sent(heard[start : start + RATE // 10], "audio/pcm"))
+        await anyio.sleep(0.1)
+
+
+async def test_a_spoken_question_is_answered_with_audio_and_transcript(box: Served) -> None:
+    async with talking(box) as client, anyio.create_task_group() as group:
+        await client.update(instructions="Answer in one short sentence.", chatapi={})
+        group.start_soon(speak, client, box, QUESTION)
+        with anyio.fail_after(60):
+            response = (await client.until("response.done"))["response"]
+        ledger = (await client.until("chatapi.ledger"))["ledger"]
+        group.cancel_scope.cancel()
+    assert response["status"] == "completed"
+    heard = next(event for event in client.told if event["type"].endswith("transcription.completed"))
+    assert words(heard["transcript"]) == words(QUESTION)
+    assert "Paris" in response["output"][0]["content"][0]["transcript"]
+    assert ledger["endpoint"] <= ledger["end"] and ledger["first_audio"] is not None
+    answer = wav(Audio(client.audio(), RATE))
+    back = box.client.post("/completion", content=answer, headers={"content-type": "audio/wav"}).json()["heard"]
+    assert "paris" in words(back)
