@@ -24,6 +24,8 @@ BEFORE = 10
 """Frames kept from before an onset: a third of a second, with the soft start of the first word."""
 REOPEN = 4 * RATE
 """Samples after a turn's end within which its speaker may go on as if it had not ended."""
+READING = 0.06
+"""Seconds the language model is given to read what was said before the sound of the pause is judged."""
 AGAINST = 320
 """Milliseconds of speech against an answer after which it is looked at what they say."""
 
@@ -177,7 +179,9 @@ class Ear:
             return
         against = self._hearer.against
         every = frames(AGAINST if against else self._settings.partial_ms) * FRAME
-        if self._looking is None and self._decoding is None and utterance.length - self._decoded >= every:
+        busy = self._looking is not None or self._decoding is not None
+        # In a pause there is nothing new to understand.
+        if not busy and self._endpointing.silence == 0 and utterance.length - self._decoded >= every:
             self._decoded = utterance.length
             if against or self.partials:
                 self._group.start_soon(self._partial, utterance)
@@ -222,8 +226,10 @@ class Ear:
                 if utterance is not self.utterance:
                     return
                 await self._hearer.guessed(text)
-                # While the model thinks, which leaves a core free; the longer the pause, the better it is judged.
                 if judge and self.semantic and text:
+                    # Not while the model reads the prompt, for which it wants every core; the longer the pause, the
+                    # better it is judged.
+                    await anyio.sleep(READING)
                     await self._sounds_finished(utterance)
                 if utterance is self.utterance:
                     self._text = text
