@@ -32,6 +32,8 @@ TEXT = 400
 """Characters given to espeak-ng at once, so that the first sound of a long text comes soon."""
 PHONEMES = 100
 """Most that are spoken at once: about 6 seconds of sound, for which VITS needs some 120 MB more while it computes."""
+KEPT = 40
+"""Phonemes spoken at once whose memory is kept: to take it anew costs the first sound of an answer up to 40 ms."""
 LEVEL = 10 ** (-20 / 20)
 """Loudness of what is spoken, as RMS of full scale: -20 dBFS, the loudest that no sentence has to clip for."""
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -119,7 +121,7 @@ class Piper:
         if place.speaker is not None:
             feeds["sid"] = np.array([place.speaker], np.int64)
         try:
-            output = model.session.run(None, feeds, _shrinking(model.session))[0]
+            output = model.session.run(None, feeds, _shrinking(model.session, len(phonemes)))[0]
         except Exception as error:
             raise EngineFailed(f"the voice {place.onnx.name} failed on {len(ids)} phonemes: {error}") from error
         return _levelled(output.reshape(-1).astype(np.float32, copy=False))
@@ -237,10 +239,10 @@ def _session(onnx: Path, threads: int) -> Any:
         raise ModelFault(f"{onnx} cannot be loaded: {error}") from error
 
 
-def _shrinking(session: Any) -> Any:
-    """Options of a run that gives its memory back afterwards; otherwise the longest sentence's is kept for ever."""
+def _shrinking(session: Any, phonemes: int) -> Any:
+    """Options of a run: after a long one its memory is given back, or it would be kept for ever."""
     options = onnxruntime.RunOptions()
-    if session.get_providers()[0] == "CPUExecutionProvider":
+    if phonemes > KEPT and session.get_providers()[0] == "CPUExecutionProvider":
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
 
