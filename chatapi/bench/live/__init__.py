@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 import anyio.to_thread
 import numpy as np
@@ -15,14 +17,38 @@ from chatapi.bench import Row, Watch
 from chatapi.bench.bare import Bare
 from chatapi.bench.hearing import CORPUS, spoken
 from chatapi.bench.live import scenes
+from chatapi.bench.live.picture import drawn
+from chatapi.bench.live.room import OpenRoom
 from chatapi.bench.live.scenes import STORY
-from chatapi.bench.live.stage import stage
+from chatapi.bench.live.stage import Microphone, Stage, headset, stage
 from chatapi.corpus import Clip
 
 SILENCE = 0.5
 """Seconds of silence after which the simplest of boxes answers."""
+ECHOES = (-20, -12, -6)
+"""Decibels of the loudspeaker's echo at the microphone, above what is played."""
+PICTURE = "bench/live.svg"
+"""Where in the data directory the picture of all timelines is left."""
 LONGEST = 6.0
 """Seconds of the longest clip used."""
+
+
+_stages: list[tuple[str, Stage]] = []
+"""Of the run in progress, for its picture."""
+
+
+@asynccontextmanager
+async def _stage(
+    name: str, appliance: Appliance, microphone: Microphone = headset, seed: int = 0
+) -> AsyncIterator[Stage]:
+    async with stage(appliance.live, microphone, seed) as made:
+        _stages.append((name, made))
+        yield made
+
+
+def _keep(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
 
 
 async def measure(appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterator[Row]:
@@ -36,12 +62,15 @@ async def measure(appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterato
     async for row in _interruptions(appliance, request, clips[-2 * rounds :]):
         yield row
     yield await _disturbances(appliance, request, rounds)
+    yield await _open_room(appliance, request, rounds)
     yield await _quiet(appliance, rounds)
+    await anyio.to_thread.run_sync(_keep, appliance.settings.data / PICTURE, drawn(_stages))
+    _stages.clear()
 
 
 async def _answers(appliance: Appliance, bare: Bare, clips: Sequence[Clip]) -> AsyncIterator[Row]:
     latencies, ratios, errors, words, unanswered = [], [], 0, 0, 0
-    async with stage(appliance.live) as room:
+    async with _stage("questions", appliance) as room:
         for clip in clips:
             answered = await scenes.question(room, clip)
             chain = SILENCE + await _chain(appliance, bare, clip.samples)
@@ -70,7 +99,7 @@ async def _chain(appliance: Appliance, bare: Bare, samples: Samples) -> float:
 
 async def _hesitations(appliance: Appliance, clips: Sequence[Clip]) -> Row:
     cut = []
-    async with stage(appliance.live) as room:
+    async with _stage("hesitations", appliance) as room:
         for number, clip in enumerate(clips):
             cut.append(await scenes.hesitation(room, clip, scenes.PAUSES[number % len(scenes.PAUSES)]))
     return Row("live", f"cut off in a pause of 0.4 to 1 s, of {len(cut)}", scenes.share(cut), "%", 10)
@@ -79,7 +108,7 @@ async def _hesitations(appliance: Appliance, clips: Sequence[Clip]) -> Row:
 async def _interruptions(appliance: Appliance, request: Samples, clips: Sequence[Clip]) -> AsyncIterator[Row]:
     found = []
     for clip in clips:
-        async with stage(appliance.live) as room:
+        async with _stage("interruption", appliance) as room:
             found.append(await scenes.interruption(room, request, clip))
     times = [each for each in found if each is not None]
     yield Row("live", f"interruption to silence, 95th percentile of {len(times)}", _of(times, 95), "s", 0.25)
@@ -93,9 +122,20 @@ async def _disturbances(appliance: Appliance, request: Samples, rounds: int) -> 
         sounds = scenes.noises(random)
         sounds["mhm"] = await spoken(appliance, "Mhm.")
         for sound in sounds.values():
-            async with stage(appliance.live) as room:
+            async with _stage("noise", appliance) as room:
                 lost.append(await scenes.disturbance(room, request, sound))
     return Row("live", f"answers lost to coughs, doors, keys and mhm, of {len(lost)}", sum(lost), "", 0)
+
+
+async def _open_room(appliance: Appliance, request: Samples, rounds: int) -> Row:
+    found = 0
+    for number in range(rounds):
+        for decibels in ECHOES:
+            room = OpenRoom(decibels, np.random.default_rng(number))
+            async with _stage(f"echo {decibels} dB", appliance, room, number) as on_stage:
+                found += await scenes.monologue(on_stage, request)
+    what = f"answers to itself, echo of {ECHOES[0]} to {ECHOES[-1]} dB, of {rounds * len(ECHOES)}"
+    return Row("live", what, found, "", 0)
 
 
 async def _quiet(appliance: Appliance, rounds: int) -> Row:
@@ -104,7 +144,7 @@ async def _quiet(appliance: Appliance, rounds: int) -> Row:
     turns = 0
     for _ in range(rounds):
         hiss = 0.05 * corpus.coloured(seconds * RATE, random, falling=True)
-        async with stage(appliance.live) as room:
+        async with _stage("quiet", appliance) as room:
             turns += await scenes.quiet(room, hiss)
             turns += await scenes.quiet(room, scenes.music(seconds, random))
     return Row("live", f"turns made of {2 * rounds * seconds} s of noise and music", turns, "", 0)

@@ -11,7 +11,7 @@ import numpy as np
 from chatapi.audio import RATE, Samples
 from chatapi.bench.live.stage import Stage
 from chatapi.corpus import Clip, coloured
-from chatapi.events import AnswerStarted, Interrupted, SpeechStarted, TurnEnded
+from chatapi.events import AnswerStarted, Interrupted, TurnEnded
 
 PAUSES = (0.4, 0.7, 1.0)
 """Seconds somebody hesitates in the middle of a sentence."""
@@ -89,9 +89,7 @@ async def monologue(stage: Stage, request: Samples) -> int:
     _, end = await stage.say(request, STORY)
     await stage.answered(end, 60)
     await stage.wait(3)
-    answers = stage.came(AnswerStarted, end)
-    started = stage.came(SpeechStarted, end + 0.5)
-    return stage.came(Interrupted, end) + max(0, answers - 1) + (started if stage.speaker.busy else 0)
+    return stage.came(Interrupted, end) + max(0, stage.came(AnswerStarted, end) - 1)
 
 
 async def quiet(stage: Stage, sound: Samples) -> int:

@@ -21,6 +21,10 @@ TAIL = 4
 """Seconds of echo that are kept."""
 
 
+Microphone = Callable[[Samples, Samples], Samples]
+"""What it gives of 20 ms that are said and 20 ms that are played."""
+
+
 class Speaker:
     """Plays what it is given, in time, and remembers what was to be heard."""
 
@@ -73,7 +77,7 @@ class Stage:
         self,
         session: Session,
         events: MemoryObjectReceiveStream[LiveEvent],
-        microphone: Callable[[Samples, Samples], Samples],
+        microphone: Microphone,
         random: np.random.Generator,
     ) -> None:
         self.speaker = Speaker()
@@ -152,9 +156,7 @@ def headset(said: Samples, played: Samples) -> Samples:
 
 
 @asynccontextmanager
-async def stage(
-    live: Live, microphone: Callable[[Samples, Samples], Samples] = headset, seed: int = 0
-) -> AsyncIterator[Stage]:
+async def stage(live: Live, microphone: Microphone = headset, seed: int = 0) -> AsyncIterator[Stage]:
     """A stage with a session of its own, answers the same each time."""
     options = Options(temperature=0, max_tokens=60)
     async with live.session(options) as (session, events):

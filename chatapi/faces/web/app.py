@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 import socket
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -66,7 +67,8 @@ def bound(host: str, port: int) -> socket.socket:
     try:
         listening = socket.create_server((host, port), family=family, backlog=256)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        # Python's own words name the address a second time.
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
         raise SettingsFault(f"cannot listen on {host}:{port}: {reason}; set server.host or server.port") from error
     # Accepted connections inherit it. Without it a reply's second packet waits 40 ms for the first one's receipt.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
