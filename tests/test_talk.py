@@ -69,7 +69,7 @@ def talking(room: Room, data: Path, *chosen: str) -> Iterator[Talking]:
         running.wait("listening", seconds=60)
         yield running
         process.send_signal(signal.SIGINT)
-        assert process.wait(15) == 130, running.lines
+        assert process.wait(15) == 0, running.lines
     finally:
         process.kill()
         process.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import anyio
@@ -37,7 +38,12 @@ async def talk(settings: Settings) -> int:
             if manual:
                 group.start_soon(_keys, conversation)
             group.start_soon(_watch, conversation, console)
-            await conversation.run()
+            group.start_soon(conversation.run)
+            # Its own, because a program that is started in the background has SIGINT ignored.
+            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                async for _ in signals:
+                    break
+            group.cancel_scope.cancel()
     except Exception as error:
         raise alone(error) from None
     return 0
