@@ -223,24 +223,24 @@ class Ear:
             self._looking = scope
             try:
                 text = await self._understood(utterance)
-                if utterance is not self.utterance:
-                    return
-                await self._hearer.guessed(text)
-                if judge and self.semantic and text:
-                    # Not while the model reads the prompt, for which it wants every core; the longer the pause, the
-                    # better it is judged.
-                    await anyio.sleep(READING)
-                    await self._sounds_finished(utterance)
                 if utterance is self.utterance:
-                    self._text = text
-                    if judge:
-                        await self._is_over(utterance)
+                    await self._hearer.guessed(text)
+                    if judge and self.semantic and text:
+                        # Not while the model reads the prompt, for which it wants every core; the longer the pause,
+                        # the better it is judged.
+                        await anyio.sleep(READING)
+                        await self._sounds_finished(utterance)
             except ChatapiError as error:
-                self._text = ""
+                text = ""
                 await self._hearer.failed(error)
             finally:
                 if self._looking is scope:
                     self._looking = None
+        # What follows from it is not to be cancelled half-way by who goes on now.
+        if not scope.cancel_called and utterance is self.utterance:
+            self._text = text
+            if judge:
+                await self._is_over(utterance)
 
     async def _sounds_finished(self, utterance: Utterance) -> None:
         sound = utterance.samples()
@@ -262,9 +262,10 @@ class Ear:
             self._decoding = scope
             try:
                 text = await self._understood(utterance)
-                if utterance is self.utterance and self._looking is None:
-                    await self._hearer.partly(utterance, text)
             except ChatapiError as error:
+                text = ""
                 await self._hearer.failed(error)
             finally:
                 self._decoding = None
+        if not scope.cancel_called and utterance is self.utterance and self._looking is None:
+            await self._hearer.partly(utterance, text)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import anyio
 from anyio.abc import TaskGroup
 
 from chatapi.abilities.answering import Answered, Manner
@@ -269,8 +270,10 @@ class Session:
         answer.drop()
         self.against, self.answer = False, None
         if answer.released:
-            await self._send(Interrupted(heard, text))
-            await self.said(answer, f"{text} —" if text else "—")
+            # Who goes on speaking cancels what was begun in their pause, but not this.
+            with anyio.CancelScope(shield=True):
+                await self._send(Interrupted(heard, text))
+                await self.said(answer, f"{text} —" if text else "—")
 
     async def _retract(self, answer: Answer) -> None:
         """An answer nobody heard anything of, to a turn that was not over: it never was."""
