@@ -35,25 +35,26 @@ _DOTTED = re.compile(r"(?:[^\W\d_]\.){1,5}[^\W\d_]|Ph\.D")
 _WIDE = re.compile(r"[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
 
 
-def _set(words: str) -> frozenset[str]:
-    return frozenset(words.split())
+def word_set(words: str, between: str | None = None) -> frozenset[str]:
+    """Words with spaces between them, or phrases with another mark."""
+    return frozenset(words.split(between))
 
 
-BEFORE_A_NAME = _set(
+BEFORE_A_NAME = word_set(
     "Mr Mrs Ms Messrs Dr Prof St Mt Ft Rev Hon Gen Col Capt Lt Sgt Gov Sen Rep Pres Herr Hr Fr Sra Dra Mme Mlle Me "
     "e.g i.e eg ie cf vs viz approx ca circa z.B d.h u.a s.u v.a bzw ggf vgl evtl incl inkl p.ej"
 )
 """Abbreviations that never end a sentence."""
-BEFORE_A_NUMBER = _set(
+BEFORE_A_NUMBER = word_set(
     "No no Nos nos Nr nr Num N n p P pp S Fig fig Figs Vol vol Ch ch Sec sec Art art Abb Kap Bd Eq eq Ver ver v"
 )
 """Abbreviations when a number follows, words otherwise."""
-MAY_END = _set(
+MAY_END = word_set(
     "etc Inc Ltd Corp Co Cos Bros Jr Sr Esq Ave Blvd Rd Dept dept est Est usw al ft oz lb lbs min max "
     "Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec Mon Tue Wed Thu Fri Ph.D"
 )
 """Abbreviations that end a sentence only when the next word looks like the start of one."""
-STARTERS = _set(
+STARTERS = word_set(
     "a an the it it's its he he's she she's they they're we we're you you're i i'm i'll i've his her their our your my "
     "this that that's these those there there's here in on at by for from with after before since during once and but "
     "or so yet if when while as although though because however then also thus therefore instead meanwhile finally "
@@ -63,15 +64,17 @@ STARTERS = _set(
     "el los las una y pero lo gli ma e"
 )
 """Words that begin sentences more often than they are part of a name."""
-_MONTHS = _set("januar jänner februar märz april mai juni juli august september oktober november dezember jahrhundert")
+_MONTHS = word_set(
+    "januar jänner februar märz april mai juni juli august september oktober november dezember jahrhundert"
+)
 """After "3." these make it an ordinal, in German; other languages go on in lower case."""
-_CONJUNCTIONS = _set(
+_CONJUNCTIONS = word_set(
     "and but because while although whereas which where when unless und aber weil sondern denn mais lorsque pero "
     "porque aunque perché mentre"
 )
 _PAUSES_BEFORE = (
-    _CONJUNCTIONS | _set("or so that who whose if"),
-    _set(
+    _CONJUNCTIONS | word_set("or so that who whose if"),
+    word_set(
         "as than after before in on at for from with to by through into over under between about is are was were has "
         "have can will"
     ),

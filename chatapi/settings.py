@@ -202,10 +202,8 @@ class Mic(_Table):
     """The microphone's name or a part of it; empty: the system's default."""
     output: str = ""
     """The speaker's name or a part of it; empty: the system's default."""
-    mode: Literal["hands_free", "push_to_talk", "wake_word"] = "hands_free"
-    """What starts a turn: speech, a key, or the wake word."""
-    wake_word: Literal["okay_nabu", "hey_jarvis", "hey_mycroft", "alexa"] = "okay_nabu"
-    """The words that start a turn in the mode wake_word."""
+    mode: Literal["hands_free", "push_to_talk"] = "hands_free"
+    """What starts a turn: speech, or the Enter key of `chatapi talk`."""
     chimes: bool = True
     """Short sounds that say where a turn is."""
     cancel_echo: bool = True

@@ -9,7 +9,7 @@ import time
 import anyio
 
 from chatapi.appliance import Appliance
-from chatapi.errors import alone
+from chatapi.errors import SettingsFault, alone
 from chatapi.faces.mic.conversation import MicConversation
 from chatapi.faces.web.app import bound, carry, create_app, server
 from chatapi.settings import Settings
@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 async def serve(settings: Settings) -> int:
     """Listen at once, load meanwhile; `/ready` tells when. Raises what keeps the models from loading."""
+    if settings.mic.enabled and settings.mic.mode == "push_to_talk":
+        raise SettingsFault("mic.mode push_to_talk needs a key: use `chatapi talk`; `serve` listens hands_free")
     begun = time.monotonic()
     listening = bound(settings.server.host, settings.server.port)
     host, port = listening.getsockname()[:2]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from chatapi.abilities.answering import Answering
+from chatapi.abilities.live.memory import Memory
 from chatapi.abilities.live.session import Options, Session
 from chatapi.abilities.speaking import Speaking
 from chatapi.abilities.transcription import Transcription
 from chatapi.errors import Busy, alone
 from chatapi.events import LiveEvent
-from chatapi.history import Exchange, History, Recalled
+from chatapi.history import History, Recalled
 from chatapi.metrics import Metrics
 from chatapi.settings import Settings
 from chatapi.workers import Engines, Worker
@@ -66,7 +66,8 @@ class Live:
                 recalled = await self.history.call(lambda history: history.recall(conversation))
             send, receive = anyio.create_memory_object_stream[LiveEvent](AHEAD)
             async with send, receive, anyio.create_task_group() as group:
-                yield Session(self, group, recalled, options or Options(), send.send), receive
+                memory = Memory(self.history, recalled)
+                yield Session(self, group, memory, options or Options(), send.send), receive
                 group.cancel_scope.cancel()
         except Exception as error:
             if (one := alone(error)) is not error:
@@ -74,18 +75,3 @@ class Live:
             raise
         finally:
             self.sessions -= 1
-
-    async def told(self, session: Session, asked: str, answered: str) -> int:
-        """Put an exchange that was not held here at the end of what the session remembers; tells its number."""
-        recalled = replace(session.recalled, system=session.options.system)
-        number = await self.history.call(lambda history: history.add(recalled, asked, answered))
-        session.recalled = replace(recalled, exchanges=(*recalled.exchanges, Exchange(number, asked, answered)))
-        return number
-
-    async def amend(self, session: Session, number: int, asked: str, answered: str) -> None:
-        """Change an exchange of the past; without any words it never was."""
-        gone = not asked and not answered
-        await self.history.call(lambda history: history.amend(number, None if gone else answered, asked))
-        kept = (e for e in session.recalled.exchanges if e.number != number or not gone)
-        exchanges = tuple(Exchange(number, asked, answered) if e.number == number else e for e in kept)
-        session.recalled = replace(session.recalled, exchanges=exchanges)

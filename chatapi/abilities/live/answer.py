@@ -31,7 +31,6 @@ class Answer:
     def __init__(self, answering: Answering, recalled: Recalled, asked: str, manner: Manner, since: float) -> None:
         self.asked = asked
         self.playback = Playback()
-        self.answered: Answered | None = None
         self.number: int | None = None
         """Of its exchange in the history, once it is there."""
         self.over = False
@@ -58,8 +57,7 @@ class Answer:
             except Exception as raised:
                 await self._failed(raised)
                 return
-            self.answered = answered
-            await self._until_released()
+            await self._going.wait()
             self.ledger = replace(self.ledger, spoken=answered.spoken)
             self.mark("end")
             await ended(self, answered)
@@ -111,13 +109,10 @@ class Answer:
             self._sounding.set()
         await self._send(event)
 
-    async def _until_released(self) -> None:
-        await self._going.wait()
-
     async def _failed(self, raised: Exception) -> None:
         error = alone(raised)
         known = error if isinstance(error, ChatapiError) else EngineFailed(f"the answer failed: {error!r}")
-        await self._until_released()
+        await self._going.wait()
         assert self._send is not None  # noqa: S101 - released
         await self._send(Failed(known))
         if self._manner.voice is not None:

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from chatapi.abilities.live.interruption import word_set
 from chatapi.audio import RATE
 from chatapi.segmenter import FRAME, HYSTERESIS
+from chatapi.sentences import word_set
 from chatapi.settings import Live
 
 PROBE = 2

@@ -6,11 +6,7 @@ import difflib
 import re
 from enum import Enum
 
-
-def word_set(words: str, between: str | None = None) -> frozenset[str]:
-    """Words with spaces between them, or phrases with another mark."""
-    return frozenset(words.split(between))
-
+from chatapi.sentences import word_set
 
 STOP = word_set(
     "stop|stop it|stop stop|please stop|stop please|okay stop|ok stop|no stop|stop talking|be quiet|quiet|shut up|"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,29 +10,31 @@ import anyio
 from anyio.abc import TaskGroup
 
 from chatapi.abilities.answering import Answered, Manner
-from chatapi.abilities.live.answer import Answer
+from chatapi.abilities.live.answer import Answer, Send
 from chatapi.abilities.live.endpointing import Rules
 from chatapi.abilities.live.interruption import Meaning, echoed, meaning, stops
 from chatapi.abilities.live.listening import Ear
+from chatapi.abilities.live.memory import Memory
 from chatapi.abilities.live.utterance import Utterance
 from chatapi.audio import RATE, Samples
 from chatapi.engines import Voice
 from chatapi.errors import ChatapiError
-from chatapi.events import Failed, Interrupted, LiveEvent, Resumed, SpeechStarted, SpeechStopped, Transcript
+from chatapi.events import Failed, Interrupted, Resumed, SpeechStarted, SpeechStopped, Transcript
 from chatapi.gate import Priority
-from chatapi.history import Exchange, Recalled
+from chatapi.history import Recalled
 
 if TYPE_CHECKING:
     from chatapi.abilities.live import Live
 
-Send = Callable[[LiveEvent], Awaitable[None]]
 UNHEARD = 0.1
 """Seconds of an answer that nobody notices."""
 ECHO = 3.0
 """Seconds after an answer in which what is heard may be its echo."""
 LATE = 0.5
 """Seconds of the answer after what has been heard that its echo may already hold."""
-HINT = " An answer of yours that ends in a dash was interrupted there by the user."
+BROKEN_OFF = "—"
+"""Ends an answer in the history of which no more was heard."""
+HINT = f" An answer of yours that ends in {BROKEN_OFF} was interrupted there by the user."
 
 
 @dataclass
@@ -66,8 +67,8 @@ class Options:
 class Session:
     """Made by `Live.session`. All methods belong to its event loop."""
 
-    def __init__(self, live: Live, group: TaskGroup, recalled: Recalled, options: Options, send: Send) -> None:
-        self.recalled = recalled
+    def __init__(self, live: Live, group: TaskGroup, memory: Memory, options: Options, send: Send) -> None:
+        self.memory = memory
         self.answer: Answer | None = None
         self.against = False
         self.pending: list[str] = []
@@ -77,6 +78,8 @@ class Session:
         self._live = live
         self._group = group
         self._send = send
+        self._writing = anyio.Lock()
+        """Held while what an answer said is put into the memory, so that it is put there once."""
         self._ear = Ear(live.engines, live.transcription, live.settings, group, self)
         self.change(options)
 
@@ -88,6 +91,11 @@ class Session:
         ear.language, ear.silence_ms = options.language, options.silence_ms
         threshold = settings.vad.threshold if options.threshold is None else options.threshold
         ear.follow_rules(Rules.of(settings.live, threshold, options.patience))
+
+    @property
+    def recalled(self) -> Recalled:
+        """What is remembered."""
+        return self.memory.recalled
 
     @property
     def seconds(self) -> float:
@@ -129,15 +137,9 @@ class Session:
         await self._interrupt(answer)
         return True
 
-    async def said(self, answer: Answer, text: str) -> None:
-        """Correct what an answer said."""
-        if answer.number is None:
-            await self._remember(answer, text)
-            return
-        number = answer.number
-        await self._live.history.call(lambda history: history.amend(number, text))
-        exchanges = tuple(replace(e, answered=text) if e.number == number else e for e in self.recalled.exchanges)
-        self.recalled = replace(self.recalled, exchanges=exchanges)
+    async def broke_off(self, answer: Answer, words: str) -> None:
+        """Only these words of it were heard."""
+        await self._said(answer, f"{words} {BROKEN_OFF}".lstrip())
 
     # What the ear tells
 
@@ -239,11 +241,15 @@ class Session:
         if options.speak:
             voice = self._live.speaking.voice(options.voice, options.language or "")
         manner = Manner(voice, options.max_tokens, options.temperature, None, Priority.LIVE)
-        system = options.system if options.system is not None else self._live.settings.llm.system
-        recalled = replace(self.recalled, system=system + HINT)
-        self.answer = Answer(self._live.answering, recalled, asked, manner, since)
+        self.answer = Answer(self._live.answering, self._told(), asked, manner, since)
         self.answer.mark("transcript")
         self._group.start_soon(self.answer.run, self._ended)
+
+    def _told(self) -> Recalled:
+        """What the model is given; the hint only where it applies, for another system prompt has to be read anew."""
+        system = self.options.system if self.options.system is not None else self._live.settings.llm.system
+        hint = HINT if any(e.answered.endswith(BROKEN_OFF) for e in self.recalled.exchanges) else ""
+        return replace(self.recalled, system=system + hint)
 
     async def _release(self) -> None:
         answer = self.answer
@@ -255,13 +261,17 @@ class Session:
     async def _ended(self, answer: Answer, answered: Answered) -> None:
         """An answer is whole: it is remembered, as if all of it had been heard."""
         self._live.metrics.turn(answer.ledger)
-        await self._remember(answer, answered.reply)
+        # Not half-way: whoever interrupts now waits, and then knows which exchange to correct.
+        with anyio.CancelScope(shield=True):
+            await self._said(answer, answered.reply)
 
-    async def _remember(self, answer: Answer, reply: str) -> None:
-        recalled = replace(self.recalled, system=self.options.system)
-        number = await self._live.history.call(lambda history: history.add(recalled, answer.asked, reply))
-        answer.number = number
-        self.recalled = replace(self.recalled, exchanges=(*recalled.exchanges, Exchange(number, answer.asked, reply)))
+    async def _said(self, answer: Answer, text: str) -> None:
+        """Remember what it said, or correct it."""
+        async with self._writing:
+            if answer.number is None:
+                answer.number = await self.memory.add(self.options.system, answer.asked, text)
+            else:
+                await self.memory.amend(answer.number, text)
 
     async def _interrupt(self, answer: Answer) -> None:
         """Silence; what was heard of the answer is what was said."""
@@ -273,7 +283,7 @@ class Session:
             # Who goes on speaking cancels what was begun in their pause, but not this.
             with anyio.CancelScope(shield=True):
                 await self._send(Interrupted(heard, text))
-                await self.said(answer, f"{text} —" if text else "—")
+                await self.broke_off(answer, text)
 
     async def _retract(self, answer: Answer) -> None:
         """An answer nobody heard anything of, to a turn that was not over: it never was."""
@@ -281,7 +291,6 @@ class Session:
         self.answer = None
         self.pending, self._taken = self._taken, []
         await self._send(Interrupted(0.0, "", retracted=True))
-        if (number := answer.number) is not None:
-            await self._live.history.call(lambda history: history.amend(number, None))
-            kept = tuple(exchange for exchange in self.recalled.exchanges if exchange.number != number)
-            self.recalled = replace(self.recalled, exchanges=kept)
+        async with self._writing:
+            if answer.number is not None:
+                await self.memory.forget(answer.number)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio.to_thread
@@ -33,17 +32,36 @@ LONGEST = 6.0
 """Seconds of the longest clip used."""
 
 
-_stages: list[tuple[str, Stage]] = []
-"""Of the run in progress, for its picture."""
+class Theatre:
+    """Stages one after another, each with a conversation of its own."""
+
+    def __init__(self, appliance: Appliance, request: Samples) -> None:
+        self.request = request
+        """Somebody asks for a long story."""
+        self.stages: list[tuple[str, Stage]] = []
+        self._appliance = appliance
+
+    @asynccontextmanager
+    async def stage(self, name: str, microphone: Microphone = headset, seed: int = 0) -> AsyncIterator[Stage]:
+        async with stage(self._appliance.live, microphone, seed) as made:
+            self.stages.append((name, made))
+            yield made
 
 
-@asynccontextmanager
-async def _stage(
-    name: str, appliance: Appliance, microphone: Microphone = headset, seed: int = 0
-) -> AsyncIterator[Stage]:
-    async with stage(appliance.live, microphone, seed) as made:
-        _stages.append((name, made))
-        yield made
+async def measure(appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterator[Row]:
+    """Every round has four questions, three hesitations, two interruptions, four noises and 20 s without a word."""
+    clips = [clip for clip in corpus.read(CORPUS, "held-out", ["en"]) if not clip.noise and clip.seconds < LONGEST]
+    clips = clips[:: max(1, len(clips) // (9 * rounds))]
+    theatre = Theatre(appliance, await spoken(appliance, STORY))
+    async for row in _answers(theatre, bare, clips[: 4 * rounds]):
+        yield row
+    yield await _hesitations(theatre, clips[: 3 * rounds])
+    async for row in _interruptions(theatre, clips[-2 * rounds :]):
+        yield row
+    yield await _disturbances(theatre, await spoken(appliance, "Mhm."), rounds)
+    yield await _open_room(theatre, rounds)
+    yield await _quiet(theatre, rounds)
+    await anyio.to_thread.run_sync(_keep, appliance.settings.data / PICTURE, drawn(theatre.stages))
 
 
 def _keep(file: Path, text: str) -> None:
@@ -51,29 +69,12 @@ def _keep(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8")
 
 
-async def measure(appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterator[Row]:
-    """Every round has four questions, three hesitations, two interruptions, four noises and 20 s without a word."""
-    clips = [clip for clip in corpus.read(CORPUS, "held-out", ["en"]) if not clip.noise and clip.seconds < LONGEST]
-    clips = clips[:: max(1, len(clips) // (9 * rounds))]
-    request = await spoken(appliance, STORY)
-    async for row in _answers(appliance, bare, clips[: 4 * rounds]):
-        yield row
-    yield await _hesitations(appliance, clips[: 3 * rounds])
-    async for row in _interruptions(appliance, request, clips[-2 * rounds :]):
-        yield row
-    yield await _disturbances(appliance, request, rounds)
-    yield await _open_room(appliance, request, rounds)
-    yield await _quiet(appliance, rounds)
-    await anyio.to_thread.run_sync(_keep, appliance.settings.data / PICTURE, drawn(_stages))
-    _stages.clear()
-
-
-async def _answers(appliance: Appliance, bare: Bare, clips: Sequence[Clip]) -> AsyncIterator[Row]:
+async def _answers(theatre: Theatre, bare: Bare, clips: Sequence[Clip]) -> AsyncIterator[Row]:
     latencies, ratios, errors, words, unanswered = [], [], 0, 0, 0
-    async with _stage("questions", appliance) as room:
+    async with theatre.stage("questions") as room:
         for clip in clips:
             answered = await scenes.question(room, clip)
-            chain = SILENCE + await _chain(appliance, bare, clip.samples)
+            chain = SILENCE + await _chain(bare, clip.samples)
             said = wer.words(clip.text)
             errors, words = errors + wer.edits(said, wer.words(answered.asked)), words + len(said)
             if answered.latency is None:
@@ -83,12 +84,12 @@ async def _answers(appliance: Appliance, bare: Bare, clips: Sequence[Clip]) -> A
             ratios.append(answered.latency / chain)
     yield Row("live", f"end of speech to first sound, median of {len(latencies)}", _of(latencies, 50), "s", 0.45)
     yield Row("live", "end of speech to first sound, 95th percentile", _of(latencies, 95), "s", 0.8)
-    yield Row("live", "times half a second of silence and the bare chain", statistics.median(ratios), "", 0.7)
+    yield Row("live", "times half a second of silence and the bare chain", _of(ratios, 50), "", 0.7)
     yield Row("live", "questions that were not answered", unanswered, "", 0)
     yield Row("live", "word errors", 100 * errors / max(1, words), "%")
 
 
-async def _chain(appliance: Appliance, bare: Bare, samples: Samples) -> float:
+async def _chain(bare: Bare, samples: Samples) -> float:
     """Seconds the bare engines take to hear, think and speak the same."""
     watch = Watch()
     text = await anyio.to_thread.run_sync(bare.hear, samples)
@@ -97,57 +98,66 @@ async def _chain(appliance: Appliance, bare: Bare, samples: Samples) -> float:
     return watch.seconds
 
 
-async def _hesitations(appliance: Appliance, clips: Sequence[Clip]) -> Row:
+async def _hesitations(theatre: Theatre, clips: Sequence[Clip]) -> Row:
     cut = []
-    async with _stage("hesitations", appliance) as room:
+    async with theatre.stage("hesitations") as room:
         for number, clip in enumerate(clips):
             cut.append(await scenes.hesitation(room, clip, scenes.PAUSES[number % len(scenes.PAUSES)]))
     return Row("live", f"cut off in a pause of 0.4 to 1 s, of {len(cut)}", scenes.share(cut), "%", 10)
 
 
-async def _interruptions(appliance: Appliance, request: Samples, clips: Sequence[Clip]) -> AsyncIterator[Row]:
-    found = []
+async def _interruptions(theatre: Theatre, clips: Sequence[Clip]) -> AsyncIterator[Row]:
+    found: list[float | None] = []
     for clip in clips:
-        async with _stage("interruption", appliance) as room:
-            found.append(await scenes.interruption(room, request, clip))
+        with suppress(scenes.NoStory):
+            async with theatre.stage("interruption") as room:
+                found.append(await scenes.interruption(room, theatre.request, clip))
     times = [each for each in found if each is not None]
     yield Row("live", f"interruption to silence, 95th percentile of {len(times)}", _of(times, 95), "s", 0.25)
-    yield Row("live", "interruptions missed", scenes.share([each is None for each in found]), "%", 5)
+    missed = [each is None for each in found]
+    yield Row("live", f"interruptions missed, of {len(missed)}", scenes.share(missed), "%", 5)
 
 
-async def _disturbances(appliance: Appliance, request: Samples, rounds: int) -> Row:
+async def _disturbances(theatre: Theatre, mhm: Samples, rounds: int) -> Row:
     random = np.random.default_rng(1)
-    lost = []
+    lost: dict[str, list[bool]] = {}
     for _ in range(rounds):
-        sounds = scenes.noises(random)
-        sounds["mhm"] = await spoken(appliance, "Mhm.")
-        for sound in sounds.values():
-            async with _stage("noise", appliance) as room:
-                lost.append(await scenes.disturbance(room, request, sound))
-    return Row("live", f"answers lost to coughs, doors, keys and mhm, of {len(lost)}", sum(lost), "", 0)
+        for name, sound in {**scenes.noises(random), "mhm": mhm}.items():
+            with suppress(scenes.NoStory):
+                async with theatre.stage(name) as room:
+                    lost.setdefault(name, []).append(await scenes.disturbance(room, theatre.request, sound))
+    told = ", ".join(f"{name} {sum(found)} of {len(found)}" for name, found in lost.items())
+    return Row("live", f"answers lost to a noise: {told}", _sum(sum(found) for found in lost.values()), "", 0)
 
 
-async def _open_room(appliance: Appliance, request: Samples, rounds: int) -> Row:
-    found = 0
+async def _open_room(theatre: Theatre, rounds: int) -> Row:
+    found = []
     for number in range(rounds):
         for decibels in ECHOES:
-            room = OpenRoom(decibels, np.random.default_rng(number))
-            async with _stage(f"echo {decibels} dB", appliance, room, number) as on_stage:
-                found += await scenes.monologue(on_stage, request)
-    what = f"answers to itself, echo of {ECHOES[0]} to {ECHOES[-1]} dB, of {rounds * len(ECHOES)}"
-    return Row("live", what, found, "", 0)
+            microphone = OpenRoom(decibels, np.random.default_rng(number))
+            with suppress(scenes.NoStory):
+                async with theatre.stage(f"echo {decibels} dB", microphone, number) as room:
+                    found.append(await scenes.monologue(room, theatre.request))
+    what = f"answers to itself, echo of {ECHOES[0]} to {ECHOES[-1]} dB, of {len(found)}"
+    return Row("live", what, _sum(found), "", 0)
 
 
-async def _quiet(appliance: Appliance, rounds: int) -> Row:
+async def _quiet(theatre: Theatre, rounds: int) -> Row:
     random = np.random.default_rng(2)
     seconds = 10
     turns = 0
     for _ in range(rounds):
         hiss = 0.05 * corpus.coloured(seconds * RATE, random, falling=True)
-        async with _stage("quiet", appliance) as room:
+        async with theatre.stage("quiet") as room:
             turns += await scenes.quiet(room, hiss)
             turns += await scenes.quiet(room, scenes.music(seconds, random))
     return Row("live", f"turns made of {2 * rounds * seconds} s of noise and music", turns, "", 0)
+
+
+def _sum(found: Iterable[int]) -> float:
+    """Not a number, which meets no target, when there is nothing to add up."""
+    counted = list(found)
+    return sum(counted) if counted else float("nan")
 
 
 def _of(found: Sequence[float], percent: float) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from chatapi.audio import RATE, Samples
 from chatapi.bench.live.stage import Stage
 from chatapi.corpus import Clip, coloured
-from chatapi.events import AnswerStarted, Interrupted, TurnEnded
+from chatapi.events import AnswerStarted, Interrupted
 
 PAUSES = (0.4, 0.7, 1.0)
 """Seconds somebody hesitates in the middle of a sentence."""
@@ -51,19 +51,24 @@ async def hesitation(stage: Stage, clip: Clip, pause: float) -> bool:
     return spoke is not None and spoke < resumed + 0.2
 
 
-async def begin_story(stage: Stage, request: Samples) -> bool:
-    """Have the box speak for long; whether it does, for a second already."""
+class NoStory(Exception):
+    """The box did not speak, or not for long, so that nothing can be said of how it is interrupted."""
+
+
+async def begin_story(stage: Stage, request: Samples) -> float:
+    """Have the box speak for long; when it was asked to. Raises NoStory unless it does, and goes on."""
     _, end = await stage.say(request, STORY)
     if not await stage.until(lambda: stage.speaker.first(end) is not None):
-        return False
+        raise NoStory
     await stage.wait(1.0)
-    return stage.speaker.busy
+    if not stage.speaker.busy:
+        raise NoStory
+    return end
 
 
 async def interruption(stage: Stage, request: Samples, clip: Clip) -> float | None:
     """Speak against an answer: seconds from its onset until the box is silent for good; None: it went on."""
-    if not await begin_story(stage, request):
-        return None
+    await begin_story(stage, request)
     start, end = await stage.say(clip.samples, clip.text)
     given_up = await stage.until(lambda: stage.came(Interrupted, start) > 0, 3)
     stopped = stage.speaker.last(start, end) if given_up else None
@@ -74,11 +79,9 @@ async def interruption(stage: Stage, request: Samples, clip: Clip) -> float | No
 
 async def disturbance(stage: Stage, request: Samples, sound: Samples) -> bool:
     """A noise that means nothing against an answer: whether the rest of the answer was lost."""
-    if not await begin_story(stage, request):
-        return True
-    before = stage.now
+    asked, before = await begin_story(stage, request), stage.now
     await stage.say(sound)
-    await stage.until(lambda: not stage.speaker.busy and stage.came(TurnEnded, before - 10) > 0, 40)
+    await stage.answered(asked, 40)
     lost = stage.came(Interrupted, before) > 0
     await stage.wait(0.5)
     return lost
@@ -86,10 +89,10 @@ async def disturbance(stage: Stage, request: Samples, sound: Samples) -> bool:
 
 async def monologue(stage: Stage, request: Samples) -> int:
     """The box speaks and nobody else: how often it interrupted or answered itself."""
-    _, end = await stage.say(request, STORY)
-    await stage.answered(end, 60)
+    asked = await begin_story(stage, request)
+    await stage.answered(asked, 60)
     await stage.wait(3)
-    return stage.came(Interrupted, end) + max(0, stage.came(AnswerStarted, end) - 1)
+    return stage.came(Interrupted, asked) + max(0, stage.came(AnswerStarted, asked) - 1)
 
 
 async def quiet(stage: Stage, sound: Samples) -> int:
@@ -137,5 +140,5 @@ def music(seconds: float, random: np.random.Generator) -> Samples:
 
 
 def share(found: Sequence[bool]) -> float:
-    """Of those that are true, in percent."""
-    return 100 * sum(found) / max(1, len(found))
+    """Of those that are true, in percent; not a number, which meets no target, when there are none."""
+    return 100 * sum(found) / len(found) if found else float("nan")

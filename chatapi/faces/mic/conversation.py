@@ -12,7 +12,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from chatapi.abilities.live import Options, Session
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE
-from chatapi.errors import ChatapiError, SettingsFault, WaitAndRetry
+from chatapi.errors import ChatapiError, WaitAndRetry
 from chatapi.events import (
     AnswerStarted,
     Failed,
@@ -35,7 +35,7 @@ AGAIN = 2.0
 """Seconds until a session that ended is begun anew."""
 
 Tell = Callable[[str, str], None]
-"""Told what happens (listening, heard, partial, answer, interrupted, done, error) and the words that go with it."""
+"""Told what happens (listening, heard, partial, answer, interrupted, error) and the words that go with it."""
 
 
 def tell_nobody(kind: str, words: str) -> None:
@@ -47,11 +47,9 @@ class MicConversation:
 
     def __init__(self, appliance: Appliance, tell: Tell = tell_nobody) -> None:
         mic = appliance.settings.mic
-        if mic.mode == "wake_word":
-            raise SettingsFault("mic.mode wake_word is not there yet; hands_free and push_to_talk are")
         self.devices = SoundDevices(mic.input, mic.output, mic.cancel_echo)
         self.state = "waiting"
-        """waiting (for the models), listening, hearing, thinking, speaking or failing."""
+        """waiting (for the models), listening, hearing, thinking or failing."""
         self._appliance = appliance
         self._chimes = mic.chimes
         self._manual = mic.mode == "push_to_talk"
@@ -62,7 +60,7 @@ class MicConversation:
     @property
     def health(self) -> dict[str, Any]:
         """Plain values: the state, and that of both devices."""
-        return {"state": self.state, **self.devices.state}
+        return {"state": "speaking" if self.devices.playing else self.state, **self.devices.state}
 
     async def run(self) -> None:
         """Talk until cancelled. Raises SettingsFault when there is no sound library."""
@@ -144,8 +142,6 @@ class MicConversation:
             self.state = "thinking" if event.heard else "listening"
         elif isinstance(event, Transcript):
             self._tell("heard" if event.final else "partial", event.text)
-        elif isinstance(event, Speech):
-            self.state = "speaking"
         elif isinstance(event, Interrupted):
             self._tell("interrupted", event.text)
         elif isinstance(event, TurnEnded):

@@ -101,7 +101,7 @@ class Connection:
         self._events = events
         self._config = config
         self._id = new_id("sess")
-        self._dialogue = Dialogue(appliance.live, conversation)
+        self._dialogue = Dialogue(conversation)
         self._sending, self._to_send = anyio.create_memory_object_stream[dict[str, Any]](AHEAD)
         self._translation = Translation(self.tell, conversation, self._dialogue, config)
         self._incoming = Incoming(config.audio.input.format.type)

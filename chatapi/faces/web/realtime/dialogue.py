@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from chatapi.abilities.live import Live, Session
+from chatapi.abilities.live import Session
 from chatapi.abilities.live.answer import Answer
 from chatapi.abilities.live.playback import Playback
 from chatapi.errors import BadInput, Unknown, Unprocessable
@@ -66,8 +66,7 @@ class Item:
 class Dialogue:
     """All items, oldest first."""
 
-    def __init__(self, live: Live, session: Session) -> None:
-        self._live = live
+    def __init__(self, session: Session) -> None:
         self._session = session
         self._items: dict[str, Item] = {}
 
@@ -117,7 +116,8 @@ class Dialogue:
             self._session.pending.append(item.text or "")
         elif item.role == "assistant":
             asked = list(self.unanswered())
-            item.number = await self._live.told(self._session, " ".join(self._session.pending), item.text or "")
+            asked_for = " ".join(self._session.pending)
+            item.number = await self._session.memory.add(self._session.options.system, asked_for, item.text or "")
             self._session.pending.clear()
             for other in asked:
                 other.number = item.number
@@ -150,7 +150,7 @@ class Dialogue:
             session.played(seconds)
             given_up = await session.cancel()
         if seconds < whole and not given_up and answer is not None and answer.number is not None:
-            await session.said(answer, f"{words} —" if words else "—")
+            await session.broke_off(answer, words)
         item.text = words
 
     async def _amend(self, gone: Item) -> None:
@@ -161,7 +161,10 @@ class Dialogue:
         left = [item for item in self._items.values() if item.exchange == number]
         asked = " ".join(item.text or "" for item in left if item.role == "user")
         answered = held.answered if any(item.role == "assistant" for item in left) else ""
-        await self._live.amend(self._session, number, asked, answered)
+        if asked or answered:
+            await self._session.memory.amend(number, answered, asked)
+        else:
+            await self._session.memory.forget(number)
 
     @staticmethod
     def _made(message: Message) -> Item:

@@ -1,0 +1,40 @@
+"""What a live conversation remembers, at hand and in the history alike."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from chatapi.history import Exchange, History, Recalled
+from chatapi.workers import Worker
+
+
+class Memory:
+    """One conversation's exchanges; what is changed here is changed in the history first."""
+
+    def __init__(self, history: Worker[History], recalled: Recalled) -> None:
+        self.recalled = recalled
+        self._history = history
+
+    async def add(self, system: str | None, asked: str, answered: str) -> int:
+        """Put an exchange at the end; tells its number."""
+        recalled = replace(self.recalled, system=system)
+        number = await self._history.call(lambda history: history.add(recalled, asked, answered))
+        self.recalled = replace(recalled, exchanges=(*recalled.exchanges, Exchange(number, asked, answered)))
+        return number
+
+    async def amend(self, number: int, answered: str, asked: str | None = None) -> None:
+        """Change an answer, and what was asked if it is given."""
+        await self._history.call(lambda history: history.amend(number, answered, asked))
+        self.recalled = replace(
+            self.recalled,
+            exchanges=tuple(
+                Exchange(number, e.asked if asked is None else asked, answered) if e.number == number else e
+                for e in self.recalled.exchanges
+            ),
+        )
+
+    async def forget(self, number: int) -> None:
+        """The exchange never was."""
+        await self._history.call(lambda history: history.amend(number, None))
+        kept = tuple(exchange for exchange in self.recalled.exchanges if exchange.number != number)
+        self.recalled = replace(self.recalled, exchanges=kept)
