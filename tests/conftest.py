@@ -20,14 +20,18 @@ import pytest
 from anyio.from_thread import BlockingPortal
 
 from chatapi import settings
+from chatapi.abilities.conversation import Turn
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.catalog import Catalog, Model
+from chatapi.events import TurnEnded
 from chatapi.faces.web.app import bound, carry, create_app, server
 from chatapi.settings import Settings
 
 MODELS = Path(os.environ.get("CHATAPI_DATA") or settings.Settings().data)
 """Where `run.sh test` put the models."""
+DEFAULTS = ("asr.model=whisper-tiny.en", "llm.model=smollm2-135m-instruct", "tts.model=en_US-joe-medium")
+"""The models that set-up fetches, whatever else is installed."""
 ECHO = ("vad.engine=echo", "turn.engine=echo", "asr.engine=echo", "llm.engine=echo", "tts.engine=echo")
 
 T = TypeVar("T")
@@ -131,6 +135,14 @@ async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
             await anyio.sleep(0.005)
 
 
+async def answer(appliance: Appliance, turn: Turn) -> TurnEnded:
+    """The last event of a turn."""
+    async with appliance.conversation.take(turn) as events:
+        last = [event async for event in events][-1]
+    assert isinstance(last, TurnEnded)
+    return last
+
+
 @dataclass
 class Served:
     """An appliance behind a real server, in a thread of its own."""
@@ -199,4 +211,20 @@ def serving(settings: Settings, load: bool = True) -> Iterator[Served]:
 def served(echo_settings: Callable[..., Settings]) -> Iterator[Served]:
     """Echo engines behind a real server."""
     with serving(echo_settings()) as running:
+        yield running
+
+
+@pytest.fixture
+def slow(echo_settings: Callable[..., Settings]) -> Iterator[Served]:
+    """A box that takes 50 ms for every word it writes."""
+    with serving(echo_settings("echo.delay=0.05")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The real models behind a real server."""
+    data = tmp_path_factory.mktemp("data")
+    (data / "models").symlink_to(MODELS / "models")
+    with serving(settings.load([*DEFAULTS, f"data={data}"], environ={}).settings) as running:
         yield running

@@ -6,30 +6,21 @@ import json
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-from conftest import MODELS, Served, serving, tone, written
+from conftest import DEFAULTS, Served, serving, tone, written
 
 from chatapi import settings
 from chatapi.audio import RATE, Audio, Samples, decode, wav
 
 pytestmark = pytest.mark.real
-DEFAULTS = ("asr.model=whisper-tiny.en", "llm.model=smollm2-135m-instruct", "tts.model=en_US-joe-medium")
 WAV = {"content-type": "audio/wav"}
 QUESTION = "What is the capital of France?"
-
-
-@pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    data = tmp_path_factory.mktemp("data")
-    (data / "models").symlink_to(MODELS / "models")
-    with serving(settings.load([*DEFAULTS, f"data={data}"], environ={}).settings) as running:
-        yield running
 
 
 def say(box: Served, text: str) -> bytes:

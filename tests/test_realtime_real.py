@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import anyio
 import numpy as np
 import pytest
-from conftest import MODELS, Served, serving
-from test_real import DEFAULTS, QUESTION, say, words
-from test_realtime import RATE, Client, silence, talking
+from conftest import Served
+from realtime_client import RATE, Client, silence, talking
+from test_real import QUESTION, say, words
 
-from chatapi import settings
 from chatapi.audio import Audio, decode, wav
 from chatapi.faces.web.realtime.sound import sent
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
-
-
-@pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    data = tmp_path_factory.mktemp("data")
-    (data / "models").symlink_to(MODELS / "models")
-    with serving(settings.load([*DEFAULTS, f"data={data}"], environ={}).settings) as running:
-        yield running
 
 
 async def speak(client: Client, box: Served, text: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ECHO, model, tone
+from conftest import DEFAULTS, ECHO, model, tone
 from sound import Room, room
 
 from chatapi.audio import RATE, Audio, Samples
@@ -24,7 +24,6 @@ from chatapi.settings import Settings
 from chatapi.wer import words
 
 __all__ = ["room"]
-DEFAULTS = ("asr.model=whisper-tiny.en", "llm.model=smollm2-135m-instruct", "llm.temperature=0")
 
 
 class Talking:
@@ -90,7 +89,7 @@ def said(samples: Samples) -> list[str]:
 
 @pytest.mark.real
 def test_a_question_in_the_room_is_answered_in_the_room(room: Room, data: Path) -> None:
-    with talking(room, data, *DEFAULTS) as talk:
+    with talking(room, data, *DEFAULTS, "llm.temperature=0") as talk:
         room.record()
         room.say_into_mic(spoken("What is the capital of France?")).wait()
         assert talk.wait("you:") == "you: What is the capital of France?"

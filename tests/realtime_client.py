@@ -1,0 +1,106 @@
+"""OpenAI's own client of `/v1/realtime`, unmodified, and a plain one that may misbehave."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import numpy as np
+from conftest import Served, tone
+from openai import AsyncOpenAI
+from websockets.asyncio.client import ClientConnection, connect
+
+from chatapi.audio import Samples
+from chatapi.faces.web.realtime.sound import received, sent
+
+RATE = 24_000
+
+
+SERVER_VAD = {"type": "server_vad", "silence_duration_ms": 200}
+
+
+Event = dict[str, Any]
+
+
+class Client:
+    """The official client's connection, and all it was told."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.told: list[Event] = []
+
+    async def until(self, *kinds: str) -> Event:
+        """The next event of one of these types."""
+        with anyio.fail_after(10):
+            while True:
+                event = (await self.connection.recv()).model_dump()
+                self.told.append(event)
+                if event["type"] in kinds:
+                    return event
+
+    async def rest(self, seconds: float = 0.3) -> list[str]:
+        """Types of what still comes."""
+        with anyio.move_on_after(seconds):
+            await self.until("nothing")
+        return self.types
+
+    async def send(self, kind: str, **fields: Any) -> None:
+        await self.connection.send({"type": kind, **fields})
+
+    async def update(self, **fields: Any) -> Event:
+        await self.send("session.update", session={"type": "realtime", **fields})
+        return await self.until("session.updated")
+
+    async def detect(self, detection: Event | None, **fields: Any) -> Event:
+        return await self.update(audio={"input": {"turn_detection": detection}}, **fields)
+
+    async def say(self, *sounds: Samples) -> None:
+        for chunk in np.array_split(np.concatenate(sounds), 10):
+            await self.send("input_audio_buffer.append", audio=sent(chunk, "audio/pcm"))
+
+    async def write(self, text: str, role: str = "user") -> Event:
+        content = [{"type": "output_text" if role == "assistant" else "input_text", "text": text}]
+        await self.send("conversation.item.create", item={"type": "message", "role": role, "content": content})
+        return await self.until("conversation.item.done", "error")
+
+    @property
+    def types(self) -> list[str]:
+        return [event["type"] for event in self.told]
+
+    def audio(self) -> Samples:
+        deltas = [event["delta"] for event in self.told if event["type"] == "response.output_audio.delta"]
+        return np.concatenate([received(delta, "audio/pcm") for delta in deltas])
+
+
+def speech(seconds: float) -> Samples:
+    return tone(seconds, rate=RATE)
+
+
+def silence(seconds: float) -> Samples:
+    return np.zeros(int(seconds * RATE), np.float32)
+
+
+@asynccontextmanager
+async def talking(served: Served, key: str = "none", model: str = "default") -> AsyncIterator[Client]:
+    async with AsyncOpenAI(api_key=key, base_url=f"{served.url}/v1") as openai:
+        async with openai.realtime.connect(model=model) as connection:
+            client = Client(connection)
+            await client.until("session.created", "error")
+            yield client
+
+
+@asynccontextmanager
+async def raw(served: Served, query: str = "", **options: Any) -> AsyncIterator[ClientConnection]:
+    async with connect(f"ws://127.0.0.1:{served.port}/v1/realtime{query}", max_size=None, **options) as plain:
+        yield plain
+
+
+async def heard(plain: ClientConnection, *kinds: str) -> Event:
+    with anyio.fail_after(10):
+        while True:
+            event: Event = json.loads(await plain.recv())
+            if event["type"] in kinds:
+                return event

@@ -1,0 +1,76 @@
+"""Turns of the conversation ability by themselves: their limits, their memory, and what fails in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import anyio
+import pytest
+from conftest import Running, answer, until
+
+from chatapi.abilities.conversation import Turn
+from chatapi.audio import Audio
+from chatapi.errors import ChatapiError, Deadline, EngineFailed, TooLarge
+
+
+@pytest.mark.anyio
+async def test_a_turn_that_takes_too_long_is_ended(echo: Running) -> None:
+    async with echo("echo.delay=0.2", "limits.turn_seconds=0.3") as appliance:
+        with pytest.raises(Deadline):
+            await answer(appliance, Turn(prompt="one two three four"))
+        await until(lambda: appliance.engines.llm.gate.used == 0)
+
+
+@pytest.mark.anyio
+async def test_the_oldest_exchanges_leave_first_and_the_system_prompt_never(echo: Running) -> None:
+    async with echo("llama_cpp.context=260", "llm.max_tokens=60") as appliance:
+        conversation, used = None, []
+        for number in range(12):
+            prompt = f"number {number} " + "word " * 20
+            ended = await answer(appliance, Turn(prompt=prompt, conversation=conversation))
+            conversation = ended.conversation
+            used.append(ended.prompt_tokens)
+        recalled = await appliance.history.call(lambda history: history.recall(conversation))
+        everything = await appliance.history.call(lambda history: history.recall(conversation, everything=True))
+        assert max(used) <= 200
+        assert len(everything.exchanges) == 12 > len(recalled.exchanges) >= 1
+        assert recalled.exchanges[-1].asked.startswith("number 11")
+
+
+@pytest.mark.anyio
+async def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(echo: Running) -> None:
+    async with echo("llama_cpp.context=300") as appliance:
+        with pytest.raises(TooLarge, match="300 fit"):
+            await answer(appliance, Turn(prompt="word " * 290))
+
+
+@pytest.mark.anyio
+async def test_a_conversation_answers_one_turn_at_a_time(echo: Running) -> None:
+    async with echo("echo.delay=0.02") as appliance:
+        begun = await answer(appliance, Turn(prompt="a"))
+        refused: list[ChatapiError] = []
+
+        async def again() -> None:
+            try:
+                await answer(appliance, Turn(prompt="b c d e f", conversation=begun.conversation))
+            except ChatapiError as error:
+                refused.append(error)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(again)
+            group.start_soon(again)
+        assert [error.code for error in refused] == ["conversation_busy"]
+
+
+@pytest.mark.anyio
+async def test_a_failing_voice_ends_the_turn_with_its_error(echo: Running) -> None:
+    async with echo() as appliance:
+
+        def broken(*_: object) -> Iterator[Audio]:
+            raise ZeroDivisionError("no sound today")
+            yield
+
+        appliance.engines.tts.engine.synthesize = broken  # type: ignore[method-assign]
+        with pytest.raises(EngineFailed, match="no sound today"):
+            await answer(appliance, Turn(prompt="hello", speak=True))
+        await until(lambda: appliance.gate.used == appliance.engines.llm.gate.used == 0)
