@@ -52,6 +52,16 @@ class Audio:
         return Audio(soxr.resample(self.samples, self.rate, rate), rate)
 
 
+INAUDIBLE = 1e-3
+"""Amplitude of full scale below which nothing is heard: -60 dB."""
+
+
+def sounding(audio: Audio) -> Audio:
+    """Without the silence before its first sound; all of it where there is none."""
+    loud = np.abs(audio.samples) > INAUDIBLE
+    return Audio(audio.samples[int(loud.argmax()) :], audio.rate) if loud.any() else audio
+
+
 def joined(parts: list[Audio]) -> Audio:
     """One after the other; all of one rate. BadInput when there is nothing to join."""
     if not parts:

@@ -20,22 +20,39 @@ def marks(*parts: tuple[float, int], against: bool = False) -> list[tuple[int, M
     endpointing, found, at = Endpointing(RULES), [], 0
     for probability, count in parts:
         for _ in range(count):
-            if mark := endpointing.feed(probability, against):
+            if mark := endpointing.feed(probability, 0.1, against):
                 found.append((at, mark))
             at += 1
     return found
 
 
-def test_a_turn_begins_after_some_frames_of_speech_and_its_pause_is_looked_at_twice() -> None:
-    assert marks((0.1, 10), (0.9, 20), (0.1, 30)) == [(12, Mark.ONSET), (31, Mark.PROBE)]
+def silent(*levels: float) -> list[int]:
+    """Frames of silence after each frame of these levels that sounds like speech."""
+    endpointing, found = Endpointing(RULES), []
+    for level in levels:
+        endpointing.feed(0.9, level)
+        found.append(endpointing.silence)
+    return found
+
+
+def test_a_turn_begins_after_some_frames_of_speech() -> None:
+    assert marks((0.1, 10), (0.9, 20), (0.1, 30)) == [(12, Mark.ONSET)]
+
+
+def test_what_is_far_softer_than_before_is_silence_though_it_sounds_like_speech() -> None:
+    assert silent(*[0.2] * 5, 0.009, 0.009, 0.02, 0.009) == [0, 0, 0, 0, 0, 1, 2, 0, 1]
+
+
+def test_somebody_far_away_is_heard_after_somebody_near() -> None:
+    assert silent(*[0.5] * 3, *[0.01] * 160)[-1] == 0
 
 
 def test_a_click_is_no_onset() -> None:
     assert marks((0.1, 10), (0.9, 2), (0.1, 10), (0.9, 2), (0.1, 10)) == []
 
 
-def test_who_goes_on_after_a_probe_is_noticed() -> None:
-    assert marks((0.9, 10), (0.1, 4), (0.9, 3)) == [(2, Mark.ONSET), (11, Mark.PROBE), (14, Mark.ON)]
+def test_who_goes_on_after_a_pause_is_noticed() -> None:
+    assert marks((0.9, 10), (0.1, 4), (0.9, 3)) == [(2, Mark.ONSET), (14, Mark.ON)]
 
 
 def test_more_is_needed_against_an_answer() -> None:

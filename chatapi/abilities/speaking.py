@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 
-from chatapi.audio import Audio
+from chatapi.audio import Audio, sounding
 from chatapi.engines import Voice
 from chatapi.errors import Unprocessable
 from chatapi.events import Speech
@@ -53,7 +53,8 @@ class Speaking:
     async def pieces(
         self, pieces: AsyncIterator[str], voice: Voice, priority: Priority = Priority.REQUEST
     ) -> AsyncGenerator[Speech, None]:
-        """Speech for every piece of text, in order, each as soon as it is spoken."""
+        """Speech for every piece of text, in order, each as soon as it is spoken; the first begins with its sound."""
+        begun = False
         async for piece in pieces:
             text = spoken(piece, voice.language)
             if not text:
@@ -65,7 +66,8 @@ class Speaking:
             ) as chunks:
                 async for chunk in chunks:
                     seconds += chunk.seconds
-                    yield Speech(chunk, text)
+                    yield Speech(chunk if begun else sounding(chunk), text)
+                    begun = True
             if seconds:
                 self._metrics.factors.labels("tts").observe((time.monotonic() - since) / seconds)
 

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 Send = Callable[[LiveEvent], Awaitable[None]]
 SORRY = "I am sorry, something went wrong. Please try again."
 SLOW = "One moment, please."
+READING = 0.15
+"""Seconds a model is given to read a prompt before it is no longer waited for."""
 PATIENCE = 4.0
 """Seconds without a sound after which it says that it takes longer."""
 
@@ -48,6 +50,7 @@ class Answer:
         self._watching = anyio.CancelScope()
         self._going = anyio.Event()
         self._sounding = anyio.Event()
+        self._read = anyio.Event()
 
     async def run(self, ended: Callable[[Answer, Answered], Awaitable[None]]) -> None:
         """Until it is answered or dropped; what fails is told in words. `ended` is awaited before its TurnEnded."""
@@ -76,6 +79,11 @@ class Answer:
             await self._out(self._held.pop(0))
         self._going.set()
 
+    async def reading(self) -> None:
+        """Until the model writes, or could have."""
+        with anyio.move_on_after(READING):
+            await self._read.wait()
+
     async def watch(self) -> None:
         """Say so when it takes long."""
         with self._watching:
@@ -93,6 +101,8 @@ class Answer:
 
     def mark(self, stage: str) -> None:
         """Note when a stage was first reached."""
+        if stage == "first_token":
+            self._read.set()
         if getattr(self.ledger, stage) is None:
             self.ledger = replace(self.ledger, **{stage: time.monotonic() - self._since})
 

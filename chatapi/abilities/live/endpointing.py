@@ -11,8 +11,14 @@ from chatapi.segmenter import FRAME, HYSTERESIS
 from chatapi.sentences import word_set
 from chatapi.settings import Live
 
-PROBE = 2
-"""Silent frames, 64 ms, after which what was said is looked at as if the turn were over."""
+HUSHED = 0.05
+"""Level, of the loudest lately, under which a frame is silent: -26 dB.
+
+The detector's probability falls later: on the split tune of tests/corpus, level finds the end of a clip 26 ms after its
+last sound (median of 80 clips), the detector 58 ms after it.
+"""
+FADING = 0.98
+"""Of the loudest level, what still counts of it a frame later; after five seconds -26 dB."""
 SURE = 0.9
 """Probability from which a turn that also reads finished is over as soon as may be."""
 OPEN = word_set(
@@ -37,10 +43,8 @@ class Mark(Enum):
 
     ONSET = "onset"
     """Somebody has begun to speak."""
-    PROBE = "probe"
-    """They may have finished."""
     ON = "on"
-    """They go on after a probe."""
+    """They go on after a silent frame or more."""
 
 
 @dataclass(frozen=True)
@@ -88,18 +92,20 @@ class Endpointing:
         self.voiced = 0
         """Voiced frames of this turn."""
         self._recent: list[bool] = []
+        self._loudest = 0.0
 
-    def feed(self, probability: float, against_answer: bool = False) -> Mark | None:
-        """The next frame. `against_answer`: something is being played, so more is needed for an onset."""
+    def feed(self, probability: float, level: float, against_answer: bool = False) -> Mark | None:
+        """The next frame; `level` is its RMS. `against_answer`: something is played, so more is needed for an onset."""
         if not self.speaking:
-            return self._onset(probability, against_answer)
-        if probability >= self.rules.threshold - (HYSTERESIS if self.silence == 0 else 0):
-            probed = self.silence >= PROBE
-            self.silence = 0
+            return self._onset(probability, level, against_answer)
+        self._loudest = max(level, FADING * self._loudest)
+        likely = probability >= self.rules.threshold - (HYSTERESIS if self.silence == 0 else 0)
+        if likely and level > HUSHED * self._loudest:
+            paused, self.silence = self.silence > 0, 0
             self.voiced += 1
-            return Mark.ON if probed else None
+            return Mark.ON if paused else None
         self.silence += 1
-        return Mark.PROBE if self.silence == PROBE else None
+        return None
 
     def end(self) -> None:
         """The turn is over; the next onset begins another."""
@@ -109,11 +115,11 @@ class Endpointing:
         """The turn was ended too soon and goes on."""
         self.speaking, self.silence = True, 0
 
-    def _onset(self, probability: float, against_answer: bool) -> Mark | None:
+    def _onset(self, probability: float, level: float, against_answer: bool) -> Mark | None:
         wanted = self.rules.interrupt if against_answer else self.rules.onset
         least = min(0.95, self.rules.threshold + (LOUDER if against_answer else 0))
         self._recent = [*self._recent[-(wanted - 1) :], probability >= least] if wanted > 1 else [probability >= least]
         if len(self._recent) < wanted or sum(self._recent) < HELD * wanted or not self._recent[-1]:
             return None
-        self.speaking, self.silence, self.voiced = True, 0, sum(self._recent)
+        self.speaking, self.silence, self.voiced, self._loudest = True, 0, sum(self._recent), level
         return Mark.ONSET

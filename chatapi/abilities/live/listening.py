@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import Protocol
 
 import anyio
 import numpy as np
 from anyio.abc import TaskGroup
 
-from chatapi.abilities.live.endpointing import PROBE, Endpointing, Mark, Rules, frames
+from chatapi.abilities.live.endpointing import Endpointing, Mark, Rules, frames
 from chatapi.abilities.live.utterance import Utterance
 from chatapi.abilities.transcription import Transcription
 from chatapi.audio import RATE, Samples
@@ -24,8 +25,8 @@ BEFORE = 10
 """Frames kept from before an onset: a third of a second, with the soft start of the first word."""
 REOPEN = 4 * RATE
 """Samples after a turn's end within which its speaker may go on as if it had not ended."""
-READING = 0.06
-"""Seconds the language model is given to read what was said before the sound of the pause is judged."""
+SETTLED = 6
+"""Silent frames, 192 ms, after which a word has certainly ended."""
 AGAINST = 320
 """Milliseconds of speech against an answer after which it is looked at what they say."""
 
@@ -57,11 +58,25 @@ class Hearer(Protocol):
     async def guessed(self, text: str) -> None:
         """The words, if the turn is over."""
 
+    async def thinking(self) -> None:
+        """Until what was guessed has been read, or long enough."""
+
     async def over(self, utterance: Utterance, text: str) -> None:
         """The turn is over."""
 
     async def failed(self, error: ChatapiError) -> None:
         """Something could not be understood."""
+
+
+@dataclass
+class Look:
+    """What was made of an utterance."""
+
+    upto: int
+    """Samples of it that were decoded."""
+    text: str
+    finished: float | None = None
+    """Probability that it sounds finished; None: not judged."""
 
 
 class Ear:
@@ -91,12 +106,11 @@ class Ear:
         self._before: deque[Samples] = deque(maxlen=BEFORE)
         self._last: Utterance | None = None
         """The utterance that was just ended, still growing, in case it goes on."""
-        self._looking: anyio.CancelScope | None = None
         self._decoding: anyio.CancelScope | None = None
-        self._decoded = 0
-        self._text: str | None = None
-        """Of the utterance as far as it has been looked at; None: not yet."""
-        self._finished: float | None = None
+        self._seen = 0
+        """Samples of the utterance that are decoded, or being decoded."""
+        self._look: Look | None = None
+        """The last one; it holds for as long as nothing is said after it."""
 
     def follow_rules(self, rules: Rules) -> None:
         """From now on."""
@@ -116,9 +130,9 @@ class Ear:
         if utterance is None:
             return False
         self._dismiss()
-        await self._look(utterance, judge=False)
+        text = await self._words(utterance)
         if utterance is self.utterance:
-            await self._over(utterance)
+            await self._over(utterance, text)
         return True
 
     def clear(self) -> None:
@@ -128,11 +142,18 @@ class Ear:
         self._endpointing.end()
         self._before.clear()
 
+    def _dismiss(self) -> None:
+        """What was made of it does not count."""
+        if self._decoding is not None:
+            self._decoding.cancel()
+        self._look = None
+        self._hearer.gone_on()
+
     async def _frame(self, frame: Samples) -> None:
         self.clock += FRAME
         probability = self._listener.probability(frame)
         if self.detect:
-            mark = self._endpointing.feed(probability, self._hearer.playing)
+            mark = self._endpointing.feed(probability, float(np.sqrt(np.mean(frame**2))), self._hearer.playing)
         else:
             mark = Mark.ONSET if self.utterance is None else None
         voiced = not self.detect or (self._endpointing.speaking and self._endpointing.silence == 0)
@@ -143,10 +164,8 @@ class Ear:
                 utterance.add(frame, voiced)
         if mark is Mark.ONSET:
             await self._onset(frame)
-        elif mark is Mark.PROBE and self.utterance is not None:
-            self._probe(self.utterance)
         elif mark is Mark.ON:
-            self._dismiss()
+            self._hearer.gone_on()
         if self.utterance is None:
             self._before.append(frame)
         else:
@@ -165,107 +184,96 @@ class Ear:
             self.utterance = last
         else:
             self.utterance = Utterance([*self._before, frame], self.clock - (len(self._before) + 1) * FRAME)
-        self._last = None
+        self._last = self._look = None
         self._before.clear()
-        self._text = self._finished = None
-        self._decoded = self.utterance.length if self.utterance else 0
+        self._seen = self.utterance.length if self.utterance else 0
         if self.detect:
             await self._hearer.begun((self.clock - self._endpointing.voiced * FRAME) / RATE, again)
 
     async def _follow(self, utterance: Utterance) -> None:
-        """What a frame of an utterance may lead to: its end, or a partial transcript."""
-        limit = self._settings.turn_seconds * RATE
-        if self.detect and await self._is_over(utterance, utterance.length >= limit):
+        """What a frame of an utterance may lead to: its end, or that it is decoded."""
+        if self.detect and await self._is_over(utterance):
             return
-        against = self._hearer.against
-        every = frames(AGAINST if against else self._settings.partial_ms) * FRAME
-        busy = self._looking is not None or self._decoding is not None
-        # In a pause there is nothing new to understand.
-        if not busy and self._endpointing.silence == 0 and utterance.length - self._decoded >= every:
-            self._decoded = utterance.length
-            if against or self.partials:
-                self._group.start_soon(self._partial, utterance)
-
-    async def _is_over(self, utterance: Utterance, too_long: bool = False) -> bool:
-        if too_long and self._text is None and self._looking is None:
-            self._probe(utterance)
-        if self._text is None:
-            return False
-        rules = self._endpointing.rules
-        needed = rules.silence(self._finished, self._text) if self.semantic and self._text else frames(self.silence_ms)
-        if self._endpointing.silence < needed and not too_long:
-            return False
-        await self._over(utterance)
-        return True
-
-    async def _over(self, utterance: Utterance) -> None:
-        text, self._text = self._text or "", None
-        self._endpointing.end()
-        self.utterance, self._last = None, utterance
-        await self._hearer.over(utterance, text)
-
-    def _probe(self, utterance: Utterance) -> None:
-        if self._looking is None:
+        if self._wanted(utterance):
             if self._decoding is not None:
                 self._decoding.cancel()
-            self._group.start_soon(self._look, utterance)
+            self._decoding, self._seen = anyio.CancelScope(), utterance.length
+            self._group.start_soon(self._decode, utterance, self._decoding)
 
-    def _dismiss(self) -> None:
-        """They go on."""
-        if self._looking is not None:
-            self._looking.cancel()
-        self._text = self._finished = None
-        self._hearer.gone_on()
+    def _whole(self, utterance: Utterance) -> int:
+        """Samples to be decoded until its words are known: a little more than was said, or all there may be."""
+        return min(utterance.speech_end + 1, int(self._settings.turn_seconds * RATE))
 
-    async def _look(self, utterance: Utterance, judge: bool = True) -> None:
-        """What was said, and whether it sounds finished; then thinking begins, on the chance that it is."""
-        with anyio.CancelScope() as scope:
-            self._looking = scope
-            try:
-                text = await self._understood(utterance)
-                if utterance is self.utterance:
-                    await self._hearer.guessed(text)
-                    if judge and self.semantic and text:
-                        # Not while the model reads the prompt, for which it wants every core; the longer the pause,
-                        # the better it is judged.
-                        await anyio.sleep(READING)
-                        await self._sounds_finished(utterance)
-            except ChatapiError as error:
-                text = ""
-                await self._hearer.failed(error)
-            finally:
-                if self._looking is scope:
-                    self._looking = None
-        # What follows from it is not to be cancelled half-way by who goes on now.
-        if not scope.cancel_called and utterance is self.utterance:
-            self._text = text
-            if judge:
-                await self._is_over(utterance)
+    def _wanted(self, utterance: Utterance) -> bool:
+        """Whether it is to be decoded now: at the first silent frame of a pause, and now and then before it."""
+        whole = self._whole(utterance)
+        if self._endpointing.silence or utterance.length > whole:
+            return self._seen < whole
+        against = self._hearer.against
+        every = frames(AGAINST if against else self._settings.partial_ms) * FRAME
+        return self._decoding is None and (against or self.partials) and utterance.length - self._seen >= every
 
-    async def _sounds_finished(self, utterance: Utterance) -> None:
-        sound = utterance.samples()
-        async with self._engines.turn.stream(lambda engine, stop: engine.finished(sound, stop), Priority.LIVE) as found:
-            async for probability in found:
-                if utterance is self.utterance:
-                    self._finished = probability
+    async def _is_over(self, utterance: Utterance) -> bool:
+        look, whole = self._look, self._whole(utterance)
+        if look is None or look.upto < whole:
+            return False
+        rules = self._endpointing.rules
+        needed = rules.silence(look.finished, look.text) if self.semantic and look.text else frames(self.silence_ms)
+        if self._endpointing.silence < needed and utterance.speech_end < whole:
+            return False
+        await self._over(utterance, look.text)
+        return True
 
-    async def _understood(self, utterance: Utterance) -> str:
-        to, settles = utterance.length, utterance.ripe and self._endpointing.silence >= PROBE
-        text = await self._transcription.words(utterance.open(), self.language, Priority.LIVE)
-        if settles:
+    async def _over(self, utterance: Utterance, text: str) -> None:
+        self._endpointing.end()
+        self.utterance, self._last, self._look = None, utterance, None
+        await self._hearer.over(utterance, text)
+
+    async def _decode(self, utterance: Utterance, scope: anyio.CancelScope) -> None:
+        upto = self._seen
+        with scope:
+            text = await self._words(utterance)
+        if self._decoding is scope:
+            self._decoding = None
+        if scope.cancel_called or utterance is not self.utterance:
+            return
+        self._look = look = Look(upto, text)
+        if upto < self._whole(utterance) or not self.detect:
+            await self._hearer.partly(utterance, text)
+            return
+        # Nothing has been said since: they may have finished.
+        await self._hearer.guessed(text)
+        if self.semantic and text:
+            # Not while the model reads the prompt, for which it wants every core; the longer the pause, the better it
+            # is judged.
+            await self._hearer.thinking()
+            await self._judge(utterance, look)
+        if utterance is self.utterance and look is self._look:
+            await self._is_over(utterance)
+
+    async def _words(self, utterance: Utterance) -> str:
+        """What has been said so far; empty where it cannot be understood, which is told."""
+        to = utterance.length
+        try:
+            text = await self._transcription.words(utterance.open(), self.language, Priority.LIVE)
+        except ChatapiError as error:
+            await self._hearer.failed(error)
+            return ""
+        if utterance.ripe and utterance.speech_end < to and self._endpointing.silence >= SETTLED:
             utterance.settle(text, to)
             return utterance.text("")
         return utterance.text(text)
 
-    async def _partial(self, utterance: Utterance) -> None:
-        with anyio.CancelScope() as scope:
-            self._decoding = scope
-            try:
-                text = await self._understood(utterance)
-            except ChatapiError as error:
-                text = ""
-                await self._hearer.failed(error)
-            finally:
-                self._decoding = None
-        if not scope.cancel_called and utterance is self.utterance and self._looking is None:
-            await self._hearer.partly(utterance, text)
+    async def _judge(self, utterance: Utterance, look: Look) -> None:
+        """Whether it sounds finished."""
+        sound = utterance.samples()
+        if look is not self._look or look.upto < self._whole(utterance):
+            return
+        try:
+            async with self._engines.turn.stream(
+                lambda engine, stop: engine.finished(sound, stop), Priority.LIVE
+            ) as found:
+                async for probability in found:
+                    look.finished = probability
+        except ChatapiError as error:
+            await self._hearer.failed(error)

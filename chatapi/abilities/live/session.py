@@ -180,6 +180,10 @@ class Session:
         if text and self.options.answer and not self.against and not stops(text) and not self._is_echo(text):
             await self._begin(" ".join([*self.pending, text]), self._ear.voiced_at)
 
+    async def thinking(self) -> None:
+        if self.answer is not None:
+            await self.answer.reading()
+
     async def over(self, utterance: Utterance, text: str) -> None:
         against, answer, self.against = self.against, self.answer, False
         at = (utterance.at + utterance.speech_end) / RATE
