@@ -140,8 +140,8 @@ async def test_noises_a_listener_makes_and_our_own_echo_lose_nothing(
     async with talking(echo) as talk:
         await asked_for_long(talk)
 
-        async def words(*_: object) -> str:
-            return noise
+        async def words(*_: object) -> tuple[str, str]:
+            return noise, "en"
 
         monkeypatch.setattr(talk.appliance.transcription, "words", words)
         await talk.say(silence(0.5), tone(0.4), silence(0.6))
@@ -157,8 +157,8 @@ async def test_stop_stops_and_is_not_answered(echo: Running, monkeypatch: pytest
     async with talking(echo) as talk:
         await asked_for_long(talk)
 
-        async def words(*_: object) -> str:
-            return "Stop."
+        async def words(*_: object) -> tuple[str, str]:
+            return "Stop.", "en"
 
         monkeypatch.setattr(talk.appliance.transcription, "words", words)
         await talk.say(silence(0.3), tone(0.4), silence(0.6))
@@ -166,6 +166,28 @@ async def test_stop_stops_and_is_not_answered(echo: Running, monkeypatch: pytest
         await talk.come(SpeechStopped)
         await talk.say(silence(0.5))
         assert len(talk.all(AnswerStarted)) == 1
+
+
+async def test_a_box_that_answers_itself_twice_says_so_and_listens_only_while_it_is_silent(
+    echo: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with talking(echo) as talk:
+        heard = [""]
+
+        async def words(*_: object) -> tuple[str, str]:
+            return heard[-1], "en"
+
+        monkeypatch.setattr(talk.appliance.transcription, "words", words)
+        await talk.session.respond("word")
+        for text in ("You said blue mountains.", "You said green rivers."):
+            heard.append(text)
+            await talk.say(silence(0.4), tone(0.6), silence(0.7))
+        failed = await talk.come(Failed)
+        assert failed.error.code == "hears_itself"
+        await asked_for_long(talk)
+        await talk.say(silence(0.3), tone(0.6), silence(0.6))
+        assert not talk.all(SpeechStarted)[-1].during_answer
+        assert not talk.all(Interrupted)
 
 
 async def test_a_click_does_nothing(echo: Running) -> None:

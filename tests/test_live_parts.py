@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chatapi.abilities.live.endpointing import Endpointing, Mark, Rules
-from chatapi.abilities.live.interruption import Meaning, meaning, stops
+from chatapi.abilities.live.endpointing import SURE, Endpointing, Mark, Rules, over
+from chatapi.abilities.live.interruption import Breaker, Meaning, likeness, meaning, stops
+from chatapi.abilities.live.phrases import slow, sorry
 from chatapi.abilities.live.playback import Playback
 from chatapi.abilities.live.utterance import SETTLE, Utterance
 from chatapi.audio import RATE, Audio
@@ -61,21 +62,32 @@ def test_more_is_needed_against_an_answer() -> None:
     assert marks((0.9, 6), against=True) == [(4, Mark.ONSET)]
 
 
-@pytest.mark.parametrize(("finished", "silence"), [(0.99, 6), (0.9, 6), (0.5, 25), (0.0, 44), (None, 44), (0.25, 34)])
-def test_the_less_finished_it_sounds_the_longer_the_pause(finished: float | None, silence: int) -> None:
-    assert RULES.silence(finished, "The sea is wide.") == pytest.approx(silence, abs=1)
+@pytest.mark.parametrize(("probability", "silence"), [(1.0, 6), (0.6, 6), (0.3, 25), (0.0, 44), (0.15, 34)])
+def test_the_less_a_turn_seems_over_the_longer_the_pause(probability: float, silence: int) -> None:
+    assert RULES.silence(probability) == pytest.approx(silence, abs=1)
+
+
+def test_words_count_more_than_sound() -> None:
+    whole, cut = "What is the capital of France?", "What is the capital."
+    assert over(0.1, 0.9, whole) > SURE > over(0.99, 0.02, cut)
+    assert over(None, 0.9, whole) > SURE > over(None, 0.02, cut)
+    assert over(0.99, 0.5, whole) > over(0.01, 0.5, whole)
+    assert over(None, None, whole) == 0
 
 
 @pytest.mark.parametrize(
-    "text", ["Set a timer for", "Set a timer for...", "I would like the.", "Well,", "how far is it"]
+    "text", ["Set a timer for", "Set a timer for...", "I would like the.", "Well,", "how far is it", "Where is my?"]
 )
 def test_words_that_want_more_make_the_pause_long(text: str) -> None:
-    assert RULES.silence(0.99, text) == RULES.unsure
+    assert over(0.99, None, text) == 0
+    assert over(0.99, 0.3, text) < over(0.99, 0.3, "That is all.")
 
 
-@pytest.mark.parametrize("text", ["Set a timer for ten minutes.", "Why?", "How?", "Stop!", "今日はいい天気です。"])
+@pytest.mark.parametrize(
+    "text", ["Set a timer for ten minutes.", "Why?", "How?", "Stop!", "Where are you from?", "今日はいい天気です。"]
+)
 def test_a_whole_sentence_does_not(text: str) -> None:
-    assert RULES.silence(0.99, text) == RULES.sure
+    assert over(0.99, None, text) == 0.99
 
 
 @pytest.mark.parametrize(
@@ -101,6 +113,30 @@ def test_what_is_said_against_an_answer_is_understood(heard: str, spoken: str, f
 def test_only_a_wish_for_silence_is_left_unanswered() -> None:
     assert stops("Stop.") and stops("Never mind.")
     assert not stops("Where does the bus stop?") and not stops("") and not stops("Stop the music in the kitchen")
+
+
+@pytest.mark.parametrize("heard", ["Arrête !", "Hör auf!", "Basta.", "Para.", "Hou op."])
+def test_a_wish_for_silence_is_understood_in_other_languages(heard: str) -> None:
+    assert stops(heard)
+
+
+def test_excuses_are_made_in_the_language_of_the_voice() -> None:
+    assert sorry("de") != sorry("en") == sorry("xx")
+    assert slow("fr") != slow("en") == slow("")
+
+
+def test_likeness_is_a_share_of_the_words_heard() -> None:
+    assert likeness("The sea is white", "the sea is wide and blue") == 1
+    assert likeness("The sea was cold yesterday", "the sea is wide") == pytest.approx(2 / 5)
+    assert likeness("", "the sea") == likeness("the sea", "") == 0
+
+
+def test_the_breaker_wants_two_in_a_row_and_closes_after_a_minute() -> None:
+    breaker = Breaker()
+    assert not breaker.turn(0.5, 10) and not breaker.turn(0.1, 20) and not breaker.turn(0.5, 30)
+    assert not breaker.broken(31)
+    assert breaker.turn(0.6, 40)
+    assert breaker.broken(41) and breaker.broken(99) and not breaker.broken(101)
 
 
 def speech(seconds: float, text: str) -> Speech:

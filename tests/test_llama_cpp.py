@@ -271,3 +271,14 @@ def test_a_model_may_bring_its_own_sampling():
     engine.close()
     words = said.lower().split()
     assert len(set(words)) > len(words) * 0.9
+
+
+@pytest.mark.real
+def test_words_that_want_more_are_less_whole_than_those_that_do_not(llama: LlamaCpp):
+    def whole(text: str) -> float:
+        return next(iter(llama.whole([Message("system", "Be brief."), Message("user", text)])))
+
+    assert whole("What is the capital of France") > 5 * whole("What is the capital of")
+    assert whole("Set a timer for ten minutes") > 5 * whole("Set a timer for")
+    assert 0 <= whole("Why") <= 1
+    assert list(llama.whole([Message("user", "Why")], lambda: True)) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from chatapi.abilities.speaking import Speaking
 from chatapi.engines import ContextOverflow, LanguageModel, Message, Piece, Sampling, Voice
-from chatapi.errors import TooLarge
+from chatapi.errors import ChatapiError, TooLarge
 from chatapi.events import Event, TextDelta
 from chatapi.gate import Priority
 from chatapi.history import Recalled
@@ -23,6 +24,9 @@ PIECES_AHEAD = 8
 """Pieces of text that may wait to be spoken."""
 KEPT = 0.7
 """Share of the context that is filled after the oldest exchanges left; the rest lets the prompt cache live a while."""
+
+MARKS = re.compile(r"[\s.?!,;:…。、！？，-]+$")
+"""What whoever wrote down speech put at its end."""
 
 Send = Callable[[Event], Awaitable[None]]
 Mark = Callable[[str], None]
@@ -91,6 +95,18 @@ class Answering:
         ) as pieces:
             async for piece in pieces:
                 yield piece
+
+    async def whole(self, recalled: Recalled, asked: str) -> float | None:
+        """How probable it is that nothing is missing from what is asked, by its words; None where it cannot be told."""
+        messages = _messages(recalled, MARKS.sub("", asked), self._settings.system)
+        if messages[-1].role != "user":
+            return None
+        try:
+            async with self._llm.stream(lambda engine, stop: engine.whole(messages, stop), Priority.LIVE) as found:
+                return await anext(found, None)
+        except ChatapiError:
+            # The answer will meet the same, and say so.
+            return None
 
     @property
     def no_answer(self) -> str:

@@ -72,10 +72,10 @@ class Transcription:
         start = trimmed.regions[0].start / RATE
         return Heard(text, segments[0].language, start, trimmed.speech_end)
 
-    async def words(self, samples: Samples, language: str | None, priority: Priority) -> str:
-        """What is said in an utterance; empty where there are no words."""
+    async def words(self, samples: Samples, language: str | None, priority: Priority) -> tuple[str, str]:
+        """What is said in an utterance, and its language; both empty where there are no words."""
         segments = await self._understood(samples, language, priority) if len(samples) else []
-        return " ".join(segment.text.strip() for segment in segments)
+        return " ".join(segment.text.strip() for segment in segments), segments[0].language if segments else ""
 
     async def follow(
         self, file: Path, language: str | None = None, priority: Priority = Priority.BULK

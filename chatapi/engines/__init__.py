@@ -133,6 +133,12 @@ class LanguageModel(Protocol):
     def generate(self, messages: Sequence[Message], sampling: Sampling, stop: Stop = never) -> Iterator[Piece]:
         """The answer as it is written, about a token a piece. Raises ContextOverflow before writing."""
 
+    def whole(self, messages: Sequence[Message], stop: Stop = never) -> Iterator[float]:
+        """How probable it is that the last message, which ends without a mark, says all that it is to say.
+
+        One number, between 0 and 1 and comparable only with those of the same model; none where it cannot be told.
+        """
+
 
 @dataclass(frozen=True)
 class Voice:

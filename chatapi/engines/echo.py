@@ -123,6 +123,9 @@ class EchoLanguageModel(_Paced):
             reason = "length" if len(words) > sampling.max_tokens else "stop"
             yield Piece("", reason, Usage(prompt_tokens, written))
 
+    def whole(self, messages: Sequence[Message], stop: Stop = never) -> Iterator[float]:
+        return iter(())
+
     def _fail(self) -> None:
         """Do what `settings.echo.fault` asks for; a hang ignores everything but `close`, as a true one would."""
         if self._fault == "raise":

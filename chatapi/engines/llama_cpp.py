@@ -8,16 +8,19 @@ each answer has a thread that receives them and a queue that the generator takes
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import secrets
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatapi import openmp
+from chatapi.chat_template import chat_template
 from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Stop, Usage, never
 from chatapi.errors import EngineFailed, ModelFault
 from chatapi.settings import Settings
@@ -44,6 +47,10 @@ CACHE_MIB = 32
 """Memory for prompts of conversations that lost their slot to another; without it two that take turns are computed
 anew every time. The library's own default is 8192."""
 KV_CACHE = {"q8_0": xllamacpp.ggml_type.GGML_TYPE_Q8_0, "f16": xllamacpp.ggml_type.GGML_TYPE_F16}
+LIKELIEST = 40
+"""Tokens whose probability is asked for, to see whether one that ends a sentence is among them."""
+ENDS = frozenset(".!?。！？؟।")
+"""What ends a sentence; three dots do not."""
 CLOSING_SECONDS = 10.0
 """How long `close` waits for answers in progress to notice."""
 SOCKET = "llama.sock"
@@ -66,12 +73,28 @@ class LlamaCpp:
         self._sampling = {**SAMPLING, **{key: models[0].options[key] for key in SAMPLING if key in models[0].options}}
         self._closing = threading.Event()
         self._answers: set[_Answer] = set()
-        self._server: Any = _load(_gguf(models[0]), settings)
+        path = _gguf(models[0])
+        self._server: Any = _load(path, settings)
+        self._template = chat_template(path)
         self._warm(settings.llm.system)
 
     def generate(self, messages: Sequence[Message], sampling: Sampling, stop: Stop = never) -> Iterator[Piece]:
         """The answer as it is written. `stop` is asked on a thread of its own too, between steps of the prompt."""
         return self._written(messages, sampling, stop)
+
+    def whole(self, messages: Sequence[Message], stop: Stop = never) -> Iterator[float]:
+        """As the role says: how probable it is that a full stop comes next. The prompt read for it is kept."""
+        opened = self._template.opened(messages) if self._template else None
+        if opened is None or stop():
+            return
+        prompt, rest = opened
+        request = {"prompt": prompt, "n_predict": 1, "n_probs": LIKELIEST, "temperature": 0, "stream": False}
+        with self._asked("handle_completions", request, stop) as answer:
+            for chunk in answer.chunks():
+                for choice in chunk.get("choices", ()):
+                    # Without a token the likeliest was the end itself.
+                    found = (choice.get("logprobs") or {}).get("content") or [{"top_logprobs": [None]}]
+                    yield min(1.0, sum(_ends(each, rest) for each in found[0]["top_logprobs"]))
 
     def close(self) -> None:
         """End the answers in progress and free the model."""
@@ -81,18 +104,24 @@ class LlamaCpp:
         self._server = None
 
     def _written(self, messages: Sequence[Message], sampling: Sampling, stop: Stop, **options: int) -> Iterator[Piece]:
-        if self._server is None:
-            raise EngineFailed("the llama_cpp engine was closed")
         if stop():
             return
-        answer = _Answer(lambda: self._closing.is_set() or stop())
-        self._answers.add(answer)
-        try:
-            answer.start(self._server, json.dumps({**self._request(messages, sampling), **options}))
+        request = {**self._request(messages, sampling), **options}
+        with self._asked("handle_chat_completions", request, stop) as answer:
             for piece in self._pieces(answer, sampling.max_tokens):
                 if stop():
                     return
                 yield piece
+
+    @contextmanager
+    def _asked(self, route: str, request: Mapping[str, Any], stop: Stop) -> Iterator[_Answer]:
+        if self._server is None:
+            raise EngineFailed("the llama_cpp engine was closed")
+        answer = _Answer(lambda: self._closing.is_set() or stop())
+        self._answers.add(answer)
+        try:
+            answer.start(getattr(self._server, route), json.dumps(request))
+            yield answer
         finally:
             answer.leave()
             self._answers.discard(answer)
@@ -159,8 +188,8 @@ class _Answer:
         self._chunks: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
         self.stopped = False
 
-    def start(self, server: Any, request: str) -> None:
-        self._thread = threading.Thread(target=self._write, args=(server, request), name="llama_cpp", daemon=True)
+    def start(self, route: Callable[..., Any], request: str) -> None:
+        self._thread = threading.Thread(target=self._write, args=(route, request), name="llama_cpp", daemon=True)
         self._thread.start()
 
     def chunks(self) -> Iterator[Chunk]:
@@ -175,9 +204,9 @@ class _Answer:
         if self._thread is not None:
             self._thread.join(timeout)
 
-    def _write(self, server: Any, request: str) -> None:
+    def _write(self, route: Callable[..., Any], request: str) -> None:
         try:
-            server.handle_chat_completions(request, self._take)
+            route(request, self._take)
         except RuntimeError as error:
             failure = EngineFailed(f"llama.cpp failed: {error}")
             failure.__cause__ = error
@@ -195,6 +224,15 @@ class _Answer:
             self._chunks.put(error)
             self.stopped = True
         return self.stopped
+
+
+def _ends(likely: Mapping[str, Any] | None, rest: str) -> float:
+    """The probability of a token if it ends a sentence or the message."""
+    if likely is None:
+        return 1.0
+    token = likely["token"].strip()
+    ends = token != "" and ((ENDS.issuperset(token.rstrip("\"'")) and token.count(".") < 2) or rest.startswith(token))
+    return math.exp(likely["logprob"]) if ends else 0.0
 
 
 def _gguf(model: Model) -> Path:

@@ -80,6 +80,10 @@ class OpenAIUpstream:
         finally:
             exchange.leave()
 
+    def whole(self, messages: Sequence[Message], stop: Stop = never) -> Iterator[float]:
+        """Nothing: OpenAI's chat takes no message that is not over."""
+        return iter(())
+
     def close(self) -> None:
         self._client.close()
 

@@ -11,16 +11,15 @@ from dataclasses import replace
 import anyio
 
 from chatapi.abilities.answering import Answered, Answering, Manner
+from chatapi.abilities.live import phrases
 from chatapi.abilities.live.playback import Playback
 from chatapi.errors import ChatapiError, EngineFailed, alone
-from chatapi.events import AnswerStarted, Event, Failed, Ledger, LiveEvent, Speech, TurnEnded
+from chatapi.events import AnswerStarted, Event, Failed, Ledger, LiveEvent, Speech, TextDelta, TurnEnded
 from chatapi.history import Recalled
 
 log = logging.getLogger(__name__)
 
 Send = Callable[[LiveEvent], Awaitable[None]]
-SORRY = "I am sorry, something went wrong. Please try again."
-SLOW = "One moment, please."
 READING = 0.15
 """Seconds a model is given to read a prompt before it is no longer waited for."""
 PATIENCE = 4.0
@@ -37,7 +36,9 @@ class Answer:
         """Of its exchange in the history, once it is there."""
         self.over = False
         """Nothing more of it comes."""
-        self.released = False
+        self.released = self.dropped = False
+        self.failure = ""
+        """Code of the error it ended in."""
         self.ledger = Ledger()
         self._answering = answering
         self._recalled = recalled
@@ -91,12 +92,13 @@ class Answer:
                 await self._sounding.wait()
                 return
             if not self.over and self._manner.voice is not None:
-                await self._say(SLOW)
+                await self._say(phrases.slow)
 
     def drop(self) -> None:
         """Nobody wants it any more."""
         self._scope.cancel()
         self._watching.cancel()
+        self.dropped = self.dropped or not self.over
         self.over = True
 
     def mark(self, stage: str) -> None:
@@ -122,22 +124,25 @@ class Answer:
     async def _failed(self, raised: Exception) -> None:
         error = alone(raised)
         known = error if isinstance(error, ChatapiError) else EngineFailed(f"the answer failed: {error!r}")
+        self.failure = known.code
         await self._going.wait()
         assert self._send is not None  # noqa: S101 - released
         await self._send(Failed(known))
         if self._manner.voice is not None:
-            await self._say(SORRY)
+            await self._say(phrases.sorry)
         self.over = True
         await self._out(TurnEnded(self._recalled.id, "failed", ledger=self.ledger))
 
-    async def _say(self, sentence: str) -> None:
+    async def _say(self, phrase: Callable[[str], str]) -> None:
         """A sentence that no model has to think of."""
+        voice = self._manner.voice
+        assert voice is not None  # noqa: S101 - asked for by who calls
+        sentence = phrase(voice.language)
 
         async def one() -> AsyncIterator[str]:
             yield sentence
 
-        voice = self._manner.voice
-        assert voice is not None  # noqa: S101 - asked for by who calls
+        await self._out(TextDelta(f"{sentence} "))
         try:
             async with aclosing(self._answering.speaking.pieces(one(), voice, self._manner.priority)) as speech:
                 async for part in speech:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from enum import Enum
@@ -19,14 +20,23 @@ last sound (median of 80 clips), the detector 58 ms after it.
 """
 FADING = 0.98
 """Of the loudest level, what still counts of it a frame later; after five seconds -26 dB."""
-SURE = 0.9
-"""Probability from which a turn that also reads finished is over as soon as may be."""
-OPEN = word_set(
-    "a an the my your his her its our their this these those some any every no of to in on at for from with about "
-    "into by as and or but so because if when while that than is are was were be do does did can could will would "
-    "should i you he she we they not very more most how what which who why where"
+SURE = 0.6
+"""Probability from which a turn is over as soon as may be."""
+BIAS, BY_SOUND, BY_WORDS, BY_OPEN = 1.5, 0.27, 1.1, -0.6
+ALONE_BIAS, ALONE_BY_WORDS, ALONE_BY_OPEN = 1.94, 1.08, -0.98
+"""How the probabilities are weighed, as logits: with the sound's, and without.
+
+Logistic regression over ends and mid-sentence pauses of the 80 clean clips of tests/corpus, split tune, with the
+default models. On the 82 of the split held-out an end scores above a pause with a chance of 0.95; by sound alone, 0.73.
+"""
+EXTREME = 0.005
+"""Probabilities nearer to 0 or 1 count as this far from it."""
+OPEN_IN_QUESTIONS = word_set("a an the my your his her our their these those some any every and or but if because very")
+OPEN = OPEN_IN_QUESTIONS | word_set(
+    "its this no of to in on at for from with about into by as so when while than is are was were be does did can "
+    "could will would should i we they what which who why where"
 )
-"""Words that no sentence ends with, or hardly ever."""
+"""Words that no sentence ends with, or hardly ever; questions end with more of them."""
 HELD = 0.8
 """Share of voiced frames among those of an onset."""
 LOUDER = 0.25
@@ -63,20 +73,32 @@ class Rules:
         sure, unsure = frames(live.sure_ms * patience), frames(live.unsure_ms * patience)
         return cls(threshold, frames(live.onset_ms), frames(live.interrupt_ms), sure, unsure)
 
-    def silence(self, finished: float | None, text: str) -> int:
-        """Silent frames that end a turn which sounds finished with this probability; None: nobody knows."""
-        if finished is None or unfinished(text):
-            return self.unsure
-        if finished >= SURE:
-            return self.sure
-        # The less it sounds finished the longer the silence: a straight line between the two.
-        return round(self.unsure - (self.unsure - self.sure) * finished)
+    def silence(self, over: float) -> int:
+        """Silent frames that end a turn which is over with this probability: the lower it is the more, in a line."""
+        return round(self.unsure - (self.unsure - self.sure) * min(1.0, over / SURE))
+
+
+def over(sound: float | None, words: float | None, text: str) -> float:
+    """How probable it is that a turn is over which sounds finished and reads whole with these; None: nobody knows."""
+    is_open = unfinished(text)
+    if words is not None and sound is not None:
+        score = BIAS + BY_SOUND * _logit(sound) + BY_WORDS * _logit(words) + BY_OPEN * is_open
+    elif words is not None:
+        score = ALONE_BIAS + ALONE_BY_WORDS * _logit(words) + ALONE_BY_OPEN * is_open
+    else:
+        return 0.0 if sound is None or is_open else sound
+    return 1 / (1 + math.exp(-score))
+
+
+def _logit(probability: float) -> float:
+    within = min(1 - EXTREME, max(EXTREME, probability))
+    return math.log(within / (1 - within))
 
 
 def unfinished(text: str) -> bool:
     """Whether words alone say that more is to come: Whisper hears where a sentence ends, and writes a full stop."""
     words = re.findall(r"[^\W_]+(?:'[^\W_]+)?", text.lower())
-    if len(words) > 1 and words[-1] in OPEN:
+    if len(words) > 1 and words[-1] in (OPEN_IN_QUESTIONS if text.endswith("?") else OPEN):
         return True
     return not re.search(r"(?<!\.\.)[.!?。！？…]$", text) or text.endswith("…")
 

@@ -6,23 +6,14 @@ import difflib
 import re
 from enum import Enum
 
-from chatapi.sentences import word_set
+from chatapi.abilities.live.phrases import BACKCHANNEL, STOP
 
-STOP = word_set(
-    "stop|stop it|stop stop|please stop|stop please|okay stop|ok stop|no stop|stop talking|be quiet|quiet|shut up|"
-    "silence|enough|that's enough|thats enough|cancel|never mind|nevermind|halt|hush",
-    "|",
-)
-"""What ends an answer and wants none itself."""
-BACKCHANNEL = word_set(
-    "mhm mm hm hmm mmm mm-hmm mhmm uh uhh um huh uh-huh uhhuh ah aha oh ooh yeah yep yup yes okay ok right sure wow "
-    "really nice cool great good alright well hm-hmm i see got it indeed exactly"
-)
-"""Words of somebody who listens."""
 BACKCHANNELS = 3
 """Words of a backchannel at most."""
 LIKENESS = 0.75
 """Share of the words heard that were just spoken by ourselves, in that order, from which it is our own echo."""
+RESEMBLES = 0.4
+"""The same share, from which it may be."""
 ALIKE = 0.65
 """Letters alike in two words that are taken for the same: an echo is heard badly."""
 
@@ -53,16 +44,44 @@ def meaning(heard: str, spoken: str) -> Meaning:
 
 def echoed(heard: str, spoken: str) -> bool:
     """Whether what was heard is what we said ourselves."""
+    return likeness(heard, spoken) >= LIKENESS
+
+
+def likeness(heard: str, spoken: str) -> float:
+    """Share of the words heard that were spoken by us, in that order."""
     words, ours = _words(heard), _words(spoken)
-    if not words or not ours:
-        return False
     place, found = 0, 0
     for word in words:
         for ahead in range(place, len(ours)):
             if word == ours[ahead] or difflib.SequenceMatcher(None, word, ours[ahead]).ratio() >= ALIKE:
                 place, found = ahead + 1, found + 1
                 break
-    return found >= LIKENESS * len(words)
+    return found / len(words) if words else 0.0
+
+
+class Breaker:
+    """Notices when the box answers itself, and has it listen only while it is silent, for some time."""
+
+    ROW = 2
+    """Turns one after another that resembled its own words."""
+    SECONDS = 60.0
+    """How long it is careful then."""
+
+    def __init__(self) -> None:
+        self._row = 0
+        self._until = 0.0
+
+    def turn(self, alike: float, now: float) -> bool:
+        """A turn that is about to be answered, and its likeness to what was just spoken. True when it broke now."""
+        self._row = self._row + 1 if alike >= RESEMBLES else 0
+        if self._row < self.ROW:
+            return False
+        self._row, self._until = 0, now + self.SECONDS
+        return True
+
+    def broken(self, now: float) -> bool:
+        """Whether what is heard while it speaks does not count, but for a wish that it stop."""
+        return now < self._until
 
 
 def stops(heard: str) -> bool:

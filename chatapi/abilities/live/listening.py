@@ -11,7 +11,7 @@ import anyio
 import numpy as np
 from anyio.abc import TaskGroup
 
-from chatapi.abilities.live.endpointing import Endpointing, Mark, Rules, frames
+from chatapi.abilities.live.endpointing import Endpointing, Mark, Rules, frames, over
 from chatapi.abilities.live.utterance import Utterance
 from chatapi.abilities.transcription import Transcription
 from chatapi.audio import RATE, Samples
@@ -55,6 +55,9 @@ class Hearer(Protocol):
     async def partly(self, utterance: Utterance, text: str) -> None:
         """The words so far."""
 
+    async def whole(self, text: str) -> float | None:
+        """How probable it is that nothing is missing from what is said."""
+
     async def guessed(self, text: str) -> None:
         """The words, if the turn is over."""
 
@@ -75,6 +78,8 @@ class Look:
     upto: int
     """Samples of it that were decoded."""
     text: str
+    whole: float | None = None
+    """Probability that it reads whole; None: not known."""
     finished: float | None = None
     """Probability that it sounds finished; None: not judged."""
 
@@ -88,6 +93,8 @@ class Ear:
         self.detect = self.semantic = True
         self.partials = True
         self.language: str | None = None
+        self.spoken = ""
+        """The language last heard; empty: none yet."""
         self.silence_ms = 500
         """Silence that ends a turn where only its length counts."""
         self.utterance: Utterance | None = None
@@ -217,8 +224,9 @@ class Ear:
         look, whole = self._look, self._whole(utterance)
         if look is None or look.upto < whole:
             return False
-        rules = self._endpointing.rules
-        needed = rules.silence(look.finished, look.text) if self.semantic and look.text else frames(self.silence_ms)
+        needed = frames(self.silence_ms)
+        if self.semantic and look.text:
+            needed = self._endpointing.rules.silence(over(look.finished, look.whole, look.text))
         if self._endpointing.silence < needed and utterance.speech_end < whole:
             return False
         await self._over(utterance, look.text)
@@ -242,23 +250,31 @@ class Ear:
             await self._hearer.partly(utterance, text)
             return
         # Nothing has been said since: they may have finished.
-        await self._hearer.guessed(text)
+        if self.semantic and text:
+            look.whole = await self._hearer.whole(text)
+        if self._holds(utterance, look):
+            await self._hearer.guessed(text)
         if self.semantic and text:
             # Not while the model reads the prompt, for which it wants every core; the longer the pause, the better it
             # is judged.
             await self._hearer.thinking()
             await self._judge(utterance, look)
-        if utterance is self.utterance and look is self._look:
+        if self._holds(utterance, look):
             await self._is_over(utterance)
+
+    def _holds(self, utterance: Utterance, look: Look) -> bool:
+        """Whether nothing has been said since."""
+        return utterance is self.utterance and look is self._look and look.upto >= self._whole(utterance)
 
     async def _words(self, utterance: Utterance) -> str:
         """What has been said so far; empty where it cannot be understood, which is told."""
         to = utterance.length
         try:
-            text = await self._transcription.words(utterance.open(), self.language, Priority.LIVE)
+            text, spoken = await self._transcription.words(utterance.open(), self.language, Priority.LIVE)
         except ChatapiError as error:
             await self._hearer.failed(error)
             return ""
+        self.spoken = spoken or self.spoken
         if utterance.ripe and utterance.speech_end < to and self._endpointing.silence >= SETTLED:
             utterance.settle(text, to)
             return utterance.text("")
@@ -266,9 +282,9 @@ class Ear:
 
     async def _judge(self, utterance: Utterance, look: Look) -> None:
         """Whether it sounds finished."""
-        sound = utterance.samples()
-        if look is not self._look or look.upto < self._whole(utterance):
+        if not self._holds(utterance, look):
             return
+        sound = utterance.samples()
         try:
             async with self._engines.turn.stream(
                 lambda engine, stop: engine.finished(sound, stop), Priority.LIVE

@@ -12,13 +12,14 @@ from anyio.abc import TaskGroup
 from chatapi.abilities.answering import Answered, Manner
 from chatapi.abilities.live.answer import Answer, Send
 from chatapi.abilities.live.endpointing import Rules
-from chatapi.abilities.live.interruption import Meaning, echoed, meaning, stops
+from chatapi.abilities.live.interruption import LIKENESS, Breaker, Meaning, likeness, meaning, stops
 from chatapi.abilities.live.listening import Ear
 from chatapi.abilities.live.memory import Memory
+from chatapi.abilities.live.playback import Playback
 from chatapi.abilities.live.utterance import Utterance
 from chatapi.audio import RATE, Samples
 from chatapi.engines import Voice
-from chatapi.errors import ChatapiError
+from chatapi.errors import ChatapiError, Unprocessable
 from chatapi.events import Failed, Interrupted, Resumed, SpeechStarted, SpeechStopped, Transcript
 from chatapi.gate import Priority
 from chatapi.history import Recalled
@@ -34,6 +35,10 @@ LATE = 0.5
 """Seconds of the answer after what has been heard that its echo may already hold."""
 BROKEN_OFF = "—"
 """Ends an answer in the history of which no more was heard."""
+HEARS_ITSELF = (
+    "the box hears its own voice and takes it for somebody's: turn the speaker down or move the microphone away; "
+    "for a minute it listens only while it is silent"
+)
 HINT = f" An answer of yours that ends in {BROKEN_OFF} was interrupted there by the user."
 
 
@@ -78,6 +83,9 @@ class Session:
         self._live = live
         self._group = group
         self._send = send
+        self._breaker = Breaker()
+        self._spoken: Playback | None = None
+        """Of the last answer that was given."""
         self._writing = anyio.Lock()
         """Held while what an answer said is put into the memory, so that it is put there once."""
         self._ear = Ear(live.engines, live.transcription, live.settings, group, self)
@@ -160,8 +168,10 @@ class Session:
             await self._retract(answer)
         elif answer is not None and self.playing and self.options.interrupt:
             self.against = True
+        pauses = self.against and not self._breaker.broken(self.seconds)
+        if answer is not None and pauses:
             answer.playback.pause(self.seconds)
-        await self._send(SpeechStarted(at, self.against))
+        await self._send(SpeechStarted(at, pauses))
 
     def gone_on(self) -> None:
         if self.answer is not None and not self.answer.released:
@@ -174,10 +184,15 @@ class Session:
         if text and not self.against and self.options.partials:
             await self._send(self._transcript(utterance, text, final=False))
 
+    async def whole(self, text: str) -> float | None:
+        if self.against or not self.options.answer:
+            return None
+        return await self._live.answering.whole(self._told(), " ".join([*self.pending, text]))
+
     async def guessed(self, text: str) -> None:
         if self.against:
             await self._weigh(text)
-        if text and self.options.answer and not self.against and not stops(text) and not self._is_echo(text):
+        if text and self.options.answer and not self.against and not stops(text) and self._likeness(text) < LIKENESS:
             await self._begin(" ".join([*self.pending, text]), self._ear.voiced_at)
 
     async def thinking(self) -> None:
@@ -187,7 +202,11 @@ class Session:
     async def over(self, utterance: Utterance, text: str) -> None:
         against, answer, self.against = self.against, self.answer, False
         at = (utterance.at + utterance.speech_end) / RATE
-        if not text or against or self._is_echo(text):
+        alike = self._likeness(text)
+        itself = bool(text) and not against and alike < LIKENESS and self._breaker.turn(alike, self.seconds)
+        if itself:
+            await self._send(Failed(Unprocessable(HEARS_ITSELF, code="hears_itself")))
+        if not text or against or alike >= LIKENESS or itself:
             self.gone_on()
             await self._send(SpeechStopped(at, heard=False))
             if against and answer is not None:
@@ -215,19 +234,20 @@ class Session:
             self.against = False
             return
         spoken = answer.playback.words(answer.playback.heard(self.seconds) + LATE)
-        if meaning(text, spoken) in (Meaning.STOP, Meaning.INTERRUPTION):
+        meant = meaning(text, spoken)
+        if meant is Meaning.STOP or (meant is Meaning.INTERRUPTION and not self._breaker.broken(self.seconds)):
             await self._interrupt(answer)
 
-    def _is_echo(self, text: str) -> bool:
-        """Whether it is the box's own last words, heard back."""
-        answer = self.answer
-        if answer is None or not answer.released or self.seconds - answer.playback.ended > ECHO:
-            return False
-        return echoed(text, answer.playback.words(answer.playback.seconds))
+    def _likeness(self, text: str) -> float:
+        """How much of it are the box's own last words, heard back."""
+        spoken = self._spoken
+        if spoken is None or self.seconds - spoken.ended > ECHO:
+            return 0.0
+        return likeness(text, spoken.words(spoken.seconds))
 
     def _transcript(self, utterance: Utterance, text: str, final: bool) -> Transcript:
         start, end = utterance.at / RATE, (utterance.at + utterance.speech_end) / RATE
-        return Transcript(text, final, start, end, self.options.language or "")
+        return Transcript(text, final, start, end, self._ear.spoken)
 
     # Answering
 
@@ -243,11 +263,18 @@ class Session:
         options = self.options
         voice: Voice | None = None
         if options.speak:
-            voice = self._live.speaking.voice(options.voice, options.language or "")
+            voice = self._live.speaking.voice(options.voice, options.language or self._ear.spoken)
         manner = Manner(voice, options.max_tokens, options.temperature, None, Priority.LIVE)
         self.answer = Answer(self._live.answering, self._told(), asked, manner, since)
         self.answer.mark("transcript")
-        self._group.start_soon(self.answer.run, self._ended)
+        self._group.start_soon(self._run, self.answer)
+
+    async def _run(self, answer: Answer) -> None:
+        await answer.run(self._ended)
+        if answer.released:
+            result = "interrupted" if answer.dropped else answer.failure or "ok"
+            spoken = "voice" if self.options.speak else "text"
+            self._live.metrics.turns.labels("voice", spoken, result).inc()
 
     def _told(self) -> Recalled:
         """What the model is given; the hint only where it applies, for another system prompt has to be read anew."""
@@ -259,6 +286,7 @@ class Session:
         answer = self.answer
         if answer is not None and not answer.released:
             answer.mark("endpoint")
+            self._spoken = answer.playback
             self._group.start_soon(answer.watch)
             await answer.release(self._send, lambda: self.seconds)
 

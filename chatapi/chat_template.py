@@ -1,0 +1,96 @@
+"""A GGUF model's own chat template: its prompts, up to the last word of a message that may not be over.
+
+GGUF (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), little-endian: magic; u32 version; u64 tensors; u64
+keys; each key: its name, u32 type, value. A string is a u64 length and its bytes; an array a u32 type, a u64 count and
+its values.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from chatapi.engines import Message
+
+KEY = "tokenizer.chat_template"
+SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Bytes of each of GGUF's plain types."""
+STRING, ARRAY = 8, 9
+HERE = "\x02here\x03"
+"""Marks the end of the last message; no template and nobody's speech has it."""
+
+
+class ChatTemplate:
+    """Renders messages as llama.cpp does, but leaves the last one open."""
+
+    def __init__(self, source: str) -> None:
+        """Raises jinja2.TemplateError when it is none."""
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = _refuse
+        self._template = environment.from_string(source)
+
+    def opened(self, messages: Sequence[Message]) -> tuple[str, str] | None:
+        """The prompt up to the last message's last word, and what would follow it; None where it has no such place."""
+        last = messages[-1]
+        told = [{"role": message.role, "content": message.text} for message in messages[:-1]]
+        told.append({"role": last.role, "content": last.text + HERE})
+        try:
+            # The tokenizer puts what begins a text before it by itself.
+            text = self._template.render(messages=told, bos_token="", eos_token="", add_generation_prompt=False)
+        except jinja2.TemplateError:
+            return None
+        before, found, after = text.partition(HERE)
+        return (before, after) if found else None
+
+
+def _refuse(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def chat_template(path: Path) -> ChatTemplate | None:
+    """Of a GGUF file; None where it has none, or none that can be used."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            source = _value(data, KEY)
+            return ChatTemplate(source) if source is not None else None
+        except (struct.error, UnicodeDecodeError, KeyError, jinja2.TemplateError):
+            return None
+
+
+def _value(data: mmap.mmap, key: str) -> str | None:
+    """The string of that name among the file's keys."""
+    (keys,) = struct.unpack_from("<Q", data, 16)
+    at = 24
+    for _ in range(keys):
+        name, at = _string(data, at)
+        (kind,) = struct.unpack_from("<I", data, at)
+        if name == key.encode() and kind == STRING:
+            return _string(data, at + 4)[0].decode("utf-8")
+        at = _after(data, at + 4, kind)
+    return None
+
+
+def _string(data: mmap.mmap, at: int) -> tuple[bytes, int]:
+    (length,) = struct.unpack_from("<Q", data, at)
+    end = at + 8 + length
+    return data[at + 8 : end], end
+
+
+def _after(data: mmap.mmap, at: int, kind: int) -> int:
+    """Where the value that begins at `at` ends."""
+    if kind == STRING:
+        return at + 8 + int(struct.unpack_from("<Q", data, at)[0])
+    if kind != ARRAY:
+        return at + SIZES[kind]
+    of, count = struct.unpack_from("<IQ", data, at)
+    at += 12
+    if of not in (STRING, ARRAY):
+        return at + int(count) * SIZES[of]
+    for _ in range(count):
+        at = _after(data, at, of)
+    return at

@@ -1,0 +1,70 @@
+"""A model's chat template, read from its file and left open at the last word."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from chatapi.chat_template import KEY, ChatTemplate, chat_template
+from chatapi.engines import Message
+
+CHATML = (
+    "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+ALTERNATING = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %}{{ m.content }}</s>{% endif %}{% endfor %}"
+)
+USER = Message("user", "What is the capital of")
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<Q", len(value.encode())) + value.encode()
+
+
+def gguf(folder: Path, *keys: tuple[str, int, bytes]) -> Path:
+    file = folder / "model.gguf"
+    body = b"".join(text(name) + struct.pack("<I", kind) + value for name, kind, value in keys)
+    file.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, len(keys)) + body)
+    return file
+
+
+BEFORE = (
+    ("general.name", 8, text("tiny")),
+    ("tokenizer.tokens", 9, struct.pack("<IQ", 8, 2) + text("a") + text("b")),
+    ("tokenizer.scores", 9, struct.pack("<IQ", 6, 3) + bytes(12)),
+    ("general.count", 4, bytes(4)),
+)
+
+
+def test_it_is_found_after_keys_of_every_kind(tmp_path: Path) -> None:
+    found = chat_template(gguf(tmp_path, *BEFORE, (KEY, 8, text(CHATML))))
+    assert found is not None
+    assert found.opened([Message("system", "Be brief."), USER]) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is the capital of",
+        "<|im_end|>\n",
+    )
+
+
+@pytest.mark.parametrize("keys", [BEFORE, (*BEFORE, (KEY, 8, text("{% for %}"))), ((KEY, 4, bytes(4)),)])
+def test_a_file_without_one_that_can_be_used_has_none(tmp_path: Path, keys: tuple[tuple[str, int, bytes], ...]) -> None:
+    assert chat_template(gguf(tmp_path, *keys)) is None
+
+
+def test_a_file_that_ends_too_soon_has_none(tmp_path: Path) -> None:
+    file = gguf(tmp_path, *BEFORE, (KEY, 8, text(CHATML)))
+    file.write_bytes(file.read_bytes()[:90])
+    assert chat_template(file) is None
+
+
+def test_a_template_that_refuses_the_messages_opens_nothing() -> None:
+    template = ChatTemplate(ALTERNATING)
+    assert template.opened([USER]) == ("[INST] What is the capital of", " [/INST]")
+    assert template.opened([Message("system", "Be brief."), USER]) is None
+
+
+def test_a_template_that_does_not_show_the_last_message_opens_nothing() -> None:
+    assert ChatTemplate("{{ messages[0].content }}").opened([Message("system", "x"), USER]) is None
