@@ -18,6 +18,8 @@ CONJUNCTION_WORDS = 4
 """Words after which an early piece may end before a conjunction."""
 MOST_WORDS, MOST_SIZE = 8, 52
 """An early piece is cut between words here, when nothing better came."""
+HURRIED_WORDS, HURRIED_SIZE = 5, 32
+"""The same where somebody waits in a conversation: every word less is heard 20 ms sooner."""
 
 STOPS = ".!?…‼⁇⁈⁉"
 UNSPACED_STOPS = "。！？｡؟۔।॥։።"
@@ -89,7 +91,8 @@ class Cutter:
     not depend on how the text was split into deltas. One answer each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hurried: bool = False) -> None:
+        self._most_words, self._most_size = (HURRIED_WORDS, HURRIED_SIZE) if hurried else (MOST_WORDS, MOST_SIZE)
         self._text = ""
         """Not given out yet; starts with a character that is not white space."""
         self._code: list[str] = []
@@ -167,7 +170,7 @@ class Cutter:
                 return end
         if _sentence_ends(body, text[len(body) :], "", self._last_line, whole=False):
             return len(body)
-        if self._early and (_words(body) >= MOST_WORDS or self._size >= MOST_SIZE):
+        if self._early and (_words(body) >= self._most_words or self._size >= self._most_size):
             return _early_break(body)
         return 0
 

@@ -128,6 +128,8 @@ def test_excuses_are_made_in_the_language_of_the_voice() -> None:
 def test_likeness_is_a_share_of_the_words_heard() -> None:
     assert likeness("The sea is white", "the sea is wide and blue") == 1
     assert likeness("The sea was cold yesterday", "the sea is wide") == pytest.approx(2 / 5)
+    scattered = "who knows where the best of all things is kept by the painters of the old chapel in the hills"
+    assert likeness("Who painted the ceiling of the chapel?", scattered) < 0.5
     assert likeness("", "the sea") == likeness("the sea", "") == 0
 
 

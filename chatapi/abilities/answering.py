@@ -43,6 +43,8 @@ class Manner:
     temperature: float | None = None
     seed: int | None = None
     priority: Priority = Priority.REQUEST
+    hurried: bool = False
+    """Whether its first sound is wanted even sooner, at the cost of a pause in its first sentence."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class _Run:
         self.seconds = 0.0
 
     async def thought(self, recalled: Recalled, asked: str, pieces: MemoryObjectSendStream[str] | None) -> Answered:
-        cutter, reply, last = Cutter(), "", Piece("")
+        cutter, reply, last = Cutter(self._manner.hurried), "", Piece("")
         while True:
             try:
                 async with aclosing(self._ability.written(recalled, asked, self._manner)) as written:

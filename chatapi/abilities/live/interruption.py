@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from enum import Enum
+from functools import lru_cache
 
 from chatapi.abilities.live.phrases import BACKCHANNEL, STOP
 
@@ -12,8 +13,10 @@ BACKCHANNELS = 3
 """Words of a backchannel at most."""
 LIKENESS = 0.75
 """Share of the words heard that were just spoken by ourselves, in that order, from which it is our own echo."""
-RESEMBLES = 0.4
+RESEMBLES = 0.5
 """The same share, from which it may be."""
+SPREAD = 1.5
+"""How far apart an echo's words may be in what was spoken, in words of the echo: some of it is not heard."""
 ALIKE = 0.65
 """Letters alike in two words that are taken for the same: an echo is heard badly."""
 
@@ -48,15 +51,27 @@ def echoed(heard: str, spoken: str) -> bool:
 
 
 def likeness(heard: str, spoken: str) -> float:
-    """Share of the words heard that were spoken by us, in that order."""
+    """Share of the words heard that were spoken by us close together, in that order."""
     words, ours = _words(heard), _words(spoken)
+    span = round(SPREAD * len(words)) + 1
+    starts = range(max(1, len(ours) - len(words) + 1))
+    return max((_found(words, ours[start : start + span]) for start in starts), default=0) / max(1, len(words))
+
+
+def _found(words: list[str], ours: list[str]) -> int:
+    """How many of the words come in ours, in that order."""
     place, found = 0, 0
     for word in words:
         for ahead in range(place, len(ours)):
-            if word == ours[ahead] or difflib.SequenceMatcher(None, word, ours[ahead]).ratio() >= ALIKE:
+            if _alike(word, ours[ahead]):
                 place, found = ahead + 1, found + 1
                 break
-    return found / len(words) if words else 0.0
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _alike(one: str, other: str) -> bool:
+    return one == other or difflib.SequenceMatcher(None, one, other).ratio() >= ALIKE
 
 
 class Breaker:

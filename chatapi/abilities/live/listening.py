@@ -248,6 +248,9 @@ class Ear:
         self._look = look = Look(upto, text)
         if upto < self._whole(utterance) or not self.detect:
             await self._hearer.partly(utterance, text)
+            if self.semantic and text:
+                # What the model has read of it by now it need not read in the pause.
+                await self._hearer.whole(text)
             return
         # Nothing has been said since: they may have finished.
         if self.semantic and text:
