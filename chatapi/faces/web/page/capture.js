@@ -84,6 +84,16 @@ export class Capture {
   }
 }
 
+/** Load a part of the page that runs on the audio thread. */
+export async function workletOf(context, url) {
+  try {
+    await context.audioWorklet.addModule(url);
+  } catch (error) {
+    // Browsers say the same of everything that keeps a file from coming.
+    throw new Fault('unreachable', { detail: error.message });
+  }
+}
+
 async function microphone() {
   const audio = { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 };
   try {
@@ -96,7 +106,7 @@ async function microphone() {
 async function tapped(stream, wanted) {
   const context = new AudioContext(wanted ? { sampleRate: wanted } : {});
   try {
-    await context.audioWorklet.addModule(WORKLET);
+    await workletOf(context, WORKLET);
     const tap = new AudioWorkletNode(context, 'tap', { channelCount: 1, channelCountMode: 'explicit' });
     context.createMediaStreamSource(stream).connect(tap);
     // It stays silent, but Safari runs only what leads to the loudspeaker.

@@ -1,5 +1,7 @@
 /** The live conversation's loudspeaker: it can pause at a sample, and knows how much of an answer was heard. */
 
+import { workletOf } from './capture.js';
+
 const WORKLET = new URL('loudspeaker-worklet.js', import.meta.url);
 /** Seconds: what a device claims beyond this to hold back is not believed. */
 const LATEST = 0.5;
@@ -76,7 +78,7 @@ export class Loudspeaker {
   }
 
   async #opened() {
-    await this.#context.audioWorklet.addModule(WORKLET);
+    await workletOf(this.#context, WORKLET);
     this.#node = new AudioWorkletNode(this.#context, 'loudspeaker', { numberOfInputs: 0, outputChannelCount: [1] });
     this.#node.port.onmessage = ({ data }) => this.#reported(data);
     this.#node.connect(this.#context.destination);
