@@ -93,8 +93,8 @@ def test_a_conversation_begun_aloud_goes_on_typed(live: Any, server: str) -> Non
 def test_the_dock_says_what_happens_and_escape_ends_it(live: Any) -> None:
     assert live.run("return document.activeElement.id") == "live"
     assert not live.one("#composer").is_displayed()
-    seen = set()
-    live.wait(lambda: seen.add(live.text("#live-state")) or {"Listening", "Hearing you", "Speaking"} <= seen, str(seen))
+    for words in ("Hearing you", "Speaking", "Listening"):
+        live.wait(lambda words=words: live.text("#live-state") == words, words)
     live.wait(lambda: int(live.one("#live-meter").get_attribute("aria-valuenow")) > 20, "the meter shows nothing")
     live.key(ESCAPE)
     live.wait(lambda: live.one("#composer").is_displayed())
@@ -208,7 +208,9 @@ def test_a_refused_microphone_is_explained(browse: Browse, server: str) -> None:
 
 def test_an_insecure_address_is_explained(serve: Serve, browse: Browse) -> None:
     with serve("server.hosts=box.test,127.0.0.1") as served:
-        page = browse(served.url.replace("127.0.0.1", "box.test"), GRANTED, "--host-resolver-rules=MAP box.test 127.0.0.1")
+        page = browse(
+            served.url.replace("127.0.0.1", "box.test"), GRANTED, "--host-resolver-rules=MAP box.test 127.0.0.1"
+        )
         page.press("#talk")
         words = fault(page, "insecure")
         assert "--tls" in words and "localhost" in words

@@ -17,7 +17,13 @@ from conftest import MODELS
 from browser.conftest import GRANTED, serving, write_wav
 
 pytestmark = pytest.mark.real
-REAL = ("vad.engine=silero", "turn.engine=smart_turn", "asr.engine=whisper_cpp", "llm.engine=llama_cpp", "tts.engine=piper")
+REAL = (
+    "vad.engine=silero",
+    "turn.engine=smart_turn",
+    "asr.engine=whisper_cpp",
+    "llm.engine=llama_cpp",
+    "tts.engine=piper",
+)
 SMALL = ("asr.model=whisper-tiny.en", "llm.model=smollm2-135m-instruct", "tts.model=en_US-joe-medium")
 QUESTION = "What is the capital of France?"
 SECONDS = 4
