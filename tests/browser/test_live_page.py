@@ -178,7 +178,7 @@ def test_a_box_that_comes_back_is_connected_to_again(serve: Serve, browse: Brows
         page.answered()
         before = conversation(page)
         served.kill()
-        page.wait(lambda: "trying again (1 of 6)" in page.text("#live-state"))
+        page.wait(lambda: "Reconnecting (1 of 6)" in page.text("#live-state"))
     count = len(page.all(".answer:has(.timeline)"))
     with serve(data, f"server.port={served.url.rsplit(':')[-1]}"):
         page.answered(count + 1)

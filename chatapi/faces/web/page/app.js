@@ -60,7 +60,10 @@ const microphone = new Microphone({
 });
 const live = new Live(api, thread, {
   onstate: (state, detail) => dock.show(state, detail),
-  onlevel: (level, mine) => dock.heard(level, mine),
+  onlevel: (level, mine) => {
+    dock.heard(level, mine);
+    if (!mine) player.onlevel(level);
+  },
   onfault: (fault) => notice(fault, live.on || !AGAIN.includes(fault.code) ? [] : [{ words: 'Talk again', pressed: talk }]),
   onforgotten: () => conversation.forgotten(),
   askKey: unlock,

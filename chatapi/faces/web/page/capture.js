@@ -20,6 +20,12 @@ export class Capture {
   #context;
   #tap;
 
+  /** @throws {Fault} where no browser would open one */
+  static check() {
+    if (!window.isSecureContext) throw new Fault('insecure');
+    if (!window.AudioWorkletNode || !navigator.mediaDevices?.getUserMedia) throw new Fault('no_recorder');
+  }
+
   /**
    * Open the microphone.
    * @param {{onblock: (samples: Float32Array) => void, onlost: () => void}} told  onlost: the device went away
@@ -27,8 +33,7 @@ export class Capture {
    * @throws {Fault}
    */
   static async open(told, wanted) {
-    if (!window.isSecureContext) throw new Fault('insecure');
-    if (!window.AudioWorkletNode || !navigator.mediaDevices?.getUserMedia) throw new Fault('no_recorder');
+    Capture.check();
     const stream = await microphone();
     try {
       return new Capture(stream, await tapped(stream, wanted), told);

@@ -7,12 +7,12 @@ const WORDS = {
   opening: 'Opening the microphone',
   connecting: 'Connecting',
   warming: 'The box is warming up',
-  reconnecting: 'Connection lost; trying again',
+  reconnecting: 'Reconnecting',
   listening: 'Listening',
   hearing: 'Hearing you',
   thinking: 'Thinking',
   speaking: 'Speaking',
-  paused: 'Paused, hearing you',
+  paused: 'Paused',
 };
 /** While it is muted nobody is listened to. */
 const MUTED = { listening: 'Muted' };

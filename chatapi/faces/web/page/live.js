@@ -1,4 +1,4 @@
-/** A live conversation: the microphone, the loudspeaker and the connection to the box, and what happens when one fails. */
+/** A live conversation: microphone, loudspeaker and connection, and what happens when one of them fails. */
 
 import { Capture } from './capture.js';
 import { Fault } from './faults.js';
@@ -6,7 +6,7 @@ import { Loudspeaker } from './loudspeaker.js';
 import { loudness } from './loudness.js';
 import { LiveTurns } from './live-turns.js';
 import { preferences } from './preferences.js';
-import { RATE, Realtime } from './realtime.js';
+import { RATE, Realtime, unopened } from './realtime.js';
 import { Resampler } from './resampler.js';
 
 /** Milliseconds before each try to connect again. */
@@ -17,7 +17,10 @@ const LOADED = 300;
 /** What may have passed at the next try, when it went on before. */
 const PASSING = ['broken_off', 'not_connected', 'unreachable', 'no_websocket', 'too_many_sessions'];
 
-/** @typedef {'off'|'opening'|'connecting'|'warming'|'reconnecting'|'listening'|'hearing'|'thinking'|'speaking'|'paused'} State */
+/**
+ * @typedef {'off'|'opening'|'connecting'|'warming'|'reconnecting'|'listening'|'hearing'|'thinking'|'speaking'|'paused'}
+ *   State
+ */
 
 export class Live {
   #api;
@@ -99,10 +102,9 @@ export class Live {
 
   /** The microphone, once the loudspeaker is open as well. */
   async #opened(run) {
-    if (!window.isSecureContext) throw new Fault('insecure');
-    if (!window.AudioWorkletNode) throw new Fault('no_recorder');
+    Capture.check();
     const loudspeaker = new Loudspeaker(RATE, (progress) => {
-      if (progress.level) this.#told.onlevel(progress.level, false);
+      this.#told.onlevel(progress.level, false);
       this.#turns?.played(progress);
     });
     this.#loudspeaker = loudspeaker;
@@ -143,21 +145,11 @@ export class Live {
     const run = this.#run;
     this.#door = null;
     this.#turns.lose();
-    const reason = fault.code === 'not_connected' ? await this.#reason() : fault;
+    const reason = fault.code === 'not_connected' ? await unopened(this.#api) : fault;
     const again = run === this.#run && (await this.#mended(reason));
     if (run !== this.#run) return;
     if (again) this.#connect();
     else this.#fail(this.#wasLive && PASSING.includes(reason.code) ? new Fault('live_lost') : reason);
-  }
-
-  /** Why there is no connection: browsers do not tell. */
-  async #reason() {
-    try {
-      await this.#api.get('ready');
-      return new Fault('no_websocket');
-    } catch (error) {
-      return Fault.from(error);
-    }
   }
 
   /** Whether to try again, now that what stood in the way was dealt with or waited for. */

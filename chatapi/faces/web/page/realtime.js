@@ -100,6 +100,16 @@ export class Realtime {
   }
 }
 
+/** Why a connection could not be opened: browsers do not tell. */
+export async function unopened(api) {
+  try {
+    await api.get('ready');
+    return new Fault('no_websocket');
+  } catch (error) {
+    return Fault.from(error);
+  }
+}
+
 /** An error of the interface, as a fault. */
 export function faultOf({ type, code, message }) {
   return new Fault(code ?? 'error', { detail: message, status: type === 'invalid_request_error' ? 422 : 500 });
