@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from browser.conftest import GRANTED, voice_like
+from browser.test_faults import fault
 
 Browse = Callable[..., Any]
 RATE = 24_000
@@ -190,6 +191,22 @@ def test_it_goes_on_while_the_tab_is_hidden(door: Door) -> None:
     assert door.page.run("return window.wasHidden")
     assert door.page.all(".answer:has(.timeline)"), "it did not go on"
     assert door.played() == 2000
+
+
+def test_a_box_that_still_loads_its_models_is_asked_again(door: Door) -> None:
+    error = {"type": "server_error", "code": "not_ready", "message": "the models are still loading"}
+    door.emit("error", error=error)
+    door.page.run("window.door.onclose({code: 1013})")
+    door.page.wait(lambda: door.page.text("#live-state") == "The box is warming up")
+    door.page.wait(lambda: door.page.text("#live-state") == "Listening")
+
+
+def test_something_that_lets_no_websocket_through_is_told(browse: Browse, server: str) -> None:
+    page = browse(server, GRANTED)
+    page.run("window.WebSocket = class { constructor() { setTimeout(() => this.onclose({code: 1006})); } close() {} }")
+    page.press("#talk")
+    assert "proxy" in fault(page, "no_websocket")
+    assert page.one("#composer").is_displayed()
 
 
 RESAMPLED = """
