@@ -189,6 +189,19 @@ async def test_an_answer_goes_on_after_a_noise(served: Served) -> None:
         await client.until("chatapi.output_audio.resumed")
 
 
+async def test_a_client_that_asks_is_told_which_words_its_sound_says(served: Served) -> None:
+    async with talking(served) as client:
+        await client.update(chatapi={})
+        await client.write("One two three. Four five six.")
+        await client.send("response.create")
+        await client.until("chatapi.ledger")
+        told = [event for event in client.told if event["type"] == "chatapi.speech"]
+        assert " ".join(event["text"] for event in told) == "You said: One two three. Four five six."
+        assert [event["audio_start_ms"] for event in told] == [0, *(event["audio_end_ms"] for event in told[:-1])]
+        assert told[-1]["audio_end_ms"] == pytest.approx(1000 * len(client.audio()) / RATE, abs=20)
+        assert client.types.index("chatapi.speech") < client.types.index("response.output_audio.delta")
+
+
 async def test_what_plays_is_silenced(served: Served) -> None:
     async with talking(served) as client:
         await client.write("one two three")

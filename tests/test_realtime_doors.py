@@ -83,10 +83,9 @@ async def test_only_who_has_the_key_gets_in(echo_settings: Callable[..., Setting
     with serving(echo_settings("server.api_key=secret")) as served:
         async with talking(served, key="secret") as client:
             assert client.types == ["session.created"]
-        for protocols in (["realtime", "openai-insecure-api-key.secret"],):
-            async with raw(served, subprotocols=protocols) as plain:
-                assert plain.subprotocol == "realtime"
-                await heard(plain, "session.created")
+        async with raw(served, subprotocols=["realtime", "openai-insecure-api-key.secret"]) as plain:
+            assert plain.subprotocol == "realtime"
+            await heard(plain, "session.created")
         async with raw(served, additional_headers={"X-Api-Key": "secret"}) as plain:
             await heard(plain, "session.created")
         for headers in ({}, {"Authorization": "Bearer wrong"}):
@@ -95,6 +94,12 @@ async def test_only_who_has_the_key_gets_in(echo_settings: Callable[..., Setting
                     pass
             assert refused.value.response.status_code == 401
             assert json.loads(refused.value.response.body or b"")["code"] == "unauthorized"
+
+
+async def test_a_key_with_spaces_comes_percent_encoded(echo_settings: Callable[..., Settings]) -> None:
+    with serving(echo_settings("server.api_key=a long (one)")) as served:
+        async with raw(served, subprotocols=["realtime", "openai-insecure-api-key.a%20long%20%28one%29"]) as plain:
+            await heard(plain, "session.created")
 
 
 @pytest.mark.parametrize(("host", "origin"), [("127.0.0.1", "http://evil.example"), ("evil.example", None)])

@@ -222,6 +222,8 @@ def test_every_control_has_a_name_and_is_big_enough_for_a_finger(page: Any) -> N
     page.devtools("Emulation.setDeviceMetricsOverride", width=360, height=640, deviceScaleFactor=2, mobile=True)
     page.ask(SPOKEN)
     page.answered()
+    # The button that stops the answer goes when its sound is over, which is not to be in the middle of this.
+    page.wait(lambda: page.all("#stop")[0].get_attribute("hidden"))
     for control in page.all("button, textarea, select, main"):
         if control.is_displayed():
             assert control.accessible_name, control.get_attribute("outerHTML")

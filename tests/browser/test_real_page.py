@@ -17,15 +17,21 @@ from conftest import MODELS
 from browser.conftest import GRANTED, serving, write_wav
 
 pytestmark = pytest.mark.real
-REAL = ("vad.engine=silero", "asr.engine=whisper_cpp", "llm.engine=llama_cpp", "tts.engine=piper")
+REAL = (
+    "vad.engine=silero",
+    "turn.engine=smart_turn",
+    "asr.engine=whisper_cpp",
+    "llm.engine=llama_cpp",
+    "tts.engine=piper",
+)
 SMALL = ("asr.model=whisper-tiny.en", "llm.model=smollm2-135m-instruct", "tts.model=en_US-joe-medium")
 QUESTION = "What is the capital of France?"
 SECONDS = 4
 """Longer than the question takes."""
 
 
-def said(folder: Path, text: str) -> Path:
-    """What a microphone gives when someone says this: the box's own voice, then a while of silence."""
+def said(folder: Path, text: str, before: float = 0, after: float = 3) -> Path:
+    """What a microphone gives when someone says this: the box's own voice between seconds of silence."""
     chosen = [part for setting in (f"data={folder}", *SMALL) for part in ("--set", setting)]
     raw = folder / "raw.wav"
     subprocess.run([sys.executable, "-m", "chatapi", "say", text, "-o", str(raw), *chosen], check=True, cwd=folder)
@@ -33,13 +39,23 @@ def said(folder: Path, text: str) -> Path:
         rate = file.getframerate()
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2") / 32768
     assert len(samples) < (SECONDS - 1) * rate
-    return write_wav(folder / "said.wav", np.concatenate([samples, np.zeros(3 * rate)]), rate)
+    return write_wav(folder / "said.wav", np.pad(samples, [(round(before * rate), round(after * rate))]), rate)
 
 
-def test_a_spoken_question_is_understood_and_answered_aloud(tmp_path: Path, browse: Callable[..., Any]) -> None:
-    data = tmp_path / "data"
-    data.mkdir()
-    (data / "models").symlink_to(MODELS / "models")
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data directory with the real models."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "models").symlink_to(MODELS / "models")
+    return folder
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def test_a_spoken_question_is_understood_and_answered_aloud(data: Path, browse: Callable[..., Any]) -> None:
     question = said(data, QUESTION)
     with serving(data, *REAL, *SMALL) as served:
         page = browse(served.url, GRANTED, hears=question)
@@ -47,6 +63,56 @@ def test_a_spoken_question_is_understood_and_answered_aloud(tmp_path: Path, brow
         page.recorded(SECONDS)
         page.press("#mic")
         answer = page.answered()
-        assert re.findall(r"\w+", page.text(".question .text").lower()) == re.findall(r"\w+", QUESTION.lower())
+        assert words(page.text(".question .text")) == words(QUESTION)
         assert answer.find_element("css selector", ".text").text
         page.wait(lambda: page.loudest() > 0.1, "the answer is not heard")
+
+
+LOUDEST = """
+    const live = document.getElementById('live'), meter = document.getElementById('live-meter');
+    window.loudestAnswer = 0;
+    new MutationObserver(() => {
+        if (live.dataset.state !== 'speaking') return;
+        window.loudestAnswer = Math.max(window.loudestAnswer, Number(meter.getAttribute('aria-valuenow')));
+    }).observe(meter, {attributes: true});
+"""
+"""Remembers how loud what went to the loudspeaker became."""
+
+
+def test_a_live_question_is_understood_and_answered_aloud(data: Path, browse: Callable[..., Any]) -> None:
+    # Nobody speaks before the conversation is open; the browser repeats the file, after the answer was heard.
+    question = said(data, QUESTION, before=2, after=20)
+    with serving(data, *REAL, *SMALL) as served:
+        page = browse(served.url, GRANTED, hears=question)
+        page.run(LOUDEST)
+        page.press("#talk")
+        partial = page.wait_for(".question.partial .text").text
+        answer = page.answered()
+        assert words(page.text(".question .text")) == words(QUESTION)
+        assert words(partial)[:2] == words(QUESTION)[:2]
+        assert "Paris" in answer.find_element("css selector", ".text").text
+        assert float(answer.get_attribute("data-seconds")) > 0.5
+        assert page.run("return window.loudestAnswer") > 30
+        marks = [row.get_attribute("data-mark") for row in answer.find_elements("css selector", ".chart li")]
+        assert {"transcript", "endpoint", "first_audio"} & set(marks)
+        page.press("#live-end")
+        conversation = page.run("return localStorage.getItem('chatapi.conversation')")
+        assert words(served.get(f"/conversations/{conversation}")["messages"][0]["text"]) == words(QUESTION)
+
+
+def test_an_answer_that_is_spoken_against_stops_where_it_was_heard(data: Path, browse: Callable[..., Any]) -> None:
+    # Said again by the browser, while the first answer still sounds.
+    question = said(data, "Tell me a long story about a lighthouse.", before=2, after=6)
+    with serving(data, *REAL, *SMALL) as served:
+        page = browse(served.url, GRANTED, hears=question)
+        page.press("#talk")
+        answer = page.wait_for(".answer[data-interrupted]")
+        shown = answer.find_element("css selector", ".text").text
+        assert shown.endswith(" —")
+        assert "Interrupted" in answer.find_element("css selector", ".aside").text
+        page.wait_for(".answer", 2)
+        page.press("#live-end")
+        conversation = page.run("return localStorage.getItem('chatapi.conversation')")
+        kept = served.get(f"/conversations/{conversation}")["messages"][1]["text"]
+        # The last report of what was heard is up to 100 ms old.
+        assert kept.endswith(" —") and abs(len(kept.split()) - len(shown.split())) <= 3

@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterable
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import anyio
 from starlette.datastructures import Headers, MutableHeaders
@@ -81,7 +81,7 @@ class Guard:
         """Raises Forbidden or Unauthorized. Browsers can send a WebSocket's key only as a subprotocol."""
         self._check_host(headers)
         self._check_origin(headers)
-        offered_keys = [*_offered_keys(headers), *(p[len(KEY) :].encode() for p in subprotocols if p.startswith(KEY))]
+        offered_keys = [*_offered_keys(headers), *_subprotocol_keys(subprotocols)]
         if self._key is not None and not any(hmac.compare_digest(self._key, offered) for offered in offered_keys):
             raise Unauthorized(
                 "this needs the API key: send it as `Authorization: Bearer KEY`; a browser that asks for a name and a "
@@ -116,6 +116,14 @@ def _offered_keys(headers: Headers) -> Iterable[bytes]:
             yield base64.b64decode(value, validate=True).partition(b":")[2]
         except binascii.Error:
             return
+
+
+def _subprotocol_keys(subprotocols: Iterable[str]) -> Iterable[bytes]:
+    """As it stands, and percent-decoded: a subprotocol can hold neither spaces nor letters beyond ASCII."""
+    for offered in subprotocols:
+        if offered.startswith(KEY):
+            yield offered[len(KEY) :].encode()
+            yield unquote_to_bytes(offered[len(KEY) :])
 
 
 class _Exchange:

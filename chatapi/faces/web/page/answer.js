@@ -94,6 +94,20 @@ export class Answer {
     this.#remark(this.begun ? 'Stopped. The box does not remember this answer.' : 'Stopped.');
   }
 
+  /** Whether its words are heard now, in a live conversation. */
+  speaking(on) {
+    this.element.classList.toggle('speaking', on);
+  }
+
+  /** Somebody spoke against it, or the connection was lost: what is shown is what was heard. */
+  interrupted(end, here, lost) {
+    this.#over();
+    this.element.dataset.interrupted = '';
+    this.#footer(...(end ? [timeline(end, here)] : []));
+    if (lost) this.#remark('The connection was lost here.');
+    else this.#remark(this.begun ? 'Interrupted. The box remembers what you heard of it.' : 'Interrupted before it was heard.');
+  }
+
   /** Waiting for the box: what for, and until when. */
   waiting(fault, seconds) {
     const { title } = explained(fault);

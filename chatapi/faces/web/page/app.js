@@ -6,6 +6,8 @@ import { Composer } from './composer.js';
 import { Conversation } from './conversation.js';
 import { byId } from './dom.js';
 import { Fault } from './faults.js';
+import { Live } from './live.js';
+import { LiveDock } from './live-dock.js';
 import { Microphone } from './microphone.js';
 import { askKey, confirmRenewal, Options } from './options.js';
 import { Player } from './player.js';
@@ -20,6 +22,9 @@ const STATES = {
   locked: 'Locked',
   offline: 'The box cannot be reached',
 };
+
+/** What a press of Talk may mend. */
+const AGAIN = ['microphone_lost', 'live_lost', 'too_many_sessions', 'session_idle', 'unreachable'];
 
 let restored = false;
 let speaking = false;
@@ -53,6 +58,21 @@ const microphone = new Microphone({
   onfault: notice,
   onstate: announce,
 });
+const live = new Live(api, thread, {
+  onstate: (state, detail) => dock.show(state, detail),
+  onlevel: (level, mine) => {
+    dock.heard(level, mine);
+    if (!mine) player.onlevel(level);
+  },
+  onfault: (fault) => notice(fault, live.on || !AGAIN.includes(fault.code) ? [] : [{ words: 'Talk again', pressed: talk }]),
+  onforgotten: () => conversation.forgotten(),
+  askKey: unlock,
+});
+const dock = new LiveDock({
+  onstart: talk,
+  onend: () => live.end(),
+  onmute: (on) => { live.muted = on; },
+});
 const readiness = new Readiness(api, (state, before) => {
   byId('status').dataset.state = state;
   showStatus();
@@ -70,6 +90,7 @@ player.onblocked = () => notice(new Fault('sound_blocked'));
 
 byId('new').addEventListener('click', async () => {
   microphone.cancel();
+  live.end();
   if (!thread.empty && !(await confirmRenewal())) return;
   clearNotice();
   conversation.renew();
@@ -81,17 +102,29 @@ byId('examples').addEventListener('click', ({ target }) => {
 });
 document.addEventListener('keydown', (event) => {
   if (event.key !== 'Escape' || document.querySelector('dialog[open]')) return;
-  if (microphone.recording) microphone.cancel();
+  if (live.on) live.end();
+  else if (microphone.recording) microphone.cancel();
   else conversation.stop();
 });
 for (const touched of ['pointerup', 'keydown']) {
-  document.addEventListener(touched, () => player.unlock(), { capture: true });
+  document.addEventListener(touched, () => {
+    player.unlock();
+    live.wake();
+  }, { capture: true });
 }
 window.addEventListener('error', () => notice(new Fault('page_fault')));
 window.addEventListener('unhandledrejection', ({ reason }) => notice(Fault.from(reason)));
 
 composer.focus();
 await begin();
+
+/** Begin a live conversation, which goes on with the one that is shown. */
+function talk() {
+  microphone.cancel();
+  conversation.stop();
+  clearNotice();
+  live.start();
+}
 
 /** Also after a key was entered, and after the box was out of reach. */
 async function begin() {

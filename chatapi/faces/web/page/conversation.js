@@ -58,7 +58,7 @@ export class Conversation {
       }
     } catch (error) {
       const fault = Fault.from(error);
-      if (fault.code === 'unknown_conversation') this.#forgotten();
+      if (fault.code === 'unknown_conversation') this.forgotten();
       else throw fault;
     }
     return this.#thread.invite();
@@ -102,6 +102,12 @@ export class Conversation {
     this.#player.stop();
   }
 
+  /** The box no longer has it. */
+  forgotten() {
+    preferences.conversation = '';
+    this.#thread.remark('The box no longer has the earlier conversation; this begins a new one.');
+  }
+
   #options() {
     const { speak, voice, conversation } = preferences;
     return {
@@ -119,7 +125,7 @@ export class Conversation {
       question,
       askKey: this.#told.askKey,
       onconversation: (id) => { if (this.#turn === turn) preferences.conversation = id; },
-      onforgotten: () => this.#forgotten(),
+      onforgotten: () => this.forgotten(),
       onfault: (fault) => {
         answer.failed(fault, this.#ways(fault, () => {
           answer.element.remove();
@@ -145,10 +151,5 @@ export class Conversation {
     if (HOPELESS.includes(fault.code)) return [];
     const ways = [{ words: 'Try again', pressed: again }];
     return CHOSEN.includes(fault.code) ? [{ words: 'Settings', pressed: this.#told.openSettings }, ...ways] : ways;
-  }
-
-  #forgotten() {
-    preferences.conversation = '';
-    this.#thread.remark('The box no longer has the earlier conversation; this begins a new one.');
   }
 }

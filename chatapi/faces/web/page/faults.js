@@ -36,11 +36,11 @@ export class Fault extends Error {
 }
 
 const WORDS = {
-  microphone_denied: ['The microphone is blocked', 'Allow it for this page in the browser’s site settings (the icon beside the address), then tap the microphone again.'],
-  no_microphone: ['No microphone found', 'Plug one in or switch it on, then tap the microphone again. Typing works without one.'],
-  microphone_busy: ['The microphone cannot be used', 'Another program may be holding it. Close that program, then tap the microphone again.'],
-  microphone_lost: ['The microphone went away', 'It was unplugged or switched off while recording. Connect it and record again.'],
-  insecure: ['Recording needs a secure address', 'Browsers give the microphone only to https:// pages and to localhost. Open this page over https, or on the box itself as http://localhost. Typing works here too.'],
+  microphone_denied: ['The microphone is blocked', 'Allow it for this page in the browser’s site settings (the icon beside the address), then try again.'],
+  no_microphone: ['No microphone found', 'Plug one in or switch it on, then try again. Typing works without one.'],
+  microphone_busy: ['The microphone cannot be used', 'Another program may be holding it. Close that program, then try again.'],
+  microphone_lost: ['The microphone went away', 'It was unplugged or switched off. Connect it and begin again.'],
+  insecure: ['The microphone needs a secure address', 'Browsers give it only to https:// pages and to localhost. Start the box with --tls and open its https:// address, or open this page on the box itself as http://localhost. Typing works here too.'],
   no_recorder: ['This browser cannot record', 'It lacks AudioWorklet. A current Firefox, Chrome, Edge or Safari can record; typing works here too.'],
   too_short: ['That was too short', 'Hold the microphone for as long as you speak, or tap it once, speak, and tap again.'],
   sound_blocked: ['The sound is blocked', 'The browser plays nothing before you touch the page. Press play under the answer; if it stays silent, check that a loudspeaker is connected.'],
@@ -53,6 +53,10 @@ const WORDS = {
   field_full: ['That is as long as a question may be', 'The box takes no more; what goes beyond is left out.'],
   empty_prompt: ['The question is empty', 'Type something first.'],
   unauthorized: ['The key is missing or wrong', 'Enter the API key that was chosen when the box was set up.'],
+  too_many_sessions: ['Others are talking with the box', 'It holds only so many live conversations at once. Wait until one ends and press Talk again; typing works meanwhile.'],
+  live_lost: ['The connection was lost', 'The box did not come back within half a minute. Check that it is switched on, then press Talk: the conversation goes on where it was.'],
+  no_websocket: ['A live conversation cannot be opened', 'The box answers, but no WebSocket gets through to it: a proxy in between may be in the way. Typing and the microphone button work.'],
+  session_idle: ['The conversation was ended', 'Nothing came from the microphone for a long time. Press Talk to go on.'],
   unknown_voice: ['That voice is no longer installed', 'Choose another one in the settings.'],
   unknown_language: ['That language is not understood here', 'Choose another one in the settings, or “Automatic”.'],
   unknown_host: ['This address is not allowed', 'The box does not know itself by this name: add it to server.hosts in its settings.'],

@@ -1,7 +1,7 @@
 /** Hands the microphone's samples to the page, a block at a time. Runs on the audio thread. */
 
-/** Samples in a block: 43 ms at 48 kHz, often enough for a level meter. */
-const BLOCK = 2048;
+/** Samples in a block: 43 ms at 24 and at 48 kHz, often enough for a level meter; a multiple of what the browser hands over. */
+const BLOCK = 128 * Math.round((0.043 * sampleRate) / 128);
 
 class Tap extends AudioWorkletProcessor {
   #block = new Float32Array(BLOCK);

@@ -1,20 +1,7 @@
-/** The microphone, as samples. */
+/** A recording: the microphone's samples, kept until it is over. */
 
-import { Fault } from './faults.js';
+import { Capture } from './capture.js';
 import { loudness } from './loudness.js';
-
-const WORKLET = new URL('recorder-worklet.js', import.meta.url);
-/** Milliseconds the audio thread gets to hand over its last block. */
-const FLUSH = 500;
-/** What getUserMedia's refusals mean (Media Capture and Streams, 10.2). */
-const REFUSALS = {
-  NotAllowedError: 'microphone_denied',
-  SecurityError: 'microphone_denied',
-  NotFoundError: 'no_microphone',
-  OverconstrainedError: 'no_microphone',
-  NotReadableError: 'microphone_busy',
-  AbortError: 'microphone_busy',
-};
 
 /**
  * @typedef {object} Recording
@@ -23,95 +10,50 @@ const REFUSALS = {
  */
 
 export class Recorder {
-  #stream;
-  #context;
-  #tap;
+  #capture = null;
   #blocks = [];
   #length = 0;
 
   /**
    * Open the microphone.
    * @param {{onlevel: (level: number) => void, onlost: () => void}} told  onlost: the device went away
-   * @throws {Fault}
+   * @throws {import('./faults.js').Fault}
    */
-  static async open(told) {
-    if (!window.isSecureContext) throw new Fault('insecure');
-    if (!window.AudioWorkletNode || !navigator.mediaDevices?.getUserMedia) throw new Fault('no_recorder');
-    const stream = await microphone();
-    const context = new AudioContext();
-    try {
-      await context.audioWorklet.addModule(WORKLET);
-      return new Recorder(stream, context, told);
-    } catch (error) {
-      release(stream, context);
-      throw error;
-    }
-  }
-
-  constructor(stream, context, { onlevel, onlost }) {
-    this.#stream = stream;
-    this.#context = context;
-    this.#tap = new AudioWorkletNode(context, 'tap', { channelCount: 1, channelCountMode: 'explicit' });
-    this.#tap.port.onmessage = ({ data }) => {
-      this.#blocks.push(data);
-      this.#length += data.length;
-      onlevel(loudness(data));
+  static async open({ onlevel, onlost }) {
+    const recorder = new Recorder();
+    const onblock = (samples) => {
+      recorder.#blocks.push(samples);
+      recorder.#length += samples.length;
+      if (samples.length) onlevel(loudness(samples));
     };
-    context.createMediaStreamSource(stream).connect(this.#tap);
-    // It stays silent, but Safari runs only what leads to the loudspeaker.
-    this.#tap.connect(context.destination);
-    stream.getAudioTracks()[0].onended = onlost;
-    this.wake();
+    recorder.#capture = await Capture.open({ onblock, onlost });
+    return recorder;
   }
 
   /** Call when the user lets go of something: on touch screens a page may run its audio only from then on. */
   wake() {
-    if (this.#context.state === 'suspended') this.#context.resume().catch(() => {});
+    this.#capture.wake();
   }
 
   /** Seconds recorded so far, counted in samples. */
   get seconds() {
-    return this.#length / this.#context.sampleRate;
+    return this.#length / this.#capture.rate;
   }
 
   /** @returns {Promise<Recording>} */
   async close() {
-    const whole = new Promise((resolve) => {
-      const take = this.#tap.port.onmessage;
-      this.#tap.port.onmessage = (message) => (message.data ? take(message) : resolve());
-    });
-    this.wake();
-    this.#tap.port.postMessage('close');
-    // An audio thread that sleeps answers nothing; then what has arrived is all there is.
-    await Promise.race([whole, new Promise((resolve) => { setTimeout(resolve, FLUSH); })]);
-    this.cancel();
+    await this.#capture.finish();
     const samples = new Float32Array(this.#length);
     let at = 0;
     for (const block of this.#blocks) {
       samples.set(block, at);
       at += block.length;
     }
-    return { samples, rate: this.#context.sampleRate };
+    return { samples, rate: this.#capture.rate };
   }
 
   /** Let go of the microphone. */
   cancel() {
-    this.#tap.port.onmessage = null;
-    this.#stream.getAudioTracks()[0].onended = null;
-    release(this.#stream, this.#context);
+    this.#capture.close();
   }
-}
-
-async function microphone() {
-  const audio = { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 };
-  try {
-    return await navigator.mediaDevices.getUserMedia({ audio });
-  } catch (error) {
-    throw new Fault(REFUSALS[error.name] ?? 'microphone_busy', { detail: error.message });
-  }
-}
-
-function release(stream, context) {
-  for (const track of stream.getTracks()) track.stop();
-  if (context.state !== 'closed') context.close();
 }

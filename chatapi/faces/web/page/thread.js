@@ -28,8 +28,10 @@ class QuestionView {
     this.element.append(element('div', { class: 'voice' }, play.element, waveform(recording), length));
   }
 
-  say(text) {
+  /** @param {boolean} [final]  whether the words stay as they are */
+  say(text, final = true) {
     this.#text.textContent = text;
+    this.element.classList.toggle('partial', !final);
   }
 }
 

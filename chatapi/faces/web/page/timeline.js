@@ -3,10 +3,11 @@
 import { drawing, element, icon } from './dom.js';
 import { spell } from './durations.js';
 
-/** The ledger's marks in the order they are reached, and what the time before each was spent on. */
+/** The ledger's marks in the order they are usually reached, and what the time before each was spent on. */
 const STAGES = [
   ['admitted', 'Waited', 'for a free place on the box'],
   ['transcript', 'Heard', 'turned your speech into words'],
+  ['endpoint', 'Pause', 'made sure that you had finished'],
   ['first_token', 'Thinking', 'until the first word of the answer'],
   ['first_sentence', 'Sentence', 'until enough of it to say'],
   ['first_audio', 'Voice', 'until it began to sound'],
@@ -27,7 +28,8 @@ const WORTH_SHOWING = 0.001;
 
 /** @returns {Stage[]} */
 export function stages(timings) {
-  const reached = STAGES.filter(([mark]) => Number.isFinite(timings[mark]));
+  // A live conversation thinks in your pauses, before it is known whether you have finished.
+  const reached = STAGES.filter(([mark]) => Number.isFinite(timings[mark])).sort(([a], [b]) => timings[a] - timings[b]);
   let from = 0;
   const all = reached.map(([mark, label, meaning]) => {
     const until = Math.max(from, timings[mark]);
@@ -51,9 +53,10 @@ export function timeline(end, here) {
   return details;
 }
 
-function gist({ first_token: token, first_audio: audio, spoken, end }) {
+function gist({ first_token: token, first_audio: audio, endpoint, spoken, end }) {
   const voice = audio != null;
-  const first = voice ? `First sound ${spell(audio)}` : token != null ? `First words ${spell(token)}` : '';
+  // What was made in a pause is held back until the turn is over.
+  const first = voice ? `First sound ${spell(Math.max(audio, endpoint ?? 0))}` : token != null ? `First words ${spell(token)}` : '';
   const made = end != null ? `${voice ? 'made' : 'written'} in ${spell(end)}` : '';
   const told = [first, made, voice && spoken != null ? `${spell(spoken)} to hear` : ''].filter(Boolean);
   return element('span', { class: 'gist' }, ...told.map((words) => element('span', {}, `${words} `)));

@@ -64,12 +64,17 @@ class Reply:
         await self._tell(f"response.{name}.delta", **self._at(delta=delta.text))
 
     async def speech(self, speech: Speech) -> None:
+        start = self.item.playback.seconds
         self.item.playback.sent(speech, 0)
         if self.error is not None and speech.text != self._excuse:
             # What the model did not write is to be read as well.
             self._excuse = speech.text
             await self.text(TextDelta(f" {speech.text}" if self.item.text else speech.text))
         if self._spoken:
+            if self._config.chatapi is not None:
+                end = self.item.playback.seconds
+                span = {"audio_start_ms": round(start * 1000), "audio_end_ms": round(end * 1000)}
+                await self._tell("chatapi.speech", **self._at(text=speech.text, **span))
             for delta in self._out.feed(speech.audio):
                 await self._tell("response.output_audio.delta", **self._at(delta=delta))
 

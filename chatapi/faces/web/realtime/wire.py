@@ -104,6 +104,8 @@ class Extension(_Part):
 
     Whoever does is sent, besides OpenAI's events:
     - `chatapi.ledger` {response_id, ledger} after each response.done: when things happened in the turn, in seconds;
+    - `chatapi.speech` {response_id, item_id, text, audio_start_ms, audio_end_ms} before the sound it tells of: which
+      words are said in this stretch of the answer's sound;
     and with `pausing`:
     - `chatapi.output_audio.paused`: somebody speaks against the answer; be silent and keep the rest of it;
     - `chatapi.output_audio.resumed`: it was nothing that matters; go on from where you stopped. When it was, there

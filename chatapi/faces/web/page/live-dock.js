@@ -1,0 +1,89 @@
+/** The dock while a live conversation goes on: what happens now, how loud it is, mute and end. */
+
+import { byId, showIcon } from './dom.js';
+import { Meter } from './waveform.js';
+
+const WORDS = {
+  opening: 'Opening the microphone',
+  connecting: 'Connecting',
+  warming: 'The box is warming up',
+  reconnecting: 'Reconnecting',
+  listening: 'Listening',
+  hearing: 'Hearing you',
+  thinking: 'Thinking',
+  speaking: 'Speaking',
+  paused: 'Paused',
+};
+/** While it is muted nobody is listened to. */
+const MUTED = { listening: 'Muted' };
+
+export class LiveDock {
+  #dock = byId('live');
+  #talk = byId('talk');
+  #mute = byId('mute');
+  #words = byId('live-state');
+  #meter = new Meter(byId('live-meter'));
+  #state = 'off';
+  #detail = '';
+  #muted = false;
+  #told;
+
+  /** @param {{onstart: () => void, onend: () => void, onmute: (on: boolean) => void}} told */
+  constructor(told) {
+    this.#told = told;
+    this.#talk.addEventListener('click', told.onstart);
+    byId('live-end').addEventListener('click', told.onend);
+    this.#mute.addEventListener('click', () => this.#toggle());
+  }
+
+  /**
+   * @param {import('./live.js').State} state
+   * @param {string} detail  which try it is
+   */
+  show(state, detail) {
+    const was = this.#state;
+    this.#state = state;
+    this.#detail = detail;
+    const on = state !== 'off';
+    if ((was !== 'off') !== on) this.#open(on);
+    this.#say();
+  }
+
+  /** @param {number} level  loudness, 0 to 1; mine: of the microphone */
+  heard(level, mine) {
+    // One meter for both: whoever has the word moves it.
+    if (mine !== (this.#state === 'speaking')) this.#meter.add(level);
+  }
+
+  #open(on) {
+    document.body.classList.toggle('talking', on);
+    this.#dock.hidden = !on;
+    byId('composer').hidden = on;
+    byId('under').hidden = on;
+    this.#meter.clear();
+    this.#muted = false;
+    this.#showMute();
+    if (on) this.#dock.focus();
+    else this.#talk.focus();
+  }
+
+  #toggle() {
+    this.#muted = !this.#muted;
+    this.#told.onmute(this.#muted);
+    this.#showMute();
+    this.#say();
+  }
+
+  #showMute() {
+    this.#mute.setAttribute('aria-pressed', String(this.#muted));
+    this.#mute.title = this.#muted ? 'Unmute the microphone' : 'Mute the microphone';
+    showIcon(this.#mute, this.#muted ? 'mic-off' : 'mic');
+  }
+
+  #say() {
+    this.#dock.dataset.state = this.#muted && MUTED[this.#state] ? 'muted' : this.#state;
+    const words = (this.#muted && MUTED[this.#state]) || WORDS[this.#state] || '';
+    const told = this.#detail ? `${words} (${this.#detail})` : words;
+    if (this.#words.textContent !== told) this.#words.textContent = told;
+  }
+}
