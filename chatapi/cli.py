@@ -56,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run, quiet=quiet)
         return added
 
-    verb("serve", _serve, "answer HTTP until stopped", quiet=False)
+    serve = verb("serve", _serve, "answer HTTP until stopped", quiet=False)
+    serve.add_argument("--tls", action="store_true", help="HTTPS: browsers give no microphone to a box without it")
     verb("talk", _talk, "a conversation through this machine's microphone and speaker")
     _ask_options(verb("ask", _ask, "one turn, without a server"))
     transcribe = verb("transcribe", _transcribe, "write down what a file of any length says")
@@ -121,7 +122,11 @@ def _ask_options(ask: argparse.ArgumentParser) -> None:
 def _serve(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     from chatapi.commands.serve import serve
 
-    return anyio.run(serve, loaded.settings)
+    table = loaded.settings.server
+    # Without a command there is no --tls.
+    if getattr(chosen, "tls", False):
+        table = table.model_copy(update={"tls": True})
+    return anyio.run(serve, loaded.settings.model_copy(update={"server": table}))
 
 
 def _talk(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:

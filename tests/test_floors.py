@@ -14,6 +14,7 @@ FLOORS = {
     1: (
         "engines",
         "catalog",
+        "certificates",
         "corpus",
         "openmp",
         "heap",
