@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = verb("serve", _serve, "answer HTTP until stopped", quiet=False)
     serve.add_argument("--tls", action="store_true", help="HTTPS: browsers give no microphone to a box without it")
-    verb("talk", _talk, "a conversation through this machine's microphone and speaker")
+    _talk_options(verb("talk", _talk, "a conversation through this machine's microphone and speaker"))
     _ask_options(verb("ask", _ask, "one turn, without a server"))
     transcribe = verb("transcribe", _transcribe, "write down what a file of any length says")
     transcribe.add_argument("file", type=Path)
@@ -100,6 +100,13 @@ def _settings_options(parser: argparse.ArgumentParser, suffix: str) -> None:
     )
 
 
+def _talk_options(talk: argparse.ArgumentParser) -> None:
+    talk.add_argument("--server", metavar="URL", help="talk with the box there, https://HOST:8000; no models here")
+    talk.add_argument("--key", help="that box's API key; default: CHATAPI_SERVER_API_KEY")
+    talk.add_argument("--fingerprint", metavar="SHA256", help="trust that box's certificate, which has this one")
+    talk.add_argument("--list-devices", action="store_true", help="name the devices for mic.input and mic.output")
+
+
 def _ask_options(ask: argparse.ArgumentParser) -> None:
     ask.add_argument("question", help="text, or an audio file; - reads text from standard input")
     ask.add_argument("--reply", choices=("text", "voice"), default="text")
@@ -132,7 +139,7 @@ def _serve(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
 def _talk(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     from chatapi.commands.talk import talk
 
-    return anyio.run(talk, loaded.settings)
+    return anyio.run(talk, loaded.settings, chosen)
 
 
 def _ask(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
