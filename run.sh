@@ -129,6 +129,10 @@ case "${1:-serve}" in
     case "$command" in
       serve | talk) need_portaudio ;;
     esac
+    case "$command $*" in
+      # The box there has the models.
+      "talk "*"--server"* | "talk "*"--list-devices"*) command=elsewhere ;;
+    esac
     case "$command" in
       serve | talk | ask | say | transcribe | bench) chatapi ${settings[@]+"${settings[@]}"} models fetch >/dev/null ;;
     esac

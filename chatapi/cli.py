@@ -56,8 +56,9 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run, quiet=quiet)
         return added
 
-    verb("serve", _serve, "answer HTTP until stopped", quiet=False)
-    verb("talk", _talk, "a conversation through this machine's microphone and speaker")
+    serve = verb("serve", _serve, "answer HTTP until stopped", quiet=False)
+    serve.add_argument("--tls", action="store_true", help="HTTPS: browsers give no microphone to a box without it")
+    _talk_options(verb("talk", _talk, "a conversation through this machine's microphone and speaker"))
     _ask_options(verb("ask", _ask, "one turn, without a server"))
     transcribe = verb("transcribe", _transcribe, "write down what a file of any length says")
     transcribe.add_argument("file", type=Path)
@@ -99,6 +100,13 @@ def _settings_options(parser: argparse.ArgumentParser, suffix: str) -> None:
     )
 
 
+def _talk_options(talk: argparse.ArgumentParser) -> None:
+    talk.add_argument("--server", metavar="URL", help="talk with the box there, https://HOST:8000; no models here")
+    talk.add_argument("--key", help="that box's API key; default: CHATAPI_SERVER_API_KEY")
+    talk.add_argument("--fingerprint", metavar="SHA256", help="trust that box's certificate, which has this one")
+    talk.add_argument("--list-devices", action="store_true", help="name the devices for mic.input and mic.output")
+
+
 def _ask_options(ask: argparse.ArgumentParser) -> None:
     ask.add_argument("question", help="text, or an audio file; - reads text from standard input")
     ask.add_argument("--reply", choices=("text", "voice"), default="text")
@@ -121,13 +129,17 @@ def _ask_options(ask: argparse.ArgumentParser) -> None:
 def _serve(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     from chatapi.commands.serve import serve
 
-    return anyio.run(serve, loaded.settings)
+    table = loaded.settings.server
+    # Without a command there is no --tls.
+    if getattr(chosen, "tls", False):
+        table = table.model_copy(update={"tls": True})
+    return anyio.run(serve, loaded.settings.model_copy(update={"server": table}))
 
 
 def _talk(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     from chatapi.commands.talk import talk
 
-    return anyio.run(talk, loaded.settings)
+    return anyio.run(talk, loaded.settings, chosen)
 
 
 def _ask(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:

@@ -39,6 +39,12 @@ class Server(_Table):
     """Address to listen on; 0.0.0.0 opens it to the network, then set an api_key."""
     port: int = Field(8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
+    tls: bool = False
+    """Speak HTTPS, with a certificate that is made and kept in the data directory, or your own:"""
+    certificate: Path | None = None
+    """Your own certificate, a PEM file with its chain; only with tls."""
+    key: Path | None = None
+    """Its key, unencrypted PEM; empty: it is in the certificate's file."""
     api_key: SecretStr | None = None
     """When set, every route wants it: `Authorization: Bearer KEY`."""
     cors_origins: tuple[str, ...] = ()

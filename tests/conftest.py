@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import ssl
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -24,6 +25,7 @@ from chatapi.abilities.conversation import Turn
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.catalog import Catalog, Model
+from chatapi.certificates import Identity, Keeper
 from chatapi.events import TurnEnded
 from chatapi.faces.web.app import bound, carry, create_app, server
 from chatapi.settings import Settings
@@ -169,14 +171,17 @@ def serving(settings: Settings, load: bool = True) -> Iterator[Served]:
     async def run() -> None:
         listening = bound(settings.server.host, 0)
         async with Appliance(settings).running() as appliance, anyio.create_task_group() as group:
-            web = server(create_app(appliance))
+            identity = Identity(settings.data, None, None, settings.server.hosts) if settings.server.tls else None
+            web = server(create_app(appliance), identity.context if identity else None)
             group.start_soon(carry, web, listening, settings)
             if load:
                 await appliance.load()
             port = listening.getsockname()[1]
-            url = f"http://127.0.0.1:{port}"
+            url = f"{'https' if identity else 'http'}://127.0.0.1:{port}"
+            trusted = ssl.create_default_context(cafile=Keeper(settings.data).authority) if identity else False
+            client = httpx.Client(base_url=url, timeout=60, verify=trusted)
             async with BlockingPortal() as portal:
-                found.append(Served(url, port, appliance, httpx.Client(base_url=url, timeout=60), portal))
+                found.append(Served(url, port, appliance, client, portal))
                 started.set()
                 await anyio.to_thread.run_sync(stop.wait, abandon_on_cancel=True)
                 web.should_exit = True

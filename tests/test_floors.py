@@ -14,6 +14,7 @@ FLOORS = {
     1: (
         "engines",
         "catalog",
+        "certificates",
         "chat_template",
         "corpus",
         "openmp",

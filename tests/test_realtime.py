@@ -173,8 +173,32 @@ async def test_a_client_that_pauses_is_told_only_of_what_matters(served: Served)
         # What is heard is no backchannel, so that the answer is given up.
         await client.say(speech(0.8), silence(0.6))
         await client.until("input_audio_buffer.speech_started")
+        cut = await client.until("chatapi.interrupted")
+        assert cut["text"].startswith("You said: one") and not cut["text"].endswith("ten.")
+        last = [event["response"]["id"] for event in client.told if event["type"] == "response.created"][-1]
+        assert cut["response_id"] == last
         await client.until("response.done")
     assert "error" not in client.types
+
+
+async def test_the_conversations_id_is_told_and_goes_on_with_it(served: Served) -> None:
+    async with raw(served) as plain:
+        known_as = (await heard(plain, "session.created"))["session"]["chatapi"]["conversation"]
+        await plain.send(json.dumps({"type": "response.create"}))
+        await heard(plain, "response.done")
+    async with raw(served, f"?conversation={known_as}") as plain:
+        assert (await heard(plain, "session.created"))["session"]["chatapi"] == {"conversation": known_as}
+
+
+async def test_what_was_played_of_one_answer_does_not_count_for_the_next(served: Served) -> None:
+    async with talking(served) as client:
+        await client.detect(SERVER_VAD, chatapi={"pausing": True})
+        await client.write("one two three four five six seven eight nine ten " * 4)
+        await client.send("response.create")
+        await client.until("chatapi.ledger")
+        await client.send("chatapi.played", audio_end_ms=60_000, response_id="resp_before")
+        await client.say(silence(0.3), speech(0.3))
+        await client.until("chatapi.output_audio.paused")
 
 
 async def test_an_answer_goes_on_after_a_noise(served: Served) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,15 +51,17 @@ class Talking:
 
 
 @contextmanager
-def talking(room: Room, data: Path, *chosen: str) -> Iterator[Talking]:
+def talking(
+    room: Room, data: Path, *chosen: str, words: Sequence[str] = (), stdin: int = subprocess.DEVNULL
+) -> Iterator[Talking]:
     options = [option for each in (f"data={data}", *chosen) for option in ("--set", each)]
     environment = {**room.environment, "COLUMNS": "200", "TERM": "dumb", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "chatapi", "talk", *options],
+        [sys.executable, "-m", "chatapi", "talk", *words, *options],
         env={name: value for name, value in environment.items() if not name.startswith("CHATAPI_")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         text=True,
         cwd=room.folder,
     )
@@ -72,8 +74,9 @@ def talking(room: Room, data: Path, *chosen: str) -> Iterator[Talking]:
     finally:
         process.kill()
         process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+        for end in (process.stdout, process.stdin):
+            if end is not None:
+                end.close()
 
 
 def spoken(text: str) -> Samples:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 
 from chatapi.appliance import Appliance
 from chatapi.errors import SettingsFault, alone
@@ -14,7 +16,13 @@ from chatapi.faces.mic.conversation import MicConversation
 from chatapi.faces.web.app import bound, carry, create_app, server
 from chatapi.settings import Settings
 
+if TYPE_CHECKING:
+    from chatapi.certificates import Identity
+
 log = logging.getLogger(__name__)
+
+FRESH = 30.0
+"""Seconds between two looks at the certificate: addresses come late at boot, and clocks are set."""
 
 
 async def serve(settings: Settings) -> int:
@@ -22,24 +30,29 @@ async def serve(settings: Settings) -> int:
     if settings.mic.enabled and settings.mic.mode == "push_to_talk":
         raise SettingsFault("mic.mode push_to_talk needs a key: use `chatapi talk`; `serve` listens hands_free")
     begun = time.monotonic()
+    identity = _identity(settings)
     listening = bound(settings.server.host, settings.server.port)
     host, port = listening.getsockname()[:2]
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    url = _url(host, port, identity)
     _warn_if_open(settings, host)
     try:
         async with Appliance(settings).running() as appliance, anyio.create_task_group() as group:
-            web = server(create_app(appliance))
+            web = server(create_app(appliance), identity.context if identity is not None else None)
 
             async def answering() -> None:
                 await carry(web, listening, settings)
                 group.cancel_scope.cancel()
 
             group.start_soon(answering)
+            if identity is not None:
+                group.start_soon(_keep_fresh, identity)
             if settings.mic.enabled:
                 conversation = MicConversation(appliance)
                 appliance.parts["mic"] = lambda: conversation.health
                 group.start_soon(conversation.run)
             _tell(f"listening on {url}, loading models")
+            if identity is not None:
+                _introduce(identity, url)
             await appliance.load()
             _tell(f"ready after {time.monotonic() - begun:.1f} s: {url}")
     except Exception as error:
@@ -47,6 +60,57 @@ async def serve(settings: Settings) -> int:
     finally:
         listening.close()
     return 0
+
+
+def _identity(settings: Settings) -> Identity | None:
+    """What is shown where `server.tls` is on. Raises SettingsFault."""
+    table = settings.server
+    if not table.tls:
+        if table.certificate is not None or table.key is not None:
+            raise SettingsFault("server.certificate and server.key are used only with server.tls = true (`--tls`)")
+        return None
+    if table.key is not None and table.certificate is None:
+        raise SettingsFault("server.key is set, but not server.certificate, to which it belongs")
+    # Imported here, because without TLS nobody needs it.
+    from chatapi.certificates import Identity
+
+    return Identity(settings.data, table.certificate, table.key, (table.host, *table.hosts))
+
+
+def _url(host: str, port: int, identity: Identity | None) -> str:
+    """Where it is; of a secure one that listens everywhere a name that its certificate holds."""
+    if identity is None:
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not listened on
+        from chatapi.certificates import reachable
+
+        host = reachable()
+    return f"https://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _introduce(identity: Identity, url: str) -> None:
+    """What somebody needs to know who meets the certificate for the first time."""
+    _tell(f"{url} shows a certificate with the SHA-256 fingerprint {identity.fingerprint}")
+    if identity.keeper is not None:
+        _tell(
+            "a browser will warn that it does not know who made the certificate: compare the fingerprint and go on, "
+            f"or have the device trust {url}/certificate once (phones want that)"
+        )
+
+
+async def _keep_fresh(identity: Identity) -> None:
+    """Renew the certificate while it is in use. A fault is told once, and what is there stays in use."""
+    told = ""
+    while True:
+        await anyio.sleep(FRESH)
+        try:
+            if await anyio.to_thread.run_sync(identity.renew):
+                log.info("a new certificate is in use", extra={"sha256": identity.fingerprint})
+            told = ""
+        except SettingsFault as fault:
+            if fault.message != told:
+                log.warning("the certificate is not renewed: %s", fault.message)
+            told = fault.message
 
 
 def _tell(line: str) -> None:

@@ -151,6 +151,11 @@ class SoundDevices:
         return self._playback.played
 
     @property
+    def rate(self) -> int:
+        """Samples a second at which the speaker works; what `play` is given at this rate is not resampled."""
+        return self._playback.rate
+
+    @property
     def playing(self) -> bool:
         """Whether something is still to be heard, be it paused."""
         return self._playback.playing

@@ -120,6 +120,16 @@ def find(sounddevice: Any, name: str, direction: Direction) -> tuple[int, str]:
     return found[0]["index"], found[0]["name"]
 
 
+def names(sounddevice: Any, direction: Direction) -> list[tuple[str, bool]]:
+    """Every device of that direction, each name once, and whether it is the default."""
+    found: dict[str, bool] = {}
+    for device in sounddevice.query_devices():
+        if device[f"max_{direction}_channels"] > 0:
+            usual = device["index"] == sounddevice.default.device[direction]
+            found[device["name"]] = found.get(device["name"], False) or usual
+    return list(found.items())
+
+
 @dataclass(frozen=True)
 class Format:
     """How a device was opened."""

@@ -6,6 +6,7 @@ import importlib.metadata
 import logging
 import os
 import socket
+import ssl
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,6 +24,7 @@ from chatapi.errors import BadInput, CallerError, SettingsFault, Unknown, Unproc
 from chatapi.faces.web import native, page, realtime, requests
 from chatapi.faces.web.guard import Guard
 from chatapi.faces.web.problems import Problem
+from chatapi.faces.web.tls import SecureServer
 from chatapi.settings import Settings
 
 MOST_CONNECTIONS = 512
@@ -75,24 +77,23 @@ def bound(host: str, port: int) -> socket.socket:
     return listening
 
 
-def server(app: FastAPI) -> uvicorn.Server:
-    """What carries the app; `carry` runs it."""
+def server(app: FastAPI, secure: ssl.SSLContext | None = None) -> uvicorn.Server:
+    """What carries the app, by HTTPS when it is given what that needs; `carry` runs it."""
     # What ends a reply half-way is in our own log already, with its request id.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            lifespan="off",
-            limit_concurrency=MOST_CONNECTIONS,
-            timeout_graceful_shutdown=5,
-            ws_max_size=MOST_BYTES,
-            # Sound hardly gets smaller by it, and a small box has other work.
-            ws_per_message_deflate=False,
-        )
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        limit_concurrency=MOST_CONNECTIONS,
+        timeout_graceful_shutdown=5,
+        ws_max_size=MOST_BYTES,
+        # Sound hardly gets smaller by it, and a small box has other work.
+        ws_per_message_deflate=False,
     )
+    return SecureServer(config, secure) if secure is not None else uvicorn.Server(config)
 
 
 async def drop_silent(web: uvicorn.Server, seconds: float) -> None:

@@ -68,7 +68,7 @@ class Guard:
         """The same checks on the handshake; what follows it is its face's own matter."""
         token, headers = request_id.set(secrets.token_hex(8)), Headers(scope=scope)
         try:
-            self.check(headers, scope["subprotocols"])
+            self.check(headers, scope["scheme"] == "wss", scope["subprotocols"])
             await self._app(scope, receive, send)
         except (Forbidden, Unauthorized) as error:
             self._metrics.errors.labels(error.code).inc()
@@ -77,10 +77,10 @@ class Guard:
             log.info("websocket", extra={"path": scope["path"]})
             request_id.reset(token)
 
-    def check(self, headers: Headers, subprotocols: Iterable[str] = ()) -> None:
+    def check(self, headers: Headers, secure: bool, subprotocols: Iterable[str] = ()) -> None:
         """Raises Forbidden or Unauthorized. Browsers can send a WebSocket's key only as a subprotocol."""
         self._check_host(headers)
-        self._check_origin(headers)
+        self._check_origin(headers, secure)
         offered_keys = [*_offered_keys(headers), *_subprotocol_keys(subprotocols)]
         if self._key is not None and not any(hmac.compare_digest(self._key, offered) for offered in offered_keys):
             raise Unauthorized(
@@ -96,12 +96,13 @@ class Guard:
         if host not in self._server.hosts:
             raise Forbidden(f"the host name {host!r} is not in server.hosts", code="unknown_host")
 
-    def _check_origin(self, headers: Headers) -> None:
-        """Another site's page may not use this one's visitors."""
+    def _check_origin(self, headers: Headers, secure: bool) -> None:
+        """Another site's page may not use this one's visitors, nor may our own where anybody could have changed it."""
         origin = headers.get("origin")
         if origin is None or origin in self._server.cors_origins:
             return
-        if urlsplit(origin).netloc != headers.get("host"):
+        page = urlsplit(origin)
+        if page.netloc != headers.get("host") or (secure and page.scheme != "https"):
             raise Forbidden(f"pages of {origin} may not call; server.cors_origins can allow it", code="foreign_origin")
 
 
@@ -152,7 +153,7 @@ class _Exchange:
 
     async def _answered(self) -> None:
         try:
-            self._guard.check(self._headers)
+            self._guard.check(self._headers, self._scope["scheme"] == "https")
             self._check_length()
             await self._guard._app(self._scope, self._receive, self._send)
         except Exception as raised:

@@ -6,10 +6,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 
 from chatapi.appliance import Appliance
-from chatapi.errors import NotReady
+from chatapi.errors import NotReady, Unknown
 from chatapi.faces.web import requests
 from chatapi.faces.web.problems import MEDIA_TYPE
 from chatapi.faces.web.replies import TurnReply
@@ -153,6 +153,18 @@ def _operating(routes: APIRouter, appliance: Appliance) -> None:
         if not appliance.warm:
             raise NotReady("the models are still loading", retry_after=1)
         return {"ready": True}
+
+    @routes.get("/certificate", include_in_schema=False)
+    async def certificate() -> Response:
+        """The authority that signed what a box with `server.tls` shows, for devices that are to trust it."""
+        table = appliance.settings.server
+        if not table.tls or table.certificate is not None:
+            raise Unknown("there is no certificate of the box's own making; server.tls makes one")
+        # Imported here, because nothing else of a box without TLS needs it.
+        from chatapi.certificates import Keeper
+
+        # Phones offer to install what has this type.
+        return FileResponse(Keeper(appliance.settings.data).authority, media_type="application/x-x509-ca-cert")
 
     @routes.get("/metrics", summary="Prometheus text format", response_class=Response, responses=_problems())
     async def metrics() -> Response:

@@ -126,7 +126,8 @@ class Connection:
         """Raises TooSlow when nobody sends anything for too long, and Gone."""
         async with self._sending, self._to_send, anyio.create_task_group() as group:
             group.start_soon(self._write)
-            await self.tell("session.created", session=self._document())
+            known_as = {"chatapi": {"conversation": self._conversation.recalled.id}}
+            await self.tell("session.created", session={**self._document(), **known_as})
             group.start_soon(self._follow)
             await self._read()
             group.cancel_scope.cancel()
@@ -238,7 +239,9 @@ class Connection:
         await self.tell("output_audio_buffer.cleared", response_id=last.id if last is not None else "")
 
     async def _played(self, event: wire.Played) -> None:
-        self._conversation.played(event.audio_end_ms / 1000)
+        last = self._translation.last
+        if event.response_id is None or (last is not None and last.id == event.response_id):
+            self._conversation.played(event.audio_end_ms / 1000)
 
     # Items
 

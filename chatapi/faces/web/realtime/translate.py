@@ -206,8 +206,12 @@ class Translation:
         reply, self.reply = self.reply, None
         if reply is not None:
             await reply.cancelled()
-        if event.retracted and self.last is not None:
+        if self.last is None:
+            return
+        if event.retracted:
             await self._forget(self.last)
+        elif self.config.chatapi is not None:
+            await self._tell("chatapi.interrupted", response_id=self.last.id, text=event.text)
 
     async def _forget(self, reply: Reply) -> None:
         """The turn goes on in the utterance that follows, which will hold its words as well."""

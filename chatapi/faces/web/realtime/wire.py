@@ -102,17 +102,20 @@ class Sound(_Part):
 class Extension(_Part):
     """Our additions, for clients that name them: `session.update` with `session.chatapi`.
 
-    Whoever does is sent, besides OpenAI's events:
+    In `session.created` everybody finds `session.chatapi.conversation`: the id with which `?conversation=ID` goes on.
+    Whoever names them is sent, besides OpenAI's events:
     - `chatapi.ledger` {response_id, ledger} after each response.done: when things happened in the turn, in seconds;
     - `chatapi.speech` {response_id, item_id, text, audio_start_ms, audio_end_ms} before the sound it tells of: which
       words are said in this stretch of the answer's sound;
+    - `chatapi.interrupted` {response_id, text} when an answer is cut short: the words of it that were heard;
     and with `pausing`:
     - `chatapi.output_audio.paused`: somebody speaks against the answer; be silent and keep the rest of it;
     - `chatapi.output_audio.resumed`: it was nothing that matters; go on from where you stopped. When it was, there
       is `input_audio_buffer.speech_started` instead and the rest is to be thrown away;
     - `chatapi.transcript.partial` {text}: the whole guess so far, which may change at any word.
 
-    It may send `chatapi.played` {audio_end_ms}: how much of the answer has been heard.
+    It may send `chatapi.played` {audio_end_ms, response_id}: how much of the answer has been heard. With the id, which
+    may be left out, what was sent just before another answer began does not count for that one.
     """
 
     pausing: bool = False
@@ -226,6 +229,7 @@ class ResponseCancel(Event):
 
 class Played(Event):
     audio_end_ms: int = Field(ge=0)
+    response_id: str | None = None
 
 
 EVENTS: dict[str, type[Event]] = {
