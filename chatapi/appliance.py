@@ -31,8 +31,8 @@ from chatapi.workers import Engines, Worker
 log = logging.getLogger(__name__)
 
 DAY = 86_400
-ESSENTIAL = tuple(role for role in engines.ENGINES if role != "turn")
-"""Roles that every turn may need; the end of a turn matters to live conversation only, which loads its detector."""
+ESSENTIAL = tuple(role for role in engines.ENGINES if role not in ("turn", "wake"))
+"""Roles that every turn may need; live conversation loads the others where it needs them."""
 
 
 class Appliance:
@@ -194,7 +194,7 @@ class Appliance:
 def _warm(role: str, engine: Any, settings: Settings) -> None:
     """Use an engine once, so that the first caller does not wait for what is only made at the first use."""
     hiss = np.random.default_rng(0).normal(0, 1e-3, RATE).astype(np.float32)
-    if role == "vad":
+    if role in ("vad", "wake"):
         list(engine.probabilities(hiss))
     elif role == "turn":
         list(engine.finished(hiss))

@@ -82,6 +82,16 @@ class Vad(_Table):
     """Kept before and after speech."""
 
 
+class Wake(_Table):
+    """The wake word; used where mic.mode is wake_word."""
+
+    engine: str = "pymicro_wakeword"
+    model: str = "auto"
+    """The wake word's name (okay_nabu, hey_jarvis, hey_mycroft, alexa), or auto: the best that is installed."""
+    threshold: float | None = Field(None, gt=0, lt=1)
+    """Probability from which it was said: less wakes more readily, and by mistake more often; unset: the model's."""
+
+
 class Turn(_Table):
     """Whether a pause is the end of a turn; used in live conversation."""
 
@@ -202,8 +212,10 @@ class Mic(_Table):
     """The microphone's name or a part of it; empty: the system's default."""
     output: str = ""
     """The speaker's name or a part of it; empty: the system's default."""
-    mode: Literal["hands_free", "push_to_talk"] = "hands_free"
-    """What starts a turn: speech, or the Enter key of `chatapi talk`."""
+    mode: Literal["hands_free", "wake_word", "push_to_talk"] = "hands_free"
+    """What starts a turn: speech, speech after the wake word, or a key: Enter in `chatapi talk`, else /mic/press."""
+    awake_seconds: float = Field(8, gt=0)
+    """How long it goes on listening after an answer, or after the wake word, before it wants the wake word again."""
     chimes: bool = True
     """Short sounds that say where a turn is."""
     cancel_echo: bool = True
@@ -246,6 +258,7 @@ class Settings(_Table):
     server: Server = Server()
     limits: Limits = Limits()
     vad: Vad = Vad()
+    wake: Wake = Wake()
     turn: Turn = Turn()
     live: Live = Live()
     asr: Asr = Asr()
@@ -300,8 +313,8 @@ def as_environment(settings: Settings) -> dict[str, str]:
         value, default = (at(tree, key) for tree in (settings, Settings()))
         if value != default and value is not None:
             plain = value.get_secret_value() if isinstance(value, SecretStr) else value
-            text = ",".join(plain) if isinstance(plain, tuple) else str(plain)
-            found[ENVIRONMENT + key.replace(".", "_").upper()] = text
+            name = ENVIRONMENT + key.replace(".", "_").upper()
+            found[name] = ",".join(plain) if isinstance(plain, tuple) else str(plain)
     return found
 
 
@@ -328,10 +341,7 @@ def _from_file(file: Path | None, environ: Mapping[str, str]) -> Iterator[tuple[
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+        yield from _leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + name, value)]
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
@@ -358,10 +368,8 @@ def _from_command(overrides: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
 
 def _typed(key: str, text: str) -> Any:
     """Text as the setting wants it: lists are separated by commas, the rest is left to the tree's own types."""
-    table: type[BaseModel] = Settings
-    *path, name = key.split(".")
-    for step in path:
-        table = type(table.model_fields[step].default)
+    path, _, name = key.rpartition(".")
+    table = type(at(Settings(), path)) if path else Settings
     many = isinstance(table.model_fields[name].default, tuple)
     return [item.strip() for item in text.split(",") if item.strip()] if many else text
 
