@@ -1,4 +1,4 @@
-"""Wake words as they are said, by two voices, and what is not the wake word."""
+"""Wake words as they are said, and what is not the wake word."""
 
 from __future__ import annotations
 
@@ -41,12 +41,11 @@ def times(detector: PymicroWakeword, samples: Samples) -> list[float]:
     return [n * FRAME / RATE for n in range(1, len(over)) if over[n] and not over[n - 1]]
 
 
-@pytest.mark.parametrize(
-    "said", ["okay nabu.", "okay nabu, what is the capital of France?", "okay nabu turn on the light"]
-)
-def test_the_wake_word_is_heard_once_when_it_ends(nabu: PymicroWakeword, joe: Piper, said: str) -> None:
-    [found] = times(nabu, spoken(joe, said))
-    assert 1.0 < found < 1.6
+@pytest.mark.parametrize("name", ["alone", "pause", "at_once"])
+def test_the_wake_word_is_heard_once_when_it_ends(nabu: PymicroWakeword, name: str) -> None:
+    clip = decode(CORPUS / "wake" / f"{name}.flac").samples
+    [found] = times(nabu, np.concatenate([SILENCE, clip, SILENCE]))
+    assert 1.1 < found < 1.6
 
 
 @pytest.mark.parametrize(
@@ -65,12 +64,12 @@ def test_recorded_people_do_not_wake_it(nabu: PymicroWakeword) -> None:
 def test_another_wake_word_is_another_model(joe: Piper) -> None:
     jarvis = PymicroWakeword(Settings(), [model("hey_jarvis")])
     assert jarvis.words == "hey jarvis"
-    assert len(times(jarvis, spoken(joe, "hey jarvis."))) == 1
+    assert times(jarvis, spoken(joe, "hey jarvis."))
     assert times(jarvis, spoken(joe, "okay nabu.")) == []
 
 
-def test_the_blocks_may_have_any_size(nabu: PymicroWakeword, joe: Piper) -> None:
-    sound, listener = spoken(joe, "okay nabu."), nabu.listener()
+def test_the_blocks_may_have_any_size(nabu: PymicroWakeword) -> None:
+    sound, listener = decode(CORPUS / "wake" / "pause.flac").samples, nabu.listener()
     assert max(listener.probability(sound[at : at + 777]) for at in range(0, len(sound), 777)) >= nabu.threshold
 
 

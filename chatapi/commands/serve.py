@@ -8,8 +8,8 @@ import time
 
 import anyio
 
-from chatapi.appliance import Appliance
-from chatapi.errors import SettingsFault, alone
+from chatapi.appliance import ESSENTIAL, Appliance
+from chatapi.errors import alone
 from chatapi.faces.mic.conversation import MicConversation
 from chatapi.faces.web.app import bound, carry, create_app, server
 from chatapi.settings import Settings
@@ -19,8 +19,6 @@ log = logging.getLogger(__name__)
 
 async def serve(settings: Settings) -> int:
     """Listen at once, load meanwhile; `/ready` tells when. Raises what keeps the models from loading."""
-    if settings.mic.enabled and settings.mic.mode == "push_to_talk":
-        raise SettingsFault("mic.mode push_to_talk needs a key: use `chatapi talk`; `serve` listens hands_free")
     begun = time.monotonic()
     listening = bound(settings.server.host, settings.server.port)
     host, port = listening.getsockname()[:2]
@@ -35,12 +33,14 @@ async def serve(settings: Settings) -> int:
                 group.cancel_scope.cancel()
 
             group.start_soon(answering)
+            roles = ESSENTIAL
             if settings.mic.enabled:
-                conversation = MicConversation(appliance)
+                appliance.microphone = conversation = MicConversation(appliance)
                 appliance.parts["mic"] = lambda: conversation.health
+                roles = (*roles, *conversation.roles)
                 group.start_soon(conversation.run)
             _tell(f"listening on {url}, loading models")
-            await appliance.load()
+            await appliance.load(roles)
             _tell(f"ready after {time.monotonic() - begun:.1f} s: {url}")
     except Exception as error:
         raise alone(error) from None

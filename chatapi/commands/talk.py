@@ -9,8 +9,8 @@ import anyio
 import anyio.to_thread
 from rich.console import Console
 
-from chatapi.appliance import Appliance
-from chatapi.errors import alone
+from chatapi.appliance import ESSENTIAL, Appliance
+from chatapi.errors import ChatapiError, alone
 from chatapi.faces.mic.conversation import MicConversation
 from chatapi.settings import Settings
 
@@ -25,7 +25,12 @@ async def talk(settings: Settings) -> int:
     def tell(kind: str, words: str) -> None:
         if kind == "listening":
             hint = "press Enter, speak, press Enter again" if manual else "speak; interrupt when you like"
+            hint = f'say "{words}", then speak' if words else hint
             console.print(f"[dim]listening: {hint}; Ctrl-C ends")
+        elif kind == "awake":
+            console.print("[dim]awake: speak")
+        elif kind == "asleep":
+            console.print(f'[dim]asleep: say "{words}" to wake it')
         elif kind in MARKS and words:
             console.print(f"[{STYLES[kind]}]{MARKS[kind]}:[/] {words}")
 
@@ -34,9 +39,9 @@ async def talk(settings: Settings) -> int:
         async with Appliance(settings).running() as appliance, anyio.create_task_group() as group:
             conversation = MicConversation(appliance, tell)
             console.print("[dim]loading models")
-            await appliance.load()
+            await appliance.load((*ESSENTIAL, *conversation.roles))
             if manual:
-                group.start_soon(_keys, conversation)
+                group.start_soon(_keys, conversation, console)
             group.start_soon(_watch, conversation, console)
             group.start_soon(conversation.run)
             # Its own, because a program that is started in the background has SIGINT ignored.
@@ -49,12 +54,17 @@ async def talk(settings: Settings) -> int:
     return 0
 
 
-async def _keys(conversation: MicConversation) -> None:
+async def _keys(conversation: MicConversation, console: Console) -> None:
     """Every Enter changes between speaking and not."""
-    held = False
     while await anyio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
-        held = not held
-        await (conversation.press() if held else conversation.release())
+        await _turn_key(conversation, console)
+
+
+async def _turn_key(conversation: MicConversation, console: Console) -> None:
+    try:
+        await (conversation.release() if conversation.pressed else conversation.press())
+    except ChatapiError as error:
+        console.print(f"[red]error:[/] {error.message}")
 
 
 async def _watch(conversation: MicConversation, console: Console) -> None:
