@@ -77,7 +77,7 @@ class MicConversation:
     @property
     def health(self) -> dict[str, Any]:
         """Plain values: the mode, the state, the wake word, and the state of both devices."""
-        state = "speaking" if self.devices.playing else self.state
+        state = "speaking" if self._sounding else self.state
         words = self._waking.words if self._waking is not None else None
         return {"mode": self._mode, "state": state, "wake_word": words, **self.devices.state}
 
@@ -144,6 +144,11 @@ class MicConversation:
         return self._session
 
     @property
+    def _sounding(self) -> bool:
+        """Whether something is to be heard; what waits for a speaker that is lost is not."""
+        return self.devices.playing and self.devices.state["output"]["state"] == "ok"
+
+    @property
     def _resting(self) -> str:
         """The state in which nobody speaks and nothing is answered."""
         if self._manual:
@@ -180,7 +185,7 @@ class MicConversation:
         """Give the session what is meant for it."""
         meant = block
         if self._waking is not None:
-            meant, change = self._waking.hear(block, session.busy or self.devices.playing)
+            meant, change = self._waking.hear(block, session.busy or self._sounding)
             if change == "woken":
                 await self._begin_anew(session, "listening")
                 self._tell("awake", "")
