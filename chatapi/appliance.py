@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import numpy as np
@@ -31,8 +31,25 @@ from chatapi.workers import Engines, Worker
 log = logging.getLogger(__name__)
 
 DAY = 86_400
-ESSENTIAL = tuple(role for role in engines.ENGINES if role != "turn")
-"""Roles that every turn may need; the end of a turn matters to live conversation only, which loads its detector."""
+ESSENTIAL = tuple(role for role in engines.ENGINES if role not in ("turn", "wake"))
+"""Roles that every turn may need; live conversation loads the others where it needs them."""
+
+
+class Microphone(Protocol):
+    """The box's own microphone and speaker, run beside the appliance by a face of their own."""
+
+    @property
+    def health(self) -> dict[str, Any]:
+        """Plain values: mode, state, wake_word, and how the devices are."""
+
+    async def press(self) -> None:
+        """What is said from now on is meant. Raises Conflict where the mode is not push_to_talk, NotReady."""
+
+    async def release(self) -> None:
+        """All has been said. Raises Conflict as `press` does."""
+
+    async def wake(self) -> None:
+        """As the wake word does. Raises Conflict where the mode is not wake_word, NotReady."""
 
 
 class Appliance:
@@ -44,6 +61,8 @@ class Appliance:
         self.catalog = Catalog(settings.data)
         self.parts: dict[str, Callable[[], dict[str, Any]]] = {}
         """Name -> what `health` says of a part that somebody else runs beside it."""
+        self.microphone: Microphone | None = None
+        """Where the box has one of its own; whoever runs it puts it here."""
         self.active: dict[str, str] = {}
         """Role -> name of the model in use."""
         self.engines = Engines(**{role: self._worker(role) for role in engines.ENGINES})
@@ -194,7 +213,7 @@ class Appliance:
 def _warm(role: str, engine: Any, settings: Settings) -> None:
     """Use an engine once, so that the first caller does not wait for what is only made at the first use."""
     hiss = np.random.default_rng(0).normal(0, 1e-3, RATE).astype(np.float32)
-    if role == "vad":
+    if role in ("vad", "wake"):
         list(engine.probabilities(hiss))
     elif role == "turn":
         list(engine.finished(hiss))

@@ -5,6 +5,7 @@
     |   |-- BadInput           the request says something that cannot be done
     |   |   `-- Unprocessable  well formed, but a value is wrong
     |   |-- Unknown            it names something that is not here
+    |   |-- Conflict           it asks for what the box, as it is set, does not do
     |   |-- Unauthorized       no key, or a wrong one
     |   |-- Forbidden          it may not come from there
     |   |-- NotAcceptable      what it accepts contradicts what it asks for
@@ -60,6 +61,10 @@ class Unprocessable(BadInput):
 
 class Unknown(CallerError):
     code = "not_found"
+
+
+class Conflict(CallerError):
+    code = "conflict"
 
 
 class Unauthorized(CallerError):

@@ -19,7 +19,16 @@ from typing import Any, Generic, TypeVar
 
 import anyio
 
-from chatapi.engines import ContextOverflow, LanguageModel, SpeechDetector, Stop, Synthesizer, Transcriber, TurnDetector
+from chatapi.engines import (
+    ContextOverflow,
+    LanguageModel,
+    SpeechDetector,
+    Stop,
+    Synthesizer,
+    Transcriber,
+    TurnDetector,
+    WakeDetector,
+)
 from chatapi.errors import ChatapiError, EngineFailed, NotReady
 from chatapi.gate import Gate, Priority
 
@@ -296,10 +305,11 @@ class Engines:
     """The engines of a turn."""
 
     vad: Worker[SpeechDetector]
+    wake: Worker[WakeDetector]
     turn: Worker[TurnDetector]
     asr: Worker[Transcriber]
     llm: Worker[LanguageModel]
     tts: Worker[Synthesizer]
 
     def all(self) -> tuple[Worker[Any], ...]:
-        return (self.vad, self.turn, self.asr, self.llm, self.tts)
+        return (self.vad, self.wake, self.turn, self.asr, self.llm, self.tts)

@@ -34,7 +34,7 @@ MODELS = Path(os.environ.get("CHATAPI_DATA") or settings.Settings().data)
 """Where `run.sh test` put the models."""
 DEFAULTS = ("asr.model=whisper-tiny.en", "llm.model=smollm2-135m-instruct", "tts.model=en_US-joe-medium")
 """The models that set-up fetches, whatever else is installed."""
-ECHO = ("vad.engine=echo", "turn.engine=echo", "asr.engine=echo", "llm.engine=echo", "tts.engine=echo")
+ECHO = tuple(f"{role}.engine=echo" for role in ("vad", "wake", "turn", "asr", "llm", "tts"))
 
 T = TypeVar("T")
 Running = Callable[..., AbstractAsyncContextManager[Appliance]]

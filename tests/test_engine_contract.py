@@ -39,11 +39,12 @@ EVERY = [
     for role, engines in ENGINES.items()
     for name, needs in engines.items()
 ]
-KINDS: dict[str, type] = {"vad": float, "turn": float, "asr": Segment, "llm": Piece, "tts": Audio}
+KINDS: dict[str, type] = {"vad": float, "wake": float, "turn": float, "asr": Segment, "llm": Piece, "tts": Audio}
 MODELS = {
     "whisper_cpp": "whisper-tiny.en",
     "llama_cpp": "smollm2-135m-instruct",
     "piper": "en_US-joe-medium",
+    "pymicro_wakeword": "okay_nabu",
     "smart_turn": "smart-turn-v3.2",
 }
 CHAT = [Message("system", "You answer in one short sentence."), Message("user", "Tell me about the sea and the sky.")]
@@ -94,7 +95,7 @@ class Engine:
         self.built = load(role, name)(settings, models)
 
     def call(self, stop: Stop = never) -> Iterator[Any]:
-        if self.role == "vad":
+        if self.role in ("vad", "wake"):
             return iter(self.built.probabilities(speech(), stop))
         if self.role == "turn":
             return iter(self.built.finished(speech(), stop))
@@ -258,3 +259,13 @@ def test_a_listener_hears_a_live_stream_as_the_detector_hears_it_whole(engine: E
     other.probability(sound[:512])
     frames = [one.probability(sound[start : start + 512]) for start in range(0, len(sound), 512)]
     assert frames == list(engine.built.probabilities(sound))
+
+
+@of("wake")
+def test_a_wake_detector_says_its_words_and_hears_a_live_stream_as_it_hears_it_whole(engine: Engine):
+    assert engine.built.words
+    assert 0 < engine.built.threshold < 1
+    sound, listener = speech(), engine.built.listener()
+    frames = [listener.probability(sound[start : start + 320]) for start in range(0, len(sound), 320)]
+    assert frames == list(engine.built.probabilities(sound))
+    assert all(0 <= probability <= 1 for probability in frames)

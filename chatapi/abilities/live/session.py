@@ -110,6 +110,11 @@ class Session:
         """Of sound received."""
         return self._ear.clock / RATE
 
+    @property
+    def busy(self) -> bool:
+        """Whether somebody is speaking, or being answered; an answer's sound may outlast it."""
+        return self._ear.utterance is not None or (self.answer is not None and not self.answer.over)
+
     async def hear(self, samples: Samples) -> None:
         """The next samples, 16 kHz mono, of any number."""
         await self._ear.hear(samples)

@@ -81,6 +81,11 @@ class RemoteConversation:
             group.start_soon(self._listen)
             await self._stay()
 
+    @property
+    def pressed(self) -> bool:
+        """Whether the key is held."""
+        return self._held
+
     async def press(self) -> None:
         """Push-to-talk: what is said from now on is meant."""
         self._hush()

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from chatapi.appliance import Appliance
+from chatapi.appliance import Appliance, Microphone
 from chatapi.errors import NotReady, Unknown
 from chatapi.faces.web import requests
 from chatapi.faces.web.problems import MEDIA_TYPE
@@ -35,6 +35,33 @@ class Completion(BaseModel):
     timings: dict[str, float | None]
 
 
+class Device(BaseModel):
+    """A microphone or a speaker."""
+
+    name: str
+    state: str
+    """opening, ok or lost."""
+    reopened: int
+    dropped: int
+    """Samples at 16 kHz."""
+    error: str
+
+
+class MicState(BaseModel):
+    """The box's own microphone and speaker."""
+
+    mode: str
+    """hands_free, wake_word or push_to_talk."""
+    state: str
+    """waiting (for the models), asleep, listening, hearing, thinking, speaking or failing."""
+    wake_word: str | None
+    """What wakes it, once the models are loaded."""
+    input: Device
+    output: Device
+    echo: str
+    """on, off, or why it is not cancelled."""
+
+
 class ProblemDocument(BaseModel):
     """What is wrong (RFC 9457)."""
 
@@ -52,6 +79,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     403: {"description": "The host name or the calling page is not allowed."},
     404: {"description": "What it names is not here."},
     406: {"description": "Accept contradicts what is asked for."},
+    409: {"description": "The microphone's mode is another one."},
     408: {"description": "The body came too slowly."},
     413: {"description": "Body, audio or prompt is too large."},
     415: {"description": "The media type is not taken."},
@@ -104,6 +132,7 @@ def router(appliance: Appliance) -> APIRouter:
     routes = APIRouter()
     _conversing(routes, appliance)
     _operating(routes, appliance)
+    _talking(routes, appliance)
     return routes
 
 
@@ -174,3 +203,33 @@ def _operating(routes: APIRouter, appliance: Appliance) -> None:
     @routes.get("/models", summary="Models known, voices and languages to ask for", responses=_problems())
     async def models() -> Response:
         return JSONResponse(appliance.known())
+
+
+def _talking(routes: APIRouter, appliance: Appliance) -> None:
+    """Buttons for the box's own microphone; each may be pressed twice. None of them tells what was said."""
+
+    def microphone() -> Microphone:
+        if appliance.microphone is None:
+            raise Unknown("this box does not use its microphone; mic.enabled=true lets it", code="no_microphone")
+        return appliance.microphone
+
+    @routes.get("/mic", summary="What the microphone does", response_model=MicState, responses=_problems(404))
+    async def mic() -> dict[str, Any]:
+        return microphone().health
+
+    button: dict[str, Any] = {"response_model": MicState, "responses": _problems(404, 409, 503)}
+
+    @routes.post("/mic/press", summary="Push-to-talk: the key goes down; what is said now is meant", **button)
+    async def press() -> dict[str, Any]:
+        await microphone().press()
+        return microphone().health
+
+    @routes.post("/mic/release", summary="Push-to-talk: the key goes up; what was said is answered", **button)
+    async def release() -> dict[str, Any]:
+        await microphone().release()
+        return microphone().health
+
+    @routes.post("/mic/wake", summary="As if the wake word had been said", **button)
+    async def wake() -> dict[str, Any]:
+        await microphone().wake()
+        return microphone().health

@@ -14,6 +14,7 @@ STATUS: tuple[tuple[type[errors.ChatapiError], int, str], ...] = (
     (errors.Unauthorized, 401, "Not authorised"),
     (errors.Forbidden, 403, "Not allowed from there"),
     (errors.Unknown, 404, "Not found"),
+    (errors.Conflict, 409, "Not as the box is set"),
     (errors.NotAcceptable, 406, "The request contradicts itself"),
     (errors.TooSlow, 408, "Too slow"),
     (errors.TooLarge, 413, "Too large"),

@@ -1,26 +1,12 @@
-"""What can be set: one typed, frozen tree, read once at start and passed down.
-
-Later sources win: defaults, `chatapi.toml`, environment, command line. A key nobody knows is an error.
-"""
+"""The tables of the settings, with their defaults."""
 
 from __future__ import annotations
 
-import difflib
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import platformdirs
-import tomli
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-
-from chatapi.errors import SettingsFault, unfit
-
-ENVIRONMENT = "CHATAPI_"
-DATA, CONFIG = "CHATAPI_DATA", "CHATAPI_CONFIG"
-"""Environment names that are not keys of the tree: where the data directory and the settings file are."""
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 SYSTEM = (
     "You are a friendly voice assistant. Your words are spoken aloud, so answer in one to three short, plain "
@@ -86,6 +72,16 @@ class Vad(_Table):
     """Shorter sounds are not speech."""
     pad_ms: int = Field(200, ge=0)
     """Kept before and after speech."""
+
+
+class Wake(_Table):
+    """The wake word; used where mic.mode is wake_word."""
+
+    engine: str = "pymicro_wakeword"
+    model: str = "auto"
+    """The wake word's name (okay_nabu, hey_jarvis, hey_mycroft, alexa), or auto: the best that is installed."""
+    threshold: float | None = Field(None, gt=0, lt=1)
+    """Probability from which it was said: less wakes more readily, and by mistake more often; unset: the model's."""
 
 
 class Turn(_Table):
@@ -208,8 +204,10 @@ class Mic(_Table):
     """The microphone's name or a part of it; empty: the system's default."""
     output: str = ""
     """The speaker's name or a part of it; empty: the system's default."""
-    mode: Literal["hands_free", "push_to_talk"] = "hands_free"
-    """What starts a turn: speech, or the Enter key of `chatapi talk`."""
+    mode: Literal["hands_free", "wake_word", "push_to_talk"] = "hands_free"
+    """What starts a turn: speech, speech after the wake word, or a key: Enter in `chatapi talk`, else /mic/press."""
+    awake_seconds: float = Field(8, gt=0)
+    """How long it goes on listening after an answer, or after the wake word, before it wants the wake word again."""
     chimes: bool = True
     """Short sounds that say where a turn is."""
     cancel_echo: bool = True
@@ -252,6 +250,7 @@ class Settings(_Table):
     server: Server = Server()
     limits: Limits = Limits()
     vad: Vad = Vad()
+    wake: Wake = Wake()
     turn: Turn = Turn()
     live: Live = Live()
     asr: Asr = Asr()
@@ -265,134 +264,3 @@ class Settings(_Table):
     echo: Echo = Echo()
     history: History = History()
     log: Log = Log()
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """Settings, and where each came from."""
-
-    settings: Settings
-    origins: Mapping[str, str]
-    """Dotted key -> the source that set it; a key that is missing has its default."""
-
-
-def load(overrides: Sequence[str] = (), file: Path | None = None, environ: Mapping[str, str] | None = None) -> Loaded:
-    """Read every source. `overrides` are `key.path=value`. Raises SettingsFault naming the key and its source."""
-    environ = os.environ if environ is None else environ
-    tree: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for key, value, origin in [*_from_file(file, environ), *_from_environment(environ), *_from_command(overrides)]:
-        _put(tree, key, value, origin)
-        origins[key] = origin
-    try:
-        return Loaded(Settings.model_validate(tree), origins)
-    except ValidationError as error:
-        raise SettingsFault(_explained(error, origins)) from None
-
-
-def dotted_keys(table: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of the tree."""
-    for name, info in table.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from dotted_keys(info.annotation, f"{prefix}{name}.")
-        else:
-            yield prefix + name
-
-
-def as_environment(settings: Settings) -> dict[str, str]:
-    """The settings that are not the defaults, as another process would read them from its environment."""
-    found = {}
-    for key in dotted_keys():
-        value, default = (at(tree, key) for tree in (settings, Settings()))
-        if value != default and value is not None:
-            plain = value.get_secret_value() if isinstance(value, SecretStr) else value
-            text = ",".join(plain) if isinstance(plain, tuple) else str(plain)
-            found[ENVIRONMENT + key.replace(".", "_").upper()] = text
-    return found
-
-
-def at(tree: Any, key: str) -> Any:
-    """The value of a dotted key."""
-    for step in key.split("."):
-        tree = getattr(tree, step)
-    return tree
-
-
-def _from_file(file: Path | None, environ: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
-    chosen = file or (Path(environ[CONFIG]) if environ.get(CONFIG) else None)
-    path = chosen or Path("chatapi.toml")
-    try:
-        tree = tomli.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if chosen is not None:
-            raise SettingsFault(f"there is no settings file {path}") from None
-        return
-    except (OSError, UnicodeDecodeError, tomli.TOMLDecodeError) as error:
-        raise SettingsFault(f"{path} cannot be read: {error}") from error
-    yield from ((key, value, str(path)) for key, value in _leaves(tree))
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
-    """CHATAPI_SERVER_PORT is server.port; an underscore may stand for a dot where a key has one."""
-    names = {ENVIRONMENT + key.replace(".", "_").upper(): key for key in dotted_keys()}
-    for name, value in sorted(environ.items()):
-        if not name.startswith(ENVIRONMENT) or name == CONFIG:
-            continue
-        if name not in names:
-            raise SettingsFault(f"the environment variable {name} is not a setting{_nearest(name, names)}")
-        yield names[name], _typed(names[name], value), f"environment {name}"
-
-
-def _from_command(overrides: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
-    known = set(dotted_keys())
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise SettingsFault(f"{override!r} is not of the form key=value, for example server.port=8001")
-        if key not in known:
-            raise SettingsFault(f"there is no setting {key!r}{_nearest(key, known)}")
-        yield key, _typed(key, value), "command line"
-
-
-def _typed(key: str, text: str) -> Any:
-    """Text as the setting wants it: lists are separated by commas, the rest is left to the tree's own types."""
-    table: type[BaseModel] = Settings
-    *path, name = key.split(".")
-    for step in path:
-        table = type(table.model_fields[step].default)
-    many = isinstance(table.model_fields[name].default, tuple)
-    return [item.strip() for item in text.split(",") if item.strip()] if many else text
-
-
-def _put(tree: dict[str, Any], key: str, value: Any, origin: str) -> None:
-    *path, name = key.split(".")
-    for step in path:
-        tree = tree.setdefault(step, {})
-        if not isinstance(tree, dict):
-            raise SettingsFault(f"{origin}: {step!r} is a table, it cannot hold a value of its own")
-    tree[name] = value
-
-
-def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _explained(error: ValidationError, origins: Mapping[str, str]) -> str:
-    lines = []
-    for fault in error.errors(include_url=False, include_input=False):
-        key = ".".join(str(step) for step in fault["loc"])
-        origin = next((source for name, source in origins.items() if key.startswith(name)), "settings")
-        if fault["type"] == "extra_forbidden":
-            lines.append(f"{origin}: there is no setting {key!r}{_nearest(key, dotted_keys())}")
-        else:
-            lines.append(f"{origin}: {key} {unfit(fault)}")
-    return "\n".join(lines)

@@ -1,0 +1,235 @@
+"""The room's own conversation with a wake word, a key and short sounds: echo engines, devices made of lists."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import anyio
+import numpy as np
+import pytest
+from conftest import Running, tone
+
+from chatapi.appliance import ESSENTIAL, Appliance
+from chatapi.audio import RATE, Audio, Samples
+from chatapi.errors import Conflict, NotReady
+from chatapi.faces.mic import conversation as mic
+from chatapi.faces.mic.chimes import Chime, chime
+from chatapi.faces.mic.conversation import MicConversation
+from chatapi.faces.mic.devices import SoundDevices
+
+pytestmark = pytest.mark.anyio
+BLOCK = 320
+CALL = tone(0.02, hertz=3000)
+QUIET = np.zeros(BLOCK, np.float32)
+
+
+class Room:
+    """In place of the devices: a block is played whenever one is heard, silence when nobody says anything."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Any] = {"input": {"state": "ok", "error": ""}, "output": {"state": "ok"}, "echo": "on"}
+        self.given: list[Audio] = []
+        """All that was ever to be played."""
+        self.pace = 0.001
+        """Seconds between two blocks of 20 ms: faster than life, but the engines get their turns in between."""
+        self.stuck = False
+        """Whether nothing of it leaves the speaker."""
+        self._said: list[Samples] = []
+        self._queue = self._played = 0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Room]:
+        yield self
+
+    async def heard(self) -> AsyncIterator[Samples]:
+        while True:
+            await anyio.sleep(self.pace)
+            step = 0 if self.stuck else min(BLOCK, self._queue)
+            self._queue, self._played = self._queue - step, self._played + step
+            yield self._said.pop(0) if self._said else QUIET
+
+    def say(self, *sounds: Samples) -> None:
+        sound = np.concatenate(sounds)
+        self._said += [sound[at : at + BLOCK] for at in range(0, len(sound) // BLOCK * BLOCK, BLOCK)]
+
+    def play(self, audio: Audio) -> None:
+        self.given.append(audio)
+        self._queue += round(audio.seconds * RATE)
+
+    def pause(self) -> None:
+        """Nothing pauses here."""
+
+    def resume(self) -> None:
+        """And so nothing goes on."""
+
+    def clear(self) -> None:
+        self._queue = self._played = 0
+
+    @property
+    def playing(self) -> bool:
+        return self._queue > 0
+
+    @property
+    def played(self) -> int:
+        return self._played
+
+    def chimed(self, name: Chime) -> int:
+        return sum(given is chime(name) for given in self.given)
+
+
+class Scene:
+    """A conversation in such a room, and what it told."""
+
+    def __init__(self, appliance: Appliance) -> None:
+        self.told: list[tuple[str, str]] = []
+        self.room = Room()
+        self.box = MicConversation(appliance, lambda kind, text: self.told.append((kind, text)))
+        self.box.devices = cast(SoundDevices, self.room)
+
+    def kinds(self) -> list[str]:
+        return [kind for kind, _ in self.told if kind != "partial"]
+
+    async def until(self, holds: Callable[[], bool], seconds: float = 10) -> None:
+        with anyio.fail_after(seconds):
+            while not holds():
+                await anyio.sleep(0.005)
+
+    async def state(self, name: str) -> None:
+        await self.until(lambda: self.box.health["state"] == name)
+
+
+@asynccontextmanager
+async def scene(echo: Running, *settings: str) -> AsyncIterator[Scene]:
+    async with echo(*settings) as appliance, anyio.create_task_group() as group:
+        made = Scene(appliance)
+        await appliance.load((*ESSENTIAL, *made.box.roles))
+        group.start_soon(made.box.run)
+        await made.until(lambda: "listening" in made.kinds())
+        yield made
+        group.cancel_scope.cancel()
+
+
+WAKE = ("mic.mode=wake_word", "mic.awake_seconds=2")
+
+
+async def test_asleep_nobody_is_answered_and_nothing_is_listened_to(echo: Running) -> None:
+    async with scene(echo, *WAKE) as here:
+        assert here.told == [("listening", "a high tone")]
+        here.room.say(tone(1.0))
+        await anyio.sleep(0.5)
+        assert here.kinds() == ["listening"]
+        assert here.box.health["state"] == "asleep"
+        assert here.box.health["wake_word"] == "a high tone"
+        assert here.box._session is not None and here.box._session.seconds == 0
+
+
+async def test_the_wake_word_begins_a_conversation_that_goes_on_without_it_and_ends_in_sleep(echo: Running) -> None:
+    async with scene(echo, *WAKE) as here:
+        here.room.say(CALL, np.zeros(RATE // 2, np.float32), tone(1.0))
+        await here.until(lambda: "answer" in here.kinds())
+        assert here.kinds()[:3] == ["listening", "awake", "heard"]
+        assert here.room.chimed("listening") == 1
+        here.room.say(tone(0.7))
+        await here.until(lambda: here.kinds().count("answer") == 2)
+        assert "asleep" not in here.kinds()
+        await here.until(lambda: "asleep" in here.kinds())
+        assert here.room.chimed("done") == 1
+        here.room.say(tone(1.0))
+        await anyio.sleep(0.5)
+        assert here.kinds().count("heard") == 2
+
+
+async def test_the_wake_word_ends_an_answer(echo: Running) -> None:
+    async with scene(echo, *WAKE) as here:
+        here.room.say(CALL, tone(1.0))
+        await here.until(lambda: "awake" in here.kinds())
+        # From here on in real time, lest the answer is over before it can be ended.
+        here.room.pace = 0.02
+        await here.until(lambda: any(given.rate == RATE for given in here.room.given))
+        assert here.room.chimed("listening") == 0
+        here.room.say(CALL)
+        await here.until(lambda: here.kinds().count("awake") == 2)
+        await here.until(lambda: here.room.chimed("listening") == 1)
+        await here.until(lambda: "interrupted" in here.kinds())
+        await here.state("listening")
+
+
+async def test_without_a_speaker_it_falls_asleep_as_well(echo: Running) -> None:
+    async with scene(echo, *WAKE) as here:
+        here.room.state["output"] = {"state": "lost"}
+        here.room.stuck = True
+        await here.box.wake()
+        assert here.room.playing
+        await here.until(lambda: "asleep" in here.kinds())
+        assert here.box.health["state"] == "asleep"
+
+
+async def test_a_button_may_stand_for_the_wake_word_but_not_for_a_key(echo: Running) -> None:
+    async with scene(echo, *WAKE) as here:
+        await here.box.wake()
+        await here.box.wake()
+        here.room.say(tone(1.0))
+        await here.until(lambda: "answer" in here.kinds())
+        for button in (here.box.press, here.box.release):
+            with pytest.raises(Conflict, match=r"mic\.mode is wake_word"):
+                await button()
+
+
+async def test_a_key_begins_and_ends_a_turn_however_often_it_is_told(echo: Running) -> None:
+    async with scene(echo, "mic.mode=push_to_talk") as here:
+        assert here.box.health["state"] == "asleep"
+        await here.box.release()
+        await here.box.press()
+        await here.box.press()
+        assert here.box.state == "hearing"
+        assert here.room.chimed("listening") == 1
+        here.room.say(tone(1.0))
+        await anyio.sleep(0.3)
+        await here.box.release()
+        await here.box.release()
+        await here.until(lambda: "answer" in here.kinds())
+        assert here.kinds().count("heard") == 1
+        await here.state("asleep")
+        with pytest.raises(Conflict, match=r"mic\.mode is push_to_talk"):
+            await here.box.wake()
+
+
+async def test_a_key_that_is_never_released_is_released_for_it(echo: Running) -> None:
+    async with scene(echo, "mic.mode=push_to_talk", "live.turn_seconds=1.1") as here:
+        since = time.monotonic()
+        await here.box.press()
+        here.room.say(tone(0.5))
+        await here.until(lambda: not here.box.pressed)
+        assert 1.0 < time.monotonic() - since < 2.5
+        await here.until(lambda: "answer" in here.kinds())
+
+
+async def test_a_key_is_refused_while_the_microphone_is_lost(echo: Running) -> None:
+    async with scene(echo, "mic.mode=push_to_talk") as here:
+        here.room.state["input"] = {"state": "lost", "error": "'Mic' is gone"}
+        with pytest.raises(NotReady, match="'Mic' is gone"):
+            await here.box.press()
+
+
+async def test_what_takes_long_is_said_by_a_sound_once_and_not_counted_as_answer(
+    echo: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mic, "LONG", 0.3)
+    async with scene(echo, "echo.delay=0.03") as here:
+        assert here.room.chimed("listening") == 1
+        here.room.say(tone(1.0))
+        await here.until(lambda: "answer" in here.kinds())
+        assert here.room.chimed("thinking") == 1
+        answer = here.box._session and here.box._session.answer
+        assert answer
+        await here.until(lambda: not here.room.playing)
+        assert here.room.played / RATE - here.box._chimed == pytest.approx(answer.playback.seconds, abs=0.02)
+
+
+async def test_who_says_stop_is_not_kept_waiting(echo: Running) -> None:
+    async with scene(echo) as here:
+        here.box._show(mic.SpeechStopped(1.0))
+        assert here.box.state == "listening"

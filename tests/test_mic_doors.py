@@ -1,0 +1,171 @@
+"""The microphone over HTTP, and the wake word and the key in a real sound server's room with the real models."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from conftest import DEFAULTS, ECHO, Served, model
+from sound import Room, room
+from test_talk import Talking, said, talking
+
+from chatapi.audio import RATE, Samples, decode
+from chatapi.errors import Conflict, NotReady
+
+__all__ = ["room"]
+CORPUS = Path(__file__).parent / "corpus"
+KEY = ("mic.mode=push_to_talk", "mic.chimes=false")
+PAUSE = np.zeros(RATE // 2, np.float32)
+DEVICE = {"name": "", "state": "ok", "reopened": 0, "dropped": 0, "error": ""}
+
+
+class Buttons:
+    """A microphone that notes which of its buttons were pressed."""
+
+    def __init__(self) -> None:
+        self.pressed: list[str] = []
+
+    @property
+    def health(self) -> dict[str, Any]:
+        return {"mode": "push_to_talk", "state": "asleep", "wake_word": None, "input": DEVICE, "output": DEVICE,
+                "echo": "on"}  # fmt: skip
+
+    async def press(self) -> None:
+        self.pressed.append("press")
+
+    async def release(self) -> None:
+        raise NotReady("the microphone does not listen yet", retry_after=2)
+
+    async def wake(self) -> None:
+        raise Conflict("mic.mode is push_to_talk; this is for wake_word", code="wrong_mode")
+
+
+@pytest.mark.parametrize("path", ["GET /mic", "POST /mic/press", "POST /mic/release", "POST /mic/wake"])
+def test_a_box_without_a_microphone_says_so(served: Served, path: str) -> None:
+    reply = served.client.request(*path.split())
+    assert (reply.status_code, reply.json()["code"]) == (404, "no_microphone")
+
+
+def test_the_buttons_answer_with_the_state_or_one_sentence(served: Served) -> None:
+    served.appliance.microphone = buttons = Buttons()
+    assert served.client.get("/mic").json() == buttons.health
+    assert served.client.post("/mic/press").json() == buttons.health
+    assert buttons.pressed == ["press"]
+    refused = served.client.post("/mic/wake")
+    assert (refused.status_code, refused.json()["code"]) == (409, "wrong_mode")
+    assert refused.json()["detail"] == "mic.mode is push_to_talk; this is for wake_word"
+    later = served.client.post("/mic/release")
+    assert (later.status_code, later.headers["retry-after"]) == (503, "2")
+    foreign = served.client.post("/mic/press", headers={"Origin": "https://elsewhere.example"})
+    assert foreign.status_code == 403
+
+
+def clip(name: str) -> Samples:
+    """Joe saying the wake word and a question, which begins in the first second's pause of `pause`."""
+    return decode(CORPUS / "wake" / f"{name}.flac").samples
+
+
+@contextmanager
+def serving_in(room: Room, data: Path, *chosen: str) -> Iterator[tuple[httpx.Client, Talking]]:
+    """`chatapi serve` with the room's devices, once it is ready."""
+    settings = (f"data={data}", "server.port=0", "mic.enabled=true", *chosen)
+    command = [sys.executable, "-m", "chatapi", "serve"]
+    command += [option for each in settings for option in ("--set", each)]
+    environment = {name: value for name, value in room.environment.items() if not name.startswith("CHATAPI_")}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=room.folder
+    )
+    running = Talking(process)
+    try:
+        url = running.wait("chatapi ready", seconds=60).rpartition(" ")[2]
+        with httpx.Client(base_url=url, timeout=20) as client:
+            yield client, running
+        process.send_signal(signal.SIGTERM)
+        # The server ends with the signal that it was given.
+        assert process.wait(15) in (0, -signal.SIGTERM), running.lines
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def listens(client: httpx.Client, seconds: float = 15) -> None:
+    """Wait until the microphone is open and nobody is meant."""
+    end = time.monotonic() + seconds
+    while (now := client.get("/mic").json())["state"] != "asleep" or now["input"]["state"] != "ok":
+        assert time.monotonic() < end, now
+        time.sleep(0.02)
+
+
+def reaches(client: httpx.Client, state: str, seconds: float = 15) -> None:
+    """Wait until the microphone is in that state."""
+    end = time.monotonic() + seconds
+    while (now := client.get("/mic").json())["state"] != state:
+        assert time.monotonic() < end, now
+        time.sleep(0.02)
+
+
+def test_a_key_pressed_over_http_needs_its_key_and_gives_a_turn(room: Room, data: Path) -> None:
+    with serving_in(room, data, *ECHO, *KEY, "server.api_key=secret") as (client, _):
+        assert client.post("/mic/press").status_code == 401
+        client.headers["Authorization"] = "Bearer secret"
+        listens(client)
+        assert client.post("/mic/wake").status_code == 409
+        assert client.post("/mic/press").json()["mode"] == "push_to_talk"
+        reaches(client, "hearing")
+        room.say_into_mic(PAUSE + 0.3).wait()
+        assert client.post("/mic/release").status_code == 200
+        reaches(client, "speaking")
+        reaches(client, "asleep")
+        assert client.get("/health").json()["mic"]["state"] == "asleep"
+
+
+@pytest.mark.real
+def test_a_question_between_press_and_release_is_answered(room: Room, data: Path) -> None:
+    question = clip("pause")[RATE:]
+    with serving_in(room, data, *DEFAULTS, "llm.temperature=0", "llm.max_tokens=10", *KEY) as (
+        client,
+        _,
+    ):
+        listens(client)
+        room.say_into_mic(question).wait()
+        assert client.get("/mic").json()["state"] == "asleep"
+        client.post("/mic/press").raise_for_status()
+        room.say_into_mic(question).wait()
+        time.sleep(0.2)
+        room.record()
+        client.post("/mic/release").raise_for_status()
+        reaches(client, "speaking")
+        reaches(client, "asleep")
+        assert "paris" in said(room.recorded())
+
+
+@pytest.mark.real
+def test_the_wake_word_wakes_it_until_nobody_says_anything(room: Room, data: Path) -> None:
+    model("okay_nabu")
+    question, other = clip("pause")[RATE:], decode(CORPUS / "made" / "005-piper-joe-0.92.flac").samples
+    brief = ("llm.temperature=0", "llm.max_tokens=10", "mic.mode=wake_word", "mic.awake_seconds=5")
+    with talking(room, data, *DEFAULTS, *brief) as talk:
+        assert talk.wait("listening") == 'listening: say "okay nabu", then speak; Ctrl-C ends'
+        room.say_into_mic(np.concatenate([question, PAUSE, PAUSE, PAUSE])).wait()
+        room.say_into_mic(clip("at_once")).wait()
+        talk.wait("awake")
+        assert talk.wait("you:").lower() == "you: what is the capital of france?"
+        assert "Paris" in talk.wait("box:")
+        # Until the answer has been heard.
+        time.sleep(3)
+        room.say_into_mic(other).wait()
+        assert talk.wait("you:", 2).startswith("you: How far is it to")
+        talk.wait("asleep")
+        room.say_into_mic(np.concatenate([question, PAUSE, PAUSE, PAUSE])).wait()
+        assert len([line for line in talk.lines if line.startswith("you:")]) == 2, talk.lines
