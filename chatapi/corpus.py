@@ -15,6 +15,8 @@ from chatapi.errors import BadInput
 
 TABLE = "clips.tsv"
 COLUMNS = ("file", "text", "language", "kind", "voice", "split", "noise", "snr")
+HESITATIONS = "pauses.tsv"
+HESITATION_COLUMNS = ("before", "after", "text", "voice")
 SPEAKERS = 5
 """Talking at once in babble."""
 REVERBERATION = 0.4
@@ -63,15 +65,39 @@ def read(folder: Path, split: str | None = None, languages: Sequence[str] = ()) 
             )  # fmt: skip
 
 
-def _rows(table: Path) -> list[dict[str, str]]:
+@dataclass(frozen=True, eq=False)
+class Hesitation:
+    """A sentence in whose middle somebody stops to think."""
+
+    before: Samples
+    """16 kHz mono, to the last sound before the pause."""
+    after: Samples
+    text: str
+    voice: str
+
+
+def hesitations(folder: Path) -> list[Hesitation]:
+    """Those of a folder's pauses.tsv. Raises BadInput naming the line that cannot be used."""
+    rows = _table(folder / HESITATIONS, HESITATION_COLUMNS)
+    parts = [(decode(folder / row["before"]).samples, decode(folder / row["after"]).samples) for row in rows]
+    return [Hesitation(*part, row["text"], row["voice"]) for part, row in zip(parts, rows, strict=True)]
+
+
+def _table(table: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
     try:
         with table.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
     except OSError as error:
         raise BadInput(f"cannot read {table}: {error.strerror}") from error
     for number, row in enumerate(rows, 2):
-        if set(row) != set(COLUMNS) or None in row.values():
-            raise BadInput(f"{table}, line {number}: it must have the columns {', '.join(COLUMNS)}")
+        if set(row) != set(columns) or None in row.values():
+            raise BadInput(f"{table}, line {number}: it must have the columns {', '.join(columns)}")
+    return rows
+
+
+def _rows(table: Path) -> list[dict[str, str]]:
+    rows = _table(table, COLUMNS)
+    for number, row in enumerate(rows, 2):
         if row["noise"] not in ("", "white", "pink", "babble", "room"):
             raise BadInput(f"{table}, line {number}: noise is {row['noise']!r}; white, pink, babble or room work")
     return rows

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from conftest import Running, tone
 
+from chatapi import corpus
 from chatapi.audio import RATE
-from chatapi.bench.live import scenes
+from chatapi.bench.hearing import CORPUS
+from chatapi.bench.live import pauses, scenes
 from chatapi.bench.live.picture import drawn
 from chatapi.bench.live.stage import BLOCK, Speaker, stage
-from chatapi.corpus import Clip
+from chatapi.corpus import Clip, Hesitation
 from chatapi.events import AnswerStarted
 
 pytestmark = pytest.mark.anyio
@@ -60,8 +62,29 @@ def test_a_paused_speaker_is_silent_and_loses_nothing() -> None:
     assert len(speaker.heard()) == 6 * BLOCK
 
 
-def test_halves_are_the_whole() -> None:
-    sound = np.concatenate([tone(0.5), np.zeros(RATE // 10, np.float32), tone(0.5)])
-    first, second = scenes.halves(sound)
-    assert np.array_equal(np.concatenate([first, second]), sound)
-    assert 0.5 <= len(first) / RATE <= 0.6
+def hesitation() -> Hesitation:
+    return Hesitation(tone(0.6), tone(0.6), "a tone and a tone", "tone")
+
+
+async def test_a_pause_is_waited_for_taken_back_or_spoken_into(echo: Running) -> None:
+    async with echo("live.sure_ms=900") as appliance, stage(appliance.live) as room:
+        assert await scenes.hesitation(room, hesitation(), 0.4) is scenes.Fate.WAITED
+    async with echo("echo.delay=0.15") as appliance, stage(appliance.live) as room:
+        assert await scenes.hesitation(room, hesitation(), 0.55) is scenes.Fate.TAKEN_BACK
+    async with echo() as appliance, stage(appliance.live) as room:
+        assert await scenes.hesitation(room, hesitation(), 1.0) is scenes.Fate.CUT_OFF
+
+
+async def test_the_same_pauses_are_judged_by_silence_and_by_sound_alone(echo: Running) -> None:
+    async with echo() as appliance:
+        await appliance.engines.turn.open()
+        fates = [scenes.Fate.WAITED, scenes.Fate.CUT_OFF, scenes.Fate.TAKEN_BACK]
+        found = [row.value async for row in pauses.rows(fates, [hesitation()] * 3, appliance.engines.turn)]
+    # Pauses of 0.4, 0.7 and 1 s; the echo detector takes every one for an end.
+    assert found == [pytest.approx(100 / 3), pytest.approx(100 / 3), pytest.approx(200 / 3), 100]
+
+
+def test_hesitations_have_two_parts_and_their_words() -> None:
+    found = corpus.hesitations(CORPUS)
+    assert len(found) == 36
+    assert all(len(each.before) > 0.2 * RATE < len(each.after) and each.text for each in found)

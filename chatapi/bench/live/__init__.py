@@ -15,7 +15,7 @@ from chatapi.audio import RATE, Samples
 from chatapi.bench import Row, Watch
 from chatapi.bench.bare import Bare
 from chatapi.bench.hearing import CORPUS, spoken
-from chatapi.bench.live import scenes
+from chatapi.bench.live import pauses, scenes
 from chatapi.bench.live.picture import drawn
 from chatapi.bench.live.room import OpenRoom
 from chatapi.bench.live.scenes import STORY
@@ -28,6 +28,8 @@ ECHOES = (-20, -12, -6)
 """Decibels of the loudspeaker's echo at the microphone, above what is played."""
 PICTURE = "bench/live.svg"
 """Where in the data directory the picture of all timelines is left."""
+HESITATIONS = 6
+"""In a round."""
 LONGEST = 6.0
 """Seconds of the longest clip used."""
 
@@ -39,6 +41,7 @@ class Theatre:
         self.request = request
         """Somebody asks for a long story."""
         self.stages: list[tuple[str, Stage]] = []
+        self.turn = appliance.engines.turn
         self._appliance = appliance
 
     @asynccontextmanager
@@ -49,13 +52,14 @@ class Theatre:
 
 
 async def measure(appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterator[Row]:
-    """Every round has four questions, three hesitations, two interruptions, four noises and 20 s without a word."""
+    """Every round has four questions, six hesitations, two interruptions, four noises and 20 s without a word."""
     clips = [clip for clip in corpus.read(CORPUS, "held-out", ["en"]) if not clip.noise and clip.seconds < LONGEST]
     clips = clips[:: max(1, len(clips) // (9 * rounds))]
     theatre = Theatre(appliance, await spoken(appliance, STORY))
     async for row in _answers(theatre, bare, clips[: 4 * rounds]):
         yield row
-    yield await _hesitations(theatre, clips[: 3 * rounds])
+    async for row in _hesitations(theatre, rounds):
+        yield row
     async for row in _interruptions(theatre, clips[-2 * rounds :]):
         yield row
     yield await _disturbances(theatre, await spoken(appliance, "Mhm."), rounds)
@@ -98,12 +102,14 @@ async def _chain(bare: Bare, samples: Samples) -> float:
     return watch.seconds
 
 
-async def _hesitations(theatre: Theatre, clips: Sequence[Clip]) -> Row:
-    cut = []
+async def _hesitations(theatre: Theatre, rounds: int) -> AsyncIterator[Row]:
+    every = corpus.hesitations(CORPUS)
+    clips = [every[number % len(every)] for number in range(HESITATIONS * rounds)]
     async with theatre.stage("hesitations") as room:
-        for number, clip in enumerate(clips):
-            cut.append(await scenes.hesitation(room, clip, scenes.PAUSES[number % len(scenes.PAUSES)]))
-    return Row("live", f"cut off in a pause of 0.4 to 1 s, of {len(cut)}", scenes.share(cut), "%", 10)
+        lengths = pauses.lengths(len(clips))
+        fates = [await scenes.hesitation(room, clip, pause) for clip, pause in zip(clips, lengths, strict=True)]
+    async for row in pauses.rows(fates, clips, theatre.turn):
+        yield row
 
 
 async def _interruptions(theatre: Theatre, clips: Sequence[Clip]) -> AsyncIterator[Row]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 
 from chatapi.audio import RATE, Samples
 from chatapi.bench.live.stage import Stage
-from chatapi.corpus import Clip, coloured
+from chatapi.corpus import Clip, Hesitation, coloured
 from chatapi.events import AnswerStarted, Interrupted
 
 PAUSES = (0.4, 0.7, 1.0)
 """Seconds somebody hesitates in the middle of a sentence."""
+MEANT = 0.2
+"""Seconds after somebody goes on in which the box's first sound was meant for the pause."""
 STORY = "Tell me a long story about the sea and a ship."
 
 
@@ -38,17 +41,29 @@ async def question(stage: Stage, clip: Clip) -> Answered:
     return Answered(None if first is None else first - end, asked)
 
 
-async def hesitation(stage: Stage, clip: Clip, pause: float) -> bool:
-    """Stop in the middle of a sentence and go on: whether the box spoke into the pause."""
-    first, second = halves(clip.samples)
-    _, middle = await stage.say(first)
+class Fate(Enum):
+    """What became of a pause in the middle of a sentence."""
+
+    WAITED = "waited"
+    TAKEN_BACK = "taken back"
+    """The turn was taken for over, and what came of it taken back before anything was heard."""
+    CUT_OFF = "cut off"
+    """The box spoke into it."""
+
+
+async def hesitation(stage: Stage, hesitation: Hesitation, pause: float) -> Fate:
+    """Stop in the middle of a sentence and go on."""
+    _, middle = await stage.say(hesitation.before)
     await stage.wait(pause)
     resumed = stage.now
-    _, end = await stage.say(second, clip.text)
+    _, end = await stage.say(hesitation.after, hesitation.text)
     await stage.answered(end)
     spoke = stage.speaker.first(middle)
+    taken_back = any(isinstance(event, AnswerStarted) and middle <= at < resumed + MEANT for at, event in stage.events)
     await stage.wait(0.5)
-    return spoke is not None and spoke < resumed + 0.2
+    if spoke is not None and spoke < resumed + MEANT:
+        return Fate.CUT_OFF
+    return Fate.TAKEN_BACK if taken_back else Fate.WAITED
 
 
 class NoStory(Exception):
@@ -101,16 +116,6 @@ async def quiet(stage: Stage, sound: Samples) -> int:
     await stage.say(sound)
     await stage.wait(2)
     return stage.came(AnswerStarted, before)
-
-
-def halves(samples: Samples) -> tuple[Samples, Samples]:
-    """Cut in two at the quietest place of the middle third."""
-    size = RATE // 50
-    count = len(samples) // size
-    levels = [float(np.abs(samples[at * size : (at + 1) * size]).mean()) for at in range(count)]
-    low, high = count // 3, 2 * count // 3
-    cut = (low + int(np.argmin(levels[low:high]))) * size + size // 2
-    return samples[:cut], samples[cut:]
 
 
 def noises(random: np.random.Generator) -> dict[str, Samples]:
