@@ -12,9 +12,10 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Generic, TypeVar
 
 import anyio
@@ -50,11 +51,28 @@ class _End:
         self.error = error
 
 
+class Yields(Enum):
+    """What a job does when somebody of a higher priority wants its slot."""
+
+    NEVER = "never"
+    AGAIN = "again"
+    """As long as nothing has come of it, it stops at its next step and is done again from its start, later."""
+    RAISES = "raises"
+    """It stops at its next step, and its caller is told by Preempted."""
+
+
+class Preempted(Exception):
+    """A job made room for a more urgent one; what came of it so far stands."""
+
+
 class _Job(Generic[E, T]):
     """One call of an engine: runs on a worker's thread, is read from the event loop."""
 
-    def __init__(self, call: Callable[[E, Stop], Iterator[T]]) -> None:
+    def __init__(self, call: Callable[[E, Stop], Iterator[T]], priority: Priority, yields: Yields) -> None:
         self._call = call
+        self.priority = priority
+        self._yields = yields
+        self._begun = self.preempted = False
         self._loop = asyncio.get_running_loop()
         self._items: deque[Any] = deque()
         self._room = threading.Semaphore(AHEAD)
@@ -71,18 +89,27 @@ class _Job(Generic[E, T]):
             try:
                 for item in items:
                     self._room.acquire()
-                    if self._left:
+                    if self._left or self.preempted:
                         break
+                    self._begun = True
                     self._put(item)
             finally:
                 if (close := getattr(items, "close", None)) is not None:
                     close()
         except Exception as raised:
             error = raised
-        self._put(_End(error))
+        self._put(_End(Preempted() if self.preempted and error is None else error))
 
     def stopped(self) -> bool:
-        return self._left
+        return self._left or self.preempted
+
+    def preempt(self) -> bool:
+        """From the event loop: make room. False when it will not."""
+        if self._yields is Yields.NEVER or self._left or (self._yields is Yields.AGAIN and self._begun):
+            return False
+        self.preempted = True
+        self._room.release()
+        return True
 
     def leave(self) -> None:
         """From the event loop: nobody reads any more."""
@@ -184,6 +211,7 @@ class Worker(Generic[E]):
         self._build = build
         self._step_seconds = step_seconds
         self._crew: _Crew[E] | None = None
+        self._running: set[_Job[E, Any]] = set()
 
     @property
     def state(self) -> str:
@@ -220,30 +248,49 @@ class Worker(Generic[E]):
 
     @asynccontextmanager
     async def stream(
-        self, call: Callable[[E, Stop], Iterator[T]], priority: Priority = Priority.REQUEST
+        self,
+        call: Callable[[E, Stop], Iterator[T]],
+        priority: Priority = Priority.REQUEST,
+        yields: Yields = Yields.NEVER,
     ) -> AsyncIterator[AsyncIterator[T]]:
         """Wait for a slot, then hand out what `call(engine, stop)` yields. Leaving stops it.
 
         Raises what the engine raises if it is ours, EngineFailed for anything else and when it is stuck.
         """
+        jobs = [await self._begin(call, priority, yields)]
+        items = self._items(jobs, lambda: self._begin(call, priority, yields))
+        try:
+            yield items
+        finally:
+            job = jobs[-1]
+            job.leave()
+            await items.aclose()
+            if not job.over:
+                asyncio.get_running_loop().call_later(self._step_seconds, self._abandon, job)
+
+    async def _begin(self, call: Callable[[E, Stop], Iterator[T]], priority: Priority, yields: Yields) -> _Job[E, T]:
+        if self.gate.used >= self.gate.slots:
+            self._make_room(priority)
         await self.gate.acquire(priority)
         try:
             self._refuse_if_not_ready()
         except ChatapiError:
             self.gate.release()
             raise
-        job: _Job[E, T] = _Job(call)
+        job: _Job[E, T] = _Job(call, priority, yields)
         crew = self._crew
         assert crew is not None  # noqa: S101 - just seen to be ready
+        self._running.add(job)
         crew.give(job, lambda: self._over(job))
-        items = self._items(job)
-        try:
-            yield items
-        finally:
-            job.leave()
-            await items.aclose()
-            if not job.over:
-                asyncio.get_running_loop().call_later(self._step_seconds, self._abandon, job)
+        return job
+
+    def _make_room(self, priority: Priority) -> None:
+        """Ask the least urgent job to stop, if it is less urgent than this."""
+        if any(job.preempted for job in self._running):
+            return
+        for job in sorted(self._running, key=lambda job: job.priority, reverse=True):
+            if job.priority > priority and job.preempt():
+                return
 
     async def call(self, function: Callable[[E], T], priority: Priority = Priority.REQUEST) -> T:
         """One result of a plain function of the engine, run on its thread."""
@@ -256,9 +303,13 @@ class Worker(Generic[E]):
                 return result
         raise EngineFailed(f"the {self.name} engine gave no result")
 
-    async def _items(self, job: _Job[E, T]) -> AsyncGenerator[T, None]:
+    async def _items(
+        self, jobs: list[_Job[E, T]], again: Callable[[], Awaitable[_Job[E, T]]]
+    ) -> AsyncGenerator[T, None]:
+        begun = False
         while True:
             item: Any = None
+            job = jobs[-1]
             with anyio.move_on_after(self._step_seconds) as patience:
                 item = await job.take()
             if patience.cancelled_caught:
@@ -268,11 +319,15 @@ class Worker(Generic[E]):
                     code="engine_stuck",
                 )
             if not isinstance(item, _End):
+                begun = True
                 yield item
                 continue
             if item.error is None:
                 return
-            if isinstance(item.error, (ChatapiError, ContextOverflow)):
+            if isinstance(item.error, Preempted) and not begun:
+                jobs.append(await again())
+                continue
+            if isinstance(item.error, (ChatapiError, ContextOverflow, Preempted)):
                 raise item.error
             raise EngineFailed(f"the {self.name} engine failed: {item.error!r}") from item.error
 
@@ -286,6 +341,7 @@ class Worker(Generic[E]):
         """The thread is done with the job: its slot is free."""
         if not job.over:
             job.over = True
+            self._running.discard(job)
             self.gate.release()
 
     def _abandon(self, job: _Job[E, Any]) -> None:

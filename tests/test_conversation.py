@@ -11,6 +11,8 @@ from conftest import Running, answer, until
 from chatapi.abilities.conversation import Turn
 from chatapi.audio import Audio
 from chatapi.errors import ChatapiError, Deadline, EngineFailed, TooLarge
+from chatapi.events import TextDelta, TurnEnded
+from chatapi.gate import Priority
 
 
 @pytest.mark.anyio
@@ -74,3 +76,25 @@ async def test_a_failing_voice_ends_the_turn_with_its_error(echo: Running) -> No
         with pytest.raises(EngineFailed, match="no sound today"):
             await answer(appliance, Turn(prompt="hello", speak=True))
         await until(lambda: appliance.gate.used == appliance.engines.llm.gate.used == 0)
+
+
+@pytest.mark.anyio
+async def test_an_answer_makes_room_for_a_live_one_and_goes_on_where_it_was(echo: Running) -> None:
+    async with echo("llama_cpp.slots=1", "echo.delay=0.02") as appliance:
+        replies: dict[str, tuple[str, TurnEnded]] = {}
+
+        async def ask(name: str, prompt: str, priority: Priority) -> None:
+            async with appliance.conversation.take(Turn(prompt=prompt, priority=priority)) as events:
+                found = [event async for event in events]
+            ended = found[-1]
+            assert isinstance(ended, TurnEnded)
+            replies[name] = "".join(event.text for event in found if isinstance(event, TextDelta)), ended
+
+        words = " ".join(f"word{number}" for number in range(40))
+        async with anyio.create_task_group() as group:
+            group.start_soon(ask, "request", words, Priority.REQUEST)
+            await anyio.sleep(0.4)
+            group.start_soon(ask, "live", "stop", Priority.LIVE)
+        assert list(replies) == ["live", "request"]
+        assert replies["request"][0] == f"You said: {words}."
+        assert replies["request"][1].completion_tokens == 42

@@ -282,3 +282,11 @@ def test_words_that_want_more_are_less_whole_than_those_that_do_not(llama: Llama
     assert whole("Set a timer for ten minutes") > 5 * whole("Set a timer for")
     assert 0 <= whole("Why") <= 1
     assert list(llama.whole([Message("user", "Why")], lambda: True)) == []
+
+
+@pytest.mark.real
+def test_an_answer_goes_on_where_it_was_left(llama: LlamaCpp):
+    asked = [Message("user", "Count from one to five in words.")]
+    sampling = Sampling(max_tokens=20, temperature=0)
+    text = "".join(piece.text for piece in llama.generate([*asked, Message("assistant", "One, two,")], sampling))
+    assert text.lstrip().lower().startswith("three")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import pytest
@@ -12,7 +14,8 @@ from conftest import until
 
 from chatapi.engines import Stop
 from chatapi.errors import EngineFailed, ModelFault, NotReady
-from chatapi.workers import AHEAD, REBUILDS, Worker
+from chatapi.gate import Priority
+from chatapi.workers import AHEAD, REBUILDS, Preempted, Worker, Yields
 
 pytestmark = pytest.mark.anyio
 
@@ -189,3 +192,79 @@ async def test_closing_ends_the_threads() -> None:
 async def _gone(ident: int) -> bool:
     await until(lambda: ident not in {alive.ident for alive in threading.enumerate()})
     return True
+
+
+class Stepper:
+    """Counts, a step at a time, and remembers how often it was begun."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+
+    def count(self, steps: int, stop: Stop, all_at_once: bool = False) -> Iterator[int]:
+        self.begun += 1
+        done = []
+        for number in range(steps):
+            if stop():
+                return
+            time.sleep(0.01)
+            if all_at_once:
+                done.append(number)
+            else:
+                yield number
+        yield from done
+
+
+async def taken(worker: Worker[Stepper], steps: int, priority: Priority, yields: Yields, at_once: bool) -> list[int]:
+    async with worker.stream(lambda engine, stop: engine.count(steps, stop, at_once), priority, yields) as items:
+        return [item async for item in items]
+
+
+async def test_a_less_urgent_job_makes_room_and_is_done_again() -> None:
+    worker = Worker("test", Stepper)
+    engine = await worker.open()
+    order = []
+
+    async def job(name: str, *how: Any) -> None:
+        found = await taken(worker, *how)
+        order.append((name, len(found)))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(job, "bulk", 100, Priority.BULK, Yields.AGAIN, True)
+        await anyio.sleep(0.1)
+        group.start_soon(job, "live", 3, Priority.LIVE, Yields.AGAIN, True)
+    assert order == [("live", 3), ("bulk", 100)]
+    assert engine.begun == 3
+    assert worker.gate.used == 0
+    await worker.aclose()
+
+
+async def test_one_that_has_given_something_is_not_begun_again() -> None:
+    worker = Worker("test", Stepper)
+    engine = await worker.open()
+    async with anyio.create_task_group() as group:
+        group.start_soon(taken, worker, 30, Priority.BULK, Yields.AGAIN, False)
+        await anyio.sleep(0.1)
+        assert len(await taken(worker, 3, Priority.LIVE, Yields.NEVER, True)) == 3
+    assert engine.begun == 2
+    await worker.aclose()
+
+
+async def test_who_would_rather_know_is_told_that_it_made_room() -> None:
+    worker = Worker("test", Stepper)
+    await worker.open()
+    found = []
+
+    async def bulk() -> None:
+        with pytest.raises(Preempted):
+            async with worker.stream(
+                lambda engine, stop: engine.count(100, stop), Priority.REQUEST, Yields.RAISES
+            ) as items:
+                async for item in items:
+                    found.append(item)  # noqa: PERF401 - what came before the error counts
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(bulk)
+        await anyio.sleep(0.1)
+        assert len(await taken(worker, 3, Priority.LIVE, Yields.NEVER, True)) == 3
+    assert 1 < len(found) < 100 and found == list(range(len(found)))
+    await worker.aclose()

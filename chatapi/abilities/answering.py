@@ -18,7 +18,7 @@ from chatapi.gate import Priority
 from chatapi.history import Recalled
 from chatapi.sentences import Cutter
 from chatapi.settings import Llm
-from chatapi.workers import Worker
+from chatapi.workers import Preempted, Worker, Yields
 
 PIECES_AHEAD = 8
 """Pieces of text that may wait to be spoken."""
@@ -83,17 +83,27 @@ class Answering:
                 answered = await run.thought(recalled, asked, giving)
         return replace(answered, spoken=run.seconds)
 
-    async def written(self, recalled: Recalled, asked: str, manner: Manner) -> AsyncGenerator[Piece, None]:
-        """The model's answer as it comes. Raises ContextOverflow before its first piece."""
+    async def written(
+        self, recalled: Recalled, asked: str, manner: Manner, so_far: str = "", tokens: int = 0
+    ) -> AsyncGenerator[Piece, None]:
+        """The model's answer as it comes, or what comes after `so_far`, which has so many tokens.
+
+        Raises ContextOverflow before its first piece, Preempted when it makes room for somebody more urgent.
+        """
         settings = self._settings
         messages = _messages(recalled, asked, settings.system)
+        if so_far:
+            messages.append(Message("assistant", so_far))
+        most = settings.max_tokens if manner.max_tokens is None else manner.max_tokens
         sampling = Sampling(
-            max_tokens=settings.max_tokens if manner.max_tokens is None else manner.max_tokens,
+            max_tokens=max(1, most - tokens),
             temperature=settings.temperature if manner.temperature is None else manner.temperature,
             seed=manner.seed,
         )
         async with self._llm.stream(
-            lambda engine, stop: engine.generate(messages, sampling, stop), manner.priority
+            lambda engine, stop: engine.generate(messages, sampling, stop),
+            manner.priority,
+            Yields.RAISES if self._llm.engine.continues else Yields.NEVER,
         ) as pieces:
             async for piece in pieces:
                 yield piece
@@ -131,18 +141,21 @@ class _Run:
         self.seconds = 0.0
 
     async def thought(self, recalled: Recalled, asked: str, pieces: MemoryObjectSendStream[str] | None) -> Answered:
-        cutter, reply, last = Cutter(self._manner.hurried), "", Piece("")
+        cutter, reply, last, tokens, before = Cutter(self._manner.hurried), "", Piece(""), 0, 0
         while True:
             try:
-                async with aclosing(self._ability.written(recalled, asked, self._manner)) as written:
+                async with aclosing(self._ability.written(recalled, asked, self._manner, reply, before)) as written:
                     async for last in written:
                         text = last.text if reply else last.text.lstrip()
                         if text:
-                            reply += text
+                            tokens, reply = tokens + 1, reply + text
                             self._mark("first_token")
                             await self._send(TextDelta(text))
                             await self._hand_over(cutter.feed(text), pieces)
                 break
+            except Preempted:
+                # It goes on from there, behind whoever was let in.
+                before = tokens
             except ContextOverflow as overflow:
                 recalled = _shortened(recalled, asked, overflow)
         if not reply.strip():
@@ -150,6 +163,8 @@ class _Run:
             await self._send(TextDelta(reply))
             await self._hand_over(cutter.feed(reply), pieces)
         await self._hand_over(cutter.finish(), pieces)
+        if before and last.usage:
+            last = replace(last, usage=replace(last.usage, completion_tokens=last.usage.completion_tokens + before))
         return Answered(reply.rstrip(), last, recalled, None)
 
     async def _hand_over(self, cut: list[str], pieces: MemoryObjectSendStream[str] | None) -> None:

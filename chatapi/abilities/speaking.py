@@ -13,7 +13,7 @@ from chatapi.gate import Priority
 from chatapi.metrics import Metrics
 from chatapi.sentences import Cutter
 from chatapi.spoken import spoken
-from chatapi.workers import Engines
+from chatapi.workers import Engines, Yields
 
 
 class Speaking:
@@ -63,6 +63,7 @@ class Speaking:
             async with self._tts.stream(
                 lambda engine, stop, text=text: engine.synthesize(text, voice.name, stop),  # type: ignore[misc]
                 priority,
+                Yields.AGAIN,
             ) as chunks:
                 async for chunk in chunks:
                     seconds += chunk.seconds

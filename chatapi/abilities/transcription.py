@@ -17,7 +17,7 @@ from chatapi.events import Event, JobProgress, Transcript
 from chatapi.gate import Priority
 from chatapi.metrics import Metrics
 from chatapi.settings import Settings
-from chatapi.workers import Engines
+from chatapi.workers import Engines, Yields
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,9 @@ class Transcription:
     async def _understood(self, samples: Samples, language: str | None, priority: Priority) -> list[Segment]:
         """The segments with words in them."""
         since, spoken = time.monotonic(), self.language(language)
-        async with self._asr.stream(lambda engine, stop: engine.transcribe(samples, spoken, stop), priority) as found:
+        async with self._asr.stream(
+            lambda engine, stop: engine.transcribe(samples, spoken, stop), priority, Yields.AGAIN
+        ) as found:
             segments = [segment async for segment in found if segment.text.strip()]
         self._metrics.factors.labels("asr").observe((time.monotonic() - since) / (len(samples) / RATE))
         return segments

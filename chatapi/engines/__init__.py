@@ -152,6 +152,8 @@ class LanguageModel(Protocol):
 
     slots: int
     """How many answers it can write at once; `generate` may run on that many threads."""
+    continues: bool
+    """Whether it goes on writing a last message that is the assistant's."""
 
     def generate(self, messages: Sequence[Message], sampling: Sampling, stop: Stop = never) -> Iterator[Piece]:
         """The answer as it is written, about a token a piece. Raises ContextOverflow before writing."""

@@ -124,6 +124,8 @@ class EchoTranscriber(_Paced):
 class EchoLanguageModel(_Paced):
     """Says back what was said; a word is a token."""
 
+    continues = True
+
     def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
         super().__init__(settings, models)
         self.slots = settings.llama_cpp.slots
@@ -193,6 +195,8 @@ def _answer(messages: Sequence[Message], stop_texts: Sequence[str]) -> list[str]
     """The words of the answer, each with the space before it; joined they are the answer."""
     said = next((message.text for message in reversed(messages) if message.role == "user"), "")
     text = f"You said: {said}."
+    if messages[-1].role == "assistant":
+        text = text.removeprefix(messages[-1].text)
     end = min((found for stop in stop_texts if (found := text.find(stop)) >= 0), default=len(text))
     return re.findall(r"\s*\S+|\s+$", text[:end])
 

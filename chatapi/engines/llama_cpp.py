@@ -72,6 +72,8 @@ Chunk = dict[str, Any]
 class LlamaCpp:
     """Answers with a GGUF model. ModelFault when it cannot be loaded."""
 
+    continues = True
+
     def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
         if not models:
             raise ModelFault("the llama_cpp engine needs a model and was given none; `chatapi models` lists them")

@@ -36,6 +36,8 @@ BYTES_A_TOKEN = 4
 class OpenAIUpstream:
     """Asks a server, which need not be up yet. SettingsFault when its address is no address."""
 
+    continues = False
+
     def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
         del models
         table = settings.openai_upstream

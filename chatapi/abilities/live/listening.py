@@ -11,7 +11,7 @@ import anyio
 import numpy as np
 from anyio.abc import TaskGroup
 
-from chatapi.abilities.live.endpointing import Endpointing, Mark, Rules, frames, over
+from chatapi.abilities.live.endpointing import SURE, Endpointing, Mark, Rules, frames, over
 from chatapi.abilities.live.utterance import Utterance
 from chatapi.abilities.transcription import Transcription
 from chatapi.audio import RATE, Samples
@@ -81,7 +81,9 @@ class Look:
     whole: float | None = None
     """Probability that it reads whole; None: not known."""
     finished: float | None = None
-    """Probability that it sounds finished; None: not judged."""
+    """Probability that it sounds finished; None: not known."""
+    judged: bool = False
+    """Whether nothing more will be known of it."""
 
 
 class Ear:
@@ -226,7 +228,9 @@ class Ear:
             return False
         needed = frames(self.silence_ms)
         if self.semantic and look.text:
-            needed = self._endpointing.rules.silence(over(look.finished, look.whole, look.text))
+            likely = over(look.finished, look.whole, look.text)
+            # What the words alone do not make sure waits for the sound's opinion.
+            needed = self._endpointing.rules.silence(likely if look.judged or likely >= SURE else 0.0)
         if self._endpointing.silence < needed and utterance.speech_end < whole:
             return False
         await self._over(utterance, look.text)
@@ -262,6 +266,7 @@ class Ear:
             # is judged.
             await self._hearer.thinking()
             await self._judge(utterance, look)
+            look.judged = True
         if self._holds(utterance, look):
             await self._is_over(utterance)
 
