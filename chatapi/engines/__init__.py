@@ -165,6 +165,15 @@ class LanguageModel(Protocol):
         """
 
 
+class ChatOnly:
+    """What a language model has that takes whole messages and gives whole answers, and nothing beyond."""
+
+    continues = False
+
+    def whole(self, messages: Sequence[Message], stop: Stop = never) -> Iterator[float]:
+        return iter(())
+
+
 @dataclass(frozen=True)
 class Voice:
     """A voice one can ask for by name."""

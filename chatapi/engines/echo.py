@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chatapi.audio import RATE, Audio, Samples
-from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Segment, Stop, Usage, Voice, never
+from chatapi.engines import ChatOnly, ContextOverflow, Message, Piece, Sampling, Segment, Stop, Usage, Voice, never
 from chatapi.errors import Unknown
 from chatapi.settings import Settings
 
@@ -121,7 +121,7 @@ class EchoTranscriber(_Paced):
                 yield Segment(f"heard {seconds:.2f} seconds.", start, start + seconds, 0.0, language or "en")
 
 
-class EchoLanguageModel(_Paced):
+class EchoLanguageModel(_Paced, ChatOnly):
     """Says back what was said; a word is a token."""
 
     continues = True
@@ -149,9 +149,6 @@ class EchoLanguageModel(_Paced):
             written = min(len(words), sampling.max_tokens)
             reason = "length" if len(words) > sampling.max_tokens else "stop"
             yield Piece("", reason, Usage(prompt_tokens, written))
-
-    def whole(self, messages: Sequence[Message], stop: Stop = never) -> Iterator[float]:
-        return iter(())
 
     def _fail(self) -> None:
         """Do what `settings.echo.fault` asks for; a hang ignores everything but `close`, as a true one would."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Stop, Usage, never
+from chatapi.engines import ChatOnly, ContextOverflow, Message, Piece, Sampling, Stop, Usage, never
 from chatapi.errors import Busy, ChatapiError, EngineFailed, NotReady, SettingsFault
 from chatapi.settings import Settings
 
@@ -33,10 +33,8 @@ BYTES_A_TOKEN = 4
 """About what English prose has; the server's own tokenizer is not known here."""
 
 
-class OpenAIUpstream:
+class OpenAIUpstream(ChatOnly):
     """Asks a server, which need not be up yet. SettingsFault when its address is no address."""
-
-    continues = False
 
     def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
         del models
@@ -81,10 +79,6 @@ class OpenAIUpstream:
             raise self._unreachable(error) from error
         finally:
             exchange.leave()
-
-    def whole(self, messages: Sequence[Message], stop: Stop = never) -> Iterator[float]:
-        """Nothing: OpenAI's chat takes no message that is not over."""
-        return iter(())
 
     def close(self) -> None:
         self._client.close()
