@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from chatapi.engines import Message
 
 KEY = "tokenizer.chat_template"
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -34,11 +32,13 @@ class ChatTemplate:
         environment.globals["raise_exception"] = _refuse
         self._template = environment.from_string(source)
 
-    def opened(self, messages: Sequence[Message]) -> tuple[str, str] | None:
-        """The prompt up to the last message's last word, and what would follow it; None where it has no such place."""
+    def opened(self, messages: Sequence[Mapping[str, str]]) -> tuple[str, str] | None:
+        """The prompt up to the last message's last word, and what would follow it; None where it has no such place.
+
+        A message has a `role` and a `content`.
+        """
         last = messages[-1]
-        told = [{"role": message.role, "content": message.text} for message in messages[:-1]]
-        told.append({"role": last.role, "content": last.text + HERE})
+        told = [*messages[:-1], {**last, "content": last["content"] + HERE}]
         try:
             # The tokenizer puts what begins a text before it by itself.
             text = self._template.render(messages=told, bos_token="", eos_token="", add_generation_prompt=False)

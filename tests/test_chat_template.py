@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from chatapi.chat_template import KEY, ChatTemplate, chat_template
-from chatapi.engines import Message
 
 CHATML = (
     "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n'}}"
@@ -18,7 +17,13 @@ ALTERNATING = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     "{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %}{{ m.content }}</s>{% endif %}{% endfor %}"
 )
-USER = Message("user", "What is the capital of")
+
+
+def message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+USER = message("user", "What is the capital of")
 
 
 def text(value: str) -> bytes:
@@ -43,7 +48,7 @@ BEFORE = (
 def test_it_is_found_after_keys_of_every_kind(tmp_path: Path) -> None:
     found = chat_template(gguf(tmp_path, *BEFORE, (KEY, 8, text(CHATML))))
     assert found is not None
-    assert found.opened([Message("system", "Be brief."), USER]) == (
+    assert found.opened([message("system", "Be brief."), USER]) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is the capital of",
         "<|im_end|>\n",
     )
@@ -63,8 +68,8 @@ def test_a_file_that_ends_too_soon_has_none(tmp_path: Path) -> None:
 def test_a_template_that_refuses_the_messages_opens_nothing() -> None:
     template = ChatTemplate(ALTERNATING)
     assert template.opened([USER]) == ("[INST] What is the capital of", " [/INST]")
-    assert template.opened([Message("system", "Be brief."), USER]) is None
+    assert template.opened([message("system", "Be brief."), USER]) is None
 
 
 def test_a_template_that_does_not_show_the_last_message_opens_nothing() -> None:
-    assert ChatTemplate("{{ messages[0].content }}").opened([Message("system", "x"), USER]) is None
+    assert ChatTemplate("{{ messages[0].content }}").opened([message("system", "x"), USER]) is None

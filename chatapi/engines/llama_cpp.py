@@ -94,7 +94,7 @@ class LlamaCpp:
 
     def whole(self, messages: Sequence[Message], stop: Stop = never) -> Iterator[float]:
         """As the role says: how probable it is that a full stop comes next. The prompt read for it is kept."""
-        opened = self._template.opened(messages) if self._template else None
+        opened = self._template.opened(_told(messages)) if self._template else None
         if opened is None or stop():
             return
         prompt, rest = opened
@@ -138,7 +138,7 @@ class LlamaCpp:
 
     def _request(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
         request: dict[str, Any] = {
-            "messages": [{"role": message.role, "content": message.text} for message in messages],
+            "messages": _told(messages),
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "stop": list(sampling.stop_texts),
@@ -235,6 +235,10 @@ class _Answer:
             self._chunks.put(error)
             self.stopped = True
         return self.stopped
+
+
+def _told(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.text} for message in messages]
 
 
 def _ends(likely: Mapping[str, Any] | None, rest: str) -> float:
