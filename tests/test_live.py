@@ -131,6 +131,12 @@ async def test_speech_against_an_answer_ends_it_and_history_says_what_was_heard(
         kept = await talk.appliance.history.call(lambda history: history.recall(talk.session.recalled.id))
         assert kept.exchanges[0].answered == f"{interrupted.text} —"
         assert len(kept.exchanges) == 2
+        # The model was told of it, and nobody else.
+        assert kept.exchanges[1].asked.startswith("heard")
+        assert kept.exchanges[1].answered.startswith("You said: (I interrupt you.) heard")
+        await talk.session.respond("and now")
+        await talk.come(TurnEnded, 3)
+        assert talk.session.recalled.exchanges[-1].answered == "You said: and now."
 
 
 @pytest.mark.parametrize("noise", ["", "Mhm.", "You said word word."])

@@ -29,7 +29,10 @@ PATIENCE = 4.0
 class Answer:
     """Thinks and speaks in `run`; what it says goes out once `release` was called."""
 
-    def __init__(self, answering: Answering, recalled: Recalled, asked: str, manner: Manner, since: float) -> None:
+    def __init__(
+        self, answering: Answering, recalled: Recalled, asked: str, put: str, manner: Manner, since: float
+    ) -> None:
+        """`put` is what was asked as the model is told of it."""
         self.asked = asked
         self.playback = Playback()
         self.number: int | None = None
@@ -42,6 +45,7 @@ class Answer:
         self.ledger = Ledger()
         self._answering = answering
         self._recalled = recalled
+        self._put = put
         self._manner = manner
         self._since = since
         self._held: list[Event] = []
@@ -57,7 +61,7 @@ class Answer:
         """Until it is answered or dropped; what fails is told in words. `ended` is awaited before its TurnEnded."""
         with self._scope:
             try:
-                answered = await self._answering.answer(self._recalled, self.asked, self._manner, self._take, self.mark)
+                answered = await self._answering.answer(self._recalled, self._put, self._manner, self._take, self.mark)
             except Exception as raised:
                 await self._failed(raised)
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from chatapi.engines import Voice
 from chatapi.errors import ChatapiError, Unprocessable
 from chatapi.events import Failed, Interrupted, Resumed, SpeechStarted, SpeechStopped, Transcript
 from chatapi.gate import Priority
-from chatapi.history import Recalled
+from chatapi.history import Exchange, Recalled
 
 if TYPE_CHECKING:
     from chatapi.abilities.live import Live
@@ -39,7 +40,9 @@ HEARS_ITSELF = (
     "the box hears its own voice and takes it for somebody's: turn the speaker down or move the microphone away; "
     "for a minute it listens only while it is silent"
 )
-HINT = f" An answer of yours that ends in {BROKEN_OFF} was interrupted there by the user."
+INTERRUPTING = "(I interrupt you.) "
+"""Put before what was said against an answer when the model is told of it. Not in the system prompt: with another one
+the whole conversation would have to be read anew."""
 
 
 @dataclass
@@ -192,7 +195,7 @@ class Session:
     async def whole(self, text: str) -> float | None:
         if self.against or not self.options.answer:
             return None
-        return await self._live.answering.whole(self._told(), " ".join([*self.pending, text]))
+        return await self._live.answering.whole(self._told(), self._put(" ".join([*self.pending, text])))
 
     async def guessed(self, text: str) -> None:
         if self.against:
@@ -270,7 +273,7 @@ class Session:
         if options.speak:
             voice = self._live.speaking.voice(options.voice, options.language or self._ear.spoken)
         manner = Manner(voice, options.max_tokens, options.temperature, None, Priority.LIVE, hurried=True)
-        self.answer = Answer(self._live.answering, self._told(), asked, manner, since)
+        self.answer = Answer(self._live.answering, self._told(), asked, self._put(asked), manner, since)
         self.answer.mark("transcript")
         self._group.start_soon(self._run, self.answer)
 
@@ -282,10 +285,16 @@ class Session:
             self._live.metrics.turns.labels("voice", spoken, result).inc()
 
     def _told(self) -> Recalled:
-        """What the model is given; the hint only where it applies, for another system prompt has to be read anew."""
+        """What the model is given of what was before."""
         system = self.options.system if self.options.system is not None else self._live.settings.llm.system
-        hint = HINT if any(e.answered.endswith(BROKEN_OFF) for e in self.recalled.exchanges) else ""
-        return replace(self.recalled, system=system + hint)
+        exchanges = self.recalled.exchanges
+        pairs = itertools.pairwise(exchanges)
+        noted = [replace(each, asked=_noted(each.asked, before)) for before, each in pairs]
+        return replace(self.recalled, system=system, exchanges=(*exchanges[:1], *noted))
+
+    def _put(self, asked: str) -> str:
+        """As the model is told of it."""
+        return _noted(asked, self.recalled.exchanges[-1]) if self.recalled.exchanges else asked
 
     async def _release(self) -> None:
         answer = self.answer
@@ -331,3 +340,7 @@ class Session:
         async with self._writing:
             if answer.number is not None:
                 await self.memory.forget(answer.number)
+
+
+def _noted(asked: str, before: Exchange) -> str:
+    return INTERRUPTING + asked if before.answered.endswith(BROKEN_OFF) else asked
