@@ -91,11 +91,15 @@ class Session:
         """Of the last answer that was given."""
         self._writing = anyio.Lock()
         """Held while what an answer said is put into the memory, so that it is put there once."""
+        self.options = Options()
         self._ear = Ear(live.engines, live.transcription, live.settings, group, self)
         self.change(options)
 
     def change(self, options: Options) -> None:
         """From now on."""
+        if options.system != self.options.system:
+            # Read at once, so that the next turn need not wait for it.
+            self._group.start_soon(self._live.answering.whole, replace(self._told(), system=options.system), "Hello")
         self.options = options
         settings, ear = self._live.settings, self._ear
         ear.detect, ear.semantic, ear.partials = options.detect, options.semantic, options.partials
