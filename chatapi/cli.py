@@ -83,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("part", nargs="*", help="parts to measure; default: all")
     bench.add_argument("--json", action="store_true")
     bench.add_argument("--rounds", type=int, default=5, help="times each thing is measured")
+    bench.add_argument(
+        "--door",
+        choices=("ability", "realtime", "devices"),
+        default="realtime",
+        help="how `live` reaches the box: inside this process, over a WebSocket (default), through sound devices",
+    )
     return parser
 
 
@@ -175,4 +181,4 @@ def _check(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
 def _bench(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     from chatapi.commands.bench import bench
 
-    return anyio.run(bench, loaded.settings, chosen.part, chosen.rounds, chosen.json)
+    return anyio.run(bench, loaded.settings, chosen.part, chosen.rounds, chosen.json, chosen.door)

@@ -10,8 +10,9 @@ from conftest import Running, tone
 
 from chatapi.audio import RATE
 from chatapi.bench.live import scenes
+from chatapi.bench.live.ability import AbilityDoor
 from chatapi.bench.live.picture import drawn
-from chatapi.bench.live.stage import BLOCK, Speaker, stage
+from chatapi.bench.live.stage import BLOCK, Speaker
 from chatapi.corpus import Clip
 from chatapi.events import AnswerStarted
 
@@ -23,7 +24,7 @@ def clip(seconds: float) -> Clip:
 
 
 async def test_a_question_is_timed_from_its_last_sound_to_the_answers_first(echo: Running) -> None:
-    async with echo() as appliance, stage(appliance.live) as room:
+    async with echo() as appliance, AbilityDoor(appliance.live).stage() as room:
         found = await scenes.question(room, clip(0.8))
         assert found.asked.startswith("heard")
         # No sooner than the silence that ends a turn.
@@ -38,7 +39,7 @@ async def test_a_question_is_timed_from_its_last_sound_to_the_answers_first(echo
 
 
 async def test_what_was_not_staged_counts_for_nothing(echo: Running) -> None:
-    async with echo() as appliance, stage(appliance.live) as room:
+    async with echo() as appliance, AbilityDoor(appliance.live).stage() as room:
         # The echo model's answer is over before anybody could interrupt it.
         with pytest.raises(scenes.NoStory):
             await scenes.disturbance(room, tone(0.5), tone(0.2))

@@ -7,7 +7,8 @@ from html import escape
 
 import numpy as np
 
-from chatapi.bench.live.stage import Stage
+from chatapi.audio import INAUDIBLE
+from chatapi.bench.live.stage import Stage, blocks_of
 from chatapi.events import AnswerStarted, Interrupted, LiveEvent, Resumed, SpeechStopped
 
 WIDTH, STRIP, LEFT = 1200, 84, 150
@@ -40,8 +41,8 @@ def drawn(stages: Iterable[tuple[str, Stage]]) -> str:
 
 
 def _strips(name: str, stage: Stage) -> Iterator[str]:
-    blocks = enumerate(stage.speaker.track)
-    played = [(at / 50, at / 50 + 0.02) for at, block in blocks if np.abs(block).max() > 1e-3]
+    blocks = enumerate(blocks_of(stage.speaker.heard()))
+    played = [(at / 50, at / 50 + 0.02) for at, block in blocks if np.abs(block).max() > INAUDIBLE]
     begun = 0.0
     while begun < stage.now:
         spans = "".join(
