@@ -16,6 +16,7 @@ from chatapi.bench.live.realtime import RealtimeDoor, Wire
 from chatapi.bench.live.room import Walls
 from chatapi.bench.live.stage import BLOCK, Stage
 from chatapi.corpus import Clip
+from chatapi.errors import OurFault
 from chatapi.events import AnswerStarted, Interrupted, SpeechStarted, SpeechStopped, Transcript, TurnEnded
 from chatapi.faces.mic.link import place
 from chatapi.settings import Settings
@@ -121,6 +122,15 @@ async def test_a_question_in_the_room_is_timed_by_the_recording(echo_settings: M
     delay, astray = rows.values()
     assert 0 < delay < 1
     assert 0 <= astray < 1
+
+
+@needs_pulse
+async def test_talk_that_ends_by_itself_is_told_with_its_last_words(echo_settings: Make) -> None:
+    broken = echo_settings("asr.engine=whisper_cpp", "asr.model=nothing")
+    async with devices.room(broken) as made:
+        with pytest.raises(OurFault, match="ended by itself"):
+            async with made.stage():
+                pass
 
 
 async def checked(room: Stage) -> None:

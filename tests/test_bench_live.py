@@ -11,7 +11,7 @@ from conftest import Running, tone
 from chatapi.audio import RATE
 from chatapi.bench.live import scenes
 from chatapi.bench.live.ability import AbilityDoor
-from chatapi.bench.live.picture import drawn
+from chatapi.bench.live.picture import drawn, timeline
 from chatapi.bench.live.stage import BLOCK, Speaker
 from chatapi.corpus import Clip
 from chatapi.events import AnswerStarted
@@ -32,7 +32,7 @@ async def test_a_question_is_timed_from_its_last_sound_to_the_answers_first(echo
         [(start, end, words)] = room.said
         assert (end - start, words) == (pytest.approx(0.8, abs=0.02), "a tone")
         assert room.came(AnswerStarted) == 1
-        picture = ElementTree.fromstring(drawn([("question", room)]))
+        picture = ElementTree.fromstring(drawn([timeline("question", room)]))
     colours = [each.get("fill") for each in picture.iter("{http://www.w3.org/2000/svg}rect")]
     assert colours.count("#37c") == 2
     assert colours.count("#e91") > 5

@@ -18,7 +18,7 @@ from chatapi.bench.bare import Bare
 from chatapi.bench.hearing import CORPUS, spoken
 from chatapi.bench.live import pulse, scenes
 from chatapi.bench.live.door import Door, opened
-from chatapi.bench.live.picture import drawn
+from chatapi.bench.live.picture import Timeline, drawn, timeline
 from chatapi.bench.live.scenes import STORY
 from chatapi.bench.live.stage import Stage
 from chatapi.bench.live.words import Words
@@ -40,7 +40,7 @@ class Theatre:
     def __init__(self, door: Door, request: Samples, words: Words) -> None:
         self.request = request
         """Somebody asks for a long story."""
-        self.stages: list[tuple[str, Stage]] = []
+        self.timelines: list[Timeline] = []
         self.words = words
         """What is understood of the questions."""
         self._door = door
@@ -49,8 +49,10 @@ class Theatre:
     async def stage(self, name: str, echo: float | None = None, seed: int = 0) -> AsyncIterator[Stage]:
         """`echo`: decibels of the loudspeaker's echo at the microphone, above what is played; None: it hears none."""
         async with self._door.stage(echo, seed) as made:
-            self.stages.append((name, made))
-            yield made
+            try:
+                yield made
+            finally:
+                self.timelines.append(timeline(name, made))
 
 
 async def measure(appliance: Appliance, bare: Bare, rounds: int, door: str = "realtime") -> AsyncIterator[Row]:
@@ -79,7 +81,7 @@ async def _played(door: Door, appliance: Appliance, bare: Bare, rounds: int) -> 
     yield await _disturbances(theatre, await spoken(appliance, "Mhm."), rounds)
     yield await _open_room(theatre, rounds)
     yield await _quiet(theatre, rounds)
-    await anyio.to_thread.run_sync(_keep, appliance.settings.data / PICTURE, drawn(theatre.stages))
+    await anyio.to_thread.run_sync(_keep, appliance.settings.data / PICTURE, drawn(theatre.timelines))
 
 
 def _keep(file: Path, text: str) -> None:

@@ -50,7 +50,8 @@ async def talking(settings: Settings, daemon: Daemon, told: Told) -> AsyncIterat
         [sys.executable, "-m", "chatapi", "talk", *options],
         env={**os.environ, **as_environment(settings), **_sound(daemon), **screen},
         stdin=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        # Why it ends, when it does.
+        stderr=subprocess.STDOUT,
     )
     try:
         async with anyio.create_task_group() as group:
