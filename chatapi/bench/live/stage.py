@@ -92,13 +92,13 @@ class Track:
     def first(self, since: float, level: float = INAUDIBLE) -> float | None:
         """Seconds at which something louder than `level` sounds, at or after `since`."""
         loud = np.flatnonzero(np.abs(self._since(since)) > level)
-        return round(since * 50) / 50 + loud[0] / self.rate if len(loud) else None
+        return round(since * 50) / 50 + float(loud[0]) / self.rate if len(loud) else None
 
-    def last(self, since: float, until: float) -> float | None:
-        """Seconds at which it last sounded between two times."""
+    def last(self, since: float, until: float, level: float = INAUDIBLE) -> float | None:
+        """Seconds at which it was last louder than `level` between two times."""
         span = self._since(since)[: max(0, round((until - since) * self.rate))]
-        loud = np.flatnonzero(np.abs(span) > INAUDIBLE)
-        return round(since * 50) / 50 + loud[-1] / self.rate if len(loud) else None
+        loud = np.flatnonzero(np.abs(span) > level)
+        return round(since * 50) / 50 + float(loud[-1]) / self.rate if len(loud) else None
 
     def _since(self, start: float) -> Samples:
         blocks = self.track[max(0, round(start * 50)) :]
