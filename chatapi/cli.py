@@ -79,10 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     check = verb("check", _check, "settings, models, libraries, devices and memory, in plain words")
     check.add_argument("--all", action="store_true", help="every setting, those that have their default too")
     check.add_argument("--json", action="store_true")
-    bench = verb("bench", _bench, "measure this machine against the bare engines")
-    bench.add_argument("part", nargs="*", help="parts to measure; default: all")
-    bench.add_argument("--json", action="store_true")
-    bench.add_argument("--rounds", type=int, default=5, help="times each thing is measured")
+    _bench_options(verb("bench", _bench, "measure this machine against the bare engines"))
     return parser
 
 
@@ -121,6 +118,18 @@ def _ask_options(ask: argparse.ArgumentParser) -> None:
     ask.add_argument("--temperature", type=float)
     ask.add_argument("--seed", type=int)
     ask.add_argument("--json", action="store_true", help="the whole reply as JSON, with its timings")
+
+
+def _bench_options(bench: argparse.ArgumentParser) -> None:
+    bench.add_argument("part", nargs="*", help="parts to measure; default: all")
+    bench.add_argument("--json", action="store_true")
+    bench.add_argument("--rounds", type=int, default=5, help="times each thing is measured")
+    bench.add_argument(
+        "--door",
+        choices=("ability", "realtime", "devices"),
+        default="realtime",
+        help="how `live` reaches the box: inside this process, over a WebSocket (default), through sound devices",
+    )
 
 
 # Each command imports what it needs only when it runs: `say` has no use for a web server, and nobody waits for it.
@@ -175,4 +184,4 @@ def _check(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
 def _bench(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     from chatapi.commands.bench import bench
 
-    return anyio.run(bench, loaded.settings, chosen.part, chosen.rounds, chosen.json)
+    return anyio.run(bench, loaded.settings, chosen.part, chosen.rounds, chosen.json, chosen.door)

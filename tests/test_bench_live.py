@@ -12,8 +12,9 @@ from chatapi import corpus
 from chatapi.audio import RATE
 from chatapi.bench.hearing import CORPUS
 from chatapi.bench.live import pauses, scenes
-from chatapi.bench.live.picture import drawn
-from chatapi.bench.live.stage import BLOCK, Speaker, stage
+from chatapi.bench.live.ability import AbilityDoor
+from chatapi.bench.live.picture import drawn, timeline
+from chatapi.bench.live.stage import BLOCK, Speaker
 from chatapi.corpus import Clip, Hesitation
 from chatapi.events import AnswerStarted
 
@@ -25,7 +26,7 @@ def clip(seconds: float) -> Clip:
 
 
 async def test_a_question_is_timed_from_its_last_sound_to_the_answers_first(echo: Running) -> None:
-    async with echo() as appliance, stage(appliance.live) as room:
+    async with echo() as appliance, AbilityDoor(appliance.live).stage() as room:
         found = await scenes.question(room, clip(0.8))
         assert found.asked.startswith("heard")
         # No sooner than the silence that ends a turn.
@@ -33,14 +34,14 @@ async def test_a_question_is_timed_from_its_last_sound_to_the_answers_first(echo
         [(start, end, words)] = room.said
         assert (end - start, words) == (pytest.approx(0.8, abs=0.02), "a tone")
         assert room.came(AnswerStarted) == 1
-        picture = ElementTree.fromstring(drawn([("question", room)]))
+        picture = ElementTree.fromstring(drawn([timeline("question", room)]))
     colours = [each.get("fill") for each in picture.iter("{http://www.w3.org/2000/svg}rect")]
     assert colours.count("#37c") == 2
     assert colours.count("#e91") > 5
 
 
 async def test_what_was_not_staged_counts_for_nothing(echo: Running) -> None:
-    async with echo() as appliance, stage(appliance.live) as room:
+    async with echo() as appliance, AbilityDoor(appliance.live).stage() as room:
         # The echo model's answer is over before anybody could interrupt it.
         with pytest.raises(scenes.NoStory):
             await scenes.disturbance(room, tone(0.5), tone(0.2))
@@ -67,11 +68,11 @@ def hesitation() -> Hesitation:
 
 
 async def test_a_pause_is_waited_for_taken_back_or_spoken_into(echo: Running) -> None:
-    async with echo("live.sure_ms=900") as appliance, stage(appliance.live) as room:
+    async with echo("live.sure_ms=900") as appliance, AbilityDoor(appliance.live).stage() as room:
         assert await scenes.hesitation(room, hesitation(), 0.4) is scenes.Fate.WAITED
-    async with echo("echo.delay=0.15") as appliance, stage(appliance.live) as room:
+    async with echo("echo.delay=0.15") as appliance, AbilityDoor(appliance.live).stage() as room:
         assert await scenes.hesitation(room, hesitation(), 0.55) is scenes.Fate.TAKEN_BACK
-    async with echo() as appliance, stage(appliance.live) as room:
+    async with echo() as appliance, AbilityDoor(appliance.live).stage() as room:
         assert await scenes.hesitation(room, hesitation(), 1.0) is scenes.Fate.CUT_OFF
 
 

@@ -42,9 +42,13 @@ def _once(settings: Settings) -> tuple[float, int]:
 
 
 @contextmanager
-def served(settings: Settings) -> Iterator[tuple[str, int]]:
-    """`chatapi serve` in a process of its own, ready, on a free port: its address and process number."""
-    command = [sys.executable, "-m", "chatapi", "serve", "--set", "server.port=0"]
+def served(settings: Settings, *more: str) -> Iterator[tuple[str, int]]:
+    """`chatapi serve` in a process of its own, ready, on a free port: its address and process number.
+
+    `more` are settings as key=value.
+    """
+    chosen = [option for each in ("server.port=0", *more) for option in ("--set", each)]
+    command = [sys.executable, "-m", "chatapi", "serve", *chosen]
     environ = {**os.environ, **as_environment(settings)}
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:

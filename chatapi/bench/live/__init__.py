@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import anyio.to_thread
 import numpy as np
 
-from chatapi import corpus, wer
+from chatapi import corpus
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
 from chatapi.bench import Row, Watch
 from chatapi.bench.bare import Bare
 from chatapi.bench.hearing import CORPUS, spoken
-from chatapi.bench.live import pauses, scenes
-from chatapi.bench.live.picture import drawn
-from chatapi.bench.live.room import OpenRoom
+from chatapi.bench.live import pauses, pulse, scenes
+from chatapi.bench.live.door import Door, opened
+from chatapi.bench.live.picture import Timeline, drawn, timeline
 from chatapi.bench.live.scenes import STORY
-from chatapi.bench.live.stage import Microphone, Stage, headset, stage
+from chatapi.bench.live.stage import Stage
+from chatapi.bench.live.words import Words
 from chatapi.corpus import Clip
 
 SILENCE = 0.5
@@ -37,35 +39,52 @@ LONGEST = 6.0
 class Theatre:
     """Stages one after another, each with a conversation of its own."""
 
-    def __init__(self, appliance: Appliance, request: Samples) -> None:
+    def __init__(self, door: Door, request: Samples, words: Words) -> None:
         self.request = request
         """Somebody asks for a long story."""
-        self.stages: list[tuple[str, Stage]] = []
-        self.turn = appliance.engines.turn
-        self._appliance = appliance
+        self.timelines: list[Timeline] = []
+        self.words = words
+        """What is understood of the questions."""
+        self._door = door
 
     @asynccontextmanager
-    async def stage(self, name: str, microphone: Microphone = headset, seed: int = 0) -> AsyncIterator[Stage]:
-        async with stage(self._appliance.live, microphone, seed) as made:
-            self.stages.append((name, made))
-            yield made
+    async def stage(self, name: str, echo: float | None = None, seed: int = 0) -> AsyncIterator[Stage]:
+        """`echo`: decibels of the loudspeaker's echo at the microphone, above what is played; None: it hears none."""
+        async with self._door.stage(echo, seed) as made:
+            try:
+                yield made
+            finally:
+                self.timelines.append(timeline(name, made))
 
 
-async def measure(appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterator[Row]:
+async def measure(appliance: Appliance, bare: Bare, rounds: int, door: str = "realtime") -> AsyncIterator[Row]:
+    """Through a door of `door.NAMES`; one row that says so when it cannot be opened here."""
+    part = f"live, {door}"
+    if door == "devices" and pulse.missing():
+        yield Row(part, f"not measured: apt-get install {pulse.PACKAGES}", float("nan"), "")
+        return
+    async with opened(door, appliance) as found:
+        async for row in _played(found, appliance, bare, rounds):
+            yield replace(row, part=part)
+        for row in await found.rows():
+            yield replace(row, part=part)
+
+
+async def _played(door: Door, appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterator[Row]:
     """Every round has four questions, six hesitations, two interruptions, four noises and 20 s without a word."""
     clips = [clip for clip in corpus.read(CORPUS, "held-out", ["en"]) if not clip.noise and clip.seconds < LONGEST]
     clips = clips[:: max(1, len(clips) // (9 * rounds))]
-    theatre = Theatre(appliance, await spoken(appliance, STORY))
+    theatre = Theatre(door, await spoken(appliance, STORY), Words(appliance.transcription))
     async for row in _answers(theatre, bare, clips[: 4 * rounds]):
         yield row
-    async for row in _hesitations(theatre, rounds):
+    async for row in _hesitations(theatre, appliance, rounds):
         yield row
     async for row in _interruptions(theatre, clips[-2 * rounds :]):
         yield row
     yield await _disturbances(theatre, await spoken(appliance, "Mhm."), rounds)
     yield await _open_room(theatre, rounds)
     yield await _quiet(theatre, rounds)
-    await anyio.to_thread.run_sync(_keep, appliance.settings.data / PICTURE, drawn(theatre.stages))
+    await anyio.to_thread.run_sync(_keep, appliance.settings.data / PICTURE, drawn(theatre.timelines))
 
 
 def _keep(file: Path, text: str) -> None:
@@ -74,13 +93,12 @@ def _keep(file: Path, text: str) -> None:
 
 
 async def _answers(theatre: Theatre, bare: Bare, clips: Sequence[Clip]) -> AsyncIterator[Row]:
-    latencies, ratios, errors, words, unanswered = [], [], 0, 0, 0
+    latencies, ratios, unanswered = [], [], 0
     async with theatre.stage("questions") as room:
         for clip in clips:
             answered = await scenes.question(room, clip)
             chain = SILENCE + await _chain(bare, clip.samples)
-            said = wer.words(clip.text)
-            errors, words = errors + wer.edits(said, wer.words(answered.asked)), words + len(said)
+            await theatre.words.add(clip, answered.asked)
             if answered.latency is None:
                 unanswered += 1
                 continue
@@ -90,7 +108,8 @@ async def _answers(theatre: Theatre, bare: Bare, clips: Sequence[Clip]) -> Async
     yield Row("live", "end of speech to first sound, 95th percentile", _of(latencies, 95), "s", 0.8)
     yield Row("live", "times half a second of silence and the bare chain", _of(ratios, 50), "", 0.7)
     yield Row("live", "questions that were not answered", unanswered, "", 0)
-    yield Row("live", "word errors", 100 * errors / max(1, words), "%")
+    for row in theatre.words.rows():
+        yield row
 
 
 async def _chain(bare: Bare, samples: Samples) -> float:
@@ -102,13 +121,15 @@ async def _chain(bare: Bare, samples: Samples) -> float:
     return watch.seconds
 
 
-async def _hesitations(theatre: Theatre, rounds: int) -> AsyncIterator[Row]:
+async def _hesitations(theatre: Theatre, appliance: Appliance, rounds: int) -> AsyncIterator[Row]:
     every = corpus.hesitations(CORPUS)
     clips = [every[number % len(every)] for number in range(HESITATIONS * rounds)]
     async with theatre.stage("hesitations") as room:
         lengths = pauses.lengths(len(clips))
         fates = [await scenes.hesitation(room, clip, pause) for clip, pause in zip(clips, lengths, strict=True)]
-    async for row in pauses.rows(fates, clips, theatre.turn):
+    turn = appliance.engines.turn
+    await turn.open()
+    async for row in pauses.rows(fates, clips, turn):
         yield row
 
 
@@ -140,9 +161,8 @@ async def _open_room(theatre: Theatre, rounds: int) -> Row:
     found = []
     for number in range(rounds):
         for decibels in ECHOES:
-            microphone = OpenRoom(decibels, np.random.default_rng(number))
             with suppress(scenes.NoStory):
-                async with theatre.stage(f"echo {decibels} dB", microphone, number) as room:
+                async with theatre.stage(f"echo {decibels} dB", decibels, number) as room:
                     found.append(await scenes.monologue(room, theatre.request))
     what = f"answers to itself, echo of {ECHOES[0]} to {ECHOES[-1]} dB, of {len(found)}"
     return Row("live", what, _sum(found), "", 0)

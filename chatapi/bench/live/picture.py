@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
 
-from chatapi.bench.live.stage import Stage
+from chatapi.audio import INAUDIBLE
+from chatapi.bench.live.stage import Stage, blocks_of
 from chatapi.events import AnswerStarted, Interrupted, LiveEvent, Resumed, SpeechStopped
 
 WIDTH, STRIP, LEFT = 1200, 84, 150
@@ -22,9 +24,29 @@ MARKS: dict[type[LiveEvent], tuple[str, str]] = {
 }
 
 
-def drawn(stages: Iterable[tuple[str, Stage]]) -> str:
+@dataclass(frozen=True)
+class Timeline:
+    """Of one stage, in its seconds: all that is drawn, and nothing of its sound, which is large."""
+
+    name: str
+    seconds: float
+    said: Sequence[tuple[float, float, str]]
+    played: Sequence[tuple[float, float, str]]
+    """Each 20 ms in which the box was to be heard; without words."""
+    marks: Sequence[tuple[float, type[LiveEvent]]]
+
+
+def timeline(name: str, stage: Stage) -> Timeline:
+    """What has happened so far."""
+    blocks = enumerate(blocks_of(stage.speaker.heard()))
+    played = [(at / 50, at / 50 + 0.02, "") for at, block in blocks if np.abs(block).max() > INAUDIBLE]
+    marks = [(at, type(event)) for at, event in stage.events if type(event) in MARKS]
+    return Timeline(name, stage.now, tuple(stage.said), played, marks)
+
+
+def drawn(timelines: Iterable[Timeline]) -> str:
     """The whole picture; every stage takes as many strips of 20 seconds as it lasted."""
-    strips = [strip for name, stage in stages for strip in _strips(name, stage)]
+    strips = [strip for each in timelines for strip in _strips(each)]
     height = STRIP * len(strips) + 40
     rows = [f'<g transform="translate(0 {40 + STRIP * row})">{strip}</g>' for row, strip in enumerate(strips)]
     legend = [("#37c", "somebody"), ("#e91", "the box"), *MARKS.values()]
@@ -39,26 +61,21 @@ def drawn(stages: Iterable[tuple[str, Stage]]) -> str:
     )
 
 
-def _strips(name: str, stage: Stage) -> Iterator[str]:
-    blocks = enumerate(stage.speaker.track)
-    played = [(at / 50, at / 50 + 0.02) for at, block in blocks if np.abs(block).max() > 1e-3]
+def _strips(line: Timeline) -> Iterator[str]:
     begun = 0.0
-    while begun < stage.now:
+    while begun < line.seconds:
         spans = "".join(
             _span(start, end, begun, y, colour, words)
-            for y, colour, found in (
-                (14, "#37c", stage.said),
-                (42, "#e91", [(start, end, "") for start, end in played]),
-            )
+            for y, colour, found in ((14, "#37c", line.said), (42, "#e91", line.played))
             for start, end, words in found
         )
         marks = "".join(
-            f'<line x1="{_x(at - begun)}" x2="{_x(at - begun)}" y1="8" y2="68" stroke="{MARKS[type(event)][0]}"/>'
-            for at, event in stage.events
-            if type(event) in MARKS and begun <= at < begun + SECONDS
+            f'<line x1="{_x(at - begun)}" x2="{_x(at - begun)}" y1="8" y2="68" stroke="{MARKS[kind][0]}"/>'
+            for at, kind in line.marks
+            if begun <= at < begun + SECONDS
         )
         axis = f'<line x1="{LEFT}" x2="{WIDTH}" y1="40" y2="40" stroke="#ccc"/>'
-        label = f'<text x="6" y="44">{escape(name)}, {begun:.0f} s</text>'
+        label = f'<text x="6" y="44">{escape(line.name)}, {begun:.0f} s</text>'
         yield label + axis + spans + marks
         begun += SECONDS
 

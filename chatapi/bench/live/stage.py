@@ -1,37 +1,118 @@
-"""A room with somebody in it who talks with the box: a virtual microphone and a virtual speaker, 20 ms at a time."""
+"""What every stage has, whichever door leads to the box: who speaks when, what comes back, and one clock for both."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Protocol
 
 import anyio
 import numpy as np
-from anyio.streams.memory import MemoryObjectReceiveStream
 
-from chatapi.abilities.live import Live, Options, Session
-from chatapi.audio import RATE, Samples
-from chatapi.events import Interrupted, LiveEvent, Resumed, Speech, SpeechStarted, TurnEnded
+from chatapi.audio import INAUDIBLE, RATE, Audio, Samples
+from chatapi.errors import OurFault
+from chatapi.events import Interrupted, LiveEvent, Resumed, SpeechStarted, TurnEnded
 
 BLOCK = RATE // 50
 HISS = 10 ** (-66 / 20)
 """A quiet room's noise, as RMS of full scale."""
-TAIL = 4
-"""Seconds of echo that are kept."""
-
+MAX_TOKENS = 60
+"""Of an answer: long enough to be interrupted, and not longer."""
 
 Microphone = Callable[[Samples, Samples], Samples]
-"""What it gives of 20 ms that are said and 20 ms that are played."""
+"""What it gives of 20 ms that are said and 20 ms that are played, 16 kHz."""
 
 
-class Speaker:
+class Heard(Protocol):
+    """What of the box is to be heard. Times are the stage's seconds."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether something sounds, or is about to."""
+        ...
+
+    def heard(self, start: float = 0.0) -> Samples:
+        """All that sounded since `start`, 16 kHz mono."""
+        ...
+
+    def first(self, since: float) -> float | None:
+        """When something sounds, at or after `since`."""
+        ...
+
+    def last(self, since: float, until: float) -> float | None:
+        """When it last sounded between two times."""
+        ...
+
+
+class Stage(Protocol):
+    """What a scene needs: a room with somebody in it who talks with the box. Times are seconds of one clock."""
+
+    events: list[tuple[float, LiveEvent]]
+    """With the second at which each came."""
+    said: list[tuple[float, float, str]]
+    """Start, end and words of what was said to the box."""
+
+    @property
+    def now(self) -> float: ...
+
+    @property
+    def speaker(self) -> Heard: ...
+
+    async def say(self, samples: Samples, words: str = "") -> tuple[float, float]:
+        """Speak, 16 kHz; the seconds at which its first and last sound came."""
+        ...
+
+    async def wait(self, seconds: float) -> None: ...
+
+    async def until(self, condition: Callable[[], bool], patience: float = 15) -> bool:
+        """Whether it came about, within `patience` seconds."""
+        ...
+
+    async def answered(self, since: float, patience: float = 30) -> bool:
+        """Until the answer to what was said before is over and has been heard."""
+        ...
+
+    def came(self, kind: type, since: float = 0.0) -> int:
+        """How many events of a kind came since."""
+        ...
+
+
+class Track:
+    """What sounded, a block for every 20 ms."""
+
+    def __init__(self, rate: int = RATE) -> None:
+        self.track: list[Samples] = []
+        self.rate = rate
+        """Samples a second of the blocks."""
+
+    def heard(self, start: float = 0.0) -> Samples:
+        """All that sounded since `start` seconds, 16 kHz."""
+        return Audio(self._since(start), self.rate).at(RATE).samples
+
+    def first(self, since: float, level: float = INAUDIBLE) -> float | None:
+        """Seconds at which something louder than `level` sounds, at or after `since`."""
+        loud = np.flatnonzero(np.abs(self._since(since)) > level)
+        return round(since * 50) / 50 + float(loud[0]) / self.rate if len(loud) else None
+
+    def last(self, since: float, until: float, level: float = INAUDIBLE) -> float | None:
+        """Seconds at which it was last louder than `level` between two times."""
+        span = self._since(since)[: max(0, round((until - since) * self.rate))]
+        loud = np.flatnonzero(np.abs(span) > level)
+        return round(since * 50) / 50 + float(loud[-1]) / self.rate if len(loud) else None
+
+    def _since(self, start: float) -> Samples:
+        blocks = self.track[max(0, round(start * 50)) :]
+        return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+
+
+class Speaker(Track):
     """Plays what it is given, in time, and remembers what was to be heard."""
 
     def __init__(self) -> None:
-        self.track: list[Samples] = []
-        """A block for every block of time."""
+        super().__init__()
         self.paused = False
+        self.played = 0
+        """Samples that sounded since it was last cleared."""
         self._left: Samples = np.zeros(0, np.float32)
 
     @property
@@ -42,7 +123,16 @@ class Speaker:
         self._left = np.concatenate([self._left, samples])
 
     def clear(self) -> None:
-        self._left, self.paused = np.zeros(0, np.float32), False
+        self._left, self.paused, self.played = np.zeros(0, np.float32), False, 0
+
+    def obey(self, event: LiveEvent) -> None:
+        """Be silent and go on as an event demands."""
+        if isinstance(event, SpeechStarted) and event.during_answer:
+            self.paused = True
+        elif isinstance(event, Resumed):
+            self.paused = False
+        elif isinstance(event, Interrupted):
+            self.clear()
 
     def block(self) -> Samples:
         """What sounds in the next 20 ms."""
@@ -50,70 +140,43 @@ class Speaker:
         if not self.paused:
             part, self._left = self._left[:BLOCK], self._left[BLOCK:]
             block[: len(part)] = part
+            self.played += len(part)
         self.track.append(block)
         return block
 
-    def heard(self, start: float = 0.0) -> Samples:
-        """All that sounded since `start` seconds."""
-        blocks = self.track[round(start * 50) :]
-        return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
 
-    def first(self, since: float) -> float | None:
-        """Seconds at which something sounds, at or after `since`."""
-        loud = np.flatnonzero(np.abs(self.heard(since)) > 1e-3)
-        return round(since * 50) / 50 + loud[0] / RATE if len(loud) else None
+class Scenery(ABC):
+    """The part of a stage that is the same behind every door: `wait`, `_speak` and the clock are each door's own."""
 
-    def last(self, since: float, until: float) -> float | None:
-        """Seconds at which it last sounded between two times."""
-        span = self.heard(since)[: round((until - since) * RATE)]
-        loud = np.flatnonzero(np.abs(span) > 1e-3)
-        return round(since * 50) / 50 + loud[-1] / RATE if len(loud) else None
-
-
-class Stage:
-    """Time passes here only while something is said or waited for; the clock is the samples sent."""
-
-    def __init__(
-        self,
-        session: Session,
-        events: MemoryObjectReceiveStream[LiveEvent],
-        microphone: Microphone,
-        random: np.random.Generator,
-    ) -> None:
-        self.speaker = Speaker()
+    def __init__(self) -> None:
         self.events: list[tuple[float, LiveEvent]] = []
-        """With the second at which each came."""
         self.said: list[tuple[float, float, str]] = []
-        """Start, end and words of what was said to the box."""
-        self._session = session
-        self._arriving = events
-        self._microphone = microphone
-        self._random = random
-        self._blocks = 0
-        self._begun = time.perf_counter()
 
     @property
+    @abstractmethod
     def now(self) -> float:
-        return self._blocks * BLOCK / RATE
+        """Seconds at which what is said next will begin to sound."""
+
+    @property
+    @abstractmethod
+    def speaker(self) -> Heard: ...
+
+    @abstractmethod
+    async def wait(self, seconds: float) -> None: ...
+
+    @abstractmethod
+    async def _speak(self, sound: Samples) -> float:
+        """Have it sound, 16 kHz, and return when it has: the second at which it began."""
 
     async def say(self, samples: Samples, words: str = "") -> tuple[float, float]:
-        """Speak; the seconds at which its first and last sound came."""
         loud = np.flatnonzero(np.abs(samples) > 0.02 * np.abs(samples).max())
         sound = samples[loud[0] : loud[-1] + 1]
-        start = self.now
-        for at in range(0, len(sound), BLOCK):
-            block = sound[at : at + BLOCK]
-            await self._pass(np.pad(block, (0, BLOCK - len(block))))
+        start = await self._speak(sound)
         end = start + len(sound) / RATE
         self.said.append((start, end, words))
         return start, end
 
-    async def wait(self, seconds: float) -> None:
-        for _ in range(round(seconds * 50)):
-            await self._pass(np.zeros(BLOCK, np.float32))
-
     async def until(self, condition: Callable[[], bool], patience: float = 15) -> bool:
-        """Whether it came about."""
         end = self.now + patience
         while not condition():
             if self.now > end:
@@ -122,42 +185,41 @@ class Stage:
         return True
 
     async def answered(self, since: float, patience: float = 30) -> bool:
-        """Until the answer to what was said before is over and has been heard."""
         return await self.until(lambda: self.came(TurnEnded, since) > 0 and not self.speaker.busy, patience)
 
     def came(self, kind: type, since: float = 0.0) -> int:
-        """How many events of a kind came since."""
         return sum(isinstance(event, kind) and at >= since for at, event in self.events)
 
-    async def _pass(self, block: Samples) -> None:
-        played = self.speaker.block()
-        hiss = self._random.normal(0, HISS, BLOCK).astype(np.float32)
-        await self._session.hear(self._microphone(np.clip(block + hiss, -1, 1), played))
-        self._blocks += 1
-        await anyio.sleep(max(0.0, self._begun + self.now - time.perf_counter()))
-        while self._arriving.statistics().current_buffer_used:
-            self._take(self._arriving.receive_nowait())
 
-    def _take(self, event: LiveEvent) -> None:
-        self.events.append((self.now, event))
-        if isinstance(event, Speech):
-            self.speaker.give(event.audio.at(RATE).samples)
-        elif isinstance(event, SpeechStarted) and event.during_answer:
-            self.speaker.paused = True
-        elif isinstance(event, Resumed):
-            self.speaker.paused = False
-        elif isinstance(event, Interrupted):
-            self.speaker.clear()
+class Flowing(Scenery):
+    """A stage whose microphone never stops: what is said joins a queue, and somebody else calls `tick`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed = anyio.Event()
+        self._stopped = False
+
+    async def wait(self, seconds: float) -> None:
+        # Less half a sample, for the sum of many blocks is not exact.
+        end = self.now + seconds - 0.5 / RATE
+        while self.now < end:
+            await self._next()
+
+    async def _next(self) -> None:
+        """Until another 20 ms are over. Raises OurFault when the clock stands still for ever."""
+        await self._passed.wait()
+        if self._stopped:
+            raise OurFault("what gives the stage its time is gone")
+
+    def tick(self, stopped: bool = False) -> None:
+        """Another 20 ms are over, or none will follow."""
+        self._stopped = stopped
+        passed, self._passed = self._passed, anyio.Event()
+        passed.set()
 
 
-def headset(said: Samples, played: Samples) -> Samples:
-    """A microphone that does not hear the speaker."""
-    return said
-
-
-@asynccontextmanager
-async def stage(live: Live, microphone: Microphone = headset, seed: int = 0) -> AsyncIterator[Stage]:
-    """A stage with a session of its own, answers the same each time."""
-    options = Options(temperature=0, max_tokens=60)
-    async with live.session(options) as (session, events):
-        yield Stage(session, events, microphone, np.random.default_rng(seed))
+def blocks_of(sound: Samples, size: int = BLOCK) -> list[Samples]:
+    """Cut into blocks, the last one filled with silence."""
+    return [
+        np.pad(part, (0, size - len(part))) for part in (sound[at : at + size] for at in range(0, len(sound), size))
+    ]

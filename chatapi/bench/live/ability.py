@@ -1,0 +1,96 @@
+"""The door inside: the ability itself, in this process, fed 20 ms at a time. What the web adds is not in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import numpy as np
+from anyio.streams.memory import MemoryObjectReceiveStream
+
+from chatapi.abilities.live import Live, Options, Session
+from chatapi.audio import RATE, Samples
+from chatapi.bench import Row
+from chatapi.bench.live.room import microphone
+from chatapi.bench.live.stage import BLOCK, HISS, MAX_TOKENS, Microphone, Scenery, Speaker, Stage, blocks_of
+from chatapi.events import LiveEvent, Speech
+
+AWAY = 0.1
+"""Seconds without a call after which something else was done meanwhile, for which time here stands still."""
+
+
+class AbilityStage(Scenery):
+    """Time passes here only while something is said or waited for; the clock is the samples sent."""
+
+    def __init__(
+        self,
+        session: Session,
+        events: MemoryObjectReceiveStream[LiveEvent],
+        microphone: Microphone,
+        random: np.random.Generator,
+    ) -> None:
+        super().__init__()
+        self._speaker = Speaker()
+        self._session = session
+        self._arriving = events
+        self._microphone = microphone
+        self._random = random
+        self._blocks = 0
+        self._begun = self._left = time.perf_counter()
+
+    @property
+    def now(self) -> float:
+        return self._blocks * BLOCK / RATE
+
+    @property
+    def speaker(self) -> Speaker:
+        return self._speaker
+
+    async def wait(self, seconds: float) -> None:
+        for _ in range(round(seconds * 50)):
+            await self._pass(np.zeros(BLOCK, np.float32))
+
+    async def _speak(self, sound: Samples) -> float:
+        start = self.now
+        for block in blocks_of(sound):
+            await self._pass(block)
+        return start
+
+    async def _pass(self, block: Samples) -> None:
+        # Else what comes next would be heard faster than it can be said, until the time is made up for.
+        if (away := time.perf_counter() - self._left) > AWAY:
+            self._begun += away
+        hiss = self._random.normal(0, HISS, BLOCK).astype(np.float32)
+        await self._session.hear(self._microphone(np.clip(block + hiss, -1, 1), self._speaker.block()))
+        self._blocks += 1
+        await anyio.sleep(max(0.0, self._begun + self.now - time.perf_counter()))
+        while self._arriving.statistics().current_buffer_used:
+            self._take(self._arriving.receive_nowait())
+        self._left = time.perf_counter()
+
+    def _take(self, event: LiveEvent) -> None:
+        self.events.append((self.now, event))
+        self._speaker.obey(event)
+        if isinstance(event, Speech):
+            self._speaker.give(event.audio.at(RATE).samples)
+
+
+class AbilityDoor:
+    """Sessions of an appliance that is here."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    @asynccontextmanager
+    async def stage(self, echo: float | None = None, seed: int = 0) -> AsyncIterator[Stage]:
+        """A stage with a session of its own, answers the same each time."""
+        random = np.random.default_rng(seed)
+        options = Options(temperature=0, max_tokens=MAX_TOKENS)
+        async with self._live.session(options) as (session, events):
+            yield AbilityStage(session, events, microphone(echo, seed), random)
+
+    async def rows(self) -> list[Row]:
+        """Nothing: it adds nothing that is not the box's own."""
+        return []

@@ -1,0 +1,205 @@
+"""The door of the web: a server in a process of its own, talked with over its WebSocket as a program elsewhere does."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import numpy as np
+import soxr
+
+from chatapi.audio import RATE, Audio, Samples
+from chatapi.bench import Row
+from chatapi.bench.live.room import microphone
+from chatapi.bench.live.stage import BLOCK, HISS, Flowing, Microphone, Speaker, Stage, blocks_of
+from chatapi.errors import OurFault, alone
+from chatapi.events import (
+    AnswerStarted,
+    Failed,
+    Interrupted,
+    LiveEvent,
+    Resumed,
+    Speech,
+    SpeechStarted,
+    SpeechStopped,
+    Transcript,
+    TurnEnded,
+)
+from chatapi.faces.mic.link import Event, Link, Place, opened
+
+WIRE = 24_000
+"""Samples a second on the wire, 16 bits each."""
+REPORT = 0.05
+"""Seconds of an answer that are heard between two reports of how much has been."""
+
+
+class Wire:
+    """What a server tells, as what happened. `now` is the second at which it was told."""
+
+    def __init__(self) -> None:
+        self.response = ""
+        """The answer that may be heard; empty once it is over or was cut short."""
+        self._item = ""
+        """The item of the newest answer: when it is deleted, the answer is retracted."""
+        self._asked = ""
+        self._stopped = 0.0
+
+    def take(self, event: Event, now: float) -> Iterator[LiveEvent]:
+        kind = event["type"]
+        if kind.startswith("response."):
+            yield from self._answer(kind.removeprefix("response."), event)
+        elif kind.startswith("chatapi."):
+            yield from self._extension(kind.removeprefix("chatapi."), event, now)
+        elif kind == "conversation.item.deleted" and event["item_id"] == self._item:
+            self.response = self._item = ""
+            yield Interrupted(0.0, "", retracted=True)
+        elif kind == "conversation.item.input_audio_transcription.completed":
+            self._asked = event["transcript"]
+            yield Transcript(self._asked)
+        elif kind == "error":
+            yield Failed(OurFault(event["error"]["message"]))
+        else:
+            yield from self._hearing(kind.removeprefix("input_audio_buffer."), event)
+
+    def _hearing(self, kind: str, event: Event) -> Iterator[LiveEvent]:
+        if kind == "speech_started":
+            yield SpeechStarted(event["audio_start_ms"] / 1000)
+        elif kind == "speech_stopped":
+            # What follows says whether it was speech.
+            self._stopped = event["audio_end_ms"] / 1000
+        elif kind in ("committed", "cleared"):
+            yield SpeechStopped(self._stopped, heard=kind == "committed")
+
+    def _extension(self, kind: str, event: Event, now: float) -> Iterator[LiveEvent]:
+        if kind == "output_audio.paused":
+            yield SpeechStarted(now, during_answer=True)
+        elif kind == "output_audio.resumed":
+            yield Resumed()
+        elif kind == "transcript.partial":
+            yield Transcript(event["text"], final=False)
+        elif kind == "interrupted":
+            self.response = ""
+            yield Interrupted(0.0, event["text"])
+
+    def _answer(self, kind: str, event: Event) -> Iterator[LiveEvent]:
+        if kind == "created":
+            self.response, asked, self._asked = event["response"]["id"], self._asked, ""
+            yield AnswerStarted(asked)
+        elif kind == "output_item.added":
+            self._item = event["item"]["id"]
+        elif kind == "output_audio.delta" and event["response_id"] == self.response:
+            ints = np.frombuffer(base64.b64decode(event["delta"]), "<i2")
+            yield Speech(Audio(ints.astype(np.float32) / np.float32(32768), WIRE), "")
+        elif kind == "done":
+            response = event["response"]
+            # One that was cancelled is told of as interrupted or retracted.
+            if response["status"] != "cancelled":
+                yield TurnEnded(response["conversation_id"], response["status"])
+
+
+class RealtimeStage(Flowing):
+    """A client with a microphone that is always on; the clock is the samples sent."""
+
+    def __init__(self, link: Link, microphone: Microphone, random: np.random.Generator) -> None:
+        super().__init__()
+        self._speaker = Speaker()
+        self._link = link
+        self._microphone = microphone
+        self._random = random
+        self._wire = Wire()
+        self._outgoing = soxr.ResampleStream(RATE, WIRE, 1, dtype="float32")
+        self._incoming = soxr.ResampleStream(WIRE, RATE, 1, dtype="float32")
+        self._saying: list[Samples] = []
+        self._blocks = 0
+        self._reported: tuple[str, int] = ("", 0)
+
+    @property
+    def now(self) -> float:
+        return self._blocks * BLOCK / RATE
+
+    @property
+    def speaker(self) -> Speaker:
+        return self._speaker
+
+    async def _speak(self, sound: Samples) -> float:
+        start = self.now
+        self._saying += blocks_of(sound)
+        while self._saying:
+            await self._next()
+        return start
+
+    async def send(self) -> None:
+        """The microphone, a block every 20 ms, for ever."""
+        begun = time.perf_counter()
+        while True:
+            said = self._saying.pop(0) if self._saying else np.zeros(BLOCK, np.float32)
+            hiss = self._random.normal(0, HISS, BLOCK).astype(np.float32)
+            heard = self._microphone(np.clip(said + hiss, -1, 1), self._speaker.block())
+            self._blocks += 1
+            ready = self._outgoing.resample_chunk(heard, last=False)
+            if len(ready):
+                sound = base64.b64encode(Audio(ready, WIRE).pcm16()).decode()
+                await self._link.send("input_audio_buffer.append", audio=sound)
+            await self._report()
+            await anyio.sleep(max(0.0, begun + self.now - time.perf_counter()))
+            self.tick()
+
+    async def receive(self) -> None:
+        """What the server tells. Raises WaitAndRetry (gone) when it is no longer there."""
+        async for told in self._link.events():
+            for event in self._wire.take(told, self.now):
+                self._happened(event)
+            if told["type"] == "response.output_audio.done" and told["response_id"] == self._wire.response:
+                self._play(np.zeros(0, np.float32), last=True)
+
+    def _happened(self, event: LiveEvent) -> None:
+        self.events.append((self.now, event))
+        self._speaker.obey(event)
+        if isinstance(event, AnswerStarted):
+            self._speaker.clear()
+            self._incoming = soxr.ResampleStream(WIRE, RATE, 1, dtype="float32")
+        elif isinstance(event, Speech):
+            self._play(event.audio.samples)
+
+    def _play(self, samples: Samples, last: bool = False) -> None:
+        # In one stream: pieces that are resampled one by one click where they join.
+        self._speaker.give(self._incoming.resample_chunk(samples, last=last))
+
+    async def _report(self) -> None:
+        """How much of the answer has been heard, when that has changed enough, or to its end."""
+        response, played = self._wire.response, round(self._speaker.played / RATE * 1000)
+        far = self._reported[0] != response or abs(played - self._reported[1]) >= REPORT * 1000
+        if response and (far or (played != self._reported[1] and not self._speaker.busy)):
+            self._reported = (response, played)
+            await self._link.send("chatapi.played", audio_end_ms=played, response_id=response)
+
+
+class RealtimeDoor:
+    """Connections to a server."""
+
+    def __init__(self, at: Place) -> None:
+        self._place = at
+
+    @asynccontextmanager
+    async def stage(self, echo: float | None = None, seed: int = 0) -> AsyncIterator[Stage]:
+        """A stage with a connection of its own. Raises what keeps the server from talking."""
+        try:
+            async with opened(self._place, None) as link, anyio.create_task_group() as group:
+                session: dict[str, Any] = {"type": "realtime", "chatapi": {"pausing": True}}
+                await link.send("session.update", session=session)
+                made = RealtimeStage(link, microphone(echo, seed), np.random.default_rng(seed))
+                group.start_soon(made.receive)
+                group.start_soon(made.send)
+                yield made
+                group.cancel_scope.cancel()
+        except Exception as error:
+            # What a scene raises is not to be wrapped by the tasks beside it.
+            raise alone(error) from None
+
+    async def rows(self) -> list[Row]:
+        """Nothing: it adds nothing that is not the box's own."""
+        return []

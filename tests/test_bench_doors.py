@@ -1,0 +1,150 @@
+"""The doors of `chatapi bench live`: a server's WebSocket and a room's devices, with echo engines behind them."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Served, tone
+
+from chatapi.audio import RATE, Audio
+from chatapi.bench.live import Words, devices, measure, pulse, scenes
+from chatapi.bench.live.realtime import RealtimeDoor, Wire
+from chatapi.bench.live.room import Walls
+from chatapi.bench.live.stage import BLOCK, Stage
+from chatapi.corpus import Clip
+from chatapi.errors import OurFault
+from chatapi.events import AnswerStarted, Interrupted, SpeechStarted, SpeechStopped, Transcript, TurnEnded
+from chatapi.faces.mic.link import place
+from chatapi.settings import Settings
+
+pytestmark = pytest.mark.anyio
+needs_pulse = pytest.mark.skipif(bool(pulse.missing()), reason=f"apt-get install {pulse.PACKAGES}")
+Make = Callable[..., Settings]
+
+
+def clip(seconds: float) -> Clip:
+    return Clip("tone", tone(seconds), "a tone", "en", "made", "tone", "tune", "", None)
+
+
+def door(served: Served) -> RealtimeDoor:
+    return RealtimeDoor(place(served.url, None, None, served.appliance.settings.data))
+
+
+async def test_a_question_over_the_web_socket_is_timed(served: Served) -> None:
+    async with door(served).stage() as room:
+        found = await scenes.question(room, clip(0.8))
+        # Sooner, the same words would be taken for the echo of the answer.
+        await room.wait(3)
+        again = await scenes.question(room, clip(0.6))
+    for each in (found, again):
+        assert each.asked.startswith("heard")
+        assert each.latency is not None and 0.2 < each.latency < 3
+    assert (room.came(AnswerStarted), room.came(TurnEnded), room.came(Interrupted)) == (2, 2, 0)
+    assert [words for _, _, words in room.said] == ["a tone", "a tone"]
+    [stopped] = [event for at, event in room.events if isinstance(event, SpeechStopped) and at < room.said[1][0]]
+    assert stopped.heard and stopped.at == pytest.approx(room.said[0][1], abs=0.1)
+
+
+async def test_an_interruption_over_the_web_socket_silences_the_answer(slow: Served) -> None:
+    async with door(slow).stage() as room:
+        _, end = await room.say(tone(3), "a long tone")
+        assert await room.until(lambda: room.speaker.first(end) is not None)
+        start, _ = await room.say(tone(1.5, 660), "another")
+        assert await room.until(lambda: room.came(Interrupted, start) > 0, 5)
+        paused = [at for at, each in room.events if isinstance(each, SpeechStarted) and each.during_answer]
+        assert paused and paused[0] >= start
+        await room.answered(start)
+
+
+async def test_what_a_scene_raises_is_not_wrapped(served: Served) -> None:
+    with pytest.raises(scenes.NoStory):
+        async with door(served).stage() as room:
+            await scenes.disturbance(room, tone(0.5), tone(0.2))
+
+
+def test_the_wires_events_become_those_of_the_ability() -> None:
+    wire = Wire()
+
+    def told(kind: str, **fields: Any) -> list[Any]:
+        return list(wire.take({"type": kind, **fields}, 7.0))
+
+    assert told("chatapi.output_audio.paused") == [SpeechStarted(7.0, during_answer=True)]
+    assert told("input_audio_buffer.speech_stopped", audio_end_ms=1500) == []
+    assert told("input_audio_buffer.cleared") == [SpeechStopped(1.5, heard=False)]
+    completed = "conversation.item.input_audio_transcription.completed"
+    assert told(completed, transcript="hello") == [Transcript("hello")]
+    assert told("response.created", response={"id": "one"}) == [AnswerStarted("hello")]
+    told("response.output_item.added", item={"id": "item"})
+    sound = base64.b64encode(b"\0\0" * 240).decode()
+    [speech] = told("response.output_audio.delta", response_id="one", delta=sound)
+    assert speech.audio.seconds == 0.01
+    assert told("response.done", response={"status": "cancelled", "conversation_id": "c"}) == []
+    assert told("conversation.item.deleted", item_id="of somebody") == []
+    assert told("conversation.item.deleted", item_id="item") == [Interrupted(0.0, "", retracted=True)]
+    # What still comes of an answer that was cut short is not to be heard.
+    assert told("response.output_audio.delta", response_id="one", delta=sound) == []
+    assert told("response.done", response={"status": "completed", "conversation_id": "c"}) == [
+        TurnEnded("c", "completed")
+    ]
+
+
+def test_walls_give_back_what_is_played_as_loud_as_asked() -> None:
+    noise = np.random.default_rng(1).normal(0, 0.1, RATE).astype(np.float32)
+    walls = Walls(-12, np.random.default_rng(2))
+    echo = np.concatenate([walls(noise[at : at + BLOCK]) for at in range(0, RATE, BLOCK)])
+    assert np.abs(echo[:100]).max() < 1e-6
+    late = slice(RATE // 2, RATE)
+    assert 20 * np.log10(echo[late].std() / noise[late].std()) == pytest.approx(-12, abs=1.5)
+
+
+async def test_words_are_counted_live_and_as_a_file(echo: Any) -> None:
+    async with echo() as appliance:
+        words = Words(appliance.transcription)
+        heard = (await appliance.transcription.hear(Audio(tone(1), RATE))).text
+        said = Clip("tone", tone(1), heard, "en", "made", "tone", "tune", "", None)
+        await words.add(said, "")
+    assert [(row.value, row.met) for row in words.rows()] == [(100, None), (100, False)]
+
+
+@needs_pulse
+async def test_a_question_in_the_room_is_timed_by_the_recording(echo_settings: Make) -> None:
+    async with devices.room(echo_settings()) as made:
+        async with made.stage() as room:
+            found = await scenes.question(room, clip(0.8))
+            await checked(room)
+        rows = {row.what: row.value for row in await made.rows()}
+    assert found.asked.startswith("heard")
+    assert found.latency is not None and 0.2 < found.latency < 3
+    delay, late, longer = rows.values()
+    assert 0 < delay < 1
+    assert 0 <= late < 1
+    assert 0 <= longer < 0.3
+
+
+@needs_pulse
+async def test_talk_that_ends_by_itself_is_told_with_its_last_words(echo_settings: Make) -> None:
+    broken = echo_settings("asr.engine=whisper_cpp", "asr.model=nothing")
+    async with devices.room(broken) as made:
+        with pytest.raises(OurFault, match="ended by itself"):
+            async with made.stage():
+                pass
+
+
+async def checked(room: Stage) -> None:
+    """What sounded is the answer, and nothing of the question."""
+    [(start, end, _)] = room.said
+    assert end - start == pytest.approx(0.8, abs=0.02)
+    assert room.speaker.last(start, end) is None
+    assert room.came(AnswerStarted) == room.came(TurnEnded) == 1
+
+
+async def test_without_a_sound_server_one_row_says_so(echo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    async with echo() as appliance:
+        [row] = [row async for row in measure(appliance, None, 1, "devices")]  # type: ignore[arg-type]
+    assert "pulseaudio" in row.what
+    assert row.met is None
