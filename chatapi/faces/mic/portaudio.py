@@ -21,10 +21,10 @@ from chatapi.faces.mic.playback import DEVICE_RATE
 
 Direction = Literal["input", "output"]
 BLOCK_SECONDS: dict[Direction, float] = {"input": 0.02, "output": 0.01}
-BUFFER: dict[Direction, float | str] = {"input": "low", "output": 0.05}
+BUFFER: dict[Direction, float | str] = {"input": "low", "output": 0.04}
 """Seconds that wait in the device. Of the speaker's, enough for what runs beside us on the same cores: while two of two
-are busy, a tone of 10 s breaks off 7 to 10 times with 20 ms, and not at all with 50. All of it is still heard when
-somebody interrupts, so it is no more than that."""
+are busy, a tone of 10 s breaks off 9 to 20 times with 20 ms; with 40 twice at most where we may be urgent, 5 times where
+we may not. 60 to 80 ms of sound are still heard when somebody interrupts, so it is no more than that."""
 URGENT = -10
 """The niceness of the devices' own threads, where the system lets us be so."""
 PREFERRED: dict[Direction, int] = {"input": RATE, "output": DEVICE_RATE}
@@ -162,14 +162,15 @@ class Line:
         ended: Callable[[], None],
     ) -> None:
         """Opens, does not start. Raises DeviceFault."""
-        self._direction = direction
+        self._sounddevice, self._direction = sounddevice, direction
         self._move = move
         self._called = time.monotonic()
         self.calls = 0
         """Blocks the device has given or taken."""
-        index, self.name = find(sounddevice, name, direction)
+        self._index, self.name = find(sounddevice, name, direction)
         with quiet():
-            self._open(sounddevice, index, ended)
+            self._open(sounddevice, self._index, ended)
+        self._tells = False
         self.latency = float(self._stream.latency)
         """Seconds between the device and `move`, as it states them."""
 
@@ -199,6 +200,8 @@ class Line:
         except Exception as error:
             raise DeviceFault(f"{self.name!r} cannot be started: {error}") from error
         self._called = time.monotonic()
+        # Of a device that takes one stream only the same question says no, for we have that one.
+        self._tells = self._opens()
 
     @property
     def age(self) -> float:
@@ -212,6 +215,23 @@ class Line:
             return bool(self._stream.active)
         except Exception:
             return False
+
+    def there(self) -> bool:
+        """False when its name leads to no device any more; True where that cannot be told. Blocks for 2 to 5 ms.
+
+        A sound server moves the stream of a device that is unplugged to another one without a word, the microphone's
+        to what hears the speaker, and may leave it there when the device is back.
+        """
+        return not self._tells or self._opens()
+
+    def _opens(self) -> bool:
+        check = _check(self._sounddevice, self._direction)
+        try:
+            with quiet():
+                check(device=self._index, samplerate=self.format.rate, channels=self.format.channels, dtype="float32")
+        except (self._sounddevice.PortAudioError, ValueError):
+            return False
+        return True
 
     def leave(self) -> None:
         """End it; with `abort`, because `stop` waits for a device that may never take the rest."""
@@ -244,10 +264,16 @@ def _hurry() -> None:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), URGENT)
 
 
+def _check(sounddevice: Any, direction: Direction) -> Callable[..., None]:
+    """What raises PortAudioError or ValueError for a device that would not open so."""
+    check: Callable[..., None] = getattr(sounddevice, f"check_{direction}_settings")
+    return check
+
+
 def _format(sounddevice: Any, index: int, direction: Direction) -> Format:
     """Mono at the rate we work at when the device can, else its own. Raises PortAudioError, ValueError."""
     device = sounddevice.query_devices(index)
-    check = sounddevice.check_input_settings if direction == "input" else sounddevice.check_output_settings
+    check = _check(sounddevice, direction)
     own = int(device["default_samplerate"])
     most = device[f"max_{direction}_channels"]
     for rate in (PREFERRED[direction], own):
