@@ -25,7 +25,7 @@ from chatapi import settings as tree
 from chatapi.audio import RATE
 from chatapi.bench import Row, Watch
 from chatapi.bench.process import served
-from chatapi.bench.sound_card import FEED, INSTALL, MICROPHONE, SPEAKER, SoundCard, installed, sound_card
+from chatapi.bench.sound_card import FEED, INSTALL, MICROPHONE, SPEAKER, CardFault, SoundCard, installed, sound_card
 from chatapi.settings import Settings
 
 DEVICE_FAULTS, KILLS = 20, 5
@@ -110,10 +110,19 @@ async def measure(settings: Settings, rounds: int) -> AsyncIterator[Row]:
     """25 faults, whatever `rounds` says: what leaks a little shows only after many."""
     del settings, rounds
     if not installed():
-        yield Row("devices", "not measured: there is no virtual sound card", 0, "", note=INSTALL)
+        yield _not_measured(INSTALL)
         return
-    for row in await anyio.to_thread.run_sync(_measured):
+    try:
+        rows = await anyio.to_thread.run_sync(_measured)
+    except (CardFault, RuntimeError) as error:
+        # The daemon, or the server for want of a sound library.
+        rows = [_not_measured(str(error))]
+    for row in rows:
         yield row
+
+
+def _not_measured(reason: str) -> Row:
+    return Row("devices", f"not measured: {reason}", 0, "")
 
 
 def _measured() -> list[Row]:

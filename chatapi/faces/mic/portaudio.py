@@ -23,8 +23,8 @@ Direction = Literal["input", "output"]
 BLOCK_SECONDS: dict[Direction, float] = {"input": 0.02, "output": 0.01}
 BUFFER: dict[Direction, float | str] = {"input": "low", "output": 0.04}
 """Seconds that wait in the device. Of the speaker's, enough for what runs beside us on the same cores: while two of two
-are busy, a tone of 10 s breaks off 9 to 20 times with 20 ms; with 40 twice at most where we may be urgent, 5 times where
-we may not. 60 to 80 ms of sound are still heard when somebody interrupts, so it is no more than that."""
+are busy, a tone of 10 s breaks off 9 to 20 times with 20 ms; with 40 twice at most where we may be urgent, else up to 5
+times. 60 to 80 ms of sound are still heard when somebody interrupts, so it is no more than that."""
 URGENT = -10
 """The niceness of the devices' own threads, where the system lets us be so."""
 PREFERRED: dict[Direction, int] = {"input": RATE, "output": DEVICE_RATE}
