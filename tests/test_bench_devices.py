@@ -47,10 +47,11 @@ async def test_a_box_on_such_a_card_is_measured(room: Room, monkeypatch: pytest.
 def test_what_did_not_come_back_is_named_and_misses_the_target() -> None:
     outcomes = [Outcome(FAULTS[0], False, None), Outcome(FAULTS[-1], False, 0.5), Outcome(KILLED, True, 1.5)]
     back, median, worst, told = devices._came_back(outcomes)
-    assert (back.value, back.met, back.note) == (2, False, "microphone unplugged")
+    assert (back.value, back.met) == (2, False)
+    assert back.what == "times back, of 3, but not: microphone unplugged"
     assert (median.value, worst.value) == (1.0, 1.5)
     # Of other defaults there is nothing to tell.
-    assert (told.what, told.value, told.note) == ("times /health said so, of 2", 1, "microphone unplugged")
+    assert (told.what, told.value) == ("times /health said so, of 2, but not: microphone unplugged", 1)
     assert not devices._came_back([Outcome(KILLED, True, None)]).__next__().met
 
 

@@ -25,7 +25,7 @@ from chatapi import settings as tree
 from chatapi.audio import RATE
 from chatapi.bench import Row, Watch
 from chatapi.bench.process import served
-from chatapi.bench.sound_card import FEED, INSTALL, MICROPHONE, SPEAKER, CardFault, SoundCard, installed, sound_card
+from chatapi.bench.sound_card import INSTALL, MICROPHONE, SPEAKER, CardFault, SoundCard, installed, sound_card
 from chatapi.settings import Settings
 
 DEVICE_FAULTS, KILLS = 20, 5
@@ -35,6 +35,7 @@ PATIENCE = 15.0
 """Seconds after which what has not come back counts as gone for good."""
 SETTLING = 12.0
 """Seconds in which idle threads end: anyio keeps its own for 10."""
+OTHER = "module-null-sink sink_name=other norewinds=1"
 ROLES = ("vad", "wake", "turn", "asr", "llm", "tts")
 CHOSEN = ("mic.enabled=true", "mic.mode=wake_word", "mic.input=testmic", "mic.output=testspk")
 """With a wake word, because then a chime can be asked for over HTTP."""
@@ -53,15 +54,15 @@ class Fault:
     """Whether `/health` has something to tell of it."""
 
 
-def _unplug(card: SoundCard) -> None:
-    """With what feeds it: else the daemon has its monitor stand in, which hears the same."""
-    card.unload(MICROPHONE)
-    card.unload(FEED)
+def _stand_in(card: SoundCard) -> None:
+    """Another card, which is the default: it gets what is unplugged, and keeps it unless somebody does something."""
+    card.load(OTHER)
+    _default(card, "other.monitor", "other")
 
 
-def _plug(card: SoundCard) -> None:
-    card.load(FEED)
-    card.load(MICROPHONE)
+def _restart(card: SoundCard) -> None:
+    card.start()
+    _stand_in(card)
 
 
 def _default(card: SoundCard, source: str, sink: str) -> None:
@@ -70,7 +71,7 @@ def _default(card: SoundCard, source: str, sink: str) -> None:
 
 
 FAULTS = (
-    Fault("microphone unplugged", ("input",), _unplug, _plug),
+    Fault("microphone unplugged", ("input",), lambda card: card.unload(MICROPHONE), lambda card: card.load(MICROPHONE)),
     Fault("speaker unplugged", ("output",), lambda card: card.unload(SPEAKER), lambda card: card.load(SPEAKER)),
     Fault(
         "microphone suspended",
@@ -87,12 +88,12 @@ FAULTS = (
     Fault(
         "defaults changed",
         ("input", "output"),
-        lambda card: _default(card, "micfeed.monitor", "micfeed"),
         lambda card: _default(card, "mic", "spk"),
+        lambda card: _default(card, "other.monitor", "other"),
         told=False,
     ),
 )
-KILLED = Fault("daemon killed", ("input", "output"), lambda card: card.kill(), lambda card: card.start())
+KILLED = Fault("daemon killed", ("input", "output"), lambda card: card.kill(), _restart)
 
 
 @dataclass(frozen=True)
@@ -136,14 +137,20 @@ def _measured() -> list[Row]:
 
 def _came_back(outcomes: list[Outcome]) -> Iterator[Row]:
     took = [each.seconds for each in outcomes if each.seconds is not None]
-    gone = ", ".join(sorted({each.fault.name for each in outcomes if each.seconds is None}))
-    yield Row("devices", f"times back, of {len(outcomes)}", len(took), "", len(outcomes), at_least=True, note=gone)
+    gone = _but([each for each in outcomes if each.seconds is None])
+    yield Row("devices", f"times back, of {len(outcomes)}{gone}", len(took), "", len(outcomes), at_least=True)
     for what, of in (("median", statistics.median), ("worst", max)):
         yield Row("devices", f"return of a device to sound, {what}", of(took or [float("nan")]), "s", 2)
     due = [each for each in outcomes if each.fault.told]
-    missed = ", ".join(sorted({each.fault.name for each in due if not each.told}))
+    missed = _but([each for each in due if not each.told])
     told = sum(each.told for each in due)
-    yield Row("devices", f"times /health said so, of {len(due)}", told, "", len(due), at_least=True, note=missed)
+    yield Row("devices", f"times /health said so, of {len(due)}{missed}", told, "", len(due), at_least=True)
+
+
+def _but(outcomes: list[Outcome]) -> str:
+    """The kinds of faults that are the exceptions, as the end of a phrase."""
+    names = ", ".join(sorted({each.fault.name for each in outcomes}))
+    return f", but not: {names}" if names else ""
 
 
 def _leaked(before: Held, after: Held) -> Iterator[Row]:
@@ -229,6 +236,7 @@ class Box:
 @contextmanager
 def _box() -> Iterator[Box]:
     with tempfile.TemporaryDirectory(prefix="chatapi-") as folder, sound_card(Path(folder) / "card") as card:
+        _stand_in(card)
         chosen = [*(f"{role}.engine=echo" for role in ROLES), *CHOSEN, f"data={folder}/data"]
         settings = tree.load(chosen, environ={}).settings
         environment = {name: value for name, value in card.environment.items() if not name.startswith(tree.ENVIRONMENT)}
