@@ -219,7 +219,10 @@ class Box:
     def _speaks(self) -> bool:
         """Whether the chime comes out of the speaker."""
         self._card.stop_recording()
-        self._card.record()
+        try:
+            self._card.record()
+        except CardFault:
+            return False
         return self._wake() and self._until(lambda: bool(np.abs(self._card.recorded()).max(initial=0) > 0.02), 0.5)
 
     def _wake(self) -> bool:
