@@ -11,7 +11,8 @@ import pytest
 from conftest import Served, tone
 
 from chatapi.audio import RATE, Audio
-from chatapi.bench.live import Words, devices, measure, pulse, scenes
+from chatapi.bench import sound_card
+from chatapi.bench.live import Words, devices, measure, scenes
 from chatapi.bench.live.realtime import RealtimeDoor, Wire
 from chatapi.bench.live.room import Walls
 from chatapi.bench.live.stage import BLOCK, Stage
@@ -22,7 +23,7 @@ from chatapi.faces.mic.link import place
 from chatapi.settings import Settings
 
 pytestmark = pytest.mark.anyio
-needs_pulse = pytest.mark.skipif(bool(pulse.missing()), reason=f"apt-get install {pulse.PACKAGES}")
+needs_pulse = pytest.mark.skipif(not sound_card.installed(), reason=sound_card.INSTALL)
 Make = Callable[..., Settings]
 
 

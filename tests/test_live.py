@@ -13,6 +13,7 @@ import pytest
 from conftest import Running, tone, until
 
 from chatapi.abilities.live import Options, Session
+from chatapi.abilities.transcription import Words
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
 from chatapi.errors import Busy, Unknown
@@ -146,8 +147,8 @@ async def test_noises_a_listener_makes_and_our_own_echo_lose_nothing(
     async with talking(echo) as talk:
         await asked_for_long(talk)
 
-        async def words(*_: object) -> tuple[str, str]:
-            return noise, "en"
+        async def words(*_: object) -> Words:
+            return Words(noise, "en")
 
         monkeypatch.setattr(talk.appliance.transcription, "words", words)
         await talk.say(silence(0.5), tone(0.4), silence(0.6))
@@ -163,8 +164,8 @@ async def test_stop_stops_and_is_not_answered(echo: Running, monkeypatch: pytest
     async with talking(echo) as talk:
         await asked_for_long(talk)
 
-        async def words(*_: object) -> tuple[str, str]:
-            return "Stop.", "en"
+        async def words(*_: object) -> Words:
+            return Words("Stop.", "en")
 
         monkeypatch.setattr(talk.appliance.transcription, "words", words)
         await talk.say(silence(0.3), tone(0.4), silence(0.6))
@@ -180,8 +181,8 @@ async def test_a_box_that_answers_itself_twice_says_so_and_listens_only_while_it
     async with talking(echo) as talk:
         heard = [""]
 
-        async def words(*_: object) -> tuple[str, str]:
-            return heard[-1], "en"
+        async def words(*_: object) -> Words:
+            return Words(heard[-1], "en")
 
         monkeypatch.setattr(talk.appliance.transcription, "words", words)
         await talk.session.respond("word")

@@ -110,6 +110,23 @@ def test_what_is_said_against_an_answer_is_understood(heard: str, spoken: str, f
     assert meaning(heard, spoken) is found
 
 
+@pytest.mark.parametrize(
+    ("heard", "certainty", "found"),
+    [
+        ("And make sure.", -0.46, Meaning.NOTHING),
+        ("Hey, my mom.", -0.67, Meaning.NOTHING),
+        ("Lunch.", -0.11, Meaning.BACKCHANNEL),
+        ("Go back.", -0.2, Meaning.INTERRUPTION),
+        ("Wait!", -0.9, Meaning.INTERRUPTION),
+        ("Stop.", -0.9, Meaning.STOP),
+        ("What about the mountains?", -0.6, Meaning.INTERRUPTION),
+        ("What about the mountains?", -0.8, Meaning.NOTHING),
+    ],
+)
+def test_what_is_hardly_understood_does_not_interrupt(heard: str, certainty: float, found: Meaning) -> None:
+    assert meaning(heard, "The sea is wide.", certainty) is found
+
+
 def test_only_a_wish_for_silence_is_left_unanswered() -> None:
     assert stops("Stop.") and stops("Never mind.")
     assert not stops("Where does the bus stop?") and not stops("") and not stops("Stop the music in the kitchen")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sound import MICROPHONE, SPEAKER_RATE, Room, room  # noqa: F401 - the fixture
+from sound import FEED, MICROPHONE, SPEAKER, SPEAKER_RATE, Room, room  # noqa: F401 - the fixture
 
 from chatapi.audio import RATE, Audio, Samples, decode
 from chatapi.errors import SettingsFault
@@ -214,28 +214,41 @@ def test_a_suspended_microphone_is_back_by_itself(room: Room) -> None:  # noqa: 
         mic.until(lambda now: now["blocks"] > back["blocks"] + 10)
 
 
-def test_an_unloaded_microphone_does_not_stop_it(room: Room) -> None:  # noqa: F811
-    said = speech("jfk-16", 1.5)
+@pytest.mark.parametrize(("side", "lines"), [("input", (FEED, MICROPHONE)), ("output", (SPEAKER,))])
+def test_an_unplugged_device_is_told_and_back_by_itself(room: Room, side: str, lines: tuple[str, ...]) -> None:  # noqa: F811
     with listening(room) as mic:
         mic.until_well()
-        room.unload(MICROPHONE)
-        room.load(MICROPHONE)
-        # The server moves the stream to some other source without a word: blocks go on, nothing can be noticed.
-        blocks = mic.look()["blocks"]
+        # The server moves the stream to some other device without a word: blocks go on.
+        for line in reversed(lines):
+            room.unload(line)
+        lost = mic.until_lost(side)
+        assert "is gone" in lost[side]["error"] or "cannot be opened" in lost[side]["error"]
+        for line in lines:
+            room.load(line)
+        back = mic.until_well(3)
+        assert (back["input"]["reopened"], back["output"]["reopened"]) == (int(side == "input"), int(side == "output"))
+        if side == "input":
+            said = speech("jfk-16", 1.5)
+            room.say_into_mic(said).wait(10)
+            mic.until(lambda now: now["blocks"] > back["blocks"] + 10)
+            assert likeness(mic.heard(), said, RATE) > 0.9
+        else:
+            room.record()
+            sound = Audio(speech("beckett-12", 1.5), RATE)
+            mic.play(sound)
+            mic.until(lambda now: not now["playing"])
+            time.sleep(0.1)
+            assert likeness(room.recorded(), sound.at(SPEAKER_RATE).samples, SPEAKER_RATE) > 0.9
+
+
+@pytest.mark.parametrize("milliseconds", ["1", "20", "5000"])
+def test_a_latency_from_outside_makes_no_device_mute(room: Room, milliseconds: str) -> None:  # noqa: F811
+    room.environment["PULSE_LATENCY_MSEC"] = milliseconds
+    with listening(room) as mic:
+        blocks = mic.until_well()["blocks"]
         mic.until(lambda now: now["blocks"] > blocks + 10)
-        assert mic.look()["input"]["state"] == "ok"
-        # Once that one is gone, the name leads back to the right one.
-        for suspended in ("1", "0"):
-            room.pactl("suspend-sink", "micfeed", suspended)
-            room.pactl("suspend-sink", "spk", suspended)
-            if suspended == "1":
-                mic.until_lost("input", "output")
-        back = mic.until_well(2)
-        assert (back["input"]["reopened"], back["output"]["reopened"]) == (1, 1)
-        room.say_into_mic(said).wait(10)
-        blocks = mic.look()["blocks"]
-        mic.until(lambda now: now["blocks"] > blocks + 10)
-        assert likeness(mic.heard(), said, RATE) > 0.9
+        mic.play(Audio(speech("jfk-16", 0.5), RATE))
+        mic.until(lambda now: not now["playing"], 2)
 
 
 def test_a_killed_sound_server_is_back_by_itself_and_leaves_no_threads(room: Room) -> None:  # noqa: F811

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import anyio.lowlevel
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ class Sound:
         pass
 
     def __init__(self) -> None:
-        self.refuse = False
+        self.refuse = self.gone = self.exclusive = False
         self.closed = self.refreshed = 0
         self.let_go = threading.Event()
         self.let_go.set()
@@ -72,7 +73,8 @@ class Sound:
         return [device] if index is None else device
 
     def check_input_settings(self, device: int, samplerate: int, channels: int, dtype: str) -> None:
-        if (samplerate, channels) != (44_100, 4):
+        taken = self.exclusive and any(stream.active for stream in self.streams)
+        if (samplerate, channels) != (44_100, 4) or self.gone or taken:
             raise ValueError
 
     check_output_settings = check_input_settings
@@ -150,6 +152,31 @@ async def test_a_device_that_cannot_be_opened_is_tried_again(sound: Sound) -> No
         await until(lambda: sound.refreshed > 0)
         sound.refuse = False
         await until(sides(devices, "ok"), 2)
+
+
+async def test_a_device_whose_stream_the_server_has_moved_is_left(
+    sound: Sound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatapi.faces.mic.devices.ASK", 0)
+    devices = SoundDevices(cancel_echo=False)
+    async with devices.running():
+        await until(sides(devices, "ok"))
+        sound.gone = sound.refuse = True
+        await until(sides(devices, "lost"))
+        sound.gone = sound.refuse = False
+        await until(sides(devices, "ok"), 2)
+        assert devices.state["output"]["reopened"] == 1
+
+
+async def test_a_device_that_takes_one_stream_only_is_not_left(sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatapi.faces.mic.devices.ASK", 0)
+    monkeypatch.setattr("chatapi.faces.mic.devices.CHECK", 0.01)
+    sound.exclusive = True
+    devices = SoundDevices(cancel_echo=False)
+    async with devices.running():
+        await until(sides(devices, "ok"))
+        await anyio.sleep(0.2)
+        assert sides(devices, "ok")() and devices.state["input"]["reopened"] == 0
 
 
 async def test_nothing_is_left_open_and_errors_come_out_as_they_are(sound: Sound) -> None:

@@ -32,6 +32,16 @@ class Heard:
     """Seconds from the start of the audio to the end of speech."""
 
 
+@dataclass(frozen=True)
+class Words:
+    """What is said in an utterance; empty where there are no words."""
+
+    text: str = ""
+    language: str = ""
+    certainty: float = 0.0
+    """Mean log-probability of what was understood."""
+
+
 class Transcription:
     """The box's ears."""
 
@@ -72,10 +82,13 @@ class Transcription:
         start = trimmed.regions[0].start / RATE
         return Heard(text, segments[0].language, start, trimmed.speech_end)
 
-    async def words(self, samples: Samples, language: str | None, priority: Priority) -> tuple[str, str]:
-        """What is said in an utterance, and its language; both empty where there are no words."""
+    async def words(self, samples: Samples, language: str | None, priority: Priority) -> Words:
+        """What is said in an utterance."""
         segments = await self._understood(samples, language, priority) if len(samples) else []
-        return " ".join(segment.text.strip() for segment in segments), segments[0].language if segments else ""
+        if not segments:
+            return Words()
+        text = " ".join(segment.text.strip() for segment in segments)
+        return Words(text, segments[0].language, sum(each.logprob for each in segments) / len(segments))
 
     async def follow(
         self, file: Path, language: str | None = None, priority: Priority = Priority.BULK

@@ -6,7 +6,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 
 import anyio
@@ -42,14 +42,15 @@ def _once(settings: Settings) -> tuple[float, int]:
 
 
 @contextmanager
-def served(settings: Settings, *more: str) -> Iterator[tuple[str, int]]:
+def served(settings: Settings, *more: str, environment: Mapping[str, str] = os.environ) -> Iterator[tuple[str, int]]:
     """`chatapi serve` in a process of its own, ready, on a free port: its address and process number.
 
-    `more` are settings as key=value.
+    `more` are settings as key=value; all are added to the `environment`. Raises RuntimeError when it ends before it is
+    ready.
     """
     chosen = [option for each in ("server.port=0", *more) for option in ("--set", each)]
     command = [sys.executable, "-m", "chatapi", "serve", *chosen]
-    environ = {**os.environ, **as_environment(settings)}
+    environ = {**environment, **as_environment(settings)}
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:
             yield _ready(server), server.pid

@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from chatapi.appliance import Appliance
-from chatapi.bench import Row, hearing, http, live, process, speed, turns
+from chatapi.bench import Row, devices, hearing, http, live, process, speed, turns
 from chatapi.bench.bare import Bare
 from chatapi.errors import BadInput
 from chatapi.settings import Settings
 
 INSIDE = {"turns": turns.measure, "hearing": hearing.measure, "speed": speed.measure, "live": live.measure}
 """Measured in this process, on one appliance beside the bare engines."""
-OUTSIDE = {"http": http.measure, "process": process.measure}
+OUTSIDE = {"http": http.measure, "process": process.measure, "devices": devices.measure}
 PARTS = (*INSIDE, *OUTSIDE)
 
 

@@ -7,10 +7,16 @@ import re
 from enum import Enum
 from functools import lru_cache
 
-from chatapi.abilities.live.phrases import BACKCHANNEL, STOP
+from chatapi.abilities.live.phrases import BACKCHANNEL, INTERJECTION, STOP
 
 BACKCHANNELS = 3
 """Words of a backchannel at most."""
+MURMUR, MUMBLE = -0.45, -0.75
+"""Mean log-probability below which two or three words, and below which more, are taken for a noise somebody made.
+
+Whisper makes "And make sure." (-0.46 to -0.68) of a hummed "mhm". Somebody who means it says more, and is understood.
+"""
+FEW = 3
 LIKENESS = 0.75
 """Share of the words heard that were just spoken by ourselves, in that order, from which it is our own echo."""
 RESEMBLES = 0.5
@@ -31,8 +37,8 @@ class Meaning(Enum):
     INTERRUPTION = "interruption"
 
 
-def meaning(heard: str, spoken: str) -> Meaning:
-    """Of the words heard while the answer's last words were `spoken`."""
+def meaning(heard: str, spoken: str, certainty: float = 0.0) -> Meaning:
+    """Of the words heard while the answer's last words were `spoken`; `certainty` is their mean log-probability."""
     words = _words(heard)
     if not words:
         return Meaning.NOTHING
@@ -42,7 +48,9 @@ def meaning(heard: str, spoken: str) -> Meaning:
         return Meaning.ECHO
     if len(words) <= BACKCHANNELS and all(word in BACKCHANNEL for word in words):
         return Meaning.BACKCHANNEL
-    return Meaning.INTERRUPTION
+    if len(words) == 1:
+        return Meaning.INTERRUPTION if words[0] in INTERJECTION else Meaning.BACKCHANNEL
+    return Meaning.NOTHING if certainty < (MURMUR if len(words) <= FEW else MUMBLE) else Meaning.INTERRUPTION
 
 
 def echoed(heard: str, spoken: str) -> bool:

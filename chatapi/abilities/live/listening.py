@@ -97,6 +97,8 @@ class Ear:
         self.language: str | None = None
         self.spoken = ""
         """The language last heard; empty: none yet."""
+        self.certainty = 0.0
+        """Of what was understood last, as a mean log-probability."""
         self.silence_ms = 500
         """Silence that ends a turn where only its length counts."""
         self.utterance: Utterance | None = None
@@ -278,11 +280,11 @@ class Ear:
         """What has been said so far; empty where it cannot be understood, which is told."""
         to = utterance.length
         try:
-            text, spoken = await self._transcription.words(utterance.open(), self.language, Priority.LIVE)
+            words = await self._transcription.words(utterance.open(), self.language, Priority.LIVE)
         except ChatapiError as error:
             await self._hearer.failed(error)
             return ""
-        self.spoken = spoken or self.spoken
+        text, self.certainty, self.spoken = words.text, words.certainty, words.language or self.spoken
         if utterance.ripe and utterance.speech_end < to and self._endpointing.silence >= SETTLED:
             utterance.settle(text, to)
             return utterance.text("")

@@ -20,6 +20,15 @@ BACKCHANNEL = word_set(
     "ja genau stimmt klar gut ach so achso oui ouais d'accord bon bien sí si claro vale ajá certo già sim tá pois goed"
 )
 """Words of somebody who listens."""
+INTERJECTION = word_set(
+    "no nope wait but what why who when where how which sorry hey hello listen actually next again repeat pause skip "
+    "back louder quieter slower faster continue help really wrong exit "
+    "nein warte aber was warum wer wann wo wie moment weiter nochmal lauter leiser falsch hilfe "
+    "non attends mais quoi pourquoi qui quand où comment encore suivant "
+    "espera pero qué por quién cuándo dónde cómo otra siguiente "
+    "aspetta ma cosa perché chi quando dove come ancora avanti não espere mas quê nee wacht maar wat waarom"
+)
+"""Words that interrupt by themselves; any other single word is more likely a noise that was taken for one."""
 
 _SORRY = {
     "en": "I am sorry, something went wrong. Please try again.",

@@ -13,10 +13,10 @@ import numpy as np
 from chatapi import corpus
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
-from chatapi.bench import Row, Watch
+from chatapi.bench import Row, Watch, sound_card
 from chatapi.bench.bare import Bare
 from chatapi.bench.hearing import CORPUS, spoken
-from chatapi.bench.live import pauses, pulse, scenes
+from chatapi.bench.live import pauses, scenes
 from chatapi.bench.live.door import Door, opened
 from chatapi.bench.live.picture import Timeline, drawn, timeline
 from chatapi.bench.live.scenes import STORY
@@ -60,8 +60,8 @@ class Theatre:
 async def measure(appliance: Appliance, bare: Bare, rounds: int, door: str = "realtime") -> AsyncIterator[Row]:
     """Through a door of `door.NAMES`; one row that says so when it cannot be opened here."""
     part = f"live, {door}"
-    if door == "devices" and pulse.missing():
-        yield Row(part, f"not measured: apt-get install {pulse.PACKAGES}", float("nan"), "")
+    if door == "devices" and not sound_card.installed():
+        yield Row(part, f"not measured: {sound_card.INSTALL}", float("nan"), "")
         return
     async with opened(door, appliance) as found:
         async for row in _played(found, appliance, bare, rounds):

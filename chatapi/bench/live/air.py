@@ -12,7 +12,7 @@ from typing import IO
 import numpy as np
 
 from chatapi.audio import Samples
-from chatapi.bench.live.pulse import LATENCY, Daemon
+from chatapi.bench.sound_card import LATENCY, Daemon
 from chatapi.workers import call_in
 
 HZ = 48_000

@@ -15,10 +15,10 @@ import soxr
 from chatapi.audio import INAUDIBLE, RATE, Samples
 from chatapi.bench import Row
 from chatapi.bench.live.air import MODULES, Air, looped
-from chatapi.bench.live.pulse import Daemon
 from chatapi.bench.live.room import Walls
 from chatapi.bench.live.stage import HISS, Flowing, Stage, Track, blocks_of
 from chatapi.bench.live.talk import talking
+from chatapi.bench.sound_card import Daemon
 from chatapi.errors import OurFault, alone
 from chatapi.events import AnswerStarted, Failed, Interrupted, LiveEvent, Transcript, TurnEnded
 from chatapi.settings import Settings

@@ -29,6 +29,8 @@ SILENT = 0.5
 """Seconds without a block after which a device is taken for lost."""
 WAKING = 1.5
 """Seconds a device may take to its first block; wireless ones need more than one."""
+ASK = 1.0
+"""Seconds between two questions whether a device that works is still the one that was opened."""
 RETRY = 0.5
 """Seconds between two attempts to open a device."""
 LEAVING, OPENING = 1.0, 5.0
@@ -54,6 +56,8 @@ class _Side:
         """Where its newest line is put once it is open."""
         self.retry = 0.0
         """When to try again, on the monotonic clock."""
+        self.asked = 0.0
+        """When it was last asked whether it is there."""
         self._was_lost = False
 
     def trouble(self) -> str:
@@ -201,12 +205,27 @@ class SoundDevices:
             await self._leave(side)
         elif side.line is not None and side.line.calls:
             side.find_well()
+            await self._ask(side, side.line)
         elif side.line is None and time.monotonic() >= side.retry:
             await self._look_for_devices(side)
             try:
                 await self._open(side)
             except DeviceFault as fault:
                 side.lose(str(fault))
+
+    async def _ask(self, side: _Side, line: Line) -> None:
+        """Leave a device that the sound server has replaced by another one."""
+        now = time.monotonic()
+        if self._hung or now < side.asked + ASK:
+            return
+        side.asked, there = now, list[bool]()
+        try:
+            await self._apart(lambda: there.append(line.there()), LEAVING, f"ask-{side.direction}")
+        except DeviceFault as fault:
+            log.warning("whether the %s device is there cannot be told: %s", side.direction, fault)
+        if there == [False]:
+            side.lose(f"{side.name!r} is gone")
+            await self._leave(side)
 
     async def _look_for_devices(self, side: _Side) -> None:
         """Let PortAudio see devices that came; for that no stream may be open."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,12 @@ from chatapi.faces.mic.playback import DEVICE_RATE
 
 Direction = Literal["input", "output"]
 BLOCK_SECONDS: dict[Direction, float] = {"input": 0.02, "output": 0.01}
+BUFFER: dict[Direction, float | str] = {"input": "low", "output": 0.04}
+"""Seconds that wait in the device. Of the speaker's, enough for what runs beside us on the same cores: while two of two
+are busy, a tone of 10 s breaks off 9 to 20 times with 20 ms; with 40 twice at most where we may be urgent, else up to 5
+times. 60 to 80 ms of sound are still heard when somebody interrupts, so it is no more than that."""
+URGENT = -10
+"""The niceness of the devices' own threads, where the system lets us be so."""
 PREFERRED: dict[Direction, int] = {"input": RATE, "output": DEVICE_RATE}
 CARDS = Path("/proc/asound/cards")
 """Where Linux lists its sound cards."""
@@ -31,8 +38,9 @@ class DeviceFault(Exception):
 
 def load() -> Any:
     """The module sounddevice. Raises SettingsFault (sound_library_missing) naming what to install."""
-    # Through PulseAudio and PipeWire sound would otherwise come in bursts of 2 s. It is read when a stream is opened.
-    os.environ.setdefault("PULSE_LATENCY_MSEC", "20")
+    # It replaces, of every stream, the buffer that the stream asked for. One that is then shorter than a period of
+    # ALSA's is never found to have room for one, so that the device takes nothing at all, without an error.
+    os.environ.pop("PULSE_LATENCY_MSEC", None)
     try:
         # Imported here because importing it asks every device of the machine.
         import sounddevice
@@ -154,14 +162,15 @@ class Line:
         ended: Callable[[], None],
     ) -> None:
         """Opens, does not start. Raises DeviceFault."""
-        self._direction = direction
+        self._sounddevice, self._direction = sounddevice, direction
         self._move = move
         self._called = time.monotonic()
         self.calls = 0
         """Blocks the device has given or taken."""
-        index, self.name = find(sounddevice, name, direction)
+        self._index, self.name = find(sounddevice, name, direction)
         with quiet():
-            self._open(sounddevice, index, ended)
+            self._open(sounddevice, self._index, ended)
+        self._tells = False
         self.latency = float(self._stream.latency)
         """Seconds between the device and `move`, as it states them."""
 
@@ -176,7 +185,7 @@ class Line:
                 blocksize=round(self.format.rate * BLOCK_SECONDS[direction]),
                 channels=self.format.channels,
                 dtype="float32",
-                latency="low",
+                latency=BUFFER[direction],
                 callback=self._heard if direction == "input" else self._wanted,
                 finished_callback=ended,
             )
@@ -191,6 +200,8 @@ class Line:
         except Exception as error:
             raise DeviceFault(f"{self.name!r} cannot be started: {error}") from error
         self._called = time.monotonic()
+        # Of a device that takes one stream only the same question says no, for we have that one.
+        self._tells = self._opens()
 
     @property
     def age(self) -> float:
@@ -204,6 +215,23 @@ class Line:
             return bool(self._stream.active)
         except Exception:
             return False
+
+    def there(self) -> bool:
+        """False when its name leads to no device any more; True where that cannot be told. Blocks for 2 to 5 ms.
+
+        A sound server moves the stream of a device that is unplugged to another one without a word, the microphone's
+        to what hears the speaker, and may leave it there when the device is back.
+        """
+        return not self._tells or self._opens()
+
+    def _opens(self) -> bool:
+        check = _check(self._sounddevice, self._direction)
+        try:
+            with quiet():
+                check(device=self._index, samplerate=self.format.rate, channels=self.format.channels, dtype="float32")
+        except (self._sounddevice.PortAudioError, ValueError):
+            return False
+        return True
 
     def leave(self) -> None:
         """End it; with `abort`, because `stop` waits for a device that may never take the rest."""
@@ -223,13 +251,29 @@ class Line:
         data[:] = mono[:, np.newaxis]
 
     def _count(self) -> None:
+        if self.calls == 0:
+            _hurry()
         self._called, self.calls = time.monotonic(), self.calls + 1
+
+
+def _hurry() -> None:
+    """Let this thread go before others; a system that allows no such thing is no reason to be silent."""
+    if sys.platform == "linux":
+        # Elsewhere it would be of the whole process.
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), URGENT)
+
+
+def _check(sounddevice: Any, direction: Direction) -> Callable[..., None]:
+    """What raises PortAudioError or ValueError for a device that would not open so."""
+    check: Callable[..., None] = getattr(sounddevice, f"check_{direction}_settings")
+    return check
 
 
 def _format(sounddevice: Any, index: int, direction: Direction) -> Format:
     """Mono at the rate we work at when the device can, else its own. Raises PortAudioError, ValueError."""
     device = sounddevice.query_devices(index)
-    check = sounddevice.check_input_settings if direction == "input" else sounddevice.check_output_settings
+    check = _check(sounddevice, direction)
     own = int(device["default_samplerate"])
     most = device[f"max_{direction}_channels"]
     for rate in (PREFERRED[direction], own):
