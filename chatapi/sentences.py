@@ -18,7 +18,7 @@ CONJUNCTION_WORDS = 4
 """Words after which an early piece may end before a conjunction."""
 MOST_WORDS, MOST_SIZE = 8, 52
 """An early piece is cut between words here, when nothing better came."""
-HURRIED_WORDS, HURRIED_SIZE = 5, 32
+HURRIED_WORDS, HURRIED_SIZE = 4, 26
 """The same where somebody waits in a conversation: every word less is heard 20 ms sooner."""
 
 STOPS = ".!?…‼⁇⁈⁉"

@@ -43,8 +43,9 @@ class Manner:
     temperature: float | None = None
     seed: int | None = None
     priority: Priority = Priority.REQUEST
-    hurried: bool = False
-    """Whether its first sound is wanted even sooner, at the cost of a pause in its first sentence."""
+    go: anyio.Event | None = None
+    """Where somebody waits in a conversation: the first piece is shorter, and spoken with all that the machine has; the
+    model writes on once it is spoken and this has come. Until then the answer may yet be taken back."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Answering:
         async with self._llm.stream(
             lambda engine, stop: engine.generate(messages, sampling, stop),
             manner.priority,
-            Yields.RAISES if self._llm.engine.continues else Yields.NEVER,
+            Yields.RAISES if self.continues else Yields.NEVER,
         ) as pieces:
             async for piece in pieces:
                 yield piece
@@ -126,6 +127,11 @@ class Answering:
         return self._settings.no_answer
 
     @property
+    def continues(self) -> bool:
+        """Whether the model can go on where it was stopped."""
+        return self._llm.engine.continues
+
+    @property
     def speaking(self) -> Speaking:
         return self._speaking
 
@@ -138,10 +144,11 @@ class _Run:
         self._manner = manner
         self._send = send
         self._mark = mark
+        self._sounded = anyio.Event()
         self.seconds = 0.0
 
     async def thought(self, recalled: Recalled, asked: str, pieces: MemoryObjectSendStream[str] | None) -> Answered:
-        cutter, reply, last, tokens, before = Cutter(self._manner.hurried), "", Piece(""), 0, 0
+        cutter, reply, last, tokens, before = Cutter(hurried=self._manner.go is not None), "", Piece(""), 0, 0
         while True:
             try:
                 async with aclosing(self._ability.written(recalled, asked, self._manner, reply, before)) as written:
@@ -151,8 +158,12 @@ class _Run:
                             tokens, reply = tokens + 1, reply + text
                             self._mark("first_token")
                             await self._send(TextDelta(text))
-                            await self._hand_over(cutter.feed(text), pieces)
-                break
+                            if await self._hand_over(cutter.feed(text), pieces) and self._rests(last):
+                                break
+                    else:
+                        break
+                before = tokens
+                await self._rest()
             except Preempted:
                 # It goes on from there, behind whoever was let in.
                 before = tokens
@@ -167,17 +178,30 @@ class _Run:
             last = replace(last, usage=replace(last.usage, completion_tokens=last.usage.completion_tokens + before))
         return Answered(reply.rstrip(), last, recalled, None)
 
-    async def _hand_over(self, cut: list[str], pieces: MemoryObjectSendStream[str] | None) -> None:
+    async def _hand_over(self, cut: list[str], pieces: MemoryObjectSendStream[str] | None) -> bool:
+        """Whether there was a piece."""
         for piece in cut:
             self._mark("first_sentence")
             if pieces is not None:
                 await pieces.send(piece)
+        return bool(cut)
+
+    def _rests(self, last: Piece) -> bool:
+        """Whether no more is to be written before the first piece is spoken."""
+        wanted = self._manner.go is not None and self._manner.voice is not None and self._ability.continues
+        return wanted and not self._sounded.is_set() and last.finish_reason is None
+
+    async def _rest(self) -> None:
+        await self._sounded.wait()
+        if self._manner.go is not None:
+            await self._manner.go.wait()
 
     async def spoken(self, taking: MemoryObjectReceiveStream[str], voice: Voice) -> None:
         speaking, priority = self._ability.speaking, self._manner.priority
         async with taking, aclosing(speaking.pieces(taking, voice, priority)) as speech:
             async for part in speech:
                 self._mark("first_audio")
+                self._sounded.set()
                 self.seconds += part.audio.seconds
                 await self._send(part)
 

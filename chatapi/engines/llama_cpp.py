@@ -54,11 +54,6 @@ LIKELIEST = 40
 """Tokens whose probability is asked for, to see whether one that ends a sentence is among them."""
 ENDS = frozenset(".!?。！？؟।")
 """What ends a sentence; three dots do not."""
-MEEKER = 10
-"""How much nicer its threads are than ours: while it writes on, what it has written is spoken, and somebody waits.
-
-On two cores Piper's first piece takes 107 ms beside writing threads of the same niceness, 90 beside these, 66 alone.
-"""
 CLOSING_SECONDS = 10.0
 """How long `close` waits for answers in progress to notice."""
 SOCKET = "llama.sock"
@@ -267,27 +262,16 @@ def _load(path: Path, settings: Settings) -> Any:
         raise ModelFault(f"{path} cannot be read: {error.strerror}") from error
     if magic != b"GGUF":
         raise ModelFault(f"{path} is not a GGUF file: it starts {magic.hex(' ')}")
-    # Its threads are made here and on threads made here, and inherit what this one has.
-    found = queue.SimpleQueue[Any]()
-    threading.Thread(target=_serve, args=(path, settings, found), name="llama_cpp", daemon=True).start()
-    if isinstance(server := found.get(), RuntimeError):
-        raise ModelFault(
-            f"llama.cpp cannot load {path}: it is damaged, of a kind this version does not know, or does not fit "
-            f"the memory with a context of {settings.llama_cpp.context} in {settings.llama_cpp.slots} slots"
-        ) from server
-    return server
-
-
-def _serve(path: Path, settings: Settings, found: queue.SimpleQueue[Any]) -> None:
-    if hasattr(os, "setpriority"):
-        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + MEEKER)
     # The library serves HTTP as well. On a socket in a private folder that is gone once it listens nobody finds it, and
     # where the folder's name is too long for a socket, its loopback port wants a key that nobody has.
     with tempfile.TemporaryDirectory(prefix="chatapi-") as folder:
         try:
-            found.put(xllamacpp.Server(_params(path, settings, Path(folder))))
+            return xllamacpp.Server(_params(path, settings, Path(folder)))
         except RuntimeError as error:
-            found.put(error)
+            raise ModelFault(
+                f"llama.cpp cannot load {path}: it is damaged, of a kind this version does not know, or does not fit "
+                f"the memory with a context of {settings.llama_cpp.context} in {settings.llama_cpp.slots} slots"
+            ) from error
 
 
 def _params(path: Path, settings: Settings, folder: Path) -> Any:

@@ -107,8 +107,8 @@ class Live(_Table):
     """Speech that makes an answer pause."""
     turn_seconds: float = Field(60, gt=1)
     """Longest that somebody may speak without a pause; then they are answered."""
-    partial_ms: int = Field(600, ge=100)
-    """New speech after which there is a new partial transcript."""
+    partial_ms: int = Field(900, ge=100)
+    """New speech without the shortest pause after which there is a new partial transcript."""
     idle_seconds: float = Field(600, gt=1)
     """A session nobody sends sound or anything else for so long is closed."""
 

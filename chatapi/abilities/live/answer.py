@@ -46,14 +46,14 @@ class Answer:
         self._answering = answering
         self._recalled = recalled
         self._put = put
-        self._manner = manner
+        self._going = anyio.Event()
+        self._manner = replace(manner, go=self._going)
         self._since = since
         self._held: list[Event] = []
         self._send: Send | None = None
         self._clock: Callable[[], float] = lambda: 0.0
         self._scope = anyio.CancelScope()
         self._watching = anyio.CancelScope()
-        self._going = anyio.Event()
         self._sounding = anyio.Event()
         self._read = anyio.Event()
 

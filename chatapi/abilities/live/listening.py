@@ -25,6 +25,9 @@ BEFORE = 10
 """Frames kept from before an onset: a third of a second, with the soft start of the first word."""
 REOPEN = 4 * RATE
 """Samples after a turn's end within which its speaker may go on as if it had not ended."""
+TAIL = 3
+"""Frames, 96 ms, that may be missing at the end of what is being decoded when a pause begins: the burst of a last
+consonant. To begin again would cost more, for Whisper's encoder cannot be stopped half-way."""
 SETTLED = 6
 """Silent frames, 192 ms, after which a word has certainly ended."""
 AGAINST = 320
@@ -86,6 +89,15 @@ class Look:
     """Whether nothing more will be known of it."""
 
 
+@dataclass
+class Decoding:
+    """Words that are being made out."""
+
+    upto: int
+    """Samples of the utterance that count as decoded once it is done."""
+    scope: anyio.CancelScope
+
+
 class Ear:
     """Follows one stream; time is counted in samples received."""
 
@@ -117,7 +129,7 @@ class Ear:
         self._before: deque[Samples] = deque(maxlen=BEFORE)
         self._last: Utterance | None = None
         """The utterance that was just ended, still growing, in case it goes on."""
-        self._decoding: anyio.CancelScope | None = None
+        self._decoding: Decoding | None = None
         self._seen = 0
         """Samples of the utterance that are decoded, or being decoded."""
         self._look: Look | None = None
@@ -156,7 +168,7 @@ class Ear:
     def _dismiss(self) -> None:
         """What was made of it does not count."""
         if self._decoding is not None:
-            self._decoding.cancel()
+            self._decoding.scope.cancel()
         self._look = None
         self._hearer.gone_on()
 
@@ -206,10 +218,18 @@ class Ear:
         if self.detect and await self._is_over(utterance):
             return
         if self._wanted(utterance):
-            if self._decoding is not None:
-                self._decoding.cancel()
-            self._decoding, self._seen = anyio.CancelScope(), utterance.length
-            self._group.start_soon(self._decode, utterance, self._decoding)
+            self._begin(utterance)
+
+    def _begin(self, utterance: Utterance) -> None:
+        """Have it decoded, if what is being decoded is not nearly all of it."""
+        running, self._seen = self._decoding, utterance.length
+        if running is not None and utterance.speech_end - running.upto <= TAIL * FRAME:
+            running.upto = self._seen
+            return
+        if running is not None:
+            running.scope.cancel()
+        self._decoding = Decoding(self._seen, anyio.CancelScope())
+        self._group.start_soon(self._decode, utterance, self._decoding)
 
     def _whole(self, utterance: Utterance) -> int:
         """Samples to be decoded until its words are known: a little more than was said, or all there may be."""
@@ -243,16 +263,15 @@ class Ear:
         self.utterance, self._last, self._look = None, utterance, None
         await self._hearer.over(utterance, text)
 
-    async def _decode(self, utterance: Utterance, scope: anyio.CancelScope) -> None:
-        upto = self._seen
-        with scope:
+    async def _decode(self, utterance: Utterance, decoding: Decoding) -> None:
+        with decoding.scope:
             text = await self._words(utterance)
-        if self._decoding is scope:
+        if self._decoding is decoding:
             self._decoding = None
-        if scope.cancel_called or utterance is not self.utterance:
+        if decoding.scope.cancel_called or utterance is not self.utterance:
             return
-        self._look = look = Look(upto, text)
-        if upto < self._whole(utterance) or not self.detect:
+        self._look = look = Look(decoding.upto, text)
+        if look.upto < self._whole(utterance) or not self.detect:
             await self._hearer.partly(utterance, text)
             if self.semantic and text:
                 # What the model has read of it by now it need not read in the pause.

@@ -276,7 +276,7 @@ class Session:
         voice: Voice | None = None
         if options.speak:
             voice = self._live.speaking.voice(options.voice, options.language or self._ear.spoken)
-        manner = Manner(voice, options.max_tokens, options.temperature, None, Priority.LIVE, hurried=True)
+        manner = Manner(voice, options.max_tokens, options.temperature, None, Priority.LIVE)
         self.answer = Answer(self._live.answering, self._told(), asked, self._put(asked), manner, since)
         self.answer.mark("transcript")
         self._group.start_soon(self._run, self.answer)
