@@ -69,11 +69,11 @@ def hesitation() -> Hesitation:
 
 async def test_a_pause_is_waited_for_taken_back_or_spoken_into(echo: Running) -> None:
     async with echo("live.sure_ms=900") as appliance, AbilityDoor(appliance.live).stage() as room:
-        assert await scenes.hesitation(room, hesitation(), 0.4) is scenes.Fate.WAITED
+        assert await scenes.hesitation(room, hesitation(), 0.4, patience=3) is scenes.Fate.WAITED
     async with echo("echo.delay=0.15") as appliance, AbilityDoor(appliance.live).stage() as room:
-        assert await scenes.hesitation(room, hesitation(), 0.55) is scenes.Fate.TAKEN_BACK
+        assert await scenes.hesitation(room, hesitation(), 0.55, patience=3) is scenes.Fate.TAKEN_BACK
     async with echo() as appliance, AbilityDoor(appliance.live).stage() as room:
-        assert await scenes.hesitation(room, hesitation(), 1.0) is scenes.Fate.CUT_OFF
+        assert await scenes.hesitation(room, hesitation(), 1.0, patience=3) is scenes.Fate.CUT_OFF
 
 
 async def test_the_same_pauses_are_judged_by_silence_and_by_sound_alone(echo: Running) -> None:

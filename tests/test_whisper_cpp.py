@@ -132,7 +132,7 @@ def test_a_file_that_is_no_model_is_named(tmp_path: Path, content: bytes) -> Non
     file = tmp_path / "ggml.bin"
     file.write_bytes(content)
 
-    broken = SimpleNamespace(name="broken", options={}, languages=("en",), files={"ggml.bin": file})
+    broken = SimpleNamespace(name="broken", languages=("en",), files={"ggml.bin": file})
     with pytest.raises(ModelFault) as caught:
         WhisperCpp(Settings(), [broken])
     assert str(file) in caught.value.message

@@ -53,8 +53,7 @@ or with fewer than 384 many are. `chatapi bench hearing` measures it.
 MARGIN = 64
 """Frames without the clip that the trimmed encoder must have left: up to 8.96 seconds are short."""
 SURE = -0.45
-"""Mean log-probability below which a trimmed run is done again with the full encoder, unless the model's option
-`sure` says otherwise; chosen on the split tune."""
+"""Mean log-probability below which a trimmed run is done again with the full encoder; chosen on the split tune."""
 GUESS = -0.9
 """Mean log-probability below which nothing is believed.
 
@@ -82,8 +81,6 @@ class Model(Protocol):
     def files(self) -> Mapping[str, Path]: ...
     @property
     def languages(self) -> tuple[str, ...]: ...
-    @property
-    def options(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,6 @@ class WhisperCpp:
         model = models[0]
         self.languages = tuple(model.languages)
         self._name = model.name
-        self._sure = float(model.options.get("sure", SURE))
         self._trim = settings.whisper_cpp.trim
         self.threads = settings.whisper_cpp.threads or min(8, _cores())
         self._context = _loaded(model)
@@ -137,7 +133,7 @@ class WhisperCpp:
         """What is said in at most 30 seconds, as far as it can be believed."""
         if frames := self.window(len(window)):
             heard = self._run(window, language, frames, stop)
-            if heard.segments and heard.logprob >= self._sure and not _repeats(heard.text, 2):
+            if heard.segments and heard.logprob >= SURE and not _repeats(heard.text, 2):
                 return heard.segments
         heard = self._run(window, language, 0, stop)
         return tuple(each for each in heard.segments if each.logprob >= GUESS and not _loops(each))
@@ -174,7 +170,7 @@ class WhisperCpp:
         parameters.temperature_inc = 0.0 if frames else 0.4
         parameters.greedy = {"best_of": 2}
         parameters.no_speech_thold = NO_SPEECH
-        parameters.logprob_thold = self._sure if frames else GUESS
+        parameters.logprob_thold = SURE if frames else GUESS
         return parameters
 
     def _heard(self, language: str, seconds: float) -> _Heard:

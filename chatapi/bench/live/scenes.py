@@ -51,13 +51,13 @@ class Fate(Enum):
     """The box spoke into it."""
 
 
-async def hesitation(stage: Stage, hesitation: Hesitation, pause: float) -> Fate:
-    """Stop in the middle of a sentence and go on."""
+async def hesitation(stage: Stage, hesitation: Hesitation, pause: float, patience: float = 30) -> Fate:
+    """Stop in the middle of a sentence and go on; the answer may take `patience` seconds."""
     _, middle = await stage.say(hesitation.before)
     await stage.wait(pause)
     resumed = stage.now
     _, end = await stage.say(hesitation.after, hesitation.text)
-    await stage.answered(end)
+    await stage.answered(end, patience)
     spoke = stage.speaker.first(middle)
     taken_back = any(isinstance(event, AnswerStarted) and middle <= at < resumed + MEANT for at, event in stage.events)
     await stage.wait(0.5)
