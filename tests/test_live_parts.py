@@ -119,8 +119,10 @@ def test_what_is_said_against_an_answer_is_understood(heard: str, spoken: str, f
         ("Go back.", -0.2, Meaning.INTERRUPTION),
         ("Wait!", -0.9, Meaning.INTERRUPTION),
         ("Stop.", -0.9, Meaning.STOP),
-        ("What about the mountains?", -0.6, Meaning.INTERRUPTION),
-        ("What about the mountains?", -0.8, Meaning.NOTHING),
+        ("What about the mountains?", -0.3, Meaning.INTERRUPTION),
+        ("What about the mountains?", -0.6, Meaning.NOTHING),
+        ("And what about the mountains?", -0.6, Meaning.INTERRUPTION),
+        ("And what about the mountains?", -0.8, Meaning.NOTHING),
     ],
 )
 def test_what_is_hardly_understood_does_not_interrupt(heard: str, certainty: float, found: Meaning) -> None:

@@ -11,12 +11,12 @@ from chatapi.abilities.live.phrases import BACKCHANNEL, INTERJECTION, STOP
 
 BACKCHANNELS = 3
 """Words of a backchannel at most."""
-MURMUR, MUMBLE = -0.45, -0.75
-"""Mean log-probability below which two or three words, and below which more, are taken for a noise somebody made.
+MURMUR, MUMBLE = -0.4, -0.7
+"""Mean log-probability below which a few words, and below which more, are taken for a noise somebody made.
 
 Whisper makes "And make sure." (-0.46 to -0.68) of a hummed "mhm". Somebody who means it says more, and is understood.
 """
-FEW = 3
+FEW = 4
 LIKENESS = 0.75
 """Share of the words heard that were just spoken by ourselves, in that order, from which it is our own echo."""
 RESEMBLES = 0.5
