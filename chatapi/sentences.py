@@ -19,7 +19,8 @@ CONJUNCTION_WORDS = 4
 MOST_WORDS, MOST_SIZE = 8, 52
 """An early piece is cut between words here, when nothing better came."""
 HURRIED_WORDS, HURRIED_SIZE = 4, 26
-"""The same where somebody waits in a conversation: every word less is heard 20 ms sooner."""
+"""The same where somebody waits in a conversation; a word takes the default models 20 ms to write and speak on two
+cores (a token 8 ms, a second of speech 36 ms)."""
 
 STOPS = ".!?…‼⁇⁈⁉"
 UNSPACED_STOPS = "。！？｡؟۔।॥։።"
@@ -145,7 +146,7 @@ class Cutter:
 
     def _given(self, piece: str) -> Iterator[str]:
         if piece := piece.strip():
-            self._words += _words(piece)
+            self._words += count_words(piece)
             yield piece
 
     def _end(self) -> int:
@@ -170,7 +171,7 @@ class Cutter:
                 return end
         if _sentence_ends(body, text[len(body) :], "", self._last_line, whole=False):
             return len(body)
-        if self._early and (_words(body) >= self._most_words or self._size >= self._most_size):
+        if self._early and (count_words(body) >= self._most_words or self._size >= self._most_size):
             return _early_break(body)
         return 0
 
@@ -182,7 +183,7 @@ class Cutter:
             return 0
         if _CLAUSE.search(before[-16:]) and not word[0].isdigit() and _is_clause(before):
             return len(before)
-        if whole and word in _CONJUNCTIONS and _words(before) >= CONJUNCTION_WORDS:
+        if whole and word in _CONJUNCTIONS and count_words(before) >= CONJUNCTION_WORDS:
             return len(before)
         return 0
 
@@ -247,7 +248,7 @@ def _is_list_mark(before: str, last: str) -> bool:
 
 
 def _is_clause(text: str) -> bool:
-    return _words(text) >= CLAUSE_WORDS and _size(text) >= CLAUSE_SIZE
+    return count_words(text) >= CLAUSE_WORDS and _size(text) >= CLAUSE_SIZE
 
 
 def _early_break(text: str) -> int:
@@ -273,7 +274,7 @@ def _break(text: str) -> int:
     return len(_parted(text.rstrip())[0]) or len(text)
 
 
-def _words(text: str) -> float:
+def count_words(text: str) -> float:
     """Words in the text; scripts that write none count half a word a character."""
     return len(text.split()) + len(_WIDE.findall(text)) / 2
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import Running, tone, until
 
+from chatapi.abilities import speaking
 from chatapi.abilities.live import Options, Session
 from chatapi.abilities.transcription import Words
 from chatapi.appliance import Appliance
@@ -222,6 +223,19 @@ async def test_who_talks_for_too_long_is_answered(echo: Running) -> None:
     async with talking(echo, "live.turn_seconds=2") as talk:
         await talk.say(tone(3.5))
         await talk.come(SpeechStopped)
+
+
+async def test_an_answer_whose_first_piece_says_nothing_goes_on(echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with talking(echo) as talk:
+        # The speaker has nothing to say until the second piece.
+        said = speaking.spoken
+        monkeypatch.setattr(
+            speaking, "spoken", lambda text, language: "" if "You said" in text else said(text, language)
+        )
+        await talk.session.respond("one two. Three four five six. Seven eight.")
+        await talk.come(TurnEnded)
+        assert talk.session.recalled.exchanges[-1].answered.endswith("Seven eight..")
+        assert talk.all(Speech)
 
 
 async def test_a_failing_model_is_told_in_words(echo: Running) -> None:

@@ -123,6 +123,7 @@ def test_what_is_said_against_an_answer_is_understood(heard: str, spoken: str, f
         ("What about the mountains?", -0.6, Meaning.NOTHING),
         ("And what about the mountains?", -0.6, Meaning.INTERRUPTION),
         ("And what about the mountains?", -0.8, Meaning.NOTHING),
+        ("山はどうですか", -0.3, Meaning.INTERRUPTION),
     ],
 )
 def test_what_is_hardly_understood_does_not_interrupt(heard: str, certainty: float, found: Meaning) -> None:

@@ -22,6 +22,8 @@ from chatapi.workers import Preempted, Worker, Yields
 
 PIECES_AHEAD = 8
 """Pieces of text that may wait to be spoken."""
+RESTING = 1.0
+"""Seconds the model waits for its first piece to be spoken; some pieces turn out to have nothing to say."""
 KEPT = 0.7
 """Share of the context that is filled after the oldest exchanges left; the rest lets the prompt cache live a while."""
 
@@ -145,6 +147,7 @@ class _Run:
         self._send = send
         self._mark = mark
         self._sounded = anyio.Event()
+        self._rested = False
         self.seconds = 0.0
 
     async def thought(self, recalled: Recalled, asked: str, pieces: MemoryObjectSendStream[str] | None) -> Answered:
@@ -165,6 +168,8 @@ class _Run:
                 before = tokens
                 await self._rest()
             except Preempted:
+                if last.finish_reason is not None:
+                    break
                 # It goes on from there, behind whoever was let in.
                 before = tokens
             except ContextOverflow as overflow:
@@ -189,10 +194,12 @@ class _Run:
     def _rests(self, last: Piece) -> bool:
         """Whether no more is to be written before the first piece is spoken."""
         wanted = self._manner.go is not None and self._manner.voice is not None and self._ability.continues
-        return wanted and not self._sounded.is_set() and last.finish_reason is None
+        return wanted and not self._rested and last.finish_reason is None
 
     async def _rest(self) -> None:
-        await self._sounded.wait()
+        self._rested = True
+        with anyio.move_on_after(RESTING):
+            await self._sounded.wait()
         if self._manner.go is not None:
             await self._manner.go.wait()
 

@@ -241,8 +241,9 @@ def _ends(likely: Mapping[str, Any] | None, rest: str) -> float:
     if likely is None:
         return 1.0
     token = likely["token"].strip()
-    ends = token != "" and ((ENDS.issuperset(token.rstrip("\"'")) and token.count(".") < 2) or rest.startswith(token))
-    return math.exp(likely["logprob"]) if ends else 0.0
+    mark = token.rstrip("\"'")
+    ends = bool(mark) and ENDS.issuperset(mark) and mark.count(".") < 2
+    return math.exp(likely["logprob"]) if ends or (token and rest.startswith(token)) else 0.0
 
 
 def _gguf(model: Model) -> Path:

@@ -8,6 +8,7 @@ from enum import Enum
 from functools import lru_cache
 
 from chatapi.abilities.live.phrases import BACKCHANNEL, INTERJECTION, STOP
+from chatapi.sentences import count_words
 
 BACKCHANNELS = 3
 """Words of a backchannel at most."""
@@ -17,6 +18,7 @@ MURMUR, MUMBLE = -0.4, -0.7
 Whisper makes "And make sure." (-0.46 to -0.68) of a hummed "mhm". Somebody who means it says more, and is understood.
 """
 FEW = 4
+"""Words that are a few."""
 LIKENESS = 0.75
 """Share of the words heard that were just spoken by ourselves, in that order, from which it is our own echo."""
 RESEMBLES = 0.5
@@ -48,9 +50,11 @@ def meaning(heard: str, spoken: str, certainty: float = 0.0) -> Meaning:
         return Meaning.ECHO
     if len(words) <= BACKCHANNELS and all(word in BACKCHANNEL for word in words):
         return Meaning.BACKCHANNEL
-    if len(words) == 1:
+    # Not all languages have spaces between their words.
+    count = count_words(heard)
+    if count <= 1:
         return Meaning.INTERRUPTION if words[0] in INTERJECTION else Meaning.BACKCHANNEL
-    return Meaning.NOTHING if certainty < (MURMUR if len(words) <= FEW else MUMBLE) else Meaning.INTERRUPTION
+    return Meaning.NOTHING if certainty < (MURMUR if count <= FEW else MUMBLE) else Meaning.INTERRUPTION
 
 
 def echoed(heard: str, spoken: str) -> bool:

@@ -167,10 +167,14 @@ class Ear:
 
     def _dismiss(self) -> None:
         """What was made of it does not count."""
-        if self._decoding is not None:
-            self._decoding.scope.cancel()
+        self._stop_decoding()
         self._look = None
         self._hearer.gone_on()
+
+    def _stop_decoding(self) -> None:
+        if self._decoding is not None:
+            self._decoding.scope.cancel()
+            self._decoding = None
 
     async def _frame(self, frame: Samples) -> None:
         self.clock += FRAME
@@ -226,8 +230,7 @@ class Ear:
         if running is not None and utterance.speech_end - running.upto <= TAIL * FRAME:
             running.upto = self._seen
             return
-        if running is not None:
-            running.scope.cancel()
+        self._stop_decoding()
         self._decoding = Decoding(self._seen, anyio.CancelScope())
         self._group.start_soon(self._decode, utterance, self._decoding)
 
@@ -260,6 +263,8 @@ class Ear:
 
     async def _over(self, utterance: Utterance, text: str) -> None:
         self._endpointing.end()
+        # What is still being made out is nothing of the next utterance.
+        self._stop_decoding()
         self.utterance, self._last, self._look = None, utterance, None
         await self._hearer.over(utterance, text)
 
