@@ -127,7 +127,6 @@ def _bench_options(bench: argparse.ArgumentParser) -> None:
     bench.add_argument(
         "--door",
         choices=("ability", "realtime", "devices"),
-        default="realtime",
         help="how `live` reaches the box: inside this process, over a WebSocket (default), through sound devices",
     )
 

@@ -64,3 +64,18 @@ def test_fetching_when_all_is_there_prints_no_empty_line(data: Path, capsys: pyt
     assert run("models", "fetch", data=data) == 0
     told = capsys.readouterr()
     assert (told.out, told.err) == ("every default model is installed\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["talk", "--key", "secret"], "--key and --fingerprint belong to the box of --server"),
+        (["talk", "--fingerprint", "ab"], "--key and --fingerprint belong to the box of --server"),
+        (["bench", "turns", "--door", "devices"], "--door is how `bench live` reaches the box"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*words, data=tmp_path) == 2
+    assert told in capsys.readouterr().err

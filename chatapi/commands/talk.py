@@ -14,7 +14,7 @@ import anyio
 from rich.console import Console
 from rich.markup import escape
 
-from chatapi.errors import ChatapiError, SettingsFault, alone
+from chatapi.errors import BadInput, ChatapiError, SettingsFault, alone
 from chatapi.settings import Settings
 
 if TYPE_CHECKING:
@@ -59,6 +59,10 @@ async def talk(settings: Settings, chosen: argparse.Namespace) -> int:
     """Until Ctrl-C. What is understood and answered is shown as it comes."""
     if chosen.list_devices:
         return _list_devices()
+    if not chosen.server and (chosen.key or chosen.fingerprint):
+        raise BadInput(
+            "--key and --fingerprint belong to the box of --server; without one this machine talks for itself"
+        )
     manual = settings.mic.mode == "push_to_talk"
     screen = Screen(manual)
     making = _elsewhere(settings, chosen, screen) if chosen.server else _here(settings, screen)

@@ -14,14 +14,14 @@ from chatapi.abilities.live import Live, Options, Session
 from chatapi.audio import RATE, Samples
 from chatapi.bench import Row
 from chatapi.bench.live.room import microphone
-from chatapi.bench.live.stage import BLOCK, HISS, MAX_TOKENS, Microphone, Scenery, Speaker, Stage, blocks_of
+from chatapi.bench.live.stage import BLOCK, HISS, MAX_TOKENS, Blocks, Microphone, Scenery, Stage, blocks_of
 from chatapi.events import LiveEvent, Speech
 
 AWAY = 0.1
 """Seconds without a call after which something else was done meanwhile, for which time here stands still."""
 
 
-class AbilityStage(Scenery):
+class AbilityStage(Blocks, Scenery):
     """Time passes here only while something is said or waited for; the clock is the samples sent."""
 
     def __init__(
@@ -31,22 +31,13 @@ class AbilityStage(Scenery):
         microphone: Microphone,
         random: np.random.Generator,
     ) -> None:
-        super().__init__()
-        self._speaker = Speaker()
+        Blocks.__init__(self)
+        Scenery.__init__(self)
         self._session = session
         self._arriving = events
         self._microphone = microphone
         self._random = random
-        self._blocks = 0
         self._begun = self._left = time.perf_counter()
-
-    @property
-    def now(self) -> float:
-        return self._blocks * BLOCK / RATE
-
-    @property
-    def speaker(self) -> Speaker:
-        return self._speaker
 
     async def wait(self, seconds: float) -> None:
         for _ in range(round(seconds * 50)):

@@ -15,7 +15,7 @@ import soxr
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.bench import Row
 from chatapi.bench.live.room import microphone
-from chatapi.bench.live.stage import BLOCK, HISS, Flowing, Microphone, Speaker, Stage, blocks_of
+from chatapi.bench.live.stage import BLOCK, HISS, Blocks, Flowing, Microphone, Stage, blocks_of
 from chatapi.errors import OurFault, alone
 from chatapi.events import (
     AnswerStarted,
@@ -101,12 +101,12 @@ class Wire:
                 yield TurnEnded(response["conversation_id"], response["status"])
 
 
-class RealtimeStage(Flowing):
+class RealtimeStage(Blocks, Flowing):
     """A client with a microphone that is always on; the clock is the samples sent."""
 
     def __init__(self, link: Link, microphone: Microphone, random: np.random.Generator) -> None:
-        super().__init__()
-        self._speaker = Speaker()
+        Blocks.__init__(self)
+        Flowing.__init__(self)
         self._link = link
         self._microphone = microphone
         self._random = random
@@ -114,16 +114,7 @@ class RealtimeStage(Flowing):
         self._outgoing = soxr.ResampleStream(RATE, WIRE, 1, dtype="float32")
         self._incoming = soxr.ResampleStream(WIRE, RATE, 1, dtype="float32")
         self._saying: list[Samples] = []
-        self._blocks = 0
         self._reported: tuple[str, int] = ("", 0)
-
-    @property
-    def now(self) -> float:
-        return self._blocks * BLOCK / RATE
-
-    @property
-    def speaker(self) -> Speaker:
-        return self._speaker
 
     async def _speak(self, sound: Samples) -> float:
         start = self.now

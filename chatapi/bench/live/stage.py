@@ -191,6 +191,22 @@ class Scenery(ABC):
         return sum(isinstance(event, kind) and at >= since for at, event in self.events)
 
 
+class Blocks:
+    """What a stage has that plays to itself: a speaker of its own, and a clock of the blocks that passed."""
+
+    def __init__(self) -> None:
+        self._speaker = Speaker()
+        self._blocks = 0
+
+    @property
+    def now(self) -> float:
+        return self._blocks * BLOCK / RATE
+
+    @property
+    def speaker(self) -> Speaker:
+        return self._speaker
+
+
 class Flowing(Scenery):
     """A stage whose microphone never stops: what is said joins a queue, and somebody else calls `tick`."""
 
