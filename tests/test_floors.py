@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "chatapi"
 FLOORS = {
-    0: ("audio", "events", "errors", "settings", "metrics", "logs"),
+    0: ("audio", "board", "events", "errors", "settings", "metrics", "logs"),
     1: (
         "engines",
         "catalog",

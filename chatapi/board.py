@@ -1,0 +1,95 @@
+"""The Jetson this runs on, if it is one: read from files that Linux for Tegra and its containers have."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+CHIPS = {"tegra234": ("Orin", "sm_87"), "tegra264": ("Thor", "sm_110")}
+"""Device-tree name of a chip -> its family, and its GPU as CUDA names it (CUDA GPUs list of NVIDIA)."""
+CUDA_OF_L4T = {36: (12, 6), 38: (13, 0), 39: (13, 2)}
+"""Major of L4T -> the CUDA that its JetPack brings."""
+BANDWIDTH = {
+    ("Orin Nano", 4): 34.0,
+    ("Orin Nano", 8): 68.0,
+    ("Orin NX", 8): 102.4,
+    ("Orin NX", 16): 102.4,
+    ("AGX Orin", 32): 204.8,
+    ("AGX Orin", 64): 204.8,
+}
+"""(Board, GB of memory) -> GB/s of its memory (NVIDIA's Jetson module data sheets): what bounds the tokens a second."""
+
+
+@dataclass(frozen=True)
+class Board:
+    """What a compiled model and an image have to fit."""
+
+    model: str
+    """As the device tree names it, such as "NVIDIA Jetson AGX Orin Developer Kit"."""
+    chip: str
+    """Such as tegra234; empty where it is not told."""
+    gpu: str
+    """CUDA's name of the GPU, such as sm_87; empty for a chip not in `CHIPS`."""
+    l4t: tuple[int, ...]
+    """Release of Linux for Tegra, such as (36, 4, 3); empty where it is not told (a container without the file)."""
+    cuda: tuple[int, ...]
+    """Of the toolkit that is installed, else what L4T's JetPack brings; empty where neither is known."""
+    memory: int
+    """Bytes, shared by CPU and GPU."""
+
+    @property
+    def family(self) -> str:
+        """Such as Orin; empty for a chip not in `CHIPS`."""
+        return CHIPS.get(self.chip, ("", ""))[0]
+
+    @property
+    def bandwidth(self) -> float | None:
+        """GB/s of its memory; None where that is not known."""
+        size = round(self.memory / 1e9)
+        for (name, gigabytes), speed in BANDWIDTH.items():
+            # The kernel keeps some of it; the "Super" boards are faster, which is more than is promised here.
+            if name in self.model and gigabytes * 0.8 <= size <= gigabytes * 1.1:
+                return speed
+        return None
+
+
+def find(root: Path = Path("/")) -> Board | None:
+    """The board whose files stand under `root`; None on any other machine."""
+    tree = root / "proc/device-tree"
+    compatible = _text(tree / "compatible").split("\0")
+    chip = next((name.partition(",")[2] for name in compatible if name.startswith("nvidia,tegra")), "")
+    l4t = _l4t(root)
+    if not chip and not l4t:
+        return None
+    model = _text(tree / "model").strip("\0 \n") or "NVIDIA Jetson"
+    gpu = CHIPS.get(chip, ("", ""))[1]
+    return Board(model, chip, gpu, l4t, _cuda(root, l4t), meminfo(root, "MemTotal"))
+
+
+def meminfo(root: Path = Path("/"), key: str = "MemAvailable") -> int:
+    """Bytes the kernel names so in /proc/meminfo; 0 where it does not."""
+    found = re.search(rf"^{key}:\s+(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
+def _l4t(root: Path) -> tuple[int, ...]:
+    # "# R36 (release), REVISION: 4.3, GCID: ..."
+    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", _text(root / "etc/nv_tegra_release"))
+    return (int(found[1]), *map(int, found[2].split("."))) if found else ()
+
+
+def _cuda(root: Path, l4t: tuple[int, ...]) -> tuple[int, ...]:
+    try:
+        told = json.loads(_text(root / "usr/local/cuda/version.json"))["cuda"]["version"]
+        return tuple(int(part) for part in told.split("."))
+    except (ValueError, KeyError, TypeError):
+        return CUDA_OF_L4T.get(l4t[0], ()) if l4t else ()
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
