@@ -112,8 +112,13 @@ run_tests() {
   "$venv/bin/ruff" format --check .
   "$venv/bin/mypy"
   "$venv/bin/shellcheck" run.sh .ci/run
-  # Tests wait for sound that takes its time, so two at once; each file in one process, which loads a model once.
-  "$venv/bin/python" -m pytest --dist loadfile --tx "2*popen//python=$venv/bin/python -X dev" "$@"
+  if [ $# -gt 0 ]; then
+    "$venv/bin/python" -X dev -m pytest "$@"
+  else
+    # Most wait for sound that takes its time, so two files at once, each in one process, which loads a model once.
+    "$venv/bin/python" -m pytest -m "not alone" --dist loadfile --tx "2*popen//python=$venv/bin/python -X dev"
+    "$venv/bin/python" -X dev -m pytest -m alone
+  fi
 }
 
 case "${1:-serve}" in

@@ -131,6 +131,7 @@ def test_a_key_pressed_over_http_needs_its_key_and_gives_a_turn(room: Room, data
 
 
 @pytest.mark.real
+@pytest.mark.alone
 def test_a_question_between_press_and_release_is_answered(room: Room, data: Path) -> None:
     question = clip("pause")[RATE:]
     with serving_in(room, data, *DEFAULTS, "llm.temperature=0", "llm.max_tokens=10", *KEY) as (
@@ -151,6 +152,7 @@ def test_a_question_between_press_and_release_is_answered(room: Room, data: Path
 
 
 @pytest.mark.real
+@pytest.mark.alone
 def test_the_wake_word_wakes_it_until_nobody_says_anything(room: Room, data: Path) -> None:
     model("okay_nabu")
     question, other = clip("pause")[RATE:], decode(CORPUS / "made" / "005-piper-joe-0.92.flac").samples

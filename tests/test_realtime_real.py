@@ -12,7 +12,7 @@ from test_real import QUESTION, say, words
 from chatapi.audio import Audio, decode, wav
 from chatapi.faces.web.realtime.sound import sent
 
-pytestmark = [pytest.mark.real, pytest.mark.anyio]
+pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.anyio]
 
 
 async def speak(client: Client, box: Served, text: str) -> None:

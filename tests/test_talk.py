@@ -91,6 +91,7 @@ def said(samples: Samples) -> list[str]:
 
 
 @pytest.mark.real
+@pytest.mark.alone
 def test_a_question_in_the_room_is_answered_in_the_room(room: Room, data: Path) -> None:
     with talking(room, data, *DEFAULTS, "llm.temperature=0") as talk:
         room.record()

@@ -78,6 +78,7 @@ def beep(seconds: float) -> Samples:
 
 
 @pytest.mark.real
+@pytest.mark.alone
 def test_a_question_here_is_answered_by_the_box_there(room: Room, data: Path, tmp_path: Path) -> None:
     with box_at_work(data, "--tls", *DEFAULTS, "llm.temperature=0") as box:
         printed = box.told.split("fingerprint ")[1].split()[0]

@@ -16,7 +16,7 @@ from conftest import MODELS
 
 from browser.conftest import GRANTED, serving, write_wav
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.alone]
 REAL = (
     "vad.engine=silero",
     "turn.engine=smart_turn",
