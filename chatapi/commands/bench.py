@@ -9,6 +9,7 @@ from dataclasses import asdict
 from functools import partial
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from chatapi.appliance import Appliance
@@ -70,7 +71,8 @@ def _table(rows: Sequence[Row]) -> Table:
     for row in rows:
         target = "" if row.target is None else f"{'>=' if row.at_least else '<='} {_shown(row.target)}"
         met = {None: "", True: "[green]met", False: "[red]missed"}[row.met]
-        table.add_row(row.part, row.what, f"{_shown(row.value)} {row.unit}", target, met)
+        what = f"{escape(row.what)}\n[dim]{escape(row.note)}[/]" if row.note else escape(row.what)
+        table.add_row(row.part, what, f"{_shown(row.value)} {row.unit}", target, met)
     return table
 
 

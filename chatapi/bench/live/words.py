@@ -35,5 +35,21 @@ class Words:
         live, file = (100 * wer.word_error_rate(pairs) for pairs in (self._live, self._file))
         return [
             Row("live", "word errors", live, "%"),
-            Row("live", "word errors, live path minus the same audio as a file", live - file, "points", 1),
+            Row(
+                "live",
+                "word errors, live path minus the same audio as a file",
+                live - file,
+                "points",
+                1,
+                note=self._worse,
+            ),
         ]
+
+    @property
+    def _worse(self) -> str:
+        """What was said where the live path understood less than the file."""
+        return "; ".join(
+            f"{said!r} was {live!r} live, {file!r} as a file"
+            for (said, live), (_, file) in zip(self._live, self._file, strict=True)
+            if wer.word_error_rate([(said, live)]) > wer.word_error_rate([(said, file)])
+        )
