@@ -170,6 +170,17 @@ class LlamaCpp(_Table):
     """How what the model remembers of a context is stored: q8_0 takes half of f16's memory."""
 
 
+class Mlc(_Table):
+    """The MLC engine: a language model compiled for this board's GPU by `chatapi compile`."""
+
+    device: str = Field("cuda", pattern=r"^(cuda|cpu|auto|vulkan|opencl|rocm|metal)(:\d+)?$")
+    """Where it computes, as TVM names it: cuda, cuda:0, cpu, or auto: the first GPU there is."""
+    context: int = Field(4096, ge=256)
+    """Tokens an answer's prompt and text may have together, for each slot; at most what the model was compiled for."""
+    slots: int = Field(2, ge=1, le=64)
+    """Answers written at once, in one batch; at most what the model was compiled for."""
+
+
 class OpenAIUpstream(_Table):
     """A chat server that speaks OpenAI's HTTP: `mlc_llm serve`, vLLM, Ollama."""
 
@@ -258,6 +269,7 @@ class Settings(_Table):
     tts: Tts = Tts()
     whisper_cpp: WhisperCpp = WhisperCpp()
     llama_cpp: LlamaCpp = LlamaCpp()
+    mlc: Mlc = Mlc()
     openai_upstream: OpenAIUpstream = OpenAIUpstream()
     piper: Piper = Piper()
     mic: Mic = Mic()
