@@ -42,10 +42,12 @@ SIGNATURES = {
     "Tokenizer.encode": "text",
     "Tokenizer.decode": "token_ids",
     # python/mlc_llm/serve/config.py
-    "EngineConfig.__init__": "model model_lib additional_models mode tensor_parallel_shards pipeline_parallel_stages "
-    "opt gpu_memory_utilization kv_cache_page_size max_num_sequence max_total_sequence_length "
-    "max_single_sequence_length prefill_chunk_size sliding_window_size attention_sink_size max_history_size kv_state_kind "
-    "speculative_mode spec_draft_length spec_tree_width prefix_cache_mode prefix_cache_max_num_recycling_seqs prefill_mode verbose",
+    "EngineConfig.__init__": "model model_lib additional_models mode tensor_parallel_shards "
+    "pipeline_parallel_stages opt gpu_memory_utilization kv_cache_page_size "
+    "max_num_sequence max_total_sequence_length max_single_sequence_length "
+    "prefill_chunk_size sliding_window_size attention_sink_size max_history_size "
+    "kv_state_kind speculative_mode spec_draft_length spec_tree_width prefix_cache_mode "
+    "prefix_cache_max_num_recycling_seqs prefill_mode verbose",
 }
 """Name -> its parameters; those that must be named end in `=`."""
 ASK_REAL = """

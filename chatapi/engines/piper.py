@@ -17,7 +17,7 @@ import onnxruntime  # type: ignore[import-untyped]
 from piper import PiperVoice
 from piper.config import PiperConfig
 
-from chatapi import heap
+from chatapi import heap, providers
 from chatapi.audio import Audio, Samples
 from chatapi.engines import Stop, Voice, never
 from chatapi.errors import EngineFailed, ModelFault, Unknown
@@ -36,7 +36,7 @@ KEPT = 40
 """Phonemes spoken at once whose memory is kept: to take it anew costs the first sound of an answer up to 40 ms."""
 LEVEL = 10 ** (-20 / 20)
 """Loudness of what is spoken, as RMS of full scale: -20 dBFS, the loudest that no sentence has to clip for."""
-PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+PROVIDERS = ("cuda", "cpu")
 """Best first. Not TensorRT: it compiles anew for every length of sentence, which takes minutes."""
 
 
@@ -56,6 +56,7 @@ class Piper:
     def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
         if not models:
             raise ModelFault("the piper engine needs a voice and was given none; `chatapi models` lists them")
+        self._settings = settings
         self._threads = settings.piper.threads or min(4, _cores())
         self._speed = settings.piper.speed
         self._places: dict[str, _Place] = {}
@@ -95,7 +96,7 @@ class Piper:
             if model is None:
                 while len(self._loaded) >= LOADED:
                     self._loaded.popitem(last=False)
-                model = PiperVoice(session=_session(place.onnx, self._threads), config=place.config)
+                model = PiperVoice(session=_session(place.onnx, self._threads, self._settings), config=place.config)
             self._loaded[place.onnx] = model
             return model
 
@@ -220,7 +221,7 @@ def _voices(model: Model) -> Iterator[tuple[Voice, _Place]]:
         yield Voice(name, language, config.sample_rate), _Place(onnx, config, number)
 
 
-def _session(onnx: Path, threads: int) -> Any:
+def _session(onnx: Path, threads: int, settings: Settings) -> Any:
     """The model, ready to run. ModelFault when it is damaged."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -230,11 +231,8 @@ def _session(onnx: Path, threads: int) -> Any:
     # Patterns are remembered for each length of input, and every sentence has another.
     options.enable_mem_pattern = False
     options.log_severity_level = 3
-    available = onnxruntime.get_available_providers()
     try:
-        return onnxruntime.InferenceSession(
-            str(onnx), sess_options=options, providers=[name for name in PROVIDERS if name in available]
-        )
+        return providers.session(onnx, options, settings, PROVIDERS)
     except Exception as error:
         raise ModelFault(f"{onnx} cannot be loaded: {error}") from error
 

@@ -197,6 +197,13 @@ class OpenAIUpstream(_Table):
     """Seconds to wait for its next words."""
 
 
+class Onnx(_Table):
+    """ONNX Runtime, which computes Piper's voices and the ends of turns."""
+
+    provider: Literal["auto", "tensorrt", "cuda", "cpu"] = "auto"
+    """What it computes with; where that is not there or does not start, the next of these."""
+
+
 class Piper(_Table):
     """The Piper engine."""
 
@@ -271,6 +278,7 @@ class Settings(_Table):
     llama_cpp: LlamaCpp = LlamaCpp()
     mlc: Mlc = Mlc()
     openai_upstream: OpenAIUpstream = OpenAIUpstream()
+    onnx: Onnx = Onnx()
     piper: Piper = Piper()
     mic: Mic = Mic()
     echo: Echo = Echo()
