@@ -8,7 +8,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import model
+from coqui_model import coqui_tts, made
 from mlc_model import compiled, mlc_llm
 
 from chatapi.audio import Audio, Samples, decode
@@ -49,6 +50,8 @@ MODELS = {
     "pymicro_wakeword": "okay_nabu",
     "smart_turn": "smart-turn-v3.2",
 }
+LIBRARIES: dict[str, Callable[[], AbstractContextManager[None]]] = {"mlc": mlc_llm, "coqui": coqui_tts}
+"""Those that are stood in for."""
 CHAT = [Message("system", "You answer in one short sentence."), Message("user", "Tell me about the sea and the sky.")]
 PATIENCE = 120
 """Seconds after which a thread counts as stuck."""
@@ -95,6 +98,8 @@ class Engine:
         self.role, self.name = role, name
         if name == "mlc":
             models = [compiled(settings.data)]
+        elif name == "coqui":
+            models = [made(settings.data / "made")]
         else:
             models = [model(MODELS[name])] if entry(role, name).needs_model else []
         self.built = load(role, name)(settings, models)
@@ -134,7 +139,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 @pytest.fixture(scope="module", params=EVERY)
 def engine(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Engine]:
     role, name = request.param
-    with mlc_llm() if name == "mlc" else nullcontext():
+    with LIBRARIES.get(name, nullcontext)():
         if not installed(role, name):
             pytest.skip(f"{entry(role, name).requires} is not installed")
         if importlib.util.find_spec(entry(role, name).target.partition(":")[0]) is None:

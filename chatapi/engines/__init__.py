@@ -238,6 +238,7 @@ ENGINES: Mapping[str, Mapping[str, Entry]] = {
     },
     "tts": {
         "piper": Entry("chatapi.engines.piper:Piper", "piper", "pip install piper-tts"),
+        "coqui": Entry("chatapi.engines.coqui:Coqui", "TTS", "pip install 'chatapi[coqui]'"),
         "echo": Entry("chatapi.engines.echo:EchoSynthesizer", needs_model=False),
     },
 }

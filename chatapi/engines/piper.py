@@ -18,7 +18,7 @@ from piper import PiperVoice
 from piper.config import PiperConfig
 
 from chatapi import heap, providers
-from chatapi.audio import Audio, Samples
+from chatapi.audio import Audio, Samples, levelled
 from chatapi.engines import Stop, Voice, never
 from chatapi.errors import EngineFailed, ModelFault, Unknown
 from chatapi.settings import Settings
@@ -34,8 +34,6 @@ PHONEMES = 100
 """Most that are spoken at once: about 6 seconds of sound, for which VITS needs some 120 MB more while it computes."""
 KEPT = 40
 """Phonemes spoken at once whose memory is kept: to take it anew costs the first sound of an answer up to 40 ms."""
-LEVEL = 10 ** (-20 / 20)
-"""Loudness of what is spoken, as RMS of full scale: -20 dBFS, the loudest that no sentence has to clip for."""
 PROVIDERS = ("cuda", "cpu")
 """Best first. Not TensorRT: it compiles anew for every length of sentence, which takes minutes."""
 
@@ -125,7 +123,7 @@ class Piper:
             output = model.session.run(None, feeds, _shrinking(model.session, len(phonemes)))[0]
         except Exception as error:
             raise EngineFailed(f"the voice {place.onnx.name} failed on {len(ids)} phonemes: {error}") from error
-        return _levelled(output.reshape(-1).astype(np.float32, copy=False))
+        return levelled(output.reshape(-1).astype(np.float32, copy=False))
 
 
 _ENDS = frozenset(".!?…。！？\n")
@@ -179,23 +177,6 @@ def _phonemes(model: PiperVoice, text: str) -> list[list[str]]:
         raise EngineFailed(
             f"the text cannot be turned into phonemes for {model.config.espeak_voice}: {error}"
         ) from error
-
-
-def _levelled(samples: Samples) -> Samples:
-    """The sentence at LEVEL, judged by its loud frames, without clipping.
-
-    Piper can scale every sentence to the same peak, which leaves them up to 7 dB apart: a sharp consonant makes the
-    rest quiet.
-    """
-    frames = samples[: len(samples) // 256 * 256].reshape(-1, 256)
-    if not len(frames):
-        return samples
-    power = np.mean(np.square(frames), axis=1)
-    spoken = power[power > power.max() / 100]
-    if not len(spoken):
-        return samples
-    gain = min(LEVEL / float(np.sqrt(spoken.mean())), 0.99 / float(np.abs(samples).max()))
-    return samples * np.float32(gain)
 
 
 def _voices(model: Model) -> Iterator[tuple[Voice, _Place]]:

@@ -19,6 +19,7 @@ from chatapi.errors import SettingsFault, unfit
 from chatapi.settings.tables import (
     SYSTEM,
     Asr,
+    Coqui,
     Echo,
     History,
     Limits,
@@ -46,6 +47,7 @@ __all__ = [
     "ENVIRONMENT",
     "SYSTEM",
     "Asr",
+    "Coqui",
     "Echo",
     "History",
     "Limits",

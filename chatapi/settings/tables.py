@@ -213,6 +213,15 @@ class Piper(_Table):
     """1.2 speaks a fifth faster."""
 
 
+class Coqui(_Table):
+    """The Coqui TTS engine."""
+
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """Where it computes; auto: on the GPU where torch has one."""
+    speed: float = Field(1.0, ge=0.25, le=4)
+    """1.2 speaks a fifth faster, with a VITS model."""
+
+
 class Mic(_Table):
     """The box's own microphone and speaker."""
 
@@ -280,6 +289,7 @@ class Settings(_Table):
     openai_upstream: OpenAIUpstream = OpenAIUpstream()
     onnx: Onnx = Onnx()
     piper: Piper = Piper()
+    coqui: Coqui = Coqui()
     mic: Mic = Mic()
     echo: Echo = Echo()
     history: History = History()
