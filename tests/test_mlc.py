@@ -237,6 +237,14 @@ def test_a_model_that_cannot_be_loaded_is_told_and_holds_nothing_up(build: Build
         build(library)
 
 
+def test_a_chat_config_that_is_none_is_told(tmp_path: Path) -> None:
+    model = compiled(tmp_path)
+    config = tmp_path / "compiled" / model.name / "weights" / "mlc-chat-config.json"
+    config.write_text(json.dumps({"conv_template": {}, "context_window_size": 512}), encoding="utf-8")
+    with pytest.raises(ModelFault, match=r"MLC cannot load .*tiny: \d validation errors for Conversation"):
+        load("llm", "mlc")(Settings(data=tmp_path), [model])
+
+
 @pytest.mark.parametrize("missing", ["made.json", "lib.so", "weights/mlc-chat-config.json"])
 def test_a_model_that_is_not_compiled_names_the_command(tmp_path: Path, missing: str) -> None:
     model = compiled(tmp_path)
@@ -267,6 +275,25 @@ def test_the_cache_is_as_large_as_the_memory_allows() -> None:
     with pytest.raises(ModelFault, match=r"needs 5\.1 GB of memory with a context of 4096 and 5\.0 GB are free"):
         fitting(METADATA, weights, free, 4096)
     assert fitting({}, weights, 0, 4096) > 1 << 40
+
+
+def test_on_a_board_the_cache_takes_what_is_free_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from chatapi.engines.mlc import HEADROOM, configured
+
+    compiled(tmp_path)
+    proc = tmp_path / "root" / "proc"
+    (proc / "device-tree").mkdir(parents=True)
+    (proc / "device-tree" / "compatible").write_text("nvidia,p3767-0003\0nvidia,tegra234\0")
+    free = (HEADROOM + 155_000_000 + 5000 * 131_074) // 1024
+    (proc / "meminfo").write_text(f"MemTotal:  7800000 kB\nMemAvailable:  {free} kB\n")
+    folder = tmp_path / "compiled" / "tiny"
+    config = configured(folder, METADATA, Mlc(context=4096, slots=2), tmp_path / "root")
+    assert 4980 <= (config.max_total_sequence_length or 0) <= 5000
+    assert caplog.messages == [
+        f"the memory holds {config.max_total_sequence_length} tokens of the 8192 that 2 slots may need"
+    ]
+    elsewhere = configured(folder, METADATA, Mlc(context=4096, slots=20), tmp_path)
+    assert (elsewhere.max_total_sequence_length, elsewhere.max_num_sequence) == (81_920, 8)
 
 
 def test_a_library_that_is_missing_or_broken_says_what_to_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

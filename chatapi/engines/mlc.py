@@ -33,6 +33,7 @@ from chatapi import board
 from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Stop, Usage, never
 from chatapi.errors import ChatapiError, EngineFailed, ModelFault
 from chatapi.sentences import ends
+from chatapi.settings import Mlc as Table
 from chatapi.settings import Settings
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ class Mlc:
         self._sampling = {**SAMPLING, **{key: model.options[key] for key in SAMPLING if key in model.options}}
         self._answers: set[_Answer] = set()
         self._closed = False
-        self._engine: Any = _load(folder, _config(folder, _checked(folder, model.name), settings), settings.mlc.device)
+        config = configured(folder, _checked(folder, model.name), settings.mlc)
+        self._engine: Any = _load(folder, config, settings.mlc.device)
         self._context: int = self._engine.max_input_sequence_length
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="mlc", daemon=True)
@@ -107,7 +109,7 @@ class Mlc:
                 for choice in response.choices:
                     if choice.logprobs is not None and choice.logprobs.top_logprobs:
                         likely: Mapping[str, float] = choice.logprobs.top_logprobs[0]
-                        yield min(1.0, sum(math.exp(p) for token, p in likely.items() if ends(token, rest)))
+                        yield min(1.0, math.fsum(math.exp(p) for token, p in likely.items() if ends(token, rest)))
                         return
 
     def close(self) -> None:
@@ -274,12 +276,12 @@ def _checked(folder: Path, name: str) -> dict[str, Any]:
         raise ModelFault(f"{folder / 'made.json'} cannot be read: {error}; chatapi compile {name}") from error
 
 
-def _config(folder: Path, metadata: Mapping[str, Any], settings: Settings) -> EngineConfig:
-    table = settings.mlc
+def configured(folder: Path, metadata: Mapping[str, Any], table: Table, root: Path = Path("/")) -> EngineConfig:
+    """What the engine is told of its batch and its memory; `root` is where the board's files stand."""
     wanted = tokens = table.slots * table.context
-    if board.find() is not None:
+    if board.find(root) is not None:
         weights = sum(file.stat().st_size for file in (folder / "weights").glob("params_shard_*.bin"))
-        tokens = min(wanted, fitting(metadata, weights, board.meminfo(), table.context))
+        tokens = min(wanted, fitting(metadata, weights, board.meminfo(root), table.context))
     if tokens < wanted:
         log.warning("the memory holds %d tokens of the %d that %d slots may need", tokens, wanted, table.slots)
     return EngineConfig(
@@ -360,8 +362,8 @@ def _deaths(tell: Callable[[BaseException], None]) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """TVM's errors carry a C++ stack; what is wrong stands after `Check failed`, or in the last line."""
+    """TVM's errors carry a C++ stack; what is wrong stands after `Check failed`, or in the last line behind it."""
     text = str(error).strip() or type(error).__name__
     if found := re.search(r"Check failed:.*?: +(\S.*)", text):
         return found[1].strip()
-    return text.splitlines()[-1].strip()
+    return text.splitlines()[-1 if text.startswith("Traceback") else 0].strip()
