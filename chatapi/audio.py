@@ -62,6 +62,26 @@ def sounding(audio: Audio) -> Audio:
     return Audio(audio.samples[int(loud.argmax()) :], audio.rate) if loud.any() else audio
 
 
+LEVEL = 10 ** (-20 / 20)
+"""Loudness of what is spoken, as RMS of full scale: -20 dBFS, the loudest that no sentence has to clip for."""
+
+
+def levelled(samples: Samples) -> Samples:
+    """The sentence at LEVEL, judged by its loud frames, without clipping.
+
+    Scaled to the same peak they would be up to 7 dB apart: a sharp consonant makes the rest quiet.
+    """
+    frames = samples[: len(samples) // 256 * 256].reshape(-1, 256)
+    if not len(frames):
+        return samples
+    power = np.mean(np.square(frames), axis=1)
+    spoken = power[power > power.max() / 100]
+    if not len(spoken):
+        return samples
+    gain = min(LEVEL / float(np.sqrt(spoken.mean())), 0.99 / float(np.abs(samples).max()))
+    return samples * np.float32(gain)
+
+
 def joined(parts: list[Audio]) -> Audio:
     """One after the other; all of one rate. BadInput when there is nothing to join."""
     if not parts:

@@ -33,6 +33,7 @@ _UNSPACED = re.compile(rf"[{UNSPACED_STOPS}][{re.escape(CLOSERS)}]{{0,4}}$")
 _CLAUSE = re.compile(rf"(?:[,;:،؛–—]|(?:^|\s)-{{1,3}})[{re.escape(CLOSERS)}]{{0,4}}$")
 _UNSPACED_CLAUSE = "，、；：—"
 _BREAK = re.compile(r"[,;:،؛–—](?=\s)|\s-(?=\s)|[，、；：—]")
+_ENDS = frozenset(".!?。！？؟।")
 _LIST_MARK = re.compile(r"(?:\d{1,2}|[A-Za-z]|[ivx]{1,4})\.")
 _DOTTED = re.compile(r"(?:[^\W\d_]\.){1,5}[^\W\d_]|Ph\.D")
 _WIDE = re.compile(r"[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
@@ -272,6 +273,14 @@ def _break(text: str) -> int:
     if marks:
         return marks[-1]
     return len(_parted(text.rstrip())[0]) or len(text)
+
+
+def ends(token: str, rest: str) -> bool:
+    """Whether a language model's token ends a sentence, or begins `rest`, with which its message would end."""
+    token = token.strip()
+    mark = token.rstrip("\"'")
+    stop = bool(mark) and _ENDS.issuperset(mark) and mark.count(".") < 2
+    return stop or (bool(token) and rest.startswith(token))
 
 
 def count_words(text: str) -> float:

@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import model
+from coqui_model import coqui_tts, made
+from mlc_model import compiled, mlc_llm
 
 from chatapi.audio import Audio, Samples, decode
 from chatapi.engines import (
@@ -32,7 +35,7 @@ from chatapi.engines import (
     never,
 )
 from chatapi.errors import ChatapiError, Unknown
-from chatapi.settings import LlamaCpp, OpenAIUpstream, Settings
+from chatapi.settings import LlamaCpp, Mlc, OpenAIUpstream, Settings
 
 EVERY = [
     pytest.param((role, name), id=f"{role}-{name}", marks=[pytest.mark.real] if needs.needs_model else [])
@@ -47,6 +50,8 @@ MODELS = {
     "pymicro_wakeword": "okay_nabu",
     "smart_turn": "smart-turn-v3.2",
 }
+LIBRARIES: dict[str, Callable[[], AbstractContextManager[None]]] = {"mlc": mlc_llm, "coqui": coqui_tts}
+"""Those that are stood in for."""
 CHAT = [Message("system", "You answer in one short sentence."), Message("user", "Tell me about the sea and the sky.")]
 PATIENCE = 120
 """Seconds after which a thread counts as stuck."""
@@ -91,7 +96,12 @@ class Engine:
 
     def __init__(self, role: str, name: str, settings: Settings) -> None:
         self.role, self.name = role, name
-        models = [model(MODELS[name])] if entry(role, name).needs_model else []
+        if name == "mlc":
+            models = [compiled(settings.data)]
+        elif name == "coqui":
+            models = [made(settings.data / "made")]
+        else:
+            models = [model(MODELS[name])] if entry(role, name).needs_model else []
         self.built = load(role, name)(settings, models)
 
     def call(self, stop: Stop = never) -> Iterator[Any]:
@@ -111,13 +121,16 @@ class Engine:
 
 
 @pytest.fixture(scope="module")
-def settings() -> Iterator[Settings]:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     with ThreadingHTTPServer(("127.0.0.1", 0), ChatServer) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}/v1"
         yield Settings(
-            llama_cpp=LlamaCpp(context=512, slots=2), openai_upstream=OpenAIUpstream(url=url, context=100_000)
+            data=tmp_path_factory.mktemp("data"),
+            llama_cpp=LlamaCpp(context=512, slots=2),
+            mlc=Mlc(context=512, slots=3),
+            openai_upstream=OpenAIUpstream(url=url, context=100_000),
         )
         server.shutdown()
         thread.join()
@@ -126,13 +139,14 @@ def settings() -> Iterator[Settings]:
 @pytest.fixture(scope="module", params=EVERY)
 def engine(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Engine]:
     role, name = request.param
-    if not installed(role, name):
-        pytest.skip(f"{entry(role, name).requires} is not installed")
-    if importlib.util.find_spec(entry(role, name).target.partition(":")[0]) is None:
-        pytest.skip(f"{entry(role, name).target} is not here")
-    built = Engine(role, name, settings)
-    yield built
-    built.close()
+    with LIBRARIES.get(name, nullcontext)():
+        if not installed(role, name):
+            pytest.skip(f"{entry(role, name).requires} is not installed")
+        if importlib.util.find_spec(entry(role, name).target.partition(":")[0]) is None:
+            pytest.skip(f"{entry(role, name).target} is not here")
+        built = Engine(role, name, settings)
+        yield built
+        built.close()
 
 
 def of(role: str) -> pytest.MarkDecorator:

@@ -18,6 +18,7 @@ FLOORS = {
         "chat_template",
         "corpus",
         "openmp",
+        "providers",
         "heap",
         "mel",
         "wer",

@@ -14,14 +14,14 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from chatapi.audio import Audio
+from chatapi.audio import LEVEL, Audio
 from chatapi.catalog import Model
 from chatapi.errors import ModelFault, Unknown
 from chatapi.settings import Piper as Table
 from chatapi.settings import Settings
 
 piper = pytest.importorskip("piper")
-from chatapi.engines.piper import LEVEL, LOADED, PHONEMES, Piper  # noqa: E402
+from chatapi.engines.piper import LOADED, PHONEMES, Piper  # noqa: E402
 
 RATE = 16_000
 HUM = 256

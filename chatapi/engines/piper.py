@@ -17,8 +17,8 @@ import onnxruntime  # type: ignore[import-untyped]
 from piper import PiperVoice
 from piper.config import PiperConfig
 
-from chatapi import heap
-from chatapi.audio import Audio, Samples
+from chatapi import heap, providers
+from chatapi.audio import Audio, Samples, levelled
 from chatapi.engines import Stop, Voice, never
 from chatapi.errors import EngineFailed, ModelFault, Unknown
 from chatapi.settings import Settings
@@ -34,9 +34,7 @@ PHONEMES = 100
 """Most that are spoken at once: about 6 seconds of sound, for which VITS needs some 120 MB more while it computes."""
 KEPT = 40
 """Phonemes spoken at once whose memory is kept: to take it anew costs the first sound of an answer up to 40 ms."""
-LEVEL = 10 ** (-20 / 20)
-"""Loudness of what is spoken, as RMS of full scale: -20 dBFS, the loudest that no sentence has to clip for."""
-PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+PROVIDERS = ("cuda", "cpu")
 """Best first. Not TensorRT: it compiles anew for every length of sentence, which takes minutes."""
 
 
@@ -56,6 +54,7 @@ class Piper:
     def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
         if not models:
             raise ModelFault("the piper engine needs a voice and was given none; `chatapi models` lists them")
+        self._settings = settings
         self._threads = settings.piper.threads or min(4, _cores())
         self._speed = settings.piper.speed
         self._places: dict[str, _Place] = {}
@@ -95,7 +94,7 @@ class Piper:
             if model is None:
                 while len(self._loaded) >= LOADED:
                     self._loaded.popitem(last=False)
-                model = PiperVoice(session=_session(place.onnx, self._threads), config=place.config)
+                model = PiperVoice(session=_session(place.onnx, self._threads, self._settings), config=place.config)
             self._loaded[place.onnx] = model
             return model
 
@@ -124,7 +123,7 @@ class Piper:
             output = model.session.run(None, feeds, _shrinking(model.session, len(phonemes)))[0]
         except Exception as error:
             raise EngineFailed(f"the voice {place.onnx.name} failed on {len(ids)} phonemes: {error}") from error
-        return _levelled(output.reshape(-1).astype(np.float32, copy=False))
+        return levelled(output.reshape(-1).astype(np.float32, copy=False))
 
 
 _ENDS = frozenset(".!?…。！？\n")
@@ -180,23 +179,6 @@ def _phonemes(model: PiperVoice, text: str) -> list[list[str]]:
         ) from error
 
 
-def _levelled(samples: Samples) -> Samples:
-    """The sentence at LEVEL, judged by its loud frames, without clipping.
-
-    Piper can scale every sentence to the same peak, which leaves them up to 7 dB apart: a sharp consonant makes the
-    rest quiet.
-    """
-    frames = samples[: len(samples) // 256 * 256].reshape(-1, 256)
-    if not len(frames):
-        return samples
-    power = np.mean(np.square(frames), axis=1)
-    spoken = power[power > power.max() / 100]
-    if not len(spoken):
-        return samples
-    gain = min(LEVEL / float(np.sqrt(spoken.mean())), 0.99 / float(np.abs(samples).max()))
-    return samples * np.float32(gain)
-
-
 def _voices(model: Model) -> Iterator[tuple[Voice, _Place]]:
     """Each voice of a model: one, or as many as it has speakers, the default speaker first."""
     onnx = next((path for path in model.files.values() if path.suffix == ".onnx"), None)
@@ -220,7 +202,7 @@ def _voices(model: Model) -> Iterator[tuple[Voice, _Place]]:
         yield Voice(name, language, config.sample_rate), _Place(onnx, config, number)
 
 
-def _session(onnx: Path, threads: int) -> Any:
+def _session(onnx: Path, threads: int, settings: Settings) -> Any:
     """The model, ready to run. ModelFault when it is damaged."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -230,11 +212,8 @@ def _session(onnx: Path, threads: int) -> Any:
     # Patterns are remembered for each length of input, and every sentence has another.
     options.enable_mem_pattern = False
     options.log_severity_level = 3
-    available = onnxruntime.get_available_providers()
     try:
-        return onnxruntime.InferenceSession(
-            str(onnx), sess_options=options, providers=[name for name in PROVIDERS if name in available]
-        )
+        return providers.session(onnx, options, settings, PROVIDERS)
     except Exception as error:
         raise ModelFault(f"{onnx} cannot be loaded: {error}") from error
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 
-from chatapi import heap
+from chatapi import heap, providers
 from chatapi.audio import RATE, Samples
 from chatapi.engines import Stop, never
 from chatapi.errors import EngineFailed, ModelFault
@@ -38,11 +38,12 @@ class SmartTurn:
         options.log_severity_level = 3
         self._filters = mel_filters(MELS)
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(onnx), sess_options=options, providers=["CPUExecutionProvider"]
-            )
+            self._session = providers.session(onnx, options, settings)
         except Exception as error:
             raise ModelFault(f"{onnx} cannot be loaded: {error}") from error
+        if self._session.get_providers()[0] != providers.NAMES["cpu"]:
+            # TensorRT builds its engine in the first run, which the first time takes minutes; nobody may wait for it.
+            list(self.finished(np.zeros(0, np.float32)))
 
     def finished(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
         if stop():

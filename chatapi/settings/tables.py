@@ -170,6 +170,17 @@ class LlamaCpp(_Table):
     """How what the model remembers of a context is stored: q8_0 takes half of f16's memory."""
 
 
+class Mlc(_Table):
+    """The MLC engine: a language model compiled for this board's GPU by `chatapi compile`."""
+
+    device: str = Field("cuda", pattern=r"^(cuda|cpu|auto|vulkan|opencl|rocm|metal)(:\d+)?$")
+    """Where it computes, as TVM names it: cuda, cuda:0, cpu, or auto: the first GPU there is."""
+    context: int = Field(4096, ge=256)
+    """Tokens an answer's prompt and text may have together, for each slot; at most what the model was compiled for."""
+    slots: int = Field(2, ge=1, le=64)
+    """Answers written at once, in one batch; at most what the model was compiled for."""
+
+
 class OpenAIUpstream(_Table):
     """A chat server that speaks OpenAI's HTTP: `mlc_llm serve`, vLLM, Ollama."""
 
@@ -186,6 +197,13 @@ class OpenAIUpstream(_Table):
     """Seconds to wait for its next words."""
 
 
+class Onnx(_Table):
+    """ONNX Runtime, which computes Piper's voices and the ends of turns."""
+
+    provider: Literal["auto", "tensorrt", "cuda", "cpu"] = "auto"
+    """What it computes with; where that is not there or does not start, the next of these."""
+
+
 class Piper(_Table):
     """The Piper engine."""
 
@@ -193,6 +211,15 @@ class Piper(_Table):
     """0: as many as the machine has cores, up to 4."""
     speed: float = Field(1.0, ge=0.25, le=4)
     """1.2 speaks a fifth faster."""
+
+
+class Coqui(_Table):
+    """The Coqui TTS engine."""
+
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """Where it computes; auto: on the GPU where torch has one."""
+    speed: float = Field(1.0, ge=0.25, le=4)
+    """1.2 speaks a fifth faster, with a VITS model."""
 
 
 class Mic(_Table):
@@ -258,8 +285,11 @@ class Settings(_Table):
     tts: Tts = Tts()
     whisper_cpp: WhisperCpp = WhisperCpp()
     llama_cpp: LlamaCpp = LlamaCpp()
+    mlc: Mlc = Mlc()
     openai_upstream: OpenAIUpstream = OpenAIUpstream()
+    onnx: Onnx = Onnx()
     piper: Piper = Piper()
+    coqui: Coqui = Coqui()
     mic: Mic = Mic()
     echo: Echo = Echo()
     history: History = History()

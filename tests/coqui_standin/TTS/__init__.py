@@ -1,0 +1,1 @@
+"""A stand-in for coqui-tts; see the README beside it."""

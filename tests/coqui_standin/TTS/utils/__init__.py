@@ -1,0 +1,1 @@
+"""As TTS/utils, as far as it is used."""

@@ -1,0 +1,1 @@
+"""As python/mlc_llm/protocol, as far as it is used."""

@@ -1,0 +1,61 @@
+"""A compiled model for the mlc engine, and the stand-in for mlc_llm to run it with."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from chatapi.catalog import Model
+
+STANDIN = Path(__file__).parent / "mlc_llm_standin"
+NAME = "tiny"
+CHATML: dict[str, Any] = {
+    "name": "chatml",
+    "system_template": "<|im_start|>system\n{system_message}<|im_end|>",
+    "roles": {"user": "<|im_start|>user", "assistant": "<|im_start|>assistant"},
+    "role_content_sep": "\n",
+    "role_empty_sep": "\n",
+    "seps": ["<|im_end|>"],
+    "stop_str": ["<|im_end|>"],
+}
+METADATA = {
+    "context_window_size": 2048,
+    "max_batch_size": 8,
+    "kv_cache": {"num_hidden_layers": 32, "head_dim": 128, "num_attention_heads": 32, "num_key_value_heads": 8},
+    "memory_usage": {"prefill": 155_000_000, "decode": 20_000_000},
+}
+"""Mistral-7B's cache: 0.125 MiB a token."""
+
+
+@contextmanager
+def mlc_llm() -> Iterator[None]:
+    """The stand-in is what is imported as mlc_llm."""
+    sys.path.insert(0, str(STANDIN))
+    _forget()
+    try:
+        yield
+    finally:
+        sys.path[:] = [each for each in sys.path if each != str(STANDIN)]
+        _forget()
+
+
+def _forget() -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mlc_llm"]:
+        del sys.modules[name]
+    sys.modules.pop("chatapi.engines.mlc", None)
+
+
+def compiled(data: Path, library: bytes = b"\x7fELF", **template: Any) -> Model:
+    """A folder as `chatapi compile` leaves it, in a data directory."""
+    folder = data / "compiled" / NAME
+    (folder / "weights").mkdir(parents=True, exist_ok=True)
+    (folder / "lib.so").write_bytes(library)
+    config = {"context_window_size": 2048, "conv_template": {**CHATML, **template}}
+    (folder / "weights" / "mlc-chat-config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "weights" / "params_shard_0.bin").write_bytes(bytes(1000))
+    (folder / "made.json").write_text(json.dumps({"manifest": NAME, "metadata": METADATA}), encoding="utf-8")
+    return Model(NAME, "llm", "mlc", data / "models" / NAME, {}, ("en",), 1, 1, {})

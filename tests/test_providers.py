@@ -1,0 +1,126 @@
+"""Which of ONNX Runtime's providers is taken: by what is there, what is set, and what starts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import model
+
+from chatapi import providers
+from chatapi.settings import Onnx, Settings
+
+TENSORRT, CUDA, CPU = (f"{name}ExecutionProvider" for name in ("Tensorrt", "CUDA", "CPU"))
+ALL = (TENSORRT, CUDA, CPU)
+
+
+class Session:
+    def __init__(self, names: list[str]) -> None:
+        self._names = names
+
+    def get_providers(self) -> list[str]:
+        return self._names
+
+
+class Runtime:
+    """ONNX Runtime with the providers `here`: those in `raising` fail, those in `silent` are left out of a session."""
+
+    def __init__(self, here: Sequence[str], raising: Sequence[str] = (), silent: Sequence[str] = ()) -> None:
+        self._here, self._raising, self._silent = here, raising, silent
+        self.tried: list[list[tuple[str, dict[str, str]]]] = []
+
+    def get_available_providers(self) -> list[str]:
+        return list(self._here)
+
+    def InferenceSession(self, path: str, *, sess_options: Any, providers: Any, enable_fallback: int) -> Session:  # noqa: N802
+        assert enable_fallback == 0
+        self.tried.append(providers)
+        names = [name for name, _ in providers]
+        for name in names:
+            if name in self._raising:
+                raise RuntimeError(f"{name} has no device\nand a stack")
+        return Session([name for name in names if name not in self._silent])
+
+
+def taken(
+    tmp_path: Path, runtime: Runtime, provider: str = "auto", suited: Sequence[str] = tuple(providers.NAMES)
+) -> str:
+    settings = Settings(data=tmp_path, onnx=Onnx(provider=provider))  # type: ignore[arg-type]
+    made = providers.session(tmp_path / "m.onnx", None, settings, suited, runtime)
+    return str(made.get_providers()[0])
+
+
+@pytest.mark.parametrize(
+    ("here", "provider", "best"),
+    [
+        (ALL, "auto", TENSORRT),
+        ((CUDA, CPU), "auto", CUDA),
+        (("AzureExecutionProvider", CPU), "auto", CPU),
+        (ALL, "cuda", CUDA),
+        (ALL, "cpu", CPU),
+    ],
+)
+def test_the_best_that_is_there_and_wanted_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, here: Sequence[str], provider: str, best: str
+) -> None:
+    assert taken(tmp_path, Runtime(here), provider) == best
+    assert caplog.messages == []
+
+
+def test_a_model_has_those_that_suit_it_unless_another_is_set(tmp_path: Path) -> None:
+    assert taken(tmp_path, Runtime(ALL), suited=("cuda", "cpu")) == CUDA
+    assert taken(tmp_path, Runtime(ALL), "tensorrt", suited=("cuda", "cpu")) == TENSORRT
+
+
+def test_what_tensorrt_builds_is_kept_in_the_data_directory(tmp_path: Path) -> None:
+    runtime = Runtime(ALL)
+    taken(tmp_path, runtime)
+    [[(name, options), *others]] = runtime.tried
+    folder = str(tmp_path / "tensorrt" / "m")
+    assert name == TENSORRT and Path(folder).is_dir()
+    assert options == {
+        "trt_engine_cache_enable": "True",
+        "trt_engine_cache_path": folder,
+        "trt_timing_cache_enable": "True",
+        "trt_timing_cache_path": folder,
+    }
+    assert others == [(CUDA, {}), (CPU, {})]
+
+
+def test_one_that_fails_is_told_in_a_sentence_and_the_next_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert taken(tmp_path, Runtime(ALL, raising=(TENSORRT, CUDA))) == CPU
+    assert caplog.messages == [
+        f"m.onnx runs without tensorrt, which failed: {TENSORRT} has no device",
+        f"m.onnx runs without cuda, which failed: {CUDA} has no device",
+    ]
+
+
+def test_one_that_is_left_out_in_silence_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert taken(tmp_path, Runtime((CUDA, CPU), silent=(CUDA,))) == CPU
+    assert caplog.messages == ["m.onnx runs without cuda, which could not be started"]
+
+
+def test_one_that_is_set_and_not_there_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert taken(tmp_path, Runtime((CPU,)), "cuda") == CPU
+    assert caplog.messages == ["onnx.provider is cuda, which this ONNX Runtime does not have"]
+
+
+def test_a_model_that_nothing_can_load_raises_what_the_last_said(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="CPUExecutionProvider has no device"):
+        taken(tmp_path, Runtime((CUDA, CPU), raising=(CUDA, CPU)))
+
+
+@pytest.mark.real
+def test_the_real_one_loads_a_model_with_what_it_has(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    import onnxruntime
+
+    [onnx] = [path for path in model("smart-turn-v3.2").files.values() if path.suffix == ".onnx"]
+    caplog.set_level(logging.WARNING)
+    made = providers.session(onnx, onnxruntime.SessionOptions(), Settings(data=tmp_path, onnx=Onnx(provider="cpu")))
+    assert made.get_providers() == [CPU]
+    assert caplog.messages == []
