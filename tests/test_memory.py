@@ -224,6 +224,17 @@ async def test_an_idle_box_is_well_and_its_next_turn_waits_for_what_comes_back(e
         assert 'chatapi_engine_load_seconds_count{engine="llm"} 2.0' in page
 
 
+@pytest.mark.anyio
+async def test_the_voice_comes_back_while_the_model_does(echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with echo(*(f"{role}.idle_seconds=0.2" for role in ROLES)) as appliance:
+        await until(lambda: all(getattr(appliance.engines, role).state == "idle" for role in ROLES))
+        # Their threads have yet to end.
+        await anyio.sleep(0.1)
+        building = Building(monkeypatch)
+        await answer(appliance, Turn(prompt="Hello", speak=True))
+        assert (building.order, building.most) == (["llm", "tts"], 2)
+
+
 def written_wav(audio: Audio) -> bytes:
     return encoded(audio.samples, RATE, "pcm_s16le")
 
