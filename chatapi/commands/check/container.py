@@ -23,10 +23,10 @@ def gpu(scene: Scene) -> Iterator[Finding]:
         what for what, patterns in (("device", DEVICES), ("libcuda", LIBRARIES)) if not any(map(scene.glob, patterns))
     ]
     if missing and scene.in_container:
-        told = f"the container was given no GPU ({' and no '.join(missing)} of it is there)"
+        told = f"the container was given no GPU (no {' and no '.join(missing)} is there)"
         yield Finding(level, "GPU", f"{told}: start it with --runtime nvidia, as ./run.sh does")
     elif missing:
-        told = f"the GPU's {' and '.join(missing)} is not there"
+        told = f"the GPU cannot be used (no {' and no '.join(missing)} is there)"
         yield Finding(level, "GPU", f"{told}: install NVIDIA's driver, sudo apt-get install nvidia-l4t-cuda")
     else:
         yield Finding("good", "GPU", "its devices and driver are there")

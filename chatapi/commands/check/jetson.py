@@ -91,7 +91,7 @@ def _zone(scene: Scene, place: str) -> tuple[str, float, float] | None:
 
 def current(scene: Scene) -> Iterator[Finding]:
     """Times the guard of the supply stepped in since the board was started: hwmon "soctherm_oc" of L4T 35 and later."""
-    for place in scene.glob("sys/class/hwmon/hwmon*"):
+    for place in scene.glob("sys/class/hwmon/hwmon*") if scene.board is not None else ():
         if scene.text(f"{place}/name") != "soctherm_oc":
             continue
         for event, meaning in OVER_CURRENT.items():

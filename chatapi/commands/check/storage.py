@@ -49,7 +49,7 @@ def _kept(scene: Scene) -> Iterator[Finding]:
     folder = scene.settings.data
     if scene.in_container and folder.stat().st_dev == scene.root.stat().st_dev:
         told = f"{folder} is inside the container, and models and conversations will go with it"
-        yield Finding("note", "data", f"{told}: mount a volume there, docker run -v /var/lib/chatapi:{folder} ...")
+        yield Finding("note", "data", f"{told}: mount a volume there, docker run -v /var/lib/chatapi:{folder}")
 
 
 def kind(scene: Scene) -> Iterator[Finding]:
