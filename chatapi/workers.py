@@ -75,6 +75,8 @@ class Worker(Generic[E]):
         self._running: set[Job[E, Any]] = set()
         self._opening = anyio.Lock()
         self._timer: asyncio.TimerHandle | None = None
+        self._used = 0.0
+        """When the engine was last needed, in the event loop's time."""
         self._leaving: Crew[E] | None = None
         """The last one that was idle: its memory may not be given back yet."""
         self._declared: E | None = None
@@ -105,7 +107,7 @@ class Worker(Generic[E]):
             if crew.error is not None:
                 raise crew.error
             self._declared = None
-        self._await_rest()
+        self._use()
         return self.engine
 
     def rouse(self) -> None:
@@ -113,7 +115,7 @@ class Worker(Generic[E]):
         gone = self._leaving is None or self._leaving.closed.is_set()
         if self._crew is None and self._declared is not None and gone:
             self._crew = Crew(self.name, self._build, self.gate.slots)
-            self._await_rest()
+            self._use()
 
     @property
     def engine(self) -> E:
@@ -134,13 +136,17 @@ class Worker(Generic[E]):
             with anyio.move_on_after(min(self._step_seconds, 5), shield=True):
                 await crew.closed.wait()
 
+    def _use(self) -> None:
+        self._used = asyncio.get_running_loop().time()
+        self._await_rest()
+
     def _await_rest(self) -> None:
-        """Count the idle time from now, if the engine has any."""
+        """Wait for the end of the idle time, if the engine has any."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._idle_seconds and not self.gate.used and self._crew is not None:
-            self._timer = asyncio.get_running_loop().call_later(self._idle_seconds, self._rest)
+            self._timer = asyncio.get_running_loop().call_at(self._used + self._idle_seconds, self._rest)
 
     def _rest(self) -> None:
         """Close the engine until somebody needs it, unless somebody does."""
@@ -148,7 +154,8 @@ class Worker(Generic[E]):
         if crew is None or self.gate.used:
             return
         if crew.engine is None:
-            self._await_rest()
+            # It is still being built.
+            self._use()
             return
         declared = {name: getattr(crew.engine, name) for name in DECLARED if hasattr(crew.engine, name)}
         self._declared = cast(E, SimpleNamespace(**declared))
@@ -203,7 +210,7 @@ class Worker(Generic[E]):
             await self._come_back()
             self._refuse_if_not_ready()
         except BaseException:
-            self._release()
+            self._release(priority)
             raise
         job: Job[E, T] = Job(call, priority, yields)
         crew = self._crew
@@ -268,11 +275,15 @@ class Worker(Generic[E]):
         if not job.over:
             job.over = True
             self._running.discard(job)
-            self._release()
+            self._release(job.priority)
 
-    def _release(self) -> None:
+    def _release(self, priority: Priority) -> None:
+        """Who only wants to see whether the engine still works (TRAINING) does not keep it from becoming idle."""
         self.gate.release()
-        self._await_rest()
+        if priority is Priority.TRAINING:
+            self._await_rest()
+        else:
+            self._use()
 
     def _abandon(self, job: Job[E, Any]) -> None:
         """A job whose thread did not come back in time: leave engine and thread behind, build another."""

@@ -329,6 +329,14 @@ async def test_an_engine_in_use_is_not_idle(idler: Worker[Linguist]) -> None:
     assert idler.unloaded == 0
 
 
+async def test_who_looks_whether_it_works_does_not_keep_it_busy(idler: Worker[Linguist]) -> None:
+    with anyio.fail_after(5):
+        while idler.state == "ready":
+            await idler.call(lambda engine: engine.word(), Priority.TRAINING)
+            await anyio.sleep(0.03)
+    assert idler.unloaded == 1
+
+
 async def test_it_comes_back_once_for_many_and_never_beside_the_one_that_leaves(idler: Worker[Linguist]) -> None:
     await until(lambda: idler.state == "idle")
     async with anyio.create_task_group() as group:
