@@ -294,10 +294,10 @@ class Linguist:
 
 @pytest.fixture
 async def idler() -> AsyncIterator[Worker[Linguist]]:
-    """An engine that is let go after a tenth of a second."""
+    """An engine that is let go after half a second."""
     Linguist.alive = Linguist.most = 0
     told: list[str] = []
-    worker = Worker("linguist", Linguist, idle_seconds=0.1, tell=told.append)
+    worker = Worker("linguist", Linguist, idle_seconds=0.5, tell=told.append)
     await worker.open()
     yield worker
     assert told == ["unloaded"] * worker.unloaded
@@ -317,23 +317,23 @@ async def test_an_idle_engine_is_closed_and_comes_back_for_the_next_call(idler: 
 
 async def test_an_engine_in_use_is_not_idle(idler: Worker[Linguist]) -> None:
     def slowly(engine: Linguist, _: Stop) -> Iterator[str]:
-        time.sleep(0.3)
+        time.sleep(0.8)
         yield engine.word()
 
     async with idler.stream(slowly) as words:
         assert [word async for word in words] == ["hello"]
     assert idler.state == "ready"
-    for _ in range(5):
+    for _ in range(14):
         await anyio.sleep(0.05)
         await idler.call(lambda engine: engine.word())
     assert idler.unloaded == 0
 
 
 async def test_who_looks_whether_it_works_does_not_keep_it_busy(idler: Worker[Linguist]) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(3):
         while idler.state == "ready":
             await idler.call(lambda engine: engine.word(), Priority.TRAINING)
-            await anyio.sleep(0.03)
+            await anyio.sleep(0.01)
     assert idler.unloaded == 1
 
 
