@@ -133,8 +133,10 @@ class Worker(Generic[E]):
         crew, self._crew, self._declared = self._crew, None, None
         if crew is not None:
             crew.dismiss()
-            with anyio.move_on_after(min(self._step_seconds, 5), shield=True):
-                await crew.closed.wait()
+        with anyio.move_on_after(min(self._step_seconds, 5), shield=True):
+            for each in (crew, self._leaving):
+                if each is not None:
+                    await each.closed.wait()
 
     def _use(self) -> None:
         self._used = asyncio.get_running_loop().time()
