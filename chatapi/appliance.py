@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
 
 import anyio
+import anyio.to_thread
 import numpy as np
 import psutil
 
-from chatapi import engines
+from chatapi import engines, memory
 from chatapi.abilities.answering import Answering
 from chatapi.abilities.conversation import Conversation
 from chatapi.abilities.live import Live
 from chatapi.abilities.speaking import Speaking
 from chatapi.abilities.transcription import Transcription
 from chatapi.audio import RATE
-from chatapi.catalog import Catalog, Model
+from chatapi.catalog import Catalog, Manifest, Model
 from chatapi.engines import Message, Sampling
 from chatapi.errors import ChatapiError, alone
 from chatapi.gate import Gate
@@ -31,6 +33,8 @@ from chatapi.workers import Engines, Worker
 log = logging.getLogger(__name__)
 
 DAY = 86_400
+LONGEST_BUILD = 120
+"""Seconds after which an engine no longer waits for another one's building to end."""
 ESSENTIAL = tuple(role for role in engines.ENGINES if role not in ("turn", "wake"))
 """Roles that every turn may need; live conversation loads the others where it needs them."""
 
@@ -65,6 +69,11 @@ class Appliance:
         """Where the box has one of its own; whoever runs it puts it here."""
         self.active: dict[str, str] = {}
         """Role -> name of the model in use."""
+        self.plan: memory.Plan | None = None
+        """What was chosen when the models were loaded."""
+        self._opened: dict[str, Model] = {}
+        """Models whose files were read through and found good."""
+        self._building = threading.Lock()
         self.engines = Engines(**{role: self._worker(role) for role in engines.ENGINES})
         keep = settings.history
         self.history: Worker[History] = Worker(
@@ -100,12 +109,19 @@ class Appliance:
                         group.start_soon(worker.aclose)
 
     async def load(self, roles: Collection[str] = ESSENTIAL) -> None:
-        """Build and warm the engines of these roles, side by side. Raises the first error of any."""
+        """Build and warm the engines of these roles, as `memory.plan` has it. Raises the first error of any."""
+        self.plan = plan = await anyio.to_thread.run_sync(memory.plan, self.catalog, self.settings, roles)
+        if plan.one_by_one:
+            told = {"needed_bytes": plan.needed, "free_bytes": plan.free}
+            log.info("models are loaded one after another, the largest first", extra=told)
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self.history.open)
-                for role in roles:
-                    group.start_soon(self._load, role)
+                for role in plan.order(roles):
+                    if plan.one_by_one:
+                        await self._load(role)
+                    else:
+                        group.start_soon(self._load, role)
         except Exception as error:
             raise alone(error) from None
         if set(roles) >= set(ESSENTIAL):
@@ -125,7 +141,7 @@ class Appliance:
             status = "failing"
         elif self.warm:
             essential = {states[role] for role in ESSENTIAL} | {states["history"]}
-            status = "ok" if essential == {"ready"} else "degraded"
+            status = "ok" if essential <= {"ready", "idle", "reloading"} else "degraded"
         else:
             status = "loading"
         return {
@@ -168,32 +184,65 @@ class Appliance:
         }
 
     def _worker(self, role: str) -> Worker[Any]:
-        name = getattr(self.settings, role).engine
-        engines.entry(role, name)
-        slots = 1
-        if role == "llm":
-            slots = self.settings.openai_upstream.slots if name == "openai_upstream" else self.settings.llama_cpp.slots
-        return Worker(role, self._builder(role, name), slots, self.settings.limits.step_seconds)
+        table = getattr(self.settings, role)
+        engines.entry(role, table.engine)
+        # Only language models do several things at once; the echo one takes the number of the one that it stands for.
+        own = getattr(self.settings, table.engine, None)
+        slots = getattr(own, "slots", self.settings.llama_cpp.slots) if role == "llm" else 1
+        worker: Worker[Any] = Worker(
+            role,
+            self._builder(role, table.engine),
+            slots,
+            self.settings.limits.step_seconds,
+            getattr(table, "idle_seconds", 0),
+            lambda what: getattr(self.metrics, what).labels(role).inc(),
+        )
+        self.metrics.loaded.labels(role).set_function(lambda: float(worker.state == "ready"))
+        return worker
 
     def _builder(self, role: str, name: str) -> Callable[[], Any]:
         def build() -> Any:
-            models: Sequence[Model] = ()
-            if engines.entry(role, name).needs_model:
-                models = self._models(role, name)
-                self.active[role] = models[0].name
-            return engines.load(role, name)(self.settings, models)
+            with self._in_turn(), self.metrics.load_seconds.labels(role).time():
+                models: Sequence[Model] = ()
+                if engines.entry(role, name).needs_model:
+                    models = self._models(role, name)
+                    self.active[role] = models[0].name
+                return engines.load(role, name)(self.settings, models)
 
         return build
 
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """Engines are built one after another where the plan says so, also those that come back. For a thread."""
+        # One that hangs while it is built must not keep the others from ever coming back.
+        held = self.plan is not None and self.plan.one_by_one and self._building.acquire(timeout=LONGEST_BUILD)
+        try:
+            yield
+        finally:
+            if held:
+                self._building.release()
+
     def _models(self, role: str, engine: str) -> list[Model]:
         """The chosen model first; of voices all that are installed."""
-        wanted = getattr(self.settings, role).model
-        chosen = self.catalog.choose(role, engine, wanted, psutil.virtual_memory().available)
+        chosen = self._chosen(role)
         names = [chosen.name]
         if role == "tts":
             others = (m for m in self.catalog.manifests.values() if (m.role, m.engine) == (role, engine))
             names += [m.name for m in others if m.name != chosen.name and self.catalog.installed(m.name)]
-        return [self.catalog.open(name) for name in names]
+        return [self._open(name) for name in names]
+
+    def _chosen(self, role: str) -> Manifest:
+        """The planned model; of one that was not planned, or comes back and does not fit any more, what fits now."""
+        planned = self.plan.models.get(role) if self.plan is not None else None
+        if planned is not None and (role not in self.active or planned.memory <= memory.available()):
+            return planned
+        return memory.plan(self.catalog, self.settings, [role]).models[role]
+
+    def _open(self, name: str) -> Model:
+        """Read through once: an engine that comes back shall not wait for the digests of gigabytes again."""
+        if name not in self._opened or not self.catalog.installed(name):
+            self._opened[name] = self.catalog.open(name)
+        return self._opened[name]
 
     async def _load(self, role: str) -> None:
         since = time.monotonic()

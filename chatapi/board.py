@@ -74,6 +74,26 @@ def meminfo(root: Path = Path("/"), key: str = "MemAvailable") -> int:
     return int(found[1]) * 1024 if found else 0
 
 
+def available(root: Path = Path("/")) -> int:
+    """Bytes that may still be taken: MemAvailable, or less where the process's control group allows less; 0: untold.
+
+    Of what counts as a group's memory the inactive file pages are given up first, as the kernel's memory.stat names
+    them (Documentation/admin-guide/cgroup-v2.rst). Groups of version 1 are not asked.
+    """
+    least = meminfo(root)
+    top = root / "sys/fs/cgroup"
+    own = re.search(r"^0::/(.*)$", _text(root / "proc/self/cgroup"), re.MULTILINE)
+    group = top / (own[1] if own else "")
+    for each in (group, *group.parents):
+        limit, used = _text(each / "memory.max").strip(), _text(each / "memory.current").strip()
+        if limit.isdigit() and used.isdigit():
+            found = re.search(r"^inactive_file (\d+)$", _text(each / "memory.stat"), re.MULTILINE)
+            least = min(least, max(0, int(limit) - int(used) + (int(found[1]) if found else 0)))
+        if each == top:
+            break
+    return least
+
+
 def _l4t(root: Path) -> tuple[int, ...]:
     # "# R36 (release), REVISION: 4.3, GCID: ..."
     found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", _text(root / "etc/nv_tegra_release"))

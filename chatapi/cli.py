@@ -175,7 +175,7 @@ def _models(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
 
 
 def _check(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
-    from chatapi.commands.status import check
+    from chatapi.commands.check import check
 
     return check(loaded, chosen.json, chosen.all)
 

@@ -50,8 +50,24 @@ class Metrics:
         self.waiting = Gauge("chatapi_turns_waiting", "Turns in the queue.", registry=registry)
         self.refused = Counter("chatapi_turns_refused_total", "Turns the full queue refused.", registry=registry)
         self.ready = Gauge("chatapi_ready", "1 when all models are loaded and warm.", registry=registry)
+        self._of_engines(registry)
+
+    def _of_engines(self, registry: CollectorRegistry) -> None:
         self.rebuilt = Counter(
             "chatapi_engine_rebuilds_total", "Stuck engines built anew.", ["engine"], registry=registry
+        )
+        self.unloaded = Counter(
+            "chatapi_engine_unloads_total", "Engines closed because nobody used them.", ["engine"], registry=registry
+        )
+        self.loaded = Gauge(
+            "chatapi_engine_loaded", "1 while an engine holds its model.", ["engine"], registry=registry
+        )
+        self.load_seconds = Histogram(
+            "chatapi_engine_load_seconds",
+            "Time to load an engine and its model.",
+            ["engine"],
+            buckets=SECONDS,
+            registry=registry,
         )
 
     def turn(self, ledger: Ledger) -> None:

@@ -2,25 +2,25 @@
 
 An engine is built, stepped and closed on threads that are its own: a shared pool would move generators between
 threads. A caller who leaves stops the engine at its next step; a slot is free only when its thread really is. An
-engine that gives nothing for too long is abandoned with its thread and built anew.
+engine that gives nothing for too long is abandoned with its thread and built anew. One that nobody uses for longer than
+it may be idle is closed, and built again by the next who needs it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import queue
-import threading
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from enum import Enum
-from typing import Any, Generic, TypeVar
+from types import SimpleNamespace
+from typing import Any, Generic, TypeVar, cast
 
 import anyio
 
+from chatapi.crew import AHEAD, Crew, End, Job, Preempted, Yields, call_in
 from chatapi.engines import (
+    DECLARED,
     ContextOverflow,
     LanguageModel,
     SpeechDetector,
@@ -33,218 +33,154 @@ from chatapi.engines import (
 from chatapi.errors import ChatapiError, EngineFailed, NotReady
 from chatapi.gate import Gate, Priority
 
+__all__ = ["AHEAD", "REBUILDS", "Engines", "Preempted", "Worker", "Yields", "call_in"]
+
 log = logging.getLogger(__name__)
 
 E = TypeVar("E")
 T = TypeVar("T")
 
-AHEAD = 64
-"""Items an engine may be ahead of its caller; then its thread waits."""
 REBUILDS = 3
 """Engines abandoned in one process; each keeps its memory, so beyond that the process must be restarted."""
 
 
-class _End:
-    """The last item of a job, with what ended it."""
-
-    def __init__(self, error: Exception | None) -> None:
-        self.error = error
-
-
-class Yields(Enum):
-    """What a job does when somebody of a higher priority wants its slot."""
-
-    NEVER = "never"
-    AGAIN = "again"
-    """As long as nothing has come of it, it stops at its next step and is done again from its start, later."""
-    RAISES = "raises"
-    """It stops at its next step, and its caller is told by Preempted."""
-
-
-class Preempted(Exception):
-    """A job made room for a more urgent one; what came of it so far stands."""
-
-
-class _Job(Generic[E, T]):
-    """One call of an engine: runs on a worker's thread, is read from the event loop."""
-
-    def __init__(self, call: Callable[[E, Stop], Iterator[T]], priority: Priority, yields: Yields) -> None:
-        self._call = call
-        self.priority = priority
-        self._yields = yields
-        self._begun = self.preempted = False
-        self._loop = asyncio.get_running_loop()
-        self._items: deque[Any] = deque()
-        self._room = threading.Semaphore(AHEAD)
-        self._arrived = anyio.Event()
-        self._left = False
-        self.over = False
-        """The thread is done with it."""
-
-    def run(self, engine: E) -> None:
-        """On the worker's thread: step until the end, or until the caller left."""
-        error: Exception | None = None
-        try:
-            items = self._call(engine, self.stopped)
-            try:
-                for item in items:
-                    self._room.acquire()
-                    if self._left or self.preempted:
-                        break
-                    self._begun = True
-                    self._put(item)
-            finally:
-                if (close := getattr(items, "close", None)) is not None:
-                    close()
-        except Exception as raised:
-            error = raised
-        self._put(_End(Preempted() if self.preempted and error is None else error))
-
-    def stopped(self) -> bool:
-        return self._left or self.preempted
-
-    def preempt(self) -> bool:
-        """From the event loop: make room. False when it will not."""
-        if self._yields is Yields.NEVER or self._left or (self._yields is Yields.AGAIN and self._begun):
-            return False
-        self.preempted = True
-        self._room.release()
-        return True
-
-    def leave(self) -> None:
-        """From the event loop: nobody reads any more."""
-        self._left = True
-        self._room.release()
-
-    async def take(self) -> Any:
-        """From the event loop: the next item or the `_End`."""
-        while not self._items:
-            self._arrived = anyio.Event()
-            await self._arrived.wait()
-        item = self._items.popleft()
-        self._room.release()
-        return item
-
-    def _put(self, item: Any) -> None:
-        self._items.append(item)
-        call_in(self._loop, self._wake)
-
-    def _wake(self) -> None:
-        self._arrived.set()
-
-
-def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
-    """Run a function in the loop from another thread; nothing when the loop is gone."""
-    try:
-        loop.call_soon_threadsafe(function)
-    except RuntimeError:
-        log.debug("the event loop ended before a thread did")
-
-
-class _Crew(Generic[E]):
-    """The threads of one built engine."""
-
-    def __init__(self, name: str, build: Callable[[], E], slots: int) -> None:
-        self._inbox: queue.SimpleQueue[tuple[_Job[E, Any], Callable[[], None]] | None] = queue.SimpleQueue()
-        self._build = build
-        self._slots = slots
-        self._loop = asyncio.get_running_loop()
-        self.built = anyio.Event()
-        self.closed = anyio.Event()
-        self.error: Exception | None = None
-        self.engine: E | None = None
-        self._alive = slots
-        self._lock = threading.Lock()
-        self._name = name
-        threading.Thread(target=self._first, name=name, daemon=True).start()
-
-    def give(self, job: _Job[E, Any], over: Callable[[], None]) -> None:
-        self._inbox.put((job, over))
-
-    def dismiss(self) -> None:
-        """Let the threads end once their jobs are done; the last one closes the engine."""
-        for _ in range(self._slots):
-            self._inbox.put(None)
-
-    def _first(self) -> None:
-        try:
-            self.engine = self._build()
-        except Exception as error:
-            self.error = error
-            self._alive = 1
-            self._finish()
-        else:
-            for number in range(1, self._slots):
-                threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True).start()
-            call_in(self._loop, self.built.set)
-            self._work()
-
-    def _work(self) -> None:
-        while (given := self._inbox.get()) is not None:
-            job, over = given
-            if self.engine is not None:
-                job.run(self.engine)
-            call_in(self._loop, over)
-            del job, over, given
-        self._finish()
-
-    def _finish(self) -> None:
-        with self._lock:
-            self._alive -= 1
-            if self._alive:
-                return
-        if (close := getattr(self.engine, "close", None)) is not None:
-            close()
-        self.engine = None
-        call_in(self._loop, self.built.set)
-        call_in(self._loop, self.closed.set)
+def _nobody(what: str) -> None:
+    """Is told and does nothing."""
 
 
 class Worker(Generic[E]):
     """An engine with threads of its own, as many as it has slots."""
 
-    def __init__(self, name: str, build: Callable[[], E], slots: int = 1, step_seconds: float = 30) -> None:
+    def __init__(
+        self,
+        name: str,
+        build: Callable[[], E],
+        slots: int = 1,
+        step_seconds: float = 30,
+        idle_seconds: float = 0,
+        tell: Callable[[str], None] = _nobody,
+    ) -> None:
+        """`idle_seconds` without use after which the engine is closed; 0: never. `tell`: told unloaded and rebuilt."""
         self.name = name
         self.gate = Gate(name, slots)
         self.rebuilt = 0
         """How often a stuck engine was abandoned."""
+        self.unloaded = 0
+        """How often the engine was closed because it was idle."""
         self._build = build
         self._step_seconds = step_seconds
-        self._crew: _Crew[E] | None = None
-        self._running: set[_Job[E, Any]] = set()
+        self._idle_seconds = idle_seconds
+        self._tell = tell
+        self._crew: Crew[E] | None = None
+        self._running: set[Job[E, Any]] = set()
+        self._opening = anyio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+        self._used = 0.0
+        """When the engine was last needed, in the event loop's time."""
+        self._leaving: Crew[E] | None = None
+        """The last one that was idle: its memory may not be given back yet."""
+        self._declared: E | None = None
+        """While the engine is away: what it declares."""
 
     @property
     def state(self) -> str:
-        """idle, loading, ready or failed."""
-        if self._crew is None:
+        """idle, loading, ready, reloading (it was idle and comes back) or failed."""
+        if self._crew is None or self._failed_to_return():
             return "idle"
         if self._crew.error is not None or self.rebuilt > REBUILDS:
             return "failed"
-        return "ready" if self._crew.built.is_set() else "loading"
+        if self._crew.built.is_set():
+            return "ready"
+        return "loading" if self._declared is None else "reloading"
 
     async def open(self) -> E:
         """Build the engine; what its constructor raises is raised here."""
-        if self._crew is None:
-            self._crew = _Crew(self.name, self._build, self.gate.slots)
-        await self._crew.built.wait()
-        if self._crew.error is not None:
-            raise self._crew.error
+        async with self._opening:
+            if self._crew is None or self._failed_to_return():
+                if self._leaving is not None:
+                    with anyio.move_on_after(self._step_seconds):
+                        await self._leaving.closed.wait()
+                    self._leaving = None
+                self._crew = Crew(self.name, self._build, self.gate.slots)
+            crew = self._crew
+            await crew.built.wait()
+            if crew.error is not None:
+                raise crew.error
+            self._declared = None
+        self._use()
         return self.engine
+
+    def rouse(self) -> None:
+        """Somebody will need the engine soon: if it is idle, it begins to come back now."""
+        gone = self._leaving is None or self._leaving.closed.is_set()
+        if self._crew is None and self._declared is not None and gone:
+            self._crew = Crew(self.name, self._build, self.gate.slots)
+            self._use()
 
     @property
     def engine(self) -> E:
-        """For reading what it declares (languages, voices); NotReady before it is built."""
-        if self._crew is None or self._crew.engine is None:
-            raise NotReady(f"the {self.name} engine is not loaded yet", retry_after=2)
-        return self._crew.engine
+        """For reading what it declares (languages, voices), also while it is idle; NotReady before it is built."""
+        if self._crew is not None and self._crew.engine is not None:
+            return self._crew.engine
+        if self._declared is not None:
+            return self._declared
+        raise NotReady(f"the {self.name} engine is not loaded yet", retry_after=2)
 
     async def aclose(self) -> None:
         """Stop the threads and close the engine; gives up on a stuck one after a step's time."""
-        crew, self._crew = self._crew, None
+        if self._timer is not None:
+            self._timer.cancel()
+        crew, self._crew, self._declared = self._crew, None, None
         if crew is not None:
             crew.dismiss()
-            with anyio.move_on_after(min(self._step_seconds, 5), shield=True):
-                await crew.closed.wait()
+        with anyio.move_on_after(min(self._step_seconds, 5), shield=True):
+            for each in (crew, self._leaving):
+                if each is not None:
+                    await each.closed.wait()
+
+    def _use(self) -> None:
+        self._used = asyncio.get_running_loop().time()
+        self._await_rest()
+
+    def _await_rest(self) -> None:
+        """Wait for the end of the idle time, if the engine has any."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._idle_seconds and not self.gate.used and self._crew is not None:
+            self._timer = asyncio.get_running_loop().call_at(self._used + self._idle_seconds, self._rest)
+
+    def _rest(self) -> None:
+        """Close the engine until somebody needs it, unless somebody does."""
+        crew = self._crew
+        if crew is None or self.gate.used:
+            return
+        if crew.engine is None:
+            # It is still being built.
+            self._use()
+            return
+        declared = {name: getattr(crew.engine, name) for name in DECLARED if hasattr(crew.engine, name)}
+        self._declared = cast(E, SimpleNamespace(**declared))
+        self._crew, self._leaving = None, crew
+        crew.dismiss()
+        self.unloaded += 1
+        self._tell("unloaded")
+        log.info("engine idle, its memory is given back", extra={"role": self.name, "seconds": self._idle_seconds})
+
+    def _failed_to_return(self) -> bool:
+        """What keeps it from coming back may pass, such as memory that others hold: it is tried again when needed."""
+        return self._declared is not None and self._crew is not None and self._crew.error is not None
+
+    async def _come_back(self) -> None:
+        """Build an engine that was idle; one who needs it at the same time waits for the same one."""
+        if self._declared is None:
+            return
+        try:
+            await self.open()
+        except ChatapiError:
+            raise
+        except Exception as error:
+            raise EngineFailed(f"the {self.name} engine could not be loaded again: {error!r}") from error
 
     @asynccontextmanager
     async def stream(
@@ -268,16 +204,17 @@ class Worker(Generic[E]):
             if not job.over:
                 asyncio.get_running_loop().call_later(self._step_seconds, self._abandon, job)
 
-    async def _begin(self, call: Callable[[E, Stop], Iterator[T]], priority: Priority, yields: Yields) -> _Job[E, T]:
+    async def _begin(self, call: Callable[[E, Stop], Iterator[T]], priority: Priority, yields: Yields) -> Job[E, T]:
         if self.gate.used >= self.gate.slots:
             self._make_room(priority)
         await self.gate.acquire(priority)
         try:
+            await self._come_back()
             self._refuse_if_not_ready()
-        except ChatapiError:
-            self.gate.release()
+        except BaseException:
+            self._release(priority)
             raise
-        job: _Job[E, T] = _Job(call, priority, yields)
+        job: Job[E, T] = Job(call, priority, yields)
         crew = self._crew
         assert crew is not None  # noqa: S101 - just seen to be ready
         self._running.add(job)
@@ -303,9 +240,7 @@ class Worker(Generic[E]):
                 return result
         raise EngineFailed(f"the {self.name} engine gave no result")
 
-    async def _items(
-        self, jobs: list[_Job[E, T]], again: Callable[[], Awaitable[_Job[E, T]]]
-    ) -> AsyncGenerator[T, None]:
+    async def _items(self, jobs: list[Job[E, T]], again: Callable[[], Awaitable[Job[E, T]]]) -> AsyncGenerator[T, None]:
         begun = False
         while True:
             item: Any = None
@@ -318,7 +253,7 @@ class Worker(Generic[E]):
                     f"the {self.name} engine gave nothing for {self._step_seconds:g} seconds; it is being rebuilt",
                     code="engine_stuck",
                 )
-            if not isinstance(item, _End):
+            if not isinstance(item, End):
                 begun = True
                 yield item
                 continue
@@ -337,23 +272,32 @@ class Worker(Generic[E]):
         if self.state != "ready":
             raise NotReady(f"the {self.name} engine is still loading", retry_after=2)
 
-    def _over(self, job: _Job[E, Any]) -> None:
+    def _over(self, job: Job[E, Any]) -> None:
         """The thread is done with the job: its slot is free."""
         if not job.over:
             job.over = True
             self._running.discard(job)
-            self.gate.release()
+            self._release(job.priority)
 
-    def _abandon(self, job: _Job[E, Any]) -> None:
+    def _release(self, priority: Priority) -> None:
+        """Who only wants to see whether the engine still works (TRAINING) does not keep it from becoming idle."""
+        self.gate.release()
+        if priority is Priority.TRAINING:
+            self._await_rest()
+        else:
+            self._use()
+
+    def _abandon(self, job: Job[E, Any]) -> None:
         """A job whose thread did not come back in time: leave engine and thread behind, build another."""
         if job.over or self._crew is None:
             return
         log.error("the %s engine is stuck; building it anew", self.name)
         self._over(job)
         self.rebuilt += 1
+        self._tell("rebuilt")
         if self.rebuilt <= REBUILDS:
             self._crew.dismiss()
-            self._crew = _Crew(self.name, self._build, self.gate.slots)
+            self._crew = Crew(self.name, self._build, self.gate.slots)
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,12 @@ class Answering:
             # The answer will meet the same, and say so.
             return None
 
+    def rouse(self, speak: bool) -> None:
+        """An answer will be wanted soon: those who make it begin to come back, where they were idle."""
+        self._llm.rouse()
+        if speak:
+            self._speaking.rouse()
+
     @property
     def no_answer(self) -> str:
         """Said where the model has nothing to say."""

@@ -197,6 +197,7 @@ class _Run:
             async with admission:
                 with ability.metrics.active.track_inprogress():
                     self._mark("admitted")
+                    ability.answering.rouse(self._turn.speak)
                     conversation = self._turn.conversation or History.new_id()
                     with ability.answering_alone(conversation):
                         recalled = await self._recalled(conversation)

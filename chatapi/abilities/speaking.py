@@ -29,6 +29,10 @@ class Speaking:
         """Those that can be asked for; the first is the default."""
         return self._tts.engine.voices
 
+    def rouse(self) -> None:
+        """Something will be said soon: the voices begin to come back, where they were idle."""
+        self._tts.rouse()
+
     def voice(self, name: str | None, language: str = "") -> Voice:
         """The voice of that name, or the best for the language, or the default one.
 

@@ -11,6 +11,7 @@ import anyio
 import anyio.to_thread
 
 from chatapi.appliance import ESSENTIAL, Appliance
+from chatapi.commands.check import report
 from chatapi.errors import SettingsFault, alone
 from chatapi.faces.mic.conversation import MicConversation
 from chatapi.faces.web.app import bound, carry, create_app, server
@@ -51,6 +52,7 @@ async def serve(settings: Settings) -> int:
                 roles = (*roles, *conversation.roles)
                 group.start_soon(conversation.run)
             _tell(f"listening on {url}, loading models")
+            group.start_soon(anyio.to_thread.run_sync, report, settings)
             if identity is not None:
                 _introduce(identity, url)
             await appliance.load(roles)

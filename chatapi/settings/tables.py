@@ -90,6 +90,8 @@ class Turn(_Table):
     engine: str = "smart_turn"
     model: str = "auto"
     """A model's name, or auto."""
+    idle_seconds: float = Field(0, ge=0)
+    """Unused for so long, it gives its memory back, and the next who needs it waits while it is loaded; 0: never."""
 
 
 class Live(_Table):
@@ -121,6 +123,8 @@ class Asr(_Table):
     """A model's name, or auto: the best that is installed and fits the memory."""
     language: str = "auto"
     """ISO 639-1 code spoken by default, or auto: detected."""
+    idle_seconds: float = Field(0, ge=0)
+    """Unused for so long, it gives its memory back, and the next who needs it waits while it is loaded; 0: never."""
 
 
 class Llm(_Table):
@@ -136,6 +140,8 @@ class Llm(_Table):
     temperature: float = Field(0.3, ge=0, le=2)
     no_answer: str = Field("I am sorry, I have no answer to that.", min_length=1)
     """Said when the model ends without a word, so that there is never just silence."""
+    idle_seconds: float = Field(0, ge=0)
+    """Unused for so long, it gives its memory back, and the next who needs it waits while it is loaded; 0: never."""
 
 
 class Tts(_Table):
@@ -144,6 +150,8 @@ class Tts(_Table):
     engine: str = "piper"
     model: str = "auto"
     """The default voice's name, or auto: the best that is installed."""
+    idle_seconds: float = Field(0, ge=0)
+    """Unused for so long, it gives its memory back, and the next who needs it waits while it is loaded; 0: never."""
 
 
 class WhisperCpp(_Table):

@@ -49,6 +49,11 @@ class Live:
         self.sessions = 0
         """Going on now."""
 
+    def rouse(self) -> None:
+        """Somebody speaks: what is needed once they stop begins to come back, where it was idle."""
+        for worker in (self.engines.asr, self.engines.turn, self.engines.llm, self.engines.tts):
+            worker.rouse()
+
     @asynccontextmanager
     async def session(
         self, options: Options | None = None, conversation: str | None = None

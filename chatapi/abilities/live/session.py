@@ -183,6 +183,7 @@ class Session:
         pauses = self.against and not self._breaker.broken(self.seconds)
         if answer is not None and pauses:
             answer.playback.pause(self.seconds)
+        self._live.rouse()
         await self._send(SpeechStarted(at, pauses))
 
     def gone_on(self) -> None:

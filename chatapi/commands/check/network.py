@@ -1,0 +1,85 @@
+"""The address to listen on: whether it is free, who may come, and what HTTPS shows there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+
+import psutil
+
+from chatapi.commands.check.finding import Finding, Scene
+
+
+def address(scene: Scene) -> Iterator[Finding]:
+    """A server that is about to start has bound it already, and says itself whom it lets in."""
+    host, port = scene.settings.server.host, scene.settings.server.port
+    if scene.quick:
+        return
+    yield _free(host, port)
+    if scene.settings.server.api_key is None and host not in ("127.0.0.1", "::1", "localhost"):
+        told = f"{host} is open to everyone on the network"
+        yield Finding("note", "address", f"{told}: set server.api_key to close it")
+
+
+def _free(host: str, port: int) -> Finding:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.create_server((host, port), family=family):
+            return Finding("good", "address", f"{host}:{port} is free")
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return _taken(host, port)
+        if error.errno == errno.EACCES:
+            told = f"port {port} is kept for the system's own services: set server.port to 1024 or more"
+            return Finding("bad", "address", told)
+        # Python puts the address into its own text; it stands here already.
+        reason = os.strerror(error.errno) if error.errno else error
+        return Finding("bad", "address", f"{host}:{port} cannot be listened on ({reason}): set server.host")
+
+
+def _taken(host: str, port: int) -> Finding:
+    holder = listening(port)
+    if holder is None:
+        told = f"{host}:{port} is in use, perhaps by chatapi: if not, end what uses it or set server.port"
+        return Finding("note", "address", told)
+    number, name, ours = holder
+    if ours:
+        return Finding("good", "address", f"chatapi is running there already, as process {number}")
+    told = f"{host}:{port} is used by {name} (process {number}): end it, or set server.port"
+    return Finding("bad", "address", told)
+
+
+def listening(port: int) -> tuple[int, str, bool] | None:
+    """Process id, name, and whether it is chatapi, of who listens on a port; None where nobody does, or the system
+    does not tell this user."""
+    try:
+        pids = [
+            each.pid
+            for each in psutil.net_connections(kind="tcp")
+            if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == port and each.pid
+        ]
+        if not pids:
+            return None
+        process = psutil.Process(pids[0])
+        return pids[0], process.name(), any("chatapi" in word for word in process.cmdline()[:3])
+    except psutil.Error:
+        return None
+
+
+def certificate(scene: Scene) -> Iterator[Finding]:
+    """What HTTPS shows: in time, and for a name of this machine."""
+    table = scene.settings.server
+    if not table.tls:
+        return
+    # Imported here, because without TLS nobody needs it.
+    from chatapi import certificates
+    from chatapi.commands.check import certified
+
+    file = table.certificate or certificates.Keeper(scene.settings.data).file
+    if table.certificate is None and not file.exists():
+        yield Finding("good", "certificate", "it is made at the first start")
+        return
+    wanted = certificates.names([table.host, *table.hosts])
+    yield from certified.judge(file, table.key, wanted, scene.now, own=table.certificate is None)

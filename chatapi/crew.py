@@ -1,0 +1,183 @@
+"""A built engine's threads, and the jobs they do for the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from enum import Enum
+from typing import Any, Generic, TypeVar
+
+import anyio
+
+from chatapi import heap
+from chatapi.engines import Stop
+from chatapi.gate import Priority
+
+log = logging.getLogger(__name__)
+
+E = TypeVar("E")
+T = TypeVar("T")
+
+AHEAD = 64
+"""Items an engine may be ahead of its caller; then its thread waits."""
+
+
+class End:
+    """The last item of a job, with what ended it."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+
+
+class Yields(Enum):
+    """What a job does when somebody of a higher priority wants its slot."""
+
+    NEVER = "never"
+    AGAIN = "again"
+    """As long as nothing has come of it, it stops at its next step and is done again from its start, later."""
+    RAISES = "raises"
+    """It stops at its next step, and its caller is told by Preempted."""
+
+
+class Preempted(Exception):
+    """A job made room for a more urgent one; what came of it so far stands."""
+
+
+class Job(Generic[E, T]):
+    """One call of an engine: runs on a worker's thread, is read from the event loop."""
+
+    def __init__(self, call: Callable[[E, Stop], Iterator[T]], priority: Priority, yields: Yields) -> None:
+        self._call = call
+        self.priority = priority
+        self._yields = yields
+        self._begun = self.preempted = False
+        self._loop = asyncio.get_running_loop()
+        self._items: deque[Any] = deque()
+        self._room = threading.Semaphore(AHEAD)
+        self._arrived = anyio.Event()
+        self._left = False
+        self.over = False
+        """The thread is done with it."""
+
+    def run(self, engine: E) -> None:
+        """On the worker's thread: step until the end, or until the caller left."""
+        error: Exception | None = None
+        try:
+            items = self._call(engine, self.stopped)
+            try:
+                for item in items:
+                    self._room.acquire()
+                    if self._left or self.preempted:
+                        break
+                    self._begun = True
+                    self._put(item)
+            finally:
+                if (close := getattr(items, "close", None)) is not None:
+                    close()
+        except Exception as raised:
+            error = raised
+        self._put(End(Preempted() if self.preempted and error is None else error))
+
+    def stopped(self) -> bool:
+        return self._left or self.preempted
+
+    def preempt(self) -> bool:
+        """From the event loop: make room. False when it will not."""
+        if self._yields is Yields.NEVER or self._left or (self._yields is Yields.AGAIN and self._begun):
+            return False
+        self.preempted = True
+        self._room.release()
+        return True
+
+    def leave(self) -> None:
+        """From the event loop: nobody reads any more."""
+        self._left = True
+        self._room.release()
+
+    async def take(self) -> Any:
+        """From the event loop: the next item or the `End`."""
+        while not self._items:
+            self._arrived = anyio.Event()
+            await self._arrived.wait()
+        item = self._items.popleft()
+        self._room.release()
+        return item
+
+    def _put(self, item: Any) -> None:
+        self._items.append(item)
+        call_in(self._loop, self._wake)
+
+    def _wake(self) -> None:
+        self._arrived.set()
+
+
+def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
+    """Run a function in the loop from another thread; nothing when the loop is gone."""
+    try:
+        loop.call_soon_threadsafe(function)
+    except RuntimeError:
+        log.debug("the event loop ended before a thread did")
+
+
+class Crew(Generic[E]):
+    """The threads of one built engine."""
+
+    def __init__(self, name: str, build: Callable[[], E], slots: int) -> None:
+        self._inbox: queue.SimpleQueue[tuple[Job[E, Any], Callable[[], None]] | None] = queue.SimpleQueue()
+        self._build = build
+        self._slots = slots
+        self._loop = asyncio.get_running_loop()
+        self.built = anyio.Event()
+        self.closed = anyio.Event()
+        self.error: Exception | None = None
+        self.engine: E | None = None
+        self._alive = slots
+        self._lock = threading.Lock()
+        self._name = name
+        threading.Thread(target=self._first, name=name, daemon=True).start()
+
+    def give(self, job: Job[E, Any], over: Callable[[], None]) -> None:
+        self._inbox.put((job, over))
+
+    def dismiss(self) -> None:
+        """Let the threads end once their jobs are done; the last one closes the engine."""
+        for _ in range(self._slots):
+            self._inbox.put(None)
+
+    def _first(self) -> None:
+        try:
+            self.engine = self._build()
+        except Exception as error:
+            self.error = error
+            self._alive = 1
+            self._finish()
+        else:
+            for number in range(1, self._slots):
+                threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True).start()
+            call_in(self._loop, self.built.set)
+            self._work()
+
+    def _work(self) -> None:
+        while (given := self._inbox.get()) is not None:
+            job, over = given
+            if self.engine is not None:
+                job.run(self.engine)
+            call_in(self._loop, over)
+            del job, over, given
+        self._finish()
+
+    def _finish(self) -> None:
+        with self._lock:
+            self._alive -= 1
+            if self._alive:
+                return
+        if (close := getattr(self.engine, "close", None)) is not None:
+            close()
+        self.engine = None
+        heap.give_back()
+        call_in(self._loop, self.built.set)
+        call_in(self._loop, self.closed.set)

@@ -1,0 +1,288 @@
+"""`chatapi check`: disks, ports, certificates, sound devices, models and memory, of any machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from scenes import NOW, SWAPS, scene, told
+from test_board import ORIN_NX
+
+from chatapi.certificates import Keeper
+from chatapi.commands.check import certified, models, network, sound, storage
+from chatapi.faces.mic import portaudio
+
+
+def room(monkeypatch: pytest.MonkeyPatch, free: int, files: int, flags: int = 0, total_files: int = 10**6) -> None:
+    found = SimpleNamespace(f_bavail=free, f_frsize=1, f_favail=files, f_files=total_files, f_flag=flags)
+    monkeypatch.setattr(os, "statvfs", lambda _: found)
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ((5 << 30, 10**6), ["good data: {data}, 5.4 GB free"]),
+        ((500 << 20, 10**6), ["note data: {data}, 0.5 GB free: make room, for example with `chatapi models "
+                                "remove NAME`"]),
+        ((1 << 20, 10**6), ["bad data: {data}, 0.0 GB free: make room, for example with `chatapi models "
+                                "remove NAME`"]),
+        ((5 << 30, 0), ["good data: {data}, 5.4 GB free", "bad data: only 0 more files can be made where {data} is, "
+                        "though there may be room: delete files there"]),
+        ((5 << 30, 0, 0, 0), ["good data: {data}, 5.4 GB free"]),
+        ((5 << 30, 10**6, os.ST_RDONLY), ["bad data: {data} is on a file system that may only be read: mount it for "
+                                          "writing, or set CHATAPI_DATA"]),
+    ],
+)  # fmt: skip
+def test_room_in_the_data_directory(monkeypatch: pytest.MonkeyPatch, how: tuple[int, ...], expected: list[str]) -> None:
+    one = scene({})
+    room(monkeypatch, *how)
+    assert told(storage.data, one) == [line.format(data=one.settings.data) for line in expected]
+
+
+def test_a_data_directory_that_is_none_or_not_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    [found] = told(storage.data, scene({}, f"data={tmp_path}/file/data"))
+    assert found == f"bad data: {tmp_path}/file/data cannot be used: Not a directory; set data or CHATAPI_DATA"
+    one = scene({})
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    [found] = told(storage.data, one)
+    assert found.startswith(
+        f"bad data: {one.settings.data} cannot be written by this user: sudo chown -R {os.getuid()} "
+    )
+
+
+def test_data_that_goes_with_the_container() -> None:
+    assert told(storage.data, scene({".dockerenv": ""}))[-1].endswith(
+        "mount a volume there, docker run -v /var/lib/chatapi:" + str(scene({}).settings.data)
+    )
+
+
+@pytest.mark.parametrize(("card", "said"), [("SD\n", 1), ("MMC\n", 0), (None, 0)])
+def test_an_sd_card_is_slow(card: str | None, said: int) -> None:
+    disk = "sys/devices/platform/3400000.mmc/mmc_host/mmc1/mmc1:aaaa/block/mmcblk1"
+    one = scene({f"{disk}/mmcblk1p1/dev": "179:1", **({f"{disk}/device/type": card} if card else {})})
+    device = one.settings.data.stat().st_dev
+    link = one.root / f"sys/dev/block/{os.major(device)}:{os.minor(device)}"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(one.root / disk / "mmcblk1p1")
+    found = told(storage.kind, one)
+    assert len(found) == said
+    assert not said or ("SD card" in found[0] and "NVMe" in found[0])
+
+
+@contextmanager
+def taken() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+def test_a_port_in_use_is_told_with_who_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with taken() as port:
+        [found] = told(network.address, scene({}, f"server.port={port}"))
+        assert f"(process {os.getpid()})" in found or f"process {os.getpid()}" in found
+        monkeypatch.setattr(network, "listening", lambda _: (77, "nginx", False))
+        [found] = told(network.address, scene({}, f"server.port={port}"))
+        assert found == f"bad address: 127.0.0.1:{port} is used by nginx (process 77): end it, or set server.port"
+        monkeypatch.setattr(network, "listening", lambda _: (78, "python3", True))
+        [found] = told(network.address, scene({}, f"server.port={port}"))
+        assert found == "good address: chatapi is running there already, as process 78"
+        monkeypatch.setattr(network, "listening", lambda _: None)
+        assert told(network.address, scene({}, f"server.port={port}"))[0].startswith("note address: 127.0.0.1")
+    assert told(network.address, scene({}, f"server.port={port}")) == [f"good address: 127.0.0.1:{port} is free"]
+    assert "cannot be listened on" in told(network.address, scene({}, "server.host=203.0.113.1"))[0]
+
+
+def test_an_open_address_without_a_key_is_worth_a_note() -> None:
+    told_open = "note address: 0.0.0.0 is open to everyone on the network: set server.api_key to close it"
+    assert told_open in told(network.address, scene({}, "server.host=0.0.0.0", "server.port=0"))
+    closed = scene({}, "server.host=0.0.0.0", "server.port=0", "server.api_key=k")
+    assert told_open not in told(network.address, closed)
+
+
+def certificate(folder: Path, start: datetime, end: datetime, *names: str) -> Path:
+    """A certificate and its key in one PEM file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "box")])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), start, end)
+    if names:
+        alternatives = x509.SubjectAlternativeName([x509.DNSName(each) for each in names])
+        builder = builder.add_extension(alternatives, critical=False)
+    made = builder.sign(key, hashes.SHA256())
+    form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    file = folder / "own.pem"
+    pem = serialization.Encoding.PEM
+    file.write_bytes(made.public_bytes(pem) + key.private_bytes(pem, form, plain))
+    return file
+
+
+DAY = timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "names", "level", "expected"),
+    [
+        (-DAY, 90 * DAY, ("localhost",), "good", "valid to"),
+        (-9 * DAY, -DAY, ("localhost",), "bad", "ended on 2026-11-20: renew it"),
+        (-9 * DAY, 5 * DAY, ("localhost",), "note", "ends on 2026-11-26: renew it"),
+        (DAY, 9 * DAY, ("localhost",), "bad", "valid from 2026-11-22 and the clock shows 2026-11-21: set the clock"),
+        (-DAY, 90 * DAY, ("elsewhere.example",), "note", "is for elsewhere.example, and this machine is"),
+        (-DAY, 90 * DAY, (), "bad", "names nobody"),
+    ],
+)
+def test_a_certificate_of_ones_own(
+    tmp_path: Path, start: timedelta, end: timedelta, names: tuple[str, ...], level: str,
+    expected: str,
+) -> None:  # fmt: skip
+    file = certificate(tmp_path, NOW + start, NOW + end, *names)
+    [found] = told(network.certificate, scene({}, "server.tls=true", f"server.certificate={file}"))
+    assert found.startswith(f"{level} certificate: ") and expected in found
+
+
+def test_a_star_covers_one_label() -> None:
+    assert certified._covers("*.home.example", frozenset({"box.home.example"}))
+    assert not certified._covers("*.home.example", frozenset({"a.box.home.example", "home.example"}))
+
+
+def test_the_boxs_own_certificate(tmp_path: Path) -> None:
+    tls = "server.tls=true"
+    assert told(network.certificate, scene({})) == []
+    assert told(network.certificate, scene({}, tls)) == ["good certificate: it is made at the first start"]
+    Keeper(tmp_path / "data").refresh(NOW)
+    assert told(network.certificate, scene({}, tls))[0].startswith("good certificate: chatapi's own, valid to 2027")
+    [found] = told(network.certificate, scene({}, tls, now=datetime(1970, 1, 1, tzinfo=timezone.utc)))
+    assert found.startswith(
+        "bad certificate: it is valid from 2026-11-20 and the clock shows 1970-01-01: set the clock"
+    )
+    Keeper(tmp_path / "data").file.write_text("damaged")
+    assert "are no certificate" in told(network.certificate, scene({}, tls))[0]
+
+
+class Devices:
+    """Stands in for sounddevice: what is asked of it while devices are looked for."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+        self.default = SimpleNamespace(device={"input": 0 if names else -1, "output": 0 if names else -1})
+
+    def query_devices(self) -> list[dict[str, Any]]:
+        return [{"name": name, "index": index, "max_input_channels": 1, "max_output_channels": 2}
+                for index, name in enumerate(self._names)]  # fmt: skip
+
+
+PCM = {"dev/snd/pcmC0D0c": "", "dev/snd/pcmC0D0p": ""}
+
+
+@pytest.mark.parametrize(
+    ("seen", "files", "chosen", "expected"),
+    [
+        (("Jabra",), {}, (), ["good microphone: Jabra", "good speaker: Jabra"]),
+        ((), {}, ("mic.enabled=true",), ["bad sound: there is no sound device: plug in a USB headset or speakerphone"]),
+        ((), {}, (), ["note sound: there is no sound device: plug in a USB headset or speakerphone"]),
+        ((), {".dockerenv": ""}, ("mic.enabled=true",), ["bad sound: the container was given no sound device: start it "
+                                                         "with --device /dev/snd"]),
+        ((), {"dev/snd/pcmC0D3p": ""}, ("mic.enabled=true",), ["bad microphone: no sound device is a microphone: plug "
+                                                               "one in"]),
+        (("Jabra", "HDMI"), PCM, ("mic.enabled=true", "mic.input=Yeti"),
+         ["bad microphone: there is no input device named 'Yeti'; there are: 'Jabra', 'HDMI': set mic.input to one of "
+          "them", "good speaker: Jabra"]),
+        ((), PCM, ("mic.enabled=true",),
+         ["bad microphone: there is no default input device; there are: none: plug one in, or set mic.input",
+          "bad speaker: there is no default output device; there are: none: plug one in, or set mic.output"]),
+    ],
+)  # fmt: skip
+def test_sound_devices(
+    monkeypatch: pytest.MonkeyPatch, seen: tuple[str, ...], files: dict[str, str],
+    chosen: tuple[str, ...], expected: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(portaudio, "load", lambda: Devices(*seen))
+    found = told(sound.sound, scene(files, *chosen))
+    assert sorted(found) == sorted(expected)
+
+
+def test_no_right_to_the_sound_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(portaudio, "load", Devices)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr("getpass.getuser", lambda: "kim")
+    found = told(sound.sound, scene(PCM, "mic.enabled=true"))
+    assert found == [
+        "bad microphone: this user has no right to the sound devices: sudo usermod -aG audio kim, and log in again",
+        "bad speaker: this user has no right to the sound devices: sudo usermod -aG audio kim, and log in again",
+    ]
+    found = told(sound.sound, scene({**PCM, ".dockerenv": ""}, "mic.enabled=true", quick=True))
+    assert found[0].endswith("start the container with --group-add audio")
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, []),
+        ({"proc/swaps": SWAPS + "/dev/zram0 partition 1000000 0 5\n/dev/zram1 partition 1000000 0 5\n"},
+         ["note swap: all of it (2.0 GB) is zram, which takes the memory that models need: sudo systemctl disable "
+          "--now nvzramconfig, and a swap file on the disk"]),
+        ({"proc/swaps": SWAPS + "/dev/zram0 partition 1000000 0 5\n/var/swap file 8000000 0 -2\n"}, []),
+        ({"proc/swaps": SWAPS + "/var/swap file 8000000 2000000 -2\n"},
+         ["note swap: 2.0 GB of the memory are swapped out, which makes answers late: end other programs, or choose "
+          "smaller models"]),
+    ],
+)  # fmt: skip
+def test_swap(files: dict[str, str], expected: list[str]) -> None:
+    assert told(models.swap, scene({**ORIN_NX, **files})) == expected
+
+
+def test_an_old_system_has_no_wake_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    wake = ("wake.engine=pymicro_wakeword", "mic.enabled=true", "mic.mode=wake_word")
+    monkeypatch.setattr(models, "glibc", lambda: "glibc 2.31")
+    assert told(models.machine, scene({}, *wake))[1:] == [
+        "bad machine: the wake word needs glibc 2.35 and this system has 2.31: take Ubuntu 22.04, Debian 12 or later, "
+        "or chatapi's image"
+    ]
+    assert told(models.machine, scene({}, wake[0]))[1].startswith("note machine")
+    monkeypatch.setattr(models, "glibc", lambda: "glibc 2.35")
+    assert len(told(models.machine, scene({}, *wake))) == 1
+
+
+def test_a_missing_wake_word_is_bad_only_where_it_is_used() -> None:
+    wake = "wake.engine=pymicro_wakeword"
+    [found] = told(models.files, scene({}, wake))
+    assert found.startswith("note wake model") and "chatapi models fetch okay_nabu" in found
+    [found] = told(models.files, scene({}, wake, "mic.enabled=true", "mic.mode=wake_word"))
+    assert found.startswith("bad wake model")
+
+
+def test_a_model_that_was_not_compiled() -> None:
+    one = scene({}, "llm.engine=mlc", "llm.model=mistral-7b")
+    folder = one.settings.data / "compiled" / "mistral-7b"
+    assert told(models.compiled, one) == [
+        "bad compiled model: mistral-7b was never compiled for this board: chatapi compile mistral-7b"
+    ]
+    folder.mkdir(parents=True)
+    assert "interrupted: go on with chatapi compile mistral-7b" in told(models.compiled, one)[0]
+    (folder / "made.json").write_text("{}")
+    assert told(models.compiled, one) == []
+
+
+def test_models_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    tight = {**ORIN_NX, "proc/meminfo": "MemTotal: 8000000 kB\nMemAvailable: 90000 kB\n"}
+    one = scene(tight, "asr.engine=whisper_cpp", "asr.model=whisper-small")
+    monkeypatch.setattr("chatapi.catalog.Catalog.installed", lambda *_: True)
+    monkeypatch.setattr(network, "listening", lambda _: None)
+    [found] = told(models.room, one)
+    assert found.startswith("bad memory: the models need 0.9 GB and 92 MB are free (asr whisper-small 0.9 GB)")
+    # What holds the memory may be chatapi itself.
+    monkeypatch.setattr(network, "listening", lambda _: (4, "python3", True))
+    [found] = told(models.room, one)
+    assert found.startswith("note memory: chatapi runs already (process 4) and has its models in memory; beside it ")
+    swapping = scene({**tight, "proc/device-tree/compatible": "", "etc/nv_tegra_release": "", "proc/meminfo":
+                      "MemTotal: 8000000 kB\nMemAvailable: 90000 kB\nSwapFree: 9000000 kB\n"},
+                     "asr.engine=whisper_cpp", "asr.model=whisper-small")  # fmt: skip
+    assert told(models.room, swapping)[0].startswith("note memory: the models need 0.9 GB and 92 MB of 8.2 GB are free")
