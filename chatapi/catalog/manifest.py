@@ -166,7 +166,7 @@ class Compile(Limits):
     weights: Bytes
     """Bytes of all weights once they are quantised; the most of any of `quantizations`."""
     temporary: Bytes
-    """Bytes one step takes on top, with the prefill chunk stated here."""
+    """Bytes one step and the engine's working space take on top, with the prefill chunk stated here."""
     kv_per_token: Bytes
     """Bytes a token of context keeps."""
     boards: tuple[Smaller, ...] = ()
@@ -181,8 +181,7 @@ class Compile(Limits):
 
         So does MLC's engine in its modes "local" and "interactive" (mlc-llm 79d603f, cpp/serve/config.cc).
         """
-        temporary = self.temporary * limits.prefill_chunk_size // self.prefill_chunk_size
-        return self.weights + temporary + self.kv_per_token * limits.context_window_size
+        return self.weights + self.temporary + self.kv_per_token * limits.context_window_size
 
 
 class Manifest(_Table):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -54,12 +53,11 @@ class Tools:
         return (self.python, "-m", "mlc_llm", *arguments)
 
 
-def find(python: str = sys.executable, environment: Mapping[str, str] | None = None) -> Tools:
+def find(python: str = sys.executable) -> Tools:
     """The compiler that a Python has. Raises ModelFault (no_compiler) naming what is missing and where to get it."""
     try:
         ended = subprocess.run(
             [python, "-c", PROBE],
-            env=None if environment is None else {**os.environ, **environment},
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
