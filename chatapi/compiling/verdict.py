@@ -150,7 +150,8 @@ def _gpu(subject: _Subject) -> Iterator[Fault]:
         told = f"{name} has PTX only, which the driver compiles each time the model is loaded; {subject.again}"
         yield Fault("library_ptx_only", told, fatal=False)
     else:
-        made = f"code for {_listed(code.cubins)}" if code.cubins else "no GPU code"
+        made = _gpus(subject.library)
+        made = "no GPU code" if made == "none" else f"GPU code for {made}"
         yield Fault("library_other_gpu", f"{name} has {made} and this board's GPU is {gpu}; {subject.again}")
 
 
@@ -260,6 +261,8 @@ def _gpus(library: Library) -> str:
     if library.code.source:
         return "none, CUDA source only"
     kinds = [_listed(library.code.cubins)] if library.code.cubins else []
+    if library.code.partly:
+        kinds.append(f"{_listed(library.code.partly)} in parts of it only")
     if library.code.ptx:
         kinds.append(f"PTX for {_listed(library.code.ptx)} and later")
     return " and ".join(kinds) or "none"
