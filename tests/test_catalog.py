@@ -209,9 +209,9 @@ def test_a_name_is_taken_at_its_word(models: Catalog) -> None:
     ("role", "engine", "told", "complaint"),
     [
         ("llm", "llama_cpp", {"memory": 999}, "999 bytes are free and poor, the least, needs 1000"),
-        ("llm", "llama_cpp", {"language": "zh"}, r"that speaks zh is installed; fetch one: chatapi models fetch \S+"),
+        ("llm", "llama_cpp", {"language": "zh"}, r"that speaks zh is installed; get one: chatapi models fetch \S+"),
         ("llm", "llama_cpp", {"language": "xx"}, "the catalog has no llm model for llama_cpp that speaks xx"),
-        ("llm", "llama_cpp", {"name": "small"}, "small is not installed; fetch it: chatapi models fetch small"),
+        ("llm", "llama_cpp", {"name": "small"}, "small is not installed; get it: chatapi models fetch small"),
         ("asr", "whisper_cpp", {}, "chatapi models fetch whisper-tiny.en"),
         (
             "asr",

@@ -361,3 +361,14 @@ def test_the_work_of_a_finished_compilation_is_gone(data: Path) -> None:
 
 def test_what_stands_in_writes_what_the_metadata_says() -> None:
     assert METADATA["params"][0]["shape"] == [64, 64] and fat_binary()[:4] == bytes.fromhex("50ed55ba")
+
+
+def test_a_compiled_model_is_used_without_what_it_was_made_from(data: Path) -> None:
+    known = Catalog(data)
+    for ask in (known.open, lambda name: known.choose("llm", "mlc", name)):
+        with pytest.raises(ModelFault, match=f"chatapi compile {NAME}") as raised:
+            ask(NAME)
+        assert raised.value.code == "model_missing"
+    made(data)
+    assert known.remove(NAME)
+    assert known.open(NAME).name == known.choose("llm", "mlc").name == NAME

@@ -15,6 +15,8 @@ from chatapi.errors import ModelFault
 
 RECORD = "record.json"
 """The file beside a model's own that says what was installed; no file of a model may be called so."""
+COMPILED, MADE = "compiled", "made.json"
+"""The folder in the data directory that holds compiled models, and the file in each that says it is complete."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chatapi.catalog.manifest import COMPILED, MADE
 from chatapi.errors import ModelFault
 
 LIBRARY = "lib.so"
@@ -15,7 +16,6 @@ WEIGHTS = "weights"
 CONFIG = "mlc-chat-config.json"
 CACHES = ("tensor-cache.json", "ndarray-cache.json")
 """The list of the weights' files: as mlc_llm writes it now, and as it did before tvm-ffi."""
-MADE = "made.json"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Place:
 
 def home(data: Path) -> Path:
     """The folder of all compiled models."""
-    return data / "compiled"
+    return data / COMPILED
 
 
 def compiled(data: Path, name: str) -> Place:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from chatapi.catalog import disk
+from chatapi.catalog.manifest import MADE
 from chatapi.compiling.library import read
-from chatapi.compiling.place import CONFIG, LIBRARY, MADE, WEIGHTS, Place
+from chatapi.compiling.place import CONFIG, LIBRARY, WEIGHTS, Place
 from chatapi.compiling.plan import Plan, Step
 from chatapi.compiling.verdict import Here, verify
 from chatapi.errors import Conflict, ModelFault
