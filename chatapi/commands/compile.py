@@ -162,7 +162,7 @@ def _verify(data: Path, name: str, root: Path) -> int:
         console.print(f"{MARKS[here.board is not None]} {escape(missing)}")
     good = verdict.loads and not (missing and here.board)
     if good:
-        console.print(f"{escape(str(path))} is good for this machine")
+        console.print(f"{escape(str(path))} {'is good for this machine' if not missing else 'is whole'}")
     return 0 if good else 1
 
 
