@@ -161,6 +161,13 @@ def test_a_file_that_is_not_there_is_asked_for_once(depot: Depot, tmp_path: Path
     assert len(depot.asked) == 1
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_login_is_asked_for_in_words(depot: Depot, tmp_path: Path, status: int) -> None:
+    with pytest.raises(Unreachable, match=f"answered {status} .*: its owner wants a login; fetch the files with yours"):
+        download(depot.put("a", CONTENT, statuses=[status]), tmp_path / "file", EXPECTED)
+    assert len(depot.asked) == 1
+
+
 def test_a_server_that_is_busy_is_asked_again(depot: Depot, tmp_path: Path) -> None:
     download(depot.put("a", CONTENT, statuses=[503, 429]), tmp_path / "file", EXPECTED, pauses=AT_ONCE)
     assert len(depot.asked) == 3
