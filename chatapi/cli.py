@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     models.add_argument("name", nargs="*", help="fetch without a name takes the default ones")
     models.add_argument("--json", action="store_true")
+    _compile_options(verb("compile", _compile, "make a model's library for this board, or judge one"))
     check = verb("check", _check, "settings, models, libraries, devices and memory, in plain words")
     check.add_argument("--all", action="store_true", help="every setting, those that have their default too")
     check.add_argument("--json", action="store_true")
@@ -118,6 +119,15 @@ def _ask_options(ask: argparse.ArgumentParser) -> None:
     ask.add_argument("--temperature", type=float)
     ask.add_argument("--seed", type=int)
     ask.add_argument("--json", action="store_true", help="the whole reply as JSON, with its timings")
+
+
+def _compile_options(compiling: argparse.ArgumentParser) -> None:
+    compiling.add_argument("name", help="a model of the engine mlc, or its beginning; with --verify also a path")
+    does = compiling.add_mutually_exclusive_group()
+    does.add_argument("--plan", action="store_true", help="tell what it takes and what is in its way, and do nothing")
+    does.add_argument("--verify", action="store_true", help="say what a compiled model or a library is, and if it fits")
+    does.add_argument("--force", action="store_true", help="compile it anew, though it is there")
+    compiling.add_argument("--quantization", help="another of those the manifest names, for example q4f16_ft")
 
 
 def _bench_options(bench: argparse.ArgumentParser) -> None:
@@ -172,6 +182,12 @@ def _models(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     from chatapi.commands.models import models
 
     return models(loaded.settings, chosen.action, chosen.name, chosen.json)
+
+
+def _compile(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    from chatapi.commands.compile import compile_model
+
+    return compile_model(loaded.settings.data, chosen)
 
 
 def _check(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:

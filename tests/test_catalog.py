@@ -209,9 +209,9 @@ def test_a_name_is_taken_at_its_word(models: Catalog) -> None:
     ("role", "engine", "told", "complaint"),
     [
         ("llm", "llama_cpp", {"memory": 999}, "999 bytes are free and poor, the least, needs 1000"),
-        ("llm", "llama_cpp", {"language": "zh"}, r"that speaks zh is installed; fetch one: chatapi models fetch \S+"),
+        ("llm", "llama_cpp", {"language": "zh"}, r"that speaks zh is installed; get one: chatapi models fetch \S+"),
         ("llm", "llama_cpp", {"language": "xx"}, "the catalog has no llm model for llama_cpp that speaks xx"),
-        ("llm", "llama_cpp", {"name": "small"}, "small is not installed; fetch it: chatapi models fetch small"),
+        ("llm", "llama_cpp", {"name": "small"}, "small is not installed; get it: chatapi models fetch small"),
         ("asr", "whisper_cpp", {}, "chatapi models fetch whisper-tiny.en"),
         (
             "asr",
@@ -370,3 +370,21 @@ def test_a_file_in_the_place_of_the_folder_is_named(data: Path) -> None:
     (data / "models").write_text("not a folder")
     with pytest.raises(StorageFault, match=r"cannot write .*models"):
         Catalog(data).fetch("small")
+
+
+def test_what_was_recorded_first_outlives_the_model_and_is_one_file_for_all(data: Path, depot: Depot) -> None:
+    for name in ("one", "two"):
+        state(data, name, depot.put(name, CONTENT))
+        manifest = data / "manifests" / f"{name}.toml"
+        lines = manifest.read_text().splitlines(keepends=True)
+        manifest.write_text("".join(line for line in lines if "sha256" not in line))
+        Catalog(data).fetch(name)
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    assert json.loads((data / "models.lock").read_text()) == {"one": {"weights": digest}, "two": {"weights": digest}}
+    assert Catalog(data).remove("one")
+    depot.put("one", CONTENT[::-1], etag='"two"')
+    with pytest.raises(ModelFault, match=f"{digest} is pinned"):
+        Catalog(data, AT_ONCE).fetch("one")
+    (data / "models.lock").write_text("{")
+    with pytest.raises(ModelFault, match=r"models\.lock cannot be read: .*; mend it, or delete it to record anew"):
+        Catalog(data, AT_ONCE).fetch("one")

@@ -15,6 +15,7 @@ FLOORS = {
         "engines",
         "catalog",
         "certificates",
+        "compiling",
         "chat_template",
         "corpus",
         "openmp",

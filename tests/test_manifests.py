@@ -34,7 +34,20 @@ def test_it_plays_a_role_of_the_table(manifest: Manifest) -> None:
 
 
 def test_it_needs_at_least_the_memory_of_its_files(manifest: Manifest) -> None:
-    assert manifest.memory > manifest.size
+    if manifest.compile:
+        table = manifest.compile
+        assert manifest.memory >= table.needed(table)
+        assert all(table.needed(board) <= table.needed(table) for board in table.boards)
+        # Sixteen bits a weight become four and a half, the few that are not quantised aside.
+        assert 0.25 < table.weights / manifest.size < 0.3
+    else:
+        assert manifest.memory > manifest.size
+
+
+def test_the_smaller_compiled_models_fit_a_board_of_8_gb() -> None:
+    """7.6 GB of MemTotal, of which the rest of the appliance and the system take half."""
+    fitting = [each for each in SHIPPED.values() if each.compile and each.compile.needed(each.compile) < 3.8e9]
+    assert len(fitting) == 2
 
 
 def test_what_a_package_unpacks_to_is_what_the_file_is_pinned_to(manifest: Manifest) -> None:
@@ -154,3 +167,56 @@ def test_a_later_folder_replaces_an_earlier_one(tmp_path: Path) -> None:
         (tmp_path / folder / "m.toml").write_text(GOOD.replace('title = "M"', f'title = "{title}"'))
     assert load_all([tmp_path / "one", tmp_path / "two"])["m"].title == "Other"
     assert load_all([tmp_path / "nowhere"]) == {}
+
+
+COMPILED = (
+    GOOD.replace('"llama_cpp"', '"mlc"')
+    + """
+[compile]
+conv_template = "qwen2"
+quantizations = ["q4f16_1"]
+context_window_size = 4096
+prefill_chunk_size = 1024
+max_batch_size = 4
+weights = 5
+temporary = 3
+kv_per_token = 2
+
+[[compile.boards]]
+memory_below = 1000
+context_window_size = 2048
+prefill_chunk_size = 512
+max_batch_size = 1
+"""
+)
+
+
+def test_a_compiled_model_says_what_it_takes_on_which_board(tmp_path: Path) -> None:
+    (tmp_path / "m.toml").write_text(COMPILED)
+    table = load(tmp_path / "m.toml").compile
+    assert table
+    assert [table.limits(memory).context_window_size for memory in (999, 1000)] == [2048, 4096]
+    assert table.needed(table.limits(999)) == 5 + 3 + 2 * 2048
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "complaint"),
+    [
+        ("[compile]", "[compiled]", "there is no key 'compiled'; did you mean compile"),
+        ('engine = "mlc"', 'engine = "llama_cpp"', r"mlc needs a table \[compile\], and no other engine may have one"),
+        ("conv_template", "conv_templates", r"compile\.conv_template: Field required"),
+        ('["q4f16_1"]', '["q4"]', r"compile\.quantizations\.0: Input should be"),
+        ("prefill_chunk_size = 1024", "prefill_chunk_size = 8192", "prefill_chunk_size is 8192; it may be at most"),
+        ("max_batch_size = 4", "max_batch_size = 0", r"compile\.max_batch_size: Input should be greater"),
+        (
+            "memory_below = 1000",
+            "memory_under = 1000",
+            r"no key 'compile\.boards\.0\.memory_under'; did you mean memory",
+        ),
+    ],
+)
+def test_a_wrong_compile_table_is_refused(tmp_path: Path, right: str, wrong: str, complaint: str) -> None:
+    assert right in COMPILED
+    (tmp_path / "m.toml").write_text(COMPILED.replace(right, wrong))
+    with pytest.raises(ModelFault, match=complaint):
+        load(tmp_path / "m.toml")

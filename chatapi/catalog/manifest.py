@@ -15,12 +15,17 @@ from chatapi.errors import ModelFault
 
 RECORD = "record.json"
 """The file beside a model's own that says what was installed; no file of a model may be called so."""
+COMPILED, MADE = "compiled", "made.json"
+"""The folder in the data directory that holds compiled models, and the file in each that says it is complete."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Language = Annotated[str, Field(pattern=r"^[a-z]{2}$")]
 Bytes = Annotated[int, Field(gt=0)]
+Tokens = Annotated[int, Field(ge=64, le=1 << 20)]
+Quantization = Literal["q0f16", "q3f16_1", "q4f16_0", "q4f16_1", "q4f16_2", "q4f16_ft", "q4bf16_1", "q4f32_1"]
+"""Those of MLC that convert published weights as they are (mlc-llm 79d603f, quantization/quantization.py)."""
 
 
 class _Table(BaseModel):
@@ -123,13 +128,71 @@ class Local(_Table):
 Source = Annotated[Wheels | Addresses | Local, Field(discriminator="kind")]
 
 
+class Limits(_Table):
+    """How much text a compiled model takes at once; it is built for these and no more."""
+
+    context_window_size: Tokens
+    """Of a conversation and its answer."""
+    prefill_chunk_size: Tokens
+    """Of a prompt, that are computed in one step; what it needs for a while grows with it."""
+    max_batch_size: Annotated[int, Field(ge=1, le=128)]
+    """Answers written at once."""
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Limits:
+        if self.prefill_chunk_size > self.context_window_size:
+            raise ValueError(
+                f"prefill_chunk_size is {self.prefill_chunk_size}; "
+                f"it may be at most context_window_size, {self.context_window_size}"
+            )
+        return self
+
+
+class Smaller(Limits):
+    """Limits for boards with less memory."""
+
+    memory_below: Bytes
+    """A board with less than this, by MemTotal, gets these."""
+
+
+class Compile(Limits):
+    """How MLC makes a library and its weights of the files, and what they take when loaded.
+
+    The names are the options of `mlc_llm gen_config` (mlc-llm 79d603f, python/mlc_llm/cli/gen_config.py).
+    """
+
+    conv_template: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    """MLC's name of the way the model is talked to."""
+    quantizations: tuple[Quantization, ...] = Field(min_length=1)
+    """The one to take, then those that may be asked for instead."""
+    weights: Bytes
+    """Bytes of all weights once they are quantised; the most of any of `quantizations`."""
+    temporary: Bytes
+    """Bytes one step and the engine's working space take on top, with the prefill chunk stated here."""
+    kv_per_token: Bytes
+    """Bytes a token of context keeps."""
+    boards: tuple[Smaller, ...] = ()
+
+    def limits(self, memory: int) -> Limits:
+        """Those for a board with so many bytes: of the tables that fit it the one for the least memory."""
+        fitting = [each for each in self.boards if memory < each.memory_below]
+        return min(fitting, key=lambda each: each.memory_below) if fitting else self
+
+    def needed(self, limits: Limits) -> int:
+        """Bytes it holds when loaded: weights, one step's, and the context once, which all answers share.
+
+        So does MLC's engine in its modes "local" and "interactive" (mlc-llm 79d603f, cpp/serve/config.cc).
+        """
+        return self.weights + self.temporary + self.kv_per_token * limits.context_window_size
+
+
 class Manifest(_Table):
     """A model: what it is, what it needs, and where it comes from."""
 
     name: Name
     """The name of its file, and of its folder once it is installed."""
     role: Literal["asr", "llm", "tts", "turn", "vad", "wake"]
-    engine: Literal["whisper_cpp", "llama_cpp", "piper", "coqui", "pymicro_wakeword", "smart_turn"]
+    engine: Literal["whisper_cpp", "llama_cpp", "mlc", "piper", "coqui", "pymicro_wakeword", "smart_turn"]
     title: str
     """For people, in a few words."""
     licence: str
@@ -152,6 +215,8 @@ class Manifest(_Table):
     """What an installed model consists of."""
     sources: tuple[Source, ...] = Field(min_length=1)
     """In order of preference."""
+    compile: Compile | None = None
+    """How it is compiled for a board; of the engine mlc, whose files are the weights it is made from."""
 
     @property
     def size(self) -> int:
@@ -162,6 +227,8 @@ class Manifest(_Table):
     def _complete(self) -> Manifest:
         if RECORD in self.files:
             raise ValueError(f"no file may be called {RECORD}")
+        if (self.engine == "mlc") != (self.compile is not None):
+            raise ValueError("the engine mlc needs a table [compile], and no other engine may have one")
         for source in self.sources:
             given = _given(source)
             if given is not None and given != set(self.files):
@@ -226,4 +293,15 @@ def _explained(path: Path, error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-_TABLES: tuple[type[_Table], ...] = (Manifest, File, Member, Wheel, Conversion, Wheels, Addresses, Local)
+_TABLES: tuple[type[_Table], ...] = (
+    Manifest,
+    File,
+    Member,
+    Wheel,
+    Conversion,
+    Wheels,
+    Addresses,
+    Local,
+    Compile,
+    Smaller,
+)

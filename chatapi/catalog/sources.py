@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +11,7 @@ from typing import Literal
 from chatapi.catalog import disk, ggml, wheels
 from chatapi.catalog.download import PAUSES, download
 from chatapi.catalog.manifest import Addresses, File, Local, Manifest, Source, Wheels
+from chatapi.catalog.pins import Pins
 from chatapi.errors import ModelFault
 
 Step = Literal["wait", "resolve", "download", "verify", "convert"]
@@ -43,8 +43,8 @@ class Gathering:
 
     manifest: Manifest
     work: Path
-    pins: Path
-    """A file, written at once: sha256 by file name of what arrived first, where the manifest states none."""
+    pins: Pins
+    """sha256 by file name of what arrived first, where the manifest states none."""
     report: Report
     pauses: Sequence[float] = PAUSES
 
@@ -58,12 +58,12 @@ class Gathering:
 
     def expected(self, name: str) -> File:
         """What the file must be, by its manifest or by what arrived first."""
-        return pinned(self.manifest, self.pins)[name]
+        return self.pins.complete(self.manifest)[name]
 
     def pin(self, name: str, sha256: str) -> None:
         """Accept only this from now on."""
         if self.expected(name).sha256 is None:
-            disk.write_whole(self.pins, json.dumps({**read_pins(self.pins), name: sha256}, indent=2))
+            self.pins.add(name, sha256)
 
     def count(self, step: Step, file: str, before: int = 0, whole: int = 0) -> disk.Count:
         """A `Count` for one step of one file: `before` bytes came ahead of it, `whole` come in all, 0: its own."""
@@ -91,24 +91,6 @@ class Gathering:
         disk.sync(draft)
         self.pin(name, found)
         draft.replace(self.ready / name)
-
-
-def read_pins(path: Path) -> Mapping[str, str]:
-    """sha256 by file name; empty where nothing had to be recorded."""
-    try:
-        pins: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
-        return pins
-    except FileNotFoundError:
-        return {}
-
-
-def pinned(manifest: Manifest, pins: Path) -> Mapping[str, File]:
-    """The manifest's files, completed by what was recorded."""
-    recorded = read_pins(pins)
-    return {
-        name: file if file.sha256 else file.model_copy(update={"sha256": recorded.get(name)})
-        for name, file in manifest.files.items()
-    }
 
 
 def _room(source: Source, gathering: Gathering) -> int:

@@ -1,0 +1,58 @@
+"""Whether a plan fits a board, said before anything is begun."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from chatapi import board as boards
+from chatapi.catalog import disk
+from chatapi.compiling.plan import Plan
+from chatapi.compiling.verdict import RESERVE
+from chatapi.errors import ModelFault, OurFault, StorageFault
+
+
+@dataclass(frozen=True)
+class Room:
+    """What is free on a machine, in bytes."""
+
+    disk: int
+    memory: int
+    """MemAvailable."""
+    swap: int
+    """SwapFree; good enough for weights that are being quantised, not for a model that runs."""
+
+
+def room(data: Path, root: Path = Path("/")) -> Room:
+    """What is free for a data directory, on the machine whose files stand under `root`."""
+    return Room(disk.free(data), boards.meminfo(root), boards.meminfo(root, "SwapFree"))
+
+
+def obstacles(plan: Plan, free: Room) -> Iterator[OurFault]:
+    """All that keeps the plan from being carried out, each in one sentence with its remedy."""
+    name, estimate = plan.manifest.name, plan.estimate
+    present = sum(path.stat().st_size for path in plan.work.folder.rglob("*") if path.is_file())
+    if free.disk + present < estimate.disk + disk.RESERVE:
+        yield StorageFault(
+            f"compiling {name} needs {_gb(estimate.disk)} of {plan.place.folder.parent} and {_gb(free.disk + present)} "
+            "are free; make room there, or set data to a folder on a larger disk",
+            details={"needed": estimate.disk, "free": free.disk},
+        )
+    if estimate.running + RESERVE > plan.board.memory:
+        yield ModelFault(
+            f"{name} takes {_gb(estimate.running)} when it runs and {_gb(RESERVE)} are for the rest, and "
+            f"{plan.board.model} has {_gb(plan.board.memory)}; compile a smaller model",
+            code="model_too_large",
+        )
+    if estimate.converting > free.memory + free.swap:
+        yield ModelFault(
+            f"quantising {name} takes {_gb(estimate.converting)} of memory and {_gb(free.memory + free.swap)} are "
+            f"free, swap included; add swap, end other programs, or compile it on a larger {plan.board.family} "
+            f"with the same JetPack and copy {plan.place.folder} here",
+            code="too_little_memory",
+        )
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"

@@ -1,0 +1,87 @@
+"""Where a compiled model lies, and what is in its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chatapi.catalog.manifest import COMPILED, MADE
+from chatapi.errors import ModelFault
+
+LIBRARY = "lib.so"
+WEIGHTS = "weights"
+CONFIG = "mlc-chat-config.json"
+CACHES = ("tensor-cache.json", "ndarray-cache.json")
+"""The list of the weights' files: as mlc_llm writes it now, and as it did before tvm-ffi."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folder of one compiled model, or of one in the making."""
+
+    folder: Path
+
+    @property
+    def library(self) -> Path:
+        return self.folder / LIBRARY
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / WEIGHTS
+
+    def made(self) -> Mapping[str, Any]:
+        """What made it; empty: it is not complete."""
+        return _table(self.folder / MADE)
+
+    def config(self) -> Mapping[str, Any]:
+        """What MLC's engine reads of the model; empty: it is not there."""
+        return _table(self.weights / CONFIG)
+
+    def cache(self) -> Mapping[str, Any]:
+        """The list of the weights' files; empty: it is not there."""
+        return next((found for name in CACHES if (found := _table(self.weights / name))), {})
+
+    def short_files(self) -> list[str]:
+        """Files of weights that are missing or not as long as the list of them says."""
+        return [
+            record["dataPath"]
+            for record in self.cache().get("records", ())
+            if _size(self.weights / record["dataPath"]) != record["nbytes"]
+        ]
+
+    def shapes(self) -> Mapping[str, tuple[tuple[int, ...], str]]:
+        """Shape and type by name of each weight in the files."""
+        return {
+            each["name"]: (tuple(each["shape"]), each["dtype"])
+            for record in self.cache().get("records", ())
+            for each in record["records"]
+        }
+
+
+def home(data: Path) -> Path:
+    """The folder of all compiled models."""
+    return data / COMPILED
+
+
+def compiled(data: Path, name: str) -> Place:
+    """Where the model of that manifest lies once it is compiled."""
+    return Place(home(data) / name)
+
+
+def _table(file: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ModelFault(f"{file} cannot be read: {error}", code="library_damaged") from error
+    if not isinstance(found, dict):
+        raise ModelFault(f"{file} holds no JSON object", code="library_damaged")
+    return found
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else -1
