@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import model_library
 
 from chatapi.catalog import Model
 
@@ -23,22 +27,29 @@ CHATML: dict[str, Any] = {
     "stop_str": ["<|im_end|>"],
 }
 METADATA = {
-    "context_window_size": 2048,
+    **model_library.METADATA,
     "max_batch_size": 8,
-    "kv_cache": {"num_hidden_layers": 32, "head_dim": 128, "num_attention_heads": 32, "num_key_value_heads": 8},
+    "params": [],
     "memory_usage": {"prefill": 155_000_000, "decode": 20_000_000},
 }
 """Mistral-7B's cache: 0.125 MiB a token."""
+GOOD = model_library.library(platform.machine(), metadata=METADATA)
 
 
 @contextmanager
 def mlc_llm() -> Iterator[None]:
     """The stand-in is what is imported as mlc_llm."""
     sys.path.insert(0, str(STANDIN))
+    # For the processes that are asked for its version.
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = f"{STANDIN}:{before}" if before else str(STANDIN)
     _forget()
     try:
         yield
     finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
         sys.path[:] = [each for each in sys.path if each != str(STANDIN)]
         _forget()
 
@@ -49,13 +60,20 @@ def _forget() -> None:
     sys.modules.pop("chatapi.engines.mlc", None)
 
 
-def compiled(data: Path, library: bytes = b"\x7fELF", **template: Any) -> Model:
+def compiled(data: Path, library: bytes | None = None, **template: Any) -> Model:
     """A folder as `chatapi compile` leaves it, in a data directory."""
     folder = data / "compiled" / NAME
     (folder / "weights").mkdir(parents=True, exist_ok=True)
-    (folder / "lib.so").write_bytes(library)
-    config = {"context_window_size": 2048, "conv_template": {**CHATML, **template}}
+    (folder / "lib.so").write_bytes(GOOD if library is None else library)
+    config = {
+        "model_type": METADATA["model_type"],
+        "quantization": METADATA["quantization"],
+        "context_window_size": 2048,
+        "conv_template": {**CHATML, **template},
+    }
     (folder / "weights" / "mlc-chat-config.json").write_text(json.dumps(config), encoding="utf-8")
     (folder / "weights" / "params_shard_0.bin").write_bytes(bytes(1000))
-    (folder / "made.json").write_text(json.dumps({"manifest": NAME, "metadata": METADATA}), encoding="utf-8")
+    shard = {"dataPath": "params_shard_0.bin", "nbytes": 1000, "records": []}
+    (folder / "weights" / "tensor-cache.json").write_text(json.dumps({"records": [shard]}), encoding="utf-8")
+    (folder / "made.json").write_text(json.dumps({"manifest": NAME}), encoding="utf-8")
     return Model(NAME, "llm", "mlc", data / "models" / NAME, {}, ("en",), 1, 1, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from model_library import library
 from scenes import NOW, SWAPS, scene, told
 from test_board import ORIN_NX
 
@@ -266,9 +268,10 @@ def test_a_model_that_was_not_compiled() -> None:
         "bad compiled model: mistral-7b was never compiled for this board: chatapi compile mistral-7b"
     ]
     folder.mkdir(parents=True)
-    assert "interrupted: go on with chatapi compile mistral-7b" in told(models.compiled, one)[0]
-    (folder / "made.json").write_text("{}")
-    assert told(models.compiled, one) == []
+    assert "there is no lib.so" in told(models.compiled, one)[0]
+    other = "x86_64" if platform.machine() == "aarch64" else "aarch64"
+    (folder / "lib.so").write_bytes(library(other))
+    assert f"is for {other} and this machine is {platform.machine()}" in told(models.compiled, one)[0]
 
 
 def test_models_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:

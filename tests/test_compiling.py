@@ -24,7 +24,7 @@ from chatapi.commands import compile as command
 from chatapi.compiling.running import DONE, LOG
 from chatapi.errors import BadInput, ChatapiError, Conflict, ModelFault, StorageFault, Unknown
 
-STAND_IN = Path(__file__).parent / "mlc_stand_in"
+STAND_IN = Path(__file__).parent / "mlc_llm_standin"
 MACHINE = platform.machine()
 NAME = "tiny-mlc"
 MANIFEST = """

@@ -13,7 +13,6 @@ protocol/conversation_protocol.py, cpp/serve/threaded_engine.cc, config.cc, data
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 import queue
@@ -30,6 +29,7 @@ from mlc_llm.serve import AsyncMLCEngine
 from mlc_llm.serve.config import EngineConfig
 
 from chatapi import board
+from chatapi.compiling import Here, compiled, find, verify
 from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Stop, Usage, never
 from chatapi.errors import ChatapiError, EngineFailed, ModelFault
 from chatapi.sentences import ends
@@ -66,7 +66,7 @@ class Mlc:
         if not models:
             raise ModelFault("the mlc engine needs a model and was given none; `chatapi models` lists them")
         model = models[0]
-        folder = settings.data / "compiled" / model.name
+        folder = compiled(settings.data, model.name).folder
         self.slots = settings.mlc.slots
         self._sampling = {**SAMPLING, **{key: model.options[key] for key in SAMPLING if key in model.options}}
         self._answers: set[_Answer] = set()
@@ -260,8 +260,8 @@ def _usage(stated: Any) -> Usage:
     return Usage(stated.prompt_tokens, stated.completion_tokens, cached)
 
 
-def _checked(folder: Path, name: str) -> dict[str, Any]:
-    """What the model's library says of itself. ModelFault when it is not all there."""
+def _checked(folder: Path, name: str) -> Mapping[str, Any]:
+    """What the model's library says of itself. ModelFault when it is not all there, or not for this machine."""
     for file in ("made.json", "lib.so", "weights/mlc-chat-config.json"):
         if not (folder / file).is_file():
             raise ModelFault(
@@ -269,11 +269,10 @@ def _checked(folder: Path, name: str) -> dict[str, Any]:
                 f"make it with: chatapi compile {name}",
                 code="model_missing",
             )
-    try:
-        metadata = json.loads((folder / "made.json").read_text(encoding="utf-8")).get("metadata") or {}
-        return dict(metadata)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ModelFault(f"{folder / 'made.json'} cannot be read: {error}; chatapi compile {name}") from error
+    # Whether the memory is enough depends on the settings too: `configured` sees to that.
+    verdict = verify(folder, Here(board.find(), available=0, versions=find().versions))
+    verdict.require()
+    return verdict.library.metadata.raw if verdict.library.metadata else {}
 
 
 def configured(folder: Path, metadata: Mapping[str, Any], table: Table, root: Path = Path("/")) -> EngineConfig:

@@ -7,7 +7,7 @@ import platform
 import re
 from collections.abc import Iterator, Mapping
 
-from chatapi import board, engines, memory
+from chatapi import board, compiling, engines, memory
 from chatapi.appliance import ESSENTIAL
 from chatapi.catalog import Catalog, Manifest
 from chatapi.commands.check import network
@@ -146,14 +146,21 @@ def swap(scene: Scene) -> Iterator[Finding]:
 
 
 def compiled(scene: Scene) -> Iterator[Finding]:
-    """Whether the library that the `mlc` engine loads was made; made.json is written when all else of it is there."""
+    """What is wrong with the library that the `mlc` engine would load."""
     name = scene.settings.llm.model
     if scene.settings.llm.engine != "mlc" or name == "auto":
         return
-    folder = scene.settings.data / "compiled" / name
+    folder = compiling.compiled(scene.settings.data, name).folder
     if not folder.is_dir():
         told = f"{name} was never compiled for this board: chatapi compile {name}"
         yield Finding("bad", "compiled model", told)
-    elif not (folder / "made.json").is_file():
-        told = f"the compiling of {name} was interrupted: go on with chatapi compile {name}"
-        yield Finding("bad", "compiled model", told)
+        return
+    try:
+        verdict = compiling.verify(folder, compiling.Here(scene.board, available=memory.available(scene.root)))
+    except ModelFault as fault:
+        yield Finding("bad", "compiled model", fault.message)
+        return
+    for each in verdict.faults:
+        yield Finding("bad" if each.fatal else "note", "compiled model", each.told)
+    if verdict.loads and not scene.quick:
+        yield Finding("good", "compiled model", f"{name}: {'; '.join(verdict.told)}")

@@ -161,7 +161,7 @@ class AsyncMLCEngine:
     def _background(self, library: str, described: dict[str, Any]) -> None:
         """What the engine's own thread does; an error in loading ends it, and nobody else is told."""
         head = Path(library).read_bytes()
-        if head.startswith(b"large"):
+        if head.endswith(b"large"):
             raise ValueError(
                 "Traceback (most recent call last):\n  File threaded_engine.cc, line 285\n"
                 "ValueError: Check failed: (output_res.IsOk()) is false: Insufficient GPU memory error: The available "
