@@ -208,6 +208,8 @@ class Worker(Generic[E]):
         self.gate = Gate(name, slots)
         self.rebuilt = 0
         """How often a stuck engine was abandoned."""
+        self.given = 0
+        """Items that the engine has given, of all its jobs."""
         self._build = build
         self._step_seconds = step_seconds
         self._crew: _Crew[E] | None = None
@@ -320,6 +322,7 @@ class Worker(Generic[E]):
                 )
             if not isinstance(item, _End):
                 begun = True
+                self.given += 1
                 yield item
                 continue
             if item.error is None:
