@@ -324,6 +324,24 @@ def test_support_works_while_nothing_runs_and_leaves_out_logs_with_what_was_said
     assert "good morning" not in found["fault/log.txt"] and "left out" in found["fault/log.txt"]
 
 
+def test_the_relay_says_again_what_a_container_may_say_and_ends_as_it_ends(tmp_path: Path, listener: Listener) -> None:
+    told = "MAINPID=1\nREADY=1\nSTATUS=ready"
+    inside = (
+        "import os, signal, socket, sys\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+        "with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:\n"
+        f"    out.sendto({told!r}.encode(), os.environ['NOTIFY_SOCKET'])\n"
+        "signal.pause()\n"
+    )
+    (tmp_path / "run").mkdir()
+    environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "RUNTIME_DIRECTORY": str(tmp_path / "run")}
+    command = [sys.executable, str(UNITS / "notify_relay.py"), sys.executable, "-c", inside]
+    with subprocess.Popen(command, env=environ) as process:
+        assert listener.next() == {"READY": "1", "STATUS": "ready"}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 7
+
+
 def placed(tmp_path: Path, *dropins: str) -> Path:
     """The unit with programs that are there, so that only what is wrong with the unit itself is told."""
     for name in ("chatapi.service", *dropins):
