@@ -8,7 +8,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 venv=.venv
 pip_version=26.1.2
 
-mode=${RUN_IN:-$(if [ -e /etc/nv_tegra_release ]; then echo container; else echo venv; fi)}
+tegra_release=${TEGRA_RELEASE:-/etc/nv_tegra_release}
+mode=${RUN_IN:-$(if [ -e "$tegra_release" ]; then echo container; else echo venv; fi)}
 
 die() {
   printf 'run.sh: %s\n' "$*" >&2

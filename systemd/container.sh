@@ -9,7 +9,7 @@ version() {
 
 # Major of Linux for Tegra, such as 36 for JetPack 6: "# R36 (release), REVISION: 4.3, ..."
 l4t_major() {
-  sed -n 's/^# R\([0-9]*\) (release).*/\1/p' /etc/nv_tegra_release
+  sed -n 's/^# R\([0-9]*\) (release).*/\1/p' "$tegra_release"
 }
 
 image_name() {
@@ -97,7 +97,7 @@ container_options() {
   if [ -S "${XDG_RUNTIME_DIR:-/nowhere}/pulse/native" ]; then
     options+=(--volume "$XDG_RUNTIME_DIR/pulse/native:/run/pulse" --env PULSE_SERVER=unix:/run/pulse)
   fi
-  if [ -e /etc/nv_tegra_release ]; then options+=(--volume /etc/nv_tegra_release:/etc/nv_tegra_release:ro); fi
+  if [ -e "$tegra_release" ]; then options+=(--volume "$tegra_release:/etc/nv_tegra_release:ro"); fi
   if board_files "$folder/board"; then options+=(--volume "$folder/board:/run/board:ro"); fi
   if [ -S "${NOTIFY_SOCKET:-/nowhere}" ]; then
     options+=(--volume "$NOTIFY_SOCKET:/run/notify" --env NOTIFY_SOCKET=/run/notify --env "WATCHDOG_USEC=${WATCHDOG_USEC:-}")
