@@ -262,6 +262,40 @@ def _owner(box: Box) -> tuple[int, int]:
     return found.st_uid, found.st_gid
 
 
+ELSEWHERE = """#!/bin/sh
+exec systemd-run --quiet --wait --pipe --collect --setenv=NOTIFY_SOCKET="$NOTIFY_SOCKET" /opt/tell
+"""
+"""Runs something in another unit's cgroup, as a container's processes are in that of the container's daemon."""
+TELL = """#!/opt/template/make
+import os, socket, time
+address = os.environ["NOTIFY_SOCKET"]
+socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1\\nSTATUS=from elsewhere", address)
+time.sleep(60)
+"""
+RELAYED = """[Service]
+Type=notify
+NotifyAccess={access}
+RuntimeDirectory={name}
+TimeoutStartSec=3
+ExecStart={relay} /opt/elsewhere
+"""
+
+
+def test_what_is_said_from_another_cgroup_arrives_through_the_relay_alone(box: Box) -> None:
+    box.on.write("/opt/elsewhere", ELSEWHERE, 0o755)
+    box.on.write("/opt/tell", TELL, 0o755)
+    relay = "/opt/template/make /opt/chatapi/current/systemd/notify_relay.py"
+    for name, access, through in (("direct", "all", ""), ("relayed", "main", relay)):
+        text = RELAYED.format(access=access, name=name, relay=through)
+        box.on.write(f"/etc/systemd/system/{name}.service", text)
+    box.on.run("systemctl", "daemon-reload")
+    with pytest.raises(RefusedError):
+        box.on.run("systemctl", "start", "direct")
+    box.on.run("systemctl", "start", "relayed")
+    assert box.on.run("systemctl", "show", "--value", "--property=StatusText", "relayed") == "from elsewhere"
+    box.on.run("systemctl", "stop", "relayed")
+
+
 def test_two_at_once_and_without_rights_are_told_so(box: Box) -> None:
     box.on.run("systemd-run", "--quiet", "--unit=first", "flock", "/run/lock/chatapi", "sleep", "60")
     time.sleep(0.5)
