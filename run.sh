@@ -1,10 +1,21 @@
 #!/usr/bin/env bash
-# Sets up what is missing, then runs: `./run.sh` serves, `./run.sh test` tests, all else goes to the command `chatapi`.
+# Sets up what is missing, then runs: `./run.sh` serves, `./run.sh test` tests; install, update, uninstall, status, logs
+# and support look after the boot service, build makes the image; all else goes to the command `chatapi`, which runs in
+# a virtual environment here, and on a Jetson in the appliance's image (RUN_IN=venv or RUN_IN=container says otherwise).
 set -euo pipefail
+# Files that are named are those of where we are called from.
+from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
+here=$PWD
 
 venv=.venv
 pip_version=26.1.2
+
+tegra_release=${TEGRA_RELEASE:-/etc/nv_tegra_release}
+# The settings that lie beside this script, where there are none in the folder we are called from.
+config=()
+if [ ! -e "$from/chatapi.toml" ] && [ -e chatapi.toml ]; then config=(--config "$here/chatapi.toml"); fi
+mode=${RUN_IN:-$(if [ -e "$tegra_release" ]; then echo container; else echo venv; fi)}
 
 die() {
   printf 'run.sh: %s\n' "$*" >&2
@@ -24,7 +35,7 @@ find_python() {
 
 # What is installed from; another answer means that it has to be installed again.
 recipe() {
-  cat pyproject.toml constraints.txt "$0" | cksum
+  cat pyproject.toml constraints.txt run.sh | cksum
 }
 
 fingerprint() {
@@ -63,7 +74,13 @@ debian() {
 }
 
 chatapi() {
-  "$venv/bin/python" -m chatapi "$@"
+  (cd "$from" && exec "$here/$venv/bin/python" -m chatapi ${config[@]+"${config[@]}"} "$@")
+}
+
+# The same in place of this script.
+chatapi_instead() {
+  cd "$from"
+  exec "$here/$venv/bin/python" -m chatapi ${config[@]+"${config[@]}"} "$@"
 }
 
 # The command among the arguments, `serve` where there is none, and the settings that stand before it.
@@ -105,13 +122,14 @@ run_tests() {
   install_packages --editable '.[engines]' --group dev
   need_openmp
   debian chromium chromium-driver curl
+  debian systemd-container systemd-sysv dbus
   debian pulseaudio pulseaudio-utils libasound2-plugins alsa-utils libportaudio2
   chatapi models fetch
   chatapi models fetch whisper-base
   "$venv/bin/ruff" check .
   "$venv/bin/ruff" format --check .
   "$venv/bin/mypy"
-  "$venv/bin/shellcheck" run.sh .ci/run
+  "$venv/bin/shellcheck" --external-sources run.sh .ci/run
   if [ $# -gt 0 ]; then
     "$venv/bin/python" -X dev -m pytest "$@"
   else
@@ -121,27 +139,69 @@ run_tests() {
   fi
 }
 
-case "${1:-serve}" in
+# A virtual environment with everything in it, here.
+set_up() {
+  [ -e "$venv/installed" ] && [ "$(head -n 1 "$venv/installed")" = "$(recipe)" ] ||
+    install_packages --editable '.[engines]'
+  need_openmp
+}
+
+run_here() {
+  set_up
+  case "$command" in
+    serve | talk) need_portaudio ;;
+  esac
+  case "$command" in
+    serve | talk | ask | say | transcribe | bench) chatapi ${settings[@]+"${settings[@]}"} models fetch >/dev/null ;;
+  esac
+  chatapi_instead "$@"
+}
+
+run_command() {
+  settings=()
+  find_command "$@"
+  case "$command $*" in
+    # The box there has the models.
+    "talk "*"--server"* | "talk "*"--list-devices"*) command=elsewhere ;;
+  esac
+  if [ "$mode" = container ]; then in_container "$@"; else run_here "$@"; fi
+}
+
+case "$mode" in
+  container | venv) ;;
+  *) die "RUN_IN is $mode; it can be venv or container" ;;
+esac
+# shellcheck source=systemd/container.sh
+source systemd/container.sh
+# shellcheck source=systemd/appliance.sh
+source systemd/appliance.sh
+verb=${1:-serve}
+case "$verb" in
   test)
     shift
     run_tests "$@"
     ;;
-  *)
-    [ -e "$venv/installed" ] && [ "$(head -n 1 "$venv/installed")" = "$(recipe)" ] ||
-      install_packages --editable '.[engines]'
-    need_openmp
-    settings=()
-    find_command "$@"
-    case "$command" in
-      serve | talk) need_portaudio ;;
-    esac
-    case "$command $*" in
-      # The box there has the models.
-      "talk "*"--server"* | "talk "*"--list-devices"*) command=elsewhere ;;
-    esac
-    case "$command" in
-      serve | talk | ask | say | transcribe | bench) chatapi ${settings[@]+"${settings[@]}"} models fetch >/dev/null ;;
-    esac
-    exec "$venv/bin/python" -m chatapi "$@"
+  install | uninstall | update | status | logs)
+    shift
+    "${verb}_service" "$@"
     ;;
+  # Of the service where there is one; else of what is here.
+  support) if [ -e "$units/chatapi.service" ] && [ $# = 1 ]; then support_archive; else run_command "$@"; fi ;;
+  # What `install` and `update` do in a new release before anything is swapped.
+  set-up)
+    if [ "$mode" = container ]; then
+      need_docker
+      name=$(take_image)
+      echo "$name" >image
+    else
+      set_up
+      # The service may write nothing there, so that every start would read the source again.
+      "$venv/bin/python" -m compileall -q chatapi
+    fi
+    ;;
+  build)
+    need_docker
+    build_image
+    ;;
+  *) run_command "$@" ;;
 esac

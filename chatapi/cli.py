@@ -64,12 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     transcribe.add_argument("file", type=Path)
     transcribe.add_argument("--language", help="ISO 639-1 code; default: detected where the model can")
     transcribe.add_argument("--json", action="store_true", help="a JSON object a line: text, start, end, language")
-    say = verb("say", _say, "speak a text into a WAV file")
-    say.add_argument("text", help="the text, or - to read it from standard input")
-    say.add_argument(
-        "-o", "--output", type=Path, default=Path("say.wav"), help="default: say.wav; - for standard output"
-    )
-    say.add_argument("--voice", help="a name from `chatapi models list`")
+    _say_options(verb("say", _say, "speak a text into a WAV file"))
     models = verb("models", _models, "list, fetch, verify or remove models")
     models.add_argument(
         "action", nargs="?", choices=("list", "fetch", "verify", "remove"), default="list", help="default: list"
@@ -80,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     check = verb("check", _check, "settings, models, libraries, devices and memory, in plain words")
     check.add_argument("--all", action="store_true", help="every setting, those that have their default too")
     check.add_argument("--json", action="store_true")
+    health = verb("health", _health, "whether the server of these settings is ready")
+    health.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="how long to wait for it")
+    _support_options(verb("support", _support, "one archive to understand a fault by; no secrets, no speech"))
     _bench_options(verb("bench", _bench, "measure this machine against the bare engines"))
     return parser
 
@@ -128,6 +126,19 @@ def _compile_options(compiling: argparse.ArgumentParser) -> None:
     does.add_argument("--verify", action="store_true", help="say what a compiled model or a library is, and if it fits")
     does.add_argument("--force", action="store_true", help="compile it anew, though it is there")
     compiling.add_argument("--quantization", help="another of those the manifest names, for example q4f16_ft")
+
+
+def _say_options(say: argparse.ArgumentParser) -> None:
+    say.add_argument("text", help="the text, or - to read it from standard input")
+    say.add_argument(
+        "-o", "--output", type=Path, default=Path("say.wav"), help="default: say.wav; - for standard output"
+    )
+    say.add_argument("--voice", help="a name from `chatapi models list`")
+
+
+def _support_options(support: argparse.ArgumentParser) -> None:
+    support.add_argument("-o", "--output", type=Path, help="default: chatapi-support-DATE.tar.gz")
+    support.add_argument("--include", type=Path, metavar="FOLDER", help="texts to put in, without the secrets in them")
 
 
 def _bench_options(bench: argparse.ArgumentParser) -> None:
@@ -194,6 +205,18 @@ def _check(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     from chatapi.commands.check import check
 
     return check(loaded, chosen.json, chosen.all)
+
+
+def _health(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    from chatapi.commands.health import health
+
+    return health(loaded.settings, chosen.wait)
+
+
+def _support(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    from chatapi.commands.support import support
+
+    return support(loaded, chosen.output, chosen.include)
 
 
 def _bench(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:

@@ -67,6 +67,8 @@ class Worker(Generic[E]):
         """How often a stuck engine was abandoned."""
         self.unloaded = 0
         """How often the engine was closed because it was idle."""
+        self.given = 0
+        """Items that the engine has given, of all its jobs."""
         self._build = build
         self._step_seconds = step_seconds
         self._idle_seconds = idle_seconds
@@ -255,6 +257,7 @@ class Worker(Generic[E]):
                 )
             if not isinstance(item, End):
                 begun = True
+                self.given += 1
                 yield item
                 continue
             if item.error is None:

@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "chatapi"
 FLOORS = {
-    0: ("audio", "board", "events", "errors", "settings", "metrics", "logs"),
+    0: ("audio", "board", "events", "errors", "settings", "metrics", "logs", "notify"),
     1: (
         "engines",
         "catalog",
@@ -33,7 +33,7 @@ FLOORS = {
         "spoken",
     ),
     2: ("abilities",),
-    3: ("appliance",),
+    3: ("appliance", "watchdog"),
     4: ("faces",),
     5: ("cli", "commands", "bench", "__main__", "__init__"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 
@@ -15,10 +16,13 @@ from rich.table import Table
 from chatapi import catalog, engines
 from chatapi.catalog import Catalog
 from chatapi.errors import BadInput, ChatapiError
+from chatapi.notify import Manager
 from chatapi.settings import Settings
 
 WIDE = 100
 """Columns of a terminal from which the licences are shown."""
+PATIENCE = 120
+"""Seconds in which a fetch that goes on has brought something new, tries and pauses included."""
 
 
 def models(settings: Settings, action: str, names: Sequence[str], as_json: bool) -> int:
@@ -93,6 +97,7 @@ def _fetch(known: Catalog, names: Sequence[str]) -> int:
         print("every default model is installed")
         return 0
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    starting = _Starting()
     with Progress(*columns, console=Console(file=sys.stderr)) as bars:
         for name in chosen:
             task = bars.add_task(name, total=None)
@@ -100,10 +105,26 @@ def _fetch(known: Catalog, names: Sequence[str]) -> int:
             def show(progress: catalog.Progress, task: TaskID = task) -> None:
                 told = f"{progress.model}: {progress.step}"
                 bars.update(task, description=told, completed=progress.done, total=progress.total or None)
+                starting.tell(progress)
 
             known.fetch(name, show)
             bars.update(task, description=f"{name}: installed")
     return 0
+
+
+class _Starting:
+    """Tells a service manager, which starts nothing before models are here, that they are still on their way."""
+
+    def __init__(self) -> None:
+        self._manager = Manager.of()
+        self._next = 0.0
+
+    def tell(self, progress: catalog.Progress) -> None:
+        if (now := time.monotonic()) < self._next:
+            return
+        self._next = now + 1
+        done = f" {progress.done / progress.total:.0%}" if progress.total else ""
+        self._manager.more_time(PATIENCE, f"{progress.model}: {progress.step}{done}")
 
 
 def _remove(known: Catalog, names: Sequence[str]) -> int:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
+import signal
+import socket
 import sys
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import anyio
@@ -15,7 +19,9 @@ from chatapi.commands.check import report
 from chatapi.errors import SettingsFault, alone
 from chatapi.faces.mic.conversation import MicConversation
 from chatapi.faces.web.app import bound, carry, create_app, server
+from chatapi.notify import Manager
 from chatapi.settings import Settings
+from chatapi.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from chatapi.certificates import Identity
@@ -24,44 +30,83 @@ log = logging.getLogger(__name__)
 
 FRESH = 30.0
 """Seconds between two looks at the certificate: addresses come late at boot, and clocks are set."""
+LOADING = 0.5
+"""Seconds between two looks at how far loading has come."""
 
 
 async def serve(settings: Settings) -> int:
     """Listen at once, load meanwhile; `/ready` tells when. Raises what keeps the models from loading."""
-    begun = time.monotonic()
+    manager = Manager.of()
+    if manager.watchdog:
+        # What ends a process that gives no sign of life is SIGABRT: the log then says where every thread stood.
+        faulthandler.enable()
     identity = _identity(settings)
     listening = bound(settings.server.host, settings.server.port)
     host, port = listening.getsockname()[:2]
     url = _url(host, port, identity)
     _warn_if_open(settings, host)
     try:
-        async with Appliance(settings).running() as appliance, anyio.create_task_group() as group:
-            web = server(create_app(appliance), identity.context if identity is not None else None)
-
-            async def answering() -> None:
-                await carry(web, listening, settings)
-                group.cancel_scope.cancel()
-
-            group.start_soon(answering)
-            if identity is not None:
-                group.start_soon(_keep_fresh, identity)
-            roles = ESSENTIAL
-            if settings.mic.enabled:
-                appliance.microphone = conversation = MicConversation(appliance)
-                appliance.parts["mic"] = lambda: conversation.health
-                roles = (*roles, *conversation.roles)
-                group.start_soon(conversation.run)
-            _tell(f"listening on {url}, loading models")
-            group.start_soon(anyio.to_thread.run_sync, report, settings)
-            if identity is not None:
-                _introduce(identity, url)
-            await appliance.load(roles)
-            _tell(f"ready after {time.monotonic() - begun:.1f} s: {url}")
+        # The web server takes the signal and raises it again once it has ended; here it kills nobody any more.
+        with anyio.open_signal_receiver(signal.SIGTERM):
+            await _run(settings, listening, url, identity, manager)
     except Exception as error:
         raise alone(error) from None
     finally:
         listening.close()
     return 0
+
+
+async def _run(
+    settings: Settings, listening: socket.socket, url: str, identity: Identity | None, manager: Manager
+) -> None:
+    """The appliance with its faces, until the web server ends."""
+    begun = time.monotonic()
+    async with Appliance(settings).running() as appliance, anyio.create_task_group() as group:
+        web = server(create_app(appliance), identity.context if identity is not None else None)
+
+        async def answering() -> None:
+            await carry(web, listening, settings)
+            manager.stopping()
+            group.cancel_scope.cancel()
+
+        group.start_soon(answering)
+        if identity is not None:
+            group.start_soon(_keep_fresh, identity)
+        roles = ESSENTIAL
+        if settings.mic.enabled:
+            appliance.microphone = conversation = MicConversation(appliance)
+            appliance.parts["mic"] = lambda: conversation.health
+            roles = (*roles, *conversation.roles)
+            group.start_soon(conversation.run)
+        _tell(f"listening on {url}, loading models")
+        group.start_soon(anyio.to_thread.run_sync, report, settings)
+        if identity is not None:
+            _introduce(identity, url)
+        await _load(appliance, roles, manager)
+        _tell(f"ready after {time.monotonic() - begun:.1f} s: {url}")
+        manager.ready(f"ready: {url}")
+        group.start_soon(Watchdog(appliance, manager).run)
+
+
+async def _load(appliance: Appliance, roles: Collection[str], manager: Manager) -> None:
+    """Load, and tell the service manager what is loading meanwhile."""
+
+    async def told() -> None:
+        before = ""
+        while True:
+            states = appliance.health()["engines"]
+            loading = [role for role in roles if states[role]["state"] != "ready"]
+            line = "loading " + ", ".join(f"{role} ({states[role]['model'] or '-'})" for role in loading)
+            if loading and line != before:
+                manager.status(line)
+            before = line
+            await anyio.sleep(LOADING)
+
+    async with anyio.create_task_group() as group:
+        if manager.address:
+            group.start_soon(told)
+        await appliance.load(roles)
+        group.cancel_scope.cancel()
 
 
 def _identity(settings: Settings) -> Identity | None:

@@ -1,0 +1,235 @@
+# shellcheck shell=bash
+# Sourced by run.sh for install, uninstall, status, logs, update and support: the appliance as a service of the machine.
+#
+# A release is a folder of /opt/chatapi/releases that nothing changes any more: the source and its virtual environment,
+# or the name of its image. `current` points to the one that runs, and the unit's files into it, so that one renaming
+# swaps all of it, and swaps it back. Needs `die`, `mode` (venv or container) and what sets a release up.
+
+home=/opt/chatapi
+data=/var/lib/chatapi
+settings_folder=/etc/chatapi
+units=/etc/systemd/system
+patience=${PATIENCE:-900}
+crashes=3
+
+need_root() {
+  [ "$(id -u)" = 0 ] || die "$1 changes the machine's services, which needs root: sudo ./run.sh $1"
+  command -v systemctl >/dev/null || die "$1 needs systemd, and this machine has none; ./run.sh serves without it"
+}
+
+# One at a time; the lock goes with this process, however it ends.
+alone() {
+  exec 9>/run/lock/chatapi
+  flock --nonblock 9 || die "another install, update or uninstall is running; wait until it has ended"
+}
+
+current_release() {
+  readlink "$home/current" || true
+}
+
+# The folder $home/current is the old release or the new one at any moment.
+point_to() {
+  ln -sfn "$1" "$home/.current"
+  mv -T "$home/.current" "$home/current"
+  sync -f "$home"
+}
+
+# Copies what is here into a new release and sets it up; prints its folder. What runs is not touched.
+make_release() {
+  local release
+  release="$home/releases/$(date +%Y%m%d-%H%M%S)-$(version)"
+  # A process of its own, whose first error ends it; here, where somebody asks how it went, none would.
+  if mkdir -p "$release" && copy_source "$release" && "$release/run.sh" set-up >&2 && release_works "$release"; then
+    sync -f "$release"
+    echo "$release"
+  else
+    rm -rf "$release"
+    return 1
+  fi
+}
+
+copy_source() {
+  tar --create --exclude=./.git --exclude=./.venv --exclude=__pycache__ --exclude='./.*_cache' --exclude=./image . |
+    tar --extract --no-same-owner --directory "$1"
+}
+
+# Whether a release can be started at all.
+release_works() {
+  if [ "$mode" = container ]; then
+    docker run --rm --network none --read-only --tmpfs /tmp "$(cat "$1/image")" --version >/dev/null
+  else
+    "$1/.venv/bin/chatapi" --version >/dev/null
+  fi
+}
+
+make_user() {
+  if ! getent passwd chatapi >/dev/null; then
+    # The number that the image's user has; where it is taken, another one does as well.
+    useradd --system --uid 10001 --user-group --home-dir "$data" --no-create-home --shell /usr/sbin/nologin chatapi 2>/dev/null ||
+      useradd --system --user-group --home-dir "$data" --no-create-home --shell /usr/sbin/nologin chatapi
+  fi
+  local group
+  for group in audio video render jtop; do
+    if getent group "$group" >/dev/null; then usermod --append --groups "$group" chatapi; fi
+  done
+}
+
+# The unit's files are links into the current release.
+place_units() {
+  local dropins=$units/chatapi.service.d
+  ln -sfn "$home/current/systemd/chatapi.service" "$units/chatapi.service"
+  mkdir -p "$dropins" "$units/multi-user.target.wants"
+  ln -sfn "$units/chatapi.service" "$units/multi-user.target.wants/chatapi.service"
+  rm -f "$dropins/container.conf" "$dropins/backoff.conf"
+  if [ "$mode" = container ]; then ln -sfn "$home/current/systemd/container.conf" "$dropins/container.conf"; fi
+  # Pauses that grow are known since systemd 254; before, every pause is RestartSec.
+  if [ "$(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')" -ge 254 ]; then
+    ln -sfn "$home/current/systemd/backoff.conf" "$dropins/backoff.conf"
+  fi
+  mkdir -p "$settings_folder"
+  if [ ! -e "$settings_folder/environment" ]; then
+    install -m 640 -g chatapi systemd/environment "$settings_folder/environment"
+  fi
+}
+
+restart() {
+  systemctl daemon-reload
+  systemctl reset-failed chatapi.service 2>/dev/null || true
+  systemctl restart --no-block chatapi.service
+}
+
+# A command of the release that runs, with the service's settings and as its user.
+as_service() {
+  if [ "$mode" = container ]; then
+    docker exec "$container" python3 -m chatapi "$@"
+    return
+  fi
+  local line environment=(CHATAPI_DATA="$data" HOME="$data")
+  while IFS= read -r line; do
+    case "$line" in [A-Za-z_]*=*) environment+=("$line") ;; esac
+  done < <(cat "$settings_folder/environment" 2>/dev/null)
+  (cd "$data" && exec setpriv --reuid chatapi --regid chatapi --init-groups env "${environment[@]}" "$home/current/.venv/bin/chatapi" "$@")
+}
+
+# Whether it becomes ready; ends early once it has crashed too often to believe in it.
+becomes_ready() {
+  local until=$((SECONDS + patience)) before
+  before=$(systemctl show --property NRestarts --value chatapi.service)
+  while [ $SECONDS -lt $until ]; do
+    if [ "$(systemctl is-active chatapi.service || true)" = active ] && as_service health 2>/dev/null; then return 0; fi
+    if [ $(($(systemctl show --property NRestarts --value chatapi.service) - before)) -ge $crashes ]; then return 1; fi
+    sleep 1
+  done
+  return 1
+}
+
+forget_old_releases() {
+  local release
+  for release in "$home"/releases/*/; do
+    release=${release%/}
+    case "$release" in "$1" | "$2") ;; *) rm -rf "$release" ;; esac
+  done
+}
+
+# Swaps what is here in, and back again when it does not become ready.
+take() {
+  local verb=$1 before release
+  before=$(current_release)
+  release=$(make_release) || die "the new release could not be set up, as told above; what was installed goes on as it was"
+  make_user
+  point_to "$release"
+  place_units
+  restart
+  echo "run.sh: waiting until it is ready (at most $patience s; ./run.sh logs shows what it does)" >&2
+  if becomes_ready; then
+    forget_old_releases "$release" "$before"
+    echo "run.sh: $(basename "$release") is ready"
+  elif [ -n "$before" ] && [ -d "$before" ]; then
+    why=$(systemctl show --property StatusText --value chatapi.service)
+    point_to "$before"
+    place_units
+    restart
+    rm -rf "$release"
+    becomes_ready || die "the new release did not become ready (${why:-it said nothing}), and the one before does not either; ./run.sh logs tells why"
+    die "the new release did not become ready (${why:-it said nothing}); the one before runs again"
+  else
+    die "it is installed and tries on, but is not ready yet; ./run.sh logs tells why"
+  fi
+  [ "$verb" = update ] || echo "run.sh: settings are in $settings_folder/environment, all that changes is in $data"
+}
+
+install_service() {
+  need_root install
+  alone
+  take install
+}
+
+update_service() {
+  need_root update
+  alone
+  [ -n "$(current_release)" ] || die "nothing is installed yet: ./run.sh install"
+  if [ $# -gt 0 ]; then export IMAGE=$1; fi
+  take update
+}
+
+uninstall_service() {
+  need_root uninstall
+  alone
+  systemctl disable --now chatapi.service 2>/dev/null || true
+  rm -rf "$units/chatapi.service" "$units/chatapi.service.d" "$units/multi-user.target.wants/chatapi.service"
+  systemctl daemon-reload
+  rm -rf "$home"
+  if [ "${1:-}" = --purge ]; then
+    rm -rf "$data" "$settings_folder"
+    if getent passwd chatapi >/dev/null; then userdel chatapi; fi
+    echo "run.sh: the service, its models, conversations and settings are gone"
+  else
+    echo "run.sh: the service is gone; $data and $settings_folder are kept (uninstall --purge takes them too)"
+  fi
+}
+
+need_installed() {
+  [ -e "$units/chatapi.service" ] || die "nothing is installed: sudo ./run.sh install makes it a service that starts at boot"
+}
+
+status_service() {
+  need_installed
+  systemctl --no-pager --lines 5 status chatapi.service || true
+  as_service health && echo "ready"
+}
+
+logs_service() {
+  need_installed
+  exec journalctl --unit chatapi.service --no-hostname --output short-iso "$@"
+}
+
+# What only the machine itself knows, a file each, for `chatapi support`.
+machine_facts() {
+  local place=$1
+  systemctl --no-pager show chatapi.service >"$place/unit.txt" 2>&1 || true
+  journalctl --unit chatapi.service --no-hostname --output short-iso --lines 3000 >"$place/log.txt" 2>&1 || true
+  journalctl --dmesg --no-hostname --lines 2000 2>/dev/null |
+    grep -iE 'oom|killed process|nvgpu|nvmap|thermal|throttl|snd|usb|mmc|nvme|i/o error' >"$place/kernel.txt" || true
+  { uname -a; uptime; cat /etc/nv_tegra_release /proc/meminfo; df -h; ls -l /dev/snd; nvpmodel -q; } >"$place/machine.txt" 2>&1 || true
+  { readlink "$home/current"; cat "$home/current/image"; docker version; docker ps -a; } >"$place/release.txt" 2>&1 || true
+}
+
+support_archive() {
+  need_root support
+  need_installed
+  local target facts
+  target=$PWD/chatapi-support-$(date +%Y%m%d-%H%M%S).tar.gz
+  # Below the data directory, which the service's user, and the container, can reach.
+  facts=$(mktemp -d "$data/.support.XXXXXX")
+  # shellcheck disable=SC2064 # the folder of now
+  trap "rm -rf '$facts'" EXIT
+  mkdir "$facts/host"
+  machine_facts "$facts/host"
+  chown -R chatapi:chatapi "$facts"
+  local inside=$facts
+  if [ "$mode" = container ]; then inside=/data/$(basename "$facts"); fi
+  as_service support -o "$inside/support.tar.gz" --include "$inside/host" >/dev/null ||
+    die "the archive could not be made, as told above; in a container that does not run it cannot be: ./run.sh logs"
+  install -m 600 "$facts/support.tar.gz" "$target"
+  echo "$target"
+}

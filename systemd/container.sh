@@ -1,0 +1,147 @@
+# shellcheck shell=bash
+# Sourced by run.sh on a Jetson: the appliance's image, and how its container is run. Needs `die`.
+
+container=chatapi
+
+version() {
+  sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml
+}
+
+# Major of Linux for Tegra, such as 36 for JetPack 6: "# R36 (release), REVISION: 4.3, ..."
+l4t_major() {
+  sed -n 's/^# R\([0-9]*\) (release).*/\1/p' "$tegra_release"
+}
+
+image_name() {
+  echo "chatapi:$(version)-r$(l4t_major)"
+}
+
+has_image() {
+  docker image inspect "$1" >/dev/null 2>&1
+}
+
+need_docker() {
+  command -v docker >/dev/null || die "there is no docker, which runs the appliance's image here: apt-get install nvidia-container"
+  docker info >/dev/null 2>&1 ||
+    die "docker does not answer: is it running (systemctl start docker), and are you root or in the group docker?"
+  docker info --format '{{json .Runtimes}}' | grep -q '"nvidia"' ||
+    die "docker has no runtime nvidia, without which there is no GPU: apt-get install nvidia-container, then nvidia-ctk runtime configure --runtime=docker and systemctl restart docker"
+}
+
+# The image that is run: the one of this release, the one named in IMAGE, this version's own, or one that is built now.
+take_image() {
+  if [ -s image ] && has_image "$(cat image)"; then
+    cat image
+    return
+  fi
+  local name=${IMAGE:-$(image_name)}
+  if [ -f "$name" ]; then
+    name=$(docker load --quiet --input "$name" | sed -n 's/^Loaded image\( ID\)\?: //p' | tail -n 1)
+    [ -n "$name" ] || die "$IMAGE is no archive of an image; docker save makes one"
+  elif [ -n "${IMAGE:-}" ] && ! has_image "$name"; then
+    docker pull --quiet "$name" >&2 || die "there is no image $name, neither here nor where docker looks"
+  elif ! has_image "$name"; then
+    build_image >&2
+  fi
+  local major
+  major=$(docker image inspect --format '{{index .Config.Labels "org.chatapi.l4t"}}' "$name" 2>/dev/null || true)
+  case "$major" in
+    "" | "<no value>" | "$(l4t_major)") ;;
+    *) die "the image $name is made for L4T r$major and this board has r$(l4t_major); take chatapi:$(version)-r$(l4t_major), or ./run.sh build" ;;
+  esac
+  # By its id, so that a new image of the same name does not take an installed one's place.
+  docker image inspect --format '{{.Id}}' "$name"
+}
+
+# jetson-containers names what it builds after the board (chatapi:r36.4...); it gets the name that is looked for here.
+build_image() {
+  command -v jetson-containers >/dev/null ||
+    die "there is no image $(image_name) here, and no jetson-containers to build it with: name one in IMAGE, or install jetson-containers (git clone, then its install.sh)"
+  echo "run.sh: building $(image_name); this takes hours the first time" >&2
+  jetson-containers build --package-dirs "$PWD/packages" --name chatapi chatapi || die "the image could not be built; what jetson-containers wrote says why"
+  local made
+  made=$(docker image ls --format '{{.Repository}}:{{.Tag}}' chatapi | grep "^chatapi:r$(l4t_major)" | head -n 1)
+  [ -n "$made" ] || die "jetson-containers ended without an image chatapi:r$(l4t_major)..."
+  docker tag "$made" "$(image_name)"
+}
+
+# What of the board a container cannot see by itself: docker hides /sys/firmware, where the device tree is.
+board_files() {
+  local place=$1
+  mkdir -p "$place/device-tree"
+  local name
+  for name in model compatible; do
+    cat "/proc/device-tree/$name" >"$place/device-tree/$name" 2>/dev/null || true
+  done
+}
+
+# Options of docker run, into the array `options`.
+container_options() {
+  local folder=$1
+  options=(
+    --rm --network host --runtime nvidia --env "NVIDIA_DRIVER_CAPABILITIES=compute,utility"
+    --env HOME=/data --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges --ulimit nice=30 --ulimit core=0
+    --volume "$folder:/data" --env CHATAPI_DATA=/data
+  )
+  # Files that are named are those of where we are called from; the service names none.
+  if [ "$command" = serve ]; then options+=(--workdir /data); else options+=(--volume "$from:/here" --workdir /here); fi
+  # The files in the data directory belong to whom they belonged to.
+  options+=(--user "$(stat -c %u "$folder"):$(stat -c %g "$folder")")
+  if [ -t 0 ] && [ -t 1 ]; then options+=(--interactive --tty); elif [ -p /dev/stdin ] || [ -f /dev/stdin ]; then options+=(--interactive); fi
+  local name group
+  for name in audio video render jtop; do
+    if group=$(getent group "$name" | cut -d: -f3) && [ -n "$group" ]; then options+=(--group-add "$group"); fi
+  done
+  if [ -d /dev/snd ]; then options+=(--device /dev/snd); fi
+  # A microphone or speaker that is plugged in later: major 116 is ALSA's.
+  options+=(--device-cgroup-rule 'c 116:* rw')
+  if [ -S /run/jtop.sock ]; then options+=(--volume /run/jtop.sock:/run/jtop.sock); fi
+  if [ -S "${XDG_RUNTIME_DIR:-/nowhere}/pulse/native" ]; then
+    options+=(--volume "$XDG_RUNTIME_DIR/pulse/native:/run/pulse" --env PULSE_SERVER=unix:/run/pulse)
+  fi
+  for name in /etc/nvpmodel.conf /var/lib/nvpmodel /run/systemd/timesync; do
+    if [ -e "$name" ]; then options+=(--volume "$name:$name:ro"); fi
+  done
+  if [ -e "$tegra_release" ]; then options+=(--volume "$tegra_release:/etc/nv_tegra_release:ro"); fi
+  if board_files "$folder/board"; then options+=(--volume "$folder/board:/run/board:ro"); fi
+  if [ -S "${NOTIFY_SOCKET:-/nowhere}" ]; then
+    options+=(--volume "$NOTIFY_SOCKET:/run/notify" --env NOTIFY_SOCKET=/run/notify --env "WATCHDOG_USEC=${WATCHDOG_USEC:-}")
+  fi
+  for name in $(compgen -e CHATAPI_) http_proxy https_proxy no_proxy; do
+    [ "$name" = CHATAPI_DATA ] || [ -z "${!name:-}" ] || options+=(--env "$name")
+  done
+}
+
+# Where the data is: the service's where we may write, else the user's own.
+data_folder() {
+  if [ -n "${CHATAPI_DATA:-}" ]; then
+    echo "$CHATAPI_DATA"
+  elif [ -w /var/lib/chatapi ] || [ "$(id -u)" = 0 ]; then
+    echo /var/lib/chatapi
+  else
+    echo "${XDG_DATA_HOME:-$HOME/.local/share}/chatapi"
+  fi
+}
+
+# The words of the command line, in a container; `serve` in the one that has the appliance's name.
+in_container() {
+  local folder image options=()
+  folder=$(data_folder)
+  need_docker
+  image=$(take_image)
+  mkdir -p "$folder" 2>/dev/null && [ -w "$folder" ] ||
+    die "$folder cannot be written; name another folder in CHATAPI_DATA, or be root"
+  container_options "$folder"
+  if [ "$command" = serve ]; then
+    # Named, so that it is found again; one that a power cut left over is of no use to anybody.
+    docker rm --force "$container" >/dev/null 2>&1 || true
+    options+=(--name "$container")
+  fi
+  case "$command" in
+    serve | talk | ask | say | transcribe | bench)
+      docker run "${options[@]}" "$image" ${settings[@]+"${settings[@]}"} models fetch >/dev/null </dev/null ||
+        echo "run.sh: not every model could be fetched, as told above; going on with what is there" >&2
+      ;;
+  esac
+  exec docker run "${options[@]}" "$image" "$@"
+}

@@ -1,0 +1,121 @@
+"""run.sh on a Jetson, as far as it goes without one: what it asks of docker, whose place a recorder takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCKER = """#!/usr/bin/env python3
+import json, os, sys
+words = sys.argv[1:]
+with open(os.environ["RECORD"], "a") as record:
+    record.write(json.dumps(words) + "\\n")
+if words[:1] == ["info"]:
+    print(os.environ.get("RUNTIMES", '{"nvidia": {}}'))
+if words[:2] == ["image", "inspect"]:
+    if words[-1] not in os.environ.get("IMAGES", "").split():
+        sys.exit(1)
+    if "{{.Id}}" in words:
+        print("sha256:feed")
+    elif len(words) > 3:
+        print(os.environ.get("LABEL", ""))
+if "fetch" in words:
+    sys.exit(int(os.environ.get("FETCH", "0")))
+"""
+NAME = "chatapi:0.1.0-r36"
+
+
+class Jetson:
+    """A machine that looks like one from run.sh's side."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "bin").mkdir()
+        (folder / "bin/docker").write_text(DOCKER)
+        (folder / "bin/docker").chmod(0o755)
+        (folder / "release").write_text("# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic\n")
+        self.folder, self.record = folder, folder / "record"
+
+    def run(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        given = {
+            "PATH": f"{self.folder}/bin:/usr/bin:/bin",
+            "TEGRA_RELEASE": str(self.folder / "release"),
+            "CHATAPI_DATA": str(self.folder / "data"),
+            "RECORD": str(self.record),
+            "HOME": os.environ["HOME"],
+            "IMAGES": NAME,
+            **environ,
+        }
+        command = [str(ROOT / "run.sh"), *words]
+        return subprocess.run(
+            command, env=given, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False
+        )
+
+    def runs(self) -> list[list[str]]:
+        lines = [json.loads(line) for line in self.record.read_text().splitlines()]
+        return [line for line in lines if line[0] == "run"]
+
+
+@pytest.fixture
+def jetson(tmp_path: Path) -> Jetson:
+    return Jetson(tmp_path)
+
+
+def test_it_serves_in_its_image_with_what_the_board_has(jetson: Jetson) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(jetson.folder / "notify"))
+        given = {"NOTIFY_SOCKET": str(jetson.folder / "notify"), "WATCHDOG_USEC": "90000000"}
+        done = jetson.run("--set", "server.port=8123", CHATAPI_LLM_MODEL="mine", **given)
+    assert done.returncode == 0, done.stderr
+    fetching, serving = jetson.runs()
+    assert fetching[-4:] == ["--set", "server.port=8123", "models", "fetch"]
+    assert serving[-3:] == ["sha256:feed", "--set", "server.port=8123"]
+    options = " ".join(serving)
+    for wanted in (
+        "--runtime nvidia",
+        "--read-only",
+        "--cap-drop ALL",
+        "--name chatapi",
+        f"--volume {jetson.folder}/data:/data",
+        "--env CHATAPI_DATA=/data",
+        "--env CHATAPI_LLM_MODEL ",
+        f"--volume {jetson.folder}/notify:/run/notify",
+        "--env WATCHDOG_USEC=90000000",
+    ):
+        assert wanted in options
+    # There is no terminal, and nothing to read.
+    assert "--tty" not in serving and "--interactive" not in serving
+
+
+def test_without_a_network_it_goes_on_with_what_is_there(jetson: Jetson) -> None:
+    done = jetson.run("serve", FETCH="2")
+    assert done.returncode == 0 and "going on with what is there" in done.stderr
+    assert jetson.runs()[-1][-1] == "serve"
+
+
+def test_other_commands_have_containers_without_the_name(jetson: Jetson) -> None:
+    assert jetson.run("check", "--json").returncode == 0
+    (run,) = jetson.runs()
+    assert run[-2:] == ["check", "--json"] and "--name" not in run
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"RUNTIMES": '{"runc": {}}'}, "docker has no runtime nvidia"),
+        ({"IMAGES": ""}, f"there is no image {NAME} here, and no jetson-containers to build it with"),
+        ({"LABEL": "39"}, "is made for L4T r39 and this board has r36"),
+        ({"IMAGE": "/etc/passwd"}, "is no archive of an image"),
+        ({"RUN_IN": "cloud"}, "it can be venv or container"),
+        ({"CHATAPI_DATA": "/proc/nowhere"}, "/proc/nowhere cannot be written"),
+    ],
+)
+def test_what_keeps_it_from_running_is_one_sentence(jetson: Jetson, environ: dict[str, str], told: str) -> None:
+    done = jetson.run("serve", **environ)
+    assert done.returncode != 0 and told in done.stderr
+    assert done.stderr.count("\n") == 1 and not (jetson.record.exists() and jetson.runs())
