@@ -123,6 +123,7 @@ run_tests() {
   need_openmp
   debian chromium chromium-driver curl
   debian systemd-container systemd-sysv dbus
+  debian gcc libc6-dev binutils binutils-aarch64-linux-gnu
   debian pulseaudio pulseaudio-utils libasound2-plugins alsa-utils libportaudio2
   chatapi models fetch
   chatapi models fetch whisper-base
