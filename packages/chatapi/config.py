@@ -1,7 +1,7 @@
 """Where the source of chatapi is: the root of the repository that holds this folder.
 
-Run by jetson-containers (jetson_containers/packages.py, config_package), which puts `package` into this module. It builds
-with the package's own folder as context, so the source comes as a second one (`docker buildx build --build-context`).
+Run by jetson-containers (jetson_containers/packages.py, config_package), which puts `package` into this module. Its
+builds have the package's own folder as context, so the source comes as a second one (buildx's `--build-context`).
 """
 
 import shlex

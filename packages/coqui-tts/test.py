@@ -12,7 +12,7 @@ SAMPLES_A_FRAME = 256
 
 
 def spoken(device: str) -> torch.Tensor:
-    """What a VITS voice with random weights makes of ten symbols, one channel of samples: no model is fetched for it."""
+    """What a VITS voice with random weights makes of ten symbols, one channel of samples; no model is fetched."""
     torch.manual_seed(1)
     voice = Vits.init_from_config(VitsConfig()).to(device).eval()
     with torch.inference_mode():

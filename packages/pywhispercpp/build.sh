@@ -9,6 +9,7 @@ set -euxo pipefail
 # architectures goes through the environment, which it hands to CMake too.
 # What the libraries link to at build time is only a stand-in: the board's runtime brings the real libcuda.
 export GGML_CUDA=1 CMAKE_CUDA_ARCHITECTURES="$BOARD_ARCHITECTURES" NO_REPAIR=1
+# shellcheck disable=SC2016 # CMake and the loader read $ORIGIN
 export CMAKE_ARGS='-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON -DCMAKE_INSTALL_RPATH=$ORIGIN -DGGML_NATIVE=OFF -DGGML_CPU_ARM_ARCH=armv8.2-a+dotprod+fp16'
 export LIBRARY_PATH="/usr/local/cuda/lib64/stubs${LIBRARY_PATH:+:$LIBRARY_PATH}"
 uv pip install --no-cache --no-deps --no-binary pywhispercpp "pywhispercpp==$PYWHISPERCPP_VERSION"
