@@ -20,8 +20,8 @@ build() {
   # shellcheck disable=SC2086 # OPTIONS is a list of words
   case "$builder" in
     docker) docker build --file "containers/$file" --tag "$tag" ${OPTIONS:-} "$@" . ;;
-    # Health checks are not part of the OCI's format.
-    podman | buildah) "$builder" build --format docker --file "containers/$file" --tag "$tag" ${OPTIONS:-} "$@" . ;;
+    # Health checks are not part of the OCI's format, and buildah makes one layer of all unless told.
+    podman | buildah) "$builder" build --layers --format docker --file "containers/$file" --tag "$tag" ${OPTIONS:-} "$@" . ;;
     *) die "BUILDER is $builder; it must be docker, podman or buildah" ;;
   esac >&2
 }
