@@ -1,4 +1,4 @@
-"""Images and containers without a Docker engine: buildah and podman, with a store of their own that goes with the test."""
+"""Images and containers without a Docker engine: buildah and podman, on a store that goes when the test does."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Containers:
         }
 
     def run(self, *command: str, check: bool = True, **environment: str) -> str:
-        """What a command wrote to standard output; the test fails, with what it wrote to both, where the command does."""
+        """What a command wrote to standard output; the test fails, with all that it wrote, where the command does."""
         done = subprocess.run(
             command, check=False, capture_output=True, text=True, cwd=ROOT, env={**self.environment, **environment}
         )

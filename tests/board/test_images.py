@@ -166,7 +166,7 @@ def test_its_labels_say_under_which_terms_it_is_given_on(containers: Containers,
     labels = config["Labels"]
     assert "GPL-3.0-or-later" in labels["org.opencontainers.image.licenses"]
     assert labels["org.opencontainers.image.version"] in image and labels["org.chatapi.l4t"] == ""
-    assert (config["User"], config["StopSignal"], list(config["Volumes"])) == ("chatapi", "SIGTERM", ["/data"])
+    assert (config["User"], config["StopSignal"], list(config["Volumes"])) == ("10001", "SIGTERM", ["/data"])
 
 
 # Last, for it ends the box.
