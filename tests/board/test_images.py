@@ -141,7 +141,9 @@ def test_it_is_not_root_and_writes_only_its_data(containers: Containers, box: Bo
 
 def test_nothing_that_builds_is_in_it_and_nothing_of_where_it_was_built(containers: Containers, image: str) -> None:
     def inside(command: str) -> str:
-        return containers.run("podman", "run", "--rm", "--entrypoint=sh", "--user=0", image, "-c", command).strip()
+        return containers.run(
+            "podman", "run", "--rm", "--network=none", "--entrypoint=sh", "--user=0", image, "-c", command
+        ).strip()
 
     assert inside(f"for name in {' '.join(BUILDS)}; do command -v $name || true; done") == ""
     found = "find / -xdev ( -name pip.conf -o -name wheels -o -path '*/.cache/*' -o -name '*.a' ) -not -path '/proc/*'"
@@ -150,15 +152,12 @@ def test_nothing_that_builds_is_in_it_and_nothing_of_where_it_was_built(containe
 
 
 def test_what_changes_often_is_in_the_last_layers(containers: Containers, image: str) -> None:
-    layers = json.loads(containers.run("podman", "inspect", image))[0]["RootFS"]["Layers"]
-    sizes = [
-        int(line)
-        for line in containers.run("podman", "history", "--human=false", "--format={{.Size}}", image).split()
-        if int(line)
-    ]
-    assert len(layers) >= 5
-    # From the newest: chatapi itself, its engines.
-    assert sizes[0] < 10_000_000 < sizes[1], sizes
+    told = containers.run("buildah", "inspect", "--type=image", image)
+    history = [layer for layer in json.loads(told)["OCIv1"]["history"] if not layer.get("empty_layer")]
+    made = [layer.get("created_by", "") for layer in history]
+    # chatapi itself after its engines, these after what Debian brings, all of it after the base.
+    order = [next(i for i, line in enumerate(made) if words in line) for words in ("apt-get", "groupadd", "ldconfig")]
+    assert order == sorted(order) and order[-1] == len(made) - 3, made
 
 
 def test_its_labels_say_under_which_terms_it_is_given_on(containers: Containers, image: str) -> None:
