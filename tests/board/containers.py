@@ -6,7 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import httpx
+import pytest
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ("buildah", "podman", "runc", "mmdebstrap")
@@ -92,3 +96,16 @@ def wheels(folder: Path, machine: str) -> Path:
     )  # fmt: skip
     ours.unlink()
     return folder
+
+
+def wait(containers: Containers, name: str, url: str, seconds: float = 60) -> None:
+    """Until the server at `url` is ready; the test fails with the container's log where it does not come."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if httpx.get(f"{url}/ready", timeout=30).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    pytest.fail(f"not ready after {seconds} s: {containers.run('podman', 'logs', name)}")

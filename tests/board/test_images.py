@@ -15,7 +15,7 @@ import httpx
 import pytest
 from conftest import MODELS
 
-from board.containers import ROOT, Containers, missing, wheels
+from board.containers import ROOT, Containers, missing, wait, wheels
 
 pytestmark = [
     pytest.mark.board,
@@ -81,18 +81,6 @@ def box(containers: Containers, image: str, tmp_path_factory: pytest.TempPathFac
         yield Box(name, url)
     finally:
         containers.run("podman", "rm", "--force", "--time=2", name, check=False)
-
-
-def wait(containers: Containers, name: str, url: str, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            if httpx.get(f"{url}/ready", timeout=10).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    pytest.fail(f"not ready after {seconds} s: {containers.run('podman', 'logs', name)}")
 
 
 def words(text: str) -> list[str]:
