@@ -13,7 +13,8 @@ die() {
 builder=${BUILDER:-docker}
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
-# Files under containers/, from the root of the repository; OPTIONS are for networks with rules of their own.
+# Files under containers/, from the root of the repository; OPTIONS are more words for the builder, and ENGINES_OPTIONS
+# some for the engines alone: where a mount was, an empty file stays, and what is mounted there does not get into the image.
 build() {
   local file=$1 tag=$2
   shift 2
@@ -40,7 +41,8 @@ what=${1:-}
 case "$what" in
   cpu)
     base=${BASE_IMAGE:-docker.io/library/python:3.12-slim-bookworm}
-    build wheels.Dockerfile chatapi-engines:cpu --build-arg "BASE_IMAGE=$base"
+    # shellcheck disable=SC2086 # a list of words
+    build wheels.Dockerfile chatapi-engines:cpu ${ENGINES_OPTIONS:-} --build-arg "BASE_IMAGE=$base"
     ;;
   r36 | r39)
     # Bases of jetson-containers (jetson_containers/l4t_version.py, get_l4t_base).
