@@ -53,16 +53,21 @@ take_image() {
   docker image inspect --format '{{.Id}}' "$name"
 }
 
-# jetson-containers names what it builds after the board (chatapi:r36.4...); it gets the name that is looked for here.
+# Named as it is looked for here.
 build_image() {
   command -v jetson-containers >/dev/null ||
     die "there is no image $(image_name) here, and no jetson-containers to build it with: name one in IMAGE, or install jetson-containers (git clone, then its install.sh)"
   echo "run.sh: building $(image_name); this takes hours the first time" >&2
-  jetson-containers build --package-dirs "$PWD/packages" --name chatapi chatapi || die "the image could not be built; what jetson-containers wrote says why"
+  containers/build.sh "r$(l4t_major)" || die "the image could not be built; what jetson-containers wrote says why"
+}
+
+# Models are compiled in what the appliance's image was made of, which alone has compilers.
+compiler_image() {
   local made
-  made=$(docker image ls --format '{{.Repository}}:{{.Tag}}' chatapi | grep "^chatapi:r$(l4t_major)" | head -n 1)
-  [ -n "$made" ] || die "jetson-containers ended without an image chatapi:r$(l4t_major)..."
-  docker tag "$made" "$(image_name)"
+  made=$(docker image ls --format '{{.Repository}}:{{.Tag}}' chatapi-build |
+    grep "^chatapi-build:r$(l4t_major)\.[^-]*-[^-]*-[^-]*-[^-]*$" | head -n 1)
+  [ -n "$made" ] || die "models are compiled in the image that ./run.sh build makes the appliance's of, and it is not here: ./run.sh build"
+  echo "$made"
 }
 
 # What of the board a container cannot see by itself: docker hides /sys/firmware, where the device tree is.
@@ -128,7 +133,7 @@ in_container() {
   local folder image options=()
   folder=$(data_folder)
   need_docker
-  image=$(take_image)
+  if [ "$command" = compile ]; then image=$(compiler_image); else image=$(take_image); fi
   mkdir -p "$folder" 2>/dev/null && [ -w "$folder" ] ||
     die "$folder cannot be written; name another folder in CHATAPI_DATA, or be root"
   container_options "$folder"
@@ -143,5 +148,6 @@ in_container() {
         echo "run.sh: not every model could be fetched, as told above; going on with what is there" >&2
       ;;
   esac
+  if [ "$command" = compile ]; then set -- python3 -m chatapi "$@"; fi
   exec docker run "${options[@]}" "$image" "$@"
 }

@@ -112,6 +112,7 @@ async def test_words_are_counted_live_and_as_a_file(echo: Any) -> None:
 
 
 @needs_pulse
+@pytest.mark.alone
 async def test_a_question_in_the_room_is_timed_by_the_recording(echo_settings: Make) -> None:
     async with devices.room(echo_settings()) as made:
         async with made.stage() as room:

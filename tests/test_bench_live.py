@@ -67,6 +67,7 @@ def hesitation() -> Hesitation:
     return Hesitation(tone(0.6), tone(0.6), "a tone and a tone", "tone")
 
 
+@pytest.mark.alone
 async def test_a_pause_is_waited_for_taken_back_or_spoken_into(echo: Running) -> None:
     async with echo("live.sure_ms=900") as appliance, AbilityDoor(appliance.live).stage() as room:
         assert await scenes.hesitation(room, hesitation(), 0.4, patience=3) is scenes.Fate.WAITED

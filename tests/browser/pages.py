@@ -41,8 +41,9 @@ class Page:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=Service(driver))
         self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": LISTENER})
-        # The page asks again and again whether the box is ready, and tests switch boxes off.
-        self._excused: list[str] = [r"/ready - Failed to load resource: net::ERR_"]
+        # The page asks again and again whether the box is there, and tests switch boxes off.
+        refused = r"/v1/realtime\S* failed: Error in connection establishment: net::ERR_CONNECTION_REFUSED"
+        self._excused: list[str] = [r"/ready - Failed to load resource: net::ERR_", refused]
 
     def open(self, url: str, ready: bool = True) -> None:
         self.driver.get(url)

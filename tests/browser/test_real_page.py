@@ -86,7 +86,7 @@ WITNESS = """
 
 def test_a_live_question_is_understood_and_answered_aloud(data: Path, browse: Callable[..., Any]) -> None:
     # Nobody speaks before the conversation is open; the browser repeats the file, after the answer was heard.
-    question = said(data, QUESTION, before=2, after=20)
+    question = said(data, QUESTION, before=5, after=20)
     with serving(data, *REAL, *SMALL) as served:
         page = browse(served.url, GRANTED, hears=question)
         page.run(WITNESS)
@@ -106,7 +106,7 @@ def test_a_live_question_is_understood_and_answered_aloud(data: Path, browse: Ca
 
 def test_an_answer_that_is_spoken_against_stops_where_it_was_heard(data: Path, browse: Callable[..., Any]) -> None:
     # Said again by the browser, while the first answer still sounds.
-    question = said(data, "Tell me a long story about a lighthouse.", before=2, after=6)
+    question = said(data, "Tell me a long story about a lighthouse.", before=5, after=4)
     with serving(data, *REAL, *SMALL) as served:
         page = browse(served.url, GRANTED, hears=question)
         page.press("#talk")

@@ -1,0 +1,26 @@
+# The engines of any machine, from PyPI's wheels: what containers/Dockerfile takes as ENGINES_IMAGE.
+ARG BASE_IMAGE=docker.io/library/python:3.12-slim-bookworm
+
+FROM ${BASE_IMAGE} AS install
+# Debian's python3 comes without what makes a virtual environment.
+# hadolint ignore=DL3008
+RUN python3 -c 'import ensurepip' 2>/dev/null \
+    || { apt-get update && apt-get install -y --no-install-recommends python3-venv && rm -rf /var/lib/apt/lists/*; }
+# pip stands beside the environment, so that it does not ship.
+RUN python3 -m venv /pip && python3 -m venv --without-pip /opt/venv
+WORKDIR /source
+COPY pyproject.toml constraints.txt ./
+# An empty package brings what the real one requires: this layer changes only with its requirements.
+RUN mkdir chatapi models && touch chatapi/__init__.py models/none README.md LICENSE \
+    && /pip/bin/pip --python /opt/venv/bin/python install --no-cache-dir --constraint constraints.txt '.[engines]' \
+    && /pip/bin/pip --python /opt/venv/bin/python uninstall --yes chatapi \
+    && rm -r models
+COPY LICENSE README.md ./
+COPY models ./models
+COPY chatapi ./chatapi
+RUN /pip/bin/pip install --no-cache-dir --constraint constraints.txt --no-deps --target /opt/chatapi . \
+    && mkdir -p /engines/system /engines/python/opt \
+    && mv /opt/venv /engines/python/opt/venv && mv /opt/chatapi /engines/chatapi
+
+FROM scratch
+COPY --from=install /engines /
