@@ -134,8 +134,8 @@ run_tests() {
   if [ $# -gt 0 ]; then
     "$venv/bin/python" -X dev -m pytest "$@"
   else
-    # Most wait for sound that takes its time, so two files at once, each in one process, which loads a model once.
-    "$venv/bin/python" -m pytest -m "not alone" --dist loadfile --tx "2*popen//python=$venv/bin/python -X dev"
+    # Most wait for sound that takes its time, so three files at once, each in one process, which loads a model once.
+    "$venv/bin/python" -m pytest -m "not alone" --dist loadfile --tx "3*popen//python=$venv/bin/python -X dev"
     "$venv/bin/python" -X dev -m pytest -m alone
   fi
 }
