@@ -209,25 +209,27 @@ def until(true: Callable[[], object], seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-def test_ctrl_c_ends_the_command_and_leaves_what_is_done(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_and_leaves_what_is_done(data: Path, sent: signal.Signals) -> None:
     script = (
         "from argparse import Namespace; from pathlib import Path\n"
         "from chatapi.commands.compile import compile_model\n"
         f"chosen = Namespace(name={NAME!r}, plan=False, verify=False, force=False, quantization=None)\n"
         f"data = Path({str(data)!r}); compile_model(data, chosen, data / 'root')"
     )
+    # A program begun in the background has SIGINT ignored.
+    command = ["env", "--ignore-signal=INT", sys.executable, "-c", script]
     environment = {**os.environ, "STAND_IN_HANG": "convert_weight"}
-    with subprocess.Popen(
-        [sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-    ) as process:
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         until(lambda: (data / "record.hangs").exists())
         with pytest.raises(Conflict, match="is compiling already"):
             made(data)
         child = int((data / "compiled" / ".lock").read_text())
-        process.send_signal(signal.SIGINT)
-        assert process.stderr
-        told = process.stderr.read().decode()
-        process.wait(20)
+        process.send_signal(sent)
+        try:
+            told = process.communicate(timeout=60)[1].decode()
+        finally:
+            process.kill()
     assert f"stopped; go on with: chatapi compile {NAME}" in told
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)

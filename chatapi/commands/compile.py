@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import platform
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,8 @@ def _tell(plan: compiling.Plan) -> None:
 
 def _carry_out(plan: compiling.Plan, known: Catalog) -> None:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    # A program begun in the background has SIGINT ignored, and a container that is stopped sends SIGTERM.
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with Progress(*columns, console=Console(file=sys.stderr)) as bars:
             tasks: dict[str, TaskID] = {}
@@ -122,6 +125,9 @@ def _carry_out(plan: compiling.Plan, known: Catalog) -> None:
     except KeyboardInterrupt:
         print(f"stopped; go on with: chatapi compile {plan.manifest.name}", file=sys.stderr)
         raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _fetching(known: Catalog, name: str, bars: Progress) -> Callable[[], object]:
