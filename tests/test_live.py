@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -102,6 +103,20 @@ async def test_a_short_pause_does_not_end_a_turn(echo: Running) -> None:
         heard = [event.text for event in talk.all(Transcript) if event.final]
         assert len(heard) == 1
         assert float(heard[0].split()[1]) > 1.4
+
+
+async def test_pauses_within_words_do_not_add_up_to_a_word_that_is_not_heard(
+    echo: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # While the first words are still being made out; each pause and what follows it is too short to begin again.
+    stammer = np.concatenate([np.concatenate([tone(0.064), silence(0.064)]) for _ in range(6)])
+    async with talking(echo, "live.partial_ms=5000") as talk:
+        engine = talk.appliance.engines.asr.engine
+        transcribe = engine.transcribe
+        monkeypatch.setattr(engine, "transcribe", lambda *given: time.sleep(1) or transcribe(*given))
+        await talk.say(np.concatenate([tone(0.6), silence(0.064), stammer, silence(1.0)]))
+        await talk.come(TurnEnded)
+        assert float(talk.all(AnswerStarted)[-1].asked.split()[1]) > 1.25
 
 
 async def test_who_goes_on_before_the_answer_is_heard_is_taken_to_have_paused(echo: Running) -> None:

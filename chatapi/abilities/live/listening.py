@@ -93,8 +93,10 @@ class Look:
 class Decoding:
     """Words that are being made out."""
 
+    given: int
+    """Samples of the utterance that are being decoded."""
     upto: int
-    """Samples of the utterance that count as decoded once it is done."""
+    """Samples of it that count as decoded once it is done."""
     scope: anyio.CancelScope
 
 
@@ -227,11 +229,11 @@ class Ear:
     def _begin(self, utterance: Utterance) -> None:
         """Have it decoded, if what is being decoded is not nearly all of it."""
         running, self._seen = self._decoding, utterance.length
-        if running is not None and utterance.speech_end - running.upto <= TAIL * FRAME:
+        if running is not None and utterance.speech_end - running.given <= TAIL * FRAME:
             running.upto = self._seen
             return
         self._stop_decoding()
-        self._decoding = Decoding(self._seen, anyio.CancelScope())
+        self._decoding = Decoding(self._seen, self._seen, anyio.CancelScope())
         self._group.start_soon(self._decode, utterance, self._decoding)
 
     def _whole(self, utterance: Utterance) -> int:
