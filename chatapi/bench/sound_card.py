@@ -81,6 +81,8 @@ class Daemon:
             f"load-module module-native-protocol-unix auth-anonymous=1 socket={self.folder}/native\n{loads}"
         )
         options = ["-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no", "--disallow-exit=yes"]
+        # The kernel ends it when a realtime thread computes for 0.2 s (rlimit-rttime), as after a pause of the machine.
+        options.append("--realtime=no")
         self._process = subprocess.Popen(
             ["pulseaudio", *options, "-F", script], env=self.environment, stderr=subprocess.DEVNULL
         )
