@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import model_library
+from model_library import METADATA as MISTRAL
+from model_library import library
 
 from chatapi.catalog import Model
 
@@ -27,13 +28,13 @@ CHATML: dict[str, Any] = {
     "stop_str": ["<|im_end|>"],
 }
 METADATA = {
-    **model_library.METADATA,
+    **MISTRAL,
     "max_batch_size": 8,
     "params": [],
     "memory_usage": {"prefill": 155_000_000, "decode": 20_000_000},
 }
 """Mistral-7B's cache: 0.125 MiB a token."""
-GOOD = model_library.library(platform.machine(), metadata=METADATA)
+GOOD = library(platform.machine(), metadata=METADATA)
 
 
 @contextmanager

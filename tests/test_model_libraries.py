@@ -16,7 +16,7 @@ from model_library import METADATA, fat_binary, library
 
 from chatapi.board import Board
 from chatapi.compiling import Here, verify
-from chatapi.compiling.library import MARKS, read
+from chatapi.compiling.model_lib import MARKS, read
 
 TESTS = Path(__file__).parent
 NEEDED = [

@@ -25,7 +25,7 @@ class Place:
     folder: Path
 
     @property
-    def library(self) -> Path:
+    def lib(self) -> Path:
         return self.folder / LIBRARY
 
     @property

@@ -156,7 +156,7 @@ def _steps(
 ) -> tuple[Step, ...]:
     """The three commands of mlc_llm 79d603f (python/mlc_llm/cli: gen_config.py, convert_weight.py, compile.py)."""
     manifest, tools = request.manifest, request.tools
-    source, weights, library = str(request.data / "models" / manifest.name), str(work.weights), str(work.library)
+    source, weights, library = str(request.data / "models" / manifest.name), str(work.weights), str(work.lib)
     sizes = {name: getattr(limits, name) for name in Limits.model_fields}
     # O3 is O2 with FasterTransformer's kernels, which q4f16_ft is laid out for.
     level = "O3" if quantization == "q4f16_ft" else "O2"

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from chatapi.catalog import disk
 from chatapi.catalog.manifest import MADE
-from chatapi.compiling.library import read
+from chatapi.compiling.model_lib import read
 from chatapi.compiling.place import CONFIG, LIBRARY, WEIGHTS, Place
 from chatapi.compiling.plan import Plan, Step
 from chatapi.compiling.verdict import Here, verify
@@ -181,7 +181,7 @@ def _check(plan: Plan, step: Step) -> None:
         short = work.short_files()
         wrong = "it wrote no list of weights" if not work.cache() else f"{short[0]} is not whole" if short else ""
     elif step.name == LIBRARY:
-        wrong = "" if work.library.is_file() and read(work.library).metadata else "it wrote no model library"
+        wrong = "" if work.lib.is_file() and read(work.lib).metadata else "it wrote no model library"
     elif not work.config():
         wrong = f"it wrote no {CONFIG}"
     if wrong:
@@ -190,7 +190,7 @@ def _check(plan: Plan, step: Step) -> None:
 
 def _results(work: Place, step: Step) -> list[Path]:
     if step.name == LIBRARY:
-        return [work.library] if work.library.exists() else []
+        return [work.lib] if work.lib.exists() else []
     files = sorted(path for path in work.weights.iterdir() if path.is_file())
     return [path for path in files if (_CACHE.match(path.name) is not None) == (step.name == WEIGHTS)]
 
@@ -219,7 +219,7 @@ def _whole(work: Place, step: Step) -> bool:
 def _publish(plan: Plan) -> None:
     """The record of what made it, and all of it in its place by one move; nothing that could not be loaded."""
     work, done = plan.work, _done(plan.work)
-    metadata = read(work.library).metadata
+    metadata = read(work.lib).metadata
     record = {
         "manifest": plan.manifest.name,
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),

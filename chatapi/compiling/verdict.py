@@ -11,7 +11,7 @@ from typing import Any
 from chatapi import board as boards
 from chatapi.board import Board
 from chatapi.catalog import disk
-from chatapi.compiling.library import Library, Metadata, read
+from chatapi.compiling.model_lib import Library, Metadata, read
 from chatapi.compiling.place import LIBRARY, Place
 from chatapi.compiling.tools import COMPARED
 from chatapi.errors import ModelFault
@@ -36,7 +36,7 @@ class Fault:
 class Verdict:
     """What a compiled model is, and what is wrong with it here."""
 
-    library: Library
+    lib: Library
     told: tuple[str, ...]
     """What it is, a sentence each: host, GPU, model, limits, memory."""
     memory: int
@@ -79,14 +79,14 @@ def verify(path: Path, here: Here, deep: bool = False) -> Verdict:
     subject = _Subject(read(path / LIBRARY if whole else path), Place(path) if whole else None, here, deep)
     memory = subject.metadata.memory(subject.config) if subject.metadata else 0
     faults = [fault for look in (_WHOLE if whole else _ALONE) for fault in look(subject)]
-    return Verdict(subject.library, tuple(_told(subject, memory)), memory, (*faults, *_memory(subject, memory)))
+    return Verdict(subject.lib, tuple(_told(subject, memory)), memory, (*faults, *_memory(subject, memory)))
 
 
 class _Subject:
     """Everything the faults are found in."""
 
     def __init__(self, library: Library, place: Place | None, here: Here, deep: bool) -> None:
-        self.library = library
+        self.lib = library
         self.place = place or Place(library.path.parent)
         self.here = here
         self.deep = deep
@@ -95,7 +95,7 @@ class _Subject:
 
     @property
     def metadata(self) -> Metadata | None:
-        return self.library.metadata
+        return self.lib.metadata
 
     @property
     def gpu(self) -> str:
@@ -108,7 +108,7 @@ class _Subject:
 
 
 def _file(subject: _Subject) -> Iterator[Fault]:
-    library, here = subject.library, subject.here
+    library, here = subject.lib, subject.here
     name = library.path
     if library.header is None:
         yield Fault("library_damaged", f"{name} is no shared library for Linux; {subject.again}")
@@ -132,9 +132,9 @@ def _file(subject: _Subject) -> Iterator[Fault]:
 
 
 def _gpu(subject: _Subject) -> Iterator[Fault]:
-    code, gpu, name = subject.library.code, subject.gpu, subject.library.path
+    code, gpu, name = subject.lib.code, subject.gpu, subject.lib.path
     # Of a file that breaks off the GPU code may be the part that is missing: that is told already.
-    if not gpu or subject.library.header is None or subject.library.size < subject.library.header.bytes:
+    if not gpu or subject.lib.header is None or subject.lib.size < subject.lib.header.bytes:
         return
     if code.damaged:
         yield Fault("library_damaged", f"the GPU code of {name} breaks off; {subject.again}")
@@ -150,7 +150,7 @@ def _gpu(subject: _Subject) -> Iterator[Fault]:
         told = f"{name} has PTX only, which the driver compiles each time the model is loaded; {subject.again}"
         yield Fault("library_ptx_only", told, fatal=False)
     else:
-        made = _gpus(subject.library)
+        made = _gpus(subject.lib)
         made = "no GPU code" if made == "none" else f"GPU code for {made}"
         yield Fault("library_other_gpu", f"{name} has {made} and this board's GPU is {gpu}; {subject.again}")
 
@@ -165,8 +165,8 @@ def _whole(subject: _Subject) -> Iterator[Fault]:
         told = f"{subject.place.weights} lacks {', '.join(missing[:3])}, or not all of it is there; {subject.again}"
         yield Fault("weights_damaged", told)
     said = subject.made.get("sha256")
-    if subject.deep and said and disk.digest(subject.library.path) != said:
-        yield Fault("library_changed", f"{subject.library.path} is not the file that was made here; {subject.again}")
+    if subject.deep and said and disk.digest(subject.lib.path) != said:
+        yield Fault("library_changed", f"{subject.lib.path} is not the file that was made here; {subject.again}")
 
 
 def _versions(subject: _Subject) -> Iterator[Fault]:
@@ -175,12 +175,12 @@ def _versions(subject: _Subject) -> Iterator[Fault]:
         return
     for tool in COMPARED:
         if tool not in now:
-            told = f"there is no {tool} here to load {subject.library.path} with; use chatapi's image for this board"
+            told = f"there is no {tool} here to load {subject.lib.path} with; use chatapi's image for this board"
             yield Fault("no_compiler", told)
         elif made.get(tool) != now[tool]:
             yield Fault(
                 "library_other_version",
-                f"{subject.library.path} was made by {tool} {made.get(tool)} and here is {now[tool]}, which cannot be "
+                f"{subject.lib.path} was made by {tool} {made.get(tool)} and here is {now[tool]}, which cannot be "
                 f"trusted to load it; {subject.again}",
             )
 
@@ -190,7 +190,7 @@ def _cuda(subject: _Subject) -> Iterator[Fault]:
     if board and board.cuda and made and made[0] != board.cuda[0]:
         yield Fault(
             "library_other_cuda",
-            f"{subject.library.path} was made with CUDA {_dotted(made)}, and L4T {_dotted(board.l4t)} of this board "
+            f"{subject.lib.path} was made with CUDA {_dotted(made)}, and L4T {_dotted(board.l4t)} of this board "
             f"has {_dotted(board.cuda)}; {subject.again}",
         )
 
@@ -242,7 +242,7 @@ _WHOLE = (*_ALONE, _whole, _versions, _cuda, _agreement)
 
 
 def _told(subject: _Subject, memory: int) -> Iterator[str]:
-    library, metadata = subject.library, subject.metadata
+    library, metadata = subject.lib, subject.metadata
     if library.header:
         yield f"host: {library.header.machine}"
         yield f"GPU: {_gpus(library)}"

@@ -272,7 +272,7 @@ def _checked(folder: Path, name: str) -> Mapping[str, Any]:
     # Whether the memory is enough depends on the settings too: `configured` sees to that.
     verdict = verify(folder, Here(board.find(), available=0, versions=find().versions))
     verdict.require()
-    return verdict.library.metadata.raw if verdict.library.metadata else {}
+    return verdict.lib.metadata.raw if verdict.lib.metadata else {}
 
 
 def configured(folder: Path, metadata: Mapping[str, Any], table: Table, root: Path = Path("/")) -> EngineConfig:
