@@ -11,15 +11,8 @@ CHIPS = {"tegra234": ("Orin", "sm_87"), "tegra264": ("Thor", "sm_110")}
 """Device-tree name of a chip -> its family, and its GPU as CUDA names it (CUDA GPUs list of NVIDIA)."""
 CUDA_OF_L4T = {36: (12, 6), 38: (13, 0), 39: (13, 2)}
 """Major of L4T -> the CUDA that its JetPack brings."""
-BANDWIDTH = {
-    ("Orin Nano", 4): 34.0,
-    ("Orin Nano", 8): 68.0,
-    ("Orin NX", 8): 102.4,
-    ("Orin NX", 16): 102.4,
-    ("AGX Orin", 32): 204.8,
-    ("AGX Orin", 64): 204.8,
-}
-"""(Board, GB of memory) -> GB/s of its memory (NVIDIA's Jetson module data sheets): what bounds the tokens a second."""
+COPY = "run/board/device-tree"
+"""Where a container finds what the device tree says of the board."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +36,6 @@ class Board:
     def family(self) -> str:
         """Such as Orin; empty for a chip not in `CHIPS`."""
         return CHIPS.get(self.chip, ("", ""))[0]
-
-    @property
-    def bandwidth(self) -> float | None:
-        """GB/s of its memory; None where that is not known."""
-        size = round(self.memory / 1e9)
-        for (name, gigabytes), speed in BANDWIDTH.items():
-            # The kernel keeps some of it; the "Super" boards are faster, which is more than is promised here.
-            if name in self.model and gigabytes * 0.8 <= size <= gigabytes * 1.1:
-                return speed
-        return None
-
-
-COPY = "run/board/device-tree"
-"""Where a container finds what the device tree says of the board."""
 
 
 def find(root: Path = Path("/")) -> Board | None:

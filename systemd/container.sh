@@ -137,6 +137,15 @@ in_container() {
   mkdir -p "$folder" 2>/dev/null && [ -w "$folder" ] ||
     die "$folder cannot be written; name another folder in CHATAPI_DATA, or be root"
   container_options "$folder"
+  local file
+  for file in "$from/chatapi.toml" "$here/chatapi.toml"; do
+    if [ -e "$file" ]; then
+      options+=(--volume "$file:/run/chatapi.toml:ro")
+      settings=(--config /run/chatapi.toml ${settings[@]+"${settings[@]}"})
+      set -- --config /run/chatapi.toml "$@"
+      break
+    fi
+  done
   if [ "$command" = serve ]; then
     # Named, so that it is found again; one that a power cut left over is of no use to anybody.
     docker rm --force "$container" >/dev/null 2>&1 || true

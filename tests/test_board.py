@@ -39,7 +39,7 @@ def test_a_board_is_known_by_its_files(tmp_path: Path) -> None:
         cuda=(12, 6, 68),
         memory=16055396 * 1024,
     )
-    assert (found.family, found.bandwidth) == ("Orin", 102.4)
+    assert found.family == "Orin"
     assert board.meminfo(tmp_path) == 12_000_000 * 1024
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -178,6 +179,16 @@ def test_ptx_for_an_older_gpu_loads_slowly_and_is_only_noted(folder: Path) -> No
 
 def test_a_file_that_was_exchanged_is_noticed_when_it_is_read_whole(folder: Path) -> None:
     rewrite(folder / "made.json", sha256="0" * 64)
+    assert judged(folder).loads
+    assert [fault.code for fault in verify(folder, HERE, deep=True).faults] == ["library_changed"]
+
+
+def test_a_weight_that_was_exchanged_is_noticed_too(folder: Path) -> None:
+    shard = folder / "weights/params_shard_0.bin"
+    said = {"size": 8192, "sha256": hashlib.sha256(shard.read_bytes()).hexdigest()}
+    rewrite(folder / "made.json", files={"weights/params_shard_0.bin": said})
+    assert verify(folder, HERE, deep=True).faults == ()
+    shard.write_bytes(b"\1" * 8192)
     assert judged(folder).loads
     assert [fault.code for fault in verify(folder, HERE, deep=True).faults] == ["library_changed"]
 

@@ -41,7 +41,7 @@ class Jetson:
         (folder / "release").write_text("# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic\n")
         self.folder, self.record = folder, folder / "record"
 
-    def run(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, cwd: Path | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
         given = {
             "PATH": f"{self.folder}/bin:/usr/bin:/bin",
             "TEGRA_RELEASE": str(self.folder / "release"),
@@ -53,7 +53,14 @@ class Jetson:
         }
         command = [str(ROOT / "run.sh"), *words]
         return subprocess.run(
-            command, env=given, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False
+            command,
+            env=given,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
         )
 
     def runs(self) -> list[list[str]]:
@@ -90,6 +97,16 @@ def test_it_serves_in_its_image_with_what_the_board_has(jetson: Jetson) -> None:
         assert wanted in options
     # There is no terminal, and nothing to read.
     assert "--tty" not in serving and "--interactive" not in serving
+
+
+def test_the_settings_file_where_it_is_called_from_counts(jetson: Jetson) -> None:
+    (jetson.folder / "chatapi.toml").write_text("[server]\nport = 8123\n")
+    assert jetson.run(cwd=jetson.folder).returncode == 0
+    fetching, serving = jetson.runs()
+    assert fetching[-4:] == ["--config", "/run/chatapi.toml", "models", "fetch"]
+    assert serving[-3:] == ["sha256:feed", "--config", "/run/chatapi.toml"]
+    for options in (fetching, serving):
+        assert f"{jetson.folder}/chatapi.toml:/run/chatapi.toml:ro" in options
 
 
 def test_without_a_network_it_goes_on_with_what_is_there(jetson: Jetson) -> None:

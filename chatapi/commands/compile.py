@@ -18,6 +18,7 @@ from chatapi import board as boards
 from chatapi import catalog, compiling
 from chatapi.catalog import Catalog, Manifest
 from chatapi.errors import BadInput, ChatapiError, ModelFault, Unknown
+from chatapi.memory import gigabytes
 
 MARKS = {True: "[red]BAD[/] ", False: "[yellow]note[/]"}
 
@@ -95,10 +96,10 @@ def _tell(plan: compiling.Plan) -> None:
         f"{limits.prefill_chunk_size}, at most {limits.max_batch_size} answers at once"
     )
     if estimate.fetched:
-        print(f"  fetching: at most {_gb(estimate.fetched)}")
+        print(f"  fetching: at most {gigabytes(estimate.fetched)}")
     print(f"  time: about {estimate.seconds / 60:.0f} minutes after fetching; reckoned, not measured on a board")
-    print(f"  disk: {_gb(estimate.disk)}, the source weights included where they are still to be fetched")
-    print(f"  memory: {_gb(estimate.converting)} while quantising, {_gb(estimate.running)} when it runs")
+    print(f"  disk: {gigabytes(estimate.disk)}, the source weights included where they are still to be fetched")
+    print(f"  memory: {gigabytes(estimate.converting)} while quantising, {gigabytes(estimate.running)} when it runs")
     for step in plan.steps:
         print(f"  {step.told}: {' '.join(step.argv)}")
 
@@ -170,7 +171,3 @@ def _verify(data: Path, name: str, root: Path) -> int:
     if good:
         console.print(f"{escape(str(path))} {'is good for this machine' if not missing else 'is whole'}")
     return 0 if good else 1
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

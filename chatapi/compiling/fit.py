@@ -11,6 +11,7 @@ from chatapi.catalog import disk
 from chatapi.compiling.plan import Plan
 from chatapi.compiling.verdict import RESERVE
 from chatapi.errors import ModelFault, OurFault, StorageFault
+from chatapi.memory import gigabytes
 
 
 @dataclass(frozen=True)
@@ -35,24 +36,20 @@ def obstacles(plan: Plan, free: Room) -> Iterator[OurFault]:
     present = sum(path.stat().st_size for path in plan.work.folder.rglob("*") if path.is_file())
     if free.disk + present < estimate.disk + disk.RESERVE:
         yield StorageFault(
-            f"compiling {name} needs {_gb(estimate.disk)} of {plan.place.folder.parent} and {_gb(free.disk + present)} "
-            "are free; make room there, or set data to a folder on a larger disk",
+            f"compiling {name} needs {gigabytes(estimate.disk)} of {plan.place.folder.parent} and "
+            f"{gigabytes(free.disk + present)} are free; make room there, or set data to a folder on a larger disk",
             details={"needed": estimate.disk, "free": free.disk},
         )
     if estimate.running + RESERVE > plan.board.memory:
         yield ModelFault(
-            f"{name} takes {_gb(estimate.running)} when it runs and {_gb(RESERVE)} are for the rest, and "
-            f"{plan.board.model} has {_gb(plan.board.memory)}; compile a smaller model",
+            f"{name} takes {gigabytes(estimate.running)} when it runs and {gigabytes(RESERVE)} are for the rest, and "
+            f"{plan.board.model} has {gigabytes(plan.board.memory)}; compile a smaller model",
             code="model_too_large",
         )
     if estimate.converting > free.memory + free.swap:
         yield ModelFault(
-            f"quantising {name} takes {_gb(estimate.converting)} of memory and {_gb(free.memory + free.swap)} are "
-            f"free, swap included; add swap, end other programs, or compile it on a larger {plan.board.family} "
+            f"quantising {name} takes {gigabytes(estimate.converting)} of memory and "
+            f"{gigabytes(free.memory + free.swap)} are free, swap included; add swap, end other programs, or compile it on a larger {plan.board.family} "
             f"with the same JetPack and copy {plan.place.folder} here",
             code="too_little_memory",
         )
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

@@ -15,6 +15,7 @@ from chatapi.compiling.model_lib import Library, Metadata, read
 from chatapi.compiling.place import LIBRARY, Place
 from chatapi.compiling.tools import COMPARED
 from chatapi.errors import ModelFault
+from chatapi.memory import gigabytes
 
 RESERVE = 500_000_000
 """Bytes of a board's memory that are left to the rest of the appliance: hearing, speaking and the system."""
@@ -70,7 +71,7 @@ class Here:
 def verify(path: Path, here: Here, deep: bool = False) -> Verdict:
     """Judge a folder as `chatapi compile` makes it, or a library alone, without loading it.
 
-    With `deep` the library's sha256 is compared too. Raises ModelFault where there is nothing to read.
+    With `deep` the sha256 of everything that was made is compared too. Raises ModelFault where nothing can be read.
     """
     whole = path.is_dir()
     if whole and not (path / LIBRARY).exists():
@@ -164,9 +165,16 @@ def _whole(subject: _Subject) -> Iterator[Fault]:
     if missing:
         told = f"{subject.place.weights} lacks {', '.join(missing[:3])}, or not all of it is there; {subject.again}"
         yield Fault("weights_damaged", told)
-    said = subject.made.get("sha256")
-    if subject.deep and said and disk.digest(subject.lib.path) != said:
-        yield Fault("library_changed", f"{subject.lib.path} is not the file that was made here; {subject.again}")
+    for name, sha256 in _sums(subject.made).items() if subject.deep else ():
+        file = subject.place.folder / name
+        if not file.is_file() or disk.digest(file) != sha256:
+            yield Fault("library_changed", f"{file} is not the file that was made here; {subject.again}")
+
+
+def _sums(made: Mapping[str, Any]) -> dict[str, str]:
+    """sha256 by file of what was made: the library's stands apart, as what most want to compare."""
+    sums = {name: said["sha256"] for name, said in made.get("files", {}).items()}
+    return {**sums, LIBRARY: made["sha256"]} if "sha256" in made else sums
 
 
 def _versions(subject: _Subject) -> Iterator[Fault]:
@@ -231,8 +239,8 @@ def _memory(subject: _Subject, memory: int) -> Iterator[Fault]:
     if memory and available and memory + RESERVE > available:
         yield Fault(
             "too_little_memory",
-            f"it takes {_gb(memory)} and {_gb(RESERVE)} are for the rest, and {_gb(available)} are free; end other "
-            "programs, or compile a smaller model or a smaller context_window_size",
+            f"it takes {gigabytes(memory)} and {gigabytes(RESERVE)} are for the rest, and {gigabytes(available)} are "
+            "free; end other programs, or compile a smaller model or a smaller context_window_size",
         )
 
 
@@ -250,9 +258,9 @@ def _told(subject: _Subject, memory: int) -> Iterator[str]:
         yield f"model: {metadata.model_type}, {metadata.quantization}"
         context = f"{metadata.context} tokens" if metadata.context > 0 else "the model's sliding window"
         yield f"context: {context}, prompts in pieces of {metadata.chunk}, at most {metadata.batch} answers at once"
-        free = f", of {_gb(subject.here.available)} that are free" if subject.here.available else ""
+        free = f", of {gigabytes(subject.here.available)} that are free" if subject.here.available else ""
         beside = "" if subject.config else " (what its vocabulary takes is not told without mlc-chat-config.json)"
-        yield f"memory: {_gb(memory)} when loaded{free}{beside}"
+        yield f"memory: {gigabytes(memory)} when loaded{free}{beside}"
     if versions := subject.made.get("versions"):
         yield "made by: " + ", ".join(f"{tool} {version}" for tool, version in versions.items())
 
@@ -278,7 +286,3 @@ def _listed(gpus: frozenset[str]) -> str:
 
 def _dotted(version: tuple[int, ...] | list[int]) -> str:
     return ".".join(map(str, version))
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

@@ -32,6 +32,7 @@ from chatapi import board
 from chatapi.compiling import Here, compiled, find, verify
 from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Stop, Usage, never
 from chatapi.errors import ChatapiError, EngineFailed, ModelFault
+from chatapi.memory import gigabytes
 from chatapi.sentences import ends
 from chatapi.settings import Mlc as Table
 from chatapi.settings import Settings
@@ -270,7 +271,7 @@ def _checked(folder: Path, name: str) -> Mapping[str, Any]:
                 code="model_missing",
             )
     # Whether the memory is enough depends on the settings too: `configured` sees to that.
-    verdict = verify(folder, Here(board.find(), available=0, versions=find().versions))
+    verdict = verify(folder, Here(board.find(), available=0, versions=find().versions), deep=True)
     verdict.require()
     return verdict.lib.metadata.raw if verdict.lib.metadata else {}
 
@@ -306,8 +307,8 @@ def fitting(metadata: Mapping[str, Any], weights: int, available: int, context: 
     tokens = int((available - taken) / each)
     if tokens < context:
         raise ModelFault(
-            f"the model needs {(taken + each * context) / 1e9:.1f} GB of memory with a context of {context} and "
-            f"{available / 1e9:.1f} GB are free; set mlc.context lower, take a smaller model, or stop what else runs"
+            f"the model needs {gigabytes(taken + each * context)} of memory with a context of {context} and "
+            f"{gigabytes(available)} are free; set mlc.context lower, take a smaller model, or stop what else runs"
         )
     return tokens
 
