@@ -49,7 +49,7 @@ def obstacles(plan: Plan, free: Room) -> Iterator[OurFault]:
     if estimate.converting > free.memory + free.swap:
         yield ModelFault(
             f"quantising {name} takes {gigabytes(estimate.converting)} of memory and "
-            f"{gigabytes(free.memory + free.swap)} are free, swap included; add swap, end other programs, or compile it on a larger {plan.board.family} "
-            f"with the same JetPack and copy {plan.place.folder} here",
+            f"{gigabytes(free.memory + free.swap)} are free, swap included; add swap, end other programs, or compile "
+            f"it on a larger {plan.board.family} with the same JetPack and copy {plan.place.folder} here",
             code="too_little_memory",
         )
