@@ -95,6 +95,8 @@ class Appliance:
         self.warm = False
         self._warmed = anyio.Event()
         self._begun = time.monotonic()
+        self.started_at = int(time.time())
+        """Seconds since 1970."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Appliance]:

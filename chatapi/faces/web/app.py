@@ -21,9 +21,9 @@ from starlette.responses import Response
 
 from chatapi.appliance import Appliance
 from chatapi.errors import BadInput, CallerError, SettingsFault, Unknown, Unprocessable
-from chatapi.faces.web import native, page, realtime, requests
+from chatapi.faces.web import native, openai, page, realtime, requests
 from chatapi.faces.web.guard import Guard
-from chatapi.faces.web.problems import Problem
+from chatapi.faces.web.problems import refusal
 from chatapi.faces.web.tls import SecureServer
 from chatapi.settings import Settings
 
@@ -46,6 +46,7 @@ def create_app(appliance: Appliance) -> FastAPI:
         redoc_url=None,
     )
     app.include_router(native.router(appliance))
+    app.include_router(openai.router(appliance))
     app.include_router(realtime.router(appliance))
     app.include_router(page.router())
     app.add_exception_handler(HTTPException, _http_problem)
@@ -137,18 +138,18 @@ async def _http_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for nothing else
     path = request.url.path
     if error.status_code == 404:
-        return Problem(Unknown(f"there is nothing at {path}"))
+        return refusal(path, Unknown(f"there is nothing at {path}"))
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         told = CallerError(f"{path} does not take {request.method}; it takes {allowed}", code="method_not_allowed")
-        return Problem(told, {"Allow": allowed}, status=405)
-    return Problem(BadInput(str(error.detail)), status=error.status_code)
+        return refusal(path, told, {"Allow": allowed}, status=405)
+    return refusal(path, BadInput(str(error.detail)), status=error.status_code)
 
 
-async def _validation_problem(_: Request, error: Exception) -> Response:
+async def _validation_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for nothing else
     told = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-    return Problem(Unprocessable(told))
+    return refusal(request.url.path, Unprocessable(told))
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatapi.errors import BadInput, ChatapiError, Forbidden, OurFault, TooLarge, TooSlow, Unauthorized, alone
-from chatapi.faces.web.problems import Problem
+from chatapi.faces.web.problems import refusal
 from chatapi.logs import request_id
 from chatapi.metrics import Metrics
 from chatapi.settings import Settings
@@ -72,7 +72,7 @@ class Guard:
             await self._app(scope, receive, send)
         except (Forbidden, Unauthorized) as error:
             self._metrics.errors.labels(error.code).inc()
-            await Problem(error)(scope, receive, send)
+            await refusal(scope["path"], error)(scope, receive, send)
         finally:
             log.info("websocket", extra={"path": scope["path"]})
             request_id.reset(token)
@@ -178,7 +178,7 @@ class _Exchange:
         if not self._body_over and self._expects_body():
             await self._linger()
             headers["Connection"] = "close"
-        await Problem(error, headers)(self._scope, self._inner_receive, self._send)
+        await refusal(self._scope["path"], error, headers)(self._scope, self._inner_receive, self._send)
 
     def _wants_page(self) -> bool:
         """A browser at the door, or fetching the page's files, may ask for the key itself; the page's calls may not."""

@@ -1,9 +1,10 @@
-"""Errors as `application/problem+json` (RFC 9457), with our code."""
+"""Errors with our code: as `application/problem+json` (RFC 9457), and under `/v1` in OpenAI's form."""
 
 from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 from starlette.responses import Response
 
@@ -59,8 +60,43 @@ class Problem(Response):
         headers = dict(headers or {})
         if error.retry_after is not None:
             headers["Retry-After"] = str(math.ceil(error.retry_after))
-        document = problem(error)
-        if status is not None:
-            document["status"] = status
-        body = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
-        super().__init__(body, status or status_of(error), headers)
+        status = status or self.status_of(error)
+        body = json.dumps(self.document(error, status), ensure_ascii=False).encode("utf-8", "replace")
+        super().__init__(body, status, headers)
+
+    @staticmethod
+    def status_of(error: errors.ChatapiError) -> int:
+        return status_of(error)
+
+    @staticmethod
+    def document(error: errors.ChatapiError, status: int) -> dict[str, Any]:
+        return {**problem(error), "status": status}
+
+
+def fault(error: errors.ChatapiError) -> dict[str, Any]:
+    """An error as OpenAI writes it."""
+    kind = "invalid_request_error" if isinstance(error, errors.CallerError) else "server_error"
+    return {"type": kind, "code": error.code, "message": error.message, "param": error.details.get("param")}
+
+
+class OpenAIProblem(Problem):
+    """The same for OpenAI's clients, which know a value that cannot be used by 400."""
+
+    media_type = "application/json"
+
+    @staticmethod
+    def status_of(error: errors.ChatapiError) -> int:
+        status = status_of(error)
+        return 400 if status == 422 else status
+
+    @staticmethod
+    def document(error: errors.ChatapiError, status: int) -> dict[str, Any]:
+        return {"error": {**error.details, **fault(error), "request_id": request_id.get()}}
+
+
+def refusal(
+    path: str, error: errors.ChatapiError, headers: dict[str, str] | None = None, status: int | None = None
+) -> Problem:
+    """The reply in the words of whoever asks for this path."""
+    kind = OpenAIProblem if path == "/v1" or path.startswith("/v1/") else Problem
+    return kind(error, headers, status)

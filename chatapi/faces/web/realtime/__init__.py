@@ -10,10 +10,11 @@ from fastapi import APIRouter
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from chatapi.appliance import Appliance
-from chatapi.errors import CallerError, ChatapiError, NotReady, OurFault, TooSlow, Unknown, alone
+from chatapi.errors import CallerError, ChatapiError, NotReady, OurFault, TooSlow, alone
+from chatapi.faces.web import names
+from chatapi.faces.web.problems import fault
 from chatapi.faces.web.realtime.connection import Connection, Gone, options, send
 from chatapi.faces.web.realtime.dialogue import new_id
-from chatapi.faces.web.realtime.reply import fault
 from chatapi.faces.web.realtime.wire import Session
 
 __all__ = ["router"]
@@ -53,18 +54,9 @@ async def _served(websocket: WebSocket, appliance: Appliance) -> None:
     if not appliance.warm:
         raise NotReady("the models are still loading", retry_after=5)
     query = websocket.query_params
-    config = Session(model=_model(query.get("model"), appliance))
+    config = Session(model=names.model(appliance, "llm", query.get("model")))
     async with appliance.live.session(options(config, appliance, []), query.get("conversation")) as (session, events):
         await Connection(websocket, appliance, session, events, config).run()
-
-
-def _model(wanted: str | None, appliance: Appliance) -> str:
-    """Raises Unknown. OpenAI's own names stand for the box's model."""
-    name, known = wanted or "default", appliance.active.get("llm")
-    if name in ("default", known) or name.startswith(("gpt-realtime", "gpt-4o-realtime", "gpt-4o-mini-realtime")):
-        return name
-    told = f"default or {known}" if known else "default"
-    raise Unknown(f"there is no model {name!r} here; ask for {told}", code="model_not_found")
 
 
 async def _ended(websocket: WebSocket, appliance: Appliance, error: BaseException) -> None:

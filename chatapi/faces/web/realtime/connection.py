@@ -18,9 +18,10 @@ from chatapi.appliance import Appliance
 from chatapi.audio import RATE
 from chatapi.errors import BadInput, ChatapiError, TooLarge, TooSlow, Unprocessable
 from chatapi.events import LiveEvent
+from chatapi.faces.web import names
+from chatapi.faces.web.problems import fault
 from chatapi.faces.web.realtime import wire
 from chatapi.faces.web.realtime.dialogue import Dialogue, new_id
-from chatapi.faces.web.realtime.reply import fault
 from chatapi.faces.web.realtime.sound import Incoming
 from chatapi.faces.web.realtime.translate import Translation, effective
 
@@ -30,8 +31,6 @@ STEP = RATE // 2
 """Samples heard at a time, so that one large event does not hold up other sessions."""
 PATIENCE = {"low": 2.0, "medium": 1.0, "auto": 1.0, "high": 0.5}
 """Eagerness to answer -> how much longer to wait at a pause."""
-STOCK_VOICES = ("alloy", "ash", "ballad", "coral", "echo", "sage", "shimmer", "verse", "marin", "cedar", "default")
-"""OpenAI's names, which its clients ask for unless told otherwise; each stands for the box's default voice."""
 
 
 class Gone(Exception):
@@ -63,15 +62,7 @@ def options(config: wire.Session, appliance: Appliance, system: list[str]) -> Op
 
 
 def _voice(wanted: str | wire.VoiceId, appliance: Appliance) -> str | None:
-    name = wanted if isinstance(wanted, str) else wanted.id
-    known = [voice.name for voice in appliance.speaking.voices()]
-    if name in known:
-        return name
-    if name in STOCK_VOICES:
-        return None
-    raise Unprocessable(
-        f"there is no voice {name!r}; there are: {', '.join(known)}", code="unknown_voice", details={"param": "voice"}
-    )
+    return names.voice(appliance, wanted if isinstance(wanted, str) else wanted.id)
 
 
 def _language(transcription: wire.Transcription | None, appliance: Appliance) -> str | None:

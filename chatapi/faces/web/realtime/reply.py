@@ -6,8 +6,9 @@ from dataclasses import asdict
 from typing import Any, Protocol
 
 from chatapi.abilities.live.answer import Answer
-from chatapi.errors import CallerError, ChatapiError
+from chatapi.errors import ChatapiError
 from chatapi.events import Ledger, Speech, TextDelta, TurnEnded
+from chatapi.faces.web.problems import fault
 from chatapi.faces.web.realtime.dialogue import Dialogue, Item, new_id
 from chatapi.faces.web.realtime.sound import Outgoing
 from chatapi.faces.web.realtime.wire import Session
@@ -20,12 +21,6 @@ class Tell(Protocol):
     """Sends the client an event."""
 
     async def __call__(self, kind: str, /, **fields: Any) -> None: ...
-
-
-def fault(error: ChatapiError) -> dict[str, Any]:
-    """An error as a part of events."""
-    kind = "invalid_request_error" if isinstance(error, CallerError) else "server_error"
-    return {"type": kind, "code": error.code, "message": error.message, "param": error.details.get("param")}
 
 
 class Reply:

@@ -19,8 +19,9 @@ from chatapi.events import (
     Transcript,
     TurnEnded,
 )
+from chatapi.faces.web.problems import fault
 from chatapi.faces.web.realtime.dialogue import Dialogue, Item
-from chatapi.faces.web.realtime.reply import Reply, Tell, fault
+from chatapi.faces.web.realtime.reply import Reply, Tell
 from chatapi.faces.web.realtime.wire import Response, Session
 
 

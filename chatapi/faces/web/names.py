@@ -1,0 +1,53 @@
+"""Names that OpenAI's clients ask for, and whom they mean here."""
+
+from __future__ import annotations
+
+from chatapi.appliance import Appliance
+from chatapi.errors import Unknown, Unprocessable
+
+STOCK_VOICES = (
+    "alloy", "ash", "ballad", "coral", "echo", "fable", "nova", "onyx", "sage", "shimmer", "verse", "marin", "cedar",
+    "default",
+)  # fmt: skip
+"""OpenAI's names, which its clients ask for unless told otherwise; each stands for the box's default voice."""
+STOCK_MODELS = {
+    "llm": ("gpt-", "chatgpt-", "o1", "o3", "o4"),
+    "asr": ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe"),
+    "tts": ("tts-1", "gpt-4o-mini-tts"),
+}
+"""Role -> how OpenAI's names of such models begin; each stands for the box's own."""
+ROLES = ("llm", "asr", "tts")
+"""Roles whose models can be asked for."""
+
+
+def models(appliance: Appliance) -> list[tuple[str, str]]:
+    """Role and name of every model in use that can be asked for; of voices all that are there."""
+    found = [(role, appliance.active[role]) for role in ("llm", "asr") if role in appliance.active]
+    voices = [voice.name for voice in appliance.speaking.voices()] if appliance.warm else []
+    return [*found, *(("tts", name) for name in voices)]
+
+
+def model(appliance: Appliance, role: str, wanted: str | None) -> str:
+    """The name as it was asked for, when the box's model of that role answers to it. Raises Unknown."""
+    name, known = wanted or "default", [name for each, name in models(appliance) if each == role]
+    if name == "default" or name in known or name.startswith(STOCK_MODELS[role]):
+        return name
+    raise Unknown(
+        f"there is no model {name!r} here; ask for {' or '.join(['default', *known])}",
+        code="model_not_found",
+        details={"param": "model"},
+    )
+
+
+def voice(appliance: Appliance, wanted: str) -> str | None:
+    """The voice of that name; None: the default. Raises Unprocessable (unknown_voice)."""
+    known = [each.name for each in appliance.speaking.voices()]
+    if wanted in known:
+        return wanted
+    if wanted in STOCK_VOICES:
+        return None
+    raise Unprocessable(
+        f"there is no voice {wanted!r}; there are: {', '.join(known)}",
+        code="unknown_voice",
+        details={"param": "voice"},
+    )

@@ -1,0 +1,17 @@
+"""`/v1`: OpenAI's HTTP, for the programs that speak it already; the Realtime API is its neighbour `realtime`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from chatapi.appliance import Appliance
+from chatapi.faces.web.openai import models
+
+__all__ = ["router"]
+
+
+def router(appliance: Appliance) -> APIRouter:
+    """Its routes."""
+    routes = APIRouter()
+    routes.include_router(models.router(appliance))
+    return routes

@@ -1,0 +1,41 @@
+"""`/v1/models`: what can be asked for by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from chatapi.appliance import Appliance
+from chatapi.errors import Unknown
+from chatapi.faces.web import names
+
+
+def router(appliance: Appliance) -> APIRouter:
+    """Its routes."""
+    routes = APIRouter(prefix="/v1")
+
+    @routes.get("/models", summary="Models that can be asked for, in OpenAI's form")
+    async def listed() -> dict[str, Any]:
+        return {"object": "list", "data": [_entry(appliance, role, name) for role, name in names.models(appliance)]}
+
+    @routes.get("/models/{model}", summary="One of them")
+    async def one(model: str) -> dict[str, Any]:
+        for role, name in names.models(appliance):
+            if name == model:
+                return _entry(appliance, role, name)
+        raise Unknown(f"there is no model {model!r} in use here", code="model_not_found", details={"param": "model"})
+
+    return routes
+
+
+def _entry(appliance: Appliance, role: str, name: str) -> dict[str, Any]:
+    manifest = appliance.catalog.manifests.get(name)
+    return {
+        "id": name,
+        "object": "model",
+        "created": appliance.started_at,
+        "owned_by": "chatapi",
+        "role": role,
+        "languages": list(manifest.languages) if manifest is not None else [],
+    }
