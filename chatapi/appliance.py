@@ -14,7 +14,7 @@ import anyio.to_thread
 import numpy as np
 import psutil
 
-from chatapi import engines, memory
+from chatapi import choice, engines, memory
 from chatapi.abilities.answering import Answering
 from chatapi.abilities.conversation import Conversation
 from chatapi.abilities.live import Live
@@ -60,7 +60,7 @@ class Appliance:
     """One box: its engines, its memory, its abilities."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+        self.settings = settings = choice.definite(settings)
         self.metrics = Metrics()
         self.catalog = Catalog(settings.data)
         self.parts: dict[str, Callable[[], dict[str, Any]]] = {}

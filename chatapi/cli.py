@@ -120,7 +120,10 @@ def _ask_options(ask: argparse.ArgumentParser) -> None:
 
 
 def _compile_options(compiling: argparse.ArgumentParser) -> None:
-    compiling.add_argument("name", help="a model of the engine mlc, or its beginning; with --verify also a path")
+    compiling.add_argument(
+        "name",
+        help="a model of the engine mlc, its beginning, or auto: the best here; with --verify also a path",
+    )
     does = compiling.add_mutually_exclusive_group()
     does.add_argument("--plan", action="store_true", help="tell what it takes and what is in its way, and do nothing")
     does.add_argument("--verify", action="store_true", help="say what a compiled model or a library is, and if it fits")

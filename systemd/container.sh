@@ -62,10 +62,14 @@ build_image() {
 }
 
 # Models are compiled in what the appliance's image was made of, which alone has compilers.
+find_compiler() {
+  docker image ls --format '{{.Repository}}:{{.Tag}}' chatapi-build |
+    grep "^chatapi-build:r$(l4t_major)\.[^-]*-[^-]*-[^-]*-[^-]*$" | head -n 1
+}
+
 compiler_image() {
   local made
-  made=$(docker image ls --format '{{.Repository}}:{{.Tag}}' chatapi-build |
-    grep "^chatapi-build:r$(l4t_major)\.[^-]*-[^-]*-[^-]*-[^-]*$" | head -n 1)
+  made=$(find_compiler || true)
   [ -n "$made" ] || die "models are compiled in the image that ./run.sh build makes the appliance's of, and it is not here: ./run.sh build"
   echo "$made"
 }
@@ -112,7 +116,7 @@ container_options() {
   if [ -S "${NOTIFY_SOCKET:-/nowhere}" ]; then
     options+=(--volume "$NOTIFY_SOCKET:/run/notify" --env NOTIFY_SOCKET=/run/notify --env "WATCHDOG_USEC=${WATCHDOG_USEC:-}")
   fi
-  for name in $(compgen -e CHATAPI_) http_proxy https_proxy no_proxy; do
+  for name in $(compgen -e CHATAPI_) HF_TOKEN http_proxy https_proxy no_proxy; do
     [ "$name" = CHATAPI_DATA ] || [ -z "${!name:-}" ] || options+=(--env "$name")
   done
 }
@@ -126,6 +130,18 @@ data_folder() {
   else
     echo "${XDG_DATA_HOME:-$HOME/.local/share}/chatapi"
   fi
+}
+
+# The best model this board can run, where none was compiled yet; a service at boot has no time for that. What keeps it
+# from being compiled keeps nobody from being served.
+compile_first() {
+  local made
+  if compgen -G "$1/compiled/*/made.json" >/dev/null || ! made=$(find_compiler); then return; fi
+  echo "run.sh: compiling a model for this board, once; end it with Ctrl-C to be served without, it goes on next time" >&2
+  trap : INT
+  docker run "${options[@]}" "$made" python3 -m chatapi ${settings[@]+"${settings[@]}"} compile auto ||
+    echo "run.sh: no model is compiled, as told above; a small one answers until ./run.sh compile auto has made one" >&2
+  trap - INT
 }
 
 # The words of the command line, in a container; `serve` in the one that has the appliance's name.
@@ -146,6 +162,7 @@ in_container() {
       break
     fi
   done
+  if [ "$command" = serve ] && [ -z "${NOTIFY_SOCKET:-}" ]; then compile_first "$folder"; fi
   if [ "$command" = serve ]; then
     # Named, so that it is found again; one that a power cut left over is of no use to anybody.
     docker rm --force "$container" >/dev/null 2>&1 || true

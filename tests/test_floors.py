@@ -17,6 +17,7 @@ FLOORS = {
         "certificates",
         "compiling",
         "chat_template",
+        "choice",
         "corpus",
         "openmp",
         "providers",

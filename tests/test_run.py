@@ -18,6 +18,8 @@ with open(os.environ["RECORD"], "a") as record:
     record.write(json.dumps(words) + "\\n")
 if words[:1] == ["info"]:
     print(os.environ.get("RUNTIMES", '{"nvidia": {}}'))
+if words[:2] == ["image", "ls"]:
+    print(os.environ.get("BUILT", ""))
 if words[:2] == ["image", "inspect"]:
     if words[-1] not in os.environ.get("IMAGES", "").split():
         sys.exit(1)
@@ -25,8 +27,9 @@ if words[:2] == ["image", "inspect"]:
         print("sha256:feed")
     elif len(words) > 3:
         print(os.environ.get("LABEL", ""))
-if "fetch" in words:
-    sys.exit(int(os.environ.get("FETCH", "0")))
+for step in ("fetch", "compile"):
+    if step in words:
+        sys.exit(int(os.environ.get(step.upper(), "0")))
 """
 NAME = "chatapi:0.1.0-r36"
 
@@ -113,6 +116,35 @@ def test_without_a_network_it_goes_on_with_what_is_there(jetson: Jetson) -> None
     done = jetson.run("serve", FETCH="2")
     assert done.returncode == 0 and "going on with what is there" in done.stderr
     assert jetson.runs()[-1][-1] == "serve"
+
+
+BUILT = "chatapi-build:r36.4.3-cu126-cp310-22.04"
+
+
+def test_it_compiles_the_boards_best_model_once_before_it_serves(jetson: Jetson) -> None:
+    done = jetson.run("--set", "server.port=8123", BUILT=BUILT)
+    assert done.returncode == 0, done.stderr
+    compiling, fetching, serving = jetson.runs()
+    assert compiling[-8:] == [BUILT, "python3", "-m", "chatapi", "--set", "server.port=8123", "compile", "auto"]
+    assert "--name" not in compiling and fetching[-1] == "fetch" and serving[-1] == "server.port=8123"
+    (jetson.folder / "data/compiled/tiny").mkdir(parents=True)
+    (jetson.folder / "data/compiled/tiny/made.json").write_text("{}")
+    jetson.record.unlink()
+    assert jetson.run(BUILT=BUILT).returncode == 0
+    assert not [line for line in jetson.runs() if "compile" in line]
+
+
+def test_what_cannot_be_compiled_keeps_nobody_from_being_served(jetson: Jetson) -> None:
+    done = jetson.run(BUILT=BUILT, COMPILE="1")
+    assert done.returncode == 0 and "a small one answers until ./run.sh compile auto" in done.stderr
+    assert jetson.runs()[-1][-1] == "sha256:feed"
+
+
+def test_a_service_at_boot_does_not_wait_for_a_compiler(jetson: Jetson) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(jetson.folder / "notify"))
+        assert jetson.run("serve", BUILT=BUILT, NOTIFY_SOCKET=str(jetson.folder / "notify")).returncode == 0
+    assert not [line for line in jetson.runs() if "compile" in line]
 
 
 def test_other_commands_have_containers_without_the_name(jetson: Jetson) -> None:

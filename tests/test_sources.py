@@ -163,7 +163,7 @@ def test_a_file_that_is_not_there_is_asked_for_once(depot: Depot, tmp_path: Path
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_login_is_asked_for_in_words(depot: Depot, tmp_path: Path, status: int) -> None:
-    with pytest.raises(Unreachable, match=f"answered {status} .*: its owner wants a login; fetch the files with yours"):
+    with pytest.raises(Unreachable, match=f"answered {status} .*: its owner wants a login; accept the conditions"):
         download(depot.put("a", CONTENT, statuses=[status]), tmp_path / "file", EXPECTED)
     assert len(depot.asked) == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -75,6 +76,14 @@ def _client() -> httpx.Client:
         raise Unreachable(f"the proxy that is set cannot be used: {error}") from error
 
 
+def login(address: str) -> dict[str, str]:
+    """Headers that say who fetches, for the host that knows them; httpx does not hand them on to another one."""
+    token = os.environ.get("HF_TOKEN", "").strip()
+    url = httpx.URL(address)
+    known = token.isascii() and token.isprintable() and (url.scheme, url.host) == ("https", "huggingface.co")
+    return {"Authorization": f"Bearer {token}"} if token and known else {}
+
+
 def _refuse_insecure(request: httpx.Request) -> None:
     if not secure(str(request.url)):
         raise Unreachable(f"{request.url} is refused: only https is fetched, or http from this machine itself")
@@ -112,6 +121,7 @@ class _Transfer:
         headers = {"Range": f"bytes={start}-"} if start else {}
         if start and validator:
             headers["If-Range"] = validator
+        headers.update(login(self.address))
         try:
             with client.stream("GET", self.address, headers=headers) as response:
                 resumed = self._accept(response, start)
@@ -153,8 +163,9 @@ class _Transfer:
             raise _Broken(f"{self.host} answered {status} {response.reason_phrase}")
         if status in (401, 403):
             raise Unreachable(
-                f"{self.address} answered {status} {response.reason_phrase}: its owner wants a login; fetch the files "
-                "with yours and name their folder in a manifest of your own, as models/README.md shows"
+                f"{self.address} answered {status} {response.reason_phrase}: its owner wants a login; accept the "
+                f"conditions there and set HF_TOKEN to a token of yours, or fetch the files yourself and name their "
+                "folder in a manifest of your own, as models/README.md shows"
             )
         if status not in (200, 206):
             raise Unreachable(f"{self.address} answered {status} {response.reason_phrase}")

@@ -207,6 +207,8 @@ class Manifest(_Table):
     """Higher is better; compared within a role, and for voices within a language."""
     default: bool = False
     """Fetched by set-up."""
+    login: bool = False
+    """Whether its sources want to know who fetches."""
     note: str = ""
     """What a user should know, in a sentence."""
     options: Mapping[str, Any] = {}

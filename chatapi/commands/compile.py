@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import shutil
 import signal
@@ -28,10 +29,9 @@ def compile_model(data: Path, chosen: argparse.Namespace, root: Path = Path("/")
     if chosen.verify:
         return _verify(data, chosen.name, root)
     known = Catalog(data)
-    manifest = named(known, chosen.name)
-    plan = _plan(data, known, manifest, chosen.quantization, root)
+    plan = _best(data, known, chosen, root) if chosen.name == "auto" else _named(data, known, chosen, root)
     if not chosen.force and not chosen.plan and _good(plan):
-        print(f"{manifest.name} is compiled; --force does it anew, --verify judges it")
+        print(f"{plan.manifest.name} is compiled; --force does it anew, --verify judges it")
         return 0
     _tell(plan)
     obstacles = list(compiling.obstacles(plan, compiling.room(data, root)))
@@ -44,9 +44,29 @@ def compile_model(data: Path, chosen: argparse.Namespace, root: Path = Path("/")
     if chosen.force:
         shutil.rmtree(plan.work.folder, ignore_errors=True)
     _carry_out(plan, known)
-    print(f"{manifest.name} is compiled into {plan.place.folder}; set llm.engine=mlc and llm.model={manifest.name}")
-    print(f"its source weights are no longer needed: `chatapi models remove {manifest.name}` frees them")
+    name = plan.manifest.name
+    print(f"{name} is compiled into {plan.place.folder}, and answers from the next start on, as llm.engine=auto has it")
+    print(f"its source weights are no longer needed: `chatapi models remove {name}` frees them")
     return 0
+
+
+def _named(data: Path, known: Catalog, chosen: argparse.Namespace, root: Path) -> compiling.Plan:
+    return _plan(data, known, named(known, chosen.name), chosen.quantization, root)
+
+
+def _best(data: Path, known: Catalog, chosen: argparse.Namespace, root: Path) -> compiling.Plan:
+    """Of what can be fetched and fits this board the best; where nothing fits, the least."""
+    able = [each for each in known.manifests.values() if each.compile and _fetchable(known, each)]
+    if not able:
+        raise ModelFault("every model that could be compiled wants a login; set HF_TOKEN, or name one", code="no_model")
+    plans = [_plan(data, known, each, chosen.quantization, root) for each in able]
+    plans.sort(key=lambda each: each.manifest.quality, reverse=True)
+    room = compiling.room(data, root)
+    return next((each for each in plans if not any(compiling.obstacles(each, room))), plans[-1])
+
+
+def _fetchable(known: Catalog, manifest: Manifest) -> bool:
+    return not manifest.login or "HF_TOKEN" in os.environ or known.installed(manifest.name)
 
 
 def named(known: Catalog, name: str) -> Manifest:

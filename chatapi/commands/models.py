@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from chatapi import catalog, engines
+from chatapi import catalog, choice, engines
 from chatapi.catalog import Catalog
 from chatapi.errors import BadInput, ChatapiError
 from chatapi.notify import Manager
@@ -39,7 +39,7 @@ def models(settings: Settings, action: str, names: Sequence[str], as_json: bool)
 
 def _active(known: Catalog, settings: Settings) -> set[str]:
     """The models that would be used now, as it is set."""
-    memory, found = psutil.virtual_memory().available, set()
+    settings, memory, found = choice.definite(settings), psutil.virtual_memory().available, set()
     for role in engines.ENGINES:
         table = getattr(settings, role)
         if engines.entry(role, table.engine).needs_model:

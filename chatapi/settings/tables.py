@@ -130,7 +130,8 @@ class Asr(_Table):
 class Llm(_Table):
     """The language model."""
 
-    engine: str = "llama_cpp"
+    engine: str = "auto"
+    """llama_cpp, mlc, openai_upstream, or auto: mlc where a model was compiled for this board, else llama_cpp."""
     model: str = "auto"
     """A model's name, or auto: the best that is installed and fits the memory."""
     system: str = Field(SYSTEM, max_length=20_000)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from pydantic import SecretStr
 from rich.console import Console
 from rich.markup import escape
 
+from chatapi import choice
 from chatapi.commands.check import clock, container, jetson, models, network, sound, storage
 from chatapi.commands.check.finding import Finding, Probe, Scene
 from chatapi.settings import Loaded, Settings, at, dotted_keys
@@ -78,6 +79,7 @@ def _value(settings: Settings, key: str) -> object:
 
 def look(scene: Scene) -> Iterator[Finding]:
     """Everything that is to be told, in the order of telling."""
+    scene = replace(scene, settings=choice.definite(scene.settings, scene.root))
     for probe in PROBES:
         yield from probe(scene)
 

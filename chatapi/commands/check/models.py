@@ -7,7 +7,7 @@ import platform
 import re
 from collections.abc import Iterator, Mapping
 
-from chatapi import board, compiling, engines, memory
+from chatapi import board, choice, compiling, engines, memory
 from chatapi.appliance import ESSENTIAL
 from chatapi.catalog import Catalog, Manifest
 from chatapi.commands.check import network
@@ -99,6 +99,19 @@ def _model(scene: Scene, catalog: Catalog, role: str, together: Mapping[str, Man
         yield Finding("good", about, f"{chosen.name}, every file as it should be")
 
 
+def _passed_over(scene: Scene) -> Iterator[Finding]:
+    """On a board, where what runs anywhere answers instead of what the GPU would run."""
+    made = list(choice.ready(Catalog(scene.settings.data)))
+    if scene.board is None or not engines.installed("llm", "mlc"):
+        return
+    if not made:
+        told = "no model is compiled for this board's GPU, so a small one answers: chatapi compile auto makes the best"
+        yield Finding("note", "compiled model", told)
+    for each in made:
+        if why := choice.fault(scene.settings.data, each, scene.root):
+            yield Finding("note", "compiled model", f"{scene.settings.llm.engine} answers instead: {why}")
+
+
 def room(scene: Scene) -> Iterator[Finding]:
     """The memory that the models need together, against what is free; a server that starts sees to that itself."""
     if scene.quick:
@@ -146,8 +159,10 @@ def swap(scene: Scene) -> Iterator[Finding]:
 
 
 def compiled(scene: Scene) -> Iterator[Finding]:
-    """What is wrong with the library that the `mlc` engine would load."""
+    """What is wrong with the library that the `mlc` engine would load, or why another engine answers."""
     name = scene.settings.llm.model
+    if scene.settings.llm.engine == choice.ANYWHERE:
+        yield from _passed_over(scene)
     if scene.settings.llm.engine != "mlc" or name == "auto":
         return
     folder = compiling.compiled(scene.settings.data, name).folder

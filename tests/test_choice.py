@@ -1,0 +1,112 @@
+"""The engine that answers where the settings leave it open, and the model that is compiled where none is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_board import ORIN_NX, written
+from test_compiling import MANIFEST, STAND_IN, data, run
+
+from chatapi import board, catalog, choice, settings
+from chatapi.catalog.download import login
+from chatapi.commands.check.finding import Scene
+from chatapi.commands.check.models import compiled
+
+FREE = "MemTotal: 15000000 kB\nMemAvailable: 12000000 kB\nSwapFree: 0 kB\n"
+
+
+__all__ = ["data"]
+"""The fixture: a data directory with the source of models, and a stand-in for mlc_llm."""
+
+
+@pytest.fixture
+def box(data: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """The directory, with models of these names and qualities for the mlc engine, on a board with so much free."""
+    monkeypatch.syspath_prepend(str(STAND_IN))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(catalog, "SHIPPED", (data / "nothing",))
+
+    def make(free: str = FREE, **qualities: int) -> Path:
+        written(data / "root", {**ORIN_NX, "proc/meminfo": free})
+        (data / "manifests/tiny-mlc.toml").unlink()
+        for name, quality in qualities.items():
+            told = MANIFEST.replace("tiny-mlc", f"{name}-mlc").replace("quality = 1", f"quality = {quality}")
+            (data / "manifests" / f"{name}-mlc.toml").write_text(told)
+        return data
+
+    return make
+
+
+def made(data: Path, name: str, **versions: str) -> None:
+    """Compiled here; `versions`: as if by other tools."""
+    assert run(data, f"{name}-mlc") == 0
+    file = data / "compiled" / f"{name}-mlc" / "made.json"
+    told = json.loads(file.read_text())
+    file.write_text(json.dumps({**told, "versions": {**told["versions"], **versions}}))
+
+
+def chosen(data: Path, *values: str) -> tuple[str, str]:
+    loaded = settings.load([*values, f"data={data}"], environ={}).settings
+    llm = choice.definite(loaded, data / "root").llm
+    return llm.engine, llm.model
+
+
+def told(data: Path, *values: str) -> list[str]:
+    scene = Scene(settings.load([*values, f"data={data}"], environ={}).settings, data / "root")
+    settled = Scene(choice.definite(scene.settings, scene.root), scene.root)
+    return [finding.told for finding in compiled(settled)]
+
+
+def test_what_is_named_stays(box: Callable[..., Path]) -> None:
+    folder = box(tiny=1)
+    assert chosen(folder, "llm.engine=echo") == ("echo", "auto")
+    assert chosen(folder, "llm.model=tiny-mlc") == ("mlc", "tiny-mlc")
+    assert chosen(folder, "llm.model=of-nobody") == ("llama_cpp", "of-nobody")
+
+
+def test_without_a_compiled_model_llama_cpp_answers_and_check_says_what_to_do(box: Callable[..., Path]) -> None:
+    folder = box(tiny=1)
+    assert chosen(folder) == ("llama_cpp", "auto")
+    (one,) = told(folder)
+    assert "chatapi compile auto" in one
+
+
+def test_the_best_compiled_model_that_can_be_loaded_answers(box: Callable[..., Path]) -> None:
+    folder = box(small=1, large=5)
+    made(folder, "small")
+    made(folder, "large", mlc_llm="of another time")
+    assert chosen(folder) == ("mlc", "small-mlc")
+
+
+def test_one_that_does_not_fit_the_memory_is_passed_over_and_check_says_why(box: Callable[..., Path]) -> None:
+    folder = box(tiny=1)
+    made(folder, "tiny")
+    (folder / "root/proc/meminfo").write_text(FREE.replace("MemAvailable: 12000000", "MemAvailable: 500000"))
+    assert chosen(folder) == ("llama_cpp", "auto")
+    (one,) = told(folder)
+    assert one.startswith("llama_cpp answers instead: tiny-mlc needs 0.7 GB and")
+
+
+def test_compile_auto_takes_the_best_that_can_be_fetched_and_fits(
+    box: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = box(small=1, large=5, hidden=9)
+    hidden = folder / "manifests/hidden-mlc.toml"
+    hidden.write_text(hidden.read_text().replace("quality = 9", "quality = 9\nlogin = true"))
+    large = folder / "manifests/large-mlc.toml"
+    large.write_text(large.read_text().replace("kv_per_token = 131_072", "kv_per_token = 13_107_200"))
+    assert board.find(folder / "root") is not None
+    run(folder, "auto", "--plan")
+    assert capsys.readouterr().out.startswith("small-mlc for NVIDIA")
+
+
+def test_the_token_goes_to_its_own_host_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    assert login("https://huggingface.co/a/b") == {"Authorization": "Bearer hf_x"}
+    for other in ("http://huggingface.co/a", "https://huggingface.co.example.org/a", "https://cdn.example.org/a"):
+        assert login(other) == {}
+    monkeypatch.setenv("HF_TOKEN", "with\nlines")
+    assert login("https://huggingface.co/a/b") == {}
