@@ -71,7 +71,6 @@ class Containers:
     def clear(self) -> None:
         """Remove what runs and what was built."""
         self.run("podman", "rm", "--all", "--force", "--time", "2", check=False)
-        self.run("podman", "rmi", "--all", "--force", check=False)
         # Layers are mounted; a store is unmounted by its own tool.
         self.run("podman", "unmount", "--all", check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -98,7 +97,7 @@ def wheels(folder: Path, machine: str) -> Path:
     return folder
 
 
-def wait(containers: Containers, name: str, url: str, seconds: float = 60) -> None:
+def wait(containers: Containers, name: str, url: str, seconds: float = 300) -> None:
     """Until the server at `url` is ready; the test fails with the container's log where it does not come."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

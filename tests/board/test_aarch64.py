@@ -21,7 +21,7 @@ from board.containers import GLIBC, PYTHON, ROOT, Containers, missing, wait
 
 EMULATED = Path("/proc/sys/fs/binfmt_misc/qemu-aarch64")
 pytestmark = [
-    pytest.mark.board,
+    pytest.mark.image,
     pytest.mark.real,
     pytest.mark.skipif(bool(missing()), reason=f"not installed: {', '.join(missing())}"),
     pytest.mark.skipif(os.geteuid() != 0, reason="root alone may make a base and mount layers"),

@@ -18,7 +18,7 @@ from conftest import MODELS
 from board.containers import ROOT, Containers, missing, wait, wheels
 
 pytestmark = [
-    pytest.mark.board,
+    pytest.mark.image,
     pytest.mark.real,
     pytest.mark.skipif(bool(missing()), reason=f"not installed: {', '.join(missing())}"),
     pytest.mark.skipif(os.geteuid() != 0, reason="root alone may make a base and mount layers"),
@@ -93,11 +93,11 @@ def test_it_answers(box: Box, question: str, reply: str) -> None:
     options = {"reply": reply, "temperature": "0", "max_tokens": "30"}
     if question == "text":
         body = {**options, "temperature": 0, "max_tokens": 30, "prompt": "What is the capital of France?"}
-        answer = httpx.post(f"{box.url}/completion", json=body, timeout=60)
+        answer = httpx.post(f"{box.url}/completion", json=body, timeout=300)
     else:
         sound = {"content-type": "audio/flac"}
         answer = httpx.post(
-            f"{box.url}/completion", params=options, content=CLIP.read_bytes(), headers=sound, timeout=60
+            f"{box.url}/completion", params=options, content=CLIP.read_bytes(), headers=sound, timeout=300
         )
     assert answer.status_code == 200, answer.text
     if reply == "voice":
