@@ -1,0 +1,29 @@
+"""faster-whisper behind a bare FastAPI route, as people put it up: run with the peers' own Python.
+
+python whisper_route.py MODEL_FOLDER PORT
+"""
+
+import io
+import sys
+
+import uvicorn
+from fastapi import FastAPI, UploadFile
+from faster_whisper import WhisperModel
+
+model = WhisperModel(sys.argv[1], device="cpu", compute_type="int8")
+app = FastAPI()
+
+
+@app.get("/health")
+def health() -> dict[str, str]:
+    return {}
+
+
+@app.post("/v1/audio/transcriptions")
+def transcriptions(file: UploadFile) -> dict[str, str]:
+    # Greedy, as chatapi decodes too; its default of five beams is slower.
+    segments, _ = model.transcribe(io.BytesIO(file.file.read()), language="en", beam_size=1)
+    return {"text": "".join(segment.text for segment in segments).strip()}
+
+
+uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), log_level="error")
