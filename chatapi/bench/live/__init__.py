@@ -71,7 +71,7 @@ async def measure(appliance: Appliance, bare: Bare, rounds: int, door: str = "re
 
 
 async def _played(door: Door, appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterator[Row]:
-    """Every round has four questions, six hesitations, two interruptions, four noises and 20 s without a word."""
+    """Every round has four questions, six hesitations, two interruptions, four noises and 100 s without a word."""
     clips = [clip for clip in corpus.read(CORPUS, "held-out", ["en"]) if not clip.noise and clip.seconds < LONGEST]
     clips = clips[:: max(1, len(clips) // (9 * rounds))]
     theatre = Theatre(door, await spoken(appliance, STORY), Words(appliance.transcription))
@@ -170,7 +170,7 @@ async def _open_room(theatre: Theatre, rounds: int) -> Row:
 
 async def _quiet(theatre: Theatre, rounds: int) -> Row:
     random = np.random.default_rng(2)
-    seconds = 10
+    seconds = 50
     turns = 0
     for _ in range(rounds):
         hiss = 0.05 * corpus.coloured(seconds * RATE, random, falling=True)
