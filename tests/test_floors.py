@@ -25,6 +25,7 @@ FLOORS = {
         "memory",
         "wer",
         "gate",
+        "tracing",
         "crew",
         "workers",
         "history",
