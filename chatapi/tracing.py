@@ -1,6 +1,6 @@
 """Traces of turns for OpenTelemetry: what a turn's time went into, sent to a collector once the turn is over.
 
-Nothing is done while a turn is worked on: its spans are made of its ledger. They hold no word of what was said. They wait
+Nothing is done while a turn is worked on: its spans are made of its ledger and hold no word of what was said. They wait
 in a queue of bounded length for a thread of the library's own; what a collector does not take in time is dropped.
 """
 

@@ -45,8 +45,8 @@ REBUILDS = 3
 
 
 Tell = Callable[[str, float], None]
-"""Told what happens to an engine, and how much of it: unloaded and rebuilt (1), and of each job that is over busy (seconds
-that were computed) and pace (items a second)."""
+"""Told what happens to an engine, and how much of it: unloaded and rebuilt (1), and of each job that is over its busy
+time (seconds that were computed) and pace (items a second)."""
 
 
 def _nobody(what: str, amount: float) -> None:

@@ -1,6 +1,6 @@
 """What is counted, in Prometheus' words; units are in the names, every one has a sentence of help.
 
-`monitoring/metrics.md` lists them all. Values of labels are names of ours or of the board's parts, never anybody's words.
+`monitoring/metrics.md` lists them all. Values of labels are names of ours or of the board's parts, never what is said.
 """
 
 from __future__ import annotations

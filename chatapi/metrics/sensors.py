@@ -1,8 +1,8 @@
 """A Jetson's sensors: what the GPU does, what the board draws and how hot it is.
 
 The files are those of L4T 35 and 36, as NVIDIA's Jetson Linux Developer Guide ("Platform Power and Performance": power
-monitors, thermal zones) and the kernel's documentation (Documentation/hwmon/ina3221.rst, ABI/testing/sysfs-class-thermal)
-name them, and as jetson_stats 7.2 reads them (jtop/core/gpu.py, power.py, memory.py). Nobody needs rights for them.
+monitors, thermal zones) and the kernel's documentation (hwmon/ina3221.rst, ABI/testing/sysfs-class-thermal) name them,
+and as jetson_stats 7.2 reads them (jtop/core/gpu.py, power.py, memory.py). Nobody needs rights for them.
 """
 
 from __future__ import annotations
