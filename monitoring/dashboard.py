@@ -114,6 +114,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Tokens", (
             (rate("chatapi_tokens_total", "kind"), "{{kind}}"),
             ("sum(rate(chatapi_llm_prefill_tokens_total{@}[$__rate_interval]))", "MLC: computed of prompts"),
+            ("sum(rate(chatapi_llm_prefill_tokens_total{@}[$__rate_interval])) "
+             "/ sum(rate(chatapi_llm_prefill_seconds_total{@}[$__rate_interval]))", "MLC: reads prompts at"),
         ), "short", "A second. cached: of the prompt, and not computed again."),
         Panel("Real-time factor", both("chatapi_real_time_factor", "engine"), "short",
               "Time taken over the length of the sound; below 1 is faster than it is spoken."),
