@@ -243,8 +243,12 @@ class Appliance:
 
     def _counts(self) -> Mapping[str, float]:
         """What the language model's library counts; for a thread. Not worth loading it again where it is idle."""
-        llm = self.engines.llm
-        return llm.engine.counts() if llm.state == "ready" else {}
+        try:
+            engine: Any = self.engines.llm.engine
+        except NotReady:
+            return {}
+        # What stands for an idle one declares no such thing.
+        return engine.counts() if hasattr(engine, "counts") else {}
 
     def _stop_telling(self) -> None:
         """For a thread, since it may take a moment."""

@@ -140,6 +140,15 @@ async def test_a_turn_that_goes_on_is_counted_as_retracted_and_no_error(echo: Ru
         assert value(metrics, "chatapi_turns_total", **labels, result="retracted") == 1
 
 
+async def test_who_leaves_in_the_middle_of_an_answer_is_counted_too(echo: Running) -> None:
+    async with echo() as appliance:
+        async with appliance.live.session() as (session, _):
+            await session.respond(" ".join(["word"] * 100))
+        labels = {"kind": "live", "heard": "voice", "reply": "voice"}
+        await until(lambda: bool(appliance.metrics.registry.get_sample_value(
+            "chatapi_turns_total", {**labels, "result": "left"})))  # fmt: skip
+
+
 async def test_live_sessions_are_counted_by_door_and_those_refused(echo: Running) -> None:
     async with echo("live.sessions=1") as appliance:
         metrics = appliance.metrics

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeAlias
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
@@ -14,8 +13,6 @@ from prometheus_client.registry import Collector
 from chatapi import board
 from chatapi.metrics import jtop
 from chatapi.metrics.sensors import Readings, read
-
-Family: TypeAlias = GaugeMetricFamily
 
 VALUES = {
     "gpu_load": ("chatapi_jetson_gpu_load_ratio", "Share of the time that the GPU computes."),
@@ -49,18 +46,19 @@ class Machine(Collector):
         if self._jtop is not None:
             self._jtop.close()
 
-    def describe(self) -> Iterator[Family]:
+    def describe(self) -> Iterator[GaugeMetricFamily]:
         yield from _memory(None)
-        yield from _disk(None)
+        yield from _disk(None, None)
         yield from _sensors(Readings())
 
-    def collect(self) -> Iterator[Family]:
+    def collect(self) -> Iterator[GaugeMetricFamily]:
         yield from _memory(board.available(self._root) or None)
         try:
-            yield from _disk(shutil.disk_usage(self._data))
+            usage = shutil.disk_usage(self._data)
+            yield from _disk(usage.total, usage.free)
         except OSError:
             # It is not made yet, or its disk is gone.
-            yield from _disk(None)
+            yield from _disk(None, None)
         yield from _sensors(self._readings() if self._jetson else Readings())
 
     def _readings(self) -> Readings:
@@ -69,16 +67,16 @@ class Machine(Collector):
         return self._jtop.completed(known) if lacks and self._jtop is not None else known
 
 
-def _memory(available: float | None) -> Iterator[Family]:
+def _memory(available: float | None) -> Iterator[GaugeMetricFamily]:
     yield _one("chatapi_memory_available_bytes", "Memory that the process may still take.", available)
 
 
-def _disk(usage: shutil._ntuple_diskusage | None) -> Iterator[Family]:
-    yield _one("chatapi_data_disk_bytes", "Size of the disk that the data directory is on.", usage and usage.total)
-    yield _one("chatapi_data_disk_free_bytes", "What of it is free.", usage and usage.free)
+def _disk(size: float | None, free: float | None) -> Iterator[GaugeMetricFamily]:
+    yield _one("chatapi_data_disk_bytes", "Size of the disk that the data directory is on.", size)
+    yield _one("chatapi_data_disk_free_bytes", "What of it is free.", free)
 
 
-def _sensors(readings: Readings) -> Iterator[Family]:
+def _sensors(readings: Readings) -> Iterator[GaugeMetricFamily]:
     for name, (metric, sentence) in VALUES.items():
         yield _one(metric, sentence, getattr(readings, name))
     for name, (metric, sentence, label) in PARTS.items():
@@ -89,7 +87,7 @@ def _sensors(readings: Readings) -> Iterator[Family]:
         yield family
 
 
-def _one(name: str, sentence: str, value: float | None) -> Family:
+def _one(name: str, sentence: str, value: float | None) -> GaugeMetricFamily:
     family = GaugeMetricFamily(name, sentence)
     if value is not None:
         family.add_metric((), value)

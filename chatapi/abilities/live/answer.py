@@ -112,12 +112,13 @@ class Answer:
         self.over = True
 
     def counted(self) -> TurnOver:
-        """What became of it, once it is over."""
+        """What became of it, once nothing more does."""
+        ended = self.failure or ("ok" if self.over else "left")
         return TurnOver(
             kind="live",
             heard="voice",
             reply="text" if self._manner.voice is None else "voice",
-            result=self._given_up if self.dropped else self.failure or "ok",
+            result=self._given_up if self.dropped else ended,
             since=self._since,
             ledger=self.ledger,
             prompt_tokens=self._usage.prompt_tokens,

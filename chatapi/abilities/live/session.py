@@ -297,12 +297,14 @@ class Session:
         self._group.start_soon(self._run, self.answer)
 
     async def _run(self, answer: Answer) -> None:
-        await answer.run(self._ended)
-        metrics = self._live.metrics
-        if answer.guessed:
-            metrics.guesses.labels("used" if answer.released else "dropped").inc()
-        if answer.released:
-            metrics.turn(replace(answer.counted(), traceparent=self._origin.traceparent))
+        try:
+            await answer.run(self._ended)
+        finally:
+            metrics = self._live.metrics
+            if answer.guessed:
+                metrics.guesses.labels("used" if answer.released else "dropped").inc()
+            if answer.released:
+                metrics.turn(replace(answer.counted(), traceparent=self._origin.traceparent))
 
     def _told(self) -> Recalled:
         """What the model is given of what was before."""
