@@ -118,6 +118,22 @@ need_portaudio() {
     echo "run.sh: libportaudio2 could not be installed, so there is no microphone and no speaker" >&2
 }
 
+# Prometheus' two programs, for the tests. Debian's package would also start a server, so it is only unpacked.
+need_prometheus() {
+  if [ -x "$venv/bin/promtool" ] || ! command -v apt-get >/dev/null; then return; fi
+  local folder
+  folder=$(mktemp -d)
+  chmod 755 "$folder"
+  if (cd "$folder" && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; }) \
+    >/dev/null 2>&1; then
+    dpkg-deb --extract "$folder"/prometheus_*.deb "$folder"
+    cp "$folder"/usr/bin/prom* "$venv/bin/"
+  else
+    echo "run.sh: Debian's prometheus could not be fetched, so what it checks is left out" >&2
+  fi
+  rm -r "$folder"
+}
+
 run_tests() {
   install_packages --editable '.[engines]' --group dev
   need_openmp
@@ -126,6 +142,7 @@ run_tests() {
   debian gcc libc6-dev binutils binutils-aarch64-linux-gnu
   debian buildah podman runc netavark aardvark-dns mmdebstrap qemu-user-static binfmt-support
   debian pulseaudio pulseaudio-utils libasound2-plugins alsa-utils libportaudio2
+  need_prometheus
   chatapi models fetch
   chatapi models fetch whisper-base
   "$venv/bin/ruff" check .

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
@@ -23,16 +24,19 @@ from chatapi.abilities.transcription import Transcription
 from chatapi.audio import RATE
 from chatapi.catalog import Catalog, Manifest, Model
 from chatapi.engines import Message, Sampling
-from chatapi.errors import ChatapiError, alone
+from chatapi.errors import ChatapiError, NotReady, alone
 from chatapi.gate import Gate
 from chatapi.history import History
 from chatapi.metrics import Metrics
 from chatapi.settings import Settings
+from chatapi.tracing import Tracing
 from chatapi.workers import Engines, Worker
 
 log = logging.getLogger(__name__)
 
 DAY = 86_400
+AFTER_RESTART = 30.0
+"""Seconds after which a box whose engine has failed for good may be back, where somebody or systemd restarts it."""
 LONGEST_BUILD = 120
 """Seconds after which an engine no longer waits for another one's building to end."""
 ESSENTIAL = tuple(role for role in engines.ENGINES if role not in ("turn", "wake"))
@@ -59,9 +63,12 @@ class Microphone(Protocol):
 class Appliance:
     """One box: its engines, its memory, its abilities."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings = choice.definite(settings)
-        self.metrics = Metrics()
+    def __init__(self, settings: Settings, root: Path = Path("/")) -> None:
+        """`root` is where the machine's files stand. Raises SettingsFault."""
+        self.settings = settings = choice.definite(settings, root)
+        self.metrics = Metrics(settings.data, root)
+        self.tracing = Tracing(settings.trace)
+        self.metrics.followers.append(self.tracing.turn)
         self.catalog = Catalog(settings.data)
         self.parts: dict[str, Callable[[], dict[str, Any]]] = {}
         """Name -> what `health` says of a part that somebody else runs beside it."""
@@ -93,6 +100,7 @@ class Appliance:
             self.engines, self.transcription, self.speaking, self.answering, self.history, settings, self.metrics
         )
         self.warm = False
+        self._measure()
         self._warmed = anyio.Event()
         self._begun = time.monotonic()
         self.started_at = int(time.time())
@@ -101,14 +109,17 @@ class Appliance:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Appliance]:
         """Nothing is loaded yet inside; leaving closes every engine that was."""
+        self.metrics.lag.start()
         try:
             yield self
         finally:
             self.warm = False
+            self.metrics.lag.stop()
             with anyio.CancelScope(shield=True):
                 async with anyio.create_task_group() as group:
                     for worker in (*self.engines.all(), self.history):
                         group.start_soon(worker.aclose)
+                    group.start_soon(anyio.to_thread.run_sync, self._stop_telling)
 
     async def load(self, roles: Collection[str] = ESSENTIAL) -> None:
         """Build and warm the engines of these roles, as `memory.plan` has it. Raises the first error of any."""
@@ -129,11 +140,19 @@ class Appliance:
         if set(roles) >= set(ESSENTIAL):
             self.warm = True
             self._warmed.set()
-            self.metrics.ready.set(1)
 
     async def until_warm(self) -> None:
         """Return once every model is loaded and warm."""
         await self._warmed.wait()
+
+    def require_ready(self) -> None:
+        """Raises NotReady while models are loading, and once an engine has failed for good (`health`: failing)."""
+        failed = [worker.name for worker in (*self.engines.all(), self.history) if worker.state == "failed"]
+        if failed:
+            many = f"engines {', '.join(failed)} have" if len(failed) > 1 else f"engine {failed[0]} has"
+            raise NotReady(f"the {many} failed for good; restart chatapi", retry_after=AFTER_RESTART)
+        if not self.warm:
+            raise NotReady("the models are still loading", retry_after=1)
 
     def health(self) -> dict[str, Any]:
         """What runs, in plain values; status is loading, ok, degraded or failing."""
@@ -197,10 +216,44 @@ class Appliance:
             slots,
             self.settings.limits.step_seconds,
             getattr(table, "idle_seconds", 0),
-            lambda what: getattr(self.metrics, what).labels(role).inc(),
+            lambda what, amount: self.metrics.engine(role, what, amount),
         )
-        self.metrics.loaded.labels(role).set_function(lambda: float(worker.state == "ready"))
+        metrics = self.metrics
+        metrics.loaded.labels(role).set_function(lambda: float(worker.state == "ready"))
+        metrics.failed.labels(role).set_function(lambda: float(worker.state == "failed"))
+        metrics.jobs_waiting.labels(role).set_function(lambda: worker.gate.waiting)
+        for counter in (metrics.rebuilt, metrics.unloaded, metrics.busy):
+            counter.labels(role)
         return worker
+
+    def _measure(self) -> None:
+        """Tell the metrics where to look."""
+
+        def ready() -> float:
+            try:
+                self.require_ready()
+            except NotReady:
+                return 0
+            return 1
+
+        self.metrics.ready.set_function(ready)
+        self.metrics.waiting.set_function(lambda: self.gate.waiting)
+        self.metrics.sound.source = lambda: self.microphone.health if self.microphone is not None else None
+        self.metrics.engine_counts.source = self._counts
+
+    def _counts(self) -> Mapping[str, float]:
+        """What the language model's library counts; for a thread. Not worth loading it again where it is idle."""
+        try:
+            engine: Any = self.engines.llm.engine
+        except NotReady:
+            return {}
+        # What stands for an idle one declares no such thing.
+        return engine.counts() if hasattr(engine, "counts") else {}
+
+    def _stop_telling(self) -> None:
+        """For a thread, since it may take a moment."""
+        self.tracing.close()
+        self.metrics.machine.close()
 
     def _builder(self, role: str, name: str) -> Callable[[], Any]:
         def build() -> Any:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -62,6 +63,12 @@ class Job(Generic[E, T]):
         self._left = False
         self.over = False
         """The thread is done with it."""
+        self.busy = 0.0
+        """Seconds the engine has computed for it."""
+        self._steps = -2
+        """Items between its first and its last."""
+        self._stepped = self._last = 0.0
+        """Seconds that those took, and the last one."""
 
     def run(self, engine: E) -> None:
         """On the worker's thread: step until the end, or until the caller left."""
@@ -69,7 +76,7 @@ class Job(Generic[E, T]):
         try:
             items = self._call(engine, self.stopped)
             try:
-                for item in items:
+                for item in self._timed(items):
                     self._room.acquire()
                     if self._left or self.preempted:
                         break
@@ -81,6 +88,28 @@ class Job(Generic[E, T]):
         except Exception as raised:
             error = raised
         self._put(End(Preempted() if self.preempted and error is None else error))
+
+    def _timed(self, items: Iterator[T]) -> Iterator[T]:
+        while True:
+            since = time.perf_counter()
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                took = time.perf_counter() - since
+                self.busy += took
+            self._stepped += self._last if self._steps >= 0 else 0.0
+            self._steps, self._last = self._steps + 1, took
+            yield item
+
+    @property
+    def pace(self) -> float | None:
+        """Items a second, once it had begun; the last, which may hold no more than the reason of the end, not counted.
+
+        None where there were too few.
+        """
+        return self._steps / self._stepped if self._steps > 0 and self._stepped > 0 else None
 
     def stopped(self) -> bool:
         return self._left or self.preempted

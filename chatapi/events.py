@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from chatapi.audio import Audio
 from chatapi.errors import ChatapiError
@@ -88,6 +89,25 @@ class TurnEnded:
     completion_tokens: int = 0
     cached_tokens: int = 0
     ledger: Ledger = field(default_factory=Ledger)
+
+
+@dataclass(frozen=True)
+class TurnOver:
+    """What is counted and traced of a turn that is over, whatever became of it; not a word of what was said."""
+
+    kind: Literal["request", "live"]
+    heard: Literal["text", "voice"]
+    reply: Literal["text", "voice"]
+    result: str
+    """ok, left (its caller did), interrupted, retracted (it was no turn yet), or the code of the error it ended in."""
+    since: float
+    """What the ledger counts from, on the monotonic clock."""
+    ledger: Ledger
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    traceparent: str = ""
+    """The caller's trace, as W3C Trace Context writes it; empty: it has none."""
 
 
 Event = TurnStarted | Transcript | TextDelta | Speech | JobProgress | TurnEnded

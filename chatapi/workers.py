@@ -44,7 +44,12 @@ REBUILDS = 3
 """Engines abandoned in one process; each keeps its memory, so beyond that the process must be restarted."""
 
 
-def _nobody(what: str) -> None:
+Tell = Callable[[str, float], None]
+"""Told what happens to an engine, and how much of it: unloaded and rebuilt (1), and of each job that is over its busy
+time (seconds that were computed) and pace (items a second)."""
+
+
+def _nobody(what: str, amount: float) -> None:
     """Is told and does nothing."""
 
 
@@ -58,9 +63,9 @@ class Worker(Generic[E]):
         slots: int = 1,
         step_seconds: float = 30,
         idle_seconds: float = 0,
-        tell: Callable[[str], None] = _nobody,
+        tell: Tell = _nobody,
     ) -> None:
-        """`idle_seconds` without use after which the engine is closed; 0: never. `tell`: told unloaded and rebuilt."""
+        """`idle_seconds` without use after which the engine is closed; 0: never."""
         self.name = name
         self.gate = Gate(name, slots)
         self.rebuilt = 0
@@ -166,7 +171,7 @@ class Worker(Generic[E]):
         self._crew, self._leaving = None, crew
         crew.dismiss()
         self.unloaded += 1
-        self._tell("unloaded")
+        self._tell("unloaded", 1)
         log.info("engine idle, its memory is given back", extra={"role": self.name, "seconds": self._idle_seconds})
 
     def _failed_to_return(self) -> bool:
@@ -280,6 +285,9 @@ class Worker(Generic[E]):
         if not job.over:
             job.over = True
             self._running.discard(job)
+            self._tell("busy", job.busy)
+            if (pace := job.pace) is not None:
+                self._tell("pace", pace)
             self._release(job.priority)
 
     def _release(self, priority: Priority) -> None:
@@ -297,7 +305,7 @@ class Worker(Generic[E]):
         log.error("the %s engine is stuck; building it anew", self.name)
         self._over(job)
         self.rebuilt += 1
-        self._tell("rebuilt")
+        self._tell("rebuilt", 1)
         if self.rebuilt <= REBUILDS:
             self._crew.dismiss()
             self._crew = Crew(self.name, self._build, self.gate.slots)

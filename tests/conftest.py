@@ -162,15 +162,15 @@ class Served:
 
 
 @contextmanager
-def serving(settings: Settings, load: bool = True) -> Iterator[Served]:
-    """Serve on a free port until the block ends."""
+def serving(settings: Settings, load: bool = True, root: Path = Path("/")) -> Iterator[Served]:
+    """Serve on a free port until the block ends; `root` is where the machine's files stand."""
     started, stop = threading.Event(), threading.Event()
     found: list[Served] = []
     failed: list[BaseException] = []
 
     async def run() -> None:
         listening = bound(settings.server.host, 0)
-        async with Appliance(settings).running() as appliance, anyio.create_task_group() as group:
+        async with Appliance(settings, root).running() as appliance, anyio.create_task_group() as group:
             identity = Identity(settings.data, None, None, settings.server.hosts) if settings.server.tls else None
             web = server(create_app(appliance), identity.context if identity else None)
             group.start_soon(carry, web, listening, settings)

@@ -26,6 +26,7 @@ FLOORS = {
         "memory",
         "wer",
         "gate",
+        "tracing",
         "crew",
         "workers",
         "history",

@@ -16,7 +16,7 @@ from chatapi.abilities.speaking import Speaking
 from chatapi.abilities.transcription import Transcription
 from chatapi.engines import Usage
 from chatapi.errors import Busy, ChatapiError, Deadline, TooLarge, Unprocessable, alone
-from chatapi.events import Event, Ledger, Transcript, TurnEnded, TurnStarted
+from chatapi.events import Event, Ledger, Transcript, TurnEnded, TurnOver, TurnStarted
 from chatapi.gate import Gate, Priority
 from chatapi.history import History, Recalled
 from chatapi.metrics import Metrics
@@ -53,6 +53,8 @@ class Turn:
     temperature: float | None = None
     seed: int | None = None
     priority: Priority = Priority.REQUEST
+    traceparent: str = ""
+    """The caller's trace, as W3C Trace Context writes it."""
 
 
 class Conversation:
@@ -162,6 +164,7 @@ class _Run:
         self._begun = time.monotonic()
         self._ledger = Ledger()
         self._language = ""
+        self._usage = Usage()
         self._error: Exception | None = None
 
     async def events(self, receive: MemoryObjectReceiveStream[Event]) -> AsyncIterator[Event]:
@@ -172,14 +175,13 @@ class _Run:
 
     async def produce(self) -> None:
         """The whole turn; what fails is kept for whoever reads the events."""
-        metrics, result = self._ability.metrics, "left"
+        result = "left"
         limit = self._ability.settings.limits.turn_seconds
         async with self._send:
             try:
                 with anyio.fail_after(limit):
                     await self._admitted()
                 result = "ok"
-                metrics.turn(self._ledger)
             except TimeoutError:
                 self._error = Deadline(f"the answer took longer than the {limit:g} seconds a turn may take")
                 result = self._error.code
@@ -187,8 +189,7 @@ class _Run:
                 self._error = one if isinstance(one := alone(error), Exception) else error
                 result = self._error.code if isinstance(self._error, ChatapiError) else "internal_error"
             finally:
-                heard = "text" if self._turn.audio is None else "voice"
-                metrics.turns.labels(heard, "voice" if self._turn.speak else "text", result).inc()
+                self._ability.metrics.turn(self._over(result))
 
     async def _admitted(self) -> None:
         ability, turn = self._ability, self._turn
@@ -225,8 +226,7 @@ class _Run:
         self._ledger = replace(self._ledger, spoken=answered.spoken)
         await ability.history.call(lambda history: history.add(recalled, asked, answered.reply), self._turn.priority)
         self._mark("end")
-        usage = last.usage or Usage()
-        self._count(usage)
+        self._usage = usage = last.usage or Usage()
         await self._send.send(
             TurnEnded(
                 recalled.id,
@@ -253,11 +253,17 @@ class _Run:
         if getattr(self._ledger, stage) is None:
             self._ledger = replace(self._ledger, **{stage: time.monotonic() - self._begun})
 
-    def _count(self, usage: Usage) -> None:
-        metrics, ledger = self._ability.metrics, self._ledger
-        for kind in ("prompt", "completion", "cached"):
-            metrics.tokens.labels(kind).inc(getattr(usage, f"{kind}_tokens"))
-        if ledger.end and ledger.first_token and usage.completion_tokens > 1 and not self._turn.speak:
-            metrics.tokens_per_second.observe(
-                (usage.completion_tokens - 1) / max(ledger.end - ledger.first_token, 1e-6)
-            )
+    def _over(self, result: str) -> TurnOver:
+        turn, usage = self._turn, self._usage
+        return TurnOver(
+            kind="request",
+            heard="text" if turn.audio is None else "voice",
+            reply="voice" if turn.speak else "text",
+            result=result,
+            since=self._begun,
+            ledger=self._ledger,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+            traceparent=turn.traceparent,
+        )

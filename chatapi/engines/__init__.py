@@ -164,8 +164,18 @@ class LanguageModel(Protocol):
         One number, between 0 and 1 and comparable only with those of the same model; none where it cannot be told.
         """
 
+    def counts(self) -> Mapping[str, float]:
+        """What its library counts since it was loaded, by the names of `metrics.engine.COUNTS`. Any thread may ask."""
 
-class ChatOnly:
+
+class Uncounted:
+    """What a language model has whose library counts nothing."""
+
+    def counts(self) -> Mapping[str, float]:
+        return {}
+
+
+class ChatOnly(Uncounted):
     """What a language model has that takes whole messages and gives whole answers, and nothing beyond."""
 
     continues = False

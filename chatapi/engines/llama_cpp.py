@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from chatapi import openmp
 from chatapi.chat_template import chat_template
-from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Stop, Usage, never
+from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Stop, Uncounted, Usage, never
 from chatapi.errors import EngineFailed, ModelFault
 from chatapi.sentences import ends
 from chatapi.settings import Settings
@@ -63,7 +63,7 @@ Chunk = dict[str, Any]
 """One message of the library: a piece of OpenAI's `chat.completion.chunk`, or an `error`."""
 
 
-class LlamaCpp:
+class LlamaCpp(Uncounted):
     """Answers with a GGUF model. ModelFault when it cannot be loaded."""
 
     continues = True

@@ -50,6 +50,14 @@ ASK_SECONDS = 0.05
 """How often `stop` is asked while the engine is silent."""
 CLOSING_SECONDS = 5.0
 """How long an answer that is left may take to be told so."""
+COUNTING_SECONDS = 1.0
+"""How long the engine may take to tell its numbers, for which it is asked like for an answer."""
+COUNTED = {
+    "prefill_seconds": "engine_prefill_time_sum",
+    "decode_seconds": "engine_decode_time_sum",
+    "prefill_tokens": "prefill_tokens_sum",
+    "decode_tokens": "decode_tokens_sum",
+}
 HEADROOM = 400 << 20
 """Bytes beside weights, temporary memory and KV cache: MLC's workspaces, and the other engines while they compute."""
 HERE = "\x02here\x03"
@@ -112,6 +120,19 @@ class Mlc:
                         likely: Mapping[str, float] = choice.logprobs.top_logprobs[0]
                         yield min(1.0, math.fsum(math.exp(p) for token, p in likely.items() if ends(token, rest)))
                         return
+
+    def counts(self) -> Mapping[str, float]:
+        """As the role says (`EngineMetrics::AsJSON`, metrics.cc); nothing while the engine does not tell in time."""
+        if self._closed:
+            return {}
+        try:
+            asked = asyncio.run_coroutine_threadsafe(self._engine.metrics(), self._loop)
+            told = asked.result(COUNTING_SECONDS)
+            return {name: float(told[key]) for name, key in COUNTED.items()}
+        except Exception as error:
+            # Numbers are not worth an answer, whatever is wrong with them; the engine may be closing, too.
+            log.debug("MLC tells no numbers: %r", error)
+            return {}
 
     def close(self) -> None:
         """End the answers in progress and free the model."""

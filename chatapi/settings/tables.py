@@ -278,6 +278,15 @@ class Log(_Table):
     """Whether prompts, transcripts and answers may be logged."""
 
 
+class Trace(_Table):
+    """Traces of turns for OpenTelemetry; they hold times, never words."""
+
+    endpoint: str = Field("", pattern=r"^(https?://[^/\s]\S*)?$")
+    """Where a collector takes OTLP over HTTP, such as http://127.0.0.1:4318; empty: none are made."""
+    sample: float = Field(1.0, ge=0, le=1)
+    """Share of the turns that are traced, of those whose caller has not decided in its `traceparent`."""
+
+
 class Settings(_Table):
     """Everything that can be set."""
 
@@ -303,3 +312,4 @@ class Settings(_Table):
     echo: Echo = Echo()
     history: History = History()
     log: Log = Log()
+    trace: Trace = Trace()

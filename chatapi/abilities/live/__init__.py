@@ -10,17 +10,17 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 
 from chatapi.abilities.answering import Answering
 from chatapi.abilities.live.memory import Memory
-from chatapi.abilities.live.session import Options, Session
+from chatapi.abilities.live.session import Options, Origin, Session
 from chatapi.abilities.speaking import Speaking
 from chatapi.abilities.transcription import Transcription
 from chatapi.errors import Busy, alone
-from chatapi.events import LiveEvent
+from chatapi.events import Failed, LiveEvent
 from chatapi.history import History, Recalled
 from chatapi.metrics import Metrics
 from chatapi.settings import Settings
 from chatapi.workers import Engines, Worker
 
-__all__ = ["Live", "Options", "Session"]
+__all__ = ["Live", "Options", "Origin", "Session"]
 
 AHEAD = 1000
 """Events a face may be behind."""
@@ -56,23 +56,32 @@ class Live:
 
     @asynccontextmanager
     async def session(
-        self, options: Options | None = None, conversation: str | None = None
+        self, options: Options | None = None, conversation: str | None = None, origin: Origin | None = None
     ) -> AsyncIterator[tuple[Session, MemoryObjectReceiveStream[LiveEvent]]]:
         """A session and its events; leaving the block ends it. Raises Busy (too_many_sessions), NotReady, Unknown."""
-        most = self.settings.live.sessions
+        most, origin = self.settings.live.sessions, origin or Origin()
         if self.sessions >= most:
+            self.metrics.sessions_refused.inc()
             raise Busy(f"{self.sessions} live conversations are going on, which is all there may be",
                        code="too_many_sessions", retry_after=10)  # fmt: skip
         self.sessions += 1
+        going_on = self.metrics.sessions.labels(origin.door)
+        going_on.inc()
         try:
             await self.engines.turn.open()
             recalled = Recalled(History.new_id(), None, ())
             if conversation is not None:
                 recalled = await self.history.call(lambda history: history.recall(conversation))
             send, receive = anyio.create_memory_object_stream[LiveEvent](AHEAD)
+
+            async def tell(event: LiveEvent) -> None:
+                if isinstance(event, Failed):
+                    self.metrics.error(event.error)
+                await send.send(event)
+
             async with send, receive, anyio.create_task_group() as group:
                 memory = Memory(self.history, recalled)
-                yield Session(self, group, memory, options or Options(), send.send), receive
+                yield Session(self, group, memory, options or Options(), tell, origin), receive
                 group.cancel_scope.cancel()
         except Exception as error:
             if (one := alone(error)) is not error:
@@ -80,3 +89,4 @@ class Live:
             raise
         finally:
             self.sessions -= 1
+            going_on.dec()

@@ -13,8 +13,9 @@ import anyio
 from chatapi.abilities.answering import Answered, Answering, Manner
 from chatapi.abilities.live import phrases
 from chatapi.abilities.live.playback import Playback
+from chatapi.engines import Usage
 from chatapi.errors import ChatapiError, EngineFailed, alone
-from chatapi.events import AnswerStarted, Event, Failed, Ledger, LiveEvent, Speech, TextDelta, TurnEnded
+from chatapi.events import AnswerStarted, Event, Failed, Ledger, LiveEvent, Speech, TextDelta, TurnEnded, TurnOver
 from chatapi.history import Recalled
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,11 @@ class Answer:
         self.released = self.dropped = False
         self.failure = ""
         """Code of the error it ended in."""
+        self.guessed = False
+        """Whether it was begun before the turn was known to be over."""
         self.ledger = Ledger()
+        self._given_up = "interrupted"
+        self._usage = Usage()
         self._answering = answering
         self._recalled = recalled
         self._put = put
@@ -70,8 +75,8 @@ class Answer:
             self.mark("end")
             await ended(self, answered)
             self.over = True
-            usage = answered.last.usage
-            counted = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens) if usage else (0, 0, 0)
+            self._usage = usage = answered.last.usage or Usage()
+            counted = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
             await self._out(
                 TurnEnded(self._recalled.id, answered.last.finish_reason or "stop", *counted, ledger=self.ledger)
             )
@@ -98,12 +103,28 @@ class Answer:
             if not self.over and self._manner.voice is not None:
                 await self._say(phrases.slow)
 
-    def drop(self) -> None:
-        """Nobody wants it any more."""
+    def drop(self, why: str = "interrupted") -> None:
+        """Nobody wants it any more: it was interrupted, or retracted."""
         self._scope.cancel()
         self._watching.cancel()
+        self._given_up = why
         self.dropped = self.dropped or not self.over
         self.over = True
+
+    def counted(self) -> TurnOver:
+        """What became of it, once nothing more does."""
+        ended = self.failure or ("ok" if self.over else "left")
+        return TurnOver(
+            kind="live",
+            heard="voice",
+            reply="text" if self._manner.voice is None else "voice",
+            result=self._given_up if self.dropped else ended,
+            since=self._since,
+            ledger=self.ledger,
+            prompt_tokens=self._usage.prompt_tokens,
+            completion_tokens=self._usage.completion_tokens,
+            cached_tokens=self._usage.cached_tokens,
+        )
 
     def mark(self, stage: str) -> None:
         """Note when a stage was first reached."""

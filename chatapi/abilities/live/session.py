@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import anyio
 from anyio.abc import TaskGroup
@@ -72,10 +72,22 @@ class Options:
     temperature: float | None = None
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Whose session it is, for what is counted and traced."""
+
+    door: Literal["realtime", "mic", "other"] = "other"
+    traceparent: str = ""
+    """The caller's trace, as W3C Trace Context writes it."""
+
+
 class Session:
     """Made by `Live.session`. All methods belong to its event loop."""
 
-    def __init__(self, live: Live, group: TaskGroup, memory: Memory, options: Options, send: Send) -> None:
+    def __init__(
+        self, live: Live, group: TaskGroup, memory: Memory, options: Options, send: Send, origin: Origin
+    ) -> None:
+        self._origin = origin
         self.memory = memory
         self.answer: Answer | None = None
         self.against = False
@@ -154,7 +166,7 @@ class Session:
         answer = self.answer
         if answer is None or (answer.over and not answer.playback.audible(self.seconds)):
             return False
-        await self._interrupt(answer)
+        await self._interrupt(answer, "cancelled")
         return True
 
     async def broke_off(self, answer: Answer, words: str) -> None:
@@ -206,7 +218,7 @@ class Session:
         if self.against:
             await self._weigh(text)
         if text and self.options.answer and not self.against and not stops(text) and self._likeness(text) < LIKENESS:
-            await self._begin(" ".join([*self.pending, text]), self._ear.voiced_at)
+            await self._begin(" ".join([*self.pending, text]), self._ear.voiced_at, guess=True)
 
     async def thinking(self) -> None:
         if self.answer is not None:
@@ -224,6 +236,7 @@ class Session:
             await self._send(SpeechStopped(at, heard=False))
             if against and answer is not None:
                 answer.playback.resume(self.seconds)
+                self._live.metrics.interruptions.labels("resumed").inc()
                 await self._send(Resumed())
             return
         await self._send(SpeechStopped(at))
@@ -264,7 +277,7 @@ class Session:
 
     # Answering
 
-    async def _begin(self, asked: str, since: float) -> None:
+    async def _begin(self, asked: str, since: float, guess: bool = False) -> None:
         """Think of an answer, not yet to be heard."""
         current = self.answer
         if current is not None and not current.released:
@@ -279,15 +292,19 @@ class Session:
             voice = self._live.speaking.voice(options.voice, options.language or self._ear.spoken)
         manner = Manner(voice, options.max_tokens, options.temperature, None, Priority.LIVE)
         self.answer = Answer(self._live.answering, self._told(), asked, self._put(asked), manner, since)
+        self.answer.guessed = guess
         self.answer.mark("transcript")
         self._group.start_soon(self._run, self.answer)
 
     async def _run(self, answer: Answer) -> None:
-        await answer.run(self._ended)
-        if answer.released:
-            result = "interrupted" if answer.dropped else answer.failure or "ok"
-            spoken = "voice" if self.options.speak else "text"
-            self._live.metrics.turns.labels("voice", spoken, result).inc()
+        try:
+            await answer.run(self._ended)
+        finally:
+            metrics = self._live.metrics
+            if answer.guessed:
+                metrics.guesses.labels("used" if answer.released else "dropped").inc()
+            if answer.released:
+                metrics.turn(replace(answer.counted(), traceparent=self._origin.traceparent))
 
     def _told(self) -> Recalled:
         """What the model is given of what was before."""
@@ -311,7 +328,6 @@ class Session:
 
     async def _ended(self, answer: Answer, answered: Answered) -> None:
         """An answer is whole: it is remembered, as if all of it had been heard."""
-        self._live.metrics.turn(answer.ledger)
         # Not half-way: whoever interrupts now waits, and then knows which exchange to correct.
         with anyio.CancelScope(shield=True):
             await self._said(answer, answered.reply)
@@ -324,13 +340,14 @@ class Session:
             else:
                 await self.memory.amend(answer.number, text)
 
-    async def _interrupt(self, answer: Answer) -> None:
+    async def _interrupt(self, answer: Answer, kind: str = "interrupted") -> None:
         """Silence; what was heard of the answer is what was said."""
         heard = answer.playback.heard(self.seconds)
         text = answer.playback.words(heard)
         answer.drop()
         self.against, self.answer = False, None
         if answer.released:
+            self._live.metrics.interruptions.labels(kind).inc()
             # Who goes on speaking cancels what was begun in their pause, but not this.
             with anyio.CancelScope(shield=True):
                 await self._send(Interrupted(heard, text))
@@ -338,7 +355,8 @@ class Session:
 
     async def _retract(self, answer: Answer) -> None:
         """An answer nobody heard anything of, to a turn that was not over: it never was."""
-        answer.drop()
+        answer.drop("retracted")
+        self._live.metrics.interruptions.labels("retracted").inc()
         self.answer = None
         self.pending, self._taken = self._taken, []
         await self._send(Interrupted(0.0, "", retracted=True))

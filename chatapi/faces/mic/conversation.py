@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 
-from chatapi.abilities.live import Options, Session
+from chatapi.abilities.live import Options, Origin, Session
 from chatapi.abilities.waking import Waking
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
@@ -124,6 +124,7 @@ class MicConversation:
         session = self._ready()
         if self._waking is not None:
             self._waking.wake()
+        self._appliance.metrics.wakes.labels("button").inc()
         await self._begin_anew(session, "listening")
         self._chime("listening")
         self._tell("awake", "")
@@ -160,7 +161,8 @@ class MicConversation:
             return
         await self._fall_asleep()
         options = Options(detect=not self._manual)
-        async with self._appliance.live.session(options) as (session, events), anyio.create_task_group() as group:
+        opened = self._appliance.live.session(options, origin=Origin("mic"))
+        async with opened as (session, events), anyio.create_task_group() as group:
             self._session, self.state = session, self._resting
             group.start_soon(self._follow, events)
             if self._mode == "hands_free":
@@ -187,6 +189,7 @@ class MicConversation:
         if self._waking is not None:
             meant, change = self._waking.hear(block, session.busy or self._sounding)
             if change == "woken":
+                self._appliance.metrics.wakes.labels("word").inc()
                 await self._begin_anew(session, "listening")
                 self._tell("awake", "")
             elif change == "waiting":

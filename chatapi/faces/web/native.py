@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio.to_thread
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from chatapi.appliance import Appliance, Microphone
-from chatapi.errors import NotReady, Unknown
+from chatapi.errors import Unknown
 from chatapi.faces.web import requests
 from chatapi.faces.web.problems import MEDIA_TYPE
 from chatapi.faces.web.replies import TurnReply
@@ -177,10 +178,13 @@ def _operating(routes: APIRouter, appliance: Appliance) -> None:
     async def health() -> dict[str, Any]:
         return appliance.health()
 
-    @routes.get("/ready", summary="200 once every model is loaded and warm", responses=_problems(503))
+    @routes.get(
+        "/ready",
+        summary="200 while every model is loaded and warm, and no engine has failed for good",
+        responses=_problems(503),
+    )
     async def ready() -> dict[str, bool]:
-        if not appliance.warm:
-            raise NotReady("the models are still loading", retry_after=1)
+        appliance.require_ready()
         return {"ready": True}
 
     @routes.get("/certificate", include_in_schema=False)
@@ -197,8 +201,8 @@ def _operating(routes: APIRouter, appliance: Appliance) -> None:
 
     @routes.get("/metrics", summary="Prometheus text format", response_class=Response, responses=_problems())
     async def metrics() -> Response:
-        appliance.metrics.waiting.set(appliance.gate.waiting)
-        return Response(appliance.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        page = await anyio.to_thread.run_sync(appliance.metrics.page)
+        return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @routes.get("/models", summary="Models known, voices and languages to ask for", responses=_problems())
     async def models() -> Response:

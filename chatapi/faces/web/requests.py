@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -99,7 +100,9 @@ async def read(request: Request) -> Asked:
             "audio type such as audio/wav (with curl: -H 'Content-Type: application/json')",
             code="unsupported_media_type",
         )
-    return _asked(options, audio, request.headers.get("accept", "*/*"))
+    asked = _asked(options, audio, request.headers.get("accept", "*/*"))
+    traced = replace(asked.turn, traceparent=request.headers.get("traceparent", ""))
+    return asked.model_copy(update={"turn": traced})
 
 
 def _from_json(body: bytes) -> Options:

@@ -9,6 +9,7 @@ import anyio
 from fastapi import APIRouter
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from chatapi.abilities.live import Origin
 from chatapi.appliance import Appliance
 from chatapi.errors import CallerError, ChatapiError, NotReady, OurFault, TooSlow, alone
 from chatapi.faces.web import names
@@ -55,7 +56,9 @@ async def _served(websocket: WebSocket, appliance: Appliance) -> None:
         raise NotReady("the models are still loading", retry_after=5)
     query = websocket.query_params
     config = Session(model=names.model(appliance, "llm", query.get("model")))
-    async with appliance.live.session(options(config, appliance, []), query.get("conversation")) as (session, events):
+    origin = Origin("realtime", websocket.headers.get("traceparent", ""))
+    opened = appliance.live.session(options(config, appliance, []), query.get("conversation"), origin)
+    async with opened as (session, events):
         await Connection(websocket, appliance, session, events, config).run()
 
 

@@ -22,6 +22,10 @@ from .bigrams import Bigrams, Tokenizer, drawn
 from .config import EngineConfig
 
 STEP_SECONDS = 0.0005
+SUMS = (
+    "engine_prefill_time_sum", "engine_decode_time_sum", "engine_jump_forward_time_sum", "prompt_tokens_sum",
+    "completion_tokens_sum", "prefill_tokens_sum", "decode_tokens_sum", "jump_forward_tokens_sum",
+)  # fmt: skip
 
 
 @dataclass
@@ -37,6 +41,16 @@ class _Request:
     text: str = ""
     cached: int = 0
     begun: bool = False
+
+
+class EngineMetrics:
+    """As in python/mlc_llm/serve/engine_base.py."""
+
+    def __init__(self, metrics: dict[str, Any]) -> None:
+        self.metrics = metrics
+
+    def __getitem__(self, key: str) -> Any:
+        return self.metrics[key]
 
 
 class AsyncCompletion:
@@ -105,6 +119,8 @@ class AsyncMLCEngine:
         self._streams: dict[str, asyncio.Queue[Any]] = {}
         self._batch: dict[str, _Request] = {}
         self._sequences: list[list[int]] = []
+        # Those of `EngineMetrics::AsJSON` (cpp/serve/metrics.cc) that are there from the start.
+        self._sums = dict.fromkeys(SUMS, 0.0)
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._exit, self._work, self._reloaded = threading.Event(), threading.Event(), threading.Event()
@@ -131,8 +147,13 @@ class AsyncMLCEngine:
         with self._lock:
             self._batch.pop(request_id, None)
 
-    async def metrics(self) -> Any:
-        raise NotImplementedError
+    async def metrics(self) -> EngineMetrics:
+        """The real one asks for an answer to a special request, which comes from the engine's own thread."""
+        if self._terminated:
+            raise ValueError("The AsyncThreadedEngine has terminated.")
+        while self.paused.is_set():
+            await asyncio.sleep(STEP_SECONDS)
+        return EngineMetrics(dict(self._sums))
 
     async def _streamed(self, asked: protocol.CompletionRequest, name: str) -> AsyncGenerator[Any, Any]:
         if self._terminated:
@@ -196,6 +217,11 @@ class AsyncMLCEngine:
             request.begun = True
             known = max((_common(request.prompt, sequence) for sequence in self._sequences), default=0)
             request.cached = min(known, len(request.prompt) - 1)
+            self._sums["prefill_tokens_sum"] += len(request.prompt) - request.cached
+            self._sums["engine_prefill_time_sum"] += STEP_SECONDS
+        else:
+            self._sums["decode_tokens_sum"] += 1
+            self._sums["engine_decode_time_sum"] += STEP_SECONDS
         asked = request.asked
         likely = self._model.next((request.prompt + request.written)[-1])
         token = drawn(likely, 1.0 if asked.temperature is None else asked.temperature, request.rng)

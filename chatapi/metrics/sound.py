@@ -1,0 +1,44 @@
+"""How the box's own microphone and speaker are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from chatapi.audio import RATE
+
+Family = CounterMetricFamily | GaugeMetricFamily
+
+
+class Sound(Collector):
+    """Reads what `source` tells at every scrape."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.source: Callable[[], Mapping[str, Any] | None] = lambda: None
+        """The microphone's health, with `input` and `output`; None: the box has none."""
+        registry.register(self)
+
+    def describe(self) -> Iterator[Family]:
+        return self._families({})
+
+    def collect(self) -> Iterator[Family]:
+        health = self.source()
+        return self._families({side: health[side] for side in ("input", "output")} if health else {})
+
+    def _families(self, devices: Mapping[str, Mapping[str, Any]]) -> Iterator[Family]:
+        up = GaugeMetricFamily("chatapi_sound_device_up", "1 while a device works.", labels=["device"])
+        reopened = CounterMetricFamily(
+            "chatapi_sound_device_reopens", "Times a device that was lost was opened again.", labels=["device"]
+        )
+        dropped = CounterMetricFamily(
+            "chatapi_sound_dropped_seconds", "Sound that nobody took in time and that is lost.", labels=["device"]
+        )
+        for name, device in devices.items():
+            up.add_metric([name], device["state"] == "ok")
+            reopened.add_metric([name], device["reopened"])
+            dropped.add_metric([name], device["dropped"] / RATE)
+        yield from (up, reopened, dropped)

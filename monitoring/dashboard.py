@@ -1,0 +1,269 @@
+#!/usr/bin/env python3
+"""Writes grafana/dashboards/chatapi.json: `python3 monitoring/dashboard.py`. The panels are the table below."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+TARGET = HERE / "grafana/dashboards/chatapi.json"
+SCHEMA = 41
+"""Of Grafana 12; 11 reads it too."""
+WIDTH = 24
+"""Columns of a dashboard."""
+SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+OURS = 'instance=~"$instance"'
+"""What every series is chosen by."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture."""
+
+    title: str
+    queries: tuple[tuple[str, str], ...]
+    """PromQL, in which @ stands for the choice of instances, and the legend."""
+    unit: str = "short"
+    """As Grafana names it."""
+    about: str = ""
+    kind: str = "timeseries"
+    width: int = 8
+    steps: tuple[tuple[float | None, str], ...] = ((None, "green"),)
+    """Values from which a colour counts."""
+    words: tuple[tuple[str, str], ...] = ()
+    """What a value is called."""
+
+
+def rate(metric: str, by: str, choice: str = "") -> str:
+    """PromQL: how often a second."""
+    return f"sum by ({by}) (rate({metric}{{@{choice}}}[$__rate_interval]))"
+
+
+def quantile(share: float, metric: str, by: str = "", choice: str = "") -> str:
+    """PromQL: the value that a share of what happened stays below."""
+    return f"histogram_quantile({share}, {rate(metric + '_bucket', f'le, {by}' if by else 'le', choice)})"
+
+
+def both(metric: str, by: str, choice: str = "") -> tuple[tuple[str, str], ...]:
+    """Median and 95th percentile."""
+    return tuple((quantile(share, metric, by, choice), f"{{{{{by}}}}} {name}") for share, name in
+                 ((0.5, "p50"), (0.95, "p95")))  # fmt: skip
+
+
+RED_BELOW_ONE = ((None, "red"), (1.0, "green"))
+RED_FROM_ONE = ((None, "green"), (1.0, "red"))
+ROWS: dict[str, tuple[Panel, ...]] = {
+    "At a glance": (
+        Panel("Ready", (("min(chatapi_ready{@})", ""),), kind="stat", width=4, steps=RED_BELOW_ONE,
+              words=(("0", "not ready"), ("1", "ready"))),
+        Panel("Running for", (("min(time() - process_start_time_seconds{@})", ""),), "s", kind="stat", width=4),
+        Panel("Live conversations", (("sum(chatapi_live_sessions{@})", ""),), kind="stat", width=4),
+        Panel("Turns in 24 h", (("sum(increase(chatapi_turns_total{@}[24h]))", ""),), kind="stat", width=4),
+        Panel("Live answer is heard after, p95", ((quantile(0.95, "chatapi_live_stage_seconds", "", ',stage="audible"'),
+                                                   ""),), "s", kind="stat", width=4,
+              steps=((None, "green"), (1.0, "yellow"), (2.0, "red"))),
+        Panel("Engines lost", (("sum(chatapi_engine_failed{@})", ""),), kind="stat", width=4, steps=RED_FROM_ONE),
+    ),
+    "Live conversation": (
+        Panel("An answer is heard after the end of speech", both("chatapi_live_stage_seconds", "stage",
+                                                                ',stage="audible"'), "s",
+              "From the last sound of speech to the first of the answer."),
+        Panel("What it waits for, p95", ((quantile(0.95, "chatapi_live_stage_seconds", "stage"), "{{stage}}"),), "s",
+              "first_token and first_audio may come before endpoint: answers are begun on a guess."),
+        Panel("Turns by result", ((rate("chatapi_turns_total", "result", ',kind="live"') + " * 60", "{{result}}"),),
+              "cpm"),
+        Panel("Interruptions", ((rate("chatapi_live_interruptions_total", "kind") + " * 60", "{{kind}}"),), "cpm",
+              "resumed: a false alarm; retracted: the turn was not over yet."),
+        Panel("Guessed answers", ((rate("chatapi_live_guesses_total", "result") + " * 60", "{{result}}"),), "cpm",
+              "dropped: thought of in vain, because somebody went on."),
+        Panel("Open conversations, calls by name", (
+            ("sum by (door) (chatapi_live_sessions{@})", "{{door}}"),
+            (rate("chatapi_wakes_total", "by") + " * 60", "woken by {{by}}, a minute"),
+            ("sum(increase(chatapi_live_sessions_refused_total{@}[$__rate_interval]))", "refused"),
+        )),
+    ),
+    "Requests": (
+        Panel("Turns by result", ((rate("chatapi_turns_total", "heard, reply, result", ',kind="request"') + " * 60",
+                                   "{{heard}} to {{reply}}: {{result}}"),), "cpm"),
+        Panel("Stages, p50", ((quantile(0.5, "chatapi_turn_stage_seconds", "stage"), "{{stage}}"),), "s"),
+        Panel("Stages, p95", ((quantile(0.95, "chatapi_turn_stage_seconds", "stage"), "{{stage}}"),), "s"),
+        Panel("Queue", (
+            ("sum(chatapi_turns_active{@})", "worked on"),
+            ("sum(chatapi_turns_waiting{@})", "waiting"),
+            ("sum(increase(chatapi_turns_refused_total{@}[$__rate_interval]))", "refused"),
+        )),
+        Panel("Errors", ((rate("chatapi_errors_total", "code") + " * 60", "{{code}}"),), "cpm"),
+        Panel("HTTP", (
+            (rate("chatapi_http_requests_total", "status"), "{{status}}, a second"),
+            (quantile(0.95, "chatapi_http_request_seconds", "route"), "{{route}} p95, s"),
+        )),
+    ),
+    "Engines": (
+        Panel("Work", (("sum by (engine) (rate(chatapi_engine_busy_seconds_total{@}[$__rate_interval]))",
+                        "{{engine}}"),), "percentunit", "Share of the time that an engine computes; several answers at "
+              "once count each."),
+        Panel("Language model's speed", (
+            (quantile(0.5, "chatapi_tokens_per_second"), "p50 of answers"),
+            (quantile(0.05, "chatapi_tokens_per_second"), "p5 of answers"),
+            ("sum(rate(chatapi_llm_decode_tokens_total{@}[$__rate_interval])) "
+             "/ sum(rate(chatapi_llm_decode_seconds_total{@}[$__rate_interval]))", "MLC: writes"),
+        ), "short", "Tokens a second."),
+        Panel("Tokens", (
+            (rate("chatapi_tokens_total", "kind"), "{{kind}}"),
+            ("sum(rate(chatapi_llm_prefill_tokens_total{@}[$__rate_interval]))", "MLC: computed of prompts"),
+            ("sum(rate(chatapi_llm_prefill_tokens_total{@}[$__rate_interval])) "
+             "/ sum(rate(chatapi_llm_prefill_seconds_total{@}[$__rate_interval]))", "MLC: reads prompts at"),
+        ), "short", "A second. cached: of the prompt, and not computed again."),
+        Panel("Real-time factor", both("chatapi_real_time_factor", "engine"), "short",
+              "Time taken over the length of the sound; below 1 is faster than it is spoken."),
+        Panel("Jobs waiting for an engine", (("sum by (engine) (chatapi_engine_jobs_waiting{@})", "{{engine}}"),)),
+        Panel("Loaded, rebuilt, unloaded", (
+            ("sum by (engine) (chatapi_engine_loaded{@})", "{{engine}} loaded"),
+            ("sum by (engine) (increase(chatapi_engine_rebuilds_total{@}[$__rate_interval]))", "{{engine}} rebuilt"),
+            ("sum by (engine) (increase(chatapi_engine_unloads_total{@}[$__rate_interval]))", "{{engine}} unloaded"),
+            ("sum by (engine) (chatapi_engine_load_seconds_sum{@}) "
+             "/ sum by (engine) (chatapi_engine_load_seconds_count{@})", "{{engine}} loads in, s"),
+        )),
+    ),
+    "Process and machine": (
+        Panel("Memory", (
+            ("process_resident_memory_bytes{@}", "chatapi {{instance}}"),
+            ("chatapi_memory_available_bytes{@}", "available {{instance}}"),
+        ), "bytes"),
+        Panel("Processor", (("rate(process_cpu_seconds_total{@}[$__rate_interval])", "cores {{instance}}"),), "short"),
+        Panel("Event loop is late by", (
+            (quantile(0.5, "chatapi_event_loop_lag_seconds"), "p50"),
+            (quantile(0.99, "chatapi_event_loop_lag_seconds"), "p99"),
+        ), "s", "Live sound stutters where this is long."),
+        Panel("Disk with the data", (
+            ("chatapi_data_disk_free_bytes{@}", "free {{instance}}"),
+            ("chatapi_data_disk_bytes{@}", "size {{instance}}"),
+        ), "bytes"),
+        Panel("Microphone and speaker", (
+            ("chatapi_sound_device_up{@}", "{{device}} works"),
+            ("increase(chatapi_sound_dropped_seconds_total{@}[$__rate_interval])", "{{device}} lost, s"),
+            ("increase(chatapi_sound_device_reopens_total{@}[$__rate_interval])", "{{device}} opened again"),
+        )),
+        Panel("Files open, garbage collected", (
+            ("process_open_fds{@}", "files {{instance}}"),
+            ("sum by (generation) (rate(python_gc_collections_total{@}[$__rate_interval]))", "gc {{generation}}"),
+        )),
+    ),
+    "Jetson": (
+        Panel("GPU", (("chatapi_jetson_gpu_load_ratio{@}", "load {{instance}}"),), "percentunit"),
+        Panel("GPU clock", (("chatapi_jetson_gpu_clock_hertz{@}", "{{instance}}"),), "hertz"),
+        Panel("Power", (("chatapi_jetson_power_watts{@}", "{{rail}}"),), "watt",
+              "VDD_IN and VIN_SYS_5V0 are what the module or board draws in all, where it has them."),
+        Panel("Heat", (
+            ("chatapi_jetson_temperature_celsius{@}", "{{zone}}"),
+            ("min by (zone) (chatapi_jetson_temperature_limit_celsius{@})", "{{zone}} is slowed down from"),
+        ), "celsius"),
+        Panel("Slowed down by heat", (("chatapi_jetson_throttled{@}", "{{part}}"),), steps=RED_FROM_ONE),
+        Panel("Memory of CPU and GPU", (
+            ("chatapi_jetson_memory_bytes{@}", "all {{instance}}"),
+            ("chatapi_jetson_memory_available_bytes{@}", "available {{instance}}"),
+            ("chatapi_jetson_memory_gpu_bytes{@}", "GPU's {{instance}}"),
+        ), "bytes"),
+    ),
+}  # fmt: skip
+"""Row -> its panels."""
+
+
+def made() -> dict[str, Any]:
+    """The dashboard as Grafana keeps it."""
+    panels: list[dict[str, Any]] = []
+    y = 0
+    for row, content in ROWS.items():
+        panels.append(_row(row, y, len(panels) + 1))
+        y, x, height = y + 1, 0, 4 if content[0].kind == "stat" else 8
+        for panel in content:
+            if x + panel.width > WIDTH:
+                x, y = 0, y + height
+            place = {"h": height, "w": panel.width, "x": x, "y": y}
+            panels.append(_panel(panel, place, len(panels) + 1))
+            x += panel.width
+        y += height
+    return {
+        "uid": "chatapi",
+        "title": "chatapi",
+        "description": "A voice appliance: what it does, how fast, and how the machine is.",
+        "tags": ["chatapi"],
+        "schemaVersion": SCHEMA,
+        "version": 1,
+        "editable": True,
+        "graphTooltip": 1,
+        "refresh": "30s",
+        "time": {"from": "now-3h", "to": "now"},
+        "timepicker": {},
+        "timezone": "browser",
+        "fiscalYearStartMonth": 0,
+        "annotations": {"list": []},
+        "links": [],
+        "templating": {"list": _variables()},
+        "panels": panels,
+    }
+
+
+def _variables() -> list[dict[str, Any]]:
+    source = {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus", "refresh": 1,
+              "regex": "", "multi": False, "includeAll": False, "hide": 0, "current": {}, "options": []}  # fmt: skip
+    query = {"qryType": 1, "query": "label_values(chatapi_ready,instance)", "refId": "instances"}
+    boxes = {"name": "instance", "label": "Box", "type": "query", "datasource": SOURCE, "definition": query["query"],
+             "query": query, "refresh": 2, "sort": 1, "regex": "", "multi": True, "includeAll": True, "allValue": ".*",
+             "hide": 0, "current": {"text": ["All"], "value": ["$__all"]}, "options": []}  # fmt: skip
+    return [source, boxes]
+
+
+def _row(title: str, y: int, number: int) -> dict[str, Any]:
+    place = {"h": 1, "w": WIDTH, "x": 0, "y": y}
+    return {"id": number, "type": "row", "title": title, "collapsed": False, "gridPos": place, "panels": []}
+
+
+def _panel(panel: Panel, place: dict[str, int], number: int) -> dict[str, Any]:
+    targets = [
+        {"refId": chr(ord("A") + at), "datasource": SOURCE, "editorMode": "code", "expr": query.replace("@", OURS),
+         "legendFormat": legend or "__auto", "range": panel.kind != "stat", "instant": panel.kind == "stat"}
+        for at, (query, legend) in enumerate(panel.queries)
+    ]  # fmt: skip
+    mappings = [
+        {"type": "value", "options": {value: {"text": text, "index": at}}}
+        for at, (value, text) in enumerate(panel.words)
+    ]
+    steps = [{"value": value, "color": colour} for value, colour in panel.steps]
+    defaults = {
+        "unit": panel.unit,
+        "mappings": mappings,
+        "thresholds": {"mode": "absolute", "steps": steps},
+        "color": {"mode": "thresholds" if panel.kind == "stat" else "palette-classic"},
+        "custom": {} if panel.kind == "stat" else {"lineWidth": 1, "fillOpacity": 10, "showPoints": "never"},
+    }
+    if panel.kind == "stat":
+        calcs = {"calcs": ["lastNotNull"], "fields": "", "values": False}
+        options = {"reduceOptions": calcs, "colorMode": "value", "graphMode": "none", "textMode": "auto"}
+    else:
+        legend = {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []}
+        options = {"legend": legend, "tooltip": {"mode": "multi", "sort": "desc"}}
+    return {
+        "id": number,
+        "type": panel.kind,
+        "title": panel.title,
+        "description": panel.about,
+        "datasource": SOURCE,
+        "gridPos": place,
+        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "options": options,
+        "targets": targets,
+    }
+
+
+def text() -> str:
+    """The file's content."""
+    return json.dumps(made(), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    TARGET.parent.mkdir(parents=True, exist_ok=True)
+    TARGET.write_text(text(), encoding="utf-8")
