@@ -72,7 +72,8 @@ class _Library:
 
         version = importlib.metadata.version("chatapi")
         exporter = OTLPSpanExporter(endpoint=f"{settings.endpoint.rstrip('/')}/v1/traces", timeout=PATIENCE)
-        self._way_out = _WayOut(exporter, settings.endpoint)
+        # Its class wants to be inherited from, and is here only where the extra is.
+        self._way_out: Any = _WayOut(exporter, settings.endpoint)
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(settings.sample)),
             resource=Resource({"service.name": "chatapi", "service.version": version}),
