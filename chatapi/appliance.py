@@ -26,6 +26,7 @@ from chatapi.engines import Message, Sampling
 from chatapi.errors import ChatapiError, alone
 from chatapi.gate import Gate
 from chatapi.history import History
+from chatapi.keys import Keyring
 from chatapi.metrics import Metrics
 from chatapi.settings import Settings
 from chatapi.workers import Engines, Worker
@@ -63,6 +64,8 @@ class Appliance:
         self.settings = settings
         self.metrics = Metrics()
         self.catalog = Catalog(settings.data)
+        own = settings.server.api_key
+        self.keyring = Keyring(settings.data, own.get_secret_value() if own is not None else None)
         self.parts: dict[str, Callable[[], dict[str, Any]]] = {}
         """Name -> what `health` says of a part that somebody else runs beside it."""
         self.microphone: Microphone | None = None

@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     check = verb("check", _check, "settings, models, libraries, devices and memory, in plain words")
     check.add_argument("--all", action="store_true", help="every setting, those that have their default too")
     check.add_argument("--json", action="store_true")
+    _keys_options(verb("keys", _keys, "who may come in: add, list or revoke keys"))
     health = verb("health", _health, "whether the server of these settings is ready")
     health.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="how long to wait for it")
     _support_options(verb("support", _support, "one archive to understand a fault by; no secrets, no speech"))
@@ -117,6 +118,20 @@ def _ask_options(ask: argparse.ArgumentParser) -> None:
     ask.add_argument("--temperature", type=float)
     ask.add_argument("--seed", type=int)
     ask.add_argument("--json", action="store_true", help="the whole reply as JSON, with its timings")
+
+
+def _keys_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", nargs="?", choices=("list", "add", "revoke"), default="list", help="default: list")
+    parser.add_argument("name", nargs="?", help="add, revoke: whose key it is, or what it is for")
+    parser.add_argument(
+        "--scope",
+        action="append",
+        choices=("talk", "operate", "all"),
+        help="add: what it is for; may be given several times; default: talk",
+    )
+    parser.add_argument("--rate", metavar="N/minute", help="add: most requests a minute; default: no limit")
+    parser.add_argument("--expires", type=float, metavar="DAYS", help="add: default: never")
+    parser.add_argument("--json", action="store_true", help="list: a JSON array")
 
 
 def _compile_options(compiling: argparse.ArgumentParser) -> None:
@@ -205,6 +220,12 @@ def _check(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     from chatapi.commands.check import check
 
     return check(loaded, chosen.json, chosen.all)
+
+
+def _keys(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    from chatapi.commands.keys import manage
+
+    return manage(loaded.settings.data, chosen)
 
 
 def _health(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:

@@ -105,7 +105,8 @@ def test_a_port_in_use_is_told_with_who_uses_it(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_open_address_without_a_key_is_worth_a_note() -> None:
-    told_open = "note address: 0.0.0.0 is open to everyone on the network: set server.api_key to close it"
+    closing = "chatapi keys add NAME, or set server.api_key, to close it"
+    told_open = f"note address: 0.0.0.0 is open to everyone on the network: {closing}"
     assert told_open in told(network.address, scene({}, "server.host=0.0.0.0", "server.port=0"))
     closed = scene({}, "server.host=0.0.0.0", "server.port=0", "server.api_key=k")
     assert told_open not in told(network.address, closed)

@@ -33,6 +33,7 @@ PROBES: tuple[Probe, ...] = (
     storage.kind,
     clock.clock,
     network.address,
+    network.named_keys,
     network.certificate,
     sound.sound,
 )
