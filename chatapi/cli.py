@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 
 from chatapi import logs, settings
-from chatapi.errors import ChatapiError, alone
+from chatapi.errors import BadInput, ChatapiError, alone
 
 Command = Callable[[settings.Loaded, argparse.Namespace], int]
 
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = verb("serve", _serve, "answer HTTP until stopped", quiet=False)
     serve.add_argument("--tls", action="store_true", help="HTTPS: browsers give no microphone to a box without it")
     _talk_options(verb("talk", _talk, "a conversation through this machine's microphone and speaker"))
-    _ask_options(verb("ask", _ask, "one turn, without a server"))
+    _ask_options(verb("ask", _ask, "one turn, with the models of this machine or the box of --server"))
     transcribe = verb("transcribe", _transcribe, "write down what a file of any length says")
     transcribe.add_argument("file", type=Path)
     transcribe.add_argument("--language", help="ISO 639-1 code; default: detected where the model can")
@@ -117,6 +117,9 @@ def _ask_options(ask: argparse.ArgumentParser) -> None:
     ask.add_argument("--max-tokens", type=int)
     ask.add_argument("--temperature", type=float)
     ask.add_argument("--seed", type=int)
+    ask.add_argument("--server", metavar="URL", help="ask the box there, https://HOST:8000; no models here")
+    ask.add_argument("--key", help="that box's API key; default: CHATAPI_API_KEY, then CHATAPI_SERVER_API_KEY")
+    ask.add_argument("--fingerprint", metavar="SHA256", help="trust that box's certificate, which has this one")
     ask.add_argument("--json", action="store_true", help="the whole reply as JSON, with its timings")
 
 
@@ -187,6 +190,12 @@ def _talk(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
 
 
 def _ask(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    if chosen.server:
+        from chatapi.commands.ask_there import ask_there
+
+        return anyio.run(ask_there, loaded.settings, chosen)
+    if chosen.key or chosen.fingerprint:
+        raise BadInput("--key and --fingerprint belong to the box of --server")
     from chatapi.commands.turns import ask
 
     return anyio.run(ask, loaded.settings, chosen)
