@@ -87,7 +87,7 @@ class _Audit(logging.handlers.RotatingFileHandler):
 
 
 @contextmanager
-def auditing(settings: Log, data: Path) -> Iterator[None]:
+def auditing(settings: Log, data: Path, largest: int = LARGEST) -> Iterator[None]:
     """Keep the audit in a file while the block lasts, where it is set. Raises StorageFault."""
     if not settings.audit:
         yield
@@ -95,7 +95,7 @@ def auditing(settings: Log, data: Path) -> Iterator[None]:
     file = data / "audit.log"
     try:
         data.mkdir(parents=True, exist_ok=True)
-        handler = _Audit(file, maxBytes=LARGEST, backupCount=OLDER, encoding="utf-8")
+        handler = _Audit(file, maxBytes=largest, backupCount=OLDER, encoding="utf-8")
     except OSError as error:
         told = f"{file} cannot be written: {error.strerror}; log.audit = false goes without it"
         raise StorageFault(told) from error

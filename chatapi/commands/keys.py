@@ -8,9 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from chatapi import keys
 from chatapi.errors import BadInput
 
@@ -66,14 +63,14 @@ def _list(data: Path, chosen: argparse.Namespace) -> int:
     if not rows:
         print("there is no key")
         return 0
-    table = Table(box=None, pad_edge=False)
-    for heading in ("name", "scopes", "rate", "created", "last used", "state"):
-        table.add_column(heading, no_wrap=True)
+    lines = [("name", "scopes", "rate", "created", "last used", "state")]
     for key in found:
         rate = f"{key.rate}/minute" if key.rate else "-"
-        state = _state(key, now)
-        table.add_row(key.name, " ".join(key.scopes), rate, _day(key.created), _time(used.get(key.id)), state)
-    Console(soft_wrap=True, highlight=False).print(table)
+        last = _time(used.get(key.id))
+        lines.append((key.name, " ".join(key.scopes), rate, _day(key.created), last, _state(key, now)))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
     return 0
 
 
