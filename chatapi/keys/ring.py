@@ -83,11 +83,12 @@ class Keyring:
 
     def admit(self, offered: Sequence[bytes], address: str) -> Holder:
         """Who holds one of these. Raises Unauthorized, TooMany (rate_limited), SettingsFault (keys_damaged)."""
-        if not self.wanted:
+        kept = self._fresh()
+        if kept is None and self._own is None:
             return ANYBODY
         given = [each for each in offered if each][:MOST_OFFERED]
         for text in given:
-            if (holder := self._named(text)) is not None:
+            if (holder := self._named(text, kept or {})) is not None:
                 return holder
         if not given:
             raise Unauthorized(WANTED)
@@ -147,7 +148,7 @@ class Keyring:
             except OSError as error:
                 log.warning("when keys were used cannot be kept in %s: %s", self._data, error.strerror)
 
-    def _named(self, text: bytes) -> Holder | None:
+    def _named(self, text: bytes, kept: dict[str, Key]) -> Holder | None:
         """Raises Unauthorized for a key that once was right."""
         prefix, _, rest = text.partition(b"_")
         identity = rest.partition(b"_")[0].decode("ascii", "replace")
@@ -155,7 +156,7 @@ class Keyring:
             return None
         if identity == "local" and self._local is not None and _same(self._local, text):
             return Holder("local", (OPERATE,))
-        key = (self._fresh() or {}).get(identity)
+        key = kept.get(identity)
         if key is None or not _same(key.sha256, text):
             return None
         if fault := key.fault(self._now()):
