@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up what is missing, then runs: `./run.sh` serves, `./run.sh test` tests; install, update, uninstall, status, logs
-# and support look after the boot service, build makes the image; all else goes to the command `chatapi`, which runs in
+# Sets up what is missing, then runs: `./run.sh` serves, `./run.sh test` tests; install, update, uninstall, status, logs,
+# keys and support look after the boot service, build makes the image; all else goes to the command `chatapi`, which runs in
 # a virtual environment here, and on a Jetson in the appliance's image (RUN_IN=venv or RUN_IN=container says otherwise).
 set -euo pipefail
 # Files that are named are those of where we are called from.
@@ -190,7 +190,7 @@ run_command() {
   find_command "$@"
   case "$command $*" in
     # The box there has the models.
-    "talk "*"--server"* | "talk "*"--list-devices"*) command=elsewhere ;;
+    "talk "*"--server"* | "talk "*"--list-devices"* | "ask "*"--server"*) command=elsewhere ;;
   esac
   if [ "$mode" = container ]; then in_container "$@"; else run_here "$@"; fi
 }
@@ -215,6 +215,8 @@ case "$verb" in
     ;;
   # Of the service where there is one; else of what is here.
   support) if [ -e "$units/chatapi.service" ] && [ $# = 1 ]; then support_archive; else run_command "$@"; fi ;;
+  # The service's own keys where there is one.
+  keys) if [ -e "$units/chatapi.service" ]; then service_keys "$@"; else run_command "$@"; fi ;;
   # What `install` and `update` do in a new release before anything is swapped.
   set-up)
     if [ "$mode" = container ]; then

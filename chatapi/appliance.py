@@ -27,6 +27,7 @@ from chatapi.engines import Message, Sampling
 from chatapi.errors import ChatapiError, NotReady, alone
 from chatapi.gate import Gate
 from chatapi.history import History
+from chatapi.keys import Keyring
 from chatapi.metrics import Metrics
 from chatapi.settings import Settings
 from chatapi.tracing import Tracing
@@ -70,6 +71,8 @@ class Appliance:
         self.tracing = Tracing(settings.trace)
         self.metrics.followers.append(self.tracing.turn)
         self.catalog = Catalog(settings.data)
+        own = settings.server.api_key
+        self.keyring = Keyring(settings.data, own.get_secret_value() if own is not None else None)
         self.parts: dict[str, Callable[[], dict[str, Any]]] = {}
         """Name -> what `health` says of a part that somebody else runs beside it."""
         self.microphone: Microphone | None = None

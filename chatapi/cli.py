@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 
 from chatapi import logs, settings
-from chatapi.errors import ChatapiError, alone
+from chatapi.errors import BadInput, ChatapiError, alone
 
 Command = Callable[[settings.Loaded, argparse.Namespace], int]
 
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = verb("serve", _serve, "answer HTTP until stopped", quiet=False)
     serve.add_argument("--tls", action="store_true", help="HTTPS: browsers give no microphone to a box without it")
     _talk_options(verb("talk", _talk, "a conversation through this machine's microphone and speaker"))
-    _ask_options(verb("ask", _ask, "one turn, without a server"))
+    _ask_options(verb("ask", _ask, "one turn, with the models of this machine or the box of --server"))
     transcribe = verb("transcribe", _transcribe, "write down what a file of any length says")
     transcribe.add_argument("file", type=Path)
     transcribe.add_argument("--language", help="ISO 639-1 code; default: detected where the model can")
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     check = verb("check", _check, "settings, models, libraries, devices and memory, in plain words")
     check.add_argument("--all", action="store_true", help="every setting, those that have their default too")
     check.add_argument("--json", action="store_true")
+    _keys_options(verb("keys", _keys, "who may come in: add, list or revoke keys"))
     health = verb("health", _health, "whether the server of these settings is ready")
     health.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="how long to wait for it")
     _support_options(verb("support", _support, "one archive to understand a fault by; no secrets, no speech"))
@@ -116,7 +117,24 @@ def _ask_options(ask: argparse.ArgumentParser) -> None:
     ask.add_argument("--max-tokens", type=int)
     ask.add_argument("--temperature", type=float)
     ask.add_argument("--seed", type=int)
+    ask.add_argument("--server", metavar="URL", help="ask the box there, https://HOST:8000; no models here")
+    ask.add_argument("--key", help="that box's API key; default: CHATAPI_API_KEY, then CHATAPI_SERVER_API_KEY")
+    ask.add_argument("--fingerprint", metavar="SHA256", help="trust that box's certificate, which has this one")
     ask.add_argument("--json", action="store_true", help="the whole reply as JSON, with its timings")
+
+
+def _keys_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", nargs="?", choices=("list", "add", "revoke"), default="list", help="default: list")
+    parser.add_argument("name", nargs="?", help="add, revoke: whose key it is, or what it is for")
+    parser.add_argument(
+        "--scope",
+        action="append",
+        choices=("talk", "operate", "all"),
+        help="add: what it is for; may be given several times; default: talk",
+    )
+    parser.add_argument("--rate", metavar="N/minute", help="add: most requests a minute; default: no limit")
+    parser.add_argument("--expires", type=float, metavar="DAYS", help="add: default: never")
+    parser.add_argument("--json", action="store_true", help="list: a JSON array")
 
 
 def _compile_options(compiling: argparse.ArgumentParser) -> None:
@@ -175,6 +193,12 @@ def _talk(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
 
 
 def _ask(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    if chosen.server:
+        from chatapi.commands.ask_there import ask_there
+
+        return anyio.run(ask_there, loaded.settings, chosen)
+    if chosen.key or chosen.fingerprint:
+        raise BadInput("--key and --fingerprint belong to the box of --server")
     from chatapi.commands.turns import ask
 
     return anyio.run(ask, loaded.settings, chosen)
@@ -208,6 +232,12 @@ def _check(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     from chatapi.commands.check import check
 
     return check(loaded, chosen.json, chosen.all)
+
+
+def _keys(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    from chatapi.commands.keys import manage
+
+    return manage(loaded.settings.data, chosen)
 
 
 def _health(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:

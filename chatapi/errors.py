@@ -7,7 +7,7 @@
     |   |-- Unknown            it names something that is not here
     |   |-- Conflict           it asks for what the box, as it is set, does not do
     |   |-- Unauthorized       no key, or a wrong one
-    |   |-- Forbidden          it may not come from there
+    |   |-- Forbidden          it may not come from there, or its key is not for that
     |   |-- NotAcceptable      what it accepts contradicts what it asks for
     |   |-- TooLarge           more than a limit allows
     |   |-- TooSlow            the caller did not send or take in time
@@ -15,6 +15,7 @@
     |-- WaitAndRetry           nothing is wrong with the request, but not now
     |   |-- Busy               the queue is full
     |   |-- NotReady           models are still loading, or an engine is being rebuilt
+    |   |-- TooMany            more requests than this caller may make in that time
     |   `-- Deadline           it took longer than the request may take
     `-- OurFault               we must mend it
         |-- EngineFailed       an engine raised, died or hung
@@ -107,6 +108,10 @@ class Busy(WaitAndRetry):
 
 class NotReady(WaitAndRetry):
     code = "not_ready"
+
+
+class TooMany(WaitAndRetry):
+    code = "rate_limited"
 
 
 class Deadline(WaitAndRetry):

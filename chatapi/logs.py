@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
+import logging.handlers
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
+from io import TextIOWrapper
+from pathlib import Path
 
+from chatapi.errors import StorageFault
 from chatapi.settings import Log
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 """The id of the request being worked on."""
+AUDIT = "chatapi.audit"
+"""The logger of who asked for what."""
+LARGEST = 4 << 20
+"""Bytes of the audit's file, and of each of the older ones."""
+OLDER = 4
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -51,7 +63,50 @@ def configure(settings: Log) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Human() if human else _Json())
     handler.addFilter(_stamp)
+    # The audit's file may want more than is wanted here.
+    handler.setLevel(settings.level.upper())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("chatapi").setLevel(settings.level.upper())
+
+
+class _Audit(logging.handlers.RotatingFileHandler):
+    """A full disk costs the lines that found no room, and is told once."""
+
+    _told = False
+
+    def _open(self) -> TextIOWrapper:
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        return os.fdopen(descriptor, "a", encoding="utf-8")
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name it has there
+        if not self._told:
+            self._told = True
+            logging.getLogger(__name__).warning("%s cannot be written: %s", self.baseFilename, sys.exc_info()[1])
+
+
+@contextmanager
+def auditing(settings: Log, data: Path, largest: int = LARGEST) -> Iterator[None]:
+    """Keep the audit in a file while the block lasts, where it is set. Raises StorageFault."""
+    if not settings.audit:
+        yield
+        return
+    file = data / "audit.log"
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        handler = _Audit(file, maxBytes=largest, backupCount=OLDER, encoding="utf-8")
+    except OSError as error:
+        told = f"{file} cannot be written: {error.strerror}; log.audit = false goes without it"
+        raise StorageFault(told) from error
+    handler.setFormatter(_Json())
+    handler.addFilter(_stamp)
+    logger = logging.getLogger(AUDIT)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+        handler.close()

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from chatapi.errors import SettingsFault
 from chatapi.events import Ledger, TurnOver
@@ -72,14 +72,14 @@ class _Library:
 
         version = importlib.metadata.version("chatapi")
         exporter = OTLPSpanExporter(endpoint=f"{settings.endpoint.rstrip('/')}/v1/traces", timeout=PATIENCE)
-        # Its class wants to be inherited from, and is here only where the extra is.
-        self._way_out: Any = _WayOut(exporter, settings.endpoint)
+        self._way_out = _WayOut(exporter, settings.endpoint)
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(settings.sample)),
             resource=Resource({"service.name": "chatapi", "service.version": version}),
             shutdown_on_exit=False,
         )
-        self._provider.add_span_processor(BatchSpanProcessor(self._way_out, QUEUE, EVERY, BATCH))
+        # The class it wants inherited from is here only where the extra is.
+        self._provider.add_span_processor(BatchSpanProcessor(cast("Any", self._way_out), QUEUE, EVERY, BATCH))
         self._api = trace
         self._tracer = self._provider.get_tracer("chatapi", version)
         self._context = TraceContextTextMapPropagator()

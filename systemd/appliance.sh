@@ -111,6 +111,12 @@ as_service() {
   (cd "$data" && exec setpriv --reuid chatapi --regid chatapi --init-groups env "${environment[@]}" "$home/current/.venv/bin/chatapi" "$@")
 }
 
+# Who may come in to the service; its keys are its user's.
+service_keys() {
+  need_root keys
+  as_service "$@"
+}
+
 # Whether it becomes ready; ends early once it has crashed too often to believe in it.
 becomes_ready() {
   local until=$((SECONDS + patience)) before

@@ -20,6 +20,7 @@ from model_library import library
 from scenes import NOW, SWAPS, scene, told
 from test_board import ORIN_NX
 
+from chatapi import keys
 from chatapi.certificates import Keeper
 from chatapi.commands.check import certified, models, network, sound, storage
 from chatapi.faces.mic import portaudio
@@ -105,10 +106,27 @@ def test_a_port_in_use_is_told_with_who_uses_it(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_open_address_without_a_key_is_worth_a_note() -> None:
-    told_open = "note address: 0.0.0.0 is open to everyone on the network: set server.api_key to close it"
+    closing = "chatapi keys add NAME, or set server.api_key, to close it"
+    told_open = f"note address: 0.0.0.0 is open to everyone on the network: {closing}"
     assert told_open in told(network.address, scene({}, "server.host=0.0.0.0", "server.port=0"))
     closed = scene({}, "server.host=0.0.0.0", "server.port=0", "server.api_key=k")
     assert told_open not in told(network.address, closed)
+
+
+def test_keys_close_the_address_and_are_told_where_they_are_damaged_or_all_revoked(tmp_path: Path) -> None:
+    there = scene({}, "server.host=0.0.0.0", "server.port=0", f"data={tmp_path}")
+    assert told(network.named_keys, there) == []
+    keys.add(tmp_path, "kitchen", ["talk"])
+    assert not any("open to everyone" in line for line in told(network.address, there))
+    [good] = told(network.named_keys, there)
+    assert good.startswith("good keys: 1 of 1 in")
+    keys.revoke(tmp_path, "kitchen")
+    [shut] = told(network.named_keys, there)
+    assert shut.startswith("note keys: 0 of 1 in") and "nobody gets in: chatapi keys add" in shut
+    keys.file_of(tmp_path).write_text("damaged")
+    [bad] = told(network.named_keys, there)
+    assert bad.startswith("bad keys:") and "keys.json" in bad
+    assert not any("open to everyone" in line for line in told(network.address, there))
 
 
 def certificate(folder: Path, start: datetime, end: datetime, *names: str) -> Path:

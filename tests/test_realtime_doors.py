@@ -93,7 +93,7 @@ async def test_only_who_has_the_key_gets_in(echo_settings: Callable[..., Setting
                 async with raw(served, additional_headers=headers):
                     pass
             assert refused.value.response.status_code == 401
-            assert json.loads(refused.value.response.body or b"")["code"] == "unauthorized"
+            assert json.loads(refused.value.response.body or b"")["error"]["code"] == "unauthorized"
 
 
 async def test_a_key_with_spaces_comes_percent_encoded(echo_settings: Callable[..., Settings]) -> None:

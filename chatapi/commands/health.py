@@ -9,6 +9,7 @@ import time
 import httpx
 
 from chatapi.errors import SettingsFault
+from chatapi.keys import local_key
 from chatapi.settings import Server, Settings
 
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not listened on
@@ -36,11 +37,18 @@ def asked(settings: Settings, path: str) -> httpx.Response:
     The API key is sent to nobody but this machine's server: over TLS it must show the certificate of these settings.
     """
     table = settings.server
-    key = {"Authorization": f"Bearer {table.api_key.get_secret_value()}"} if table.api_key else {}
     trusted = _trusted(settings) if table.tls else False
     # A proxy that is set for the way out has no business on the way in.
-    with httpx.Client(verify=trusted, timeout=PATIENCE, trust_env=False, headers=key) as client:
+    with httpx.Client(verify=trusted, timeout=PATIENCE, trust_env=False, headers=_key(settings)) as client:
         return client.get(_address(table) + path)
+
+
+def _key(settings: Settings) -> dict[bytes, bytes]:
+    """The settings' key, else the one that the server leaves for this machine's operator."""
+    table = settings.server
+    key = table.api_key.get_secret_value() if table.api_key is not None else local_key(settings.data, table.port)
+    # As bytes, because a key may hold more than ASCII.
+    return {b"Authorization": f"Bearer {key}".encode()} if key is not None else {}
 
 
 def _address(table: Server) -> str:
@@ -58,7 +66,7 @@ def _fault(settings: Settings) -> str:
     if answer.status_code == httpx.codes.OK:
         return ""
     if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-        return f"{where} refuses the key; set server.api_key to the server's"
+        return f"{where} refuses the key; set server.api_key, or data, to the server's"
     return f"{where} is not ready: {_detail(answer)}"
 
 

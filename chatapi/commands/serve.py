@@ -8,17 +8,20 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 
+from chatapi import logs
 from chatapi.appliance import ESSENTIAL, Appliance
 from chatapi.commands.check import report
 from chatapi.errors import SettingsFault, alone
 from chatapi.faces.mic.conversation import MicConversation
 from chatapi.faces.web.app import bound, carry, create_app, server
+from chatapi.keys import Keyring
 from chatapi.notify import Manager
 from chatapi.settings import Settings
 from chatapi.watchdog import Watchdog
@@ -30,6 +33,8 @@ log = logging.getLogger(__name__)
 
 FRESH = 30.0
 """Seconds between two looks at the certificate: addresses come late at boot, and clocks are set."""
+NOTED = 60.0
+"""Seconds between two notes of when keys were used."""
 LOADING = 0.5
 """Seconds between two looks at how far loading has come."""
 
@@ -44,10 +49,9 @@ async def serve(settings: Settings) -> int:
     listening = bound(settings.server.host, settings.server.port)
     host, port = listening.getsockname()[:2]
     url = _url(host, port, identity)
-    _warn_if_open(settings, host)
     try:
         # The web server takes the signal and raises it again once it has ended; here it kills nobody any more.
-        with anyio.open_signal_receiver(signal.SIGTERM):
+        with logs.auditing(settings.log, settings.data), anyio.open_signal_receiver(signal.SIGTERM):
             await _run(settings, listening, url, identity, manager)
     except Exception as error:
         raise alone(error) from None
@@ -61,7 +65,12 @@ async def _run(
 ) -> None:
     """The appliance with its faces, until the web server ends."""
     begun = time.monotonic()
-    async with Appliance(settings).running() as appliance, anyio.create_task_group() as group:
+    host, port = listening.getsockname()[:2]
+    async with (
+        Appliance(settings).running() as appliance,
+        _keys_kept(appliance.keyring, host, port),
+        anyio.create_task_group() as group,
+    ):
         web = server(create_app(appliance), identity.context if identity is not None else None)
 
         async def answering() -> None:
@@ -86,6 +95,26 @@ async def _run(
         _tell(f"ready after {time.monotonic() - begun:.1f} s: {url}")
         manager.ready(f"ready: {url}")
         group.start_soon(Watchdog(appliance, manager).run)
+
+
+@asynccontextmanager
+async def _keys_kept(keyring: Keyring, host: str, port: int) -> AsyncIterator[None]:
+    """While the block lasts this machine's operator has a key, and it is written down when keys are used."""
+
+    async def noted() -> None:
+        while True:
+            await anyio.sleep(NOTED)
+            await anyio.to_thread.run_sync(keyring.keep_uses)
+
+    _warn_of_keys(keyring, host)
+    with keyring.local(port):
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(noted)
+                yield
+                group.cancel_scope.cancel()
+        finally:
+            keyring.keep_uses()
 
 
 async def _load(appliance: Appliance, roles: Collection[str], manager: Manager) -> None:
@@ -164,6 +193,11 @@ def _tell(line: str) -> None:
     print(f"chatapi {line}", flush=True)
 
 
-def _warn_if_open(settings: Settings, host: str) -> None:
-    if settings.server.api_key is None and host not in ("127.0.0.1", "::1"):
-        print(f"chatapi: {host} is open to everyone on the network; set server.api_key to close it", file=sys.stderr)
+def _warn_of_keys(keyring: Keyring, host: str) -> None:
+    """Whoever is open to the network shall know it, and whoever is closed to everybody."""
+    try:
+        if not keyring.wanted and host not in ("127.0.0.1", "::1"):
+            closing = "`chatapi keys add NAME` or server.api_key closes it"
+            print(f"chatapi: {host} is open to everyone on the network; {closing}", file=sys.stderr)
+    except SettingsFault as fault:
+        print(f"chatapi: {fault.message}", file=sys.stderr)

@@ -31,7 +31,7 @@ LARGEST = 4 << 20
 PATIENCE = 60
 """Seconds that `chatapi check` may take."""
 KEYS = re.compile(
-    r"(?i)((?:api[_-]?key|token|password|passwd|secret)[\"']?\s*[=:]\s*[\"']?|\bbearer\s+|://[^\s/:@]*:)[^\s\"',@}]+"
+    r"(?i)((?:api[_-]?key|token|password|passwd|secret)[\"']?\s*[=:]\s*[\"']?|\bbearer\s+|\bchatapi_[0-9a-z]{5,8}_|://[^\s/:@]*:)[^\s\"',@}]+"
 )
 """What in the host's texts looks like a secret that is not one of our settings, such as a token for a model hub."""
 

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO
 
 import anyio
 import anyio.to_thread
@@ -19,11 +18,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from chatapi.abilities.conversation import Turn
 from chatapi.appliance import Appliance
 from chatapi.audio import Audio, duration, joined, wav
-from chatapi.errors import BadInput, StorageFault
+from chatapi.commands.asked import is_sound, stdin_if_dash, write
+from chatapi.errors import BadInput
 from chatapi.events import JobProgress, Speech, TextDelta, Transcript, TurnEnded, TurnStarted
 from chatapi.settings import Settings
-
-SOUND = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".aac", ".webm")
 
 
 async def ask(settings: Settings, chosen: argparse.Namespace) -> int:
@@ -56,7 +54,8 @@ async def ask(settings: Settings, chosen: argparse.Namespace) -> int:
         print(file=words)
         print(f"conversation: {conversation}", file=sys.stderr)
     if turn.speak:
-        await _write(chosen.output or Path("answer.wav"), joined(said))
+        sound = joined(said)
+        await write(chosen.output or Path("answer.wav"), wav(sound), sound.seconds)
     return 0
 
 
@@ -96,8 +95,9 @@ def _print_transcript(event: Transcript, as_json: bool) -> None:
 async def say(settings: Settings, text: str, output: Path, voice: str | None) -> int:
     """A text as a WAV file."""
     async with _loaded(settings, {"tts"}) as appliance:
-        parts = [part async for part in appliance.speaking.say(_stdin_if_dash(text), voice)]
-    await _write(output, joined(parts))
+        parts = [part async for part in appliance.speaking.say(stdin_if_dash(text), voice)]
+    sound = joined(parts)
+    await write(output, wav(sound), sound.seconds)
     return 0
 
 
@@ -119,13 +119,13 @@ def _turn(chosen: argparse.Namespace) -> Turn:
         raise BadInput("-o is where a spoken answer goes, and this one is text; add --reply voice or leave -o out")
     file = Path(chosen.question)
     text, audio = None, None
-    if chosen.question != "-" and file.suffix.lower() in SOUND:
+    if is_sound(chosen.question):
         try:
             audio = file.read_bytes()
         except OSError as error:
             raise BadInput(f"cannot read {file}: {error.strerror}") from error
     else:
-        text = _stdin_if_dash(chosen.question)
+        text = stdin_if_dash(chosen.question)
     return Turn(
         prompt=text,
         audio=audio,
@@ -138,20 +138,3 @@ def _turn(chosen: argparse.Namespace) -> Turn:
         temperature=chosen.temperature,
         seed=chosen.seed,
     )
-
-
-def _stdin_if_dash(text: str) -> str:
-    return sys.stdin.read() if text == "-" else text
-
-
-async def _write(output: Path, sound: Audio) -> None:
-    data = wav(sound)
-    if str(output) == "-":
-        standard: BinaryIO = sys.stdout.buffer
-        standard.write(data)
-        return
-    try:
-        await anyio.Path(output).write_bytes(data)
-    except OSError as error:
-        raise StorageFault(f"cannot write {output}: {error.strerror}") from error
-    print(f"{sound.seconds:.1f} s of speech in {output}", file=sys.stderr)

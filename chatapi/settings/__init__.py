@@ -77,6 +77,8 @@ __all__ = [
 ]
 
 ENVIRONMENT = "CHATAPI_"
+CLIENT = ("CHATAPI_URL", "CHATAPI_API_KEY")
+"""Environment names that are for `chatapi.client` alone."""
 DATA, CONFIG = "CHATAPI_DATA", "CHATAPI_CONFIG"
 """Environment names that are not keys of the tree: where the data directory and the settings file are."""
 
@@ -155,7 +157,7 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, st
     """CHATAPI_SERVER_PORT is server.port; an underscore may stand for a dot where a key has one."""
     names = {ENVIRONMENT + key.replace(".", "_").upper(): key for key in dotted_keys()}
     for name, value in sorted(environ.items()):
-        if not name.startswith(ENVIRONMENT) or name == CONFIG:
+        if not name.startswith(ENVIRONMENT) or name in (CONFIG, *CLIENT):
             continue
         if name not in names:
             raise SettingsFault(f"the environment variable {name} is not a setting{_nearest(name, names)}")

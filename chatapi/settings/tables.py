@@ -31,8 +31,8 @@ class Server(_Table):
     """Your own certificate, a PEM file with its chain; only with tls."""
     key: Path | None = None
     """Its key, unencrypted PEM; empty: it is in the certificate's file."""
-    api_key: SecretStr | None = None
-    """When set, every route wants it: `Authorization: Bearer KEY`."""
+    api_key: SecretStr | None = Field(None, min_length=1)
+    """When set, every route wants it: `Authorization: Bearer KEY`; `chatapi keys` makes others beside it."""
     cors_origins: tuple[str, ...] = ()
     """Origins of other pages that may call from a browser; none by default."""
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
@@ -276,6 +276,8 @@ class Log(_Table):
     """auto: for people on a terminal, JSON otherwise."""
     content: bool = False
     """Whether prompts, transcripts and answers may be logged."""
+    audit: bool = False
+    """Keep who asked for what, and never what was said, in audit.log of the data directory, for at least 16 MB."""
 
 
 class Trace(_Table):

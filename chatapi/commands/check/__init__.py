@@ -34,6 +34,7 @@ PROBES: tuple[Probe, ...] = (
     storage.kind,
     clock.clock,
     network.address,
+    network.named_keys,
     network.certificate,
     sound.sound,
 )

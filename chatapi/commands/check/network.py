@@ -9,7 +9,9 @@ from collections.abc import Iterator
 
 import psutil
 
+from chatapi import keys
 from chatapi.commands.check.finding import Finding, Scene
+from chatapi.errors import SettingsFault
 
 
 def address(scene: Scene) -> Iterator[Finding]:
@@ -18,9 +20,33 @@ def address(scene: Scene) -> Iterator[Finding]:
     if scene.quick:
         return
     yield _free(host, port)
-    if scene.settings.server.api_key is None and host not in ("127.0.0.1", "::1", "localhost"):
+    if scene.settings.server.api_key is None and host not in ("127.0.0.1", "::1", "localhost") and _no_keys(scene):
         told = f"{host} is open to everyone on the network"
-        yield Finding("note", "address", f"{told}: set server.api_key to close it")
+        yield Finding("note", "address", f"{told}: chatapi keys add NAME, or set server.api_key, to close it")
+
+
+def _no_keys(scene: Scene) -> bool:
+    try:
+        return keys.read(scene.settings.data) is None
+    except SettingsFault:
+        return False
+
+
+def named_keys(scene: Scene) -> Iterator[Finding]:
+    """Whether the file of keys lets anybody in, where there is one."""
+    try:
+        found = keys.read(scene.settings.data)
+    except SettingsFault as fault:
+        yield Finding("bad", "keys", fault.message)
+        return
+    if found is None:
+        return
+    good = sum(not key.fault(scene.now.timestamp()) for key in found)
+    told = f"{good} of {len(found)} in {keys.file_of(scene.settings.data)} open the door"
+    if good or scene.settings.server.api_key is not None:
+        yield Finding("good", "keys", told)
+    else:
+        yield Finding("note", "keys", f"{told}, so nobody gets in: chatapi keys add NAME")
 
 
 def _free(host: str, port: int) -> Finding:

@@ -167,9 +167,12 @@ def _refused(refused: InvalidStatus, at: Place) -> ChatapiError:
     if status >= 500:
         return WaitAndRetry(f"{at.name} answers with status {status}", code="gone")
     try:
-        return Forbidden(f"{at.name} refuses: {json.loads(response.body or b'')['detail']}")
+        told = json.loads(response.body or b"")["error"]["message"]
     except (ValueError, LookupError, TypeError):
         return _stranger(at)
+    if status == 429:
+        return WaitAndRetry(f"{at.name} refuses for now: {told}", code="rate_limited")
+    return Forbidden(f"{at.name} refuses: {told}")
 
 
 def _stranger(at: Place) -> BadInput:

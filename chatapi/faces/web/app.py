@@ -51,7 +51,7 @@ def create_app(appliance: Appliance) -> FastAPI:
     app.include_router(page.router())
     app.add_exception_handler(HTTPException, _http_problem)
     app.add_exception_handler(RequestValidationError, _validation_problem)
-    app.add_middleware(Guard, settings=appliance.settings, metrics=appliance.metrics)
+    app.add_middleware(Guard, settings=appliance.settings, metrics=appliance.metrics, keyring=appliance.keyring)
     if appliance.settings.server.cors_origins:
         app.add_middleware(
             CORSMiddleware,

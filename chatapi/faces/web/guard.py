@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hmac
 import logging
 import re
 import secrets
 import time
-from collections.abc import Iterable
-from urllib.parse import unquote_to_bytes, urlsplit
 
 import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chatapi.errors import BadInput, ChatapiError, Forbidden, OurFault, TooLarge, TooSlow, Unauthorized, alone
-from chatapi.faces.web.problems import refusal
-from chatapi.logs import request_id
+from chatapi.errors import (
+    BadInput,
+    ChatapiError,
+    Forbidden,
+    OurFault,
+    SettingsFault,
+    TooLarge,
+    TooSlow,
+    Unauthorized,
+    alone,
+)
+from chatapi.faces.web import access
+from chatapi.faces.web.problems import refusal, status_of
+from chatapi.keys import PREFIX, Holder, Keyring
+from chatapi.logs import AUDIT, request_id
 from chatapi.metrics import Metrics
 from chatapi.settings import Settings
 
 log = logging.getLogger(__name__)
+audit = logging.getLogger(AUDIT)
 
 SANE_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-KEY = "openai-insecure-api-key."
-"""What OpenAI's browser clients put before the key to make a subprotocol of it."""
+LOOK_SECONDS = 1.0
+"""Seconds between two looks at whether the key of an open WebSocket still is one."""
+NOBODY = Holder("-", ())
+"""Who was not let in."""
 LINGER_SECONDS = 2
 """How long the rest of a refused body is read and thrown away, so that its sender gets to read the refusal."""
 POLICY = (
@@ -48,45 +58,35 @@ class ClientStalled(Exception):
 class Guard:
     """ASGI middleware around the whole face."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, keyring: Keyring) -> None:
         self._app = app
         self._server = settings.server
         self._body_bytes = settings.limits.body_bytes
         self._metrics = metrics
-        key = settings.server.api_key
-        self._key = key.get_secret_value().encode() if key is not None else None
+        self._keyring = keyring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             await _Exchange(self, scope, receive, send).run()
         elif scope["type"] == "websocket":
-            await self._websocket(scope, receive, send)
+            await _Socket(self, scope, receive, send).run()
         else:
             await self._app(scope, receive, send)
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The same checks on the handshake; what follows it is its face's own matter."""
-        token, headers = request_id.set(secrets.token_hex(8)), Headers(scope=scope)
-        try:
-            self.check(headers, scope["scheme"] == "wss", scope["subprotocols"])
-            await self._app(scope, receive, send)
-        except (Forbidden, Unauthorized) as error:
-            self._metrics.errors.labels(error.code).inc()
-            await refusal(scope["path"], error)(scope, receive, send)
-        finally:
-            log.info("websocket", extra={"path": scope["path"]})
-            request_id.reset(token)
+    def check(self, scope: Scope, headers: Headers) -> Holder:
+        """Who asks. Raises Forbidden, Unauthorized, TooMany, SettingsFault.
 
-    def check(self, headers: Headers, secure: bool, subprotocols: Iterable[str] = ()) -> None:
-        """Raises Forbidden or Unauthorized. Browsers can send a WebSocket's key only as a subprotocol."""
+        Browsers can send a WebSocket's key only as a subprotocol.
+        """
         self._check_host(headers)
-        self._check_origin(headers, secure)
-        offered_keys = [*_offered_keys(headers), *_subprotocol_keys(subprotocols)]
-        if self._key is not None and not any(hmac.compare_digest(self._key, offered) for offered in offered_keys):
-            raise Unauthorized(
-                "this needs the API key: send it as `Authorization: Bearer KEY`; a browser that asks for a name and a "
-                "password takes any name, and the key as the password"
-            )
+        self._check_origin(headers, scope["scheme"] in ("https", "wss"))
+        offered = access.offered_keys(headers, scope.get("subprotocols", ()))
+        return self._keyring.admit(offered, _address(scope))
+
+    def allow(self, holder: Holder, path: str) -> None:
+        """Count one more request, or WebSocket, of theirs. Raises TooMany, Forbidden."""
+        self._keyring.count(holder)
+        access.require(holder, path)
 
     def _check_host(self, headers: Headers) -> None:
         """On loopback only its own names: a foreign page could point a name of its own there (DNS rebinding)."""
@@ -101,30 +101,85 @@ class Guard:
         origin = headers.get("origin")
         if origin is None or origin in self._server.cors_origins:
             return
-        page = urlsplit(origin)
-        if page.netloc != headers.get("host") or (secure and page.scheme != "https"):
+        scheme, _, netloc = origin.partition("://")
+        if netloc != headers.get("host") or (secure and scheme != "https"):
             raise Forbidden(f"pages of {origin} may not call; server.cors_origins can allow it", code="foreign_origin")
 
 
-def _offered_keys(headers: Headers) -> Iterable[bytes]:
-    """A key comes as a bearer token, in X-API-Key, or, from a browser's own prompt, as a basic password."""
-    yield headers.get("x-api-key", "").encode()
-    kind, _, value = headers.get("authorization", "").partition(" ")
-    if kind.lower() == "bearer":
-        yield value.strip().encode()
-    elif kind.lower() == "basic":
+def _address(scope: Scope) -> str:
+    return scope["client"][0] if scope.get("client") else "-"
+
+
+def _audit(kind: str, scope: Scope, holder: Holder, status: int, seconds: float) -> None:
+    """Who asked for what, and never what was said. Of a path what the table knows: it may name a conversation."""
+    route = getattr(scope.get("route"), "path", None) or access.entry(scope["path"]) or "other"
+    fields = {
+        "key": holder.name,
+        "peer": _address(scope),
+        "method": scope.get("method", "GET"),
+        "route": route,
+        "status": status,
+        "seconds": round(seconds, 4),
+    }
+    audit.info(kind, extra=fields)
+
+
+class _Socket:
+    """A WebSocket: the same checks on its handshake; what follows is its face's own matter, while its key is one."""
+
+    def __init__(self, guard: Guard, scope: Scope, receive: Receive, send: Send) -> None:
+        self._guard = guard
+        self._scope = scope
+        self._inner_receive = receive
+        self._inner_send = send
+        self._holder = NOBODY
+        self._status = 0
+        self._closed = False
+        self._begun = self._looked = time.monotonic()
+
+    async def run(self) -> None:
+        token = request_id.set(secrets.token_hex(8))
         try:
-            yield base64.b64decode(value, validate=True).partition(b":")[2]
-        except binascii.Error:
+            await self._let_in()
+        finally:
+            _audit("websocket", self._scope, self._holder, self._status, time.monotonic() - self._begun)
+            request_id.reset(token)
+
+    async def _let_in(self) -> None:
+        try:
+            self._holder = self._guard.check(self._scope, Headers(scope=self._scope))
+            self._guard.allow(self._holder, self._scope["path"])
+        except ChatapiError as error:
+            self._status = status_of(error)
+            self._guard._metrics.errors.labels(error.code).inc()
+            await refusal(self._scope["path"], error)(self._scope, self._inner_receive, self._inner_send)
             return
+        await self._guard._app(self._scope, self._receive, self._send)
 
+    async def _receive(self) -> Message:
+        """What comes; nothing more of whoever is no longer welcome."""
+        message = await self._inner_receive()
+        now = time.monotonic()
+        if message["type"] == "websocket.receive" and now - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            if not self._welcome():
+                self._closed = True
+                await self._inner_send({"type": "websocket.close", "code": 1008, "reason": "unauthorized"})
+                return {"type": "websocket.disconnect", "code": 1008, "reason": "unauthorized"}
+        return message
 
-def _subprotocol_keys(subprotocols: Iterable[str]) -> Iterable[bytes]:
-    """As it stands, and percent-decoded: a subprotocol can hold neither spaces nor letters beyond ASCII."""
-    for offered in subprotocols:
-        if offered.startswith(KEY):
-            yield offered[len(KEY) :].encode()
-            yield unquote_to_bytes(offered[len(KEY) :])
+    def _welcome(self) -> bool:
+        try:
+            return self._guard._keyring.holds(self._holder)
+        except SettingsFault:
+            return False
+
+    async def _send(self, message: Message) -> None:
+        if not self._status:
+            refused = int(message.get("status", 403))
+            self._status = 101 if message["type"] == "websocket.accept" else refused
+        if not self._closed:
+            await self._inner_send(message)
 
 
 class _Exchange:
@@ -139,9 +194,12 @@ class _Exchange:
         self._arrived = 0
         self._body_over = False
         self._status = 0
+        self._holder = NOBODY
         self._begun = time.monotonic()
         offered = self._headers.get("x-request-id", "")
-        self._id = offered if SANE_ID.fullmatch(offered) else secrets.token_hex(8)
+        # Ids are logged and sent back, which a key that was put there by mistake may not be.
+        sane = SANE_ID.fullmatch(offered) and PREFIX not in offered
+        self._id = offered if sane else secrets.token_hex(8)
 
     async def run(self) -> None:
         token = request_id.set(self._id)
@@ -153,7 +211,8 @@ class _Exchange:
 
     async def _answered(self) -> None:
         try:
-            self._guard.check(self._headers, self._scope["scheme"] == "https")
+            self._holder = self._guard.check(self._scope, self._headers)
+            self._guard.allow(self._holder, self._scope["path"])
             self._check_length()
             await self._guard._app(self._scope, self._receive, self._send)
         except Exception as raised:
@@ -244,5 +303,4 @@ class _Exchange:
         known = method if method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS") else "other"
         metrics.requests.labels(route, known, self._status or "none").inc()
         metrics.request_seconds.labels(route).observe(seconds)
-        fields = {"method": method, "path": self._scope["path"], "status": self._status, "seconds": round(seconds, 4)}
-        log.info("request", extra=fields)
+        _audit("request", self._scope, self._holder, self._status, seconds)

@@ -77,7 +77,7 @@ class ProblemDocument(BaseModel):
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"description": "The request cannot be understood."},
     401: {"description": "The API key is missing or wrong."},
-    403: {"description": "The host name or the calling page is not allowed."},
+    403: {"description": "The host name or the calling page is not allowed, or the key is not for this."},
     404: {"description": "What it names is not here."},
     406: {"description": "Accept contradicts what is asked for."},
     409: {"description": "The microphone's mode is another one."},
@@ -85,7 +85,8 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     413: {"description": "Body, audio or prompt is too large."},
     415: {"description": "The media type is not taken."},
     422: {"description": "A value cannot be used, or the audio holds no speech."},
-    500: {"description": "An engine failed."},
+    429: {"description": "More requests than the key is for, or too many wrong keys; Retry-After says how long."},
+    500: {"description": "An engine failed, or the file of keys is damaged."},
     503: {"description": "Busy or still loading; Retry-After says when to try again."},
     507: {"description": "The disk is full."},
 }
@@ -104,7 +105,7 @@ EVENT = {
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     schema = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}
-    return {status: {**PROBLEMS[status], "content": {MEDIA_TYPE: schema}} for status in (401, 403, *statuses)}
+    return {status: {**PROBLEMS[status], "content": {MEDIA_TYPE: schema}} for status in (401, 403, 429, 500, *statuses)}
 
 
 def _completion_body() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from chatapi.logs import request_id
 
 STATUS: tuple[tuple[type[errors.ChatapiError], int, str], ...] = (
     (errors.Unauthorized, 401, "Not authorised"),
-    (errors.Forbidden, 403, "Not allowed from there"),
+    (errors.Forbidden, 403, "Not allowed"),
     (errors.Unknown, 404, "Not found"),
     (errors.Conflict, 409, "Not as the box is set"),
     (errors.NotAcceptable, 406, "The request contradicts itself"),
@@ -22,6 +22,7 @@ STATUS: tuple[tuple[type[errors.ChatapiError], int, str], ...] = (
     (errors.Unsupported, 415, "Not supported"),
     (errors.Unprocessable, 422, "A value cannot be used"),
     (errors.CallerError, 400, "The request cannot be understood"),
+    (errors.TooMany, 429, "Too many requests"),
     (errors.WaitAndRetry, 503, "Not now"),
     (errors.StorageFault, 507, "Storage failed"),
     (errors.ChatapiError, 500, "Our fault"),
@@ -73,9 +74,15 @@ class Problem(Response):
         return {**problem(error), "status": status}
 
 
+_OPENAI: tuple[tuple[type[errors.ChatapiError], str], ...] = (
+    (errors.CallerError, "invalid_request_error"),
+    (errors.TooMany, "rate_limit_error"),
+)
+
+
 def fault(error: errors.ChatapiError) -> dict[str, Any]:
     """An error as OpenAI writes it."""
-    kind = "invalid_request_error" if isinstance(error, errors.CallerError) else "server_error"
+    kind = next((kind for family, kind in _OPENAI if isinstance(error, family)), "server_error")
     return {"type": kind, "code": error.code, "message": error.message, "param": error.details.get("param")}
 
 

@@ -1,0 +1,405 @@
+"""The client against real boxes, dying ones, and what is no box at all."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import socket
+import subprocess
+import sys
+import threading
+import wave
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import hypothesis
+import pytest
+from conftest import Served, serving, tone, until
+from hypothesis import strategies as st
+
+from chatapi import client as package
+from chatapi import keys
+from chatapi.audio import RATE, Audio, wav
+from chatapi.certificates import Keeper
+from chatapi.cli import main
+from chatapi.client import (
+    AsyncClient,
+    Client,
+    ClientError,
+    Completion,
+    Delta,
+    End,
+    Event,
+    Speech,
+    Start,
+    Transcript,
+    wire,
+)
+from chatapi.client.sse import LONGEST, Events
+from chatapi.settings import Settings
+
+SPOKEN = wav(Audio(tone(1.0), RATE))
+LONG = "word. " * 1000
+
+
+def refusal(ask: Callable[[], object]) -> ClientError:
+    with pytest.raises(ClientError) as raised:
+        ask()
+    assert "\n" not in raised.value.message
+    return raised.value
+
+
+def frames(sound: bytes) -> tuple[int, int]:
+    """How many samples a WAV has, and their rate."""
+    with wave.open(io.BytesIO(sound)) as file:
+        return file.getnframes(), file.getframerate()
+
+
+def test_it_needs_nothing_of_the_server() -> None:
+    for file in Path(package.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("chatapi"):
+                assert (node.module or "").startswith("chatapi.client"), file
+    looked = "import sys, chatapi.client; print(*(name for name in sys.modules if name.startswith('chatapi')))"
+    loaded = subprocess.run([sys.executable, "-c", looked], capture_output=True, text=True, check=True).stdout.split()
+    assert all(name == "chatapi" or name.startswith("chatapi.client") for name in loaded)
+
+
+def test_the_four_cases(served: Served, tmp_path: Path) -> None:
+    file = tmp_path / "question.wav"
+    file.write_bytes(SPOKEN)
+    with Client(served.url) as box, file.open("rb") as opened:
+        written = box.completion("good morning", max_tokens=20, temperature=0, seed=1)
+        assert "good morning" in written.reply and written.heard is None and written.audio is None
+        assert written.usage.completion_tokens > 0 and written.timings["end"] is not None
+        for audio in (SPOKEN, file, str(file), opened):
+            assert box.completion(audio=audio, language="en").heard
+        for asked in (box.completion("hello", reply="voice"), box.completion(audio=SPOKEN, reply="voice")):
+            assert asked.audio is not None and frames(asked.audio)[0] > 0 and asked.reply
+            assert asked.finish_reason == "stop"
+        gone_on = box.completion("again", conversation=written.conversation)
+        assert gone_on.conversation == written.conversation
+
+
+@pytest.mark.anyio
+async def test_the_same_without_blocking(served: Served, tmp_path: Path) -> None:
+    file = tmp_path / "question.wav"
+    file.write_bytes(SPOKEN)
+    async with AsyncClient(served.url) as box:
+        assert await box.ready()
+        assert "good morning" in (await box.completion("good morning")).reply
+        answer = await box.completion(audio=file, reply="voice")
+        assert answer.audio is not None and frames(answer.audio)[0] > 0
+        async with box.stream(audio=SPOKEN, reply="voice") as events:
+            came = [event async for event in events]
+        assert [type(event) for event in came][:2] == [Start, Transcript]
+        assert isinstance(came[-1], End) and any(isinstance(event, Speech) for event in came)
+        async with box.wav("one two three") as pieces:
+            assert b"".join([piece async for piece in pieces]).startswith(b"RIFF")
+        said = await box.conversation(answer.conversation)
+        assert [message.role for message in said] == ["user", "assistant"]
+        await box.forget(answer.conversation)
+        with pytest.raises(ClientError, match="there is no conversation"):
+            await box.conversation(answer.conversation)
+        assert await box.models() and await box.voices()
+
+
+def test_events_come_as_they_happen(slow: Served) -> None:
+    with Client(slow.url) as box, box.stream("one two three four") as events:
+        came: list[Event] = []
+        for event in events:
+            if isinstance(event, Delta) and not any(isinstance(before, Delta) for before in came):
+                assert slow.appliance.gate.used == 1, "the answer is still being written"
+            came.append(event)
+    ended = came[-1]
+    assert isinstance(ended, End)
+    assert "".join(event.text for event in came if isinstance(event, Delta)).rstrip() == ended.completion.reply
+
+
+def test_a_spoken_answer_comes_as_it_is_spoken(slow: Served) -> None:
+    with Client(slow.url) as box, box.wav("One two three. Four five six. Seven eight nine.") as pieces:
+        first = next(pieces)
+        assert first.startswith(b"RIFF") and slow.appliance.gate.used == 1
+        assert len(b"".join(pieces)) > 1000
+
+
+@pytest.mark.anyio
+async def test_leaving_in_the_middle_stops_the_answer(slow: Served) -> None:
+    with Client(slow.url) as box:
+        with box.stream(LONG) as events:
+            assert isinstance(next(events), Start)
+        await until(lambda: slow.appliance.gate.used == 0)
+        assert box.ready(), "the next request works"
+    async with AsyncClient(slow.url) as other:
+        async with other.stream(LONG) as coming:
+            async for event in coming:
+                assert isinstance(event, Start)
+                break
+        await until(lambda: slow.appliance.gate.used == 0)
+        assert await other.ready()
+
+
+def test_what_the_box_knows_and_keeps(served: Served) -> None:
+    with Client(served.url) as box:
+        assert {model.role for model in box.models()} >= {"asr", "llm", "tts"}
+        assert [voice.default for voice in box.voices()].count(True) == 1
+        first = box.completion("remember")
+        assert [(m.role, m.text) for m in box.conversation(first.conversation)] == [
+            ("user", "remember"),
+            ("assistant", first.reply),
+        ]
+        box.forget(first.conversation)
+        gone = refusal(lambda: box.conversation(first.conversation))
+        assert (gone.code, gone.status) == ("unknown_conversation", 404)
+        assert refusal(lambda: box.forget("../completion")).status == 404
+
+
+def test_what_cannot_be_asked_is_told_before_it_is_sent(served: Served, tmp_path: Path) -> None:
+    with Client(served.url) as box:
+        for ask in (box.completion, lambda: box.completion("a", audio=b"b"), lambda: box.completion(audio=tmp_path)):
+            assert refusal(ask).code == "bad_request"
+        told = refusal(lambda: box.completion("  "))
+        assert (told.code, told.status) == ("empty_prompt", 422)
+        assert refusal(lambda: box.completion(audio=wav(Audio(tone(1.0, level=0), RATE)))).code == "no_speech"
+    for url in ("box:8000", "ftp://box", "http://", "http://[::1", "http://box:99999"):
+        assert refusal(lambda url=url: Client(url)).code == "bad_request"
+    assert refusal(lambda: Client(verify=tmp_path / "none.pem")).code == "bad_request"
+    with Client(served.url, key="two\nlines") as box:
+        assert refusal(box.ready).code == "bad_request"
+
+
+def test_the_environment_says_where_and_with_what_key(
+    echo_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(echo_settings("server.api_key=schlüssel")) as served:
+        monkeypatch.setenv("CHATAPI_URL", served.url)
+        with Client() as box:
+            told = refusal(box.ready)
+            assert (told.code, told.status) == ("unauthorized", 401)
+        with Client(key="wrong") as box:
+            assert refusal(box.models).code == "unauthorized"
+        monkeypatch.setenv("CHATAPI_API_KEY", "schlüssel")
+        with Client() as box:
+            assert box.ready()
+
+
+def test_a_key_without_the_scope_and_one_used_too_often_are_told(
+    echo_settings: Callable[..., Settings], data: Path
+) -> None:
+    looks, few = keys.add(data, "looks", ["operate"]), keys.add(data, "few", ["talk"], rate=1)
+    with serving(echo_settings()) as served:
+        with Client(served.url, looks) as box:
+            told = refusal(lambda: box.completion("hello"))
+            assert (told.code, told.status) == ("scope_missing", 403)
+        with Client(served.url, few) as box:
+            assert box.ready()
+            told = refusal(box.ready)
+            assert (told.code, told.status) == ("rate_limited", 429)
+            assert told.retry_after is not None and 0 < told.retry_after <= 60
+
+
+def test_a_box_that_still_loads_is_not_ready_and_says_when_to_come_back(
+    echo_settings: Callable[..., Settings],
+) -> None:
+    with serving(echo_settings(), load=False) as served, Client(served.url) as box:
+        assert not box.ready()
+        told = refusal(lambda: box.completion("hello"))
+        assert (told.code, told.status) == ("not_ready", 503)
+        assert told.retry_after is not None
+
+
+def test_its_own_certificate_is_trusted_where_its_authority_is_given(echo_settings: Callable[..., Settings]) -> None:
+    with serving(echo_settings("server.tls=true")) as served:
+        with Client(served.url, verify=Keeper(served.appliance.settings.data).authority) as box:
+            assert box.ready()
+        with Client(served.url) as box:
+            assert refusal(box.ready).code == "unreachable"
+
+
+def test_an_engine_that_fails_in_mid_answer_is_told(echo_settings: Callable[..., Settings]) -> None:
+    with serving(echo_settings("echo.fault=raise")) as served, Client(served.url) as box:
+        told = refusal(lambda: box.completion("hello"))
+        assert (told.code, told.status) == ("engine_failed", 500)
+        with box.stream("hello") as events:
+            told = refusal(lambda: list(events))
+            assert (told.code, told.status) == ("engine_failed", 500)
+        with pytest.raises(ClientError) as raised, box.wav("hello") as pieces:
+            list(pieces)
+        assert raised.value.code in ("engine_failed", "broken_off")
+
+
+@contextmanager
+def saying(*replies: bytes, reset: bool = False) -> Iterator[str]:
+    """A server that reads a request and says this to it, one reply a connection, and hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def run() -> None:
+            listening.settimeout(5)
+            for reply in replies:
+                with suppress(OSError), listening.accept()[0] as connection:
+                    connection.settimeout(5)
+                    connection.recv(65536)
+                    if reset:
+                        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                    connection.sendall(reply)
+                    if not reset:
+                        # What was not read when it closes would make the system reset the connection.
+                        connection.shutdown(socket.SHUT_WR)
+                        while connection.recv(65536):
+                            pass
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+def http(body: bytes, media_type: str = "application/json", status: int = 200, *more: str) -> bytes:
+    lines = (f"HTTP/1.1 {status} X", f"Content-Type: {media_type}", f"Content-Length: {len(body)}", *more)
+    return "\r\n".join((*lines, "", "")).encode() + body
+
+
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        (b"", "broken_off"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "not_chatapi"),
+        (http(b"<h1>Please sign in</h1>", "text/html"), "not_chatapi"),
+        (http(b"{}"), "not_chatapi"),
+        (http(b"[" * 100_000), "not_chatapi"),
+        (http(b'{"conversation": 5}'), "not_chatapi"),
+        (http(b"\xff\xfe", status=500), "not_chatapi"),
+        (http(b"Bad gateway", "text/html", 502), "not_chatapi"),
+        (http(b'"a"', "application/problem+json", 400), "not_chatapi"),
+        (http(b"", "text/html", 302, "Location: http://evil.example/"), "not_chatapi"),
+        (http(b"{}")[:-1], "broken_off"),
+        (http(b"\x1f\x8b\x08", "application/json", 200, "Content-Encoding: gzip"), "not_chatapi"),
+        (http(b"x" * (17 << 20)), "not_chatapi"),
+        (http(b'{"code": "busy", "detail": "later"}', "application/problem+json", 503, "Retry-After: 7"), "busy"),
+    ],
+    ids=range(14),
+)
+def test_what_is_no_box_is_told_as_such(reply: bytes, code: str) -> None:
+    with saying(reply) as url, Client(url) as box:
+        told = refusal(lambda: box.completion("hello"))
+        assert told.code == code
+        assert code != "busy" or (told.status, told.retry_after) == (503, 7)
+
+
+START = b'event: start\ndata: {"id": "a", "conversation": "c1"}\n\n'
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("events", "code"),
+    [
+        (b"", "broken_off"),
+        (START, "broken_off"),
+        (START + b"event: delta\ndata: {}\n\n", "not_chatapi"),
+        (START + b"event: delta\ndata: nonsense\n\n", "not_chatapi"),
+        (START + b"event: delta\ndata: \xff\n\n", "not_chatapi"),
+        (START + b'event: speech\ndata: {"audio": "!", "rate": 1, "text": ""}\n\n', "not_chatapi"),
+        (START + b'event: error\ndata: {"status": 1e999}\n\n', "not_chatapi"),
+        (START + b'event: error\ndata: {"status": 503, "code": "busy", "detail": "later"}\n\n', "busy"),
+        (START + b"data: " + b"x" * (LONGEST + 1), "not_chatapi"),
+        (START + (b"data: " + b"x" * 65536 + b"\n") * 129, "not_chatapi"),
+    ],
+    ids=range(10),
+)
+async def test_events_that_are_none_end_the_answer(events: bytes, code: str) -> None:
+    reply = http(events, "text/event-stream")
+    with saying(reply, reply) as url:
+        with Client(url) as box, box.stream("hello") as coming:
+            assert refusal(lambda: list(coming)).code == code
+        async with AsyncClient(url) as box:
+            with pytest.raises(ClientError) as raised:
+                async with box.stream("hello") as came:
+                    async for _ in came:
+                        pass
+            assert raised.value.code == code
+
+
+def test_a_box_that_dies_in_mid_answer_leaves_no_whole_answer() -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for reset in (False, True):
+        reply = (head % b"text/event-stream") + b"%x\r\n%s\r\n" % (len(START), START)
+        with saying(reply, reset=reset) as url, Client(url) as box:
+            with pytest.raises(ClientError) as raised, box.stream("hello") as events:
+                list(events)
+            assert raised.value.code == "broken_off" and raised.value.status is None
+    with saying((head % b"audio/wav") + b"4\r\nRIFF\r\n") as url, Client(url) as box, box.wav("hello") as pieces:
+        assert next(pieces) == b"RIFF"
+        assert refusal(lambda: next(pieces)).code == "broken_off"
+    assert refusal(lambda: Client(url).ready()).code == "unreachable"
+
+
+def test_a_box_that_says_nothing_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        with Client(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=0.2) as box:
+            assert refusal(box.ready).code == "timed_out"
+
+
+@hypothesis.given(st.binary(max_size=300), st.lists(st.integers(1, 40), max_size=20))
+@hypothesis.example(START, [1] * 20)
+def test_no_bytes_surprise_whoever_reads_events(content: bytes, cuts: list[int]) -> None:
+    events, came = Events(), []
+    try:
+        for size in (*cuts, len(content)):
+            came += list(events.feed(content[:size]))
+            content = content[size:]
+        events.close()
+    except ClientError as error:
+        assert error.code in ("not_chatapi", "broken_off")
+    else:
+        assert isinstance(came[-1], End)
+
+
+@hypothesis.given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["usage", "timings", "heard", "models", "voices", "code"]), inner)
+        ),
+        max_leaves=8,
+    )
+)
+def test_no_document_surprises_whoever_reads_it(document: object) -> None:
+    body = json.dumps(document).encode()
+    for read in (wire.completion, wire.models, wire.voices, wire.messages):
+        with suppress(ClientError):
+            assert read(body) is not None
+    assert wire.refused(500, {}, body).code
+
+
+def test_the_command_asks_the_box_of_its_server(
+    echo_settings: Callable[..., Settings], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, question, answer = keys.add(data, "laptop", ["talk"]), tmp_path / "question.wav", tmp_path / "answer.wav"
+    question.write_bytes(SPOKEN)
+
+    def asked(*words: str, status: int = 0) -> tuple[str, str]:
+        with pytest.raises(SystemExit) as left:
+            main(["ask", *words, "--set", f"data={tmp_path / 'laptop'}"])
+        told = capsys.readouterr()
+        assert left.value.code == status, told.err
+        return told.out, told.err
+
+    with serving(echo_settings("server.tls=true")) as served:
+        there = ("--server", served.url, "--key", key)
+        fingerprint = asked("hello", *there, status=2)[1].partition("--fingerprint ")[2].split()[0]
+        out, err = asked("hello", *there, "--fingerprint", fingerprint)
+        assert "hello" in out and "conversation: " in err
+        out, err = asked(str(question), *there, "--reply", "voice", "--json", "-o", str(answer))
+        assert Completion(**json.loads(out)).heard and "heard: " in err
+        assert frames(answer.read_bytes())[0] > 0
+        _, err = asked("hello", "--server", served.url, "--key", "chatapi_wrong", status=2)
+        [told] = [line for line in err.splitlines() if line.startswith("chatapi: ")]
+        assert told.startswith(f"chatapi: {served.url}: this needs the API key")
+    assert "--server" in asked("hello", "--key", key, status=2)[1]
+    assert "-o is where" in asked("hello", *there, "-o", str(answer), status=2)[1]
