@@ -51,6 +51,7 @@ class Metrics:
         self.refused = Counter("chatapi_turns_refused_total", "Turns the full queue refused.", registry=registry)
         self.ready = Gauge("chatapi_ready", "1 when all models are loaded and warm.", registry=registry)
         self._of_engines(registry)
+        self._of_wyoming(registry)
 
     def _of_engines(self, registry: CollectorRegistry) -> None:
         self.rebuilt = Counter(
@@ -68,6 +69,12 @@ class Metrics:
             ["engine"],
             buckets=SECONDS,
             registry=registry,
+        )
+
+    def _of_wyoming(self, registry: CollectorRegistry) -> None:
+        self.wyoming_connections = Gauge("chatapi_wyoming_connections", "Wyoming connections open.", registry=registry)
+        self.wyoming_events = Counter(
+            "chatapi_wyoming_events_total", "Wyoming events received.", ["type"], registry=registry
         )
 
     def turn(self, ledger: Ledger) -> None:

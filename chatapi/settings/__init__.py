@@ -39,6 +39,7 @@ from chatapi.settings.tables import (
     Vad,
     Wake,
     WhisperCpp,
+    Wyoming,
 )
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "Vad",
     "Wake",
     "WhisperCpp",
+    "Wyoming",
     "as_environment",
     "at",
     "dotted_keys",
