@@ -34,6 +34,7 @@ PROBES: tuple[Probe, ...] = (
     clock.clock,
     network.address,
     network.certificate,
+    network.wyoming,
     sound.sound,
 )
 

@@ -115,12 +115,9 @@ class Allowed:
         self._networks = [ipaddress.ip_network(each, strict=False) for each in networks]
 
     def lets_in(self, peer: object) -> bool:
-        """`peer`: an address as sockets tell it, host and port; of a Unix socket a path, whose mode has decided;
-        None of one that has left."""
-        if not self._networks or isinstance(peer, str):
+        """`peer`: an address as sockets tell it, host and port; of a Unix socket a path, whose mode has decided."""
+        if not self._networks or not isinstance(peer, tuple):
             return True
-        if not isinstance(peer, tuple):
-            return False
         address = ipaddress.ip_address(str(peer[0]).partition("%")[0])
         address = getattr(address, "ipv4_mapped", None) or address
         return address.is_loopback or any(address in each for each in self._networks)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Sequence
 from typing import Any
 
 import anyio
-from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskGroup
+from anyio.abc import SocketStream, TaskGroup
 
 from chatapi.appliance import Appliance
 from chatapi.errors import Busy
@@ -46,25 +47,35 @@ class WyomingServer:
         async with anyio.create_task_group() as group:
             for each in self._listening:
                 each.setblocking(False)
-                group.start_soon(self._accept, await SocketListener.from_socket(each), group)
+                group.start_soon(self._accept, each, group)
                 if each.family != socket.AF_UNIX and table.announce and doors.is_open(self._appliance.settings):
                     group.start_soon(announce, *each.getsockname()[:2])
 
-    async def _accept(self, listener: SocketListener, group: TaskGroup) -> None:
-        async with listener:
-            while True:
-                try:
-                    stream = await listener.accept()
-                except OSError as error:
-                    # Who left before he was let in, or no file is left for him: the next one may have better luck.
-                    log.warning("a Wyoming connection could not be accepted: %s", error)
-                    await anyio.sleep(AGAIN)
-                    continue
-                group.start_soon(self._serve, stream)
+    async def _accept(self, listening: socket.socket, group: TaskGroup) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, _ = await loop.sock_accept(listening)
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                log.warning("a Wyoming connection could not be accepted: %s", error)
+                await anyio.sleep(AGAIN)
+                continue
+            group.start_soon(self._serve, accepted)
 
-    async def _serve(self, stream: SocketStream) -> None:
+    async def _serve(self, accepted: socket.socket) -> None:
+        try:
+            peer = accepted.getpeername()
+            # Not a UNIXSocketStream, whose reader anyio (4.16) wakes after it was cancelled.
+            stream = await SocketStream.from_socket(accepted)
+        except BaseException as error:
+            accepted.close()
+            if isinstance(error, (OSError, ValueError)):
+                # It has left already.
+                return
+            raise
         async with stream:
-            peer = stream.extra_attributes.get(SocketAttribute.remote_address, _nobody)()
             if not self._allowed.lets_in(peer):
                 log.warning("a Wyoming connection from %s was refused: it is in no network of wyoming.allow", peer)
                 return
@@ -86,7 +97,3 @@ class WyomingServer:
             await Connection(stream, self._appliance).refuse(Busy(told, code="too_many_connections"))
         finally:
             self._refused -= 1
-
-
-def _nobody() -> None:
-    """The address of a peer that has left already."""

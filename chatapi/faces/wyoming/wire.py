@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from chatapi.errors import Unprocessable, Unsupported, unfit
 from chatapi.faces.wyoming.framing import Event
 
-Name = Annotated[str, Field(max_length=200)]
+
+def _whole(text: str) -> str:
+    """JSON can write half a character."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("must be text, and holds lone surrogates")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
+Name = Annotated[Text, Field(max_length=200)]
 
 
 class _Said(BaseModel):
@@ -43,7 +52,7 @@ class Transcribe(_InContext, Language):
 class Asked(_InContext, Language):
     """`transcript`: words that are to be answered."""
 
-    text: str
+    text: Text
 
     @property
     def conversation(self) -> str | None:
@@ -84,7 +93,7 @@ class SynthesizeStart(_InContext):
 class Chunk(_Said):
     """`synthesize-chunk`."""
 
-    text: str
+    text: Text
 
 
 class Synthesize(SynthesizeStart, Chunk):
@@ -98,7 +107,7 @@ class Program(_Said):
 
 
 class Ping(_Said):
-    text: Annotated[str, Field(max_length=10_000)] | None = None
+    text: Annotated[Text, Field(max_length=10_000)] | None = None
 
 
 M = TypeVar("M", bound=BaseModel)
