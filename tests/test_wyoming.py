@@ -248,8 +248,8 @@ async def test_one_connection_asks_for_one_thing_after_another(echo: Running) ->
     assert came == [*speech, *speech, "handled-start", "handled-chunk", "handled", "handled-stop", "info", *speech]
 
 
-async def test_a_unix_socket_is_another_door(echo: Running, echo_settings: Callable[..., Settings]) -> None:
-    path = Path("wyoming.sock").absolute()
+async def test_a_unix_socket_is_another_door(echo: Running, echo_settings: Callable[..., Settings], data: Path) -> None:
+    path = data / "wyoming.sock"
     listening = doors.opened(echo_settings("wyoming.host=", f"wyoming.socket={path}"))
     assert [each.family for each in listening] == [socket.AF_UNIX]
     async with echo() as appliance, open_to_wyoming(appliance, *listening) as (server, _):

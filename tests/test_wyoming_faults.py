@@ -77,7 +77,7 @@ async def raw(port: int, data: bytes) -> list[dict[str, Any]]:
         ([Event("audio-start", {"rate": "16000", "width": 2, "channels": 1})], "invalid_value", "rate must be"),
         ([Event("audio-start", {"rate": RATE})], "invalid_value", "width must be there"),
         ([START, AudioChunk(8000, 2, 1, b"00")], "bad_audio", "another format than its audio-start"),
-        ([START, AudioChunk(RATE, 2, 1, b"000"), Event("audio-stop")], "bad_audio", "ends with 1 bytes of a frame of 2"),
+        ([START, AudioChunk(RATE, 2, 1, b"000"), Event("audio-stop")], "bad_audio", "1 bytes of a frame of 2"),
         ([Transcribe(name="whisper-huge")], "unknown_model", "there is echo"),
         ([Transcribe(language="xx")], "unknown_language", "these are: en, de"),
         ([Event("transcribe", {"language": 5})], "invalid_value", "language must be text"),
