@@ -169,6 +169,17 @@ async def test_who_is_silent_is_told_and_let_go(echo: Running) -> None:
 
 
 @anyio_test
+async def test_who_waits_for_a_long_answer_is_not_silent(echo: Running) -> None:
+    async with echo("wyoming.idle_seconds=0.3", "echo.delay=0.02") as appliance:
+        async with open_to_wyoming(appliance) as (_, port):
+            long = Transcript("one two three " * 10)
+            came = await ask(port, long, Ping(), long, Synthesize("Hello."), end=["audio-stop"])
+            assert [each.type for each in came].count("handled") == 2 and came[-1].type == "audio-stop"
+            [*_, error] = await ask(port, end=[])
+            assert error.data["code"] == "idle"
+
+
+@anyio_test
 async def test_audio_without_end_is_refused_where_it_is_transcribed(echo: Running) -> None:
     clip = np.tile(tone(0.5), 9)
     async with echo("limits.audio_seconds=4") as appliance, open_to_wyoming(appliance) as (_, port):

@@ -41,8 +41,8 @@ class Connection:
         self._settings = appliance.settings
         self._inbox = Inbox()
         self._sending = anyio.Lock()
-        self._heard_at = anyio.current_time()
-        """When an event came last."""
+        self._alive_at = anyio.current_time()
+        """When an event last came or went."""
 
     async def run(self) -> None:
         """Raises nothing."""
@@ -82,11 +82,14 @@ class Connection:
         if patience.cancelled_caught:
             log.info("a Wyoming client took nothing and was dropped")
             raise Gone
+        self._alive_at = anyio.current_time()
 
     async def take(self) -> Event:
         """The next event to work on. Raises TooSlow (idle) when none comes."""
         most = self._settings.wyoming.idle_seconds
-        while (left := self._heard_at + most - anyio.current_time()) > 0:
+        if self._inbox.waiting:
+            return await self._inbox.take()
+        while (left := self._alive_at + most - anyio.current_time()) > 0:
             with anyio.move_on_after(left):
                 return await self._inbox.take()
         raise TooSlow(f"nothing was sent for {most:g} seconds, after which a connection is closed", code="idle")
@@ -107,7 +110,7 @@ class Connection:
         while True:
             framing.feed(await self._received(begun))
             while (event := framing.take()) is not None:
-                begun, self._heard_at = None, anyio.current_time()
+                begun, self._alive_at = None, anyio.current_time()
                 await self._sort(event)
             if framing.partial and begun is None:
                 begun = anyio.current_time()

@@ -21,6 +21,10 @@ class Inbox:
         self._held = 0
         self._changed = anyio.Event()
 
+    @property
+    def waiting(self) -> int:
+        return len(self._events)
+
     async def put(self, event: Event) -> None:
         """Wait until there is room."""
         while self._held + event.weight > MOST and self._events:
