@@ -77,6 +77,7 @@ def test_garbage_is_events_or_one_of_our_errors(data: bytes) -> None:
         (b'{"type": "\xff"}\n', "no JSON in UTF-8"),
         (b"[" * 50_000 + b"\n", "no JSON"),
         (b'{"type": "a", "n": NaN}\n', "no JSON"),
+        (b'{"type": "a", "n": 1e999}\n', "no JSON"),
         (b"[]\n", "no JSON object"),
         (of({}), "a type"),
         (of({"type": 5}), "type is text"),

@@ -7,6 +7,7 @@ then so many of anything. Everything that comes has a bound, and what goes over 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -140,7 +141,7 @@ def _length(header: Mapping[str, Any], name: str, most: int) -> int:
 
 def _object(text: bytes, what: str) -> dict[str, Any]:
     try:
-        found = json.loads(text.decode("utf-8"), parse_constant=_refuse)
+        found = json.loads(text.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError):
         raise BadInput(f"the {what} of the event is no JSON in UTF-8", code="bad_event") from None
     if not isinstance(found, dict):
@@ -151,6 +152,12 @@ def _object(text: bytes, what: str) -> dict[str, Any]:
 def _refuse(constant: str) -> None:
     """NaN and its like, which Python reads and JSON has not."""
     raise ValueError(constant)
+
+
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(text)
+    return number
 
 
 def encoded(event: Event) -> bytes:

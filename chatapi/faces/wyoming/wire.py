@@ -11,9 +11,9 @@ from chatapi.faces.wyoming.framing import Event
 
 
 def _whole(text: str) -> str:
-    """JSON can write half a character."""
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("must be text, and holds lone surrogates")
+    """JSON can write half a character, and one that ends a text elsewhere."""
+    if any("\ud800" <= character <= "\udfff" or character == "\0" for character in text):
+        raise ValueError("must be text, and holds NUL or lone surrogates")
     return text
 
 
