@@ -18,6 +18,7 @@ import psutil
 from chatapi import choice, engines, memory
 from chatapi.abilities.answering import Answering
 from chatapi.abilities.conversation import Conversation
+from chatapi.abilities.dictation import Dictation
 from chatapi.abilities.live import Live
 from chatapi.abilities.speaking import Speaking
 from chatapi.abilities.transcription import Transcription
@@ -93,6 +94,7 @@ class Appliance:
         )
         self.gate = Gate("queue", settings.limits.concurrent, settings.limits.queue)
         self.transcription = Transcription(self.engines, settings, self.metrics)
+        self.dictation = Dictation(self.engines, self.transcription, settings.vad)
         voices = [m.name for m in self.catalog.manifests.values() if (m.role, m.engine) == ("tts", settings.tts.engine)]
         self.speaking = Speaking(self.engines, self.metrics, voices)
         self.answering = Answering(self.engines.llm, self.speaking, settings.llm)

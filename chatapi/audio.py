@@ -23,6 +23,8 @@ RATE = 16_000
 """Samples a second that every recogniser here works at."""
 
 CHANNELS = range(1, 9)
+WIDTHS = range(1, 5)
+"""Bytes of a sample of raw PCM."""
 RATES = range(8_000, 192_001)
 STREAMED = 0x7FFF_F000
 """WAV writers that do not know the length yet state at least this many bytes (ffmpeg 2**32-1, ALSA about 2**31)."""
@@ -101,6 +103,57 @@ def wav_header(rate: int, frames: int | None = None) -> bytes:
 def wav(audio: Audio) -> bytes:
     """A whole 16-bit mono WAV file."""
     return wav_header(audio.rate, len(audio.samples)) + audio.pcm16()
+
+
+class Pcm:
+    """Raw little-endian PCM as it arrives, in pieces of any length, as mono at `RATE`.
+
+    One byte a sample is unsigned, as in WAV; two, three and four are signed.
+    """
+
+    def __init__(self, rate: int, width: int, channels: int) -> None:
+        """`width`: bytes of a sample. Raises BadInput (bad_audio) saying what would be right."""
+        if rate not in RATES:
+            raise BadInput(f"{rate} samples a second; {RATES[0]} to {RATES[-1]} work", code="bad_audio")
+        if width not in WIDTHS:
+            raise BadInput(f"{width} bytes a sample; 1, 2, 3 and 4 work", code="bad_audio")
+        if channels not in CHANNELS:
+            raise BadInput(f"{channels} channels; 1 to {CHANNELS[-1]} work", code="bad_audio")
+        self.rate, self.width, self.channels = rate, width, channels
+        self._rest = b""
+        self._resampler = soxr.ResampleStream(rate, RATE, 1, dtype="float32") if rate != RATE else None
+
+    def feed(self, data: bytes) -> Samples:
+        """What of the sound is certain with the next bytes."""
+        data = self._rest + data
+        whole = len(data) - len(data) % (self.width * self.channels)
+        self._rest = data[whole:]
+        samples = _mono(_floats(data[:whole], self.width).reshape(-1, self.channels))
+        return samples if self._resampler is None else self._resampler.resample_chunk(samples)
+
+    def finish(self) -> Samples:
+        """The end of the sound. Raises BadInput (bad_audio) when it ends within a sample."""
+        if self._rest:
+            raise BadInput(
+                f"the audio ends with {len(self._rest)} bytes of a frame of {self.width * self.channels}",
+                code="bad_audio",
+            )
+        nothing: Samples = np.zeros(0, np.float32)
+        return nothing if self._resampler is None else self._resampler.resample_chunk(nothing, last=True)
+
+
+def _floats(data: bytes, width: int) -> npt.NDArray[np.float32]:
+    """Samples of so many bytes, -1 to 1."""
+    if width == 1:
+        return (np.frombuffer(data, np.uint8).astype(np.float32) - np.float32(128)) / np.float32(128)
+    if width == 3:
+        # The upper three bytes of four: the same value, 256 times as large.
+        padded = np.zeros((len(data) // 3, 4), np.uint8)
+        padded[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
+        data, width = padded.tobytes(), 4
+    kind = "<i2" if width == 2 else "<i4"
+    whole: npt.NDArray[np.float32] = np.frombuffer(data, kind).astype(np.float32)
+    return whole / np.float32(1 << (8 * width - 1))
 
 
 def decode(source: bytes | Path, limit: float | None = None, rate: int = RATE) -> Audio:

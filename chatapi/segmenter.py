@@ -116,27 +116,64 @@ def regions(probabilities: Iterable[float], rules: Rules = DEFAULT) -> Iterator[
 
     The last one may end up to a frame after the recording, because a recording's last frame is padded.
     """
-    on, run, frame = False, 0, -1
-    first, last, floor = -1, 0, 0
-    recent: list[float] = []
-    for frame, probability in enumerate(probabilities):
-        on = probability >= rules.threshold - (HYSTERESIS if on else 0)
-        run = run + 1 if on else 0
-        if first >= 0:
-            recent.append(probability)
-        if run >= rules.shortest:
-            last = frame + 1
-            if first < 0:
-                first, recent = last - run, [1.0] * run
-        elif first >= 0 and frame + 1 - run - last >= rules.gap:
-            yield _region(max(first - rules.pad, floor), last + rules.pad, last)
-            first, floor = -1, last + rules.pad
-        if first >= 0 and len(recent) >= rules.room:
-            cut = first + _least_likely(recent)
-            yield _region(max(first - rules.pad, floor), cut, min(last, cut))
-            recent, floor, first = recent[cut - first :], cut, cut if last > cut else -1
-    if first >= 0:
-        yield _region(max(first - rules.pad, floor), min(last + rules.pad, frame + 1), last)
+    finder = Finder(rules)
+    for probability in probabilities:
+        yield from finder.feed(probability)
+    yield from finder.finish()
+
+
+class Finder:
+    """Finds stretches of speech in a stream that is still coming; remembers no more than the longest stretch."""
+
+    def __init__(self, rules: Rules = DEFAULT) -> None:
+        self._rules = rules
+        self._frames = 0
+        """Heard so far."""
+        self._on = False
+        self._run = 0
+        """Frames of speech up to now."""
+        self._first, self._last = -1, 0
+        """Where the stretch that is open begins, -1 where none is, and the end of its speech, in frames."""
+        self._floor = 0
+        """Where the one before ended."""
+        self._recent: list[float] = []
+        """Probabilities of the stretch that is open."""
+
+    @property
+    def needed(self) -> int:
+        """The first sample that may belong to a stretch which is not over."""
+        begun = self._first if self._first >= 0 else self._frames - self._run
+        return max(begun - self._rules.pad, self._floor) * FRAME
+
+    def feed(self, probability: float) -> Iterator[Region]:
+        """The stretches, hardly ever more than one, that are over with the next frame."""
+        rules = self._rules
+        self._frames += 1
+        self._on = probability >= rules.threshold - (HYSTERESIS if self._on else 0)
+        self._run = self._run + 1 if self._on else 0
+        if self._first >= 0:
+            self._recent.append(probability)
+        if self._run >= rules.shortest:
+            self._last = self._frames
+            if self._first < 0:
+                self._first, self._recent = self._last - self._run, [1.0] * self._run
+        elif self._first >= 0 and self._frames - self._run - self._last >= rules.gap:
+            yield self._found(self._last + rules.pad)
+            self._first, self._floor = -1, self._last + rules.pad
+        if self._first >= 0 and len(self._recent) >= rules.room:
+            cut = self._first + _least_likely(self._recent)
+            yield self._found(cut)
+            self._recent, self._floor = self._recent[cut - self._first :], cut
+            self._first = cut if self._last > cut else -1
+
+    def finish(self) -> Iterator[Region]:
+        """The stretch that the end of the recording ends, if there is one."""
+        if self._first >= 0:
+            yield self._found(min(self._last + self._rules.pad, self._frames))
+            self._first = -1
+
+    def _found(self, end: int) -> Region:
+        return _region(max(self._first - self._rules.pad, self._floor), end, min(self._last, end))
 
 
 def trim(samples: Samples, probabilities: Iterable[float], rules: Rules = DEFAULT) -> Trimmed:

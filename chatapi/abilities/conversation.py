@@ -15,7 +15,7 @@ from chatapi.abilities.answering import Answering, Manner
 from chatapi.abilities.speaking import Speaking
 from chatapi.abilities.transcription import Transcription
 from chatapi.engines import Usage
-from chatapi.errors import Busy, ChatapiError, Deadline, TooLarge, Unprocessable, alone
+from chatapi.errors import Busy, ChatapiError, Deadline, TooLarge, Unknown, Unprocessable, alone
 from chatapi.events import Event, Ledger, Transcript, TurnEnded, TurnOver, TurnStarted
 from chatapi.gate import Gate, Priority
 from chatapi.history import History, Recalled
@@ -44,6 +44,8 @@ class Turn:
     """Whether the answer is spoken too."""
     conversation: str | None = None
     """The conversation it goes on with; None begins one."""
+    begins: bool = False
+    """Whether a conversation that is not kept begins under that id: its ids are the caller's own."""
     system: str | None = None
     """What the model is told instead of the default, from this turn on."""
     voice: str | None = None
@@ -212,7 +214,12 @@ class _Run:
         turn = self._turn
         if turn.conversation is None:
             return Recalled(conversation, turn.system, ())
-        recalled = await self._ability.history.call(lambda history: history.recall(conversation), turn.priority)
+        try:
+            recalled = await self._ability.history.call(lambda history: history.recall(conversation), turn.priority)
+        except Unknown:
+            if not turn.begins:
+                raise
+            return Recalled(conversation, turn.system, ())
         return recalled if turn.system is None else replace(recalled, system=turn.system)
 
     async def _converse(self, recalled: Recalled) -> None:

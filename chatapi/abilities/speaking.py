@@ -86,6 +86,20 @@ class Speaking:
         async for speech in self.pieces(_each(cut), voice):
             yield speech.audio
 
+    async def follow(self, deltas: AsyncIterator[str], voice: Voice) -> AsyncGenerator[Audio, None]:
+        """A text while it is still being written, each sentence as soon as it is whole."""
+        async for speech in self.pieces(_cut(deltas), voice):
+            yield speech.audio
+
+
+async def _cut(deltas: AsyncIterator[str]) -> AsyncIterator[str]:
+    cutter = Cutter()
+    async for delta in deltas:
+        for piece in cutter.feed(delta):
+            yield piece
+    for piece in cutter.finish():
+        yield piece
+
 
 async def _each(items: list[str]) -> AsyncIterator[str]:
     for item in items:

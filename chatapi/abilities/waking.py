@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 
 from chatapi.audio import RATE, Samples
+from chatapi.engines import WakeDetector
 from chatapi.segmenter import FRAME
 from chatapi.workers import Engines
 
@@ -19,10 +21,35 @@ AFTER = 4 * FRAME
 """Samples after the detection by which it is known whether somebody goes on without a pause."""
 GOING_ON = 2
 """Frames of these that must be speech; the end of the wake word itself may ring on into one."""
+BLOCK = RATE // 50
+"""Samples heard at a time where it matters when the wake word ended."""
 
 Change = Literal["", "woken", "waiting", "asleep"]
 """woken: the wake word has just been said; waiting: and nothing was said right after it."""
 NOTHING: Samples = np.zeros(0, np.float32)
+
+
+class Caller:
+    """Hears in one stream when the wake word is said; time is counted in samples received."""
+
+    def __init__(self, detector: WakeDetector) -> None:
+        self._threshold = detector.threshold
+        self._listener = detector.listener()
+        self._armed = True
+        """Whether the probability was low since the last detection: a word is heard for a while after it ends."""
+
+    def called(self, block: Samples) -> bool:
+        """Whether the wake word has ended in the next samples, of any number; once for every time it is said."""
+        probability = self._listener.probability(block)
+        called = self._armed and probability >= self._threshold
+        self._armed = not called and (self._armed or probability < self._threshold / 2)
+        return called
+
+    def times(self, samples: Samples) -> Iterator[int]:
+        """Where in the next samples it ended, to 20 ms: samples after the first."""
+        for first in range(0, len(samples), BLOCK):
+            if self.called(samples[first : first + BLOCK]):
+                yield min(first + BLOCK, len(samples))
 
 
 class Waking:
@@ -34,15 +61,12 @@ class Waking:
         self.words = wake.words
         """What wakes it, as it is said."""
         self.asleep = True
-        self._threshold = wake.threshold
-        self._listener = wake.listener()
+        self._caller = Caller(wake)
         self._vad = engines.vad
         self._speech = speech
         self._patience = awake_seconds * RATE
         self._idle = 0
         """Samples since anything last happened."""
-        self._armed = True
-        """Whether the probability was low since the last detection: a word is heard for a while after it ends."""
         self._recent: deque[Samples] = deque()
         self._before: Samples = NOTHING
         """What was heard last when the wake word was."""
@@ -78,9 +102,7 @@ class Waking:
         self.asleep, self._idle = False, 0
 
     def _called(self, block: Samples) -> bool:
-        probability = self._listener.probability(block)
-        called = self._armed and probability >= self._threshold
-        self._armed = not called and (self._armed or probability < self._threshold / 2)
+        called = self._caller.called(block)
         self._recent.append(block)
         while sum(map(len, self._recent)) - len(self._recent[0]) >= BEFORE:
             self._recent.popleft()

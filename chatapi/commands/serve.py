@@ -8,12 +8,14 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
+from anyio.abc import TaskGroup
 
 from chatapi import logs
 from chatapi.appliance import ESSENTIAL, Appliance
@@ -21,6 +23,8 @@ from chatapi.commands.check import report
 from chatapi.errors import SettingsFault, alone
 from chatapi.faces.mic.conversation import MicConversation
 from chatapi.faces.web.app import bound, carry, create_app, server
+from chatapi.faces.wyoming import doors
+from chatapi.faces.wyoming.server import WyomingServer
 from chatapi.keys import Keyring
 from chatapi.notify import Manager
 from chatapi.settings import Settings
@@ -47,25 +51,39 @@ async def serve(settings: Settings) -> int:
         faulthandler.enable()
     identity = _identity(settings)
     listening = bound(settings.server.host, settings.server.port)
+    try:
+        wyoming = doors.opened(settings)
+    except SettingsFault:
+        listening.close()
+        raise
     host, port = listening.getsockname()[:2]
     url = _url(host, port, identity)
     try:
         # The web server takes the signal and raises it again once it has ended; here it kills nobody any more.
         with logs.auditing(settings.log, settings.data), anyio.open_signal_receiver(signal.SIGTERM):
-            await _run(settings, listening, url, identity, manager)
+            await _run(settings, _Open(listening, url, wyoming), identity, manager)
     except Exception as error:
         raise alone(error) from None
     finally:
         listening.close()
+        doors.close(wyoming, settings.wyoming.socket)
     return 0
 
 
-async def _run(
-    settings: Settings, listening: socket.socket, url: str, identity: Identity | None, manager: Manager
-) -> None:
+@dataclass(frozen=True)
+class _Open:
+    """Where it listens."""
+
+    web: socket.socket
+    url: str
+    """Of the web."""
+    wyoming: Sequence[socket.socket]
+
+
+async def _run(settings: Settings, listening: _Open, identity: Identity | None, manager: Manager) -> None:
     """The appliance with its faces, until the web server ends."""
-    begun = time.monotonic()
-    host, port = listening.getsockname()[:2]
+    begun, url = time.monotonic(), listening.url
+    host, port = listening.web.getsockname()[:2]
     async with (
         Appliance(settings).running() as appliance,
         _keys_kept(appliance.keyring, host, port),
@@ -74,7 +92,7 @@ async def _run(
         web = server(create_app(appliance), identity.context if identity is not None else None)
 
         async def answering() -> None:
-            await carry(web, listening, settings)
+            await carry(web, listening.web, settings)
             manager.stopping()
             group.cancel_scope.cancel()
 
@@ -88,6 +106,8 @@ async def _run(
             roles = (*roles, *conversation.roles)
             group.start_soon(conversation.run)
         _tell(f"listening on {url}, loading models")
+        if listening.wyoming:
+            _open_to_wyoming(appliance, listening.wyoming, group)
         group.start_soon(anyio.to_thread.run_sync, report, settings)
         if identity is not None:
             _introduce(identity, url)
@@ -115,6 +135,16 @@ async def _keys_kept(keyring: Keyring, host: str, port: int) -> AsyncIterator[No
                 group.cancel_scope.cancel()
         finally:
             keyring.keep_uses()
+
+
+def _open_to_wyoming(appliance: Appliance, listening: Sequence[socket.socket], group: TaskGroup) -> None:
+    wyoming = WyomingServer(appliance, listening)
+    appliance.parts["wyoming"] = lambda: wyoming.health
+    group.start_soon(wyoming.run)
+    _tell(f"speaks Wyoming, for Home Assistant, at {' and '.join(wyoming.health['listening'])}")
+    if doors.is_open(appliance.settings) and not appliance.settings.wyoming.allow:
+        told = "Wyoming has no keys, so it is open to everyone on the network; set wyoming.allow to those who may come"
+        print(f"chatapi: {told}", file=sys.stderr)
 
 
 async def _load(appliance: Appliance, roles: Collection[str], manager: Manager) -> None:

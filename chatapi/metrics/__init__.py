@@ -61,6 +61,7 @@ class Metrics:
         self.lag = Lag(lateness.observe)
         self.engine_counts = EngineCounts(registry)
         self.sound = Sound(registry)
+        self._of_wyoming(registry)
         self.machine = Machine(registry, data, root)
 
     def _of_http(self, registry: CollectorRegistry) -> None:
@@ -150,6 +151,13 @@ class Metrics:
             "chatapi_engine_load_seconds", "Time to load an engine and its model.",
             ["engine"], buckets=SECONDS, registry=registry,
         )  # fmt: skip
+
+    def _of_wyoming(self, registry: CollectorRegistry) -> None:
+        self.wyoming_connections = Gauge("chatapi_wyoming_connections", "Wyoming connections open.", registry=registry)
+        self.wyoming_events = Counter(
+            "chatapi_wyoming_events_total", "Wyoming events received.", ["type"], registry=registry
+        )
+        self.wyoming_events.labels("describe")
 
     def engine(self, role: str, what: str, amount: float) -> None:
         """What a worker tells of its engine: rebuilt, unloaded, busy (seconds), pace (items a second)."""

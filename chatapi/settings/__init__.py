@@ -40,6 +40,7 @@ from chatapi.settings.tables import (
     Vad,
     Wake,
     WhisperCpp,
+    Wyoming,
 )
 
 __all__ = [
@@ -70,6 +71,7 @@ __all__ = [
     "Vad",
     "Wake",
     "WhisperCpp",
+    "Wyoming",
     "as_environment",
     "at",
     "dotted_keys",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Literal
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 SYSTEM = (
     "You are a friendly voice assistant. Your words are spoken aloud, so answer in one to three short, plain "
@@ -250,6 +251,53 @@ class Mic(_Table):
     """Take out of what is heard what is being played."""
 
 
+class Wyoming(_Table):
+    """Wyoming, the protocol by which Home Assistant uses voice services. It has neither keys nor encryption."""
+
+    enabled: bool | None = None
+    """Whether `chatapi serve` speaks it; unset: where host, port or socket are set, else on this machine alone, unless
+    there is a server.api_key or the port is taken."""
+    host: str = "127.0.0.1"
+    """Address to listen on; empty: none, only the socket. Beyond this machine set `allow` too."""
+    port: int = Field(10300, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    socket: Path | None = None
+    """A Unix socket to listen on as well, for this user and group."""
+    allow: tuple[str, ...] = ()
+    """Networks whose machines may come, besides this machine, such as 192.168.1.0/24; empty: everybody."""
+    announce: bool = True
+    """Whether Home Assistant finds it by itself (zeroconf), when it listens beyond this machine."""
+    connections: int = Field(32, ge=1, le=1024)
+    """Connections at once; one more is refused."""
+    payload_bytes: int = Field(1 << 20, ge=1024)
+    """Largest piece of audio in one event."""
+    idle_seconds: float = Field(300, gt=0)
+    """A connection on which nothing arrives for so long is closed."""
+
+    @field_validator("allow")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [each for each in value if not _is_network(each)]
+        if wrong:
+            raise ValueError(f"must be networks such as 192.168.1.0/24, and {wrong[0]!r} is none")
+        return value
+
+    @property
+    def demanded(self) -> bool:
+        """Whether the owner wants it, so that what keeps it from listening is a fault."""
+        if self.enabled is not None:
+            return self.enabled
+        return any(getattr(self, name) != Wyoming.model_fields[name].default for name in ("host", "port", "socket"))
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
 class Echo(_Table):
     """Engines without a model, for trying and testing."""
 
@@ -311,6 +359,7 @@ class Settings(_Table):
     piper: Piper = Piper()
     coqui: Coqui = Coqui()
     mic: Mic = Mic()
+    wyoming: Wyoming = Wyoming()
     echo: Echo = Echo()
     history: History = History()
     log: Log = Log()

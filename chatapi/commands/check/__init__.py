@@ -36,6 +36,7 @@ PROBES: tuple[Probe, ...] = (
     network.address,
     network.named_keys,
     network.certificate,
+    network.wyoming,
     sound.sound,
 )
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 import psutil
 
 from chatapi import keys
 from chatapi.commands.check.finding import Finding, Scene
 from chatapi.errors import SettingsFault
+from chatapi.faces.wyoming import doors
 
 
 def address(scene: Scene) -> Iterator[Finding]:
@@ -49,32 +52,52 @@ def named_keys(scene: Scene) -> Iterator[Finding]:
         yield Finding("note", "keys", f"{told}, so nobody gets in: chatapi keys add NAME")
 
 
-def _free(host: str, port: int) -> Finding:
+def wyoming(scene: Scene) -> Iterator[Finding]:
+    """The same of Wyoming, which has no keys; at its start a server says itself whom it lets in."""
+    settings, table = scene.settings, scene.settings.wyoming
+    if scene.quick or not doors.speaks(settings):
+        return
+    if table.host:
+        found = _free(table.host, table.port, "Wyoming", "wyoming")
+        if found.level == "bad" and not table.demanded:
+            found = replace(found, level="note", told=f"it will be off, because {found.told}")
+        yield found
+    if not table.host or table.host in ("127.0.0.1", "::1", "localhost"):
+        return
+    if not table.allow:
+        told = f"{table.host} is open to everyone on the network, and Wyoming has no keys"
+        yield Finding("note", "Wyoming", f"{told}: set wyoming.allow to those who may come, such as 192.168.1.0/24")
+    if table.announce and importlib.util.find_spec("zeroconf") is None:
+        told = "Home Assistant does not find it by itself: pip install 'chatapi[wyoming]'"
+        yield Finding("note", "Wyoming", told)
+
+
+def _free(host: str, port: int, about: str = "address", table: str = "server") -> Finding:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.create_server((host, port), family=family):
-            return Finding("good", "address", f"{host}:{port} is free")
+            return Finding("good", about, f"{host}:{port} is free")
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            return _taken(host, port)
+            return _taken(host, port, about, table)
         if error.errno == errno.EACCES:
-            told = f"port {port} is kept for the system's own services: set server.port to 1024 or more"
-            return Finding("bad", "address", told)
+            told = f"port {port} is kept for the system's own services: set {table}.port to 1024 or more"
+            return Finding("bad", about, told)
         # Python puts the address into its own text; it stands here already.
         reason = os.strerror(error.errno) if error.errno else error
-        return Finding("bad", "address", f"{host}:{port} cannot be listened on ({reason}): set server.host")
+        return Finding("bad", about, f"{host}:{port} cannot be listened on ({reason}): set {table}.host")
 
 
-def _taken(host: str, port: int) -> Finding:
+def _taken(host: str, port: int, about: str, table: str) -> Finding:
     holder = listening(port)
     if holder is None:
-        told = f"{host}:{port} is in use, perhaps by chatapi: if not, end what uses it or set server.port"
-        return Finding("note", "address", told)
+        told = f"{host}:{port} is in use, perhaps by chatapi: if not, end what uses it or set {table}.port"
+        return Finding("note", about, told)
     number, name, ours = holder
     if ours:
-        return Finding("good", "address", f"chatapi is running there already, as process {number}")
-    told = f"{host}:{port} is used by {name} (process {number}): end it, or set server.port"
-    return Finding("bad", "address", told)
+        return Finding("good", about, f"chatapi is running there already, as process {number}")
+    told = f"{host}:{port} is used by {name} (process {number}): end it, or set {table}.port"
+    return Finding("bad", about, told)
 
 
 def listening(port: int) -> tuple[int, str, bool] | None:

@@ -1,0 +1,275 @@
+"""Every ability over Wyoming, asked by the protocol's own client; the engines are echo ones."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import numpy as np
+import pytest
+from conftest import Running, tone
+from wyoming.asr import Transcribe, Transcript
+from wyoming.audio import AudioChunk, AudioStart, AudioStop
+from wyoming.client import AsyncTcpClient, AsyncUnixClient
+from wyoming.event import Event
+from wyoming.handle import Handled
+from wyoming.info import Describe, Info, SelectProgram
+from wyoming.ping import Ping
+from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeStop, SynthesizeVoice
+from wyoming.wake import Detect, Detection
+from wyoming_peer import ask, heard, open_to_wyoming, sound, types, until
+
+from chatapi.appliance import Appliance
+from chatapi.audio import RATE, Samples
+from chatapi.faces.wyoming import doors
+from chatapi.settings import Settings
+
+pytestmark = pytest.mark.anyio
+SILENCE = np.zeros(RATE, np.float32)
+CALL = tone(0.3, 2000)
+"""What wakes the echo engine."""
+
+
+def said(*seconds: float) -> Samples:
+    """Stretches of what the echo engines take for speech, a second apart."""
+    parts = [part for length in seconds for part in (tone(length), SILENCE)]
+    return np.concatenate([SILENCE, *parts])
+
+
+async def test_describe_says_what_can_be_used_now(echo: Running) -> None:
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        [event] = await ask(port, Describe(), end=["info"])
+    info = Info.from_event(event)
+    [asr], [tts], [handle], [wake] = info.asr, info.tts, info.handle, info.wake
+    assert asr.supports_transcript_streaming and tts.supports_synthesize_streaming and handle.supports_handled_streaming
+    assert asr.installed and tts.installed and handle.installed and wake.installed
+    assert [(model.name, model.languages) for model in asr.models] == [("echo", ["en", "de"])]
+    assert [(voice.name, voice.languages) for voice in tts.voices] == [("echo", ["en"]), ("echo-high", ["en"])]
+    assert [(model.name, model.phrase) for model in wake.models] == [("echo", "a high tone")]
+    assert all(
+        artifact.attribution.name and artifact.installed for artifact in (*asr.models, *tts.voices, *wake.models)
+    )
+
+
+async def test_a_box_without_a_wake_word_says_so(echo: Running) -> None:
+    async with echo("wake.engine=pymicro_wakeword", "wake.model=alexa") as appliance:
+        async with open_to_wyoming(appliance) as (_, port):
+            [event] = await ask(port, Describe(), end=["info"])
+            assert Info.from_event(event).wake == []
+            [refused] = await ask(port, Detect(), end=["detection"])
+            assert refused.data["code"] == "no_wake_word"
+            assert appliance.health()["status"] == "ok"
+
+
+async def test_a_ping_is_answered_while_something_else_is_worked_on(echo: Running) -> None:
+    async with echo("echo.delay=0.01") as appliance, open_to_wyoming(appliance) as (_, port):
+        async with AsyncTcpClient("127.0.0.1", port) as client:
+            await client.write_event(Synthesize("One. Two. Three. Four.").event())
+            await client.write_event(Ping("still there?").event())
+            came = await until(client, "audio-stop")
+    assert [event.data["text"] for event in came if event.type == "pong"] == ["still there?"]
+    assert types(came)[-1] == "audio-stop" and came.index(next(e for e in came if e.type == "pong")) < len(came) - 1
+
+
+@pytest.mark.parametrize(
+    ("rate", "width", "channels"), [(16_000, 2, 1), (22_050, 2, 2), (48_000, 4, 2), (44_100, 3, 1), (8_000, 1, 1)]
+)
+async def test_sound_of_any_format_is_heard(echo: Running, rate: int, width: int, channels: int) -> None:
+    silence = np.zeros(rate, np.float32)
+    samples = np.concatenate([silence, tone(1.5, rate=rate), silence])
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        came = await ask(
+            port, Transcribe(language="en"), *sound(samples, rate, width, channels), end=["transcript-stop"]
+        )
+    assert types(came) == ["transcript-start", "transcript-chunk", "transcript", "transcript-stop"]
+    text = Transcript.from_event(came[-2]).text
+    # The echo engine tells the length of what it was given: the speech, and what is kept around it.
+    assert 1.5 < float(text.split()[1]) < 2.1
+
+
+async def test_what_is_said_is_made_out_while_they_still_speak(echo: Running) -> None:
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        async with AsyncTcpClient("127.0.0.1", port) as client:
+            start, *chunks, stop = sound(said(1.0, 2.0))
+            for each in (Transcribe(language="de"), start, *chunks):
+                await client.write_event(each.event())
+            early = [*await until(client, "transcript-chunk"), *await until(client, "transcript-chunk")]
+            # Everything has been understood, and nobody has said yet that this was all.
+            assert types(early) == ["transcript-start", "transcript-chunk"]
+            await client.write_event(stop.event())
+            last = await until(client, "transcript-stop")
+    words = [event.data["text"] for event in early if event.type == "transcript-chunk"]
+    assert types(last) == ["transcript", "transcript-stop"]
+    assert last[0].data == {"text": "".join(words), "language": "de"}
+    assert [round(float(word.split()[1])) for word in words] == [1, 2]
+
+
+async def test_silence_has_an_empty_transcript(echo: Running) -> None:
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        came = await ask(port, Transcribe(context={"a": 1}), *sound(SILENCE), end=["transcript-stop"])
+    assert types(came) == ["transcript-start", "transcript", "transcript-stop"]
+    assert came[1].data == {"text": "", "context": {"a": 1}}
+
+
+async def test_the_language_may_have_a_region(echo: Running) -> None:
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        came = await ask(port, Transcribe(language="de_DE"), *sound(said(1.0)), end=["transcript"])
+    assert came[-1].data["language"] == "de"
+
+
+async def test_a_text_is_spoken_in_one_stretch(echo: Running) -> None:
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        came = await ask(port, Synthesize("One two three. Four five."), end=["audio-stop"])
+    assert types(came) == ["audio-start", "audio-chunk", "audio-stop"]
+    audio = heard(came)
+    assert audio.rate == RATE and 0.25 < audio.seconds <= 0.3
+    assert all(len(event.payload or b"") <= 2048 for event in came)
+
+
+@pytest.mark.parametrize(
+    ("voice", "hertz"),
+    [(None, 440), (SynthesizeVoice(name="echo-high"), 880), (SynthesizeVoice(language="en-GB"), 440)],
+)
+async def test_the_voice_that_is_asked_for_speaks(echo: Running, voice: SynthesizeVoice | None, hertz: int) -> None:
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        came = await ask(port, Synthesize("One two three four.", voice=voice), end=["audio-stop"])
+    samples = heard(came).samples
+    crossings = np.count_nonzero(np.diff(np.signbit(samples)))
+    assert abs(crossings * RATE / len(samples) / 2 - hertz) < 30
+
+
+async def test_sound_comes_while_the_text_is_still_being_written(echo: Running) -> None:
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        async with AsyncTcpClient("127.0.0.1", port) as client:
+            await client.write_event(SynthesizeStart(voice=SynthesizeVoice(name="echo")).event())
+            for text in ("One two ", "three. Four"):
+                await client.write_event(SynthesizeChunk(text).event())
+            early = await until(client, "audio-chunk")
+            await client.write_event(SynthesizeChunk(" five.").event())
+            # What older servers take; here it is known already.
+            await client.write_event(Synthesize("One two three. Four five.").event())
+            await client.write_event(SynthesizeStop().event())
+            came = [*early, *await until(client, "synthesize-stopped")]
+            assert types(came) == ["audio-start", "audio-chunk", "audio-stop", "synthesize-stopped"]
+            assert 0.25 < heard(came).seconds <= 0.3
+            await client.write_event(Synthesize("Again.").event())
+            assert types(await until(client, "audio-stop")) == ["audio-start", "audio-chunk", "audio-stop"]
+
+
+async def test_a_long_text_may_be_written_whole_before_any_sound_is_read(echo: Running) -> None:
+    words = [f"word{n} " for n in range(700)]
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        came = await ask(
+            port, SynthesizeStart(), *map(SynthesizeChunk, words), SynthesizeStop(), end=["synthesize-stopped"]
+        )
+    assert heard(came).seconds > 600 * 0.06
+
+
+async def test_the_wake_word_is_detected_every_time_it_is_said(echo: Running) -> None:
+    samples = np.concatenate([tone(1.0), CALL, SILENCE, CALL, SILENCE])
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        async with AsyncTcpClient("127.0.0.1", port) as client:
+            for each in (Detect(names=["echo"]), *sound(samples)[:-1]):
+                await client.write_event(each.event())
+            found = [Detection.from_event((await until(client, "detection"))[-1]) for _ in range(2)]
+            # It stopped listening with a request of another kind, as satellites do.
+            await client.write_event(Detect().event())
+            for each in sound(SILENCE):
+                await client.write_event(each.event())
+            assert types(await until(client, "not-detected")) == ["not-detected"]
+    assert [each.name for each in found] == ["echo", "echo"]
+    assert [each.timestamp for each in found] == pytest.approx([1020, 2320], abs=60)
+
+
+async def test_a_detection_has_the_time_its_sender_gave_the_sound(echo: Running) -> None:
+    start, *chunks, stop = sound(np.concatenate([SILENCE, CALL]))
+    timed = [AudioChunk(c.rate, c.width, c.channels, c.audio, 5_000_000 + n) for n, c in enumerate(chunks)]
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        [found] = await ask(port, Detect(), start, *timed, stop, end=["detection", "not-detected"])
+    assert 5_000_015 <= found.data["timestamp"] < 5_000_000 + len(chunks)
+
+
+async def test_a_turn_is_answered_as_it_is_written(echo: Running) -> None:
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        came = await ask(port, Transcript("Hello box", context={"device_id": "kitchen"}), end=["handled-stop"])
+    assert types(came) == ["handled-start", "handled-chunk", "handled", "handled-stop"]
+    handled = Handled.from_event(came[-2])
+    assert handled.text == "You said: Hello box." == "".join(e.data["text"] for e in came if e.type == "handled-chunk")
+    assert handled.context is not None and handled.context["device_id"] == "kitchen"
+    assert handled.context["conversation_id"] == came[0].data["context"]["conversation_id"]
+
+
+async def test_a_follow_up_remembers(echo: Running) -> None:
+    context = {"conversation_id": "01JD2Q0V3Z7M"}
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        for words in ("First", "Second"):
+            # Home Assistant makes the ids, and a connection for every turn.
+            [*_, handled] = await ask(port, Transcript(words, context=context), end=["handled"])
+            assert handled.data["context"] == context
+        recalled = await appliance.history.call(lambda history: history.recall("01JD2Q0V3Z7M"))
+        assert [exchange.asked for exchange in recalled.exchanges] == ["First", "Second"]
+        [*_, other] = await ask(port, Transcript("Third"), end=["handled"])
+        again = await appliance.history.call(lambda history: history.recall(other.data["context"]["conversation_id"]))
+        assert [exchange.asked for exchange in again.exchanges] == ["Third"]
+
+
+async def test_what_cannot_be_answered_is_not_handled(echo: Running) -> None:
+    async with echo("echo.fault=raise") as appliance, open_to_wyoming(appliance) as (_, port):
+        came = await ask(port, Transcript("one two"), end=["handled-stop"])
+        assert types(came) == ["handled-start", "handled-chunk", "not-handled", "handled-stop"]
+        assert "llm engine failed" in came[-2].data["text"]
+        [empty] = await ask(port, Transcript(" "), end=["not-handled"])
+        assert "prompt is empty" in empty.data["text"]
+        assert 'chatapi_errors_total{code="engine_failed"} 1.0' in appliance.metrics.page().decode()
+
+
+async def test_one_connection_asks_for_one_thing_after_another(echo: Running) -> None:
+    async with echo() as appliance, open_to_wyoming(appliance) as (server, port):
+        async with AsyncTcpClient("127.0.0.1", port) as client:
+            for each in (
+                Event("from-the-future", {"x": [1]}, b"bytes"),
+                SelectProgram("chatapi"),
+                AudioStop(),
+                Synthesize("One."),
+                Synthesize("Two."),
+                Transcript("Hello"),
+                # Given up for another request, and so without an answer.
+                Transcribe(),
+                AudioStart(RATE, 2, 1),
+                Describe(),
+            ):
+                await client.write_event(each if isinstance(each, Event) else each.event())
+            await client.write_event(Synthesize("Three.").event())
+            came = types([*await until(client, "info"), *await until(client, "audio-stop")])
+            assert server.health["connections"] == 1
+    speech = ["audio-start", "audio-chunk", "audio-stop"]
+    assert came == [*speech, *speech, "handled-start", "handled-chunk", "handled", "handled-stop", "info", *speech]
+
+
+async def test_a_unix_socket_is_another_door(echo: Running, echo_settings: Callable[..., Settings], data: Path) -> None:
+    path = data / "wyoming.sock"
+    listening = doors.opened(echo_settings("wyoming.host=", f"wyoming.socket={path}"))
+    assert [each.family for each in listening] == [socket.AF_UNIX]
+    async with echo() as appliance, open_to_wyoming(appliance, *listening) as (server, _):
+        async with AsyncUnixClient(str(path)) as client:
+            await client.write_event(Ping("hello").event())
+            assert (await until(client, "pong"))[-1].data == {"text": "hello"}
+        assert f"unix://{path}" in server.health["listening"]
+    doors.close(listening, path)
+    assert not path.exists()
+
+
+async def test_while_the_models_load_callers_are_told_to_come_again(echo_settings: Callable[..., Settings]) -> None:
+    async with Appliance(echo_settings()).running() as appliance, open_to_wyoming(appliance) as (_, port):
+        for asked in (Describe(), Synthesize("Hello."), Transcribe()):
+            [refused] = await ask(port, asked, end=["info"])
+            assert (refused.type, refused.data["code"]) == ("error", "not_ready")
+        [*_, late] = await ask(port, Transcript("Hello."), end=["not-handled"])
+        assert "not loaded yet" in late.data["text"]
+        with anyio.fail_after(10):
+            await appliance.load()
+        assert types(await ask(port, Synthesize("Hello."), end=["audio-stop"])) == [
+            "audio-start", "audio-chunk", "audio-stop",
+        ]  # fmt: skip

@@ -1,0 +1,423 @@
+"""Wyoming's bad days: what cannot be understood, what never ends, too many at once, a port that is taken, a signal."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import numpy as np
+import psutil
+import pytest
+from conftest import ECHO, Running, tone
+from conftest import until as eventually
+from scenes import scene, told
+from wyoming.asr import Transcribe, Transcript
+from wyoming.audio import AudioChunk, AudioStart
+from wyoming.client import AsyncTcpClient
+from wyoming.event import Event
+from wyoming.ping import Ping
+from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeVoice
+from wyoming.wake import Detect
+from wyoming_peer import ask, open_to_wyoming, sound, until
+
+from chatapi import keys, settings
+from chatapi.audio import RATE
+from chatapi.commands.check import network
+from chatapi.errors import SettingsFault
+from chatapi.faces.wyoming import doors
+from chatapi.faces.wyoming.doors import Allowed
+from chatapi.settings import Settings
+
+anyio_test = pytest.mark.anyio
+START = AudioStart(RATE, 2, 1)
+
+
+async def raw(port: int, *sent: bytes) -> list[dict[str, Any]]:
+    """The headers and data of all that comes for these bytes, up to the end of the connection."""
+    came = b""
+
+    async def send() -> None:
+        try:
+            for data in sent:
+                await stream.send(data)
+        except anyio.BrokenResourceError:
+            # Nobody wants the rest.
+            return
+
+    with anyio.fail_after(20):
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream, anyio.create_task_group() as group:
+            group.start_soon(send)
+            try:
+                while True:
+                    came += await stream.receive()
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                group.cancel_scope.cancel()
+    found = []
+    while came:
+        line, _, came = came.partition(b"\n")
+        header = json.loads(line)
+        length = header.get("data_length", 0)
+        found.append({**header, **json.loads(came[:length] or b"{}")})
+        came = came[length:]
+    return found
+
+
+@anyio_test
+@pytest.mark.parametrize(
+    ("asked", "code", "says"),
+    [
+        ([AudioChunk(RATE, 2, 1, b"00")], "unexpected_event", "audio-chunk comes before audio-start"),
+        ([SynthesizeChunk("Hello.")], "unexpected_event", "synthesize-chunk comes before synthesize-start"),
+        ([SynthesizeStart(), Transcript("Hello.")], "unexpected_event", "transcript comes before synthesize-stop"),
+        ([AudioStart(7_999, 2, 1)], "bad_audio", "8000 to 192000 work"),
+        ([AudioStart(RATE, 5, 1)], "bad_audio", "5 bytes a sample; 1, 2, 3 and 4 work"),
+        ([AudioStart(RATE, 2, 0)], "bad_audio", "0 channels"),
+        ([AudioStart(10**40, 2, 1)], "bad_audio", "samples a second"),
+        ([Event("audio-start", {"rate": "16000", "width": 2, "channels": 1})], "invalid_value", "rate must be"),
+        ([Event("audio-start", {"rate": RATE})], "invalid_value", "width must be there"),
+        ([START, AudioChunk(8000, 2, 1, b"00")], "bad_audio", "another format than its audio-start"),
+        ([START, AudioChunk(RATE, 2, 1, b"000"), Event("audio-stop")], "bad_audio", "1 bytes of a frame of 2"),
+        ([Transcribe(name="whisper-huge")], "unknown_model", "there is echo"),
+        ([Transcribe(language="xx")], "unknown_language", "these are: en, de"),
+        ([Event("transcribe", {"language": 5})], "invalid_value", "language must be text"),
+        ([Event("transcript", {"text": None})], "invalid_value", "text must be text"),
+        ([Event("transcript", {"text": "\ud800"})], "invalid_value", "text must be text"),
+        ([Synthesize("one \0 two")], "invalid_value", "NUL or lone surrogates"),
+        ([Event("transcript", {})], "invalid_value", "text must be there"),
+        ([Event("transcript", {"text": "a", "context": [1]})], "invalid_value", "context must be a table"),
+        ([Transcript("a", context={"conversation_id": "x" * 201})], "invalid_value", "at most 200"),
+        ([Detect(names=["hey_jarvis"])], "unknown_wake_word", "there is echo"),
+        ([Event("detect", {"names": "echo"})], "invalid_value", "names must be a list"),
+        ([Synthesize("Hello.", SynthesizeVoice("nobody"))], "unknown_voice", "there are: echo, echo-high"),
+        ([Synthesize("Hello.", SynthesizeVoice("echo", speaker="2"))], "unknown_speaker", "every voice here has one"),
+        ([Synthesize("<speak/>", text_format="ssml")], "unsupported_text_format", "only text is spoken"),
+        ([Synthesize("!")], "empty_text", "nothing to say"),
+        ([Synthesize("a" * 101)], "text_too_long", "more than 100 characters"),
+        ([SynthesizeStart(), *[SynthesizeChunk("a" * 30)] * 4], "text_too_long", "more than 100 characters"),
+        ([Event("synthesize", {"text": b"\xff\xfe".decode("latin-1"), "voice": 5})], "invalid_value", "voice must be"),
+        ([Event("select-program", {"name": "piper"})], "unknown_program", "there is chatapi"),
+        ([Event("ping", {"text": 5})], "invalid_value", "text must be text"),
+        ([Event("describe", {}, b"x" * 5_000)], "event_too_large", "at most 4096 bytes"),
+    ],
+)  # fmt: skip
+async def test_what_cannot_be_done_is_said_and_ends_the_connection(
+    echo: Running, asked: list[Any], code: str, says: str
+) -> None:
+    async with echo("limits.prompt_chars=100", "wyoming.payload_bytes=4096") as appliance:
+        async with open_to_wyoming(appliance) as (_, port):
+            data = b"".join(map(_bytes, asked))
+            error = (await raw(port, data))[-1]
+            assert (error["type"], error["code"]) == ("error", code)
+            assert says in error["text"]
+            # And nobody else is disturbed.
+            assert (await ask(port, Ping("a"), end=["pong"]))[-1].data == {"text": "a"}
+
+
+def _bytes(asked: Any) -> bytes:
+    event = asked if isinstance(asked, Event) else asked.event()
+    data = json.dumps(event.data).encode()
+    header = {"type": event.type, "data_length": len(data), "payload_length": len(event.payload or b"")}
+    return json.dumps(header).encode() + b"\n" + data + (event.payload or b"")
+
+
+@anyio_test
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\n",
+        b'{"type": "synthesize", "data_length": 5}\n\x00\x01\x02\x03\x04',
+        b'{"type": "synthesize", "data_length": 3}\n{"text": "Hello."}',
+        b'{"type": "audio-chunk", "payload_length": 10000000000}\n' + b"0" * 100_000,
+        b"x" * 200_000,
+    ],
+    ids=["http", "tls", "binary", "lying_length", "10_gb", "endless_line"],
+)
+async def test_what_is_no_event_is_said_and_ends_the_connection(echo: Running, sent: bytes) -> None:
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        [error] = await raw(port, sent)
+    assert (error["type"], error["code"]) in (("error", "bad_event"), ("error", "event_too_large"))
+
+
+@anyio_test
+async def test_an_event_of_100_mb_takes_no_memory(echo: Running) -> None:
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        megabyte = bytes(1_000_000)
+        before = psutil.Process().memory_info().rss
+        [error] = await raw(port, b'{"type": "audio-chunk", "payload_length": 100000000}\n', *[megabyte] * 100)
+        assert (error["code"], "100000000; at most 1048576" in error["text"]) == ("event_too_large", True)
+        assert psutil.Process().memory_info().rss - before < 50_000_000
+
+
+@anyio_test
+async def test_half_an_event_is_waited_for_and_no_longer(echo: Running) -> None:
+    async with echo("server.body_seconds=0.2") as appliance, open_to_wyoming(appliance) as (server, port):
+        [error] = await raw(port, b'{"type": "synthesize", "data_length": 100}\n{"text": ')
+        assert (error["code"], "begun and not complete after 0.2 seconds" in error["text"]) == ("too_slow", True)
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await stream.send(b'{"type": "pi')
+            await eventually(lambda: server.health["connections"] == 1)
+        # It left in the middle of a word.
+        await eventually(lambda: server.health["connections"] == 0)
+
+
+@anyio_test
+async def test_who_is_silent_is_told_and_let_go(echo: Running) -> None:
+    async with echo("wyoming.idle_seconds=0.2") as appliance, open_to_wyoming(appliance) as (_, port):
+        for asked in ((), (_bytes(Transcribe()), _bytes(START)), (_bytes(SynthesizeStart()),)):
+            error = (await raw(port, *asked))[-1]
+            assert (error["code"], "nothing was sent for 0.2 seconds" in error["text"]) == ("idle", True)
+
+
+@anyio_test
+async def test_who_waits_for_a_long_answer_is_not_silent(echo: Running) -> None:
+    async with echo("wyoming.idle_seconds=0.3", "echo.delay=0.02") as appliance:
+        async with open_to_wyoming(appliance) as (_, port):
+            long = Transcript("one two three " * 10)
+            came = await ask(port, long, Ping(), long, Synthesize("Hello."), end=["audio-stop"])
+            assert [each.type for each in came].count("handled") == 2 and came[-1].type == "audio-stop"
+            [*_, error] = await ask(port, end=[])
+            assert error.data["code"] == "idle"
+
+
+@anyio_test
+async def test_audio_without_end_is_refused_where_it_is_transcribed(echo: Running) -> None:
+    clip = np.tile(tone(0.5), 9)
+    async with echo("limits.audio_seconds=4") as appliance, open_to_wyoming(appliance) as (_, port):
+        came = await ask(port, Transcribe(), *sound(clip), end=["transcript"])
+        assert (came[-1].data["code"], "longer than 4 seconds" in came[-1].data["text"]) == ("audio_too_long", True)
+        # A wake word is waited for as long as it takes.
+        assert [each.type for each in await ask(port, Detect(), *sound(clip), end=["not-detected"])] == ["not-detected"]
+
+
+@anyio_test
+async def test_who_takes_nothing_is_dropped(echo: Running) -> None:
+    text = " ".join(["word"] * 1500)
+    async with echo("server.send_seconds=0.3") as appliance, open_to_wyoming(appliance) as (server, port):
+        with socket.socket() as stalled:
+            # So little room that its answer finds none.
+            stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            stalled.connect(("127.0.0.1", port))
+            for _ in range(8):
+                stalled.sendall(_bytes(Synthesize(text)))
+            await eventually(lambda: server.health["connections"] == 1)
+            # Meanwhile others are served.
+            assert (await ask(port, Synthesize("Hello."), end=["audio-stop"]))[-1].type == "audio-stop"
+            await eventually(lambda: server.health["connections"] == 0, 20)
+
+
+@anyio_test
+async def test_who_leaves_leaves_no_work_behind(echo: Running) -> None:
+    async with echo("echo.delay=0.02") as appliance, open_to_wyoming(appliance) as (server, port):
+        async with AsyncTcpClient("127.0.0.1", port) as client:
+            await client.write_event(Transcript("one two three " * 50).event())
+            await until(client, "handled-chunk")
+        await eventually(lambda: server.health["connections"] == 0 and appliance.engines.llm.gate.used == 0)
+        assert (
+            'chatapi_turns_total{heard="text",kind="request",reply="text",result="left"} 1.0'
+            in appliance.metrics.page().decode()
+        )
+
+
+@anyio_test
+async def test_of_200_at_once_those_beyond_the_limit_are_told_to_come_again(echo: Running) -> None:
+    async with echo("wyoming.connections=10") as appliance, open_to_wyoming(appliance) as (server, port):
+        said: list[list[Event]] = []
+        served = anyio.Event()
+
+        async def visit() -> None:
+            came: list[Event] = []
+            try:
+                async with AsyncTcpClient("127.0.0.1", port) as client:
+                    await client.write_event(Ping().event())
+                    came += await until(client, "pong", "error")
+                    said.append(came)
+                    if came and came[-1].type == "pong":
+                        await served.wait()
+            except OSError:
+                # Closed without a word.
+                if not came:
+                    said.append(came)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(200):
+                group.start_soon(visit)
+            await eventually(lambda: len(said) == 200, 15)
+            assert server.health["connections"] == 10
+            served.set()
+        types = [events[-1].type if events else "closed" for events in said]
+        assert types.count("pong") == 10 and types.count("error") >= 64
+        assert {events[-1].data["code"] for events in said if events and events[-1].type == "error"} == {
+            "too_many_connections"
+        }
+        await eventually(lambda: server.health["connections"] == 0)
+        assert (await ask(port, Synthesize("Hello."), end=["audio-stop"]))[-1].type == "audio-stop"
+
+
+@pytest.mark.parametrize(
+    ("peer", "inside"),
+    [
+        (("192.168.1.7", 5), True),
+        (("192.168.2.7", 5), False),
+        (("::ffff:192.168.1.7", 5, 0, 0), True),
+        (("fd00::1%eth0", 5, 0, 2), True),
+        (("fd01::1", 5, 0, 2), False),
+        (("127.0.0.1", 5), True),
+        (("::1", 5, 0, 0), True),
+        ("/run/wyoming.sock", True),
+    ],
+)
+def test_only_the_networks_that_are_allowed_may_come(peer: object, inside: bool) -> None:
+    assert Allowed(["192.168.1.0/24", "fd00::/16"]).lets_in(peer) is inside
+    assert Allowed([]).lets_in(peer)
+
+
+def test_networks_must_be_networks() -> None:
+    assert settings.load(["wyoming.allow=192.168.1.9/24,::/0"], environ={}).settings.wyoming.allow
+    with pytest.raises(SettingsFault, match=r"must be networks such as 192.168.1.0/24, and 'home' is none"):
+        settings.load(["wyoming.allow=home"], environ={})
+
+
+@pytest.mark.parametrize(
+    ("chosen", "speaks", "demanded"),
+    [
+        ([], True, False),
+        (["server.api_key=secret"], False, False),
+        (["server.api_key=secret", "wyoming.enabled=true"], True, True),
+        (["server.api_key=secret", "wyoming.port=10301"], True, True),
+        (["wyoming.host=0.0.0.0"], True, True),
+        (["wyoming.enabled=false", "wyoming.host=0.0.0.0"], False, False),
+    ],
+)
+def test_it_is_on_by_itself_only_where_it_harms_nobody(
+    chosen: list[str], speaks: bool, demanded: bool, tmp_path: Path
+) -> None:
+    found = settings.load([*chosen, f"data={tmp_path}"], environ={}).settings
+    assert (doors.speaks(found), found.wyoming.demanded) == (speaks, demanded)
+
+
+def test_a_taken_port_is_a_fault_only_where_it_was_asked_for(echo_settings: Callable[..., Settings]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for more in ("wyoming.enabled=true", f"wyoming.socket={Path.cwd()}/w.sock"):
+            with pytest.raises(SettingsFault, match=r"Address already in use; set wyoming.host or wyoming.port"):
+                doors.opened(echo_settings(f"wyoming.port={port}", more))
+    assert not Path("w.sock").exists()
+    with pytest.raises(SettingsFault, match="set one of them"):
+        doors.opened(echo_settings("wyoming.host="))
+    assert doors.opened(echo_settings("wyoming.enabled=false")) == []
+
+
+def test_what_a_killed_process_left_of_a_unix_socket_is_no_hindrance(echo_settings: Callable[..., Settings]) -> None:
+    path = Path.cwd() / "w.sock"
+    chosen = echo_settings("wyoming.host=", f"wyoming.socket={path}")
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    listening = doors.opened(chosen)
+    assert path.stat().st_mode & 0o777 == 0o660
+    with pytest.raises(SettingsFault, match="somebody listens on"):
+        doors.opened(chosen)
+    doors.close(listening, path)
+    path.write_text("a letter")
+    with pytest.raises(SettingsFault, match="is no socket"):
+        doors.opened(chosen)
+    assert path.read_text() == "a letter"
+
+
+def test_the_check_says_who_may_come() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert told(network.wyoming, scene({}, f"wyoming.port={port}"))[0].split(":")[0] in (
+            "good Wyoming",
+            "bad Wyoming",
+        )
+    assert told(network.wyoming, scene({}, f"wyoming.port={port}")) == [f"good Wyoming: 127.0.0.1:{port} is free"]
+    assert told(network.wyoming, scene({}, "wyoming.enabled=false")) == []
+    for chosen, warned in (((), True), (("wyoming.allow=192.168.1.0/24",), False)):
+        said = told(network.wyoming, scene({}, "wyoming.host=0.0.0.0", f"wyoming.port={port}", *chosen))
+        assert any("open to everyone on the network, and Wyoming has no keys" in line for line in said) is warned
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Any:
+    """`chatapi serve` with echo engines, a port of its own, and what else is chosen."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*more: str) -> tuple[subprocess.Popen[str], str]:
+        chosen = [*ECHO, f"data={tmp_path}/data", "server.port=0", *more]
+        command = [sys.executable, "-m", "chatapi", *(word for each in chosen for word in ("--set", each)), "serve"]
+        environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ)
+        started.append(child)
+        assert child.stdout is not None
+        lines = []
+        while (line := child.stdout.readline()) and "ready after" not in line:
+            lines.append(line)
+        return child, "".join(lines)
+
+    yield start
+    for child in started:
+        child.kill()
+        child.communicate()
+
+
+def test_a_signal_ends_it_with_connections_open(process: Any, tmp_path: Path) -> None:
+    path = tmp_path / "w.sock"
+    child, lines = process("wyoming.port=0", f"wyoming.socket={path}")
+    port = int(lines.split("tcp://127.0.0.1:")[1].split()[0])
+    assert f"unix://{path}" in lines
+    with socket.create_connection(("127.0.0.1", port)) as idle, socket.socket(socket.AF_UNIX) as busy:
+        busy.connect(str(path))
+        busy.sendall(_bytes(Transcript("one two three " * 300)) + _bytes(Transcribe()) + _bytes(START))
+        assert busy.recv(10)
+        idle.sendall(b'{"type": "pin')
+        since = time.monotonic()
+        child.send_signal(signal.SIGTERM)
+        child.wait(20)
+        assert time.monotonic() - since < 10
+    assert child.returncode == 0
+    assert not path.exists()
+
+
+@anyio_test
+async def test_serve_starts_without_a_port_that_nobody_asked_for(process: Any) -> None:
+    port = settings.Settings().wyoming.port
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+        def bound() -> bool:
+            try:
+                taken.bind(("127.0.0.1", port))
+            except OSError:
+                return False
+            return True
+
+        # A server of another test may have it for a while.
+        await eventually(bound, 30)
+        taken.listen()
+        child, lines = await anyio.to_thread.run_sync(process)
+    assert "speaks Wyoming" not in lines
+    assert f"Wyoming is off: cannot listen on 127.0.0.1:{port}" in lines
+    assert child.poll() is None
+
+
+@anyio_test
+async def test_a_key_that_is_made_closes_it_unless_its_owner_opened_it(echo: Running, tmp_path: Path) -> None:
+    for demanded in (False, True):
+        mine = (f"data={tmp_path / str(demanded)}", *(["wyoming.enabled=true"] * demanded))
+        async with echo(*mine) as appliance, open_to_wyoming(appliance) as (_, port):
+            assert [event.type for event in await ask(port, Ping(), end=["pong"])] == ["pong"]
+            keys.add(appliance.settings.data, "kitchen", [keys.TALK])
+            (event,) = await ask(port, Ping(), end=["pong"])
+            found = event.type, event.data.get("code")
+            assert found == (("pong", None) if demanded else ("error", "unauthorized"))

@@ -1,0 +1,132 @@
+"""Wyoming's framing: whatever comes becomes events or one refusal, and never more than its bounds is held."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from wyoming import event as theirs
+
+from chatapi.errors import BadInput, ChatapiError, TooLarge
+from chatapi.faces.wyoming.framing import HEADER, Bounds, Event, Framing, encoded
+
+BOUNDS = Bounds(data=5_000, payload=10_000)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+events = st.builds(
+    Event, st.text("abc-", min_size=1, max_size=20), st.dictionaries(texts, values, max_size=4), st.binary(max_size=300)
+)
+
+
+def taken(framing: Framing, data: bytes, size: int = 1 << 16) -> list[Event]:
+    """Every event of bytes that come so many at a time."""
+    found = []
+    for at in range(0, len(data), size):
+        framing.feed(data[at : at + size])
+        while (event := framing.take()) is not None:
+            found.append(event)
+    return found
+
+
+def of(header: object, rest: bytes = b"") -> bytes:
+    return json.dumps(header).encode() + b"\n" + rest
+
+
+@given(st.lists(events, max_size=5), st.integers(1, 70))
+def test_what_is_written_is_read_however_it_is_split(said: list[Event], size: int) -> None:
+    framing = Framing(BOUNDS)
+    assert taken(framing, b"".join(map(encoded, said)), size) == said
+    assert not framing.partial
+
+
+@given(events)
+def test_the_protocols_own_library_reads_the_same(said: Event) -> None:
+    read = theirs.read_event(io.BytesIO(encoded(said)))
+    assert read is not None
+    assert (read.type, read.data, read.payload or b"") == (said.type, said.data, said.payload)
+
+
+@given(events)
+def test_what_the_protocols_own_library_writes_is_read(said: Event) -> None:
+    file = io.BytesIO()
+    theirs.write_event(theirs.Event(said.type, dict(said.data), said.payload), file)
+    assert taken(Framing(BOUNDS), file.getvalue()) == [said]
+
+
+@given(st.binary(max_size=2000) | st.builds(lambda a, b: encoded(a)[:-1] + b, events, st.binary(max_size=50)))
+def test_garbage_is_events_or_one_of_our_errors(data: bytes) -> None:
+    framing = Framing(BOUNDS)
+    try:
+        taken(framing, data + b"\n", 100)
+    except ChatapiError as error:
+        assert error.code in ("bad_event", "event_too_large")
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"\n", "no JSON in UTF-8"),
+        (b"GET / HTTP/1.1\r\n", "no JSON in UTF-8"),
+        (b'{"type": "\xff"}\n', "no JSON in UTF-8"),
+        (b"[" * 50_000 + b"\n", "no JSON"),
+        (b'{"type": "a", "n": NaN}\n', "no JSON"),
+        (b'{"type": "a", "n": 1e999}\n', "no JSON"),
+        (b"[]\n", "no JSON object"),
+        (of({}), "a type"),
+        (of({"type": 5}), "type is text"),
+        (of({"type": ""}), "type is text"),
+        (of({"type": "a" * 101}), "type is text"),
+        (of({"type": "a", "data": [1]}), "data of 'a' is no JSON object"),
+        (of({"type": "a", "data_length": -1}), "data_length is no number"),
+        (of({"type": "a", "data_length": "7"}), "data_length is no number"),
+        (of({"type": "a", "payload_length": True}), "payload_length is no number"),
+        (of({"type": "a", "payload_length": 1.5}), "payload_length is no number"),
+        (of({"type": "a", "data_length": 3}, b"[1]"), "data of the event is no JSON object"),
+        (of({"type": "a", "data_length": 3}, b"\x00\xff\x00"), "data of the event is no JSON in UTF-8"),
+        # A length that lies: what follows is cut within the object, or has more behind it.
+        (of({"type": "a", "data_length": 3}, b'{"b": 1}'), "data of the event is no JSON"),
+        (of({"type": "a", "data_length": 10}, b'{"b": 1}{"'), "data of the event is no JSON"),
+    ],
+)
+def test_what_is_no_event_is_refused(data: bytes, told: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        taken(Framing(BOUNDS), data)
+    assert told.removeprefix("a ") in refused.value.message and refused.value.code == "bad_event"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"x" * (HEADER + 1),
+        b"x" * (HEADER + 1) + b"\n",
+        of({"type": "a", "data_length": 5_001}),
+        of({"type": "a", "payload_length": 10_001}),
+        of({"type": "a", "payload_length": 10_000_000_000}),
+        of({"type": "a", "payload_length": 10**300}),
+    ],
+)
+def test_what_is_too_large_is_refused_before_it_comes(data: bytes) -> None:
+    with pytest.raises(TooLarge, match=r"at most|more than") as refused:
+        taken(Framing(BOUNDS), data)
+    assert refused.value.code == "event_too_large"
+
+
+def test_lengths_of_null_and_data_in_the_header_are_as_older_peers_write_them() -> None:
+    line = of({"type": "a", "data": {"x": 1, "y": 1}, "data_length": 8, "payload_length": None}, b'{"y": 2}')
+    assert taken(Framing(BOUNDS), line) == [Event("a", {"x": 1, "y": 2})]
+
+
+def test_half_an_event_is_partial() -> None:
+    framing, whole = Framing(BOUNDS), encoded(Event("a", {"b": 1}, b"pay"))
+    for cut in range(1, len(whole)):
+        framing.feed(whole[cut - 1 : cut])
+        assert framing.take() is None and framing.partial
+    framing.feed(whole[-1:])
+    assert framing.take() == Event("a", {"b": 1}, b"pay") and not framing.partial

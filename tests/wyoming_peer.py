@@ -1,0 +1,87 @@
+"""A box that speaks Wyoming to the protocol's own client."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import numpy as np
+from wyoming.audio import AudioChunk, AudioStart, AudioStop
+from wyoming.client import AsyncClient, AsyncTcpClient
+from wyoming.event import Event
+
+from chatapi.appliance import Appliance
+from chatapi.audio import RATE, Audio, Samples
+from chatapi.faces.wyoming.server import WyomingServer
+
+PATIENCE = 20
+"""Seconds for an answer."""
+
+
+@asynccontextmanager
+async def open_to_wyoming(appliance: Appliance, *more: socket.socket) -> AsyncIterator[tuple[WyomingServer, int]]:
+    """The server and its port on loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = WyomingServer(appliance, [listening, *more])
+        port = listening.getsockname()[1]
+        async with anyio.create_task_group() as group:
+            group.start_soon(server.run)
+            yield server, port
+            group.cancel_scope.cancel()
+
+
+async def until(client: AsyncClient, *types: str) -> list[Event]:
+    """What comes, up to the first event of one of these types, or the end of the connection."""
+    found: list[Event] = []
+    with anyio.fail_after(PATIENCE):
+        while not found or found[-1].type not in types:
+            event = await client.read_event()
+            if event is None:
+                return found
+            found.append(event)
+    return found
+
+
+async def ask(port: int, *asked: Any, end: Iterable[str]) -> list[Event]:
+    """What a new connection gets for these events."""
+    async with AsyncTcpClient("127.0.0.1", port) as client:
+        for each in asked:
+            await client.write_event(each if isinstance(each, Event) else each.event())
+        return await until(client, *end, "error")
+
+
+def sound(samples: Samples, rate: int = RATE, width: int = 2, channels: int = 1, size: int = 1024) -> list[Any]:
+    """The events of a stretch of sound, `size` samples in each."""
+    data = written(samples, width, channels)
+    step = size * width * channels
+    chunks = [AudioChunk(rate, width, channels, data[at : at + step]) for at in range(0, len(data), step)]
+    return [AudioStart(rate, width, channels), *chunks, AudioStop()]
+
+
+def written(samples: Samples, width: int, channels: int) -> bytes:
+    """Little-endian PCM, the same on every channel; one byte a sample is unsigned, as in WAV."""
+    many = np.repeat(np.clip(samples, -1, 1)[:, np.newaxis], channels, axis=1).astype(np.float64)
+    if width == 1:
+        return np.round(many * 127 + 128).astype(np.uint8).tobytes()
+    whole = np.round(many * (2 ** (8 * width - 1) - 1)).astype("<i4")
+    return whole.view(np.uint8).reshape(*whole.shape, 4)[:, :, :width].tobytes()
+
+
+def heard(events: Iterable[Event]) -> Audio:
+    """The speech in what came."""
+    chunks = [AudioChunk.from_event(event) for event in events if event.type == "audio-chunk"]
+    assert {(chunk.width, chunk.channels) for chunk in chunks} == {(2, 1)}
+    data = np.frombuffer(b"".join(chunk.audio for chunk in chunks), "<i2")
+    return Audio(data.astype(np.float32) / 32768, chunks[0].rate)
+
+
+def types(events: Iterable[Event]) -> list[str]:
+    """The types of what came, runs of one type as one."""
+    found: list[str] = []
+    for event in events:
+        if found[-1:] != [event.type]:
+            found.append(event.type)
+    return found
