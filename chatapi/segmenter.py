@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -81,6 +81,8 @@ class Region:
     end: int
     speech_end: int
     """Where the speech itself ends; where longer speech was cut, the cut."""
+    probability: float
+    """Of speech, the mean of its frames without the padding."""
 
     @property
     def seconds(self) -> float:
@@ -129,14 +131,14 @@ def regions(probabilities: Iterable[float], rules: Rules = DEFAULT) -> Iterator[
             if first < 0:
                 first, recent = last - run, [1.0] * run
         elif first >= 0 and frame + 1 - run - last >= rules.gap:
-            yield _region(max(first - rules.pad, floor), last + rules.pad, last)
+            yield _region(max(first - rules.pad, floor), last + rules.pad, last, recent[: last - first])
             first, floor = -1, last + rules.pad
         if first >= 0 and len(recent) >= rules.room:
             cut = first + _least_likely(recent)
-            yield _region(max(first - rules.pad, floor), cut, min(last, cut))
+            yield _region(max(first - rules.pad, floor), cut, min(last, cut), recent[: cut - first])
             recent, floor, first = recent[cut - first :], cut, cut if last > cut else -1
     if first >= 0:
-        yield _region(max(first - rules.pad, floor), min(last + rules.pad, frame + 1), last)
+        yield _region(max(first - rules.pad, floor), min(last + rules.pad, frame + 1), last, recent[: last - first])
 
 
 def trim(samples: Samples, probabilities: Iterable[float], rules: Rules = DEFAULT) -> Trimmed:
@@ -148,7 +150,7 @@ def trim(samples: Samples, probabilities: Iterable[float], rules: Rules = DEFAUL
 
 def stretches(
     blocks: Iterable[Samples], detector: SpeechDetector, rules: Rules = DEFAULT, stop: Stop = never
-) -> Iterator[tuple[Region, Samples]]:
+) -> Generator[tuple[Region, Samples], None, None]:
     """The speech of a recording of any length as it arrives, each stretch with its sound.
 
     Holds about a minute of sound, however long the recording is.
@@ -206,9 +208,25 @@ def _parts(blocks: Iterable[Samples], size: int) -> Iterator[Samples]:
         yield np.concatenate(waiting)
 
 
-def _region(start: int, end: int, speech_end: int) -> Region:
+def packed(told: Iterable[tuple[Region, Samples]], longest: float = LONGEST) -> Generator[Trimmed, None, None]:
+    """Stretches joined to as much as a recogniser hears at once: it takes as long for a little of it."""
+    waiting: list[tuple[Region, Samples]] = []
+    for region, samples in told:
+        if waiting and sum(each.seconds for each, _ in waiting) + region.seconds > longest:
+            yield _joined(waiting)
+            waiting = []
+        waiting.append((region, samples))
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(parts: Sequence[tuple[Region, Samples]]) -> Trimmed:
+    return Trimmed(np.concatenate([samples for _, samples in parts]), tuple(region for region, _ in parts))
+
+
+def _region(start: int, end: int, speech_end: int, probabilities: Sequence[float]) -> Region:
     """From frames to samples."""
-    return Region(start * FRAME, end * FRAME, speech_end * FRAME)
+    return Region(start * FRAME, end * FRAME, speech_end * FRAME, sum(probabilities) / max(1, len(probabilities)))
 
 
 def _within(region: Region, total: int) -> Region:

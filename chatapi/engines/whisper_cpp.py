@@ -8,7 +8,7 @@ import re
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -142,7 +142,8 @@ class WhisperCpp:
 
     def _hear(self, window: Samples, language: str, hearing: Hearing, stop: Stop) -> tuple[Segment, ...]:
         """What is said in at most 30 seconds, as far as it can be believed."""
-        if frames := self.window(len(window)):
+        # Whether a trimmed encoder costs words was measured on what is written as it is spoken only.
+        if not hearing.translate and (frames := self.window(len(window))):
             heard = self._run(window, self._parameters(language, frames, hearing), hearing, stop)
             if heard.segments and heard.logprob >= SURE and not _repeats(heard.text, 2):
                 return heard.segments
@@ -205,9 +206,7 @@ class WhisperCpp:
             total, count = total + sum(logprobs), count + len(logprobs)
         return _Heard(tuple(segments), total / max(1, count))
 
-    def _parts(
-        self, tokens: Sequence[Any], end: float, hearing: Hearing
-    ) -> tuple[tuple[Word, ...], tuple[Token, ...]]:
+    def _parts(self, tokens: Sequence[Any], end: float, hearing: Hearing) -> tuple[tuple[Word, ...], tuple[Token, ...]]:
         """The words and tokens of a segment, as far as they are asked for."""
         if not (hearing.words or hearing.tokens):
             return (), ()
