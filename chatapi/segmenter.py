@@ -24,6 +24,8 @@ WARM_UP = 32
 """Frames heard again, about a second, where the detector starts afresh within one recording."""
 READ = 30 * RATE // FRAME
 """Frames judged at a time."""
+FIRST = 8.0
+"""Seconds of the first part of a recording, which is told soon."""
 
 
 def _frames(milliseconds: int) -> int:
@@ -167,7 +169,7 @@ class _Recording:
     """The last minute of a recording."""
 
     def __init__(self, blocks: Iterable[Samples], detector: SpeechDetector, rules: Rules, stop: Stop) -> None:
-        self._parts = _parts(blocks, READ * FRAME)
+        self._parts = _parts(blocks, int(FIRST * RATE) // FRAME * FRAME, READ * FRAME)
         self._detector = detector
         self._stop = stop
         self._kept = int(rules.longest * RATE) + (rules.gap + rules.pad + rules.shortest + WARM_UP) * FRAME
@@ -191,30 +193,35 @@ class _Recording:
         return self._samples[start - offset : end - offset].copy()
 
 
-def _parts(blocks: Iterable[Samples], size: int) -> Iterator[Samples]:
-    """The same sound in parts of `size` samples; the last one is shorter."""
+def _parts(blocks: Iterable[Samples], first: int, size: int) -> Iterator[Samples]:
+    """The same sound in parts of `size` samples; the first one is shorter, and the last one."""
     waiting: list[Samples] = []
-    count = 0
+    count, wanted = 0, first
     for block in blocks:
         waiting.append(block)
         count += len(block)
-        if count >= size:
+        if count >= wanted:
             whole = np.concatenate(waiting)
-            cut = count - count % size
-            for start in range(0, cut, size):
-                yield whole[start : start + size]
-            waiting, count = [whole[cut:]], count - cut
+            start = 0
+            while len(whole) - start >= wanted:
+                yield whole[start : start + wanted]
+                start, wanted = start + wanted, size
+            waiting, count = [whole[start:]], len(whole) - start
     if count:
         yield np.concatenate(waiting)
 
 
 def packed(told: Iterable[tuple[Region, Samples]], longest: float = LONGEST) -> Generator[Trimmed, None, None]:
-    """Stretches joined to as much as a recogniser hears at once: it takes as long for a little of it."""
+    """Stretches joined to as much as a recogniser hears at once: it takes as long for a little of it.
+
+    Of the first there is less, so that something is understood soon.
+    """
     waiting: list[tuple[Region, Samples]] = []
+    most = min(FIRST, longest)
     for region, samples in told:
-        if waiting and sum(each.seconds for each, _ in waiting) + region.seconds > longest:
+        if waiting and sum(each.seconds for each, _ in waiting) + region.seconds > most:
             yield _joined(waiting)
-            waiting = []
+            waiting, most = [], longest
         waiting.append((region, samples))
     if waiting:
         yield _joined(waiting)

@@ -248,14 +248,18 @@ class _Sound:
     def __init__(self, source: Source, longest: float | None) -> None:
         self._source = source
         self._longest = longest
-        self.seconds = 0.0
+        self._samples = 0
+
+    @property
+    def seconds(self) -> float:
         """Of the file, so far."""
+        return self._samples / RATE
 
     def blocks(self) -> Iterator[Samples]:
         for block in blocks(self._source):
             # What is thrown away here is the thread's own generator, once nobody wants the rest.
             anyio.from_thread.check_cancelled()
-            self.seconds += len(block) / RATE
+            self._samples += len(block)
             if self._longest is not None and self.seconds > self._longest:
                 raise too_long(self._longest)
             yield block

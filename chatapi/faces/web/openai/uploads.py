@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartParser
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from chatapi.audio import Source
@@ -19,6 +19,8 @@ MOST_FIELDS = 50
 """Parts a form may have beside the file."""
 MOST_TEXT = 64 << 10
 """Bytes of one of them."""
+EPILOGUE = 512
+"""Bytes that may stand behind a form's end."""
 IN_MEMORY = MultiPartParser.spool_max_size
 """Bytes of the largest file that Starlette keeps in memory."""
 
@@ -48,17 +50,37 @@ async def received(request: Request) -> Upload:
             f"the media type {media_type or '(none)'} is not taken; send multipart/form-data with a part named file",
             code="unsupported_media_type",
         )
+    parser = MultiPartParser(
+        request.headers, _whole(request), max_files=1, max_fields=MOST_FIELDS, max_part_size=MOST_TEXT
+    )
     try:
-        form = await request.form(max_files=1, max_fields=MOST_FIELDS, max_part_size=MOST_TEXT)
-    except HTTPException as error:
-        raise BadInput(f"the form cannot be read: {error.detail}", code="invalid_form") from None
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise BadInput(f"the form cannot be read: {error.message}", code="invalid_form") from None
     except ClientDisconnect:
-        raise BadInput("the form ended before it was whole", code="invalid_form") from None
+        raise _unfinished() from None
     try:
         return Upload(await _source(form.get("file")), _fields(form), form)
     except BaseException:
         await form.close()
         raise
+
+
+async def _whole(request: Request) -> AsyncGenerator[bytes, None]:
+    """The body. Raises BadInput where it has no end: the parser would take it for what is whole of it."""
+    _, options = parse_options_header(request.headers["content-type"])
+    end = b"--" + options.get(b"boundary", b"") + b"--"
+    kept = len(end) + EPILOGUE
+    tail = b""
+    async for chunk in request.stream():
+        tail = chunk[-kept:] if len(chunk) >= kept else (tail + chunk)[-kept:]
+        yield chunk
+    if end not in tail:
+        raise _unfinished()
+
+
+def _unfinished() -> BadInput:
+    return BadInput("the form ended before it was whole", code="invalid_form")
 
 
 async def _source(file: UploadFile | str | None) -> Source:
