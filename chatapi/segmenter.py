@@ -123,15 +123,19 @@ def regions(probabilities: Iterable[float], rules: Rules = DEFAULT) -> Iterator[
     on, run, frame = False, 0, -1
     first, last, floor = -1, 0, 0
     recent: list[float] = []
+    rising: list[float] = []
     for frame, probability in enumerate(probabilities):
         on = probability >= rules.threshold - (HYSTERESIS if on else 0)
         run = run + 1 if on else 0
         if first >= 0:
             recent.append(probability)
+        else:
+            rising = [*rising, probability] if on else []
         if run >= rules.shortest:
             last = frame + 1
             if first < 0:
-                first, recent = last - run, [1.0] * run
+                # Where longer speech was just cut, a rise may have begun before the cut.
+                first, recent, rising = last - run, [1.0] * (run - len(rising)) + rising, []
         elif first >= 0 and frame + 1 - run - last >= rules.gap:
             yield _region(max(first - rules.pad, floor), last + rules.pad, last, recent[: last - first])
             first, floor = -1, last + rules.pad

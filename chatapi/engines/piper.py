@@ -100,8 +100,8 @@ class Piper:
 
     def _part(self, place: _Place, text: str, stop: Stop, speed: float) -> Iterator[Audio]:
         model = self._model(place)
-        # Memory goes with the length of the sound, which is longer where it is slow.
-        most = max(8, int(PHONEMES * min(1.0, speed)))
+        # Memory goes with the length of the sound; at a quarter of the speed it would take four times as much.
+        most = int(PHONEMES * min(1.0, 2 * speed))
         for sentence in _phonemes(model, text):
             for phonemes in _parts(sentence, most, (_PAUSES, _SPACES)):
                 if stop():
