@@ -198,7 +198,7 @@ class _Recording:
 
 
 def _parts(blocks: Iterable[Samples], first: int, size: int) -> Iterator[Samples]:
-    """The same sound in parts of `size` samples; the first one is shorter, and the last one."""
+    """The same sound in parts of `size` samples; the first ones are shorter, and the last one."""
     waiting: list[Samples] = []
     count, wanted = 0, first
     for block in blocks:
@@ -209,7 +209,7 @@ def _parts(blocks: Iterable[Samples], first: int, size: int) -> Iterator[Samples
             start = 0
             while len(whole) - start >= wanted:
                 yield whole[start : start + wanted]
-                start, wanted = start + wanted, size
+                start, wanted = start + wanted, min(size, 2 * wanted)
             waiting, count = [whole[start:]], len(whole) - start
     if count:
         yield np.concatenate(waiting)
