@@ -19,6 +19,7 @@ from chatapi import choice, engines, memory
 from chatapi.abilities.answering import Answering
 from chatapi.abilities.conversation import Conversation
 from chatapi.abilities.dictation import Dictation
+from chatapi.abilities.files import Files
 from chatapi.abilities.live import Live
 from chatapi.abilities.speaking import Speaking
 from chatapi.abilities.transcription import Transcription
@@ -101,6 +102,7 @@ class Appliance:
         self.conversation = Conversation(
             self.transcription, self.speaking, self.answering, self.history, self.gate, settings, self.metrics
         )
+        self.files = Files(self.transcription, self.speaking, self.gate, settings, self.metrics)
         self.live = Live(
             self.engines, self.transcription, self.speaking, self.answering, self.history, settings, self.metrics
         )

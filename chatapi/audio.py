@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +19,9 @@ from chatapi.errors import BadInput, TooLarge
 
 Samples = npt.NDArray[np.float32]
 """Mono, -1 to 1, shape (n,)."""
+
+Source = bytes | Path | BinaryIO
+"""A file: its content, where it is, or opened; an opened one can seek, is read from its start and stays open."""
 
 RATE = 16_000
 """Samples a second that every recogniser here works at."""
@@ -156,7 +160,7 @@ def _floats(data: bytes, width: int) -> npt.NDArray[np.float32]:
     return whole / np.float32(1 << (8 * width - 1))
 
 
-def decode(source: bytes | Path, limit: float | None = None, rate: int = RATE) -> Audio:
+def decode(source: Source, limit: float | None = None, rate: int = RATE) -> Audio:
     """All of a file as mono at `rate`.
 
     Raises BadInput (bad_audio) saying what is wrong with it, TooLarge (audio_too_long) past `limit` seconds; never
@@ -178,14 +182,13 @@ def decode(source: bytes | Path, limit: float | None = None, rate: int = RATE) -
     return Audio(np.concatenate(parts), rate)
 
 
-def blocks(source: bytes | Path, rate: int = RATE) -> Iterator[Samples]:
+def blocks(source: Source, rate: int = RATE) -> Iterator[Samples]:
     """A file of any length as mono blocks at `rate`, decoded as they are taken. Raises BadInput (bad_audio)."""
     head, size = _head(source)
     container = _container(head)
     if container == "wav":
         _check_wav(head, size)
-    file: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
-    with file:
+    with _opened(source) as file:
         resampler: soxr.ResampleStream | None = None
         for samples, native in _decoded(file, container):
             if native != rate and resampler is None:
@@ -195,12 +198,12 @@ def blocks(source: bytes | Path, rate: int = RATE) -> Iterator[Samples]:
             yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
-def duration(file: Path) -> float:
+def duration(source: Source) -> float:
     """Seconds a file states, 0 when it does not say; only as good as its header. Raises BadInput (bad_audio)."""
-    head, size = _head(file)
+    head, size = _head(source)
     container = _container(head)
     try:
-        with av.open(str(file), format=container, mode="r") as opened:
+        with _opened(source) as file, av.open(file, format=container, mode="r") as opened:
             seconds = (opened.duration or 0) / av.time_base
     except (av.error.FFmpegError, ValueError) as error:
         raise BadInput("the audio is damaged from its start", code="bad_audio") from error
@@ -208,15 +211,30 @@ def duration(file: Path) -> float:
     return seconds if seconds * RATES[0] <= size * 1000 else 0.0
 
 
-def _head(source: bytes | Path) -> tuple[bytes, int]:
+@contextmanager
+def _opened(source: Source) -> Iterator[BinaryIO]:
+    """The file at its start. Raises BadInput (bad_audio) where it cannot be read."""
+    if isinstance(source, Path):
+        try:
+            file = source.open("rb")
+        except OSError as error:
+            raise BadInput(f"cannot read {source}: {error.strerror}", code="bad_audio") from error
+        with file:
+            yield file
+    elif isinstance(source, bytes):
+        yield io.BytesIO(source)
+    else:
+        source.seek(0)
+        yield source
+
+
+def _head(source: Source) -> tuple[bytes, int]:
     """The first MiB, and how many bytes there are in all."""
-    if isinstance(source, bytes):
-        return source[: 1 << 20], len(source)
-    try:
-        with source.open("rb") as file:
-            return file.read(1 << 20), source.stat().st_size
-    except OSError as error:
-        raise BadInput(f"cannot read {source}: {error.strerror}", code="bad_audio") from error
+    with _opened(source) as file:
+        try:
+            return file.read(1 << 20), file.seek(0, io.SEEK_END)
+        except OSError as error:
+            raise BadInput(f"cannot read {source!r}: {error.strerror}", code="bad_audio") from error
 
 
 def _container(head: bytes) -> str:

@@ -95,7 +95,8 @@ class TurnEnded:
 class TurnOver:
     """What is counted and traced of a turn that is over, whatever became of it; not a word of what was said."""
 
-    kind: Literal["request", "live"]
+    kind: Literal["request", "live", "file"]
+    """file: a recording written down, or a text read aloud."""
     heard: Literal["text", "voice"]
     reply: Literal["text", "voice"]
     result: str

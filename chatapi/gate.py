@@ -57,11 +57,7 @@ class Gate:
         if self.used < self.slots and not self._waiting:
             self.used += 1
             return
-        if self.queue is not None and self.waiting >= self.queue:
-            raise Busy(
-                f"{self.used} requests are being worked on and {self.waiting} wait, which is all the {self.name} takes",
-                retry_after=max(1.0, round(self._held * (self.waiting + 1) / self.slots)),
-            )
+        self.check()
         event = anyio.Event()
         waiter = (int(priority), next(self._arrivals), event)
         heapq.heappush(self._waiting, waiter)
@@ -74,6 +70,15 @@ class Gate:
                 self._waiting.remove(waiter)
                 heapq.heapify(self._waiting)
             raise
+
+    def check(self) -> None:
+        """Raise Busy when one more would be refused now."""
+        free = self.used < self.slots and not self._waiting
+        if not free and self.queue is not None and self.waiting >= self.queue:
+            raise Busy(
+                f"{self.used} requests are being worked on and {self.waiting} wait, which is all the {self.name} takes",
+                retry_after=max(1.0, round(self._held * (self.waiting + 1) / self.slots)),
+            )
 
     def release(self) -> None:
         """Hand the slot to the first in the queue, or free it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +24,8 @@ WARM_UP = 32
 """Frames heard again, about a second, where the detector starts afresh within one recording."""
 READ = 30 * RATE // FRAME
 """Frames judged at a time."""
+FIRST = 8.0
+"""Seconds of the first part of a recording, which is told soon."""
 
 
 def _frames(milliseconds: int) -> int:
@@ -81,6 +83,8 @@ class Region:
     end: int
     speech_end: int
     """Where the speech itself ends; where longer speech was cut, the cut."""
+    probability: float
+    """Of speech, the mean of its frames without the padding."""
 
     @property
     def seconds(self) -> float:
@@ -138,6 +142,8 @@ class Finder:
         """Where the one before ended."""
         self._recent: list[float] = []
         """Probabilities of the stretch that is open."""
+        self._rising: list[float] = []
+        """Those of what may become one."""
 
     @property
     def needed(self) -> int:
@@ -153,10 +159,14 @@ class Finder:
         self._run = self._run + 1 if self._on else 0
         if self._first >= 0:
             self._recent.append(probability)
+        else:
+            self._rising = [*self._rising, probability] if self._on else []
         if self._run >= rules.shortest:
             self._last = self._frames
             if self._first < 0:
-                self._first, self._recent = self._last - self._run, [1.0] * self._run
+                # Where longer speech was just cut, a rise may have begun before the cut.
+                self._recent = [1.0] * (self._run - len(self._rising)) + self._rising
+                self._first, self._rising = self._last - self._run, []
         elif self._first >= 0 and self._frames - self._run - self._last >= rules.gap:
             yield self._found(self._last + rules.pad)
             self._first, self._floor = -1, self._last + rules.pad
@@ -173,7 +183,9 @@ class Finder:
             self._first = -1
 
     def _found(self, end: int) -> Region:
-        return _region(max(self._first - self._rules.pad, self._floor), end, min(self._last, end))
+        spoken = min(self._last, end)
+        begun = max(self._first - self._rules.pad, self._floor)
+        return _region(begun, end, spoken, self._recent[: spoken - self._first])
 
 
 def trim(samples: Samples, probabilities: Iterable[float], rules: Rules = DEFAULT) -> Trimmed:
@@ -185,7 +197,7 @@ def trim(samples: Samples, probabilities: Iterable[float], rules: Rules = DEFAUL
 
 def stretches(
     blocks: Iterable[Samples], detector: SpeechDetector, rules: Rules = DEFAULT, stop: Stop = never
-) -> Iterator[tuple[Region, Samples]]:
+) -> Generator[tuple[Region, Samples], None, None]:
     """The speech of a recording of any length as it arrives, each stretch with its sound.
 
     Holds about a minute of sound, however long the recording is.
@@ -202,7 +214,7 @@ class _Recording:
     """The last minute of a recording."""
 
     def __init__(self, blocks: Iterable[Samples], detector: SpeechDetector, rules: Rules, stop: Stop) -> None:
-        self._parts = _parts(blocks, READ * FRAME)
+        self._parts = _parts(blocks, int(FIRST * RATE) // FRAME * FRAME, READ * FRAME)
         self._detector = detector
         self._stop = stop
         self._kept = int(rules.longest * RATE) + (rules.gap + rules.pad + rules.shortest + WARM_UP) * FRAME
@@ -226,26 +238,47 @@ class _Recording:
         return self._samples[start - offset : end - offset].copy()
 
 
-def _parts(blocks: Iterable[Samples], size: int) -> Iterator[Samples]:
-    """The same sound in parts of `size` samples; the last one is shorter."""
+def _parts(blocks: Iterable[Samples], first: int, size: int) -> Iterator[Samples]:
+    """The same sound in parts of `size` samples; the first ones are shorter, and the last one."""
     waiting: list[Samples] = []
-    count = 0
+    count, wanted = 0, first
     for block in blocks:
         waiting.append(block)
         count += len(block)
-        if count >= size:
+        if count >= wanted:
             whole = np.concatenate(waiting)
-            cut = count - count % size
-            for start in range(0, cut, size):
-                yield whole[start : start + size]
-            waiting, count = [whole[cut:]], count - cut
+            start = 0
+            while len(whole) - start >= wanted:
+                yield whole[start : start + wanted]
+                start, wanted = start + wanted, min(size, 2 * wanted)
+            waiting, count = [whole[start:]], len(whole) - start
     if count:
         yield np.concatenate(waiting)
 
 
-def _region(start: int, end: int, speech_end: int) -> Region:
+def packed(told: Iterable[tuple[Region, Samples]], longest: float = LONGEST) -> Generator[Trimmed, None, None]:
+    """Stretches joined to as much as a recogniser hears at once: it takes as long for a little of it.
+
+    Of the first there is less, so that something is understood soon.
+    """
+    waiting: list[tuple[Region, Samples]] = []
+    most = min(FIRST, longest)
+    for region, samples in told:
+        if waiting and sum(each.seconds for each, _ in waiting) + region.seconds > most:
+            yield _joined(waiting)
+            waiting, most = [], longest
+        waiting.append((region, samples))
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(parts: Sequence[tuple[Region, Samples]]) -> Trimmed:
+    return Trimmed(np.concatenate([samples for _, samples in parts]), tuple(region for region, _ in parts))
+
+
+def _region(start: int, end: int, speech_end: int, probabilities: Sequence[float]) -> Region:
     """From frames to samples."""
-    return Region(start * FRAME, end * FRAME, speech_end * FRAME)
+    return Region(start * FRAME, end * FRAME, speech_end * FRAME, sum(probabilities) / max(1, len(probabilities)))
 
 
 def _within(region: Region, total: int) -> Region:

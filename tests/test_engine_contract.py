@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from chatapi.audio import Audio, Samples, decode
 from chatapi.engines import (
     ENGINES,
     ContextOverflow,
+    Hearing,
     Message,
     Piece,
     Sampling,
@@ -34,7 +36,7 @@ from chatapi.engines import (
     load,
     never,
 )
-from chatapi.errors import ChatapiError, Unknown
+from chatapi.errors import ChatapiError, Unknown, Unprocessable
 from chatapi.settings import LlamaCpp, Mlc, OpenAIUpstream, Settings
 
 EVERY = [
@@ -237,6 +239,46 @@ def test_a_synthesizer_offers_voices_and_refuses_others(engine: Engine):
     with pytest.raises(Unknown) as caught:
         list(engine.built.synthesize("Hello.", "a voice nobody has"))
     assert caught.value.code == "unknown_voice"
+
+
+@of("tts")
+def test_a_synthesizer_speaks_as_fast_as_it_is_asked_to(engine: Engine):
+    voice = engine.built.voices[0].name
+    slow, plain, fast = (
+        sum(chunk.seconds for chunk in engine.built.synthesize("One is here. Two is there.", voice, never, speed))
+        for speed in (0.5, 1.0, 2.0)
+    )
+    assert slow > 1.4 * plain > 1.4 * 1.3 * fast > 0
+
+
+@of("asr")
+def test_a_transcriber_gives_words_and_tokens_where_they_are_asked_for(engine: Engine):
+    assert not any(segment.words or segment.tokens for segment in engine.call())
+    asked = Hearing(words=True, tokens=True)
+    for segment in engine.built.transcribe(speech(), "en", never, asked):
+        said = re.findall(r"[\w.']*\w", segment.text)
+        assert [word.text for word in segment.words] == said
+        times = [(word.start, word.end) for word in segment.words]
+        assert times == sorted(times) and all(0 <= start <= end <= segment.end for start, end in times)
+        assert b"".join(token.spelled for token in segment.tokens).decode().strip() == segment.text
+        assert all(token.logprob <= 0 for token in segment.tokens)
+
+
+@of("asr")
+def test_a_transcriber_says_whether_it_translates_and_does_so_or_refuses(engine: Engine):
+    try:
+        told = list(engine.built.transcribe(speech(), "en", never, Hearing(translate=True)))
+    except Unprocessable as error:
+        assert not engine.built.translates and error.code == "no_translation"
+    else:
+        assert engine.built.translates and told
+
+
+@of("asr")
+def test_a_prompt_does_not_stay_for_the_next(engine: Engine):
+    before = [segment.text for segment in engine.call()]
+    list(engine.built.transcribe(speech(), "en", never, Hearing(prompt="Nabu, HELLO WORLD!")))
+    assert [segment.text for segment in engine.call()] == before
 
 
 @of("asr")

@@ -28,6 +28,10 @@ OPERATIONS = [
     ("/mic/press", "POST"),
     ("/mic/release", "POST"),
     ("/mic/wake", "POST"),
+    ("/v1/audio/transcriptions", "POST"),
+    ("/v1/audio/translations", "POST"),
+    ("/v1/audio/speech", "POST"),
+    ("/v1/audio/voices", "GET"),
 ]
 SOUND = wav(Audio(tone(0.3), RATE))
 

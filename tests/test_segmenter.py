@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatapi.audio import RATE
-from chatapi.segmenter import DEFAULT, FRAME, Region, Rules, regions, stretches, trim
+from chatapi.segmenter import DEFAULT, FRAME, Region, Rules, packed, regions, stretches, trim
 from chatapi.settings import Vad
 
 PAD = 7
@@ -179,6 +179,24 @@ def test_the_first_stretch_comes_before_the_rest_has_been_read():
     blocks = hour()
     next(stretches(blocks, Loudness()))
     assert sum(1 for _ in blocks) > 59 * 7 - 7
+
+
+def test_stretches_are_joined_to_as_much_as_is_heard_at_once_and_the_first_comes_soon():
+    sound = np.zeros(200 * RATE, np.float32)
+    for start in range(0, 200, 5):
+        sound[start * RATE : (start + 3) * RATE] = start + 1
+    parts = list(packed(stretches(np.array_split(sound, 40), Loudness())))
+    assert len(parts[0].samples) < 8 * RATE
+    assert all(20 * RATE < len(part.samples) <= 28 * RATE for part in parts[1:-1])
+    assert sum(len(part.regions) for part in parts) == 40
+    for part in parts:
+        for second in np.arange(0.5, len(part.samples) / RATE):
+            assert part.samples[int(second * RATE)] == sound[int(part.original(second) * RATE)]
+
+
+def test_a_stretch_says_how_likely_it_is_speech():
+    [one, other] = regions([0.0] * 20 + [0.8] * 20 + [0.0] * 40 + [0.6] * 10 + [0.9] * 10 + [0.1] * 3)
+    assert (one.probability, other.probability) == (pytest.approx(0.8), pytest.approx(0.75, abs=0.06))
 
 
 def test_splitting_stops_when_asked():

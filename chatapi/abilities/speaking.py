@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
+from contextlib import aclosing
 
 from chatapi.audio import Audio, sounding
 from chatapi.engines import Voice
@@ -55,7 +56,7 @@ class Speaking:
         return f"there is no voice {name!r}; there are: {', '.join(voice.name for voice in voices)}"
 
     async def pieces(
-        self, pieces: AsyncIterator[str], voice: Voice, priority: Priority = Priority.REQUEST
+        self, pieces: AsyncIterator[str], voice: Voice, priority: Priority = Priority.REQUEST, speed: float = 1.0
     ) -> AsyncGenerator[Speech, None]:
         """Speech for every piece of text, in order, each as soon as it is spoken; the first begins with its sound."""
         begun = False
@@ -65,7 +66,7 @@ class Speaking:
                 continue
             since, seconds = time.monotonic(), 0.0
             async with self._tts.stream(
-                lambda engine, stop, text=text: engine.synthesize(text, voice.name, stop),  # type: ignore[misc]
+                lambda engine, stop, text=text: engine.synthesize(text, voice.name, stop, speed),  # type: ignore[misc]
                 priority,
                 Yields.AGAIN,
             ) as chunks:
@@ -76,15 +77,23 @@ class Speaking:
             if seconds:
                 self._metrics.factors.labels("tts").observe((time.monotonic() - since) / seconds)
 
-    async def say(self, text: str, voice_name: str | None = None) -> AsyncGenerator[Audio, None]:
-        """A whole text, a piece at a time. Raises Unprocessable when there is nothing to say."""
+    async def say(
+        self, text: str, voice_name: str | None = None, speed: float = 1.0, priority: Priority = Priority.REQUEST
+    ) -> AsyncGenerator[Audio, None]:
+        """A whole text, a piece at a time. Raises Unprocessable when there is nothing to say (empty_text)."""
         voice = self.voice(voice_name)
+        cut = self.cut(text, voice)
+        async with aclosing(self.pieces(_each(cut), voice, priority, speed)) as said:
+            async for speech in said:
+                yield speech.audio
+
+    def cut(self, text: str, voice: Voice) -> list[str]:
+        """The text in pieces to be spoken. Raises Unprocessable when there is nothing to say (empty_text)."""
         cutter = Cutter()
         cut = [*cutter.feed(text), *cutter.finish()]
         if not any(spoken(piece, voice.language) for piece in cut):
             raise Unprocessable("there is nothing to say in the text", code="empty_text")
-        async for speech in self.pieces(_each(cut), voice):
-            yield speech.audio
+        return cut
 
     async def follow(self, deltas: AsyncIterator[str], voice: Voice) -> AsyncGenerator[Audio, None]:
         """A text while it is still being written, each sentence as soon as it is whole."""

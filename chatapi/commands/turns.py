@@ -73,12 +73,13 @@ async def transcribe(settings: Settings, file: Path, language: str | None, as_js
     async with _loaded(settings, {"vad", "asr"}) as appliance:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
             task = bars.add_task(file.name, total=None)
-            async for event in appliance.transcription.follow(file, language):
-                if isinstance(event, JobProgress):
-                    bars.update(task, completed=event.done, total=event.total or None)
-                elif isinstance(event, Transcript):
-                    found = True
-                    _print_transcript(event, as_json)
+            async with appliance.transcription.follow(file, language) as events:
+                async for event in events:
+                    if isinstance(event, JobProgress):
+                        bars.update(task, completed=event.done, total=event.total or None)
+                    elif isinstance(event, Transcript):
+                        found = True
+                        _print_transcript(event, as_json)
     if not found:
         print("no speech was heard", file=sys.stderr)
     return 0 if found else 1

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from chatapi.audio import Audio, Samples
@@ -74,6 +74,28 @@ class TurnDetector(Protocol):
 
 
 @dataclass(frozen=True)
+class Word:
+    """A word that was understood, without the marks around it."""
+
+    text: str
+    start: float
+    """Seconds from the first sample given."""
+    end: float
+
+
+@dataclass(frozen=True)
+class Token:
+    """What a recogniser writes at once: a word or a part of one."""
+
+    id: int
+    """Its number in the model's vocabulary."""
+    spelled: bytes
+    """UTF-8; a character may be spread over several tokens."""
+    logprob: float
+    """Natural logarithm of its probability."""
+
+
+@dataclass(frozen=True)
 class Segment:
     """A stretch of speech that was understood."""
 
@@ -85,6 +107,34 @@ class Segment:
     """Mean natural logarithm of the tokens' probabilities; near 0 is sure, below -1 is a guess."""
     language: str = ""
     """ISO 639-1 code of what was spoken, as told or as detected."""
+    words: tuple[Word, ...] = ()
+    """Where `Hearing.words` asked for them."""
+    tokens: tuple[Token, ...] = ()
+    """Where `Hearing.tokens` asked for them."""
+
+    def timed(self, clock: Callable[[float], float]) -> Segment:
+        """The same with every time as `clock` gives it."""
+        words = tuple(replace(word, start=clock(word.start), end=clock(word.end)) for word in self.words)
+        return replace(self, start=clock(self.start), end=clock(self.end), words=words)
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """How a recogniser is to hear, beyond the language."""
+
+    prompt: str = ""
+    """Text that is taken to have been said before: its names and its style are rather written."""
+    temperature: float = 0.0
+    """0 takes the likeliest word; higher is more varied, up to 1."""
+    translate: bool = False
+    """Write English whatever is spoken; only where the recogniser's `translates` says so."""
+    words: bool = False
+    """Whether segments have their words."""
+    tokens: bool = False
+    """Whether segments have their tokens."""
+
+
+PLAIN = Hearing()
 
 
 class Transcriber(Protocol):
@@ -92,8 +142,12 @@ class Transcriber(Protocol):
 
     languages: tuple[str, ...]
     """ISO 639-1 codes it understands."""
+    translates: bool
+    """Whether it can write in English what is spoken in another language."""
 
-    def transcribe(self, samples: Samples, language: str | None = None, stop: Stop = never) -> Iterator[Segment]:
+    def transcribe(
+        self, samples: Samples, language: str | None = None, stop: Stop = never, hearing: Hearing = PLAIN
+    ) -> Iterator[Segment]:
         """Segments of 16 kHz mono, in order; `language` None: detect it. Nothing where it hears no words."""
 
 
@@ -201,8 +255,12 @@ class Synthesizer(Protocol):
     voices: tuple[Voice, ...]
     """The first is the default."""
 
-    def synthesize(self, text: str, voice: str, stop: Stop = never) -> Iterator[Audio]:
-        """Mono audio, a chunk a sentence, at the voice's rate; nothing for a text with nothing to say."""
+    def synthesize(self, text: str, voice: str, stop: Stop = never, speed: float = 1.0) -> Iterator[Audio]:
+        """Mono audio, a chunk a sentence, at the voice's rate; nothing for a text with nothing to say.
+
+        `speed` 2 speaks twice as fast as the settings have it. Unprocessable (speed_not_supported) before the first
+        chunk where this voice has one speed only.
+        """
 
 
 @dataclass(frozen=True)
@@ -219,7 +277,7 @@ class Entry:
     """Whether the catalog must hold a model for it."""
 
 
-DECLARED = ("languages", "slots", "continues", "voices")
+DECLARED = ("languages", "translates", "slots", "continues", "voices")
 """What engines say of themselves that is wanted also while they are not loaded."""
 
 ENGINES: Mapping[str, Mapping[str, Entry]] = {

@@ -24,7 +24,7 @@ from TTS.utils.synthesizer import Synthesizer
 from chatapi.audio import Audio, Samples, levelled
 from chatapi.catalog import disk
 from chatapi.engines import Stop, Voice, never
-from chatapi.errors import EngineFailed, ModelFault, SettingsFault, Unknown
+from chatapi.errors import EngineFailed, ModelFault, SettingsFault, Unknown, Unprocessable
 from chatapi.settings import Settings
 
 if TYPE_CHECKING:
@@ -66,13 +66,16 @@ class Coqui:
         self.voices = tuple(offered)
         self._lock = threading.Lock()
         self._loaded: OrderedDict[Path, Any] = OrderedDict()
+        self._scales: dict[Path, float] = {}
+        """How long each VITS model speaks at speed 1."""
         for _ in self.synthesize("Ready.", self.voices[0].name):
             """The first run of a model is slower than all others."""
 
-    def synthesize(self, text: str, voice: str, stop: Stop = never) -> Iterator[Audio]:
+    def synthesize(self, text: str, voice: str, stop: Stop = never, speed: float = 1.0) -> Iterator[Audio]:
         """A chunk a sentence, all equally loud; `stop` is asked between them.
 
-        Unknown (unknown_voice) for a voice that is not in `voices`.
+        Unknown (unknown_voice) for a voice that is not in `voices`; Unprocessable (speed_not_supported) for a speed
+        where the model is no VITS.
         """
         place = self._places.get(voice)
         if place is None:
@@ -80,6 +83,7 @@ class Coqui:
         if stop() or not _sayable(text):
             return
         model = self._model(place)
+        self._pace(model.tts_model, place, voice, speed)
         for sentence in model.split_into_sentences(text):
             if stop():
                 return
@@ -111,9 +115,19 @@ class Coqui:
         except Exception as error:
             raise ModelFault(f"{place.weights} cannot be loaded by Coqui TTS: {error}") from error
         if hasattr(model.tts_model, "length_scale"):
-            # Only VITS has it; the others speak as fast as they learned to.
-            model.tts_model.length_scale = model.tts_model.length_scale / self._speed
+            self._scales[place.weights] = float(model.tts_model.length_scale) / self._speed
         return model
+
+    def _pace(self, vits: Any, place: _Place, voice: str, speed: float) -> None:
+        """Only VITS has a scale for its lengths; the others speak as fast as they learned to."""
+        if place.weights in self._scales:
+            vits.length_scale = self._scales[place.weights] / speed
+        elif speed != 1:
+            raise Unprocessable(
+                f"the voice {voice!r} has one speed only; leave speed at 1 or take a VITS voice",
+                code="speed_not_supported",
+                details={"param": "speed"},
+            )
 
 
 def _spoken(model: Any, sentence: str, place: _Place) -> Samples:

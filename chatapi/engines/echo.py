@@ -10,7 +10,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chatapi.audio import RATE, Audio, Samples
-from chatapi.engines import ChatOnly, ContextOverflow, Message, Piece, Sampling, Segment, Stop, Usage, Voice, never
+from chatapi.engines import (
+    PLAIN,
+    ChatOnly,
+    ContextOverflow,
+    Hearing,
+    Message,
+    Piece,
+    Sampling,
+    Segment,
+    Stop,
+    Token,
+    Usage,
+    Voice,
+    Word,
+    never,
+)
 from chatapi.errors import Unknown
 from chatapi.settings import Settings
 
@@ -103,9 +118,15 @@ class EchoTranscriber(_Paced):
     """Understands how long a sound is, and nothing else."""
 
     languages = ("en", "de")
+    translates = True
 
-    def transcribe(self, samples: Samples, language: str | None = None, stop: Stop = never) -> Iterator[Segment]:
-        """A segment for every 30 seconds that are not silent. Unknown (unknown_language) for any but its languages."""
+    def transcribe(
+        self, samples: Samples, language: str | None = None, stop: Stop = never, hearing: Hearing = PLAIN
+    ) -> Iterator[Segment]:
+        """A segment for every 30 seconds that are not silent, with what it was told.
+
+        Unknown (unknown_language) for any but its languages.
+        """
         if language is not None and language not in self.languages:
             raise Unknown(
                 f"language {language!r} is not understood; these are: {', '.join(self.languages)}",
@@ -118,7 +139,7 @@ class EchoTranscriber(_Paced):
             window = samples[first : first + WINDOW]
             if any(_loud(frame) for frame in _frames(window)):
                 start, seconds = first / RATE, len(window) / RATE
-                yield Segment(f"heard {seconds:.2f} seconds.", start, start + seconds, 0.0, language or "en")
+                yield _understood(f"heard {seconds:.2f} seconds{_told(hearing)}.", start, seconds, language, hearing)
 
 
 class EchoLanguageModel(_Paced, ChatOnly):
@@ -163,11 +184,11 @@ class EchoSynthesizer(_Paced):
 
     voices = tuple(Voice(name, "en", RATE) for name in VOICES)
 
-    def synthesize(self, text: str, voice: str, stop: Stop = never) -> Iterator[Audio]:
-        """60 ms for every word. Unknown (unknown_voice) for any but its voices."""
+    def synthesize(self, text: str, voice: str, stop: Stop = never, speed: float = 1.0) -> Iterator[Audio]:
+        """60 ms for every word at speed 1. Unknown (unknown_voice) for any but its voices."""
         if voice not in VOICES:
             raise Unknown(f"there is no voice {voice!r}; there are: {', '.join(VOICES)}", code="unknown_voice")
-        tone = _tone(VOICES[voice])
+        tone = _tone(VOICES[voice], round(WORD / speed))
         for sentence in re.split(r"(?<=[.!?])\s+", text):
             words = sum(1 for word in sentence.split() if re.search(r"\w", word))
             if stop():
@@ -198,9 +219,33 @@ def _answer(messages: Sequence[Message], stop_texts: Sequence[str]) -> list[str]
     return re.findall(r"\s*\S+|\s+$", text[:end])
 
 
-def _tone(hertz: int) -> Samples:
-    """One word: a sine at a third of full scale."""
-    swell = np.minimum(1.0, np.arange(WORD) / FADE)
-    wave = np.sin(2 * np.pi * hertz * np.arange(WORD) / RATE) * swell * swell[::-1] / 3
+def _told(hearing: Hearing) -> str:
+    """What it was told, in words."""
+    after = f" after {hearing.prompt}" if hearing.prompt else ""
+    warm = f" at {hearing.temperature:g}" if hearing.temperature else ""
+    return ", in English" * hearing.translate + after + warm
+
+
+def _understood(text: str, start: float, seconds: float, language: str | None, hearing: Hearing) -> Segment:
+    """Its words spread evenly over the time; a token is a word."""
+    said = text.split()
+    step = seconds / len(said)
+    words = tuple(Word(w.strip(".,"), start + n * step, start + (n + 1) * step) for n, w in enumerate(said))
+    tokens = tuple(Token(number, f" {word}".encode(), 0.0) for number, word in enumerate(said))
+    return Segment(
+        text,
+        start,
+        start + seconds,
+        0.0,
+        language or "en",
+        words if hearing.words else (),
+        tokens if hearing.tokens else (),
+    )
+
+
+def _tone(hertz: int, length: int) -> Samples:
+    """One word of so many samples: a sine at a third of full scale."""
+    swell = np.minimum(1.0, np.arange(length) / FADE)
+    wave = np.sin(2 * np.pi * hertz * np.arange(length) / RATE) * swell * swell[::-1] / 3
     tone: Samples = wave.astype(np.float32)
     return tone

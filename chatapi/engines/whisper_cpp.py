@@ -8,7 +8,7 @@ import re
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from chatapi import openmp
 from chatapi.audio import RATE, Samples
-from chatapi.engines import Segment, Stop, never
+from chatapi.engines import PLAIN, Hearing, Segment, Stop, Token, Word, never
 from chatapi.errors import EngineFailed, ModelFault, Unprocessable
 from chatapi.settings import Settings
 
@@ -107,57 +107,69 @@ class WhisperCpp:
         self._trim = settings.whisper_cpp.trim
         self.threads = settings.whisper_cpp.threads or min(8, _cores())
         self._context = _loaded(model)
+        # The decoder of a turbo is shorter than its encoder, and was not taught to translate.
+        whole = whisper.whisper_model_n_text_layer(self._context) >= whisper.whisper_model_n_audio_layer(self._context)
+        self.translates = bool(whisper.whisper_is_multilingual(self._context)) and whole
         weakref.finalize(self, whisper.whisper_free, self._context)
 
-    def transcribe(self, samples: Samples, language: str | None = None, stop: Stop = never) -> Iterator[Segment]:
-        """As the role says; Unprocessable (unknown_language) for one it does not understand."""
-        if language is not None and language not in self.languages:
-            raise Unprocessable(
-                f"{self._name} does not understand {language!r}; it understands {', '.join(self.languages)}",
-                code="unknown_language",
-            )
+    def transcribe(
+        self, samples: Samples, language: str | None = None, stop: Stop = never, hearing: Hearing = PLAIN
+    ) -> Iterator[Segment]:
+        """As the role says; Unprocessable (unknown_language) for one it does not understand, and for a translation
+        by a model that cannot (no_translation)."""
+        self._check(language, hearing)
         start = 0
         while start < len(samples) and not stop():
             window = samples[start : start + WINDOW]
             language = language or self._language(window)
-            heard = self._hear(window, language, stop)
+            heard = self._hear(window, language, hearing, stop)
             if stop():
                 return
             # The last segment may have been cut in a word by the window's end: it is heard again from its start.
             again = start + WINDOW < len(samples) and len(heard) > 1 and heard[-1].start > WINDOW / RATE / 2
             for segment in heard[:-1] if again else heard:
-                yield replace(segment, start=segment.start + start / RATE, end=segment.end + start / RATE)
+                yield segment.timed(lambda seconds, before=start / RATE: seconds + before)  # type: ignore[misc]
             start += round(heard[-1].start * RATE) if again else WINDOW
 
-    def _hear(self, window: Samples, language: str, stop: Stop) -> tuple[Segment, ...]:
+    def _check(self, language: str | None, hearing: Hearing) -> None:
+        if language is not None and language not in self.languages:
+            raise Unprocessable(
+                f"{self._name} does not understand {language!r}; it understands {', '.join(self.languages)}",
+                code="unknown_language",
+            )
+        if hearing.translate and not self.translates:
+            raise Unprocessable(f"{self._name} cannot translate", code="no_translation")
+
+    def _hear(self, window: Samples, language: str, hearing: Hearing, stop: Stop) -> tuple[Segment, ...]:
         """What is said in at most 30 seconds, as far as it can be believed."""
-        if frames := self.window(len(window)):
-            heard = self._run(window, language, frames, stop)
+        # Whether a trimmed encoder costs words was measured on what is written as it is spoken only.
+        if not hearing.translate and (frames := self.window(len(window))):
+            heard = self._run(window, self._parameters(language, frames, hearing), hearing, stop)
             if heard.segments and heard.logprob >= SURE and not _repeats(heard.text, 2):
                 return heard.segments
-        heard = self._run(window, language, 0, stop)
+        heard = self._run(window, self._parameters(language, 0, hearing), hearing, stop)
         return tuple(each for each in heard.segments if each.logprob >= GUESS and not _loops(each))
 
     def window(self, samples: int) -> int:
         """Frames of the encoder that a sound of this length is first heard with; 0: all of them."""
         return TRIMMED if self._trim and -(-samples // FRAME) + MARGIN <= TRIMMED else 0
 
-    def _run(self, window: Samples, language: str, frames: int, stop: Stop) -> _Heard:
-        """The segments of one run over the window; nothing once `stop` is true. `frames` 0: the full encoder."""
+    def _run(self, window: Samples, parameters: Any, hearing: Hearing, stop: Stop) -> _Heard:
+        """The segments of one run over the window; nothing once `stop` is true."""
         if stop():
             return _Heard((), 0.0)
         padded = np.pad(window, (0, max(0, SHORTEST - len(window)))).astype(np.float32, copy=False)
-        parameters = self._parameters(language, frames)
-        parameters.max_tokens = 16 + len(window) * TOKENS_A_SECOND // RATE if frames else 0
+        parameters.max_tokens = 16 + len(window) * TOKENS_A_SECOND // RATE if parameters.audio_ctx else 0
         whisper.assign_abort_callback(parameters, stop)
         failed = whisper.whisper_full(self._context, parameters, padded, len(padded))
         if stop():
             return _Heard((), 0.0)
         if failed:
             raise EngineFailed(f"whisper.cpp could not transcribe with {self._name}: error {failed}")
-        return self._heard(language, len(window) / RATE)
+        return self._heard(parameters.language, len(window) / RATE, hearing)
 
-    def _parameters(self, language: str, frames: int) -> Any:
+    def _parameters(self, language: str, frames: int, hearing: Hearing = PLAIN) -> Any:
+        """Of a run. `frames` 0: the full encoder."""
         parameters = whisper.whisper_full_default_params(whisper.WHISPER_SAMPLING_GREEDY)
         parameters.n_threads = self.threads
         parameters.language = language
@@ -171,28 +183,49 @@ class WhisperCpp:
         parameters.greedy = {"best_of": 2}
         parameters.no_speech_thold = NO_SPEECH
         parameters.logprob_thold = SURE if frames else GUESS
+        parameters.temperature = hearing.temperature
+        parameters.translate = hearing.translate
+        parameters.token_timestamps = hearing.words
+        if hearing.prompt:
+            parameters.initial_prompt = hearing.prompt
         return parameters
 
-    def _heard(self, language: str, seconds: float) -> _Heard:
+    def _heard(self, language: str, seconds: float, hearing: Hearing) -> _Heard:
         """What the last run left in the context."""
         segments, total, count = [], 0.0, 0
         for index in range(whisper.whisper_full_n_segments(self._context)):
-            logprobs = self._logprobs(index)
+            tokens = self._tokens(index)
+            logprobs = [float(np.log(max(token.p, 1e-9))) for token in tokens]
             text = whisper.whisper_full_get_segment_text(self._context, index).decode("utf-8", "replace").strip()
             if not logprobs or not any(char.isalnum() for char in text):
                 continue
             start = min(seconds, whisper.whisper_full_get_segment_t0(self._context, index) / 100)
             end = min(seconds, whisper.whisper_full_get_segment_t1(self._context, index) / 100)
-            segments.append(Segment(text, start, max(start, end), sum(logprobs) / len(logprobs), language))
+            sure = sum(logprobs) / len(logprobs)
+            segments.append(Segment(text, start, max(start, end), sure, language, *self._parts(tokens, end, hearing)))
             total, count = total + sum(logprobs), count + len(logprobs)
         return _Heard(tuple(segments), total / max(1, count))
 
-    def _logprobs(self, segment: int) -> list[float]:
-        """Of the text tokens of a segment: those after them are times and marks."""
+    def _parts(self, tokens: Sequence[Any], end: float, hearing: Hearing) -> tuple[tuple[Word, ...], tuple[Token, ...]]:
+        """The words and tokens of a segment, as far as they are asked for."""
+        if not (hearing.words or hearing.tokens):
+            return (), ()
+        spelled = [whisper.whisper_token_to_bytes(self._context, token.id) for token in tokens]
+        words: tuple[Word, ...] = ()
+        if hearing.words:
+            words = _words([(text, t.t0 / 100, t.t1 / 100) for text, t in zip(spelled, tokens, strict=True)], end)
+        if not hearing.tokens:
+            return words, ()
+        logprobs = (float(np.log(max(token.p, 1e-9))) for token in tokens)
+        kept = zip(tokens, spelled, logprobs, strict=True)
+        return words, tuple(Token(token.id, text, logprob) for token, text, logprob in kept)
+
+    def _tokens(self, segment: int) -> list[Any]:
+        """The text tokens of a segment: those after them are times and marks."""
         end = whisper.whisper_token_eot(self._context)
         tokens = range(whisper.whisper_full_n_tokens(self._context, segment))
         chosen = [whisper.whisper_full_get_token_data(self._context, segment, index) for index in tokens]
-        return [float(np.log(max(token.p, 1e-9))) for token in chosen if token.id < end]
+        return [token for token in chosen if token.id < end]
 
     def _language(self, window: Samples) -> str:
         """The language of the window, of those the model's manifest names."""
@@ -219,6 +252,44 @@ def _loaded(model: Model) -> Any:
         if _log:
             raise ModelFault(f"whisper.cpp cannot load {path}: {_log[0]}")
     return context
+
+
+def _words(tokens: Sequence[tuple[bytes, float, float]], end: float) -> tuple[Word, ...]:
+    """Words of the tokens' bytes and times; a word begins at a space, and with each letter that needs none.
+
+    A token may end within a character, and whisper.cpp gives some tokens no time of their own.
+    """
+    parts: list[list[Any]] = []
+    for spelled, start, stop in tokens:
+        begun = parts[-1][0] if parts else b""
+        if not parts or spelled.startswith(b" ") or (_whole(begun) and _ideogram(begun)):
+            parts.append([spelled, start, stop])
+        else:
+            parts[-1][0] += spelled
+            parts[-1][2] = stop
+    found: list[Word] = []
+    for index, (spelled, start, stop) in enumerate(parts):
+        text = _bare(spelled.decode("utf-8", "replace"))
+        if text:
+            start = min(max(start, found[-1].start if found else 0.0), end)
+            following = parts[index + 1][1] if index + 1 < len(parts) else end
+            found.append(Word(text, start, min(max(stop if stop > start else following, start), max(end, start))))
+    return tuple(found)
+
+
+def _whole(spelled: bytes) -> bool:
+    """Whether it ends with a whole character."""
+    return not spelled.decode("utf-8", "replace").endswith("\ufffd")
+
+
+def _ideogram(spelled: bytes) -> bool:
+    return re.search(f"[{IDEOGRAMS}]$", spelled.decode("utf-8", "replace")) is not None
+
+
+def _bare(text: str) -> str:
+    """Without the marks before and after it."""
+    found = re.search(r"\w.*\w|\w", text, re.DOTALL)
+    return found.group() if found else ""
 
 
 def _cores() -> int:

@@ -51,10 +51,12 @@ class Limits(_Table):
     """Largest request body."""
     audio_seconds: float = Field(120, gt=0)
     """Longest audio of a turn."""
+    file_seconds: float = Field(4 * 3600, gt=0)
+    """Longest recording that is transcribed over HTTP; `chatapi transcribe` takes any."""
     prompt_chars: int = Field(8000, ge=1)
     """Longest prompt."""
     concurrent: int = Field(4, ge=1)
-    """Turns worked on at once."""
+    """Turns worked on at once; of recordings longer than a turn's audio half as many."""
     queue: int = Field(16, ge=0)
     """Turns that may wait; one more is refused with 503."""
     turn_seconds: float = Field(120, gt=0)

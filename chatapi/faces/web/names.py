@@ -12,7 +12,7 @@ STOCK_VOICES = (
 """OpenAI's names, which its clients ask for unless told otherwise; each stands for the box's default voice."""
 STOCK_MODELS = {
     "llm": ("gpt-", "chatgpt-", "o1", "o3", "o4"),
-    "asr": ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe"),
+    "asr": ("whisper-1", "gpt-transcribe", "gpt-4o-transcribe", "gpt-4o-mini-transcribe"),
     "tts": ("tts-1", "gpt-4o-mini-tts"),
 }
 """Role -> how OpenAI's names of such models begin; each stands for the box's own."""

@@ -9,16 +9,16 @@ from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
-import anyio
-from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Send
 
 from chatapi.abilities.conversation import Conversation
-from chatapi.audio import Audio, joined, wav, wav_header
-from chatapi.errors import ChatapiError, OurFault, alone
+from chatapi.audio import Audio, joined, wav
+from chatapi.encoding import Encoder
+from chatapi.errors import ChatapiError, OurFault
 from chatapi.events import Event, Ledger, Speech, TextDelta, Transcript, TurnEnded, TurnStarted
 from chatapi.faces.web.problems import problem
 from chatapi.faces.web.requests import Asked
+from chatapi.faces.web.sending import EVENTS, WorkingReply, body, encoded, event_of, start
 from chatapi.logs import request_id
 from chatapi.metrics import Metrics
 
@@ -26,7 +26,7 @@ HEADER_CHARS = 4000
 """Longest text in a header; many clients take no more than 8 KiB of them in all."""
 
 
-class TurnReply(Response):
+class TurnReply(WorkingReply):
     """Runs the turn while it sends; a client who leaves ends it."""
 
     def __init__(self, conversation: Conversation, asked: Asked, metrics: Metrics) -> None:
@@ -35,15 +35,9 @@ class TurnReply(Response):
         self._asked = asked
         self._metrics = metrics
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(_leave_with_client, receive, group.cancel_scope)
-                async with self._conversation.take(self._asked.turn) as events:
-                    await self._told(events, send)
-                group.cancel_scope.cancel()
-        except Exception as error:
-            raise alone(error) from None
+    async def reply(self, send: Send) -> None:
+        async with self._conversation.take(self._asked.turn) as events:
+            await self._told(events, send)
 
     async def _told(self, events: AsyncIterator[Event], send: Send) -> None:
         collected = _Collected()
@@ -58,25 +52,24 @@ class TurnReply(Response):
         async for event in events:
             collected.add(event)
         if self._asked.kind == "wav":
-            body, media_type, headers = wav(collected.sound()), "audio/wav", collected.headers(whole=True)
+            content, media_type, headers = wav(collected.sound()), "audio/wav", collected.headers(whole=True)
         else:
-            body, media_type, headers = _json(collected.document()), "application/json", {}
-        await send(_start(media_type, {"Content-Length": str(len(body)), **headers}))
-        await send(_body(body, more=False))
+            content, media_type, headers = encoded(collected.document()), "application/json", {}
+        await send(start(media_type, {"Content-Length": str(len(content)), **headers}))
+        await send(body(content, more=False))
 
     async def _as_growing_wav(self, events: AsyncIterator[Event], send: Send, collected: _Collected) -> None:
-        rate = 0
+        file: Encoder | None = None
         async for event in events:
             collected.add(event)
             if isinstance(event, Speech):
-                if not rate:
-                    rate = event.audio.rate
-                    await send(_start("audio/wav", collected.headers(whole=False)))
-                    await send(_body(wav_header(rate)))
-                await send(_body(event.audio.at(rate).pcm16()))
-        if not rate:
+                if file is None:
+                    file = Encoder("wav", event.audio.rate)
+                    await send(start(file.media_type, collected.headers(whole=False)))
+                await send(body(file.feed(event.audio)))
+        if file is None:
             raise OurFault("the answer has no sound")
-        await send(_body(b"", more=False))
+        await send(body(b"", more=False))
 
     async def _as_events(self, events: AsyncIterator[Event], send: Send, collected: _Collected) -> None:
         begun = False
@@ -87,16 +80,18 @@ class TurnReply(Response):
                 # The start alone is not worth a reply: what fails right after it still gets a proper status.
                 if not begun and not isinstance(event, TurnStarted):
                     begun = True
-                    await send(_start("text/event-stream", {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}))
-                    await send(_body(_event("start", {"id": request_id.get(), "conversation": collected.conversation})))
+                    await send(start("text/event-stream", EVENTS))
+                    await send(
+                        body(event_of("start", {"id": request_id.get(), "conversation": collected.conversation}))
+                    )
                 if begun:
-                    await send(_body(_event(name, data)))
+                    await send(body(event_of(name, data)))
         except ChatapiError as error:
             if not begun:
                 raise
             self._metrics.errors.labels(error.code).inc()
-            await send(_body(_event("error", problem(error))))
-        await send(_body(b"", more=False))
+            await send(body(event_of("error", problem(error))))
+        await send(body(b"", more=False))
 
 
 class _Collected:
@@ -186,27 +181,3 @@ def _translated(event: Event, collected: _Collected) -> tuple[str, dict[str, Any
     if isinstance(event, TurnEnded):
         return "end", collected.document()
     return "progress", asdict(event)
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
-
-
-def _event(name: str, data: object) -> bytes:
-    return b"event: " + name.encode() + b"\ndata: " + _json(data) + b"\n\n"
-
-
-def _start(media_type: str, headers: dict[str, str]) -> Message:
-    raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
-    content_type = media_type + ("; charset=utf-8" if media_type.startswith("text/") else "")
-    return {"type": "http.response.start", "status": 200, "headers": [(b"content-type", content_type.encode()), *raw]}
-
-
-def _body(data: bytes, more: bool = True) -> Message:
-    return {"type": "http.response.body", "body": data, "more_body": more}
-
-
-async def _leave_with_client(receive: Receive, scope: anyio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()

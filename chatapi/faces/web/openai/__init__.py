@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from chatapi.appliance import Appliance
-from chatapi.faces.web.openai import models
+from chatapi.faces.web.openai import models, speech, transcriptions
 
 __all__ = ["router"]
 
@@ -14,4 +14,6 @@ def router(appliance: Appliance) -> APIRouter:
     """Its routes."""
     routes = APIRouter()
     routes.include_router(models.router(appliance))
+    routes.include_router(transcriptions.router(appliance))
+    routes.include_router(speech.router(appliance))
     return routes

@@ -1,0 +1,134 @@
+"""Sound written as a file piece by piece, as it is made: WAV, raw PCM, FLAC, Opus, MP3 and AAC."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import av
+import numpy as np
+import soxr
+
+from chatapi.audio import Audio, Samples, wav_header
+from chatapi.errors import Unprocessable
+
+PCM_RATE = 24_000
+"""Samples a second of raw PCM, which has no header to say so: what OpenAI's speech has."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file."""
+
+    media_type: str
+    container: str = ""
+    """ffmpeg's name of it; empty: written here."""
+    codec: str = ""
+    rates: tuple[int, ...] = ()
+    """Samples a second that its encoder takes, ascending; none: any."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Of the container."""
+    bit_rate: int = 0
+
+
+_MPEG = (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+
+FORMATS: Mapping[str, Format] = {
+    "wav": Format("audio/wav"),
+    "pcm": Format(f"audio/pcm;rate={PCM_RATE}", rates=(PCM_RATE,)),
+    "flac": Format("audio/flac", "flac", "flac"),
+    # A page is sent when it is full: by default it holds a second.
+    "opus": Format(
+        "audio/ogg", "ogg", "libopus", (8000, 12_000, 16_000, 24_000, 48_000), {"page_duration": "100000"}, 32_000
+    ),
+    # The Xing header tells the length, which is not known yet when it is sent.
+    "mp3": Format("audio/mpeg", "mp3", "libmp3lame", _MPEG, {"write_xing": "0", "id3v2_version": "0"}, 64_000),
+    "aac": Format("audio/aac", "adts", "aac", _MPEG, {}, 64_000),
+}
+"""Name -> format."""
+
+
+class Encoder:
+    """Fed with mono sound of one rate, gives a file's bytes, each as soon as they are certain. One file each.
+
+    All of it is computing: for a thread where the sound is long.
+    """
+
+    def __init__(self, name: str, rate: int) -> None:
+        """`rate`: samples a second of what will be fed. Raises Unprocessable (unknown_format)."""
+        found = FORMATS.get(name)
+        if found is None:
+            raise Unprocessable(f"there is no format {name!r}; there are: {', '.join(FORMATS)}", code="unknown_format")
+        self.media_type = found.media_type
+        self.rate = next((each for each in found.rates if each >= rate), found.rates[-1]) if found.rates else rate
+        """Samples a second of the file."""
+        self._given = rate
+        self._resampler = None if rate == self.rate else soxr.ResampleStream(rate, self.rate, 1, dtype="float32")
+        self._muxer = _Muxer(found, self.rate) if found.container else None
+        self._head = wav_header(self.rate) if name == "wav" else b""
+
+    def feed(self, audio: Audio) -> bytes:
+        """The next sound; what of the file is certain by now."""
+        return self._written(audio.at(self._given).samples, last=False)
+
+    def finish(self) -> bytes:
+        """The rest of the file; nothing can be fed after it."""
+        rest = self._written(np.zeros(0, np.float32), last=True)
+        return rest + self._muxer.finish() if self._muxer is not None else rest
+
+    def _written(self, samples: Samples, last: bool) -> bytes:
+        if self._resampler is not None:
+            samples = self._resampler.resample_chunk(samples, last=last)
+        if self._muxer is not None:
+            return self._muxer.feed(samples)
+        head, self._head = self._head, b""
+        return head + Audio(samples, self.rate).pcm16()
+
+
+class _Sink:
+    """What a container writes into; it cannot go back."""
+
+    def __init__(self) -> None:
+        self._written = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self._written += data
+        return len(data)
+
+    def take(self) -> bytes:
+        taken = bytes(self._written)
+        self._written.clear()
+        return taken
+
+
+class _Muxer:
+    """A codec in its container."""
+
+    def __init__(self, form: Format, rate: int) -> None:
+        self._sink = _Sink()
+        # Without it what is written waits for a full buffer.
+        options = {**form.options, "flush_packets": "1"}
+        self._file = av.open(self._sink, "w", format=form.container, options=options)
+        # What PyAV says of its streams' types is of all kinds of them at once.
+        stream: Any = self._file.add_stream(form.codec, rate=rate, layout="mono")
+        if form.bit_rate:
+            stream.bit_rate = form.bit_rate
+        self._stream = stream
+        self._packing = av.AudioResampler(format=stream.codec_context.format, layout="mono", rate=rate)
+        self._rate = rate
+
+    def feed(self, samples: Samples) -> bytes:
+        if len(samples):
+            frame = av.AudioFrame.from_ndarray(np.clip(samples, -1.0, 1.0)[np.newaxis], format="flt", layout="mono")
+            frame.sample_rate = self._rate
+            for packed in self._packing.resample(frame):
+                self._file.mux(self._stream.encode(packed))
+        return self._sink.take()
+
+    def finish(self) -> bytes:
+        for packed in self._packing.resample(None):
+            self._file.mux(self._stream.encode(packed))
+        self._file.mux(self._stream.encode(None))
+        self._file.close()
+        return self._sink.take()

@@ -1,0 +1,71 @@
+"""What the OpenAPI document says of OpenAI's routes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from chatapi.faces.web.native import PROBLEMS
+
+ERROR = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {
+                "type": {"type": "string"},
+                "code": {"type": "string"},
+                "message": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+            },
+            "required": ["type", "code", "message", "param"],
+        }
+    },
+    "required": ["error"],
+}
+"""An error in OpenAI's form."""
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Answers of these statuses, and those that the door itself gives."""
+    content = {"application/json": {"schema": ERROR}}
+    return {
+        status: {"description": PROBLEMS[status]["description"], "content": content} for status in (401, 403, *statuses)
+    }
+
+
+def form_body(kind: type[BaseModel]) -> dict[str, Any]:
+    """A form with a file and these parameters; lists have `[]` behind their names."""
+    schema = kind.model_json_schema()
+    defined = schema.pop("$defs", {})
+    parts: dict[str, Any] = {"file": {"type": "string", "format": "binary"}}
+    for name, described in schema["properties"].items():
+        listed = described.get("type") == "array"
+        parts[f"{name}[]" if listed else name] = _inlined(described, defined)
+    form = {
+        "type": "object",
+        "properties": parts,
+        "required": ["file", *schema.get("required", [])],
+        "additionalProperties": False,
+    }
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}
+
+
+def json_body(kind: type[BaseModel]) -> dict[str, Any]:
+    """A JSON object with these parameters."""
+    schema = kind.model_json_schema()
+    defined = schema.pop("$defs", {})
+    inlined = _inlined(schema, defined)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined}}}}
+
+
+def _inlined(schema: Any, defined: dict[str, Any]) -> Any:
+    """The schema with what it refers to in place of the references."""
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            return _inlined(defined[schema["$ref"].rpartition("/")[2]], defined)
+        return {name: _inlined(value, defined) for name, value in schema.items()}
+    if isinstance(schema, list):
+        return [_inlined(each, defined) for each in schema]
+    return schema

@@ -1,0 +1,271 @@
+"""`/v1/audio/transcriptions` and `/v1/audio/translations`: a recording written down."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import Field, field_validator
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from chatapi.abilities.files import Files
+from chatapi.abilities.transcription import Dictation, Passage
+from chatapi.appliance import Appliance
+from chatapi.engines import Hearing, Segment
+from chatapi.errors import ChatapiError, Unprocessable
+from chatapi.faces.web import names
+from chatapi.faces.web.openai import transcripts
+from chatapi.faces.web.openai.asked import Parameters, understood
+from chatapi.faces.web.openai.described import form_body, problems
+from chatapi.faces.web.openai.uploads import Upload, received
+from chatapi.faces.web.problems import fault
+from chatapi.faces.web.sending import EVENTS, WorkingReply, body, encoded, start
+from chatapi.metrics import Metrics
+from chatapi.segmenter import Rules
+
+MEDIA_TYPES = {
+    "json": "application/json",
+    "verbose_json": "application/json",
+    "text": "text/plain",
+    "srt": "application/x-subrip",
+    "vtt": "text/vtt",
+}
+REFUSED = {
+    "keywords": "put them into prompt",
+    "languages": "give the one that is spoken as language, or none to have it detected",
+    "known_speaker_names": "who speaks is not told apart",
+    "known_speaker_references": "who speaks is not told apart",
+}
+"""What OpenAI's clients can ask of a transcription and is not done here."""
+
+
+class Translation(Parameters):
+    """What `/v1/audio/translations` takes beside the file."""
+
+    model: Annotated[str, Field(min_length=1, max_length=200)] = "default"
+    """whisper-1, default, or a name from /v1/models."""
+    prompt: Annotated[str, Field(max_length=8000)] = ""
+    """Text taken to have been said before: its names and style are rather written."""
+    response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
+    temperature: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0
+    """0 takes the likeliest word; higher is more varied."""
+
+    @property
+    def translated(self) -> bool:
+        return True
+
+    @property
+    def hearing(self) -> Hearing:
+        return Hearing(self.prompt, self.temperature, translate=True, tokens=self.response_format == "verbose_json")
+
+
+class ServerVad(Parameters):
+    """Where a recording is cut."""
+
+    type: Literal["server_vad"]
+    prefix_padding_ms: Annotated[int, Field(ge=0, le=5000)] = 300
+    """Kept before and after speech, as far as the pause has room for both."""
+    silence_duration_ms: Annotated[int, Field(ge=32, le=10_000)] = 200
+    """The shortest pause that cuts."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Probability from which a sound is speech."""
+
+
+class Transcription(Translation):
+    """What `/v1/audio/transcriptions` takes beside the file."""
+
+    language: Annotated[str, Field(min_length=1, max_length=20)] | None = None
+    """ISO 639-1 code of what is spoken; left out, it is detected."""
+    stream: bool = False
+    """Whether the text comes as it is understood, as server-sent events."""
+    include: tuple[Literal["logprobs"], ...] = ()
+    """logprobs: the tokens' log-probabilities, with response_format json."""
+    timestamp_granularities: tuple[Literal["word", "segment"], ...] = ()
+    """What has its times in verbose_json; segments where nothing is named."""
+    chunking_strategy: Literal["auto"] | ServerVad | None = None
+    """auto: cut at pauses, and heard as much at once as fits; or each stretch of speech by itself, by these rules."""
+
+    @field_validator("chunking_strategy", mode="before")
+    @classmethod
+    def _unpacked(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.lstrip().startswith("{"):
+            try:
+                return json.loads(value)
+            except (ValueError, RecursionError):
+                return value
+        return value
+
+    @property
+    def translated(self) -> bool:
+        return False
+
+    @property
+    def hearing(self) -> Hearing:
+        tokens = self.response_format == "verbose_json" or bool(self.include) or self.stream
+        return Hearing(self.prompt, self.temperature, words="word" in self.timestamp_granularities, tokens=tokens)
+
+    def check(self) -> None:
+        """What contradicts itself. Raises Unprocessable naming the parameter."""
+        form = self.response_format
+        if self.timestamp_granularities and form != "verbose_json":
+            raise _misfit("timestamp_granularities", f"goes with response_format verbose_json, not {form}")
+        if self.include and form != "json":
+            raise _misfit("include", f"goes with response_format json, not {form}")
+        if self.stream and form not in ("json", "text"):
+            raise _misfit("response_format", f"is {form}; with stream it can be json or text")
+
+
+def _misfit(param: str, told: str) -> Unprocessable:
+    return Unprocessable(f"{param} {told}", details={"param": param})
+
+
+def router(appliance: Appliance) -> APIRouter:
+    """Its routes."""
+    routes = APIRouter(prefix="/v1/audio")
+
+    @routes.post(
+        "/transcriptions",
+        summary="A recording of any length as text",
+        response_class=Response,
+        responses={200: _described(stream=True), **problems(400, 404, 408, 413, 415, 500, 503, 507)},
+        openapi_extra=form_body(Transcription),
+    )
+    async def transcriptions(request: Request) -> Response:
+        appliance.files.check_room()
+        upload = await received(request)
+        try:
+            asked = understood(Transcription, upload.fields, REFUSED)
+            asked.check()
+            names.model(appliance, "asr", asked.model)
+            dictation = Dictation(asked.language, asked.hearing, _rules(asked, appliance))
+        except BaseException:
+            await upload.aclose()
+            raise
+        return TranscriptReply(appliance.files, upload, dictation, asked, appliance.metrics)
+
+    @routes.post(
+        "/translations",
+        summary="A recording of any length in another language, as English text",
+        response_class=Response,
+        responses={200: _described(stream=False), **problems(400, 404, 408, 413, 415, 500, 503, 507)},
+        openapi_extra=form_body(Translation),
+    )
+    async def translations(request: Request) -> Response:
+        appliance.files.check_room()
+        upload = await received(request)
+        try:
+            asked = understood(Translation, upload.fields)
+            names.model(appliance, "asr", asked.model)
+            dictation = Dictation(None, asked.hearing)
+        except BaseException:
+            await upload.aclose()
+            raise
+        return TranscriptReply(appliance.files, upload, dictation, asked, appliance.metrics)
+
+    return routes
+
+
+def _rules(asked: Transcription, appliance: Appliance) -> Rules | None:
+    vad = asked.chunking_strategy
+    if not isinstance(vad, ServerVad):
+        return None
+    # A pause that just cuts has room for half of itself on either side.
+    pad = min(vad.prefix_padding_ms, vad.silence_duration_ms // 2)
+    shortest = appliance.transcription.rules.min_speech_ms
+    return Rules(vad.threshold, shortest, pad, vad.silence_duration_ms)
+
+
+def _described(stream: bool) -> dict[str, Any]:
+    """The good answers, for the OpenAPI document."""
+    text = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+    content: dict[str, Any] = {name: {"schema": {"type": "string"}} for name in MEDIA_TYPES.values()}
+    content["application/json"] = {"schema": text}
+    if stream:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    return {"description": "What was said.", "content": content}
+
+
+class TranscriptReply(WorkingReply):
+    """Works through the recording while it sends."""
+
+    def __init__(
+        self, files: Files, upload: Upload, dictation: Dictation, asked: Translation, metrics: Metrics
+    ) -> None:
+        super().__init__()
+        self._files = files
+        self._upload = upload
+        self._dictation = dictation
+        self._asked = asked
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._upload.aclose()
+
+    async def reply(self, send: Send) -> None:
+        if isinstance(self._asked, Transcription) and self._asked.stream:
+            await self._as_events(self._asked, send)
+            return
+        async with self._files.heard(self._upload.source, self._dictation) as passages:
+            found = [passage async for passage in passages]
+        content = self._written(found)
+        media_type = MEDIA_TYPES[self._asked.response_format]
+        await send(start(media_type, {"Content-Length": str(len(content))}))
+        await send(body(content, more=False))
+
+    def _written(self, passages: list[Passage]) -> bytes:
+        asked = self._asked
+        segments = [segment for passage in passages for segment in passage.segments]
+        if asked.response_format == "text":
+            return (transcripts.joined(segments) + "\n").encode("utf-8", "replace")
+        if asked.response_format == "srt":
+            return transcripts.srt(segments).encode("utf-8", "replace")
+        if asked.response_format == "vtt":
+            return transcripts.vtt(segments).encode("utf-8", "replace")
+        timed = asked.timestamp_granularities if isinstance(asked, Transcription) else ()
+        if asked.response_format == "verbose_json":
+            return encoded(transcripts.verbose(passages, timed or ("segment",), asked.translated, asked.temperature))
+        document: dict[str, Any] = {"text": transcripts.joined(segments)}
+        if isinstance(asked, Transcription) and asked.include:
+            document["logprobs"] = transcripts.logprobs(segments)
+        document["usage"] = transcripts.duration(passages[-1].done)
+        return encoded(document)
+
+    async def _as_events(self, asked: Transcription, send: Send) -> None:
+        begun = False
+        segments: list[Segment] = []
+        seconds = 0.0
+
+        async def event(data: dict[str, Any]) -> None:
+            nonlocal begun
+            if not begun:
+                begun = True
+                await send(start("text/event-stream", EVENTS))
+            await send(body(b"data: " + encoded(data) + b"\n\n"))
+
+        try:
+            async with self._files.heard(self._upload.source, self._dictation) as passages:
+                async for passage in passages:
+                    seconds = passage.done
+                    for each in passage.segments:
+                        before = transcripts.between(each) if segments else ""
+                        segments.append(each)
+                        await event(_delta(before + each.text.strip(), [each], asked))
+            done = {"type": "transcript.text.done", "text": transcripts.joined(segments)}
+            more = {"logprobs": transcripts.logprobs(segments)} if asked.include else {}
+            await event({**done, **more, "usage": transcripts.tokens(segments, seconds)})
+        except ChatapiError as error:
+            if not begun:
+                raise
+            self._metrics.errors.labels(error.code).inc()
+            await event({"type": "error", "error": fault(error)})
+        await send(body(b"", more=False))
+
+
+def _delta(text: str, segments: list[Segment], asked: Transcription) -> dict[str, Any]:
+    more = {"logprobs": transcripts.logprobs(segments)} if asked.include else {}
+    return {"type": "transcript.text.delta", "delta": text, **more}

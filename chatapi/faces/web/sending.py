@@ -1,0 +1,60 @@
+"""Replies that are sent while the work for them goes on, and what their messages are made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import anyio
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from chatapi.errors import alone
+
+
+class WorkingReply(Response):
+    """Works while it sends; a client who leaves ends the work."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(_leave_with_client, receive, group.cancel_scope)
+                await self.reply(send)
+                group.cancel_scope.cancel()
+        except Exception as error:
+            raise alone(error) from None
+
+    async def reply(self, send: Send) -> None:
+        """Send all of it; what is raised before the first message becomes a reply of its own."""
+        raise NotImplementedError
+
+
+def start(media_type: str, headers: Mapping[str, str] | None = None) -> Message:
+    """The first message of a reply that went well."""
+    raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
+    content_type = media_type + ("; charset=utf-8" if media_type.startswith("text/") else "")
+    return {"type": "http.response.start", "status": 200, "headers": [(b"content-type", content_type.encode()), *raw]}
+
+
+def body(data: bytes, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": more}
+
+
+def encoded(value: object) -> bytes:
+    """JSON."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def event_of(name: str, data: object) -> bytes:
+    """A server-sent event."""
+    return b"event: " + name.encode() + b"\ndata: " + encoded(data) + b"\n\n"
+
+
+EVENTS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""Headers of a stream of events, which nobody between is to hold back."""
+
+
+async def _leave_with_client(receive: Receive, scope: anyio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()

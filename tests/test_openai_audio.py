@@ -1,0 +1,515 @@
+"""`/v1/audio/transcriptions` and `/translations` with OpenAI's own clients, on echo engines and on the real models."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import re
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import openai
+import pytest
+from conftest import DEFAULTS, ECHO, MODELS, Running, Served, model, serving, tone, until, written
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+from openai import OpenAI
+
+from chatapi import settings
+from chatapi.abilities.transcription import Dictation
+from chatapi.audio import RATE, Audio, Samples, wav
+from chatapi.events import JobProgress, Transcript
+from chatapi.faces.web.openai.transcriptions import REFUSED, Transcription, Translation
+from chatapi.settings import Settings
+from chatapi.wer import words
+
+TRANSCRIPTIONS, TRANSLATIONS = "/v1/audio/transcriptions", "/v1/audio/translations"
+OF_THE_CLIENT = {"extra_headers", "extra_query", "extra_body", "timeout", "file"}
+CORPUS = Path(__file__).parent / "corpus" / "real"
+NODE = Path(__file__).with_name("node")
+
+
+def beeps(*seconds: float, pause: float = 2.0) -> Samples:
+    """Tones of these lengths, with silence before each and after the last."""
+    silence = np.zeros(int(pause * RATE), np.float32)
+    return np.concatenate([part for length in seconds for part in (silence, tone(length))] + [silence])
+
+
+def file(*seconds: float, pause: float = 2.0) -> bytes:
+    return wav(Audio(beeps(*seconds, pause=pause), RATE))
+
+
+SHORT, LONG = file(1.5), file(3, 6, 6, 12, 9)
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[OpenAI]:
+    with OpenAI(base_url=served.url + "/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+def lengths(text: str) -> list[float]:
+    return [float(found) for found in re.findall(r"heard ([\d.]+) seconds", text)]
+
+
+def test_a_short_recording_is_written_down_in_every_form(client: OpenAI) -> None:
+    def asked(form: Any) -> Any:
+        return client.audio.transcriptions.create(file=SHORT, model="whisper-1", response_format=form)
+
+    whole = asked("json")
+    assert lengths(whole.text) == [pytest.approx(1.9, abs=0.1)] and whole.usage.seconds == 6
+    assert asked("text") == whole.text + "\n"
+    assert re.fullmatch(rf"1\n00:00:01,\d+ --> 00:00:03,\d+\n{whole.text}\n\n", asked("srt"))
+    assert re.fullmatch(rf"WEBVTT\n\n00:00:01\.\d+ --> 00:00:03\.\d+\n{whole.text}\n\n", asked("vtt"))
+    verbose = asked("verbose_json")
+    assert (verbose.text, verbose.language, verbose.duration) == (whole.text, "en", 5.5)
+    [segment] = verbose.segments
+    assert 1.5 < segment.start < 2 < 3.5 < segment.end < 4
+    assert (segment.id, segment.avg_logprob, segment.no_speech_prob, len(segment.tokens)) == (0, 0, 0, 3)
+    assert verbose.words is None
+
+
+@pytest.mark.parametrize(("asked", "found"), [(["word"], "words"), (["segment"], "segments"), ([], "segments")])
+def test_times_are_those_that_were_asked_for(client: OpenAI, asked: Any, found: str) -> None:
+    verbose = client.audio.transcriptions.create(
+        file=LONG, model="whisper-1", response_format="verbose_json", timestamp_granularities=asked
+    )
+    other = {"words": "segments", "segments": "words"}[found]
+    assert getattr(verbose, found) and getattr(verbose, other) is None
+    times = [(each.start, each.end) for each in getattr(verbose, found)]
+    assert times == sorted(times) and all(0 <= start <= end <= verbose.duration for start, end in times)
+
+
+def test_both_kinds_of_times_are_given_where_both_are_asked_for(client: OpenAI) -> None:
+    verbose = client.audio.transcriptions.create(
+        file=SHORT,
+        model="whisper-1",
+        response_format="verbose_json",
+        timestamp_granularities=["word", "segment"],
+    )
+    assert verbose.words and verbose.words[0].word == "heard" and verbose.segments
+
+
+def test_a_recording_longer_than_a_turn_may_be_is_heard_to_its_end(echo_settings: Callable[..., Settings]) -> None:
+    with (
+        serving(echo_settings("limits.audio_seconds=10")) as small,
+        OpenAI(base_url=small.url + "/v1", api_key="none", max_retries=0) as client,
+    ):
+        said = client.audio.transcriptions.create(file=LONG, model="whisper-1", response_format="verbose_json")
+    assert said.duration == 48
+    heard = lengths(said.text)
+    assert len(heard) == 3 and sum(heard) == pytest.approx(36 + 5 * 0.4, abs=0.5)
+    assert [round(segment.start) for segment in said.segments or []] == [2, 7, 37]
+
+
+@pytest.mark.parametrize("codec", [("flac", "flac"), ("libmp3lame", "mp3"), ("libopus", "ogg"), ("aac", "mp4")])
+def test_whatever_can_be_decoded_is_taken_also_from_the_disk(client: OpenAI, codec: tuple[str, str]) -> None:
+    rate = 48_000
+    sound = np.concatenate([np.zeros(rate), tone(35, rate=rate), np.zeros(rate)]).astype(np.float32)
+    said = client.audio.transcriptions.create(file=written(sound, rate, *codec), model="whisper-1")
+    assert sum(lengths(said.text)) == pytest.approx(35.4, abs=0.5)
+
+
+def test_a_file_too_large_for_memory_is_read_where_it_lies(client: OpenAI) -> None:
+    sound = file(20, 20, 20)
+    assert len(sound) > 1 << 20
+    assert sum(lengths(client.audio.transcriptions.create(file=sound, model="whisper-1").text)) > 59
+
+
+def test_the_text_comes_in_pieces_that_are_the_whole(client: OpenAI) -> None:
+    *deltas, done = client.audio.transcriptions.create(file=LONG, model="whisper-1", stream=True)
+    assert {event.type for event in deltas} == {"transcript.text.delta"} and len(deltas) == 3
+    assert done.type == "transcript.text.done"
+    assert "".join(event.delta for event in deltas) == done.text  # type: ignore[union-attr]
+    assert done.usage is not None and done.usage.input_tokens == 480 and done.usage.output_tokens == 9
+
+
+class Held(io.BytesIO):
+    """A file whose end can be read only once somebody says so."""
+
+    def __init__(self, content: bytes, after: int) -> None:
+        super().__init__(content)
+        self._after = after
+        self.freed = threading.Event()
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() >= self._after and not self.freed.wait(20):
+            raise OSError("nobody wanted the rest")
+        return super().read(size)
+
+
+@pytest.mark.anyio
+async def test_what_is_understood_is_told_before_the_file_is_read(echo: Running) -> None:
+    held = Held(file(*[5] * 30), 100 * RATE * 2)
+    async with echo() as appliance:
+        async with appliance.files.heard(held, Dictation()) as passages:
+            found = []
+            async for passage in passages:
+                found.append(passage)
+                held.freed.set()
+        assert len(found[0].segments) == 1 and found[0].done < 100 < found[-1].done
+
+
+@pytest.mark.anyio
+async def test_the_command_line_follows_a_file_of_any_length(echo: Running, tmp_path: Path) -> None:
+    (tmp_path / "long.wav").write_bytes(LONG)
+    async with echo("limits.file_seconds=1") as appliance:
+        async with appliance.transcription.follow(tmp_path / "long.wav") as events:
+            found = [event async for event in events]
+    assert sum(isinstance(event, Transcript) for event in found) == 3
+    assert isinstance(found[-1], JobProgress) and found[-1].done == found[-1].total == 48
+
+
+def test_tokens_come_with_their_probabilities(client: OpenAI) -> None:
+    said = client.audio.transcriptions.create(file=SHORT, model="gpt-4o-transcribe", include=["logprobs"])
+    assert "".join(each.token or "" for each in said.logprobs or []).strip() == said.text
+    assert all(bytes(map(int, each.bytes or [])).decode() == each.token for each in said.logprobs or [])
+    delta, done = client.audio.transcriptions.create(file=SHORT, model="whisper-1", include=["logprobs"], stream=True)
+    assert delta.logprobs and done.logprobs and len(delta.logprobs) == len(done.logprobs)
+
+
+def test_language_prompt_and_temperature_reach_the_recogniser(client: OpenAI) -> None:
+    said = client.audio.transcriptions.create(
+        file=SHORT,
+        model="whisper-1",
+        language="de",
+        prompt="Nabu",
+        temperature=0.5,
+        response_format="verbose_json",
+    )
+    assert said.language == "de" and said.text.endswith("after Nabu at 0.5.")
+    assert said.segments is not None and said.segments[0].temperature == 0.5
+
+
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+def test_a_translation_is_english(client: OpenAI) -> None:
+    assert "in English" in client.audio.translations.create(file=SHORT, model="whisper-1").text
+    assert "in English" not in client.audio.transcriptions.create(file=SHORT, model="whisper-1").text
+    for form in ("text", "srt", "vtt"):
+        told: Any = client.audio.translations.create(file=SHORT, model="whisper-1", response_format=form, prompt="Nabu")
+        assert "in English after Nabu" in told
+    verbose = client.audio.translations.create(
+        file=SHORT, model="whisper-1", response_format="verbose_json", temperature=0.2
+    )
+    assert verbose.language == "english" and verbose.segments and verbose.text.endswith("at 0.2.")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "parts"),
+    [
+        ("auto", 1),
+        ({"type": "server_vad"}, 3),
+        ({"type": "server_vad", "silence_duration_ms": 1500}, 1),
+        ({"type": "server_vad", "prefix_padding_ms": 0, "silence_duration_ms": 300}, 3),
+        ({"type": "server_vad", "threshold": 0.9}, 3),
+    ],
+)
+def test_a_recording_is_cut_as_it_is_asked_to_be(client: OpenAI, strategy: Any, parts: int) -> None:
+    said = client.audio.transcriptions.create(
+        file=file(1, 2, 1, pause=0.8), model="whisper-1", chunking_strategy=strategy
+    )
+    assert len(lengths(said.text)) == parts
+
+
+def test_a_recording_of_silence_has_no_words(client: OpenAI) -> None:
+    silence = wav(Audio(np.zeros(3 * RATE, np.float32), RATE))
+    assert client.audio.transcriptions.create(file=silence, model="whisper-1").text == ""
+    [done] = client.audio.transcriptions.create(file=silence, model="whisper-1", stream=True)
+    assert done.type == "transcript.text.done" and done.text == ""
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "refused"),
+    [("transcriptions", Transcription, set(REFUSED)), ("translations", Translation, set())],
+)
+def test_every_parameter_of_the_client_is_honoured_or_refused_by_name(call: str, kind: Any, refused: set[str]) -> None:
+    create = getattr(OpenAI(api_key="none").audio, call).create
+    assert set(inspect.signature(create).parameters) - OF_THE_CLIENT == set(kind.model_fields) | refused
+
+
+@pytest.mark.parametrize(
+    ("changed", "param"),
+    [
+        ({"keywords[]": "Nabu"}, "keywords"),
+        ({"languages[]": ["en", "de"]}, "languages"),
+        ({"known_speaker_names[]": "Ann"}, "known_speaker_names"),
+        ({"known_speaker_references[]": "data:audio/wav;base64,"}, "known_speaker_references"),
+        ({"response_format": "diarized_json"}, "response_format"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": "1.5"}, "temperature"),
+        ({"temperature": "nan"}, "temperature"),
+        ({"language": "xx"}, "language"),
+        ({"stream": "perhaps"}, "stream"),
+        ({"stream": "true", "response_format": "srt"}, "response_format"),
+        ({"include[]": "secrets"}, "include"),
+        ({"include[]": "logprobs", "response_format": "text"}, "include"),
+        ({"timestamp_granularities[]": "word"}, "timestamp_granularities"),
+        ({"timestamp_granularities[]": "hour", "response_format": "verbose_json"}, "timestamp_granularities"),
+        ({"chunking_strategy": "never"}, "chunking_strategy"),
+        ({"chunking_strategy": '{"type": "server_vad", "threshold": 2}'}, "chunking_strategy"),
+        ({"chunking_strategy": "{"}, "chunking_strategy"),
+        ({"chunking_strategy[kind]": "server_vad"}, "chunking_strategy"),
+        ({"prompt": "a" * 8001}, "prompt"),
+        ({"model": ["a", "b"]}, "model"),
+        ({"volume": "11"}, "volume"),
+        ({"model": ["whisper-1"], "model[]": ["whisper-1"]}, "model"),
+    ],
+)
+def test_what_cannot_be_done_is_named(served: Served, changed: dict[str, Any], param: str) -> None:
+    reply = served.client.post(TRANSCRIPTIONS, data={"model": "whisper-1", **changed}, files={"file": SHORT})
+    error = reply.json()["error"]
+    assert (reply.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param), error
+    assert param in error["message"] or "language" in error["message"]
+
+
+def test_a_model_that_is_not_here_is_not_found(client: OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.audio.transcriptions.create(file=SHORT, model="parakeet")
+    assert caught.value.code == "model_not_found" and caught.value.param == "model"
+
+
+def film() -> bytes:
+    """A video that nobody says anything in."""
+    made = io.BytesIO()
+    with av.open(made, "w", format="mp4") as out:
+        stream = out.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 32  # type: ignore[union-attr]
+        for shade in (0, 255):
+            picture = av.VideoFrame.from_ndarray(np.full((32, 32, 3), shade, np.uint8), format="rgb24")
+            out.mux(stream.encode(picture))  # type: ignore[union-attr]
+        out.mux(stream.encode(None))  # type: ignore[union-attr]
+    return made.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "empty"),
+        (b"hello, this is no sound", "text, not audio"),
+        (bytes(range(256)) * 40, "not audio"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(500), "not audio"),
+        (SHORT[:3000], "cut off"),
+        (SHORT[:40], "ends in its header"),
+        (film(), "no audio track"),
+        (b"ID3" + bytes(2 << 20), "damaged"),
+    ],
+    ids=["empty", "text", "bytes", "picture", "half", "header", "film", "large"],
+)
+@pytest.mark.parametrize("path", [TRANSCRIPTIONS, TRANSLATIONS])
+def test_what_is_no_sound_is_told_so(served: Served, path: str, content: bytes, told: str) -> None:
+    reply = served.client.post(path, data={"model": "whisper-1"}, files={"file": content})
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"]) == (400, "bad_audio") and told in error["message"]
+
+
+@pytest.mark.parametrize("stream", ["true", "false"])
+def test_a_recording_that_is_too_long_is_refused(echo_settings: Callable[..., Settings], stream: str) -> None:
+    with serving(echo_settings("limits.file_seconds=40")) as small:
+        reply = small.client.post(TRANSCRIPTIONS, data={"stream": stream}, files={"file": LONG})
+        assert (reply.status_code, reply.json()["error"]["code"]) == (413, "audio_too_long")
+        # Its header does not say how long it is.
+        endless = LONG[:40] + b"\xff\xff\xff\xff" + LONG[44:]
+        reply = small.client.post(TRANSCRIPTIONS, data={"stream": stream}, files={"file": endless})
+        if stream == "true":
+            last = json.loads(reply.text.strip().splitlines()[-1].removeprefix("data: "))
+            assert last["error"]["code"] == "audio_too_long"
+        else:
+            assert (reply.status_code, reply.json()["error"]["code"]) == (413, "audio_too_long")
+
+
+@pytest.mark.parametrize(
+    ("fields", "files", "code"),
+    [
+        ({}, {"other": SHORT}, "missing_file"),
+        ({"file": "text"}, {"other": ("a", b"")}, "invalid_form"),
+        ({}, {"file": SHORT, "prompt": ("p.txt", b"a")}, "invalid_form"),
+        ({str(number): "x" for number in range(60)}, {"file": SHORT}, "invalid_form"),
+        ({"prompt": "a" * 100_000}, {"file": SHORT}, "invalid_form"),
+    ],
+)
+def test_a_wrong_form_is_refused(served: Served, fields: dict[str, Any], files: dict[str, Any], code: str) -> None:
+    reply = served.client.post(TRANSCRIPTIONS, data=fields, files=files)
+    assert reply.status_code == 400 and reply.json()["error"]["code"] in (code, "missing_file")
+
+
+def form(boundary: str, content: bytes, end: str = "--") -> bytes:
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+    return head.encode() + content + f"\r\n--{boundary}{end}\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type", "status"),
+    [
+        (b"", "multipart/form-data; boundary=x", 400),
+        (form("x", SHORT)[:5000], "multipart/form-data; boundary=x", 400),
+        (form("y", SHORT), "multipart/form-data; boundary=x", 400),
+        (form("x", SHORT), "multipart/form-data", 400),
+        (b"--x\r\nnonsense", "multipart/form-data; boundary=x", 400),
+        (SHORT, "audio/wav", 415),
+        (b"{}", "application/json", 415),
+        (b"", "", 415),
+    ],
+)
+def test_a_body_that_is_no_form_is_refused(served: Served, body: bytes, media_type: str, status: int) -> None:
+    headers = {"content-type": media_type} if media_type else {}
+    reply = served.client.post(TRANSCRIPTIONS, content=body, headers=headers)
+    assert reply.status_code == status and reply.json()["error"]["message"]
+
+
+def test_a_hundred_megabytes_are_refused_before_they_arrive(served: Served) -> None:
+    with socket.create_connection(("127.0.0.1", served.port)) as plain:
+        head = f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {100 << 20}\r\n"
+        plain.sendall(head.encode() + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n")
+        assert plain.recv(1000).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_client_that_stalls_in_its_form_is_told_and_holds_nothing(echo_settings: Callable[..., Settings]) -> None:
+    with serving(echo_settings("server.body_seconds=0.3")) as quick:
+        with socket.create_connection(("127.0.0.1", quick.port)) as plain:
+            head = f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n"
+            plain.sendall(head.encode() + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n")
+            assert plain.recv(1000).startswith(b"HTTP/1.1 408 ")
+        assert quick.appliance.gate.used == 0
+
+
+@given(
+    names=st.lists(st.sampled_from(["file", "file[]", "model", "stream", "include[]", "chunking_strategy[type]", "["])),
+    content=st.binary(max_size=60) | st.just(SHORT),
+    cut=st.integers(0, 400) | st.none(),
+)
+@effort(max_examples=80, deadline=None)
+def test_no_form_is_an_error_of_ours(one: Served, names: list[str], content: bytes, cut: int | None) -> None:
+    parts = [
+        f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="a"\r\n\r\n'.encode()
+        if name.startswith("file")
+        else f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode()
+        for name in names
+    ]
+    body = b"".join(part + content + b"\r\n" for part in parts) + b"--x--\r\n"
+    body = body if cut is None else body[:cut] + body[cut + 3 :]
+    reply = one.client.post(TRANSCRIPTIONS, content=body, headers={"content-type": "multipart/form-data; boundary=x"})
+    assert reply.status_code < 500, reply.text
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    data = tmp_path_factory.mktemp("data")
+    with serving(settings.load([*ECHO, f"data={data}"], environ={}).settings) as running:
+        yield running
+
+
+@pytest.mark.parametrize("gate", ["gate", "long"])
+def test_a_full_box_refuses_and_says_when_to_come_again(echo_settings: Callable[..., Settings], gate: str) -> None:
+    with serving(echo_settings("limits.concurrent=1", "limits.queue=0", "limits.audio_seconds=10")) as full:
+        held = full.appliance.gate if gate == "gate" else full.appliance.files.long
+        full.run(held.acquire)
+        reply = full.client.post(TRANSCRIPTIONS, files={"file": LONG})
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "busy")
+        assert int(reply.headers["retry-after"]) >= 1
+        held.release()
+        assert full.client.post(TRANSCRIPTIONS, files={"file": LONG}).status_code == 200
+        counted = full.client.get("/metrics").text
+        assert "chatapi_turns_refused_total 1.0" in counted
+        assert 'chatapi_turns_total{heard="voice",kind="file",reply="text",result="ok"} 1.0' in counted
+
+
+def test_long_recordings_leave_room_for_turns(echo_settings: Callable[..., Settings]) -> None:
+    with serving(echo_settings("limits.concurrent=2", "limits.audio_seconds=10")) as busy:
+        busy.run(busy.appliance.files.long.acquire)
+        with pytest.raises(openai.APITimeoutError):
+            with OpenAI(base_url=busy.url + "/v1", api_key="none", max_retries=0, timeout=0.5) as client:
+                client.audio.transcriptions.create(file=LONG, model="whisper-1")
+        assert busy.client.post("/completion", json={"prompt": "Hello"}).status_code == 200
+        assert busy.client.post(TRANSCRIPTIONS, files={"file": SHORT}).status_code == 200
+        busy.run(lambda: until(lambda: busy.appliance.files.long.waiting == 0))
+
+
+def test_who_leaves_stops_the_work(echo_settings: Callable[..., Settings]) -> None:
+    with serving(echo_settings("echo.delay=0.002")) as slow:
+        with socket.create_connection(("127.0.0.1", slow.port)) as plain:
+            body = form("x", LONG)
+            head = f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+            plain.sendall(head.encode() + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + body)
+            slow.run(lambda: until(lambda: slow.appliance.engines.vad.gate.used == 1))
+        slow.run(lambda: until(lambda: slow.appliance.gate.used == slow.appliance.engines.vad.gate.used == 0))
+        assert slow.client.post(TRANSCRIPTIONS, files={"file": SHORT}).status_code == 200
+
+
+def test_a_turn_is_heard_while_a_long_recording_is_worked_through(echo_settings: Callable[..., Settings]) -> None:
+    with serving(echo_settings("echo.delay=0.001", "limits.audio_seconds=10")) as box:
+        found: list[int] = []
+
+        def long() -> None:
+            found.append(box.client.post(TRANSCRIPTIONS, files={"file": file(*[8] * 5)}).status_code)
+
+        thread = threading.Thread(target=long)
+        thread.start()
+        box.run(lambda: until(lambda: box.appliance.files.long.used == 1))
+        reply = box.client.post("/completion", content=SHORT, headers={"content-type": "audio/wav"})
+        assert reply.status_code == 200 and box.appliance.files.long.used == 1
+        thread.join()
+        assert found == [200]
+
+
+@pytest.mark.skipif(
+    shutil.which("node") is None or not (NODE / "node_modules").is_dir(), reason="needs node and tests/node"
+)
+def test_the_client_for_node_does_the_same(served: Served, tmp_path: Path) -> None:
+    (tmp_path / "long.wav").write_bytes(LONG)
+    ran = subprocess.run(
+        ["node", NODE / "audio.mjs", served.url + "/v1", tmp_path / "long.wav"],
+        capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr.decode()
+    found = json.loads(ran.stdout)
+    assert found["text"] == found["streamed"] == found["deltas"] and len(lengths(found["text"])) == 3
+    assert "in English" in found["translated"] and found["srt"].startswith("1\n00:00:0")
+    assert len(found["words"]) == 9 and found["param"] == "temperature" and found["spoken"] > 1000
+
+
+@pytest.mark.real
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+def test_real_speech_is_written_down_with_its_times(box: Served) -> None:
+    with OpenAI(base_url=box.url + "/v1", api_key="none", max_retries=0, timeout=60) as client:
+        said = client.audio.transcriptions.create(
+            file=CORPUS / "two_cities-00.flac",
+            model="whisper-1",
+            language="en",
+            response_format="verbose_json",
+            timestamp_granularities=["word", "segment"],
+        )
+        expected = words("It was the best of times, it was the worst of times")
+        assert words(said.text) == [word.word.lower() for word in said.words or []] == expected
+        starts = [word.start for word in said.words or []]
+        # The pause after the first half is at 1.8 s.
+        assert starts == sorted(starts) and starts[5] < 1.8 < starts[6] + 0.2
+        with pytest.raises(openai.BadRequestError, match="cannot translate") as caught:
+            client.audio.translations.create(file=CORPUS / "two_cities-00.flac", model="whisper-1")
+        assert caught.value.param == "model"
+
+
+@pytest.mark.real
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+def test_french_is_translated_by_a_multilingual_model(tmp_path_factory: pytest.TempPathFactory) -> None:
+    model("whisper-base")
+    data = tmp_path_factory.mktemp("data")
+    (data / "models").symlink_to(MODELS / "models")
+    chosen = ["asr.engine=whisper_cpp", "asr.model=whisper-base", "vad.engine=silero"]
+    with (
+        serving(settings.load([*DEFAULTS, *ECHO, *chosen, f"data={data}"], environ={}).settings) as many,
+        OpenAI(base_url=many.url + "/v1", api_key="none", max_retries=0, timeout=60) as client,
+    ):
+        french = CORPUS / "fr-pangrama.flac"
+        said = client.audio.transcriptions.create(file=french, model="whisper-1", response_format="verbose_json")
+        assert said.language == "fr" and "juge" in words(said.text)
+        english = client.audio.translations.create(file=french, model="whisper-1").text
+        assert {"old", "judge"} & set(words(english)) and "juge" not in words(english)

@@ -1,0 +1,240 @@
+"""`/v1/audio/speech` with OpenAI's own client, on echo engines; at the end, what is spoken is understood."""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+from conftest import ECHO, Served, serving, until
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
+from openai import OpenAI
+
+from chatapi import settings
+from chatapi.audio import RATE, Audio, decode, wav
+from chatapi.encoding import FORMATS, PCM_RATE
+from chatapi.faces.web.openai.speech import REFUSED, Speech
+from chatapi.settings import Settings
+from chatapi.wer import words
+
+TEXT = "One two three four five. Six seven eight nine. Ten."
+SPOKEN = 10 * 0.06
+"""Seconds that the echo voice takes for it."""
+OF_THE_CLIENT = {"extra_headers", "extra_query", "extra_body", "timeout"}
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[OpenAI]:
+    with OpenAI(base_url=served.url + "/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+def seconds(form: str, file: bytes) -> float:
+    return len(file) / 2 / PCM_RATE if form == "pcm" else decode(file).seconds
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_is_spoken(client: OpenAI, form: Any) -> None:
+    reply = client.audio.speech.create(input=TEXT, model="tts-1", voice="alloy", response_format=form)
+    assert reply.response.headers["content-type"] == FORMATS[form].media_type
+    assert SPOKEN - 0.01 < seconds(form, reply.read()) < SPOKEN + 0.15
+
+
+def test_mp3_is_what_nobody_asked_for_otherwise(client: OpenAI) -> None:
+    reply = client.audio.speech.create(input=TEXT, model="tts-1", voice="alloy")
+    assert reply.response.headers["content-type"] == "audio/mpeg"
+
+
+@pytest.mark.parametrize(("speed", "length"), [(0.25, 4), (0.5, 2), (1, 1), (4, 0.25)])
+def test_speed_is_that_of_the_voice(client: OpenAI, speed: float, length: float) -> None:
+    reply = client.audio.speech.create(input=TEXT, model="tts-1", voice="alloy", response_format="wav", speed=speed)
+    assert decode(reply.read()).seconds == pytest.approx(SPOKEN * length, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("asked", "hertz"),
+    [
+        ({"model": "tts-1", "voice": "alloy"}, 440),
+        ({"model": "tts-1", "voice": "echo-high"}, 880),
+        ({"model": "default", "voice": {"id": "echo-high"}}, 880),
+        ({"model": "echo-high", "voice": "default"}, 880),
+        ({"model": "echo-high", "voice": "echo"}, 440),
+    ],
+)
+def test_a_voice_is_asked_for_by_name_by_id_and_as_a_model(client: OpenAI, asked: Any, hertz: int) -> None:
+    sound = decode(client.audio.speech.create(input="word " * 20, response_format="wav", **asked).read())
+    found = float(np.abs(np.fft.rfft(sound.samples)).argmax()) / sound.seconds
+    assert found == pytest.approx(hertz, abs=20)
+
+
+def test_events_carry_the_same_file_and_end_with_the_usage(served: Served, client: OpenAI) -> None:
+    asked = {"input": TEXT, "model": "tts-1", "voice": "alloy", "response_format": "wav", "stream_format": "sse"}
+    with served.client.stream("POST", "/v1/audio/speech", json=asked) as reply:
+        assert reply.headers["content-type"].startswith("text/event-stream")
+        events = [json.loads(line.removeprefix("data: ")) for line in reply.iter_lines() if line]
+    *deltas, done = events
+    assert {event["type"] for event in deltas} == {"speech.audio.delta"} and len(deltas) > 1
+    whole = client.audio.speech.create(input=TEXT, model="tts-1", voice="alloy", response_format="wav").read()
+    assert b"".join(base64.b64decode(event["audio"]) for event in deltas) == whole
+    assert done == {
+        "type": "speech.audio.done",
+        "usage": {"input_tokens": 10, "output_tokens": 12, "total_tokens": 22},
+    }
+
+
+def test_sound_leaves_before_the_last_sentence_is_spoken_and_who_leaves_stops_the_voice(
+    echo_settings: Callable[..., Settings],
+) -> None:
+    with serving(echo_settings("echo.delay=0.05")) as slow:
+        tts, before = slow.appliance.engines.tts, slow.appliance.engines.tts.given
+        asked = {"input": "This is said. " * 100, "model": "tts-1", "voice": "alloy", "response_format": "pcm"}
+        with slow.client.stream("POST", "/v1/audio/speech", json=asked) as reply:
+            assert next(reply.iter_bytes())
+            assert tts.given - before < 100
+        slow.run(lambda: until(lambda: tts.gate.used == slow.appliance.gate.used == 0))
+        assert tts.given - before < 100
+
+
+def test_voices_are_listed_with_what_they_speak(client: OpenAI, served: Served) -> None:
+    listed = served.client.get("/v1/audio/voices").json()
+    assert [(voice["id"], voice["language"], voice["rate"], voice["default"]) for voice in listed["data"]] == [
+        ("echo", "en", RATE, True),
+        ("echo-high", "en", RATE, False),
+    ]
+
+
+def test_every_parameter_of_the_client_is_honoured_or_refused_by_name() -> None:
+    known = set(inspect.signature(OpenAI(api_key="none").audio.speech.create).parameters) - OF_THE_CLIENT
+    assert known == set(Speech.model_fields) | set(REFUSED)
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "code", "param"),
+    [
+        ({"input": ""}, 400, "invalid_value", "input"),
+        ({"input": 5}, 400, "invalid_value", "input"),
+        ({"input": "♪ *** -- !?"}, 400, "empty_text", None),
+        ({"input": " \n\t"}, 400, "empty_text", None),
+        ({"input": "a" * 8001}, 413, "prompt_too_long", "input"),
+        ({"model": "gpt-4"}, 404, "model_not_found", "model"),
+        ({"voice": "nobody"}, 400, "unknown_voice", "voice"),
+        ({"voice": {"name": "echo"}}, 400, "invalid_value", "voice"),
+        ({"voice": 7}, 400, "invalid_value", "voice"),
+        ({"response_format": "midi"}, 400, "invalid_value", "response_format"),
+        ({"speed": "fast"}, 400, "invalid_value", "speed"),
+        ({"speed": 5}, 400, "invalid_value", "speed"),
+        ({"speed": 0}, 400, "invalid_value", "speed"),
+        ({"stream_format": "smoke"}, 400, "invalid_value", "stream_format"),
+        ({"instructions": "Sing."}, 400, "unsupported_parameter", "instructions"),
+        ({"pitch": 2}, 400, "unknown_parameter", "pitch"),
+    ],
+)
+def test_what_is_wrong_is_named_in_openais_form(
+    served: Served, changed: dict[str, Any], status: int, code: str, param: str | None
+) -> None:
+    asked = {"input": TEXT, "model": "tts-1", "voice": "alloy", **changed}
+    reply = served.client.post("/v1/audio/speech", json=asked)
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"], error["param"]) == (status, code, param)
+    assert error["type"] == "invalid_request_error" and error["message"]
+
+
+@pytest.mark.parametrize(
+    ("content", "media_type", "status"),
+    [
+        (b"", "application/json", 400),
+        (b"{", "application/json", 400),
+        (b"\xff", "application/json", 400),
+        (b"[" * 100_000, "application/json", 400),
+        (b"[]", "application/json", 400),
+        (b'{"input": "\\ud800\\u0000", "voice": "alloy"}', "application/json", 400),
+        (b"input=hello", "application/x-www-form-urlencoded", 415),
+        (b"", "", 415),
+    ],
+)
+def test_a_body_that_is_none_is_refused(served: Served, content: bytes, media_type: str, status: int) -> None:
+    headers = {"content-type": media_type} if media_type else {}
+    reply = served.client.post("/v1/audio/speech", content=content, headers=headers)
+    assert reply.status_code == status and reply.json()["error"]["message"]
+
+
+def test_empty_instructions_ask_for_nothing(client: OpenAI) -> None:
+    assert client.audio.speech.create(input=TEXT, model="tts-1", voice="alloy", instructions="").read()
+
+
+def test_what_fails_in_the_middle_is_an_event_or_a_broken_file_and_never_a_whole_one(
+    echo_settings: Callable[..., Settings],
+) -> None:
+    with serving(echo_settings("echo.delay=0.05", "limits.turn_seconds=0.3")) as slow:
+        asked = {"input": "One. " * 40, "model": "tts-1", "voice": "alloy", "response_format": "wav", "speed": 4}
+        with slow.client.stream("POST", "/v1/audio/speech", json={**asked, "stream_format": "sse"}) as reply:
+            events = [json.loads(line.removeprefix("data: ")) for line in reply.iter_lines() if line]
+        assert [event["type"] for event in (events[0], events[-1])] == ["speech.audio.delta", "error"]
+        assert events[-1]["error"]["code"] == "deadline_exceeded"
+        with pytest.raises(httpx.RemoteProtocolError):
+            slow.client.post("/v1/audio/speech", json=asked)
+        counted = slow.client.get("/metrics").text
+        assert 'chatapi_turns_total{heard="text",kind="file",reply="voice",result="deadline_exceeded"} 2.0' in counted
+
+
+def test_a_full_box_says_when_to_come_again(echo_settings: Callable[..., Settings]) -> None:
+    with serving(echo_settings("limits.concurrent=1", "limits.queue=0")) as full:
+        full.run(full.appliance.gate.acquire)
+        with OpenAI(base_url=full.url + "/v1", api_key="none", max_retries=0) as client:
+            with pytest.raises(openai.InternalServerError) as caught:
+                client.audio.speech.create(input=TEXT, model="tts-1", voice="alloy")
+            assert caught.value.status_code == 503 and int(caught.value.response.headers["retry-after"]) >= 1
+            full.appliance.gate.release()
+            assert client.audio.speech.create(input=TEXT, model="tts-1", voice="alloy").read()
+
+
+@given(
+    asked=st.dictionaries(
+        st.sampled_from(["input", "model", "voice", "response_format", "speed", "stream_format", "other"]),
+        st.none() | st.booleans() | st.floats() | st.text(max_size=30) | st.dictionaries(st.text(), st.text()),
+    )
+)
+@effort(max_examples=60, deadline=None)
+def test_no_request_is_an_error_of_ours(one: Served, asked: dict[str, Any]) -> None:
+    reply = one.client.post(
+        "/v1/audio/speech", content=json.dumps(asked).encode(), headers={"content-type": "application/json"}
+    )
+    assert reply.status_code < 500, reply.text
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    data = tmp_path_factory.mktemp("data")
+    with serving(settings.load([*ECHO, f"data={data}"], environ={}).settings) as running:
+        yield running
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("form", FORMATS)
+def test_what_is_spoken_in_every_format_is_understood(box: Served, form: Any) -> None:
+    text = "The quick brown fox jumps over the lazy dog. It was the best of times."
+    with OpenAI(base_url=box.url + "/v1", api_key="none", max_retries=0, timeout=60) as client:
+        spoken = client.audio.speech.create(input=text, model="tts-1", voice="nova", response_format=form).read()
+        if form == "pcm":
+            spoken = wav(Audio(np.frombuffer(spoken, "<i2").astype(np.float32) / 32767, PCM_RATE))
+        heard = client.audio.transcriptions.create(file=spoken, model="whisper-1").text
+    assert words(heard) == words(text)
+
+
+@pytest.mark.real
+def test_a_real_voice_speaks_as_fast_as_it_is_asked_to(box: Served) -> None:
+    asked = {"input": "This is said at some speed, and it takes a while.", "voice": "alloy", "response_format": "wav"}
+    slow, plain, fast = (
+        decode(box.client.post("/v1/audio/speech", json={**asked, "speed": speed}).content).seconds
+        for speed in (0.5, 1, 2)
+    )
+    # Each phoneme lasts a whole number of frames, at least one.
+    assert 1.5 < slow / plain < 2.2 and 1.4 < plain / fast < 2.2
