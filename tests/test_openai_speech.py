@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+import jiwer
 import numpy as np
 import openai
 import pytest
@@ -226,7 +227,8 @@ def test_what_is_spoken_in_every_format_is_understood(box: Served, form: Any) ->
         if form == "pcm":
             spoken = wav(Audio(np.frombuffer(spoken, "<i2").astype(np.float32) / 32767, PCM_RATE))
         heard = client.audio.transcriptions.create(file=spoken, model="whisper-1").text
-    assert words(heard) == words(text)
+    # Piper says it another way each time, and the smallest recogniser may miss a word of it.
+    assert jiwer.wer(" ".join(words(text)), " ".join(words(heard))) < 0.3
 
 
 @pytest.mark.real
