@@ -18,6 +18,8 @@ FLOORS = {
         "compiling",
         "chat_template",
         "corpus",
+        "exchange",
+        "function_calls",
         "openmp",
         "providers",
         "heap",

@@ -147,6 +147,8 @@ class Sampling:
     """How many of the likeliest tokens are told at each place, 0 to 20; None: nothing of the tokens is told."""
     schema: Mapping[str, Any] | None = None
     """JSON schema that the whole answer fits."""
+    strict: bool = False
+    """Whether the schema, where it is only passed on, is to be followed to the letter; engines of ours always do."""
     tools: tuple[Tool, ...] = ()
     tool_choice: str = "auto"
     """auto, required, none, or a tool's name after a colon."""
