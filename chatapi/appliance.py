@@ -16,6 +16,7 @@ import psutil
 
 from chatapi import engines, memory
 from chatapi.abilities.answering import Answering
+from chatapi.abilities.chat import Chat
 from chatapi.abilities.conversation import Conversation
 from chatapi.abilities.live import Live
 from chatapi.abilities.speaking import Speaking
@@ -89,6 +90,7 @@ class Appliance:
         self.conversation = Conversation(
             self.transcription, self.speaking, self.answering, self.history, self.gate, settings, self.metrics
         )
+        self.chat = Chat(self.transcription, self.answering, self.gate, settings, self.metrics)
         self.live = Live(
             self.engines, self.transcription, self.speaking, self.answering, self.history, settings, self.metrics
         )

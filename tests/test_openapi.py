@@ -28,6 +28,9 @@ OPERATIONS = [
     ("/mic/press", "POST"),
     ("/mic/release", "POST"),
     ("/mic/wake", "POST"),
+    ("/v1/models", "GET"),
+    ("/v1/models/{model}", "GET"),
+    ("/v1/chat/completions", "POST"),
 ]
 SOUND = wav(Audio(tone(0.3), RATE))
 

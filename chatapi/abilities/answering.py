@@ -13,7 +13,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from chatapi.abilities.prompts import P, Prompt, Question
 from chatapi.abilities.speaking import Speaking
-from chatapi.engines import ContextOverflow, LanguageModel, Message, Piece, Sampling, Voice
+from chatapi.engines import ContextOverflow, LanguageModel, Message, Piece, Sampling, Skill, Voice
 from chatapi.errors import ChatapiError
 from chatapi.events import Called, Event, TextDelta
 from chatapi.gate import Priority
@@ -155,6 +155,11 @@ class Answering:
         return self._llm.engine.continues
 
     @property
+    def can(self) -> frozenset[Skill]:
+        """What more the model's engine can be asked."""
+        return self._llm.engine.can
+
+    @property
     def speaking(self) -> Speaking:
         return self._speaking
 
@@ -194,7 +199,7 @@ class _Run:
                 before = tokens
             except ContextOverflow as overflow:
                 prompt = prompt.shortened(overflow, self._ability.sampling(self._manner))
-        if not reply.strip() and not self._manner.verbatim:
+        if not (reply.strip() or last.calls or self._manner.verbatim):
             reply = self._ability.no_answer
             await self._send(TextDelta(reply))
             await self._hand_over(cutter.feed(reply), pieces)

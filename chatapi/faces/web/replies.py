@@ -38,7 +38,7 @@ class TurnReply(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(_leave_with_client, receive, group.cancel_scope)
+                group.start_soon(leave_with_client, receive, group.cancel_scope)
                 async with self._conversation.take(self._asked.turn) as events:
                     await self._told(events, send)
                 group.cancel_scope.cancel()
@@ -58,11 +58,11 @@ class TurnReply(Response):
         async for event in events:
             collected.add(event)
         if self._asked.kind == "wav":
-            body, media_type, headers = wav(collected.sound()), "audio/wav", collected.headers(whole=True)
+            data, media_type, headers = wav(collected.sound()), "audio/wav", collected.headers(whole=True)
         else:
-            body, media_type, headers = _json(collected.document()), "application/json", {}
-        await send(_start(media_type, {"Content-Length": str(len(body)), **headers}))
-        await send(_body(body, more=False))
+            data, media_type, headers = _json(collected.document()), "application/json", {}
+        await send(start(media_type, {"Content-Length": str(len(data)), **headers}))
+        await send(body(data, more=False))
 
     async def _as_growing_wav(self, events: AsyncIterator[Event], send: Send, collected: _Collected) -> None:
         rate = 0
@@ -71,12 +71,12 @@ class TurnReply(Response):
             if isinstance(event, Speech):
                 if not rate:
                     rate = event.audio.rate
-                    await send(_start("audio/wav", collected.headers(whole=False)))
-                    await send(_body(wav_header(rate)))
-                await send(_body(event.audio.at(rate).pcm16()))
+                    await send(start("audio/wav", collected.headers(whole=False)))
+                    await send(body(wav_header(rate)))
+                await send(body(event.audio.at(rate).pcm16()))
         if not rate:
             raise OurFault("the answer has no sound")
-        await send(_body(b"", more=False))
+        await send(body(b"", more=False))
 
     async def _as_events(self, events: AsyncIterator[Event], send: Send, collected: _Collected) -> None:
         begun = False
@@ -87,16 +87,16 @@ class TurnReply(Response):
                 # The start alone is not worth a reply: what fails right after it still gets a proper status.
                 if not begun and not isinstance(event, TurnStarted):
                     begun = True
-                    await send(_start("text/event-stream", {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}))
-                    await send(_body(_event("start", {"id": request_id.get(), "conversation": collected.conversation})))
+                    await send(start("text/event-stream", {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}))
+                    await send(body(_event("start", {"id": request_id.get(), "conversation": collected.conversation})))
                 if begun:
-                    await send(_body(_event(name, data)))
+                    await send(body(_event(name, data)))
         except ChatapiError as error:
             if not begun:
                 raise
             self._metrics.errors.labels(error.code).inc()
-            await send(_body(_event("error", problem(error))))
-        await send(_body(b"", more=False))
+            await send(body(_event("error", problem(error))))
+        await send(body(b"", more=False))
 
 
 class _Collected:
@@ -196,17 +196,20 @@ def _event(name: str, data: object) -> bytes:
     return b"event: " + name.encode() + b"\ndata: " + _json(data) + b"\n\n"
 
 
-def _start(media_type: str, headers: dict[str, str]) -> Message:
+def start(media_type: str, headers: dict[str, str]) -> Message:
+    """The beginning of a reply that is sent by hand."""
     raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
     content_type = media_type + ("; charset=utf-8" if media_type.startswith("text/") else "")
     return {"type": "http.response.start", "status": 200, "headers": [(b"content-type", content_type.encode()), *raw]}
 
 
-def _body(data: bytes, more: bool = True) -> Message:
+def body(data: bytes, more: bool = True) -> Message:
+    """A piece of it."""
     return {"type": "http.response.body", "body": data, "more_body": more}
 
 
-async def _leave_with_client(receive: Receive, scope: anyio.CancelScope) -> None:
+async def leave_with_client(receive: Receive, scope: anyio.CancelScope) -> None:
+    """End what is done for a client when it goes."""
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()

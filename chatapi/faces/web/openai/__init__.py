@@ -5,13 +5,15 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from chatapi.appliance import Appliance
-from chatapi.faces.web.openai import models
+from chatapi.faces.web.openai import chat, models
+from chatapi.faces.web.openai.chat import BODIES
 
-__all__ = ["router"]
+__all__ = ["BODIES", "router"]
 
 
 def router(appliance: Appliance) -> APIRouter:
     """Its routes."""
     routes = APIRouter()
     routes.include_router(models.router(appliance))
+    routes.include_router(chat.router(appliance))
     return routes
