@@ -23,6 +23,7 @@ FLOORS = {
         "openmp",
         "providers",
         "heap",
+        "json_schemas",
         "mel",
         "memory",
         "wer",

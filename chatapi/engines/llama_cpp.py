@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chatapi import openmp
+from chatapi import json_schemas, openmp
 from chatapi.chat_template import chat_template
 from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Skill, Stop, Usage, never
 from chatapi.errors import EngineFailed, ModelFault, Unprocessable
@@ -152,7 +152,7 @@ class LlamaCpp:
         }
         if sampling.seed is not None:
             request["seed"] = sampling.seed
-        return {**request, **_more(sampling)}
+        return {**request, **_more(sampling, self._context)}
 
     def _pieces(self, answer: _Answer, sampling: Sampling) -> Iterator[Piece]:
         tokens: list[Token] = []
@@ -321,7 +321,7 @@ def threads(wanted: int) -> tuple[int, int]:
     return max(1, min(8, cores // 2)), min(8, cores)
 
 
-def _more(sampling: Sampling) -> dict[str, Any]:
+def _more(sampling: Sampling, context: int) -> dict[str, Any]:
     """What is asked beyond the plainest; it wins over what keeps small models from loops."""
     more: dict[str, Any] = {}
     if sampling.top_p is not None:
@@ -332,7 +332,7 @@ def _more(sampling: Sampling) -> dict[str, Any]:
             "presence_penalty": sampling.presence_penalty or 0.0,
             "repeat_penalty": 1.0,
             # The whole text, as OpenAI counts.
-            "repeat_last_n": -1,
+            "repeat_last_n": context,
         }
     if sampling.logit_bias:
         more["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
@@ -340,6 +340,7 @@ def _more(sampling: Sampling) -> dict[str, Any]:
         # None of the likeliest would mean no tokens at all.
         more |= {"logprobs": True, "top_logprobs": max(1, sampling.logprobs)}
     if sampling.schema is not None:
+        json_schemas.check(sampling.schema)
         form = {"name": "answer", "schema": sampling.schema}
         # Keys, quotes and braces come again and again in JSON.
         more |= {"response_format": {"type": "json_schema", "json_schema": form}}

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from mlc_llm.serve import AsyncMLCEngine
 from mlc_llm.serve.config import EngineConfig
 
-from chatapi import board
+from chatapi import board, json_schemas
 from chatapi.compiling import Here, compiled, find, verify
 from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Skill, Stop, Usage, never
 from chatapi.errors import ChatapiError, EngineFailed, ModelFault
@@ -265,6 +265,7 @@ def _more(sampling: Sampling) -> dict[str, Any]:
     if sampling.logit_bias:
         more["logit_bias"] = dict(sampling.logit_bias)
     if sampling.schema is not None:
+        json_schemas.check(sampling.schema)
         more["response_format"] = {"type": "json_object", "schema": json.dumps(sampling.schema)}
         # Keys, quotes and braces come again and again in JSON.
         more = {"frequency_penalty": 0.0, **more}
