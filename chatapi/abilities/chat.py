@@ -136,7 +136,7 @@ class Chat:
         self._check_lengths(turn)
         _check_calls(turn)
         self._check_last(turn.messages[-1])
-        self._check_skills(turn.sampling, self.answering.can)
+        self._check_skills(turn.sampling)
         if turn.speak:
             self.speaking.voice(turn.voice)
 
@@ -169,14 +169,20 @@ class Chat:
             told = f"the last message is the assistant's, and the engine {self._engine} cannot go on with it"
             raise _wrong("messages", told, "unsupported_value")
 
-    def _check_skills(self, sampling: Sampling, can: frozenset[Skill]) -> None:
+    def _check_skills(self, sampling: Sampling) -> None:
+        if (param := self.lacking(sampling, self.answering.can)) is not None:
+            told = f"{param} is not supported by the language model's engine, {self._engine}; leave it out"
+            raise _wrong(param, told, "unsupported_parameter")
+
+    @staticmethod
+    def lacking(sampling: Sampling, can: frozenset[Skill]) -> str | None:
+        """The first parameter that asks what an engine of these skills cannot do."""
         plain = Sampling()
         for name, skill in PARAMETERS:
-            native = name == "tools" and ("tools" in can or sampling.tool_choice in ("auto", "none"))
-            if getattr(sampling, name) != getattr(plain, name) and skill not in can and not native:
-                param = NAMES.get(name, name)
-                told = f"{param} is not supported by the language model's engine, {self._engine}; leave it out"
-                raise _wrong(param, told, "unsupported_parameter")
+            told = name == "tools" and ("tools" in can or sampling.tool_choice in ("auto", "none"))
+            if getattr(sampling, name) != getattr(plain, name) and skill not in can and not told:
+                return NAMES.get(name, name)
+        return None
 
     @property
     def _engine(self) -> str:
