@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import jsonschema_rs
+import numpy as np
 import openai
 import pytest
 from conftest import Served
 from openai import OpenAI
+
+from chatapi.audio import RATE, Audio, decode, wav
+from chatapi.settings import SYSTEM
 
 pytestmark = pytest.mark.real
 PERSON = {
@@ -77,8 +81,8 @@ def test_what_is_asked_reaches_the_engine(client: OpenAI) -> None:
     assert "Paris" in plain
     assert ask(client, PARIS, stop=[" Paris"]) == plain.partition(" Paris")[0]
     wild = {"temperature": 1.8, "max_tokens": 12}
-    seeds = [ask(client, "Tell me a story.", seed=seed, **wild) for seed in (7, 7, 8, -1)]
-    assert seeds[0] == seeds[1]
+    seeds = [ask(client, "Tell me a story.", seed=seed, **wild) for seed in (8, 7, 7, -1)]
+    assert seeds[1] == seeds[2]
     assert len(set(seeds)) > 1
     # Of the likeliest alone it is always the same, whatever the temperature and the seed.
     assert len({ask(client, "Tell me a story.", seed=seed, top_p=0, **wild) for seed in (1, 2, 3)}) == 1
@@ -123,19 +127,15 @@ def test_an_answer_is_gone_on_with_and_what_does_not_fit_is_refused(client: Open
     assert ask(client, "Say hello.", max_tokens=100_000)
 
 
-def test_what_is_said_aloud_is_heard_and_answered_aloud(client: OpenAI) -> None:
-    spoken: Any = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}, "temperature": 0}
-    told = [{"role": "assistant", "content": "What is the capital of"}]
-    asked = client.chat.completions.create(
-        model="default", messages=[{"role": "user", "content": PARIS}, *told], max_tokens=4, **spoken
-    )  # type: ignore[misc]
-    sound = asked.choices[0].message.audio
-    assert sound is not None and len(base64.b64decode(sound.data)) > 5000
-    part = {"type": "input_audio", "input_audio": {"data": sound.data, "format": "wav"}}
-    answer = client.chat.completions.create(
-        model="default",
-        messages=[BRIEF, {"role": "user", "content": [{"type": "text", "text": f"{PARIS} Not:"}, part]}],
-        **spoken,
-    )  # type: ignore[misc,list-item]
-    audio = answer.choices[0].message.audio
-    assert audio is not None and "Paris" in audio.transcript
+def test_what_is_said_aloud_is_heard_and_answered_aloud(box: Served, client: OpenAI) -> None:
+    async def spoken() -> list[Audio]:
+        return [part async for part in box.appliance.speaking.say(PARIS)]
+
+    silence = np.zeros(RATE // 3, np.float32)
+    sound = Audio(np.concatenate([silence, *(part.at(RATE).samples for part in box.run(spoken)), silence]), RATE)
+    part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(wav(sound)).decode(), "format": "wav"}}
+    told: Any = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": [part]}]
+    options: Any = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}, "temperature": 0}
+    answer = client.chat.completions.create(model="default", messages=told, **options).choices[0].message.audio
+    assert answer is not None and "Paris" in answer.transcript
+    assert decode(base64.b64decode(answer.data)).seconds > 1
