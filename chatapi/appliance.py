@@ -17,6 +17,7 @@ import psutil
 
 from chatapi import choice, engines, memory
 from chatapi.abilities.answering import Answering
+from chatapi.abilities.chat import Chat
 from chatapi.abilities.conversation import Conversation
 from chatapi.abilities.dictation import Dictation
 from chatapi.abilities.files import Files
@@ -93,6 +94,17 @@ class Appliance:
             lambda: History(settings.data / "history.sqlite3", keep.keep_days * DAY, keep.max_conversations),
             step_seconds=settings.limits.step_seconds,
         )
+        self._give_abilities()
+        self.warm = False
+        self._measure()
+        self._warmed = anyio.Event()
+        self._begun = time.monotonic()
+        self.started_at = int(time.time())
+        """Seconds since 1970."""
+
+    def _give_abilities(self) -> None:
+        """What the box can do."""
+        settings = self.settings
         self.gate = Gate("queue", settings.limits.concurrent, settings.limits.queue)
         self.transcription = Transcription(self.engines, settings, self.metrics)
         self.dictation = Dictation(self.engines, self.transcription, settings.vad)
@@ -103,15 +115,10 @@ class Appliance:
             self.transcription, self.speaking, self.answering, self.history, self.gate, settings, self.metrics
         )
         self.files = Files(self.transcription, self.speaking, self.gate, settings, self.metrics)
+        self.chat = Chat(self.transcription, self.answering, self.gate, settings, self.metrics)
         self.live = Live(
             self.engines, self.transcription, self.speaking, self.answering, self.history, settings, self.metrics
         )
-        self.warm = False
-        self._measure()
-        self._warmed = anyio.Event()
-        self._begun = time.monotonic()
-        self.started_at = int(time.time())
-        """Seconds since 1970."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Appliance]:

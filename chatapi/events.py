@@ -31,10 +31,42 @@ class Transcript:
 
 
 @dataclass(frozen=True)
+class Token:
+    """A token of an answer, and how probable it was."""
+
+    text: str
+    logprob: float
+    """Natural logarithm of its probability."""
+    raw: bytes
+    """Its bytes, which may be a part of a character."""
+    likeliest: tuple[Token, ...] = ()
+    """As many as were asked for of those that could have stood at its place, itself perhaps among them."""
+
+
+@dataclass(frozen=True)
 class TextDelta:
     """The next piece of the answer as it is to be read."""
 
     text: str
+    tokens: tuple[Token, ...] = ()
+    """What it consists of, where that was asked for."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function that the model wants called."""
+
+    id: str
+    name: str
+    arguments: str
+    """A JSON object."""
+
+
+@dataclass(frozen=True)
+class Called:
+    """The answer, or its end, is that these functions are to be called."""
+
+    calls: tuple[Call, ...]
 
 
 @dataclass(frozen=True)
@@ -84,7 +116,7 @@ class TurnEnded:
 
     conversation: str
     finish_reason: str
-    """stop: the model had said all; length: a limit cut it."""
+    """stop: the model had said all; length: a limit cut it; tool_calls: it wants functions called."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
@@ -111,7 +143,7 @@ class TurnOver:
     """The caller's trace, as W3C Trace Context writes it; empty: it has none."""
 
 
-Event = TurnStarted | Transcript | TextDelta | Speech | JobProgress | TurnEnded
+Event = TurnStarted | Transcript | TextDelta | Called | Speech | JobProgress | TurnEnded
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import pytest
 from mlc_model import GOOD, METADATA, compiled, mlc_llm
 
 from chatapi.engines import ContextOverflow, Message, Sampling, load
-from chatapi.errors import EngineFailed, ModelFault, SettingsFault
+from chatapi.errors import EngineFailed, ModelFault, SettingsFault, Unprocessable
 from chatapi.settings import Llm, Mlc, Settings
 
 SYSTEM = Message("system", "You answer in one short sentence.")
@@ -129,6 +129,20 @@ def test_it_says_a_sentence_and_why_it_ends(build: Build) -> None:
 def test_writing_ends_before_what_must_not_be_written(build: Build) -> None:
     said = text(build(), HELLO, Sampling(temperature=0, stop_texts=(" wide",)))
     assert said == "The sea is"
+
+
+def test_what_more_is_asked_reaches_the_engine(build: Build) -> None:
+    engine = build()
+    more = Sampling(5, 0.0, None, (), 0.5, 1.0, -1.0, {3: 5.0}, schema={"type": "object"})
+    list(engine.generate(HELLO, more))
+    list(engine.generate(HELLO, GREEDY))
+    asked, plain = engine._engine.seen[-2:]
+    assert (asked.top_p, asked.frequency_penalty, asked.presence_penalty) == (0.5, 1.0, -1.0)
+    assert asked.logit_bias == {3: 5.0}
+    assert asked.response_format == {"type": "json_object", "schema": '{"type": "object"}'}
+    assert (plain.top_p, plain.logit_bias, plain.response_format) == (0.9, None, None)
+    with pytest.raises(Unprocessable, match="no type 'x'"):
+        list(engine.generate(HELLO, Sampling(schema={"type": "x"})))
 
 
 def test_the_same_seed_says_the_same(build: Build) -> None:

@@ -10,8 +10,9 @@ import pytest
 from chat_server import HELLO, Upstream, ask, delta, engine, events, response, stream, text
 from conftest import model
 
-from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Usage
-from chatapi.errors import EngineFailed, SettingsFault
+from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Tool, Usage
+from chatapi.errors import EngineFailed, SettingsFault, Unprocessable
+from chatapi.events import Call, Token
 
 USAGE = {
     "choices": [],
@@ -39,6 +40,58 @@ def test_the_request_says_everything_the_caller_asked_for():
         ["END"],
     )
     assert chat["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+
+
+def test_all_that_openai_knows_is_passed_on_and_comes_back():
+    parts = [
+        {"index": 0, "id": "c1", "type": "function", "function": {"name": "weather", "arguments": ""}},
+        {"index": 0, "function": {"arguments": '{"city": '}},
+        {"index": 0, "function": {"arguments": '"Paris"}'}},
+    ]
+    told = {
+        "token": "Hi",
+        "logprob": -0.5,
+        "bytes": None,
+        "top_logprobs": [{"token": "Ho", "logprob": -1, "bytes": [72]}],
+    }
+    said = {"choices": [{"delta": {"content": "Hi"}, "logprobs": {"content": [told]}}]}
+    calls = [{"choices": [{"delta": {"tool_calls": [part]}}]} for part in parts]
+    tool = Tool("weather", "Tells it.", {"type": "object"}, strict=True)
+    sampling = Sampling(
+        7, 0.5, top_p=0.9, presence_penalty=1.0, logit_bias={5: -1.0}, logprobs=1, schema={"type": "array"},
+        tools=(tool,), tool_choice=":weather", parallel=False,
+    )  # fmt: skip
+    with Upstream(stream(events(said, *calls, delta("", "tool_calls")))) as upstream:
+        first, last = ask(upstream, sampling)
+        [chat] = upstream.chats()
+    assert first.tokens == (Token("Hi", -0.5, b"Hi", (Token("Ho", -1.0, b"H"),)),)
+    assert (last.finish_reason, last.calls) == ("tool_calls", (Call("c1", "weather", '{"city": "Paris"}'),))
+    assert (chat["top_p"], chat["presence_penalty"], chat["logit_bias"]) == (0.9, 1.0, {"5": -1.0})
+    assert (chat["logprobs"], chat["top_logprobs"], chat["parallel_tool_calls"]) == (True, 1, False)
+    assert chat["response_format"]["json_schema"]["schema"] == {"type": "array"}
+    assert chat["tools"][0]["function"]["strict"] is True
+    assert chat["tool_choice"] == {"type": "function", "function": {"name": "weather"}}
+
+
+def test_calls_and_their_results_are_passed_on():
+    turns = [*HELLO, Message("assistant", "", (Call("c1", "f", "{}"),)), Message("tool", "sunny", call="c1")]
+    with Upstream(stream(events(delta("Hi", "stop")))) as upstream:
+        asked = engine(upstream.url)
+        list(asked.generate(turns, Sampling(max_tokens=5)))
+        asked.close()
+        messages = upstream.chats()[0]["messages"]
+    assert messages[2]["content"] is None and messages[2]["tool_calls"][0]["function"]["name"] == "f"
+    assert messages[3] == {"role": "tool", "content": "sunny", "tool_call_id": "c1"}
+
+
+def test_what_a_server_refuses_of_it_is_the_callers_to_mend():
+    refusal = response(json.dumps({"error": {"message": "no logprobs here", "param": "logprobs"}}).encode(), "400 Bad")
+    with Upstream(refusal) as upstream:
+        with pytest.raises(Unprocessable, match="no logprobs here") as caught:
+            ask(upstream, Sampling(5, logprobs=1))
+        assert caught.value.details == {"param": "logprobs"}
+        with pytest.raises(EngineFailed):
+            ask(upstream)
 
 
 def test_nothing_that_was_not_asked_for_is_sent():

@@ -32,6 +32,9 @@ OPERATIONS = [
     ("/v1/audio/translations", "POST"),
     ("/v1/audio/speech", "POST"),
     ("/v1/audio/voices", "GET"),
+    ("/v1/models", "GET"),
+    ("/v1/models/{model}", "GET"),
+    ("/v1/chat/completions", "POST"),
 ]
 SOUND = wav(Audio(tone(0.3), RATE))
 

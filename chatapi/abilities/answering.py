@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Generic
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from chatapi.abilities.prompts import P, Prompt, Question
 from chatapi.abilities.speaking import Speaking
-from chatapi.engines import ContextOverflow, LanguageModel, Message, Piece, Sampling, Voice
-from chatapi.errors import ChatapiError, TooLarge
-from chatapi.events import Event, TextDelta
+from chatapi.engines import ContextOverflow, LanguageModel, Message, Piece, Sampling, Skill, Voice
+from chatapi.errors import ChatapiError
+from chatapi.events import Called, Event, TextDelta
 from chatapi.gate import Priority
 from chatapi.history import Recalled
 from chatapi.sentences import Cutter
@@ -24,9 +26,6 @@ PIECES_AHEAD = 8
 """Pieces of text that may wait to be spoken."""
 RESTING = 1.0
 """Seconds the model waits for its first piece to be spoken; some pieces turn out to have nothing to say."""
-KEPT = 0.7
-"""Share of the context that is filled after the oldest exchanges left; the rest lets the prompt cache live a while."""
-
 MARKS = re.compile(r"[\s.?!,;:…。、！？，-]+$")
 """What whoever wrote down speech put at its end."""
 
@@ -44,6 +43,10 @@ class Manner:
     max_tokens: int | None = None
     temperature: float | None = None
     seed: int | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    """What else is wanted of the writing; its tokens, temperature and seed are those above."""
+    verbatim: bool = False
+    """The answer is given as the model writes it, also where it begins with a space or has no words."""
     priority: Priority = Priority.REQUEST
     go: anyio.Event | None = None
     """Where somebody waits in a conversation: the first piece is shorter, and spoken with all that the machine has; the
@@ -51,14 +54,14 @@ class Manner:
 
 
 @dataclass(frozen=True)
-class Answered:
+class Answered(Generic[P]):
     """An answer that was given."""
 
     reply: str
     last: Piece
     """The model's last piece, with its reason and usage."""
-    recalled: Recalled
-    """What of the conversation the model was given."""
+    prompt: P
+    """What of it the model was given."""
     spoken: float | None
     """Seconds of speech; None: it was not to be spoken."""
 
@@ -71,49 +74,61 @@ class Answering:
         self._speaking = speaking
         self._settings = settings
 
-    async def answer(self, recalled: Recalled, asked: str, manner: Manner, send: Send, mark: Mark) -> Answered:
+    def question(self, recalled: Recalled, asked: str) -> Question:
+        """What is asked next in a conversation, as a prompt."""
+        return Question(recalled, asked, self._settings.system)
+
+    async def answer(self, prompt: P, manner: Manner, send: Send, mark: Mark) -> Answered[P]:
         """Send a TextDelta for every piece written and a Speech for every piece spoken, in order of each kind.
 
-        Raises TooLarge (prompt_too_long) when what is asked does not fit the model even alone.
+        Raises what `prompt.shortened` raises when it does not fit the model.
         """
         run = _Run(self, manner, send, mark)
         if manner.voice is None:
-            return await run.thought(recalled, asked, None)
+            return await run.thought(prompt, None)
         giving, taking = anyio.create_memory_object_stream[str](PIECES_AHEAD)
         async with anyio.create_task_group() as group:
             group.start_soon(run.spoken, taking, manner.voice)
             async with giving:
-                answered = await run.thought(recalled, asked, giving)
+                answered = await run.thought(prompt, giving)
         return replace(answered, spoken=run.seconds)
 
+    def sampling(self, manner: Manner, tokens: int = 0) -> Sampling:
+        """How an answer is to be written that has so many tokens already."""
+        settings = self._settings
+        most = settings.max_tokens if manner.max_tokens is None else manner.max_tokens
+        return replace(
+            manner.sampling,
+            max_tokens=max(1, most - tokens),
+            temperature=settings.temperature if manner.temperature is None else manner.temperature,
+            seed=manner.seed,
+        )
+
     async def written(
-        self, recalled: Recalled, asked: str, manner: Manner, so_far: str = "", tokens: int = 0
+        self, prompt: Prompt, manner: Manner, so_far: str = "", tokens: int = 0
     ) -> AsyncGenerator[Piece, None]:
         """The model's answer as it comes, or what comes after `so_far`, which has so many tokens.
 
         Raises ContextOverflow before its first piece, Preempted when it makes room for somebody more urgent.
         """
-        settings = self._settings
-        messages = _messages(recalled, asked, settings.system)
+        messages = prompt.messages()
         if so_far:
-            messages.append(Message("assistant", so_far))
-        most = settings.max_tokens if manner.max_tokens is None else manner.max_tokens
-        sampling = Sampling(
-            max_tokens=max(1, most - tokens),
-            temperature=settings.temperature if manner.temperature is None else manner.temperature,
-            seed=manner.seed,
-        )
+            begun = messages.pop().text if messages[-1].role == "assistant" else ""
+            messages.append(Message("assistant", begun + so_far))
+        sampling = self.sampling(manner, tokens)
+        # A form that is half written cannot be gone on with: the model would begin it anew.
+        goes_on = self.continues and sampling.schema is None and not sampling.tools and sampling.logprobs is None
         async with self._llm.stream(
-            lambda engine, stop: engine.generate(messages, sampling, stop),
+            lambda engine, stop: prompt.generate(engine, messages, sampling, stop),
             manner.priority,
-            Yields.RAISES if self.continues else Yields.NEVER,
+            Yields.RAISES if goes_on else Yields.NEVER,
         ) as pieces:
             async for piece in pieces:
                 yield piece
 
     async def whole(self, recalled: Recalled, asked: str) -> float | None:
         """How probable it is that nothing is missing from what is asked, by its words; None where it cannot be told."""
-        messages = _messages(recalled, MARKS.sub("", asked), self._settings.system)
+        messages = self.question(recalled, MARKS.sub("", asked)).messages()
         if messages[-1].role != "user":
             return None
         try:
@@ -140,6 +155,11 @@ class Answering:
         return self._llm.engine.continues
 
     @property
+    def can(self) -> frozenset[Skill]:
+        """What more the model's engine can be asked."""
+        return self._llm.engine.can
+
+    @property
     def speaking(self) -> Speaking:
         return self._speaking
 
@@ -156,17 +176,16 @@ class _Run:
         self._rested = False
         self.seconds = 0.0
 
-    async def thought(self, recalled: Recalled, asked: str, pieces: MemoryObjectSendStream[str] | None) -> Answered:
+    async def thought(self, prompt: P, pieces: MemoryObjectSendStream[str] | None) -> Answered[P]:
         cutter, reply, last, tokens, before = Cutter(hurried=self._manner.go is not None), "", Piece(""), 0, 0
         while True:
             try:
-                async with aclosing(self._ability.written(recalled, asked, self._manner, reply, before)) as written:
+                async with aclosing(self._ability.written(prompt, self._manner, reply, before)) as written:
                     async for last in written:
-                        text = last.text if reply else last.text.lstrip()
+                        text = last.text if reply or self._manner.verbatim else last.text.lstrip()
+                        await self._tell(last, text)
                         if text:
                             tokens, reply = tokens + 1, reply + text
-                            self._mark("first_token")
-                            await self._send(TextDelta(text))
                             if await self._hand_over(cutter.feed(text), pieces) and self._rests(last):
                                 break
                     else:
@@ -179,15 +198,23 @@ class _Run:
                 # It goes on from there, behind whoever was let in.
                 before = tokens
             except ContextOverflow as overflow:
-                recalled = _shortened(recalled, asked, overflow)
-        if not reply.strip():
+                prompt = prompt.shortened(overflow, self._ability.sampling(self._manner))
+        if not (reply.strip() or last.calls or self._manner.verbatim):
             reply = self._ability.no_answer
             await self._send(TextDelta(reply))
             await self._hand_over(cutter.feed(reply), pieces)
         await self._hand_over(cutter.finish(), pieces)
         if before and last.usage:
             last = replace(last, usage=replace(last.usage, completion_tokens=last.usage.completion_tokens + before))
-        return Answered(reply.rstrip(), last, recalled, None)
+        return Answered(reply.rstrip(), last, prompt, None)
+
+    async def _tell(self, piece: Piece, text: str) -> None:
+        if text or piece.calls:
+            self._mark("first_token")
+        if text:
+            await self._send(TextDelta(text, piece.tokens))
+        if piece.calls:
+            await self._send(Called(piece.calls))
 
     async def _hand_over(self, cut: list[str], pieces: MemoryObjectSendStream[str] | None) -> bool:
         """Whether there was a piece."""
@@ -217,28 +244,3 @@ class _Run:
                 self._sounded.set()
                 self.seconds += part.audio.seconds
                 await self._send(part)
-
-
-def _messages(recalled: Recalled, asked: str, system: str) -> list[Message]:
-    messages = [Message("system", recalled.system if recalled.system is not None else system)]
-    for exchange in recalled.exchanges:
-        messages += [Message("user", exchange.asked), Message("assistant", exchange.answered)]
-    messages.append(Message("user", asked))
-    return [message for message in messages if message.text]
-
-
-def _shortened(recalled: Recalled, asked: str, overflow: ContextOverflow) -> Recalled:
-    """Without its oldest exchanges, so that it fits with room to spare. Raises TooLarge when it has none."""
-    if not recalled.exchanges:
-        raise TooLarge(
-            f"the prompt needs {overflow.needed} tokens with the room for its answer; {overflow.context} fit the model",
-            code="prompt_too_long",
-            details={"needed_tokens": overflow.needed, "context_tokens": overflow.context},
-        )
-    lengths = [len(exchange.asked) + len(exchange.answered) for exchange in recalled.exchanges]
-    tokens_per_char = overflow.needed / (sum(lengths) + len(asked) + len(recalled.system or "") + 1)
-    excess = (overflow.needed - KEPT * overflow.context) / tokens_per_char
-    left_out = 1
-    while left_out < len(lengths) and sum(lengths[:left_out]) < excess:
-        left_out += 1
-    return replace(recalled, exchanges=recalled.exchanges[left_out:])

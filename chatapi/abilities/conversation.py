@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
-import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-
 from chatapi.abilities.answering import Answering, Manner
+from chatapi.abilities.course import Course, Send
 from chatapi.abilities.speaking import Speaking
 from chatapi.abilities.transcription import Transcription
 from chatapi.engines import Usage
-from chatapi.errors import Busy, ChatapiError, Deadline, TooLarge, Unknown, Unprocessable, alone
-from chatapi.events import Event, Ledger, Transcript, TurnEnded, TurnOver, TurnStarted
+from chatapi.errors import Busy, TooLarge, Unknown, Unprocessable
+from chatapi.events import Event, Transcript, TurnEnded, TurnStarted
 from chatapi.gate import Gate, Priority
 from chatapi.history import History, Recalled
 from chatapi.metrics import Metrics
 from chatapi.settings import Settings
 from chatapi.workers import Worker
 
-log = logging.getLogger(__name__)
-
-AHEAD = 16
-"""Events a turn may be ahead of its caller."""
 HOTTEST = 2
 """The highest temperature; beyond it words come at random."""
 LAST_SEED = 2**32 - 2
@@ -88,19 +80,10 @@ class Conversation:
         Raises what is wrong with the turn on entering; what fails later is raised by the events.
         """
         self._check(turn)
-        send, receive = anyio.create_memory_object_stream[Event](AHEAD)
-        run = _Run(self, turn, send)
-        try:
-            async with anyio.create_task_group() as group, receive:
-                group.start_soon(run.produce)
-                try:
-                    yield run.events(receive)
-                finally:
-                    group.cancel_scope.cancel()
-        except Exception as error:
-            if (one := alone(error)) is not error:
-                raise one from None
-            raise
+        seconds = self.settings.limits.turn_seconds
+        course = Course(self.gate, self.metrics, seconds, turn.audio is not None, turn.speak, turn.traceparent)
+        async with course.taken(_Run(self, turn, course).work, turn.priority) as events:
+            yield events
 
     def _check(self, turn: Turn) -> None:
         """What can be told before any work. Raises CallerError or NotReady."""
@@ -159,56 +142,20 @@ def _encodable(text: str) -> bool:
 class _Run:
     """One turn at work: three tasks, thinking, speaking and telling, joined by bounded streams."""
 
-    def __init__(self, ability: Conversation, turn: Turn, send: MemoryObjectSendStream[Event]) -> None:
+    def __init__(self, ability: Conversation, turn: Turn, course: Course) -> None:
         self._ability = ability
         self._turn = turn
-        self._send = send
-        self._begun = time.monotonic()
-        self._ledger = Ledger()
+        self._course = course
         self._language = ""
-        self._usage = Usage()
-        self._error: Exception | None = None
 
-    async def events(self, receive: MemoryObjectReceiveStream[Event]) -> AsyncIterator[Event]:
-        async for event in receive:
-            yield event
-        if self._error is not None:
-            raise self._error
-
-    async def produce(self) -> None:
-        """The whole turn; what fails is kept for whoever reads the events."""
-        result = "left"
-        limit = self._ability.settings.limits.turn_seconds
-        async with self._send:
-            try:
-                with anyio.fail_after(limit):
-                    await self._admitted()
-                result = "ok"
-            except TimeoutError:
-                self._error = Deadline(f"the answer took longer than the {limit:g} seconds a turn may take")
-                result = self._error.code
-            except Exception as error:
-                self._error = one if isinstance(one := alone(error), Exception) else error
-                result = self._error.code if isinstance(self._error, ChatapiError) else "internal_error"
-            finally:
-                self._ability.metrics.turn(self._over(result))
-
-    async def _admitted(self) -> None:
-        ability, turn = self._ability, self._turn
-        try:
-            admission = ability.gate.admitted(turn.priority)
-            async with admission:
-                with ability.metrics.active.track_inprogress():
-                    self._mark("admitted")
-                    ability.answering.rouse(self._turn.speak)
-                    conversation = self._turn.conversation or History.new_id()
-                    with ability.answering_alone(conversation):
-                        recalled = await self._recalled(conversation)
-                        await self._send.send(TurnStarted(conversation))
-                        await self._converse(recalled)
-        except Busy:
-            ability.metrics.refused.inc()
-            raise
+    async def work(self, send: Send) -> None:
+        ability = self._ability
+        ability.answering.rouse(self._turn.speak)
+        conversation = self._turn.conversation or History.new_id()
+        with ability.answering_alone(conversation):
+            recalled = await self._recalled(conversation)
+            await send(TurnStarted(conversation))
+            await self._converse(recalled, send)
 
     async def _recalled(self, conversation: str) -> Recalled:
         turn = self._turn
@@ -222,55 +169,39 @@ class _Run:
             return Recalled(conversation, turn.system, ())
         return recalled if turn.system is None else replace(recalled, system=turn.system)
 
-    async def _converse(self, recalled: Recalled) -> None:
-        asked = self._turn.prompt if self._turn.audio is None else await self._heard(self._turn.audio)
+    async def _converse(self, recalled: Recalled, send: Send) -> None:
+        asked = self._turn.prompt if self._turn.audio is None else await self._heard(self._turn.audio, send)
         assert asked is not None  # noqa: S101 - one of both is there, `take` has checked
-        ability = self._ability
+        ability, course = self._ability, self._course
         voice = ability.speaking.voice(self._turn.voice, self._language) if self._turn.speak else None
-        manner = Manner(voice, self._turn.max_tokens, self._turn.temperature, self._turn.seed, self._turn.priority)
-        answered = await ability.answering.answer(recalled, asked.strip(), manner, self._send.send, self._mark)
-        recalled, last = answered.recalled, answered.last
-        self._ledger = replace(self._ledger, spoken=answered.spoken)
+        manner = Manner(
+            voice, self._turn.max_tokens, self._turn.temperature, self._turn.seed, priority=self._turn.priority
+        )
+        prompt = ability.answering.question(recalled, asked.strip())
+        answered = await ability.answering.answer(prompt, manner, send, course.mark)
+        recalled, last = answered.prompt.recalled, answered.last
+        course.ledger = replace(course.ledger, spoken=answered.spoken)
         await ability.history.call(lambda history: history.add(recalled, asked, answered.reply), self._turn.priority)
-        self._mark("end")
-        self._usage = usage = last.usage or Usage()
-        await self._send.send(
+        course.mark("end")
+        usage = last.usage or Usage()
+        course.count(usage)
+        await send(
             TurnEnded(
                 recalled.id,
                 last.finish_reason or "stop",
                 usage.prompt_tokens,
                 usage.completion_tokens,
                 usage.cached_tokens,
-                self._ledger,
+                course.ledger,
             )
         )
 
-    async def _heard(self, file: bytes) -> str:
-        hearing = self._ability.transcription
+    async def _heard(self, file: bytes, send: Send) -> str:
+        hearing, course = self._ability.transcription, self._course
         audio = await hearing.decoded(file)
         heard = await hearing.hear(audio, self._turn.language, self._turn.priority)
         self._language = heard.language
-        self._ledger = replace(self._ledger, audio=audio.seconds, speech_end=heard.end)
-        self._mark("transcript")
-        await self._send.send(Transcript(heard.text, True, heard.start, heard.end, heard.language))
+        course.ledger = replace(course.ledger, audio=audio.seconds, speech_end=heard.end)
+        course.mark("transcript")
+        await send(Transcript(heard.text, True, heard.start, heard.end, heard.language))
         return heard.text
-
-    def _mark(self, stage: str) -> None:
-        """Note when a stage was first reached."""
-        if getattr(self._ledger, stage) is None:
-            self._ledger = replace(self._ledger, **{stage: time.monotonic() - self._begun})
-
-    def _over(self, result: str) -> TurnOver:
-        turn, usage = self._turn, self._usage
-        return TurnOver(
-            kind="request",
-            heard="text" if turn.audio is None else "voice",
-            reply="voice" if turn.speak else "text",
-            result=result,
-            since=self._begun,
-            ledger=self._ledger,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cached_tokens=usage.cached_tokens,
-            traceparent=turn.traceparent,
-        )

@@ -11,11 +11,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 from chatapi.audio import Audio, Samples
 from chatapi.errors import SettingsFault
+from chatapi.events import Call, Token
 
 Stop = Callable[[], bool]
 """True once nobody wants the rest."""
@@ -84,7 +85,7 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Token:
+class HeardToken:
     """What a recogniser writes at once: a word or a part of one."""
 
     id: int
@@ -109,7 +110,7 @@ class Segment:
     """ISO 639-1 code of what was spoken, as told or as detected."""
     words: tuple[Word, ...] = ()
     """Where `Hearing.words` asked for them."""
-    tokens: tuple[Token, ...] = ()
+    tokens: tuple[HeardToken, ...] = ()
     """Where `Hearing.tokens` asked for them."""
 
     def timed(self, clock: Callable[[float], float]) -> Segment:
@@ -156,8 +157,28 @@ class Message:
     """One message of a chat."""
 
     role: str
-    """system, user or assistant."""
+    """system, user, assistant or, for an engine that knows tools, tool: what a function that was called gave."""
     text: str
+    calls: tuple[Call, ...] = ()
+    """What an assistant wanted called."""
+    call: str = ""
+    """Of a tool's message: the id of the call."""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function that the model may want called."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    """JSON schema of its arguments, which are an object."""
+    strict: bool = False
+
+
+Skill = Literal["top_p", "penalties", "logit_bias", "logprobs", "schema", "tools"]
+"""What `Sampling` may ask beyond what every language model does. `tools` are known natively; to the others they are
+told in words (`chatapi.function_calls`)."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +190,24 @@ class Sampling:
     seed: int | None = None
     stop_texts: tuple[str, ...] = ()
     """Writing ends before any of these would appear."""
+    top_p: float | None = None
+    """Only the likeliest tokens that have this probability together; None: as the model likes best."""
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    """-2 to 2: what a token loses for each time it was written, and once for having been; None: as for `top_p`."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """The model's token -> -100 to 100, added to its logit."""
+    logprobs: int | None = None
+    """How many of the likeliest tokens are told at each place, 0 to 20; None: nothing of the tokens is told."""
+    schema: Mapping[str, Any] | None = None
+    """JSON schema that the whole answer fits."""
+    strict: bool = False
+    """Whether the schema, where it is only passed on, is to be followed to the letter; engines of ours always do."""
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = "auto"
+    """auto, required, none, or a tool's name after a colon."""
+    parallel: bool = True
+    """Whether several calls at once are taken."""
 
 
 @dataclass(frozen=True)
@@ -187,8 +226,12 @@ class Piece:
 
     text: str
     finish_reason: str | None = None
-    """stop or length, on the last piece only."""
+    """stop, length or tool_calls, on the last piece only."""
     usage: Usage | None = None
+    tokens: tuple[Token, ...] = ()
+    """What the text consists of, where `Sampling.logprobs` asks for it."""
+    calls: tuple[Call, ...] = ()
+    """Functions to be called, whole."""
 
 
 class ContextOverflow(Exception):
@@ -208,9 +251,13 @@ class LanguageModel(Protocol):
     """How many answers it can write at once; `generate` may run on that many threads."""
     continues: bool
     """Whether it goes on writing a last message that is the assistant's."""
+    can: frozenset[Skill]
 
     def generate(self, messages: Sequence[Message], sampling: Sampling, stop: Stop = never) -> Iterator[Piece]:
-        """The answer as it is written, about a token a piece. Raises ContextOverflow before writing."""
+        """The answer as it is written, about a token a piece.
+
+        Raises ContextOverflow before writing, Unprocessable (invalid_json_schema) for a schema that it cannot follow.
+        """
 
     def whole(self, messages: Sequence[Message], stop: Stop = never) -> Iterator[float]:
         """How probable it is that the last message, which ends without a mark, says all that it is to say.
@@ -233,6 +280,7 @@ class ChatOnly(Uncounted):
     """What a language model has that takes whole messages and gives whole answers, and nothing beyond."""
 
     continues = False
+    can: frozenset[Skill] = frozenset()
 
     def whole(self, messages: Sequence[Message], stop: Stop = never) -> Iterator[float]:
         return iter(())
@@ -277,7 +325,7 @@ class Entry:
     """Whether the catalog must hold a model for it."""
 
 
-DECLARED = ("languages", "translates", "slots", "continues", "voices")
+DECLARED = ("languages", "translates", "slots", "continues", "can", "voices")
 """What engines say of themselves that is wanted also while they are not loaded."""
 
 ENGINES: Mapping[str, Mapping[str, Entry]] = {

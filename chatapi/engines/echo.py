@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 import threading
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,19 +16,21 @@ from chatapi.engines import (
     PLAIN,
     ChatOnly,
     ContextOverflow,
+    HeardToken,
     Hearing,
     Message,
     Piece,
     Sampling,
     Segment,
+    Skill,
     Stop,
-    Token,
     Usage,
     Voice,
     Word,
     never,
 )
-from chatapi.errors import Unknown
+from chatapi.errors import Unknown, Unprocessable
+from chatapi.events import Token
 from chatapi.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,6 +50,13 @@ WORD = 60 * RATE // 1000
 """Samples of one spoken word: 60 ms."""
 FADE = 5 * RATE // 1000
 """Samples in which a word's tone swells and fades, so that words can be told apart and nothing clicks."""
+KEYWORDS = (
+    "$ref", "$defs", "$schema", "title", "description", "const", "enum", "anyOf", "oneOf", "type", "properties",
+    "required", "items", "minItems", "minimum", "additionalProperties", "default",
+)  # fmt: skip
+"""Of JSON schemas, those that the language model knows."""
+MOST_VALUES = 200
+"""Values that its JSON may consist of, one within the other or side by side."""
 VOICES = {"echo": 440, "echo-high": 880}
 """Voice -> its tone in hertz."""
 
@@ -143,9 +154,13 @@ class EchoTranscriber(_Paced):
 
 
 class EchoLanguageModel(_Paced, ChatOnly):
-    """Says back what was said; a word is a token."""
+    """Says back what was said; a word is a token, and certain, so that no finite bias or penalty changes it.
+
+    Held to a JSON schema it gives the smallest value that fits, with what was said for its strings.
+    """
 
     continues = True
+    can: frozenset[Skill] = frozenset(("top_p", "penalties", "logit_bias", "logprobs", "schema"))
 
     def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
         super().__init__(settings, models)
@@ -158,14 +173,14 @@ class EchoLanguageModel(_Paced, ChatOnly):
         needed = prompt_tokens + sampling.max_tokens
         if needed > self._context:
             raise ContextOverflow(needed, self._context)
-        words = _answer(messages, sampling.stop_texts)
+        words = _answer(messages, sampling)
         for count, word in enumerate(words[: sampling.max_tokens]):
             if count == 1:
                 self._fail()
             if stop():
                 return
             self._step()
-            yield Piece(word)
+            yield Piece(word, tokens=_certain(word, sampling.logprobs))
         if not stop():
             written = min(len(words), sampling.max_tokens)
             reason = "length" if len(words) > sampling.max_tokens else "stop"
@@ -209,13 +224,13 @@ def _loud(frame: Samples) -> bool:
     return bool(np.sqrt(np.mean(np.square(frame, dtype=np.float64))) > SPEECH_RMS)
 
 
-def _answer(messages: Sequence[Message], stop_texts: Sequence[str]) -> list[str]:
+def _answer(messages: Sequence[Message], sampling: Sampling) -> list[str]:
     """The words of the answer, each with the space before it; joined they are the answer."""
     said = next((message.text for message in reversed(messages) if message.role == "user"), "")
-    text = f"You said: {said}."
+    text = f"You said: {said}." if sampling.schema is None else _fitted(sampling.schema, said)
     if messages[-1].role == "assistant":
         text = text.removeprefix(messages[-1].text)
-    end = min((found for stop in stop_texts if (found := text.find(stop)) >= 0), default=len(text))
+    end = min((found for stop in sampling.stop_texts if (found := text.find(stop)) >= 0), default=len(text))
     return re.findall(r"\s*\S+|\s+$", text[:end])
 
 
@@ -231,7 +246,7 @@ def _understood(text: str, start: float, seconds: float, language: str | None, h
     said = text.split()
     step = seconds / len(said)
     words = tuple(Word(w.strip(".,"), start + n * step, start + (n + 1) * step) for n, w in enumerate(said))
-    tokens = tuple(Token(number, f" {word}".encode(), 0.0) for number, word in enumerate(said))
+    tokens = tuple(HeardToken(number, f" {word}".encode(), 0.0) for number, word in enumerate(said))
     return Segment(
         text,
         start,
@@ -241,6 +256,57 @@ def _understood(text: str, start: float, seconds: float, language: str | None, h
         words if hearing.words else (),
         tokens if hearing.tokens else (),
     )
+
+
+def _certain(word: str, likeliest: int | None) -> tuple[Token, ...]:
+    if likeliest is None:
+        return ()
+    token = Token(word, 0.0, word.encode())
+    return (Token(word, 0.0, token.raw, (token,) * min(likeliest, 1)),)
+
+
+def _fitted(schema: Mapping[str, Any], said: str) -> str:
+    """JSON that fits. Raises Unprocessable (invalid_json_schema)."""
+    try:
+        return json.dumps(_fitting(schema, said, schema, itertools.count()), ensure_ascii=False)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise Unprocessable(
+            f"the echo language model knows only the plainest JSON schemas, and not this: {error}",
+            code="invalid_json_schema",
+            details={"param": "response_format"},
+        ) from error
+
+
+def _fitting(schema: Mapping[str, Any], said: str, whole: Mapping[str, Any], steps: Iterator[int]) -> Any:
+    """The smallest value that fits a schema."""
+    if next(steps) > MOST_VALUES:
+        raise ValueError(f"more than {MOST_VALUES} values")
+    if strange := set(schema).difference(KEYWORDS):
+        raise ValueError(", ".join(sorted(strange)))
+
+    def inner(part: Any) -> Any:
+        return _fitting(part, said, whole, steps)
+
+    if "$ref" in schema:
+        return inner(_part(whole, schema["$ref"]))
+    if "const" in schema or "enum" in schema:
+        return schema["const"] if "const" in schema else schema["enum"][0]
+    if "anyOf" in schema or "oneOf" in schema:
+        return inner((schema.get("anyOf") or schema["oneOf"])[0])
+    kind = schema.get("type", "object")
+    if kind == "object":
+        properties = schema.get("properties", {})
+        return {name: inner(properties.get(name, {"type": "string"})) for name in schema.get("required", properties)}
+    if kind == "array":
+        return [inner(schema.get("items", {})) for _ in range(schema.get("minItems", 0))]
+    plain = {"string": said, "integer": schema.get("minimum", 0), "number": schema.get("minimum", 0), "boolean": False}
+    return None if kind == "null" else plain[kind]
+
+
+def _part(whole: Any, reference: str) -> Any:
+    for step in reference.removeprefix("#").split("/")[1:]:
+        whole = whole[step]
+    return whole
 
 
 def _tone(hertz: int, length: int) -> Samples:

@@ -19,10 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chatapi import openmp
+from chatapi import json_schemas, openmp
 from chatapi.chat_template import chat_template
-from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Stop, Uncounted, Usage, never
-from chatapi.errors import EngineFailed, ModelFault
+from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Skill, Stop, Uncounted, Usage, never
+from chatapi.errors import EngineFailed, ModelFault, Unprocessable
+from chatapi.events import Token
 from chatapi.sentences import ends
 from chatapi.settings import Settings
 
@@ -67,6 +68,9 @@ class LlamaCpp(Uncounted):
     """Answers with a GGUF model. ModelFault when it cannot be loaded."""
 
     continues = True
+    can: frozenset[Skill] = frozenset(("top_p", "penalties", "logit_bias", "logprobs", "schema"))
+    """Its own handling of tools depends on the model's template, and passes over a `tool_choice` where it finds none
+    there: `chatapi.function_calls` does without."""
 
     def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
         if not models:
@@ -112,10 +116,13 @@ class LlamaCpp(Uncounted):
             return
         request = {**self._request(messages, sampling), **options}
         with self._asked("handle_chat_completions", request, stop) as answer:
-            for piece in self._pieces(answer, sampling.max_tokens):
-                if stop():
-                    return
-                yield piece
+            try:
+                for piece in self._pieces(answer, sampling):
+                    if stop():
+                        return
+                    yield piece
+            except _Refused as error:
+                raise _unusable(str(error), sampling) from error
 
     @contextmanager
     def _asked(self, route: str, request: Mapping[str, Any], stop: Stop) -> Iterator[_Answer]:
@@ -145,24 +152,27 @@ class LlamaCpp(Uncounted):
         }
         if sampling.seed is not None:
             request["seed"] = sampling.seed
-        return request
+        return {**request, **_more(sampling, self._context)}
 
-    def _pieces(self, answer: _Answer, reserve: int) -> Iterator[Piece]:
+    def _pieces(self, answer: _Answer, sampling: Sampling) -> Iterator[Piece]:
+        tokens: list[Token] = []
         reason: str | None = None
         usage: Usage | None = None
         for chunk in answer.chunks():
             if "error" in chunk:
-                raise _refusal(chunk["error"], reserve)
+                raise _refusal(chunk["error"], sampling)
             if progress := chunk.get("prompt_progress"):
-                needed = progress["total"] + reserve
+                needed = progress["total"] + sampling.max_tokens
                 if needed > self._context:
                     raise ContextOverflow(needed, self._context)
             for choice in chunk.get("choices", ()):
                 reason = choice.get("finish_reason") or reason
                 # What is left of a character whose other bytes never came.
                 text = (choice["delta"].get("content") or "").replace("\ufffd", "")
+                tokens += _tokens(choice, sampling)
                 if text:
-                    yield Piece(text)
+                    yield Piece(text, tokens=tuple(tokens))
+                    tokens = []
             usage = _usage(chunk["usage"]) if chunk.get("usage") else usage
         if reason is not None:
             yield Piece("", reason, usage)
@@ -180,6 +190,10 @@ class LlamaCpp(Uncounted):
             raise ModelFault(
                 f"llm.system alone needs {error.needed} tokens and llama_cpp.context is {error.context}"
             ) from error
+
+
+class _Refused(Exception):
+    """What the library does not take, in its words."""
 
 
 class _Answer:
@@ -212,6 +226,8 @@ class _Answer:
     def _write(self, route: Callable[..., Any], request: str) -> None:
         try:
             route(request, self._take)
+        except ValueError as error:
+            self._chunks.put(_Refused(str(error)))
         except RuntimeError as error:
             failure = EngineFailed(f"llama.cpp failed: {error}")
             failure.__cause__ = error
@@ -305,10 +321,64 @@ def threads(wanted: int) -> tuple[int, int]:
     return max(1, min(8, cores // 2)), min(8, cores)
 
 
-def _refusal(error: Mapping[str, Any], reserve: int) -> Exception:
+def _more(sampling: Sampling, context: int) -> dict[str, Any]:
+    """What is asked beyond the plainest; it wins over what keeps small models from loops."""
+    more: dict[str, Any] = {}
+    if sampling.top_p is not None:
+        more |= {"top_p": sampling.top_p, "top_k": 0, "min_p": 0.0}
+    if (sampling.frequency_penalty, sampling.presence_penalty) != (None, None):
+        more |= {
+            "frequency_penalty": sampling.frequency_penalty or 0.0,
+            "presence_penalty": sampling.presence_penalty or 0.0,
+            "repeat_penalty": 1.0,
+            # The whole text, as OpenAI counts.
+            "repeat_last_n": context,
+        }
+    if sampling.logit_bias:
+        more["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
+    if sampling.logprobs is not None:
+        # None of the likeliest would mean no tokens at all.
+        more |= {"logprobs": True, "top_logprobs": max(1, sampling.logprobs)}
+    if sampling.schema is not None:
+        json_schemas.check(sampling.schema)
+        form = {"name": "answer", "schema": sampling.schema}
+        # Keys, quotes and braces come again and again in JSON.
+        more |= {"response_format": {"type": "json_schema", "json_schema": form}}
+        more |= {"repeat_penalty": 1.0, "dry_multiplier": 0.0}
+    return more
+
+
+def _tokens(choice: Mapping[str, Any], sampling: Sampling) -> list[Token]:
+    if sampling.logprobs is None:
+        return []
+    stated = (choice.get("logprobs") or {}).get("content") or ()
+    return [_token(each, each["top_logprobs"][: sampling.logprobs]) for each in stated]
+
+
+def _token(stated: Mapping[str, Any], likeliest: Sequence[Mapping[str, Any]] = ()) -> Token:
+    return Token(stated["token"], stated["logprob"], bytes(stated["bytes"]), tuple(_token(each) for each in likeliest))
+
+
+def _refusal(error: Mapping[str, Any], sampling: Sampling) -> Exception:
     if error.get("type") == "exceed_context_size_error":
-        return ContextOverflow(error["n_prompt_tokens"] + reserve, error["n_ctx"])
-    return EngineFailed(f"llama.cpp refused the request: {error.get('message', error)}")
+        return ContextOverflow(error["n_prompt_tokens"] + sampling.max_tokens, error["n_ctx"])
+    message = str(error.get("message", error))
+    if sampling.schema is not None and error.get("type") == "invalid_request_error":
+        return _unusable(message, sampling)
+    return EngineFailed(f"llama.cpp refused the request: {message}")
+
+
+def _unusable(message: str, sampling: Sampling) -> Unprocessable:
+    if sampling.schema is None:
+        return Unprocessable(
+            f"the model's template does not take these messages: {message}", details={"param": "messages"}
+        )
+    reason = message.rpartition("JSON schema error at ")[2].rpartition("failed: ")[2]
+    return Unprocessable(
+        f"llama.cpp cannot hold an answer to this JSON schema: {reason}",
+        code="invalid_json_schema",
+        details={"param": "response_format"},
+    )
 
 
 def _usage(stated: Mapping[str, Any]) -> Usage:

@@ -13,6 +13,7 @@ protocol/conversation_protocol.py, cpp/serve/threaded_engine.cc, config.cc, data
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import queue
@@ -28,9 +29,9 @@ from typing import TYPE_CHECKING, Any
 from mlc_llm.serve import AsyncMLCEngine
 from mlc_llm.serve.config import EngineConfig
 
-from chatapi import board
+from chatapi import board, json_schemas
 from chatapi.compiling import Here, compiled, find, verify
-from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Stop, Usage, never
+from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Skill, Stop, Usage, never
 from chatapi.errors import ChatapiError, EngineFailed, ModelFault
 from chatapi.memory import gigabytes
 from chatapi.sentences import ends
@@ -70,6 +71,8 @@ class Mlc:
     """Answers with a model that `chatapi compile` made. ModelFault when it cannot be loaded."""
 
     continues = True
+    can: frozenset[Skill] = frozenset(("top_p", "penalties", "logit_bias", "schema"))
+    """It tells probabilities only of tokens without spaces and marks, see `whole`, so logprobs are not among them."""
 
     def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
         if not models:
@@ -94,6 +97,7 @@ class Mlc:
             return
         options = {
             **self._sampling,
+            **_more(sampling),
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "seed": sampling.seed,
@@ -273,6 +277,20 @@ def _pieces(responses: Iterator[Any]) -> Iterator[Piece]:
             if reason not in ("stop", "length"):
                 raise EngineFailed(f"MLC ended an answer by {reason or 'nothing'}")
             yield Piece("", reason, _usage(response.usage))
+
+
+def _more(sampling: Sampling) -> dict[str, Any]:
+    """What is asked beyond the plainest; `RequestResponseFormat` in openai_api_protocol.py takes the schema as text."""
+    named = ("top_p", "frequency_penalty", "presence_penalty")
+    more: dict[str, Any] = {name: getattr(sampling, name) for name in named if getattr(sampling, name) is not None}
+    if sampling.logit_bias:
+        more["logit_bias"] = dict(sampling.logit_bias)
+    if sampling.schema is not None:
+        json_schemas.check(sampling.schema)
+        more["response_format"] = {"type": "json_object", "schema": json.dumps(sampling.schema)}
+        # Keys, quotes and braces come again and again in JSON.
+        more = {"frequency_penalty": 0.0, **more}
+    return more
 
 
 def _usage(stated: Any) -> Usage:

@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import json
-import queue
 import re
-import socket
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import httpx
 
-from chatapi.engines import ChatOnly, ContextOverflow, Message, Piece, Sampling, Stop, Usage, never
-from chatapi.errors import Busy, ChatapiError, EngineFailed, NotReady, SettingsFault
+from chatapi.engines import ChatOnly, ContextOverflow, Message, Piece, Sampling, Skill, Stop, Usage, never
+from chatapi.errors import Busy, ChatapiError, EngineFailed, NotReady, SettingsFault, Unprocessable
+from chatapi.events import Call, Token
+from chatapi.exchange import WHOLE_BYTES, Exchange, Head, beginning, events
 from chatapi.settings import Settings
 
 if TYPE_CHECKING:
     from chatapi.catalog import Model
 
 CONNECT_SECONDS = 5.0
-ASK_SECONDS = 0.1
-"""How often `stop` is asked while the server is silent."""
-EVENT_BYTES = 1 << 20
-"""Longest event taken."""
-WHOLE_BYTES = 1 << 20
-"""Most that is read of an answer that is no stream."""
 BYTES_A_TOKEN = 4
 """About what English prose has; the server's own tokenizer is not known here."""
 
 
 class OpenAIUpstream(ChatOnly):
     """Asks a server, which need not be up yet. SettingsFault when its address is no address."""
+
+    can: frozenset[Skill] = frozenset(get_args(Skill))
+    """All of it is passed on; what the server does not do it refuses itself, or passes over."""
 
     def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
         del models
@@ -70,11 +63,11 @@ class OpenAIUpstream(ChatOnly):
         if self._client.is_closed:
             raise EngineFailed("the openai_upstream engine was closed")
         body = self._body(messages, sampling)
-        exchange = _Exchange(
+        exchange = Exchange(
             self._client, self._client.build_request("POST", f"{self._url}/chat/completions", json=body)
         )
         try:
-            yield from self._answer(exchange, sampling.max_tokens, stop)
+            yield from self._answer(exchange, sampling, stop)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
         finally:
@@ -86,7 +79,7 @@ class OpenAIUpstream(ChatOnly):
     def _body(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self._name(),
-            "messages": [{"role": message.role, "content": message.text} for message in messages],
+            "messages": [_message(message) for message in messages],
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "stream": True,
@@ -96,7 +89,7 @@ class OpenAIUpstream(ChatOnly):
             body["seed"] = sampling.seed
         if sampling.stop_texts:
             body["stop"] = list(sampling.stop_texts)
-        return body
+        return {**body, **_more(sampling)}
 
     def _name(self) -> str:
         """The model to ask for: the one set, or the first that is served."""
@@ -117,31 +110,32 @@ class OpenAIUpstream(ChatOnly):
                 f"{self._url} lists no models, so it is no chat server; openai_upstream.url goes up to /v1"
             )
         if response.status_code != httpx.codes.OK:
-            raise self._refused(_Head.of(response), response.text[:WHOLE_BYTES], 0)
+            raise self._refused(Head.of(response), response.text[:WHOLE_BYTES], Sampling(max_tokens=0))
         try:
             return [str(model["id"]) for model in response.json().get("data") or ()]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise EngineFailed(f"{self._url}/models does not answer with a list of models") from error
 
-    def _answer(self, exchange: _Exchange, reserve: int, stop: Stop) -> Iterator[Piece]:
+    def _answer(self, exchange: Exchange, sampling: Sampling, stop: Stop) -> Iterator[Piece]:
         blocks = exchange.blocks(stop)
         head = next(blocks, None)
-        if not isinstance(head, _Head):
+        if not isinstance(head, Head):
             return
         if head.status != httpx.codes.OK or "event-stream" not in head.kind:
-            text = _beginning(blocks)
+            text = beginning(blocks)
             if stop():
                 return
             if head.status != httpx.codes.OK:
-                raise self._refused(head, text, reserve)
+                raise self._refused(head, text, sampling)
             yield from _whole(text, self._url)
             return
-        yield from self._streamed(_events(blocks), exchange, reserve, stop)
+        yield from self._streamed(events(blocks), exchange, sampling, stop)
 
-    def _streamed(self, events: Iterator[str], exchange: _Exchange, reserve: int, stop: Stop) -> Iterator[Piece]:
+    def _streamed(self, events: Iterator[str], exchange: Exchange, sampling: Sampling, stop: Stop) -> Iterator[Piece]:
         reason: str | None = None
         usage: Usage | None = None
         count = 0
+        calling = _Calling()
         for event in events:
             if stop():
                 return
@@ -152,34 +146,42 @@ class OpenAIUpstream(ChatOnly):
             chunk = _parsed(event, self._url)
             if chunk.get("error") or chunk.get("object") == "error":
                 code = _stated(event).get("code")
-                raise self._refused(_Head(code if isinstance(code, int) else 500, "", None), event, reserve)
+                raise self._refused(Head(code if isinstance(code, int) else 500, "", None), event, sampling)
             usage = _usage(chunk) or usage
             for choice in chunk.get("choices") or ():
                 reason = choice.get("finish_reason") or reason
-                text = ((choice.get("delta") or {}).get("content") or "").replace("\ufffd", "")
+                delta = choice.get("delta") or {}
+                calling.add(delta.get("tool_calls") or ())
+                text = (delta.get("content") or "").replace("\ufffd", "")
                 if text:
                     count += 1
-                    yield Piece(text)
+                    yield Piece(text, tokens=_tokens(choice))
         if stop():
             return
         if reason is None:
             raise EngineFailed(f"{self._url} broke off after {count} pieces of an answer")
-        yield Piece("", "length" if reason == "length" else "stop", usage or Usage(completion_tokens=count))
+        yield Piece("", calling.reason(reason), usage or Usage(completion_tokens=count), calls=calling.calls())
 
-    def _refused(self, head: _Head, text: str, reserve: int) -> Exception:
+    def _refused(self, head: Head, text: str, sampling: Sampling) -> Exception:
         """What the server's error means here."""
         stated = _stated(text)
         message = str(stated.get("message") or stated.get("detail") or text.strip()[:300] or "nothing more")
         if head.status in (401, 403):
             return EngineFailed(f"{self._url} refuses the key: set openai_upstream.api_key to one that it knows")
         if _too_long(stated, message):
-            return _overflow(stated, message, reserve, self._context)
+            return _overflow(stated, message, sampling.max_tokens, self._context)
         if head.status == 404 or (head.status == 400 and re.search(r"model.*not (served|found|exist)", message)):
             return self._no_such_model(message)
         if head.status == 503 and "loading" in message.lower():
             return NotReady(f"{self._url} is still loading its model", retry_after=head.retry_after)
         if head.status in (429, 503):
             return Busy(f"{self._url} has too much to do: {message}", retry_after=head.retry_after)
+        if head.status in (400, 422) and _more(sampling):
+            asked = stated.get("param")
+            return Unprocessable(
+                f"the chat server behind this box refuses it: {message}",
+                details={"param": asked if isinstance(asked, str) else None},
+            )
         return EngineFailed(f"{self._url} answered {head.status}: {message}")
 
     def _no_such_model(self, message: str) -> Exception:
@@ -201,131 +203,81 @@ class OpenAIUpstream(ChatOnly):
         return EngineFailed(f"{self._url} broke off: {error}")
 
 
-@dataclass(frozen=True)
-class _Head:
-    """What comes before the body."""
+class _Calling:
+    """The functions that an answer wants called, as their parts come."""
 
-    status: int
-    kind: str
-    """Its media type."""
-    retry_after: float | None
+    def __init__(self) -> None:
+        self._parts: dict[int, tuple[str, str, str]] = {}
 
-    @classmethod
-    def of(cls, response: httpx.Response) -> _Head:
-        stated = response.headers.get("retry-after", "")
-        return cls(response.status_code, response.headers.get("content-type", ""), _seconds(stated))
+    def add(self, deltas: Sequence[Mapping[str, Any]]) -> None:
+        for place, delta in enumerate(deltas):
+            at, function = int(delta.get("index", place)), delta.get("function") or {}
+            number, name, arguments = self._parts.get(at, ("", "", ""))
+            written = arguments + (function.get("arguments") or "")
+            self._parts[at] = (delta.get("id") or number, function.get("name") or name, written)
 
+    def calls(self) -> tuple[Call, ...]:
+        return tuple(Call(*self._parts[at]) for at in sorted(self._parts))
 
-class _Exchange:
-    """One request and its response, read on a thread of its own so that silence can be interrupted."""
-
-    def __init__(self, client: httpx.Client, request: httpx.Request) -> None:
-        self._blocks: queue.Queue[_Head | bytes | Exception | None] = queue.Queue(64)
-        self._ended = False
-        self._socket: socket.socket | None = None
-        self._left = threading.Event()
-        self._timeout = float(request.extensions["timeout"]["read"])
-        self._heard = time.monotonic()
-        request.extensions["trace"] = self._trace
-        self._thread = threading.Thread(target=self._read, args=(client, request), name="openai_upstream", daemon=True)
-        self._thread.start()
-
-    def blocks(self, stop: Stop) -> Iterator[_Head | bytes]:
-        """The head, then the body as it comes; ends early once `stop` is true. Raises what reading raised."""
-        while not self._ended:
-            try:
-                item = self._blocks.get(timeout=ASK_SECONDS)
-            except queue.Empty:
-                if stop():
-                    return
-                item = b""
-            if item is None:
-                self._ended = True
-            elif isinstance(item, httpx.HTTPError):
-                raise item
-            elif isinstance(item, Exception):
-                raise EngineFailed(f"the request could not be sent: {item}") from item
-            # Comments keep the connection open and are no words.
-            elif time.monotonic() - self._heard > self._timeout:
-                raise httpx.ReadTimeout("no words")
-            elif item:
-                yield item
-
-    def words(self) -> None:
-        """Something was said: the time of silence starts anew."""
-        self._heard = time.monotonic()
-
-    def leave(self) -> None:
-        """Cut the connection, which tells the server that nobody wants the rest, and wait for the thread."""
-        self._left.set()
-        self._cut()
-        while not self._ended:
-            self._ended = self._blocks.get() is None
-        self._thread.join()
-
-    def _cut(self) -> None:
-        if self._socket is not None:
-            try:
-                self._socket.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                """It was closed already."""
-
-    def _trace(self, name: str, info: Mapping[str, Any]) -> None:
-        """Take the socket as soon as there is one: closing a response does not wake the thread that reads it."""
-        if name in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
-            self._socket = info["return_value"].get_extra_info("socket")
-            if self._left.is_set():
-                self._cut()
-
-    def _read(self, client: httpx.Client, request: httpx.Request) -> None:
-        try:
-            response = client.send(request, stream=True)
-            try:
-                self._blocks.put(_Head.of(response))
-                for block in response.iter_bytes():
-                    self._blocks.put(block)
-            finally:
-                response.close()
-        except Exception as error:
-            self._blocks.put(error)
-        finally:
-            self._blocks.put(None)
+    def reason(self, stated: str | None) -> str:
+        if stated == "length":
+            return stated
+        return "tool_calls" if self._parts else "stop"
 
 
-def _events(blocks: Iterator[_Head | bytes]) -> Iterator[str]:
-    """The data of server-sent events. Only line feeds end a line: JSON may hold other separators as they are."""
-    data: list[str] = []
-    for line in _lines(blocks):
-        field, _, value = line.partition(":")
-        if field in ("data", "error"):
-            data.append(value.removeprefix(" "))
-        elif not line and data:
-            yield "\n".join(data)
-            data = []
-    if data:
-        yield "\n".join(data)
+def _message(message: Message) -> dict[str, Any]:
+    told: dict[str, Any] = {"role": message.role, "content": message.text}
+    if message.calls:
+        functions = [(call.id, {"name": call.name, "arguments": call.arguments}) for call in message.calls]
+        told["tool_calls"] = [{"id": call, "type": "function", "function": function} for call, function in functions]
+        told["content"] = message.text or None
+    if message.call:
+        told["tool_call_id"] = message.call
+    return told
 
 
-def _lines(blocks: Iterator[_Head | bytes]) -> Iterator[str]:
-    rest = b""
-    for block in blocks:
-        if isinstance(block, bytes):
-            *whole, rest = (rest + block).split(b"\n")
-            if len(rest) > EVENT_BYTES:
-                raise EngineFailed(f"the chat server sent an event longer than {EVENT_BYTES} bytes")
-            for line in whole:
-                yield line.removesuffix(b"\r").decode(errors="replace")
-    if rest:
-        yield rest.decode(errors="replace")
+def _more(sampling: Sampling) -> dict[str, Any]:
+    """What is asked beyond the plainest."""
+    named = ("top_p", "frequency_penalty", "presence_penalty")
+    more: dict[str, Any] = {name: getattr(sampling, name) for name in named if getattr(sampling, name) is not None}
+    if sampling.logit_bias:
+        more["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
+    if sampling.logprobs is not None:
+        more |= {"logprobs": True, "top_logprobs": sampling.logprobs}
+    if sampling.schema is not None:
+        form = {"name": "answer", "schema": sampling.schema, "strict": sampling.strict}
+        any_object = sampling.schema == {"type": "object"}
+        kind = {"type": "json_object"} if any_object else {"type": "json_schema", "json_schema": form}
+        more["response_format"] = kind
+    if sampling.tools:
+        more["tools"] = [
+            {
+                "type": "function",
+                "function": {
+                    "name": tool.name,
+                    "description": tool.description,
+                    "parameters": tool.parameters,
+                    **({"strict": True} if tool.strict else {}),
+                },
+            }
+            for tool in sampling.tools
+        ]
+        choice = sampling.tool_choice
+        named_one = {"type": "function", "function": {"name": choice[1:]}}
+        more["tool_choice"] = named_one if choice.startswith(":") else choice
+        if not sampling.parallel:
+            more["parallel_tool_calls"] = False
+    return more
 
 
-def _beginning(blocks: Iterator[_Head | bytes]) -> str:
-    """What is worth reading of a body that is no stream."""
-    body = b""
-    for block in blocks:
-        if isinstance(block, bytes) and len(body) < WHOLE_BYTES:
-            body += block
-    return body.decode(errors="replace")
+def _tokens(choice: Mapping[str, Any]) -> tuple[Token, ...]:
+    return tuple(_token(each) for each in (choice.get("logprobs") or {}).get("content") or ())
+
+
+def _token(stated: Mapping[str, Any]) -> Token:
+    text = str(stated["token"])
+    raw = bytes(stated["bytes"]) if stated.get("bytes") is not None else text.encode()
+    return Token(text, float(stated["logprob"]), raw, tuple(map(_token, stated.get("top_logprobs") or ())))
 
 
 def _parsed(event: str, url: str) -> dict[str, Any]:
@@ -343,11 +295,14 @@ def _whole(text: str, url: str) -> Iterator[Piece]:
     chunk = _parsed(text, url)
     try:
         choice = chunk["choices"][0]
-        answer = str(choice["message"]["content"] or "")
-    except (KeyError, IndexError, TypeError) as error:
+        message = choice["message"]
+        answer = str(message.get("content") or "")
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise EngineFailed(f"{url} answered with something that is no chat completion: {text[:100]!r}") from error
-    reason = "length" if choice.get("finish_reason") == "length" else "stop"
-    yield Piece(answer, reason, _usage(chunk) or Usage())
+    calling = _Calling()
+    calling.add(message.get("tool_calls") or ())
+    reason = calling.reason(choice.get("finish_reason"))
+    yield Piece(answer, reason, _usage(chunk) or Usage(), _tokens(choice), calling.calls())
 
 
 def _usage(chunk: Mapping[str, Any]) -> Usage | None:
@@ -384,13 +339,3 @@ def _overflow(stated: Mapping[str, Any], message: str, reserve: int, context: in
     limit = re.search(r"(?:context length is|length limit|context (?:size|length|window)(?: of)?) \(?(\d+)", message)
     fits = int(limit[1]) if limit else context
     return ContextOverflow(max([fits + 1, *(int(number) for number in re.findall(r"\d+", message))]), fits)
-
-
-def _seconds(retry_after: str) -> float | None:
-    """A Retry-After header, which is a number of seconds or a date."""
-    if retry_after.isdigit():
-        return float(retry_after)
-    try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return None

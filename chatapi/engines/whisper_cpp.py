@@ -16,7 +16,7 @@ import numpy as np
 
 from chatapi import openmp
 from chatapi.audio import RATE, Samples
-from chatapi.engines import PLAIN, Hearing, Segment, Stop, Token, Word, never
+from chatapi.engines import PLAIN, HeardToken, Hearing, Segment, Stop, Word, never
 from chatapi.errors import EngineFailed, ModelFault, Unprocessable
 from chatapi.settings import Settings
 
@@ -206,7 +206,9 @@ class WhisperCpp:
             total, count = total + sum(logprobs), count + len(logprobs)
         return _Heard(tuple(segments), total / max(1, count))
 
-    def _parts(self, tokens: Sequence[Any], end: float, hearing: Hearing) -> tuple[tuple[Word, ...], tuple[Token, ...]]:
+    def _parts(
+        self, tokens: Sequence[Any], end: float, hearing: Hearing
+    ) -> tuple[tuple[Word, ...], tuple[HeardToken, ...]]:
         """The words and tokens of a segment, as far as they are asked for."""
         if not (hearing.words or hearing.tokens):
             return (), ()
@@ -218,7 +220,7 @@ class WhisperCpp:
             return words, ()
         logprobs = (float(np.log(max(token.p, 1e-9))) for token in tokens)
         kept = zip(tokens, spelled, logprobs, strict=True)
-        return words, tuple(Token(token.id, text, logprob) for token, text, logprob in kept)
+        return words, tuple(HeardToken(token.id, text, logprob) for token, text, logprob in kept)
 
     def _tokens(self, segment: int) -> list[Any]:
         """The text tokens of a segment: those after them are times and marks."""

@@ -77,7 +77,8 @@ class Metrics:
 
     def _of_turns(self, registry: CollectorRegistry) -> None:
         self.turns = Counter(
-            "chatapi_turns_total", "Turns ended: requests, those of live conversations, and files written down or read aloud.",
+            "chatapi_turns_total",
+            "Turns ended: requests, those of live conversations, and files written down or read aloud.",
             ["kind", "heard", "reply", "result"], registry=registry,
         )  # fmt: skip
         self.stages = Histogram(

@@ -13,6 +13,7 @@ import anyio
 from chatapi.abilities.answering import Answered, Answering, Manner
 from chatapi.abilities.live import phrases
 from chatapi.abilities.live.playback import Playback
+from chatapi.abilities.prompts import Question
 from chatapi.engines import Usage
 from chatapi.errors import ChatapiError, EngineFailed, alone
 from chatapi.events import AnswerStarted, Event, Failed, Ledger, LiveEvent, Speech, TextDelta, TurnEnded, TurnOver
@@ -62,11 +63,12 @@ class Answer:
         self._sounding = anyio.Event()
         self._read = anyio.Event()
 
-    async def run(self, ended: Callable[[Answer, Answered], Awaitable[None]]) -> None:
+    async def run(self, ended: Callable[[Answer, Answered[Question]], Awaitable[None]]) -> None:
         """Until it is answered or dropped; what fails is told in words. `ended` is awaited before its TurnEnded."""
         with self._scope:
             try:
-                answered = await self._answering.answer(self._recalled, self._put, self._manner, self._take, self.mark)
+                prompt = self._answering.question(self._recalled, self._put)
+                answered = await self._answering.answer(prompt, self._manner, self._take, self.mark)
             except Exception as raised:
                 await self._failed(raised)
                 return

@@ -18,6 +18,7 @@ from chatapi.abilities.live.listening import Ear
 from chatapi.abilities.live.memory import Memory
 from chatapi.abilities.live.playback import Playback
 from chatapi.abilities.live.utterance import Utterance
+from chatapi.abilities.prompts import Question
 from chatapi.audio import RATE, Samples
 from chatapi.engines import Voice
 from chatapi.errors import ChatapiError, Unprocessable
@@ -290,7 +291,7 @@ class Session:
         voice: Voice | None = None
         if options.speak:
             voice = self._live.speaking.voice(options.voice, options.language or self._ear.spoken)
-        manner = Manner(voice, options.max_tokens, options.temperature, None, Priority.LIVE)
+        manner = Manner(voice, options.max_tokens, options.temperature, priority=Priority.LIVE)
         self.answer = Answer(self._live.answering, self._told(), asked, self._put(asked), manner, since)
         self.answer.guessed = guess
         self.answer.mark("transcript")
@@ -326,7 +327,7 @@ class Session:
             self._group.start_soon(answer.watch)
             await answer.release(self._send, lambda: self.seconds)
 
-    async def _ended(self, answer: Answer, answered: Answered) -> None:
+    async def _ended(self, answer: Answer, answered: Answered[Question]) -> None:
         """An answer is whole: it is remembered, as if all of it had been heard."""
         # Not half-way: whoever interrupts now waits, and then knows which exchange to correct.
         with anyio.CancelScope(shield=True):

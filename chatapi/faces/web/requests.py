@@ -105,16 +105,22 @@ async def read(request: Request) -> Asked:
     return asked.model_copy(update={"turn": traced})
 
 
-def _from_json(body: bytes) -> Options:
+def json_object(body: bytes, wanted: str) -> dict[str, Any]:
+    """A body that is to be an object, with what is `wanted` in it. Raises BadInput (invalid_json), Unprocessable."""
     if not body.strip():
-        raise BadInput("the body is empty; send a JSON object with a prompt", code="invalid_json")
+        raise BadInput(f"the body is empty; send a JSON object with {wanted}", code="invalid_json")
     try:
         values = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"the body is not JSON: {_broken(error)}", code="invalid_json") from None
     if not isinstance(values, dict):
         kind = JSON_NAMES[type(values).__name__]
-        raise Unprocessable(f"the body is a JSON {kind}; an object with a prompt is needed")
+        raise Unprocessable(f"the body is a JSON {kind}; an object with {wanted} is needed")
+    return values
+
+
+def _from_json(body: bytes) -> Options:
+    values = json_object(body, "a prompt")
     if "prompt" not in values:
         raise Unprocessable("the request has neither a prompt nor audio", code="one_of_prompt_and_audio")
     return _validated(PromptRequest, values, strict=True)

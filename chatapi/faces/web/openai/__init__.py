@@ -5,9 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from chatapi.appliance import Appliance
-from chatapi.faces.web.openai import models, speech, transcriptions
+from chatapi.faces.web.openai import chat, models, speech, transcriptions
+from chatapi.faces.web.openai.chat import BODIES
 
-__all__ = ["router"]
+__all__ = ["BODIES", "router"]
 
 
 def router(appliance: Appliance) -> APIRouter:
@@ -16,4 +17,5 @@ def router(appliance: Appliance) -> APIRouter:
     routes.include_router(models.router(appliance))
     routes.include_router(transcriptions.router(appliance))
     routes.include_router(speech.router(appliance))
+    routes.include_router(chat.router(appliance))
     return routes

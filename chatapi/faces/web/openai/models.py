@@ -9,17 +9,18 @@ from fastapi import APIRouter
 from chatapi.appliance import Appliance
 from chatapi.errors import Unknown
 from chatapi.faces.web import names
+from chatapi.faces.web.openai.errors import refusals
 
 
 def router(appliance: Appliance) -> APIRouter:
     """Its routes."""
     routes = APIRouter(prefix="/v1")
 
-    @routes.get("/models", summary="Models that can be asked for, in OpenAI's form")
+    @routes.get("/models", summary="Models that can be asked for, in OpenAI's form", responses=refusals())
     async def listed() -> dict[str, Any]:
         return {"object": "list", "data": [_entry(appliance, role, name) for role, name in names.models(appliance)]}
 
-    @routes.get("/models/{model}", summary="One of them")
+    @routes.get("/models/{model}", summary="One of them", responses=refusals(404))
     async def one(model: str) -> dict[str, Any]:
         for role, name in names.models(appliance):
             if name == model:

@@ -1,0 +1,73 @@
+"""What an answer is given to: a question in a conversation of ours, as messages for the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from chatapi.engines import ContextOverflow, LanguageModel, Message, Piece, Sampling, Stop
+from chatapi.errors import TooLarge
+from chatapi.history import Recalled
+
+KEPT = 0.7
+"""Share of the context that is filled after the oldest exchanges left; the rest lets the prompt cache live a while."""
+
+
+class Prompt(Protocol):
+    """What the model is told, and how it is asked."""
+
+    def messages(self) -> list[Message]:
+        """What the model is told."""
+
+    def generate(
+        self, engine: LanguageModel, messages: Sequence[Message], sampling: Sampling, stop: Stop
+    ) -> Iterator[Piece]:
+        """The answer, as `LanguageModel.generate` has it."""
+
+    def shortened(self: P, overflow: ContextOverflow, sampling: Sampling) -> P:
+        """One that fits. Raises CallerError where there is none."""
+
+
+P = TypeVar("P", bound=Prompt)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked next in a conversation."""
+
+    recalled: Recalled
+    asked: str
+    system: str
+    """What the model is told where the conversation does not say."""
+
+    def messages(self) -> list[Message]:
+        recalled = self.recalled
+        messages = [Message("system", recalled.system if recalled.system is not None else self.system)]
+        for exchange in recalled.exchanges:
+            messages += [Message("user", exchange.asked), Message("assistant", exchange.answered)]
+        messages.append(Message("user", self.asked))
+        return [message for message in messages if message.text]
+
+    def generate(
+        self, engine: LanguageModel, messages: Sequence[Message], sampling: Sampling, stop: Stop
+    ) -> Iterator[Piece]:
+        return engine.generate(messages, sampling, stop)
+
+    def shortened(self, overflow: ContextOverflow, sampling: Sampling) -> Question:
+        """Without its oldest exchanges, so that it fits with room to spare. Raises TooLarge (prompt_too_long)."""
+        recalled = self.recalled
+        if not recalled.exchanges:
+            raise TooLarge(
+                f"the prompt needs {overflow.needed} tokens with the room for its answer; {overflow.context} fit the "
+                "model",
+                code="prompt_too_long",
+                details={"needed_tokens": overflow.needed, "context_tokens": overflow.context},
+            )
+        lengths = [len(exchange.asked) + len(exchange.answered) for exchange in recalled.exchanges]
+        tokens_per_char = overflow.needed / (sum(lengths) + len(self.asked) + len(recalled.system or "") + 1)
+        excess = (overflow.needed - KEPT * overflow.context) / tokens_per_char
+        left_out = 1
+        while left_out < len(lengths) and sum(lengths[:left_out]) < excess:
+            left_out += 1
+        return replace(self, recalled=replace(recalled, exchanges=recalled.exchanges[left_out:]))

@@ -1,0 +1,161 @@
+"""A request to another server whose silence can be interrupted, and its reply as server-sent events."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+
+from chatapi.engines import Stop
+from chatapi.errors import EngineFailed
+
+ASK_SECONDS = 0.1
+"""How often `stop` is asked while the server is silent."""
+EVENT_BYTES = 1 << 20
+"""Longest event taken."""
+WHOLE_BYTES = 1 << 20
+"""Most that is read of an answer that is no stream."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What comes before the body."""
+
+    status: int
+    kind: str
+    """Its media type."""
+    retry_after: float | None
+
+    @classmethod
+    def of(cls, response: httpx.Response) -> Head:
+        stated = response.headers.get("retry-after", "")
+        return cls(response.status_code, response.headers.get("content-type", ""), _seconds(stated))
+
+
+class Exchange:
+    """One request and its response, read on a thread of its own so that silence can be interrupted."""
+
+    def __init__(self, client: httpx.Client, request: httpx.Request) -> None:
+        self._blocks: queue.Queue[Head | bytes | Exception | None] = queue.Queue(64)
+        self._ended = False
+        self._socket: socket.socket | None = None
+        self._left = threading.Event()
+        self._timeout = float(request.extensions["timeout"]["read"])
+        self._heard = time.monotonic()
+        request.extensions["trace"] = self._trace
+        self._thread = threading.Thread(target=self._read, args=(client, request), name="openai_upstream", daemon=True)
+        self._thread.start()
+
+    def blocks(self, stop: Stop) -> Iterator[Head | bytes]:
+        """The head, then the body as it comes; ends early once `stop` is true. Raises what reading raised."""
+        while not self._ended:
+            try:
+                item = self._blocks.get(timeout=ASK_SECONDS)
+            except queue.Empty:
+                if stop():
+                    return
+                item = b""
+            if item is None:
+                self._ended = True
+            elif isinstance(item, httpx.HTTPError):
+                raise item
+            elif isinstance(item, Exception):
+                raise EngineFailed(f"the request could not be sent: {item}") from item
+            # Comments keep the connection open and are no words.
+            elif time.monotonic() - self._heard > self._timeout:
+                raise httpx.ReadTimeout("no words")
+            elif item:
+                yield item
+
+    def words(self) -> None:
+        """Something was said: the time of silence starts anew."""
+        self._heard = time.monotonic()
+
+    def leave(self) -> None:
+        """Cut the connection, which tells the server that nobody wants the rest, and wait for the thread."""
+        self._left.set()
+        self._cut()
+        while not self._ended:
+            self._ended = self._blocks.get() is None
+        self._thread.join()
+
+    def _cut(self) -> None:
+        if self._socket is not None:
+            try:
+                self._socket.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                """It was closed already."""
+
+    def _trace(self, name: str, info: Mapping[str, Any]) -> None:
+        """Take the socket as soon as there is one: closing a response does not wake the thread that reads it."""
+        if name in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            self._socket = info["return_value"].get_extra_info("socket")
+            if self._left.is_set():
+                self._cut()
+
+    def _read(self, client: httpx.Client, request: httpx.Request) -> None:
+        try:
+            response = client.send(request, stream=True)
+            try:
+                self._blocks.put(Head.of(response))
+                for block in response.iter_bytes():
+                    self._blocks.put(block)
+            finally:
+                response.close()
+        except Exception as error:
+            self._blocks.put(error)
+        finally:
+            self._blocks.put(None)
+
+
+def events(blocks: Iterator[Head | bytes]) -> Iterator[str]:
+    """The data of server-sent events. Only line feeds end a line: JSON may hold other separators as they are."""
+    data: list[str] = []
+    for line in _lines(blocks):
+        field, _, value = line.partition(":")
+        if field in ("data", "error"):
+            data.append(value.removeprefix(" "))
+        elif not line and data:
+            yield "\n".join(data)
+            data = []
+    if data:
+        yield "\n".join(data)
+
+
+def _lines(blocks: Iterator[Head | bytes]) -> Iterator[str]:
+    rest = b""
+    for block in blocks:
+        if isinstance(block, bytes):
+            *whole, rest = (rest + block).split(b"\n")
+            if len(rest) > EVENT_BYTES:
+                raise EngineFailed(f"the chat server sent an event longer than {EVENT_BYTES} bytes")
+            for line in whole:
+                yield line.removesuffix(b"\r").decode(errors="replace")
+    if rest:
+        yield rest.decode(errors="replace")
+
+
+def beginning(blocks: Iterator[Head | bytes]) -> str:
+    """What is worth reading of a body that is no stream."""
+    body = b""
+    for block in blocks:
+        if isinstance(block, bytes) and len(body) < WHOLE_BYTES:
+            body += block
+    return body.decode(errors="replace")
+
+
+def _seconds(retry_after: str) -> float | None:
+    """A Retry-After header, which is a number of seconds or a date."""
+    if retry_after.isdigit():
+        return float(retry_after)
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None

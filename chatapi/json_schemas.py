@@ -1,0 +1,133 @@
+"""JSON schemas that an answer is to fit, judged before a library is given them, which may not survive a broken one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from chatapi.errors import Unprocessable
+
+TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
+MOST_TIMES = 2000
+"""Most that anything in a grammar is repeated (MAX_REPETITION_THRESHOLD, llama.cpp's src/llama-grammar.cpp)."""
+COUNTS = ("minItems", "maxItems", "minLength", "maxLength")
+BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+LARGEST = 2**53
+"""Of whole numbers, those that every JSON parser keeps exactly."""
+TABLES = ("properties", "$defs", "definitions", "patternProperties")
+LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+ALTERNATIVES = ("anyOf", "oneOf", "allOf")
+
+
+def check(schema: Mapping[str, Any]) -> None:
+    """Raises Unprocessable (invalid_json_schema) that says where it is wrong."""
+    waiting: list[tuple[str, Any]] = [("#", schema)]
+    while waiting:
+        place, part = waiting.pop()
+        if not isinstance(part, Mapping):
+            raise _wrong(place, "it must be an object")
+        _check_words(place, part)
+        _check_numbers(place, part)
+        if "$ref" in part:
+            _resolved(schema, place, part["$ref"])
+        waiting += _inner(place, part)
+    _check_ends(schema)
+
+
+def _check_words(place: str, part: Mapping[str, Any]) -> None:
+    kinds = part.get("type", [])
+    kinds = kinds if isinstance(kinds, list) else [kinds]
+    if unknown := [kind for kind in kinds if kind not in TYPES]:
+        raise _wrong(place, f"there is no type {unknown[0]!r}")
+    if "enum" in part and not (isinstance(part["enum"], list) and part["enum"]):
+        raise _wrong(place, "enum must be a list of values")
+    required = part.get("required", [])
+    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+        raise _wrong(place, "required must be a list of names")
+    if "pattern" in part:
+        _check_pattern(place, part["pattern"])
+
+
+def _check_pattern(place: str, pattern: Any) -> None:
+    try:
+        re.compile(pattern)
+    except (re.error, TypeError, RecursionError, OverflowError) as error:
+        raise _wrong(place, f"its pattern cannot be used: {error}") from error
+    if any(int(times) > MOST_TIMES for times in re.findall(r"\d+", " ".join(re.findall(r"\{[\d,]+\}", pattern)))):
+        raise _wrong(place, f"its pattern repeats more than {MOST_TIMES} times")
+
+
+def _check_numbers(place: str, part: Mapping[str, Any]) -> None:
+    for name in COUNTS:
+        times = part.get(name, 0)
+        if type(times) is not int or not 0 <= times <= MOST_TIMES:
+            raise _wrong(place, f"{name} must be a whole number up to {MOST_TIMES}")
+    for name in BOUNDS:
+        bound = part.get(name, 0)
+        if type(bound) not in (int, float) or abs(bound) > LARGEST:
+            raise _wrong(place, f"{name} must be a number up to 2**53")
+
+
+def _inner(place: str, part: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The schemas in it, with where they stand."""
+    for name in TABLES:
+        table = part.get(name, {})
+        if not isinstance(table, Mapping):
+            raise _wrong(place, f"{name} must be an object")
+        yield from ((f"{place}/{name}/{key}", each) for key, each in table.items())
+    for name in LISTS:
+        several = part.get(name, [None])
+        if not isinstance(several, list) or not several:
+            raise _wrong(place, f"{name} must be a list of schemas")
+        yield from ((f"{place}/{name}/{at}", each) for at, each in enumerate(several) if name in part)
+    if "items" in part:
+        yield f"{place}/items", part["items"]
+    if not isinstance(part.get("additionalProperties", True), bool):
+        yield f"{place}/additionalProperties", part["additionalProperties"]
+
+
+def _resolved(whole: Any, place: str, reference: Any) -> Any:
+    if not isinstance(reference, str) or not reference.startswith("#/"):
+        raise _wrong(place, "$ref must point into the schema itself, as #/$defs/name does")
+    for step in reference[2:].split("/"):
+        whole = whole.get(step) if isinstance(whole, Mapping) else None
+    if not isinstance(whole, Mapping):
+        raise _wrong(place, f"$ref points to {reference}, which is not there")
+    return whole
+
+
+def _check_ends(schema: Mapping[str, Any]) -> None:
+    """No reference leads back to itself before anything is written."""
+    around: dict[int, bool] = {}
+    """Part -> whether what it stands for is being looked at, or was."""
+
+    def follow(part: Mapping[str, Any]) -> None:
+        if around.get(id(part)):
+            raise _wrong("#", "a $ref stands for itself")
+        if id(part) in around:
+            return
+        around[id(part)] = True
+        if "$ref" in part:
+            follow(_resolved(schema, "#", part["$ref"]))
+        for name in ALTERNATIVES:
+            for each in part.get(name, ()):
+                follow(each)
+        around[id(part)] = False
+
+    waiting: list[Any] = [schema]
+    while waiting:
+        part = waiting.pop()
+        try:
+            follow(part)
+        except RecursionError:
+            raise _wrong("#", "its references are nested too deeply") from None
+        waiting += [each for _, each in _inner("#", part)]
+
+
+def _wrong(place: str, told: str) -> Unprocessable:
+    return Unprocessable(
+        f"the JSON schema cannot be followed at {place[:200]}: {told}",
+        code="invalid_json_schema",
+        details={"param": "response_format"},
+    )

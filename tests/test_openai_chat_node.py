@@ -1,0 +1,33 @@
+"""`/v1/chat/completions` with OpenAI's client for Node, unmodified: `npm ci --prefix tests/node` installs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import anyio
+import pytest
+from conftest import Served, until
+
+FOLDER = Path(__file__).with_name("node")
+
+
+@pytest.mark.skipif(
+    shutil.which("node") is None or not (FOLDER / "node_modules" / "openai").is_dir(),
+    reason="needs node and tests/node",
+)
+@pytest.mark.anyio
+async def test_the_client_for_node_chats_with_the_box(served: Served) -> None:
+    with anyio.fail_after(60):
+        ran = await anyio.run_process(["node", str(FOLDER / "chat.mjs"), f"{served.url}/v1", "none"], check=False)
+    assert ran.returncode == 0, ran.stderr.decode()
+    found = json.loads(ran.stdout)
+    assert found["whole"] == ["You said: from Node.", "stop", 6]
+    assert (found["deltas"], found["usage"]) == (["You", " said:", " from", " Node."], 4)
+    assert found["transcript"] == found["helped"] == "You said: from Node."
+    assert abs(found["bytes"] - 4 * 0.06 * 24_000 * 2) < 100
+    assert found["called"] == "from Node"
+    assert found["formed"] == {"name": "from Node"}
+    assert found["refused"] == ["BadRequestError", 400, "unsupported_value", "n"]
+    await until(lambda: served.appliance.gate.used == 0)
