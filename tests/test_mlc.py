@@ -282,7 +282,7 @@ def test_a_closed_engine_says_so(build: Build) -> None:
 
 
 def test_the_cache_is_as_large_as_the_memory_allows() -> None:
-    from chatapi.engines.mlc import HEADROOM, fitting
+    from chatapi.compiling import HEADROOM, fitting
 
     weights, each = 4_000_000_000, 131_073.25
     free = int(weights + 155_000_000 + HEADROOM + each * 3000)
@@ -293,7 +293,8 @@ def test_the_cache_is_as_large_as_the_memory_allows() -> None:
 
 
 def test_on_a_board_the_cache_takes_what_is_free_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from chatapi.engines.mlc import HEADROOM, configured
+    from chatapi.compiling import HEADROOM
+    from chatapi.engines.mlc import configured
 
     compiled(tmp_path)
     proc = tmp_path / "root" / "proc"

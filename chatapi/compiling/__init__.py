@@ -1,6 +1,6 @@
 """Models compiled for a board by MLC: the plan, carrying it out, and judging what came of it or from elsewhere."""
 
-from chatapi.compiling.fit import Room, obstacles, room
+from chatapi.compiling.fit import HEADROOM, Room, fitting, obstacles, room
 from chatapi.compiling.place import Place, compiled, home
 from chatapi.compiling.plan import Plan, Request, plan
 from chatapi.compiling.running import Progress, carry_out
@@ -8,6 +8,7 @@ from chatapi.compiling.tools import Tools, find
 from chatapi.compiling.verdict import Fault, Here, Verdict, verify
 
 __all__ = [
+    "HEADROOM",
     "Fault",
     "Here",
     "Place",
@@ -20,6 +21,7 @@ __all__ = [
     "carry_out",
     "compiled",
     "find",
+    "fitting",
     "home",
     "obstacles",
     "plan",

@@ -1,10 +1,12 @@
-"""Whether a plan fits a board, said before anything is begun."""
+"""Whether a plan fits a board, said before anything is begun; and how much a compiled model can remember there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from chatapi import board as boards
 from chatapi.catalog import disk
@@ -12,6 +14,9 @@ from chatapi.compiling.plan import Plan
 from chatapi.compiling.verdict import RESERVE
 from chatapi.errors import ModelFault, OurFault, StorageFault
 from chatapi.memory import gigabytes
+
+HEADROOM = 400 << 20
+"""Bytes beside weights, temporary memory and KV cache: MLC's workspaces, and the other engines while they compute."""
 
 
 @dataclass(frozen=True)
@@ -53,3 +58,23 @@ def obstacles(plan: Plan, free: Room) -> Iterator[OurFault]:
             f"it on a larger {plan.board.family} with the same JetPack and copy {plan.place.folder} here",
             code="too_little_memory",
         )
+
+
+def fitting(metadata: Mapping[str, Any], weights: int, available: int, context: int) -> int:
+    """Tokens whose keys and values fit the memory that is left beside the weights; all of these are bytes.
+
+    Bytes a token as MLC counts them (`EstimateMemoryUsageOnMode`, config.cc): 16 bits for each key and value, and 1.25.
+    Without a bound for a model that keeps none. ModelFault where not even one context fits.
+    """
+    cache = metadata.get("kv_cache")
+    if not cache:
+        return sys.maxsize
+    each = cache["head_dim"] * cache["num_key_value_heads"] * cache["num_hidden_layers"] * 4 + 1.25
+    taken = weights + max(metadata.get("memory_usage", {}).values(), default=0) + HEADROOM
+    tokens = int((available - taken) / each)
+    if tokens < context:
+        raise ModelFault(
+            f"the model needs {gigabytes(taken + each * context)} of memory with a context of {context} and "
+            f"{gigabytes(available)} are free; set mlc.context lower, take a smaller model, or stop what else runs"
+        )
+    return tokens

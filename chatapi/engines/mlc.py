@@ -18,7 +18,6 @@ import logging
 import math
 import queue
 import re
-import sys
 import threading
 import uuid
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -30,10 +29,9 @@ from mlc_llm.serve import AsyncMLCEngine
 from mlc_llm.serve.config import EngineConfig
 
 from chatapi import board, json_schemas
-from chatapi.compiling import Here, compiled, find, verify
+from chatapi.compiling import Here, compiled, find, fitting, verify
 from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Skill, Stop, Usage, never
 from chatapi.errors import ChatapiError, EngineFailed, ModelFault
-from chatapi.memory import gigabytes
 from chatapi.sentences import ends
 from chatapi.settings import Mlc as Table
 from chatapi.settings import Settings
@@ -59,8 +57,6 @@ COUNTED = {
     "prefill_tokens": "prefill_tokens_sum",
     "decode_tokens": "decode_tokens_sum",
 }
-HEADROOM = 400 << 20
-"""Bytes beside weights, temporary memory and KV cache: MLC's workspaces, and the other engines while they compute."""
 HERE = "\x02here\x03"
 """Marks the end of a message that is left open; no template and nobody's speech has it."""
 
@@ -330,26 +326,6 @@ def configured(folder: Path, metadata: Mapping[str, Any], table: Table, root: Pa
         max_total_sequence_length=tokens,
         verbose=False,
     )
-
-
-def fitting(metadata: Mapping[str, Any], weights: int, available: int, context: int) -> int:
-    """Tokens whose keys and values fit the memory that is left beside the weights; all of these are bytes.
-
-    Bytes a token as MLC counts them (`EstimateMemoryUsageOnMode`, config.cc): 16 bits for each key and value, and 1.25.
-    Without a bound for a model that keeps none. ModelFault where not even one context fits.
-    """
-    cache = metadata.get("kv_cache")
-    if not cache:
-        return sys.maxsize
-    each = cache["head_dim"] * cache["num_key_value_heads"] * cache["num_hidden_layers"] * 4 + 1.25
-    taken = weights + max(metadata.get("memory_usage", {}).values(), default=0) + HEADROOM
-    tokens = int((available - taken) / each)
-    if tokens < context:
-        raise ModelFault(
-            f"the model needs {gigabytes(taken + each * context)} of memory with a context of {context} and "
-            f"{gigabytes(available)} are free; set mlc.context lower, take a smaller model, or stop what else runs"
-        )
-    return tokens
 
 
 def _load(folder: Path, config: EngineConfig, device: str) -> Any:

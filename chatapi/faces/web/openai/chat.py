@@ -12,17 +12,11 @@ from chatapi.appliance import Appliance
 from chatapi.faces.web.openai import chat_request
 from chatapi.faces.web.openai.chat_body import ChatRequest
 from chatapi.faces.web.openai.chat_reply import ChatReply
+from chatapi.faces.web.openai.described import events
 from chatapi.faces.web.openai.errors import refusals
 
 BODY = {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ChatRequest"}}}}
-CHUNKS = {
-    "schema": {
-        "type": "object",
-        "description": "Each event; its data is a chat.completion.chunk in JSON, that of the last is [DONE].",
-        "properties": {"data": {"type": "string"}},
-        "required": ["data"],
-    }
-}
+CHUNKS = events("Each event; its data is a chat.completion.chunk in JSON, that of the last is [DONE].")
 
 
 class Choice(BaseModel):

@@ -6,32 +6,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from chatapi.faces.web.native import PROBLEMS
 
-ERROR = {
-    "type": "object",
-    "properties": {
-        "error": {
-            "type": "object",
-            "properties": {
-                "type": {"type": "string"},
-                "code": {"type": "string"},
-                "message": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-            },
-            "required": ["type", "code", "message", "param"],
-        }
-    },
-    "required": ["error"],
-}
-"""An error in OpenAI's form."""
-
-
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Answers of these statuses, and those that the door itself gives."""
-    content = {"application/json": {"schema": ERROR}}
+def events(description: str) -> dict[str, Any]:
+    """A stream of server-sent events without names."""
+    data = {"type": "string"}
     return {
-        status: {"description": PROBLEMS[status]["description"], "content": content} for status in (401, 403, *statuses)
+        "schema": {"type": "object", "description": description, "properties": {"data": data}, "required": ["data"]}
     }
 
 

@@ -34,6 +34,7 @@ MEANINGS = {
     413: "The body or the audio is too large.",
     415: "The media type is not taken.",
     500: "An engine failed.",
+    507: "The disk is full.",
     503: "Busy or still loading; Retry-After says when to try again.",
 }
 

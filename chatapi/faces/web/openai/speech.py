@@ -18,8 +18,10 @@ from chatapi.appliance import Appliance
 from chatapi.encoding import FORMATS, Encoder
 from chatapi.errors import BadInput, ChatapiError, NotReady, OurFault, Unprocessable, Unsupported
 from chatapi.faces.web import names
+from chatapi.faces.web.openai import described
 from chatapi.faces.web.openai.asked import Parameters, understood
-from chatapi.faces.web.openai.described import json_body, problems
+from chatapi.faces.web.openai.described import json_body
+from chatapi.faces.web.openai.errors import refusals
 from chatapi.faces.web.problems import fault
 from chatapi.faces.web.sending import EVENTS, WorkingReply, body, encoded, start
 from chatapi.metrics import Metrics
@@ -79,7 +81,7 @@ def router(appliance: Appliance) -> APIRouter:
         "/speech",
         summary="A text read aloud, sent as it is spoken",
         response_class=Response,
-        responses={200: _described(), **problems(400, 404, 408, 413, 415, 500, 503, 507)},
+        responses={200: _described(), **refusals(400, 404, 408, 413, 415, 500, 503, 507)},
         openapi_extra=json_body(Speech),
     )
     async def speech(request: Request) -> Response:
@@ -87,7 +89,7 @@ def router(appliance: Appliance) -> APIRouter:
         asked = understood(Speech, await _object(request), REFUSED, strict=True)
         return SpeechReply(appliance.files, asked, _voice(appliance, asked), appliance.metrics)
 
-    @routes.get("/voices", summary="Voices that can be asked for", response_model=VoiceList, responses=problems(503))
+    @routes.get("/voices", summary="Voices that can be asked for", response_model=VoiceList, responses=refusals(503))
     async def voices() -> VoiceList:
         if not appliance.warm:
             raise NotReady("the models are still loading", retry_after=1)
@@ -137,7 +139,7 @@ def _described() -> dict[str, Any]:
     """The good answers, for the OpenAPI document."""
     kinds = sorted({each.media_type.partition(";")[0] for each in FORMATS.values()})
     content: dict[str, Any] = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds}
-    content["text/event-stream"] = {"schema": {"type": "string"}}
+    content["text/event-stream"] = described.events("Each event; its data is JSON.")
     return {"description": "The text, spoken.", "content": content}
 
 

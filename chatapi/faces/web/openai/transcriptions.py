@@ -16,9 +16,10 @@ from chatapi.appliance import Appliance
 from chatapi.engines import Hearing, Segment
 from chatapi.errors import ChatapiError, Unprocessable
 from chatapi.faces.web import names
-from chatapi.faces.web.openai import transcripts
+from chatapi.faces.web.openai import described, transcripts
 from chatapi.faces.web.openai.asked import Parameters, understood
-from chatapi.faces.web.openai.described import form_body, problems
+from chatapi.faces.web.openai.described import form_body
+from chatapi.faces.web.openai.errors import refusals
 from chatapi.faces.web.openai.uploads import Upload, received
 from chatapi.faces.web.problems import fault
 from chatapi.faces.web.sending import EVENTS, WorkingReply, body, encoded, start
@@ -129,7 +130,7 @@ def router(appliance: Appliance) -> APIRouter:
         "/transcriptions",
         summary="A recording of any length as text",
         response_class=Response,
-        responses={200: _described(stream=True), **problems(400, 404, 408, 413, 415, 500, 503, 507)},
+        responses={200: _described(stream=True), **refusals(400, 404, 408, 413, 415, 500, 503, 507)},
         openapi_extra=form_body(Transcription),
     )
     async def transcriptions(request: Request) -> Response:
@@ -149,7 +150,7 @@ def router(appliance: Appliance) -> APIRouter:
         "/translations",
         summary="A recording of any length in another language, as English text",
         response_class=Response,
-        responses={200: _described(stream=False), **problems(400, 404, 408, 413, 415, 500, 503, 507)},
+        responses={200: _described(stream=False), **refusals(400, 404, 408, 413, 415, 500, 503, 507)},
         openapi_extra=form_body(Translation),
     )
     async def translations(request: Request) -> Response:
@@ -183,7 +184,7 @@ def _described(stream: bool) -> dict[str, Any]:
     content: dict[str, Any] = {name: {"schema": {"type": "string"}} for name in MEDIA_TYPES.values()}
     content["application/json"] = {"schema": text}
     if stream:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = described.events("Each event; its data is JSON.")
     return {"description": "What was said.", "content": content}
 
 
