@@ -134,6 +134,15 @@ need_prometheus() {
   rm -r "$folder"
 }
 
+# OpenAI's clients for Node, for the tests.
+need_node() {
+  if ! command -v npm >/dev/null; then
+    echo "run.sh: there is no npm, so OpenAI's clients for Node are left out" >&2
+  elif [ tests/node/package-lock.json -nt tests/node/node_modules ]; then
+    npm ci --prefix tests/node --silent --no-audit --no-fund
+  fi
+}
+
 run_tests() {
   install_packages --editable '.[engines]' --group dev
   need_openmp
@@ -143,6 +152,7 @@ run_tests() {
   debian buildah podman runc netavark aardvark-dns mmdebstrap qemu-user-static binfmt-support
   debian pulseaudio pulseaudio-utils libasound2-plugins alsa-utils libportaudio2
   need_prometheus
+  need_node
   chatapi models fetch
   chatapi models fetch whisper-base
   "$venv/bin/ruff" check .
