@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from openai import OpenAI
 
 from chatapi import settings
-from chatapi.abilities.transcription import Dictation
+from chatapi.abilities.transcription import Options
 from chatapi.audio import RATE, Audio, Samples, wav
 from chatapi.events import JobProgress, Transcript
 from chatapi.faces.web.openai.transcriptions import REFUSED, Transcription, Translation
@@ -151,7 +151,7 @@ class Held(io.BytesIO):
 async def test_what_is_understood_is_told_before_the_file_is_read(echo: Running) -> None:
     held = Held(file(*[5] * 30), 100 * RATE * 2)
     async with echo() as appliance:
-        async with appliance.files.heard(held, Dictation()) as passages:
+        async with appliance.files.heard(held, Options()) as passages:
             found = []
             async for passage in passages:
                 found.append(passage)

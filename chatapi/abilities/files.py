@@ -13,7 +13,7 @@ import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from chatapi.abilities.speaking import Speaking
-from chatapi.abilities.transcription import Dictation, Passage, Transcription, too_long
+from chatapi.abilities.transcription import Options, Passage, Transcription, too_long
 from chatapi.audio import Audio, Source, duration
 from chatapi.errors import Busy, ChatapiError, Deadline, TooLarge, alone
 from chatapi.events import Ledger, TurnOver
@@ -57,15 +57,15 @@ class Files:
             raise
 
     @asynccontextmanager
-    async def heard(self, source: Source, dictation: Dictation) -> AsyncIterator[AsyncIterator[Passage]]:
+    async def heard(self, source: Source, options: Options) -> AsyncIterator[AsyncIterator[Passage]]:
         """The passages of a recording as they are understood, the last one with all of it done; leaving stops it.
 
         Raises on entering what is wrong with the file from its start and with what is asked; the rest is raised by the
         passages. The work may take as long as a turn, and a second more for each second of sound that is done.
         """
-        longest = self.limits.file_seconds if dictation.longest is None else dictation.longest
-        dictation = replace(dictation, longest=longest)
-        self.transcription.check(dictation)
+        longest = self.limits.file_seconds if options.longest is None else options.longest
+        options = replace(options, longest=longest)
+        self.transcription.check(options)
         stated = await anyio.to_thread.run_sync(_stated, source)
         if stated > longest:
             raise too_long(longest)
@@ -74,7 +74,7 @@ class Files:
 
         async def work(tell: Tell[Passage]) -> None:
             await self.transcription.work_through(
-                source, dictation, lambda passage: tell(passage, passage.done), priority
+                source, options, lambda passage: tell(passage, passage.done), priority
             )
 
         async with self._working(work, priority, "voice", "text") as passages:

@@ -54,7 +54,7 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Dictation:
+class Options:
     """What is to be made of a file."""
 
     language: str | None = None
@@ -112,10 +112,10 @@ class Transcription:
             )
         return chosen
 
-    def check(self, dictation: Dictation) -> None:
+    def check(self, options: Options) -> None:
         """What can be told before any work. Raises Unprocessable (unknown_language, no_translation)."""
-        self.language(dictation.language)
-        if dictation.hearing.translate and not self._asr.engine.translates:
+        self.language(options.language)
+        if options.hearing.translate and not self._asr.engine.translates:
             raise Unprocessable(
                 "the speech recogniser in use cannot translate; a multilingual Whisper does: asr.model=whisper-base",
                 code="no_translation",
@@ -154,7 +154,7 @@ class Transcription:
 
         async def produce() -> None:
             async with send:
-                await self.work_through(file, Dictation(language), send.send, priority)
+                await self.work_through(file, Options(language), send.send, priority)
 
         async def events() -> AsyncIterator[Event]:
             async for passage in receive:
@@ -171,32 +171,32 @@ class Transcription:
             raise alone(error) from None
 
     async def work_through(
-        self, source: Source, dictation: Dictation, tell: Tell, priority: Priority = Priority.REQUEST
+        self, source: Source, options: Options, tell: Tell, priority: Priority = Priority.REQUEST
     ) -> None:
         """Tell every passage of a file of any length as it is understood, the last one with all of it done.
 
         Raises what `audio.decode` and `check` raise, TooLarge (audio_too_long), and what engines raise, all of it
         perhaps within an ExceptionGroup.
         """
-        self.check(dictation)
-        short = None if dictation.rules else await anyio.to_thread.run_sync(_short, source)
+        self.check(options)
+        short = None if options.rules else await anyio.to_thread.run_sync(_short, source)
         if short is not None:
-            await tell(await self._whole(short, dictation, priority))
+            await tell(await self._whole(short, options, priority))
             return
         send, receive = anyio.create_memory_object_stream[tuple[Trimmed, float]](AHEAD)
         async with anyio.create_task_group() as group, receive:
-            group.start_soon(self._cut, source, dictation, send, priority)
+            group.start_soon(self._cut, source, options, send, priority)
             async for part, seconds in receive:
-                await tell(await self._passage(part, seconds, dictation, priority))
+                await tell(await self._passage(part, seconds, options, priority))
 
-    async def _whole(self, audio: Audio, dictation: Dictation, priority: Priority) -> Passage:
-        return await self._passage(await self._trimmed(audio, priority), audio.seconds, dictation, priority)
+    async def _whole(self, audio: Audio, options: Options, priority: Priority) -> Passage:
+        return await self._passage(await self._trimmed(audio, priority), audio.seconds, options, priority)
 
-    async def _passage(self, part: Trimmed, seconds: float, dictation: Dictation, priority: Priority) -> Passage:
+    async def _passage(self, part: Trimmed, seconds: float, options: Options, priority: Priority) -> Passage:
         """What was understood of a part, after which `seconds` of the file are done."""
         if not part.regions:
             return Passage((), seconds, 0.0, seconds)
-        found = await self._understood(part.samples, dictation.language, priority, dictation.hearing)
+        found = await self._understood(part.samples, options.language, priority, options.hearing)
         frames = sum(region.end - region.start for region in part.regions)
         speech = sum(region.probability * (region.end - region.start) for region in part.regions) / frames
         segments = tuple(segment.timed(part.original) for segment in found)
@@ -205,15 +205,15 @@ class Transcription:
     async def _cut(
         self,
         source: Source,
-        dictation: Dictation,
+        options: Options,
         send: MemoryObjectSendStream[tuple[Trimmed, float]],
         priority: Priority,
     ) -> None:
         """A file's speech in parts as large as are heard at once, each with the seconds done after it."""
-        sound = _Sound(source, dictation.longest)
-        rules = dictation.rules or self._rules
+        sound = _Sound(source, options.longest)
+        rules = options.rules or self._rules
         told = segmenter.stretches(sound.blocks(), _Lent(self._vad, priority), rules)
-        parts = segmenter.packed(told, 0 if dictation.rules else segmenter.LONGEST)
+        parts = segmenter.packed(told, 0 if options.rules else segmenter.LONGEST)
         async with send:
             try:
                 while (part := await anyio.to_thread.run_sync(next, parts, None)) is not None:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from chatapi.abilities.files import Files
-from chatapi.abilities.transcription import Dictation, Passage
+from chatapi.abilities.transcription import Options, Passage
 from chatapi.appliance import Appliance
 from chatapi.engines import Hearing, Segment
 from chatapi.errors import ChatapiError, Unprocessable
@@ -140,11 +140,11 @@ def router(appliance: Appliance) -> APIRouter:
             asked = understood(Transcription, upload.fields, REFUSED)
             asked.check()
             names.model(appliance, "asr", asked.model)
-            dictation = Dictation(asked.language, asked.hearing, _rules(asked, appliance))
+            options = Options(asked.language, asked.hearing, _rules(asked, appliance))
         except BaseException:
             await upload.aclose()
             raise
-        return TranscriptReply(appliance.files, upload, dictation, asked, appliance.metrics)
+        return TranscriptReply(appliance.files, upload, options, asked, appliance.metrics)
 
     @routes.post(
         "/translations",
@@ -159,11 +159,11 @@ def router(appliance: Appliance) -> APIRouter:
         try:
             asked = understood(Translation, upload.fields)
             names.model(appliance, "asr", asked.model)
-            dictation = Dictation(None, asked.hearing)
+            options = Options(None, asked.hearing)
         except BaseException:
             await upload.aclose()
             raise
-        return TranscriptReply(appliance.files, upload, dictation, asked, appliance.metrics)
+        return TranscriptReply(appliance.files, upload, options, asked, appliance.metrics)
 
     return routes
 
@@ -191,13 +191,11 @@ def _described(stream: bool) -> dict[str, Any]:
 class TranscriptReply(WorkingReply):
     """Works through the recording while it sends."""
 
-    def __init__(
-        self, files: Files, upload: Upload, dictation: Dictation, asked: Translation, metrics: Metrics
-    ) -> None:
+    def __init__(self, files: Files, upload: Upload, options: Options, asked: Translation, metrics: Metrics) -> None:
         super().__init__()
         self._files = files
         self._upload = upload
-        self._dictation = dictation
+        self._options = options
         self._asked = asked
         self._metrics = metrics
 
@@ -211,7 +209,7 @@ class TranscriptReply(WorkingReply):
         if isinstance(self._asked, Transcription) and self._asked.stream:
             await self._as_events(self._asked, send)
             return
-        async with self._files.heard(self._upload.source, self._dictation) as passages:
+        async with self._files.heard(self._upload.source, self._options) as passages:
             found = [passage async for passage in passages]
         content = self._written(found)
         media_type = MEDIA_TYPES[self._asked.response_format]
@@ -249,7 +247,7 @@ class TranscriptReply(WorkingReply):
             await send(body(b"data: " + encoded(data) + b"\n\n"))
 
         try:
-            async with self._files.heard(self._upload.source, self._dictation) as passages:
+            async with self._files.heard(self._upload.source, self._options) as passages:
                 async for passage in passages:
                     seconds = passage.done
                     for each in passage.segments:
