@@ -194,7 +194,7 @@ async def test_engines_are_built_as_planned_at_first_and_when_they_come_back(
         assert building.most == most
         assert sorted(building.order) == sorted(("vad", *ROLES))
         assert building.order[0] == "llm"
-        await until(lambda: {appliance.engines.llm.state, appliance.engines.tts.state} == {"idle"})
+        await until(lambda: all(getattr(appliance.engines, role).state == "idle" for role in ROLES))
         building.most = 0
         async with anyio.create_task_group() as group:
             for role in ROLES:

@@ -173,7 +173,7 @@ def test_a_box_that_comes_back_is_connected_to_again(serve: Serve, browse: Brows
     data = f"data={tmp_path / 'kept'}"
     with serve(data) as served:
         page = browse(served.url, GRANTED, hears=turns)
-        page.excuse("WebSocket connection", "net::ERR_")
+        page.excuse("WebSocket connection", "net::ERR_", "/ready - .*503")
         talk(page)
         page.answered()
         before = conversation(page)

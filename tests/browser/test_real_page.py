@@ -112,5 +112,5 @@ def test_an_answer_that_is_spoken_against_stops_where_it_was_heard(data: Path, b
         page.press("#live-end")
         conversation = page.run("return localStorage.getItem('chatapi.conversation')")
         kept = served.get(f"/conversations/{conversation}")["messages"][1]["text"]
-        # The last report of what was heard is up to 100 ms old.
-        assert kept.endswith(" —") and abs(len(kept.split()) - len(shown.split())) <= 3
+        # The last report of what was heard is up to 100 ms old, and numbers are longer as they are spoken.
+        assert kept.endswith(" —") and abs(len(kept.split()) - len(shown.split())) <= 6
