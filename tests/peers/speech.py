@@ -115,7 +115,7 @@ async def measured(rounds: int, base: str, door: int, http: str, wyoming: int) -
         ways: dict[str, Asking] = {
             "chatapi, /v1/audio/speech": lambda whole: http_ask(client, f"{base}/v1/audio/speech", body, whole),
             "chatapi, Wyoming": lambda whole: wyoming_ask(door, whole),
-            "piper.http_server": lambda whole: http_ask(client, http, {"text": TEXT}, whole),
+            "piper.http_server": lambda whole: http_ask(client, f"{http}/synthesize", {"text": TEXT}, whole),
             "wyoming-piper": lambda whole: wyoming_ask(wyoming, whole),
         }
         for title, whole, clients in (
