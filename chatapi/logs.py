@@ -6,10 +6,11 @@ import json
 import logging
 import logging.handlers
 import os
+import queue
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from io import TextIOWrapper
 from pathlib import Path
@@ -24,6 +25,10 @@ AUDIT = "chatapi.audit"
 LARGEST = 4 << 20
 """Bytes of the audit's file, and of each of the older ones."""
 OLDER = 4
+WAITING = 10_000
+"""Lines of the audit that may wait for the disk."""
+WRITTEN_SECONDS = 10.0
+"""Longest wait, at the end, for a disk that takes nothing."""
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -86,6 +91,29 @@ class _Audit(logging.handlers.RotatingFileHandler):
             logging.getLogger(__name__).warning("%s cannot be written: %s", self.baseFilename, sys.exc_info()[1])
 
 
+class _Queued(logging.handlers.QueueHandler):
+    """Takes lines from an event loop, which no disk is to hold up; a full queue costs them, and is told once."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name it has there
+        if not self._told:
+            self._told = True
+            logging.getLogger(__name__).warning("the disk is too slow for the audit, and lines of it are lost")
+
+
+class _Writer(logging.handlers.QueueListener):
+    """The thread that writes them."""
+
+    def __init__(self, lines: queue.Queue[logging.LogRecord | None], handler: logging.Handler) -> None:
+        super().__init__(lines, handler)
+        self._lines = lines
+
+    def enqueue_sentinel(self) -> None:
+        """Behind the lines that wait, also where they fill the queue."""
+        self._lines.put(None, timeout=WRITTEN_SECONDS)
+
+
 @contextmanager
 def auditing(settings: Log, data: Path, largest: int = LARGEST) -> Iterator[None]:
     """Keep the audit in a file while the block lasts, where it is set. Raises StorageFault."""
@@ -100,13 +128,18 @@ def auditing(settings: Log, data: Path, largest: int = LARGEST) -> Iterator[None
         told = f"{file} cannot be written: {error.strerror}; log.audit = false goes without it"
         raise StorageFault(told) from error
     handler.setFormatter(_Json())
-    handler.addFilter(_stamp)
+    lines: queue.Queue[logging.LogRecord | None] = queue.Queue(WAITING)
+    queued, writer = _Queued(lines), _Writer(lines, handler)
+    queued.addFilter(_stamp)
     logger = logging.getLogger(AUDIT)
-    logger.addHandler(handler)
+    logger.addHandler(queued)
     logger.setLevel(logging.INFO)
+    writer.start()
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        logger.removeHandler(queued)
         logger.setLevel(logging.NOTSET)
+        with suppress(queue.Full):
+            writer.stop()
         handler.close()

@@ -39,6 +39,15 @@ _DOTTED = re.compile(r"(?:[^\W\d_]\.){1,5}[^\W\d_]|Ph\.D")
 _WIDE = re.compile(r"[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
 
 
+def is_text(text: str) -> bool:
+    """Whether all of it is; JSON can write NUL and half a character, which nothing behind it takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
 def word_set(words: str, between: str | None = None) -> frozenset[str]:
     """Words with spaces between them, or phrases with another mark."""
     return frozenset(words.split(between))

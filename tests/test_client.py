@@ -37,6 +37,7 @@ from chatapi.client import (
     Transcript,
     wire,
 )
+from chatapi.client.connecting import Where
 from chatapi.client.sse import LONGEST, Events
 from chatapi.settings import Settings
 
@@ -166,8 +167,25 @@ def test_what_cannot_be_asked_is_told_before_it_is_sent(served: Served, tmp_path
     for url in ("box:8000", "ftp://box", "http://", "http://[::1", "http://box:99999"):
         assert refusal(lambda url=url: Client(url)).code == "bad_request"
     assert refusal(lambda: Client(verify=tmp_path / "none.pem")).code == "bad_request"
-    with Client(served.url, key="two\nlines") as box:
-        assert refusal(box.ready).code == "bad_request"
+
+
+@pytest.mark.parametrize("made", [Client, AsyncClient])
+def test_what_lets_one_in_is_never_shown(made: Callable[..., object]) -> None:
+    for key in ("hidden\n", "hid\nden", "hidden ", "hidden\x7f", "hidden\udcff"):
+        told = refusal(lambda key=key: made("http://box:8000", key=key))
+        assert told.code == "bad_request" and "hid" not in str(told)
+    for url in ("http://me:hidden@box:99999", "http://me:hidden@[::1", "ftp://me:hid/den@box"):
+        told = refusal(lambda url=url: made(url))
+        assert told.code == "bad_request" and "hid" not in str(told)
+    assert "hidden" not in repr(Where("http://me:hidden@box:8000", "hidden", True, 1.0))
+
+
+def test_an_address_that_holds_a_key_is_told_without_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with Client(f"http://me:hidden@127.0.0.1:{port}") as box:
+        told = refusal(box.ready)
+    assert told.code == "unreachable" and "hidden" not in told.message and str(port) in told.message
 
 
 def test_the_environment_says_where_and_with_what_key(
@@ -216,6 +234,15 @@ def test_its_own_certificate_is_trusted_where_its_authority_is_given(echo_settin
             assert box.ready()
         with Client(served.url) as box:
             assert refusal(box.ready).code == "unreachable"
+
+
+def test_whom_this_machine_trusts_is_trusted(
+    echo_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(echo_settings("server.tls=true")) as served:
+        monkeypatch.setenv("SSL_CERT_FILE", str(Keeper(served.appliance.settings.data).authority))
+        with Client(served.url) as box:
+            assert box.ready()
 
 
 def test_an_engine_that_fails_in_mid_answer_is_told(echo_settings: Callable[..., Settings]) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import httpx
 import pytest
-from conftest import Served
+from conftest import Served, serving
 
 from chatapi.audio import Audio, decode, wav
+from chatapi.engines import Piece, Usage
+from chatapi.settings import Settings
 
 
 def events(reply: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
@@ -177,3 +183,41 @@ def test_what_can_be_asked_for_is_listed(served: Served) -> None:
     assert {voice["name"] for voice in known["voices"]} == {"echo", "echo-high"}
     assert "en" in known["languages"]
     assert {model["role"] for model in known["models"]} >= {"asr", "llm", "tts"}
+
+
+def test_an_answer_that_has_no_sound_is_not_met_with_silence(served: Served) -> None:
+    def smiling(*_: object) -> Iterator[Piece]:
+        yield Piece("\U0001f600")
+        yield Piece("", "stop", Usage(1, 1))
+
+    served.appliance.engines.llm.engine.generate = smiling  # type: ignore[method-assign]
+    said = len(served.appliance.answering.no_answer.split())
+    for stream in (False, True):
+        reply = served.client.post("/completion", json={"prompt": "hello", "reply": "voice", "stream": stream})
+        assert reply.status_code == 200 and decode(reply.content).seconds == pytest.approx(said * 0.06, abs=0.05)
+    asked = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
+    body = {"model": "default", "messages": [{"role": "user", "content": "hello"}], **asked}
+    message = served.client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]
+    assert message["audio"]["transcript"] == "\U0001f600"
+    assert decode(base64.b64decode(message["audio"]["data"])).seconds == pytest.approx(said * 0.06, abs=0.05)
+
+
+def test_a_page_of_an_allowed_origin_may_send_any_header(echo_settings: Callable[..., Settings]) -> None:
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-stainless-lang,content-type"}
+    with serving(echo_settings("server.cors_origins=http://page.example"), load=False) as served:
+        for origin, status in (("http://page.example", 200), ("http://other.example", 400)):
+            reply = served.client.options("/v1/chat/completions", headers={"Origin": origin, **asked})
+            assert reply.status_code == status
+            assert ("access-control-allow-origin" in reply.headers) == (status == 200)
+        # A browser checks each of the names that it asked for.
+        allowed = served.client.options("/completion", headers={"Origin": "http://page.example", **asked}).headers
+        assert "x-stainless-lang" in allowed["access-control-allow-headers"].lower()
+
+
+@pytest.mark.parametrize(("path", "name"), [("/completion", "audio"), ("/v1/audio/transcriptions", "file")])
+def test_a_disk_that_takes_no_upload_is_told(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, name: str
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    reply = served.client.post(path, files={name: ("a.wav", bytes(4 << 20), "audio/wav")})
+    assert reply.status_code == 507, reply.text

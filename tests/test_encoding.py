@@ -52,7 +52,8 @@ def test_most_of_the_file_is_there_before_its_end(name: str) -> None:
     rest = file.feed(Audio(tone(1), 16_000))
     last = file.finish()
     assert first
-    assert len(last) < len(first) + len(rest)
+    # What a codec and its container hold back is a few frames, whatever went before.
+    assert len(last) < (len(first) + len(rest)) / 4
 
 
 @pytest.mark.parametrize(("name", "codec"), [("opus", "opus"), ("mp3", "mp3float"), ("aac", "aac"), ("flac", "flac")])
@@ -73,10 +74,17 @@ def test_how_the_sound_was_cut_makes_no_difference(cuts: list[int], name: str) -
     assert np.abs(whole - sound).max() < 1e-4
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_file_without_sound_is_still_one(name: str) -> None:
-    file = Encoder(name, 22_050)
-    assert isinstance(file.finish(), bytes)
+@pytest.mark.parametrize("name", ["wav", "flac"])
+def test_a_file_without_sound_is_still_one_where_it_has_a_head(name: str) -> None:
+    with av.open(io.BytesIO(Encoder(name, 22_050).finish())) as opened:
+        [stream] = opened.streams
+        assert (stream.type, stream.codec_context.sample_rate) == ("audio", 22_050)
+        assert list(opened.decode(audio=0)) == []
+
+
+@pytest.mark.parametrize("name", ["pcm", "opus", "mp3", "aac"])
+def test_what_is_frames_alone_is_nothing_without_sound(name: str) -> None:
+    assert Encoder(name, 22_050).finish() == b""
 
 
 def test_sound_of_another_rate_is_brought_to_the_first_ones() -> None:

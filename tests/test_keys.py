@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import resource
 import stat
 import threading
 from pathlib import Path
@@ -343,3 +344,17 @@ def test_when_keys_were_used_is_bounded_and_may_be_lost(tmp_path: Path) -> None:
     (tmp_path / "keys-used.json").mkdir()
     ring.keep_uses()
     assert keys.times_used(tmp_path) == {}
+
+
+def test_what_the_machine_lacked_for_a_moment_is_not_remembered(tmp_path: Path) -> None:
+    text = keys.add(tmp_path, "kitchen", ["talk"])
+    ring = keys.Keyring(tmp_path, None)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(SettingsFault) as raised:
+            ring.admit([text.encode()], HERE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert raised.value.code == "keys_damaged"
+    assert ring.admit([text.encode()], HERE).name == "kitchen"

@@ -71,7 +71,7 @@ def test_a_short_recording_is_written_down_in_every_form(client: OpenAI) -> None
     assert re.fullmatch(rf"1\n00:00:01,\d+ --> 00:00:03,\d+\n{whole.text}\n\n", asked("srt"))
     assert re.fullmatch(rf"WEBVTT\n\n00:00:01\.\d+ --> 00:00:03\.\d+\n{whole.text}\n\n", asked("vtt"))
     verbose = asked("verbose_json")
-    assert (verbose.text, verbose.language, verbose.duration) == (whole.text, "en", 5.5)
+    assert (verbose.text, verbose.language, verbose.duration) == (whole.text, "english", 5.5)
     [segment] = verbose.segments
     assert 1.5 < segment.start < 2 < 3.5 < segment.end < 4
     assert (segment.id, segment.avg_logprob, segment.no_speech_prob, len(segment.tokens)) == (0, 0, 0, 3)
@@ -186,7 +186,7 @@ def test_language_prompt_and_temperature_reach_the_recogniser(client: OpenAI) ->
         temperature=0.5,
         response_format="verbose_json",
     )
-    assert said.language == "de" and said.text.endswith("after Nabu at 0.5.")
+    assert said.language == "german" and said.text.endswith("after Nabu at 0.5.")
     assert said.segments is not None and said.segments[0].temperature == 0.5
 
 

@@ -113,6 +113,21 @@ def test_who_asks_is_told_before_their_words(client: OpenAI) -> None:
     assert completion.choices[0].message.content == "You said: Ada:\nhello."
 
 
+def test_everybody_may_have_a_name_and_what_is_gone_on_with_stays_as_it_is(client: OpenAI) -> None:
+    turns: list[Any] = [
+        {"role": "system", "content": "one", "name": "Rules"},
+        {"role": "developer", "content": "two", "name": "More"},
+        {"role": "user", "content": "three", "name": "Ada"},
+        {"role": "assistant", "content": "four", "name": "Bob"},
+        {"role": "user", "content": "five"},
+        {"role": "assistant", "content": "You said:", "name": "Bob"},
+    ]
+    completion = client.chat.completions.create(model="default", messages=turns)
+    # The echo counts words, and four of the six messages have a name before them.
+    assert completion.usage is not None and completion.usage.prompt_tokens == 2 + 2 + 2 + 2 + 1 + 2
+    assert completion.choices[0].message.content == " five."
+
+
 @pytest.mark.parametrize("form", ["wav", "mp3"])
 def test_sound_is_heard_where_it_stands(client: OpenAI, form: str) -> None:
     parts = [{"type": "text", "text": "first"}, heard(0.5, form), {"type": "text", "text": "then"}, heard(1.0, form)]
@@ -154,6 +169,19 @@ def test_a_spoken_answer_streams_its_words_and_its_sound(client: OpenAI) -> None
     assert len(samples) == pytest.approx(4 * 0.06 * 24_000, abs=50)
     assert np.abs(samples).max() > 5000
     assert [name for name, _ in others] == ["id", "expires_at"]
+
+
+def test_the_sound_of_all_chunks_is_one_string_of_base64(client: OpenAI) -> None:
+    asked: list[Any] = [{"role": "user", "content": "One sentence here. Another one there. And the third comes last."}]
+    pcm = {**SPOKEN, "audio": {"voice": "alloy", "format": "pcm16"}}
+    stream = client.chat.completions.create(model="default", messages=asked, stream=True, **pcm)
+    parts = [chunk.choices[0].delta.to_dict().get("audio", {}).get("data", "") for chunk in stream]
+    # Stricter than what OpenAI's helper does with them: nothing may stand behind the padding.
+    joined = base64.b64decode("".join(parts), validate=True)
+    assert len([part for part in parts if part]) > 2
+    assert joined == b"".join(base64.b64decode(part) for part in parts)
+    whole = client.chat.completions.create(model="default", messages=asked, **pcm).choices[0].message.audio
+    assert whole is not None and len(joined) == pytest.approx(len(base64.b64decode(whole.data)), abs=100)
 
 
 def test_a_spoken_answer_can_be_referred_to_by_its_id(client: OpenAI, house: Served) -> None:

@@ -19,6 +19,7 @@ from chatapi import settings
 from chatapi.abilities.chat import MOST_SPOKEN
 from chatapi.audio import RATE, Audio, wav
 from chatapi.errors import Unknown
+from chatapi.faces.web.bodies import LARGE, MOST_VALUES
 
 PATH = "/v1/chat/completions"
 FIRST = "messages[0].content[0]"
@@ -75,6 +76,21 @@ def test_what_is_no_request_is_refused(house: Served, body: bytes, code: str) ->
     assert error["message"] and error["request_id"] == reply.headers["x-request-id"]
 
 
+@pytest.mark.parametrize("path", [PATH, "/v1/audio/speech", "/completion"])
+def test_more_values_than_a_box_has_memory_for_are_not_even_read(house: Served, path: str) -> None:
+    body = b'{"input": [' + b"[]," * (MOST_VALUES // 2) + b"[]]}"
+    reply = house.client.post(path, content=body, headers={"content-type": "application/json"})
+    assert (reply.status_code, reply.json().get("error", reply.json())["code"]) == (413, "too_many_values")
+
+
+def test_a_long_body_is_judged_as_a_short_one_is(house: Served) -> None:
+    assert ask(house, metadata={"a": "b" * LARGE}).status_code == 200
+    error = ask(house, metadata={"a": "b" * LARGE + "\0"}).json()["error"]
+    assert error["code"] == "invalid_json" and "NUL" in error["message"]
+    broken = house.client.post(PATH, content=b"{" * LARGE, headers={"content-type": "application/json"})
+    assert broken.json()["error"]["code"] == "invalid_json"
+
+
 @pytest.mark.parametrize(
     ("change", "code", "param"),
     [
@@ -88,7 +104,12 @@ def test_what_is_no_request_is_refused(house: Served, body: bytes, code: str) ->
         ({"messages": [{"role": "user", "content": []}]}, "invalid_value", "messages[0].content"),
         ({"messages": [USER, {"role": "assistant"}]}, "invalid_value", "messages[1].content"),
         ({"messages": [USER, CALLS]}, "invalid_value", "messages"),
-        ({"messages": [{"role": "system", "content": "a", "name": "b"}]}, "unknown_parameter", "messages[0].name"),
+        ({"messages": [{"role": "system", "content": "a", "name": "b c"}]}, "invalid_value", "messages[0].name"),
+        (
+            {"messages": [{"role": "tool", "content": "a", "tool_call_id": "c1", "name": "f"}]},
+            "unknown_parameter",
+            "messages[0].name",
+        ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/"}}]}]},
             "unsupported_content",
@@ -213,6 +234,14 @@ def test_while_the_models_load_the_client_is_told_to_wait(tmp_path: Any) -> None
         reply = ask(cold)
         assert (reply.status_code, reply.json()["error"]["type"]) == (503, "server_error")
         assert reply.headers["retry-after"]
+        # Whether there is such a model or voice nobody can say yet.
+        for other in (
+            ask(cold, model="some-model"),
+            cold.client.get("/v1/models/some-model"),
+            cold.client.post("/v1/audio/speech", json={"model": "some-voice", "input": "hello", "voice": "alloy"}),
+        ):
+            assert (other.status_code, other.json()["error"]["code"]) == (503, "not_ready")
+            assert other.headers["retry-after"] == "1"
 
 
 @pytest.mark.anyio

@@ -22,7 +22,7 @@ from openai import OpenAI
 from chatapi import settings
 from chatapi.audio import RATE, Audio, decode, wav
 from chatapi.encoding import FORMATS, PCM_RATE
-from chatapi.faces.web.openai.speech import REFUSED, Speech
+from chatapi.faces.web.openai.speech import REFUSED, SpeechRequest
 from chatapi.settings import Settings
 from chatapi.wer import words
 
@@ -114,7 +114,7 @@ def test_voices_are_listed_with_what_they_speak(client: OpenAI, served: Served) 
 
 def test_every_parameter_of_the_client_is_honoured_or_refused_by_name() -> None:
     known = set(inspect.signature(OpenAI(api_key="none").audio.speech.create).parameters) - OF_THE_CLIENT
-    assert known == set(Speech.model_fields) | set(REFUSED)
+    assert known == set(SpeechRequest.model_fields) | set(REFUSED)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +157,8 @@ def test_what_is_wrong_is_named_in_openais_form(
         (b"[" * 100_000, "application/json", 400),
         (b"[]", "application/json", 400),
         (b'{"input": "\\ud800\\u0000", "voice": "alloy"}', "application/json", 400),
+        (b'{"input": "hello \\ud800", "voice": "alloy"}', "application/json", 400),
+        (b'{"input": "hello \\u0000", "voice": "alloy"}', "application/json", 400),
         (b"input=hello", "application/x-www-form-urlencoded", 415),
         (b"", "", 415),
     ],

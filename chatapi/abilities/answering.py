@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Generic
@@ -81,6 +81,8 @@ class Answering:
     async def answer(self, prompt: P, manner: Manner, send: Send, mark: Mark) -> Answered[P]:
         """Send a TextDelta for every piece written and a Speech for every piece spoken, in order of each kind.
 
+        Where nothing of what was written has a sound, `no_answer` is spoken.
+
         Raises what `prompt.shortened` raises when it does not fit the model.
         """
         run = _Run(self, manner, send, mark)
@@ -146,7 +148,7 @@ class Answering:
 
     @property
     def no_answer(self) -> str:
-        """Said where the model has nothing to say."""
+        """Said where the model has nothing to say, or nothing that has a sound."""
         return self._settings.no_answer
 
     @property
@@ -174,6 +176,7 @@ class _Run:
         self._mark = mark
         self._sounded = anyio.Event()
         self._rested = False
+        self._called = False
         self.seconds = 0.0
 
     async def thought(self, prompt: P, pieces: MemoryObjectSendStream[str] | None) -> Answered[P]:
@@ -214,6 +217,7 @@ class _Run:
         if text:
             await self._send(TextDelta(text, piece.tokens))
         if piece.calls:
+            self._called = True
             await self._send(Called(piece.calls))
 
     async def _hand_over(self, cut: list[str], pieces: MemoryObjectSendStream[str] | None) -> bool:
@@ -237,10 +241,20 @@ class _Run:
             await self._manner.go.wait()
 
     async def spoken(self, taking: MemoryObjectReceiveStream[str], voice: Voice) -> None:
-        speaking, priority = self._ability.speaking, self._manner.priority
-        async with taking, aclosing(speaking.pieces(taking, voice, priority)) as speech:
+        async with taking:
+            await self._say(taking, voice)
+        if not self.seconds and not self._called:
+            # All of the answer was signs, which have no sound; silence would sound like a box that is broken.
+            await self._say(_alone(self._ability.no_answer), voice)
+
+    async def _say(self, pieces: AsyncIterator[str], voice: Voice) -> None:
+        async with aclosing(self._ability.speaking.pieces(pieces, voice, self._manner.priority)) as speech:
             async for part in speech:
                 self._mark("first_audio")
                 self._sounded.set()
                 self.seconds += part.audio.seconds
                 await self._send(part)
+
+
+async def _alone(text: str) -> AsyncIterator[str]:
+    yield text

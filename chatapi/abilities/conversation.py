@@ -16,6 +16,7 @@ from chatapi.events import Event, Transcript, TurnEnded, TurnStarted
 from chatapi.gate import Gate, Priority
 from chatapi.history import History, Recalled
 from chatapi.metrics import Metrics
+from chatapi.sentences import is_text
 from chatapi.settings import Settings
 from chatapi.workers import Worker
 
@@ -93,7 +94,7 @@ class Conversation:
         if turn.prompt is not None:
             self._check_prompt(turn.prompt)
         for name, text in (("prompt", turn.prompt), ("system", turn.system), ("conversation", turn.conversation)):
-            if text is not None and not _encodable(text):
+            if text is not None and not is_text(text):
                 raise Unprocessable(f"{name} holds NUL or lone surrogates, which are not text")
         _check_manner(turn)
         if turn.audio is not None or turn.language is not None:
@@ -133,10 +134,6 @@ def _check_manner(turn: Turn) -> None:
         raise Unprocessable(f"temperature is {turn.temperature:g}; it must be from 0 to {HOTTEST}")
     if turn.seed is not None and not 0 <= turn.seed <= LAST_SEED:
         raise Unprocessable(f"seed is {turn.seed}; it must be from 0 to {LAST_SEED}")
-
-
-def _encodable(text: str) -> bool:
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 class _Run:

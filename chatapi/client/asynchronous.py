@@ -118,7 +118,7 @@ class AsyncClient:
     async def _opened(self, request: Request) -> AsyncIterator[httpx.Response]:
         async with AsyncExitStack() as held:
             # Not around what is done with it: whoever asks something else meanwhile has errors of their own.
-            with connecting.translated(self._where.url):
+            with connecting.translated(self._where.shown):
                 answer = await held.enter_async_context(self._http.stream(**connecting.arguments(request)))
             if not answer.is_success:
                 raise wire.refused(answer.status_code, answer.headers, await self._beginning(answer))
@@ -149,6 +149,6 @@ class AsyncClient:
         events.close()
 
     async def _pieces(self, answer: httpx.Response) -> AsyncIterator[bytes]:
-        with connecting.translated(self._where.url, begun=True):
+        with connecting.translated(self._where.shown, begun=True):
             async for piece in answer.aiter_raw():
                 yield piece

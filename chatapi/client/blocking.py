@@ -117,7 +117,7 @@ class Client:
     def _opened(self, request: Request) -> Iterator[httpx.Response]:
         with ExitStack() as held:
             # Not around what is done with it: whoever asks something else meanwhile has errors of their own.
-            with connecting.translated(self._where.url):
+            with connecting.translated(self._where.shown):
                 answer = held.enter_context(self._http.stream(**connecting.arguments(request)))
             if not answer.is_success:
                 raise wire.refused(answer.status_code, answer.headers, self._beginning(answer))
@@ -147,5 +147,5 @@ class Client:
         events.close()
 
     def _pieces(self, answer: httpx.Response) -> Iterator[bytes]:
-        with connecting.translated(self._where.url, begun=True):
+        with connecting.translated(self._where.shown, begun=True):
             yield from answer.iter_raw()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, TypedDict
 
@@ -41,8 +42,9 @@ class Given(TypedDict):
 class Where:
     """A box, and how to be let in."""
 
-    url: str
-    key: str | None
+    url: str = field(repr=False)
+    """It may hold a name and a key as a browser takes them."""
+    key: str | None = field(repr=False)
     verify: Verify
     timeout: float
 
@@ -53,16 +55,24 @@ class Where:
         """What is given, else what the environment says, else this machine."""
         return cls(url or environ.get(URL) or USUAL, key or environ.get(KEY) or None, verify, timeout)
 
+    @property
+    def shown(self) -> str:
+        """The address without what lets one in."""
+        return re.sub(r"//.*@", "//", self.url, flags=re.DOTALL)
+
     def given(self) -> Given:
         """Raises ClientError (bad_request)."""
+        wanted = f"{self.shown!r} is no address of a box; it looks like https://box.local:8000"
         try:
             address = httpx.URL(self.url)
-        except httpx.InvalidURL as error:
-            raise ClientError("bad_request", f"{self.url!r} is no address of a box: {error}") from error
+        except httpx.InvalidURL:
+            # What httpx says of it quotes parts that may be secret.
+            raise ClientError("bad_request", wanted) from None
         if address.scheme not in ("http", "https") or not address.host or (address.port or 80) > 65535:
-            raise ClientError(
-                "bad_request", f"{self.url!r} is no address of a box; it looks like https://box.local:8000"
-            )
+            raise ClientError("bad_request", wanted)
+        if self.key is not None and not (self.key.isprintable() and self.key == self.key.strip()):
+            told = "the key has a line end, a blank around it or another sign that cannot be seen; copy it anew"
+            raise ClientError("bad_request", told)
         # What comes is taken as it is: nothing that unpacks to something larger than it seems.
         headers = {b"Accept-Encoding": b"identity"}
         if self.key is not None:
@@ -78,8 +88,11 @@ class Where:
         }
 
     def _trusted(self) -> ssl.SSLContext | bool:
-        if isinstance(self.verify, (bool, ssl.SSLContext)):
+        if isinstance(self.verify, ssl.SSLContext) or self.verify is False:
             return self.verify
+        if self.verify is True:
+            # Left to itself httpx trusts what certifi brings, and not whom this machine's owner does.
+            return ssl.create_default_context()
         try:
             return ssl.create_default_context(cafile=self.verify)
         except (OSError, ValueError) as error:
@@ -109,7 +122,8 @@ def translated(url: str, begun: bool = False) -> Iterator[None]:
     except httpx.ConnectError as error:
         raise ClientError("unreachable", f"{url} cannot be reached: {error}") from error
     except httpx.LocalProtocolError as error:
-        raise ClientError("bad_request", f"this cannot be sent to {url}: {error}") from error
+        # What h11 says of a header quotes it, and it may be the key.
+        raise ClientError("bad_request", f"this cannot be sent to {url}: it is no HTTP") from error
     except httpx.RemoteProtocolError as error:
         # Of all that is not HTTP only this is a server that went away.
         if begun or "disconnected" in str(error):

@@ -191,6 +191,9 @@ class Keyring:
             self._met = self._met or keys is not None
         except SettingsFault as fault:
             self._fault, self._met = fault, True
+            if isinstance(fault.__cause__, OSError):
+                # The file may be whole, and the machine short of something for a moment: it is read again.
+                stamp = ()
         self._stamp = stamp
 
 

@@ -57,7 +57,8 @@ def create_app(appliance: Appliance) -> FastAPI:
             CORSMiddleware,
             allow_origins=list(appliance.settings.server.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "X-Api-Key", "X-Request-Id"],
+            # Clients in browsers add headers of their own; who may call is told by the origins alone.
+            allow_headers=["*"],
             expose_headers=list(REPLY_HEADERS),
         )
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
 from chatapi.appliance import Appliance
-from chatapi.errors import Unknown, Unprocessable
+from chatapi.errors import NotReady, Unknown, Unprocessable
 
 STOCK_VOICES = (
     "alloy", "ash", "ballad", "coral", "echo", "fable", "nova", "onyx", "sage", "shimmer", "verse", "marin", "cedar",
@@ -20,6 +24,14 @@ ROLES = ("llm", "asr", "tts")
 """Roles whose models can be asked for."""
 
 
+class VoiceId(BaseModel):
+    """A voice by its id, as newer clients of OpenAI's send it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: Annotated[str, Field(min_length=1, max_length=200)]
+
+
 def models(appliance: Appliance) -> list[tuple[str, str]]:
     """Role and name of every model in use that can be asked for; of voices all that are there."""
     found = [(role, appliance.active[role]) for role in ("llm", "asr") if role in appliance.active]
@@ -27,11 +39,18 @@ def models(appliance: Appliance) -> list[tuple[str, str]]:
     return [*found, *(("tts", name) for name in voices)]
 
 
+def require_models(appliance: Appliance) -> None:
+    """Raises NotReady as long as nobody can say which there are."""
+    if not appliance.warm:
+        raise NotReady("the models are still loading", retry_after=1)
+
+
 def model(appliance: Appliance, role: str, wanted: str | None) -> str:
-    """The name as it was asked for, when the box's model of that role answers to it. Raises Unknown."""
+    """The name as it was asked for, when the box's model of that role answers to it. Raises Unknown, NotReady."""
     name, known = wanted or "default", [name for each, name in models(appliance) if each == role]
     if name == "default" or name in known or name.startswith(STOCK_MODELS[role]):
         return name
+    require_models(appliance)
     raise Unknown(
         f"there is no model {name!r} here; ask for {' or '.join(['default', *known])}",
         code="model_not_found",
@@ -39,8 +58,9 @@ def model(appliance: Appliance, role: str, wanted: str | None) -> str:
     )
 
 
-def voice(appliance: Appliance, wanted: str) -> str | None:
+def voice(appliance: Appliance, asked: str | VoiceId) -> str | None:
     """The voice of that name; None: the default. Raises Unprocessable (unknown_voice)."""
+    wanted = asked if isinstance(asked, str) else asked.id
     known = [each.name for each in appliance.speaking.voices()]
     if wanted in known:
         return wanted

@@ -12,7 +12,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from chatapi.appliance import Appliance, Microphone
 from chatapi.errors import Unknown
 from chatapi.faces.web import requests
-from chatapi.faces.web.problems import MEDIA_TYPE
+from chatapi.faces.web.problems import EVERYWHERE, MEANINGS, MEDIA_TYPE
 from chatapi.faces.web.replies import TurnReply
 
 
@@ -74,24 +74,6 @@ class ProblemDocument(BaseModel):
     request_id: str
 
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "The request cannot be understood."},
-    401: {"description": "The API key is missing or wrong."},
-    403: {"description": "The host name or the calling page is not allowed, or the key is not for this."},
-    404: {"description": "What it names is not here."},
-    406: {"description": "Accept contradicts what is asked for."},
-    409: {"description": "The microphone's mode is another one."},
-    408: {"description": "The body came too slowly."},
-    413: {"description": "Body, audio or prompt is too large."},
-    415: {"description": "The media type is not taken."},
-    422: {"description": "A value cannot be used, or the audio holds no speech."},
-    429: {"description": "More requests than the key is for, or too many wrong keys; Retry-After says how long."},
-    500: {"description": "An engine failed, or the file of keys is damaged."},
-    503: {"description": "Busy or still loading; Retry-After says when to try again."},
-    507: {"description": "The disk is full."},
-}
-
-
 EVENT = {
     "type": "object",
     "description": "Each event; its data is JSON.",
@@ -105,7 +87,10 @@ EVENT = {
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     schema = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}
-    return {status: {**PROBLEMS[status], "content": {MEDIA_TYPE: schema}} for status in (401, 403, 429, 500, *statuses)}
+    return {
+        status: {"description": MEANINGS[status], "content": {MEDIA_TYPE: schema}}
+        for status in sorted({*EVERYWHERE, *statuses})
+    }
 
 
 def _completion_body() -> dict[str, Any]:
@@ -152,7 +137,7 @@ def _conversing(routes: APIRouter, appliance: Appliance) -> None:
                     "text/event-stream": {"schema": EVENT},
                 },
             },
-            **_problems(400, 404, 406, 408, 413, 415, 422, 500, 503, 507),
+            **_problems(400, 404, 406, 408, 413, 415, 422, 503, 507),
         },
         openapi_extra={"requestBody": _completion_body(), "parameters": _options_in_query()},
     )

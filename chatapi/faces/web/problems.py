@@ -29,6 +29,26 @@ STATUS: tuple[tuple[type[errors.ChatapiError], int, str], ...] = (
 )
 """The first class that fits decides."""
 
+MEANINGS = {
+    400: "The request cannot be understood; under /v1 also where a value cannot be used.",
+    401: "The API key is missing or wrong.",
+    403: "The host name or the calling page is not allowed, or the key is not for this.",
+    404: "What it names is not here.",
+    406: "Accept contradicts what is asked for.",
+    408: "The body came too slowly.",
+    409: "The microphone's mode is another one.",
+    413: "Body, audio or prompt is too large.",
+    415: "The media type is not taken.",
+    422: "A value cannot be used, or the audio holds no speech.",
+    429: "More requests than the key is for, or too many wrong keys; Retry-After says how long.",
+    500: "An engine failed, or the file of keys is damaged.",
+    503: "Busy or still loading; Retry-After says when to try again.",
+    507: "The disk is full.",
+}
+"""Status -> when it comes, for the OpenAPI document."""
+EVERYWHERE = (401, 403, 429, 500)
+"""Those that any route may answer with."""
+
 MEDIA_TYPE = "application/problem+json"
 
 

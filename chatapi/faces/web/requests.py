@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -13,7 +14,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from chatapi.abilities.conversation import HOTTEST, LAST_SEED, Turn
+from chatapi.catalog.disk import writing
 from chatapi.errors import BadInput, NotAcceptable, Unprocessable, Unsupported, unfit
+from chatapi.faces.web import bodies
 from chatapi.gate import Priority
 
 AUDIO_TYPES = (
@@ -24,15 +27,6 @@ AUDIO_TYPES = (
 WAV_TYPES = ("audio/wav", "audio/x-wav", "audio/wave", "audio/vnd.wave", "audio/*")
 MOST_FIELDS = 20
 """Parts a form may have."""
-JSON_NAMES = {
-    "list": "array",
-    "str": "string",
-    "NoneType": "null",
-    "int": "number",
-    "float": "number",
-    "bool": "boolean",
-}
-"""What JSON calls the values of Python's types."""
 
 
 class Options(BaseModel):
@@ -84,11 +78,11 @@ class Asked(BaseModel):
 
 
 async def read(request: Request) -> Asked:
-    """Understand a request. Raises CallerError saying what is wrong and what would be right."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    """Understand a request. Raises CallerError saying what is wrong and what would be right, StorageFault."""
+    media_type = bodies.media_type(request)
     if media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json")):
         _refuse_query(request)
-        options, audio = _from_json(await request.body()), None
+        options, audio = await bodies.json_body(request, "a prompt", _from_json), None
     elif media_type == "multipart/form-data":
         _refuse_query(request)
         options, audio = await _from_form(request)
@@ -105,33 +99,10 @@ async def read(request: Request) -> Asked:
     return asked.model_copy(update={"turn": traced})
 
 
-def json_object(body: bytes, wanted: str) -> dict[str, Any]:
-    """A body that is to be an object, with what is `wanted` in it. Raises BadInput (invalid_json), Unprocessable."""
-    if not body.strip():
-        raise BadInput(f"the body is empty; send a JSON object with {wanted}", code="invalid_json")
-    try:
-        values = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"the body is not JSON: {_broken(error)}", code="invalid_json") from None
-    if not isinstance(values, dict):
-        kind = JSON_NAMES[type(values).__name__]
-        raise Unprocessable(f"the body is a JSON {kind}; an object with {wanted} is needed")
-    return values
-
-
-def _from_json(body: bytes) -> Options:
-    values = json_object(body, "a prompt")
+def _from_json(values: dict[str, Any]) -> Options:
     if "prompt" not in values:
         raise Unprocessable("the request has neither a prompt nor audio", code="one_of_prompt_and_audio")
     return _validated(PromptRequest, values, strict=True)
-
-
-def _broken(error: ValueError | RecursionError) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"what stands at line {error.lineno}, column {error.colno} does not belong there"
-    if isinstance(error, UnicodeDecodeError):
-        return "it is not UTF-8 text"
-    return "it is nested too deeply" if isinstance(error, RecursionError) else "it holds a number that is too long"
 
 
 def _from_query(request: Request) -> Options:
@@ -140,8 +111,9 @@ def _from_query(request: Request) -> Options:
 
 async def _from_form(request: Request) -> tuple[Options, bytes | None]:
     try:
-        async with request.form(max_files=2, max_fields=MOST_FIELDS, max_part_size=1 << 20) as form:
-            return await _from_parts(form)
+        with writing(Path(tempfile.gettempdir())):
+            async with request.form(max_files=2, max_fields=MOST_FIELDS, max_part_size=1 << 20) as form:
+                return await _from_parts(form)
     except HTTPException as error:
         raise BadInput(f"the form cannot be read: {error.detail}", code="invalid_form") from None
 

@@ -45,9 +45,14 @@ def encoded(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
 
 
+def data_of(value: object) -> bytes:
+    """A server-sent event without a name."""
+    return b"data: " + encoded(value) + b"\n\n"
+
+
 def event_of(name: str, data: object) -> bytes:
     """A server-sent event."""
-    return b"event: " + name.encode() + b"\ndata: " + encoded(data) + b"\n\n"
+    return b"event: " + name.encode() + b"\n" + data_of(data)
 
 
 EVENTS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

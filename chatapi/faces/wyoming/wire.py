@@ -8,11 +8,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from chatapi.errors import Unprocessable, Unsupported, unfit
 from chatapi.faces.wyoming.framing import Event
+from chatapi.sentences import is_text
 
 
 def _whole(text: str) -> str:
     """JSON can write half a character, and one that ends a text elsewhere."""
-    if any("\ud800" <= character <= "\udfff" or character == "\0" for character in text):
+    if not is_text(text):
         raise ValueError("must be text, and holds NUL or lone surrogates")
     return text
 

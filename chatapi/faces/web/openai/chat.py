@@ -59,7 +59,7 @@ def router(appliance: Appliance) -> APIRouter:
                 "description": "The answer; with stream=true as it is written.",
                 "content": {"text/event-stream": CHUNKS},
             },
-            **refusals(400, 404, 408, 413, 415, 500, 503),
+            **refusals(400, 404, 408, 413, 415, 503),
         },
         openapi_extra={"requestBody": BODY},
     )

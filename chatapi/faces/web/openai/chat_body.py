@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from chatapi.abilities.conversation import HOTTEST
 from chatapi.errors import Unprocessable, unfit
+from chatapi.faces.web.names import VoiceId
 
 NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 """OpenAI's names of functions and schemas."""
@@ -83,6 +84,8 @@ def _text_or_parts(content: Any) -> str:
 
 
 Texts = Annotated[list[Annotated[Annotated[TextPart, Tag("=text")], Discriminator(_kind)]], Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^\S{1,64}$")]
+"""Of who takes part."""
 Content = Annotated[Annotated[str, Tag("=text")] | Annotated[Texts, Tag("=parts")], Discriminator(_text_or_parts)]
 UserParts = list[
     Annotated[Annotated[TextPart, Tag("=text")] | Annotated[AudioPart, Tag("=input_audio")], Discriminator(_kind)]
@@ -105,6 +108,7 @@ class SystemMessage(_Form):
 
     role: Literal["system", "developer"]
     content: Content
+    name: Name | None = None
 
 
 class UserMessage(_Form):
@@ -112,7 +116,7 @@ class UserMessage(_Form):
 
     role: Literal["user"]
     content: UserContent
-    name: Annotated[str, Field(pattern=r"^\S{1,64}$")] | None = None
+    name: Name | None = None
     """Who asks; the model is told it before their words."""
 
 
@@ -124,6 +128,8 @@ class AssistantMessage(_Form):
     refusal: str | None = None
     audio: SpokenAnswer | None = None
     tool_calls: list[ToolCall] | None = None
+    name: Name | None = None
+    """Who answered; the model is told it before their words, unless these are to be gone on with."""
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     function_call: None = None
 
@@ -172,10 +178,6 @@ class ChosenFunction(_Form):
 class ChosenTool(_Form):
     type: Literal["function"]
     function: ChosenFunction
-
-
-class VoiceId(_Form):
-    id: Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class AudioOptions(_Form):

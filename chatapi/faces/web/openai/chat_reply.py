@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
+import anyio.to_thread
 from starlette.types import Send
 
 from chatapi.abilities.chat import SPOKEN_SECONDS, Chat
@@ -18,14 +18,15 @@ from chatapi.errors import ChatapiError, OurFault
 from chatapi.events import Call, Called, Event, Speech, TextDelta, Token, TurnEnded
 from chatapi.faces.web.openai.chat_request import Asked
 from chatapi.faces.web.problems import fault
-from chatapi.faces.web.realtime.sound import Outgoing
-from chatapi.faces.web.sending import EVENTS, WorkingReply, body, start
+from chatapi.faces.web.sending import EVENTS, WorkingReply, body, data_of, encoded, start
 from chatapi.metrics import Metrics
 
 ENCODINGS = {"wav": "wav", "pcm16": "pcm", "mp3": "mp3", "flac": "flac", "opus": "opus", "aac": "aac"}
 """OpenAI's name of a format -> ours."""
 OPENING = (TextDelta, Called, Speech, TurnEnded)
 """What fails before the first of these still gets a proper status."""
+STEP = 6
+"""Bytes: whole samples of 16 bits that base64 writes without padding, whose strings can be joined."""
 
 
 class ChatReply(WorkingReply):
@@ -51,7 +52,13 @@ class ChatReply(WorkingReply):
 
     async def _as_whole(self, events: AsyncIterator[Event], send: Send) -> None:
         happened = [event async for event in events]
-        ended = happened[-1]
+        # A long answer's sound is encoded here, while others are served.
+        data = await anyio.to_thread.run_sync(self._document, happened)
+        await send(start("application/json", {"Content-Length": str(len(data))}))
+        await send(body(data, more=False))
+
+    def _document(self, happened: Sequence[Event]) -> bytes:
+        ended = happened[-1] if happened else None
         if not isinstance(ended, TurnEnded):
             raise OurFault("the turn ended without saying so")
         choice = {
@@ -60,10 +67,7 @@ class ChatReply(WorkingReply):
             "logprobs": self.logprobs([each for event in happened for each in getattr(event, "tokens", ())]),
             "finish_reason": ended.finish_reason,
         }
-        document = {**self._head, "object": "chat.completion", "choices": [choice], "usage": _usage(ended)}
-        data = _json(document)
-        await send(start("application/json", {"Content-Length": str(len(data))}))
-        await send(body(data, more=False))
+        return encoded({**self._head, "object": "chat.completion", "choices": [choice], "usage": _usage(ended)})
 
     def _message(self, happened: Sequence[Event]) -> dict[str, Any]:
         text = "".join(event.text for event in happened if isinstance(event, TextDelta))
@@ -86,14 +90,14 @@ class ChatReply(WorkingReply):
                 if not begun and isinstance(event, OPENING):
                     begun = True
                     await send(start("text/event-stream", EVENTS))
-                data = b"".join(_sse(chunk) for chunk in told.of(event))
+                data = b"".join(data_of(chunk) for chunk in told.of(event))
                 if data:
                     await send(body(data))
         except ChatapiError as error:
             if not begun:
                 raise
             self._metrics.errors.labels(error.code).inc()
-            await send(body(_sse({"error": fault(error)}), more=False))
+            await send(body(data_of({"error": fault(error)}), more=False))
             return
         await send(body(b"data: [DONE]\n\n", more=False))
 
@@ -131,7 +135,9 @@ class _Chunks:
         self._asked = asked
         self._begun = False
         self._calls = 0
-        self._sound = Outgoing("audio/pcm")
+        self._sound: Encoder | None = None
+        self._rest = b""
+        """Sound that is not yet enough for a step."""
 
     def of(self, event: Event) -> Iterator[dict[str, Any]]:
         """Those that an event makes."""
@@ -149,9 +155,19 @@ class _Chunks:
             self._calls += len(indexed)
             yield self._reply.chunk({"tool_calls": indexed})
         elif isinstance(event, Speech):
-            yield from (self._reply.chunk({"audio": {"data": data}}) for data in self._sound.feed(event.audio))
+            if self._sound is None:
+                self._sound = Encoder("pcm", event.audio.rate)
+            yield from self._sounding(self._sound.feed(event.audio))
         else:
             yield from self._ending(event)
+
+    def _sounding(self, data: bytes, last: bool = False) -> Iterator[dict[str, Any]]:
+        """Clients join the strings of base64 too: only the last may be padded."""
+        data = self._rest + data
+        whole = len(data) if last else len(data) - len(data) % STEP
+        self._rest = data[whole:]
+        if whole:
+            yield self._reply.chunk({"audio": {"data": base64.b64encode(data[:whole]).decode()}})
 
     def _opening(self, event: Event) -> dict[str, Any]:
         delta: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
@@ -163,7 +179,8 @@ class _Chunks:
 
     def _ending(self, ended: TurnEnded) -> Iterator[dict[str, Any]]:
         if self._asked.audio is not None:
-            yield from (self._reply.chunk({"audio": {"data": data}}) for data in self._sound.finish())
+            if self._sound is not None:
+                yield from self._sounding(self._sound.finish(), last=True)
             yield self._reply.chunk({"audio": {"expires_at": self._reply.spoken()["expires_at"]}})
         yield self._reply.chunk({}, ended.finish_reason)
         if self._asked.usage:
@@ -198,11 +215,3 @@ def _usage(ended: TurnEnded) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": ended.cached_tokens, "audio_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
     }
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-
-
-def _sse(value: object) -> bytes:
-    return b"data: " + _json(value) + b"\n\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,15 +15,12 @@ from chatapi.abilities.chat import ChatTurn, Said
 from chatapi.abilities.conversation import LAST_SEED
 from chatapi.appliance import Appliance
 from chatapi.engines import Sampling, Tool
-from chatapi.errors import BadInput, Unprocessable, Unsupported
+from chatapi.errors import Unprocessable
 from chatapi.events import Call
 from chatapi.faces.web import names
-from chatapi.faces.web.openai import chat_body as body
+from chatapi.faces.web.bodies import check_plain, json_body
+from chatapi.faces.web.openai import chat_body
 from chatapi.faces.web.openai.chat_body import ChatRequest, wrong
-from chatapi.faces.web.requests import json_object
-
-DEEPEST = 64
-"""Levels of a body; a schema of more is no schema anybody wrote."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +40,11 @@ class Asked:
 
 async def read(request: Request, appliance: Appliance) -> Asked:
     """Understand a request. Raises CallerError with the `param` that is wrong in its details."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise Unsupported(
-            f"the media type {media_type or '(none)'} is not taken; send application/json",
-            code="unsupported_media_type",
-        )
-    values = json_object(await request.body(), "messages")
-    _check_plain(values)
-    asked = body.understood(values)
-    _check_together(asked)
+    asked, said = await json_body(request, "messages", _understood)
     audio = _audio(asked)
+    turn = _turn(asked, said, appliance, audio is not None)
     return Asked(
-        turn=replace(_turn(asked, appliance, audio is not None), traceparent=request.headers.get("traceparent", "")),
+        turn=replace(turn, traceparent=request.headers.get("traceparent", "")),
         model=names.model(appliance, "llm", asked.model),
         stream=asked.stream,
         usage=asked.stream_options is not None and asked.stream_options.include_usage,
@@ -65,32 +53,22 @@ async def read(request: Request, appliance: Appliance) -> Asked:
     )
 
 
-def _check_plain(values: Any) -> None:
-    """Nothing in it that only Python takes for JSON. Raises BadInput (invalid_json)."""
-    level, depth = [values], 0
-    while level:
-        if (depth := depth + 1) > DEEPEST:
-            raise BadInput(f"the body is nested more than {DEEPEST} levels deep", code="invalid_json")
-        inner: list[Any] = []
-        for value in level:
-            if isinstance(value, dict):
-                inner += [*value.keys(), *value.values()]
-            elif isinstance(value, list):
-                inner += value
-            elif isinstance(value, str):
-                _check_text(value)
-            elif isinstance(value, float) and not math.isfinite(value):
-                raise BadInput("the body holds a number that is none, or too large", code="invalid_json")
-        level = inner
+def _understood(values: dict[str, Any]) -> tuple[ChatRequest, tuple[Said, ...]]:
+    """The request, and its messages with their sound as bytes."""
+    check_plain(values)
+    asked = chat_body.understood(values)
+    _check_together(asked)
+    said = [_said(message, f"messages[{at}]") for at, message in enumerate(asked.messages)]
+    # What is gone on with begins as its answer will.
+    named = [_named(each, message) for each, message in zip(said[:-1], asked.messages[:-1], strict=True)]
+    last = said[-1] if said[-1].role == "assistant" else _named(said[-1], asked.messages[-1])
+    return asked, (*named, last)
 
 
-def _check_text(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise BadInput("the body holds lone surrogates, which are not text", code="invalid_json") from None
-    if "\0" in text:
-        raise BadInput("the body holds NUL, which is not text", code="invalid_json")
+def _named(said: Said, message: chat_body.AnyMessage) -> Said:
+    """With whose words they are before them."""
+    name = None if isinstance(message, chat_body.ToolMessage) else message.name
+    return replace(said, parts=(f"{name}:", *said.parts)) if name and any(said.parts) else said
 
 
 def _check_together(asked: ChatRequest) -> None:
@@ -124,10 +102,10 @@ def _audio(asked: ChatRequest) -> str | None:
     return asked.audio.format
 
 
-def _turn(asked: ChatRequest, appliance: Appliance, speak: bool) -> ChatTurn:
-    schema = asked.response_format.json_schema if isinstance(asked.response_format, body.SchemaFormat) else None
+def _turn(asked: ChatRequest, said: tuple[Said, ...], appliance: Appliance, speak: bool) -> ChatTurn:
+    schema = asked.response_format.json_schema if isinstance(asked.response_format, chat_body.SchemaFormat) else None
     return ChatTurn(
-        messages=tuple(_said(message, f"messages[{at}]") for at, message in enumerate(asked.messages)),
+        messages=said,
         speak=speak,
         voice=_voice(asked.audio, appliance) if speak and asked.audio else None,
         spoken=f"audio_{secrets.token_hex(16)}" if speak else "",
@@ -140,10 +118,9 @@ def _turn(asked: ChatRequest, appliance: Appliance, speak: bool) -> ChatTurn:
     )
 
 
-def _voice(audio: body.AudioOptions, appliance: Appliance) -> str | None:
-    wanted = audio.voice if isinstance(audio.voice, str) else audio.voice.id
+def _voice(audio: chat_body.AudioOptions, appliance: Appliance) -> str | None:
     try:
-        return names.voice(appliance, wanted)
+        return names.voice(appliance, audio.voice)
     except Unprocessable as error:
         error.details["param"] = "audio.voice"
         raise
@@ -154,9 +131,9 @@ def _sampling(asked: ChatRequest) -> Sampling:
     tools = asked.tools or []
     form = asked.response_format
     schema: dict[str, Any] | None = None
-    if isinstance(form, body.SchemaFormat):
+    if isinstance(form, chat_body.SchemaFormat):
         schema = form.json_schema.schema_
-    elif isinstance(form, body.JsonFormat):
+    elif isinstance(form, chat_body.JsonFormat):
         schema = {"type": "object"}
     return Sampling(
         stop_texts=tuple(stops),
@@ -167,35 +144,34 @@ def _sampling(asked: ChatRequest) -> Sampling:
         logit_bias={int(token): bias for token, bias in (asked.logit_bias or {}).items()},
         logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
         schema=schema,
-        strict=isinstance(form, body.SchemaFormat) and bool(form.json_schema.strict),
+        strict=isinstance(form, chat_body.SchemaFormat) and bool(form.json_schema.strict),
         tools=tuple(_tool(tool.function) for tool in tools),
         tool_choice=_choice(asked, tools),
         parallel=asked.parallel_tool_calls,
     )
 
 
-def _tool(function: body.Function) -> Tool:
+def _tool(function: chat_body.Function) -> Tool:
     return Tool(function.name, function.description, function.parameters, bool(function.strict))
 
 
-def _choice(asked: ChatRequest, tools: Sequence[body.FunctionTool]) -> str:
-    if isinstance(asked.tool_choice, body.ChosenTool):
+def _choice(asked: ChatRequest, tools: Sequence[chat_body.FunctionTool]) -> str:
+    if isinstance(asked.tool_choice, chat_body.ChosenTool):
         return f":{asked.tool_choice.function.name}"
     return asked.tool_choice or ("auto" if tools else "none")
 
 
 def _said(message: Any, place: str) -> Said:
-    if isinstance(message, body.UserMessage):
-        parts = _parts(message.content, place)
-        return Said("user", (f"{message.name}:", *parts) if message.name else parts)
-    if isinstance(message, body.ToolMessage):
+    if isinstance(message, chat_body.UserMessage):
+        return Said("user", _parts(message.content, place))
+    if isinstance(message, chat_body.ToolMessage):
         return Said("tool", _parts(message.content, place), call=message.tool_call_id)
-    if isinstance(message, body.SystemMessage):
+    if isinstance(message, chat_body.SystemMessage):
         return Said("system", _parts(message.content, place))
     return _answered(message, place)
 
 
-def _answered(message: body.AssistantMessage, place: str) -> Said:
+def _answered(message: chat_body.AssistantMessage, place: str) -> Said:
     parts = _parts(message.content or "", place)
     parts += (message.refusal,) if message.refusal else ()
     calls = tuple(Call(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ())
@@ -214,10 +190,10 @@ def _parts(content: str | Sequence[Any], place: str) -> tuple[str | bytes, ...]:
 
 
 def _part(part: Any, place: str) -> str | bytes:
-    if isinstance(part, body.AudioPart):
+    if isinstance(part, chat_body.AudioPart):
         try:
             return base64.b64decode(part.input_audio.data, validate=True)
         except (binascii.Error, ValueError) as error:
             param = f"{place}.input_audio.data"
             raise wrong(param, f"{param} is not base64: {error}", "invalid_audio") from None
-    return part.refusal if isinstance(part, body.RefusalPart) else str(part.text)
+    return part.refusal if isinstance(part, chat_body.RefusalPart) else str(part.text)

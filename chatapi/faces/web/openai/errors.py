@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from chatapi.faces.web.problems import EVERYWHERE, MEANINGS
+
 
 class Fault(BaseModel):
     """What is wrong."""
@@ -25,20 +27,8 @@ class ErrorDocument(BaseModel):
     error: Fault
 
 
-MEANINGS = {
-    400: "A value cannot be used, or the context is too short for it.",
-    401: "The API key is missing or wrong.",
-    403: "The host name or the calling page is not allowed.",
-    404: "What it names is not here.",
-    408: "The body came too slowly.",
-    413: "The body or the audio is too large.",
-    415: "The media type is not taken.",
-    500: "An engine failed.",
-    507: "The disk is full.",
-    503: "Busy or still loading; Retry-After says when to try again.",
-}
-
-
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Those of a route, beside those of every route."""
-    return {status: {"model": ErrorDocument, "description": MEANINGS[status]} for status in (401, 403, *statuses)}
+    return {
+        status: {"model": ErrorDocument, "description": MEANINGS[status]} for status in sorted({*EVERYWHERE, *statuses})
+    }

@@ -20,11 +20,12 @@ def router(appliance: Appliance) -> APIRouter:
     async def listed() -> dict[str, Any]:
         return {"object": "list", "data": [_entry(appliance, role, name) for role, name in names.models(appliance)]}
 
-    @routes.get("/models/{model}", summary="One of them", responses=refusals(404))
+    @routes.get("/models/{model}", summary="One of them", responses=refusals(404, 503))
     async def one(model: str) -> dict[str, Any]:
         for role, name in names.models(appliance):
             if name == model:
                 return _entry(appliance, role, name)
+        names.require_models(appliance)
         raise Unknown(f"there is no model {model!r} in use here", code="model_not_found", details={"param": "model"})
 
     return routes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 from typing import Annotated, Any, Literal
 
@@ -16,14 +15,14 @@ from starlette.types import Send
 from chatapi.abilities.files import Files
 from chatapi.appliance import Appliance
 from chatapi.encoding import FORMATS, Encoder
-from chatapi.errors import BadInput, ChatapiError, NotReady, OurFault, Unprocessable, Unsupported
+from chatapi.errors import ChatapiError, OurFault
 from chatapi.faces.web import names
+from chatapi.faces.web.bodies import check_plain, json_body
 from chatapi.faces.web.openai import described
 from chatapi.faces.web.openai.asked import Parameters, understood
-from chatapi.faces.web.openai.described import json_body
 from chatapi.faces.web.openai.errors import refusals
 from chatapi.faces.web.problems import fault
-from chatapi.faces.web.sending import EVENTS, WorkingReply, body, encoded, start
+from chatapi.faces.web.sending import EVENTS, WorkingReply, body, data_of, start
 from chatapi.metrics import Metrics
 from chatapi.sentences import count_words
 
@@ -32,20 +31,14 @@ SOUND_TOKENS = 20
 REFUSED = {"instructions": "voices speak as they learned to; speed can be set"}
 
 
-class VoiceId(Parameters):
-    """A voice by its id."""
-
-    id: Annotated[str, Field(min_length=1, max_length=200)]
-
-
-class Speech(Parameters):
+class SpeechRequest(Parameters):
     """What `/v1/audio/speech` takes."""
 
     input: str
     """The text."""
     model: Annotated[str, Field(min_length=1, max_length=200)] = "default"
     """tts-1, default, or a voice's name from /v1/models."""
-    voice: Annotated[str, Field(min_length=1, max_length=200)] | VoiceId = "default"
+    voice: Annotated[str, Field(min_length=1, max_length=200)] | names.VoiceId = "default"
     """A name from /v1/audio/voices; OpenAI's own names mean the default voice."""
     response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] = "mp3"
     """pcm is 16-bit little-endian mono at 24 kHz, without a header."""
@@ -81,18 +74,17 @@ def router(appliance: Appliance) -> APIRouter:
         "/speech",
         summary="A text read aloud, sent as it is spoken",
         response_class=Response,
-        responses={200: _described(), **refusals(400, 404, 408, 413, 415, 500, 503, 507)},
-        openapi_extra=json_body(Speech),
+        responses={200: _described(), **refusals(400, 404, 408, 413, 415, 503)},
+        openapi_extra=described.json_body(SpeechRequest),
     )
     async def speech(request: Request) -> Response:
         appliance.files.check_room()
-        asked = understood(Speech, await _object(request), REFUSED, strict=True)
+        asked = await json_body(request, "input, model and voice", _understood)
         return SpeechReply(appliance.files, asked, _voice(appliance, asked), appliance.metrics)
 
     @routes.get("/voices", summary="Voices that can be asked for", response_model=VoiceList, responses=refusals(503))
     async def voices() -> VoiceList:
-        if not appliance.warm:
-            raise NotReady("the models are still loading", retry_after=1)
+        names.require_models(appliance)
         known = appliance.speaking.voices()
         return VoiceList(
             data=[
@@ -106,33 +98,18 @@ def router(appliance: Appliance) -> APIRouter:
     return routes
 
 
-def _voice(appliance: Appliance, asked: Speech) -> str | None:
+def _voice(appliance: Appliance, asked: SpeechRequest) -> str | None:
     """The voice that is meant: by its own name, else by the model's, else the default one."""
     model = names.model(appliance, "tts", asked.model)
-    wanted = asked.voice.id if isinstance(asked.voice, VoiceId) else asked.voice
-    voice = names.voice(appliance, wanted)
+    voice = names.voice(appliance, asked.voice)
     if voice is None and model in [each.name for each in appliance.speaking.voices()]:
         return model
     return voice
 
 
-async def _object(request: Request) -> dict[str, Any]:
-    """The JSON object of a request. Raises Unsupported, BadInput (invalid_json)."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise Unsupported(
-            f"the media type {media_type or '(none)'} is not taken; send application/json",
-            code="unsupported_media_type",
-        )
-    try:
-        values = json.loads(await request.body())
-    except (ValueError, RecursionError):
-        raise BadInput(
-            "the body is not JSON; send an object with input, model and voice", code="invalid_json"
-        ) from None
-    if not isinstance(values, dict):
-        raise Unprocessable("the body is no JSON object; send one with input, model and voice")
-    return values
+def _understood(values: dict[str, Any]) -> SpeechRequest:
+    check_plain(values)
+    return understood(SpeechRequest, values, REFUSED, strict=True)
 
 
 def _described() -> dict[str, Any]:
@@ -146,7 +123,7 @@ def _described() -> dict[str, Any]:
 class SpeechReply(WorkingReply):
     """Speaks while it sends."""
 
-    def __init__(self, files: Files, asked: Speech, voice: str | None, metrics: Metrics) -> None:
+    def __init__(self, files: Files, asked: SpeechRequest, voice: str | None, metrics: Metrics) -> None:
         super().__init__()
         self._files = files
         self._asked = asked
@@ -161,12 +138,12 @@ class SpeechReply(WorkingReply):
             return
         try:
             seconds = await self._spoken(send)
-            await send(body(_event({"type": "speech.audio.done", "usage": self._usage(seconds)})))
+            await send(body(data_of({"type": "speech.audio.done", "usage": self._usage(seconds)})))
         except ChatapiError as error:
             if not self._begun:
                 raise
             self._metrics.errors.labels(error.code).inc()
-            await send(body(_event({"type": "error", "error": fault(error)})))
+            await send(body(data_of({"type": "error", "error": fault(error)})))
         await send(body(b"", more=False))
 
     async def _spoken(self, send: Send) -> float:
@@ -193,14 +170,10 @@ class SpeechReply(WorkingReply):
             self._begun = True
             await send(start("text/event-stream", EVENTS) if events else start(file.media_type))
         if events:
-            data = _event({"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()})
+            data = data_of({"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()})
         await send(body(data))
 
     def _usage(self, seconds: float) -> dict[str, int]:
         """Words of the text, and tokens of the sound."""
         read, spoken = math.ceil(count_words(self._asked.input)), math.ceil(seconds * SOUND_TOKENS)
         return {"input_tokens": read, "output_tokens": spoken, "total_tokens": read + spoken}
-
-
-def _event(data: dict[str, Any]) -> bytes:
-    return b"data: " + encoded(data) + b"\n\n"

@@ -22,7 +22,7 @@ from chatapi.faces.web.openai.described import form_body
 from chatapi.faces.web.openai.errors import refusals
 from chatapi.faces.web.openai.uploads import Upload, received
 from chatapi.faces.web.problems import fault
-from chatapi.faces.web.sending import EVENTS, WorkingReply, body, encoded, start
+from chatapi.faces.web.sending import EVENTS, WorkingReply, body, data_of, encoded, start
 from chatapi.metrics import Metrics
 from chatapi.segmenter import Rules
 
@@ -130,7 +130,7 @@ def router(appliance: Appliance) -> APIRouter:
         "/transcriptions",
         summary="A recording of any length as text",
         response_class=Response,
-        responses={200: _described(stream=True), **refusals(400, 404, 408, 413, 415, 500, 503, 507)},
+        responses={200: _described(stream=True), **refusals(400, 404, 408, 413, 415, 503, 507)},
         openapi_extra=form_body(Transcription),
     )
     async def transcriptions(request: Request) -> Response:
@@ -150,7 +150,7 @@ def router(appliance: Appliance) -> APIRouter:
         "/translations",
         summary="A recording of any length in another language, as English text",
         response_class=Response,
-        responses={200: _described(stream=False), **refusals(400, 404, 408, 413, 415, 500, 503, 507)},
+        responses={200: _described(stream=False), **refusals(400, 404, 408, 413, 415, 503, 507)},
         openapi_extra=form_body(Translation),
     )
     async def translations(request: Request) -> Response:
@@ -244,7 +244,7 @@ class TranscriptReply(WorkingReply):
             if not begun:
                 begun = True
                 await send(start("text/event-stream", EVENTS))
-            await send(body(b"data: " + encoded(data) + b"\n\n"))
+            await send(body(data_of(data)))
 
         try:
             async with self._files.heard(self._upload.source, self._options) as passages:

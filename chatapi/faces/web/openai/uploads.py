@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from python_multipart.multipart import parse_options_header
@@ -13,7 +15,9 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from chatapi.audio import Source
+from chatapi.catalog.disk import writing
 from chatapi.errors import BadInput, Unprocessable, Unsupported
+from chatapi.faces.web.bodies import media_type
 
 MOST_FIELDS = 50
 """Parts a form may have beside the file."""
@@ -43,24 +47,26 @@ class Upload:
 
 
 async def received(request: Request) -> Upload:
-    """The form of a request. Raises CallerError saying what is wrong with it."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "multipart/form-data":
+    """The form of a request. Raises CallerError saying what is wrong with it, StorageFault where the disk is full."""
+    if (kind := media_type(request)) != "multipart/form-data":
         raise Unsupported(
-            f"the media type {media_type or '(none)'} is not taken; send multipart/form-data with a part named file",
+            f"the media type {kind or '(none)'} is not taken; send multipart/form-data with a part named file",
             code="unsupported_media_type",
         )
     parser = MultiPartParser(
         request.headers, _whole(request), max_files=1, max_fields=MOST_FIELDS, max_part_size=MOST_TEXT
     )
     try:
-        form = await parser.parse()
+        with writing(Path(tempfile.gettempdir())):
+            form = await parser.parse()
     except MultiPartException as error:
         raise BadInput(f"the form cannot be read: {error.message}", code="invalid_form") from None
     except ClientDisconnect:
         raise _unfinished() from None
     try:
-        return Upload(await _source(form.get("file")), _fields(form), form)
+        file, fields = _file(form), _fields(form)
+        # Last, because it may open a file that only an Upload closes.
+        return Upload(await _source(file), fields, form)
     except BaseException:
         await form.close()
         raise
@@ -83,11 +89,17 @@ def _unfinished() -> BadInput:
     return BadInput("the form ended before it was whole", code="invalid_form")
 
 
-async def _source(file: UploadFile | str | None) -> Source:
-    """What fits memory as bytes; of the rest, which lies on the disk, a handle of its own."""
+def _file(form: FormData) -> UploadFile:
+    """The recording. Raises Unprocessable (missing_file)."""
+    file = form.get("file")
     if not isinstance(file, UploadFile):
         what = "is text; send it as a file" if file is not None else "is missing; send the recording in it"
         raise Unprocessable(f"the part file {what}", code="missing_file", details={"param": "file"})
+    return file
+
+
+async def _source(file: UploadFile) -> Source:
+    """What fits memory as bytes; of the rest, which lies on the disk, a handle of its own."""
     if file.size is not None and file.size <= IN_MEMORY:
         return await file.read()
     return os.fdopen(os.dup(file.file.fileno()), "rb")

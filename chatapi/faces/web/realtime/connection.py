@@ -52,17 +52,13 @@ def options(config: wire.Session, appliance: Appliance, system: list[str]) -> Op
         # Who ends turns by hand may hold one open for long, and guessing at all of it again and again costs too much.
         partials=transcription is not None and vad is not None,
         system=instructions,
-        voice=_voice(config.audio.output.voice, appliance),
+        voice=names.voice(appliance, config.audio.output.voice),
         language=_language(transcription, appliance),
         max_tokens=None if config.max_output_tokens == "inf" else config.max_output_tokens,
     )
     if isinstance(vad, wire.ServerVad):
         return replace(found, threshold=vad.threshold, silence_ms=vad.silence_duration_ms)
     return replace(found, patience=PATIENCE[vad.eagerness]) if vad is not None else found
-
-
-def _voice(wanted: str | wire.VoiceId, appliance: Appliance) -> str | None:
-    return names.voice(appliance, wanted if isinstance(wanted, str) else wanted.id)
 
 
 def _language(transcription: wire.Transcription | None, appliance: Appliance) -> str | None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import from_json
 
 from chatapi.errors import BadInput, Unprocessable
+from chatapi.faces.web.names import VoiceId
 from chatapi.faces.web.realtime.sound import RATES
 
 TAGS = frozenset(["server_vad", "semantic_vad", "str", "int", "literal['inf']", "constrained-int"])
@@ -81,10 +82,6 @@ class Input(_Part):
     turn_detection: Annotated[ServerVad | SemanticVad, Field(discriminator="type")] | None = SemanticVad(
         type="semantic_vad"
     )
-
-
-class VoiceId(_Part):
-    id: str
 
 
 class Output(_Part):

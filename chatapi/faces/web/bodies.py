@@ -1,0 +1,99 @@
+"""JSON that a request brings: how much of it is taken, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import anyio.to_thread
+from starlette.requests import Request
+
+from chatapi.errors import BadInput, TooLarge, Unprocessable, Unsupported
+from chatapi.sentences import is_text
+
+LARGE = 64 << 10
+"""Bytes from which a body is read on a thread, so that nobody waits for it."""
+MOST_VALUES = 200_000
+"""Commas and brackets of a body: a value costs far more memory than the few bytes that it is written in."""
+DEEPEST = 64
+"""Levels of a body; a schema of more is no schema anybody wrote."""
+JSON_NAMES = {
+    "list": "array",
+    "str": "string",
+    "NoneType": "null",
+    "int": "number",
+    "float": "number",
+    "bool": "boolean",
+}
+"""What JSON calls the values of Python's types."""
+
+T = TypeVar("T")
+
+
+def media_type(request: Request) -> str:
+    """Of the body, in small letters and without parameters; empty: nobody said."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def json_body(request: Request, wanted: str, understood: Callable[[dict[str, Any]], T]) -> T:
+    """What `understood` makes of the object that the body is to be, with what is `wanted` in it.
+
+    Raises Unsupported, BadInput (invalid_json), TooLarge (too_many_values), Unprocessable.
+    """
+    kind = media_type(request)
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise Unsupported(
+            f"the media type {kind or '(none)'} is not taken; send application/json", code="unsupported_media_type"
+        )
+    body = await request.body()
+    if len(body) < LARGE:
+        return understood(_object(body, wanted))
+    return await anyio.to_thread.run_sync(lambda: understood(_object(body, wanted)))
+
+
+def _object(body: bytes, wanted: str) -> dict[str, Any]:
+    if not body.strip():
+        raise BadInput(f"the body is empty; send a JSON object with {wanted}", code="invalid_json")
+    if len(body) > MOST_VALUES and sum(map(body.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise TooLarge(
+            f"the body has more than {MOST_VALUES} commas and brackets; send fewer values",
+            code="too_many_values",
+            details={"limit_values": MOST_VALUES},
+        )
+    try:
+        values = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"the body is not JSON: {_broken(error)}", code="invalid_json") from None
+    if not isinstance(values, dict):
+        kind = JSON_NAMES[type(values).__name__]
+        raise Unprocessable(f"the body is a JSON {kind}; an object with {wanted} is needed")
+    return values
+
+
+def _broken(error: ValueError | RecursionError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"what stands at line {error.lineno}, column {error.colno} does not belong there"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    return "it is nested too deeply" if isinstance(error, RecursionError) else "it holds a number that is too long"
+
+
+def check_plain(values: Any) -> None:
+    """Nothing in it that only Python takes for JSON. Raises BadInput (invalid_json)."""
+    level, depth = [values], 0
+    while level:
+        if (depth := depth + 1) > DEEPEST:
+            raise BadInput(f"the body is nested more than {DEEPEST} levels deep", code="invalid_json")
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner += [*value.keys(), *value.values()]
+            elif isinstance(value, list):
+                inner += value
+            elif isinstance(value, str) and not is_text(value):
+                raise BadInput("the body holds NUL or lone surrogates, which are not text", code="invalid_json")
+            elif isinstance(value, float) and not math.isfinite(value):
+                raise BadInput("the body holds a number that is none, or too large", code="invalid_json")
+        level = inner
