@@ -8,6 +8,7 @@ import anyio
 import pytest
 from conftest import Running, answer, until
 
+from chatapi.abilities.chat import ChatTurn, Said
 from chatapi.abilities.conversation import Turn
 from chatapi.audio import Audio
 from chatapi.errors import ChatapiError, Deadline, EngineFailed, TooLarge
@@ -98,3 +99,15 @@ async def test_an_answer_makes_room_for_a_live_one_and_goes_on_where_it_was(echo
         assert list(replies) == ["live", "request"]
         assert replies["request"][0] == f"You said: {words}."
         assert replies["request"][1].completion_tokens == 42
+
+
+@pytest.mark.anyio
+async def test_an_answer_with_all_the_room_there_is_goes_on_too(echo: Running) -> None:
+    async with echo("llama_cpp.slots=1", "echo.delay=0.01", "llama_cpp.context=256") as appliance:
+        words = " ".join(f"word{number}" for number in range(100))
+        asked = ChatTurn((Said("user", (words,)),))
+        async with appliance.chat.take(asked) as events:
+            text = (await anext(events)).text  # type: ignore[union-attr]
+            await answer(appliance, Turn(prompt="stop", priority=Priority.LIVE, max_tokens=8))
+            text += "".join([event.text async for event in events if isinstance(event, TextDelta)])
+        assert text == f"You said: {words}."

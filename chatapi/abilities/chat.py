@@ -215,7 +215,8 @@ class Given:
         """With room for a shorter answer. Raises Unprocessable (context_length_exceeded)."""
         needed = overflow.needed - min(sampling.max_tokens, self.room or sampling.max_tokens)
         room = overflow.context - needed
-        if self.room is None and room >= LEAST_ROOM:
+        # An answer that is gone on with has less room each time: what it has said already is beside it now.
+        if room >= LEAST_ROOM if self.room is None else 1 <= room < self.room:
             return replace(self, room=room)
         raise Unprocessable(
             f"the messages need {needed} tokens, and {overflow.context} fit the model together with the answer",
