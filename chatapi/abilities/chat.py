@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from chatapi import function_calls
 from chatapi.abilities.answering import Answering, Manner
-from chatapi.abilities.course import Course, Send
+from chatapi.abilities.course import Course, Send, Terms
 from chatapi.abilities.speaking import Speaking
 from chatapi.abilities.transcription import Transcription
 from chatapi.engines import ContextOverflow, LanguageModel, Message, Piece, Sampling, Skill, Stop, Usage
@@ -111,9 +111,8 @@ class Chat:
         caller's has the `param` in its details.
         """
         self._check(turn)
-        course = Course(
-            self.gate, self.metrics, self.settings.limits.turn_seconds, turn.heard, turn.speak, turn.traceparent
-        )
+        terms = Terms(self.settings.limits.turn_seconds, turn.heard, turn.speak, turn.traceparent)
+        course = Course(self.gate, self.metrics, terms)
         async with course.taken(_Run(self, turn, course).work, turn.priority) as events:
             yield events
 

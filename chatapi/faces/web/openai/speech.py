@@ -13,7 +13,6 @@ from pydantic import Field
 from starlette.responses import Response
 from starlette.types import Send
 
-from chatapi.abilities.files import Files
 from chatapi.appliance import Appliance
 from chatapi.encoding import FORMATS, Encoder
 from chatapi.errors import BadInput, ChatapiError, NotReady, OurFault, Unprocessable, Unsupported
@@ -24,7 +23,6 @@ from chatapi.faces.web.openai.described import json_body
 from chatapi.faces.web.openai.errors import refusals
 from chatapi.faces.web.problems import fault
 from chatapi.faces.web.sending import EVENTS, WorkingReply, body, encoded, start
-from chatapi.metrics import Metrics
 from chatapi.sentences import count_words
 
 SOUND_TOKENS = 20
@@ -87,7 +85,7 @@ def router(appliance: Appliance) -> APIRouter:
     async def speech(request: Request) -> Response:
         appliance.files.check_room()
         asked = understood(Speech, await _object(request), REFUSED, strict=True)
-        return SpeechReply(appliance.files, asked, _voice(appliance, asked), appliance.metrics)
+        return SpeechReply(appliance, asked, _voice(appliance, asked), request.headers.get("traceparent", ""))
 
     @routes.get("/voices", summary="Voices that can be asked for", response_model=VoiceList, responses=refusals(503))
     async def voices() -> VoiceList:
@@ -146,12 +144,13 @@ def _described() -> dict[str, Any]:
 class SpeechReply(WorkingReply):
     """Speaks while it sends."""
 
-    def __init__(self, files: Files, asked: Speech, voice: str | None, metrics: Metrics) -> None:
+    def __init__(self, appliance: Appliance, asked: Speech, voice: str | None, traceparent: str) -> None:
         super().__init__()
-        self._files = files
+        self._files = appliance.files
         self._asked = asked
         self._voice = voice
-        self._metrics = metrics
+        self._metrics = appliance.metrics
+        self._traceparent = traceparent
         self._begun = False
 
     async def reply(self, send: Send) -> None:
@@ -174,7 +173,7 @@ class SpeechReply(WorkingReply):
         file: Encoder | None = None
         seconds = 0.0
         asked = self._asked
-        async with self._files.read(asked.input, self._voice, asked.speed) as pieces:
+        async with self._files.read(asked.input, self._voice, asked.speed, self._traceparent) as pieces:
             async for audio in pieces:
                 if file is None:
                     file = Encoder(asked.response_format, audio.rate)
