@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import anyio
 import pytest
@@ -11,6 +11,7 @@ from conftest import Running, answer, until
 from chatapi.abilities.chat import ChatTurn, Said
 from chatapi.abilities.conversation import Turn
 from chatapi.audio import Audio
+from chatapi.engines import Message, Piece, Sampling, Stop
 from chatapi.errors import ChatapiError, Deadline, EngineFailed, TooLarge
 from chatapi.events import TextDelta, TurnEnded
 from chatapi.gate import Priority
@@ -111,3 +112,22 @@ async def test_an_answer_with_all_the_room_there_is_goes_on_too(echo: Running) -
             await answer(appliance, Turn(prompt="stop", priority=Priority.LIVE, max_tokens=8))
             text += "".join([event.text async for event in events if isinstance(event, TextDelta)])
         assert text == f"You said: {words}."
+
+
+@pytest.mark.anyio
+async def test_what_a_form_is_for_is_told_in_one_system_message_with_the_callers(echo: Running) -> None:
+    async with echo() as appliance:
+        engine, told = appliance.engines.llm.engine, []
+        generate = engine.generate
+
+        def listened(messages: Sequence[Message], sampling: Sampling, stop: Stop) -> Iterator[Piece]:
+            told.append([(message.role, message.text) for message in messages])
+            return generate(messages, sampling, stop)
+
+        engine.generate = listened  # type: ignore[method-assign]
+        asked = Said("user", ("hello",))
+        for messages in ((Said("system", ("Be brief.",)), asked), (asked,)):
+            async with appliance.chat.take(ChatTurn(messages, form="Give a recipe.")) as events:
+                [event async for event in events]
+    user = ("user", "hello")
+    assert told == [[("system", "Be brief.\n\nGive a recipe."), user], [("system", "Give a recipe."), user]]

@@ -240,7 +240,9 @@ class _Run:
         ability.answering.rouse(turn.speak)
         told = [await self._told(at, message, send) for at, message in enumerate(turn.messages)]
         if turn.form:
-            told.insert(0, Message("system", turn.form))
+            # In one with what the caller says: templates (Mistral's) refuse a second system message.
+            before = told.pop(0).text if told[0].role == "system" else ""
+            told.insert(0, Message("system", f"{before}\n\n{turn.form}" if before else turn.form))
         if turn.heard:
             course.ledger = replace(course.ledger, audio=self._seconds)
             course.mark("transcript")
