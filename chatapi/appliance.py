@@ -114,7 +114,7 @@ class Appliance:
         self.conversation = Conversation(
             self.transcription, self.speaking, self.answering, self.history, self.gate, settings, self.metrics
         )
-        self.files = Files(self.transcription, self.speaking, self.gate, settings, self.metrics)
+        self.files = Files(self.dictation, self.speaking, self.gate, settings, self.metrics)
         self.chat = Chat(self.transcription, self.answering, self.gate, settings, self.metrics)
         self.live = Live(
             self.engines, self.transcription, self.speaking, self.answering, self.history, settings, self.metrics

@@ -105,13 +105,17 @@ class Trimmed:
         """Seconds from the start of the recording to the end of the last word; 0 where nobody speaks."""
         return self.regions[-1].speech_end / RATE if self.regions else 0.0
 
-    def original(self, seconds: float) -> float:
-        """The time in the recording of a time in `samples`."""
+    def original(self, seconds: float, ends: bool = False) -> float:
+        """The time in the recording of a time in `samples`.
+
+        What begins where two parts are joined begins with the later one; what `ends` there, with the one before.
+        """
         left = round(seconds * RATE)
         for region in self.regions:
-            if left <= region.end - region.start:
+            length = region.end - region.start
+            if left < length or (ends and left == length):
                 return (region.start + left) / RATE
-            left -= region.end - region.start
+            left -= length
         return self.regions[-1].end / RATE if self.regions else seconds
 
 

@@ -147,7 +147,8 @@ def intervals(ledger: Ledger) -> Iterator[tuple[str, float, float]]:
         ("transcript", ledger.admitted or 0.0, ledger.transcript),
         ("first_token", ready, ledger.first_token),
         ("first_sentence", ledger.first_token, ledger.first_sentence),
-        ("first_audio", ledger.first_sentence, ledger.first_audio),
+        # What is read aloud needs no writing.
+        ("first_audio", ready if ledger.first_token is None else ledger.first_sentence, ledger.first_audio),
         ("rest", ledger.first_audio or ledger.first_token, ledger.end),
     )
     for stage, start, end in ways:

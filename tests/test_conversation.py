@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import anyio
 import pytest
 from conftest import Running, answer, until
 
+from chatapi.abilities.chat import ChatTurn, Said
 from chatapi.abilities.conversation import Turn
 from chatapi.audio import Audio
+from chatapi.engines import Message, Piece, Sampling, Stop
 from chatapi.errors import ChatapiError, Deadline, EngineFailed, TooLarge
 from chatapi.events import TextDelta, TurnEnded
 from chatapi.gate import Priority
@@ -98,3 +100,34 @@ async def test_an_answer_makes_room_for_a_live_one_and_goes_on_where_it_was(echo
         assert list(replies) == ["live", "request"]
         assert replies["request"][0] == f"You said: {words}."
         assert replies["request"][1].completion_tokens == 42
+
+
+@pytest.mark.anyio
+async def test_an_answer_with_all_the_room_there_is_goes_on_too(echo: Running) -> None:
+    async with echo("llama_cpp.slots=1", "echo.delay=0.01", "llama_cpp.context=256") as appliance:
+        words = " ".join(f"word{number}" for number in range(100))
+        asked = ChatTurn((Said("user", (words,)),))
+        async with appliance.chat.take(asked) as events:
+            text = (await anext(events)).text  # type: ignore[union-attr]
+            await answer(appliance, Turn(prompt="stop", priority=Priority.LIVE, max_tokens=8))
+            text += "".join([event.text async for event in events if isinstance(event, TextDelta)])
+        assert text == f"You said: {words}."
+
+
+@pytest.mark.anyio
+async def test_what_a_form_is_for_is_told_in_one_system_message_with_the_callers(echo: Running) -> None:
+    async with echo() as appliance:
+        engine, told = appliance.engines.llm.engine, []
+        generate = engine.generate
+
+        def listened(messages: Sequence[Message], sampling: Sampling, stop: Stop) -> Iterator[Piece]:
+            told.append([(message.role, message.text) for message in messages])
+            return generate(messages, sampling, stop)
+
+        engine.generate = listened  # type: ignore[method-assign]
+        asked = Said("user", ("hello",))
+        for messages in ((Said("system", ("Be brief.",)), asked), (asked,)):
+            async with appliance.chat.take(ChatTurn(messages, form="Give a recipe.")) as events:
+                [event async for event in events]
+    user = ("user", "hello")
+    assert told == [[("system", "Be brief.\n\nGive a recipe."), user], [("system", "Give a recipe."), user]]

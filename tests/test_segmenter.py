@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatapi.audio import RATE
+from chatapi.engines import Segment, Word
 from chatapi.segmenter import DEFAULT, FRAME, Region, Rules, packed, regions, stretches, trim
 from chatapi.settings import Vad
 
@@ -126,6 +127,18 @@ def test_trimming_joins_the_speech_and_remembers_where_it_was():
     assert trimmed.speech_end == 450 * FRAME / RATE
     assert trimmed.original(0) == 93 * FRAME / RATE
     assert trimmed.original(70 * FRAME / RATE) == pytest.approx(399 * FRAME / RATE)
+
+
+def test_what_begins_on_a_joint_begins_after_the_pause_and_what_ends_there_ends_before_it():
+    trimmed = trim(marked(20), [0.9 if 100 <= f < 150 or 400 <= f < 450 else 0.0 for f in range(625)])
+    joint, last = 64 * FRAME / RATE, 128 * FRAME / RATE
+    assert trimmed.original(joint) == 393 * FRAME / RATE
+    assert trimmed.original(joint, ends=True) == 157 * FRAME / RATE
+    assert trimmed.original(last) == trimmed.original(last, ends=True) == 457 * FRAME / RATE
+    heard = Segment("two", joint, last, words=(Word("one", joint, joint), Word("two", joint, last)))
+    timed = heard.timed(trimmed.original)
+    assert (timed.start, timed.end) == (393 * FRAME / RATE, 457 * FRAME / RATE)
+    assert [word.end - word.start for word in timed.words] == [0, 64 * FRAME / RATE]
 
 
 def test_where_nobody_speaks_nothing_is_left():

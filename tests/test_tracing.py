@@ -131,6 +131,24 @@ def test_a_spoken_turn_has_its_transcript_as_a_stage(echo_settings: Make, collec
     assert attributes(turn)["chatapi.turn.audio_seconds"] == 0.5
 
 
+def test_what_is_written_down_or_read_aloud_is_traced_too(echo_settings: Make, collector: Collector) -> None:
+    with serving(echo_settings(f"trace.endpoint={collector.endpoint}")) as served:
+        headers = {"traceparent": PARENT}
+        file = {"file": ("a.wav", wav(Audio(tone(0.5), RATE)))}
+        paths = "/v1/audio/transcriptions", "/v1/audio/speech"
+        assert served.client.post(paths[0], files=file, headers=headers).status_code == 200
+        asked = {"input": "Hello there.", "model": "tts-1", "voice": "default"}
+        assert served.client.post(paths[1], json=asked, headers=headers).status_code == 200
+        assert "chatapi_turn_stage_seconds_count" not in served.appliance.metrics.page().decode()
+    heard, read = collector.turns()
+    assert {(each.trace_id.hex(), each.parent_span_id.hex()) for each in (heard, read)} == {(TRACE, CALLER)}
+    assert list(collector.stages(heard)) == ["admitted", "transcript"]
+    assert list(collector.stages(read)) == ["admitted", "first_audio", "rest"]
+    assert attributes(heard)["chatapi.turn.audio_seconds"] == 0.5
+    assert attributes(read)["chatapi.turn.spoken_seconds"] > 0
+    assert {attributes(each)["chatapi.turn.kind"] for each in (heard, read)} == {"file"}
+
+
 def test_what_fails_is_an_error_by_its_code(echo_settings: Make, collector: Collector) -> None:
     with serving(echo_settings(f"trace.endpoint={collector.endpoint}", "echo.fault=raise")) as served:
         assert served.client.post("/completion", json={"prompt": "one two"}).status_code == 500

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
+import socket
 import sys
+from types import SimpleNamespace
 
 import anyio
 import pytest
+from conftest import until
 
-from chatapi.faces.wyoming.announcing import SERVICE, announce
+from chatapi.faces.wyoming.announcing import SERVICE, announce, fitting
 
 pytestmark = pytest.mark.anyio
 
@@ -62,3 +66,49 @@ async def test_a_name_is_no_address_to_announce(caplog: pytest.LogCaptureFixture
     with caplog.at_level(logging.WARNING), anyio.fail_after(5):
         await announce("box.local", 10300)
     assert "box.local is no address" in caplog.text
+
+
+async def test_a_network_that_comes_late_and_goes_is_noticed() -> None:
+    pytest.importorskip("zeroconf")
+    from zeroconf import ServiceStateChange
+    from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
+
+    seen: list[ServiceStateChange] = []
+    now: list[tuple[ipaddress.IPv4Address, ...]] = [()]
+
+    def changed(zeroconf: object, service_type: str, name: str, state_change: ServiceStateChange) -> None:
+        seen.append(state_change)
+
+    listener = AsyncZeroconf(interfaces=["127.0.0.1"])
+    browser = AsyncServiceBrowser(listener.zeroconf, SERVICE, handlers=[changed])
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(announce, "0.0.0.0", 10301, 0.01, lambda host: now[0])
+            now[0] = (ipaddress.IPv4Address("127.0.0.1"),)
+            await until(lambda: ServiceStateChange.Added in seen, 15)
+            now[0] = ()
+            await until(lambda: seen[-1] is ServiceStateChange.Removed, 15)
+            group.cancel_scope.cancel()
+    finally:
+        await browser.async_cancel()
+        await listener.async_close()
+
+
+def test_only_addresses_of_its_family_at_which_others_find_it_are_announced() -> None:
+    def given(family: int, address: str) -> SimpleNamespace:
+        return SimpleNamespace(family=family, address=address)
+
+    four, six = socket.AF_INET, socket.AF_INET6
+    interfaces = {
+        "lo": [given(four, "127.0.0.1"), given(six, "::1")],
+        "docker0": [given(four, "172.17.0.1")],
+        "l4tbr0": [given(four, "192.168.55.1")],
+        "wlan0": [given(four, "192.168.1.7"), given(six, "fe80::1%wlan0"), given(six, "fd00::7")],
+        "eth0": [given(four, "169.254.3.4"), given(four, "10.0.0.2")],
+    }
+
+    def found(host: str) -> list[str]:
+        return [str(each) for each in fitting(host, interfaces)]
+
+    assert found("0.0.0.0") == ["10.0.0.2", "192.168.1.7"]
+    assert (found("::"), found("10.0.0.9")) == (["fd00::7"], ["10.0.0.9"])

@@ -25,6 +25,7 @@ from wyoming.asr import Transcribe, Transcript
 from wyoming.audio import AudioChunk, AudioStart
 from wyoming.client import AsyncTcpClient
 from wyoming.event import Event
+from wyoming.info import Describe
 from wyoming.ping import Ping
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeVoice
 from wyoming.wake import Detect
@@ -421,3 +422,35 @@ async def test_a_key_that_is_made_closes_it_unless_its_owner_opened_it(echo: Run
             (event,) = await ask(port, Ping(), end=["pong"])
             found = event.type, event.data.get("code")
             assert found == (("pong", None) if demanded else ("error", "unauthorized"))
+
+
+@anyio_test
+async def test_a_key_that_is_made_closes_what_is_open_already(echo: Running, tmp_path: Path) -> None:
+    async with echo(f"data={tmp_path / 'data'}") as appliance, open_to_wyoming(appliance) as (_, port):
+        async with AsyncTcpClient("127.0.0.1", port) as client:
+            await client.write_event(Ping().event())
+            assert (await until(client, "pong"))[-1].type == "pong"
+            keys.add(appliance.settings.data, "kitchen", [keys.TALK])
+            asked = 0
+            with anyio.fail_after(10):
+                # It is looked for once a second, when something comes.
+                while (last := (await _next(client, asked)).type) == "pong":
+                    asked += 1
+            assert last == "error"
+
+
+async def _next(client: AsyncTcpClient, number: int) -> Event:
+    await client.write_event(Ping(str(number)).event())
+    return (await until(client, "pong", "error"))[-1]
+
+
+@anyio_test
+async def test_what_was_asked_before_only_the_askers_side_was_closed_is_answered(echo: Running) -> None:
+    async with echo() as appliance, open_to_wyoming(appliance) as (server, port):
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await stream.send(b"".join(map(_bytes, (Describe(), Synthesize("Hello.")))))
+            await stream.send_eof()
+            with anyio.fail_after(10):
+                came = b"".join([data async for data in stream])
+        assert b'"info"' in came and b'"audio-stop"' in came
+        await eventually(lambda: server.health["connections"] == 0)

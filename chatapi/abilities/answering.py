@@ -201,7 +201,7 @@ class _Run:
                 # It goes on from there, behind whoever was let in.
                 before = tokens
             except ContextOverflow as overflow:
-                prompt = prompt.shortened(overflow, self._ability.sampling(self._manner))
+                prompt = prompt.shortened(overflow, self._ability.sampling(self._manner, before))
         if not (reply.strip() or last.calls or self._manner.verbatim):
             reply = self._ability.no_answer
             await self._send(TextDelta(reply))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from chatapi import function_calls
 from chatapi.abilities.answering import Answering, Manner
-from chatapi.abilities.course import Course, Send
+from chatapi.abilities.course import Course, Send, Terms
 from chatapi.abilities.speaking import Speaking
 from chatapi.abilities.transcription import Transcription
 from chatapi.engines import ContextOverflow, LanguageModel, Message, Piece, Sampling, Skill, Stop, Usage
@@ -111,9 +111,8 @@ class Chat:
         caller's has the `param` in its details.
         """
         self._check(turn)
-        course = Course(
-            self.gate, self.metrics, self.settings.limits.turn_seconds, turn.heard, turn.speak, turn.traceparent
-        )
+        terms = Terms(self.settings.limits.turn_seconds, turn.heard, turn.speak, turn.traceparent)
+        course = Course(self.gate, self.metrics, terms)
         async with course.taken(_Run(self, turn, course).work, turn.priority) as events:
             yield events
 
@@ -215,7 +214,8 @@ class Given:
         """With room for a shorter answer. Raises Unprocessable (context_length_exceeded)."""
         needed = overflow.needed - min(sampling.max_tokens, self.room or sampling.max_tokens)
         room = overflow.context - needed
-        if self.room is None and room >= LEAST_ROOM:
+        # An answer that is gone on with has less room each time: what it has said already is beside it now.
+        if room >= LEAST_ROOM if self.room is None else 1 <= room < self.room:
             return replace(self, room=room)
         raise Unprocessable(
             f"the messages need {needed} tokens, and {overflow.context} fit the model together with the answer",
@@ -240,7 +240,9 @@ class _Run:
         ability.answering.rouse(turn.speak)
         told = [await self._told(at, message, send) for at, message in enumerate(turn.messages)]
         if turn.form:
-            told.insert(0, Message("system", turn.form))
+            # In one with what the caller says: templates (Mistral's) refuse a second system message.
+            before = told.pop(0).text if told[0].role == "system" else ""
+            told.insert(0, Message("system", f"{before}\n\n{turn.form}" if before else turn.form))
         if turn.heard:
             course.ledger = replace(course.ledger, audio=self._seconds)
             course.mark("transcript")

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
 from chatapi.abilities.answering import Answering, Manner
-from chatapi.abilities.course import Course, Send
+from chatapi.abilities.course import Course, Send, Terms
 from chatapi.abilities.speaking import Speaking
 from chatapi.abilities.transcription import Transcription
 from chatapi.engines import Usage
@@ -81,8 +81,8 @@ class Conversation:
         Raises what is wrong with the turn on entering; what fails later is raised by the events.
         """
         self._check(turn)
-        seconds = self.settings.limits.turn_seconds
-        course = Course(self.gate, self.metrics, seconds, turn.audio is not None, turn.speak, turn.traceparent)
+        terms = Terms(self.settings.limits.turn_seconds, turn.audio is not None, turn.speak, turn.traceparent)
+        course = Course(self.gate, self.metrics, terms)
         async with course.taken(_Run(self, turn, course).work, turn.priority) as events:
             yield events
 

@@ -25,7 +25,7 @@ class Dictation:
 
     def __init__(self, engines: Engines, transcription: Transcription, vad: Vad) -> None:
         self._engines = engines
-        self._transcription = transcription
+        self.transcription = transcription
         self._rules = Rules.of(vad)
 
     async def hear(
@@ -36,7 +36,7 @@ class Dictation:
         `blocks`: 16 kHz mono. A language that was detected is kept for what follows. Blocks are not taken while a
         stretch is being made out, so whoever gives them must let them wait. Raises Unprocessable (unknown_language).
         """
-        self._transcription.language(language)
+        self.transcription.language(language)
         self._engines.asr.rouse()
         stretches = _Stretches(self._engines.vad.engine, self._rules)
         async for block in blocks:
@@ -51,7 +51,7 @@ class Dictation:
     async def _understood(
         self, region: Region, samples: Samples, language: str | None, priority: Priority
     ) -> Transcript | None:
-        words = await self._transcription.words(samples, language, priority)
+        words = await self.transcription.words(samples, language, priority)
         if not words.text:
             return None
         return Transcript(words.text, True, region.start / RATE, region.speech_end / RATE, words.language)

@@ -1,33 +1,28 @@
-"""Recordings written down and texts read aloud: let in by the gate, bounded in time, told as they are done."""
+"""Speech written down and texts read aloud, whole or while they come: let in by the gate and bounded in time."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from typing import Generic, Literal, TypeVar
+from typing import Literal
 
-import anyio
 import anyio.to_thread
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from chatapi.abilities.course import Course, Tell, Terms
+from chatapi.abilities.dictation import Dictation
 from chatapi.abilities.speaking import Speaking
-from chatapi.abilities.transcription import Options, Passage, Transcription, too_long
-from chatapi.audio import Audio, Source, duration
-from chatapi.errors import Busy, ChatapiError, Deadline, TooLarge, alone
-from chatapi.events import Ledger, TurnOver
+from chatapi.abilities.transcription import Options, Passage, too_long
+from chatapi.audio import RATE, Audio, Samples, Source, duration
+from chatapi.engines import Voice
+from chatapi.errors import Busy, TooLarge, Unprocessable
+from chatapi.events import Transcript
 from chatapi.gate import Gate, Priority
 from chatapi.metrics import Metrics
 from chatapi.settings import Settings
 
-T = TypeVar("T")
 By = Literal["text", "voice"]
-Tell = Callable[[T, float], Awaitable[None]]
-"""Hand out an item, and say how many seconds of sound the work has done by then."""
 
-AHEAD = 16
-"""Items the work may be ahead of its caller."""
 WAIT_SECONDS = 600
 """How long a long recording may wait for others to be done: as long as OpenAI's clients wait for an answer."""
 SMALL = 256 << 10
@@ -35,12 +30,13 @@ SMALL = 256 << 10
 
 
 class Files:
-    """The ability. `heard` and `read` are its doors."""
+    """The ability. `heard` and `dictated`, `read` and `followed` are its doors."""
 
     def __init__(
-        self, transcription: Transcription, speaking: Speaking, gate: Gate, settings: Settings, metrics: Metrics
+        self, dictation: Dictation, speaking: Speaking, gate: Gate, settings: Settings, metrics: Metrics
     ) -> None:
-        self.transcription = transcription
+        self.dictation = dictation
+        self.transcription = dictation.transcription
         self.speaking = speaking
         self.gate = gate
         self.limits = settings.limits
@@ -57,7 +53,9 @@ class Files:
             raise
 
     @asynccontextmanager
-    async def heard(self, source: Source, options: Options) -> AsyncIterator[AsyncIterator[Passage]]:
+    async def heard(
+        self, source: Source, options: Options, traceparent: str = ""
+    ) -> AsyncIterator[AsyncIterator[Passage]]:
         """The passages of a recording as they are understood, the last one with all of it done; leaving stops it.
 
         Raises on entering what is wrong with the file from its start and with what is asked; the rest is raised by the
@@ -67,22 +65,63 @@ class Files:
         options = replace(options, longest=longest)
         self.transcription.check(options)
         stated = await anyio.to_thread.run_sync(_stated, source)
-        if stated > longest:
+        if stated is not None and stated > longest:
             raise too_long(longest)
-        bulk = stated > self.limits.audio_seconds
+        bulk = stated is None or stated > self.limits.audio_seconds
         priority = Priority.BULK if bulk else Priority.REQUEST
+        course = self._course("voice", traceparent, self.long if bulk else None)
 
         async def work(tell: Tell[Passage]) -> None:
-            await self.transcription.work_through(
-                source, options, lambda passage: tell(passage, passage.done), priority
-            )
+            async def told(passage: Passage) -> None:
+                course.sounded(passage.done)
+                course.ledger = replace(course.ledger, audio=passage.done)
+                await tell(passage)
 
-        async with self._working(work, priority, "voice", "text") as passages:
+            await self.transcription.work_through(source, options, told, priority)
+            course.mark("transcript")
+            course.mark("end")
+
+        async with course.taken(work, priority) as passages:
             yield passages
 
     @asynccontextmanager
+    async def dictated(
+        self, blocks: AsyncIterator[Samples], language: str | None = None
+    ) -> AsyncIterator[AsyncIterator[Transcript]]:
+        """What is still being said, a stretch at a time, each as soon as it is over; leaving stops it.
+
+        `blocks`: 16 kHz mono, whose giver bounds how long it waits for them. It has a slot of the gate while they come,
+        so it may last as long as a turn and a second more for each second of sound, of which there may be as much as in
+        a turn. The transcripts raise Busy, Deadline, TooLarge (audio_too_long), Unprocessable (unknown_language), and
+        what `blocks` raise.
+        """
+        course = self._course("voice")
+
+        async def work(tell: Tell[Transcript]) -> None:
+            sound = self._counted(blocks, course)
+            async with aclosing(self.dictation.hear(sound, language, Priority.REQUEST)) as found:
+                async for transcript in found:
+                    course.ledger = replace(course.ledger, speech_end=transcript.end)
+                    await tell(transcript)
+            course.mark("transcript")
+            course.mark("end")
+
+        async with course.taken(work, Priority.REQUEST) as transcripts:
+            yield transcripts
+
+    async def _counted(self, blocks: AsyncIterator[Samples], course: Course) -> AsyncIterator[Samples]:
+        most, heard = self.limits.audio_seconds, 0
+        async for samples in blocks:
+            heard += len(samples)
+            if heard > most * RATE:
+                raise TooLarge(f"the audio is longer than {most:g} seconds", code="audio_too_long")
+            course.sounded(heard / RATE)
+            course.ledger = replace(course.ledger, audio=heard / RATE)
+            yield samples
+
+    @asynccontextmanager
     async def read(
-        self, text: str, voice: str | None = None, speed: float = 1.0
+        self, text: str, voice: str | None = None, speed: float = 1.0, traceparent: str = ""
     ) -> AsyncIterator[AsyncIterator[Audio]]:
         """A text spoken, a piece at a time, each as soon as it is; leaving stops it.
 
@@ -96,105 +135,49 @@ class Files:
                 details={"limit_chars": most, "param": "input"},
             )
         self.speaking.cut(text, self.speaking.voice(voice))
-
-        async def work(tell: Tell[Audio]) -> None:
-            seconds = 0.0
-            async with aclosing(self.speaking.say(text, voice, speed)) as said:
-                async for audio in said:
-                    seconds += audio.seconds
-                    await tell(audio, seconds)
-
-        async with self._working(work, Priority.REQUEST, "text", "voice") as pieces:
+        async with self._spoken(lambda: self.speaking.say(text, voice, speed), traceparent) as pieces:
             yield pieces
 
     @asynccontextmanager
-    async def _working(
-        self, work: Callable[[Tell[T]], Awaitable[None]], priority: Priority, heard: By, reply: By
-    ) -> AsyncIterator[AsyncIterator[T]]:
-        send, receive = anyio.create_memory_object_stream[T](AHEAD)
-        run = _Run(self, work, priority, send)
+    async def followed(self, deltas: AsyncIterator[str], voice: Voice) -> AsyncIterator[AsyncIterator[Audio]]:
+        """A text spoken while it is still being written, each sentence as soon as it is whole; leaving stops it.
 
-        async def produce() -> None:
-            result, since = "left", time.monotonic()
-            try:
-                result = await run.produce()
-            finally:
-                self.metrics.turn(TurnOver("file", heard, reply, result, since, Ledger()))
+        It has a slot of the gate while the text comes, whose giver bounds how long it waits for it. The pieces raise
+        Busy, Deadline, Unprocessable (empty_text), and what `deltas` raise.
+        """
+        async with self._spoken(lambda: self.speaking.follow(deltas, voice)) as pieces:
+            yield pieces
 
-        try:
-            async with anyio.create_task_group() as group, receive:
-                group.start_soon(produce)
-                try:
-                    yield run.items(receive)
-                finally:
-                    group.cancel_scope.cancel()
-        except Exception as error:
-            if (one := alone(error)) is not error:
-                raise one from None
-            raise
+    @asynccontextmanager
+    async def _spoken(
+        self, speech: Callable[[], AsyncGenerator[Audio, None]], traceparent: str = ""
+    ) -> AsyncIterator[AsyncIterator[Audio]]:
+        course = self._course("text", traceparent)
 
+        async def work(tell: Tell[Audio]) -> None:
+            seconds = 0.0
+            async with aclosing(speech()) as said:
+                async for audio in said:
+                    course.mark("first_audio")
+                    seconds += audio.seconds
+                    course.sounded(seconds)
+                    course.ledger = replace(course.ledger, spoken=seconds)
+                    await tell(audio)
+            if not seconds:
+                raise Unprocessable("there is nothing to say in the text", code="empty_text")
+            course.mark("end")
 
-class _Run(Generic[T]):
-    """One piece of work."""
+        async with course.taken(work, Priority.REQUEST) as pieces:
+            yield pieces
 
-    def __init__(
-        self,
-        ability: Files,
-        work: Callable[[Tell[T]], Awaitable[None]],
-        priority: Priority,
-        send: MemoryObjectSendStream[T],
-    ) -> None:
-        self._ability = ability
-        self._work = work
-        self._priority = priority
-        self._send = send
-        self._error: Exception | None = None
-
-    async def items(self, receive: MemoryObjectReceiveStream[T]) -> AsyncIterator[T]:
-        async for item in receive:
-            yield item
-        if self._error is not None:
-            raise self._error
-
-    async def produce(self) -> str:
-        """All of it; what fails is kept for whoever reads the items. What came of it, in a word."""
-        limit = self._ability.limits.turn_seconds
-        async with self._send:
-            try:
-                with anyio.fail_after(WAIT_SECONDS if self._priority is Priority.BULK else limit) as patience:
-                    await self._admitted(patience)
-            except TimeoutError:
-                self._error = Deadline(f"the work took longer than {limit:g} seconds and the length of its sound")
-            except Exception as error:
-                self._error = one if isinstance(one := alone(error), Exception) else error
-        if self._error is None:
-            return "ok"
-        return self._error.code if isinstance(self._error, ChatapiError) else "internal_error"
-
-    async def _admitted(self, patience: anyio.CancelScope) -> None:
-        ability = self._ability
-        async with AsyncExitStack() as slots:
-            try:
-                if self._priority is Priority.BULK:
-                    await slots.enter_async_context(ability.long.admitted(self._priority))
-                await slots.enter_async_context(ability.gate.admitted(self._priority))
-            except Busy:
-                ability.metrics.refused.inc()
-                raise
-            with ability.metrics.active.track_inprogress():
-                if self._priority is Priority.BULK:
-                    patience.deadline = anyio.current_time() + ability.limits.turn_seconds
-                first = patience.deadline
-
-                async def tell(item: T, seconds: float) -> None:
-                    patience.deadline = first + seconds
-                    await self._send.send(item)
-
-                await self._work(tell)
+    def _course(self, heard: By, traceparent: str = "", before: Gate | None = None) -> Course:
+        voice = heard == "voice"
+        terms = Terms(self.limits.turn_seconds, voice, not voice, traceparent, "file", before, WAIT_SECONDS)
+        return Course(self.gate, self.metrics, terms)
 
 
-def _stated(source: Source) -> float:
-    """Seconds that a file states, 0 where it states none or is small. Raises BadInput (bad_audio)."""
-    if not isinstance(source, bytes):
-        return duration(source)
-    return duration(source) if len(source) > SMALL else 0.0
+def _stated(source: Source) -> float | None:
+    """Seconds that a file states; None: it states none, 0: it is small. Raises BadInput (bad_audio)."""
+    if isinstance(source, bytes) and len(source) <= SMALL:
+        return 0.0
+    return duration(source) or None

@@ -97,11 +97,12 @@ class Speaking:
 
     async def follow(self, deltas: AsyncIterator[str], voice: Voice) -> AsyncGenerator[Audio, None]:
         """A text while it is still being written, each sentence as soon as it is whole."""
-        async for speech in self.pieces(_cut(deltas), voice):
-            yield speech.audio
+        async with aclosing(_cut(deltas)) as cut, aclosing(self.pieces(cut, voice)) as said:
+            async for speech in said:
+                yield speech.audio
 
 
-async def _cut(deltas: AsyncIterator[str]) -> AsyncIterator[str]:
+async def _cut(deltas: AsyncIterator[str]) -> AsyncGenerator[str, None]:
     cutter = Cutter()
     async for delta in deltas:
         for piece in cutter.feed(delta):

@@ -113,10 +113,14 @@ class Segment:
     tokens: tuple[HeardToken, ...] = ()
     """Where `Hearing.tokens` asked for them."""
 
-    def timed(self, clock: Callable[[float], float]) -> Segment:
-        """The same with every time as `clock` gives it."""
-        words = tuple(replace(word, start=clock(word.start), end=clock(word.end)) for word in self.words)
-        return replace(self, start=clock(self.start), end=clock(self.end), words=words)
+    def timed(self, clock: Callable[[float, bool], float]) -> Segment:
+        """The same with every time as `clock` gives it, told whether it is an end; nothing ends before it begins."""
+        start = clock(self.start, False)
+        words = tuple(
+            replace(word, start=(begun := clock(word.start, False)), end=max(begun, clock(word.end, True)))
+            for word in self.words
+        )
+        return replace(self, start=start, end=max(start, clock(self.end, True)), words=words)
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ class WhisperCpp:
             # The last segment may have been cut in a word by the window's end: it is heard again from its start.
             again = start + WINDOW < len(samples) and len(heard) > 1 and heard[-1].start > WINDOW / RATE / 2
             for segment in heard[:-1] if again else heard:
-                yield segment.timed(lambda seconds, before=start / RATE: seconds + before)  # type: ignore[misc]
+                yield segment.timed(lambda seconds, _, before=start / RATE: seconds + before)  # type: ignore[misc]
             start += round(heard[-1].start * RATE) if again else WINDOW
 
     def _check(self, language: str | None, hearing: Hearing) -> None:

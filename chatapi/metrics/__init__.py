@@ -175,7 +175,8 @@ class Metrics:
         ledger, live = over.ledger, over.kind == "live"
         self.turns.labels(over.kind, over.heard, over.reply, over.result).inc()
         stages = self.live_stages if live else self.stages
-        for stage in STAGES:
+        # A file's stages tell its length more than the box's pace; they are traced alone.
+        for stage in STAGES if over.kind != "file" else ():
             if (seconds := getattr(ledger, stage)) is not None:
                 stages.labels(stage).observe(seconds)
         if live and ledger.first_audio is not None and ledger.endpoint is not None:

@@ -13,7 +13,7 @@ from anyio.abc import SocketStream
 
 from chatapi.appliance import Appliance
 from chatapi.errors import ChatapiError, OurFault, TooSlow, alone
-from chatapi.faces.wyoming import wire
+from chatapi.faces.wyoming import doors, wire
 from chatapi.faces.wyoming.framing import Bounds, Event, Framing, encoded
 from chatapi.faces.wyoming.inbox import Inbox
 from chatapi.faces.wyoming.requests import Requests
@@ -24,6 +24,8 @@ READ = 1 << 16
 """Bytes read at a time."""
 ESCAPED = 12
 """Most bytes of one character in JSON: two escapes, outside the basic plane."""
+LOOK_SECONDS = 1.0
+"""Seconds between two looks at whether keys were made."""
 PARTING = 2.0
 """Seconds for a client to take what it is told at last: it may still be sending, and to close on it would lose that."""
 
@@ -41,8 +43,8 @@ class Connection:
         self._settings = appliance.settings
         self._inbox = Inbox()
         self._sending = anyio.Lock()
-        self._alive_at = anyio.current_time()
-        """When an event last came or went."""
+        self._alive_at = self._looked = anyio.current_time()
+        """When an event last came or went, and when it was last looked whether it may."""
 
     async def run(self) -> None:
         """Raises nothing."""
@@ -85,13 +87,16 @@ class Connection:
         self._alive_at = anyio.current_time()
 
     async def take(self) -> Event:
-        """The next event to work on. Raises TooSlow (idle) when none comes."""
+        """The next event to work on. Raises TooSlow (idle) when none comes, Gone when none will."""
         most = self._settings.wyoming.idle_seconds
-        if self._inbox.waiting:
-            return await self._inbox.take()
-        while (left := self._alive_at + most - anyio.current_time()) > 0:
-            with anyio.move_on_after(left):
+        try:
+            if self._inbox.waiting:
                 return await self._inbox.take()
+            while (left := self._alive_at + most - anyio.current_time()) > 0:
+                with anyio.move_on_after(left):
+                    return await self._inbox.take()
+        except anyio.EndOfStream:
+            raise Gone from None
         raise TooSlow(f"nothing was sent for {most:g} seconds, after which a connection is closed", code="idle")
 
     def put_back(self, event: Event) -> None:
@@ -103,12 +108,17 @@ class Connection:
             await requests.answer(await self.take())
 
     async def _read(self) -> None:
-        """Raises Gone at the end of what is sent, and what is wrong with it."""
+        """Raises Gone when nothing more is to be done for what was sent, and what is wrong with it."""
         settings = self._settings
         framing = Framing(Bounds(ESCAPED * settings.limits.prompt_chars + READ, settings.wyoming.payload_bytes))
         begun: float | None = None
         while True:
-            framing.feed(await self._received(begun))
+            if not (received := await self._received(begun)):
+                # Perhaps only this side of it is closed, and the answer is waited for.
+                self._inbox.close()
+                await anyio.sleep(settings.server.send_seconds)
+                raise Gone
+            framing.feed(received)
             while (event := framing.take()) is not None:
                 begun, self._alive_at = None, anyio.current_time()
                 await self._sort(event)
@@ -116,16 +126,19 @@ class Connection:
                 begun = anyio.current_time()
 
     async def _received(self, begun: float | None) -> bytes:
-        """The next bytes. `begun`: when the event began that is not complete."""
+        """The next bytes, none at their end. `begun`: when the event began that is not complete."""
         most = self._settings.server.body_seconds
         with anyio.CancelScope(deadline=begun + most if begun is not None else float("inf")):
             try:
                 return await self._stream.receive(READ)
             except anyio.EndOfStream:
-                raise Gone from None
+                return b""
         raise TooSlow(f"an event was begun and not complete after {most:g} seconds")
 
     async def _sort(self, event: Event) -> None:
+        if (now := anyio.current_time()) - self._looked >= LOOK_SECONDS:
+            self._looked = now
+            doors.check_open(self._settings, self._appliance.keyring)
         known = event.type in wire.TYPES
         self._appliance.metrics.wyoming_events.labels(event.type if known else "other").inc()
         if event.type == "ping":

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from chatapi import keys
-from chatapi.errors import SettingsFault
+from chatapi.errors import SettingsFault, Unauthorized
 from chatapi.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,17 @@ def speaks(settings: Settings) -> bool:
     if settings.wyoming.enabled is not None or settings.wyoming.demanded:
         return settings.wyoming.demanded
     return settings.server.api_key is None and not keys.file_of(settings.data).exists()
+
+
+def check_open(settings: Settings, keyring: keys.Keyring) -> None:
+    """Raises Unauthorized where keys were made since the start, before which it was open because there were none."""
+    try:
+        closed = not settings.wyoming.demanded and keyring.wanted
+    except SettingsFault:
+        closed = True
+    if closed:
+        told = "the box has keys, and Wyoming knows none; wyoming.enabled=true opens it to whoever may connect"
+        raise Unauthorized(told)
 
 
 def close(listening: Iterable[socket.socket], path: Path | None) -> None:

@@ -19,6 +19,7 @@ class Inbox:
     def __init__(self) -> None:
         self._events: deque[Event] = deque()
         self._held = 0
+        self._closed = False
         self._changed = anyio.Event()
 
     @property
@@ -34,8 +35,10 @@ class Inbox:
         self._tell()
 
     async def take(self) -> Event:
-        """Wait until there is one."""
+        """Wait until there is one. Raises EndOfStream once it is closed and empty."""
         while not self._events:
+            if self._closed:
+                raise anyio.EndOfStream
             await self._changed.wait()
         event = self._events.popleft()
         self._held -= event.weight
@@ -46,6 +49,11 @@ class Inbox:
         """It is the next again."""
         self._events.appendleft(event)
         self._held += event.weight
+
+    def close(self) -> None:
+        """No more are put into it."""
+        self._closed = True
+        self._tell()
 
     def _tell(self) -> None:
         self._changed.set()

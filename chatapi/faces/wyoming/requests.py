@@ -9,6 +9,7 @@ from typing import Protocol
 import anyio.lowlevel
 
 from chatapi.abilities.conversation import Turn
+from chatapi.abilities.course import Abandoned
 from chatapi.abilities.waking import Caller
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio, Pcm, Samples
@@ -37,10 +38,6 @@ class Client(Protocol):
 
     def put_back(self, event: Event) -> None:
         """It is the next again."""
-
-
-class Abandoned(Exception):
-    """Another request came in the middle of the sound of this one."""
 
 
 class Requests:
@@ -137,7 +134,7 @@ class Requests:
     async def _transcribe(self, sound: AsyncIterator[tuple[Samples, int | float | None]]) -> None:
         asked, text, language = self._asked, "", None
         context = {"context": asked.context} if asked.context is not None else {}
-        async with aclosing(self._appliance.dictation.hear(self._short(sound), asked.short)) as found:
+        async with self._appliance.files.dictated(_samples(sound), asked.short) as found:
             async for transcript in found:
                 if not text:
                     language = transcript.language
@@ -149,15 +146,6 @@ class Requests:
         start = () if text else (Event("transcript-start", context),)
         final = Event("transcript", {"text": text, **spoken, **context})
         await self._client.send(*start, final, Event("transcript-stop"))
-
-    async def _short(self, sound: AsyncIterator[tuple[Samples, int | float | None]]) -> AsyncIterator[Samples]:
-        """Raises TooLarge (audio_too_long)."""
-        most, heard = self._appliance.settings.limits.audio_seconds, 0
-        async for samples, _ in sound:
-            heard += len(samples)
-            if heard > most * RATE:
-                raise TooLarge(f"the audio is longer than {most:g} seconds", code="audio_too_long")
-            yield samples
 
     async def _detect(self, sound: AsyncIterator[tuple[Samples, int | float | None]]) -> None:
         """For as long as sound comes, which may be for ever."""
@@ -237,7 +225,7 @@ class Requests:
     async def _speak(self, text: AsyncIterator[str], voice: Voice) -> None:
         """One stretch of sound, which begins while the text may still be coming."""
         begun = False
-        async with aclosing(self._appliance.speaking.follow(text, voice)) as spoken:
+        async with self._appliance.files.followed(text, voice) as spoken:
             async for audio in spoken:
                 form = {"rate": audio.rate, "width": 2, "channels": 1}
                 if not begun:
@@ -245,8 +233,6 @@ class Requests:
                     begun = True
                 for events in _chunks(audio):
                     await self._client.send(*events)
-        if not begun:
-            raise Unprocessable("there is nothing to say in the text", code="empty_text")
         await self._client.send(Event("audio-stop"))
 
 
@@ -255,6 +241,11 @@ def _chunks(audio: Audio) -> list[list[Event]]:
     form, data, size = {"rate": audio.rate, "width": 2, "channels": 1}, audio.pcm16(), 2 * CHUNK
     events = [Event("audio-chunk", form, data[first : first + size]) for first in range(0, len(data), size)]
     return [events[first : first + TOGETHER] for first in range(0, len(events), TOGETHER)]
+
+
+async def _samples(sound: AsyncIterator[tuple[Samples, int | float | None]]) -> AsyncIterator[Samples]:
+    async for samples, _ in sound:
+        yield samples
 
 
 async def _one(text: str) -> AsyncIterator[str]:

@@ -12,7 +12,7 @@ import anyio
 from anyio.abc import SocketStream, TaskGroup
 
 from chatapi.appliance import Appliance
-from chatapi.errors import Busy, ChatapiError, SettingsFault, Unauthorized
+from chatapi.errors import Busy, ChatapiError, Unauthorized
 from chatapi.faces.wyoming import doors
 from chatapi.faces.wyoming.announcing import announce
 from chatapi.faces.wyoming.connection import Connection
@@ -80,9 +80,10 @@ class WyomingServer:
             if not self._allowed.lets_in(peer):
                 log.warning("a Wyoming connection from %s was refused: it is in no network of wyoming.allow", peer)
                 return
-            if not table.demanded and self._closed():
-                told = "the box has keys, and Wyoming knows none; wyoming.enabled=true opens it to whoever may connect"
-                await self._refuse(stream, Unauthorized(told))
+            try:
+                doors.check_open(self._appliance.settings, self._appliance.keyring)
+            except Unauthorized as refused:
+                await self._refuse(stream, refused)
                 return
             if self._open >= table.connections:
                 told = f"{self._open} connections are open, which is all that are taken"
@@ -93,13 +94,6 @@ class WyomingServer:
                 await Connection(stream, self._appliance).run()
             finally:
                 self._open -= 1
-
-    def _closed(self) -> bool:
-        """Whether keys were made since the start, before which it was open because there were none."""
-        try:
-            return self._appliance.keyring.wanted
-        except SettingsFault:
-            return True
 
     async def _refuse(self, stream: SocketStream, error: ChatapiError) -> None:
         if self._refused >= REFUSED:

@@ -12,7 +12,6 @@ from pydantic import Field
 from starlette.responses import Response
 from starlette.types import Send
 
-from chatapi.abilities.files import Files
 from chatapi.appliance import Appliance
 from chatapi.encoding import FORMATS, Encoder
 from chatapi.errors import ChatapiError, OurFault
@@ -23,7 +22,6 @@ from chatapi.faces.web.openai.asked import Parameters, understood
 from chatapi.faces.web.openai.errors import refusals
 from chatapi.faces.web.problems import fault
 from chatapi.faces.web.sending import EVENTS, WorkingReply, body, data_of, start
-from chatapi.metrics import Metrics
 from chatapi.sentences import count_words
 
 SOUND_TOKENS = 20
@@ -80,7 +78,7 @@ def router(appliance: Appliance) -> APIRouter:
     async def speech(request: Request) -> Response:
         appliance.files.check_room()
         asked = await json_body(request, "input, model and voice", _understood)
-        return SpeechReply(appliance.files, asked, _voice(appliance, asked), appliance.metrics)
+        return SpeechReply(appliance, asked, _voice(appliance, asked), request.headers.get("traceparent", ""))
 
     @routes.get("/voices", summary="Voices that can be asked for", response_model=VoiceList, responses=refusals(503))
     async def voices() -> VoiceList:
@@ -123,12 +121,13 @@ def _described() -> dict[str, Any]:
 class SpeechReply(WorkingReply):
     """Speaks while it sends."""
 
-    def __init__(self, files: Files, asked: SpeechRequest, voice: str | None, metrics: Metrics) -> None:
+    def __init__(self, appliance: Appliance, asked: SpeechRequest, voice: str | None, traceparent: str) -> None:
         super().__init__()
-        self._files = files
+        self._files = appliance.files
         self._asked = asked
         self._voice = voice
-        self._metrics = metrics
+        self._metrics = appliance.metrics
+        self._traceparent = traceparent
         self._begun = False
 
     async def reply(self, send: Send) -> None:
@@ -151,7 +150,7 @@ class SpeechReply(WorkingReply):
         file: Encoder | None = None
         seconds = 0.0
         asked = self._asked
-        async with self._files.read(asked.input, self._voice, asked.speed) as pieces:
+        async with self._files.read(asked.input, self._voice, asked.speed, self._traceparent) as pieces:
             async for audio in pieces:
                 if file is None:
                     file = Encoder(asked.response_format, audio.rate)

@@ -10,7 +10,6 @@ from pydantic import Field, field_validator
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from chatapi.abilities.files import Files
 from chatapi.abilities.transcription import Options, Passage
 from chatapi.appliance import Appliance
 from chatapi.engines import Hearing, Segment
@@ -23,7 +22,6 @@ from chatapi.faces.web.openai.errors import refusals
 from chatapi.faces.web.openai.uploads import Upload, received
 from chatapi.faces.web.problems import fault
 from chatapi.faces.web.sending import EVENTS, WorkingReply, body, data_of, encoded, start
-from chatapi.metrics import Metrics
 from chatapi.segmenter import Rules
 
 MEDIA_TYPES = {
@@ -144,7 +142,7 @@ def router(appliance: Appliance) -> APIRouter:
         except BaseException:
             await upload.aclose()
             raise
-        return TranscriptReply(appliance.files, upload, options, asked, appliance.metrics)
+        return TranscriptReply(appliance, upload, options, asked, request.headers.get("traceparent", ""))
 
     @routes.post(
         "/translations",
@@ -163,7 +161,7 @@ def router(appliance: Appliance) -> APIRouter:
         except BaseException:
             await upload.aclose()
             raise
-        return TranscriptReply(appliance.files, upload, options, asked, appliance.metrics)
+        return TranscriptReply(appliance, upload, options, asked, request.headers.get("traceparent", ""))
 
     return routes
 
@@ -191,13 +189,16 @@ def _described(stream: bool) -> dict[str, Any]:
 class TranscriptReply(WorkingReply):
     """Works through the recording while it sends."""
 
-    def __init__(self, files: Files, upload: Upload, options: Options, asked: Translation, metrics: Metrics) -> None:
+    def __init__(
+        self, appliance: Appliance, upload: Upload, options: Options, asked: Translation, traceparent: str
+    ) -> None:
         super().__init__()
-        self._files = files
+        self._files = appliance.files
         self._upload = upload
         self._options = options
         self._asked = asked
-        self._metrics = metrics
+        self._metrics = appliance.metrics
+        self._traceparent = traceparent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -209,7 +210,7 @@ class TranscriptReply(WorkingReply):
         if isinstance(self._asked, Transcription) and self._asked.stream:
             await self._as_events(self._asked, send)
             return
-        async with self._files.heard(self._upload.source, self._options) as passages:
+        async with self._files.heard(self._upload.source, self._options, self._traceparent) as passages:
             found = [passage async for passage in passages]
         content = self._written(found)
         media_type = MEDIA_TYPES[self._asked.response_format]
@@ -247,7 +248,7 @@ class TranscriptReply(WorkingReply):
             await send(body(data_of(data)))
 
         try:
-            async with self._files.heard(self._upload.source, self._options) as passages:
+            async with self._files.heard(self._upload.source, self._options, self._traceparent) as passages:
                 async for passage in passages:
                     seconds = passage.done
                     for each in passage.segments:
