@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 5.0
 BYTES_A_TOKEN = 4
 """About what English prose has; the server's own tokenizer is not known here."""
+UNSPOKEN = ("tool_calls", "reasoning_content", "reasoning")
+"""What a server writes beside words: calls, and thoughts as llama.cpp and vLLM name them (Ollama: `reasoning`)."""
 
 
 class OpenAIUpstream(ChatOnly):
@@ -156,6 +158,9 @@ class OpenAIUpstream(ChatOnly):
                 if text:
                     count += 1
                     yield Piece(text, tokens=_tokens(choice))
+                elif any(delta.get(name) for name in UNSPOKEN):
+                    # Whoever waits sees that the server is at work.
+                    yield Piece("")
         if stop():
             return
         if reason is None:
