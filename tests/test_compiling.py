@@ -82,7 +82,14 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("STAND_IN_RECORD", str(tmp_path / "record"))
     monkeypatch.setenv("STAND_IN_LIBRARY", str(tmp_path / "made.so"))
     written(tmp_path / "root", ORIN_NX)
+    compiling.find.cache_clear()
     return tmp_path
+
+
+def updated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another TVM from now on."""
+    monkeypatch.setenv("STAND_IN_TVM", "0.28.0")
+    compiling.find.cache_clear()
 
 
 def made_plan(data: Path, quantization: str | None = None) -> compiling.Plan:
@@ -186,7 +193,7 @@ def test_another_compiler_begins_from_the_start(data: Path, monkeypatch: pytest.
     with pytest.raises(ModelFault):
         made(data)
     monkeypatch.delenv("STAND_IN_FAIL")
-    monkeypatch.setenv("STAND_IN_TVM", "0.28.0")
+    updated(monkeypatch)
     made(data)
     assert [line[0] for line in asked(data)][3:] == ["gen_config", "convert_weight", "compile"]
 
@@ -268,7 +275,7 @@ def test_what_cannot_be_loaded_any_more_is_compiled_anew(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(data, NAME) == 0
-    monkeypatch.setenv("STAND_IN_TVM", "0.28.0")
+    updated(monkeypatch)
     assert run(data, NAME, "--verify") == 1
     assert "made by tvm 0.27.0+0123456789ab and here is 0.28.0" in capsys.readouterr().out
     assert run(data, NAME) == 0
