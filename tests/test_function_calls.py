@@ -191,6 +191,11 @@ def test_an_engine_that_knows_tools_is_given_them_as_they_are() -> None:
         ({"$ref": "#"}, "point into the schema itself"),
         ({"$ref": "#/$defs/a"}, "not there"),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}}, "stands for itself"),
+        ({"$ref": "#/x", "x": {"type": "array", "minItems": 10**9}}, "at #/x: minItems must be"),
+        ({"$ref": "#/x", "x": {"anyOf": 5}}, "at #/x: anyOf must be a list"),
+        ({"$ref": "#/x", "x": {"items": {"$ref": "#/x/items"}}}, "stands for itself"),
+        ({"pattern": "a{" + "9" * 5000 + "}"}, "pattern cannot be used"),
+        ({"maximum": float("nan")}, "maximum must be"),
         ({"additionalProperties": {"type": "x"}}, "#/additionalProperties: there is no type"),
     ],
 )
