@@ -122,11 +122,11 @@ def _check_ends(schema: Mapping[str, Any], parts: Iterable[Mapping[str, Any]]) -
                 follow(each)
         around[id(part)] = False
 
-    for each in parts:
-        try:
+    try:
+        for each in parts:
             follow(each)
-        except RecursionError:
-            raise _wrong("#", "its references are nested too deeply") from None
+    except RecursionError:
+        raise _wrong("#", "its references are nested too deeply") from None
 
 
 def _wrong(place: str, told: str) -> Unprocessable:

@@ -14,6 +14,7 @@ from chatapi import board, catalog, choice, settings
 from chatapi.catalog.download import login
 from chatapi.commands.check.finding import Scene
 from chatapi.commands.check.models import compiled
+from chatapi.errors import ModelFault
 
 FREE = "MemTotal: 15000000 kB\nMemAvailable: 12000000 kB\nSwapFree: 0 kB\n"
 
@@ -159,6 +160,25 @@ def test_compile_auto_takes_the_best_that_can_be_fetched_and_fits(
     assert board.find(folder / "root") is not None
     run(folder, "auto", "--plan")
     assert capsys.readouterr().out.startswith("small-mlc for NVIDIA")
+
+
+def test_compile_auto_goes_on_past_a_model_whose_owner_lets_nobody_in(
+    box: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = box(small=1, hidden=9)
+    hidden = folder / "manifests/hidden-mlc.toml"
+    barred = hidden.read_text().replace("../source", "../nothing")
+    hidden.write_text(barred.replace("quality = 9", "quality = 9\nlogin = true"))
+    monkeypatch.setenv("HF_TOKEN", " ")
+    run(folder, "auto", "--plan")
+    assert capsys.readouterr().out.startswith("small-mlc for NVIDIA")
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    assert run(folder, "auto") == 0
+    assert "hidden-mlc is passed over: " in capsys.readouterr().err
+    assert chosen(folder) == ("mlc", "small-mlc")
+    hidden.write_text(barred)
+    with pytest.raises(ModelFault, match="nothing"):
+        run(folder, "auto", "--force")
 
 
 def test_the_token_goes_to_its_own_host_alone(monkeypatch: pytest.MonkeyPatch) -> None:
