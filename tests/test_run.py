@@ -178,3 +178,16 @@ def test_what_keeps_it_from_running_is_one_sentence(jetson: Jetson, environ: dic
     done = jetson.run("serve", **environ)
     assert done.returncode != 0 and told in done.stderr
     assert done.stderr.count("\n") == 1 and not (jetson.record.exists() and jetson.runs())
+
+
+def test_who_installs_is_told_how_the_service_gets_a_model_for_its_gpu(tmp_path: Path) -> None:
+    def told(mode: str) -> str:
+        script = f"mode={mode}; source systemd/appliance.sh; data={tmp_path}; hint_to_compile"
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, capture_output=True, check=True)
+        return done.stdout.decode()
+
+    assert "sudo ./run.sh compile auto" in told("container")
+    assert told("venv") == ""
+    (tmp_path / "compiled/tiny").mkdir(parents=True)
+    (tmp_path / "compiled/tiny/made.json").write_text("{}")
+    assert told("container") == ""
