@@ -43,8 +43,7 @@ AFTER_RESTART = 30.0
 """Seconds after which a box whose engine has failed for good may be back, where somebody or systemd restarts it."""
 LONGEST_BUILD = 120
 """Seconds after which an engine no longer waits for another one's building to end."""
-ESSENTIAL = tuple(role for role in engines.ENGINES if role not in ("turn", "wake"))
-"""Roles that every turn may need; live conversation loads the others where it needs them."""
+ESSENTIAL = memory.ESSENTIAL
 
 
 class Microphone(Protocol):

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from chatapi import board, compiling, engines, memory
+from chatapi.board import Board
 from chatapi.catalog import Catalog, Manifest
-from chatapi.errors import ModelFault
+from chatapi.errors import ChatapiError, ModelFault
 from chatapi.settings import Settings
+
+log = logging.getLogger(__name__)
 
 ANYWHERE = "llama_cpp"
 """The language engine that needs nothing but a processor."""
 
 
-def definite(settings: Settings, root: Path = Path("/")) -> Settings:
+def definite(settings: Settings, root: Path = Path("/"), free: int | None = None) -> Settings:
     """The settings with an engine named for the language model; those that name one are left as they are.
 
-    A model that is named brings its own engine. Else it is the best compiled one that can be loaded here; a library
-    that an update of the board left behind is passed over, and `chatapi check` says why.
+    A model that is named brings its own engine. Else it is the best compiled one that can be loaded here beside the
+    models of the other roles; what cannot is passed over, and `chatapi check` says why. `free`: bytes that may be
+    taken; None: those that are free now.
     """
     if settings.llm.engine != "auto":
         return settings
@@ -28,11 +33,13 @@ def definite(settings: Settings, root: Path = Path("/")) -> Settings:
         manifest = catalog.manifests.get(model)
         engine = manifest.engine if manifest is not None else ANYWHERE
     elif engines.installed("llm", "mlc"):
-        usable = [each for each in ready(catalog) if not fault(settings.data, each, root)]
-        if usable:
-            best = max(usable, key=lambda each: each.quality)
-            engine, model = best.engine, best.name
-    return settings.model_copy(update={"llm": settings.llm.model_copy(update={"engine": engine, "model": model})})
+        for each in sorted(ready(catalog), key=lambda manifest: manifest.quality, reverse=True):
+            why = fault(settings, each, root, free)
+            if not why:
+                engine, model = each.engine, each.name
+                break
+            log.info("a compiled model is passed over: %s", why)
+    return _named(settings, engine, model)
 
 
 def ready(catalog: Catalog) -> Iterator[Manifest]:
@@ -40,15 +47,38 @@ def ready(catalog: Catalog) -> Iterator[Manifest]:
     return (each for each in catalog.manifests.values() if each.compile is not None and catalog.ready(each.name))
 
 
-def fault(data: Path, manifest: Manifest, root: Path = Path("/")) -> str:
-    """Why a compiled model cannot be loaded now, in a sentence; empty: it can."""
-    free = memory.available(root)
+def fault(settings: Settings, manifest: Manifest, root: Path = Path("/"), free: int | None = None) -> str:
+    """Why a compiled model cannot be loaded now, in a sentence; empty: it can. `free` as for `definite`."""
+    free = memory.available(root) if free is None else free
     if manifest.memory > free:
         needs = f"{memory.gigabytes(manifest.memory)} and {memory.gigabytes(free)} are free"
         return f"{manifest.name} needs {needs}; end other programs, or compile a smaller model"
     try:
-        here = compiling.Here(board.find(root), available=0, versions=compiling.find().versions)
-        compiling.verify(compiling.compiled(data, manifest.name).folder, here).require()
+        _judge(settings, manifest, board.find(root), free)
     except ModelFault as found:
         return found.message
+    try:
+        named = _named(settings, manifest.engine, manifest.name)
+        memory.plan(Catalog(settings.data), named, _roles(settings), root, free)
+    except ChatapiError as found:
+        # All else is wrong with another role, whichever engine answers.
+        return found.message if found.code == "model_too_large" else ""
     return ""
+
+
+def _judge(settings: Settings, manifest: Manifest, here: Board | None, free: int) -> None:
+    """Raises ModelFault where the library cannot be loaded, or has no room to remember one context."""
+    place = compiling.compiled(settings.data, manifest.name)
+    verdict = compiling.verify(place.folder, compiling.Here(here, available=free, versions=compiling.find().versions))
+    verdict.require()
+    if here is not None and verdict.lib.metadata is not None:
+        compiling.fitting(verdict.lib.metadata.raw, place.size(), free, settings.mlc.context)
+
+
+def _roles(settings: Settings) -> tuple[str, ...]:
+    """Those that are loaded at the start."""
+    return tuple(engines.ENGINES) if settings.mic.enabled else memory.ESSENTIAL
+
+
+def _named(settings: Settings, engine: str, model: str) -> Settings:
+    return settings.model_copy(update={"llm": settings.llm.model_copy(update={"engine": engine, "model": model})})

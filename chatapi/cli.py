@@ -146,6 +146,7 @@ def _compile_options(compiling: argparse.ArgumentParser) -> None:
     does.add_argument("--plan", action="store_true", help="tell what it takes and what is in its way, and do nothing")
     does.add_argument("--verify", action="store_true", help="say what a compiled model or a library is, and if it fits")
     does.add_argument("--force", action="store_true", help="compile it anew, though it is there")
+    compiling.add_argument("--if-wanted", action="store_true", help="only where llm.engine and llm.model are auto")
     compiling.add_argument("--quantization", help="another of those the manifest names, for example q4f16_ft")
 
 
@@ -225,7 +226,7 @@ def _models(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
 def _compile(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     from chatapi.commands.compile import compile_model
 
-    return compile_model(loaded.settings.data, chosen)
+    return compile_model(loaded.settings, chosen)
 
 
 def _check(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:

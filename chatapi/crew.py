@@ -55,7 +55,7 @@ class Job(Generic[E, T]):
         self._call = call
         self.priority = priority
         self._yields = yields
-        self._begun = self.preempted = False
+        self._begun = self.preempted = self._waited = False
         self._loop = asyncio.get_running_loop()
         self._items: deque[Any] = deque()
         self._room = threading.Semaphore(AHEAD)
@@ -77,7 +77,9 @@ class Job(Generic[E, T]):
             items = self._call(engine, self.stopped)
             try:
                 for item in self._timed(items):
-                    self._room.acquire()
+                    if not self._room.acquire(blocking=False):
+                        self._waited = True
+                        self._room.acquire()
                     if self._left or self.preempted:
                         break
                     self._begun = True
@@ -107,9 +109,11 @@ class Job(Generic[E, T]):
     def pace(self) -> float | None:
         """Items a second, once it had begun; the last, which may hold no more than the reason of the end, not counted.
 
-        None where there were too few.
+        None where there were too few, and where it had to wait for its caller: an engine with threads of its own goes
+        on meanwhile, and then gives at once what it had made.
         """
-        return self._steps / self._stepped if self._steps > 0 and self._stepped > 0 else None
+        told = self._steps > 0 and self._stepped > 0 and not self._waited
+        return self._steps / self._stepped if told else None
 
     def stopped(self) -> bool:
         return self._left or self.preempted

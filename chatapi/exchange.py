@@ -39,10 +39,11 @@ class Head:
         return cls(response.status_code, response.headers.get("content-type", ""), _seconds(stated))
 
 
-class Exchange:
+class UpstreamRequest:
     """One request and its response, read on a thread of its own so that silence can be interrupted."""
 
-    def __init__(self, client: httpx.Client, request: httpx.Request) -> None:
+    def __init__(self, client: httpx.Client, request: httpx.Request, name: str) -> None:
+        """`name`: the thread's."""
         self._blocks: queue.Queue[Head | bytes | Exception | None] = queue.Queue(64)
         self._ended = False
         self._socket: socket.socket | None = None
@@ -50,7 +51,7 @@ class Exchange:
         self._timeout = float(request.extensions["timeout"]["read"])
         self._heard = time.monotonic()
         request.extensions["trace"] = self._trace
-        self._thread = threading.Thread(target=self._read, args=(client, request), name="openai_upstream", daemon=True)
+        self._thread = threading.Thread(target=self._read, args=(client, request), name=name, daemon=True)
         self._thread.start()
 
     def blocks(self, stop: Stop) -> Iterator[Head | bytes]:

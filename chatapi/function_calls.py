@@ -25,6 +25,8 @@ def generate(
 ) -> Iterator[Piece]:
     """As `LanguageModel.generate`, with `sampling.tools` and their messages, for any engine that follows schemas.
 
+    While a call is being written its pieces are empty, so that it is seen that the engine is at work.
+
     Raises Unprocessable (invalid_json_schema) also for a tool's parameters.
     """
     if "tools" in engine.can:
@@ -46,6 +48,10 @@ def generate(
         if tools and sampling.schema is None and error.code == "invalid_json_schema":
             raise Unprocessable(error.message, code=error.code, details={"param": "tools"}) from error
         raise
+    finally:
+        # An engine is stopped by closing what it gives; Python would do that only when nobody holds it any more.
+        if (close := getattr(pieces, "close", None)) is not None:
+            close()
 
 
 def possible(sampling: Sampling) -> tuple[Tool, ...]:
@@ -120,6 +126,8 @@ def _arguments(pieces: Iterator[Piece], name: str) -> Iterator[Piece]:
         if piece.finish_reason is not None:
             reason = "tool_calls" if piece.finish_reason == "stop" else piece.finish_reason
             yield replace(piece, text="", tokens=(), finish_reason=reason, calls=(_call(name, text.strip()),))
+        else:
+            yield Piece("")
 
 
 def _read(pieces: Iterator[Piece], reader: Reader, parallel: bool) -> Iterator[Piece]:
@@ -133,8 +141,7 @@ def _read(pieces: Iterator[Piece], reader: Reader, parallel: bool) -> Iterator[P
         tokens = tuple(held) if words else ()
         held = [] if words else held
         if piece.finish_reason is None:
-            if words:
-                yield Piece(words, tokens=tokens)
+            yield Piece(words, tokens=tokens)
         else:
             reason = "tool_calls" if calls else piece.finish_reason
             given = calls if parallel else calls[:1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from chatapi.errors import Unprocessable
@@ -22,17 +22,22 @@ ALTERNATIVES = ("anyOf", "oneOf", "allOf")
 
 def check(schema: Mapping[str, Any]) -> None:
     """Raises Unprocessable (invalid_json_schema) that says where it is wrong."""
+    parts: dict[int, Mapping[str, Any]] = {}
     waiting: list[tuple[str, Any]] = [("#", schema)]
     while waiting:
         place, part = waiting.pop()
         if not isinstance(part, Mapping):
             raise _wrong(place, "it must be an object")
+        if id(part) in parts:
+            continue
+        parts[id(part)] = part
         _check_words(place, part)
         _check_numbers(place, part)
         if "$ref" in part:
-            _resolved(schema, place, part["$ref"])
+            # It may point to where schemas are not looked for otherwise.
+            waiting.append((part["$ref"], _resolved(schema, place, part["$ref"])))
         waiting += _inner(place, part)
-    _check_ends(schema)
+    _check_ends(schema, parts.values())
 
 
 def _check_words(place: str, part: Mapping[str, Any]) -> None:
@@ -52,9 +57,11 @@ def _check_words(place: str, part: Mapping[str, Any]) -> None:
 def _check_pattern(place: str, pattern: Any) -> None:
     try:
         re.compile(pattern)
-    except (re.error, TypeError, RecursionError, OverflowError) as error:
+        times = [int(each) for each in re.findall(r"\d+", " ".join(re.findall(r"\{[\d,]+\}", pattern)))]
+    except (re.error, TypeError, ValueError, RecursionError, OverflowError) as error:
+        # Of a number with thousands of digits Python makes none.
         raise _wrong(place, f"its pattern cannot be used: {error}") from error
-    if any(int(times) > MOST_TIMES for times in re.findall(r"\d+", " ".join(re.findall(r"\{[\d,]+\}", pattern)))):
+    if any(each > MOST_TIMES for each in times):
         raise _wrong(place, f"its pattern repeats more than {MOST_TIMES} times")
 
 
@@ -65,7 +72,7 @@ def _check_numbers(place: str, part: Mapping[str, Any]) -> None:
             raise _wrong(place, f"{name} must be a whole number up to {MOST_TIMES}")
     for name in BOUNDS:
         bound = part.get(name, 0)
-        if type(bound) not in (int, float) or abs(bound) > LARGEST:
+        if type(bound) not in (int, float) or not abs(bound) <= LARGEST:
             raise _wrong(place, f"{name} must be a number up to 2**53")
 
 
@@ -97,7 +104,7 @@ def _resolved(whole: Any, place: str, reference: Any) -> Any:
     return whole
 
 
-def _check_ends(schema: Mapping[str, Any]) -> None:
+def _check_ends(schema: Mapping[str, Any], parts: Iterable[Mapping[str, Any]]) -> None:
     """No reference leads back to itself before anything is written."""
     around: dict[int, bool] = {}
     """Part -> whether what it stands for is being looked at, or was."""
@@ -115,14 +122,11 @@ def _check_ends(schema: Mapping[str, Any]) -> None:
                 follow(each)
         around[id(part)] = False
 
-    waiting: list[Any] = [schema]
-    while waiting:
-        part = waiting.pop()
-        try:
-            follow(part)
-        except RecursionError:
-            raise _wrong("#", "its references are nested too deeply") from None
-        waiting += [each for _, each in _inner("#", part)]
+    try:
+        for each in parts:
+            follow(each)
+    except RecursionError:
+        raise _wrong("#", "its references are nested too deeply") from None
 
 
 def _wrong(place: str, told: str) -> Unprocessable:

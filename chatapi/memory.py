@@ -20,6 +20,8 @@ from chatapi.settings import Settings
 SHARE = 0.5
 """Part of the free memory that models may need to be loaded side by side: while it loads, an engine may hold a file's
 bytes beside what it makes of them, at worst each as large as its model."""
+ESSENTIAL = tuple(role for role in engines.ENGINES if role not in ("turn", "wake"))
+"""Roles that every turn may need; live conversation loads the others where it needs them."""
 CHOICE = ("llm", "asr", "tts", "turn", "vad", "wake")
 """Who chooses first where models are chosen automatically: better answers are worth more than a better voice."""
 
@@ -45,10 +47,14 @@ class Plan:
         return sorted(roles, key=lambda role: self.models[role].memory if role in self.models else 0, reverse=True)
 
 
-def plan(catalog: Catalog, settings: Settings, roles: Collection[str], root: Path = Path("/")) -> Plan:
+def plan(
+    catalog: Catalog, settings: Settings, roles: Collection[str], root: Path = Path("/"), free: int | None = None
+) -> Plan:
     """Choose the models of these roles. Raises ModelFault or Unknown where one is missing, ModelFault (model_too_large)
-    when they cannot be in memory together: it says who needs what, what is free, and what would fit."""
-    free = available(root)
+    when they cannot be in memory together: it says who needs what, what is free, and what would fit.
+
+    `free`: bytes that may be taken; None: those that are free now."""
+    free = available(root) if free is None else free
     unified = board.find(root) is not None
     tables = {role: getattr(settings, role) for role in CHOICE if role in roles}
     wanted = {role: (each.engine, each.model) for role, each in tables.items() if _needs_model(role, each.engine)}

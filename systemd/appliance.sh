@@ -137,6 +137,13 @@ forget_old_releases() {
   done
 }
 
+# A board's GPU is used by models compiled for it; those of other users lie elsewhere.
+hint_to_compile() {
+  if [ "$mode" = container ] && ! compgen -G "$data/compiled/*/made.json" >/dev/null; then
+    echo "run.sh: the service compiles no model for this board's GPU, so a small one answers: sudo ./run.sh compile auto, then sudo systemctl restart chatapi"
+  fi
+}
+
 # Swaps what is here in, and back again when it does not become ready.
 take() {
   local verb=$1 before release
@@ -161,6 +168,7 @@ take() {
   else
     die "it is installed and tries on, but is not ready yet; ./run.sh logs tells why"
   fi
+  hint_to_compile
   [ "$verb" = update ] || echo "run.sh: settings are in $settings_folder/environment, all that changes is in $data"
 }
 

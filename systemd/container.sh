@@ -135,11 +135,14 @@ data_folder() {
 # The best model this board can run, where none was compiled yet; a service at boot has no time for that. What keeps it
 # from being compiled keeps nobody from being served.
 compile_first() {
-  local made
-  if compgen -G "$1/compiled/*/made.json" >/dev/null || ! made=$(find_compiler); then return; fi
-  echo "run.sh: compiling a model for this board, once; end it with Ctrl-C to be served without, it goes on next time" >&2
+  local folder=$1 word made words=()
+  shift
+  if compgen -G "$folder/compiled/*/made.json" >/dev/null || ! made=$(find_compiler); then return; fi
+  # The settings, wherever they stand, and nothing that only serving takes.
+  for word in "$@"; do case "$word" in serve | --tls) ;; *) words+=("$word") ;; esac; done
+  echo "run.sh: compiling a model for this board, once, unless the settings name another; end it with Ctrl-C to be served without, it goes on next time" >&2
   trap : INT
-  docker run "${options[@]}" "$made" python3 -m chatapi ${settings[@]+"${settings[@]}"} compile auto ||
+  docker run "${options[@]}" "$made" python3 -m chatapi ${words[@]+"${words[@]}"} compile auto --if-wanted ||
     echo "run.sh: no model is compiled, as told above; a small one answers until ./run.sh compile auto has made one" >&2
   trap - INT
 }
@@ -162,7 +165,7 @@ in_container() {
       break
     fi
   done
-  if [ "$command" = serve ] && [ -z "${NOTIFY_SOCKET:-}" ]; then compile_first "$folder"; fi
+  if [ "$command" = serve ] && [ -z "${NOTIFY_SOCKET:-}" ]; then compile_first "$folder" "$@"; fi
   if [ "$command" = serve ]; then
     # Named, so that it is found again; one that a power cut left over is of no use to anybody.
     docker rm --force "$container" >/dev/null 2>&1 || true

@@ -303,6 +303,10 @@ def test_models_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "listening", lambda _: (4, "python3", True))
     [found] = told(models.room, one)
     assert found.startswith("note memory: chatapi runs already (process 4) and has its models in memory; beside it ")
+    # Which models it would take is then judged by all that the machine has.
+    assert network.shared(8000, one.root) == 8_000_000 * 1024
+    monkeypatch.setattr(network, "listening", lambda _: (4, "nginx", False))
+    assert network.shared(8000, one.root) is None
     swapping = scene({**tight, "proc/device-tree/compatible": "", "etc/nv_tegra_release": "", "proc/meminfo":
                       "MemTotal: 8000000 kB\nMemAvailable: 90000 kB\nSwapFree: 9000000 kB\n"},
                      "asr.engine=whisper_cpp", "asr.model=whisper-small")  # fmt: skip

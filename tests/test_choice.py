@@ -14,6 +14,7 @@ from chatapi import board, catalog, choice, settings
 from chatapi.catalog.download import login
 from chatapi.commands.check.finding import Scene
 from chatapi.commands.check.models import compiled
+from chatapi.errors import ModelFault
 
 FREE = "MemTotal: 15000000 kB\nMemAvailable: 12000000 kB\nSwapFree: 0 kB\n"
 
@@ -90,6 +91,64 @@ def test_one_that_does_not_fit_the_memory_is_passed_over_and_check_says_why(box:
     assert one.startswith("llama_cpp answers instead: tiny-mlc needs 0.7 GB and")
 
 
+EARS = """
+name = "ears"
+role = "asr"
+engine = "whisper_cpp"
+title = "Ears"
+licence = "MIT"
+homepage = "https://example.org"
+languages = ["en"]
+memory = 1_000_000_000
+quality = 1
+[files."w.bin"]
+size = 1
+[[sources]]
+kind = "url"
+files = { "w.bin" = "https://x.example/w" }
+"""
+
+
+def test_one_that_does_not_fit_beside_the_other_models_is_passed_over_for_one_that_does(
+    box: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = box(small=1, large=5)
+    large = folder / "manifests/large-mlc.toml"
+    large.write_text(large.read_text().replace("700_000_000", "2_000_000_000"))
+    made(folder, "small")
+    made(folder, "large")
+    (folder / "manifests/ears.toml").write_text(EARS)
+    (folder / "models/ears").mkdir(parents=True)
+    (folder / "models/ears/w.bin").write_bytes(b"x")
+    (folder / "models/ears/record.json").write_text('{"files": {"w.bin": {"size": 1, "sha256": "0"}}}')
+    (folder / "root/proc/meminfo").write_text("MemTotal: 3600000 kB\nMemAvailable: 2600000 kB\nSwapFree: 0 kB\n")
+    silent = ("tts.engine=echo", "vad.engine=echo", "asr.engine=whisper_cpp", "mlc.context=1024")
+    with caplog.at_level("INFO", "chatapi.choice"):
+        assert chosen(folder, *silent) == ("mlc", "small-mlc")
+    (one,) = caplog.messages
+    assert one.startswith("a compiled model is passed over: the models need 3.0 GB and 2.7 GB are free (llm large-mlc")
+    # Beside a server that has its models in memory all of the machine's counts.
+    loaded = settings.load([*silent, f"data={folder}"], environ={}).settings
+    assert choice.definite(loaded, folder / "root", free=12_000_000_000).llm.model == "large-mlc"
+
+
+def test_one_that_could_not_remember_one_context_is_passed_over(box: Callable[..., Path]) -> None:
+    folder = box(tiny=1)
+    made(folder, "tiny")
+    assert chosen(folder, "mlc.context=4096") == ("mlc", "tiny-mlc")
+    assert chosen(folder, "mlc.context=131072") == ("llama_cpp", "auto")
+
+
+def test_the_compiler_is_asked_once_however_many_models_are_looked_at(
+    box: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = box(small=1, large=5)
+    made(folder, "small")
+    made(folder, "large")
+    monkeypatch.setenv("STAND_IN_TVM", "0.28.0")
+    assert chosen(folder) == ("mlc", "large-mlc")
+
+
 def test_compile_auto_takes_the_best_that_can_be_fetched_and_fits(
     box: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,6 +160,25 @@ def test_compile_auto_takes_the_best_that_can_be_fetched_and_fits(
     assert board.find(folder / "root") is not None
     run(folder, "auto", "--plan")
     assert capsys.readouterr().out.startswith("small-mlc for NVIDIA")
+
+
+def test_compile_auto_goes_on_past_a_model_whose_owner_lets_nobody_in(
+    box: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = box(small=1, hidden=9)
+    hidden = folder / "manifests/hidden-mlc.toml"
+    barred = hidden.read_text().replace("../source", "../nothing")
+    hidden.write_text(barred.replace("quality = 9", "quality = 9\nlogin = true"))
+    monkeypatch.setenv("HF_TOKEN", " ")
+    run(folder, "auto", "--plan")
+    assert capsys.readouterr().out.startswith("small-mlc for NVIDIA")
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    assert run(folder, "auto") == 0
+    assert "hidden-mlc is passed over: " in capsys.readouterr().err
+    assert chosen(folder) == ("mlc", "small-mlc")
+    hidden.write_text(barred)
+    with pytest.raises(ModelFault, match="nothing"):
+        run(folder, "auto", "--force")
 
 
 def test_the_token_goes_to_its_own_host_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,14 +11,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from model_library import METADATA, fat_binary, library
 from test_board import ORIN_NX, written
 
-from chatapi import board, compiling
+from chatapi import board, compiling, settings
 from chatapi.catalog import Catalog
 from chatapi.commands import compile as command
 from chatapi.compiling.running import DONE, LOG
@@ -82,7 +82,14 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("STAND_IN_RECORD", str(tmp_path / "record"))
     monkeypatch.setenv("STAND_IN_LIBRARY", str(tmp_path / "made.so"))
     written(tmp_path / "root", ORIN_NX)
+    compiling.find.cache_clear()
     return tmp_path
+
+
+def updated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another TVM from now on."""
+    monkeypatch.setenv("STAND_IN_TVM", "0.28.0")
+    compiling.find.cache_clear()
 
 
 def made_plan(data: Path, quantization: str | None = None) -> compiling.Plan:
@@ -105,11 +112,13 @@ def asked(data: Path) -> list[list[str]]:
 def options(name: str, *flags: str) -> argparse.Namespace:
     """As the command line gives them."""
     given: dict[str, object] = {"name": name, "quantization": flags[1] if "--quantization" in flags else None}
-    return argparse.Namespace(**given, **{each: f"--{each}" in flags for each in ("plan", "verify", "force")})
+    given |= {each: f"--{each}" in flags for each in ("plan", "verify", "force")}
+    return argparse.Namespace(**given, if_wanted="--if-wanted" in flags)
 
 
-def run(data: Path, *arguments: str) -> int:
-    return command.compile_model(data, options(*arguments), data / "root")
+def run(data: Path, *arguments: str, values: Sequence[str] = ()) -> int:
+    loaded = settings.load([*values, f"data={data}"], environ={}).settings
+    return command.compile_model(loaded, options(*arguments), data / "root")
 
 
 def test_a_model_is_compiled_by_three_commands_and_what_made_it_is_written_beside_it(data: Path) -> None:
@@ -186,7 +195,7 @@ def test_another_compiler_begins_from_the_start(data: Path, monkeypatch: pytest.
     with pytest.raises(ModelFault):
         made(data)
     monkeypatch.delenv("STAND_IN_FAIL")
-    monkeypatch.setenv("STAND_IN_TVM", "0.28.0")
+    updated(monkeypatch)
     made(data)
     assert [line[0] for line in asked(data)][3:] == ["gen_config", "convert_weight", "compile"]
 
@@ -212,10 +221,11 @@ def until(true: Callable[[], object], seconds: float = 20) -> None:
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_command_and_leaves_what_is_done(data: Path, sent: signal.Signals) -> None:
     script = (
-        "from argparse import Namespace; from pathlib import Path\n"
+        "from argparse import Namespace; from pathlib import Path; from chatapi.settings import Settings\n"
         "from chatapi.commands.compile import compile_model\n"
-        f"chosen = Namespace(name={NAME!r}, plan=False, verify=False, force=False, quantization=None)\n"
-        f"data = Path({str(data)!r}); compile_model(data, chosen, data / 'root')"
+        f"chosen = Namespace(name={NAME!r}, quantization=None)\n"
+        "chosen.plan = chosen.verify = chosen.force = chosen.if_wanted = False\n"
+        f"data = Path({str(data)!r}); compile_model(Settings(data=data), chosen, data / 'root')"
     )
     # A program begun in the background has SIGINT ignored.
     command = ["env", "--ignore-signal=INT", sys.executable, "-c", script]
@@ -268,12 +278,20 @@ def test_what_cannot_be_loaded_any_more_is_compiled_anew(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(data, NAME) == 0
-    monkeypatch.setenv("STAND_IN_TVM", "0.28.0")
+    updated(monkeypatch)
     assert run(data, NAME, "--verify") == 1
     assert "made by tvm 0.27.0+0123456789ab and here is 0.28.0" in capsys.readouterr().out
     assert run(data, NAME) == 0
     assert "compiled before, but" in capsys.readouterr().out
     assert len(asked(data)) == 6
+
+
+@pytest.mark.parametrize("value", ["llm.engine=openai_upstream", "llm.model=mine"])
+def test_none_is_compiled_where_the_settings_name_who_answers(data: Path, value: str) -> None:
+    assert run(data, NAME, "--if-wanted", values=[value]) == 0
+    assert not asked(data)
+    assert run(data, NAME, "--if-wanted") == 0
+    assert asked(data)
 
 
 def small(data: Path, **changed: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import jsonschema_rs
@@ -80,6 +80,24 @@ def test_words_are_given_out_as_soon_as_they_cannot_be_a_call() -> None:
     reader = Reader(["weather"])
     assert [reader.feed(piece) for piece in ("<", "b> it", " rains<too", "l")] == ["", "<b> it", " rains", ""]
     assert reader.finish() == ("<tool", [])
+
+
+@pytest.mark.parametrize("choice", ["auto", ":weather"])
+def test_while_a_call_is_written_it_is_seen_that_the_engine_is_at_work(choice: str) -> None:
+    model = Scripted(CALL, size=3)
+    pieces = list(generate(model, ASKED, Sampling(tools=(WEATHER,), tool_choice=choice)))
+    assert [piece.text for piece in pieces] == [""] * (len(CALL) // 3 + (len(CALL) % 3 > 0) + 1)
+
+
+def test_an_engine_whose_caller_leaves_is_stopped_though_somebody_still_holds_what_it_gives() -> None:
+    model = Scripted(CALL)
+    held = model.generate(ASKED, Sampling())
+    model.generate = lambda *_: held  # type: ignore[method-assign]
+    answer = generate(model, ASKED, Sampling(tools=(WEATHER,)))
+    next(answer)
+    assert isinstance(answer, Generator)
+    answer.close()
+    assert next(held, None) is None
 
 
 def test_tokens_stay_with_their_words() -> None:
@@ -173,6 +191,11 @@ def test_an_engine_that_knows_tools_is_given_them_as_they_are() -> None:
         ({"$ref": "#"}, "point into the schema itself"),
         ({"$ref": "#/$defs/a"}, "not there"),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}}, "stands for itself"),
+        ({"$ref": "#/x", "x": {"type": "array", "minItems": 10**9}}, "at #/x: minItems must be"),
+        ({"$ref": "#/x", "x": {"anyOf": 5}}, "at #/x: anyOf must be a list"),
+        ({"$ref": "#/x", "x": {"items": {"$ref": "#/x/items"}}}, "stands for itself"),
+        ({"pattern": "a{" + "9" * 5000 + "}"}, "pattern cannot be used"),
+        ({"maximum": float("nan")}, "maximum must be"),
         ({"additionalProperties": {"type": "x"}}, "#/additionalProperties: there is no type"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -348,3 +349,26 @@ def test_sound_that_was_lost_is_counted_in_seconds(served: Served) -> None:
     assert value(metrics, "chatapi_sound_dropped_seconds_total", device="input") == 0.5
     assert value(metrics, "chatapi_sound_device_up", device="output") == 0
     assert value(metrics, "chatapi_sound_device_reopens_total", device="input") == 2
+
+
+class Hung:
+    """A sensor that does not answer before it is let."""
+
+    def __init__(self) -> None:
+        self.let = threading.Event()
+
+    def collect(self) -> Iterator[Metric]:
+        self.let.wait(20)
+        yield from ()
+
+
+async def test_a_sensor_that_hangs_holds_nobody_up_and_whoever_asks_is_told() -> None:
+    metrics, hung = Metrics(), Hung()
+    hung.let.set()
+    metrics.registry.register(hung)
+    hung.let.clear()
+    for _ in range(3):
+        with pytest.raises(NotReady, match="a sensor of the machine does not answer"):
+            await metrics.read(0.05)
+    hung.let.set()
+    assert b"chatapi_turns_total" in await metrics.read()

@@ -62,8 +62,10 @@ def test_all_that_openai_knows_is_passed_on_and_comes_back():
         tools=(tool,), tool_choice=":weather", parallel=False,
     )  # fmt: skip
     with Upstream(stream(events(said, *calls, delta("", "tool_calls")))) as upstream:
-        first, last = ask(upstream, sampling)
+        first, *writing, last = ask(upstream, sampling)
         [chat] = upstream.chats()
+    # While the call is written it can be seen that something comes.
+    assert writing == [Piece("")] * len(parts)
     assert first.tokens == (Token("Hi", -0.5, b"Hi", (Token("Ho", -1.0, b"H"),)),)
     assert (last.finish_reason, last.calls) == ("tool_calls", (Call("c1", "weather", '{"city": "Paris"}'),))
     assert (chat["top_p"], chat["presence_penalty"], chat["logit_bias"]) == (0.9, 1.0, {"5": -1.0})

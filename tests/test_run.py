@@ -125,13 +125,23 @@ def test_it_compiles_the_boards_best_model_once_before_it_serves(jetson: Jetson)
     done = jetson.run("--set", "server.port=8123", BUILT=BUILT)
     assert done.returncode == 0, done.stderr
     compiling, fetching, serving = jetson.runs()
-    assert compiling[-8:] == [BUILT, "python3", "-m", "chatapi", "--set", "server.port=8123", "compile", "auto"]
+    chatapi = [BUILT, "python3", "-m", "chatapi"]
+    assert compiling[-9:] == [*chatapi, "--set", "server.port=8123", "compile", "auto", "--if-wanted"]
     assert "--name" not in compiling and fetching[-1] == "fetch" and serving[-1] == "server.port=8123"
     (jetson.folder / "data/compiled/tiny").mkdir(parents=True)
     (jetson.folder / "data/compiled/tiny/made.json").write_text("{}")
     jetson.record.unlink()
     assert jetson.run(BUILT=BUILT).returncode == 0
     assert not [line for line in jetson.runs() if "compile" in line]
+
+
+def test_whether_a_model_is_compiled_depends_on_the_settings_wherever_they_stand(jetson: Jetson) -> None:
+    (jetson.folder / "chatapi.toml").write_text("[llm]\nengine = 'openai_upstream'\n")
+    words = ("--set=a.b=1", "serve", "--tls", "--set", "llm.model=mine")
+    assert jetson.run(*words, cwd=jetson.folder, BUILT=BUILT).returncode == 0
+    compiling = jetson.runs()[0]
+    given = ["--config", "/run/chatapi.toml", "--set=a.b=1", "--set", "llm.model=mine"]
+    assert compiling[compiling.index("chatapi") + 1 :] == [*given, "compile", "auto", "--if-wanted"]
 
 
 def test_what_cannot_be_compiled_keeps_nobody_from_being_served(jetson: Jetson) -> None:
@@ -168,3 +178,16 @@ def test_what_keeps_it_from_running_is_one_sentence(jetson: Jetson, environ: dic
     done = jetson.run("serve", **environ)
     assert done.returncode != 0 and told in done.stderr
     assert done.stderr.count("\n") == 1 and not (jetson.record.exists() and jetson.runs())
+
+
+def test_who_installs_is_told_how_the_service_gets_a_model_for_its_gpu(tmp_path: Path) -> None:
+    def told(mode: str) -> str:
+        script = f"mode={mode}; source systemd/appliance.sh; data={tmp_path}; hint_to_compile"
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, capture_output=True, check=True)
+        return done.stdout.decode()
+
+    assert "sudo ./run.sh compile auto" in told("container")
+    assert told("venv") == ""
+    (tmp_path / "compiled/tiny").mkdir(parents=True)
+    (tmp_path / "compiled/tiny/made.json").write_text("{}")
+    assert told("container") == ""

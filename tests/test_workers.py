@@ -67,6 +67,23 @@ async def test_items_come_in_order_and_the_slot_is_free_afterwards() -> None:
         await until(lambda: worker.gate.used == 0)
 
 
+async def test_how_fast_it_gives_is_told_of_jobs_that_did_not_wait_for_their_caller() -> None:
+    told: list[str] = []
+    worker = Worker("counter", Counter, tell=lambda what, _: told.append(what))
+    await worker.open()
+    try:
+        for most, taken in ((10, ["busy", "pace"]), (AHEAD + 5, ["busy"])):
+            told.clear()
+            async with worker.stream(lambda engine, stop, most=most: engine.count(stop, most)) as numbers:  # type: ignore[misc]
+                await until(lambda most=most: worker.engine.given >= min(most, AHEAD + 1))  # type: ignore[misc]
+                assert [number async for number in numbers] == list(range(most))
+            await until(lambda: worker.gate.used == 0)
+            assert told == taken
+            worker.engine.given = 0
+    finally:
+        await worker.aclose()
+
+
 async def test_an_engine_runs_on_the_thread_that_built_it() -> None:
     async with opened() as worker:
         built, here = await worker.call(lambda engine: (engine.thread, threading.get_ident()))

@@ -20,16 +20,44 @@ from chatapi import catalog, compiling
 from chatapi.catalog import Catalog, Manifest
 from chatapi.errors import BadInput, ChatapiError, ModelFault, Unknown
 from chatapi.memory import gigabytes
+from chatapi.settings import Settings
 
 MARKS = {True: "[red]BAD[/] ", False: "[yellow]note[/]"}
 
 
-def compile_model(data: Path, chosen: argparse.Namespace, root: Path = Path("/")) -> int:
+class _NotFetched(ModelFault):
+    """The source weights could not be had."""
+
+
+def compile_model(settings: Settings, chosen: argparse.Namespace, root: Path = Path("/")) -> int:
     """Status 0 when it is compiled, may be, or is judged good, else 1; `root`: where the board's files are."""
+    data, llm = settings.data, settings.llm
     if chosen.verify:
         return _verify(data, chosen.name, root)
+    if chosen.if_wanted and (llm.engine, llm.model) != ("auto", "auto"):
+        print(f"nothing is compiled: llm.engine is {llm.engine} and llm.model {llm.model}; only auto asks for it")
+        return 0
     known = Catalog(data)
-    plan = _best(data, known, chosen, root) if chosen.name == "auto" else _named(data, known, chosen, root)
+    if chosen.name != "auto":
+        plan = _plan(data, known, named(known, chosen.name), chosen.quantization, root)
+        return _compile(data, known, plan, chosen, root)
+    return _best(data, known, _ranked(data, known, chosen, root), chosen, root)
+
+
+def _best(data: Path, known: Catalog, plans: list[compiling.Plan], chosen: argparse.Namespace, root: Path) -> int:
+    """The first whose source can be had: a token says that somebody has an account, not that a model's owner lets it
+    in. What cannot be had for other reasons may come another time, and is worth waiting for."""
+    plan, *others = plans
+    try:
+        return _compile(data, known, plan, chosen, root)
+    except _NotFetched as fault:
+        if not (others and plan.manifest.login):
+            raise
+        print(f"{plan.manifest.name} is passed over: {fault.message}", file=sys.stderr)
+    return _best(data, known, others, chosen, root)
+
+
+def _compile(data: Path, known: Catalog, plan: compiling.Plan, chosen: argparse.Namespace, root: Path) -> int:
     if not chosen.force and not chosen.plan and _good(plan):
         print(f"{plan.manifest.name} is compiled; --force does it anew, --verify judges it")
         return 0
@@ -50,23 +78,19 @@ def compile_model(data: Path, chosen: argparse.Namespace, root: Path = Path("/")
     return 0
 
 
-def _named(data: Path, known: Catalog, chosen: argparse.Namespace, root: Path) -> compiling.Plan:
-    return _plan(data, known, named(known, chosen.name), chosen.quantization, root)
-
-
-def _best(data: Path, known: Catalog, chosen: argparse.Namespace, root: Path) -> compiling.Plan:
-    """Of what can be fetched and fits this board the best; where nothing fits, the least."""
+def _ranked(data: Path, known: Catalog, chosen: argparse.Namespace, root: Path) -> list[compiling.Plan]:
+    """Of what can be fetched and fits this board, the best first; where nothing fits, the least alone."""
     able = [each for each in known.manifests.values() if each.compile and _fetchable(known, each)]
     if not able:
         raise ModelFault("every model that could be compiled wants a login; set HF_TOKEN, or name one", code="no_model")
     plans = [_plan(data, known, each, chosen.quantization, root) for each in able]
     plans.sort(key=lambda each: each.manifest.quality, reverse=True)
     room = compiling.room(data, root)
-    return next((each for each in plans if not any(compiling.obstacles(each, room))), plans[-1])
+    return [each for each in plans if not any(compiling.obstacles(each, room))] or plans[-1:]
 
 
 def _fetchable(known: Catalog, manifest: Manifest) -> bool:
-    return not manifest.login or "HF_TOKEN" in os.environ or known.installed(manifest.name)
+    return not manifest.login or bool(os.environ.get("HF_TOKEN", "").strip()) or known.installed(manifest.name)
 
 
 def named(known: Catalog, name: str) -> Manifest:
@@ -161,7 +185,10 @@ def _fetching(known: Catalog, name: str, bars: Progress) -> Callable[[], object]
             told = f"{progress.model}: {progress.step}"
             bars.update(task, description=told, completed=progress.done, total=progress.total or None)
 
-        model = known.fetch(name, show)
+        try:
+            model = known.fetch(name, show)
+        except ModelFault as fault:
+            raise _NotFetched(fault.message, code=fault.code, details=fault.details) from fault
         bars.update(task, description=f"{name}: its source weights are here")
         return model
 

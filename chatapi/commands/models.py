@@ -8,13 +8,13 @@ import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 
-import psutil
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from chatapi import catalog, choice, engines
+from chatapi import catalog, choice, engines, memory
 from chatapi.catalog import Catalog
+from chatapi.commands.check import network
 from chatapi.errors import BadInput, ChatapiError
 from chatapi.notify import Manager
 from chatapi.settings import Settings
@@ -39,12 +39,14 @@ def models(settings: Settings, action: str, names: Sequence[str], as_json: bool)
 
 def _active(known: Catalog, settings: Settings) -> set[str]:
     """The models that would be used now, as it is set."""
-    settings, memory, found = choice.definite(settings), psutil.virtual_memory().available, set()
+    # What a chatapi that runs has taken is for the same models.
+    free = network.shared(settings.server.port) or memory.available()
+    settings, found = choice.definite(settings, free=free), set()
     for role in engines.ENGINES:
         table = getattr(settings, role)
         if engines.entry(role, table.engine).needs_model:
             with suppress(ChatapiError):
-                found.add(known.choose(role, table.engine, table.model, memory).name)
+                found.add(known.choose(role, table.engine, table.model, free).name)
     return found
 
 

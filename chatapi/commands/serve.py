@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from chatapi import logs
+from chatapi import choice, logs
 from chatapi.appliance import ESSENTIAL, Appliance
 from chatapi.commands.check import report
 from chatapi.errors import SettingsFault, alone
@@ -59,6 +59,8 @@ async def serve(settings: Settings) -> int:
     host, port = listening.getsockname()[:2]
     url = _url(host, port, identity)
     try:
+        # To look at a compiled model may import TVM, which takes long; a signal still ends the process meanwhile.
+        settings = await anyio.to_thread.run_sync(choice.definite, settings, abandon_on_cancel=True)
         # The web server takes the signal and raises it again once it has ended; here it kills nobody any more.
         with logs.auditing(settings.log, settings.data), anyio.open_signal_receiver(signal.SIGTERM):
             await _run(settings, _Open(listening, url, wyoming), identity, manager)
@@ -108,7 +110,7 @@ async def _run(settings: Settings, listening: _Open, identity: Identity | None, 
         _tell(f"listening on {url}, loading models")
         if listening.wyoming:
             _open_to_wyoming(appliance, listening.wyoming, group)
-        group.start_soon(anyio.to_thread.run_sync, report, settings)
+        group.start_soon(anyio.to_thread.run_sync, report, appliance.settings)
         if identity is not None:
             _introduce(identity, url)
         await _load(appliance, roles, manager)

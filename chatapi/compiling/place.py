@@ -52,6 +52,10 @@ class Place:
             if _size(self.weights / record["dataPath"]) != record["nbytes"]
         ]
 
+    def size(self) -> int:
+        """Bytes of the weights."""
+        return sum(file.stat().st_size for file in self.weights.glob("params_shard_*.bin"))
+
     def shapes(self) -> Mapping[str, tuple[tuple[int, ...], str]]:
         """Shape and type by name of each weight in the files."""
         return {

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from chatapi.errors import ModelFault
@@ -53,8 +54,10 @@ class Tools:
         return (self.python, "-m", "mlc_llm", *arguments)
 
 
+@cache
 def find(python: str = sys.executable) -> Tools:
-    """The compiler that a Python has. Raises ModelFault (no_compiler) naming what is missing and where to get it."""
+    """The compiler that a Python has; a process asks once. Raises ModelFault (no_compiler) naming what is missing and
+    where to get it."""
     try:
         ended = subprocess.run(
             [python, "-c", PROBE],

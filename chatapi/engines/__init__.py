@@ -226,7 +226,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of an answer; the last one carries the reason and the usage, its text may be empty."""
+    """A piece of an answer, whose text may be empty; the last one carries the reason and the usage."""
 
     text: str
     finish_reason: str | None = None

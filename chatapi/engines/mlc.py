@@ -29,7 +29,7 @@ from mlc_llm.serve import AsyncMLCEngine
 from mlc_llm.serve.config import EngineConfig
 
 from chatapi import board, json_schemas
-from chatapi.compiling import Here, compiled, find, fitting, verify
+from chatapi.compiling import Here, Place, compiled, find, fitting, verify
 from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Skill, Stop, Usage, never
 from chatapi.errors import ChatapiError, EngineFailed, ModelFault
 from chatapi.sentences import ends
@@ -315,8 +315,7 @@ def configured(folder: Path, metadata: Mapping[str, Any], table: Table, root: Pa
     """What the engine is told of its batch and its memory; `root` is where the board's files stand."""
     wanted = tokens = table.slots * table.context
     if board.find(root) is not None:
-        weights = sum(file.stat().st_size for file in (folder / "weights").glob("params_shard_*.bin"))
-        tokens = min(wanted, fitting(metadata, weights, board.meminfo(root), table.context))
+        tokens = min(wanted, fitting(metadata, Place(folder).size(), board.meminfo(root), table.context))
     if tokens < wanted:
         log.warning("the memory holds %d tokens of the %d that %d slots may need", tokens, wanted, table.slots)
     return EngineConfig(

@@ -12,7 +12,7 @@ import httpx
 from chatapi.engines import ChatOnly, ContextOverflow, Message, Piece, Sampling, Skill, Stop, Usage, never
 from chatapi.errors import Busy, ChatapiError, EngineFailed, NotReady, SettingsFault, Unprocessable
 from chatapi.events import Call, Token
-from chatapi.exchange import WHOLE_BYTES, Exchange, Head, beginning, events
+from chatapi.exchange import WHOLE_BYTES, Head, UpstreamRequest, beginning, events
 from chatapi.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 5.0
 BYTES_A_TOKEN = 4
 """About what English prose has; the server's own tokenizer is not known here."""
+UNSPOKEN = ("tool_calls", "reasoning_content", "reasoning")
+"""What a server writes beside words: calls, and thoughts as llama.cpp and vLLM name them (Ollama: `reasoning`)."""
 
 
 class OpenAIUpstream(ChatOnly):
@@ -63,15 +65,14 @@ class OpenAIUpstream(ChatOnly):
         if self._client.is_closed:
             raise EngineFailed("the openai_upstream engine was closed")
         body = self._body(messages, sampling)
-        exchange = Exchange(
-            self._client, self._client.build_request("POST", f"{self._url}/chat/completions", json=body)
-        )
+        request = self._client.build_request("POST", f"{self._url}/chat/completions", json=body)
+        asked = UpstreamRequest(self._client, request, "openai_upstream")
         try:
-            yield from self._answer(exchange, sampling, stop)
+            yield from self._answer(asked, sampling, stop)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
         finally:
-            exchange.leave()
+            asked.leave()
 
     def close(self) -> None:
         self._client.close()
@@ -116,8 +117,8 @@ class OpenAIUpstream(ChatOnly):
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise EngineFailed(f"{self._url}/models does not answer with a list of models") from error
 
-    def _answer(self, exchange: Exchange, sampling: Sampling, stop: Stop) -> Iterator[Piece]:
-        blocks = exchange.blocks(stop)
+    def _answer(self, asked: UpstreamRequest, sampling: Sampling, stop: Stop) -> Iterator[Piece]:
+        blocks = asked.blocks(stop)
         head = next(blocks, None)
         if not isinstance(head, Head):
             return
@@ -129,9 +130,11 @@ class OpenAIUpstream(ChatOnly):
                 raise self._refused(head, text, sampling)
             yield from _whole(text, self._url)
             return
-        yield from self._streamed(events(blocks), exchange, sampling, stop)
+        yield from self._streamed(events(blocks), asked, sampling, stop)
 
-    def _streamed(self, events: Iterator[str], exchange: Exchange, sampling: Sampling, stop: Stop) -> Iterator[Piece]:
+    def _streamed(
+        self, events: Iterator[str], asked: UpstreamRequest, sampling: Sampling, stop: Stop
+    ) -> Iterator[Piece]:
         reason: str | None = None
         usage: Usage | None = None
         count = 0
@@ -139,7 +142,7 @@ class OpenAIUpstream(ChatOnly):
         for event in events:
             if stop():
                 return
-            exchange.words()
+            asked.words()
             if event.strip() == "[DONE]":
                 reason = reason or "stop"
                 break
@@ -156,6 +159,9 @@ class OpenAIUpstream(ChatOnly):
                 if text:
                     count += 1
                     yield Piece(text, tokens=_tokens(choice))
+                elif any(delta.get(name) for name in UNSPOKEN):
+                    # Whoever waits sees that the server is at work.
+                    yield Piece("")
         if stop():
             return
         if reason is None:

@@ -9,10 +9,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector
 from prometheus_client import generate_latest as written
 
-from chatapi.errors import ChatapiError
+from chatapi.errors import ChatapiError, NotReady
 from chatapi.events import TurnOver
 from chatapi.metrics.engine import EngineCounts
 from chatapi.metrics.lag import Lag
@@ -28,6 +30,9 @@ STAGES = ("endpoint", "admitted", "transcript", "first_token", "first_sentence",
 DOORS = ("realtime", "mic", "other")
 """Where live sessions come in."""
 INTERRUPTIONS = ("interrupted", "cancelled", "resumed", "retracted")
+READING = 5.0
+"""Seconds that everything may take to be read; Prometheus waits for ten, unless it is told otherwise."""
+SILENT = "a sensor of the machine does not answer, so nothing can be told; `chatapi check` looks at them one by one"
 
 
 class Metrics:
@@ -37,6 +42,7 @@ class Metrics:
         """`data`: whose disk is watched; `root`: where the files stand that tell of the machine."""
         self.registry = registry = CollectorRegistry()
         self._reading = threading.Lock()
+        self._readers = anyio.CapacityLimiter(1)
         self.followers: list[Callable[[TurnOver], None]] = []
         """Told of every turn that is over, after it was counted."""
         ProcessCollector(registry=registry)
@@ -191,7 +197,21 @@ class Metrics:
         """Count an error that somebody is told of."""
         self.errors.labels(error.code).inc()
 
-    def page(self) -> bytes:
-        """The text exposition format. Reads the machine's sensors, which takes milliseconds: for a thread."""
-        with self._reading:
+    async def read(self, seconds: float = READING) -> bytes:
+        """The page, within so many seconds. Raises NotReady where a sensor does not answer."""
+        with anyio.move_on_after(seconds):
+            # On a thread that nobody else waits for, and that may be left behind.
+            return await anyio.to_thread.run_sync(self.page, seconds, abandon_on_cancel=True, limiter=self._readers)
+        raise NotReady(SILENT, retry_after=READING)
+
+    def page(self, seconds: float = READING) -> bytes:
+        """The text exposition format. Reads the machine's sensors, which takes milliseconds: for a thread.
+
+        Raises NotReady where who reads them already is not done in time.
+        """
+        if not self._reading.acquire(timeout=seconds):
+            raise NotReady(SILENT, retry_after=READING)
+        try:
             return written(self.registry)
+        finally:
+            self._reading.release()

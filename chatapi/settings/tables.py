@@ -134,7 +134,8 @@ class Llm(_Table):
     """The language model."""
 
     engine: str = "auto"
-    """llama_cpp, mlc, openai_upstream, or auto: mlc where a model was compiled for this board, else llama_cpp."""
+    """llama_cpp, mlc, openai_upstream, or auto: that of the model that is named; where none is, mlc where one that was
+    compiled for this board fits it, else llama_cpp."""
     model: str = "auto"
     """A model's name, or auto: the best that is installed and fits the memory."""
     system: str = Field(SYSTEM, max_length=20_000)

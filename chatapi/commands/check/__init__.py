@@ -81,7 +81,9 @@ def _value(settings: Settings, key: str) -> object:
 
 def look(scene: Scene) -> Iterator[Finding]:
     """Everything that is to be told, in the order of telling."""
-    scene = replace(scene, settings=choice.definite(scene.settings, scene.root))
+    if not scene.quick:
+        scene = replace(scene, free=network.shared(scene.settings.server.port, scene.root))
+    scene = replace(scene, settings=choice.definite(scene.settings, scene.root, scene.free))
     for probe in PROBES:
         yield from probe(scene)
 

@@ -37,6 +37,8 @@ class Scene:
     """Where the machine's files begin."""
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     now: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    free: int | None = None
+    """Bytes that models may take, where that is not what is free now: chatapi, which runs already, has them."""
     quick: bool = False
     """Only what takes a few milliseconds, for the start of a server that holds its port already."""
 

@@ -73,7 +73,7 @@ def files(scene: Scene) -> Iterator[Finding]:
     """Every model that would be used, read through; at the start of a server only the sizes of its files."""
     catalog = Catalog(scene.settings.data)
     try:
-        together = memory.plan(catalog, scene.settings, ESSENTIAL, scene.root).models
+        together = memory.plan(catalog, scene.settings, ESSENTIAL, scene.root, scene.free).models
     except ChatapiError:
         # The memory is judged below, and a missing model where it is looked for.
         together = {}
@@ -108,7 +108,7 @@ def _passed_over(scene: Scene) -> Iterator[Finding]:
         told = "no model is compiled for this board's GPU, so a small one answers: chatapi compile auto makes the best"
         yield Finding("note", "compiled model", told)
     for each in made:
-        if why := choice.fault(scene.settings.data, each, scene.root):
+        if why := choice.fault(scene.settings, each, scene.root, scene.free):
             yield Finding("note", "compiled model", f"{scene.settings.llm.engine} answers instead: {why}")
 
 
@@ -171,7 +171,8 @@ def compiled(scene: Scene) -> Iterator[Finding]:
         yield Finding("bad", "compiled model", told)
         return
     try:
-        verdict = compiling.verify(folder, compiling.Here(scene.board, available=memory.available(scene.root)))
+        free = memory.available(scene.root) if scene.free is None else scene.free
+        verdict = compiling.verify(folder, compiling.Here(scene.board, available=free))
     except ModelFault as fault:
         yield Finding("bad", "compiled model", fault.message)
         return

@@ -8,10 +8,11 @@ import os
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 
-from chatapi import keys
+from chatapi import board, keys
 from chatapi.commands.check.finding import Finding, Scene
 from chatapi.errors import SettingsFault
 from chatapi.faces.wyoming import doors
@@ -115,6 +116,13 @@ def listening(port: int) -> tuple[int, str, bool] | None:
         return pids[0], process.name(), any("chatapi" in word for word in process.cmdline()[:3])
     except psutil.Error:
         return None
+
+
+def shared(port: int, root: Path = Path("/")) -> int | None:
+    """Bytes that models may take beside a chatapi that listens on that port: what it has taken is for the same models,
+    so all of the machine's; None where none does, or the machine's size is not told."""
+    holder = listening(port)
+    return board.meminfo(root, "MemTotal") or None if holder is not None and holder[2] else None
 
 
 def certificate(scene: Scene) -> Iterator[Finding]:

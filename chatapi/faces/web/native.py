@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import anyio.to_thread
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -185,10 +184,9 @@ def _operating(routes: APIRouter, appliance: Appliance) -> None:
         # Phones offer to install what has this type.
         return FileResponse(Keeper(appliance.settings.data).authority, media_type="application/x-x509-ca-cert")
 
-    @routes.get("/metrics", summary="Prometheus text format", response_class=Response, responses=_problems())
+    @routes.get("/metrics", summary="Prometheus text format", response_class=Response, responses=_problems(503))
     async def metrics() -> Response:
-        page = await anyio.to_thread.run_sync(appliance.metrics.page)
-        return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(await appliance.metrics.read(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @routes.get("/models", summary="Models known, voices and languages to ask for", responses=_problems())
     async def models() -> Response:
