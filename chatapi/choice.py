@@ -1,4 +1,4 @@
-"""Which engine answers where the settings leave it open: what was compiled for this board, else what runs anywhere."""
+"""Which engines work where the settings leave it open: what there is a model for here, else what runs anywhere."""
 
 from __future__ import annotations
 
@@ -19,15 +19,19 @@ ANYWHERE = "llama_cpp"
 
 
 def definite(settings: Settings, root: Path = Path("/"), free: int | None = None) -> Settings:
-    """The settings with an engine named for the language model; those that name one are left as they are.
+    """The settings with engines named for hearing speech and for the language model; those that name one are left.
 
-    A model that is named brings its own engine. Else it is the best compiled one that can be loaded here beside the
-    models of the other roles; what cannot is passed over, and `chatapi check` says why. `free`: bytes that may be
-    taken; None: those that are free now.
+    Silero runs on ONNX Runtime where its model is here. A language model that is named brings its own engine. Else it is
+    the best compiled one that can be loaded here beside the models of the other roles; what cannot is passed over, and
+    `chatapi check` says why. `free`: bytes that may be taken; None: those that are free now.
     """
+    if "auto" not in (settings.vad.engine, settings.llm.engine):
+        return settings
+    catalog = Catalog(settings.data)
+    settings = _with_detector(settings, catalog)
     if settings.llm.engine != "auto":
         return settings
-    catalog, model = Catalog(settings.data), settings.llm.model
+    model = settings.llm.model
     engine = ANYWHERE
     if model != "auto":
         manifest = catalog.manifests.get(model)
@@ -40,6 +44,15 @@ def definite(settings: Settings, root: Path = Path("/"), free: int | None = None
                 break
             log.info("a compiled model is passed over: %s", why)
     return _named(settings, engine, model)
+
+
+def _with_detector(settings: Settings, catalog: Catalog) -> Settings:
+    if settings.vad.engine != "auto":
+        return settings
+    fast = "silero_onnx"
+    here = any(each.engine == fast and catalog.ready(each.name) for each in catalog.manifests.values())
+    engine = fast if here and engines.installed("vad", fast) else "silero"
+    return settings.model_copy(update={"vad": settings.vad.model_copy(update={"engine": engine})})
 
 
 def ready(catalog: Catalog) -> Iterator[Manifest]:

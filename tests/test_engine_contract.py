@@ -50,6 +50,7 @@ MODELS = {
     "llama_cpp": "smollm2-135m-instruct",
     "piper": "en_US-joe-medium",
     "pymicro_wakeword": "okay_nabu",
+    "silero_onnx": "silero-vad-v6",
     "smart_turn": "smart-turn-v3.2",
 }
 LIBRARIES: dict[str, Callable[[], AbstractContextManager[None]]] = {"mlc": mlc_llm, "coqui": coqui_tts}

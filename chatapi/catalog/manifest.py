@@ -192,7 +192,9 @@ class Manifest(_Table):
     name: Name
     """The name of its file, and of its folder once it is installed."""
     role: Literal["asr", "llm", "tts", "turn", "vad", "wake"]
-    engine: Literal["whisper_cpp", "llama_cpp", "mlc", "piper", "coqui", "pymicro_wakeword", "smart_turn"]
+    engine: Literal[
+        "whisper_cpp", "llama_cpp", "mlc", "piper", "coqui", "pymicro_wakeword", "silero_onnx", "smart_turn"
+    ]
     title: str
     """For people, in a few words."""
     licence: str

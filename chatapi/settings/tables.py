@@ -68,7 +68,10 @@ class Limits(_Table):
 class Vad(_Table):
     """Voice activity detection."""
 
-    engine: str = "silero"
+    engine: str = "auto"
+    """silero_onnx, silero, or auto: silero_onnx where its model is, which is many times as fast."""
+    model: str = "auto"
+    """A model's name, or auto."""
     threshold: float = Field(0.5, gt=0, lt=1)
     """Probability from which a frame counts as speech."""
     min_speech_ms: int = Field(96, ge=0)
