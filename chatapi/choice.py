@@ -21,9 +21,9 @@ ANYWHERE = "llama_cpp"
 def definite(settings: Settings, root: Path = Path("/"), free: int | None = None) -> Settings:
     """The settings with engines named for hearing speech and for the language model; those that name one are left.
 
-    Silero runs on ONNX Runtime where its model is here. A language model that is named brings its own engine. Else it is
-    the best compiled one that can be loaded here beside the models of the other roles; what cannot is passed over, and
-    `chatapi check` says why. `free`: bytes that may be taken; None: those that are free now.
+    Silero runs on ONNX Runtime where its model is here. A language model that is named brings its own engine. Else it
+    is the best compiled one that can be loaded here beside the models of the other roles; what cannot is passed over,
+    and `chatapi check` says why. `free`: bytes that may be taken; None: those that are free now.
     """
     if "auto" not in (settings.vad.engine, settings.llm.engine):
         return settings
