@@ -234,7 +234,7 @@ def test_what_an_engine_cannot_do_is_refused_by_name(
     assert Chat.lacking(sampling, frozenset(can)) == param
 
 
-def test_a_limit_above_what_the_context_has_left_is_lowered_to_it_once() -> None:
+def test_a_limit_above_what_the_context_has_left_is_lowered_to_it() -> None:
     given = Given((Message("user", "a"),))
     shorter = given.shortened(ContextOverflow(1100, 512), Sampling(max_tokens=1000))
     assert shorter.room == 412
@@ -242,8 +242,9 @@ def test_a_limit_above_what_the_context_has_left_is_lowered_to_it_once() -> None
     engine: LanguageModel = model
     list(shorter.generate(engine, shorter.messages(), Sampling(max_tokens=1000), never))
     assert model.asked[0][1].max_tokens == 412
-    with pytest.raises(Unprocessable, match="need 101 tokens, and 512 fit"):
-        shorter.shortened(ContextOverflow(513, 512), Sampling(max_tokens=1000))
+    assert shorter.shortened(ContextOverflow(513, 512), Sampling(max_tokens=1000)).room == 411
+    with pytest.raises(Unprocessable, match="need 512 tokens, and 512 fit"):
+        shorter.shortened(ContextOverflow(924, 512), Sampling(max_tokens=1000))
     with pytest.raises(Unprocessable, match="need 500 tokens, and 512 fit"):
         given.shortened(ContextOverflow(600, 512), Sampling(max_tokens=100))
 

@@ -510,6 +510,6 @@ def test_french_is_translated_by_a_multilingual_model(tmp_path_factory: pytest.T
     ):
         french = CORPUS / "fr-pangrama.flac"
         said = client.audio.transcriptions.create(file=french, model="whisper-1", response_format="verbose_json")
-        assert said.language == "fr" and "juge" in words(said.text)
+        assert said.language == "french" and "juge" in words(said.text)
         english = client.audio.translations.create(file=french, model="whisper-1").text
         assert {"old", "judge"} & set(words(english)) and "juge" not in words(english)

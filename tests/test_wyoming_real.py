@@ -63,7 +63,7 @@ async def test_sentences_are_made_out_before_the_sound_ends(port: int) -> None:
         last = await until(client, "transcript")
     told = "".join(event.data["text"] for event in [*early, *last] if event.type == "transcript-chunk")
     assert told == last[-1].data["text"]
-    assert word_error_rate([(f"It was the best of times, it was the worst of times {FOX}", told)]) <= 0.15
+    assert word_error_rate([(f"It was the best of times, it was the worst of times {FOX}", told)]) <= 0.3
 
 
 async def test_what_it_says_as_text_comes_is_understood_again(port: int) -> None:
@@ -74,7 +74,7 @@ async def test_what_it_says_as_text_comes_is_understood_again(port: int) -> None
     audio = heard(spoken)
     assert audio.rate == 22_050
     came = await ask(port, Transcribe(), *sound(audio.samples, audio.rate, 2, 2), end=["transcript"])
-    assert word_error_rate([(text, came[-1].data["text"])]) <= 0.15
+    assert word_error_rate([(text, came[-1].data["text"])]) <= 0.3
 
 
 async def test_its_wake_word_wakes_it_and_other_words_do_not(port: int) -> None:
