@@ -25,9 +25,12 @@ BEFORE = 10
 """Frames kept from before an onset: a third of a second, with the soft start of the first word."""
 REOPEN = 4 * RATE
 """Samples after a turn's end within which its speaker may go on as if it had not ended."""
-TAIL = 3
-"""Frames, 96 ms, that may be missing at the end of what is being decoded when a pause begins: the burst of a last
-consonant. To begin again would cost more, for Whisper's encoder cannot be stopped half-way."""
+AFTER = 2
+"""Silent frames, 64 ms, that are waited for before the words of a pause are made out: the detector takes the last
+consonant for silence, and without it "France" is heard as "friend"."""
+TAIL = 1
+"""Frames that may be missing at the end of what is being decoded when a pause begins. To begin again would cost more,
+for Whisper's encoder cannot be stopped half-way."""
 SETTLED = 6
 """Silent frames, 192 ms, after which a word has certainly ended."""
 AGAINST = 320
@@ -241,10 +244,10 @@ class Ear:
         return min(utterance.speech_end + 1, int(self._settings.turn_seconds * RATE))
 
     def _wanted(self, utterance: Utterance) -> bool:
-        """Whether it is to be decoded now: at the first silent frame of a pause, and now and then before it."""
+        """Whether it is to be decoded now: when a pause has begun, and now and then before it."""
         whole = self._whole(utterance)
         if self._endpointing.silence or utterance.length > whole:
-            return self._seen < whole
+            return self._seen < whole and (self._endpointing.silence >= AFTER or utterance.length > whole + FRAME)
         against = self._hearer.against
         every = frames(AGAINST if against else self._settings.partial_ms) * FRAME
         return self._decoding is None and (against or self.partials) and utterance.length - self._seen >= every
