@@ -48,7 +48,7 @@ def test_a_spoken_question_is_heard_thought_about_and_answered_aloud(box: Served
     assert timings["audio"] == pytest.approx(audio, abs=0.01)
     assert audio - 0.8 < timings["speech_end"] < audio
     heard_back = box.client.post("/completion", content=reply.content, headers=WAV).json()["heard"]
-    assert "paris" in words(heard_back)
+    assert len({"capital", "france", "paris"} & set(words(heard_back))) >= 2
 
 
 def test_sound_begins_before_the_last_word_is_written(box: Served) -> None:
