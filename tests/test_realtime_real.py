@@ -35,7 +35,7 @@ async def test_a_spoken_question_is_answered_with_audio_and_transcript(box: Serv
         group.cancel_scope.cancel()
     assert response["status"] == "completed"
     heard = next(event for event in client.told if event["type"].endswith("transcription.completed"))
-    # How well it hears is measured elsewhere: the voice says it another way each time, and the recogniser is the smallest.
+    # How well it hears is measured elsewhere: the voice is another each time, and the recogniser the smallest.
     assert words(heard["transcript"])[:5] == words(QUESTION)[:5]
     said = response["output"][0]["content"][0]["transcript"]
     assert ledger["endpoint"] <= ledger["end"] and ledger["first_audio"] is not None
