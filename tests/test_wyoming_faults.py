@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -18,9 +11,8 @@ import anyio.to_thread
 import numpy as np
 import psutil
 import pytest
-from conftest import ECHO, Running, tone
+from conftest import Running, tone
 from conftest import until as eventually
-from scenes import scene, told
 from wyoming.asr import Transcribe, Transcript
 from wyoming.audio import AudioChunk, AudioStart
 from wyoming.client import AsyncTcpClient
@@ -31,13 +23,7 @@ from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, Synthesize
 from wyoming.wake import Detect
 from wyoming_peer import ask, open_to_wyoming, sound, until
 
-from chatapi import keys, settings
 from chatapi.audio import RATE
-from chatapi.commands.check import network
-from chatapi.errors import SettingsFault
-from chatapi.faces.wyoming import doors
-from chatapi.faces.wyoming.doors import Allowed
-from chatapi.settings import Settings
 
 anyio_test = pytest.mark.anyio
 START = AudioStart(RATE, 2, 1)
@@ -116,7 +102,7 @@ async def test_what_cannot_be_done_is_said_and_ends_the_connection(
 ) -> None:
     async with echo("limits.prompt_chars=100", "wyoming.payload_bytes=4096") as appliance:
         async with open_to_wyoming(appliance) as (_, port):
-            data = b"".join(map(_bytes, asked))
+            data = b"".join(map(bytes_of, asked))
             error = (await raw(port, data))[-1]
             assert (error["type"], error["code"]) == ("error", code)
             assert says in error["text"]
@@ -124,7 +110,7 @@ async def test_what_cannot_be_done_is_said_and_ends_the_connection(
             assert (await ask(port, Ping("a"), end=["pong"]))[-1].data == {"text": "a"}
 
 
-def _bytes(asked: Any) -> bytes:
+def bytes_of(asked: Any) -> bytes:
     event = asked if isinstance(asked, Event) else asked.event()
     data = json.dumps(event.data).encode()
     header = {"type": event.type, "data_length": len(data), "payload_length": len(event.payload or b"")}
@@ -175,7 +161,7 @@ async def test_half_an_event_is_waited_for_and_no_longer(echo: Running) -> None:
 @anyio_test
 async def test_who_is_silent_is_told_and_let_go(echo: Running) -> None:
     async with echo("wyoming.idle_seconds=0.2") as appliance, open_to_wyoming(appliance) as (_, port):
-        for asked in ((), (_bytes(Transcribe()), _bytes(START)), (_bytes(SynthesizeStart()),)):
+        for asked in ((), (bytes_of(Transcribe()), bytes_of(START)), (bytes_of(SynthesizeStart()),)):
             error = (await raw(port, *asked))[-1]
             assert (error["code"], "nothing was sent for 0.2 seconds" in error["text"]) == ("idle", True)
 
@@ -210,7 +196,7 @@ async def test_who_takes_nothing_is_dropped(echo: Running) -> None:
             stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             stalled.connect(("127.0.0.1", port))
             for _ in range(8):
-                stalled.sendall(_bytes(Synthesize(text)))
+                stalled.sendall(bytes_of(Synthesize(text)))
             await eventually(lambda: server.health["connections"] == 1)
             # Meanwhile others are served.
             assert (await ask(port, Synthesize("Hello."), end=["audio-stop"]))[-1].type == "audio-stop"
@@ -265,181 +251,7 @@ async def test_of_200_at_once_those_beyond_the_limit_are_told_to_come_again(echo
         assert (await ask(port, Synthesize("Hello."), end=["audio-stop"]))[-1].type == "audio-stop"
 
 
-@pytest.mark.parametrize(
-    ("peer", "inside"),
-    [
-        (("192.168.1.7", 5), True),
-        (("192.168.2.7", 5), False),
-        (("::ffff:192.168.1.7", 5, 0, 0), True),
-        (("fd00::1%eth0", 5, 0, 2), True),
-        (("fd01::1", 5, 0, 2), False),
-        (("127.0.0.1", 5), True),
-        (("::1", 5, 0, 0), True),
-        ("/run/wyoming.sock", True),
-    ],
-)
-def test_only_the_networks_that_are_allowed_may_come(peer: object, inside: bool) -> None:
-    assert Allowed(["192.168.1.0/24", "fd00::/16"]).lets_in(peer) is inside
-    assert Allowed([]).lets_in(peer)
-
-
-def test_networks_must_be_networks() -> None:
-    assert settings.load(["wyoming.allow=192.168.1.9/24,::/0"], environ={}).settings.wyoming.allow
-    with pytest.raises(SettingsFault, match=r"must be networks such as 192.168.1.0/24, and 'home' is none"):
-        settings.load(["wyoming.allow=home"], environ={})
-
-
-@pytest.mark.parametrize(
-    ("chosen", "speaks", "demanded"),
-    [
-        ([], True, False),
-        (["server.api_key=secret"], False, False),
-        (["server.api_key=secret", "wyoming.enabled=true"], True, True),
-        (["server.api_key=secret", "wyoming.port=10301"], True, True),
-        (["wyoming.host=0.0.0.0"], True, True),
-        (["wyoming.enabled=false", "wyoming.host=0.0.0.0"], False, False),
-    ],
-)
-def test_it_is_on_by_itself_only_where_it_harms_nobody(
-    chosen: list[str], speaks: bool, demanded: bool, tmp_path: Path
-) -> None:
-    found = settings.load([*chosen, f"data={tmp_path}"], environ={}).settings
-    assert (doors.speaks(found), found.wyoming.demanded) == (speaks, demanded)
-
-
-def test_a_taken_port_is_a_fault_only_where_it_was_asked_for(echo_settings: Callable[..., Settings]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        for more in ("wyoming.enabled=true", f"wyoming.socket={Path.cwd()}/w.sock"):
-            with pytest.raises(SettingsFault, match=r"Address already in use; set wyoming.host or wyoming.port"):
-                doors.opened(echo_settings(f"wyoming.port={port}", more))
-    assert not Path("w.sock").exists()
-    with pytest.raises(SettingsFault, match="set one of them"):
-        doors.opened(echo_settings("wyoming.host="))
-    assert doors.opened(echo_settings("wyoming.enabled=false")) == []
-
-
-def test_what_a_killed_process_left_of_a_unix_socket_is_no_hindrance(echo_settings: Callable[..., Settings]) -> None:
-    path = Path.cwd() / "w.sock"
-    chosen = echo_settings("wyoming.host=", f"wyoming.socket={path}")
-    with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(path))
-    listening = doors.opened(chosen)
-    assert path.stat().st_mode & 0o777 == 0o660
-    with pytest.raises(SettingsFault, match="somebody listens on"):
-        doors.opened(chosen)
-    doors.close(listening, path)
-    path.write_text("a letter")
-    with pytest.raises(SettingsFault, match="is no socket"):
-        doors.opened(chosen)
-    assert path.read_text() == "a letter"
-
-
-def test_the_check_says_who_may_come() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        assert told(network.wyoming, scene({}, f"wyoming.port={port}"))[0].split(":")[0] in (
-            "good Wyoming",
-            "bad Wyoming",
-        )
-    assert told(network.wyoming, scene({}, f"wyoming.port={port}")) == [f"good Wyoming: 127.0.0.1:{port} is free"]
-    assert told(network.wyoming, scene({}, "wyoming.enabled=false")) == []
-    for chosen, warned in (((), True), (("wyoming.allow=192.168.1.0/24",), False)):
-        said = told(network.wyoming, scene({}, "wyoming.host=0.0.0.0", f"wyoming.port={port}", *chosen))
-        assert any("open to everyone on the network, and Wyoming has no keys" in line for line in said) is warned
-
-
-@pytest.fixture
-def process(tmp_path: Path) -> Any:
-    """`chatapi serve` with echo engines, a port of its own, and what else is chosen."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*more: str) -> tuple[subprocess.Popen[str], str]:
-        chosen = [*ECHO, f"data={tmp_path}/data", "server.port=0", *more]
-        command = [sys.executable, "-m", "chatapi", *(word for each in chosen for word in ("--set", each)), "serve"]
-        environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ)
-        started.append(child)
-        assert child.stdout is not None
-        lines = []
-        while (line := child.stdout.readline()) and "ready after" not in line:
-            lines.append(line)
-        return child, "".join(lines)
-
-    yield start
-    for child in started:
-        child.kill()
-        child.communicate()
-
-
-def test_a_signal_ends_it_with_connections_open(process: Any, tmp_path: Path) -> None:
-    path = tmp_path / "w.sock"
-    child, lines = process("wyoming.port=0", f"wyoming.socket={path}")
-    port = int(lines.split("tcp://127.0.0.1:")[1].split()[0])
-    assert f"unix://{path}" in lines
-    with socket.create_connection(("127.0.0.1", port)) as idle, socket.socket(socket.AF_UNIX) as busy:
-        busy.connect(str(path))
-        busy.sendall(_bytes(Transcript("one two three " * 300)) + _bytes(Transcribe()) + _bytes(START))
-        assert busy.recv(10)
-        idle.sendall(b'{"type": "pin')
-        since = time.monotonic()
-        child.send_signal(signal.SIGTERM)
-        child.wait(20)
-        assert time.monotonic() - since < 10
-    assert child.returncode == 0
-    assert not path.exists()
-
-
-@anyio_test
-async def test_serve_starts_without_a_port_that_nobody_asked_for(process: Any) -> None:
-    port = settings.Settings().wyoming.port
-    with socket.socket() as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-
-        def bound() -> bool:
-            try:
-                taken.bind(("127.0.0.1", port))
-            except OSError:
-                return False
-            return True
-
-        # A server of another test may have it for a while.
-        await eventually(bound, 30)
-        taken.listen()
-        child, lines = await anyio.to_thread.run_sync(process)
-    assert "speaks Wyoming" not in lines
-    assert f"Wyoming is off: cannot listen on 127.0.0.1:{port}" in lines
-    assert child.poll() is None
-
-
-@anyio_test
-async def test_a_key_that_is_made_closes_it_unless_its_owner_opened_it(echo: Running, tmp_path: Path) -> None:
-    for demanded in (False, True):
-        mine = (f"data={tmp_path / str(demanded)}", *(["wyoming.enabled=true"] * demanded))
-        async with echo(*mine) as appliance, open_to_wyoming(appliance) as (_, port):
-            assert [event.type for event in await ask(port, Ping(), end=["pong"])] == ["pong"]
-            keys.add(appliance.settings.data, "kitchen", [keys.TALK])
-            (event,) = await ask(port, Ping(), end=["pong"])
-            found = event.type, event.data.get("code")
-            assert found == (("pong", None) if demanded else ("error", "unauthorized"))
-
-
-@anyio_test
-async def test_a_key_that_is_made_closes_what_is_open_already(echo: Running, tmp_path: Path) -> None:
-    async with echo(f"data={tmp_path / 'data'}") as appliance, open_to_wyoming(appliance) as (_, port):
-        async with AsyncTcpClient("127.0.0.1", port) as client:
-            await client.write_event(Ping().event())
-            assert (await until(client, "pong"))[-1].type == "pong"
-            keys.add(appliance.settings.data, "kitchen", [keys.TALK])
-            asked = 0
-            with anyio.fail_after(10):
-                # It is looked for once a second, when something comes.
-                while (last := (await _next(client, asked)).type) == "pong":
-                    asked += 1
-            assert last == "error"
-
-
-async def _next(client: AsyncTcpClient, number: int) -> Event:
+async def pinged(client: AsyncTcpClient, number: int) -> Event:
     await client.write_event(Ping(str(number)).event())
     return (await until(client, "pong", "error"))[-1]
 
@@ -448,7 +260,7 @@ async def _next(client: AsyncTcpClient, number: int) -> Event:
 async def test_what_was_asked_before_only_the_askers_side_was_closed_is_answered(echo: Running) -> None:
     async with echo() as appliance, open_to_wyoming(appliance) as (server, port):
         async with await anyio.connect_tcp("127.0.0.1", port) as stream:
-            await stream.send(b"".join(map(_bytes, (Describe(), Synthesize("Hello.")))))
+            await stream.send(b"".join(map(bytes_of, (Describe(), Synthesize("Hello.")))))
             await stream.send_eof()
             with anyio.fail_after(10):
                 came = b"".join([data async for data in stream])

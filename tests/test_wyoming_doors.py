@@ -1,0 +1,206 @@
+"""Where Wyoming listens, who may come in, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+from conftest import ECHO, Running
+from conftest import until as eventually
+from scenes import scene, told
+from test_wyoming_faults import START, anyio_test, bytes_of, pinged
+from wyoming.asr import Transcribe, Transcript
+from wyoming.client import AsyncTcpClient
+from wyoming.ping import Ping
+from wyoming_peer import ask, open_to_wyoming, until
+
+from chatapi import keys, settings
+from chatapi.commands.check import network
+from chatapi.errors import SettingsFault
+from chatapi.faces.wyoming import doors
+from chatapi.faces.wyoming.doors import Allowed
+from chatapi.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("peer", "inside"),
+    [
+        (("192.168.1.7", 5), True),
+        (("192.168.2.7", 5), False),
+        (("::ffff:192.168.1.7", 5, 0, 0), True),
+        (("fd00::1%eth0", 5, 0, 2), True),
+        (("fd01::1", 5, 0, 2), False),
+        (("127.0.0.1", 5), True),
+        (("::1", 5, 0, 0), True),
+        ("/run/wyoming.sock", True),
+    ],
+)
+def test_only_the_networks_that_are_allowed_may_come(peer: object, inside: bool) -> None:
+    assert Allowed(["192.168.1.0/24", "fd00::/16"]).lets_in(peer) is inside
+    assert Allowed([]).lets_in(peer)
+
+
+def test_networks_must_be_networks() -> None:
+    assert settings.load(["wyoming.allow=192.168.1.9/24,::/0"], environ={}).settings.wyoming.allow
+    with pytest.raises(SettingsFault, match=r"must be networks such as 192.168.1.0/24, and 'home' is none"):
+        settings.load(["wyoming.allow=home"], environ={})
+
+
+@pytest.mark.parametrize(
+    ("chosen", "speaks", "demanded"),
+    [
+        ([], True, False),
+        (["server.api_key=secret"], False, False),
+        (["server.api_key=secret", "wyoming.enabled=true"], True, True),
+        (["server.api_key=secret", "wyoming.port=10301"], True, True),
+        (["wyoming.host=0.0.0.0"], True, True),
+        (["wyoming.enabled=false", "wyoming.host=0.0.0.0"], False, False),
+    ],
+)
+def test_it_is_on_by_itself_only_where_it_harms_nobody(
+    chosen: list[str], speaks: bool, demanded: bool, tmp_path: Path
+) -> None:
+    found = settings.load([*chosen, f"data={tmp_path}"], environ={}).settings
+    assert (doors.speaks(found), found.wyoming.demanded) == (speaks, demanded)
+
+
+def test_a_taken_port_is_a_fault_only_where_it_was_asked_for(echo_settings: Callable[..., Settings]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for more in ("wyoming.enabled=true", f"wyoming.socket={Path.cwd()}/w.sock"):
+            with pytest.raises(SettingsFault, match=r"Address already in use; set wyoming.host or wyoming.port"):
+                doors.opened(echo_settings(f"wyoming.port={port}", more))
+    assert not Path("w.sock").exists()
+    with pytest.raises(SettingsFault, match="set one of them"):
+        doors.opened(echo_settings("wyoming.host="))
+    assert doors.opened(echo_settings("wyoming.enabled=false")) == []
+
+
+def test_what_a_killed_process_left_of_a_unix_socket_is_no_hindrance(echo_settings: Callable[..., Settings]) -> None:
+    path = Path.cwd() / "w.sock"
+    chosen = echo_settings("wyoming.host=", f"wyoming.socket={path}")
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    listening = doors.opened(chosen)
+    assert path.stat().st_mode & 0o777 == 0o660
+    with pytest.raises(SettingsFault, match="somebody listens on"):
+        doors.opened(chosen)
+    doors.close(listening, path)
+    path.write_text("a letter")
+    with pytest.raises(SettingsFault, match="is no socket"):
+        doors.opened(chosen)
+    assert path.read_text() == "a letter"
+
+
+def test_the_check_says_who_may_come() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert told(network.wyoming, scene({}, f"wyoming.port={port}"))[0].split(":")[0] in (
+            "good Wyoming",
+            "bad Wyoming",
+        )
+    assert told(network.wyoming, scene({}, f"wyoming.port={port}")) == [f"good Wyoming: 127.0.0.1:{port} is free"]
+    assert told(network.wyoming, scene({}, "wyoming.enabled=false")) == []
+    for chosen, warned in (((), True), (("wyoming.allow=192.168.1.0/24",), False)):
+        said = told(network.wyoming, scene({}, "wyoming.host=0.0.0.0", f"wyoming.port={port}", *chosen))
+        assert any("open to everyone on the network, and Wyoming has no keys" in line for line in said) is warned
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Any:
+    """`chatapi serve` with echo engines, a port of its own, and what else is chosen."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*more: str) -> tuple[subprocess.Popen[str], str]:
+        chosen = [*ECHO, f"data={tmp_path}/data", "server.port=0", *more]
+        command = [sys.executable, "-m", "chatapi", *(word for each in chosen for word in ("--set", each)), "serve"]
+        environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ)
+        started.append(child)
+        assert child.stdout is not None
+        lines = []
+        while (line := child.stdout.readline()) and "ready after" not in line:
+            lines.append(line)
+        return child, "".join(lines)
+
+    yield start
+    for child in started:
+        child.kill()
+        child.communicate()
+
+
+def test_a_signal_ends_it_with_connections_open(process: Any, tmp_path: Path) -> None:
+    path = tmp_path / "w.sock"
+    child, lines = process("wyoming.port=0", f"wyoming.socket={path}")
+    port = int(lines.split("tcp://127.0.0.1:")[1].split()[0])
+    assert f"unix://{path}" in lines
+    with socket.create_connection(("127.0.0.1", port)) as idle, socket.socket(socket.AF_UNIX) as busy:
+        busy.connect(str(path))
+        busy.sendall(bytes_of(Transcript("one two three " * 300)) + bytes_of(Transcribe()) + bytes_of(START))
+        assert busy.recv(10)
+        idle.sendall(b'{"type": "pin')
+        since = time.monotonic()
+        child.send_signal(signal.SIGTERM)
+        child.wait(20)
+        assert time.monotonic() - since < 10
+    assert child.returncode == 0
+    assert not path.exists()
+
+
+@anyio_test
+async def test_serve_starts_without_a_port_that_nobody_asked_for(process: Any) -> None:
+    port = settings.Settings().wyoming.port
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+        def bound() -> bool:
+            try:
+                taken.bind(("127.0.0.1", port))
+            except OSError:
+                return False
+            return True
+
+        # A server of another test may have it for a while.
+        await eventually(bound, 30)
+        taken.listen()
+        child, lines = await anyio.to_thread.run_sync(process)
+    assert "speaks Wyoming" not in lines
+    assert f"Wyoming is off: cannot listen on 127.0.0.1:{port}" in lines
+    assert child.poll() is None
+
+
+@anyio_test
+async def test_a_key_that_is_made_closes_it_unless_its_owner_opened_it(echo: Running, tmp_path: Path) -> None:
+    for demanded in (False, True):
+        mine = (f"data={tmp_path / str(demanded)}", *(["wyoming.enabled=true"] * demanded))
+        async with echo(*mine) as appliance, open_to_wyoming(appliance) as (_, port):
+            assert [event.type for event in await ask(port, Ping(), end=["pong"])] == ["pong"]
+            keys.add(appliance.settings.data, "kitchen", [keys.TALK])
+            (event,) = await ask(port, Ping(), end=["pong"])
+            found = event.type, event.data.get("code")
+            assert found == (("pong", None) if demanded else ("error", "unauthorized"))
+
+
+@anyio_test
+async def test_a_key_that_is_made_closes_what_is_open_already(echo: Running, tmp_path: Path) -> None:
+    async with echo(f"data={tmp_path / 'data'}") as appliance, open_to_wyoming(appliance) as (_, port):
+        async with AsyncTcpClient("127.0.0.1", port) as client:
+            await client.write_event(Ping().event())
+            assert (await until(client, "pong"))[-1].type == "pong"
+            keys.add(appliance.settings.data, "kitchen", [keys.TALK])
+            asked = 0
+            with anyio.fail_after(10):
+                # It is looked for once a second, when something comes.
+                while (last := (await pinged(client, asked)).type) == "pong":
+                    asked += 1
+            assert last == "error"
