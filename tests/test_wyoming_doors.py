@@ -157,6 +157,7 @@ def test_a_signal_ends_it_with_connections_open(process: Any, tmp_path: Path) ->
     assert not path.exists()
 
 
+@pytest.mark.alone
 @anyio_test
 async def test_serve_starts_without_a_port_that_nobody_asked_for(process: Any) -> None:
     port = settings.Settings().wyoming.port
@@ -170,7 +171,6 @@ async def test_serve_starts_without_a_port_that_nobody_asked_for(process: Any) -
                 return False
             return True
 
-        # A server of another test may have it for a while.
         await eventually(bound, 30)
         taken.listen()
         child, lines = await anyio.to_thread.run_sync(process)
