@@ -156,7 +156,7 @@ run_tests() {
     *image*) debian buildah podman runc netavark aardvark-dns mmdebstrap qemu-user-static binfmt-support ;;
   esac
   chatapi models fetch
-  chatapi models fetch whisper-base
+  chatapi models fetch whisper-tiny.en whisper-base whisper-base-ct2
   "$venv/bin/ruff" check .
   "$venv/bin/ruff" format --check .
   "$venv/bin/mypy"

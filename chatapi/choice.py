@@ -19,16 +19,18 @@ ANYWHERE = "llama_cpp"
 
 
 def definite(settings: Settings, root: Path = Path("/"), free: int | None = None) -> Settings:
-    """The settings with engines named for hearing speech and for the language model; those that name one are left.
+    """The settings with engines named for hearing speech, for understanding it and for the language model; those that
+    name one are left.
 
-    Silero runs on ONNX Runtime where its model is here. A language model that is named brings its own engine. Else it
-    is the best compiled one that can be loaded here beside the models of the other roles; what cannot is passed over,
-    and `chatapi check` says why. `free`: bytes that may be taken; None: those that are free now.
+    Silero runs on ONNX Runtime where its model is here. A recogniser or a language model that is named brings its own
+    engine; else the recogniser's is that of the best model that is here. Else the language model is the best compiled
+    one that can be loaded here beside the models of the other roles; what cannot is passed over, and `chatapi check`
+    says why. `free`: bytes that may be taken; None: those that are free now.
     """
-    if "auto" not in (settings.vad.engine, settings.llm.engine):
+    if "auto" not in (settings.vad.engine, settings.asr.engine, settings.llm.engine):
         return settings
     catalog = Catalog(settings.data)
-    settings = _with_detector(settings, catalog)
+    settings = _with_recogniser(_with_detector(settings, catalog), catalog, root, free)
     if settings.llm.engine != "auto":
         return settings
     model = settings.llm.model
@@ -53,6 +55,35 @@ def _with_detector(settings: Settings, catalog: Catalog) -> Settings:
     here = any(each.engine == fast and catalog.ready(each.name) for each in catalog.manifests.values())
     engine = fast if here and engines.installed("vad", fast) else "silero"
     return settings.model_copy(update={"vad": settings.vad.model_copy(update={"engine": engine})})
+
+
+def recognisers(root: Path = Path("/")) -> tuple[str, ...]:
+    """Engines for speech recognition that are installed, the one to begin with first: CTranslate2 is the fastest on a
+    processor, and boards with a GPU have whisper.cpp built for it."""
+    order = ("ctranslate2", "whisper_cpp") if board.find(root) is None else ("whisper_cpp", "ctranslate2")
+    return tuple(each for each in order if engines.installed("asr", each)) or order[:1]
+
+
+def fetched_at_first(manifest: Manifest, root: Path = Path("/")) -> bool:
+    """Whether set-up brings the model to this machine."""
+    return manifest.default and (manifest.role != "asr" or manifest.engine == recognisers(root)[0])
+
+
+def _with_recogniser(settings: Settings, catalog: Catalog, root: Path, free: int | None) -> Settings:
+    if settings.asr.engine != "auto":
+        return settings
+    able = recognisers(root)
+    named = catalog.manifests.get(settings.asr.model)
+    here = [
+        each
+        for each in catalog.manifests.values()
+        if each.role == "asr" and each.engine in able and catalog.ready(each.name)
+    ]
+    room = memory.available(root) if free is None else free
+    best = max(here, key=lambda each: (each.memory <= room, each.quality, -able.index(each.engine)), default=None)
+    chosen = named or best
+    engine = able[0] if chosen is None else chosen.engine
+    return settings.model_copy(update={"asr": settings.asr.model_copy(update={"engine": engine})})
 
 
 def ready(catalog: Catalog) -> Iterator[Manifest]:

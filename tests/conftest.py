@@ -32,7 +32,7 @@ from chatapi.settings import Settings
 
 MODELS = Path(os.environ.get("CHATAPI_DATA") or settings.Settings().data)
 """Where `run.sh test` put the models."""
-DEFAULTS = ("asr.model=whisper-tiny.en", "llm.model=smollm2-135m-instruct", "tts.model=en_US-joe-medium")
+DEFAULTS = ("asr.model=whisper-tiny.en-ct2", "llm.model=smollm2-135m-instruct", "tts.model=en_US-joe-medium")
 """The models that set-up fetches, whatever else is installed."""
 ECHO = tuple(f"{role}.engine=echo" for role in ("vad", "wake", "turn", "asr", "llm", "tts"))
 

@@ -188,3 +188,34 @@ def test_the_token_goes_to_its_own_host_alone(monkeypatch: pytest.MonkeyPatch) -
         assert login(other) == {}
     monkeypatch.setenv("HF_TOKEN", "with\nlines")
     assert login("https://huggingface.co/a/b") == {}
+
+
+def recogniser(data: Path, *values: str, board: bool = False) -> str:
+    loaded = settings.load([*values, "vad.engine=echo", "llm.engine=echo", f"data={data}"], environ={}).settings
+    root = data / ("board" if board else "laptop")
+    return choice.definite(loaded, written(root, {**(ORIN_NX if board else {}), "proc/meminfo": FREE})).asr.engine
+
+
+def test_speech_is_understood_by_what_is_fastest_here(tmp_path: Path) -> None:
+    assert recogniser(tmp_path) == "ctranslate2"
+    assert recogniser(tmp_path, board=True) == "whisper_cpp"
+
+
+def test_a_recogniser_that_is_named_brings_its_engine(tmp_path: Path) -> None:
+    assert recogniser(tmp_path, "asr.model=whisper-small") == "whisper_cpp"
+    assert recogniser(tmp_path, "asr.model=whisper-base-ct2", board=True) == "ctranslate2"
+    assert recogniser(tmp_path, "asr.engine=echo") == "echo"
+
+
+def test_what_is_here_is_used_whichever_engine_it_needs(tmp_path: Path) -> None:
+    for name in ("whisper-tiny.en", "whisper-tiny.en-ct2", "whisper-small"):
+        files = catalog.Catalog(tmp_path).get(name).files
+        folder = tmp_path / "models" / name
+        folder.mkdir(parents=True)
+        kept = {file: {"size": 1, "sha256": "0" * 64} for file in files}
+        (folder / "record.json").write_text(json.dumps({"files": kept}))
+        for file in files:
+            (folder / file).write_bytes(b"x")
+        best = "ctranslate2" if name.endswith("ct2") else "whisper_cpp"
+        assert recogniser(tmp_path) == best
+    assert recogniser(tmp_path, board=True) == "whisper_cpp"

@@ -46,6 +46,7 @@ EVERY = [
 ]
 KINDS: dict[str, type] = {"vad": float, "wake": float, "turn": float, "asr": Segment, "llm": Piece, "tts": Audio}
 MODELS = {
+    "ctranslate2": "whisper-tiny.en-ct2",
     "whisper_cpp": "whisper-tiny.en",
     "llama_cpp": "smollm2-135m-instruct",
     "piper": "en_US-joe-medium",

@@ -28,6 +28,7 @@ FLOORS = {
         "mel",
         "memory",
         "wer",
+        "whisper",
         "gate",
         "tracing",
         "crew",

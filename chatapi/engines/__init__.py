@@ -349,14 +349,13 @@ ENGINES: Mapping[str, Mapping[str, Entry]] = {
         "echo": Entry("chatapi.engines.echo:EchoTurnDetector", needs_model=False),
     },
     "asr": {
+        "ctranslate2": Entry("chatapi.engines.ctranslate2:CTranslate2", "ctranslate2", "pip install ctranslate2"),
         "whisper_cpp": Entry("chatapi.engines.whisper_cpp:WhisperCpp", "pywhispercpp", "pip install pywhispercpp"),
         "echo": Entry("chatapi.engines.echo:EchoTranscriber", needs_model=False),
     },
     "llm": {
         "llama_cpp": Entry("chatapi.engines.llama_cpp:LlamaCpp", "xllamacpp", "pip install xllamacpp"),
-        "mlc": Entry(
-            "chatapi.engines.mlc:Mlc", "mlc_llm", "take the image whose base is jetson-containers' mlc, which brings it"
-        ),
+        "mlc": Entry("chatapi.engines.mlc:Mlc", "mlc_llm", "take the image based on jetson-containers' mlc"),
         "openai_upstream": Entry("chatapi.engines.openai_upstream:OpenAIUpstream", needs_model=False),
         "echo": Entry("chatapi.engines.echo:EchoLanguageModel", needs_model=False),
     },

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import atexit
-import os
-import re
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from chatapi import openmp
 from chatapi.audio import RATE, Samples
 from chatapi.engines import PLAIN, HeardToken, Hearing, Segment, Stop, Word, never
-from chatapi.errors import EngineFailed, ModelFault, Unprocessable
+from chatapi.errors import EngineFailed, ModelFault
 from chatapi.settings import Settings
+from chatapi.whisper import (
+    NO_SPEECH,
+    TOKENS_A_SECOND,
+    Heard,
+    Model,
+    by_windows,
+    loops,
+    repeats,
+    require,
+    short,
+    threads,
+    words_of,
+)
 
 with openmp.sleeping():
     import _pywhispercpp as whisper
@@ -40,18 +49,12 @@ whisper.whisper_log_set(_listen)
 # At exit Python frees the callback without holding its lock, which aborts the process.
 atexit.register(whisper.whisper_log_set, None)
 
-WINDOW = 30 * RATE
-"""Samples Whisper hears at once."""
-FRAME = 320
-"""Samples for each of the encoder's 1500 frames."""
 TRIMMED = 512
 """Frames of the encoder for a short clip, instead of 1500.
 
 On the held-out clips of tests/corpus no more words are wrong than with all 1500, in less than half the time; with 128
 or with fewer than 384 many are. `chatapi bench hearing` measures it.
 """
-MARGIN = 64
-"""Frames without the clip that the trimmed encoder must have left: up to 8.96 seconds are short."""
 SURE = -0.45
 """Mean log-probability below which a trimmed run is done again with the full encoder; chosen on the split tune."""
 GUESS = -0.9
@@ -60,40 +63,8 @@ GUESS = -0.9
 Silence, noise, hum, tones, clicks and breath give -1.0 to -4.0 with the full encoder, tiny.en and base; the worst
 clip of tests/corpus that was understood gives -0.6.
 """
-NO_SPEECH = 0.6
-"""Probability of no speech above which only what is SURE is believed; whisper.cpp does this check itself."""
-IDEOGRAMS = "\u3040-\u30ff\u3400-\u9fff"
-"""Letters of languages written without spaces."""
 SHORTEST = RATE * 11 // 10
 """whisper.cpp hears nothing in less than a second."""
-FASTEST = 6
-"""Words a second that nobody says for long."""
-TOKENS_A_SECOND = 25
-"""More than any language needs; a loop would go on to 224 tokens."""
-
-
-class Model(Protocol):
-    """What this engine needs to know of an opened model."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def files(self) -> Mapping[str, Path]: ...
-    @property
-    def languages(self) -> tuple[str, ...]: ...
-
-
-@dataclass(frozen=True)
-class _Heard:
-    """What one run of the model gave."""
-
-    segments: tuple[Segment, ...]
-    logprob: float
-    """Mean over the tokens of all segments."""
-
-    @property
-    def text(self) -> str:
-        return " ".join(segment.text for segment in self.segments)
 
 
 class WhisperCpp:
@@ -105,7 +76,7 @@ class WhisperCpp:
         self.languages = tuple(model.languages)
         self._name = model.name
         self._trim = settings.whisper_cpp.trim
-        self.threads = settings.whisper_cpp.threads or min(8, _cores())
+        self.threads = threads(settings.whisper_cpp.threads)
         self._context = _loaded(model)
         # The decoder of a turbo is shorter than its encoder, and was not taught to translate.
         whole = whisper.whisper_model_n_text_layer(self._context) >= whisper.whisper_model_n_audio_layer(self._context)
@@ -117,53 +88,34 @@ class WhisperCpp:
     ) -> Iterator[Segment]:
         """As the role says; Unprocessable (unknown_language) for one it does not understand, and for a translation
         by a model that cannot (no_translation)."""
-        self._check(language, hearing)
-        start = 0
-        while start < len(samples) and not stop():
-            window = samples[start : start + WINDOW]
-            language = language or self._language(window)
-            heard = self._hear(window, language, hearing, stop)
-            if stop():
-                return
-            # The last segment may have been cut in a word by the window's end: it is heard again from its start.
-            again = start + WINDOW < len(samples) and len(heard) > 1 and heard[-1].start > WINDOW / RATE / 2
-            for segment in heard[:-1] if again else heard:
-                yield segment.timed(lambda seconds, _, before=start / RATE: seconds + before)  # type: ignore[misc]
-            start += round(heard[-1].start * RATE) if again else WINDOW
+        require(self, self._name, language, hearing)
+        yield from by_windows(samples, lambda window, known: self._hear(window, known, hearing, stop), language, stop)
 
-    def _check(self, language: str | None, hearing: Hearing) -> None:
-        if language is not None and language not in self.languages:
-            raise Unprocessable(
-                f"{self._name} does not understand {language!r}; it understands {', '.join(self.languages)}",
-                code="unknown_language",
-            )
-        if hearing.translate and not self.translates:
-            raise Unprocessable(f"{self._name} cannot translate", code="no_translation")
-
-    def _hear(self, window: Samples, language: str, hearing: Hearing, stop: Stop) -> tuple[Segment, ...]:
+    def _hear(self, window: Samples, language: str | None, hearing: Hearing, stop: Stop) -> tuple[Segment, ...]:
         """What is said in at most 30 seconds, as far as it can be believed."""
+        language = language or self._language(window)
         # Whether a trimmed encoder costs words was measured on what is written as it is spoken only.
         if not hearing.translate and (frames := self.window(len(window))):
             heard = self._run(window, self._parameters(language, frames, hearing), hearing, stop)
-            if heard.segments and heard.logprob >= SURE and not _repeats(heard.text, 2):
+            if heard.segments and heard.logprob >= SURE and not repeats(heard.text, 2):
                 return heard.segments
         heard = self._run(window, self._parameters(language, 0, hearing), hearing, stop)
-        return tuple(each for each in heard.segments if each.logprob >= GUESS and not _loops(each))
+        return tuple(each for each in heard.segments if each.logprob >= GUESS and not loops(each))
 
     def window(self, samples: int) -> int:
         """Frames of the encoder that a sound of this length is first heard with; 0: all of them."""
-        return TRIMMED if self._trim and -(-samples // FRAME) + MARGIN <= TRIMMED else 0
+        return TRIMMED if self._trim and short(samples, TRIMMED) else 0
 
-    def _run(self, window: Samples, parameters: Any, hearing: Hearing, stop: Stop) -> _Heard:
+    def _run(self, window: Samples, parameters: Any, hearing: Hearing, stop: Stop) -> Heard:
         """The segments of one run over the window; nothing once `stop` is true."""
         if stop():
-            return _Heard((), 0.0)
+            return Heard((), 0.0)
         padded = np.pad(window, (0, max(0, SHORTEST - len(window)))).astype(np.float32, copy=False)
         parameters.max_tokens = 16 + len(window) * TOKENS_A_SECOND // RATE if parameters.audio_ctx else 0
         whisper.assign_abort_callback(parameters, stop)
         failed = whisper.whisper_full(self._context, parameters, padded, len(padded))
         if stop():
-            return _Heard((), 0.0)
+            return Heard((), 0.0)
         if failed:
             raise EngineFailed(f"whisper.cpp could not transcribe with {self._name}: error {failed}")
         return self._heard(parameters.language, len(window) / RATE, hearing)
@@ -190,7 +142,7 @@ class WhisperCpp:
             parameters.initial_prompt = hearing.prompt
         return parameters
 
-    def _heard(self, language: str, seconds: float, hearing: Hearing) -> _Heard:
+    def _heard(self, language: str, seconds: float, hearing: Hearing) -> Heard:
         """What the last run left in the context."""
         segments, total, count = [], 0.0, 0
         for index in range(whisper.whisper_full_n_segments(self._context)):
@@ -204,7 +156,7 @@ class WhisperCpp:
             sure = sum(logprobs) / len(logprobs)
             segments.append(Segment(text, start, max(start, end), sure, language, *self._parts(tokens, end, hearing)))
             total, count = total + sum(logprobs), count + len(logprobs)
-        return _Heard(tuple(segments), total / max(1, count))
+        return Heard(tuple(segments), total / max(1, count))
 
     def _parts(
         self, tokens: Sequence[Any], end: float, hearing: Hearing
@@ -215,7 +167,7 @@ class WhisperCpp:
         spelled = [whisper.whisper_token_to_bytes(self._context, token.id) for token in tokens]
         words: tuple[Word, ...] = ()
         if hearing.words:
-            words = _words([(text, t.t0 / 100, t.t1 / 100) for text, t in zip(spelled, tokens, strict=True)], end)
+            words = words_of([(text, t.t0 / 100, t.t1 / 100) for text, t in zip(spelled, tokens, strict=True)], end)
         if not hearing.tokens:
             return words, ()
         logprobs = (float(np.log(max(token.p, 1e-9))) for token in tokens)
@@ -254,64 +206,3 @@ def _loaded(model: Model) -> Any:
         if _log:
             raise ModelFault(f"whisper.cpp cannot load {path}: {_log[0]}")
     return context
-
-
-def _words(tokens: Sequence[tuple[bytes, float, float]], end: float) -> tuple[Word, ...]:
-    """Words of the tokens' bytes and times; a word begins at a space, and with each letter that needs none.
-
-    A token may end within a character, and whisper.cpp gives some tokens no time of their own.
-    """
-    parts: list[list[Any]] = []
-    for spelled, start, stop in tokens:
-        begun = parts[-1][0] if parts else b""
-        if not parts or spelled.startswith(b" ") or (_whole(begun) and _ideogram(begun)):
-            parts.append([spelled, start, stop])
-        else:
-            parts[-1][0] += spelled
-            parts[-1][2] = stop
-    found: list[Word] = []
-    for index, (spelled, start, stop) in enumerate(parts):
-        text = _bare(spelled.decode("utf-8", "replace"))
-        if text:
-            start = min(max(start, found[-1].start if found else 0.0), end)
-            following = parts[index + 1][1] if index + 1 < len(parts) else end
-            found.append(Word(text, start, min(max(stop if stop > start else following, start), max(end, start))))
-    return tuple(found)
-
-
-def _whole(spelled: bytes) -> bool:
-    """Whether it ends with a whole character."""
-    return not spelled.decode("utf-8", "replace").endswith("\ufffd")
-
-
-def _ideogram(spelled: bytes) -> bool:
-    return re.search(f"[{IDEOGRAMS}]$", spelled.decode("utf-8", "replace")) is not None
-
-
-def _bare(text: str) -> str:
-    """Without the marks before and after it."""
-    found = re.search(r"\w.*\w|\w", text, re.DOTALL)
-    return found.group() if found else ""
-
-
-def _cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _loops(segment: Segment) -> bool:
-    """Whether it says one thing again and again, faster than anybody can: people do repeat themselves."""
-    fastest = FASTEST * (segment.end - segment.start)
-    return len(segment.text.split()) > fastest and _repeats(segment.text, 4)
-
-
-def _repeats(text: str, times: int) -> bool:
-    """Whether a phrase follows itself so often, as when Whisper has lost the thread; a single word one time more."""
-    words = re.findall(f"[{IDEOGRAMS}]|[^\\W_{IDEOGRAMS}]+", text.lower())
-    for length in range(1, len(words) // times + 1):
-        often = times + 1 if length == 1 else times
-        for start in range(len(words) - length * often + 1):
-            phrase = words[start : start + length]
-            if words[start : start + length * often] == phrase * often:
-                return True
-    return False

@@ -124,7 +124,9 @@ class Live(_Table):
 class Asr(_Table):
     """Speech recognition."""
 
-    engine: str = "whisper_cpp"
+    engine: str = "auto"
+    """ctranslate2, whisper_cpp, or auto: that of the model that is named; where none is, ctranslate2 on a processor
+    and whisper_cpp on a board with a GPU, as far as they are installed."""
     model: str = "auto"
     """A model's name, or auto: the best that is installed and fits the memory."""
     language: str = "auto"
@@ -169,6 +171,21 @@ class WhisperCpp(_Table):
     """0: as many as the machine has cores, up to 8."""
     trim: bool = True
     """Shorten the encoder's window for short clips, as far as no words are lost."""
+
+
+class CTranslate2(_Table):
+    """The CTranslate2 engine: Whisper on a processor."""
+
+    threads: int = Field(0, ge=0)
+    """0: as many as the machine has cores, up to 8."""
+    trim: bool = True
+    """Shorten the encoder's window for short clips, as far as no words are lost."""
+    beams: int = Field(5, ge=1, le=20)
+    """Texts followed at once; more are slower and find a better one."""
+    compute: Literal["int8", "int8_float16", "float16", "float32"] = "int8"
+    """How it computes; those with float16 need a GPU."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """cuda needs CTranslate2 built with it, and CUDA's libraries."""
 
 
 class LlamaCpp(_Table):
@@ -358,6 +375,7 @@ class Settings(_Table):
     llm: Llm = Llm()
     tts: Tts = Tts()
     whisper_cpp: WhisperCpp = WhisperCpp()
+    ctranslate2: CTranslate2 = CTranslate2()
     llama_cpp: LlamaCpp = LlamaCpp()
     mlc: Mlc = Mlc()
     openai_upstream: OpenAIUpstream = OpenAIUpstream()

@@ -1,0 +1,257 @@
+"""Speech recognition by Whisper on CTranslate2: int8 on a processor, an encoder as long as the clip, five beams.
+
+faster-whisper stands on the same library; it always hears 30 seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiktoken
+
+from chatapi import openmp
+from chatapi.audio import RATE, Samples
+from chatapi.catalog import ggml
+from chatapi.engines import PLAIN, HeardToken, Hearing, Segment, Stop, Word, never
+from chatapi.errors import EngineFailed, ModelFault
+from chatapi.mel import HOP, log_mel, mel_filters
+from chatapi.settings import Settings
+from chatapi.whisper import (
+    FRAME,
+    NO_SPEECH,
+    TOKENS_A_SECOND,
+    WINDOW,
+    Heard,
+    Model,
+    by_windows,
+    loops,
+    repeats,
+    require,
+    short,
+    threads,
+    words_of,
+)
+
+with openmp.sleeping():
+    import ctranslate2  # type: ignore[import-untyped]
+
+TRIMMED = 576
+"""Frames of the encoder for a short clip, instead of 1500; chosen with SURE and the beams on tests/corpus, split tune,
+and `chatapi bench hearing` measures them on the held-out clips."""
+SURE = -0.75
+"""Mean log-probability, times of segments included, below which a trimmed run is done again with the full encoder."""
+GUESS = -1.0
+"""The same below which nothing is believed that the full encoder gave."""
+CERTAIN = -0.5
+"""The same above which words are believed although the model thinks that nobody speaks.
+
+Of 241 clips of tests/corpus (split tune, tiny.en and base) it thinks so of none, at most 0.42; of silence, noise, hum,
+tones and clicks always, 0.64 to 0.95, and what it writes there has -0.69 to -1.6, but for a loop.
+"""
+WARMER = (0.4, 0.8)
+"""Temperatures tried one after the other where the likeliest text is a guess or goes round in circles."""
+LONGEST_PROMPT = 223
+"""Tokens of what was said before: half the decoder's context less one, as in the code Whisper was published with."""
+TICK = 0.02
+"""Seconds between two of Whisper's times."""
+PIECES = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""Where GPT-2's vocabulary, which Whisper has, lets tokens end: https://github.com/openai/gpt-2."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a run over one window needs to know."""
+
+    encoded: Any
+    """The encoder's output, shape (1, frames, width)."""
+    prompt: list[int]
+    language: str
+    seconds: float
+    hearing: Hearing
+
+
+class CTranslate2:
+    """Deterministic for temperature 0; ModelFault when the weights cannot be loaded."""
+
+    def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
+        model, table = models[0], settings.ctranslate2
+        self.languages = tuple(model.languages)
+        self._name = model.name
+        self._trim, self._beams = table.trim, table.beams
+        self.threads = threads(table.threads)
+        folder = next(path for path in model.files.values() if path.name == "model.bin").parent
+        self._ids, self._spelled = _tokens(folder / "vocabulary.txt")
+        try:
+            self._whisper = ctranslate2.models.Whisper(
+                str(folder), device=table.device, compute_type=table.compute, intra_threads=self.threads
+            )
+        except Exception as error:
+            raise ModelFault(f"CTranslate2 cannot load {folder}: {error}") from error
+        self.translates = bool(self._whisper.is_multilingual)
+        self._filters = mel_filters(self._whisper.n_mels)
+        ranks = {spelled: rank for rank, spelled in enumerate(self._spelled)}
+        self._text = tiktoken.Encoding("whisper", pat_str=PIECES, mergeable_ranks=ranks, special_tokens={})
+
+    def transcribe(
+        self, samples: Samples, language: str | None = None, stop: Stop = never, hearing: Hearing = PLAIN
+    ) -> Iterator[Segment]:
+        """As the role says; Unprocessable (unknown_language) for one it does not understand, and for a translation
+        by a model that cannot (no_translation)."""
+        require(self, self._name, language, hearing)
+        yield from by_windows(samples, lambda window, known: self._hear(window, known, hearing, stop), language, stop)
+
+    def window(self, samples: int) -> int:
+        """Frames of the encoder that a sound of this length is first heard with; 0: all of them."""
+        return TRIMMED if self._trim and short(samples, TRIMMED) else 0
+
+    def _hear(self, window: Samples, language: str | None, hearing: Hearing, stop: Stop) -> tuple[Segment, ...]:
+        """What is said in at most 30 seconds, as far as it can be believed."""
+        if len(window) < HOP or stop():
+            return ()
+        try:
+            # Whether a trimmed encoder costs words was measured on what is written as it is spoken only.
+            if not hearing.translate and (frames := self.window(len(window))):
+                run = self._encoded(window, frames * FRAME, language, hearing)
+                heard = self._written(run, hearing.temperature)
+                if heard.segments and heard.logprob >= SURE and not repeats(heard.text, 2):
+                    return heard.segments
+                language = run.language
+            if stop():
+                return ()
+            return self._whole(self._encoded(window, WINDOW, language, hearing), stop)
+        except (RuntimeError, ValueError) as error:
+            raise EngineFailed(f"CTranslate2 could not transcribe with {self._name}: {error}") from error
+
+    def _whole(self, run: _Run, stop: Stop) -> tuple[Segment, ...]:
+        """What the full encoder's output says: written again less greedily where it is no use."""
+        for temperature in (run.hearing.temperature, *(each for each in WARMER if each > run.hearing.temperature)):
+            if stop():
+                return ()
+            heard = self._written(run, temperature)
+            if not heard.segments:
+                return ()
+            if heard.logprob >= GUESS and not any(loops(each) for each in heard.segments):
+                return heard.segments
+        return tuple(each for each in heard.segments if each.logprob >= GUESS and not loops(each))
+
+    def _encoded(self, window: Samples, length: int, language: str | None, hearing: Hearing) -> _Run:
+        """The window, filled up with silence to `length` samples, through the encoder."""
+        padded = np.pad(window, (0, length - len(window))).astype(np.float32, copy=False)
+        features = np.ascontiguousarray(log_mel(padded, self._filters)[np.newaxis])
+        encoded = self._whisper.encode(ctranslate2.StorageView.from_array(features))
+        language = language or self._language(encoded)
+        return _Run(encoded, self._prompt(language, hearing), language, len(window) / RATE, hearing)
+
+    def _language(self, encoded: Any) -> str:
+        """The likeliest language, of those the model's manifest names."""
+        if len(self.languages) == 1:
+            return self.languages[0]
+        [found] = self._whisper.detect_language(encoded)
+        likely = {token.strip("<|>"): probability for token, probability in found}
+        return max(self.languages, key=lambda code: likely.get(code, 0.0))
+
+    def _prompt(self, language: str, hearing: Hearing) -> list[int]:
+        before = self._text.encode_ordinary(" " + hearing.prompt.strip())[-LONGEST_PROMPT:] if hearing.prompt else []
+        return [*([self._ids["<|startofprev|>"], *before] if before else []), *self._start(language, hearing)]
+
+    def _start(self, language: str, hearing: Hearing) -> list[int]:
+        """What tells the decoder to begin, and how."""
+        begun = [self._ids["<|startoftranscript|>"]]
+        if self._whisper.is_multilingual:
+            task = "<|translate|>" if hearing.translate else "<|transcribe|>"
+            begun += [self._ids[f"<|{language}|>"], self._ids[task]]
+        return begun
+
+    def _written(self, run: _Run, temperature: float) -> Heard:
+        """One text of the decoder's."""
+        warm = temperature > 0
+        most = 16 + round(run.seconds * TOKENS_A_SECOND)
+        [found] = self._whisper.generate(
+            run.encoded,
+            [run.prompt],
+            beam_size=1 if warm else self._beams,
+            sampling_topk=0 if warm else 1,
+            sampling_temperature=temperature if warm else 1.0,
+            max_length=min(448, len(run.prompt) + most),
+            return_scores=True,
+            return_no_speech_prob=True,
+        )
+        logprob = float(found.scores[0])
+        if found.no_speech_prob > NO_SPEECH and logprob < CERTAIN:
+            return Heard((), logprob)
+        stretches = [each for each in self._stretches(found.sequences_ids[0], run.seconds) if self._said(each[0])]
+        return Heard(tuple(self._segments(run, stretches, logprob)), logprob)
+
+    def _stretches(self, ids: Sequence[int], seconds: float) -> Iterator[tuple[list[int], float, float]]:
+        """Text tokens between two times, and these."""
+        zero = self._ids["<|0.00|>"]
+        text: list[int] = []
+        start = 0.0
+        for each in ids:
+            if each >= zero:
+                time = min(seconds, (each - zero) * TICK)
+                if text:
+                    yield text, start, max(start, time)
+                text, start = [], time
+            elif each < len(self._spelled):
+                text.append(each)
+        if text:
+            yield text, start, seconds
+
+    def _said(self, ids: Sequence[int]) -> str:
+        """The text, or nothing where it has no letter."""
+        text = b"".join(self._spelled[each] for each in ids).decode("utf-8", "replace").strip()
+        return text if any(char.isalnum() for char in text) else ""
+
+    def _segments(
+        self, run: _Run, stretches: Sequence[tuple[list[int], float, float]], logprob: float
+    ) -> Iterator[Segment]:
+        """With words and tokens as far as they are asked for."""
+        wanted = run.hearing.words or run.hearing.tokens
+        times, sure = self._aligned(run, [each for ids, *_ in stretches for each in ids]) if wanted else ([], [])
+        for ids, start, end in stretches:
+            spelled = [self._spelled[each] for each in ids]
+            words: tuple[Word, ...] = ()
+            tokens: tuple[HeardToken, ...] = ()
+            if run.hearing.words:
+                words = words_of([(text, *time) for text, time in zip(spelled, times, strict=False)], end)
+            if run.hearing.tokens:
+                tokens = tuple(map(HeardToken, ids, spelled, sure))
+            times, sure = times[len(ids) :], sure[len(ids) :]
+            yield Segment(self._said(ids), start, end, logprob, run.language, words, tokens)
+
+    def _aligned(self, run: _Run, ids: list[int]) -> tuple[list[tuple[float, float]], list[float]]:
+        """Start and end in seconds, and the log-probability, of every token.
+
+        Dynamic time warping over the attention of the heads that follow the sound, as in the code Whisper was published
+        with (whisper/timing.py): a token begins where the path first reaches it.
+        """
+        start = self._start(run.language, run.hearing)
+        [found] = self._whisper.align(run.encoded, start, [ids], max(1, round(run.seconds * RATE) // HOP))
+        begun: dict[int, float] = {}
+        for token, frame in found.alignments:
+            begun.setdefault(token, frame * TICK)
+        edges = [begun.get(place, run.seconds) for place in range(len(ids) + 1)]
+        return list(pairwise(edges)), [float(np.log(max(each, 1e-9))) for each in found.text_token_probs]
+
+
+def _tokens(path: Path) -> tuple[dict[str, int], list[bytes]]:
+    """Numbers of the special tokens by name, and the bytes of all others by number; ModelFault when they are not there.
+
+    Some files write the token of no speech or of the times before the first word in other words; none of them is used.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+        spelled = ggml.vocabulary(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelFault(f"{path} cannot be read: {error}") from error
+    ids = {line: number for number, line in enumerate(lines) if line.startswith("<|") and line.endswith("|>")}
+    needed = ("<|startoftranscript|>", "<|startofprev|>", "<|0.00|>")
+    if missing := [each for each in needed if each not in ids]:
+        raise ModelFault(f"{path} has no {missing[0]}; it is not the vocabulary of a Whisper model")
+    return ids, spelled
