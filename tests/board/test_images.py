@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=f"not installed: {', '.join(missing())}"),
     pytest.mark.skipif(os.geteuid() != 0, reason="root alone may make a base and mount layers"),
 ]
-DEFAULTS = ("whisper-tiny.en", "smollm2-135m-instruct", "en_US-joe-medium")
+DEFAULTS = ("whisper-tiny.en-ct2", "smollm2-135m-instruct", "en_US-joe-medium")
 CLIP = ROOT / "tests/corpus/made/010-kokoro-alpha_kumo-en-us.flac"
 HEARD = ["what", "is", "the", "capital", "of", "australia"]
 BUILDS = ["gcc", "cc", "c++", "make", "cmake", "ninja", "pip", "pip3", "uv", "nvcc"]

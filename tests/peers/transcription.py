@@ -25,7 +25,8 @@ from running import Ask, Peer, alternate, free_port, started, table
 ROOT = Path(__file__).parents[2]
 CORPUS = ROOT / "tests/corpus"
 RATE = 16_000
-MODEL = "whisper-tiny.en"
+MODEL = "whisper-tiny.en-ct2"
+GGML = ".local/share/chatapi/models/whisper-tiny.en/ggml-tiny.en.bin"
 
 
 def decoded(path: Path) -> np.ndarray:
@@ -101,7 +102,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peers-python", help="a Python with faster-whisper, fastapi and python-multipart")
     parser.add_argument("--faster-whisper", help="the folder of tiny.en in CTranslate2's form")
     parser.add_argument("--whisper-server", help="whisper.cpp's server, built from source")
-    parser.add_argument("--ggml", default=str(Path.home() / f".local/share/chatapi/models/{MODEL}/ggml-tiny.en.bin"))
+    parser.add_argument("--ggml", default=str(Path.home() / GGML))
+    parser.add_argument("--model", default=MODEL, help="what chatapi hears with")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=300, help="of the long file")
     return parser.parse_args()
@@ -129,7 +131,7 @@ async def main() -> None:
     with ExitStack() as servers:
         async with httpx.AsyncClient() as client:
             base = f"http://127.0.0.1:{free_port()}"
-            settings = ("--set", f"server.port={base.rpartition(':')[2]}", "--set", f"asr.model={MODEL}")
+            settings = ("--set", f"server.port={base.rpartition(':')[2]}", "--set", f"asr.model={chosen.model}")
             limits = ("--set", "limits.queue=64", "--set", "llm.engine=echo", "--set", "tts.engine=echo")
             servers.enter_context(started((sys.executable, "-m", "chatapi", *settings, *limits), f"{base}/ready"))
             routes = {
