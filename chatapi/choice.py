@@ -64,7 +64,7 @@ def fault(settings: Settings, manifest: Manifest, root: Path = Path("/"), free: 
     """Why a compiled model cannot be loaded now, in a sentence; empty: it can. `free` as for `definite`."""
     free = memory.available(root) if free is None else free
     if manifest.memory > free:
-        needs = f"{memory.gigabytes(manifest.memory)} and {memory.gigabytes(free)} are free"
+        needs = f"{board.gigabytes(manifest.memory)} and {board.gigabytes(free)} are free"
         return f"{manifest.name} needs {needs}; end other programs, or compile a smaller model"
     try:
         _judge(settings, manifest, board.find(root), free)
