@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio.to_thread
+
 from chatapi import board, compiling, engines, memory
 from chatapi.board import Board
 from chatapi.catalog import Catalog, Manifest
@@ -44,6 +46,11 @@ def definite(settings: Settings, root: Path = Path("/"), free: int | None = None
                 break
             log.info("a compiled model is passed over: %s", why)
     return _named(settings, engine, model)
+
+
+async def settled(settings: Settings) -> Settings:
+    """As `definite`, on a thread: a look at a compiled model may import TVM, and a signal shall end so long a wait."""
+    return await anyio.to_thread.run_sync(definite, settings, abandon_on_cancel=True)
 
 
 def _with_detector(settings: Settings, catalog: Catalog) -> Settings:
