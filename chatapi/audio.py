@@ -58,6 +58,27 @@ class Audio:
         return Audio(soxr.resample(self.samples, self.rate, rate), rate)
 
 
+class Resampled:
+    """One stream from one rate to another; its pieces, resampled each by itself, would click where they join."""
+
+    def __init__(self, have: int, want: int) -> None:
+        self._stream = soxr.ResampleStream(have, want, 1, dtype="float32") if have != want else None
+
+    def feed(self, samples: Samples) -> Samples:
+        """What is certain with the next samples."""
+        return self._next(samples, last=False)
+
+    def finish(self) -> Samples:
+        """What was still held back; nothing can be fed after it."""
+        return self._next(np.zeros(0, np.float32), last=True)
+
+    def _next(self, samples: Samples, last: bool) -> Samples:
+        if self._stream is None:
+            return samples
+        ready: Samples = self._stream.resample_chunk(samples, last=last)
+        return ready
+
+
 INAUDIBLE = 1e-3
 """Amplitude of full scale below which nothing is heard: -60 dB."""
 
@@ -125,15 +146,14 @@ class Pcm:
             raise BadInput(f"{channels} channels; 1 to {CHANNELS[-1]} work", code="bad_audio")
         self.rate, self.width, self.channels = rate, width, channels
         self._rest = b""
-        self._resampler = soxr.ResampleStream(rate, RATE, 1, dtype="float32") if rate != RATE else None
+        self._resampled = Resampled(rate, RATE)
 
     def feed(self, data: bytes) -> Samples:
         """What of the sound is certain with the next bytes."""
         data = self._rest + data
         whole = len(data) - len(data) % (self.width * self.channels)
         self._rest = data[whole:]
-        samples = _mono(_floats(data[:whole], self.width).reshape(-1, self.channels))
-        return samples if self._resampler is None else self._resampler.resample_chunk(samples)
+        return self._resampled.feed(_mono(_floats(data[:whole], self.width).reshape(-1, self.channels)))
 
     def finish(self) -> Samples:
         """The end of the sound. Raises BadInput (bad_audio) when it ends within a sample."""
@@ -142,8 +162,7 @@ class Pcm:
                 f"the audio ends with {len(self._rest)} bytes of a frame of {self.width * self.channels}",
                 code="bad_audio",
             )
-        nothing: Samples = np.zeros(0, np.float32)
-        return nothing if self._resampler is None else self._resampler.resample_chunk(nothing, last=True)
+        return self._resampled.finish()
 
 
 def _floats(data: bytes, width: int) -> npt.NDArray[np.float32]:
@@ -189,13 +208,13 @@ def blocks(source: Source, rate: int = RATE) -> Iterator[Samples]:
     if container == "wav":
         _check_wav(head, size)
     with _opened(source) as file:
-        resampler: soxr.ResampleStream | None = None
+        resampled: Resampled | None = None
         for samples, native in _decoded(file, container):
-            if native != rate and resampler is None:
-                resampler = soxr.ResampleStream(native, rate, 1, dtype="float32")
-            yield samples if resampler is None else resampler.resample_chunk(samples)
-        if resampler is not None:
-            yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+            if native != rate and resampled is None:
+                resampled = Resampled(native, rate)
+            yield samples if resampled is None else resampled.feed(samples)
+        if resampled is not None:
+            yield resampled.finish()
 
 
 def duration(source: Source) -> float:

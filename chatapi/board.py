@@ -78,6 +78,11 @@ def available(root: Path = Path("/")) -> int:
     return least
 
 
+def gigabytes(size: float) -> str:
+    """So many bytes for people, with as many digits as mean something."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
+
+
 def _l4t(root: Path) -> tuple[int, ...]:
     # "# R36 (release), REVISION: 4.3, GCID: ..."
     found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", _text(root / "etc/nv_tegra_release"))

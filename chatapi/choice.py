@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio.to_thread
+
 from chatapi import board, compiling, engines, memory
 from chatapi.board import Board
 from chatapi.catalog import Catalog, Manifest
@@ -46,6 +48,11 @@ def definite(settings: Settings, root: Path = Path("/"), free: int | None = None
                 break
             log.info("a compiled model is passed over: %s", why)
     return _named(settings, engine, model)
+
+
+async def settled(settings: Settings) -> Settings:
+    """As `definite`, on a thread: a look at a compiled model may import TVM, and a signal shall end so long a wait."""
+    return await anyio.to_thread.run_sync(definite, settings, abandon_on_cancel=True)
 
 
 def _with_detector(settings: Settings, catalog: Catalog) -> Settings:
@@ -95,7 +102,7 @@ def fault(settings: Settings, manifest: Manifest, root: Path = Path("/"), free: 
     """Why a compiled model cannot be loaded now, in a sentence; empty: it can. `free` as for `definite`."""
     free = memory.available(root) if free is None else free
     if manifest.memory > free:
-        needs = f"{memory.gigabytes(manifest.memory)} and {memory.gigabytes(free)} are free"
+        needs = f"{board.gigabytes(manifest.memory)} and {board.gigabytes(free)} are free"
         return f"{manifest.name} needs {needs}; end other programs, or compile a smaller model"
     try:
         _judge(settings, manifest, board.find(root), free)

@@ -8,9 +8,8 @@ from typing import Any
 
 import av
 import numpy as np
-import soxr
 
-from chatapi.audio import Audio, Samples, wav_header
+from chatapi.audio import Audio, Resampled, Samples, wav_header
 from chatapi.errors import Unprocessable
 
 PCM_RATE = 24_000
@@ -64,22 +63,20 @@ class Encoder:
         self.rate = next((each for each in found.rates if each >= rate), found.rates[-1]) if found.rates else rate
         """Samples a second of the file."""
         self._given = rate
-        self._resampler = None if rate == self.rate else soxr.ResampleStream(rate, self.rate, 1, dtype="float32")
+        self._resampled = Resampled(rate, self.rate)
         self._muxer = _Muxer(found, self.rate) if found.container else None
         self._head = wav_header(self.rate) if name == "wav" else b""
 
     def feed(self, audio: Audio) -> bytes:
         """The next sound; what of the file is certain by now."""
-        return self._written(audio.at(self._given).samples, last=False)
+        return self._written(self._resampled.feed(audio.at(self._given).samples))
 
     def finish(self) -> bytes:
         """The rest of the file; nothing can be fed after it."""
-        rest = self._written(np.zeros(0, np.float32), last=True)
+        rest = self._written(self._resampled.finish())
         return rest + self._muxer.finish() if self._muxer is not None else rest
 
-    def _written(self, samples: Samples, last: bool) -> bytes:
-        if self._resampler is not None:
-            samples = self._resampler.resample_chunk(samples, last=last)
+    def _written(self, samples: Samples) -> bytes:
         if self._muxer is not None:
             return self._muxer.feed(samples)
         head, self._head = self._head, b""

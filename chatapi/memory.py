@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 from chatapi import board, engines
+from chatapi.board import gigabytes
 from chatapi.catalog import Catalog, Manifest
 from chatapi.errors import ModelFault
 from chatapi.settings import Settings
@@ -106,8 +107,3 @@ def _refusal(catalog: Catalog, found: Plan, limit: int) -> str:
             fetch = "" if catalog.installed(best.name) else f" after `chatapi models fetch {best.name}`"
             return f"{told}{best.name} ({gigabytes(best.memory)}) would fit: set {role}.model={best.name}{fetch}"
     return f"{told}no model of one role alone makes enough room: choose smaller ones of several, or end other programs"
-
-
-def gigabytes(size: float) -> str:
-    """For people, with as many digits as mean something."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"

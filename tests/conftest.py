@@ -130,7 +130,11 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     yield
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
+PATIENCE = 60
+"""Seconds until what does not come about is taken for a fault: no test waits so long, a busy machine may."""
+
+
+async def until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Wait for something that another thread or task does."""
     with anyio.fail_after(seconds):
         while not condition():
@@ -197,7 +201,7 @@ def serving(settings: Settings, load: bool = True, root: Path = Path("/")) -> It
 
     thread = threading.Thread(target=threaded)
     thread.start()
-    started.wait(30)
+    started.wait(PATIENCE)
     try:
         if failed:
             raise failed[0]
@@ -206,7 +210,7 @@ def serving(settings: Settings, load: bool = True, root: Path = Path("/")) -> It
         for running in found:
             running.client.close()
         stop.set()
-        thread.join(20)
+        thread.join(PATIENCE)
         assert not thread.is_alive(), "the server did not stop"
     if failed:
         raise failed[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 import numpy as np
-from conftest import Served, tone
+from conftest import PATIENCE, Served, tone
 from openai import AsyncOpenAI
 from websockets.asyncio.client import ClientConnection, connect
 
@@ -34,7 +34,7 @@ class Client:
 
     async def until(self, *kinds: str) -> Event:
         """The next event of one of these types."""
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             while True:
                 event = (await self.connection.recv()).model_dump()
                 self.told.append(event)
@@ -99,7 +99,7 @@ async def raw(served: Served, query: str = "", **options: Any) -> AsyncIterator[
 
 
 async def heard(plain: ClientConnection, *kinds: str) -> Event:
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE):
         while True:
             event: Event = json.loads(await plain.recv())
             if event["type"] in kinds:

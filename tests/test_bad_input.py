@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from conftest import Running, Served, answer, serving, tone
+from conftest import PATIENCE, Running, Served, answer, serving, tone
 
 from chatapi.abilities.conversation import Turn
 from chatapi.abilities.speaking import Speaking
@@ -262,7 +262,7 @@ def test_what_is_not_http_is_refused_and_the_next_request_works(served: Served, 
     assert served.client.get("/ready").status_code == 200
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come about"
@@ -299,7 +299,7 @@ def test_a_client_that_stops_reading_is_dropped_and_frees_the_gate(echo_settings
             plain.connect(("127.0.0.1", served.port))
             plain.sendall(head(JSON, len(body)) + body)
             wait_until(lambda: served.appliance.gate.used == 1)
-            wait_until(lambda: served.appliance.gate.used == 0, 60)
+            wait_until(lambda: served.appliance.gate.used == 0)
         assert served.client.post("/completion", json={"prompt": "a"}).status_code == 200
 
 
@@ -308,7 +308,7 @@ def test_more_than_the_queue_holds_is_refused_with_a_time_to_come_back(echo_sett
         replies: list[httpx.Response] = []
 
         def ask() -> None:
-            replies.append(httpx.post(served.url + "/completion", json={"prompt": "one two"}, timeout=30))
+            replies.append(httpx.post(served.url + "/completion", json={"prompt": "one two"}, timeout=PATIENCE))
 
         threads = [threading.Thread(target=ask) for _ in range(6)]
         for thread in threads:

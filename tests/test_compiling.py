@@ -211,7 +211,7 @@ def test_a_library_with_source_only_is_not_accepted(data: Path) -> None:
     assert [line[0] for line in asked(data)] == ["gen_config", "convert_weight", "compile", "compile"]
 
 
-def until(true: Callable[[], object], seconds: float = 20) -> None:
+def until(true: Callable[[], object], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end

@@ -18,7 +18,7 @@ import hypothesis
 import openai
 import pytest
 import websockets
-from conftest import ECHO, Served, serving
+from conftest import ECHO, PATIENCE, Served, serving
 from fastapi.routing import APIRoute, APIWebSocketRoute
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
@@ -50,7 +50,7 @@ class Door:
 
     def audited(self, request: str) -> dict[str, Any]:
         """The line of a request, which is written once all of its reply is sent."""
-        end = time.monotonic() + 5
+        end = time.monotonic() + PATIENCE
         while True:
             for line in map(json.loads, self.log.read_text().splitlines()):
                 if line["request_id"] == request:

@@ -52,15 +52,15 @@ class Mic:
         samples: Samples = np.load(self._folder / "heard.npy")
         return samples
 
-    def until(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 5) -> dict[str, Any]:
+    def until(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 60) -> dict[str, Any]:
         end = time.monotonic() + seconds
         while not condition(now := self.look()):
             assert time.monotonic() < end, now
             time.sleep(0.02)
         return now
 
-    def until_well(self, seconds: float = 5) -> dict[str, Any]:
-        return self.until(lambda now: now["input"]["state"] == now["output"]["state"] == "ok", seconds)
+    def until_well(self) -> dict[str, Any]:
+        return self.until(lambda now: now["input"]["state"] == now["output"]["state"] == "ok")
 
     def until_lost(self, *sides: str) -> dict[str, Any]:
         return self.until(lambda now: all(now[side]["state"] == "lost" for side in sides))
@@ -83,7 +83,7 @@ def listening(
     )
     try:
         yield Mic(process, room.folder)
-        _, said = process.communicate(timeout=10)
+        _, said = process.communicate(timeout=60)
         assert process.returncode == 0, said
         assert "Traceback" not in said and "Warning" not in said, said
     finally:
@@ -118,7 +118,7 @@ def test_what_is_said_into_the_microphone_arrives(room: Room) -> None:  # noqa: 
     said = speech("jfk-16", 2)
     with listening(room) as mic:
         mic.until_well()
-        room.say_into_mic(said).wait(10)
+        room.say_into_mic(said).wait(60)
         before = mic.look()["blocks"]
         mic.until(lambda now: now["blocks"] >= before + 10)
         now, heard = mic.look(), mic.heard()
@@ -135,16 +135,19 @@ def test_what_is_played_comes_out_of_the_speaker_and_is_counted(room: Room, rate
         room.record()
         began = time.monotonic()
         mic.play(sound.at(rate))
-        middle = mic.until(lambda now: now["played"] > 8000)
-        late = time.monotonic() - began - middle["played"] / RATE
-        end = mic.until(lambda now: not now["playing"])
+        late = []
+        while (now := mic.look())["playing"]:
+            late.append(time.monotonic() - began - now["played"] / RATE)
+        end = mic.look()
         time.sleep(0.1)
         recorded = room.recorded()
     assert likeness(recorded, sound.at(SPEAKER_RATE).samples, SPEAKER_RATE) > 0.9
-    assert -0.01 < late < 0.3
+    # Whoever looks may be late himself, but never early.
+    assert -0.01 < min(late) < 0.3
     assert abs(end["played"] - len(sound.samples)) <= 1
 
 
+@pytest.mark.alone
 def test_pause_is_silent_resume_goes_on_and_clear_ends_it(room: Room) -> None:  # noqa: F811
     # Each sample of a sweep is unlike all others nearby, so one that is missing would shift the rest.
     times = np.arange(3 * SPEAKER_RATE) / SPEAKER_RATE
@@ -155,11 +158,13 @@ def test_pause_is_silent_resume_goes_on_and_clear_ends_it(room: Room) -> None:  
         mic.play(Audio(sweep, SPEAKER_RATE))
         mic.until(lambda now: now["played"] > 6000)
         mic.tell("pause")
+        begun = time.monotonic()
         time.sleep(0.15)
         paused = mic.look()["played"]
         time.sleep(0.25)
         assert mic.look()["played"] == paused
         mic.tell("resume")
+        rested = time.monotonic() - begun
         mic.until(lambda now: now["played"] > 20_000)
         assert mic.tell("clear")["playing"] is False
         time.sleep(0.4)
@@ -168,7 +173,7 @@ def test_pause_is_silent_resume_goes_on_and_clear_ends_it(room: Room) -> None:  
     assert len(recorded) - loud[-1] > 0.15 * SPEAKER_RATE
     gap = int(np.argmax(np.diff(loud)))
     silent, again = loud[gap], loud[gap + 1]
-    assert 0.2 < (again - silent) / SPEAKER_RATE < 0.7
+    assert 0.2 < (again - silent) / SPEAKER_RATE < rested + 0.3
     heard_before = round(paused * SPEAKER_RATE / RATE)
     assert_same_sweep(recorded[: silent + 1], sweep[:heard_before], at_end=True)
     assert_same_sweep(recorded[again:], sweep[heard_before:], at_end=False)
@@ -185,6 +190,7 @@ def assert_same_sweep(recorded: Samples, sweep: Samples, at_end: bool) -> None:
     assert abs(place - fade) < SPEAKER_RATE // 500
 
 
+@pytest.mark.alone
 def test_the_speakers_echo_is_not_heard(room: Room) -> None:  # noqa: F811
     room.load(f"module-loopback source=spk.monitor sink=micfeed latency_msec=60 rate={RATE}")
     with listening(room, echo="echo") as mic:
@@ -209,7 +215,7 @@ def test_a_suspended_microphone_is_back_by_itself(room: Room) -> None:  # noqa: 
         lost = mic.until_lost("input")
         assert "no sign of life" in lost["input"]["error"] and lost["output"]["state"] == "ok"
         room.pactl("suspend-source", "mic", "0")
-        back = mic.until_well(2)
+        back = mic.until_well()
         assert (back["input"]["reopened"], back["input"]["error"]) == (1, "")
         mic.until(lambda now: now["blocks"] > back["blocks"] + 10)
 
@@ -225,11 +231,11 @@ def test_an_unplugged_device_is_told_and_back_by_itself(room: Room, side: str, l
         assert "is gone" in lost[side]["error"] or "cannot be opened" in lost[side]["error"]
         for line in lines:
             room.load(line)
-        back = mic.until_well(3)
+        back = mic.until_well()
         assert (back["input"]["reopened"], back["output"]["reopened"]) == (int(side == "input"), int(side == "output"))
         if side == "input":
             said = speech("jfk-16", 1.5)
-            room.say_into_mic(said).wait(10)
+            room.say_into_mic(said).wait(60)
             mic.until(lambda now: now["blocks"] > back["blocks"] + 10)
             assert likeness(mic.heard(), said, RATE) > 0.9
         else:
@@ -248,7 +254,7 @@ def test_a_latency_from_outside_makes_no_device_mute(room: Room, milliseconds: s
         blocks = mic.until_well()["blocks"]
         mic.until(lambda now: now["blocks"] > blocks + 10)
         mic.play(Audio(speech("jfk-16", 0.5), RATE))
-        mic.until(lambda now: not now["playing"], 2)
+        mic.until(lambda now: not now["playing"])
 
 
 def test_a_killed_sound_server_is_back_by_itself_and_leaves_no_threads(room: Room) -> None:  # noqa: F811
@@ -259,7 +265,7 @@ def test_a_killed_sound_server_is_back_by_itself_and_leaves_no_threads(room: Roo
             lost = mic.until_lost("input", "output")
             assert lost["input"]["error"] and lost["output"]["error"]
             room.start()
-            back = mic.until_well(2)
+            back = mic.until_well()
             assert (back["input"]["reopened"], back["output"]["reopened"]) == (times, times)
         blocks = back["blocks"]
         mic.until(lambda now: now["blocks"] > blocks + 10)
@@ -275,7 +281,7 @@ def test_what_was_to_be_played_waits_for_the_speaker(room: Room) -> None:  # noq
         assert mic.look()["playing"]
         room.start()
         room.record()
-        mic.until(lambda now: now["output"]["state"] == "ok", 2)
+        mic.until(lambda now: now["output"]["state"] == "ok")
         assert abs(mic.until(lambda now: not now["playing"])["played"] - len(sound.samples)) <= 1
         time.sleep(0.1)
         assert likeness(room.recorded(), sound.at(SPEAKER_RATE).samples, SPEAKER_RATE) > 0.9
@@ -288,7 +294,7 @@ def test_a_microphone_missing_at_the_start_is_used_when_it_comes(room: Room) -> 
         assert "cannot be opened" in missing["input"]["error"]
         mic.until(lambda now: now["output"]["state"] == "ok")
         room.load(MICROPHONE)
-        back = mic.until_well(2)
+        back = mic.until_well()
         mic.until(lambda now: now["blocks"] > back["blocks"] + 10)
 
 

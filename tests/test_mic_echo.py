@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -95,3 +97,25 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "livekit", None)
     with pytest.raises(SettingsFault, match="pip install 'livekit"):
         EchoCanceller()
+
+
+LISTENING = """
+import logging
+
+import numpy as np
+
+from chatapi.faces.mic.echo import EchoCanceller
+
+logging.basicConfig(level=0, format="%(name)s %(message)s")
+canceller = EchoCanceller()
+for _ in range(200):
+    canceller.played(np.zeros(320, np.float32))
+    canceller.clean(np.zeros(320, np.float32))
+"""
+
+
+def test_no_thread_of_livekits_calls_python_which_may_be_ending() -> None:
+    pytest.importorskip("livekit")
+    environment = {**os.environ, "LIVEKIT_RTC_DEBUG": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", LISTENING], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

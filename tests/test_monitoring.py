@@ -73,7 +73,7 @@ class Watching:
 
     def start(self) -> None:
         """Return once it answers."""
-        patience = time.monotonic() + 30
+        patience = time.monotonic() + 60
         while not self._ready():
             assert time.monotonic() < patience, "Prometheus does not start"
             time.sleep(0.05)
@@ -86,7 +86,7 @@ class Watching:
 
     def until(self, query: str, wanted: Callable[[float], bool]) -> None:
         """Return once a scrape has brought what is wanted."""
-        patience = time.monotonic() + 30
+        patience = time.monotonic() + 60
         while not any(map(wanted, found := self.ask(query))):
             assert time.monotonic() < patience, f"{query}: {found}"
             time.sleep(0.1)

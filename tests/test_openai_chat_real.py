@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import jsonschema_rs
-import numpy as np
 import openai
 import pytest
 from conftest import Served
 from openai import OpenAI
+from test_real import recorded
 
-from chatapi.audio import RATE, Audio, decode, wav
+from chatapi.audio import decode
 from chatapi.settings import SYSTEM
 
 pytestmark = pytest.mark.real
@@ -127,13 +127,8 @@ def test_an_answer_is_gone_on_with_and_what_does_not_fit_is_refused(client: Open
     assert ask(client, "Say hello.", max_tokens=100_000)
 
 
-def test_what_is_said_aloud_is_heard_and_answered_aloud(box: Served, client: OpenAI) -> None:
-    async def spoken() -> list[Audio]:
-        return [part async for part in box.appliance.speaking.say(PARIS)]
-
-    silence = np.zeros(RATE // 3, np.float32)
-    sound = Audio(np.concatenate([silence, *(part.at(RATE).samples for part in box.run(spoken)), silence]), RATE)
-    part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(wav(sound)).decode(), "format": "wav"}}
+def test_what_is_said_aloud_is_heard_and_answered_aloud(client: OpenAI) -> None:
+    part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(recorded()).decode(), "format": "wav"}}
     told: Any = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": [part]}]
     options: Any = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}, "temperature": 0}
     answer = client.chat.completions.create(model="default", messages=told, **options).choices[0].message.audio

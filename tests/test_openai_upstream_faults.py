@@ -194,10 +194,10 @@ def test_silence_is_an_error_also_when_the_connection_is_kept_open(noise: bytes)
                 over.wait(0.02)
 
     with Upstream(silent) as upstream:
-        taken, error = pieces_until_failure(upstream, timeout=0.3)
+        taken, error = pieces_until_failure(upstream, timeout=1)
         over.set()
     assert text(taken) == "One"
-    assert "silent for 0.3 seconds" in error.message
+    assert "silent for 1 seconds" in error.message
 
 
 @pytest.mark.parametrize("body", [b"data: nonsense\n\n", b"data: 5\n\n", b"data: " + b"x" * 3_000_000])
@@ -220,7 +220,7 @@ def test_stop_cuts_the_connection_while_the_server_is_silent(before: bytes):
     with Upstream(wait) as upstream:
         asked = engine(upstream.url, model="tiny")
         pieces = list(asked.generate(HELLO, Sampling(max_tokens=20), arrived.is_set))
-        assert closed.wait(10)
+        assert closed.wait(60)
         asked.close()
     assert all(piece.finish_reason is None for piece in pieces)
 
@@ -241,5 +241,5 @@ def test_leaving_early_cuts_the_connection_of_a_server_that_talks_on():
         answer = asked.generate(HELLO, Sampling(max_tokens=20))
         assert next(answer).text == "word "
         answer.close()
-        assert closed.wait(10)
+        assert closed.wait(60)
         asked.close()

@@ -21,7 +21,7 @@ from typing import Any
 
 import anyio
 import pytest
-from conftest import ECHO, Running, answer, serving
+from conftest import ECHO, PATIENCE, Running, answer, serving
 
 from chatapi import settings
 from chatapi.abilities.conversation import Turn
@@ -42,7 +42,7 @@ class Listener:
     def __init__(self, address: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(address)
-        self.socket.settimeout(20)
+        self.socket.settimeout(PATIENCE)
 
     def next(self) -> dict[str, str]:
         return dict(line.split("=", 1) for line in self.socket.recv(4096).decode().splitlines())
@@ -75,7 +75,7 @@ class Listener:
         except TimeoutError:
             return True
         finally:
-            self.socket.settimeout(20)
+            self.socket.settimeout(PATIENCE)
 
 
 @pytest.fixture
@@ -111,12 +111,10 @@ def test_serve_tells_what_loads_then_ready_then_that_it_lives_then_its_end(tmp_p
         assert all("WATCHDOG" not in told for told in before)
         with socket.create_connection(("127.0.0.1", port)):
             pass
-        since = time.monotonic()
         listener.until("WATCHDOG")
-        assert time.monotonic() - since < 3
         process.send_signal(signal.SIGTERM)
         listener.until("STOPPING")
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 def test_a_loop_that_stands_still_gives_no_sign_and_its_end_tells_where_it_stood(
@@ -129,7 +127,7 @@ def test_a_loop_that_stands_still_gives_no_sign_and_its_end_tells_where_it_stood
         assert listener.no_life_for(2)
         process.send_signal(signal.SIGABRT)
         process.send_signal(signal.SIGCONT)
-        assert process.wait(10) == -signal.SIGABRT
+        assert process.wait(PATIENCE) == -signal.SIGABRT
         assert process.stderr is not None
         assert "Fatal Python error: Aborted" in (told := process.stderr.read()) and "in _work" in told
 
@@ -154,7 +152,7 @@ def test_a_manager_that_is_gone_or_does_not_read_stops_nobody(
     since = time.monotonic()
     for _ in range(1000):
         manager.alive()
-    assert time.monotonic() - since < 5
+    assert time.monotonic() - since < 30
 
 
 @pytest.mark.parametrize(
@@ -202,20 +200,20 @@ async def test_a_stuck_engine_is_found_and_after_it_was_rebuilt_too_often_for_go
 
     def transcribe(self: EchoTranscriber, *rest: Any, **more: Any) -> Any:
         if hanging.is_set():
-            stuck.wait(20)
+            stuck.wait(PATIENCE)
         return plain(self, *rest, **more)
 
     monkeypatch.setattr(EchoTranscriber, "transcribe", transcribe)
-    async with echo("limits.step_seconds=0.2") as appliance:
+    async with echo("limits.step_seconds=0.5") as appliance:
         watchdog = Watchdog(appliance, Manager())
         assert await watchdog.faults() == []
         hanging.set()
-        assert ["gave nothing for 0.2 seconds" in fault for fault in await watchdog.faults()] == [True]
+        assert ["gave nothing for 0.5 seconds" in fault for fault in await watchdog.faults()] == [True]
         hanging.clear()
         await anyio.sleep(0.05)
         assert await watchdog.faults() == [], "an engine that was built anew works again"
         hanging.set()
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             while appliance.engines.asr.state != "failed":
                 await watchdog.faults()
         hanging.clear()
@@ -227,7 +225,7 @@ async def test_a_stuck_engine_is_found_and_after_it_was_rebuilt_too_often_for_go
 async def test_no_sign_of_life_while_an_engine_hangs(
     echo: Running, tmp_path: Path, listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with echo("limits.step_seconds=0.2", "echo.fault=hang") as appliance, anyio.create_task_group() as group:
+    async with echo("limits.step_seconds=0.5", "echo.fault=hang") as appliance, anyio.create_task_group() as group:
         group.start_soon(Watchdog(appliance, Manager(str(tmp_path / "notify"), watchdog=0.4)).run)
         await anyio.to_thread.run_sync(listener.until, "WATCHDOG")
         while appliance.engines.llm.state != "failed":
@@ -265,7 +263,7 @@ def test_health_follows_ready(
         assert health(there) == 1
         assert "still loading" in capsys.readouterr().err
         threading.Timer(0.7, lambda: box.run(box.appliance.load)).start()
-        assert health(there, wait=10) == 0
+        assert health(there, wait=PATIENCE) == 0
         if made.server.api_key is not None:
             without = there.model_copy(update={"server": there.server.model_copy(update={"api_key": None})})
             assert health(without) == 1
@@ -277,7 +275,7 @@ def test_health_of_nobody_is_one_sentence(
 ) -> None:
     since = time.monotonic()
     assert health(at_port(echo_settings(), free_port()), wait=0.6) == 1
-    assert 0.3 < time.monotonic() - since < 5
+    assert 0.3 < time.monotonic() - since < 30
     told = capsys.readouterr().err
     assert "nothing answers at http://127.0.0.1:" in told and told.count("\n") == 1
 
@@ -339,7 +337,7 @@ def test_the_relay_says_again_what_a_container_may_say_and_ends_as_it_ends(tmp_p
     with subprocess.Popen(command, env=environ) as process:
         assert listener.next() == {"READY": "1", "STATUS": "ready"}
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 7
+        assert process.wait(PATIENCE) == 7
 
 
 def placed(tmp_path: Path, *dropins: str) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DEFAULTS, ECHO, model, tone
+from conftest import DEFAULTS, ECHO, PATIENCE, model, tone
 from sound import Room, room
 
 from chatapi.audio import RATE, Audio, Samples
@@ -39,7 +39,7 @@ class Talking:
         for line in self.process.stdout:
             self.lines.append(line.rstrip())
 
-    def wait(self, start: str, count: int = 1, seconds: float = 30) -> str:
+    def wait(self, start: str, count: int = 1, seconds: float = PATIENCE) -> str:
         """The line that begins so, once it is there."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -67,10 +67,10 @@ def talking(
     )
     running = Talking(process)
     try:
-        running.wait("listening", seconds=60)
+        running.wait("listening")
         yield running
         process.send_signal(signal.SIGINT)
-        assert process.wait(15) == 0, running.lines
+        assert process.wait(PATIENCE) == 0, running.lines
     finally:
         process.kill()
         process.wait()
@@ -110,8 +110,8 @@ def test_echo_engines_talk_after_the_sound_server_died(room: Room, data: Path) -
         room.kill()
         talk.wait("the input device is missing")
         room.start()
-        talk.wait("the input device is back", seconds=10)
-        talk.wait("the output device is back", seconds=10)
+        talk.wait("the input device is back")
+        talk.wait("the output device is back")
         time.sleep(0.5)
         room.say_into_mic(np.concatenate([tone(1.1), np.zeros(RATE // 2, np.float32)])).wait()
         talk.wait("box: You said", 2)
@@ -124,10 +124,10 @@ def test_without_a_sound_device_it_says_so_and_waits(tmp_path: Path, data: Path)
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)  # fmt: skip
     try:
         talk = Talking(process)
-        talk.wait("the input device is missing", seconds=30)
+        talk.wait("the input device is missing")
         assert process.poll() is None
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(15)
+        process.wait(PATIENCE)
         assert process.stdout is not None
         process.stdout.close()

@@ -171,7 +171,7 @@ class Showing:
 
     def close(self) -> None:
         self._listening.shutdown(socket.SHUT_RDWR)
-        self._thread.join(10)
+        self._thread.join(60)
 
 
 def test_a_renewed_certificate_is_known_by_its_key_and_another_key_is_refused(tmp_path: Path) -> None:

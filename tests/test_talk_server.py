@@ -90,7 +90,7 @@ def test_a_question_here_is_answered_by_the_box_there(room: Room, data: Path, tm
             # How well it hears is measured elsewhere; a busy machine's virtual sound card may lose a syllable.
             assert in_words(talk.wait("you:"))[:6] == in_words("you: What is the capital of")
             answer = set(in_words(talk.wait("box:"))[1:])
-            end = time.monotonic() + 15
+            end = time.monotonic() + 60
             while len(answer & set(said(room.recorded()))) < min(3, len(answer)):
                 assert time.monotonic() < end
                 time.sleep(1)
@@ -105,7 +105,7 @@ def test_the_conversation_goes_on_after_the_box_died(room: Room, data: Path, tmp
             box.kill()
             talk.wait("waiting: the box at")
             box.start()
-            talk.wait("connected again", seconds=15)
+            talk.wait("connected again")
             time.sleep(0.5)
             room.say_into_mic(beep(1.1)).wait()
             talk.wait("box: You said", 2)
@@ -138,7 +138,7 @@ def test_a_box_that_does_not_let_in_ends_the_command_with_a_sentence(
 ) -> None:
     with serving(echo_settings("server.api_key=sesame")) as running:
         command = [sys.executable, "-m", "chatapi", "talk", "--server", running.url, "--set", f"data={tmp_path}"]
-        refused = subprocess.run(command, env=room.environment, capture_output=True, text=True, timeout=30)
+        refused = subprocess.run(command, env=room.environment, capture_output=True, text=True, timeout=120)
         assert refused.returncode == 2
         assert refused.stderr.splitlines()[-1] == (
             f"chatapi: {running.url} wants its API key: give it as --key or CHATAPI_SERVER_API_KEY"
@@ -149,7 +149,7 @@ def test_a_box_that_does_not_let_in_ends_the_command_with_a_sentence(
 
 def test_devices_are_listed_by_name(room: Room, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "chatapi", "talk", "--list-devices", "--set", f"data={tmp_path}"]
-    listed = subprocess.run(command, env=room.environment, capture_output=True, text=True, timeout=30)
+    listed = subprocess.run(command, env=room.environment, capture_output=True, text=True, timeout=120)
     assert (listed.returncode, listed.stderr) == (0, "")
     inputs, outputs = listed.stdout.split("mic.output:\n")
     assert "  testmic\n" in inputs and "  testspk\n" in outputs

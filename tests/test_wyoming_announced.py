@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import socket
 import sys
 from types import SimpleNamespace
 
 import anyio
 import pytest
-from conftest import until
+from conftest import PATIENCE, until
 
 from chatapi.faces.wyoming.announcing import SERVICE, announce, fitting
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_it_is_found_by_its_service_and_gone_when_it_ends() -> None:
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> str:
+    """This machine's name, which is no other process's: tests of others may announce theirs meanwhile."""
+    name = f"machine{os.getpid()}"
+    monkeypatch.setattr(socket, "gethostname", lambda: name)
+    return name
+
+
+async def test_it_is_found_by_its_service_and_gone_when_it_ends(machine: str) -> None:
     pytest.importorskip("zeroconf")
     from zeroconf import ServiceStateChange
     from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
@@ -26,20 +35,21 @@ async def test_it_is_found_by_its_service_and_gone_when_it_ends() -> None:
     told = anyio.Event()
 
     def changed(zeroconf: object, service_type: str, name: str, state_change: ServiceStateChange) -> None:
-        seen.append((name, state_change))
-        told.set()
+        if name.startswith(f"chatapi-{machine}"):
+            seen.append((name, state_change))
+            told.set()
 
     listener = AsyncZeroconf(interfaces=["127.0.0.1"])
     browser = AsyncServiceBrowser(listener.zeroconf, SERVICE, handlers=[changed])
     try:
-        with anyio.fail_after(15):
+        with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as group:
                 group.start_soon(announce, "127.0.0.1", 10300)
                 await told.wait()
                 name = seen[0][0]
-                assert name.startswith("chatapi-") and name.endswith(SERVICE)
+                assert name == f"chatapi-{machine}.{SERVICE}"
                 found = AsyncServiceInfo(SERVICE, name)
-                assert await found.async_request(listener.zeroconf, 5000)
+                assert await found.async_request(listener.zeroconf, 30_000)
                 assert (found.parsed_addresses(), found.port) == (["127.0.0.1"], 10300)
                 told = anyio.Event()
                 group.cancel_scope.cancel()
@@ -54,7 +64,7 @@ async def test_without_its_library_one_sentence_says_so(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "zeroconf", None)
-    with caplog.at_level(logging.WARNING), anyio.fail_after(5):
+    with caplog.at_level(logging.WARNING), anyio.fail_after(PATIENCE):
         await announce("127.0.0.1", 10300)
     assert [record.message for record in caplog.records] == [
         "Wyoming is not announced to Home Assistant: pip install 'chatapi[wyoming]'"
@@ -63,12 +73,12 @@ async def test_without_its_library_one_sentence_says_so(
 
 async def test_a_name_is_no_address_to_announce(caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("zeroconf")
-    with caplog.at_level(logging.WARNING), anyio.fail_after(5):
+    with caplog.at_level(logging.WARNING), anyio.fail_after(PATIENCE):
         await announce("box.local", 10300)
     assert "box.local is no address" in caplog.text
 
 
-async def test_a_network_that_comes_late_and_goes_is_noticed() -> None:
+async def test_a_network_that_comes_late_and_goes_is_noticed(machine: str) -> None:
     pytest.importorskip("zeroconf")
     from zeroconf import ServiceStateChange
     from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
@@ -77,7 +87,8 @@ async def test_a_network_that_comes_late_and_goes_is_noticed() -> None:
     now: list[tuple[ipaddress.IPv4Address, ...]] = [()]
 
     def changed(zeroconf: object, service_type: str, name: str, state_change: ServiceStateChange) -> None:
-        seen.append(state_change)
+        if name.startswith(f"chatapi-{machine}"):
+            seen.append(state_change)
 
     listener = AsyncZeroconf(interfaces=["127.0.0.1"])
     browser = AsyncServiceBrowser(listener.zeroconf, SERVICE, handlers=[changed])
@@ -85,9 +96,9 @@ async def test_a_network_that_comes_late_and_goes_is_noticed() -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(announce, "0.0.0.0", 10301, 0.01, lambda host: now[0])
             now[0] = (ipaddress.IPv4Address("127.0.0.1"),)
-            await until(lambda: ServiceStateChange.Added in seen, 15)
+            await until(lambda: ServiceStateChange.Added in seen)
             now[0] = ()
-            await until(lambda: seen[-1] is ServiceStateChange.Removed, 15)
+            await until(lambda: seen[-1] is ServiceStateChange.Removed)
             group.cancel_scope.cancel()
     finally:
         await browser.async_cancel()

@@ -17,7 +17,7 @@ from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.faces.wyoming.server import WyomingServer
 
-PATIENCE = 20
+PATIENCE = 60
 """Seconds for an answer."""
 
 

@@ -13,8 +13,8 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from chatapi.abilities.prompts import P, Prompt, Question
 from chatapi.abilities.speaking import Speaking
-from chatapi.engines import ContextOverflow, LanguageModel, Message, Piece, Sampling, Skill, Voice
-from chatapi.errors import ChatapiError
+from chatapi.engines import ContextOverflow, LanguageModel, Message, Piece, Sampling, Skill, Usage, Voice
+from chatapi.errors import CallerError, ChatapiError
 from chatapi.events import Called, Event, TextDelta
 from chatapi.gate import Priority
 from chatapi.history import Recalled
@@ -81,7 +81,8 @@ class Answering:
     async def answer(self, prompt: P, manner: Manner, send: Send, mark: Mark) -> Answered[P]:
         """Send a TextDelta for every piece written and a Speech for every piece spoken, in order of each kind.
 
-        Where nothing of what was written has a sound, `no_answer` is spoken.
+        Where nothing of what was written has a sound, `no_answer` is spoken. One that was stopped while it was written,
+        and now fills the context, ends there with the reason length.
 
         Raises what `prompt.shortened` raises when it does not fit the model.
         """
@@ -201,15 +202,23 @@ class _Run:
                 # It goes on from there, behind whoever was let in.
                 before = tokens
             except ContextOverflow as overflow:
-                prompt = prompt.shortened(overflow, self._ability.sampling(self._manner, before))
-        if not (reply.strip() or last.calls or self._manner.verbatim):
-            reply = self._ability.no_answer
-            await self._send(TextDelta(reply))
-            await self._hand_over(cutter.feed(reply), pieces)
-        await self._hand_over(cutter.finish(), pieces)
+                if (shorter := self._shortened(prompt, overflow, before)) is None:
+                    last = Piece("", "length", Usage(overflow.context - before))
+                    break
+                prompt = shorter
+        reply = await self._finished(reply, last, cutter, pieces)
         if before and last.usage:
             last = replace(last, usage=replace(last.usage, completion_tokens=last.usage.completion_tokens + before))
         return Answered(reply.rstrip(), last, prompt, None)
+
+    def _shortened(self, prompt: P, overflow: ContextOverflow, written: int) -> P | None:
+        """One that fits; None: so much of the answer was written when it was stopped that the context is full."""
+        try:
+            return prompt.shortened(overflow, self._ability.sampling(self._manner, written))
+        except CallerError:
+            if not written:
+                raise
+            return None
 
     async def _tell(self, piece: Piece, text: str) -> None:
         if text or piece.calls:
@@ -219,6 +228,17 @@ class _Run:
         if piece.calls:
             self._called = True
             await self._send(Called(piece.calls))
+
+    async def _finished(
+        self, reply: str, last: Piece, cutter: Cutter, pieces: MemoryObjectSendStream[str] | None
+    ) -> str:
+        """All of the answer, which is `no_answer` where the model had none; its end goes to be spoken."""
+        if not (reply.strip() or last.calls or self._manner.verbatim):
+            reply = self._ability.no_answer
+            await self._send(TextDelta(reply))
+            await self._hand_over(cutter.feed(reply), pieces)
+        await self._hand_over(cutter.finish(), pieces)
+        return reply
 
     async def _hand_over(self, cut: list[str], pieces: MemoryObjectSendStream[str] | None) -> bool:
         """Whether there was a piece."""

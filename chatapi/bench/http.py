@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import anyio
 import httpx
 
+from chatapi import choice
 from chatapi.abilities.conversation import Turn
 from chatapi.appliance import Appliance
 from chatapi.bench import Row, Watch, in_turns, ratio
@@ -90,7 +91,8 @@ async def _serving(settings: Settings) -> AsyncIterator[tuple[Appliance, httpx.A
     """The real server on a free port of this machine, in this process."""
     listening = bound("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    async with Appliance(settings).running() as appliance, anyio.create_task_group() as group:
+    made = Appliance(await choice.settled(settings))
+    async with made.running() as appliance, anyio.create_task_group() as group:
         await appliance.load()
         web = server(create_app(appliance))
 

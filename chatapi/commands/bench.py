@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from chatapi import choice
 from chatapi.appliance import Appliance
 from chatapi.bench import Row, devices, hearing, http, live, process, speed, turns
 from chatapi.bench.bare import Bare
@@ -50,7 +51,7 @@ async def bench(settings: Settings, parts: Sequence[str], rounds: int, as_json: 
 
 async def _measured(settings: Settings, parts: Sequence[str], rounds: int, door: str) -> AsyncIterator[Row]:
     if set(parts) & set(INSIDE):
-        async with Appliance(settings).running() as appliance:
+        async with Appliance(await choice.settled(settings)).running() as appliance:
             await appliance.load()
             bare = Bare(appliance)
             for name in INSIDE:

@@ -17,9 +17,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from chatapi import board as boards
 from chatapi import catalog, compiling
+from chatapi.board import gigabytes
 from chatapi.catalog import Catalog, Manifest
 from chatapi.errors import BadInput, ChatapiError, ModelFault, Unknown
-from chatapi.memory import gigabytes
 from chatapi.settings import Settings
 
 MARKS = {True: "[red]BAD[/] ", False: "[yellow]note[/]"}

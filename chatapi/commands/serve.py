@@ -59,8 +59,7 @@ async def serve(settings: Settings) -> int:
     host, port = listening.getsockname()[:2]
     url = _url(host, port, identity)
     try:
-        # To look at a compiled model may import TVM, which takes long; a signal still ends the process meanwhile.
-        settings = await anyio.to_thread.run_sync(choice.definite, settings, abandon_on_cancel=True)
+        settings = await choice.settled(settings)
         # The web server takes the signal and raises it again once it has ended; here it kills nobody any more.
         with logs.auditing(settings.log, settings.data), anyio.open_signal_receiver(signal.SIGTERM):
             await _run(settings, _Open(listening, url, wyoming), identity, manager)

@@ -86,10 +86,11 @@ async def talk(settings: Settings, chosen: argparse.Namespace) -> int:
 async def _here(settings: Settings, screen: Screen) -> AsyncIterator[MicConversation]:
     """With models of this machine."""
     # Imported here: whoever talks with another machine need not wait for what only this one's models want.
+    from chatapi import choice
     from chatapi.appliance import ESSENTIAL, Appliance
     from chatapi.faces.mic.conversation import MicConversation
 
-    async with Appliance(settings).running() as appliance:
+    async with Appliance(await choice.settled(settings)).running() as appliance:
         conversation = MicConversation(appliance, screen.tell)
         screen.console.print("[dim]loading models")
         await appliance.load((*ESSENTIAL, *conversation.roles))

@@ -15,6 +15,7 @@ import anyio.to_thread
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from chatapi import choice
 from chatapi.abilities.conversation import Turn
 from chatapi.appliance import Appliance
 from chatapi.audio import Audio, duration, joined, wav
@@ -104,7 +105,7 @@ async def say(settings: Settings, text: str, output: Path, voice: str | None) ->
 
 @asynccontextmanager
 async def _loaded(settings: Settings, roles: Collection[str]) -> AsyncIterator[Appliance]:
-    async with Appliance(settings).running() as appliance:
+    async with Appliance(await choice.settled(settings)).running() as appliance:
         await appliance.load(roles)
         yield appliance
 

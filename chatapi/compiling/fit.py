@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from chatapi import board as boards
+from chatapi.board import gigabytes
 from chatapi.catalog import disk
 from chatapi.compiling.plan import Plan
 from chatapi.compiling.verdict import RESERVE
 from chatapi.errors import ModelFault, OurFault, StorageFault
-from chatapi.memory import gigabytes
 
 HEADROOM = 400 << 20
 """Bytes beside weights, temporary memory and KV cache: MLC's workspaces, and the other engines while they compute."""

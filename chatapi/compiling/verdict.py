@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from chatapi import board as boards
-from chatapi.board import Board
+from chatapi.board import Board, gigabytes
 from chatapi.catalog import disk
 from chatapi.compiling.model_lib import Library, Metadata, read
 from chatapi.compiling.place import LIBRARY, Place
 from chatapi.compiling.tools import COMPARED
 from chatapi.errors import ModelFault
-from chatapi.memory import gigabytes
 
 RESERVE = 500_000_000
 """Bytes of a board's memory that are left to the rest of the appliance: hearing, speaking and the system."""

@@ -71,7 +71,7 @@ class Machine:
         self._nspawn = subprocess.Popen([*command, *binds], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         log.close()
         # The first child of nspawn only makes the machine.
-        until(lambda: self._find_init() and self.run("systemctl", "is-system-running", check=False) in STATES, 20)
+        until(lambda: self._find_init() and self.run("systemctl", "is-system-running", check=False) in STATES, 60)
 
     def _find_init(self) -> bool:
         assert self._nspawn is not None

@@ -14,7 +14,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-PATIENCE = 30
+PATIENCE = 60
 """Seconds until what does not happen is taken not to happen; a busy machine is slow."""
 LISTENER = """
     window.loudest = 0;

@@ -10,9 +10,8 @@ from typing import Any
 
 import anyio
 import numpy as np
-import soxr
 
-from chatapi.audio import RATE, Audio, Samples
+from chatapi.audio import RATE, Audio, Resampled, Samples
 from chatapi.bench import Row
 from chatapi.bench.live.room import microphone
 from chatapi.bench.live.stage import BLOCK, HISS, Blocks, Flowing, Microphone, Stage, blocks_of
@@ -111,8 +110,8 @@ class RealtimeStage(Blocks, Flowing):
         self._microphone = microphone
         self._random = random
         self._wire = Wire()
-        self._outgoing = soxr.ResampleStream(RATE, WIRE, 1, dtype="float32")
-        self._incoming = soxr.ResampleStream(WIRE, RATE, 1, dtype="float32")
+        self._outgoing = Resampled(RATE, WIRE)
+        self._incoming = Resampled(WIRE, RATE)
         self._saying: list[Samples] = []
         self._reported: tuple[str, int] = ("", 0)
 
@@ -131,7 +130,7 @@ class RealtimeStage(Blocks, Flowing):
             hiss = self._random.normal(0, HISS, BLOCK).astype(np.float32)
             heard = self._microphone(np.clip(said + hiss, -1, 1), self._speaker.block())
             self._blocks += 1
-            ready = self._outgoing.resample_chunk(heard, last=False)
+            ready = self._outgoing.feed(heard)
             if len(ready):
                 sound = base64.b64encode(Audio(ready, WIRE).pcm16()).decode()
                 await self._link.send("input_audio_buffer.append", audio=sound)
@@ -145,20 +144,16 @@ class RealtimeStage(Blocks, Flowing):
             for event in self._wire.take(told, self.now):
                 self._happened(event)
             if told["type"] == "response.output_audio.done" and told["response_id"] == self._wire.response:
-                self._play(np.zeros(0, np.float32), last=True)
+                self._speaker.give(self._incoming.finish())
 
     def _happened(self, event: LiveEvent) -> None:
         self.events.append((self.now, event))
         self._speaker.obey(event)
         if isinstance(event, AnswerStarted):
             self._speaker.clear()
-            self._incoming = soxr.ResampleStream(WIRE, RATE, 1, dtype="float32")
+            self._incoming = Resampled(WIRE, RATE)
         elif isinstance(event, Speech):
-            self._play(event.audio.samples)
-
-    def _play(self, samples: Samples, last: bool = False) -> None:
-        # In one stream: pieces that are resampled one by one click where they join.
-        self._speaker.give(self._incoming.resample_chunk(samples, last=last))
+            self._speaker.give(self._incoming.feed(event.audio.samples))
 
     async def _report(self) -> None:
         """How much of the answer has been heard, when that has changed enough, or to its end."""

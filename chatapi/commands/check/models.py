@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 
 from chatapi import board, choice, compiling, engines, memory
 from chatapi.appliance import ESSENTIAL
+from chatapi.board import gigabytes
 from chatapi.catalog import Catalog, Manifest
 from chatapi.commands.check import network
 from chatapi.commands.check.finding import Finding, Level, Scene
 from chatapi.errors import ChatapiError, ModelFault
-from chatapi.memory import gigabytes
 
 GLIBC = (2, 35)
 """Of the wheels of pymicro-wakeword 2.5 (manylinux_2_35)."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import ctypes
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +17,16 @@ FRAME = RATE // 100
 """Samples the canceller cleans at once: 10 ms."""
 
 
+def _nobody() -> Any:
+    """Whom livekit tells its log, in place of its own function in Python: a function in C that does nothing with it.
+
+    Its threads tell it also when the process ends, and one that then waits for Python, which ends meanwhile, is ended
+    inside Rust, which aborts the process.
+    """
+    told = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_uint8), ctypes.c_size_t)
+    return told(("labs", ctypes.CDLL(None)))
+
+
 class EchoCanceller:
     """One microphone and one speaker. Both streams are given in the order in which they were played and heard.
 
@@ -27,11 +38,13 @@ class EchoCanceller:
         try:
             # Imported here because it takes 0.2 s and 20 MB, and the devices work without it.
             from livekit import rtc
+            from livekit.rtc import _ffi_client
         except ImportError as error:
             raise SettingsFault(
                 f"echo is not cancelled, for livekit cannot be loaded ({error}): pip install 'livekit>=1.2'",
                 code="echo_library_missing",
             ) from error
+        _ffi_client.ffi_event_callback = _nobody()
         self._rtc = rtc
         self._module = rtc.AudioProcessingModule(
             echo_cancellation=True,

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import anyio
 import numpy as np
-import soxr
 
-from chatapi.audio import RATE, Samples
+from chatapi.audio import RATE, Resampled, Samples
 from chatapi.faces.mic.echo import EchoCanceller
 from chatapi.workers import call_in
 
@@ -56,7 +55,7 @@ class Hearing:
         self._more = anyio.Event()
         self._closed = False
         self._source: object = None
-        self._resampler: soxr.ResampleStream | None = None
+        self._resampled = Resampled(RATE, RATE)
         self._rest: Samples = np.zeros(0, np.float32)
         self._canceller = canceller
         self._played_latency = 0.0
@@ -112,9 +111,8 @@ class Hearing:
     def _take_heard(self, arrival: _Arrival) -> None:
         if arrival.source is not self._source:
             self._source = arrival.source
-            same = arrival.rate == RATE
-            self._resampler = None if same else soxr.ResampleStream(arrival.rate, RATE, 1, dtype="float32")
-        samples = arrival.samples if self._resampler is None else self._resampler.resample_chunk(arrival.samples)
+            self._resampled = Resampled(arrival.rate, RATE)
+        samples = self._resampled.feed(arrival.samples)
         if self._canceller is not None:
             self._canceller.delay = arrival.latency + self._played_latency
             samples = self._canceller.clean(samples)

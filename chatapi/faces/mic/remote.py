@@ -13,9 +13,8 @@ from typing import Any
 
 import anyio
 import numpy as np
-import soxr
 
-from chatapi.audio import RATE, Audio, Samples
+from chatapi.audio import RATE, Audio, Resampled, Samples
 from chatapi.errors import NotReady, Unknown, WaitAndRetry
 from chatapi.faces.mic.chimes import Chime, chime
 from chatapi.faces.mic.devices import SoundDevices
@@ -54,7 +53,7 @@ class RemoteConversation:
         self._outgoing = _Outgoing()
         self._response = ""
         """The answer that may be heard; empty once it is over or was cut short."""
-        self._incoming: soxr.ResampleStream | None = None
+        self._incoming: Resampled | None = None
         self._rate = WIRE
         """Samples a second that come out of it."""
         self._reported: tuple[str, int] = ("", 0)
@@ -214,16 +213,16 @@ class RemoteConversation:
 
     def _spoken(self, event: Event) -> None:
         if event["response_id"] == self._response:
-            self._play(np.zeros(0, np.float32), last=True)
+            if self._incoming is not None:
+                self.devices.play(Audio(self._incoming.finish(), self._rate))
+            self._incoming = None
 
-    def _play(self, samples: Samples, last: bool = False) -> None:
-        # At the device's own rate and in one stream: pieces that are resampled one by one click where they join.
+    def _play(self, samples: Samples) -> None:
+        # At the device's own rate.
         rate = self.devices.rate
         if self._incoming is None:
-            self._incoming, self._rate = soxr.ResampleStream(WIRE, rate, 1, dtype="float32"), rate
-        self.devices.play(Audio(self._incoming.resample_chunk(samples, last=last), self._rate))
-        if last:
-            self._incoming = None
+            self._incoming, self._rate = Resampled(WIRE, rate), rate
+        self.devices.play(Audio(self._incoming.feed(samples), self._rate))
 
     def _done(self, event: Event) -> None:
         response = event["response"]
@@ -256,7 +255,7 @@ class _Outgoing:
     """Blocks of the microphone on their way to the wire."""
 
     def __init__(self) -> None:
-        self._resampled = soxr.ResampleStream(RATE, WIRE, 1, dtype="float32")
+        self._resampled = Resampled(RATE, WIRE)
         self._waiting: list[Samples] = []
 
     def feed(self, block: Samples) -> Samples:
@@ -264,13 +263,9 @@ class _Outgoing:
         self._waiting.append(block)
         if len(self._waiting) < BATCH:
             return np.zeros(0, np.float32)
-        return self._take(last=False)
+        together, self._waiting = np.concatenate(self._waiting), []
+        return self._resampled.feed(together)
 
     def finish(self) -> Samples:
         """The rest; it takes no more."""
-        return self._take(last=True)
-
-    def _take(self, last: bool) -> Samples:
-        together, self._waiting = np.concatenate([np.zeros(0, np.float32), *self._waiting]), []
-        ready: Samples = self._resampled.resample_chunk(together, last=last)
-        return ready
+        return np.concatenate([*map(self._resampled.feed, self._waiting), self._resampled.finish()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -59,6 +60,14 @@ class Translation(Parameters):
     def hearing(self) -> Hearing:
         return Hearing(self.prompt, self.temperature, translate=True, tokens=self.response_format == "verbose_json")
 
+    def options(self, rules: Rules) -> Options:
+        """How the recording is to be heard, by the box's own `rules` where nothing else is asked.
+
+        Raises Unprocessable naming the parameter that contradicts another.
+        """
+        del rules
+        return Options(None, self.hearing)
+
 
 class ServerVad(Parameters):
     """Where a recording is cut."""
@@ -105,8 +114,11 @@ class Transcription(Translation):
         tokens = self.response_format == "verbose_json" or bool(self.include) or self.stream
         return Hearing(self.prompt, self.temperature, words="word" in self.timestamp_granularities, tokens=tokens)
 
-    def check(self) -> None:
-        """What contradicts itself. Raises Unprocessable naming the parameter."""
+    def options(self, rules: Rules) -> Options:
+        self._check()
+        return Options(self.language, self.hearing, self._rules(rules))
+
+    def _check(self) -> None:
         form = self.response_format
         if self.timestamp_granularities and form != "verbose_json":
             raise _misfit("timestamp_granularities", f"goes with response_format verbose_json, not {form}")
@@ -114,6 +126,14 @@ class Transcription(Translation):
             raise _misfit("include", f"goes with response_format json, not {form}")
         if self.stream and form not in ("json", "text"):
             raise _misfit("response_format", f"is {form}; with stream it can be json or text")
+
+    def _rules(self, rules: Rules) -> Rules | None:
+        vad = self.chunking_strategy
+        if not isinstance(vad, ServerVad):
+            return None
+        # A pause that just cuts has room for half of itself on either side.
+        pad = min(vad.prefix_padding_ms, vad.silence_duration_ms // 2)
+        return Rules(vad.threshold, rules.min_speech_ms, pad, vad.silence_duration_ms)
 
 
 def _misfit(param: str, told: str) -> Unprocessable:
@@ -132,17 +152,7 @@ def router(appliance: Appliance) -> APIRouter:
         openapi_extra=form_body(Transcription),
     )
     async def transcriptions(request: Request) -> Response:
-        appliance.files.check_room()
-        upload = await received(request)
-        try:
-            asked = understood(Transcription, upload.fields, REFUSED)
-            asked.check()
-            names.model(appliance, "asr", asked.model)
-            options = Options(asked.language, asked.hearing, _rules(asked, appliance))
-        except BaseException:
-            await upload.aclose()
-            raise
-        return TranscriptReply(appliance, upload, options, asked, request.headers.get("traceparent", ""))
+        return await _taken(request, appliance, Transcription, REFUSED)
 
     @routes.post(
         "/translations",
@@ -152,28 +162,25 @@ def router(appliance: Appliance) -> APIRouter:
         openapi_extra=form_body(Translation),
     )
     async def translations(request: Request) -> Response:
-        appliance.files.check_room()
-        upload = await received(request)
-        try:
-            asked = understood(Translation, upload.fields)
-            names.model(appliance, "asr", asked.model)
-            options = Options(None, asked.hearing)
-        except BaseException:
-            await upload.aclose()
-            raise
-        return TranscriptReply(appliance, upload, options, asked, request.headers.get("traceparent", ""))
+        return await _taken(request, appliance, Translation, {})
 
     return routes
 
 
-def _rules(asked: Transcription, appliance: Appliance) -> Rules | None:
-    vad = asked.chunking_strategy
-    if not isinstance(vad, ServerVad):
-        return None
-    # A pause that just cuts has room for half of itself on either side.
-    pad = min(vad.prefix_padding_ms, vad.silence_duration_ms // 2)
-    shortest = appliance.transcription.rules.min_speech_ms
-    return Rules(vad.threshold, shortest, pad, vad.silence_duration_ms)
+async def _taken(
+    request: Request, appliance: Appliance, form: type[Translation], refused: Mapping[str, str]
+) -> TranscriptReply:
+    """The reply to an upload with such a form; the upload is closed with it, or here where it is refused."""
+    appliance.files.check_room()
+    upload = await received(request)
+    try:
+        asked = understood(form, upload.fields, refused)
+        options = asked.options(appliance.transcription.rules)
+        names.model(appliance, "asr", asked.model)
+    except BaseException:
+        await upload.aclose()
+        raise
+    return TranscriptReply(appliance, upload, options, asked, request.headers.get("traceparent", ""))
 
 
 def _described(stream: bool) -> dict[str, Any]:

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-import soxr
 
-from chatapi.audio import RATE, Audio, Samples
+from chatapi.audio import RATE, Audio, Resampled, Samples
 from chatapi.errors import BadInput
 
 RATES = {"audio/pcm": 24_000, "audio/pcmu": 8_000, "audio/pcma": 8_000}
@@ -44,20 +43,6 @@ def sent(samples: Samples, form: str) -> str:
     return base64.b64encode(raw).decode()
 
 
-class Resampled:
-    """One stream from one rate to another, so that its pieces join without clicks."""
-
-    def __init__(self, have: int, want: int) -> None:
-        self._stream = soxr.ResampleStream(have, want, 1, dtype="float32") if have != want else None
-
-    def feed(self, samples: Samples, last: bool = False) -> Samples:
-        """What is ready; with `last` all that is left."""
-        if self._stream is None:
-            return samples
-        ready: Samples = self._stream.resample_chunk(samples, last=last)
-        return ready
-
-
 class Incoming:
     """The client's microphone, as the recognisers want it."""
 
@@ -88,7 +73,7 @@ class Outgoing:
     def finish(self) -> Iterator[str]:
         """What the resampler still holds."""
         if self._resampled is not None:
-            yield from self._cut(self._resampled.feed(np.zeros(0, np.float32), last=True))
+            yield from self._cut(self._resampled.finish())
             self._resampled = None
 
     def _cut(self, samples: Samples) -> Iterator[str]:

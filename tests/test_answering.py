@@ -1,0 +1,99 @@
+"""Answering: one that was stopped goes on, or ends as its limit says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+from conftest import ECHO, Running, model
+
+from chatapi import settings
+from chatapi.abilities.answering import Answered, Answering, Manner
+from chatapi.abilities.chat import Given
+from chatapi.abilities.prompts import Prompt, Question
+from chatapi.appliance import Appliance
+from chatapi.engines import Message
+from chatapi.errors import TooLarge, Unprocessable
+from chatapi.events import Event, Speech, TextDelta
+from chatapi.history import Recalled
+
+pytestmark = pytest.mark.anyio
+CONTEXT = 256
+
+
+def given(text: str) -> Prompt:
+    """As a caller of chat keeps it."""
+    return Given((Message("user", text),))
+
+
+def asked(text: str) -> Prompt:
+    """As the first question of a conversation of ours."""
+    return Question(Recalled("", None, ()), text, "")
+
+
+async def stopped_once(answering: Answering, prompt: Prompt, limit: int) -> tuple[list[str], int, Answered[Prompt]]:
+    """What was written, how much of it before the writing rested until the first piece was spoken, and the answer."""
+    written: list[str] = []
+    before: list[int] = []
+    going = anyio.Event()
+
+    async def send(event: Event) -> None:
+        if isinstance(event, TextDelta):
+            written.append(event.text)
+        if isinstance(event, Speech):
+            before.append(len(written))
+            going.set()
+
+    voice = answering.speaking.voice(None)
+    manner = Manner(voice, limit, temperature=0, verbatim=True, go=going)
+    answered = await answering.answer(prompt, manner, send, lambda stage: None)
+    return written, before[0], answered
+
+
+@pytest.mark.parametrize("form", [given, asked])
+async def test_an_answer_stopped_where_the_context_is_full_ends_as_if_its_limit_had_cut_it(
+    echo: Running, form: Callable[[str], Prompt]
+) -> None:
+    words = " ".join(f"word{number}" for number in range(CONTEXT))
+    async with echo("llama_cpp.context=1000") as appliance:
+        whole, rested, answered = await stopped_once(appliance.chat.answering, form(words), 500)
+        assert 0 < rested < 20 and answered.last.finish_reason == "stop"
+    full = form(" ".join(words.split()[: CONTEXT - rested]))
+    async with echo(f"llama_cpp.context={CONTEXT}") as appliance:
+        written, _, answered = await stopped_once(appliance.chat.answering, full, rested)
+        assert written == whole[:rested]
+        assert answered.last.finish_reason == "length" and answered.reply == "".join(written).rstrip()
+        usage = answered.last.usage
+        assert usage is not None and (usage.prompt_tokens, usage.completion_tokens) == (CONTEXT - rested, rested)
+        # One that nothing was written of is refused as ever.
+        with pytest.raises((TooLarge, Unprocessable)):
+            await appliance.chat.answering.answer(form(words), Manner(None, rested), _nobody, lambda stage: None)
+
+
+@pytest.mark.real
+async def test_so_does_a_real_models(data: Path) -> None:
+    model("smollm2-135m-instruct")
+    prompt = given("Read these words: " + "word " * CONTEXT + ". Now tell me a long story about the sea.")
+
+    def appliance(context: int) -> Appliance:
+        real = ("llm.engine=llama_cpp", "llm.model=smollm2-135m-instruct", "llama_cpp.slots=1")
+        chosen = [*ECHO, *real, f"llama_cpp.context={context}", f"data={data}"]
+        return Appliance(settings.load(chosen, environ={}).settings)
+
+    async with appliance(1024).running() as roomy:
+        await roomy.load()
+        _, rested, _ = await stopped_once(roomy.chat.answering, prompt, 60)
+        plain = await roomy.chat.answering.answer(prompt, Manner(None, rested, 0), _nobody, lambda stage: None)
+    usage = plain.last.usage
+    assert usage is not None and plain.last.finish_reason == "length" and usage.prompt_tokens > CONTEXT
+    async with appliance(usage.prompt_tokens + rested).running() as full:
+        await full.load()
+        written, _, answered = await stopped_once(full.chat.answering, prompt, rested)
+    assert answered.last.finish_reason == "length" and len(written) == rested
+    assert answered.reply == plain.reply
+
+
+async def _nobody(event: Event) -> None:
+    """Takes what it is told and does nothing with it."""
