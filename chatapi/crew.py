@@ -25,6 +25,9 @@ T = TypeVar("T")
 
 AHEAD = 64
 """Items an engine may be ahead of its caller; then its thread waits."""
+PAUSE_SECONDS = 1.0
+"""Without a job, after which an engine gives back memory that it kept for the next one: to give it back and take it
+anew between the sentences of an answer costs a fifth of the time they take."""
 
 
 class End:
@@ -195,13 +198,29 @@ class Crew(Generic[E]):
             self._work()
 
     def _work(self) -> None:
-        while (given := self._inbox.get()) is not None:
+        while (given := self._next()) is not None:
             job, over = given
             if self.engine is not None:
                 job.run(self.engine)
             call_in(self._loop, over)
             del job, over, given
         self._finish()
+
+    def _next(self) -> tuple[Job[E, Any], Callable[[], None]] | None:
+        """The next job; if none comes for a while, the engine gives back memory, once."""
+        give_back = getattr(self.engine, "give_back", None)
+        if give_back is not None:
+            try:
+                return self._inbox.get(timeout=PAUSE_SECONDS)
+            except queue.Empty:
+                self._give_back(give_back)
+        return self._inbox.get()
+
+    def _give_back(self, give_back: Callable[[Stop], object]) -> None:
+        try:
+            give_back(lambda: not self._inbox.empty())
+        except Exception:
+            log.exception("the %s engine could not give back its memory", self._name)
 
     def _finish(self) -> None:
         with self._lock:

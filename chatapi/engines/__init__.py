@@ -3,7 +3,8 @@
 An engine is plain blocking code. Its constructor `Engine(settings, models)` loads it; its one method is a generator.
 It knows nothing of threads, asyncio, HTTP or metrics, and keeps nothing between calls that a caller could notice.
 `stop` is asked between steps and, where the library can be interrupted, inside them; once it is true the generator
-returns at its next step without another item.
+returns at its next step without another item. One that keeps memory for its next call may have a method
+`give_back(stop)`, called on its thread when no call came for a second; `stop` is true once one comes.
 """
 
 from __future__ import annotations

@@ -31,9 +31,12 @@ LOADED = 2
 TEXT = 400
 """Characters given to espeak-ng at once, so that the first sound of a long text comes soon."""
 PHONEMES = 100
-"""Most that are spoken at once: about 6 seconds of sound, for which VITS needs some 120 MB more while it computes."""
-KEPT = 40
-"""Phonemes spoken at once whose memory is kept: to take it anew costs the first sound of an answer up to 40 ms."""
+"""Most that are spoken at once: about 6 seconds of sound, for which VITS needs some 120 MB more; they are kept until
+nobody speaks."""
+READY = "Ready."
+KEPT = "Ready for the next one, whenever you are."
+"""As long as the first piece of an answer mostly is. The memory it takes, some 40 MB, is kept when nobody speaks: to
+take it anew would cost the first sound up to 40 ms."""
 PROVIDERS = ("cuda", "cpu")
 """Best first. Not TensorRT: it compiles anew for every length of sentence, which takes minutes."""
 
@@ -66,7 +69,7 @@ class Piper:
         self.voices = tuple(offered)
         self._lock = threading.Lock()
         self._loaded: OrderedDict[Path, PiperVoice] = OrderedDict()
-        for _ in self.synthesize("Ready.", self.voices[0].name):
+        for _ in self.synthesize(KEPT, self.voices[0].name):
             """The first run of a model is slower than all others."""
 
     def synthesize(self, text: str, voice: str, stop: Stop = never, speed: float = 1.0) -> Iterator[Audio]:
@@ -74,14 +77,31 @@ class Piper:
         place = self._places.get(voice)
         if place is None:
             raise Unknown(f"there is no voice {voice!r}; there are: {', '.join(self._places)}", code="unknown_voice")
-        try:
-            for part in _parts(_speakable(text), TEXT, (_ENDS, _SPACES)):
-                if stop():
-                    return
-                if any(character.isalnum() for character in part):
-                    yield from self._part(place, "".join(part), stop, self._speed * speed)
-        finally:
-            heap.give_back()
+        for part in _parts(_speakable(text), TEXT, (_ENDS, _SPACES)):
+            if stop():
+                return
+            if any(character.isalnum() for character in part):
+                yield from self._part(place, "".join(part), stop, self._speed * speed)
+
+    def give_back(self, stop: Stop = never) -> None:
+        """The memory of all that was spoken, but for what the first sound of the next answer needs."""
+        with self._lock:
+            names = [next(name for name, place in self._places.items() if place.onnx == onnx) for onnx in self._loaded]
+        for name in names:
+            if stop():
+                return
+            self._rehearse(name, READY, _shrinking())
+        heap.give_back()
+        if names and not stop():
+            self._rehearse(names[-1], KEPT)
+
+    def _rehearse(self, voice: str, text: str, options: Any = None) -> None:
+        """Speak to nobody."""
+        place = self._places[voice]
+        model = self._model(place)
+        if model.session.get_providers()[0] == providers.NAMES["cpu"]:
+            for phonemes in _phonemes(model, text):
+                self._spoken(model, place, phonemes, self._speed, options)
 
     def close(self) -> None:
         """Free the voices."""
@@ -110,7 +130,9 @@ class Piper:
                 if len(samples):
                     yield Audio(samples, place.config.sample_rate)
 
-    def _spoken(self, model: PiperVoice, place: _Place, phonemes: Sequence[str], speed: float) -> Samples:
+    def _spoken(
+        self, model: PiperVoice, place: _Place, phonemes: Sequence[str], speed: float, options: Any = None
+    ) -> Samples:
         ids = model.phonemes_to_ids(list(phonemes))
         config = place.config
         scales = [config.noise_scale, config.length_scale / speed, config.noise_w_scale]
@@ -122,7 +144,7 @@ class Piper:
         if place.speaker is not None:
             feeds["sid"] = np.array([place.speaker], np.int64)
         try:
-            output = model.session.run(None, feeds, _shrinking(model.session, len(phonemes)))[0]
+            output = model.session.run(None, feeds, options)[0]
         except Exception as error:
             raise EngineFailed(f"the voice {place.onnx.name} failed on {len(ids)} phonemes: {error}") from error
         return levelled(output.reshape(-1).astype(np.float32, copy=False))
@@ -220,11 +242,10 @@ def _session(onnx: Path, threads: int, settings: Settings) -> Any:
         raise ModelFault(f"{onnx} cannot be loaded: {error}") from error
 
 
-def _shrinking(session: Any, phonemes: int) -> Any:
-    """Options of a run: after a long one its memory is given back, or it would be kept for ever."""
+def _shrinking() -> Any:
+    """Options of a run after which ONNX Runtime gives back what it keeps, which it would keep for ever."""
     options = onnxruntime.RunOptions()
-    if phonemes > KEPT and session.get_providers()[0] == "CPUExecutionProvider":
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import statistics
 import sys
@@ -17,10 +18,14 @@ from pathlib import Path
 import httpx
 from running import Ask, Peer, alternate, free_port, started, table
 
+from chatapi.engines.llama_cpp import BREAKERS, SAMPLING
+
 MODEL = "smollm2-135m-instruct"
 FILE = Path.home() / f".local/share/chatapi/models/{MODEL}/SmolLM2-135M-Instruct.Q4_1.gguf"
 PROMPT = "Tell me in some detail how a lighthouse works and who keeps it running."
 TOKENS = 96
+NUMBERS = itertools.count(100)
+"""Of the questions, to whomever."""
 
 
 def content(line: str) -> str | None:
@@ -34,22 +39,21 @@ def content(line: str) -> str | None:
 class Chat:
     """A route that streams an answer."""
 
-    def __init__(self, client: httpx.AsyncClient, base: str) -> None:
-        self.client, self.base = client, base
+    def __init__(self, client: httpx.AsyncClient, base: str, **sampling: object) -> None:
+        self.client, self.base, self.sampling = client, base, sampling
         self.speeds: list[float] = []
-        self.number = 0
 
     def asking(self) -> Ask:
         """Until the first token; the speed of the others is kept."""
 
         async def ask() -> float:
             # Each question another one, so that no answer is read out of a cache beyond the system prompt.
-            self.number += 1
             asked = [
                 {"role": "system", "content": "You are a guide."},
-                {"role": "user", "content": f"{self.number}. {PROMPT}"},
+                {"role": "user", "content": f"{next(NUMBERS)}. {PROMPT}"},
             ]
             body = {"model": "default", "messages": asked, "max_tokens": TOKENS, "temperature": 0, "stream": True}
+            body |= self.sampling
             begun = time.perf_counter()
             url = f"{self.base}/v1/chat/completions"
             async with self.client.stream("POST", url, json=body, timeout=120) as answer:
@@ -78,7 +82,13 @@ async def main() -> None:
             started((sys.executable, route, str(FILE), port), f"{theirs}/health", OMP_WAIT_POLICY="passive")
         )
         async with httpx.AsyncClient() as client:
-            chats = {"chatapi": Chat(client, ours), "llama.cpp's server": Chat(client, theirs)}
+            # What ours is asked with besides: to get ready for it llama.cpp reads its vocabulary before every answer.
+            as_ours = {**SAMPLING, "dry_sequence_breakers": BREAKERS}
+            chats = {
+                "chatapi": Chat(client, ours),
+                "llama.cpp's server": Chat(client, theirs),
+                "the same, sampling as ours": Chat(client, theirs, **as_ours),
+            }
             peers = [Peer(name, chat.asking()) for name, chat in chats.items()]
             await alternate(peers, chosen.rounds)
             print(table("**first token**", peers))
