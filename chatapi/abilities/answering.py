@@ -11,13 +11,14 @@ from typing import Generic
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from chatapi import function_calls
 from chatapi.abilities.prompts import P, Prompt, Question
 from chatapi.abilities.speaking import Speaking
 from chatapi.engines import ContextOverflow, LanguageModel, Message, Piece, Sampling, Skill, Voice
 from chatapi.errors import ChatapiError
 from chatapi.events import Called, Event, TextDelta
 from chatapi.gate import Priority
-from chatapi.history import Recalled
+from chatapi.history import Recalled, Result
 from chatapi.sentences import Cutter
 from chatapi.settings import Llm
 from chatapi.workers import Preempted, Worker, Yields
@@ -74,9 +75,9 @@ class Answering:
         self._speaking = speaking
         self._settings = settings
 
-    def question(self, recalled: Recalled, asked: str) -> Question:
-        """What is asked next in a conversation, as a prompt."""
-        return Question(recalled, asked, self._settings.system)
+    def question(self, recalled: Recalled, asked: str, results: tuple[Result, ...] = ()) -> Question:
+        """What is asked next in a conversation, after what functions gave, as a prompt."""
+        return Question(recalled, asked, self._settings.system, results)
 
     async def answer(self, prompt: P, manner: Manner, send: Send, mark: Mark) -> Answered[P]:
         """Send a TextDelta for every piece written and a Speech for every piece spoken, in order of each kind.
@@ -128,13 +129,18 @@ class Answering:
             async for piece in pieces:
                 yield piece
 
-    async def whole(self, recalled: Recalled, asked: str) -> float | None:
-        """How probable it is that nothing is missing from what is asked, by its words; None where it cannot be told."""
-        messages = self.question(recalled, MARKS.sub("", asked)).messages()
+    async def whole(self, prompt: Question, sampling: Sampling) -> float | None:
+        """How probable it is that nothing is missing from what is asked, by its words; None where it cannot be told.
+
+        `sampling` says which functions the answer will be told of.
+        """
+        messages = replace(prompt, asked=MARKS.sub("", prompt.asked)).messages()
         if messages[-1].role != "user":
             return None
         try:
-            async with self._llm.stream(lambda engine, stop: engine.whole(messages, stop), Priority.LIVE) as found:
+            async with self._llm.stream(
+                lambda engine, stop: function_calls.whole(engine, messages, sampling, stop), Priority.LIVE
+            ) as found:
                 return await anext(found, None)
         except ChatapiError:
             # The answer will meet the same, and say so.

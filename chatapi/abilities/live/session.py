@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import anyio
@@ -13,6 +13,7 @@ from anyio.abc import TaskGroup
 from chatapi.abilities.answering import Answered, Manner
 from chatapi.abilities.live.answer import Answer, Send
 from chatapi.abilities.live.endpointing import Rules
+from chatapi.abilities.live.functions import Functions
 from chatapi.abilities.live.interruption import LIKENESS, Breaker, Meaning, likeness, meaning, stops
 from chatapi.abilities.live.listening import Ear
 from chatapi.abilities.live.memory import Memory
@@ -20,9 +21,9 @@ from chatapi.abilities.live.playback import Playback
 from chatapi.abilities.live.utterance import Utterance
 from chatapi.abilities.prompts import Question
 from chatapi.audio import RATE, Samples
-from chatapi.engines import Voice
+from chatapi.engines import Sampling, Voice
 from chatapi.errors import ChatapiError, Unprocessable
-from chatapi.events import Failed, Interrupted, Resumed, SpeechStarted, SpeechStopped, Transcript
+from chatapi.events import Called, Failed, Interrupted, LiveEvent, Resumed, SpeechStarted, SpeechStopped, Transcript
 from chatapi.gate import Priority
 from chatapi.history import Exchange, Recalled
 
@@ -71,6 +72,8 @@ class Options:
     language: str | None = None
     max_tokens: int | None = None
     temperature: float | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    """Which functions may be called."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class Session:
         """What was said and not answered yet."""
         self._taken: list[str] = []
         """What was pending when the last turn ended, in case it goes on."""
+        self.functions = Functions(live.answering, live.settings)
         self._live = live
         self._group = group
         self._send = send
@@ -109,11 +113,12 @@ class Session:
         self.change(options)
 
     def change(self, options: Options) -> None:
-        """From now on."""
-        if options.system != self.options.system:
+        """From now on. Raises Unprocessable with the `param`."""
+        self.functions.check(options.sampling)
+        before, self.options = self.options, options
+        if (options.system, options.sampling) != (before.system, before.sampling):
             # Read at once, so that the next turn need not wait for it.
-            self._group.start_soon(self._live.answering.whole, replace(self._told(), system=options.system), "Hello")
-        self.options = options
+            self._group.start_soon(self._live.answering.whole, self._prompt("Hello"), options.sampling)
         settings, ear = self._live.settings, self._ear
         ear.detect, ear.semantic, ear.partials = options.detect, options.semantic, options.partials
         ear.language, ear.silence_ms = options.language, options.silence_ms
@@ -155,12 +160,20 @@ class Session:
             self.answer.playback.resume(self.seconds)
         self.against = False
 
-    async def respond(self, asked: str | None = None) -> None:
-        """Answer what is pending, or this."""
-        text = asked if asked is not None else " ".join(self.pending)
-        self.pending.clear()
-        await self._begin(text, time.monotonic())
-        await self._release()
+    async def respond(self, asked: str | None = None, options: Options | None = None) -> None:
+        """Answer what is pending, or this; `options` are those of this answer alone. Raises as `change` does."""
+        usual = self.options
+        if options is not None:
+            self.functions.check(options.sampling)
+            self.options = options
+        try:
+            text = asked if asked is not None else " ".join(self.pending)
+            self.pending.clear()
+            await self._begin(text, time.monotonic())
+            self.functions.take()
+            await self._release()
+        finally:
+            self.options = usual
 
     async def cancel(self) -> bool:
         """Give up the answer. False when there is none."""
@@ -184,7 +197,10 @@ class Session:
     @property
     def unheard(self) -> bool:
         answer = self.answer
-        return answer is not None and answer.released and answer.playback.heard(self.seconds) < UNHEARD
+        if answer is None or not answer.released or answer.calls or answer.prompt.results:
+            # Who was asked to call a function heard of the answer without a sound.
+            return False
+        return answer.playback.heard(self.seconds) < UNHEARD
 
     async def begun(self, at: float, again: bool) -> None:
         answer = self.answer
@@ -213,7 +229,8 @@ class Session:
     async def whole(self, text: str) -> float | None:
         if self.against or not self.options.answer:
             return None
-        return await self._live.answering.whole(self._told(), self._put(" ".join([*self.pending, text])))
+        prompt = self._prompt(" ".join([*self.pending, text]))
+        return await self._live.answering.whole(prompt, self.options.sampling)
 
     async def guessed(self, text: str) -> None:
         if self.against:
@@ -247,6 +264,7 @@ class Session:
         elif self.options.answer:
             await self._begin(" ".join([*self.pending, text]), self._ear.voiced_at)
             self._taken, self.pending = self.pending, []
+            self.functions.take()
             await self._release()
         else:
             self.pending.append(text)
@@ -282,7 +300,7 @@ class Session:
         """Think of an answer, not yet to be heard."""
         current = self.answer
         if current is not None and not current.released:
-            if current.asked == asked:
+            if (current.asked, current.prompt.results) == (asked, self.functions.results):
                 return
             current.drop()
         elif current is not None and not current.over:
@@ -291,8 +309,9 @@ class Session:
         voice: Voice | None = None
         if options.speak:
             voice = self._live.speaking.voice(options.voice, options.language or self._ear.spoken)
-        manner = Manner(voice, options.max_tokens, options.temperature, priority=Priority.LIVE)
-        self.answer = Answer(self._live.answering, self._told(), asked, self._put(asked), manner, since)
+        sampling = options.sampling
+        manner = Manner(voice, options.max_tokens, options.temperature, sampling=sampling, priority=Priority.LIVE)
+        self.answer = Answer(self._live.answering, self._prompt(asked), asked, manner, since)
         self.answer.guessed = guess
         self.answer.mark("transcript")
         self._group.start_soon(self._run, self.answer)
@@ -315,9 +334,10 @@ class Session:
         noted = [replace(each, asked=_noted(each.asked, before)) for before, each in pairs]
         return replace(self.recalled, system=system, exchanges=(*exchanges[:1], *noted))
 
-    def _put(self, asked: str) -> str:
+    def _prompt(self, asked: str) -> Question:
         """As the model is told of it."""
-        return _noted(asked, self.recalled.exchanges[-1]) if self.recalled.exchanges else asked
+        put = _noted(asked, self.recalled.exchanges[-1]) if self.recalled.exchanges else asked
+        return self._live.answering.question(self._told(), put, self.functions.results)
 
     async def _release(self) -> None:
         answer = self.answer
@@ -325,7 +345,13 @@ class Session:
             answer.mark("endpoint")
             self._spoken = answer.playback
             self._group.start_soon(answer.watch)
-            await answer.release(self._send, lambda: self.seconds)
+            await answer.release(self._tell, lambda: self.seconds)
+
+    async def _tell(self, event: LiveEvent) -> None:
+        """What an answer says, to who follows the session."""
+        if isinstance(event, Called):
+            self.functions.want(event.calls)
+        await self._send(event)
 
     async def _ended(self, answer: Answer, answered: Answered[Question]) -> None:
         """An answer is whole: it is remembered, as if all of it had been heard."""
@@ -337,7 +363,8 @@ class Session:
         """Remember what it said, or correct it."""
         async with self._writing:
             if answer.number is None:
-                answer.number = await self.memory.add(self.options.system, answer.asked, text)
+                results = answer.prompt.results
+                answer.number = await self.memory.add(self.options.system, answer.asked, text, results)
             else:
                 await self.memory.amend(answer.number, text)
 
