@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Callable
 
+import anyio
 import numpy as np
 import pytest
 from conftest import Served, serving, tone
@@ -80,6 +81,33 @@ async def test_who_ends_turns_by_hand_is_answered_when_asking(served: Served) ->
         await client.send("input_audio_buffer.commit", event_id="mine")
         error = (await client.until("error"))["error"]
         assert (error["code"], error["event_id"]) == ("input_audio_buffer_commit_empty", "mine")
+
+
+async def test_who_ends_turns_by_hand_is_told_the_words_while_they_speak(served: Served) -> None:
+    async with talking(served) as client, anyio.create_task_group() as group:
+        await client.detect(None)
+
+        async def speak() -> None:
+            while True:
+                await client.say(speech(0.2))
+                await anyio.sleep(0.02)
+
+        group.start_soon(speak)
+        told = await client.until("conversation.item.input_audio_transcription.delta")
+        group.cancel_scope.cancel()
+    assert told["delta"] == "heard" and not [kind for kind in client.types if kind.endswith("committed")]
+
+
+async def test_words_told_while_they_are_spoken_begin_the_transcript(served: Served) -> None:
+    async with talking(served) as client:
+        await client.detect(None)
+        for _ in range(4):
+            await client.say(speech(1.0))
+        await client.send("input_audio_buffer.commit")
+        done = await client.until("conversation.item.input_audio_transcription.completed")
+        deltas = [event for event in client.told if event["type"].endswith("transcription.delta")]
+        assert "".join(event["delta"] for event in deltas) == done["transcript"]
+        assert {event["item_id"] for event in deltas} == {done["item_id"]}
 
 
 async def test_a_silent_commit_is_an_item_without_words(served: Served) -> None:

@@ -50,8 +50,7 @@ def options(config: wire.Session, appliance: Appliance, system: list[str]) -> Op
         answer=vad is not None and vad.create_response,
         interrupt=vad is not None and vad.interrupt_response,
         speak=config.output_modalities == ["audio"],
-        # Who ends turns by hand may hold one open for long, and guessing at all of it again and again costs too much.
-        partials=transcription is not None and vad is not None,
+        partials=transcription is not None,
         system=instructions,
         voice=names.voice(appliance, config.audio.output.voice),
         sampling=_sampling(config),
