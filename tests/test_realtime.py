@@ -110,6 +110,19 @@ async def test_words_told_while_they_are_spoken_begin_the_transcript(served: Ser
         assert {event["item_id"] for event in deltas} == {done["item_id"]}
 
 
+async def test_the_answer_is_spoken_as_fast_as_is_asked(served: Served) -> None:
+    async with talking(served) as client:
+        seconds = []
+        for speed in (0.5, 1.5):
+            await client.update(audio={"output": {"speed": speed}})
+            await client.write("one two three")
+            await client.send("response.create")
+            await client.until("response.done")
+            seconds.append(len(client.audio()) / RATE)
+            client.told.clear()
+        assert seconds == [pytest.approx(5 * 0.06 / speed, abs=0.01) for speed in (0.5, 1.5)]
+
+
 async def test_a_silent_commit_is_an_item_without_words(served: Served) -> None:
     async with talking(served) as client:
         await client.detect(None)

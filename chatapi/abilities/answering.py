@@ -46,6 +46,8 @@ class Manner:
     seed: int | None = None
     sampling: Sampling = field(default_factory=Sampling)
     """What else is wanted of the writing; its tokens, temperature and seed are those above."""
+    speed: float = 1.0
+    """How many times as fast as usual it is spoken."""
     verbatim: bool = False
     """The answer is given as the model writes it, also where it begins with a space or has no words."""
     priority: Priority = Priority.REQUEST
@@ -254,7 +256,9 @@ class _Run:
             await self._say(_alone(self._ability.no_answer), voice)
 
     async def _say(self, pieces: AsyncIterator[str], voice: Voice) -> None:
-        async with aclosing(self._ability.speaking.pieces(pieces, voice, self._manner.priority)) as speech:
+        async with aclosing(
+            self._ability.speaking.pieces(pieces, voice, self._manner.priority, self._manner.speed)
+        ) as speech:
             async for part in speech:
                 self._mark("first_audio")
                 self._sounded.set()

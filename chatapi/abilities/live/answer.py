@@ -172,7 +172,7 @@ class Answer:
 
     async def _say(self, phrase: Callable[[str], str]) -> None:
         """A sentence that no model has to think of."""
-        voice = self._manner.voice
+        voice, manner, speaking = self._manner.voice, self._manner, self._answering.speaking
         assert voice is not None  # noqa: S101 - asked for by who calls
         sentence = phrase(voice.language)
 
@@ -181,7 +181,7 @@ class Answer:
 
         await self._out(TextDelta(f"{sentence} "))
         try:
-            async with aclosing(self._answering.speaking.pieces(one(), voice, self._manner.priority)) as speech:
+            async with aclosing(speaking.pieces(one(), voice, manner.priority, manner.speed)) as speech:
                 async for part in speech:
                     await self._out(part)
         except ChatapiError as error:

@@ -21,7 +21,7 @@ from chatapi.abilities.live.playback import Playback
 from chatapi.abilities.live.utterance import Utterance
 from chatapi.abilities.prompts import Question
 from chatapi.audio import RATE, Samples
-from chatapi.engines import Sampling, Voice
+from chatapi.engines import Sampling
 from chatapi.errors import ChatapiError, Unprocessable
 from chatapi.events import Called, Failed, Interrupted, LiveEvent, Resumed, SpeechStarted, SpeechStopped, Transcript
 from chatapi.gate import Priority
@@ -69,6 +69,8 @@ class Options:
     partials: bool = True
     system: str | None = None
     voice: str | None = None
+    speed: float = 1.0
+    """How many times as fast as usual it speaks."""
     language: str | None = None
     max_tokens: int | None = None
     temperature: float | None = None
@@ -306,11 +308,11 @@ class Session:
         elif current is not None and not current.over:
             await self._interrupt(current)
         options = self.options
-        voice: Voice | None = None
-        if options.speak:
-            voice = self._live.speaking.voice(options.voice, options.language or self._ear.spoken)
-        sampling = options.sampling
-        manner = Manner(voice, options.max_tokens, options.temperature, sampling=sampling, priority=Priority.LIVE)
+        language, speaking = options.language or self._ear.spoken, self._live.speaking
+        manner = Manner(
+            speaking.voice(options.voice, language) if options.speak else None, options.max_tokens,
+            options.temperature, sampling=options.sampling, speed=options.speed, priority=Priority.LIVE,
+        )  # fmt: skip
         self.answer = Answer(self._live.answering, self._prompt(asked), asked, manner, since)
         self.answer.guessed = guess
         self.answer.mark("transcript")

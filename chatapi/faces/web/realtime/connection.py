@@ -53,6 +53,7 @@ def options(config: wire.Session, appliance: Appliance, system: list[str]) -> Op
         partials=transcription is not None,
         system=instructions,
         voice=names.voice(appliance, config.audio.output.voice),
+        speed=config.audio.output.speed,
         sampling=_sampling(config),
         language=_language(transcription, appliance),
         max_tokens=None if config.max_output_tokens == "inf" else config.max_output_tokens,

@@ -93,8 +93,8 @@ class Input(_Part):
 class Output(_Part):
     format: Format = Format()
     voice: str | VoiceId = "default"
-    speed: float = Field(1.0, ge=1, le=1)
-    """The box's own pace; `piper.speed` of its settings changes it."""
+    speed: float = Field(1.0, ge=0.25, le=1.5)
+    """As a multiple of the box's own pace."""
 
 
 class Sound(_Part):
@@ -349,7 +349,6 @@ REASONS = {
     "tools.type": "only tools of the type function can be called here, no MCP servers",
     "tool_choice": 'it is auto, none, required, or a function: {"type": "function", "name": its name}',
     "prompt": "there are no prompt templates here; send `instructions`",
-    "speed": "the box speaks at its own pace, 1.0; its setting piper.speed changes it",
     "idle_timeout_ms": "nothing is said after an idle time; leave it out",
     "conversation": "a response always belongs to the conversation; only auto is taken",
     "input": "a response answers the conversation; create items instead",
