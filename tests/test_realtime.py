@@ -123,6 +123,31 @@ async def test_the_answer_is_spoken_as_fast_as_is_asked(served: Served) -> None:
         assert seconds == [pytest.approx(5 * 0.06 / speed, abs=0.01) for speed in (0.5, 1.5)]
 
 
+async def test_who_says_nothing_for_long_is_spoken_to(served: Served) -> None:
+    async with talking(served) as client:
+        await client.detect({**SERVER_VAD, "idle_timeout_ms": 5000})
+        await client.say(silence(8))
+        await client.write("hello")
+        await client.send("response.create")
+        await client.until("response.done")
+        seconds = len(client.audio()) / RATE
+        assert "input_audio_buffer.timeout_triggered" not in client.types
+        client.told.clear()
+        await client.say(silence(5.5))
+        triggered = await client.until("input_audio_buffer.timeout_triggered")
+        assert triggered["audio_start_ms"] == pytest.approx(1000 * (8 + seconds), abs=700)
+        assert 5000 <= triggered["audio_end_ms"] - triggered["audio_start_ms"] <= 5600
+        assert (await client.until("input_audio_buffer.committed"))["item_id"] == triggered["item_id"]
+        done = (await client.until("response.done"))["response"]
+        assert done["output"][0]["content"][0]["transcript"] == "You said: (I say nothing.)."
+        # Who speaks is waited for.
+        client.told.clear()
+        await client.say(silence(3), speech(3), silence(3))
+        done = (await client.until("response.done"))["response"]
+        assert done["output"][0]["content"][0]["transcript"].startswith("You said: heard ")
+        assert "input_audio_buffer.timeout_triggered" not in client.types
+
+
 async def test_a_silent_commit_is_an_item_without_words(served: Served) -> None:
     async with talking(served) as client:
         await client.detect(None)

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import TaskGroup
 
 from chatapi.abilities.answering import Answered, Manner
+from chatapi.abilities.live import notes
 from chatapi.abilities.live.answer import Answer, Send
 from chatapi.abilities.live.endpointing import Rules
 from chatapi.abilities.live.functions import Functions
+from chatapi.abilities.live.idleness import Idleness
 from chatapi.abilities.live.interruption import LIKENESS, Breaker, Meaning, likeness, meaning, stops
 from chatapi.abilities.live.listening import Ear
 from chatapi.abilities.live.memory import Memory
+from chatapi.abilities.live.options import Options, Origin
 from chatapi.abilities.live.playback import Playback
 from chatapi.abilities.live.utterance import Utterance
 from chatapi.abilities.prompts import Question
 from chatapi.audio import RATE, Samples
-from chatapi.engines import Sampling
 from chatapi.errors import ChatapiError, Unprocessable
-from chatapi.events import Called, Failed, Interrupted, LiveEvent, Resumed, SpeechStarted, SpeechStopped, Transcript
+from chatapi.events import (
+    Called,
+    Failed,
+    Interrupted,
+    LiveEvent,
+    Resumed,
+    SpeechStarted,
+    SpeechStopped,
+    Transcript,
+)
 from chatapi.gate import Priority
-from chatapi.history import Exchange, Recalled
+from chatapi.history import Recalled
 
 if TYPE_CHECKING:
     from chatapi.abilities.live import Live
@@ -36,55 +46,10 @@ ECHO = 3.0
 """Seconds after an answer in which what is heard may be its echo."""
 LATE = 0.5
 """Seconds of the answer after what has been heard that its echo may already hold."""
-BROKEN_OFF = "—"
-"""Ends an answer in the history of which no more was heard."""
 HEARS_ITSELF = (
     "the box hears its own voice and takes it for somebody's: turn the speaker down or move the microphone away; "
     "for a minute it listens only while it is silent"
 )
-INTERRUPTING = "(I interrupt you.) "
-"""Put before what was said against an answer when the model is told of it. Not in the system prompt: with another one
-the whole conversation would have to be read anew."""
-
-
-@dataclass
-class Options:
-    """What may be changed while it goes on."""
-
-    detect: bool = True
-    """Whether turns are found; otherwise `commit` ends them."""
-    semantic: bool = True
-    """Whether the sound of a pause counts, or only its length."""
-    silence_ms: int = 500
-    """Silence that ends a turn where only its length counts."""
-    patience: float = 1.0
-    """How much longer than set to wait at a pause where its sound counts."""
-    threshold: float | None = None
-    """Probability from which a frame counts as speech; None: as set."""
-    answer: bool = True
-    """Whether a turn is answered by itself."""
-    interrupt: bool = True
-    """Whether speech stops an answer."""
-    speak: bool = True
-    partials: bool = True
-    system: str | None = None
-    voice: str | None = None
-    speed: float = 1.0
-    """How many times as fast as usual it speaks."""
-    language: str | None = None
-    max_tokens: int | None = None
-    temperature: float | None = None
-    sampling: Sampling = field(default_factory=Sampling)
-    """Which functions may be called."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Whose session it is, for what is counted and traced."""
-
-    door: Literal["realtime", "mic", "other"] = "other"
-    traceparent: str = ""
-    """The caller's trace, as W3C Trace Context writes it."""
 
 
 class Session:
@@ -101,6 +66,7 @@ class Session:
         """What was said and not answered yet."""
         self._taken: list[str] = []
         """What was pending when the last turn ended, in case it goes on."""
+        self._idleness = Idleness()
         self.functions = Functions(live.answering, live.settings)
         self._live = live
         self._group = group
@@ -145,6 +111,10 @@ class Session:
     async def hear(self, samples: Samples) -> None:
         """The next samples, 16 kHz mono, of any number."""
         await self._ear.hear(samples)
+        busy = not self.options.answer or self.answer is None or self.busy or self.playing
+        if (idle := self._idleness.over(self.seconds, busy, self.options.idle_seconds)) is not None:
+            await self._send(idle)
+            await self.respond(" ".join(self.pending) or notes.SILENT)
 
     def played(self, seconds: float) -> None:
         """How much of the answer has been heard; who never says so is taken to hear it at once and in real time."""
@@ -187,7 +157,7 @@ class Session:
 
     async def broke_off(self, answer: Answer, words: str) -> None:
         """Only these words of it were heard."""
-        await self._said(answer, f"{words} {BROKEN_OFF}".lstrip())
+        await self._said(answer, f"{words} {notes.BROKEN_OFF}".lstrip())
 
     # What the ear tells
 
@@ -331,14 +301,11 @@ class Session:
     def _told(self) -> Recalled:
         """What the model is given of what was before."""
         system = self.options.system if self.options.system is not None else self._live.settings.llm.system
-        exchanges = self.recalled.exchanges
-        pairs = itertools.pairwise(exchanges)
-        noted = [replace(each, asked=_noted(each.asked, before)) for before, each in pairs]
-        return replace(self.recalled, system=system, exchanges=(*exchanges[:1], *noted))
+        return replace(notes.noted(self.recalled), system=system)
 
     def _prompt(self, asked: str) -> Question:
         """As the model is told of it."""
-        put = _noted(asked, self.recalled.exchanges[-1]) if self.recalled.exchanges else asked
+        put = notes.put(asked, self.recalled)
         return self._live.answering.question(self._told(), put, self.functions.results)
 
     async def _release(self) -> None:
@@ -393,7 +360,3 @@ class Session:
         async with self._writing:
             if answer.number is not None:
                 await self.memory.forget(answer.number)
-
-
-def _noted(asked: str, before: Exchange) -> str:
-    return INTERRUPTING + asked if before.answered.endswith(BROKEN_OFF) else asked

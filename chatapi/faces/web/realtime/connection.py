@@ -59,7 +59,8 @@ def options(config: wire.Session, appliance: Appliance, system: list[str]) -> Op
         max_tokens=None if config.max_output_tokens == "inf" else config.max_output_tokens,
     )
     if isinstance(vad, wire.ServerVad):
-        return replace(found, threshold=vad.threshold, silence_ms=vad.silence_duration_ms)
+        idle = None if vad.idle_timeout_ms is None else vad.idle_timeout_ms / 1000
+        return replace(found, threshold=vad.threshold, silence_ms=vad.silence_duration_ms, idle_seconds=idle)
     return replace(found, patience=PATIENCE[vad.eagerness]) if vad is not None else found
 
 

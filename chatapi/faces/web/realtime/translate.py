@@ -10,6 +10,7 @@ from chatapi.events import (
     AnswerStarted,
     Called,
     Failed,
+    Idle,
     Interrupted,
     LiveEvent,
     Resumed,
@@ -87,6 +88,7 @@ class Translation:
         self._takers = {
             SpeechStarted: self._speech_started,
             SpeechStopped: self._speech_stopped,
+            Idle: self._idle,
             Transcript: self._transcript,
             Resumed: self._resumed,
             AnswerStarted: self._answer_started,
@@ -150,6 +152,15 @@ class Translation:
         elif by_hand:
             await self._transcript(Transcript(""))
         self._hearing = Hearing(self._tell)
+
+    async def _idle(self, event: Idle) -> None:
+        item, self._hearing = self._hearing.item, Hearing(self._tell)
+        item.text = ""
+        start, end = round(event.start * 1000), round(event.end * 1000)
+        await self._tell(
+            "input_audio_buffer.timeout_triggered", audio_start_ms=start, audio_end_ms=end, item_id=item.id
+        )
+        await self._committed(item)
 
     async def _committed(self, item: Item) -> None:
         before = self._dialogue.add(item)

@@ -60,7 +60,8 @@ class ServerVad(_Part):
     silence_duration_ms: int = Field(500, ge=32, le=10_000)
     create_response: bool = True
     interrupt_response: bool = True
-    idle_timeout_ms: None = None
+    idle_timeout_ms: int | None = Field(None, ge=5000, le=30_000)
+    """Silence after an answer has been heard after which there is another; OpenAI's bounds."""
 
 
 class SemanticVad(_Part):
@@ -349,7 +350,6 @@ REASONS = {
     "tools.type": "only tools of the type function can be called here, no MCP servers",
     "tool_choice": 'it is auto, none, required, or a function: {"type": "function", "name": its name}',
     "prompt": "there are no prompt templates here; send `instructions`",
-    "idle_timeout_ms": "nothing is said after an idle time; leave it out",
     "conversation": "a response always belongs to the conversation; only auto is taken",
     "input": "a response answers the conversation; create items instead",
 }
