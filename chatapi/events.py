@@ -167,6 +167,15 @@ class SpeechStopped:
 
 
 @dataclass(frozen=True)
+class Idle:
+    """Live: nobody said anything for so long after an answer that another one follows."""
+
+    start: float
+    """Seconds of sound received before the silence."""
+    end: float
+
+
+@dataclass(frozen=True)
 class Resumed:
     """Live: nothing that matters was said against the answer; it goes on from where it stopped."""
 
@@ -197,4 +206,4 @@ class Failed:
     error: ChatapiError
 
 
-LiveEvent = SpeechStarted | SpeechStopped | Resumed | AnswerStarted | Interrupted | Failed | Event
+LiveEvent = SpeechStarted | SpeechStopped | Idle | Resumed | AnswerStarted | Interrupted | Failed | Event

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from chatapi.engines import LanguageModel, Message, Piece, Sampling, Stop, Tool, never
+from chatapi.engines import LanguageModel, Message, Piece, Sampling, Skill, Stop, Tool, never
 from chatapi.errors import Unprocessable
 from chatapi.events import Call, Token
 
@@ -52,6 +52,36 @@ def generate(
         # An engine is stopped by closing what it gives; Python would do that only when nobody holds it any more.
         if (close := getattr(pieces, "close", None)) is not None:
             close()
+
+
+def whole(
+    engine: LanguageModel, messages: Sequence[Message], sampling: Sampling, stop: Stop = never
+) -> Iterator[float]:
+    """As `LanguageModel.whole`, of a prompt that `generate` would have written for."""
+    told = messages if "tools" in engine.can else _told(messages, possible(sampling), sampling)
+    yield from engine.whole(told, stop)
+
+
+def check(sampling: Sampling) -> None:
+    """Tools have names of their own, and one that is chosen is there. Raises Unprocessable with the `param`."""
+    names = [tool.name for tool in sampling.tools]
+    if len(set(names)) < len(names):
+        raise _wrong("tools", "two of the tools have the same name", "invalid_value")
+    choice = sampling.tool_choice
+    if choice.startswith(":") and choice[1:] not in names:
+        raise _wrong("tool_choice", f"tool_choice is {choice[1:]!r}, which is none of the tools", "invalid_value")
+    if choice == "required" and not names:
+        raise _wrong("tool_choice", "tool_choice is required and there are no tools", "invalid_value")
+
+
+def length(tools: Sequence[Tool]) -> int:
+    """Characters that describe them."""
+    return sum(len(tool.description) + len(json.dumps(tool.parameters)) for tool in tools)
+
+
+def followed(sampling: Sampling, can: Container[Skill]) -> bool:
+    """Whether an engine of these skills can be held to the choice among the tools."""
+    return not sampling.tools or sampling.tool_choice in ("auto", "none") or "tools" in can or "schema" in can
 
 
 def possible(sampling: Sampling) -> tuple[Tool, ...]:
@@ -227,3 +257,7 @@ def _described(tools: Sequence[Tool], sampling: Sampling) -> str:
             "Its result follows in <tool_response>. Where none helps, answer in words."
         )
     return f"You can have these functions called, each with the JSON schema of its arguments:\n{known}\n{asked}"
+
+
+def _wrong(param: str, told: str, code: str) -> Unprocessable:
+    return Unprocessable(told, code=code, details={"param": param})

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chatapi.errors import StorageFault, Unknown
+from chatapi.events import Call
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS conversations (
@@ -32,6 +33,14 @@ CREATE INDEX IF NOT EXISTS by_use ON conversations (used);
 
 
 @dataclass(frozen=True)
+class Result:
+    """A function that was called, and what it gave."""
+
+    call: Call
+    output: str
+
+
+@dataclass(frozen=True)
 class Exchange:
     """What one turn added to a conversation."""
 
@@ -39,6 +48,8 @@ class Exchange:
     """Grows with time, over all conversations."""
     asked: str
     answered: str
+    results: tuple[Result, ...] = ()
+    """What had been given before it was asked. Known while the conversation is at hand; words alone are kept."""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from chatapi.events import (
     Transcript,
     TurnEnded,
 )
+from chatapi.segmenter import FRAME
 
 pytestmark = pytest.mark.anyio
 E = TypeVar("E")
@@ -232,6 +233,35 @@ async def test_push_to_talk_ends_a_turn_by_command(echo: Running) -> None:
         await talk.come(TurnEnded)
         assert talk.all(AnswerStarted)[0].asked == transcript.text
         assert not talk.all(Speech)
+
+
+async def test_what_is_said_before_a_pause_is_made_out_once_where_the_speaker_ends_turns(echo: Running) -> None:
+    async with talking(echo, options=Options(detect=False, answer=False, speak=False)) as talk:
+
+        async def until_made_out(sound: Samples, seconds: float) -> None:
+            """Give sound until there is a guess at so much."""
+            with anyio.fail_after(10):
+                while not any(float(event.text.split()[-2]) >= seconds for event in talk.all(Transcript)):
+                    await talk.session.hear(sound)
+                    await anyio.sleep(0.005)
+
+        # Whole frames; a guess in the pause, which settles what was said, holds at least six of silence.
+        block, words = FRAME * 3 / RATE, FRAME * 219 / RATE
+        await talk.session.hear(tone(words))
+        await until_made_out(silence(block), words + 5.5 * FRAME / RATE)
+        talk.events.clear()
+        await talk.session.hear(tone(1))
+        assert await talk.session.commit()
+        await until(lambda: any(event.final for event in talk.all(Transcript)))
+        parts = talk.all(Transcript)[-1].text.split("heard ")[1:]
+        assert len(parts) == 2 and float(parts[1].split()[0]) < 3
+
+        await talk.session.hear(tone(words))
+        talk.events.clear()
+        await until_made_out(silence(block), words + 5.5 * FRAME / RATE)
+        assert await talk.session.commit()
+        await until(lambda: any(event.final for event in talk.all(Transcript)))
+        assert talk.all(Transcript)[-1].text.count("heard") == 1
 
 
 async def test_who_talks_for_too_long_is_answered(echo: Running) -> None:

@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Callable
 
+import anyio
 import numpy as np
 import pytest
 from conftest import Served, serving, tone
@@ -80,6 +81,71 @@ async def test_who_ends_turns_by_hand_is_answered_when_asking(served: Served) ->
         await client.send("input_audio_buffer.commit", event_id="mine")
         error = (await client.until("error"))["error"]
         assert (error["code"], error["event_id"]) == ("input_audio_buffer_commit_empty", "mine")
+
+
+async def test_who_ends_turns_by_hand_is_told_the_words_while_they_speak(served: Served) -> None:
+    async with talking(served) as client, anyio.create_task_group() as group:
+        await client.detect(None)
+
+        async def speak() -> None:
+            while True:
+                await client.say(speech(0.2))
+                await anyio.sleep(0.02)
+
+        group.start_soon(speak)
+        told = await client.until("conversation.item.input_audio_transcription.delta")
+        group.cancel_scope.cancel()
+    assert told["delta"] == "heard" and not [kind for kind in client.types if kind.endswith("committed")]
+
+
+async def test_words_told_while_they_are_spoken_begin_the_transcript(served: Served) -> None:
+    async with talking(served) as client:
+        await client.detect(None)
+        for _ in range(4):
+            await client.say(speech(1.0))
+        await client.send("input_audio_buffer.commit")
+        done = await client.until("conversation.item.input_audio_transcription.completed")
+        deltas = [event for event in client.told if event["type"].endswith("transcription.delta")]
+        assert "".join(event["delta"] for event in deltas) == done["transcript"]
+        assert {event["item_id"] for event in deltas} == {done["item_id"]}
+
+
+async def test_the_answer_is_spoken_as_fast_as_is_asked(served: Served) -> None:
+    async with talking(served) as client:
+        seconds = []
+        for speed in (0.5, 1.5):
+            await client.update(audio={"output": {"speed": speed}})
+            await client.write("one two three")
+            await client.send("response.create")
+            await client.until("response.done")
+            seconds.append(len(client.audio()) / RATE)
+            client.told.clear()
+        assert seconds == [pytest.approx(5 * 0.06 / speed, abs=0.01) for speed in (0.5, 1.5)]
+
+
+async def test_who_says_nothing_for_long_is_spoken_to(served: Served) -> None:
+    async with talking(served) as client:
+        await client.detect({**SERVER_VAD, "idle_timeout_ms": 5000})
+        await client.say(silence(8))
+        await client.write("hello")
+        await client.send("response.create")
+        await client.until("response.done")
+        seconds = len(client.audio()) / RATE
+        assert "input_audio_buffer.timeout_triggered" not in client.types
+        client.told.clear()
+        await client.say(silence(5.5))
+        triggered = await client.until("input_audio_buffer.timeout_triggered")
+        assert triggered["audio_start_ms"] == pytest.approx(1000 * (8 + seconds), abs=700)
+        assert 5000 <= triggered["audio_end_ms"] - triggered["audio_start_ms"] <= 5600
+        assert (await client.until("input_audio_buffer.committed"))["item_id"] == triggered["item_id"]
+        done = (await client.until("response.done"))["response"]
+        assert done["output"][0]["content"][0]["transcript"] == "You said: (I say nothing.)."
+        # Who speaks is waited for.
+        client.told.clear()
+        await client.say(silence(3), speech(3), silence(3))
+        done = (await client.until("response.done"))["response"]
+        assert done["output"][0]["content"][0]["transcript"].startswith("You said: heard ")
+        assert "input_audio_buffer.timeout_triggered" not in client.types
 
 
 async def test_a_silent_commit_is_an_item_without_words(served: Served) -> None:

@@ -167,7 +167,11 @@ async def test_garbage_is_answered_and_the_session_goes_on(served: Served) -> No
         document = {"type": "session.update", "session": {"tools": [1]}, "event_id": "here"}
         await plain.send(json.dumps(document))
         error = (await heard(plain, "error"))["error"]
-        assert (error["event_id"], error["param"], error["type"]) == ("here", "session.tools", "invalid_request_error")
+        assert (error["event_id"], error["param"], error["type"]) == (
+            "here",
+            "session.tools.0",
+            "invalid_request_error",
+        )
         await plain.send(json.dumps({"type": "response.create"}))
         assert (await heard(plain, "response.done"))["response"]["status"] == "completed"
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,21 +17,36 @@ from chatapi.audio import Audio
 FOLDER = Path(__file__).with_name("node")
 RATE = 24_000
 
-
-@pytest.mark.skipif(
+pytestmark = pytest.mark.skipif(
     shutil.which("node") is None or not (FOLDER / "node_modules").is_dir(), reason="needs node and tests/node"
 )
+
+
+def ran(script: str, served: Served, *arguments: str, given: bytes = b"") -> dict[str, Any]:
+    """What a script prints."""
+    url = f"ws://127.0.0.1:{served.port}/v1/realtime?model=gpt-realtime"
+    done = subprocess.run(
+        ["node", FOLDER / script, url, "none", *arguments], input=given, capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    found: dict[str, Any] = json.loads(done.stdout.decode().splitlines()[-1])
+    assert found["errors"] == []
+    return found
+
+
 def test_the_agents_sdk_talks_with_the_box(served: Served) -> None:
     silence = np.zeros(int(0.5 * RATE), np.float32)
     microphone = Audio(np.concatenate([silence, tone(0.8, rate=RATE), silence]), RATE).pcm16()
-    ran = subprocess.run(
-        ["node", FOLDER / "talk.mjs", f"ws://127.0.0.1:{served.port}/v1/realtime?model=gpt-realtime", "none"],
-        input=microphone, capture_output=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr.decode()
-    found = json.loads(ran.stdout.decode().splitlines()[-1])
-    assert found["errors"] == []
+    found = ran("talk.mjs", served, given=microphone)
     assert found["turns"] == 2 and found["bytes"] > 0.3 * RATE * 2
     said = [(role, "".join(filter(None, parts))) for role, parts in found["history"]]
     assert [role for role, _ in said] == ["user", "assistant", "user", "assistant"]
     assert said[0][1].startswith("heard ") and said[3][1].endswith("and now in writing.")
+
+
+def test_the_agents_sdk_has_its_functions_called(served: Served) -> None:
+    question = '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>'
+    found = ran("tools.mjs", served, question)
+    assert found["called"] == [{"city": "Rome"}] and found["ended"] == [["weather", "sunny in Rome"]]
+    assert ["function_call", "sunny in Rome"] in found["history"]
+    assert found["history"][-1] == ["assistant", "You said: <tool_response>\nsunny in Rome\n</tool_response>."]

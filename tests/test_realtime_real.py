@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import anyio
 import numpy as np
 import pytest
@@ -42,3 +44,22 @@ async def test_a_spoken_question_is_answered_with_audio_and_transcript(box: Serv
     answer = wav(Audio(client.audio(), RATE))
     back = box.client.post("/completion", content=answer, headers={"content-type": "audio/wav"}).json()["heard"]
     assert word_error_rate([(said, back)]) < 0.5
+
+
+async def test_a_function_is_called_with_arguments_that_fit_and_answered_for(box: Served) -> None:
+    city = {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"]}
+    tools = [{"type": "function", "name": "temperature", "description": "Of a city.", "parameters": city}]
+    async with talking(box) as client:
+        await client.update(output_modalities=["text"], tools=tools)
+        await client.write("How warm is it in Rome?")
+        await client.send("response.create", response={"tool_choice": "required"})
+        with anyio.fail_after(60):
+            [call] = (await client.until("response.done"))["response"]["output"]
+        assert call["name"] == "temperature" and json.loads(call["arguments"])["city"] in ("Paris", "Rome")
+        item = {"type": "function_call_output", "call_id": call["call_id"], "output": "It is 31 degrees in Rome now."}
+        await client.send("conversation.item.create", item=item)
+        await client.send("response.create", response={"tool_choice": "none"})
+        with anyio.fail_after(60):
+            response = (await client.until("response.done"))["response"]
+    # What so small a model makes of it is not reliable.
+    assert response["status"] == "completed" and response["output"][0]["type"] == "message"

@@ -11,13 +11,14 @@ from typing import Generic
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from chatapi import function_calls
 from chatapi.abilities.prompts import P, Prompt, Question
 from chatapi.abilities.speaking import Speaking
 from chatapi.engines import ContextOverflow, LanguageModel, Message, Piece, Sampling, Skill, Usage, Voice
 from chatapi.errors import CallerError, ChatapiError
 from chatapi.events import Called, Event, TextDelta
 from chatapi.gate import Priority
-from chatapi.history import Recalled
+from chatapi.history import Recalled, Result
 from chatapi.sentences import Cutter
 from chatapi.settings import Llm
 from chatapi.workers import Preempted, Worker, Yields
@@ -45,6 +46,8 @@ class Manner:
     seed: int | None = None
     sampling: Sampling = field(default_factory=Sampling)
     """What else is wanted of the writing; its tokens, temperature and seed are those above."""
+    speed: float = 1.0
+    """How many times as fast as usual it is spoken."""
     verbatim: bool = False
     """The answer is given as the model writes it, also where it begins with a space or has no words."""
     priority: Priority = Priority.REQUEST
@@ -74,9 +77,9 @@ class Answering:
         self._speaking = speaking
         self._settings = settings
 
-    def question(self, recalled: Recalled, asked: str) -> Question:
-        """What is asked next in a conversation, as a prompt."""
-        return Question(recalled, asked, self._settings.system)
+    def question(self, recalled: Recalled, asked: str, results: tuple[Result, ...] = ()) -> Question:
+        """What is asked next in a conversation, after what functions gave, as a prompt."""
+        return Question(recalled, asked, self._settings.system, results)
 
     async def answer(self, prompt: P, manner: Manner, send: Send, mark: Mark) -> Answered[P]:
         """Send a TextDelta for every piece written and a Speech for every piece spoken, in order of each kind.
@@ -129,13 +132,18 @@ class Answering:
             async for piece in pieces:
                 yield piece
 
-    async def whole(self, recalled: Recalled, asked: str) -> float | None:
-        """How probable it is that nothing is missing from what is asked, by its words; None where it cannot be told."""
-        messages = self.question(recalled, MARKS.sub("", asked)).messages()
+    async def whole(self, prompt: Question, sampling: Sampling) -> float | None:
+        """How probable it is that nothing is missing from what is asked, by its words; None where it cannot be told.
+
+        `sampling` says which functions the answer will be told of.
+        """
+        messages = replace(prompt, asked=MARKS.sub("", prompt.asked)).messages()
         if messages[-1].role != "user":
             return None
         try:
-            async with self._llm.stream(lambda engine, stop: engine.whole(messages, stop), Priority.LIVE) as found:
+            async with self._llm.stream(
+                lambda engine, stop: function_calls.whole(engine, messages, sampling, stop), Priority.LIVE
+            ) as found:
                 return await anext(found, None)
         except ChatapiError:
             # The answer will meet the same, and say so.
@@ -268,7 +276,9 @@ class _Run:
             await self._say(_alone(self._ability.no_answer), voice)
 
     async def _say(self, pieces: AsyncIterator[str], voice: Voice) -> None:
-        async with aclosing(self._ability.speaking.pieces(pieces, voice, self._manner.priority)) as speech:
+        async with aclosing(
+            self._ability.speaking.pieces(pieces, voice, self._manner.priority, self._manner.speed)
+        ) as speech:
             async for part in speech:
                 self._mark("first_audio")
                 self._sounded.set()

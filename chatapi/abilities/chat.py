@@ -148,9 +148,7 @@ class Chat:
         lengths = [(f"messages[{at}]", _length(message)) for at, message in enumerate(turn.messages)]
         sampling = turn.sampling
         lengths.append(("response_format", len(json.dumps(sampling.schema)) if sampling.schema is not None else 0))
-        lengths.append(
-            ("tools", sum(len(tool.description) + len(json.dumps(tool.parameters)) for tool in sampling.tools))
-        )
+        lengths.append(("tools", function_calls.length(sampling.tools)))
         for param, length in lengths:
             total += length
             if length > most:
@@ -182,7 +180,7 @@ class Chat:
         """The first parameter that asks what an engine of these skills cannot do."""
         plain = Sampling()
         for name, skill in PARAMETERS:
-            told = name == "tools" and ("tools" in can or sampling.tool_choice in ("auto", "none"))
+            told = name == "tools" and function_calls.followed(sampling, can)
             if getattr(sampling, name) != getattr(plain, name) and skill not in can and not told:
                 return NAMES.get(name, name)
         return None
@@ -310,14 +308,7 @@ def _length(message: Said) -> int:
 
 def _check_calls(turn: ChatTurn) -> None:
     """Tools have names of their own, one that is chosen is there, and results belong to calls."""
-    names = [tool.name for tool in turn.sampling.tools]
-    if len(set(names)) < len(names):
-        raise _wrong("tools", "two of the tools have the same name", "invalid_value")
-    choice = turn.sampling.tool_choice
-    if choice.startswith(":") and choice[1:] not in names:
-        raise _wrong("tool_choice", f"tool_choice is {choice[1:]!r}, which is none of the tools", "invalid_value")
-    if choice == "required" and not names:
-        raise _wrong("tool_choice", "tool_choice is required and there are no tools", "invalid_value")
+    function_calls.check(turn.sampling)
     known: set[str] = set()
     for at, message in enumerate(turn.messages):
         known.update(call.id for call in message.calls)

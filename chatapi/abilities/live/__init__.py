@@ -10,7 +10,8 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 
 from chatapi.abilities.answering import Answering
 from chatapi.abilities.live.memory import Memory
-from chatapi.abilities.live.session import Options, Origin, Session
+from chatapi.abilities.live.options import Options, Origin
+from chatapi.abilities.live.session import Session
 from chatapi.abilities.speaking import Speaking
 from chatapi.abilities.transcription import Transcription
 from chatapi.errors import Busy, alone

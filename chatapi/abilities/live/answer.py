@@ -16,8 +16,19 @@ from chatapi.abilities.live.playback import Playback
 from chatapi.abilities.prompts import Question
 from chatapi.engines import Usage
 from chatapi.errors import ChatapiError, EngineFailed, alone
-from chatapi.events import AnswerStarted, Event, Failed, Ledger, LiveEvent, Speech, TextDelta, TurnEnded, TurnOver
-from chatapi.history import Recalled
+from chatapi.events import (
+    AnswerStarted,
+    Call,
+    Called,
+    Event,
+    Failed,
+    Ledger,
+    LiveEvent,
+    Speech,
+    TextDelta,
+    TurnEnded,
+    TurnOver,
+)
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +42,12 @@ PATIENCE = 4.0
 class Answer:
     """Thinks and speaks in `run`; what it says goes out once `release` was called."""
 
-    def __init__(
-        self, answering: Answering, recalled: Recalled, asked: str, put: str, manner: Manner, since: float
-    ) -> None:
-        """`put` is what was asked as the model is told of it."""
+    def __init__(self, answering: Answering, prompt: Question, asked: str, manner: Manner, since: float) -> None:
+        """`prompt` holds what was asked as the model is told of it."""
         self.asked = asked
+        self.prompt = prompt
+        self.calls: tuple[Call, ...] = ()
+        """Functions it wants called, as far as it went out."""
         self.playback = Playback()
         self.number: int | None = None
         """Of its exchange in the history, once it is there."""
@@ -50,8 +62,6 @@ class Answer:
         self._given_up = "interrupted"
         self._usage = Usage()
         self._answering = answering
-        self._recalled = recalled
-        self._put = put
         self._going = anyio.Event()
         self._manner = replace(manner, go=self._going)
         self._since = since
@@ -67,8 +77,7 @@ class Answer:
         """Until it is answered or dropped; what fails is told in words. `ended` is awaited before its TurnEnded."""
         with self._scope:
             try:
-                prompt = self._answering.question(self._recalled, self._put)
-                answered = await self._answering.answer(prompt, self._manner, self._take, self.mark)
+                answered = await self._answering.answer(self.prompt, self._manner, self._take, self.mark)
             except Exception as raised:
                 await self._failed(raised)
                 return
@@ -79,9 +88,8 @@ class Answer:
             self.over = True
             self._usage = usage = answered.last.usage or Usage()
             counted = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
-            await self._out(
-                TurnEnded(self._recalled.id, answered.last.finish_reason or "stop", *counted, ledger=self.ledger)
-            )
+            reason = answered.last.finish_reason or "stop"
+            await self._out(TurnEnded(self.prompt.recalled.id, reason, *counted, ledger=self.ledger))
 
     async def release(self, send: Send, clock: Callable[[], float]) -> None:
         """The turn is over: what there is goes out, and all that follows as it comes."""
@@ -146,6 +154,8 @@ class Answer:
         if isinstance(event, Speech):
             self.playback.sent(event, self._clock())
             self._sounding.set()
+        elif isinstance(event, Called):
+            self.calls += event.calls
         await self._send(event)
 
     async def _failed(self, raised: Exception) -> None:
@@ -158,11 +168,11 @@ class Answer:
         if self._manner.voice is not None:
             await self._say(phrases.sorry)
         self.over = True
-        await self._out(TurnEnded(self._recalled.id, "failed", ledger=self.ledger))
+        await self._out(TurnEnded(self.prompt.recalled.id, "failed", ledger=self.ledger))
 
     async def _say(self, phrase: Callable[[str], str]) -> None:
         """A sentence that no model has to think of."""
-        voice = self._manner.voice
+        voice, manner, speaking = self._manner.voice, self._manner, self._answering.speaking
         assert voice is not None  # noqa: S101 - asked for by who calls
         sentence = phrase(voice.language)
 
@@ -171,7 +181,7 @@ class Answer:
 
         await self._out(TextDelta(f"{sentence} "))
         try:
-            async with aclosing(self._answering.speaking.pieces(one(), voice, self._manner.priority)) as speech:
+            async with aclosing(speaking.pieces(one(), voice, manner.priority, manner.speed)) as speech:
                 async for part in speech:
                     await self._out(part)
         except ChatapiError as error:

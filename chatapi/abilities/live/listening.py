@@ -33,6 +33,9 @@ TAIL = 1
 for Whisper's encoder cannot be stopped half-way."""
 SETTLED = 6
 """Silent frames, 192 ms, after which a word has certainly ended."""
+RARER = 4
+"""Where the speaker ends turns, new sound that is waited for before it is made out, as one part in so many of what is
+made out: that takes the same share of the machine however long they speak, and however little they pause."""
 AGAINST = 320
 """Milliseconds of speech against an answer after which it is looked at what they say."""
 
@@ -137,6 +140,8 @@ class Ear:
         self._decoding: Decoding | None = None
         self._seen = 0
         """Samples of the utterance that are decoded, or being decoded."""
+        self._quiet = 0
+        """Frames in a row without speech, where the speaker ends turns."""
         self._look: Look | None = None
         """The last one; it holds for as long as nothing is said after it."""
 
@@ -188,6 +193,7 @@ class Ear:
             mark = self._endpointing.feed(probability, float(np.sqrt(np.mean(frame**2))), self._hearer.playing)
         else:
             mark = Mark.ONSET if self.utterance is None else None
+            self._quiet = 0 if probability >= self._endpointing.rules.threshold else self._quiet + 1
         voiced = not self.detect or (self._endpointing.speaking and self._endpointing.silence == 0)
         if voiced:
             self.voiced_at = time.monotonic()
@@ -245,12 +251,26 @@ class Ear:
 
     def _wanted(self, utterance: Utterance) -> bool:
         """Whether it is to be decoded now: when a pause has begun, and now and then before it."""
+        if not self.detect:
+            return self.partials and self._decoding is None and self._wanted_by_hand(utterance)
         whole = self._whole(utterance)
         if self._endpointing.silence or utterance.length > whole:
             return self._seen < whole and (self._endpointing.silence >= AFTER or utterance.length > whole + FRAME)
         against = self._hearer.against
         every = frames(AGAINST if against else self._settings.partial_ms) * FRAME
         return self._decoding is None and (against or self.partials) and utterance.length - self._seen >= every
+
+    def _said_by_hand(self, utterance: Utterance) -> int:
+        """Samples up to the end of what was said, where the speaker ends turns and the silence after it is theirs."""
+        return utterance.length - self._quiet * FRAME
+
+    def _wanted_by_hand(self, utterance: Utterance) -> bool:
+        """Now and then, and in a pause, so that what was said before it is settled: no pause ends the turn."""
+        said = self._said_by_hand(utterance)
+        if utterance.ripe and self._quiet >= SETTLED:
+            return self._seen < said + SETTLED * FRAME
+        every = max(frames(self._settings.partial_ms) * FRAME, (utterance.length - utterance.settled) // RARER)
+        return self._seen < said and utterance.length - self._seen >= every
 
     async def _is_over(self, utterance: Utterance) -> bool:
         look, whole = self._look, self._whole(utterance)
@@ -307,14 +327,18 @@ class Ear:
 
     async def _words(self, utterance: Utterance) -> str:
         """What has been said so far; empty where it cannot be understood, which is told."""
-        to = utterance.length
+        to, ended = utterance.length, not self.detect and self._quiet >= SETTLED
+        if not self.detect and 0 < utterance.settled >= self._said_by_hand(utterance):
+            # Of mere silence a recogniser may make words.
+            return utterance.text("")
         try:
             words = await self._transcription.words(utterance.open(), self.language, Priority.LIVE)
         except ChatapiError as error:
             await self._hearer.failed(error)
             return ""
         text, self.certainty, self.spoken = words.text, words.certainty, words.language or self.spoken
-        if utterance.ripe and utterance.speech_end < to and self._endpointing.silence >= SETTLED:
+        ended = ended or (utterance.speech_end < to and self._endpointing.silence >= SETTLED)
+        if utterance.ripe and ended:
             utterance.settle(text, to)
             return utterance.text("")
         return utterance.text(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from chatapi.history import Exchange, History, Recalled
+from chatapi.history import Exchange, History, Recalled, Result
 from chatapi.workers import Worker
 
 
@@ -15,11 +15,11 @@ class Memory:
         self.recalled = recalled
         self._history = history
 
-    async def add(self, system: str | None, asked: str, answered: str) -> int:
+    async def add(self, system: str | None, asked: str, answered: str, results: tuple[Result, ...] = ()) -> int:
         """Put an exchange at the end; tells its number."""
         recalled = replace(self.recalled, system=system)
         number = await self._history.call(lambda history: history.add(recalled, asked, answered))
-        self.recalled = replace(recalled, exchanges=(*recalled.exchanges, Exchange(number, asked, answered)))
+        self.recalled = replace(recalled, exchanges=(*recalled.exchanges, Exchange(number, asked, answered, results)))
         return number
 
     async def amend(self, number: int, answered: str, asked: str | None = None) -> None:
@@ -28,7 +28,7 @@ class Memory:
         self.recalled = replace(
             self.recalled,
             exchanges=tuple(
-                Exchange(number, e.asked if asked is None else asked, answered) if e.number == number else e
+                replace(e, asked=e.asked if asked is None else asked, answered=answered) if e.number == number else e
                 for e in self.recalled.exchanges
             ),
         )
@@ -38,3 +38,13 @@ class Memory:
         await self._history.call(lambda history: history.amend(number, None))
         kept = tuple(exchange for exchange in self.recalled.exchanges if exchange.number != number)
         self.recalled = replace(self.recalled, exchanges=kept)
+
+    def without(self, call: str) -> None:
+        """The function was never called."""
+        self.recalled = replace(
+            self.recalled,
+            exchanges=tuple(
+                replace(exchange, results=tuple(result for result in exchange.results if result.call.id != call))
+                for exchange in self.recalled.exchanges
+            ),
+        )

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import TaskGroup
 
 from chatapi.abilities.answering import Answered, Manner
+from chatapi.abilities.live import notes
 from chatapi.abilities.live.answer import Answer, Send
 from chatapi.abilities.live.endpointing import Rules
+from chatapi.abilities.live.functions import Functions
+from chatapi.abilities.live.idleness import Idleness
 from chatapi.abilities.live.interruption import LIKENESS, Breaker, Meaning, likeness, meaning, stops
 from chatapi.abilities.live.listening import Ear
 from chatapi.abilities.live.memory import Memory
+from chatapi.abilities.live.options import Options, Origin
 from chatapi.abilities.live.playback import Playback
 from chatapi.abilities.live.utterance import Utterance
 from chatapi.abilities.prompts import Question
 from chatapi.audio import RATE, Samples
-from chatapi.engines import Voice
 from chatapi.errors import ChatapiError, Unprocessable
-from chatapi.events import Failed, Interrupted, Resumed, SpeechStarted, SpeechStopped, Transcript
+from chatapi.events import (
+    Called,
+    Failed,
+    Interrupted,
+    LiveEvent,
+    Resumed,
+    SpeechStarted,
+    SpeechStopped,
+    Transcript,
+)
 from chatapi.gate import Priority
-from chatapi.history import Exchange, Recalled
+from chatapi.history import Recalled
 
 if TYPE_CHECKING:
     from chatapi.abilities.live import Live
@@ -35,51 +46,10 @@ ECHO = 3.0
 """Seconds after an answer in which what is heard may be its echo."""
 LATE = 0.5
 """Seconds of the answer after what has been heard that its echo may already hold."""
-BROKEN_OFF = "—"
-"""Ends an answer in the history of which no more was heard."""
 HEARS_ITSELF = (
     "the box hears its own voice and takes it for somebody's: turn the speaker down or move the microphone away; "
     "for a minute it listens only while it is silent"
 )
-INTERRUPTING = "(I interrupt you.) "
-"""Put before what was said against an answer when the model is told of it. Not in the system prompt: with another one
-the whole conversation would have to be read anew."""
-
-
-@dataclass
-class Options:
-    """What may be changed while it goes on."""
-
-    detect: bool = True
-    """Whether turns are found; otherwise `commit` ends them."""
-    semantic: bool = True
-    """Whether the sound of a pause counts, or only its length."""
-    silence_ms: int = 500
-    """Silence that ends a turn where only its length counts."""
-    patience: float = 1.0
-    """How much longer than set to wait at a pause where its sound counts."""
-    threshold: float | None = None
-    """Probability from which a frame counts as speech; None: as set."""
-    answer: bool = True
-    """Whether a turn is answered by itself."""
-    interrupt: bool = True
-    """Whether speech stops an answer."""
-    speak: bool = True
-    partials: bool = True
-    system: str | None = None
-    voice: str | None = None
-    language: str | None = None
-    max_tokens: int | None = None
-    temperature: float | None = None
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Whose session it is, for what is counted and traced."""
-
-    door: Literal["realtime", "mic", "other"] = "other"
-    traceparent: str = ""
-    """The caller's trace, as W3C Trace Context writes it."""
 
 
 class Session:
@@ -96,6 +66,8 @@ class Session:
         """What was said and not answered yet."""
         self._taken: list[str] = []
         """What was pending when the last turn ended, in case it goes on."""
+        self._idleness = Idleness()
+        self.functions = Functions(live.answering, live.settings)
         self._live = live
         self._group = group
         self._send = send
@@ -109,11 +81,12 @@ class Session:
         self.change(options)
 
     def change(self, options: Options) -> None:
-        """From now on."""
-        if options.system != self.options.system:
+        """From now on. Raises Unprocessable with the `param`."""
+        self.functions.check(options.sampling)
+        before, self.options = self.options, options
+        if (options.system, options.sampling) != (before.system, before.sampling):
             # Read at once, so that the next turn need not wait for it.
-            self._group.start_soon(self._live.answering.whole, replace(self._told(), system=options.system), "Hello")
-        self.options = options
+            self._group.start_soon(self._live.answering.whole, self._prompt("Hello"), options.sampling)
         settings, ear = self._live.settings, self._ear
         ear.detect, ear.semantic, ear.partials = options.detect, options.semantic, options.partials
         ear.language, ear.silence_ms = options.language, options.silence_ms
@@ -138,6 +111,10 @@ class Session:
     async def hear(self, samples: Samples) -> None:
         """The next samples, 16 kHz mono, of any number."""
         await self._ear.hear(samples)
+        busy = not self.options.answer or self.answer is None or self.busy or self.playing
+        if (idle := self._idleness.over(self.seconds, busy, self.options.idle_seconds)) is not None:
+            await self._send(idle)
+            await self.respond(" ".join(self.pending) or notes.SILENT)
 
     def played(self, seconds: float) -> None:
         """How much of the answer has been heard; who never says so is taken to hear it at once and in real time."""
@@ -155,12 +132,20 @@ class Session:
             self.answer.playback.resume(self.seconds)
         self.against = False
 
-    async def respond(self, asked: str | None = None) -> None:
-        """Answer what is pending, or this."""
-        text = asked if asked is not None else " ".join(self.pending)
-        self.pending.clear()
-        await self._begin(text, time.monotonic())
-        await self._release()
+    async def respond(self, asked: str | None = None, options: Options | None = None) -> None:
+        """Answer what is pending, or this; `options` are those of this answer alone. Raises as `change` does."""
+        usual = self.options
+        if options is not None:
+            self.functions.check(options.sampling)
+            self.options = options
+        try:
+            text = asked if asked is not None else " ".join(self.pending)
+            self.pending.clear()
+            await self._begin(text, time.monotonic())
+            self.functions.take()
+            await self._release()
+        finally:
+            self.options = usual
 
     async def cancel(self) -> bool:
         """Give up the answer. False when there is none."""
@@ -172,7 +157,7 @@ class Session:
 
     async def broke_off(self, answer: Answer, words: str) -> None:
         """Only these words of it were heard."""
-        await self._said(answer, f"{words} {BROKEN_OFF}".lstrip())
+        await self._said(answer, f"{words} {notes.BROKEN_OFF}".lstrip())
 
     # What the ear tells
 
@@ -184,7 +169,10 @@ class Session:
     @property
     def unheard(self) -> bool:
         answer = self.answer
-        return answer is not None and answer.released and answer.playback.heard(self.seconds) < UNHEARD
+        if answer is None or not answer.released or answer.calls or answer.prompt.results:
+            # Who was asked to call a function heard of the answer without a sound.
+            return False
+        return answer.playback.heard(self.seconds) < UNHEARD
 
     async def begun(self, at: float, again: bool) -> None:
         answer = self.answer
@@ -213,7 +201,8 @@ class Session:
     async def whole(self, text: str) -> float | None:
         if self.against or not self.options.answer:
             return None
-        return await self._live.answering.whole(self._told(), self._put(" ".join([*self.pending, text])))
+        prompt = self._prompt(" ".join([*self.pending, text]))
+        return await self._live.answering.whole(prompt, self.options.sampling)
 
     async def guessed(self, text: str) -> None:
         if self.against:
@@ -247,6 +236,7 @@ class Session:
         elif self.options.answer:
             await self._begin(" ".join([*self.pending, text]), self._ear.voiced_at)
             self._taken, self.pending = self.pending, []
+            self.functions.take()
             await self._release()
         else:
             self.pending.append(text)
@@ -282,17 +272,18 @@ class Session:
         """Think of an answer, not yet to be heard."""
         current = self.answer
         if current is not None and not current.released:
-            if current.asked == asked:
+            if (current.asked, current.prompt.results) == (asked, self.functions.results):
                 return
             current.drop()
         elif current is not None and not current.over:
             await self._interrupt(current)
         options = self.options
-        voice: Voice | None = None
-        if options.speak:
-            voice = self._live.speaking.voice(options.voice, options.language or self._ear.spoken)
-        manner = Manner(voice, options.max_tokens, options.temperature, priority=Priority.LIVE)
-        self.answer = Answer(self._live.answering, self._told(), asked, self._put(asked), manner, since)
+        language, speaking = options.language or self._ear.spoken, self._live.speaking
+        manner = Manner(
+            speaking.voice(options.voice, language) if options.speak else None, options.max_tokens,
+            options.temperature, sampling=options.sampling, speed=options.speed, priority=Priority.LIVE,
+        )  # fmt: skip
+        self.answer = Answer(self._live.answering, self._prompt(asked), asked, manner, since)
         self.answer.guessed = guess
         self.answer.mark("transcript")
         self._group.start_soon(self._run, self.answer)
@@ -310,14 +301,12 @@ class Session:
     def _told(self) -> Recalled:
         """What the model is given of what was before."""
         system = self.options.system if self.options.system is not None else self._live.settings.llm.system
-        exchanges = self.recalled.exchanges
-        pairs = itertools.pairwise(exchanges)
-        noted = [replace(each, asked=_noted(each.asked, before)) for before, each in pairs]
-        return replace(self.recalled, system=system, exchanges=(*exchanges[:1], *noted))
+        return replace(notes.noted(self.recalled), system=system)
 
-    def _put(self, asked: str) -> str:
+    def _prompt(self, asked: str) -> Question:
         """As the model is told of it."""
-        return _noted(asked, self.recalled.exchanges[-1]) if self.recalled.exchanges else asked
+        put = notes.put(asked, self.recalled)
+        return self._live.answering.question(self._told(), put, self.functions.results)
 
     async def _release(self) -> None:
         answer = self.answer
@@ -325,7 +314,13 @@ class Session:
             answer.mark("endpoint")
             self._spoken = answer.playback
             self._group.start_soon(answer.watch)
-            await answer.release(self._send, lambda: self.seconds)
+            await answer.release(self._tell, lambda: self.seconds)
+
+    async def _tell(self, event: LiveEvent) -> None:
+        """What an answer says, to who follows the session."""
+        if isinstance(event, Called):
+            self.functions.want(event.calls)
+        await self._send(event)
 
     async def _ended(self, answer: Answer, answered: Answered[Question]) -> None:
         """An answer is whole: it is remembered, as if all of it had been heard."""
@@ -337,7 +332,8 @@ class Session:
         """Remember what it said, or correct it."""
         async with self._writing:
             if answer.number is None:
-                answer.number = await self.memory.add(self.options.system, answer.asked, text)
+                results = answer.prompt.results
+                answer.number = await self.memory.add(self.options.system, answer.asked, text, results)
             else:
                 await self.memory.amend(answer.number, text)
 
@@ -364,7 +360,3 @@ class Session:
         async with self._writing:
             if answer.number is not None:
                 await self.memory.forget(answer.number)
-
-
-def _noted(asked: str, before: Exchange) -> str:
-    return INTERRUPTING + asked if before.answered.endswith(BROKEN_OFF) else asked

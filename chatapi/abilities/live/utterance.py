@@ -23,7 +23,8 @@ class Utterance:
         self.speech_end = self.length
         """Samples up to the end of the last voiced frame."""
         self._texts: list[str] = []
-        self._settled = 0
+        self.settled = 0
+        """Samples whose words will not change."""
 
     @property
     def length(self) -> int:
@@ -40,18 +41,18 @@ class Utterance:
 
     def open(self) -> Samples:
         """What has not been settled."""
-        return _joined(self._frames[self._settled // FRAME :])
+        return _joined(self._frames[self.settled // FRAME :])
 
     @property
     def ripe(self) -> bool:
         """Whether a pause now should settle what was said before it."""
-        return self.length - self._settled >= SETTLE
+        return self.length - self.settled >= SETTLE
 
     def settle(self, text: str, to: int) -> None:
         """The words of everything up to `to` samples will not change."""
         if text:
             self._texts.append(text)
-        self._settled = to
+        self.settled = to
 
     def text(self, still_open: str) -> str:
         """All words, with those of what is open."""

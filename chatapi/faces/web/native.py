@@ -149,7 +149,8 @@ def _conversing(routes: APIRouter, appliance: Appliance) -> None:
         messages = []
         for exchange in recalled.exchanges:
             messages += [{"role": "user", "text": exchange.asked}, {"role": "assistant", "text": exchange.answered}]
-        return {"id": recalled.id, "messages": messages}
+        # Where a function was called there are no words.
+        return {"id": recalled.id, "messages": [message for message in messages if message["text"]]}
 
     @routes.delete(
         "/conversations/{conversation}", summary="Forget it", status_code=204, responses=_problems(404, 503, 507)

@@ -16,6 +16,7 @@ from chatapi.abilities.live import Options
 from chatapi.abilities.live import Session as Conversation
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE
+from chatapi.engines import Sampling, Tool
 from chatapi.errors import BadInput, ChatapiError, TooLarge, TooSlow, Unprocessable
 from chatapi.events import LiveEvent
 from chatapi.faces.web import names
@@ -49,16 +50,24 @@ def options(config: wire.Session, appliance: Appliance, system: list[str]) -> Op
         answer=vad is not None and vad.create_response,
         interrupt=vad is not None and vad.interrupt_response,
         speak=config.output_modalities == ["audio"],
-        # Who ends turns by hand may hold one open for long, and guessing at all of it again and again costs too much.
-        partials=transcription is not None and vad is not None,
+        partials=transcription is not None,
         system=instructions,
         voice=names.voice(appliance, config.audio.output.voice),
+        speed=config.audio.output.speed,
+        sampling=_sampling(config),
         language=_language(transcription, appliance),
         max_tokens=None if config.max_output_tokens == "inf" else config.max_output_tokens,
     )
     if isinstance(vad, wire.ServerVad):
-        return replace(found, threshold=vad.threshold, silence_ms=vad.silence_duration_ms)
+        idle = None if vad.idle_timeout_ms is None else vad.idle_timeout_ms / 1000
+        return replace(found, threshold=vad.threshold, silence_ms=vad.silence_duration_ms, idle_seconds=idle)
     return replace(found, patience=PATIENCE[vad.eagerness]) if vad is not None else found
+
+
+def _sampling(config: wire.Session) -> Sampling:
+    tools = tuple(Tool(each.name, each.description, each.parameters) for each in config.tools)
+    choice = config.tool_choice if isinstance(config.tool_choice, str) else f":{config.tool_choice.name}"
+    return Sampling(tools=tools, tool_choice=choice, parallel=config.parallel_tool_calls is not False)
 
 
 def _language(transcription: wire.Transcription | None, appliance: Appliance) -> str | None:
@@ -257,18 +266,16 @@ class Connection:
     # Responses
 
     async def _respond(self, event: wire.ResponseCreate) -> None:
-        translation, usual = self._translation, self._conversation.options
+        translation = self._translation
         if translation.reply is not None or translation.wanted is not None:
             raise BadInput("a response is going on; cancel it first", code="conversation_already_has_active_response")
         once = options(effective(self._config, event.response), self._appliance, self._dialogue.system)
-        translation.wanted, self._conversation.options = event.response, once
+        translation.wanted = event.response
         try:
-            await self._conversation.respond()
+            await self._conversation.respond(options=once)
         except ChatapiError:
             translation.wanted = None
             raise
-        finally:
-            self._conversation.options = usual
 
     async def _cancel(self, event: wire.ResponseCancel) -> None:
         reply = self._translation.reply

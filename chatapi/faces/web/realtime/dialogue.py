@@ -11,7 +11,8 @@ from chatapi.abilities.live import Session
 from chatapi.abilities.live.answer import Answer
 from chatapi.abilities.live.playback import Playback
 from chatapi.errors import BadInput, Unknown, Unprocessable
-from chatapi.faces.web.realtime.wire import Create, Message
+from chatapi.events import Call
+from chatapi.faces.web.realtime.wire import Create, FunctionCall, FunctionOutput, Message
 
 MOST = 1000
 """Items a client may name; older ones are still part of the conversation."""
@@ -27,11 +28,11 @@ def new_id(kind: str) -> str:
 
 @dataclass(eq=False)
 class Item:
-    """A message of the conversation."""
+    """A message of the conversation, unless it is a CallItem."""
 
     role: str
     kind: str
-    """input_text, input_audio, output_text or output_audio."""
+    """input_text, input_audio, output_text or output_audio; function_call or function_call_output."""
     text: str | None = None
     """What is written, or what was said; None: not known yet."""
     id: str = field(default_factory=lambda: new_id("item"))
@@ -61,6 +62,21 @@ class Item:
             "role": self.role,
             "content": [] if empty else [self.part],
         }
+
+
+@dataclass(eq=False)
+class CallItem(Item):
+    """A function that is to be called, or with `output` what it gave."""
+
+    call: Call = field(kw_only=True)
+    output: str | None = None
+
+    def document(self, empty: bool = False) -> dict[str, Any]:
+        document = {"id": self.id, "object": "realtime.item", "type": self.kind, "status": self.status}
+        if self.output is not None:
+            return {**document, "call_id": self.call.id, "output": self.output}
+        arguments = "" if empty else self.call.arguments
+        return {**document, "call_id": self.call.id, "name": self.call.name, "arguments": arguments}
 
 
 class Dialogue:
@@ -112,7 +128,9 @@ class Dialogue:
             raise Unprocessable(
                 "items can only be added at the end; leave previous_item_id out", details={"param": "previous_item_id"}
             )
-        if item.role == "user":
+        if isinstance(item, CallItem):
+            self._give(item)
+        elif item.role == "user":
             self._session.pending.append(item.text or "")
         elif item.role == "assistant":
             asked = list(self.unanswered())
@@ -123,13 +141,22 @@ class Dialogue:
                 other.number = item.number
         return item, self.add(item)
 
+    def _give(self, item: CallItem) -> None:
+        if item.output is None:
+            self._session.functions.want([item.call])
+        else:
+            self._session.functions.give(item.call.id, item.output)
+
     async def delete(self, item_id: str) -> None:
         """Take it out of the conversation. Raises Unknown."""
         item = self.find(item_id)
         if item.role == "assistant" and item.status == "in_progress":
             await self._session.cancel()
         self.drop(item)
-        if item.exchange is not None:
+        if isinstance(item, CallItem):
+            self._session.functions.forget(item.call.id)
+            self._session.memory.without(item.call.id)
+        elif item.exchange is not None:
             await self._amend(item)
         elif item.role == "user" and item.text in self._session.pending:
             self._session.pending.remove(item.text)
@@ -167,11 +194,16 @@ class Dialogue:
             await self._session.memory.forget(number)
 
     @staticmethod
-    def _made(message: Message) -> Item:
+    def _made(message: Message | FunctionCall | FunctionOutput) -> Item:
+        item_id = message.id or new_id("item")
+        if isinstance(message, FunctionCall):
+            return CallItem("", message.type, id=item_id, call=Call(message.call_id, message.name, message.arguments))
+        if isinstance(message, FunctionOutput):
+            return CallItem("", message.type, id=item_id, call=Call(message.call_id, "", ""), output=message.output)
         kind = KINDS[message.role]
         if any(content.type != kind for content in message.content):
             raise Unprocessable(f"a {message.role} item holds {kind} here", details={"param": "item.content"})
         text = "\n".join(content.text for content in message.content).strip()
         if not text:
             raise BadInput("the item has no text", code="empty_item")
-        return Item(message.role, kind, text, message.id or new_id("item"))
+        return Item(message.role, kind, text, item_id)

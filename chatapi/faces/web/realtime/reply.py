@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from chatapi.abilities.live.answer import Answer
 from chatapi.errors import ChatapiError
-from chatapi.events import Ledger, Speech, TextDelta, TurnEnded
+from chatapi.events import Call, Called, Ledger, Speech, TextDelta, TurnEnded
 from chatapi.faces.web.problems import fault
-from chatapi.faces.web.realtime.dialogue import Dialogue, Item, new_id
+from chatapi.faces.web.realtime.dialogue import CallItem, Dialogue, Item, new_id
 from chatapi.faces.web.realtime.sound import Outgoing
 from chatapi.faces.web.realtime.wire import Session
 
@@ -24,7 +24,7 @@ class Tell(Protocol):
 
 
 class Reply:
-    """What a client sees of an answer. Its item has one part, at index 0."""
+    """What a client sees of an answer: a message with one part, at index 0, and functions that are to be called."""
 
     def __init__(
         self, tell: Tell, dialogue: Dialogue, config: Session, answer: Answer | None, metadata: dict[str, str] | None
@@ -34,6 +34,8 @@ class Reply:
         """Why it is cancelled, when it is."""
         self.error: ChatapiError | None = None
         self.answer = answer
+        self.items: list[Item] = []
+        """Those of it that the client was told of."""
         self._tell = tell
         self._dialogue = dialogue
         self._config = config
@@ -43,35 +45,40 @@ class Reply:
         self._spoken = config.output_modalities == ["audio"]
         self._out = Outgoing(config.audio.output.format.type)
         kind = "output_audio" if self._spoken else "output_text"
-        self.item = Item("assistant", kind, "", status="in_progress", answer=answer)
+        self._message = Item("assistant", kind, "", status="in_progress", answer=answer)
+        self._calls: list[Call] = []
 
     async def begin(self, conversation: str) -> None:
         self._conversation = conversation
         await self._tell("response.created", response=self._document("in_progress"))
-        await self._tell("response.output_item.added", **self._place(item=self.item.document(empty=True)))
-        before = self._dialogue.add(self.item)
-        await self._tell("conversation.item.added", previous_item_id=before, item=self.item.document(empty=True))
-        await self._tell("response.content_part.added", **self._at(part=self._part()))
+        if not self._config.tools or self._config.tool_choice == "none":
+            await self._open()
 
     async def text(self, delta: TextDelta) -> None:
-        self.item.text = (self.item.text or "") + delta.text
+        await self._open()
+        self._message.text = (self._message.text or "") + delta.text
         name = "output_audio_transcript" if self._spoken else "output_text"
         await self._tell(f"response.{name}.delta", **self._at(delta=delta.text))
 
     async def speech(self, speech: Speech) -> None:
-        start = self.item.playback.seconds
-        self.item.playback.sent(speech, 0)
+        await self._open()
+        start = self._message.playback.seconds
+        self._message.playback.sent(speech, 0)
         if self.error is not None and speech.text != self._excuse:
             # What the model did not write is to be read as well.
             self._excuse = speech.text
-            await self.text(TextDelta(f" {speech.text}" if self.item.text else speech.text))
+            await self.text(TextDelta(f" {speech.text}" if self._message.text else speech.text))
         if self._spoken:
             if self._config.chatapi is not None:
-                end = self.item.playback.seconds
+                end = self._message.playback.seconds
                 span = {"audio_start_ms": round(start * 1000), "audio_end_ms": round(end * 1000)}
                 await self._tell("chatapi.speech", **self._at(text=speech.text, **span))
             for delta in self._out.feed(speech.audio):
                 await self._tell("response.output_audio.delta", **self._at(delta=delta))
+
+    def called(self, event: Called) -> None:
+        """Told once it is whole: what is said before a call is still being spoken."""
+        self._calls += event.calls
 
     async def ended(self, turn: TurnEnded) -> None:
         """It is whole, or failed."""
@@ -81,28 +88,63 @@ class Reply:
             details["reason"] = "max_output_tokens"
         elif status == "failed" and self.error is not None:
             details["error"] = fault(self.error)
-        if self._spoken:
+        if self._spoken and self.items:
             for delta in self._out.finish():
                 await self._tell("response.output_audio.delta", **self._at(delta=delta))
+        await self._close(status)
+        for call in self._calls:
+            await self._call(call, status)
         await self._finish(status, details, _usage(turn), turn.ledger)
 
     async def cancelled(self) -> None:
         """Nothing more of it comes."""
         details = {"type": "cancelled", "reason": self.reason}
         ledger = self.answer.ledger if self.answer is not None else Ledger()
+        await self._close("cancelled")
         await self._finish("cancelled", details, _usage(None), ledger)
 
-    async def _finish(self, status: str, details: dict[str, Any], usage: dict[str, Any], ledger: Ledger) -> None:
-        self.item.status = "completed" if status == "completed" else "incomplete"
+    async def _open(self) -> None:
+        """Its message begins; where functions may be called not before its first word, for it may be only a call."""
+        if not self.items:
+            await self._added(self._message)
+            await self._tell("response.content_part.added", **self._at(part=self._part()))
+
+    async def _close(self, status: str) -> None:
+        """No more words of it come."""
+        message = self._message
+        if not self.items:
+            return
+        message.status = "completed" if status == "completed" else "incomplete"
         if self._spoken:
             await self._tell("response.output_audio.done", **self._at())
-            await self._tell("response.output_audio_transcript.done", **self._at(transcript=self.item.text))
+            await self._tell("response.output_audio_transcript.done", **self._at(transcript=message.text))
         else:
-            await self._tell("response.output_text.done", **self._at(text=self.item.text))
+            await self._tell("response.output_text.done", **self._at(text=message.text))
         await self._tell("response.content_part.done", **self._at(part=self._part()))
-        await self._tell("response.output_item.done", **self._place(item=self.item.document()))
-        await self._tell("conversation.item.done", item=self.item.document())
-        done = self._document(status, status_details=details, output=[self.item.document()], usage=usage)
+        await self._done(message)
+
+    async def _call(self, call: Call, status: str) -> None:
+        item = CallItem("", "function_call", status="in_progress", answer=self.answer, call=call)
+        await self._added(item)
+        place = self._place(item_id=item.id, call_id=call.id)
+        await self._tell("response.function_call_arguments.delta", **place, delta=call.arguments)
+        await self._tell("response.function_call_arguments.done", **place, name=call.name, arguments=call.arguments)
+        item.status = "completed" if status == "completed" else "incomplete"
+        await self._done(item)
+
+    async def _added(self, item: Item) -> None:
+        self.items.append(item)
+        await self._tell("response.output_item.added", **self._place(item=item.document(empty=True)))
+        before = self._dialogue.add(item)
+        await self._tell("conversation.item.added", previous_item_id=before, item=item.document(empty=True))
+
+    async def _done(self, item: Item) -> None:
+        await self._tell("response.output_item.done", **self._place(item=item.document()))
+        await self._tell("conversation.item.done", item=item.document())
+
+    async def _finish(self, status: str, details: dict[str, Any], usage: dict[str, Any], ledger: Ledger) -> None:
+        output = [item.document() for item in self.items]
+        done = self._document(status, status_details=details, output=output, usage=usage)
         await self._tell("response.done", response=done)
         if self._config.chatapi is not None:
             await self._tell("chatapi.ledger", response_id=self.id, ledger=asdict(ledger))
@@ -127,16 +169,17 @@ class Reply:
 
     def _part(self) -> dict[str, Any]:
         return (
-            {"type": "audio", "transcript": self.item.text}
+            {"type": "audio", "transcript": self._message.text}
             if self._spoken
-            else {"type": "text", "text": self.item.text}
+            else {"type": "text", "text": self._message.text}
         )
 
     def _place(self, **more: Any) -> dict[str, Any]:
-        return {"response_id": self.id, "output_index": 0, **more}
+        """Of the last item."""
+        return {"response_id": self.id, "output_index": len(self.items) - 1, **more}
 
     def _at(self, **more: Any) -> dict[str, Any]:
-        return {**self._place(), "item_id": self.item.id, "content_index": 0, **more}
+        return {**self._place(), "item_id": self._message.id, "content_index": 0, **more}
 
 
 def _usage(turn: TurnEnded | None) -> dict[str, Any]:

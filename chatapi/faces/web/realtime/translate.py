@@ -8,7 +8,9 @@ from chatapi.abilities.live import Session as Conversation
 from chatapi.errors import ChatapiError
 from chatapi.events import (
     AnswerStarted,
+    Called,
     Failed,
+    Idle,
     Interrupted,
     LiveEvent,
     Resumed,
@@ -23,6 +25,8 @@ from chatapi.faces.web.problems import fault
 from chatapi.faces.web.realtime.dialogue import Dialogue, Item
 from chatapi.faces.web.realtime.reply import Reply, Tell
 from chatapi.faces.web.realtime.wire import Response, Session
+
+TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
 
 
 class Hearing:
@@ -84,10 +88,12 @@ class Translation:
         self._takers = {
             SpeechStarted: self._speech_started,
             SpeechStopped: self._speech_stopped,
+            Idle: self._idle,
             Transcript: self._transcript,
             Resumed: self._resumed,
             AnswerStarted: self._answer_started,
             TextDelta: self._text,
+            Called: self._called,
             Speech: self._speech,
             Interrupted: self._interrupted,
             Failed: self._failed,
@@ -147,6 +153,15 @@ class Translation:
             await self._transcript(Transcript(""))
         self._hearing = Hearing(self._tell)
 
+    async def _idle(self, event: Idle) -> None:
+        item, self._hearing = self._hearing.item, Hearing(self._tell)
+        item.text = ""
+        start, end = round(event.start * 1000), round(event.end * 1000)
+        await self._tell(
+            "input_audio_buffer.timeout_triggered", audio_start_ms=start, audio_end_ms=end, item_id=item.id
+        )
+        await self._committed(item)
+
     async def _committed(self, item: Item) -> None:
         before = self._dialogue.add(item)
         await self._tell("input_audio_buffer.committed", previous_item_id=before, item_id=item.id)
@@ -191,6 +206,10 @@ class Translation:
         if self.reply is not None:
             await self.reply.text(event)
 
+    async def _called(self, event: Called) -> None:
+        if self.reply is not None:
+            self.reply.called(event)
+
     async def _speech(self, event: Speech) -> None:
         if self.reply is not None:
             await self.reply.speech(event)
@@ -216,7 +235,7 @@ class Translation:
 
     async def _forget(self, reply: Reply) -> None:
         """The turn goes on in the utterance that follows, which will hold its words as well."""
-        for item in (reply.item, self._dialogue.answered(reply.answer)):
+        for item in (*reply.items, self._dialogue.answered(reply.answer)):
             if item is not None:
                 self._dialogue.drop(item)
                 await self._tell("conversation.item.deleted", item_id=item.id)
@@ -236,7 +255,7 @@ def effective(config: Session, wanted: Response) -> Session:
     if wanted.audio.output.voice is not None:
         output.voice = wanted.audio.output.voice
     changed: dict[str, Any] = {"audio": config.audio.model_copy(update={"output": output})}
-    for name in ("instructions", "max_output_tokens", "output_modalities"):
+    for name in ("instructions", "max_output_tokens", "output_modalities", *TOOLS):
         if (value := getattr(wanted, name)) is not None:
             changed[name] = value
     return config.model_copy(update=changed)

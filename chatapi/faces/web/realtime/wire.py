@@ -16,8 +16,14 @@ from chatapi.errors import BadInput, Unprocessable
 from chatapi.faces.web.names import VoiceId
 from chatapi.faces.web.realtime.sound import RATES
 
-TAGS = frozenset(["server_vad", "semantic_vad", "str", "int", "literal['inf']", "constrained-int"])
+TAGS = frozenset(
+    ["server_vad", "semantic_vad", "str", "int", "literal['inf']", "constrained-int", "message", "function_call",
+     "function_call_output", "literal['auto','none','required']", "ChosenFunction"]
+)  # fmt: skip
 """What pydantic adds to the path of a fault where several shapes are possible."""
+
+NAME = r"^[a-zA-Z0-9_-]{1,64}$"
+"""OpenAI's names of functions."""
 
 Shape = TypeVar("Shape", bound=BaseModel)
 
@@ -54,7 +60,8 @@ class ServerVad(_Part):
     silence_duration_ms: int = Field(500, ge=32, le=10_000)
     create_response: bool = True
     interrupt_response: bool = True
-    idle_timeout_ms: None = None
+    idle_timeout_ms: int | None = Field(None, ge=5000, le=30_000)
+    """Silence after an answer has been heard after which there is another; OpenAI's bounds."""
 
 
 class SemanticVad(_Part):
@@ -87,8 +94,8 @@ class Input(_Part):
 class Output(_Part):
     format: Format = Format()
     voice: str | VoiceId = "default"
-    speed: float = Field(1.0, ge=1, le=1)
-    """The box's own pace; `piper.speed` of its settings changes it."""
+    speed: float = Field(1.0, ge=0.25, le=1.5)
+    """As a multiple of the box's own pace."""
 
 
 class Sound(_Part):
@@ -118,6 +125,27 @@ class Extension(_Part):
     pausing: bool = False
 
 
+class Function(_Part):
+    """What may be called."""
+
+    type: Literal["function"]
+    name: str = Field(pattern=NAME)
+    description: str = ""
+    parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
+    """JSON schema of its arguments."""
+
+
+class ChosenFunction(_Part):
+    """The one that is to be called."""
+
+    type: Literal["function"]
+    name: str = Field(pattern=NAME)
+
+
+Functions = Annotated[list[Function], Field(max_length=128)]
+Choice = Literal["auto", "none", "required"] | ChosenFunction
+
+
 class Session(_Part):
     """A session as it is. `Update` names what of it changes."""
 
@@ -127,8 +155,8 @@ class Session(_Part):
     instructions: str | None = Field(None, max_length=20_000)
     max_output_tokens: Annotated[int, Field(ge=1, le=4096)] | Literal["inf"] = "inf"
     audio: Sound = Sound()
-    tools: list[Any] = Field([], max_length=0)
-    tool_choice: Literal["auto", "none"] = "auto"
+    tools: Functions = []
+    tool_choice: Choice = "auto"
     chatapi: Extension | None = None
     include: list[str] | None = None
     parallel_tool_calls: bool | None = None
@@ -164,8 +192,8 @@ class Response(_Part):
     parallel_tool_calls: bool | None = None
     prompt: None = None
     reasoning: dict[str, Any] | None = None
-    tool_choice: Literal["auto", "none"] | None = None
-    tools: list[Any] = Field([], max_length=0)
+    tool_choice: Choice | None = None
+    tools: Functions | None = None
 
 
 class Content(_Part):
@@ -179,6 +207,29 @@ class Message(_Part):
     type: Literal["message"]
     role: Literal["user", "assistant", "system"]
     content: list[Content] = Field(min_length=1, max_length=64)
+    id: str | None = Field(None, min_length=1, max_length=64)
+    object: Literal["realtime.item"] | None = None
+    status: Literal["completed", "incomplete", "in_progress"] | None = None
+
+
+class FunctionCall(_Part):
+    """A call that was wanted before this session began."""
+
+    type: Literal["function_call"]
+    name: str = Field(pattern=NAME)
+    arguments: str = Field(max_length=20_000)
+    call_id: str = Field(min_length=1, max_length=200)
+    id: str | None = Field(None, min_length=1, max_length=64)
+    object: Literal["realtime.item"] | None = None
+    status: Literal["completed", "incomplete", "in_progress"] | None = None
+
+
+class FunctionOutput(_Part):
+    """What a call gave."""
+
+    type: Literal["function_call_output"]
+    call_id: str = Field(max_length=200)
+    output: str
     id: str | None = Field(None, min_length=1, max_length=64)
     object: Literal["realtime.item"] | None = None
     status: Literal["completed", "incomplete", "in_progress"] | None = None
@@ -200,7 +251,7 @@ class Append(Event):
 
 
 class Create(Event):
-    item: Message
+    item: Annotated[Message | FunctionCall | FunctionOutput, Field(discriminator="type")]
     previous_item_id: str | None = None
 
 
@@ -290,16 +341,15 @@ def _checked(model: type[Shape], document: Mapping[str, Any], path: str = "") ->
 
 def _told(param: str, message: str) -> str:
     """Why, where the mere rule does not say it."""
-    reason = REASONS.get(param.rpartition(".")[2])
+    names = [name for name in param.split(".") if not name.isdigit()]
+    reason = REASONS.get(".".join(names[-2:])) or REASONS.get(names[-1])
     return f"{param}: {reason or message}"
 
 
 REASONS = {
-    "tools": "no tools can be called here; leave them empty",
-    "tool_choice": "no tools can be called here; auto and none are taken",
+    "tools.type": "only tools of the type function can be called here, no MCP servers",
+    "tool_choice": 'it is auto, none, required, or a function: {"type": "function", "name": its name}',
     "prompt": "there are no prompt templates here; send `instructions`",
-    "speed": "the box speaks at its own pace, 1.0; its setting piper.speed changes it",
-    "idle_timeout_ms": "nothing is said after an idle time; leave it out",
     "conversation": "a response always belongs to the conversation; only auto is taken",
     "input": "a response answers the conversation; create items instead",
 }
