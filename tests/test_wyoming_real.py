@@ -39,7 +39,7 @@ async def test_it_tells_whose_models_it_has(port: int) -> None:
     [event] = await ask(port, Describe(), end=["info"])
     info = Info.from_event(event)
     [asr], [voice], [wake], [llm] = info.asr[0].models, info.tts[0].voices, info.wake[0].models, info.handle[0].models
-    assert (asr.name, asr.attribution.name, asr.languages) == ("whisper-tiny.en", "openai", ["en"])
+    assert (asr.name, asr.attribution.name, asr.languages) == ("whisper-tiny.en-ct2", "openai", ["en"])
     assert (voice.name, voice.languages) == ("en_US-joe-medium", ["en"])
     assert (wake.name, wake.phrase, wake.attribution.name) == ("okay_nabu", "okay nabu", "esphome")
     assert llm.name == "smollm2-135m-instruct" and llm.version and asr.version
