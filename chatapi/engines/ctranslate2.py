@@ -17,7 +17,7 @@ import tiktoken
 from chatapi import openmp
 from chatapi.audio import RATE, Samples
 from chatapi.catalog import ggml
-from chatapi.engines import PLAIN, HeardToken, Hearing, Segment, Stop, Word, never
+from chatapi.engines import PLAIN, HeardToken, Hearing, Segment, Stop, never
 from chatapi.errors import EngineFailed, ModelFault
 from chatapi.mel import HOP, log_mel, mel_filters
 from chatapi.settings import Settings
@@ -43,20 +43,22 @@ with openmp.sleeping():
 TRIMMED = 576
 """Frames of the encoder for a short clip, instead of 1500; chosen with SURE and the beams on tests/corpus, split tune,
 and `chatapi bench hearing` measures them on the held-out clips."""
-SURE = -0.75
-"""Mean log-probability, times of segments included, below which a trimmed run is done again with the full encoder."""
-GUESS = -1.0
-"""The same below which nothing is believed that the full encoder gave."""
-CERTAIN = -0.5
-"""The same above which words are believed although the model thinks that nobody speaks.
+SURE = -0.35
+"""Mean log-probability below which a trimmed run is done again with the full encoder, and nothing is believed where the
+model thinks that nobody speaks.
 
 Of 241 clips of tests/corpus (split tune, tiny.en and base) it thinks so of none, at most 0.42; of silence, noise, hum,
-tones and clicks always, 0.64 to 0.95, and what it writes there has -0.69 to -1.6, but for a loop.
+tones and clicks always, 0.64 to 0.95, and what it writes there has -0.43 to -5, but for a loop.
 """
+GUESS = -0.9
+"""The same below which nothing is believed that the full encoder gave; the worst clip of tests/corpus that was
+understood gives -0.75."""
 WARMER = (0.4, 0.8)
 """Temperatures tried one after the other where the likeliest text is a guess or goes round in circles."""
-LONGEST_PROMPT = 223
-"""Tokens of what was said before: half the decoder's context less one, as in the code Whisper was published with."""
+CONTEXT = 448
+"""Tokens the decoder hears of and writes together."""
+LONGEST_PROMPT = CONTEXT // 2 - 1
+"""Tokens of what was said before, as in the code Whisper was published with."""
 TICK = 0.02
 """Seconds between two of Whisper's times."""
 PIECES = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -177,15 +179,18 @@ class CTranslate2:
             beam_size=1 if warm else self._beams,
             sampling_topk=0 if warm else 1,
             sampling_temperature=temperature if warm else 1.0,
-            max_length=min(448, len(run.prompt) + most),
-            return_scores=True,
+            # Half of it is the most that is written, however short the prompt is.
+            max_length=min(CONTEXT, max(2 * most, len(run.prompt) + most)),
             return_no_speech_prob=True,
         )
-        logprob = float(found.scores[0])
-        if found.no_speech_prob > NO_SPEECH and logprob < CERTAIN:
-            return Heard((), logprob)
         stretches = [each for each in self._stretches(found.sequences_ids[0], run.seconds) if self._said(each[0])]
-        return Heard(tuple(self._segments(run, stretches, logprob)), logprob)
+        if not stretches:
+            return Heard((), 0.0)
+        times, logprobs = self._aligned(run, [each for ids, *_ in stretches for each in ids])
+        logprob = float(np.mean(logprobs))
+        if found.no_speech_prob > NO_SPEECH and logprob < SURE:
+            return Heard((), logprob)
+        return Heard(tuple(self._segments(run, stretches, times, logprobs)), logprob)
 
     def _stretches(self, ids: Sequence[int], seconds: float) -> Iterator[tuple[list[int], float, float]]:
         """Text tokens between two times, and these."""
@@ -209,21 +214,21 @@ class CTranslate2:
         return text if any(char.isalnum() for char in text) else ""
 
     def _segments(
-        self, run: _Run, stretches: Sequence[tuple[list[int], float, float]], logprob: float
+        self,
+        run: _Run,
+        stretches: Sequence[tuple[list[int], float, float]],
+        times: list[tuple[float, float]],
+        logprobs: list[float],
     ) -> Iterator[Segment]:
         """With words and tokens as far as they are asked for."""
-        wanted = run.hearing.words or run.hearing.tokens
-        times, sure = self._aligned(run, [each for ids, *_ in stretches for each in ids]) if wanted else ([], [])
         for ids, start, end in stretches:
             spelled = [self._spelled[each] for each in ids]
-            words: tuple[Word, ...] = ()
-            tokens: tuple[HeardToken, ...] = ()
-            if run.hearing.words:
-                words = words_of([(text, *time) for text, time in zip(spelled, times, strict=False)], end)
-            if run.hearing.tokens:
-                tokens = tuple(map(HeardToken, ids, spelled, sure))
-            times, sure = times[len(ids) :], sure[len(ids) :]
-            yield Segment(self._said(ids), start, end, logprob, run.language, words, tokens)
+            sure, logprobs = logprobs[: len(ids)], logprobs[len(ids) :]
+            timed = [(text, *time) for text, time in zip(spelled, times, strict=False)]
+            times = times[len(ids) :]
+            words = words_of(timed, end) if run.hearing.words else ()
+            tokens = tuple(map(HeardToken, ids, spelled, sure)) if run.hearing.tokens else ()
+            yield Segment(self._said(ids), start, end, float(np.mean(sure)), run.language, words, tokens)
 
     def _aligned(self, run: _Run, ids: list[int]) -> tuple[list[tuple[float, float]], list[float]]:
         """Start and end in seconds, and the log-probability, of every token.
