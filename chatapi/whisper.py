@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from chatapi.audio import RATE, Samples
-from chatapi.engines import Hearing, Segment, Stop, Transcriber, Word
+from chatapi.engines import PLAIN, Hearing, Segment, Stop, Word, never
 from chatapi.errors import Unprocessable
 
 WINDOW = 30 * RATE
@@ -56,21 +56,40 @@ class Heard:
         return " ".join(segment.text for segment in self.segments)
 
 
-def require(engine: Transcriber, name: str, language: str | None, hearing: Hearing) -> None:
-    """Raises Unprocessable: unknown_language for one the engine does not understand, no_translation for a translation
-    by one that cannot. `name`: the model's."""
-    if language is not None and language not in engine.languages:
-        raise Unprocessable(
-            f"{name} does not understand {language!r}; it understands {', '.join(engine.languages)}",
-            code="unknown_language",
-        )
-    if hearing.translate and not engine.translates:
-        raise Unprocessable(f"{name} cannot translate", code="no_translation")
+class Recogniser:
+    """What an engine is made from: hears windows one after another, short clips with a shortened encoder."""
 
+    trimmed: int
+    """Frames of the encoder for a short clip, instead of 1500."""
 
-def short(samples: int, frames: int) -> bool:
-    """Whether a clip may be heard by an encoder of so many frames instead of 1500."""
-    return -(-samples // FRAME) + MARGIN <= frames
+    def __init__(self, model: Model, wanted_threads: int, trim: bool) -> None:
+        self.languages = tuple(model.languages)
+        self.translates = False
+        self.threads = threads(wanted_threads)
+        self._name = model.name
+        self._trim = trim
+
+    def transcribe(
+        self, samples: Samples, language: str | None = None, stop: Stop = never, hearing: Hearing = PLAIN
+    ) -> Iterator[Segment]:
+        """As the role says; Unprocessable (unknown_language) for one it does not understand, and for a translation
+        by a model that cannot (no_translation)."""
+        if language is not None and language not in self.languages:
+            raise Unprocessable(
+                f"{self._name} does not understand {language!r}; it understands {', '.join(self.languages)}",
+                code="unknown_language",
+            )
+        if hearing.translate and not self.translates:
+            raise Unprocessable(f"{self._name} cannot translate", code="no_translation")
+        yield from by_windows(samples, lambda window, known: self._hear(window, known, hearing, stop), language, stop)
+
+    def window(self, samples: int) -> int:
+        """Frames of the encoder that a sound of this length is first heard with; 0: all of them."""
+        return self.trimmed if self._trim and -(-samples // FRAME) + MARGIN <= self.trimmed else 0
+
+    def _hear(self, window: Samples, language: str | None, hearing: Hearing, stop: Stop) -> tuple[Segment, ...]:
+        """What is said in at most 30 seconds, as far as it can be believed; `language` None: not known yet."""
+        raise NotImplementedError
 
 
 def by_windows(

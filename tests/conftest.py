@@ -231,6 +231,14 @@ def slow(echo_settings: Callable[..., Settings]) -> Iterator[Served]:
 
 
 @pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Echo engines behind one server for a whole file."""
+    data = tmp_path_factory.mktemp("data")
+    with serving(settings.load([*ECHO, f"data={data}"], environ={}).settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The real models behind a real server."""
     data = tmp_path_factory.mktemp("data")

@@ -5,21 +5,20 @@ from __future__ import annotations
 import io
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import av
 import numpy as np
 import openai
 import pytest
-from conftest import ECHO, Served, serving, until
+from conftest import Served, serving, until
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 from openai import OpenAI
 from test_openai_audio import LONG, SHORT, TRANSCRIPTIONS, TRANSLATIONS
 
-from chatapi import settings
 from chatapi.settings import Settings
 
 
@@ -144,13 +143,6 @@ def test_no_form_is_an_error_of_ours(one: Served, names: list[str], content: byt
     body = body if cut is None else body[:cut] + body[cut + 3 :]
     reply = one.client.post(TRANSCRIPTIONS, content=body, headers={"content-type": "multipart/form-data; boundary=x"})
     assert reply.status_code < 500, reply.text
-
-
-@pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    data = tmp_path_factory.mktemp("data")
-    with serving(settings.load([*ECHO, f"data={data}"], environ={}).settings) as running:
-        yield running
 
 
 @pytest.mark.parametrize("gate", ["gate", "long"])

@@ -13,13 +13,12 @@ import jiwer
 import numpy as np
 import openai
 import pytest
-from conftest import ECHO, Served, serving, until
+from conftest import Served, serving, until
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 from openai import OpenAI
 
-from chatapi import settings
 from chatapi.audio import RATE, Audio, decode, wav
 from chatapi.encoding import FORMATS, PCM_RATE
 from chatapi.faces.web.openai.speech import REFUSED, SpeechRequest
@@ -211,13 +210,6 @@ def test_no_request_is_an_error_of_ours(one: Served, asked: dict[str, Any]) -> N
         "/v1/audio/speech", content=json.dumps(asked).encode(), headers={"content-type": "application/json"}
     )
     assert reply.status_code < 500, reply.text
-
-
-@pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    data = tmp_path_factory.mktemp("data")
-    with serving(settings.load([*ECHO, f"data={data}"], environ={}).settings) as running:
-        yield running
 
 
 @pytest.mark.real

@@ -17,7 +17,7 @@ import tiktoken
 from chatapi import openmp
 from chatapi.audio import RATE, Samples
 from chatapi.catalog import ggml
-from chatapi.engines import PLAIN, HeardToken, Hearing, Segment, Stop, never
+from chatapi.engines import HeardToken, Hearing, Segment, Stop
 from chatapi.errors import EngineFailed, ModelFault
 from chatapi.mel import HOP, log_mel, mel_filters
 from chatapi.settings import Settings
@@ -28,12 +28,9 @@ from chatapi.whisper import (
     WINDOW,
     Heard,
     Model,
-    by_windows,
+    Recogniser,
     loops,
     repeats,
-    require,
-    short,
-    threads,
     words_of,
 )
 
@@ -77,15 +74,15 @@ class _Run:
     hearing: Hearing
 
 
-class CTranslate2:
+class CTranslate2(Recogniser):
     """Deterministic for temperature 0; ModelFault when the weights cannot be loaded."""
+
+    trimmed = TRIMMED
 
     def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
         model, table = models[0], settings.ctranslate2
-        self.languages = tuple(model.languages)
-        self._name = model.name
-        self._trim, self._beams = table.trim, table.beams
-        self.threads = threads(table.threads)
+        super().__init__(model, table.threads, table.trim)
+        self._beams = table.beams
         folder = next(path for path in model.files.values() if path.name == "model.bin").parent
         self._ids, self._spelled = _tokens(folder / "vocabulary.txt")
         try:
@@ -99,20 +96,7 @@ class CTranslate2:
         ranks = {spelled: rank for rank, spelled in enumerate(self._spelled)}
         self._text = tiktoken.Encoding("whisper", pat_str=PIECES, mergeable_ranks=ranks, special_tokens={})
 
-    def transcribe(
-        self, samples: Samples, language: str | None = None, stop: Stop = never, hearing: Hearing = PLAIN
-    ) -> Iterator[Segment]:
-        """As the role says; Unprocessable (unknown_language) for one it does not understand, and for a translation
-        by a model that cannot (no_translation)."""
-        require(self, self._name, language, hearing)
-        yield from by_windows(samples, lambda window, known: self._hear(window, known, hearing, stop), language, stop)
-
-    def window(self, samples: int) -> int:
-        """Frames of the encoder that a sound of this length is first heard with; 0: all of them."""
-        return TRIMMED if self._trim and short(samples, TRIMMED) else 0
-
     def _hear(self, window: Samples, language: str | None, hearing: Hearing, stop: Stop) -> tuple[Segment, ...]:
-        """What is said in at most 30 seconds, as far as it can be believed."""
         if len(window) < HOP or stop():
             return ()
         try:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import atexit
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from chatapi import openmp
 from chatapi.audio import RATE, Samples
-from chatapi.engines import PLAIN, HeardToken, Hearing, Segment, Stop, Word, never
+from chatapi.engines import PLAIN, HeardToken, Hearing, Segment, Stop, Word
 from chatapi.errors import EngineFailed, ModelFault
 from chatapi.settings import Settings
 from chatapi.whisper import (
@@ -20,12 +20,9 @@ from chatapi.whisper import (
     TOKENS_A_SECOND,
     Heard,
     Model,
-    by_windows,
+    Recogniser,
     loops,
     repeats,
-    require,
-    short,
-    threads,
     words_of,
 )
 
@@ -67,32 +64,22 @@ SHORTEST = RATE * 11 // 10
 """whisper.cpp hears nothing in less than a second."""
 
 
-class WhisperCpp:
+class WhisperCpp(Recogniser):
     """One transcription at a time: whisper.cpp keeps the state of a run in the loaded model."""
+
+    trimmed = TRIMMED
 
     def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
         """Raises ModelFault when the weights cannot be loaded."""
         model = models[0]
-        self.languages = tuple(model.languages)
-        self._name = model.name
-        self._trim = settings.whisper_cpp.trim
-        self.threads = threads(settings.whisper_cpp.threads)
+        super().__init__(model, settings.whisper_cpp.threads, settings.whisper_cpp.trim)
         self._context = _loaded(model)
         # The decoder of a turbo is shorter than its encoder, and was not taught to translate.
         whole = whisper.whisper_model_n_text_layer(self._context) >= whisper.whisper_model_n_audio_layer(self._context)
         self.translates = bool(whisper.whisper_is_multilingual(self._context)) and whole
         weakref.finalize(self, whisper.whisper_free, self._context)
 
-    def transcribe(
-        self, samples: Samples, language: str | None = None, stop: Stop = never, hearing: Hearing = PLAIN
-    ) -> Iterator[Segment]:
-        """As the role says; Unprocessable (unknown_language) for one it does not understand, and for a translation
-        by a model that cannot (no_translation)."""
-        require(self, self._name, language, hearing)
-        yield from by_windows(samples, lambda window, known: self._hear(window, known, hearing, stop), language, stop)
-
     def _hear(self, window: Samples, language: str | None, hearing: Hearing, stop: Stop) -> tuple[Segment, ...]:
-        """What is said in at most 30 seconds, as far as it can be believed."""
         language = language or self._language(window)
         # Whether a trimmed encoder costs words was measured on what is written as it is spoken only.
         if not hearing.translate and (frames := self.window(len(window))):
@@ -101,10 +88,6 @@ class WhisperCpp:
                 return heard.segments
         heard = self._run(window, self._parameters(language, 0, hearing), hearing, stop)
         return tuple(each for each in heard.segments if each.logprob >= GUESS and not loops(each))
-
-    def window(self, samples: int) -> int:
-        """Frames of the encoder that a sound of this length is first heard with; 0: all of them."""
-        return TRIMMED if self._trim and short(samples, TRIMMED) else 0
 
     def _run(self, window: Samples, parameters: Any, hearing: Hearing, stop: Stop) -> Heard:
         """The segments of one run over the window; nothing once `stop` is true."""
