@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -320,6 +321,42 @@ async def test_a_conversation_goes_on_where_it_was(echo: Running) -> None:
         with pytest.raises(Unknown):
             async with talk.appliance.live.session(conversation="nobody's"):
                 pass
+
+
+async def test_what_no_longer_fits_the_model_leaves_before_the_next_turn_and_several_turns_at_once(
+    echo: Running,
+) -> None:
+    async with talking(echo, "llama_cpp.context=256", "llm.max_tokens=32") as talk:
+        remembered = []
+        for turn in range(12):
+            await talk.session.respond(" ".join(["word"] * 9))
+            await talk.come(TurnEnded, turn + 1)
+            remembered.append(len(talk.session.recalled.exchanges))
+        fewer = [now for before, now in itertools.pairwise(remembered) if now <= before]
+        # The rest of the context takes three exchanges until it is full again.
+        assert 2 <= len(fewer) <= 4 and max(remembered) <= 6
+        history = talk.appliance.history
+        kept = await history.call(lambda history: history.recall(talk.session.recalled.id, everything=True))
+        assert len(kept.exchanges) == 12
+        begun = await history.call(lambda history: history.recall(talk.session.recalled.id))
+        assert len(begun.exchanges) <= max(remembered)
+
+
+@pytest.mark.real
+async def test_a_conversation_that_fills_the_context_is_not_read_anew_with_every_turn(echo: Running) -> None:
+    said = " ".join(["The rain in the hills fills the rivers."] * 6)
+    options = Options(speak=False, max_tokens=8)
+    read = []
+    model = ("llm.engine=llama_cpp", "llm.model=smollm2-135m-instruct", "llama_cpp.context=640")
+    async with talking(echo, *model, options=options) as talk:
+        for turn in range(10):
+            # Nobody asks the next question at once.
+            await until(lambda: talk.appliance.engines.llm.gate.used == 0)
+            await talk.session.respond(f"{turn}. {said}")
+            ended = await talk.come(TurnEnded, turn + 1)
+            read.append(ended.prompt_tokens - ended.cached_tokens)
+    # A question has 68 tokens; with its beginning gone a conversation has several hundred to be read.
+    assert max(read) < 150
 
 
 async def test_leaving_in_the_middle_of_an_answer_frees_the_engines(echo: Running) -> None:

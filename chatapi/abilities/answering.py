@@ -27,6 +27,8 @@ PIECES_AHEAD = 8
 """Pieces of text that may wait to be spoken."""
 RESTING = 1.0
 """Seconds the model waits for its first piece to be spoken; some pieces turn out to have nothing to say."""
+NEXT = 100
+"""Tokens that the next question is expected to need."""
 MARKS = re.compile(r"[\s.?!,;:…。、！？，-]+$")
 """What whoever wrote down speech put at its end."""
 
@@ -132,17 +134,25 @@ class Answering:
             async for piece in pieces:
                 yield piece
 
-    async def whole(self, prompt: Question, sampling: Sampling) -> float | None:
+    def roomy(self, prompt: Question, manner: Manner, usage: Usage) -> Question:
+        """A prompt without the exchanges that the next question would leave no room for; `usage`: the last answer's."""
+        sampling, context = self.sampling(manner), self._llm.engine.context
+        needed = usage.prompt_tokens + usage.completion_tokens + NEXT + sampling.max_tokens
+        if needed <= context or not prompt.recalled.exchanges:
+            return prompt
+        return prompt.shortened(ContextOverflow(needed, context), sampling)
+
+    async def whole(self, prompt: Question, sampling: Sampling, priority: Priority = Priority.LIVE) -> float | None:
         """How probable it is that nothing is missing from what is asked, by its words; None where it cannot be told.
 
-        `sampling` says which functions the answer will be told of.
+        `sampling` says which functions the answer will be told of. An engine that can tell has read the prompt then.
         """
         messages = replace(prompt, asked=MARKS.sub("", prompt.asked)).messages()
         if messages[-1].role != "user":
             return None
         try:
             async with self._llm.stream(
-                lambda engine, stop: function_calls.whole(engine, messages, sampling, stop), Priority.LIVE
+                lambda engine, stop: function_calls.whole(engine, messages, sampling, stop), priority
             ) as found:
                 return await anext(found, None)
         except ChatapiError:

@@ -244,19 +244,19 @@ class ContextOverflow(Exception):
 
     def __init__(self, needed: int, context: int) -> None:
         super().__init__(f"{needed} tokens needed, {context} fit")
-        self.needed = needed
-        """Tokens of the prompt and the room kept for the answer."""
-        self.context = context
+        self.needed, self.context = needed, context
 
 
 class LanguageModel(Protocol):
     """A chat model."""
 
     slots: int
-    """How many answers it can write at once; `generate` may run on that many threads."""
+    """How many answers it can write at once, on a thread each."""
     continues: bool
     """Whether it goes on writing a last message that is the assistant's."""
     can: frozenset[Skill]
+    context: int
+    """Tokens that a prompt and its answer may have together."""
 
     def generate(self, messages: Sequence[Message], sampling: Sampling, stop: Stop = never) -> Iterator[Piece]:
         """The answer as it is written, about a token a piece.
@@ -330,7 +330,7 @@ class Entry:
     """Whether the catalog must hold a model for it."""
 
 
-DECLARED = ("languages", "translates", "slots", "continues", "can", "voices")
+DECLARED = ("languages", "translates", "slots", "continues", "can", "context", "voices")
 """What engines say of themselves that is wanted also while they are not loaded."""
 
 ENGINES: Mapping[str, Mapping[str, Entry]] = {

@@ -165,14 +165,14 @@ class EchoLanguageModel(_Paced, ChatOnly):
     def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
         super().__init__(settings, models)
         self.slots = settings.llama_cpp.slots
-        self._context = settings.llama_cpp.context
+        self.context = settings.llama_cpp.context
         self._fault = settings.echo.fault
 
     def generate(self, messages: Sequence[Message], sampling: Sampling, stop: Stop = never) -> Iterator[Piece]:
         prompt_tokens = sum(len(message.text.split()) for message in messages)
         needed = prompt_tokens + sampling.max_tokens
-        if needed > self._context:
-            raise ContextOverflow(needed, self._context)
+        if needed > self.context:
+            raise ContextOverflow(needed, self.context)
         words = _answer(messages, sampling)
         for count, word in enumerate(words[: sampling.max_tokens]):
             if count == 1:

@@ -77,7 +77,7 @@ class LlamaCpp(Uncounted):
             raise ModelFault("the llama_cpp engine needs a model and was given none; `chatapi models` lists them")
         table = settings.llama_cpp
         self.slots = table.slots
-        self._context = table.context
+        self.context = table.context
         self._sampling = {**SAMPLING, **{key: models[0].options[key] for key in SAMPLING if key in models[0].options}}
         self._closing = threading.Event()
         self._answers: set[_Answer] = set()
@@ -152,7 +152,7 @@ class LlamaCpp(Uncounted):
         }
         if sampling.seed is not None:
             request["seed"] = sampling.seed
-        return {**request, **_more(sampling, self._context)}
+        return {**request, **_more(sampling, self.context)}
 
     def _pieces(self, answer: _Answer, sampling: Sampling) -> Iterator[Piece]:
         tokens: list[Token] = []
@@ -163,8 +163,8 @@ class LlamaCpp(Uncounted):
                 raise _refusal(chunk["error"], sampling)
             if progress := chunk.get("prompt_progress"):
                 needed = progress["total"] + sampling.max_tokens
-                if needed > self._context:
-                    raise ContextOverflow(needed, self._context)
+                if needed > self.context:
+                    raise ContextOverflow(needed, self.context)
             for choice in chunk.get("choices", ()):
                 reason = choice.get("finish_reason") or reason
                 # What is left of a character whose other bytes never came.

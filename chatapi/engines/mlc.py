@@ -81,7 +81,7 @@ class Mlc:
         self._closed = False
         config = configured(folder, _checked(folder, model.name), settings.mlc)
         self._engine: Any = _load(folder, config, settings.mlc.device)
-        self._context: int = self._engine.max_input_sequence_length
+        self.context: int = self._engine.max_input_sequence_length
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="mlc", daemon=True)
         self._thread.start()
@@ -164,8 +164,8 @@ class Mlc:
         prefix = self._engine.conv_template.system_prefix_token_ids or []
         tokens = [*prefix, *self._engine.tokenizer.encode(prompt)]
         needed = len(tokens) + options["max_tokens"]
-        if needed > self._context:
-            raise ContextOverflow(needed, self._context)
+        if needed > self.context:
+            raise ContextOverflow(needed, self.context)
         request = uuid.uuid4().hex
         stream = await self._engine.completions.create(
             prompt=tokens, stream=True, stream_options={"include_usage": True}, request_id=request, **options

@@ -38,7 +38,7 @@ class OpenAIUpstream(ChatOnly):
         self._url = table.url.rstrip("/")
         if not re.match(r"https?://[^/\s]+", self._url):
             raise SettingsFault(f"openai_upstream.url is {table.url!r}; it looks like http://127.0.0.1:11434/v1")
-        self._context = table.context
+        self.context = table.context
         self._timeout = table.timeout
         self._model = table.model
         self._named = bool(table.model)
@@ -58,8 +58,8 @@ class OpenAIUpstream(ChatOnly):
         Raises NotReady while nothing answers there, Busy when it has too much to do, EngineFailed for all else.
         """
         needed = sum(len(message.text.encode()) // BYTES_A_TOKEN + 4 for message in messages) + sampling.max_tokens
-        if needed > self._context:
-            raise ContextOverflow(needed, self._context)
+        if needed > self.context:
+            raise ContextOverflow(needed, self.context)
         if stop():
             return
         if self._client.is_closed:
@@ -175,7 +175,7 @@ class OpenAIUpstream(ChatOnly):
         if head.status in (401, 403):
             return EngineFailed(f"{self._url} refuses the key: set openai_upstream.api_key to one that it knows")
         if _too_long(stated, message):
-            return _overflow(stated, message, sampling.max_tokens, self._context)
+            return _overflow(stated, message, sampling.max_tokens, self.context)
         if head.status == 404 or (head.status == 400 and re.search(r"model.*not (served|found|exist)", message)):
             return self._no_such_model(message)
         if head.status == 503 and "loading" in message.lower():

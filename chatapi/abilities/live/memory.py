@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 from chatapi.history import Exchange, History, Recalled, Result
 from chatapi.workers import Worker
@@ -21,6 +22,12 @@ class Memory:
         number = await self._history.call(lambda history: history.add(recalled, asked, answered))
         self.recalled = replace(recalled, exchanges=(*recalled.exchanges, Exchange(number, asked, answered, results)))
         return number
+
+    def begin_with(self, recalled: Recalled) -> None:
+        """What is older than its first exchange no longer fits the model; the history keeps it."""
+        first = recalled.exchanges[0].number if recalled.exchanges else inf
+        kept = tuple(exchange for exchange in self.recalled.exchanges if exchange.number >= first)
+        self.recalled = replace(self.recalled, exchanges=kept)
 
     async def amend(self, number: int, answered: str, asked: str | None = None) -> None:
         """Change an answer, and what was asked if it is given."""

@@ -23,6 +23,7 @@ from chatapi.abilities.live.playback import Playback
 from chatapi.abilities.live.utterance import Utterance
 from chatapi.abilities.prompts import Question
 from chatapi.audio import RATE, Samples
+from chatapi.engines import Usage
 from chatapi.errors import ChatapiError, Unprocessable
 from chatapi.events import (
     Called,
@@ -74,6 +75,8 @@ class Session:
         self._breaker = Breaker()
         self._spoken: Playback | None = None
         """Of the last answer that was given."""
+        self._reading = anyio.CancelScope()
+        """While the model reads ahead; what it has read by then it keeps."""
         self._writing = anyio.Lock()
         """Held while what an answer said is put into the memory, so that it is put there once."""
         self.options = Options()
@@ -177,6 +180,7 @@ class Session:
     async def begun(self, at: float, again: bool) -> None:
         answer = self.answer
         self.against = False
+        self._reading.cancel()
         if answer is not None and again:
             await self._retract(answer)
         elif answer is not None and self.playing and self.options.interrupt:
@@ -326,7 +330,21 @@ class Session:
         """An answer is whole: it is remembered, as if all of it had been heard."""
         # Not half-way: whoever interrupts now waits, and then knows which exchange to correct.
         with anyio.CancelScope(shield=True):
+            self.memory.begin_with(answered.prompt.recalled)
             await self._said(answer, answered.reply)
+        if answered.last.usage is not None:
+            self._group.start_soon(self._make_room, answered.last.usage)
+
+    async def _make_room(self, usage: Usage) -> None:
+        """What would leave the model's memory with the next turn leaves now, and the rest is read while nobody waits:
+        with another beginning all of a prompt is."""
+        options, prompt = self.options, self._prompt("Hello")
+        manner = Manner(max_tokens=options.max_tokens, sampling=options.sampling)
+        roomy = self._live.answering.roomy(prompt, manner, usage)
+        if roomy is not prompt:
+            self.memory.begin_with(roomy.recalled)
+            with anyio.CancelScope() as self._reading:
+                await self._live.answering.whole(self._prompt("Hello"), options.sampling, Priority.BULK)
 
     async def _said(self, answer: Answer, text: str) -> None:
         """Remember what it said, or correct it."""
