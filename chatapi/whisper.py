@@ -25,6 +25,8 @@ IDEOGRAMS = "\u3040-\u30ff\u3400-\u9fff"
 """Letters of languages written without spaces."""
 FASTEST = 6
 """Words a second that nobody says for long."""
+HASTE = 2
+"""Words more that the shortest clip may have."""
 DRAWN = 9
 """Times a letter follows itself in what nobody says."""
 TOKENS_A_SECOND = 25
@@ -159,6 +161,11 @@ def loops(segment: Segment) -> bool:
         return True
     fastest = FASTEST * (segment.end - segment.start)
     return len(segment.text.split()) > fastest and repeats(segment.text, 4)
+
+
+def hurried(text: str, seconds: float) -> bool:
+    """Whether it has more words than anybody says in that time: of a hummed "mhm" Whisper makes ten, or sixty."""
+    return len(text.split()) > FASTEST * seconds + HASTE
 
 
 def repeats(text: str, times: int) -> bool:

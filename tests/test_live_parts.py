@@ -113,7 +113,7 @@ def test_what_is_said_against_an_answer_is_understood(heard: str, spoken: str, f
 @pytest.mark.parametrize(
     ("heard", "certainty", "found"),
     [
-        ("And make sure.", -0.46, Meaning.NOTHING),
+        ("And make sure.", -0.56, Meaning.NOTHING),
         ("Hey, my mom.", -0.67, Meaning.NOTHING),
         ("Lunch.", -0.11, Meaning.BACKCHANNEL),
         ("Go back.", -0.2, Meaning.INTERRUPTION),
@@ -128,6 +128,20 @@ def test_what_is_said_against_an_answer_is_understood(heard: str, spoken: str, f
 )
 def test_what_is_hardly_understood_does_not_interrupt(heard: str, certainty: float, found: Meaning) -> None:
     assert meaning(heard, "The sea is wide.", certainty) is found
+
+
+@pytest.mark.parametrize(
+    ("heard", "seconds", "found"),
+    [
+        ("And make sure.", 0.32, Meaning.NOTHING),
+        ("Lights off.", 0.45, Meaning.INTERRUPTION),
+        ("What time is it?", 0.7, Meaning.INTERRUPTION),
+        ("And make sure to subscribe to our channel.", 0.55, Meaning.NOTHING),
+        ("Please stop.", 0.1, Meaning.STOP),
+    ],
+)
+def test_what_nobody_says_so_fast_does_not_interrupt(heard: str, seconds: float, found: Meaning) -> None:
+    assert meaning(heard, "The sea is wide.", -0.1, seconds) is found
 
 
 def test_only_a_wish_for_silence_is_left_unanswered() -> None:

@@ -16,7 +16,7 @@ from chatapi.engines import Hearing, Segment, load
 from chatapi.errors import Unprocessable
 from chatapi.settings import CTranslate2, Settings, WhisperCpp
 from chatapi.wer import words
-from chatapi.whisper import loops, repeats
+from chatapi.whisper import hurried, loops, repeats
 
 REAL = Path(__file__).parent / "corpus" / "real"
 ENGLISH = {"ctranslate2": "whisper-tiny.en-ct2", "whisper_cpp": "whisper-tiny.en"}
@@ -167,3 +167,17 @@ def test_names_that_were_said_before_are_rather_written(english: Any) -> None:
         for prompt in ("", "the fellow amerikans, my fellow amerikans")
     ]
     assert spelled[0] != spelled[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "found"),
+    [
+        ("And make sure to subscribe to our channel. " * 6, 0.8, True),
+        ("and make sure to make sure to subscribe to our channel for more videos", 1.0, True),
+        ("What time is it?", 0.7, False),
+        ("I do not know what you want me to do", 1.4, False),
+        ("No.", 0.1, False),
+    ],
+)
+def test_more_words_than_anybody_says_in_that_time_are_not_believed(text: str, seconds: float, found: bool) -> None:
+    assert hurried(text, seconds) is found

@@ -29,6 +29,7 @@ from chatapi.whisper import (
     Heard,
     Model,
     Recogniser,
+    hurried,
     loops,
     repeats,
     words_of,
@@ -104,7 +105,8 @@ class CTranslate2(Recogniser):
             if not hearing.translate and (frames := self.window(len(window))):
                 run = self._encoded(window, frames * FRAME, language, hearing)
                 heard = self._written(run, hearing.temperature)
-                if heard.segments and heard.logprob >= SURE and not repeats(heard.text, 2):
+                sure = heard.logprob >= SURE and not hurried(heard.text, run.seconds)
+                if heard.segments and sure and not repeats(heard.text, 2):
                     return heard.segments
                 language = run.language
             if stop():
@@ -121,8 +123,11 @@ class CTranslate2(Recogniser):
             heard = self._written(run, temperature)
             if not heard.segments:
                 return ()
-            if heard.logprob >= GUESS and not any(loops(each) for each in heard.segments):
+            hasty = hurried(heard.text, run.seconds)
+            if heard.logprob >= GUESS and not hasty and not any(loops(each) for each in heard.segments):
                 return heard.segments
+        if hasty:
+            return ()
         return tuple(each for each in heard.segments if each.logprob >= GUESS and not loops(each))
 
     def _encoded(self, window: Samples, length: int, language: str | None, hearing: Hearing) -> _Run:

@@ -21,6 +21,7 @@ from chatapi.whisper import (
     Heard,
     Model,
     Recogniser,
+    hurried,
     loops,
     repeats,
     words_of,
@@ -80,13 +81,16 @@ class WhisperCpp(Recogniser):
         weakref.finalize(self, whisper.whisper_free, self._context)
 
     def _hear(self, window: Samples, language: str | None, hearing: Hearing, stop: Stop) -> tuple[Segment, ...]:
-        language = language or self._language(window)
+        language, seconds = language or self._language(window), len(window) / RATE
         # Whether a trimmed encoder costs words was measured on what is written as it is spoken only.
         if not hearing.translate and (frames := self.window(len(window))):
             heard = self._run(window, self._parameters(language, frames, hearing), hearing, stop)
-            if heard.segments and heard.logprob >= SURE and not repeats(heard.text, 2):
+            sure = heard.logprob >= SURE and not hurried(heard.text, seconds)
+            if heard.segments and sure and not repeats(heard.text, 2):
                 return heard.segments
         heard = self._run(window, self._parameters(language, 0, hearing), hearing, stop)
+        if hurried(heard.text, seconds):
+            return ()
         return tuple(each for each in heard.segments if each.logprob >= GUESS and not loops(each))
 
     def _run(self, window: Samples, parameters: Any, hearing: Hearing, stop: Stop) -> Heard:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -118,6 +119,8 @@ class Ear:
         self.spoken = ""
         """The language last heard; empty: none yet."""
         self.certainty = 0.0
+        self.voiced = 0.0
+        """Seconds of speech that the last words were made of, and all before them in their turn."""
         """Of what was understood last, as a mean log-probability."""
         self.silence_ms = 500
         """Silence that ends a turn where only its length counts."""
@@ -331,12 +334,14 @@ class Ear:
         if not self.detect and 0 < utterance.settled >= self._said_by_hand(utterance):
             # Of mere silence a recogniser may make words.
             return utterance.text("")
+        voiced = self._endpointing.voiced * FRAME / RATE if self.detect else math.inf
         try:
             words = await self._transcription.words(utterance.open(), self.language, Priority.LIVE)
         except ChatapiError as error:
             await self._hearer.failed(error)
             return ""
-        text, self.certainty, self.spoken = words.text, words.certainty, words.language or self.spoken
+        text, self.spoken = words.text, words.language or self.spoken
+        self.certainty, self.voiced = words.certainty, voiced
         ended = ended or (utterance.speech_end < to and self._endpointing.silence >= SETTLED)
         if utterance.ripe and ended:
             utterance.settle(text, to)

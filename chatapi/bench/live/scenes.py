@@ -33,12 +33,22 @@ class Answered:
 
 async def question(stage: Stage, clip: Clip) -> Answered:
     """Ask, and hear the answer begin; the next one is asked when it is over."""
-    _, end = await stage.say(clip.samples, clip.text)
+    start, end = await stage.say(clip.samples, clip.text)
     await stage.answered(end)
     first = stage.speaker.first(end)
-    asked = next((event.asked for at, event in stage.events if at >= end and isinstance(event, AnswerStarted)), "")
     await stage.wait(0.5)
-    return Answered(None if first is None else first - end, asked)
+    return Answered(None if first is None else first - end, _understood(stage, start))
+
+
+def _understood(stage: Stage, since: float) -> str:
+    """What was answered since: a turn may be over before its last faint sound, or taken for two."""
+    asked: list[str] = []
+    for at, event in stage.events:
+        if at >= since and isinstance(event, AnswerStarted):
+            asked.append(event.asked)
+        elif at >= since and asked and isinstance(event, Interrupted) and event.retracted:
+            asked.pop()
+    return " ".join(asked)
 
 
 class Fate(Enum):
