@@ -17,6 +17,7 @@ import numpy as np
 
 from chatapi.audio import RATE, Samples
 from chatapi.errors import SettingsFault
+from chatapi.faces.mic import sound_server
 from chatapi.faces.mic.playback import DEVICE_RATE
 
 Direction = Literal["input", "output"]
@@ -163,6 +164,7 @@ class Line:
     ) -> None:
         """Opens, does not start. Raises DeviceFault."""
         self._sounddevice, self._direction = sounddevice, direction
+        self._named, self._place = bool(name), ""
         self._move = move
         self._called = time.monotonic()
         self.calls = 0
@@ -202,6 +204,8 @@ class Line:
         self._called = time.monotonic()
         # Of a device that takes one stream only the same question says no, for we have that one.
         self._tells = self._opens()
+        # The default device is wherever the server has it: it moves our stream along when another becomes the default.
+        self._place = sound_server.place(self._direction) if self._named else ""
 
     @property
     def age(self) -> float:
@@ -216,13 +220,19 @@ class Line:
         except Exception:
             return False
 
-    def there(self) -> bool:
-        """False when its name leads to no device any more; True where that cannot be told. Blocks for 2 to 5 ms.
+    def astray(self) -> str:
+        """Why it is not at the device of its name any more; empty when it is, or that cannot be told. Blocks for 1 to
+        5 ms.
 
-        A sound server moves the stream of a device that is unplugged to another one without a word, the microphone's
-        to what hears the speaker, and may leave it there when the device is back.
+        A sound server moves the stream of a device that is unplugged, or is no longer the default, to another one
+        without a word, the microphone's to what hears the speaker, and may leave it there when the device is back.
         """
-        return not self._tells or self._opens()
+        place = sound_server.place(self._direction) if self._place else ""
+        if place and place == self._place:
+            return ""
+        if self._tells and not self._opens():
+            return f"{self.name!r} is gone"
+        return f"the sound server moved {self.name!r} to {place!r}" if place else ""
 
     def _opens(self) -> bool:
         check = _check(self._sounddevice, self._direction)
