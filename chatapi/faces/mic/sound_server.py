@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -61,48 +62,68 @@ class _Silence(Exception):
     """The server is not there, refuses, or takes too long."""
 
 
-def place(direction: Literal["input", "output"], library: str = LIBRARY) -> str:
-    """The server's name of the device that this process's only stream of that direction is at.
+class SoundServer:
+    """Where the sound server has the stream of one direction that this process has. Blocking; `close` it.
 
-    Empty where that cannot be told: no library, no server, no answer, no stream of ours, or several. Blocks for 1 ms,
-    for 0.5 s at most.
+    It stays connected from the first question on. The library connects quickly, but where the server dies just then it
+    may compute for ever (PulseAudio 16, `pa_pstream_unlink` with a ring buffer that is only offered yet), so that this
+    is not to be done every second.
     """
-    if (pulse := _load(library)) is None:
-        return ""
-    streams, devices = ("source_output", "source") if direction == "input" else ("sink_input", "sink")
-    try:
-        with ExitStack() as stack:
-            server = _Server(pulse, stack)
-            ours = server.rows("client", _Client, lambda row: row.index if _ours(pulse, row.properties) else None)
-            found = server.rows(streams, _Stream, lambda row: (row.client, row.device))
-            names = dict(server.rows(devices, _Device, lambda row: (row.index, row.name)))
-    except _Silence:
-        return ""
-    at = [device for client, device in found if client in ours]
-    name: bytes = names.get(at[0], b"") if len(at) == 1 else b""
-    return name.decode(errors="replace")
 
+    def __init__(self, direction: Literal["input", "output"], library: str = LIBRARY) -> None:
+        self._direction = direction
+        self._pulse = _load(library)
+        self._lock = threading.Lock()
+        self._stack = ExitStack()
+        self._loop = self._context = c_void_p()
+        self._end = 0.0
 
-class _Server:
-    """A connection for one question; the deadline is that of all of it."""
+    def place(self) -> str:
+        """The server's name of the device; takes 1 ms, 0.5 s at most.
 
-    def __init__(self, pulse: Any, stack: ExitStack) -> None:
-        """Connects, until `stack` ends. Raises _Silence."""
-        self._pulse = pulse
-        self._end = time.monotonic() + SECONDS
-        self._loop = _made(pulse.pa_mainloop_new())
-        stack.callback(pulse.pa_mainloop_free, self._loop)
-        self._context = _made(pulse.pa_context_new(c_void_p(pulse.pa_mainloop_get_api(self._loop)), b"chatapi"))
-        stack.callback(pulse.pa_context_unref, self._context)
-        stack.callback(pulse.pa_context_disconnect, self._context)
-        if pulse.pa_context_connect(self._context, None, NO_AUTOSPAWN, None) < 0:
+        Empty where it cannot be told: no library, no server, no answer, no stream of ours, or several.
+        """
+        streams, devices = ("source_output", "source") if self._direction == "input" else ("sink_input", "sink")
+        with self._lock:
+            self._end = time.monotonic() + SECONDS
+            try:
+                self._connect()
+                ours = self._rows("client", _Client, lambda row: row.index if self._ours(row.properties) else None)
+                found = self._rows(streams, _Stream, lambda row: (row.client, row.device))
+                names = dict(self._rows(devices, _Device, lambda row: (row.index, row.name)))
+            except _Silence:
+                return ""
+        at = [device for client, device in found if client in ours]
+        name: bytes = names.get(at[0], b"") if len(at) == 1 else b""
+        return name.decode(errors="replace")
+
+    def close(self) -> None:
+        """Nothing can be told from now on."""
+        with self._lock:
+            self._pulse = None
+            self._stack.close()
+
+    def _connect(self) -> None:
+        """Once. Raises _Silence."""
+        if (pulse := self._pulse) is None:
             raise _Silence
-        while (state := pulse.pa_context_get_state(self._context)) != READY:
-            if state >= FAILED:
+        if self._context:
+            return
+        with ExitStack() as stack:
+            loop = self._loop = _made(pulse.pa_mainloop_new())
+            stack.callback(pulse.pa_mainloop_free, loop)
+            context = _made(pulse.pa_context_new(c_void_p(pulse.pa_mainloop_get_api(loop)), b"chatapi"))
+            stack.callback(pulse.pa_context_unref, context)
+            stack.callback(pulse.pa_context_disconnect, context)
+            if pulse.pa_context_connect(context, None, NO_AUTOSPAWN, None) < 0:
                 raise _Silence
-            self._turn()
+            while (state := pulse.pa_context_get_state(context)) != READY:
+                if state >= FAILED:
+                    raise _Silence
+                self._turn()
+            self._context, self._stack = context, stack.pop_all()
 
-    def rows(self, kind: str, shape: type[Structure], read: Callable[[Any], Any]) -> list[Any]:
+    def _rows(self, kind: str, shape: type[Structure], read: Callable[[Any], Any]) -> list[Any]:
         """What `read` makes of each thing of that kind, while its row may be read. Raises _Silence."""
         pulse, made = self._pulse, list[Any]()
 
@@ -111,8 +132,7 @@ class _Server:
                 made.append(read(row.contents))
 
         callback = CFUNCTYPE(None, c_void_p, POINTER(shape), c_int, c_void_p)(take)
-        query = getattr(pulse, f"pa_context_get_{kind}_info_list")
-        operation = _made(query(self._context, callback, None))
+        operation = _made(getattr(pulse, f"pa_context_get_{kind}_info_list")(self._context, callback, None))
         try:
             while (state := pulse.pa_operation_get_state(operation)) == RUNNING:
                 self._turn()
@@ -123,6 +143,12 @@ class _Server:
             pulse.pa_operation_cancel(operation)
             pulse.pa_operation_unref(operation)
         return made
+
+    def _ours(self, properties: int) -> bool:
+        """Whether a client with these is of this process; in another container its number may be the same."""
+        ours = {b"application.process.id": str(os.getpid()), b"application.process.host": socket.gethostname()}
+        read = self._pulse.pa_proplist_gets
+        return all(read(c_void_p(properties), key) == value.encode() for key, value in ours.items())
 
     def _turn(self) -> None:
         """Let the library work once. Raises _Silence when the time is over."""
@@ -139,12 +165,6 @@ def _made(pointer: int | None) -> c_void_p:
     if not pointer:
         raise _Silence
     return c_void_p(pointer)
-
-
-def _ours(pulse: Any, properties: int) -> bool:
-    """Whether a client with these is of this process; in another container its number may be the same."""
-    ours = {b"application.process.id": str(os.getpid()), b"application.process.host": socket.gethostname()}
-    return all(pulse.pa_proplist_gets(c_void_p(properties), key) == value.encode() for key, value in ours.items())
 
 
 @cache
