@@ -29,7 +29,7 @@ SILENT = 0.5
 """Seconds without a block after which a device is taken for lost."""
 WAKING = 1.5
 """Seconds a device may take to its first block; wireless ones need more than one."""
-ASK = 1.0
+ASK = 0.5
 """Seconds between two questions whether a device that works is still the one that was opened."""
 RETRY = 0.5
 """Seconds between two attempts to open a device."""
@@ -208,24 +208,23 @@ class SoundDevices:
             await self._ask(side, side.line)
         elif side.line is None and time.monotonic() >= side.retry:
             await self._look_for_devices(side)
-            try:
-                await self._open(side)
-            except DeviceFault as fault:
-                side.lose(str(fault))
+            await self._try(side)
 
     async def _ask(self, side: _Side, line: Line) -> None:
         """Leave a device that the sound server has replaced by another one."""
         now = time.monotonic()
         if self._hung or now < side.asked + ASK:
             return
-        side.asked, there = now, list[bool]()
+        side.asked, astray = now, list[str]()
         try:
-            await self._apart(lambda: there.append(line.there()), LEAVING, f"ask-{side.direction}")
+            await self._apart(lambda: astray.append(line.astray()), LEAVING, f"ask-{side.direction}")
         except DeviceFault as fault:
             log.warning("whether the %s device is there cannot be told: %s", side.direction, fault)
-        if there == [False]:
-            side.lose(f"{side.name!r} is gone")
+        if any(astray):
+            side.lose(astray[0])
             await self._leave(side)
+            # It may be there all the same, only without us: then there is nothing to wait for.
+            await self._try(side)
 
     async def _look_for_devices(self, side: _Side) -> None:
         """Let PortAudio see devices that came; for that no stream may be open."""
@@ -241,6 +240,12 @@ class SoundDevices:
         self._cards, self._looked = portaudio.cards(), time.monotonic()
         try:
             await self._apart(lambda: portaudio.refresh(self._sounddevice), OPENING, "refresh")
+        except DeviceFault as fault:
+            side.lose(str(fault))
+
+    async def _try(self, side: _Side) -> None:
+        try:
+            await self._open(side)
         except DeviceFault as fault:
             side.lose(str(fault))
 

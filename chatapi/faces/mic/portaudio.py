@@ -18,6 +18,7 @@ import numpy as np
 from chatapi.audio import RATE, Samples
 from chatapi.errors import SettingsFault
 from chatapi.faces.mic.playback import DEVICE_RATE
+from chatapi.faces.mic.sound_server import SoundServer
 
 Direction = Literal["input", "output"]
 BLOCK_SECONDS: dict[Direction, float] = {"input": 0.02, "output": 0.01}
@@ -163,6 +164,8 @@ class Line:
     ) -> None:
         """Opens, does not start. Raises DeviceFault."""
         self._sounddevice, self._direction = sounddevice, direction
+        self._named = bool(name)
+        self._server, self._place = SoundServer(direction), ""
         self._move = move
         self._called = time.monotonic()
         self.calls = 0
@@ -202,6 +205,7 @@ class Line:
         self._called = time.monotonic()
         # Of a device that takes one stream only the same question says no, for we have that one.
         self._tells = self._opens()
+        self._place = self._server.place()
 
     @property
     def age(self) -> float:
@@ -216,13 +220,23 @@ class Line:
         except Exception:
             return False
 
-    def there(self) -> bool:
-        """False when its name leads to no device any more; True where that cannot be told. Blocks for 2 to 5 ms.
+    def astray(self) -> str:
+        """Why it is not at the device of its name any more; empty when it is, or that cannot be told. Blocks for 1 to
+        5 ms.
 
-        A sound server moves the stream of a device that is unplugged to another one without a word, the microphone's
-        to what hears the speaker, and may leave it there when the device is back.
+        A sound server moves the stream of a device that is unplugged, or is no longer the default, to another one
+        without a word, the microphone's to what hears the speaker, and may leave it there when the device is back.
         """
-        return not self._tells or self._opens()
+        place = self._server.place() if self._place else ""
+        if place and place == self._place:
+            return ""
+        if self._tells and not self._opens():
+            return f"{self.name!r} is gone"
+        if place and self._named:
+            return f"the sound server moved {self.name!r} to {place!r}"
+        # The default device is where the server has it: it moves our stream along when another becomes the default.
+        self._place = place or self._place
+        return ""
 
     def _opens(self) -> bool:
         check = _check(self._sounddevice, self._direction)
@@ -239,6 +253,7 @@ class Line:
             self._stream.abort(ignore_errors=True)
         finally:
             self._stream.close(ignore_errors=True)
+            self._server.close()
 
     def _heard(self, data: Any, frames: int, times: Any, status: Any) -> None:
         self._count()

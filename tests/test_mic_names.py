@@ -1,0 +1,51 @@
+"""Which device a name means, of those that PortAudio lists."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from chatapi.errors import SettingsFault
+from chatapi.faces.mic import portaudio
+from chatapi.faces.mic.portaudio import DeviceFault
+
+
+class Listed:
+    """Stands for sounddevice: three devices, one of them listed twice."""
+
+    def __init__(self, default: int) -> None:
+        self.default = type("Default", (), {"device": {"input": default, "output": default}})
+
+    def query_devices(self) -> list[dict[str, Any]]:
+        names = ["USB Microphone", "USB Microphone", "Speaker", "USB Camera"]
+        inputs = [1, 1, 0, 2]
+        return [
+            {
+                "index": index,
+                "name": name,
+                "max_input_channels": inputs[index],
+                "max_output_channels": 2 - inputs[index],
+            }
+            for index, name in enumerate(names)
+        ]
+
+
+def test_find_takes_the_exact_name_then_a_part() -> None:
+    listed = Listed(default=3)
+    assert portaudio.find(listed, "USB Microphone", "input") == (0, "USB Microphone")
+    assert portaudio.find(listed, "micro", "input") == (0, "USB Microphone")
+    assert portaudio.find(listed, "", "input") == (3, "USB Camera")
+    with pytest.raises(DeviceFault, match="'usb' may mean any"):
+        portaudio.find(listed, "usb", "input")
+    with pytest.raises(DeviceFault, match="no output device named 'camera'; there are: 'USB M"):
+        portaudio.find(listed, "camera", "output")
+    with pytest.raises(DeviceFault, match="no default input device"):
+        portaudio.find(Listed(default=-1), "", "input")
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    with pytest.raises(SettingsFault, match=r"pip install 'chatapi\[mic\]'"):
+        portaudio.load()
