@@ -62,6 +62,16 @@ def test_more_is_needed_against_an_answer() -> None:
     assert marks((0.9, 6), against=True) == [(4, Mark.ONSET)]
 
 
+def test_less_is_needed_where_the_box_does_not_hear_itself() -> None:
+    calm = (0.1, 24)
+    assert marks(calm, (0.7, 6), against=True) == [(25, Mark.ONSET)]
+    assert marks(calm, (0.4, 4), (0.7, 2), against=True) == [(29, Mark.ONSET)]
+    # Its own voice comes through now.
+    assert marks(calm, (0.4, 7), (0.7, 20), against=True) == []
+    assert marks((0.1, 23), (0.7, 20), against=True) == []
+    assert marks(calm, (0.9, 1), (0.1, 9), (0.9, 1), against=True) == []
+
+
 @pytest.mark.parametrize(("probability", "silence"), [(1.0, 6), (0.6, 6), (0.3, 25), (0.0, 44), (0.15, 34)])
 def test_the_less_a_turn_seems_over_the_longer_the_pause(probability: float, silence: int) -> None:
     assert RULES.silence(probability) == pytest.approx(silence, abs=1)

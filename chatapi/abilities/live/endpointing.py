@@ -42,6 +42,14 @@ HELD = 0.8
 """Share of voiced frames among those of an onset."""
 LOUDER = 0.25
 """How much more probable than usual speech must be that interrupts: what is left of our own voice is not."""
+QUICK, LITTLE = 2, 0.1
+"""Frames that interrupt, and how much more probable than usual, where our own voice is not heard at all.
+
+On the split tune of tests/corpus that notices speech after 80 ms (median; 95 %: 272 ms) instead of 160 (368).
+"""
+CALM, FAINT, RISING = 24, 0.3, 6
+"""Our own voice is not heard after so many frames of it that are less probable than FAINT; speech may take RISING
+frames from there to what interrupts."""
 
 
 def frames(milliseconds: float) -> int:
@@ -114,7 +122,8 @@ class Endpointing:
         """Frames since the last voiced one."""
         self.voiced = 0
         """Voiced frames of this turn."""
-        self._recent: list[bool] = []
+        self._recent: list[float] = []
+        self._calm = self._rising = 0
         self._loudest = 0.0
 
     def feed(self, probability: float, level: float, against_answer: bool = False) -> Mark | None:
@@ -139,10 +148,22 @@ class Endpointing:
         self.speaking, self.silence = True, 0
 
     def _onset(self, probability: float, level: float, against_answer: bool) -> Mark | None:
-        wanted = self.rules.interrupt if against_answer else self.rules.onset
-        least = min(0.95, self.rules.threshold + (LOUDER if against_answer else 0))
-        self._recent = [*self._recent[-(wanted - 1) :], probability >= least] if wanted > 1 else [probability >= least]
-        if len(self._recent) < wanted or sum(self._recent) < HELD * wanted or not self._recent[-1]:
+        wanted, more = self._against(probability) if against_answer else (self.rules.onset, 0.0)
+        least = min(0.95, self.rules.threshold + more)
+        self._recent = [*self._recent, probability][-max(self.rules.interrupt, self.rules.onset) :]
+        likely = [each >= least for each in self._recent[-wanted:]]
+        if len(likely) < wanted or sum(likely) < HELD * wanted or not likely[-1]:
             return None
-        self.speaking, self.silence, self.voiced, self._loudest = True, 0, sum(self._recent), level
+        self.speaking, self.silence, self.voiced, self._loudest, self._calm = True, 0, sum(likely), level, 0
         return Mark.ONSET
+
+    def _against(self, probability: float) -> tuple[int, float]:
+        """Frames that are needed against an answer, and how much more probable than usual."""
+        faint = probability < FAINT
+        self._rising = 0 if faint else self._rising + 1
+        if faint:
+            self._calm += 1
+        elif self._rising > RISING:
+            self._calm = 0
+        quick = self._calm >= CALM
+        return (min(QUICK, self.rules.interrupt), LITTLE) if quick else (self.rules.interrupt, LOUDER)

@@ -24,6 +24,8 @@ from chatapi.workers import Engines
 
 BEFORE = 10
 """Frames kept from before an onset: a third of a second, with the soft start of the first word."""
+SOFT = 0.2
+"""Seconds of these that are hardly ever speech."""
 REOPEN = 4 * RATE
 """Samples after a turn's end within which its speaker may go on as if it had not ended."""
 AFTER = 2
@@ -119,8 +121,8 @@ class Ear:
         self.spoken = ""
         """The language last heard; empty: none yet."""
         self.certainty = 0.0
-        self.voiced = 0.0
-        """Seconds of speech that the last words were made of, and all before them in their turn."""
+        self.lasted = 0.0
+        """Seconds within which the last words, and all before them in their turn, were said."""
         """Of what was understood last, as a mean log-probability."""
         self.silence_ms = 500
         """Silence that ends a turn where only its length counts."""
@@ -279,7 +281,10 @@ class Ear:
         look, whole = self._look, self._whole(utterance)
         if look is None or look.upto < whole:
             return False
+        # What goes on if there was nothing has paused long enough once that is known.
         needed = frames(self.silence_ms)
+        if self._hearer.against and not look.text:
+            needed = min(SETTLED, needed)
         if self.semantic and look.text:
             likely = over(look.finished, look.whole, look.text)
             # What the words alone do not make sure waits for the sound's opinion.
@@ -334,14 +339,14 @@ class Ear:
         if not self.detect and 0 < utterance.settled >= self._said_by_hand(utterance):
             # Of mere silence a recogniser may make words.
             return utterance.text("")
-        voiced = self._endpointing.voiced * FRAME / RATE if self.detect else math.inf
+        lasted = utterance.speech_end / RATE - SOFT if self.detect else math.inf
         try:
             words = await self._transcription.words(utterance.open(), self.language, Priority.LIVE)
         except ChatapiError as error:
             await self._hearer.failed(error)
             return ""
         text, self.spoken = words.text, words.language or self.spoken
-        self.certainty, self.voiced = words.certainty, voiced
+        self.certainty, self.lasted = words.certainty, lasted
         ended = ended or (utterance.speech_end < to and self._endpointing.silence >= SETTLED)
         if utterance.ripe and ended:
             utterance.settle(text, to)

@@ -255,7 +255,7 @@ class Session:
             self.against = False
             return
         spoken = answer.playback.words(answer.playback.heard(self.seconds) + LATE)
-        meant = meaning(text, spoken, self._ear.certainty, self._ear.voiced)
+        meant = meaning(text, spoken, self._ear.certainty, self._ear.lasted)
         if meant is Meaning.STOP or (meant is Meaning.INTERRUPTION and not self._breaker.broken(self.seconds)):
             await self._interrupt(answer)
 

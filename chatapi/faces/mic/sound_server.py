@@ -2,7 +2,8 @@
 
 PulseAudio does so when another device becomes its default, even with a stream that asked for its device by name, if
 that was the default until then. Neither ALSA nor PortAudio hears of it, so the server is asked, through its own
-library, which ALSA's plug-in for it needs anyway.
+library, which ALSA's plug-in for it needs anyway; pulsectl, which wraps all of that library, waits for an answer for
+ever, and a server that hangs gives none.
 """
 
 from __future__ import annotations
