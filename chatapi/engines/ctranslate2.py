@@ -41,6 +41,9 @@ with openmp.sleeping():
 TRIMMED = 576
 """Frames of the encoder for a short clip, instead of 1500; chosen with SURE and the beams on tests/corpus, split tune,
 and `chatapi bench hearing` measures them on the held-out clips."""
+PADDED = 200
+"""Frames of silence that follow a longer sound, instead of as many as fill 1500: noise that ends long before them is
+taken for the end of what is said."""
 SURE = -0.35
 """Mean log-probability below which a trimmed run is done again with the full encoder, and nothing is believed where the
 model thinks that nobody speaks.
@@ -123,9 +126,18 @@ class CTranslate2(Recogniser):
                 language = run.language
             if stop():
                 return ()
-            return self._whole(self._encoded(window, WINDOW, language, hearing), stop)
+            return self._whole(self._encoded(window, self._length(len(window), hearing), language, hearing), stop)
         except (RuntimeError, ValueError) as error:
             raise EngineFailed(f"CTranslate2 could not transcribe with {self._name}: {error}") from error
+
+    def _length(self, samples: int, hearing: Hearing) -> int:
+        """Samples, silence included, that the encoder is given of a sound that a trimmed one is not enough for."""
+        plain = self._long(samples) and self._trim and not hearing.translate
+        return min(WINDOW, samples + PADDED * FRAME) // FRAME * FRAME if plain else WINDOW
+
+    def _long(self, samples: int) -> bool:
+        """Whether it is more than a trimmed encoder is ever given."""
+        return samples > (self.trimmed - MARGIN) * FRAME
 
     def _whole(self, run: _Run, stop: Stop) -> tuple[Segment, ...]:
         """What the full encoder's output says: written again less greedily where it is no use."""
@@ -198,7 +210,7 @@ class CTranslate2(Recogniser):
         Never in a short sound: what was said against an answer is judged by the certainty of its words.
         """
         asked = run.hearing.words or run.hearing.tokens
-        long = run.seconds * RATE > (self.trimmed - MARGIN) * FRAME
+        long = self._long(round(run.seconds * RATE))
         sure = found.scores[0] >= CLEAR and found.no_speech_prob <= NO_SPEECH
         return bool(long and sure and not asked and not warm)
 
