@@ -220,9 +220,9 @@ class Appliance:
     def _worker(self, role: str) -> Worker[Any]:
         table = getattr(self.settings, role)
         engines.entry(role, table.engine)
-        # Only language models do several things at once; the echo one takes the number of the one that it stands for.
+        # The echo language model takes the number of the one that it stands for.
         own = getattr(self.settings, table.engine, None)
-        slots = getattr(own, "slots", self.settings.llama_cpp.slots) if role == "llm" else 1
+        slots = getattr(own, "slots", self.settings.llama_cpp.slots if role == "llm" else 1)
         worker: Worker[Any] = Worker(
             role,
             self._builder(role, table.engine),

@@ -63,6 +63,7 @@ class Recogniser:
 
     trimmed: int
     """Frames of the encoder for a short clip, instead of 1500."""
+    slots = 1
 
     def __init__(self, model: Model, wanted_threads: int, trim: bool) -> None:
         self.languages = tuple(model.languages)

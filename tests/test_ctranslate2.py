@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import model
-from test_whisper import clip
+from test_whisper import SOUNDS, clip
 
+from chatapi.audio import RATE, Samples
+from chatapi.corpus import coloured
+from chatapi.engines import Hearing
 from chatapi.engines.ctranslate2 import CTranslate2
 from chatapi.errors import ModelFault
 from chatapi.settings import CTranslate2 as Table
 from chatapi.settings import Settings
-from chatapi.wer import words
+from chatapi.wer import word_error_rate, words
 
 pytestmark = pytest.mark.real
 
@@ -41,6 +45,64 @@ def test_one_beam_is_enough_for_what_is_plain(english: CTranslate2) -> None:
     greedy = CTranslate2(Settings(ctranslate2=Table(beams=1, threads=1)), [model("whisper-tiny.en-ct2")])
     assert greedy.threads == 1
     assert heard(greedy, "en-quick_brown_fox") == heard(english, "en-quick_brown_fox")
+
+
+def joined(*names: str) -> Samples:
+    """Clips with half a second of silence after each."""
+    return np.concatenate([np.concatenate([clip(name), np.zeros(RATE // 2, np.float32)]) for name in names])
+
+
+LONG = [f"two_cities-{number:02}" for number in range(6)]
+"""About 19 seconds."""
+
+
+def test_two_sounds_heard_at_once_are_heard_as_alone(english: CTranslate2) -> None:
+    assert english.slots == 2
+    names = ("en-quick_brown_fox", "jfk-16")
+    alone = [heard(english, name) for name in names]
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(lambda name: heard(english, name), names)) == alone
+
+
+def test_the_threads_are_shared_by_the_slots() -> None:
+    given = [model("whisper-tiny.en-ct2")]
+    assert [CTranslate2(Settings(ctranslate2=Table(slots=slots, threads=4)), given).threads for slots in (1, 2, 8)] == [
+        4,
+        2,
+        1,
+    ]
+
+
+def test_a_short_sounds_certainty_is_that_of_its_words(english: CTranslate2) -> None:
+    (plain,) = english.transcribe(clip("jfk-16"), "en")
+    (told,) = english.transcribe(clip("jfk-16"), "en", hearing=Hearing(tokens=True))
+    assert plain.logprob == told.logprob == pytest.approx(np.mean([token.logprob for token in told.tokens]))
+
+
+def test_a_long_sound_has_the_same_words_whatever_is_asked_of_them(english: CTranslate2) -> None:
+    plain = list(english.transcribe(joined(*LONG), "en"))
+    told = list(english.transcribe(joined(*LONG), "en", hearing=Hearing(words=True)))
+    assert [(each.text, each.start, each.end) for each in plain] == [(each.text, each.start, each.end) for each in told]
+    assert all(not each.words and -0.5 <= each.logprob < 0 for each in plain)
+    assert all(each.words for each in told)
+
+
+def test_a_long_sound_in_noise_is_heard_to_its_end(english: CTranslate2) -> None:
+    said = joined(*LONG)
+    noisy = said + 0.02 * coloured(len(said), np.random.default_rng(3), falling=False)
+    wanted = [word for name in LONG for word in heard(english, name)]
+    found = words(" ".join(segment.text for segment in english.transcribe(noisy, "en")))
+    assert word_error_rate([(" ".join(wanted), " ".join(found))]) < 0.2
+    assert found[-1] == wanted[-1]
+
+
+@pytest.mark.parametrize("sound", ["silence", "white", "pink", "hum"])
+def test_nothing_is_invented_in_a_long_sound_where_nobody_speaks(english: CTranslate2, sound: str) -> None:
+    nobody = np.tile(SOUNDS[sound](), 4)
+    assert list(english.transcribe(nobody, "en")) == []
+    between = np.concatenate([clip("en-hello_world"), nobody[: 8 * RATE], clip("en-quick_brown_fox")])
+    found = words(" ".join(segment.text for segment in english.transcribe(between, "en")))
+    assert found == [*heard(english, "en-hello_world"), *heard(english, "en-quick_brown_fox")]
 
 
 @pytest.mark.parametrize(

@@ -184,10 +184,27 @@ class Transcription:
             await tell(await self._whole(short, options, priority))
             return
         send, receive = anyio.create_memory_object_stream[tuple[Trimmed, float]](AHEAD)
+        room = anyio.Semaphore(self._asr.gate.slots)
+
+        async def hear(part: Trimmed, seconds: float, before: anyio.Event, told: anyio.Event) -> None:
+            try:
+                passage = await self._passage(part, seconds, options, priority)
+            finally:
+                # Those heard at the same time are told in their order, and of their errors only the first.
+                await before.wait()
+            await tell(passage)
+            told.set()
+            room.release()
+
         async with anyio.create_task_group() as group, receive:
             group.start_soon(self._cut, source, options, send, priority)
+            before = anyio.Event()
+            before.set()
             async for part, seconds in receive:
-                await tell(await self._passage(part, seconds, options, priority))
+                await room.acquire()
+                told = anyio.Event()
+                group.start_soon(hear, part, seconds, before, told)
+                before = told
 
     async def _whole(self, audio: Audio, options: Options, priority: Priority) -> Passage:
         return await self._passage(await self._trimmed(audio, priority), audio.seconds, options, priority)

@@ -144,8 +144,9 @@ PLAIN = Hearing()
 
 
 class Transcriber(Protocol):
-    """Automatic speech recognition."""
+    """Automatic speech recognition; `transcribe` may run on as many threads at once as there are slots."""
 
+    slots: int
     languages: tuple[str, ...]
     """ISO 639-1 codes it understands."""
     translates: bool

@@ -23,6 +23,7 @@ from chatapi.mel import HOP, log_mel, mel_filters
 from chatapi.settings import Settings
 from chatapi.whisper import (
     FRAME,
+    MARGIN,
     NO_SPEECH,
     TOKENS_A_SECOND,
     WINDOW,
@@ -41,6 +42,9 @@ with openmp.sleeping():
 TRIMMED = 576
 """Frames of the encoder for a short clip, instead of 1500; chosen with SURE and the beams on tests/corpus, split tune,
 and `chatapi bench hearing` measures them on the held-out clips."""
+PADDED = 200
+"""Frames of silence that follow a longer sound, instead of as many as fill 1500: noise that ends long before them is
+taken for the end of what is said."""
 SURE = -0.35
 """Mean log-probability below which a trimmed run is done again with the full encoder, and nothing is believed where the
 model thinks that nobody speaks.
@@ -51,6 +55,12 @@ tones and clicks always, 0.64 to 0.95, and what it writes there has -0.43 to -5,
 GUESS = -0.9
 """The same below which nothing is believed that the full encoder gave; the worst clip of tests/corpus that was
 understood gives -0.75."""
+CLEAR = -0.5
+"""Score of the decoder, its times included, from which a long sound's text is believed without aligning it.
+
+The score is below the log-probability of the words alone, by 0.03 to 0.3 on joined clips of tests/corpus; what is
+written of silence, noise and hum has -0.9 to -1.5.
+"""
 WARMER = (0.4, 0.8)
 """Temperatures tried one after the other where the likeliest text is a guess or goes round in circles."""
 CONTEXT = 448
@@ -83,12 +93,19 @@ class CTranslate2(Recogniser):
     def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
         model, table = models[0], settings.ctranslate2
         super().__init__(model, table.threads, table.trim)
-        self._beams = table.beams
+        self.slots, self._beams = table.slots, table.beams
+        # The decoder's steps are so small that threads wait for one another longer than they compute: tiny.en with five
+        # beams takes twice as long on two as on one. Two sounds at once, on one thread each, take no longer than one.
+        self.threads = max(1, self.threads // self.slots)
         folder = next(path for path in model.files.values() if path.name == "model.bin").parent
         self._ids, self._spelled = _tokens(folder / "vocabulary.txt")
         try:
             self._whisper = ctranslate2.models.Whisper(
-                str(folder), device=table.device, compute_type=table.compute, intra_threads=self.threads
+                str(folder),
+                device=table.device,
+                compute_type=table.compute,
+                inter_threads=self.slots,
+                intra_threads=self.threads,
             )
         except Exception as error:
             raise ModelFault(f"CTranslate2 cannot load {folder}: {error}") from error
@@ -111,9 +128,18 @@ class CTranslate2(Recogniser):
                 language = run.language
             if stop():
                 return ()
-            return self._whole(self._encoded(window, WINDOW, language, hearing), stop)
+            return self._whole(self._encoded(window, self._length(len(window), hearing), language, hearing), stop)
         except (RuntimeError, ValueError) as error:
             raise EngineFailed(f"CTranslate2 could not transcribe with {self._name}: {error}") from error
+
+    def _length(self, samples: int, hearing: Hearing) -> int:
+        """Samples, silence included, that the encoder is given of a sound that a trimmed one is not enough for."""
+        plain = self._long(samples) and self._trim and not hearing.translate
+        return min(WINDOW, samples + PADDED * FRAME) // FRAME * FRAME if plain else WINDOW
+
+    def _long(self, samples: int) -> bool:
+        """Whether it is more than a trimmed encoder is ever given."""
+        return samples > (self.trimmed - MARGIN) * FRAME
 
     def _whole(self, run: _Run, stop: Stop) -> tuple[Segment, ...]:
         """What the full encoder's output says: written again less greedily where it is no use."""
@@ -170,16 +196,28 @@ class CTranslate2(Recogniser):
             sampling_temperature=temperature if warm else 1.0,
             # Half of it is the most that is written, however short the prompt is.
             max_length=min(CONTEXT, max(2 * most, len(run.prompt) + most)),
+            return_scores=True,
             return_no_speech_prob=True,
         )
         stretches = [each for each in self._stretches(found.sequences_ids[0], run.seconds) if self._said(each[0])]
         if not stretches:
             return Heard((), 0.0)
-        times, logprobs = self._aligned(run, [each for ids, *_ in stretches for each in ids])
+        said = [each for ids, *_ in stretches for each in ids]
+        times, logprobs = ([], found.scores * len(said)) if self._clear(run, found, warm) else self._aligned(run, said)
         logprob = float(np.mean(logprobs))
         if found.no_speech_prob > NO_SPEECH and logprob < SURE:
             return Heard((), logprob)
         return Heard(tuple(self._segments(run, stretches, times, logprobs)), logprob)
+
+    def _clear(self, run: _Run, found: Any, warm: bool) -> bool:
+        """Whether nothing has to be aligned, which takes the decoder another pass.
+
+        Never in a short sound: what was said against an answer is judged by the certainty of its words.
+        """
+        asked = run.hearing.words or run.hearing.tokens
+        long = self._long(round(run.seconds * RATE))
+        sure = found.scores[0] >= CLEAR and found.no_speech_prob <= NO_SPEECH
+        return bool(long and sure and not asked and not warm)
 
     def _stretches(self, ids: Sequence[int], seconds: float) -> Iterator[tuple[list[int], float, float]]:
         """Text tokens between two times, and these."""

@@ -129,6 +129,7 @@ class EchoTranscriber(_Paced):
     """Understands how long a sound is, and nothing else."""
 
     languages = ("en", "de")
+    slots = 1
     translates = True
 
     def transcribe(

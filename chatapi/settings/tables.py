@@ -176,8 +176,10 @@ class WhisperCpp(_Table):
 class CTranslate2(_Table):
     """The CTranslate2 engine: Whisper on a processor."""
 
+    slots: int = Field(2, ge=1, le=16)
+    """Recordings, or parts of one, heard at once."""
     threads: int = Field(0, ge=0)
-    """0: as many as the machine has cores, up to 8."""
+    """Shared by the slots, each of which has at least one; 0: as many as the machine has cores, up to 8."""
     trim: bool = True
     """Shorten the encoder's window for short clips, as far as no words are lost."""
     beams: int = Field(5, ge=1, le=20)
