@@ -23,6 +23,10 @@ class Priority(IntEnum):
     TRAINING = 3
 
 
+EXPECTED = 10.0
+"""Seconds that a slot stays free for somebody who speaks: until they pause, and while they are answered."""
+
+
 class Gate:
     """A bounded queue before a number of slots. All methods belong to one event loop."""
 
@@ -34,6 +38,8 @@ class Gate:
         self.used = 0
         self._waiting: list[tuple[int, int, anyio.Event]] = []
         self._arrivals = itertools.count()
+        self._expected = -EXPECTED
+        """When LIVE work was last said to come."""
         self._held = 1.0
         """Running mean of the seconds a slot is held, for Retry-After."""
 
@@ -54,7 +60,7 @@ class Gate:
 
     async def acquire(self, priority: Priority = Priority.REQUEST) -> None:
         """Take a slot, to be given back with `release`. Raises Busy when the queue is full."""
-        if self.used < self.slots and not self._waiting:
+        if self._free(priority) and not (self._waiting and self._waiting[0][0] <= priority):
             self.used += 1
             return
         self.check()
@@ -80,9 +86,18 @@ class Gate:
                 retry_after=max(1.0, round(self._held * (self.waiting + 1) / self.slots)),
             )
 
+    def expect(self) -> None:
+        """LIVE work will come soon: of several slots one is kept for it, for what runs may not be stopped quickly."""
+        self._expected = time.monotonic()
+
     def release(self) -> None:
         """Hand the slot to the first in the queue, or free it."""
-        if self._waiting:
+        self.used -= 1
+        while self._waiting and self._free(self._waiting[0][0]):
+            self.used += 1
             heapq.heappop(self._waiting)[2].set()
-        else:
-            self.used -= 1
+
+    def _free(self, priority: int) -> bool:
+        """Whether there is a slot for work of this priority."""
+        kept = self.slots > 1 and priority > Priority.LIVE and time.monotonic() < self._expected + EXPECTED
+        return self.used < self.slots - kept

@@ -72,3 +72,26 @@ async def test_a_slot_handed_to_someone_cancelled_at_that_moment_is_not_lost() -
         gate.release()
         group.cancel_scope.cancel()
     assert gate.used == 0
+
+
+async def test_a_slot_is_kept_for_somebody_who_speaks() -> None:
+    gate = Gate("recogniser", slots=2)
+    await gate.acquire(Priority.BULK)
+    gate.expect()
+    async with anyio.create_task_group() as group:
+        group.start_soon(gate.acquire, Priority.BULK)
+        await until(lambda: gate.waiting == 1)
+        await gate.acquire(Priority.LIVE)
+        assert (gate.used, gate.waiting) == (2, 1)
+        gate.release()
+        assert (gate.used, gate.waiting) == (1, 1)
+        gate.release()
+        await until(lambda: gate.waiting == 0)
+    assert gate.used == 1
+
+
+async def test_the_only_slot_is_kept_for_nobody() -> None:
+    gate = Gate("recogniser", slots=1)
+    gate.expect()
+    await gate.acquire(Priority.BULK)
+    assert gate.used == 1

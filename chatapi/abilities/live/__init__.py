@@ -54,6 +54,7 @@ class Live:
         """Somebody speaks: what is needed once they stop begins to come back, where it was idle."""
         for worker in (self.engines.asr, self.engines.turn, self.engines.llm, self.engines.tts):
             worker.rouse()
+        self.engines.asr.gate.expect()
 
     @asynccontextmanager
     async def session(
