@@ -123,14 +123,14 @@ def test_what_is_said_against_an_answer_is_understood(heard: str, spoken: str, f
 @pytest.mark.parametrize(
     ("heard", "certainty", "found"),
     [
-        ("And make sure.", -0.56, Meaning.NOTHING),
+        ("And make sure.", -0.65, Meaning.NOTHING),
         ("Hey, my mom.", -0.67, Meaning.NOTHING),
         ("Lunch.", -0.11, Meaning.BACKCHANNEL),
         ("Go back.", -0.2, Meaning.INTERRUPTION),
         ("Wait!", -0.9, Meaning.INTERRUPTION),
         ("Stop.", -0.9, Meaning.STOP),
         ("What about the mountains?", -0.3, Meaning.INTERRUPTION),
-        ("What about the mountains?", -0.6, Meaning.NOTHING),
+        ("What about the mountains?", -0.65, Meaning.NOTHING),
         ("And what about the mountains?", -0.6, Meaning.INTERRUPTION),
         ("And what about the mountains?", -0.8, Meaning.NOTHING),
         ("山はどうですか", -0.3, Meaning.INTERRUPTION),

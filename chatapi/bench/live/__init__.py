@@ -134,14 +134,16 @@ async def _hesitations(theatre: Theatre, appliance: Appliance, rounds: int) -> A
 
 
 async def _interruptions(theatre: Theatre, clips: Sequence[Clip]) -> AsyncIterator[Row]:
-    found: list[float | None] = []
+    found: list[scenes.Broken] = []
     for clip in clips:
         with suppress(scenes.NoStory):
             async with theatre.stage("interruption") as room:
                 found.append(await scenes.interruption(room, theatre.request, clip))
-    times = [each for each in found if each is not None]
-    yield Row("live", f"interruption to silence, 95th percentile of {len(times)}", _of(times, 95), "s", 0.25)
-    missed = [each is None for each in found]
+    times = [each.seconds for each in found if each.seconds is not None]
+    cut_off = sum(each.cut_off for each in found)
+    note = f"median {_of(times, 50):.2f} s; {cut_off} of them were answered before all was said"
+    yield Row("live", f"interruption to silence, 95th percentile of {len(times)}", _of(times, 95), "s", 0.25, note=note)
+    missed = [each.seconds is None for each in found]
     yield Row("live", f"interruptions missed, of {len(missed)}", scenes.share(missed), "%", 5)
 
 

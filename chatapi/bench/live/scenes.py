@@ -91,15 +91,29 @@ async def begin_story(stage: Stage, request: Samples) -> float:
     return end
 
 
-async def interruption(stage: Stage, request: Samples, clip: Clip) -> float | None:
-    """Speak against an answer: seconds from its onset until the box is silent for good; None: it went on."""
+@dataclass(frozen=True)
+class Broken:
+    """An answer that was spoken against."""
+
+    seconds: float | None
+    """From the onset of speech until nothing more of the answer is heard; None: it went on."""
+    cut_off: bool = False
+    """Whether the next answer was heard before all was said."""
+
+
+async def interruption(stage: Stage, request: Samples, clip: Clip) -> Broken:
+    """Speak against an answer."""
     await begin_story(stage, request)
     start, end = await stage.say(clip.samples, clip.text)
     given_up = await stage.until(lambda: stage.came(Interrupted, start) > 0, 3)
-    stopped = stage.speaker.last(start, end) if given_up else None
     await stage.answered(end)
     await stage.wait(0.5)
-    return None if not given_up else max(0.0, (stopped or start) - start)
+    if not given_up:
+        return Broken(None)
+    # What is said may have a pause in which it is answered: that is no more of the answer it was said against.
+    next_one = next((at for at, event in stage.events if at > start and isinstance(event, AnswerStarted)), end)
+    stopped = stage.speaker.last(start, min(end, next_one)) or start
+    return Broken(max(0.0, stopped - start), next_one < end and stage.speaker.last(next_one, end) is not None)
 
 
 async def disturbance(stage: Stage, request: Samples, sound: Samples) -> bool:
