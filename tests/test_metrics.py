@@ -121,7 +121,8 @@ async def test_interruptions_are_counted_by_kind(echo: Running, monkeypatch: pyt
         await talk.come(Resumed)
         assert value(counted, "chatapi_live_interruptions_total", kind="resumed") == 1
         del understood[0]
-        await talk.say(silence(0.2), tone(0.6), silence(0.5))
+        # Four words take about a second.
+        await talk.say(silence(0.2), tone(1.1), silence(0.5))
         await talk.come(Interrupted)
         assert value(counted, "chatapi_live_interruptions_total", kind="interrupted") == 1
         await talk.session.respond(" ".join(["word"] * 60))
