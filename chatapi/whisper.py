@@ -88,7 +88,11 @@ class Recogniser:
 
     def window(self, samples: int) -> int:
         """Frames of the encoder that a sound of this length is first heard with; 0: all of them."""
-        return self.trimmed if self._trim and -(-samples // FRAME) + MARGIN <= self.trimmed else 0
+        return self.trimmed if self._trim and self.short(samples) else 0
+
+    def short(self, samples: int) -> bool:
+        """Whether a shortened encoder is long enough for a sound of this length."""
+        return -(-samples // FRAME) + MARGIN <= self.trimmed
 
     def _hear(self, window: Samples, language: str | None, hearing: Hearing, stop: Stop) -> tuple[Segment, ...]:
         """What is said in at most 30 seconds, as far as it can be believed; `language` None: not known yet."""

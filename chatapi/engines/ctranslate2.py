@@ -23,7 +23,6 @@ from chatapi.mel import HOP, log_mel, mel_filters
 from chatapi.settings import Settings
 from chatapi.whisper import (
     FRAME,
-    MARGIN,
     NO_SPEECH,
     TOKENS_A_SECOND,
     WINDOW,
@@ -142,11 +141,7 @@ class CTranslate2(Recogniser):
         """Samples, silence included, that the encoder is given of a sound that a trimmed one is not enough for."""
         if not self._trim or hearing.translate:
             return WINDOW
-        return min(WINDOW, samples + PADDED * FRAME) // FRAME * FRAME if self._long(samples) else DOUBTED * FRAME
-
-    def _long(self, samples: int) -> bool:
-        """Whether it is more than a trimmed encoder is ever given."""
-        return samples > (self.trimmed - MARGIN) * FRAME
+        return DOUBTED * FRAME if self.short(samples) else min(WINDOW, samples + PADDED * FRAME) // FRAME * FRAME
 
     def _whole(self, run: _Run, stop: Stop) -> tuple[Segment, ...]:
         """What a longer encoder's output says: written again less greedily where it is no use."""
@@ -222,7 +217,7 @@ class CTranslate2(Recogniser):
         Never in a short sound: what was said against an answer is judged by the certainty of its words.
         """
         asked = run.hearing.words or run.hearing.tokens
-        long = self._long(round(run.seconds * RATE))
+        long = not self.short(round(run.seconds * RATE))
         sure = found.scores[0] >= CLEAR and found.no_speech_prob <= NO_SPEECH
         return bool(long and sure and not asked and not warm)
 

@@ -121,9 +121,9 @@ class Ear:
         self.spoken = ""
         """The language last heard; empty: none yet."""
         self.certainty = 0.0
+        """Of what was understood last, as a mean log-probability."""
         self.lasted = 0.0
         """Seconds within which the last words, and all before them in their turn, were said."""
-        """Of what was understood last, as a mean log-probability."""
         self.silence_ms = 500
         """Silence that ends a turn where only its length counts."""
         self.utterance: Utterance | None = None

@@ -330,7 +330,9 @@ class Session:
         """An answer is whole: it is remembered, as if all of it had been heard."""
         # Not half-way: whoever interrupts now waits, and then knows which exchange to correct.
         with anyio.CancelScope(shield=True):
-            self.memory.begin_with(answered.prompt.recalled)
+            if answered.prompt is not answer.prompt:
+                # It was too long. Otherwise what came into the memory meanwhile would be lost with an empty one.
+                self.memory.begin_with(answered.prompt.recalled)
             await self._said(answer, answered.reply)
         if answered.last.usage is not None:
             self._group.start_soon(self._make_room, answered.last.usage)
