@@ -72,6 +72,23 @@ def test_less_is_needed_where_the_box_does_not_hear_itself() -> None:
     assert marks(calm, (0.9, 1), (0.1, 9), (0.9, 1), against=True) == []
 
 
+@pytest.mark.parametrize(
+    ("probability", "level", "found"),
+    [(0.4, 0.025, Mark.ONSET), (0.2, 0.5, None), (0.4, 0.015, None)],
+    ids=["stands out", "a door", "no louder than what is left of our own voice"],
+)
+def test_one_frame_is_enough_if_it_stands_out(probability: float, level: float, found: Mark | None) -> None:
+    endpointing = Endpointing(RULES)
+    assert not any(endpointing.feed(0.1, level, True) for level in [0.002, 0.01] * 12)
+    assert endpointing.feed(probability, level, True) is found
+
+
+def test_one_frame_that_stands_out_is_not_enough_before_it_is_known_what_is_left_of_our_own_voice() -> None:
+    endpointing = Endpointing(RULES)
+    assert not any(endpointing.feed(0.1, 0.01, True) for _ in range(22))
+    assert endpointing.feed(0.4, 0.5, True) is None
+
+
 @pytest.mark.parametrize(("probability", "silence"), [(1.0, 6), (0.6, 6), (0.3, 25), (0.0, 44), (0.15, 34)])
 def test_the_less_a_turn_seems_over_the_longer_the_pause(probability: float, silence: int) -> None:
     assert RULES.silence(probability) == pytest.approx(silence, abs=1)
