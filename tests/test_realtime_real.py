@@ -63,3 +63,17 @@ async def test_a_function_is_called_with_arguments_that_fit_and_answered_for(box
             response = (await client.until("response.done"))["response"]
     # What so small a model makes of it is not reliable.
     assert response["status"] == "completed" and response["output"][0]["type"] == "message"
+
+
+async def test_a_response_outside_of_the_conversation_goes_on_beside_one_that_belongs_to_it(box: Served) -> None:
+    async with talking(box) as client:
+        await client.update(output_modalities=["text"])
+        item = (await client.write("What is the capital of France?"))["item"]
+        given = [{"type": "item_reference", "id": item["id"]}]
+        await client.send("response.create", response={"conversation": "none", "input": given, "max_output_tokens": 40})
+        await client.send("response.create", response={"max_output_tokens": 40})
+        with anyio.fail_after(60):
+            ended = [(await client.until("response.done"))["response"] for _ in range(2)]
+    # What so small a model makes of it is not reliable.
+    assert all(response["output"][0]["content"][0]["text"].strip() for response in ended)
+    assert sorted(response["conversation_id"] is None for response in ended) == [False, True]

@@ -74,6 +74,8 @@ class ChatTurn:
     temperature: float | None = None
     seed: int | None = None
     sampling: Sampling = field(default_factory=Sampling)
+    speed: float = 1.0
+    """How many times as fast as usual it is spoken."""
     form: str = ""
     """What the schema of the answer is for, in words for the model."""
     priority: Priority = Priority.REQUEST
@@ -251,6 +253,7 @@ class _Run:
             turn.temperature,
             turn.seed,
             turn.sampling,
+            turn.speed,
             verbatim=voice is None,
             priority=turn.priority,
         )

@@ -23,7 +23,7 @@ from chatapi.abilities.live.playback import Playback
 from chatapi.abilities.live.utterance import Utterance
 from chatapi.abilities.prompts import Question
 from chatapi.audio import RATE, Samples
-from chatapi.engines import Usage
+from chatapi.engines import Message, Usage
 from chatapi.errors import ChatapiError, Unprocessable
 from chatapi.events import (
     Called,
@@ -100,6 +100,10 @@ class Session:
     def recalled(self) -> Recalled:
         """What is remembered."""
         return self.memory.recalled
+
+    def told(self) -> list[Message]:
+        """What the model would be told if it were to answer now; the system's message first."""
+        return self._prompt(" ".join(self.pending)).messages()
 
     @property
     def seconds(self) -> float:

@@ -22,7 +22,9 @@ from chatapi.events import LiveEvent
 from chatapi.faces.web import names
 from chatapi.faces.web.problems import fault
 from chatapi.faces.web.realtime import wire
+from chatapi.faces.web.realtime.aside import Asides
 from chatapi.faces.web.realtime.dialogue import Dialogue, new_id
+from chatapi.faces.web.realtime.reply import Reply
 from chatapi.faces.web.realtime.sound import Incoming
 from chatapi.faces.web.realtime.translate import Translation, effective
 
@@ -98,6 +100,8 @@ class Connection:
         self._config = config
         self._id = new_id("sess")
         self._dialogue = Dialogue(conversation)
+        self._group = anyio.create_task_group()
+        self._asides = Asides(appliance.chat, conversation, self._dialogue, self._group)
         self._sending, self._to_send = anyio.create_memory_object_stream[dict[str, Any]](AHEAD)
         self._translation = Translation(self.tell, conversation, self._dialogue, config)
         self._incoming = Incoming(config.audio.input.format.type)
@@ -120,7 +124,7 @@ class Connection:
 
     async def run(self) -> None:
         """Raises TooSlow when nobody sends anything for too long, and Gone."""
-        async with self._sending, self._to_send, anyio.create_task_group() as group:
+        async with self._sending, self._to_send, self._group as group:
             group.start_soon(self._write)
             known_as = {"chatapi": {"conversation": self._conversation.recalled.id}}
             await self.tell("session.created", session={**self._document(), **known_as})
@@ -266,10 +270,14 @@ class Connection:
     # Responses
 
     async def _respond(self, event: wire.ResponseCreate) -> None:
-        translation = self._translation
+        translation, config = self._translation, effective(self._config, event.response)
+        once = options(config, self._appliance, self._dialogue.system)
+        if event.response.conversation == "none":
+            reply = Reply(self.tell, None, config, None, event.response.metadata)
+            await self._asides.begin(reply, event.response, once)
+            return
         if translation.reply is not None or translation.wanted is not None:
             raise BadInput("a response is going on; cancel it first", code="conversation_already_has_active_response")
-        once = options(effective(self._config, event.response), self._appliance, self._dialogue.system)
         translation.wanted = event.response
         try:
             await self._conversation.respond(options=once)
@@ -278,6 +286,8 @@ class Connection:
             raise
 
     async def _cancel(self, event: wire.ResponseCancel) -> None:
+        if event.response_id is not None and self._asides.cancel(event.response_id):
+            return
         reply = self._translation.reply
         if reply is None or event.response_id not in (None, reply.id):
             raise BadInput("no such response is going on", code="response_cancel_not_active")

@@ -121,7 +121,7 @@ class Dialogue:
 
     async def create(self, event: Create) -> tuple[Item, str | None]:
         """The new item and the id of the one before. Raises Unprocessable."""
-        item, last = self._made(event.item), next(reversed(self._items), "root")
+        item, last = made(event.item), next(reversed(self._items), "root")
         if item.id in self._items:
             raise Unprocessable(f"there is an item {item.id!r} already", details={"param": "item.id"})
         if event.previous_item_id not in (None, last):
@@ -193,17 +193,18 @@ class Dialogue:
         else:
             await self._session.memory.forget(number)
 
-    @staticmethod
-    def _made(message: Message | FunctionCall | FunctionOutput) -> Item:
-        item_id = message.id or new_id("item")
-        if isinstance(message, FunctionCall):
-            return CallItem("", message.type, id=item_id, call=Call(message.call_id, message.name, message.arguments))
-        if isinstance(message, FunctionOutput):
-            return CallItem("", message.type, id=item_id, call=Call(message.call_id, "", ""), output=message.output)
-        kind = KINDS[message.role]
-        if any(content.type != kind for content in message.content):
-            raise Unprocessable(f"a {message.role} item holds {kind} here", details={"param": "item.content"})
-        text = "\n".join(content.text for content in message.content).strip()
-        if not text:
-            raise BadInput("the item has no text", code="empty_item")
-        return Item(message.role, kind, text, item_id)
+
+def made(message: Message | FunctionCall | FunctionOutput) -> Item:
+    """The item a client describes. Raises BadInput, Unprocessable."""
+    item_id = message.id or new_id("item")
+    if isinstance(message, FunctionCall):
+        return CallItem("", message.type, id=item_id, call=Call(message.call_id, message.name, message.arguments))
+    if isinstance(message, FunctionOutput):
+        return CallItem("", message.type, id=item_id, call=Call(message.call_id, "", ""), output=message.output)
+    kind = KINDS[message.role]
+    if any(content.type != kind for content in message.content):
+        raise Unprocessable(f"a {message.role} item holds {kind} here", details={"param": "item.content"})
+    text = "\n".join(content.text for content in message.content).strip()
+    if not text:
+        raise BadInput("the item has no text", code="empty_item")
+    return Item(message.role, kind, text, item_id)

@@ -27,8 +27,14 @@ class Reply:
     """What a client sees of an answer: a message with one part, at index 0, and functions that are to be called."""
 
     def __init__(
-        self, tell: Tell, dialogue: Dialogue, config: Session, answer: Answer | None, metadata: dict[str, str] | None
+        self,
+        tell: Tell,
+        dialogue: Dialogue | None,
+        config: Session,
+        answer: Answer | None,
+        metadata: dict[str, str] | None,
     ) -> None:
+        """`dialogue` None: it belongs to none."""
         self.id = new_id("resp")
         self.reason = "turn_detected"
         """Why it is cancelled, when it is."""
@@ -40,7 +46,7 @@ class Reply:
         self._dialogue = dialogue
         self._config = config
         self._metadata = metadata
-        self._conversation = ""
+        self._conversation: str | None = None
         self._excuse = ""
         self._spoken = config.output_modalities == ["audio"]
         self._out = Outgoing(config.audio.output.format.type)
@@ -48,7 +54,7 @@ class Reply:
         self._message = Item("assistant", kind, "", status="in_progress", answer=answer)
         self._calls: list[Call] = []
 
-    async def begin(self, conversation: str) -> None:
+    async def begin(self, conversation: str | None) -> None:
         self._conversation = conversation
         await self._tell("response.created", response=self._document("in_progress"))
         if not self._config.tools or self._config.tool_choice == "none":
@@ -135,12 +141,14 @@ class Reply:
     async def _added(self, item: Item) -> None:
         self.items.append(item)
         await self._tell("response.output_item.added", **self._place(item=item.document(empty=True)))
-        before = self._dialogue.add(item)
-        await self._tell("conversation.item.added", previous_item_id=before, item=item.document(empty=True))
+        if self._dialogue is not None:
+            before = self._dialogue.add(item)
+            await self._tell("conversation.item.added", previous_item_id=before, item=item.document(empty=True))
 
     async def _done(self, item: Item) -> None:
         await self._tell("response.output_item.done", **self._place(item=item.document()))
-        await self._tell("conversation.item.done", item=item.document())
+        if self._dialogue is not None:
+            await self._tell("conversation.item.done", item=item.document())
 
     async def _finish(self, status: str, details: dict[str, Any], usage: dict[str, Any], ledger: Ledger) -> None:
         output = [item.document() for item in self.items]

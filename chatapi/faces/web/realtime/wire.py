@@ -18,7 +18,7 @@ from chatapi.faces.web.realtime.sound import RATES
 
 TAGS = frozenset(
     ["server_vad", "semantic_vad", "str", "int", "literal['inf']", "constrained-int", "message", "function_call",
-     "function_call_output", "literal['auto','none','required']", "ChosenFunction"]
+     "function_call_output", "item_reference", "literal['auto','none','required']", "ChosenFunction"]
 )  # fmt: skip
 """What pydantic adds to the path of a fault where several shapes are possible."""
 
@@ -170,32 +170,6 @@ class Session(_Part):
         return _checked(Session, _merged(self.model_dump(exclude_unset=True), change), "session.")
 
 
-class ResponseOutput(_Part):
-    format: Format | None = None
-    voice: str | VoiceId | None = None
-
-
-class ResponseSound(_Part):
-    output: ResponseOutput = ResponseOutput()
-
-
-class Response(_Part):
-    """What `response.create` may change for one response."""
-
-    audio: ResponseSound = ResponseSound()
-    conversation: Literal["auto"] = "auto"
-    input: list[Any] | None = Field(None, max_length=0)
-    instructions: str | None = Field(None, max_length=20_000)
-    max_output_tokens: Annotated[int, Field(ge=1, le=4096)] | Literal["inf"] | None = None
-    metadata: dict[str, str] | None = None
-    output_modalities: list[Literal["audio", "text"]] | None = Field(None, min_length=1, max_length=1)
-    parallel_tool_calls: bool | None = None
-    prompt: None = None
-    reasoning: dict[str, Any] | None = None
-    tool_choice: Choice | None = None
-    tools: Functions | None = None
-
-
 class Content(_Part):
     type: Literal["input_text", "output_text"]
     text: str = Field(max_length=20_000)
@@ -233,6 +207,51 @@ class FunctionOutput(_Part):
     id: str | None = Field(None, min_length=1, max_length=64)
     object: Literal["realtime.item"] | None = None
     status: Literal["completed", "incomplete", "in_progress"] | None = None
+
+
+class Reference(_Part):
+    """An item of the conversation."""
+
+    type: Literal["item_reference"]
+    id: str
+
+
+Given = Message | FunctionCall | FunctionOutput | Reference
+"""What a response outside of the conversation may answer."""
+
+
+class ResponseOutput(_Part):
+    format: Format | None = None
+    voice: str | VoiceId | None = None
+
+
+class ResponseSound(_Part):
+    output: ResponseOutput = ResponseOutput()
+
+
+class Response(_Part):
+    """What `response.create` may change for one response."""
+
+    audio: ResponseSound = ResponseSound()
+    conversation: Literal["auto", "none"] = "auto"
+    """none: the response is no part of the conversation, and others may go on beside it."""
+    input: list[Annotated[Given, Field(discriminator="type")]] | None = Field(None, max_length=256)
+    """Instead of the conversation, where it is none."""
+    instructions: str | None = Field(None, max_length=20_000)
+    max_output_tokens: Annotated[int, Field(ge=1, le=4096)] | Literal["inf"] | None = None
+    metadata: dict[str, str] | None = None
+    output_modalities: list[Literal["audio", "text"]] | None = Field(None, min_length=1, max_length=1)
+    parallel_tool_calls: bool | None = None
+    prompt: None = None
+    reasoning: dict[str, Any] | None = None
+    tool_choice: Choice | None = None
+    tools: Functions | None = None
+
+    @model_validator(mode="after")
+    def _aside(self) -> Response:
+        if self.input is not None and self.conversation != "none":
+            raise ValueError("input is taken with conversation none; otherwise create items instead")
+        return self
 
 
 class Event(_Part):
@@ -350,7 +369,6 @@ REASONS = {
     "tools.type": "only tools of the type function can be called here, no MCP servers",
     "tool_choice": 'it is auto, none, required, or a function: {"type": "function", "name": its name}',
     "prompt": "there are no prompt templates here; send `instructions`",
-    "conversation": "a response always belongs to the conversation; only auto is taken",
-    "input": "a response answers the conversation; create items instead",
+    "conversation": "it is auto, for a response that belongs to the conversation, or none",
 }
 """Field -> why it cannot have another value."""
