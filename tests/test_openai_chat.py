@@ -299,8 +299,10 @@ async def test_a_client_that_leaves_stops_the_engine(slow: Served) -> None:
     }
     with anyio.fail_after(15):
         with slow.client.stream("POST", "/v1/chat/completions", json=asked) as reply:
-            assert next(reply.iter_lines()).startswith("data: ")
-            assert slow.appliance.gate.used == 1
+            lines = reply.iter_lines()
+            assert next(lines).startswith("data: ")
+            # While the iterator lives: with it httpx closes the stream.
+            await until(lambda: slow.appliance.gate.used == 1)
         await until(lambda: slow.appliance.gate.used == 0 and slow.appliance.engines.llm.gate.used == 0)
 
 
