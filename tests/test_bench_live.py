@@ -54,13 +54,14 @@ def test_a_paused_speaker_is_silent_and_loses_nothing() -> None:
     speaker.give(sound)
     first = speaker.block()
     speaker.paused = True
-    assert not speaker.block().any()
+    assert not speaker.block().any() and speaker.sounding
+    assert not speaker.block().any() and not speaker.sounding
     speaker.paused = False
     rest = [speaker.block() for _ in range(4)]
     assert np.array_equal(np.concatenate([first, *rest]), sound)
     assert not speaker.busy
-    assert speaker.first(0.02) == pytest.approx(0.04, abs=2 / RATE)
-    assert len(speaker.heard()) == 6 * BLOCK
+    assert speaker.first(0.02) == pytest.approx(0.06, abs=2 / RATE)
+    assert len(speaker.heard()) == 7 * BLOCK
 
 
 def hesitation() -> Hesitation:

@@ -18,8 +18,6 @@ PAUSES = (0.4, 0.7, 1.0)
 """Seconds somebody hesitates in the middle of a sentence."""
 MEANT = 0.2
 """Seconds after somebody goes on in which the box's first sound was meant for the pause."""
-LATELY = 0.04
-"""Seconds within which something sounded of what sounds now."""
 STORY = "Tell me a long story about the sea and a ship."
 
 
@@ -89,7 +87,7 @@ async def begin_story(stage: Stage, request: Samples) -> float:
         raise NoStory
     await stage.wait(1.0)
     # Not between two sentences: who speaks into such a pause finds it silent at once.
-    if not await stage.until(lambda: stage.speaker.last(stage.now - LATELY, stage.now) is not None, 2):
+    if not await stage.until(lambda: stage.speaker.sounding, 2):
         raise NoStory
     if not stage.speaker.busy:
         raise NoStory

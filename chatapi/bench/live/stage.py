@@ -19,6 +19,9 @@ HISS = 10 ** (-66 / 20)
 MAX_TOKENS = 60
 """Of an answer: long enough to be interrupted, and not longer."""
 
+NEWEST = 2
+"""Blocks of what sounds now."""
+
 Microphone = Callable[[Samples, Samples], Samples]
 """What it gives of 20 ms that are said and 20 ms that are played, 16 kHz."""
 
@@ -29,6 +32,11 @@ class Heard(Protocol):
     @property
     def busy(self) -> bool:
         """Whether something sounds, or is about to."""
+        ...
+
+    @property
+    def sounding(self) -> bool:
+        """Whether something sounds, as far as that is known."""
         ...
 
     def heard(self, start: float = 0.0) -> Samples:
@@ -84,6 +92,10 @@ class Track:
         self.track: list[Samples] = []
         self.rate = rate
         """Samples a second of the blocks."""
+
+    @property
+    def sounding(self) -> bool:
+        return any(np.abs(block).max() > INAUDIBLE for block in self.track[-NEWEST:])
 
     def heard(self, start: float = 0.0) -> Samples:
         """All that sounded since `start` seconds, 16 kHz."""
