@@ -82,6 +82,35 @@ def test_a_speaker_alone_is_left_as_he_is() -> None:
     assert abs(level(out) - level(alone)) < 1
 
 
+@pytest.mark.parametrize("start", [1.5, 4.0])
+def test_who_speaks_against_the_first_answer_is_left_as_they_are_where_there_is_no_echo(
+    scene: tuple[Samples, Samples, Samples], start: float
+) -> None:
+    played, at = scene[0][: 7 * RATE], int(start * RATE)
+    words = speech("jfk-16")[: 2 * RATE]
+    heard = np.random.default_rng(1).normal(0, 0.0005, len(played)).astype(np.float32)
+    heard[at : at + len(words)] += words
+    out = cleaned(played, heard)[at : at + len(words)]
+    assert abs(level(out) - level(heard[at : at + len(words)])) < 0.5
+
+
+def test_an_echo_that_begins_while_somebody_speaks_is_still_cancelled(scene: tuple[Samples, Samples, Samples]) -> None:
+    played, echo, _ = scene
+    first = speech("jfk-16")[:RATE]
+    heard = echo.copy()
+    heard[: len(first)] += first
+    out = cleaned(played, heard)
+    assert level(out[5 * RATE :]) < level(echo[5 * RATE :]) - 15
+
+
+def test_after_ten_seconds_of_sound_the_canceller_knows_better(scene: tuple[Samples, Samples, Samples]) -> None:
+    """A speaker that is turned up only then."""
+    played, echo, _ = scene
+    heard = np.where(np.arange(len(echo)) < 12 * RATE, 0.0, echo).astype(np.float32)
+    out = cleaned(played, heard)
+    assert level(out[15 * RATE :]) < level(echo[15 * RATE :]) - 6
+
+
 def test_any_number_of_samples_may_be_given() -> None:
     pytest.importorskip("livekit")
     canceller = EchoCanceller()

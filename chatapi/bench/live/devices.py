@@ -213,6 +213,8 @@ async def room(settings: Settings) -> AsyncIterator[DevicesDoor]:
         daemon = Daemon(Path(folder))
         try:
             await anyio.to_thread.run_sync(daemon.run, MODULES)
+            # Otherwise it is the room itself, whose right channel is the microphone.
+            await anyio.to_thread.run_sync(daemon.pactl, "set-default-sink", "spk")
             yield DevicesDoor(settings, daemon)
         finally:
             daemon.kill()

@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 
 FRAME = RATE // 100
 """Samples the canceller cleans at once: 10 ms."""
+LOUD = 0.01
+"""RMS from which something counts as played: -40 dB."""
+PROVEN, ABSENT = 0.5, 1e-4
+"""Seconds of played sound, and the share of its power, -40 dB, below which what is heard meanwhile holds no echo."""
+LEARNT = 10.0
+"""Seconds of played sound after which the canceller itself knows that there is no echo.
+
+Until then it takes 7 dB of what somebody says against an answer, up to 24, and short words are lost; with an echo, from
+-20 to -6 dB, it is 2 from the first second on. Measured with a voice of Piper's, 8 clips of tests/corpus each.
+"""
 
 
 def _nobody() -> Any:
@@ -25,6 +35,38 @@ def _nobody() -> Any:
     """
     told = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_uint8), ctypes.c_size_t)
     return told(("labs", ctypes.CDLL(None)))
+
+
+class _Presence:
+    """Whether the microphone hears the speaker at all, as long as the canceller does not know it."""
+
+    def __init__(self) -> None:
+        self._seconds = self._since = 0.0
+        """Of played sound: all, and since it was last looked at."""
+        self._power = self._echo = 0.0
+        """Power times seconds, of what was played and of what was heard meanwhile."""
+        self._sounds = self._none = False
+
+    @property
+    def absent(self) -> bool:
+        """Whether what is heard holds no echo, though the canceller would take some of it for one."""
+        return self._none and self._seconds < LEARNT
+
+    def played(self, frame: Samples, seconds: float) -> None:
+        power = float(np.mean(frame**2))
+        self._sounds = power >= LOUD**2
+        if self._sounds and self._seconds < LEARNT:
+            self._power += power * seconds
+            self._since += seconds
+            self._seconds += seconds
+
+    def heard(self, frame: Samples) -> None:
+        if self._sounds:
+            self._echo += float(np.mean(frame**2)) * FRAME / RATE
+        if self._since >= PROVEN:
+            # Somebody may have spoken meanwhile: that says nothing of an echo.
+            self._none = self._none or self._echo < ABSENT * self._power
+            self._power = self._echo = self._since = 0.0
 
 
 class EchoCanceller:
@@ -55,6 +97,7 @@ class EchoCanceller:
         self._played: Samples = np.zeros(0, np.float32)
         self._heard: Samples = np.zeros(0, np.float32)
         self._played_rate = RATE
+        self._presence = _Presence()
         self.delay = 0.0
         """Seconds from giving a sample to `played` to giving its echo to `clean`: both devices' latency."""
 
@@ -66,7 +109,9 @@ class EchoCanceller:
         size = rate // 100
         whole = len(waiting) - len(waiting) % size
         for start in range(0, whole, size):
-            self._module.process_reverse_stream(self._frame(waiting[start : start + size], rate))
+            frame = waiting[start : start + size]
+            self._presence.played(frame, size / rate)
+            self._module.process_reverse_stream(self._frame(frame, rate))
         self._played = waiting[whole:]
 
     def clean(self, samples: Samples) -> Samples:
@@ -78,10 +123,13 @@ class EchoCanceller:
         whole = len(waiting) - len(waiting) % FRAME
         cleaned: list[Samples] = [np.zeros(0, np.float32)]
         for start in range(0, whole, FRAME):
-            frame = self._frame(waiting[start : start + FRAME], RATE)
+            heard = waiting[start : start + FRAME]
+            self._presence.heard(heard)
+            frame = self._frame(heard, RATE)
             self._module.set_stream_delay_ms(round(self.delay * 1000))
             self._module.process_stream(frame)
-            cleaned.append(np.frombuffer(bytes(frame.data), "<i2").astype(np.float32) / np.float32(32767))
+            clean = np.frombuffer(bytes(frame.data), "<i2").astype(np.float32) / np.float32(32767)
+            cleaned.append(heard if self._presence.absent else clean)
         self._heard = waiting[whole:]
         joined: Samples = np.concatenate(cleaned)
         return joined
