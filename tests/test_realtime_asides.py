@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import anyio
@@ -9,6 +10,7 @@ import pytest
 from conftest import Served
 from realtime_client import SERVER_VAD, Client, silence, speech, talking
 
+from chatapi.engines import Message, Piece
 from chatapi.faces.web.realtime.aside import MOST
 
 LONG = "word " * 60
@@ -79,6 +81,23 @@ async def test_without_input_it_answers_the_conversation_or_what_the_instruction
         assert done["output"][0]["content"][0]["text"] == "You said: sum it up."
         done = await answer(client, instructions="sum it up", input=[])
         assert done["output"][0]["content"][0]["text"] == "You said: sum it up."
+
+
+@pytest.mark.anyio
+async def test_what_the_system_says_is_told_in_one_message(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Message] = []
+    engine = served.appliance.engines.llm.engine
+    generate = engine.generate
+
+    def listening(messages: Sequence[Message], *rest: Any) -> Iterator[Piece]:
+        told[:] = messages
+        return generate(messages, *rest)
+
+    monkeypatch.setattr(engine, "generate", listening)
+    async with talking(served) as client:
+        brief = {"type": "message", "role": "system", "content": [{"type": "input_text", "text": "Be brief."}]}
+        await answer(client, input=[written("hello"), brief], instructions="Be kind.")
+    assert [(each.role, each.text) for each in told] == [("system", "Be kind.\n\nBe brief."), ("user", "hello")]
 
 
 @pytest.mark.anyio

@@ -18,7 +18,6 @@ HISS = 10 ** (-66 / 20)
 """A quiet room's noise, as RMS of full scale."""
 MAX_TOKENS = 60
 """Of an answer: long enough to be interrupted, and not longer."""
-
 NEWEST = 2
 """Blocks of what sounds now."""
 

@@ -91,6 +91,8 @@ class Asides:
             said = _merged(self._said(self._item(given)) for given in wanted.input)
         else:
             said = [Said(each.role, (each.text,), each.calls, each.call) for each in told if each.role != "system"]
+        more = [part for each in said if each.role == "system" for part in each.parts if isinstance(part, str)]
+        said = [each for each in said if each.role != "system"]
         if said and said[-1].role in ("user", "tool"):
             instructions = usual if options.system is None else options.system
         elif wanted.instructions:
@@ -103,7 +105,9 @@ class Asides:
                 code="nothing_to_answer",
                 details={"param": "response.instructions"},
             )
-        return [Said("system", (instructions,)), *said] if instructions else said
+        # In one: templates (Mistral's) refuse a second one.
+        system = "\n\n".join(filter(None, [instructions, *more]))
+        return [Said("system", (system,)), *said] if system else said
 
     def _item(self, given: Given) -> Item:
         return self._dialogue.find(given.id) if isinstance(given, Reference) else made(given)
