@@ -274,7 +274,8 @@ async def test_what_is_sent_and_played_is_what_was_heard_and_said(served: Served
         await talker.conversation.press()
         await talker.conversation.release()
         await anyio.sleep(0.2)
-        assert [kind for kind, _ in talker.told] == ["listening", "heard", "answer"], "nothing said, nothing told"
+        told = [kind for kind, _ in talker.told if kind != "partial"]
+        assert told == ["listening", "heard", "answer"], "nothing said, nothing told"
         group.cancel_scope.cancel()
 
 
