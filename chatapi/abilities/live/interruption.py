@@ -18,7 +18,7 @@ MURMUR, MUMBLE = -0.6, -0.7
 
 Of 31 clips of tests/corpus with up to four words tiny.en on CTranslate2 misses four with -0.4 and two with -0.6; of 71
 hums, coughs and knocks it makes words that somebody could have said so fast from -0.7 on. whisper.cpp is surer of both:
-it misses none, and makes words of six.
+it misses none, and makes words of four to six.
 """
 PACE, BEGUN = 5.0, 0.5
 """Words that somebody says in a second of speech, and that they may have begun besides.

@@ -87,12 +87,11 @@ class Asides:
         """What it answers: what was given, or the conversation as it is. Raises BadInput, Unknown, Unprocessable."""
         told = self._conversation.told()
         usual = "".join(message.text for message in told if message.role == "system")
+        items = [self._item(given) for given in wanted.input or ()]
         if wanted.input is not None:
-            said = _merged(self._said(self._item(given)) for given in wanted.input)
+            said = _merged(self._said(item) for item in items if item.role != "system")
         else:
             said = [Said(each.role, (each.text,), each.calls, each.call) for each in told if each.role != "system"]
-        more = [part for each in said if each.role == "system" for part in each.parts if isinstance(part, str)]
-        said = [each for each in said if each.role != "system"]
         if said and said[-1].role in ("user", "tool"):
             instructions = usual if options.system is None else options.system
         elif wanted.instructions:
@@ -106,7 +105,7 @@ class Asides:
                 details={"param": "response.instructions"},
             )
         # In one: templates (Mistral's) refuse a second one.
-        system = "\n\n".join(filter(None, [instructions, *more]))
+        system = "\n\n".join(filter(None, [instructions, *(item.text for item in items if item.role == "system")]))
         return [Said("system", (system,)), *said] if system else said
 
     def _item(self, given: Given) -> Item:
