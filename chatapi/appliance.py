@@ -15,7 +15,7 @@ import anyio.to_thread
 import numpy as np
 import psutil
 
-from chatapi import choice, engines, memory
+from chatapi import choice, engines, memory, sandbox
 from chatapi.abilities.answering import Answering
 from chatapi.abilities.chat import Chat
 from chatapi.abilities.conversation import Conversation
@@ -143,6 +143,7 @@ class Appliance:
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self.history.open)
+                group.start_soon(anyio.to_thread.run_sync, sandbox.shared().warm)
                 for role in plan.order(roles):
                     if plan.one_by_one:
                         await self._load(role)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import av
 import numpy as np
 import numpy.typing as npt
 import soxr
 
-from chatapi.errors import BadInput, TooLarge
+from chatapi import sandbox
+from chatapi.errors import BadInput, TooLarge, Unprocessable
 
 Samples = npt.NDArray[np.float32]
 """Mono, -1 to 1, shape (n,)."""
@@ -30,8 +29,6 @@ CHANNELS = range(1, 9)
 WIDTHS = range(1, 5)
 """Bytes of a sample of raw PCM."""
 RATES = range(8_000, 192_001)
-STREAMED = 0x7FFF_F000
-"""WAV writers that do not know the length yet state at least this many bytes (ffmpeg 2**32-1, ALSA about 2**31)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +150,7 @@ class Pcm:
         data = self._rest + data
         whole = len(data) - len(data) % (self.width * self.channels)
         self._rest = data[whole:]
-        return self._resampled.feed(_mono(_floats(data[:whole], self.width).reshape(-1, self.channels)))
+        return self._resampled.feed(mono(_floats(data[:whole], self.width).reshape(-1, self.channels)))
 
     def finish(self) -> Samples:
         """The end of the sound. Raises BadInput (bad_audio) when it ends within a sample."""
@@ -179,177 +176,93 @@ def _floats(data: bytes, width: int) -> npt.NDArray[np.float32]:
     return whole / np.float32(1 << (8 * width - 1))
 
 
+PATIENCE_SECONDS = 30.0
+"""That decoding may take without a sample; it takes milliseconds, but the machine may be busy."""
+PACE = 0.5
+"""Seconds that decoding may take for each second of sound besides; it takes a hundredth of that."""
+
+
 def decode(source: Source, limit: float | None = None, rate: int = RATE) -> Audio:
     """All of a file as mono at `rate`.
 
-    Raises BadInput (bad_audio) saying what is wrong with it, TooLarge (audio_too_long) past `limit` seconds; never
-    decodes further than the limit.
+    Raises what `blocks` raises, TooLarge (audio_too_long) past `limit` seconds; never decodes further than the limit.
     """
     parts: list[Samples] = []
     count = 0
-    for block in blocks(source, rate):
-        parts.append(block)
-        count += len(block)
-        if limit is not None and count > limit * rate:
-            raise TooLarge(
-                f"the audio is longer than {limit:g} seconds; `chatapi transcribe` takes files of any length",
-                code="audio_too_long",
-                details={"limit_seconds": limit},
-            )
+    with closing(blocks(source, rate)) as decoded:
+        for block in decoded:
+            parts.append(block)
+            count += len(block)
+            if limit is not None and count > limit * rate:
+                raise TooLarge(
+                    f"the audio is longer than {limit:g} seconds; `chatapi transcribe` takes files of any length",
+                    code="audio_too_long",
+                    details={"limit_seconds": limit},
+                )
     if not count:
         raise BadInput("the audio holds no samples: it has a header and nothing after it", code="bad_audio")
     return Audio(np.concatenate(parts), rate)
 
 
-def blocks(source: Source, rate: int = RATE) -> Iterator[Samples]:
-    """A file of any length as mono blocks at `rate`, decoded as they are taken. Raises BadInput (bad_audio)."""
-    head, size = _head(source)
-    container = _container(head)
-    if container == "wav":
-        _check_wav(head, size)
-    with _opened(source) as file:
-        resampled: Resampled | None = None
-        for samples, native in _decoded(file, container):
-            if native != rate and resampled is None:
-                resampled = Resampled(native, rate)
-            yield samples if resampled is None else resampled.feed(samples)
-        if resampled is not None:
-            yield resampled.finish()
+def blocks(source: Source, rate: int = RATE) -> Generator[Samples, None, None]:
+    """A file of any length as mono blocks at `rate`, decoded in a child process as they are taken.
+
+    Raises BadInput (bad_audio) saying what is wrong with the file, Unprocessable where it crashes the decoder
+    (decoder_crashed), takes too long (decoder_timeout) or needs too much memory (decoder_out_of_memory).
+    """
+    with _opened(source) as (file, name), _named():
+        stream = sandbox.shared().stream("chatapi.decoding:blocks", name, rate, files=[file], patience=_patience)
+        with closing(stream):
+            for block in stream:
+                if not isinstance(block, np.ndarray):
+                    raise sandbox.Failed("the decoder gave something else than samples")
+                yield block
 
 
 def duration(source: Source) -> float:
-    """Seconds a file states, 0 when it does not say; only as good as its header. Raises BadInput (bad_audio)."""
-    head, size = _head(source)
-    container = _container(head)
-    try:
-        with _opened(source) as file, av.open(file, format=container, mode="r") as opened:
-            seconds = (opened.duration or 0) / av.time_base
-    except (av.error.FFmpegError, ValueError) as error:
-        raise BadInput("the audio is damaged from its start", code="bad_audio") from error
-    # A WAV that was streamed states the longest length there is.
-    return seconds if seconds * RATES[0] <= size * 1000 else 0.0
+    """Seconds a file states, 0 when it does not say; only as good as its header. Raises what `blocks` raises."""
+    with _opened(source) as (file, name), _named():
+        return float(sandbox.shared().call("chatapi.decoding:duration", name, files=[file], patience=PATIENCE_SECONDS))
+
+
+def _patience(seconds: float) -> float:
+    return PATIENCE_SECONDS + PACE * seconds
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[BinaryIO]:
-    """The file at its start. Raises BadInput (bad_audio) where it cannot be read."""
+def _named() -> Iterator[None]:
+    """What became of the decoder's process, as an error of the file's sender."""
+    try:
+        yield
+    except (sandbox.Crashed, sandbox.Failed) as error:
+        raise Unprocessable("the audio crashes the decoder; it is damaged", code="decoder_crashed") from error
+    except sandbox.TimedOut as error:
+        raise Unprocessable("the audio takes too long to decode; it is damaged", code="decoder_timeout") from error
+    except sandbox.OutOfMemory as error:
+        raise Unprocessable(
+            f"the audio needs more than {sandbox.MEMORY >> 20} MiB of memory to decode; it is damaged",
+            code="decoder_out_of_memory",
+        ) from error
+
+
+@contextmanager
+def _opened(source: Source) -> Iterator[tuple[int, str]]:
+    """The descriptor of an open file, and what to call it. Raises BadInput (bad_audio) where it cannot be read."""
     if isinstance(source, Path):
         try:
-            file = source.open("rb")
+            opened: BinaryIO = source.open("rb")
         except OSError as error:
             raise BadInput(f"cannot read {source}: {error.strerror}", code="bad_audio") from error
-        with file:
-            yield file
+        with opened:
+            yield opened.fileno(), str(source)
     elif isinstance(source, bytes):
-        yield io.BytesIO(source)
+        with sandbox.memory_file(source) as file:
+            yield file.fileno(), ""
     else:
-        source.seek(0)
-        yield source
+        yield source.fileno(), ""
 
 
-def _head(source: Source) -> tuple[bytes, int]:
-    """The first MiB, and how many bytes there are in all."""
-    with _opened(source) as file:
-        try:
-            return file.read(1 << 20), file.seek(0, io.SEEK_END)
-        except OSError as error:
-            raise BadInput(f"cannot read {source!r}: {error.strerror}", code="bad_audio") from error
-
-
-def _container(head: bytes) -> str:
-    """The demuxer's name, by the first bytes.
-
-    Naming it, instead of letting the decoder guess, keeps out playlist formats, which open files and addresses of
-    their own.
-    """
-    if not head:
-        raise BadInput("the audio is empty: 0 bytes arrived", code="bad_audio")
-    if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
-        return "wav"
-    for magic, name in ((b"fLaC", "flac"), (b"OggS", "ogg"), (b"\x1aE\xdf\xa3", "matroska"), (b"ID3", "mp3")):
-        if head.startswith(magic):
-            return name
-    if head[4:8] == b"ftyp":
-        return "mp4"
-    if head[:1] == b"\xff" and len(head) > 1:
-        if head[1] & 0xF6 == 0xF0:
-            return "aac"
-        if head[1] & 0xE0 == 0xE0:
-            return "mp3"
-    start = head[:64].decode("utf-8", "ignore")
-    written = len(start) > 4 and "".join(start.split()).isprintable()
-    what = "this is text, not audio" if written else "this is not audio we can read"
-    raise BadInput(f"{what}; send WAV, FLAC, OGG, MP3, MP4 or WebM", code="bad_audio")
-
-
-def _check_wav(head: bytes, size: int) -> None:
-    """Refuse a WAV file whose header does not describe what follows. Raises BadInput (bad_audio)."""
-    offset, form = 12, b""
-    while offset + 8 <= len(head):
-        name, length = struct.unpack_from("<4sI", head, offset)
-        offset += 8
-        if name == b"fmt ":
-            form = head[offset : offset + length]
-            _check_form(form)
-        elif name == b"data":
-            if not form:
-                raise BadInput("the WAV file has its data before its format", code="bad_audio")
-            _check_length(length, size - offset, streamed=head[:4] == b"RF64")
-            return
-        offset += length + length % 2
-    if offset < len(head) or size <= len(head):
-        raise BadInput(f"the WAV file ends in its header: {size} bytes, and no data chunk", code="bad_audio")
-
-
-def _check_form(form: bytes) -> None:
-    if len(form) < 16:
-        raise BadInput(f"the WAV format chunk has {len(form)} bytes; 16 are needed", code="bad_audio")
-    _, channels, rate, _, align, bits = struct.unpack_from("<HHIIHH", form)
-    if channels not in CHANNELS:
-        raise BadInput(f"the WAV header states {channels} channels; 1 to {CHANNELS[-1]} work", code="bad_audio")
-    if rate not in RATES:
-        raise BadInput(
-            f"the WAV header states {rate} samples a second; {RATES[0]} to {RATES[-1]} work", code="bad_audio"
-        )
-    if bits and align < channels * bits // 8:
-        raise BadInput(f"the WAV header states {align} bytes for {channels} samples of {bits} bits", code="bad_audio")
-
-
-def _check_length(stated: int, present: int, streamed: bool) -> None:
-    if streamed or stated >= STREAMED:
-        stated = 0
-    if present == 0:
-        raise BadInput("the WAV file is a header with no samples after it", code="bad_audio")
-    if stated > present:
-        raise BadInput(
-            f"the WAV file is cut off: its header promises {stated} bytes of sound and {present} arrived",
-            code="bad_audio",
-        )
-
-
-def _decoded(file: BinaryIO, container: str) -> Iterator[tuple[Samples, int]]:
-    """Mono blocks as the file has them, each with its rate. Channels are averaged."""
-    done = 0.0
-    try:
-        with av.open(file, format=container, mode="r") as opened:
-            if not opened.streams.audio:
-                raise BadInput("the file has no audio track", code="bad_audio")
-            packed = av.AudioResampler(format="flt")
-            for frame in opened.decode(audio=0):
-                if frame.sample_rate not in RATES:
-                    raise BadInput(
-                        f"{frame.sample_rate} samples a second; {RATES[0]} to {RATES[-1]} work", code="bad_audio"
-                    )
-                for plain in packed.resample(frame):
-                    samples = _mono(plain.to_ndarray().reshape(plain.samples, -1).astype(np.float32, copy=False))
-                    done += len(samples) / frame.sample_rate
-                    yield samples, frame.sample_rate
-    except (av.error.FFmpegError, ValueError, IndexError) as error:
-        where = f"after {done:.1f} seconds" if done else "from its start"
-        raise BadInput(f"the audio is damaged {where}", code="bad_audio") from error
-
-
-def _mono(interleaved: npt.NDArray[np.float32]) -> Samples:
+def mono(interleaved: npt.NDArray[np.float32]) -> Samples:
     """(n, channels) to (n,): the mean, with what is not a number as silence."""
     clean = np.nan_to_num(interleaved, nan=0.0, posinf=1.0, neginf=-1.0)
     mixed: Samples = np.clip(clean, -1.0, 1.0).mean(axis=1, dtype=np.float32)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from TTS.utils.synthesizer import Synthesizer
 
+from chatapi import espeak
 from chatapi.audio import Audio, Samples, levelled
 from chatapi.catalog import disk
 from chatapi.engines import Stop, Voice, never
@@ -84,7 +85,7 @@ class Coqui:
             return
         model = self._model(place)
         self._pace(model.tts_model, place, voice, speed)
-        for sentence in model.split_into_sentences(text):
+        for sentence in model.split_into_sentences(espeak.guarded(text)):
             if stop():
                 return
             if _sayable(sentence):

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 from piper import PiperVoice
-from piper.config import PiperConfig
+from piper.config import PhonemeType, PiperConfig
+from piper.tashkeel import TashkeelDiacritizer
 
-from chatapi import heap, providers
+from chatapi import espeak, heap, providers
 from chatapi.audio import Audio, Samples, levelled
 from chatapi.engines import Stop, Voice, never
-from chatapi.errors import EngineFailed, ModelFault, Unknown
+from chatapi.errors import EngineFailed, ModelFault, Unknown, Unprocessable
 from chatapi.settings import Settings
 
 if TYPE_CHECKING:
@@ -194,13 +195,28 @@ def _silent(character: str) -> bool:
 
 
 def _phonemes(model: PiperVoice, text: str) -> list[list[str]]:
-    """Phonemes, a list a sentence. Piper guards espeak-ng, which is not thread-safe, with a lock of its own."""
+    """Phonemes, a list a sentence. Raises Unprocessable (phonemizer_crashed, phonemizer_timeout), EngineFailed."""
+    config = model.config
     try:
-        return [sentence for sentence in model.phonemize(text) if sentence]
+        if config.phoneme_type is PhonemeType.ESPEAK:
+            sentences = espeak.phonemes(config.espeak_voice, _diacritized(model, text), config.vowel_clusters)
+        else:
+            sentences = model.phonemize(text)
+    except Unprocessable:
+        raise
     except Exception as error:
-        raise EngineFailed(
-            f"the text cannot be turned into phonemes for {model.config.espeak_voice}: {error}"
-        ) from error
+        raise EngineFailed(f"the text cannot be turned into phonemes for {config.espeak_voice}: {error}") from error
+    return [sentence for sentence in sentences if sentence]
+
+
+def _diacritized(model: PiperVoice, text: str) -> str:
+    """Arabic with the vowels that it is written without; other languages as they are."""
+    if model.config.espeak_voice != "ar" or not model.use_tashkeel:
+        return text
+    if model.tashkeel_diacritizier is None:
+        model.tashkeel_diacritizier = TashkeelDiacritizer()
+    diacritized: str = model.tashkeel_diacritizier(text, taskeen_threshold=model.taskeen_threshold)
+    return diacritized
 
 
 def _voices(model: Model) -> Iterator[tuple[Voice, _Place]]:

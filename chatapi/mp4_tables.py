@@ -1,0 +1,87 @@
+"""What the tables of an MP4 file state, held against the file's size, before FFmpeg makes room for it.
+
+ISO/IEC 14496-12: an entry of a sample table may stand for any number of samples, so that a file of a few hundred bytes
+can state billions; FFmpeg allocates about 24 bytes for each.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from chatapi.errors import BadInput
+
+HOLDERS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
+"""Boxes that hold boxes which matter here."""
+DEEPEST = 8
+"""Levels of boxes; a sample table lies on the sixth."""
+BOXES = 500_000
+"""Most boxes of a file; four hours in fragments of half a second have some 200,000."""
+HARMLESS = 65_536
+"""Samples that any file may state."""
+SMALLEST = 0.25
+"""Bytes of a sample: a file may have lost most of its tail, and still holds the tables of the whole."""
+CHUNKS_MOST = 32 << 20
+"""Bytes of the largest table that is read; four hours of AAC have at most 700,000 chunks of 12 bytes."""
+
+
+def check(file: BinaryIO, size: int) -> None:
+    """Raises BadInput (bad_audio) where all tracks together state many more samples than the file has bytes."""
+    most = max(HARMLESS, size / SMALLEST)
+    stated: Counter[bytes] = Counter()
+    chunks: dict[bytes, int | bytes] = {}
+    for number, (kind, start, end) in enumerate(_boxes(file, 0, size, DEEPEST)):
+        if number > BOXES:
+            raise BadInput(f"the MP4 file has more than {BOXES} boxes", code="bad_audio")
+        if kind == b"stbl":
+            chunks = {}
+        elif kind in (b"stsz", b"stz2"):
+            stated[kind] += _word(_read(file, start, end, 12), 8)
+        elif kind == b"trun":
+            stated[kind] += _word(_read(file, start, end, 8), 4)
+        elif kind in (b"stco", b"co64"):
+            chunks[b"count"] = _word(_read(file, start, end, 8), 4)
+        elif kind == b"stsc":
+            chunks[b"runs"] = _read(file, start, end, CHUNKS_MOST)
+        if len(chunks) == 2:
+            stated[b"stsc"] += _in_chunks(chunks[b"runs"], chunks[b"count"])  # type: ignore[arg-type]
+            chunks = {}
+        if stated and (largest := max(stated.values())) > most:
+            raise BadInput(f"the MP4 file of {size} bytes states at least {largest} samples", code="bad_audio")
+
+
+def _boxes(file: BinaryIO, start: int, end: int, depth: int) -> Iterator[tuple[bytes, int, int]]:
+    """Type of each box, and where its content starts and ends, cut off at what holds it."""
+    at = start
+    while at + 8 <= end and depth:
+        length, kind = struct.unpack(">I4s", _read(file, at, end, 8))
+        content = at + 8
+        if length == 1:
+            length, content = int.from_bytes(_read(file, content, end, 8), "big"), at + 16
+        stop = end if length == 0 else min(at + length, end)
+        if stop < content:
+            return
+        yield kind, content, stop
+        if kind in HOLDERS:
+            yield from _boxes(file, content, stop, depth - 1)
+        at = stop
+
+
+def _in_chunks(runs: bytes, chunks: int) -> int:
+    """Samples of a track: each entry of `runs` (stsc) is the first chunk of a run, and the samples of each chunk."""
+    count = min(_word(runs, 4), (len(runs) - 8) // 12)
+    entries = list(struct.iter_unpack(">III", runs[8 : 8 + 12 * count]))
+    ends = [*(first for first, _, _ in entries[1:]), chunks + 1][: len(entries)]
+    pairs = zip(entries, ends, strict=True)
+    return sum(max(0, min(end, chunks + 1) - first) * samples for (first, samples, _), end in pairs)
+
+
+def _read(file: BinaryIO, start: int, end: int, most: int) -> bytes:
+    file.seek(start)
+    return file.read(max(0, min(end - start, most)))
+
+
+def _word(table: bytes, at: int) -> int:
+    return int.from_bytes(table[at : at + 4], "big")

@@ -1,0 +1,187 @@
+"""Media that crashes a decoder, or states more than it holds, costs its sender an error and the box nothing."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import pytest
+from conftest import Served, tone, written
+
+from chatapi import sandbox
+from chatapi.audio import RATE, Audio, blocks, decode, duration, wav
+from chatapi.errors import BadInput, ChatapiError, Unprocessable
+
+NO_CODEC = struct.pack(
+    "<4sI4s4sIHHIIHH4sI64s",
+    b"RIFF",
+    100,
+    b"WAVE",
+    b"fmt ",
+    16,
+    0x7FFE,
+    1,
+    16_000,
+    32_000,
+    2,
+    16,
+    b"data",
+    64,
+    bytes(64),
+)
+"""A WAV whose format tag is of no codec that FFmpeg knows."""
+
+
+def box(kind: bytes, *parts: bytes) -> bytes:
+    content = b"".join(parts)
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+def table(kind: bytes, *words: int) -> bytes:
+    """A box with a version and flags of 0, then 32-bit numbers."""
+    return box(kind, struct.pack(f">{len(words) + 1}I", 0, *(word & 0xFFFFFFFF for word in words)))
+
+
+def movie(*tables: bytes, tracks: int = 1, behind: bytes = b"") -> bytes:
+    """An MP4 of one AAC track whose sample tables are these; `behind` it comes something else."""
+    config = bytes.fromhex("0380808022000100048080801440150000000001f4000001f40005808080021408068080800102")
+    esds = table(b"esds")[: -0 or None] + config
+    esds = struct.pack(">I", len(esds)) + esds[4:]
+    entry = bytes(6) + struct.pack(">H8xHHHHI", 1, 1, 16, 0, 0, RATE << 16)
+    described = box(b"stsd", struct.pack(">II", 0, 1), box(b"mp4a", entry, esds))
+    reference = box(b"dinf", box(b"dref", struct.pack(">II", 0, 1), table(b"url ")))
+    matrix = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+    media = box(
+        b"mdia",
+        box(b"mdhd", struct.pack(">5IHH", 0, 0, 0, RATE, 65536, 0x55C4, 0)),
+        box(b"hdlr", struct.pack(">II4s12xH", 0, 0, b"soun", 0)),
+        box(b"minf", table(b"smhd", 0), reference, box(b"stbl", described, *tables)),
+    )
+    track = box(
+        b"trak", box(b"tkhd", struct.pack(">6I8xHHHH", 7, 0, 0, 1, 0, 1000, 0, 0, 256, 0), matrix, bytes(8)), media
+    )
+    header = box(b"mvhd", struct.pack(">5IHH8x", 0, 0, 0, 1000, 1000, 1, 256), matrix, bytes(24), struct.pack(">I", 2))
+    start = box(b"ftyp", b"isom", struct.pack(">I", 512), b"isommp41") + box(b"mdat", bytes(64))
+    return start + box(b"moov", header, *([track] * tracks)) + behind
+
+
+MANY = 100_000_000
+UNIFORM = table(b"stsz", 1, 64)
+CHUNK = table(b"stco", 1, 36)
+BOMBS = {
+    "stsz": movie(table(b"stts", 1, MANY, 1024), table(b"stsc", 1, 1, MANY, 1), table(b"stsz", 1, MANY), CHUNK),
+    "stsz of no size": movie(table(b"stts", 1, MANY, 1024), table(b"stsc", 1, 1, 1, 1), table(b"stsz", 0, MANY), CHUNK),
+    "stsc": movie(table(b"stts", 1, 64, 1024), table(b"stsc", 1, 1, -1, 1), UNIFORM, CHUNK),
+    "stco": movie(table(b"stts", 1, 64, 1024), table(b"stsc", 1, 1, 64, 1), UNIFORM, table(b"stco", MANY, 36)),
+    "stts": movie(table(b"stts", 1, MANY, 1024), table(b"stsc", 1, 1, 64, 1), UNIFORM, CHUNK),
+    "ctts": movie(
+        table(b"stts", 1, 64, 1024), table(b"ctts", MANY, 1, 1), table(b"stsc", 1, 1, 64, 1), UNIFORM, CHUNK
+    ),
+    "tracks": movie(
+        table(b"stts", 1, 60_000, 1024), table(b"stsc", 1, 1, 60_000, 1), table(b"stsz", 1, 60_000), CHUNK, tracks=60
+    ),
+    "trun": movie(
+        table(b"stts", 0), table(b"stsc", 0), table(b"stsz", 0, 0), table(b"stco", 0),
+        behind=box(b"moof", table(b"mfhd", 1), box(b"traf", table(b"tfhd", 1), table(b"trun", MANY))),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ask", [decode, duration])
+def test_a_track_of_unknown_codec_is_refused(ask: Callable[[bytes], object]) -> None:
+    if ask is duration:
+        assert duration(NO_CODEC) >= 0
+        return
+    with pytest.raises(BadInput, match="codec of the audio track is not known") as refused:
+        ask(NO_CODEC)
+    assert refused.value.code == "bad_audio"
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
+def test_tables_that_state_more_than_the_file_holds_are_refused(bomb: bytes) -> None:
+    before = sandbox.shared().crashes
+    with pytest.raises(ChatapiError) as refused:
+        decode(bomb)
+    assert refused.value.code in ("bad_audio", "decoder_out_of_memory")
+    assert sandbox.shared().crashes == before
+
+
+@pytest.mark.parametrize("name", ["stsz", "stsz of no size", "stsc", "stco", "tracks", "trun"])
+def test_impossible_tables_are_refused_before_the_decoder_sees_them(name: str) -> None:
+    with pytest.raises(BadInput, match="states at least"):
+        decode(BOMBS[name])
+
+
+@pytest.mark.parametrize("cut", [0.999, 0.9, 0.5])
+def test_an_mp4_with_its_tables_in_front_and_a_cut_tail_passes_the_check(cut: float) -> None:
+    """What is left of it may be damaged, and that is the decoder's to say."""
+    whole = written(tone(20.0, rate=48_000), 48_000, "aac", "mp4")
+    tables, media = whole.index(b"moov") - 4, whole.index(b"mdat") - 4
+    assert media < tables
+    front = whole[:media] + whole[tables:] + whole[media:tables]
+    try:
+        decode(front[: int(len(front) * cut)])
+    except BadInput as error:
+        assert "states at least" not in error.message
+
+
+def test_uncompressed_mov_passes_the_check() -> None:
+    """Each sample has few bytes there, so that the tables state nearly as many as the file has bytes."""
+    assert decode(written(tone(2.0), RATE, "pcm_u8", "mov")).seconds == pytest.approx(2.0)
+
+
+def test_a_native_crash_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that really crashes, in place of the file that will make it."""
+    shared = sandbox.Sandbox(["chatapi.decoding"])
+    stream = shared.stream
+    monkeypatch.setattr(shared, "stream", lambda _, *__, **___: stream("sandboxed:overrun"))
+    monkeypatch.setattr(sandbox, "shared", lambda: shared)
+    try:
+        with pytest.raises(Unprocessable, match="crashes the decoder") as refused:
+            decode(wav(Audio(tone(0.1), RATE)))
+    finally:
+        shared.close()
+    assert refused.value.code == "decoder_crashed"
+
+
+def test_four_hours_fit_the_memory_of_a_child(tmp_path: Path) -> None:
+    file = tmp_path / "long.m4a"
+    with av.open(str(file), "w", format="mp4") as out:
+        stream = out.add_stream("aac", rate=48_000, layout="mono")
+        frame = av.AudioFrame(format="fltp", layout="mono", samples=1024)
+        frame.sample_rate, frame.planes[0].update(bytes(4096))  # type: ignore[attr-defined, func-returns-value]
+        frame.sample_rate = 48_000
+        (packet, *_) = [*stream.encode(frame), *stream.encode(None)]
+        content = bytes(packet)
+        for number in range(4 * 3600 * 48_000 // 1024):
+            again = av.Packet(content)
+            again.stream, again.time_base = stream, packet.time_base
+            again.pts = again.dts = number * 1024
+            again.duration = 1024
+            out.mux(again)
+    assert duration(file) == pytest.approx(4 * 3600, abs=1)
+    decoded = blocks(file)
+    assert len(next(decoded)) >= RATE
+    decoded.close()
+
+
+def test_the_source_stays_open_and_where_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "one.wav"
+    file.write_bytes(wav(Audio(tone(0.5), RATE)))
+    with file.open("rb") as opened:
+        for _ in range(2):
+            assert decode(opened).seconds == 0.5
+        assert opened.tell() == 0
+
+
+@pytest.mark.parametrize("file", [NO_CODEC, BOMBS["stsz"], BOMBS["ctts"]], ids=["codec", "stsz", "ctts"])
+def test_a_server_answers_after_media_that_would_take_it_down(one: Served, file: bytes) -> None:
+    for _ in range(3):
+        turn = one.client.post("/completion", content=file, headers={"content-type": "audio/wav"})
+        assert turn.status_code in (400, 422)
+        assert turn.json()["code"] in ("bad_audio", "decoder_out_of_memory")
+        upload = one.client.post("/v1/audio/transcriptions", data={"model": "default"}, files={"file": ("a.wav", file)})
+        assert upload.status_code in (400, 422)
+    assert one.client.get("/ready").status_code == 200

@@ -1,0 +1,83 @@
+"""Texts that crash espeak-ng are spoken, and ordinary ones are left alone."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from chatapi import espeak, sandbox
+from chatapi.espeak import guarded
+
+pytest.importorskip("piper")
+
+HOSTILE = [
+    "b." * 97,
+    "p.m. " * 50,
+    "s'" * 75,
+    "U.S.A." * 70,
+    "ä." * 49,
+    "б." * 61,
+    "中." * 40,
+    "i.e., " * 50,
+    "a." * 200,
+]
+PIECES = [
+    "b.", "p.m. ", "s'", "U.S.A.", "e.g. ", "1.", "... ", ". ", "J. R. R. ", "b.c!", "ä.", "б.", "中.", "a-", "'",
+    "don't ", ",", "\n", "1.5 ", "ก.", "ا.", "(a.)", '"c."', "h'", "@a.", "#a.", "%.",
+]  # fmt: skip
+VOICES = ["en-us", "en-gb-x-rp", "de", "fr", "es", "pl", "it"]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: text[:6])
+@pytest.mark.parametrize("voice", ["en-us", "de"])
+def test_hostile_text_has_phonemes(voice: str, text: str) -> None:
+    assert any(espeak.phonemes(voice, text[:400]))
+
+
+def test_the_unguarded_text_crashes_and_costs_one_call() -> None:
+    """Where this fails, espeak-ng is mended, and the guard may go."""
+    with pytest.raises(sandbox.Crashed):
+        sandbox.shared().call("chatapi.phonemizing:phonemes", "en-us", "b." * 300, None)
+    assert espeak.phonemes("en-us", "Hello.")
+
+
+def test_the_guard_leaves_no_crash_to_the_child() -> None:
+    rng = random.Random(13)
+    before = sandbox.shared().crashes
+    for _ in range(500):
+        few = rng.sample(PIECES, rng.choice([1, 1, 2, 3]))
+        text = "".join(rng.choice(few) for _ in range(rng.randint(5, 300)))[:400]
+        espeak.phonemes(rng.choice(VOICES), text)
+    assert sandbox.shared().crashes == before
+
+
+def test_a_text_that_crashes_despite_the_guard_is_read_as_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(espeak, "guarded", lambda text: text)
+    assert espeak.phonemes("en-us", "b." * 300) == espeak.phonemes("en-us", " ".join("b" * 300))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "At 5 p.m. in the U.S., e.g. at example.com, Dr. J. R. R. Tolkien paid $5.99.",
+        "See www.example.co.uk or mail a.b@c.d.example; version 1.2.3.4 of the U.S.A. vs. the U.K.",
+        "z. B. am 1. Mai, d. h. u. a. im Rahmen der Donaudampfschifffahrt.",
+        "Wait... what? No.",
+        "これはとても長い日本語の文章であり、単語の間に空白がないので、四十文字を超えても切ってはいけません。",
+        "",
+    ],
+)
+def test_ordinary_text_is_not_changed(text: str) -> None:
+    assert guarded(text) == text
+
+
+def test_only_the_dense_part_loses_its_dots() -> None:
+    text = "Mr. A. Smith came at 5 p.m. today. " + "Nothing happened for a long while after that. " * 3 + "b." * 60
+    assert guarded(text).startswith("Mr. A. Smith came at 5 p.m. today. ")
+    assert "b." not in guarded(text)[-100:-2]
+
+
+def test_an_unknown_voice_is_no_crash() -> None:
+    with pytest.raises(sandbox.Failed):
+        espeak.phonemes("xx-nothing", "Hello.")

@@ -1,0 +1,184 @@
+"""A child process's crash, memory, time and answers cost one call, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from chatapi.errors import BadInput
+from chatapi.sandbox import Crashed, Failed, OutOfMemory, Sandbox, SandboxFailure, TimedOut, memory_file
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    made = Sandbox(["sandboxed"], memory=64 << 20)
+    yield made
+    made.close()
+
+
+def processes() -> list[int]:
+    """Forkservers and children of this process that have not ended."""
+    found = psutil.Process().children(recursive=True)
+    return [each.pid for each in found if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_values_and_samples_come_in_order(sandbox: Sandbox) -> None:
+    assert list(sandbox.stream("sandboxed:echo", 1, "two", [3.5], {"four": None})) == [1, "two", [3.5], {"four": None}]
+    blocks = list(sandbox.stream("sandboxed:samples", 3))
+    assert [len(block) for block in blocks] == [16_000] * 3
+    assert all(block.dtype == np.float32 and block.all() for block in blocks)
+
+
+def test_a_descriptor_is_read_in_the_child(sandbox: Sandbox) -> None:
+    with memory_file(b"from the parent") as file:
+        assert sandbox.call("sandboxed:content", files=[file.fileno()]) == "from the parent"
+
+
+def test_a_child_is_used_again(sandbox: Sandbox) -> None:
+    assert sandbox.call("sandboxed:process") == sandbox.call("sandboxed:process") != os.getpid()
+
+
+def test_keys_in_the_environment_do_not_reach_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATAPI_SERVER__API_KEY", "secret")
+    sandbox = Sandbox([])
+    try:
+        assert "secret" not in str(sandbox.call("sandboxed:environment"))
+    finally:
+        sandbox.close()
+
+
+@pytest.mark.parametrize("target", ["crash", "overrun", "write_nonsense"])
+def test_a_crash_costs_one_call(sandbox: Sandbox, target: str) -> None:
+    before = sandbox.crashes
+    with pytest.raises(Crashed):
+        list(sandbox.stream(f"sandboxed:{target}"))
+    assert sandbox.crashes == before + 1
+    assert sandbox.call("sandboxed:echo", 1) == 1
+
+
+def test_a_crash_names_the_signal(sandbox: Sandbox) -> None:
+    with pytest.raises(Crashed, match="sandboxed:crash crashed: SIGSEGV"):
+        list(sandbox.stream("sandboxed:crash"))
+
+
+def test_what_came_before_a_crash_is_delivered(sandbox: Sandbox) -> None:
+    items = sandbox.stream("sandboxed:crash")
+    assert next(items) == 1
+    with pytest.raises(Crashed):
+        next(items)
+
+
+def test_more_memory_than_allowed_is_refused(sandbox: Sandbox) -> None:
+    assert sandbox.call("sandboxed:take", 32 << 20) == 32 << 20
+    with pytest.raises(OutOfMemory):
+        sandbox.call("sandboxed:take", 128 << 20)
+    assert sandbox.call("sandboxed:echo", 1) == 1
+
+
+def test_a_call_that_never_ends_is_killed(sandbox: Sandbox) -> None:
+    with pytest.raises(TimedOut, match="1 seconds"):
+        list(sandbox.stream("sandboxed:hang", patience=1.0))
+    assert sandbox.call("sandboxed:echo", 1) == 1
+
+
+def test_the_time_limit_grows_with_the_sound(sandbox: Sandbox) -> None:
+    blocks = sandbox.stream("sandboxed:slow_samples", 10, 0.1, patience=lambda seconds: 0.7 + seconds)
+    assert len(list(blocks)) == 10
+    with pytest.raises(TimedOut):
+        list(sandbox.stream("sandboxed:slow_samples", 10, 0.3, patience=lambda _: 0.7))
+
+
+def test_an_error_of_the_caller_arrives_as_it_was_raised(sandbox: Sandbox) -> None:
+    with pytest.raises(BadInput, match="the sound is green") as refused:
+        list(sandbox.stream("sandboxed:refuse"))
+    assert (refused.value.code, refused.value.details) == ("green", {"colour": "green"})
+
+
+def test_an_unexpected_exception_is_no_crash(sandbox: Sandbox) -> None:
+    before = sandbox.crashes
+    with pytest.raises(Failed, match="KeyError"):
+        list(sandbox.stream("sandboxed:fail"))
+    assert sandbox.crashes == before
+
+
+def test_a_child_writes_no_files(sandbox: Sandbox, tmp_path: Path) -> None:
+    with pytest.raises(SandboxFailure):
+        sandbox.call("sandboxed:write_file", str(tmp_path / "file"))
+    assert sandbox.call("sandboxed:echo", 1) == 1
+    assert not (tmp_path / "file").exists() or (tmp_path / "file").stat().st_size == 0
+
+
+def test_closing_a_stream_ends_its_child(sandbox: Sandbox) -> None:
+    sandbox.warm()
+    before = processes()
+    stream = sandbox.stream("sandboxed:hang")
+    next(stream)
+    stream.close()
+    assert len(processes()) <= len(before)
+    assert sandbox.call("sandboxed:echo", 1) == 1
+
+
+def test_a_killed_idle_child_is_replaced(sandbox: Sandbox) -> None:
+    process = sandbox.call("sandboxed:process")
+    os.kill(process, signal.SIGKILL)
+    psutil.wait_procs([psutil.Process(process)], timeout=1)
+    assert sandbox.call("sandboxed:process") != process
+
+
+def test_a_killed_forkserver_is_started_again(sandbox: Sandbox) -> None:
+    sandbox.warm()
+    assert sandbox._server is not None
+    sandbox._server.kill()
+    sandbox._server.wait()
+    for _ in range(2):
+        assert sandbox.call("sandboxed:echo", 1) == 1
+
+
+def test_concurrent_calls_each_have_a_child(sandbox: Sandbox) -> None:
+    found: list[int] = []
+
+    def ask() -> None:
+        found.extend(sandbox.call("sandboxed:echo", number) for number in range(20))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(found) == sorted(list(range(20)) * 8)
+
+
+def test_calls_of_every_end_leak_neither_processes_nor_descriptors(sandbox: Sandbox) -> None:
+    def one_of_each() -> None:
+        sandbox.call("sandboxed:echo", 1)
+        for target in ("crash", "refuse", "fail"):
+            with pytest.raises((BadInput, SandboxFailure)):
+                list(sandbox.stream(f"sandboxed:{target}"))
+        stream = sandbox.stream("sandboxed:samples", 1000)
+        next(stream)
+        stream.close()
+
+    one_of_each()
+    this = psutil.Process()
+    files, children = this.num_fds(), len(processes())
+    for _ in range(20):
+        one_of_each()
+    assert this.num_fds() <= files
+    assert len(processes()) <= children
+
+
+def test_closing_ends_every_process() -> None:
+    before = set(processes())
+    sandbox = Sandbox(["sandboxed"])
+    sandbox.warm()
+    assert len(set(processes()) - before) == 2
+    sandbox.close()
+    _, left = psutil.wait_procs([psutil.Process(each) for each in set(processes()) - before], timeout=10)
+    assert not left
