@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from conftest import PATIENCE
 
 from chatapi.errors import BadInput
 from chatapi.sandbox import Crashed, Failed, OutOfMemory, Sandbox, SandboxFailure, TimedOut, memory_file
@@ -27,6 +31,14 @@ def processes() -> list[int]:
     """Forkservers and children of this process that have not ended."""
     found = psutil.Process().children(recursive=True)
     return [each.pid for each in found if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what the kernel tells of other processes."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_values_and_samples_come_in_order(sandbox: Sandbox) -> None:
@@ -178,7 +190,19 @@ def test_closing_ends_every_process() -> None:
     before = set(processes())
     sandbox = Sandbox(["sandboxed"])
     sandbox.warm()
-    assert len(set(processes()) - before) == 2
+    until(lambda: len(set(processes()) - before) == 2)
     sandbox.close()
     _, left = psutil.wait_procs([psutil.Process(each) for each in set(processes()) - before], timeout=10)
+    assert not left
+
+
+def test_a_killed_parent_takes_its_children_with_it() -> None:
+    program = "from chatapi.sandbox import Sandbox; Sandbox([]).warm(); print('warm', flush=True); input()"
+    parent = psutil.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with parent:
+        assert parent.stdout.readline() == "warm\n"
+        until(lambda: len(parent.children(recursive=True)) == 2)
+        children = parent.children(recursive=True)
+        parent.kill()
+    _, left = psutil.wait_procs(children, timeout=20)
     assert not left
