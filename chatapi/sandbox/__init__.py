@@ -217,12 +217,14 @@ class Sandbox:
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         environment = {name: value for name, value in os.environ.items() if name in ENVIRONMENT}
-        environment |= {**QUIET, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        environment |= {**QUIET, "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}
         command = [sys.executable, "-m", "chatapi.sandbox.forkserver", str(theirs.fileno()), str(self._memory)]
         with theirs:
             self._server = subprocess.Popen(
                 [*command, *self._modules],
                 env=environment,
+                # Python would import what lies in the working directory, wherever the server was started.
+                cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
