@@ -42,7 +42,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--inputs", type=int, default=10**9, help="most inputs, in all")
     parser.add_argument("--seed", type=int, default=1, help="the same seed makes the same inputs (default: 1)")
     parser.add_argument("--engines", choices=("fake", "real", "both"), default="both")
-    parser.add_argument("--skip", action="append", default=[], metavar="INTERFACE", help="leave one out; may be repeated")
+    parser.add_argument("--skip", action="append", default=[], metavar="INTERFACE", help="leave one out; repeatable")
     parser.add_argument("--no-corpus", action="store_true", help="without what was found before")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="send one kept input to a new server")
     parser.add_argument("--clients", type=int, metavar="N", help="hold so many clients at once instead")

@@ -1,4 +1,4 @@
-"""A server under test: `python -m chatapi serve` as a process of its own, and what can be measured of it from outside."""
+"""A server under test: `python -m chatapi serve` as a process of its own, measured from outside."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +24,8 @@ FAKE = tuple(f"{role}.engine=echo" for role in ("vad", "wake", "turn", "asr", "l
 REAL = ("asr.model=whisper-tiny.en-ct2", "llm.model=smollm2-135m-instruct", "tts.model=en_US-joe-medium")
 ENGINES = {"fake": FAKE, "real": REAL}
 COMMON = (
-    "server.port=0", "wyoming.enabled=true", "wyoming.port=0", "log.format=json", "live.sessions=8", "llm.max_tokens=24",
+    "server.port=0", "wyoming.enabled=true", "wyoming.port=0", "log.format=json", "live.sessions=8",
+    "llm.max_tokens=24",
 )  # fmt: skip
 START = 120
 """Seconds until a server that has not become ready is a fault; the models are loaded on a busy machine."""
@@ -93,11 +95,7 @@ class Box:
 
     async def start(self) -> None:
         """Raises DidNotStart."""
-        with self._out.open("wb") as out, self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self.command, stdout=out, stderr=log, cwd=self.data, env=self.environment, start_new_session=True
-            )
-        self.starts += 1
+        self._spawn()
         end = time.monotonic() + START
         while True:
             told = self._out.read_text(errors="replace")
@@ -109,6 +107,13 @@ class Box:
                 await self.kill()
                 raise DidNotStart(told + self.log.read_text(errors="replace")[-3000:])
             await asyncio.sleep(0.02)
+
+    def _spawn(self) -> None:
+        with self._out.open("wb") as out, self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command, stdout=out, stderr=log, cwd=self.data, env=self.environment, start_new_session=True
+            )
+        self.starts += 1
 
     @property
     def alive(self) -> bool:
@@ -141,10 +146,8 @@ class Box:
             return
         family = self._family()
         for each in family:
-            try:
+            with suppress(psutil.NoSuchProcess):
                 each.kill()
-            except psutil.NoSuchProcess:
-                continue
         self._process.wait()
         psutil.wait_procs(family, 10)
 
@@ -159,13 +162,11 @@ class Box:
         """Of the whole process tree."""
         rss = pss = descriptors = threads = processes = 0
         for each in self._family():
-            try:
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 memory = each.memory_full_info()
                 rss, pss = rss + memory.rss, pss + memory.pss
                 descriptors, threads = descriptors + each.num_fds(), threads + each.num_threads()
                 processes += 1
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
         return Usage(rss, pss, descriptors, threads, processes)
 
     async def settled(self, seconds: float = 20) -> Usage:

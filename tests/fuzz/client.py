@@ -1,4 +1,4 @@
-"""Clients that cost little: HTTP on a connection that stays, WebSocket, Wyoming and plain bytes; each tells what came."""
+"""Clients that cost little: HTTP on a connection that stays, WebSocket, Wyoming and plain bytes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class Lost(Exception):
 class Client:
     """One of those who send; an input at a time."""
 
-    def __init__(self, port: int, wyoming_port: int) -> None:
+    def __init__(self, port: int, wyoming_port: int, stall: float = STALL) -> None:
+        self._stall = stall
         self._port, self._wyoming = port, wyoming_port
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -81,7 +82,7 @@ class Client:
 
     def check(self) -> None:
         """Give up waiting when nothing came for too long; called from time to time."""
-        if self.sending is not None and time.monotonic() - self.since > STALL:
+        if self.sending is not None and time.monotonic() - self.since > self._stall:
             self._hung = True
             self.close()
 
@@ -246,14 +247,14 @@ class Client:
     # Wyoming
 
     async def _wyoming_events(self, given: Input) -> Outcome:
-        """Send every event, then ask what there is; the answer, or an error, shows that all before it were worked on."""
+        """Send every event, then `describe`: its answer, or an error, shows that all before it were worked on."""
         reader, writer = await self._open(self._wyoming)
         for each in given.frames:
             writer.write(each)
         writer.write(wyoming("describe"))
         outcome = Outcome("none")
         try:
-            async with _limit(2 * STALL if given.whole else 0.25):
+            async with _limit(2 * self._stall if given.whole else 0.25):
                 while line := await reader.readline():
                     self._keep(outcome, line)
                     header = json.loads(line)

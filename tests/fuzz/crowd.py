@@ -1,4 +1,4 @@
-"""Many clients at once, each with a request on its way: every refusal says when to come back, and health is answered."""
+"""Many clients at once, each with a request on its way: every refusal has Retry-After, and health is answered."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def written(rng: random.Random, document: Any) -> bytes:
     elif roll < 0.94:
         data[at] = rng.randrange(256)
     elif roll < 0.96:
-        data[at:at] = rng.choice((b"\xff\xfe", b"\x00", b"NaN", b"\\ud800", b"[" * 2000, b"{\"a\":" * 500, b"1" * 5000))
+        data[at:at] = rng.choice((b"\xff\xfe", b"\x00", b"NaN", b"\\ud800", b"[" * 2000, b'{"a":' * 500, b"1" * 5000))
     elif roll < 0.98:
         data = bytearray(b"[" * rng.choice((10, 1000, 100_000)))
     else:

@@ -16,8 +16,9 @@ from fuzz.client import Client
 from fuzz.inputs import Input
 from fuzz.interfaces import Makers, conversation_of
 from fuzz.judge import Judge
-from fuzz.pools import pools
+from fuzz.pools import Pools, pools
 
+NONE = Pools((), (), (), ())
 CLIENTS = {"fake": 12, "real": 6}
 """Who send at once: a few more than are answered at once."""
 WARM = {"fake": 1500, "real": 150}
@@ -42,8 +43,10 @@ class Span:
 class Campaign:
     """One run against one kind of engines."""
 
-    def __init__(self, box: Box, judge: Judge, seed: int, skip: Collection[str] = ()) -> None:
-        self._box, self._judge, self._seed, self._skip = box, judge, seed, set(skip)
+    def __init__(self, box: Box, judge: Judge, seed: int, skip: Collection[str] = (), pool: int = 40) -> None:
+        """`pool`: how many examples hypothesis makes of each thing; its own way of making them is slow."""
+        self._box, self._judge, self._seed, self._pool = box, judge, seed, pool
+        self._skip = set(skip)
         self._clients: list[Client] = []
         self._recent: deque[Input] = deque(maxlen=40)
         self._restarting = asyncio.Lock()
@@ -53,21 +56,26 @@ class Campaign:
         """In which inputs were sent."""
         self.makers: Makers | None = None
 
-    async def run(self, most: int, seconds: float, first: Sequence[Input] = (), tell: Callable[[str], None] = print) -> None:
+    async def run(
+        self, most: int, seconds: float, first: Sequence[Input] = (), tell: Callable[[str], None] = print
+    ) -> None:
         """`first`, then up to `most` inputs that are made, for so many seconds. Raises DidNotStart."""
-        end = time.monotonic() + seconds
         await self._box.start()
-        with urlopen(f"http://127.0.0.1:{self._box.port}/openapi.json") as reply:
-            document = json.load(reply)
-        self.makers = Makers(self._seed, await asyncio.to_thread(pools, document, self._seed))
+        self.makers = Makers(self._seed, await asyncio.to_thread(self._pools) if most else NONE)
         self.makers.blocked |= self._skip
+        end = time.monotonic() + seconds
         warm = min(WARM[self._box.engines], most // 4)
         numbers = itertools.count()
         await self._send(iter(first), end, tell)
         await self._send(self._made(numbers, warm), end, tell)
-        self._before = await self._box.settled()
+        if most:
+            self._before = await self._box.settled()
         await self._send(self._made(numbers, most - self._judge.inputs), end, tell)
         await self._finish()
+
+    def _pools(self) -> Pools:
+        with urlopen(f"http://127.0.0.1:{self._box.port}/openapi.json") as reply:
+            return pools(json.load(reply), self._seed, self._pool)
 
     def _made(self, numbers: Iterator[int], most: int) -> Iterator[Input]:
         """Inputs until they are so many, an event of a session counting as one."""
@@ -180,9 +188,8 @@ class Campaign:
 
     async def _finish(self) -> None:
         """Compare what it holds with what it held, and end it."""
-        after = await self._box.settled()
         if self._before is not None:
-            self.span = Span(self._before, after)
+            self.span = Span(self._before, await self._box.settled())
         ending = await self._box.stop()
         self._report_log()
         if ending != "exit status 0":

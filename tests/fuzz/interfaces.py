@@ -13,13 +13,34 @@ from fuzz.inputs import FORM, JSON, Input, as_json, form, request
 from fuzz.pools import Pools
 from fuzz.sessions import realtime, wyoming_bytes, wyoming_events
 
-AUDIO = ("audio/wav", "audio/flac", "audio/ogg", "audio/mpeg", "audio/mp4", "audio/webm", "audio/aac", "application/ogg")
-ACCEPTS = ("", "*/*", "application/json", "audio/wav", "text/event-stream", "audio/*;q=0.5, text/*", "image/png", "q=;,")
+AUDIO = (
+    "audio/wav",
+    "audio/flac",
+    "audio/ogg",
+    "audio/mpeg",
+    "audio/mp4",
+    "audio/webm",
+    "audio/aac",
+    "application/ogg",
+)
+ACCEPTS = (
+    "",
+    "*/*",
+    "application/json",
+    "audio/wav",
+    "text/event-stream",
+    "audio/*;q=0.5, text/*",
+    "image/png",
+    "q=;,",
+)
 PATHS = (
-    "/", "/page/app.js", "/page/style.css", "/page/../../etc/passwd", "/page/%2e%2e/%2e%2e/etc/passwd", "/page/", "/page",
+    "/", "/page/app.js", "/page/style.css", "/page/../../etc/passwd", "/page/%2e%2e/%2e%2e/etc/passwd",
+    "/page/", "/page",
     "/page/..%5c..%5cx", "/page/%00", "/page/app.js%00.css", "//page//app.js", "/icon.svg", "/favicon.ico", "/nothing",
-    "/openapi.json", "/metrics", "/health", "/ready", "/models", "/certificate", "/mic", "/%ff%fe", "/page/" + "a" * 300,
-    "/conversations", "/conversations/" + "../" * 50, "/v1/models/%2e%2e", "/v1/models/" + "x" * 1000, "/page/é", "/?" + "a&" * 500,
+    "/openapi.json", "/metrics", "/health", "/ready", "/models", "/certificate", "/mic", "/%ff%fe",
+    "/page/" + "a" * 300,
+    "/conversations", "/conversations/" + "../" * 50, "/v1/models/%2e%2e", "/v1/models/" + "x" * 1000,
+    "/page/é", "/?" + "a&" * 500,
 )  # fmt: skip
 HEADERS: tuple[dict[str, str], ...] = (
     {}, {}, {"Range": "bytes=5-1"}, {"If-None-Match": '"x"'}, {"Accept-Encoding": "gzip"}, {"X-Request-Id": "a" * 100},
@@ -31,9 +52,14 @@ COMPLETION = {
     "prompt": "Hello there.", "reply": "text", "stream": False, "system": "Be short.", "max_tokens": 4,
     "temperature": 0.5, "seed": 7, "voice": "default", "language": "en",
 }  # fmt: skip
-FUNCTION = {"name": "look", "description": "Look.", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}
+FUNCTION = {
+    "name": "look",
+    "description": "Look.",
+    "parameters": {"type": "object", "properties": {"a": {"type": "string"}}},
+}
 CHAT: dict[str, Any] = {
-    "model": "default", "max_tokens": 4, "temperature": 0, "top_p": 0.9, "seed": 1, "stop": ["x"], "n": 1, "stream": False,
+    "model": "default", "max_tokens": 4, "temperature": 0, "top_p": 0.9, "seed": 1, "stop": ["x"], "n": 1,
+    "stream": False,
     "messages": [
         {"role": "system", "content": "Be short."},
         {"role": "user", "content": [{"type": "text", "text": "Hello."}]},
@@ -113,7 +139,7 @@ class Makers:
             files.append(("audio", "a.wav", media.hostile(rng)[1]))
         body = bytearray(form(fields, files))
         if rng.random() < 0.3:
-            rng.choice(media.MUTATIONS)(rng, body)
+            media.change(rng, body)
         sent = request("POST", "/completion", bytes(body), FORM)
         return Input("http", "completion form", "form", (sent,))
 
@@ -129,7 +155,9 @@ class Makers:
         return _listed(rng, "conversations", rng.choice(("GET", "GET", "DELETE")), f"/conversations/{name}")
 
     def chat(self, rng: random.Random) -> Input:
-        document = {name: value for name, value in CHAT.items() if name in ("messages", "max_tokens") or rng.random() < 0.4}
+        document = {
+            name: value for name, value in CHAT.items() if name in ("messages", "max_tokens") or rng.random() < 0.4
+        }
         if rng.random() < 0.5:
             document["messages"] = [{"role": "user", "content": self._text(rng)[:4000]}]
         document["stream"] = rng.random() < 0.3
@@ -175,7 +203,7 @@ class Makers:
             fields.append((field, rng.choice(FIELDS[field])))
         body = bytearray(form(fields, [("file", rng.choice(("a.wav", "a.mp4", "é", "")), data)]))
         if rng.random() < 0.15:
-            rng.choice(media.MUTATIONS)(rng, body)
+            media.change(rng, body)
         route = rng.choice(("transcriptions", "transcriptions", "translations"))
         sent = request("POST", f"/v1/audio/{route}", bytes(body), FORM)
         return Input("http", route, name, (sent,), take=_take(rng))
@@ -204,7 +232,7 @@ class Makers:
         roll = rng.random()
         if roll < 0.5:
             for _ in range(rng.choice((1, 2))):
-                rng.choice(media.MUTATIONS)(rng, data)
+                media.change(rng, data)
         elif roll < 0.8:
             line = rng.choice(HEADS)
             data = bytearray(good.replace(b"\r\nHost", b"\r\n" + line + b"\r\nHost", 1))
@@ -247,7 +275,8 @@ HEADS = (
     b"Content-Length: -1", b"Content-Length: 99999999999999999999", b"Content-Length: 5\r\nContent-Length: 6",
     b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip, chunked", b"Transfer-Encoding : chunked", b"X: \x00",
     b"X: \xff\xfe", b"X" * 70_000, b"X: " + b"a" * 60_000, b"\r\nX: y", b" folded: y", b"Expect: 100-continue",
-    b"Connection: close, keep-alive, upgrade", b"Host: evil.example", b"X-Request-Id: \xe9", b"Authorization: Bearer \xe9",
+    b"Connection: close, keep-alive, upgrade", b"Host: evil.example", b"X-Request-Id: \xe9",
+    b"Authorization: Bearer \xe9",
     b"Authorization: Basic \xff", b"Origin: null", b"Accept: " + b"a/b;q=1," * 2000, b"Content-Type: \xe9",
     b"Content-Type: multipart/form-data; boundary=", b"traceparent: " + b"0" * 500, b"Cookie: \xff",
     b"\r\n".join(b"X-%d: y" % n for n in range(300)),

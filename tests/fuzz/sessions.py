@@ -12,13 +12,18 @@ from fuzz import documents, media
 from fuzz.inputs import Input, as_json, wyoming
 
 Text = Callable[[random.Random], str]
-FUNCTION = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}
+FUNCTION = {
+    "type": "function",
+    "name": "look",
+    "parameters": {"type": "object", "properties": {"a": {"type": "string"}}},
+}
 SESSION: dict[str, Any] = {
     "type": "realtime", "instructions": "Be short.", "output_modalities": ["text"], "max_output_tokens": 4,
     "audio": {
         "input": {
             "format": {"type": "audio/pcm", "rate": 24000}, "transcription": {"model": "x", "language": "en"},
-            "turn_detection": {"type": "server_vad", "threshold": 0.5, "silence_duration_ms": 200, "idle_timeout_ms": 6000},
+            "turn_detection": {"type": "server_vad", "threshold": 0.5, "silence_duration_ms": 200,
+                               "idle_timeout_ms": 6000},
         },
         "output": {"voice": "default", "speed": 1.2, "format": {"type": "audio/pcmu"}},
     },
@@ -48,10 +53,12 @@ TEMPLATES: tuple[dict[str, Any], ...] = (
     {"type": "chatapi.played", "audio_end_ms": 100, "response_id": "x"},
 )  # fmt: skip
 BROKEN = (
-    b"", b"{", b"[]", b"null", b'{"type": 5}', b'{"type": "x"}', b'{"type": "response.create", "event_id": "' + b"x" * 600 + b'"}',
+    b"", b"{", b"[]", b"null", b'{"type": 5}', b'{"type": "x"}',
+    b'{"type": "response.create", "event_id": "' + b"x" * 600 + b'"}',
     b'{"type": "chatapi.played", "audio_end_ms": ' + b"9" * 400 + b"}", b"[" * 5000, b'{"a":' * 3000,
     b'{"type": "input_audio_buffer.append", "audio": "?"}', b'{"type": "input_audio_buffer.append", "audio": "AAA"}',
-    b'{"type": "session.update", "session": {"instructions": "\\ud800"}}', b'{"type": "session.update", "session": null}',
+    b'{"type": "session.update", "session": {"instructions": "\\ud800"}}',
+    b'{"type": "session.update", "session": null}',
 )  # fmt: skip
 
 
@@ -125,7 +132,7 @@ def wyoming_bytes(rng: random.Random, text: Text) -> Input:
     data = bytearray(b"".join(wyoming(*each) for each in _wyoming_script(rng, text)))
     roll = rng.random()
     if roll < 0.6:
-        rng.choice(media.MUTATIONS)(rng, data)
+        media.change(rng, data)
     elif roll < 0.8:
         value = rng.choice((-1, 2**63, 1 << 40, "5", None, 1.5, True, 10**30))
         name = rng.choice(("data_length", "payload_length"))

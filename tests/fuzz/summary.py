@@ -12,7 +12,7 @@ def summary(judge: Judge, campaign: Campaign, seconds: float) -> str:
     lines = [
         "",
         f"== {judge.engines} engines ==",
-        f"{judge.inputs} inputs on {judge.connections} connections or requests in {seconds:.0f} s ({rate:.0f} a second)",
+        f"{judge.inputs} inputs in {judge.connections} requests or sessions, {seconds:.0f} s ({rate:.0f} a second)",
         "by interface: " + ", ".join(f"{name} {count}" for name, count in sorted(judge.by_interface.items())),
         "outcomes:     " + ", ".join(f"{name} {count}" for name, count in sorted(judge.statuses.items())),
         f"deaths:       {judge.deaths}",

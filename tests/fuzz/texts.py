@@ -1,4 +1,4 @@
-"""Texts that are hard on a prompt, a transcript's prompt and a voice: many scripts, dots, abbreviations, nothing at all."""
+"""Texts that are hard on a prompt and on a voice: many scripts, dots, abbreviations, nothing at all."""
 
 from __future__ import annotations
 
@@ -7,16 +7,37 @@ import random
 from hypothesis import strategies as st
 
 SCRIPTS = (
-    "abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "äöüßéèçñøåæ", "абвгдежзиклмнопрст", "αβγδεζηθικλμ",
-    "אבגדהוזחטיכלמ", "ابتثجحخدذرزسش", "अआइईउऊकखगघङ", "กขฃคฅฆงจฉ", "的一是不了人我在有他", "あいうえおかきくけこ", "アイウエオカキ",
-    "가나다라마바사", "ქართული", "հայերեն", "አማርኛ", "ᚠᚢᚦᚨᚱᚲ", "😀👩‍👩‍👧‍👦🏳️‍🌈🇩🇪", "e\u0301o\u0308n\u0303", "\u202e\u200f\u200d\u200b\ufeff",
-    "0123456789", "٠١٢٣٤٥", "½¼²³€$£%&@#*", "\u0001\u0007\u001b\u0085\u2028", "\ufffe\uffff\U0010ffff",
-)  # fmt: skip
+    "abcdefghijklmnopqrstuvwxyz",
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+    "äöüßéèçñøåæ",
+    "абвгдежзиклмнопрст",
+    "αβγδεζηθικλμ",
+    "אבגדהוזחטיכלמ",
+    "ابتثجحخدذرزسش",
+    "अआइईउऊकखगघङ",
+    "กขฃคฅฆงจฉ",
+    "的一是不了人我在有他",
+    "あいうえおかきくけこ",
+    "アイウエオカキ",
+    "가나다라마바사",
+    "ქართული",
+    "հայերեն",
+    "አማርኛ",
+    "ᚠᚢᚦᚨᚱᚲ",
+    "😀👩‍👩‍👧‍👦🏳️‍🌈🇩🇪",
+    "e\u0301o\u0308n\u0303",
+    "\u202e\u200f\u200d\u200b\ufeff",
+    "0123456789",
+    "٠١٢٣٤٥",
+    "½¼²³€$£%&@#*",
+    "\u0001\u0007\u001b\u0085\u2028",
+    "\ufffe\uffff\U0010ffff",
+)
 ABBREVIATIONS = (
-    "U.S.A.", "p.m.", "a.m.", "e.g.", "i.e.", "Dr.", "St.", "No.", "b.", "s'", "Ph.D.", "z.B.", "d.h.", "u.s.w.", "J.R.R.",
-    "3.14.15", "1.2.3.4", "www.example.com", "a.b@c.d", "...", "?!", "§1.", "Fig.", "x.y.z.", "'s", "N.A.T.O.",
+    "U.S.A.", "p.m.", "a.m.", "e.g.", "i.e.", "Dr.", "St.", "No.", "b.", "s'", "Ph.D.", "z.B.", "d.h.", "u.s.w.",
+    "J.R.R.", "3.14.15", "1.2.3.4", "www.example.com", "a.b@c.d", "...", "?!", "§1.", "Fig.", "x.y.z.", "'s", "N.A.T.",
 )  # fmt: skip
-PLAIN = "What is the capital of France? Tell me a short story about the sea. It is 5 p.m. in Washington, D.C.".split()
+PLAIN = ("What is the capital of France? Tell me about the sea. It is 5 p.m. in Washington, D.C.").split()  # noqa: SIM905
 
 
 def dotted(rng: random.Random) -> str:

@@ -69,7 +69,9 @@ class Curve:
 
         line = " ".join(place(time, value) for time, value in zip(times, values, strict=True))
         base = f'<path d="M{EDGE},{top} V{top + inner} H{WIDTH - EDGE}" fill="none" stroke="#999"/>'
-        words = f"{name}: {values[0]:g} at first, {values[-1]:g} at last, {max(values):g} at most; {last / 60:.1f} minutes"
+        words = (
+            f"{name}: {values[0]:g} at first, {values[-1]:g} at last, {max(values):g} at most; {last / 60:.1f} minutes"
+        )
         return (
             f'<text x="{EDGE}" y="{top - 10}" font-size="13">{words}</text>{base}'
             f'<polyline points="{line}" fill="none" stroke="{COLOURS[at % len(COLOURS)]}" stroke-width="1.5"/>'

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import soxr
+from fuzz.box import Box
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from chatapi.audio import RATE, Audio
-from fuzz.box import Box
 
 SENT = 24_000
 """Samples a second of the Realtime API."""
@@ -34,11 +34,17 @@ class Question:
     """Whether it began in the last second of an answer."""
     begun: float
     ended: float = 0.0
+    """0: it is still being asked."""
     transcript: str = ""
-    answered: float = 0.0
-    """When the first sound of its answer came; 0: none did."""
+    last_sound: float = 0.0
+    """When sound came last of an answer that began after the question did."""
     told: list[str] = field(default_factory=list)
-    """Types of the events that came after it."""
+    """Types of the events that came since it began, but for sound."""
+
+    @property
+    def answered(self) -> bool:
+        """What was said to a part of the question, and broken off, is no answer; a clip may end in near silence."""
+        return self.ended > 0 and self.last_sound > self.ended - 0.3
 
 
 class LiveClient:
@@ -52,7 +58,10 @@ class LiveClient:
         self._heard_until = 0.0
         """When what has been received of answers will have been played."""
         self._current: Question | None = None
-        self._done = asyncio.Event()
+        self._created: dict[str, float] = {}
+        """Response -> when it began."""
+        self._open: set[str] = set()
+        """Responses that are not done."""
 
     @property
     def unanswered(self) -> list[Question]:
@@ -75,16 +84,15 @@ class LiveClient:
         against = self._heard_until - time.monotonic() > 1.2 and self._rng.random() < 0.5
         start = self._heard_until - self._rng.random() if against else self._heard_until + 0.3 + self._rng.random()
         await self._silence(connection, start)
-        question = Question(against, time.monotonic())
-        self._done.clear()
+        question = self._current = Question(against, time.monotonic())
         await self._play(connection, self._rng.choice(self._sounds))
         question.ended = time.monotonic()
-        self._current = question
         self.questions.append(question)
-        while not self._done.is_set() and time.monotonic() < question.ended + PATIENCE:
+        while not (question.answered and not self._open) and time.monotonic() < question.ended + PATIENCE:
             await self._play(connection, np.zeros(BLOCK, np.int16))
         if not question.answered:
-            self.faults.append(f"no answer {PATIENCE:g} s after a question; since then: {' '.join(question.told) or '-'}")
+            told = " ".join(question.told) or "-"
+            self.faults.append(f"no answer {PATIENCE:g} s after a question; events since it began: {told}")
 
     async def _silence(self, connection: ClientConnection, until: float) -> None:
         while time.monotonic() < until:
@@ -106,13 +114,18 @@ class LiveClient:
         kind, question, now = event["type"], self._current, time.monotonic()
         if question is not None and kind != "response.output_audio.delta":
             question.told.append(kind)
-        if kind == "response.output_audio.delta":
+        if kind == "response.created":
+            self._created[event["response"]["id"]] = now
+            self._open.add(event["response"]["id"])
+        elif kind == "response.output_audio.delta":
             size = len(base64.b64decode(event["delta"]))
             self._heard_until = max(self._heard_until, now) + size / 2 / SENT
-            if question is not None and not question.answered:
-                question.answered = now
+            if question is not None and self._created.get(event["response_id"], now) >= question.begun:
+                question.last_sound = now
         elif kind == "response.done":
-            self._finished(event["response"], question)
+            self._open.discard(event["response"]["id"])
+            if event["response"]["status"] == "failed":
+                self.faults.append(f"a response failed: {event['response'].get('status_details')}")
         elif kind == "input_audio_buffer.speech_started":
             # What is left of an answer is thrown away.
             self._heard_until = min(self._heard_until, now)
@@ -121,13 +134,9 @@ class LiveClient:
         elif kind == "error":
             self.faults.append(f"error {event['error'].get('code')}: {event['error'].get('message')}")
 
-    def _finished(self, response: dict[str, Any], question: Question | None) -> None:
-        if response["status"] == "failed":
-            self.faults.append(f"a response failed: {response.get('status_details')}")
-        if question is not None and question.answered:
-            self._done.set()
-
 
 def _resampled(audio: Audio) -> np.ndarray:
-    samples = soxr.resample(audio.samples, audio.rate or RATE, SENT)
+    """As it is sent, without the silence around it, so that it is known when the question ended."""
+    loud = np.flatnonzero(np.abs(audio.samples) > 0.02)
+    samples = soxr.resample(audio.samples[loud[0] : loud[-1]], audio.rate or RATE, SENT)
     return (np.clip(samples, -1, 1) * 32767).astype("<i2")

@@ -11,16 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-
-from chatapi.audio import RATE, Audio, decode, wav
 from fuzz.box import Box
 from fuzz.client import Client, Outcome
 from fuzz.inputs import FORM, JSON, Input, as_json, form, request, wyoming
 from fuzz.interfaces import conversation_of
 from fuzz.judge import fault_of
+
+from chatapi.audio import RATE, Audio, decode, wav
 from soak.curve import median
 
 CORPUS = Path(__file__).parents[1] / "corpus"
+STALL = 120.0
+"""Seconds without a byte after which a client counts as hung: a long recording waits for turns and live sessions."""
 LONG = 60
 """Seconds of the long recording."""
 
@@ -44,7 +46,8 @@ class Traffic:
         self.faults: Counter[str] = Counter()
         self._latencies: list[float] = []
         self._kinds: tuple[tuple[int, Callable[[], Input]], ...] = (
-            (10, self._text), (4, self._voice), (4, self._chat), (4, self._transcription), (1, self._long_transcription),
+            (10, self._text), (4, self._voice), (4, self._chat), (4, self._transcription),
+            (1, self._long_transcription),
             (4, self._speech), (3, self._wyoming), (3, self._leaving), (1, self._heard_chat), (2, self._listed),
         )  # fmt: skip
         self._ids: list[str] = []
@@ -60,7 +63,7 @@ class Traffic:
 
     async def _client(self, end: float) -> None:
         pool = [make for weight, make in self._kinds for _ in range(weight)]
-        client = Client(self._box.port, self._box.wyoming)
+        client = Client(self._box.port, self._box.wyoming, STALL)
         watching = asyncio.create_task(self._watch(client))
         while time.monotonic() < end and self._box.alive:
             given = self._rng.choice(pool)()
