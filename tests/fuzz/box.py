@@ -158,6 +158,15 @@ class Box:
         except (psutil.NoSuchProcess, ValueError):
             return []
 
+    def cpu(self) -> float:
+        """Seconds of processor time of the process tree."""
+        total = 0.0
+        for each in self._family():
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                times = each.cpu_times()
+                total += times.user + times.system
+        return total
+
     def usage(self) -> Usage:
         """Of the whole process tree."""
         rss = pss = descriptors = threads = processes = 0

@@ -52,8 +52,8 @@ class Campaign:
         self._restarting = asyncio.Lock()
         self._before: Usage | None = None
         self.span: Span | None = None
-        self.seconds = 0.0
-        """In which inputs were sent."""
+        self.seconds = self.own_cpu = self.box_cpu = 0.0
+        """Seconds in which inputs were sent, and of processor time of the clients and of the server meanwhile."""
         self.makers: Makers | None = None
 
     async def run(
@@ -86,7 +86,7 @@ class Campaign:
             yield made
 
     async def _send(self, inputs: Iterator[Input], end: float, tell: Callable[[str], None]) -> None:
-        begun = time.monotonic()
+        begun, own, box, starts = time.monotonic(), time.process_time(), self._box.cpu(), self._box.starts
         self._clients = [Client(self._box.port, self._box.wyoming) for _ in range(CLIENTS[self._box.engines])]
         watching = asyncio.create_task(self._watch(tell))
         try:
@@ -96,6 +96,9 @@ class Campaign:
             for client in self._clients:
                 client.close()
         self.seconds += time.monotonic() - begun
+        self.own_cpu += time.process_time() - own
+        if self._box.starts == starts:
+            self.box_cpu += self._box.cpu() - box
 
     async def _worker(self, client: Client, inputs: Iterator[Input], end: float) -> None:
         for given in inputs:

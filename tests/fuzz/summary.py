@@ -15,6 +15,7 @@ def summary(judge: Judge, campaign: Campaign, seconds: float) -> str:
         f"{judge.inputs} inputs in {judge.connections} requests or sessions, {seconds:.0f} s ({rate:.0f} a second)",
         "by interface: " + ", ".join(f"{name} {count}" for name, count in sorted(judge.by_interface.items())),
         "outcomes:     " + ", ".join(f"{name} {count}" for name, count in sorted(judge.statuses.items())),
+        f"processor:    clients {campaign.own_cpu:.0f} s, server {campaign.box_cpu:.0f} s of {campaign.seconds:.0f} s",
         f"deaths:       {judge.deaths}",
         f"slowest:      {judge.slowest[0]:.1f} s ({judge.slowest[1]})",
         _held(campaign),
