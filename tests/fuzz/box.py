@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -41,16 +41,12 @@ class Usage:
     """Bytes; what is shared between processes counts once."""
     descriptors: int
     threads: int
-    processes: int
+    each: tuple[int, ...]
+    """The PSS of every process, the server itself first."""
 
-    def most(self, other: Usage) -> Usage:
-        """The larger of the two numbers of descriptors, threads and processes."""
-        return replace(
-            self,
-            descriptors=max(self.descriptors, other.descriptors),
-            threads=max(self.threads, other.threads),
-            processes=max(self.processes, other.processes),
-        )
+    @property
+    def processes(self) -> int:
+        return len(self.each)
 
 
 @dataclass(frozen=True)
@@ -169,14 +165,15 @@ class Box:
 
     def usage(self) -> Usage:
         """Of the whole process tree."""
-        rss = pss = descriptors = threads = processes = 0
+        rss = descriptors = threads = 0
+        each_pss = []
         for each in self._family():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 memory = each.memory_full_info()
-                rss, pss = rss + memory.rss, pss + memory.pss
+                rss += memory.rss
                 descriptors, threads = descriptors + each.num_fds(), threads + each.num_threads()
-                processes += 1
-        return Usage(rss, pss, descriptors, threads, processes)
+                each_pss.append(memory.pss)
+        return Usage(rss, sum(each_pss), descriptors, threads, tuple(each_pss))
 
     async def settled(self, seconds: float = 20) -> Usage:
         """What it holds when idle: read until the memory stops falling, for so long at most."""

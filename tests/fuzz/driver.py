@@ -19,7 +19,7 @@ from fuzz.judge import Judge
 from fuzz.pools import Pools, pools
 
 NONE = Pools((), (), (), ())
-CLIENTS = {"fake": 12, "real": 6}
+CLIENTS = {"fake": 12, "real": 3}
 """Who send at once: a few more than are answered at once."""
 WARM = {"fake": 1500, "real": 150}
 """Inputs before memory is read for the first time: by then everything was loaded and used."""

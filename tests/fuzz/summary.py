@@ -39,5 +39,10 @@ def _held(campaign: Campaign) -> str:
     return (
         f"memory:       {before.pss / 2**20:.1f} to {after.pss / 2**20:.1f} MiB PSS ({100 * span.growth:+.1f} %), "
         f"{before.rss >> 20} to {after.rss >> 20} MiB RSS; descriptors {before.descriptors} to {after.descriptors}, "
-        f"threads {before.threads} to {after.threads}, processes {before.processes} to {after.processes}"
+        f"threads {before.threads} to {after.threads}, processes {before.processes} to {after.processes}\n"
+        f"              each process: {_mib(before.each)} to {_mib(after.each)} MiB PSS"
     )
+
+
+def _mib(each: tuple[int, ...]) -> str:
+    return " + ".join(f"{pss / 2**20:.1f}" for pss in each)
