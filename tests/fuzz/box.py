@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
 import re
@@ -31,6 +32,10 @@ START = 120
 """Seconds until a server that has not become ready is a fault; the models are loaded on a busy machine."""
 
 
+PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
 @dataclass(frozen=True)
 class Usage:
     """What the process tree holds."""
@@ -55,6 +60,12 @@ class Trouble:
 
     signature: str
     text: str
+
+
+def _die_with_parent() -> None:
+    """In the child: a run that is ended by force leaves no server behind."""
+    os.setsid()
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class DidNotStart(Exception):
@@ -107,7 +118,7 @@ class Box:
     def _spawn(self) -> None:
         with self._out.open("wb") as out, self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self.command, stdout=out, stderr=log, cwd=self.data, env=self.environment, start_new_session=True
+                self.command, stdout=out, stderr=log, cwd=self.data, env=self.environment, preexec_fn=_die_with_parent
             )
         self.starts += 1
 
