@@ -80,7 +80,7 @@ def unknown_codec_wav(tag: int = 0x7777) -> bytes:
 
 
 def unknown_codec_webm() -> bytes:
-    """A WebM whose codec id nobody knows."""
+    """A WebM whose codec id belongs to no codec."""
     return files(0.05)["webm"].replace(b"A_OPUS", b"A_OPUX")
 
 
@@ -176,7 +176,7 @@ def _removed(rng: random.Random, data: bytearray) -> None:
 
 
 def _mark(rng: random.Random, data: bytearray) -> None:
-    """Another letter in a mark: a codec or a table that nobody knows."""
+    """Another letter in a mark: an unknown codec or table."""
     at = rng.choice([at for mark in TABLES if (at := data.find(mark)) >= 0] or [0])
     data[at + rng.randrange(4)] = rng.randrange(256)
 
