@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Sets up what is missing, then runs: `./run.sh` serves, `./run.sh test` tests; install, update, uninstall, status, logs,
-# keys and support look after the boot service, build makes the image; all else goes to the command `chatapi`, which runs in
-# a virtual environment here, and on a Jetson in the appliance's image (RUN_IN=venv or RUN_IN=container says otherwise).
+# Sets up what is missing, then runs: `./run.sh` serves, `./run.sh test` tests, fuzz and soak try a server for long; install,
+# update, uninstall, status, logs, keys and support look after the boot service, build makes the image; all else goes to the
+# command `chatapi`, which runs in a virtual environment here, and on a Jetson in the appliance's image (RUN_IN=venv or
+# RUN_IN=container says otherwise).
 set -euo pipefail
 # Files that are named are those of where we are called from.
 from=$PWD
@@ -170,6 +171,15 @@ run_tests() {
   fi
 }
 
+# Hostile inputs, or mixed traffic, for long: `tests/fuzz` and `tests/soak`.
+run_long_test() {
+  install_packages --editable '.[engines]' --group dev
+  need_openmp
+  chatapi models fetch >/dev/null
+  cd "$from"
+  PYTHONPATH=$here/tests:$here exec "$here/$venv/bin/python" -m "$@"
+}
+
 # A virtual environment with everything in it, here.
 set_up() {
   [ -e "$venv/installed" ] && [ "$(head -n 1 "$venv/installed")" = "$(recipe)" ] ||
@@ -212,6 +222,7 @@ case "$verb" in
     shift
     run_tests "$@"
     ;;
+  fuzz | soak) run_long_test "$@" ;;
   install | uninstall | update | status | logs)
     shift
     "${verb}_service" "$@"

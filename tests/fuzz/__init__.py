@@ -1,0 +1,1 @@
+"""Hostile inputs for every interface of a running server, and a judge of what it answers."""

@@ -1,0 +1,157 @@
+"""Mixed traffic: what clients of every interface do all day, with those that disconnect."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from fuzz.box import Box
+from fuzz.client import Client, Outcome
+from fuzz.inputs import FORM, JSON, Input, as_json, form, request, wyoming
+from fuzz.interfaces import conversation_of
+from fuzz.judge import fault_of
+
+from chatapi.audio import RATE, Audio, decode, wav
+from soak.curve import median
+
+CORPUS = Path(__file__).parents[1] / "corpus"
+STALL = 120.0
+"""Seconds without a byte after which a client counts as hung: a long recording waits for turns and live sessions."""
+LONG = 60
+"""Seconds of the long recording."""
+
+
+def voices(most: int = 12) -> list[Audio]:
+    """Somebody asking, from the corpus of speech."""
+    found = sorted((CORPUS / "made").glob("*piper-joe*.flac")) + sorted((CORPUS / "real").glob("jfk*.flac"))
+    return [decode(path) for path in found[:most]]
+
+
+class Traffic:
+    """Some clients, each doing one thing after another."""
+
+    def __init__(self, box: Box, seed: int) -> None:
+        self._box, self._rng = box, random.Random(seed)
+        self._sounds = voices()
+        self._short = [wav(each) for each in self._sounds]
+        repeats = [self._sounds[at % len(self._sounds)].samples for at in range(LONG)]
+        self._long = wav(Audio(np.concatenate(repeats)[: LONG * RATE], RATE))
+        self.counts: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
+        self._latencies: list[float] = []
+        self._kinds: tuple[tuple[int, Callable[[], Input]], ...] = (
+            (10, self._text), (4, self._voice), (4, self._chat), (4, self._transcription),
+            (1, self._long_transcription),
+            (4, self._speech), (3, self._wyoming), (3, self._leaving), (1, self._heard_chat), (2, self._listed),
+        )  # fmt: skip
+        self._ids: list[str] = []
+
+    def latency(self) -> float:
+        """Milliseconds: the median of the text turns since the last call."""
+        found, self._latencies = self._latencies, []
+        return 1000 * median(found)
+
+    async def run(self, end: float, clients: int) -> None:
+        """Until then."""
+        await asyncio.gather(*(self._client(end) for _ in range(clients)))
+
+    async def _client(self, end: float) -> None:
+        pool = [make for weight, make in self._kinds for _ in range(weight)]
+        client = Client(self._box.port, self._box.wyoming, STALL)
+        watching = asyncio.create_task(self._watch(client))
+        while time.monotonic() < end and self._box.alive:
+            given = self._rng.choice(pool)()
+            outcome = await client.send(given)
+            self._count(given, outcome)
+            # People pause; and the box must have idle moments in which memory can be given back.
+            await asyncio.sleep(self._rng.random() * 0.3)
+        watching.cancel()
+        client.close()
+
+    async def _watch(self, client: Client) -> None:
+        while True:
+            await asyncio.sleep(1)
+            client.check()
+
+    def _count(self, given: Input, outcome: Outcome) -> None:
+        self.counts[f"{given.interface}: {outcome.status or outcome.end}"] += 1
+        fault = fault_of(given, outcome)
+        # Everything here is right, so that nothing but a lack of room may be refused.
+        if not fault and given.kind == "http" and outcome.status not in (200, 204, 404, 503) and outcome.end == "whole":
+            fault = f"status {outcome.status} {outcome.code}"
+        if fault:
+            self.faults[f"{given.interface}: {fault}"] += 1
+        if given.name == "text turn" and outcome.status == 200:
+            self._latencies.append(outcome.seconds)
+        if found := conversation_of(outcome.body):
+            self._ids = [*self._ids[-20:], found]
+
+    def _text(self) -> Input:
+        document: dict[str, object] = {"prompt": "What is the capital of France?", "max_tokens": 12}
+        if self._ids and self._rng.random() < 0.3:
+            document["conversation"] = self._rng.choice(self._ids)
+            return _post("completion", "next turn", "/completion", as_json(document))
+        return _post("completion", "text turn", "/completion", as_json(document))
+
+    def _voice(self) -> Input:
+        query = self._rng.choice(("", "?reply=voice", "?reply=voice&stream=true"))
+        sent = request("POST", f"/completion{query}", self._rng.choice(self._short), {"Content-Type": "audio/wav"})
+        return Input("http", "completion", "voice turn", (sent,))
+
+    def _chat(self) -> Input:
+        messages = [{"role": "user", "content": "Say hello."}]
+        document = {"messages": messages, "max_tokens": 12, "stream": self._rng.random() < 0.5}
+        return _post("chat", "text", "/v1/chat/completions", as_json(document))
+
+    def _heard_chat(self) -> Input:
+        sound = {"data": base64.b64encode(self._rng.choice(self._short)).decode(), "format": "wav"}
+        messages = [{"role": "user", "content": [{"type": "input_audio", "input_audio": sound}]}]
+        return _post("chat", "audio", "/v1/chat/completions", as_json({"messages": messages, "max_tokens": 12}))
+
+    def _transcription(self) -> Input:
+        body = form([("response_format", "verbose_json")], [("file", "a.wav", self._rng.choice(self._short))])
+        return Input("http", "transcriptions", "short", (request("POST", "/v1/audio/transcriptions", body, FORM),))
+
+    def _long_transcription(self) -> Input:
+        body = form([], [("file", "a.wav", self._long)])
+        return Input("http", "transcriptions", "long", (request("POST", "/v1/audio/transcriptions", body, FORM),))
+
+    def _speech(self) -> Input:
+        document = {
+            "input": "Good morning. It is five p.m. in the U.S.A.",
+            "voice": "default",
+            "model": "tts-1",
+            "response_format": self._rng.choice(("mp3", "wav", "opus", "flac")),
+        }
+        return _post("speech", "speech", "/v1/audio/speech", as_json(document))
+
+    def _wyoming(self) -> Input:
+        samples = self._rng.choice(self._sounds).pcm16()
+        spoken = {"rate": RATE, "width": 2, "channels": 1}
+        chunks = [wyoming("audio-chunk", spoken, samples[at : at + 4096]) for at in range(0, len(samples), 4096)]
+        scripts = (
+            (wyoming("transcribe", {}), wyoming("audio-start", spoken), *chunks, wyoming("audio-stop", {})),
+            (wyoming("synthesize", {"text": "Good morning."}),),
+            (wyoming("transcript", {"text": "What is the capital of France?"}),),
+        )
+        return Input("wyoming", "Wyoming", "session", self._rng.choice(scripts))
+
+    def _leaving(self) -> Input:
+        given = self._rng.choice((self._voice, self._speech, self._transcription, self._text))()
+        data = given.frames[0]
+        cut = self._rng.choice((len(data), len(data) // 2))
+        return Input("bytes", "disconnects", given.name, (data[:cut],), whole=False, take=0)
+
+    def _listed(self) -> Input:
+        path = self._rng.choice(("/", "/page/app.js", "/models", "/v1/models", "/health", "/metrics"))
+        return Input("http", "page", path, (request("GET", path),))
+
+
+def _post(interface: str, name: str, path: str, body: bytes) -> Input:
+    return Input("http", interface, name, (request("POST", path, body, JSON),))

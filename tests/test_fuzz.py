@@ -1,0 +1,207 @@
+"""The fuzzer, for a bounded time and with a fixed seed; hours of it by hand: `./run.sh fuzz --minutes N`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from pathlib import Path
+
+import pytest
+from conftest import MODELS
+from fuzz import documents, media
+from fuzz.box import Box, troubles
+from fuzz.cli_files import CommandLine
+from fuzz.client import Outcome
+from fuzz.corpus import corpus
+from fuzz.crowd import Crowd
+from fuzz.driver import Campaign, judge_span
+from fuzz.inputs import Input, kept, request
+from fuzz.interfaces import Makers
+from fuzz.judge import Judge, fault_of
+from fuzz.pools import Pools
+from fuzz.summary import summary
+
+SEED = 13
+NO_POOLS = Pools(("a",), (1,), ({},), (Input("http", "OpenAPI", "", (request("GET", "/"),)),))
+QUESTION = Input("http", "chat", "", (request("POST", "/v1/chat/completions", b"{}"),))
+
+
+def fuzzed(folder: Path, engines: str, inputs: int, seconds: float, *more: str, files: float = 4) -> Judge:
+    """A run over the corpus, then over so many made inputs, then of the command line for so many seconds."""
+    judge = Judge(folder / "findings", engines)
+    campaign = Campaign(Box(folder, engines, *more), judge, SEED, pool=8)
+
+    async def run() -> None:
+        await campaign.run(inputs, seconds, corpus())
+        # The warm-up is short here, so that the bound on memory is wider than that of a long run.
+        judge_span(judge, campaign.span, 0.3)
+        if files:
+            await CommandLine(folder, engines, judge).run(SEED, files)
+
+    asyncio.run(run())
+    print(summary(judge, campaign, campaign.seconds))
+    return judge
+
+
+@pytest.mark.alone
+def test_hostile_inputs_to_fake_engines_find_nothing(tmp_path: Path) -> None:
+    judge = fuzzed(tmp_path, "fake", 3000, 40)
+    assert list(judge.findings) == []
+    assert judge.deaths == 0
+    assert judge.inputs > len(corpus())
+
+
+@pytest.mark.alone
+@pytest.mark.real
+def test_hostile_inputs_to_real_engines_find_nothing(tmp_path: Path) -> None:
+    if not (MODELS / "models").is_dir():
+        pytest.skip("the models are not here: chatapi models fetch")
+    judge = fuzzed(tmp_path, "real", 200, 40, files=0)
+    assert list(judge.findings) == []
+    assert judge.deaths == 0
+    assert judge.inputs > len(corpus())
+
+
+@pytest.mark.alone
+def test_thousand_clients_at_once_are_answered_or_refused_with_retry_after(tmp_path: Path) -> None:
+    box = Box(tmp_path, "fake", "echo.delay=0.05")
+    crowd = Crowd(box, 1000)
+
+    async def run() -> None:
+        await box.start()
+        await crowd.run()
+        await box.stop()
+
+    asyncio.run(run())
+    assert not crowd.faults, crowd.table()
+    assert crowd.outcomes["200"] > 0
+
+
+def test_failing_engine_is_a_finding_that_can_be_sent_again(tmp_path: Path) -> None:
+    """The fuzzer itself can fail: the language model of this server raises."""
+    judge = Judge(tmp_path / "findings", "fake")
+    campaign = Campaign(Box(tmp_path, "fake", "echo.fault=raise"), judge, SEED)
+    asked = Input(
+        "http",
+        "chat",
+        "text",
+        (request("POST", "/completion", b'{"prompt": "one two"}', {"Content-Type": "application/json"}),),
+    )
+    asyncio.run(campaign.run(0, 20, [asked]))
+    finding = judge.findings["status 500 engine_failed [chat]"]
+    assert kept(finding.files[0]) == asked
+
+
+def test_input_that_ends_the_process_is_found_among_others(tmp_path: Path) -> None:
+    """A server that stops itself when it is asked to: the campaign starts it anew and names the input."""
+    box = Fragile(tmp_path)
+    judge = Judge(tmp_path / "findings", "fake")
+    campaign = Campaign(box, judge, SEED)
+    harmless = [Input("http", "page", str(n), (request("GET", f"/models?{n}"),)) for n in range(8)]
+    deadly = Input("http", "page", "deadly", (request("GET", "/ready?die"),))
+    asyncio.run(campaign.run(0, 60, [*harmless[:4], deadly, *harmless[4:]]))
+    assert judge.deaths == 1
+    assert [kept(path) for path in judge.findings["death SIGKILL [page]"].files] == [deadly]
+
+
+class Fragile(Box):
+    """Its process is killed as soon as somebody asks for a path that ends in `die`."""
+
+    @property
+    def command(self) -> list[str]:
+        code = (
+            "import os, signal, sys\n"
+            "from chatapi.faces.web import guard\n"
+            "run = guard._Exchange.run\n"
+            "async def dying(self):\n"
+            "    if self._scope['query_string'] == b'die': os.kill(os.getpid(), signal.SIGKILL)\n"
+            "    await run(self)\n"
+            "guard._Exchange.run = dying\n"
+            "from chatapi.cli import main\n"
+            "main(sys.argv[1:])\n"
+        )
+        python, _, _, *words = super().command
+        return [python, "-c", code, *words]
+
+
+def test_same_seed_makes_the_same_inputs() -> None:
+    one, other = Makers(SEED, NO_POOLS), Makers(SEED, NO_POOLS)
+    assert [one.make(n) for n in range(300)] == [other.make(n) for n in range(300)]
+    assert [one.make(n) for n in range(300)] != [Makers(SEED + 1, NO_POOLS).make(n) for n in range(300)]
+
+
+def test_every_interface_is_among_the_inputs() -> None:
+    makers = Makers(SEED, NO_POOLS)
+    assert {makers.make(n).interface for n in range(3000)} == {
+        "completion JSON", "completion stream", "completion form", "completion audio", "conversations", "chat",
+        "chat schema",
+        "chat audio", "transcriptions", "translations", "speech", "models and voices", "page and paths", "OpenAPI",
+        "raw HTTP",
+        "disconnects", "Realtime", "Wyoming", "Wyoming framing",
+    }  # fmt: skip
+
+
+def test_kept_input_is_read_back_as_it_was(tmp_path: Path) -> None:
+    makers = Makers(SEED, NO_POOLS)
+    for number in range(50):
+        given = makers.make(number)
+        given.keep(tmp_path / "input.json", found="x")
+        assert kept(tmp_path / "input.json") == given
+
+
+@pytest.mark.parametrize("container", media.CONTAINERS)
+def test_good_file_of_each_container_is_made(container: str) -> None:
+    assert media.decoded_seconds(media.files()[container]) == pytest.approx(0.5, abs=0.15)
+
+
+def test_bomb_is_small_and_states_fifty_million_samples() -> None:
+    assert len(media.bomb(50_000_000)) < 700
+    assert (50_000_000).to_bytes(4, "big") in media.bomb(50_000_000)
+
+
+def test_mutations_change_files() -> None:
+    rng = random.Random(SEED)
+    good = set(media.files().values())
+    assert sum(media.mutated(rng)[1] in good for _ in range(500)) < 50
+
+
+def test_doubling_schema_is_small_and_its_steps_are_forty() -> None:
+    assert len(json.dumps(documents.doubling(40))) < 4000
+    assert len(documents.doubling(40)["$defs"]) == 41
+
+
+@pytest.mark.parametrize(
+    ("outcome", "fault"),
+    [
+        (Outcome("whole", 200, {}, b"{}"), ""),
+        (Outcome("whole", 422, {}, b'{"code": "invalid_value"}'), ""),
+        (Outcome("whole", 422, {}, b"no"), "status 422 without a code"),
+        (Outcome("whole", 500, {}, b'{"code": "internal_error"}'), "status 500 internal_error"),
+        (Outcome("whole", 502, {}, b""), "status 502"),
+        (Outcome("whole", 503, {"retry-after": "1"}, b'{"code": "busy"}'), ""),
+        (Outcome("whole", 503, {}, b'{"code": "busy"}'), "status 503 without Retry-After"),
+        (Outcome("whole", 503, {"retry-after": "1"}, b"busy"), "status 503 without a code"),
+        (Outcome("whole", 507, {}, b'{"code": "storage_fault"}'), ""),
+        (Outcome("hang"), "hang"),
+        (Outcome("none"), "no answer"),
+        (Outcome("cut", 200), "answer cut off"),
+    ],
+)
+def test_outcome_is_judged(outcome: Outcome, fault: str) -> None:
+    assert fault_of(QUESTION, outcome) == fault
+
+
+def test_tracebacks_in_a_log_are_told_apart_by_place_and_error() -> None:
+    exception = 'Traceback (most recent call last):\n  File "/x/chatapi/audio.py", line 5, in decode\nValueError: 5'
+    lines = [
+        json.dumps({"level": "info", "message": "fine"}),
+        json.dumps({"level": "error", "message": "unexpected error", "exception": exception}),
+        "Traceback (most recent call last):",
+        '  File "/x/chatapi/gate.py", line 7, in enter',
+        "KeyError: 3",
+    ]
+    assert [each.signature for each in troubles(lines)] == [
+        "traceback: unexpected error: chatapi/audio.py:decode: ValueError",
+        "traceback: chatapi/gate.py:enter: KeyError",
+    ]

@@ -1,0 +1,69 @@
+"""Kills in the middle of writing traffic, a few of them; 100, and hours of traffic, by hand: `./run.sh soak`."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+from soak.curve import Curve, Sample
+from soak.kills import make
+from soak.live import Question
+
+SEED = 13
+
+
+@pytest.mark.alone
+def test_killed_server_has_lost_nothing_it_acknowledged(tmp_path: Path) -> None:
+    test = make(tmp_path, SEED)
+    asyncio.run(test.run(5))
+    assert test.faults == [], test.table()
+    assert test.counts["kills"] == 5
+    assert min(test.counts[name] for name in ("begun", "continued", "deleted", "keys added")) > 0
+
+
+def test_lost_conversation_is_a_fault(tmp_path: Path) -> None:
+    """The kill test itself can fail: what was acknowledged is removed behind the server's back."""
+    test = make(tmp_path, SEED)
+    asyncio.run(test.run(1))
+    assert test.faults == []
+    _emptied(tmp_path / "data" / "history.sqlite3")
+    asyncio.run(test.run(0))
+    assert any("is gone" in fault for fault in test.faults)
+
+
+def _emptied(file: Path) -> None:
+    with sqlite3.connect(file) as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in tables:
+            if not table.startswith("sqlite_"):
+                database.execute(f"DELETE FROM {table}")
+    database.close()
+
+
+def test_memory_that_grows_is_told_from_memory_that_warmed_up() -> None:
+    flat, growing = Curve(), Curve()
+    for at in range(100):
+        early = min(at, 20)
+        flat.samples.append(Sample(at, 100 + early, 120, 10, 5, 1.0))
+        growing.samples.append(Sample(at, 100 + early + at * 0.5, 120, 10, 5, 1.0))
+    assert flat.growth(25) == 0
+    assert growing.growth(25) > 0.2
+
+
+def test_curve_is_written_as_table_and_picture(tmp_path: Path) -> None:
+    curve = Curve()
+    curve.samples = [Sample(at, 100 + at, 120, 10, 5, 1.0) for at in range(10)]
+    curve.write(tmp_path)
+    assert (
+        (tmp_path / "soak.csv").read_text().startswith("seconds,pss_mib,rss_mib,descriptors,threads,latency_ms\n0,100,")
+    )
+    assert (tmp_path / "soak.svg").read_text().count("<polyline") == 5
+
+
+def test_sound_that_ended_before_the_question_did_is_no_answer() -> None:
+    question = Question(False, begun=0.0, ended=5.0, last_sound=2.0)
+    assert not question.answered
+    question.last_sound = 6.0
+    assert question.answered
