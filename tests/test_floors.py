@@ -35,6 +35,7 @@ FLOORS = {
         "workers",
         "history",
         "keys",
+        "private",
         "segmenter",
         "sentences",
         "spoken",
