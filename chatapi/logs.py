@@ -1,4 +1,7 @@
-"""What is written to standard error: for people on a terminal, JSON otherwise, each line with its request's id."""
+"""What is written to standard error: for people on a terminal, JSON otherwise, each line with its request's id.
+
+No line holds a secret (`redaction`), whoever wrote it, and neither does the exception behind it.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from chatapi.errors import StorageFault
+from chatapi.redaction import redacted, redacted_tree
 from chatapi.settings import Log
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
@@ -45,16 +49,17 @@ class _Json(logging.Formatter):
         line.update({name: value for name, value in vars(record).items() if name not in _PLAIN and name not in line})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return json.dumps(redacted_tree(line), default=str, ensure_ascii=False)
 
 
 class _Human(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        extra = " ".join(f"{key}={value}" for key, value in vars(record).items() if key not in _PLAIN | {"request_id"})
+        told = {key: value for key, value in vars(record).items() if key not in _PLAIN | {"request_id"}}
+        extra = " ".join(f"{key}={value}" for key, value in redacted_tree(told).items())
         rid = getattr(record, "request_id", "-")
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         line = f"{clock} {record.levelname.lower():7} {'' if rid == '-' else rid + ' '}{record.getMessage()} {extra}"
-        return line.rstrip() + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
+        return redacted(line.rstrip() + ("\n" + self.formatException(record.exc_info) if record.exc_info else ""))
 
 
 def _stamp(record: logging.LogRecord) -> bool:

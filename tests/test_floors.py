@@ -10,7 +10,19 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "chatapi"
 FLOORS = {
-    0: ("audio", "board", "encoding", "events", "errors", "settings", "metrics", "logs", "notify", "client"),
+    0: (
+        "audio",
+        "board",
+        "encoding",
+        "events",
+        "errors",
+        "settings",
+        "metrics",
+        "logs",
+        "notify",
+        "redaction",
+        "client",
+    ),
     1: (
         "engines",
         "catalog",
