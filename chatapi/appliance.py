@@ -16,7 +16,7 @@ import anyio.to_thread
 import numpy as np
 import psutil
 
-from chatapi import choice, engines, memory
+from chatapi import choice, engines, memory, private
 from chatapi.abilities.answering import Answering
 from chatapi.abilities.chat import Chat
 from chatapi.abilities.conversation import Conversation
@@ -71,6 +71,7 @@ class Appliance:
 
     def __init__(self, settings: Settings, root: Path = Path("/")) -> None:
         """`root` is where the machine's files stand. Raises SettingsFault."""
+        private.tighten(settings.data)
         self.settings = settings = choice.definite(settings, root)
         self.metrics = Metrics(settings.data, root)
         self.tracing = Tracing(settings.trace)

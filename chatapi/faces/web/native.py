@@ -209,8 +209,11 @@ def _operating(routes: APIRouter, appliance: Appliance) -> None:
         # Imported here, because nothing else of a box without TLS needs it.
         from chatapi.certificates import Keeper
 
+        authority = Keeper(appliance.settings.data).authority
+        if not authority.is_file():
+            raise Unknown("the certificate could not be kept, so that this one is for this run alone; `chatapi check`")
         # Phones offer to install what has this type.
-        return FileResponse(Keeper(appliance.settings.data).authority, media_type="application/x-x509-ca-cert")
+        return FileResponse(authority, media_type="application/x-x509-ca-cert")
 
     @routes.get("/metrics", summary="Prometheus text format", response_class=Response, responses=_problems(503))
     async def metrics() -> Response:
