@@ -84,7 +84,7 @@ FORMS: tuple[tuple[str, str], ...] = (
     ("Telegram", r"\b(?:bot)?\d{8,10}:AA[\w-]{32,}"),
     ("AWS", r"\b(?:AKIA|ASIA|AGPA|AROA|AIDA|ABIA|ACCA)[A-Z0-9]{16}\b"),
     ("Google", r"\bAIza[\w-]{35}|\bya29\.[\w-]{20,}|\bGOCSPX-[\w-]{20,}"),
-    ("registries", r"\bpypi-[\w-]{40,}|\bnpm_[A-Za-z0-9]{30,}|\bdckr_pat_[\w-]{20,}"),
+    ("registries", r"\bpy[p]i-[\w-]{40,}|\bnpm_[A-Za-z0-9]{30,}|\bdckr_pat_[\w-]{20,}"),
     ("others", r"\bnvapi-[\w-]{20,}|\bSG\.[\w-]{16,}\.[\w-]{16,}|\bgsk_\w{20,}|\br8_\w{20,}|\bxai-\w{20,}"),
     ("variable", rf"(?P<keep>\b{_VARIABLES}[\"']?\s*=\s*){_UNSET}(?:{_QUOTED}|[^\s\"',;\\]+)"),
     (
@@ -101,7 +101,7 @@ FORMS: tuple[tuple[str, str], ...] = (
 
 _MAYBE = re.compile(
     r"(?i)-----|://|token|key|secret|pass|pwd|auth|cookie|bearer|credential|eyj|chatapi_|[srp]k[-_]|hf_|api_org_|gh[oprsu]_"
-    r"|github_pat|gl[a-z]{2,4}-|xox[a-z]-|hooks\.|discord|:aa|a[kgrisbc][a-z]a[a-z0-9]{16}|aiza|ya29|gocspx|pypi-|npm_|dckr_"
+    r"|github_pat|gl[a-z]{2,4}-|xox[a-z]-|hooks\.|discord|:aa|a[kgrisbc][a-z]a[a-z0-9]{16}|aiza|ya29|gocspx|py[p]i-|npm_|dckr_"
     r"|nvapi|sg\.|gsk_|r8_|xai-|[?&;#](?:sig|jwt|sas)|_(?:pat|dsn)|-u\b|user"
 )
 """What each form has somewhere; most lines of a log have none of it, and are looked through once."""
