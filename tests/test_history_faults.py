@@ -12,9 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
-from conftest import Served, serving
+from conftest import ECHO, Served, serving
+from test_service import free_port
 
 from chatapi.errors import NotReady, StorageFault, Unknown
 from chatapi.history import AGAIN, History, Recalled, Saved
@@ -485,3 +488,45 @@ def test_the_set_aside_file_stays_private(folder: Path, opened: Callable[..., Hi
     garbage(folder / "history.sqlite3")
     with closing(opened()):
         assert not any(stat.S_IMODE(file.stat().st_mode) & 0o077 for file in folder.iterdir())
+
+
+def test_serve_starts_and_answers_where_nothing_can_be_written(small: Path, tmp_path: Path) -> None:
+    (small / "audit.log").mkdir()
+    (small / "manifests").mkdir()
+    (small / "manifests" / "broken.toml").write_text("{")
+    garbage(small / "history.sqlite3")
+    subprocess.run(["mount", "-o", "remount,ro", small], check=True)
+    port = free_port()
+    chosen = [*ECHO, f"data={small}", f"server.port={port}", "server.tls=true", "log.audit=true"]
+    command = [sys.executable, "-m", "chatapi", "serve", *(f"--set={each}" for each in chosen)]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)
+    secure = httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=False, timeout=30)
+    try:
+        ready = _once_ready(secure, process)
+        assert [each["code"] for each in ready["warnings"]] == ["history_not_kept"], (tmp_path / "log").read_text()
+        first = secure.post("/completion", json={"prompt": "hello"}).json()
+        assert first["reply"] and first["kept"] is False
+        second = secure.post("/completion", json={"prompt": "and?", "conversation": first["conversation"]})
+        assert second.status_code == 200
+        assert len(secure.get(f"/conversations/{first['conversation']}").json()["messages"]) == 4
+        assert secure.get("/certificate").status_code == 404
+    finally:
+        secure.close()
+        process.terminate()
+        process.wait(30)
+    told = (tmp_path / "log").read_text()
+    assert "Traceback" not in told
+    for words in ("audit.log cannot be written", "for this run alone", "were never written and are lost"):
+        assert words in told
+
+
+def _once_ready(client: httpx.Client, process: subprocess.Popen[bytes]) -> Any:
+    for _ in range(600):
+        assert process.poll() is None
+        with suppress(httpx.TransportError):
+            reply = client.get("/ready")
+            if reply.status_code == 200:
+                return reply.json()
+        time.sleep(0.1)
+    raise AssertionError("it did not become ready")
