@@ -180,8 +180,7 @@ class Appliance:
             status = "failing"
         elif self.warm:
             essential = {states[role] for role in ESSENTIAL} | {states["history"]}
-            kept = all(each.code != "history_not_kept" for each in troubles)
-            status = "ok" if kept and essential <= {"ready", "idle", "reloading"} else "degraded"
+            status = "ok" if self._is_kept() and essential <= {"ready", "idle", "reloading"} else "degraded"
         else:
             status = "loading"
         return {
@@ -196,6 +195,10 @@ class Appliance:
             **({"warnings": [asdict(each) for each in troubles]} if troubles else {}),
             **{name: told() for name, told in self.parts.items()},
         }
+
+    def _is_kept(self) -> bool:
+        """Whether conversations go to the disk; not known yet counts as so."""
+        return all(each.code != "history_not_kept" for each in self.troubles())
 
     def troubles(self) -> tuple[Trouble, ...]:
         """What is not as it should be, while everybody is answered all the same."""
@@ -275,6 +278,7 @@ class Appliance:
             return 1
 
         self.metrics.ready.set_function(ready)
+        self.metrics.history_kept.set_function(lambda: float(self._is_kept()))
         self.metrics.waiting.set_function(lambda: self.gate.waiting)
         self.metrics.sound.source = lambda: self.microphone.health if self.microphone is not None else None
         self.metrics.engine_counts.source = self._counts

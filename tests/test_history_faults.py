@@ -474,6 +474,7 @@ def test_a_box_whose_store_is_locked_answers_and_tells_each_caller(served: Serve
         assert '"kept": false' in events or '"kept":false' in events
         assert [each["code"] for each in served.client.get("/ready").json()["warnings"]] == ["history_not_kept"]
         assert served.client.get("/health").json()["status"] == "degraded"
+        assert "chatapi_history_kept 0.0" in served.client.get("/metrics").text
         assert len(served.client.get(f"/conversations/{first['conversation']}").json()["messages"]) == 8
         refused = served.client.delete(f"/conversations/{first['conversation']}")
         assert (refused.status_code, refused.json()["code"]) == (503, "history_locked")
