@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ import anyio.to_thread
 import numpy as np
 import psutil
 
-from chatapi import choice, engines, memory, sandbox
+from chatapi import choice, engines, memory, private, sandbox
 from chatapi.abilities.answering import Answering
 from chatapi.abilities.chat import Chat
 from chatapi.abilities.conversation import Conversation
@@ -28,8 +29,8 @@ from chatapi.audio import RATE
 from chatapi.catalog import Catalog, Manifest, Model
 from chatapi.engines import Message, Sampling
 from chatapi.errors import ChatapiError, NotReady, alone
-from chatapi.gate import Gate
-from chatapi.history import History
+from chatapi.gate import Gate, Priority
+from chatapi.history import History, Trouble
 from chatapi.keys import Keyring
 from chatapi.metrics import Metrics
 from chatapi.settings import Settings
@@ -43,6 +44,8 @@ AFTER_RESTART = 30.0
 """Seconds after which a box whose engine has failed for good may be back, where somebody or systemd restarts it."""
 LONGEST_BUILD = 120
 """Seconds after which an engine no longer waits for another one's building to end."""
+TENDING = 30.0
+"""Seconds between two looks after the store: conversations expire, and a disk can be written again."""
 ESSENTIAL = memory.ESSENTIAL
 
 
@@ -68,6 +71,7 @@ class Appliance:
 
     def __init__(self, settings: Settings, root: Path = Path("/")) -> None:
         """`root` is where the machine's files stand. Raises SettingsFault."""
+        private.tighten(settings.data)
         self.settings = settings = choice.definite(settings, root)
         self.metrics = Metrics(settings.data, root)
         self.tracing = Tracing(settings.trace)
@@ -170,13 +174,14 @@ class Appliance:
 
     def health(self) -> dict[str, Any]:
         """What runs, in plain values; status is loading, ok, degraded or failing."""
+        troubles = self.troubles()
         workers = {worker.name: worker for worker in (*self.engines.all(), self.history)}
         states = {name: worker.state for name, worker in workers.items()}
         if "failed" in states.values():
             status = "failing"
         elif self.warm:
             essential = {states[role] for role in ESSENTIAL} | {states["history"]}
-            status = "ok" if essential <= {"ready", "idle", "reloading"} else "degraded"
+            status = "ok" if self._is_kept() and essential <= {"ready", "idle", "reloading"} else "degraded"
         else:
             status = "loading"
         return {
@@ -188,8 +193,31 @@ class Appliance:
                 name: {"state": worker.state, "rebuilt": worker.rebuilt, "model": self.active.get(name)}
                 for name, worker in workers.items()
             },
+            **({"warnings": [asdict(each) for each in troubles]} if troubles else {}),
             **{name: told() for name, told in self.parts.items()},
         }
+
+    def _is_kept(self) -> bool:
+        """Whether conversations go to the disk; not known yet counts as so."""
+        return all(each.code != "history_not_kept" for each in self.troubles())
+
+    def troubles(self) -> tuple[Trouble, ...]:
+        """What is not as it should be, while everybody is answered all the same."""
+        try:
+            return self.history.engine.troubles
+        except NotReady:
+            return ()
+
+    async def tend(self) -> None:
+        """Look after the store now and then; for ever."""
+        while True:
+            await anyio.sleep(TENDING)
+            if self.history.state != "ready":
+                continue
+            try:
+                await self.history.call(lambda history: history.tend(), Priority.BULK)
+            except ChatapiError as error:
+                log.warning("conversations are not looked after: %s", error.message)
 
     def known(self) -> dict[str, Any]:
         """Models, voices, languages and limits, in plain values."""
@@ -251,6 +279,7 @@ class Appliance:
             return 1
 
         self.metrics.ready.set_function(ready)
+        self.metrics.history_kept.set_function(lambda: float(self._is_kept()))
         self.metrics.waiting.set_function(lambda: self.gate.waiting)
         self.metrics.sound.source = lambda: self.microphone.health if self.microphone is not None else None
         self.metrics.engine_counts.source = self._counts

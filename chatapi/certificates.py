@@ -20,9 +20,13 @@ import ipaddress
 import logging
 import os
 import re
+import shutil
 import socket
 import ssl
+import tempfile
+import weakref
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -34,6 +38,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from chatapi import private
 from chatapi.catalog.disk import sync
 from chatapi.errors import SettingsFault
 
@@ -43,6 +48,8 @@ DAYS = 397
 """From the start to the end of a certificate, which is as long as browsers take one for."""
 BACKDATED = timedelta(days=1)
 """Its start lies so far back that a phone whose clock is behind takes it as well."""
+AUTHORITY_BACKDATED = timedelta(days=365)
+"""The same of the authority, which devices trust: it is good also where the box's own clock was ahead by months."""
 RENEW = timedelta(days=30)
 """It is made anew when less than this is left."""
 AUTHORITY_DAYS = 3650
@@ -164,12 +171,32 @@ class Identity:
 
     def __init__(self, data: Path, own: Path | None, key: Path | None, more: Sequence[str] = ()) -> None:
         """`own`: the owner's certificate, or None. Raises SettingsFault."""
-        self.keeper = Keeper(data, more) if own is None else None
-        self.file, self._key = (own, key) if own is not None else (Keeper(data).file, None)
-        if self.keeper is not None:
-            self.keeper.refresh()
+        self.keeper = self._kept(data, more) if own is None else None
+        self.file, self._key = (self.keeper.file, None) if self.keeper is not None else (own or data, key)
         self.context = context(self.file, self._key)
         self._seen = self._stamps()
+
+    def _kept(self, data: Path, more: Sequence[str]) -> Keeper:
+        """A disk that takes nothing is no reason not to answer. Raises SettingsFault where no other one does."""
+        keeper = Keeper(data, more)
+        try:
+            keeper.refresh()
+            return keeper
+        except SettingsFault as fault:
+            told = fault.message
+        with suppress(SettingsFault):
+            context(keeper.file)
+            log.warning("%s; the one that was made before is used", told)
+            return keeper
+        try:
+            spare = tempfile.mkdtemp(prefix="chatapi-")
+        except OSError:
+            raise SettingsFault(told) from None
+        weakref.finalize(self, shutil.rmtree, spare, ignore_errors=True)
+        keeper = Keeper(Path(spare), more)
+        keeper.refresh()
+        log.warning("%s; one is used for this run alone, and devices will ask again about it", told)
+        return keeper
 
     @property
     def fingerprint(self) -> str:
@@ -212,7 +239,8 @@ class Keeper:
         """Make or renew what has to be; whether anything was. Raises SettingsFault when it cannot be kept."""
         now, wanted = now or datetime.now(timezone.utc), names(self._more)
         try:
-            self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private.folder(self.file.parent.parent)
+            private.folder(self.file.parent)
             authority = self._opened(self._secret)
             if authority is None or not _may_vouch(authority[0], wanted, now):
                 authority = None
@@ -231,6 +259,9 @@ class Keeper:
         try:
             text = path.read_bytes()
         except FileNotFoundError:
+            return None
+        except IsADirectoryError:
+            log.warning("%s is a folder: it is now %s, and the file is made anew", path, private.aside(path).name)
             return None
         try:
             certificate = x509.load_pem_x509_certificates(text)[0]
@@ -288,7 +319,8 @@ def _begun(
     name: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, now: datetime, days: int
 ) -> x509.CertificateBuilder:
     # A clock that was never set would make one that is over already for everybody whose clock is right.
-    start = max(now, BEFORE_US) - BACKDATED
+    back = AUTHORITY_BACKDATED if days == AUTHORITY_DAYS else BACKDATED
+    start = max(now - back, BEFORE_US - BACKDATED)
     return (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -312,7 +344,9 @@ def _is_good(certificate: x509.Certificate, authority: x509.Certificate, wanted:
     addresses: frozenset[Address] = frozenset(
         each for each in found.get_values_for_type(x509.IPAddress) if isinstance(each, Address)
     )
-    return wanted <= Names(dns, addresses) and _in_time(certificate, RENEW, now)
+    # Made by a clock that was ahead, or ours is behind: another one from the same key serves in both cases.
+    begun = now < BEFORE_US or certificate.not_valid_before_utc <= now
+    return begun and wanted <= Names(dns, addresses) and _in_time(certificate, RENEW, now)
 
 
 def _may_vouch(authority: x509.Certificate, wanted: Names, now: datetime) -> bool:
@@ -329,7 +363,7 @@ def _may_vouch(authority: x509.Certificate, wanted: Names, now: datetime) -> boo
 
 
 def _in_time(certificate: x509.Certificate, left: timedelta, now: datetime) -> bool:
-    """Whether so much is left of it. One that is yet to begin is kept, for then it is our clock that is behind.
+    """Whether so much is left of it. One that is yet to begin may stay: our clock may be the one that is behind.
 
     One that begins further ahead than any lasts was made by a clock that was wrong, unless ours was never set.
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import anyio
 
-from chatapi import logs, settings
+from chatapi import logs, redaction, settings
 from chatapi.errors import BadInput, ChatapiError, alone
 
 Command = Callable[[settings.Loaded, argparse.Namespace], int]
@@ -24,6 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = _parser().parse_args(arguments)
     try:
         loaded = settings.load([*chosen.set_before, *chosen.set], chosen.config or chosen.config_before)
+        redaction.know([*redaction.of_settings(loaded.settings), *redaction.of_environment()])
         logs.configure(loaded.settings.log.model_copy(update={"level": "warning"} if chosen.quiet else {}))
         sys.exit(chosen.run(loaded, chosen))
     except KeyboardInterrupt:

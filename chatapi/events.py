@@ -121,6 +121,8 @@ class TurnEnded:
     completion_tokens: int = 0
     cached_tokens: int = 0
     ledger: Ledger = field(default_factory=Ledger)
+    kept: bool = True
+    """Whether the exchange is on the disk, where one is kept; False: in memory, until the disk can be written again."""
 
 
 @dataclass(frozen=True)

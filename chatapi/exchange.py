@@ -20,6 +20,8 @@ ASK_SECONDS = 0.1
 """How often `stop` is asked while the server is silent."""
 EVENT_BYTES = 1 << 20
 """Longest event taken."""
+LONGEST_PAUSE = 3600.0
+"""Seconds of a Retry-After that are passed on."""
 WHOLE_BYTES = 1 << 20
 """Most that is read of an answer that is no stream."""
 
@@ -153,10 +155,12 @@ def beginning(blocks: Iterator[Head | bytes]) -> str:
 
 
 def _seconds(retry_after: str) -> float | None:
-    """A Retry-After header, which is a number of seconds or a date."""
-    if retry_after.isdigit():
-        return float(retry_after)
+    """A Retry-After header, which is a number of seconds or a date; None: it says nothing that can be believed."""
+    if retry_after.isdecimal():
+        return min(float(retry_after), LONGEST_PAUSE)
     try:
-        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except (TypeError, ValueError):
+        seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
+    except (TypeError, ValueError, OverflowError):
         return None
+    # A date tells nothing to a box whose clock was never set, or is ahead.
+    return max(0.0, seconds) if seconds <= LONGEST_PAUSE else None

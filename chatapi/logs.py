@@ -1,4 +1,7 @@
-"""What is written to standard error: for people on a terminal, JSON otherwise, each line with its request's id."""
+"""What is written to standard error: for people on a terminal, JSON otherwise, each line with its request's id.
+
+No line holds a secret (`redaction`), whoever wrote it, and neither does the exception behind it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from contextvars import ContextVar
 from io import TextIOWrapper
 from pathlib import Path
 
-from chatapi.errors import StorageFault
+from chatapi import private
+from chatapi.redaction import redacted, redacted_tree
 from chatapi.settings import Log
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
@@ -45,16 +49,17 @@ class _Json(logging.Formatter):
         line.update({name: value for name, value in vars(record).items() if name not in _PLAIN and name not in line})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return json.dumps(redacted_tree(line), default=str, ensure_ascii=False)
 
 
 class _Human(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        extra = " ".join(f"{key}={value}" for key, value in vars(record).items() if key not in _PLAIN | {"request_id"})
+        told = {key: value for key, value in vars(record).items() if key not in _PLAIN | {"request_id"}}
+        extra = " ".join(f"{key}={value}" for key, value in redacted_tree(told).items())
         rid = getattr(record, "request_id", "-")
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         line = f"{clock} {record.levelname.lower():7} {'' if rid == '-' else rid + ' '}{record.getMessage()} {extra}"
-        return line.rstrip() + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
+        return redacted(line.rstrip() + ("\n" + self.formatException(record.exc_info) if record.exc_info else ""))
 
 
 def _stamp(record: logging.LogRecord) -> bool:
@@ -85,10 +90,21 @@ class _Audit(logging.handlers.RotatingFileHandler):
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         return os.fdopen(descriptor, "a", encoding="utf-8")
 
+    def begin(self) -> None:
+        """Open the file before the first line, so that the owner reads at once what is wrong with it."""
+        try:
+            self.stream = self._open()
+        except OSError as error:
+            self._tell(error)
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name it has there
+        self._tell(sys.exc_info()[1])
+
+    def _tell(self, error: BaseException | None) -> None:
         if not self._told:
             self._told = True
-            logging.getLogger(__name__).warning("%s cannot be written: %s", self.baseFilename, sys.exc_info()[1])
+            told = "%s cannot be written: %s; make it writable, or set log.audit = false"
+            logging.getLogger(__name__).error(told, self.baseFilename, error)
 
 
 class _Queued(logging.handlers.QueueHandler):
@@ -116,17 +132,21 @@ class _Writer(logging.handlers.QueueListener):
 
 @contextmanager
 def auditing(settings: Log, data: Path, largest: int = LARGEST) -> Iterator[None]:
-    """Keep the audit in a file while the block lasts, where it is set. Raises StorageFault."""
+    """Keep the audit in a file while the block lasts, where it is set.
+
+    Where it cannot be written that is logged, and tried again with every line: the box answers meanwhile.
+    """
     if not settings.audit:
         yield
         return
     file = data / "audit.log"
-    try:
-        data.mkdir(parents=True, exist_ok=True)
-        handler = _Audit(file, maxBytes=largest, backupCount=OLDER, encoding="utf-8")
-    except OSError as error:
-        told = f"{file} cannot be written: {error.strerror}; log.audit = false goes without it"
-        raise StorageFault(told) from error
+    with suppress(OSError):
+        # What is wrong there the first line tells.
+        private.folder(data)
+        if file.is_dir():
+            private.aside(file)
+    handler = _Audit(file, maxBytes=largest, backupCount=OLDER, encoding="utf-8", delay=True)
+    handler.begin()
     handler.setFormatter(_Json())
     lines: queue.Queue[logging.LogRecord | None] = queue.Queue(WAITING)
     queued, writer = _Queued(lines), _Writer(lines, handler)

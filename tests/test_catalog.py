@@ -388,3 +388,35 @@ def test_what_was_recorded_first_outlives_the_model_and_is_one_file_for_all(data
     (data / "models.lock").write_text("{")
     with pytest.raises(ModelFault, match=r"models\.lock cannot be read: .*; mend it, or delete it to record anew"):
         Catalog(data, AT_ONCE).fetch("one")
+
+
+def test_a_manifest_of_ones_own_that_is_damaged_keeps_no_other_model_away(data: Path) -> None:
+    Catalog(data).fetch("small")
+    (data / "manifests" / "broken.toml").write_bytes(b"\xff\xfe not TOML")
+    (data / "manifests" / "folder.toml").mkdir()
+    (data / "manifests" / "smollm2-135m-instruct.toml").write_text("name = 3")
+    catalog = Catalog(data)
+    assert set(catalog.faults) == {"broken", "folder", "smollm2-135m-instruct"}
+    assert catalog.open("small") and not catalog.installed("smollm2-135m-instruct")
+    with pytest.raises(ModelFault, match=r"broken\.toml cannot be read"):
+        catalog.get("broken")
+    assert [name for name in catalog.manifests if catalog.installed(name)] == ["small"]
+
+
+@pytest.mark.parametrize("damage", ["text", "folder"])
+def test_a_damaged_lock_file_matters_only_to_models_that_need_it(data: Path, damage: str) -> None:
+    catalog = Catalog(data)
+    catalog.fetch("small")
+    lock = data / "models.lock"
+    lock.unlink(missing_ok=True)
+    lock.mkdir() if damage == "folder" else lock.write_text("{")
+    assert catalog.open("small")
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff" * 100, b"[]", b'{"files": {"weights": {}}}'])
+def test_a_damaged_record_is_a_model_that_is_not_here(data: Path, damage: bytes) -> None:
+    catalog = Catalog(data)
+    fetched = catalog.fetch("small")
+    (fetched.folder / "record.json").write_bytes(damage)
+    assert not Catalog(data).installed("small")
+    assert Catalog(data).fetch("small").files["weights"].read_bytes() == CONTENT

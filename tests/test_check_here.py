@@ -6,7 +6,7 @@ import os
 import platform
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,8 +22,9 @@ from test_board import ORIN_NX
 
 from chatapi import keys
 from chatapi.certificates import Keeper
-from chatapi.commands.check import certified, models, network, sound, storage
+from chatapi.commands.check import certified, conversations, models, network, sound, storage
 from chatapi.faces.mic import portaudio
+from chatapi.history import History, Recalled
 
 
 def room(monkeypatch: pytest.MonkeyPatch, free: int, files: int, flags: int = 0, total_files: int = 10**6) -> None:
@@ -62,6 +63,26 @@ def test_a_data_directory_that_is_none_or_not_ours(monkeypatch: pytest.MonkeyPat
     assert found.startswith(
         f"bad data: {one.settings.data} cannot be written by this user: sudo chown -R {os.getuid()} "
     )
+
+
+def test_conversations_are_judged(tmp_path: Path) -> None:
+    one = scene({}, f"data={tmp_path}")
+    file = tmp_path / "history.sqlite3"
+    assert told(conversations.conversations, one) == []
+    with closing(History(file, 3600, 10)) as history:
+        history.add(Recalled("a", None, ()), "one?", "1")
+        assert told(conversations.conversations, one) == []
+    file.chmod(0o644)
+    [others] = told(conversations.conversations, one)
+    assert others == f"note conversations: {file} may be read by others on this machine: chmod go= {file}"
+    file.write_bytes(b"x" * 5000)
+    assert "is damaged (file is not a database)" in told(conversations.conversations, one)[-1]
+    with closing(History(file, 3600, 10)):
+        [aside] = told(conversations.conversations, one)
+    assert "history.damaged-" in aside and ".recover" in aside
+    file.unlink()
+    file.mkdir()
+    assert told(conversations.conversations, one)[-1].endswith("sets it aside at its start, and begins a new file")
 
 
 def test_data_that_goes_with_the_container() -> None:

@@ -23,6 +23,8 @@ FLOORS = {
         "metrics",
         "logs",
         "notify",
+        "private",
+        "redaction",
         "client",
     ),
     1: (

@@ -29,7 +29,6 @@ from websockets.asyncio.client import connect
 from chatapi import keys, logs, settings
 from chatapi.appliance import Appliance
 from chatapi.commands.health import asked, health
-from chatapi.errors import StorageFault
 from chatapi.faces.mic.link import opened, place
 from chatapi.faces.web import access
 from chatapi.faces.web.app import create_app
@@ -310,9 +309,31 @@ def test_the_audits_file_does_not_grow_without_end(tmp_path: Path) -> None:
     with logs.auditing(Log(), tmp_path / "off"):
         audit.info("request")
     assert not (tmp_path / "off").exists()
+
+
+def test_an_audit_that_cannot_be_written_is_told_and_stops_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    audit = logging.getLogger(logs.AUDIT)
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageFault, match=r"log\.audit = false"), logs.auditing(Log(audit=True), tmp_path / "file"):
-        pass
+    with logs.auditing(Log(audit=True), tmp_path / "file"):
+        assert "audit.log cannot be written" in caplog.text and "log.audit = false" in caplog.text
+        audit.info("request", extra={"key": "lost"})
+    (tmp_path / "audit.log").mkdir()
+    with logs.auditing(Log(audit=True), tmp_path):
+        audit.info("request", extra={"key": "kitchen"})
+    assert "kitchen" in (tmp_path / "audit.log").read_text()
+    assert [path.is_dir() for path in tmp_path.glob("audit.damaged-*")] == [True]
+
+
+def test_an_audit_goes_on_once_it_can_be_written(tmp_path: Path) -> None:
+    audit = logging.getLogger(logs.AUDIT)
+    (tmp_path / "data").write_text("in the way")
+    with logs.auditing(Log(audit=True), tmp_path / "data"):
+        (tmp_path / "data").unlink()
+        (tmp_path / "data").mkdir()
+        audit.info("request", extra={"key": "kitchen"})
+    assert "kitchen" in (tmp_path / "data" / "audit.log").read_text()
 
 
 # Whatever is sent

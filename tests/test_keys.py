@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from chatapi import keys
+from chatapi import keys, private
 from chatapi.cli import main
 from chatapi.errors import BadInput, ChatapiError, Conflict, SettingsFault, StorageFault, TooMany, Unauthorized, Unknown
 
@@ -358,3 +358,46 @@ def test_what_the_machine_lacked_for_a_moment_is_not_remembered(tmp_path: Path) 
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert raised.value.code == "keys_damaged"
     assert ring.admit([text.encode()], HERE).name == "kitchen"
+
+
+def test_a_clock_that_was_never_set_gives_no_key_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys.add(tmp_path, "guest", ["talk"], days=1)
+    monkeypatch.setattr("time.time", lambda: 200_000_000.0)
+    with pytest.raises(Conflict, match="already"):
+        keys.add(tmp_path, "guest", ["talk"])
+    with pytest.raises(Conflict, match="clock shows 1976-05-03 and was never set"):
+        keys.add(tmp_path, "other", ["talk"], days=1)
+    assert keys.add(tmp_path, "other", ["talk"])
+
+
+def test_what_others_could_read_is_tightened_at_the_start(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "certificates").mkdir(parents=True)
+    (data / "models").mkdir()
+    files = ["history.sqlite3", "history.sqlite3-wal", "history.damaged-x.sqlite3", "keys.json", "keys-used.json",
+             "audit.log", "audit.log.1", "local-8000.key", "certificates/server.pem"]  # fmt: skip
+    for name in [*files, "models/weights", "certificates/authority.crt"]:
+        (data / name).write_text("")
+        (data / name).chmod(0o664)
+    for folder in (data, data / "certificates", data / "models"):
+        folder.chmod(0o775)
+    outside = tmp_path / "outside"
+    outside.write_text("")
+    outside.chmod(0o644)
+    (data / "history.link").symlink_to(outside)
+    private.tighten(data)
+    assert {name: (data / name).stat().st_mode & 0o777 for name in files} == dict.fromkeys(files, 0o600)
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (data, data / "certificates")] == [0o700, 0o700]
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (data / "models" / "weights", outside)] == [0o664, 0o644]
+
+
+def test_a_folder_that_is_shared_on_purpose_stays_so(tmp_path: Path) -> None:
+    for number, mode in enumerate((0o1777, 0o2775)):
+        shared = tmp_path / str(number)
+        shared.mkdir()
+        (shared / "keys.json").write_text("")
+        shared.chmod(mode)
+        private.tighten(shared)
+        assert stat.S_IMODE(shared.stat().st_mode) == mode
+        assert stat.S_IMODE((shared / "keys.json").stat().st_mode) == 0o600
+    private.tighten(tmp_path / "nowhere")

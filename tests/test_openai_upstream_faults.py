@@ -7,11 +7,13 @@ import socket
 import threading
 from email.utils import formatdate
 
+import httpx
 import pytest
 from chat_server import HELLO, Upstream, ask, delta, engine, events, refusal, response, stream, text
 
 from chatapi.engines import ContextOverflow, Message, Piece, Sampling
 from chatapi.errors import Busy, EngineFailed, NotReady
+from chatapi.exchange import Head
 
 
 def test_no_server_is_said_with_its_address_and_the_setting():
@@ -78,6 +80,12 @@ def test_too_much_to_do_is_busy_for_as_long_as_the_server_says(status: str):
     with Upstream(answer) as upstream, pytest.raises(Busy, match="slow down") as caught:
         ask(upstream)
     assert caught.value.retry_after == 7
+
+
+@pytest.mark.parametrize("told", ["²", "Fri, 01 Jan 2999 00:00:00 GMT", "soon", "-5"])
+def test_a_retry_after_that_cannot_be_believed_is_as_if_it_were_not_there(told: str):
+    assert Head.of(httpx.Response(429, headers={"Retry-After": told.encode()})).retry_after is None
+    assert Head.of(httpx.Response(429, headers={"Retry-After": "9" * 400})).retry_after == 3600
 
 
 def test_retry_after_may_be_a_date():

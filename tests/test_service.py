@@ -294,7 +294,12 @@ def test_support_has_what_is_needed_and_nothing_said_or_secret(
 ) -> None:
     logs = tmp_path / "host"
     logs.mkdir()
-    (logs / "log.txt").write_text("started with key hunter22\nHF_TOKEN=abcdef\nchatapi_0badf00d_pqrstu\nready\n")
+    (logs / "log.txt").write_text(
+        "started with key hunter22\nHF_TOKEN=abcdef\nchatapi_0badf00d_pqrstu\nready\n"
+        "GET /?token=ghijkl proxied by http://ada:mno/pqr@proxy\n-----BEGIN PRIVATE KEY-----\nc3R1dnd4\n"
+    )
+    (logs / "gone.txt").symlink_to(logs / "nowhere")
+    (logs / "long.txt").write_text("sk-" + "lonely1" * (700 << 10) + "\nlast line\n")
     made = echo_settings("server.api_key=hunter22")
     with serving(made) as box:
         box.client.post(
@@ -309,7 +314,9 @@ def test_support_has_what_is_needed_and_nothing_said_or_secret(
     assert json.loads(texts["check.json"])["findings"]
     assert "chatapi_turns_total" in texts["metrics.txt"] and "ready" in texts["log.txt"]
     everything = "".join(found.values())
-    assert not any(word in everything for word in ("hunter22", "abcdef", "pqrstu", "my heart aches"))
+    assert not any(word in everything for word in ("hunter22", "abcdef", "pqrstu", "my heart aches", "lonely1"))
+    assert not any(word in everything for word in ("ghijkl", "mno/pqr", "c3R1dnd4"))
+    assert "last line" in texts["long.txt"] and "PATH" in json.loads(texts["environment.json"])
 
 
 def test_support_works_while_nothing_runs_and_leaves_out_logs_with_what_was_said(tmp_path: Path) -> None:

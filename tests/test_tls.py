@@ -129,7 +129,10 @@ def test_a_clock_that_was_never_set_neither_renews_nor_makes_what_is_over_at_onc
     keeper = Keeper(tmp_path / "used")
     keeper.refresh(NOW)
     assert not keeper.refresh(unset)
-    assert not keeper.refresh(NOW - timedelta(days=90)), "a clock that is behind is no reason either"
+    key, authority = key_of(shown(keeper.file)), keeper.authority.read_bytes()
+    assert keeper.refresh(NOW - timedelta(days=90)), "either clock may have been wrong, and this one is good by both"
+    assert not keeper.refresh(NOW)
+    assert key_of(shown(keeper.file)) == key and keeper.authority.read_bytes() == authority
     new = Keeper(tmp_path / "new")
     assert new.refresh(unset) and not new.refresh(unset)
     made = x509.load_der_x509_certificate(shown(new.file))
@@ -141,6 +144,45 @@ def test_what_a_clock_from_the_future_made_is_made_anew(tmp_path: Path) -> None:
     Keeper(tmp_path).refresh(NOW.replace(year=2050))
     assert Keeper(tmp_path).refresh(NOW)
     assert x509.load_der_x509_certificate(shown(Keeper(tmp_path).file)).not_valid_before_utc < NOW
+
+
+@pytest.mark.parametrize("days", [40, 110])
+def test_a_certificate_of_a_clock_that_was_ahead_is_good_once_it_is_right(days: int, tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path)
+    keeper.refresh(NOW + timedelta(days=days))
+    key, authority = key_of(shown(keeper.file)), keeper.authority.read_bytes()
+    keeper.refresh(NOW)
+    for made in x509.load_pem_x509_certificates(keeper.file.read_bytes()):
+        assert made.not_valid_before_utc <= NOW < made.not_valid_after_utc
+    assert key_of(shown(keeper.file)) == key and keeper.authority.read_bytes() == authority
+
+
+def test_one_that_is_yet_to_begin_is_made_anew_from_the_same_key(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path)
+    keeper.refresh(NOW + timedelta(days=200))
+    key = key_of(shown(keeper.file))
+    assert keeper.refresh(NOW) and key_of(shown(keeper.file)) == key
+    assert x509.load_der_x509_certificate(shown(keeper.file)).not_valid_before_utc <= NOW
+
+
+@pytest.mark.parametrize("name", ["authority.pem", "server.pem"])
+def test_a_folder_in_place_of_a_file_is_set_aside(tmp_path: Path, name: str) -> None:
+    Keeper(tmp_path).refresh()
+    (tmp_path / "certificates" / name).unlink()
+    (tmp_path / "certificates" / name).mkdir()
+    shake(Identity(tmp_path, None, None).context, trusting(tmp_path), "localhost")
+    assert [path.is_dir() for path in (tmp_path / "certificates").glob("*.damaged-*")] == [True]
+
+
+def test_where_no_certificate_can_be_kept_one_is_made_for_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    identity = Identity(tmp_path / "file" / "data", None, None)
+    assert identity.keeper is not None and "for this run alone" in caplog.text
+    trusted = ssl.create_default_context(cafile=identity.keeper.authority)
+    shake(identity.context, trusted, "localhost")
+    assert identity.file.stat().st_mode & 0o077 == 0 and not identity.renew()
 
 
 @pytest.mark.parametrize("name", ["authority.pem", "server.pem"])
@@ -220,7 +262,6 @@ def test_files_that_do_not_fit_are_told_in_one_sentence(tmp_path: Path) -> None:
         (("server.certificate=a.pem",), "only with server.tls"),
         (("server.tls=true", "server.key=a.pem"), "not server.certificate"),
         (("server.tls=true", "server.certificate=a.pem"), "a.pem cannot be read"),
-        (("server.tls=true", "data=/proc/nowhere"), "no certificate can be kept in /proc/nowhere"),
     ],
 )
 def test_settings_that_cannot_be_obeyed_end_serve(

@@ -178,7 +178,9 @@ class _Run:
         answered = await ability.answering.answer(prompt, manner, send, course.mark)
         recalled, last = answered.prompt.recalled, answered.last
         course.ledger = replace(course.ledger, spoken=answered.spoken)
-        await ability.history.call(lambda history: history.add(recalled, asked, answered.reply), self._turn.priority)
+        saved = await ability.history.call(
+            lambda history: history.add(recalled, asked, answered.reply), self._turn.priority
+        )
         course.mark("end")
         usage = last.usage or Usage()
         course.count(usage)
@@ -190,6 +192,7 @@ class _Run:
                 usage.completion_tokens,
                 usage.cached_tokens,
                 course.ledger,
+                saved.kept,
             )
         )
 

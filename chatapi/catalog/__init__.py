@@ -72,17 +72,21 @@ class Catalog:
     """The models of one data directory. Any number of processes may use it at once."""
 
     def __init__(self, data: Path, pauses: Sequence[float] = PAUSES) -> None:
-        """Raises ModelFault naming a manifest that cannot be read and what is wrong with it."""
+        """A manifest of the user's own that cannot be read is passed over, and told in `faults`."""
         self.folder = data / "models"
         self.own = data / "manifests"
         """The user's own manifests; one with the name of a shipped one replaces it."""
         self.pauses = pauses
         """Seconds before each new try of a download."""
         shipped = next((folder for folder in SHIPPED if folder.is_dir()), SHIPPED[0])
-        self.manifests: Mapping[str, Manifest] = manifest.load_all([shipped, self.own])
+        own, self.faults = manifest.load_able(self.own)
+        """Name -> what is wrong with the user's own manifest of it."""
+        self.manifests: Mapping[str, Manifest] = {**manifest.load_all([shipped]), **own}
 
     def get(self, name: str) -> Manifest:
-        """A model's manifest. Raises Unknown (unknown_model)."""
+        """A model's manifest. Raises Unknown (unknown_model), ModelFault where its manifest cannot be read."""
+        if name in self.faults and name not in self.manifests:
+            raise ModelFault(self.faults[name])
         try:
             return self.manifests[name]
         except KeyError:

@@ -282,6 +282,21 @@ def load_all(folders: Iterable[Path]) -> dict[str, Manifest]:
     return {file.stem: load(file) for file in files}
 
 
+def load_able(folder: Path) -> tuple[dict[str, Manifest], dict[str, str]]:
+    """The manifests of a folder that can be read, and what is wrong with the others; both by name."""
+    able, faults = {}, {}
+    try:
+        files = sorted(folder.glob("*.toml"))
+    except OSError as error:
+        return {}, {folder.name: f"{folder} cannot be read: {error.strerror}"}
+    for file in files:
+        try:
+            able[file.stem] = load(file)
+        except ModelFault as fault:  # noqa: PERF203 - each by itself
+            faults[file.stem] = fault.message
+    return able, faults
+
+
 def _given(source: Wheels | Addresses | Local) -> set[str] | None:
     """The files a source ends in; None: that is seen when it is used."""
     if isinstance(source, Addresses):

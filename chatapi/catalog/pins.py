@@ -34,7 +34,8 @@ class Pins:
 
     def complete(self, manifest: Manifest) -> Mapping[str, File]:
         """The manifest's files with what was recorded of them."""
-        recorded = self.read()
+        # Where the manifest states every digest, a damaged lock file is no reason not to use the model.
+        recorded = {} if all(file.sha256 for file in manifest.files.values()) else self.read()
         return {
             name: file if file.sha256 else file.model_copy(update={"sha256": recorded.get(name)})
             for name, file in manifest.files.items()
@@ -46,6 +47,6 @@ class Pins:
             return found
         except FileNotFoundError:
             return {}
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             # Not taken for empty: then whatever came next would be accepted for what was fetched first.
             raise ModelFault(f"{self.file} cannot be read: {error}; mend it, or delete it to record anew") from error

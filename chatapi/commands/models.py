@@ -28,6 +28,8 @@ PATIENCE = 120
 def models(settings: Settings, action: str, names: Sequence[str], as_json: bool) -> int:
     """Status 0 when all is well, 1 when `verify` found something or what is to be removed is not there."""
     known = Catalog(settings.data)
+    for fault in known.faults.values():
+        print(f"chatapi: {fault}", file=sys.stderr)
     if action == "list":
         return _list(known, _active(known, settings), as_json)
     if action == "fetch":

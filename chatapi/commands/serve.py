@@ -98,6 +98,7 @@ async def _run(settings: Settings, listening: _Open, identity: Identity | None, 
             group.cancel_scope.cancel()
 
         group.start_soon(answering)
+        group.start_soon(appliance.tend)
         if identity is not None:
             group.start_soon(_keep_fresh, identity)
         roles = ESSENTIAL

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import tarfile
@@ -24,21 +23,23 @@ from chatapi import board
 from chatapi.catalog import Catalog
 from chatapi.commands.health import asked
 from chatapi.errors import ChatapiError, StorageFault, Unknown
+from chatapi.redaction import of_environment, of_files, of_settings, redacted
 from chatapi.settings import Loaded, Settings, as_environment, at, dotted_keys
 
 LARGEST = 4 << 20
 """Bytes of a text's end that are kept: what happened last tells most."""
+VARIABLES = (
+    "CHATAPI_", "OMP_", "OPENBLAS_", "MKL_", "CUDA_", "NVIDIA_", "HF_", "ORT_", "PULSE_", "LD_", "PYTHON",
+    "LANG", "LC_", "TZ", "PATH", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+)  # fmt: skip
+"""Beginnings of the names of variables that change what chatapi and its libraries do."""
 PATIENCE = 60
 """Seconds that `chatapi check` may take."""
-KEYS = re.compile(
-    r"(?i)((?:api[_-]?key|token|password|passwd|secret)[\"']?\s*[=:]\s*[\"']?|\bbearer\s+|\bchatapi_[0-9a-z]{5,8}_|://[^\s/:@]*:)[^\s\"',@}]+"
-)
-"""What in the host's texts looks like a secret that is not one of our settings, such as a token for a model hub."""
 
 
 def support(loaded: Loaded, output: Path | None, include: Path | None) -> int:
     """Status 0; what cannot be found out stands in the archive as a sentence. Raises StorageFault, Unknown."""
-    settings = loaded.settings
+    secrets = {*of_settings(loaded.settings), *of_environment(), *of_files(loaded.settings.data)}
     if include is not None and not include.is_dir():
         raise Unknown(f"--include {include} is not a folder")
     target = output or Path(time.strftime("chatapi-support-%Y%m%d-%H%M%S.tar.gz"))
@@ -48,7 +49,7 @@ def support(loaded: Loaded, output: Path | None, include: Path | None) -> int:
         with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
             with tarfile.open(fileobj=file, mode="w:gz") as archive:
                 for name, text in _texts(loaded, include):
-                    _add(archive, f"{target.name.removesuffix('.tar.gz')}/{name}", _without_secrets(text, settings))
+                    _add(archive, f"{target.name.removesuffix('.tar.gz')}/{name}", redacted(text, secrets))
             file.flush()
             os.fsync(file.fileno())
         draft.replace(target)
@@ -57,15 +58,6 @@ def support(loaded: Loaded, output: Path | None, include: Path | None) -> int:
         raise StorageFault(f"{target} cannot be written: {error.strerror}; name another file with -o") from error
     print(target)
     return 0
-
-
-def _without_secrets(text: str, settings: Settings) -> str:
-    """The text without the values of secret settings."""
-    for key in dotted_keys():
-        value = at(settings, key)
-        if isinstance(value, SecretStr) and value.get_secret_value():
-            text = text.replace(value.get_secret_value(), "(secret)")
-    return text
 
 
 def _add(archive: tarfile.TarFile, name: str, text: str) -> None:
@@ -82,6 +74,7 @@ def _texts(loaded: Loaded, include: Path | None) -> Iterator[tuple[str, str]]:
         "versions.json": lambda: _json(_versions()),
         "board.json": lambda: _json(None if (found := board.find()) is None else asdict(found)),
         "settings.json": lambda: _json(_settings(loaded)),
+        "environment.json": lambda: _json(_environment()),
         "models.json": lambda: _json(_models(settings)),
         "check.json": lambda: _check(settings),
         "health.json": lambda: asked(settings, "/health").text,
@@ -95,7 +88,16 @@ def _texts(loaded: Loaded, include: Path | None) -> Iterator[tuple[str, str]]:
         if settings.log.content and "log" in file.name:
             yield file.name, "left out: log.content is on, so that what was said may stand in it\n"
         else:
-            yield file.name, KEYS.sub(r"\1(secret)", file.read_bytes()[-LARGEST:].decode(errors="replace"))
+            yield file.name, _told(lambda file=file: _end(file))  # type: ignore[misc]
+
+
+def _end(file: Path) -> str:
+    """Whole lines from the end of a file: what is known of a secret is how it begins."""
+    with file.open("rb") as opened:
+        size = opened.seek(0, os.SEEK_END)
+        opened.seek(max(0, size - LARGEST))
+        text = opened.read(LARGEST).decode(errors="replace")
+    return text if size <= LARGEST else text.partition("\n")[2]
 
 
 def _told(source: Callable[[], str]) -> str:
@@ -129,6 +131,15 @@ def _settings(loaded: Loaded) -> dict[str, Any]:
         shown = "(set)" if isinstance(value, SecretStr) else value
         found[key] = {"value": shown, "from": loaded.origins.get(key, "default")}
     return found
+
+
+def _environment() -> dict[str, str]:
+    """Variables that change what chatapi and its libraries do."""
+    return {
+        name: redacted(f"{name}={value}").partition("=")[2]
+        for name, value in sorted(os.environ.items())
+        if name.startswith(VARIABLES)
+    }
 
 
 def _models(settings: Settings) -> dict[str, str]:

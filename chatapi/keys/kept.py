@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from chatapi import private
 from chatapi.catalog.disk import sync, writing
 from chatapi.errors import BadInput, Conflict, SettingsFault, StorageFault, Unknown
 
@@ -35,6 +36,9 @@ FASTEST = 100_000
 """Most requests a minute that a limit can say."""
 LARGEST = 1 << 20
 """Bytes of the file that are read; 256 keys take a tenth."""
+
+CLOCK_SET = 1_767_225_600.0
+"""2026-01-01 in seconds since 1970: a clock that shows an earlier time was never set."""
 
 Scope = Literal["talk", "operate", "all"]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -68,6 +72,10 @@ class Key(BaseModel):
             return "has expired"
         # A board without a battery wakes up in 1970, when nothing had expired yet.
         return "" if now > self.created - 86_400 else "expires, and the box does not know the time yet"
+
+    def gone(self, now: float) -> bool:
+        """Whether it will never open anything again, so that its place may be given away."""
+        return self.revoked is not None or (self.expires is not None and now >= self.expires)
 
 
 class _Document(BaseModel):
@@ -120,8 +128,11 @@ def add(data: Path, name: str, scopes: Sequence[str], rate: int | None = None, d
 
     `rate` in requests a minute, `days` until it expires. Raises BadInput, Conflict, StorageFault, SettingsFault.
     """
-    _judge(name, scopes, rate, days)
     identity, now = secrets.token_hex(4), time.time()
+    _judge(name, scopes, rate, days)
+    if days is not None and now < CLOCK_SET:
+        told = f"the clock shows {time.strftime('%Y-%m-%d', time.gmtime(now))} and was never set"
+        raise Conflict(f"{told}, so that a key that expires would be of no use: set it first, or leave out the days")
     text = f"{PREFIX}{identity}_{secrets.token_urlsafe(32)}"
     made = Key(
         id=identity,
@@ -135,7 +146,7 @@ def add(data: Path, name: str, scopes: Sequence[str], rate: int | None = None, d
     )
     with _changing(data) as keys:
         for old in [key for key in keys if key.name == name]:
-            if not old.fault(now):
+            if not old.gone(now):
                 raise Conflict(f"there is a key {name!r} already: revoke it first, or take another name")
             keys.remove(old)
         _make_room(keys, now)
@@ -178,19 +189,12 @@ def write(path: Path, text: bytes) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123
-        _give(file.fileno(), path.parent)
+        private.give(file.fileno(), path.parent)
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
     sync(path.parent)
-
-
-def _give(descriptor: int, folder: Path) -> None:
-    """What root makes is the service's to read, to which the folder belongs."""
-    owner = folder.stat()
-    if os.geteuid() == 0 and owner.st_uid != 0:
-        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def _judge(name: str, scopes: Sequence[str], rate: int | None, days: float | None) -> None:
@@ -210,7 +214,7 @@ def _make_room(keys: list[Key], now: float) -> None:
     """The oldest that opens nothing goes. Raises Conflict where all of them do."""
     if len(keys) < MOST:
         return
-    gone = next((key for key in keys if key.fault(now)), None)
+    gone = next((key for key in keys if key.gone(now)), None)
     if gone is None:
         raise Conflict(f"there are {MOST} keys, which is the most; revoke one that nobody needs")
     keys.remove(gone)
@@ -221,7 +225,7 @@ def _changing(data: Path) -> Iterator[list[Key]]:
     """The keys, to be changed by nobody else meanwhile; they are kept when nothing is raised."""
     try:
         with writing(data):
-            data.mkdir(parents=True, exist_ok=True)
+            private.folder(data)
             lock = os.open(data / ".keys.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)

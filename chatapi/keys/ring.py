@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from chatapi import private
 from chatapi.errors import SettingsFault, TooMany, Unauthorized
 from chatapi.keys.kept import ALL, MOST, OPERATE, PREFIX, Key, damaged, digest, file_of, keep_times_used, read, write
 from chatapi.keys.limits import Buckets
@@ -125,7 +126,7 @@ class Keyring:
         """
         secret, file = f"{PREFIX}local_{secrets.token_urlsafe(32)}", _local_file(self._data, port)
         try:
-            self._data.mkdir(parents=True, exist_ok=True)
+            private.folder(self._data)
             write(file, secret.encode())
         except OSError as error:
             log.warning("%s cannot be written: %s; health and support need server.api_key", file, error.strerror)

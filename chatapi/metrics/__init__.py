@@ -55,6 +55,10 @@ class Metrics:
             "chatapi_ready", "1 when all models are loaded and warm, and no engine has failed for good.",
             registry=registry,
         )  # fmt: skip
+        self.history_kept = Gauge(
+            "chatapi_history_kept", "1 while conversations are written to the disk, 0 while new ones are in memory only.",
+            registry=registry,
+        )  # fmt: skip
         self.wakes = Counter(
             "chatapi_wakes_total", "Times the microphone was woken: by its word or a button.", ["by"], registry=registry
         )

@@ -25,6 +25,19 @@ def fault(page: Any, code: str) -> str:
     return str(page.wait_for(f".fault[data-code={code}]").text)
 
 
+def test_earlier_conversations_that_are_missing_are_told(serve: Serve, browse: Browse, tmp_path: Path) -> None:
+    (tmp_path / "data0").mkdir()
+    (tmp_path / "data0" / "history.sqlite3").write_bytes(b"damaged" * 1000)
+    with serve() as served:
+        page = browse(served.url)
+        assert "set it aside" in fault(page, "history_set_aside")
+        page.ask("it answers all the same")
+        page.answered()
+        assert page.all("#warnings .fault")
+        page.press("#warnings button")
+        assert not page.all("#warnings .fault")
+
+
 def test_a_refused_microphone_is_explained(browse: Browse, server: str) -> None:
     page = browse(server)
     page.devtools("Browser.setPermission", permission={"name": "microphone"}, setting="denied", origin=server)

@@ -19,7 +19,8 @@ class Memory:
     async def add(self, system: str | None, asked: str, answered: str, results: tuple[Result, ...] = ()) -> int:
         """Put an exchange at the end; tells its number."""
         recalled = replace(self.recalled, system=system)
-        number = await self._history.call(lambda history: history.add(recalled, asked, answered))
+        saved = await self._history.call(lambda history: history.add(recalled, asked, answered))
+        number = saved.number
         self.recalled = replace(recalled, exchanges=(*recalled.exchanges, Exchange(number, asked, answered, results)))
         return number
 
@@ -31,7 +32,8 @@ class Memory:
 
     async def amend(self, number: int, answered: str, asked: str | None = None) -> None:
         """Change an answer, and what was asked if it is given."""
-        await self._history.call(lambda history: history.amend(number, answered, asked))
+        conversation = self.recalled.id
+        await self._history.call(lambda history: history.amend(conversation, number, answered, asked))
         self.recalled = replace(
             self.recalled,
             exchanges=tuple(
@@ -42,7 +44,8 @@ class Memory:
 
     async def forget(self, number: int) -> None:
         """The exchange never was."""
-        await self._history.call(lambda history: history.amend(number, None))
+        conversation = self.recalled.id
+        await self._history.call(lambda history: history.amend(conversation, number, None))
         kept = tuple(exchange for exchange in self.recalled.exchanges if exchange.number != number)
         self.recalled = replace(self.recalled, exchanges=kept)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from chatapi import choice
-from chatapi.commands.check import clock, container, jetson, models, network, sound, storage
+from chatapi.commands.check import clock, container, conversations, jetson, models, network, sound, storage
 from chatapi.commands.check.finding import Finding, Probe, Scene
 from chatapi.settings import Loaded, Settings, at, dotted_keys
 
@@ -32,6 +32,7 @@ PROBES: tuple[Probe, ...] = (
     models.swap,
     storage.data,
     storage.kind,
+    conversations.conversations,
     clock.clock,
     network.address,
     network.named_keys,

@@ -72,6 +72,8 @@ def _library(scene: Scene, role: str, name: str) -> Finding:
 def files(scene: Scene) -> Iterator[Finding]:
     """Every model that would be used, read through; at the start of a server only the sizes of its files."""
     catalog = Catalog(scene.settings.data)
+    for fault in catalog.faults.values():
+        yield Finding("note", "manifests", f"{fault}; until then it is as if it were not there")
     try:
         together = memory.plan(catalog, scene.settings, ESSENTIAL, scene.root, scene.free).models
     except ChatapiError:

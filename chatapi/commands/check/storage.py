@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from chatapi import private
 from chatapi.catalog.disk import RESERVE
 from chatapi.commands.check.finding import Finding, Level, Scene
 
@@ -19,7 +20,7 @@ def data(scene: Scene) -> Iterator[Finding]:
     """It is made where it is not there, as every other command would do."""
     folder = scene.settings.data
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private.folder(folder)
         found = os.statvfs(folder)
     except OSError as error:
         yield Finding("bad", "data", f"{folder} cannot be used: {error.strerror}; set data or CHATAPI_DATA")

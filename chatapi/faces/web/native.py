@@ -33,6 +33,24 @@ class Completion(BaseModel):
     finish_reason: str
     usage: Usage
     timings: dict[str, float | None]
+    kept: bool = True
+    """False, and there only then: the exchange could not be written to the disk yet."""
+
+
+class Warned(BaseModel):
+    """Something that does not keep the box from answering."""
+
+    code: str
+    """history_not_kept or history_set_aside."""
+    message: str
+
+
+class Readiness(BaseModel):
+    """The box answers."""
+
+    ready: bool
+    warnings: list[Warned] = []
+    """There only where something is not as it should be."""
 
 
 class Device(BaseModel):
@@ -72,6 +90,12 @@ class ProblemDocument(BaseModel):
     code: str
     request_id: str
 
+
+WARNED = {
+    "history_not_kept": "conversations cannot be written to the disk now; they are lost when the box restarts",
+    "history_set_aside": "the file of conversations was damaged and set aside; earlier conversations are missing",
+}
+"""What everybody may know of a trouble; file names are for the operator, in `/health`."""
 
 EVENT = {
     "type": "object",
@@ -167,11 +191,14 @@ def _operating(routes: APIRouter, appliance: Appliance) -> None:
     @routes.get(
         "/ready",
         summary="200 while every model is loaded and warm, and no engine has failed for good",
+        response_model=Readiness,
+        response_model_exclude_defaults=True,
         responses=_problems(503),
     )
-    async def ready() -> dict[str, bool]:
+    async def ready() -> dict[str, Any]:
         appliance.require_ready()
-        return {"ready": True}
+        warnings = [{"code": each.code, "message": WARNED[each.code]} for each in appliance.troubles()]
+        return {"ready": True, **({"warnings": warnings} if warnings else {})}
 
     @routes.get("/certificate", include_in_schema=False)
     async def certificate() -> Response:
@@ -182,8 +209,11 @@ def _operating(routes: APIRouter, appliance: Appliance) -> None:
         # Imported here, because nothing else of a box without TLS needs it.
         from chatapi.certificates import Keeper
 
+        authority = Keeper(appliance.settings.data).authority
+        if not authority.is_file():
+            raise Unknown("the certificate could not be kept, so that this one is for this run alone; `chatapi check`")
         # Phones offer to install what has this type.
-        return FileResponse(Keeper(appliance.settings.data).authority, media_type="application/x-x509-ca-cert")
+        return FileResponse(authority, media_type="application/x-x509-ca-cert")
 
     @routes.get("/metrics", summary="Prometheus text format", response_class=Response, responses=_problems(503))
     async def metrics() -> Response:

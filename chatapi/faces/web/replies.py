@@ -129,6 +129,7 @@ class _Collected:
             raise OurFault("the turn ended without saying so")
         return {
             "id": request_id.get(),
+            **({} if ended.kept else {"kept": False}),
             "conversation": self.conversation,
             "heard": None if self._heard is None else self._heard.text,
             "reply": "".join(self._reply).rstrip(),
@@ -152,6 +153,8 @@ class _Collected:
             headers["X-Chatapi-Finish-Reason"] = document["finish_reason"]
             headers["X-Chatapi-Usage"] = json.dumps(document["usage"])
             headers["X-Chatapi-Timings"] = json.dumps(document["timings"])
+            if not document.get("kept", True):
+                headers["X-Chatapi-Kept"] = "false"
         return headers
 
 

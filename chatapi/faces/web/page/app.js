@@ -77,7 +77,7 @@ const readiness = new Readiness(api, (state, before) => {
   byId('status').dataset.state = state;
   showStatus();
   if (state === 'ready' && before !== 'connecting') (restored ? learn : begin)();
-});
+}, warn);
 const options = new Options(learn);
 player.onlevel = (level) => {
   document.documentElement.style.setProperty('--loudness', level.toFixed(3));
@@ -168,6 +168,15 @@ function showStatus() {
 function notice(fault, ways = []) {
   const shown = card(fault, [...ways, { words: 'Close', pressed: clearNotice }]);
   byId('notice').replaceChildren(shown);
+}
+
+/** Say what is not as it should be, above all else and until it is or was read. */
+function warn(codes) {
+  const place = byId('warnings');
+  place.replaceChildren(...codes.map((code) => {
+    const shown = card(new Fault(code), [{ words: 'Close', pressed: () => shown.remove() }]);
+    return shown;
+  }));
 }
 
 function clearNotice() {

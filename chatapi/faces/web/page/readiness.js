@@ -12,6 +12,8 @@ const LONGEST = 5;
 export class Readiness {
   #api;
   #onstate;
+  #onwarnings;
+  #warnings = '';
   #timer = 0;
   #pause = FIRST;
   /** @type {State} */
@@ -20,10 +22,12 @@ export class Readiness {
   /**
    * @param {import('./api.js').Api} api
    * @param {(state: State, before: State) => void} onstate  told of every change
+   * @param {(codes: string[]) => void} onwarnings  told of every change of what is not as it should be
    */
-  constructor(api, onstate) {
+  constructor(api, onstate, onwarnings) {
     this.#api = api;
     this.#onstate = onstate;
+    this.#onwarnings = onwarnings;
     document.addEventListener('visibilitychange', () => document.hidden || this.check());
     window.addEventListener('online', () => this.check());
     window.addEventListener('offline', () => this.#be('offline'));
@@ -42,13 +46,21 @@ export class Readiness {
 
   async #asked() {
     try {
-      await this.#api.get('ready');
+      const { warnings = [] } = await this.#api.get('ready');
+      this.#warn(warnings.map(({ code }) => String(code)));
       return 'ready';
     } catch (error) {
       const { code, status } = Fault.from(error);
       if (code === 'unauthorized') return 'locked';
       return status === 503 ? 'warming' : 'offline';
     }
+  }
+
+  #warn(codes) {
+    const all = codes.join();
+    if (all === this.#warnings) return;
+    this.#warnings = all;
+    this.#onwarnings(codes);
   }
 
   #be(state) {
