@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "chatapi"
 FLOORS = {
-    0: ("audio", "board", "encoding", "events", "errors", "settings", "metrics", "logs", "notify", "client"),
+    0: ("audio", "board", "encoding", "events", "errors", "settings", "metrics", "logs", "notify", "client", "stop"),
     1: (
         "engines",
         "catalog",
@@ -25,6 +25,8 @@ FLOORS = {
         "providers",
         "heap",
         "json_schemas",
+        "patterns",
+        "schema_size",
         "mel",
         "memory",
         "wer",
