@@ -146,7 +146,7 @@ class Piper:
         try:
             output = model.session.run(None, feeds, options)[0]
         except Exception as error:
-            raise EngineFailed(f"the voice {place.onnx.name} failed on {len(ids)} phonemes: {error}") from error
+            raise EngineFailed(f"the voice {place.onnx.name} failed on {len(ids)} phonemes") from error
         return levelled(output.reshape(-1).astype(np.float32, copy=False))
 
 
@@ -198,9 +198,7 @@ def _phonemes(model: PiperVoice, text: str) -> list[list[str]]:
     try:
         return [sentence for sentence in model.phonemize(text) if sentence]
     except Exception as error:
-        raise EngineFailed(
-            f"the text cannot be turned into phonemes for {model.config.espeak_voice}: {error}"
-        ) from error
+        raise EngineFailed(f"the text cannot be turned into phonemes for {model.config.espeak_voice}") from error
 
 
 def _voices(model: Model) -> Iterator[tuple[Voice, _Place]]:
