@@ -306,6 +306,9 @@ def _params(path: Path, settings: Settings, folder: Path) -> Any:
     table = settings.llama_cpp
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
+    # Read, not mapped: a file that is cut while it is mapped ends the process (SIGBUS). It costs as much memory as the
+    # mapping once every weight was used, and loads as fast; but a second engine of the same model shares nothing.
+    params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE
     params.n_ctx = table.context * table.slots
     params.n_parallel = table.slots
     params.n_gpu_layers = table.gpu_layers
