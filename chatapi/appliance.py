@@ -164,10 +164,15 @@ class Appliance:
         await self._warmed.wait()
 
     def require_ready(self) -> None:
-        """Raises NotReady while models are loading, and once an engine has failed for good (`health`: failing)."""
-        failed = [worker.name for worker in (*self.engines.all(), self.history) if worker.state == "failed"]
+        """Raises NotReady while models are loading, and while an engine has failed (`health`: failing)."""
+        failed = [worker for worker in (*self.engines.all(), self.history) if worker.state == "failed"]
         if failed:
-            many = f"engines {', '.join(failed)} have" if len(failed) > 1 else f"engine {failed[0]} has"
+            names = ", ".join(worker.name for worker in failed)
+            many = f"engines {names} have" if len(failed) > 1 else f"engine {names} has"
+            wait = max(worker.barred for worker in failed)
+            if all(worker.barred for worker in failed):
+                told = f"the {many} been stuck too often; chatapi tries again in {wait:.0f} seconds, or when restarted"
+                raise NotReady(told, retry_after=wait)
             raise NotReady(f"the {many} failed for good; restart chatapi", retry_after=AFTER_RESTART)
         if not self.warm:
             raise NotReady("the models are still loading", retry_after=1)

@@ -7,7 +7,6 @@ its values.
 
 from __future__ import annotations
 
-import mmap
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,9 @@ KEY = "tokenizer.chat_template"
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of each of GGUF's plain types."""
 STRING, ARRAY = 8, 9
+KEYS_BYTES = 64 << 20
+"""Read of the file, which begins with its keys; the largest vocabularies take some 20 MB. A mapping of all of it would
+end the process if somebody cut the file meanwhile."""
 HERE = "\x02here\x03"
 """Marks the end of the last message; no template and nobody's speech has it."""
 
@@ -54,15 +56,16 @@ def _refuse(message: str) -> None:
 
 def chat_template(path: Path) -> ChatTemplate | None:
     """Of a GGUF file; None where it has none, or none that can be used."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        try:
-            source = _value(data, KEY)
-            return ChatTemplate(source) if source is not None else None
-        except (struct.error, UnicodeDecodeError, KeyError, jinja2.TemplateError):
-            return None
+    with path.open("rb") as file:
+        data = file.read(KEYS_BYTES)
+    try:
+        source = _value(data, KEY)
+        return ChatTemplate(source) if source is not None else None
+    except (struct.error, UnicodeDecodeError, KeyError, jinja2.TemplateError):
+        return None
 
 
-def _value(data: mmap.mmap, key: str) -> str | None:
+def _value(data: bytes, key: str) -> str | None:
     """The string of that name among the file's keys."""
     (keys,) = struct.unpack_from("<Q", data, 16)
     at = 24
@@ -75,13 +78,13 @@ def _value(data: mmap.mmap, key: str) -> str | None:
     return None
 
 
-def _string(data: mmap.mmap, at: int) -> tuple[bytes, int]:
+def _string(data: bytes, at: int) -> tuple[bytes, int]:
     (length,) = struct.unpack_from("<Q", data, at)
     end = at + 8 + length
     return data[at + 8 : end], end
 
 
-def _after(data: mmap.mmap, at: int, kind: int) -> int:
+def _after(data: bytes, at: int, kind: int) -> int:
     """Where the value that begins at `at` ends."""
     if kind == STRING:
         return at + 8 + int(struct.unpack_from("<Q", data, at)[0])

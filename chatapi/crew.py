@@ -7,6 +7,7 @@ import logging
 import queue
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -51,11 +52,32 @@ class Preempted(Exception):
     """A job made room for a more urgent one; what came of it so far stands."""
 
 
+class _Asked:
+    """The `Stop` of a job: an engine that asks it has come a step further, and is not stuck."""
+
+    def __init__(self, job: Job[Any, Any]) -> None:
+        self._job = job
+
+    def __call__(self) -> bool:
+        if self._job.unwanted:
+            # Asking on and on once the answer is yes is no work.
+            return True
+        self._job.alive()
+        return False
+
+    def unmarked(self) -> bool:
+        """The same answer, for a thread that only waits: that it asks shows nothing (`engines.still_wanted`)."""
+        return self._job.unwanted
+
+
 class Job(Generic[E, T]):
-    """One call of an engine: runs on a worker's thread, is read from the event loop."""
+    """One call of an engine: runs on a worker's thread, is read from the event loop.
+
+    Once it is over it holds neither the call, whose closure may hold hours of audio, nor what nobody reads any more.
+    """
 
     def __init__(self, call: Callable[[E, Stop], Iterator[T]], priority: Priority, yields: Yields) -> None:
-        self._call = call
+        self._call: Callable[[E, Stop], Iterator[T]] | None = call
         self.priority = priority
         self._yields = yields
         self._begun = self.preempted = self._waited = False
@@ -66,6 +88,9 @@ class Job(Generic[E, T]):
         self._left = False
         self.over = False
         """The thread is done with it."""
+        self.patience: asyncio.TimerHandle | None = None
+        """Ends the wait for the thread, once the caller left."""
+        self._alive = time.monotonic()
         self.busy = 0.0
         """Seconds the engine has computed for it."""
         self._steps = -2
@@ -75,24 +100,35 @@ class Job(Generic[E, T]):
 
     def run(self, engine: E) -> None:
         """On the worker's thread: step until the end, or until the caller left."""
-        error: Exception | None = None
+        assert self._call is not None  # noqa: S101 - a job is run once
+        self.alive()
+        end = End(None)
         try:
-            items = self._call(engine, self.stopped)
-            try:
-                for item in self._timed(items):
-                    if not self._room.acquire(blocking=False):
-                        self._waited = True
-                        self._room.acquire()
-                    if self._left or self.preempted:
-                        break
-                    self._begun = True
-                    self._put(item)
-            finally:
-                if (close := getattr(items, "close", None)) is not None:
-                    close()
-        except Exception as raised:
-            error = raised
-        self._put(End(Preempted() if self.preempted and error is None else error))
+            self._step(self._call(engine, _Asked(self)))
+        except Exception as error:
+            # The frames that the error came through hold the audio as long as somebody holds the error.
+            _clear_frames(error)
+            # Kept in no variable of this frame, which the error holds too: neither would be freed before a collection.
+            end.error = error
+        self._call = None
+        if self.preempted and end.error is None:
+            end.error = Preempted()
+        self._put(end)
+
+    def _step(self, items: Iterator[T]) -> None:
+        try:
+            for item in self._timed(items):
+                if not self._room.acquire(blocking=False):
+                    self._waited = True
+                    self._room.acquire()
+                if self.unwanted:
+                    break
+                self._begun = True
+                self.alive()
+                self._put(item)
+        finally:
+            if (close := getattr(items, "close", None)) is not None:
+                close()
 
     def _timed(self, items: Iterator[T]) -> Iterator[T]:
         while True:
@@ -118,8 +154,19 @@ class Job(Generic[E, T]):
         told = self._steps > 0 and self._stepped > 0 and not self._waited
         return self._steps / self._stepped if told else None
 
-    def stopped(self) -> bool:
+    @property
+    def unwanted(self) -> bool:
+        """Whether the thread is to stop."""
         return self._left or self.preempted
+
+    def alive(self) -> None:
+        """From any thread: the engine is at work on it."""
+        self._alive = time.monotonic()
+
+    @property
+    def silent(self) -> float:
+        """Seconds since the last sign that the engine is at work on it."""
+        return time.monotonic() - self._alive
 
     def preempt(self) -> bool:
         """From the event loop: make room. False when it will not."""
@@ -132,6 +179,7 @@ class Job(Generic[E, T]):
     def leave(self) -> None:
         """From the event loop: nobody reads any more."""
         self._left = True
+        self._items.clear()
         self._room.release()
 
     async def take(self) -> Any:
@@ -144,11 +192,20 @@ class Job(Generic[E, T]):
         return item
 
     def _put(self, item: Any) -> None:
+        if self._left:
+            return
         self._items.append(item)
         call_in(self._loop, self._wake)
 
     def _wake(self) -> None:
         self._arrived.set()
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Free what the functions that an error came through, and its causes, had in their variables."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:

@@ -70,7 +70,7 @@ class UpstreamRequest:
             elif isinstance(item, httpx.HTTPError):
                 raise item
             elif isinstance(item, Exception):
-                raise EngineFailed(f"the request could not be sent: {item}") from item
+                raise EngineFailed("the request could not be sent; the log says why") from item
             # Comments keep the connection open and are no words.
             elif time.monotonic() - self._heard > self._timeout:
                 raise httpx.ReadTimeout("no words")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from chatapi import patterns, schema_size
 from chatapi.errors import Unprocessable
 
 TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
@@ -15,13 +16,21 @@ COUNTS = ("minItems", "maxItems", "minLength", "maxLength")
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 LARGEST = 2**53
 """Of whole numbers, those that every JSON parser keeps exactly."""
+MOST_OPEN = 20
+MOST_LOOPED = 4
+"""Ways to go on at each character of what a pattern repeats; tokens have up to some dozen characters."""
+LONGEST_PLACE = 4000
+"""Bytes of the names from the top to a part. Rules are named after it, and of one of 90,000 llama.cpp dies."""
+MOST_PARTS = 4000
+MOST_NESTED = 100
 TABLES = ("properties", "$defs", "definitions", "patternProperties")
 LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 ALTERNATIVES = ("anyOf", "oneOf", "allOf")
 
 
 def check(schema: Mapping[str, Any]) -> None:
-    """Raises Unprocessable (invalid_json_schema) that says where it is wrong."""
+    """Raises Unprocessable (invalid_json_schema) that says where it is wrong, or larger than an engine can follow."""
+    _check_nesting(schema)
     parts: dict[int, Mapping[str, Any]] = {}
     waiting: list[tuple[str, Any]] = [("#", schema)]
     while waiting:
@@ -31,6 +40,10 @@ def check(schema: Mapping[str, Any]) -> None:
         if id(part) in parts:
             continue
         parts[id(part)] = part
+        if len(parts) > MOST_PARTS:
+            raise _wrong("#", f"it has more than {MOST_PARTS} parts")
+        if len(place.encode()) > LONGEST_PLACE:
+            raise _wrong(place, f"the names that lead there are longer than {LONGEST_PLACE} bytes together")
         _check_words(place, part)
         _check_numbers(place, part)
         if "$ref" in part:
@@ -38,11 +51,40 @@ def check(schema: Mapping[str, Any]) -> None:
             waiting.append((part["$ref"], _resolved(schema, place, part["$ref"])))
         waiting += _inner(place, part)
     _check_ends(schema, parts.values())
+    _check_size(schema)
+
+
+def _check_nesting(schema: Mapping[str, Any]) -> None:
+    """Everything below is looked at by functions that call themselves, here and in the libraries."""
+    level: list[Any] = [schema]
+    for _ in range(2 * MOST_NESTED):
+        level = [each for one in level for each in (one.values() if isinstance(one, Mapping) else one)]
+        level = [each for each in level if isinstance(each, (Mapping, list))]
+        if not level:
+            return
+    raise _wrong("#", f"it is nested more than {MOST_NESTED} levels deep")
+
+
+def _check_size(schema: Mapping[str, Any]) -> None:
+    try:
+        found = schema_size.size(schema, lambda part: _resolved(schema, "#", part["$ref"]))
+    except RecursionError:
+        raise _wrong("#", "its references are nested too deeply") from None
+    for what, size, most in (
+        ("written out, it has {} elements", found.elements, schema_size.MOST_ELEMENTS),
+        ("its alternatives can begin in {} ways", found.starts, schema_size.MOST_STARTS),
+        ("up to {} of its alternatives can have the same beginning", found.states, schema_size.MOST_STATES),
+    ):
+        if size > most:
+            counted = size if size < 10**9 else "more than 10**9"
+            raise _wrong("#", f"{what.format(counted)}; at most {most} can be followed")
 
 
 def _check_words(place: str, part: Mapping[str, Any]) -> None:
     kinds = part.get("type", [])
     kinds = kinds if isinstance(kinds, list) else [kinds]
+    if any(kinds.count(kind) > 1 for kind in kinds):
+        raise _wrong(place, "a type is named twice")
     if unknown := [kind for kind in kinds if kind not in TYPES]:
         raise _wrong(place, f"there is no type {unknown[0]!r}")
     if "enum" in part and not (isinstance(part["enum"], list) and part["enum"]):
@@ -63,6 +105,14 @@ def _check_pattern(place: str, pattern: Any) -> None:
         raise _wrong(place, f"its pattern cannot be used: {error}") from error
     if any(each > MOST_TIMES for each in times):
         raise _wrong(place, f"its pattern repeats more than {MOST_TIMES} times")
+    found = patterns.size(pattern)
+    if found.open > MOST_OPEN:
+        raise _wrong(
+            place, f"its pattern has {found.open} repetitions of no fixed number; at most {MOST_OPEN} are taken"
+        )
+    if found.looped > MOST_LOOPED:
+        told = "its pattern repeats what can be nothing, or can be read in more than"
+        raise _wrong(place, f"{told} {MOST_LOOPED} ways at a character")
 
 
 def _check_numbers(place: str, part: Mapping[str, Any]) -> None:

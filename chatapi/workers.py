@@ -2,14 +2,17 @@
 
 An engine is built, stepped and closed on threads that are its own: a shared pool would move generators between
 threads. A caller who leaves stops the engine at its next step; a slot is free only when its thread really is. An
-engine that gives nothing for too long is abandoned with its thread and built anew. One that nobody uses for longer than
-it may be idle is closed, and built again by the next who needs it.
+engine that gives no sign of life for too long, neither an item nor a question whether it shall stop, is abandoned with
+its thread and built anew; closed it is when that thread comes back. One that nobody uses for longer than it may be idle
+is closed, and built again by the next who needs it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -30,7 +33,7 @@ from chatapi.engines import (
     TurnDetector,
     WakeDetector,
 )
-from chatapi.errors import ChatapiError, EngineFailed, NotReady
+from chatapi.errors import ChatapiError, EngineFailed, NotReady, OurFault
 from chatapi.gate import Gate, Priority
 
 __all__ = ["AHEAD", "REBUILDS", "Engines", "Preempted", "Worker", "Yields", "call_in"]
@@ -41,7 +44,13 @@ E = TypeVar("E")
 T = TypeVar("T")
 
 REBUILDS = 3
-"""Engines abandoned in one process; each keeps its memory, so beyond that the process must be restarted."""
+"""Engines abandoned within REBUILD_SECONDS that are built anew at once. After one more the engine is away until the
+first of them is so long ago, and then comes back as an idle one does, for whoever needs it.
+
+Each keeps its memory and the cores it computes on until its thread comes back, which may be never. What is built is
+chosen by the memory that is left then (`memory.plan`), and a service manager may restart the process before.
+"""
+REBUILD_SECONDS = 3600.0
 
 
 Tell = Callable[[str, float], None]
@@ -79,7 +88,7 @@ class Worker(Generic[E]):
         self._idle_seconds = idle_seconds
         self._tell = tell
         self._crew: Crew[E] | None = None
-        self._running: set[Job[E, Any]] = set()
+        self._running: dict[Job[E, Any], Crew[E]] = {}
         self._opening = anyio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._used = 0.0
@@ -88,17 +97,28 @@ class Worker(Generic[E]):
         """The last one that was idle: its memory may not be given back yet."""
         self._declared: E | None = None
         """While the engine is away: what it declares."""
+        self._abandoned: deque[float] = deque(maxlen=REBUILDS + 1)
+        """When the last engines were, on the clock of `time.monotonic`."""
 
     @property
     def state(self) -> str:
-        """idle, loading, ready, reloading (it was idle and comes back) or failed."""
+        """idle, loading, ready, reloading (it was away and comes back) or failed."""
+        if self.barred:
+            return "failed"
         if self._crew is None or self._failed_to_return():
             return "idle"
-        if self._crew.error is not None or self.rebuilt > REBUILDS:
+        if self._crew.error is not None:
             return "failed"
         if self._crew.built.is_set():
             return "ready"
         return "loading" if self._declared is None else "reloading"
+
+    @property
+    def barred(self) -> float:
+        """Seconds until an engine that was stuck too often may come back; 0: now."""
+        if self._crew is not None or len(self._abandoned) <= REBUILDS:
+            return 0.0
+        return max(0.0, self._abandoned[0] + REBUILD_SECONDS - time.monotonic())
 
     async def open(self) -> E:
         """Build the engine; what its constructor raises is raised here."""
@@ -119,7 +139,7 @@ class Worker(Generic[E]):
 
     def rouse(self) -> None:
         """Somebody will need the engine soon: if it is idle, it begins to come back now."""
-        gone = self._leaving is None or self._leaving.closed.is_set()
+        gone = (self._leaving is None or self._leaving.closed.is_set()) and not self.barred
         if self._crew is None and self._declared is not None and gone:
             self._crew = Crew(self.name, self._build, self.gate.slots)
             self._use()
@@ -166,8 +186,7 @@ class Worker(Generic[E]):
             # It is still being built.
             self._use()
             return
-        declared = {name: getattr(crew.engine, name) for name in DECLARED if hasattr(crew.engine, name)}
-        self._declared = cast(E, SimpleNamespace(**declared))
+        self._declared = _declared(crew.engine)
         self._crew, self._leaving = None, crew
         crew.dismiss()
         self.unloaded += 1
@@ -180,14 +199,16 @@ class Worker(Generic[E]):
 
     async def _come_back(self) -> None:
         """Build an engine that was idle; one who needs it at the same time waits for the same one."""
-        if self._declared is None:
+        if self._declared is None or self.barred:
             return
         try:
             await self.open()
-        except ChatapiError:
-            raise
         except Exception as error:
-            raise EngineFailed(f"the {self.name} engine could not be loaded again: {error!r}") from error
+            if isinstance(error, ChatapiError) and error.__cause__ is None:
+                raise
+            log.exception("the %s engine could not be loaded again", self.name)
+            told = f"the {self.name} engine could not be loaded again; the log says why"
+            raise EngineFailed(told, code=getattr(error, "code", None)) from error
 
     @asynccontextmanager
     async def stream(
@@ -209,7 +230,7 @@ class Worker(Generic[E]):
             job.leave()
             await items.aclose()
             if not job.over:
-                asyncio.get_running_loop().call_later(self._step_seconds, self._abandon, job)
+                job.patience = asyncio.get_running_loop().call_later(self._step_seconds, self._abandon, job)
 
     async def _begin(self, call: Callable[[E, Stop], Iterator[T]], priority: Priority, yields: Yields) -> Job[E, T]:
         if self.gate.used >= self.gate.slots:
@@ -221,10 +242,10 @@ class Worker(Generic[E]):
         except BaseException:
             self._release(priority)
             raise
-        job: Job[E, T] = Job(call, priority, yields)
         crew = self._crew
         assert crew is not None  # noqa: S101 - just seen to be ready
-        self._running.add(job)
+        job: Job[E, T] = Job(call, priority, yields)
+        self._running[job] = crew
         crew.give(job, lambda: self._over(job))
         return job
 
@@ -250,31 +271,53 @@ class Worker(Generic[E]):
     async def _items(self, jobs: list[Job[E, T]], again: Callable[[], Awaitable[Job[E, T]]]) -> AsyncGenerator[T, None]:
         begun = False
         while True:
-            item: Any = None
-            job = jobs[-1]
-            with anyio.move_on_after(self._step_seconds) as patience:
-                item = await job.take()
-            if patience.cancelled_caught:
-                self._abandon(job)
-                raise EngineFailed(
-                    f"the {self.name} engine gave nothing for {self._step_seconds:g} seconds; it is being rebuilt",
-                    code="engine_stuck",
-                )
+            item = await self._next(jobs[-1])
             if not isinstance(item, End):
                 begun = True
                 self.given += 1
                 yield item
-                continue
-            if item.error is None:
-                return
-            if isinstance(item.error, Preempted) and not begun:
+            elif isinstance(item.error, Preempted) and not begun:
                 jobs.append(await again())
-                continue
-            if isinstance(item.error, (ChatapiError, ContextOverflow, Preempted)):
-                raise item.error
-            raise EngineFailed(f"the {self.name} engine failed: {item.error!r}") from item.error
+            else:
+                self._check_end(item)
+                return
+
+    async def _next(self, job: Job[E, Any]) -> Any:
+        """The next item of a job or its `End`, however long that takes as long as its engine gives signs of life."""
+        since = time.monotonic()
+        # A caller who was long away finds one that waited for it, not one that is stuck.
+        while (left := self._step_seconds - min(job.silent, time.monotonic() - since)) > 0:
+            with anyio.move_on_after(left):
+                return await job.take()
+        self._abandon(job)
+        raise EngineFailed(
+            f"the {self.name} engine gave nothing for {self._step_seconds:g} seconds; it is being rebuilt",
+            code="engine_stuck",
+        )
+
+    def _check_end(self, end: End) -> None:
+        """Raises what ended a job. What a library raised is for the log: its caller is given a sentence of ours."""
+        error, end.error = end.error, None
+        try:
+            if isinstance(error, OurFault) and error.__cause__ is not None:
+                log.error("the %s engine failed", self.name, exc_info=error)
+            if isinstance(error, (ChatapiError, ContextOverflow, Preempted)):
+                raise error
+            if error is not None:
+                log.error("the %s engine failed", self.name, exc_info=error)
+                raise EngineFailed(f"the {self.name} engine failed; the log says why") from error
+        finally:
+            # Its traceback holds this frame, which would hold it, and with it the audio, until the next collection.
+            del error
 
     def _refuse_if_not_ready(self) -> None:
+        if wait := self.barred:
+            raise NotReady(
+                f"the {self.name} engine got stuck {REBUILDS + 1} times within {REBUILD_SECONDS / 60:g} minutes; it is "
+                f"built again in {wait:.0f} seconds, or when chatapi is restarted",
+                retry_after=wait,
+                code="engine_gone",
+            )
         if self.state == "failed":
             raise EngineFailed(f"the {self.name} engine has failed; restart chatapi", code="engine_gone")
         if self.state != "ready":
@@ -284,7 +327,10 @@ class Worker(Generic[E]):
         """The thread is done with the job: its slot is free."""
         if not job.over:
             job.over = True
-            self._running.discard(job)
+            self._running.pop(job, None)
+            if job.patience is not None:
+                # The event loop would hold the job until then.
+                job.patience.cancel()
             self._tell("busy", job.busy)
             if (pace := job.pace) is not None:
                 self._tell("pace", pace)
@@ -300,15 +346,29 @@ class Worker(Generic[E]):
 
     def _abandon(self, job: Job[E, Any]) -> None:
         """A job whose thread did not come back in time: leave engine and thread behind, build another."""
-        if job.over or self._crew is None:
+        crew = self._running.get(job)
+        if job.over or crew is None:
+            return
+        self._over(job)
+        if crew is not self._crew:
+            # Another of its jobs was stuck before, or the worker is closed.
             return
         log.error("the %s engine is stuck; building it anew", self.name)
-        self._over(job)
         self.rebuilt += 1
         self._tell("rebuilt", 1)
-        if self.rebuilt <= REBUILDS:
-            self._crew.dismiss()
+        self._abandoned.append(time.monotonic())
+        # Its last thread to come back closes it.
+        crew.dismiss()
+        self._declared, self._crew = _declared(crew.engine), None
+        if wait := self.barred:
+            log.error("the %s engine is stuck too often; it stays away for %.0f seconds", self.name, wait)
+        else:
             self._crew = Crew(self.name, self._build, self.gate.slots)
+
+
+def _declared(engine: E | None) -> E:
+    """What stands for an engine that is away."""
+    return cast(E, SimpleNamespace(**{name: getattr(engine, name) for name in DECLARED if hasattr(engine, name)}))
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ class Engine:
             models = [made(settings.data / "made")]
         else:
             models = [model(MODELS[name])] if entry(role, name).needs_model else []
+        self.files = [str(path) for each in models for path in each.files.values()]
         self.built = load(role, name)(settings, models)
 
     def call(self, stop: Stop = never) -> Iterator[Any]:
@@ -161,6 +162,14 @@ def of(role: str) -> pytest.MarkDecorator:
 def in_threads(count: int, target: Callable[[], Any]) -> list[Any]:
     with ThreadPoolExecutor(count) as pool:
         return [future.result(PATIENCE) for future in [pool.submit(target) for _ in range(count)]]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc tells what is mapped")
+def test_no_file_of_its_model_stays_mapped(engine: Engine) -> None:
+    """One that is cut while it is mapped would end the process (SIGBUS)."""
+    list(engine.call())
+    mapped = {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    assert not [file for file in engine.files if file in mapped]
 
 
 def test_the_constructor_takes_settings_and_models(engine: Engine):

@@ -26,6 +26,7 @@ FLOORS = {
         "private",
         "redaction",
         "client",
+        "stop",
     ),
     1: (
         "engines",
@@ -43,6 +44,8 @@ FLOORS = {
         "providers",
         "heap",
         "json_schemas",
+        "patterns",
+        "schema_size",
         "mel",
         "memory",
         "wer",

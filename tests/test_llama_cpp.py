@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -290,3 +293,65 @@ def test_an_answer_goes_on_where_it_was_left(llama: LlamaCpp):
     sampling = Sampling(max_tokens=20, temperature=0)
     text = "".join(piece.text for piece in llama.generate([*asked, Message("assistant", "One, two,")], sampling))
     assert text.lstrip().lower().startswith("three")
+
+
+CUT = """
+import os, sys
+from pathlib import Path
+from types import SimpleNamespace
+from chatapi.engines import Message, Sampling
+from chatapi.engines.llama_cpp import LlamaCpp
+from chatapi.settings import LlamaCpp as Table, Settings
+file = Path(sys.argv[1])
+model = SimpleNamespace(name="tiny", folder=file.parent, files={"model": file}, options={})
+engine = LlamaCpp(Settings(llama_cpp=Table(context=512, slots=1)), [model])
+os.truncate(file, 1 << 20)
+pieces = list(engine.generate([Message("user", "Where is Rome?")], Sampling(8, temperature=0)))
+print("answered", pieces[-1].finish_reason)
+"""
+
+
+@pytest.mark.real
+def test_a_model_whose_file_is_cut_while_it_is_used_goes_on_answering(tmp_path: Path):
+    file = tmp_path / "model.gguf"
+    shutil.copyfile(next(iter(installed("smollm2-135m-instruct").files.values())), file)
+    ran = subprocess.run([sys.executable, "-c", CUT, str(file)], capture_output=True, text=True, timeout=240)
+    assert (ran.returncode, ran.stdout.split()[:1]) == (0, ["answered"]), ran.stderr[-2000:]
+
+
+class Asked:
+    """A `Stop` that counts how often it is asked, and by when the first item came."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self) -> bool:
+        self.times += 1
+        return False
+
+
+LONG = "The sea is wide and the sky is high. " * 60
+"""More than four steps of a prompt, in words that no other test has."""
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("role", ["generate", "whole"])
+def test_every_step_of_a_long_prompt_is_a_sign_of_life(llama: LlamaCpp, role: str):
+    asked = Asked()
+    messages = [Message("system", f"{role}: {LONG}"), Message("user", "What is the capital of")]
+    items = llama.generate(messages, exact(2), asked) if role == "generate" else llama.whole(messages, asked)
+    next(iter(items))
+    assert asked.times >= 4
+    if role == "generate":
+        items.close()
+
+
+@pytest.mark.real
+def test_a_step_of_one_answer_is_a_sign_of_life_of_all(llama: LlamaCpp):
+    waiting = Asked()
+    beside = llama.generate(chat(f"waiting: {LONG}"), exact(2), waiting)
+    next(beside)
+    before = waiting.times
+    list(llama.generate(chat(PARIS), exact(6)))
+    assert waiting.times > before + 3
+    beside.close()

@@ -191,7 +191,7 @@ async def test_every_idle_engine_is_asked_and_one_in_use_is_not(echo: Running, m
 
 
 @pytest.mark.anyio
-async def test_a_stuck_engine_is_found_and_after_it_was_rebuilt_too_often_for_good(
+async def test_a_stuck_engine_is_found_and_stays_away_after_it_was_rebuilt_too_often(
     echo: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stuck = threading.Event()

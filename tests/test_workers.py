@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import anyio
 import pytest
-from conftest import until
+from conftest import PATIENCE, until
 
-from chatapi.engines import Stop
+from chatapi import workers
+from chatapi.engines import Stop, still_wanted
 from chatapi.errors import EngineFailed, ModelFault, NotReady
 from chatapi.gate import Priority
 from chatapi.workers import AHEAD, REBUILDS, Preempted, Worker, Yields
@@ -31,6 +34,7 @@ class Counter:
         self.given = 0
         self.stopped = threading.Event()
         self.hang = threading.Event()
+        self.closed = False
 
     def count(self, stop: Stop, most: int = 10**9) -> Iterator[int]:
         try:
@@ -47,6 +51,7 @@ class Counter:
         self.hang.wait(20)
 
     def close(self) -> None:
+        self.closed = True
         self.hang.set()
 
 
@@ -127,11 +132,24 @@ async def test_what_an_engine_raises_becomes_one_error_and_the_next_call_works()
         raise ZeroDivisionError("no")
 
     async with opened() as worker:
-        with pytest.raises(EngineFailed, match="ZeroDivisionError") as failed:
+        with pytest.raises(EngineFailed) as failed:
             async with worker.stream(broken) as numbers:
                 _ = [number async for number in numbers]
         assert isinstance(failed.value.__cause__, ZeroDivisionError)
         assert await worker.call(lambda engine: engine.given) == 0
+
+
+async def test_what_an_engine_raises_goes_to_the_log_and_not_to_its_caller(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(_: Counter, __: Stop) -> Iterator[int]:
+        raise OSError("/root/.local/share/secret.bin cannot be read")
+        yield 1
+
+    async with opened() as worker:
+        with pytest.raises(EngineFailed) as failed:
+            async with worker.stream(broken) as numbers:
+                _ = [number async for number in numbers]
+    assert failed.value.message == "the counter engine failed; the log says why"
+    assert "secret.bin cannot be read" in caplog.text
 
 
 async def test_what_keeps_an_engine_from_being_built_is_raised_by_open() -> None:
@@ -174,18 +192,180 @@ async def test_an_engine_stuck_after_its_caller_left_is_built_anew_too() -> None
         before.hang.set()
 
 
-async def test_an_engine_that_sticks_again_and_again_is_given_up() -> None:
+async def stick(worker: Worker[Counter]) -> Counter:
+    """The engine, which hangs from now on."""
+    await worker.call(lambda engine: engine.given)
+    stuck = worker.engine
+    with pytest.raises(EngineFailed, match="gave nothing"):
+        async with worker.stream(lambda engine, stop: engine.stuck(stop)) as numbers:
+            _ = [number async for number in numbers]
+    return stuck
+
+
+async def test_an_engine_stuck_too_often_stays_away_and_returns_when_the_window_has_passed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async with opened(step_seconds=0.05) as worker:
-        for _ in range(REBUILDS + 1):
-            await until(lambda: worker.state == "ready")
-            stuck = worker.engine
-            with pytest.raises(EngineFailed):
-                async with worker.stream(lambda engine, stop: engine.stuck(stop)) as numbers:
-                    _ = [number async for number in numbers]
-            stuck.hang.set()
+        stuck = [await stick(worker) for _ in range(REBUILDS + 1)]
         assert worker.state == "failed"
-        with pytest.raises(EngineFailed, match="restart"):
+        with pytest.raises(NotReady, match="built again in") as refused:
             await worker.call(lambda engine: engine.given)
+        assert refused.value.code == "engine_gone"
+        assert refused.value.retry_after == pytest.approx(worker.barred, abs=5)
+        assert 0 < worker.barred <= workers.REBUILD_SECONDS
+        monkeypatch.setattr(workers, "REBUILD_SECONDS", 0.0)
+        assert (worker.state, worker.barred) == ("idle", 0)
+        assert await worker.call(lambda engine: engine.given) == 0
+        assert (worker.state, worker.rebuilt) == ("ready", REBUILDS + 1)
+        for each in stuck:
+            each.hang.set()
+
+
+async def test_engines_stuck_long_after_one_another_are_always_built_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "REBUILD_SECONDS", 0.01)
+    async with opened(step_seconds=0.05) as worker:
+        for _ in range(2 * REBUILDS):
+            (await stick(worker)).hang.set()
+        assert worker.rebuilt == 2 * REBUILDS
+        assert await worker.call(lambda engine: engine.given) == 0
+
+
+async def test_an_abandoned_engine_is_closed_and_freed_when_its_thread_comes_back() -> None:
+    async with opened(step_seconds=0.05) as worker:
+        stuck = [await stick(worker) for _ in range(REBUILDS + 1)]
+        assert not any(each.closed for each in stuck)
+        for each in stuck:
+            each.hang.set()
+        await until(lambda: all(each.closed for each in stuck))
+        kept = [weakref.ref(each) for each in stuck]
+        del each
+        stuck.clear()
+        await until(lambda: not any(each() for each in kept))
+
+
+async def test_two_jobs_stuck_in_one_engine_cost_one_engine() -> None:
+    async def leave_it(worker: Worker[Counter]) -> None:
+        async with worker.stream(lambda engine, stop: engine.stuck(stop)) as numbers:
+            await anext(numbers)
+
+    async with opened(slots=2, step_seconds=0.2) as worker:
+        before = worker.engine
+        async with anyio.create_task_group() as group:
+            group.start_soon(leave_it, worker)
+            group.start_soon(leave_it, worker)
+        await until(lambda: worker.gate.used == 0)
+        assert await worker.call(lambda engine: engine.given) == 0
+        assert worker.rebuilt == 1
+        before.hang.set()
+
+
+async def test_an_engine_that_asks_whether_it_shall_stop_is_at_work() -> None:
+    def long(_: Counter, stop: Stop) -> Iterator[int]:
+        for _ in range(12):
+            time.sleep(0.1)
+            if stop():
+                return
+        yield 1
+
+    async with opened(step_seconds=0.5) as worker:
+        async with worker.stream(long) as numbers:
+            assert [number async for number in numbers] == [1]
+        assert worker.rebuilt == 0
+
+
+async def test_an_engine_that_asks_and_goes_on_after_the_answer_is_stuck() -> None:
+    ended = threading.Event()
+
+    def deaf(_: Counter, stop: Stop) -> Iterator[int]:
+        yield 1
+        while not ended.wait(0.01):
+            stop()
+
+    async with opened(step_seconds=0.2) as worker:
+        async with worker.stream(deaf) as numbers:
+            await anext(numbers)
+        await until(lambda: worker.rebuilt == 1)
+        ended.set()
+
+
+async def test_one_that_only_waits_asks_without_a_sign_of_life() -> None:
+    ended = threading.Event()
+
+    def waiting(_: Counter, stop: Stop) -> Iterator[int]:
+        while still_wanted(stop) and not ended.wait(0.01):
+            pass
+        yield 1
+
+    async with opened(step_seconds=0.2) as worker:
+        with pytest.raises(EngineFailed, match=r"gave nothing for 0\.2 seconds"):
+            async with worker.stream(waiting) as numbers:
+                await anext(numbers)
+        ended.set()
+
+
+async def test_a_caller_who_comes_back_late_is_no_sign_of_a_stuck_engine() -> None:
+    async with opened(step_seconds=0.2) as worker:
+        async with worker.stream(lambda engine, stop: engine.count(stop, AHEAD * 3)) as numbers:
+            assert await anext(numbers) == 0
+            await anyio.sleep(0.4)
+            assert [number async for number in numbers] == list(range(1, AHEAD * 3))
+        assert worker.rebuilt == 0
+
+
+class Sound:
+    """What a job's closure and its items hold."""
+
+
+@pytest.fixture
+def no_collections() -> Iterator[None]:
+    """What is freed is freed because nothing holds it any more, also not in a circle."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def speaking(how: str, held: list[weakref.ref[Sound]]) -> Callable[[Counter, Stop], Iterator[Sound]]:
+    """A job that holds a sound and gives others; all of them are noted."""
+    sound = Sound()
+    held.append(weakref.ref(sound))
+
+    def spoken(_: Counter, stop: Stop) -> Iterator[Sound]:
+        mine = sound
+        for _number in range(AHEAD + 5):
+            if stop():
+                return
+            made = Sound()
+            held.append(weakref.ref(made))
+            yield made
+        if how == "raises":
+            raise ValueError(mine is sound)
+        if how == "ours":
+            raise EngineFailed("the voice is hoarse")
+
+    return spoken
+
+
+async def hear(worker: Worker[Counter], how: str, held: list[weakref.ref[Sound]]) -> None:
+    async with worker.stream(speaking(how, held)) as sounds:
+        if how == "unread":
+            return
+        async for _ in sounds:
+            if how == "left":
+                return
+
+
+@pytest.mark.usefixtures("no_collections")
+@pytest.mark.parametrize("how", ["ends", "left", "unread", "raises", "ours"])
+async def test_a_finished_job_holds_no_sound(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # pytest keeps what is logged, with the error and its frames.
+    monkeypatch.setattr(workers.log, "disabled", True)
+    held: list[weakref.ref[Sound]] = []
+    async with opened(step_seconds=PATIENCE) as worker:
+        with pytest.raises(EngineFailed) if how in ("raises", "ours") else nullcontext():
+            await hear(worker, how, held)
+        await until(lambda: worker.gate.used == 0)
+        await until(lambda: not any(each() is not None for each in held), PATIENCE / 2)
 
 
 async def test_as_many_callers_as_slots_are_served_at_once() -> None:

@@ -3,8 +3,9 @@
 An engine is plain blocking code. Its constructor `Engine(settings, models)` loads it; its one method is a generator.
 It knows nothing of threads, asyncio, HTTP or metrics, and keeps nothing between calls that a caller could notice.
 `stop` is asked between steps and, where the library can be interrupted, inside them; once it is true the generator
-returns at its next step without another item. One that keeps memory for its next call may have a method
-`give_back(stop)`, called on its thread when no call came for a second; `stop` is true once one comes.
+returns at its next step without another item. To ask it is the sign of life between two items (`chatapi.stop`). One
+that keeps memory for its next call may have a method `give_back(stop)`, called on its thread when no call came for a
+second; `stop` is true once one comes.
 """
 
 from __future__ import annotations
@@ -18,14 +19,9 @@ from typing import Any, Literal, Protocol
 from chatapi.audio import Audio, Samples
 from chatapi.errors import SettingsFault
 from chatapi.events import Call, Token
-
-Stop = Callable[[], bool]
-"""True once nobody wants the rest."""
-
-
-def never() -> bool:
-    """The `Stop` of a caller who wants everything."""
-    return False
+from chatapi.stop import Stop as Stop
+from chatapi.stop import never as never
+from chatapi.stop import still_wanted as still_wanted
 
 
 class Listener(Protocol):

@@ -136,7 +136,7 @@ def _spoken(model: Any, sentence: str, place: _Place) -> Samples:
         with torch.inference_mode():
             spoken = model.tts(sentence, speaker_name=place.speaker, split_sentences=False)
     except Exception as error:
-        raise EngineFailed(f"Coqui TTS cannot say {len(sentence)} characters with {place.weights}: {error}") from error
+        raise EngineFailed(f"Coqui TTS cannot say {len(sentence)} characters with {place.weights.name}") from error
     # It puts nearly half a second of zeros behind each sentence.
     return np.trim_zeros(np.asarray(spoken, np.float32), "b")
 

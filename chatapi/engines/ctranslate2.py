@@ -135,7 +135,7 @@ class CTranslate2(Recogniser):
                 return ()
             return self._whole(self._encoded(window, self._length(len(window), hearing), language, hearing), stop)
         except (RuntimeError, ValueError) as error:
-            raise EngineFailed(f"CTranslate2 could not transcribe with {self._name}: {error}") from error
+            raise EngineFailed(f"CTranslate2 could not transcribe with {self._name}") from error
 
     def _length(self, samples: int, hearing: Hearing) -> int:
         """Samples, silence included, that the encoder is given of a sound that a trimmed one is not enough for."""

@@ -52,6 +52,9 @@ CACHE_MIB = 32
 """Memory for prompts of conversations that lost their slot to another; without it two that take turns are computed
 anew every time. The library's own default is 8192."""
 KV_CACHE = {"q8_0": xllamacpp.ggml_type.GGML_TYPE_Q8_0, "f16": xllamacpp.ggml_type.GGML_TYPE_F16}
+STREAMED: Mapping[str, bool] = {"stream": True, "return_progress": True}
+"""What makes the library call back between the steps of a long prompt: the only moments it can be stopped in, and the
+only signs that it is at work."""
 LIKELIEST = 40
 """Tokens whose probability is asked for, to see whether one that ends a sentence is among them."""
 CLOSING_SECONDS = 10.0
@@ -96,13 +99,16 @@ class LlamaCpp(Uncounted):
         if opened is None or stop():
             return
         prompt, rest = opened
-        request = {"prompt": prompt, "n_predict": 1, "n_probs": LIKELIEST, "temperature": 0, "stream": False}
+        request = {"prompt": prompt, "n_predict": 1, "n_probs": LIKELIEST, "temperature": 0, **STREAMED}
         with self._asked("handle_completions", request, stop) as answer:
-            for chunk in answer.chunks():
-                for choice in chunk.get("choices", ()):
-                    # Without a token the likeliest was the end itself.
-                    found = (choice.get("logprobs") or {}).get("content") or [{"top_logprobs": [None]}]
-                    yield min(1.0, sum(_ends(each, rest) for each in found[0]["top_logprobs"]))
+            told = False
+            for choice in (choice for chunk in answer.chunks() for choice in chunk.get("choices", ())):
+                for token in (choice.get("logprobs") or {}).get("content") or ():
+                    told = True
+                    yield min(1.0, sum(_ends(each, rest) for each in token["top_logprobs"]))
+                if choice.get("finish_reason") == "stop" and not told:
+                    # The likeliest was the end itself, which is no token of the answer.
+                    yield 1.0
 
     def close(self) -> None:
         """End the answers in progress and free the model."""
@@ -128,7 +134,7 @@ class LlamaCpp(Uncounted):
     def _asked(self, route: str, request: Mapping[str, Any], stop: Stop) -> Iterator[_Answer]:
         if self._server is None:
             raise EngineFailed("the llama_cpp engine was closed")
-        answer = _Answer(lambda: self._closing.is_set() or stop())
+        answer = _Answer(lambda: self._closing.is_set() or stop(), self._stepped)
         self._answers.add(answer)
         try:
             answer.start(getattr(self._server, route), json.dumps(request))
@@ -137,16 +143,20 @@ class LlamaCpp(Uncounted):
             answer.leave()
             self._answers.discard(answer)
 
+    def _stepped(self) -> None:
+        """A step of one answer shows that all others are worked on: one whose prompt waits for a place in the batch is
+        told nothing meanwhile."""
+        for answer in tuple(self._answers):
+            answer.worked_on()
+
     def _request(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
         request: dict[str, Any] = {
             "messages": _told(messages),
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "stop": list(sampling.stop_texts),
-            "stream": True,
+            **STREAMED,
             "stream_options": {"include_usage": True},
-            # Calls back between the steps of a long prompt, which is the only moment it can be stopped in.
-            "return_progress": True,
             "dry_sequence_breakers": BREAKERS,
             **self._sampling,
         }
@@ -160,7 +170,8 @@ class LlamaCpp(Uncounted):
         usage: Usage | None = None
         for chunk in answer.chunks():
             if "error" in chunk:
-                raise _refusal(chunk["error"], sampling)
+                refused = _Refused(str(chunk["error"].get("message", chunk["error"])))
+                raise _refusal(chunk["error"], sampling) from refused
             if progress := chunk.get("prompt_progress"):
                 needed = progress["total"] + sampling.max_tokens
                 if needed > self.context:
@@ -199,8 +210,9 @@ class _Refused(Exception):
 class _Answer:
     """One answer being written, on a thread of its own."""
 
-    def __init__(self, stop: Stop) -> None:
+    def __init__(self, stop: Stop, stepped: Callable[[], None]) -> None:
         self._stop = stop
+        self._stepped = stepped
         self._left = threading.Event()
         self._thread: threading.Thread | None = None
         # Never longer than the answer, which the context bounds: a slow taker keeps no slot from the next answer.
@@ -217,6 +229,10 @@ class _Answer:
                 raise item
             yield json.loads(item)
 
+    def worked_on(self) -> None:
+        """To ask whether it is still wanted is the sign that it is."""
+        self._stop()
+
     def leave(self, timeout: float | None = None) -> None:
         """Nobody wants the rest: end it, and wait until its slot is free."""
         self._left.set()
@@ -229,7 +245,7 @@ class _Answer:
         except ValueError as error:
             self._chunks.put(_Refused(str(error)))
         except RuntimeError as error:
-            failure = EngineFailed(f"llama.cpp failed: {error}")
+            failure = EngineFailed("llama.cpp failed; the log says why")
             failure.__cause__ = error
             self._chunks.put(failure)
         finally:
@@ -241,6 +257,7 @@ class _Answer:
             self.stopped = self._left.is_set() or self._stop()
             if not self.stopped:
                 self._chunks.put(chunk)
+                self._stepped()
         except BaseException as error:  # the library swallows what a callback raises
             self._chunks.put(error)
             self.stopped = True
@@ -251,10 +268,8 @@ def _told(messages: Sequence[Message]) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.text} for message in messages]
 
 
-def _ends(likely: Mapping[str, Any] | None, rest: str) -> float:
+def _ends(likely: Mapping[str, Any], rest: str) -> float:
     """The probability of a token if it ends a sentence or the message."""
-    if likely is None:
-        return 1.0
     return math.exp(likely["logprob"]) if ends(likely["token"], rest) else 0.0
 
 
@@ -291,6 +306,9 @@ def _params(path: Path, settings: Settings, folder: Path) -> Any:
     table = settings.llama_cpp
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
+    # Read, not mapped: a file that is cut while it is mapped ends the process (SIGBUS). It costs as much memory as the
+    # mapping once every weight was used, and loads as fast; but a second engine of the same model shares nothing.
+    params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE
     params.n_ctx = table.context * table.slots
     params.n_parallel = table.slots
     params.n_gpu_layers = table.gpu_layers
@@ -365,7 +383,7 @@ def _refusal(error: Mapping[str, Any], sampling: Sampling) -> Exception:
     message = str(error.get("message", error))
     if sampling.schema is not None and error.get("type") == "invalid_request_error":
         return _unusable(message, sampling)
-    return EngineFailed(f"llama.cpp refused the request: {message}")
+    return EngineFailed("llama.cpp refused the request; the log says why")
 
 
 def _unusable(message: str, sampling: Sampling) -> Unprocessable:

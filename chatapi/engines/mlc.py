@@ -30,7 +30,7 @@ from mlc_llm.serve.config import EngineConfig
 
 from chatapi import board, json_schemas
 from chatapi.compiling import Here, Place, compiled, find, fitting, verify
-from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Skill, Stop, Usage, never
+from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Skill, Stop, Usage, never, still_wanted
 from chatapi.errors import ChatapiError, EngineFailed, ModelFault
 from chatapi.sentences import ends
 from chatapi.settings import Mlc as Table
@@ -231,7 +231,7 @@ class _Answer:
             try:
                 item = self._items.get(timeout=ASK_SECONDS)
             except queue.Empty:
-                if stop():
+                if not still_wanted(stop):
                     return
                 continue
             if stop() or item is None:
@@ -239,7 +239,7 @@ class _Answer:
             if isinstance(item, (ChatapiError, ContextOverflow)):
                 raise item
             if isinstance(item, Exception):
-                raise EngineFailed(f"MLC failed: {_reason(item)}") from item
+                raise EngineFailed("MLC failed; the log says why") from item
             yield item
 
     def leave(self) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
+from urllib.parse import unquote
 
 import httpx
 
@@ -35,7 +36,9 @@ class OpenAIUpstream(ChatOnly):
         del models
         table = settings.openai_upstream
         self.slots = table.slots
-        self._url = table.url.rstrip("/")
+        # A password in the address is sent, and stands in no message.
+        password = re.match(r"(https?://)([^/\s@]*)@", table.url)
+        self._url = (password[1] + table.url[password.end() :] if password else table.url).rstrip("/")
         if not re.match(r"https?://[^/\s]+", self._url):
             raise SettingsFault(f"openai_upstream.url is {table.url!r}; it looks like http://127.0.0.1:11434/v1")
         self.context = table.context
@@ -45,6 +48,7 @@ class OpenAIUpstream(ChatOnly):
         headers = {"Authorization": f"Bearer {table.api_key.get_secret_value()}"} if table.api_key else {}
         self._client = httpx.Client(
             headers=headers,
+            auth=tuple(map(unquote, password[2].partition(":")[::2])) if password else None,  # type: ignore[arg-type]
             timeout=httpx.Timeout(table.timeout, connect=min(CONNECT_SECONDS, table.timeout)),
             # A connection of its own for every answer: cutting it off is how the server is told to stop.
             limits=httpx.Limits(max_keepalive_connections=0),
@@ -203,10 +207,10 @@ class OpenAIUpstream(ChatOnly):
 
     def _unreachable(self, error: httpx.HTTPError) -> Exception:
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
-            return NotReady(f"nothing answers at {self._url}: start that server, or set openai_upstream.url ({error})")
+            return NotReady(f"nothing answers at {self._url}: start that server, or set openai_upstream.url")
         if isinstance(error, httpx.TimeoutException):
             return EngineFailed(f"{self._url} was silent for {self._timeout:g} seconds (openai_upstream.timeout)")
-        return EngineFailed(f"{self._url} broke off: {error}")
+        return EngineFailed(f"{self._url} broke off; the log says why")
 
 
 class _Calling:

@@ -147,7 +147,7 @@ class Piper:
         try:
             output = model.session.run(None, feeds, options)[0]
         except Exception as error:
-            raise EngineFailed(f"the voice {place.onnx.name} failed on {len(ids)} phonemes: {error}") from error
+            raise EngineFailed(f"the voice {place.onnx.name} failed on {len(ids)} phonemes") from error
         return levelled(output.reshape(-1).astype(np.float32, copy=False))
 
 
@@ -205,7 +205,7 @@ def _phonemes(model: PiperVoice, text: str) -> list[list[str]]:
     except Unprocessable:
         raise
     except Exception as error:
-        raise EngineFailed(f"the text cannot be turned into phonemes for {config.espeak_voice}: {error}") from error
+        raise EngineFailed(f"the text cannot be turned into phonemes for {config.espeak_voice}") from error
     return [sentence for sentence in sentences if sentence]
 
 

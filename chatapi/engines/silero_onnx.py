@@ -85,6 +85,6 @@ class _Stream:
         try:
             found, *state = self._session.run(None, feeds)
         except Exception as error:
-            raise EngineFailed(f"Silero VAD failed: {error}") from error
+            raise EngineFailed("Silero VAD failed; the log says why") from error
         self._state = (state[0], state[1])
         return [float(each) for each in found.reshape(-1)]

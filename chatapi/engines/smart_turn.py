@@ -54,7 +54,7 @@ class SmartTurn:
         try:
             [found] = self._session.run(None, {"input_features": log_mel(heard, self._filters)[np.newaxis]})
         except Exception as error:
-            raise EngineFailed(f"Smart Turn failed: {error}") from error
+            raise EngineFailed("Smart Turn failed; the log says why") from error
         yield float(found.reshape(-1)[0])
 
     def give_back(self, _stop: Stop = never) -> None:

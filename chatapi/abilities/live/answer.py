@@ -160,7 +160,11 @@ class Answer:
 
     async def _failed(self, raised: Exception) -> None:
         error = alone(raised)
-        known = error if isinstance(error, ChatapiError) else EngineFailed(f"the answer failed: {error!r}")
+        if isinstance(error, ChatapiError):
+            known = error
+        else:
+            log.error("the answer failed", exc_info=error)
+            known = EngineFailed("the answer failed; the log says why")
         self.failure = known.code
         await self._going.wait()
         assert self._send is not None  # noqa: S101 - released
