@@ -45,8 +45,10 @@ def give(descriptor: int, place: Path) -> None:
 def tighten(data: Path) -> None:
     """Take from others what an older version or a loose umask left them; what cannot be changed is logged.
 
-    A folder that is shared on purpose (sticky like /tmp, or set-group-ID) stays shared, and its private files do not.
+    A folder that is shared on purpose (sticky like /tmp, or set-group-ID), or somebody's home, stays as it is, and its
+    private files do not.
     """
+    data = data.resolve()
     for path in (data, data / "certificates", *_private(data)):
         try:
             _tighten(path)
@@ -59,7 +61,7 @@ def tighten(data: Path) -> None:
 def _tighten(path: Path) -> None:
     found = path.lstat()
     is_folder = stat.S_ISDIR(found.st_mode)
-    shared = is_folder and found.st_mode & (stat.S_ISVTX | stat.S_ISGID)
+    shared = is_folder and (found.st_mode & (stat.S_ISVTX | stat.S_ISGID) or path == Path.home())
     ours = found.st_uid == os.geteuid() and (is_folder or stat.S_ISREG(found.st_mode))
     if ours and not shared and found.st_mode & OTHERS:
         path.chmod(stat.S_IMODE(found.st_mode) & ~OTHERS)

@@ -311,7 +311,7 @@ def test_the_audits_file_does_not_grow_without_end(tmp_path: Path) -> None:
     assert not (tmp_path / "off").exists()
 
 
-def test_an_audit_that_cannot_be_written_is_told_and_stops_nobody(
+def test_an_audit_that_cannot_be_written_is_logged_and_the_box_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     audit = logging.getLogger(logs.AUDIT)

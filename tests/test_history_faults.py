@@ -139,7 +139,7 @@ def test_a_damaged_file_is_set_aside_and_a_new_one_begun(
         assert asked(history, "c0") == ["two?"]
     with closing(opened()) as history:
         assert asked(history, "c0") == ["two?"]
-        assert codes(history) == ["history_set_aside"], "the owner is told until the file is gone"
+        assert codes(history) == ["history_set_aside"], "the warning stays until the file is gone"
         assert len(aside(folder)) == 1
     shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
     with closing(opened()) as history:

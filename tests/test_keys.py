@@ -401,3 +401,17 @@ def test_a_folder_that_is_shared_on_purpose_stays_so(tmp_path: Path) -> None:
         assert stat.S_IMODE(shared.stat().st_mode) == mode
         assert stat.S_IMODE((shared / "keys.json").stat().st_mode) == 0o600
     private.tighten(tmp_path / "nowhere")
+
+
+def test_a_home_stays_as_it_is_and_a_link_to_the_data_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("home", "data"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    private.tighten(tmp_path / "home")
+    assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o755
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    private.tighten(tmp_path / "link")
+    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700

@@ -311,7 +311,7 @@ class History:
         self._disk = None
 
     def _is_gone(self, disk: Store) -> bool:
-        """A file that was removed is still written, by whoever has it open, and nobody reads it again."""
+        """A removed file can still be written by a process that has it open, and is never read again."""
         try:
             return os.stat(self._file).st_ino != disk.inode  # noqa: PTH116 - before every use
         except FileNotFoundError:

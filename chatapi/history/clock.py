@@ -2,7 +2,7 @@
 
 A Jetson has no battery behind its clock: it starts in 1970 or 1976, and jumps when the network tells the time. A wall
 clock may also be wrong by weeks. So conversations grow old by seconds that were seen to pass: within one boot by
-CLOCK_BOOTTIME, which nobody sets and which runs on in suspend; while the machine was off by what the wall clock claims,
+CLOCK_BOOTTIME, which cannot be set and runs on in suspend; while the machine was off by what the wall clock claims,
 but by no more than a small share of the time that conversations are kept.
 """
 

@@ -56,8 +56,7 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self.history_kept = Gauge(
-            "chatapi_history_kept",
-            "1 while conversations are written to the disk, 0 while new ones are in memory only.",
+            "chatapi_history_kept", "1 while conversations go to the disk, 0 while new ones are in memory only.",
             registry=registry,
         )  # fmt: skip
         self.wakes = Counter(
