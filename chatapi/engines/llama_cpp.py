@@ -53,8 +53,7 @@ CACHE_MIB = 32
 anew every time. The library's own default is 8192."""
 KV_CACHE = {"q8_0": xllamacpp.ggml_type.GGML_TYPE_Q8_0, "f16": xllamacpp.ggml_type.GGML_TYPE_F16}
 STREAMED: Mapping[str, bool] = {"stream": True, "return_progress": True}
-"""What makes the library call back between the steps of a long prompt: the only moments it can be stopped in, and the
-only signs that it is at work."""
+"""Makes it call back between the steps of a long prompt, where alone it can be stopped and shows that it works."""
 LIKELIEST = 40
 """Tokens whose probability is asked for, to see whether one that ends a sentence is among them."""
 CLOSING_SECONDS = 10.0
@@ -144,10 +143,9 @@ class LlamaCpp(Uncounted):
             self._answers.discard(answer)
 
     def _stepped(self) -> None:
-        """A step of one answer shows that all others are worked on: one whose prompt waits for a place in the batch is
-        told nothing meanwhile."""
+        """All share a batch: a step of one is one of all, also of a prompt that waits for a place in it."""
         for answer in tuple(self._answers):
-            answer.worked_on()
+            answer.stop()
 
     def _request(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
         request: dict[str, Any] = {
@@ -170,8 +168,7 @@ class LlamaCpp(Uncounted):
         usage: Usage | None = None
         for chunk in answer.chunks():
             if "error" in chunk:
-                refused = _Refused(str(chunk["error"].get("message", chunk["error"])))
-                raise _refusal(chunk["error"], sampling) from refused
+                raise _refusal(chunk["error"], sampling) from _Refused(str(chunk["error"]))
             if progress := chunk.get("prompt_progress"):
                 needed = progress["total"] + sampling.max_tokens
                 if needed > self.context:
@@ -211,7 +208,7 @@ class _Answer:
     """One answer being written, on a thread of its own."""
 
     def __init__(self, stop: Stop, stepped: Callable[[], None]) -> None:
-        self._stop = stop
+        self.stop = stop
         self._stepped = stepped
         self._left = threading.Event()
         self._thread: threading.Thread | None = None
@@ -228,10 +225,6 @@ class _Answer:
             if isinstance(item, BaseException):
                 raise item
             yield json.loads(item)
-
-    def worked_on(self) -> None:
-        """To ask whether it is still wanted is the sign that it is."""
-        self._stop()
 
     def leave(self, timeout: float | None = None) -> None:
         """Nobody wants the rest: end it, and wait until its slot is free."""
@@ -254,7 +247,7 @@ class _Answer:
     def _take(self, chunk: str) -> bool:
         """Called by the library after every step; True ends the answer."""
         try:
-            self.stopped = self._left.is_set() or self._stop()
+            self.stopped = self._left.is_set() or self.stop()
             if not self.stopped:
                 self._chunks.put(chunk)
                 self._stepped()
@@ -306,8 +299,7 @@ def _params(path: Path, settings: Settings, folder: Path) -> Any:
     table = settings.llama_cpp
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
-    # Read, not mapped: a file that is cut while it is mapped ends the process (SIGBUS). It costs as much memory as the
-    # mapping once every weight was used, and loads as fast; but a second engine of the same model shares nothing.
+    # Read, not mapped: a file that is cut while it is mapped ends the process (SIGBUS).
     params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE
     params.n_ctx = table.context * table.slots
     params.n_parallel = table.slots

@@ -62,7 +62,7 @@ class Limits(_Table):
     turn_seconds: float = Field(120, gt=0)
     """Longest a turn may take, its waiting included."""
     step_seconds: float = Field(30, gt=0)
-    """An engine that gives nothing for this long is taken for stuck and rebuilt."""
+    """An engine without a sign of life for this long, neither an item nor a step of its work, is stuck and rebuilt."""
 
 
 class Vad(_Table):
