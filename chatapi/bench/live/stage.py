@@ -34,6 +34,11 @@ class Heard(Protocol):
         ...
 
     @property
+    def left(self) -> float | None:
+        """Seconds of what the box sent that are still to be heard; None: not known."""
+        ...
+
+    @property
     def sounding(self) -> bool:
         """Whether something sounds, as far as that is known."""
         ...
@@ -129,6 +134,10 @@ class Speaker(Track):
     @property
     def busy(self) -> bool:
         return len(self._left) > 0
+
+    @property
+    def left(self) -> float:
+        return len(self._left) / self.rate
 
     def give(self, samples: Samples) -> None:
         self._left = np.concatenate([self._left, samples])
