@@ -227,7 +227,7 @@ def test_a_pause_holds_the_place() -> None:
     playback.sent(speech(1, "three"), 6)
     playback.resume(7)
     assert playback.heard(7) == 0.5 and playback.heard(8) == 1.5
-    assert playback.ended == 9.5
+    assert playback.quiet_since(9) is None and playback.quiet_since(20) == 9.5
 
 
 def test_what_comes_late_is_heard_late() -> None:
@@ -240,10 +240,10 @@ def test_what_comes_late_is_heard_late() -> None:
 def test_a_report_counts_more_than_the_clock() -> None:
     playback = Playback()
     playback.sent(speech(2, "one two"), 0)
-    playback.report(0.3)
-    assert playback.heard(100) == 0.3
-    playback.report(9)
-    assert playback.heard(0) == 2
+    playback.report(0.3, 0.5)
+    assert playback.heard(3) == 0.3
+    playback.report(9, 3)
+    assert playback.heard(3) == 2
 
 
 def test_what_is_settled_is_not_decoded_again() -> None:

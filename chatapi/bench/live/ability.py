@@ -20,8 +20,8 @@ from chatapi.events import LiveEvent, Speech
 AWAY = 0.1
 """Seconds without a call after which something else was done meanwhile, for which time here stands still."""
 STEP = 0.001
-"""Seconds that 20 ms take in which nothing is computed, where such time is skipped: not none, for a task has to take what
-a thread gave before it is known that more is to be computed."""
+"""Seconds that 20 ms take where nothing is computed and time is skipped: not none, for a task has to take what a thread
+gave before it computes more."""
 
 
 class AbilityStage(Blocks, Scenery):

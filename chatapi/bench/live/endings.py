@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -58,7 +59,7 @@ async def answered_aloud(stage: Stage, opening: Samples) -> float:
     """Have the box answer; the second at which it was asked. Raises NoStory when it does not, three times."""
     for _ in range(3):
         start, _ = await stage.say(opening)
-        if await stage.until(lambda since=start: stage.came(TurnEnded, since) > 0) and (stage.speaker.left or 0) > 0:
+        if await stage.until(partial(stage.came, TurnEnded, start)) and stage.speaker.left:
             return start
         await stage.wait(4)
     raise NoStory
@@ -74,7 +75,7 @@ async def series(
         if asked is None:
             asked = await answered_aloud(stage, opening)
         sound, left = await question(_answer(stage, asked)), LAST * random.random()
-        await stage.until(lambda most=left: (stage.speaker.left or 0) <= most, 60)
+        await stage.until(partial(_left, stage, left), 60)
         if not (left := stage.speaker.left or 0):
             # Its words took longer to be spoken than the answer lasted.
             await stage.wait(4)
@@ -83,10 +84,14 @@ async def series(
         start, _ = await stage.say(sound)
         found.append(Ending(left, await _fate(stage, start)))
         asked = start
-        if found[-1].fate != "answered" or not await stage.until(lambda since=start: _ended(stage, since), 30):
+        if found[-1].fate != "answered" or not await stage.until(partial(_ended, stage, start), 30):
             await stage.wait(4)
             asked = None
     return found
+
+
+def _left(stage: Stage, most: float) -> bool:
+    return (stage.speaker.left or 0) <= most
 
 
 def _ended(stage: Stage, since: float) -> bool:

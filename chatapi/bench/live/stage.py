@@ -76,7 +76,7 @@ class Stage(Protocol):
 
     async def wait(self, seconds: float) -> None: ...
 
-    async def until(self, condition: Callable[[], bool], patience: float = 15) -> bool:
+    async def until(self, condition: Callable[[], object], patience: float = 15) -> bool:
         """Whether it came about, within `patience` seconds."""
         ...
 
@@ -196,7 +196,7 @@ class Scenery(ABC):
         self.said.append((start, end, words))
         return start, end
 
-    async def until(self, condition: Callable[[], bool], patience: float = 15) -> bool:
+    async def until(self, condition: Callable[[], object], patience: float = 15) -> bool:
         end = self.now + patience
         while not condition():
             if self.now > end:
