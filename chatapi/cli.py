@@ -178,9 +178,7 @@ def _bench_options(bench: argparse.ArgumentParser) -> None:
         choices=("questions", "hesitations", "interruptions", "noises", "echo", "quiet", "endings"),
         help="what `live` plays; default: all",
     )
-    bench.add_argument(
-        "--hurry", action="store_true", help="at the door ability: skip time in which nothing is computed"
-    )
+    bench.add_argument("--hurry", action="store_true", help="at the door ability: as if computing took no time")
 
 
 # Each command imports what it needs only when it runs: `say` has no use for a web server, and nobody waits for it.

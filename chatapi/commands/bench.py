@@ -36,7 +36,7 @@ class Scenes:
     chosen: Sequence[str] = ()
     """Of `live.SCENES`; empty: all."""
     hurry: bool = False
-    """Whether time in which nothing is computed is skipped."""
+    """Whether time passes as if computing took none."""
 
 
 async def bench(settings: Settings, parts: Sequence[str], rounds: int, as_json: bool, scenes: Scenes = Scenes()) -> int:

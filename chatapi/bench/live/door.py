@@ -39,7 +39,7 @@ class Door(Protocol):
 async def opened(name: str, appliance: Appliance, hurry: bool = False) -> AsyncIterator[Door]:
     """A door by its name, until the block ends. Raises BadInput.
 
-    `hurry`: time in which nothing is computed is skipped, which only the door inside this process can do.
+    `hurry`: as if computing took no time, and without waiting for the clock, as only the door inside this process can.
     """
     if name not in NAMES:
         raise BadInput(f"there is no door {name!r}; there are: {', '.join(NAMES)}")
