@@ -78,7 +78,8 @@ class Talk:
         """Listen until only so much of the answer is to be heard."""
         answer = self.session.answer
         assert answer is not None
-        await self.hear(silence(answer.playback.left(self.session.seconds) - seconds))
+        left = answer.playback.seconds - answer.playback.heard(self.session.seconds)
+        await self.hear(silence(left - seconds))
 
     def all(self, kind: type[E]) -> list[E]:
         return [event for event in self.events if isinstance(event, kind)]
