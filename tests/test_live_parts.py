@@ -288,7 +288,7 @@ def test_sound_tells_an_echo_from_another_voice() -> None:
         return random.normal(0, 0.1, 3 * RATE).astype(np.float32) * np.repeat(random.random(30), RATE // 10)
 
     played, other = voice().astype(np.float32), voice().astype(np.float32)
-    room = random.normal(0, 1, RATE // 8) * np.exp(-np.arange(RATE // 8) / (RATE / 40))
+    room = random.normal(0, 0.3, RATE // 8) * np.exp(-np.arange(RATE // 8) / (RATE / 40))
     room[0] = 4
     echo = np.convolve(played, room)[RATE : 2 * RATE].astype(np.float32)
     found, chance = sharpness(0.1 * echo, played), sharpness(other[:RATE], played)
