@@ -173,6 +173,13 @@ def _bench_options(bench: argparse.ArgumentParser) -> None:
         choices=("ability", "realtime", "devices"),
         help="how `live` reaches the box: inside this process, over a WebSocket (default), through sound devices",
     )
+    bench.add_argument(
+        "--scene",
+        action="append",
+        choices=("questions", "hesitations", "interruptions", "noises", "echo", "quiet", "endings"),
+        help="what `live` plays; default: all",
+    )
+    bench.add_argument("--hurry", action="store_true", help="at the door ability: as if computing took no time")
 
 
 # Each command imports what it needs only when it runs: `say` has no use for a web server, and nobody waits for it.
@@ -255,6 +262,7 @@ def _support(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
 
 
 def _bench(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
-    from chatapi.commands.bench import bench
+    from chatapi.commands.bench import Scenes, bench
 
-    return anyio.run(bench, loaded.settings, chosen.part, chosen.rounds, chosen.json, chosen.door)
+    scenes = Scenes(chosen.door, tuple(chosen.scene or ()), chosen.hurry)
+    return anyio.run(bench, loaded.settings, chosen.part, chosen.rounds, chosen.json, scenes)

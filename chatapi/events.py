@@ -206,6 +206,8 @@ class Failed:
     """Live: something did not work; the conversation goes on."""
 
     error: ChatapiError
+    heard: bool = False
+    """Whether it is what was said that could not be understood, and no answer that failed."""
 
 
 LiveEvent = SpeechStarted | SpeechStopped | Idle | Resumed | AnswerStarted | Interrupted | Failed | Event

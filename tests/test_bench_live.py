@@ -9,9 +9,9 @@ import pytest
 from conftest import Running, tone
 
 from chatapi import corpus
-from chatapi.audio import RATE
+from chatapi.audio import RATE, Samples
 from chatapi.bench.hearing import CORPUS
-from chatapi.bench.live import pauses, scenes
+from chatapi.bench.live import endings, pauses, scenes
 from chatapi.bench.live.ability import AbilityDoor
 from chatapi.bench.live.picture import drawn, timeline
 from chatapi.bench.live.stage import BLOCK, Speaker
@@ -46,6 +46,23 @@ async def test_what_was_not_staged_counts_for_nothing(echo: Running) -> None:
         with pytest.raises(scenes.NoStory):
             await scenes.disturbance(room, tone(0.5), tone(0.2))
     assert np.isnan(scenes.share([]))
+
+
+async def test_questions_at_the_end_of_an_answer_are_counted(echo: Running) -> None:
+    async def question(answer: str) -> Samples:
+        assert answer.startswith("You said: ")
+        return np.random.default_rng(5).normal(0, 0.2, RATE).astype(np.float32)
+
+    async with echo("live.interrupt_ms=64") as appliance, AbilityDoor(appliance.live, hurry=True).stage() as room:
+        random = np.random.default_rng(4)
+        found = await endings.series(room, tone(1), question, 2, random)
+    assert [0 < each.left <= endings.LAST for each in found] == [True, True]
+    row = endings.row("questions", [*found, endings.Ending(0.5, "the answer resumed")])
+    assert row.value == sum(each.lost for each in found) + 1 and "the answer resumed" in row.note
+
+
+def test_the_last_words_of_an_answer_are_asked_back() -> None:
+    assert endings.repeated("The sea is wide and deep and blue.") == "is wide and deep and blue?"
 
 
 def test_a_paused_speaker_is_silent_and_loses_nothing() -> None:

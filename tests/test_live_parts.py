@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from chatapi.abilities.live.echo_detection import EVIDENCE, sharpness
 from chatapi.abilities.live.endpointing import SURE, Endpointing, Mark, Rules, over
-from chatapi.abilities.live.interruption import Breaker, Meaning, likeness, meaning, stops
+from chatapi.abilities.live.interruption import Breaker, Meaning, at_the_end, likeness, meaning, stops
 from chatapi.abilities.live.phrases import slow, sorry
 from chatapi.abilities.live.playback import Playback
 from chatapi.abilities.live.utterance import SETTLE, Utterance
@@ -128,6 +129,7 @@ def test_a_whole_sentence_does_not(text: str) -> None:
         ("Be quiet.", "Be quiet, said the man.", Meaning.STOP),
         ("The see is white.", "The sea is wide.", Meaning.ECHO),
         ("sea is", "The sea is wide.", Meaning.ECHO),
+        ("Where is the stop?", "The sea is wide.", Meaning.INTERRUPTION),
         ("What about the mountains?", "The sea is wide.", Meaning.INTERRUPTION),
         ("Yes but why is the sea salty", "The sea is wide.", Meaning.INTERRUPTION),
         ("No.", "The sea is wide.", Meaning.INTERRUPTION),
@@ -227,7 +229,7 @@ def test_a_pause_holds_the_place() -> None:
     playback.sent(speech(1, "three"), 6)
     playback.resume(7)
     assert playback.heard(7) == 0.5 and playback.heard(8) == 1.5
-    assert playback.ended == 9.5
+    assert playback.quiet_since(9) is None and playback.quiet_since(20) == 9.5
 
 
 def test_what_comes_late_is_heard_late() -> None:
@@ -240,10 +242,58 @@ def test_what_comes_late_is_heard_late() -> None:
 def test_a_report_counts_more_than_the_clock() -> None:
     playback = Playback()
     playback.sent(speech(2, "one two"), 0)
-    playback.report(0.3)
-    assert playback.heard(100) == 0.3
-    playback.report(9)
-    assert playback.heard(0) == 2
+    playback.report(0.3, 0.5)
+    assert playback.heard(3) == 0.3
+    playback.report(9, 3)
+    assert playback.heard(3) == 2
+
+
+def test_a_report_that_does_not_grow_gives_way_to_the_clock() -> None:
+    playback = Playback()
+    playback.sent(speech(6, "one two"), 0)
+    playback.report(1, 1)
+    assert playback.heard(4) == 1 and playback.heard(6) == 3
+    playback.pause(6)
+    assert playback.heard(20) == 1
+    playback.resume(20)
+    playback.report(1.5, 21)
+    assert playback.heard(22) == 1.5
+
+
+def test_nothing_is_heard_of_an_answer_after_it_was_given_up() -> None:
+    playback = Playback()
+    playback.sent(speech(6, "one two"), 0)
+    playback.give_up(2)
+    assert playback.heard(9) == 2 and not playback.audible(3) and playback.quiet_since(9) == 2
+
+
+@pytest.mark.parametrize(
+    ("heard", "spoken", "turn"),
+    [
+        ("Yes.", "The sea is wide.", True),
+        ("Germany?", "The sea is wide.", True),
+        ("Mhm.", "The sea is wide.", False),
+        ("Mhm.", "Shall I go on?", True),
+        ("", "Shall I go on?", False),
+    ],
+)
+def test_at_the_end_of_an_answer_all_but_a_hum_is_a_turn(heard: str, spoken: str, turn: bool) -> None:
+    assert at_the_end(heard, spoken) is turn
+
+
+def test_sound_tells_an_echo_from_another_voice() -> None:
+    random = np.random.default_rng(1)
+
+    def voice() -> np.ndarray:
+        return random.normal(0, 0.1, 3 * RATE).astype(np.float32) * np.repeat(random.random(30), RATE // 10)
+
+    played, other = voice().astype(np.float32), voice().astype(np.float32)
+    room = random.normal(0, 0.3, RATE // 8) * np.exp(-np.arange(RATE // 8) / (RATE / 40))
+    room[0] = 4
+    echo = np.convolve(played, room)[RATE : 2 * RATE].astype(np.float32)
+    found, chance = sharpness(0.1 * echo, played), sharpness(other[:RATE], played)
+    assert found is not None and chance is not None and chance < EVIDENCE < found
+    assert sharpness(echo[: RATE // 4], played) is None
 
 
 def test_what_is_settled_is_not_decoded_again() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 
 from rich.console import Console
@@ -27,19 +27,31 @@ DOOR = "realtime"
 PARTS = (*INSIDE, *OUTSIDE)
 
 
-async def bench(settings: Settings, parts: Sequence[str], rounds: int, as_json: bool, door: str | None = None) -> int:
-    """`door`: how `live` reaches the box.
+@dataclass(frozen=True)
+class Scenes:
+    """How `live` is played."""
+
+    door: str | None = None
+    """How it reaches the box; None: as users do."""
+    chosen: Sequence[str] = ()
+    """Of `live.SCENES`; empty: all."""
+    hurry: bool = False
+    """Whether time passes as if computing took none."""
+
+
+async def bench(settings: Settings, parts: Sequence[str], rounds: int, as_json: bool, scenes: Scenes = Scenes()) -> int:
+    """Measures the parts, or all.
 
     Status 0; whether a target was met is in the figures, and a busy machine is no failure. Raises BadInput.
     """
     for part in parts:
         if part not in PARTS:
             raise BadInput(f"there is no part {part!r}; there are: {', '.join(PARTS)}")
-    if door is not None and "live" not in (parts or PARTS):
-        raise BadInput("--door is how `bench live` reaches the box; no other part has one")
+    if scenes != Scenes() and "live" not in (parts or PARTS):
+        raise BadInput("--door is how `bench live` reaches the box, --scene what it plays; no other part has one")
     console = Console(stderr=True)
     rows: list[Row] = []
-    async for row in _measured(settings, parts or PARTS, rounds, door or DOOR):
+    async for row in _measured(settings, parts or PARTS, rounds, scenes):
         rows.append(row)
         console.print(f"[dim]{row.part}: {row.what}: {_shown(row.value)} {row.unit}")
     if as_json:
@@ -49,14 +61,15 @@ async def bench(settings: Settings, parts: Sequence[str], rounds: int, as_json: 
     return 0
 
 
-async def _measured(settings: Settings, parts: Sequence[str], rounds: int, door: str) -> AsyncIterator[Row]:
+async def _measured(settings: Settings, parts: Sequence[str], rounds: int, scenes: Scenes) -> AsyncIterator[Row]:
     if set(parts) & set(INSIDE):
         async with Appliance(await choice.settled(settings)).running() as appliance:
             await appliance.load()
             bare = Bare(appliance)
+            staged = partial(live.measure, door=scenes.door or DOOR, chosen=scenes.chosen, hurry=scenes.hurry)
             for name in INSIDE:
                 if name in parts:
-                    how = partial(live.measure, door=door) if name == "live" else INSIDE[name]
+                    how = staged if name == "live" else INSIDE[name]
                     async for row in how(appliance, bare, rounds):
                         yield row
     for name in OUTSIDE:

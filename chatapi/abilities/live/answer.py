@@ -42,8 +42,16 @@ PATIENCE = 4.0
 class Answer:
     """Thinks and speaks in `run`; what it says goes out once `release` was called."""
 
-    def __init__(self, answering: Answering, prompt: Question, asked: str, manner: Manner, since: float) -> None:
-        """`prompt` holds what was asked as the model is told of it."""
+    def __init__(
+        self,
+        answering: Answering,
+        prompt: Question,
+        asked: str,
+        manner: Manner,
+        since: float,
+        fault: ChatapiError | None = None,
+    ) -> None:
+        """`prompt` holds what was asked as the model is told of it. With `fault`, which was told, it is an excuse."""
         self.asked = asked
         self.prompt = prompt
         self.calls: tuple[Call, ...] = ()
@@ -59,6 +67,7 @@ class Answer:
         self.guessed = False
         """Whether it was begun before the turn was known to be over."""
         self.ledger = Ledger()
+        self._fault = fault
         self._given_up = "interrupted"
         self._usage = Usage()
         self._answering = answering
@@ -76,6 +85,9 @@ class Answer:
     async def run(self, ended: Callable[[Answer, Answered[Question]], Awaitable[None]]) -> None:
         """Until it is answered or dropped; what fails is told in words. `ended` is awaited before its TurnEnded."""
         with self._scope:
+            if self._fault is not None:
+                await self._excused(self._fault)
+                return
             try:
                 answered = await self._answering.answer(self.prompt, self._manner, self._take, self.mark)
             except Exception as raised:
@@ -98,6 +110,11 @@ class Answer:
         while self._held:
             await self._out(self._held.pop(0))
         self._going.set()
+
+    @property
+    def written(self) -> bool:
+        """Whether it is whole, and only to be read."""
+        return self.over and not self.playback.seconds
 
     async def reading(self) -> None:
         """Until the model writes, or could have."""
@@ -165,10 +182,15 @@ class Answer:
         else:
             log.error("the answer failed", exc_info=error)
             known = EngineFailed("the answer failed; the log says why")
-        self.failure = known.code
         await self._going.wait()
         assert self._send is not None  # noqa: S101 - released
         await self._send(Failed(known))
+        await self._excused(known)
+
+    async def _excused(self, error: ChatapiError) -> None:
+        """Say that something went wrong."""
+        self.failure = error.code
+        await self._going.wait()
         if self._manner.voice is not None:
             await self._say(phrases.sorry)
         self.over = True

@@ -8,7 +8,7 @@ import re
 from enum import Enum
 from functools import lru_cache
 
-from chatapi.abilities.live.phrases import BACKCHANNEL, INTERJECTION, STOP
+from chatapi.abilities.live.phrases import BACKCHANNEL, HUM, INTERJECTION, STOP
 from chatapi.sentences import count_words
 
 BACKCHANNELS = 3
@@ -56,7 +56,7 @@ def meaning(heard: str, spoken: str, certainty: float = 0.0, seconds: float = ma
     words = _words(heard)
     if not words:
         return Meaning.NOTHING
-    if " ".join(words) in STOP or (words[-1] == "stop" and len(words) <= 4):
+    if " ".join(words) in STOP or (words[-1] == "stop" and len(words) <= 4 and not heard.rstrip().endswith("?")):
         return Meaning.STOP
     if echoed(heard, spoken):
         return Meaning.ECHO
@@ -69,6 +69,14 @@ def meaning(heard: str, spoken: str, certainty: float = 0.0, seconds: float = ma
     if count > BEGUN + PACE * seconds:
         return Meaning.NOTHING
     return Meaning.NOTHING if certainty < (MURMUR if count <= FEW else MUMBLE) else Meaning.INTERRUPTION
+
+
+def at_the_end(heard: str, spoken: str) -> bool:
+    """Whether words said against the end of an answer, `spoken`, are a turn: all are but a listener's hum, and a hum is
+    where the box asked something."""
+    words = _words(heard)
+    hummed = len(words) <= BACKCHANNELS and all(word in HUM for word in words)
+    return bool(words) and (not hummed or spoken.rstrip().endswith("?"))
 
 
 def echoed(heard: str, spoken: str) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from anyio.abc import TaskGroup
 
 from chatapi.abilities.live.endpointing import SURE, Endpointing, Mark, Rules, frames, over
+from chatapi.abilities.live.options import Options
 from chatapi.abilities.live.utterance import Utterance
 from chatapi.abilities.transcription import Transcription
 from chatapi.audio import RATE, Samples
@@ -70,14 +71,14 @@ class Hearer(Protocol):
     async def whole(self, text: str) -> float | None:
         """How probable it is that nothing is missing from what is said."""
 
-    async def guessed(self, text: str) -> None:
+    async def guessed(self, utterance: Utterance, text: str) -> None:
         """The words, if the turn is over."""
 
     async def thinking(self) -> None:
         """Until what was guessed has been read, or long enough."""
 
     async def over(self, utterance: Utterance, text: str) -> None:
-        """The turn is over."""
+        """The turn is over; with `fault` set, the end of it was not understood."""
 
     async def failed(self, error: ChatapiError) -> None:
         """Something could not be understood."""
@@ -134,6 +135,7 @@ class Ear:
         self._engines = engines
         self._transcription = transcription
         self._settings = settings.live
+        self._threshold = settings.vad.threshold
         self._group = group
         self._hearer = hearer
         self._endpointing = Endpointing(Rules.of(settings.live, settings.vad.threshold))
@@ -150,9 +152,12 @@ class Ear:
         self._look: Look | None = None
         """The last one; it holds for as long as nothing is said after it."""
 
-    def follow_rules(self, rules: Rules) -> None:
+    def follow(self, options: Options) -> None:
         """From now on."""
-        self._endpointing.rules = rules
+        self.detect, self.semantic, self.partials = options.detect, options.semantic, options.partials
+        self.language, self.silence_ms = options.language, options.silence_ms
+        threshold = self._threshold if options.threshold is None else options.threshold
+        self._endpointing.rules = Rules.of(self._settings, threshold, options.patience)
 
     async def hear(self, samples: Samples) -> None:
         """The next samples, of any number."""
@@ -205,6 +210,8 @@ class Ear:
         for utterance in (self.utterance, self._last):
             if utterance is not None:
                 utterance.add(frame, voiced)
+        if self._last is not None and self.clock - self._last.at - self._last.speech_end >= REOPEN:
+            self._last = None
         if mark is Mark.ONSET:
             await self._onset(frame)
         elif mark is Mark.ON:
@@ -221,7 +228,7 @@ class Ear:
             self.detect
             and last is not None
             and self._hearer.unheard
-            and self.clock - last.at - last.speech_end < REOPEN
+            and last.length < self._settings.turn_seconds * RATE
         )
         if again:
             self.utterance = last
@@ -319,7 +326,7 @@ class Ear:
         if self.semantic and text:
             look.whole = await self._hearer.whole(text)
         if self._holds(utterance, look):
-            await self._hearer.guessed(text)
+            await self._hearer.guessed(utterance, text)
         if self.semantic and text:
             # Not while the model reads the prompt, for which it wants every core; the longer the pause, the better it
             # is judged.
@@ -334,7 +341,7 @@ class Ear:
         return utterance is self.utterance and look is self._look and look.upto >= self._whole(utterance)
 
     async def _words(self, utterance: Utterance) -> str:
-        """What has been said so far; empty where it cannot be understood, which is told."""
+        """What has been said so far; where its end cannot be understood, what went before, and the `fault` is set."""
         to, ended = utterance.length, not self.detect and self._quiet >= SETTLED
         if not self.detect and 0 < utterance.settled >= self._said_by_hand(utterance):
             # Of mere silence a recogniser may make words.
@@ -343,8 +350,9 @@ class Ear:
         try:
             words = await self._transcription.words(utterance.open(), self.language, Priority.LIVE)
         except ChatapiError as error:
-            await self._hearer.failed(error)
-            return ""
+            utterance.fault = error
+            return utterance.text("")
+        utterance.fault = None
         text, self.spoken = words.text, words.language or self.spoken
         self.certainty, self.lasted = words.certainty, lasted
         ended = ended or (utterance.speech_end < to and self._endpointing.silence >= SETTLED)

@@ -14,9 +14,11 @@ STOP = word_set(
     "|",
 )
 """What ends an answer and wants none itself."""
-BACKCHANNEL = word_set(
-    "mhm mm hm hmm mmm mm-hmm mhmm uh uhh um huh uh-huh uhhuh ah aha oh ooh yeah yep yup yes okay ok right sure wow "
-    "really nice cool great good alright well hm-hmm i see got it indeed exactly "
+HUM = word_set("mhm mm hm hmm mmm mm-hmm mhmm uh uhh um huh uh-huh uhhuh hm-hmm ah aha oh ooh")
+"""Words of a listener that are hardly words."""
+BACKCHANNEL = HUM | word_set(
+    "yeah yep yup yes okay ok right sure wow "
+    "really nice cool great good alright well i see got it indeed exactly "
     "ja genau stimmt klar gut ach so achso oui ouais d'accord bon bien sí si claro vale ajá certo già sim tá pois goed"
 )
 """Words of somebody who listens."""

@@ -12,19 +12,18 @@ from anyio.abc import TaskGroup
 from chatapi.abilities.answering import Answered, Manner
 from chatapi.abilities.live import notes
 from chatapi.abilities.live.answer import Answer, Send
-from chatapi.abilities.live.endpointing import Rules
+from chatapi.abilities.live.barge_in import BargeIn, hears_itself, nearly_over
 from chatapi.abilities.live.functions import Functions
 from chatapi.abilities.live.idleness import Idleness
-from chatapi.abilities.live.interruption import LIKENESS, Breaker, Meaning, likeness, meaning, stops
+from chatapi.abilities.live.interruption import LIKENESS, stops
 from chatapi.abilities.live.listening import Ear
 from chatapi.abilities.live.memory import Memory
 from chatapi.abilities.live.options import Options, Origin
-from chatapi.abilities.live.playback import Playback
 from chatapi.abilities.live.utterance import Utterance
 from chatapi.abilities.prompts import Question
 from chatapi.audio import RATE, Samples
 from chatapi.engines import Message, Usage
-from chatapi.errors import ChatapiError, Unprocessable
+from chatapi.errors import ChatapiError
 from chatapi.events import (
     Called,
     Failed,
@@ -33,7 +32,6 @@ from chatapi.events import (
     Resumed,
     SpeechStarted,
     SpeechStopped,
-    Transcript,
 )
 from chatapi.gate import Priority
 from chatapi.history import Recalled
@@ -43,14 +41,6 @@ if TYPE_CHECKING:
 
 UNHEARD = 0.1
 """Seconds of an answer that nobody notices."""
-ECHO = 3.0
-"""Seconds after an answer in which what is heard may be its echo."""
-LATE = 0.5
-"""Seconds of the answer after what has been heard that its echo may already hold."""
-HEARS_ITSELF = (
-    "the box hears its own voice and takes it for somebody's: turn the speaker down or move the microphone away; "
-    "for a minute it listens only while it is silent"
-)
 
 
 class Session:
@@ -72,15 +62,15 @@ class Session:
         self._live = live
         self._group = group
         self._send = send
-        self._breaker = Breaker()
-        self._spoken: Playback | None = None
-        """Of the last answer that was given."""
+        self._owed = False
+        """Whether what is pending was asked aloud, and its answer given up before anything of it was heard."""
         self._reading = anyio.CancelScope()
         """While the model reads ahead; what it has read by then it keeps."""
         self._writing = anyio.Lock()
         """Held while what an answer said is put into the memory, so that it is put there once."""
         self.options = Options()
         self._ear = Ear(live.engines, live.transcription, live.settings, group, self)
+        self._barge_in = BargeIn(self._ear)
         self.change(options)
 
     def change(self, options: Options) -> None:
@@ -90,11 +80,11 @@ class Session:
         if (options.system, options.sampling) != (before.system, before.sampling):
             # Read at once, so that the next turn need not wait for it.
             self._group.start_soon(self._live.answering.whole, self._prompt("Hello"), options.sampling)
-        settings, ear = self._live.settings, self._ear
-        ear.detect, ear.semantic, ear.partials = options.detect, options.semantic, options.partials
-        ear.language, ear.silence_ms = options.language, options.silence_ms
-        threshold = settings.vad.threshold if options.threshold is None else options.threshold
-        ear.follow_rules(Rules.of(settings.live, threshold, options.patience))
+        if self.against and not options.detect:
+            # What is said is ended by hand from now on, and perhaps never: the answer does not wait for that.
+            self.against = False
+            self._group.start_soon(self._resume, self.answer)
+        self._ear.follow(options)
 
     @property
     def recalled(self) -> Recalled:
@@ -126,7 +116,7 @@ class Session:
     def played(self, seconds: float) -> None:
         """How much of the answer has been heard; who never says so is taken to hear it at once and in real time."""
         if self.answer is not None:
-            self.answer.playback.report(seconds)
+            self.answer.playback.report(seconds, self.seconds)
 
     async def commit(self) -> bool:
         """The turn is over now. False when nothing was said."""
@@ -147,19 +137,21 @@ class Session:
             self.options = options
         try:
             text = asked if asked is not None else " ".join(self.pending)
-            self.pending.clear()
+            self.pending, self._owed = [], False
             await self._begin(text, time.monotonic())
             self.functions.take()
             await self._release()
         finally:
             self.options = usual
 
-    async def cancel(self) -> bool:
-        """Give up the answer. False when there is none."""
+    async def cancel(self, only: Answer | None = None, kind: str = "cancelled") -> bool:
+        """Give up the answer, or `only` this one if it is still the current one. False when there is none."""
         answer = self.answer
-        if answer is None or (answer.over and not answer.playback.audible(self.seconds)):
+        if answer is None or only not in (None, answer):
             return False
-        await self._interrupt(answer, "cancelled")
+        if answer.over and not answer.playback.audible(self.seconds):
+            return False
+        await self._interrupt(answer, kind)
         return True
 
     async def broke_off(self, answer: Answer, words: str) -> None:
@@ -176,8 +168,8 @@ class Session:
     @property
     def unheard(self) -> bool:
         answer = self.answer
-        if answer is None or not answer.released or answer.calls or answer.prompt.results:
-            # Who was asked to call a function heard of the answer without a sound.
+        if answer is None or not answer.released or answer.calls or answer.prompt.results or answer.written:
+            # Who was asked to call a function heard of the answer without a sound, and who reads has it.
             return False
         return answer.playback.heard(self.seconds) < UNHEARD
 
@@ -187,9 +179,10 @@ class Session:
         self._reading.cancel()
         if answer is not None and again:
             await self._retract(answer)
-        elif answer is not None and self.playing and self.options.interrupt:
-            self.against = True
-        pauses = self.against and not self._breaker.broken(self.seconds)
+        elif answer is not None and answer.released and self.options.interrupt:
+            # Also while it is thought of: a cough or an "mhm" does not lose it.
+            self.against = self.playing or not answer.over
+        pauses = self.against and self.playing and not self._barge_in.broken
         if answer is not None and pauses:
             answer.playback.pause(self.seconds)
         self._live.rouse()
@@ -201,10 +194,11 @@ class Session:
             self.answer = None
 
     async def partly(self, utterance: Utterance, text: str) -> None:
-        if self.against:
-            await self._weigh(text)
+        answer = self.answer
+        if self.against and answer is not None and self._barge_in.interrupts(answer, utterance, text):
+            await self._interrupt(answer)
         if text and not self.against and self.options.partials:
-            await self._send(self._transcript(utterance, text, final=False))
+            await self._send(utterance.transcript(text, self._ear.spoken, final=False))
 
     async def whole(self, text: str) -> float | None:
         if self.against or not self.options.answer:
@@ -212,78 +206,85 @@ class Session:
         prompt = self._prompt(" ".join([*self.pending, text]))
         return await self._live.answering.whole(prompt, self.options.sampling)
 
-    async def guessed(self, text: str) -> None:
-        if self.against:
-            await self._weigh(text)
-        if text and self.options.answer and not self.against and not stops(text) and self._likeness(text) < LIKENESS:
-            await self._begin(" ".join([*self.pending, text]), self._ear.voiced_at, guess=True)
+    async def guessed(self, utterance: Utterance, text: str) -> None:
+        answer = self.answer
+        if self.against and answer is not None:
+            if not self._barge_in.interrupts(answer, utterance, text, ended=True):
+                return
+            await self._interrupt(answer)
+            if utterance is not self._ear.utterance:
+                # It was ended meanwhile, and is being answered.
+                return
+        if not text or not self.options.answer or stops(text) or self._barge_in.likeness(utterance, text) >= LIKENESS:
+            return
+        await self._begin(" ".join([*self.pending, text]), self._ear.voiced_at, guess=True)
 
     async def thinking(self) -> None:
         if self.answer is not None:
             await self.answer.reading()
 
     async def over(self, utterance: Utterance, text: str) -> None:
-        against, answer, self.against = self.against, self.answer, False
-        at = (utterance.at + utterance.speech_end) / RATE
-        alike = self._likeness(text)
-        itself = bool(text) and not against and alike < LIKENESS and self._breaker.turn(alike, self.seconds)
+        answer = self.answer
+        against, self.against = self.against and answer is not None, False
+        if answer is not None and against and self._barge_in.interrupts(answer, utterance, text, ended=True):
+            against = False
+            await self._interrupt(answer)
+        if utterance.fault is not None:
+            await self._send(Failed(utterance.fault, heard=True))
+        alike = 0.0 if against else self._barge_in.likeness(utterance, text)
+        itself = bool(text) and not against and alike < LIKENESS and self._barge_in.answers_itself(alike)
         if itself:
-            await self._send(Failed(Unprocessable(HEARS_ITSELF, code="hears_itself")))
+            await self._send(Failed(hears_itself(), heard=True))
         if not text or against or alike >= LIKENESS or itself:
             self.gone_on()
-            await self._send(SpeechStopped(at, heard=False))
-            if against and answer is not None:
-                answer.playback.resume(self.seconds)
-                self._live.metrics.interruptions.labels("resumed").inc()
-                await self._send(Resumed())
+            await self._send(SpeechStopped(utterance.end, heard=False))
+            await self._go_on(answer if against else None, utterance.fault)
             return
-        await self._send(SpeechStopped(at))
-        await self._send(self._transcript(utterance, text, final=True))
+        await self._send(SpeechStopped(utterance.end))
+        await self._send(utterance.transcript(text, self._ear.spoken))
         if stops(text):
             self.gone_on()
         elif self.options.answer:
             await self._begin(" ".join([*self.pending, text]), self._ear.voiced_at)
-            self._taken, self.pending = self.pending, []
+            self._taken, self.pending, self._owed = self.pending, [], False
             self.functions.take()
             await self._release()
         else:
             self.pending.append(text)
 
+    async def _go_on(self, answer: Answer | None, fault: ChatapiError | None) -> None:
+        """What was heard was nothing to answer: with the answer it was said against, with the one that is owed, or with
+        an excuse where it was not understood because of a fault."""
+        if answer is not None and (fault is None or not nearly_over(answer, self.seconds)):
+            await self._resume(answer)
+        elif self._owed and self.options.answer:
+            await self.respond()
+        elif fault is not None and self.options.answer:
+            await self._begin("", time.monotonic(), fault=fault)
+            await self._release()
+
     async def failed(self, error: ChatapiError) -> None:
-        await self._send(Failed(error))
+        await self._send(Failed(error, heard=True))
 
-    async def _weigh(self, text: str) -> None:
-        """What is said against an answer: more than a listener's noises ends it."""
-        answer = self.answer
-        if answer is None:
-            self.against = False
-            return
-        spoken = answer.playback.words(answer.playback.heard(self.seconds) + LATE)
-        meant = meaning(text, spoken, self._ear.certainty, self._ear.lasted)
-        if meant is Meaning.STOP or (meant is Meaning.INTERRUPTION and not self._breaker.broken(self.seconds)):
-            await self._interrupt(answer)
-
-    def _likeness(self, text: str) -> float:
-        """How much of it are the box's own last words, heard back."""
-        spoken = self._spoken
-        if spoken is None or self.seconds - spoken.ended > ECHO:
-            return 0.0
-        return likeness(text, spoken.words(spoken.seconds))
-
-    def _transcript(self, utterance: Utterance, text: str, final: bool) -> Transcript:
-        start, end = utterance.at / RATE, (utterance.at + utterance.speech_end) / RATE
-        return Transcript(text, final, start, end, self._ear.spoken)
+    async def _resume(self, answer: Answer | None) -> None:
+        if answer is not None:
+            answer.playback.resume(self.seconds)
+            self._live.metrics.interruptions.labels("resumed").inc()
+            await self._send(Resumed())
 
     # Answering
 
-    async def _begin(self, asked: str, since: float, guess: bool = False) -> None:
-        """Think of an answer, not yet to be heard."""
-        current = self.answer
-        if current is not None and not current.released:
-            if (current.asked, current.prompt.results) == (asked, self.functions.results):
+    async def _begin(self, asked: str, since: float, guess: bool = False, fault: ChatapiError | None = None) -> None:
+        """Think of an answer, not yet to be heard, or with `fault` of an excuse."""
+        # Interrupting takes time, in which another may have begun.
+        while (current := self.answer) is not None and not (current.released and current.over):
+            if not current.released:
+                if (current.asked, current.prompt.results, fault) == (asked, self.functions.results, None):
+                    return
+                current.drop()
+                break
+            if guess:
                 return
-            current.drop()
-        elif current is not None and not current.over:
             await self._interrupt(current)
         options = self.options
         language, speaking = options.language or self._ear.spoken, self._live.speaking
@@ -291,7 +292,7 @@ class Session:
             speaking.voice(options.voice, language) if options.speak else None, options.max_tokens,
             options.temperature, sampling=options.sampling, speed=options.speed, priority=Priority.LIVE,
         )  # fmt: skip
-        self.answer = Answer(self._live.answering, self._prompt(asked), asked, manner, since)
+        self.answer = Answer(self._live.answering, self._prompt(asked), asked, manner, since, fault)
         self.answer.guessed = guess
         self.answer.mark("transcript")
         self._group.start_soon(self._run, self.answer)
@@ -320,7 +321,7 @@ class Session:
         answer = self.answer
         if answer is not None and not answer.released:
             answer.mark("endpoint")
-            self._spoken = answer.playback
+            self._barge_in.during(answer.playback)
             self._group.start_soon(answer.watch)
             await answer.release(self._tell, lambda: self.seconds)
 
@@ -365,22 +366,32 @@ class Session:
         """Silence; what was heard of the answer is what was said."""
         heard = answer.playback.heard(self.seconds)
         text = answer.playback.words(heard)
+        owed = kind == "interrupted" and self.unheard and answer.asked not in ("", notes.SILENT)
         answer.drop()
+        answer.playback.give_up(self.seconds)
         self.against, self.answer = False, None
-        if answer.released:
-            self._live.metrics.interruptions.labels(kind).inc()
-            # Who goes on speaking cancels what was begun in their pause, but not this.
-            with anyio.CancelScope(shield=True):
-                await self._send(Interrupted(heard, text))
-                await self.broke_off(answer, text)
+        if not answer.released:
+            return
+        self._live.metrics.interruptions.labels(kind).inc()
+        if owed:
+            self.pending, self._owed = [answer.asked, *self.pending], True
+        # Who goes on speaking cancels what was begun in their pause, but not this.
+        with anyio.CancelScope(shield=True):
+            await self._send(Interrupted(heard, text))
+            await (self._forget(answer) if owed else self.broke_off(answer, text))
 
     async def _retract(self, answer: Answer) -> None:
         """An answer nobody heard anything of, to a turn that was not over: it never was."""
         answer.drop("retracted")
+        answer.playback.give_up(self.seconds)
         self._live.metrics.interruptions.labels("retracted").inc()
         self.answer = None
         self.pending, self._taken = self._taken, []
         await self._send(Interrupted(0.0, "", retracted=True))
+        await self._forget(answer)
+
+    async def _forget(self, answer: Answer) -> None:
+        """It never was, as far as the memory goes."""
         async with self._writing:
             if answer.number is not None:
                 await self.memory.forget(answer.number)

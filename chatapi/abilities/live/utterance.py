@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from chatapi.audio import RATE, Samples
+from chatapi.errors import ChatapiError
+from chatapi.events import Transcript
 from chatapi.segmenter import FRAME
 
 SETTLE = 6 * RATE
@@ -25,10 +27,21 @@ class Utterance:
         self._texts: list[str] = []
         self.settled = 0
         """Samples whose words will not change."""
+        self.fault: ChatapiError | None = None
+        """Why its end could not be understood, where it could not."""
 
     @property
     def length(self) -> int:
         return len(self._frames) * FRAME
+
+    @property
+    def end(self) -> float:
+        """Seconds of the stream before the end of its speech."""
+        return (self.at + self.speech_end) / RATE
+
+    def transcript(self, text: str, language: str, final: bool = True) -> Transcript:
+        """Its words, with when they were said."""
+        return Transcript(text, final, self.at / RATE, self.end, language)
 
     def add(self, frame: Samples, voiced: bool) -> None:
         self._frames.append(frame)
@@ -38,6 +51,11 @@ class Utterance:
     def samples(self) -> Samples:
         """All of it."""
         return _joined(self._frames)
+
+    def spoken(self, seconds: float) -> Samples:
+        """The last `seconds` of it up to the end of its speech."""
+        end = self.speech_end // FRAME
+        return _joined(self._frames[max(0, end - round(seconds * RATE) // FRAME) : end])
 
     def open(self) -> Samples:
         """What has not been settled."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+import itertools
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,12 @@ from chatapi.audio import RATE, Samples
 from chatapi.bench import Row, Watch, sound_card
 from chatapi.bench.bare import Bare
 from chatapi.bench.hearing import CORPUS, spoken
-from chatapi.bench.live import pauses, scenes
+from chatapi.bench.live import endings, pauses, scenes
 from chatapi.bench.live.door import Door, opened
+from chatapi.bench.live.endings import Ending
 from chatapi.bench.live.picture import Timeline, drawn, timeline
 from chatapi.bench.live.scenes import STORY
-from chatapi.bench.live.stage import Stage
+from chatapi.bench.live.stage import MAX_TOKENS, Stage
 from chatapi.bench.live.words import Words
 from chatapi.corpus import Clip
 
@@ -28,6 +30,7 @@ SILENCE = 0.5
 """Seconds of silence after which the simplest of boxes answers."""
 ECHOES = (-20, -12, -6)
 """Decibels of the loudspeaker's echo at the microphone, above what is played."""
+SCENES = ("questions", "hesitations", "interruptions", "noises", "echo", "quiet", "endings")
 PICTURE = "bench/live.svg"
 """Where in the data directory the picture of all timelines is left."""
 HESITATIONS = 6
@@ -48,42 +51,59 @@ class Theatre:
         self._door = door
 
     @asynccontextmanager
-    async def stage(self, name: str, echo: float | None = None, seed: int = 0) -> AsyncIterator[Stage]:
+    async def stage(
+        self, name: str, echo: float | None = None, seed: int = 0, most: int = MAX_TOKENS
+    ) -> AsyncIterator[Stage]:
         """`echo`: decibels of the loudspeaker's echo at the microphone, above what is played; None: it hears none."""
-        async with self._door.stage(echo, seed) as made:
+        async with self._door.stage(echo, seed, most) as made:
             try:
                 yield made
             finally:
                 self.timelines.append(timeline(name, made))
 
 
-async def measure(appliance: Appliance, bare: Bare, rounds: int, door: str = "realtime") -> AsyncIterator[Row]:
-    """Through a door of `door.NAMES`; one row that says so when it cannot be opened here."""
+async def measure(
+    appliance: Appliance,
+    bare: Bare,
+    rounds: int,
+    door: str = "realtime",
+    chosen: Sequence[str] = (),
+    hurry: bool = False,
+) -> AsyncIterator[Row]:
+    """Through a door of `door.NAMES`, the chosen scenes of `SCENES` or all; one row that says so when it cannot be
+    opened here. `hurry`: as `door.opened` does."""
     part = f"live, {door}"
     if door == "devices" and not sound_card.installed():
         yield Row(part, f"not measured: {sound_card.INSTALL}", float("nan"), "")
         return
-    async with opened(door, appliance) as found:
-        async for row in _played(found, appliance, bare, rounds):
+    async with opened(door, appliance, hurry) as found:
+        async for row in _played(found, appliance, bare, rounds, chosen or SCENES):
             yield replace(row, part=part)
         for row in await found.rows():
             yield replace(row, part=part)
 
 
-async def _played(door: Door, appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterator[Row]:
-    """Every round has four questions, six hesitations, two interruptions, four noises and 100 s without a word."""
+async def _played(
+    door: Door, appliance: Appliance, bare: Bare, rounds: int, chosen: Sequence[str]
+) -> AsyncIterator[Row]:
+    """Every round has four questions, six hesitations, two interruptions, four noises, 100 s without a word, and ten
+    questions at the end of an answer of each kind."""
     clips = [clip for clip in corpus.read(CORPUS, "held-out", ["en"]) if not clip.noise and clip.seconds < LONGEST]
     clips = clips[:: max(1, len(clips) // (9 * rounds))]
     theatre = Theatre(door, await spoken(appliance, STORY), Words(appliance.transcription))
-    async for row in _answers(theatre, bare, clips[: 4 * rounds]):
-        yield row
-    async for row in _hesitations(theatre, appliance, rounds):
-        yield row
-    async for row in _interruptions(theatre, clips[-2 * rounds :]):
-        yield row
-    yield await _disturbances(theatre, await spoken(appliance, "Mhm."), rounds)
-    yield await _open_room(theatre, rounds)
-    yield await _quiet(theatre, rounds)
+    mhm = await spoken(appliance, "Mhm.")
+    played: dict[str, AsyncIterator[Row]] = {
+        "questions": _answers(theatre, bare, clips[: 4 * rounds]),
+        "hesitations": _hesitations(theatre, appliance, rounds),
+        "interruptions": _interruptions(theatre, clips[-2 * rounds :]),
+        "noises": _disturbances(theatre, mhm, rounds),
+        "echo": _open_room(theatre, rounds),
+        "quiet": _quiet(theatre, rounds),
+        "endings": _endings(theatre, appliance, rounds),
+    }
+    for name in chosen:
+        async for row in played[name]:
+            yield row
     await anyio.to_thread.run_sync(_keep, appliance.settings.data / PICTURE, drawn(theatre.timelines))
 
 
@@ -147,7 +167,7 @@ async def _interruptions(theatre: Theatre, clips: Sequence[Clip]) -> AsyncIterat
     yield Row("live", f"interruptions missed, of {len(missed)}", scenes.share(missed), "%", 5)
 
 
-async def _disturbances(theatre: Theatre, mhm: Samples, rounds: int) -> Row:
+async def _disturbances(theatre: Theatre, mhm: Samples, rounds: int) -> AsyncIterator[Row]:
     random = np.random.default_rng(1)
     lost: dict[str, list[bool]] = {}
     for _ in range(rounds):
@@ -156,10 +176,10 @@ async def _disturbances(theatre: Theatre, mhm: Samples, rounds: int) -> Row:
                 async with theatre.stage(name) as room:
                     lost.setdefault(name, []).append(await scenes.disturbance(room, theatre.request, sound))
     told = ", ".join(f"{name} {sum(found)} of {len(found)}" for name, found in lost.items())
-    return Row("live", f"answers lost to a noise: {told}", _sum(sum(found) for found in lost.values()), "", 0)
+    yield Row("live", f"answers lost to a noise: {told}", _sum(sum(found) for found in lost.values()), "", 0)
 
 
-async def _open_room(theatre: Theatre, rounds: int) -> Row:
+async def _open_room(theatre: Theatre, rounds: int) -> AsyncIterator[Row]:
     found = []
     for number in range(rounds):
         for decibels in ECHOES:
@@ -167,10 +187,10 @@ async def _open_room(theatre: Theatre, rounds: int) -> Row:
                 async with theatre.stage(f"echo {decibels} dB", decibels, number) as room:
                     found.append(await scenes.monologue(room, theatre.request))
     what = f"answers to itself, echo of {ECHOES[0]} to {ECHOES[-1]} dB, of {len(found)}"
-    return Row("live", what, _sum(found), "", 0)
+    yield Row("live", what, _sum(found), "", 0)
 
 
-async def _quiet(theatre: Theatre, rounds: int) -> Row:
+async def _quiet(theatre: Theatre, rounds: int) -> AsyncIterator[Row]:
     random = np.random.default_rng(2)
     seconds = 50
     turns = 0
@@ -179,7 +199,29 @@ async def _quiet(theatre: Theatre, rounds: int) -> Row:
         async with theatre.stage("quiet") as room:
             turns += await scenes.quiet(room, hiss)
             turns += await scenes.quiet(room, scenes.music(seconds, random))
-    return Row("live", f"turns made of {2 * rounds * seconds} s of noise and music", turns, "", 0)
+    yield Row("live", f"turns made of {2 * rounds * seconds} s of noise and music", turns, "", 0)
+
+
+async def _endings(theatre: Theatre, appliance: Appliance, rounds: int) -> AsyncIterator[Row]:
+    """Both kinds in turn, so that a busy machine does not tell one from the other."""
+    clips = [clip for clip in corpus.read(CORPUS, "held-out", ["en"]) if not clip.noise and clip.seconds < LONGEST]
+    others: Iterator[Clip] = itertools.cycle(clips)
+    found: tuple[list[Ending], list[Ending]] = ([], [])
+    random = np.random.default_rng(3)
+
+    async def other(_: str) -> Samples:
+        return next(others).samples
+
+    async def same(answer: str) -> Samples:
+        return endings.another_voice(await spoken(appliance, endings.repeated(answer)))
+
+    for _ in range(rounds):
+        for question, kind in zip((other, same), found, strict=True):
+            with suppress(scenes.NoStory):
+                async with theatre.stage("endings", most=endings.MAX_TOKENS) as room:
+                    kind += await endings.series(room, next(others).samples, question, endings.IN_A_ROW, random)
+    yield endings.row("questions begun in the last second of an answer", found[0])
+    yield endings.row("the same, with the answer's words", found[1])
 
 
 def _sum(found: Iterable[int]) -> float:

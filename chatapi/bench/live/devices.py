@@ -16,7 +16,7 @@ from chatapi.audio import INAUDIBLE, RATE, Samples
 from chatapi.bench import Row
 from chatapi.bench.live.air import MODULES, Air, looped
 from chatapi.bench.live.room import Walls
-from chatapi.bench.live.stage import HISS, Flowing, Stage, Track, blocks_of
+from chatapi.bench.live.stage import HISS, MAX_TOKENS, Flowing, Stage, Track, blocks_of
 from chatapi.bench.live.talk import talking
 from chatapi.bench.sound_card import Daemon
 from chatapi.errors import OurFault, alone
@@ -47,6 +47,10 @@ class Recorded(Track):
     def busy(self) -> bool:
         newest = self.track[-round(50 * HANGOVER) :]
         return len(self.track) / 50 < self.expected or any(np.abs(block).max() > INAUDIBLE for block in newest)
+
+    @property
+    def left(self) -> None:
+        """Not known: a recording has no future."""
 
 
 class DevicesStage(Flowing):
@@ -166,8 +170,8 @@ class DevicesDoor:
         self._stretched: list[float] = []
 
     @asynccontextmanager
-    async def stage(self, echo: float | None = None, seed: int = 0) -> AsyncIterator[Stage]:
-        """A stage with a conversation of its own."""
+    async def stage(self, echo: float | None = None, seed: int = 0, most: int = MAX_TOKENS) -> AsyncIterator[Stage]:
+        """A stage with a conversation of its own; answers have as many tokens as `talk` was started with."""
         try:
             async with self._staged(echo, seed) as made, talking(self._settings, self._daemon, made.told):
                 # Now that it has loaded its models: while it did, the microphone's sound may have come late.

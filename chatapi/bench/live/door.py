@@ -23,9 +23,11 @@ NAMES = ("ability", "realtime", "devices")
 class Door(Protocol):
     """Stages behind it, one at a time."""
 
-    def stage(self, echo: float | None = None, seed: int = 0) -> AbstractAsyncContextManager[Stage]:
+    def stage(
+        self, echo: float | None = None, seed: int = 0, most: int = MAX_TOKENS
+    ) -> AbstractAsyncContextManager[Stage]:
         """A stage with a conversation of its own, whose microphone hears the speaker `echo` decibels above what is
-        played; None: not at all. `seed` is that of its noises."""
+        played; None: not at all. `seed` is that of its noises, `most` the tokens of an answer."""
         ...
 
     async def rows(self) -> list[Row]:
@@ -34,12 +36,17 @@ class Door(Protocol):
 
 
 @asynccontextmanager
-async def opened(name: str, appliance: Appliance) -> AsyncIterator[Door]:
-    """A door by its name, until the block ends. Raises BadInput."""
+async def opened(name: str, appliance: Appliance, hurry: bool = False) -> AsyncIterator[Door]:
+    """A door by its name, until the block ends. Raises BadInput.
+
+    `hurry`: as if computing took no time, and without waiting for the clock, as only the door inside this process can.
+    """
     if name not in NAMES:
         raise BadInput(f"there is no door {name!r}; there are: {', '.join(NAMES)}")
+    if hurry and name != "ability":
+        raise BadInput(f"time cannot be skipped at the door {name!r}; --hurry is for --door ability")
     if name == "ability":
-        yield AbilityDoor(appliance.live)
+        yield AbilityDoor(appliance.live, hurry)
     elif name == "realtime":
         with served(appliance.settings, "llm.temperature=0", f"llm.max_tokens={MAX_TOKENS}", "mic.enabled=false") as at:
             yield RealtimeDoor(place(at[0], _key(appliance.settings), None, appliance.settings.data))

@@ -14,7 +14,7 @@ import numpy as np
 from chatapi.audio import RATE, Audio, Resampled, Samples
 from chatapi.bench import Row
 from chatapi.bench.live.room import microphone
-from chatapi.bench.live.stage import BLOCK, HISS, Blocks, Flowing, Microphone, Stage, blocks_of
+from chatapi.bench.live.stage import BLOCK, HISS, MAX_TOKENS, Blocks, Flowing, Microphone, Stage, blocks_of
 from chatapi.errors import OurFault, alone
 from chatapi.events import (
     AnswerStarted,
@@ -25,6 +25,7 @@ from chatapi.events import (
     Speech,
     SpeechStarted,
     SpeechStopped,
+    TextDelta,
     Transcript,
     TurnEnded,
 )
@@ -90,6 +91,8 @@ class Wire:
             yield AnswerStarted(asked)
         elif kind == "output_item.added":
             self._item = event["item"]["id"]
+        elif kind == "output_audio_transcript.delta":
+            yield TextDelta(event["delta"])
         elif kind == "output_audio.delta" and event["response_id"] == self.response:
             ints = np.frombuffer(base64.b64decode(event["delta"]), "<i2")
             yield Speech(Audio(ints.astype(np.float32) / np.float32(32768), WIRE), "")
@@ -171,11 +174,13 @@ class RealtimeDoor:
         self._place = at
 
     @asynccontextmanager
-    async def stage(self, echo: float | None = None, seed: int = 0) -> AsyncIterator[Stage]:
+    async def stage(self, echo: float | None = None, seed: int = 0, most: int = MAX_TOKENS) -> AsyncIterator[Stage]:
         """A stage with a connection of its own. Raises what keeps the server from talking."""
         try:
             async with opened(self._place, None) as link, anyio.create_task_group() as group:
-                session: dict[str, Any] = {"type": "realtime", "chatapi": {"pausing": True}}
+                session: dict[str, Any] = {
+                    "type": "realtime", "chatapi": {"pausing": True}, "max_output_tokens": most
+                }  # fmt: skip
                 await link.send("session.update", session=session)
                 made = RealtimeStage(link, microphone(echo, seed), np.random.default_rng(seed))
                 group.start_soon(made.receive)

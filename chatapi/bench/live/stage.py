@@ -34,6 +34,11 @@ class Heard(Protocol):
         ...
 
     @property
+    def left(self) -> float | None:
+        """Seconds of what the box sent that are still to be heard; None: not known."""
+        ...
+
+    @property
     def sounding(self) -> bool:
         """Whether something sounds, as far as that is known."""
         ...
@@ -71,7 +76,7 @@ class Stage(Protocol):
 
     async def wait(self, seconds: float) -> None: ...
 
-    async def until(self, condition: Callable[[], bool], patience: float = 15) -> bool:
+    async def until(self, condition: Callable[[], object], patience: float = 15) -> bool:
         """Whether it came about, within `patience` seconds."""
         ...
 
@@ -130,6 +135,10 @@ class Speaker(Track):
     def busy(self) -> bool:
         return len(self._left) > 0
 
+    @property
+    def left(self) -> float:
+        return len(self._left) / self.rate
+
     def give(self, samples: Samples) -> None:
         self._left = np.concatenate([self._left, samples])
 
@@ -187,7 +196,7 @@ class Scenery(ABC):
         self.said.append((start, end, words))
         return start, end
 
-    async def until(self, condition: Callable[[], bool], patience: float = 15) -> bool:
+    async def until(self, condition: Callable[[], object], patience: float = 15) -> bool:
         end = self.now + patience
         while not condition():
             if self.now > end:

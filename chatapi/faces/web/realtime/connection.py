@@ -234,7 +234,7 @@ class Connection:
 
     async def _silence(self, _: wire.Event) -> None:
         self._by_client()
-        await self._conversation.cancel()
+        await self._translation.give_up()
         last = self._translation.last
         await self.tell("output_audio_buffer.cleared", response_id=last.id if last is not None else "")
 
@@ -292,7 +292,7 @@ class Connection:
         if reply is None or event.response_id not in (None, reply.id):
             raise BadInput("no such response is going on", code="response_cancel_not_active")
         self._by_client()
-        await self._conversation.cancel()
+        await self._translation.give_up()
 
     def _by_client(self) -> None:
         if self._translation.reply is not None:

@@ -150,8 +150,8 @@ class Dialogue:
     async def delete(self, item_id: str) -> None:
         """Take it out of the conversation. Raises Unknown."""
         item = self.find(item_id)
-        if item.role == "assistant" and item.status == "in_progress":
-            await self._session.cancel()
+        if item.role == "assistant" and item.status == "in_progress" and item.answer is not None:
+            await self._session.cancel(item.answer)
         self.drop(item)
         if isinstance(item, CallItem):
             self._session.functions.forget(item.call.id)

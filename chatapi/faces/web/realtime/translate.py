@@ -125,8 +125,14 @@ class Translation:
         await self._announced(event)
         vad = self.config.audio.input.turn_detection
         if event.during_answer or (self.reply is not None and not self._pausing and vad and vad.interrupt_response):
-            # Such a client has just thrown away what it had of the answer: nothing can be resumed.
-            await self._conversation.cancel()
+            # Such a client has just thrown away what it had of the answer: nothing can be resumed. Not any answer: by
+            # now what was said may be answered.
+            await self.give_up("interrupted")
+
+    async def give_up(self, kind: str = "cancelled") -> bool:
+        """The last answer that the client was told of, if it is still the conversation's."""
+        answer = self.last.answer if self.last is not None else None
+        return answer is not None and await self._conversation.cancel(answer, kind)
 
     async def _announced(self, event: SpeechStarted) -> None:
         self._hearing.announced = True
@@ -241,7 +247,7 @@ class Translation:
                 await self._tell("conversation.item.deleted", item_id=item.id)
 
     async def _failed(self, event: Failed) -> None:
-        if self.reply is not None:
+        if self.reply is not None and not event.heard:
             self.reply.error = event.error
         else:
             self._hearing.fault = event.error

@@ -1,0 +1,335 @@
+"""Whatever is said in words is answered, resumes the answer it was a noise against, or is told to have failed.
+
+On echo engines, with words given to the recogniser. Time is that of the samples: engines have all the time they need
+between two blocks, unless a test says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import anyio
+import numpy as np
+import pytest
+from conftest import PATIENCE, Running, until
+
+from chatapi.abilities.live import Options, Session
+from chatapi.abilities.live.barge_in import ENDING
+from chatapi.abilities.transcription import Words
+from chatapi.appliance import Appliance
+from chatapi.audio import RATE, Samples
+from chatapi.errors import EngineFailed
+from chatapi.events import (
+    AnswerStarted,
+    Failed,
+    Interrupted,
+    LiveEvent,
+    Resumed,
+    Speech,
+    SpeechStarted,
+    SpeechStopped,
+    TurnEnded,
+)
+
+pytestmark = pytest.mark.anyio
+E = TypeVar("E")
+BLOCK = RATE // 10
+
+
+def silence(seconds: float) -> Samples:
+    return np.zeros(int(seconds * RATE), np.float32)
+
+
+def voice(seconds: float) -> Samples:
+    """Somebody who is not the box, whose voice is a tone."""
+    return np.random.default_rng(7).normal(0, 0.2, int(seconds * RATE)).astype(np.float32)
+
+
+@dataclass
+class Talk:
+    """Somebody who talks with the box; what the recogniser makes of their sounds is `words`."""
+
+    appliance: Appliance
+    session: Session
+    events: list[LiveEvent] = field(default_factory=list)
+    words: str | Exception = ""
+
+    async def hear(self, *sounds: Samples, settle: bool = True) -> None:
+        for start in range(0, len(sound := np.concatenate(sounds)), BLOCK):
+            await self.session.hear(sound[start : start + BLOCK])
+            await anyio.sleep(0.002)
+            if settle:
+                await until(lambda: not any(each.gate.used for each in self.appliance.engines.all()))
+                await anyio.sleep(0.002)
+
+    async def say(self, words: str | Exception, seconds: float = 0.8, pause: float = 2.0) -> None:
+        self.words = words
+        await self.hear(voice(seconds), silence(pause))
+
+    async def answer(self, words: int = 30) -> None:
+        """An answer of 60 ms a word, and two words more, begins to be heard."""
+        await self.session.respond(" ".join(["word"] * words))
+        await until(lambda: len(self.all(TurnEnded)) > 0)
+
+    async def until_left(self, seconds: float) -> None:
+        """Listen until only so much of the answer is to be heard."""
+        answer = self.session.answer
+        assert answer is not None
+        left = answer.playback.seconds - answer.playback.heard(self.session.seconds)
+        await self.hear(silence(left - seconds))
+
+    def all(self, kind: type[E]) -> list[E]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    @property
+    def asked(self) -> list[str]:
+        return [event.asked for event in self.all(AnswerStarted)]
+
+    async def ended(self, count: int) -> None:
+        await until(lambda: len(self.all(TurnEnded)) >= count)
+
+
+@pytest.fixture
+def talking(echo: Running, monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
+    @asynccontextmanager
+    async def run(*more: str, options: Options | None = None) -> AsyncIterator[Talk]:
+        async with echo(*more) as appliance, appliance.live.session(options) as (session, events):
+            talk = Talk(appliance, session)
+
+            async def words(*_: object) -> Words:
+                if isinstance(talk.words, Exception):
+                    raise talk.words
+                return Words(talk.words, "en")
+
+            async def collect() -> None:
+                async for event in events:
+                    talk.events.append(event)
+
+            monkeypatch.setattr(appliance.transcription, "words", words)
+            async with anyio.create_task_group() as group:
+                group.start_soon(collect)
+                yield talk
+                group.cancel_scope.cancel()
+
+    return run
+
+
+@pytest.mark.parametrize("words", ["You said word word?", "Germany?", "Yes.", "And why is that?"])
+async def test_speech_in_the_last_second_of_an_answer_is_a_turn(talking: Callable[..., object], words: str) -> None:
+    async with talking() as talk:  # type: ignore[attr-defined]
+        await talk.answer()
+        await talk.until_left(0.6)
+        await talk.say(words)
+        await talk.ended(2)
+        assert talk.all(SpeechStarted)[0].during_answer
+        assert talk.asked[1:] == [words]
+
+
+async def test_words_of_the_answer_said_after_it_are_a_turn(talking: Callable[..., object]) -> None:
+    async with talking() as talk:  # type: ignore[attr-defined]
+        await talk.answer()
+        await talk.until_left(-0.3)
+        await talk.say("You said word word?")
+        await talk.ended(2)
+        assert talk.asked[1:] == ["You said word word?"]
+
+
+@pytest.mark.parametrize("left", [0.8, 0.0])
+async def test_the_echo_of_the_last_second_is_no_turn(talking: Callable[..., object], left: float) -> None:
+    async with talking() as talk:  # type: ignore[attr-defined]
+        await talk.answer()
+        await talk.until_left(left)
+        played = np.concatenate([event.audio.at(RATE).samples for event in talk.all(Speech)])
+        talk.words = "word word word"
+        await talk.hear(0.3 * played[-RATE:], silence(1.5))
+        await until(lambda: len(talk.all(SpeechStopped)) > 0)
+        assert [event.heard for event in talk.all(SpeechStopped)] == [False]
+        assert len(talk.asked) == 1
+
+
+async def test_a_hum_in_the_last_second_resumes_the_answer(talking: Callable[..., object]) -> None:
+    async with talking() as talk:  # type: ignore[attr-defined]
+        await talk.answer()
+        await talk.until_left(0.6)
+        await talk.say("Mhm.")
+        assert len(talk.all(Resumed)) == 1 and len(talk.asked) == 1
+
+
+async def test_a_single_word_in_the_middle_of_an_answer_resumes_it(talking: Callable[..., object]) -> None:
+    async with talking() as talk:  # type: ignore[attr-defined]
+        await talk.answer()
+        await talk.until_left(ENDING + 0.3)
+        await talk.say("Germany?", pause=0.5)
+        assert len(talk.all(Resumed)) == 1 and len(talk.asked) == 1 and talk.session.playing
+
+
+async def test_a_turn_committed_during_an_answer_is_judged_by_its_words(talking: Callable[..., object]) -> None:
+    async with talking() as talk:  # type: ignore[attr-defined]
+        await talk.answer(60)
+        await talk.until_left(2.5)
+        await talk.hear(voice(0.25))
+        talk.words = "Why?"
+        assert talk.session.against and await talk.session.commit()
+        await talk.ended(2)
+        assert talk.asked[1:] == ["Why?"]
+
+
+async def test_a_listener_who_stops_to_report_is_still_answered(talking: Callable[..., object]) -> None:
+    async with talking() as talk:  # type: ignore[attr-defined]
+        await talk.answer()
+        talk.session.played(0.5)
+        await talk.hear(silence(6))
+        assert not talk.session.playing
+        await talk.say("Germany?")
+        await talk.ended(2)
+        assert talk.asked[1:] == ["Germany?"]
+
+
+async def test_a_turn_of_the_longest_length_does_not_end_the_conversation(talking: Callable[..., object]) -> None:
+    async with talking("live.turn_seconds=2", "echo.delay=0.02") as talk:  # type: ignore[attr-defined]
+        talk.words = "all that was said"
+        # Its answer is thought of and not heard yet when its speaker goes on.
+        await talk.hear(voice(4.5), silence(2), settle=False)
+        await talk.ended(1)
+        await talk.hear(silence(2))
+        asked = len(talk.asked)
+        await talk.say("And why is that?")
+        await until(lambda: len(talk.asked) > asked)
+        assert talk.asked[-1].endswith("And why is that?")
+
+
+async def asked_slowly(talk: Talk) -> None:
+    """A question whose answer is thought of for longer than somebody may go on with it."""
+    talk.words = "one two three four five six seven eight"
+    await talk.hear(voice(0.8), settle=False)
+    with anyio.fail_after(PATIENCE):
+        while not talk.asked:
+            await talk.hear(silence(0.1), settle=False)
+            await anyio.sleep(0.05)
+    # Samples pass faster than the model writes.
+    await talk.hear(silence(4.5), settle=False)
+    assert not talk.all(Speech)
+
+
+async def test_a_noise_before_an_answer_sounds_does_not_lose_it(talking: Callable[..., object]) -> None:
+    async with talking("echo.delay=0.5") as talk:  # type: ignore[attr-defined]
+        await asked_slowly(talk)
+        for words in ("", "Mhm."):
+            talk.words = words
+            await talk.hear(voice(0.4), silence(0.5), settle=False)
+            await until(lambda: not talk.appliance.engines.asr.gate.used)
+            await talk.hear(silence(1.5), settle=False)
+        await talk.ended(1)
+        assert not talk.all(Interrupted) and len(talk.asked) == 1
+
+
+async def test_a_question_before_an_answer_sounds_is_answered_with_the_first(talking: Callable[..., object]) -> None:
+    async with talking("echo.delay=0.5") as talk:  # type: ignore[attr-defined]
+        await asked_slowly(talk)
+        talk.words = "And why is that?"
+        await talk.hear(voice(0.8), silence(1.5), settle=False)
+        await talk.ended(1)
+        assert talk.asked[1:] == [f"{talk.asked[0]} And why is that?"]
+        assert [exchange.asked for exchange in talk.session.recalled.exchanges] == talk.asked[1:]
+
+
+async def test_an_answer_given_up_at_the_onset_of_a_noise_is_given_after_it(talking: Callable[..., object]) -> None:
+    async with talking("echo.delay=0.5") as talk:  # type: ignore[attr-defined]
+        await asked_slowly(talk)
+        talk.words = ""
+        await talk.hear(voice(0.4), settle=False)
+        # As a client's connection does for one that throws away what it had of the answer.
+        assert await talk.session.cancel(talk.session.answer, "interrupted")
+        await talk.hear(silence(1.5), settle=False)
+        await talk.ended(1)
+        assert talk.asked[1:] == talk.asked[:1]
+
+
+async def test_a_turn_that_ends_while_the_history_is_slow_is_answered(
+    talking: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(semantic=False, silence_ms=200)
+    async with talking(options=options) as talk:  # type: ignore[attr-defined]
+        await talk.answer(60)
+        amend, going_on = talk.session.memory.amend, anyio.Event()
+
+        async def slow(number: int, answered: str, asked: str | None = None) -> None:
+            await going_on.wait()
+            await amend(number, answered, asked)
+
+        monkeypatch.setattr(talk.session.memory, "amend", slow)
+        await talk.until_left(2.5)
+        talk.words = "Why?"
+        await talk.hear(voice(0.25), silence(1), settle=False)
+        await until(lambda: len(talk.asked) == 2)
+        going_on.set()
+        await talk.ended(2)
+        await talk.hear(silence(1))
+        assert len(talk.all(Interrupted)) == 1
+        answer = talk.session.answer
+        assert answer is not None and answer.released and answer.asked == "Why?"
+
+
+async def test_speech_that_cannot_be_understood_is_excused_aloud(talking: Callable[..., object]) -> None:
+    async with talking() as talk:  # type: ignore[attr-defined]
+        await talk.say(EngineFailed("the asr engine failed: it was told to"))
+        await talk.ended(1)
+        assert [(event.error.code, event.heard) for event in talk.all(Failed)] == [("engine_failed", True)]
+        assert "sorry" in talk.all(Speech)[-1].text and talk.all(TurnEnded)[0].finish_reason == "failed"
+
+
+async def test_speech_that_cannot_be_understood_resumes_the_answer_it_is_against(
+    talking: Callable[..., object],
+) -> None:
+    async with talking() as talk:  # type: ignore[attr-defined]
+        await talk.answer()
+        await talk.until_left(ENDING + 0.5)
+        await talk.say(EngineFailed("the asr engine failed: it was told to"), pause=0.5)
+        assert len(talk.all(Resumed)) == len(talk.all(Failed)) == len(talk.asked) == 1
+
+
+async def test_a_question_after_a_written_answer_is_no_part_of_the_one_before(talking: Callable[..., object]) -> None:
+    async with talking(options=Options(speak=False)) as talk:  # type: ignore[attr-defined]
+        for count, words in enumerate(("What is that?", "And why is that?"), 1):
+            await talk.say(words, pause=1.5)
+            await talk.ended(count)
+        assert talk.asked == ["What is that?", "And why is that?"]
+        assert not talk.all(Interrupted)
+
+
+async def test_a_late_cancellation_of_one_answer_leaves_the_next_alone(talking: Callable[..., object]) -> None:
+    async with talking() as talk:  # type: ignore[attr-defined]
+        await talk.answer()
+        before = talk.session.answer
+        await talk.until_left(-0.5)
+        await talk.say("And why is that?", pause=0.5)
+        await talk.ended(2)
+        assert not await talk.session.cancel(before)
+        assert await talk.session.cancel(talk.session.answer)
+
+
+async def test_words_of_the_answer_are_a_turn_where_the_speaker_ends_it(talking: Callable[..., object]) -> None:
+    async with talking(options=Options(detect=False)) as talk:  # type: ignore[attr-defined]
+        await talk.answer()
+        played = np.concatenate([event.audio.at(RATE).samples for event in talk.all(Speech)])
+        await talk.until_left(0.0)
+        talk.words = "word word word"
+        await talk.hear(played[-RATE:])
+        assert await talk.session.commit()
+        await talk.ended(2)
+        assert talk.asked[1:] == ["word word word"]
+
+
+async def test_an_answer_does_not_stay_paused_when_turns_are_ended_by_hand(talking: Callable[..., object]) -> None:
+    async with talking() as talk:  # type: ignore[attr-defined]
+        await talk.answer()
+        await talk.until_left(1.5)
+        await talk.hear(voice(0.25))
+        assert talk.session.against
+        talk.session.change(Options(detect=False))
+        await until(lambda: len(talk.all(Resumed)) == 1)
+        await talk.hear(silence(2))
+        assert not talk.session.playing
