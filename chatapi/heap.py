@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable
 
 try:
@@ -16,3 +17,31 @@ def give_back() -> None:
     """glibc keeps what was freed: 80 MB after Piper's long sentence, 40 MB after Smart Turn. Takes milliseconds."""
     if _malloc_trim is not None:
         _malloc_trim(0)
+
+
+SOON = 1.0
+"""Seconds until memory is given back that was freed, so that a crowd of large requests costs one sweep."""
+
+
+class Sweeper:
+    """Gives back once, a moment after it was asked for however often."""
+
+    def __init__(self, seconds: float = SOON) -> None:
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._waiting = False
+
+    def soon(self) -> None:
+        """Returns at once; a thread of its own sweeps."""
+        with self._lock:
+            if self._waiting:
+                return
+            self._waiting = True
+        timer = threading.Timer(self._seconds, self._sweep)
+        timer.daemon = True
+        timer.start()
+
+    def _sweep(self) -> None:
+        with self._lock:
+            self._waiting = False
+        give_back()

@@ -10,7 +10,19 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "chatapi"
 FLOORS = {
-    0: ("audio", "board", "encoding", "events", "errors", "settings", "metrics", "logs", "notify", "client"),
+    0: (
+        "addresses",
+        "audio",
+        "board",
+        "encoding",
+        "events",
+        "errors",
+        "settings",
+        "metrics",
+        "logs",
+        "notify",
+        "client",
+    ),
     1: (
         "engines",
         "catalog",
@@ -24,6 +36,8 @@ FLOORS = {
         "openmp",
         "providers",
         "heap",
+        "byte_budget",
+        "descriptors",
         "json_schemas",
         "mel",
         "memory",
