@@ -164,6 +164,7 @@ _BOUNDS = {
     "string_too_long": ("must have a length of at most {}", "max_length"),
     "string_pattern_mismatch": ("must look like {}", "pattern"),
     "too_short": ("must have a length of at least {}", "min_length"),
+    "too_long": ("must have a length of at most {}", "max_length"),
     "literal_error": ("must be {}", "expected"),
 }
 """pydantic's type of fault -> our words, and where in its context the number is."""

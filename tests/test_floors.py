@@ -19,6 +19,8 @@ FLOORS = {
         "errors",
         "settings",
         "metrics",
+        "json_bounds",
+        "log_flood",
         "logs",
         "notify",
         "client",

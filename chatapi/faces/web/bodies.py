@@ -13,20 +13,17 @@ import anyio.to_thread
 from starlette.requests import Request
 
 from chatapi.audio import Source
-from chatapi.errors import BadInput, TooLarge, Unprocessable, Unsupported
+from chatapi.errors import BadInput, Unprocessable, Unsupported
 from chatapi.faces.web.spooling import Spool
+from chatapi.json_bounds import DEEPEST, check_values, whole_number
 from chatapi.sentences import is_text
 
 LARGE = 64 << 10
 """Bytes from which a body is read on a thread, so that nobody waits for it."""
 MOST_VALUES = 200_000
 """Commas and brackets of a body: a value costs far more memory than the few bytes that it is written in."""
-MOST_DIGITS = 400
-"""Of a whole number; a float is infinite beyond 309."""
 PART = 256 << 10
 """Characters of base64 decoded at a time; whole groups of four."""
-DEEPEST = 64
-"""Levels of a body; a schema of more is no schema anybody wrote."""
 JSON_NAMES = {
     "list": "array",
     "str": "string",
@@ -63,19 +60,6 @@ async def json_body(request: Request, wanted: str, understood: Callable[[dict[st
     return await anyio.to_thread.run_sync(lambda: understood(_object(body, wanted)), limiter=limiter)
 
 
-def check_values(text: str | bytes, most: int = MOST_VALUES) -> None:
-    """Raises TooLarge (too_many_values)."""
-    if len(text) <= most:
-        return
-    marks: tuple[Any, ...] = (",", "[", "{") if isinstance(text, str) else (b",", b"[", b"{")
-    if sum(map(text.count, marks)) > most:
-        raise TooLarge(
-            f"the JSON has more than {most} commas and brackets; send fewer values",
-            code="too_many_values",
-            details={"limit_values": most},
-        )
-
-
 def decoded(text: str) -> bytes:
     """What standard base64 holds. Raises ValueError. A large text is decoded in parts, so that a thread which does so
     lets others run in between."""
@@ -90,18 +74,11 @@ def decoded(text: str) -> bytes:
     return b"".join(parts)
 
 
-def whole_number(digits: str) -> int:
-    """For `json.loads`. Raises ValueError: long numbers take a time that is quadratic in their length."""
-    if len(digits) > MOST_DIGITS:
-        raise ValueError("too long")
-    return int(digits)
-
-
 def _object(source: Source, wanted: str) -> dict[str, Any]:
     body = _content(source)
     if not body.strip():
         raise BadInput(f"the body is empty; send a JSON object with {wanted}", code="invalid_json")
-    check_values(body)
+    check_values(body, MOST_VALUES)
     try:
         values = json.loads(body, parse_int=whole_number)
     except (ValueError, RecursionError) as error:

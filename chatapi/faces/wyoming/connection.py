@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 
 import anyio
+import anyio.to_thread
 from anyio.abc import SocketStream
 
 from chatapi.appliance import Appliance
@@ -37,8 +38,12 @@ class Gone(Exception):
 class Connection:
     """`run` serves it until the client leaves."""
 
-    def __init__(self, stream: SocketStream, appliance: Appliance) -> None:
+    def __init__(self, stream: SocketStream, appliance: Appliance, address: str = "") -> None:
+        """`address`: its client's, as limits count it; empty: this machine."""
         self._stream = stream
+        self._held = appliance.byte_budget.open(address)
+        self._met = False
+        """Whether an event ever came."""
         self._appliance = appliance
         self._settings = appliance.settings
         self._inbox = Inbox()
@@ -54,6 +59,8 @@ class Connection:
                 await self._work()
         except Exception as error:
             await self._end(_first(error))
+        finally:
+            self._held.release()
 
     async def _end(self, error: Exception) -> None:
         if isinstance(error, ChatapiError):
@@ -89,6 +96,8 @@ class Connection:
     async def take(self) -> Event:
         """The next event to work on. Raises TooSlow (idle) when none comes, Gone when none will."""
         most = self._settings.wyoming.idle_seconds
+        if not self._met:
+            most = min(most, self._settings.server.head_seconds)
         try:
             if self._inbox.waiting:
                 return await self._inbox.take()
@@ -119,7 +128,9 @@ class Connection:
                 await anyio.sleep(settings.server.send_seconds)
                 raise Gone
             framing.feed(received)
-            while (event := framing.take()) is not None:
+            self._held.hold(framing.size + self._inbox.held)
+            while (event := await _taken(framing)) is not None:
+                self._met = True
                 begun, self._alive_at = None, anyio.current_time()
                 await self._sort(event)
             if framing.partial and begun is None:
@@ -146,6 +157,11 @@ class Connection:
             await self.send(Event("pong", {"text": wire.read(wire.Ping, event).text}))
         elif known:
             await self._inbox.put(event)
+
+
+async def _taken(framing: Framing) -> Event | None:
+    """The next event, read on a thread where it is large."""
+    return await anyio.to_thread.run_sync(framing.take) if framing.heavy else framing.take()
 
 
 def _first(error: BaseException) -> Exception:

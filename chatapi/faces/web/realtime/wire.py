@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import from_json
 
 from chatapi.errors import BadInput, TooLarge, Unprocessable
-from chatapi.faces.web.bodies import check_values
 from chatapi.faces.web.names import Metadata, VoiceId
 from chatapi.faces.web.realtime.sound import RATES
+from chatapi.json_bounds import DEEPEST, check_values, too_deep
 
 TAGS = frozenset(
     ["server_vad", "semantic_vad", "str", "int", "literal['inf']", "constrained-int", "message", "function_call",
@@ -336,6 +336,8 @@ def parsed(text: str) -> dict[str, Any]:
         raise BadInput(f"this is not JSON: {error}", code="invalid_json") from None
     if not isinstance(document, dict):
         raise BadInput("an event is a JSON object with a `type`", code="invalid_json")
+    if too_deep(document):
+        raise BadInput(f"the event is nested more than {DEEPEST} levels deep", code="invalid_json")
     if len(text) > MOST_CHARS and document.get("type") != "input_audio_buffer.append":
         raise TooLarge(
             f"the event has {len(text)} characters; at most {MOST_CHARS} are taken where it brings no sound",
