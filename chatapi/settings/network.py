@@ -50,8 +50,8 @@ class Wyoming(Table):
     """Wyoming, the protocol by which Home Assistant uses voice services. It has neither keys nor encryption."""
 
     enabled: bool | None = None
-    """Whether `chatapi serve` speaks it; unset: unless the box has keys, or the port is taken and none of host, port and
-    socket is set. A box that has keys speaks it beyond this machine only with `allow`."""
+    """Whether `chatapi serve` speaks it; unset: unless the box has keys, or the port is taken and none of host, port
+    and socket is set. A box that has keys speaks it beyond this machine only with `allow`."""
     host: str = "127.0.0.1"
     """Address to listen on; empty: none, only the socket. Beyond this machine set `allow` too."""
     port: int = Field(10300, ge=0, le=65535)
