@@ -128,12 +128,13 @@ class Connections:
 
     def _may_be_refused(self, local: bool) -> bool:
         room = REFUSING + LOCAL if local else REFUSING
-        return len(self._refused) < room or self._give_way(each for each in self._idle if each.refused)
+        # There are more of them than are accepted at once, so that each is read from before it gives way.
+        return len(self._refused) < room or self._give_way((each for each in self._idle if each.refused), 0)
 
-    def _give_way(self, idle: Iterator[Entry]) -> bool:
-        """Close the first of these that has been idle long enough; whether there was one."""
+    def _give_way(self, idle: Iterator[Entry], seconds: float = GRACE_SECONDS) -> bool:
+        """Close the first of these that has been idle for so long; whether there was one."""
         found = next(idle, None)
-        if found is None or self._clock() - found.since < GRACE_SECONDS:
+        if found is None or self._clock() - found.since < seconds:
             return False
         self.leave(found)
         found.connection.transport.abort()
