@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from chatapi import choice, descriptors, logs
+from chatapi import choice, descriptors, heap, logs
 from chatapi.appliance import ESSENTIAL, Appliance
 from chatapi.commands.check import report
 from chatapi.errors import SettingsFault, alone
@@ -50,6 +50,7 @@ async def serve(settings: Settings) -> int:
         # What ends a process that gives no sign of life is SIGABRT: the log then says where every thread stood.
         faulthandler.enable()
     descriptors.raise_limit()
+    heap.settle()
     identity = _identity(settings)
     listening = bound(settings.server.host, settings.server.port)
     try:

@@ -25,6 +25,7 @@ from chatapi.errors import (
     TooSlow,
     Unauthorized,
     alone,
+    forget,
 )
 from chatapi.faces.web import access
 from chatapi.faces.web.problems import refusal, status_of
@@ -273,8 +274,12 @@ class _Exchange:
                 log.exception("unexpected error", exc_info=error)
                 error = OurFault("something went wrong here; the log has it under this request_id")
             await self._refuse(error)
+            forget(raised)
 
     async def _refuse(self, error: ChatapiError) -> None:
+        # Others may have the room while its sender is still told.
+        self._spool.close()
+        self._held.release()
         headers = {}
         if isinstance(error, Unauthorized):
             headers["WWW-Authenticate"] = 'Basic realm="chatapi"' if self._wants_page() else "Bearer"

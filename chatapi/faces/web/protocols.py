@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from asyncio import TimerHandle, Transport
+from asyncio import AbstractEventLoop, TimerHandle, Transport
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -35,10 +36,43 @@ FRAMES = 2048
 FRAME_BYTES = 32
 FRAGMENTS = 1024
 """Most frames of one WebSocket message."""
+BEGINNING = 8
+"""Requests that begin in one round of the event loop; each takes a millisecond or more of it."""
+HEALTH = (b"GET /health ", b"GET /ready ", b"HEAD /health ", b"HEAD /ready ")
+"""How requests begin that need not wait for others."""
 LINGER_SECONDS = 2.0
 """How long what a refused client still sends is thrown away, so that it gets to read the refusal."""
 
 _quiet = logging.Logger("handshake", logging.CRITICAL + 1)
+
+
+class Pace:
+    """Lets few requests begin in one round of the event loop, so that a crowd holds up nothing else for long."""
+
+    def __init__(self, most: int = BEGINNING) -> None:
+        self._most = self._left = most
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._armed = False
+
+    def admit(self, loop: AbstractEventLoop, begin: Callable[[], None]) -> bool:
+        """Whether a request may begin at once; else `begin` is called when its time has come."""
+        if not self._armed:
+            self._armed = True
+            loop.call_soon(self._next, loop)
+        if self._left and not self._waiting:
+            self._left -= 1
+            return True
+        self._waiting.append(begin)
+        return False
+
+    def _next(self, loop: AbstractEventLoop) -> None:
+        self._armed, self._left = False, self._most
+        while self._waiting and self._left:
+            self._left -= 1
+            self._waiting.popleft()()
+        if self._waiting:
+            self._armed = True
+            loop.call_soon(self._next, loop)
 
 
 @dataclass(frozen=True)
@@ -49,6 +83,7 @@ class Shared:
     budget: ByteBudget
     message_seconds: float
     """A WebSocket message that was begun must be complete by then."""
+    pace: Pace = field(default_factory=Pace)
 
 
 class HttpProtocol(H11Protocol):
@@ -80,7 +115,7 @@ class HttpProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         if self._ended or self._entry is None:
             return
-        if self._later:
+        if self._later or not self._may_begin(data):
             self._later += data
             self.transport.pause_reading()
         elif len(data) <= SLICE or self._sized:
@@ -89,6 +124,12 @@ class HttpProtocol(H11Protocol):
             self._later += data
             self.transport.pause_reading()
             self._parse_later()
+
+    def _may_begin(self, data: bytes) -> bool:
+        """Whether this is no new request, or one that may begin at once."""
+        if self.conn.their_state is not h11.IDLE or data.startswith(HEALTH):
+            return True
+        return self._shared.pace.admit(self.loop, self._parse_later)
 
     def _parse_later(self) -> None:
         """The next slice now, the others each after what else is waiting for the event loop."""
