@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatapi import addresses
-from chatapi.byte_budget import ByteBudget
+from chatapi.byte_budget import SHARE, ByteBudget
 from chatapi.errors import (
     BadInput,
     Busy,
@@ -77,7 +77,8 @@ class Guard:
         self._app = app
         self._server = settings.server
         self._data = settings.data
-        self._body_bytes = settings.limits.body_bytes
+        # What one client may hold at most would otherwise be refused for ever as if the box were busy.
+        self._body_bytes = min(settings.limits.body_bytes, round(budget.limit * SHARE))
         self._metrics = metrics
         self._keyring = keyring
         self._budget = budget
