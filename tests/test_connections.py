@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import resource
 import selectors
@@ -13,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from conftest import PATIENCE, Served, serving
 from chatapi import addresses, descriptors
 from chatapi.faces.web import connections
 from chatapi.faces.web.connections import GRACE_SECONDS, REFUSING, Connections
+from chatapi.faces.web.protocols import Pace
 from chatapi.settings import Settings
 
 GET = "GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -150,6 +153,19 @@ def test_what_is_silent_for_too_long_expires_and_what_does_not_close_is_dropped(
     clock.now = 11
     registry.sweep(10)
     assert (idle.expired, busy.expired, closing.transport.aborted) == (True, False, True)
+
+
+@pytest.mark.anyio
+async def test_of_a_crowd_few_requests_begin_in_one_round_and_in_their_order() -> None:
+    loop, pace, begun = asyncio.get_running_loop(), Pace(3), []
+    for number in range(8):
+        if pace.admit(loop, partial(begun.append, number)):
+            begun.append(number)
+    rounds = []
+    while len(begun) < 8:
+        rounds.append(len(begun))
+        await asyncio.sleep(0)
+    assert begun == list(range(8)) and set(rounds) <= {3, 6} and 6 in rounds
 
 
 # A real server

@@ -95,18 +95,23 @@ class Connection:
 
     async def take(self) -> Event:
         """The next event to work on. Raises TooSlow (idle) when none comes, Gone when none will."""
-        most = self._settings.wyoming.idle_seconds
-        if not self._met:
-            most = min(most, self._settings.server.head_seconds)
         try:
             if self._inbox.waiting:
                 return await self._inbox.take()
-            while (left := self._alive_at + most - anyio.current_time()) > 0:
+            while (left := self._alive_at + self._patience - anyio.current_time()) > 0:
                 with anyio.move_on_after(left):
                     return await self._inbox.take()
         except anyio.EndOfStream:
             raise Gone from None
-        raise TooSlow(f"nothing was sent for {most:g} seconds, after which a connection is closed", code="idle")
+        raise TooSlow(
+            f"nothing was sent for {self._patience:g} seconds, after which a connection is closed", code="idle"
+        )
+
+    @property
+    def _patience(self) -> float:
+        """Seconds of silence after which the connection is closed."""
+        idle = self._settings.wyoming.idle_seconds
+        return idle if self._met else min(idle, self._settings.server.head_seconds)
 
     def put_back(self, event: Event) -> None:
         self._inbox.put_back(event)
