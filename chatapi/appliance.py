@@ -16,7 +16,7 @@ import anyio.to_thread
 import numpy as np
 import psutil
 
-from chatapi import choice, engines, memory, private, sandbox
+from chatapi import choice, engines, heap, memory, private, sandbox
 from chatapi.abilities.answering import Answering
 from chatapi.abilities.chat import Chat
 from chatapi.abilities.conversation import Conversation
@@ -26,6 +26,7 @@ from chatapi.abilities.live import Live
 from chatapi.abilities.speaking import Speaking
 from chatapi.abilities.transcription import Transcription
 from chatapi.audio import RATE
+from chatapi.byte_budget import ByteBudget
 from chatapi.catalog import Catalog, Manifest, Model
 from chatapi.engines import Message, Sampling
 from chatapi.errors import ChatapiError, NotReady, alone
@@ -79,6 +80,8 @@ class Appliance:
         self.catalog = Catalog(settings.data)
         own = settings.server.api_key
         self.keyring = Keyring(settings.data, own.get_secret_value() if own is not None else None)
+        self.byte_budget = ByteBudget(settings.limits.inflight_bytes)
+        self.byte_budget.freed = heap.Sweeper().soon
         self.parts: dict[str, Callable[[], dict[str, Any]]] = {}
         """Name -> what `health` says of a part that somebody else runs beside it."""
         self.microphone: Microphone | None = None
@@ -286,6 +289,7 @@ class Appliance:
         self.metrics.ready.set_function(ready)
         self.metrics.history_kept.set_function(lambda: float(self._is_kept()))
         self.metrics.waiting.set_function(lambda: self.gate.waiting)
+        self.metrics.inflight.set_function(lambda: float(self.byte_budget.held))
         self.metrics.sound.source = lambda: self.microphone.health if self.microphone is not None else None
         self.metrics.engine_counts.source = self._counts
 

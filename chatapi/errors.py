@@ -145,6 +145,20 @@ def alone(error: BaseException) -> BaseException:
     return error
 
 
+def forget(error: BaseException) -> None:
+    """Lets go of the frames it passed, which would keep what they hold, such as a request's body, until Python's
+    collector comes."""
+    seen: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is None or any(each is other for other in seen):
+            continue
+        seen.append(each)
+        each.__traceback__ = None
+        waiting += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
+
+
 def unfit(fault: Mapping[str, Any]) -> str:
     """What one of pydantic's faults asks of a value, as the end of a sentence that begins with the value's name."""
     kind, context = str(fault["type"]), fault.get("ctx", {})
@@ -164,6 +178,7 @@ _BOUNDS = {
     "string_too_long": ("must have a length of at most {}", "max_length"),
     "string_pattern_mismatch": ("must look like {}", "pattern"),
     "too_short": ("must have a length of at least {}", "min_length"),
+    "too_long": ("must have a length of at most {}", "max_length"),
     "literal_error": ("must be {}", "expected"),
 }
 """pydantic's type of fault -> our words, and where in its context the number is."""

@@ -5,6 +5,7 @@ No line holds a secret (`redaction`), whoever wrote it, and neither does the exc
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import logging.handlers
@@ -19,6 +20,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from chatapi import private
+from chatapi.log_flood import FloodFilter
 from chatapi.redaction import redacted, redacted_tree
 from chatapi.settings import Log
 
@@ -68,11 +70,14 @@ def _stamp(record: logging.LogRecord) -> bool:
 
 
 def configure(settings: Log) -> None:
-    """Set up logging for the process. Libraries speak from warning on."""
+    """Set up logging for the process. Libraries speak from warning on; lines that repeat too often are summed up."""
     human = settings.format == "human" or (settings.format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Human() if human else _Json())
     handler.addFilter(_stamp)
+    flood = FloodFilter(AUDIT)
+    handler.addFilter(flood)
+    atexit.register(flood.flush, True)
     # The audit's file may want more than is wanted here.
     handler.setLevel(settings.level.upper())
     root = logging.getLogger()

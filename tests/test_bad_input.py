@@ -243,10 +243,15 @@ def test_a_body_that_comes_too_slowly_is_refused(echo_settings: Callable[..., Se
         assert b"body_too_slow" in received
 
 
-@pytest.mark.parametrize("begun", [b"", b"POST /completion HTTP/1.1\r\nHost: local"])
-def test_a_connection_on_which_no_request_comes_is_closed(echo_settings: Callable[..., Settings], begun: bytes) -> None:
-    with serving(echo_settings("server.body_seconds=0.2")) as served:
-        assert talk(served, begun) == b""
+@pytest.mark.parametrize(
+    ("begun", "status"), [(b"", b""), (b"POST /completion HTTP/1.1\r\nHost: local", b"HTTP/1.1 408 ")]
+)
+def test_a_connection_on_which_no_request_comes_is_closed(
+    echo_settings: Callable[..., Settings], begun: bytes, status: bytes
+) -> None:
+    with serving(echo_settings("server.head_seconds=0.2")) as served:
+        received = talk(served, begun)
+        assert received[:13] == status and (b"head_too_slow" in received) is bool(begun)
 
 
 def test_a_client_that_leaves_in_mid_body_leaves_no_trace(served: Served) -> None:

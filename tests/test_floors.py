@@ -27,6 +27,9 @@ FLOORS = {
         "redaction",
         "client",
         "stop",
+        "addresses",
+        "json_bounds",
+        "log_flood",
     ),
     1: (
         "engines",
@@ -43,6 +46,8 @@ FLOORS = {
         "phonemizing",
         "providers",
         "heap",
+        "byte_budget",
+        "descriptors",
         "json_schemas",
         "patterns",
         "schema_size",

@@ -362,7 +362,8 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
     data = tmp_path_factory.mktemp("data")
     keys.add(data, "kitchen", ["all"])
     made = settings.load([f"data={data}", "server.api_key=ÿ sesame"], environ={}).settings
-    yield Guard(inside, made, Metrics(), Appliance(made).keyring)
+    appliance = Appliance(made)
+    yield Guard(inside, made, Metrics(), appliance.keyring, appliance.byte_budget)
 
 
 @hypothesis.given(HEADERS, st.text(max_size=30), st.sampled_from(["http", "websocket"]), SUBPROTOCOLS)

@@ -68,7 +68,7 @@ def test_every_metric_of_ours_has_a_unit_in_its_name_and_a_sentence() -> None:
     counts = {
         "chatapi_turns_active", "chatapi_turns_waiting", "chatapi_live_sessions", "chatapi_engine_jobs_waiting",
         "chatapi_ready", "chatapi_engine_loaded", "chatapi_engine_failed", "chatapi_sound_device_up",
-        "chatapi_jetson_throttled", "chatapi_wyoming_connections", "chatapi_history_kept",
+        "chatapi_jetson_throttled", "chatapi_wyoming_connections", "chatapi_history_kept", "chatapi_http_connections",
     }  # fmt: skip
     for metric in exposed(Metrics()):
         if metric.name.startswith("chatapi_"):

@@ -83,9 +83,18 @@ def test_more_values_than_a_box_has_memory_for_are_not_even_read(house: Served, 
     assert (reply.status_code, reply.json().get("error", reply.json())["code"]) == (413, "too_many_values")
 
 
+@pytest.mark.parametrize(
+    "metadata", [{str(number): "x" for number in range(17)}, {"x" * 65: "a"}, {"a": "x" * 513}, {"a": 5}, "text", [1]]
+)
+def test_metadata_beyond_openais_bounds_are_refused(house: Served, metadata: Any) -> None:
+    error = ask(house, metadata=metadata).json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_value", "metadata") and "16 pairs" in error["message"]
+    assert ask(house, metadata={str(number): "x" * 512 for number in range(16)}).status_code == 200
+
+
 def test_a_long_body_is_judged_as_a_short_one_is(house: Served) -> None:
-    assert ask(house, metadata={"a": "b" * LARGE}).status_code == 200
-    error = ask(house, metadata={"a": "b" * LARGE + "\0"}).json()["error"]
+    assert ask(house, user="b" * LARGE).status_code == 200
+    error = ask(house, user="b" * LARGE + "\0").json()["error"]
     assert error["code"] == "invalid_json" and "NUL" in error["message"]
     broken = house.client.post(PATH, content=b"{" * LARGE, headers={"content-type": "application/json"})
     assert broken.json()["error"]["code"] == "invalid_json"

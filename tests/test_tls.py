@@ -385,7 +385,7 @@ def test_a_crowd_at_the_door_keeps_nobody_out(
 def test_one_who_shakes_hands_and_says_no_more_is_dropped_as_without_tls(
     echo_settings: Callable[..., Settings],
 ) -> None:
-    with serving(echo_settings("server.tls=true", "server.body_seconds=0.3")) as running:
+    with serving(echo_settings("server.tls=true", "server.head_seconds=0.3")) as running:
         with trusting(running.appliance.settings.data).wrap_socket(
             dial(running), server_hostname="localhost"
         ) as inside:

@@ -266,3 +266,46 @@ async def test_what_was_asked_before_only_the_askers_side_was_closed_is_answered
                 came = b"".join([data async for data in stream])
         assert b'"info"' in came and b'"audio-stop"' in came
         await eventually(lambda: server.health["connections"] == 0)
+
+
+@anyio_test
+async def test_a_client_that_never_says_anything_is_let_go_before_one_that_did(echo: Running) -> None:
+    async with echo("server.head_seconds=0.2") as appliance, open_to_wyoming(appliance) as (server, port):
+        [error] = await raw(port)
+        assert (error["code"], "nothing was sent for 0.2 seconds" in error["text"]) == ("idle", True)
+        async with AsyncTcpClient("127.0.0.1", port) as client:
+            await pinged(client, 1)
+            await anyio.sleep(0.4)
+            assert (await pinged(client, 2)).type == "pong" and server.health["connections"] == 1
+
+
+@anyio_test
+async def test_one_address_may_have_some_of_the_connections_and_this_machine_all(echo: Running) -> None:
+    async with echo("wyoming.connections=4", "wyoming.connections_per_address=2") as appliance:
+        async with open_to_wyoming(appliance) as (server, port):
+            server._addresses.update(["192.0.2.1", "192.0.2.1", "192.0.2.2"])
+            assert "2 connections of your address are open" in server._full("192.0.2.1")
+            assert server._full("192.0.2.2") == server._full("") == ""
+            async with AsyncTcpClient("127.0.0.1", port) as one, AsyncTcpClient("127.0.0.1", port) as two:
+                async with AsyncTcpClient("127.0.0.1", port) as three:
+                    assert [(await pinged(each, 1)).type for each in (one, two, three)] == ["pong"] * 3
+
+
+@anyio_test
+async def test_bytes_beyond_those_under_way_are_refused_and_given_back(echo: Running) -> None:
+    async with echo("limits.inflight_bytes=1048576") as appliance, open_to_wyoming(appliance) as (_, port):
+        held = appliance.byte_budget.open()
+        held.hold(1_000_000)
+        [error] = await raw(port, b'{"type": "audio-chunk", "payload_length": 900000}\n', bytes(500_000))
+        assert (error["type"], error["code"]) == ("error", "busy")
+        held.release()
+        await eventually(lambda: appliance.byte_budget.held == 0)
+
+
+@anyio_test
+async def test_large_data_is_read_beside_the_others(echo: Running) -> None:
+    async with echo("limits.prompt_chars=100000") as appliance, open_to_wyoming(appliance) as (_, port):
+        came = await ask(port, Synthesize("word " * 19_000), end=["audio-start"])
+        assert came[-1].type == "audio-start"
+        [error] = await raw(port, bytes_of(Event("transcript", {"text": "a", "context": {"a": [0] * 20_000}})))
+        assert error["code"] == "event_too_large"

@@ -17,6 +17,7 @@ from chatapi.abilities.answering import Answering, Manner
 from chatapi.abilities.course import Course, Send, Terms
 from chatapi.abilities.speaking import Speaking
 from chatapi.abilities.transcription import Transcription
+from chatapi.audio import Source
 from chatapi.engines import ContextOverflow, LanguageModel, Message, Piece, Sampling, Skill, Stop, Usage
 from chatapi.errors import CallerError, TooLarge, Unknown, Unprocessable
 from chatapi.events import Call, Event, Transcript, TurnEnded
@@ -53,7 +54,7 @@ class Said:
 
     role: str
     """system, user, assistant or tool."""
-    parts: tuple[str | bytes, ...]
+    parts: tuple[str | Source, ...]
     """Text, or a file of somebody speaking; one after the other."""
     calls: tuple[Call, ...] = ()
     call: str = ""
@@ -85,7 +86,7 @@ class ChatTurn:
     @property
     def heard(self) -> bool:
         """Whether any of it is to be listened to."""
-        return any(isinstance(part, bytes) for message in self.messages for part in message.parts)
+        return any(not isinstance(part, str) for message in self.messages for part in message.parts)
 
 
 class Chat:
@@ -270,14 +271,14 @@ class _Run:
 
     async def _told(self, at: int, message: Said, send: Send) -> Message:
         texts = [
-            await self._heard(part, f"messages[{at}].content[{place}]", send) if isinstance(part, bytes) else part
+            await self._heard(part, f"messages[{at}].content[{place}]", send) if not isinstance(part, str) else part
             for place, part in enumerate(message.parts)
         ]
         if message.spoken and not any(texts):
             texts = [self._ability.words(message.spoken, f"messages[{at}].audio.id")]
         return Message(message.role, "\n".join(texts), message.calls, message.call)
 
-    async def _heard(self, file: bytes, param: str, send: Send) -> str:
+    async def _heard(self, file: Source, param: str, send: Send) -> str:
         ability, longest = self._ability, self._ability.settings.limits.audio_seconds
         with _about(param):
             audio = await ability.transcription.decoded(file)

@@ -10,6 +10,7 @@ from chatapi.abilities.answering import Answering, Manner
 from chatapi.abilities.course import Course, Send, Terms
 from chatapi.abilities.speaking import Speaking
 from chatapi.abilities.transcription import Transcription
+from chatapi.audio import Source
 from chatapi.engines import Usage
 from chatapi.errors import Busy, TooLarge, Unknown, Unprocessable
 from chatapi.events import Event, Transcript, TurnEnded, TurnStarted
@@ -31,7 +32,7 @@ class Turn:
     """What a caller asks; either `prompt` or `audio`."""
 
     prompt: str | None = None
-    audio: bytes | None = None
+    audio: Source | None = None
     """A file, as it arrived."""
     speak: bool = False
     """Whether the answer is spoken too."""
@@ -196,7 +197,7 @@ class _Run:
             )
         )
 
-    async def _heard(self, file: bytes, send: Send) -> str:
+    async def _heard(self, file: Source, send: Send) -> str:
         hearing, course = self._ability.transcription, self._course
         audio = await hearing.decoded(file)
         heard = await hearing.hear(audio, self._turn.language, self._turn.priority)

@@ -122,7 +122,7 @@ class Transcription:
                 details={"param": "model"},
             )
 
-    async def decoded(self, file: bytes) -> Audio:
+    async def decoded(self, file: Source) -> Audio:
         """A file as 16 kHz mono, within the limits. Raises what `audio.decode` raises."""
         return await anyio.to_thread.run_sync(decode, file, self._settings.limits.audio_seconds)
 

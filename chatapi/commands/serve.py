@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from chatapi import choice, logs
+from chatapi import choice, descriptors, heap, logs
 from chatapi.appliance import ESSENTIAL, Appliance
 from chatapi.commands.check import report
 from chatapi.errors import SettingsFault, alone
@@ -49,6 +49,8 @@ async def serve(settings: Settings) -> int:
     if manager.watchdog:
         # What ends a process that gives no sign of life is SIGABRT: the log then says where every thread stood.
         faulthandler.enable()
+    descriptors.raise_limit()
+    heap.settle()
     identity = _identity(settings)
     listening = bound(settings.server.host, settings.server.port)
     try:

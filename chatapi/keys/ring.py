@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import logging
 import os
 import secrets
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from chatapi import private
+from chatapi import addresses, private
 from chatapi.errors import SettingsFault, TooMany, Unauthorized
 from chatapi.keys.kept import ALL, MOST, OPERATE, PREFIX, Key, damaged, digest, file_of, keep_times_used, read, write
 from chatapi.keys.limits import Buckets
@@ -95,7 +94,7 @@ class Keyring:
             raise Unauthorized(WANTED)
         # Somebody thought of this key, so it may be guessed, and right guesses have to wait as long as wrong ones. No
         # one guesses a named key: those are let in even where something else at the same address keeps trying.
-        peer, per_second = _peer(address), TRIES / 60
+        peer, per_second = addresses.client(address), TRIES / 60
         if wait := self._tries.wait(peer, TRIES, per_second):
             raise TooMany("too many wrong keys came from this address; wait, then send the right one", retry_after=wait)
         if self._own is not None and any(hmac.compare_digest(self._own, each) for each in given):
@@ -212,16 +211,3 @@ def _local_file(data: Path, port: int) -> Path:
 
 def _same(kept: str, text: bytes) -> bool:
     return hmac.compare_digest(kept, digest(text))
-
-
-def _peer(address: str) -> str:
-    """What tries are counted by: whoever has an address of IPv6 has 2^64 of them."""
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return address[:64]
-    if isinstance(found, ipaddress.IPv6Address):
-        if found.ipv4_mapped is not None:
-            return str(found.ipv4_mapped)
-        return str(ipaddress.ip_network((int(found) >> 64 << 64, 64)))
-    return str(found)

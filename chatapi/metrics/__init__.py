@@ -81,6 +81,13 @@ class Metrics:
         self.request_seconds = Histogram(
             "chatapi_http_request_seconds", "Time to the last byte.", ["route"], buckets=SECONDS, registry=registry
         )
+        self.http_connections = Gauge(
+            "chatapi_http_connections", "HTTP connections and WebSockets open.", registry=registry
+        )
+        self.inflight = Gauge(
+            "chatapi_inflight_bytes", "Bytes that clients have sent and that are held until they are worked on.",
+            registry=registry,
+        )  # fmt: skip
         self.errors = Counter(
             "chatapi_errors_total", "Errors given to callers, live ones included.", ["code"], registry=registry
         )

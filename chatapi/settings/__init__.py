@@ -16,6 +16,7 @@ import tomli
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from chatapi.errors import SettingsFault, unfit
+from chatapi.settings.network import Server, Wyoming
 from chatapi.settings.tables import (
     SYSTEM,
     Asr,
@@ -33,7 +34,6 @@ from chatapi.settings.tables import (
     Onnx,
     OpenAIUpstream,
     Piper,
-    Server,
     Settings,
     Trace,
     Tts,
@@ -41,7 +41,6 @@ from chatapi.settings.tables import (
     Vad,
     Wake,
     WhisperCpp,
-    Wyoming,
 )
 
 __all__ = [

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Literal
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import Field, SecretStr
+
+from chatapi.settings.network import Server, Table, Wyoming
 
 SYSTEM = (
     "You are a friendly voice assistant. Your words are spoken aloud, so answer in one to three short, plain "
@@ -15,40 +16,14 @@ SYSTEM = (
 )
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Server(_Table):
-    """Where and to whom `chatapi serve` answers."""
-
-    host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 opens it to the network, then set an api_key."""
-    port: int = Field(8000, ge=0, le=65535)
-    """Port to listen on; 0 takes a free one."""
-    tls: bool = False
-    """Speak HTTPS, with a certificate that is made and kept in the data directory, or your own:"""
-    certificate: Path | None = None
-    """Your own certificate, a PEM file with its chain; only with tls."""
-    key: Path | None = None
-    """Its key, unencrypted PEM; empty: it is in the certificate's file."""
-    api_key: SecretStr | None = Field(None, min_length=1)
-    """When set, every route wants it: `Authorization: Bearer KEY`; `chatapi keys` makes others beside it."""
-    cors_origins: tuple[str, ...] = ()
-    """Origins of other pages that may call from a browser; none by default."""
-    hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
-    """Names accepted while listening on loopback, so that a foreign page cannot reach it by a name of its own."""
-    send_seconds: float = Field(20, gt=0)
-    """A client that takes nothing for this long is dropped."""
-    body_seconds: float = Field(30, gt=0)
-    """A request's body must have arrived by then."""
-
-
-class Limits(_Table):
+class Limits(Table):
     """How much is accepted."""
 
     body_bytes: int = Field(32 << 20, ge=1024)
     """Largest request body."""
+    inflight_bytes: int = Field(256 << 20, ge=1 << 20)
+    """Bytes of requests, WebSocket messages and Wyoming events held at once, over all connections, in memory or in
+    files; what comes beyond is refused with 503. One address, other than this machine, may hold half of it."""
     audio_seconds: float = Field(120, gt=0)
     """Longest audio of a turn."""
     file_seconds: float = Field(4 * 3600, gt=0)
@@ -65,7 +40,7 @@ class Limits(_Table):
     """An engine without a sign of life for this long, neither an item nor a step of its work, is stuck and rebuilt."""
 
 
-class Vad(_Table):
+class Vad(Table):
     """Voice activity detection."""
 
     engine: str = "auto"
@@ -80,7 +55,7 @@ class Vad(_Table):
     """Kept before and after speech."""
 
 
-class Wake(_Table):
+class Wake(Table):
     """The wake word; used where mic.mode is wake_word."""
 
     engine: str = "pymicro_wakeword"
@@ -90,7 +65,7 @@ class Wake(_Table):
     """Probability from which it was said: less wakes more readily, and by mistake more often; unset: the model's."""
 
 
-class Turn(_Table):
+class Turn(Table):
     """Whether a pause is the end of a turn; used in live conversation."""
 
     engine: str = "smart_turn"
@@ -100,7 +75,7 @@ class Turn(_Table):
     """Unused for so long, it gives its memory back, and the next who needs it waits while it is loaded; 0: never."""
 
 
-class Live(_Table):
+class Live(Table):
     """Live conversation."""
 
     sessions: int = Field(2, ge=1, le=64)
@@ -121,7 +96,7 @@ class Live(_Table):
     """A session nobody sends sound or anything else for so long is closed."""
 
 
-class Asr(_Table):
+class Asr(Table):
     """Speech recognition."""
 
     engine: str = "auto"
@@ -135,7 +110,7 @@ class Asr(_Table):
     """Unused for so long, it gives its memory back, and the next who needs it waits while it is loaded; 0: never."""
 
 
-class Llm(_Table):
+class Llm(Table):
     """The language model."""
 
     engine: str = "auto"
@@ -154,7 +129,7 @@ class Llm(_Table):
     """Unused for so long, it gives its memory back, and the next who needs it waits while it is loaded; 0: never."""
 
 
-class Tts(_Table):
+class Tts(Table):
     """Speech synthesis."""
 
     engine: str = "piper"
@@ -164,7 +139,7 @@ class Tts(_Table):
     """Unused for so long, it gives its memory back, and the next who needs it waits while it is loaded; 0: never."""
 
 
-class WhisperCpp(_Table):
+class WhisperCpp(Table):
     """The whisper.cpp engine."""
 
     threads: int = Field(0, ge=0)
@@ -173,7 +148,7 @@ class WhisperCpp(_Table):
     """Shorten the encoder's window for short clips, as far as no words are lost."""
 
 
-class CTranslate2(_Table):
+class CTranslate2(Table):
     """The CTranslate2 engine: Whisper on a processor."""
 
     slots: int = Field(2, ge=1, le=16)
@@ -190,7 +165,7 @@ class CTranslate2(_Table):
     """cuda needs CTranslate2 built with it, and CUDA's libraries."""
 
 
-class LlamaCpp(_Table):
+class LlamaCpp(Table):
     """The llama.cpp engine."""
 
     threads: int = Field(0, ge=0)
@@ -205,7 +180,7 @@ class LlamaCpp(_Table):
     """How what the model remembers of a context is stored: q8_0 takes half of f16's memory."""
 
 
-class Mlc(_Table):
+class Mlc(Table):
     """The MLC engine: a language model compiled for this board's GPU by `chatapi compile`."""
 
     device: str = Field("cuda", pattern=r"^(cuda|cpu|auto|vulkan|opencl|rocm|metal)(:\d+)?$")
@@ -216,7 +191,7 @@ class Mlc(_Table):
     """Answers written at once, in one batch; at most what the model was compiled for."""
 
 
-class OpenAIUpstream(_Table):
+class OpenAIUpstream(Table):
     """A chat server that speaks OpenAI's HTTP: `mlc_llm serve`, vLLM, Ollama."""
 
     url: str = "http://127.0.0.1:11434/v1"
@@ -232,14 +207,14 @@ class OpenAIUpstream(_Table):
     """Seconds to wait for its next words."""
 
 
-class Onnx(_Table):
+class Onnx(Table):
     """ONNX Runtime, which computes Piper's voices and the ends of turns."""
 
     provider: Literal["auto", "tensorrt", "cuda", "cpu"] = "auto"
     """What it computes with; where that is not there or does not start, the next of these."""
 
 
-class Piper(_Table):
+class Piper(Table):
     """The Piper engine."""
 
     threads: int = Field(0, ge=0)
@@ -248,7 +223,7 @@ class Piper(_Table):
     """1.2 speaks a fifth faster."""
 
 
-class Coqui(_Table):
+class Coqui(Table):
     """The Coqui TTS engine."""
 
     device: Literal["auto", "cuda", "cpu"] = "auto"
@@ -257,7 +232,7 @@ class Coqui(_Table):
     """1.2 speaks a fifth faster, with a VITS model."""
 
 
-class Mic(_Table):
+class Mic(Table):
     """The box's own microphone and speaker."""
 
     enabled: bool = False
@@ -276,54 +251,7 @@ class Mic(_Table):
     """Take out of what is heard what is being played."""
 
 
-class Wyoming(_Table):
-    """Wyoming, the protocol by which Home Assistant uses voice services. It has neither keys nor encryption."""
-
-    enabled: bool | None = None
-    """Whether `chatapi serve` speaks it; unset: where host, port or socket are set, else on this machine alone, unless
-    there is a server.api_key or the port is taken."""
-    host: str = "127.0.0.1"
-    """Address to listen on; empty: none, only the socket. Beyond this machine set `allow` too."""
-    port: int = Field(10300, ge=0, le=65535)
-    """Port to listen on; 0 takes a free one."""
-    socket: Path | None = None
-    """A Unix socket to listen on as well, for this user and group."""
-    allow: tuple[str, ...] = ()
-    """Networks whose machines may come, besides this machine, such as 192.168.1.0/24; empty: everybody."""
-    announce: bool = True
-    """Whether Home Assistant finds it by itself (zeroconf), when it listens beyond this machine."""
-    connections: int = Field(32, ge=1, le=1024)
-    """Connections at once; one more is refused."""
-    payload_bytes: int = Field(1 << 20, ge=1024)
-    """Largest piece of audio in one event."""
-    idle_seconds: float = Field(300, gt=0)
-    """A connection on which nothing arrives for so long is closed."""
-
-    @field_validator("allow")
-    @classmethod
-    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        wrong = [each for each in value if not _is_network(each)]
-        if wrong:
-            raise ValueError(f"must be networks such as 192.168.1.0/24, and {wrong[0]!r} is none")
-        return value
-
-    @property
-    def demanded(self) -> bool:
-        """Whether the owner wants it, so that what keeps it from listening is a fault."""
-        if self.enabled is not None:
-            return self.enabled
-        return any(getattr(self, name) != Wyoming.model_fields[name].default for name in ("host", "port", "socket"))
-
-
-def _is_network(text: str) -> bool:
-    try:
-        ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        return False
-    return True
-
-
-class Echo(_Table):
+class Echo(Table):
     """Engines without a model, for trying and testing."""
 
     delay: float = Field(0, ge=0)
@@ -332,7 +260,7 @@ class Echo(_Table):
     """What the language model does after its first word."""
 
 
-class History(_Table):
+class History(Table):
     """Conversations kept."""
 
     keep_days: float = Field(30, gt=0)
@@ -341,7 +269,7 @@ class History(_Table):
     """Beyond that the oldest is forgotten."""
 
 
-class Log(_Table):
+class Log(Table):
     """What is written to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -353,7 +281,7 @@ class Log(_Table):
     """Keep who asked for what, and never what was said, in audit.log of the data directory, for at least 16 MB."""
 
 
-class Trace(_Table):
+class Trace(Table):
     """Traces of turns for OpenTelemetry; they hold times, never words."""
 
     endpoint: str = Field("", pattern=r"^(https?://[^/\s]\S*)?$")
@@ -362,7 +290,7 @@ class Trace(_Table):
     """Share of the turns that are traced, of those whose caller has not decided in its `traceparent`."""
 
 
-class Settings(_Table):
+class Settings(Table):
     """Everything that can be set."""
 
     data: Path = Path(platformdirs.user_data_dir("chatapi"))

@@ -56,7 +56,11 @@ def named_keys(scene: Scene) -> Iterator[Finding]:
 def wyoming(scene: Scene) -> Iterator[Finding]:
     """The same of Wyoming, which has no keys; at its start a server says itself whom it lets in."""
     settings, table = scene.settings, scene.settings.wyoming
-    if scene.quick or not doors.speaks(settings):
+    if scene.quick:
+        return
+    if not doors.speaks(settings):
+        if table.demanded:
+            yield Finding("note", "Wyoming", f"it is off: {doors.closed_by_keys(settings)}")
         return
     if table.host:
         found = _free(table.host, table.port, "Wyoming", "wyoming")

@@ -7,8 +7,8 @@ import logging
 import os
 import socket
 import ssl
+from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import anyio
 import uvicorn
@@ -22,12 +22,13 @@ from starlette.responses import Response
 from chatapi.appliance import Appliance
 from chatapi.errors import BadInput, CallerError, SettingsFault, Unknown, Unprocessable
 from chatapi.faces.web import native, openai, page, realtime, requests
+from chatapi.faces.web.connections import BACKLOG, Connections
 from chatapi.faces.web.guard import Guard
 from chatapi.faces.web.problems import refusal
+from chatapi.faces.web.protocols import HEAD_BYTES, HttpProtocol, Shared, SocketProtocol
 from chatapi.faces.web.tls import SecureServer
 from chatapi.settings import Settings
 
-MOST_CONNECTIONS = 512
 MOST_BYTES = 16 << 20
 """Of one WebSocket message; a larger one closes its connection with code 1009."""
 REPLY_HEADERS = (
@@ -51,7 +52,8 @@ def create_app(appliance: Appliance) -> FastAPI:
     app.include_router(page.router())
     app.add_exception_handler(HTTPException, _http_problem)
     app.add_exception_handler(RequestValidationError, _validation_problem)
-    app.add_middleware(Guard, settings=appliance.settings, metrics=appliance.metrics, keyring=appliance.keyring)
+    own = (appliance.settings, appliance.metrics, appliance.keyring, appliance.byte_budget)
+    app.add_middleware(Guard, *own)
     if appliance.settings.server.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -62,6 +64,11 @@ def create_app(appliance: Appliance) -> FastAPI:
             expose_headers=list(REPLY_HEADERS),
         )
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    table = appliance.settings.server
+    app.state.shared = Shared(
+        Connections(table.connections, table.connections_per_address), appliance.byte_budget, table.body_seconds
+    )
+    appliance.metrics.http_connections.set_function(lambda: float(len(app.state.shared.connections)))
     return app
 
 
@@ -69,7 +76,7 @@ def bound(host: str, port: int) -> socket.socket:
     """A listening socket. Raises SettingsFault when the address is taken or not ours."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listening = socket.create_server((host, port), family=family, backlog=256)
+        listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         # Python's own words name the address a second time.
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
@@ -83,13 +90,17 @@ def server(app: FastAPI, secure: ssl.SSLContext | None = None) -> uvicorn.Server
     """What carries the app, by HTTPS when it is given what that needs; `carry` runs it."""
     # What ends a reply half-way is in our own log already, with its request id.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+    shared: Shared = app.state.shared
     config = uvicorn.Config(
         app,
+        http=partial(HttpProtocol, shared=shared),  # type: ignore[arg-type]
+        ws=SocketProtocol,
         log_config=None,
         access_log=False,
         server_header=False,
         lifespan="off",
-        limit_concurrency=MOST_CONNECTIONS,
+        backlog=BACKLOG,
+        h11_max_incomplete_event_size=HEAD_BYTES,
         timeout_graceful_shutdown=5,
         ws_max_size=MOST_BYTES,
         # Sound hardly gets smaller by it, and a small box has other work.
@@ -98,38 +109,19 @@ def server(app: FastAPI, secure: ssl.SSLContext | None = None) -> uvicorn.Server
     return SecureServer(config, secure) if secure is not None else uvicorn.Server(config)
 
 
-async def drop_silent(web: uvicorn.Server, seconds: float) -> None:
-    """Close connections on which no whole request head arrives in time; the server itself waits for ever.
-
-    A WebSocket had its head, and its face judges its silence; one that is closing is given as long to take the rest.
-    """
-    since: WeakKeyDictionary[object, float] = WeakKeyDictionary()
-    while True:
-        await anyio.sleep(seconds / 4)
-        now = anyio.current_time()
-        for connection in tuple(web.server_state.connections):
-            transport = connection.transport
-            if transport is None or _busy(connection):
-                since.pop(connection, None)
-            elif now - since.setdefault(connection, now) <= seconds:
-                continue
-            elif transport.is_closing():
-                transport.abort()
-            else:
-                transport.close()
-
-
-def _busy(connection: Any) -> bool:
-    """Whether there is a request on it that is being answered, or an open WebSocket."""
-    if not hasattr(connection, "cycle"):
-        return not connection.transport.is_closing()
-    return connection.cycle is not None and not connection.cycle.response_complete
-
-
 async def carry(web: uvicorn.Server, listening: socket.socket, settings: Settings) -> None:
     """Serve until a signal or `should_exit`."""
+    app: Any = web.config.app
+    connections: Connections = app.state.shared.connections
+
+    async def sweep() -> None:
+        seconds = settings.server.head_seconds
+        while True:
+            await anyio.sleep(seconds / 4)
+            connections.sweep(seconds)
+
     async with anyio.create_task_group() as group:
-        group.start_soon(drop_silent, web, settings.server.body_seconds)
+        group.start_soon(sweep)
         await web.serve(sockets=[listening])
         group.cancel_scope.cancel()
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio.to_thread
 from starlette.requests import Request
 
-from chatapi.errors import BadInput, TooLarge, Unprocessable, Unsupported
+from chatapi.audio import Source
+from chatapi.errors import BadInput, Unprocessable, Unsupported
+from chatapi.faces.web.spooling import Spool
+from chatapi.json_bounds import DEEPEST, check_values, whole_number
 from chatapi.sentences import is_text
 
 LARGE = 64 << 10
 """Bytes from which a body is read on a thread, so that nobody waits for it."""
 MOST_VALUES = 200_000
 """Commas and brackets of a body: a value costs far more memory than the few bytes that it is written in."""
-DEEPEST = 64
-"""Levels of a body; a schema of more is no schema anybody wrote."""
+PART = 256 << 10
+"""Characters of base64 decoded at a time; whole groups of four."""
 JSON_NAMES = {
     "list": "array",
     "str": "string",
@@ -47,29 +52,50 @@ async def json_body(request: Request, wanted: str, understood: Callable[[dict[st
         raise Unsupported(
             f"the media type {kind or '(none)'} is not taken; send application/json", code="unsupported_media_type"
         )
-    body = await request.body()
-    if len(body) < LARGE:
+    spool = Spool.of(request)
+    body = await spool.body(request)
+    if isinstance(body, bytes) and len(body) < LARGE:
         return understood(_object(body, wanted))
-    return await anyio.to_thread.run_sync(lambda: understood(_object(body, wanted)))
+    limiter = None if isinstance(body, bytes) else spool.parsing
+    return await anyio.to_thread.run_sync(lambda: understood(_object(body, wanted)), limiter=limiter)
 
 
-def _object(body: bytes, wanted: str) -> dict[str, Any]:
+def decoded(text: str) -> bytes:
+    """What standard base64 holds. Raises ValueError. A large text is decoded in parts, so that a thread which does so
+    lets others run in between."""
+    if len(text) <= PART:
+        return base64.b64decode(text, validate=True)
+    parts = []
+    for first in range(0, len(text), PART):
+        part = text[first : first + PART]
+        if "=" in part and first + PART < len(text):
+            raise ValueError("padding before the end")
+        parts.append(base64.b64decode(part, validate=True))
+    return b"".join(parts)
+
+
+def _object(source: Source, wanted: str) -> dict[str, Any]:
+    body = _content(source)
     if not body.strip():
         raise BadInput(f"the body is empty; send a JSON object with {wanted}", code="invalid_json")
-    if len(body) > MOST_VALUES and sum(map(body.count, (b",", b"[", b"{"))) > MOST_VALUES:
-        raise TooLarge(
-            f"the body has more than {MOST_VALUES} commas and brackets; send fewer values",
-            code="too_many_values",
-            details={"limit_values": MOST_VALUES},
-        )
+    check_values(body, MOST_VALUES)
     try:
-        values = json.loads(body)
+        values = json.loads(body, parse_int=whole_number)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"the body is not JSON: {_broken(error)}", code="invalid_json") from None
     if not isinstance(values, dict):
         kind = JSON_NAMES[type(values).__name__]
         raise Unprocessable(f"the body is a JSON {kind}; an object with {wanted} is needed")
     return values
+
+
+def _content(source: Source) -> bytes:
+    """All of it."""
+    if isinstance(source, bytes):
+        return source
+    assert not isinstance(source, Path)  # noqa: S101 - bodies are bytes or opened files
+    source.seek(0)
+    return source.read()
 
 
 def _broken(error: ValueError | RecursionError) -> str:

@@ -9,10 +9,14 @@ import time
 
 import anyio
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chatapi import addresses
+from chatapi.byte_budget import SHARE, ByteBudget
 from chatapi.errors import (
     BadInput,
+    Busy,
     ChatapiError,
     Forbidden,
     OurFault,
@@ -21,9 +25,12 @@ from chatapi.errors import (
     TooSlow,
     Unauthorized,
     alone,
+    forget,
 )
 from chatapi.faces.web import access
 from chatapi.faces.web.problems import refusal, status_of
+from chatapi.faces.web.protocols import FAULT, REFUSED
+from chatapi.faces.web.spooling import Spool
 from chatapi.keys import PREFIX, Holder, Keyring
 from chatapi.logs import AUDIT, request_id
 from chatapi.metrics import Metrics
@@ -40,6 +47,12 @@ NOBODY = Holder("-", ())
 """Who was not let in."""
 LINGER_SECONDS = 2
 """How long the rest of a refused body is read and thrown away, so that its sender gets to read the refusal."""
+ALWAYS = ("/health", "/ready")
+"""Paths that are answered however busy the box is."""
+RETRY_SECONDS = 5.0
+"""Until a client is to try again that found too many connections or requests."""
+LEFT = 499
+"""In metrics and audit the status of a request whose client disconnected before the reply, as nginx writes it."""
 POLICY = (
     "default-src 'self'; img-src 'self' data:; media-src 'self' blob:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -58,16 +71,28 @@ class ClientStalled(Exception):
 class Guard:
     """ASGI middleware around the whole face."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, keyring: Keyring) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, metrics: Metrics, keyring: Keyring, budget: ByteBudget
+    ) -> None:
         self._app = app
         self._server = settings.server
-        self._body_bytes = settings.limits.body_bytes
+        self._data = settings.data
+        # What one client may hold at most would otherwise be refused for ever as if the box were busy.
+        self._body_bytes = min(settings.limits.body_bytes, round(budget.limit * SHARE))
         self._metrics = metrics
         self._keyring = keyring
+        self._budget = budget
+        self._requests = 0
+        self._parsing = anyio.CapacityLimiter(1)
+        """Large bodies that are parsed at once: each takes several times its size meanwhile."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await _Exchange(self, scope, receive, send).run()
+            self._requests += 1
+            try:
+                await _Exchange(self, scope, receive, send).run()
+            finally:
+                self._requests -= 1
         elif scope["type"] == "websocket":
             await _Socket(self, scope, receive, send).run()
         else:
@@ -87,6 +112,16 @@ class Guard:
         """Count one more request, or WebSocket, of theirs. Raises TooMany, Forbidden."""
         self._keyring.count(holder)
         access.require(holder, path)
+
+    def check_room(self, scope: Scope) -> None:
+        """Raises Busy where the box has too many connections or requests, unless its health is asked for."""
+        if scope["path"] in ALWAYS:
+            return
+        if refused := scope.get(REFUSED):
+            raise Busy(f"{refused}; try again later", code="too_many_connections", retry_after=RETRY_SECONDS)
+        if self._requests > self._server.requests:
+            told = f"{self._server.requests} requests are worked on, which is all that are taken; try again later"
+            raise Busy(told, code="too_many_requests", retry_after=RETRY_SECONDS)
 
     def _check_host(self, headers: Headers) -> None:
         """On loopback only its own names: a foreign page could point a name of its own there (DNS rebinding)."""
@@ -147,6 +182,7 @@ class _Socket:
 
     async def _let_in(self) -> None:
         try:
+            self._guard.check_room(self._scope)
             self._holder = self._guard.check(self._scope, Headers(scope=self._scope))
             self._guard.allow(self._holder, self._scope["path"])
         except ChatapiError as error:
@@ -193,9 +229,13 @@ class _Exchange:
         self._headers = Headers(scope=scope)
         self._arrived = 0
         self._body_over = False
+        self._left = False
         self._status = 0
         self._holder = NOBODY
         self._begun = time.monotonic()
+        address = _address(scope)
+        self._held = guard._budget.open("" if addresses.is_local(address) else addresses.client(address))
+        scope[Spool.KEY] = self._spool = Spool(guard._data, guard._parsing)
         offered = self._headers.get("x-request-id", "")
         # Ids are logged and sent back, which a key that was put there by mistake may not be.
         sane = SANE_ID.fullmatch(offered) and PREFIX not in offered
@@ -206,17 +246,24 @@ class _Exchange:
         try:
             await self._answered()
         finally:
+            self._spool.close()
+            self._held.release()
             self._note()
             request_id.reset(token)
 
     async def _answered(self) -> None:
         try:
+            self._guard.check_room(self._scope)
             self._holder = self._guard.check(self._scope, self._headers)
             self._guard.allow(self._holder, self._scope["path"])
+            self._check_head()
             self._check_length()
             await self._guard._app(self._scope, self._receive, self._send)
         except Exception as raised:
             error = alone(raised)
+            if self._left and not self._status and isinstance(error, (ClientDisconnect, ChatapiError)):
+                # Nobody is left to be told, and no fault of ours is to be counted.
+                return
             if self._status:
                 # The reply has begun: closing the connection is the only way left to say that it is not whole.
                 if not isinstance(error, (ClientStalled, ChatapiError)):
@@ -228,8 +275,12 @@ class _Exchange:
                 log.exception("unexpected error", exc_info=error)
                 error = OurFault("something went wrong here; the log has it under this request_id")
             await self._refuse(error)
+            forget(raised)
 
     async def _refuse(self, error: ChatapiError) -> None:
+        # Others may have the room while its sender is still told.
+        self._spool.close()
+        self._held.release()
         headers = {}
         if isinstance(error, Unauthorized):
             headers["WWW-Authenticate"] = 'Basic realm="chatapi"' if self._wants_page() else "Bearer"
@@ -255,11 +306,18 @@ class _Exchange:
                 if message["type"] != "http.request" or not message.get("more_body"):
                     return
 
+    def _check_head(self) -> None:
+        """Raises what the connection found wrong with the request's head."""
+        if (fault := self._scope.get(FAULT)) is not None:
+            raise fault
+
     def _check_length(self) -> None:
         stated = self._headers.get("content-length", "0")
         if not stated.isdecimal():
             raise BadInput(f"Content-Length is {stated!r}, which is no number")
         self._check_size(int(stated))
+        # Before it is sent; what it holds is counted as it arrives.
+        self._guard._budget.check(int(stated), self._held.address)
 
     def _check_size(self, size: int) -> None:
         if size > (limit := self._guard._body_bytes):
@@ -269,13 +327,17 @@ class _Exchange:
 
     async def _receive(self) -> Message:
         if self._body_over:
-            return await self._inner_receive()
+            message = await self._inner_receive()
+            self._left = self._left or message["type"] == "http.disconnect"
+            return message
         left = self._begun + self._guard._server.body_seconds - time.monotonic()
         with anyio.move_on_after(max(left, 0)):
             message = await self._inner_receive()
-            self._body_over = message["type"] == "http.disconnect" or not message.get("more_body", False)
+            self._left = message["type"] == "http.disconnect"
+            self._body_over = self._left or not message.get("more_body", False)
             self._arrived += len(message.get("body", b""))
             self._check_size(self._arrived)
+            self._held.hold(self._arrived)
             return message
         raise TooSlow(
             f"the body did not arrive within {self._guard._server.body_seconds:g} seconds", code="body_too_slow"
@@ -286,6 +348,8 @@ class _Exchange:
             self._status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self._id
+            if REFUSED in self._scope:
+                headers["Connection"] = "close"
             for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
         seconds = self._guard._server.send_seconds
@@ -297,10 +361,11 @@ class _Exchange:
 
     def _note(self) -> None:
         seconds = time.monotonic() - self._begun
+        status = self._status or (LEFT if self._left else 0)
         route = getattr(self._scope.get("route"), "path", "other")
         method = self._scope["method"]
         metrics = self._guard._metrics
         known = method if method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS") else "other"
-        metrics.requests.labels(route, known, self._status or "none").inc()
+        metrics.requests.labels(route, known, status or "none").inc()
         metrics.request_seconds.labels(route).observe(seconds)
-        _audit("request", self._scope, self._holder, self._status, seconds)
+        _audit("request", self._scope, self._holder, status, seconds)

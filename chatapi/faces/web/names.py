@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from chatapi.appliance import Appliance
-from chatapi.errors import NotReady, Unknown, Unprocessable
+from chatapi.errors import NotReady, Unknown, Unprocessable, unfit
 
 STOCK_VOICES = (
     "alloy", "ash", "ballad", "coral", "echo", "fable", "nova", "onyx", "sage", "shimmer", "verse", "marin", "cedar",
@@ -23,6 +23,11 @@ STOCK_MODELS = {
 ROLES = ("llm", "asr", "tts")
 """Roles whose models can be asked for."""
 
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+]
+"""Labels that go back as they came, with OpenAI's own bounds."""
+
 
 class VoiceId(BaseModel):
     """A voice by its id, as newer clients of OpenAI's send it."""
@@ -30,6 +35,16 @@ class VoiceId(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     id: Annotated[str, Field(min_length=1, max_length=200)]
+
+
+def metadata_fault(value: object) -> str:
+    """What is wrong with it; empty: nothing."""
+    try:
+        TypeAdapter(Metadata).validate_python(value, strict=True)
+    except ValidationError as error:
+        told = unfit(error.errors(include_url=False, include_input=False)[0])
+        return f"metadata holds at most 16 pairs of text, of at most 64 and 512 characters; a part of it {told}"
+    return ""
 
 
 def models(appliance: Appliance) -> list[tuple[str, str]]:

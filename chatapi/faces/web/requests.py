@@ -14,9 +14,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from chatapi.abilities.conversation import HOTTEST, LAST_SEED, Turn
+from chatapi.audio import Source
 from chatapi.catalog.disk import writing
 from chatapi.errors import BadInput, NotAcceptable, Unprocessable, Unsupported, unfit
 from chatapi.faces.web import bodies
+from chatapi.faces.web.spooling import Spool
 from chatapi.gate import Priority
 
 AUDIO_TYPES = (
@@ -79,15 +81,16 @@ class Asked(BaseModel):
 
 async def read(request: Request) -> Asked:
     """Understand a request. Raises CallerError saying what is wrong and what would be right, StorageFault."""
+    audio: Source | None = None
     media_type = bodies.media_type(request)
     if media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json")):
         _refuse_query(request)
-        options, audio = await bodies.json_body(request, "a prompt", _from_json), None
+        options = await bodies.json_body(request, "a prompt", _from_json)
     elif media_type == "multipart/form-data":
         _refuse_query(request)
         options, audio = await _from_form(request)
     elif media_type in AUDIO_TYPES:
-        options, audio = _from_query(request), await request.body()
+        options, audio = _from_query(request), await Spool.of(request).body(request)
     else:
         raise Unsupported(
             f"the media type {media_type or '(none)'} is not taken; send application/json, multipart/form-data or an "
@@ -109,16 +112,16 @@ def _from_query(request: Request) -> Options:
     return _validated(Options, _single(request.query_params.multi_items()), strict=False)
 
 
-async def _from_form(request: Request) -> tuple[Options, bytes | None]:
+async def _from_form(request: Request) -> tuple[Options, Source | None]:
     try:
         with writing(Path(tempfile.gettempdir())):
             async with request.form(max_files=2, max_fields=MOST_FIELDS, max_part_size=1 << 20) as form:
-                return await _from_parts(form)
+                return await _from_parts(form, Spool.of(request))
     except HTTPException as error:
         raise BadInput(f"the form cannot be read: {error.detail}", code="invalid_form") from None
 
 
-async def _from_parts(form: FormData) -> tuple[Options, bytes | None]:
+async def _from_parts(form: FormData, spool: Spool) -> tuple[Options, Source | None]:
     values = _single(form.multi_items())
     audio = values.pop("audio", None)
     if isinstance(audio, str):
@@ -134,7 +137,7 @@ async def _from_parts(form: FormData) -> tuple[Options, bytes | None]:
         )
     if audio is None:
         return _validated(PromptRequest, values, strict=False), None
-    return _validated(Options, values, strict=False), await audio.read()
+    return _validated(Options, values, strict=False), await spool.part(audio)
 
 
 def _single(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -164,7 +167,7 @@ def _validated(model: type[Options], values: dict[str, Any], strict: bool) -> Op
         raise Unprocessable(told, details={"fields": [name for name, _ in faults]}) from None
 
 
-def _asked(options: Options, audio: bytes | None, accept: str) -> Asked:
+def _asked(options: Options, audio: Source | None, accept: str) -> Asked:
     kind, stream = _kind(options, accept)
     turn = Turn(
         prompt=options.prompt if isinstance(options, PromptRequest) else None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 
 import anyio
+import anyio.to_thread
 from anyio.abc import SocketStream
 
 from chatapi.appliance import Appliance
@@ -37,8 +38,12 @@ class Gone(Exception):
 class Connection:
     """`run` serves it until the client leaves."""
 
-    def __init__(self, stream: SocketStream, appliance: Appliance) -> None:
+    def __init__(self, stream: SocketStream, appliance: Appliance, address: str = "") -> None:
+        """`address`: its client's, as limits count it; empty: this machine."""
         self._stream = stream
+        self._held = appliance.byte_budget.open(address)
+        self._met = False
+        """Whether an event ever came."""
         self._appliance = appliance
         self._settings = appliance.settings
         self._inbox = Inbox()
@@ -54,6 +59,8 @@ class Connection:
                 await self._work()
         except Exception as error:
             await self._end(_first(error))
+        finally:
+            self._held.release()
 
     async def _end(self, error: Exception) -> None:
         if isinstance(error, ChatapiError):
@@ -88,16 +95,23 @@ class Connection:
 
     async def take(self) -> Event:
         """The next event to work on. Raises TooSlow (idle) when none comes, Gone when none will."""
-        most = self._settings.wyoming.idle_seconds
         try:
             if self._inbox.waiting:
                 return await self._inbox.take()
-            while (left := self._alive_at + most - anyio.current_time()) > 0:
+            while (left := self._alive_at + self._patience - anyio.current_time()) > 0:
                 with anyio.move_on_after(left):
                     return await self._inbox.take()
         except anyio.EndOfStream:
             raise Gone from None
-        raise TooSlow(f"nothing was sent for {most:g} seconds, after which a connection is closed", code="idle")
+        raise TooSlow(
+            f"nothing was sent for {self._patience:g} seconds, after which a connection is closed", code="idle"
+        )
+
+    @property
+    def _patience(self) -> float:
+        """Seconds of silence after which the connection is closed."""
+        idle = self._settings.wyoming.idle_seconds
+        return idle if self._met else min(idle, self._settings.server.head_seconds)
 
     def put_back(self, event: Event) -> None:
         self._inbox.put_back(event)
@@ -119,7 +133,9 @@ class Connection:
                 await anyio.sleep(settings.server.send_seconds)
                 raise Gone
             framing.feed(received)
-            while (event := framing.take()) is not None:
+            self._held.hold(framing.size + self._inbox.held)
+            while (event := await _taken(framing)) is not None:
+                self._met = True
                 begun, self._alive_at = None, anyio.current_time()
                 await self._sort(event)
             if framing.partial and begun is None:
@@ -146,6 +162,11 @@ class Connection:
             await self.send(Event("pong", {"text": wire.read(wire.Ping, event).text}))
         elif known:
             await self._inbox.put(event)
+
+
+async def _taken(framing: Framing) -> Event | None:
+    """The next event, read on a thread where it is large."""
+    return await anyio.to_thread.run_sync(framing.take) if framing.heavy else framing.take()
 
 
 def _first(error: BaseException) -> Exception:

@@ -27,6 +27,9 @@ def opened(settings: Settings) -> list[socket.socket]:
     """Listening sockets; none where it is off, or cannot be had and nobody asked for it. Raises SettingsFault."""
     table, found = settings.wyoming, []
     if not speaks(settings):
+        if table.demanded:
+            # No fault: keys can be made while the box runs, and it must come up again after a power cut.
+            log.warning("Wyoming is off: %s", closed_by_keys(settings))
         return []
     try:
         if table.host:
@@ -45,21 +48,34 @@ def opened(settings: Settings) -> list[socket.socket]:
 
 
 def speaks(settings: Settings) -> bool:
-    """Whether the box is to speak it: one that has a key is open to nobody without one, unless its owner says so."""
-    if settings.wyoming.enabled is not None or settings.wyoming.demanded:
-        return settings.wyoming.demanded
-    return settings.server.api_key is None and not keys.file_of(settings.data).exists()
+    """Whether the box is to speak it."""
+    return settings.wyoming.enabled is not False and not (_has_keys(settings) and closed_by_keys(settings))
+
+
+def closed_by_keys(settings: Settings) -> str:
+    """Why a box that has keys does not speak it as it is set, though the protocol knows no keys; empty: it does."""
+    if settings.wyoming.enabled is None:
+        return "the box has keys, and Wyoming knows none; wyoming.enabled=true opens it to whoever may connect"
+    if is_open(settings) and not settings.wyoming.allow:
+        return (
+            "the box has keys, and Wyoming, which knows none, would be open to everyone on the network; set "
+            "wyoming.allow to the networks that may come, such as 192.168.1.0/24"
+        )
+    return ""
 
 
 def check_open(settings: Settings, keyring: keys.Keyring) -> None:
     """Raises Unauthorized where keys were made since the start, before which it was open because there were none."""
     try:
-        closed = not settings.wyoming.demanded and keyring.wanted
+        wanted = keyring.wanted
     except SettingsFault:
-        closed = True
-    if closed:
-        told = "the box has keys, and Wyoming knows none; wyoming.enabled=true opens it to whoever may connect"
+        wanted = True
+    if wanted and (told := closed_by_keys(settings)):
         raise Unauthorized(told)
+
+
+def _has_keys(settings: Settings) -> bool:
+    return settings.server.api_key is not None or keys.file_of(settings.data).exists()
 
 
 def close(listening: Iterable[socket.socket], path: Path | None) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chatapi.errors import BadInput, TooLarge
+from chatapi.json_bounds import DEEPEST, check_values, too_deep, whole_number
 
 VERSION = "1.10.2"
 """Of the protocol's library, as its events state it."""
@@ -20,6 +21,11 @@ HEADER = 64 << 10
 """Most bytes of a header; older peers put the data into it."""
 TYPE = 100
 """Most characters of a type."""
+
+MOST_VALUES = 10_000
+"""Commas and brackets of an event's JSON."""
+LARGE = 64 << 10
+"""Bytes of data from which an event is read on a thread, so that no other connection waits for it."""
 
 LEAST, SWELLING = 512, 8
 """Bytes of the smallest event in memory, and how much larger than its JSON one may get."""
@@ -58,6 +64,16 @@ class Framing:
     def partial(self) -> bool:
         """Whether an event has begun and is not complete."""
         return bool(self._buffer) or self._header is not None
+
+    @property
+    def size(self) -> int:
+        """Bytes that are held."""
+        return len(self._buffer)
+
+    @property
+    def heavy(self) -> bool:
+        """Whether the next event takes long to read."""
+        return self._header is not None and self._header.data_length > LARGE
 
     def feed(self, data: bytes) -> None:
         """The next bytes; take every event before more is fed, so that no more than one is ever held."""
@@ -140,12 +156,15 @@ def _length(header: Mapping[str, Any], name: str, most: int) -> int:
 
 
 def _object(text: bytes, what: str) -> dict[str, Any]:
+    check_values(text, MOST_VALUES, "event_too_large")
     try:
-        found = json.loads(text.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
+        found = json.loads(text.decode("utf-8"), parse_constant=_refuse, parse_float=_finite, parse_int=whole_number)
     except (ValueError, RecursionError):
         raise BadInput(f"the {what} of the event is no JSON in UTF-8", code="bad_event") from None
     if not isinstance(found, dict):
         raise BadInput(f"the {what} of the event is no JSON object", code="bad_event")
+    if too_deep(found):
+        raise BadInput(f"the {what} of the event is nested more than {DEEPEST} levels deep", code="bad_event")
     return found
 
 

@@ -26,6 +26,11 @@ class Inbox:
     def waiting(self) -> int:
         return len(self._events)
 
+    @property
+    def held(self) -> int:
+        """Bytes of those that wait."""
+        return self._held
+
     async def put(self, event: Event) -> None:
         """Wait until there is room."""
         while self._held + event.weight > MOST and self._events:

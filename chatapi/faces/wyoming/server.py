@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import anyio
 from anyio.abc import SocketStream, TaskGroup
 
+from chatapi import addresses
 from chatapi.appliance import Appliance
 from chatapi.errors import Busy, ChatapiError, Unauthorized
 from chatapi.faces.wyoming import doors
@@ -21,6 +23,8 @@ log = logging.getLogger(__name__)
 
 AGAIN = 0.5
 """Seconds until the next connection is accepted, when the system has no more files for them."""
+RETRY_SECONDS = 5.0
+"""Until a client is to try again that found too many connections."""
 REFUSED = 64
 """Connections beyond the limit that are told so at once; more are closed without a word."""
 
@@ -34,6 +38,7 @@ class WyomingServer:
         self._allowed = doors.Allowed(appliance.settings.wyoming.allow)
         self._urls = [doors.url(each) for each in listening]
         self._open = 0
+        self._addresses: Counter[str] = Counter()
         self._refused = 0
         appliance.metrics.wyoming_connections.set_function(lambda: float(self._open))
 
@@ -65,7 +70,6 @@ class WyomingServer:
             group.start_soon(self._serve, accepted)
 
     async def _serve(self, accepted: socket.socket) -> None:
-        table = self._appliance.settings.wyoming
         try:
             peer = accepted.getpeername()
             # Not a UNIXSocketStream, whose reader anyio (4.16) wakes after it was cancelled.
@@ -85,15 +89,27 @@ class WyomingServer:
             except Unauthorized as refused:
                 await self._refuse(stream, refused)
                 return
-            if self._open >= table.connections:
-                told = f"{self._open} connections are open, which is all that are taken"
-                await self._refuse(stream, Busy(told, code="too_many_connections"))
+            address = _address(peer)
+            if told := self._full(address):
+                await self._refuse(stream, Busy(told, code="too_many_connections", retry_after=RETRY_SECONDS))
                 return
             self._open += 1
+            self._addresses[address] += 1
             try:
-                await Connection(stream, self._appliance).run()
+                await Connection(stream, self._appliance, address).run()
             finally:
                 self._open -= 1
+                self._addresses[address] -= 1
+                self._addresses += Counter()
+
+    def _full(self, address: str) -> str:
+        """Why no more connections are served; empty: they are."""
+        table = self._appliance.settings.wyoming
+        if self._open >= table.connections:
+            return f"{self._open} connections are open, which is all that are taken"
+        if address and self._addresses[address] >= table.connections_per_address:
+            return f"{table.connections_per_address} connections of your address are open, which is all that are taken"
+        return ""
 
     async def _refuse(self, stream: SocketStream, error: ChatapiError) -> None:
         if self._refused >= REFUSED:
@@ -103,3 +119,9 @@ class WyomingServer:
             await Connection(stream, self._appliance).refuse(error)
         finally:
             self._refused -= 1
+
+
+def _address(peer: object) -> str:
+    """As limits count it; empty: this machine."""
+    host = str(peer[0]) if isinstance(peer, tuple) else ""
+    return "" if addresses.is_local(host) else addresses.client(host)

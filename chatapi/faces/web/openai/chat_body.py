@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from chatapi.abilities.conversation import HOTTEST
 from chatapi.errors import Unprocessable, unfit
-from chatapi.faces.web.names import VoiceId
+from chatapi.faces.web.names import VoiceId, metadata_fault
 
 NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 """OpenAI's names of functions and schemas."""
@@ -345,6 +345,8 @@ def understood(values: Mapping[str, Any]) -> ChatRequest:
 def _check_parameter(name: str, value: Any) -> None:
     if name in REFUSED:
         raise wrong(name, f"{name} is not supported: {REFUSED[name]}", "unsupported_parameter")
+    if name == "metadata" and (fault := metadata_fault(value)):
+        raise wrong("metadata", fault, "invalid_value")
     if name in TAKEN:
         values = TAKEN[name].values
         if values is not None and not any(value is each or (value == each and each != 0) for each in values):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -14,13 +13,15 @@ from starlette.requests import Request
 from chatapi.abilities.chat import ChatTurn, Said
 from chatapi.abilities.conversation import LAST_SEED
 from chatapi.appliance import Appliance
+from chatapi.audio import Source
 from chatapi.engines import Sampling, Tool
 from chatapi.errors import Unprocessable
 from chatapi.events import Call
 from chatapi.faces.web import names
-from chatapi.faces.web.bodies import check_plain, json_body
+from chatapi.faces.web.bodies import check_plain, decoded, json_body
 from chatapi.faces.web.openai import chat_body
 from chatapi.faces.web.openai.chat_body import ChatRequest, wrong
+from chatapi.faces.web.spooling import Spool
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Asked:
 
 async def read(request: Request, appliance: Appliance) -> Asked:
     """Understand a request. Raises CallerError with the `param` that is wrong in its details."""
-    asked, said = await json_body(request, "messages", _understood)
+    asked, said = await json_body(request, "messages", partial(_understood, Spool.of(request)))
     audio = _audio(asked)
     turn = _turn(asked, said, appliance, audio is not None)
     return Asked(
@@ -53,12 +54,12 @@ async def read(request: Request, appliance: Appliance) -> Asked:
     )
 
 
-def _understood(values: dict[str, Any]) -> tuple[ChatRequest, tuple[Said, ...]]:
-    """The request, and its messages with their sound as bytes."""
+def _understood(spool: Spool, values: dict[str, Any]) -> tuple[ChatRequest, tuple[Said, ...]]:
+    """The request, and its messages with their sound as files. For a thread where they are large."""
     check_plain(values)
     asked = chat_body.understood(values)
     _check_together(asked)
-    said = [_said(message, f"messages[{at}]") for at, message in enumerate(asked.messages)]
+    said = [_said(message, f"messages[{at}]", spool) for at, message in enumerate(asked.messages)]
     # What is gone on with begins as its answer will.
     named = [_named(each, message) for each, message in zip(said[:-1], asked.messages[:-1], strict=True)]
     last = said[-1] if said[-1].role == "assistant" else _named(said[-1], asked.messages[-1])
@@ -161,18 +162,18 @@ def _choice(asked: ChatRequest, tools: Sequence[chat_body.FunctionTool]) -> str:
     return asked.tool_choice or ("auto" if tools else "none")
 
 
-def _said(message: Any, place: str) -> Said:
+def _said(message: Any, place: str, spool: Spool) -> Said:
     if isinstance(message, chat_body.UserMessage):
-        return Said("user", _parts(message.content, place))
+        return Said("user", _parts(message.content, place, spool))
     if isinstance(message, chat_body.ToolMessage):
-        return Said("tool", _parts(message.content, place), call=message.tool_call_id)
+        return Said("tool", _parts(message.content, place, spool), call=message.tool_call_id)
     if isinstance(message, chat_body.SystemMessage):
-        return Said("system", _parts(message.content, place))
-    return _answered(message, place)
+        return Said("system", _parts(message.content, place, spool))
+    return _answered(message, place, spool)
 
 
-def _answered(message: chat_body.AssistantMessage, place: str) -> Said:
-    parts = _parts(message.content or "", place)
+def _answered(message: chat_body.AssistantMessage, place: str, spool: Spool) -> Said:
+    parts = _parts(message.content or "", place, spool)
     parts += (message.refusal,) if message.refusal else ()
     calls = tuple(Call(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ())
     spoken = message.audio
@@ -183,17 +184,17 @@ def _answered(message: chat_body.AssistantMessage, place: str) -> Said:
     return Said("assistant", parts, calls, spoken=spoken.id if spoken is not None else "")
 
 
-def _parts(content: str | Sequence[Any], place: str) -> tuple[str | bytes, ...]:
+def _parts(content: str | Sequence[Any], place: str, spool: Spool) -> tuple[str | Source, ...]:
     if isinstance(content, str):
         return (content,)
-    return tuple(_part(part, f"{place}.content[{at}]") for at, part in enumerate(content))
+    return tuple(_part(part, f"{place}.content[{at}]", spool) for at, part in enumerate(content))
 
 
-def _part(part: Any, place: str) -> str | bytes:
+def _part(part: Any, place: str, spool: Spool) -> str | Source:
     if isinstance(part, chat_body.AudioPart):
         try:
-            return base64.b64decode(part.input_audio.data, validate=True)
-        except (binascii.Error, ValueError) as error:
+            return spool.kept(decoded(part.input_audio.data))
+        except ValueError as error:
             param = f"{place}.input_audio.data"
             raise wrong(param, f"{param} is not base64: {error}", "invalid_audio") from None
     return part.refusal if isinstance(part, chat_body.RefusalPart) else str(part.text)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream
 from starlette.websockets import WebSocket
 
@@ -17,9 +18,10 @@ from chatapi.abilities.live import Session as Conversation
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE
 from chatapi.engines import Sampling, Tool
-from chatapi.errors import BadInput, ChatapiError, TooLarge, TooSlow, Unprocessable
+from chatapi.errors import BadInput, Busy, ChatapiError, TooLarge, TooSlow, Unprocessable
 from chatapi.events import LiveEvent
 from chatapi.faces.web import names
+from chatapi.faces.web.bodies import LARGE
 from chatapi.faces.web.problems import fault
 from chatapi.faces.web.realtime import wire
 from chatapi.faces.web.realtime.aside import Asides
@@ -34,6 +36,13 @@ STEP = RATE // 2
 """Samples heard at a time, so that one large event does not hold up other sessions."""
 PATIENCE = {"low": 2.0, "medium": 1.0, "auto": 1.0, "high": 0.5}
 """Eagerness to answer -> how much longer to wait at a pause."""
+
+
+UPDATES = 8
+"""Sessions that may wait to be sent to a client that changes them: each is a large document."""
+
+A = TypeVar("A")
+T = TypeVar("T")
 
 
 class Gone(Exception):
@@ -107,6 +116,8 @@ class Connection:
         self._incoming = Incoming(config.audio.input.format.type)
         self._uncommitted = 0
         """Samples since the last turn, where the client ends turns."""
+        self._updates = 0
+        """Documents of the session that are not sent yet."""
         self._handlers: dict[str, Callable[[Any], Awaitable[None]]] = {
             "session.update": self._update,
             "input_audio_buffer.append": self._append,
@@ -139,6 +150,7 @@ class Connection:
     async def _write(self) -> None:
         async for event in self._to_send:
             await send(self._websocket, event, self._appliance.settings.server.send_seconds)
+            self._updates -= event["type"] == "session.updated"
 
     async def _follow(self) -> None:
         async for event in self._events:
@@ -164,10 +176,10 @@ class Connection:
         try:
             if text is None:
                 raise BadInput("events are text frames; sound goes into input_audio_buffer.append", code="binary_frame")
-            document = wire.parsed(text)
+            document = await _threaded(len(text), wire.parsed, text)
             if isinstance(given := document.get("event_id"), str):
                 event_id = given[:512]
-            event = wire.event(document)
+            event = await _threaded(len(text), wire.event, document)
             await self._handlers[event.type](event)
         except ChatapiError as error:
             await self._fault(error, event_id)
@@ -179,6 +191,8 @@ class Connection:
     # The session
 
     async def _update(self, event: wire.SessionUpdate) -> None:
+        if self._updates >= UPDATES:
+            raise Busy("earlier updates are not sent to you yet; take them first", code="updates_waiting")
         # The model of a session cannot change.
         config = self._config.updated({**event.session, "model": self._config.model})
         detected = self._conversation.options.detect
@@ -189,6 +203,7 @@ class Connection:
         if config.audio.input.format != self._config.audio.input.format:
             self._incoming = Incoming(config.audio.input.format.type)
         self._config = self._translation.config = config
+        self._updates += 1
         await self.tell("session.updated", session=self._document())
 
     def _document(self) -> dict[str, Any]:
@@ -205,7 +220,7 @@ class Connection:
     # Sound
 
     async def _append(self, event: wire.Append) -> None:
-        samples = self._incoming.feed(event.audio)
+        samples = await _threaded(len(event.audio), self._incoming.feed, event.audio)
         if self._config.audio.input.turn_detection is None:
             limit = self._appliance.settings.limits.audio_seconds
             if self._uncommitted + len(samples) > limit * RATE:
@@ -297,6 +312,13 @@ class Connection:
     def _by_client(self) -> None:
         if self._translation.reply is not None:
             self._translation.reply.reason = "client_cancelled"
+
+
+async def _threaded(size: int, function: Callable[[A], T], argument: A) -> T:
+    """What the function makes of so many characters, on a thread where they are many."""
+    if size < LARGE:
+        return function(argument)
+    return await anyio.to_thread.run_sync(function, argument)
 
 
 async def send(websocket: WebSocket, event: dict[str, Any], seconds: float) -> None:

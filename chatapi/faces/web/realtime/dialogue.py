@@ -10,12 +10,14 @@ from typing import Any
 from chatapi.abilities.live import Session
 from chatapi.abilities.live.answer import Answer
 from chatapi.abilities.live.playback import Playback
-from chatapi.errors import BadInput, Unknown, Unprocessable
+from chatapi.errors import BadInput, TooLarge, Unknown, Unprocessable
 from chatapi.events import Call
 from chatapi.faces.web.realtime.wire import Create, FunctionCall, FunctionOutput, Message
 
 MOST = 1000
 """Items a client may name; older ones are still part of the conversation."""
+MOST_CHARS = 1_000_000
+"""Characters of all items and of what is to be answered: more fits no model's context, and all are kept in memory."""
 SLACK = 0.1
 """Seconds by which a client may count more sound than was sent: it rounds, and its player works in blocks."""
 KINDS = {"user": "input_text", "system": "input_text", "assistant": "output_text"}
@@ -48,6 +50,11 @@ class Item:
         return self.answer.number if self.answer is not None else self.number
 
     @property
+    def size(self) -> int:
+        """Characters it holds."""
+        return len(self.text or "")
+
+    @property
     def part(self) -> dict[str, Any]:
         """Its content. Sound itself is not kept."""
         return {"type": self.kind, "transcript" if self.kind.endswith("audio") else "text": self.text}
@@ -70,6 +77,10 @@ class CallItem(Item):
 
     call: Call = field(kw_only=True)
     output: str | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.call.arguments) + len(self.output or "")
 
     def document(self, empty: bool = False) -> dict[str, Any]:
         document = {"id": self.id, "object": "realtime.item", "type": self.kind, "status": self.status}
@@ -128,6 +139,7 @@ class Dialogue:
             raise Unprocessable(
                 "items can only be added at the end; leave previous_item_id out", details={"param": "previous_item_id"}
             )
+        self._check_room(item)
         if isinstance(item, CallItem):
             self._give(item)
         elif item.role == "user":
@@ -140,6 +152,16 @@ class Dialogue:
             for other in asked:
                 other.number = item.number
         return item, self.add(item)
+
+    def _check_room(self, item: Item) -> None:
+        """Raises TooLarge (conversation_too_large)."""
+        held = sum(each.size for each in self._items.values()) + sum(map(len, self._session.pending))
+        if held + item.size > MOST_CHARS:
+            raise TooLarge(
+                f"the items of the conversation have {held} characters, and {MOST_CHARS} are taken; delete some",
+                code="conversation_too_large",
+                details={"limit_chars": MOST_CHARS},
+            )
 
     def _give(self, item: CallItem) -> None:
         if item.output is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from chatapi.audio import RATE, Audio, Resampled, Samples
 from chatapi.errors import BadInput
+from chatapi.faces.web.bodies import decoded
 
 RATES = {"audio/pcm": 24_000, "audio/pcmu": 8_000, "audio/pcma": 8_000}
 """Format -> samples a second."""
@@ -23,8 +23,8 @@ Ints = npt.NDArray[np.int16]
 def received(text: str, form: str) -> Samples:
     """What base64 `text` holds, at the format's own rate. Raises BadInput (invalid_audio)."""
     try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
+        raw = decoded(text)
+    except ValueError as error:
         raise BadInput(f"the audio is not base64: {error}", code="invalid_audio") from None
     if form != "audio/pcm":
         table = _ULAW if form == "audio/pcmu" else _ALAW

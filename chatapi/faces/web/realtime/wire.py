@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
-from chatapi.errors import BadInput, Unprocessable
-from chatapi.faces.web.names import VoiceId
+from chatapi.errors import BadInput, TooLarge, Unprocessable
+from chatapi.faces.web.names import Metadata, VoiceId
 from chatapi.faces.web.realtime.sound import RATES
+from chatapi.json_bounds import DEEPEST, check_values, too_deep
 
 TAGS = frozenset(
     ["server_vad", "semantic_vad", "str", "int", "literal['inf']", "constrained-int", "message", "function_call",
@@ -24,6 +25,17 @@ TAGS = frozenset(
 
 NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 """OpenAI's names of functions."""
+
+MOST_VALUES = 20_000
+"""Commas and brackets of an event."""
+MOST_CHARS = 512 << 10
+"""Of an event that brings no sound."""
+LONGEST_MS = 86_400_000
+"""A day: no answer is longer."""
+
+Text = Annotated[str, Field(max_length=20_000)]
+Id = Annotated[str, Field(max_length=512)]
+Voice = Annotated[str, Field(max_length=200)] | VoiceId
 
 Shape = TypeVar("Shape", bound=BaseModel)
 
@@ -36,7 +48,7 @@ class Format(_Part):
     """How sound is encoded."""
 
     type: Literal["audio/pcm", "audio/pcmu", "audio/pcma"] = "audio/pcm"
-    rate: int | None = None
+    rate: int | None = Field(None, ge=0, le=192_000)
     """Samples a second; every format has one."""
 
     @model_validator(mode="after")
@@ -55,7 +67,7 @@ class ServerVad(_Part):
 
     type: Literal["server_vad"]
     threshold: float = Field(0.5, ge=0, le=1)
-    prefix_padding_ms: int = Field(300, ge=0)
+    prefix_padding_ms: int = Field(300, ge=0, le=LONGEST_MS)
     """Without effect: a third of a second before the first sound is always kept."""
     silence_duration_ms: int = Field(500, ge=32, le=10_000)
     create_response: bool = True
@@ -76,9 +88,9 @@ class SemanticVad(_Part):
 class Transcription(_Part):
     """Whether the client is told what was understood; the model is always the box's own."""
 
-    model: str | None = None
-    language: str | None = None
-    prompt: str | None = None
+    model: Id | None = None
+    language: Id | None = None
+    prompt: Text | None = None
     """Without effect."""
 
 
@@ -93,7 +105,7 @@ class Input(_Part):
 
 class Output(_Part):
     format: Format = Format()
-    voice: str | VoiceId = "default"
+    voice: Voice = "default"
     speed: float = Field(1.0, ge=0.25, le=1.5)
     """As a multiple of the box's own pace."""
 
@@ -130,7 +142,7 @@ class Function(_Part):
 
     type: Literal["function"]
     name: str = Field(pattern=NAME)
-    description: str = ""
+    description: Text = ""
     parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
     """JSON schema of its arguments."""
 
@@ -150,20 +162,20 @@ class Session(_Part):
     """A session as it is. `Update` names what of it changes."""
 
     type: Literal["realtime"] = "realtime"
-    model: str | None = None
+    model: Id | None = None
     output_modalities: list[Literal["audio", "text"]] = Field(["audio"], min_length=1, max_length=1)
-    instructions: str | None = Field(None, max_length=20_000)
+    instructions: Text | None = None
     max_output_tokens: Annotated[int, Field(ge=1, le=4096)] | Literal["inf"] = "inf"
     audio: Sound = Sound()
     tools: Functions = []
     tool_choice: Choice = "auto"
     chatapi: Extension | None = None
-    include: list[str] | None = None
+    include: list[Id] | None = Field(None, max_length=64)
     parallel_tool_calls: bool | None = None
     prompt: None = None
     reasoning: dict[str, Any] | None = None
     tracing: Literal["auto"] | dict[str, Any] | None = None
-    truncation: str | dict[str, Any] | None = None
+    truncation: Id | dict[str, Any] | None = None
 
     def updated(self, change: Mapping[str, Any]) -> Session:
         """With the fields of a `session.update`. Raises Unprocessable naming the field that cannot be."""
@@ -172,7 +184,7 @@ class Session(_Part):
 
 class Content(_Part):
     type: Literal["input_text", "output_text"]
-    text: str = Field(max_length=20_000)
+    text: Text
 
 
 class Message(_Part):
@@ -191,7 +203,7 @@ class FunctionCall(_Part):
 
     type: Literal["function_call"]
     name: str = Field(pattern=NAME)
-    arguments: str = Field(max_length=20_000)
+    arguments: Text
     call_id: str = Field(min_length=1, max_length=200)
     id: str | None = Field(None, min_length=1, max_length=64)
     object: Literal["realtime.item"] | None = None
@@ -203,7 +215,7 @@ class FunctionOutput(_Part):
 
     type: Literal["function_call_output"]
     call_id: str = Field(max_length=200)
-    output: str
+    output: str = Field(max_length=100_000)
     id: str | None = Field(None, min_length=1, max_length=64)
     object: Literal["realtime.item"] | None = None
     status: Literal["completed", "incomplete", "in_progress"] | None = None
@@ -213,7 +225,7 @@ class Reference(_Part):
     """An item of the conversation."""
 
     type: Literal["item_reference"]
-    id: str
+    id: Id
 
 
 Given = Message | FunctionCall | FunctionOutput | Reference
@@ -222,7 +234,7 @@ Given = Message | FunctionCall | FunctionOutput | Reference
 
 class ResponseOutput(_Part):
     format: Format | None = None
-    voice: str | VoiceId | None = None
+    voice: Voice | None = None
 
 
 class ResponseSound(_Part):
@@ -237,9 +249,9 @@ class Response(_Part):
     """none: the response is no part of the conversation, and others may go on beside it."""
     input: list[Annotated[Given, Field(discriminator="type")]] | None = Field(None, max_length=256)
     """Instead of the conversation, where it is none."""
-    instructions: str | None = Field(None, max_length=20_000)
+    instructions: Text | None = None
     max_output_tokens: Annotated[int, Field(ge=1, le=4096)] | Literal["inf"] | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Metadata | None = None
     output_modalities: list[Literal["audio", "text"]] | None = Field(None, min_length=1, max_length=1)
     parallel_tool_calls: bool | None = None
     prompt: None = None
@@ -258,7 +270,7 @@ class Event(_Part):
     """What every event of a client has."""
 
     type: str
-    event_id: str | None = Field(None, max_length=512)
+    event_id: Id | None = None
 
 
 class SessionUpdate(Event):
@@ -271,19 +283,19 @@ class Append(Event):
 
 class Create(Event):
     item: Annotated[Message | FunctionCall | FunctionOutput, Field(discriminator="type")]
-    previous_item_id: str | None = None
+    previous_item_id: Id | None = None
 
 
 class Named(Event):
     """`conversation.item.delete` and `.retrieve`."""
 
-    item_id: str
+    item_id: Id
 
 
 class Truncate(Event):
-    item_id: str
+    item_id: Id
     content_index: Literal[0]
-    audio_end_ms: int = Field(ge=0)
+    audio_end_ms: int = Field(ge=0, le=LONGEST_MS)
 
 
 class ResponseCreate(Event):
@@ -291,12 +303,12 @@ class ResponseCreate(Event):
 
 
 class ResponseCancel(Event):
-    response_id: str | None = None
+    response_id: Id | None = None
 
 
 class Played(Event):
-    audio_end_ms: int = Field(ge=0)
-    response_id: str | None = None
+    audio_end_ms: int = Field(ge=0, le=LONGEST_MS)
+    response_id: Id | None = None
 
 
 EVENTS: dict[str, type[Event]] = {
@@ -316,13 +328,22 @@ EVENTS: dict[str, type[Event]] = {
 
 
 def parsed(text: str) -> dict[str, Any]:
-    """The JSON object of a message. Raises BadInput (invalid_json)."""
+    """The JSON object of a message. Raises BadInput (invalid_json), TooLarge (too_many_values, event_too_large)."""
+    check_values(text, MOST_VALUES)
     try:
         document = from_json(text, allow_inf_nan=False)
     except ValueError as error:
         raise BadInput(f"this is not JSON: {error}", code="invalid_json") from None
     if not isinstance(document, dict):
         raise BadInput("an event is a JSON object with a `type`", code="invalid_json")
+    if too_deep(document):
+        raise BadInput(f"the event is nested more than {DEEPEST} levels deep", code="invalid_json")
+    if len(text) > MOST_CHARS and document.get("type") != "input_audio_buffer.append":
+        raise TooLarge(
+            f"the event has {len(text)} characters; at most {MOST_CHARS} are taken where it brings no sound",
+            code="event_too_large",
+            details={"limit_chars": MOST_CHARS},
+        )
     return document
 
 

@@ -1,0 +1,31 @@
+"""Addresses of clients: which count as one client, and which are this machine."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+
+
+@functools.lru_cache(4096)
+def client(address: str) -> str:
+    """What limits count by: an IPv4 address, or the /64 network of an IPv6 address, whose owner has 2^64 of them."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address[:64]
+    if isinstance(found, ipaddress.IPv6Address):
+        if found.ipv4_mapped is not None:
+            return str(found.ipv4_mapped)
+        return str(ipaddress.ip_network((int(found) >> 64 << 64, 64)))
+    return str(found)
+
+
+@functools.lru_cache(4096)
+def is_local(address: str) -> bool:
+    """Whether it is this machine: loopback, or no address at all, as Unix sockets have none."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return True
+    mapped = getattr(found, "ipv4_mapped", None)
+    return (mapped or found).is_loopback

@@ -1,0 +1,237 @@
+"""Events of hostile clients, over WebSockets and Wyoming: bounded in what they hold, and nobody else waits for them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+import websockets.sync.client
+from conftest import PATIENCE, Served, serving
+from realtime_client import heard, raw
+from test_bad_input import wait_until
+from test_bytes_in_flight import HANDSHAKE
+
+from chatapi.errors import ChatapiError
+from chatapi.faces.web.realtime import wire
+from chatapi.settings import Settings
+
+pytestmark = pytest.mark.anyio
+LONG = "9" * 400
+MIB = 1 << 20
+
+
+def event(kind: str, **fields: Any) -> str:
+    return json.dumps({"type": kind, **fields})
+
+
+METADATA = {str(number): "x" for number in range(17)}
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (event("session.update", session={"tools": [0] * 4_000_000}), "too_many_values"),
+        (event("session.update", session={"noise_reduction": {"type": "x" * MIB}}), "event_too_large"),
+        (event("response.create", response={"metadata": {"a": "x" * MIB}}), "event_too_large"),
+        ('{"type": "session.update", "session": {"tracing": {"a": ' + "[" * 100 + "]" * 100 + "}}}", "invalid_json"),
+        (event("response.create", response={"metadata": METADATA}), "invalid_value"),
+        (event("response.create", response={"metadata": {"a": "x" * 513}}), "invalid_value"),
+        (event("response.create", response={"metadata": {"x" * 65: "a"}}), "invalid_value"),
+        (event("conversation.item.create", item={"type": "function_call_output", "call_id": "a",
+                                                 "output": "x" * 100_001}), "invalid_value"),
+        (event("conversation.item.retrieve", item_id="x" * 1000), "invalid_value"),
+        (event("input_audio_buffer.append", audio="!" * (12 * MIB)), "invalid_audio"),
+        ('{"type": "chatapi.played", "audio_end_ms": ' + LONG + "}", "invalid_value"),
+        ('{"type": "chatapi.played", "audio_end_ms": -1}', "invalid_value"),
+        ('{"type": "chatapi.played", "audio_end_ms": 1e308}', "invalid_value"),
+        ('{"type": "chatapi.played", "audio_end_ms": 1e999}', "invalid_value"),
+        ('{"type": "chatapi.played", "audio_end_ms": NaN}', "invalid_json"),
+        ('{"type": "chatapi.played", "audio_end_ms": Infinity}', "invalid_json"),
+        ('{"type": "chatapi.played", "audio_end_ms": "' + LONG + '"}', "invalid_value"),
+        ('{"type": "conversation.item.truncate", "item_id": "a", "content_index": 0, "audio_end_ms": ' + LONG + "}",
+         "invalid_value"),
+        ('{"type": "session.update", "session": {"audio": {"output": {"speed": ' + LONG + "}}}}", "invalid_value"),
+        ('{"type": "session.update", "session": {"max_output_tokens": ' + LONG + "}}", "invalid_value"),
+    ],
+    ids=range(20),
+)  # fmt: skip
+async def test_what_is_too_much_is_refused_and_the_session_goes_on(one: Served, sent: str, code: str) -> None:
+    async with raw(one) as plain:
+        await plain.send(sent)
+        assert (await heard(plain, "error"))["error"]["code"] == code
+        await plain.send(event("input_audio_buffer.clear"))
+        await heard(plain, "input_audio_buffer.cleared")
+
+
+def test_every_number_of_every_event_has_an_upper_bound() -> None:
+    unbounded = []
+
+    def look(name: str, schema: Any) -> None:
+        if isinstance(schema, list):
+            for each in schema:
+                look(name, each)
+        elif isinstance(schema, dict):
+            if schema.get("type") in ("integer", "number") and "maximum" not in schema and "const" not in schema:
+                unbounded.append(name)
+            for key, value in schema.items():
+                look(f"{name}.{key}", value)
+
+    for model in {wire.Session, *wire.EVENTS.values()}:
+        look(model.__name__, model.model_json_schema())
+    assert unbounded == []
+
+
+def test_every_text_of_every_event_but_sound_has_an_upper_bound() -> None:
+    unbounded = []
+
+    def look(name: str, schema: Any) -> None:
+        if isinstance(schema, list):
+            for each in schema:
+                look(name, each)
+        elif isinstance(schema, dict):
+            free = schema.get("type") == "string" and not {"maxLength", "enum", "const", "pattern"} & set(schema)
+            if free and not name.endswith((".type", "Append.properties.audio")):
+                unbounded.append(name)
+            for key, value in schema.items():
+                look(f"{name}.{key}", value)
+
+    for model in {wire.Session, *wire.EVENTS.values()}:
+        look(model.__name__, model.model_json_schema())
+    assert unbounded == []
+
+
+async def test_items_without_end_are_refused_before_they_fill_the_memory(one: Served) -> None:
+    text = {"type": "input_text", "text": "x" * 20_000}
+    async with raw(one) as plain:
+        for _ in range(8):
+            item = {"type": "message", "role": "user", "content": [text] * 10}
+            await plain.send(event("conversation.item.create", item=item))
+        assert (await heard(plain, "error"))["error"]["code"] == "conversation_too_large"
+
+
+@contextmanager
+def handshaken(served: Served) -> Iterator[socket.socket]:
+    """A WebSocket by hand."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in HANDSHAKE.items())
+    with socket.create_connection(("127.0.0.1", served.port), PATIENCE) as plain:
+        plain.sendall(f"GET /v1/realtime HTTP/1.1\r\n{lines}\r\n".encode())
+        received = b""
+        while b"session.created" not in received:
+            received += plain.recv(65536)
+        yield plain
+
+
+def frame(opcode: int, size: int, fin: bool = True) -> bytes:
+    """The head of a client's frame, with a mask of zeros."""
+    first = bytes([opcode | (0x80 if fin else 0)])
+    if size < 126:
+        return first + bytes([0x80 | size]) + bytes(4)
+    if size < 65536:
+        return first + b"\xfe" + struct.pack(">H", size) + bytes(4)
+    return first + b"\xff" + struct.pack(">Q", size) + bytes(4)
+
+
+def closed_with(plain: socket.socket) -> int:
+    """The code of the close frame that ends the connection."""
+    received = b""
+    try:
+        while data := plain.recv(65536):
+            received += data
+    except ConnectionResetError:
+        pass
+    at = received.rindex(b"\x88")
+    return int.from_bytes(received[at + 2 : at + 4], "big")
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [frame(9, 0) * 20_000, frame(1, 1, fin=False) + b"x" + (frame(0, 1, fin=False) + b"x") * 20_000],
+    ids=["pings", "fragments"],
+)
+def test_frames_that_are_tiny_and_many_end_their_connection(served: Served, frames: bytes) -> None:
+    with handshaken(served) as plain:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            plain.sendall(frames)
+        assert closed_with(plain) == 1008
+    assert served.client.get("/ready").status_code == 200
+
+
+def test_a_message_that_never_ends_is_closed_in_time(echo_settings: Callable[..., Settings]) -> None:
+    with serving(echo_settings("server.body_seconds=0.5")) as served, handshaken(served) as plain:
+        plain.sendall(frame(1, 10 * MIB) + bytes(MIB))
+        wait_until(lambda: served.appliance.byte_budget.held > MIB // 2)
+        assert closed_with(plain) == 1008
+        wait_until(lambda: served.appliance.byte_budget.held == 0)
+
+
+def test_messages_beyond_the_bytes_under_way_are_refused(echo_settings: Callable[..., Settings]) -> None:
+    with serving(echo_settings(f"limits.inflight_bytes={2 * MIB}")) as served, handshaken(served) as plain:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            plain.sendall(frame(1, 10 * MIB) + bytes(10 * MIB))
+        assert closed_with(plain) == 1013
+        wait_until(lambda: served.appliance.byte_budget.held == 0)
+
+
+def test_frames_before_the_handshake_is_answered_leave_no_trace(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in HANDSHAKE.items())
+    with socket.create_connection(("127.0.0.1", served.port), PATIENCE) as plain:
+        plain.sendall(f"GET /v1/realtime HTTP/1.1\r\n{lines}\r\n".encode() + b"\xff" * 5000)
+        plain.sendall(b"\xff" * 5000)
+        time.sleep(0.1)
+    assert served.client.get("/ready").status_code == 200
+    wait_until(lambda: served.appliance.live.sessions == 0)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.alone
+def test_while_hostile_events_come_the_event_loop_is_in_time(one: Served) -> None:
+    """Each of these took the loop for seconds, or would have."""
+    sent = [
+        event("session.update", session={"tools": [{"a": [0] * 50}] * 60_000}),
+        event("session.update", session={"tools": [0] * 9_000, "include": ["x"] * 10_000}),
+        event("input_audio_buffer.append", audio=base64.b64encode(bytes(8 * MIB)).decode()),
+        event("session.update", session={"instructions": "\\n" * 5_000_000}),
+    ]
+    worst = {text[:60]: _lag(one, text) for text in sent}
+    print({name: f"{late:.3f}" for name, late in worst.items()})
+    assert max(worst.values()) < 1.0
+
+
+def _lag(served: Served, text: str) -> float:
+    """The longest that a request waited while this event was worked on, in seconds."""
+    import threading
+
+    late, done = [0.0], threading.Event()
+
+    def probe() -> None:
+        while not done.is_set():
+            begun = time.monotonic()
+            served.client.get("/ready")
+            late.append(time.monotonic() - begun)
+
+    thread = threading.Thread(target=probe)
+    with websockets.sync.client.connect(f"ws://127.0.0.1:{served.port}/v1/realtime", max_size=None) as plain:
+        plain.recv()
+        thread.start()
+        plain.send(text)
+        plain.send(event("input_audio_buffer.clear"))
+        while json.loads(plain.recv(PATIENCE))["type"] != "input_audio_buffer.cleared":
+            pass
+    done.set()
+    thread.join()
+    return max(late)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "[" * 1000, '{"a":' * 1000, "NaN", "1e999"])
+def test_json_that_is_none_is_said_to_be_none(text: str) -> None:
+    with pytest.raises(ChatapiError):
+        wire.parsed(text)
