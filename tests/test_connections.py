@@ -15,10 +15,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from conftest import PATIENCE, Served, serving
+from conftest import ECHO, PATIENCE, Served, serving
 
 from chatapi import addresses, descriptors
 from chatapi.faces.web import connections
@@ -243,6 +245,26 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@contextmanager
+def process(folder: Path, files: int) -> Iterator[tuple[psutil.Process, int]]:
+    """`chatapi serve` with echo engines and its port; it may open so many files, and logs into the folder."""
+    chosen = [*ECHO, f"data={folder}/data", "server.port=0", "wyoming.enabled=false"]
+    words = [word for each in chosen for word in ("--set", each)]
+    code = (
+        f"import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}))\n"
+        f"from chatapi.cli import main; sys.exit(main({[*words, 'serve']!r}))"
+    )
+    with (folder / "log").open("w") as errors:
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=errors, text=True)
+    try:
+        assert child.stdout is not None
+        line = next(line for line in child.stdout if "ready after" in line)
+        yield psutil.Process(child.pid), int(line.rsplit(":", 1)[1])
+    finally:
+        child.kill()
+        child.communicate()
+
+
 def test_more_requests_than_are_worked_on_are_refused_and_health_is_answered(
     echo_settings: Callable[..., Settings],
 ) -> None:
@@ -287,24 +309,11 @@ def test_connections_leave_descriptors_for_all_else(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.alone
 def test_1500_idle_connections_under_a_limit_of_1024_neither_deafen_nor_fill_the_log(
-    echo_settings: Callable[..., Settings], tmp_path: Any
+    tmp_path: Path,
 ) -> None:
     """The limit cannot be raised here, as where an operator has set it."""
-    from test_wyoming_doors import ECHO
-
-    chosen = [*ECHO, f"data={tmp_path}/data", "server.port=0", "wyoming.enabled=false"]
-    words = [word for each in chosen for word in ("--set", each)]
-    code = (
-        f"import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))\n"
-        f"from chatapi.cli import main; sys.exit(main({[*words, 'serve']!r}))"
-    )
     log = tmp_path / "log"
-    with log.open("w") as errors:
-        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=errors, text=True)
-    try:
-        assert child.stdout is not None
-        line = next(line for line in child.stdout if "ready after" in line)
-        port = int(line.rsplit(":", 1)[1])
+    with process(tmp_path, 1024) as (_, port):
         opened: list[socket.socket] = []
         late: list[float] = []
         for number in range(1500):
@@ -319,9 +328,6 @@ def test_1500_idle_connections_under_a_limit_of_1024_neither_deafen_nor_fill_the
         assert max(late) < 10 and log.stat().st_size < 100_000
         for each in opened:
             each.close()
-    finally:
-        child.kill()
-        child.communicate()
 
 
 @pytest.mark.alone
@@ -352,6 +358,31 @@ def test_of_1000_clients_at_once_each_is_served_or_told_when_to_come_again(
     assert set(found) == {b"200", b"503"} and sum(found.values()) == 1000
     assert all(b"\r\nretry-after: " in reply.lower() for reply in came if reply.startswith(b"HTTP/1.1 503"))
     assert set(health) == {200}
+
+
+def test_a_request_that_waits_for_its_turn_is_not_taken_for_a_silent_client(
+    echo_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(echo_settings("server.head_seconds=0.2")) as served:
+        paced = Pace.admit
+        waiting: list[Callable[[], None]] = []
+
+        def later(pace: Pace, loop: asyncio.AbstractEventLoop, begin: Callable[[], None]) -> bool:
+            waiting.append(begin)
+            return False
+
+        monkeypatch.setattr(Pace, "admit", later)
+        with crowd(served.port, 1) as [plain]:
+            plain.sendall(GET.format("/models").encode())
+            wait_until(lambda: bool(waiting))
+            time.sleep(0.5)
+            monkeypatch.setattr(Pace, "admit", paced)
+
+            async def begin() -> None:
+                waiting[0]()
+
+            served.run(begin)
+            assert plain.recv(15) == b"HTTP/1.1 200 OK"
 
 
 def test_a_served_connection_is_counted(served: Served) -> None:

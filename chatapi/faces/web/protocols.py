@@ -129,7 +129,18 @@ class HttpProtocol(H11Protocol):
         """Whether this is no new request, or one that may begin at once."""
         if self.conn.their_state is not h11.IDLE or data.startswith(HEALTH):
             return True
-        return self._shared.pace.admit(self.loop, self._parse_later)
+        if self._shared.pace.admit(self.loop, self._begin):
+            return True
+        if self._entry is not None:
+            # It waits for the box, not the box for it.
+            self._shared.connections.busy(self._entry)
+        return False
+
+    def _begin(self) -> None:
+        """Its turn has come."""
+        self._parse_later()
+        if self._entry is not None and self.conn.their_state is h11.IDLE:
+            self._shared.connections.idle(self._entry)
 
     def _parse_later(self) -> None:
         """The next slice now, the others each after what else is waiting for the event loop."""
