@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
+import websockets.exceptions
 import websockets.sync.client
 from conftest import PATIENCE, Served, serving
 from realtime_client import heard, raw
@@ -235,3 +236,27 @@ def _lag(served: Served, text: str) -> float:
 def test_json_that_is_none_is_said_to_be_none(text: str) -> None:
     with pytest.raises(ChatapiError):
         wire.parsed(text)
+
+
+def test_a_text_frame_that_is_not_utf8_ends_its_connection_and_nothing_else(
+    one: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(20):
+        with websockets.sync.client.connect(one.url.replace("http", "ws") + "/v1/realtime") as client:
+            client.send(event("response.create", response={"instructions": "Say much."}))
+            client.socket.sendall(b"\x81\x82\0\0\0\0\xff\xfe")
+            with pytest.raises(websockets.exceptions.ConnectionClosedError) as closed:
+                while True:
+                    client.recv(PATIENCE)
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 1007
+    assert one.client.get("/ready").status_code == 200
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+@pytest.mark.parametrize("wanted", ["bytes=5-1", "bytes=", "bytes=9999999-", "bytes=0-4,-1", "x"])
+@pytest.mark.parametrize("path", ["/", "/page/app.js"])
+def test_a_range_of_a_page_file_is_no_error(one: Served, path: str, wanted: str) -> None:
+    whole = one.client.get(path)
+    assert whole.headers["cache-control"] == "no-cache"
+    part = one.client.get(path, headers={"range": wanted})
+    assert (part.status_code, part.content) == (200, whole.content)

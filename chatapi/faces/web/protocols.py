@@ -8,12 +8,14 @@ import sys
 from asyncio import AbstractEventLoop, TimerHandle, Transport
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
@@ -224,7 +226,8 @@ class HttpProtocol(H11Protocol):
             self.transport.close()
             return
         self.transport.write(_reply(status, error))
-        if self.transport.can_write_eof():
+        # It may be gone already.
+        with suppress(OSError):
             self.transport.write_eof()
         self.flow.resume_reading()
         self.loop.call_later(LINGER_SECONDS, self.transport.close)
@@ -245,6 +248,8 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         self._taken = 0
         """Bytes of the message that is being worked on."""
         self._timer: TimerHandle | None = None
+        self._failed = False
+        """Whether it was closed because of what the client sent."""
         entry.connection = self
 
     def expire(self) -> None:
@@ -302,6 +307,13 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             self.transport.abort()
             return
         super().handle_parser_exception()
+        self._failed = True
+
+    async def send(self, message: Any) -> None:
+        if self._failed:
+            # The client ended it; whoever still answers does nothing wrong.
+            raise ClientDisconnected
+        await super().send(message)
 
     def _account(self) -> None:
         """Count what is held, and give a message that is not complete its time."""
