@@ -266,11 +266,24 @@ def _opened(source: Source) -> Iterator[tuple[int, str]]:
             raise BadInput(f"cannot read {source}: {error.strerror}", code="bad_audio") from error
         with opened:
             yield opened.fileno(), str(source)
-    elif isinstance(source, bytes):
-        with sandbox.memory_file(source) as file:
-            yield file.fileno(), ""
+    elif (descriptor := _descriptor(source)) is not None:
+        yield descriptor, ""
     else:
-        yield source.fileno(), ""
+        with sandbox.memory_file(source if isinstance(source, bytes) else _content(source)) as file:
+            yield file.fileno(), ""
+
+
+def _descriptor(source: bytes | BinaryIO) -> int | None:
+    """None: the source is in memory only."""
+    try:
+        return None if isinstance(source, bytes) else source.fileno()
+    except OSError:
+        return None
+
+
+def _content(source: BinaryIO) -> bytes:
+    source.seek(0)
+    return source.read()
 
 
 def mono(interleaved: npt.NDArray[np.float32]) -> Samples:

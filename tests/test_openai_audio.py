@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import io
 import json
 import re
 import shutil
@@ -20,8 +19,9 @@ from conftest import DEFAULTS, ECHO, MODELS, Running, Served, model, serving, to
 from openai import OpenAI
 
 from chatapi import settings
+from chatapi.abilities import transcription
 from chatapi.abilities.transcription import Options
-from chatapi.audio import RATE, Audio, Samples, wav
+from chatapi.audio import RATE, Audio, Samples, Source, blocks, wav
 from chatapi.events import JobProgress, Transcript
 from chatapi.faces.web.openai.transcriptions import REFUSED, Transcription, Translation
 from chatapi.settings import Settings
@@ -128,29 +128,27 @@ def test_the_text_comes_in_pieces_that_are_the_whole(client: OpenAI) -> None:
     assert done.usage is not None and done.usage.input_tokens == 480 and done.usage.output_tokens == 9
 
 
-class Held(io.BytesIO):
-    """A file whose end can be read only once somebody says so."""
-
-    def __init__(self, content: bytes, after: int) -> None:
-        super().__init__(content)
-        self._after = after
-        self.freed = threading.Event()
-
-    def read(self, size: int | None = -1) -> bytes:
-        if self.tell() >= self._after and not self.freed.wait(20):
-            raise OSError("nobody wanted the rest")
-        return super().read(size)
-
-
 @pytest.mark.anyio
-async def test_what_is_understood_is_told_before_the_file_is_read(echo: Running) -> None:
-    held = Held(file(*[5] * 30), 100 * RATE * 2)
+async def test_what_is_understood_is_told_before_the_file_is_decoded(
+    echo: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freed = threading.Event()
+
+    def held(source: Source) -> Iterator[Samples]:
+        """The real blocks, those after 100 seconds only once a passage was told."""
+        count = 0
+        for block in blocks(source):
+            count += len(block)
+            assert count < 100 * RATE or freed.wait(20), "no passage came before the rest was decoded"
+            yield block
+
+    monkeypatch.setattr(transcription, "blocks", held)
     async with echo() as appliance:
-        async with appliance.files.heard(held, Options()) as passages:
+        async with appliance.files.heard(file(*[5] * 30), Options()) as passages:
             found = []
             async for passage in passages:
                 found.append(passage)
-                held.freed.set()
+                freed.set()
         assert len(found[0].segments) == 1 and found[0].done < 100 < found[-1].done
 
 

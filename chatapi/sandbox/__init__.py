@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from chatapi import errors
@@ -217,12 +218,14 @@ class Sandbox:
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         environment = {name: value for name, value in os.environ.items() if name in ENVIRONMENT}
-        environment |= {**QUIET, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        environment |= {**QUIET, "PYTHONPATH": os.pathsep.join(str(Path(path).resolve()) for path in sys.path)}
         command = [sys.executable, "-m", "chatapi.sandbox.forkserver", str(theirs.fileno()), str(self._memory)]
         with theirs:
             self._server = subprocess.Popen(
                 [*command, *self._modules],
                 env=environment,
+                # Python would import what lies in the working directory, wherever the server was started.
+                cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
