@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,8 @@ class Audio:
     samples: Samples
     rate: int
     """Samples a second."""
+    damaged: int = 0
+    """Packets of the file it was decoded from that could not be."""
 
     @property
     def seconds(self) -> float:
@@ -182,14 +184,19 @@ PACE = 0.5
 """Seconds that decoding may take for each second of sound besides; it takes a hundredth of that."""
 
 
+def _nobody(_: int) -> None:
+    """Does nothing with what could not be decoded."""
+
+
 def decode(source: Source, limit: float | None = None, rate: int = RATE) -> Audio:
     """All of a file as mono at `rate`.
 
     Raises what `blocks` raises, TooLarge (audio_too_long) past `limit` seconds; never decodes further than the limit.
     """
     parts: list[Samples] = []
+    damaged: list[int] = [0]
     count = 0
-    with closing(blocks(source, rate)) as decoded:
+    with closing(blocks(source, rate, damaged.append)) as decoded:
         for block in decoded:
             parts.append(block)
             count += len(block)
@@ -201,12 +208,13 @@ def decode(source: Source, limit: float | None = None, rate: int = RATE) -> Audi
                 )
     if not count:
         raise BadInput("the audio holds no samples: it has a header and nothing after it", code="bad_audio")
-    return Audio(np.concatenate(parts), rate)
+    return Audio(np.concatenate(parts), rate, damaged[-1])
 
 
-def blocks(source: Source, rate: int = RATE) -> Generator[Samples, None, None]:
+def blocks(source: Source, rate: int = RATE, tell: Callable[[int], object] = _nobody) -> Generator[Samples, None, None]:
     """A file of any length as mono blocks at `rate`, decoded in a child process as they are taken.
 
+    At the end `tell` gets the number of packets that could not be decoded and were skipped.
     Raises BadInput (bad_audio) saying what is wrong with the file, Unprocessable where it crashes the decoder
     (decoder_crashed), takes too long (decoder_timeout) or needs too much memory (decoder_out_of_memory).
     """
@@ -214,9 +222,12 @@ def blocks(source: Source, rate: int = RATE) -> Generator[Samples, None, None]:
         stream = sandbox.shared().stream("chatapi.decoding:blocks", name, rate, files=[file], patience=_patience)
         with closing(stream):
             for block in stream:
-                if not isinstance(block, np.ndarray):
-                    raise sandbox.Failed("the decoder gave something else than samples")
-                yield block
+                if isinstance(block, np.ndarray):
+                    yield block
+                elif isinstance(block, int):
+                    tell(block)
+                else:
+                    raise sandbox.Failed("the decoder gave neither samples nor a count")
 
 
 def duration(source: Source) -> float:

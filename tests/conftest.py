@@ -62,6 +62,8 @@ def written(samples: np.ndarray, rate: int, codec: str, container: str = "wav", 
     with av.open(file, "w", format=container) as out:
         layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}[channels]
         stream = out.add_stream(codec, rate=rate, layout=layout)
+        if codec.startswith("wma"):
+            stream.bit_rate = 128_000
         interleaved = np.repeat(samples.astype(np.float32), channels)[np.newaxis]
         frame = av.AudioFrame.from_ndarray(interleaved, format="flt", layout=layout)
         frame.sample_rate = rate

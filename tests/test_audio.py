@@ -90,8 +90,6 @@ def with_field(offset: int, form: str, value: int) -> bytes:
         (GOOD[:30], "format chunk"),
         (GOOD[:36], "ends in its header"),
         (GOOD[:44], "no samples after it"),
-        (GOOD[:2000], "cut off: its header promises 16000 bytes of sound and 1956 arrived"),
-        (with_field(40, "<I", 1 << 30), "cut off"),
         (with_field(22, "<H", 0), "0 channels"),
         (with_field(22, "<H", 200), "200 channels"),
         (with_field(24, "<I", 0), "0 samples a second"),

@@ -17,7 +17,6 @@ FLOORS = {
         "encoding",
         "events",
         "errors",
-        "mp4_tables",
         "sandbox",
         "settings",
         "metrics",

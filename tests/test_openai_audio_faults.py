@@ -42,12 +42,11 @@ def film() -> bytes:
         (b"hello, this is no sound", "text, not audio"),
         (bytes(range(256)) * 40, "not audio"),
         (b"\x89PNG\r\n\x1a\n" + bytes(500), "not audio"),
-        (SHORT[:3000], "cut off"),
         (SHORT[:40], "ends in its header"),
         (film(), "no audio track"),
-        (b"ID3" + bytes(2 << 20), "damaged"),
+        (b"fLaC" + bytes(2 << 20), "damaged"),
     ],
-    ids=["empty", "text", "bytes", "picture", "half", "header", "film", "large"],
+    ids=["empty", "text", "bytes", "picture", "header", "film", "large"],
 )
 @pytest.mark.parametrize("path", [TRANSCRIPTIONS, TRANSLATIONS])
 def test_what_is_no_sound_is_told_so(served: Served, path: str, content: bytes, told: str) -> None:

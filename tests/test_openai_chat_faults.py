@@ -141,7 +141,6 @@ def test_a_long_body_is_judged_as_a_short_one_is(house: Served) -> None:
         ({"messages": [sound("not base64!")]}, "invalid_audio", "messages[0].content[0].input_audio.data"),
         ({"messages": [sound("")]}, "bad_audio", FIRST),
         ({"messages": [sound(encoded(b"\x00\x01garbage" * 50), "mp3")]}, "bad_audio", FIRST),
-        ({"messages": [sound(encoded(wav(Audio(tone(1.0), RATE))[:9000]))]}, "bad_audio", FIRST),
         ({"messages": [sound(encoded(wav(Audio(np.zeros(RATE, np.float32), RATE))))]}, "no_speech", FIRST),
         ({"messages": [sound("", "flac")]}, "invalid_value", "messages[0].content[0].input_audio.format"),
         ({"model": "llama-9000"}, "model_not_found", "model"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -24,6 +25,8 @@ from chatapi.metrics import Metrics
 from chatapi.segmenter import Trimmed
 from chatapi.settings import Settings
 from chatapi.workers import Engines, Worker, Yields
+
+log = logging.getLogger(__name__)
 
 AT_ONCE = 30.0
 """Seconds of the longest file that is heard as one utterance: what Whisper hears at once."""
@@ -124,7 +127,10 @@ class Transcription:
 
     async def decoded(self, file: Source) -> Audio:
         """A file as 16 kHz mono, within the limits. Raises what `audio.decode` raises."""
-        return await anyio.to_thread.run_sync(decode, file, self._settings.limits.audio_seconds)
+        audio = await anyio.to_thread.run_sync(decode, file, self._settings.limits.audio_seconds)
+        if audio.damaged:
+            log.info("damaged audio packets skipped", extra={"packets": audio.damaged})
+        return audio
 
     async def hear(self, audio: Audio, language: str | None = None, priority: Priority = Priority.REQUEST) -> Heard:
         """An utterance, its pauses left out. Raises Unprocessable (no_speech), never guesses."""

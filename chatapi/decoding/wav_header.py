@@ -1,0 +1,54 @@
+"""What a WAV file's header states, judged by what follows it."""
+
+from __future__ import annotations
+
+import struct
+
+from chatapi.audio import CHANNELS, RATES
+from chatapi.errors import BadInput
+
+
+def check(head: bytes, size: int) -> int:
+    """Where the file ends by what it states, in bytes; `size` where it states nothing.
+
+    `head`: the first MiB of the file's `size` bytes. A wrong length is no reason to refuse: recorders that were cut off
+    state more than there is, and those that stream state anything. Raises BadInput (bad_audio) where the samples cannot
+    be read.
+    """
+    offset, form = 12, b""
+    while offset + 8 <= len(head):
+        name, length = struct.unpack_from("<4sI", head, offset)
+        offset += 8
+        if name == b"fmt ":
+            form = head[offset : offset + length]
+            _check_form(form)
+        elif name == b"data":
+            if not form:
+                raise BadInput("the WAV file has its data before its format", code="bad_audio")
+            if offset == size:
+                raise BadInput("the WAV file is a header with no samples after it", code="bad_audio")
+            return _end(head, size)
+        offset += length + length % 2
+    if offset < len(head) or size <= len(head):
+        raise BadInput(f"the WAV file ends in its header: {size} bytes, and no data chunk", code="bad_audio")
+    return size
+
+
+def _end(head: bytes, size: int) -> int:
+    stated: int = struct.unpack_from("<I", head, 4)[0] + 8
+    stated += stated % 2
+    return stated if head[:4] == b"RIFF" and 44 < stated < size else size
+
+
+def _check_form(form: bytes) -> None:
+    if len(form) < 16:
+        raise BadInput(f"the WAV format chunk has {len(form)} bytes; 16 are needed", code="bad_audio")
+    _, channels, rate, _, align, bits = struct.unpack_from("<HHIIHH", form)
+    if channels not in CHANNELS:
+        raise BadInput(f"the WAV header states {channels} channels; 1 to {CHANNELS[-1]} work", code="bad_audio")
+    if rate not in RATES:
+        raise BadInput(
+            f"the WAV header states {rate} samples a second; {RATES[0]} to {RATES[-1]} work", code="bad_audio"
+        )
+    if bits and align < channels * bits // 8:
+        raise BadInput(f"the WAV header states {align} bytes for {channels} samples of {bits} bits", code="bad_audio")
