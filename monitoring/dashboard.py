@@ -104,6 +104,10 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (rate("chatapi_http_requests_total", "status"), "{{status}}, a second"),
             (quantile(0.95, "chatapi_http_request_seconds", "route"), "{{route}} p95, s"),
         )),
+        Panel("Held for clients", (
+            ("chatapi_http_connections{@}", "connections {{instance}}"),
+            ("chatapi_inflight_bytes{@} / 1048576", "MiB under way {{instance}}"),
+        )),
     ),
     "Engines": (
         Panel("Work", (("sum by (engine) (rate(chatapi_engine_busy_seconds_total{@}[$__rate_interval]))",
@@ -146,6 +150,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ("chatapi_data_disk_free_bytes{@}", "free {{instance}}"),
             ("chatapi_data_disk_bytes{@}", "size {{instance}}"),
         ), "bytes"),
+        Panel("Conversations are kept", (("min(chatapi_history_kept{@})", ""),), kind="stat", width=4,
+              steps=RED_BELOW_ONE, words=(("0", "in memory only"), ("1", "on the disk"))),
         Panel("Microphone and speaker", (
             ("chatapi_sound_device_up{@}", "{{device}} works"),
             ("increase(chatapi_sound_dropped_seconds_total{@}[$__rate_interval])", "{{device}} lost, s"),

@@ -75,7 +75,7 @@ async def test_a_failing_voice_ends_the_turn_with_its_error(echo: Running) -> No
             yield
 
         appliance.engines.tts.engine.synthesize = broken  # type: ignore[method-assign]
-        with pytest.raises(EngineFailed, match="no sound today"):
+        with pytest.raises(EngineFailed, match="the tts engine failed; the log says why"):
             await answer(appliance, Turn(prompt="hello", speak=True))
         await until(lambda: appliance.gate.used == appliance.engines.llm.gate.used == 0)
 

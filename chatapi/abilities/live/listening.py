@@ -77,8 +77,8 @@ class Hearer(Protocol):
     async def thinking(self) -> None:
         """Until what was guessed has been read, or long enough."""
 
-    async def over(self, utterance: Utterance, text: str) -> None:
-        """The turn is over; with `fault` set, the end of it was not understood."""
+    async def over(self, utterance: Utterance, text: str) -> bool:
+        """The turn is over; with `fault` set, the end of it was not understood. Whether it is answered."""
 
     async def failed(self, error: ChatapiError) -> None:
         """Something could not be understood."""
@@ -306,7 +306,9 @@ class Ear:
         # What is still being made out is nothing of the next utterance.
         self._stop_decoding()
         self.utterance, self._last, self._look = None, utterance, None
-        await self._hearer.over(utterance, text)
+        if not await self._hearer.over(utterance, text) and self._last is utterance:
+            # A noise is not gone on with: the answer that it was made against would be lost.
+            self._last = None
 
     async def _decode(self, utterance: Utterance, decoding: Decoding) -> None:
         with decoding.scope:

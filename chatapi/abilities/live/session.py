@@ -223,7 +223,7 @@ class Session:
         if self.answer is not None:
             await self.answer.reading()
 
-    async def over(self, utterance: Utterance, text: str) -> None:
+    async def over(self, utterance: Utterance, text: str) -> bool:
         answer = self.answer
         against, self.against = self.against and answer is not None, False
         if answer is not None and against and self._barge_in.interrupts(answer, utterance, text, ended=True):
@@ -239,18 +239,20 @@ class Session:
             self.gone_on()
             await self._send(SpeechStopped(utterance.end, heard=False))
             await self._go_on(answer if against else None, utterance.fault)
-            return
+            return False
         await self._send(SpeechStopped(utterance.end))
         await self._send(utterance.transcript(text, self._ear.spoken))
         if stops(text):
             self.gone_on()
-        elif self.options.answer:
-            await self._begin(" ".join([*self.pending, text]), self._ear.voiced_at)
-            self._taken, self.pending, self._owed = self.pending, [], False
-            self.functions.take()
-            await self._release()
-        else:
+            return False
+        if not self.options.answer:
             self.pending.append(text)
+            return False
+        await self._begin(" ".join([*self.pending, text]), self._ear.voiced_at)
+        self._taken, self.pending, self._owed = self.pending, [], False
+        self.functions.take()
+        await self._release()
+        return True
 
     async def _go_on(self, answer: Answer | None, fault: ChatapiError | None) -> None:
         """What was heard was nothing to answer: with the answer it was said against, with the one that is owed, or with
