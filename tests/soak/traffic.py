@@ -45,6 +45,7 @@ class Traffic:
         self.counts: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self._latencies: list[float] = []
+        self._latency = 0.0
         self._kinds: tuple[tuple[int, Callable[[], Input]], ...] = (
             (10, self._text), (4, self._voice), (4, self._chat), (4, self._transcription),
             (1, self._long_transcription),
@@ -53,9 +54,10 @@ class Traffic:
         self._ids: list[str] = []
 
     def latency(self) -> float:
-        """Milliseconds: the median of the text turns since the last call."""
+        """Milliseconds: the median of the text turns since the last call; where there were none, what it was then."""
         found, self._latencies = self._latencies, []
-        return 1000 * median(found)
+        self._latency = 1000 * median(found) if found else self._latency
+        return self._latency
 
     async def run(self, end: float, clients: int) -> None:
         """Until then."""
