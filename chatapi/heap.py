@@ -15,7 +15,7 @@ except (AttributeError, OSError, TypeError):
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """glibc's names and numbers."""
-ARENAS = 2
+ARENAS = 1
 """Heaps of all threads together; glibc makes eight for each core, and keeps in each what its busiest time took."""
 OWN_PAGES = 8 << 20
 """Bytes from which a block has pages of its own, which go back when it is freed."""

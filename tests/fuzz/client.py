@@ -213,7 +213,7 @@ class Client:
             return outcome
         for each in given.frames:
             writer.write(frame(each))
-        last = {"type": "conversation.item.retrieve", "event_id": "the-last", "item_id": "none"}
+        last = {"type": "conversation.item.retrieve", "event_id": "the-last", "item_id": "no-script-has-this"}
         writer.write(frame(json.dumps(last).encode()))
         try:
             while True:
