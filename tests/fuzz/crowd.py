@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from contextlib import closing
 
 from fuzz.box import Box, Usage
 from fuzz.client import HANDSHAKE, Client, Outcome
@@ -53,10 +54,8 @@ class Crowd:
     async def _one(self, number: int) -> None:
         if number % 3:
             given = Input("http", "crowd", "question", (QUESTION,))
-            client = Client(self._box.port, self._box.wyoming)
-            outcome = await client.send(given)
-            self._count(given, outcome)
-            client.close()
+            with closing(Client(self._box.port, self._box.wyoming)) as client:
+                self._count(given, await client.send(given))
         else:
             await self._hold(number)
 
@@ -74,13 +73,14 @@ class Crowd:
         except OSError:
             self.outcomes["not connected"] += 1
             return
-        await self._holding.wait()
         try:
+            await self._holding.wait()
             told = await asyncio.wait_for(reader.read(65536), 0.5)
         except (asyncio.TimeoutError, OSError):
             told = b""
+        finally:
+            writer.transport.abort()
         self._judge_held(told)
-        writer.transport.abort()
 
     def _judge_held(self, told: bytes) -> None:
         """What a kept connection was told; a refusal among it must be a whole one."""
@@ -96,9 +96,9 @@ class Crowd:
         """`/health`, again and again, each time on a connection of its own."""
         given = Input("http", "crowd", "/health", (request("GET", "/health", None, {"Connection": "close"}),))
         while True:
-            client, begun = Client(self._box.port, 0), time.monotonic()
-            outcome = await client.send(given)
-            client.close()
+            begun = time.monotonic()
+            with closing(Client(self._box.port, 0)) as client:
+                outcome = await client.send(given)
             self.health.append(time.monotonic() - begun)
             if outcome.status != 200:
                 self.faults[f"/health answered {outcome.status or outcome.end}"] += 1
@@ -110,7 +110,8 @@ class Crowd:
         """Everybody has gone: the box answers, and holds no more than before."""
         self._after = await self._box.settled(20)
         given = Input("http", "crowd", "afterwards", (QUESTION,))
-        outcome = await Client(self._box.port, 0).send(given)
+        with closing(Client(self._box.port, 0)) as client:
+            outcome = await client.send(given)
         if outcome.status != 200:
             self.faults[f"afterwards: {outcome.status or outcome.end}"] += 1
         if not self._box.alive:
