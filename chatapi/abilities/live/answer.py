@@ -51,7 +51,7 @@ class Answer:
         since: float,
         fault: ChatapiError | None = None,
     ) -> None:
-        """`prompt` holds what was asked as the model is told of it. With `fault`, which was told, it is an excuse."""
+        """`prompt` is the question as the model gets it. With `fault`, an error already sent, it is an apology."""
         self.asked = asked
         self.prompt = prompt
         self.calls: tuple[Call, ...] = ()

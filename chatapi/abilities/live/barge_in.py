@@ -66,7 +66,7 @@ class BargeIn:
 
 
 def hears_itself() -> Unprocessable:
-    """What is told then."""
+    """The error that the client gets then."""
     return Unprocessable(
         "the box hears its own voice and takes it for somebody's: turn the speaker down or move the microphone away; "
         "for a minute it listens only while it is silent",

@@ -307,7 +307,7 @@ class Ear:
         self._stop_decoding()
         self.utterance, self._last, self._look = None, utterance, None
         if not await self._hearer.over(utterance, text) and self._last is utterance:
-            # A noise is not gone on with: the answer that it was made against would be lost.
+            # Speech after a noise does not continue it: the answer that plays or is being generated would be lost.
             self._last = None
 
     async def _decode(self, utterance: Utterance, decoding: Decoding) -> None:
