@@ -16,27 +16,28 @@ import anyio.to_thread
 import numpy as np
 import psutil
 
-from chatapi import choice, engines, heap, memory, private, sandbox
-from chatapi.abilities.answering import Answering
-from chatapi.abilities.chat import Chat
-from chatapi.abilities.conversation import Conversation
-from chatapi.abilities.dictation import Dictation
-from chatapi.abilities.files import Files
-from chatapi.abilities.live import Live
-from chatapi.abilities.speaking import Speaking
-from chatapi.abilities.transcription import Transcription
 from chatapi.audio import RATE
-from chatapi.byte_budget import ByteBudget
+from chatapi.auth import Keyring
 from chatapi.catalog import Catalog, Manifest, Model
-from chatapi.engines import Message, Sampling
+from chatapi.engines import Message, Sampling, registry
 from chatapi.errors import ChatapiError, NotReady, alone
-from chatapi.gate import Gate, Priority
-from chatapi.history import History, Trouble
-from chatapi.keys import Keyring
-from chatapi.metrics import Metrics
+from chatapi.observability.metrics import Metrics
+from chatapi.observability.tracing import Tracing
+from chatapi.runtime import engine_selection, memory_plan
+from chatapi.runtime.admission import Gate, Priority
+from chatapi.runtime.byte_budget import ByteBudget
+from chatapi.runtime.workers import Engines, Worker
+from chatapi.services.files import Files
+from chatapi.services.live import Live
+from chatapi.services.speech.synthesis import Speaking
+from chatapi.services.transcription.streaming import Dictation
+from chatapi.services.transcription.transcriber import Transcription
+from chatapi.services.turns.chat_completion import Chat
+from chatapi.services.turns.completion import Conversation
+from chatapi.services.turns.generation import Answering
 from chatapi.settings import Settings
-from chatapi.tracing import Tracing
-from chatapi.workers import Engines, Worker
+from chatapi.storage.history import History, Trouble
+from chatapi.system import malloc_trim, private_files, sandbox
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ LONGEST_BUILD = 120
 """Seconds after which an engine no longer waits for another one's building to end."""
 TENDING = 30.0
 """Seconds between two looks after the store: conversations expire, and a disk can be written again."""
-ESSENTIAL = memory.ESSENTIAL
+ESSENTIAL = memory_plan.ESSENTIAL
 
 
 class Microphone(Protocol):
@@ -72,8 +73,8 @@ class Appliance:
 
     def __init__(self, settings: Settings, root: Path = Path("/")) -> None:
         """`root` is where the machine's files stand. Raises SettingsFault."""
-        private.tighten(settings.data)
-        self.settings = settings = choice.definite(settings, root)
+        private_files.tighten(settings.data)
+        self.settings = settings = engine_selection.definite(settings, root)
         self.metrics = Metrics(settings.data, root)
         self.tracing = Tracing(settings.trace)
         self.metrics.followers.append(self.tracing.turn)
@@ -81,19 +82,19 @@ class Appliance:
         own = settings.server.api_key
         self.keyring = Keyring(settings.data, own.get_secret_value() if own is not None else None)
         self.byte_budget = ByteBudget(settings.limits.inflight_bytes)
-        self.byte_budget.freed = heap.Sweeper().soon
+        self.byte_budget.freed = malloc_trim.Sweeper().soon
         self.parts: dict[str, Callable[[], dict[str, Any]]] = {}
         """Name -> what `health` says of a part that somebody else runs beside it."""
         self.microphone: Microphone | None = None
         """Where the box has one of its own; whoever runs it puts it here."""
         self.active: dict[str, str] = {}
         """Role -> name of the model in use."""
-        self.plan: memory.Plan | None = None
+        self.plan: memory_plan.Plan | None = None
         """What was chosen when the models were loaded."""
         self._opened: dict[str, Model] = {}
         """Models whose files were read through and found good."""
         self._building = threading.Lock()
-        self.engines = Engines(**{role: self._worker(role) for role in engines.ENGINES})
+        self.engines = Engines(**{role: self._worker(role) for role in registry.ENGINES})
         keep = settings.history
         self.history: Worker[History] = Worker(
             "history",
@@ -143,7 +144,7 @@ class Appliance:
 
     async def load(self, roles: Collection[str] = ESSENTIAL) -> None:
         """Build and warm the engines of these roles, as `memory.plan` has it. Raises the first error of any."""
-        self.plan = plan = await anyio.to_thread.run_sync(memory.plan, self.catalog, self.settings, roles)
+        self.plan = plan = await anyio.to_thread.run_sync(memory_plan.plan, self.catalog, self.settings, roles)
         if plan.one_by_one:
             told = {"needed_bytes": plan.needed, "free_bytes": plan.free}
             log.info("models are loaded one after another, the largest first", extra=told)
@@ -256,7 +257,7 @@ class Appliance:
 
     def _worker(self, role: str) -> Worker[Any]:
         table = getattr(self.settings, role)
-        engines.entry(role, table.engine)
+        registry.entry(role, table.engine)
         # The echo language model takes the number of the one that it stands for.
         own = getattr(self.settings, table.engine, None)
         slots = getattr(own, "slots", self.settings.llama_cpp.slots if role == "llm" else 1)
@@ -311,10 +312,10 @@ class Appliance:
         def build() -> Any:
             with self._in_turn(), self.metrics.load_seconds.labels(role).time():
                 models: Sequence[Model] = ()
-                if engines.entry(role, name).needs_model:
+                if registry.entry(role, name).needs_model:
                     models = self._models(role, name)
                     self.active[role] = models[0].name
-                return engines.load(role, name)(self.settings, models)
+                return registry.load(role, name)(self.settings, models)
 
         return build
 
@@ -341,9 +342,9 @@ class Appliance:
     def _chosen(self, role: str) -> Manifest:
         """The planned model; of one that was not planned, or comes back and does not fit any more, what fits now."""
         planned = self.plan.models.get(role) if self.plan is not None else None
-        if planned is not None and (role not in self.active or planned.memory <= memory.available()):
+        if planned is not None and (role not in self.active or planned.memory <= memory_plan.available()):
             return planned
-        return memory.plan(self.catalog, self.settings, [role]).models[role]
+        return memory_plan.plan(self.catalog, self.settings, [role]).models[role]
 
     def _open(self, name: str) -> Model:
         """Read through once: an engine that comes back shall not wait for the digests of gigabytes again."""

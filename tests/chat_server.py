@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 from chatapi.engines import Message, Piece, Sampling
-from chatapi.engines.openai_upstream import OpenAIUpstream
+from chatapi.engines.llm.openai_upstream import OpenAIUpstream
 from chatapi.settings import OpenAIUpstream as Table
 from chatapi.settings import Settings
 

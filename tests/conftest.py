@@ -21,13 +21,13 @@ import pytest
 from anyio.from_thread import BlockingPortal
 
 from chatapi import settings
-from chatapi.abilities.conversation import Turn
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio, Samples
+from chatapi.auth.certificates import Identity, Keeper
 from chatapi.catalog import Catalog, Model
-from chatapi.certificates import Identity, Keeper
 from chatapi.events import TurnEnded
-from chatapi.faces.web.app import bound, carry, create_app, server
+from chatapi.interfaces.http.app import bound, carry, create_app, server
+from chatapi.services.turns.completion import Turn
 from chatapi.settings import Settings
 
 MODELS = Path(os.environ.get("CHATAPI_DATA") or settings.Settings().data)

@@ -50,7 +50,7 @@ def coqui_tts() -> Iterator[None]:
         sys.path[:] = [each for each in sys.path if each != str(STANDIN)]
         for name in [name for name in sys.modules if name.partition(".")[0] in ("TTS", "torch")]:
             del sys.modules[name]
-        sys.modules.pop("chatapi.engines.coqui", None)
+        sys.modules.pop("chatapi.engines.tts.coqui", None)
 
 
 def made(folder: Path, speakers: Sequence[str] = (), packed: bool = False, name: str = NAME) -> Model:

@@ -12,7 +12,7 @@ import anyio.to_thread
 import numpy as np
 
 from chatapi.audio import Audio, Samples
-from chatapi.faces.mic.devices import SoundDevices
+from chatapi.interfaces.audio_device.devices import SoundDevices
 
 
 def do(devices: SoundDevices, heard: list[Samples], command: str, *words: Any) -> None:

@@ -58,7 +58,7 @@ def mlc_llm() -> Iterator[None]:
 def _forget() -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "mlc_llm"]:
         del sys.modules[name]
-    sys.modules.pop("chatapi.engines.mlc", None)
+    sys.modules.pop("chatapi.engines.llm.mlc", None)
 
 
 def compiled(data: Path, library: bytes | None = None, **template: Any) -> Model:

@@ -14,7 +14,7 @@ from openai import AsyncOpenAI
 from websockets.asyncio.client import ClientConnection, connect
 
 from chatapi.audio import Samples
-from chatapi.faces.web.realtime.sound import received, sent
+from chatapi.interfaces.http.realtime.audio_format import received, sent
 
 RATE = 24_000
 

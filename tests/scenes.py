@@ -10,7 +10,7 @@ from conftest import ECHO
 from test_board import written
 
 from chatapi import settings
-from chatapi.commands.check.finding import Probe, Scene
+from chatapi.cli.check.finding import Probe, Scene
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=timezone.utc)
 SWAPS = "Filename Type Size Used Priority\n"

@@ -10,14 +10,14 @@ import pytest
 from conftest import ECHO, Running, model
 
 from chatapi import settings
-from chatapi.abilities.answering import Answered, Answering, Manner
-from chatapi.abilities.chat import Given
-from chatapi.abilities.prompts import Prompt, Question
 from chatapi.appliance import Appliance
 from chatapi.engines import Message
 from chatapi.errors import TooLarge, Unprocessable
 from chatapi.events import Event, Speech, TextDelta
-from chatapi.history import Recalled
+from chatapi.services.turns.chat_completion import Given
+from chatapi.services.turns.generation import Answered, Answering, Manner
+from chatapi.services.turns.prompts import Prompt, Question
+from chatapi.storage.history import Recalled
 
 pytestmark = pytest.mark.anyio
 CONTEXT = 256

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from conftest import PATIENCE, Running, Served, answer, serving, tone
 
-from chatapi.abilities.conversation import Turn
-from chatapi.abilities.speaking import Speaking
 from chatapi.audio import RATE, Audio, wav
 from chatapi.errors import Unprocessable
+from chatapi.services.speech.synthesis import Speaking
+from chatapi.services.turns.completion import Turn
 from chatapi.settings import Settings
 
 JSON = {"content-type": "application/json"}

@@ -12,14 +12,14 @@ from conftest import Served, tone
 
 from chatapi.audio import RATE, Audio
 from chatapi.bench import sound_card
-from chatapi.bench.live import Words, devices, measure, scenes
+from chatapi.bench.corpus import Clip
+from chatapi.bench.live import Words, devices, measure, scenarios
+from chatapi.bench.live.acoustics import Walls
+from chatapi.bench.live.harness import BLOCK, Stage
 from chatapi.bench.live.realtime import RealtimeDoor, Wire
-from chatapi.bench.live.room import Walls
-from chatapi.bench.live.stage import BLOCK, Stage
-from chatapi.corpus import Clip
+from chatapi.client.realtime import place
 from chatapi.errors import OurFault
 from chatapi.events import AnswerStarted, Interrupted, SpeechStarted, SpeechStopped, Transcript, TurnEnded
-from chatapi.faces.mic.link import place
 from chatapi.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -38,10 +38,10 @@ def door(served: Served) -> RealtimeDoor:
 @pytest.mark.alone
 async def test_a_question_over_the_web_socket_is_timed(served: Served) -> None:
     async with door(served).stage() as room:
-        found = await scenes.question(room, clip(0.8))
+        found = await scenarios.question(room, clip(0.8))
         # Sooner, the same words would be taken for the echo of the answer.
         await room.wait(3)
-        again = await scenes.question(room, clip(0.6))
+        again = await scenarios.question(room, clip(0.6))
     for each in (found, again):
         assert each.asked.startswith("heard")
         assert each.latency is not None and 0.2 < each.latency < 3
@@ -63,9 +63,9 @@ async def test_an_interruption_over_the_web_socket_silences_the_answer(slow: Ser
 
 
 async def test_what_a_scene_raises_is_not_wrapped(served: Served) -> None:
-    with pytest.raises(scenes.NoStory):
+    with pytest.raises(scenarios.NoStory):
         async with door(served).stage() as room:
-            await scenes.disturbance(room, tone(0.5), tone(0.2))
+            await scenarios.disturbance(room, tone(0.5), tone(0.2))
 
 
 def test_the_wires_events_become_those_of_the_ability() -> None:
@@ -117,7 +117,7 @@ async def test_words_are_counted_live_and_as_a_file(echo: Any) -> None:
 async def test_a_question_in_the_room_is_timed_by_the_recording(echo_settings: Make) -> None:
     async with devices.room(echo_settings()) as made:
         async with made.stage() as room:
-            found = await scenes.question(room, clip(0.8))
+            found = await scenarios.question(room, clip(0.8))
             await checked(room)
         rows = {row.what: row.value for row in await made.rows()}
     assert found.asked.startswith("heard")

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from conftest import Running, tone
 
-from chatapi import corpus
 from chatapi.audio import RATE, Samples
-from chatapi.bench.hearing import CORPUS
-from chatapi.bench.live import endings, pauses, scenes
-from chatapi.bench.live.ability import AbilityDoor
-from chatapi.bench.live.picture import drawn, timeline
-from chatapi.bench.live.stage import BLOCK, Speaker
-from chatapi.corpus import Clip, Hesitation
+from chatapi.bench import corpus
+from chatapi.bench.corpus import Clip, Hesitation
+from chatapi.bench.live import endings, pauses, scenarios
+from chatapi.bench.live.harness import BLOCK, Speaker
+from chatapi.bench.live.in_process import AbilityDoor
+from chatapi.bench.live.timeline import drawn, timeline
+from chatapi.bench.recognition import CORPUS
 from chatapi.events import AnswerStarted
 
 pytestmark = pytest.mark.anyio
@@ -27,7 +27,7 @@ def clip(seconds: float) -> Clip:
 
 async def test_a_question_is_timed_from_its_last_sound_to_the_answers_first(echo: Running) -> None:
     async with echo() as appliance, AbilityDoor(appliance.live).stage() as room:
-        found = await scenes.question(room, clip(0.8))
+        found = await scenarios.question(room, clip(0.8))
         assert found.asked.startswith("heard")
         # No sooner than the silence that ends a turn.
         assert found.latency is not None and 0.2 < found.latency < 3
@@ -43,9 +43,9 @@ async def test_a_question_is_timed_from_its_last_sound_to_the_answers_first(echo
 async def test_what_was_not_staged_counts_for_nothing(echo: Running) -> None:
     async with echo() as appliance, AbilityDoor(appliance.live).stage() as room:
         # The echo model's answer is over before anybody could interrupt it.
-        with pytest.raises(scenes.NoStory):
-            await scenes.disturbance(room, tone(0.5), tone(0.2))
-    assert np.isnan(scenes.share([]))
+        with pytest.raises(scenarios.NoStory):
+            await scenarios.disturbance(room, tone(0.5), tone(0.2))
+    assert np.isnan(scenarios.share([]))
 
 
 async def test_questions_at_the_end_of_an_answer_are_counted(echo: Running) -> None:
@@ -88,17 +88,17 @@ def hesitation() -> Hesitation:
 @pytest.mark.alone
 async def test_a_pause_is_waited_for_taken_back_or_spoken_into(echo: Running) -> None:
     async with echo("live.sure_ms=900") as appliance, AbilityDoor(appliance.live).stage() as room:
-        assert await scenes.hesitation(room, hesitation(), 0.4, patience=3) is scenes.Fate.WAITED
+        assert await scenarios.hesitation(room, hesitation(), 0.4, patience=3) is scenarios.Fate.WAITED
     async with echo("echo.delay=0.15") as appliance, AbilityDoor(appliance.live).stage() as room:
-        assert await scenes.hesitation(room, hesitation(), 0.55, patience=3) is scenes.Fate.TAKEN_BACK
+        assert await scenarios.hesitation(room, hesitation(), 0.55, patience=3) is scenarios.Fate.TAKEN_BACK
     async with echo() as appliance, AbilityDoor(appliance.live).stage() as room:
-        assert await scenes.hesitation(room, hesitation(), 1.0, patience=3) is scenes.Fate.CUT_OFF
+        assert await scenarios.hesitation(room, hesitation(), 1.0, patience=3) is scenarios.Fate.CUT_OFF
 
 
 async def test_the_same_pauses_are_judged_by_silence_and_by_sound_alone(echo: Running) -> None:
     async with echo() as appliance:
         await appliance.engines.turn.open()
-        fates = [scenes.Fate.WAITED, scenes.Fate.CUT_OFF, scenes.Fate.TAKEN_BACK]
+        fates = [scenarios.Fate.WAITED, scenarios.Fate.CUT_OFF, scenarios.Fate.TAKEN_BACK]
         found = [row.value async for row in pauses.rows(fates, [hesitation()] * 3, appliance.engines.turn)]
     # Pauses of 0.4, 0.7 and 1 s; the echo detector takes every one for an end.
     assert found == [pytest.approx(100 / 3), pytest.approx(100 / 3), pytest.approx(200 / 3), 100]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chatapi import board
+from chatapi.system import jetson
 
 ORIN_NX = {
     "proc/device-tree/model": "NVIDIA Jetson Orin NX Engineering Reference Developer Kit\0",
@@ -30,8 +30,8 @@ def without(*names: str) -> dict[str, str]:
 
 
 def test_a_board_is_known_by_its_files(tmp_path: Path) -> None:
-    found = board.find(written(tmp_path, ORIN_NX))
-    assert found == board.Board(
+    found = jetson.find(written(tmp_path, ORIN_NX))
+    assert found == jetson.Board(
         model="NVIDIA Jetson Orin NX Engineering Reference Developer Kit",
         chip="tegra234",
         gpu="sm_87",
@@ -40,27 +40,27 @@ def test_a_board_is_known_by_its_files(tmp_path: Path) -> None:
         memory=16055396 * 1024,
     )
     assert found.family == "Orin"
-    assert board.meminfo(tmp_path) == 12_000_000 * 1024
+    assert jetson.meminfo(tmp_path) == 12_000_000 * 1024
 
 
 def test_in_a_container_the_release_is_not_told(tmp_path: Path) -> None:
-    found = board.find(written(tmp_path, without("etc/nv_tegra_release", "usr/local/cuda/version.json")))
+    found = jetson.find(written(tmp_path, without("etc/nv_tegra_release", "usr/local/cuda/version.json")))
     assert found and (found.gpu, found.l4t, found.cuda) == ("sm_87", (), ())
 
 
 @pytest.mark.parametrize("broken", ["", "{", '{"cuda": []}', '{"cuda": {"version": "twelve"}}'])
 def test_without_a_toolkit_cuda_is_what_the_release_brings(tmp_path: Path, broken: str) -> None:
-    found = board.find(written(tmp_path, {**ORIN_NX, "usr/local/cuda/version.json": broken}))
+    found = jetson.find(written(tmp_path, {**ORIN_NX, "usr/local/cuda/version.json": broken}))
     assert found and found.cuda == (12, 6)
 
 
 def test_another_machine_is_no_board(tmp_path: Path) -> None:
     pi = "raspberrypi,4-model-b\0brcm,bcm2711\0"
-    assert board.find(tmp_path) is None
-    assert board.find(written(tmp_path, {"proc/device-tree/compatible": pi})) is None
+    assert jetson.find(tmp_path) is None
+    assert jetson.find(written(tmp_path, {"proc/device-tree/compatible": pi})) is None
 
 
 def test_a_chip_to_come_has_no_gpu_that_we_know(tmp_path: Path) -> None:
     files = {**ORIN_NX, "proc/device-tree/compatible": "nvidia,p9999\0nvidia,tegra999\0"}
-    found = board.find(written(tmp_path, files))
+    found = jetson.find(written(tmp_path, files))
     assert found and (found.gpu, found.family) == ("", "")

@@ -19,11 +19,11 @@ from conftest import ECHO, PATIENCE, Served, serving, tone
 from test_bad_input import WAV, head, talk, wait_until
 from test_connections import crowd, process, replies
 
-from chatapi import keys, settings
+from chatapi import auth, settings
 from chatapi.audio import RATE, Audio, wav
-from chatapi.byte_budget import FREE, ByteBudget
 from chatapi.errors import Busy
-from chatapi.faces.web import bodies
+from chatapi.interfaces.http import json_body
+from chatapi.runtime.byte_budget import FREE, ByteBudget
 from chatapi.settings import Settings
 
 MIB = 1 << 20
@@ -161,10 +161,10 @@ def test_a_data_directory_that_cannot_be_written_keeps_no_upload_out(served: Ser
 def test_base64_in_parts_is_as_strict_as_in_one() -> None:
     content = bytes(range(256)) * 3000
     whole = base64.b64encode(content).decode()
-    assert len(whole) > bodies.PART and bodies.decoded(whole) == content
-    for wrong in (whole[:-1], "QQ==" + whole, whole[: bodies.PART] + "\n" + whole[bodies.PART :], whole + "!"):
+    assert len(whole) > json_body.PART and json_body.decoded(whole) == content
+    for wrong in (whole[:-1], "QQ==" + whole, whole[: json_body.PART] + "\n" + whole[json_body.PART :], whole + "!"):
         with pytest.raises(ValueError, match=r".+"):
-            bodies.decoded(wrong)
+            json_body.decoded(wrong)
 
 
 # Clients that disconnect
@@ -293,7 +293,7 @@ def test_no_method_and_no_way_to_write_a_path_opens_what_a_key_is_not_for(
 def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, str]]:
     """A server that wants keys, and one that is for talking."""
     folder = tmp_path_factory.mktemp("data")
-    key = keys.add(folder, "kitchen", ["talk"])
+    key = auth.add(folder, "kitchen", ["talk"])
     with serving(settings.load([*ECHO, f"data={folder}"], environ={}).settings) as running:
         yield running, key
 

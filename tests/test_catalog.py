@@ -17,8 +17,8 @@ import pytest
 from depot import Depot, opened
 
 from chatapi.catalog import Catalog, Finding, Progress
-from chatapi.catalog.disk import RESERVE
 from chatapi.errors import ModelFault, StorageFault, Unknown
+from chatapi.storage.atomic_files import RESERVE
 
 CONTENT = random.Random(2).randbytes(400_000)
 AT_ONCE = (0.0,)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chatapi.chat_template import KEY, ChatTemplate, chat_template
+from chatapi.engines.llm.chat_template import KEY, ChatTemplate, chat_template
 
 CHATML = (
     "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n'}}"

@@ -14,9 +14,9 @@ from scenes import NOW, SWAPS, scene, told
 from test_board import ORIN_NX, without, written
 
 from chatapi import settings
-from chatapi.commands import check
-from chatapi.commands.check import clock, container, jetson
-from chatapi.commands.check.finding import Finding, Probe, Scene
+from chatapi.cli import check
+from chatapi.cli.check import clock, container, jetson
+from chatapi.cli.check.finding import Finding, Probe, Scene
 
 GPU = {"dev/nvhost-gpu": "", "dev/nvmap": "", "usr/lib/aarch64-linux-gnu/nvidia/libcuda.so.1.1": ""}
 SUPER = """# Power modes of the board

@@ -20,11 +20,11 @@ from model_library import library
 from scenes import NOW, SWAPS, scene, told
 from test_board import ORIN_NX
 
-from chatapi import keys
-from chatapi.certificates import Keeper
-from chatapi.commands.check import certified, conversations, models, network, sound, storage
-from chatapi.faces.mic import portaudio
-from chatapi.history import History, Recalled
+from chatapi import auth
+from chatapi.auth.certificates import Keeper
+from chatapi.cli.check import audio_devices, certificates, conversations, models, network, storage
+from chatapi.interfaces.audio_device import portaudio
+from chatapi.storage.history import History, Recalled
 
 
 def room(monkeypatch: pytest.MonkeyPatch, free: int, files: int, flags: int = 0, total_files: int = 10**6) -> None:
@@ -137,14 +137,14 @@ def test_an_open_address_without_a_key_is_worth_a_note() -> None:
 def test_keys_close_the_address_and_are_told_where_they_are_damaged_or_all_revoked(tmp_path: Path) -> None:
     there = scene({}, "server.host=0.0.0.0", "server.port=0", f"data={tmp_path}")
     assert told(network.named_keys, there) == []
-    keys.add(tmp_path, "kitchen", ["talk"])
+    auth.add(tmp_path, "kitchen", ["talk"])
     assert not any("open to everyone" in line for line in told(network.address, there))
     [good] = told(network.named_keys, there)
     assert good.startswith("good keys: 1 of 1 in")
-    keys.revoke(tmp_path, "kitchen")
+    auth.revoke(tmp_path, "kitchen")
     [shut] = told(network.named_keys, there)
     assert shut.startswith("note keys: 0 of 1 in") and "nobody gets in: chatapi keys add" in shut
-    keys.file_of(tmp_path).write_text("damaged")
+    auth.file_of(tmp_path).write_text("damaged")
     [bad] = told(network.named_keys, there)
     assert bad.startswith("bad keys:") and "keys.json" in bad
     assert not any("open to everyone" in line for line in told(network.address, there))
@@ -190,8 +190,8 @@ def test_a_certificate_of_ones_own(
 
 
 def test_a_star_covers_one_label() -> None:
-    assert certified._covers("*.home.example", frozenset({"box.home.example"}))
-    assert not certified._covers("*.home.example", frozenset({"a.box.home.example", "home.example"}))
+    assert certificates._covers("*.home.example", frozenset({"box.home.example"}))
+    assert not certificates._covers("*.home.example", frozenset({"a.box.home.example", "home.example"}))
 
 
 def test_the_boxs_own_certificate(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_sound_devices(
     chosen: tuple[str, ...], expected: list[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(portaudio, "load", lambda: Devices(*seen))
-    found = told(sound.sound, scene(files, *chosen))
+    found = told(audio_devices.sound, scene(files, *chosen))
     assert sorted(found) == sorted(expected)
 
 
@@ -254,12 +254,12 @@ def test_no_right_to_the_sound_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(portaudio, "load", Devices)
     monkeypatch.setattr(os, "access", lambda *_: False)
     monkeypatch.setattr("getpass.getuser", lambda: "kim")
-    found = told(sound.sound, scene(PCM, "mic.enabled=true"))
+    found = told(audio_devices.sound, scene(PCM, "mic.enabled=true"))
     assert found == [
         "bad microphone: this user has no right to the sound devices: sudo usermod -aG audio kim, and log in again",
         "bad speaker: this user has no right to the sound devices: sudo usermod -aG audio kim, and log in again",
     ]
-    found = told(sound.sound, scene({**PCM, ".dockerenv": ""}, "mic.enabled=true", quick=True))
+    found = told(audio_devices.sound, scene({**PCM, ".dockerenv": ""}, "mic.enabled=true", quick=True))
     assert found[0].endswith("start the container with --group-add audio")
 
 

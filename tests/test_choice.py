@@ -13,11 +13,13 @@ import pytest
 from test_board import ORIN_NX, written
 from test_compiling import MANIFEST, STAND_IN, data, run
 
-from chatapi import board, catalog, choice, settings
+from chatapi import catalog, settings
 from chatapi.catalog.download import login
-from chatapi.commands.check.finding import Scene
-from chatapi.commands.check.models import compiled
+from chatapi.cli.check.finding import Scene
+from chatapi.cli.check.models import compiled
 from chatapi.errors import ModelFault
+from chatapi.runtime import engine_selection
+from chatapi.system import jetson as board
 
 FREE = "MemTotal: 15000000 kB\nMemAvailable: 12000000 kB\nSwapFree: 0 kB\n"
 
@@ -54,13 +56,13 @@ def made(data: Path, name: str, **versions: str) -> None:
 
 def chosen(data: Path, *values: str) -> tuple[str, str]:
     loaded = settings.load([*values, f"data={data}"], environ={}).settings
-    llm = choice.definite(loaded, data / "root").llm
+    llm = engine_selection.definite(loaded, data / "root").llm
     return llm.engine, llm.model
 
 
 def told(data: Path, *values: str) -> list[str]:
     scene = Scene(settings.load([*values, f"data={data}"], environ={}).settings, data / "root")
-    settled = Scene(choice.definite(scene.settings, scene.root), scene.root)
+    settled = Scene(engine_selection.definite(scene.settings, scene.root), scene.root)
     return [finding.told for finding in compiled(settled)]
 
 
@@ -126,13 +128,13 @@ def test_one_that_does_not_fit_beside_the_other_models_is_passed_over_for_one_th
     (folder / "models/ears/record.json").write_text('{"files": {"w.bin": {"size": 1, "sha256": "0"}}}')
     (folder / "root/proc/meminfo").write_text("MemTotal: 3600000 kB\nMemAvailable: 2600000 kB\nSwapFree: 0 kB\n")
     silent = ("tts.engine=echo", "vad.engine=echo", "asr.engine=whisper_cpp", "mlc.context=1024")
-    with caplog.at_level("INFO", "chatapi.choice"):
+    with caplog.at_level("INFO", "chatapi.runtime.engine_selection"):
         assert chosen(folder, *silent) == ("mlc", "small-mlc")
     (one,) = caplog.messages
     assert one.startswith("a compiled model is passed over: the models need 3.0 GB and 2.7 GB are free (llm large-mlc")
     # Beside a server that has its models in memory all of the machine's counts.
     loaded = settings.load([*silent, f"data={folder}"], environ={}).settings
-    assert choice.definite(loaded, folder / "root", free=12_000_000_000).llm.model == "large-mlc"
+    assert engine_selection.definite(loaded, folder / "root", free=12_000_000_000).llm.model == "large-mlc"
 
 
 def test_one_that_could_not_remember_one_context_is_passed_over(box: Callable[..., Path]) -> None:
@@ -196,7 +198,9 @@ def test_the_token_goes_to_its_own_host_alone(monkeypatch: pytest.MonkeyPatch) -
 def recogniser(data: Path, *values: str, board: bool = False) -> str:
     loaded = settings.load([*values, "vad.engine=echo", "llm.engine=echo", f"data={data}"], environ={}).settings
     root = data / ("board" if board else "laptop")
-    return choice.definite(loaded, written(root, {**(ORIN_NX if board else {}), "proc/meminfo": FREE})).asr.engine
+    return engine_selection.definite(
+        loaded, written(root, {**(ORIN_NX if board else {}), "proc/meminfo": FREE})
+    ).asr.engine
 
 
 def test_speech_is_understood_by_what_is_fastest_here(tmp_path: Path) -> None:
@@ -231,7 +235,7 @@ async def test_whoever_waits_for_a_long_look_can_leave(tmp_path: Path) -> None:
     os.mkfifo(slow)
     chosen = settings.load([f"data={tmp_path}"], environ={}).settings
     with anyio.move_on_after(0.1) as waiting:
-        await choice.settled(chosen)
+        await engine_selection.settled(chosen)
     assert waiting.cancelled_caught
     with anyio.fail_after(60):
         await anyio.to_thread.run_sync(slow.write_text, "", abandon_on_cancel=True)

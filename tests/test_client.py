@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from conftest import Served, serving, tone, until
 
+from chatapi import auth
 from chatapi import client as package
-from chatapi import keys
 from chatapi.audio import RATE, Audio, wav
-from chatapi.certificates import Keeper
+from chatapi.auth.certificates import Keeper
 from chatapi.cli import main
 from chatapi.client import (
     AsyncClient,
@@ -200,7 +200,7 @@ def test_the_environment_says_where_and_with_what_key(
 def test_a_key_without_the_scope_and_one_used_too_often_are_told(
     echo_settings: Callable[..., Settings], data: Path
 ) -> None:
-    looks, few = keys.add(data, "looks", ["operate"]), keys.add(data, "few", ["talk"], rate=1)
+    looks, few = auth.add(data, "looks", ["operate"]), auth.add(data, "few", ["talk"], rate=1)
     with serving(echo_settings()) as served:
         with Client(served.url, looks) as box:
             told = refusal(lambda: box.completion("hello"))
@@ -254,7 +254,7 @@ def test_an_engine_that_fails_in_mid_answer_is_told(echo_settings: Callable[...,
 def test_the_command_asks_the_box_of_its_server(
     echo_settings: Callable[..., Settings], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    key, question, answer = keys.add(data, "laptop", ["talk"]), tmp_path / "question.wav", tmp_path / "answer.wav"
+    key, question, answer = auth.add(data, "laptop", ["talk"]), tmp_path / "question.wav", tmp_path / "answer.wav"
     question.write_bytes(SPOKEN)
 
     def asked(*words: str, status: int = 0) -> tuple[str, str]:

@@ -18,11 +18,12 @@ import pytest
 from model_library import METADATA, fat_binary, library
 from test_board import ORIN_NX, written
 
-from chatapi import board, compiling, settings
+from chatapi import compiling, settings
 from chatapi.catalog import Catalog
-from chatapi.commands import compile as command
-from chatapi.compiling.running import DONE, LOG
+from chatapi.cli import compile as command
+from chatapi.compiling.run import DONE, LOG
 from chatapi.errors import BadInput, ChatapiError, Conflict, ModelFault, StorageFault, Unknown
+from chatapi.system import jetson
 
 STAND_IN = Path(__file__).parent / "mlc_llm_standin"
 MACHINE = platform.machine()
@@ -93,7 +94,7 @@ def updated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made_plan(data: Path, quantization: str | None = None) -> compiling.Plan:
-    found, known = board.find(data / "root"), Catalog(data)
+    found, known = jetson.find(data / "root"), Catalog(data)
     assert found
     manifest, here = known.get(NAME), known.installed(NAME)
     return compiling.plan(compiling.Request(manifest, found, MACHINE, compiling.find(), data, here, quantization))
@@ -222,7 +223,7 @@ def until(true: Callable[[], object], seconds: float = 60) -> None:
 def test_a_signal_ends_the_command_and_leaves_what_is_done(data: Path, sent: signal.Signals) -> None:
     script = (
         "from argparse import Namespace; from pathlib import Path; from chatapi.settings import Settings\n"
-        "from chatapi.commands.compile import compile_model\n"
+        "from chatapi.cli.compile import compile_model\n"
         f"chosen = Namespace(name={NAME!r}, quantization=None)\n"
         "chosen.plan = chosen.verify = chosen.force = chosen.if_wanted = False\n"
         f"data = Path({str(data)!r}); compile_model(Settings(data=data), chosen, data / 'root')"

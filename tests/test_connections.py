@@ -22,11 +22,12 @@ import psutil
 import pytest
 from conftest import ECHO, PATIENCE, Served, serving
 
-from chatapi import addresses, descriptors
-from chatapi.faces.web import connections
-from chatapi.faces.web.connections import GRACE_SECONDS, REFUSING, Connections
-from chatapi.faces.web.protocols import Pace
+from chatapi.auth import client_address
+from chatapi.interfaces.http import connections
+from chatapi.interfaces.http.connections import GRACE_SECONDS, REFUSING, Connections
+from chatapi.interfaces.http.protocols import Pace
 from chatapi.settings import Settings
+from chatapi.system import file_descriptors
 
 GET = "GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -80,7 +81,7 @@ def clock() -> Clock:
     ],
 )
 def test_an_address_counts_as_its_network_and_loopback_as_this_machine(address: str, client: str, local: bool) -> None:
-    assert (addresses.client(address), addresses.is_local(address)) == (client, local)
+    assert (client_address.client(address), client_address.is_local(address)) == (client, local)
 
 
 def test_a_full_registry_closes_the_connection_that_is_idle_longest(clock: Clock) -> None:
@@ -294,7 +295,7 @@ def limited(soft: int, hard: int, code: str) -> str:
 
 def test_the_soft_limit_of_descriptors_is_raised_towards_the_hard_one() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    most = descriptors.MOST if hard == resource.RLIM_INFINITY else min(hard, descriptors.MOST)
+    most = file_descriptors.MOST if hard == resource.RLIM_INFINITY else min(hard, file_descriptors.MOST)
     code = "from chatapi import descriptors; print(descriptors.raise_limit(), descriptors.for_connections(2048, 600))"
     assert limited(256, most, code) == f"{most} {min(2048, most - 600)}"
     assert limited(1024, 1024, code) == "1024 424"
@@ -302,7 +303,7 @@ def test_the_soft_limit_of_descriptors_is_raised_towards_the_hard_one() -> None:
 
 
 def test_connections_leave_descriptors_for_all_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(descriptors, "limit", lambda: 1024)
+    monkeypatch.setattr(file_descriptors, "limit", lambda: 1024)
     assert Connections(2048, 256).most == 1024 - connections.OTHERS
     assert connections.OTHERS > REFUSING + connections.LOCAL + connections.BACKLOG
 

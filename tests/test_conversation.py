@@ -8,13 +8,13 @@ import anyio
 import pytest
 from conftest import Running, answer, until
 
-from chatapi.abilities.chat import ChatTurn, Said
-from chatapi.abilities.conversation import Turn
 from chatapi.audio import Audio
 from chatapi.engines import Message, Piece, Sampling, Stop
 from chatapi.errors import ChatapiError, Deadline, EngineFailed, TooLarge
 from chatapi.events import TextDelta, TurnEnded
-from chatapi.gate import Priority
+from chatapi.runtime.admission import Priority
+from chatapi.services.turns.chat_completion import ChatTurn, Said
+from chatapi.services.turns.completion import Turn
 
 
 @pytest.mark.anyio

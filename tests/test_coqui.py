@@ -13,7 +13,7 @@ from coqui_model import RATE, STANDIN, coqui_tts, made, real
 
 from chatapi.audio import LEVEL
 from chatapi.catalog import Model
-from chatapi.engines import load
+from chatapi.engines.registry import load
 from chatapi.errors import EngineFailed, ModelFault, SettingsFault
 from chatapi.settings import Coqui, Settings
 

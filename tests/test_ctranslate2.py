@@ -13,13 +13,13 @@ from conftest import model
 from test_whisper import SOUNDS, clip
 
 from chatapi.audio import RATE, Samples
-from chatapi.corpus import coloured
+from chatapi.bench.corpus import coloured
+from chatapi.bench.wer import word_error_rate, words
 from chatapi.engines import Hearing
-from chatapi.engines.ctranslate2 import CTranslate2
+from chatapi.engines.asr.ctranslate2 import CTranslate2
 from chatapi.errors import ModelFault
 from chatapi.settings import CTranslate2 as Table
 from chatapi.settings import Settings
-from chatapi.wer import word_error_rate, words
 
 pytestmark = pytest.mark.real
 

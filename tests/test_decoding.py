@@ -9,9 +9,9 @@ import av
 import pytest
 from conftest import Served, tone, written
 
-from chatapi import sandbox
 from chatapi.audio import RATE, Audio, blocks, decode, duration, wav
 from chatapi.errors import BadInput, ChatapiError, Unprocessable
+from chatapi.system import sandbox
 
 NO_CODEC = struct.pack(
     "<4sI4s4sIHHIIHH4sI64s",
@@ -133,7 +133,7 @@ def test_uncompressed_mov_passes_the_check() -> None:
 
 def test_a_native_crash_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that really crashes, in place of the file that will make it."""
-    shared = sandbox.Sandbox(["chatapi.decoding"])
+    shared = sandbox.Sandbox(["chatapi.audio.decoding"])
     stream = shared.stream
     monkeypatch.setattr(shared, "stream", lambda _, *__, **___: stream("sandboxed:overrun"))
     monkeypatch.setattr(sandbox, "shared", lambda: shared)

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wyoming_peer import written
 
-from chatapi.abilities.dictation import Dictation
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Pcm, Samples
 from chatapi.errors import BadInput, Unprocessable
 from chatapi.events import Transcript
-from chatapi.segmenter import Finder, Rules, regions
+from chatapi.services.transcription.segmenter import Finder, Rules, regions
+from chatapi.services.transcription.streaming import Dictation
 
 CLIP = np.concatenate([part for length in (0.4, 2.0, 0.7) for part in (np.zeros(RATE, np.float32), tone(length))])
 

@@ -9,7 +9,7 @@ import pytest
 
 from chatapi.audio import RATE
 from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Usage
-from chatapi.engines.echo import EchoDetector, EchoLanguageModel, EchoSynthesizer, EchoTranscriber
+from chatapi.engines.fake import EchoDetector, EchoLanguageModel, EchoSynthesizer, EchoTranscriber
 from chatapi.errors import Unknown
 from chatapi.settings import Echo, LlamaCpp, Settings
 

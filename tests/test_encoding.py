@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatapi.audio import Audio, Samples, decode
-from chatapi.encoding import FORMATS, PCM_RATE, Encoder
+from chatapi.audio.encoding import FORMATS, PCM_RATE, Encoder
 from chatapi.errors import Unprocessable
 
 RATES = (16_000, 22_050, 44_100)

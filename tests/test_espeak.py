@@ -6,8 +6,9 @@ import random
 
 import pytest
 
-from chatapi import espeak, sandbox
-from chatapi.espeak import guarded
+from chatapi.system import sandbox
+from chatapi.text import espeak
+from chatapi.text.espeak import guarded
 
 pytest.importorskip("piper")
 
@@ -38,7 +39,7 @@ def test_hostile_text_has_phonemes(voice: str, text: str) -> None:
 def test_the_unguarded_text_crashes_and_costs_one_call() -> None:
     """Where this fails, espeak-ng is mended, and the guard may go."""
     with pytest.raises(sandbox.Crashed):
-        sandbox.shared().call("chatapi.phonemizing:phonemes", "en-us", "b." * 300, None)
+        sandbox.shared().call("chatapi.text.phonemizer:phonemes", "en-us", "b." * 300, None)
     assert espeak.phonemes("en-us", "Hello.")
 
 

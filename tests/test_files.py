@@ -18,12 +18,12 @@ from wyoming.tts import Synthesize
 from wyoming_peer import ask, open_to_wyoming, sound
 from wyoming_peer import until as come
 
-from chatapi.abilities.conversation import Turn
-from chatapi.abilities.files import SMALL
-from chatapi.abilities.transcription import Options
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
 from chatapi.errors import Busy, Deadline, TooLarge, Unprocessable
+from chatapi.services.files import SMALL
+from chatapi.services.transcription.transcriber import Options
+from chatapi.services.turns.completion import Turn
 
 pytestmark = pytest.mark.anyio
 CLIP = np.concatenate([np.zeros(RATE, np.float32), tone(1.0), np.zeros(RATE, np.float32)])

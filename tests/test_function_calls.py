@@ -9,12 +9,12 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from chatapi import json_schemas
-from chatapi.abilities.chat import Chat, ChatTurn, Given, Said
 from chatapi.engines import ContextOverflow, LanguageModel, Message, Piece, Sampling, Skill, Stop, Tool, Usage, never
+from chatapi.engines.llm import json_schemas
 from chatapi.errors import Unprocessable
 from chatapi.events import Call, Token
-from chatapi.function_calls import Reader, generate
+from chatapi.services.turns.chat_completion import Chat, ChatTurn, Given, Said
+from chatapi.services.turns.tool_call_parser import Reader, generate
 
 CITY = {"type": "object", "properties": {"city": {"$ref": "#/$defs/c"}}, "$defs": {"c": {"type": "string"}}}
 WEATHER, NEWS = Tool("weather", "Tells it.", CITY), Tool("news", "", {"type": "object", "properties": {}})

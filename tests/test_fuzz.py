@@ -112,12 +112,12 @@ class Fragile(Box):
     def command(self) -> list[str]:
         code = (
             "import os, signal, sys\n"
-            "from chatapi.faces.web import guard\n"
-            "run = guard._Exchange.run\n"
+            "from chatapi.interfaces.http import middleware\n"
+            "run = middleware._Exchange.run\n"
             "async def dying(self):\n"
             "    if self._scope['query_string'] == b'die': os.kill(os.getpid(), signal.SIGKILL)\n"
             "    await run(self)\n"
-            "guard._Exchange.run = dying\n"
+            "middleware._Exchange.run = dying\n"
             "from chatapi.cli import main\n"
             "main(sys.argv[1:])\n"
         )
@@ -193,15 +193,15 @@ def test_outcome_is_judged(outcome: Outcome, fault: str) -> None:
 
 
 def test_tracebacks_in_a_log_are_told_apart_by_place_and_error() -> None:
-    exception = 'Traceback (most recent call last):\n  File "/x/chatapi/audio.py", line 5, in decode\nValueError: 5'
+    exception = 'Traceback (most recent call last):\n  File "/x/chatapi/audio/mel.py", line 5, in decode\nValueError: 5'
     lines = [
         json.dumps({"level": "info", "message": "fine"}),
         json.dumps({"level": "error", "message": "unexpected error", "exception": exception}),
         "Traceback (most recent call last):",
-        '  File "/x/chatapi/gate.py", line 7, in enter',
+        '  File "/x/chatapi/runtime/admission.py", line 7, in enter',
         "KeyError: 3",
     ]
     assert [each.signature for each in troubles(lines)] == [
-        "traceback: unexpected error: chatapi/audio.py:decode: ValueError",
-        "traceback: chatapi/gate.py:enter: KeyError",
+        "traceback: unexpected error: chatapi/audio/mel.py:decode: ValueError",
+        "traceback: chatapi/runtime/admission.py:enter: KeyError",
     ]

@@ -7,7 +7,7 @@ import pytest
 from conftest import until
 
 from chatapi.errors import Busy
-from chatapi.gate import Gate, Priority
+from chatapi.runtime.admission import Gate, Priority
 
 pytestmark = pytest.mark.anyio
 

@@ -16,8 +16,7 @@ from conftest import model as installed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatapi import mel
-from chatapi.audio import decode
+from chatapi.audio import decode, mel
 from chatapi.catalog import Catalog, ggml
 from chatapi.errors import ModelFault
 

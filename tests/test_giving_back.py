@@ -11,13 +11,13 @@ import pytest
 from conftest import model, until
 
 from chatapi.engines import Stop
+from chatapi.runtime.workers import Worker
 from chatapi.settings import Settings
-from chatapi.workers import Worker
 
 piper = pytest.importorskip("piper")
 from test_piper import spoken, voice  # noqa: E402
 
-from chatapi.engines.piper import LOADED, Piper  # noqa: E402
+from chatapi.engines.tts.piper import LOADED, Piper  # noqa: E402
 
 JOE = "en_US-joe-medium"
 

@@ -26,14 +26,16 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import Message, Receive, Scope, Send
 from websockets.asyncio.client import connect
 
-from chatapi import keys, logs, settings
+from chatapi import auth as keys
+from chatapi import settings
 from chatapi.appliance import Appliance
-from chatapi.commands.health import asked, health
-from chatapi.faces.mic.link import opened, place
-from chatapi.faces.web import access
-from chatapi.faces.web.app import create_app
-from chatapi.faces.web.guard import Guard
-from chatapi.metrics import Metrics
+from chatapi.cli.health import asked, health
+from chatapi.client.realtime import opened, place
+from chatapi.interfaces.http import scopes
+from chatapi.interfaces.http.app import create_app
+from chatapi.interfaces.http.middleware import Guard
+from chatapi.observability import logs
+from chatapi.observability.metrics import Metrics
 from chatapi.settings import Log, Settings
 
 HERE, ELSEWHERE = "192.0.2.1", "192.0.2.2"
@@ -96,7 +98,7 @@ def every_route(served: Served) -> list[tuple[str, str]]:
 def test_every_route_is_in_the_table(door: Door) -> None:
     found = every_route(door.served)
     assert len(found) > 20 and {"/", "/metrics", "/v1/realtime", "/page/style.css"} <= {path for _, path in found}
-    assert [path for _, path in found if access.entry(path) is None] == []
+    assert [path for _, path in found if scopes.entry(path) is None] == []
 
 
 def test_every_route_is_closed_without_a_key(door: Door) -> None:
@@ -350,7 +352,7 @@ SHAPES = st.one_of(
 )
 HEADERS = st.lists(st.tuples(st.sampled_from(NAMES), SHAPES), max_size=6)
 SUBPROTOCOLS = st.lists(
-    st.text(max_size=20).map(lambda tail: access.SUBPROTOCOL + tail) | st.text(max_size=10), max_size=4
+    st.text(max_size=20).map(lambda tail: scopes.SUBPROTOCOL + tail) | st.text(max_size=10), max_size=4
 )
 
 
@@ -399,5 +401,5 @@ def test_no_bytes_open_the_door_or_break_it(
 @hypothesis.given(st.binary(min_size=1, max_size=40))
 def test_any_bytes_can_be_a_key_and_come_in_as_they_are(content: bytes) -> None:
     basic = base64.b64encode(b"name:" + content)
-    assert access.offered_keys(Headers(raw=[(b"x-api-key", content)])) == [content]
-    assert access.offered_keys(Headers(raw=[(b"authorization", b"Basic " + basic)])) == [content]
+    assert scopes.offered_keys(Headers(raw=[(b"x-api-key", content)])) == [content]
+    assert scopes.offered_keys(Headers(raw=[(b"authorization", b"Basic " + basic)])) == [content]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from chatapi.errors import Unknown
-from chatapi.history import History, Recalled
+from chatapi.storage.history import History, Recalled
 
 WORDS = "the walrus and the carpenter"
 
@@ -52,7 +52,7 @@ def test_what_was_said_comes_back_in_order(history: History) -> None:
 
 def test_a_process_killed_after_an_answer_has_lost_nothing(file: Path) -> None:
     script = (
-        "import os, signal, sys; from pathlib import Path; from chatapi.history import *;"
+        "import os, signal, sys; from pathlib import Path; from chatapi.storage.history import *;"
         "h = History(Path(sys.argv[1]), 3600, 100);"
         "h.add(Recalled('c1', None, ()), 'still there?', 'yes'); os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from chatapi.errors import Unknown
-from chatapi.history import History, Recalled
-from chatapi.history.clock import Moment, now
+from chatapi.storage.history import History, Recalled
+from chatapi.storage.history.clock import Moment, now
 
 DAY = 86_400.0
 KEEP = 30 * DAY
@@ -201,7 +201,7 @@ def test_a_process_whose_clock_is_wrong_deletes_nothing(jump: str, tmp_path: Pat
     with closing(History(file, KEEP, 100)) as history:
         said(history, "a")
     script = (
-        "import sys, time; from pathlib import Path; from chatapi.history import *;"
+        "import sys, time; from pathlib import Path; from chatapi.storage.history import *;"
         "h = History(Path(sys.argv[1]), 2592000, 100); h.expire();"
         "h.add(h.recall('a'), 'two?', '2'); h.close(); print(time.time())"
     )

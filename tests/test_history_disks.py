@@ -17,7 +17,7 @@ from test_history_faults import Pause, asked, codes, garbage, say
 from test_service import free_port
 
 from chatapi.errors import StorageFault, Unknown
-from chatapi.history import AGAIN, History
+from chatapi.storage.history import AGAIN, History
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import pytest
 from conftest import Served, serving
 
 from chatapi.errors import NotReady, Unknown
-from chatapi.history import AGAIN, History, Recalled, Saved
-from chatapi.history.store import kind_of
 from chatapi.settings import Settings
+from chatapi.storage.history import AGAIN, History, Recalled, Saved
+from chatapi.storage.history.store import kind_of
 
 
 class Pause:

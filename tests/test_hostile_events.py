@@ -20,7 +20,7 @@ from test_bad_input import wait_until
 from test_bytes_in_flight import HANDSHAKE
 
 from chatapi.errors import ChatapiError
-from chatapi.faces.web.realtime import wire
+from chatapi.interfaces.http.realtime import client_events
 from chatapi.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -84,7 +84,7 @@ def test_every_number_of_every_event_has_an_upper_bound() -> None:
             for key, value in schema.items():
                 look(f"{name}.{key}", value)
 
-    for model in {wire.Session, *wire.EVENTS.values()}:
+    for model in {client_events.Session, *client_events.EVENTS.values()}:
         look(model.__name__, model.model_json_schema())
     assert unbounded == []
 
@@ -103,7 +103,7 @@ def test_every_text_of_every_event_but_sound_has_an_upper_bound() -> None:
             for key, value in schema.items():
                 look(f"{name}.{key}", value)
 
-    for model in {wire.Session, *wire.EVENTS.values()}:
+    for model in {client_events.Session, *client_events.EVENTS.values()}:
         look(model.__name__, model.model_json_schema())
     assert unbounded == []
 
@@ -235,7 +235,7 @@ def _lag(served: Served, text: str) -> float:
 @pytest.mark.parametrize("text", ["9" * 5000, "[" * 1000, '{"a":' * 1000, "NaN", "1e999"])
 def test_json_that_is_none_is_said_to_be_none(text: str) -> None:
     with pytest.raises(ChatapiError):
-        wire.parsed(text)
+        client_events.parsed(text)
 
 
 def test_a_text_frame_that_is_not_utf8_ends_its_connection_and_nothing_else(

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from conftest import model as installed
 
-from chatapi import json_schemas, patterns
 from chatapi.engines import Message, Sampling, Tool
+from chatapi.engines.llm import json_schemas, pattern_size
 from chatapi.errors import Unprocessable
-from chatapi.function_calls import generate
+from chatapi.services.turns.tool_call_parser import generate
 from chatapi.settings import LlamaCpp as Table
 from chatapi.settings import Settings
 
@@ -161,14 +161,14 @@ def test_tools_together_are_measured_as_the_one_schema_they_become() -> None:
     [("^abc$", 5, 0), ("^(ab|c){3}$", 14, 0), (r"^[a-z\]]?\d*$", 13, 2), ("^(?:a+)?$", 7, 2), ("a{2}{", 5, 0)],
 )
 def test_a_pattern_is_measured(pattern: str, elements: int, opened: int) -> None:
-    found = patterns.size(pattern)
+    found = pattern_size.size(pattern)
     assert (found.elements, found.open) == (elements, opened)
 
 
 @pytest.fixture(scope="module")
 def llama() -> Any:
     pytest.importorskip("xllamacpp")
-    from chatapi.engines.llama_cpp import LlamaCpp
+    from chatapi.engines.llm.llama_cpp import LlamaCpp
 
     engine = LlamaCpp(Settings(llama_cpp=Table(context=1024, slots=1)), [installed("smollm2-135m-instruct")])
     yield engine

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from chatapi import keys, private
+from chatapi import auth
 from chatapi.cli import main
 from chatapi.errors import BadInput, ChatapiError, Conflict, SettingsFault, StorageFault, TooMany, Unauthorized, Unknown
+from chatapi.system import private_files
 
 HERE, ELSEWHERE = "192.0.2.1", "192.0.2.2"
 
@@ -34,16 +35,16 @@ class Clock:
 
 
 def test_a_key_is_shown_once_and_kept_hashed_and_private(tmp_path: Path) -> None:
-    text = keys.add(tmp_path, "kitchen", ["operate", "talk", "talk"], rate=60, days=30)
+    text = auth.add(tmp_path, "kitchen", ["operate", "talk", "talk"], rate=60, days=30)
     assert text.startswith("chatapi_") and len(text) >= 8 + 8 + 1 + 43
-    file = keys.file_of(tmp_path)
+    file = auth.file_of(tmp_path)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     secret = text.split("_", 2)[2]
     assert secret not in file.read_text() and base64.urlsafe_b64decode(secret + "=").hex() not in file.read_text()
-    [kept] = keys.read(tmp_path) or ()
+    [kept] = auth.read(tmp_path) or ()
     assert (kept.name, kept.scopes, kept.rate, kept.revoked) == ("kitchen", ["talk", "operate"], 60, None)
     assert kept.expires is not None and round((kept.expires - kept.created) / 86_400) == 30
-    assert keys.add(tmp_path, "other", ["all"]) != keys.add(tmp_path, "another", ["all"])
+    assert auth.add(tmp_path, "other", ["all"]) != auth.add(tmp_path, "another", ["all"])
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".keys.json")] == []
 
 
@@ -69,65 +70,65 @@ def test_what_cannot_be_a_key_is_refused(
     tmp_path: Path, name: str, scopes: list[str], rate: int | None, days: float | None
 ) -> None:
     with pytest.raises(BadInput):
-        keys.add(tmp_path, name, scopes, rate, days)
-    assert keys.read(tmp_path) is None
+        auth.add(tmp_path, name, scopes, rate, days)
+    assert auth.read(tmp_path) is None
 
 
 def test_a_name_is_taken_until_its_key_is_revoked(tmp_path: Path) -> None:
-    keys.add(tmp_path, "kitchen", ["talk"])
+    auth.add(tmp_path, "kitchen", ["talk"])
     with pytest.raises(Conflict, match="revoke it first"):
-        keys.add(tmp_path, "kitchen", ["talk"])
-    keys.revoke(tmp_path, "kitchen")
-    keys.revoke(tmp_path, "kitchen")
-    assert [key.revoked is None for key in keys.read(tmp_path) or ()] == [False]
-    keys.add(tmp_path, "kitchen", ["talk"])
-    assert [key.revoked for key in keys.read(tmp_path) or ()] == [None]
+        auth.add(tmp_path, "kitchen", ["talk"])
+    auth.revoke(tmp_path, "kitchen")
+    auth.revoke(tmp_path, "kitchen")
+    assert [key.revoked is None for key in auth.read(tmp_path) or ()] == [False]
+    auth.add(tmp_path, "kitchen", ["talk"])
+    assert [key.revoked for key in auth.read(tmp_path) or ()] == [None]
     with pytest.raises(Unknown, match="keys list"):
-        keys.revoke(tmp_path, "nobody")
+        auth.revoke(tmp_path, "nobody")
 
 
 def test_there_are_so_many_keys_and_no_more(tmp_path: Path) -> None:
-    keys.add(tmp_path, "key-0", ["talk"])
-    document = json.loads(keys.file_of(tmp_path).read_text())
+    auth.add(tmp_path, "key-0", ["talk"])
+    document = json.loads(auth.file_of(tmp_path).read_text())
     [first] = document["keys"]
-    document["keys"] = [{**first, "id": f"{n:08x}", "name": f"key-{n}"} for n in range(keys.MOST)]
-    keys.file_of(tmp_path).write_text(json.dumps(document))
+    document["keys"] = [{**first, "id": f"{n:08x}", "name": f"key-{n}"} for n in range(auth.MOST)]
+    auth.file_of(tmp_path).write_text(json.dumps(document))
     with pytest.raises(Conflict, match="which is the most"):
-        keys.add(tmp_path, "one-more", ["talk"])
-    keys.revoke(tmp_path, "key-7")
-    keys.add(tmp_path, "one-more", ["talk"])
-    names = {key.name for key in keys.read(tmp_path) or ()}
-    assert len(names) == keys.MOST and "key-7" not in names
+        auth.add(tmp_path, "one-more", ["talk"])
+    auth.revoke(tmp_path, "key-7")
+    auth.add(tmp_path, "one-more", ["talk"])
+    names = {key.name for key in auth.read(tmp_path) or ()}
+    assert len(names) == auth.MOST and "key-7" not in names
 
 
 def test_keys_made_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
-    threads = [threading.Thread(target=keys.add, args=(tmp_path, f"key-{n}", ["talk"])) for n in range(8)]
+    threads = [threading.Thread(target=auth.add, args=(tmp_path, f"key-{n}", ["talk"])) for n in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert {key.name for key in keys.read(tmp_path) or ()} == {f"key-{n}" for n in range(8)}
+    assert {key.name for key in auth.read(tmp_path) or ()} == {f"key-{n}" for n in range(8)}
 
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageFault, match="the keys cannot be kept"):
-        keys.add(tmp_path / "file", "kitchen", ["talk"])
+        auth.add(tmp_path / "file", "kitchen", ["talk"])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
 def test_what_root_makes_is_the_services_to_read(tmp_path: Path) -> None:
     os.chown(tmp_path, 65534, 65534)
-    keys.add(tmp_path, "kitchen", ["talk"])
-    assert keys.file_of(tmp_path).stat().st_uid == 65534
+    auth.add(tmp_path, "kitchen", ["talk"])
+    assert auth.file_of(tmp_path).stat().st_uid == 65534
 
 
 # What a server knows
 
 
 def test_a_key_is_known_by_its_id_and_its_secret(tmp_path: Path) -> None:
-    text = keys.add(tmp_path, "kitchen", ["talk"])
-    ring = keys.Keyring(tmp_path, None)
+    text = auth.add(tmp_path, "kitchen", ["talk"])
+    ring = auth.Keyring(tmp_path, None)
     assert ring.admit([b"", b"nonsense", text.encode()], HERE).name == "kitchen"
     for wrong in (text[:-1], text + "A", text.upper(), "chatapi_", text.rpartition("_")[0], "chatapi_local_x"):
         with pytest.raises(Unauthorized):
@@ -137,10 +138,10 @@ def test_a_key_is_known_by_its_id_and_its_secret(tmp_path: Path) -> None:
 
 
 def test_it_opens_nothing_once_it_expired_and_none_that_expires_while_the_time_is_unknown(tmp_path: Path) -> None:
-    text, forever = keys.add(tmp_path, "guest", ["talk"], days=1), keys.add(tmp_path, "owner", ["talk"])
-    [made, _] = keys.read(tmp_path) or ()
+    text, forever = auth.add(tmp_path, "guest", ["talk"], days=1), auth.add(tmp_path, "owner", ["talk"])
+    [made, _] = auth.read(tmp_path) or ()
     now = Clock(made.created + 3600)
-    ring = keys.Keyring(tmp_path, None, now=now)
+    ring = auth.Keyring(tmp_path, None, now=now)
     guest = ring.admit([text.encode()], HERE)
     assert ring.holds(guest)
     for time, told in ((made.created + 86_401, "has expired"), (1000.0, "does not know the time")):
@@ -152,12 +153,12 @@ def test_it_opens_nothing_once_it_expired_and_none_that_expires_while_the_time_i
 
 
 def test_who_came_in_while_it_was_open_is_not_welcome_once_it_is_closed(tmp_path: Path) -> None:
-    ring = keys.Keyring(tmp_path, None)
+    ring = auth.Keyring(tmp_path, None)
     before = ring.admit([], HERE)
-    assert before is keys.ANYBODY and ring.holds(before)
-    keys.add(tmp_path, "kitchen", ["talk"])
+    assert before is auth.ANYBODY and ring.holds(before)
+    auth.add(tmp_path, "kitchen", ["talk"])
     assert not ring.holds(before)
-    keys.revoke(tmp_path, "kitchen")
+    auth.revoke(tmp_path, "kitchen")
     assert ring.wanted, "revoking the last key must not open the door to everybody"
 
 
@@ -179,8 +180,8 @@ def test_who_came_in_while_it_was_open_is_not_welcome_once_it_is_closed(tmp_path
     ids=range(11),
 )
 def test_a_damaged_file_lets_nobody_in_until_it_is_whole(tmp_path: Path, content: bytes) -> None:
-    text = keys.add(tmp_path, "kitchen", ["talk"])
-    ring, file = keys.Keyring(tmp_path, "own"), keys.file_of(tmp_path)
+    text = auth.add(tmp_path, "kitchen", ["talk"])
+    ring, file = auth.Keyring(tmp_path, "own"), auth.file_of(tmp_path)
     whole = file.read_bytes()
     file.write_bytes(content)
     for given in (b"own", text.encode(), b""):
@@ -188,7 +189,7 @@ def test_a_damaged_file_lets_nobody_in_until_it_is_whole(tmp_path: Path, content
             ring.admit([given], HERE)
         assert raised.value.code == "keys_damaged"
     with pytest.raises(SettingsFault):
-        keys.add(tmp_path, "other", ["talk"])
+        auth.add(tmp_path, "other", ["talk"])
     assert file.read_bytes() == content, "what is damaged may still be mended"
     file.write_bytes(whole)
     assert ring.admit([text.encode()], HERE).name == "kitchen"
@@ -196,20 +197,20 @@ def test_a_damaged_file_lets_nobody_in_until_it_is_whole(tmp_path: Path, content
 
 @pytest.mark.parametrize("change", [{"id": "x"}, {"scopes": ["root"]}, {"sha256": ""}, {"rate": 0}, {"created": "now"}])
 def test_an_entry_that_is_not_as_it_was_written_is_damage(tmp_path: Path, change: dict[str, Any]) -> None:
-    keys.add(tmp_path, "kitchen", ["talk"])
-    document = json.loads(keys.file_of(tmp_path).read_text())
+    auth.add(tmp_path, "kitchen", ["talk"])
+    document = json.loads(auth.file_of(tmp_path).read_text())
     document["keys"][0].update(change)
-    keys.file_of(tmp_path).write_text(json.dumps(document))
+    auth.file_of(tmp_path).write_text(json.dumps(document))
     with pytest.raises(SettingsFault, match=next(iter(change))):
-        keys.read(tmp_path)
+        auth.read(tmp_path)
 
 
 def test_a_file_that_goes_away_opens_nothing(tmp_path: Path) -> None:
-    keys.add(tmp_path, "kitchen", ["talk"])
-    file, good = keys.file_of(tmp_path), keys.Keyring(tmp_path, None)
+    auth.add(tmp_path, "kitchen", ["talk"])
+    file, good = auth.file_of(tmp_path), auth.Keyring(tmp_path, None)
     assert good.wanted
     file.write_text("damaged")
-    late = keys.Keyring(tmp_path, None)
+    late = auth.Keyring(tmp_path, None)
     with pytest.raises(SettingsFault):
         assert late.wanted
     file.unlink()
@@ -220,7 +221,7 @@ def test_a_file_that_goes_away_opens_nothing(tmp_path: Path) -> None:
     with pytest.raises(SettingsFault):
         good.admit([], HERE)
     file.rmdir()
-    text = keys.add(tmp_path, "new", ["talk"])
+    text = auth.add(tmp_path, "new", ["talk"])
     assert good.admit([text.encode()], HERE).name == late.admit([text.encode()], HERE).name == "new"
 
 
@@ -229,7 +230,7 @@ def test_a_file_that_goes_away_opens_nothing(tmp_path: Path) -> None:
 
 def test_a_bucket_fills_with_time_and_the_number_of_buckets_is_bounded() -> None:
     clock = Clock()
-    buckets = keys.Buckets(3, clock)
+    buckets = auth.Buckets(3, clock)
     assert [buckets.take("a", 2, 0.5) for _ in range(3)] == [0, 0, 2]
     assert buckets.wait("a", 2, 0.5) == 2 and buckets.wait("b", 2, 0.5) == 0
     clock.now = 2
@@ -242,9 +243,9 @@ def test_a_bucket_fills_with_time_and_the_number_of_buckets_is_bounded() -> None
 
 
 def test_a_key_is_for_so_many_requests_a_minute_and_others_are_undisturbed(tmp_path: Path) -> None:
-    few, many = keys.add(tmp_path, "few", ["talk"], rate=3), keys.add(tmp_path, "many", ["talk"])
+    few, many = auth.add(tmp_path, "few", ["talk"], rate=3), auth.add(tmp_path, "many", ["talk"])
     clock = Clock()
-    ring = keys.Keyring(tmp_path, None, clock)
+    ring = auth.Keyring(tmp_path, None, clock)
     holder, other = ring.admit([few.encode()], HERE), ring.admit([many.encode()], HERE)
     for _ in range(3):
         ring.count(holder)
@@ -258,9 +259,9 @@ def test_a_key_is_for_so_many_requests_a_minute_and_others_are_undisturbed(tmp_p
 
 
 def test_an_address_with_many_wrong_keys_has_to_wait_and_nobody_else(tmp_path: Path) -> None:
-    named = keys.add(tmp_path, "kitchen", ["talk"]).encode()
+    named = auth.add(tmp_path, "kitchen", ["talk"]).encode()
     clock = Clock()
-    ring = keys.Keyring(tmp_path, "sesame", clock)
+    ring = auth.Keyring(tmp_path, "sesame", clock)
     told = []
     for _ in range(1000):
         with pytest.raises(ChatapiError) as raised:
@@ -279,7 +280,7 @@ def test_an_address_with_many_wrong_keys_has_to_wait_and_nobody_else(tmp_path: P
 
 
 def test_a_network_of_ipv6_counts_as_one_address(tmp_path: Path) -> None:
-    ring = keys.Keyring(tmp_path, "sesame", Clock())
+    ring = auth.Keyring(tmp_path, "sesame", Clock())
     for number in range(10):
         with pytest.raises(Unauthorized):
             ring.admit([b"guess"], f"2001:db8::{number:x}")
@@ -305,7 +306,7 @@ def test_the_command_makes_lists_and_revokes(tmp_path: Path, capsys: pytest.Capt
     key, told = run("add", "kitchen", "--rate", "60/minute", "--expires", "30")
     assert key.startswith("chatapi_") and key.count("\n") == 1 and "nobody comes in without a key" in told
     run("add", "ops", "--scope", "operate", "--scope", "talk")
-    ring = keys.Keyring(tmp_path, None)
+    ring = auth.Keyring(tmp_path, None)
     assert ring.admit([key.strip().encode()], HERE).scopes == ("talk",)
     ring.keep_uses()
     listed, _ = run("list")
@@ -331,24 +332,24 @@ def test_the_command_makes_lists_and_revokes(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_when_keys_were_used_is_bounded_and_may_be_lost(tmp_path: Path) -> None:
-    text = keys.add(tmp_path, "kitchen", ["talk"])
+    text = auth.add(tmp_path, "kitchen", ["talk"])
     now = Clock(2e9)
-    ring = keys.Keyring(tmp_path, None, now=now)
+    ring = auth.Keyring(tmp_path, None, now=now)
     ring.admit([text.encode()], HERE)
     (tmp_path / "keys-used.json").write_text("damaged")
-    assert keys.times_used(tmp_path) == {}
+    assert auth.times_used(tmp_path) == {}
     ring.keep_uses()
-    assert list(keys.times_used(tmp_path).values()) == [2e9]
+    assert list(auth.times_used(tmp_path).values()) == [2e9]
     ring.admit([text.encode()], HERE)
     (tmp_path / "keys-used.json").unlink()
     (tmp_path / "keys-used.json").mkdir()
     ring.keep_uses()
-    assert keys.times_used(tmp_path) == {}
+    assert auth.times_used(tmp_path) == {}
 
 
 def test_what_the_machine_lacked_for_a_moment_is_not_remembered(tmp_path: Path) -> None:
-    text = keys.add(tmp_path, "kitchen", ["talk"])
-    ring = keys.Keyring(tmp_path, None)
+    text = auth.add(tmp_path, "kitchen", ["talk"])
+    ring = auth.Keyring(tmp_path, None)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
@@ -361,13 +362,13 @@ def test_what_the_machine_lacked_for_a_moment_is_not_remembered(tmp_path: Path) 
 
 
 def test_a_clock_that_was_never_set_gives_no_key_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys.add(tmp_path, "guest", ["talk"], days=1)
+    auth.add(tmp_path, "guest", ["talk"], days=1)
     monkeypatch.setattr("time.time", lambda: 200_000_000.0)
     with pytest.raises(Conflict, match="already"):
-        keys.add(tmp_path, "guest", ["talk"])
+        auth.add(tmp_path, "guest", ["talk"])
     with pytest.raises(Conflict, match="clock shows 1976-05-03 and was never set"):
-        keys.add(tmp_path, "other", ["talk"], days=1)
-    assert keys.add(tmp_path, "other", ["talk"])
+        auth.add(tmp_path, "other", ["talk"], days=1)
+    assert auth.add(tmp_path, "other", ["talk"])
 
 
 def test_what_others_could_read_is_tightened_at_the_start(tmp_path: Path) -> None:
@@ -385,7 +386,7 @@ def test_what_others_could_read_is_tightened_at_the_start(tmp_path: Path) -> Non
     outside.write_text("")
     outside.chmod(0o644)
     (data / "history.link").symlink_to(outside)
-    private.tighten(data)
+    private_files.tighten(data)
     assert {name: (data / name).stat().st_mode & 0o777 for name in files} == dict.fromkeys(files, 0o600)
     assert [stat.S_IMODE(each.stat().st_mode) for each in (data, data / "certificates")] == [0o700, 0o700]
     assert [stat.S_IMODE(each.stat().st_mode) for each in (data / "models" / "weights", outside)] == [0o664, 0o644]
@@ -397,10 +398,10 @@ def test_a_folder_that_is_shared_on_purpose_stays_so(tmp_path: Path) -> None:
         shared.mkdir()
         (shared / "keys.json").write_text("")
         shared.chmod(mode)
-        private.tighten(shared)
+        private_files.tighten(shared)
         assert stat.S_IMODE(shared.stat().st_mode) == mode
         assert stat.S_IMODE((shared / "keys.json").stat().st_mode) == 0o600
-    private.tighten(tmp_path / "nowhere")
+    private_files.tighten(tmp_path / "nowhere")
 
 
 def test_a_home_stays_as_it_is_and_a_link_to_the_data_is_followed(
@@ -410,8 +411,8 @@ def test_a_home_stays_as_it_is_and_a_link_to_the_data_is_followed(
         (tmp_path / name).mkdir()
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    private.tighten(tmp_path / "home")
+    private_files.tighten(tmp_path / "home")
     assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o755
     (tmp_path / "link").symlink_to(tmp_path / "data")
-    private.tighten(tmp_path / "link")
+    private_files.tighten(tmp_path / "link")
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700

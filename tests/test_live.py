@@ -14,9 +14,6 @@ import numpy as np
 import pytest
 from conftest import Running, tone, until
 
-from chatapi.abilities import speaking
-from chatapi.abilities.live import Options, Session
-from chatapi.abilities.transcription import Words
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
 from chatapi.errors import Busy, Unknown
@@ -33,7 +30,10 @@ from chatapi.events import (
     Transcript,
     TurnEnded,
 )
-from chatapi.segmenter import FRAME
+from chatapi.services.live import Options, Session
+from chatapi.services.speech import synthesis
+from chatapi.services.transcription.segmenter import FRAME
+from chatapi.services.transcription.transcriber import Words
 
 pytestmark = pytest.mark.anyio
 E = TypeVar("E")
@@ -274,9 +274,9 @@ async def test_who_talks_for_too_long_is_answered(echo: Running) -> None:
 async def test_an_answer_whose_first_piece_says_nothing_goes_on(echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     async with talking(echo) as talk:
         # The speaker has nothing to say until the second piece.
-        said = speaking.spoken
+        said = synthesis.spoken
         monkeypatch.setattr(
-            speaking, "spoken", lambda text, language: "" if "You said" in text else said(text, language)
+            synthesis, "spoken", lambda text, language: "" if "You said" in text else said(text, language)
         )
         await talk.session.respond("one two. Three four five six. Seven eight.")
         await talk.come(TurnEnded)

@@ -16,9 +16,6 @@ import numpy as np
 import pytest
 from conftest import PATIENCE, Running, until
 
-from chatapi.abilities.live import Options, Session
-from chatapi.abilities.live.barge_in import ENDING
-from chatapi.abilities.transcription import Words
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
 from chatapi.errors import EngineFailed
@@ -33,6 +30,9 @@ from chatapi.events import (
     SpeechStopped,
     TurnEnded,
 )
+from chatapi.services.live import Options, Session
+from chatapi.services.live.barge_in import ENDING
+from chatapi.services.transcription.transcriber import Words
 
 pytestmark = pytest.mark.anyio
 E = TypeVar("E")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chatapi.abilities.live.echo_detection import EVIDENCE, sharpness
-from chatapi.abilities.live.endpointing import SURE, Endpointing, Mark, Rules, over
-from chatapi.abilities.live.interruption import Breaker, Meaning, at_the_end, likeness, meaning, stops
-from chatapi.abilities.live.phrases import slow, sorry
-from chatapi.abilities.live.playback import Playback
-from chatapi.abilities.live.utterance import SETTLE, Utterance
 from chatapi.audio import RATE, Audio
 from chatapi.events import Speech
-from chatapi.segmenter import FRAME
+from chatapi.services.live.backchannel import Breaker, Meaning, at_the_end, likeness, meaning, stops
+from chatapi.services.live.echo_detection import EVIDENCE, sharpness
+from chatapi.services.live.endpointing import SURE, Endpointing, Mark, Rules, over
+from chatapi.services.live.fallback_phrases import slow, sorry
+from chatapi.services.live.playback import Playback
+from chatapi.services.live.utterance import SETTLE, Utterance
+from chatapi.services.transcription.segmenter import FRAME
 
 RULES = Rules(threshold=0.5, onset=3, interrupt=5, sure=6, unsure=44)
 

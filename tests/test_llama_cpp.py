@@ -19,7 +19,7 @@ from chatapi.settings import SYSTEM, Llm, Settings
 from chatapi.settings import LlamaCpp as Table
 
 pytest.importorskip("xllamacpp")
-from chatapi.engines.llama_cpp import STEP, LlamaCpp
+from chatapi.engines.llm.llama_cpp import STEP, LlamaCpp
 
 CONTEXT = 1024
 PARIS = "What is the capital of France?"
@@ -300,7 +300,7 @@ import os, sys
 from pathlib import Path
 from types import SimpleNamespace
 from chatapi.engines import Message, Sampling
-from chatapi.engines.llama_cpp import LlamaCpp
+from chatapi.engines.llm.llama_cpp import LlamaCpp
 from chatapi.settings import LlamaCpp as Table, Settings
 file = Path(sys.argv[1])
 model = SimpleNamespace(name="tiny", folder=file.parent, files={"model": file}, options={})

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from conftest import until
 
-from chatapi.log_flood import PER_LOGGER, PER_MINUTE, FloodFilter
+from chatapi.observability.log_flood import PER_LOGGER, PER_MINUTE, FloodFilter
 
 
 class Recorder(logging.Handler):

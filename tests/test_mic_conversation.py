@@ -15,10 +15,10 @@ from conftest import PATIENCE, Running, tone
 from chatapi.appliance import ESSENTIAL, Appliance
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.errors import Conflict, NotReady
-from chatapi.faces.mic import conversation as mic
-from chatapi.faces.mic.chimes import Chime, chime
-from chatapi.faces.mic.conversation import MicConversation
-from chatapi.faces.mic.devices import SoundDevices
+from chatapi.interfaces.audio_device import conversation as mic
+from chatapi.interfaces.audio_device.chimes import Chime, chime
+from chatapi.interfaces.audio_device.conversation import MicConversation
+from chatapi.interfaces.audio_device.devices import SoundDevices
 
 pytestmark = pytest.mark.anyio
 BLOCK = 320

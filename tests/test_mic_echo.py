@@ -12,7 +12,7 @@ import pytest
 
 from chatapi.audio import RATE, Audio, Samples, decode
 from chatapi.errors import SettingsFault
-from chatapi.faces.mic.echo import EchoCanceller
+from chatapi.interfaces.audio_device.echo_cancellation import EchoCanceller
 
 REAL = Path(__file__).parent / "corpus" / "real"
 DELAY = 0.06
@@ -133,7 +133,7 @@ import logging
 
 import numpy as np
 
-from chatapi.faces.mic.echo import EchoCanceller
+from chatapi.interfaces.audio_device.echo_cancellation import EchoCanceller
 
 logging.basicConfig(level=0, format="%(name)s %(message)s")
 canceller = EchoCanceller()

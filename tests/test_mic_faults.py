@@ -16,8 +16,8 @@ from conftest import tone, until
 
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.errors import NotReady
-from chatapi.faces.mic.devices import SoundDevices
-from chatapi.faces.mic.hearing import WAITING, Hearing
+from chatapi.interfaces.audio_device.capture import WAITING, Hearing
+from chatapi.interfaces.audio_device.devices import SoundDevices
 
 pytestmark = pytest.mark.anyio
 
@@ -95,7 +95,7 @@ def sound(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sound]:
     made = Sound()
     monkeypatch.setitem(sys.modules, "sounddevice", made)
     # These devices give a block only when told to, which is no reason to take them for lost.
-    monkeypatch.setattr("chatapi.faces.mic.devices.SILENT", 60)
+    monkeypatch.setattr("chatapi.interfaces.audio_device.devices.SILENT", 60)
     yield made
     made.let_go.set()
 
@@ -157,7 +157,7 @@ async def test_a_device_that_cannot_be_opened_is_tried_again(sound: Sound) -> No
 async def test_a_device_whose_stream_the_server_has_moved_is_left(
     sound: Sound, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chatapi.faces.mic.devices.ASK", 0)
+    monkeypatch.setattr("chatapi.interfaces.audio_device.devices.ASK", 0)
     devices = SoundDevices(cancel_echo=False)
     async with devices.running():
         await until(sides(devices, "ok"))
@@ -169,8 +169,8 @@ async def test_a_device_whose_stream_the_server_has_moved_is_left(
 
 
 async def test_a_device_that_takes_one_stream_only_is_not_left(sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chatapi.faces.mic.devices.ASK", 0)
-    monkeypatch.setattr("chatapi.faces.mic.devices.CHECK", 0.01)
+    monkeypatch.setattr("chatapi.interfaces.audio_device.devices.ASK", 0)
+    monkeypatch.setattr("chatapi.interfaces.audio_device.devices.CHECK", 0.01)
     sound.exclusive = True
     devices = SoundDevices(cancel_echo=False)
     async with devices.running():

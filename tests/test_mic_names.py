@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from chatapi.errors import SettingsFault
-from chatapi.faces.mic import portaudio
-from chatapi.faces.mic.portaudio import DeviceFault
+from chatapi.interfaces.audio_device import portaudio
+from chatapi.interfaces.audio_device.portaudio import DeviceFault
 
 
 class Listed:

@@ -7,8 +7,8 @@ import pytest
 from conftest import tone
 
 from chatapi.audio import RATE, Audio, Samples
-from chatapi.faces.mic.chimes import NOTES, chime
-from chatapi.faces.mic.playback import FADE, Playback
+from chatapi.interfaces.audio_device.chimes import NOTES, chime
+from chatapi.interfaces.audio_device.playback import FADE, Playback
 
 DEVICE = 48_000
 FADED = int(FADE * DEVICE)

@@ -13,12 +13,12 @@ import psutil
 import pytest
 from sound import Room, room  # noqa: F401 - the fixture
 
-from chatapi.faces.mic.sound_server import SoundServer
+from chatapi.interfaces.audio_device.sound_server import SoundServer
 
 HERE = Path(__file__).parent
 PLACES = """
 import ctypes, sys
-from chatapi.faces.mic.sound_server import SoundServer
+from chatapi.interfaces.audio_device.sound_server import SoundServer
 output, input = SoundServer("output"), SoundServer("input")
 simple = ctypes.CDLL("libpulse-simple.so.0")
 simple.pa_simple_new.restype = ctypes.c_void_p

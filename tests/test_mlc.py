@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from mlc_model import GOOD, METADATA, compiled, mlc_llm
 
-from chatapi.engines import ContextOverflow, Message, Sampling, load
+from chatapi.engines import ContextOverflow, Message, Sampling
+from chatapi.engines.registry import load
 from chatapi.errors import EngineFailed, ModelFault, SettingsFault, Unprocessable
 from chatapi.settings import Llm, Mlc, Settings
 
@@ -294,7 +295,7 @@ def test_the_cache_is_as_large_as_the_memory_allows() -> None:
 
 def test_on_a_board_the_cache_takes_what_is_free_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from chatapi.compiling import HEADROOM
-    from chatapi.engines.mlc import configured
+    from chatapi.engines.llm.mlc import configured
 
     compiled(tmp_path)
     proc = tmp_path / "root" / "proc"

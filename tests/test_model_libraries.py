@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from model_library import METADATA, fat_binary, library
 
-from chatapi.board import Board
+from chatapi.catalog.compiled.model_lib import MARKS, read
 from chatapi.compiling import Here, verify
-from chatapi.compiling.model_lib import MARKS, read
+from chatapi.system.jetson import Board
 
 TESTS = Path(__file__).parent
 NEEDED = [

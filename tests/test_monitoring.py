@@ -28,8 +28,9 @@ from test_metrics import Mic
 
 from chatapi import settings
 from chatapi.audio import RATE, Audio, wav
-from chatapi.engines import Message, Sampling, load
-from chatapi.metrics import Metrics
+from chatapi.engines import Message, Sampling
+from chatapi.engines.registry import load
+from chatapi.observability.metrics import Metrics
 from chatapi.settings import Mlc, Settings
 
 MONITORING = Path(__file__).parents[1] / "monitoring"

@@ -19,13 +19,13 @@ from conftest import DEFAULTS, ECHO, MODELS, Running, Served, model, serving, to
 from openai import OpenAI
 
 from chatapi import settings
-from chatapi.abilities import transcription
-from chatapi.abilities.transcription import Options
 from chatapi.audio import RATE, Audio, Samples, Source, blocks, wav
+from chatapi.bench.wer import words
 from chatapi.events import JobProgress, Transcript
-from chatapi.faces.web.openai.transcriptions import REFUSED, Transcription, Translation
+from chatapi.interfaces.http.openai.transcriptions import REFUSED, Transcription, Translation
+from chatapi.services.transcription import transcriber
+from chatapi.services.transcription.transcriber import Options
 from chatapi.settings import Settings
-from chatapi.wer import words
 
 TRANSCRIPTIONS, TRANSLATIONS = "/v1/audio/transcriptions", "/v1/audio/translations"
 OF_THE_CLIENT = {"extra_headers", "extra_query", "extra_body", "timeout", "file"}
@@ -142,7 +142,7 @@ async def test_what_is_understood_is_told_before_the_file_is_decoded(
             assert count < 100 * RATE or freed.wait(20), "no passage came before the rest was decoded"
             yield block
 
-    monkeypatch.setattr(transcription, "blocks", held)
+    monkeypatch.setattr(transcriber, "blocks", held)
     async with echo() as appliance:
         async with appliance.files.heard(file(*[5] * 30), Options()) as passages:
             found = []

@@ -20,7 +20,7 @@ from openai import OpenAI
 
 from chatapi import settings
 from chatapi.audio import RATE, Audio, decode, wav
-from chatapi.faces.web.openai.chat_body import CLIENT, REFUSED, TAKEN, ChatRequest
+from chatapi.interfaces.http.openai.chat_body import CLIENT, REFUSED, TAKEN, ChatRequest
 from chatapi.settings import Settings
 
 ASKED: list[Any] = [{"role": "user", "content": "hello there"}]

@@ -16,10 +16,10 @@ from conftest import ECHO, Running, Served, serving, tone
 from hypothesis import strategies as st
 
 from chatapi import settings
-from chatapi.abilities.chat import MOST_SPOKEN
 from chatapi.audio import RATE, Audio, wav
 from chatapi.errors import Unknown
-from chatapi.faces.web.bodies import LARGE, MOST_VALUES
+from chatapi.interfaces.http.json_body import LARGE, MOST_VALUES
+from chatapi.services.turns.chat_completion import MOST_SPOKEN
 
 PATH = "/v1/chat/completions"
 FIRST = "messages[0].content[0]"

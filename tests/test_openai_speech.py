@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from openai import OpenAI
 
 from chatapi.audio import RATE, Audio, decode, wav
-from chatapi.encoding import FORMATS, PCM_RATE
-from chatapi.faces.web.openai.speech import REFUSED, SpeechRequest
+from chatapi.audio.encoding import FORMATS, PCM_RATE
+from chatapi.bench.wer import words
+from chatapi.interfaces.http.openai.speech import REFUSED, SpeechRequest
 from chatapi.settings import Settings
-from chatapi.wer import words
 
 TEXT = "One two three four five. Six seven eight nine. Ten."
 SPOKEN = 10 * 0.06

@@ -12,8 +12,8 @@ import pytest
 from chat_server import HELLO, Upstream, ask, delta, engine, events, refusal, response, stream, text
 
 from chatapi.engines import ContextOverflow, Message, Piece, Sampling
+from chatapi.engines.llm.upstream_stream import Head
 from chatapi.errors import Busy, EngineFailed, NotReady
-from chatapi.exchange import Head
 
 
 def test_no_server_is_said_with_its_address_and_the_setting():

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from chatapi.openmp import SLEEPING, sleeping
+from chatapi.system.openmp import SLEEPING, sleeping
 
 
 def test_the_environment_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:

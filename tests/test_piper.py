@@ -21,7 +21,7 @@ from chatapi.settings import Piper as Table
 from chatapi.settings import Settings
 
 piper = pytest.importorskip("piper")
-from chatapi.engines.piper import LOADED, PHONEMES, Piper  # noqa: E402
+from chatapi.engines.tts.piper import LOADED, PHONEMES, Piper  # noqa: E402
 
 RATE = 16_000
 HUM = 256

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import model
 
-from chatapi import providers
+from chatapi.engines import onnx_providers as providers
 from chatapi.settings import Onnx, Settings
 
 TENSORRT, CUDA, CPU = (f"{name}ExecutionProvider" for name in ("Tensorrt", "CUDA", "CPU"))

@@ -10,8 +10,8 @@ import pytest
 from conftest import model
 
 from chatapi.audio import RATE, Samples, decode
-from chatapi.engines.piper import Piper
-from chatapi.engines.pymicro_wakeword import FRAME, PymicroWakeword
+from chatapi.engines.tts.piper import Piper
+from chatapi.engines.wake_word.pymicro_wakeword import FRAME, PymicroWakeword
 from chatapi.errors import ModelFault
 from chatapi.settings import Settings, Wake
 

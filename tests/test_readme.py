@@ -14,7 +14,7 @@ from conftest import serving
 from chatapi import settings
 from chatapi.audio import decode
 from chatapi.catalog.manifest import load_all
-from chatapi.faces.web.requests import PromptRequest
+from chatapi.interfaces.http.completion_request import PromptRequest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

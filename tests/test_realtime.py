@@ -13,7 +13,7 @@ from conftest import Served, serving, tone
 from realtime_client import RATE, SERVER_VAD, heard, raw, silence, speech, talking
 
 from chatapi.audio import Audio
-from chatapi.faces.web.realtime.sound import Incoming, Outgoing, received, sent
+from chatapi.interfaces.http.realtime.audio_format import Incoming, Outgoing, received, sent
 from chatapi.settings import Settings
 
 pytestmark = pytest.mark.anyio

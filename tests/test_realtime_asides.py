@@ -11,7 +11,7 @@ from conftest import Served
 from realtime_client import SERVER_VAD, Client, silence, speech, talking
 
 from chatapi.engines import Message, Piece
-from chatapi.faces.web.realtime.aside import MOST
+from chatapi.interfaces.http.realtime.out_of_band import MOST
 
 LONG = "word " * 60
 OUT: dict[str, Any] = {"conversation": "none", "output_modalities": ["text"]}

@@ -18,7 +18,7 @@ from conftest import Served, serving, until
 from realtime_client import Event, heard, raw, silence, speech, talking
 from websockets.asyncio.client import connect
 
-from chatapi.faces.web.realtime.sound import sent
+from chatapi.interfaces.http.realtime.audio_format import sent
 from chatapi.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -125,7 +125,7 @@ async def test_a_session_waits_for_the_models(
         async with raw(served) as plain:
             served.portal.start_task_soon(served.appliance.load)
             await heard(plain, "session.created")
-    monkeypatch.setattr("chatapi.faces.web.realtime.READY_SECONDS", 0.1)
+    monkeypatch.setattr("chatapi.interfaces.http.realtime.READY_SECONDS", 0.1)
     with serving(echo_settings(), load=False) as served:
         async with raw(served) as plain:
             assert (await heard(plain, "error"))["error"]["code"] == "not_ready"

@@ -9,10 +9,10 @@ import pytest
 from conftest import Served
 from realtime_client import SERVER_VAD, Client, silence, speech, talking
 
-from chatapi.abilities.prompts import Question
 from chatapi.engines import Message
 from chatapi.events import Call
-from chatapi.history import Exchange, Recalled, Result
+from chatapi.services.turns.prompts import Question
+from chatapi.storage.history import Exchange, Recalled, Result
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER: dict[str, Any] = {"type": "function", "name": "weather", "description": "Tells it.", "parameters": CITY}

@@ -12,8 +12,8 @@ from realtime_client import RATE, Client, silence, talking
 from test_real import QUESTION, say, words
 
 from chatapi.audio import Audio, decode, wav
-from chatapi.faces.web.realtime.sound import sent
-from chatapi.wer import word_error_rate
+from chatapi.bench.wer import word_error_rate
+from chatapi.interfaces.http.realtime.audio_format import sent
 
 pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.anyio]
 

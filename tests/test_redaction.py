@@ -12,8 +12,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from chatapi import logs, redaction, settings
-from chatapi.redaction import FORMS, SECRET, of_environment, of_settings, redacted, redacted_tree
+from chatapi import settings
+from chatapi.observability import logs, redaction
+from chatapi.observability.redaction import FORMS, SECRET, of_environment, of_settings, redacted, redacted_tree
 from chatapi.settings import Log
 
 S = "hunter22"
@@ -167,7 +168,7 @@ def test_a_certificate_is_no_secret() -> None:
         "the model hf_transfer is at huggingface_hub, version 0.31",
         "sha256=3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
         "request_id=0b1d2c3e-aaaa-bbbb-cccc-0123456789ab at 2026-11-28T16:11:01.123Z",
-        "Traceback (most recent call last): File \"/opt/chatapi/keys/ring.py\", line 77, in admit",
+        "Traceback (most recent call last): File \"/opt/chatapi/auth/keyring.py\", line 77, in admit",
         "key_not_found, secret_name, token_type, password_hash",
         "author: Ada; authority: chatapi on box; authorized: yes",
         "12:34:56 info    listening on https://box.local:8443",

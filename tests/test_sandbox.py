@@ -17,7 +17,7 @@ import pytest
 from conftest import PATIENCE
 
 from chatapi.errors import BadInput
-from chatapi.sandbox import Crashed, Failed, OutOfMemory, Sandbox, SandboxFailure, TimedOut, memory_file
+from chatapi.system.sandbox import Crashed, Failed, OutOfMemory, Sandbox, SandboxFailure, TimedOut, memory_file
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def test_closing_ends_every_process() -> None:
 
 
 def test_a_killed_parent_takes_its_children_with_it() -> None:
-    program = "from chatapi.sandbox import Sandbox; Sandbox([]).warm(); print('warm', flush=True); input()"
+    program = "from chatapi.system.sandbox import Sandbox; Sandbox([]).warm(); print('warm', flush=True); input()"
     parent = psutil.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with parent:
         assert parent.stdout.readline() == "warm\n"

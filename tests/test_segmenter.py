@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from chatapi.audio import RATE
 from chatapi.engines import Segment, Word
-from chatapi.segmenter import DEFAULT, FRAME, Region, Rules, packed, regions, stretches, trim
+from chatapi.services.transcription.segmenter import DEFAULT, FRAME, Region, Rules, packed, regions, stretches, trim
 from chatapi.settings import Vad
 
 PAD = 7

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatapi.sentences import LIMIT, Cutter, ends
+from chatapi.text.sentence_splitter import LIMIT, Cutter, ends
 
 
 def cut(text: str) -> list[str]:

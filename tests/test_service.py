@@ -24,13 +24,13 @@ import pytest
 from conftest import ECHO, PATIENCE, Running, answer, serving
 
 from chatapi import settings
-from chatapi.abilities.conversation import Turn
-from chatapi.commands.health import health
-from chatapi.engines.echo import EchoTranscriber
+from chatapi.cli.health import health
+from chatapi.cli.watchdog import Watchdog
+from chatapi.engines.fake import EchoTranscriber
 from chatapi.errors import EngineFailed, NotReady
-from chatapi.notify import Manager
+from chatapi.services.turns.completion import Turn
 from chatapi.settings import Settings
-from chatapi.watchdog import Watchdog
+from chatapi.system.systemd_notify import Manager
 
 ROOT = Path(__file__).parents[1]
 UNITS = ROOT / "systemd"
@@ -239,7 +239,7 @@ async def test_no_sign_of_life_while_an_engine_hangs(
 
 def test_fetching_asks_for_more_time(tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
     from chatapi import catalog
-    from chatapi.commands.models import _Starting
+    from chatapi.cli.models import _Starting
 
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     starting = _Starting()

@@ -10,11 +10,11 @@ import pytest
 from conftest import model, tone
 
 from chatapi.audio import RATE, Samples, decode
-from chatapi.corpus import coloured
+from chatapi.bench.corpus import coloured
 from chatapi.engines import SpeechDetector
-from chatapi.engines.silero import FRAME, Silero
-from chatapi.engines.silero_onnx import SileroOnnx
-from chatapi.segmenter import regions
+from chatapi.engines.vad.silero import FRAME, Silero
+from chatapi.engines.vad.silero_onnx import SileroOnnx
+from chatapi.services.transcription.segmenter import regions
 from chatapi.settings import Settings
 
 REAL = Path(__file__).parent / "corpus" / "real"

@@ -9,7 +9,7 @@ import pytest
 from conftest import model
 
 from chatapi.audio import RATE, Samples, decode
-from chatapi.engines.smart_turn import SmartTurn
+from chatapi.engines.turn_detection.smart_turn import SmartTurn
 from chatapi.errors import ModelFault
 from chatapi.settings import Settings
 

@@ -11,8 +11,8 @@ from conftest import model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatapi.sentences import Cutter
-from chatapi.spoken import spoken
+from chatapi.text.normalization import spoken
+from chatapi.text.sentence_splitter import Cutter
 
 MARKUP = [
     ("**Bold**, *italic*, __both__ and ~~not~~.", "Bold, italic, both and not."),

@@ -18,10 +18,10 @@ from conftest import DEFAULTS, ECHO, PATIENCE, model, tone
 from sound import Room, room
 
 from chatapi.audio import RATE, Audio, Samples
-from chatapi.engines.piper import Piper
-from chatapi.engines.whisper_cpp import WhisperCpp
+from chatapi.bench.wer import words
+from chatapi.engines.asr.whisper_cpp import WhisperCpp
+from chatapi.engines.tts.piper import Piper
 from chatapi.settings import Settings
-from chatapi.wer import words
 
 __all__ = ["room"]
 

@@ -18,7 +18,9 @@ import pytest
 from conftest import Served, serving
 from websockets.asyncio.server import serve as websocket_server
 
-from chatapi.certificates import Identity, Keeper, fingerprint, shown
+from chatapi.auth.certificates import Identity, Keeper, fingerprint, shown
+from chatapi.client import tls_pinning
+from chatapi.client.realtime import Place, opened, place
 from chatapi.errors import (
     BadInput,
     Busy,
@@ -30,8 +32,6 @@ from chatapi.errors import (
     Unprocessable,
     WaitAndRetry,
 )
-from chatapi.faces.mic import trust
-from chatapi.faces.mic.link import Place, opened, place
 from chatapi.settings import Settings
 
 
@@ -71,7 +71,7 @@ def test_a_fingerprint_is_for_https_and_has_its_form(tmp_path: Path) -> None:
     with pytest.raises(Unprocessable, match="needs an https"):
         at("http://box", tmp_path, accept="AB:CD")
     with pytest.raises(Unprocessable, match="64 hexadecimal digits"):
-        trust.secured("localhost", 1, tmp_path, "AB:CD")
+        tls_pinning.secured("localhost", 1, tmp_path, "AB:CD")
 
 
 @pytest.mark.anyio
@@ -97,7 +97,7 @@ async def test_a_full_box_and_one_that_still_loads_say_so(
         async with opened(at(box.url, tmp_path), None):
             assert "try again when one is over" in await refusal(Busy, at(box.url, tmp_path))
         assert "no conversation" in await refusal(Unknown, at(box.url, tmp_path), "conv_of_nobody")
-    monkeypatch.setattr("chatapi.faces.web.realtime.READY_SECONDS", 0.1)
+    monkeypatch.setattr("chatapi.interfaces.http.realtime.READY_SECONDS", 0.1)
     with serving(echo_settings(), load=False) as box:
         assert "is not ready yet" in await refusal(NotReady, at(box.url, tmp_path))
 
@@ -142,7 +142,7 @@ async def test_a_certificate_is_accepted_once_by_its_fingerprint(secure: Served,
     told = await refusal(Forbidden, at(secure.url, tmp_path))
     assert f"--fingerprint {printed}" in told
     wrong = await refusal(Forbidden, at(secure.url, tmp_path, accept="0" * 64))
-    assert "another certificate than that" in wrong and not trust.file_of(tmp_path).exists()
+    assert "another certificate than that" in wrong and not tls_pinning.file_of(tmp_path).exists()
     async with opened(at(secure.url, tmp_path, accept=printed.replace(":", "").lower()), None):
         pass
     async with opened(at(secure.url, tmp_path), None) as link:
@@ -178,16 +178,16 @@ def test_a_renewed_certificate_is_known_by_its_key_and_another_key_is_refused(tm
     box, laptop = Identity(tmp_path / "box", None, None), tmp_path / "laptop"
     with closing(Showing(box.context)) as server:
         printed = box.fingerprint
-        first = trust.secured("127.0.0.1", server.port, laptop, printed)
+        first = tls_pinning.secured("127.0.0.1", server.port, laptop, printed)
         Keeper(tmp_path / "box", ["10.9.8.7"]).refresh()
         renewed = Identity(tmp_path / "box", None, None)
         server.context = renewed.context
         assert renewed.fingerprint != printed
-        trust.secured("127.0.0.1", server.port, laptop)
+        tls_pinning.secured("127.0.0.1", server.port, laptop)
         foreign = Identity(tmp_path / "foreign", None, None)
         server.context = foreign.context
         with pytest.raises(Forbidden, match="shows another key than before"):
-            trust.secured("127.0.0.1", server.port, laptop)
+            tls_pinning.secured("127.0.0.1", server.port, laptop)
         with socket.create_connection(("127.0.0.1", server.port)) as plain:
             with pytest.raises(ssl.SSLCertVerificationError):
                 first.wrap_socket(plain, server_hostname="127.0.0.1")
@@ -197,7 +197,7 @@ def test_the_clock_of_an_accepted_box_does_not_matter(tmp_path: Path) -> None:
     Keeper(tmp_path / "box").refresh(datetime(2027, 6, 1, tzinfo=timezone.utc))
     box = Identity(tmp_path / "box", None, None)
     with closing(Showing(box.context)) as server:
-        accepted = trust.secured("127.0.0.1", server.port, tmp_path, box.fingerprint)
+        accepted = tls_pinning.secured("127.0.0.1", server.port, tmp_path, box.fingerprint)
         with socket.create_connection(("127.0.0.1", server.port)) as plain:
             with accepted.wrap_socket(plain, server_hostname="127.0.0.1") as secure:
                 assert secure.version()

@@ -21,10 +21,10 @@ from sound import Room, room
 from test_talk import said, spoken, talking
 
 from chatapi.audio import RATE, Audio, Samples
-from chatapi.faces.mic.link import Place, place
-from chatapi.faces.mic.remote import RemoteConversation
+from chatapi.bench.wer import words as in_words
+from chatapi.client.realtime import Place, place
+from chatapi.interfaces.audio_device.remote_session import RemoteConversation
 from chatapi.settings import Mic, Settings
-from chatapi.wer import words as in_words
 
 __all__ = ["room"]
 
@@ -157,7 +157,7 @@ def test_devices_are_listed_by_name(room: Room, tmp_path: Path) -> None:
 
 
 def test_it_starts_without_what_models_want() -> None:
-    looked = "import sys, chatapi.commands.talk, chatapi.faces.mic.remote; print(*sys.modules)"
+    looked = "import sys, chatapi.cli.talk, chatapi.interfaces.audio_device.remote_session; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", looked], capture_output=True, text=True, check=True).stdout.split()
     assert not {"chatapi.appliance", "fastapi", "onnxruntime", "xllamacpp", "cryptography"} & set(loaded)
 

@@ -24,11 +24,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from chatapi import certificates, logs
-from chatapi.certificates import Identity, Keeper, fingerprint, key_of, shown
+from chatapi.auth import certificates
+from chatapi.auth.certificates import Identity, Keeper, fingerprint, key_of, shown
 from chatapi.cli import main
 from chatapi.errors import SettingsFault
-from chatapi.faces.web import tls
+from chatapi.interfaces.http import tls
+from chatapi.observability import logs
 from chatapi.settings import Settings
 
 NOW = datetime(2026, 11, 1, tzinfo=timezone.utc)

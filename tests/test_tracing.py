@@ -26,8 +26,8 @@ from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio, wav
 from chatapi.errors import SettingsFault
 from chatapi.events import Ledger, TurnOver
+from chatapi.observability.tracing import BATCH, QUEUE, Tracing, intervals
 from chatapi.settings import Settings, Trace
-from chatapi.tracing import BATCH, QUEUE, Tracing, intervals
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{CALLER}-01"

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from conftest import tone, written
 
-from chatapi.abilities.transcription import Options, Passage, Transcription
 from chatapi.audio import RATE, Samples
 from chatapi.engines import PLAIN, Hearing, Segment, Stop, never
-from chatapi.engines.echo import EchoDetector
+from chatapi.engines.fake import EchoDetector
 from chatapi.errors import EngineFailed, alone
-from chatapi.metrics import Metrics
+from chatapi.observability.metrics import Metrics
+from chatapi.runtime.workers import Worker
+from chatapi.services.transcription.transcriber import Options, Passage, Transcription
 from chatapi.settings import Settings
-from chatapi.workers import Worker
 
 pytestmark = pytest.mark.anyio
 PAUSE = np.zeros(2 * RATE, np.float32)

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from conftest import model, tone
 
-from chatapi.abilities.waking import Waking
 from chatapi.audio import RATE, Samples, decode
-from chatapi.engines.echo import EchoDetector, EchoWakeDetector
-from chatapi.engines.pymicro_wakeword import PymicroWakeword
-from chatapi.engines.silero import Silero
-from chatapi.engines.whisper_cpp import WhisperCpp
+from chatapi.bench.wer import words
+from chatapi.engines.asr.whisper_cpp import WhisperCpp
+from chatapi.engines.fake import EchoDetector, EchoWakeDetector
+from chatapi.engines.vad.silero import Silero
+from chatapi.engines.wake_word.pymicro_wakeword import PymicroWakeword
+from chatapi.runtime.workers import Engines
+from chatapi.services.wake_word import Waking
 from chatapi.settings import Settings
-from chatapi.wer import words
-from chatapi.workers import Engines
 
 BLOCK = 320
 CALL = tone(0.02, hertz=3000)

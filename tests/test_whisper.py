@@ -11,12 +11,13 @@ import pytest
 from conftest import model, tone
 
 from chatapi.audio import RATE, Samples, decode
-from chatapi.corpus import coloured
-from chatapi.engines import Hearing, Segment, load
+from chatapi.bench.corpus import coloured
+from chatapi.bench.wer import words
+from chatapi.engines import Hearing, Segment
+from chatapi.engines.asr.whisper import hurried, loops, repeats
+from chatapi.engines.registry import load
 from chatapi.errors import Unprocessable
 from chatapi.settings import CTranslate2, Settings, WhisperCpp
-from chatapi.wer import words
-from chatapi.whisper import hurried, loops, repeats
 
 REAL = Path(__file__).parent / "corpus" / "real"
 ENGLISH = {"ctranslate2": "whisper-tiny.en-ct2", "whisper_cpp": "whisper-tiny.en"}

@@ -11,10 +11,10 @@ import pytest
 from conftest import model
 
 from chatapi.audio import RATE, Samples, decode
-from chatapi.engines.whisper_cpp import WhisperCpp
+from chatapi.bench.wer import words
+from chatapi.engines.asr.whisper_cpp import WhisperCpp
 from chatapi.errors import ModelFault
 from chatapi.settings import Settings
-from chatapi.wer import words
 
 pytestmark = pytest.mark.real
 REAL = Path(__file__).parent / "corpus" / "real"

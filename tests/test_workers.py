@@ -14,11 +14,11 @@ import anyio
 import pytest
 from conftest import PATIENCE, until
 
-from chatapi import workers
 from chatapi.engines import Stop
 from chatapi.errors import EngineFailed, ModelFault, NotReady
-from chatapi.gate import Priority
-from chatapi.workers import AHEAD, Preempted, Worker, Yields
+from chatapi.runtime import workers
+from chatapi.runtime.admission import Priority
+from chatapi.runtime.workers import AHEAD, Preempted, Worker, Yields
 
 pytestmark = pytest.mark.anyio
 

@@ -11,8 +11,8 @@ from conftest import until
 
 from chatapi.engines import Stop
 from chatapi.errors import EngineFailed, ModelFault
-from chatapi.gate import Priority
-from chatapi.workers import Worker
+from chatapi.runtime.admission import Priority
+from chatapi.runtime.workers import Worker
 
 pytestmark = pytest.mark.anyio
 

@@ -12,10 +12,10 @@ import pytest
 from conftest import until
 from test_workers import Counter, opened
 
-from chatapi import workers
 from chatapi.engines import Stop, still_wanted
 from chatapi.errors import EngineFailed, NotReady
-from chatapi.workers import AHEAD, REBUILDS, Worker
+from chatapi.runtime import workers
+from chatapi.runtime.workers import AHEAD, REBUILDS, Worker
 
 pytestmark = pytest.mark.anyio
 

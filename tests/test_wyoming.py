@@ -23,7 +23,7 @@ from wyoming_peer import ask, heard, open_to_wyoming, sound, types, until
 
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
-from chatapi.faces.wyoming import doors
+from chatapi.interfaces.wyoming import listeners
 from chatapi.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -250,14 +250,14 @@ async def test_one_connection_asks_for_one_thing_after_another(echo: Running) ->
 
 async def test_a_unix_socket_is_another_door(echo: Running, echo_settings: Callable[..., Settings], data: Path) -> None:
     path = data / "wyoming.sock"
-    listening = doors.opened(echo_settings("wyoming.host=", f"wyoming.socket={path}"))
+    listening = listeners.opened(echo_settings("wyoming.host=", f"wyoming.socket={path}"))
     assert [each.family for each in listening] == [socket.AF_UNIX]
     async with echo() as appliance, open_to_wyoming(appliance, *listening) as (server, _):
         async with AsyncUnixClient(str(path)) as client:
             await client.write_event(Ping("hello").event())
             assert (await until(client, "pong"))[-1].data == {"text": "hello"}
         assert f"unix://{path}" in server.health["listening"]
-    doors.close(listening, path)
+    listeners.close(listening, path)
     assert not path.exists()
 
 

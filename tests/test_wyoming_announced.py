@@ -13,7 +13,7 @@ import anyio
 import pytest
 from conftest import PATIENCE, until
 
-from chatapi.faces.wyoming.announcing import SERVICE, announce, fitting
+from chatapi.interfaces.wyoming.zeroconf import SERVICE, announce, fitting
 
 pytestmark = pytest.mark.anyio
 

@@ -23,11 +23,11 @@ from wyoming.client import AsyncTcpClient
 from wyoming.ping import Ping
 from wyoming_peer import ask, open_to_wyoming, until
 
-from chatapi import keys, settings
-from chatapi.commands.check import network
+from chatapi import auth, settings
+from chatapi.cli.check import network
 from chatapi.errors import SettingsFault
-from chatapi.faces.wyoming import doors
-from chatapi.faces.wyoming.doors import Allowed
+from chatapi.interfaces.wyoming import listeners
+from chatapi.interfaces.wyoming.listeners import Allowed
 from chatapi.settings import Settings
 
 
@@ -73,7 +73,7 @@ def test_it_is_on_by_itself_only_where_it_harms_nobody(
     chosen: list[str], speaks: bool, demanded: bool, tmp_path: Path
 ) -> None:
     found = settings.load([*chosen, f"data={tmp_path}"], environ={}).settings
-    assert (doors.speaks(found), found.wyoming.demanded) == (speaks, demanded)
+    assert (listeners.speaks(found), found.wyoming.demanded) == (speaks, demanded)
 
 
 def test_a_taken_port_is_a_fault_only_where_it_was_asked_for(echo_settings: Callable[..., Settings]) -> None:
@@ -81,11 +81,11 @@ def test_a_taken_port_is_a_fault_only_where_it_was_asked_for(echo_settings: Call
         port = taken.getsockname()[1]
         for more in ("wyoming.enabled=true", f"wyoming.socket={Path.cwd()}/w.sock"):
             with pytest.raises(SettingsFault, match=r"Address already in use; set wyoming.host or wyoming.port"):
-                doors.opened(echo_settings(f"wyoming.port={port}", more))
+                listeners.opened(echo_settings(f"wyoming.port={port}", more))
     assert not Path("w.sock").exists()
     with pytest.raises(SettingsFault, match="set one of them"):
-        doors.opened(echo_settings("wyoming.host="))
-    assert doors.opened(echo_settings("wyoming.enabled=false")) == []
+        listeners.opened(echo_settings("wyoming.host="))
+    assert listeners.opened(echo_settings("wyoming.enabled=false")) == []
 
 
 def test_what_a_killed_process_left_of_a_unix_socket_is_no_hindrance(echo_settings: Callable[..., Settings]) -> None:
@@ -93,14 +93,14 @@ def test_what_a_killed_process_left_of_a_unix_socket_is_no_hindrance(echo_settin
     chosen = echo_settings("wyoming.host=", f"wyoming.socket={path}")
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
-    listening = doors.opened(chosen)
+    listening = listeners.opened(chosen)
     assert path.stat().st_mode & 0o777 == 0o660
     with pytest.raises(SettingsFault, match="somebody listens on"):
-        doors.opened(chosen)
-    doors.close(listening, path)
+        listeners.opened(chosen)
+    listeners.close(listening, path)
     path.write_text("a letter")
     with pytest.raises(SettingsFault, match="is no socket"):
-        doors.opened(chosen)
+        listeners.opened(chosen)
     assert path.read_text() == "a letter"
 
 
@@ -185,7 +185,7 @@ async def test_a_key_that_is_made_closes_it_unless_its_owner_opened_it(echo: Run
         mine = (f"data={tmp_path / str(demanded)}", *(["wyoming.enabled=true"] * demanded))
         async with echo(*mine) as appliance, open_to_wyoming(appliance) as (_, port):
             assert [event.type for event in await ask(port, Ping(), end=["pong"])] == ["pong"]
-            keys.add(appliance.settings.data, "kitchen", [keys.TALK])
+            auth.add(appliance.settings.data, "kitchen", [auth.TALK])
             (event,) = await ask(port, Ping(), end=["pong"])
             found = event.type, event.data.get("code")
             assert found == (("pong", None) if demanded else ("error", "unauthorized"))
@@ -197,7 +197,7 @@ async def test_a_key_that_is_made_closes_what_is_open_already(echo: Running, tmp
         async with AsyncTcpClient("127.0.0.1", port) as client:
             await client.write_event(Ping().event())
             assert (await until(client, "pong"))[-1].type == "pong"
-            keys.add(appliance.settings.data, "kitchen", [keys.TALK])
+            auth.add(appliance.settings.data, "kitchen", [auth.TALK])
             asked = 0
             with anyio.fail_after(PATIENCE):
                 # It is looked for once a second, when something comes.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from wyoming import event as theirs
 
 from chatapi.errors import BadInput, ChatapiError, TooLarge
-from chatapi.faces.wyoming.framing import HEADER, Bounds, Event, Framing, encoded
+from chatapi.interfaces.wyoming.framing import HEADER, Bounds, Event, Framing, encoded
 
 BOUNDS = Bounds(data=5_000, payload=10_000)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)

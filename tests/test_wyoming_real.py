@@ -17,7 +17,7 @@ from wyoming.wake import Detect, Detection
 from wyoming_peer import ask, heard, open_to_wyoming, sound, types, until
 
 from chatapi.audio import RATE, Samples, decode
-from chatapi.wer import word_error_rate
+from chatapi.bench.wer import word_error_rate
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
 CORPUS = Path(__file__).parent / "corpus"

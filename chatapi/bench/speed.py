@@ -10,7 +10,7 @@ import anyio.to_thread
 from chatapi.appliance import Appliance
 from chatapi.bench import Row, Watch, in_turns, ratio
 from chatapi.bench.bare import Bare
-from chatapi.bench.hearing import SENTENCES, spoken
+from chatapi.bench.recognition import SENTENCES, spoken
 from chatapi.engines import Message, Sampling
 
 PROMPT = "Write a story about a lighthouse keeper."

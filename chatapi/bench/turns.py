@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 
 import anyio.to_thread
 
-from chatapi.abilities.conversation import Turn
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio, Samples, wav
 from chatapi.bench import Row, Watch, in_turns, ratio
 from chatapi.bench.bare import Bare
-from chatapi.bench.hearing import spoken
+from chatapi.bench.recognition import spoken
 from chatapi.events import Ledger, TurnEnded
+from chatapi.services.turns.completion import Turn
 
 QUESTION = "What is the capital of France?"
 LONG = "Tell me a story about a lighthouse."

@@ -14,12 +14,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from chatapi.catalog import disk, ggml, manifest
+from chatapi.catalog import ggml, manifest
 from chatapi.catalog.download import PAUSES
 from chatapi.catalog.manifest import COMPILED, MADE, RECORD, Manifest, Source, Wheels
 from chatapi.catalog.pins import Pins
 from chatapi.catalog.sources import Gathering, Progress, gather
 from chatapi.errors import ModelFault, StorageFault, Unknown
+from chatapi.storage import atomic_files
 
 __all__ = ["Catalog", "Finding", "Manifest", "Model", "Progress"]
 
@@ -170,7 +171,7 @@ class Catalog:
         May be interrupted at any moment and called again. Raises ModelFault with each source's reason, StorageFault.
         """
         stated = self.get(name)
-        with disk.writing(self.folder), self._locked(name, progress):
+        with atomic_files.writing(self.folder), self._locked(name, progress):
             work = self.folder / ".partial" / name
             if not self._record(name) or self.verify(name, progress):
                 gathering = Gathering(stated, work, self._pins(name), progress, self.pauses)
@@ -197,7 +198,7 @@ class Catalog:
                 return Finding(file, "it is missing")
             if (size := path.stat().st_size) != record[file].size:
                 return Finding(file, f"it has {size} bytes; {record[file].size} are expected")
-            found = disk.digest(path, lambda done, _: count(file, done))
+            found = atomic_files.digest(path, lambda done, _: count(file, done))
             wanted = wanted or record[file].sha256
             return None if found == wanted else Finding(file, f"its sha256 is {found}; {wanted} is expected")
 
@@ -207,7 +208,7 @@ class Catalog:
     def remove(self, name: str) -> bool:
         """Delete a model and whatever was half fetched of it; whether there was any. Raises Unknown, StorageFault."""
         self.get(name)
-        with disk.writing(self.folder), self._locked(name, _nothing):
+        with atomic_files.writing(self.folder), self._locked(name, _nothing):
             work = self.folder / ".partial" / name
             there = work.exists() or self._place(name).exists()
             shutil.rmtree(work, ignore_errors=True)
@@ -281,8 +282,8 @@ class Catalog:
                 name: {"size": (ready / name).stat().st_size, "sha256": file.sha256} for name, file in expected.items()
             },
         }
-        disk.write_whole(ready / RECORD, json.dumps(record, indent=2))
-        disk.swap(ready, self._place(stated.name), gathering.work / "old")
+        atomic_files.write_whole(ready / RECORD, json.dumps(record, indent=2))
+        atomic_files.swap(ready, self._place(stated.name), gathering.work / "old")
 
     @contextmanager
     def _locked(self, name: str, progress: Callable[[Progress], None]) -> Iterator[None]:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import httpx
 
-from chatapi.catalog import disk
 from chatapi.catalog.manifest import File, secure
 from chatapi.errors import ModelFault
+from chatapi.storage import atomic_files
 
 PAUSES = (0.5, 1.0, 2.0, 4.0)
 """Seconds before each new try after a connection broke; after the last one it is given up."""
@@ -37,7 +37,11 @@ class _Broken(Exception):
 
 
 def download(
-    address: str, target: Path, expected: File, count: disk.Count = disk.silent, pauses: Sequence[float] = PAUSES
+    address: str,
+    target: Path,
+    expected: File,
+    count: atomic_files.Count = atomic_files.silent,
+    pauses: Sequence[float] = PAUSES,
 ) -> str:
     """Fetch `address` into `target`, unless it is there, and return its sha256.
 
@@ -45,7 +49,7 @@ def download(
     when it is not what was expected; then nothing of it is kept.
     """
     if target.exists():
-        found = disk.digest(target, count)
+        found = atomic_files.digest(target, count)
         if expected.sha256 in (None, found):
             return found
         target.unlink()
@@ -94,7 +98,7 @@ class _Transfer:
     address: str
     target: Path
     expected: File
-    count: disk.Count
+    count: atomic_files.Count
 
     @property
     def part(self) -> Path:
@@ -117,7 +121,7 @@ class _Transfer:
     def attempt(self, client: httpx.Client) -> str:
         start, validator = self._resumable()
         if start and start == self.expected.size:
-            return self._finish(disk.digest(self.part, self.count), resumed=True)
+            return self._finish(atomic_files.digest(self.part, self.count), resumed=True)
         headers = {"Range": f"bytes={start}-"} if start else {}
         if start and validator:
             headers["If-Range"] = validator
@@ -196,11 +200,11 @@ class _Transfer:
     def _receive(self, response: httpx.Response, start: int) -> str:
         sha = hashlib.sha256()
         with self.part.open("r+b" if start else "wb") as file:
-            while start and (chunk := file.read(disk.CHUNK)):
+            while start and (chunk := file.read(atomic_files.CHUNK)):
                 sha.update(chunk)
             strong = response.headers.get("ETag", "")
             validator = strong if strong.startswith('"') else response.headers.get("Last-Modified", "")
-            disk.write_whole(self.state, json.dumps({"address": self.address, "validator": validator}))
+            atomic_files.write_whole(self.state, json.dumps({"address": self.address, "validator": validator}))
             done = start
             for chunk in response.iter_raw():
                 done += len(chunk)
@@ -220,7 +224,7 @@ class _Transfer:
             if resumed:
                 raise _Broken(f"what had been fetched of {self.target.name} before does not fit the rest")
             raise ModelFault(f"{self.address} has the sha256 {sha256}; {self.expected.sha256} is pinned")
-        disk.sync(self.part)
+        atomic_files.sync(self.part)
         self.part.replace(self.target)
         self.state.unlink(missing_ok=True)
         return sha256

@@ -24,8 +24,8 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import numpy.typing as npt
 
+from chatapi.audio.mel import mel_filters
 from chatapi.errors import ModelFault
-from chatapi.mel import mel_filters
 
 VERSION = 1
 """Of this converter; a record names it, so that a file can be told to come from an older one."""

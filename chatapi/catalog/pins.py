@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from chatapi.catalog import disk
 from chatapi.catalog.manifest import File, Manifest
 from chatapi.errors import ModelFault
+from chatapi.storage import atomic_files
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Pins:
             fcntl.flock(held, fcntl.LOCK_EX)
             known = self._all()
             known = {**known, self.model: {**known.get(self.model, {}), name: sha256}}
-            disk.write_whole(self.file, json.dumps(known, indent=2, sort_keys=True))
+            atomic_files.write_whole(self.file, json.dumps(known, indent=2, sort_keys=True))
 
     def complete(self, manifest: Manifest) -> Mapping[str, File]:
         """The manifest's files with what was recorded of them."""

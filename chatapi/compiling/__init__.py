@@ -1,11 +1,11 @@
 """Models compiled for a board by MLC: the plan, carrying it out, and judging what came of it or from elsewhere."""
 
-from chatapi.compiling.fit import HEADROOM, Room, fitting, obstacles, room
-from chatapi.compiling.place import Place, compiled, home
+from chatapi.catalog.compiled.artifact import Place, compiled, home
+from chatapi.catalog.compiled.toolchain import Tools, find
+from chatapi.catalog.compiled.verify import Fault, Here, Verdict, verify
 from chatapi.compiling.plan import Plan, Request, plan
-from chatapi.compiling.running import Progress, carry_out
-from chatapi.compiling.tools import Tools, find
-from chatapi.compiling.verdict import Fault, Here, Verdict, verify
+from chatapi.compiling.preflight import HEADROOM, Room, fitting, obstacles, room
+from chatapi.compiling.run import Progress, carry_out
 
 __all__ = [
     "HEADROOM",

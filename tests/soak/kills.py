@@ -14,7 +14,7 @@ from fuzz.box import Box, DidNotStart
 from fuzz.client import Client, Outcome
 from fuzz.inputs import JSON, Input, as_json, request
 
-from chatapi import keys
+from chatapi import auth
 
 KEY = "kills-all-the-time"
 CLIENTS = 6
@@ -119,12 +119,12 @@ class Kills:
         """Every now and then; a key counts once `add` has returned."""
         while True:
             name = f"k{self.counts['keys added']}"
-            made = await asyncio.to_thread(keys.add, self._box.data, name, [keys.TALK])
+            made = await asyncio.to_thread(auth.add, self._box.data, name, [auth.TALK])
             self._keys[name] = made
             self.counts["keys added"] += 1
             if len(self._keys) > 20:
                 old = next(iter(self._keys))
-                await asyncio.to_thread(keys.revoke, self._box.data, old)
+                await asyncio.to_thread(auth.revoke, self._box.data, old)
                 self._revoked[old] = self._keys.pop(old)
                 self.counts["keys revoked"] += 1
             await asyncio.sleep(0.15)

@@ -11,20 +11,19 @@ from pathlib import Path
 import anyio.to_thread
 import numpy as np
 
-from chatapi import corpus
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
-from chatapi.bench import Row, Watch, sound_card
+from chatapi.bench import Row, Watch, corpus, sound_card
 from chatapi.bench.bare import Bare
-from chatapi.bench.hearing import CORPUS, spoken
-from chatapi.bench.live import endings, pauses, scenes
-from chatapi.bench.live.door import Door, opened
+from chatapi.bench.corpus import Clip
+from chatapi.bench.live import endings, pauses, scenarios
 from chatapi.bench.live.endings import Ending
-from chatapi.bench.live.picture import Timeline, drawn, timeline
-from chatapi.bench.live.scenes import STORY
-from chatapi.bench.live.stage import MAX_TOKENS, Stage
-from chatapi.bench.live.words import Words
-from chatapi.corpus import Clip
+from chatapi.bench.live.harness import MAX_TOKENS, Stage
+from chatapi.bench.live.scenarios import STORY
+from chatapi.bench.live.timeline import Timeline, drawn, timeline
+from chatapi.bench.live.transcripts import Words
+from chatapi.bench.live.transport import Door, opened
+from chatapi.bench.recognition import CORPUS, spoken
 
 SILENCE = 0.5
 """Seconds of silence after which the simplest of boxes answers."""
@@ -116,7 +115,7 @@ async def _answers(theatre: Theatre, bare: Bare, clips: Sequence[Clip]) -> Async
     latencies, ratios, unanswered = [], [], 0
     async with theatre.stage("questions") as room:
         for clip in clips:
-            answered = await scenes.question(room, clip)
+            answered = await scenarios.question(room, clip)
             chain = SILENCE + await _chain(bare, clip.samples)
             await theatre.words.add(clip, answered.asked)
             if answered.latency is None:
@@ -146,7 +145,7 @@ async def _hesitations(theatre: Theatre, appliance: Appliance, rounds: int) -> A
     clips = [every[number % len(every)] for number in range(HESITATIONS * rounds)]
     async with theatre.stage("hesitations") as room:
         lengths = pauses.lengths(len(clips))
-        fates = [await scenes.hesitation(room, clip, pause) for clip, pause in zip(clips, lengths, strict=True)]
+        fates = [await scenarios.hesitation(room, clip, pause) for clip, pause in zip(clips, lengths, strict=True)]
     turn = appliance.engines.turn
     await turn.open()
     async for row in pauses.rows(fates, clips, turn):
@@ -154,27 +153,27 @@ async def _hesitations(theatre: Theatre, appliance: Appliance, rounds: int) -> A
 
 
 async def _interruptions(theatre: Theatre, clips: Sequence[Clip]) -> AsyncIterator[Row]:
-    found: list[scenes.Broken] = []
+    found: list[scenarios.Broken] = []
     for clip in clips:
-        with suppress(scenes.NoStory):
+        with suppress(scenarios.NoStory):
             async with theatre.stage("interruption") as room:
-                found.append(await scenes.interruption(room, theatre.request, clip))
+                found.append(await scenarios.interruption(room, theatre.request, clip))
     times = [each.seconds for each in found if each.seconds is not None]
     cut_off = sum(each.cut_off for each in found)
     note = f"median {_of(times, 50):.2f} s; {cut_off} of them were answered before all was said"
     yield Row("live", f"interruption to silence, 95th percentile of {len(times)}", _of(times, 95), "s", 0.25, note=note)
     missed = [each.seconds is None for each in found]
-    yield Row("live", f"interruptions missed, of {len(missed)}", scenes.share(missed), "%", 5)
+    yield Row("live", f"interruptions missed, of {len(missed)}", scenarios.share(missed), "%", 5)
 
 
 async def _disturbances(theatre: Theatre, mhm: Samples, rounds: int) -> AsyncIterator[Row]:
     random = np.random.default_rng(1)
     lost: dict[str, list[bool]] = {}
     for _ in range(rounds):
-        for name, sound in {**scenes.noises(random), "mhm": mhm}.items():
-            with suppress(scenes.NoStory):
+        for name, sound in {**scenarios.noises(random), "mhm": mhm}.items():
+            with suppress(scenarios.NoStory):
                 async with theatre.stage(name) as room:
-                    lost.setdefault(name, []).append(await scenes.disturbance(room, theatre.request, sound))
+                    lost.setdefault(name, []).append(await scenarios.disturbance(room, theatre.request, sound))
     told = ", ".join(f"{name} {sum(found)} of {len(found)}" for name, found in lost.items())
     yield Row("live", f"answers lost to a noise: {told}", _sum(sum(found) for found in lost.values()), "", 0)
 
@@ -183,9 +182,9 @@ async def _open_room(theatre: Theatre, rounds: int) -> AsyncIterator[Row]:
     found = []
     for number in range(rounds):
         for decibels in ECHOES:
-            with suppress(scenes.NoStory):
+            with suppress(scenarios.NoStory):
                 async with theatre.stage(f"echo {decibels} dB", decibels, number) as room:
-                    found.append(await scenes.monologue(room, theatre.request))
+                    found.append(await scenarios.monologue(room, theatre.request))
     what = f"answers to itself, echo of {ECHOES[0]} to {ECHOES[-1]} dB, of {len(found)}"
     yield Row("live", what, _sum(found), "", 0)
 
@@ -197,8 +196,8 @@ async def _quiet(theatre: Theatre, rounds: int) -> AsyncIterator[Row]:
     for _ in range(rounds):
         hiss = 0.05 * corpus.coloured(seconds * RATE, random, falling=True)
         async with theatre.stage("quiet") as room:
-            turns += await scenes.quiet(room, hiss)
-            turns += await scenes.quiet(room, scenes.music(seconds, random))
+            turns += await scenarios.quiet(room, hiss)
+            turns += await scenarios.quiet(room, scenarios.music(seconds, random))
     yield Row("live", f"turns made of {2 * rounds * seconds} s of noise and music", turns, "", 0)
 
 
@@ -217,7 +216,7 @@ async def _endings(theatre: Theatre, appliance: Appliance, rounds: int) -> Async
 
     for _ in range(rounds):
         for question, kind in zip((other, same), found, strict=True):
-            with suppress(scenes.NoStory):
+            with suppress(scenarios.NoStory):
                 async with theatre.stage("endings", most=endings.MAX_TOKENS) as room:
                     kind += await endings.series(room, next(others).samples, question, endings.IN_A_ROW, random)
     yield endings.row("questions begun in the last second of an answer", found[0])

@@ -14,9 +14,9 @@ import soxr
 
 from chatapi.audio import INAUDIBLE, RATE, Samples
 from chatapi.bench import Row
-from chatapi.bench.live.air import MODULES, Air, looped
-from chatapi.bench.live.room import Walls
-from chatapi.bench.live.stage import HISS, MAX_TOKENS, Flowing, Stage, Track, blocks_of
+from chatapi.bench.live.acoustics import Walls
+from chatapi.bench.live.harness import HISS, MAX_TOKENS, Flowing, Stage, Track, blocks_of
+from chatapi.bench.live.recording import MODULES, Air, looped
 from chatapi.bench.live.talk import talking
 from chatapi.bench.sound_card import Daemon
 from chatapi.errors import OurFault, alone

@@ -11,8 +11,8 @@ import numpy as np
 
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.bench import Row
-from chatapi.bench.live.scenes import NoStory
-from chatapi.bench.live.stage import Stage
+from chatapi.bench.live.harness import Stage
+from chatapi.bench.live.scenarios import NoStory
 from chatapi.events import (
     AnswerStarted,
     Failed,

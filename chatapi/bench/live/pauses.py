@@ -8,12 +8,12 @@ import numpy as np
 
 from chatapi.audio import RATE, Samples
 from chatapi.bench import Row
-from chatapi.bench.live.scenes import PAUSES, Fate, share
-from chatapi.bench.live.stage import HISS
-from chatapi.corpus import Hesitation
+from chatapi.bench.corpus import Hesitation
+from chatapi.bench.live.harness import HISS
+from chatapi.bench.live.scenarios import PAUSES, Fate, share
 from chatapi.engines import TurnDetector
-from chatapi.gate import Priority
-from chatapi.workers import Worker
+from chatapi.runtime.admission import Priority
+from chatapi.runtime.workers import Worker
 
 SILENCE = 0.5
 """Seconds of silence after which a box that knows no more ends a turn."""

@@ -13,8 +13,9 @@ import numpy as np
 
 from chatapi.audio import RATE, Audio, Resampled, Samples
 from chatapi.bench import Row
-from chatapi.bench.live.room import microphone
-from chatapi.bench.live.stage import BLOCK, HISS, MAX_TOKENS, Blocks, Flowing, Microphone, Stage, blocks_of
+from chatapi.bench.live.acoustics import microphone
+from chatapi.bench.live.harness import BLOCK, HISS, MAX_TOKENS, Blocks, Flowing, Microphone, Stage, blocks_of
+from chatapi.client.realtime import Event, Link, Place, opened
 from chatapi.errors import OurFault, alone
 from chatapi.events import (
     AnswerStarted,
@@ -29,7 +30,6 @@ from chatapi.events import (
     Transcript,
     TurnEnded,
 )
-from chatapi.faces.mic.link import Event, Link, Place, opened
 
 WIRE = 24_000
 """Samples a second on the wire, 16 bits each."""

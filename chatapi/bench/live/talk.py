@@ -15,7 +15,7 @@ import anyio.to_thread
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from chatapi.bench.live.stage import MAX_TOKENS
+from chatapi.bench.live.harness import MAX_TOKENS
 from chatapi.bench.sound_card import Daemon
 from chatapi.errors import OurFault
 from chatapi.settings import Settings, as_environment

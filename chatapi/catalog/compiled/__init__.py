@@ -1,0 +1,1 @@
+"""Compiled models: what is in their folder, read without loading it, and whether this machine can load them."""

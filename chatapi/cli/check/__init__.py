@@ -1,0 +1,101 @@
+"""`chatapi check`: what is set and what is here, in plain words."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+
+from pydantic import SecretStr
+from rich.console import Console
+from rich.markup import escape
+
+from chatapi.cli.check import audio_devices, clock, container, conversations, jetson, models, network, storage
+from chatapi.cli.check.finding import Finding, Probe, Scene
+from chatapi.runtime import engine_selection
+from chatapi.settings import Loaded, Settings, at, dotted_keys
+
+MARKS = {"good": "[green]ok[/]  ", "note": "[yellow]note[/]", "bad": "[red]BAD[/] "}
+PROBES: tuple[Probe, ...] = (
+    models.machine,
+    jetson.release,
+    container.gpu,
+    jetson.power,
+    jetson.clocks,
+    jetson.heat,
+    jetson.current,
+    models.libraries,
+    models.files,
+    models.compiled,
+    models.room,
+    models.swap,
+    storage.data,
+    storage.kind,
+    conversations.conversations,
+    clock.clock,
+    network.address,
+    network.named_keys,
+    network.certificate,
+    network.wyoming,
+    audio_devices.sound,
+)
+
+log = logging.getLogger(__name__)
+
+
+def check(loaded: Loaded, as_json: bool, every_setting: bool = False) -> int:
+    """Status 0 when chatapi can work as it is set, 1 when not."""
+    findings = list(look(Scene(loaded.settings)))
+    shown = {key: (_value(loaded.settings, key), loaded.origins.get(key, "default")) for key in dotted_keys()}
+    if as_json:
+        settings = {key: {"value": value, "from": origin} for key, (value, origin) in shown.items()}
+        print(json.dumps({"settings": settings, "findings": [asdict(f) for f in findings]}, indent=2, default=str))
+    else:
+        console = Console(soft_wrap=True, highlight=False)
+        for finding in findings:
+            console.print(f"{MARKS[finding.level]} {finding.about}: {escape(finding.told)}")
+        console.print()
+        _print_settings(console, shown, every_setting)
+    return 1 if any(finding.level == "bad" for finding in findings) else 0
+
+
+def _print_settings(console: Console, shown: Mapping[str, tuple[object, str]], every: bool) -> None:
+    defaults = 0
+    for key, (value, origin) in shown.items():
+        line = escape(f"{key} = {json.dumps(value, default=str)}  ({origin})")
+        if origin != "default":
+            console.print(line)
+        elif every:
+            console.print(f"[dim]{line}[/]")
+        else:
+            defaults += 1
+    if defaults:
+        which = "every setting has its default" if defaults == len(shown) else "every other setting has its default"
+        console.print(f"[dim]{which}; `chatapi check --all` shows them[/]")
+
+
+def _value(settings: Settings, key: str) -> object:
+    value = at(settings, key)
+    return "(set)" if isinstance(value, SecretStr) else value
+
+
+def look(scene: Scene) -> Iterator[Finding]:
+    """Everything that is to be told, in the order of telling."""
+    if not scene.quick:
+        scene = replace(scene, free=network.shared(scene.settings.server.port, scene.root))
+    scene = replace(scene, settings=engine_selection.definite(scene.settings, scene.root, scene.free))
+    for probe in PROBES:
+        yield from probe(scene)
+
+
+def report(settings: Settings) -> None:
+    """At the start of a server: a line in the log for each thing that is bad or worth a note. Takes milliseconds."""
+    try:
+        for finding in look(Scene(settings, quick=True)):
+            if finding.level != "good":
+                level = logging.WARNING if finding.level == "bad" else logging.INFO
+                log.log(level, "check: %s: %s", finding.about, finding.told)
+    except Exception:
+        # A machine that surprises the check may still be one that chatapi runs on.
+        log.exception("the check failed")

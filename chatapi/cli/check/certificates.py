@@ -1,0 +1,62 @@
+"""What is wrong with a certificate, in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+
+from chatapi.auth import certificates
+from chatapi.auth.certificates import Names
+from chatapi.cli.check.finding import Finding
+from chatapi.errors import SettingsFault
+
+SOON = timedelta(days=14)
+"""Who renews one by hand needs as much."""
+
+
+def judge(file: Path, key: Path | None, wanted: Names, now: datetime, own: bool) -> Iterator[Finding]:
+    """`own`: made and renewed by chatapi, so that only what it cannot mend counts. `wanted`: names of this machine."""
+    try:
+        certificates.context(file, key)
+        found = x509.load_der_x509_certificate(certificates.shown(file))
+    except SettingsFault as fault:
+        yield Finding("bad", "certificate", fault.message)
+        return
+    start, end = found.not_valid_before_utc, found.not_valid_after_utc
+    about = "certificate"
+    if now < start:
+        told = f"it is valid from {start:%Y-%m-%d} and the clock shows {now:%Y-%m-%d}"
+        yield Finding("bad", about, f"{told}: set the clock, sudo timedatectl set-ntp true")
+    elif own:
+        # An end that comes near, or a new name, is what the server itself looks after.
+        yield Finding("good", about, f"chatapi's own, valid to {end:%Y-%m-%d}")
+    elif now > end:
+        yield Finding("bad", about, f"{file} ended on {end:%Y-%m-%d}: renew it, chatapi takes the new one by itself")
+    elif now > end - SOON:
+        yield Finding("note", about, f"{file} ends on {end:%Y-%m-%d}: renew it, chatapi takes the new one by itself")
+    else:
+        yield _named(file, found, wanted)
+
+
+def _named(file: Path, found: x509.Certificate, wanted: Names) -> Finding:
+    try:
+        held = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        told = f"{file} names nobody (it has no subject alternative name), and browsers refuse it"
+        return Finding("bad", "certificate", f"{told}: have one made with this machine's names")
+    dns, addresses = held.get_values_for_type(x509.DNSName), held.get_values_for_type(x509.IPAddress)
+    if any(_covers(name.lower(), wanted.dns) for name in dns) or set(addresses) & wanted.addresses:
+        return Finding("good", "certificate", f"{file}, valid to {found.not_valid_after_utc:%Y-%m-%d}")
+    names = ", ".join(map(str, (*dns, *addresses)))
+    told = f"{file} is for {names}, and this machine is {', '.join(sorted(wanted.dns))}"
+    return Finding("note", "certificate", f"{told}: reach it by a name that the certificate has, or have one made")
+
+
+def _covers(name: str, wanted: frozenset[str]) -> bool:
+    """A star stands for one label (RFC 6125, section 6.4.3)."""
+    if name.startswith("*."):
+        return any(each.partition(".")[2] == name[2:] for each in wanted)
+    return name in wanted

@@ -1,0 +1,99 @@
+"""`chatapi keys`: who may come in. A running server notices at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from chatapi import auth
+from chatapi.errors import BadInput
+
+
+def manage(data: Path, chosen: argparse.Namespace) -> int:
+    """Status 0. Raises BadInput, Conflict, Unknown, StorageFault, SettingsFault."""
+    if (chosen.name is None) != (chosen.action == "list"):
+        raise BadInput("`keys add NAME` and `keys revoke NAME` name a key, and `keys list` lists them all")
+    if chosen.action != "add" and (chosen.scope or chosen.rate or chosen.expires is not None):
+        raise BadInput("--scope, --rate and --expires belong to `keys add`; to change a key, revoke it and add another")
+    if chosen.action != "list" and chosen.json:
+        raise BadInput("--json belongs to `keys list`")
+    return {"add": _add, "list": _list, "revoke": _revoke}[chosen.action](data, chosen)
+
+
+def _add(data: Path, chosen: argparse.Namespace) -> int:
+    """Print the new key, this once."""
+    first = auth.read(data) is None
+    made = auth.add(data, chosen.name, chosen.scope or [auth.TALK], _rate(chosen.rate), chosen.expires)
+    print(made)
+    print("it is shown this once: keep it where it is to be used", file=sys.stderr)
+    if first:
+        print("from now on nobody comes in without a key", file=sys.stderr)
+    return 0
+
+
+def _revoke(data: Path, chosen: argparse.Namespace) -> int:
+    """From now on it opens nothing; of what it began, nothing goes on."""
+    auth.revoke(data, chosen.name)
+    print(f"{chosen.name} opens nothing any more", file=sys.stderr)
+    return 0
+
+
+def _list(data: Path, chosen: argparse.Namespace) -> int:
+    """What is known of each, which is not the key itself."""
+    found, used, now = auth.read(data) or (), auth.times_used(data), time.time()
+    rows = [
+        {
+            "name": key.name,
+            "scopes": key.scopes,
+            "requests_a_minute": key.rate,
+            "created": key.created,
+            "last_used": used.get(key.id),
+            "expires": key.expires,
+            "revoked": key.revoked,
+            "opens": not key.fault(now),
+        }
+        for key in found
+    ]
+    if chosen.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    if not rows:
+        print("there is no key")
+        return 0
+    lines = [("name", "scopes", "rate", "created", "last used", "state")]
+    for key in found:
+        rate = f"{key.rate}/minute" if key.rate else "-"
+        last = _time(used.get(key.id))
+        lines.append((key.name, " ".join(key.scopes), rate, _day(key.created), last, _state(key, now)))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    return 0
+
+
+def _state(key: auth.Key, now: float) -> str:
+    if key.revoked is not None:
+        return f"revoked {_day(key.revoked)}"
+    if key.expires is None:
+        return "good"
+    return f"{'expired' if key.fault(now) else 'good until'} {_day(key.expires)}"
+
+
+def _day(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d", time.localtime(seconds))
+
+
+def _time(seconds: float | None) -> str:
+    return "never" if seconds is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def _rate(text: str | None) -> int | None:
+    if text is None:
+        return None
+    number, _, unit = text.partition("/")
+    if not (number.isascii() and number.isdecimal() and unit in ("", "minute")):
+        raise BadInput(f"{text!r} is no rate; it looks like 60/minute")
+    return int(number)

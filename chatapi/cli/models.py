@@ -1,0 +1,153 @@
+"""`chatapi models`: what the catalog has, here and to fetch."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from chatapi import catalog
+from chatapi.catalog import Catalog
+from chatapi.cli.check import network
+from chatapi.engines import registry
+from chatapi.errors import BadInput, ChatapiError
+from chatapi.runtime import engine_selection, memory_plan
+from chatapi.settings import Settings
+from chatapi.system.systemd_notify import Manager
+
+WIDE = 100
+"""Columns of a terminal from which the licences are shown."""
+PATIENCE = 120
+"""Seconds in which a fetch that goes on has brought something new, tries and pauses included."""
+
+
+def models(settings: Settings, action: str, names: Sequence[str], as_json: bool) -> int:
+    """Status 0 when all is well, 1 when `verify` found something or what is to be removed is not there."""
+    known = Catalog(settings.data)
+    for fault in known.faults.values():
+        print(f"chatapi: {fault}", file=sys.stderr)
+    if action == "list":
+        return _list(known, _active(known, settings), as_json)
+    if action == "fetch":
+        return _fetch(known, names)
+    if not names and action == "remove":
+        raise BadInput("name the models to remove")
+    return _verify(known, names) if action == "verify" else _remove(known, names)
+
+
+def _active(known: Catalog, settings: Settings) -> set[str]:
+    """The models that would be used now, as it is set."""
+    # What a chatapi that runs has taken is for the same models.
+    free = network.shared(settings.server.port) or memory_plan.available()
+    settings, found = engine_selection.definite(settings, free=free), set()
+    for role in registry.ENGINES:
+        table = getattr(settings, role)
+        if registry.entry(role, table.engine).needs_model:
+            with suppress(ChatapiError):
+                found.add(known.choose(role, table.engine, table.model, free).name)
+    return found
+
+
+def _list(known: Catalog, active: Collection[str], as_json: bool) -> int:
+    manifests = sorted(known.manifests.values(), key=lambda m: (m.role, -m.quality))
+    if as_json:
+        rows = [
+            {
+                "name": m.name,
+                "role": m.role,
+                "title": m.title,
+                "licence": m.licence,
+                "languages": list(m.languages),
+                "size_bytes": m.size,
+                "memory_bytes": m.memory,
+                "installed": known.installed(m.name),
+                "default": m.default,
+                "active": m.name in active,
+            }
+            for m in manifests
+        ]
+        print(json.dumps(rows, indent=2))
+        return 0
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    wide = console.width >= WIDE
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1) if wide else (0, 1, 0, 0))
+    for column in ("name", "role", "disk", "memory", "languages", "", "licence"):
+        right = column in ("disk", "memory")
+        # A narrow terminal has room for what is chosen by; the licence is in the manifest and the JSON too.
+        if column != "licence" or wide:
+            table.add_column(column, no_wrap=True, justify="right" if right else "left")
+    for m in manifests:
+        languages = " ".join(m.languages[:2]) + (f" +{len(m.languages) - 2}" if len(m.languages) > 2 else "")
+        state = "active" if m.name in active else "installed" if known.installed(m.name) else ""
+        marks = " ".join(filter(None, (state, "default" if m.default else "")))
+        row = (m.name, m.role, f"{m.size / 1e6:.0f} MB", f"{m.memory / 1e6:.0f} MB", languages, marks, m.licence)
+        table.add_row(*row[: len(table.columns)])
+    console.print(table)
+    print("active: installed, and used as it is set; default: fetched by set-up", file=sys.stderr)
+    return 0
+
+
+def _fetch(known: Catalog, names: Sequence[str]) -> int:
+    """Everything named, or the default models that are missing, with a bar for each."""
+    chosen = list(names) or [
+        m.name for m in known.manifests.values() if engine_selection.fetched_at_first(m) and not known.installed(m.name)
+    ]
+    for name in chosen:
+        known.get(name)
+    if not chosen:
+        # Bars without a task would still print an empty line.
+        print("every default model is installed")
+        return 0
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    starting = _Starting()
+    with Progress(*columns, console=Console(file=sys.stderr)) as bars:
+        for name in chosen:
+            task = bars.add_task(name, total=None)
+
+            def show(progress: catalog.Progress, task: TaskID = task) -> None:
+                told = f"{progress.model}: {progress.step}"
+                bars.update(task, description=told, completed=progress.done, total=progress.total or None)
+                starting.tell(progress)
+
+            known.fetch(name, show)
+            bars.update(task, description=f"{name}: installed")
+    return 0
+
+
+class _Starting:
+    """Tells a service manager, which starts nothing before models are here, that they are still on their way."""
+
+    def __init__(self) -> None:
+        self._manager = Manager.of()
+        self._next = 0.0
+
+    def tell(self, progress: catalog.Progress) -> None:
+        if (now := time.monotonic()) < self._next:
+            return
+        self._next = now + 1
+        done = f" {progress.done / progress.total:.0%}" if progress.total else ""
+        self._manager.more_time(PATIENCE, f"{progress.model}: {progress.step}{done}")
+
+
+def _remove(known: Catalog, names: Sequence[str]) -> int:
+    missing = 0
+    for name in names:
+        there = known.remove(name)
+        missing += not there
+        print(f"{name} is {'removed' if there else 'not installed'}")
+    return 1 if missing else 0
+
+
+def _verify(known: Catalog, names: Sequence[str]) -> int:
+    wrong = 0
+    for name in names or [name for name in known.manifests if known.installed(name)]:
+        found = known.verify(name)
+        wrong += bool(found)
+        print(f"{name}: {'; '.join(map(str, found)) if found else 'every file is as it should be'}")
+    return 1 if wrong else 0

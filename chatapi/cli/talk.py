@@ -1,0 +1,166 @@
+"""`chatapi talk`: a conversation through this machine's microphone and speaker, with the box here or one elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+import anyio
+from rich.console import Console
+from rich.markup import escape
+
+from chatapi.errors import BadInput, ChatapiError, SettingsFault, alone
+from chatapi.settings import Settings
+
+if TYPE_CHECKING:
+    from chatapi.interfaces.audio_device.conversation import MicConversation
+    from chatapi.interfaces.audio_device.remote_session import RemoteConversation
+
+    Conversation = MicConversation | RemoteConversation
+
+STYLES = {"heard": "bold", "answer": "green", "interrupted": "dim", "error": "red", "gone": "red", "back": "green"}
+MARKS = {
+    "heard": "you",
+    "answer": "box",
+    "interrupted": "box (interrupted)",
+    "error": "error",
+    "gone": "waiting",
+    "back": "connected again",
+}
+
+
+class Screen:
+    """What happens, line by line."""
+
+    def __init__(self, manual: bool) -> None:
+        self.console = Console(highlight=False)
+        self._manual = manual
+
+    def tell(self, kind: str, words: str) -> None:
+        """As a conversation tells it."""
+        if kind == "listening":
+            hint = "press Enter, speak, press Enter again" if self._manual else "speak; interrupt when you like"
+            hint = f'say "{words}", then speak' if words else hint
+            self.console.print(f"[dim]listening: {hint}; Ctrl-C ends")
+        elif kind == "awake":
+            self.console.print("[dim]awake: speak")
+        elif kind == "asleep":
+            self.console.print(f'[dim]asleep: say "{words}" to wake it')
+        elif kind in MARKS and words:
+            self.console.print(f"[{STYLES[kind]}]{MARKS[kind]}:[/] {escape(words)}")
+
+
+async def talk(settings: Settings, chosen: argparse.Namespace) -> int:
+    """Until Ctrl-C. What is understood and answered is shown as it comes."""
+    if chosen.list_devices:
+        return _list_devices()
+    if not chosen.server and (chosen.key or chosen.fingerprint):
+        raise BadInput(
+            "--key and --fingerprint belong to the box of --server; without one this machine talks for itself"
+        )
+    manual = settings.mic.mode == "push_to_talk"
+    screen = Screen(manual)
+    making = _elsewhere(settings, chosen, screen) if chosen.server else _here(settings, screen)
+    try:
+        async with making as conversation, anyio.create_task_group() as group:
+            if manual:
+                group.start_soon(_keys, conversation, screen.console)
+            group.start_soon(_watch, conversation, screen.console)
+            group.start_soon(conversation.run)
+            # Its own, because a program that is started in the background has SIGINT ignored.
+            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                async for _ in signals:
+                    break
+            group.cancel_scope.cancel()
+    except Exception as error:
+        raise alone(error) from None
+    return 0
+
+
+@asynccontextmanager
+async def _here(settings: Settings, screen: Screen) -> AsyncIterator[MicConversation]:
+    """With models of this machine."""
+    # Imported here: whoever talks with another machine need not wait for what only this one's models want.
+    from chatapi.appliance import ESSENTIAL, Appliance
+    from chatapi.interfaces.audio_device.conversation import MicConversation
+    from chatapi.runtime import engine_selection
+
+    async with Appliance(await engine_selection.settled(settings)).running() as appliance:
+        conversation = MicConversation(appliance, screen.tell)
+        screen.console.print("[dim]loading models")
+        await appliance.load((*ESSENTIAL, *conversation.roles))
+        yield conversation
+
+
+@asynccontextmanager
+async def _elsewhere(
+    settings: Settings, chosen: argparse.Namespace, screen: Screen
+) -> AsyncIterator[RemoteConversation]:
+    """With the box at `--server`. Raises Unprocessable when that is no address."""
+    from chatapi.client.realtime import place
+    from chatapi.interfaces.audio_device.remote_session import RemoteConversation
+
+    if settings.mic.mode == "wake_word":
+        raise SettingsFault(
+            "mic.mode wake_word needs the models of the box: use hands_free or push_to_talk with --server"
+        )
+    key = chosen.key or (settings.server.api_key.get_secret_value() if settings.server.api_key else None)
+    at = place(chosen.server, key, chosen.fingerprint, settings.data)
+    screen.console.print(f"[dim]connecting with {escape(at.name)}")
+    yield RemoteConversation(settings.mic, at, screen.tell)
+
+
+def _list_devices() -> int:
+    """The names for mic.input and mic.output. Raises SettingsFault without a sound library."""
+    from chatapi.interfaces.audio_device import portaudio
+
+    with portaudio.quiet():
+        sounddevice = portaudio.load()
+    for direction, setting in (("input", "mic.input"), ("output", "mic.output")):
+        print(f"{setting}:")
+        found = portaudio.names(sounddevice, direction)  # type: ignore[arg-type]
+        print("\n".join(f"  {name}{' (default)' if usual else ''}" for name, usual in found) or "  none")
+    return 0
+
+
+async def _keys(conversation: Conversation, console: Console) -> None:
+    """Every Enter changes between speaking and not."""
+    async for _ in _lines():
+        try:
+            await (conversation.release() if conversation.pressed else conversation.press())
+        except ChatapiError as error:
+            console.print(f"[red]error:[/] {error.message}")
+
+
+async def _lines() -> AsyncIterator[None]:
+    """Every Enter. A thread that waits for one would keep the program from ending before the next."""
+    keyboard = sys.stdin.fileno()
+    while True:
+        # A file is no thing to wait for, and always ready.
+        with suppress(PermissionError):
+            await anyio.wait_readable(keyboard)
+        typed = os.read(keyboard, 1024)
+        if not typed:
+            return
+        for _ in range(typed.count(b"\n")):
+            yield
+
+
+async def _watch(conversation: Conversation, console: Console) -> None:
+    """Say when a device is lost, and when it is back."""
+    before: dict[str, str] = {}
+    while True:
+        state = conversation.devices.state
+        for side in ("input", "output"):
+            now = state[side]["state"]
+            if now == "lost" and before.get(side) != "lost":
+                console.print(f"[red]the {side} device is missing:[/] {escape(state[side]['error'])}")
+            elif now == "ok" and before.get(side) == "lost":
+                console.print(f"[green]the {side} device is back:[/] {escape(state[side]['name'])}")
+            before[side] = now
+        await anyio.sleep(0.5)

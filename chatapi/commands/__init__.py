@@ -1,1 +1,0 @@
-"""What the commands do: the appliance at work for somebody at a terminal."""

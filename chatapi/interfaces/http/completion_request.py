@@ -1,0 +1,241 @@
+"""What `POST /completion` takes: JSON, an audio body with options in the query, or a form; all become a `Turn`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from chatapi.audio import Source
+from chatapi.errors import BadInput, NotAcceptable, Unprocessable, Unsupported, unfit
+from chatapi.interfaces.http import json_body
+from chatapi.interfaces.http.spooling import Spool
+from chatapi.runtime.admission import Priority
+from chatapi.services.turns.completion import HOTTEST, LAST_SEED, Turn
+from chatapi.storage.atomic_files import writing
+
+AUDIO_TYPES = (
+    "audio/wav", "audio/x-wav", "audio/wave", "audio/vnd.wave", "audio/flac", "audio/x-flac", "audio/ogg", "audio/opus",
+    "audio/mpeg", "audio/mp3", "audio/mp4", "audio/m4a", "audio/x-m4a", "audio/aac", "audio/webm", "video/webm",
+    "video/mp4", "application/ogg",
+)  # fmt: skip
+WAV_TYPES = ("audio/wav", "audio/x-wav", "audio/wave", "audio/vnd.wave", "audio/*")
+MOST_FIELDS = 20
+"""Parts a form may have."""
+
+
+class Options(BaseModel):
+    """How a turn is to be answered."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    reply: Literal["text", "voice"] | None = None
+    """text: JSON; voice: WAV. Left out, `Accept` decides, else text."""
+    stream: bool | None = None
+    """Whether the reply comes as it is made: server-sent events for text, a growing WAV for voice.
+
+    `Accept: text/event-stream` means true where this is left out, and makes voice come as events too."""
+    conversation: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    """The id of the conversation this goes on with; left out, one begins."""
+    system: Annotated[str, Field(max_length=8000)] | None = None
+    """What the model is told instead of the default, from this turn of the conversation on."""
+    max_tokens: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Longest answer, in tokens."""
+    temperature: Annotated[float, Field(ge=0, le=HOTTEST, allow_inf_nan=False)] | None = None
+    """0 always takes the likeliest word; higher is more varied."""
+    seed: Annotated[int, Field(ge=0, le=LAST_SEED)] | None = None
+    """The same seed, request and model give the same answer."""
+    voice: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """Name of a voice from /models, or default."""
+    language: Annotated[str, Field(min_length=1, max_length=20)] | None = None
+    """ISO 639-1 code of what is spoken, or auto."""
+
+
+class PromptRequest(Options):
+    """A turn asked in text."""
+
+    prompt: Annotated[str, Field(json_schema_extra={"minLength": 1})]
+    """What is asked."""
+
+
+_JSON = TypeAdapter(PromptRequest, config=None)
+
+
+class Asked(BaseModel):
+    """A request understood: the turn, and the kind of reply it wants."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    turn: Turn
+    kind: Literal["json", "wav", "events"]
+    """The reply's form; `stream` says whether a WAV grows as it is spoken."""
+    stream: bool
+
+
+async def read(request: Request) -> Asked:
+    """Understand a request. Raises CallerError saying what is wrong and what would be right, StorageFault."""
+    audio: Source | None = None
+    media_type = json_body.media_type(request)
+    if media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json")):
+        _refuse_query(request)
+        options = await json_body.json_body(request, "a prompt", _from_json)
+    elif media_type == "multipart/form-data":
+        _refuse_query(request)
+        options, audio = await _from_form(request)
+    elif media_type in AUDIO_TYPES:
+        options, audio = _from_query(request), await Spool.of(request).body(request)
+    else:
+        raise Unsupported(
+            f"the media type {media_type or '(none)'} is not taken; send application/json, multipart/form-data or an "
+            "audio type such as audio/wav (with curl: -H 'Content-Type: application/json')",
+            code="unsupported_media_type",
+        )
+    asked = _asked(options, audio, request.headers.get("accept", "*/*"))
+    traced = replace(asked.turn, traceparent=request.headers.get("traceparent", ""))
+    return asked.model_copy(update={"turn": traced})
+
+
+def _from_json(values: dict[str, Any]) -> Options:
+    if "prompt" not in values:
+        raise Unprocessable("the request has neither a prompt nor audio", code="one_of_prompt_and_audio")
+    return _validated(PromptRequest, values, strict=True)
+
+
+def _from_query(request: Request) -> Options:
+    return _validated(Options, _single(request.query_params.multi_items()), strict=False)
+
+
+async def _from_form(request: Request) -> tuple[Options, Source | None]:
+    try:
+        with writing(Path(tempfile.gettempdir())):
+            async with request.form(max_files=2, max_fields=MOST_FIELDS, max_part_size=1 << 20) as form:
+                return await _from_parts(form, Spool.of(request))
+    except HTTPException as error:
+        raise BadInput(f"the form cannot be read: {error.detail}", code="invalid_form") from None
+
+
+async def _from_parts(form: FormData, spool: Spool) -> tuple[Options, Source | None]:
+    values = _single(form.multi_items())
+    audio = values.pop("audio", None)
+    if isinstance(audio, str):
+        raise Unprocessable("the part audio is text; send it as a file", code="invalid_value")
+    if audio is None and "prompt" not in values:
+        raise Unprocessable("the form has neither a field prompt nor a part audio", code="one_of_prompt_and_audio")
+    for name, value in values.items():
+        if isinstance(value, UploadFile):
+            raise Unprocessable(f"the part {name} is a file; only audio may be one")
+    if audio is not None and "prompt" in values:
+        raise Unprocessable(
+            "the form has both a prompt and audio; it takes one of them", code="one_of_prompt_and_audio"
+        )
+    if audio is None:
+        return _validated(PromptRequest, values, strict=False), None
+    return _validated(Options, values, strict=False), await spool.part(audio)
+
+
+def _single(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in items:
+        if name in values:
+            raise Unprocessable(f"{name} is given more than once")
+        values[name] = value
+    return values
+
+
+def _refuse_query(request: Request) -> None:
+    if request.query_params:
+        names = ", ".join(request.query_params)
+        raise Unprocessable(f"options in the query go with an audio body; put them into this one: {names}")
+
+
+def _validated(model: type[Options], values: dict[str, Any], strict: bool) -> Options:
+    try:
+        return model.model_validate(values, strict=strict)
+    except ValidationError as error:
+        faults = [(".".join(map(str, fault["loc"])), fault) for fault in error.errors(include_url=False)]
+        told = "; ".join(
+            f"there is no option {name!r}" if fault["type"] == "extra_forbidden" else f"{name} {unfit(fault)}"
+            for name, fault in faults
+        )
+        raise Unprocessable(told, details={"fields": [name for name, _ in faults]}) from None
+
+
+def _asked(options: Options, audio: Source | None, accept: str) -> Asked:
+    kind, stream = _kind(options, accept)
+    turn = Turn(
+        prompt=options.prompt if isinstance(options, PromptRequest) else None,
+        audio=audio,
+        speak=_speaks(options, accept),
+        conversation=options.conversation,
+        system=options.system,
+        voice=options.voice,
+        language=options.language,
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        seed=options.seed,
+        priority=Priority.REQUEST,
+    )
+    return Asked(turn=turn, kind=kind, stream=stream)
+
+
+def _accepted(accept: str) -> dict[str, float]:
+    """Media ranges of an Accept header with their weights (RFC 9110, 12.5.1); those of weight 0 are left out."""
+    ranges: dict[str, float] = {}
+    for part in accept.split(","):
+        name, *parameters = (item.strip().lower() for item in part.split(";"))
+        weight = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    weight = float(parameter[2:])
+                except ValueError:
+                    weight = 0.0
+        if name and weight > 0:
+            ranges[name] = weight
+    return ranges if accept.strip() else {"*/*": 1.0}
+
+
+def _weight(ranges: dict[str, float], *names: str) -> float:
+    return max((ranges.get(name, 0.0) for name in names), default=0.0)
+
+
+def _speaks(options: Options, accept: str) -> bool:
+    if options.reply is not None:
+        return options.reply == "voice"
+    ranges = _accepted(accept)
+    return _weight(ranges, *WAV_TYPES) > _weight(
+        ranges, "application/json", "application/*", "text/event-stream", "*/*"
+    )
+
+
+def _kind(options: Options, accept: str) -> tuple[Literal["json", "wav", "events"], bool]:
+    """The reply's form and whether it streams. Raises NotAcceptable where `Accept` and the options contradict."""
+    ranges, speaks = _accepted(accept), _speaks(options, accept)
+    anything = "*/*" in ranges
+    events = _weight(ranges, "text/event-stream", "text/*") > 0
+    wav = _weight(ranges, *WAV_TYPES) > 0
+    asked_for = "text/event-stream" in ranges and not (speaks and wav)
+    stream = options.stream if options.stream is not None else asked_for
+    if speaks:
+        if stream and events and not wav:
+            return "events", True
+        if anything or wav:
+            return "wav", stream
+        right = "audio/wav, or text/event-stream unless stream=false"
+    elif stream:
+        if anything or events:
+            return "events", True
+        right = "text/event-stream"
+    else:
+        if anything or _weight(ranges, "application/json", "application/*"):
+            return "json", False
+        right = "application/json"
+    wanted = f"reply={'voice' if speaks else 'text'}" + (" with stream=true" if stream else "")
+    raise NotAcceptable(f"{wanted} answers with {right}, but Accept is {accept!r}")

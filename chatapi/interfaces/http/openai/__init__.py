@@ -1,0 +1,21 @@
+"""`/v1`: OpenAI's HTTP, for the programs that speak it already; the Realtime API is its neighbour `realtime`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from chatapi.appliance import Appliance
+from chatapi.interfaces.http.openai import chat, models, speech, transcriptions
+from chatapi.interfaces.http.openai.chat import BODIES
+
+__all__ = ["BODIES", "router"]
+
+
+def router(appliance: Appliance) -> APIRouter:
+    """Its routes."""
+    routes = APIRouter()
+    routes.include_router(models.router(appliance))
+    routes.include_router(transcriptions.router(appliance))
+    routes.include_router(speech.router(appliance))
+    routes.include_router(chat.router(appliance))
+    return routes

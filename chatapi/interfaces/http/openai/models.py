@@ -1,0 +1,46 @@
+"""`/v1/models`: what can be asked for by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from chatapi.appliance import Appliance
+from chatapi.errors import Unknown
+from chatapi.interfaces.http import openai_aliases
+from chatapi.interfaces.http.openai.errors import refusals
+
+
+def router(appliance: Appliance) -> APIRouter:
+    """Its routes."""
+    routes = APIRouter(prefix="/v1")
+
+    @routes.get("/models", summary="Models that can be asked for, in OpenAI's form", responses=refusals())
+    async def listed() -> dict[str, Any]:
+        return {
+            "object": "list",
+            "data": [_entry(appliance, role, name) for role, name in openai_aliases.models(appliance)],
+        }
+
+    @routes.get("/models/{model}", summary="One of them", responses=refusals(404, 503))
+    async def one(model: str) -> dict[str, Any]:
+        for role, name in openai_aliases.models(appliance):
+            if name == model:
+                return _entry(appliance, role, name)
+        openai_aliases.require_models(appliance)
+        raise Unknown(f"there is no model {model!r} in use here", code="model_not_found", details={"param": "model"})
+
+    return routes
+
+
+def _entry(appliance: Appliance, role: str, name: str) -> dict[str, Any]:
+    manifest = appliance.catalog.manifests.get(name)
+    return {
+        "id": name,
+        "object": "model",
+        "created": appliance.started_at,
+        "owned_by": "chatapi",
+        "role": role,
+        "languages": list(manifest.languages) if manifest is not None else [],
+    }

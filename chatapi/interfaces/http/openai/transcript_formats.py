@@ -1,0 +1,143 @@
+"""What was understood of a recording, in OpenAI's forms: JSON, verbose JSON, plain text, SubRip and WebVTT."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from chatapi.engines import Segment
+from chatapi.services.transcription.transcriber import Passage
+
+UNSPACED = frozenset(("zh", "ja", "yue", "th", "lo", "my", "km", "bo"))
+"""Languages written without spaces between sentences."""
+LANGUAGES = {
+    "en": "english", "zh": "chinese", "de": "german", "es": "spanish", "ru": "russian", "ko": "korean", "fr": "french",
+    "ja": "japanese", "pt": "portuguese", "tr": "turkish", "pl": "polish", "ca": "catalan", "nl": "dutch",
+    "ar": "arabic", "sv": "swedish", "it": "italian", "id": "indonesian", "hi": "hindi", "fi": "finnish",
+    "vi": "vietnamese", "he": "hebrew", "uk": "ukrainian", "el": "greek", "ms": "malay", "cs": "czech",
+    "ro": "romanian", "da": "danish", "hu": "hungarian", "ta": "tamil", "no": "norwegian", "th": "thai", "ur": "urdu",
+    "hr": "croatian", "bg": "bulgarian", "lt": "lithuanian", "la": "latin", "mi": "maori", "ml": "malayalam",
+    "cy": "welsh", "sk": "slovak", "te": "telugu", "fa": "persian", "lv": "latvian", "bn": "bengali", "sr": "serbian",
+    "az": "azerbaijani", "sl": "slovenian", "kn": "kannada", "et": "estonian", "mk": "macedonian", "br": "breton",
+    "eu": "basque", "is": "icelandic", "hy": "armenian", "ne": "nepali", "mn": "mongolian", "bs": "bosnian",
+    "kk": "kazakh", "sq": "albanian", "sw": "swahili", "gl": "galician", "mr": "marathi", "pa": "punjabi",
+    "si": "sinhala", "km": "khmer", "sn": "shona", "yo": "yoruba", "so": "somali", "af": "afrikaans",
+    "oc": "occitan", "ka": "georgian", "be": "belarusian", "tg": "tajik", "sd": "sindhi", "gu": "gujarati",
+    "am": "amharic", "yi": "yiddish", "lo": "lao", "uz": "uzbek", "fo": "faroese", "ht": "haitian creole",
+    "ps": "pashto", "tk": "turkmen", "nn": "nynorsk", "mt": "maltese", "sa": "sanskrit", "lb": "luxembourgish",
+    "my": "myanmar", "bo": "tibetan", "tl": "tagalog", "mg": "malagasy", "as": "assamese", "tt": "tatar",
+    "haw": "hawaiian", "ln": "lingala", "ha": "hausa", "ba": "bashkir", "jw": "javanese", "su": "sundanese",
+    "yue": "cantonese",
+}  # fmt: skip
+"""Code -> what OpenAI calls it (openai/whisper, `tokenizer.py`)."""
+AUDIO_TOKENS = 10
+"""A second of what is heard, as OpenAI counts it."""
+
+
+def between(segment: Segment) -> str:
+    """What stands before a segment's text, unless it is the first."""
+    return "" if segment.language in UNSPACED else " "
+
+
+def joined(segments: Sequence[Segment]) -> str:
+    """The text of all."""
+    return "".join((between(each) if count else "") + each.text.strip() for count, each in enumerate(segments))
+
+
+def logprobs(segments: Iterable[Segment]) -> list[dict[str, Any]]:
+    return [
+        {"token": token.spelled.decode("utf-8", "replace"), "bytes": list(token.spelled), "logprob": token.logprob}
+        for segment in segments
+        for token in segment.tokens
+    ]
+
+
+def tokens(segments: Sequence[Segment], seconds: float) -> dict[str, Any]:
+    """The usage of a stream: what was heard and what was written."""
+    heard, written = math.ceil(seconds * AUDIO_TOKENS), sum(len(segment.tokens) for segment in segments)
+    return {
+        "type": "tokens",
+        "input_tokens": heard,
+        "input_token_details": {"audio_tokens": heard, "text_tokens": 0},
+        "output_tokens": written,
+        "total_tokens": heard + written,
+    }
+
+
+def duration(seconds: float) -> dict[str, Any]:
+    """The usage of a whole transcript."""
+    return {"type": "duration", "seconds": math.ceil(seconds)}
+
+
+def verbose(
+    passages: Sequence[Passage], granularities: Sequence[str], translated: bool, warmth: float
+) -> dict[str, Any]:
+    """All that is known. `warmth`: the temperature that was asked for."""
+    segments = [segment for passage in passages for segment in passage.segments]
+    seconds = passages[-1].done if passages else 0.0
+    spoken = segments[0].language if segments else ""
+    document: dict[str, Any] = {
+        "task": "translate" if translated else "transcribe",
+        "language": LANGUAGES["en"] if translated else LANGUAGES.get(spoken, spoken),
+        "duration": round(seconds, 3),
+        "text": joined(segments),
+    }
+    if "segment" in granularities:
+        document["segments"] = [
+            _segment(number, segment, passage, warmth)
+            for number, (segment, passage) in enumerate(
+                (segment, passage) for passage in passages for segment in passage.segments
+            )
+        ]
+    if "word" in granularities:
+        document["words"] = [
+            {"word": word.text, "start": round(word.start, 3), "end": round(word.end, 3)}
+            for segment in segments
+            for word in segment.words
+        ]
+    return {**document, "usage": duration(seconds)}
+
+
+def _segment(number: int, segment: Segment, passage: Passage, warmth: float) -> dict[str, Any]:
+    text = segment.text.encode()
+    return {
+        "id": number,
+        # In hundredths of a second, as Whisper counts its frames.
+        "seek": round(passage.start * 100),
+        "start": round(segment.start, 3),
+        "end": round(segment.end, 3),
+        "text": segment.text,
+        "tokens": [token.id for token in segment.tokens],
+        "temperature": warmth,
+        "avg_logprob": segment.logprob,
+        "compression_ratio": len(text) / len(zlib.compress(text)),
+        "no_speech_prob": 1 - passage.probability,
+    }
+
+
+def srt(segments: Iterable[Segment]) -> str:
+    """SubRip."""
+    return "".join(
+        f"{number}\n{_clock(each.start, ',')} --> {_clock(each.end, ',')}\n{each.text.strip()}\n\n"
+        for number, each in enumerate(segments, 1)
+    )
+
+
+def vtt(segments: Iterable[Segment]) -> str:
+    """WebVTT, https://www.w3.org/TR/webvtt1/."""
+    cues = (f"{_clock(each.start, '.')} --> {_clock(each.end, '.')}\n{_cue(each.text)}\n\n" for each in segments)
+    return "WEBVTT\n\n" + "".join(cues)
+
+
+def _cue(text: str) -> str:
+    """A cue's text may not hold the signs that are marks there."""
+    return text.strip().replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _clock(seconds: float, mark: str) -> str:
+    whole, milliseconds = divmod(round(seconds * 1000), 1000)
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours:02}:{minute:02}:{second:02}{mark}{milliseconds:03}"

@@ -1,0 +1,137 @@
+"""The events that are understood, and what they say. What an event says beyond that is ignored."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from chatapi.errors import Unprocessable, Unsupported, unfit
+from chatapi.interfaces.wyoming.framing import Event
+from chatapi.text.sentence_splitter import is_text
+
+
+def _whole(text: str) -> str:
+    """JSON can write half a character, and one that ends a text elsewhere."""
+    if not is_text(text):
+        raise ValueError("must be text, and holds NUL or lone surrogates")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
+Name = Annotated[Text, Field(max_length=200)]
+
+
+class _Said(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+
+class Context(_Said):
+    """What belongs to a conversation; everything else in it goes back as it came."""
+
+    conversation_id: Name | None = None
+
+
+class _InContext(_Said):
+    context: dict[str, Any] | None = None
+
+
+class Language(_Said):
+    language: Name | None = None
+
+    @property
+    def short(self) -> str | None:
+        """ISO 639-1: Home Assistant says en, others en-US or en_US."""
+        return self.language.replace("_", "-").split("-")[0].lower() if self.language else None
+
+
+class Transcribe(_InContext, Language):
+    name: Name | None = None
+    """Of the model."""
+
+
+class Asked(_InContext, Language):
+    """`transcript`: words that are to be answered."""
+
+    text: Text
+
+    @property
+    def conversation(self) -> str | None:
+        return read(Context, Event("transcript", self.context or {})).conversation_id
+
+
+class Detect(_InContext):
+    names: list[Name] | None = Field(None, max_length=100)
+
+
+class Format(_Said):
+    """Of audio-start and audio-chunk."""
+
+    rate: int
+    """Samples a second."""
+    width: int
+    """Bytes a sample."""
+    channels: int
+    timestamp: int | float | None = None
+    """Milliseconds."""
+
+
+class VoiceWanted(Language):
+    name: Name | None = None
+    speaker: Name | None = None
+
+
+class SynthesizeStart(_InContext):
+    voice: VoiceWanted | None = None
+    text_format: Name | None = None
+
+    @field_validator("voice", mode="before")
+    @classmethod
+    def _empty(cls, value: Any) -> Any:
+        return value or None
+
+
+class Chunk(_Said):
+    """`synthesize-chunk`."""
+
+    text: Text
+
+
+class Synthesize(SynthesizeStart, Chunk):
+    pass
+
+
+class Program(_Said):
+    """`select-program`."""
+
+    name: Name
+
+
+class Ping(_Said):
+    text: Annotated[Text, Field(max_length=10_000)] | None = None
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read(model: type[M], event: Event) -> M:
+    """What the event says. Raises Unprocessable naming the value and what would be right."""
+    try:
+        return model.model_validate(event.data)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        name = ".".join(map(str, fault["loc"]))
+        raise Unprocessable(f"{event.type}: {name} {unfit(dict(fault))}") from None
+
+
+def as_text(wanted: SynthesizeStart) -> None:
+    """Raises Unsupported for marked-up text, which would be read out with its marks."""
+    if wanted.text_format not in (None, "", "text"):
+        raise Unsupported(f"text_format is {wanted.text_format!r}; only text is spoken", code="unsupported_text_format")
+
+
+TYPES = frozenset({
+    "describe", "ping", "select-program", "transcribe", "detect", "audio-start", "audio-chunk", "audio-stop",
+    "synthesize", "synthesize-start", "synthesize-chunk", "synthesize-stop", "transcript",
+})  # fmt: skip
+"""What a client says; all else is ignored, as the protocol wants it of servers."""

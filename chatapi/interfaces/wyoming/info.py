@@ -1,0 +1,129 @@
+"""What the box offers, as the answer to `describe`: programs, models and voices that can be used now."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any
+from urllib.parse import urlsplit
+
+from chatapi.appliance import Appliance
+from chatapi.catalog import Manifest
+from chatapi.engines import registry
+from chatapi.errors import ChatapiError
+
+PROGRAM = "chatapi"
+DIGITS = 12
+"""Of a model's sha256, which say what version it is."""
+
+
+async def info(appliance: Appliance) -> dict[str, Any]:
+    """The data of `info`. Raises NotReady while the models are loading."""
+    hearing = list(appliance.engines.asr.engine.languages)
+    voices = appliance.speaking.voices()
+    spoken = sorted({voice.language for voice in voices})
+    manifests = appliance.catalog.manifests
+    return {
+        "asr": [
+            _program(
+                "hears what is said",
+                models=[_model(appliance, "asr", hearing)],
+                supports_transcript_streaming=True,
+                requires_external_vad=True,
+            )
+        ],
+        "tts": [
+            _program(
+                "speaks",
+                voices=[
+                    {**_artifact(voice.name, manifests.get(voice.name)), "languages": [voice.language]}
+                    for voice in voices
+                ],
+                supports_synthesize_streaming=True,
+            )
+        ],
+        "handle": [
+            _program(
+                "answers",
+                # A language model knows no list of languages: what it is asked comes by the ear, and goes by the voice.
+                models=[_model(appliance, "llm", sorted({*hearing, *spoken}))],
+                supports_handled_streaming=True,
+                supports_home_control=False,
+            )
+        ],
+        "wake": await _wake(appliance),
+    }
+
+
+async def _wake(appliance: Appliance) -> list[dict[str, Any]]:
+    """Empty where the box has no wake word."""
+    if not has_wake_word(appliance):
+        return []
+    try:
+        detector = await appliance.engines.wake.open()
+    except ChatapiError:
+        return []
+    name = wake_word(appliance)
+    manifest = appliance.catalog.manifests.get(name)
+    languages = list(manifest.languages) if manifest else ["en"]
+    model = {**_artifact(name, manifest), "languages": languages, "phrase": detector.words}
+    return [_program("waits for its wake word", models=[model])]
+
+
+def has_wake_word(appliance: Appliance) -> bool:
+    """Whether its engine and, where that needs one, a model are here."""
+    table = appliance.settings.wake
+    if not registry.installed("wake", table.engine):
+        return False
+    if not registry.entry("wake", table.engine).needs_model:
+        return True
+    names = [m.name for m in appliance.catalog.manifests.values() if (m.role, m.engine) == ("wake", table.engine)]
+    wanted = names if table.model == "auto" else [table.model]
+    return any(appliance.catalog.installed(name) for name in wanted if name in names)
+
+
+def wake_word(appliance: Appliance) -> str:
+    """The name of the wake word's model, once it is loaded."""
+    return appliance.active.get("wake", appliance.settings.wake.engine)
+
+
+def _model(appliance: Appliance, role: str, languages: list[str]) -> dict[str, Any]:
+    name = appliance.active.get(role, getattr(appliance.settings, role).engine)
+    return {**_artifact(name, appliance.catalog.manifests.get(name)), "languages": languages}
+
+
+def _program(description: str, **more: Any) -> dict[str, Any]:
+    return {
+        "name": PROGRAM,
+        "attribution": {"name": PROGRAM, "url": ""},
+        "installed": True,
+        "description": f"chatapi {description}",
+        "version": importlib.metadata.version("chatapi"),
+        **more,
+    }
+
+
+def _artifact(name: str, manifest: Manifest | None) -> dict[str, Any]:
+    if manifest is None:
+        return {
+            "name": name,
+            "attribution": {"name": PROGRAM, "url": ""},
+            "installed": True,
+            "description": name,
+            "version": None,
+        }
+    digests = [file.sha256 for file in manifest.files.values() if file.sha256]
+    return {
+        "name": name,
+        "attribution": {"name": _maker(manifest.homepage), "url": manifest.homepage},
+        "installed": True,
+        "description": f"{manifest.title} ({manifest.licence})",
+        "version": digests[0][:DIGITS] if digests else None,
+    }
+
+
+def _maker(homepage: str) -> str:
+    """Whose page it is: on GitHub and its like the first part of the path, else the host."""
+    url = urlsplit(homepage)
+    parts = [part for part in url.path.split("/") if part]
+    shared = url.hostname in ("github.com", "huggingface.co", "gitlab.com")
+    return parts[0] if shared and parts else url.hostname or homepage

@@ -1,0 +1,87 @@
+"""What jetson-stats' service tells of a board whose own files do not: the GPU of a Thor, rails of older kernels.
+
+jetson-stats is AGPL-3.0: it is nothing that chatapi brings, and is used where the board's owner has installed it. The
+names are those of its 4.3 to 7.2 (jtop/jtop.py).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from chatapi.observability.metrics.sensors import Readings
+
+log = logging.getLogger(__name__)
+
+SOCKET = "run/jtop.sock"
+INTERVAL = 5.0
+"""Seconds between two readings of its service."""
+AGAIN = 60.0
+"""Seconds until a service that did not answer is tried again."""
+
+
+def client(root: Path = Path("/")) -> Callable[[], Any] | None:
+    """What connects to the service; None where it does not run, or its library is not here."""
+    if not (root / SOCKET).exists() or importlib.util.find_spec("jtop") is None:
+        return None
+    try:
+        jtop = importlib.import_module("jtop").jtop
+    except Exception as error:
+        # Its own checks of the machine raise what they like.
+        log.warning("jetson-stats cannot be used: %r", error)
+        return None
+    return lambda: jtop(interval=INTERVAL)
+
+
+class Jtop:
+    """One connection to the service, made when it is first needed. For one thread at a time."""
+
+    def __init__(self, connect: Callable[[], Any]) -> None:
+        self._connect = connect
+        self._service: Any = None
+        self._next = 0.0
+
+    def completed(self, known: Readings) -> Readings:
+        """`known`, with what it lacks and the service tells."""
+        if time.monotonic() < self._next:
+            return known
+        try:
+            if self._service is None:
+                service = self._connect()
+                service.start()
+                self._service = service
+            return _completed(known, self._service)
+        except Exception as error:
+            # It raises its own errors, the socket's, and KeyErrors where a board lacks something.
+            log.warning("jetson-stats tells nothing: %r", error)
+            self.close()
+            self._next = time.monotonic() + AGAIN
+            return known
+
+    def close(self) -> None:
+        service, self._service = self._service, None
+        if service is not None:
+            service.close()
+
+
+def _completed(known: Readings, service: Any) -> Readings:
+    """Its units are per cent, milliwatts, °C and kB."""
+    if not service.ok(spin=True):
+        raise ConnectionError("the connection is over")
+    loads = [gpu["status"]["load"] / 100 for gpu in service.gpu.values()]
+    rails = {name: rail["power"] / 1000 for name, rail in service.power["rail"].items()}
+    heat = {name: zone["temp"] for name, zone in service.temperature.items() if zone.get("online", True)}
+    shared = service.memory["RAM"].get("shared", 0) * 1024
+    return replace(
+        known,
+        gpu_load=max(loads, default=None) if known.gpu_load is None else known.gpu_load,
+        power=known.power or rails,
+        temperatures=known.temperatures or heat,
+        memory_gpu=known.memory_gpu or shared or None,
+    )

@@ -1,0 +1,1 @@
+"""Runs engines: threads, admission, and which engine and model are loaded."""

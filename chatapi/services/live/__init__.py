@@ -1,0 +1,94 @@
+"""Live conversation: a session for everybody who talks with the box as people talk with each other."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream
+
+from chatapi.errors import Busy, alone
+from chatapi.events import Failed, LiveEvent
+from chatapi.observability.metrics import Metrics
+from chatapi.runtime.workers import Engines, Worker
+from chatapi.services.live.context import Memory
+from chatapi.services.live.options import Options, Origin
+from chatapi.services.live.session import Session
+from chatapi.services.speech.synthesis import Speaking
+from chatapi.services.transcription.transcriber import Transcription
+from chatapi.services.turns.generation import Answering
+from chatapi.settings import Settings
+from chatapi.storage.history import History, Recalled
+
+__all__ = ["Live", "Options", "Origin", "Session"]
+
+AHEAD = 1000
+"""Events a face may be behind."""
+
+
+class Live:
+    """The ability. `session` is its door."""
+
+    def __init__(
+        self,
+        engines: Engines,
+        transcription: Transcription,
+        speaking: Speaking,
+        answering: Answering,
+        history: Worker[History],
+        settings: Settings,
+        metrics: Metrics,
+    ) -> None:
+        self.engines = engines
+        self.transcription = transcription
+        self.speaking = speaking
+        self.answering = answering
+        self.history = history
+        self.settings = settings
+        self.metrics = metrics
+        self.sessions = 0
+        """Going on now."""
+
+    def rouse(self) -> None:
+        """Somebody speaks: what is needed once they stop begins to come back, where it was idle."""
+        for worker in (self.engines.asr, self.engines.turn, self.engines.llm, self.engines.tts):
+            worker.rouse()
+        self.engines.asr.gate.expect()
+
+    @asynccontextmanager
+    async def session(
+        self, options: Options | None = None, conversation: str | None = None, origin: Origin | None = None
+    ) -> AsyncIterator[tuple[Session, MemoryObjectReceiveStream[LiveEvent]]]:
+        """A session and its events; leaving the block ends it. Raises Busy (too_many_sessions), NotReady, Unknown."""
+        most, origin = self.settings.live.sessions, origin or Origin()
+        if self.sessions >= most:
+            self.metrics.sessions_refused.inc()
+            raise Busy(f"{self.sessions} live conversations are going on, which is all there may be",
+                       code="too_many_sessions", retry_after=10)  # fmt: skip
+        self.sessions += 1
+        going_on = self.metrics.sessions.labels(origin.door)
+        going_on.inc()
+        try:
+            await self.engines.turn.open()
+            recalled = Recalled(History.new_id(), None, ())
+            if conversation is not None:
+                recalled = await self.history.call(lambda history: history.recall(conversation))
+            send, receive = anyio.create_memory_object_stream[LiveEvent](AHEAD)
+
+            async def tell(event: LiveEvent) -> None:
+                if isinstance(event, Failed):
+                    self.metrics.error(event.error)
+                await send.send(event)
+
+            async with send, receive, anyio.create_task_group() as group:
+                memory = Memory(self.history, recalled)
+                yield Session(self, group, memory, options or Options(), tell, origin), receive
+                group.cancel_scope.cancel()
+        except Exception as error:
+            if (one := alone(error)) is not error:
+                raise one from None
+            raise
+        finally:
+            self.sessions -= 1
+            going_on.dec()

@@ -1,0 +1,214 @@
+"""One answer of a live conversation: begun on a guess, held back until the turn is over, given up when interrupted."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import replace
+
+import anyio
+
+from chatapi.engines import Usage
+from chatapi.errors import ChatapiError, EngineFailed, alone
+from chatapi.events import (
+    AnswerStarted,
+    Call,
+    Called,
+    Event,
+    Failed,
+    Ledger,
+    LiveEvent,
+    Speech,
+    TextDelta,
+    TurnEnded,
+    TurnOver,
+)
+from chatapi.services.live import fallback_phrases
+from chatapi.services.live.playback import Playback
+from chatapi.services.turns.generation import Answered, Answering, Manner
+from chatapi.services.turns.prompts import Question
+
+log = logging.getLogger(__name__)
+
+Send = Callable[[LiveEvent], Awaitable[None]]
+READING = 0.15
+"""Seconds a model is given to read a prompt before it is no longer waited for."""
+PATIENCE = 4.0
+"""Seconds without a sound after which it says that it takes longer."""
+
+
+class Answer:
+    """Thinks and speaks in `run`; what it says goes out once `release` was called."""
+
+    def __init__(
+        self,
+        answering: Answering,
+        prompt: Question,
+        asked: str,
+        manner: Manner,
+        since: float,
+        fault: ChatapiError | None = None,
+    ) -> None:
+        """`prompt` is the question as the model gets it. With `fault`, an error already sent, it is an apology."""
+        self.asked = asked
+        self.prompt = prompt
+        self.calls: tuple[Call, ...] = ()
+        """Functions it wants called, as far as it went out."""
+        self.playback = Playback()
+        self.number: int | None = None
+        """Of its exchange in the history, once it is there."""
+        self.over = False
+        """Nothing more of it comes."""
+        self.released = self.dropped = False
+        self.failure = ""
+        """Code of the error it ended in."""
+        self.guessed = False
+        """Whether it was begun before the turn was known to be over."""
+        self.ledger = Ledger()
+        self._fault = fault
+        self._given_up = "interrupted"
+        self._usage = Usage()
+        self._answering = answering
+        self._going = anyio.Event()
+        self._manner = replace(manner, go=self._going)
+        self._since = since
+        self._held: list[Event] = []
+        self._send: Send | None = None
+        self._clock: Callable[[], float] = lambda: 0.0
+        self._scope = anyio.CancelScope()
+        self._watching = anyio.CancelScope()
+        self._sounding = anyio.Event()
+        self._read = anyio.Event()
+
+    async def run(self, ended: Callable[[Answer, Answered[Question]], Awaitable[None]]) -> None:
+        """Until it is answered or dropped; what fails is told in words. `ended` is awaited before its TurnEnded."""
+        with self._scope:
+            if self._fault is not None:
+                await self._excused(self._fault)
+                return
+            try:
+                answered = await self._answering.answer(self.prompt, self._manner, self._take, self.mark)
+            except Exception as raised:
+                await self._failed(raised)
+                return
+            await self._going.wait()
+            self.ledger = replace(self.ledger, spoken=answered.spoken)
+            self.mark("end")
+            await ended(self, answered)
+            self.over = True
+            self._usage = usage = answered.last.usage or Usage()
+            counted = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+            reason = answered.last.finish_reason or "stop"
+            await self._out(TurnEnded(self.prompt.recalled.id, reason, *counted, ledger=self.ledger))
+
+    async def release(self, send: Send, clock: Callable[[], float]) -> None:
+        """The turn is over: what there is goes out, and all that follows as it comes."""
+        self._send, self._clock, self.released = send, clock, True
+        await send(AnswerStarted(self.asked))
+        while self._held:
+            await self._out(self._held.pop(0))
+        self._going.set()
+
+    @property
+    def written(self) -> bool:
+        """Whether it is whole, and only to be read."""
+        return self.over and not self.playback.seconds
+
+    async def reading(self) -> None:
+        """Until the model writes, or could have."""
+        with anyio.move_on_after(READING):
+            await self._read.wait()
+
+    async def watch(self) -> None:
+        """Say so when it takes long."""
+        with self._watching:
+            with anyio.move_on_after(PATIENCE):
+                await self._sounding.wait()
+                return
+            if not self.over and self._manner.voice is not None:
+                await self._say(fallback_phrases.slow)
+
+    def drop(self, why: str = "interrupted") -> None:
+        """Nobody wants it any more: it was interrupted, or retracted."""
+        self._scope.cancel()
+        self._watching.cancel()
+        self._given_up = why
+        self.dropped = self.dropped or not self.over
+        self.over = True
+
+    def counted(self) -> TurnOver:
+        """What became of it, once nothing more does."""
+        ended = self.failure or ("ok" if self.over else "left")
+        return TurnOver(
+            kind="live",
+            heard="voice",
+            reply="text" if self._manner.voice is None else "voice",
+            result=self._given_up if self.dropped else ended,
+            since=self._since,
+            ledger=self.ledger,
+            prompt_tokens=self._usage.prompt_tokens,
+            completion_tokens=self._usage.completion_tokens,
+            cached_tokens=self._usage.cached_tokens,
+        )
+
+    def mark(self, stage: str) -> None:
+        """Note when a stage was first reached."""
+        if stage == "first_token":
+            self._read.set()
+        if getattr(self.ledger, stage) is None:
+            self.ledger = replace(self.ledger, **{stage: time.monotonic() - self._since})
+
+    async def _take(self, event: Event) -> None:
+        if self._send is None or self._held:
+            self._held.append(event)
+        else:
+            await self._out(event)
+
+    async def _out(self, event: Event) -> None:
+        assert self._send is not None  # noqa: S101 - released
+        if isinstance(event, Speech):
+            self.playback.sent(event, self._clock())
+            self._sounding.set()
+        elif isinstance(event, Called):
+            self.calls += event.calls
+        await self._send(event)
+
+    async def _failed(self, raised: Exception) -> None:
+        error = alone(raised)
+        if isinstance(error, ChatapiError):
+            known = error
+        else:
+            log.error("the answer failed", exc_info=error)
+            known = EngineFailed("the answer failed; the log says why")
+        await self._going.wait()
+        assert self._send is not None  # noqa: S101 - released
+        await self._send(Failed(known))
+        await self._excused(known)
+
+    async def _excused(self, error: ChatapiError) -> None:
+        """Say that something went wrong."""
+        self.failure = error.code
+        await self._going.wait()
+        if self._manner.voice is not None:
+            await self._say(fallback_phrases.sorry)
+        self.over = True
+        await self._out(TurnEnded(self.prompt.recalled.id, "failed", ledger=self.ledger))
+
+    async def _say(self, phrase: Callable[[str], str]) -> None:
+        """A sentence that no model has to think of."""
+        voice, manner, speaking = self._manner.voice, self._manner, self._answering.speaking
+        assert voice is not None  # noqa: S101 - asked for by who calls
+        sentence = phrase(voice.language)
+
+        async def one() -> AsyncIterator[str]:
+            yield sentence
+
+        await self._out(TextDelta(f"{sentence} "))
+        try:
+            async with aclosing(speaking.pieces(one(), voice, manner.priority, manner.speed)) as speech:
+                async for part in speech:
+                    await self._out(part)
+        except ChatapiError as error:
+            log.warning("not even an excuse can be spoken: %s", error.message)

@@ -1,0 +1,79 @@
+"""Barge-in: whether speech during an answer, or right after it, is the user's, and whether it ends the answer."""
+
+from __future__ import annotations
+
+from chatapi.audio import RATE
+from chatapi.errors import Unprocessable
+from chatapi.services.live.answer import Answer
+from chatapi.services.live.backchannel import LIKENESS, RESEMBLES, Breaker, Meaning, at_the_end, meaning
+from chatapi.services.live.echo_detection import LATE, echoed
+from chatapi.services.live.playback import Playback
+from chatapi.services.live.turn_detector import Ear
+from chatapi.services.live.utterance import Utterance
+
+ENDING = 1.0
+"""Seconds left of an answer below which speech is a turn of its own: to go on with so little would be silence."""
+
+
+class BargeIn:
+    """Judges utterances of one session against its last answer."""
+
+    def __init__(self, ear: Ear) -> None:
+        self._ear = ear
+        self._breaker = Breaker()
+        self._playback: Playback | None = None
+        """Of the last answer that was given."""
+
+    @property
+    def now(self) -> float:
+        """Seconds of sound received."""
+        return self._ear.clock / RATE
+
+    def during(self, playback: Playback) -> None:
+        """Another answer begins; of those before nothing is to be heard any more."""
+        self._playback = playback
+
+    def likeness(self, utterance: Utterance, text: str) -> float:
+        """How much of it are the box's own last words, heard back; who ends turns by hand is no echo."""
+        if not text or self._playback is None or not self._ear.detect:
+            return 0.0
+        return echoed(text, utterance, self._playback, self.now)
+
+    def interrupts(self, answer: Answer, utterance: Utterance, text: str, ended: bool = False) -> bool:
+        """Whether it ends the answer: it is more than a listener's noises, or hardly anything is left of the answer.
+
+        `ended`: the utterance may be over.
+        """
+        playback = answer.playback
+        spoken = playback.words(playback.heard(self.now) + LATE)
+        own = self.likeness(utterance, text) >= (RESEMBLES if self.broken else LIKENESS)
+        meant = meaning(text, spoken if own else "", self._ear.certainty, self._ear.lasted)
+        if ended and nearly_over(answer, self.now):
+            return meant is Meaning.STOP or (not own and at_the_end(text, spoken))
+        return meant is Meaning.STOP or (meant is Meaning.INTERRUPTION and not self.broken)
+
+    def answers_itself(self, share: float) -> bool:
+        """Whether a turn that is about to be answered is one too many of a row that resemble the answers before.
+
+        `share` is its likeness.
+        """
+        return self._breaker.turn(share, self.now)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the box has answered itself, and listens only while it is silent."""
+        return self._breaker.broken(self.now)
+
+
+def hears_itself() -> Unprocessable:
+    """The error that the client gets then."""
+    return Unprocessable(
+        "the box hears its own voice and takes it for somebody's: turn the speaker down or move the microphone away; "
+        "for a minute it listens only while it is silent",
+        code="hears_itself",
+    )
+
+
+def nearly_over(answer: Answer, now: float) -> bool:
+    """Whether so little of it is left to be heard that going on with it is no reply."""
+    return answer.over and answer.playback.left(now) <= ENDING

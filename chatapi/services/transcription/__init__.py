@@ -1,0 +1,1 @@
+"""Transcription as a service: whole files, streams, and short utterances."""

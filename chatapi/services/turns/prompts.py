@@ -1,0 +1,94 @@
+"""What an answer is given to: a question in a conversation of ours, as messages for the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from chatapi.engines import ContextOverflow, LanguageModel, Message, Piece, Sampling, Stop
+from chatapi.errors import TooLarge
+from chatapi.services.turns import tool_call_parser
+from chatapi.storage.history import Recalled, Result
+
+KEPT = 0.7
+"""Share of the context that is filled after the oldest exchanges left; the rest lets the prompt cache live a while."""
+
+
+class Prompt(Protocol):
+    """What the model is told, and how it is asked."""
+
+    def messages(self) -> list[Message]:
+        """What the model is told."""
+
+    def generate(
+        self, engine: LanguageModel, messages: Sequence[Message], sampling: Sampling, stop: Stop
+    ) -> Iterator[Piece]:
+        """The answer, as `LanguageModel.generate` has it."""
+
+    def shortened(self: P, overflow: ContextOverflow, sampling: Sampling) -> P:
+        """One that fits. Raises CallerError where there is none."""
+
+
+P = TypeVar("P", bound=Prompt)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked next in a conversation."""
+
+    recalled: Recalled
+    asked: str
+    system: str
+    """What the model is told where the conversation does not say."""
+    results: tuple[Result, ...] = ()
+    """What functions gave since the last answer."""
+
+    def messages(self) -> list[Message]:
+        recalled = self.recalled
+        messages = [Message("system", recalled.system if recalled.system is not None else self.system)]
+        for exchange in recalled.exchanges:
+            _put(messages, exchange.results, exchange.asked)
+            messages.append(Message("assistant", exchange.answered))
+        _put(messages, self.results, self.asked)
+        return [message for message in messages if message.text or message.calls or message.call]
+
+    def generate(
+        self, engine: LanguageModel, messages: Sequence[Message], sampling: Sampling, stop: Stop
+    ) -> Iterator[Piece]:
+        return tool_call_parser.generate(engine, messages, sampling, stop)
+
+    def shortened(self, overflow: ContextOverflow, sampling: Sampling) -> Question:
+        """Without its oldest exchanges, so that it fits with room to spare. Raises TooLarge (prompt_too_long)."""
+        recalled = self.recalled
+        if not recalled.exchanges:
+            raise TooLarge(
+                f"the prompt needs {overflow.needed} tokens with the room for its answer; {overflow.context} fit the "
+                "model",
+                code="prompt_too_long",
+                details={"needed_tokens": overflow.needed, "context_tokens": overflow.context},
+            )
+        lengths = [
+            len(exchange.asked) + len(exchange.answered) + _length(exchange.results) for exchange in recalled.exchanges
+        ]
+        asked = len(self.asked) + _length(self.results)
+        tokens_per_char = overflow.needed / (sum(lengths) + asked + len(recalled.system or "") + 1)
+        excess = (overflow.needed - KEPT * overflow.context) / tokens_per_char
+        left_out = 1
+        while left_out < len(lengths) and sum(lengths[:left_out]) < excess:
+            left_out += 1
+        return replace(self, recalled=replace(recalled, exchanges=recalled.exchanges[left_out:]))
+
+
+def _put(messages: list[Message], results: Sequence[Result], asked: str) -> None:
+    """Calls stand with what they gave: servers that know functions refuse a call without its result, or the reverse."""
+    if results:
+        # In one with what was said before the call: templates (Mistral's) refuse two messages of the same role.
+        text = messages.pop().text if messages and messages[-1].role == "assistant" else ""
+        messages.append(Message("assistant", text, tuple(result.call for result in results)))
+        messages += [Message("tool", result.output, call=result.call.id) for result in results]
+    messages.append(Message("user", asked))
+
+
+def _length(results: Sequence[Result]) -> int:
+    return sum(len(result.call.name) + len(result.call.arguments) + len(result.output) for result in results)

@@ -1,0 +1,1 @@
+"""Text for speech: sentences, normalization, phonemes."""
