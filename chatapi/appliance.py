@@ -18,25 +18,25 @@ import psutil
 
 from chatapi.audio import RATE
 from chatapi.auth import Keyring
-from chatapi.catalog import Catalog, Manifest, Model
-from chatapi.engines import Message, Sampling, registry
-from chatapi.errors import ChatapiError, NotReady, alone
+from chatapi.catalog import Catalog, InstalledModel, Manifest
+from chatapi.engines import PromptMessage, Sampling, registry
+from chatapi.errors import ChatapiError, NotReady, collapse_exception_group
 from chatapi.observability.metrics import Metrics
 from chatapi.observability.tracing import Tracing
 from chatapi.runtime import engine_selection, memory_plan
-from chatapi.runtime.admission import Gate, Priority
+from chatapi.runtime.admission import Admission, Priority
 from chatapi.runtime.byte_budget import ByteBudget
 from chatapi.runtime.workers import Engines, Worker
-from chatapi.services.files import Files
-from chatapi.services.live import Live
-from chatapi.services.speech.synthesis import Speaking
-from chatapi.services.transcription.streaming import Dictation
-from chatapi.services.transcription.transcriber import Transcription
-from chatapi.services.turns.chat_completion import Chat
-from chatapi.services.turns.completion import Conversation
-from chatapi.services.turns.generation import Answering
+from chatapi.services.files import SpeechRequests
+from chatapi.services.live import LiveConversations
+from chatapi.services.speech.synthesis import SpeechSynthesis
+from chatapi.services.transcription.streaming import StreamingTranscriber
+from chatapi.services.transcription.transcriber import FileTranscriber
+from chatapi.services.turns.chat_completion import ChatCompletions
+from chatapi.services.turns.completion import Completions
+from chatapi.services.turns.generation import Generator
 from chatapi.settings import Settings
-from chatapi.storage.history import History, Trouble
+from chatapi.storage.history import ConversationHistory, StorageProblem
 from chatapi.system import malloc_trim, private_files, sandbox
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ TENDING = 30.0
 ESSENTIAL = memory_plan.ESSENTIAL
 
 
-class Microphone(Protocol):
+class AudioDeviceState(Protocol):
     """The box's own microphone and speaker, run beside the appliance by a face of their own."""
 
     @property
@@ -59,20 +59,20 @@ class Microphone(Protocol):
         """Plain values: mode, state, wake_word, and how the devices are."""
 
     async def press(self) -> None:
-        """What is said from now on is meant. Raises Conflict where the mode is not push_to_talk, NotReady."""
+        """What is said from now on is meant. Raises WrongMode where the mode is not push_to_talk, NotReady."""
 
     async def release(self) -> None:
-        """All has been said. Raises Conflict as `press` does."""
+        """All has been said. Raises WrongMode as `press` does."""
 
     async def wake(self) -> None:
-        """As the wake word does. Raises Conflict where the mode is not wake_word, NotReady."""
+        """As the wake word does. Raises WrongMode where the mode is not wake_word, NotReady."""
 
 
 class Appliance:
     """One box: its engines, its memory, its abilities."""
 
     def __init__(self, settings: Settings, root: Path = Path("/")) -> None:
-        """`root` is where the machine's files stand. Raises SettingsFault."""
+        """`root` is where the machine's files stand. Raises SettingsError."""
         private_files.tighten(settings.data)
         self.settings = settings = engine_selection.definite(settings, root)
         self.metrics = Metrics(settings.data, root)
@@ -82,23 +82,25 @@ class Appliance:
         own = settings.server.api_key
         self.keyring = Keyring(settings.data, own.get_secret_value() if own is not None else None)
         self.byte_budget = ByteBudget(settings.limits.inflight_bytes)
-        self.byte_budget.freed = malloc_trim.Sweeper().soon
+        self.byte_budget.freed = malloc_trim.MallocTrimmer().soon
         self.parts: dict[str, Callable[[], dict[str, Any]]] = {}
         """Name -> what `health` says of a part that somebody else runs beside it."""
-        self.microphone: Microphone | None = None
+        self.microphone: AudioDeviceState | None = None
         """Where the box has one of its own; whoever runs it puts it here."""
         self.active: dict[str, str] = {}
         """Role -> name of the model in use."""
-        self.plan: memory_plan.Plan | None = None
+        self.plan: memory_plan.MemoryPlan | None = None
         """What was chosen when the models were loaded."""
-        self._opened: dict[str, Model] = {}
+        self._opened: dict[str, InstalledModel] = {}
         """Models whose files were read through and found good."""
         self._building = threading.Lock()
         self.engines = Engines(**{role: self._worker(role) for role in registry.ENGINES})
         keep = settings.history
-        self.history: Worker[History] = Worker(
+        self.history: Worker[ConversationHistory] = Worker(
             "history",
-            lambda: History(settings.data / "history.sqlite3", keep.keep_days * DAY, keep.max_conversations),
+            lambda: ConversationHistory(
+                settings.data / "history.sqlite3", keep.keep_days * DAY, keep.max_conversations
+            ),
             step_seconds=settings.limits.step_seconds,
         )
         self._give_abilities()
@@ -112,18 +114,18 @@ class Appliance:
     def _give_abilities(self) -> None:
         """What the box can do."""
         settings = self.settings
-        self.gate = Gate("queue", settings.limits.concurrent, settings.limits.queue)
-        self.transcription = Transcription(self.engines, settings, self.metrics)
-        self.dictation = Dictation(self.engines, self.transcription, settings.vad)
+        self.gate = Admission("queue", settings.limits.concurrent, settings.limits.queue)
+        self.transcription = FileTranscriber(self.engines, settings, self.metrics)
+        self.dictation = StreamingTranscriber(self.engines, self.transcription, settings.vad)
         voices = [m.name for m in self.catalog.manifests.values() if (m.role, m.engine) == ("tts", settings.tts.engine)]
-        self.speaking = Speaking(self.engines, self.metrics, voices)
-        self.answering = Answering(self.engines.llm, self.speaking, settings.llm)
-        self.conversation = Conversation(
+        self.speaking = SpeechSynthesis(self.engines, self.metrics, voices)
+        self.answering = Generator(self.engines.llm, self.speaking, settings.llm)
+        self.conversation = Completions(
             self.transcription, self.speaking, self.answering, self.history, self.gate, settings, self.metrics
         )
-        self.files = Files(self.dictation, self.speaking, self.gate, settings, self.metrics)
-        self.chat = Chat(self.transcription, self.answering, self.gate, settings, self.metrics)
-        self.live = Live(
+        self.files = SpeechRequests(self.dictation, self.speaking, self.gate, settings, self.metrics)
+        self.chat = ChatCompletions(self.transcription, self.answering, self.gate, settings, self.metrics)
+        self.live = LiveConversations(
             self.engines, self.transcription, self.speaking, self.answering, self.history, settings, self.metrics
         )
 
@@ -158,7 +160,7 @@ class Appliance:
                     else:
                         group.start_soon(self._load, role)
         except Exception as error:
-            raise alone(error) from None
+            raise collapse_exception_group(error) from None
         if set(roles) >= set(ESSENTIAL):
             self.warm = True
             self._warmed.set()
@@ -210,7 +212,7 @@ class Appliance:
         """Whether conversations go to the disk; not known yet counts as so."""
         return all(each.code != "history_not_kept" for each in self.troubles())
 
-    def troubles(self) -> tuple[Trouble, ...]:
+    def troubles(self) -> tuple[StorageProblem, ...]:
         """What is not as it should be, while everybody is answered all the same."""
         try:
             return self.history.engine.troubles
@@ -311,7 +313,7 @@ class Appliance:
     def _builder(self, role: str, name: str) -> Callable[[], Any]:
         def build() -> Any:
             with self._in_turn(), self.metrics.load_seconds.labels(role).time():
-                models: Sequence[Model] = ()
+                models: Sequence[InstalledModel] = ()
                 if registry.entry(role, name).needs_model:
                     models = self._models(role, name)
                     self.active[role] = models[0].name
@@ -330,7 +332,7 @@ class Appliance:
             if held:
                 self._building.release()
 
-    def _models(self, role: str, engine: str) -> list[Model]:
+    def _models(self, role: str, engine: str) -> list[InstalledModel]:
         """The chosen model first; of voices all that are installed."""
         chosen = self._chosen(role)
         names = [chosen.name]
@@ -346,7 +348,7 @@ class Appliance:
             return planned
         return memory_plan.plan(self.catalog, self.settings, [role]).models[role]
 
-    def _open(self, name: str) -> Model:
+    def _open(self, name: str) -> InstalledModel:
         """Read through once: an engine that comes back shall not wait for the digests of gigabytes again."""
         if name not in self._opened or not self.catalog.installed(name):
             self._opened[name] = self.catalog.open(name)
@@ -377,7 +379,7 @@ def _warm(role: str, engine: Any, settings: Settings) -> None:
     elif role == "asr":
         list(engine.transcribe(hiss))
     elif role == "llm":
-        messages = [Message("system", settings.llm.system), Message("user", "Hello")]
+        messages = [PromptMessage("system", settings.llm.system), PromptMessage("user", "Hello")]
         list(engine.generate(messages, Sampling(max_tokens=1)))
     else:
         list(engine.synthesize("Ready.", engine.voices[0].name))

@@ -1,29 +1,30 @@
 """Every error a caller can meet, in one tree.
 
     ChatapiError
-    |-- CallerError            the caller can mend it
-    |   |-- BadInput           the request says something that cannot be done
+    |-- CallerError            the caller can fix it
+    |   |-- BadInput           the request asks for something that cannot be done
     |   |   `-- Unprocessable  well formed, but a value is wrong
-    |   |-- Unknown            it names something that is not here
-    |   |-- Conflict           it asks for what the box, as it is set, does not do
-    |   |-- Unauthorized       no key, or a wrong one
-    |   |-- Forbidden          it may not come from there, or its key is not for that
-    |   |-- NotAcceptable      what it accepts contradicts what it asks for
-    |   |-- TooLarge           more than a limit allows
-    |   |-- TooSlow            the caller did not send or take in time
-    |   `-- Unsupported        a media type or a feature we do not speak
-    |-- WaitAndRetry           nothing is wrong with the request, but not now
+    |   |-- NotFound           it names something that does not exist
+    |   |-- WrongMode          the settings do not allow it
+    |   |-- Unauthorized       no API key, or a wrong one
+    |   |-- Forbidden          wrong origin, or the key lacks the scope
+    |   |-- NotAcceptable      the Accept header contradicts the request
+    |   |-- TooLarge           over a limit
+    |   |-- TooSlow            the client did not send or read in time
+    |   `-- Unsupported        a media type or a feature that is not supported
+    |-- WaitAndRetry           the request is fine; retry later
     |   |-- Busy               the queue is full
-    |   |-- NotReady           models are still loading, or an engine is being rebuilt
-    |   |-- TooMany            more requests than this caller may make in that time
-    |   `-- Deadline           it took longer than the request may take
-    `-- OurFault               we must mend it
+    |   |-- NotReady           models are loading, or an engine is being rebuilt
+    |   |-- TooMany            over the rate limit
+    |   `-- DeadlineExceeded   it took longer than the request may take
+    `-- InternalError          we must fix it
         |-- EngineFailed       an engine raised, died or hung
-        |-- ModelFault         a model is missing, damaged or not the one that was pinned
-        |-- SettingsFault      the settings cannot be used as they are
-        `-- StorageFault       the disk is full or cannot be written
+        |-- ModelError         a model is missing, damaged, or not the pinned one
+        |-- SettingsError      the settings cannot be used as they are
+        `-- StorageError       the disk is full or cannot be written
 
-Each error carries a stable snake_case `code`; faces map classes to their own numbers and never read the message.
+Each error carries a stable snake_case `code`; interfaces map classes to their own status codes and never parse the
+message.
 """
 
 from __future__ import annotations
@@ -60,11 +61,11 @@ class Unprocessable(BadInput):
     code = "invalid_value"
 
 
-class Unknown(CallerError):
+class NotFound(CallerError):
     code = "not_found"
 
 
-class Conflict(CallerError):
+class WrongMode(CallerError):
     code = "conflict"
 
 
@@ -114,38 +115,38 @@ class TooMany(WaitAndRetry):
     code = "rate_limited"
 
 
-class Deadline(WaitAndRetry):
+class DeadlineExceeded(WaitAndRetry):
     code = "deadline_exceeded"
 
 
-class OurFault(ChatapiError):
+class InternalError(ChatapiError):
     code = "internal_error"
 
 
-class EngineFailed(OurFault):
+class EngineFailed(InternalError):
     code = "engine_failed"
 
 
-class ModelFault(OurFault):
+class ModelError(InternalError):
     code = "model_fault"
 
 
-class SettingsFault(OurFault):
+class SettingsError(InternalError):
     code = "settings_fault"
 
 
-class StorageFault(OurFault):
+class StorageError(InternalError):
     code = "storage_fault"
 
 
-def alone(error: BaseException) -> BaseException:
+def collapse_exception_group(error: BaseException) -> BaseException:
     """The one error inside nested groups of one; the group itself when it holds several."""
     while (inner := getattr(error, "exceptions", None)) is not None and len(inner) == 1:
         error = inner[0]
     return error
 
 
-def forget(error: BaseException) -> None:
+def drop_traceback_frames(error: BaseException) -> None:
     """Lets go of the frames it passed, which would keep what they hold, such as a request's body, until Python's
     collector comes."""
     seen: list[BaseException] = []
@@ -159,7 +160,7 @@ def forget(error: BaseException) -> None:
         waiting += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
 
 
-def unfit(fault: Mapping[str, Any]) -> str:
+def describe_validation_error(fault: Mapping[str, Any]) -> str:
     """What one of pydantic's faults asks of a value, as the end of a sentence that begins with the value's name."""
     kind, context = str(fault["type"]), fault.get("ctx", {})
     if kind in _BOUNDS:

@@ -53,7 +53,7 @@ class TextDelta:
 
 
 @dataclass(frozen=True)
-class Call:
+class ToolCall:
     """A function that the model wants called."""
 
     id: str
@@ -63,10 +63,10 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Called:
+class ToolCalls:
     """The answer, or its end, is that these functions are to be called."""
 
-    calls: tuple[Call, ...]
+    calls: tuple[ToolCall, ...]
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class JobProgress:
 
 
 @dataclass(frozen=True)
-class Ledger:
+class TurnTimings:
     """When things happened in a turn, in seconds from its acceptance; None: they did not."""
 
     speech_end: float | None = None
@@ -120,13 +120,13 @@ class TurnEnded:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
-    ledger: Ledger = field(default_factory=Ledger)
+    ledger: TurnTimings = field(default_factory=TurnTimings)
     kept: bool = True
     """Whether the exchange is on the disk, where one is kept; False: in memory, until the disk can be written again."""
 
 
 @dataclass(frozen=True)
-class TurnOver:
+class TurnRecord:
     """What is counted and traced of a turn that is over, whatever became of it; not a word of what was said."""
 
     kind: Literal["request", "live", "file"]
@@ -137,7 +137,7 @@ class TurnOver:
     """ok, left (its caller did), interrupted, retracted (it was no turn yet), or the code of the error it ended in."""
     since: float
     """What the ledger counts from, on the monotonic clock."""
-    ledger: Ledger
+    ledger: TurnTimings
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
@@ -145,7 +145,7 @@ class TurnOver:
     """The caller's trace, as W3C Trace Context writes it; empty: it has none."""
 
 
-Event = TurnStarted | Transcript | TextDelta | Called | Speech | JobProgress | TurnEnded
+Event = TurnStarted | Transcript | TextDelta | ToolCalls | Speech | JobProgress | TurnEnded
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class SpeechStopped:
 
 
 @dataclass(frozen=True)
-class Idle:
+class IdleTimeoutReached:
     """Live: nobody said anything for so long after an answer that another one follows."""
 
     start: float
@@ -183,7 +183,7 @@ class Resumed:
 
 
 @dataclass(frozen=True)
-class AnswerStarted:
+class ResponseStarted:
     """Live: text and speech of an answer follow, up to its `TurnEnded`, or `Interrupted`."""
 
     asked: str
@@ -210,4 +210,6 @@ class Failed:
     """Whether it is what was said that could not be understood, and no answer that failed."""
 
 
-LiveEvent = SpeechStarted | SpeechStopped | Idle | Resumed | AnswerStarted | Interrupted | Failed | Event
+LiveEvent = (
+    SpeechStarted | SpeechStopped | IdleTimeoutReached | Resumed | ResponseStarted | Interrupted | Failed | Event
+)

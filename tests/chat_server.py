@@ -7,12 +7,12 @@ import socket
 import threading
 from collections.abc import Callable
 
-from chatapi.engines import Message, Piece, Sampling
+from chatapi.engines import PromptMessage, Sampling, TokenChunk
 from chatapi.engines.llm.openai_upstream import OpenAIUpstream
-from chatapi.settings import OpenAIUpstream as Table
+from chatapi.settings import OpenAIUpstreamSettings as Table
 from chatapi.settings import Settings
 
-HELLO = [Message("system", "Be brief."), Message("user", "Hello")]
+HELLO = [PromptMessage("system", "Be brief."), PromptMessage("user", "Hello")]
 Script = Callable[[socket.socket], None]
 
 
@@ -93,7 +93,7 @@ def engine(url: str, **table: object) -> OpenAIUpstream:
     return OpenAIUpstream(Settings(openai_upstream=Table(url=url, **table)), [])
 
 
-def ask(upstream: Upstream, sampling: Sampling | None = None, **table: object) -> list[Piece]:
+def ask(upstream: Upstream, sampling: Sampling | None = None, **table: object) -> list[TokenChunk]:
     asked = engine(upstream.url, **table)
     try:
         return list(asked.generate(HELLO, sampling or Sampling(max_tokens=20)))
@@ -101,7 +101,7 @@ def ask(upstream: Upstream, sampling: Sampling | None = None, **table: object) -
         asked.close()
 
 
-def text(pieces: list[Piece]) -> str:
+def text(pieces: list[TokenChunk]) -> str:
     return "".join(piece.text for piece in pieces)
 
 

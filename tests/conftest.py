@@ -23,8 +23,8 @@ from anyio.from_thread import BlockingPortal
 from chatapi import settings
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio, Samples
-from chatapi.auth.certificates import Identity, Keeper
-from chatapi.catalog import Catalog, Model
+from chatapi.auth.certificates import CertificateKeeper, Identity
+from chatapi.catalog import Catalog, InstalledModel
 from chatapi.events import TurnEnded
 from chatapi.interfaces.http.app import bound, carry, create_app, server
 from chatapi.services.turns.completion import Turn
@@ -81,7 +81,7 @@ def beep() -> Audio:
     return Audio(np.concatenate([silence, tone(1.5), silence]), RATE)
 
 
-def model(name: str) -> Model:
+def model(name: str) -> InstalledModel:
     """An installed model; the test is skipped where it is not."""
     catalog = Catalog(MODELS)
     if not catalog.installed(name):
@@ -184,7 +184,9 @@ def serving(settings: Settings, load: bool = True, root: Path = Path("/")) -> It
                 await appliance.load()
             port = listening.getsockname()[1]
             url = f"{'https' if identity else 'http'}://127.0.0.1:{port}"
-            trusted = ssl.create_default_context(cafile=Keeper(settings.data).authority) if identity else False
+            trusted = (
+                ssl.create_default_context(cafile=CertificateKeeper(settings.data).authority) if identity else False
+            )
             client = httpx.Client(base_url=url, timeout=60, verify=trusted)
             async with BlockingPortal() as portal:
                 found.append(Served(url, port, appliance, client, portal))

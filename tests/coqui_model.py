@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from chatapi.catalog import Model
+from chatapi.catalog import InstalledModel
 
 STANDIN = Path(__file__).parent / "coqui_standin"
 NAME = "made"
@@ -53,7 +53,7 @@ def coqui_tts() -> Iterator[None]:
         sys.modules.pop("chatapi.engines.tts.coqui", None)
 
 
-def made(folder: Path, speakers: Sequence[str] = (), packed: bool = False, name: str = NAME) -> Model:
+def made(folder: Path, speakers: Sequence[str] = (), packed: bool = False, name: str = NAME) -> InstalledModel:
     """A model's folder as the catalog leaves it; `packed`: its files in an archive, in a folder there."""
     folder.mkdir(parents=True, exist_ok=True)
     ids = {speaker: number for number, speaker in enumerate(speakers)}
@@ -71,7 +71,7 @@ def made(folder: Path, speakers: Sequence[str] = (), packed: bool = False, name:
                 out.write(path, f"tts_models--made/{path.name}")
                 path.unlink()
         files = {archive.name: archive}
-    return Model(name, "tts", "coqui", folder, files, ("en",), 1, 1, {})
+    return InstalledModel(name, "tts", "coqui", folder, files, ("en",), 1, 1, {})
 
 
 def _hummed(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""SoundDevices in a process of its own, told what to do line by line: PortAudio reads its environment only once."""
+"""AudioDevices in a process of its own, told what to do line by line: PortAudio reads its environment only once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import anyio.to_thread
 import numpy as np
 
 from chatapi.audio import Audio, Samples
-from chatapi.interfaces.audio_device.devices import SoundDevices
+from chatapi.interfaces.audio_device.devices import AudioDevices
 
 
-def do(devices: SoundDevices, heard: list[Samples], command: str, *words: Any) -> None:
+def do(devices: AudioDevices, heard: list[Samples], command: str, *words: Any) -> None:
     if command == "play":
         devices.play(Audio(np.load(words[0]), words[1]))
     elif command == "save":
@@ -24,7 +24,7 @@ def do(devices: SoundDevices, heard: list[Samples], command: str, *words: Any) -
         getattr(devices, command)()
 
 
-def told(devices: SoundDevices, heard: list[Samples]) -> str:
+def told(devices: AudioDevices, heard: list[Samples]) -> str:
     return json.dumps(
         {
             **devices.state,
@@ -38,7 +38,7 @@ def told(devices: SoundDevices, heard: list[Samples]) -> str:
 
 
 async def main(names: list[str], cancel_echo: bool) -> None:
-    devices = SoundDevices(*names, cancel_echo=cancel_echo)
+    devices = AudioDevices(*names, cancel_echo=cancel_echo)
     heard: list[Samples] = []
 
     async def listen() -> None:

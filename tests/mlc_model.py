@@ -14,7 +14,7 @@ from typing import Any
 from model_library import METADATA as MISTRAL
 from model_library import library
 
-from chatapi.catalog import Model
+from chatapi.catalog import InstalledModel
 
 STANDIN = Path(__file__).parent / "mlc_llm_standin"
 NAME = "tiny"
@@ -61,7 +61,7 @@ def _forget() -> None:
     sys.modules.pop("chatapi.engines.llm.mlc", None)
 
 
-def compiled(data: Path, library: bytes | None = None, **template: Any) -> Model:
+def compiled(data: Path, library: bytes | None = None, **template: Any) -> InstalledModel:
     """A folder as `chatapi compile` leaves it, in a data directory."""
     folder = data / "compiled" / NAME
     (folder / "weights").mkdir(parents=True, exist_ok=True)
@@ -77,4 +77,4 @@ def compiled(data: Path, library: bytes | None = None, **template: Any) -> Model
     shard = {"dataPath": "params_shard_0.bin", "nbytes": 1000, "records": []}
     (folder / "weights" / "tensor-cache.json").write_text(json.dumps({"records": [shard]}), encoding="utf-8")
     (folder / "made.json").write_text(json.dumps({"manifest": NAME}), encoding="utf-8")
-    return Model(NAME, "llm", "mlc", data / "models" / NAME, {}, ("en",), 1, 1, {})
+    return InstalledModel(NAME, "llm", "mlc", data / "models" / NAME, {}, ("en",), 1, 1, {})

@@ -10,21 +10,21 @@ from conftest import ECHO
 from test_board import written
 
 from chatapi import settings
-from chatapi.cli.check.finding import Probe, Scene
+from chatapi.cli.check.finding import CheckContext, Probe
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=timezone.utc)
 SWAPS = "Filename Type Size Used Priority\n"
 
 
-def scene(files: dict[str, str], *chosen: str, environ: dict[str, str] | None = None, **more: Any) -> Scene:
+def scene(files: dict[str, str], *chosen: str, environ: dict[str, str] | None = None, **more: Any) -> CheckContext:
     """A machine of these files, and these settings, in the test's own folder."""
     here = Path.cwd()
     root = written(here / "machine", files)
     for folder in (root, here / "data"):
         folder.mkdir(exist_ok=True)
     loaded = settings.load([*ECHO, f"data={here}/data", *chosen], environ={}).settings
-    return Scene(loaded, root, environ or {}, **{"now": NOW, **more})
+    return CheckContext(loaded, root, environ or {}, **{"now": NOW, **more})
 
 
-def told(probe: Probe, scene: Scene) -> list[str]:
+def told(probe: Probe, scene: CheckContext) -> list[str]:
     return [f"{finding.level} {finding.about}: {finding.told}" for finding in probe(scene)]

@@ -11,13 +11,13 @@ from conftest import ECHO, Running, model
 
 from chatapi import settings
 from chatapi.appliance import Appliance
-from chatapi.engines import Message
+from chatapi.engines import PromptMessage
 from chatapi.errors import TooLarge, Unprocessable
 from chatapi.events import Event, Speech, TextDelta
-from chatapi.services.turns.chat_completion import Given
-from chatapi.services.turns.generation import Answered, Answering, Manner
+from chatapi.services.turns.chat_completion import FixedPrompt
+from chatapi.services.turns.generation import Generation, GenerationOptions, Generator
 from chatapi.services.turns.prompts import Prompt, Question
-from chatapi.storage.history import Recalled
+from chatapi.storage.history import ConversationState
 
 pytestmark = pytest.mark.anyio
 CONTEXT = 256
@@ -25,15 +25,15 @@ CONTEXT = 256
 
 def given(text: str) -> Prompt:
     """As a caller of chat keeps it."""
-    return Given((Message("user", text),))
+    return FixedPrompt((PromptMessage("user", text),))
 
 
 def asked(text: str) -> Prompt:
     """As the first question of a conversation of ours."""
-    return Question(Recalled("", None, ()), text, "")
+    return Question(ConversationState("", None, ()), text, "")
 
 
-async def stopped_once(answering: Answering, prompt: Prompt, limit: int) -> tuple[list[str], int, Answered[Prompt]]:
+async def stopped_once(answering: Generator, prompt: Prompt, limit: int) -> tuple[list[str], int, Generation[Prompt]]:
     """What was written, how much of it before the writing rested until the first piece was spoken, and the answer."""
     written: list[str] = []
     before: list[int] = []
@@ -47,7 +47,7 @@ async def stopped_once(answering: Answering, prompt: Prompt, limit: int) -> tupl
             going.set()
 
     voice = answering.speaking.voice(None)
-    manner = Manner(voice, limit, temperature=0, verbatim=True, go=going)
+    manner = GenerationOptions(voice, limit, temperature=0, verbatim=True, go=going)
     answered = await answering.answer(prompt, manner, send, lambda stage: None)
     return written, before[0], answered
 
@@ -69,7 +69,9 @@ async def test_an_answer_stopped_where_the_context_is_full_ends_as_if_its_limit_
         assert usage is not None and (usage.prompt_tokens, usage.completion_tokens) == (CONTEXT - rested, rested)
         # One that nothing was written of is refused as ever.
         with pytest.raises((TooLarge, Unprocessable)):
-            await appliance.chat.answering.answer(form(words), Manner(None, rested), _nobody, lambda stage: None)
+            await appliance.chat.answering.answer(
+                form(words), GenerationOptions(None, rested), _nobody, lambda stage: None
+            )
 
 
 @pytest.mark.real
@@ -85,7 +87,9 @@ async def test_so_does_a_real_models(data: Path) -> None:
     async with appliance(1024).running() as roomy:
         await roomy.load()
         _, rested, _ = await stopped_once(roomy.chat.answering, prompt, 60)
-        plain = await roomy.chat.answering.answer(prompt, Manner(None, rested, 0), _nobody, lambda stage: None)
+        plain = await roomy.chat.answering.answer(
+            prompt, GenerationOptions(None, rested, 0), _nobody, lambda stage: None
+        )
     usage = plain.last.usage
     assert usage is not None and plain.last.finish_reason == "length" and usage.prompt_tokens > CONTEXT
     async with appliance(usage.prompt_tokens + rested).running() as full:

@@ -16,7 +16,7 @@ from conftest import PATIENCE, Running, Served, answer, serving, tone
 
 from chatapi.audio import RATE, Audio, wav
 from chatapi.errors import Unprocessable
-from chatapi.services.speech.synthesis import Speaking
+from chatapi.services.speech.synthesis import SpeechSynthesis
 from chatapi.services.turns.completion import Turn
 from chatapi.settings import Settings
 
@@ -116,7 +116,7 @@ async def test_every_face_refuses_what_no_answer_can_be_written_with(
 @pytest.mark.anyio
 async def test_a_voice_that_is_not_installed_is_told_how_to_fetch_it(echo: Running) -> None:
     async with echo() as appliance:
-        speaking = Speaking(appliance.engines, appliance.metrics, ["parrot"])
+        speaking = SpeechSynthesis(appliance.engines, appliance.metrics, ["parrot"])
         with pytest.raises(Unprocessable, match="not installed; fetch it with: chatapi models fetch parrot"):
             speaking.voice("parrot")
 

@@ -13,13 +13,13 @@ from conftest import Served, tone
 from chatapi.audio import RATE, Audio
 from chatapi.bench import sound_card
 from chatapi.bench.corpus import Clip
-from chatapi.bench.live import Words, devices, measure, scenarios
+from chatapi.bench.live import TranscriptComparison, devices, measure, scenarios
 from chatapi.bench.live.acoustics import Walls
-from chatapi.bench.live.harness import BLOCK, Stage
-from chatapi.bench.live.realtime import RealtimeDoor, Wire
+from chatapi.bench.live.harness import BLOCK, Harness
+from chatapi.bench.live.realtime import RealtimeTransport, Wire
 from chatapi.client.realtime import place
-from chatapi.errors import OurFault
-from chatapi.events import AnswerStarted, Interrupted, SpeechStarted, SpeechStopped, Transcript, TurnEnded
+from chatapi.errors import InternalError
+from chatapi.events import Interrupted, ResponseStarted, SpeechStarted, SpeechStopped, Transcript, TurnEnded
 from chatapi.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -31,8 +31,8 @@ def clip(seconds: float) -> Clip:
     return Clip("tone", tone(seconds), "a tone", "en", "made", "tone", "tune", "", None)
 
 
-def door(served: Served) -> RealtimeDoor:
-    return RealtimeDoor(place(served.url, None, None, served.appliance.settings.data))
+def door(served: Served) -> RealtimeTransport:
+    return RealtimeTransport(place(served.url, None, None, served.appliance.settings.data))
 
 
 @pytest.mark.alone
@@ -45,7 +45,7 @@ async def test_a_question_over_the_web_socket_is_timed(served: Served) -> None:
     for each in (found, again):
         assert each.asked.startswith("heard")
         assert each.latency is not None and 0.2 < each.latency < 3
-    assert (room.came(AnswerStarted), room.came(TurnEnded), room.came(Interrupted)) == (2, 2, 0)
+    assert (room.came(ResponseStarted), room.came(TurnEnded), room.came(Interrupted)) == (2, 2, 0)
     assert [words for _, _, words in room.said] == ["a tone", "a tone"]
     [stopped] = [event for at, event in room.events if isinstance(event, SpeechStopped) and at < room.said[1][0]]
     assert stopped.heard and stopped.at == pytest.approx(room.said[0][1], abs=0.1)
@@ -63,7 +63,7 @@ async def test_an_interruption_over_the_web_socket_silences_the_answer(slow: Ser
 
 
 async def test_what_a_scene_raises_is_not_wrapped(served: Served) -> None:
-    with pytest.raises(scenarios.NoStory):
+    with pytest.raises(scenarios.ScenarioSkipped):
         async with door(served).stage() as room:
             await scenarios.disturbance(room, tone(0.5), tone(0.2))
 
@@ -79,7 +79,7 @@ def test_the_wires_events_become_those_of_the_ability() -> None:
     assert told("input_audio_buffer.cleared") == [SpeechStopped(1.5, heard=False)]
     completed = "conversation.item.input_audio_transcription.completed"
     assert told(completed, transcript="hello") == [Transcript("hello")]
-    assert told("response.created", response={"id": "one"}) == [AnswerStarted("hello")]
+    assert told("response.created", response={"id": "one"}) == [ResponseStarted("hello")]
     told("response.output_item.added", item={"id": "item"})
     sound = base64.b64encode(b"\0\0" * 240).decode()
     [speech] = told("response.output_audio.delta", response_id="one", delta=sound)
@@ -105,7 +105,7 @@ def test_walls_give_back_what_is_played_as_loud_as_asked() -> None:
 
 async def test_words_are_counted_live_and_as_a_file(echo: Any) -> None:
     async with echo() as appliance:
-        words = Words(appliance.transcription)
+        words = TranscriptComparison(appliance.transcription)
         heard = (await appliance.transcription.hear(Audio(tone(1), RATE))).text
         said = Clip("tone", tone(1), heard, "en", "made", "tone", "tune", "", None)
         await words.add(said, "")
@@ -132,17 +132,17 @@ async def test_a_question_in_the_room_is_timed_by_the_recording(echo_settings: M
 async def test_talk_that_ends_by_itself_is_told_with_its_last_words(echo_settings: Make) -> None:
     broken = echo_settings("asr.engine=whisper_cpp", "asr.model=nothing")
     async with devices.room(broken) as made:
-        with pytest.raises(OurFault, match="ended by itself"):
+        with pytest.raises(InternalError, match="ended by itself"):
             async with made.stage():
                 pass
 
 
-async def checked(room: Stage) -> None:
+async def checked(room: Harness) -> None:
     """What sounded is the answer, and nothing of the question."""
     [(start, end, _)] = room.said
     assert end - start == pytest.approx(0.8, abs=0.02)
     assert room.speaker.last(start, end) is None
-    assert room.came(AnswerStarted) == room.came(TurnEnded) == 1
+    assert room.came(ResponseStarted) == room.came(TurnEnded) == 1
 
 
 async def test_without_a_sound_server_one_row_says_so(echo: Any, monkeypatch: pytest.MonkeyPatch) -> None:

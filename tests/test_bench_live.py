@@ -13,10 +13,10 @@ from chatapi.bench import corpus
 from chatapi.bench.corpus import Clip, Hesitation
 from chatapi.bench.live import endings, pauses, scenarios
 from chatapi.bench.live.harness import BLOCK, Speaker
-from chatapi.bench.live.in_process import AbilityDoor
+from chatapi.bench.live.in_process import InProcessTransport
 from chatapi.bench.live.timeline import drawn, timeline
 from chatapi.bench.recognition import CORPUS
-from chatapi.events import AnswerStarted
+from chatapi.events import ResponseStarted
 
 pytestmark = pytest.mark.anyio
 
@@ -26,14 +26,14 @@ def clip(seconds: float) -> Clip:
 
 
 async def test_a_question_is_timed_from_its_last_sound_to_the_answers_first(echo: Running) -> None:
-    async with echo() as appliance, AbilityDoor(appliance.live).stage() as room:
+    async with echo() as appliance, InProcessTransport(appliance.live).stage() as room:
         found = await scenarios.question(room, clip(0.8))
         assert found.asked.startswith("heard")
         # No sooner than the silence that ends a turn.
         assert found.latency is not None and 0.2 < found.latency < 3
         [(start, end, words)] = room.said
         assert (end - start, words) == (pytest.approx(0.8, abs=0.02), "a tone")
-        assert room.came(AnswerStarted) == 1
+        assert room.came(ResponseStarted) == 1
         picture = ElementTree.fromstring(drawn([timeline("question", room)]))
     colours = [each.get("fill") for each in picture.iter("{http://www.w3.org/2000/svg}rect")]
     assert colours.count("#37c") == 2
@@ -41,9 +41,9 @@ async def test_a_question_is_timed_from_its_last_sound_to_the_answers_first(echo
 
 
 async def test_what_was_not_staged_counts_for_nothing(echo: Running) -> None:
-    async with echo() as appliance, AbilityDoor(appliance.live).stage() as room:
+    async with echo() as appliance, InProcessTransport(appliance.live).stage() as room:
         # The echo model's answer is over before anybody could interrupt it.
-        with pytest.raises(scenarios.NoStory):
+        with pytest.raises(scenarios.ScenarioSkipped):
             await scenarios.disturbance(room, tone(0.5), tone(0.2))
     assert np.isnan(scenarios.share([]))
 
@@ -53,7 +53,10 @@ async def test_questions_at_the_end_of_an_answer_are_counted(echo: Running) -> N
         assert answer.startswith("You said: ")
         return np.random.default_rng(5).normal(0, 0.2, RATE).astype(np.float32)
 
-    async with echo("live.interrupt_ms=64") as appliance, AbilityDoor(appliance.live, hurry=True).stage() as room:
+    async with (
+        echo("live.interrupt_ms=64") as appliance,
+        InProcessTransport(appliance.live, hurry=True).stage() as room,
+    ):
         random = np.random.default_rng(4)
         found = await endings.series(room, tone(1), question, 2, random)
     assert [0 < each.left <= endings.LAST for each in found] == [True, True]
@@ -87,18 +90,18 @@ def hesitation() -> Hesitation:
 
 @pytest.mark.alone
 async def test_a_pause_is_waited_for_taken_back_or_spoken_into(echo: Running) -> None:
-    async with echo("live.sure_ms=900") as appliance, AbilityDoor(appliance.live).stage() as room:
-        assert await scenarios.hesitation(room, hesitation(), 0.4, patience=3) is scenarios.Fate.WAITED
-    async with echo("echo.delay=0.15") as appliance, AbilityDoor(appliance.live).stage() as room:
-        assert await scenarios.hesitation(room, hesitation(), 0.55, patience=3) is scenarios.Fate.TAKEN_BACK
-    async with echo() as appliance, AbilityDoor(appliance.live).stage() as room:
-        assert await scenarios.hesitation(room, hesitation(), 1.0, patience=3) is scenarios.Fate.CUT_OFF
+    async with echo("live.sure_ms=900") as appliance, InProcessTransport(appliance.live).stage() as room:
+        assert await scenarios.hesitation(room, hesitation(), 0.4, patience=3) is scenarios.PauseResult.WAITED
+    async with echo("echo.delay=0.15") as appliance, InProcessTransport(appliance.live).stage() as room:
+        assert await scenarios.hesitation(room, hesitation(), 0.55, patience=3) is scenarios.PauseResult.TAKEN_BACK
+    async with echo() as appliance, InProcessTransport(appliance.live).stage() as room:
+        assert await scenarios.hesitation(room, hesitation(), 1.0, patience=3) is scenarios.PauseResult.CUT_OFF
 
 
 async def test_the_same_pauses_are_judged_by_silence_and_by_sound_alone(echo: Running) -> None:
     async with echo() as appliance:
         await appliance.engines.turn.open()
-        fates = [scenarios.Fate.WAITED, scenarios.Fate.CUT_OFF, scenarios.Fate.TAKEN_BACK]
+        fates = [scenarios.PauseResult.WAITED, scenarios.PauseResult.CUT_OFF, scenarios.PauseResult.TAKEN_BACK]
         found = [row.value async for row in pauses.rows(fates, [hesitation()] * 3, appliance.engines.turn)]
     # Pauses of 0.4, 0.7 and 1 s; the echo detector takes every one for an end.
     assert found == [pytest.approx(100 / 3), pytest.approx(100 / 3), pytest.approx(200 / 3), 100]

@@ -31,7 +31,7 @@ def without(*names: str) -> dict[str, str]:
 
 def test_a_board_is_known_by_its_files(tmp_path: Path) -> None:
     found = jetson.find(written(tmp_path, ORIN_NX))
-    assert found == jetson.Board(
+    assert found == jetson.JetsonBoard(
         model="NVIDIA Jetson Orin NX Engineering Reference Developer Kit",
         chip="tegra234",
         gpu="sm_87",

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from depot import Depot, opened
 
-from chatapi.catalog import Catalog, Finding, Progress
-from chatapi.errors import ModelFault, StorageFault, Unknown
+from chatapi.catalog import Catalog, FetchProgress, ModelCheck
+from chatapi.errors import ModelError, NotFound, StorageError
 from chatapi.storage.atomic_files import RESERVE
 
 CONTENT = random.Random(2).randbytes(400_000)
@@ -72,12 +72,12 @@ def test_a_model_is_fetched_recorded_and_opened(data: Path) -> None:
     record = json.loads((fetched.folder / "record.json").read_text())
     assert record["files"] == {"weights": {"size": 400_000, "sha256": hashlib.sha256(CONTENT).hexdigest()}}
     assert record["source"].startswith("address http://127.0.0.1")
-    assert seen[-1] == Progress("small", "download", "weights", 400_000, 400_000)
+    assert seen[-1] == FetchProgress("small", "download", "weights", 400_000, 400_000)
     assert not (data / "models" / ".partial" / "small").exists()
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_one(data: Path) -> None:
-    with pytest.raises(Unknown, match=r"no model 'smal'; did you mean small\?") as raised:
+    with pytest.raises(NotFound, match=r"no model 'smal'; did you mean small\?") as raised:
         Catalog(data).get("smal")
     assert raised.value.code == "unknown_model"
 
@@ -88,12 +88,12 @@ def test_a_name_that_was_begun_is_preferred_to_one_that_looks_alike(
 ) -> None:
     for name in ("big-8b", "big-4b-instruct-2507"):
         state(data, name, f"{depot.address}/weights")
-    with pytest.raises(Unknown, match=f"did you mean {meant}"):
+    with pytest.raises(NotFound, match=f"did you mean {meant}"):
         Catalog(data).get(typed)
 
 
 def test_a_name_like_no_other_is_told_where_they_are_listed(data: Path) -> None:
-    with pytest.raises(Unknown, match="`chatapi models list` shows"):
+    with pytest.raises(NotFound, match="`chatapi models list` shows"):
         Catalog(data).get("zzzzzzzz")
 
 
@@ -116,7 +116,7 @@ def test_a_damaged_file_is_named_with_the_command_that_mends_it(data: Path, harm
     catalog = Catalog(data)
     harm(catalog.fetch("small").files["weights"])  # type: ignore[operator]
     assert [each.file for each in catalog.verify("small")] == ["weights"]
-    with pytest.raises(ModelFault, match=f"small: weights: {finding}.*: chatapi models fetch small") as raised:
+    with pytest.raises(ModelError, match=f"small: weights: {finding}.*: chatapi models fetch small") as raised:
         catalog.open("small")
     assert raised.value.code == "model_damaged"
     assert catalog.fetch("small").files["weights"].read_bytes() == CONTENT
@@ -128,7 +128,7 @@ def test_a_damaged_record_is_as_good_as_none(data: Path) -> None:
     folder = catalog.fetch("small").folder
     (folder / "record.json").write_text("{")
     assert not catalog.installed("small")
-    assert catalog.verify("small") == [Finding("", "it is not installed")]
+    assert catalog.verify("small") == [ModelCheck("", "it is not installed")]
     assert catalog.fetch("small").folder == folder
     assert catalog.installed("small")
 
@@ -137,7 +137,7 @@ def test_a_manifest_that_pins_another_file_since_is_noticed(data: Path, depot: D
     Catalog(data).fetch("small")
     other = CONTENT[::-1]
     state(data, "small", depot.put("weights", other), other)
-    with pytest.raises(ModelFault, match="its sha256 is"):
+    with pytest.raises(ModelError, match="its sha256 is"):
         Catalog(data).open("small")
     assert Catalog(data).fetch("small").files["weights"].read_bytes() == other
 
@@ -150,7 +150,7 @@ def test_the_next_source_is_taken_when_one_fails(data: Path, depot: Depot) -> No
 
 def test_when_every_source_fails_each_is_listed_with_its_reason(data: Path, depot: Depot) -> None:
     state(data, "small", f"{depot.address}/gone", sources='[[sources]]\nkind = "path"\npath = "nowhere"\n')
-    with pytest.raises(ModelFault) as raised:
+    with pytest.raises(ModelError) as raised:
         Catalog(data).fetch("small")
     first, second = raised.value.message.splitlines()[1:3]
     assert first.startswith(f"- path {data}/manifests/nowhere: cannot read")
@@ -166,7 +166,7 @@ def test_a_removed_model_is_gone_with_all_that_was_half_fetched(data: Path, depo
     assert not catalog.remove("small")
     assert not catalog.installed("small")
     depot.items["weights"].cuts = [1000, 1000]
-    with pytest.raises(ModelFault):
+    with pytest.raises(ModelError):
         catalog.fetch("small")
     catalog.remove("small")
     assert [path for path in (data / "models").rglob("*") if path.is_file() and path.stat().st_size] == []
@@ -224,7 +224,7 @@ def test_a_name_is_taken_at_its_word(models: Catalog) -> None:
 def test_a_choice_that_cannot_be_made_says_why_and_what_to_do(
     models: Catalog, role: str, engine: str, told: dict[str, object], complaint: str
 ) -> None:
-    with pytest.raises(ModelFault, match=complaint):
+    with pytest.raises(ModelError, match=complaint):
         models.choose(role, engine, **told)  # type: ignore[arg-type]
 
 
@@ -267,7 +267,7 @@ def began(depot: Depot) -> list[int]:
 
 
 def test_an_interrupt_from_the_keyboard_leaves_what_arrived(data: Path, depot: Depot) -> None:
-    def interrupt(progress: Progress) -> None:
+    def interrupt(progress: FetchProgress) -> None:
         if progress.done > 200_000:
             raise KeyboardInterrupt
 
@@ -294,7 +294,7 @@ def test_two_processes_fetch_once_and_both_have_it(data: Path, depot: Depot) -> 
     depot.items["weights"].cuts, depot.items["weights"].hold = [100_000], True
     waiting = threading.Event()
 
-    def tell(progress: Progress) -> None:
+    def tell(progress: FetchProgress) -> None:
         if progress.step == "wait":
             waiting.set()
 
@@ -335,7 +335,7 @@ def small_disk(tmp_path: Path, depot: Depot) -> Iterator[Path]:
 
 def test_too_little_room_is_told_before_anything_is_fetched(small_disk: Path, depot: Depot) -> None:
     (small_disk / "ballast").write_bytes(bytes(4 << 20))
-    with pytest.raises(StorageFault, match=r"fetching small needs .* are free") as raised:
+    with pytest.raises(StorageError, match=r"fetching small needs .* are free") as raised:
         Catalog(small_disk).fetch("small")
     assert raised.value.details["needed"] == len(CONTENT) + RESERVE
     assert raised.value.details["free"] < len(CONTENT) + RESERVE  # type: ignore[operator]
@@ -347,13 +347,13 @@ def test_too_little_room_is_told_before_anything_is_fetched(small_disk: Path, de
 def test_a_disk_that_fills_up_meanwhile_leaves_no_half_model(small_disk: Path) -> None:
     ballast = small_disk / "ballast"
 
-    def fill(progress: Progress) -> None:
+    def fill(progress: FetchProgress) -> None:
         if not ballast.exists():
             with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
                 while True:
                     file.write(bytes(4096))
 
-    with pytest.raises(StorageFault, match=r"the disk of .* is full"):
+    with pytest.raises(StorageError, match=r"the disk of .* is full"):
         Catalog(small_disk).fetch("small", fill)
     assert not (small_disk / "models" / "small").exists()
     ballast.unlink()
@@ -362,13 +362,13 @@ def test_a_disk_that_fills_up_meanwhile_leaves_no_half_model(small_disk: Path) -
 
 def test_a_disk_that_cannot_be_written_is_named(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    with pytest.raises(StorageFault, match=r"cannot write .*models: Read-only file system"):
+    with pytest.raises(StorageError, match=r"cannot write .*models: Read-only file system"):
         Catalog(small_disk).fetch("small")
 
 
 def test_a_file_in_the_place_of_the_folder_is_named(data: Path) -> None:
     (data / "models").write_text("not a folder")
-    with pytest.raises(StorageFault, match=r"cannot write .*models"):
+    with pytest.raises(StorageError, match=r"cannot write .*models"):
         Catalog(data).fetch("small")
 
 
@@ -383,10 +383,10 @@ def test_what_was_recorded_first_outlives_the_model_and_is_one_file_for_all(data
     assert json.loads((data / "models.lock").read_text()) == {"one": {"weights": digest}, "two": {"weights": digest}}
     assert Catalog(data).remove("one")
     depot.put("one", CONTENT[::-1], etag='"two"')
-    with pytest.raises(ModelFault, match=f"{digest} is pinned"):
+    with pytest.raises(ModelError, match=f"{digest} is pinned"):
         Catalog(data, AT_ONCE).fetch("one")
     (data / "models.lock").write_text("{")
-    with pytest.raises(ModelFault, match=r"models\.lock cannot be read: .*; mend it, or delete it to record anew"):
+    with pytest.raises(ModelError, match=r"models\.lock cannot be read: .*; mend it, or delete it to record anew"):
         Catalog(data, AT_ONCE).fetch("one")
 
 
@@ -398,7 +398,7 @@ def test_a_manifest_of_ones_own_that_is_damaged_keeps_no_other_model_away(data: 
     catalog = Catalog(data)
     assert set(catalog.faults) == {"broken", "folder", "smollm2-135m-instruct"}
     assert catalog.open("small") and not catalog.installed("smollm2-135m-instruct")
-    with pytest.raises(ModelFault, match=r"broken\.toml cannot be read"):
+    with pytest.raises(ModelError, match=r"broken\.toml cannot be read"):
         catalog.get("broken")
     assert [name for name in catalog.manifests if catalog.installed(name)] == ["small"]
 

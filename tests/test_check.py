@@ -16,7 +16,7 @@ from test_board import ORIN_NX, without, written
 from chatapi import settings
 from chatapi.cli import check
 from chatapi.cli.check import clock, container, jetson
-from chatapi.cli.check.finding import Finding, Probe, Scene
+from chatapi.cli.check.finding import CheckContext, Finding, Probe
 
 GPU = {"dev/nvhost-gpu": "", "dev/nvmap": "", "usr/lib/aarch64-linux-gnu/nvidia/libcuda.so.1.1": ""}
 SUPER = """# Power modes of the board
@@ -105,7 +105,7 @@ def modes(now: str, conf: str = SUPER) -> dict[str, str]:
 def test_a_jetson_is_judged_by_its_files(probe: Probe, files: dict[str, str], expected: list[str]) -> None:
     assert told(probe, scene({**ORIN_NX, **files})) == expected
     # None of it is said of another machine, whatever its files are.
-    assert told(probe, Scene(settings.Settings(), written(Path("other").absolute(), files))) == []
+    assert told(probe, CheckContext(settings.Settings(), written(Path("other").absolute(), files))) == []
 
 
 RUNTIME = '{"runtimes": {"nvidia": {"args": [], "path": "nvidia-container-runtime"}}, "default-runtime": "nvidia"}'
@@ -207,7 +207,7 @@ def test_the_start_of_a_server_logs_what_is_wrong_and_does_not_wait_for_it(
 def test_a_check_that_fails_does_not_end_the_server(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(_: Scene) -> Iterator[Finding]:
+    def broken(_: CheckContext) -> Iterator[Finding]:
         raise ZeroDivisionError
         yield
 

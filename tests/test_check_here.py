@@ -21,10 +21,10 @@ from scenes import NOW, SWAPS, scene, told
 from test_board import ORIN_NX
 
 from chatapi import auth
-from chatapi.auth.certificates import Keeper
+from chatapi.auth.certificates import CertificateKeeper
 from chatapi.cli.check import audio_devices, certificates, conversations, models, network, storage
 from chatapi.interfaces.audio_device import portaudio
-from chatapi.storage.history import History, Recalled
+from chatapi.storage.history import ConversationHistory, ConversationState
 
 
 def room(monkeypatch: pytest.MonkeyPatch, free: int, files: int, flags: int = 0, total_files: int = 10**6) -> None:
@@ -69,15 +69,15 @@ def test_conversations_are_judged(tmp_path: Path) -> None:
     one = scene({}, f"data={tmp_path}")
     file = tmp_path / "history.sqlite3"
     assert told(conversations.conversations, one) == []
-    with closing(History(file, 3600, 10)) as history:
-        history.add(Recalled("a", None, ()), "one?", "1")
+    with closing(ConversationHistory(file, 3600, 10)) as history:
+        history.add(ConversationState("a", None, ()), "one?", "1")
         assert told(conversations.conversations, one) == []
     file.chmod(0o644)
     [others] = told(conversations.conversations, one)
     assert others == f"note conversations: {file} may be read by others on this machine: chmod go= {file}"
     file.write_bytes(b"x" * 5000)
     assert "is damaged (file is not a database)" in told(conversations.conversations, one)[-1]
-    with closing(History(file, 3600, 10)):
+    with closing(ConversationHistory(file, 3600, 10)):
         [aside] = told(conversations.conversations, one)
     assert "history.damaged-" in aside and ".recover" in aside
     file.unlink()
@@ -198,13 +198,13 @@ def test_the_boxs_own_certificate(tmp_path: Path) -> None:
     tls = "server.tls=true"
     assert told(network.certificate, scene({})) == []
     assert told(network.certificate, scene({}, tls)) == ["good certificate: it is made at the first start"]
-    Keeper(tmp_path / "data").refresh(NOW)
+    CertificateKeeper(tmp_path / "data").refresh(NOW)
     assert told(network.certificate, scene({}, tls))[0].startswith("good certificate: chatapi's own, valid to 2027")
     [found] = told(network.certificate, scene({}, tls, now=datetime(1970, 1, 1, tzinfo=timezone.utc)))
     assert found.startswith(
         "bad certificate: it is valid from 2026-11-20 and the clock shows 1970-01-01: set the clock"
     )
-    Keeper(tmp_path / "data").file.write_text("damaged")
+    CertificateKeeper(tmp_path / "data").file.write_text("damaged")
     assert "are no certificate" in told(network.certificate, scene({}, tls))[0]
 
 

@@ -15,9 +15,9 @@ from test_compiling import MANIFEST, STAND_IN, data, run
 
 from chatapi import catalog, settings
 from chatapi.catalog.download import login
-from chatapi.cli.check.finding import Scene
+from chatapi.cli.check.finding import CheckContext
 from chatapi.cli.check.models import compiled
-from chatapi.errors import ModelFault
+from chatapi.errors import ModelError
 from chatapi.runtime import engine_selection
 from chatapi.system import jetson as board
 
@@ -61,8 +61,8 @@ def chosen(data: Path, *values: str) -> tuple[str, str]:
 
 
 def told(data: Path, *values: str) -> list[str]:
-    scene = Scene(settings.load([*values, f"data={data}"], environ={}).settings, data / "root")
-    settled = Scene(engine_selection.definite(scene.settings, scene.root), scene.root)
+    scene = CheckContext(settings.load([*values, f"data={data}"], environ={}).settings, data / "root")
+    settled = CheckContext(engine_selection.definite(scene.settings, scene.root), scene.root)
     return [finding.told for finding in compiled(settled)]
 
 
@@ -182,7 +182,7 @@ def test_compile_auto_goes_on_past_a_model_whose_owner_lets_nobody_in(
     assert "hidden-mlc is passed over: " in capsys.readouterr().err
     assert chosen(folder) == ("mlc", "small-mlc")
     hidden.write_text(barred)
-    with pytest.raises(ModelFault, match="nothing"):
+    with pytest.raises(ModelError, match="nothing"):
         run(folder, "auto", "--force")
 
 

@@ -18,21 +18,21 @@ from conftest import Served, serving, tone, until
 from chatapi import auth
 from chatapi import client as package
 from chatapi.audio import RATE, Audio, wav
-from chatapi.auth.certificates import Keeper
+from chatapi.auth.certificates import CertificateKeeper
 from chatapi.cli import main
 from chatapi.client import (
     AsyncClient,
     Client,
     ClientError,
     Completion,
-    Delta,
-    End,
+    DeltaEvent,
+    EndEvent,
     Event,
-    Speech,
-    Start,
-    Transcript,
+    SpeechEvent,
+    StartEvent,
+    TranscriptEvent,
 )
-from chatapi.client.connecting import Where
+from chatapi.client.connecting import ServerAddress
 from chatapi.settings import Settings
 
 SPOKEN = wav(Audio(tone(1.0), RATE))
@@ -89,8 +89,8 @@ async def test_the_same_without_blocking(served: Served, tmp_path: Path) -> None
         assert answer.audio is not None and frames(answer.audio)[0] > 0
         async with box.stream(audio=SPOKEN, reply="voice") as events:
             came = [event async for event in events]
-        assert [type(event) for event in came][:2] == [Start, Transcript]
-        assert isinstance(came[-1], End) and any(isinstance(event, Speech) for event in came)
+        assert [type(event) for event in came][:2] == [StartEvent, TranscriptEvent]
+        assert isinstance(came[-1], EndEvent) and any(isinstance(event, SpeechEvent) for event in came)
         async with box.wav("one two three") as pieces:
             assert b"".join([piece async for piece in pieces]).startswith(b"RIFF")
         said = await box.conversation(answer.conversation)
@@ -105,12 +105,12 @@ def test_events_come_as_they_happen(slow: Served) -> None:
     with Client(slow.url) as box, box.stream("one two three four") as events:
         came: list[Event] = []
         for event in events:
-            if isinstance(event, Delta) and not any(isinstance(before, Delta) for before in came):
+            if isinstance(event, DeltaEvent) and not any(isinstance(before, DeltaEvent) for before in came):
                 assert slow.appliance.gate.used == 1, "the answer is still being written"
             came.append(event)
     ended = came[-1]
-    assert isinstance(ended, End)
-    assert "".join(event.text for event in came if isinstance(event, Delta)).rstrip() == ended.completion.reply
+    assert isinstance(ended, EndEvent)
+    assert "".join(event.text for event in came if isinstance(event, DeltaEvent)).rstrip() == ended.completion.reply
 
 
 def test_a_spoken_answer_comes_as_it_is_spoken(slow: Served) -> None:
@@ -124,13 +124,13 @@ def test_a_spoken_answer_comes_as_it_is_spoken(slow: Served) -> None:
 async def test_leaving_in_the_middle_stops_the_answer(slow: Served) -> None:
     with Client(slow.url) as box:
         with box.stream(LONG) as events:
-            assert isinstance(next(events), Start)
+            assert isinstance(next(events), StartEvent)
         await until(lambda: slow.appliance.gate.used == 0)
         assert box.ready(), "the next request works"
     async with AsyncClient(slow.url) as other:
         async with other.stream(LONG) as coming:
             async for event in coming:
-                assert isinstance(event, Start)
+                assert isinstance(event, StartEvent)
                 break
         await until(lambda: slow.appliance.gate.used == 0)
         assert await other.ready()
@@ -171,7 +171,7 @@ def test_what_lets_one_in_is_never_shown(made: Callable[..., object]) -> None:
     for url in ("http://me:hidden@box:99999", "http://me:hidden@[::1", "ftp://me:hid/den@box"):
         told = refusal(lambda url=url: made(url))
         assert told.code == "bad_request" and "hid" not in str(told)
-    assert "hidden" not in repr(Where("http://me:hidden@box:8000", "hidden", True, 1.0))
+    assert "hidden" not in repr(ServerAddress("http://me:hidden@box:8000", "hidden", True, 1.0))
 
 
 def test_an_address_that_holds_a_key_is_told_without_it() -> None:
@@ -224,7 +224,7 @@ def test_a_box_that_still_loads_is_not_ready_and_says_when_to_come_back(
 
 def test_its_own_certificate_is_trusted_where_its_authority_is_given(echo_settings: Callable[..., Settings]) -> None:
     with serving(echo_settings("server.tls=true")) as served:
-        with Client(served.url, verify=Keeper(served.appliance.settings.data).authority) as box:
+        with Client(served.url, verify=CertificateKeeper(served.appliance.settings.data).authority) as box:
             assert box.ready()
         with Client(served.url) as box:
             assert refusal(box.ready).code == "unreachable"
@@ -234,7 +234,7 @@ def test_whom_this_machine_trusts_is_trusted(
     echo_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(echo_settings("server.tls=true")) as served:
-        monkeypatch.setenv("SSL_CERT_FILE", str(Keeper(served.appliance.settings.data).authority))
+        monkeypatch.setenv("SSL_CERT_FILE", str(CertificateKeeper(served.appliance.settings.data).authority))
         with Client(served.url) as box:
             assert box.ready()
 

@@ -17,7 +17,7 @@ from chatapi.client import (
     AsyncClient,
     Client,
     ClientError,
-    End,
+    EndEvent,
     wire,
 )
 from chatapi.client.sse import LONGEST, Events
@@ -149,7 +149,7 @@ def test_no_bytes_surprise_whoever_reads_events(content: bytes, cuts: list[int])
     except ClientError as error:
         assert error.code in ("not_chatapi", "broken_off")
     else:
-        assert isinstance(came[-1], End)
+        assert isinstance(came[-1], EndEvent)
 
 
 @hypothesis.given(

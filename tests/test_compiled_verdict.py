@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from model_library import METADATA, fat_binary, library
 
-from chatapi.compiling import Here, Verdict, verify
-from chatapi.errors import ModelFault
-from chatapi.system.jetson import Board
+from chatapi.compiling import Target, Verdict, verify
+from chatapi.errors import ModelError
+from chatapi.system.jetson import JetsonBoard
 
-ORIN = Board("NVIDIA Jetson AGX Orin Developer Kit", "tegra234", "sm_87", (36, 4, 3), (12, 6, 68), 64 << 30)
+ORIN = JetsonBoard("NVIDIA Jetson AGX Orin Developer Kit", "tegra234", "sm_87", (36, 4, 3), (12, 6, 68), 64 << 30)
 VERSIONS = {"python": "3.10.12", "tvm": "0.27.0", "tvm_ffi": "0.1.15", "mlc_llm": "0.20.0"}
-HERE = Here(ORIN, "aarch64", 40 << 30, VERSIONS)
+HERE = Target(ORIN, "aarch64", 40 << 30, VERSIONS)
 CONFIG = {
     "model_type": "mistral",
     "quantization": "q4f16_1",
@@ -151,7 +151,7 @@ def test_each_damage_has_its_sentence_and_keeps_it_from_being_loaded(folder: Pat
     verdict = judged(folder)
     assert [fault.code for fault in verdict.faults] == [code]
     assert not verdict.loads
-    with pytest.raises(ModelFault, match=told) as raised:
+    with pytest.raises(ModelError, match=told) as raised:
         verdict.require()
     assert raised.value.code == code
     assert "\n" not in raised.value.message
@@ -216,12 +216,12 @@ def test_a_library_alone_is_judged_by_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["made.json", "weights/mlc-chat-config.json", "weights/tensor-cache.json"])
 def test_a_file_that_is_no_json_is_named(folder: Path, name: str) -> None:
     (folder / name).write_text('{"half":')
-    with pytest.raises(ModelFault, match=rf"{Path(name).name} cannot be read"):
+    with pytest.raises(ModelError, match=rf"{Path(name).name} cannot be read"):
         judged(folder)
 
 
 def test_where_nothing_lies_that_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ModelFault, match=r"there is no lib\.so in .*; make it with: chatapi compile"):
+    with pytest.raises(ModelError, match=r"there is no lib\.so in .*; make it with: chatapi compile"):
         judged(tmp_path)
-    with pytest.raises(ModelFault, match=r"cannot read .*none\.so: No such file"):
+    with pytest.raises(ModelError, match=r"cannot read .*none\.so: No such file"):
         judged(tmp_path / "none.so")

@@ -22,7 +22,7 @@ from chatapi import compiling, settings
 from chatapi.catalog import Catalog
 from chatapi.cli import compile as command
 from chatapi.compiling.run import DONE, LOG
-from chatapi.errors import BadInput, ChatapiError, Conflict, ModelFault, StorageFault, Unknown
+from chatapi.errors import BadInput, ChatapiError, ModelError, NotFound, StorageError, WrongMode
 from chatapi.system import jetson
 
 STAND_IN = Path(__file__).parent / "mlc_llm_standin"
@@ -93,14 +93,16 @@ def updated(monkeypatch: pytest.MonkeyPatch) -> None:
     compiling.find.cache_clear()
 
 
-def made_plan(data: Path, quantization: str | None = None) -> compiling.Plan:
+def made_plan(data: Path, quantization: str | None = None) -> compiling.CompilePlan:
     found, known = jetson.find(data / "root"), Catalog(data)
     assert found
     manifest, here = known.get(NAME), known.installed(NAME)
-    return compiling.plan(compiling.Request(manifest, found, MACHINE, compiling.find(), data, here, quantization))
+    return compiling.plan(
+        compiling.CompileRequest(manifest, found, MACHINE, compiling.find(), data, here, quantization)
+    )
 
 
-def made(data: Path) -> compiling.Place:
+def made(data: Path) -> compiling.CompiledModel:
     return compiling.carry_out(made_plan(data), lambda: Catalog(data).fetch(NAME), lambda _: None)
 
 
@@ -154,7 +156,7 @@ def test_a_step_that_fails_is_told_and_gone_on_from(
     data: Path, monkeypatch: pytest.MonkeyPatch, step: str, how: str
 ) -> None:
     monkeypatch.setenv("STAND_IN_FAIL", f"{step}:{how}")
-    with pytest.raises(ModelFault) as raised:
+    with pytest.raises(ModelError) as raised:
         made(data)
     told = {"loud": "ValueError: the reason of the failure", "kill": "memory runs out"}
     what = {"gen_config": "mlc-chat-config.json", "convert_weight": "list of weights", "compile": "model library"}
@@ -170,7 +172,7 @@ def test_a_step_that_fails_is_told_and_gone_on_from(
 
 def test_the_message_names_the_log_and_the_command_that_goes_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAND_IN_FAIL", "compile:loud")
-    with pytest.raises(ModelFault, match=f"go on with: chatapi compile {NAME}") as raised:
+    with pytest.raises(ModelError, match=f"go on with: chatapi compile {NAME}") as raised:
         made(data)
     log = data / "compiled" / ".partial" / NAME / LOG
     assert str(log) in raised.value.message
@@ -181,7 +183,7 @@ def test_the_message_names_the_log_and_the_command_that_goes_on(data: Path, monk
 
 def test_a_result_that_changed_meanwhile_is_made_again(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAND_IN_FAIL", "compile:loud")
-    with pytest.raises(ModelFault):
+    with pytest.raises(ModelError):
         made(data)
     shard = data / "compiled" / ".partial" / NAME / "weights" / "params_shard_0.bin"
     shard.write_bytes(bytes(shard.stat().st_size))
@@ -193,7 +195,7 @@ def test_a_result_that_changed_meanwhile_is_made_again(data: Path, monkeypatch: 
 
 def test_another_compiler_begins_from_the_start(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAND_IN_FAIL", "compile:loud")
-    with pytest.raises(ModelFault):
+    with pytest.raises(ModelError):
         made(data)
     monkeypatch.delenv("STAND_IN_FAIL")
     updated(monkeypatch)
@@ -203,7 +205,7 @@ def test_another_compiler_begins_from_the_start(data: Path, monkeypatch: pytest.
 
 def test_a_library_with_source_only_is_not_accepted(data: Path) -> None:
     (data / "made.so").write_bytes(library(MACHINE, b'extern "C" __global__ void k() {}'))
-    with pytest.raises(ModelFault, match="source only") as raised:
+    with pytest.raises(ModelError, match="source only") as raised:
         made(data)
     assert raised.value.code == "library_source_only"
     assert not compiling.compiled(data, NAME).folder.exists()
@@ -233,7 +235,7 @@ def test_a_signal_ends_the_command_and_leaves_what_is_done(data: Path, sent: sig
     environment = {**os.environ, "STAND_IN_HANG": "convert_weight"}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         until(lambda: (data / "record.hangs").exists())
-        with pytest.raises(Conflict, match="is compiling already"):
+        with pytest.raises(WrongMode, match="is compiling already"):
             made(data)
         child = int((data / "compiled" / ".lock").read_text())
         process.send_signal(sent)
@@ -255,7 +257,7 @@ def test_a_command_whose_starter_was_killed_still_keeps_others_out(data: Path) -
         held.write("4711\n")
         held.flush()
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(Conflict, match="process 4711 is compiling already"):
+        with pytest.raises(WrongMode, match="process 4711 is compiling already"):
             made(data)
 
 
@@ -314,7 +316,7 @@ def test_a_board_with_less_memory_gets_less_context(data: Path) -> None:
 )
 def test_what_cannot_fit_the_memory_is_refused(data: Path, changed: dict[str, str], complaint: str) -> None:
     small(data, **changed)
-    with pytest.raises(ModelFault, match=complaint):
+    with pytest.raises(ModelError, match=complaint):
         run(data, NAME)
     assert run(data, NAME, "--plan") == 1
     assert asked(data) == []
@@ -326,18 +328,18 @@ def test_swap_is_enough_for_quantising(data: Path) -> None:
 
 
 def test_what_cannot_fit_the_disk_is_refused(data: Path) -> None:
-    obstacles = list(compiling.obstacles(made_plan(data), compiling.Room(50_000_000, 8 << 30, 0)))
-    assert [type(each) for each in obstacles] == [StorageFault]
+    obstacles = list(compiling.obstacles(made_plan(data), compiling.MemoryFit(50_000_000, 8 << 30, 0)))
+    assert [type(each) for each in obstacles] == [StorageError]
     assert "make room there" in obstacles[0].message
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "complaint"),
     [
-        (["nothing"], Unknown, "there is no model 'nothing' to compile; there are .*tiny-mlc"),
+        (["nothing"], NotFound, "there is no model 'nothing' to compile; there are .*tiny-mlc"),
         (["qwen3-8b"], BadInput, "qwen3-8b runs on llama_cpp as it is"),
         ([NAME, "--quantization", "q3f16_1"], BadInput, "is not compiled as 'q3f16_1'; it can be q4f16_1, q4f16_ft"),
-        ([NAME, "--quantization", "q4f16_ft"], ModelFault, "lacks the kernels of q4f16_ft"),
+        ([NAME, "--quantization", "q4f16_ft"], ModelError, "lacks the kernels of q4f16_ft"),
     ],
 )
 def test_a_wrong_wish_gets_one_sentence(
@@ -355,11 +357,11 @@ def test_the_beginning_of_a_name_means_the_best_of_those(data: Path) -> None:
 
 def test_other_machines_and_chips_are_refused(data: Path) -> None:
     (data / "root/proc/device-tree/compatible").write_text("nvidia,tegra210\0")
-    with pytest.raises(ModelFault, match="chip tegra210, for which MLC compiles nothing"):
+    with pytest.raises(ModelError, match="chip tegra210, for which MLC compiles nothing"):
         run(data, NAME)
     for file in ("proc/device-tree/compatible", "etc/nv_tegra_release"):
         (data / "root" / file).unlink()
-    with pytest.raises(ModelFault, match="this machine is no Jetson"):
+    with pytest.raises(ModelError, match="this machine is no Jetson"):
         run(data, NAME)
 
 
@@ -367,10 +369,10 @@ def test_an_image_without_mlc_is_named(data: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "broken" / "tvm").mkdir(parents=True)
     (tmp_path / "broken/tvm/__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'tvm'\")")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'broken'}:{os.environ['PYTHONPATH']}")
-    with pytest.raises(ModelFault, match="has no tvm: the image was built without mlc"):
+    with pytest.raises(ModelError, match="has no tvm: the image was built without mlc"):
         run(data, NAME)
     (tmp_path / "broken/tvm/__init__.py").write_text("raise OSError('libcudart.so.12: cannot open')")
-    with pytest.raises(ModelFault, match=r"mlc_llm cannot be loaded by .*libcudart\.so\.12"):
+    with pytest.raises(ModelError, match=r"mlc_llm cannot be loaded by .*libcudart\.so\.12"):
         run(data, NAME)
 
 
@@ -387,7 +389,7 @@ def test_what_stands_in_writes_what_the_metadata_says() -> None:
 def test_a_compiled_model_is_used_without_what_it_was_made_from(data: Path) -> None:
     known = Catalog(data)
     for ask in (known.open, lambda name: known.choose("llm", "mlc", name)):
-        with pytest.raises(ModelFault, match=f"chatapi compile {NAME}") as raised:
+        with pytest.raises(ModelError, match=f"chatapi compile {NAME}") as raised:
             ask(NAME)
         assert raised.value.code == "model_missing"
     made(data)

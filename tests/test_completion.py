@@ -15,7 +15,7 @@ import pytest
 from conftest import Served, serving
 
 from chatapi.audio import Audio, decode, wav
-from chatapi.engines import Piece, Usage
+from chatapi.engines import TokenChunk, TokenUsage
 from chatapi.settings import Settings
 
 
@@ -186,9 +186,9 @@ def test_what_can_be_asked_for_is_listed(served: Served) -> None:
 
 
 def test_an_answer_that_has_no_sound_is_not_met_with_silence(served: Served) -> None:
-    def smiling(*_: object) -> Iterator[Piece]:
-        yield Piece("\U0001f600")
-        yield Piece("", "stop", Usage(1, 1))
+    def smiling(*_: object) -> Iterator[TokenChunk]:
+        yield TokenChunk("\U0001f600")
+        yield TokenChunk("", "stop", TokenUsage(1, 1))
 
     served.appliance.engines.llm.engine.generate = smiling  # type: ignore[method-assign]
     said = len(served.appliance.answering.no_answer.split())

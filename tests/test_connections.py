@@ -24,7 +24,7 @@ from conftest import ECHO, PATIENCE, Served, serving
 
 from chatapi.auth import client_address
 from chatapi.interfaces.http import connections
-from chatapi.interfaces.http.connections import GRACE_SECONDS, REFUSING, Connections
+from chatapi.interfaces.http.connections import GRACE_SECONDS, REFUSING, ConnectionTable
 from chatapi.interfaces.http.protocols import Pace
 from chatapi.settings import Settings
 from chatapi.system import file_descriptors
@@ -85,7 +85,7 @@ def test_an_address_counts_as_its_network_and_loopback_as_this_machine(address: 
 
 
 def test_a_full_registry_closes_the_connection_that_is_idle_longest(clock: Clock) -> None:
-    registry, peers = Connections(16, 16, clock), [Peer() for _ in range(18)]
+    registry, peers = ConnectionTable(16, 16, clock), [Peer() for _ in range(18)]
     entries = [registry.enter(peer, f"192.0.2.{number}") for number, peer in enumerate(peers[:16])]
     assert all(entries)
     registry.busy(entries[0])  # type: ignore[arg-type]
@@ -98,7 +98,7 @@ def test_a_full_registry_closes_the_connection_that_is_idle_longest(clock: Clock
 
 
 def test_a_connection_that_just_opened_gives_way_to_none_and_the_new_one_is_refused(clock: Clock) -> None:
-    registry = Connections(16, 100, clock)
+    registry = ConnectionTable(16, 100, clock)
     for number in range(16):
         registry.enter(Peer(), f"192.0.2.{number}")
     entry = registry.enter(Peer(), "198.51.100.1")
@@ -106,7 +106,7 @@ def test_a_connection_that_just_opened_gives_way_to_none_and_the_new_one_is_refu
 
 
 def test_an_address_at_its_bound_displaces_its_own_idle_connections_only(clock: Clock) -> None:
-    registry, own, others = Connections(100, 4, clock), [Peer() for _ in range(5)], [Peer() for _ in range(50)]
+    registry, own, others = ConnectionTable(100, 4, clock), [Peer() for _ in range(5)], [Peer() for _ in range(50)]
     for number, peer in enumerate(others):
         registry.enter(peer, f"192.0.2.{number}")
     for peer in own[:4]:
@@ -123,7 +123,7 @@ def test_an_address_at_its_bound_displaces_its_own_idle_connections_only(clock: 
 
 
 def test_of_refused_connections_the_oldest_that_asked_nothing_gives_way(clock: Clock) -> None:
-    registry, peers = Connections(16, 1000, clock), [Peer() for _ in range(16 + REFUSING)]
+    registry, peers = ConnectionTable(16, 1000, clock), [Peer() for _ in range(16 + REFUSING)]
     entries = [registry.enter(peer, "192.0.2.1") for peer in peers]
     assert all(entries) and sum(bool(entry and entry.refused) for entry in entries) == REFUSING
     assert registry.enter(Peer(), "192.0.2.1") is not None
@@ -137,7 +137,7 @@ def test_of_refused_connections_the_oldest_that_asked_nothing_gives_way(clock: C
 
 
 def test_where_all_are_answered_no_more_are_refused_than_there_is_room_for(clock: Clock) -> None:
-    registry = Connections(16, 1000, clock)
+    registry = ConnectionTable(16, 1000, clock)
     for _ in range(16 + REFUSING):
         registry.busy(registry.enter(Peer(), "192.0.2.1"))  # type: ignore[arg-type]
     assert registry.enter(Peer(), "192.0.2.1") is None
@@ -145,7 +145,7 @@ def test_where_all_are_answered_no_more_are_refused_than_there_is_room_for(clock
 
 
 def test_what_is_silent_for_too_long_expires_and_what_does_not_close_is_dropped(clock: Clock) -> None:
-    registry, idle, busy, closing = Connections(16, 16, clock), Peer(), Peer(), Peer()
+    registry, idle, busy, closing = ConnectionTable(16, 16, clock), Peer(), Peer(), Peer()
     for peer in (idle, busy, closing):
         entry = registry.enter(peer, "192.0.2.1")
         assert entry is not None
@@ -304,7 +304,7 @@ def test_the_soft_limit_of_descriptors_is_raised_towards_the_hard_one() -> None:
 
 def test_connections_leave_descriptors_for_all_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_descriptors, "limit", lambda: 1024)
-    assert Connections(2048, 256).most == 1024 - connections.OTHERS
+    assert ConnectionTable(2048, 256).most == 1024 - connections.OTHERS
     assert connections.OTHERS > REFUSING + connections.LOCAL + connections.BACKLOG
 
 

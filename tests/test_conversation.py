@@ -9,18 +9,18 @@ import pytest
 from conftest import Running, answer, until
 
 from chatapi.audio import Audio
-from chatapi.engines import Message, Piece, Sampling, Stop
-from chatapi.errors import ChatapiError, Deadline, EngineFailed, TooLarge
+from chatapi.engines import PromptMessage, Sampling, Stop, TokenChunk
+from chatapi.errors import ChatapiError, DeadlineExceeded, EngineFailed, TooLarge
 from chatapi.events import TextDelta, TurnEnded
 from chatapi.runtime.admission import Priority
-from chatapi.services.turns.chat_completion import ChatTurn, Said
+from chatapi.services.turns.chat_completion import ChatMessage, ChatTurn
 from chatapi.services.turns.completion import Turn
 
 
 @pytest.mark.anyio
 async def test_a_turn_that_takes_too_long_is_ended(echo: Running) -> None:
     async with echo("echo.delay=0.2", "limits.turn_seconds=0.3") as appliance:
-        with pytest.raises(Deadline):
+        with pytest.raises(DeadlineExceeded):
             await answer(appliance, Turn(prompt="one two three four"))
         await until(lambda: appliance.engines.llm.gate.used == 0)
 
@@ -106,7 +106,7 @@ async def test_an_answer_makes_room_for_a_live_one_and_goes_on_where_it_was(echo
 async def test_an_answer_with_all_the_room_there_is_goes_on_too(echo: Running) -> None:
     async with echo("llama_cpp.slots=1", "echo.delay=0.01", "llama_cpp.context=256") as appliance:
         words = " ".join(f"word{number}" for number in range(100))
-        asked = ChatTurn((Said("user", (words,)),))
+        asked = ChatTurn((ChatMessage("user", (words,)),))
         async with appliance.chat.take(asked) as events:
             text = (await anext(events)).text  # type: ignore[union-attr]
             await answer(appliance, Turn(prompt="stop", priority=Priority.LIVE, max_tokens=8))
@@ -120,13 +120,13 @@ async def test_what_a_form_is_for_is_told_in_one_system_message_with_the_callers
         engine, told = appliance.engines.llm.engine, []
         generate = engine.generate
 
-        def listened(messages: Sequence[Message], sampling: Sampling, stop: Stop) -> Iterator[Piece]:
+        def listened(messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop) -> Iterator[TokenChunk]:
             told.append([(message.role, message.text) for message in messages])
             return generate(messages, sampling, stop)
 
         engine.generate = listened  # type: ignore[method-assign]
-        asked = Said("user", ("hello",))
-        for messages in ((Said("system", ("Be brief.",)), asked), (asked,)):
+        asked = ChatMessage("user", ("hello",))
+        for messages in ((ChatMessage("system", ("Be brief.",)), asked), (asked,)):
             async with appliance.chat.take(ChatTurn(messages, form="Give a recipe.")) as events:
                 [event async for event in events]
     user = ("user", "hello")

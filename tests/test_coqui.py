@@ -12,10 +12,10 @@ import pytest
 from coqui_model import RATE, STANDIN, coqui_tts, made, real
 
 from chatapi.audio import LEVEL
-from chatapi.catalog import Model
+from chatapi.catalog import InstalledModel
 from chatapi.engines.registry import load
-from chatapi.errors import EngineFailed, ModelFault, SettingsFault
-from chatapi.settings import Coqui, Settings
+from chatapi.errors import EngineFailed, ModelError, SettingsError
+from chatapi.settings import CoquiSettings, Settings
 
 CONSTRUCTOR = (
     "tts_checkpoint tts_config_path tts_speakers_file vocoder_checkpoint vocoder_config encoder_checkpoint "
@@ -35,8 +35,8 @@ def _coqui() -> Iterator[None]:
         yield
 
 
-def engine(data: Path, *models: Model, **table: Any) -> Any:
-    return load("tts", "coqui")(Settings(data=data, coqui=Coqui(**table)), models)
+def engine(data: Path, *models: InstalledModel, **table: Any) -> Any:
+    return load("tts", "coqui")(Settings(data=data, coqui=CoquiSettings(**table)), models)
 
 
 def seconds(chunks: list[Any]) -> float:
@@ -100,7 +100,7 @@ def test_the_gpu_is_used_where_there_is_one_and_asked_for_in_vain_is_told(tmp_pa
         assert engine(tmp_path, model)._cuda and not engine(tmp_path, model, device="cpu")._cuda
         return
     assert not engine(tmp_path, model)._cuda
-    with pytest.raises(SettingsFault, match=r"coqui\.device is cuda, and this torch has no CUDA"):
+    with pytest.raises(SettingsError, match=r"coqui\.device is cuda, and this torch has no CUDA"):
         engine(tmp_path, model, device="cuda")
 
 
@@ -130,7 +130,7 @@ def test_what_it_cannot_say_is_told(tmp_path: Path) -> None:
 def test_a_damaged_model_is_named(tmp_path: Path, file: str, text: str, told: str) -> None:
     model = made(tmp_path / "m")
     model.files[file].write_text(text, encoding="utf-8")
-    with pytest.raises(ModelFault, match=told):
+    with pytest.raises(ModelError, match=told):
         engine(tmp_path, model)
 
 
@@ -138,16 +138,16 @@ def test_an_archive_that_is_none_leaves_nothing_unpacked(tmp_path: Path) -> None
     model = made(tmp_path / "m", packed=True)
     archive = model.files["model.zip"]
     archive.write_bytes(archive.read_bytes()[:-40])
-    with pytest.raises(ModelFault, match="is not a whole archive of a Coqui model"):
+    with pytest.raises(ModelError, match="is not a whole archive of a Coqui model"):
         engine(tmp_path, model)
     assert not (tmp_path / "coqui" / "made" / "unpacked").exists()
 
 
 def test_without_a_model_or_its_files_it_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ModelFault, match="chatapi models"):
+    with pytest.raises(ModelError, match="chatapi models"):
         engine(tmp_path)
-    with pytest.raises(ModelFault, match=r"needs a \.pth and a config\.json file; it has: x"):
-        engine(tmp_path, Model("m", "tts", "coqui", tmp_path, {"x": tmp_path / "x"}, ("en",), 1, 1, {}))
+    with pytest.raises(ModelError, match=r"needs a \.pth and a config\.json file; it has: x"):
+        engine(tmp_path, InstalledModel("m", "tts", "coqui", tmp_path, {"x": tmp_path / "x"}, ("en",), 1, 1, {}))
 
 
 @pytest.mark.skipif(real(), reason="coqui-tts is installed")
@@ -156,5 +156,5 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(sys, "path", [each for each in sys.path if each != str(STANDIN)])
     monkeypatch.delitem(sys.modules, "TTS", raising=False)
-    with pytest.raises(SettingsFault, match=r"pip install 'chatapi\[coqui\]'"):
+    with pytest.raises(SettingsError, match=r"pip install 'chatapi\[coqui\]'"):
         load("tts", "coqui")

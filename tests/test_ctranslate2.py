@@ -15,10 +15,10 @@ from test_whisper import SOUNDS, clip
 from chatapi.audio import RATE, Samples
 from chatapi.bench.corpus import coloured
 from chatapi.bench.wer import word_error_rate, words
-from chatapi.engines import Hearing
+from chatapi.engines import TranscriptionOptions
 from chatapi.engines.asr.ctranslate2 import CTranslate2
-from chatapi.errors import ModelFault
-from chatapi.settings import CTranslate2 as Table
+from chatapi.errors import ModelError
+from chatapi.settings import CTranslate2Settings as Table
 from chatapi.settings import Settings
 
 pytestmark = pytest.mark.real
@@ -75,13 +75,13 @@ def test_the_threads_are_shared_by_the_slots() -> None:
 
 def test_a_short_sounds_certainty_is_that_of_its_words(english: CTranslate2) -> None:
     (plain,) = english.transcribe(clip("jfk-16"), "en")
-    (told,) = english.transcribe(clip("jfk-16"), "en", hearing=Hearing(tokens=True))
+    (told,) = english.transcribe(clip("jfk-16"), "en", hearing=TranscriptionOptions(tokens=True))
     assert plain.logprob == told.logprob == pytest.approx(np.mean([token.logprob for token in told.tokens]))
 
 
 def test_a_long_sound_has_the_same_words_whatever_is_asked_of_them(english: CTranslate2) -> None:
     plain = list(english.transcribe(joined(*LONG), "en"))
-    told = list(english.transcribe(joined(*LONG), "en", hearing=Hearing(words=True)))
+    told = list(english.transcribe(joined(*LONG), "en", hearing=TranscriptionOptions(words=True)))
     assert [(each.text, each.start, each.end) for each in plain] == [(each.text, each.start, each.end) for each in told]
     assert all(not each.words and -0.5 <= each.logprob < 0 for each in plain)
     assert all(each.words for each in told)
@@ -120,6 +120,6 @@ def test_a_file_that_is_not_the_models_is_named(tmp_path: Path, file: str, conte
     whole = model("whisper-tiny.en-ct2")
     files = {name: Path(shutil.copy(path, tmp_path)) for name, path in whole.files.items()}
     files[file].unlink() if content is None else files[file].write_bytes(content)
-    with pytest.raises(ModelFault) as caught:
+    with pytest.raises(ModelError) as caught:
         CTranslate2(Settings(), [SimpleNamespace(name="broken", languages=("en",), files=files)])
     assert file in caught.value.message or str(tmp_path) in caught.value.message

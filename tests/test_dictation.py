@@ -15,8 +15,8 @@ from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Pcm, Samples
 from chatapi.errors import BadInput, Unprocessable
 from chatapi.events import Transcript
-from chatapi.services.transcription.segmenter import Finder, Rules, regions
-from chatapi.services.transcription.streaming import Dictation
+from chatapi.services.transcription.segmenter import SegmentationRules, SpeechRegionFinder, regions
+from chatapi.services.transcription.streaming import StreamingTranscriber
 
 CLIP = np.concatenate([part for length in (0.4, 2.0, 0.7) for part in (np.zeros(RATE, np.float32), tone(length))])
 
@@ -58,7 +58,7 @@ async def test_an_hour_of_speech_without_a_pause_is_held_in_no_memory(echo: Runn
 @pytest.mark.anyio
 async def test_a_language_that_is_not_understood_is_said_before_any_sound(echo: Running) -> None:
     async with echo() as appliance:
-        ability: Dictation = appliance.dictation
+        ability: StreamingTranscriber = appliance.dictation
         with pytest.raises(Unprocessable, match="xx"):
             async for _ in ability.hear(given_in([]), "xx"):
                 raise AssertionError
@@ -66,8 +66,8 @@ async def test_a_language_that_is_not_understood_is_said_before_any_sound(echo: 
 
 @given(st.lists(st.sampled_from([0.1, 0.4, 0.6, 0.9]), max_size=300), st.integers(1, 4))
 def test_what_is_needed_is_never_forgotten(probabilities: list[float], longest: int) -> None:
-    rules = Rules(longest=float(longest))
-    finder, found, needed = Finder(rules), [], 0
+    rules = SegmentationRules(longest=float(longest))
+    finder, found, needed = SpeechRegionFinder(rules), [], 0
     for probability in probabilities:
         for region in finder.feed(probability):
             assert region.start >= needed

@@ -8,64 +8,71 @@ import numpy as np
 import pytest
 
 from chatapi.audio import RATE
-from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Usage
-from chatapi.engines.fake import EchoDetector, EchoLanguageModel, EchoSynthesizer, EchoTranscriber
-from chatapi.errors import Unknown
-from chatapi.settings import Echo, LlamaCpp, Settings
+from chatapi.engines import ContextOverflow, PromptMessage, Sampling, TokenChunk, TokenUsage
+from chatapi.engines.fake import FakeLanguageModel, FakeSynthesizer, FakeTranscriber, FakeVoiceActivityDetector
+from chatapi.errors import NotFound
+from chatapi.settings import FakeEngineSettings, LlamaCppSettings, Settings
 
 
 def tone(seconds: float, level: float = 0.1) -> np.ndarray:
     return (level * np.sin(2 * np.pi * 220 * np.arange(int(seconds * RATE)) / RATE)).astype(np.float32)
 
 
-def model(**echo: object) -> EchoLanguageModel:
-    return EchoLanguageModel(Settings(echo=Echo(**echo), llama_cpp=LlamaCpp(context=256, slots=3)), [])
+def model(**echo: object) -> FakeLanguageModel:
+    return FakeLanguageModel(
+        Settings(echo=FakeEngineSettings(**echo), llama_cpp=LlamaCppSettings(context=256, slots=3)), []
+    )
 
 
-def said(text: str) -> list[Message]:
-    return [Message("system", "be kind"), Message("user", "first"), Message("assistant", "yes"), Message("user", text)]
+def said(text: str) -> list[PromptMessage]:
+    return [
+        PromptMessage("system", "be kind"),
+        PromptMessage("user", "first"),
+        PromptMessage("assistant", "yes"),
+        PromptMessage("user", text),
+    ]
 
 
 def test_the_detector_takes_loud_frames_for_speech_and_pads_the_last():
     sound = np.concatenate([np.zeros(512, np.float32), tone(1.0)[:512], np.full(100, 0.001, np.float32)])
-    assert list(EchoDetector(Settings(), []).probabilities(sound)) == [0.0, 1.0, 0.0]
+    assert list(FakeVoiceActivityDetector(Settings(), []).probabilities(sound)) == [0.0, 1.0, 0.0]
 
 
 def test_the_detector_says_nothing_about_no_samples():
-    assert list(EchoDetector(Settings(), []).probabilities(np.zeros(0, np.float32))) == []
+    assert list(FakeVoiceActivityDetector(Settings(), []).probabilities(np.zeros(0, np.float32))) == []
 
 
 def test_the_transcriber_tells_the_length_and_the_language():
-    [segment] = EchoTranscriber(Settings(), []).transcribe(tone(1.5), "de")
+    [segment] = FakeTranscriber(Settings(), []).transcribe(tone(1.5), "de")
     assert (segment.text, segment.start, segment.end, segment.language) == ("heard 1.50 seconds.", 0.0, 1.5, "de")
 
 
 def test_the_transcriber_cuts_long_sound_into_segments_of_thirty_seconds_and_skips_silent_ones():
     sound = np.concatenate([tone(30), np.zeros(30 * RATE, np.float32), tone(5)])
-    segments = list(EchoTranscriber(Settings(), []).transcribe(sound))
+    segments = list(FakeTranscriber(Settings(), []).transcribe(sound))
     assert [(segment.start, segment.end) for segment in segments] == [(0.0, 30.0), (60.0, 65.0)]
 
 
 def test_the_transcriber_hears_no_words_in_silence():
-    assert list(EchoTranscriber(Settings(), []).transcribe(np.zeros(RATE, np.float32))) == []
+    assert list(FakeTranscriber(Settings(), []).transcribe(np.zeros(RATE, np.float32))) == []
 
 
 def test_the_transcriber_names_the_languages_it_has_when_asked_for_another():
-    with pytest.raises(Unknown, match=r"'fr'.*en, de") as caught:
-        list(EchoTranscriber(Settings(), []).transcribe(tone(1), "fr"))
+    with pytest.raises(NotFound, match=r"'fr'.*en, de") as caught:
+        list(FakeTranscriber(Settings(), []).transcribe(tone(1), "fr"))
     assert caught.value.code == "unknown_language"
 
 
 def test_the_model_repeats_the_last_user_message_word_by_word_and_reports_usage():
     pieces = list(model().generate(said("hello  there"), Sampling(max_tokens=20)))
     assert [piece.text for piece in pieces] == ["You", " said:", " hello", "  there.", ""]
-    assert pieces[-1] == Piece("", "stop", Usage(prompt_tokens=6, completion_tokens=4))
+    assert pieces[-1] == TokenChunk("", "stop", TokenUsage(prompt_tokens=6, completion_tokens=4))
 
 
 def test_the_model_stops_at_max_tokens_and_says_so():
     pieces = list(model().generate(said("one two three"), Sampling(max_tokens=3)))
     assert "".join(piece.text for piece in pieces) == "You said: one"
-    assert pieces[-1] == Piece("", "length", Usage(7, 3))
+    assert pieces[-1] == TokenChunk("", "length", TokenUsage(7, 3))
 
 
 def test_an_answer_of_exactly_max_tokens_is_whole():
@@ -106,7 +113,7 @@ def test_the_fault_hang_ignores_stop_until_the_engine_is_closed():
     wanted.set()
     assert next(answer).text == "You"
     wanted.clear()
-    rest: list[Piece] = []
+    rest: list[TokenChunk] = []
     thread = threading.Thread(target=lambda: rest.extend(answer))
     thread.start()
     thread.join(timeout=0.05)
@@ -124,14 +131,14 @@ def test_close_cuts_the_delay_of_a_step_short():
 
 
 def test_the_voice_speaks_sixty_milliseconds_a_word_and_a_chunk_a_sentence():
-    chunks = list(EchoSynthesizer(Settings(), []).synthesize("One two three. Four! ... 5 6", "echo"))
+    chunks = list(FakeSynthesizer(Settings(), []).synthesize("One two three. Four! ... 5 6", "echo"))
     assert [chunk.seconds for chunk in chunks] == pytest.approx([0.18, 0.06, 0.12])
     assert all(chunk.rate == RATE and chunk.samples.dtype == np.float32 for chunk in chunks)
 
 
 def test_the_high_voice_is_an_octave_above():
     def pitch(voice: str) -> float:
-        [chunk] = EchoSynthesizer(Settings(), []).synthesize("word " * 10, voice)
+        [chunk] = FakeSynthesizer(Settings(), []).synthesize("word " * 10, voice)
         spectrum = np.abs(np.fft.rfft(chunk.samples))
         return float(spectrum.argmax() * RATE / len(chunk.samples))
 
@@ -140,7 +147,7 @@ def test_the_high_voice_is_an_octave_above():
 
 
 def test_words_of_the_voice_can_be_told_apart():
-    [chunk] = EchoSynthesizer(Settings(), []).synthesize("one two", "echo")
+    [chunk] = FakeSynthesizer(Settings(), []).synthesize("one two", "echo")
     assert abs(chunk.samples[959]) < 0.001
     assert abs(chunk.samples[960]) < 0.001
     assert np.abs(chunk.samples).max() == pytest.approx(1 / 3, abs=0.01)
@@ -148,10 +155,10 @@ def test_words_of_the_voice_can_be_told_apart():
 
 @pytest.mark.parametrize("text", ["", "  \n", "... !? —", "🙂"])
 def test_nothing_is_said_for_a_text_with_nothing_to_say(text: str):
-    assert list(EchoSynthesizer(Settings(), []).synthesize(text, "echo")) == []
+    assert list(FakeSynthesizer(Settings(), []).synthesize(text, "echo")) == []
 
 
 def test_an_unknown_voice_is_refused_with_those_that_are_there():
-    with pytest.raises(Unknown, match=r"'nina'.*echo, echo-high") as caught:
-        list(EchoSynthesizer(Settings(), []).synthesize("hello", "nina"))
+    with pytest.raises(NotFound, match=r"'nina'.*echo, echo-high") as caught:
+        list(FakeSynthesizer(Settings(), []).synthesize("hello", "nina"))
     assert caught.value.code == "unknown_voice"

@@ -24,27 +24,27 @@ from chatapi.audio import Audio, Samples, decode
 from chatapi.engines import (
     ENGINES,
     ContextOverflow,
-    Hearing,
-    Message,
-    Piece,
+    PromptMessage,
     Sampling,
     Segment,
     Stop,
+    TokenChunk,
+    TranscriptionOptions,
     Voice,
     entry,
     installed,
     load,
     never,
 )
-from chatapi.errors import ChatapiError, Unknown, Unprocessable
-from chatapi.settings import LlamaCpp, Mlc, OpenAIUpstream, Settings
+from chatapi.errors import ChatapiError, NotFound, Unprocessable
+from chatapi.settings import LlamaCppSettings, MlcSettings, OpenAIUpstreamSettings, Settings
 
 EVERY = [
     pytest.param((role, name), id=f"{role}-{name}", marks=[pytest.mark.real] if needs.needs_model else [])
     for role, engines in ENGINES.items()
     for name, needs in engines.items()
 ]
-KINDS: dict[str, type] = {"vad": float, "wake": float, "turn": float, "asr": Segment, "llm": Piece, "tts": Audio}
+KINDS: dict[str, type] = {"vad": float, "wake": float, "turn": float, "asr": Segment, "llm": TokenChunk, "tts": Audio}
 MODELS = {
     "ctranslate2": "whisper-tiny.en-ct2",
     "whisper_cpp": "whisper-tiny.en",
@@ -56,7 +56,10 @@ MODELS = {
 }
 LIBRARIES: dict[str, Callable[[], AbstractContextManager[None]]] = {"mlc": mlc_llm, "coqui": coqui_tts}
 """Those that are stood in for."""
-CHAT = [Message("system", "You answer in one short sentence."), Message("user", "Tell me about the sea and the sky.")]
+CHAT = [
+    PromptMessage("system", "You answer in one short sentence."),
+    PromptMessage("user", "Tell me about the sea and the sky."),
+]
 PATIENCE = 120
 """Seconds after which a thread counts as stuck."""
 
@@ -133,9 +136,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         url = f"http://127.0.0.1:{server.server_port}/v1"
         yield Settings(
             data=tmp_path_factory.mktemp("data"),
-            llama_cpp=LlamaCpp(context=512, slots=2),
-            mlc=Mlc(context=512, slots=3),
-            openai_upstream=OpenAIUpstream(url=url, context=100_000),
+            llama_cpp=LlamaCppSettings(context=512, slots=2),
+            mlc=MlcSettings(context=512, slots=3),
+            openai_upstream=OpenAIUpstreamSettings(url=url, context=100_000),
         )
         server.shutdown()
         thread.join()
@@ -238,7 +241,7 @@ def test_a_language_model_ends_with_a_reason_and_refuses_what_does_not_fit(engin
     assert pieces[-1].finish_reason in ("stop", "length")
     assert pieces[-1].usage.completion_tokens > 0
     with pytest.raises(ContextOverflow) as caught:
-        next(engine.built.generate([Message("user", "sea " * 6000)], Sampling(max_tokens=10)))
+        next(engine.built.generate([PromptMessage("user", "sea " * 6000)], Sampling(max_tokens=10)))
     assert caught.value.needed > caught.value.context > 0
 
 
@@ -247,7 +250,7 @@ def test_a_synthesizer_offers_voices_and_refuses_others(engine: Engine):
     assert all(isinstance(voice, Voice) for voice in engine.built.voices)
     assert all(chunk.rate == engine.built.voices[0].rate for chunk in engine.call())
     assert list(engine.built.synthesize(" ... ", engine.built.voices[0].name)) == []
-    with pytest.raises(Unknown) as caught:
+    with pytest.raises(NotFound) as caught:
         list(engine.built.synthesize("Hello.", "a voice nobody has"))
     assert caught.value.code == "unknown_voice"
 
@@ -265,7 +268,7 @@ def test_a_synthesizer_speaks_as_fast_as_it_is_asked_to(engine: Engine):
 @of("asr")
 def test_a_transcriber_gives_words_and_tokens_where_they_are_asked_for(engine: Engine):
     assert not any(segment.words or segment.tokens for segment in engine.call())
-    asked = Hearing(words=True, tokens=True)
+    asked = TranscriptionOptions(words=True, tokens=True)
     for segment in engine.built.transcribe(speech(), "en", never, asked):
         said = re.findall(r"[\w.']*\w", segment.text)
         assert [word.text for word in segment.words] == said
@@ -278,7 +281,7 @@ def test_a_transcriber_gives_words_and_tokens_where_they_are_asked_for(engine: E
 @of("asr")
 def test_a_transcriber_says_whether_it_translates_and_does_so_or_refuses(engine: Engine):
     try:
-        told = list(engine.built.transcribe(speech(), "en", never, Hearing(translate=True)))
+        told = list(engine.built.transcribe(speech(), "en", never, TranscriptionOptions(translate=True)))
     except Unprocessable as error:
         assert not engine.built.translates and error.code == "no_translation"
     else:
@@ -288,7 +291,7 @@ def test_a_transcriber_says_whether_it_translates_and_does_so_or_refuses(engine:
 @of("asr")
 def test_a_prompt_does_not_stay_for_the_next(engine: Engine):
     before = [segment.text for segment in engine.call()]
-    list(engine.built.transcribe(speech(), "en", never, Hearing(prompt="Nabu, HELLO WORLD!")))
+    list(engine.built.transcribe(speech(), "en", never, TranscriptionOptions(prompt="Nabu, HELLO WORLD!")))
     assert [segment.text for segment in engine.call()] == before
 
 

@@ -20,9 +20,9 @@ from wyoming_peer import until as come
 
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
-from chatapi.errors import Busy, Deadline, TooLarge, Unprocessable
+from chatapi.errors import Busy, DeadlineExceeded, TooLarge, Unprocessable
 from chatapi.services.files import SMALL
-from chatapi.services.transcription.transcriber import Options
+from chatapi.services.transcription.transcriber import TranscriptionRequest
 from chatapi.services.turns.completion import Turn
 
 pytestmark = pytest.mark.anyio
@@ -96,7 +96,7 @@ async def test_a_speaker_who_never_ends_is_ended(echo: Running) -> None:
         await anyio.sleep_forever()
 
     async with echo("limits.turn_seconds=0.1", "limits.audio_seconds=2") as appliance:
-        with pytest.raises(Deadline):
+        with pytest.raises(DeadlineExceeded):
             async with appliance.files.dictated(silent()) as found:
                 [each async for each in found]
         with pytest.raises(TooLarge):
@@ -161,7 +161,7 @@ async def test_a_large_recording_that_states_no_length_waits_with_the_long_ones(
     async with echo("limits.concurrent=1") as appliance, anyio.create_task_group() as group:
 
         async def heard() -> None:
-            async with appliance.files.heard(file, Options()) as passages:
+            async with appliance.files.heard(file, TranscriptionRequest()) as passages:
                 assert [passage.done async for passage in passages][-1] == pytest.approx(12, abs=0.1)
 
         async with appliance.files.long.admitted():

@@ -9,16 +9,27 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from chatapi.engines import ContextOverflow, LanguageModel, Message, Piece, Sampling, Skill, Stop, Tool, Usage, never
+from chatapi.engines import (
+    Capability,
+    ContextOverflow,
+    LanguageModel,
+    PromptMessage,
+    Sampling,
+    Stop,
+    TokenChunk,
+    TokenUsage,
+    Tool,
+    never,
+)
 from chatapi.engines.llm import json_schemas
 from chatapi.errors import Unprocessable
-from chatapi.events import Call, Token
-from chatapi.services.turns.chat_completion import Chat, ChatTurn, Given, Said
-from chatapi.services.turns.tool_call_parser import Reader, generate
+from chatapi.events import Token, ToolCall
+from chatapi.services.turns.chat_completion import ChatCompletions, ChatMessage, ChatTurn, FixedPrompt
+from chatapi.services.turns.tool_call_parser import ToolCallReader, generate
 
 CITY = {"type": "object", "properties": {"city": {"$ref": "#/$defs/c"}}, "$defs": {"c": {"type": "string"}}}
 WEATHER, NEWS = Tool("weather", "Tells it.", CITY), Tool("news", "", {"type": "object", "properties": {}})
-ASKED = [Message("system", "Be brief."), Message("user", "Is it raining in Paris?")]
+ASKED = [PromptMessage("system", "Be brief."), PromptMessage("user", "Is it raining in Paris?")]
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 
 
@@ -28,19 +39,21 @@ class Scripted:
     slots = 1
     continues = True
 
-    def __init__(self, text: str, reason: str = "stop", can: Sequence[Skill] = ("schema",), size: int = 3) -> None:
+    def __init__(self, text: str, reason: str = "stop", can: Sequence[Capability] = ("schema",), size: int = 3) -> None:
         self.can = frozenset(can)
-        self.asked: list[tuple[Sequence[Message], Sampling]] = []
+        self.asked: list[tuple[Sequence[PromptMessage], Sampling]] = []
         self._pieces = [text[at : at + size] for at in range(0, len(text), size)]
         self._reason = reason
 
-    def generate(self, messages: Sequence[Message], sampling: Sampling, stop: Stop = never) -> Iterator[Piece]:
+    def generate(
+        self, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop = never
+    ) -> Iterator[TokenChunk]:
         self.asked.append((messages, sampling))
         for piece in self._pieces:
-            yield Piece(piece, tokens=(Token(piece, 0.0, piece.encode()),))
-        yield Piece("", self._reason, Usage(1, len(self._pieces)))
+            yield TokenChunk(piece, tokens=(Token(piece, 0.0, piece.encode()),))
+        yield TokenChunk("", self._reason, TokenUsage(1, len(self._pieces)))
 
-    def whole(self, messages: Sequence[Message], stop: Stop = never) -> Iterator[float]:
+    def whole(self, messages: Sequence[PromptMessage], stop: Stop = never) -> Iterator[float]:
         return iter(())
 
 
@@ -77,7 +90,7 @@ def test_calls_are_told_from_words_however_they_arrive(size: int, text: str, wor
 
 
 def test_words_are_given_out_as_soon_as_they_cannot_be_a_call() -> None:
-    reader = Reader(["weather"])
+    reader = ToolCallReader(["weather"])
     assert [reader.feed(piece) for piece in ("<", "b> it", " rains<too", "l")] == ["", "<b> it", " rains", ""]
     assert reader.finish() == ("<tool", [])
 
@@ -153,9 +166,9 @@ def test_calls_and_results_are_told_in_words() -> None:
     model = Scripted("It is sunny.")
     turns = [
         *ASKED,
-        Message("assistant", "", (Call("c1", "weather", '{"city": "Paris"}'), Call("c2", "news", "{}"))),
-        Message("tool", "sunny", call="c1"),
-        Message("tool", "none", call="c2"),
+        PromptMessage("assistant", "", (ToolCall("c1", "weather", '{"city": "Paris"}'), ToolCall("c2", "news", "{}"))),
+        PromptMessage("tool", "sunny", call="c1"),
+        PromptMessage("tool", "none", call="c2"),
     ]
     list(generate(model, turns, Sampling(tools=(WEATHER,), tool_choice="none")))
     [(messages, _)] = model.asked
@@ -229,13 +242,13 @@ def test_schemas_that_can_be_followed_are_taken() -> None:
     ],
 )
 def test_what_an_engine_cannot_do_is_refused_by_name(
-    sampling: Sampling, can: Sequence[Skill], param: str | None
+    sampling: Sampling, can: Sequence[Capability], param: str | None
 ) -> None:
-    assert Chat.lacking(sampling, frozenset(can)) == param
+    assert ChatCompletions.lacking(sampling, frozenset(can)) == param
 
 
 def test_a_limit_above_what_the_context_has_left_is_lowered_to_it() -> None:
-    given = Given((Message("user", "a"),))
+    given = FixedPrompt((PromptMessage("user", "a"),))
     shorter = given.shortened(ContextOverflow(1100, 512), Sampling(max_tokens=1000))
     assert shorter.room == 412
     model = Scripted("a")
@@ -250,5 +263,5 @@ def test_a_limit_above_what_the_context_has_left_is_lowered_to_it() -> None:
 
 
 def test_a_turn_knows_whether_there_is_something_to_hear() -> None:
-    assert not ChatTurn((Said("user", ("a",)),)).heard
-    assert ChatTurn((Said("user", ("a", b"RIFF")),)).heard
+    assert not ChatTurn((ChatMessage("user", ("a",)),)).heard
+    assert ChatTurn((ChatMessage("user", ("a", b"RIFF")),)).heard

@@ -7,13 +7,13 @@ import pytest
 from conftest import until
 
 from chatapi.errors import Busy
-from chatapi.runtime.admission import Gate, Priority
+from chatapi.runtime.admission import Admission, Priority
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
-    gate = Gate("queue", slots=1, queue=1)
+    gate = Admission("queue", slots=1, queue=1)
     async with gate.admitted(), anyio.create_task_group() as group:
         group.start_soon(gate.acquire)
         await until(lambda: gate.waiting == 1)
@@ -26,7 +26,7 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
 
 
 async def test_a_live_turn_goes_before_those_that_came_earlier() -> None:
-    gate, order = Gate("queue", slots=1), list[str]()
+    gate, order = Admission("queue", slots=1), list[str]()
 
     async def enter(name: str, priority: Priority) -> None:
         async with gate.admitted(priority):
@@ -48,7 +48,7 @@ async def test_a_live_turn_goes_before_those_that_came_earlier() -> None:
 
 
 async def test_whoever_gives_up_waiting_leaves_no_trace() -> None:
-    gate = Gate("queue", slots=1)
+    gate = Admission("queue", slots=1)
     async with gate.admitted():
         with anyio.move_on_after(0.01):
             await gate.acquire()
@@ -59,7 +59,7 @@ async def test_whoever_gives_up_waiting_leaves_no_trace() -> None:
 
 
 async def test_a_slot_handed_to_someone_cancelled_at_that_moment_is_not_lost() -> None:
-    gate = Gate("queue", slots=1)
+    gate = Admission("queue", slots=1)
     await gate.acquire()
 
     async def hold() -> None:
@@ -75,7 +75,7 @@ async def test_a_slot_handed_to_someone_cancelled_at_that_moment_is_not_lost() -
 
 
 async def test_a_slot_is_kept_for_somebody_who_speaks() -> None:
-    gate = Gate("recogniser", slots=2)
+    gate = Admission("recogniser", slots=2)
     await gate.acquire(Priority.BULK)
     gate.expect()
     async with anyio.create_task_group() as group:
@@ -91,7 +91,7 @@ async def test_a_slot_is_kept_for_somebody_who_speaks() -> None:
 
 
 async def test_the_only_slot_is_kept_for_nobody() -> None:
-    gate = Gate("recogniser", slots=1)
+    gate = Admission("recogniser", slots=1)
     gate.expect()
     await gate.acquire(Priority.BULK)
     assert gate.used == 1

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from chatapi.audio import decode, mel
 from chatapi.catalog import Catalog, ggml
-from chatapi.errors import ModelFault
+from chatapi.errors import ModelError
 
 Array = npt.NDArray[Any]
 CLIPS = Path(__file__).parent / "corpus" / "real"
@@ -197,7 +197,7 @@ def test_a_truncated_file_is_refused_by_name(source: Path, tmp_path: Path) -> No
     whole = (source / "model.bin").read_bytes()
     for size in itertools.chain(range(0, 60, 7), (len(whole) // 2, len(whole) - 1)):
         (source / "model.bin").write_bytes(whole[:size])
-        with pytest.raises(ModelFault, match=r"model\.bin"):
+        with pytest.raises(ModelError, match=r"model\.bin"):
             ggml.convert(source, tmp_path / "out")
 
 
@@ -213,15 +213,15 @@ def test_a_truncated_file_is_refused_by_name(source: Path, tmp_path: Path) -> No
     ],
 )
 def test_weights_that_are_not_whispers_are_refused(tmp_path: Path, change: Any, complaint: str) -> None:
-    with pytest.raises(ModelFault, match=complaint):
+    with pytest.raises(ModelError, match=complaint):
         ggml.convert(broken(tmp_path / "ct2", change), tmp_path / "out")
 
 
 def test_another_kind_of_file_is_refused(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelFault, match="holds a 'TransformerSpec'; a WhisperSpec is needed"):
+    with pytest.raises(ModelError, match="holds a 'TransformerSpec'; a WhisperSpec is needed"):
         ggml.read(ctranslate2(tmp_path / "other", {}, "TransformerSpec") / "model.bin")
     (source / "model.bin").write_bytes(b"GGUF" + bytes(100))
-    with pytest.raises(ModelFault, match="a CTranslate2 model starts with its version"):
+    with pytest.raises(ModelError, match="a CTranslate2 model starts with its version"):
         ggml.convert(source, tmp_path / "out")
 
 
@@ -230,7 +230,7 @@ def test_another_kind_of_file_is_refused(source: Path, tmp_path: Path) -> None:
 )
 def test_another_vocabulary_is_refused(source: Path, tmp_path: Path, text: str, complaint: str) -> None:
     (source / "vocabulary.txt").write_text(text, encoding="utf-8")
-    with pytest.raises(ModelFault, match=complaint):
+    with pytest.raises(ModelError, match=complaint):
         ggml.convert(source, tmp_path / "out")
 
 

@@ -33,10 +33,10 @@ from chatapi.cli.health import asked, health
 from chatapi.client.realtime import opened, place
 from chatapi.interfaces.http import scopes
 from chatapi.interfaces.http.app import create_app
-from chatapi.interfaces.http.middleware import Guard
+from chatapi.interfaces.http.middleware import RequestMiddleware
 from chatapi.observability import logs
 from chatapi.observability.metrics import Metrics
-from chatapi.settings import Log, Settings
+from chatapi.settings import LogSettings, Settings
 
 HERE, ELSEWHERE = "192.0.2.1", "192.0.2.2"
 
@@ -69,7 +69,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     data = tmp_path_factory.mktemp("data")
     made = settings.load([*ECHO, f"data={data}"], environ={}).settings
     held = {scope: keys.add(data, f"for-{scope}", [scope]) for scope in keys.SCOPES}
-    with logs.auditing(Log(audit=True), data), serving(made) as served:
+    with logs.auditing(LogSettings(audit=True), data), serving(made) as served:
         yield Door(served, held, data / "audit.log")
 
 
@@ -302,13 +302,13 @@ def test_the_audit_tells_who_did_what_and_never_what_was_said(door: Door) -> Non
 
 def test_the_audits_file_does_not_grow_without_end(tmp_path: Path) -> None:
     audit = logging.getLogger(logs.AUDIT)
-    with logs.auditing(Log(audit=True), tmp_path, largest=2000):
+    with logs.auditing(LogSettings(audit=True), tmp_path, largest=2000):
         for number in range(200):
             audit.info("request", extra={"key": f"key-{number}"})
     found = sorted(tmp_path.glob("audit.log*"))
     assert len(found) == 1 + logs.OLDER and all(file.stat().st_size <= 2000 for file in found)
     assert "key-199" in (tmp_path / "audit.log").read_text()
-    with logs.auditing(Log(), tmp_path / "off"):
+    with logs.auditing(LogSettings(), tmp_path / "off"):
         audit.info("request")
     assert not (tmp_path / "off").exists()
 
@@ -318,11 +318,11 @@ def test_an_audit_that_cannot_be_written_is_logged_and_the_box_goes_on(
 ) -> None:
     audit = logging.getLogger(logs.AUDIT)
     (tmp_path / "file").write_text("")
-    with logs.auditing(Log(audit=True), tmp_path / "file"):
+    with logs.auditing(LogSettings(audit=True), tmp_path / "file"):
         assert "audit.log cannot be written" in caplog.text and "log.audit = false" in caplog.text
         audit.info("request", extra={"key": "lost"})
     (tmp_path / "audit.log").mkdir()
-    with logs.auditing(Log(audit=True), tmp_path):
+    with logs.auditing(LogSettings(audit=True), tmp_path):
         audit.info("request", extra={"key": "kitchen"})
     assert "kitchen" in (tmp_path / "audit.log").read_text()
     assert [path.is_dir() for path in tmp_path.glob("audit.damaged-*")] == [True]
@@ -331,7 +331,7 @@ def test_an_audit_that_cannot_be_written_is_logged_and_the_box_goes_on(
 def test_an_audit_goes_on_once_it_can_be_written(tmp_path: Path) -> None:
     audit = logging.getLogger(logs.AUDIT)
     (tmp_path / "data").write_text("in the way")
-    with logs.auditing(Log(audit=True), tmp_path / "data"):
+    with logs.auditing(LogSettings(audit=True), tmp_path / "data"):
         (tmp_path / "data").unlink()
         (tmp_path / "data").mkdir()
         audit.info("request", extra={"key": "kitchen"})
@@ -357,7 +357,7 @@ SUBPROTOCOLS = st.lists(
 
 
 @pytest.fixture(scope="module")
-def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RequestMiddleware]:
     async def inside(scope: Scope, receive: Receive, send: Send) -> None:
         raise AssertionError("somebody came in without a key")
 
@@ -365,7 +365,7 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
     keys.add(data, "kitchen", ["all"])
     made = settings.load([f"data={data}", "server.api_key=ÿ sesame"], environ={}).settings
     appliance = Appliance(made)
-    yield Guard(inside, made, Metrics(), appliance.keyring, appliance.byte_budget)
+    yield RequestMiddleware(inside, made, Metrics(), appliance.keyring, appliance.byte_budget)
 
 
 @hypothesis.given(HEADERS, st.text(max_size=30), st.sampled_from(["http", "websocket"]), SUBPROTOCOLS)
@@ -374,7 +374,7 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
 @hypothesis.example([(b"origin", b"http://[")], "/", "http", [])
 @hypothesis.example([], "/" * 60_000, "http", [])
 def test_no_bytes_open_the_door_or_break_it(
-    closed: Guard, headers: list[tuple[bytes, bytes]], path: str, kind: str, subprotocols: list[str]
+    closed: RequestMiddleware, headers: list[tuple[bytes, bytes]], path: str, kind: str, subprotocols: list[str]
 ) -> None:
     sent: list[Message] = []
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from chatapi.errors import Unknown
-from chatapi.storage.history import History, Recalled
+from chatapi.errors import NotFound
+from chatapi.storage.history import ConversationHistory, ConversationState
 
 WORDS = "the walrus and the carpenter"
 
@@ -25,25 +25,25 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def history(file: Path) -> Iterator[History]:
-    with closing(History(file, 3600, 100)) as opened:
+def history(file: Path) -> Iterator[ConversationHistory]:
+    with closing(ConversationHistory(file, 3600, 100)) as opened:
         yield opened
 
 
-def begun(history: History, *pairs: tuple[str, str], system: str | None = None) -> str:
-    conversation = History.new_id()
-    recalled = Recalled(conversation, system, ())
+def begun(history: ConversationHistory, *pairs: tuple[str, str], system: str | None = None) -> str:
+    conversation = ConversationHistory.new_id()
+    recalled = ConversationState(conversation, system, ())
     for asked, answered in pairs:
         assert history.add(recalled, asked, answered).kept
         recalled = history.recall(conversation)
     return conversation
 
 
-def asked(history: History, conversation: str) -> list[str]:
+def asked(history: ConversationHistory, conversation: str) -> list[str]:
     return [exchange.asked for exchange in history.recall(conversation, everything=True).exchanges]
 
 
-def test_what_was_said_comes_back_in_order(history: History) -> None:
+def test_what_was_said_comes_back_in_order(history: ConversationHistory) -> None:
     conversation = begun(history, ("one?", "1"), ("two?", "2"), system="Be brief.")
     recalled = history.recall(conversation)
     assert [(e.asked, e.answered) for e in recalled.exchanges] == [("one?", "1"), ("two?", "2")]
@@ -57,25 +57,25 @@ def test_a_process_killed_after_an_answer_has_lost_nothing(file: Path) -> None:
         "h.add(Recalled('c1', None, ()), 'still there?', 'yes'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", script, file]).returncode == -9
-    with closing(History(file, 3600, 100)) as history:
+    with closing(ConversationHistory(file, 3600, 100)) as history:
         assert history.recall("c1").exchanges[0].answered == "yes"
 
 
-def test_every_commit_waits_for_the_disk(history: History) -> None:
+def test_every_commit_waits_for_the_disk(history: ConversationHistory) -> None:
     assert history._disk is not None
     assert history._disk._db.execute("PRAGMA synchronous").fetchone() == (2,)
     assert history._disk._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_an_unknown_conversation_is_refused_by_name(history: History) -> None:
-    with pytest.raises(Unknown, match="'nobody'") as refused:
+def test_an_unknown_conversation_is_refused_by_name(history: ConversationHistory) -> None:
+    with pytest.raises(NotFound, match="'nobody'") as refused:
         history.recall("nobody")
     assert refused.value.code == "unknown_conversation"
-    with pytest.raises(Unknown):
+    with pytest.raises(NotFound):
         history.remove("nobody")
 
 
-def test_what_no_longer_fits_the_model_is_not_recalled_but_kept(history: History) -> None:
+def test_what_no_longer_fits_the_model_is_not_recalled_but_kept(history: ConversationHistory) -> None:
     conversation = begun(history, ("one?", "1"), ("two?", "2"), ("three?", "3"))
     recalled = history.recall(conversation)
     history.add(replace(recalled, exchanges=recalled.exchanges[2:]), "four?", "4")
@@ -83,7 +83,7 @@ def test_what_no_longer_fits_the_model_is_not_recalled_but_kept(history: History
     assert asked(history, conversation) == ["one?", "two?", "three?", "four?"]
 
 
-def test_a_corrected_answer_is_kept_and_a_retracted_one_is_not(history: History) -> None:
+def test_a_corrected_answer_is_kept_and_a_retracted_one_is_not(history: ConversationHistory) -> None:
     conversation = begun(history, ("one?", "1"), ("two?", "2"))
     first, second = (each.number for each in history.recall(conversation).exchanges)
     history.amend(conversation, first, "only this was heard", "one, please?")
@@ -94,21 +94,21 @@ def test_a_corrected_answer_is_kept_and_a_retracted_one_is_not(history: History)
 
 
 def test_beyond_the_number_kept_the_oldest_leaves(file: Path) -> None:
-    with closing(History(file, 3600, 2)) as history:
+    with closing(ConversationHistory(file, 3600, 2)) as history:
         first, second, third = (begun(history, (name, "")) for name in "abc")
-        with pytest.raises(Unknown):
+        with pytest.raises(NotFound):
             history.recall(first)
         assert history.recall(second) and history.recall(third)
 
 
-def test_two_processes_may_use_the_same_file(history: History, file: Path) -> None:
+def test_two_processes_may_use_the_same_file(history: ConversationHistory, file: Path) -> None:
     conversation = begun(history, ("one?", "1"))
-    with closing(History(file, 3600, 100)) as other:
+    with closing(ConversationHistory(file, 3600, 100)) as other:
         other.add(other.recall(conversation), "two?", "2")
     assert [e.asked for e in history.recall(conversation).exchanges] == ["one?", "two?"]
 
 
-def test_a_number_is_never_given_twice_and_corrects_its_own_conversation_alone(history: History) -> None:
+def test_a_number_is_never_given_twice_and_corrects_its_own_conversation_alone(history: ConversationHistory) -> None:
     first = begun(history, ("one?", "1"))
     number = history.recall(first).exchanges[0].number
     history.remove(first)
@@ -130,7 +130,7 @@ def test_a_file_of_an_older_version_is_read_whole_whatever_its_times_say(file: P
     """
     with closing(sqlite3.connect(file)) as plain:
         plain.executescript(older)
-    with closing(History(file, 3600, 100)) as history:
+    with closing(ConversationHistory(file, 3600, 100)) as history:
         assert asked(history, "a") == ["one?"] and history.recall("b").system == "Be brief."
         assert history.add(history.recall("a"), "three?", "3").number == 3
         assert not history.troubles
@@ -140,7 +140,7 @@ def test_a_file_of_an_older_version_is_read_whole_whatever_its_times_say(file: P
         plain.execute("INSERT INTO exchanges (conversation, asked, answered, at) VALUES ('c', 'four?', '4', 5.0)")
         plain.execute("UPDATE observed SET seconds = 1e6")
         plain.execute("UPDATE conversations SET age = 1e6 WHERE id != 'c'")
-    with closing(History(file, 3600, 100)) as history:
+    with closing(ConversationHistory(file, 3600, 100)) as history:
         assert asked(history, "c") == ["four?"] and asked(history, "a") == ["one?", "three?"]
         assert history.add(history.recall("c"), "five?", "5").number == 5
 
@@ -150,11 +150,11 @@ def found_in(folder: Path, words: str) -> list[str]:
     return [path.name for path in folder.iterdir() if words.encode() in path.read_bytes()]
 
 
-def test_forgetting_leaves_no_words_in_any_file(history: History, file: Path, tmp_path: Path) -> None:
+def test_forgetting_leaves_no_words_in_any_file(history: ConversationHistory, file: Path, tmp_path: Path) -> None:
     conversation = begun(history, (WORDS * 500, WORDS), ("and?", WORDS))
     assert found_in(tmp_path, WORDS)
     history.remove(conversation)
-    with pytest.raises(Unknown):
+    with pytest.raises(NotFound):
         history.recall(conversation)
     assert found_in(tmp_path, WORDS) == []
     with closing(sqlite3.connect(file)) as plain:
@@ -162,7 +162,7 @@ def test_forgetting_leaves_no_words_in_any_file(history: History, file: Path, tm
 
 
 def test_forgetting_while_another_process_reads_leaves_no_words_once_it_is_done(
-    history: History, file: Path, tmp_path: Path
+    history: ConversationHistory, file: Path, tmp_path: Path
 ) -> None:
     conversation = begun(history, (WORDS, WORDS))
     with closing(sqlite3.connect(file)) as other:
@@ -177,7 +177,7 @@ def test_forgetting_while_another_process_reads_leaves_no_words_once_it_is_done(
 
 
 def test_retracted_and_surplus_words_leave_every_file_too(file: Path, tmp_path: Path) -> None:
-    with closing(History(file, 3600, 1)) as history:
+    with closing(ConversationHistory(file, 3600, 1)) as history:
         conversation = begun(history, (WORDS, "1"))
         history.amend(conversation, history.recall(conversation).exchanges[0].number, None)
         assert found_in(tmp_path, WORDS) == []
@@ -197,14 +197,14 @@ def test_words_that_an_older_version_deleted_leave_the_file(file: Path, tmp_path
         plain.execute("INSERT INTO exchanges VALUES (1, 'a', ?, '', 1.0)", (WORDS,))
         plain.execute("DELETE FROM exchanges")
     assert found_in(tmp_path, WORDS)
-    with closing(History(file, 3600, 100)):
+    with closing(ConversationHistory(file, 3600, 100)):
         assert found_in(tmp_path, WORDS) == []
 
 
 def test_the_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        with closing(History(tmp_path / "data" / "history.sqlite3", 3600, 100)) as history:
+        with closing(ConversationHistory(tmp_path / "data" / "history.sqlite3", 3600, 100)) as history:
             begun(history, ("one?", "1"))
             found = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "data").iterdir()}
     finally:

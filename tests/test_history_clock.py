@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from chatapi.errors import Unknown
-from chatapi.storage.history import History, Recalled
+from chatapi.errors import NotFound
+from chatapi.storage.history import ConversationHistory, ConversationState
 from chatapi.storage.history.clock import Moment, now
 
 DAY = 86_400.0
@@ -49,26 +49,26 @@ def machine() -> Machine:
 
 
 @pytest.fixture
-def opened(tmp_path: Path, machine: Machine) -> Callable[..., History]:
-    def make(keep: float = KEEP, most: int = 100) -> History:
-        return History(tmp_path / "history.sqlite3", keep, most, machine)
+def opened(tmp_path: Path, machine: Machine) -> Callable[..., ConversationHistory]:
+    def make(keep: float = KEEP, most: int = 100) -> ConversationHistory:
+        return ConversationHistory(tmp_path / "history.sqlite3", keep, most, machine)
 
     return make
 
 
-def said(history: History, conversation: str, words: str = "one?") -> None:
-    before = Recalled(conversation, None, ())
-    with suppress(Unknown):
+def said(history: ConversationHistory, conversation: str, words: str = "one?") -> None:
+    before = ConversationState(conversation, None, ())
+    with suppress(NotFound):
         before = history.recall(conversation)
     history.add(before, words, "yes")
 
 
-def known(history: History, *conversations: str) -> list[str]:
+def known(history: ConversationHistory, *conversations: str) -> list[str]:
     found = []
     for conversation in conversations:
         try:
             history.recall(conversation)
-        except Unknown:
+        except NotFound:
             continue
         found.append(conversation)
     return found
@@ -76,7 +76,7 @@ def known(history: History, *conversations: str) -> list[str]:
 
 @pytest.mark.parametrize("days", [40, 4000, -40, -20_000])
 def test_a_jump_of_the_clock_while_running_deletes_nothing(
-    days: float, machine: Machine, opened: Callable[..., History]
+    days: float, machine: Machine, opened: Callable[..., ConversationHistory]
 ) -> None:
     with closing(opened()) as history:
         said(history, "a")
@@ -91,7 +91,7 @@ def test_a_jump_of_the_clock_while_running_deletes_nothing(
 
 
 def test_a_conversation_begun_before_the_time_is_known_goes_on_after(
-    machine: Machine, opened: Callable[..., History]
+    machine: Machine, opened: Callable[..., ConversationHistory]
 ) -> None:
     machine.boots(wall=200_000_000.0)
     with closing(opened()) as history:
@@ -105,7 +105,7 @@ def test_a_conversation_begun_before_the_time_is_known_goes_on_after(
 
 @pytest.mark.parametrize("wall", [0.0, 200_000_000.0, WALL + 40 * DAY, WALL + 4000 * DAY])
 def test_a_start_with_a_wrong_clock_deletes_nothing(
-    wall: float, machine: Machine, opened: Callable[..., History]
+    wall: float, machine: Machine, opened: Callable[..., ConversationHistory]
 ) -> None:
     with closing(opened()) as history:
         said(history, "a")
@@ -119,7 +119,7 @@ def test_a_start_with_a_wrong_clock_deletes_nothing(
 
 
 def test_many_starts_with_a_clock_that_is_set_late_delete_nothing(
-    machine: Machine, opened: Callable[..., History]
+    machine: Machine, opened: Callable[..., ConversationHistory]
 ) -> None:
     with closing(opened()) as history:
         said(history, "a")
@@ -133,7 +133,7 @@ def test_many_starts_with_a_clock_that_is_set_late_delete_nothing(
             assert known(history, "a") == ["a"]
 
 
-def test_time_that_passes_makes_old(machine: Machine, opened: Callable[..., History]) -> None:
+def test_time_that_passes_makes_old(machine: Machine, opened: Callable[..., ConversationHistory]) -> None:
     with closing(opened()) as history:
         said(history, "a")
         machine.passes(29 * DAY)
@@ -146,7 +146,7 @@ def test_time_that_passes_makes_old(machine: Machine, opened: Callable[..., Hist
 
 
 def test_time_makes_old_across_processes_and_starts_of_the_machine(
-    machine: Machine, opened: Callable[..., History]
+    machine: Machine, opened: Callable[..., ConversationHistory]
 ) -> None:
     with closing(opened()) as history:
         said(history, "a")
@@ -161,7 +161,9 @@ def test_time_makes_old_across_processes_and_starts_of_the_machine(
         assert known(history, "a") == []
 
 
-def test_a_machine_that_is_used_an_hour_a_day_forgets_too(machine: Machine, opened: Callable[..., History]) -> None:
+def test_a_machine_that_is_used_an_hour_a_day_forgets_too(
+    machine: Machine, opened: Callable[..., ConversationHistory]
+) -> None:
     with closing(opened()) as history:
         said(history, "a")
     for day in range(1, 33):
@@ -175,7 +177,9 @@ def test_a_machine_that_is_used_an_hour_a_day_forgets_too(machine: Machine, open
         assert known(history, "a") == []
 
 
-def test_the_number_kept_goes_by_order_and_not_by_time(machine: Machine, opened: Callable[..., History]) -> None:
+def test_the_number_kept_goes_by_order_and_not_by_time(
+    machine: Machine, opened: Callable[..., ConversationHistory]
+) -> None:
     with closing(opened(most=2)) as history:
         machine.set(WALL + 40 * DAY)
         said(history, "a")
@@ -198,7 +202,7 @@ def test_the_machines_clocks_are_those_that_are_read() -> None:
 @pytest.mark.parametrize("jump", ["+40d", "-40y", "+10y"])
 def test_a_process_whose_clock_is_wrong_deletes_nothing(jump: str, tmp_path: Path) -> None:
     file = tmp_path / "history.sqlite3"
-    with closing(History(file, KEEP, 100)) as history:
+    with closing(ConversationHistory(file, KEEP, 100)) as history:
         said(history, "a")
     script = (
         "import sys, time; from pathlib import Path; from chatapi.storage.history import *;"
@@ -208,6 +212,6 @@ def test_a_process_whose_clock_is_wrong_deletes_nothing(jump: str, tmp_path: Pat
     environ = {**os.environ, "LD_PRELOAD": str(FAKETIME), "FAKETIME": jump, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
     done = subprocess.run([sys.executable, "-c", script, file], env=environ, capture_output=True, text=True, check=True)
     assert abs(float(done.stdout) - now().wall) > 30 * DAY
-    with closing(History(file, KEEP, 100)) as history:
+    with closing(ConversationHistory(file, KEEP, 100)) as history:
         history.expire()
         assert [each.asked for each in history.recall("a").exchanges] == ["one?", "two?"]

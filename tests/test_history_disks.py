@@ -16,8 +16,8 @@ from conftest import ECHO
 from test_history_faults import Pause, asked, codes, garbage, say
 from test_service import free_port
 
-from chatapi.errors import StorageFault, Unknown
-from chatapi.storage.history import AGAIN, History
+from chatapi.errors import NotFound, StorageError
+from chatapi.storage.history import AGAIN, ConversationHistory
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def filled(folder: Path) -> Path:
 
 
 def test_a_disk_that_fills_up_in_mid_conversation(small: Path, pause: Pause) -> None:
-    with closing(History(small / "history.sqlite3", 3600, 100, pause=pause)) as history:
+    with closing(ConversationHistory(small / "history.sqlite3", 3600, 100, pause=pause)) as history:
         assert say(history, "a", "one?").kept
         ballast = filled(small)
         saved = [say(history, "a", f"{number}: " + "x" * 50_000) for number in range(6)]
@@ -60,14 +60,14 @@ def test_a_disk_that_fills_up_in_mid_conversation(small: Path, pause: Pause) -> 
         ballast.unlink()
         pause.seconds += AGAIN
         assert say(history, "a", "last?").kept and not history.troubles
-    with closing(History(small / "history.sqlite3", 3600, 100)) as history:
+    with closing(ConversationHistory(small / "history.sqlite3", 3600, 100)) as history:
         found = asked(history, "a")
         assert (found[0], found[-1], len(found)) == ("one?", "last?", 8)
 
 
 def test_a_disk_that_is_full_at_the_start(small: Path, pause: Pause) -> None:
     filled(small)
-    with closing(History(small / "history.sqlite3", 3600, 100, pause=pause)) as history:
+    with closing(ConversationHistory(small / "history.sqlite3", 3600, 100, pause=pause)) as history:
         assert codes(history) == ["history_not_kept"]
         assert not say(history, "a", "one?").kept
         assert asked(history, "a") == ["one?"]
@@ -75,12 +75,12 @@ def test_a_disk_that_is_full_at_the_start(small: Path, pause: Pause) -> None:
         pause.seconds += AGAIN
         history.tend()
         assert not history.troubles
-    with closing(History(small / "history.sqlite3", 3600, 100)) as history:
+    with closing(ConversationHistory(small / "history.sqlite3", 3600, 100)) as history:
         assert asked(history, "a") == ["one?"]
 
 
 def test_a_disk_that_becomes_read_only_in_mid_conversation_and_back(small: Path, pause: Pause) -> None:
-    with closing(History(small / "history.sqlite3", 3600, 100, pause=pause)) as history:
+    with closing(ConversationHistory(small / "history.sqlite3", 3600, 100, pause=pause)) as history:
         say(history, "old", "before?")
         say(history, "a", "one?")
         history._let_go()
@@ -91,7 +91,7 @@ def test_a_disk_that_becomes_read_only_in_mid_conversation_and_back(small: Path,
         history._stand_by("unwritable", OSError(30, "Read-only file system"))
         assert not say(history, "a", "two?").kept
         assert asked(history, "a") == ["one?", "two?"] and asked(history, "old") == ["before?"]
-        with pytest.raises(StorageFault):
+        with pytest.raises(StorageError):
             history.remove("old")
         pause.seconds += AGAIN
         assert not say(history, "a", "three?").kept
@@ -102,22 +102,22 @@ def test_a_disk_that_becomes_read_only_in_mid_conversation_and_back(small: Path,
 
 
 def test_a_start_on_a_read_only_disk_recalls_what_is_there(small: Path, pause: Pause) -> None:
-    with closing(History(small / "history.sqlite3", 3600, 100)) as history:
+    with closing(ConversationHistory(small / "history.sqlite3", 3600, 100)) as history:
         say(history, "a", "one?")
     subprocess.run(["mount", "-o", "remount,ro", small], check=True)
-    with closing(History(small / "history.sqlite3", 3600, 100, pause=pause)) as history:
+    with closing(ConversationHistory(small / "history.sqlite3", 3600, 100, pause=pause)) as history:
         assert codes(history) == ["history_not_kept"]
         assert asked(history, "a") == ["one?"]
         assert not say(history, "a", "two?").kept
         assert asked(history, "a") == ["one?", "two?"]
-        with pytest.raises(Unknown):
+        with pytest.raises(NotFound):
             history.recall("b")
 
 
 def test_a_damaged_file_on_a_read_only_disk_is_no_reason_not_to_answer(small: Path, pause: Pause) -> None:
     garbage(small / "history.sqlite3")
     subprocess.run(["mount", "-o", "remount,ro", small], check=True)
-    with closing(History(small / "history.sqlite3", 3600, 100, pause=pause)) as history:
+    with closing(ConversationHistory(small / "history.sqlite3", 3600, 100, pause=pause)) as history:
         assert codes(history) == ["history_not_kept"] and "renamed" in history.troubles[0].message
         assert not say(history, "a", "one?").kept
         assert asked(history, "a") == ["one?"]
@@ -125,7 +125,7 @@ def test_a_damaged_file_on_a_read_only_disk_is_no_reason_not_to_answer(small: Pa
 
 def test_a_folder_that_cannot_be_made_is_no_reason_not_to_answer(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with closing(History(tmp_path / "file" / "data" / "history.sqlite3", 3600, 100)) as history:
+    with closing(ConversationHistory(tmp_path / "file" / "data" / "history.sqlite3", 3600, 100)) as history:
         assert codes(history) == ["history_not_kept"]
         assert not say(history, "a", "one?").kept
         assert asked(history, "a") == ["one?"]

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from conftest import Served, serving
 
-from chatapi.errors import NotReady, Unknown
+from chatapi.errors import NotFound, NotReady
 from chatapi.settings import Settings
-from chatapi.storage.history import AGAIN, History, Recalled, Saved
+from chatapi.storage.history import AGAIN, ConversationHistory, ConversationState, SavedExchange
 from chatapi.storage.history.store import kind_of
 
 
@@ -43,26 +43,26 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def opened(folder: Path, pause: Pause) -> Callable[..., History]:
-    def make(most: int = 100) -> History:
-        return History(folder / "history.sqlite3", 3600, most, pause=pause)
+def opened(folder: Path, pause: Pause) -> Callable[..., ConversationHistory]:
+    def make(most: int = 100) -> ConversationHistory:
+        return ConversationHistory(folder / "history.sqlite3", 3600, most, pause=pause)
 
     return make
 
 
-def say(history: History, conversation: str, words: str) -> Saved:
+def say(history: ConversationHistory, conversation: str, words: str) -> SavedExchange:
     try:
         before = history.recall(conversation)
-    except Unknown:
-        before = Recalled(conversation, None, ())
+    except NotFound:
+        before = ConversationState(conversation, None, ())
     return history.add(before, words, "yes")
 
 
-def asked(history: History, conversation: str) -> list[str]:
+def asked(history: ConversationHistory, conversation: str) -> list[str]:
     return [exchange.asked for exchange in history.recall(conversation, everything=True).exchanges]
 
 
-def codes(history: History) -> list[str]:
+def codes(history: ConversationHistory) -> list[str]:
     return [each.code for each in history.troubles]
 
 
@@ -120,7 +120,7 @@ DAMAGES = (garbage, truncated, overwritten, foreign, stricter, view, directory)
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_set_aside_and_a_new_one_begun(
-    damage: Callable[[Path], None], folder: Path, opened: Callable[..., History]
+    damage: Callable[[Path], None], folder: Path, opened: Callable[..., ConversationHistory]
 ) -> None:
     with closing(opened()) as history:
         for number in range(20):
@@ -130,7 +130,7 @@ def test_a_damaged_file_is_set_aside_and_a_new_one_begun(
         assert codes(history) == ["history_set_aside"]
         [kept] = aside(folder)
         assert kept.name in history.troubles[0].message
-        with pytest.raises(Unknown):
+        with pytest.raises(NotFound):
             history.recall("c0")
         assert say(history, "c0", "two?").kept
         assert asked(history, "c0") == ["two?"]
@@ -144,7 +144,7 @@ def test_a_damaged_file_is_set_aside_and_a_new_one_begun(
 
 
 def test_damage_that_is_met_while_running_costs_no_answer_and_no_word_of_the_conversation(
-    folder: Path, opened: Callable[..., History]
+    folder: Path, opened: Callable[..., ConversationHistory]
 ) -> None:
     with closing(opened()) as history:
         say(history, "a", "one?")
@@ -159,13 +159,13 @@ def test_damage_that_is_met_while_running_costs_no_answer_and_no_word_of_the_con
         assert saved.kept and codes(history) == ["history_set_aside"]
         assert asked(history, "a") == ["one?", "two?"]
         history.remove("a")
-        with pytest.raises(Unknown):
+        with pytest.raises(NotFound):
             history.recall("a")
     assert len(aside(folder)) == 1
 
 
 def test_a_file_that_is_removed_while_running_takes_no_later_answer_with_it(
-    folder: Path, opened: Callable[..., History]
+    folder: Path, opened: Callable[..., ConversationHistory]
 ) -> None:
     with closing(opened()) as history:
         say(history, "a", "one?")
@@ -197,7 +197,7 @@ def locked(file: Path, how: str = "BEGIN EXCLUSIVE") -> Iterator[None]:
 
 
 def test_a_file_that_another_process_locks_is_waited_for_once_and_written_later(
-    folder: Path, pause: Pause, opened: Callable[..., History]
+    folder: Path, pause: Pause, opened: Callable[..., ConversationHistory]
 ) -> None:
     with closing(opened()) as history:
         say(history, "a", "one?")
@@ -224,7 +224,7 @@ def test_a_file_that_another_process_locks_is_waited_for_once_and_written_later(
 
 
 def test_a_file_that_is_locked_for_reading_too_says_later_and_not_never(
-    folder: Path, pause: Pause, opened: Callable[..., History]
+    folder: Path, pause: Pause, opened: Callable[..., ConversationHistory]
 ) -> None:
     with closing(opened()) as history:
         say(history, "a", "one?")
@@ -234,12 +234,12 @@ def test_a_file_that_is_locked_for_reading_too_says_later_and_not_never(
             with pytest.raises(NotReady) as refused:
                 history.recall("a")
             assert refused.value.code == "history_locked"
-            history.add(Recalled("b", None, ()), "new?", "yes")
+            history.add(ConversationState("b", None, ()), "new?", "yes")
             assert asked(history, "b") == ["new?"]
 
 
 def test_what_is_corrected_and_forgotten_in_memory_is_so_on_the_disk_later(
-    folder: Path, pause: Pause, opened: Callable[..., History]
+    folder: Path, pause: Pause, opened: Callable[..., ConversationHistory]
 ) -> None:
     with closing(opened()) as history, closing(opened()) as other:
         for words in ("one?", "two?", "three?"):
@@ -253,7 +253,7 @@ def test_what_is_corrected_and_forgotten_in_memory_is_so_on_the_disk_later(
             history.amend("a", two, None)
             history.amend("a", four, "heard all")
             history.remove("b")
-            with pytest.raises(Unknown):
+            with pytest.raises(NotFound):
                 history.recall("b")
         other.add(other.recall("a"), "from elsewhere?", "yes")
         say(other, "c", "only there?")
@@ -265,14 +265,14 @@ def test_what_is_corrected_and_forgotten_in_memory_is_so_on_the_disk_later(
             "one, corrected?": "heard half", "three?": "yes", "four?": "heard all", "from elsewhere?": "yes",
         }  # fmt: skip
         assert asked(other, "c") == ["only there?"]
-        with pytest.raises(Unknown):
+        with pytest.raises(NotFound):
             other.recall("b")
         numbers = [each.number for each in history.recall("a").exchanges]
         assert numbers == sorted(set(numbers))
 
 
 def test_what_another_process_forgets_meanwhile_stays_forgotten(
-    folder: Path, pause: Pause, opened: Callable[..., History]
+    folder: Path, pause: Pause, opened: Callable[..., ConversationHistory]
 ) -> None:
     with closing(opened()) as history, closing(opened()) as other:
         say(history, "a", "one?")
@@ -281,11 +281,13 @@ def test_what_another_process_forgets_meanwhile_stays_forgotten(
         other.remove("a")
         pause.seconds += AGAIN
         history.tend()
-        with pytest.raises(Unknown):
+        with pytest.raises(NotFound):
             history.recall("a")
 
 
-def test_a_process_that_ends_writes_what_it_had_in_memory(folder: Path, opened: Callable[..., History]) -> None:
+def test_a_process_that_ends_writes_what_it_had_in_memory(
+    folder: Path, opened: Callable[..., ConversationHistory]
+) -> None:
     history = opened()
     with locked(folder / "history.sqlite3"):
         say(history, "a", "one?")
@@ -295,7 +297,7 @@ def test_a_process_that_ends_writes_what_it_had_in_memory(folder: Path, opened: 
 
 
 def test_a_process_that_ends_and_cannot_write_says_what_is_lost(
-    folder: Path, opened: Callable[..., History], caplog: pytest.LogCaptureFixture
+    folder: Path, opened: Callable[..., ConversationHistory], caplog: pytest.LogCaptureFixture
 ) -> None:
     history = opened()
     with locked(folder / "history.sqlite3"):
@@ -304,7 +306,9 @@ def test_a_process_that_ends_and_cannot_write_says_what_is_lost(
     assert "1 conversations were never written and are lost" in caplog.text
 
 
-def test_what_is_kept_in_memory_is_bounded(folder: Path, pause: Pause, opened: Callable[..., History]) -> None:
+def test_what_is_kept_in_memory_is_bounded(
+    folder: Path, pause: Pause, opened: Callable[..., ConversationHistory]
+) -> None:
     with closing(opened(most=3)) as history, locked(folder / "history.sqlite3"):
         for number in range(5):
             say(history, f"c{number}", "hello?")
@@ -316,10 +320,10 @@ def test_what_is_kept_in_memory_is_bounded(folder: Path, pause: Pause, opened: C
         assert asked(history, "c9")
 
 
-def _is_known(history: History, conversation: str) -> bool:
+def _is_known(history: ConversationHistory, conversation: str) -> bool:
     try:
         return bool(history.recall(conversation))
-    except Unknown:
+    except NotFound:
         return False
 
 
@@ -374,7 +378,7 @@ def test_a_box_whose_store_is_locked_answers_and_tells_each_caller(served: Serve
     assert served.client.get("/ready").json() == {"ready": True}
 
 
-def test_the_set_aside_file_stays_private(folder: Path, opened: Callable[..., History]) -> None:
+def test_the_set_aside_file_stays_private(folder: Path, opened: Callable[..., ConversationHistory]) -> None:
     with closing(opened()) as history:
         say(history, "a", "one?")
     garbage(folder / "history.sqlite3")

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from conftest import model as installed
 
-from chatapi.engines import Message, Sampling, Tool
+from chatapi.engines import PromptMessage, Sampling, Tool
 from chatapi.engines.llm import json_schemas, pattern_size
 from chatapi.errors import Unprocessable
 from chatapi.services.turns.tool_call_parser import generate
-from chatapi.settings import LlamaCpp as Table
+from chatapi.settings import LlamaCppSettings as Table
 from chatapi.settings import Settings
 
 Schema = dict[str, Any]
@@ -193,6 +193,6 @@ NEAR: dict[str, Schema] = {
 def test_the_engine_lives_through_what_is_taken(llama: Any, name: str) -> None:
     schema = {**ORDINARY, **NEAR}[name]
     since = time.process_time()
-    pieces = list(llama.generate([Message("user", "Answer.")], Sampling(8, temperature=0, schema=schema)))
+    pieces = list(llama.generate([PromptMessage("user", "Answer.")], Sampling(8, temperature=0, schema=schema)))
     assert pieces[-1].finish_reason in ("stop", "length")
     assert time.process_time() - since < 30

@@ -15,7 +15,16 @@ import pytest
 
 from chatapi import auth
 from chatapi.cli import main
-from chatapi.errors import BadInput, ChatapiError, Conflict, SettingsFault, StorageFault, TooMany, Unauthorized, Unknown
+from chatapi.errors import (
+    BadInput,
+    ChatapiError,
+    NotFound,
+    SettingsError,
+    StorageError,
+    TooMany,
+    Unauthorized,
+    WrongMode,
+)
 from chatapi.system import private_files
 
 HERE, ELSEWHERE = "192.0.2.1", "192.0.2.2"
@@ -76,14 +85,14 @@ def test_what_cannot_be_a_key_is_refused(
 
 def test_a_name_is_taken_until_its_key_is_revoked(tmp_path: Path) -> None:
     auth.add(tmp_path, "kitchen", ["talk"])
-    with pytest.raises(Conflict, match="revoke it first"):
+    with pytest.raises(WrongMode, match="revoke it first"):
         auth.add(tmp_path, "kitchen", ["talk"])
     auth.revoke(tmp_path, "kitchen")
     auth.revoke(tmp_path, "kitchen")
     assert [key.revoked is None for key in auth.read(tmp_path) or ()] == [False]
     auth.add(tmp_path, "kitchen", ["talk"])
     assert [key.revoked for key in auth.read(tmp_path) or ()] == [None]
-    with pytest.raises(Unknown, match="keys list"):
+    with pytest.raises(NotFound, match="keys list"):
         auth.revoke(tmp_path, "nobody")
 
 
@@ -93,7 +102,7 @@ def test_there_are_so_many_keys_and_no_more(tmp_path: Path) -> None:
     [first] = document["keys"]
     document["keys"] = [{**first, "id": f"{n:08x}", "name": f"key-{n}"} for n in range(auth.MOST)]
     auth.file_of(tmp_path).write_text(json.dumps(document))
-    with pytest.raises(Conflict, match="which is the most"):
+    with pytest.raises(WrongMode, match="which is the most"):
         auth.add(tmp_path, "one-more", ["talk"])
     auth.revoke(tmp_path, "key-7")
     auth.add(tmp_path, "one-more", ["talk"])
@@ -112,7 +121,7 @@ def test_keys_made_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageFault, match="the keys cannot be kept"):
+    with pytest.raises(StorageError, match="the keys cannot be kept"):
         auth.add(tmp_path / "file", "kitchen", ["talk"])
 
 
@@ -185,10 +194,10 @@ def test_a_damaged_file_lets_nobody_in_until_it_is_whole(tmp_path: Path, content
     whole = file.read_bytes()
     file.write_bytes(content)
     for given in (b"own", text.encode(), b""):
-        with pytest.raises(SettingsFault, match=r"keys\.json cannot be used") as raised:
+        with pytest.raises(SettingsError, match=r"keys\.json cannot be used") as raised:
             ring.admit([given], HERE)
         assert raised.value.code == "keys_damaged"
-    with pytest.raises(SettingsFault):
+    with pytest.raises(SettingsError):
         auth.add(tmp_path, "other", ["talk"])
     assert file.read_bytes() == content, "what is damaged may still be mended"
     file.write_bytes(whole)
@@ -201,7 +210,7 @@ def test_an_entry_that_is_not_as_it_was_written_is_damage(tmp_path: Path, change
     document = json.loads(auth.file_of(tmp_path).read_text())
     document["keys"][0].update(change)
     auth.file_of(tmp_path).write_text(json.dumps(document))
-    with pytest.raises(SettingsFault, match=next(iter(change))):
+    with pytest.raises(SettingsError, match=next(iter(change))):
         auth.read(tmp_path)
 
 
@@ -211,14 +220,14 @@ def test_a_file_that_goes_away_opens_nothing(tmp_path: Path) -> None:
     assert good.wanted
     file.write_text("damaged")
     late = auth.Keyring(tmp_path, None)
-    with pytest.raises(SettingsFault):
+    with pytest.raises(SettingsError):
         assert late.wanted
     file.unlink()
     for ring in (good, late):
-        with pytest.raises(SettingsFault, match="is gone"):
+        with pytest.raises(SettingsError, match="is gone"):
             ring.admit([], HERE)
     file.mkdir()
-    with pytest.raises(SettingsFault):
+    with pytest.raises(SettingsError):
         good.admit([], HERE)
     file.rmdir()
     text = auth.add(tmp_path, "new", ["talk"])
@@ -230,7 +239,7 @@ def test_a_file_that_goes_away_opens_nothing(tmp_path: Path) -> None:
 
 def test_a_bucket_fills_with_time_and_the_number_of_buckets_is_bounded() -> None:
     clock = Clock()
-    buckets = auth.Buckets(3, clock)
+    buckets = auth.TokenBuckets(3, clock)
     assert [buckets.take("a", 2, 0.5) for _ in range(3)] == [0, 0, 2]
     assert buckets.wait("a", 2, 0.5) == 2 and buckets.wait("b", 2, 0.5) == 0
     clock.now = 2
@@ -353,7 +362,7 @@ def test_what_the_machine_lacked_for_a_moment_is_not_remembered(tmp_path: Path) 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
-        with pytest.raises(SettingsFault) as raised:
+        with pytest.raises(SettingsError) as raised:
             ring.admit([text.encode()], HERE)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -364,9 +373,9 @@ def test_what_the_machine_lacked_for_a_moment_is_not_remembered(tmp_path: Path) 
 def test_a_clock_that_was_never_set_gives_no_key_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     auth.add(tmp_path, "guest", ["talk"], days=1)
     monkeypatch.setattr("time.time", lambda: 200_000_000.0)
-    with pytest.raises(Conflict, match="already"):
+    with pytest.raises(WrongMode, match="already"):
         auth.add(tmp_path, "guest", ["talk"])
-    with pytest.raises(Conflict, match="clock shows 1976-05-03 and was never set"):
+    with pytest.raises(WrongMode, match="clock shows 1976-05-03 and was never set"):
         auth.add(tmp_path, "other", ["talk"], days=1)
     assert auth.add(tmp_path, "other", ["talk"])
 

@@ -16,12 +16,12 @@ from conftest import Running, tone, until
 
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
-from chatapi.errors import Busy, Unknown
+from chatapi.errors import Busy, NotFound
 from chatapi.events import (
-    AnswerStarted,
     Failed,
     Interrupted,
     LiveEvent,
+    ResponseStarted,
     Resumed,
     Speech,
     SpeechStarted,
@@ -30,10 +30,10 @@ from chatapi.events import (
     Transcript,
     TurnEnded,
 )
-from chatapi.services.live import Options, Session
+from chatapi.services.live import LiveSession, SessionOptions
 from chatapi.services.speech import synthesis
 from chatapi.services.transcription.segmenter import FRAME
-from chatapi.services.transcription.transcriber import Words
+from chatapi.services.transcription.transcriber import TranscriptText
 
 pytestmark = pytest.mark.anyio
 E = TypeVar("E")
@@ -48,7 +48,7 @@ class Talk:
     """Somebody who talks with the box, in real time unless the machine is slower."""
 
     appliance: Appliance
-    session: Session
+    session: LiveSession
     events: list[LiveEvent] = field(default_factory=list)
 
     async def say(self, *sounds: Samples) -> None:
@@ -66,7 +66,7 @@ class Talk:
 
 
 @asynccontextmanager
-async def talking(echo: Running, *more: str, options: Options | None = None) -> AsyncIterator[Talk]:
+async def talking(echo: Running, *more: str, options: SessionOptions | None = None) -> AsyncIterator[Talk]:
     async with echo(*more) as appliance, appliance.live.session(options) as (session, events):
         talk = Talk(appliance, session)
 
@@ -85,11 +85,11 @@ async def test_what_is_said_is_answered_aloud_after_its_pause(echo: Running) -> 
         await talk.say(silence(0.5), tone(0.8), silence(0.5))
         await talk.come(TurnEnded)
         order = [type(event) for event in talk.events if not (isinstance(event, Transcript) and not event.final)]
-        assert order[:4] == [SpeechStarted, SpeechStopped, Transcript, AnswerStarted]
+        assert order[:4] == [SpeechStarted, SpeechStopped, Transcript, ResponseStarted]
         assert talk.all(SpeechStarted)[0].at == pytest.approx(0.5, abs=0.1)
         assert talk.all(SpeechStopped)[0].at == pytest.approx(1.3, abs=0.1)
         text = "".join(delta.text for delta in talk.all(TextDelta))
-        assert text == f"You said: {talk.all(AnswerStarted)[0].asked}."
+        assert text == f"You said: {talk.all(ResponseStarted)[0].asked}."
         assert sum(speech.audio.seconds for speech in talk.all(Speech)) > 0.2
         ledger = talk.all(TurnEnded)[0].ledger
         assert ledger.endpoint is not None and ledger.first_audio is not None and 0 < ledger.endpoint < 2
@@ -118,7 +118,7 @@ async def test_pauses_within_words_do_not_add_up_to_a_word_that_is_not_heard(
         monkeypatch.setattr(engine, "transcribe", lambda *given: time.sleep(1) or transcribe(*given))
         await talk.say(np.concatenate([tone(0.6), silence(0.064), stammer, silence(1.0)]))
         await talk.come(TurnEnded)
-        assert float(talk.all(AnswerStarted)[-1].asked.split()[1]) > 1.25
+        assert float(talk.all(ResponseStarted)[-1].asked.split()[1]) > 1.25
 
 
 async def test_who_goes_on_before_the_answer_is_heard_is_taken_to_have_paused(echo: Running) -> None:
@@ -126,7 +126,7 @@ async def test_who_goes_on_before_the_answer_is_heard_is_taken_to_have_paused(ec
         await talk.say(tone(0.6), silence(0.5), tone(0.6), silence(0.4))
         await talk.come(TurnEnded)
         assert talk.all(Interrupted)[0] == Interrupted(0.0, "", retracted=True)
-        asked = talk.all(AnswerStarted)[-1].asked
+        asked = talk.all(ResponseStarted)[-1].asked
         assert float(asked.split()[1]) > 1.5
         kept = await talk.appliance.history.call(lambda history: history.recall(talk.session.recalled.id))
         assert [exchange.asked for exchange in kept.exchanges] == [asked]
@@ -165,8 +165,8 @@ async def test_noises_a_listener_makes_and_our_own_echo_lose_nothing(
     async with talking(echo) as talk:
         await asked_for_long(talk)
 
-        async def words(*_: object) -> Words:
-            return Words(noise, "en")
+        async def words(*_: object) -> TranscriptText:
+            return TranscriptText(noise, "en")
 
         monkeypatch.setattr(talk.appliance.transcription, "words", words)
         await talk.say(silence(0.5), tone(0.4), silence(0.6))
@@ -182,15 +182,15 @@ async def test_stop_stops_and_is_not_answered(echo: Running, monkeypatch: pytest
     async with talking(echo) as talk:
         await asked_for_long(talk)
 
-        async def words(*_: object) -> Words:
-            return Words("Stop.", "en")
+        async def words(*_: object) -> TranscriptText:
+            return TranscriptText("Stop.", "en")
 
         monkeypatch.setattr(talk.appliance.transcription, "words", words)
         await talk.say(silence(0.3), tone(0.4), silence(0.6))
         await talk.come(Interrupted)
         await talk.come(SpeechStopped)
         await talk.say(silence(0.5))
-        assert len(talk.all(AnswerStarted)) == 1
+        assert len(talk.all(ResponseStarted)) == 1
 
 
 async def test_a_box_that_answers_itself_twice_says_so_and_listens_only_while_it_is_silent(
@@ -199,8 +199,8 @@ async def test_a_box_that_answers_itself_twice_says_so_and_listens_only_while_it
     async with talking(echo) as talk:
         heard = [""]
 
-        async def words(*_: object) -> Words:
-            return Words(heard[-1], "en")
+        async def words(*_: object) -> TranscriptText:
+            return TranscriptText(heard[-1], "en")
 
         monkeypatch.setattr(talk.appliance.transcription, "words", words)
         await talk.session.respond("word")
@@ -222,22 +222,22 @@ async def test_a_click_does_nothing(echo: Running) -> None:
 
 
 async def test_push_to_talk_ends_a_turn_by_command(echo: Running) -> None:
-    async with talking(echo, options=Options(detect=False, answer=False, speak=False)) as talk:
+    async with talking(echo, options=SessionOptions(detect=False, answer=False, speak=False)) as talk:
         assert not await talk.session.commit()
         await talk.say(tone(0.5), silence(1.0))
         assert not talk.all(SpeechStopped)
         assert await talk.session.commit()
         await until(lambda: any(event.final for event in talk.all(Transcript)))
         transcript = talk.all(Transcript)[-1]
-        assert not talk.all(AnswerStarted)
+        assert not talk.all(ResponseStarted)
         await talk.session.respond()
         await talk.come(TurnEnded)
-        assert talk.all(AnswerStarted)[0].asked == transcript.text
+        assert talk.all(ResponseStarted)[0].asked == transcript.text
         assert not talk.all(Speech)
 
 
 async def test_what_is_said_before_a_pause_is_made_out_once_where_the_speaker_ends_turns(echo: Running) -> None:
-    async with talking(echo, options=Options(detect=False, answer=False, speak=False)) as talk:
+    async with talking(echo, options=SessionOptions(detect=False, answer=False, speak=False)) as talk:
 
         async def until_made_out(sound: Samples, seconds: float) -> None:
             """Give sound until there is a guess at so much."""
@@ -318,7 +318,7 @@ async def test_a_conversation_goes_on_where_it_was(echo: Running) -> None:
         conversation = talk.session.recalled.id
         async with talk.appliance.live.session(conversation=conversation) as (again, _):
             assert [exchange.asked for exchange in again.recalled.exchanges] == ["hello"]
-        with pytest.raises(Unknown):
+        with pytest.raises(NotFound):
             async with talk.appliance.live.session(conversation="nobody's"):
                 pass
 
@@ -345,7 +345,7 @@ async def test_what_no_longer_fits_the_model_leaves_before_the_next_turn_and_sev
 @pytest.mark.real
 async def test_a_conversation_that_fills_the_context_is_not_read_anew_with_every_turn(echo: Running) -> None:
     said = " ".join(["The rain in the hills fills the rivers."] * 6)
-    options = Options(speak=False, max_tokens=8)
+    options = SessionOptions(speak=False, max_tokens=8)
     read = []
     model = ("llm.engine=llama_cpp", "llm.model=smollm2-135m-instruct", "llama_cpp.context=640")
     async with talking(echo, *model, options=options) as talk:

@@ -20,19 +20,19 @@ from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
 from chatapi.errors import EngineFailed
 from chatapi.events import (
-    AnswerStarted,
     Failed,
     Interrupted,
     LiveEvent,
+    ResponseStarted,
     Resumed,
     Speech,
     SpeechStarted,
     SpeechStopped,
     TurnEnded,
 )
-from chatapi.services.live import Options, Session
+from chatapi.services.live import LiveSession, SessionOptions
 from chatapi.services.live.barge_in import ENDING
-from chatapi.services.transcription.transcriber import Words
+from chatapi.services.transcription.transcriber import TranscriptText
 
 pytestmark = pytest.mark.anyio
 E = TypeVar("E")
@@ -53,7 +53,7 @@ class Talk:
     """Somebody who talks with the box; what the recogniser makes of their sounds is `words`."""
 
     appliance: Appliance
-    session: Session
+    session: LiveSession
     events: list[LiveEvent] = field(default_factory=list)
     words: str | Exception = ""
 
@@ -86,7 +86,7 @@ class Talk:
 
     @property
     def asked(self) -> list[str]:
-        return [event.asked for event in self.all(AnswerStarted)]
+        return [event.asked for event in self.all(ResponseStarted)]
 
     async def ended(self, count: int) -> None:
         await until(lambda: len(self.all(TurnEnded)) >= count)
@@ -95,14 +95,14 @@ class Talk:
 @pytest.fixture
 def talking(echo: Running, monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
     @asynccontextmanager
-    async def run(*more: str, options: Options | None = None) -> AsyncIterator[Talk]:
+    async def run(*more: str, options: SessionOptions | None = None) -> AsyncIterator[Talk]:
         async with echo(*more) as appliance, appliance.live.session(options) as (session, events):
             talk = Talk(appliance, session)
 
-            async def words(*_: object) -> Words:
+            async def words(*_: object) -> TranscriptText:
                 if isinstance(talk.words, Exception):
                     raise talk.words
-                return Words(talk.words, "en")
+                return TranscriptText(talk.words, "en")
 
             async def collect() -> None:
                 async for event in events:
@@ -251,7 +251,7 @@ async def test_an_answer_given_up_at_the_onset_of_a_noise_is_given_after_it(talk
 async def test_a_turn_that_ends_while_the_history_is_slow_is_answered(
     talking: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = Options(semantic=False, silence_ms=200)
+    options = SessionOptions(semantic=False, silence_ms=200)
     async with talking(options=options) as talk:  # type: ignore[attr-defined]
         await talk.answer(60)
         amend, going_on = talk.session.memory.amend, anyio.Event()
@@ -292,7 +292,7 @@ async def test_speech_that_cannot_be_understood_resumes_the_answer_it_is_against
 
 
 async def test_a_question_after_a_written_answer_is_no_part_of_the_one_before(talking: Callable[..., object]) -> None:
-    async with talking(options=Options(speak=False)) as talk:  # type: ignore[attr-defined]
+    async with talking(options=SessionOptions(speak=False)) as talk:  # type: ignore[attr-defined]
         for count, words in enumerate(("What is that?", "And why is that?"), 1):
             await talk.say(words, pause=1.5)
             await talk.ended(count)
@@ -312,7 +312,7 @@ async def test_a_late_cancellation_of_one_answer_leaves_the_next_alone(talking: 
 
 
 async def test_words_of_the_answer_are_a_turn_where_the_speaker_ends_it(talking: Callable[..., object]) -> None:
-    async with talking(options=Options(detect=False)) as talk:  # type: ignore[attr-defined]
+    async with talking(options=SessionOptions(detect=False)) as talk:  # type: ignore[attr-defined]
         await talk.answer()
         played = np.concatenate([event.audio.at(RATE).samples for event in talk.all(Speech)])
         await talk.until_left(0.0)
@@ -329,7 +329,7 @@ async def test_an_answer_does_not_stay_paused_when_turns_are_ended_by_hand(talki
         await talk.until_left(1.5)
         await talk.hear(voice(0.25))
         assert talk.session.against
-        talk.session.change(Options(detect=False))
+        talk.session.change(SessionOptions(detect=False))
         await until(lambda: len(talk.all(Resumed)) == 1)
         await talk.hear(silence(2))
         assert not talk.session.playing

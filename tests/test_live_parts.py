@@ -7,18 +7,18 @@ import pytest
 
 from chatapi.audio import RATE, Audio
 from chatapi.events import Speech
-from chatapi.services.live.backchannel import Breaker, Meaning, at_the_end, likeness, meaning, stops
+from chatapi.services.live.backchannel import InterruptionJudge, SpeechIntent, at_the_end, likeness, meaning, stops
 from chatapi.services.live.echo_detection import EVIDENCE, sharpness
-from chatapi.services.live.endpointing import SURE, Endpointing, Mark, Rules, over
+from chatapi.services.live.endpointing import SURE, Endpointing, EndpointingRules, TurnBoundary, over
 from chatapi.services.live.fallback_phrases import slow, sorry
-from chatapi.services.live.playback import Playback
+from chatapi.services.live.playback import PlaybackPosition
 from chatapi.services.live.utterance import SETTLE, Utterance
 from chatapi.services.transcription.segmenter import FRAME
 
-RULES = Rules(threshold=0.5, onset=3, interrupt=5, sure=6, unsure=44)
+RULES = EndpointingRules(threshold=0.5, onset=3, interrupt=5, sure=6, unsure=44)
 
 
-def marks(*parts: tuple[float, int], against: bool = False) -> list[tuple[int, Mark]]:
+def marks(*parts: tuple[float, int], against: bool = False) -> list[tuple[int, TurnBoundary]]:
     endpointing, found, at = Endpointing(RULES), [], 0
     for probability, count in parts:
         for _ in range(count):
@@ -38,7 +38,7 @@ def silent(*levels: float) -> list[int]:
 
 
 def test_a_turn_begins_after_some_frames_of_speech() -> None:
-    assert marks((0.1, 10), (0.9, 20), (0.1, 30)) == [(12, Mark.ONSET)]
+    assert marks((0.1, 10), (0.9, 20), (0.1, 30)) == [(12, TurnBoundary.ONSET)]
 
 
 def test_what_is_far_softer_than_before_is_silence_though_it_sounds_like_speech() -> None:
@@ -54,19 +54,19 @@ def test_a_click_is_no_onset() -> None:
 
 
 def test_who_goes_on_after_a_pause_is_noticed() -> None:
-    assert marks((0.9, 10), (0.1, 4), (0.9, 3)) == [(2, Mark.ONSET), (14, Mark.ON)]
+    assert marks((0.9, 10), (0.1, 4), (0.9, 3)) == [(2, TurnBoundary.ONSET), (14, TurnBoundary.ON)]
 
 
 def test_more_is_needed_against_an_answer() -> None:
     assert marks((0.6, 20), against=True) == []
     assert marks((0.9, 4), (0.1, 5), against=True) == []
-    assert marks((0.9, 6), against=True) == [(4, Mark.ONSET)]
+    assert marks((0.9, 6), against=True) == [(4, TurnBoundary.ONSET)]
 
 
 def test_less_is_needed_where_the_box_does_not_hear_itself() -> None:
     calm = (0.1, 24)
-    assert marks(calm, (0.7, 6), against=True) == [(25, Mark.ONSET)]
-    assert marks(calm, (0.4, 4), (0.7, 2), against=True) == [(29, Mark.ONSET)]
+    assert marks(calm, (0.7, 6), against=True) == [(25, TurnBoundary.ONSET)]
+    assert marks(calm, (0.4, 4), (0.7, 2), against=True) == [(29, TurnBoundary.ONSET)]
     # Its own voice comes through now.
     assert marks(calm, (0.4, 7), (0.7, 20), against=True) == []
     assert marks((0.1, 23), (0.7, 20), against=True) == []
@@ -75,10 +75,10 @@ def test_less_is_needed_where_the_box_does_not_hear_itself() -> None:
 
 @pytest.mark.parametrize(
     ("probability", "level", "found"),
-    [(0.4, 0.025, Mark.ONSET), (0.2, 0.5, None), (0.4, 0.015, None)],
+    [(0.4, 0.025, TurnBoundary.ONSET), (0.2, 0.5, None), (0.4, 0.015, None)],
     ids=["stands out", "a door", "no louder than what is left of our own voice"],
 )
-def test_one_frame_is_enough_if_it_stands_out(probability: float, level: float, found: Mark | None) -> None:
+def test_one_frame_is_enough_if_it_stands_out(probability: float, level: float, found: TurnBoundary | None) -> None:
     endpointing = Endpointing(RULES)
     assert not any(endpointing.feed(0.1, level, True) for level in [0.002, 0.01] * 12)
     assert endpointing.feed(probability, level, True) is found
@@ -121,55 +121,55 @@ def test_a_whole_sentence_does_not(text: str) -> None:
 @pytest.mark.parametrize(
     ("heard", "spoken", "found"),
     [
-        ("", "The sea is wide.", Meaning.NOTHING),
-        ("Mhm.", "The sea is wide.", Meaning.BACKCHANNEL),
-        ("Uh-huh, okay.", "The sea is wide.", Meaning.BACKCHANNEL),
-        ("Stop!", "The sea is wide.", Meaning.STOP),
-        ("Okay, stop.", "The sea is wide.", Meaning.STOP),
-        ("Be quiet.", "Be quiet, said the man.", Meaning.STOP),
-        ("The see is white.", "The sea is wide.", Meaning.ECHO),
-        ("sea is", "The sea is wide.", Meaning.ECHO),
-        ("Where is the stop?", "The sea is wide.", Meaning.INTERRUPTION),
-        ("What about the mountains?", "The sea is wide.", Meaning.INTERRUPTION),
-        ("Yes but why is the sea salty", "The sea is wide.", Meaning.INTERRUPTION),
-        ("No.", "The sea is wide.", Meaning.INTERRUPTION),
+        ("", "The sea is wide.", SpeechIntent.NOTHING),
+        ("Mhm.", "The sea is wide.", SpeechIntent.BACKCHANNEL),
+        ("Uh-huh, okay.", "The sea is wide.", SpeechIntent.BACKCHANNEL),
+        ("Stop!", "The sea is wide.", SpeechIntent.STOP),
+        ("Okay, stop.", "The sea is wide.", SpeechIntent.STOP),
+        ("Be quiet.", "Be quiet, said the man.", SpeechIntent.STOP),
+        ("The see is white.", "The sea is wide.", SpeechIntent.ECHO),
+        ("sea is", "The sea is wide.", SpeechIntent.ECHO),
+        ("Where is the stop?", "The sea is wide.", SpeechIntent.INTERRUPTION),
+        ("What about the mountains?", "The sea is wide.", SpeechIntent.INTERRUPTION),
+        ("Yes but why is the sea salty", "The sea is wide.", SpeechIntent.INTERRUPTION),
+        ("No.", "The sea is wide.", SpeechIntent.INTERRUPTION),
     ],
 )
-def test_what_is_said_against_an_answer_is_understood(heard: str, spoken: str, found: Meaning) -> None:
+def test_what_is_said_against_an_answer_is_understood(heard: str, spoken: str, found: SpeechIntent) -> None:
     assert meaning(heard, spoken) is found
 
 
 @pytest.mark.parametrize(
     ("heard", "certainty", "found"),
     [
-        ("And make sure.", -0.65, Meaning.NOTHING),
-        ("Hey, my mom.", -0.67, Meaning.NOTHING),
-        ("Lunch.", -0.11, Meaning.BACKCHANNEL),
-        ("Go back.", -0.2, Meaning.INTERRUPTION),
-        ("Wait!", -0.9, Meaning.INTERRUPTION),
-        ("Stop.", -0.9, Meaning.STOP),
-        ("What about the mountains?", -0.3, Meaning.INTERRUPTION),
-        ("What about the mountains?", -0.65, Meaning.NOTHING),
-        ("And what about the mountains?", -0.6, Meaning.INTERRUPTION),
-        ("And what about the mountains?", -0.8, Meaning.NOTHING),
-        ("山はどうですか", -0.3, Meaning.INTERRUPTION),
+        ("And make sure.", -0.65, SpeechIntent.NOTHING),
+        ("Hey, my mom.", -0.67, SpeechIntent.NOTHING),
+        ("Lunch.", -0.11, SpeechIntent.BACKCHANNEL),
+        ("Go back.", -0.2, SpeechIntent.INTERRUPTION),
+        ("Wait!", -0.9, SpeechIntent.INTERRUPTION),
+        ("Stop.", -0.9, SpeechIntent.STOP),
+        ("What about the mountains?", -0.3, SpeechIntent.INTERRUPTION),
+        ("What about the mountains?", -0.65, SpeechIntent.NOTHING),
+        ("And what about the mountains?", -0.6, SpeechIntent.INTERRUPTION),
+        ("And what about the mountains?", -0.8, SpeechIntent.NOTHING),
+        ("山はどうですか", -0.3, SpeechIntent.INTERRUPTION),
     ],
 )
-def test_what_is_hardly_understood_does_not_interrupt(heard: str, certainty: float, found: Meaning) -> None:
+def test_what_is_hardly_understood_does_not_interrupt(heard: str, certainty: float, found: SpeechIntent) -> None:
     assert meaning(heard, "The sea is wide.", certainty) is found
 
 
 @pytest.mark.parametrize(
     ("heard", "seconds", "found"),
     [
-        ("And make sure.", 0.32, Meaning.NOTHING),
-        ("Lights off.", 0.45, Meaning.INTERRUPTION),
-        ("What time is it?", 0.7, Meaning.INTERRUPTION),
-        ("And make sure to subscribe to our channel.", 0.55, Meaning.NOTHING),
-        ("Please stop.", 0.1, Meaning.STOP),
+        ("And make sure.", 0.32, SpeechIntent.NOTHING),
+        ("Lights off.", 0.45, SpeechIntent.INTERRUPTION),
+        ("What time is it?", 0.7, SpeechIntent.INTERRUPTION),
+        ("And make sure to subscribe to our channel.", 0.55, SpeechIntent.NOTHING),
+        ("Please stop.", 0.1, SpeechIntent.STOP),
     ],
 )
-def test_what_nobody_says_so_fast_does_not_interrupt(heard: str, seconds: float, found: Meaning) -> None:
+def test_what_nobody_says_so_fast_does_not_interrupt(heard: str, seconds: float, found: SpeechIntent) -> None:
     assert meaning(heard, "The sea is wide.", -0.1, seconds) is found
 
 
@@ -197,7 +197,7 @@ def test_likeness_is_a_share_of_the_words_heard() -> None:
 
 
 def test_the_breaker_wants_two_in_a_row_and_closes_after_a_minute() -> None:
-    breaker = Breaker()
+    breaker = InterruptionJudge()
     assert not breaker.turn(0.5, 10) and not breaker.turn(0.1, 20) and not breaker.turn(0.5, 30)
     assert not breaker.broken(31)
     assert breaker.turn(0.6, 40)
@@ -209,7 +209,7 @@ def speech(seconds: float, text: str) -> Speech:
 
 
 def test_playback_is_counted_by_the_clock() -> None:
-    playback = Playback()
+    playback = PlaybackPosition()
     assert not playback.audible(0)
     playback.sent(speech(2, "one two three four"), 10)
     playback.sent(speech(1, "five"), 10.5)
@@ -222,7 +222,7 @@ def test_playback_is_counted_by_the_clock() -> None:
 
 
 def test_a_pause_holds_the_place() -> None:
-    playback = Playback()
+    playback = PlaybackPosition()
     playback.sent(speech(2, "one two"), 0)
     playback.pause(0.5)
     assert playback.heard(5) == 0.5
@@ -233,14 +233,14 @@ def test_a_pause_holds_the_place() -> None:
 
 
 def test_what_comes_late_is_heard_late() -> None:
-    playback = Playback()
+    playback = PlaybackPosition()
     playback.sent(speech(1, "one"), 0)
     playback.sent(speech(1, "two"), 3)
     assert playback.heard(3.5) == 1.5
 
 
 def test_a_report_counts_more_than_the_clock() -> None:
-    playback = Playback()
+    playback = PlaybackPosition()
     playback.sent(speech(2, "one two"), 0)
     playback.report(0.3, 0.5)
     assert playback.heard(3) == 0.3
@@ -249,7 +249,7 @@ def test_a_report_counts_more_than_the_clock() -> None:
 
 
 def test_a_report_that_does_not_grow_gives_way_to_the_clock() -> None:
-    playback = Playback()
+    playback = PlaybackPosition()
     playback.sent(speech(6, "one two"), 0)
     playback.report(1, 1)
     assert playback.heard(4) == 1 and playback.heard(6) == 3
@@ -261,7 +261,7 @@ def test_a_report_that_does_not_grow_gives_way_to_the_clock() -> None:
 
 
 def test_nothing_is_heard_of_an_answer_after_it_was_given_up() -> None:
-    playback = Playback()
+    playback = PlaybackPosition()
     playback.sent(speech(6, "one two"), 0)
     playback.give_up(2)
     assert playback.heard(9) == 2 and not playback.audible(3) and playback.quiet_since(9) == 2

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import pytest
 from conftest import model as installed
 
-from chatapi.engines import ContextOverflow, Message, Piece, Sampling
-from chatapi.errors import EngineFailed, ModelFault
-from chatapi.settings import SYSTEM, Llm, Settings
-from chatapi.settings import LlamaCpp as Table
+from chatapi.engines import ContextOverflow, PromptMessage, Sampling, TokenChunk
+from chatapi.errors import EngineFailed, ModelError
+from chatapi.settings import SYSTEM, LlmSettings, Settings
+from chatapi.settings import LlamaCppSettings as Table
 
 pytest.importorskip("xllamacpp")
 from chatapi.engines.llm.llama_cpp import STEP, LlamaCpp
@@ -38,13 +38,13 @@ def llama() -> Iterator[LlamaCpp]:
     engine.close()
 
 
-def chat(*texts: str) -> list[Message]:
+def chat(*texts: str) -> list[PromptMessage]:
     """System prompt, then user and assistant in turn."""
     roles = ("user", "assistant")
-    return [Message("system", SYSTEM), *(Message(roles[at % 2], said) for at, said in enumerate(texts))]
+    return [PromptMessage("system", SYSTEM), *(PromptMessage(roles[at % 2], said) for at, said in enumerate(texts))]
 
 
-def text(pieces: list[Piece]) -> str:
+def text(pieces: list[TokenChunk]) -> str:
     return "".join(piece.text for piece in pieces)
 
 
@@ -56,7 +56,7 @@ def exact(max_tokens: int, *stop_texts: str) -> Sampling:
 def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path, content: bytes):
     path = tmp_path / "broken.gguf"
     path.write_bytes(content)
-    with pytest.raises(ModelFault, match=r"broken\.gguf is not a GGUF file"):
+    with pytest.raises(ModelError, match=r"broken\.gguf is not a GGUF file"):
         LlamaCpp(Settings(), [model(path)])
 
 
@@ -65,23 +65,23 @@ def test_a_damaged_model_is_refused_by_name_and_the_library_says_nothing_of_its_
 ):
     path = tmp_path / "broken.gguf"
     path.write_bytes(b"GGUF" + bytes(range(256)) * 4)
-    with pytest.raises(ModelFault, match=r"cannot load .*broken\.gguf: it is damaged.*context of 1536 in 2 slots"):
+    with pytest.raises(ModelError, match=r"cannot load .*broken\.gguf: it is damaged.*context of 1536 in 2 slots"):
         LlamaCpp(Settings(), [model(path)])
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_missing_file_is_named(tmp_path: Path):
-    with pytest.raises(ModelFault, match=r"gone\.gguf cannot be read: No such file"):
+    with pytest.raises(ModelError, match=r"gone\.gguf cannot be read: No such file"):
         LlamaCpp(Settings(), [model(tmp_path / "gone.gguf")])
 
 
 def test_a_model_without_a_gguf_file_is_named(tmp_path: Path):
-    with pytest.raises(ModelFault, match=r"tiny has no \.gguf file among: model\.bin"):
+    with pytest.raises(ModelError, match=r"tiny has no \.gguf file among: model\.bin"):
         LlamaCpp(Settings(), [model(tmp_path / "model.bin")])
 
 
 def test_no_model_at_all_is_an_error():
-    with pytest.raises(ModelFault, match="given none"):
+    with pytest.raises(ModelError, match="given none"):
         LlamaCpp(Settings(), [])
 
 
@@ -181,7 +181,7 @@ def test_stop_ends_a_long_prompt_between_its_steps(llama: LlamaCpp):
 @pytest.mark.real
 def test_stop_ends_an_answer(llama: LlamaCpp):
     wanted = threading.Event()
-    taken: list[Piece] = []
+    taken: list[TokenChunk] = []
     for piece in llama.generate(chat("Tell me a very long story."), exact(400), wanted.is_set):
         taken.append(piece)
         if len(taken) == 5:
@@ -261,8 +261,8 @@ def test_close_ends_answers_in_progress_and_a_closed_engine_says_so():
 
 @pytest.mark.real
 def test_a_system_prompt_that_leaves_no_room_is_refused_at_once():
-    settings = Settings(llm=Llm(system="word " * 400), llama_cpp=Table(context=256, slots=1))
-    with pytest.raises(ModelFault, match=r"llm\.system alone needs 4\d\d tokens and llama_cpp\.context is 256"):
+    settings = Settings(llm=LlmSettings(system="word " * 400), llama_cpp=Table(context=256, slots=1))
+    with pytest.raises(ModelError, match=r"llm\.system alone needs 4\d\d tokens and llama_cpp\.context is 256"):
         LlamaCpp(settings, [model()])
 
 
@@ -279,19 +279,19 @@ def test_a_model_may_bring_its_own_sampling():
 @pytest.mark.real
 def test_words_that_want_more_are_less_whole_than_those_that_do_not(llama: LlamaCpp):
     def whole(text: str) -> float:
-        return next(iter(llama.whole([Message("system", "Be brief."), Message("user", text)])))
+        return next(iter(llama.whole([PromptMessage("system", "Be brief."), PromptMessage("user", text)])))
 
     assert whole("What is the capital of France") > 5 * whole("What is the capital of")
     assert whole("Set a timer for ten minutes") > 5 * whole("Set a timer for")
     assert 0 <= whole("Why") <= 1
-    assert list(llama.whole([Message("user", "Why")], lambda: True)) == []
+    assert list(llama.whole([PromptMessage("user", "Why")], lambda: True)) == []
 
 
 @pytest.mark.real
 def test_an_answer_goes_on_where_it_was_left(llama: LlamaCpp):
-    asked = [Message("user", "Count from one to five in words.")]
+    asked = [PromptMessage("user", "Count from one to five in words.")]
     sampling = Sampling(max_tokens=20, temperature=0)
-    text = "".join(piece.text for piece in llama.generate([*asked, Message("assistant", "One, two,")], sampling))
+    text = "".join(piece.text for piece in llama.generate([*asked, PromptMessage("assistant", "One, two,")], sampling))
     assert text.lstrip().lower().startswith("three")
 
 
@@ -338,7 +338,7 @@ LONG = "The sea is wide and the sky is high. " * 60
 @pytest.mark.parametrize("role", ["generate", "whole"])
 def test_every_step_of_a_long_prompt_is_a_sign_of_life(llama: LlamaCpp, role: str):
     asked = Asked()
-    messages = [Message("system", f"{role}: {LONG}"), Message("user", "What is the capital of")]
+    messages = [PromptMessage("system", f"{role}: {LONG}"), PromptMessage("user", "What is the capital of")]
     items = llama.generate(messages, exact(2), asked) if role == "generate" else llama.whole(messages, asked)
     next(iter(items))
     assert asked.times >= 4

@@ -10,7 +10,7 @@ from test_board import ORIN_NX, written
 
 from chatapi.catalog.manifest import Addresses, Manifest, Member, Wheels, load, load_all
 from chatapi.engines.registry import ENGINES
-from chatapi.errors import ModelFault
+from chatapi.errors import ModelError
 from chatapi.runtime import engine_selection
 
 ROOT = Path(__file__).parent.parent
@@ -163,7 +163,7 @@ def test_a_wrong_manifest_is_refused_by_file_key_and_reason(
 ) -> None:
     assert right in GOOD
     (tmp_path / "m.toml").write_text(GOOD.replace(right, wrong))
-    with pytest.raises(ModelFault, match=complaint) as raised:
+    with pytest.raises(ModelError, match=complaint) as raised:
         load(tmp_path / "m.toml")
     assert f"{tmp_path / 'm.toml'}" in raised.value.message
     assert raised.value.code == "bad_manifest"
@@ -226,5 +226,5 @@ def test_a_compiled_model_says_what_it_takes_on_which_board(tmp_path: Path) -> N
 def test_a_wrong_compile_table_is_refused(tmp_path: Path, right: str, wrong: str, complaint: str) -> None:
     assert right in COMPILED
     (tmp_path / "m.toml").write_text(COMPILED.replace(right, wrong))
-    with pytest.raises(ModelFault, match=complaint):
+    with pytest.raises(ModelError, match=complaint):
         load(tmp_path / "m.toml")

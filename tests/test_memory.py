@@ -21,7 +21,7 @@ from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio
 from chatapi.catalog import Catalog
 from chatapi.engines import registry
-from chatapi.errors import ModelFault
+from chatapi.errors import ModelError
 from chatapi.runtime import memory_plan
 from chatapi.services.turns.completion import Turn
 from chatapi.system import jetson as board
@@ -76,12 +76,12 @@ def jetson(root: Path, free: int, swap: int = 0) -> Path:
 ROLES = ("asr", "llm", "tts")
 
 
-def planned(catalog: Catalog, root: Path, *chosen: str) -> memory_plan.Plan:
+def planned(catalog: Catalog, root: Path, *chosen: str) -> memory_plan.MemoryPlan:
     chosen = ("llm.engine=llama_cpp", "asr.engine=whisper_cpp", *chosen)
     return memory_plan.plan(catalog, settings.load(chosen, environ={}).settings, ROLES, root)
 
 
-def names(plan: memory_plan.Plan) -> dict[str, str]:
+def names(plan: memory_plan.MemoryPlan) -> dict[str, str]:
     return {role: each.name for role, each in plan.models.items()}
 
 
@@ -113,7 +113,7 @@ def test_a_jetson_loads_one_by_one_the_largest_first(shelf: Callable[..., Catalo
 
 def test_what_cannot_fit_is_refused_with_what_would(shelf: Callable[..., Catalog], tmp_path: Path) -> None:
     wish = ("llm.model=mind-large", "asr.model=ears-small")
-    with pytest.raises(ModelFault) as refused:
+    with pytest.raises(ModelError) as refused:
         planned(shelf("mind-middle"), jetson(tmp_path, 3000, swap=9000), *wish)
     assert refused.value.code == "model_too_large"
     assert refused.value.message == (
@@ -124,12 +124,12 @@ def test_what_cannot_fit_is_refused_with_what_would(shelf: Callable[..., Catalog
 
 def test_a_model_that_would_fit_is_fetched_when_none_is_here(shelf: Callable[..., Catalog], tmp_path: Path) -> None:
     catalog = shelf("mind-middle", "mind-small")
-    with pytest.raises(ModelFault, match=r"llm.model=mind-middle after `chatapi models fetch mind-middle`"):
+    with pytest.raises(ModelError, match=r"llm.model=mind-middle after `chatapi models fetch mind-middle`"):
         planned(catalog, jetson(tmp_path, 3000))
 
 
 def test_where_nothing_makes_room_that_is_said(shelf: Callable[..., Catalog], tmp_path: Path) -> None:
-    with pytest.raises(ModelFault, match="end other programs"):
+    with pytest.raises(ModelError, match="end other programs"):
         planned(shelf(), jetson(tmp_path, 100))
 
 
@@ -139,7 +139,7 @@ def test_swap_counts_where_the_gpu_does_not_share_the_memory(shelf: Callable[...
 
 
 def test_a_missing_model_names_the_command_that_fetches_it(shelf: Callable[..., Catalog], tmp_path: Path) -> None:
-    with pytest.raises(ModelFault, match="chatapi models fetch voice"):
+    with pytest.raises(ModelError, match="chatapi models fetch voice"):
         planned(shelf("voice"), machine(tmp_path, 9000))
 
 
@@ -192,7 +192,7 @@ async def test_engines_are_built_as_planned_at_first_and_when_they_come_back(
     echo: Running, beep: Audio, monkeypatch: pytest.MonkeyPatch, one_by_one: bool, most: int
 ) -> None:
     mind = Catalog(MODELS).get("smollm2-135m-instruct")
-    monkeypatch.setattr(memory_plan, "plan", lambda *_: memory_plan.Plan({"llm": mind}, 0, one_by_one))
+    monkeypatch.setattr(memory_plan, "plan", lambda *_: memory_plan.MemoryPlan({"llm": mind}, 0, one_by_one))
     building = Building(monkeypatch)
     async with echo(*(f"{role}.idle_seconds=0.2" for role in ROLES)) as appliance:
         assert building.most == most

@@ -19,18 +19,18 @@ from test_live import silence, talking
 
 from chatapi.appliance import Appliance
 from chatapi.cli.health import health
-from chatapi.engines import Message, Sampling
+from chatapi.engines import PromptMessage, Sampling
 from chatapi.engines.registry import load
 from chatapi.errors import Busy, NotReady
 from chatapi.events import Interrupted, Resumed, TurnEnded
 from chatapi.observability.metrics import Metrics
 from chatapi.observability.metrics.jtop import Jtop, client
-from chatapi.observability.metrics.sensors import Readings, read
+from chatapi.observability.metrics.sensors import SensorReadings, read
 from chatapi.runtime.workers import REBUILD_SECONDS, REBUILDS
-from chatapi.services.live import Origin
-from chatapi.services.transcription.transcriber import Words
+from chatapi.services.live import SessionOrigin
+from chatapi.services.transcription.transcriber import TranscriptText
 from chatapi.services.turns.completion import Turn
-from chatapi.settings import Mlc, Server, Settings
+from chatapi.settings import MlcSettings, ServerSettings, Settings
 
 pytestmark = pytest.mark.anyio
 DOCUMENT = Path(__file__).parents[1] / "monitoring/metrics.md"
@@ -112,8 +112,8 @@ async def test_interruptions_are_counted_by_kind(echo: Running, monkeypatch: pyt
         counted = talk.appliance.metrics
         understood = ["", "What about the hills?"]
 
-        async def words(*_: object) -> Words:
-            return Words(understood[0], "en")
+        async def words(*_: object) -> TranscriptText:
+            return TranscriptText(understood[0], "en")
 
         monkeypatch.setattr(talk.appliance.transcription, "words", words)
         await talk.session.respond(" ".join(["word"] * 60))
@@ -155,10 +155,10 @@ async def test_who_leaves_in_the_middle_of_an_answer_is_counted_too(echo: Runnin
 async def test_live_sessions_are_counted_by_door_and_those_refused(echo: Running) -> None:
     async with echo("live.sessions=1") as appliance:
         metrics = appliance.metrics
-        async with appliance.live.session(origin=Origin("mic")):
+        async with appliance.live.session(origin=SessionOrigin("mic")):
             assert value(metrics, "chatapi_live_sessions", door="mic") == 1
             with pytest.raises(Busy):
-                async with appliance.live.session(origin=Origin("realtime")):
+                async with appliance.live.session(origin=SessionOrigin("realtime")):
                     pass
         assert value(metrics, "chatapi_live_sessions", door="mic") == 0
         assert value(metrics, "chatapi_live_sessions", door="realtime") == 0
@@ -197,10 +197,10 @@ async def test_the_event_loop_s_lateness_is_seen(echo: Running) -> None:
 
 def test_mlc_s_own_numbers_are_asked_for_and_never_waited_for(tmp_path: Path) -> None:
     with mlc_llm():
-        settings = Settings(data=tmp_path, mlc=Mlc(context=512))
+        settings = Settings(data=tmp_path, mlc=MlcSettings(context=512))
         engine = load("llm", "mlc")(settings, [compiled(tmp_path)])
         try:
-            messages = [Message("user", "Tell me about the sea.")]
+            messages = [PromptMessage("user", "Tell me about the sea.")]
             pieces = list(engine.generate(messages, Sampling(max_tokens=5, temperature=0)))
             counts = engine.counts()
             assert counts["decode_tokens"] >= len(pieces) - 2
@@ -222,7 +222,7 @@ def broken(echo_settings: Callable[..., Settings]) -> Iterator[Served]:
     with serving(echo_settings("echo.fault=hang", "limits.step_seconds=0.1")) as served:
         assert served.client.get("/ready").json() == {"ready": True}
         assert value(served.appliance.metrics, "chatapi_ready") == 1
-        assert health(Settings(server=Server(port=served.port))) == 0
+        assert health(Settings(server=ServerSettings(port=served.port))) == 0
         for _ in range(50):
             if served.appliance.engines.llm.state == "failed":
                 break
@@ -245,7 +245,7 @@ def test_a_box_whose_engine_was_stuck_too_often_is_not_ready(
     assert value(metrics, "chatapi_ready") == 0
     assert value(metrics, "chatapi_engine_failed", engine="llm") == 1
     assert value(metrics, "chatapi_engine_rebuilds_total", engine="llm") == REBUILDS + 1
-    assert health(Settings(server=Server(port=broken.port))) == 1
+    assert health(Settings(server=ServerSettings(port=broken.port))) == 1
     assert "the engine llm has been stuck too often" in capsys.readouterr().err
 
 
@@ -312,10 +312,10 @@ class Service:
 def test_jetson_stats_tells_what_the_files_do_not() -> None:
     service = Service()
     jtop = Jtop(lambda: service)
-    told = jtop.completed(Readings(temperatures={"tj-thermal": 60.0}))
+    told = jtop.completed(SensorReadings(temperatures={"tj-thermal": 60.0}))
     assert (told.gpu_load, told.power, told.memory_gpu) == (0.63, {"VIN": 9.5}, 1 << 20)
     assert told.temperatures == {"tj-thermal": 60.0}
-    assert jtop.completed(Readings()).temperatures == {"cpu": 51.5}
+    assert jtop.completed(SensorReadings()).temperatures == {"cpu": 51.5}
     jtop.close()
     assert (service.begun, service.closed) == (1, 1)
 
@@ -323,7 +323,7 @@ def test_jetson_stats_tells_what_the_files_do_not() -> None:
 def test_jetson_stats_that_does_not_answer_is_left_alone_for_a_while() -> None:
     service = Service(ConnectionRefusedError("nobody listens"))
     jtop = Jtop(lambda: service)
-    known = Readings(gpu_load=0.5)
+    known = SensorReadings(gpu_load=0.5)
     assert jtop.completed(known) is known
     assert jtop.completed(known) is known
     assert service.begun == 1

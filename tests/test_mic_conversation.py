@@ -14,11 +14,11 @@ from conftest import PATIENCE, Running, tone
 
 from chatapi.appliance import ESSENTIAL, Appliance
 from chatapi.audio import RATE, Audio, Samples
-from chatapi.errors import Conflict, NotReady
+from chatapi.errors import NotReady, WrongMode
 from chatapi.interfaces.audio_device import conversation as mic
 from chatapi.interfaces.audio_device.chimes import Chime, chime
-from chatapi.interfaces.audio_device.conversation import MicConversation
-from chatapi.interfaces.audio_device.devices import SoundDevices
+from chatapi.interfaces.audio_device.conversation import LocalConversation
+from chatapi.interfaces.audio_device.devices import AudioDevices
 
 pytestmark = pytest.mark.anyio
 BLOCK = 320
@@ -86,8 +86,8 @@ class Scene:
     def __init__(self, appliance: Appliance) -> None:
         self.told: list[tuple[str, str]] = []
         self.room = Room()
-        self.box = MicConversation(appliance, lambda kind, text: self.told.append((kind, text)))
-        self.box.devices = cast(SoundDevices, self.room)
+        self.box = LocalConversation(appliance, lambda kind, text: self.told.append((kind, text)))
+        self.box.devices = cast(AudioDevices, self.room)
 
     def kinds(self) -> list[str]:
         return [kind for kind, _ in self.told if kind != "partial"]
@@ -174,7 +174,7 @@ async def test_a_button_may_stand_for_the_wake_word_but_not_for_a_key(echo: Runn
         here.room.say(tone(1.0))
         await here.until(lambda: "answer" in here.kinds())
         for button in (here.box.press, here.box.release):
-            with pytest.raises(Conflict, match=r"mic\.mode is wake_word"):
+            with pytest.raises(WrongMode, match=r"mic\.mode is wake_word"):
                 await button()
 
 
@@ -193,7 +193,7 @@ async def test_a_key_begins_and_ends_a_turn_however_often_it_is_told(echo: Runni
         await here.until(lambda: "answer" in here.kinds())
         assert here.kinds().count("heard") == 1
         await here.state("asleep")
-        with pytest.raises(Conflict, match=r"mic\.mode is push_to_talk"):
+        with pytest.raises(WrongMode, match=r"mic\.mode is push_to_talk"):
             await here.box.wake()
 
 

@@ -25,7 +25,7 @@ QUIET = 0.005
 
 
 class Mic:
-    """SoundDevices in the other process."""
+    """AudioDevices in the other process."""
 
     def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
         self._process = process

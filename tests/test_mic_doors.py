@@ -19,7 +19,7 @@ from sound import Room, room
 from test_talk import Talking, said, talking, words
 
 from chatapi.audio import RATE, Samples, decode
-from chatapi.errors import Conflict, NotReady
+from chatapi.errors import NotReady, WrongMode
 
 __all__ = ["room"]
 CORPUS = Path(__file__).parent / "corpus"
@@ -46,7 +46,7 @@ class Buttons:
         raise NotReady("the microphone does not listen yet", retry_after=2)
 
     async def wake(self) -> None:
-        raise Conflict("mic.mode is push_to_talk; this is for wake_word", code="wrong_mode")
+        raise WrongMode("mic.mode is push_to_talk; this is for wake_word", code="wrong_mode")
 
 
 @pytest.mark.parametrize("path", ["GET /mic", "POST /mic/press", "POST /mic/release", "POST /mic/wake"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from chatapi.audio import RATE, Audio, Samples, decode
-from chatapi.errors import SettingsFault
+from chatapi.errors import SettingsError
 from chatapi.interfaces.audio_device.echo_cancellation import EchoCanceller
 
 REAL = Path(__file__).parent / "corpus" / "real"
@@ -124,7 +124,7 @@ def test_any_number_of_samples_may_be_given() -> None:
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "livekit", None)
-    with pytest.raises(SettingsFault, match="pip install 'livekit"):
+    with pytest.raises(SettingsError, match="pip install 'livekit"):
         EchoCanceller()
 
 

@@ -16,8 +16,8 @@ from conftest import tone, until
 
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.errors import NotReady
-from chatapi.interfaces.audio_device.capture import WAITING, Hearing
-from chatapi.interfaces.audio_device.devices import SoundDevices
+from chatapi.interfaces.audio_device.capture import WAITING, Capture
+from chatapi.interfaces.audio_device.devices import AudioDevices
 
 pytestmark = pytest.mark.anyio
 
@@ -100,12 +100,12 @@ def sound(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sound]:
     made.let_go.set()
 
 
-def sides(devices: SoundDevices, state: str) -> Callable[[], bool]:
+def sides(devices: AudioDevices, state: str) -> Callable[[], bool]:
     return lambda: devices.state["input"]["state"] == devices.state["output"]["state"] == state
 
 
 async def test_a_device_of_another_rate_and_many_channels_is_used(sound: Sound) -> None:
-    devices = SoundDevices(cancel_echo=False)
+    devices = AudioDevices(cancel_echo=False)
     async with devices.running():
         await until(sides(devices, "ok"))
         devices.play(Audio(tone(0.2), RATE))
@@ -128,7 +128,7 @@ async def limited(blocks: Any, count: int) -> Any:
 
 
 async def test_a_device_that_hangs_when_it_is_left_is_given_up(sound: Sound) -> None:
-    devices = SoundDevices(cancel_echo=False)
+    devices = AudioDevices(cancel_echo=False)
     async with devices.running():
         await until(sides(devices, "ok"))
         old = sound.newest("output")
@@ -145,7 +145,7 @@ async def test_a_device_that_hangs_when_it_is_left_is_given_up(sound: Sound) -> 
 
 async def test_a_device_that_cannot_be_opened_is_tried_again(sound: Sound) -> None:
     sound.refuse = True
-    devices = SoundDevices(cancel_echo=False)
+    devices = AudioDevices(cancel_echo=False)
     async with devices.running():
         await until(sides(devices, "lost"))
         assert devices.state["input"]["error"] == "'array' cannot be opened: not today"
@@ -158,7 +158,7 @@ async def test_a_device_whose_stream_the_server_has_moved_is_left(
     sound: Sound, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chatapi.interfaces.audio_device.devices.ASK", 0)
-    devices = SoundDevices(cancel_echo=False)
+    devices = AudioDevices(cancel_echo=False)
     async with devices.running():
         await until(sides(devices, "ok"))
         sound.gone = sound.refuse = True
@@ -172,7 +172,7 @@ async def test_a_device_that_takes_one_stream_only_is_not_left(sound: Sound, mon
     monkeypatch.setattr("chatapi.interfaces.audio_device.devices.ASK", 0)
     monkeypatch.setattr("chatapi.interfaces.audio_device.devices.CHECK", 0.01)
     sound.exclusive = True
-    devices = SoundDevices(cancel_echo=False)
+    devices = AudioDevices(cancel_echo=False)
     async with devices.running():
         await until(sides(devices, "ok"))
         await anyio.sleep(0.2)
@@ -180,7 +180,7 @@ async def test_a_device_that_takes_one_stream_only_is_not_left(sound: Sound, mon
 
 
 async def test_nothing_is_left_open_and_errors_come_out_as_they_are(sound: Sound) -> None:
-    devices = SoundDevices(cancel_echo=False)
+    devices = AudioDevices(cancel_echo=False)
     with pytest.raises(NotReady):
         devices.heard()
     with pytest.raises(KeyError, match="mine"):
@@ -201,7 +201,7 @@ class Broken:
 
 
 async def test_a_listener_who_falls_behind_loses_the_oldest() -> None:
-    hearing = Hearing(None, "off")
+    hearing = Capture(None, "off")
     for number in range(WAITING + 5):
         hearing.from_microphone("line", np.full(320, number, np.float32), RATE, 0.0)
     await anyio.lowlevel.checkpoint()
@@ -211,7 +211,7 @@ async def test_a_listener_who_falls_behind_loses_the_oldest() -> None:
 
 
 async def test_hearing_goes_on_when_the_echo_canceller_fails() -> None:
-    hearing = Hearing(Broken(), "on")  # type: ignore[arg-type]
+    hearing = Capture(Broken(), "on")  # type: ignore[arg-type]
     for _ in range(3):
         hearing.from_microphone("line", np.zeros(320, np.float32), RATE, 0.0)
     await anyio.lowlevel.checkpoint()
@@ -221,7 +221,7 @@ async def test_hearing_goes_on_when_the_echo_canceller_fails() -> None:
 
 async def test_sound_is_heard_without_an_echo_canceller(sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "livekit", None)
-    devices = SoundDevices()
+    devices = AudioDevices()
     async with devices.running():
         await until(sides(devices, "ok"))
         assert "pip install 'livekit" in devices.state["echo"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chatapi.errors import SettingsFault
+from chatapi.errors import SettingsError
 from chatapi.interfaces.audio_device import portaudio
 from chatapi.interfaces.audio_device.portaudio import DeviceFault
 
@@ -47,5 +47,5 @@ def test_find_takes_the_exact_name_then_a_part() -> None:
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    with pytest.raises(SettingsFault, match=r"pip install 'chatapi\[mic\]'"):
+    with pytest.raises(SettingsError, match=r"pip install 'chatapi\[mic\]'"):
         portaudio.load()

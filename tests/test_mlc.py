@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from mlc_model import GOOD, METADATA, compiled, mlc_llm
 
-from chatapi.engines import ContextOverflow, Message, Sampling
+from chatapi.engines import ContextOverflow, PromptMessage, Sampling
 from chatapi.engines.registry import load
-from chatapi.errors import EngineFailed, ModelFault, SettingsFault, Unprocessable
-from chatapi.settings import Llm, Mlc, Settings
+from chatapi.errors import EngineFailed, ModelError, SettingsError, Unprocessable
+from chatapi.settings import LlmSettings, MlcSettings, Settings
 
-SYSTEM = Message("system", "You answer in one short sentence.")
-HELLO = [SYSTEM, Message("user", "Tell me about the sea.")]
+SYSTEM = PromptMessage("system", "You answer in one short sentence.")
+HELLO = [SYSTEM, PromptMessage("user", "Tell me about the sea.")]
 GREEDY = Sampling(max_tokens=30, temperature=0)
 Build = Callable[..., Any]
 
@@ -78,7 +78,7 @@ def build(tmp_path: Path) -> Iterator[Build]:
     built = []
 
     def make(library: bytes | None = None, system: str = SYSTEM.text, **table: Any) -> Any:
-        settings = Settings(data=tmp_path, mlc=Mlc(**{"context": 512, **table}), llm=Llm(system=system))
+        settings = Settings(data=tmp_path, mlc=MlcSettings(**{"context": 512, **table}), llm=LlmSettings(system=system))
         engine = load("llm", "mlc")(settings, [compiled(tmp_path, library)])
         built.append(engine)
         return engine
@@ -89,7 +89,7 @@ def build(tmp_path: Path) -> Iterator[Build]:
     assert [each for each in set(threading.enumerate()) - before if not each.daemon] == []
 
 
-def text(engine: Any, messages: list[Message], sampling: Sampling = GREEDY) -> str:
+def text(engine: Any, messages: list[PromptMessage], sampling: Sampling = GREEDY) -> str:
     return "".join(piece.text for piece in engine.generate(messages, sampling))
 
 
@@ -156,20 +156,22 @@ def test_the_same_seed_says_the_same(build: Build) -> None:
 def test_the_next_turn_computes_only_what_is_new(build: Build) -> None:
     engine = build()
     *_, first = engine.generate(HELLO, GREEDY)
-    *_, second = engine.generate([*HELLO, Message("assistant", "Wide."), Message("user", "And the sky?")], GREEDY)
+    *_, second = engine.generate(
+        [*HELLO, PromptMessage("assistant", "Wide."), PromptMessage("user", "And the sky?")], GREEDY
+    )
     assert first.usage.prompt_tokens < second.usage.prompt_tokens
     assert second.usage.cached_tokens >= first.usage.prompt_tokens - 5
 
 
 def test_an_answer_that_was_begun_is_gone_on_with(build: Build) -> None:
-    assert text(build(), [*HELLO, Message("assistant", "Paris is the")]).startswith(" capital of France")
+    assert text(build(), [*HELLO, PromptMessage("assistant", "Paris is the")]).startswith(" capital of France")
 
 
 def test_what_says_all_is_likelier_to_be_over(build: Build) -> None:
     engine = build()
 
     def over(said: str) -> float:
-        [found] = engine.whole([SYSTEM, Message("user", said)])
+        [found] = engine.whole([SYSTEM, PromptMessage("user", said)])
         return float(found)
 
     assert over("Paris is the capital of France") > 0.9
@@ -225,7 +227,7 @@ def test_what_the_engine_refuses_is_told(build: Build) -> None:
 
 def test_a_template_without_a_place_for_the_system_and_token_ids_before_it(tmp_path: Path) -> None:
     model = compiled(tmp_path, system_template="", system_prefix_token_ids=[0])
-    engine = load("llm", "mlc")(Settings(data=tmp_path, mlc=Mlc(context=512)), [model])
+    engine = load("llm", "mlc")(Settings(data=tmp_path, mlc=MlcSettings(context=512)), [model])
     assert text(engine, HELLO).startswith("The sea")
     assert engine._engine.seen[-1].prompt[0] == 0
     engine.close()
@@ -249,7 +251,7 @@ def test_the_cache_has_room_for_every_slot(build: Build, slots: int, mode: str, 
     ],
 )
 def test_a_model_that_cannot_be_loaded_is_told_and_holds_nothing_up(build: Build, library: bytes, told: str) -> None:
-    with pytest.raises(ModelFault, match=told):
+    with pytest.raises(ModelError, match=told):
         build(library)
 
 
@@ -257,7 +259,7 @@ def test_a_chat_config_that_is_none_is_told(tmp_path: Path) -> None:
     model = compiled(tmp_path)
     config = tmp_path / "compiled" / model.name / "weights" / "mlc-chat-config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "conv_template": {}}), encoding="utf-8")
-    with pytest.raises(ModelFault, match=r"MLC cannot load .*tiny: \d validation errors for Conversation"):
+    with pytest.raises(ModelError, match=r"MLC cannot load .*tiny: \d validation errors for Conversation"):
         load("llm", "mlc")(Settings(data=tmp_path), [model])
 
 
@@ -265,12 +267,12 @@ def test_a_chat_config_that_is_none_is_told(tmp_path: Path) -> None:
 def test_a_model_that_is_not_compiled_names_the_command(tmp_path: Path, missing: str) -> None:
     model = compiled(tmp_path)
     (tmp_path / "compiled" / model.name / missing).unlink()
-    with pytest.raises(ModelFault, match=f"{missing} is missing; make it with: chatapi compile tiny"):
+    with pytest.raises(ModelError, match=f"{missing} is missing; make it with: chatapi compile tiny"):
         load("llm", "mlc")(Settings(data=tmp_path), [model])
 
 
 def test_a_system_prompt_that_is_too_long_is_told(build: Build) -> None:
-    with pytest.raises(ModelFault, match=r"llm\.system alone needs \d+ tokens and 512 fit"):
+    with pytest.raises(ModelError, match=r"llm\.system alone needs \d+ tokens and 512 fit"):
         build(system="sea " * 600)
 
 
@@ -288,7 +290,7 @@ def test_the_cache_is_as_large_as_the_memory_allows() -> None:
     weights, each = 4_000_000_000, 131_073.25
     free = int(weights + 155_000_000 + HEADROOM + each * 3000)
     assert 2999 <= fitting(METADATA, weights, free, 2048) <= 3000
-    with pytest.raises(ModelFault, match=r"needs 5\.1 GB of memory with a context of 4096 and 5\.0 GB are free"):
+    with pytest.raises(ModelError, match=r"needs 5\.1 GB of memory with a context of 4096 and 5\.0 GB are free"):
         fitting(METADATA, weights, free, 4096)
     assert fitting({}, weights, 0, 4096) > 1 << 40
 
@@ -304,22 +306,22 @@ def test_on_a_board_the_cache_takes_what_is_free_and_says_so(tmp_path: Path, cap
     free = (HEADROOM + 155_000_000 + 5000 * 131_074) // 1024
     (proc / "meminfo").write_text(f"MemTotal:  7800000 kB\nMemAvailable:  {free} kB\n")
     folder = tmp_path / "compiled" / "tiny"
-    config = configured(folder, METADATA, Mlc(context=4096, slots=2), tmp_path / "root")
+    config = configured(folder, METADATA, MlcSettings(context=4096, slots=2), tmp_path / "root")
     assert 4980 <= (config.max_total_sequence_length or 0) <= 5000
     assert caplog.messages == [
         f"the memory holds {config.max_total_sequence_length} tokens of the 8192 that 2 slots may need"
     ]
-    elsewhere = configured(folder, METADATA, Mlc(context=4096, slots=20), tmp_path)
+    elsewhere = configured(folder, METADATA, MlcSettings(context=4096, slots=20), tmp_path)
     assert (elsewhere.max_total_sequence_length, elsewhere.max_num_sequence) == (81_920, 8)
 
 
 def test_a_library_that_is_missing_or_broken_says_what_to_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [each for each in sys.path if "mlc_llm_standin" not in each])
     if importlib.util.find_spec("mlc_llm") is None:
-        with pytest.raises(SettingsFault, match=r"library that is not here: take the image .* jetson-containers' mlc"):
+        with pytest.raises(SettingsError, match=r"library that is not here: take the image .* jetson-containers' mlc"):
             load("llm", "mlc")
     (tmp_path / "mlc_llm").mkdir()
     (tmp_path / "mlc_llm" / "__init__.py").write_text("raise OSError('libtvm.so: cannot open shared object file')")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(SettingsFault, match=r"cannot be used \(libtvm\.so: cannot open shared object file\)"):
+    with pytest.raises(SettingsError, match=r"cannot be used \(libtvm\.so: cannot open shared object file\)"):
         load("llm", "mlc")

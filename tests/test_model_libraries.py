@@ -15,8 +15,8 @@ import pytest
 from model_library import METADATA, fat_binary, library
 
 from chatapi.catalog.compiled.model_lib import MARKS, read
-from chatapi.compiling import Here, verify
-from chatapi.system.jetson import Board
+from chatapi.compiling import Target, verify
+from chatapi.system.jetson import JetsonBoard
 
 TESTS = Path(__file__).parent
 NEEDED = [
@@ -27,8 +27,8 @@ pytestmark = [
     pytest.mark.skipif(bool(NEEDED), reason=f"building real model libraries needs {', '.join(NEEDED)}"),
     pytest.mark.skipif(platform.machine() != "x86_64", reason="the libraries are built on x86_64"),
 ]
-ORIN = Board("NVIDIA Jetson AGX Orin", "tegra234", "sm_87", (36, 4, 3), (12, 6, 68), 64 << 30)
-JETSON = Here(ORIN, "aarch64", 60 << 30)
+ORIN = JetsonBoard("NVIDIA Jetson AGX Orin", "tegra234", "sm_87", (36, 4, 3), (12, 6, 68), 64 << 30)
+JETSON = Target(ORIN, "aarch64", 60 << 30)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_what_tvm_wrote_is_read(built: Path, machine: str, kind: str) -> None:
     assert found.code.ptx == ({"sm_80"} if kind == "fatbin" else set())
 
 
-def faults(path: Path, here: Here = JETSON) -> list[str]:
+def faults(path: Path, here: Target = JETSON) -> list[str]:
     return [fault.code for fault in verify(path, here).faults]
 
 

@@ -28,10 +28,10 @@ from test_metrics import Mic
 
 from chatapi import settings
 from chatapi.audio import RATE, Audio, wav
-from chatapi.engines import Message, Sampling
+from chatapi.engines import PromptMessage, Sampling
 from chatapi.engines.registry import load
 from chatapi.observability.metrics import Metrics
-from chatapi.settings import Mlc, Settings
+from chatapi.settings import MlcSettings, Settings
 
 MONITORING = Path(__file__).parents[1] / "monitoring"
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -143,7 +143,7 @@ def counting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The MLC engine on its stand-in."""
     data = tmp_path_factory.mktemp("mlc")
     with mlc_llm():
-        engine = load("llm", "mlc")(Settings(data=data, mlc=Mlc(context=512)), [compiled(data)])
+        engine = load("llm", "mlc")(Settings(data=data, mlc=MlcSettings(context=512)), [compiled(data)])
         yield engine
         engine.close()
 
@@ -161,7 +161,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory, counting: Any) -> Iterator
         with prometheus(folder, served) as watching:
             for turns in (5, 10):
                 busy(served)
-                list(counting.generate([Message("user", "Tell me about the sea.")], Sampling(max_tokens=5)))
+                list(counting.generate([PromptMessage("user", "Tell me about the sea.")], Sampling(max_tokens=5)))
                 watching.until("sum(chatapi_turns_total)", lambda seen, turns=turns: seen >= turns)
                 watching.until("chatapi_live_stage_seconds_count{stage='end'}", lambda seen, n=turns / 5: seen >= n)
             # A scrape that comes late on a busy machine changes nothing any more.

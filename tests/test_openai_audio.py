@@ -22,9 +22,9 @@ from chatapi import settings
 from chatapi.audio import RATE, Audio, Samples, Source, blocks, wav
 from chatapi.bench.wer import words
 from chatapi.events import JobProgress, Transcript
-from chatapi.interfaces.http.openai.transcriptions import REFUSED, Transcription, Translation
+from chatapi.interfaces.http.openai.transcriptions import REFUSED, TranscriptionForm, TranslationRequest
 from chatapi.services.transcription import transcriber
-from chatapi.services.transcription.transcriber import Options
+from chatapi.services.transcription.transcriber import TranscriptionRequest
 from chatapi.settings import Settings
 
 TRANSCRIPTIONS, TRANSLATIONS = "/v1/audio/transcriptions", "/v1/audio/translations"
@@ -144,7 +144,7 @@ async def test_what_is_understood_is_told_before_the_file_is_decoded(
 
     monkeypatch.setattr(transcriber, "blocks", held)
     async with echo() as appliance:
-        async with appliance.files.heard(file(*[5] * 30), Options()) as passages:
+        async with appliance.files.heard(file(*[5] * 30), TranscriptionRequest()) as passages:
             found = []
             async for passage in passages:
                 found.append(passage)
@@ -222,7 +222,7 @@ def test_a_recording_of_silence_has_no_words(client: OpenAI) -> None:
 
 @pytest.mark.parametrize(
     ("call", "kind", "refused"),
-    [("transcriptions", Transcription, set(REFUSED)), ("translations", Translation, set())],
+    [("transcriptions", TranscriptionForm, set(REFUSED)), ("translations", TranslationRequest, set())],
 )
 def test_every_parameter_of_the_client_is_honoured_or_refused_by_name(call: str, kind: Any, refused: set[str]) -> None:
     create = getattr(OpenAI(api_key="none").audio, call).create

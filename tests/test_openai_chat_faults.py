@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from chatapi import settings
 from chatapi.audio import RATE, Audio, wav
-from chatapi.errors import Unknown
+from chatapi.errors import NotFound
 from chatapi.interfaces.http.json_body import LARGE, MOST_VALUES
 from chatapi.services.turns.chat_completion import MOST_SPOKEN
 
@@ -258,7 +258,7 @@ async def test_spoken_answers_are_remembered_only_so_many(echo: Running) -> None
         for number in range(MOST_SPOKEN + 1):
             appliance.chat.remember(str(number), "said")
         assert appliance.chat.words("1", "here") == "said"
-        with pytest.raises(Unknown):
+        with pytest.raises(NotFound):
             appliance.chat.words("0", "here")
 
 

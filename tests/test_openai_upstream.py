@@ -10,9 +10,9 @@ import pytest
 from chat_server import HELLO, Upstream, ask, delta, engine, events, response, stream, text
 from conftest import model
 
-from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Tool, Usage
-from chatapi.errors import EngineFailed, SettingsFault, Unprocessable
-from chatapi.events import Call, Token
+from chatapi.engines import ContextOverflow, PromptMessage, Sampling, TokenChunk, TokenUsage, Tool
+from chatapi.errors import EngineFailed, SettingsError, Unprocessable
+from chatapi.events import Token, ToolCall
 
 USAGE = {
     "choices": [],
@@ -22,7 +22,7 @@ USAGE = {
 
 def test_the_answer_comes_in_pieces_with_reason_and_usage():
     with Upstream(stream(events(delta("Hi"), delta(" there"), delta("", "stop"), USAGE))) as upstream:
-        assert ask(upstream) == [Piece("Hi"), Piece(" there"), Piece("", "stop", Usage(9, 2, 5))]
+        assert ask(upstream) == [TokenChunk("Hi"), TokenChunk(" there"), TokenChunk("", "stop", TokenUsage(9, 2, 5))]
 
 
 def test_the_request_says_everything_the_caller_asked_for():
@@ -65,9 +65,9 @@ def test_all_that_openai_knows_is_passed_on_and_comes_back():
         first, *writing, last = ask(upstream, sampling)
         [chat] = upstream.chats()
     # While the call is written it can be seen that something comes.
-    assert writing == [Piece("")] * len(parts)
+    assert writing == [TokenChunk("")] * len(parts)
     assert first.tokens == (Token("Hi", -0.5, b"Hi", (Token("Ho", -1.0, b"H"),)),)
-    assert (last.finish_reason, last.calls) == ("tool_calls", (Call("c1", "weather", '{"city": "Paris"}'),))
+    assert (last.finish_reason, last.calls) == ("tool_calls", (ToolCall("c1", "weather", '{"city": "Paris"}'),))
     assert (chat["top_p"], chat["presence_penalty"], chat["logit_bias"]) == (0.9, 1.0, {"5": -1.0})
     assert (chat["logprobs"], chat["top_logprobs"], chat["parallel_tool_calls"]) == (True, 1, False)
     assert chat["response_format"]["json_schema"]["schema"] == {"type": "array"}
@@ -76,7 +76,11 @@ def test_all_that_openai_knows_is_passed_on_and_comes_back():
 
 
 def test_calls_and_their_results_are_passed_on():
-    turns = [*HELLO, Message("assistant", "", (Call("c1", "f", "{}"),)), Message("tool", "sunny", call="c1")]
+    turns = [
+        *HELLO,
+        PromptMessage("assistant", "", (ToolCall("c1", "f", "{}"),)),
+        PromptMessage("tool", "sunny", call="c1"),
+    ]
     with Upstream(stream(events(delta("Hi", "stop")))) as upstream:
         asked = engine(upstream.url)
         list(asked.generate(turns, Sampling(max_tokens=5)))
@@ -119,7 +123,7 @@ def test_the_server_need_not_be_up_when_the_engine_is_built():
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000/v1", "", "ftp://box/v1", "http://"])
 def test_an_address_that_is_none_is_refused_by_name(url: str):
-    with pytest.raises(SettingsFault, match=r"openai_upstream\.url"):
+    with pytest.raises(SettingsError, match=r"openai_upstream\.url"):
         engine(url)
 
 
@@ -153,7 +157,7 @@ def test_comments_other_fields_and_events_of_several_lines_are_read():
 
 def test_usage_is_counted_in_pieces_when_the_server_does_not_tell():
     with Upstream(stream(events(delta("a"), delta("b", "length")))) as upstream:
-        assert ask(upstream)[-1] == Piece("", "length", Usage(completion_tokens=2))
+        assert ask(upstream)[-1] == TokenChunk("", "length", TokenUsage(completion_tokens=2))
 
 
 def test_a_missing_reason_is_forgiven_when_the_end_is_marked():
@@ -173,7 +177,7 @@ def test_an_answer_that_comes_at_once_is_taken_too():
         "usage": {"prompt_tokens": 1, "completion_tokens": 3},
     }
     with Upstream(response(json.dumps(whole).encode())) as upstream:
-        assert ask(upstream) == [Piece("All of it.", "length", Usage(1, 3))]
+        assert ask(upstream) == [TokenChunk("All of it.", "length", TokenUsage(1, 3))]
 
 
 def test_a_closed_engine_says_so():
@@ -199,8 +203,8 @@ def llama_server() -> Iterator[tuple[str, str]]:
 def test_a_real_server_answers(llama_server: tuple[str, str]):
     asked = engine(llama_server[0], api_key=llama_server[1])
     question = [
-        Message("system", "You answer in one short sentence."),
-        Message("user", "What is the capital of France?"),
+        PromptMessage("system", "You answer in one short sentence."),
+        PromptMessage("user", "What is the capital of France?"),
     ]
     pieces = list(asked.generate(question, Sampling(20, temperature=0)))
     asked.close()
@@ -214,7 +218,7 @@ def test_a_real_server_answers(llama_server: tuple[str, str]):
 def test_a_real_server_refuses_what_does_not_fit(llama_server: tuple[str, str]):
     asked = engine(llama_server[0], api_key=llama_server[1])
     with pytest.raises(ContextOverflow) as caught:
-        list(asked.generate([Message("user", "a " * 600)], Sampling(20)))
+        list(asked.generate([PromptMessage("user", "a " * 600)], Sampling(20)))
     asked.close()
     assert caught.value.context == 512
     assert caught.value.needed > 600
@@ -231,7 +235,7 @@ def test_a_real_server_refuses_a_wrong_key(llama_server: tuple[str, str]):
 @pytest.mark.real
 def test_a_real_server_is_free_again_after_stop(llama_server: tuple[str, str]):
     asked = engine(llama_server[0], api_key=llama_server[1])
-    answer = asked.generate([Message("user", "Tell me a very long story.")], Sampling(400))
+    answer = asked.generate([PromptMessage("user", "Tell me a very long story.")], Sampling(400))
     next(answer)
     answer.close()
     assert text(list(asked.generate(HELLO, Sampling(5)))) != ""

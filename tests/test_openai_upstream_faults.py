@@ -11,8 +11,8 @@ import httpx
 import pytest
 from chat_server import HELLO, Upstream, ask, delta, engine, events, refusal, response, stream, text
 
-from chatapi.engines import ContextOverflow, Message, Piece, Sampling
-from chatapi.engines.llm.upstream_stream import Head
+from chatapi.engines import ContextOverflow, PromptMessage, Sampling, TokenChunk
+from chatapi.engines.llm.upstream_stream import ResponseHead
 from chatapi.errors import Busy, EngineFailed, NotReady
 
 
@@ -84,8 +84,8 @@ def test_too_much_to_do_is_busy_for_as_long_as_the_server_says(status: str):
 
 @pytest.mark.parametrize("told", ["²", "Fri, 01 Jan 2999 00:00:00 GMT", "soon", "-5"])
 def test_a_retry_after_that_cannot_be_believed_is_as_if_it_were_not_there(told: str):
-    assert Head.of(httpx.Response(429, headers={"Retry-After": told.encode()})).retry_after is None
-    assert Head.of(httpx.Response(429, headers={"Retry-After": "9" * 400})).retry_after == 3600
+    assert ResponseHead.of(httpx.Response(429, headers={"Retry-After": told.encode()})).retry_after is None
+    assert ResponseHead.of(httpx.Response(429, headers={"Retry-After": "9" * 400})).retry_after == 3600
 
 
 def test_retry_after_may_be_a_date():
@@ -148,7 +148,7 @@ def test_what_surely_does_not_fit_is_not_even_sent():
     with Upstream(b"") as upstream:
         asked = engine(upstream.url, context=256)
         with pytest.raises(ContextOverflow) as caught:
-            list(asked.generate([Message("user", "word " * 1000)], Sampling(max_tokens=6)))
+            list(asked.generate([PromptMessage("user", "word " * 1000)], Sampling(max_tokens=6)))
         asked.close()
         assert upstream.requests == []
     assert caught.value.needed == 1250 + 4 + 6
@@ -162,9 +162,9 @@ def test_any_other_error_is_passed_on_with_its_words():
         ask(upstream)
 
 
-def pieces_until_failure(upstream: Upstream, **table: object) -> tuple[list[Piece], EngineFailed]:
+def pieces_until_failure(upstream: Upstream, **table: object) -> tuple[list[TokenChunk], EngineFailed]:
     asked = engine(upstream.url, **table)
-    taken: list[Piece] = []
+    taken: list[TokenChunk] = []
     with pytest.raises(EngineFailed) as caught:
         taken.extend(asked.generate(HELLO, Sampling(max_tokens=20)))
     asked.close()

@@ -15,9 +15,9 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from chatapi.audio import LEVEL, Audio
-from chatapi.catalog import Model
-from chatapi.errors import ModelFault, Unknown
-from chatapi.settings import Piper as Table
+from chatapi.catalog import InstalledModel
+from chatapi.errors import ModelError, NotFound
+from chatapi.settings import PiperSettings as Table
 from chatapi.settings import Settings
 
 piper = pytest.importorskip("piper")
@@ -149,7 +149,7 @@ def test_more_voices_than_fit_the_memory_can_be_used_in_turn(tmp_path: Path):
 
 
 def test_an_unknown_voice_is_refused_with_those_that_are_there(anna: Piper):
-    with pytest.raises(Unknown, match=r"'nina'.*anna") as caught:
+    with pytest.raises(NotFound, match=r"'nina'.*anna") as caught:
         spoken(anna, "Hello", "nina")
     assert caught.value.code == "unknown_voice"
 
@@ -207,14 +207,14 @@ def test_sentences_are_equally_loud(anna: Piper):
 def test_a_voice_that_lacks_a_file_is_named(tmp_path: Path, missing: str):
     model = voice(tmp_path, "anna")
     del model.files[missing]
-    with pytest.raises(ModelFault, match=r"anna needs an \.onnx and an \.onnx\.json"):
+    with pytest.raises(ModelError, match=r"anna needs an \.onnx and an \.onnx\.json"):
         Piper(Settings(), [model])
 
 
 def test_a_damaged_model_is_named(tmp_path: Path):
     model = voice(tmp_path, "anna")
     model.files["onnx"].write_bytes(model.files["onnx"].read_bytes()[:100])
-    with pytest.raises(ModelFault, match=r"anna\.onnx cannot be loaded"):
+    with pytest.raises(ModelError, match=r"anna\.onnx cannot be loaded"):
         Piper(Settings(), [model])
 
 
@@ -222,12 +222,12 @@ def test_a_damaged_model_is_named(tmp_path: Path):
 def test_a_damaged_description_is_named(tmp_path: Path, content: str):
     model = voice(tmp_path, "anna")
     model.files["config"].write_text(content, encoding="utf-8")
-    with pytest.raises(ModelFault, match=r"anna\.onnx\.json does not describe a Piper voice"):
+    with pytest.raises(ModelError, match=r"anna\.onnx\.json does not describe a Piper voice"):
         Piper(Settings(), [model])
 
 
 def test_no_voice_at_all_is_an_error():
-    with pytest.raises(ModelFault, match="given none"):
+    with pytest.raises(ModelError, match="given none"):
         Piper(Settings(), [])
 
 
@@ -244,12 +244,12 @@ def test_no_text_is_too_odd_to_be_spoken(anna: Piper, text: str):
 
 
 @pytest.fixture(scope="module")
-def joe() -> Model:
+def joe() -> InstalledModel:
     return installed("en_US-joe-medium")
 
 
 @pytest.mark.real
-def test_a_real_voice_speaks_a_second_or_two_for_a_short_sentence(joe: Model):
+def test_a_real_voice_speaks_a_second_or_two_for_a_short_sentence(joe: InstalledModel):
     engine = Piper(Settings(), [joe])
     [chunk] = spoken(engine, "The capital of France is Paris.", "en_US-joe-medium")
     assert 1 < chunk.seconds < 4
@@ -257,7 +257,7 @@ def test_a_real_voice_speaks_a_second_or_two_for_a_short_sentence(joe: Model):
 
 
 @pytest.mark.real
-def test_a_real_voice_speaks_faster_when_told_to(joe: Model):
+def test_a_real_voice_speaks_faster_when_told_to(joe: InstalledModel):
     text = "The quick brown fox jumps over the lazy dog."
     slow, fast = (
         spoken(Piper(Settings(piper=Table(speed=speed)), [joe]), text, "en_US-joe-medium")[0] for speed in (0.5, 2.0)
@@ -266,6 +266,6 @@ def test_a_real_voice_speaks_faster_when_told_to(joe: Model):
 
 
 @pytest.mark.real
-def test_a_real_voice_survives_a_text_without_end(joe: Model):
+def test_a_real_voice_survives_a_text_without_end(joe: InstalledModel):
     chunks = spoken(Piper(Settings(), [joe]), "and on it goes " * 30, "en_US-joe-medium")
     assert all(chunk.seconds < 20 for chunk in chunks)

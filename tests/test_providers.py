@@ -11,7 +11,7 @@ import pytest
 from conftest import model
 
 from chatapi.engines import onnx_providers as providers
-from chatapi.settings import Onnx, Settings
+from chatapi.settings import OnnxSettings, Settings
 
 TENSORRT, CUDA, CPU = (f"{name}ExecutionProvider" for name in ("Tensorrt", "CUDA", "CPU"))
 ALL = (TENSORRT, CUDA, CPU)
@@ -48,7 +48,7 @@ class Runtime:
 def taken(
     tmp_path: Path, runtime: Runtime, provider: str = "auto", suited: Sequence[str] = tuple(providers.NAMES)
 ) -> str:
-    settings = Settings(data=tmp_path, onnx=Onnx(provider=provider))  # type: ignore[arg-type]
+    settings = Settings(data=tmp_path, onnx=OnnxSettings(provider=provider))  # type: ignore[arg-type]
     made = providers.session(tmp_path / "m.onnx", None, settings, suited, runtime)
     return str(made.get_providers()[0])
 
@@ -121,6 +121,8 @@ def test_the_real_one_loads_a_model_with_what_it_has(tmp_path: Path, caplog: pyt
 
     [onnx] = [path for path in model("smart-turn-v3.2").files.values() if path.suffix == ".onnx"]
     caplog.set_level(logging.WARNING)
-    made = providers.session(onnx, onnxruntime.SessionOptions(), Settings(data=tmp_path, onnx=Onnx(provider="cpu")))
+    made = providers.session(
+        onnx, onnxruntime.SessionOptions(), Settings(data=tmp_path, onnx=OnnxSettings(provider="cpu"))
+    )
     assert made.get_providers() == [CPU]
     assert caplog.messages == []

@@ -12,8 +12,8 @@ from conftest import model
 from chatapi.audio import RATE, Samples, decode
 from chatapi.engines.tts.piper import Piper
 from chatapi.engines.wake_word.pymicro_wakeword import FRAME, PymicroWakeword
-from chatapi.errors import ModelFault
-from chatapi.settings import Settings, Wake
+from chatapi.errors import ModelError
+from chatapi.settings import Settings, WakeWordSettings
 
 pytestmark = pytest.mark.real
 SILENCE = np.zeros(RATE // 2, np.float32)
@@ -75,15 +75,15 @@ def test_the_blocks_may_have_any_size(nabu: PymicroWakeword) -> None:
 
 def test_the_threshold_is_the_models_unless_it_is_set(nabu: PymicroWakeword) -> None:
     assert nabu.threshold == 0.85
-    assert PymicroWakeword(Settings(wake=Wake(threshold=0.5)), [model("okay_nabu")]).threshold == 0.5
+    assert PymicroWakeword(Settings(wake=WakeWordSettings(threshold=0.5)), [model("okay_nabu")]).threshold == 0.5
 
 
 def test_what_cannot_be_loaded_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ModelFault, match="chatapi models"):
+    with pytest.raises(ModelError, match="chatapi models"):
         PymicroWakeword(Settings(), [])
     (tmp_path / "other.tflite").write_bytes(b"something else")
     good = model("okay_nabu")
-    with pytest.raises(ModelFault, match="no TensorFlow Lite file"):
+    with pytest.raises(ModelError, match="no TensorFlow Lite file"):
         PymicroWakeword(Settings(), [dataclasses.replace(good, files={"other.tflite": tmp_path / "other.tflite"})])
-    with pytest.raises(ModelFault, match="needs words, threshold and window"):
+    with pytest.raises(ModelError, match="needs words, threshold and window"):
         PymicroWakeword(Settings(), [dataclasses.replace(good, options={})])

@@ -10,7 +10,7 @@ import pytest
 from conftest import Served
 from realtime_client import SERVER_VAD, Client, silence, speech, talking
 
-from chatapi.engines import Message, Piece
+from chatapi.engines import PromptMessage, TokenChunk
 from chatapi.interfaces.http.realtime.out_of_band import MOST
 
 LONG = "word " * 60
@@ -85,11 +85,11 @@ async def test_without_input_it_answers_the_conversation_or_what_the_instruction
 
 @pytest.mark.anyio
 async def test_what_the_system_says_is_told_in_one_message(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[Message] = []
+    told: list[PromptMessage] = []
     engine = served.appliance.engines.llm.engine
     generate = engine.generate
 
-    def listening(messages: Sequence[Message], *rest: Any) -> Iterator[Piece]:
+    def listening(messages: Sequence[PromptMessage], *rest: Any) -> Iterator[TokenChunk]:
         told[:] = messages
         return generate(messages, *rest)
 

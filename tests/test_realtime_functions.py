@@ -9,10 +9,10 @@ import pytest
 from conftest import Served
 from realtime_client import SERVER_VAD, Client, silence, speech, talking
 
-from chatapi.engines import Message
-from chatapi.events import Call
+from chatapi.engines import PromptMessage
+from chatapi.events import ToolCall
 from chatapi.services.turns.prompts import Question
-from chatapi.storage.history import Exchange, Recalled, Result
+from chatapi.storage.history import ConversationState, Exchange, ToolResult
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER: dict[str, Any] = {"type": "function", "name": "weather", "description": "Tells it.", "parameters": CITY}
@@ -153,18 +153,18 @@ async def test_what_is_wrong_with_functions_is_told_by_name(served: Served) -> N
 
 
 def test_a_call_stands_beside_what_it_gave_and_nowhere_else() -> None:
-    weather, news = Call("call_1", "weather", "{}"), Call("call_2", "news", "{}")
+    weather, news = ToolCall("call_1", "weather", "{}"), ToolCall("call_2", "news", "{}")
     exchanges = (
         Exchange(1, "Weather and news?", "Let me see."),
-        Exchange(2, "", "It is sunny.", (Result(weather, "sunny"),)),
+        Exchange(2, "", "It is sunny.", (ToolResult(weather, "sunny"),)),
     )
-    told = Question(Recalled("c", "Be brief.", exchanges), "And?", "", (Result(news, ""),)).messages()
+    told = Question(ConversationState("c", "Be brief.", exchanges), "And?", "", (ToolResult(news, ""),)).messages()
     assert told == [
-        Message("system", "Be brief."),
-        Message("user", "Weather and news?"),
-        Message("assistant", "Let me see.", (weather,)),
-        Message("tool", "sunny", call="call_1"),
-        Message("assistant", "It is sunny.", (news,)),
-        Message("tool", "", call="call_2"),
-        Message("user", "And?"),
+        PromptMessage("system", "Be brief."),
+        PromptMessage("user", "Weather and news?"),
+        PromptMessage("assistant", "Let me see.", (weather,)),
+        PromptMessage("tool", "sunny", call="call_1"),
+        PromptMessage("assistant", "It is sunny.", (news,)),
+        PromptMessage("tool", "", call="call_2"),
+        PromptMessage("user", "And?"),
     ]

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from chatapi import settings
 from chatapi.observability import logs, redaction
 from chatapi.observability.redaction import FORMS, SECRET, of_environment, of_settings, redacted, redacted_tree
-from chatapi.settings import Log
+from chatapi.settings import LogSettings
 
 S = "hunter22"
 """Stands where the secret is."""
@@ -247,7 +247,7 @@ def test_no_line_of_the_log_holds_a_secret(
     form: str, logger: logging.Logger, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redaction, "_known", {"of the box"})
-    logs.configure(Log(format=form))  # type: ignore[arg-type]
+    logs.configure(LogSettings(format=form))  # type: ignore[arg-type]
     try:
         int("http://ada:hunter22@upstream with of the box")
     except ValueError:

@@ -17,7 +17,7 @@ import pytest
 from conftest import PATIENCE
 
 from chatapi.errors import BadInput
-from chatapi.system.sandbox import Crashed, Failed, OutOfMemory, Sandbox, SandboxFailure, TimedOut, memory_file
+from chatapi.system.sandbox import CallFailed, ChildCrashed, OutOfMemory, Sandbox, SandboxFailure, TimedOut, memory_file
 
 
 @pytest.fixture(scope="module")
@@ -69,21 +69,21 @@ def test_keys_in_the_environment_do_not_reach_a_child(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("target", ["crash", "overrun", "write_nonsense"])
 def test_a_crash_costs_one_call(sandbox: Sandbox, target: str) -> None:
     before = sandbox.crashes
-    with pytest.raises(Crashed):
+    with pytest.raises(ChildCrashed):
         list(sandbox.stream(f"sandboxed:{target}"))
     assert sandbox.crashes == before + 1
     assert sandbox.call("sandboxed:echo", 1) == 1
 
 
 def test_a_crash_names_the_signal(sandbox: Sandbox) -> None:
-    with pytest.raises(Crashed, match="sandboxed:crash crashed: SIGSEGV"):
+    with pytest.raises(ChildCrashed, match="sandboxed:crash crashed: SIGSEGV"):
         list(sandbox.stream("sandboxed:crash"))
 
 
 def test_what_came_before_a_crash_is_delivered(sandbox: Sandbox) -> None:
     items = sandbox.stream("sandboxed:crash")
     assert next(items) == 1
-    with pytest.raises(Crashed):
+    with pytest.raises(ChildCrashed):
         next(items)
 
 
@@ -115,7 +115,7 @@ def test_an_error_of_the_caller_arrives_as_it_was_raised(sandbox: Sandbox) -> No
 
 def test_an_unexpected_exception_is_no_crash(sandbox: Sandbox) -> None:
     before = sandbox.crashes
-    with pytest.raises(Failed, match="KeyError"):
+    with pytest.raises(CallFailed, match="KeyError"):
         list(sandbox.stream("sandboxed:fail"))
     assert sandbox.crashes == before
 

@@ -7,18 +7,27 @@ from hypothesis import strategies as st
 
 from chatapi.audio import RATE
 from chatapi.engines import Segment, Word
-from chatapi.services.transcription.segmenter import DEFAULT, FRAME, Region, Rules, packed, regions, stretches, trim
-from chatapi.settings import Vad
+from chatapi.services.transcription.segmenter import (
+    DEFAULT,
+    FRAME,
+    SegmentationRules,
+    SpeechRegion,
+    packed,
+    regions,
+    stretches,
+    trim,
+)
+from chatapi.settings import VadSettings
 
 PAD = 7
 """Frames in the 200 ms kept by default."""
 
 
-def frames(region: Region) -> tuple[int, int, int]:
+def frames(region: SpeechRegion) -> tuple[int, int, int]:
     return region.start // FRAME, region.end // FRAME, region.speech_end // FRAME
 
 
-def found(*parts: tuple[float, int], rules: Rules = DEFAULT) -> list[tuple[int, int, int]]:
+def found(*parts: tuple[float, int], rules: SegmentationRules = DEFAULT) -> list[tuple[int, int, int]]:
     """Regions in frames of stretches given as (probability, frames)."""
     return [frames(region) for region in regions(itertools.chain(*([p] * n for p, n in parts)), rules)]
 
@@ -81,7 +90,7 @@ def test_a_pause_is_preferred_for_the_cut_and_nothing_is_lost():
 
 
 def test_settings_are_followed():
-    rules = Rules.of(Vad(threshold=0.8, min_speech_ms=320, pad_ms=0))
+    rules = SegmentationRules.of(VadSettings(threshold=0.8, min_speech_ms=320, pad_ms=0))
     assert found((0.7, 100), rules=rules) == []
     assert found((0.9, 9), (0, 20), rules=rules) == []
     assert found((0, 20), (0.9, 10), (0, 20), rules=rules) == [(20, 30, 30)]
@@ -91,7 +100,7 @@ def test_settings_are_followed():
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.integers(1, 300)), max_size=12),
     st.builds(
-        Rules,
+        SegmentationRules,
         threshold=st.floats(0.2, 0.9),
         min_speech_ms=st.integers(0, 400),
         pad_ms=st.integers(0, 500),

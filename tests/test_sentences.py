@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatapi.text.sentence_splitter import LIMIT, Cutter, ends
+from chatapi.text.sentence_splitter import LIMIT, SentenceSplitter, ends
 
 
 def cut(text: str) -> list[str]:
-    cutter = Cutter()
+    cutter = SentenceSplitter()
     return [*cutter.feed(text), *cutter.finish()]
 
 
@@ -35,7 +35,7 @@ def test_nothing_is_lost_but_white_space(text: str) -> None:
 @given(TEXTS, st.data())
 def test_pieces_do_not_depend_on_how_the_text_arrives(text: str, data: st.DataObject) -> None:
     ends = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=20)))
-    cutter = Cutter()
+    cutter = SentenceSplitter()
     pieces = [
         piece
         for start, end in zip([0, *ends], [*ends, len(text)], strict=True)
@@ -90,14 +90,14 @@ def test_text_is_cut_at_the_ends_of_sentences(text: str, pieces: list[str]) -> N
     "ending", ["This is the end. ", "Is this the end? ", "This is it!\n", "完了。他", "He is 42. Now "]
 )
 def test_a_sentence_is_given_out_as_soon_as_its_end_is_certain(ending: str) -> None:
-    cutter = Cutter()
+    cutter = SentenceSplitter()
     assert cutter.feed("First we say something long enough. ") == ["First we say something long enough."]
     assert [cutter.feed(char) for char in ending[:-1]] == [[]] * (len(ending) - 1)
     assert len(cutter.feed(ending[-1])) == 1
 
 
 def test_a_full_stop_waits_for_what_follows_it() -> None:
-    cutter = Cutter()
+    cutter = SentenceSplitter()
     assert cutter.feed("The number is 3.") == []
     assert cutter.feed("14") == []
     assert cutter.feed(" or so. ") == ["The number is 3.14 or so."]
@@ -125,7 +125,7 @@ def test_the_first_piece_may_be_a_clause(text: str, first: str) -> None:
 
 
 def test_the_first_piece_leaves_before_its_sentence_is_written() -> None:
-    cutter = Cutter()
+    cutter = SentenceSplitter()
     written = ["the very long sentence of a model that never sets ", "any mark goes "]
     assert [cutter.feed(delta) for delta in written] == [["the very long sentence of a model"], []]
 

@@ -26,11 +26,11 @@ from conftest import ECHO, PATIENCE, Running, answer, serving
 from chatapi import settings
 from chatapi.cli.health import health
 from chatapi.cli.watchdog import Watchdog
-from chatapi.engines.fake import EchoTranscriber
+from chatapi.engines.fake import FakeTranscriber
 from chatapi.errors import EngineFailed, NotReady
 from chatapi.services.turns.completion import Turn
 from chatapi.settings import Settings
-from chatapi.system.systemd_notify import Manager
+from chatapi.system.systemd_notify import ServiceManager
 
 ROOT = Path(__file__).parents[1]
 UNITS = ROOT / "systemd"
@@ -136,9 +136,9 @@ def test_a_loop_that_stands_still_gives_no_sign_and_its_end_tells_where_it_stood
 def test_a_message_arrives_by_path_and_by_abstract_name(name: str, tmp_path: Path) -> None:
     address = name % os.getpid() if "%" in name else name.format(tmp_path)
     made = Listener("\0" + address[1:] if address.startswith("@") else address)
-    Manager(address).more_time(90, "fetching\nmodels")
+    ServiceManager(address).more_time(90, "fetching\nmodels")
     assert made.next() == {"EXTEND_TIMEOUT_USEC": "90000000", "STATUS": "fetching models"}
-    Manager(address).status("two\nlines")
+    ServiceManager(address).status("two\nlines")
     assert made.next() == {"STATUS": "two lines"}
     made.socket.close()
 
@@ -146,9 +146,9 @@ def test_a_message_arrives_by_path_and_by_abstract_name(name: str, tmp_path: Pat
 def test_a_manager_that_is_gone_or_does_not_read_stops_nobody(
     tmp_path: Path, listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Manager(str(tmp_path / "nobody")).alive()
+    ServiceManager(str(tmp_path / "nobody")).alive()
     assert "cannot be told" in caplog.text
-    manager = Manager(str(tmp_path / "notify"))
+    manager = ServiceManager(str(tmp_path / "notify"))
     since = time.monotonic()
     for _ in range(1000):
         manager.alive()
@@ -166,20 +166,20 @@ def test_a_manager_that_is_gone_or_does_not_read_stops_nobody(
     ],
 )
 def test_a_watchdog_is_fed_by_whom_it_is_meant_for(environ: dict[str, str], seconds: float) -> None:
-    assert Manager.of(environ).watchdog == seconds
+    assert ServiceManager.of(environ).watchdog == seconds
 
 
 @pytest.mark.anyio
 async def test_every_idle_engine_is_asked_and_one_in_use_is_not(echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    plain = EchoTranscriber.transcribe
+    plain = FakeTranscriber.transcribe
     monkeypatch.setattr(
-        EchoTranscriber,
+        FakeTranscriber,
         "transcribe",
         lambda self, samples, *rest, **more: asked.append(len(samples)) or plain(self, samples, *rest, **more),
     )
     async with echo() as appliance:
-        watchdog = Watchdog(appliance, Manager())
+        watchdog = Watchdog(appliance, ServiceManager())
         loaded = len(asked)
         assert await watchdog.faults() == []
         assert await watchdog.faults() == [] and len(asked) == loaded + 1
@@ -196,16 +196,16 @@ async def test_a_stuck_engine_is_found_and_stays_away_after_it_was_rebuilt_too_o
 ) -> None:
     stuck = threading.Event()
     hanging = threading.Event()
-    plain = EchoTranscriber.transcribe
+    plain = FakeTranscriber.transcribe
 
-    def transcribe(self: EchoTranscriber, *rest: Any, **more: Any) -> Any:
+    def transcribe(self: FakeTranscriber, *rest: Any, **more: Any) -> Any:
         if hanging.is_set():
             stuck.wait(PATIENCE)
         return plain(self, *rest, **more)
 
-    monkeypatch.setattr(EchoTranscriber, "transcribe", transcribe)
+    monkeypatch.setattr(FakeTranscriber, "transcribe", transcribe)
     async with echo("limits.step_seconds=0.5") as appliance:
-        watchdog = Watchdog(appliance, Manager())
+        watchdog = Watchdog(appliance, ServiceManager())
         assert await watchdog.faults() == []
         hanging.set()
         assert ["gave nothing for 0.5 seconds" in fault for fault in await watchdog.faults()] == [True]
@@ -226,7 +226,7 @@ async def test_no_sign_of_life_while_an_engine_hangs(
     echo: Running, tmp_path: Path, listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with echo("limits.step_seconds=0.5", "echo.fault=hang") as appliance, anyio.create_task_group() as group:
-        group.start_soon(Watchdog(appliance, Manager(str(tmp_path / "notify"), watchdog=0.4)).run)
+        group.start_soon(Watchdog(appliance, ServiceManager(str(tmp_path / "notify"), watchdog=0.4)).run)
         await anyio.to_thread.run_sync(listener.until, "WATCHDOG")
         while appliance.engines.llm.state != "failed":
             with pytest.raises((EngineFailed, NotReady)):
@@ -244,7 +244,7 @@ def test_fetching_asks_for_more_time(tmp_path: Path, listener: Listener, monkeyp
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     starting = _Starting()
     for done in (10, 11, 12):
-        starting.tell(catalog.Progress("smollm2", "fetching", done=done, total=20))
+        starting.tell(catalog.FetchProgress("smollm2", "fetching", done=done, total=20))
     assert listener.next() == {"EXTEND_TIMEOUT_USEC": "120000000", "STATUS": "smollm2: fetching 50%"}
     assert listener.nothing_for(0.1), "once a second is enough"
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from chatapi import settings
-from chatapi.errors import SettingsFault
+from chatapi.errors import SettingsError
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_later_sources_win_and_each_says_where_it_came_from(file: Path) -> None:
 def test_a_wrong_key_or_value_is_named_with_its_source(
     overrides: list[str], environ: dict[str, str], told: str
 ) -> None:
-    with pytest.raises(SettingsFault, match=told):
+    with pytest.raises(SettingsError, match=told):
         settings.load(overrides, environ=environ)
 
 
@@ -60,12 +60,12 @@ def test_a_wrong_key_or_value_is_named_with_its_source(
 def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "other.toml"
     path.write_text(text)
-    with pytest.raises(SettingsFault, match=told):
+    with pytest.raises(SettingsError, match=told):
         settings.load(file=path, environ={})
 
 
 def test_a_named_file_that_is_missing_is_an_error() -> None:
-    with pytest.raises(SettingsFault, match=r"no settings file nowhere\.toml"):
+    with pytest.raises(SettingsError, match=r"no settings file nowhere\.toml"):
         settings.load(environ={"CHATAPI_CONFIG": "nowhere.toml"})
 
 

@@ -11,7 +11,7 @@ from conftest import model, tone
 
 from chatapi.audio import RATE, Samples, decode
 from chatapi.bench.corpus import coloured
-from chatapi.engines import SpeechDetector
+from chatapi.engines import VoiceActivityDetector
 from chatapi.engines.vad.silero import FRAME, Silero
 from chatapi.engines.vad.silero_onnx import SileroOnnx
 from chatapi.services.transcription.segmenter import regions
@@ -21,7 +21,7 @@ REAL = Path(__file__).parent / "corpus" / "real"
 
 
 @pytest.fixture(scope="module", params=["silero", "silero_onnx"])
-def silero(request: pytest.FixtureRequest) -> SpeechDetector:
+def silero(request: pytest.FixtureRequest) -> VoiceActivityDetector:
     if request.param == "silero":
         return Silero(Settings())
     return SileroOnnx(Settings(), [model("silero-vad-v6")])
@@ -31,18 +31,18 @@ def clip(name: str) -> Samples:
     return decode(REAL / f"{name}.flac").samples
 
 
-def spoken(silero: SpeechDetector, samples: Samples) -> float:
+def spoken(silero: VoiceActivityDetector, samples: Samples) -> float:
     """Seconds in which somebody speaks."""
     return sum(region.seconds for region in regions(silero.probabilities(samples)))
 
 
 @pytest.mark.parametrize("level", [0.05, 0.2, 1.0])
-def test_quiet_and_loud_speech_is_speech(silero: SpeechDetector, level: float) -> None:
+def test_quiet_and_loud_speech_is_speech(silero: VoiceActivityDetector, level: float) -> None:
     sound = clip("jfk-16")
     assert spoken(silero, sound * (level / np.abs(sound).max())) > 0.7 * len(sound) / RATE
 
 
-def test_speech_from_the_first_sample_is_found_early(silero: SpeechDetector) -> None:
+def test_speech_from_the_first_sample_is_found_early(silero: VoiceActivityDetector) -> None:
     sound = clip("two_cities-00")
     loud = sound[np.flatnonzero(np.abs(sound) > 0.05)[0] :]
     first = next(iter(regions(silero.probabilities(loud))))
@@ -50,7 +50,7 @@ def test_speech_from_the_first_sample_is_found_early(silero: SpeechDetector) -> 
 
 
 @pytest.mark.parametrize("kind", ["silence", "white", "pink", "hum", "tone", "clicks"])
-def test_what_nobody_says_is_not_speech(silero: SpeechDetector, kind: str) -> None:
+def test_what_nobody_says_is_not_speech(silero: VoiceActivityDetector, kind: str) -> None:
     random = np.random.default_rng(5)
     sound = {
         "silence": np.zeros(10 * RATE, np.float32),
@@ -63,7 +63,7 @@ def test_what_nobody_says_is_not_speech(silero: SpeechDetector, kind: str) -> No
     assert spoken(silero, sound) == 0
 
 
-def test_each_call_has_a_state_of_its_own(silero: SpeechDetector) -> None:
+def test_each_call_has_a_state_of_its_own(silero: VoiceActivityDetector) -> None:
     one, other = clip("jfk-16"), clip("two_cities-01")
     alone = list(silero.probabilities(one))
     first, second = silero.probabilities(one), silero.probabilities(other)
@@ -76,7 +76,7 @@ def test_each_call_has_a_state_of_its_own(silero: SpeechDetector) -> None:
         assert list(pool.map(lambda _: list(silero.probabilities(one)), range(4))) == [alone] * 4
 
 
-def test_a_call_left_in_the_middle_leaves_nothing_behind(silero: SpeechDetector) -> None:
+def test_a_call_left_in_the_middle_leaves_nothing_behind(silero: VoiceActivityDetector) -> None:
     sound = clip("jfk-16")
     alone = list(silero.probabilities(sound))
     left = silero.probabilities(sound)
@@ -86,13 +86,13 @@ def test_a_call_left_in_the_middle_leaves_nothing_behind(silero: SpeechDetector)
     assert list(silero.probabilities(sound)) == alone
 
 
-def test_samples_beyond_full_scale_are_clipped(silero: SpeechDetector) -> None:
+def test_samples_beyond_full_scale_are_clipped(silero: VoiceActivityDetector) -> None:
     sound = clip("jfk-16")
     loud = sound * np.float32(40)
     assert list(silero.probabilities(loud)) == list(silero.probabilities(np.clip(loud, -1, 1)))
 
 
-def test_frame_by_frame_it_hears_what_it_hears_at_once(silero: SpeechDetector) -> None:
+def test_frame_by_frame_it_hears_what_it_hears_at_once(silero: VoiceActivityDetector) -> None:
     sound = clip("two_cities-00")
     listener = silero.listener()
     frames = [sound[at : at + FRAME] for at in range(0, len(sound) - FRAME + 1, FRAME)]

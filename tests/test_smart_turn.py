@@ -10,7 +10,7 @@ from conftest import model
 
 from chatapi.audio import RATE, Samples, decode
 from chatapi.engines.turn_detection.smart_turn import SmartTurn
-from chatapi.errors import ModelFault
+from chatapi.errors import ModelError
 from chatapi.settings import Settings
 
 pytestmark = pytest.mark.real
@@ -46,5 +46,5 @@ def test_only_the_last_eight_seconds_count(detector: SmartTurn) -> None:
 
 
 def test_without_a_model_it_says_what_to_do() -> None:
-    with pytest.raises(ModelFault, match="chatapi models"):
+    with pytest.raises(ModelError, match="chatapi models"):
         SmartTurn(Settings(), [])

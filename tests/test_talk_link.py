@@ -18,28 +18,28 @@ import pytest
 from conftest import Served, serving
 from websockets.asyncio.server import serve as websocket_server
 
-from chatapi.auth.certificates import Identity, Keeper, fingerprint, shown
+from chatapi.auth.certificates import CertificateKeeper, Identity, fingerprint, shown
 from chatapi.client import tls_pinning
-from chatapi.client.realtime import Place, opened, place
+from chatapi.client.realtime import RealtimeAddress, opened, place
 from chatapi.errors import (
     BadInput,
     Busy,
     ChatapiError,
     Forbidden,
+    NotFound,
     NotReady,
     Unauthorized,
-    Unknown,
     Unprocessable,
     WaitAndRetry,
 )
 from chatapi.settings import Settings
 
 
-def at(url: str, data: Path, key: str | None = None, accept: str | None = None) -> Place:
+def at(url: str, data: Path, key: str | None = None, accept: str | None = None) -> RealtimeAddress:
     return place(url, key, accept, data)
 
 
-async def refusal(kind: type[ChatapiError], where: Place, conversation: str | None = None) -> str:
+async def refusal(kind: type[ChatapiError], where: RealtimeAddress, conversation: str | None = None) -> str:
     with pytest.raises(kind) as raised:
         async with opened(where, conversation):
             pass
@@ -96,7 +96,7 @@ async def test_a_full_box_and_one_that_still_loads_say_so(
     with serving(echo_settings("live.sessions=1")) as box:
         async with opened(at(box.url, tmp_path), None):
             assert "try again when one is over" in await refusal(Busy, at(box.url, tmp_path))
-        assert "no conversation" in await refusal(Unknown, at(box.url, tmp_path), "conv_of_nobody")
+        assert "no conversation" in await refusal(NotFound, at(box.url, tmp_path), "conv_of_nobody")
     monkeypatch.setattr("chatapi.interfaces.http.realtime.READY_SECONDS", 0.1)
     with serving(echo_settings(), load=False) as box:
         assert "is not ready yet" in await refusal(NotReady, at(box.url, tmp_path))
@@ -138,7 +138,7 @@ def secure(echo_settings: Callable[..., Settings]) -> Iterator[Served]:
 
 @pytest.mark.anyio
 async def test_a_certificate_is_accepted_once_by_its_fingerprint(secure: Served, tmp_path: Path) -> None:
-    printed = fingerprint(shown(Keeper(secure.appliance.settings.data).file))
+    printed = fingerprint(shown(CertificateKeeper(secure.appliance.settings.data).file))
     told = await refusal(Forbidden, at(secure.url, tmp_path))
     assert f"--fingerprint {printed}" in told
     wrong = await refusal(Forbidden, at(secure.url, tmp_path, accept="0" * 64))
@@ -179,7 +179,7 @@ def test_a_renewed_certificate_is_known_by_its_key_and_another_key_is_refused(tm
     with closing(Showing(box.context)) as server:
         printed = box.fingerprint
         first = tls_pinning.secured("127.0.0.1", server.port, laptop, printed)
-        Keeper(tmp_path / "box", ["10.9.8.7"]).refresh()
+        CertificateKeeper(tmp_path / "box", ["10.9.8.7"]).refresh()
         renewed = Identity(tmp_path / "box", None, None)
         server.context = renewed.context
         assert renewed.fingerprint != printed
@@ -194,7 +194,7 @@ def test_a_renewed_certificate_is_known_by_its_key_and_another_key_is_refused(tm
 
 
 def test_the_clock_of_an_accepted_box_does_not_matter(tmp_path: Path) -> None:
-    Keeper(tmp_path / "box").refresh(datetime(2027, 6, 1, tzinfo=timezone.utc))
+    CertificateKeeper(tmp_path / "box").refresh(datetime(2027, 6, 1, tzinfo=timezone.utc))
     box = Identity(tmp_path / "box", None, None)
     with closing(Showing(box.context)) as server:
         accepted = tls_pinning.secured("127.0.0.1", server.port, tmp_path, box.fingerprint)

@@ -22,9 +22,9 @@ from test_talk import said, spoken, talking
 
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.bench.wer import words as in_words
-from chatapi.client.realtime import Place, place
+from chatapi.client.realtime import RealtimeAddress, place
 from chatapi.interfaces.audio_device.remote_session import RemoteConversation
-from chatapi.settings import Mic, Settings
+from chatapi.settings import AudioDeviceSettings, Settings
 
 __all__ = ["room"]
 
@@ -211,10 +211,10 @@ class Ears:
 class Talker:
     """A conversation with a box and such devices, and what it told."""
 
-    def __init__(self, group: TaskGroup, where: Place, mode: str = "hands_free") -> None:
+    def __init__(self, group: TaskGroup, where: RealtimeAddress, mode: str = "hands_free") -> None:
         self.told: list[tuple[str, str]] = []
         self.conversation = RemoteConversation(
-            Mic(mode=mode, chimes=False),
+            AudioDeviceSettings(mode=mode, chimes=False),
             where,
             lambda kind, words: self.told.append((kind, words)),  # type: ignore[arg-type]
         )

@@ -25,9 +25,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from chatapi.auth import certificates
-from chatapi.auth.certificates import Identity, Keeper, fingerprint, key_of, shown
+from chatapi.auth.certificates import CertificateKeeper, Identity, fingerprint, key_of, shown
 from chatapi.cli import main
-from chatapi.errors import SettingsFault
+from chatapi.errors import SettingsError
 from chatapi.interfaces.http import tls
 from chatapi.observability import logs
 from chatapi.settings import Settings
@@ -43,7 +43,7 @@ def secure(echo_settings: Callable[..., Settings]) -> Iterator[Served]:
 
 def trusting(data: Path) -> ssl.SSLContext:
     """What a device has that trusts the box's authority and nobody else."""
-    return ssl.create_default_context(cafile=Keeper(data).authority)
+    return ssl.create_default_context(cafile=CertificateKeeper(data).authority)
 
 
 def shake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> bytes:
@@ -77,20 +77,20 @@ def test_the_certificate_is_good_for_every_name_of_the_machine(tmp_path: Path) -
 
 
 def test_keys_are_for_their_owner_alone(tmp_path: Path) -> None:
-    Keeper(tmp_path).refresh()
+    CertificateKeeper(tmp_path).refresh()
     holding = [path for path in (tmp_path / "certificates").iterdir() if b"PRIVATE KEY" in path.read_bytes()]
     assert sorted(path.name for path in holding) == ["authority.pem", "server.pem"]
     assert {path.stat().st_mode & 0o777 for path in holding} == {0o600}
 
 
 def test_the_authority_cannot_vouch_for_names_that_are_not_the_boxs(tmp_path: Path) -> None:
-    keeper = Keeper(tmp_path)
+    keeper = CertificateKeeper(tmp_path)
     keeper.refresh()
     text = (tmp_path / "certificates" / "authority.pem").read_bytes()
     key = serialization.load_pem_private_key(text, None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     authority = (x509.load_pem_x509_certificate(text), key)
-    foreign = certificates.Names(frozenset(["bank.example"]), frozenset())
+    foreign = certificates.CertificateNames(frozenset(["bank.example"]), frozenset())
     keeper._issue(authority, ec.generate_private_key(ec.SECP256R1()), foreign, datetime.now(timezone.utc))
     with pytest.raises(ssl.SSLCertVerificationError, match="permitted subtree"):
         shake(certificates.context(keeper.file), trusting(tmp_path), "bank.example")
@@ -100,7 +100,7 @@ def test_the_authority_cannot_vouch_for_names_that_are_not_the_boxs(tmp_path: Pa
 
 
 def test_a_certificate_is_kept_until_it_ends_soon_and_then_has_the_same_key_and_authority(tmp_path: Path) -> None:
-    keeper = Keeper(tmp_path)
+    keeper = CertificateKeeper(tmp_path)
     assert keeper.refresh(NOW)
     first, authority = shown(keeper.file), keeper.authority.read_bytes()
     assert not keeper.refresh(NOW + timedelta(days=365))
@@ -110,31 +110,31 @@ def test_a_certificate_is_kept_until_it_ends_soon_and_then_has_the_same_key_and_
 
 
 def test_a_new_address_renews_it_and_one_that_went_does_not(tmp_path: Path) -> None:
-    Keeper(tmp_path).refresh(NOW)
-    authority = Keeper(tmp_path).authority.read_bytes()
-    assert Keeper(tmp_path, ["192.168.7.7"]).refresh(NOW)
-    assert Keeper(tmp_path).authority.read_bytes() == authority
-    assert not Keeper(tmp_path).refresh(NOW)
+    CertificateKeeper(tmp_path).refresh(NOW)
+    authority = CertificateKeeper(tmp_path).authority.read_bytes()
+    assert CertificateKeeper(tmp_path, ["192.168.7.7"]).refresh(NOW)
+    assert CertificateKeeper(tmp_path).authority.read_bytes() == authority
+    assert not CertificateKeeper(tmp_path).refresh(NOW)
 
 
 def test_a_name_that_the_authority_may_not_vouch_for_needs_another_authority(tmp_path: Path) -> None:
-    Keeper(tmp_path).refresh(NOW)
-    key, authority = key_of(shown(Keeper(tmp_path).file)), Keeper(tmp_path).authority.read_bytes()
-    assert Keeper(tmp_path, ["voice.example"]).refresh(NOW)
-    assert Keeper(tmp_path).authority.read_bytes() != authority
-    assert key_of(shown(Keeper(tmp_path).file)) == key
+    CertificateKeeper(tmp_path).refresh(NOW)
+    key, authority = key_of(shown(CertificateKeeper(tmp_path).file)), CertificateKeeper(tmp_path).authority.read_bytes()
+    assert CertificateKeeper(tmp_path, ["voice.example"]).refresh(NOW)
+    assert CertificateKeeper(tmp_path).authority.read_bytes() != authority
+    assert key_of(shown(CertificateKeeper(tmp_path).file)) == key
 
 
 def test_a_clock_that_was_never_set_neither_renews_nor_makes_what_is_over_at_once(tmp_path: Path) -> None:
     unset = datetime(1970, 1, 1, 0, 0, 30, tzinfo=timezone.utc)
-    keeper = Keeper(tmp_path / "used")
+    keeper = CertificateKeeper(tmp_path / "used")
     keeper.refresh(NOW)
     assert not keeper.refresh(unset)
     key, authority = key_of(shown(keeper.file)), keeper.authority.read_bytes()
     assert keeper.refresh(NOW - timedelta(days=90)), "either clock may have been wrong, and this one is good by both"
     assert not keeper.refresh(NOW)
     assert key_of(shown(keeper.file)) == key and keeper.authority.read_bytes() == authority
-    new = Keeper(tmp_path / "new")
+    new = CertificateKeeper(tmp_path / "new")
     assert new.refresh(unset) and not new.refresh(unset)
     made = x509.load_der_x509_certificate(shown(new.file))
     assert made.not_valid_before_utc >= certificates.BEFORE_US - timedelta(days=1)
@@ -142,14 +142,14 @@ def test_a_clock_that_was_never_set_neither_renews_nor_makes_what_is_over_at_onc
 
 
 def test_what_a_clock_from_the_future_made_is_made_anew(tmp_path: Path) -> None:
-    Keeper(tmp_path).refresh(NOW.replace(year=2050))
-    assert Keeper(tmp_path).refresh(NOW)
-    assert x509.load_der_x509_certificate(shown(Keeper(tmp_path).file)).not_valid_before_utc < NOW
+    CertificateKeeper(tmp_path).refresh(NOW.replace(year=2050))
+    assert CertificateKeeper(tmp_path).refresh(NOW)
+    assert x509.load_der_x509_certificate(shown(CertificateKeeper(tmp_path).file)).not_valid_before_utc < NOW
 
 
 @pytest.mark.parametrize("days", [40, 110])
 def test_a_certificate_of_a_clock_that_was_ahead_is_good_once_it_is_right(days: int, tmp_path: Path) -> None:
-    keeper = Keeper(tmp_path)
+    keeper = CertificateKeeper(tmp_path)
     keeper.refresh(NOW + timedelta(days=days))
     key, authority = key_of(shown(keeper.file)), keeper.authority.read_bytes()
     keeper.refresh(NOW)
@@ -159,7 +159,7 @@ def test_a_certificate_of_a_clock_that_was_ahead_is_good_once_it_is_right(days: 
 
 
 def test_one_that_is_yet_to_begin_is_made_anew_from_the_same_key(tmp_path: Path) -> None:
-    keeper = Keeper(tmp_path)
+    keeper = CertificateKeeper(tmp_path)
     keeper.refresh(NOW + timedelta(days=200))
     key = key_of(shown(keeper.file))
     assert keeper.refresh(NOW) and key_of(shown(keeper.file)) == key
@@ -168,7 +168,7 @@ def test_one_that_is_yet_to_begin_is_made_anew_from_the_same_key(tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["authority.pem", "server.pem"])
 def test_a_folder_in_place_of_a_file_is_set_aside(tmp_path: Path, name: str) -> None:
-    Keeper(tmp_path).refresh()
+    CertificateKeeper(tmp_path).refresh()
     (tmp_path / "certificates" / name).unlink()
     (tmp_path / "certificates" / name).mkdir()
     shake(Identity(tmp_path, None, None).context, trusting(tmp_path), "localhost")
@@ -189,9 +189,9 @@ def test_where_no_certificate_can_be_kept_one_is_made_for_the_run(
 @pytest.mark.parametrize("name", ["authority.pem", "server.pem"])
 @pytest.mark.parametrize("damage", [b"", b"\0" * 500, b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"])
 def test_a_damaged_file_is_made_anew(tmp_path: Path, name: str, damage: bytes) -> None:
-    Keeper(tmp_path).refresh()
+    CertificateKeeper(tmp_path).refresh()
     (tmp_path / "certificates" / name).write_bytes(damage)
-    assert Keeper(tmp_path).refresh()
+    assert CertificateKeeper(tmp_path).refresh()
     shake(Identity(tmp_path, None, None).context, trusting(tmp_path), "localhost")
 
 
@@ -199,7 +199,7 @@ def test_a_running_server_shows_the_renewed_one(tmp_path: Path) -> None:
     identity = Identity(tmp_path, None, None)
     before = identity.fingerprint
     assert not identity.renew()
-    Keeper(tmp_path, ["10.11.12.13"]).refresh()
+    CertificateKeeper(tmp_path, ["10.11.12.13"]).refresh()
     assert identity.renew() and identity.fingerprint != before
     assert fingerprint(shake(identity.context, trusting(tmp_path), "10.11.12.13")) == identity.fingerprint
 
@@ -237,7 +237,7 @@ def test_half_of_a_new_pair_leaves_the_old_one_in_use(tmp_path: Path) -> None:
     client = ssl.create_default_context(cafile=tmp_path / "own.crt")
     (tmp_path / "own.key").write_bytes(own_files(tmp_path / "other")[1].read_bytes())
     os.utime(tmp_path / "own.key", ns=(1, 1))
-    with pytest.raises(SettingsFault, match="no certificate and its unencrypted key"):
+    with pytest.raises(SettingsError, match="no certificate and its unencrypted key"):
         identity.renew()
     shake(identity.context, client, "localhost")
 
@@ -252,7 +252,7 @@ def test_files_that_do_not_fit_are_told_in_one_sentence(tmp_path: Path) -> None:
         ((certificate, None), fit),
         ((key, key), fit),
     ]:
-        with pytest.raises(SettingsFault, match=told) as raised:
+        with pytest.raises(SettingsError, match=told) as raised:
             Identity(tmp_path, *files)
         assert "\n" not in raised.value.message
 
@@ -285,7 +285,7 @@ def test_routes_work_and_the_authority_can_be_fetched(secure: Served) -> None:
     assert secure.client.get("/health").json()["status"] == "ok"
     got = secure.client.get("/certificate")
     assert got.headers["content-type"] == "application/x-x509-ca-cert"
-    assert got.content == Keeper(secure.appliance.settings.data).authority.read_bytes()
+    assert got.content == CertificateKeeper(secure.appliance.settings.data).authority.read_bytes()
 
 
 def test_without_tls_there_is_no_authority_to_fetch(served: Served) -> None:

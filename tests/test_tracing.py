@@ -24,17 +24,17 @@ from realtime_client import heard, raw
 
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio, wav
-from chatapi.errors import SettingsFault
-from chatapi.events import Ledger, TurnOver
+from chatapi.errors import SettingsError
+from chatapi.events import TurnRecord, TurnTimings
 from chatapi.observability.tracing import BATCH, QUEUE, Tracing, intervals
-from chatapi.settings import Settings, Trace
+from chatapi.settings import Settings, TraceSettings
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{CALLER}-01"
 UNSAMPLED = f"00-{TRACE}-{CALLER}-00"
 SECRET = "marmalade"
-OVER = TurnOver(
-    "request", "text", "text", "ok", 0.0, Ledger(admitted=0.1, first_token=0.2, first_sentence=0.3, end=0.5)
+OVER = TurnRecord(
+    "request", "text", "text", "ok", 0.0, TurnTimings(admitted=0.1, first_token=0.2, first_sentence=0.3, end=0.5)
 )
 
 
@@ -189,16 +189,16 @@ def test_who_calls_decides_whether_it_is_traced_and_else_the_sample_does(
 @pytest.mark.parametrize(
     ("ledger", "expected"),
     [
-        (Ledger(), []),
-        (Ledger(admitted=0.1), [("admitted", 0.0, 0.1)]),
-        (Ledger(admitted=0.1, transcript=0.4, first_token=0.6),
+        (TurnTimings(), []),
+        (TurnTimings(admitted=0.1), [("admitted", 0.0, 0.1)]),
+        (TurnTimings(admitted=0.1, transcript=0.4, first_token=0.6),
          [("admitted", 0.0, 0.1), ("transcript", 0.1, 0.4), ("first_token", 0.4, 0.6)]),
-        (Ledger(endpoint=0.5, transcript=0.2, first_token=0.3, first_sentence=0.3, first_audio=0.45, end=0.9),
+        (TurnTimings(endpoint=0.5, transcript=0.2, first_token=0.3, first_sentence=0.3, first_audio=0.45, end=0.9),
          [("endpoint", 0.0, 0.5), ("transcript", 0.0, 0.2), ("first_token", 0.2, 0.3), ("first_sentence", 0.3, 0.3),
           ("first_audio", 0.3, 0.45), ("rest", 0.45, 0.9)]),
     ],
 )  # fmt: skip
-def test_stages_are_intervals_between_what_happened(ledger: Ledger, expected: list[Any]) -> None:
+def test_stages_are_intervals_between_what_happened(ledger: TurnTimings, expected: list[Any]) -> None:
     assert list(intervals(ledger)) == expected
 
 
@@ -218,7 +218,7 @@ def test_a_dead_collector_is_told_of_once_and_turns_go_on(
 
 def test_a_collector_that_never_answers_holds_no_more_than_the_queue() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=1) as deaf:
-        tracing = Tracing(Trace(endpoint=f"http://127.0.0.1:{deaf.getsockname()[1]}"))
+        tracing = Tracing(TraceSettings(endpoint=f"http://127.0.0.1:{deaf.getsockname()[1]}"))
         try:
             for _ in range(QUEUE // 2):
                 tracing.turn(OVER)
@@ -234,14 +234,14 @@ def test_a_missing_library_is_one_sentence_at_the_start(echo_settings: Make, mon
     # What importing it meets where it is not installed.
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     Appliance(echo_settings())
-    with pytest.raises(SettingsFault, match=r"pip install 'chatapi\[trace\]'") as fault:
+    with pytest.raises(SettingsError, match=r"pip install 'chatapi\[trace\]'") as fault:
         Appliance(echo_settings("trace.endpoint=http://127.0.0.1:4318"))
     assert "\n" not in fault.value.message
 
 
 def test_an_endpoint_that_is_no_address_is_refused(echo_settings: Make) -> None:
     for endpoint in ("localhost:4318", "grpc://127.0.0.1:4317", "http://"):
-        with pytest.raises(SettingsFault, match=r"trace\.endpoint"):
+        with pytest.raises(SettingsError, match=r"trace\.endpoint"):
             echo_settings(f"trace.endpoint={endpoint}")
 
 
@@ -255,7 +255,7 @@ def test_by_default_nothing_of_it_is_even_loaded() -> None:
 
 
 def test_turns_without_a_trace_of_their_own_begin_one(collector: Collector) -> None:
-    tracing = Tracing(Trace(endpoint=f"{collector.endpoint}/"))
+    tracing = Tracing(TraceSettings(endpoint=f"{collector.endpoint}/"))
     for result in ("ok", "left", "interrupted", "retracted", "busy"):
         tracing.turn(replace(OVER, result=result))
     tracing.close()

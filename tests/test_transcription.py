@@ -13,12 +13,12 @@ import pytest
 from conftest import tone, written
 
 from chatapi.audio import RATE, Samples
-from chatapi.engines import PLAIN, Hearing, Segment, Stop, never
-from chatapi.engines.fake import EchoDetector
-from chatapi.errors import EngineFailed, alone
+from chatapi.engines import PLAIN, Segment, Stop, TranscriptionOptions, never
+from chatapi.engines.fake import FakeVoiceActivityDetector
+from chatapi.errors import EngineFailed, collapse_exception_group
 from chatapi.observability.metrics import Metrics
 from chatapi.runtime.workers import Worker
-from chatapi.services.transcription.transcriber import Options, Passage, Transcription
+from chatapi.services.transcription.transcriber import FileTranscriber, TranscribedPart, TranscriptionRequest
 from chatapi.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -40,7 +40,7 @@ class Late:
         self.most, self._now = 0, 0
 
     def transcribe(
-        self, samples: Samples, language: str | None = None, stop: Stop = never, hearing: Hearing = PLAIN
+        self, samples: Samples, language: str | None = None, stop: Stop = never, hearing: TranscriptionOptions = PLAIN
     ) -> Iterator[Segment]:
         del language, stop, hearing
         self._now += 1
@@ -67,28 +67,28 @@ class Failing(Late):
 
 
 @asynccontextmanager
-async def ears(engine: Late) -> AsyncIterator[Transcription]:
+async def ears(engine: Late) -> AsyncIterator[FileTranscriber]:
     settings = Settings()
-    vad: Worker[Any] = Worker("vad", lambda: EchoDetector(settings, []))
+    vad: Worker[Any] = Worker("vad", lambda: FakeVoiceActivityDetector(settings, []))
     asr: Worker[Any] = Worker("asr", lambda: engine, engine.slots)
     await vad.open()
     await asr.open()
     try:
         engines: Any = SimpleNamespace(vad=vad, asr=asr)
-        yield Transcription(engines, settings, Metrics())
+        yield FileTranscriber(engines, settings, Metrics())
     finally:
         await asr.aclose()
         await vad.aclose()
 
 
-async def heard(engine: Late) -> list[Passage]:
-    found: list[Passage] = []
+async def heard(engine: Late) -> list[TranscribedPart]:
+    found: list[TranscribedPart] = []
 
-    async def tell(passage: Passage) -> None:
+    async def tell(passage: TranscribedPart) -> None:
         found.append(passage)
 
     async with ears(engine) as transcription:
-        await transcription.work_through(FILE, Options(), tell)
+        await transcription.work_through(FILE, TranscriptionRequest(), tell)
     return found
 
 
@@ -106,5 +106,5 @@ async def test_parts_are_heard_at_once_as_far_as_there_are_slots_and_told_in_the
 async def test_of_two_parts_that_fail_at_once_the_first_is_told() -> None:
     with pytest.raises(BaseException) as caught:
         await heard(Failing(2))
-    error = alone(caught.value)
+    error = collapse_exception_group(caught.value)
     assert isinstance(error, EngineFailed) and str(LENGTHS[0]) in error.message

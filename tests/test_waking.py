@@ -14,11 +14,11 @@ from conftest import model, tone
 from chatapi.audio import RATE, Samples, decode
 from chatapi.bench.wer import words
 from chatapi.engines.asr.whisper_cpp import WhisperCpp
-from chatapi.engines.fake import EchoDetector, EchoWakeDetector
+from chatapi.engines.fake import FakeVoiceActivityDetector, FakeWakeWordDetector
 from chatapi.engines.vad.silero import Silero
 from chatapi.engines.wake_word.pymicro_wakeword import PymicroWakeword
 from chatapi.runtime.workers import Engines
-from chatapi.services.wake_word import Waking
+from chatapi.services.wake_word import WakeWordGate
 from chatapi.settings import Settings
 
 BLOCK = 320
@@ -27,13 +27,13 @@ SPEECH = tone(1.0)
 HUSH = np.zeros(RATE, np.float32)
 
 
-def waking(wake: Any = None, vad: Any = None, seconds: float = 2.0) -> Waking:
-    wake, vad = wake or EchoWakeDetector(Settings(), ()), vad or EchoDetector(Settings(), ())
+def waking(wake: Any = None, vad: Any = None, seconds: float = 2.0) -> WakeWordGate:
+    wake, vad = wake or FakeWakeWordDetector(Settings(), ()), vad or FakeVoiceActivityDetector(Settings(), ())
     engines = SimpleNamespace(wake=SimpleNamespace(engine=wake), vad=SimpleNamespace(engine=vad))
-    return Waking(cast(Engines, engines), seconds, 0.5)
+    return WakeWordGate(cast(Engines, engines), seconds, 0.5)
 
 
-def heard(waking: Waking, *sounds: Samples, busy: bool = False) -> tuple[Samples, list[str]]:
+def heard(waking: WakeWordGate, *sounds: Samples, busy: bool = False) -> tuple[Samples, list[str]]:
     """What was meant of them, and what changed."""
     sound = np.concatenate(sounds)
     told = [waking.hear(sound[at : at + BLOCK], busy) for at in range(0, len(sound), BLOCK)]

@@ -13,16 +13,16 @@ from conftest import model, tone
 from chatapi.audio import RATE, Samples, decode
 from chatapi.bench.corpus import coloured
 from chatapi.bench.wer import words
-from chatapi.engines import Hearing, Segment
+from chatapi.engines import Segment, TranscriptionOptions
 from chatapi.engines.asr.whisper import hurried, loops, repeats
 from chatapi.engines.registry import load
 from chatapi.errors import Unprocessable
-from chatapi.settings import CTranslate2, Settings, WhisperCpp
+from chatapi.settings import CTranslate2Settings, Settings, WhisperCppSettings
 
 REAL = Path(__file__).parent / "corpus" / "real"
 ENGLISH = {"ctranslate2": "whisper-tiny.en-ct2", "whisper_cpp": "whisper-tiny.en"}
 MANY = {"ctranslate2": "whisper-base-ct2", "whisper_cpp": "whisper-base"}
-WHOLE = Settings(ctranslate2=CTranslate2(trim=False), whisper_cpp=WhisperCpp(trim=False))
+WHOLE = Settings(ctranslate2=CTranslate2Settings(trim=False), whisper_cpp=WhisperCppSettings(trim=False))
 
 
 def clip(name: str) -> Samples:
@@ -152,7 +152,7 @@ def test_what_nobody_says_is_seen(text: str, seconds: float, found: bool) -> Non
 @pytest.mark.real
 def test_words_and_tokens_come_in_order_and_spell_what_was_understood(english: Any) -> None:
     samples = clip("jfk-16")
-    (segment,) = english.transcribe(samples, "en", hearing=Hearing(words=True, tokens=True))
+    (segment,) = english.transcribe(samples, "en", hearing=TranscriptionOptions(words=True, tokens=True))
     assert words(" ".join(word.text for word in segment.words)) == words(segment.text)
     times = [time for word in segment.words for time in (word.start, word.end)]
     assert times == sorted(times) and times[0] >= 0 and times[-1] <= len(samples) / RATE
@@ -164,7 +164,10 @@ def test_words_and_tokens_come_in_order_and_spell_what_was_understood(english: A
 @pytest.mark.real
 def test_names_that_were_said_before_are_rather_written(english: Any) -> None:
     spelled = [
-        "".join(segment.text for segment in english.transcribe(clip("jfk-16"), "en", hearing=Hearing(prompt=prompt)))
+        "".join(
+            segment.text
+            for segment in english.transcribe(clip("jfk-16"), "en", hearing=TranscriptionOptions(prompt=prompt))
+        )
         for prompt in ("", "the fellow amerikans, my fellow amerikans")
     ]
     assert spelled[0] != spelled[1]

@@ -13,7 +13,7 @@ from conftest import model
 from chatapi.audio import RATE, Samples, decode
 from chatapi.bench.wer import words
 from chatapi.engines.asr.whisper_cpp import WhisperCpp
-from chatapi.errors import ModelFault
+from chatapi.errors import ModelError
 from chatapi.settings import Settings
 
 pytestmark = pytest.mark.real
@@ -58,6 +58,6 @@ def test_a_file_that_is_no_model_is_named(tmp_path: Path, content: bytes) -> Non
     file.write_bytes(content)
 
     broken = SimpleNamespace(name="broken", languages=("en",), files={"ggml.bin": file})
-    with pytest.raises(ModelFault) as caught:
+    with pytest.raises(ModelError) as caught:
         WhisperCpp(Settings(), [broken])
     assert str(file) in caught.value.message

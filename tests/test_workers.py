@@ -15,10 +15,10 @@ import pytest
 from conftest import PATIENCE, until
 
 from chatapi.engines import Stop
-from chatapi.errors import EngineFailed, ModelFault, NotReady
+from chatapi.errors import EngineFailed, ModelError, NotReady
 from chatapi.runtime import workers
 from chatapi.runtime.admission import Priority
-from chatapi.runtime.workers import AHEAD, Preempted, Worker, Yields
+from chatapi.runtime.workers import AHEAD, Preempted, Worker, YieldPolicy
 
 pytestmark = pytest.mark.anyio
 
@@ -154,10 +154,10 @@ async def test_what_an_engine_raises_goes_to_the_log_and_not_to_its_caller(caplo
 
 async def test_what_keeps_an_engine_from_being_built_is_raised_by_open() -> None:
     def build() -> Counter:
-        raise ModelFault("the model is damaged")
+        raise ModelError("the model is damaged")
 
     worker = Worker("counter", build)
-    with pytest.raises(ModelFault, match="damaged"):
+    with pytest.raises(ModelError, match="damaged"):
         await worker.open()
     assert worker.state == "failed"
     await worker.aclose()
@@ -267,7 +267,9 @@ class Stepper:
         yield from done
 
 
-async def taken(worker: Worker[Stepper], steps: int, priority: Priority, yields: Yields, at_once: bool) -> list[int]:
+async def taken(
+    worker: Worker[Stepper], steps: int, priority: Priority, yields: YieldPolicy, at_once: bool
+) -> list[int]:
     async with worker.stream(lambda engine, stop: engine.count(steps, stop, at_once), priority, yields) as items:
         return [item async for item in items]
 
@@ -282,9 +284,9 @@ async def test_a_less_urgent_job_makes_room_and_is_done_again() -> None:
         order.append((name, len(found)))
 
     async with anyio.create_task_group() as group:
-        group.start_soon(job, "bulk", 100, Priority.BULK, Yields.AGAIN, True)
+        group.start_soon(job, "bulk", 100, Priority.BULK, YieldPolicy.AGAIN, True)
         await anyio.sleep(0.1)
-        group.start_soon(job, "live", 3, Priority.LIVE, Yields.AGAIN, True)
+        group.start_soon(job, "live", 3, Priority.LIVE, YieldPolicy.AGAIN, True)
     assert order == [("live", 3), ("bulk", 100)]
     assert engine.begun == 3
     assert worker.gate.used == 0
@@ -295,9 +297,9 @@ async def test_one_that_has_given_something_is_not_begun_again() -> None:
     worker = Worker("test", Stepper)
     engine = await worker.open()
     async with anyio.create_task_group() as group:
-        group.start_soon(taken, worker, 30, Priority.BULK, Yields.AGAIN, False)
+        group.start_soon(taken, worker, 30, Priority.BULK, YieldPolicy.AGAIN, False)
         await anyio.sleep(0.1)
-        assert len(await taken(worker, 3, Priority.LIVE, Yields.NEVER, True)) == 3
+        assert len(await taken(worker, 3, Priority.LIVE, YieldPolicy.NEVER, True)) == 3
     assert engine.begun == 2
     await worker.aclose()
 
@@ -310,7 +312,7 @@ async def test_who_would_rather_know_is_told_that_it_made_room() -> None:
     async def bulk() -> None:
         with pytest.raises(Preempted):
             async with worker.stream(
-                lambda engine, stop: engine.count(100, stop), Priority.REQUEST, Yields.RAISES
+                lambda engine, stop: engine.count(100, stop), Priority.REQUEST, YieldPolicy.RAISES
             ) as items:
                 async for item in items:
                     found.append(item)  # noqa: PERF401 - what came before the error counts
@@ -318,6 +320,6 @@ async def test_who_would_rather_know_is_told_that_it_made_room() -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(bulk)
         await anyio.sleep(0.1)
-        assert len(await taken(worker, 3, Priority.LIVE, Yields.NEVER, True)) == 3
+        assert len(await taken(worker, 3, Priority.LIVE, YieldPolicy.NEVER, True)) == 3
     assert 1 < len(found) < 100 and found == list(range(len(found)))
     await worker.aclose()

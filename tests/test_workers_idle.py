@@ -10,7 +10,7 @@ import pytest
 from conftest import until
 
 from chatapi.engines import Stop
-from chatapi.errors import EngineFailed, ModelFault
+from chatapi.errors import EngineFailed, ModelError
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Worker
 
@@ -95,9 +95,9 @@ async def test_it_comes_back_once_for_many_and_never_beside_the_one_that_leaves(
 
 async def test_what_keeps_it_from_coming_back_is_told_and_tried_again(idler: Worker[Linguist]) -> None:
     await until(lambda: idler.state == "idle")
-    Linguist.refuses = ModelFault("no memory is left")
+    Linguist.refuses = ModelError("no memory is left")
     for _ in range(2):
-        with pytest.raises(ModelFault, match="no memory"):
+        with pytest.raises(ModelError, match="no memory"):
             await idler.call(lambda engine: engine.word())
         assert (idler.state, idler.gate.used) == ("idle", 0)
     Linguist.refuses = OSError("gone")

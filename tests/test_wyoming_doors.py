@@ -25,9 +25,9 @@ from wyoming_peer import ask, open_to_wyoming, until
 
 from chatapi import auth, settings
 from chatapi.cli.check import network
-from chatapi.errors import SettingsFault
+from chatapi.errors import SettingsError
 from chatapi.interfaces.wyoming import listeners
-from chatapi.interfaces.wyoming.listeners import Allowed
+from chatapi.interfaces.wyoming.listeners import AllowedClients
 from chatapi.settings import Settings
 
 
@@ -45,13 +45,13 @@ from chatapi.settings import Settings
     ],
 )
 def test_only_the_networks_that_are_allowed_may_come(peer: object, inside: bool) -> None:
-    assert Allowed(["192.168.1.0/24", "fd00::/16"]).lets_in(peer) is inside
-    assert Allowed([]).lets_in(peer)
+    assert AllowedClients(["192.168.1.0/24", "fd00::/16"]).lets_in(peer) is inside
+    assert AllowedClients([]).lets_in(peer)
 
 
 def test_networks_must_be_networks() -> None:
     assert settings.load(["wyoming.allow=192.168.1.9/24,::/0"], environ={}).settings.wyoming.allow
-    with pytest.raises(SettingsFault, match=r"must be networks such as 192.168.1.0/24, and 'home' is none"):
+    with pytest.raises(SettingsError, match=r"must be networks such as 192.168.1.0/24, and 'home' is none"):
         settings.load(["wyoming.allow=home"], environ={})
 
 
@@ -80,10 +80,10 @@ def test_a_taken_port_is_a_fault_only_where_it_was_asked_for(echo_settings: Call
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for more in ("wyoming.enabled=true", f"wyoming.socket={Path.cwd()}/w.sock"):
-            with pytest.raises(SettingsFault, match=r"Address already in use; set wyoming.host or wyoming.port"):
+            with pytest.raises(SettingsError, match=r"Address already in use; set wyoming.host or wyoming.port"):
                 listeners.opened(echo_settings(f"wyoming.port={port}", more))
     assert not Path("w.sock").exists()
-    with pytest.raises(SettingsFault, match="set one of them"):
+    with pytest.raises(SettingsError, match="set one of them"):
         listeners.opened(echo_settings("wyoming.host="))
     assert listeners.opened(echo_settings("wyoming.enabled=false")) == []
 
@@ -95,11 +95,11 @@ def test_what_a_killed_process_left_of_a_unix_socket_is_no_hindrance(echo_settin
         left.bind(str(path))
     listening = listeners.opened(chosen)
     assert path.stat().st_mode & 0o777 == 0o660
-    with pytest.raises(SettingsFault, match="somebody listens on"):
+    with pytest.raises(SettingsError, match="somebody listens on"):
         listeners.opened(chosen)
     listeners.close(listening, path)
     path.write_text("a letter")
-    with pytest.raises(SettingsFault, match="is no socket"):
+    with pytest.raises(SettingsError, match="is no socket"):
         listeners.opened(chosen)
     assert path.read_text() == "a letter"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from wyoming import event as theirs
 
 from chatapi.errors import BadInput, ChatapiError, TooLarge
-from chatapi.interfaces.wyoming.framing import HEADER, Bounds, Event, Framing, encoded
+from chatapi.interfaces.wyoming.framing import HEADER, Bounds, Framing, WyomingEvent, encoded
 
 BOUNDS = Bounds(data=5_000, payload=10_000)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -21,11 +21,14 @@ values = st.recursive(
     max_leaves=6,
 )
 events = st.builds(
-    Event, st.text("abc-", min_size=1, max_size=20), st.dictionaries(texts, values, max_size=4), st.binary(max_size=300)
+    WyomingEvent,
+    st.text("abc-", min_size=1, max_size=20),
+    st.dictionaries(texts, values, max_size=4),
+    st.binary(max_size=300),
 )
 
 
-def taken(framing: Framing, data: bytes, size: int = 1 << 16) -> list[Event]:
+def taken(framing: Framing, data: bytes, size: int = 1 << 16) -> list[WyomingEvent]:
     """Every event of bytes that come so many at a time."""
     found = []
     for at in range(0, len(data), size):
@@ -40,21 +43,21 @@ def of(header: object, rest: bytes = b"") -> bytes:
 
 
 @given(st.lists(events, max_size=5), st.integers(1, 70))
-def test_what_is_written_is_read_however_it_is_split(said: list[Event], size: int) -> None:
+def test_what_is_written_is_read_however_it_is_split(said: list[WyomingEvent], size: int) -> None:
     framing = Framing(BOUNDS)
     assert taken(framing, b"".join(map(encoded, said)), size) == said
     assert not framing.partial
 
 
 @given(events)
-def test_the_protocols_own_library_reads_the_same(said: Event) -> None:
+def test_the_protocols_own_library_reads_the_same(said: WyomingEvent) -> None:
     read = theirs.read_event(io.BytesIO(encoded(said)))
     assert read is not None
     assert (read.type, read.data, read.payload or b"") == (said.type, said.data, said.payload)
 
 
 @given(events)
-def test_what_the_protocols_own_library_writes_is_read(said: Event) -> None:
+def test_what_the_protocols_own_library_writes_is_read(said: WyomingEvent) -> None:
     file = io.BytesIO()
     theirs.write_event(theirs.Event(said.type, dict(said.data), said.payload), file)
     assert taken(Framing(BOUNDS), file.getvalue()) == [said]
@@ -122,13 +125,13 @@ def test_what_is_too_large_is_refused_before_it_comes(data: bytes) -> None:
 
 def test_lengths_of_null_and_data_in_the_header_are_as_older_peers_write_them() -> None:
     line = of({"type": "a", "data": {"x": 1, "y": 1}, "data_length": 8, "payload_length": None}, b'{"y": 2}')
-    assert taken(Framing(BOUNDS), line) == [Event("a", {"x": 1, "y": 2})]
+    assert taken(Framing(BOUNDS), line) == [WyomingEvent("a", {"x": 1, "y": 2})]
 
 
 def test_half_an_event_is_partial() -> None:
-    framing, whole = Framing(BOUNDS), encoded(Event("a", {"b": 1}, b"pay"))
+    framing, whole = Framing(BOUNDS), encoded(WyomingEvent("a", {"b": 1}, b"pay"))
     for cut in range(1, len(whole)):
         framing.feed(whole[cut - 1 : cut])
         assert framing.take() is None and framing.partial
     framing.feed(whole[-1:])
-    assert framing.take() == Event("a", {"b": 1}, b"pay") and not framing.partial
+    assert framing.take() == WyomingEvent("a", {"b": 1}, b"pay") and not framing.partial

@@ -227,7 +227,7 @@ def blocks(source: Source, rate: int = RATE, tell: Callable[[int], object] = _no
                 elif isinstance(block, int):
                     tell(block)
                 else:
-                    raise sandbox.Failed("the decoder gave neither samples nor a count")
+                    raise sandbox.CallFailed("the decoder gave neither samples nor a count")
 
 
 def duration(source: Source) -> float:
@@ -247,7 +247,7 @@ def _named() -> Iterator[None]:
     """What became of the decoder's process, as an error of the file's sender."""
     try:
         yield
-    except (sandbox.Crashed, sandbox.Failed) as error:
+    except (sandbox.ChildCrashed, sandbox.CallFailed) as error:
         raise Unprocessable("the audio crashes the decoder; it is damaged", code="decoder_crashed") from error
     except sandbox.TimedOut as error:
         raise Unprocessable("the audio takes too long to decode; it is damaged", code="decoder_timeout") from error

@@ -17,7 +17,7 @@ PCM_RATE = 24_000
 
 
 @dataclass(frozen=True)
-class Format:
+class AudioFormat:
     """A kind of file."""
 
     media_type: str
@@ -33,17 +33,17 @@ class Format:
 
 _MPEG = (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 
-FORMATS: Mapping[str, Format] = {
-    "wav": Format("audio/wav"),
-    "pcm": Format(f"audio/pcm;rate={PCM_RATE}", rates=(PCM_RATE,)),
-    "flac": Format("audio/flac", "flac", "flac"),
+FORMATS: Mapping[str, AudioFormat] = {
+    "wav": AudioFormat("audio/wav"),
+    "pcm": AudioFormat(f"audio/pcm;rate={PCM_RATE}", rates=(PCM_RATE,)),
+    "flac": AudioFormat("audio/flac", "flac", "flac"),
     # A page is sent when it is full: by default it holds a second.
-    "opus": Format(
+    "opus": AudioFormat(
         "audio/ogg", "ogg", "libopus", (8000, 12_000, 16_000, 24_000, 48_000), {"page_duration": "100000"}, 32_000
     ),
     # The Xing header tells the length, which is not known yet when it is sent.
-    "mp3": Format("audio/mpeg", "mp3", "libmp3lame", _MPEG, {"write_xing": "0", "id3v2_version": "0"}, 64_000),
-    "aac": Format("audio/aac", "adts", "aac", _MPEG, {}, 64_000),
+    "mp3": AudioFormat("audio/mpeg", "mp3", "libmp3lame", _MPEG, {"write_xing": "0", "id3v2_version": "0"}, 64_000),
+    "aac": AudioFormat("audio/aac", "adts", "aac", _MPEG, {}, 64_000),
 }
 """Name -> format."""
 
@@ -102,7 +102,7 @@ class _Sink:
 class _Muxer:
     """A codec in its container."""
 
-    def __init__(self, form: Format, rate: int) -> None:
+    def __init__(self, form: AudioFormat, rate: int) -> None:
         self._sink = _Sink()
         # Without it what is written waits for a full buffer.
         options = {**form.options, "flush_packets": "1"}

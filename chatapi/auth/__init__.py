@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from chatapi.auth.key_store import ALL, MOST, OPERATE, PREFIX, SCOPES, TALK, Key, add, file_of, read, revoke, times_used
-from chatapi.auth.keyring import ANYBODY, Holder, Keyring, local_key
-from chatapi.auth.rate_limit import Buckets
+from chatapi.auth.key_store import (
+    ALL,
+    MOST,
+    OPERATE,
+    PREFIX,
+    SCOPES,
+    TALK,
+    StoredKey,
+    add,
+    file_of,
+    read,
+    revoke,
+    times_used,
+)
+from chatapi.auth.keyring import ANYBODY, KeyHolder, Keyring, local_key
+from chatapi.auth.rate_limit import TokenBuckets
 
 __all__ = [
     "ALL",
@@ -14,10 +27,10 @@ __all__ = [
     "PREFIX",
     "SCOPES",
     "TALK",
-    "Buckets",
-    "Holder",
-    "Key",
+    "KeyHolder",
     "Keyring",
+    "StoredKey",
+    "TokenBuckets",
     "add",
     "file_of",
     "local_key",

@@ -38,7 +38,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from chatapi.errors import SettingsFault
+from chatapi.errors import SettingsError
 from chatapi.storage.atomic_files import sync
 from chatapi.system import private_files
 
@@ -81,7 +81,7 @@ def key_of(der: bytes) -> str:
 
 
 def context(certificate: Path, key: Path | None = None) -> ssl.SSLContext:
-    """What a server needs of these PEM files. Raises SettingsFault naming the file."""
+    """What a server needs of these PEM files. Raises SettingsError naming the file."""
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
     made.set_alpn_protocols(["http/1.1"])
@@ -90,7 +90,7 @@ def context(certificate: Path, key: Path | None = None) -> ssl.SSLContext:
 
 
 def load_into(made: ssl.SSLContext, certificate: Path, key: Path | None = None) -> None:
-    """Use these files from the next connection on. Raises SettingsFault naming the file."""
+    """Use these files from the next connection on. Raises SettingsError naming the file."""
     try:
         # OpenSSL says of a file that it cannot read only that, and not which one.
         for path in filter(None, (certificate, key)):
@@ -98,34 +98,34 @@ def load_into(made: ssl.SSLContext, certificate: Path, key: Path | None = None) 
         # With no password a key that is encrypted fails; OpenSSL would ask the terminal for one.
         made.load_cert_chain(certificate, key, password="")
     except (ssl.SSLError, ValueError) as error:
-        raise SettingsFault(
+        raise SettingsError(
             f"{certificate} and {key or certificate} are no certificate and its unencrypted key, both in PEM"
         ) from error
     except OSError as error:
-        raise SettingsFault(f"{error.filename or certificate} cannot be read: {error.strerror}") from error
+        raise SettingsError(f"{error.filename or certificate} cannot be read: {error.strerror}") from error
 
 
 def shown(certificate: Path) -> bytes:
-    """The first certificate of a PEM file, as DER. Raises SettingsFault."""
+    """The first certificate of a PEM file, as DER. Raises SettingsError."""
     try:
         found = x509.load_pem_x509_certificates(certificate.read_bytes())
         return found[0].public_bytes(serialization.Encoding.DER)
     except (OSError, *DAMAGED) as error:
-        raise SettingsFault(f"{certificate} holds no certificate in PEM") from error
+        raise SettingsError(f"{certificate} holds no certificate in PEM") from error
 
 
 @dataclass(frozen=True)
-class Names:
+class CertificateNames:
     """What a certificate is valid for."""
 
     dns: frozenset[str]
     addresses: frozenset[Address]
 
-    def __le__(self, other: Names) -> bool:
+    def __le__(self, other: CertificateNames) -> bool:
         return self.dns <= other.dns and self.addresses <= other.addresses
 
 
-def names(more: Iterable[str] = ()) -> Names:
+def names(more: Iterable[str] = ()) -> CertificateNames:
     """This machine's names and addresses, and those in `more` (`[::1]` means ::1; what is no name is left out).
 
     Global IPv6 addresses are not among them: nobody types one, and many change every day.
@@ -143,7 +143,7 @@ def names(more: Iterable[str] = ()) -> Names:
         elif DNS_NAME.fullmatch(name):
             dns.add(name.lower())
     # What stands for every address is none itself.
-    return Names(frozenset(dns), frozenset(address for address in addresses if not address.is_unspecified))
+    return CertificateNames(frozenset(dns), frozenset(address for address in addresses if not address.is_unspecified))
 
 
 def reachable() -> str:
@@ -170,41 +170,41 @@ class Identity:
     """What a server shows: its owner's files, or those that are kept here. Blocking."""
 
     def __init__(self, data: Path, own: Path | None, key: Path | None, more: Sequence[str] = ()) -> None:
-        """`own`: the owner's certificate, or None. Raises SettingsFault."""
+        """`own`: the owner's certificate, or None. Raises SettingsError."""
         self.keeper = self._kept(data, more) if own is None else None
         self.file, self._key = (self.keeper.file, None) if self.keeper is not None else (own or data, key)
         self.context = context(self.file, self._key)
         self._seen = self._stamps()
 
-    def _kept(self, data: Path, more: Sequence[str]) -> Keeper:
-        """A disk that takes nothing is no reason not to answer. Raises SettingsFault where no other one does."""
-        keeper = Keeper(data, more)
+    def _kept(self, data: Path, more: Sequence[str]) -> CertificateKeeper:
+        """A disk that takes nothing is no reason not to answer. Raises SettingsError where no other one does."""
+        keeper = CertificateKeeper(data, more)
         try:
             keeper.refresh()
             return keeper
-        except SettingsFault as fault:
+        except SettingsError as fault:
             told = fault.message
-        with suppress(SettingsFault):
+        with suppress(SettingsError):
             context(keeper.file)
             log.warning("%s; the one that was made before is used", told)
             return keeper
         try:
             spare = tempfile.mkdtemp(prefix="chatapi-")
         except OSError:
-            raise SettingsFault(told) from None
+            raise SettingsError(told) from None
         weakref.finalize(self, shutil.rmtree, spare, ignore_errors=True)
-        keeper = Keeper(Path(spare), more)
+        keeper = CertificateKeeper(Path(spare), more)
         keeper.refresh()
         log.warning("%s; one is used for this run alone, and devices will ask again about it", told)
         return keeper
 
     @property
     def fingerprint(self) -> str:
-        """Raises SettingsFault."""
+        """Raises SettingsError."""
         return fingerprint(shown(self.file))
 
     def renew(self) -> bool:
-        """Renew what is kept here, take what the owner renewed; whether there was anything. Raises SettingsFault."""
+        """Renew what is kept here, take what the owner renewed; whether there was anything. Raises SettingsError."""
         if self.keeper is not None:
             self.keeper.refresh()
         if (stamps := self._stamps()) == self._seen:
@@ -219,10 +219,10 @@ class Identity:
         try:
             return tuple(path.stat().st_mtime_ns for path in (self.file, self._key) if path is not None)
         except OSError as error:
-            raise SettingsFault(f"{error.filename} cannot be read: {error.strerror}") from error
+            raise SettingsError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
-class Keeper:
+class CertificateKeeper:
     """The certificates in a data directory. Blocking; every call leaves files that are whole."""
 
     def __init__(self, data: Path, more: Sequence[str] = ()) -> None:
@@ -236,7 +236,7 @@ class Keeper:
         self._more = more
 
     def refresh(self, now: datetime | None = None) -> bool:
-        """Make or renew what has to be; whether anything was. Raises SettingsFault when it cannot be kept."""
+        """Make or renew what has to be; whether anything was. Raises SettingsError when it cannot be kept."""
         now, wanted = now or datetime.now(timezone.utc), names(self._more)
         try:
             private_files.folder(self.file.parent.parent)
@@ -251,7 +251,7 @@ class Keeper:
             key = server[1] if server is not None else ec.generate_private_key(ec.SECP256R1())
             self._issue(authority, key, wanted, now)
         except OSError as error:
-            raise SettingsFault(f"no certificate can be kept in {self.file.parent}: {error.strerror}") from error
+            raise SettingsError(f"no certificate can be kept in {self.file.parent}: {error.strerror}") from error
         return True
 
     def _opened(self, path: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None:
@@ -273,7 +273,9 @@ class Keeper:
         log.warning("%s is damaged and made anew", path)
         return None
 
-    def _found_authority(self, wanted: Names, now: datetime) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    def _found_authority(
+        self, wanted: CertificateNames, now: datetime
+    ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
         key = ec.generate_private_key(ec.SECP256R1())
         # With something of its key in the name: two boxes of one host name are two authorities.
         mark = hashlib.sha256(_spki(key)).hexdigest()[:8]
@@ -295,7 +297,7 @@ class Keeper:
         self,
         authority: tuple[x509.Certificate, ec.EllipticCurvePrivateKey],
         key: ec.EllipticCurvePrivateKey,
-        wanted: Names,
+        wanted: CertificateNames,
         now: datetime,
     ) -> None:
         issuer, signing = authority
@@ -333,7 +335,9 @@ def _begun(
     )
 
 
-def _is_good(certificate: x509.Certificate, authority: x509.Certificate, wanted: Names, now: datetime) -> bool:
+def _is_good(
+    certificate: x509.Certificate, authority: x509.Certificate, wanted: CertificateNames, now: datetime
+) -> bool:
     """Whether it can be shown."""
     try:
         certificate.verify_directly_issued_by(authority)
@@ -346,10 +350,10 @@ def _is_good(certificate: x509.Certificate, authority: x509.Certificate, wanted:
     )
     # Made by a clock that was ahead, or ours is behind: another one from the same key serves in both cases.
     begun = now < BEFORE_US or certificate.not_valid_before_utc <= now
-    return begun and wanted <= Names(dns, addresses) and _in_time(certificate, RENEW, now)
+    return begun and wanted <= CertificateNames(dns, addresses) and _in_time(certificate, RENEW, now)
 
 
-def _may_vouch(authority: x509.Certificate, wanted: Names, now: datetime) -> bool:
+def _may_vouch(authority: x509.Certificate, wanted: CertificateNames, now: datetime) -> bool:
     """Whether it lives long enough and is allowed every name."""
     try:
         constraints = authority.extensions.get_extension_for_class(x509.NameConstraints).value

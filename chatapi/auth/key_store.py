@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from chatapi.errors import BadInput, Conflict, SettingsFault, StorageFault, Unknown
+from chatapi.errors import BadInput, NotFound, SettingsError, StorageError, WrongMode
 from chatapi.storage.atomic_files import sync, writing
 from chatapi.system import private_files
 
@@ -44,7 +44,7 @@ Scope = Literal["talk", "operate", "all"]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class Key(BaseModel):
+class StoredKey(BaseModel):
     """A key as it is kept: enough to know it again, not to make it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -82,7 +82,7 @@ class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     version: Literal[1]
-    keys: Annotated[list[Key], Field(max_length=MOST)]
+    keys: Annotated[list[StoredKey], Field(max_length=MOST)]
 
     @model_validator(mode="after")
     def _once(self) -> _Document:
@@ -99,8 +99,8 @@ def file_of(data: Path) -> Path:
     return data / "keys.json"
 
 
-def read(data: Path) -> tuple[Key, ...] | None:
-    """The keys, oldest first; None where no key was ever made. Raises SettingsFault (keys_damaged) naming the file."""
+def read(data: Path) -> tuple[StoredKey, ...] | None:
+    """The keys, oldest first; None where no key was ever made. Raises SettingsError (keys_damaged) naming the file."""
     file = file_of(data)
     try:
         with file.open("rb") as opened:
@@ -117,24 +117,24 @@ def read(data: Path) -> tuple[Key, ...] | None:
         raise damaged(file, f"{'.'.join(map(str, first['loc']))} {first['msg']}".strip()) from None
 
 
-def damaged(file: Path, why: str) -> SettingsFault:
+def damaged(file: Path, why: str) -> SettingsError:
     """What is said to everybody as long as the file is like that."""
     told = f"the keys in {file} cannot be used ({why}), so nobody is let in"
-    return SettingsFault(f"{told}: restore the file, or remove it and make new keys", code="keys_damaged")
+    return SettingsError(f"{told}: restore the file, or remove it and make new keys", code="keys_damaged")
 
 
 def add(data: Path, name: str, scopes: Sequence[str], rate: int | None = None, days: float | None = None) -> str:
     """Make a key and return it; it is kept nowhere. A name is free again once its key is revoked or has expired.
 
-    `rate` in requests a minute, `days` until it expires. Raises BadInput, Conflict, StorageFault, SettingsFault.
+    `rate` in requests a minute, `days` until it expires. Raises BadInput, WrongMode, StorageError, SettingsError.
     """
     identity, now = secrets.token_hex(4), time.time()
     _judge(name, scopes, rate, days)
     if days is not None and now < CLOCK_SET:
         told = f"the clock shows {time.strftime('%Y-%m-%d', time.gmtime(now))} and was never set"
-        raise Conflict(f"{told}, so that a key that expires would be of no use: set it first, or leave out the days")
+        raise WrongMode(f"{told}, so that a key that expires would be of no use: set it first, or leave out the days")
     text = f"{PREFIX}{identity}_{secrets.token_urlsafe(32)}"
-    made = Key(
+    made = StoredKey(
         id=identity,
         name=name,
         sha256=digest(text.encode()),
@@ -147,7 +147,7 @@ def add(data: Path, name: str, scopes: Sequence[str], rate: int | None = None, d
     with _changing(data) as keys:
         for old in [key for key in keys if key.name == name]:
             if not old.gone(now):
-                raise Conflict(f"there is a key {name!r} already: revoke it first, or take another name")
+                raise WrongMode(f"there is a key {name!r} already: revoke it first, or take another name")
             keys.remove(old)
         _make_room(keys, now)
         keys.append(made)
@@ -155,13 +155,13 @@ def add(data: Path, name: str, scopes: Sequence[str], rate: int | None = None, d
 
 
 def revoke(data: Path, name: str) -> None:
-    """From now on it opens nothing. Raises Unknown, StorageFault, SettingsFault."""
+    """From now on it opens nothing. Raises NotFound, StorageError, SettingsError."""
     with _changing(data) as keys:
         for place, key in enumerate(keys):
             if key.name == name:
                 keys[place] = key.model_copy(update={"revoked": key.revoked or time.time()})
                 return
-        raise Unknown(f"there is no key {name!r}; `chatapi keys list` names them")
+        raise NotFound(f"there is no key {name!r}; `chatapi keys list` names them")
 
 
 def times_used(data: Path) -> dict[str, float]:
@@ -210,18 +210,18 @@ def _judge(name: str, scopes: Sequence[str], rate: int | None, days: float | Non
         raise BadInput(f"a key expires after up to 36500 days; {days:g} was given")
 
 
-def _make_room(keys: list[Key], now: float) -> None:
-    """The oldest that opens nothing goes. Raises Conflict where all of them do."""
+def _make_room(keys: list[StoredKey], now: float) -> None:
+    """The oldest that opens nothing goes. Raises WrongMode where all of them do."""
     if len(keys) < MOST:
         return
     gone = next((key for key in keys if key.gone(now)), None)
     if gone is None:
-        raise Conflict(f"there are {MOST} keys, which is the most; revoke one that nobody needs")
+        raise WrongMode(f"there are {MOST} keys, which is the most; revoke one that nobody needs")
     keys.remove(gone)
 
 
 @contextmanager
-def _changing(data: Path) -> Iterator[list[Key]]:
+def _changing(data: Path) -> Iterator[list[StoredKey]]:
     """The keys, to be changed by nobody else meanwhile; they are kept when nothing is raised."""
     try:
         with writing(data):
@@ -235,5 +235,5 @@ def _changing(data: Path) -> Iterator[list[Key]]:
                 write(file_of(data), _Document(version=1, keys=keys).model_dump_json(indent=1).encode())
         finally:
             os.close(lock)
-    except StorageFault as fault:
-        raise StorageFault(f"the keys cannot be kept: {fault.message}") from fault
+    except StorageError as fault:
+        raise StorageError(f"the keys cannot be kept: {fault.message}") from fault

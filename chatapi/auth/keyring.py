@@ -18,7 +18,7 @@ from chatapi.auth.key_store import (
     MOST,
     OPERATE,
     PREFIX,
-    Key,
+    StoredKey,
     damaged,
     digest,
     file_of,
@@ -26,8 +26,8 @@ from chatapi.auth.key_store import (
     read,
     write,
 )
-from chatapi.auth.rate_limit import Buckets
-from chatapi.errors import SettingsFault, TooMany, Unauthorized
+from chatapi.auth.rate_limit import TokenBuckets
+from chatapi.errors import SettingsError, TooMany, Unauthorized
 from chatapi.system import private_files
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ MOST_OFFERED = 8
 
 
 @dataclass(frozen=True)
-class Holder:
+class KeyHolder:
     """Who was let in."""
 
     name: str
@@ -59,9 +59,9 @@ class Holder:
         return scope is None or scope in self.scopes or ALL in self.scopes
 
 
-ANYBODY = Holder("-", (ALL,))
+ANYBODY = KeyHolder("-", (ALL,))
 """Who comes in as long as there is no key."""
-SETTINGS = Holder("settings", (ALL,))
+SETTINGS = KeyHolder("settings", (ALL,))
 """Who has `server.api_key`."""
 
 
@@ -80,22 +80,22 @@ class Keyring:
         self._own = own.encode() if own is not None else None
         self._now = now
         self._stamp: tuple[int, ...] = ()
-        self._keys: dict[str, Key] | None = None
-        self._fault: SettingsFault | None = None
+        self._keys: dict[str, StoredKey] | None = None
+        self._fault: SettingsError | None = None
         self._local: str | None = None
         self._met = False
         """Whether there ever was a file."""
-        self._rates = Buckets(MOST, clock)
-        self._tries = Buckets(MOST_ADDRESSES, clock)
+        self._rates = TokenBuckets(MOST, clock)
+        self._tries = TokenBuckets(MOST_ADDRESSES, clock)
         self._used: dict[str, float] = {}
 
     @property
     def wanted(self) -> bool:
-        """Whether a key is wanted. Raises SettingsFault (keys_damaged)."""
+        """Whether a key is wanted. Raises SettingsError (keys_damaged)."""
         return self._fresh() is not None or self._own is not None
 
-    def admit(self, offered: Sequence[bytes], address: str) -> Holder:
-        """Who holds one of these. Raises Unauthorized, TooMany (rate_limited), SettingsFault (keys_damaged)."""
+    def admit(self, offered: Sequence[bytes], address: str) -> KeyHolder:
+        """Who holds one of these. Raises Unauthorized, TooMany (rate_limited), SettingsError (keys_damaged)."""
         kept = self._fresh()
         if kept is None and self._own is None:
             return ANYBODY
@@ -115,14 +115,14 @@ class Keyring:
         self._tries.take(peer, TRIES, per_second)
         raise Unauthorized(WANTED)
 
-    def count(self, holder: Holder) -> None:
+    def count(self, holder: KeyHolder) -> None:
         """One more request of theirs. Raises TooMany (rate_limited)."""
         if holder.rate and (wait := self._rates.take(holder.id, holder.rate, holder.rate / 60)):
             told = f"the key {holder.name!r} is for {holder.rate} requests a minute, and these are more"
             raise TooMany(told, retry_after=wait)
 
-    def holds(self, holder: Holder) -> bool:
-        """Whether it would still be let in, so that what it began may go on. Raises SettingsFault (keys_damaged)."""
+    def holds(self, holder: KeyHolder) -> bool:
+        """Whether it would still be let in, so that what it began may go on. Raises SettingsError (keys_damaged)."""
         if holder is ANYBODY:
             return not self.wanted
         if not holder.id:
@@ -161,24 +161,24 @@ class Keyring:
             except OSError as error:
                 log.warning("when keys were used cannot be kept in %s: %s", self._data, error.strerror)
 
-    def _named(self, text: bytes, kept: dict[str, Key]) -> Holder | None:
+    def _named(self, text: bytes, kept: dict[str, StoredKey]) -> KeyHolder | None:
         """Raises Unauthorized for a key that once was right."""
         prefix, _, rest = text.partition(b"_")
         identity = rest.partition(b"_")[0].decode("ascii", "replace")
         if prefix + b"_" != PREFIX.encode():
             return None
         if identity == "local" and self._local is not None and _same(self._local, text):
-            return Holder("local", (OPERATE,))
+            return KeyHolder("local", (OPERATE,))
         key = kept.get(identity)
         if key is None or not _same(key.sha256, text):
             return None
         if fault := key.fault(self._now()):
             raise Unauthorized(f"the key {key.name!r} {fault}; `chatapi keys add` on the box makes another")
         self._used[key.id] = self._now()
-        return Holder(key.name, tuple(key.scopes), key.id, key.rate)
+        return KeyHolder(key.name, tuple(key.scopes), key.id, key.rate)
 
-    def _fresh(self) -> dict[str, Key] | None:
-        """Id -> key as the file has them now; None: no key was ever made. Raises SettingsFault (keys_damaged)."""
+    def _fresh(self) -> dict[str, StoredKey] | None:
+        """Id -> key as the file has them now; None: no key was ever made. Raises SettingsError (keys_damaged)."""
         file = file_of(self._data)
         try:
             found = os.stat(file)  # noqa: PTH116 - as cheap as can be, once for a request
@@ -202,7 +202,7 @@ class Keyring:
             self._fault = damaged(file_of(self._data), "it was there and is gone") if gone else None
             self._keys = None if keys is None else {key.id: key for key in keys}
             self._met = self._met or keys is not None
-        except SettingsFault as fault:
+        except SettingsError as fault:
             self._fault, self._met = fault, True
             if isinstance(fault.__cause__, OSError):
                 # The file may be whole, and the machine short of something for a moment: it is read again.

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 
-class Buckets:
+class TokenBuckets:
     """At most `most` of them; beyond that the one longest unused is forgotten, and would be full again."""
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:

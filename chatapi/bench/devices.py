@@ -42,7 +42,7 @@ CHOSEN = ("mic.enabled=true", "mic.mode=wake_word", "mic.input=testmic", "mic.ou
 
 
 @dataclass(frozen=True)
-class Fault:
+class DeviceDisturbance:
     """One thing that happens to a device."""
 
     name: str
@@ -71,21 +71,25 @@ def _default(card: SoundCard, source: str, sink: str) -> None:
 
 
 FAULTS = (
-    Fault("microphone unplugged", ("input",), lambda card: card.unload(MICROPHONE), lambda card: card.load(MICROPHONE)),
-    Fault("speaker unplugged", ("output",), lambda card: card.unload(SPEAKER), lambda card: card.load(SPEAKER)),
-    Fault(
+    DeviceDisturbance(
+        "microphone unplugged", ("input",), lambda card: card.unload(MICROPHONE), lambda card: card.load(MICROPHONE)
+    ),
+    DeviceDisturbance(
+        "speaker unplugged", ("output",), lambda card: card.unload(SPEAKER), lambda card: card.load(SPEAKER)
+    ),
+    DeviceDisturbance(
         "microphone suspended",
         ("input",),
         lambda card: card.suspend("source", "mic"),
         lambda card: card.suspend("source", "mic", False),
     ),
-    Fault(
+    DeviceDisturbance(
         "speaker suspended",
         ("output",),
         lambda card: card.suspend("sink", "spk"),
         lambda card: card.suspend("sink", "spk", False),
     ),
-    Fault(
+    DeviceDisturbance(
         "defaults changed",
         ("input", "output"),
         lambda card: _default(card, "mic", "spk"),
@@ -93,14 +97,14 @@ FAULTS = (
         told=False,
     ),
 )
-KILLED = Fault("daemon killed", ("input", "output"), lambda card: card.kill(), _restart)
+KILLED = DeviceDisturbance("daemon killed", ("input", "output"), lambda card: card.kill(), _restart)
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What came of a fault."""
 
-    fault: Fault
+    fault: DeviceDisturbance
     told: bool
     """Whether `/health` called the lost devices lost while they were."""
     seconds: float | None
@@ -175,7 +179,7 @@ class Box:
     def __init__(self, card: SoundCard, client: httpx.Client, pid: int) -> None:
         self._card, self._client, self._process = card, client, psutil.Process(pid)
 
-    def suffer(self, fault: Fault) -> Outcome:
+    def suffer(self, fault: DeviceDisturbance) -> Outcome:
         """Have it happen and end."""
         self._card.stop_recording()
         fault.away(self._card)

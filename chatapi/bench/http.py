@@ -16,8 +16,8 @@ from chatapi.bench.process import served
 from chatapi.interfaces.http.app import bound, carry, create_app, server
 from chatapi.runtime import engine_selection
 from chatapi.services.turns.completion import Turn
-from chatapi.settings import Asr, Llm, Settings, Tts, Vad
-from chatapi.settings import Turn as TurnSettings
+from chatapi.settings import AsrSettings, LlmSettings, Settings, TtsSettings, VadSettings
+from chatapi.settings import TurnDetectionSettings as TurnSettings
 
 REQUESTS = 100
 CLIENTS = 8
@@ -27,11 +27,11 @@ QUESTIONS = ("What is the capital of France?", "What colour is the sky?", "Name 
 async def measure(settings: Settings, rounds: int) -> AsyncIterator[Row]:
     echo = settings.model_copy(
         update={
-            "vad": Vad(engine="echo"),
+            "vad": VadSettings(engine="echo"),
             "turn": TurnSettings(engine="echo"),
-            "asr": Asr(engine="echo"),
-            "llm": Llm(engine="echo"),
-            "tts": Tts(engine="echo"),
+            "asr": AsrSettings(engine="echo"),
+            "llm": LlmSettings(engine="echo"),
+            "tts": TtsSettings(engine="echo"),
         }
     )
     async with _serving(echo) as (appliance, client):

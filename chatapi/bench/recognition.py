@@ -15,11 +15,11 @@ from chatapi.audio import RATE, Audio, Samples
 from chatapi.bench import Row, corpus, wer
 from chatapi.bench.bare import Bare
 from chatapi.bench.corpus import Clip
-from chatapi.engines import SpeechDetector
+from chatapi.engines import VoiceActivityDetector
 from chatapi.engines.registry import load
 from chatapi.errors import Unprocessable
 from chatapi.services.transcription import segmenter
-from chatapi.services.transcription.transcriber import Transcription
+from chatapi.services.transcription.transcriber import FileTranscriber
 from chatapi.settings import Settings
 
 CORPUS = Path(__file__).parents[2] / "tests" / "corpus"
@@ -78,7 +78,7 @@ def _compared(appliance: Appliance, clips: Sequence[Clip]) -> list[Row]:
     models = [appliance.catalog.open(appliance.active["asr"])]
     engine = appliance.settings.asr.engine
     ways = [load("asr", engine)(_trimming(appliance.settings, engine, trim), models) for trim in (True, False)]
-    detector: SpeechDetector = appliance.engines.vad.engine
+    detector: VoiceActivityDetector = appliance.engines.vad.engine
     tallies = [_Tally([]), _Tally([])]
     for clip in clips:
         samples = segmenter.trim(clip.samples, detector.probabilities(clip.samples)).samples
@@ -120,7 +120,7 @@ async def spoken(appliance: Appliance, text: str) -> Samples:
     return np.concatenate([silence, *parts, silence])
 
 
-async def _heard(hearing: Transcription, audio: Audio) -> str:
+async def _heard(hearing: FileTranscriber, audio: Audio) -> str:
     try:
         return (await hearing.hear(audio, "en")).text
     except Unprocessable:

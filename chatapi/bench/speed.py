@@ -11,7 +11,7 @@ from chatapi.appliance import Appliance
 from chatapi.bench import Row, Watch, in_turns, ratio
 from chatapi.bench.bare import Bare
 from chatapi.bench.recognition import SENTENCES, spoken
-from chatapi.engines import Message, Sampling
+from chatapi.engines import PromptMessage, Sampling
 
 PROMPT = "Write a story about a lighthouse keeper."
 TOKENS = 120
@@ -54,7 +54,7 @@ async def measure(appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterato
 
 async def _tokens_per_second(appliance: Appliance) -> float:
     """From the first token to the last."""
-    messages = [Message("system", appliance.settings.llm.system), Message("user", PROMPT)]
+    messages = [PromptMessage("system", appliance.settings.llm.system), PromptMessage("user", PROMPT)]
     sampling = Sampling(max_tokens=TOKENS, temperature=0)
     count, watch, last = 0, Watch(), 0.0
     async with appliance.engines.llm.stream(lambda engine, stop: engine.generate(messages, sampling, stop)) as pieces:

@@ -12,7 +12,7 @@ from chatapi.audio import RATE, Audio, Samples, wav
 from chatapi.bench import Row, Watch, in_turns, ratio
 from chatapi.bench.bare import Bare
 from chatapi.bench.recognition import spoken
-from chatapi.events import Ledger, TurnEnded
+from chatapi.events import TurnEnded, TurnTimings
 from chatapi.services.turns.completion import Turn
 
 QUESTION = "What is the capital of France?"
@@ -61,7 +61,7 @@ async def _streamed(appliance: Appliance, rounds: int) -> AsyncIterator[Row]:
     yield Row("turns", "first sound, times the unstreamed whole", ratio(begun, all_of_it), "", 0.5)
 
 
-async def _turn(appliance: Appliance, turn: Turn) -> Ledger:
+async def _turn(appliance: Appliance, turn: Turn) -> TurnTimings:
     async with appliance.conversation.take(turn) as events:
         async for event in events:
             if isinstance(event, TurnEnded):

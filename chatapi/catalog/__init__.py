@@ -18,18 +18,18 @@ from chatapi.catalog import ggml, manifest
 from chatapi.catalog.download import PAUSES
 from chatapi.catalog.manifest import COMPILED, MADE, RECORD, Manifest, Source, Wheels
 from chatapi.catalog.pins import Pins
-from chatapi.catalog.sources import Gathering, Progress, gather
-from chatapi.errors import ModelFault, StorageFault, Unknown
+from chatapi.catalog.sources import FetchProgress, Gathering, gather
+from chatapi.errors import ModelError, NotFound, StorageError
 from chatapi.storage import atomic_files
 
-__all__ = ["Catalog", "Finding", "Manifest", "Model", "Progress"]
+__all__ = ["Catalog", "FetchProgress", "InstalledModel", "Manifest", "ModelCheck"]
 
 SHIPPED = (Path(__file__).parents[1] / "manifests", Path(__file__).parents[2] / "models")
 """Where the manifests are in an installed package, and in a checkout."""
 
 
 @dataclass(frozen=True)
-class Model:
+class InstalledModel:
     """An installed model whose files have been checked."""
 
     name: str
@@ -46,7 +46,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Finding:
+class ModelCheck:
     """Something wrong with an installed model."""
 
     file: str
@@ -65,7 +65,7 @@ class _Installed:
     sha256: str
 
 
-def _nothing(progress: Progress) -> None:
+def _nothing(progress: FetchProgress) -> None:
     """The report nobody reads."""
 
 
@@ -85,15 +85,15 @@ class Catalog:
         self.manifests: Mapping[str, Manifest] = {**manifest.load_all([shipped]), **own}
 
     def get(self, name: str) -> Manifest:
-        """A model's manifest. Raises Unknown (unknown_model), ModelFault where its manifest cannot be read."""
+        """A model's manifest. Raises NotFound (unknown_model), ModelError where its manifest cannot be read."""
         if name in self.faults and name not in self.manifests:
-            raise ModelFault(self.faults[name])
+            raise ModelError(self.faults[name])
         try:
             return self.manifests[name]
         except KeyError:
             close = self._like(name)
             hint = f"did you mean {close[0]}?" if close else "`chatapi models list` shows those there are"
-            raise Unknown(f"there is no model {name!r}; {hint}", code="unknown_model") from None
+            raise NotFound(f"there is no model {name!r}; {hint}", code="unknown_model") from None
 
     def _like(self, name: str) -> list[str]:
         """Names it may have been meant for, the likeliest first; what was typed is most often a name's beginning."""
@@ -118,8 +118,8 @@ class Catalog:
             return self.installed(name)
         return (self.folder.with_name(COMPILED) / name / MADE).is_file()
 
-    def open(self, name: str) -> Model:
-        """The model, every file of it checked. Raises ModelFault naming the file and the command that mends it.
+    def open(self, name: str) -> InstalledModel:
+        """The model, every file of it checked. Raises ModelError naming the file and the command that mends it.
 
         A compiled model is checked by its engine: the files here are what it was made from, and may be gone.
         """
@@ -127,10 +127,10 @@ class Catalog:
         if stated.compile is not None:
             if not self.ready(name):
                 told = f"the model {name} is not compiled; do it with: {_getting(stated)}"
-                raise ModelFault(told, code="model_missing")
+                raise ModelError(told, code="model_missing")
             return self._model(name)
         for finding in self.verify(name):
-            raise ModelFault(
+            raise ModelError(
                 f"the model {name}: {finding}; mend it with: {_fetching(name)}",
                 code="model_damaged" if self._record(name) else "model_missing",
             )
@@ -141,7 +141,7 @@ class Catalog:
     ) -> Manifest:
         """The model asked for, or with auto the best installed one that fits `memory` bytes and speaks `language`.
 
-        Raises Unknown, or ModelFault naming the command that fetches what is missing.
+        Raises NotFound, or ModelError naming the command that fetches what is missing.
         """
         if name != "auto":
             return self._named(role, engine, name)
@@ -156,19 +156,19 @@ class Catalog:
             least = min(here, key=lambda each: each.memory)
             smaller = [each for each in speaking if memory is not None and each.memory <= memory]
             hint = f"; a smaller one: {_getting(_first(smaller))}" if smaller else ""
-            raise ModelFault(
+            raise ModelError(
                 f"no installed {kind} fits the memory: {memory} bytes are free and {least.name}, the least, needs "
                 f"{least.memory}{hint}",
                 code="model_too_large",
             )
         if not speaking:
-            raise ModelFault(f"the catalog has no {kind}", code="model_missing")
-        raise ModelFault(f"no {kind} is installed; get one: {_getting(_first(speaking))}", code="model_missing")
+            raise ModelError(f"the catalog has no {kind}", code="model_missing")
+        raise ModelError(f"no {kind} is installed; get one: {_getting(_first(speaking))}", code="model_missing")
 
-    def fetch(self, name: str, progress: Callable[[Progress], None] = _nothing) -> Model:
+    def fetch(self, name: str, progress: Callable[[FetchProgress], None] = _nothing) -> InstalledModel:
         """Install a model, or mend it, from the first source that works; a good one is left as it is.
 
-        May be interrupted at any moment and called again. Raises ModelFault with each source's reason, StorageFault.
+        May be interrupted at any moment and called again. Raises ModelError with each source's reason, StorageError.
         """
         stated = self.get(name)
         with atomic_files.writing(self.folder), self._locked(name, progress):
@@ -179,34 +179,34 @@ class Catalog:
             shutil.rmtree(work, ignore_errors=True)
             return self._model(name)
 
-    def verify(self, name: str, progress: Callable[[Progress], None] = _nothing) -> list[Finding]:
+    def verify(self, name: str, progress: Callable[[FetchProgress], None] = _nothing) -> list[ModelCheck]:
         """What is wrong with an installed model, by reading all of it; nothing: it is good."""
         record, expected = self._record(name), self._pins(name).complete(self.get(name))
         if not record:
-            return [Finding("", "it is not installed")]
+            return [ModelCheck("", "it is not installed")]
 
         arrived = dict.fromkeys(expected, 0)
         whole = sum(said.size for said in record.values())
 
         def count(file: str, done: int) -> None:
             arrived[file] = done
-            progress(Progress(name, "verify", file, sum(arrived.values()), whole))
+            progress(FetchProgress(name, "verify", file, sum(arrived.values()), whole))
 
-        def check(file: str) -> Finding | None:
+        def check(file: str) -> ModelCheck | None:
             path, wanted = self._place(name) / file, expected[file].sha256
             if file not in record or not path.is_file():
-                return Finding(file, "it is missing")
+                return ModelCheck(file, "it is missing")
             if (size := path.stat().st_size) != record[file].size:
-                return Finding(file, f"it has {size} bytes; {record[file].size} are expected")
+                return ModelCheck(file, f"it has {size} bytes; {record[file].size} are expected")
             found = atomic_files.digest(path, lambda done, _: count(file, done))
             wanted = wanted or record[file].sha256
-            return None if found == wanted else Finding(file, f"its sha256 is {found}; {wanted} is expected")
+            return None if found == wanted else ModelCheck(file, f"its sha256 is {found}; {wanted} is expected")
 
         with ThreadPoolExecutor(max_workers=4) as threads:
             return [finding for finding in threads.map(check, expected) if finding]
 
     def remove(self, name: str) -> bool:
-        """Delete a model and whatever was half fetched of it; whether there was any. Raises Unknown, StorageFault."""
+        """Delete a model and whatever was half fetched of it; whether there was any. Raises NotFound, StorageError."""
         self.get(name)
         with atomic_files.writing(self.folder), self._locked(name, _nothing):
             work = self.folder / ".partial" / name
@@ -232,9 +232,9 @@ class Catalog:
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return {}
 
-    def _model(self, name: str) -> Model:
+    def _model(self, name: str) -> InstalledModel:
         stated, place = self.get(name), self._place(name)
-        return Model(
+        return InstalledModel(
             name, stated.role, stated.engine, place, {file: place / file for file in stated.files},
             stated.languages, stated.memory, stated.quality, stated.options,
         )  # fmt: skip
@@ -242,11 +242,11 @@ class Catalog:
     def _named(self, role: str, engine: str, name: str) -> Manifest:
         stated = self.get(name)
         if (stated.role, stated.engine) != (role, engine):
-            raise ModelFault(
+            raise ModelError(
                 f"{name} plays {stated.role} on {stated.engine}; something that plays {role} on {engine} is needed"
             )
         if not self.ready(name):
-            raise ModelFault(f"the model {name} is not installed; get it: {_getting(stated)}", code="model_missing")
+            raise ModelError(f"the model {name} is not installed; get it: {_getting(stated)}", code="model_missing")
         return stated
 
     def _install(self, gathering: Gathering) -> None:
@@ -257,10 +257,10 @@ class Catalog:
                 return self._publish(gathering, source)
             faults.append(fault)
         for fault in faults:
-            if isinstance(fault, StorageFault):
+            if isinstance(fault, StorageError):
                 raise fault
         reasons = [f"{source}: {fault}" for source, fault in zip(stated.sources, faults, strict=True)]
-        raise ModelFault(
+        raise ModelError(
             f"{stated.name} could not be fetched:\n" + "\n".join(f"- {reason}" for reason in reasons) + "\nWhat has "
             f"arrived is kept; when the cause is mended go on with: {_fetching(stated.name)}",
             code="model_unreachable",
@@ -286,7 +286,7 @@ class Catalog:
         atomic_files.swap(ready, self._place(stated.name), gathering.work / "old")
 
     @contextmanager
-    def _locked(self, name: str, progress: Callable[[Progress], None]) -> Iterator[None]:
+    def _locked(self, name: str, progress: Callable[[FetchProgress], None]) -> Iterator[None]:
         """Alone with the model's folders, among threads and among processes; the lock dies with its holder."""
         for folder in (".locks", ".partial"):
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
@@ -294,16 +294,16 @@ class Catalog:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                progress(Progress(name, "wait"))
+                progress(FetchProgress(name, "wait"))
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
 
-def _tried(source: Source, gathering: Gathering) -> ModelFault | StorageFault | None:
+def _tried(source: Source, gathering: Gathering) -> ModelError | StorageError | None:
     """What kept the model from being gathered from there; None: it is."""
     try:
         gather(source, gathering)
-    except (ModelFault, StorageFault) as fault:
+    except (ModelError, StorageError) as fault:
         return fault
     return None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from chatapi.catalog.manifest import File, secure
-from chatapi.errors import ModelFault
+from chatapi.errors import ModelError
 from chatapi.storage import atomic_files
 
 PAUSES = (0.5, 1.0, 2.0, 4.0)
@@ -26,7 +26,7 @@ PASSING = {408, 425, 429, 500, 502, 503, 504}
 """HTTP answers that may be another one soon."""
 
 
-class Unreachable(ModelFault):
+class Unreachable(ModelError):
     """It could not be had from there; what was wrong with it, if anything, is not known."""
 
     code = "model_unreachable"
@@ -45,7 +45,7 @@ def download(
 ) -> str:
     """Fetch `address` into `target`, unless it is there, and return its sha256.
 
-    What has arrived is kept in `target`.part and gone on from. Raises Unreachable when it cannot be had, ModelFault
+    What has arrived is kept in `target`.part and gone on from. Raises Unreachable when it cannot be had, ModelError
     when it is not what was expected; then nothing of it is kept.
     """
     if target.exists():
@@ -192,7 +192,7 @@ class _Transfer:
         wrong = total != self.expected.size if self.expected.size else total > self.expected.limit
         if wrong:
             self._discard()
-            raise ModelFault(f"{self.address} has {total} bytes; {self._wanted()} expected")
+            raise ModelError(f"{self.address} has {total} bytes; {self._wanted()} expected")
 
     def _wanted(self) -> str:
         return f"{self.expected.size} are" if self.expected.size else f"at most {self.expected.at_most} are"
@@ -210,7 +210,7 @@ class _Transfer:
                 done += len(chunk)
                 if done > self.expected.limit:
                     self._discard()
-                    raise ModelFault(f"{self.address} sent more than {self.expected.limit} bytes")
+                    raise ModelError(f"{self.address} sent more than {self.expected.limit} bytes")
                 file.write(chunk)
                 sha.update(chunk)
                 self.count(done, self.expected.limit)
@@ -223,7 +223,7 @@ class _Transfer:
             self._discard()
             if resumed:
                 raise _Broken(f"what had been fetched of {self.target.name} before does not fit the rest")
-            raise ModelFault(f"{self.address} has the sha256 {sha256}; {self.expected.sha256} is pinned")
+            raise ModelError(f"{self.address} has the sha256 {sha256}; {self.expected.sha256} is pinned")
         atomic_files.sync(self.part)
         self.part.replace(self.target)
         self.state.unlink(missing_ok=True)

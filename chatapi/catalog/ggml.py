@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chatapi.audio.mel import mel_filters
-from chatapi.errors import ModelFault
+from chatapi.errors import ModelError
 
 VERSION = 1
 """Of this converter; a record names it, so that a file can be told to come from an older one."""
@@ -64,7 +64,7 @@ class Variables:
         try:
             return self.tensors[name]
         except KeyError:
-            raise ModelFault(f"the CTranslate2 model has no {name!r}; it is not a Whisper model we know") from None
+            raise ModelError(f"the CTranslate2 model has no {name!r}; it is not a Whisper model we know") from None
 
     def layers(self, side: str) -> int:
         """How many layers the encoder or the decoder has."""
@@ -74,7 +74,7 @@ class Variables:
 def convert(source: Path, target: Path, weights: Weights = "f16", report: Report = lambda done, total: None) -> None:
     """Write `target` from the folder `source`, which holds model.bin and vocabulary.txt.
 
-    Raises ModelFault when the folder holds something else than a Whisper model in float16 or float32.
+    Raises ModelError when the folder holds something else than a Whisper model in float16 or float32.
     """
     variables = read(source / "model.bin")
     tokens = vocabulary(source / "vocabulary.txt")
@@ -98,12 +98,12 @@ def convert(source: Path, target: Path, weights: Weights = "f16", report: Report
 
 
 def read(path: Path) -> Variables:
-    """Every variable of a CTranslate2 file, aliases included. Raises ModelFault when it is not one."""
+    """Every variable of a CTranslate2 file, aliases included. Raises ModelError when it is not one."""
     try:
         data = np.memmap(path, np.uint8, "r")
         return _parsed(_Cursor(data, path))
     except (struct.error, UnicodeDecodeError, ValueError) as error:
-        raise ModelFault(f"{path.name} is not a whole CTranslate2 model: {error}") from error
+        raise ModelError(f"{path.name} is not a whole CTranslate2 model: {error}") from error
 
 
 @dataclass
@@ -114,7 +114,7 @@ class _Cursor:
 
     def take(self, count: int) -> npt.NDArray[np.uint8]:
         if self.at + count > len(self.data):
-            raise ModelFault(f"{self.path.name} ends at byte {len(self.data)}, in the middle of a CTranslate2 model")
+            raise ModelError(f"{self.path.name} ends at byte {len(self.data)}, in the middle of a CTranslate2 model")
         self.at += count
         return self.data[self.at - count : self.at]
 
@@ -129,12 +129,12 @@ class _Cursor:
 def _parsed(cursor: _Cursor) -> Variables:
     version = cursor.number("I")
     if not 4 <= version <= 99:
-        raise ModelFault(
+        raise ModelError(
             f"{cursor.path.name} starts with {version}; a CTranslate2 model starts with its version, 4 to 6"
         )
     spec, _ = cursor.name(), cursor.number("I")
     if spec != "WhisperSpec":
-        raise ModelFault(f"{cursor.path.name} holds a {spec!r}; a WhisperSpec is needed")
+        raise ModelError(f"{cursor.path.name} holds a {spec!r}; a WhisperSpec is needed")
     tensors: dict[str, Tensor] = {}
     for _ in range(cursor.number("I")):
         name = cursor.name()
@@ -154,12 +154,12 @@ def vocabulary(path: Path) -> list[bytes]:
     """The bytes of each token before the special ones, in the order of their numbers."""
     lines = path.read_text(encoding="utf-8").split("\n")
     if SPECIAL not in lines:
-        raise ModelFault(f"{path.name} has no {SPECIAL}; it is not the vocabulary of a Whisper model")
+        raise ModelError(f"{path.name} has no {SPECIAL}; it is not the vocabulary of a Whisper model")
     decoder = byte_decoder()
     try:
         return [bytes(decoder[character] for character in line) for line in lines[: lines.index(SPECIAL)]]
     except KeyError as error:
-        raise ModelFault(f"{path.name} has the character {error}, which no byte is written as") from None
+        raise ModelError(f"{path.name} has the character {error}, which no byte is written as") from None
 
 
 def byte_decoder() -> dict[str, int]:
@@ -241,7 +241,7 @@ def _attention(variables: Variables, source: str, target: str) -> Iterator[tuple
         yield f"{target}.query.bias", bias[:width]
         weight, bias, out = weight[width:], bias[width:], "linear_1"
     if bias[:width].any():
-        raise ModelFault(f"{source} has a bias for its keys; Whisper has none")
+        raise ModelError(f"{source} has a bias for its keys; Whisper has none")
     yield f"{target}.key.weight", weight[:width]
     yield f"{target}.value.weight", weight[width:]
     yield f"{target}.value.bias", bias[width:]
@@ -250,7 +250,7 @@ def _attention(variables: Variables, source: str, target: str) -> Iterator[tuple
 
 def _write(file: BinaryIO, name: str, tensor: Tensor, weights: Weights) -> None:
     if tensor.dtype not in (np.float16, np.float32):
-        raise ModelFault(f"the weights of {name} are {tensor.dtype}; only float16 and float32 are converted")
+        raise ModelError(f"the weights of {name} are {tensor.dtype}; only float16 and float32 are converted")
     kind, data = F32, b""
     if tensor.ndim == 1 or name.endswith((".positional_embedding", "conv1.bias", "conv2.bias")):
         data = tensor.astype("<f4").tobytes()

@@ -11,7 +11,7 @@ import httpx
 import tomli
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from chatapi.errors import ModelFault
+from chatapi.errors import ModelError
 
 RECORD = "record.json"
 """The file beside a model's own that says what was installed; no file of a model may be called so."""
@@ -128,7 +128,7 @@ class Local(_Table):
 Source = Annotated[Wheels | Addresses | Local, Field(discriminator="kind")]
 
 
-class Limits(_Table):
+class ManifestLimits(_Table):
     """How much text a compiled model takes at once; it is built for these and no more."""
 
     context_window_size: Tokens
@@ -139,7 +139,7 @@ class Limits(_Table):
     """Answers written at once."""
 
     @model_validator(mode="after")
-    def _fitting(self) -> Limits:
+    def _fitting(self) -> ManifestLimits:
         if self.prefill_chunk_size > self.context_window_size:
             raise ValueError(
                 f"prefill_chunk_size is {self.prefill_chunk_size}; "
@@ -148,14 +148,14 @@ class Limits(_Table):
         return self
 
 
-class Smaller(Limits):
+class Smaller(ManifestLimits):
     """Limits for boards with less memory."""
 
     memory_below: Bytes
     """A board with less than this, by MemTotal, gets these."""
 
 
-class Compile(Limits):
+class Compile(ManifestLimits):
     """How MLC makes a library and its weights of the files, and what they take when loaded.
 
     The names are the options of `mlc_llm gen_config` (mlc-llm 79d603f, python/mlc_llm/cli/gen_config.py).
@@ -173,12 +173,12 @@ class Compile(Limits):
     """Bytes a token of context keeps."""
     boards: tuple[Smaller, ...] = ()
 
-    def limits(self, memory: int) -> Limits:
+    def limits(self, memory: int) -> ManifestLimits:
         """Those for a board with so many bytes: of the tables that fit it the one for the least memory."""
         fitting = [each for each in self.boards if memory < each.memory_below]
         return min(fitting, key=lambda each: each.memory_below) if fitting else self
 
-    def needed(self, limits: Limits) -> int:
+    def needed(self, limits: ManifestLimits) -> int:
         """Bytes it holds when loaded: weights, one step's, and the context once, which all answers share.
 
         So does MLC's engine in its modes "local" and "interactive" (mlc-llm 79d603f, cpp/serve/config.cc).
@@ -258,15 +258,15 @@ def secure(address: str) -> bool:
 
 
 def load(path: Path) -> Manifest:
-    """The manifest in a file. Raises ModelFault naming the file, the key and what would be right."""
+    """The manifest in a file. Raises ModelError naming the file, the key and what would be right."""
     try:
         manifest = Manifest.model_validate(tomli.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
-        raise ModelFault(_explained(path, error), code="bad_manifest") from None
+        raise ModelError(_explained(path, error), code="bad_manifest") from None
     except (OSError, UnicodeDecodeError, tomli.TOMLDecodeError) as error:
-        raise ModelFault(f"the manifest {path} cannot be read: {error}", code="bad_manifest") from error
+        raise ModelError(f"the manifest {path} cannot be read: {error}", code="bad_manifest") from error
     if manifest.name != path.stem:
-        raise ModelFault(f"{path}: the name is {manifest.name!r}; it must be {path.stem!r}", code="bad_manifest")
+        raise ModelError(f"{path}: the name is {manifest.name!r}; it must be {path.stem!r}", code="bad_manifest")
     sources = tuple(
         source.model_copy(update={"path": path.parent / source.path.expanduser()})
         if isinstance(source, Local)
@@ -292,7 +292,7 @@ def load_able(folder: Path) -> tuple[dict[str, Manifest], dict[str, str]]:
     for file in files:
         try:
             able[file.stem] = load(file)
-        except ModelFault as fault:  # noqa: PERF203 - each by itself
+        except ModelError as fault:  # noqa: PERF203 - each by itself
             faults[file.stem] = fault.message
     return able, faults
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chatapi.catalog.manifest import File, Manifest
-from chatapi.errors import ModelFault
+from chatapi.errors import ModelError
 from chatapi.storage import atomic_files
 
 
@@ -21,7 +21,7 @@ class Pins:
     model: str
 
     def read(self) -> Mapping[str, str]:
-        """sha256 by file name; empty where nothing had to be recorded. Raises ModelFault where it cannot be read."""
+        """sha256 by file name; empty where nothing had to be recorded. Raises ModelError where it cannot be read."""
         return self._all().get(self.model, {})
 
     def add(self, name: str, sha256: str) -> None:
@@ -49,4 +49,4 @@ class Pins:
             return {}
         except (ValueError, OSError) as error:
             # Not taken for empty: then whatever came next would be accepted for what was fetched first.
-            raise ModelFault(f"{self.file} cannot be read: {error}; mend it, or delete it to record anew") from error
+            raise ModelError(f"{self.file} cannot be read: {error}; mend it, or delete it to record anew") from error

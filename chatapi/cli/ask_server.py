@@ -15,9 +15,19 @@ import anyio
 import anyio.to_thread
 
 from chatapi.cli.prompt_input import is_sound, stdin_if_dash, write
-from chatapi.client import AsyncClient, ClientError, Completion, Delta, End, Options, Speech, Transcript, tls_pinning
+from chatapi.client import (
+    AsyncClient,
+    ClientError,
+    Completion,
+    DeltaEvent,
+    EndEvent,
+    SpeechEvent,
+    TranscriptEvent,
+    TurnOptions,
+    tls_pinning,
+)
 from chatapi.client.connecting import KEY
-from chatapi.client.realtime import DOOR, Place, place
+from chatapi.client.realtime import DOOR, RealtimeAddress, place
 from chatapi.errors import BadInput, ChatapiError
 from chatapi.settings import Settings
 
@@ -49,7 +59,7 @@ async def ask_there(settings: Settings, chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _base(at: Place) -> str:
+def _base(at: RealtimeAddress) -> str:
     return at.name + at.path.removesuffix(DOOR)
 
 
@@ -61,19 +71,19 @@ async def _answered(box: AsyncClient, chosen: argparse.Namespace) -> tuple[Compl
     said, rate = bytearray(), 0
     async with box.stream(prompt, audio=audio, reply=chosen.reply, **_options(chosen)) as events:
         async for event in events:
-            if isinstance(event, Transcript):
+            if isinstance(event, TranscriptEvent):
                 print(f"heard: {event.text}", file=sys.stderr)
-            elif isinstance(event, Delta) and not chosen.json:
+            elif isinstance(event, DeltaEvent) and not chosen.json:
                 print(event.text, end="", flush=True, file=words)
-            elif isinstance(event, Speech):
+            elif isinstance(event, SpeechEvent):
                 said += event.pcm
                 rate = event.rate
-            elif isinstance(event, End):
+            elif isinstance(event, EndEvent):
                 completion = event.completion
     return completion, bytes(said), rate
 
 
-def _options(chosen: argparse.Namespace) -> Options:
+def _options(chosen: argparse.Namespace) -> TurnOptions:
     return {
         "conversation": chosen.conversation,
         "system": chosen.system,

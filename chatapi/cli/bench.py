@@ -28,7 +28,7 @@ PARTS = (*INSIDE, *OUTSIDE)
 
 
 @dataclass(frozen=True)
-class Scenes:
+class SceneList:
     """How `live` is played."""
 
     door: str | None = None
@@ -39,7 +39,9 @@ class Scenes:
     """Whether time passes as if computing took none."""
 
 
-async def bench(settings: Settings, parts: Sequence[str], rounds: int, as_json: bool, scenes: Scenes = Scenes()) -> int:
+async def bench(
+    settings: Settings, parts: Sequence[str], rounds: int, as_json: bool, scenes: SceneList = SceneList()
+) -> int:
     """Measures the parts, or all.
 
     Status 0; whether a target was met is in the figures, and a busy machine is no failure. Raises BadInput.
@@ -47,7 +49,7 @@ async def bench(settings: Settings, parts: Sequence[str], rounds: int, as_json: 
     for part in parts:
         if part not in PARTS:
             raise BadInput(f"there is no part {part!r}; there are: {', '.join(PARTS)}")
-    if scenes != Scenes() and "live" not in (parts or PARTS):
+    if scenes != SceneList() and "live" not in (parts or PARTS):
         raise BadInput("--door is how `bench live` reaches the box, --scene what it plays; no other part has one")
     console = Console(stderr=True)
     rows: list[Row] = []
@@ -61,7 +63,7 @@ async def bench(settings: Settings, parts: Sequence[str], rounds: int, as_json: 
     return 0
 
 
-async def _measured(settings: Settings, parts: Sequence[str], rounds: int, scenes: Scenes) -> AsyncIterator[Row]:
+async def _measured(settings: Settings, parts: Sequence[str], rounds: int, scenes: SceneList) -> AsyncIterator[Row]:
     if set(parts) & set(INSIDE):
         async with Appliance(await engine_selection.settled(settings)).running() as appliance:
             await appliance.load()

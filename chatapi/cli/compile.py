@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from chatapi import catalog, compiling
 from chatapi.catalog import Catalog, Manifest
-from chatapi.errors import BadInput, ChatapiError, ModelFault, Unknown
+from chatapi.errors import BadInput, ChatapiError, ModelError, NotFound
 from chatapi.settings import Settings
 from chatapi.system import jetson as boards
 from chatapi.system.jetson import gigabytes
@@ -25,7 +25,7 @@ from chatapi.system.jetson import gigabytes
 MARKS = {True: "[red]BAD[/] ", False: "[yellow]note[/]"}
 
 
-class _NotFetched(ModelFault):
+class _NotFetched(ModelError):
     """The source weights could not be had."""
 
 
@@ -44,7 +44,9 @@ def compile_model(settings: Settings, chosen: argparse.Namespace, root: Path = P
     return _best(data, known, _ranked(data, known, chosen, root), chosen, root)
 
 
-def _best(data: Path, known: Catalog, plans: list[compiling.Plan], chosen: argparse.Namespace, root: Path) -> int:
+def _best(
+    data: Path, known: Catalog, plans: list[compiling.CompilePlan], chosen: argparse.Namespace, root: Path
+) -> int:
     """The first whose source can be had: a token says that somebody has an account, not that a model's owner lets it
     in. What cannot be had for other reasons may come another time, and is worth waiting for."""
     plan, *others = plans
@@ -57,7 +59,7 @@ def _best(data: Path, known: Catalog, plans: list[compiling.Plan], chosen: argpa
     return _best(data, known, others, chosen, root)
 
 
-def _compile(data: Path, known: Catalog, plan: compiling.Plan, chosen: argparse.Namespace, root: Path) -> int:
+def _compile(data: Path, known: Catalog, plan: compiling.CompilePlan, chosen: argparse.Namespace, root: Path) -> int:
     if not chosen.force and not chosen.plan and _good(plan):
         print(f"{plan.manifest.name} is compiled; --force does it anew, --verify judges it")
         return 0
@@ -78,11 +80,11 @@ def _compile(data: Path, known: Catalog, plan: compiling.Plan, chosen: argparse.
     return 0
 
 
-def _ranked(data: Path, known: Catalog, chosen: argparse.Namespace, root: Path) -> list[compiling.Plan]:
+def _ranked(data: Path, known: Catalog, chosen: argparse.Namespace, root: Path) -> list[compiling.CompilePlan]:
     """Of what can be fetched and fits this board, the best first; where nothing fits, the least alone."""
     able = [each for each in known.manifests.values() if each.compile and _fetchable(known, each)]
     if not able:
-        raise ModelFault("every model that could be compiled wants a login; set HF_TOKEN, or name one", code="no_model")
+        raise ModelError("every model that could be compiled wants a login; set HF_TOKEN, or name one", code="no_model")
     plans = [_plan(data, known, each, chosen.quantization, root) for each in able]
     plans.sort(key=lambda each: each.manifest.quality, reverse=True)
     room = compiling.room(data, root)
@@ -94,7 +96,7 @@ def _fetchable(known: Catalog, manifest: Manifest) -> bool:
 
 
 def named(known: Catalog, name: str) -> Manifest:
-    """The model meant: a name, a name without -mlc, or the best of those that begin so. Raises Unknown or BadInput."""
+    """The model meant: a name, a name without -mlc, or the best of those that begin so. Raises NotFound or BadInput."""
     compiled = [each for each in known.manifests.values() if each.compile]
     for exact in (name, f"{name}-mlc"):
         for each in compiled:
@@ -107,32 +109,34 @@ def named(known: Catalog, name: str) -> Manifest:
     if name in known.manifests:
         engine = known.get(name).engine
         raise BadInput(f"{name} runs on {engine} as it is; those that are compiled: {told}")
-    raise Unknown(f"there is no model {name!r} to compile; there are {told}", code="unknown_model")
+    raise NotFound(f"there is no model {name!r} to compile; there are {told}", code="unknown_model")
 
 
-def _plan(data: Path, known: Catalog, manifest: Manifest, quantization: str | None, root: Path) -> compiling.Plan:
+def _plan(
+    data: Path, known: Catalog, manifest: Manifest, quantization: str | None, root: Path
+) -> compiling.CompilePlan:
     board = boards.find(root)
     if board is None:
-        raise ModelFault("this machine is no Jetson; a model is compiled on the board it is for", code="no_board")
+        raise ModelError("this machine is no Jetson; a model is compiled on the board it is for", code="no_board")
     return compiling.plan(
-        compiling.Request(
+        compiling.CompileRequest(
             manifest, board, platform.machine(), compiling.find(), data, known.installed(manifest.name), quantization
         )
     )
 
 
-def _good(plan: compiling.Plan) -> bool:
+def _good(plan: compiling.CompilePlan) -> bool:
     """Whether it is compiled already and can be loaded; where it cannot, says why it is done again."""
     if not plan.place.made():
         return False
-    here = compiling.Here(plan.board, platform.machine(), 0, plan.versions)
+    here = compiling.Target(plan.board, platform.machine(), 0, plan.versions)
     fatal = [fault for fault in compiling.verify(plan.place.folder, here).faults if fault.fatal]
     if fatal:
         print(f"compiled before, but {fatal[0].told}")
     return not fatal
 
 
-def _tell(plan: compiling.Plan) -> None:
+def _tell(plan: compiling.CompilePlan) -> None:
     estimate, limits = plan.estimate, plan.limits
     print(f"{plan.manifest.name} for {plan.board.model}, {plan.board.gpu}, {plan.host}")
     print(
@@ -148,7 +152,7 @@ def _tell(plan: compiling.Plan) -> None:
         print(f"  {step.told}: {' '.join(step.argv)}")
 
 
-def _carry_out(plan: compiling.Plan, known: Catalog) -> None:
+def _carry_out(plan: compiling.CompilePlan, known: Catalog) -> None:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     # A program begun in the background has SIGINT ignored, and a container that is stopped sends SIGTERM.
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -156,7 +160,7 @@ def _carry_out(plan: compiling.Plan, known: Catalog) -> None:
         with Progress(*columns, console=Console(file=sys.stderr)) as bars:
             tasks: dict[str, TaskID] = {}
 
-            def show(progress: compiling.Progress) -> None:
+            def show(progress: compiling.CompileProgress) -> None:
                 told = f"{progress.number}/{len(plan.steps)} {progress.step.told}"
                 told += {"kept": ": done before", "done": ": done"}.get(progress.state, "")
                 over = progress.state in ("kept", "done")
@@ -181,13 +185,13 @@ def _fetching(known: Catalog, name: str, bars: Progress) -> Callable[[], object]
     def fetch() -> object:
         task = bars.add_task(f"fetching {name}", total=None)
 
-        def show(progress: catalog.Progress) -> None:
+        def show(progress: catalog.FetchProgress) -> None:
             told = f"{progress.model}: {progress.step}"
             bars.update(task, description=told, completed=progress.done, total=progress.total or None)
 
         try:
             model = known.fetch(name, show)
-        except ModelFault as fault:
+        except ModelError as fault:
             raise _NotFetched(fault.message, code=fault.code, details=fault.details) from fault
         bars.update(task, description=f"{name}: its source weights are here")
         return model
@@ -203,7 +207,7 @@ def _verify(data: Path, name: str, root: Path) -> int:
         versions, missing = compiling.find().versions, ""
     except ChatapiError as error:
         versions, missing = None, error.message
-    here = compiling.Here(boards.find(root), available=boards.meminfo(root), versions=versions)
+    here = compiling.Target(boards.find(root), available=boards.meminfo(root), versions=versions)
     verdict = compiling.verify(path, here, deep=True)
     console = Console(soft_wrap=True, highlight=False)
     for line in verdict.told:

@@ -9,8 +9,8 @@ import time
 import httpx
 
 from chatapi.auth import local_key
-from chatapi.errors import SettingsFault
-from chatapi.settings import Server, Settings
+from chatapi.errors import SettingsError
+from chatapi.settings import ServerSettings, Settings
 
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not listened on
 """What a server may listen on -> where it then answers."""
@@ -32,7 +32,7 @@ def health(settings: Settings, wait: float = 0) -> int:
 
 
 def asked(settings: Settings, path: str) -> httpx.Response:
-    """What the server answers there. Raises httpx.TransportError where none does, SettingsFault.
+    """What the server answers there. Raises httpx.TransportError where none does, SettingsError.
 
     The API key is sent to nobody but this machine's server: over TLS it must show the certificate of these settings.
     """
@@ -51,7 +51,7 @@ def _key(settings: Settings) -> dict[bytes, bytes]:
     return {b"Authorization": f"Bearer {key}".encode()} if key is not None else {}
 
 
-def _address(table: Server) -> str:
+def _address(table: ServerSettings) -> str:
     host = ANYWHERE.get(table.host, table.host)
     return f"{'https' if table.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{table.port}"
 
@@ -79,14 +79,14 @@ def _detail(answer: httpx.Response) -> str:
 
 def _trusted(settings: Settings) -> ssl.SSLContext:
     """Trusts the server's certificate itself, whatever names it holds: the address is this machine's."""
-    from chatapi.auth.certificates import Keeper
+    from chatapi.auth.certificates import CertificateKeeper
 
     table = settings.server
-    file = table.certificate or Keeper(settings.data).authority
+    file = table.certificate or CertificateKeeper(settings.data).authority
     try:
         context = ssl.create_default_context(cafile=file)
     except OSError as error:
-        raise SettingsFault(f"the certificate {file} cannot be read: {error}; does the server run yet?") from error
+        raise SettingsError(f"the certificate {file} cannot be read: {error}; does the server run yet?") from error
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     return context

@@ -13,7 +13,7 @@ from chatapi.errors import BadInput
 
 
 def manage(data: Path, chosen: argparse.Namespace) -> int:
-    """Status 0. Raises BadInput, Conflict, Unknown, StorageFault, SettingsFault."""
+    """Status 0. Raises BadInput, WrongMode, NotFound, StorageError, SettingsError."""
     if (chosen.name is None) != (chosen.action == "list"):
         raise BadInput("`keys add NAME` and `keys revoke NAME` name a key, and `keys list` lists them all")
     if chosen.action != "add" and (chosen.scope or chosen.rate or chosen.expires is not None):
@@ -74,7 +74,7 @@ def _list(data: Path, chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _state(key: auth.Key, now: float) -> str:
+def _state(key: auth.StoredKey, now: float) -> str:
     if key.revoked is not None:
         return f"revoked {_day(key.revoked)}"
     if key.expires is None:

@@ -19,7 +19,7 @@ from chatapi.engines import registry
 from chatapi.errors import BadInput, ChatapiError
 from chatapi.runtime import engine_selection, memory_plan
 from chatapi.settings import Settings
-from chatapi.system.systemd_notify import Manager
+from chatapi.system.systemd_notify import ServiceManager
 
 WIDE = 100
 """Columns of a terminal from which the licences are shown."""
@@ -110,7 +110,7 @@ def _fetch(known: Catalog, names: Sequence[str]) -> int:
         for name in chosen:
             task = bars.add_task(name, total=None)
 
-            def show(progress: catalog.Progress, task: TaskID = task) -> None:
+            def show(progress: catalog.FetchProgress, task: TaskID = task) -> None:
                 told = f"{progress.model}: {progress.step}"
                 bars.update(task, description=told, completed=progress.done, total=progress.total or None)
                 starting.tell(progress)
@@ -124,10 +124,10 @@ class _Starting:
     """Tells a service manager, which starts nothing before models are here, that they are still on their way."""
 
     def __init__(self) -> None:
-        self._manager = Manager.of()
+        self._manager = ServiceManager.of()
         self._next = 0.0
 
-    def tell(self, progress: catalog.Progress) -> None:
+    def tell(self, progress: catalog.FetchProgress) -> None:
         if (now := time.monotonic()) < self._next:
             return
         self._next = now + 1

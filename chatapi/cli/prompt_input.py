@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import anyio
 
-from chatapi.errors import StorageFault
+from chatapi.errors import StorageError
 
 SOUND = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".mp4", ".aac", ".webm")
 
@@ -24,7 +24,7 @@ def stdin_if_dash(text: str) -> str:
 
 
 async def write(output: Path, wav: bytes, seconds: float) -> None:
-    """A WAV to its file, or to standard output for `-`. Raises StorageFault."""
+    """A WAV to its file, or to standard output for `-`. Raises StorageError."""
     if str(output) == "-":
         standard: BinaryIO = sys.stdout.buffer
         standard.write(wav)
@@ -32,5 +32,5 @@ async def write(output: Path, wav: bytes, seconds: float) -> None:
     try:
         await anyio.Path(output).write_bytes(wav)
     except OSError as error:
-        raise StorageFault(f"cannot write {output}: {error.strerror}") from error
+        raise StorageError(f"cannot write {output}: {error.strerror}") from error
     print(f"{seconds:.1f} s of speech in {output}", file=sys.stderr)

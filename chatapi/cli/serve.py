@@ -21,8 +21,8 @@ from chatapi.appliance import ESSENTIAL, Appliance
 from chatapi.auth import Keyring
 from chatapi.cli.check import report
 from chatapi.cli.watchdog import Watchdog
-from chatapi.errors import SettingsFault, alone
-from chatapi.interfaces.audio_device.conversation import MicConversation
+from chatapi.errors import SettingsError, collapse_exception_group
+from chatapi.interfaces.audio_device.conversation import LocalConversation
 from chatapi.interfaces.http.app import bound, carry, create_app, server
 from chatapi.interfaces.wyoming import listeners
 from chatapi.interfaces.wyoming.server import WyomingServer
@@ -30,7 +30,7 @@ from chatapi.observability import logs
 from chatapi.runtime import engine_selection
 from chatapi.settings import Settings
 from chatapi.system import file_descriptors, malloc_trim
-from chatapi.system.systemd_notify import Manager
+from chatapi.system.systemd_notify import ServiceManager
 
 if TYPE_CHECKING:
     from chatapi.auth.certificates import Identity
@@ -47,7 +47,7 @@ LOADING = 0.5
 
 async def serve(settings: Settings) -> int:
     """Listen at once, load meanwhile; `/ready` tells when. Raises what keeps the models from loading."""
-    manager = Manager.of()
+    manager = ServiceManager.of()
     if manager.watchdog:
         # What ends a process that gives no sign of life is SIGABRT: the log then says where every thread stood.
         faulthandler.enable()
@@ -57,7 +57,7 @@ async def serve(settings: Settings) -> int:
     listening = bound(settings.server.host, settings.server.port)
     try:
         wyoming = listeners.opened(settings)
-    except SettingsFault:
+    except SettingsError:
         listening.close()
         raise
     host, port = listening.getsockname()[:2]
@@ -68,7 +68,7 @@ async def serve(settings: Settings) -> int:
         with logs.auditing(settings.log, settings.data), anyio.open_signal_receiver(signal.SIGTERM):
             await _run(settings, _Open(listening, url, wyoming), identity, manager)
     except Exception as error:
-        raise alone(error) from None
+        raise collapse_exception_group(error) from None
     finally:
         listening.close()
         listeners.close(wyoming, settings.wyoming.socket)
@@ -85,7 +85,7 @@ class _Open:
     wyoming: Sequence[socket.socket]
 
 
-async def _run(settings: Settings, listening: _Open, identity: Identity | None, manager: Manager) -> None:
+async def _run(settings: Settings, listening: _Open, identity: Identity | None, manager: ServiceManager) -> None:
     """The appliance with its faces, until the web server ends."""
     begun, url = time.monotonic(), listening.url
     host, port = listening.web.getsockname()[:2]
@@ -107,7 +107,7 @@ async def _run(settings: Settings, listening: _Open, identity: Identity | None, 
             group.start_soon(_keep_fresh, identity)
         roles = ESSENTIAL
         if settings.mic.enabled:
-            appliance.microphone = conversation = MicConversation(appliance)
+            appliance.microphone = conversation = LocalConversation(appliance)
             appliance.parts["mic"] = lambda: conversation.health
             roles = (*roles, *conversation.roles)
             group.start_soon(conversation.run)
@@ -153,7 +153,7 @@ def _open_to_wyoming(appliance: Appliance, listening: Sequence[socket.socket], g
         print(f"chatapi: {told}", file=sys.stderr)
 
 
-async def _load(appliance: Appliance, roles: Collection[str], manager: Manager) -> None:
+async def _load(appliance: Appliance, roles: Collection[str], manager: ServiceManager) -> None:
     """Load, and tell the service manager what is loading meanwhile."""
 
     async def told() -> None:
@@ -175,14 +175,14 @@ async def _load(appliance: Appliance, roles: Collection[str], manager: Manager) 
 
 
 def _identity(settings: Settings) -> Identity | None:
-    """What is shown where `server.tls` is on. Raises SettingsFault."""
+    """What is shown where `server.tls` is on. Raises SettingsError."""
     table = settings.server
     if not table.tls:
         if table.certificate is not None or table.key is not None:
-            raise SettingsFault("server.certificate and server.key are used only with server.tls = true (`--tls`)")
+            raise SettingsError("server.certificate and server.key are used only with server.tls = true (`--tls`)")
         return None
     if table.key is not None and table.certificate is None:
-        raise SettingsFault("server.key is set, but not server.certificate, to which it belongs")
+        raise SettingsError("server.key is set, but not server.certificate, to which it belongs")
     # Imported here, because without TLS nobody needs it.
     from chatapi.auth.certificates import Identity
 
@@ -219,7 +219,7 @@ async def _keep_fresh(identity: Identity) -> None:
             if await anyio.to_thread.run_sync(identity.renew):
                 log.info("a new certificate is in use", extra={"sha256": identity.fingerprint})
             told = ""
-        except SettingsFault as fault:
+        except SettingsError as fault:
             if fault.message != told:
                 log.warning("the certificate is not renewed: %s", fault.message)
             told = fault.message
@@ -235,5 +235,5 @@ def _warn_of_keys(keyring: Keyring, host: str) -> None:
         if not keyring.wanted and host not in ("127.0.0.1", "::1"):
             closing = "`chatapi keys add NAME` or server.api_key closes it"
             print(f"chatapi: {host} is open to everyone on the network; {closing}", file=sys.stderr)
-    except SettingsFault as fault:
+    except SettingsError as fault:
         print(f"chatapi: {fault.message}", file=sys.stderr)

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from chatapi.catalog import Catalog
 from chatapi.cli.health import asked
-from chatapi.errors import ChatapiError, StorageFault, Unknown
+from chatapi.errors import ChatapiError, NotFound, StorageError
 from chatapi.observability.redaction import of_environment, of_files, of_settings, redacted
 from chatapi.settings import Loaded, Settings, as_environment, at, dotted_keys
 from chatapi.system import jetson
@@ -38,10 +38,10 @@ PATIENCE = 60
 
 
 def support(loaded: Loaded, output: Path | None, include: Path | None) -> int:
-    """Status 0; what cannot be found out stands in the archive as a sentence. Raises StorageFault, Unknown."""
+    """Status 0; what cannot be found out stands in the archive as a sentence. Raises StorageError, NotFound."""
     secrets = {*of_settings(loaded.settings), *of_environment(), *of_files(loaded.settings.data)}
     if include is not None and not include.is_dir():
-        raise Unknown(f"--include {include} is not a folder")
+        raise NotFound(f"--include {include} is not a folder")
     target = output or Path(time.strftime("chatapi-support-%Y%m%d-%H%M%S.tar.gz"))
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -55,7 +55,7 @@ def support(loaded: Loaded, output: Path | None, include: Path | None) -> int:
         draft.replace(target)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise StorageFault(f"{target} cannot be written: {error.strerror}; name another file with -o") from error
+        raise StorageError(f"{target} cannot be written: {error.strerror}; name another file with -o") from error
     print(target)
     return 0
 

@@ -14,14 +14,14 @@ import anyio
 from rich.console import Console
 from rich.markup import escape
 
-from chatapi.errors import BadInput, ChatapiError, SettingsFault, alone
+from chatapi.errors import BadInput, ChatapiError, SettingsError, collapse_exception_group
 from chatapi.settings import Settings
 
 if TYPE_CHECKING:
-    from chatapi.interfaces.audio_device.conversation import MicConversation
+    from chatapi.interfaces.audio_device.conversation import LocalConversation
     from chatapi.interfaces.audio_device.remote_session import RemoteConversation
 
-    Conversation = MicConversation | RemoteConversation
+    Conversation = LocalConversation | RemoteConversation
 
 STYLES = {"heard": "bold", "answer": "green", "interrupted": "dim", "error": "red", "gone": "red", "back": "green"}
 MARKS = {
@@ -78,20 +78,20 @@ async def talk(settings: Settings, chosen: argparse.Namespace) -> int:
                     break
             group.cancel_scope.cancel()
     except Exception as error:
-        raise alone(error) from None
+        raise collapse_exception_group(error) from None
     return 0
 
 
 @asynccontextmanager
-async def _here(settings: Settings, screen: Screen) -> AsyncIterator[MicConversation]:
+async def _here(settings: Settings, screen: Screen) -> AsyncIterator[LocalConversation]:
     """With models of this machine."""
     # Imported here: whoever talks with another machine need not wait for what only this one's models want.
     from chatapi.appliance import ESSENTIAL, Appliance
-    from chatapi.interfaces.audio_device.conversation import MicConversation
+    from chatapi.interfaces.audio_device.conversation import LocalConversation
     from chatapi.runtime import engine_selection
 
     async with Appliance(await engine_selection.settled(settings)).running() as appliance:
-        conversation = MicConversation(appliance, screen.tell)
+        conversation = LocalConversation(appliance, screen.tell)
         screen.console.print("[dim]loading models")
         await appliance.load((*ESSENTIAL, *conversation.roles))
         yield conversation
@@ -106,7 +106,7 @@ async def _elsewhere(
     from chatapi.interfaces.audio_device.remote_session import RemoteConversation
 
     if settings.mic.mode == "wake_word":
-        raise SettingsFault(
+        raise SettingsError(
             "mic.mode wake_word needs the models of the box: use hands_free or push_to_talk with --server"
         )
     key = chosen.key or (settings.server.api_key.get_secret_value() if settings.server.api_key else None)
@@ -116,7 +116,7 @@ async def _elsewhere(
 
 
 def _list_devices() -> int:
-    """The names for mic.input and mic.output. Raises SettingsFault without a sound library."""
+    """The names for mic.input and mic.output. Raises SettingsError without a sound library."""
     from chatapi.interfaces.audio_device import portaudio
 
     with portaudio.quiet():

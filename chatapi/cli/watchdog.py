@@ -11,11 +11,11 @@ import numpy as np
 
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE
-from chatapi.engines import Message, Sampling, Stop
+from chatapi.engines import PromptMessage, Sampling, Stop
 from chatapi.errors import EngineFailed, NotReady
 from chatapi.runtime.admission import Priority
-from chatapi.runtime.workers import Preempted, Worker, Yields
-from chatapi.system.systemd_notify import Manager
+from chatapi.runtime.workers import Preempted, Worker, YieldPolicy
+from chatapi.system.systemd_notify import ServiceManager
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ STEPS: dict[str, Callable[[Any, Stop], Iterator[Any]]] = {
     "turn": lambda engine, stop: engine.finished(HISS, stop),
     "asr": lambda engine, stop: engine.transcribe(HISS, None, stop),
     # Without the system prompt: what is remembered of a conversation's beginning stays remembered.
-    "llm": lambda engine, stop: engine.generate([Message("user", "Hi")], Sampling(max_tokens=1), stop),
+    "llm": lambda engine, stop: engine.generate([PromptMessage("user", "Hi")], Sampling(max_tokens=1), stop),
     "tts": lambda engine, stop: engine.synthesize("Yes.", engine.voices[0].name, stop),
     "history": lambda _, stop: iter(()),
 }
@@ -39,7 +39,7 @@ STEPS: dict[str, Callable[[Any, Stop], Iterator[Any]]] = {
 class Watchdog:
     """Looks after an appliance that is loaded, and tells the service manager that it lives for as long as it does."""
 
-    def __init__(self, appliance: Appliance, manager: Manager) -> None:
+    def __init__(self, appliance: Appliance, manager: ServiceManager) -> None:
         self._appliance = appliance
         self._manager = manager
         self._given: dict[str, int] = {}
@@ -77,7 +77,7 @@ class Watchdog:
     async def _ask(self, worker: Worker[Any], found: list[str]) -> None:
         """Have an engine that was idle since the last look do the least it can; whoever needs it goes first."""
         try:
-            async with worker.stream(STEPS[worker.name], Priority.TRAINING, Yields.RAISES) as items:
+            async with worker.stream(STEPS[worker.name], Priority.TRAINING, YieldPolicy.RAISES) as items:
                 async for _ in items:
                     pass
         except Preempted:

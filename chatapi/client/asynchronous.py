@@ -10,9 +10,20 @@ import anyio.to_thread
 import httpx
 
 from chatapi.client import connecting, wire
-from chatapi.client.connecting import PATIENCE, Verify, Where
+from chatapi.client.connecting import PATIENCE, ServerAddress, Verify
 from chatapi.client.sse import Events
-from chatapi.client.wire import ClientError, Completion, Event, Message, Model, Options, Reply, Request, Sound, Voice
+from chatapi.client.wire import (
+    ChatEntry,
+    ClientError,
+    Completion,
+    Event,
+    HttpRequest,
+    ModelEntry,
+    Reply,
+    Sound,
+    TurnOptions,
+    VoiceName,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -26,7 +37,7 @@ class AsyncClient:
     ) -> None:
         """What is left out comes from CHATAPI_URL and CHATAPI_API_KEY, else it is the box here. `timeout`: seconds
         without news."""
-        self._where = Where.of(url, key, verify, timeout)
+        self._where = ServerAddress.of(url, key, verify, timeout)
         self._http = httpx.AsyncClient(**self._where.given())
 
     async def __aenter__(self) -> Self:
@@ -45,7 +56,7 @@ class AsyncClient:
         *,
         audio: Sound | None = None,
         reply: Reply = "text",
-        **options: Unpack[Options],
+        **options: Unpack[TurnOptions],
     ) -> Completion:
         """Ask, in text or with a recording, and wait for the whole answer."""
         accept = wire.WAV if reply == "voice" else wire.JSON
@@ -61,7 +72,7 @@ class AsyncClient:
         *,
         audio: Sound | None = None,
         reply: Reply = "text",
-        **options: Unpack[Options],
+        **options: Unpack[TurnOptions],
     ) -> AsyncIterator[AsyncIterator[Event]]:
         """The same as it happens; the last event is End. Leaving the block before stops the answer."""
         async with self._opened(await self._turn(prompt, audio, reply, wire.EVENTS, True, options)) as answer:
@@ -69,7 +80,7 @@ class AsyncClient:
 
     @asynccontextmanager
     async def wav(
-        self, prompt: str | None = None, *, audio: Sound | None = None, **options: Unpack[Options]
+        self, prompt: str | None = None, *, audio: Sound | None = None, **options: Unpack[TurnOptions]
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """A spoken answer as it is spoken: the beginning of a WAV, whose header knows no length, and what follows."""
         asked = await self._turn(prompt, audio, "voice", wire.WAV, True, options)
@@ -86,36 +97,36 @@ class AsyncClient:
             raise
         return True
 
-    async def models(self) -> list[Model]:
+    async def models(self) -> list[ModelEntry]:
         """Models the box knows."""
         return wire.models(await self._document("/models"))
 
-    async def voices(self) -> list[Voice]:
+    async def voices(self) -> list[VoiceName]:
         """Voices to ask for; none before it is ready."""
         return wire.voices(await self._document("/models"))
 
-    async def conversation(self, conversation: str) -> list[Message]:
+    async def conversation(self, conversation: str) -> list[ChatEntry]:
         """What was said in it."""
         return wire.messages(await self._document(wire.conversation_path(conversation)))
 
     async def forget(self, conversation: str) -> None:
         """Have the box forget it."""
-        async with self._opened(Request("DELETE", wire.conversation_path(conversation), "")):
+        async with self._opened(HttpRequest("DELETE", wire.conversation_path(conversation), "")):
             pass
 
     @staticmethod
     async def _turn(
-        prompt: str | None, audio: Sound | None, reply: Reply, accept: str, stream: bool, options: Options
-    ) -> Request:
+        prompt: str | None, audio: Sound | None, reply: Reply, accept: str, stream: bool, options: TurnOptions
+    ) -> HttpRequest:
         sound = None if audio is None else await anyio.to_thread.run_sync(wire.read_sound, audio)
         return wire.turn(prompt, sound, reply, accept, stream, options)
 
     async def _document(self, path: str) -> bytes:
-        async with self._opened(Request("GET", path, wire.JSON)) as answer:
+        async with self._opened(HttpRequest("GET", path, wire.JSON)) as answer:
             return await self._whole(answer)
 
     @asynccontextmanager
-    async def _opened(self, request: Request) -> AsyncIterator[httpx.Response]:
+    async def _opened(self, request: HttpRequest) -> AsyncIterator[httpx.Response]:
         async with AsyncExitStack() as held:
             # Not around what is done with it: whoever asks something else meanwhile has errors of their own.
             with connecting.translated(self._where.shown):

@@ -9,9 +9,20 @@ from typing import TYPE_CHECKING
 import httpx
 
 from chatapi.client import connecting, wire
-from chatapi.client.connecting import PATIENCE, Verify, Where
+from chatapi.client.connecting import PATIENCE, ServerAddress, Verify
 from chatapi.client.sse import Events
-from chatapi.client.wire import ClientError, Completion, Event, Message, Model, Options, Reply, Request, Sound, Voice
+from chatapi.client.wire import (
+    ChatEntry,
+    ClientError,
+    Completion,
+    Event,
+    HttpRequest,
+    ModelEntry,
+    Reply,
+    Sound,
+    TurnOptions,
+    VoiceName,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -25,7 +36,7 @@ class Client:
     ) -> None:
         """What is left out comes from CHATAPI_URL and CHATAPI_API_KEY, else it is the box here. `timeout`: seconds
         without news."""
-        self._where = Where.of(url, key, verify, timeout)
+        self._where = ServerAddress.of(url, key, verify, timeout)
         self._http = httpx.Client(**self._where.given())
 
     def __enter__(self) -> Self:
@@ -44,7 +55,7 @@ class Client:
         *,
         audio: Sound | None = None,
         reply: Reply = "text",
-        **options: Unpack[Options],
+        **options: Unpack[TurnOptions],
     ) -> Completion:
         """Ask, in text or with a recording, and wait for the whole answer."""
         accept = wire.WAV if reply == "voice" else wire.JSON
@@ -60,7 +71,7 @@ class Client:
         *,
         audio: Sound | None = None,
         reply: Reply = "text",
-        **options: Unpack[Options],
+        **options: Unpack[TurnOptions],
     ) -> Iterator[Iterator[Event]]:
         """The same as it happens; the last event is End. Leaving the block before stops the answer."""
         with self._opened(self._turn(prompt, audio, reply, wire.EVENTS, True, options)) as answer:
@@ -68,7 +79,7 @@ class Client:
 
     @contextmanager
     def wav(
-        self, prompt: str | None = None, *, audio: Sound | None = None, **options: Unpack[Options]
+        self, prompt: str | None = None, *, audio: Sound | None = None, **options: Unpack[TurnOptions]
     ) -> Iterator[Iterator[bytes]]:
         """A spoken answer as it is spoken: the beginning of a WAV, whose header knows no length, and what follows."""
         asked = self._turn(prompt, audio, "voice", wire.WAV, True, options)
@@ -85,36 +96,36 @@ class Client:
             raise
         return True
 
-    def models(self) -> list[Model]:
+    def models(self) -> list[ModelEntry]:
         """Models the box knows."""
         return wire.models(self._document("/models"))
 
-    def voices(self) -> list[Voice]:
+    def voices(self) -> list[VoiceName]:
         """Voices to ask for; none before it is ready."""
         return wire.voices(self._document("/models"))
 
-    def conversation(self, conversation: str) -> list[Message]:
+    def conversation(self, conversation: str) -> list[ChatEntry]:
         """What was said in it."""
         return wire.messages(self._document(wire.conversation_path(conversation)))
 
     def forget(self, conversation: str) -> None:
         """Have the box forget it."""
-        with self._opened(Request("DELETE", wire.conversation_path(conversation), "")):
+        with self._opened(HttpRequest("DELETE", wire.conversation_path(conversation), "")):
             pass
 
     @staticmethod
     def _turn(
-        prompt: str | None, audio: Sound | None, reply: Reply, accept: str, stream: bool, options: Options
-    ) -> Request:
+        prompt: str | None, audio: Sound | None, reply: Reply, accept: str, stream: bool, options: TurnOptions
+    ) -> HttpRequest:
         sound = None if audio is None else wire.read_sound(audio)
         return wire.turn(prompt, sound, reply, accept, stream, options)
 
     def _document(self, path: str) -> bytes:
-        with self._opened(Request("GET", path, wire.JSON)) as answer:
+        with self._opened(HttpRequest("GET", path, wire.JSON)) as answer:
             return self._whole(answer)
 
     @contextmanager
-    def _opened(self, request: Request) -> Iterator[httpx.Response]:
+    def _opened(self, request: HttpRequest) -> Iterator[httpx.Response]:
         with ExitStack() as held:
             # Not around what is done with it: whoever asks something else meanwhile has errors of their own.
             with connecting.translated(self._where.shown):

@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 
 import httpx
 
-from chatapi.client.wire import ClientError, Request, broken_off, stranger
+from chatapi.client.wire import ClientError, HttpRequest, broken_off, stranger
 
 URL, KEY = "CHATAPI_URL", "CHATAPI_API_KEY"
 """Environment names for what is not given."""
@@ -27,7 +27,7 @@ Verify = bool | str | PathLike[str] | ssl.SSLContext
 at /certificate."""
 
 
-class Given(TypedDict):
+class ConnectionOptions(TypedDict):
     """What both kinds of httpx's clients are made of."""
 
     base_url: str
@@ -39,7 +39,7 @@ class Given(TypedDict):
 
 
 @dataclass(frozen=True)
-class Where:
+class ServerAddress:
     """A box, and how to be let in."""
 
     url: str = field(repr=False)
@@ -51,7 +51,7 @@ class Where:
     @classmethod
     def of(
         cls, url: str | None, key: str | None, verify: Verify, timeout: float, environ: Mapping[str, str] = os.environ
-    ) -> Where:
+    ) -> ServerAddress:
         """What is given, else what the environment says, else this machine."""
         return cls(url or environ.get(URL) or USUAL, key or environ.get(KEY) or None, verify, timeout)
 
@@ -60,7 +60,7 @@ class Where:
         """The address without what lets one in."""
         return re.sub(r"//.*@", "//", self.url, flags=re.DOTALL)
 
-    def given(self) -> Given:
+    def given(self) -> ConnectionOptions:
         """Raises ClientError (bad_request)."""
         wanted = f"{self.shown!r} is no address of a box; it looks like https://box.local:8000"
         try:
@@ -99,7 +99,7 @@ class Where:
             raise ClientError("bad_request", f"the certificate {self.verify} cannot be read: {error}") from error
 
 
-def arguments(request: Request) -> dict[str, Any]:
+def arguments(request: HttpRequest) -> dict[str, Any]:
     """What httpx's `stream` takes."""
     return {
         "method": request.method,

@@ -23,9 +23,9 @@ from chatapi.errors import (
     CallerError,
     ChatapiError,
     Forbidden,
+    NotFound,
     NotReady,
     Unauthorized,
-    Unknown,
     Unprocessable,
     WaitAndRetry,
 )
@@ -44,7 +44,7 @@ LONGEST = 16 << 20
 
 
 @dataclass(frozen=True)
-class Place:
+class RealtimeAddress:
     """A box, and how to be let in."""
 
     host: str
@@ -65,7 +65,7 @@ class Place:
         return f"{'https' if self.secure else 'http'}://{host}:{self.port}"
 
 
-def place(url: str, key: str | None, accept: str | None, data: Path) -> Place:
+def place(url: str, key: str | None, accept: str | None, data: Path) -> RealtimeAddress:
     """Where a URL leads. Raises Unprocessable."""
     try:
         parts = urlsplit(url)
@@ -78,13 +78,13 @@ def place(url: str, key: str | None, accept: str | None, data: Path) -> Place:
     path = path if path.endswith(DOOR) else path + DOOR
     if accept is not None and scheme != "wss":
         raise Unprocessable(f"--fingerprint needs an https:// address, which {url} is not")
-    return Place(host, port or PORTS[scheme], scheme == "wss", path, key, accept, data)
+    return RealtimeAddress(host, port or PORTS[scheme], scheme == "wss", path, key, accept, data)
 
 
-class Link:
+class RealtimeLink:
     """An open door: events in both directions."""
 
-    def __init__(self, connection: ClientConnection, conversation: str, at: Place) -> None:
+    def __init__(self, connection: ClientConnection, conversation: str, at: RealtimeAddress) -> None:
         self.conversation = conversation
         """The id under which the box keeps what is said."""
         self._connection = connection
@@ -107,19 +107,19 @@ class Link:
 
 
 @asynccontextmanager
-async def opened(at: Place, conversation: str | None) -> AsyncIterator[Link]:
-    """Raises Unauthorized, Forbidden, Unknown (unknown_conversation), BadInput, Busy, NotReady, WaitAndRetry."""
+async def opened(at: RealtimeAddress, conversation: str | None) -> AsyncIterator[RealtimeLink]:
+    """Raises Unauthorized, Forbidden, NotFound (unknown_conversation), BadInput, Busy, NotReady, WaitAndRetry."""
     secure = await anyio.to_thread.run_sync(_secured, at, abandon_on_cancel=True) if at.secure else None
     connection = await _connected(at, conversation, secure)
     try:
-        yield Link(connection, await _greeted(connection, at), at)
+        yield RealtimeLink(connection, await _greeted(connection, at), at)
     finally:
         with anyio.move_on_after(1, shield=True):
             await connection.close()
         connection.transport.abort()
 
 
-def _secured(at: Place) -> ssl.SSLContext:
+def _secured(at: RealtimeAddress) -> ssl.SSLContext:
     return tls_pinning.secured(at.host, at.port, at.data, at.accept)
 
 
@@ -130,7 +130,7 @@ class _Connect(connect):
         return exc
 
 
-async def _connected(at: Place, conversation: str | None, secure: ssl.SSLContext | None) -> ClientConnection:
+async def _connected(at: RealtimeAddress, conversation: str | None, secure: ssl.SSLContext | None) -> ClientConnection:
     host = f"[{at.host}]" if ":" in at.host else at.host
     query = f"?conversation={quote(conversation)}" if conversation else ""
     try:
@@ -154,7 +154,7 @@ async def _connected(at: Place, conversation: str | None, secure: ssl.SSLContext
         raise tls_pinning.unreachable(at.host, at.port, error) from error
 
 
-def _refused(refused: InvalidStatus, at: Place) -> ChatapiError:
+def _refused(refused: InvalidStatus, at: RealtimeAddress) -> ChatapiError:
     """What an HTTP answer instead of an open door means."""
     response = refused.response
     status, elsewhere = response.status_code, response.headers.get("Location")
@@ -175,11 +175,11 @@ def _refused(refused: InvalidStatus, at: Place) -> ChatapiError:
     return Forbidden(f"{at.name} refuses: {told}")
 
 
-def _stranger(at: Place) -> BadInput:
+def _stranger(at: RealtimeAddress) -> BadInput:
     return BadInput(f"what answers at {at.name} is not chatapi; is the port right?", code="not_chatapi")
 
 
-def _event(text: str | bytes, at: Place) -> Event:
+def _event(text: str | bytes, at: RealtimeAddress) -> Event:
     try:
         event = json.loads(text)
         if isinstance(event["type"], str):
@@ -189,7 +189,7 @@ def _event(text: str | bytes, at: Place) -> Event:
     raise _stranger(at)
 
 
-async def _greeted(connection: ClientConnection, at: Place) -> str:
+async def _greeted(connection: ClientConnection, at: RealtimeAddress) -> str:
     """The conversation's id. Raises what the box said instead of a greeting."""
     first: Event = {"type": "nothing"}
     try:
@@ -205,13 +205,13 @@ async def _greeted(connection: ClientConnection, at: Place) -> str:
         raise _stranger(at) from None
 
 
-def _told(fault: dict[str, Any], at: Place) -> ChatapiError:
+def _told(fault: dict[str, Any], at: RealtimeAddress) -> ChatapiError:
     code, message = str(fault.get("code")), str(fault.get("message", "it does not say why"))
     if code == "too_many_sessions":
         return Busy(f"{at.name} is taken: {message}; try again when one is over", code=code)
     if code == "not_ready":
         return NotReady(f"{at.name} is not ready yet: {message}")
     if code == "unknown_conversation":
-        return Unknown(message, code=code)
+        return NotFound(message, code=code)
     kind = CallerError if fault.get("type") == "invalid_request_error" else WaitAndRetry
     return kind(f"{at.name} refuses: {message}", code=code)

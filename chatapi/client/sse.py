@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from chatapi.client.wire import (
-    Delta,
-    End,
+    DeltaEvent,
+    EndEvent,
     Event,
-    Progress,
-    Speech,
-    Start,
-    Transcript,
+    SpeechEvent,
+    StartEvent,
+    TranscriptEvent,
+    TranscriptionProgress,
     broken_off,
     completion_of,
     refused,
@@ -27,16 +27,16 @@ LONGEST = 8 << 20
 """Bytes of one event; a sentence's sound takes about a tenth."""
 
 READERS: dict[str, Callable[[Mapping[str, Any]], Event]] = {
-    "start": lambda data: Start(text_of(data["conversation"])),
-    "transcript": lambda data: Transcript(
+    "start": lambda data: StartEvent(text_of(data["conversation"])),
+    "transcript": lambda data: TranscriptEvent(
         text_of(data["text"]), bool(data["final"]), float(data["start"]), float(data["end"]), text_of(data["language"])
     ),
-    "delta": lambda data: Delta(text_of(data["text"])),
-    "speech": lambda data: Speech(
+    "delta": lambda data: DeltaEvent(text_of(data["text"])),
+    "speech": lambda data: SpeechEvent(
         base64.b64decode(data["audio"], validate=True), int(data["rate"]), text_of(data["text"])
     ),
-    "progress": lambda data: Progress(float(data["done"]), float(data["total"])),
-    "end": lambda data: End(completion_of(data)),
+    "progress": lambda data: TranscriptionProgress(float(data["done"]), float(data["total"])),
+    "end": lambda data: EndEvent(completion_of(data)),
 }
 
 
@@ -57,7 +57,7 @@ class Events:
         for line in lines:
             event = self._take(understood(line.rstrip(b"\r").decode))
             if event is not None:
-                self.whole = self.whole or isinstance(event, End)
+                self.whole = self.whole or isinstance(event, EndEvent)
                 yield event
         if len(self._rest) + self._held > LONGEST:
             raise stranger(f"an event of more than {LONGEST} bytes")

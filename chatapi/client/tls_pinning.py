@@ -14,7 +14,7 @@ import socket
 import ssl
 from pathlib import Path
 
-from chatapi.errors import Forbidden, StorageFault, Unprocessable, WaitAndRetry
+from chatapi.errors import Forbidden, StorageError, Unprocessable, WaitAndRetry
 
 SECONDS = 10.0
 """For a connection and its handshake."""
@@ -32,7 +32,7 @@ def secured(host: str, port: int, data: Path, accept: str | None = None) -> ssl.
     """What to connect to this place with. Blocking; shakes hands there once or twice.
 
     `accept`: the SHA-256 fingerprint to accept from now on. Raises Forbidden (unknown_certificate) with the
-    fingerprint that is shown, WaitAndRetry (unreachable), Unprocessable, StorageFault.
+    fingerprint that is shown, WaitAndRetry (unreachable), Unprocessable, StorageError.
     """
     # Imported here, because only TLS needs it.
     from chatapi.auth.certificates import fingerprint, key_of
@@ -131,4 +131,4 @@ def _keep(data: Path, known: dict[str, str]) -> None:
         draft.write_text(json.dumps(known, indent=2), encoding="utf-8")
         draft.replace(path)
     except OSError as error:
-        raise StorageFault(f"{path}, which keeps what is accepted, cannot be written: {error.strerror}") from error
+        raise StorageError(f"{path}, which keeps what is accepted, cannot be written: {error.strerror}") from error

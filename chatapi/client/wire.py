@@ -36,7 +36,7 @@ class ClientError(Exception):
         """Seconds after which trying again makes sense; None: the box does not say."""
 
 
-class Options(TypedDict, total=False):
+class TurnOptions(TypedDict, total=False):
     """How a turn is to be answered; what is left out, or None, the box decides."""
 
     conversation: str | None
@@ -49,7 +49,7 @@ class Options(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Usage:
+class CompletionUsage:
     """Tokens an answer took."""
 
     prompt_tokens: int
@@ -68,7 +68,7 @@ class Completion:
     reply: str
     """Of a spoken answer no more than its beginning, up to 4000 characters as a header writes them."""
     finish_reason: str
-    usage: Usage
+    usage: CompletionUsage
     timings: Mapping[str, float | None]
     """Seconds from the turn's acceptance to each stage."""
     audio: bytes | None = field(default=None, repr=False)
@@ -76,14 +76,14 @@ class Completion:
 
 
 @dataclass(frozen=True)
-class Start:
+class StartEvent:
     """The turn was let in."""
 
     conversation: str
 
 
 @dataclass(frozen=True)
-class Transcript:
+class TranscriptEvent:
     """What was understood of a recording; times in seconds from its start."""
 
     text: str
@@ -94,14 +94,14 @@ class Transcript:
 
 
 @dataclass(frozen=True)
-class Delta:
+class DeltaEvent:
     """The next piece of the answer's text."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Speech:
+class SpeechEvent:
     """A stretch of the answer, spoken."""
 
     pcm: bytes = field(repr=False)
@@ -113,7 +113,7 @@ class Speech:
 
 
 @dataclass(frozen=True)
-class Progress:
+class TranscriptionProgress:
     """How far a long work has come, in its own unit."""
 
     done: float
@@ -121,17 +121,17 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class End:
+class EndEvent:
     """The answer is whole; nothing follows."""
 
     completion: Completion
 
 
-Event = Start | Transcript | Delta | Speech | Progress | End
+Event = StartEvent | TranscriptEvent | DeltaEvent | SpeechEvent | TranscriptionProgress | EndEvent
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelEntry:
     """A model the box knows."""
 
     name: str
@@ -144,7 +144,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Voice:
+class VoiceName:
     """A voice to ask for."""
 
     name: str
@@ -154,7 +154,7 @@ class Voice:
 
 
 @dataclass(frozen=True)
-class Message:
+class ChatEntry:
     """Something said in a conversation."""
 
     role: str
@@ -163,7 +163,7 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Request:
+class HttpRequest:
     """What is sent."""
 
     method: str
@@ -197,7 +197,9 @@ def read_sound(sound: Sound) -> bytes:
         raise ClientError("bad_request", f"the recording cannot be read: {error}") from error
 
 
-def turn(prompt: str | None, sound: bytes | None, reply: Reply, accept: str, stream: bool, options: Options) -> Request:
+def turn(
+    prompt: str | None, sound: bytes | None, reply: Reply, accept: str, stream: bool, options: TurnOptions
+) -> HttpRequest:
     """A request for `/completion`. Raises ClientError (bad_request) unless there is a prompt or a recording."""
     if (prompt is None) == (sound is None):
         raise ClientError("bad_request", "give either a prompt or a recording (audio=...)")
@@ -205,10 +207,10 @@ def turn(prompt: str | None, sound: bytes | None, reply: Reply, accept: str, str
     chosen |= {"reply": reply, "stream": stream}
     if sound is None:
         document = json.dumps({**chosen, "prompt": prompt}).encode()
-        return Request("POST", "/completion", accept, headers={"Content-Type": JSON}, content=document)
+        return HttpRequest("POST", "/completion", accept, headers={"Content-Type": JSON}, content=document)
     known = (kind for at, mark, kind in MAGIC if sound[at : at + len(mark)] == mark)
     query = {name: json.dumps(value) if isinstance(value, bool) else str(value) for name, value in chosen.items()}
-    return Request("POST", "/completion", accept, query, {"Content-Type": next(known, "audio/wav")}, sound)
+    return HttpRequest("POST", "/completion", accept, query, {"Content-Type": next(known, "audio/wav")}, sound)
 
 
 def conversation_path(conversation: str) -> str:
@@ -273,7 +275,9 @@ def completion_of(document: Mapping[str, Any], audio: bytes | None = None) -> Co
         heard=None if heard is None else text_of(heard),
         reply=text_of(document["reply"]),
         finish_reason=text_of(document["finish_reason"]),
-        usage=Usage(int(usage["prompt_tokens"]), int(usage["completion_tokens"]), int(usage["cached_tokens"])),
+        usage=CompletionUsage(
+            int(usage["prompt_tokens"]), int(usage["completion_tokens"]), int(usage["cached_tokens"])
+        ),
         timings={name: None if value is None else float(value) for name, value in document["timings"].items()},
         audio=audio,
     )
@@ -286,11 +290,11 @@ def text_of(value: object) -> str:
     return value
 
 
-def models(body: bytes) -> list[Model]:
+def models(body: bytes) -> list[ModelEntry]:
     """Of `/models`."""
 
-    def one(entry: Mapping[str, Any]) -> Model:
-        return Model(
+    def one(entry: Mapping[str, Any]) -> ModelEntry:
+        return ModelEntry(
             name=text_of(entry["name"]),
             role=text_of(entry["role"]),
             engine=text_of(entry["engine"]),
@@ -303,19 +307,19 @@ def models(body: bytes) -> list[Model]:
     return understood(lambda: [one(entry) for entry in json.loads(body)["models"]])
 
 
-def voices(body: bytes) -> list[Voice]:
+def voices(body: bytes) -> list[VoiceName]:
     """Of `/models`."""
 
-    def one(entry: Mapping[str, Any]) -> Voice:
-        return Voice(text_of(entry["name"]), text_of(entry["language"]), int(entry["rate"]), bool(entry["default"]))
+    def one(entry: Mapping[str, Any]) -> VoiceName:
+        return VoiceName(text_of(entry["name"]), text_of(entry["language"]), int(entry["rate"]), bool(entry["default"]))
 
     return understood(lambda: [one(entry) for entry in json.loads(body)["voices"]])
 
 
-def messages(body: bytes) -> list[Message]:
+def messages(body: bytes) -> list[ChatEntry]:
     """Of `/conversations/{id}`."""
     return understood(
-        lambda: [Message(text_of(entry["role"]), text_of(entry["text"])) for entry in json.loads(body)["messages"]]
+        lambda: [ChatEntry(text_of(entry["role"]), text_of(entry["text"])) for entry in json.loads(body)["messages"]]
     )
 
 

@@ -1,23 +1,23 @@
 """Models compiled for a board by MLC: the plan, carrying it out, and judging what came of it or from elsewhere."""
 
-from chatapi.catalog.compiled.artifact import Place, compiled, home
-from chatapi.catalog.compiled.toolchain import Tools, find
-from chatapi.catalog.compiled.verify import Fault, Here, Verdict, verify
-from chatapi.compiling.plan import Plan, Request, plan
-from chatapi.compiling.preflight import HEADROOM, Room, fitting, obstacles, room
-from chatapi.compiling.run import Progress, carry_out
+from chatapi.catalog.compiled.artifact import CompiledModel, compiled, home
+from chatapi.catalog.compiled.toolchain import Toolchain, find
+from chatapi.catalog.compiled.verify import Target, Verdict, VerifyFault, verify
+from chatapi.compiling.plan import CompilePlan, CompileRequest, plan
+from chatapi.compiling.preflight import HEADROOM, MemoryFit, fitting, obstacles, room
+from chatapi.compiling.run import CompileProgress, carry_out
 
 __all__ = [
     "HEADROOM",
-    "Fault",
-    "Here",
-    "Place",
-    "Plan",
-    "Progress",
-    "Request",
-    "Room",
-    "Tools",
+    "CompilePlan",
+    "CompileProgress",
+    "CompileRequest",
+    "CompiledModel",
+    "MemoryFit",
+    "Target",
+    "Toolchain",
     "Verdict",
+    "VerifyFault",
     "carry_out",
     "compiled",
     "find",

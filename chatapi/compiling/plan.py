@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from chatapi.catalog.compiled.artifact import LIBRARY, WEIGHTS, Place, compiled, home
-from chatapi.catalog.compiled.toolchain import Tools
-from chatapi.catalog.manifest import Compile, Limits, Manifest, Quantization
-from chatapi.errors import BadInput, ModelFault
-from chatapi.system.jetson import Board
+from chatapi.catalog.compiled.artifact import LIBRARY, WEIGHTS, CompiledModel, compiled, home
+from chatapi.catalog.compiled.toolchain import Toolchain
+from chatapi.catalog.manifest import Compile, Manifest, ManifestLimits, Quantization
+from chatapi.errors import BadInput, ModelError
+from chatapi.system.jetson import JetsonBoard
 
 MARGIN = 100_000_000
 """Bytes of disk for the library, the tokenizer and the log."""
@@ -27,7 +27,7 @@ STARTING = 30.0
 
 
 @dataclass(frozen=True)
-class Step:
+class CompileStep:
     """One command, and how its results are known."""
 
     name: str
@@ -57,35 +57,35 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CompilePlan:
     """How one model is compiled for one board."""
 
     manifest: Manifest
-    board: Board
+    board: JetsonBoard
     quantization: Quantization
-    limits: Limits
+    limits: ManifestLimits
     target: Mapping[str, object]
     """Of TVM, for the GPU."""
     host: str
     """LLVM's triple of the machine."""
     versions: Mapping[str, str]
-    place: Place
+    place: CompiledModel
     """Where the model lies when it is done."""
-    work: Place
+    work: CompiledModel
     """Where it lies until then, and is gone on from."""
-    steps: tuple[Step, ...]
+    steps: tuple[CompileStep, ...]
     estimate: Estimate
 
 
 @dataclass(frozen=True)
-class Request:
+class CompileRequest:
     """What to compile, for what and where."""
 
     manifest: Manifest
-    board: Board
+    board: JetsonBoard
     machine: str
     """As uname names it; compiled where it runs, so the host is this one."""
-    tools: Tools
+    tools: Toolchain
     data: Path
     installed: bool
     """Whether the source weights are here."""
@@ -93,12 +93,12 @@ class Request:
     """One of the manifest's; None: its first."""
 
 
-def plan(request: Request) -> Plan:
-    """The plan, whether it fits or not. Raises BadInput or ModelFault where there can be none."""
+def plan(request: CompileRequest) -> CompilePlan:
+    """The plan, whether it fits or not. Raises BadInput or ModelError where there can be none."""
     manifest, board = request.manifest, request.board
     table = table_of(manifest)
     if not board.gpu:
-        raise ModelFault(
+        raise ModelError(
             f"{board.model} has the chip {board.chip or 'that no file names'}, for which MLC compiles nothing here; "
             "an Orin or a Thor is needed",
             code="no_board",
@@ -113,9 +113,9 @@ def plan(request: Request) -> Plan:
         "registers_per_block": 65536,
     }
     host = f"{request.machine}-linux-gnu"
-    work = Place(home(request.data) / ".partial" / manifest.name)
+    work = CompiledModel(home(request.data) / ".partial" / manifest.name)
     steps = _steps(request, quantization, limits, work, _Target(json.dumps(target, separators=(",", ":")), host))
-    return Plan(
+    return CompilePlan(
         manifest, board, quantization, limits, target, host, request.tools.versions,
         compiled(request.data, manifest.name), work, steps, _estimate(manifest, limits, request.installed),
     )  # fmt: skip
@@ -130,14 +130,14 @@ def table_of(manifest: Manifest) -> Compile:
     return manifest.compile
 
 
-def _chosen(request: Request, table: Compile) -> Quantization:
+def _chosen(request: CompileRequest, table: Compile) -> Quantization:
     wanted = request.quantization or table.quantizations[0]
     chosen = next((each for each in table.quantizations if each == wanted), None)
     if chosen is None:
         told = ", ".join(table.quantizations)
         raise BadInput(f"{request.manifest.name} is not compiled as {wanted!r}; it can be {told}")
     if chosen == "q4f16_ft" and not request.tools.faster_transformer:
-        raise ModelFault(
+        raise ModelError(
             f"the TVM of this machine lacks the kernels of q4f16_ft; leave it out: {table.quantizations[0]} is taken",
             code="no_quantization",
         )
@@ -152,12 +152,12 @@ class _Target:
 
 
 def _steps(
-    request: Request, quantization: Quantization, limits: Limits, work: Place, target: _Target
-) -> tuple[Step, ...]:
+    request: CompileRequest, quantization: Quantization, limits: ManifestLimits, work: CompiledModel, target: _Target
+) -> tuple[CompileStep, ...]:
     """The three commands of mlc_llm 79d603f (python/mlc_llm/cli: gen_config.py, convert_weight.py, compile.py)."""
     manifest, tools = request.manifest, request.tools
     source, weights, library = str(request.data / "models" / manifest.name), str(work.weights), str(work.lib)
-    sizes = {name: getattr(limits, name) for name in Limits.model_fields}
+    sizes = {name: getattr(limits, name) for name in ManifestLimits.model_fields}
     # O3 is O2 with FasterTransformer's kernels, which q4f16_ft is laid out for.
     level = "O3" if quantization == "q4f16_ft" else "O2"
     config = tools.command(
@@ -180,13 +180,15 @@ def _steps(
     )
 
 
-def _step(request: Request, name: str, told: str, argv: tuple[str, ...], source: bool) -> Step:
+def _step(request: CompileRequest, name: str, told: str, argv: tuple[str, ...], source: bool) -> CompileStep:
     files = {name: file.model_dump() for name, file in request.manifest.files.items()}
     depends = [argv, dict(request.tools.versions), files, [str(source) for source in request.manifest.sources]]
-    return Step(name, told, argv, hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest(), source)
+    return CompileStep(
+        name, told, argv, hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest(), source
+    )
 
 
-def _estimate(manifest: Manifest, limits: Limits, installed: bool) -> Estimate:
+def _estimate(manifest: Manifest, limits: ManifestLimits, installed: bool) -> Estimate:
     table, fetched = table_of(manifest), 0 if installed else manifest.size
     largest = sorted((file.limit for name, file in manifest.files.items() if name.endswith(".safetensors")))[-2:]
     return Estimate(

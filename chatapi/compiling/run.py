@@ -17,12 +17,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
 
-from chatapi.catalog.compiled.artifact import CONFIG, LIBRARY, WEIGHTS, Place
+from chatapi.catalog.compiled.artifact import CONFIG, LIBRARY, WEIGHTS, CompiledModel
 from chatapi.catalog.compiled.model_lib import read
-from chatapi.catalog.compiled.verify import Here, verify
+from chatapi.catalog.compiled.verify import Target, verify
 from chatapi.catalog.manifest import MADE
-from chatapi.compiling.plan import Plan, Step
-from chatapi.errors import Conflict, ModelFault
+from chatapi.compiling.plan import CompilePlan, CompileStep
+from chatapi.errors import ModelError, WrongMode
 from chatapi.storage import atomic_files
 
 LOG = "compile.log"
@@ -39,10 +39,10 @@ _PERCENT = re.compile(rb"(\d{1,3})%\|")
 
 
 @dataclass(frozen=True)
-class Progress:
+class CompileProgress:
     """How far it has come."""
 
-    step: Step
+    step: CompileStep
     number: int
     """Of the step, from 1."""
     state: str
@@ -51,14 +51,14 @@ class Progress:
     """Of the step, where its command tells."""
 
 
-Report = Callable[[Progress], None]
+Report = Callable[[CompileProgress], None]
 
 
-def carry_out(plan: Plan, fetch: Callable[[], object], report: Report) -> Place:
+def carry_out(plan: CompilePlan, fetch: Callable[[], object], report: Report) -> CompiledModel:
     """Compile the model; `fetch` brings the source weights, and is called only when a step reads them.
 
-    May be interrupted at any moment and called again. Raises Conflict while another compiles, ModelFault naming the
-    step that failed with its last words, StorageFault.
+    May be interrupted at any moment and called again. Raises WrongMode while another compiles, ModelError naming the
+    step that failed with its last words, StorageError.
     """
     with atomic_files.writing(plan.place.folder.parent), _alone(plan.place.folder.parent) as lock:
         plan.work.weights.mkdir(parents=True, exist_ok=True)
@@ -66,18 +66,18 @@ def carry_out(plan: Plan, fetch: Callable[[], object], report: Report) -> Place:
         fetched = False
         for number, step in enumerate(plan.steps, 1):
             if _whole(plan.work, step):
-                report(Progress(step, number, "kept"))
+                report(CompileProgress(step, number, "kept"))
                 continue
             if step.source and not fetched:
                 fetch()
                 fetched = True
-            report(Progress(step, number, "begun"))
+            report(CompileProgress(step, number, "begun"))
 
-            def tell(fraction: float, step: Step = step, number: int = number) -> None:
-                report(Progress(step, number, "working", fraction))
+            def tell(fraction: float, step: CompileStep = step, number: int = number) -> None:
+                report(CompileProgress(step, number, "working", fraction))
 
             _do(plan, step, lock, tell)
-            report(Progress(step, number, "done"))
+            report(CompileProgress(step, number, "done"))
         _publish(plan)
     return plan.place
 
@@ -92,7 +92,7 @@ def _alone(folder: Path) -> Iterator[IO[str]]:
         except BlockingIOError:
             lock.seek(0)
             who = lock.read().strip() or "unknown"
-            raise Conflict(f"process {who} is compiling already; wait for it, or end it and try again") from None
+            raise WrongMode(f"process {who} is compiling already; wait for it, or end it and try again") from None
         _sign(lock, os.getpid())
         yield lock
 
@@ -104,7 +104,7 @@ def _sign(lock: IO[str], pid: int) -> None:
     lock.flush()
 
 
-def _do(plan: Plan, step: Step, lock: IO[str], tell: Callable[[float], None]) -> None:
+def _do(plan: CompilePlan, step: CompileStep, lock: IO[str], tell: Callable[[float], None]) -> None:
     for file in _results(plan.work, step):
         file.unlink()
     begun = time.monotonic()
@@ -121,8 +121,8 @@ def _do(plan: Plan, step: Step, lock: IO[str], tell: Callable[[float], None]) ->
     _note(plan.work, {**_done(plan.work), step.name: record})
 
 
-def _run(plan: Plan, step: Step, lock: IO[str], tell: Callable[[float], None]) -> None:
-    """The command to its end, its words in the log. Raises ModelFault when it fails."""
+def _run(plan: CompilePlan, step: CompileStep, lock: IO[str], tell: Callable[[float], None]) -> None:
+    """The command to its end, its words in the log. Raises ModelError when it fails."""
     last: deque[str] = deque(maxlen=LAST)
     log = plan.work.folder / LOG
     with log.open("ab") as file:
@@ -168,16 +168,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             return
 
 
-def _failed(plan: Plan, step: Step, why: str, last: deque[str]) -> ModelFault:
+def _failed(plan: CompilePlan, step: CompileStep, why: str, last: deque[str]) -> ModelError:
     said = "".join(f"\n  {line}" for line in last)
-    return ModelFault(
+    return ModelError(
         f"{step.told} failed: {why}{':' if said else ''}{said}\nThe whole log is {plan.work.folder / LOG}; what was "
         f"done before is kept. When the cause is mended go on with: chatapi compile {plan.manifest.name}",
         code="compile_failed",
     )
 
 
-def _check(plan: Plan, step: Step) -> None:
+def _check(plan: CompilePlan, step: CompileStep) -> None:
     """A command that ends well has not always left what it should."""
     work, wrong = plan.work, ""
     if step.name == WEIGHTS:
@@ -191,14 +191,14 @@ def _check(plan: Plan, step: Step) -> None:
         raise _failed(plan, step, wrong, deque())
 
 
-def _results(work: Place, step: Step) -> list[Path]:
+def _results(work: CompiledModel, step: CompileStep) -> list[Path]:
     if step.name == LIBRARY:
         return [work.lib] if work.lib.exists() else []
     files = sorted(path for path in work.weights.iterdir() if path.is_file())
     return [path for path in files if (_CACHE.match(path.name) is not None) == (step.name == WEIGHTS)]
 
 
-def _done(work: Place) -> Mapping[str, Any]:
+def _done(work: CompiledModel) -> Mapping[str, Any]:
     try:
         found = json.loads((work.folder / DONE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -206,11 +206,11 @@ def _done(work: Place) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _note(work: Place, done: Mapping[str, Any]) -> None:
+def _note(work: CompiledModel, done: Mapping[str, Any]) -> None:
     atomic_files.write_whole(work.folder / DONE, json.dumps(done, indent=2))
 
 
-def _whole(work: Place, step: Step) -> bool:
+def _whole(work: CompiledModel, step: CompileStep) -> bool:
     """Whether the step's results are there to the last bit, from the same command."""
     record = _done(work).get(step.name, {})
     return record.get("key") == step.key and all(
@@ -219,7 +219,7 @@ def _whole(work: Place, step: Step) -> bool:
     )
 
 
-def _publish(plan: Plan) -> None:
+def _publish(plan: CompilePlan) -> None:
     """The record of what made it, and all of it in its place by one move; nothing that could not be loaded."""
     work, done = plan.work, _done(plan.work)
     metadata = read(work.lib).metadata
@@ -242,8 +242,8 @@ def _publish(plan: Plan) -> None:
     atomic_files.write_whole(work.folder / MADE, json.dumps(record, indent=2))
     try:
         # Free memory is another matter: what runs now need not run when the model does.
-        verify(work.folder, Here(plan.board, plan.host.partition("-")[0], 0, plan.versions)).require()
-    except ModelFault:
+        verify(work.folder, Target(plan.board, plan.host.partition("-")[0], 0, plan.versions)).require()
+    except ModelError:
         (work.folder / MADE).unlink()
         _note(work, {name: step for name, step in done.items() if name != LIBRARY})
         raise

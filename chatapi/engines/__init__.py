@@ -18,27 +18,27 @@ from chatapi.audio import Audio, Samples
 from chatapi.engines.cancellation import Stop as Stop
 from chatapi.engines.cancellation import never as never
 from chatapi.engines.cancellation import still_wanted as still_wanted
-from chatapi.events import Call, Token
+from chatapi.events import Token, ToolCall
 
 
-class Listener(Protocol):
+class SpeechStream(Protocol):
     """The state of one live stream that a speech detector follows."""
 
     def probability(self, frame: Samples) -> float:
         """Of speech, for the next 512 samples; takes under a millisecond, so any thread may call it."""
 
 
-class SpeechDetector(Protocol):
+class VoiceActivityDetector(Protocol):
     """Voice activity detection."""
 
-    def listener(self) -> Listener:
+    def listener(self) -> SpeechStream:
         """For a stream that has no end yet."""
 
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
         """Probability of speech, 0 to 1, for every 32 ms (512 samples) of 16 kHz mono; a short last frame is padded."""
 
 
-class WakeListener(Protocol):
+class WakeWordStream(Protocol):
     """The state of one live stream that a wake word detector follows."""
 
     def probability(self, samples: Samples) -> float:
@@ -46,7 +46,7 @@ class WakeListener(Protocol):
         under a millisecond, so any thread may call it."""
 
 
-class WakeDetector(Protocol):
+class WakeWordDetector(Protocol):
     """Whether the box's name is called."""
 
     words: str
@@ -54,14 +54,14 @@ class WakeDetector(Protocol):
     threshold: float
     """Probability from which it was said."""
 
-    def listener(self) -> WakeListener:
+    def listener(self) -> WakeWordStream:
         """For a stream that has no end yet."""
 
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
         """Probability, 0 to 1, for every 20 ms (320 samples) of 16 kHz mono, that the wake word has just ended."""
 
 
-class TurnDetector(Protocol):
+class EndOfTurnDetector(Protocol):
     """Whether a pause is the end of what somebody wants to say."""
 
     def finished(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
@@ -79,7 +79,7 @@ class Word:
 
 
 @dataclass(frozen=True)
-class HeardToken:
+class TranscriptToken:
     """What a recogniser writes at once: a word or a part of one."""
 
     id: int
@@ -103,9 +103,9 @@ class Segment:
     language: str = ""
     """ISO 639-1 code of what was spoken, as told or as detected."""
     words: tuple[Word, ...] = ()
-    """Where `Hearing.words` asked for them."""
-    tokens: tuple[HeardToken, ...] = ()
-    """Where `Hearing.tokens` asked for them."""
+    """Where `TranscriptionOptions.words` asked for them."""
+    tokens: tuple[TranscriptToken, ...] = ()
+    """Where `TranscriptionOptions.tokens` asked for them."""
 
     def timed(self, clock: Callable[[float, bool], float]) -> Segment:
         """The same with every time as `clock` gives it, told whether it is an end; nothing ends before it begins."""
@@ -118,7 +118,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Hearing:
+class TranscriptionOptions:
     """How a recogniser is to hear, beyond the language."""
 
     prompt: str = ""
@@ -133,7 +133,7 @@ class Hearing:
     """Whether segments have their tokens."""
 
 
-PLAIN = Hearing()
+PLAIN = TranscriptionOptions()
 
 
 class Transcriber(Protocol):
@@ -146,19 +146,19 @@ class Transcriber(Protocol):
     """Whether it can write in English what is spoken in another language."""
 
     def transcribe(
-        self, samples: Samples, language: str | None = None, stop: Stop = never, hearing: Hearing = PLAIN
+        self, samples: Samples, language: str | None = None, stop: Stop = never, hearing: TranscriptionOptions = PLAIN
     ) -> Iterator[Segment]:
         """Segments of 16 kHz mono, in order; `language` None: detect it. Nothing where it hears no words."""
 
 
 @dataclass(frozen=True)
-class Message:
+class PromptMessage:
     """One message of a chat."""
 
     role: str
     """system, user, assistant or, for an engine that knows tools, tool: what a function that was called gave."""
     text: str
-    calls: tuple[Call, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
     """What an assistant wanted called."""
     call: str = ""
     """Of a tool's message: the id of the call."""
@@ -175,7 +175,7 @@ class Tool:
     strict: bool = False
 
 
-Skill = Literal["top_p", "penalties", "logit_bias", "logprobs", "schema", "tools"]
+Capability = Literal["top_p", "penalties", "logit_bias", "logprobs", "schema", "tools"]
 """What `Sampling` may ask beyond what every language model does. `tools` are known natively; to the others they are
 told in words (`chatapi.services.turns.tool_call_parser`)."""
 
@@ -210,7 +210,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Usage:
+class TokenUsage:
     """What an answer took, in tokens."""
 
     prompt_tokens: int = 0
@@ -220,16 +220,16 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Piece:
+class TokenChunk:
     """A piece of an answer, whose text may be empty; the last one carries the reason and the usage."""
 
     text: str
     finish_reason: str | None = None
     """stop, length or tool_calls, on the last piece only."""
-    usage: Usage | None = None
+    usage: TokenUsage | None = None
     tokens: tuple[Token, ...] = ()
     """What the text consists of, where `Sampling.logprobs` asks for it."""
-    calls: tuple[Call, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
     """Functions to be called, whole."""
 
 
@@ -248,17 +248,19 @@ class LanguageModel(Protocol):
     """How many answers it can write at once, on a thread each."""
     continues: bool
     """Whether it goes on writing a last message that is the assistant's."""
-    can: frozenset[Skill]
+    can: frozenset[Capability]
     context: int
     """Tokens that a prompt and its answer may have together."""
 
-    def generate(self, messages: Sequence[Message], sampling: Sampling, stop: Stop = never) -> Iterator[Piece]:
+    def generate(
+        self, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop = never
+    ) -> Iterator[TokenChunk]:
         """The answer as it is written, about a token a piece.
 
         Raises ContextOverflow before writing, Unprocessable (invalid_json_schema) for a schema that it cannot follow.
         """
 
-    def whole(self, messages: Sequence[Message], stop: Stop = never) -> Iterator[float]:
+    def whole(self, messages: Sequence[PromptMessage], stop: Stop = never) -> Iterator[float]:
         """How probable it is that the last message, which ends without a mark, says all that it is to say.
 
         One number, between 0 and 1 and comparable only with those of the same model; none where it cannot be told.
@@ -268,20 +270,20 @@ class LanguageModel(Protocol):
         """What its library counts since it was loaded, by the names of `metrics.engine.COUNTS`. Any thread may ask."""
 
 
-class Uncounted:
+class NoEngineCounts:
     """What a language model has whose library counts nothing."""
 
     def counts(self) -> Mapping[str, float]:
         return {}
 
 
-class ChatOnly(Uncounted):
+class ChatOnly(NoEngineCounts):
     """What a language model has that takes whole messages and gives whole answers, and nothing beyond."""
 
     continues = False
-    can: frozenset[Skill] = frozenset()
+    can: frozenset[Capability] = frozenset()
 
-    def whole(self, messages: Sequence[Message], stop: Stop = never) -> Iterator[float]:
+    def whole(self, messages: Sequence[PromptMessage], stop: Stop = never) -> Iterator[float]:
         return iter(())
 
 

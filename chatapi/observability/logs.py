@@ -21,7 +21,7 @@ from pathlib import Path
 
 from chatapi.observability.log_flood import FloodFilter
 from chatapi.observability.redaction import redacted, redacted_tree
-from chatapi.settings import Log
+from chatapi.settings import LogSettings
 from chatapi.system import private_files
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
@@ -69,7 +69,7 @@ def _stamp(record: logging.LogRecord) -> bool:
     return True
 
 
-def configure(settings: Log) -> None:
+def configure(settings: LogSettings) -> None:
     """Set up logging for the process. Libraries speak from warning on; lines that repeat too often are summed up."""
     human = settings.format == "human" or (settings.format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler(sys.stderr)
@@ -136,7 +136,7 @@ class _Writer(logging.handlers.QueueListener):
 
 
 @contextmanager
-def auditing(settings: Log, data: Path, largest: int = LARGEST) -> Iterator[None]:
+def auditing(settings: LogSettings, data: Path, largest: int = LARGEST) -> Iterator[None]:
     """Keep the audit in a file while the block lasts, where it is set.
 
     Where it cannot be written that is logged, and tried again with every line: the box answers meanwhile.

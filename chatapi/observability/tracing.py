@@ -13,10 +13,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
-from chatapi.errors import SettingsFault
-from chatapi.events import Ledger, TurnOver
+from chatapi.errors import SettingsError
+from chatapi.events import TurnRecord, TurnTimings
 from chatapi.observability.logs import request_id
-from chatapi.settings import Trace
+from chatapi.settings import TraceSettings
 
 log = logging.getLogger(__name__)
 
@@ -34,19 +34,19 @@ CLOSING = 2.0
 class Tracing:
     """Where `trace.endpoint` is set; otherwise it does nothing."""
 
-    def __init__(self, settings: Trace) -> None:
-        """Raises SettingsFault where it is set and the library is not here."""
+    def __init__(self, settings: TraceSettings) -> None:
+        """Raises SettingsError where it is set and the library is not here."""
         self._library: _Library | None = None
         if settings.endpoint:
             try:
                 self._library = _Library(settings)
             except ImportError as error:
-                raise SettingsFault(
+                raise SettingsError(
                     f"trace.endpoint is set, and the library that sends traces is not here ({error}): "
                     "pip install 'chatapi[trace]'"
                 ) from error
 
-    def turn(self, over: TurnOver) -> None:
+    def turn(self, over: TurnRecord) -> None:
         """Have the spans of a turn that ends now sent."""
         if self._library is not None:
             self._library.send(over)
@@ -60,7 +60,7 @@ class Tracing:
 class _Library:
     """OpenTelemetry's SDK; its own global state is left alone."""
 
-    def __init__(self, settings: Trace) -> None:
+    def __init__(self, settings: TraceSettings) -> None:
         # Imported here, because it is an extra.
         from opentelemetry import trace
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -86,7 +86,7 @@ class _Library:
         # It complains of every batch that a collector does not take, and of every span that finds the queue full.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
 
-    def send(self, over: TurnOver) -> None:
+    def send(self, over: TurnRecord) -> None:
         ended = time.time()
         begun = ended - (time.monotonic() - over.since)
         parent = self._context.extract({"traceparent": over.traceparent})
@@ -138,7 +138,7 @@ class _WayOut:
         return True
 
 
-def intervals(ledger: Ledger) -> Iterator[tuple[str, float, float]]:
+def intervals(ledger: TurnTimings) -> Iterator[tuple[str, float, float]]:
     """Stage, and from when to when a turn was on its way to it, in seconds from what its ledger counts from."""
     ready = max(ledger.admitted or 0.0, ledger.transcript or 0.0)
     ways = (
@@ -156,7 +156,7 @@ def intervals(ledger: Ledger) -> Iterator[tuple[str, float, float]]:
             yield stage, start, max(start, end)
 
 
-def _attributes(over: TurnOver) -> dict[str, Any]:
+def _attributes(over: TurnRecord) -> dict[str, Any]:
     """Nothing that was said; names of tokens are those of OpenTelemetry's conventions for generative AI."""
     ledger = over.ledger
     told = {

@@ -27,7 +27,7 @@ EXPECTED = 10.0
 """Seconds that a slot stays free for somebody who speaks: until they pause, and while they are answered."""
 
 
-class Gate:
+class Admission:
     """A bounded queue before a number of slots. All methods belong to one event loop."""
 
     def __init__(self, name: str, slots: int, queue: int | None = None) -> None:

@@ -11,11 +11,11 @@ import anyio.to_thread
 from chatapi import compiling
 from chatapi.catalog import Catalog, Manifest
 from chatapi.engines import registry
-from chatapi.errors import ChatapiError, ModelFault
+from chatapi.errors import ChatapiError, ModelError
 from chatapi.runtime import memory_plan
 from chatapi.settings import Settings
 from chatapi.system import jetson
-from chatapi.system.jetson import Board
+from chatapi.system.jetson import JetsonBoard
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def fault(settings: Settings, manifest: Manifest, root: Path = Path("/"), free: 
         return f"{manifest.name} needs {needs}; end other programs, or compile a smaller model"
     try:
         _judge(settings, manifest, jetson.find(root), free)
-    except ModelFault as found:
+    except ModelError as found:
         return found.message
     try:
         named = _named(settings, manifest.engine, manifest.name)
@@ -120,10 +120,10 @@ def fault(settings: Settings, manifest: Manifest, root: Path = Path("/"), free: 
     return ""
 
 
-def _judge(settings: Settings, manifest: Manifest, here: Board | None, free: int) -> None:
-    """Raises ModelFault where the library cannot be loaded, or has no room to remember one context."""
+def _judge(settings: Settings, manifest: Manifest, here: JetsonBoard | None, free: int) -> None:
+    """Raises ModelError where the library cannot be loaded, or has no room to remember one context."""
     place = compiling.compiled(settings.data, manifest.name)
-    verdict = compiling.verify(place.folder, compiling.Here(here, available=free, versions=compiling.find().versions))
+    verdict = compiling.verify(place.folder, compiling.Target(here, available=free, versions=compiling.find().versions))
     verdict.require()
     if here is not None and verdict.lib.metadata is not None:
         compiling.fitting(verdict.lib.metadata.raw, place.size(), free, settings.mlc.context)

@@ -31,14 +31,14 @@ PAUSE_SECONDS = 1.0
 anew between the sentences of an answer costs a fifth of the time they take."""
 
 
-class End:
+class StreamEnd:
     """The last item of a job, with what ended it."""
 
     def __init__(self, error: Exception | None) -> None:
         self.error = error
 
 
-class Yields(Enum):
+class YieldPolicy(Enum):
     """What a job does when somebody of a higher priority wants its slot."""
 
     NEVER = "never"
@@ -52,7 +52,7 @@ class Preempted(Exception):
     """A job made room for a more urgent one; what came of it so far stands."""
 
 
-class _Asked:
+class _QueuedJob:
     """The `Stop` of a job: an engine that asks it has come a step further, and is not stuck."""
 
     def __init__(self, job: Job[Any, Any]) -> None:
@@ -76,7 +76,7 @@ class Job(Generic[E, T]):
     Once it is over it holds neither the call, whose closure may hold hours of audio, nor what nobody reads any more.
     """
 
-    def __init__(self, call: Callable[[E, Stop], Iterator[T]], priority: Priority, yields: Yields) -> None:
+    def __init__(self, call: Callable[[E, Stop], Iterator[T]], priority: Priority, yields: YieldPolicy) -> None:
         self._call: Callable[[E, Stop], Iterator[T]] | None = call
         self.priority = priority
         self._yields = yields
@@ -102,9 +102,9 @@ class Job(Generic[E, T]):
         """On the worker's thread: step until the end, or until the caller left."""
         assert self._call is not None  # noqa: S101 - a job is run once
         self.alive()
-        end = End(None)
+        end = StreamEnd(None)
         try:
-            self._step(self._call(engine, _Asked(self)))
+            self._step(self._call(engine, _QueuedJob(self)))
         except Exception as error:
             # The frames that the error came through hold the audio as long as somebody holds the error.
             _clear_frames(error)
@@ -170,7 +170,7 @@ class Job(Generic[E, T]):
 
     def preempt(self) -> bool:
         """From the event loop: make room. False when it will not."""
-        if self._yields is Yields.NEVER or self._left or (self._yields is Yields.AGAIN and self._begun):
+        if self._yields is YieldPolicy.NEVER or self._left or (self._yields is YieldPolicy.AGAIN and self._begun):
             return False
         self.preempted = True
         self._room.release()
@@ -183,7 +183,7 @@ class Job(Generic[E, T]):
         self._room.release()
 
     async def take(self) -> Any:
-        """From the event loop: the next item or the `End`."""
+        """From the event loop: the next item or the `StreamEnd`."""
         while not self._items:
             self._arrived = anyio.Event()
             await self._arrived.wait()
@@ -216,7 +216,7 @@ def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> 
         log.debug("the event loop ended before a thread did")
 
 
-class Crew(Generic[E]):
+class EngineThreads(Generic[E]):
     """The threads of one built engine."""
 
     def __init__(self, name: str, build: Callable[[], E], slots: int) -> None:

@@ -14,7 +14,7 @@ import psutil
 
 from chatapi.catalog import Catalog, Manifest
 from chatapi.engines import registry
-from chatapi.errors import ModelFault
+from chatapi.errors import ModelError
 from chatapi.settings import Settings
 from chatapi.system import jetson
 from chatapi.system.jetson import gigabytes
@@ -29,7 +29,7 @@ CHOICE = ("llm", "asr", "tts", "turn", "vad", "wake")
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """What is to be loaded."""
 
     models: Mapping[str, Manifest]
@@ -51,8 +51,8 @@ class Plan:
 
 def plan(
     catalog: Catalog, settings: Settings, roles: Collection[str], root: Path = Path("/"), free: int | None = None
-) -> Plan:
-    """Choose the models of these roles. Raises ModelFault or Unknown where one is missing, ModelFault (model_too_large)
+) -> MemoryPlan:
+    """Choose the models of these roles. Raises ModelError or NotFound where one is missing, ModelError (model_too_large)
     when they cannot be in memory together: it says who needs what, what is free, and what would fit.
 
     `free`: bytes that may be taken; None: those that are free now."""
@@ -69,9 +69,9 @@ def plan(
         chosen[role] = catalog.choose(role, wanted[role][0], memory=budget)
     # Where the GPU has memory of its own, or there is none, a system may make room by swapping others out.
     limit = free if unified else free + jetson.meminfo(root, "SwapFree")
-    found = Plan(chosen, free, unified or sum(model.memory for model in chosen.values()) > SHARE * free)
+    found = MemoryPlan(chosen, free, unified or sum(model.memory for model in chosen.values()) > SHARE * free)
     if found.needed > limit:
-        raise ModelFault(_refusal(catalog, found, limit), code="model_too_large")
+        raise ModelError(_refusal(catalog, found, limit), code="model_too_large")
     return found
 
 
@@ -85,7 +85,7 @@ def _needs_model(role: str, engine: str) -> bool:
 
 
 def _installed(catalog: Catalog, role: str, engine: str) -> list[Manifest]:
-    """At least one. Raises ModelFault naming the command that fetches one."""
+    """At least one. Raises ModelError naming the command that fetches one."""
     here = [each for each in _able(catalog, role, engine) if catalog.installed(each.name)]
     return here or [catalog.choose(role, engine)]
 
@@ -94,7 +94,7 @@ def _able(catalog: Catalog, role: str, engine: str) -> list[Manifest]:
     return [each for each in catalog.manifests.values() if (each.role, each.engine) == (role, engine)]
 
 
-def _refusal(catalog: Catalog, found: Plan, limit: int) -> str:
+def _refusal(catalog: Catalog, found: MemoryPlan, limit: int) -> str:
     roles = found.order(found.models)
     needs = ", ".join(f"{role} {found.models[role].name} {gigabytes(found.models[role].memory)}" for role in roles)
     told = f"the models need {gigabytes(found.needed)} and {gigabytes(limit)} are free ({needs}); "

@@ -23,20 +23,20 @@ import anyio
 
 from chatapi.engines import (
     ContextOverflow,
+    EndOfTurnDetector,
     LanguageModel,
-    SpeechDetector,
     Stop,
     Synthesizer,
     Transcriber,
-    TurnDetector,
-    WakeDetector,
+    VoiceActivityDetector,
+    WakeWordDetector,
 )
 from chatapi.engines.registry import DECLARED
-from chatapi.errors import ChatapiError, EngineFailed, NotReady, OurFault
-from chatapi.runtime.admission import Gate, Priority
-from chatapi.runtime.engine_threads import AHEAD, Crew, End, Job, Preempted, Yields, call_in
+from chatapi.errors import ChatapiError, EngineFailed, InternalError, NotReady
+from chatapi.runtime.admission import Admission, Priority
+from chatapi.runtime.engine_threads import AHEAD, EngineThreads, Job, Preempted, StreamEnd, YieldPolicy, call_in
 
-__all__ = ["AHEAD", "REBUILDS", "Engines", "Preempted", "Worker", "Yields", "call_in"]
+__all__ = ["AHEAD", "REBUILDS", "Engines", "Preempted", "Worker", "YieldPolicy", "call_in"]
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Worker(Generic[E]):
     ) -> None:
         """`idle_seconds` without use after which the engine is closed; 0: never."""
         self.name = name
-        self.gate = Gate(name, slots)
+        self.gate = Admission(name, slots)
         self.rebuilt = 0
         """How often a stuck engine was abandoned."""
         self.unloaded = 0
@@ -87,13 +87,13 @@ class Worker(Generic[E]):
         self._step_seconds = step_seconds
         self._idle_seconds = idle_seconds
         self._tell = tell
-        self._crew: Crew[E] | None = None
-        self._running: dict[Job[E, Any], Crew[E]] = {}
+        self._crew: EngineThreads[E] | None = None
+        self._running: dict[Job[E, Any], EngineThreads[E]] = {}
         self._opening = anyio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._used = 0.0
         """When the engine was last needed, in the event loop's time."""
-        self._leaving: Crew[E] | None = None
+        self._leaving: EngineThreads[E] | None = None
         """The last one that was idle: its memory may not be given back yet."""
         self._declared: E | None = None
         """While the engine is away: what it declares."""
@@ -128,7 +128,7 @@ class Worker(Generic[E]):
                     with anyio.move_on_after(self._step_seconds):
                         await self._leaving.closed.wait()
                     self._leaving = None
-                self._crew = Crew(self.name, self._build, self.gate.slots)
+                self._crew = EngineThreads(self.name, self._build, self.gate.slots)
             crew = self._crew
             await crew.built.wait()
             if crew.error is not None:
@@ -141,7 +141,7 @@ class Worker(Generic[E]):
         """Somebody will need the engine soon: if it is idle, it begins to come back now."""
         gone = (self._leaving is None or self._leaving.closed.is_set()) and not self.barred
         if self._crew is None and self._declared is not None and gone:
-            self._crew = Crew(self.name, self._build, self.gate.slots)
+            self._crew = EngineThreads(self.name, self._build, self.gate.slots)
             self._use()
 
     @property
@@ -215,7 +215,7 @@ class Worker(Generic[E]):
         self,
         call: Callable[[E, Stop], Iterator[T]],
         priority: Priority = Priority.REQUEST,
-        yields: Yields = Yields.NEVER,
+        yields: YieldPolicy = YieldPolicy.NEVER,
     ) -> AsyncIterator[AsyncIterator[T]]:
         """Wait for a slot, then hand out what `call(engine, stop)` yields. Leaving stops it.
 
@@ -232,7 +232,9 @@ class Worker(Generic[E]):
             if not job.over:
                 job.patience = asyncio.get_running_loop().call_later(self._step_seconds, self._abandon, job)
 
-    async def _begin(self, call: Callable[[E, Stop], Iterator[T]], priority: Priority, yields: Yields) -> Job[E, T]:
+    async def _begin(
+        self, call: Callable[[E, Stop], Iterator[T]], priority: Priority, yields: YieldPolicy
+    ) -> Job[E, T]:
         if self.gate.used >= self.gate.slots:
             self._make_room(priority)
         await self.gate.acquire(priority)
@@ -272,7 +274,7 @@ class Worker(Generic[E]):
         begun = False
         while True:
             item = await self._next(jobs[-1])
-            if not isinstance(item, End):
+            if not isinstance(item, StreamEnd):
                 begun = True
                 self.given += 1
                 yield item
@@ -283,7 +285,7 @@ class Worker(Generic[E]):
                 return
 
     async def _next(self, job: Job[E, Any]) -> Any:
-        """The next item of a job or its `End`, however long that takes as long as its engine gives signs of life."""
+        """The next item of a job or its `StreamEnd`; waits as long as the engine gives signs of life."""
         since = time.monotonic()
         # A caller who was long away finds one that waited for it, not one that is stuck.
         while (left := self._step_seconds - min(job.silent, time.monotonic() - since)) > 0:
@@ -295,11 +297,11 @@ class Worker(Generic[E]):
             code="engine_stuck",
         )
 
-    def _check_end(self, end: End) -> None:
+    def _check_end(self, end: StreamEnd) -> None:
         """Raises what ended a job. What a library raised is for the log: its caller is given a sentence of ours."""
         error, end.error = end.error, None
         try:
-            if isinstance(error, OurFault) and error.__cause__ is not None:
+            if isinstance(error, InternalError) and error.__cause__ is not None:
                 log.error("the %s engine failed", self.name, exc_info=error)
             if isinstance(error, (ChatapiError, ContextOverflow, Preempted)):
                 raise error
@@ -363,7 +365,7 @@ class Worker(Generic[E]):
         if wait := self.barred:
             log.error("the %s engine is stuck too often; it stays away for %.0f seconds", self.name, wait)
         else:
-            self._crew = Crew(self.name, self._build, self.gate.slots)
+            self._crew = EngineThreads(self.name, self._build, self.gate.slots)
 
 
 def _declared(engine: E | None) -> E:
@@ -375,9 +377,9 @@ def _declared(engine: E | None) -> E:
 class Engines:
     """The engines of a turn."""
 
-    vad: Worker[SpeechDetector]
-    wake: Worker[WakeDetector]
-    turn: Worker[TurnDetector]
+    vad: Worker[VoiceActivityDetector]
+    wake: Worker[WakeWordDetector]
+    turn: Worker[EndOfTurnDetector]
     asr: Worker[Transcriber]
     llm: Worker[LanguageModel]
     tts: Worker[Synthesizer]

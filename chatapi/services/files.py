@@ -14,11 +14,11 @@ from chatapi.engines import Voice
 from chatapi.errors import Busy, TooLarge, Unprocessable
 from chatapi.events import Transcript
 from chatapi.observability.metrics import Metrics
-from chatapi.runtime.admission import Gate, Priority
-from chatapi.services.speech.synthesis import Speaking
-from chatapi.services.transcription.streaming import Dictation
-from chatapi.services.transcription.transcriber import Options, Passage, too_long
-from chatapi.services.turns.run import Course, Tell, Terms
+from chatapi.runtime.admission import Admission, Priority
+from chatapi.services.speech.synthesis import SpeechSynthesis
+from chatapi.services.transcription.streaming import StreamingTranscriber
+from chatapi.services.transcription.transcriber import TranscribedPart, TranscriptionRequest, too_long
+from chatapi.services.turns.run import Tell, TurnLimits, TurnRun
 from chatapi.settings import Settings
 
 By = Literal["text", "voice"]
@@ -29,11 +29,16 @@ SMALL = 256 << 10
 """Bytes of a file that is taken to be short without looking: of 64 s at 32 kbit/s."""
 
 
-class Files:
+class SpeechRequests:
     """The ability. `heard` and `dictated`, `read` and `followed` are its doors."""
 
     def __init__(
-        self, dictation: Dictation, speaking: Speaking, gate: Gate, settings: Settings, metrics: Metrics
+        self,
+        dictation: StreamingTranscriber,
+        speaking: SpeechSynthesis,
+        gate: Admission,
+        settings: Settings,
+        metrics: Metrics,
     ) -> None:
         self.dictation = dictation
         self.transcription = dictation.transcription
@@ -42,7 +47,7 @@ class Files:
         self.limits = settings.limits
         self.metrics = metrics
         # Taken before the turns' gate: long recordings shall not hold all of its slots for minutes.
-        self.long = Gate("queue of long recordings", max(1, self.limits.concurrent // 2), self.limits.queue)
+        self.long = Admission("queue of long recordings", max(1, self.limits.concurrent // 2), self.limits.queue)
 
     def check_room(self) -> None:
         """Raises Busy where a request that came now would be refused: nobody needs to send a file for that."""
@@ -54,8 +59,8 @@ class Files:
 
     @asynccontextmanager
     async def heard(
-        self, source: Source, options: Options, traceparent: str = ""
-    ) -> AsyncIterator[AsyncIterator[Passage]]:
+        self, source: Source, options: TranscriptionRequest, traceparent: str = ""
+    ) -> AsyncIterator[AsyncIterator[TranscribedPart]]:
         """The passages of a recording as they are understood, the last one with all of it done; leaving stops it.
 
         Raises on entering what is wrong with the file from its start and with what is asked; the rest is raised by the
@@ -71,8 +76,8 @@ class Files:
         priority = Priority.BULK if bulk else Priority.REQUEST
         course = self._course("voice", traceparent, self.long if bulk else None)
 
-        async def work(tell: Tell[Passage]) -> None:
-            async def told(passage: Passage) -> None:
+        async def work(tell: Tell[TranscribedPart]) -> None:
+            async def told(passage: TranscribedPart) -> None:
                 course.sounded(passage.done)
                 course.ledger = replace(course.ledger, audio=passage.done)
                 await tell(passage)
@@ -109,7 +114,7 @@ class Files:
         async with course.taken(work, Priority.REQUEST) as transcripts:
             yield transcripts
 
-    async def _counted(self, blocks: AsyncIterator[Samples], course: Course) -> AsyncIterator[Samples]:
+    async def _counted(self, blocks: AsyncIterator[Samples], course: TurnRun) -> AsyncIterator[Samples]:
         most, heard = self.limits.audio_seconds, 0
         async for samples in blocks:
             heard += len(samples)
@@ -170,10 +175,10 @@ class Files:
         async with course.taken(work, Priority.REQUEST) as pieces:
             yield pieces
 
-    def _course(self, heard: By, traceparent: str = "", before: Gate | None = None) -> Course:
+    def _course(self, heard: By, traceparent: str = "", before: Admission | None = None) -> TurnRun:
         voice = heard == "voice"
-        terms = Terms(self.limits.turn_seconds, voice, not voice, traceparent, "file", before, WAIT_SECONDS)
-        return Course(self.gate, self.metrics, terms)
+        terms = TurnLimits(self.limits.turn_seconds, voice, not voice, traceparent, "file", before, WAIT_SECONDS)
+        return TurnRun(self.gate, self.metrics, terms)
 
 
 def _stated(source: Source) -> float | None:

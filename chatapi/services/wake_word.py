@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from chatapi.audio import RATE, Samples
-from chatapi.engines import WakeDetector
+from chatapi.engines import WakeWordDetector
 from chatapi.runtime.workers import Engines
 from chatapi.services.transcription.segmenter import FRAME
 
@@ -29,10 +29,10 @@ Change = Literal["", "woken", "waiting", "asleep"]
 NOTHING: Samples = np.zeros(0, np.float32)
 
 
-class Caller:
+class WakeWordListener:
     """Hears in one stream when the wake word is said; time is counted in samples received."""
 
-    def __init__(self, detector: WakeDetector) -> None:
+    def __init__(self, detector: WakeWordDetector) -> None:
         self._threshold = detector.threshold
         self._listener = detector.listener()
         self._armed = True
@@ -52,7 +52,7 @@ class Caller:
                 yield min(first + BLOCK, len(samples))
 
 
-class Waking:
+class WakeWordGate:
     """Follows one stream, which must be without the box's own voice; time is counted in samples received."""
 
     def __init__(self, engines: Engines, awake_seconds: float, speech: float) -> None:
@@ -61,7 +61,7 @@ class Waking:
         self.words = wake.words
         """What wakes it, as it is said."""
         self.asleep = True
-        self._caller = Caller(wake)
+        self._caller = WakeWordListener(wake)
         self._vad = engines.vad
         self._speech = speech
         self._patience = awake_seconds * RATE

@@ -15,32 +15,32 @@ from typing import Any
 import tomli
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from chatapi.errors import SettingsFault, unfit
-from chatapi.settings.network import Server, Wyoming
+from chatapi.errors import SettingsError, describe_validation_error
+from chatapi.settings.network import ServerSettings, WyomingSettings
 from chatapi.settings.tables import (
     SYSTEM,
-    Asr,
-    Coqui,
-    CTranslate2,
-    Echo,
-    History,
-    Limits,
-    Live,
-    LlamaCpp,
-    Llm,
-    Log,
-    Mic,
-    Mlc,
-    Onnx,
-    OpenAIUpstream,
-    Piper,
+    AsrSettings,
+    AudioDeviceSettings,
+    CoquiSettings,
+    CTranslate2Settings,
+    FakeEngineSettings,
+    HistorySettings,
+    LimitSettings,
+    LiveSettings,
+    LlamaCppSettings,
+    LlmSettings,
+    LogSettings,
+    MlcSettings,
+    OnnxSettings,
+    OpenAIUpstreamSettings,
+    PiperSettings,
     Settings,
-    Trace,
-    Tts,
-    Turn,
-    Vad,
-    Wake,
-    WhisperCpp,
+    TraceSettings,
+    TtsSettings,
+    TurnDetectionSettings,
+    VadSettings,
+    WakeWordSettings,
+    WhisperCppSettings,
 )
 
 __all__ = [
@@ -48,31 +48,31 @@ __all__ = [
     "DATA",
     "ENVIRONMENT",
     "SYSTEM",
-    "Asr",
-    "CTranslate2",
-    "Coqui",
-    "Echo",
-    "History",
-    "Limits",
-    "Live",
-    "LlamaCpp",
-    "Llm",
+    "AsrSettings",
+    "AudioDeviceSettings",
+    "CTranslate2Settings",
+    "CoquiSettings",
+    "FakeEngineSettings",
+    "HistorySettings",
+    "LimitSettings",
+    "LiveSettings",
+    "LlamaCppSettings",
+    "LlmSettings",
     "Loaded",
-    "Log",
-    "Mic",
-    "Mlc",
-    "Onnx",
-    "OpenAIUpstream",
-    "Piper",
-    "Server",
+    "LogSettings",
+    "MlcSettings",
+    "OnnxSettings",
+    "OpenAIUpstreamSettings",
+    "PiperSettings",
+    "ServerSettings",
     "Settings",
-    "Trace",
-    "Tts",
-    "Turn",
-    "Vad",
-    "Wake",
-    "WhisperCpp",
-    "Wyoming",
+    "TraceSettings",
+    "TtsSettings",
+    "TurnDetectionSettings",
+    "VadSettings",
+    "WakeWordSettings",
+    "WhisperCppSettings",
+    "WyomingSettings",
     "as_environment",
     "at",
     "dotted_keys",
@@ -96,7 +96,7 @@ class Loaded:
 
 
 def load(overrides: Sequence[str] = (), file: Path | None = None, environ: Mapping[str, str] | None = None) -> Loaded:
-    """Read every source. `overrides` are `key.path=value`. Raises SettingsFault naming the key and its source."""
+    """Read every source. `overrides` are `key.path=value`. Raises SettingsError naming the key and its source."""
     environ = os.environ if environ is None else environ
     tree: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -106,7 +106,7 @@ def load(overrides: Sequence[str] = (), file: Path | None = None, environ: Mappi
     try:
         return Loaded(Settings.model_validate(tree), origins)
     except ValidationError as error:
-        raise SettingsFault(_explained(error, origins)) from None
+        raise SettingsError(_explained(error, origins)) from None
 
 
 def dotted_keys(table: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
@@ -144,10 +144,10 @@ def _from_file(file: Path | None, environ: Mapping[str, str]) -> Iterator[tuple[
         tree = tomli.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if chosen is not None:
-            raise SettingsFault(f"there is no settings file {path}") from None
+            raise SettingsError(f"there is no settings file {path}") from None
         return
     except (OSError, UnicodeDecodeError, tomli.TOMLDecodeError) as error:
-        raise SettingsFault(f"{path} cannot be read: {error}") from error
+        raise SettingsError(f"{path} cannot be read: {error}") from error
     yield from ((key, value, str(path)) for key, value in _leaves(tree))
 
 
@@ -163,7 +163,7 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, st
         if not name.startswith(ENVIRONMENT) or name in (CONFIG, *CLIENT):
             continue
         if name not in names:
-            raise SettingsFault(f"the environment variable {name} is not a setting{_nearest(name, names)}")
+            raise SettingsError(f"the environment variable {name} is not a setting{_nearest(name, names)}")
         yield names[name], _typed(names[name], value), f"environment {name}"
 
 
@@ -172,9 +172,9 @@ def _from_command(overrides: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
-            raise SettingsFault(f"{override!r} is not of the form key=value, for example server.port=8001")
+            raise SettingsError(f"{override!r} is not of the form key=value, for example server.port=8001")
         if key not in known:
-            raise SettingsFault(f"there is no setting {key!r}{_nearest(key, known)}")
+            raise SettingsError(f"there is no setting {key!r}{_nearest(key, known)}")
         yield key, _typed(key, value), "command line"
 
 
@@ -191,7 +191,7 @@ def _put(tree: dict[str, Any], key: str, value: Any, origin: str) -> None:
     for step in path:
         tree = tree.setdefault(step, {})
         if not isinstance(tree, dict):
-            raise SettingsFault(f"{origin}: {step!r} is a table, it cannot hold a value of its own")
+            raise SettingsError(f"{origin}: {step!r} is a table, it cannot hold a value of its own")
     tree[name] = value
 
 
@@ -208,5 +208,5 @@ def _explained(error: ValidationError, origins: Mapping[str, str]) -> str:
         if fault["type"] == "extra_forbidden":
             lines.append(f"{origin}: there is no setting {key!r}{_nearest(key, dotted_keys())}")
         else:
-            lines.append(f"{origin}: {key} {unfit(fault)}")
+            lines.append(f"{origin}: {key} {describe_validation_error(fault)}")
     return "\n".join(lines)

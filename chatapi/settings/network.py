@@ -12,7 +12,7 @@ class Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class Server(Table):
+class ServerSettings(Table):
     """Where and to whom `chatapi serve` answers."""
 
     host: str = "127.0.0.1"
@@ -46,7 +46,7 @@ class Server(Table):
     """Requests worked on at once; one more is refused, except for /health and /ready."""
 
 
-class Wyoming(Table):
+class WyomingSettings(Table):
     """Wyoming, the protocol by which Home Assistant uses voice services. It has neither keys nor encryption."""
 
     enabled: bool | None = None
@@ -84,7 +84,9 @@ class Wyoming(Table):
         """Whether the owner wants it, so that what keeps it from listening is a fault."""
         if self.enabled is not None:
             return self.enabled
-        return any(getattr(self, name) != Wyoming.model_fields[name].default for name in ("host", "port", "socket"))
+        return any(
+            getattr(self, name) != WyomingSettings.model_fields[name].default for name in ("host", "port", "socket")
+        )
 
 
 def _is_network(text: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Literal
 import platformdirs
 from pydantic import Field, SecretStr
 
-from chatapi.settings.network import Server, Table, Wyoming
+from chatapi.settings.network import ServerSettings, Table, WyomingSettings
 
 SYSTEM = (
     "You are a friendly voice assistant. Your words are spoken aloud, so answer in one to three short, plain "
@@ -16,7 +16,7 @@ SYSTEM = (
 )
 
 
-class Limits(Table):
+class LimitSettings(Table):
     """How much is accepted."""
 
     body_bytes: int = Field(32 << 20, ge=1024)
@@ -40,7 +40,7 @@ class Limits(Table):
     """An engine without a sign of life for this long, neither an item nor a step of its work, is stuck and rebuilt."""
 
 
-class Vad(Table):
+class VadSettings(Table):
     """Voice activity detection."""
 
     engine: str = "auto"
@@ -55,7 +55,7 @@ class Vad(Table):
     """Kept before and after speech."""
 
 
-class Wake(Table):
+class WakeWordSettings(Table):
     """The wake word; used where mic.mode is wake_word."""
 
     engine: str = "pymicro_wakeword"
@@ -65,7 +65,7 @@ class Wake(Table):
     """Probability from which it was said: less wakes more readily, and by mistake more often; unset: the model's."""
 
 
-class Turn(Table):
+class TurnDetectionSettings(Table):
     """Whether a pause is the end of a turn; used in live conversation."""
 
     engine: str = "smart_turn"
@@ -75,7 +75,7 @@ class Turn(Table):
     """Unused for so long, it gives its memory back, and the next who needs it waits while it is loaded; 0: never."""
 
 
-class Live(Table):
+class LiveSettings(Table):
     """Live conversation."""
 
     sessions: int = Field(2, ge=1, le=64)
@@ -96,7 +96,7 @@ class Live(Table):
     """A session nobody sends sound or anything else for so long is closed."""
 
 
-class Asr(Table):
+class AsrSettings(Table):
     """Speech recognition."""
 
     engine: str = "auto"
@@ -110,7 +110,7 @@ class Asr(Table):
     """Unused for so long, it gives its memory back, and the next who needs it waits while it is loaded; 0: never."""
 
 
-class Llm(Table):
+class LlmSettings(Table):
     """The language model."""
 
     engine: str = "auto"
@@ -129,7 +129,7 @@ class Llm(Table):
     """Unused for so long, it gives its memory back, and the next who needs it waits while it is loaded; 0: never."""
 
 
-class Tts(Table):
+class TtsSettings(Table):
     """Speech synthesis."""
 
     engine: str = "piper"
@@ -139,7 +139,7 @@ class Tts(Table):
     """Unused for so long, it gives its memory back, and the next who needs it waits while it is loaded; 0: never."""
 
 
-class WhisperCpp(Table):
+class WhisperCppSettings(Table):
     """The whisper.cpp engine."""
 
     threads: int = Field(0, ge=0)
@@ -148,7 +148,7 @@ class WhisperCpp(Table):
     """Shorten the encoder's window for short clips, as far as no words are lost."""
 
 
-class CTranslate2(Table):
+class CTranslate2Settings(Table):
     """The CTranslate2 engine: Whisper on a processor."""
 
     slots: int = Field(2, ge=1, le=16)
@@ -165,7 +165,7 @@ class CTranslate2(Table):
     """cuda needs CTranslate2 built with it, and CUDA's libraries."""
 
 
-class LlamaCpp(Table):
+class LlamaCppSettings(Table):
     """The llama.cpp engine."""
 
     threads: int = Field(0, ge=0)
@@ -180,7 +180,7 @@ class LlamaCpp(Table):
     """How what the model remembers of a context is stored: q8_0 takes half of f16's memory."""
 
 
-class Mlc(Table):
+class MlcSettings(Table):
     """The MLC engine: a language model compiled for this board's GPU by `chatapi compile`."""
 
     device: str = Field("cuda", pattern=r"^(cuda|cpu|auto|vulkan|opencl|rocm|metal)(:\d+)?$")
@@ -191,7 +191,7 @@ class Mlc(Table):
     """Answers written at once, in one batch; at most what the model was compiled for."""
 
 
-class OpenAIUpstream(Table):
+class OpenAIUpstreamSettings(Table):
     """A chat server that speaks OpenAI's HTTP: `mlc_llm serve`, vLLM, Ollama."""
 
     url: str = "http://127.0.0.1:11434/v1"
@@ -207,14 +207,14 @@ class OpenAIUpstream(Table):
     """Seconds to wait for its next words."""
 
 
-class Onnx(Table):
+class OnnxSettings(Table):
     """ONNX Runtime, which computes Piper's voices and the ends of turns."""
 
     provider: Literal["auto", "tensorrt", "cuda", "cpu"] = "auto"
     """What it computes with; where that is not there or does not start, the next of these."""
 
 
-class Piper(Table):
+class PiperSettings(Table):
     """The Piper engine."""
 
     threads: int = Field(0, ge=0)
@@ -223,7 +223,7 @@ class Piper(Table):
     """1.2 speaks a fifth faster."""
 
 
-class Coqui(Table):
+class CoquiSettings(Table):
     """The Coqui TTS engine."""
 
     device: Literal["auto", "cuda", "cpu"] = "auto"
@@ -232,7 +232,7 @@ class Coqui(Table):
     """1.2 speaks a fifth faster, with a VITS model."""
 
 
-class Mic(Table):
+class AudioDeviceSettings(Table):
     """The box's own microphone and speaker."""
 
     enabled: bool = False
@@ -251,7 +251,7 @@ class Mic(Table):
     """Take out of what is heard what is being played."""
 
 
-class Echo(Table):
+class FakeEngineSettings(Table):
     """Engines without a model, for trying and testing."""
 
     delay: float = Field(0, ge=0)
@@ -260,7 +260,7 @@ class Echo(Table):
     """What the language model does after its first word."""
 
 
-class History(Table):
+class HistorySettings(Table):
     """Conversations kept."""
 
     keep_days: float = Field(30, gt=0)
@@ -269,7 +269,7 @@ class History(Table):
     """Beyond that the oldest is forgotten."""
 
 
-class Log(Table):
+class LogSettings(Table):
     """What is written to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -281,7 +281,7 @@ class Log(Table):
     """Keep who asked for what, and never what was said, in audit.log of the data directory, for at least 16 MB."""
 
 
-class Trace(Table):
+class TraceSettings(Table):
     """Traces of turns for OpenTelemetry; they hold times, never words."""
 
     endpoint: str = Field("", pattern=r"^(https?://[^/\s]\S*)?$")
@@ -295,26 +295,26 @@ class Settings(Table):
 
     data: Path = Path(platformdirs.user_data_dir("chatapi"))
     """Where models, conversations and all else that changes is kept."""
-    server: Server = Server()
-    limits: Limits = Limits()
-    vad: Vad = Vad()
-    wake: Wake = Wake()
-    turn: Turn = Turn()
-    live: Live = Live()
-    asr: Asr = Asr()
-    llm: Llm = Llm()
-    tts: Tts = Tts()
-    whisper_cpp: WhisperCpp = WhisperCpp()
-    ctranslate2: CTranslate2 = CTranslate2()
-    llama_cpp: LlamaCpp = LlamaCpp()
-    mlc: Mlc = Mlc()
-    openai_upstream: OpenAIUpstream = OpenAIUpstream()
-    onnx: Onnx = Onnx()
-    piper: Piper = Piper()
-    coqui: Coqui = Coqui()
-    mic: Mic = Mic()
-    wyoming: Wyoming = Wyoming()
-    echo: Echo = Echo()
-    history: History = History()
-    log: Log = Log()
-    trace: Trace = Trace()
+    server: ServerSettings = ServerSettings()
+    limits: LimitSettings = LimitSettings()
+    vad: VadSettings = VadSettings()
+    wake: WakeWordSettings = WakeWordSettings()
+    turn: TurnDetectionSettings = TurnDetectionSettings()
+    live: LiveSettings = LiveSettings()
+    asr: AsrSettings = AsrSettings()
+    llm: LlmSettings = LlmSettings()
+    tts: TtsSettings = TtsSettings()
+    whisper_cpp: WhisperCppSettings = WhisperCppSettings()
+    ctranslate2: CTranslate2Settings = CTranslate2Settings()
+    llama_cpp: LlamaCppSettings = LlamaCppSettings()
+    mlc: MlcSettings = MlcSettings()
+    openai_upstream: OpenAIUpstreamSettings = OpenAIUpstreamSettings()
+    onnx: OnnxSettings = OnnxSettings()
+    piper: PiperSettings = PiperSettings()
+    coqui: CoquiSettings = CoquiSettings()
+    mic: AudioDeviceSettings = AudioDeviceSettings()
+    wyoming: WyomingSettings = WyomingSettings()
+    echo: FakeEngineSettings = FakeEngineSettings()
+    history: HistorySettings = HistorySettings()
+    log: LogSettings = LogSettings()
+    trace: TraceSettings = TraceSettings()

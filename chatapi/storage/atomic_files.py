@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from chatapi.errors import StorageFault
+from chatapi.errors import StorageError
 
 RESERVE = 16 << 20
 """Bytes of a disk that are left free, so that the rest of the appliance can go on writing."""
@@ -27,17 +27,17 @@ def silent(done: int, total: int) -> None:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turns what the operating system refuses inside into a StorageFault that says what to do."""
+    """Turns what the operating system refuses inside into a StorageError that says what to do."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFault(
+            raise StorageError(
                 f"the disk of {folder} is full ({free(folder)} bytes are free); make room and try again",
                 details={"free": free(folder)},
             ) from error
         where = error.filename or folder
-        raise StorageFault(f"cannot write {where}: {error.strerror}; {folder} must be a folder we may write") from error
+        raise StorageError(f"cannot write {where}: {error.strerror}; {folder} must be a folder we may write") from error
 
 
 def free(folder: Path) -> int:
@@ -48,10 +48,10 @@ def free(folder: Path) -> int:
 
 
 def require(folder: Path, needed: int, what: str) -> None:
-    """StorageFault unless that many bytes fit, with the reserve left over."""
+    """StorageError unless that many bytes fit, with the reserve left over."""
     available = free(folder)
     if available < needed + RESERVE:
-        raise StorageFault(
+        raise StorageError(
             f"{what} needs {needed + RESERVE} bytes of {folder} for a while and {available} are free; make room there",
             details={"needed": needed + RESERVE, "free": available},
         )

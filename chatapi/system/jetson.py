@@ -16,7 +16,7 @@ COPY = "run/board/device-tree"
 
 
 @dataclass(frozen=True)
-class Board:
+class JetsonBoard:
     """What a compiled model and an image have to fit."""
 
     model: str
@@ -38,7 +38,7 @@ class Board:
         return CHIPS.get(self.chip, ("", ""))[0]
 
 
-def find(root: Path = Path("/")) -> Board | None:
+def find(root: Path = Path("/")) -> JetsonBoard | None:
     """The board whose files stand under `root`; None on any other machine."""
     # Docker hides the device tree from a container; run.sh then shows a copy.
     tree = next((place for place in (root / "proc/device-tree", root / COPY) if (place / "compatible").exists()), root)
@@ -49,7 +49,7 @@ def find(root: Path = Path("/")) -> Board | None:
         return None
     model = _text(tree / "model").strip("\0 \n") or "NVIDIA Jetson"
     gpu = CHIPS.get(chip, ("", ""))[1]
-    return Board(model, chip, gpu, l4t, _cuda(root, l4t), meminfo(root, "MemTotal"))
+    return JetsonBoard(model, chip, gpu, l4t, _cuda(root, l4t), meminfo(root, "MemTotal"))
 
 
 def meminfo(root: Path = Path("/"), key: str = "MemAvailable") -> int:

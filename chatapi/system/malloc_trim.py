@@ -42,7 +42,7 @@ SOON = 1.0
 """Seconds until memory is given back that was freed, so that a crowd of large requests costs one sweep."""
 
 
-class Sweeper:
+class MallocTrimmer:
     """Gives back once, a moment after it was asked for however often."""
 
     def __init__(self, seconds: float = SOON) -> None:

@@ -18,7 +18,7 @@ LONGEST = 200
 
 
 @dataclass(frozen=True)
-class Manager:
+class ServiceManager:
     """Where the service manager listens; telling it anything does nothing where there is none."""
 
     address: str = ""
@@ -27,7 +27,7 @@ class Manager:
     """Seconds within which it wants a sign of life from this process; 0: it wants none."""
 
     @classmethod
-    def of(cls, environ: Mapping[str, str] = os.environ) -> Manager:
+    def of(cls, environ: Mapping[str, str] = os.environ) -> ServiceManager:
         """The one that started this process; a watchdog that is meant for another process is not ours to feed."""
         meant = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         told = environ.get("WATCHDOG_USEC", "")

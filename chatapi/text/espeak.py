@@ -30,12 +30,12 @@ def phonemes(voice: str, text: str, clusters: Iterable[Iterable[str]] | None = N
     merged = None if clusters is None else [list(cluster) for cluster in clusters]
     try:
         return _phonemes(voice, guarded(text), merged)
-    except sandbox.Crashed:
+    except sandbox.ChildCrashed:
         # Words alone have not crashed it, and are better than silence.
         text = _words(text)
     try:
         return _phonemes(voice, text, merged)
-    except sandbox.Crashed as error:
+    except sandbox.ChildCrashed as error:
         raise Unprocessable("the text crashes the phonemizer", code="phonemizer_crashed") from error
 
 

@@ -95,7 +95,7 @@ _PAUSES_BEFORE = (
 """Words before which a voice may pause when a piece must be cut without a mark; those of the first set rather."""
 
 
-class Cutter:
+class SentenceSplitter:
     """Fed with text as it is written, gives it back in pieces fit to be spoken.
 
     Pieces are sentences; the first may be a clause. Joined, they are the text again but for white space, and they do

@@ -15,7 +15,7 @@ import numpy as np
 
 from chatapi.audio import RATES, Resampled, Samples
 from chatapi.audio.decoding import containers, tracks
-from chatapi.audio.decoding.tracks import BLOCK, Damage
+from chatapi.audio.decoding.tracks import BLOCK, DamagedPackets
 from chatapi.errors import BadInput
 
 
@@ -24,7 +24,7 @@ def blocks(name: str, rate: int, files: list[int]) -> Iterator[Samples | int]:
 
     Raises BadInput (bad_audio) where nothing can be decoded.
     """
-    damage = Damage()
+    damage = DamagedPackets()
     waiting: list[Samples] = []
     count = 0
     for samples in _resampled(_opened(files[0], name), rate, damage):
@@ -65,7 +65,7 @@ def _opened(descriptor: int, name: str) -> BinaryIO:
     return file
 
 
-def _resampled(file: BinaryIO, rate: int, damage: Damage) -> Iterator[Samples]:
+def _resampled(file: BinaryIO, rate: int, damage: DamagedPackets) -> Iterator[Samples]:
     """All parts of the file, each stretch of one rate resampled as one stream."""
     have, stream = rate, Resampled(rate, rate)
     for samples, native in _sound(file, damage):
@@ -76,7 +76,7 @@ def _resampled(file: BinaryIO, rate: int, damage: Damage) -> Iterator[Samples]:
     yield stream.finish()
 
 
-def _sound(file: BinaryIO, damage: Damage) -> Iterator[tuple[Samples, int]]:
+def _sound(file: BinaryIO, damage: DamagedPackets) -> Iterator[tuple[Samples, int]]:
     try:
         for number, part in enumerate(containers.parts(file)):
             window = cast(BinaryIO, containers.Window(file, part.start, part.end))

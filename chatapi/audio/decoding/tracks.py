@@ -27,13 +27,13 @@ Interleaved = npt.NDArray[np.float32]
 
 
 @dataclass
-class Damage:
+class DamagedPackets:
     """What could not be decoded."""
 
     packets: int = 0
 
 
-def decoded(file: BinaryIO, container: str, damage: Damage) -> Iterator[tuple[Samples, int]]:
+def decoded(file: BinaryIO, container: str, damage: DamagedPackets) -> Iterator[tuple[Samples, int]]:
     """Mono blocks, each with its rate. Raises BadInput (bad_audio) where there is nothing to decode."""
     try:
         with av.open(file, format=container, mode="r") as opened:
@@ -67,10 +67,14 @@ def _audible(file: BinaryIO, container: str, index: int) -> bool:
     """Whether anything can be heard in a track: some recorders write an empty one first."""
     file.seek(0)
     with av.open(file, format=container, mode="r") as opened:
-        return any((np.abs(samples) > INAUDIBLE).any() for samples, _ in _mixed(_frames(opened, index, Damage())))
+        return any(
+            (np.abs(samples) > INAUDIBLE).any() for samples, _ in _mixed(_frames(opened, index, DamagedPackets()))
+        )
 
 
-def _frames(opened: av.container.InputContainer, index: int, damage: Damage) -> Iterator[tuple[Interleaved, int]]:
+def _frames(
+    opened: av.container.InputContainer, index: int, damage: DamagedPackets
+) -> Iterator[tuple[Interleaved, int]]:
     """What can be decoded of a track, each frame with its rate."""
     stream = opened.streams[index]
     shape: tuple[object, ...] = ()
@@ -100,7 +104,7 @@ def _frames(opened: av.container.InputContainer, index: int, damage: Damage) -> 
                 yield plain.to_ndarray().reshape(plain.samples, -1).astype(np.float32, copy=False), frame.sample_rate
 
 
-def _packets(opened: av.container.InputContainer, stream: av.stream.Stream, damage: Damage) -> Iterator[Any]:
+def _packets(opened: av.container.InputContainer, stream: av.stream.Stream, damage: DamagedPackets) -> Iterator[Any]:
     """The track's packets; where the container is damaged, from where it can be read again."""
     for _ in range(HOPELESS):
         if (yield from _until_damage(opened, stream)):

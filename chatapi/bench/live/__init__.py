@@ -18,11 +18,11 @@ from chatapi.bench.bare import Bare
 from chatapi.bench.corpus import Clip
 from chatapi.bench.live import endings, pauses, scenarios
 from chatapi.bench.live.endings import Ending
-from chatapi.bench.live.harness import MAX_TOKENS, Stage
+from chatapi.bench.live.harness import MAX_TOKENS, Harness
 from chatapi.bench.live.scenarios import STORY
 from chatapi.bench.live.timeline import Timeline, drawn, timeline
-from chatapi.bench.live.transcripts import Words
-from chatapi.bench.live.transport import Door, opened
+from chatapi.bench.live.transcripts import TranscriptComparison
+from chatapi.bench.live.transport import Transport, opened
 from chatapi.bench.recognition import CORPUS, spoken
 
 SILENCE = 0.5
@@ -38,10 +38,10 @@ LONGEST = 6.0
 """Seconds of the longest clip used."""
 
 
-class Theatre:
+class LiveBench:
     """Stages one after another, each with a conversation of its own."""
 
-    def __init__(self, door: Door, request: Samples, words: Words) -> None:
+    def __init__(self, door: Transport, request: Samples, words: TranscriptComparison) -> None:
         self.request = request
         """Somebody asks for a long story."""
         self.timelines: list[Timeline] = []
@@ -52,7 +52,7 @@ class Theatre:
     @asynccontextmanager
     async def stage(
         self, name: str, echo: float | None = None, seed: int = 0, most: int = MAX_TOKENS
-    ) -> AsyncIterator[Stage]:
+    ) -> AsyncIterator[Harness]:
         """`echo`: decibels of the loudspeaker's echo at the microphone, above what is played; None: it hears none."""
         async with self._door.stage(echo, seed, most) as made:
             try:
@@ -83,13 +83,13 @@ async def measure(
 
 
 async def _played(
-    door: Door, appliance: Appliance, bare: Bare, rounds: int, chosen: Sequence[str]
+    door: Transport, appliance: Appliance, bare: Bare, rounds: int, chosen: Sequence[str]
 ) -> AsyncIterator[Row]:
     """Every round has four questions, six hesitations, two interruptions, four noises, 100 s without a word, and ten
     questions at the end of an answer of each kind."""
     clips = [clip for clip in corpus.read(CORPUS, "held-out", ["en"]) if not clip.noise and clip.seconds < LONGEST]
     clips = clips[:: max(1, len(clips) // (9 * rounds))]
-    theatre = Theatre(door, await spoken(appliance, STORY), Words(appliance.transcription))
+    theatre = LiveBench(door, await spoken(appliance, STORY), TranscriptComparison(appliance.transcription))
     mhm = await spoken(appliance, "Mhm.")
     played: dict[str, AsyncIterator[Row]] = {
         "questions": _answers(theatre, bare, clips[: 4 * rounds]),
@@ -111,7 +111,7 @@ def _keep(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8")
 
 
-async def _answers(theatre: Theatre, bare: Bare, clips: Sequence[Clip]) -> AsyncIterator[Row]:
+async def _answers(theatre: LiveBench, bare: Bare, clips: Sequence[Clip]) -> AsyncIterator[Row]:
     latencies, ratios, unanswered = [], [], 0
     async with theatre.stage("questions") as room:
         for clip in clips:
@@ -140,7 +140,7 @@ async def _chain(bare: Bare, samples: Samples) -> float:
     return watch.seconds
 
 
-async def _hesitations(theatre: Theatre, appliance: Appliance, rounds: int) -> AsyncIterator[Row]:
+async def _hesitations(theatre: LiveBench, appliance: Appliance, rounds: int) -> AsyncIterator[Row]:
     every = corpus.hesitations(CORPUS)
     clips = [every[number % len(every)] for number in range(HESITATIONS * rounds)]
     async with theatre.stage("hesitations") as room:
@@ -152,10 +152,10 @@ async def _hesitations(theatre: Theatre, appliance: Appliance, rounds: int) -> A
         yield row
 
 
-async def _interruptions(theatre: Theatre, clips: Sequence[Clip]) -> AsyncIterator[Row]:
-    found: list[scenarios.Broken] = []
+async def _interruptions(theatre: LiveBench, clips: Sequence[Clip]) -> AsyncIterator[Row]:
+    found: list[scenarios.InterruptionResult] = []
     for clip in clips:
-        with suppress(scenarios.NoStory):
+        with suppress(scenarios.ScenarioSkipped):
             async with theatre.stage("interruption") as room:
                 found.append(await scenarios.interruption(room, theatre.request, clip))
     times = [each.seconds for each in found if each.seconds is not None]
@@ -166,30 +166,30 @@ async def _interruptions(theatre: Theatre, clips: Sequence[Clip]) -> AsyncIterat
     yield Row("live", f"interruptions missed, of {len(missed)}", scenarios.share(missed), "%", 5)
 
 
-async def _disturbances(theatre: Theatre, mhm: Samples, rounds: int) -> AsyncIterator[Row]:
+async def _disturbances(theatre: LiveBench, mhm: Samples, rounds: int) -> AsyncIterator[Row]:
     random = np.random.default_rng(1)
     lost: dict[str, list[bool]] = {}
     for _ in range(rounds):
         for name, sound in {**scenarios.noises(random), "mhm": mhm}.items():
-            with suppress(scenarios.NoStory):
+            with suppress(scenarios.ScenarioSkipped):
                 async with theatre.stage(name) as room:
                     lost.setdefault(name, []).append(await scenarios.disturbance(room, theatre.request, sound))
     told = ", ".join(f"{name} {sum(found)} of {len(found)}" for name, found in lost.items())
     yield Row("live", f"answers lost to a noise: {told}", _sum(sum(found) for found in lost.values()), "", 0)
 
 
-async def _open_room(theatre: Theatre, rounds: int) -> AsyncIterator[Row]:
+async def _open_room(theatre: LiveBench, rounds: int) -> AsyncIterator[Row]:
     found = []
     for number in range(rounds):
         for decibels in ECHOES:
-            with suppress(scenarios.NoStory):
+            with suppress(scenarios.ScenarioSkipped):
                 async with theatre.stage(f"echo {decibels} dB", decibels, number) as room:
                     found.append(await scenarios.monologue(room, theatre.request))
     what = f"answers to itself, echo of {ECHOES[0]} to {ECHOES[-1]} dB, of {len(found)}"
     yield Row("live", what, _sum(found), "", 0)
 
 
-async def _quiet(theatre: Theatre, rounds: int) -> AsyncIterator[Row]:
+async def _quiet(theatre: LiveBench, rounds: int) -> AsyncIterator[Row]:
     random = np.random.default_rng(2)
     seconds = 50
     turns = 0
@@ -201,7 +201,7 @@ async def _quiet(theatre: Theatre, rounds: int) -> AsyncIterator[Row]:
     yield Row("live", f"turns made of {2 * rounds * seconds} s of noise and music", turns, "", 0)
 
 
-async def _endings(theatre: Theatre, appliance: Appliance, rounds: int) -> AsyncIterator[Row]:
+async def _endings(theatre: LiveBench, appliance: Appliance, rounds: int) -> AsyncIterator[Row]:
     """Both kinds in turn, so that a busy machine does not tell one from the other."""
     clips = [clip for clip in corpus.read(CORPUS, "held-out", ["en"]) if not clip.noise and clip.seconds < LONGEST]
     others: Iterator[Clip] = itertools.cycle(clips)
@@ -216,7 +216,7 @@ async def _endings(theatre: Theatre, appliance: Appliance, rounds: int) -> Async
 
     for _ in range(rounds):
         for question, kind in zip((other, same), found, strict=True):
-            with suppress(scenarios.NoStory):
+            with suppress(scenarios.ScenarioSkipped):
                 async with theatre.stage("endings", most=endings.MAX_TOKENS) as room:
                     kind += await endings.series(room, next(others).samples, question, endings.IN_A_ROW, random)
     yield endings.row("questions begun in the last second of an answer", found[0])

@@ -15,12 +15,12 @@ import soxr
 from chatapi.audio import INAUDIBLE, RATE, Samples
 from chatapi.bench import Row
 from chatapi.bench.live.acoustics import Walls
-from chatapi.bench.live.harness import HISS, MAX_TOKENS, Flowing, Stage, Track, blocks_of
-from chatapi.bench.live.recording import MODULES, Air, looped
+from chatapi.bench.live.harness import HISS, MAX_TOKENS, Flowing, Harness, Track, blocks_of
+from chatapi.bench.live.recording import MODULES, RoomRecording, looped
 from chatapi.bench.live.talk import talking
 from chatapi.bench.sound_card import Daemon
-from chatapi.errors import OurFault, alone
-from chatapi.events import AnswerStarted, Failed, Interrupted, LiveEvent, Transcript, TurnEnded
+from chatapi.errors import InternalError, collapse_exception_group
+from chatapi.events import Failed, Interrupted, LiveEvent, ResponseStarted, Transcript, TurnEnded
 from chatapi.settings import Settings
 
 HANGOVER = 0.6
@@ -39,7 +39,7 @@ class Recorded(Track):
     """The loudspeaker, as recorded."""
 
     def __init__(self) -> None:
-        super().__init__(Air.rate)
+        super().__init__(RoomRecording.rate)
         self.expected = 0.0
         """Until when an answer is taken to go on, whatever is to be heard."""
 
@@ -53,7 +53,7 @@ class Recorded(Track):
         """Not known: a recording has no future."""
 
 
-class DevicesStage(Flowing):
+class DevicesHarness(Flowing):
     """A microphone that is always on; the clock is the samples recorded, of microphone and speaker alike."""
 
     def __init__(self, echo: Walls | None, random: np.random.Generator) -> None:
@@ -64,7 +64,7 @@ class DevicesStage(Flowing):
         """Seconds by which each thing sounded later than it should have."""
         self._ends: list[tuple[float, float, float]] = []
         """When what was said began, when it should have ended, and the amplitude that it last has there."""
-        self._said = Track(Air.rate)
+        self._said = Track(RoomRecording.rate)
         self._speaker = Recorded()
         self._saying: list[Samples] = []
         self._echo = echo
@@ -94,7 +94,7 @@ class DevicesStage(Flowing):
         start = await self._click()
         found = self._said.first(start, CLICK / 2)
         if found is None:
-            raise OurFault("the virtual microphone hears nothing")
+            raise InternalError("the virtual microphone hears nothing")
         self.ahead = found - start
 
     async def delay(self) -> float | None:
@@ -105,14 +105,14 @@ class DevicesStage(Flowing):
 
     async def _click(self) -> float:
         start = self.now
-        self._saying += blocks_of(np.full(48, CLICK, np.float32), Air.rate // 50)
+        self._saying += blocks_of(np.full(48, CLICK, np.float32), RoomRecording.rate // 50)
         await self.wait(1.0)
         return start
 
     async def _speak(self, sound: Samples) -> float:
-        louder: Samples = soxr.resample(sound, RATE, Air.rate)
+        louder: Samples = soxr.resample(sound, RATE, RoomRecording.rate)
         start = self.now
-        self._saying += blocks_of(louder, Air.rate // 50)
+        self._saying += blocks_of(louder, RoomRecording.rate // 50)
         while self._saying:
             await self._next()
         if self._echo is None:
@@ -123,9 +123,9 @@ class DevicesStage(Flowing):
         """When it really began, by the recording: a machine that was busy lets the microphone's sound come late."""
         level = max(AUDIBLE, 0.1 * float(np.abs(sound).max()))
         found = self._said.first(planned - NEAR / 2, level)
-        if found is None or found > planned + len(sound) / Air.rate:
+        if found is None or found > planned + len(sound) / RoomRecording.rate:
             return planned
-        loud = np.flatnonzero(np.abs(sound) > level) / Air.rate
+        loud = np.flatnonzero(np.abs(sound) > level) / RoomRecording.rate
         shift = found - float(loud[0]) - planned
         self.shifts.append(shift)
         self.ahead += shift
@@ -148,19 +148,19 @@ class DevicesStage(Flowing):
 
 def _events(kind: str, words: str) -> list[LiveEvent]:
     if kind == "you":
-        return [Transcript(words), AnswerStarted(words)]
+        return [Transcript(words), ResponseStarted(words)]
     if kind == "box":
         return [TurnEnded("", "stop")]
     if kind == "box (interrupted)":
         return [Interrupted(0.0, words)]
-    return [Failed(OurFault(words))] if kind == "error" else []
+    return [Failed(InternalError(words))] if kind == "error" else []
 
 
 def _most(found: Sequence[float]) -> float:
     return max(map(abs, found), default=float("nan"))
 
 
-class DevicesDoor:
+class DevicesTransport:
     """Rooms with virtual devices, one after another."""
 
     def __init__(self, settings: Settings, daemon: Daemon) -> None:
@@ -170,7 +170,7 @@ class DevicesDoor:
         self._stretched: list[float] = []
 
     @asynccontextmanager
-    async def stage(self, echo: float | None = None, seed: int = 0, most: int = MAX_TOKENS) -> AsyncIterator[Stage]:
+    async def stage(self, echo: float | None = None, seed: int = 0, most: int = MAX_TOKENS) -> AsyncIterator[Harness]:
         """A stage with a conversation of its own; answers have as many tokens as `talk` was started with."""
         try:
             async with self._staged(echo, seed) as made, talking(self._settings, self._daemon, made.told):
@@ -180,7 +180,7 @@ class DevicesDoor:
                 self._shifts += made.shifts
                 self._stretched += made.stretched()
         except Exception as error:
-            raise alone(error) from None
+            raise collapse_exception_group(error) from None
 
     async def rows(self) -> list[Row]:
         """What the devices themselves do: their delay, and how far they went astray."""
@@ -203,15 +203,15 @@ class DevicesDoor:
         ]
 
     @asynccontextmanager
-    async def _staged(self, echo: float | None, seed: int) -> AsyncIterator[DevicesStage]:
+    async def _staged(self, echo: float | None, seed: int) -> AsyncIterator[DevicesHarness]:
         random = np.random.default_rng(seed)
-        made = DevicesStage(None if echo is None else Walls(echo, random, Air.rate), random)
-        with Air(self._daemon, made.flow, made.tick).sounding():
+        made = DevicesHarness(None if echo is None else Walls(echo, random, RoomRecording.rate), random)
+        with RoomRecording(self._daemon, made.flow, made.tick).sounding():
             yield made
 
 
 @asynccontextmanager
-async def room(settings: Settings) -> AsyncIterator[DevicesDoor]:
+async def room(settings: Settings) -> AsyncIterator[DevicesTransport]:
     """A sound server, until the block ends."""
     with tempfile.TemporaryDirectory(prefix="chatapi-bench-") as folder:
         daemon = Daemon(Path(folder))
@@ -219,6 +219,6 @@ async def room(settings: Settings) -> AsyncIterator[DevicesDoor]:
             await anyio.to_thread.run_sync(daemon.run, MODULES)
             # Otherwise it is the room itself, whose right channel is the microphone.
             await anyio.to_thread.run_sync(daemon.pactl, "set-default-sink", "spk")
-            yield DevicesDoor(settings, daemon)
+            yield DevicesTransport(settings, daemon)
         finally:
             daemon.kill()

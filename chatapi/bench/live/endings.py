@@ -11,12 +11,12 @@ import numpy as np
 
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.bench import Row
-from chatapi.bench.live.harness import Stage
-from chatapi.bench.live.scenarios import NoStory
+from chatapi.bench.live.harness import Harness
+from chatapi.bench.live.scenarios import ScenarioSkipped
 from chatapi.events import (
-    AnswerStarted,
     Failed,
     Interrupted,
+    ResponseStarted,
     Resumed,
     SpeechStarted,
     SpeechStopped,
@@ -55,20 +55,20 @@ class Ending:
         return self.fate not in ("answered", "failed")
 
 
-async def answered_aloud(stage: Stage, opening: Samples) -> float:
-    """Have the box answer; the second at which it was asked. Raises NoStory when it does not, three times."""
+async def answered_aloud(stage: Harness, opening: Samples) -> float:
+    """Have the box answer; the second at which it was asked. Raises ScenarioSkipped when it does not, three times."""
     for _ in range(3):
         start, _ = await stage.say(opening)
         if await stage.until(partial(stage.came, TurnEnded, start)) and stage.speaker.left:
             return start
         await stage.wait(4)
-    raise NoStory
+    raise ScenarioSkipped
 
 
 async def series(
-    stage: Stage, opening: Samples, question: Say, count: int, random: np.random.Generator
+    stage: Harness, opening: Samples, question: Say, count: int, random: np.random.Generator
 ) -> list[Ending]:
-    """Each of `count` questions begins in the last second of the answer to the one before. Raises NoStory."""
+    """Each of `count` questions begins in the last second of the answer to the one before. Raises ScenarioSkipped."""
     found: list[Ending] = []
     asked: float | None = None
     while len(found) < count:
@@ -90,28 +90,28 @@ async def series(
     return found
 
 
-def _left(stage: Stage, most: float) -> bool:
+def _left(stage: Harness, most: float) -> bool:
     return (stage.speaker.left or 0) <= most
 
 
-def _ended(stage: Stage, since: float) -> bool:
+def _ended(stage: Harness, since: float) -> bool:
     """Whether the newest answer is written to its end and is about to be heard to its end."""
-    started = max(at for at, event in stage.events if isinstance(event, AnswerStarted))
+    started = max(at for at, event in stage.events if isinstance(event, ResponseStarted))
     return stage.came(TurnEnded, max(since, started)) > 0
 
 
-def _answer(stage: Stage, since: float) -> str:
+def _answer(stage: Harness, since: float) -> str:
     """The words of the newest answer."""
     words: list[str] = []
     for at, event in stage.events:
-        if isinstance(event, AnswerStarted):
+        if isinstance(event, ResponseStarted):
             words.clear()
         elif isinstance(event, TextDelta) and at >= since:
             words.append(event.text)
     return "".join(words)
 
 
-async def _fate(stage: Stage, since: float) -> str:
+async def _fate(stage: Harness, since: float) -> str:
     """What becomes of a question that was just said."""
 
     def happened(kind: type) -> int:
@@ -121,7 +121,7 @@ async def _fate(stage: Stage, since: float) -> str:
         taken_back = sum(
             isinstance(event, Interrupted) and event.retracted and at >= since for at, event in stage.events
         )
-        return happened(AnswerStarted) - taken_back
+        return happened(ResponseStarted) - taken_back
 
     if await stage.until(lambda: answers() > 0 or happened(Failed) > 0, PATIENCE):
         return "answered" if answers() > 0 else "failed"

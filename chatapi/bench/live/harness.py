@@ -10,7 +10,7 @@ import anyio
 import numpy as np
 
 from chatapi.audio import INAUDIBLE, RATE, Audio, Samples
-from chatapi.errors import OurFault
+from chatapi.errors import InternalError
 from chatapi.events import Interrupted, LiveEvent, Resumed, SpeechStarted, TurnEnded
 
 BLOCK = RATE // 50
@@ -25,7 +25,7 @@ Microphone = Callable[[Samples, Samples], Samples]
 """What it gives of 20 ms that are said and 20 ms that are played, 16 kHz."""
 
 
-class Heard(Protocol):
+class ReceivedTranscript(Protocol):
     """What of the box is to be heard. Times are the stage's seconds."""
 
     @property
@@ -56,7 +56,7 @@ class Heard(Protocol):
         ...
 
 
-class Stage(Protocol):
+class Harness(Protocol):
     """What a scene needs: a room with somebody in it who talks with the box. Times are seconds of one clock."""
 
     events: list[tuple[float, LiveEvent]]
@@ -68,7 +68,7 @@ class Stage(Protocol):
     def now(self) -> float: ...
 
     @property
-    def speaker(self) -> Heard: ...
+    def speaker(self) -> ReceivedTranscript: ...
 
     async def say(self, samples: Samples, words: str = "") -> tuple[float, float]:
         """Speak, 16 kHz; the seconds at which its first and last sound came."""
@@ -165,7 +165,7 @@ class Speaker(Track):
         return block
 
 
-class Scenery(ABC):
+class Noise(ABC):
     """The part of a stage that is the same behind every door: `wait`, `_speak` and the clock are each door's own."""
 
     def __init__(self) -> None:
@@ -179,7 +179,7 @@ class Scenery(ABC):
 
     @property
     @abstractmethod
-    def speaker(self) -> Heard: ...
+    def speaker(self) -> ReceivedTranscript: ...
 
     @abstractmethod
     async def wait(self, seconds: float) -> None: ...
@@ -227,7 +227,7 @@ class Blocks:
         return self._speaker
 
 
-class Flowing(Scenery):
+class Flowing(Noise):
     """A stage whose microphone never stops: what is said joins a queue, and somebody else calls `tick`."""
 
     def __init__(self) -> None:
@@ -242,10 +242,10 @@ class Flowing(Scenery):
             await self._next()
 
     async def _next(self) -> None:
-        """Until another 20 ms are over. Raises OurFault when the clock stands still for ever."""
+        """Until another 20 ms are over. Raises InternalError when the clock stands still for ever."""
         await self._passed.wait()
         if self._stopped:
-            raise OurFault("what gives the stage its time is gone")
+            raise InternalError("what gives the stage its time is gone")
 
     def tick(self, stopped: bool = False) -> None:
         """Another 20 ms are over, or none will follow."""

@@ -13,9 +13,9 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from chatapi.audio import RATE, Samples
 from chatapi.bench import Row
 from chatapi.bench.live.acoustics import microphone
-from chatapi.bench.live.harness import BLOCK, HISS, MAX_TOKENS, Blocks, Microphone, Scenery, Stage, blocks_of
+from chatapi.bench.live.harness import BLOCK, HISS, MAX_TOKENS, Blocks, Harness, Microphone, Noise, blocks_of
 from chatapi.events import LiveEvent, Speech
-from chatapi.services.live import Live, Options, Session
+from chatapi.services.live import LiveConversations, LiveSession, SessionOptions
 
 AWAY = 0.1
 """Seconds without a call after which something else was done meanwhile, for which time here stands still."""
@@ -24,12 +24,12 @@ STEP, LONGEST = 0.001, 60
 more, and at most."""
 
 
-class AbilityStage(Blocks, Scenery):
+class InProcessHarness(Blocks, Noise):
     """Time passes here only while something is said or waited for; the clock is the samples sent."""
 
     def __init__(
         self,
-        session: Session,
+        session: LiveSession,
         events: MemoryObjectReceiveStream[LiveEvent],
         microphone: Microphone,
         random: np.random.Generator,
@@ -37,7 +37,7 @@ class AbilityStage(Blocks, Scenery):
     ) -> None:
         """With `computing`, which says whether anything is computed, time does not pass meanwhile, and else at once."""
         Blocks.__init__(self)
-        Scenery.__init__(self)
+        Noise.__init__(self)
         self._session = session
         self._arriving = events
         self._microphone = microphone
@@ -84,21 +84,21 @@ class AbilityStage(Blocks, Scenery):
             self._speaker.give(event.audio.at(RATE).samples)
 
 
-class AbilityDoor:
+class InProcessTransport:
     """Sessions of an appliance that is here."""
 
-    def __init__(self, live: Live, hurry: bool = False) -> None:
+    def __init__(self, live: LiveConversations, hurry: bool = False) -> None:
         """`hurry`: as if computing took no time, and nobody had to wait for the clock."""
         self._live = live
         self._hurry = hurry
 
     @asynccontextmanager
-    async def stage(self, echo: float | None = None, seed: int = 0, most: int = MAX_TOKENS) -> AsyncIterator[Stage]:
+    async def stage(self, echo: float | None = None, seed: int = 0, most: int = MAX_TOKENS) -> AsyncIterator[Harness]:
         """A stage with a session of its own, answers the same each time."""
         random = np.random.default_rng(seed)
-        options = Options(temperature=0, max_tokens=most)
+        options = SessionOptions(temperature=0, max_tokens=most)
         async with self._live.session(options) as (session, events):
-            yield AbilityStage(
+            yield InProcessHarness(
                 session, events, microphone(echo, seed), random, self._computing if self._hurry else None
             )
 

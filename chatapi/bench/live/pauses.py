@@ -10,8 +10,8 @@ from chatapi.audio import RATE, Samples
 from chatapi.bench import Row
 from chatapi.bench.corpus import Hesitation
 from chatapi.bench.live.harness import HISS
-from chatapi.bench.live.scenarios import PAUSES, Fate, share
-from chatapi.engines import TurnDetector
+from chatapi.bench.live.scenarios import PAUSES, PauseResult, share
+from chatapi.engines import EndOfTurnDetector
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Worker
 
@@ -26,18 +26,20 @@ def lengths(count: int) -> list[float]:
     return [PAUSES[number % len(PAUSES)] for number in range(count)]
 
 
-async def rows(fates: Sequence[Fate], clips: Sequence[Hesitation], turn: Worker[TurnDetector]) -> AsyncIterator[Row]:
+async def rows(
+    fates: Sequence[PauseResult], clips: Sequence[Hesitation], turn: Worker[EndOfTurnDetector]
+) -> AsyncIterator[Row]:
     """Ours, and on the same clips and pauses what silence alone and Smart Turn alone make of them."""
     of = f"of {len(fates)} pauses of {PAUSES[0]} to {PAUSES[-1]} s"
-    yield Row("live", f"cut off, {of}", share([fate is Fate.CUT_OFF for fate in fates]), "%", 10)
-    yield Row("live", f"taken back unheard, {of}", share([fate is Fate.TAKEN_BACK for fate in fates]), "%")
+    yield Row("live", f"cut off, {of}", share([fate is PauseResult.CUT_OFF for fate in fates]), "%", 10)
+    yield Row("live", f"taken back unheard, {of}", share([fate is PauseResult.TAKEN_BACK for fate in fates]), "%")
     plain = [pause > SILENCE for pause in lengths(len(clips))]
     yield Row("live", f"the same, turns ended by {SILENCE} s of silence alone", share(plain), "%")
     alone = [await _sounds_finished(turn, clip.before) for clip in clips]
     yield Row("live", "the same, turns ended by Smart Turn alone", share(alone), "%")
 
 
-async def _sounds_finished(turn: Worker[TurnDetector], before: Samples) -> bool:
+async def _sounds_finished(turn: Worker[EndOfTurnDetector], before: Samples) -> bool:
     random = np.random.default_rng(0)
     sound = np.concatenate([np.zeros(RATE // 3, np.float32), before, np.zeros(int(JUDGED * RATE), np.float32)])
     heard = (sound + random.normal(0, HISS, len(sound))).astype(np.float32)

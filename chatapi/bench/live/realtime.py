@@ -14,14 +14,14 @@ import numpy as np
 from chatapi.audio import RATE, Audio, Resampled, Samples
 from chatapi.bench import Row
 from chatapi.bench.live.acoustics import microphone
-from chatapi.bench.live.harness import BLOCK, HISS, MAX_TOKENS, Blocks, Flowing, Microphone, Stage, blocks_of
-from chatapi.client.realtime import Event, Link, Place, opened
-from chatapi.errors import OurFault, alone
+from chatapi.bench.live.harness import BLOCK, HISS, MAX_TOKENS, Blocks, Flowing, Harness, Microphone, blocks_of
+from chatapi.client.realtime import Event, RealtimeAddress, RealtimeLink, opened
+from chatapi.errors import InternalError, collapse_exception_group
 from chatapi.events import (
-    AnswerStarted,
     Failed,
     Interrupted,
     LiveEvent,
+    ResponseStarted,
     Resumed,
     Speech,
     SpeechStarted,
@@ -61,7 +61,7 @@ class Wire:
             self._asked = event["transcript"]
             yield Transcript(self._asked)
         elif kind == "error":
-            yield Failed(OurFault(event["error"]["message"]))
+            yield Failed(InternalError(event["error"]["message"]))
         else:
             yield from self._hearing(kind.removeprefix("input_audio_buffer."), event)
 
@@ -88,7 +88,7 @@ class Wire:
     def _answer(self, kind: str, event: Event) -> Iterator[LiveEvent]:
         if kind == "created":
             self.response, asked, self._asked = event["response"]["id"], self._asked, ""
-            yield AnswerStarted(asked)
+            yield ResponseStarted(asked)
         elif kind == "output_item.added":
             self._item = event["item"]["id"]
         elif kind == "output_audio_transcript.delta":
@@ -103,10 +103,10 @@ class Wire:
                 yield TurnEnded(response["conversation_id"], response["status"])
 
 
-class RealtimeStage(Blocks, Flowing):
+class RealtimeHarness(Blocks, Flowing):
     """A client with a microphone that is always on; the clock is the samples sent."""
 
-    def __init__(self, link: Link, microphone: Microphone, random: np.random.Generator) -> None:
+    def __init__(self, link: RealtimeLink, microphone: Microphone, random: np.random.Generator) -> None:
         Blocks.__init__(self)
         Flowing.__init__(self)
         self._link = link
@@ -152,7 +152,7 @@ class RealtimeStage(Blocks, Flowing):
     def _happened(self, event: LiveEvent) -> None:
         self.events.append((self.now, event))
         self._speaker.obey(event)
-        if isinstance(event, AnswerStarted):
+        if isinstance(event, ResponseStarted):
             self._speaker.clear()
             self._incoming = Resampled(WIRE, RATE)
         elif isinstance(event, Speech):
@@ -167,14 +167,14 @@ class RealtimeStage(Blocks, Flowing):
             await self._link.send("chatapi.played", audio_end_ms=played, response_id=response)
 
 
-class RealtimeDoor:
+class RealtimeTransport:
     """Connections to a server."""
 
-    def __init__(self, at: Place) -> None:
+    def __init__(self, at: RealtimeAddress) -> None:
         self._place = at
 
     @asynccontextmanager
-    async def stage(self, echo: float | None = None, seed: int = 0, most: int = MAX_TOKENS) -> AsyncIterator[Stage]:
+    async def stage(self, echo: float | None = None, seed: int = 0, most: int = MAX_TOKENS) -> AsyncIterator[Harness]:
         """A stage with a connection of its own. Raises what keeps the server from talking."""
         try:
             async with opened(self._place, None) as link, anyio.create_task_group() as group:
@@ -182,14 +182,14 @@ class RealtimeDoor:
                     "type": "realtime", "chatapi": {"pausing": True}, "max_output_tokens": most
                 }  # fmt: skip
                 await link.send("session.update", session=session)
-                made = RealtimeStage(link, microphone(echo, seed), np.random.default_rng(seed))
+                made = RealtimeHarness(link, microphone(echo, seed), np.random.default_rng(seed))
                 group.start_soon(made.receive)
                 group.start_soon(made.send)
                 yield made
                 group.cancel_scope.cancel()
         except Exception as error:
             # What a scene raises is not to be wrapped by the tasks beside it.
-            raise alone(error) from None
+            raise collapse_exception_group(error) from None
 
     async def rows(self) -> list[Row]:
         """Nothing: it adds nothing that is not the box's own."""

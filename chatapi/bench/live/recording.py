@@ -31,7 +31,7 @@ Flow = Callable[[Samples, Samples], Samples]
 """Takes 20 ms of the speaker and of the microphone, and gives the microphone's next."""
 
 
-class Air:
+class RoomRecording:
     """Records the room, and has the microphone hear a block for every block recorded."""
 
     rate = HZ

@@ -11,8 +11,8 @@ import numpy as np
 
 from chatapi.audio import RATE, Samples
 from chatapi.bench.corpus import Clip, Hesitation, coloured
-from chatapi.bench.live.harness import Stage
-from chatapi.events import AnswerStarted, Interrupted
+from chatapi.bench.live.harness import Harness
+from chatapi.events import Interrupted, ResponseStarted
 
 PAUSES = (0.4, 0.7, 1.0)
 """Seconds somebody hesitates in the middle of a sentence."""
@@ -22,7 +22,7 @@ STORY = "Tell me a long story about the sea and a ship."
 
 
 @dataclass(frozen=True)
-class Answered:
+class QuestionResult:
     """A turn and its answer."""
 
     latency: float | None
@@ -31,27 +31,27 @@ class Answered:
     """What was understood, as far as it was answered."""
 
 
-async def question(stage: Stage, clip: Clip) -> Answered:
+async def question(stage: Harness, clip: Clip) -> QuestionResult:
     """Ask, and hear the answer begin; the next one is asked when it is over."""
     start, end = await stage.say(clip.samples, clip.text)
     await stage.answered(end)
     first = stage.speaker.first(end)
     await stage.wait(0.5)
-    return Answered(None if first is None else first - end, _understood(stage, start))
+    return QuestionResult(None if first is None else first - end, _understood(stage, start))
 
 
-def _understood(stage: Stage, since: float) -> str:
+def _understood(stage: Harness, since: float) -> str:
     """What was answered since: a turn may be over before its last faint sound, or taken for two."""
     asked: list[str] = []
     for at, event in stage.events:
-        if at >= since and isinstance(event, AnswerStarted):
+        if at >= since and isinstance(event, ResponseStarted):
             asked.append(event.asked)
         elif at >= since and asked and isinstance(event, Interrupted) and event.retracted:
             asked.pop()
     return " ".join(asked)
 
 
-class Fate(Enum):
+class PauseResult(Enum):
     """What became of a pause in the middle of a sentence."""
 
     WAITED = "waited"
@@ -61,7 +61,7 @@ class Fate(Enum):
     """The box spoke into it."""
 
 
-async def hesitation(stage: Stage, hesitation: Hesitation, pause: float, patience: float = 30) -> Fate:
+async def hesitation(stage: Harness, hesitation: Hesitation, pause: float, patience: float = 30) -> PauseResult:
     """Stop in the middle of a sentence and go on; the answer may take `patience` seconds."""
     _, middle = await stage.say(hesitation.before)
     await stage.wait(pause)
@@ -69,33 +69,35 @@ async def hesitation(stage: Stage, hesitation: Hesitation, pause: float, patienc
     _, end = await stage.say(hesitation.after, hesitation.text)
     await stage.answered(end, patience)
     spoke = stage.speaker.first(middle)
-    taken_back = any(isinstance(event, AnswerStarted) and middle <= at < resumed + MEANT for at, event in stage.events)
+    taken_back = any(
+        isinstance(event, ResponseStarted) and middle <= at < resumed + MEANT for at, event in stage.events
+    )
     await stage.wait(0.5)
     if spoke is not None and spoke < resumed + MEANT:
-        return Fate.CUT_OFF
-    return Fate.TAKEN_BACK if taken_back else Fate.WAITED
+        return PauseResult.CUT_OFF
+    return PauseResult.TAKEN_BACK if taken_back else PauseResult.WAITED
 
 
-class NoStory(Exception):
+class ScenarioSkipped(Exception):
     """The box did not speak, or not for long, so that nothing can be said of how it is interrupted."""
 
 
-async def begin_story(stage: Stage, request: Samples) -> float:
-    """Have the box speak for long; when it was asked to. Raises NoStory unless it does, and goes on."""
+async def begin_story(stage: Harness, request: Samples) -> float:
+    """Have the box speak for long; when it was asked to. Raises ScenarioSkipped unless it does, and goes on."""
     _, end = await stage.say(request, STORY)
     if not await stage.until(lambda: stage.speaker.first(end) is not None):
-        raise NoStory
+        raise ScenarioSkipped
     await stage.wait(1.0)
     # Not between two sentences: who speaks into such a pause finds it silent at once.
     if not await stage.until(lambda: stage.speaker.sounding, 2):
-        raise NoStory
+        raise ScenarioSkipped
     if not stage.speaker.busy:
-        raise NoStory
+        raise ScenarioSkipped
     return end
 
 
 @dataclass(frozen=True)
-class Broken:
+class InterruptionResult:
     """An answer that was spoken against."""
 
     seconds: float | None
@@ -104,7 +106,7 @@ class Broken:
     """Whether the next answer was heard before all was said."""
 
 
-async def interruption(stage: Stage, request: Samples, clip: Clip) -> Broken:
+async def interruption(stage: Harness, request: Samples, clip: Clip) -> InterruptionResult:
     """Speak against an answer."""
     await begin_story(stage, request)
     start, end = await stage.say(clip.samples, clip.text)
@@ -112,14 +114,16 @@ async def interruption(stage: Stage, request: Samples, clip: Clip) -> Broken:
     await stage.answered(end)
     await stage.wait(0.5)
     if not given_up:
-        return Broken(None)
+        return InterruptionResult(None)
     # What is said may have a pause in which it is answered: that is no more of the answer it was said against.
-    next_one = next((at for at, event in stage.events if at > start and isinstance(event, AnswerStarted)), end)
+    next_one = next((at for at, event in stage.events if at > start and isinstance(event, ResponseStarted)), end)
     stopped = stage.speaker.last(start, min(end, next_one)) or start
-    return Broken(max(0.0, stopped - start), next_one < end and stage.speaker.last(next_one, end) is not None)
+    return InterruptionResult(
+        max(0.0, stopped - start), next_one < end and stage.speaker.last(next_one, end) is not None
+    )
 
 
-async def disturbance(stage: Stage, request: Samples, sound: Samples) -> bool:
+async def disturbance(stage: Harness, request: Samples, sound: Samples) -> bool:
     """A noise that means nothing against an answer: whether the rest of the answer was lost."""
     asked, before = await begin_story(stage, request), stage.now
     await stage.say(sound)
@@ -129,20 +133,20 @@ async def disturbance(stage: Stage, request: Samples, sound: Samples) -> bool:
     return lost
 
 
-async def monologue(stage: Stage, request: Samples) -> int:
+async def monologue(stage: Harness, request: Samples) -> int:
     """The box speaks and nobody else: how often it interrupted or answered itself."""
     asked = await begin_story(stage, request)
     await stage.answered(asked, 60)
     await stage.wait(3)
-    return stage.came(Interrupted, asked) + max(0, stage.came(AnswerStarted, asked) - 1)
+    return stage.came(Interrupted, asked) + max(0, stage.came(ResponseStarted, asked) - 1)
 
 
-async def quiet(stage: Stage, sound: Samples) -> int:
+async def quiet(stage: Harness, sound: Samples) -> int:
     """Noise and music without a word: how many turns were made of it."""
     before = stage.now
     await stage.say(sound)
     await stage.wait(2)
-    return stage.came(AnswerStarted, before)
+    return stage.came(ResponseStarted, before)
 
 
 def noises(random: np.random.Generator) -> dict[str, Samples]:

@@ -17,7 +17,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from chatapi.bench.live.harness import MAX_TOKENS
 from chatapi.bench.sound_card import Daemon
-from chatapi.errors import OurFault
+from chatapi.errors import InternalError
 from chatapi.settings import Settings, as_environment
 
 CHOSEN = (
@@ -42,7 +42,7 @@ Told = Callable[[str, str], None]
 
 @asynccontextmanager
 async def talking(settings: Settings, daemon: Daemon, told: Told) -> AsyncIterator[None]:
-    """It listens, and ends with the block. Raises OurFault when it ends by itself, or never begins."""
+    """It listens, and ends with the block. Raises InternalError when it ends by itself, or never begins."""
     before = await anyio.to_thread.run_sync(_streams, daemon)
     options = [option for each in (f"data={settings.data}", *CHOSEN) for option in ("--set", each)]
     screen = {"COLUMNS": str(LONGEST), "TERM": "dumb", "PYTHONUNBUFFERED": "1"}
@@ -84,15 +84,15 @@ async def _read(process: Process, told: Told, listening: anyio.Event) -> None:
             mark, _, words = line.partition(": ")
             told(mark, words)
     except (anyio.EndOfStream, anyio.IncompleteRead):
-        raise OurFault(f"chatapi talk ended by itself: {' '.join(shown[-3:])}") from None
+        raise InternalError(f"chatapi talk ended by itself: {' '.join(shown[-3:])}") from None
 
 
 def _until_open(daemon: Daemon, before: tuple[int, int]) -> None:
-    """Blocks until it has both its devices. Raises OurFault when it does not get them."""
+    """Blocks until it has both its devices. Raises InternalError when it does not get them."""
     end = time.monotonic() + OPENING
     while not all(now > then for now, then in zip(_streams(daemon), before, strict=True)):
         if time.monotonic() > end:
-            raise OurFault(f"chatapi talk did not open its devices within {OPENING} s")
+            raise InternalError(f"chatapi talk did not open its devices within {OPENING} s")
         time.sleep(0.1)
 
 

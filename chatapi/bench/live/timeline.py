@@ -9,8 +9,8 @@ from html import escape
 import numpy as np
 
 from chatapi.audio import INAUDIBLE
-from chatapi.bench.live.harness import Stage, blocks_of
-from chatapi.events import AnswerStarted, Interrupted, LiveEvent, Resumed, SpeechStopped
+from chatapi.bench.live.harness import Harness, blocks_of
+from chatapi.events import Interrupted, LiveEvent, ResponseStarted, Resumed, SpeechStopped
 
 WIDTH, STRIP, LEFT = 1200, 84, 150
 """Pixels of the picture, of a strip's height, and of the names before the strips."""
@@ -18,7 +18,7 @@ SECONDS = 20.0
 """Of a strip."""
 MARKS: dict[type[LiveEvent], tuple[str, str]] = {
     SpeechStopped: ("#888", "end of turn"),
-    AnswerStarted: ("#2a7", "answer"),
+    ResponseStarted: ("#2a7", "answer"),
     Interrupted: ("#c33", "interrupted"),
     Resumed: ("#a6c", "goes on"),
 }
@@ -36,7 +36,7 @@ class Timeline:
     marks: Sequence[tuple[float, type[LiveEvent]]]
 
 
-def timeline(name: str, stage: Stage) -> Timeline:
+def timeline(name: str, stage: Harness) -> Timeline:
     """What has happened so far."""
     blocks = enumerate(blocks_of(stage.speaker.heard()))
     played = [(at / 50, at / 50 + 0.02, "") for at, block in blocks if np.abs(block).max() > INAUDIBLE]

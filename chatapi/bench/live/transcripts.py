@@ -6,13 +6,13 @@ from chatapi.audio import RATE, Audio
 from chatapi.bench import Row, wer
 from chatapi.bench.corpus import Clip
 from chatapi.errors import Unprocessable
-from chatapi.services.transcription.transcriber import Transcription
+from chatapi.services.transcription.transcriber import FileTranscriber
 
 
-class Words:
+class TranscriptComparison:
     """Counts the errors of both ways over the same clips."""
 
-    def __init__(self, transcription: Transcription) -> None:
+    def __init__(self, transcription: FileTranscriber) -> None:
         self._transcription = transcription
         self._live: list[tuple[str, str]] = []
         self._file: list[tuple[str, str]] = []

@@ -9,9 +9,9 @@ from typing import Protocol
 from chatapi.appliance import Appliance
 from chatapi.bench import Row
 from chatapi.bench.live import devices
-from chatapi.bench.live.harness import MAX_TOKENS, Stage
-from chatapi.bench.live.in_process import AbilityDoor
-from chatapi.bench.live.realtime import RealtimeDoor
+from chatapi.bench.live.harness import MAX_TOKENS, Harness
+from chatapi.bench.live.in_process import InProcessTransport
+from chatapi.bench.live.realtime import RealtimeTransport
 from chatapi.bench.process import served
 from chatapi.client.realtime import place
 from chatapi.errors import BadInput
@@ -20,12 +20,12 @@ from chatapi.settings import Settings
 NAMES = ("ability", "realtime", "devices")
 
 
-class Door(Protocol):
+class Transport(Protocol):
     """Stages behind it, one at a time."""
 
     def stage(
         self, echo: float | None = None, seed: int = 0, most: int = MAX_TOKENS
-    ) -> AbstractAsyncContextManager[Stage]:
+    ) -> AbstractAsyncContextManager[Harness]:
         """A stage with a conversation of its own, whose microphone hears the speaker `echo` decibels above what is
         played; None: not at all. `seed` is that of its noises, `most` the tokens of an answer."""
         ...
@@ -36,7 +36,7 @@ class Door(Protocol):
 
 
 @asynccontextmanager
-async def opened(name: str, appliance: Appliance, hurry: bool = False) -> AsyncIterator[Door]:
+async def opened(name: str, appliance: Appliance, hurry: bool = False) -> AsyncIterator[Transport]:
     """A door by its name, until the block ends. Raises BadInput.
 
     `hurry`: as if computing took no time, and without waiting for the clock, as only the door inside this process can.
@@ -46,10 +46,10 @@ async def opened(name: str, appliance: Appliance, hurry: bool = False) -> AsyncI
     if hurry and name != "ability":
         raise BadInput(f"time cannot be skipped at the door {name!r}; --hurry is for --door ability")
     if name == "ability":
-        yield AbilityDoor(appliance.live, hurry)
+        yield InProcessTransport(appliance.live, hurry)
     elif name == "realtime":
         with served(appliance.settings, "llm.temperature=0", f"llm.max_tokens={MAX_TOKENS}", "mic.enabled=false") as at:
-            yield RealtimeDoor(place(at[0], _key(appliance.settings), None, appliance.settings.data))
+            yield RealtimeTransport(place(at[0], _key(appliance.settings), None, appliance.settings.data))
     else:
         async with devices.room(appliance.settings) as found:
             yield found

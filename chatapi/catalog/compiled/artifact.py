@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chatapi.catalog.manifest import COMPILED, MADE
-from chatapi.errors import ModelFault
+from chatapi.errors import ModelError
 
 LIBRARY = "lib.so"
 WEIGHTS = "weights"
@@ -19,7 +19,7 @@ CACHES = ("tensor-cache.json", "ndarray-cache.json")
 
 
 @dataclass(frozen=True)
-class Place:
+class CompiledModel:
     """The folder of one compiled model, or of one in the making."""
 
     folder: Path
@@ -70,9 +70,9 @@ def home(data: Path) -> Path:
     return data / COMPILED
 
 
-def compiled(data: Path, name: str) -> Place:
+def compiled(data: Path, name: str) -> CompiledModel:
     """Where the model of that manifest lies once it is compiled."""
-    return Place(home(data) / name)
+    return CompiledModel(home(data) / name)
 
 
 def _table(file: Path) -> Mapping[str, Any]:
@@ -81,9 +81,9 @@ def _table(file: Path) -> Mapping[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise ModelFault(f"{file} cannot be read: {error}", code="library_damaged") from error
+        raise ModelError(f"{file} cannot be read: {error}", code="library_damaged") from error
     if not isinstance(found, dict):
-        raise ModelFault(f"{file} holds no JSON object", code="library_damaged")
+        raise ModelError(f"{file} holds no JSON object", code="library_damaged")
     return found
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from chatapi.catalog.compiled import elf, fatbin
-from chatapi.errors import ModelFault
+from chatapi.errors import ModelError
 
 MARKS = (b"__tvm_ffi__library_bin", b"__tvm_ffi_library_bin", b"__tvm_dev_mblob")
 """Symbols by which a TVM finds its part of a library: since tvm-ffi (tvm 0.22), in its first releases, before it."""
@@ -105,7 +105,7 @@ class Library:
 
 
 def read(path: Path) -> Library:
-    """The library in a file. Raises ModelFault where it cannot be read."""
+    """The library in a file. Raises ModelError where it cannot be read."""
     try:
         size = path.stat().st_size
         if not size:
@@ -117,7 +117,7 @@ def read(path: Path) -> Library:
             marked = any(data.find(mark) >= 0 for mark in MARKS)
             return Library(path, size, found, fatbin.code(data), _metadata(data), marked)
     except OSError as error:
-        raise ModelFault(f"cannot read {path}: {error.strerror}", code="library_unreadable") from error
+        raise ModelError(f"cannot read {path}: {error.strerror}", code="library_unreadable") from error
 
 
 def _metadata(data: mmap.mmap) -> Metadata | None:

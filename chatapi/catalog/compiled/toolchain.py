@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from chatapi.errors import ModelFault
+from chatapi.errors import ModelError
 
 SECONDS = 120.0
 """Longest that Python may take to import TVM; from a cold SD card it has taken most of a minute."""
@@ -40,7 +40,7 @@ COMPARED = ("tvm", "tvm_ffi", "mlc_llm")
 
 
 @dataclass(frozen=True)
-class Tools:
+class Toolchain:
     """A Python that has mlc_llm, and what exactly it has."""
 
     python: str
@@ -55,8 +55,8 @@ class Tools:
 
 
 @cache
-def find(python: str = sys.executable) -> Tools:
-    """The compiler that a Python has; a process asks once. Raises ModelFault (no_compiler) naming what is missing and
+def find(python: str = sys.executable) -> Toolchain:
+    """The compiler that a Python has; a process asks once. Raises ModelError (no_compiler) naming what is missing and
     where to get it."""
     try:
         ended = subprocess.run(
@@ -64,11 +64,11 @@ def find(python: str = sys.executable) -> Tools:
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
-        raise ModelFault(f"importing TVM took longer than {SECONDS:g} seconds", code="no_compiler") from error
+        raise ModelError(f"importing TVM took longer than {SECONDS:g} seconds", code="no_compiler") from error
     if ended.returncode:
-        raise ModelFault(_missing(python, ended.stderr), code="no_compiler")
+        raise ModelError(_missing(python, ended.stderr), code="no_compiler")
     told: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
-    return Tools(python, {key: str(told[key]) for key in ("python", *COMPARED)}, bool(told["q4f16_ft"]))
+    return Toolchain(python, {key: str(told[key]) for key in ("python", *COMPARED)}, bool(told["q4f16_ft"]))
 
 
 def _missing(python: str, said: str) -> str:

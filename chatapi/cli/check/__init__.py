@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from chatapi.cli.check import audio_devices, clock, container, conversations, jetson, models, network, storage
-from chatapi.cli.check.finding import Finding, Probe, Scene
+from chatapi.cli.check.finding import CheckContext, Finding, Probe
 from chatapi.runtime import engine_selection
 from chatapi.settings import Loaded, Settings, at, dotted_keys
 
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 def check(loaded: Loaded, as_json: bool, every_setting: bool = False) -> int:
     """Status 0 when chatapi can work as it is set, 1 when not."""
-    findings = list(look(Scene(loaded.settings)))
+    findings = list(look(CheckContext(loaded.settings)))
     shown = {key: (_value(loaded.settings, key), loaded.origins.get(key, "default")) for key in dotted_keys()}
     if as_json:
         settings = {key: {"value": value, "from": origin} for key, (value, origin) in shown.items()}
@@ -80,7 +80,7 @@ def _value(settings: Settings, key: str) -> object:
     return "(set)" if isinstance(value, SecretStr) else value
 
 
-def look(scene: Scene) -> Iterator[Finding]:
+def look(scene: CheckContext) -> Iterator[Finding]:
     """Everything that is to be told, in the order of telling."""
     if not scene.quick:
         scene = replace(scene, free=network.shared(scene.settings.server.port, scene.root))
@@ -92,7 +92,7 @@ def look(scene: Scene) -> Iterator[Finding]:
 def report(settings: Settings) -> None:
     """At the start of a server: a line in the log for each thing that is bad or worth a note. Takes milliseconds."""
     try:
-        for finding in look(Scene(settings, quick=True)):
+        for finding in look(CheckContext(settings, quick=True)):
             if finding.level != "good":
                 level = logging.WARNING if finding.level == "bad" else logging.INFO
                 log.log(level, "check: %s: %s", finding.about, finding.told)

@@ -6,14 +6,14 @@ import getpass
 import os
 from collections.abc import Iterator
 
-from chatapi.cli.check.finding import Finding, Level, Scene
-from chatapi.errors import SettingsFault
+from chatapi.cli.check.finding import CheckContext, Finding, Level
+from chatapi.errors import SettingsError
 
 SIDES = (("input", "c", "microphone"), ("output", "p", "speaker"))
 """The direction, what ALSA ends the name of its device with (/dev/snd/pcmC0D0c captures), and what people call it."""
 
 
-def sound(scene: Scene) -> Iterator[Finding]:
+def sound(scene: CheckContext) -> Iterator[Finding]:
     """Where the box has no microphone of its own to use, it is only `chatapi talk` that would want one."""
     level: Level = "bad" if scene.settings.mic.enabled else "note"
     if scene.quick:
@@ -27,14 +27,14 @@ def sound(scene: Scene) -> Iterator[Finding]:
     yield from [*good, *reasons] if reasons else seen
 
 
-def _portaudio(scene: Scene, level: Level) -> Iterator[Finding]:
+def _portaudio(scene: CheckContext, level: Level) -> Iterator[Finding]:
     # Imported here, because it is not needed for anything else, and loading PortAudio asks every device there is.
     from chatapi.interfaces.audio_device import portaudio
 
     try:
         with portaudio.quiet():
             sounddevice = portaudio.load()
-    except SettingsFault as fault:
+    except SettingsError as fault:
         yield Finding(level, "sound", fault.message)
         return
     for direction, _, name in SIDES:
@@ -48,7 +48,7 @@ def _portaudio(scene: Scene, level: Level) -> Iterator[Finding]:
             yield Finding("good", name, found)
 
 
-def _devices(scene: Scene, level: Level) -> Iterator[Finding]:
+def _devices(scene: CheckContext, level: Level) -> Iterator[Finding]:
     """What ALSA has in /dev/snd, and whether we may use it; nothing where a sound server was named."""
     if "PULSE_SERVER" in scene.environ:
         return

@@ -9,20 +9,20 @@ from pathlib import Path
 from cryptography import x509
 
 from chatapi.auth import certificates
-from chatapi.auth.certificates import Names
+from chatapi.auth.certificates import CertificateNames
 from chatapi.cli.check.finding import Finding
-from chatapi.errors import SettingsFault
+from chatapi.errors import SettingsError
 
 SOON = timedelta(days=14)
 """Who renews one by hand needs as much."""
 
 
-def judge(file: Path, key: Path | None, wanted: Names, now: datetime, own: bool) -> Iterator[Finding]:
+def judge(file: Path, key: Path | None, wanted: CertificateNames, now: datetime, own: bool) -> Iterator[Finding]:
     """`own`: made and renewed by chatapi, so that only what it cannot mend counts. `wanted`: names of this machine."""
     try:
         certificates.context(file, key)
         found = x509.load_der_x509_certificate(certificates.shown(file))
-    except SettingsFault as fault:
+    except SettingsError as fault:
         yield Finding("bad", "certificate", fault.message)
         return
     start, end = found.not_valid_before_utc, found.not_valid_after_utc
@@ -41,7 +41,7 @@ def judge(file: Path, key: Path | None, wanted: Names, now: datetime, own: bool)
         yield _named(file, found, wanted)
 
 
-def _named(file: Path, found: x509.Certificate, wanted: Names) -> Finding:
+def _named(file: Path, found: x509.Certificate, wanted: CertificateNames) -> Finding:
     try:
         held = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:

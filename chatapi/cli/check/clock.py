@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from chatapi.cli.check.finding import Finding, Scene
+from chatapi.cli.check.finding import CheckContext, Finding
 
 BUILT = 2026
 """The year this was written in; a clock that shows an earlier one was never set."""
 
 
-def clock(scene: Scene) -> Iterator[Finding]:
+def clock(scene: CheckContext) -> Iterator[Finding]:
     """systemd-timesyncd(8) makes run/systemd/timesync/synchronized each time it has set the clock."""
     timesync = scene.root / "run/systemd/timesync"
     told = f"it shows {scene.now:%Y-%m-%d %H:%M} UTC"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from chatapi.cli.check.finding import Finding, Level, Scene
+from chatapi.cli.check.finding import CheckContext, Finding, Level
 
 DEVICES = ("dev/nvhost*", "dev/nvmap", "dev/nvgpu", "dev/nvidia[0-9]*")
 """The GPU's, of Orin and of Thor; the nvidia runtime hands them to a container (its devices.csv)."""
@@ -14,7 +14,7 @@ LIBRARIES = tuple(f"usr/lib/aarch64-linux-gnu/{folder}libcuda.so*" for folder in
 REGISTER = "sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart docker"
 
 
-def gpu(scene: Scene) -> Iterator[Finding]:
+def gpu(scene: CheckContext) -> Iterator[Finding]:
     """Inside a container: what the nvidia runtime gives. Outside: whether Docker has that runtime."""
     if scene.board is None:
         return
@@ -34,7 +34,7 @@ def gpu(scene: Scene) -> Iterator[Finding]:
         yield from _docker(scene)
 
 
-def _docker(scene: Scene) -> Iterator[Finding]:
+def _docker(scene: CheckContext) -> Iterator[Finding]:
     """`runtimes` in Docker's configuration, as NVIDIA's container toolkit writes it; a CDI file would do as well."""
     if any(map(scene.glob, ("etc/cdi/nvidia*", "var/run/cdi/nvidia*"))):
         return

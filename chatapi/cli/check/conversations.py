@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from chatapi.cli.check.finding import Finding, Scene
+from chatapi.cli.check.finding import CheckContext, Finding
 from chatapi.storage.history.store import kind_of
 from chatapi.system import private_files
 
 
-def conversations(scene: Scene) -> Iterator[Finding]:
+def conversations(scene: CheckContext) -> Iterator[Finding]:
     """It is opened for reading alone; at the start of a server it is not read through."""
     file = scene.settings.data / "history.sqlite3"
     aside = private_files.set_aside(file)

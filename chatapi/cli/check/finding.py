@@ -12,7 +12,7 @@ from typing import Literal
 
 from chatapi.settings import Settings
 from chatapi.system import jetson as board
-from chatapi.system.jetson import Board
+from chatapi.system.jetson import JetsonBoard
 
 Level = Literal["good", "note", "bad"]
 
@@ -29,7 +29,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Scene:
+class CheckContext:
     """What is looked at."""
 
     settings: Settings
@@ -43,7 +43,7 @@ class Scene:
     """Only what takes a few milliseconds, for the start of a server that holds its port already."""
 
     @cached_property
-    def board(self) -> Board | None:
+    def board(self) -> JetsonBoard | None:
         return board.find(self.root)
 
     @cached_property
@@ -75,5 +75,5 @@ class Scene:
         return sorted(path.relative_to(self.root).as_posix() for path in self.root.glob(pattern))
 
 
-Probe = Callable[[Scene], Iterator[Finding]]
+Probe = Callable[[CheckContext], Iterator[Finding]]
 """Looks at one thing. It raises nothing that it can expect."""

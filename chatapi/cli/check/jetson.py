@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from chatapi.cli.check.finding import Finding, Level, Scene
+from chatapi.cli.check.finding import CheckContext, Finding, Level
 from chatapi.system.jetson import CUDA_OF_L4T
 
 NEAR = 5.0
@@ -18,7 +18,7 @@ OVER_CURRENT = {"oc1": "the supply's voltage fell too low", "oc2": "more current
 """Events of the SoC's guard. A third one counts spikes of an instant, which the fastest modes have all the time."""
 
 
-def power(scene: Scene) -> Iterator[Finding]:
+def power(scene: CheckContext) -> Iterator[Finding]:
     """The power mode: nvpmodel writes "pmode:0002" and reads "< POWER_MODEL ID=2 NAME=MAXN_SUPER >"."""
     now = re.search(r"pmode:(\d+)", scene.text("var/lib/nvpmodel/status"))
     told = re.findall(r"^<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", scene.text("etc/nvpmodel.conf"), re.MULTILINE)
@@ -39,7 +39,7 @@ def _watts(mode: str) -> float:
     return float("inf") if mode.startswith("MAXN") else float(found[1]) if found else 0.0
 
 
-def clocks(scene: Scene) -> Iterator[Finding]:
+def clocks(scene: CheckContext) -> Iterator[Finding]:
     """Whether the clocks follow the load; jetson_clocks holds them at their highest."""
     folder = "sys/devices/system/cpu/cpu0/cpufreq"
     lowest, highest = (scene.number(f"{folder}/scaling_{end}_freq") for end in ("min", "max"))
@@ -53,7 +53,7 @@ def clocks(scene: Scene) -> Iterator[Finding]:
         yield Finding("note", "clocks", f"{told} them at their highest until the next start")
 
 
-def heat(scene: Scene) -> Iterator[Finding]:
+def heat(scene: CheckContext) -> Iterator[Finding]:
     """Temperatures against the first passive trip point, where clocks begin to be lowered; sysfs has millidegrees.
 
     The throttle-alert cooling devices (cpu-, gpu-, soc0-...) are on while the board does lower them.
@@ -77,7 +77,7 @@ def heat(scene: Scene) -> Iterator[Finding]:
         yield Finding("good", "heat", f"{name} has {now:.0f} °C, the board is slowed down at {limit:.0f}")
 
 
-def _zone(scene: Scene, place: str) -> tuple[str, float, float] | None:
+def _zone(scene: CheckContext, place: str) -> tuple[str, float, float] | None:
     """Name, temperature and where throttling begins, in °C; None for a zone without the one or the other."""
     # A zone that is off cannot be read.
     now = scene.number(f"{place}/temp")
@@ -89,7 +89,7 @@ def _zone(scene: Scene, place: str) -> tuple[str, float, float] | None:
     return (scene.text(f"{place}/type"), now / 1000, min(trips)) if now is not None and trips else None
 
 
-def current(scene: Scene) -> Iterator[Finding]:
+def current(scene: CheckContext) -> Iterator[Finding]:
     """Times the guard of the supply stepped in since the board was started: hwmon "soctherm_oc" of L4T 35 and later."""
     for place in scene.glob("sys/class/hwmon/hwmon*") if scene.board is not None else ():
         if scene.text(f"{place}/name") != "soctherm_oc":
@@ -100,7 +100,7 @@ def current(scene: Scene) -> Iterator[Finding]:
                 yield Finding("note", "supply", f"{told}: use the supply that it came with, or a lower power mode")
 
 
-def release(scene: Scene) -> Iterator[Finding]:
+def release(scene: CheckContext) -> Iterator[Finding]:
     """The board's L4T and CUDA, and whether the image was made for them (L4T_VERSION in its environment)."""
     board = scene.board
     if board is None:

@@ -11,9 +11,9 @@ from chatapi import compiling
 from chatapi.appliance import ESSENTIAL
 from chatapi.catalog import Catalog, Manifest
 from chatapi.cli.check import network
-from chatapi.cli.check.finding import Finding, Level, Scene
+from chatapi.cli.check.finding import CheckContext, Finding, Level
 from chatapi.engines import registry
-from chatapi.errors import ChatapiError, ModelFault
+from chatapi.errors import ChatapiError, ModelError
 from chatapi.runtime import engine_selection, memory_plan
 from chatapi.system import jetson
 from chatapi.system.jetson import gigabytes
@@ -24,7 +24,7 @@ SWAPPED = 0.1
 """Part of the memory that, moved to swap, says that it is short."""
 
 
-def machine(scene: Scene) -> Iterator[Finding]:
+def machine(scene: CheckContext) -> Iterator[Finding]:
     """What it is, and whether its system is too old for an engine."""
     told = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     yield Finding("good", "machine", told)
@@ -42,17 +42,17 @@ def glibc() -> str:
         return ""
 
 
-def _wake(scene: Scene) -> Level:
+def _wake(scene: CheckContext) -> Level:
     mic = scene.settings.mic
     return "bad" if mic.enabled and mic.mode == "wake_word" else "note"
 
 
-def _level(scene: Scene, role: str) -> Level:
+def _level(scene: CheckContext, role: str) -> Level:
     """The wake word is the only role that does nothing unless it is asked for."""
     return _wake(scene) if role == "wake" else "bad"
 
 
-def libraries(scene: Scene) -> Iterator[Finding]:
+def libraries(scene: CheckContext) -> Iterator[Finding]:
     """Each is really loaded; a server that starts does that anyway."""
     if scene.quick:
         return
@@ -60,7 +60,7 @@ def libraries(scene: Scene) -> Iterator[Finding]:
         yield _library(scene, role, getattr(scene.settings, role).engine)
 
 
-def _library(scene: Scene, role: str, name: str) -> Finding:
+def _library(scene: CheckContext, role: str, name: str) -> Finding:
     about, level = f"{role} engine", _level(scene, role)
     try:
         registry.load(role, name)
@@ -72,7 +72,7 @@ def _library(scene: Scene, role: str, name: str) -> Finding:
     return Finding("good", about, f"{name} can be loaded")
 
 
-def files(scene: Scene) -> Iterator[Finding]:
+def files(scene: CheckContext) -> Iterator[Finding]:
     """Every model that would be used, read through; at the start of a server only the sizes of its files."""
     catalog = Catalog(scene.settings.data)
     for fault in catalog.faults.values():
@@ -86,7 +86,7 @@ def files(scene: Scene) -> Iterator[Finding]:
         yield from _model(scene, catalog, role, together)
 
 
-def _model(scene: Scene, catalog: Catalog, role: str, together: Mapping[str, Manifest]) -> Iterator[Finding]:
+def _model(scene: CheckContext, catalog: Catalog, role: str, together: Mapping[str, Manifest]) -> Iterator[Finding]:
     table, about = getattr(scene.settings, role), f"{role} model"
     try:
         if not registry.entry(role, table.engine).needs_model:
@@ -104,7 +104,7 @@ def _model(scene: Scene, catalog: Catalog, role: str, together: Mapping[str, Man
         yield Finding("good", about, f"{chosen.name}, every file as it should be")
 
 
-def _passed_over(scene: Scene) -> Iterator[Finding]:
+def _passed_over(scene: CheckContext) -> Iterator[Finding]:
     """On a board, where what runs anywhere answers instead of what the GPU would run."""
     made = list(engine_selection.ready(Catalog(scene.settings.data)))
     if scene.board is None or not registry.installed("llm", "mlc"):
@@ -117,7 +117,7 @@ def _passed_over(scene: Scene) -> Iterator[Finding]:
             yield Finding("note", "compiled model", f"{scene.settings.llm.engine} answers instead: {why}")
 
 
-def room(scene: Scene) -> Iterator[Finding]:
+def room(scene: CheckContext) -> Iterator[Finding]:
     """The memory that the models need together, against what is free; a server that starts sees to that itself."""
     if scene.quick:
         return
@@ -125,7 +125,7 @@ def room(scene: Scene) -> Iterator[Finding]:
     has = f"{gigabytes(free)} of {gigabytes(total)} are free"
     try:
         plan = memory_plan.plan(Catalog(scene.settings.data), scene.settings, ESSENTIAL, scene.root)
-    except ModelFault as fault:
+    except ModelError as fault:
         if fault.code == "model_too_large":
             yield _too_large(scene, fault)
         return
@@ -139,7 +139,7 @@ def room(scene: Scene) -> Iterator[Finding]:
         yield Finding("good", "memory", f"the models need {gigabytes(plan.needed)}, {has}")
 
 
-def _too_large(scene: Scene, fault: ModelFault) -> Finding:
+def _too_large(scene: CheckContext, fault: ModelError) -> Finding:
     holder = network.listening(scene.settings.server.port)
     if holder is not None and holder[2]:
         told = f"chatapi runs already (process {holder[0]}) and has its models in memory; beside it {fault.message}"
@@ -147,7 +147,7 @@ def _too_large(scene: Scene, fault: ModelFault) -> Finding:
     return Finding("bad", "memory", fault.message)
 
 
-def swap(scene: Scene) -> Iterator[Finding]:
+def swap(scene: CheckContext) -> Iterator[Finding]:
     """proc/swaps has a line a device: name, type, size and use in KiB, priority. zram keeps what is swapped out in the
     memory itself, compressed; L4T sets it up as half of the memory (nvzramconfig)."""
     lines = [line.split() for line in scene.text("proc/swaps").splitlines()[1:]]
@@ -163,7 +163,7 @@ def swap(scene: Scene) -> Iterator[Finding]:
         yield Finding("note", "swap", f"{told}: sudo systemctl disable --now nvzramconfig, and a swap file on the disk")
 
 
-def compiled(scene: Scene) -> Iterator[Finding]:
+def compiled(scene: CheckContext) -> Iterator[Finding]:
     """What is wrong with the library that the `mlc` engine would load, or why another engine answers."""
     name = scene.settings.llm.model
     if scene.settings.llm.engine == engine_selection.ANYWHERE:
@@ -177,8 +177,8 @@ def compiled(scene: Scene) -> Iterator[Finding]:
         return
     try:
         free = memory_plan.available(scene.root) if scene.free is None else scene.free
-        verdict = compiling.verify(folder, compiling.Here(scene.board, available=free))
-    except ModelFault as fault:
+        verdict = compiling.verify(folder, compiling.Target(scene.board, available=free))
+    except ModelError as fault:
         yield Finding("bad", "compiled model", fault.message)
         return
     for each in verdict.faults:

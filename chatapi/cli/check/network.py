@@ -13,13 +13,13 @@ from pathlib import Path
 import psutil
 
 from chatapi import auth
-from chatapi.cli.check.finding import Finding, Scene
-from chatapi.errors import SettingsFault
+from chatapi.cli.check.finding import CheckContext, Finding
+from chatapi.errors import SettingsError
 from chatapi.interfaces.wyoming import listeners
 from chatapi.system import jetson
 
 
-def address(scene: Scene) -> Iterator[Finding]:
+def address(scene: CheckContext) -> Iterator[Finding]:
     """A server that is about to start has bound it already, and says itself whom it lets in."""
     host, port = scene.settings.server.host, scene.settings.server.port
     if scene.quick:
@@ -30,18 +30,18 @@ def address(scene: Scene) -> Iterator[Finding]:
         yield Finding("note", "address", f"{told}: chatapi keys add NAME, or set server.api_key, to close it")
 
 
-def _no_keys(scene: Scene) -> bool:
+def _no_keys(scene: CheckContext) -> bool:
     try:
         return auth.read(scene.settings.data) is None
-    except SettingsFault:
+    except SettingsError:
         return False
 
 
-def named_keys(scene: Scene) -> Iterator[Finding]:
+def named_keys(scene: CheckContext) -> Iterator[Finding]:
     """Whether the file of keys lets anybody in, where there is one."""
     try:
         found = auth.read(scene.settings.data)
-    except SettingsFault as fault:
+    except SettingsError as fault:
         yield Finding("bad", "keys", fault.message)
         return
     if found is None:
@@ -54,7 +54,7 @@ def named_keys(scene: Scene) -> Iterator[Finding]:
         yield Finding("note", "keys", f"{told}, so nobody gets in: chatapi keys add NAME")
 
 
-def wyoming(scene: Scene) -> Iterator[Finding]:
+def wyoming(scene: CheckContext) -> Iterator[Finding]:
     """The same of Wyoming, which has no keys; at its start a server says itself whom it lets in."""
     settings, table = scene.settings, scene.settings.wyoming
     if scene.quick:
@@ -130,7 +130,7 @@ def shared(port: int, root: Path = Path("/")) -> int | None:
     return jetson.meminfo(root, "MemTotal") or None if holder is not None and holder[2] else None
 
 
-def certificate(scene: Scene) -> Iterator[Finding]:
+def certificate(scene: CheckContext) -> Iterator[Finding]:
     """What HTTPS shows: in time, and for a name of this machine."""
     table = scene.settings.server
     if not table.tls:
@@ -139,7 +139,7 @@ def certificate(scene: Scene) -> Iterator[Finding]:
     from chatapi.auth import certificates
     from chatapi.cli.check import certificates as certified
 
-    file = table.certificate or certificates.Keeper(scene.settings.data).file
+    file = table.certificate or certificates.CertificateKeeper(scene.settings.data).file
     if table.certificate is None and not file.exists():
         yield Finding("good", "certificate", "it is made at the first start")
         return

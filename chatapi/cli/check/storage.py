@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from chatapi.cli.check.finding import Finding, Level, Scene
+from chatapi.cli.check.finding import CheckContext, Finding, Level
 from chatapi.storage.atomic_files import RESERVE
 from chatapi.system import private_files
 
@@ -16,7 +16,7 @@ FILES = 1000
 """Files that a fetched model, certificates and conversations may need, several times over."""
 
 
-def data(scene: Scene) -> Iterator[Finding]:
+def data(scene: CheckContext) -> Iterator[Finding]:
     """It is made where it is not there, as every other command would do."""
     folder = scene.settings.data
     try:
@@ -46,14 +46,14 @@ def _room(folder: Path, free: int, files: int | None) -> Iterator[Finding]:
         yield Finding("bad" if files == 0 else "note", "data", told)
 
 
-def _kept(scene: Scene) -> Iterator[Finding]:
+def _kept(scene: CheckContext) -> Iterator[Finding]:
     folder = scene.settings.data
     if scene.in_container and folder.stat().st_dev == scene.root.stat().st_dev:
         told = f"{folder} is inside the container, and models and conversations will go with it"
         yield Finding("note", "data", f"{told}: mount a volume there, docker run -v /var/lib/chatapi:{folder}")
 
 
-def kind(scene: Scene) -> Iterator[Finding]:
+def kind(scene: CheckContext) -> Iterator[Finding]:
     """SD cards are told by their driver: sys/dev/block/MAJOR:MINOR leads to the disk or a partition of it, and the
     card's own `type` is SD or MMC (Linux, drivers/mmc/core/bus.c)."""
     try:

@@ -17,21 +17,21 @@ import tiktoken
 from chatapi.audio import RATE, Samples
 from chatapi.audio.mel import HOP, log_mel, mel_filters
 from chatapi.catalog import ggml
-from chatapi.engines import HeardToken, Hearing, Segment, Stop
+from chatapi.engines import Segment, Stop, TranscriptionOptions, TranscriptToken
 from chatapi.engines.asr.whisper import (
     FRAME,
     NO_SPEECH,
     TOKENS_A_SECOND,
     WINDOW,
-    Heard,
-    Model,
-    Recogniser,
+    WhisperModel,
+    WhisperResult,
+    WhisperTranscriber,
     hurried,
     loops,
     repeats,
     words_of,
 )
-from chatapi.errors import EngineFailed, ModelFault
+from chatapi.errors import EngineFailed, ModelError
 from chatapi.settings import Settings
 from chatapi.system import openmp
 
@@ -79,7 +79,7 @@ PIECES = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\
 
 
 @dataclass(frozen=True)
-class _Run:
+class _DecodeRun:
     """What a run over one window needs to know."""
 
     encoded: Any
@@ -87,15 +87,15 @@ class _Run:
     prompt: list[int]
     language: str
     seconds: float
-    hearing: Hearing
+    hearing: TranscriptionOptions
 
 
-class CTranslate2(Recogniser):
-    """Deterministic for temperature 0; ModelFault when the weights cannot be loaded."""
+class CTranslate2(WhisperTranscriber):
+    """Deterministic for temperature 0; ModelError when the weights cannot be loaded."""
 
     trimmed = TRIMMED
 
-    def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
+    def __init__(self, settings: Settings, models: Sequence[WhisperModel]) -> None:
         model, table = models[0], settings.ctranslate2
         super().__init__(model, table.threads, table.trim)
         self.slots, self._beams = table.slots, table.beams
@@ -113,13 +113,15 @@ class CTranslate2(Recogniser):
                 intra_threads=self.threads,
             )
         except Exception as error:
-            raise ModelFault(f"CTranslate2 cannot load {folder}: {error}") from error
+            raise ModelError(f"CTranslate2 cannot load {folder}: {error}") from error
         self.translates = bool(self._whisper.is_multilingual)
         self._filters = mel_filters(self._whisper.n_mels)
         ranks = {spelled: rank for rank, spelled in enumerate(self._spelled)}
         self._text = tiktoken.Encoding("whisper", pat_str=PIECES, mergeable_ranks=ranks, special_tokens={})
 
-    def _hear(self, window: Samples, language: str | None, hearing: Hearing, stop: Stop) -> tuple[Segment, ...]:
+    def _hear(
+        self, window: Samples, language: str | None, hearing: TranscriptionOptions, stop: Stop
+    ) -> tuple[Segment, ...]:
         if len(window) < HOP or stop():
             return ()
         try:
@@ -137,13 +139,13 @@ class CTranslate2(Recogniser):
         except (RuntimeError, ValueError) as error:
             raise EngineFailed(f"CTranslate2 could not transcribe with {self._name}") from error
 
-    def _length(self, samples: int, hearing: Hearing) -> int:
+    def _length(self, samples: int, hearing: TranscriptionOptions) -> int:
         """Samples, silence included, that the encoder is given of a sound that a trimmed one is not enough for."""
         if not self._trim or hearing.translate:
             return WINDOW
         return DOUBTED * FRAME if self.short(samples) else min(WINDOW, samples + PADDED * FRAME) // FRAME * FRAME
 
-    def _whole(self, run: _Run, stop: Stop) -> tuple[Segment, ...]:
+    def _whole(self, run: _DecodeRun, stop: Stop) -> tuple[Segment, ...]:
         """What a longer encoder's output says: written again less greedily where it is no use."""
         for temperature in (run.hearing.temperature, *(each for each in WARMER if each > run.hearing.temperature)):
             if stop():
@@ -158,13 +160,13 @@ class CTranslate2(Recogniser):
             return ()
         return tuple(each for each in heard.segments if each.logprob >= GUESS and not loops(each))
 
-    def _encoded(self, window: Samples, length: int, language: str | None, hearing: Hearing) -> _Run:
+    def _encoded(self, window: Samples, length: int, language: str | None, hearing: TranscriptionOptions) -> _DecodeRun:
         """The window, filled up with silence to `length` samples, through the encoder."""
         padded = np.pad(window, (0, length - len(window))).astype(np.float32, copy=False)
         features = np.ascontiguousarray(log_mel(padded, self._filters)[np.newaxis])
         encoded = self._whisper.encode(ctranslate2.StorageView.from_array(features))
         language = language or self._language(encoded)
-        return _Run(encoded, self._prompt(language, hearing), language, len(window) / RATE, hearing)
+        return _DecodeRun(encoded, self._prompt(language, hearing), language, len(window) / RATE, hearing)
 
     def _language(self, encoded: Any) -> str:
         """The likeliest language, of those the model's manifest names."""
@@ -174,11 +176,11 @@ class CTranslate2(Recogniser):
         likely = {token.strip("<|>"): probability for token, probability in found}
         return max(self.languages, key=lambda code: likely.get(code, 0.0))
 
-    def _prompt(self, language: str, hearing: Hearing) -> list[int]:
+    def _prompt(self, language: str, hearing: TranscriptionOptions) -> list[int]:
         before = self._text.encode_ordinary(" " + hearing.prompt.strip())[-LONGEST_PROMPT:] if hearing.prompt else []
         return [*([self._ids["<|startofprev|>"], *before] if before else []), *self._start(language, hearing)]
 
-    def _start(self, language: str, hearing: Hearing) -> list[int]:
+    def _start(self, language: str, hearing: TranscriptionOptions) -> list[int]:
         """What tells the decoder to begin, and how."""
         begun = [self._ids["<|startoftranscript|>"]]
         if self._whisper.is_multilingual:
@@ -186,7 +188,7 @@ class CTranslate2(Recogniser):
             begun += [self._ids[f"<|{language}|>"], self._ids[task]]
         return begun
 
-    def _written(self, run: _Run, temperature: float) -> Heard:
+    def _written(self, run: _DecodeRun, temperature: float) -> WhisperResult:
         """One text of the decoder's."""
         warm = temperature > 0
         most = 16 + round(run.seconds * TOKENS_A_SECOND)
@@ -203,15 +205,15 @@ class CTranslate2(Recogniser):
         )
         stretches = [each for each in self._stretches(found.sequences_ids[0], run.seconds) if self._said(each[0])]
         if not stretches:
-            return Heard((), 0.0)
+            return WhisperResult((), 0.0)
         said = [each for ids, *_ in stretches for each in ids]
         times, logprobs = ([], found.scores * len(said)) if self._clear(run, found, warm) else self._aligned(run, said)
         logprob = float(np.mean(logprobs))
         if found.no_speech_prob > NO_SPEECH and logprob < SURE:
-            return Heard((), logprob)
-        return Heard(tuple(self._segments(run, stretches, times, logprobs)), logprob)
+            return WhisperResult((), logprob)
+        return WhisperResult(tuple(self._segments(run, stretches, times, logprobs)), logprob)
 
-    def _clear(self, run: _Run, found: Any, warm: bool) -> bool:
+    def _clear(self, run: _DecodeRun, found: Any, warm: bool) -> bool:
         """Whether nothing has to be aligned, which takes the decoder another pass.
 
         Never in a short sound: what was said against an answer is judged by the certainty of its words.
@@ -244,7 +246,7 @@ class CTranslate2(Recogniser):
 
     def _segments(
         self,
-        run: _Run,
+        run: _DecodeRun,
         stretches: Sequence[tuple[list[int], float, float]],
         times: list[tuple[float, float]],
         logprobs: list[float],
@@ -256,10 +258,10 @@ class CTranslate2(Recogniser):
             timed = [(text, *time) for text, time in zip(spelled, times, strict=False)]
             times = times[len(ids) :]
             words = words_of(timed, end) if run.hearing.words else ()
-            tokens = tuple(map(HeardToken, ids, spelled, sure)) if run.hearing.tokens else ()
+            tokens = tuple(map(TranscriptToken, ids, spelled, sure)) if run.hearing.tokens else ()
             yield Segment(self._said(ids), start, end, float(np.mean(sure)), run.language, words, tokens)
 
-    def _aligned(self, run: _Run, ids: list[int]) -> tuple[list[tuple[float, float]], list[float]]:
+    def _aligned(self, run: _DecodeRun, ids: list[int]) -> tuple[list[tuple[float, float]], list[float]]:
         """Start and end in seconds, and the log-probability, of every token.
 
         Dynamic time warping over the attention of the heads that follow the sound, as in the code Whisper was published
@@ -275,7 +277,7 @@ class CTranslate2(Recogniser):
 
 
 def _tokens(path: Path) -> tuple[dict[str, int], list[bytes]]:
-    """Numbers of the special tokens by name, and the bytes of all others by number; ModelFault when they are not there.
+    """Numbers of the special tokens by name, and the bytes of all others by number; ModelError when they are not there.
 
     Some files write the token of no speech or of the times before the first word in other words; none of them is used.
     """
@@ -283,9 +285,9 @@ def _tokens(path: Path) -> tuple[dict[str, int], list[bytes]]:
         lines = path.read_text(encoding="utf-8").split("\n")
         spelled = ggml.vocabulary(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelFault(f"{path} cannot be read: {error}") from error
+        raise ModelError(f"{path} cannot be read: {error}") from error
     ids = {line: number for number, line in enumerate(lines) if line.startswith("<|") and line.endswith("|>")}
     needed = ("<|startoftranscript|>", "<|startofprev|>", "<|0.00|>")
     if missing := [each for each in needed if each not in ids]:
-        raise ModelFault(f"{path} has no {missing[0]}; it is not the vocabulary of a Whisper model")
+        raise ModelError(f"{path} has no {missing[0]}; it is not the vocabulary of a Whisper model")
     return ids, spelled

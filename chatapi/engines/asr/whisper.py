@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from chatapi.audio import RATE, Samples
-from chatapi.engines import PLAIN, Hearing, Segment, Stop, Word, never
+from chatapi.engines import PLAIN, Segment, Stop, TranscriptionOptions, Word, never
 from chatapi.errors import Unprocessable
 
 WINDOW = 30 * RATE
@@ -34,7 +34,7 @@ TOKENS_A_SECOND = 25
 MOST_THREADS = 8
 
 
-class Model(Protocol):
+class WhisperModel(Protocol):
     """What these engines need to know of an opened model."""
 
     @property
@@ -46,7 +46,7 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class Heard:
+class WhisperResult:
     """What one run over a window gave."""
 
     segments: tuple[Segment, ...]
@@ -58,14 +58,14 @@ class Heard:
         return " ".join(segment.text for segment in self.segments)
 
 
-class Recogniser:
+class WhisperTranscriber:
     """What an engine is made from: hears windows one after another, short clips with a shortened encoder."""
 
     trimmed: int
     """Frames of the encoder for a short clip, instead of 1500."""
     slots = 1
 
-    def __init__(self, model: Model, wanted_threads: int, trim: bool) -> None:
+    def __init__(self, model: WhisperModel, wanted_threads: int, trim: bool) -> None:
         self.languages = tuple(model.languages)
         self.translates = False
         self.threads = threads(wanted_threads)
@@ -73,7 +73,7 @@ class Recogniser:
         self._trim = trim
 
     def transcribe(
-        self, samples: Samples, language: str | None = None, stop: Stop = never, hearing: Hearing = PLAIN
+        self, samples: Samples, language: str | None = None, stop: Stop = never, hearing: TranscriptionOptions = PLAIN
     ) -> Iterator[Segment]:
         """As the role says; Unprocessable (unknown_language) for one it does not understand, and for a translation
         by a model that cannot (no_translation)."""
@@ -94,7 +94,9 @@ class Recogniser:
         """Whether a shortened encoder is long enough for a sound of this length."""
         return -(-samples // FRAME) + MARGIN <= self.trimmed
 
-    def _hear(self, window: Samples, language: str | None, hearing: Hearing, stop: Stop) -> tuple[Segment, ...]:
+    def _hear(
+        self, window: Samples, language: str | None, hearing: TranscriptionOptions, stop: Stop
+    ) -> tuple[Segment, ...]:
         """What is said in at most 30 seconds, as far as it can be believed; `language` None: not known yet."""
         raise NotImplementedError
 

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 
 from chatapi.audio import RATE, Samples
-from chatapi.engines import PLAIN, HeardToken, Hearing, Segment, Stop, Word
+from chatapi.engines import PLAIN, Segment, Stop, TranscriptionOptions, TranscriptToken, Word
 from chatapi.engines.asr.whisper import (
     NO_SPEECH,
     TOKENS_A_SECOND,
-    Heard,
-    Model,
-    Recogniser,
+    WhisperModel,
+    WhisperResult,
+    WhisperTranscriber,
     hurried,
     loops,
     repeats,
     words_of,
 )
-from chatapi.errors import EngineFailed, ModelFault
+from chatapi.errors import EngineFailed, ModelError
 from chatapi.settings import Settings
 from chatapi.system import openmp
 
@@ -65,13 +65,13 @@ SHORTEST = RATE * 11 // 10
 """whisper.cpp hears nothing in less than a second."""
 
 
-class WhisperCpp(Recogniser):
+class WhisperCpp(WhisperTranscriber):
     """One transcription at a time: whisper.cpp keeps the state of a run in the loaded model."""
 
     trimmed = TRIMMED
 
-    def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
-        """Raises ModelFault when the weights cannot be loaded."""
+    def __init__(self, settings: Settings, models: Sequence[WhisperModel]) -> None:
+        """Raises ModelError when the weights cannot be loaded."""
         model = models[0]
         super().__init__(model, settings.whisper_cpp.threads, settings.whisper_cpp.trim)
         self._context = _loaded(model)
@@ -80,7 +80,9 @@ class WhisperCpp(Recogniser):
         self.translates = bool(whisper.whisper_is_multilingual(self._context)) and whole
         weakref.finalize(self, whisper.whisper_free, self._context)
 
-    def _hear(self, window: Samples, language: str | None, hearing: Hearing, stop: Stop) -> tuple[Segment, ...]:
+    def _hear(
+        self, window: Samples, language: str | None, hearing: TranscriptionOptions, stop: Stop
+    ) -> tuple[Segment, ...]:
         language, seconds = language or self._language(window), len(window) / RATE
         # Whether a trimmed encoder costs words was measured on what is written as it is spoken only.
         if not hearing.translate and (frames := self.window(len(window))):
@@ -93,21 +95,21 @@ class WhisperCpp(Recogniser):
             return ()
         return tuple(each for each in heard.segments if each.logprob >= GUESS and not loops(each))
 
-    def _run(self, window: Samples, parameters: Any, hearing: Hearing, stop: Stop) -> Heard:
+    def _run(self, window: Samples, parameters: Any, hearing: TranscriptionOptions, stop: Stop) -> WhisperResult:
         """The segments of one run over the window; nothing once `stop` is true."""
         if stop():
-            return Heard((), 0.0)
+            return WhisperResult((), 0.0)
         padded = np.pad(window, (0, max(0, SHORTEST - len(window)))).astype(np.float32, copy=False)
         parameters.max_tokens = 16 + len(window) * TOKENS_A_SECOND // RATE if parameters.audio_ctx else 0
         whisper.assign_abort_callback(parameters, stop)
         failed = whisper.whisper_full(self._context, parameters, padded, len(padded))
         if stop():
-            return Heard((), 0.0)
+            return WhisperResult((), 0.0)
         if failed:
             raise EngineFailed(f"whisper.cpp could not transcribe with {self._name}: error {failed}")
         return self._heard(parameters.language, len(window) / RATE, hearing)
 
-    def _parameters(self, language: str, frames: int, hearing: Hearing = PLAIN) -> Any:
+    def _parameters(self, language: str, frames: int, hearing: TranscriptionOptions = PLAIN) -> Any:
         """Of a run. `frames` 0: the full encoder."""
         parameters = whisper.whisper_full_default_params(whisper.WHISPER_SAMPLING_GREEDY)
         parameters.n_threads = self.threads
@@ -129,7 +131,7 @@ class WhisperCpp(Recogniser):
             parameters.initial_prompt = hearing.prompt
         return parameters
 
-    def _heard(self, language: str, seconds: float, hearing: Hearing) -> Heard:
+    def _heard(self, language: str, seconds: float, hearing: TranscriptionOptions) -> WhisperResult:
         """What the last run left in the context."""
         segments, total, count = [], 0.0, 0
         for index in range(whisper.whisper_full_n_segments(self._context)):
@@ -143,11 +145,11 @@ class WhisperCpp(Recogniser):
             sure = sum(logprobs) / len(logprobs)
             segments.append(Segment(text, start, max(start, end), sure, language, *self._parts(tokens, end, hearing)))
             total, count = total + sum(logprobs), count + len(logprobs)
-        return Heard(tuple(segments), total / max(1, count))
+        return WhisperResult(tuple(segments), total / max(1, count))
 
     def _parts(
-        self, tokens: Sequence[Any], end: float, hearing: Hearing
-    ) -> tuple[tuple[Word, ...], tuple[HeardToken, ...]]:
+        self, tokens: Sequence[Any], end: float, hearing: TranscriptionOptions
+    ) -> tuple[tuple[Word, ...], tuple[TranscriptToken, ...]]:
         """The words and tokens of a segment, as far as they are asked for."""
         if not (hearing.words or hearing.tokens):
             return (), ()
@@ -159,7 +161,7 @@ class WhisperCpp(Recogniser):
             return words, ()
         logprobs = (float(np.log(max(token.p, 1e-9))) for token in tokens)
         kept = zip(tokens, spelled, logprobs, strict=True)
-        return words, tuple(HeardToken(token.id, text, logprob) for token, text, logprob in kept)
+        return words, tuple(TranscriptToken(token.id, text, logprob) for token, text, logprob in kept)
 
     def _tokens(self, segment: int) -> list[Any]:
         """The text tokens of a segment: those after them are times and marks."""
@@ -184,12 +186,12 @@ class WhisperCpp(Recogniser):
         return max(self.languages, key=lambda code: likely[whisper.whisper_lang_id(code)])
 
 
-def _loaded(model: Model) -> Any:
+def _loaded(model: WhisperModel) -> Any:
     path = next(path for path in model.files.values() if path.suffix == ".bin")
     with _loading:
         _log.clear()
         context = whisper.whisper_init_from_file_with_params(str(path), whisper.whisper_context_default_params())
         # A context that could not be loaded looks like any other, and using it ends the process.
         if _log:
-            raise ModelFault(f"whisper.cpp cannot load {path}: {_log[0]}")
+            raise ModelError(f"whisper.cpp cannot load {path}: {_log[0]}")
     return context

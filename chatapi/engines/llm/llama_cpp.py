@@ -19,10 +19,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Skill, Stop, Uncounted, Usage, never
+from chatapi.engines import (
+    Capability,
+    ContextOverflow,
+    NoEngineCounts,
+    PromptMessage,
+    Sampling,
+    Stop,
+    TokenChunk,
+    TokenUsage,
+    never,
+)
 from chatapi.engines.llm import json_schemas
 from chatapi.engines.llm.chat_template import chat_template
-from chatapi.errors import EngineFailed, ModelFault, Unprocessable
+from chatapi.errors import EngineFailed, ModelError, Unprocessable
 from chatapi.events import Token
 from chatapi.settings import Settings
 from chatapi.system import openmp
@@ -32,7 +42,7 @@ with openmp.sleeping():
     import xllamacpp
 
 if TYPE_CHECKING:
-    from chatapi.catalog import Model
+    from chatapi.catalog import InstalledModel
 
 STEP = 128
 """Prompt tokens computed at once: the longest that stopping has to wait for, about 0.4 s on two laptop cores."""
@@ -67,33 +77,35 @@ Chunk = dict[str, Any]
 """One message of the library: a piece of OpenAI's `chat.completion.chunk`, or an `error`."""
 
 
-class LlamaCpp(Uncounted):
-    """Answers with a GGUF model. ModelFault when it cannot be loaded."""
+class LlamaCpp(NoEngineCounts):
+    """Answers with a GGUF model. ModelError when it cannot be loaded."""
 
     continues = True
-    can: frozenset[Skill] = frozenset(("top_p", "penalties", "logit_bias", "logprobs", "schema"))
+    can: frozenset[Capability] = frozenset(("top_p", "penalties", "logit_bias", "logprobs", "schema"))
     """Its own handling of tools depends on the model's template, and passes over a `tool_choice` where it finds none
     there: `chatapi.services.turns.tool_call_parser` does without."""
 
-    def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
+    def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
         if not models:
-            raise ModelFault("the llama_cpp engine needs a model and was given none; `chatapi models` lists them")
+            raise ModelError("the llama_cpp engine needs a model and was given none; `chatapi models` lists them")
         table = settings.llama_cpp
         self.slots = table.slots
         self.context = table.context
         self._sampling = {**SAMPLING, **{key: models[0].options[key] for key in SAMPLING if key in models[0].options}}
         self._closing = threading.Event()
-        self._answers: set[_Answer] = set()
+        self._answers: set[_LlamaGeneration] = set()
         path = _gguf(models[0])
         self._server: Any = _load(path, settings)
         self._template = chat_template(path)
         self._warm(settings.llm.system)
 
-    def generate(self, messages: Sequence[Message], sampling: Sampling, stop: Stop = never) -> Iterator[Piece]:
+    def generate(
+        self, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop = never
+    ) -> Iterator[TokenChunk]:
         """The answer as it is written. `stop` is asked on a thread of its own too, between steps of the prompt."""
         return self._written(messages, sampling, stop)
 
-    def whole(self, messages: Sequence[Message], stop: Stop = never) -> Iterator[float]:
+    def whole(self, messages: Sequence[PromptMessage], stop: Stop = never) -> Iterator[float]:
         """As the role says: how probable it is that a full stop comes next. The prompt read for it is kept."""
         opened = self._template.opened(_told(messages)) if self._template else None
         if opened is None or stop():
@@ -117,7 +129,9 @@ class LlamaCpp(Uncounted):
             answer.leave(CLOSING_SECONDS)
         self._server = None
 
-    def _written(self, messages: Sequence[Message], sampling: Sampling, stop: Stop, **options: int) -> Iterator[Piece]:
+    def _written(
+        self, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop, **options: int
+    ) -> Iterator[TokenChunk]:
         if stop():
             return
         request = {**self._request(messages, sampling), **options}
@@ -127,14 +141,14 @@ class LlamaCpp(Uncounted):
                     if stop():
                         return
                     yield piece
-            except _Refused as error:
+            except _RejectedByLibrary as error:
                 raise _unusable(str(error), sampling) from error
 
     @contextmanager
-    def _asked(self, route: str, request: Mapping[str, Any], stop: Stop) -> Iterator[_Answer]:
+    def _asked(self, route: str, request: Mapping[str, Any], stop: Stop) -> Iterator[_LlamaGeneration]:
         if self._server is None:
             raise EngineFailed("the llama_cpp engine was closed")
-        answer = _Answer(lambda: self._closing.is_set() or stop(), self._stepped)
+        answer = _LlamaGeneration(lambda: self._closing.is_set() or stop(), self._stepped)
         self._answers.add(answer)
         try:
             answer.start(getattr(self._server, route), json.dumps(request))
@@ -148,7 +162,7 @@ class LlamaCpp(Uncounted):
         for answer in tuple(self._answers):
             answer.stop()
 
-    def _request(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
+    def _request(self, messages: Sequence[PromptMessage], sampling: Sampling) -> dict[str, Any]:
         request: dict[str, Any] = {
             "messages": _told(messages),
             "max_tokens": sampling.max_tokens,
@@ -163,13 +177,13 @@ class LlamaCpp(Uncounted):
             request["seed"] = sampling.seed
         return {**request, **_more(sampling, self.context)}
 
-    def _pieces(self, answer: _Answer, sampling: Sampling) -> Iterator[Piece]:
+    def _pieces(self, answer: _LlamaGeneration, sampling: Sampling) -> Iterator[TokenChunk]:
         tokens: list[Token] = []
         reason: str | None = None
-        usage: Usage | None = None
+        usage: TokenUsage | None = None
         for chunk in answer.chunks():
             if "error" in chunk:
-                raise _refusal(chunk["error"], sampling) from _Refused(str(chunk["error"]))
+                raise _refusal(chunk["error"], sampling) from _RejectedByLibrary(str(chunk["error"]))
             if progress := chunk.get("prompt_progress"):
                 needed = progress["total"] + sampling.max_tokens
                 if needed > self.context:
@@ -180,32 +194,32 @@ class LlamaCpp(Uncounted):
                 text = (choice["delta"].get("content") or "").replace("\ufffd", "")
                 tokens += _tokens(choice, sampling)
                 if text:
-                    yield Piece(text, tokens=tuple(tokens))
+                    yield TokenChunk(text, tokens=tuple(tokens))
                     tokens = []
             usage = _usage(chunk["usage"]) if chunk.get("usage") else usage
         if reason is not None:
-            yield Piece("", reason, usage)
+            yield TokenChunk("", reason, usage)
         elif not answer.stopped:
             raise EngineFailed("llama.cpp ended an answer without saying why")
 
     def _warm(self, system: str) -> None:
         """Compute the system prompt in every slot, so that no first answer waits for it."""
-        messages = [Message("system", system), Message("user", "Hello")]
+        messages = [PromptMessage("system", system), PromptMessage("user", "Hello")]
         try:
             for slot in range(self.slots):
                 for _ in self._written(messages, Sampling(max_tokens=1, temperature=0), never, id_slot=slot):
                     pass
         except ContextOverflow as error:
-            raise ModelFault(
+            raise ModelError(
                 f"llm.system alone needs {error.needed} tokens and llama_cpp.context is {error.context}"
             ) from error
 
 
-class _Refused(Exception):
+class _RejectedByLibrary(Exception):
     """What the library does not take, in its words."""
 
 
-class _Answer:
+class _LlamaGeneration:
     """One answer being written, on a thread of its own."""
 
     def __init__(self, stop: Stop, stepped: Callable[[], None]) -> None:
@@ -237,7 +251,7 @@ class _Answer:
         try:
             route(request, self._take)
         except ValueError as error:
-            self._chunks.put(_Refused(str(error)))
+            self._chunks.put(_RejectedByLibrary(str(error)))
         except RuntimeError as error:
             failure = EngineFailed("llama.cpp failed; the log says why")
             failure.__cause__ = error
@@ -258,7 +272,7 @@ class _Answer:
         return self.stopped
 
 
-def _told(messages: Sequence[Message]) -> list[dict[str, str]]:
+def _told(messages: Sequence[PromptMessage]) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.text} for message in messages]
 
 
@@ -267,12 +281,12 @@ def _ends(likely: Mapping[str, Any], rest: str) -> float:
     return math.exp(likely["logprob"]) if ends(likely["token"], rest) else 0.0
 
 
-def _gguf(model: Model) -> Path:
+def _gguf(model: InstalledModel) -> Path:
     """The model's file; of one that is split into several, the first."""
     found: list[Path] = sorted(path for path in model.files.values() if path.suffix == ".gguf")
     if not found:
         names = ", ".join(path.name for path in model.files.values())
-        raise ModelFault(f"model {model.name} has no .gguf file among: {names or 'no files at all'}")
+        raise ModelError(f"model {model.name} has no .gguf file among: {names or 'no files at all'}")
     return found[0]
 
 
@@ -281,16 +295,16 @@ def _load(path: Path, settings: Settings) -> Any:
         with path.open("rb") as file:
             magic = file.read(4)
     except OSError as error:
-        raise ModelFault(f"{path} cannot be read: {error.strerror}") from error
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
     if magic != b"GGUF":
-        raise ModelFault(f"{path} is not a GGUF file: it starts {magic.hex(' ')}")
+        raise ModelError(f"{path} is not a GGUF file: it starts {magic.hex(' ')}")
     # The library serves HTTP as well. On a socket in a private folder that is gone once it listens nobody finds it, and
     # where the folder's name is too long for a socket, its loopback port wants a key that nobody has.
     with tempfile.TemporaryDirectory(prefix="chatapi-") as folder:
         try:
             return xllamacpp.Server(_params(path, settings, Path(folder)))
         except RuntimeError as error:
-            raise ModelFault(
+            raise ModelError(
                 f"llama.cpp cannot load {path}: it is damaged, of a kind this version does not know, or does not fit "
                 f"the memory with a context of {settings.llama_cpp.context} in {settings.llama_cpp.slots} slots"
             ) from error
@@ -392,6 +406,6 @@ def _unusable(message: str, sampling: Sampling) -> Unprocessable:
     )
 
 
-def _usage(stated: Mapping[str, Any]) -> Usage:
+def _usage(stated: Mapping[str, Any]) -> TokenUsage:
     cached = (stated.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
-    return Usage(stated["prompt_tokens"], stated["completion_tokens"], cached)
+    return TokenUsage(stated["prompt_tokens"], stated["completion_tokens"], cached)

@@ -28,17 +28,27 @@ from typing import TYPE_CHECKING, Any
 from mlc_llm.serve import AsyncMLCEngine
 from mlc_llm.serve.config import EngineConfig
 
-from chatapi.compiling import Here, Place, compiled, find, fitting, verify
-from chatapi.engines import ContextOverflow, Message, Piece, Sampling, Skill, Stop, Usage, never, still_wanted
+from chatapi.compiling import CompiledModel, Target, compiled, find, fitting, verify
+from chatapi.engines import (
+    Capability,
+    ContextOverflow,
+    PromptMessage,
+    Sampling,
+    Stop,
+    TokenChunk,
+    TokenUsage,
+    never,
+    still_wanted,
+)
 from chatapi.engines.llm import json_schemas
-from chatapi.errors import ChatapiError, EngineFailed, ModelFault
-from chatapi.settings import Mlc as Table
+from chatapi.errors import ChatapiError, EngineFailed, ModelError
+from chatapi.settings import MlcSettings as Table
 from chatapi.settings import Settings
 from chatapi.system import jetson
 from chatapi.text.sentence_splitter import ends
 
 if TYPE_CHECKING:
-    from chatapi.catalog import Model
+    from chatapi.catalog import InstalledModel
 
 log = logging.getLogger(__name__)
 
@@ -65,20 +75,20 @@ Put = Callable[[Any], None]
 
 
 class Mlc:
-    """Answers with a model that `chatapi compile` made. ModelFault when it cannot be loaded."""
+    """Answers with a model that `chatapi compile` made. ModelError when it cannot be loaded."""
 
     continues = True
-    can: frozenset[Skill] = frozenset(("top_p", "penalties", "logit_bias", "schema"))
+    can: frozenset[Capability] = frozenset(("top_p", "penalties", "logit_bias", "schema"))
     """It tells probabilities only of tokens without spaces and marks, see `whole`, so logprobs are not among them."""
 
-    def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
+    def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
         if not models:
-            raise ModelFault("the mlc engine needs a model and was given none; `chatapi models` lists them")
+            raise ModelError("the mlc engine needs a model and was given none; `chatapi models` lists them")
         model = models[0]
         folder = compiled(settings.data, model.name).folder
         self.slots = settings.mlc.slots
         self._sampling = {**SAMPLING, **{key: model.options[key] for key in SAMPLING if key in model.options}}
-        self._answers: set[_Answer] = set()
+        self._answers: set[_MlcGeneration] = set()
         self._closed = False
         config = configured(folder, _checked(folder, model.name), settings.mlc)
         self._engine: Any = _load(folder, config, settings.mlc.device)
@@ -88,7 +98,9 @@ class Mlc:
         self._thread.start()
         self._warm(settings.llm.system)
 
-    def generate(self, messages: Sequence[Message], sampling: Sampling, stop: Stop = never) -> Iterator[Piece]:
+    def generate(
+        self, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop = never
+    ) -> Iterator[TokenChunk]:
         """The answer as it is written. A last message of the assistant's is gone on with."""
         if stop():
             return
@@ -104,7 +116,7 @@ class Mlc:
         with self._asked(prompt, options) as answer:
             yield from _pieces(answer.items(stop))
 
-    def whole(self, messages: Sequence[Message], stop: Stop = never) -> Iterator[float]:
+    def whole(self, messages: Sequence[PromptMessage], stop: Stop = never) -> Iterator[float]:
         """As the role says: how probable it is that a full stop comes next, among the five likeliest tokens.
 
         Marks that are not ASCII are not seen: MLC leaves them out of the tokens it tells (TokenToLogProbJSON, data.cc).
@@ -151,8 +163,8 @@ class Mlc:
         self._engine = None
 
     @contextmanager
-    def _asked(self, prompt: str, options: Mapping[str, Any]) -> Iterator[_Answer]:
-        answer = _Answer(self._loop, lambda put: self._write(prompt, options, put))
+    def _asked(self, prompt: str, options: Mapping[str, Any]) -> Iterator[_MlcGeneration]:
+        answer = _MlcGeneration(self._loop, lambda put: self._write(prompt, options, put))
         self._answers.add(answer)
         try:
             yield answer
@@ -180,7 +192,7 @@ class Mlc:
         finally:
             await stream.aclose()
 
-    def _prompt(self, messages: Sequence[Message], *, opened: bool) -> tuple[str, str]:
+    def _prompt(self, messages: Sequence[PromptMessage], *, opened: bool) -> tuple[str, str]:
         """The prompt in the model's own template, and what would follow a last message that is left open.
 
         `AsyncMLCEngine.chat` would begin a new message after an assistant's, so it is rendered here, as
@@ -203,13 +215,13 @@ class Mlc:
 
     def _warm(self, system: str) -> None:
         """Compute the system prompt, so that no first answer waits for it; every conversation's begins with it."""
-        messages = [Message("system", system), Message("user", "Hello")]
+        messages = [PromptMessage("system", system), PromptMessage("user", "Hello")]
         try:
             for _ in self.generate(messages, Sampling(max_tokens=1, temperature=0)):
                 pass
         except ContextOverflow as error:
             self.close()
-            raise ModelFault(
+            raise ModelError(
                 f"llm.system alone needs {error.needed} tokens and {error.context} fit the model (mlc.context)"
             ) from error
         except ChatapiError:
@@ -217,7 +229,7 @@ class Mlc:
             raise
 
 
-class _Answer:
+class _MlcGeneration:
     """One request: a task of the engine's loop, and what it wrote so far."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, write: Callable[[Put], Coroutine[Any, Any, None]]) -> None:
@@ -261,7 +273,7 @@ class _Answer:
             self._over.set()
 
 
-def _pieces(responses: Iterator[Any]) -> Iterator[Piece]:
+def _pieces(responses: Iterator[Any]) -> Iterator[TokenChunk]:
     reason: str | None = None
     for response in responses:
         for choice in response.choices:
@@ -269,11 +281,11 @@ def _pieces(responses: Iterator[Any]) -> Iterator[Piece]:
             # What is left of a character whose other bytes never came.
             text = choice.text.replace("\ufffd", "")
             if text:
-                yield Piece(text)
+                yield TokenChunk(text)
         if response.usage is not None:
             if reason not in ("stop", "length"):
                 raise EngineFailed(f"MLC ended an answer by {reason or 'nothing'}")
-            yield Piece("", reason, _usage(response.usage))
+            yield TokenChunk("", reason, _usage(response.usage))
 
 
 def _more(sampling: Sampling) -> dict[str, Any]:
@@ -290,24 +302,24 @@ def _more(sampling: Sampling) -> dict[str, Any]:
     return more
 
 
-def _usage(stated: Any) -> Usage:
+def _usage(stated: Any) -> TokenUsage:
     """`prefill_tokens` are those that the prefix cache did not have (metrics.h)."""
     computed = (stated.extra or {}).get("prefill_tokens", stated.prompt_tokens)
     cached = max(0, stated.prompt_tokens - computed)
-    return Usage(stated.prompt_tokens, stated.completion_tokens, cached)
+    return TokenUsage(stated.prompt_tokens, stated.completion_tokens, cached)
 
 
 def _checked(folder: Path, name: str) -> Mapping[str, Any]:
-    """What the model's library says of itself. ModelFault when it is not all there, or not for this machine."""
+    """What the model's library says of itself. ModelError when it is not all there, or not for this machine."""
     for file in ("made.json", "lib.so", "weights/mlc-chat-config.json"):
         if not (folder / file).is_file():
-            raise ModelFault(
+            raise ModelError(
                 f"the model {name} is not compiled for this machine: {folder / file} is missing; "
                 f"make it with: chatapi compile {name}",
                 code="model_missing",
             )
     # Whether the memory is enough depends on the settings too: `configured` sees to that.
-    verdict = verify(folder, Here(jetson.find(), available=0, versions=find().versions), deep=True)
+    verdict = verify(folder, Target(jetson.find(), available=0, versions=find().versions), deep=True)
     verdict.require()
     return verdict.lib.metadata.raw if verdict.lib.metadata else {}
 
@@ -316,7 +328,7 @@ def configured(folder: Path, metadata: Mapping[str, Any], table: Table, root: Pa
     """What the engine is told of its batch and its memory; `root` is where the board's files stand."""
     wanted = tokens = table.slots * table.context
     if jetson.find(root) is not None:
-        tokens = min(wanted, fitting(metadata, Place(folder).size(), jetson.meminfo(root), table.context))
+        tokens = min(wanted, fitting(metadata, CompiledModel(folder).size(), jetson.meminfo(root), table.context))
     if tokens < wanted:
         log.warning("the memory holds %d tokens of the %d that %d slots may need", tokens, wanted, table.slots)
     return EngineConfig(
@@ -329,7 +341,7 @@ def configured(folder: Path, metadata: Mapping[str, Any], table: Table, root: Pa
 
 
 def _load(folder: Path, config: EngineConfig, device: str) -> Any:
-    """The engine. ModelFault with MLC's own reason when it cannot be had.
+    """The engine. ModelError with MLC's own reason when it cannot be had.
 
     What fails in loading fails on the engine's own thread, and its constructor then waits for ever (`Reload` and
     `EngineReloadImpl`, threaded_engine.cc): it is called on a thread that may be left behind, and the other's death is
@@ -355,7 +367,7 @@ def _load(folder: Path, config: EngineConfig, device: str) -> Any:
     if error is None:
         return engine
     engine.terminate()
-    raise ModelFault(f"MLC cannot load {folder}: {_reason(error)}") from error
+    raise ModelError(f"MLC cannot load {folder}: {_reason(error)}") from error
 
 
 @contextmanager

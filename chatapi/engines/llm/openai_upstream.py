@@ -10,14 +10,24 @@ from urllib.parse import unquote
 
 import httpx
 
-from chatapi.engines import ChatOnly, ContextOverflow, Message, Piece, Sampling, Skill, Stop, Usage, never
-from chatapi.engines.llm.upstream_stream import WHOLE_BYTES, Head, UpstreamRequest, beginning, events
-from chatapi.errors import Busy, ChatapiError, EngineFailed, NotReady, SettingsFault, Unprocessable
-from chatapi.events import Call, Token
+from chatapi.engines import (
+    Capability,
+    ChatOnly,
+    ContextOverflow,
+    PromptMessage,
+    Sampling,
+    Stop,
+    TokenChunk,
+    TokenUsage,
+    never,
+)
+from chatapi.engines.llm.upstream_stream import WHOLE_BYTES, ResponseHead, UpstreamRequest, beginning, events
+from chatapi.errors import Busy, ChatapiError, EngineFailed, NotReady, SettingsError, Unprocessable
+from chatapi.events import Token, ToolCall
 from chatapi.settings import Settings
 
 if TYPE_CHECKING:
-    from chatapi.catalog import Model
+    from chatapi.catalog import InstalledModel
 
 CONNECT_SECONDS = 5.0
 BYTES_A_TOKEN = 4
@@ -27,12 +37,12 @@ UNSPOKEN = ("tool_calls", "reasoning_content", "reasoning")
 
 
 class OpenAIUpstream(ChatOnly):
-    """Asks a server, which need not be up yet. SettingsFault when its address is no address."""
+    """Asks a server, which need not be up yet. SettingsError when its address is no address."""
 
-    can: frozenset[Skill] = frozenset(get_args(Skill))
+    can: frozenset[Capability] = frozenset(get_args(Capability))
     """All of it is passed on; what the server does not do it refuses itself, or passes over."""
 
-    def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
+    def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
         del models
         table = settings.openai_upstream
         self.slots = table.slots
@@ -40,7 +50,7 @@ class OpenAIUpstream(ChatOnly):
         password = re.match(r"(https?://)([^/\s@]*)@", table.url)
         self._url = (password[1] + table.url[password.end() :] if password else table.url).rstrip("/")
         if not re.match(r"https?://[^/\s]+", self._url):
-            raise SettingsFault(f"openai_upstream.url is {table.url!r}; it looks like http://127.0.0.1:11434/v1")
+            raise SettingsError(f"openai_upstream.url is {table.url!r}; it looks like http://127.0.0.1:11434/v1")
         self.context = table.context
         self._timeout = table.timeout
         self._model = table.model
@@ -56,7 +66,9 @@ class OpenAIUpstream(ChatOnly):
             trust_env=False,
         )
 
-    def generate(self, messages: Sequence[Message], sampling: Sampling, stop: Stop = never) -> Iterator[Piece]:
+    def generate(
+        self, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop = never
+    ) -> Iterator[TokenChunk]:
         """The answer as it arrives.
 
         Raises NotReady while nothing answers there, Busy when it has too much to do, EngineFailed for all else.
@@ -81,7 +93,7 @@ class OpenAIUpstream(ChatOnly):
     def close(self) -> None:
         self._client.close()
 
-    def _body(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
+    def _body(self, messages: Sequence[PromptMessage], sampling: Sampling) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self._name(),
             "messages": [_message(message) for message in messages],
@@ -115,16 +127,16 @@ class OpenAIUpstream(ChatOnly):
                 f"{self._url} lists no models, so it is no chat server; openai_upstream.url goes up to /v1"
             )
         if response.status_code != httpx.codes.OK:
-            raise self._refused(Head.of(response), response.text[:WHOLE_BYTES], Sampling(max_tokens=0))
+            raise self._refused(ResponseHead.of(response), response.text[:WHOLE_BYTES], Sampling(max_tokens=0))
         try:
             return [str(model["id"]) for model in response.json().get("data") or ()]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise EngineFailed(f"{self._url}/models does not answer with a list of models") from error
 
-    def _answer(self, asked: UpstreamRequest, sampling: Sampling, stop: Stop) -> Iterator[Piece]:
+    def _answer(self, asked: UpstreamRequest, sampling: Sampling, stop: Stop) -> Iterator[TokenChunk]:
         blocks = asked.blocks(stop)
         head = next(blocks, None)
-        if not isinstance(head, Head):
+        if not isinstance(head, ResponseHead):
             return
         if head.status != httpx.codes.OK or "event-stream" not in head.kind:
             text = beginning(blocks)
@@ -138,9 +150,9 @@ class OpenAIUpstream(ChatOnly):
 
     def _streamed(
         self, events: Iterator[str], asked: UpstreamRequest, sampling: Sampling, stop: Stop
-    ) -> Iterator[Piece]:
+    ) -> Iterator[TokenChunk]:
         reason: str | None = None
-        usage: Usage | None = None
+        usage: TokenUsage | None = None
         count = 0
         calling = _Calling()
         for event in events:
@@ -153,7 +165,7 @@ class OpenAIUpstream(ChatOnly):
             chunk = _parsed(event, self._url)
             if chunk.get("error") or chunk.get("object") == "error":
                 code = _stated(event).get("code")
-                raise self._refused(Head(code if isinstance(code, int) else 500, "", None), event, sampling)
+                raise self._refused(ResponseHead(code if isinstance(code, int) else 500, "", None), event, sampling)
             usage = _usage(chunk) or usage
             for choice in chunk.get("choices") or ():
                 reason = choice.get("finish_reason") or reason
@@ -162,17 +174,19 @@ class OpenAIUpstream(ChatOnly):
                 text = (delta.get("content") or "").replace("\ufffd", "")
                 if text:
                     count += 1
-                    yield Piece(text, tokens=_tokens(choice))
+                    yield TokenChunk(text, tokens=_tokens(choice))
                 elif any(delta.get(name) for name in UNSPOKEN):
                     # Whoever waits sees that the server is at work.
-                    yield Piece("")
+                    yield TokenChunk("")
         if stop():
             return
         if reason is None:
             raise EngineFailed(f"{self._url} broke off after {count} pieces of an answer")
-        yield Piece("", calling.reason(reason), usage or Usage(completion_tokens=count), calls=calling.calls())
+        yield TokenChunk(
+            "", calling.reason(reason), usage or TokenUsage(completion_tokens=count), calls=calling.calls()
+        )
 
-    def _refused(self, head: Head, text: str, sampling: Sampling) -> Exception:
+    def _refused(self, head: ResponseHead, text: str, sampling: Sampling) -> Exception:
         """What the server's error means here."""
         stated = _stated(text)
         message = str(stated.get("message") or stated.get("detail") or text.strip()[:300] or "nothing more")
@@ -226,8 +240,8 @@ class _Calling:
             written = arguments + (function.get("arguments") or "")
             self._parts[at] = (delta.get("id") or number, function.get("name") or name, written)
 
-    def calls(self) -> tuple[Call, ...]:
-        return tuple(Call(*self._parts[at]) for at in sorted(self._parts))
+    def calls(self) -> tuple[ToolCall, ...]:
+        return tuple(ToolCall(*self._parts[at]) for at in sorted(self._parts))
 
     def reason(self, stated: str | None) -> str:
         if stated == "length":
@@ -235,7 +249,7 @@ class _Calling:
         return "tool_calls" if self._parts else "stop"
 
 
-def _message(message: Message) -> dict[str, Any]:
+def _message(message: PromptMessage) -> dict[str, Any]:
     told: dict[str, Any] = {"role": message.role, "content": message.text}
     if message.calls:
         functions = [(call.id, {"name": call.name, "arguments": call.arguments}) for call in message.calls]
@@ -300,7 +314,7 @@ def _parsed(event: str, url: str) -> dict[str, Any]:
     return chunk
 
 
-def _whole(text: str, url: str) -> Iterator[Piece]:
+def _whole(text: str, url: str) -> Iterator[TokenChunk]:
     """An answer that came at once, from a server that does not stream."""
     chunk = _parsed(text, url)
     try:
@@ -312,15 +326,15 @@ def _whole(text: str, url: str) -> Iterator[Piece]:
     calling = _Calling()
     calling.add(message.get("tool_calls") or ())
     reason = calling.reason(choice.get("finish_reason"))
-    yield Piece(answer, reason, _usage(chunk) or Usage(), _tokens(choice), calling.calls())
+    yield TokenChunk(answer, reason, _usage(chunk) or TokenUsage(), _tokens(choice), calling.calls())
 
 
-def _usage(chunk: Mapping[str, Any]) -> Usage | None:
+def _usage(chunk: Mapping[str, Any]) -> TokenUsage | None:
     stated = chunk.get("usage")
     if not isinstance(stated, Mapping):
         return None
     cached = (stated.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    return Usage(stated.get("prompt_tokens") or 0, stated.get("completion_tokens") or 0, cached)
+    return TokenUsage(stated.get("prompt_tokens") or 0, stated.get("completion_tokens") or 0, cached)
 
 
 def _stated(text: str) -> Mapping[str, Any]:

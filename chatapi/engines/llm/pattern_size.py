@@ -11,7 +11,7 @@ GROUP = re.compile(r"\((?:\?(?::|=|!|<=|<!|P?<\w+>|[a-zA-Z-]+:))?")
 
 
 @dataclass(frozen=True)
-class Size:
+class GrammarSize:
     """Of a part of a grammar. Every figure is an upper bound."""
 
     elements: int
@@ -30,11 +30,11 @@ class Size:
     """Of a pattern, the most ways to go on at a character within a repetition. What a token of the vocabulary may be is
     found out by going all of them at each of its characters."""
 
-    def then(self, other: Size) -> Size:
+    def then(self, other: GrammarSize) -> GrammarSize:
         """One after the other."""
         starts = self.starts + (other.starts if self.empty else 0)
         states = self.states + (other.states - 1 if other.states > 1 else 0)
-        return Size(
+        return GrammarSize(
             self.elements + other.elements,
             starts,
             states,
@@ -44,9 +44,9 @@ class Size:
             max(self.looped, other.looped),
         )
 
-    def otherwise(self, other: Size) -> Size:
+    def otherwise(self, other: GrammarSize) -> GrammarSize:
         """One or the other."""
-        return Size(
+        return GrammarSize(
             self.elements + other.elements,
             self.starts + other.starts,
             self.states + other.states,
@@ -56,14 +56,14 @@ class Size:
             max(self.looped, other.looped),
         )
 
-    def times(self, least: int, most: int | None) -> Size:
+    def times(self, least: int, most: int | None) -> GrammarSize:
         """Repeated; `most` None: without end."""
         often = max(1, most if most is not None else least + 1)
         # Where the number is open, or what is repeated is itself of many lengths, each count is a place of its own.
         counted = often if most is not None and (most != least or self.states > 1) else min(often, 2)
         starts = self.starts * (often if self.empty else 1)
         ways = (UNBOUNDED if self.empty else self.open + self._alike) if often > 1 or most is None else 0
-        return Size(
+        return GrammarSize(
             self.elements * often + often,
             starts,
             self.states * counted,
@@ -80,20 +80,20 @@ class Size:
         return self.firsts.count("") + max(known.values(), default=0)
 
 
-NOTHING = Size(0, 1, 1, empty=True)
+NOTHING = GrammarSize(0, 1, 1, empty=True)
 UNBOUNDED = 10**6
 """Ways to go on in what is repeated and may be nothing."""
 
 
-def size(pattern: str) -> Size:
+def size(pattern: str) -> GrammarSize:
     """Of a pattern that Python's `re` takes. What is not understood counts as one character."""
-    waiting: list[tuple[Size, Size]] = []
+    waiting: list[tuple[GrammarSize, GrammarSize]] = []
     """Of every group that is open: the alternatives before it, and what stands before it in its own."""
-    either, before, last, at = Size(0, 0, 0), NOTHING, NOTHING, 0
+    either, before, last, at = GrammarSize(0, 0, 0), NOTHING, NOTHING, 0
     while at < len(pattern):
         if (group := GROUP.match(pattern, at)) is not None:
             waiting.append((either, before.then(last)))
-            either, before, last, at = Size(0, 0, 0), NOTHING, NOTHING, group.end()
+            either, before, last, at = GrammarSize(0, 0, 0), NOTHING, NOTHING, group.end()
         elif pattern[at] == ")" and waiting:
             inner = either.otherwise(before.then(last))
             (either, before), last, at = waiting.pop(), inner, at + 1
@@ -104,7 +104,7 @@ def size(pattern: str) -> Size:
         else:
             end = _atom(pattern, at)
             first = pattern[at] if end - at == 1 and pattern[at] != "." else ""
-            before, last, at = before.then(last), Size(end - at, 1, 1, firsts=(first,)), end
+            before, last, at = before.then(last), GrammarSize(end - at, 1, 1, firsts=(first,)), end
     return either.otherwise(before.then(last))
 
 

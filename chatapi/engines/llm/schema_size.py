@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from chatapi.engines.llm import pattern_size
-from chatapi.engines.llm.pattern_size import Size
+from chatapi.engines.llm.pattern_size import GrammarSize
 
 MOST_ELEMENTS = 200_000
 """Of a grammar: about 100 MB, and a second on two laptop cores."""
@@ -23,48 +23,48 @@ MOST_STATES = 2000
 """Alternatives followed at once; each has the whole vocabulary compared with it, 20 to 50 µs a token of the answer."""
 COMPARED = 64
 """Most alternatives that are objects of which every two are compared; of more all are followed at once."""
-VALUE = Size(120, 20, 4)
+VALUE = GrammarSize(120, 20, 4)
 """Any JSON value."""
 
 Part = Mapping[str, Any]
 Resolve = Callable[[Part], Part]
 
 
-def size(schema: Part, resolve: Resolve) -> Size:
+def size(schema: Part, resolve: Resolve) -> GrammarSize:
     """Of a schema whose form was checked. `resolve` follows a part's `$ref`."""
-    measuring = _Measuring(resolve)
+    measuring = _SchemaMeasurement(resolve)
     whole = measuring.of(schema)
     # Each is written once; as many more as there are were found meanwhile.
     elements = whole.elements + sum(each.elements for each in measuring.referred())
     return replace(whole, elements=elements)
 
 
-class _Measuring:
+class _SchemaMeasurement:
     """One schema being measured. The figures of a part never change, so it is looked at once."""
 
     def __init__(self, resolve: Resolve) -> None:
         self._resolve = resolve
-        self._known: dict[int, Size] = {}
+        self._known: dict[int, GrammarSize] = {}
         self._copies: list[Part] = []
         """Parts that were made here, kept so that no other gets their place in memory, by which they are known."""
         self._begun: set[int] = set()
         self._targets: dict[int, Part] = {}
 
-    def referred(self) -> Iterator[Size]:
+    def referred(self) -> Iterator[GrammarSize]:
         """Of everything a `$ref` points to."""
         return (self.of(each) for each in self._targets.values())
 
-    def of(self, part: Part) -> Size:
+    def of(self, part: Part) -> GrammarSize:
         if id(part) in self._known:
             return self._known[id(part)]
         if id(part) in self._begun:
             # Around in a circle; what grows with every turn is found where the circle branches.
-            return Size(1, 1, 1)
+            return GrammarSize(1, 1, 1)
         self._begun.add(id(part))
         found = self._known[id(part)] = self._measured(part)
         return found
 
-    def _measured(self, part: Part) -> Size:
+    def _measured(self, part: Part) -> GrammarSize:
         if "$ref" in part:
             target = self._resolve(part)
             self._targets[id(target)] = target
@@ -78,10 +78,10 @@ class _Measuring:
         if "const" in part or "enum" in part:
             values = [part["const"]] if "const" in part else part["enum"]
             # They often begin alike, with long beginnings.
-            return Size(sum(len(json.dumps(each)) + 1 for each in values), len(values), 4 * len(values))
+            return GrammarSize(sum(len(json.dumps(each)) + 1 for each in values), len(values), 4 * len(values))
         return self._typed(part, part.get("type"))
 
-    def _typed(self, part: Part, kind: str | None) -> Size:
+    def _typed(self, part: Part, kind: str | None) -> GrammarSize:
         if kind in (None, "object") and ("properties" in part or "additionalProperties" in part):
             return self._object(list(part.get("properties", {}).items()), set(part.get("required", ())), part)
         if kind in (None, "object", "string") and "allOf" in part:
@@ -92,10 +92,10 @@ class _Measuring:
             return pattern_size.size(part["pattern"])
         if kind == "string":
             longest = max(part.get("minLength", 0), part.get("maxLength", 0))
-            return Size(4 + 3 * longest, 1, 1)
-        return {"integer": Size(300, 6, 2), "number": Size(60, 4, 2)}.get(kind or "", VALUE)
+            return GrammarSize(4 + 3 * longest, 1, 1)
+        return {"integer": GrammarSize(300, 6, 2), "number": GrammarSize(60, 4, 2)}.get(kind or "", VALUE)
 
-    def _object(self, properties: Sequence[tuple[str, Part]], required: set[str], part: Part) -> Size:
+    def _object(self, properties: Sequence[tuple[str, Part]], required: set[str], part: Part) -> GrammarSize:
         inner = [self.of(each) for _, each in properties]
         names = sum(len(name) for name, _ in properties)
         optional = sum(name not in required for name, _ in properties)
@@ -107,9 +107,9 @@ class _Measuring:
         # A tree of the names, so that others can be told from them.
         elements += 6 * names if more is not False else 0
         most = max((each.states for each in inner), default=1)
-        return Size(elements + sum(each.elements for each in inner), 1, max(most, optional + 2))
+        return GrammarSize(elements + sum(each.elements for each in inner), 1, max(most, optional + 2))
 
-    def _all(self, components: Sequence[Part]) -> Size:
+    def _all(self, components: Sequence[Part]) -> GrammarSize:
         """All properties of all of them, in one object; what a reference points to is written out again."""
         properties: list[tuple[str, Part]] = []
         values = 0
@@ -121,25 +121,25 @@ class _Measuring:
             properties += component.get("properties", {}).items()
             values += sum(len(json.dumps(each)) + 1 for each in component.get("enum", ()))
         whole = self._object(properties, set(), {})
-        return Size(whole.elements + values, 1 + values // 2, max(whole.states, 1 + values // 2))
+        return GrammarSize(whole.elements + values, 1 + values // 2, max(whole.states, 1 + values // 2))
 
-    def _array(self, part: Part) -> Size:
+    def _array(self, part: Part) -> GrammarSize:
         items = part.get("items", part.get("prefixItems"))
         each = [self.of(one) for one in items] if isinstance(items, list) else [self.of(items)]
         often = max(part.get("minItems", 0), part.get("maxItems", 0))
-        return Size(
+        return GrammarSize(
             10 + sum(one.elements for one in each) + 6 * often, 1, 1 + max((one.states for one in each), default=1)
         )
 
-    def _union(self, part: Part, alternatives: Sequence[Part]) -> Size:
+    def _union(self, part: Part, alternatives: Sequence[Part]) -> GrammarSize:
         sizes = [self.of(each) for each in alternatives]
         elements = sum(one.elements for one in sizes) + len(sizes)
         starts = 1 + sum(one.starts for one in sizes)
         if starts > MOST_STARTS:
             # There may be more than anybody can compare.
-            return Size(elements, starts, starts)
+            return GrammarSize(elements, starts, starts)
         flat = [each for one in alternatives for each in self._flat(one)]
-        return Size(elements, starts, max((self._followed(part, flat, kind) for kind in KINDS), default=1))
+        return GrammarSize(elements, starts, max((self._followed(part, flat, kind) for kind in KINDS), default=1))
 
     def _flat(self, part: Part) -> Iterator[Part]:
         """What it stands for, alternatives of alternatives one by one."""

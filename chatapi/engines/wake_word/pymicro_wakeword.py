@@ -12,11 +12,11 @@ from pymicro_wakeword import MicroWakeWord, MicroWakeWordFeatures
 
 from chatapi.audio import Samples
 from chatapi.engines import Stop, never
-from chatapi.errors import ModelFault
+from chatapi.errors import ModelError
 from chatapi.settings import Settings
 
 if TYPE_CHECKING:
-    from chatapi.catalog import Model
+    from chatapi.catalog import InstalledModel
 
 FRAME = 320
 """Samples judged together: 20 ms at 16 kHz. The library itself takes 10 ms and judges every 30 ms."""
@@ -32,31 +32,31 @@ class PymicroWakeword:
     whose mean counts.
     """
 
-    def __init__(self, settings: Settings, models: Sequence[Model]) -> None:
-        """Raises ModelFault when there is no model or it cannot be loaded."""
+    def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
+        """Raises ModelError when there is no model or it cannot be loaded."""
         if not models:
-            raise ModelFault(
+            raise ModelError(
                 "the pymicro_wakeword engine needs a model, and there is none; `chatapi models` lists them"
             )
         self._model = models[0]
         self._file = next(path for path in self._model.files.values() if path.suffix == ".tflite")
         with self._file.open("rb") as file:
             if file.read(8)[4:] != MAGIC:
-                raise ModelFault(f"{self._file} cannot be loaded: it is no TensorFlow Lite file")
+                raise ModelError(f"{self._file} cannot be loaded: it is no TensorFlow Lite file")
         options = self._model.options
         try:
             self.words, self._window = str(options["words"]), int(options["window"])
             self.threshold = settings.wake.threshold or float(options["threshold"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ModelFault(f"the wake word {self._model.name} needs words, threshold and window: {error}") from error
+            raise ModelError(f"the wake word {self._model.name} needs words, threshold and window: {error}") from error
         folder = Path(pymicro_wakeword.__file__).parent / "lib"
         libraries = list(folder.glob("*tensorflowlite_c.*"))
         if not libraries:
-            raise ModelFault(f"pymicro-wakeword is not whole: there is no TensorFlow Lite in {folder}")
+            raise ModelError(f"pymicro-wakeword is not whole: there is no TensorFlow Lite in {folder}")
         self._library = libraries[0]
         self.listener()
 
-    def listener(self) -> _Listener:
+    def listener(self) -> _PymicroStream:
         try:
             network = MicroWakeWord(
                 id=self._model.name,
@@ -68,8 +68,8 @@ class PymicroWakeword:
                 libtensorflowlite_c_path=self._library,
             )
         except (OSError, RuntimeError, ValueError) as error:
-            raise ModelFault(f"{self._file} cannot be loaded: {error}") from error
-        return _Listener(network)
+            raise ModelError(f"{self._file} cannot be loaded: {error}") from error
+        return _PymicroStream(network)
 
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
         listener = self.listener()
@@ -79,7 +79,7 @@ class PymicroWakeword:
             yield listener.probability(samples[start : start + FRAME])
 
 
-class _Listener:
+class _PymicroStream:
     def __init__(self, network: MicroWakeWord) -> None:
         self._network = network
         self._features = MicroWakeWordFeatures()

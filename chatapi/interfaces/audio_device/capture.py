@@ -36,7 +36,7 @@ class _Arrival:
     latency: float
 
 
-class Hearing:
+class Capture:
     """Puts the devices' blocks in order, cancels the echo, and hands out 20 ms at a time.
 
     Both devices write into one list on their own threads, so that the canceller sees what was played and what was

@@ -12,12 +12,12 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
-from chatapi.errors import ChatapiError, Conflict, NotReady, WaitAndRetry
+from chatapi.errors import ChatapiError, NotReady, WaitAndRetry, WrongMode
 from chatapi.events import (
-    AnswerStarted,
     Failed,
     Interrupted,
     LiveEvent,
+    ResponseStarted,
     Resumed,
     Speech,
     SpeechStarted,
@@ -27,9 +27,9 @@ from chatapi.events import (
     TurnEnded,
 )
 from chatapi.interfaces.audio_device.chimes import Chime, chime
-from chatapi.interfaces.audio_device.devices import SoundDevices
-from chatapi.services.live import Options, Origin, Session
-from chatapi.services.wake_word import Waking
+from chatapi.interfaces.audio_device.devices import AudioDevices
+from chatapi.services.live import LiveSession, SessionOptions, SessionOrigin
+from chatapi.services.wake_word import WakeWordGate
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +47,12 @@ def tell_nobody(kind: str, words: str) -> None:
     """For a box without a screen."""
 
 
-class MicConversation:
+class LocalConversation:
     """Goes on for as long as `run` does, whatever happens to devices and engines."""
 
     def __init__(self, appliance: Appliance, tell: Tell = tell_nobody) -> None:
         mic = appliance.settings.mic
-        self.devices = SoundDevices(mic.input, mic.output, mic.cancel_echo)
+        self.devices = AudioDevices(mic.input, mic.output, mic.cancel_echo)
         self.state = "waiting"
         """waiting (for the models), asleep (until it is woken or the key pressed), listening, hearing, thinking or
         failing."""
@@ -66,8 +66,8 @@ class MicConversation:
         self._until = 0.0
         """When a key that is still held counts as released, on the monotonic clock."""
         self._key = anyio.Lock()
-        self._session: Session | None = None
-        self._waking: Waking | None = None
+        self._session: LiveSession | None = None
+        self._waking: WakeWordGate | None = None
         self._chimed = 0.0
         """Seconds of our own short sounds among what the devices played since they were last cleared."""
         self._silence: float | None = None
@@ -82,7 +82,7 @@ class MicConversation:
         return {"mode": self._mode, "state": state, "wake_word": words, **self.devices.state}
 
     async def run(self) -> None:
-        """Talk until cancelled. Raises SettingsFault when there is no sound library."""
+        """Talk until cancelled. Raises SettingsError when there is no sound library."""
         async with self.devices.running():
             while True:
                 try:
@@ -98,7 +98,7 @@ class MicConversation:
     async def press(self) -> None:
         """Push-to-talk: what is said from now on is meant, for live.turn_seconds at most. Nothing when it is pressed.
 
-        Raises Conflict in another mode, NotReady while models or the microphone are not there.
+        Raises WrongMode in another mode, NotReady while models or the microphone are not there.
         """
         self._only("push_to_talk")
         async with self._key:
@@ -109,7 +109,7 @@ class MicConversation:
                 self._held = True
 
     async def release(self) -> None:
-        """Push-to-talk: all has been said. Nothing when it is not pressed. Raises Conflict in another mode."""
+        """Push-to-talk: all has been said. Nothing when it is not pressed. Raises WrongMode in another mode."""
         self._only("push_to_talk")
         async with self._key:
             if self._held:
@@ -119,7 +119,7 @@ class MicConversation:
                     self.state = self._resting
 
     async def wake(self) -> None:
-        """As the wake word does. Raises Conflict where there is none, NotReady as `press` does."""
+        """As the wake word does. Raises WrongMode where there is none, NotReady as `press` does."""
         self._only("wake_word")
         session = self._ready()
         if self._waking is not None:
@@ -136,9 +136,9 @@ class MicConversation:
 
     def _only(self, mode: str) -> None:
         if self._mode != mode:
-            raise Conflict(f"mic.mode is {self._mode}; this is for {mode}", code="wrong_mode")
+            raise WrongMode(f"mic.mode is {self._mode}; this is for {mode}", code="wrong_mode")
 
-    def _ready(self) -> Session:
+    def _ready(self) -> LiveSession:
         microphone = self.devices.state["input"]
         if self._session is None or microphone["state"] != "ok":
             raise NotReady(f"the microphone does not listen yet {microphone['error']}".rstrip(), retry_after=2)
@@ -160,8 +160,8 @@ class MicConversation:
         if not self._appliance.warm:
             return
         await self._fall_asleep()
-        options = Options(detect=not self._manual)
-        opened = self._appliance.live.session(options, origin=Origin("mic"))
+        options = SessionOptions(detect=not self._manual)
+        opened = self._appliance.live.session(options, origin=SessionOrigin("mic"))
         async with opened as (session, events), anyio.create_task_group() as group:
             self._session, self.state = session, self._resting
             group.start_soon(self._follow, events)
@@ -181,9 +181,9 @@ class MicConversation:
         if self._mode == "wake_word":
             settings, engines = self._appliance.settings, self._appliance.engines
             await engines.wake.open()
-            self._waking = Waking(engines, settings.mic.awake_seconds, settings.vad.threshold)
+            self._waking = WakeWordGate(engines, settings.mic.awake_seconds, settings.vad.threshold)
 
-    async def _hear(self, session: Session, block: Samples) -> None:
+    async def _hear(self, session: LiveSession, block: Samples) -> None:
         """Give the session what is meant for it."""
         meant = block
         if self._waking is not None:
@@ -213,7 +213,7 @@ class MicConversation:
                 self._silence = None
                 self._chime("thinking")
 
-    async def _begin_anew(self, session: Session, state: str) -> None:
+    async def _begin_anew(self, session: LiveSession, state: str) -> None:
         """Whatever was being said or answered, somebody calls now."""
         await session.cancel()
         session.clear()
@@ -226,7 +226,7 @@ class MicConversation:
             self._play(event)
             if isinstance(event, TextDelta):
                 answer += event.text
-            elif isinstance(event, AnswerStarted):
+            elif isinstance(event, ResponseStarted):
                 answer = ""
             elif isinstance(event, TurnEnded):
                 self._tell("answer", answer.strip())
@@ -240,7 +240,7 @@ class MicConversation:
             self.devices.pause()
         elif isinstance(event, Resumed):
             self.devices.resume()
-        elif isinstance(event, (Interrupted, AnswerStarted)):
+        elif isinstance(event, (Interrupted, ResponseStarted)):
             self._clear()
         elif isinstance(event, Failed):
             self._chime("error")
@@ -249,7 +249,7 @@ class MicConversation:
         """What is to be seen."""
         if isinstance(event, SpeechStarted):
             self.state = "hearing"
-        elif isinstance(event, AnswerStarted):
+        elif isinstance(event, ResponseStarted):
             self.state, self._silence = "thinking", 0.0
         elif isinstance(event, (SpeechStopped, TurnEnded)) or self._gave_up(event):
             self.state, self._silence = self._resting, None

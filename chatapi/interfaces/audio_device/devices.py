@@ -13,12 +13,12 @@ import anyio
 import anyio.to_thread
 
 from chatapi.audio import Audio, Samples
-from chatapi.errors import NotReady, SettingsFault, alone
+from chatapi.errors import NotReady, SettingsError, collapse_exception_group
 from chatapi.interfaces.audio_device import portaudio
-from chatapi.interfaces.audio_device.capture import Hearing
+from chatapi.interfaces.audio_device.capture import Capture
 from chatapi.interfaces.audio_device.echo_cancellation import EchoCanceller
 from chatapi.interfaces.audio_device.playback import Playback
-from chatapi.interfaces.audio_device.portaudio import DeviceFault, Direction, Line
+from chatapi.interfaces.audio_device.portaudio import AudioStream, DeviceFault, Direction
 from chatapi.runtime.workers import call_in
 
 log = logging.getLogger(__name__)
@@ -45,14 +45,14 @@ class _Side:
     def __init__(self, direction: Direction, wanted: str) -> None:
         self.direction: Direction = direction
         self.wanted = wanted
-        self.line: Line | None = None
+        self.line: AudioStream | None = None
         self.name = wanted
         self.state: Literal["opening", "ok", "lost"] = "opening"
         self.error = ""
         self.reopened = 0
         self.ended = False
         """PortAudio said that the line is over."""
-        self.made: list[Line] = []
+        self.made: list[AudioStream] = []
         """Where its newest line is put once it is open."""
         self.retry = 0.0
         """When to try again, on the monotonic clock."""
@@ -83,7 +83,7 @@ class _Side:
         self.state, self.error, self._was_lost = "ok", "", False
 
 
-class SoundDevices:
+class AudioDevices:
     """Microphone and speaker by name, that survive what happens to devices.
 
     An empty name is the system's default device; part of a name is enough when only one device has it. A device that
@@ -94,21 +94,21 @@ class SoundDevices:
         self._input, self._output = _Side("input", input), _Side("output", output)
         self._cancel_echo = cancel_echo
         self._playback = Playback()
-        self._hearing: Hearing | None = None
+        self._hearing: Capture | None = None
         self._wake = anyio.Event()
         self._hung = 0
         self._cards = ""
         self._looked = 0.0
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[SoundDevices]:
+    async def running(self) -> AsyncIterator[AudioDevices]:
         """Open the devices, and keep them open until the block ends.
 
-        Raises SettingsFault (sound_library_missing) when there is no sounddevice or no PortAudio.
+        Raises SettingsError (sound_library_missing) when there is no sounddevice or no PortAudio.
         """
         self._sounddevice = await anyio.to_thread.run_sync(portaudio.load)
         self._loop = asyncio.get_running_loop()
-        self._hearing = Hearing(*await anyio.to_thread.run_sync(self._canceller))
+        self._hearing = Capture(*await anyio.to_thread.run_sync(self._canceller))
         self._cards, self._looked = portaudio.cards(), time.monotonic()
         try:
             async with anyio.create_task_group() as group:
@@ -116,7 +116,7 @@ class SoundDevices:
                 yield self
                 group.cancel_scope.cancel()
         except Exception as error:
-            raise alone(error) from None
+            raise collapse_exception_group(error) from None
         finally:
             self._hearing.close()
             with anyio.CancelScope(shield=True):
@@ -186,7 +186,7 @@ class SoundDevices:
             return None, "off"
         try:
             return EchoCanceller(), "on"
-        except SettingsFault as fault:
+        except SettingsError as fault:
             log.warning(fault.message)
             return None, fault.message
 
@@ -210,7 +210,7 @@ class SoundDevices:
             await self._look_for_devices(side)
             await self._try(side)
 
-    async def _ask(self, side: _Side, line: Line) -> None:
+    async def _ask(self, side: _Side, line: AudioStream) -> None:
         """Leave a device that the sound server has replaced by another one."""
         now = time.monotonic()
         if self._hung or now < side.asked + ASK:
@@ -251,11 +251,11 @@ class SoundDevices:
 
     async def _open(self, side: _Side) -> None:
         """Raises DeviceFault."""
-        made: list[Line] = []
+        made: list[AudioStream] = []
         outcome: dict[str, str] = {}
 
         def open_line() -> None:
-            made.append(Line(self._sounddevice, side.direction, side.wanted, self._mover(side, made), ended))
+            made.append(AudioStream(self._sounddevice, side.direction, side.wanted, self._mover(side, made), ended))
             if side is self._output:
                 self._playback.set_rate(made[0].format.rate)
             try:
@@ -290,12 +290,12 @@ class SoundDevices:
         if side is self._output:
             self._playback.settle()
 
-    def _ended(self, side: _Side, made: list[Line]) -> None:
+    def _ended(self, side: _Side, made: list[AudioStream]) -> None:
         if side.made is made:
             side.ended = True
             self._wake.set()
 
-    def _mover(self, side: _Side, made: list[Line]) -> Callable[[Samples, float], None]:
+    def _mover(self, side: _Side, made: list[AudioStream]) -> Callable[[Samples, float], None]:
         """What the line in `made` does with each block, on the device's thread."""
 
         def from_microphone(samples: Samples, latency: float) -> None:

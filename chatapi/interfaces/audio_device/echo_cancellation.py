@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chatapi.audio import RATE, Samples
-from chatapi.errors import SettingsFault
+from chatapi.errors import SettingsError
 
 if TYPE_CHECKING:
     from livekit.rtc import AudioFrame
@@ -76,13 +76,13 @@ class EchoCanceller:
     """
 
     def __init__(self, noise_suppression: bool = False) -> None:
-        """Raises SettingsFault (echo_library_missing) when livekit is not installed."""
+        """Raises SettingsError (echo_library_missing) when livekit is not installed."""
         try:
             # Imported here because it takes 0.2 s and 20 MB, and the devices work without it.
             from livekit import rtc
             from livekit.rtc import _ffi_client
         except ImportError as error:
-            raise SettingsFault(
+            raise SettingsError(
                 f"echo is not cancelled, for livekit cannot be loaded ({error}): pip install 'livekit>=1.2'",
                 code="echo_library_missing",
             ) from error

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from chatapi.audio import RATE, Samples
-from chatapi.errors import SettingsFault
+from chatapi.errors import SettingsError
 from chatapi.interfaces.audio_device.playback import DEVICE_RATE
 from chatapi.interfaces.audio_device.sound_server import SoundServer
 
@@ -38,7 +38,7 @@ class DeviceFault(Exception):
 
 
 def load() -> Any:
-    """The module sounddevice. Raises SettingsFault (sound_library_missing) naming what to install."""
+    """The module sounddevice. Raises SettingsError (sound_library_missing) naming what to install."""
     # It replaces, of every stream, the buffer that the stream asked for. One that is then shorter than a period of
     # ALSA's is never found to have room for one, so that the device takes nothing at all, without an error.
     os.environ.pop("PULSE_LATENCY_MSEC", None)
@@ -46,11 +46,11 @@ def load() -> Any:
         # Imported here because importing it asks every device of the machine.
         import sounddevice
     except ImportError as error:
-        raise SettingsFault(
+        raise SettingsError(
             "the microphone needs sounddevice: pip install 'chatapi[mic]'", code="sound_library_missing"
         ) from error
     except OSError as error:
-        raise SettingsFault(
+        raise SettingsError(
             "the microphone needs PortAudio: apt-get install libportaudio2", code="sound_library_missing"
         ) from error
     return sounddevice
@@ -140,14 +140,14 @@ def names(sounddevice: Any, direction: Direction) -> list[tuple[str, bool]]:
 
 
 @dataclass(frozen=True)
-class Format:
+class StreamFormat:
     """How a device was opened."""
 
     rate: int
     channels: int
 
 
-class Line:
+class AudioStream:
     """One open stream of one device. Blocking; made and left on a thread that may be given up.
 
     `move(block, latency)` runs on PortAudio's thread for each block, mono float32 of shape (n,) at `format.rate`: the
@@ -285,7 +285,7 @@ def _check(sounddevice: Any, direction: Direction) -> Callable[..., None]:
     return check
 
 
-def _format(sounddevice: Any, index: int, direction: Direction) -> Format:
+def _format(sounddevice: Any, index: int, direction: Direction) -> StreamFormat:
     """Mono at the rate we work at when the device can, else its own. Raises PortAudioError, ValueError."""
     device = sounddevice.query_devices(index)
     check = _check(sounddevice, direction)
@@ -298,8 +298,8 @@ def _format(sounddevice: Any, index: int, direction: Direction) -> Format:
                 check(device=index, samplerate=rate, channels=channels, dtype="float32")
             except (sounddevice.PortAudioError, ValueError):
                 continue
-            return Format(rate, channels)
-    return Format(own, most)
+            return StreamFormat(rate, channels)
+    return StreamFormat(own, most)
 
 
 def call_on_thread(function: Callable[[], object], done: Callable[[BaseException | None], None], name: str) -> None:

@@ -15,11 +15,11 @@ import anyio
 import numpy as np
 
 from chatapi.audio import RATE, Audio, Resampled, Samples
-from chatapi.client.realtime import Event, Link, Place, opened
-from chatapi.errors import NotReady, Unknown, WaitAndRetry
+from chatapi.client.realtime import Event, RealtimeAddress, RealtimeLink, opened
+from chatapi.errors import NotFound, NotReady, WaitAndRetry
 from chatapi.interfaces.audio_device.chimes import Chime, chime
-from chatapi.interfaces.audio_device.devices import SoundDevices
-from chatapi.settings import Mic
+from chatapi.interfaces.audio_device.devices import AudioDevices
+from chatapi.settings import AudioDeviceSettings
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +39,14 @@ Tell = Callable[[str, str], None]
 class RemoteConversation:
     """Goes on for as long as `run` does, whatever happens to devices, the network and the box."""
 
-    def __init__(self, mic: Mic, at: Place, tell: Tell) -> None:
-        self.devices = SoundDevices(mic.input, mic.output, mic.cancel_echo)
+    def __init__(self, mic: AudioDeviceSettings, at: RealtimeAddress, tell: Tell) -> None:
+        self.devices = AudioDevices(mic.input, mic.output, mic.cancel_echo)
         self._chimes = mic.chimes
         self._manual = mic.mode == "push_to_talk"
         self._place = at
         self._tell = tell
         self._held = False
-        self._link: Link | None = None
+        self._link: RealtimeLink | None = None
         self._conversation: str | None = None
         self._answered = False
         """Whether the box has something of this conversation to remember."""
@@ -74,7 +74,7 @@ class RemoteConversation:
         }
 
     async def run(self) -> None:
-        """Talk until cancelled. Raises SettingsFault without a sound library, and what keeps the box from answering
+        """Talk until cancelled. Raises SettingsError without a sound library, and what keeps the box from answering
         that waiting does not mend; when it was never reached, that as well."""
         async with self.devices.running(), anyio.create_task_group() as group:
             group.start_soon(self._listen)
@@ -114,7 +114,7 @@ class RemoteConversation:
                     self._welcome(link, met, lost)
                     met, lost, pause = True, False, AGAIN
                     await self._converse(link)
-            except Unknown:
+            except NotFound:
                 if self._answered:
                     self._tell("error", "the box has forgotten what was said; a new conversation begins")
                 self._conversation, self._answered = None, False
@@ -128,7 +128,7 @@ class RemoteConversation:
             await anyio.sleep(pause)
             pause = min(RARELY, pause * 2)
 
-    def _welcome(self, link: Link, met: bool, lost: bool) -> None:
+    def _welcome(self, link: RealtimeLink, met: bool, lost: bool) -> None:
         self._conversation = link.conversation
         if lost:
             self._tell("back", self._place.name)
@@ -137,7 +137,7 @@ class RemoteConversation:
         if lost or not met:
             self._chime("listening")
 
-    async def _converse(self, link: Link) -> None:
+    async def _converse(self, link: RealtimeLink) -> None:
         """Until the box is gone, of which it raises WaitAndRetry."""
         session: dict[str, Any] = {"type": "realtime", "chatapi": {"pausing": True}}
         if self._manual:
@@ -171,12 +171,12 @@ class RemoteConversation:
             await self._report(link)
 
     @staticmethod
-    async def _append(link: Link, samples: Samples) -> None:
+    async def _append(link: RealtimeLink, samples: Samples) -> None:
         if len(samples):
             sound = base64.b64encode(Audio(samples, WIRE).pcm16()).decode()
             await link.send("input_audio_buffer.append", audio=sound)
 
-    async def _report(self, link: Link) -> None:
+    async def _report(self, link: RealtimeLink) -> None:
         """How much of the answer has been heard, whenever that has changed by 50 ms."""
         response, played = self._response, round(self.devices.played / RATE * 1000)
         if response and (self._reported[0] != response or abs(played - self._reported[1]) >= 50 or (

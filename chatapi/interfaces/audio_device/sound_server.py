@@ -29,7 +29,7 @@ RUNNING, DONE = 0, 1
 """States of an operation, likewise."""
 
 
-class _Stream(Structure):
+class _ServerStream(Structure):
     """How `pa_sink_input_info` and `pa_source_output_info` begin (`pulse/introspect.h`)."""
 
     _fields_ = (
@@ -90,7 +90,7 @@ class SoundServer:
             try:
                 self._connect()
                 ours = self._rows("client", _Client, lambda row: row.index if self._ours(row.properties) else None)
-                found = self._rows(streams, _Stream, lambda row: (row.client, row.device))
+                found = self._rows(streams, _ServerStream, lambda row: (row.client, row.device))
                 names = dict(self._rows(devices, _Device, lambda row: (row.index, row.name)))
             except _Silence:
                 return ""

@@ -20,10 +20,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from chatapi.appliance import Appliance
-from chatapi.errors import BadInput, CallerError, SettingsFault, Unknown, Unprocessable
+from chatapi.errors import BadInput, CallerError, NotFound, SettingsError, Unprocessable
 from chatapi.interfaces.http import completion_request, openai, page, realtime, routes
-from chatapi.interfaces.http.connections import BACKLOG, Connections
-from chatapi.interfaces.http.middleware import Guard
+from chatapi.interfaces.http.connections import BACKLOG, ConnectionTable
+from chatapi.interfaces.http.middleware import RequestMiddleware
 from chatapi.interfaces.http.problems import refusal
 from chatapi.interfaces.http.protocols import HEAD_BYTES, HttpProtocol, Shared, SocketProtocol
 from chatapi.interfaces.http.tls import SecureServer
@@ -53,7 +53,7 @@ def create_app(appliance: Appliance) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_problem)
     app.add_exception_handler(RequestValidationError, _validation_problem)
     own = (appliance.settings, appliance.metrics, appliance.keyring, appliance.byte_budget)
-    app.add_middleware(Guard, *own)
+    app.add_middleware(RequestMiddleware, *own)
     if appliance.settings.server.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -66,21 +66,21 @@ def create_app(appliance: Appliance) -> FastAPI:
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     table = appliance.settings.server
     app.state.shared = Shared(
-        Connections(table.connections, table.connections_per_address), appliance.byte_budget, table.body_seconds
+        ConnectionTable(table.connections, table.connections_per_address), appliance.byte_budget, table.body_seconds
     )
     appliance.metrics.http_connections.set_function(lambda: float(len(app.state.shared.connections)))
     return app
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises SettingsFault when the address is taken or not ours."""
+    """A listening socket. Raises SettingsError when the address is taken or not ours."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         # Python's own words name the address a second time.
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-        raise SettingsFault(f"cannot listen on {host}:{port}: {reason}; set server.host or server.port") from error
+        raise SettingsError(f"cannot listen on {host}:{port}: {reason}; set server.host or server.port") from error
     # Accepted connections inherit it. Without it a reply's second packet waits 40 ms for the first one's receipt.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
@@ -112,7 +112,7 @@ def server(app: FastAPI, secure: ssl.SSLContext | None = None) -> uvicorn.Server
 async def carry(web: uvicorn.Server, listening: socket.socket, settings: Settings) -> None:
     """Serve until a signal or `should_exit`."""
     app: Any = web.config.app
-    connections: Connections = app.state.shared.connections
+    connections: ConnectionTable = app.state.shared.connections
 
     async def sweep() -> None:
         seconds = settings.server.head_seconds
@@ -131,7 +131,7 @@ async def _http_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for nothing else
     path = request.url.path
     if error.status_code == 404:
-        return refusal(path, Unknown(f"there is nothing at {path}"))
+        return refusal(path, NotFound(f"there is nothing at {path}"))
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         told = CallerError(f"{path} does not take {request.method}; it takes {allowed}", code="method_not_allowed")
@@ -150,7 +150,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        for model in (completion_request.PromptRequest, routes.Completion, routes.ProblemDocument, *openai.BODIES):
+        for model in (completion_request.PromptRequest, routes.CompletionModel, routes.ProblemDocument, *openai.BODIES):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema

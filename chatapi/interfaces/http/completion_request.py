@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from chatapi.audio import Source
-from chatapi.errors import BadInput, NotAcceptable, Unprocessable, Unsupported, unfit
+from chatapi.errors import BadInput, NotAcceptable, Unprocessable, Unsupported, describe_validation_error
 from chatapi.interfaces.http import json_body
 from chatapi.interfaces.http.spooling import Spool
 from chatapi.runtime.admission import Priority
@@ -31,7 +31,7 @@ MOST_FIELDS = 20
 """Parts a form may have."""
 
 
-class Options(BaseModel):
+class CompletionOptions(BaseModel):
     """How a turn is to be answered."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
@@ -58,7 +58,7 @@ class Options(BaseModel):
     """ISO 639-1 code of what is spoken, or auto."""
 
 
-class PromptRequest(Options):
+class PromptRequest(CompletionOptions):
     """A turn asked in text."""
 
     prompt: Annotated[str, Field(json_schema_extra={"minLength": 1})]
@@ -68,7 +68,7 @@ class PromptRequest(Options):
 _JSON = TypeAdapter(PromptRequest, config=None)
 
 
-class Asked(BaseModel):
+class CompletionRequest(BaseModel):
     """A request understood: the turn, and the kind of reply it wants."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
@@ -79,8 +79,8 @@ class Asked(BaseModel):
     stream: bool
 
 
-async def read(request: Request) -> Asked:
-    """Understand a request. Raises CallerError saying what is wrong and what would be right, StorageFault."""
+async def read(request: Request) -> CompletionRequest:
+    """Understand a request. Raises CallerError saying what is wrong and what would be right, StorageError."""
     audio: Source | None = None
     media_type = json_body.media_type(request)
     if media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json")):
@@ -102,17 +102,17 @@ async def read(request: Request) -> Asked:
     return asked.model_copy(update={"turn": traced})
 
 
-def _from_json(values: dict[str, Any]) -> Options:
+def _from_json(values: dict[str, Any]) -> CompletionOptions:
     if "prompt" not in values:
         raise Unprocessable("the request has neither a prompt nor audio", code="one_of_prompt_and_audio")
     return _validated(PromptRequest, values, strict=True)
 
 
-def _from_query(request: Request) -> Options:
-    return _validated(Options, _single(request.query_params.multi_items()), strict=False)
+def _from_query(request: Request) -> CompletionOptions:
+    return _validated(CompletionOptions, _single(request.query_params.multi_items()), strict=False)
 
 
-async def _from_form(request: Request) -> tuple[Options, Source | None]:
+async def _from_form(request: Request) -> tuple[CompletionOptions, Source | None]:
     try:
         with writing(Path(tempfile.gettempdir())):
             async with request.form(max_files=2, max_fields=MOST_FIELDS, max_part_size=1 << 20) as form:
@@ -121,7 +121,7 @@ async def _from_form(request: Request) -> tuple[Options, Source | None]:
         raise BadInput(f"the form cannot be read: {error.detail}", code="invalid_form") from None
 
 
-async def _from_parts(form: FormData, spool: Spool) -> tuple[Options, Source | None]:
+async def _from_parts(form: FormData, spool: Spool) -> tuple[CompletionOptions, Source | None]:
     values = _single(form.multi_items())
     audio = values.pop("audio", None)
     if isinstance(audio, str):
@@ -137,7 +137,7 @@ async def _from_parts(form: FormData, spool: Spool) -> tuple[Options, Source | N
         )
     if audio is None:
         return _validated(PromptRequest, values, strict=False), None
-    return _validated(Options, values, strict=False), await spool.part(audio)
+    return _validated(CompletionOptions, values, strict=False), await spool.part(audio)
 
 
 def _single(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -155,19 +155,21 @@ def _refuse_query(request: Request) -> None:
         raise Unprocessable(f"options in the query go with an audio body; put them into this one: {names}")
 
 
-def _validated(model: type[Options], values: dict[str, Any], strict: bool) -> Options:
+def _validated(model: type[CompletionOptions], values: dict[str, Any], strict: bool) -> CompletionOptions:
     try:
         return model.model_validate(values, strict=strict)
     except ValidationError as error:
         faults = [(".".join(map(str, fault["loc"])), fault) for fault in error.errors(include_url=False)]
         told = "; ".join(
-            f"there is no option {name!r}" if fault["type"] == "extra_forbidden" else f"{name} {unfit(fault)}"
+            f"there is no option {name!r}"
+            if fault["type"] == "extra_forbidden"
+            else f"{name} {describe_validation_error(fault)}"
             for name, fault in faults
         )
         raise Unprocessable(told, details={"fields": [name for name, _ in faults]}) from None
 
 
-def _asked(options: Options, audio: Source | None, accept: str) -> Asked:
+def _asked(options: CompletionOptions, audio: Source | None, accept: str) -> CompletionRequest:
     kind, stream = _kind(options, accept)
     turn = Turn(
         prompt=options.prompt if isinstance(options, PromptRequest) else None,
@@ -182,7 +184,7 @@ def _asked(options: Options, audio: Source | None, accept: str) -> Asked:
         seed=options.seed,
         priority=Priority.REQUEST,
     )
-    return Asked(turn=turn, kind=kind, stream=stream)
+    return CompletionRequest(turn=turn, kind=kind, stream=stream)
 
 
 def _accepted(accept: str) -> dict[str, float]:
@@ -206,7 +208,7 @@ def _weight(ranges: dict[str, float], *names: str) -> float:
     return max((ranges.get(name, 0.0) for name in names), default=0.0)
 
 
-def _speaks(options: Options, accept: str) -> bool:
+def _speaks(options: CompletionOptions, accept: str) -> bool:
     if options.reply is not None:
         return options.reply == "voice"
     ranges = _accepted(accept)
@@ -215,7 +217,7 @@ def _speaks(options: Options, accept: str) -> bool:
     )
 
 
-def _kind(options: Options, accept: str) -> tuple[Literal["json", "wav", "events"], bool]:
+def _kind(options: CompletionOptions, accept: str) -> tuple[Literal["json", "wav", "events"], bool]:
     """The reply's form and whether it streams. Raises NotAcceptable where `Accept` and the options contradict."""
     ranges, speaks = _accepted(accept), _speaks(options, accept)
     anything = "*/*" in ranges

@@ -13,23 +13,23 @@ from starlette.types import Send
 
 from chatapi.audio import Audio, joined, wav
 from chatapi.audio.encoding import Encoder
-from chatapi.errors import ChatapiError, OurFault
-from chatapi.events import Event, Ledger, Speech, TextDelta, Transcript, TurnEnded, TurnStarted
-from chatapi.interfaces.http.completion_request import Asked
+from chatapi.errors import ChatapiError, InternalError
+from chatapi.events import Event, Speech, TextDelta, Transcript, TurnEnded, TurnStarted, TurnTimings
+from chatapi.interfaces.http.completion_request import CompletionRequest
 from chatapi.interfaces.http.problems import problem
 from chatapi.interfaces.http.streaming import EVENTS, WorkingReply, body, encoded, event_of, start
 from chatapi.observability.logs import request_id
 from chatapi.observability.metrics import Metrics
-from chatapi.services.turns.completion import Conversation
+from chatapi.services.turns.completion import Completions
 
 HEADER_CHARS = 4000
 """Longest text in a header; many clients take no more than 8 KiB of them in all."""
 
 
-class TurnReply(WorkingReply):
+class CompletionResponse(WorkingReply):
     """Runs the turn while it sends; a client who leaves ends it."""
 
-    def __init__(self, conversation: Conversation, asked: Asked, metrics: Metrics) -> None:
+    def __init__(self, conversation: Completions, asked: CompletionRequest, metrics: Metrics) -> None:
         super().__init__()
         self._conversation = conversation
         self._asked = asked
@@ -68,7 +68,7 @@ class TurnReply(WorkingReply):
                     await send(start(file.media_type, collected.headers(whole=False)))
                 await send(body(file.feed(event.audio)))
         if file is None:
-            raise OurFault("the answer has no sound")
+            raise InternalError("the answer has no sound")
         await send(body(b"", more=False))
 
     async def _as_events(self, events: AsyncIterator[Event], send: Send, collected: _Collected) -> None:
@@ -118,7 +118,7 @@ class _Collected:
 
     def sound(self) -> Audio:
         if not self._sound:
-            raise OurFault("the answer has no sound")
+            raise InternalError("the answer has no sound")
         rate = self._sound[0].rate
         return joined([part.at(rate) for part in self._sound])
 
@@ -126,7 +126,7 @@ class _Collected:
         """The JSON reply."""
         ended = self._ended
         if ended is None:
-            raise OurFault("the turn ended without saying so")
+            raise InternalError("the turn ended without saying so")
         return {
             "id": request_id.get(),
             **({} if ended.kept else {"kept": False}),
@@ -158,7 +158,7 @@ class _Collected:
         return headers
 
 
-def timings(ledger: Ledger) -> dict[str, float | None]:
+def timings(ledger: TurnTimings) -> dict[str, float | None]:
     """Seconds, to the millisecond."""
     return {name: None if value is None else round(value, 3) for name, value in asdict(ledger).items()}
 

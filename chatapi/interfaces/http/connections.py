@@ -27,7 +27,7 @@ BACKLOG = 128
 """Connections that the system keeps until they are accepted."""
 
 
-class Connection(Protocol):
+class TrackedConnection(Protocol):
     """What the registry needs of a protocol."""
 
     transport: Any
@@ -37,10 +37,10 @@ class Connection(Protocol):
 
 
 @dataclass(eq=False)
-class Entry:
+class ConnectionEntry:
     """One connection."""
 
-    connection: Connection
+    connection: TrackedConnection
     address: str
     """As limits count it; empty: this machine."""
     since: float
@@ -56,26 +56,26 @@ OTHERS = file_descriptors.RESERVE + REFUSING + LOCAL + BACKLOG + MOST_HANDSHAKES
 """Descriptors that connections which are served leave free."""
 
 
-class Connections:
+class ConnectionTable:
     """Belongs to one event loop."""
 
     def __init__(self, most: int, per_address: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.most = file_descriptors.for_connections(most, OTHERS)
         self._per_address = per_address
         self._clock = clock
-        self._served: dict[Entry, None] = {}
-        self._refused: dict[Entry, None] = {}
-        self._idle: dict[Entry, None] = {}
+        self._served: dict[ConnectionEntry, None] = {}
+        self._refused: dict[ConnectionEntry, None] = {}
+        self._idle: dict[ConnectionEntry, None] = {}
         """Of both kinds, the one that has been idle longest first."""
         self._addresses: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._served) + len(self._refused)
 
-    def enter(self, connection: Connection, address: str) -> Entry | None:
+    def enter(self, connection: TrackedConnection, address: str) -> ConnectionEntry | None:
         """A new connection's entry; None: there is no room to refuse it in, so it is to be closed at once."""
         local = client_address.is_local(address)
-        entry = Entry(connection, "" if local else client_address.client(address), self._clock())
+        entry = ConnectionEntry(connection, "" if local else client_address.client(address), self._clock())
         entry.refused = self._fault(entry)
         if entry.refused and not self._may_be_refused(local):
             return None
@@ -84,7 +84,7 @@ class Connections:
         self._idle[entry] = None
         return entry
 
-    def leave(self, entry: Entry) -> None:
+    def leave(self, entry: ConnectionEntry) -> None:
         """It is closed."""
         self._idle.pop(entry, None)
         if entry in self._served or entry in self._refused:
@@ -94,12 +94,12 @@ class Connections:
             if not self._addresses[entry.address]:
                 del self._addresses[entry.address]
 
-    def busy(self, entry: Entry) -> None:
+    def busy(self, entry: ConnectionEntry) -> None:
         """A request came on it, and is being answered."""
         entry.idle = False
         self._idle.pop(entry, None)
 
-    def idle(self, entry: Entry) -> None:
+    def idle(self, entry: ConnectionEntry) -> None:
         """Its request is answered."""
         if entry in self._served or entry in self._refused:
             entry.idle, entry.since = True, self._clock()
@@ -118,7 +118,7 @@ class Connections:
             elif entry.idle and now - entry.since > seconds:
                 entry.connection.expire()
 
-    def _fault(self, entry: Entry) -> str:
+    def _fault(self, entry: ConnectionEntry) -> str:
         """Why there is no room for it; makes room where it can."""
         if entry.address and self._addresses[entry.address] >= self._per_address:
             if not self._give_way(each for each in self._idle if each.address == entry.address):
@@ -132,7 +132,7 @@ class Connections:
         # There are more of them than are accepted at once, so that each is read from before it gives way.
         return len(self._refused) < room or self._give_way((each for each in self._idle if each.refused), 0)
 
-    def _give_way(self, idle: Iterator[Entry], seconds: float = GRACE_SECONDS) -> bool:
+    def _give_way(self, idle: Iterator[ConnectionEntry], seconds: float = GRACE_SECONDS) -> bool:
         """Close the first of these that has been idle for so long; whether there was one."""
         found = next(idle, None)
         if found is None or self._clock() - found.since < seconds:

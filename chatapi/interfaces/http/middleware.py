@@ -12,19 +12,19 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chatapi.auth import PREFIX, Holder, Keyring, client_address
+from chatapi.auth import PREFIX, KeyHolder, Keyring, client_address
 from chatapi.errors import (
     BadInput,
     Busy,
     ChatapiError,
     Forbidden,
-    OurFault,
-    SettingsFault,
+    InternalError,
+    SettingsError,
     TooLarge,
     TooSlow,
     Unauthorized,
-    alone,
-    forget,
+    collapse_exception_group,
+    drop_traceback_frames,
 )
 from chatapi.interfaces.http import scopes
 from chatapi.interfaces.http.problems import refusal, status_of
@@ -42,7 +42,7 @@ SANE_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 LOOK_SECONDS = 1.0
 """Seconds between two looks at whether the key of an open WebSocket still is one."""
-NOBODY = Holder("-", ())
+NOBODY = KeyHolder("-", ())
 """Who was not let in."""
 LINGER_SECONDS = 2
 """How long the rest of a refused body is read and thrown away, so that its sender gets to read the refusal."""
@@ -67,7 +67,7 @@ class ClientStalled(Exception):
     """The client took nothing for too long; its connection is dropped."""
 
 
-class Guard:
+class RequestMiddleware:
     """ASGI middleware around the whole face."""
 
     def __init__(
@@ -97,8 +97,8 @@ class Guard:
         else:
             await self._app(scope, receive, send)
 
-    def check(self, scope: Scope, headers: Headers) -> Holder:
-        """Who asks. Raises Forbidden, Unauthorized, TooMany, SettingsFault.
+    def check(self, scope: Scope, headers: Headers) -> KeyHolder:
+        """Who asks. Raises Forbidden, Unauthorized, TooMany, SettingsError.
 
         Browsers can send a WebSocket's key only as a subprotocol.
         """
@@ -107,7 +107,7 @@ class Guard:
         offered = scopes.offered_keys(headers, scope.get("subprotocols", ()))
         return self._keyring.admit(offered, _address(scope))
 
-    def allow(self, holder: Holder, path: str) -> None:
+    def allow(self, holder: KeyHolder, path: str) -> None:
         """Count one more request, or WebSocket, of theirs. Raises TooMany, Forbidden."""
         self._keyring.count(holder)
         scopes.require(holder, path)
@@ -144,7 +144,7 @@ def _address(scope: Scope) -> str:
     return scope["client"][0] if scope.get("client") else "-"
 
 
-def _audit(kind: str, scope: Scope, holder: Holder, status: int, seconds: float) -> None:
+def _audit(kind: str, scope: Scope, holder: KeyHolder, status: int, seconds: float) -> None:
     """Who asked for what, and never what was said. Of a path what the table knows: it may name a conversation."""
     route = getattr(scope.get("route"), "path", None) or scopes.entry(scope["path"]) or "other"
     fields = {
@@ -161,7 +161,7 @@ def _audit(kind: str, scope: Scope, holder: Holder, status: int, seconds: float)
 class _Socket:
     """A WebSocket: the same checks on its handshake; what follows is its face's own matter, while its key is one."""
 
-    def __init__(self, guard: Guard, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, guard: RequestMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
         self._guard = guard
         self._scope = scope
         self._inner_receive = receive
@@ -206,7 +206,7 @@ class _Socket:
     def _welcome(self) -> bool:
         try:
             return self._guard._keyring.holds(self._holder)
-        except SettingsFault:
+        except SettingsError:
             return False
 
     async def _send(self, message: Message) -> None:
@@ -220,7 +220,7 @@ class _Socket:
 class _Exchange:
     """One request and its reply, on their way through the guard."""
 
-    def __init__(self, guard: Guard, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, guard: RequestMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
         self._guard = guard
         self._scope = scope
         self._inner_receive = receive
@@ -259,7 +259,7 @@ class _Exchange:
             self._check_length()
             await self._guard._app(self._scope, self._receive, self._send)
         except Exception as raised:
-            error = alone(raised)
+            error = collapse_exception_group(raised)
             if self._left and not self._status and isinstance(error, (ClientDisconnect, ChatapiError)):
                 # Nobody is left to be told, and no fault of ours is to be counted.
                 return
@@ -272,9 +272,9 @@ class _Exchange:
                 raise
             if not isinstance(error, ChatapiError):
                 log.exception("unexpected error", exc_info=error)
-                error = OurFault("something went wrong here; the log has it under this request_id")
+                error = InternalError("something went wrong here; the log has it under this request_id")
             await self._refuse(error)
-            forget(raised)
+            drop_traceback_frames(raised)
 
     async def _refuse(self, error: ChatapiError) -> None:
         # Others may have the room while its sender is still told.

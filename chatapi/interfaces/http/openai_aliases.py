@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from chatapi.appliance import Appliance
-from chatapi.errors import NotReady, Unknown, Unprocessable, unfit
+from chatapi.errors import NotFound, NotReady, Unprocessable, describe_validation_error
 
 STOCK_VOICES = (
     "alloy", "ash", "ballad", "coral", "echo", "fable", "nova", "onyx", "sage", "shimmer", "verse", "marin", "cedar",
@@ -42,7 +42,7 @@ def metadata_fault(value: object) -> str:
     try:
         TypeAdapter(Metadata).validate_python(value, strict=True)
     except ValidationError as error:
-        told = unfit(error.errors(include_url=False, include_input=False)[0])
+        told = describe_validation_error(error.errors(include_url=False, include_input=False)[0])
         return f"metadata holds at most 16 pairs of text, of at most 64 and 512 characters; a part of it {told}"
     return ""
 
@@ -61,12 +61,12 @@ def require_models(appliance: Appliance) -> None:
 
 
 def model(appliance: Appliance, role: str, wanted: str | None) -> str:
-    """The name as it was asked for, when the box's model of that role answers to it. Raises Unknown, NotReady."""
+    """The name as it was asked for, when the box's model of that role answers to it. Raises NotFound, NotReady."""
     name, known = wanted or "default", [name for each, name in models(appliance) if each == role]
     if name == "default" or name in known or name.startswith(STOCK_MODELS[role]):
         return name
     require_models(appliance)
-    raise Unknown(
+    raise NotFound(
         f"there is no model {name!r} here; ask for {' or '.join(['default', *known])}",
         code="model_not_found",
         details={"param": "model"},

@@ -14,8 +14,8 @@ from chatapi.observability.logs import request_id
 STATUS: tuple[tuple[type[errors.ChatapiError], int, str], ...] = (
     (errors.Unauthorized, 401, "Not authorised"),
     (errors.Forbidden, 403, "Not allowed"),
-    (errors.Unknown, 404, "Not found"),
-    (errors.Conflict, 409, "Not as the box is set"),
+    (errors.NotFound, 404, "Not found"),
+    (errors.WrongMode, 409, "Not as the box is set"),
     (errors.NotAcceptable, 406, "The request contradicts itself"),
     (errors.TooSlow, 408, "Too slow"),
     (errors.TooLarge, 413, "Too large"),
@@ -24,7 +24,7 @@ STATUS: tuple[tuple[type[errors.ChatapiError], int, str], ...] = (
     (errors.CallerError, 400, "The request cannot be understood"),
     (errors.TooMany, 429, "Too many requests"),
     (errors.WaitAndRetry, 503, "Not now"),
-    (errors.StorageFault, 507, "Storage failed"),
+    (errors.StorageError, 507, "Storage failed"),
     (errors.ChatapiError, 500, "Our fault"),
 )
 """The first class that fits decides."""

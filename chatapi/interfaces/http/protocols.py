@@ -21,7 +21,7 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from chatapi.errors import BadInput, Busy, ChatapiError, TooLarge, TooSlow
-from chatapi.interfaces.http.connections import Connections, Entry
+from chatapi.interfaces.http.connections import ConnectionEntry, ConnectionTable
 from chatapi.interfaces.http.problems import Problem
 from chatapi.runtime.byte_budget import ByteBudget
 
@@ -81,7 +81,7 @@ class Pace:
 class Shared:
     """What all connections of a server have in common."""
 
-    connections: Connections
+    connections: ConnectionTable
     budget: ByteBudget
     message_seconds: float
     """A WebSocket message that was begun must be complete by then."""
@@ -91,7 +91,7 @@ class Shared:
 class HttpProtocol(H11Protocol):
     """One connection, as long as HTTP is spoken on it."""
 
-    _entry: Entry | None = None
+    _entry: ConnectionEntry | None = None
     _sized = False
     """Whether the request's body has a stated length, so that its parts are not small."""
     _ended = False
@@ -236,7 +236,7 @@ class HttpProtocol(H11Protocol):
 class SocketProtocol(WebSocketsSansIOProtocol):
     """One connection, from the moment a WebSocket is asked for on it."""
 
-    def __init__(self, *arguments: Any, entry: Entry, shared: Shared, **options: Any) -> None:
+    def __init__(self, *arguments: Any, entry: ConnectionEntry, shared: Shared, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._entry = entry
         self._shared = shared

@@ -8,14 +8,14 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from chatapi.appliance import Appliance, Microphone
-from chatapi.errors import Unknown
+from chatapi.appliance import Appliance, AudioDeviceState
+from chatapi.errors import NotFound
 from chatapi.interfaces.http import completion_request
-from chatapi.interfaces.http.completion_response import TurnReply
+from chatapi.interfaces.http.completion_response import CompletionResponse
 from chatapi.interfaces.http.problems import EVERYWHERE, MEANINGS, MEDIA_TYPE
 
 
-class Usage(BaseModel):
+class UsageModel(BaseModel):
     """Tokens an answer took."""
 
     prompt_tokens: int
@@ -23,7 +23,7 @@ class Usage(BaseModel):
     cached_tokens: int
 
 
-class Completion(BaseModel):
+class CompletionModel(BaseModel):
     """An answer in text."""
 
     id: str
@@ -31,13 +31,13 @@ class Completion(BaseModel):
     heard: str | None
     reply: str
     finish_reason: str
-    usage: Usage
+    usage: UsageModel
     timings: dict[str, float | None]
     kept: bool = True
     """False, and there only then: the exchange could not be written to the disk yet."""
 
 
-class Warned(BaseModel):
+class WarningModel(BaseModel):
     """Something that does not keep the box from answering."""
 
     code: str
@@ -49,7 +49,7 @@ class Readiness(BaseModel):
     """The box answers."""
 
     ready: bool
-    warnings: list[Warned] = []
+    warnings: list[WarningModel] = []
     """There only where something is not as it should be."""
 
 
@@ -65,7 +65,7 @@ class Device(BaseModel):
     error: str
 
 
-class MicState(BaseModel):
+class AudioDeviceModel(BaseModel):
     """The box's own microphone and speaker."""
 
     mode: str
@@ -133,7 +133,7 @@ def _completion_body() -> dict[str, Any]:
 
 
 def _options_in_query() -> list[dict[str, Any]]:
-    described = completion_request.Options.model_json_schema()["properties"]
+    described = completion_request.CompletionOptions.model_json_schema()["properties"]
     return [
         {"name": name, "in": "query", "required": False, "schema": schema, "description": "With an audio body only."}
         for name, schema in described.items()
@@ -168,7 +168,7 @@ def _conversing(routes: APIRouter, appliance: Appliance) -> None:
         openapi_extra={"requestBody": _completion_body(), "parameters": _options_in_query()},
     )
     async def completion(request: Request) -> Response:
-        return TurnReply(appliance.conversation, await completion_request.read(request), appliance.metrics)
+        return CompletionResponse(appliance.conversation, await completion_request.read(request), appliance.metrics)
 
     @routes.get("/conversations/{conversation}", summary="What was said", responses=_problems(404, 503, 507))
     async def conversation(conversation: str) -> dict[str, Any]:
@@ -208,13 +208,13 @@ def _operating(routes: APIRouter, appliance: Appliance) -> None:
         """The authority that signed what a box with `server.tls` shows, for devices that are to trust it."""
         table = appliance.settings.server
         if not table.tls or table.certificate is not None:
-            raise Unknown("there is no certificate of the box's own making; server.tls makes one")
+            raise NotFound("there is no certificate of the box's own making; server.tls makes one")
         # Imported here, because nothing else of a box without TLS needs it.
-        from chatapi.auth.certificates import Keeper
+        from chatapi.auth.certificates import CertificateKeeper
 
-        authority = Keeper(appliance.settings.data).authority
+        authority = CertificateKeeper(appliance.settings.data).authority
         if not authority.is_file():
-            raise Unknown("the certificate could not be kept, so that this one is for this run alone; `chatapi check`")
+            raise NotFound("the certificate could not be kept, so that this one is for this run alone; `chatapi check`")
         # Phones offer to install what has this type.
         return FileResponse(authority, media_type="application/x-x509-ca-cert")
 
@@ -230,16 +230,16 @@ def _operating(routes: APIRouter, appliance: Appliance) -> None:
 def _talking(routes: APIRouter, appliance: Appliance) -> None:
     """Buttons for the box's own microphone; each may be pressed twice. None of them tells what was said."""
 
-    def microphone() -> Microphone:
+    def microphone() -> AudioDeviceState:
         if appliance.microphone is None:
-            raise Unknown("this box does not use its microphone; mic.enabled=true lets it", code="no_microphone")
+            raise NotFound("this box does not use its microphone; mic.enabled=true lets it", code="no_microphone")
         return appliance.microphone
 
-    @routes.get("/mic", summary="What the microphone does", response_model=MicState, responses=_problems(404))
+    @routes.get("/mic", summary="What the microphone does", response_model=AudioDeviceModel, responses=_problems(404))
     async def mic() -> dict[str, Any]:
         return microphone().health
 
-    button: dict[str, Any] = {"response_model": MicState, "responses": _problems(404, 409, 503)}
+    button: dict[str, Any] = {"response_model": AudioDeviceModel, "responses": _problems(404, 409, 503)}
 
     @routes.post("/mic/press", summary="Push-to-talk: the key goes down; what is said now is meant", **button)
     async def press() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 
 from starlette.datastructures import Headers
 
-from chatapi.auth import ALL, OPERATE, TALK, Holder
+from chatapi.auth import ALL, OPERATE, TALK, KeyHolder
 from chatapi.errors import Forbidden
 
 ANY = None
@@ -47,7 +47,7 @@ def entry(path: str) -> str | None:
     return next((each for each in beginnings if each in NEEDS and each in (path, each.rstrip("/"))), None)
 
 
-def require(holder: Holder, path: str) -> None:
+def require(holder: KeyHolder, path: str) -> None:
     """Raises Forbidden (scope_missing)."""
     found = entry(path)
     needed = ALL if found is None else NEEDS[found]

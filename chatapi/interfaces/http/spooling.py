@@ -40,11 +40,11 @@ class Spool:
         return found
 
     async def body(self, request: Request) -> Source:
-        """The whole body, opened where it is large. Raises StorageFault where the disk is full."""
+        """The whole body, opened where it is large. Raises StorageError where the disk is full."""
         return await self.collected(request.stream())
 
     async def collected(self, chunks: AsyncIterable[bytes]) -> Source:
-        """All of these bytes together. Raises StorageFault."""
+        """All of these bytes together. Raises StorageError."""
         buffer = bytearray()
         file: BinaryIO | None = None
         async for chunk in chunks:
@@ -67,7 +67,7 @@ class Spool:
         return self.keep(_duplicate(upload))
 
     def kept(self, content: bytes) -> Source:
-        """The same, in a file where it is large. Raises StorageFault. For a thread."""
+        """The same, in a file where it is large. Raises StorageError. For a thread."""
         if len(content) <= IN_MEMORY:
             return content
         file = self.open()
@@ -75,7 +75,7 @@ class Spool:
         return file
 
     def open(self) -> BinaryIO:
-        """A new file without a name. Raises StorageFault. For a thread."""
+        """A new file without a name. Raises StorageError. For a thread."""
         with writing(Path(tempfile.gettempdir())):
             try:
                 return self.keep(tempfile.TemporaryFile(dir=self._data))

@@ -9,7 +9,7 @@ import anyio
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from chatapi.errors import alone
+from chatapi.errors import collapse_exception_group
 
 
 class WorkingReply(Response):
@@ -22,7 +22,7 @@ class WorkingReply(Response):
                 await self.reply(send)
                 group.cancel_scope.cancel()
         except Exception as error:
-            raise alone(error) from None
+            raise collapse_exception_group(error) from None
 
     async def reply(self, send: Send) -> None:
         """Send all of it; what is raised before the first message becomes a reply of its own."""

@@ -13,12 +13,12 @@ import anyio.to_thread
 from anyio.abc import SocketStream
 
 from chatapi.appliance import Appliance
-from chatapi.errors import ChatapiError, OurFault, TooSlow, alone
+from chatapi.errors import ChatapiError, InternalError, TooSlow, collapse_exception_group
 from chatapi.interfaces.wyoming import events as wire
 from chatapi.interfaces.wyoming import listeners
-from chatapi.interfaces.wyoming.event_queue import Inbox
-from chatapi.interfaces.wyoming.framing import Bounds, Event, Framing, encoded
-from chatapi.interfaces.wyoming.handler import Requests
+from chatapi.interfaces.wyoming.event_queue import EventQueue
+from chatapi.interfaces.wyoming.framing import Bounds, Framing, WyomingEvent, encoded
+from chatapi.interfaces.wyoming.handler import WyomingHandler
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +32,11 @@ PARTING = 2.0
 """Seconds for a client to take what it is told at last: it may still be sending, and to close on it would lose that."""
 
 
-class Gone(Exception):
+class WyomingClosed(Exception):
     """The client has left, or takes nothing."""
 
 
-class Connection:
+class WyomingConnection:
     """`run` serves it until the client leaves."""
 
     def __init__(self, stream: SocketStream, appliance: Appliance, address: str = "") -> None:
@@ -47,7 +47,7 @@ class Connection:
         """Whether an event ever came."""
         self._appliance = appliance
         self._settings = appliance.settings
-        self._inbox = Inbox()
+        self._inbox = EventQueue()
         self._sending = anyio.Lock()
         self._alive_at = self._looked = anyio.current_time()
         """When an event last came or went, and when it was last looked whether it may."""
@@ -66,9 +66,9 @@ class Connection:
     async def _end(self, error: Exception) -> None:
         if isinstance(error, ChatapiError):
             await self.refuse(error)
-        elif not isinstance(error, (Gone, anyio.BrokenResourceError, anyio.ClosedResourceError)):
+        elif not isinstance(error, (WyomingClosed, anyio.BrokenResourceError, anyio.ClosedResourceError)):
             log.error("a Wyoming connection failed", exc_info=error)
-            await self.refuse(OurFault("something went wrong here; the log of chatapi says what"))
+            await self.refuse(InternalError("something went wrong here; the log of chatapi says what"))
 
     async def refuse(self, error: ChatapiError) -> None:
         """Say why, and close."""
@@ -76,14 +76,14 @@ class Connection:
         log.info("a Wyoming client was refused", extra={"code": error.code, "told": error.message})
         with anyio.move_on_after(PARTING):
             try:
-                await self._stream.send(encoded(Event("error", {"text": error.message, "code": error.code})))
+                await self._stream.send(encoded(WyomingEvent("error", {"text": error.message, "code": error.code})))
                 await self._stream.send_eof()
                 while True:
                     await self._stream.receive(READ)
             except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
                 return
 
-    async def send(self, *events: Event) -> None:
+    async def send(self, *events: WyomingEvent) -> None:
         """Raises Gone when the client takes nothing for too long."""
         data = b"".join(map(encoded, events))
         async with self._sending:
@@ -91,10 +91,10 @@ class Connection:
                 await self._stream.send(data)
         if patience.cancelled_caught:
             log.info("a Wyoming client took nothing and was dropped")
-            raise Gone
+            raise WyomingClosed
         self._alive_at = anyio.current_time()
 
-    async def take(self) -> Event:
+    async def take(self) -> WyomingEvent:
         """The next event to work on. Raises TooSlow (idle) when none comes, Gone when none will."""
         try:
             if self._inbox.waiting:
@@ -103,7 +103,7 @@ class Connection:
                 with anyio.move_on_after(left):
                     return await self._inbox.take()
         except anyio.EndOfStream:
-            raise Gone from None
+            raise WyomingClosed from None
         raise TooSlow(
             f"nothing was sent for {self._patience:g} seconds, after which a connection is closed", code="idle"
         )
@@ -114,11 +114,11 @@ class Connection:
         idle = self._settings.wyoming.idle_seconds
         return idle if self._met else min(idle, self._settings.server.head_seconds)
 
-    def put_back(self, event: Event) -> None:
+    def put_back(self, event: WyomingEvent) -> None:
         self._inbox.put_back(event)
 
     async def _work(self) -> None:
-        requests = Requests(self._appliance, self)
+        requests = WyomingHandler(self._appliance, self)
         while True:
             await requests.answer(await self.take())
 
@@ -132,7 +132,7 @@ class Connection:
                 # Perhaps only this side of it is closed, and the answer is waited for.
                 self._inbox.close()
                 await anyio.sleep(settings.server.send_seconds)
-                raise Gone
+                raise WyomingClosed
             framing.feed(received)
             self._held.hold(framing.size + self._inbox.held)
             while (event := await _taken(framing)) is not None:
@@ -152,7 +152,7 @@ class Connection:
                 return b""
         raise TooSlow(f"an event was begun and not complete after {most:g} seconds")
 
-    async def _sort(self, event: Event) -> None:
+    async def _sort(self, event: WyomingEvent) -> None:
         if (now := anyio.current_time()) - self._looked >= LOOK_SECONDS:
             self._looked = now
             listeners.check_open(self._settings, self._appliance.keyring)
@@ -160,18 +160,18 @@ class Connection:
         self._appliance.metrics.wyoming_events.labels(event.type if known else "other").inc()
         if event.type == "ping":
             # At once: who asks whether we live may not wait for a long answer to be over.
-            await self.send(Event("pong", {"text": wire.read(wire.Ping, event).text}))
+            await self.send(WyomingEvent("pong", {"text": wire.read(wire.Ping, event).text}))
         elif known:
             await self._inbox.put(event)
 
 
-async def _taken(framing: Framing) -> Event | None:
+async def _taken(framing: Framing) -> WyomingEvent | None:
     """The next event, read on a thread where it is large."""
     return await anyio.to_thread.run_sync(framing.take) if framing.heavy else framing.take()
 
 
 def _first(error: BaseException) -> Exception:
     """The one error that counts: of several that came together the first."""
-    while several := getattr(error := alone(error), "exceptions", None):
+    while several := getattr(error := collapse_exception_group(error), "exceptions", None):
         error = several[0]
-    return error if isinstance(error, Exception) else Gone()
+    return error if isinstance(error, Exception) else WyomingClosed()

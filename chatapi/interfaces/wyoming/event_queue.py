@@ -6,18 +6,18 @@ from collections import deque
 
 import anyio
 
-from chatapi.interfaces.wyoming.framing import Event
+from chatapi.interfaces.wyoming.framing import WyomingEvent
 
 MOST = 2 << 20
 """Bytes that may wait. Text that is read aloud while it comes must all find room: somebody may write the whole of it
 before he reads the first sound, and both would wait for each other for ever."""
 
 
-class Inbox:
+class EventQueue:
     """From one task to another."""
 
     def __init__(self) -> None:
-        self._events: deque[Event] = deque()
+        self._events: deque[WyomingEvent] = deque()
         self._held = 0
         self._closed = False
         self._changed = anyio.Event()
@@ -31,7 +31,7 @@ class Inbox:
         """Bytes of those that wait."""
         return self._held
 
-    async def put(self, event: Event) -> None:
+    async def put(self, event: WyomingEvent) -> None:
         """Wait until there is room."""
         while self._held + event.weight > MOST and self._events:
             await self._changed.wait()
@@ -39,7 +39,7 @@ class Inbox:
         self._held += event.weight
         self._tell()
 
-    async def take(self) -> Event:
+    async def take(self) -> WyomingEvent:
         """Wait until there is one. Raises EndOfStream once it is closed and empty."""
         while not self._events:
             if self._closed:
@@ -50,7 +50,7 @@ class Inbox:
         self._tell()
         return event
 
-    def put_back(self, event: Event) -> None:
+    def put_back(self, event: WyomingEvent) -> None:
         """It is the next again."""
         self._events.appendleft(event)
         self._held += event.weight

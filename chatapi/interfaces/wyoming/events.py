@@ -6,8 +6,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from chatapi.errors import Unprocessable, Unsupported, unfit
-from chatapi.interfaces.wyoming.framing import Event
+from chatapi.errors import Unprocessable, Unsupported, describe_validation_error
+from chatapi.interfaces.wyoming.framing import WyomingEvent
 from chatapi.text.sentence_splitter import is_text
 
 
@@ -22,21 +22,21 @@ Text = Annotated[str, AfterValidator(_whole)]
 Name = Annotated[Text, Field(max_length=200)]
 
 
-class _Said(BaseModel):
+class _EventData(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
 
-class Context(_Said):
+class Context(_EventData):
     """What belongs to a conversation; everything else in it goes back as it came."""
 
     conversation_id: Name | None = None
 
 
-class _InContext(_Said):
+class _InContext(_EventData):
     context: dict[str, Any] | None = None
 
 
-class Language(_Said):
+class Language(_EventData):
     language: Name | None = None
 
     @property
@@ -50,21 +50,21 @@ class Transcribe(_InContext, Language):
     """Of the model."""
 
 
-class Asked(_InContext, Language):
+class TranscriptRequest(_InContext, Language):
     """`transcript`: words that are to be answered."""
 
     text: Text
 
     @property
     def conversation(self) -> str | None:
-        return read(Context, Event("transcript", self.context or {})).conversation_id
+        return read(Context, WyomingEvent("transcript", self.context or {})).conversation_id
 
 
 class Detect(_InContext):
     names: list[Name] | None = Field(None, max_length=100)
 
 
-class Format(_Said):
+class PcmFormat(_EventData):
     """Of audio-start and audio-chunk."""
 
     rate: int
@@ -91,7 +91,7 @@ class SynthesizeStart(_InContext):
         return value or None
 
 
-class Chunk(_Said):
+class Chunk(_EventData):
     """`synthesize-chunk`."""
 
     text: Text
@@ -101,27 +101,27 @@ class Synthesize(SynthesizeStart, Chunk):
     pass
 
 
-class Program(_Said):
+class Program(_EventData):
     """`select-program`."""
 
     name: Name
 
 
-class Ping(_Said):
+class Ping(_EventData):
     text: Annotated[Text, Field(max_length=10_000)] | None = None
 
 
 M = TypeVar("M", bound=BaseModel)
 
 
-def read(model: type[M], event: Event) -> M:
+def read(model: type[M], event: WyomingEvent) -> M:
     """What the event says. Raises Unprocessable naming the value and what would be right."""
     try:
         return model.model_validate(event.data)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         name = ".".join(map(str, fault["loc"]))
-        raise Unprocessable(f"{event.type}: {name} {unfit(dict(fault))}") from None
+        raise Unprocessable(f"{event.type}: {name} {describe_validation_error(dict(fault))}") from None
 
 
 def as_text(wanted: SynthesizeStart) -> None:

@@ -32,7 +32,7 @@ LEAST, SWELLING = 512, 8
 
 
 @dataclass(frozen=True)
-class Event:
+class WyomingEvent:
     """What two peers say to each other."""
 
     type: str
@@ -79,7 +79,7 @@ class Framing:
         """The next bytes; take every event before more is fed, so that no more than one is ever held."""
         self._buffer += data
 
-    def take(self) -> Event | None:
+    def take(self) -> WyomingEvent | None:
         """The next event, None while there is no whole one. Raises BadInput (bad_event), TooLarge (event_too_large)."""
         if self._header is None:
             line = self._line()
@@ -96,7 +96,7 @@ class Framing:
         payload = bytes(self._buffer[header.data_length : end])
         del self._buffer[:end]
         self._header = None
-        return Event(header.type, data, payload, header.weight + SWELLING * header.data_length + len(payload))
+        return WyomingEvent(header.type, data, payload, header.weight + SWELLING * header.data_length + len(payload))
 
     def _line(self) -> bytes | None:
         end = self._buffer.find(b"\n", self._searched)
@@ -179,7 +179,7 @@ def _finite(text: str) -> float:
     return number
 
 
-def encoded(event: Event) -> bytes:
+def encoded(event: WyomingEvent) -> bytes:
     """The event as it goes over the wire."""
     header: dict[str, Any] = {"type": event.type, "version": VERSION}
     data = json.dumps(event.data, allow_nan=False).encode() if event.data else b""

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from chatapi import auth
-from chatapi.errors import SettingsFault, Unauthorized
+from chatapi.errors import SettingsError, Unauthorized
 from chatapi.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ MODE = 0o660
 
 
 def opened(settings: Settings) -> list[socket.socket]:
-    """Listening sockets; none where it is off, or cannot be had and nobody asked for it. Raises SettingsFault."""
+    """Listening sockets; none where it is off, or cannot be had and nobody asked for it. Raises SettingsError."""
     table, found = settings.wyoming, []
     if not speaks(settings):
         if table.demanded:
@@ -36,14 +36,14 @@ def opened(settings: Settings) -> list[socket.socket]:
             found.append(_tcp(table.host, table.port))
         if table.socket is not None:
             found.append(_unix(table.socket))
-    except SettingsFault as fault:
+    except SettingsError as fault:
         close(found, table.socket)
         if table.demanded:
             raise
         log.info("Wyoming is off: %s", fault.message)
         return []
     if not found:
-        raise SettingsFault("wyoming.host is empty and wyoming.socket is not set: set one of them")
+        raise SettingsError("wyoming.host is empty and wyoming.socket is not set: set one of them")
     return found
 
 
@@ -68,7 +68,7 @@ def check_open(settings: Settings, keyring: auth.Keyring) -> None:
     """Raises Unauthorized where keys were made since the start, before which it was open because there were none."""
     try:
         wanted = keyring.wanted
-    except SettingsFault:
+    except SettingsError:
         wanted = True
     if wanted and (told := closed_by_keys(settings)):
         raise Unauthorized(told)
@@ -107,7 +107,7 @@ def _tcp(host: str, port: int) -> socket.socket:
         )
     except (OSError, OverflowError) as error:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-        raise SettingsFault(f"cannot listen on {host}:{port}: {reason}; set wyoming.host or wyoming.port") from error
+        raise SettingsError(f"cannot listen on {host}:{port}: {reason}; set wyoming.host or wyoming.port") from error
 
 
 def _unix(path: Path) -> socket.socket:
@@ -119,18 +119,18 @@ def _unix(path: Path) -> socket.socket:
         found.listen(WAITING)
     except OSError as error:
         found.close()
-        raise SettingsFault(f"cannot listen on {path}: {error.strerror or error}; set wyoming.socket") from error
-    except SettingsFault:
+        raise SettingsError(f"cannot listen on {path}: {error.strerror or error}; set wyoming.socket") from error
+    except SettingsError:
         found.close()
         raise
     return found
 
 
 def _make_way(path: Path) -> None:
-    """Remove what a process left that was ended by force. Raises SettingsFault where somebody listens."""
+    """Remove what a process left that was ended by force. Raises SettingsError where somebody listens."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise SettingsFault(f"wyoming.socket is {path}, which is there and is no socket: name another")
+            raise SettingsError(f"wyoming.socket is {path}, which is there and is no socket: name another")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trying:
@@ -140,10 +140,10 @@ def _make_way(path: Path) -> None:
         except ConnectionRefusedError:
             path.unlink()
             return
-    raise SettingsFault(f"somebody listens on {path} already: end it, or set wyoming.socket")
+    raise SettingsError(f"somebody listens on {path} already: end it, or set wyoming.socket")
 
 
-class Allowed:
+class AllowedClients:
     """Who may come in: everybody, or this machine and those of some networks."""
 
     def __init__(self, networks: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ from chatapi.appliance import Appliance
 from chatapi.auth import client_address
 from chatapi.errors import Busy, ChatapiError, Unauthorized
 from chatapi.interfaces.wyoming import listeners
-from chatapi.interfaces.wyoming.connection import Connection
+from chatapi.interfaces.wyoming.connection import WyomingConnection
 from chatapi.interfaces.wyoming.zeroconf import announce
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class WyomingServer:
     def __init__(self, appliance: Appliance, listening: Sequence[socket.socket]) -> None:
         self._appliance = appliance
         self._listening = listening
-        self._allowed = listeners.Allowed(appliance.settings.wyoming.allow)
+        self._allowed = listeners.AllowedClients(appliance.settings.wyoming.allow)
         self._urls = [listeners.url(each) for each in listening]
         self._open = 0
         self._addresses: Counter[str] = Counter()
@@ -96,7 +96,7 @@ class WyomingServer:
             self._open += 1
             self._addresses[address] += 1
             try:
-                await Connection(stream, self._appliance, address).run()
+                await WyomingConnection(stream, self._appliance, address).run()
             finally:
                 self._open -= 1
                 self._addresses[address] -= 1
@@ -116,7 +116,7 @@ class WyomingServer:
             return
         self._refused += 1
         try:
-            await Connection(stream, self._appliance).refuse(error)
+            await WyomingConnection(stream, self._appliance).refuse(error)
         finally:
             self._refused -= 1
 

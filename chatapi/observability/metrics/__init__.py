@@ -15,11 +15,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Hi
 from prometheus_client import generate_latest as written
 
 from chatapi.errors import ChatapiError, NotReady
-from chatapi.events import TurnOver
-from chatapi.observability.metrics.audio_device import Sound
+from chatapi.events import TurnRecord
+from chatapi.observability.metrics.audio_device import AudioDeviceMetrics
 from chatapi.observability.metrics.engine import EngineCounts
-from chatapi.observability.metrics.event_loop_lag import Lag
-from chatapi.observability.metrics.machine import Machine
+from chatapi.observability.metrics.event_loop_lag import EventLoopLag
+from chatapi.observability.metrics.machine import MachineMetrics
 
 __all__ = ["DOORS", "STAGES", "Metrics"]
 
@@ -43,7 +43,7 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         self._reading = threading.Lock()
         self._readers = anyio.CapacityLimiter(1)
-        self.followers: list[Callable[[TurnOver], None]] = []
+        self.followers: list[Callable[[TurnRecord], None]] = []
         """Told of every turn that is over, after it was counted."""
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
@@ -68,11 +68,11 @@ class Metrics:
             "chatapi_event_loop_lag_seconds", "How much later than due the event loop came to a task.",
             buckets=LATENESS, registry=registry,
         )  # fmt: skip
-        self.lag = Lag(lateness.observe)
+        self.lag = EventLoopLag(lateness.observe)
         self.engine_counts = EngineCounts(registry)
-        self.sound = Sound(registry)
+        self.sound = AudioDeviceMetrics(registry)
         self._of_wyoming(registry)
-        self.machine = Machine(registry, data, root)
+        self.machine = MachineMetrics(registry, data, root)
 
     def _of_http(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
@@ -187,7 +187,7 @@ class Metrics:
             counter: Counter = getattr(self, what)
             counter.labels(role).inc(amount)
 
-    def turn(self, over: TurnOver) -> None:
+    def turn(self, over: TurnRecord) -> None:
         """Count a turn that is over."""
         ledger, live = over.ledger, over.kind == "live"
         self.turns.labels(over.kind, over.heard, over.reply, over.result).inc()

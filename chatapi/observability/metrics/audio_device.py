@@ -14,7 +14,7 @@ from chatapi.audio import RATE
 Family = CounterMetricFamily | GaugeMetricFamily
 
 
-class Sound(Collector):
+class AudioDeviceMetrics(Collector):
     """Reads what `source` tells at every scrape."""
 
     def __init__(self, registry: CollectorRegistry) -> None:

@@ -9,7 +9,7 @@ EVERY = 0.1
 """Seconds between two looks."""
 
 
-class Lag:
+class EventLoopLag:
     """Tells how many seconds too late each of its own calls came."""
 
     def __init__(self, observe: Callable[[float], None]) -> None:

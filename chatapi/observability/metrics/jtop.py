@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from chatapi.observability.metrics.sensors import Readings
+from chatapi.observability.metrics.sensors import SensorReadings
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Jtop:
         self._service: Any = None
         self._next = 0.0
 
-    def completed(self, known: Readings) -> Readings:
+    def completed(self, known: SensorReadings) -> SensorReadings:
         """`known`, with what it lacks and the service tells."""
         if time.monotonic() < self._next:
             return known
@@ -70,7 +70,7 @@ class Jtop:
             service.close()
 
 
-def _completed(known: Readings, service: Any) -> Readings:
+def _completed(known: SensorReadings, service: Any) -> SensorReadings:
     """Its units are per cent, milliwatts, °C and kB."""
     if not service.ok(spin=True):
         raise ConnectionError("the connection is over")

@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from chatapi.observability.metrics import jtop
-from chatapi.observability.metrics.sensors import Readings, read
+from chatapi.observability.metrics.sensors import SensorReadings, read
 from chatapi.system import jetson
 
 VALUES = {
@@ -31,7 +31,7 @@ PARTS = {
 """Readings of several -> name, help, label."""
 
 
-class Machine(Collector):
+class MachineMetrics(Collector):
     """Read at every scrape; a machine that is no Jetson tells its memory and disk alone."""
 
     def __init__(self, registry: CollectorRegistry, data: Path, root: Path) -> None:
@@ -49,7 +49,7 @@ class Machine(Collector):
     def describe(self) -> Iterator[GaugeMetricFamily]:
         yield from _memory(None)
         yield from _disk(None, None)
-        yield from _sensors(Readings())
+        yield from _sensors(SensorReadings())
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         yield from _memory(jetson.available(self._root) or None)
@@ -59,9 +59,9 @@ class Machine(Collector):
         except OSError:
             # It is not made yet, or its disk is gone.
             yield from _disk(None, None)
-        yield from _sensors(self._readings() if self._jetson else Readings())
+        yield from _sensors(self._readings() if self._jetson else SensorReadings())
 
-    def _readings(self) -> Readings:
+    def _readings(self) -> SensorReadings:
         known = read(self._root)
         lacks = known.gpu_load is None or not known.power or not known.temperatures
         return self._jtop.completed(known) if lacks and self._jtop is not None else known
@@ -76,7 +76,7 @@ def _disk(size: float | None, free: float | None) -> Iterator[GaugeMetricFamily]
     yield _one("chatapi_data_disk_free_bytes", "What of it is free.", free)
 
 
-def _sensors(readings: Readings) -> Iterator[GaugeMetricFamily]:
+def _sensors(readings: SensorReadings) -> Iterator[GaugeMetricFamily]:
     for name, (metric, sentence) in VALUES.items():
         yield _one(metric, sentence, getattr(readings, name))
     for name, (metric, sentence, label) in PARTS.items():

@@ -29,7 +29,7 @@ ALERT = "-throttle-alert"
 
 
 @dataclass(frozen=True)
-class Readings:
+class SensorReadings:
     """What the board tells; a value that it does not tell is None or missing."""
 
     gpu_load: float | None = None
@@ -50,11 +50,11 @@ class Readings:
     """Bytes of it that the GPU holds."""
 
 
-def read(root: Path = Path("/")) -> Readings:
+def read(root: Path = Path("/")) -> SensorReadings:
     """What the files under `root` tell."""
     zones = {name: zone for zone in root.glob("sys/class/thermal/thermal_zone*") if (name := _text(zone / "type"))}
     told = {name: celsius for name, zone in zones.items() if (celsius := _number(zone / "temp")) is not None}
-    return Readings(
+    return SensorReadings(
         gpu_load=_scaled(_first(root, LOADS), 1 / 1000),
         gpu_hertz=_first(root, CLOCKS),
         power=_power(root),

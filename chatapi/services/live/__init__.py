@@ -8,35 +8,35 @@ from contextlib import asynccontextmanager
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 
-from chatapi.errors import Busy, alone
+from chatapi.errors import Busy, collapse_exception_group
 from chatapi.events import Failed, LiveEvent
 from chatapi.observability.metrics import Metrics
 from chatapi.runtime.workers import Engines, Worker
-from chatapi.services.live.context import Memory
-from chatapi.services.live.options import Options, Origin
-from chatapi.services.live.session import Session
-from chatapi.services.speech.synthesis import Speaking
-from chatapi.services.transcription.transcriber import Transcription
-from chatapi.services.turns.generation import Answering
+from chatapi.services.live.context import ConversationContext
+from chatapi.services.live.options import SessionOptions, SessionOrigin
+from chatapi.services.live.session import LiveSession
+from chatapi.services.speech.synthesis import SpeechSynthesis
+from chatapi.services.transcription.transcriber import FileTranscriber
+from chatapi.services.turns.generation import Generator
 from chatapi.settings import Settings
-from chatapi.storage.history import History, Recalled
+from chatapi.storage.history import ConversationHistory, ConversationState
 
-__all__ = ["Live", "Options", "Origin", "Session"]
+__all__ = ["LiveConversations", "LiveSession", "SessionOptions", "SessionOrigin"]
 
 AHEAD = 1000
 """Events a face may be behind."""
 
 
-class Live:
+class LiveConversations:
     """The ability. `session` is its door."""
 
     def __init__(
         self,
         engines: Engines,
-        transcription: Transcription,
-        speaking: Speaking,
-        answering: Answering,
-        history: Worker[History],
+        transcription: FileTranscriber,
+        speaking: SpeechSynthesis,
+        answering: Generator,
+        history: Worker[ConversationHistory],
         settings: Settings,
         metrics: Metrics,
     ) -> None:
@@ -58,10 +58,13 @@ class Live:
 
     @asynccontextmanager
     async def session(
-        self, options: Options | None = None, conversation: str | None = None, origin: Origin | None = None
-    ) -> AsyncIterator[tuple[Session, MemoryObjectReceiveStream[LiveEvent]]]:
-        """A session and its events; leaving the block ends it. Raises Busy (too_many_sessions), NotReady, Unknown."""
-        most, origin = self.settings.live.sessions, origin or Origin()
+        self,
+        options: SessionOptions | None = None,
+        conversation: str | None = None,
+        origin: SessionOrigin | None = None,
+    ) -> AsyncIterator[tuple[LiveSession, MemoryObjectReceiveStream[LiveEvent]]]:
+        """A session and its events; leaving the block ends it. Raises Busy (too_many_sessions), NotReady, NotFound."""
+        most, origin = self.settings.live.sessions, origin or SessionOrigin()
         if self.sessions >= most:
             self.metrics.sessions_refused.inc()
             raise Busy(f"{self.sessions} live conversations are going on, which is all there may be",
@@ -71,7 +74,7 @@ class Live:
         going_on.inc()
         try:
             await self.engines.turn.open()
-            recalled = Recalled(History.new_id(), None, ())
+            recalled = ConversationState(ConversationHistory.new_id(), None, ())
             if conversation is not None:
                 recalled = await self.history.call(lambda history: history.recall(conversation))
             send, receive = anyio.create_memory_object_stream[LiveEvent](AHEAD)
@@ -82,11 +85,11 @@ class Live:
                 await send.send(event)
 
             async with send, receive, anyio.create_task_group() as group:
-                memory = Memory(self.history, recalled)
-                yield Session(self, group, memory, options or Options(), tell, origin), receive
+                memory = ConversationContext(self.history, recalled)
+                yield LiveSession(self, group, memory, options or SessionOptions(), tell, origin), receive
                 group.cancel_scope.cancel()
         except Exception as error:
-            if (one := alone(error)) is not error:
+            if (one := collapse_exception_group(error)) is not error:
                 raise one from None
             raise
         finally:

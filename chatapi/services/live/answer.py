@@ -10,24 +10,24 @@ from dataclasses import replace
 
 import anyio
 
-from chatapi.engines import Usage
-from chatapi.errors import ChatapiError, EngineFailed, alone
+from chatapi.engines import TokenUsage
+from chatapi.errors import ChatapiError, EngineFailed, collapse_exception_group
 from chatapi.events import (
-    AnswerStarted,
-    Call,
-    Called,
     Event,
     Failed,
-    Ledger,
     LiveEvent,
+    ResponseStarted,
     Speech,
     TextDelta,
+    ToolCall,
+    ToolCalls,
     TurnEnded,
-    TurnOver,
+    TurnRecord,
+    TurnTimings,
 )
 from chatapi.services.live import fallback_phrases
-from chatapi.services.live.playback import Playback
-from chatapi.services.turns.generation import Answered, Answering, Manner
+from chatapi.services.live.playback import PlaybackPosition
+from chatapi.services.turns.generation import Generation, GenerationOptions, Generator
 from chatapi.services.turns.prompts import Question
 
 log = logging.getLogger(__name__)
@@ -44,19 +44,19 @@ class Answer:
 
     def __init__(
         self,
-        answering: Answering,
+        answering: Generator,
         prompt: Question,
         asked: str,
-        manner: Manner,
+        manner: GenerationOptions,
         since: float,
         fault: ChatapiError | None = None,
     ) -> None:
         """`prompt` is the question as the model gets it. With `fault`, an error already sent, it is an apology."""
         self.asked = asked
         self.prompt = prompt
-        self.calls: tuple[Call, ...] = ()
+        self.calls: tuple[ToolCall, ...] = ()
         """Functions it wants called, as far as it went out."""
-        self.playback = Playback()
+        self.playback = PlaybackPosition()
         self.number: int | None = None
         """Of its exchange in the history, once it is there."""
         self.over = False
@@ -66,10 +66,10 @@ class Answer:
         """Code of the error it ended in."""
         self.guessed = False
         """Whether it was begun before the turn was known to be over."""
-        self.ledger = Ledger()
+        self.ledger = TurnTimings()
         self._fault = fault
         self._given_up = "interrupted"
-        self._usage = Usage()
+        self._usage = TokenUsage()
         self._answering = answering
         self._going = anyio.Event()
         self._manner = replace(manner, go=self._going)
@@ -82,7 +82,7 @@ class Answer:
         self._sounding = anyio.Event()
         self._read = anyio.Event()
 
-    async def run(self, ended: Callable[[Answer, Answered[Question]], Awaitable[None]]) -> None:
+    async def run(self, ended: Callable[[Answer, Generation[Question]], Awaitable[None]]) -> None:
         """Until it is answered or dropped; what fails is told in words. `ended` is awaited before its TurnEnded."""
         with self._scope:
             if self._fault is not None:
@@ -98,7 +98,7 @@ class Answer:
             self.mark("end")
             await ended(self, answered)
             self.over = True
-            self._usage = usage = answered.last.usage or Usage()
+            self._usage = usage = answered.last.usage or TokenUsage()
             counted = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
             reason = answered.last.finish_reason or "stop"
             await self._out(TurnEnded(self.prompt.recalled.id, reason, *counted, ledger=self.ledger))
@@ -106,7 +106,7 @@ class Answer:
     async def release(self, send: Send, clock: Callable[[], float]) -> None:
         """The turn is over: what there is goes out, and all that follows as it comes."""
         self._send, self._clock, self.released = send, clock, True
-        await send(AnswerStarted(self.asked))
+        await send(ResponseStarted(self.asked))
         while self._held:
             await self._out(self._held.pop(0))
         self._going.set()
@@ -138,10 +138,10 @@ class Answer:
         self.dropped = self.dropped or not self.over
         self.over = True
 
-    def counted(self) -> TurnOver:
+    def counted(self) -> TurnRecord:
         """What became of it, once nothing more does."""
         ended = self.failure or ("ok" if self.over else "left")
-        return TurnOver(
+        return TurnRecord(
             kind="live",
             heard="voice",
             reply="text" if self._manner.voice is None else "voice",
@@ -171,12 +171,12 @@ class Answer:
         if isinstance(event, Speech):
             self.playback.sent(event, self._clock())
             self._sounding.set()
-        elif isinstance(event, Called):
+        elif isinstance(event, ToolCalls):
             self.calls += event.calls
         await self._send(event)
 
     async def _failed(self, raised: Exception) -> None:
-        error = alone(raised)
+        error = collapse_exception_group(raised)
         if isinstance(error, ChatapiError):
             known = error
         else:

@@ -38,7 +38,7 @@ ALIKE = 0.65
 """Letters alike in two words that are taken for the same: an echo is heard badly."""
 
 
-class Meaning(Enum):
+class SpeechIntent(Enum):
     """Of what was said against an answer."""
 
     NOTHING = "nothing"
@@ -48,27 +48,27 @@ class Meaning(Enum):
     INTERRUPTION = "interruption"
 
 
-def meaning(heard: str, spoken: str, certainty: float = 0.0, seconds: float = math.inf) -> Meaning:
+def meaning(heard: str, spoken: str, certainty: float = 0.0, seconds: float = math.inf) -> SpeechIntent:
     """Of the words heard while the answer's last words were `spoken`.
 
     `certainty` is their mean log-probability, `seconds` how long they were being said.
     """
     words = _words(heard)
     if not words:
-        return Meaning.NOTHING
+        return SpeechIntent.NOTHING
     if " ".join(words) in STOP or (words[-1] == "stop" and len(words) <= 4 and not heard.rstrip().endswith("?")):
-        return Meaning.STOP
+        return SpeechIntent.STOP
     if echoed(heard, spoken):
-        return Meaning.ECHO
+        return SpeechIntent.ECHO
     if len(words) <= BACKCHANNELS and all(word in BACKCHANNEL for word in words):
-        return Meaning.BACKCHANNEL
+        return SpeechIntent.BACKCHANNEL
     # Not all languages have spaces between their words.
     count = count_words(heard)
     if count <= 1:
-        return Meaning.INTERRUPTION if words[0] in INTERJECTION else Meaning.BACKCHANNEL
+        return SpeechIntent.INTERRUPTION if words[0] in INTERJECTION else SpeechIntent.BACKCHANNEL
     if count > BEGUN + PACE * seconds:
-        return Meaning.NOTHING
-    return Meaning.NOTHING if certainty < (MURMUR if count <= FEW else MUMBLE) else Meaning.INTERRUPTION
+        return SpeechIntent.NOTHING
+    return SpeechIntent.NOTHING if certainty < (MURMUR if count <= FEW else MUMBLE) else SpeechIntent.INTERRUPTION
 
 
 def at_the_end(heard: str, spoken: str) -> bool:
@@ -108,7 +108,7 @@ def _alike(one: str, other: str) -> bool:
     return one == other or difflib.SequenceMatcher(None, one, other).ratio() >= ALIKE
 
 
-class Breaker:
+class InterruptionJudge:
     """Notices when the box answers itself, and has it listen only while it is silent, for some time."""
 
     ROW = 2
@@ -135,7 +135,7 @@ class Breaker:
 
 def stops(heard: str) -> bool:
     """Whether it asks for silence and nothing else."""
-    return meaning(heard, "") is Meaning.STOP
+    return meaning(heard, "") is SpeechIntent.STOP
 
 
 def _words(text: str) -> list[str]:

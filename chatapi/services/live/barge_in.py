@@ -5,10 +5,10 @@ from __future__ import annotations
 from chatapi.audio import RATE
 from chatapi.errors import Unprocessable
 from chatapi.services.live.answer import Answer
-from chatapi.services.live.backchannel import LIKENESS, RESEMBLES, Breaker, Meaning, at_the_end, meaning
+from chatapi.services.live.backchannel import LIKENESS, RESEMBLES, InterruptionJudge, SpeechIntent, at_the_end, meaning
 from chatapi.services.live.echo_detection import LATE, echoed
-from chatapi.services.live.playback import Playback
-from chatapi.services.live.turn_detector import Ear
+from chatapi.services.live.playback import PlaybackPosition
+from chatapi.services.live.turn_detector import TurnDetector
 from chatapi.services.live.utterance import Utterance
 
 ENDING = 1.0
@@ -18,10 +18,10 @@ ENDING = 1.0
 class BargeIn:
     """Judges utterances of one session against its last answer."""
 
-    def __init__(self, ear: Ear) -> None:
+    def __init__(self, ear: TurnDetector) -> None:
         self._ear = ear
-        self._breaker = Breaker()
-        self._playback: Playback | None = None
+        self._breaker = InterruptionJudge()
+        self._playback: PlaybackPosition | None = None
         """Of the last answer that was given."""
 
     @property
@@ -29,7 +29,7 @@ class BargeIn:
         """Seconds of sound received."""
         return self._ear.clock / RATE
 
-    def during(self, playback: Playback) -> None:
+    def during(self, playback: PlaybackPosition) -> None:
         """Another answer begins; of those before nothing is to be heard any more."""
         self._playback = playback
 
@@ -49,8 +49,8 @@ class BargeIn:
         own = self.likeness(utterance, text) >= (RESEMBLES if self.broken else LIKENESS)
         meant = meaning(text, spoken if own else "", self._ear.certainty, self._ear.lasted)
         if ended and nearly_over(answer, self.now):
-            return meant is Meaning.STOP or (not own and at_the_end(text, spoken))
-        return meant is Meaning.STOP or (meant is Meaning.INTERRUPTION and not self.broken)
+            return meant is SpeechIntent.STOP or (not own and at_the_end(text, spoken))
+        return meant is SpeechIntent.STOP or (meant is SpeechIntent.INTERRUPTION and not self.broken)
 
     def answers_itself(self, share: float) -> bool:
         """Whether a turn that is about to be answered is one too many of a row that resemble the answers before.

@@ -6,17 +6,17 @@ from dataclasses import replace
 from math import inf
 
 from chatapi.runtime.workers import Worker
-from chatapi.storage.history import Exchange, History, Recalled, Result
+from chatapi.storage.history import ConversationHistory, ConversationState, Exchange, ToolResult
 
 
-class Memory:
+class ConversationContext:
     """One conversation's exchanges; what is changed here is changed in the history first."""
 
-    def __init__(self, history: Worker[History], recalled: Recalled) -> None:
+    def __init__(self, history: Worker[ConversationHistory], recalled: ConversationState) -> None:
         self.recalled = recalled
         self._history = history
 
-    async def add(self, system: str | None, asked: str, answered: str, results: tuple[Result, ...] = ()) -> int:
+    async def add(self, system: str | None, asked: str, answered: str, results: tuple[ToolResult, ...] = ()) -> int:
         """Put an exchange at the end; tells its number."""
         recalled = replace(self.recalled, system=system)
         saved = await self._history.call(lambda history: history.add(recalled, asked, answered))
@@ -24,7 +24,7 @@ class Memory:
         self.recalled = replace(recalled, exchanges=(*recalled.exchanges, Exchange(number, asked, answered, results)))
         return number
 
-    def begin_with(self, recalled: Recalled) -> None:
+    def begin_with(self, recalled: ConversationState) -> None:
         """What is older than its first exchange no longer fits the model; the history keeps it."""
         first = recalled.exchanges[0].number if recalled.exchanges else inf
         kept = tuple(exchange for exchange in self.recalled.exchanges if exchange.number >= first)

@@ -6,7 +6,7 @@ import numpy as np
 
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.services.live.backchannel import RESEMBLES, likeness
-from chatapi.services.live.playback import Playback
+from chatapi.services.live.playback import PlaybackPosition
 from chatapi.services.live.utterance import Utterance
 
 LATE = 0.5
@@ -31,7 +31,7 @@ pitch 12); of clips of tests/corpus at most 8; of somebody who speaks while an e
 """
 
 
-def echoed(text: str, utterance: Utterance, playback: Playback, now: float) -> float:
+def echoed(text: str, utterance: Utterance, playback: PlaybackPosition, now: float) -> float:
     """Share of the words that are the last ones of what is played; 0 where the utterance cannot be their echo.
 
     `now` is the clock of samples received, in seconds.
@@ -46,7 +46,7 @@ def echoed(text: str, utterance: Utterance, playback: Playback, now: float) -> f
     return share if sharp is None or sharp >= EVIDENCE else 0.0
 
 
-def _too_late(utterance: Utterance, playback: Playback, now: float) -> bool:
+def _too_late(utterance: Utterance, playback: PlaybackPosition, now: float) -> bool:
     """Whether it goes on for longer after the answer fell silent than any echo."""
     quiet = playback.quiet_since(now)
     if quiet is None:

@@ -10,7 +10,7 @@ from enum import Enum
 
 from chatapi.audio import RATE
 from chatapi.services.transcription.segmenter import FRAME, HYSTERESIS
-from chatapi.settings import Live
+from chatapi.settings import LiveSettings
 from chatapi.text.sentence_splitter import word_set
 
 HUSHED = 0.05
@@ -64,7 +64,7 @@ def frames(milliseconds: float) -> int:
     return max(1, -int(-milliseconds * RATE // (FRAME * 1000)))
 
 
-class Mark(Enum):
+class TurnBoundary(Enum):
     """What a frame showed."""
 
     ONSET = "onset"
@@ -74,7 +74,7 @@ class Mark(Enum):
 
 
 @dataclass(frozen=True)
-class Rules:
+class EndpointingRules:
     """How sure is sure, in frames."""
 
     threshold: float
@@ -84,7 +84,7 @@ class Rules:
     unsure: int
 
     @classmethod
-    def of(cls, live: Live, threshold: float, patience: float = 1.0) -> Rules:
+    def of(cls, live: LiveSettings, threshold: float, patience: float = 1.0) -> EndpointingRules:
         """`patience` stretches the silences that end a turn."""
         sure, unsure = frames(live.sure_ms * patience), frames(live.unsure_ms * patience)
         return cls(threshold, frames(live.onset_ms), frames(live.interrupt_ms), sure, unsure)
@@ -122,7 +122,7 @@ def unfinished(text: str) -> bool:
 class Endpointing:
     """Follows one stream."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: EndpointingRules) -> None:
         self.rules = rules
         self.speaking = False
         self.silence = 0
@@ -135,7 +135,7 @@ class Endpointing:
         """Levels of the last frames during an answer that were hardly speech."""
         self._loudest = 0.0
 
-    def feed(self, probability: float, level: float, against_answer: bool = False) -> Mark | None:
+    def feed(self, probability: float, level: float, against_answer: bool = False) -> TurnBoundary | None:
         """The next frame; `level` is its RMS. `against_answer`: something is played, so more is needed for an onset."""
         if not self.speaking:
             return self._onset(probability, level, against_answer)
@@ -144,7 +144,7 @@ class Endpointing:
         if likely and level > HUSHED * self._loudest:
             paused, self.silence = self.silence > 0, 0
             self.voiced += 1
-            return Mark.ON if paused else None
+            return TurnBoundary.ON if paused else None
         self.silence += 1
         return None
 
@@ -156,7 +156,7 @@ class Endpointing:
         """The turn was ended too soon and goes on."""
         self.speaking, self.silence = True, 0
 
-    def _onset(self, probability: float, level: float, against_answer: bool) -> Mark | None:
+    def _onset(self, probability: float, level: float, against_answer: bool) -> TurnBoundary | None:
         usual = (self.rules.onset, self.rules.threshold)
         wanted, least = self._against(probability, level) if against_answer else usual
         self._recent = [*self._recent, probability][-max(self.rules.interrupt, self.rules.onset) :]
@@ -164,7 +164,7 @@ class Endpointing:
         if len(likely) < wanted or sum(likely) < HELD * wanted or not likely[-1]:
             return None
         self.speaking, self.silence, self.voiced, self._loudest, self._calm = True, 0, sum(likely), level, 0
-        return Mark.ONSET
+        return TurnBoundary.ONSET
 
     def _against(self, probability: float, level: float) -> tuple[int, float]:
         """Frames that are needed against an answer, and how probable they have to be."""

@@ -9,7 +9,7 @@ from chatapi.engines import Sampling
 
 
 @dataclass
-class Options:
+class SessionOptions:
     """What may be changed while it goes on."""
 
     detect: bool = True
@@ -42,7 +42,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Origin:
+class SessionOrigin:
     """Whose session it is, for what is counted and traced."""
 
     door: Literal["realtime", "mic", "other"] = "other"

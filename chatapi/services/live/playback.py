@@ -16,7 +16,7 @@ KEPT = 300.0
 """Seconds of an answer's sound that are kept, from its beginning on, to tell its echo by."""
 
 
-class Playback:
+class PlaybackPosition:
     """One answer on its way to somebody's ears. Seconds everywhere; `now` is the clock of samples received."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
-from chatapi.storage.history import Exchange, Recalled
+from chatapi.storage.history import ConversationState, Exchange
 
 BROKEN_OFF = "—"
 """Ends an answer in the history of which no more was heard."""
@@ -16,7 +16,7 @@ SILENT = "(I say nothing.)"
 """Stands for what was said where an answer is wanted and nothing was."""
 
 
-def noted(recalled: Recalled) -> Recalled:
+def noted(recalled: ConversationState) -> ConversationState:
     """With the notes that belong to what was said."""
     exchanges = recalled.exchanges
     pairs = itertools.pairwise(exchanges)
@@ -24,7 +24,7 @@ def noted(recalled: Recalled) -> Recalled:
     return replace(recalled, exchanges=(*exchanges[:1], *told))
 
 
-def put(asked: str, recalled: Recalled) -> str:
+def put(asked: str, recalled: ConversationState) -> str:
     """What is asked next, with its note."""
     return _noted(asked, recalled.exchanges[-1]) if recalled.exchanges else asked
 

@@ -10,44 +10,50 @@ import anyio
 from anyio.abc import TaskGroup
 
 from chatapi.audio import RATE, Samples
-from chatapi.engines import Message, Usage
+from chatapi.engines import PromptMessage, TokenUsage
 from chatapi.errors import ChatapiError
 from chatapi.events import (
-    Called,
     Failed,
     Interrupted,
     LiveEvent,
     Resumed,
     SpeechStarted,
     SpeechStopped,
+    ToolCalls,
 )
 from chatapi.runtime.admission import Priority
 from chatapi.services.live import prompt_annotations
 from chatapi.services.live.answer import Answer, Send
 from chatapi.services.live.backchannel import LIKENESS, stops
 from chatapi.services.live.barge_in import BargeIn, hears_itself, nearly_over
-from chatapi.services.live.context import Memory
-from chatapi.services.live.idle_timeout import Idleness
-from chatapi.services.live.options import Options, Origin
-from chatapi.services.live.tool_calls import Functions
-from chatapi.services.live.turn_detector import Ear
+from chatapi.services.live.context import ConversationContext
+from chatapi.services.live.idle_timeout import IdleTimeout
+from chatapi.services.live.options import SessionOptions, SessionOrigin
+from chatapi.services.live.tool_calls import SessionTools
+from chatapi.services.live.turn_detector import TurnDetector
 from chatapi.services.live.utterance import Utterance
-from chatapi.services.turns.generation import Answered, Manner
+from chatapi.services.turns.generation import Generation, GenerationOptions
 from chatapi.services.turns.prompts import Question
-from chatapi.storage.history import Recalled
+from chatapi.storage.history import ConversationState
 
 if TYPE_CHECKING:
-    from chatapi.services.live import Live
+    from chatapi.services.live import LiveConversations
 
 UNHEARD = 0.1
 """Seconds of an answer that nobody notices."""
 
 
-class Session:
-    """Made by `Live.session`. All methods belong to its event loop."""
+class LiveSession:
+    """Made by `LiveConversations.session`. All methods belong to its event loop."""
 
     def __init__(
-        self, live: Live, group: TaskGroup, memory: Memory, options: Options, send: Send, origin: Origin
+        self,
+        live: LiveConversations,
+        group: TaskGroup,
+        memory: ConversationContext,
+        options: SessionOptions,
+        send: Send,
+        origin: SessionOrigin,
     ) -> None:
         self._origin = origin
         self.memory = memory
@@ -57,8 +63,8 @@ class Session:
         """What was said and not answered yet."""
         self._taken: list[str] = []
         """What was pending when the last turn ended, in case it goes on."""
-        self._idleness = Idleness()
-        self.functions = Functions(live.answering, live.settings)
+        self._idleness = IdleTimeout()
+        self.functions = SessionTools(live.answering, live.settings)
         self._live = live
         self._group = group
         self._send = send
@@ -68,12 +74,12 @@ class Session:
         """While the model reads ahead; what it has read by then it keeps."""
         self._writing = anyio.Lock()
         """Held while what an answer said is put into the memory, so that it is put there once."""
-        self.options = Options()
-        self._ear = Ear(live.engines, live.transcription, live.settings, group, self)
+        self.options = SessionOptions()
+        self._ear = TurnDetector(live.engines, live.transcription, live.settings, group, self)
         self._barge_in = BargeIn(self._ear)
         self.change(options)
 
-    def change(self, options: Options) -> None:
+    def change(self, options: SessionOptions) -> None:
         """From now on. Raises Unprocessable with the `param`."""
         self.functions.check(options.sampling)
         before, self.options = self.options, options
@@ -87,11 +93,11 @@ class Session:
         self._ear.follow(options)
 
     @property
-    def recalled(self) -> Recalled:
+    def recalled(self) -> ConversationState:
         """What is remembered."""
         return self.memory.recalled
 
-    def told(self) -> list[Message]:
+    def told(self) -> list[PromptMessage]:
         """What the model would be told if it were to answer now; the system's message first."""
         return self._prompt(" ".join(self.pending)).messages()
 
@@ -129,7 +135,7 @@ class Session:
             self.answer.playback.resume(self.seconds)
         self.against = False
 
-    async def respond(self, asked: str | None = None, options: Options | None = None) -> None:
+    async def respond(self, asked: str | None = None, options: SessionOptions | None = None) -> None:
         """Answer what is pending, or this; `options` are those of this answer alone. Raises as `change` does."""
         usual = self.options
         if options is not None:
@@ -290,7 +296,7 @@ class Session:
             await self._interrupt(current)
         options = self.options
         language, speaking = options.language or self._ear.spoken, self._live.speaking
-        manner = Manner(
+        manner = GenerationOptions(
             speaking.voice(options.voice, language) if options.speak else None, options.max_tokens,
             options.temperature, sampling=options.sampling, speed=options.speed, priority=Priority.LIVE,
         )  # fmt: skip
@@ -309,7 +315,7 @@ class Session:
             if answer.released:
                 metrics.turn(replace(answer.counted(), traceparent=self._origin.traceparent))
 
-    def _told(self) -> Recalled:
+    def _told(self) -> ConversationState:
         """What the model is given of what was before."""
         system = self.options.system if self.options.system is not None else self._live.settings.llm.system
         return replace(prompt_annotations.noted(self.recalled), system=system)
@@ -329,11 +335,11 @@ class Session:
 
     async def _tell(self, event: LiveEvent) -> None:
         """What an answer says, to who follows the session."""
-        if isinstance(event, Called):
+        if isinstance(event, ToolCalls):
             self.functions.want(event.calls)
         await self._send(event)
 
-    async def _ended(self, answer: Answer, answered: Answered[Question]) -> None:
+    async def _ended(self, answer: Answer, answered: Generation[Question]) -> None:
         """An answer is whole: it is remembered, as if all of it had been heard."""
         # Not half-way: whoever interrupts now waits, and then knows which exchange to correct.
         with anyio.CancelScope(shield=True):
@@ -344,11 +350,11 @@ class Session:
         if answered.last.usage is not None:
             self._group.start_soon(self._make_room, answered.last.usage)
 
-    async def _make_room(self, usage: Usage) -> None:
+    async def _make_room(self, usage: TokenUsage) -> None:
         """What would leave the model's memory with the next turn leaves now, and the rest is read while nobody waits:
         with another beginning all of a prompt is."""
         options, prompt = self.options, self._prompt("Hello")
-        manner = Manner(max_tokens=options.max_tokens, sampling=options.sampling)
+        manner = GenerationOptions(max_tokens=options.max_tokens, sampling=options.sampling)
         roomy = self._live.answering.roomy(prompt, manner, usage)
         if roomy is not prompt:
             self.memory.begin_with(roomy.recalled)

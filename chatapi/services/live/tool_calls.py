@@ -6,27 +6,27 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from chatapi.engines import Sampling
-from chatapi.errors import TooLarge, Unknown, Unprocessable
-from chatapi.events import Call
+from chatapi.errors import NotFound, TooLarge, Unprocessable
+from chatapi.events import ToolCall
 from chatapi.services.turns import tool_call_parser
-from chatapi.services.turns.generation import Answering
+from chatapi.services.turns.generation import Generator
 from chatapi.settings import Settings
-from chatapi.storage.history import Result
+from chatapi.storage.history import ToolResult
 
 MOST = 128
 """Calls that may wait for what they give, and results for an answer; the oldest calls are forgotten."""
 
 
-class Functions:
+class SessionTools:
     """Of one session."""
 
-    def __init__(self, answering: Answering, settings: Settings) -> None:
-        self.results: tuple[Result, ...] = ()
+    def __init__(self, answering: Generator, settings: Settings) -> None:
+        self.results: tuple[ToolResult, ...] = ()
         """What was given and not answered yet."""
         self._answering = answering
         self._engine = settings.llm.engine
         self._most_chars = settings.limits.prompt_chars
-        self._wanted: OrderedDict[str, Call] = OrderedDict()
+        self._wanted: OrderedDict[str, ToolCall] = OrderedDict()
 
     def check(self, sampling: Sampling) -> None:
         """Whether these tools can be offered. Raises Unprocessable with the `param`."""
@@ -39,7 +39,7 @@ class Functions:
             told = f"the engine {self._engine} cannot be made to call a function; tool_choice can be auto or none"
             raise Unprocessable(told, code="unsupported_parameter", details={"param": "tool_choice"})
 
-    def want(self, calls: Iterable[Call]) -> None:
+    def want(self, calls: Iterable[ToolCall]) -> None:
         """They are to be called, and may be answered for."""
         for call in calls:
             self._wanted[call.id] = call
@@ -47,9 +47,9 @@ class Functions:
             self._wanted.popitem(last=False)
 
     def give(self, call: str, output: str) -> None:
-        """What a call gave. Raises Unknown (call_not_found) and TooLarge."""
+        """What a call gave. Raises NotFound (call_not_found) and TooLarge."""
         if call not in self._wanted:
-            raise Unknown(
+            raise NotFound(
                 f"no call {call!r} waits for what it gives; each is answered for once, by the call_id it came with",
                 code="call_not_found",
                 details={"param": "item.call_id"},
@@ -62,7 +62,7 @@ class Functions:
             )
         if len(self.results) >= MOST:
             raise TooLarge(f"{MOST} results wait for an answer already; ask for one", code="too_many_results")
-        self.results += (Result(self._wanted.pop(call), output),)
+        self.results += (ToolResult(self._wanted.pop(call), output),)
 
     def forget(self, call: str) -> None:
         """It was never called."""

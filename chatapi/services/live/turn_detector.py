@@ -16,11 +16,11 @@ from chatapi.audio import RATE, Samples
 from chatapi.errors import ChatapiError
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Engines
-from chatapi.services.live.endpointing import SURE, Endpointing, Mark, Rules, frames, over
-from chatapi.services.live.options import Options
+from chatapi.services.live.endpointing import SURE, Endpointing, EndpointingRules, TurnBoundary, frames, over
+from chatapi.services.live.options import SessionOptions
 from chatapi.services.live.utterance import Utterance
 from chatapi.services.transcription.segmenter import FRAME
-from chatapi.services.transcription.transcriber import Transcription
+from chatapi.services.transcription.transcriber import FileTranscriber
 from chatapi.settings import Settings
 
 BEFORE = 10
@@ -44,7 +44,7 @@ AGAINST = 320
 """Milliseconds of speech against an answer after which it is looked at what they say."""
 
 
-class Hearer(Protocol):
+class TurnListener(Protocol):
     """Who is told what the ear makes of the frames."""
 
     @property
@@ -85,7 +85,7 @@ class Hearer(Protocol):
 
 
 @dataclass
-class Look:
+class Hypothesis:
     """What was made of an utterance."""
 
     upto: int
@@ -100,7 +100,7 @@ class Look:
 
 
 @dataclass
-class Decoding:
+class PendingDecode:
     """Words that are being made out."""
 
     given: int
@@ -110,11 +110,16 @@ class Decoding:
     scope: anyio.CancelScope
 
 
-class Ear:
+class TurnDetector:
     """Follows one stream; time is counted in samples received."""
 
     def __init__(
-        self, engines: Engines, transcription: Transcription, settings: Settings, group: TaskGroup, hearer: Hearer
+        self,
+        engines: Engines,
+        transcription: FileTranscriber,
+        settings: Settings,
+        group: TaskGroup,
+        hearer: TurnListener,
     ) -> None:
         self.detect = self.semantic = True
         self.partials = True
@@ -138,26 +143,26 @@ class Ear:
         self._threshold = settings.vad.threshold
         self._group = group
         self._hearer = hearer
-        self._endpointing = Endpointing(Rules.of(settings.live, settings.vad.threshold))
+        self._endpointing = Endpointing(EndpointingRules.of(settings.live, settings.vad.threshold))
         self._listener = engines.vad.engine.listener()
         self._rest: Samples = np.zeros(0, np.float32)
         self._before: deque[Samples] = deque(maxlen=BEFORE)
         self._last: Utterance | None = None
         """The utterance that was just ended, still growing, in case it goes on."""
-        self._decoding: Decoding | None = None
+        self._decoding: PendingDecode | None = None
         self._seen = 0
         """Samples of the utterance that are decoded, or being decoded."""
         self._quiet = 0
         """Frames in a row without speech, where the speaker ends turns."""
-        self._look: Look | None = None
+        self._look: Hypothesis | None = None
         """The last one; it holds for as long as nothing is said after it."""
 
-    def follow(self, options: Options) -> None:
+    def follow(self, options: SessionOptions) -> None:
         """From now on."""
         self.detect, self.semantic, self.partials = options.detect, options.semantic, options.partials
         self.language, self.silence_ms = options.language, options.silence_ms
         threshold = self._threshold if options.threshold is None else options.threshold
-        self._endpointing.rules = Rules.of(self._settings, threshold, options.patience)
+        self._endpointing.rules = EndpointingRules.of(self._settings, threshold, options.patience)
 
     async def hear(self, samples: Samples) -> None:
         """The next samples, of any number."""
@@ -202,7 +207,7 @@ class Ear:
         if self.detect:
             mark = self._endpointing.feed(probability, float(np.sqrt(np.mean(frame**2))), self._hearer.playing)
         else:
-            mark = Mark.ONSET if self.utterance is None else None
+            mark = TurnBoundary.ONSET if self.utterance is None else None
             self._quiet = 0 if probability >= self._endpointing.rules.threshold else self._quiet + 1
         voiced = not self.detect or (self._endpointing.speaking and self._endpointing.silence == 0)
         if voiced:
@@ -212,9 +217,9 @@ class Ear:
                 utterance.add(frame, voiced)
         if self._last is not None and self.clock - self._last.at - self._last.speech_end >= REOPEN:
             self._last = None
-        if mark is Mark.ONSET:
+        if mark is TurnBoundary.ONSET:
             await self._onset(frame)
-        elif mark is Mark.ON:
+        elif mark is TurnBoundary.ON:
             self._hearer.gone_on()
         if self.utterance is None:
             self._before.append(frame)
@@ -254,7 +259,7 @@ class Ear:
             running.upto = self._seen
             return
         self._stop_decoding()
-        self._decoding = Decoding(self._seen, self._seen, anyio.CancelScope())
+        self._decoding = PendingDecode(self._seen, self._seen, anyio.CancelScope())
         self._group.start_soon(self._decode, utterance, self._decoding)
 
     def _whole(self, utterance: Utterance) -> int:
@@ -310,14 +315,14 @@ class Ear:
             # Speech after a noise does not continue it: the answer that plays or is being generated would be lost.
             self._last = None
 
-    async def _decode(self, utterance: Utterance, decoding: Decoding) -> None:
+    async def _decode(self, utterance: Utterance, decoding: PendingDecode) -> None:
         with decoding.scope:
             text = await self._words(utterance)
         if self._decoding is decoding:
             self._decoding = None
         if decoding.scope.cancel_called or utterance is not self.utterance:
             return
-        self._look = look = Look(decoding.upto, text)
+        self._look = look = Hypothesis(decoding.upto, text)
         if look.upto < self._whole(utterance) or not self.detect:
             await self._hearer.partly(utterance, text)
             if self.semantic and text:
@@ -338,7 +343,7 @@ class Ear:
         if self._holds(utterance, look):
             await self._is_over(utterance)
 
-    def _holds(self, utterance: Utterance, look: Look) -> bool:
+    def _holds(self, utterance: Utterance, look: Hypothesis) -> bool:
         """Whether nothing has been said since."""
         return utterance is self.utterance and look is self._look and look.upto >= self._whole(utterance)
 
@@ -363,7 +368,7 @@ class Ear:
             return utterance.text("")
         return utterance.text(text)
 
-    async def _judge(self, utterance: Utterance, look: Look) -> None:
+    async def _judge(self, utterance: Utterance, look: Hypothesis) -> None:
         """Whether it sounds finished."""
         if not self._holds(utterance, look):
             return

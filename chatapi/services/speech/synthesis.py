@@ -12,12 +12,12 @@ from chatapi.errors import Unprocessable
 from chatapi.events import Speech
 from chatapi.observability.metrics import Metrics
 from chatapi.runtime.admission import Priority
-from chatapi.runtime.workers import Engines, Yields
+from chatapi.runtime.workers import Engines, YieldPolicy
 from chatapi.text.normalization import spoken
-from chatapi.text.sentence_splitter import Cutter
+from chatapi.text.sentence_splitter import SentenceSplitter
 
 
-class Speaking:
+class SpeechSynthesis:
     """The box's voice."""
 
     def __init__(self, engines: Engines, metrics: Metrics, fetchable: Collection[str] = ()) -> None:
@@ -68,7 +68,7 @@ class Speaking:
             async with self._tts.stream(
                 lambda engine, stop, text=text: engine.synthesize(text, voice.name, stop, speed),  # type: ignore[misc]
                 priority,
-                Yields.AGAIN,
+                YieldPolicy.AGAIN,
             ) as chunks:
                 async for chunk in chunks:
                     seconds += chunk.seconds
@@ -89,7 +89,7 @@ class Speaking:
 
     def cut(self, text: str, voice: Voice) -> list[str]:
         """The text in pieces to be spoken. Raises Unprocessable when there is nothing to say (empty_text)."""
-        cutter = Cutter()
+        cutter = SentenceSplitter()
         cut = [*cutter.feed(text), *cutter.finish()]
         if not any(spoken(piece, voice.language) for piece in cut):
             raise Unprocessable("there is nothing to say in the text", code="empty_text")
@@ -103,7 +103,7 @@ class Speaking:
 
 
 async def _cut(deltas: AsyncIterator[str]) -> AsyncGenerator[str, None]:
-    cutter = Cutter()
+    cutter = SentenceSplitter()
     async for delta in deltas:
         for piece in cutter.feed(delta):
             yield piece

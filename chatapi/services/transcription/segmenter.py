@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from chatapi.audio import RATE, Samples
-from chatapi.engines import SpeechDetector, Stop, never
-from chatapi.settings import Vad
+from chatapi.engines import Stop, VoiceActivityDetector, never
+from chatapi.settings import VadSettings
 
 FRAME = 512
 """Samples a probability stands for."""
@@ -34,7 +34,7 @@ def _frames(milliseconds: int) -> int:
 
 
 @dataclass(frozen=True)
-class Rules:
+class SegmentationRules:
     """What counts as speech."""
 
     threshold: float = 0.5
@@ -48,7 +48,7 @@ class Rules:
     """Seconds; longer speech is cut where it is least likely to be speech."""
 
     @classmethod
-    def of(cls, vad: Vad) -> Rules:
+    def of(cls, vad: VadSettings) -> SegmentationRules:
         return cls(vad.threshold, vad.min_speech_ms, vad.pad_ms)
 
     @property
@@ -72,11 +72,11 @@ class Rules:
         return max(8, int(self.longest * RATE) // FRAME - 2 * self.pad)
 
 
-DEFAULT = Rules()
+DEFAULT = SegmentationRules()
 
 
 @dataclass(frozen=True)
-class Region:
+class SpeechRegion:
     """A stretch with speech in it, padding included, in samples."""
 
     start: int
@@ -97,7 +97,7 @@ class Trimmed:
 
     samples: Samples
     """Empty where nobody speaks."""
-    regions: tuple[Region, ...]
+    regions: tuple[SpeechRegion, ...]
     """Where its parts were."""
 
     @property
@@ -119,21 +119,21 @@ class Trimmed:
         return self.regions[-1].end / RATE if self.regions else seconds
 
 
-def regions(probabilities: Iterable[float], rules: Rules = DEFAULT) -> Iterator[Region]:
+def regions(probabilities: Iterable[float], rules: SegmentationRules = DEFAULT) -> Iterator[SpeechRegion]:
     """Stretches of speech in order, each as soon as it is over; remembers no more than the longest stretch.
 
     The last one may end up to a frame after the recording, because a recording's last frame is padded.
     """
-    finder = Finder(rules)
+    finder = SpeechRegionFinder(rules)
     for probability in probabilities:
         yield from finder.feed(probability)
     yield from finder.finish()
 
 
-class Finder:
+class SpeechRegionFinder:
     """Finds stretches of speech in a stream that is still coming; remembers no more than the longest stretch."""
 
-    def __init__(self, rules: Rules = DEFAULT) -> None:
+    def __init__(self, rules: SegmentationRules = DEFAULT) -> None:
         self._rules = rules
         self._frames = 0
         """Heard so far."""
@@ -155,7 +155,7 @@ class Finder:
         begun = self._first if self._first >= 0 else self._frames - self._run
         return max(begun - self._rules.pad, self._floor) * FRAME
 
-    def feed(self, probability: float) -> Iterator[Region]:
+    def feed(self, probability: float) -> Iterator[SpeechRegion]:
         """The stretches, hardly ever more than one, that are over with the next frame."""
         rules = self._rules
         self._frames += 1
@@ -180,19 +180,19 @@ class Finder:
             self._recent, self._floor = self._recent[cut - self._first :], cut
             self._first = cut if self._last > cut else -1
 
-    def finish(self) -> Iterator[Region]:
+    def finish(self) -> Iterator[SpeechRegion]:
         """The stretch that the end of the recording ends, if there is one."""
         if self._first >= 0:
             yield self._found(min(self._last + self._rules.pad, self._frames))
             self._first = -1
 
-    def _found(self, end: int) -> Region:
+    def _found(self, end: int) -> SpeechRegion:
         spoken = min(self._last, end)
         begun = max(self._first - self._rules.pad, self._floor)
         return _region(begun, end, spoken, self._recent[: spoken - self._first])
 
 
-def trim(samples: Samples, probabilities: Iterable[float], rules: Rules = DEFAULT) -> Trimmed:
+def trim(samples: Samples, probabilities: Iterable[float], rules: SegmentationRules = DEFAULT) -> Trimmed:
     """The stretches with speech, joined."""
     found = tuple(_within(region, len(samples)) for region in regions(probabilities, rules))
     parts = [samples[region.start : region.end] for region in found]
@@ -200,8 +200,8 @@ def trim(samples: Samples, probabilities: Iterable[float], rules: Rules = DEFAUL
 
 
 def stretches(
-    blocks: Iterable[Samples], detector: SpeechDetector, rules: Rules = DEFAULT, stop: Stop = never
-) -> Generator[tuple[Region, Samples], None, None]:
+    blocks: Iterable[Samples], detector: VoiceActivityDetector, rules: SegmentationRules = DEFAULT, stop: Stop = never
+) -> Generator[tuple[SpeechRegion, Samples], None, None]:
     """The speech of a recording of any length as it arrives, each stretch with its sound.
 
     Holds about a minute of sound, however long the recording is.
@@ -217,7 +217,9 @@ def stretches(
 class _Recording:
     """The last minute of a recording."""
 
-    def __init__(self, blocks: Iterable[Samples], detector: SpeechDetector, rules: Rules, stop: Stop) -> None:
+    def __init__(
+        self, blocks: Iterable[Samples], detector: VoiceActivityDetector, rules: SegmentationRules, stop: Stop
+    ) -> None:
         self._parts = _parts(blocks, int(FIRST * RATE) // FRAME * FRAME, READ * FRAME)
         self._detector = detector
         self._stop = stop
@@ -260,12 +262,12 @@ def _parts(blocks: Iterable[Samples], first: int, size: int) -> Iterator[Samples
         yield np.concatenate(waiting)
 
 
-def packed(told: Iterable[tuple[Region, Samples]], longest: float = LONGEST) -> Generator[Trimmed, None, None]:
+def packed(told: Iterable[tuple[SpeechRegion, Samples]], longest: float = LONGEST) -> Generator[Trimmed, None, None]:
     """Stretches joined to as much as a recogniser hears at once: it takes as long for a little of it.
 
     Of the first there is less, so that something is understood soon.
     """
-    waiting: list[tuple[Region, Samples]] = []
+    waiting: list[tuple[SpeechRegion, Samples]] = []
     most = min(FIRST, longest)
     for region, samples in told:
         if waiting and sum(each.seconds for each, _ in waiting) + region.seconds > most:
@@ -276,16 +278,16 @@ def packed(told: Iterable[tuple[Region, Samples]], longest: float = LONGEST) -> 
         yield _joined(waiting)
 
 
-def _joined(parts: Sequence[tuple[Region, Samples]]) -> Trimmed:
+def _joined(parts: Sequence[tuple[SpeechRegion, Samples]]) -> Trimmed:
     return Trimmed(np.concatenate([samples for _, samples in parts]), tuple(region for region, _ in parts))
 
 
-def _region(start: int, end: int, speech_end: int, probabilities: Sequence[float]) -> Region:
+def _region(start: int, end: int, speech_end: int, probabilities: Sequence[float]) -> SpeechRegion:
     """From frames to samples."""
-    return Region(start * FRAME, end * FRAME, speech_end * FRAME, sum(probabilities) / max(1, len(probabilities)))
+    return SpeechRegion(start * FRAME, end * FRAME, speech_end * FRAME, sum(probabilities) / max(1, len(probabilities)))
 
 
-def _within(region: Region, total: int) -> Region:
+def _within(region: SpeechRegion, total: int) -> SpeechRegion:
     return replace(region, end=min(region.end, total), speech_end=min(region.speech_end, total))
 
 

@@ -16,12 +16,12 @@ import numpy as np
 from anyio.streams.memory import MemoryObjectSendStream
 
 from chatapi.audio import RATE, Audio, Samples, Source, blocks, decode, duration
-from chatapi.engines import PLAIN, Hearing, Listener, Segment, SpeechDetector, Stop, never
-from chatapi.errors import TooLarge, Unprocessable, alone
+from chatapi.engines import PLAIN, Segment, SpeechStream, Stop, TranscriptionOptions, VoiceActivityDetector, never
+from chatapi.errors import TooLarge, Unprocessable, collapse_exception_group
 from chatapi.events import Event, JobProgress, Transcript
 from chatapi.observability.metrics import Metrics
 from chatapi.runtime.admission import Priority
-from chatapi.runtime.workers import Engines, Worker, Yields
+from chatapi.runtime.workers import Engines, Worker, YieldPolicy
 from chatapi.services.transcription import segmenter
 from chatapi.services.transcription.segmenter import Trimmed
 from chatapi.settings import Settings
@@ -35,7 +35,7 @@ AHEAD = 1
 
 
 @dataclass(frozen=True)
-class Heard:
+class UtteranceTranscript:
     """What was understood of an utterance."""
 
     text: str
@@ -47,7 +47,7 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Words:
+class TranscriptText:
     """What is said in an utterance; empty where there are no words."""
 
     text: str = ""
@@ -57,20 +57,20 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Options:
+class TranscriptionRequest:
     """What is to be made of a file."""
 
     language: str | None = None
     """ISO 639-1 code, or auto; None: as the settings have it."""
-    hearing: Hearing = PLAIN
-    rules: segmenter.Rules | None = None
+    hearing: TranscriptionOptions = PLAIN
+    rules: segmenter.SegmentationRules | None = None
     """Each stretch of speech by these rules is heard by itself; None: as much at once as the recogniser hears."""
     longest: float | None = None
     """Seconds of the longest file that is taken; None: any."""
 
 
 @dataclass(frozen=True)
-class Passage:
+class TranscribedPart:
     """A part of a file, heard at once."""
 
     segments: tuple[Segment, ...]
@@ -83,10 +83,10 @@ class Passage:
     """Seconds of the file that are worked through; of the last passage, all."""
 
 
-Tell = Callable[[Passage], Awaitable[None]]
+Tell = Callable[[TranscribedPart], Awaitable[None]]
 
 
-class Transcription:
+class FileTranscriber:
     """The box's ears."""
 
     def __init__(self, engines: Engines, settings: Settings, metrics: Metrics) -> None:
@@ -94,10 +94,10 @@ class Transcription:
         self._asr = engines.asr
         self._settings = settings
         self._metrics = metrics
-        self._rules = segmenter.Rules.of(settings.vad)
+        self._rules = segmenter.SegmentationRules.of(settings.vad)
 
     @property
-    def rules(self) -> segmenter.Rules:
+    def rules(self) -> segmenter.SegmentationRules:
         """What counts as speech, as the settings have it."""
         return self._rules
 
@@ -115,7 +115,7 @@ class Transcription:
             )
         return chosen
 
-    def check(self, options: Options) -> None:
+    def check(self, options: TranscriptionRequest) -> None:
         """What can be told before any work. Raises Unprocessable (unknown_language, no_translation)."""
         self.language(options.language)
         if options.hearing.translate and not self._asr.engine.translates:
@@ -132,7 +132,9 @@ class Transcription:
             log.info("damaged audio packets skipped", extra={"packets": audio.damaged})
         return audio
 
-    async def hear(self, audio: Audio, language: str | None = None, priority: Priority = Priority.REQUEST) -> Heard:
+    async def hear(
+        self, audio: Audio, language: str | None = None, priority: Priority = Priority.REQUEST
+    ) -> UtteranceTranscript:
         """An utterance, its pauses left out. Raises Unprocessable (no_speech), never guesses."""
         trimmed = await self._trimmed(audio, priority)
         segments = await self._understood(trimmed.samples, language, priority) if trimmed.regions else []
@@ -140,15 +142,15 @@ class Transcription:
             raise Unprocessable(f"no speech was heard in the {audio.seconds:.1f} seconds of audio", code="no_speech")
         text = " ".join(segment.text.strip() for segment in segments)
         start = trimmed.regions[0].start / RATE
-        return Heard(text, segments[0].language, start, trimmed.speech_end)
+        return UtteranceTranscript(text, segments[0].language, start, trimmed.speech_end)
 
-    async def words(self, samples: Samples, language: str | None, priority: Priority) -> Words:
+    async def words(self, samples: Samples, language: str | None, priority: Priority) -> TranscriptText:
         """What is said in an utterance."""
         segments = await self._understood(samples, language, priority) if len(samples) else []
         if not segments:
-            return Words()
+            return TranscriptText()
         text = " ".join(segment.text.strip() for segment in segments)
-        return Words(text, segments[0].language, sum(each.logprob for each in segments) / len(segments))
+        return TranscriptText(text, segments[0].language, sum(each.logprob for each in segments) / len(segments))
 
     @asynccontextmanager
     async def follow(
@@ -156,11 +158,11 @@ class Transcription:
     ) -> AsyncIterator[AsyncIterator[Event]]:
         """A file of any length: a Transcript for each stretch of speech as it is understood, and how far it is."""
         total = await anyio.to_thread.run_sync(duration, file)
-        send, receive = anyio.create_memory_object_stream[Passage](AHEAD)
+        send, receive = anyio.create_memory_object_stream[TranscribedPart](AHEAD)
 
         async def produce() -> None:
             async with send:
-                await self.work_through(file, Options(language), send.send, priority)
+                await self.work_through(file, TranscriptionRequest(language), send.send, priority)
 
         async def events() -> AsyncIterator[Event]:
             async for passage in receive:
@@ -174,10 +176,10 @@ class Transcription:
                 yield events()
                 group.cancel_scope.cancel()
         except Exception as error:
-            raise alone(error) from None
+            raise collapse_exception_group(error) from None
 
     async def work_through(
-        self, source: Source, options: Options, tell: Tell, priority: Priority = Priority.REQUEST
+        self, source: Source, options: TranscriptionRequest, tell: Tell, priority: Priority = Priority.REQUEST
     ) -> None:
         """Tell every passage of a file of any length as it is understood, the last one with all of it done.
 
@@ -212,30 +214,32 @@ class Transcription:
                 group.start_soon(hear, part, seconds, before, told)
                 before = told
 
-    async def _whole(self, audio: Audio, options: Options, priority: Priority) -> Passage:
+    async def _whole(self, audio: Audio, options: TranscriptionRequest, priority: Priority) -> TranscribedPart:
         return await self._passage(await self._trimmed(audio, priority), audio.seconds, options, priority)
 
-    async def _passage(self, part: Trimmed, seconds: float, options: Options, priority: Priority) -> Passage:
+    async def _passage(
+        self, part: Trimmed, seconds: float, options: TranscriptionRequest, priority: Priority
+    ) -> TranscribedPart:
         """What was understood of a part, after which `seconds` of the file are done."""
         if not part.regions:
-            return Passage((), seconds, 0.0, seconds)
+            return TranscribedPart((), seconds, 0.0, seconds)
         found = await self._understood(part.samples, options.language, priority, options.hearing)
         frames = sum(region.end - region.start for region in part.regions)
         speech = sum(region.probability * (region.end - region.start) for region in part.regions) / frames
         segments = tuple(segment.timed(part.original) for segment in found)
-        return Passage(segments, part.regions[0].start / RATE, speech, seconds)
+        return TranscribedPart(segments, part.regions[0].start / RATE, speech, seconds)
 
     async def _cut(
         self,
         source: Source,
-        options: Options,
+        options: TranscriptionRequest,
         send: MemoryObjectSendStream[tuple[Trimmed, float]],
         priority: Priority,
     ) -> None:
         """A file's speech in parts as large as are heard at once, each with the seconds done after it."""
-        sound = _Sound(source, options.longest)
+        sound = _CountedAudio(source, options.longest)
         rules = options.rules or self._rules
-        told = segmenter.stretches(sound.blocks(), _Lent(self._vad, priority), rules)
+        told = segmenter.stretches(sound.blocks(), _SharedDetector(self._vad, priority), rules)
         parts = segmenter.packed(told, 0 if options.rules else segmenter.LONGEST)
         async with send:
             try:
@@ -253,19 +257,19 @@ class Transcription:
         )
 
     async def _understood(
-        self, samples: Samples, language: str | None, priority: Priority, hearing: Hearing = PLAIN
+        self, samples: Samples, language: str | None, priority: Priority, hearing: TranscriptionOptions = PLAIN
     ) -> list[Segment]:
         """The segments with words in them."""
         since, spoken = time.monotonic(), self.language(language)
         async with self._asr.stream(
-            lambda engine, stop: engine.transcribe(samples, spoken, stop, hearing), priority, Yields.AGAIN
+            lambda engine, stop: engine.transcribe(samples, spoken, stop, hearing), priority, YieldPolicy.AGAIN
         ) as found:
             segments = [segment async for segment in found if segment.text.strip()]
         self._metrics.factors.labels("asr").observe((time.monotonic() - since) / (len(samples) / RATE))
         return segments
 
 
-class _Sound:
+class _CountedAudio:
     """A file's blocks, counted. Raises TooLarge (audio_too_long) past `longest` seconds."""
 
     def __init__(self, source: Source, longest: float | None) -> None:
@@ -297,14 +301,14 @@ def too_long(longest: float) -> TooLarge:
     )
 
 
-class _Lent:
+class _SharedDetector:
     """A detector that is held for no longer than a part of a file takes; for threads of the event loop."""
 
-    def __init__(self, worker: Worker[SpeechDetector], priority: Priority) -> None:
+    def __init__(self, worker: Worker[VoiceActivityDetector], priority: Priority) -> None:
         self._worker = worker
         self._priority = priority
 
-    def listener(self) -> Listener:
+    def listener(self) -> SpeechStream:
         return self._worker.engine.listener()
 
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:

@@ -13,16 +13,25 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 
 from chatapi.audio import Source
-from chatapi.engines import ContextOverflow, LanguageModel, Message, Piece, Sampling, Skill, Stop, Usage
-from chatapi.errors import CallerError, TooLarge, Unknown, Unprocessable
-from chatapi.events import Call, Event, Transcript, TurnEnded
+from chatapi.engines import (
+    Capability,
+    ContextOverflow,
+    LanguageModel,
+    PromptMessage,
+    Sampling,
+    Stop,
+    TokenChunk,
+    TokenUsage,
+)
+from chatapi.errors import CallerError, NotFound, TooLarge, Unprocessable
+from chatapi.events import Event, ToolCall, Transcript, TurnEnded
 from chatapi.observability.metrics import Metrics
-from chatapi.runtime.admission import Gate, Priority
-from chatapi.services.speech.synthesis import Speaking
-from chatapi.services.transcription.transcriber import Transcription
+from chatapi.runtime.admission import Admission, Priority
+from chatapi.services.speech.synthesis import SpeechSynthesis
+from chatapi.services.transcription.transcriber import FileTranscriber
 from chatapi.services.turns import tool_call_parser
-from chatapi.services.turns.generation import Answering, Manner
-from chatapi.services.turns.run import Course, Send, Terms
+from chatapi.services.turns.generation import GenerationOptions, Generator
+from chatapi.services.turns.run import Send, TurnLimits, TurnRun
 from chatapi.settings import Settings
 
 ALL_CHARS = 16
@@ -34,7 +43,7 @@ SPOKEN_SECONDS = 3600
 MOST_SPOKEN = 256
 """Spoken answers whose words are remembered for that."""
 
-PARAMETERS: tuple[tuple[str, Skill], ...] = (
+PARAMETERS: tuple[tuple[str, Capability], ...] = (
     ("top_p", "top_p"),
     ("frequency_penalty", "penalties"),
     ("presence_penalty", "penalties"),
@@ -49,14 +58,14 @@ NAMES = {"schema": "response_format"}
 
 
 @dataclass(frozen=True)
-class Said:
+class ChatMessage:
     """One message as it came."""
 
     role: str
     """system, user, assistant or tool."""
     parts: tuple[str | Source, ...]
     """Text, or a file of somebody speaking; one after the other."""
-    calls: tuple[Call, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
     call: str = ""
     spoken: str = ""
     """The id of a spoken answer that stands for its words."""
@@ -66,7 +75,7 @@ class Said:
 class ChatTurn:
     """What a caller asks."""
 
-    messages: tuple[Said, ...]
+    messages: tuple[ChatMessage, ...]
     speak: bool = False
     voice: str | None = None
     spoken: str = ""
@@ -89,11 +98,16 @@ class ChatTurn:
         return any(not isinstance(part, str) for message in self.messages for part in message.parts)
 
 
-class Chat:
+class ChatCompletions:
     """The ability. `take` is its door."""
 
     def __init__(
-        self, transcription: Transcription, answering: Answering, gate: Gate, settings: Settings, metrics: Metrics
+        self,
+        transcription: FileTranscriber,
+        answering: Generator,
+        gate: Admission,
+        settings: Settings,
+        metrics: Metrics,
     ) -> None:
         self.transcription = transcription
         self.answering = answering
@@ -103,7 +117,7 @@ class Chat:
         self._spoken: OrderedDict[str, tuple[float, str]] = OrderedDict()
 
     @property
-    def speaking(self) -> Speaking:
+    def speaking(self) -> SpeechSynthesis:
         return self.answering.speaking
 
     @asynccontextmanager
@@ -114,9 +128,9 @@ class Chat:
         caller's has the `param` in its details.
         """
         self._check(turn)
-        terms = Terms(self.settings.limits.turn_seconds, turn.heard, turn.speak, turn.traceparent)
-        course = Course(self.gate, self.metrics, terms)
-        async with course.taken(_Run(self, turn, course).work, turn.priority) as events:
+        terms = TurnLimits(self.settings.limits.turn_seconds, turn.heard, turn.speak, turn.traceparent)
+        course = TurnRun(self.gate, self.metrics, terms)
+        async with course.taken(_ChatRun(self, turn, course).work, turn.priority) as events:
             yield events
 
     def remember(self, spoken: str, text: str) -> None:
@@ -126,10 +140,10 @@ class Chat:
             self._spoken.popitem(last=False)
 
     def words(self, spoken: str, param: str) -> str:
-        """Of a spoken answer. Raises Unknown (audio_not_found)."""
+        """Of a spoken answer. Raises NotFound (audio_not_found)."""
         until, text = self._spoken.get(spoken, (0.0, ""))
         if time.monotonic() > until:
-            raise Unknown(
+            raise NotFound(
                 f"there is no spoken answer {spoken!r}, or not any more; send its words as content",
                 code="audio_not_found",
                 details={"param": param},
@@ -163,7 +177,7 @@ class Chat:
         if not turn.heard and not any(_length(message) or message.spoken for message in turn.messages):
             raise _wrong("messages", "there is not a word in the messages", "empty_messages")
 
-    def _check_last(self, last: Said) -> None:
+    def _check_last(self, last: ChatMessage) -> None:
         if last.role != "assistant":
             return
         if last.calls:
@@ -179,7 +193,7 @@ class Chat:
             raise _wrong(param, told, "unsupported_parameter")
 
     @staticmethod
-    def lacking(sampling: Sampling, can: frozenset[Skill]) -> str | None:
+    def lacking(sampling: Sampling, can: frozenset[Capability]) -> str | None:
         """The first parameter that asks what an engine of these skills cannot do."""
         plain = Sampling()
         for name, skill in PARAMETERS:
@@ -194,24 +208,24 @@ class Chat:
 
 
 @dataclass(frozen=True)
-class Given:
+class FixedPrompt:
     """Messages as they were given; none is ever left out."""
 
-    told: tuple[Message, ...]
+    told: tuple[PromptMessage, ...]
     room: int | None = None
     """Tokens that the answer may have beside them; None: that was no question yet."""
 
-    def messages(self) -> list[Message]:
+    def messages(self) -> list[PromptMessage]:
         return list(self.told)
 
     def generate(
-        self, engine: LanguageModel, messages: Sequence[Message], sampling: Sampling, stop: Stop
-    ) -> Iterator[Piece]:
+        self, engine: LanguageModel, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop
+    ) -> Iterator[TokenChunk]:
         if self.room is not None:
             sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self.room))
         return tool_call_parser.generate(engine, messages, sampling, stop)
 
-    def shortened(self, overflow: ContextOverflow, sampling: Sampling) -> Given:
+    def shortened(self, overflow: ContextOverflow, sampling: Sampling) -> FixedPrompt:
         """With room for a shorter answer. Raises Unprocessable (context_length_exceeded)."""
         needed = overflow.needed - min(sampling.max_tokens, self.room or sampling.max_tokens)
         room = overflow.context - needed
@@ -225,10 +239,10 @@ class Given:
         )
 
 
-class _Run:
+class _ChatRun:
     """One turn at work."""
 
-    def __init__(self, ability: Chat, turn: ChatTurn, course: Course) -> None:
+    def __init__(self, ability: ChatCompletions, turn: ChatTurn, course: TurnRun) -> None:
         self._ability = ability
         self._turn = turn
         self._course = course
@@ -243,12 +257,12 @@ class _Run:
         if turn.form:
             # In one with what the caller says: templates (Mistral's) refuse a second system message.
             before = told.pop(0).text if told[0].role == "system" else ""
-            told.insert(0, Message("system", f"{before}\n\n{turn.form}" if before else turn.form))
+            told.insert(0, PromptMessage("system", f"{before}\n\n{turn.form}" if before else turn.form))
         if turn.heard:
             course.ledger = replace(course.ledger, audio=self._seconds)
             course.mark("transcript")
         voice = ability.speaking.voice(turn.voice, self._language) if turn.speak else None
-        manner = Manner(
+        manner = GenerationOptions(
             voice,
             turn.max_tokens,
             turn.temperature,
@@ -258,25 +272,25 @@ class _Run:
             verbatim=voice is None,
             priority=turn.priority,
         )
-        answered = await ability.answering.answer(Given(tuple(told)), manner, send, course.mark)
+        answered = await ability.answering.answer(FixedPrompt(tuple(told)), manner, send, course.mark)
         course.ledger = replace(course.ledger, spoken=answered.spoken)
         course.mark("end")
         if turn.speak and turn.spoken:
             ability.remember(turn.spoken, answered.reply)
-        usage = answered.last.usage or Usage()
+        usage = answered.last.usage or TokenUsage()
         course.count(usage)
         reason = answered.last.finish_reason or "stop"
         counted = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
         await send(TurnEnded("", reason, *counted, ledger=course.ledger))
 
-    async def _told(self, at: int, message: Said, send: Send) -> Message:
+    async def _told(self, at: int, message: ChatMessage, send: Send) -> PromptMessage:
         texts = [
             await self._heard(part, f"messages[{at}].content[{place}]", send) if not isinstance(part, str) else part
             for place, part in enumerate(message.parts)
         ]
         if message.spoken and not any(texts):
             texts = [self._ability.words(message.spoken, f"messages[{at}].audio.id")]
-        return Message(message.role, "\n".join(texts), message.calls, message.call)
+        return PromptMessage(message.role, "\n".join(texts), message.calls, message.call)
 
     async def _heard(self, file: Source, param: str, send: Send) -> str:
         ability, longest = self._ability, self._ability.settings.limits.audio_seconds
@@ -305,7 +319,7 @@ def _about(param: str) -> Iterator[None]:
         raise
 
 
-def _length(message: Said) -> int:
+def _length(message: ChatMessage) -> int:
     words = sum(len(part) for part in message.parts if isinstance(part, str))
     return words + sum(len(call.name) + len(call.arguments) for call in message.calls)
 

@@ -7,18 +7,18 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
 from chatapi.audio import Source
-from chatapi.engines import Usage
-from chatapi.errors import Busy, TooLarge, Unknown, Unprocessable
+from chatapi.engines import TokenUsage
+from chatapi.errors import Busy, NotFound, TooLarge, Unprocessable
 from chatapi.events import Event, Transcript, TurnEnded, TurnStarted
 from chatapi.observability.metrics import Metrics
-from chatapi.runtime.admission import Gate, Priority
+from chatapi.runtime.admission import Admission, Priority
 from chatapi.runtime.workers import Worker
-from chatapi.services.speech.synthesis import Speaking
-from chatapi.services.transcription.transcriber import Transcription
-from chatapi.services.turns.generation import Answering, Manner
-from chatapi.services.turns.run import Course, Send, Terms
+from chatapi.services.speech.synthesis import SpeechSynthesis
+from chatapi.services.transcription.transcriber import FileTranscriber
+from chatapi.services.turns.generation import GenerationOptions, Generator
+from chatapi.services.turns.run import Send, TurnLimits, TurnRun
 from chatapi.settings import Settings
-from chatapi.storage.history import History, Recalled
+from chatapi.storage.history import ConversationHistory, ConversationState
 from chatapi.text.sentence_splitter import is_text
 
 HOTTEST = 2
@@ -53,16 +53,16 @@ class Turn:
     """The caller's trace, as W3C Trace Context writes it."""
 
 
-class Conversation:
+class Completions:
     """The ability. `take` is its door."""
 
     def __init__(
         self,
-        transcription: Transcription,
-        speaking: Speaking,
-        answering: Answering,
-        history: Worker[History],
-        gate: Gate,
+        transcription: FileTranscriber,
+        speaking: SpeechSynthesis,
+        answering: Generator,
+        history: Worker[ConversationHistory],
+        gate: Admission,
         settings: Settings,
         metrics: Metrics,
     ) -> None:
@@ -82,9 +82,9 @@ class Conversation:
         Raises what is wrong with the turn on entering; what fails later is raised by the events.
         """
         self._check(turn)
-        terms = Terms(self.settings.limits.turn_seconds, turn.audio is not None, turn.speak, turn.traceparent)
-        course = Course(self.gate, self.metrics, terms)
-        async with course.taken(_Run(self, turn, course).work, turn.priority) as events:
+        terms = TurnLimits(self.settings.limits.turn_seconds, turn.audio is not None, turn.speak, turn.traceparent)
+        course = TurnRun(self.gate, self.metrics, terms)
+        async with course.taken(_CompletionRun(self, turn, course).work, turn.priority) as events:
             yield events
 
     def _check(self, turn: Turn) -> None:
@@ -137,10 +137,10 @@ def _check_manner(turn: Turn) -> None:
         raise Unprocessable(f"seed is {turn.seed}; it must be from 0 to {LAST_SEED}")
 
 
-class _Run:
+class _CompletionRun:
     """One turn at work: three tasks, thinking, speaking and telling, joined by bounded streams."""
 
-    def __init__(self, ability: Conversation, turn: Turn, course: Course) -> None:
+    def __init__(self, ability: Completions, turn: Turn, course: TurnRun) -> None:
         self._ability = ability
         self._turn = turn
         self._course = course
@@ -149,30 +149,30 @@ class _Run:
     async def work(self, send: Send) -> None:
         ability = self._ability
         ability.answering.rouse(self._turn.speak)
-        conversation = self._turn.conversation or History.new_id()
+        conversation = self._turn.conversation or ConversationHistory.new_id()
         with ability.answering_alone(conversation):
             recalled = await self._recalled(conversation)
             await send(TurnStarted(conversation))
             await self._converse(recalled, send)
 
-    async def _recalled(self, conversation: str) -> Recalled:
+    async def _recalled(self, conversation: str) -> ConversationState:
         turn = self._turn
         if turn.conversation is None:
-            return Recalled(conversation, turn.system, ())
+            return ConversationState(conversation, turn.system, ())
         try:
             recalled = await self._ability.history.call(lambda history: history.recall(conversation), turn.priority)
-        except Unknown:
+        except NotFound:
             if not turn.begins:
                 raise
-            return Recalled(conversation, turn.system, ())
+            return ConversationState(conversation, turn.system, ())
         return recalled if turn.system is None else replace(recalled, system=turn.system)
 
-    async def _converse(self, recalled: Recalled, send: Send) -> None:
+    async def _converse(self, recalled: ConversationState, send: Send) -> None:
         asked = self._turn.prompt if self._turn.audio is None else await self._heard(self._turn.audio, send)
         assert asked is not None  # noqa: S101 - one of both is there, `take` has checked
         ability, course = self._ability, self._course
         voice = ability.speaking.voice(self._turn.voice, self._language) if self._turn.speak else None
-        manner = Manner(
+        manner = GenerationOptions(
             voice, self._turn.max_tokens, self._turn.temperature, self._turn.seed, priority=self._turn.priority
         )
         prompt = ability.answering.question(recalled, asked.strip())
@@ -183,7 +183,7 @@ class _Run:
             lambda history: history.add(recalled, asked, answered.reply), self._turn.priority
         )
         course.mark("end")
-        usage = last.usage or Usage()
+        usage = last.usage or TokenUsage()
         course.count(usage)
         await send(
             TurnEnded(

@@ -11,17 +11,26 @@ from typing import Generic
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from chatapi.engines import ContextOverflow, LanguageModel, Message, Piece, Sampling, Skill, Usage, Voice
+from chatapi.engines import (
+    Capability,
+    ContextOverflow,
+    LanguageModel,
+    PromptMessage,
+    Sampling,
+    TokenChunk,
+    TokenUsage,
+    Voice,
+)
 from chatapi.errors import CallerError, ChatapiError
-from chatapi.events import Called, Event, TextDelta
+from chatapi.events import Event, TextDelta, ToolCalls
 from chatapi.runtime.admission import Priority
-from chatapi.runtime.workers import Preempted, Worker, Yields
-from chatapi.services.speech.synthesis import Speaking
+from chatapi.runtime.workers import Preempted, Worker, YieldPolicy
+from chatapi.services.speech.synthesis import SpeechSynthesis
 from chatapi.services.turns import tool_call_parser
 from chatapi.services.turns.prompts import P, Prompt, Question
-from chatapi.settings import Llm
-from chatapi.storage.history import Recalled, Result
-from chatapi.text.sentence_splitter import Cutter
+from chatapi.settings import LlmSettings
+from chatapi.storage.history import ConversationState, ToolResult
+from chatapi.text.sentence_splitter import SentenceSplitter
 
 PIECES_AHEAD = 8
 """Pieces of text that may wait to be spoken."""
@@ -38,7 +47,7 @@ Mark = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Manner:
+class GenerationOptions:
     """How an answer is to be given."""
 
     voice: Voice | None = None
@@ -59,11 +68,11 @@ class Manner:
 
 
 @dataclass(frozen=True)
-class Answered(Generic[P]):
+class Generation(Generic[P]):
     """An answer that was given."""
 
     reply: str
-    last: Piece
+    last: TokenChunk
     """The model's last piece, with its reason and usage."""
     prompt: P
     """What of it the model was given."""
@@ -71,19 +80,19 @@ class Answered(Generic[P]):
     """Seconds of speech; None: it was not to be spoken."""
 
 
-class Answering:
+class Generator:
     """The box's mind and mouth together."""
 
-    def __init__(self, llm: Worker[LanguageModel], speaking: Speaking, settings: Llm) -> None:
+    def __init__(self, llm: Worker[LanguageModel], speaking: SpeechSynthesis, settings: LlmSettings) -> None:
         self._llm = llm
         self._speaking = speaking
         self._settings = settings
 
-    def question(self, recalled: Recalled, asked: str, results: tuple[Result, ...] = ()) -> Question:
+    def question(self, recalled: ConversationState, asked: str, results: tuple[ToolResult, ...] = ()) -> Question:
         """What is asked next in a conversation, after what functions gave, as a prompt."""
         return Question(recalled, asked, self._settings.system, results)
 
-    async def answer(self, prompt: P, manner: Manner, send: Send, mark: Mark) -> Answered[P]:
+    async def answer(self, prompt: P, manner: GenerationOptions, send: Send, mark: Mark) -> Generation[P]:
         """Send a TextDelta for every piece written and a Speech for every piece spoken, in order of each kind.
 
         Where nothing of what was written has a sound, `no_answer` is spoken. One that was stopped while it was written,
@@ -91,7 +100,7 @@ class Answering:
 
         Raises what `prompt.shortened` raises when it does not fit the model.
         """
-        run = _Run(self, manner, send, mark)
+        run = _GenerationRun(self, manner, send, mark)
         if manner.voice is None:
             return await run.thought(prompt, None)
         giving, taking = anyio.create_memory_object_stream[str](PIECES_AHEAD)
@@ -101,7 +110,7 @@ class Answering:
                 answered = await run.thought(prompt, giving)
         return replace(answered, spoken=run.seconds)
 
-    def sampling(self, manner: Manner, tokens: int = 0) -> Sampling:
+    def sampling(self, manner: GenerationOptions, tokens: int = 0) -> Sampling:
         """How an answer is to be written that has so many tokens already."""
         settings = self._settings
         most = settings.max_tokens if manner.max_tokens is None else manner.max_tokens
@@ -113,8 +122,8 @@ class Answering:
         )
 
     async def written(
-        self, prompt: Prompt, manner: Manner, so_far: str = "", tokens: int = 0
-    ) -> AsyncGenerator[Piece, None]:
+        self, prompt: Prompt, manner: GenerationOptions, so_far: str = "", tokens: int = 0
+    ) -> AsyncGenerator[TokenChunk, None]:
         """The model's answer as it comes, or what comes after `so_far`, which has so many tokens.
 
         Raises ContextOverflow before its first piece, Preempted when it makes room for somebody more urgent.
@@ -122,19 +131,19 @@ class Answering:
         messages = prompt.messages()
         if so_far:
             begun = messages.pop().text if messages[-1].role == "assistant" else ""
-            messages.append(Message("assistant", begun + so_far))
+            messages.append(PromptMessage("assistant", begun + so_far))
         sampling = self.sampling(manner, tokens)
         # A form that is half written cannot be gone on with: the model would begin it anew.
         goes_on = self.continues and sampling.schema is None and not sampling.tools and sampling.logprobs is None
         async with self._llm.stream(
             lambda engine, stop: prompt.generate(engine, messages, sampling, stop),
             manner.priority,
-            Yields.RAISES if goes_on else Yields.NEVER,
+            YieldPolicy.RAISES if goes_on else YieldPolicy.NEVER,
         ) as pieces:
             async for piece in pieces:
                 yield piece
 
-    def roomy(self, prompt: Question, manner: Manner, usage: Usage) -> Question:
+    def roomy(self, prompt: Question, manner: GenerationOptions, usage: TokenUsage) -> Question:
         """A prompt without the exchanges that the next question would leave no room for; `usage`: the last answer's."""
         sampling, context = self.sampling(manner), self._llm.engine.context
         needed = usage.prompt_tokens + usage.completion_tokens + NEXT + sampling.max_tokens
@@ -176,19 +185,19 @@ class Answering:
         return self._llm.engine.continues
 
     @property
-    def can(self) -> frozenset[Skill]:
+    def can(self) -> frozenset[Capability]:
         """What more the model's engine can be asked."""
         return self._llm.engine.can
 
     @property
-    def speaking(self) -> Speaking:
+    def speaking(self) -> SpeechSynthesis:
         return self._speaking
 
 
-class _Run:
+class _GenerationRun:
     """One answer: text on one task, its speech on another."""
 
-    def __init__(self, ability: Answering, manner: Manner, send: Send, mark: Mark) -> None:
+    def __init__(self, ability: Generator, manner: GenerationOptions, send: Send, mark: Mark) -> None:
         self._ability = ability
         self._manner = manner
         self._send = send
@@ -198,8 +207,14 @@ class _Run:
         self._called = False
         self.seconds = 0.0
 
-    async def thought(self, prompt: P, pieces: MemoryObjectSendStream[str] | None) -> Answered[P]:
-        cutter, reply, last, tokens, before = Cutter(hurried=self._manner.go is not None), "", Piece(""), 0, 0
+    async def thought(self, prompt: P, pieces: MemoryObjectSendStream[str] | None) -> Generation[P]:
+        cutter, reply, last, tokens, before = (
+            SentenceSplitter(hurried=self._manner.go is not None),
+            "",
+            TokenChunk(""),
+            0,
+            0,
+        )
         while True:
             try:
                 async with aclosing(self._ability.written(prompt, self._manner, reply, before)) as written:
@@ -221,13 +236,13 @@ class _Run:
                 before = tokens
             except ContextOverflow as overflow:
                 if (shorter := self._shortened(prompt, overflow, before)) is None:
-                    last = Piece("", "length", Usage(overflow.context - before))
+                    last = TokenChunk("", "length", TokenUsage(overflow.context - before))
                     break
                 prompt = shorter
         reply = await self._finished(reply, last, cutter, pieces)
         if before and last.usage:
             last = replace(last, usage=replace(last.usage, completion_tokens=last.usage.completion_tokens + before))
-        return Answered(reply.rstrip(), last, prompt, None)
+        return Generation(reply.rstrip(), last, prompt, None)
 
     def _shortened(self, prompt: P, overflow: ContextOverflow, written: int) -> P | None:
         """One that fits; None: so much of the answer was written when it was stopped that the context is full."""
@@ -238,17 +253,17 @@ class _Run:
                 raise
             return None
 
-    async def _tell(self, piece: Piece, text: str) -> None:
+    async def _tell(self, piece: TokenChunk, text: str) -> None:
         if text or piece.calls:
             self._mark("first_token")
         if text:
             await self._send(TextDelta(text, piece.tokens))
         if piece.calls:
             self._called = True
-            await self._send(Called(piece.calls))
+            await self._send(ToolCalls(piece.calls))
 
     async def _finished(
-        self, reply: str, last: Piece, cutter: Cutter, pieces: MemoryObjectSendStream[str] | None
+        self, reply: str, last: TokenChunk, cutter: SentenceSplitter, pieces: MemoryObjectSendStream[str] | None
     ) -> str:
         """All of the answer, which is `no_answer` where the model had none; its end goes to be spoken."""
         if not (reply.strip() or last.calls or self._manner.verbatim):
@@ -266,7 +281,7 @@ class _Run:
                 await pieces.send(piece)
         return bool(cut)
 
-    def _rests(self, last: Piece) -> bool:
+    def _rests(self, last: TokenChunk) -> bool:
         """Whether no more is to be written before the first piece is spoken."""
         wanted = self._manner.go is not None and self._manner.voice is not None and self._ability.continues
         return wanted and not self._rested and last.finish_reason is None

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from chatapi.engines import ContextOverflow, LanguageModel, Message, Piece, Sampling, Stop
+from chatapi.engines import ContextOverflow, LanguageModel, PromptMessage, Sampling, Stop, TokenChunk
 from chatapi.errors import TooLarge
 from chatapi.services.turns import tool_call_parser
-from chatapi.storage.history import Recalled, Result
+from chatapi.storage.history import ConversationState, ToolResult
 
 KEPT = 0.7
 """Share of the context that is filled after the oldest exchanges left; the rest lets the prompt cache live a while."""
@@ -18,12 +18,12 @@ KEPT = 0.7
 class Prompt(Protocol):
     """What the model is told, and how it is asked."""
 
-    def messages(self) -> list[Message]:
+    def messages(self) -> list[PromptMessage]:
         """What the model is told."""
 
     def generate(
-        self, engine: LanguageModel, messages: Sequence[Message], sampling: Sampling, stop: Stop
-    ) -> Iterator[Piece]:
+        self, engine: LanguageModel, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop
+    ) -> Iterator[TokenChunk]:
         """The answer, as `LanguageModel.generate` has it."""
 
     def shortened(self: P, overflow: ContextOverflow, sampling: Sampling) -> P:
@@ -37,25 +37,25 @@ P = TypeVar("P", bound=Prompt)
 class Question:
     """What is asked next in a conversation."""
 
-    recalled: Recalled
+    recalled: ConversationState
     asked: str
     system: str
     """What the model is told where the conversation does not say."""
-    results: tuple[Result, ...] = ()
+    results: tuple[ToolResult, ...] = ()
     """What functions gave since the last answer."""
 
-    def messages(self) -> list[Message]:
+    def messages(self) -> list[PromptMessage]:
         recalled = self.recalled
-        messages = [Message("system", recalled.system if recalled.system is not None else self.system)]
+        messages = [PromptMessage("system", recalled.system if recalled.system is not None else self.system)]
         for exchange in recalled.exchanges:
             _put(messages, exchange.results, exchange.asked)
-            messages.append(Message("assistant", exchange.answered))
+            messages.append(PromptMessage("assistant", exchange.answered))
         _put(messages, self.results, self.asked)
         return [message for message in messages if message.text or message.calls or message.call]
 
     def generate(
-        self, engine: LanguageModel, messages: Sequence[Message], sampling: Sampling, stop: Stop
-    ) -> Iterator[Piece]:
+        self, engine: LanguageModel, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop
+    ) -> Iterator[TokenChunk]:
         return tool_call_parser.generate(engine, messages, sampling, stop)
 
     def shortened(self, overflow: ContextOverflow, sampling: Sampling) -> Question:
@@ -80,15 +80,15 @@ class Question:
         return replace(self, recalled=replace(recalled, exchanges=recalled.exchanges[left_out:]))
 
 
-def _put(messages: list[Message], results: Sequence[Result], asked: str) -> None:
+def _put(messages: list[PromptMessage], results: Sequence[ToolResult], asked: str) -> None:
     """Calls stand with what they gave: servers that know functions refuse a call without its result, or the reverse."""
     if results:
         # In one with what was said before the call: templates (Mistral's) refuse two messages of the same role.
         text = messages.pop().text if messages and messages[-1].role == "assistant" else ""
-        messages.append(Message("assistant", text, tuple(result.call for result in results)))
-        messages += [Message("tool", result.output, call=result.call.id) for result in results]
-    messages.append(Message("user", asked))
+        messages.append(PromptMessage("assistant", text, tuple(result.call for result in results)))
+        messages += [PromptMessage("tool", result.output, call=result.call.id) for result in results]
+    messages.append(PromptMessage("user", asked))
 
 
-def _length(results: Sequence[Result]) -> int:
+def _length(results: Sequence[ToolResult]) -> int:
     return sum(len(result.call.name) + len(result.call.arguments) + len(result.output) for result in results)

@@ -11,11 +11,11 @@ from typing import Literal, TypeVar
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from chatapi.engines import Usage
-from chatapi.errors import Busy, ChatapiError, Deadline, alone
-from chatapi.events import Event, Ledger, TurnOver
+from chatapi.engines import TokenUsage
+from chatapi.errors import Busy, ChatapiError, DeadlineExceeded, collapse_exception_group
+from chatapi.events import Event, TurnRecord, TurnTimings
 from chatapi.observability.metrics import Metrics
-from chatapi.runtime.admission import Gate, Priority
+from chatapi.runtime.admission import Admission, Priority
 
 AHEAD = 16
 """What a turn may have told before its caller reads it, in items."""
@@ -25,12 +25,12 @@ Tell = Callable[[T], Awaitable[None]]
 Send = Tell[Event]
 
 
-class Abandoned(Exception):
+class ClientDisconnected(Exception):
     """Raised by what a caller gives a turn while it lasts, its sound or its text: nobody wants the turn any more."""
 
 
 @dataclass(frozen=True)
-class Terms:
+class TurnLimits:
     """What is known of a turn before it is let in."""
 
     seconds: float
@@ -42,17 +42,17 @@ class Terms:
     traceparent: str = ""
     """The caller's trace, as W3C Trace Context writes it."""
     kind: Literal["request", "file"] = "request"
-    before: Gate | None = None
+    before: Admission | None = None
     """A gate to be passed before that of all turns; `seconds` then count from when both let it in."""
     patience: float = 0
     """How long it may wait for both, where there is one."""
 
 
-class Course:
+class TurnRun:
     """One turn."""
 
-    def __init__(self, gate: Gate, metrics: Metrics, terms: Terms) -> None:
-        self.ledger = Ledger()
+    def __init__(self, gate: Admission, metrics: Metrics, terms: TurnLimits) -> None:
+        self.ledger = TurnTimings()
         self._gate = gate
         self._metrics = metrics
         self._terms = terms
@@ -60,7 +60,7 @@ class Course:
         self._limit = anyio.CancelScope()
         self._due = 0.0
         """When it must be over, were there no sound in it, on the event loop's clock."""
-        self._usage = Usage()
+        self._usage = TokenUsage()
         self._error: Exception | None = None
 
     @asynccontextmanager
@@ -77,7 +77,7 @@ class Course:
                 finally:
                     group.cancel_scope.cancel()
         except Exception as error:
-            if (one := alone(error)) is not error:
+            if (one := collapse_exception_group(error)) is not error:
                 raise one from None
             raise
 
@@ -86,7 +86,7 @@ class Course:
         if getattr(self.ledger, stage) is None:
             self.ledger = replace(self.ledger, **{stage: time.monotonic() - self._begun})
 
-    def count(self, usage: Usage) -> None:
+    def count(self, usage: TokenUsage) -> None:
         """The tokens of an answer that has ended."""
         self._usage = usage
 
@@ -114,10 +114,10 @@ class Course:
                 if self._limit.cancelled_caught:
                     self._error = self._late()
                     result = self._error.code
-            except Abandoned as error:
+            except ClientDisconnected as error:
                 self._error = error
             except Exception as error:
-                self._error = one if isinstance(one := alone(error), Exception) else error
+                self._error = one if isinstance(one := collapse_exception_group(error), Exception) else error
                 result = self._error.code if isinstance(self._error, ChatapiError) else "internal_error"
             finally:
                 self._metrics.turn(self._over(result))
@@ -125,17 +125,17 @@ class Course:
     def _due_in(self, seconds: float) -> None:
         self._due = self._limit.deadline = anyio.current_time() + seconds
 
-    def _late(self) -> Deadline:
+    def _late(self) -> DeadlineExceeded:
         terms = self._terms
         if self.ledger.admitted is None and terms.before is not None:
-            return Deadline(f"others were not done after {terms.patience:g} seconds; ask again later")
+            return DeadlineExceeded(f"others were not done after {terms.patience:g} seconds; ask again later")
         if terms.kind == "file":
-            return Deadline(f"the work took longer than {terms.seconds:g} seconds and the length of its sound")
-        return Deadline(f"the answer took longer than the {terms.seconds:g} seconds a turn may take")
+            return DeadlineExceeded(f"the work took longer than {terms.seconds:g} seconds and the length of its sound")
+        return DeadlineExceeded(f"the answer took longer than the {terms.seconds:g} seconds a turn may take")
 
-    def _over(self, result: str) -> TurnOver:
+    def _over(self, result: str) -> TurnRecord:
         terms = self._terms
-        return TurnOver(
+        return TurnRecord(
             kind=terms.kind,
             heard="voice" if terms.heard else "text",
             reply="voice" if terms.speaks else "text",

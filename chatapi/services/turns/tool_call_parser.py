@@ -13,16 +13,16 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from chatapi.engines import LanguageModel, Message, Piece, Sampling, Skill, Stop, Tool, never
+from chatapi.engines import Capability, LanguageModel, PromptMessage, Sampling, Stop, TokenChunk, Tool, never
 from chatapi.errors import Unprocessable
-from chatapi.events import Call, Token
+from chatapi.events import Token, ToolCall
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 
 def generate(
-    engine: LanguageModel, messages: Sequence[Message], sampling: Sampling, stop: Stop = never
-) -> Iterator[Piece]:
+    engine: LanguageModel, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop = never
+) -> Iterator[TokenChunk]:
     """As `LanguageModel.generate`, with `sampling.tools` and their messages, for any engine that follows schemas.
 
     While a call is being written its pieces are empty, so that it is seen that the engine is at work.
@@ -43,7 +43,7 @@ def generate(
         elif alone is not None:
             yield from _arguments(pieces, alone.name)
         else:
-            yield from _read(pieces, Reader([tool.name for tool in tools]), sampling.parallel)
+            yield from _read(pieces, ToolCallReader([tool.name for tool in tools]), sampling.parallel)
     except Unprocessable as error:
         if tools and sampling.schema is None and error.code == "invalid_json_schema":
             raise Unprocessable(error.message, code=error.code, details={"param": "tools"}) from error
@@ -55,7 +55,7 @@ def generate(
 
 
 def whole(
-    engine: LanguageModel, messages: Sequence[Message], sampling: Sampling, stop: Stop = never
+    engine: LanguageModel, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop = never
 ) -> Iterator[float]:
     """As `LanguageModel.whole`, of a prompt that `generate` would have written for."""
     told = messages if "tools" in engine.can else _told(messages, possible(sampling), sampling)
@@ -79,7 +79,7 @@ def length(tools: Sequence[Tool]) -> int:
     return sum(len(tool.description) + len(json.dumps(tool.parameters)) for tool in tools)
 
 
-def followed(sampling: Sampling, can: Container[Skill]) -> bool:
+def followed(sampling: Sampling, can: Container[Capability]) -> bool:
     """Whether an engine of these skills can be held to the choice among the tools."""
     return not sampling.tools or sampling.tool_choice in ("auto", "none") or "tools" in can or "schema" in can
 
@@ -91,7 +91,7 @@ def possible(sampling: Sampling) -> tuple[Tool, ...]:
     return tuple(tool for tool in sampling.tools if sampling.tool_choice in ("auto", "required", f":{tool.name}"))
 
 
-class Reader:
+class ToolCallReader:
     """Fed with an answer as it is written, tells words from calls."""
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -118,7 +118,7 @@ class Reader:
         self._words = True
         return given
 
-    def finish(self) -> tuple[str, list[Call]]:
+    def finish(self) -> tuple[str, list[ToolCall]]:
         """The words that are left, and the calls."""
         calls = _calls(self._held, self._names) if self._calling else []
         return ("" if calls else self._held), calls
@@ -128,7 +128,7 @@ class Reader:
         return next((size for size in range(len(OPEN) - 1, 0, -1) if self._held.endswith(OPEN[:size])), 0)
 
 
-def _calls(text: str, names: Sequence[str]) -> list[Call]:
+def _calls(text: str, names: Sequence[str]) -> list[ToolCall]:
     """Every call in it; none at all where something in it is none."""
     found, at, decoder = [], text.find("{"), json.JSONDecoder()
     while at >= 0:
@@ -144,11 +144,11 @@ def _calls(text: str, names: Sequence[str]) -> list[Call]:
     return found
 
 
-def _call(name: str, arguments: str) -> Call:
-    return Call(f"call_{secrets.token_hex(12)}", name, arguments)
+def _call(name: str, arguments: str) -> ToolCall:
+    return ToolCall(f"call_{secrets.token_hex(12)}", name, arguments)
 
 
-def _arguments(pieces: Iterator[Piece], name: str) -> Iterator[Piece]:
+def _arguments(pieces: Iterator[TokenChunk], name: str) -> Iterator[TokenChunk]:
     """The whole answer is one function's arguments; one that was cut is given as it is."""
     text = ""
     for piece in pieces:
@@ -157,13 +157,13 @@ def _arguments(pieces: Iterator[Piece], name: str) -> Iterator[Piece]:
             reason = "tool_calls" if piece.finish_reason == "stop" else piece.finish_reason
             yield replace(piece, text="", tokens=(), finish_reason=reason, calls=(_call(name, text.strip()),))
         else:
-            yield Piece("")
+            yield TokenChunk("")
 
 
-def _read(pieces: Iterator[Piece], reader: Reader, parallel: bool) -> Iterator[Piece]:
+def _read(pieces: Iterator[TokenChunk], reader: ToolCallReader, parallel: bool) -> Iterator[TokenChunk]:
     held: list[Token] = []
     for piece in pieces:
-        words, calls = reader.feed(piece.text), list[Call]()
+        words, calls = reader.feed(piece.text), list[ToolCall]()
         if piece.finish_reason is not None:
             rest, calls = reader.finish()
             words += rest
@@ -171,7 +171,7 @@ def _read(pieces: Iterator[Piece], reader: Reader, parallel: bool) -> Iterator[P
         tokens = tuple(held) if words else ()
         held = [] if words else held
         if piece.finish_reason is None:
-            yield Piece(words, tokens=tokens)
+            yield TokenChunk(words, tokens=tokens)
         else:
             reason = "tool_calls" if calls else piece.finish_reason
             given = calls if parallel else calls[:1]
@@ -214,26 +214,26 @@ def _moved(schema: Any, place: str) -> Any:
     }
 
 
-def _told(messages: Sequence[Message], tools: Sequence[Tool], sampling: Sampling) -> list[Message]:
+def _told(messages: Sequence[PromptMessage], tools: Sequence[Tool], sampling: Sampling) -> list[PromptMessage]:
     """The conversation in words alone, with the functions in its system prompt."""
-    told: list[Message] = []
+    told: list[PromptMessage] = []
     for message in messages:
         if message.role == "tool":
             text = f"<tool_response>\n{message.text}\n</tool_response>"
             if told and told[-1].role == "user" and told[-1].text.startswith("<tool_response>"):
-                told[-1] = Message("user", f"{told[-1].text}\n{text}")
+                told[-1] = PromptMessage("user", f"{told[-1].text}\n{text}")
             else:
-                told.append(Message("user", text))
+                told.append(PromptMessage("user", text))
         else:
             calls = "\n".join(_written(call) for call in message.calls)
-            told.append(Message(message.role, "\n".join(part for part in (message.text, calls) if part)))
+            told.append(PromptMessage(message.role, "\n".join(part for part in (message.text, calls) if part)))
     if tools:
         before = told.pop(0).text + "\n\n" if told and told[0].role == "system" else ""
-        told.insert(0, Message("system", before + _described(tools, sampling)))
+        told.insert(0, PromptMessage("system", before + _described(tools, sampling)))
     return told
 
 
-def _written(call: Call) -> str:
+def _written(call: ToolCall) -> str:
     return f'{OPEN}\n{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}\n{CLOSE}'
 
 

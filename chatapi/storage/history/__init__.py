@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from chatapi.errors import NotReady, StorageFault, Unknown
+from chatapi.errors import NotFound, NotReady, StorageError
 from chatapi.storage.history.clock import Clock, now
-from chatapi.storage.history.records import Exchange, Recalled, Result, Saved, Trouble
-from chatapi.storage.history.store import SHORT, Kind, Store, kind_of
+from chatapi.storage.history.records import ConversationState, Exchange, SavedExchange, StorageProblem, ToolResult
+from chatapi.storage.history.store import SHORT, HistoryStore, Kind, kind_of
 from chatapi.system import private_files
 
-__all__ = ["Exchange", "History", "Recalled", "Result", "Saved", "Trouble"]
+__all__ = ["ConversationHistory", "ConversationState", "Exchange", "SavedExchange", "StorageProblem", "ToolResult"]
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ REMEMBERED = 10_000
 FAULTS = (sqlite3.Error, OSError)
 
 
-class History:
+class ConversationHistory:
     """The store. Belongs to one thread; several processes may use the same file.
 
     A damaged file is set aside and a new one begun. While the file is locked, or nothing can be written, exchanges stay
@@ -52,8 +52,8 @@ class History:
         """`pause` gives the seconds by which attempts are spaced."""
         self._file, self._keep_seconds, self._most = file, keep_seconds, most
         self._clock, self._pause = clock, pause
-        self._disk: Store | None = None
-        self._spare: Store | None = None
+        self._disk: HistoryStore | None = None
+        self._spare: HistoryStore | None = None
         """What is kept in memory, while the disk cannot be used."""
         self._borrowed: set[str] = set()
         """Conversations in the spare that are on the disk as well."""
@@ -64,8 +64,8 @@ class History:
         self._removed: set[str] = set()
         """Conversations that were forgotten on purpose since then."""
         self._kind: Kind | None = None
-        self._trouble: Trouble | None = None
-        self._set_aside: Trouble | None = None
+        self._trouble: StorageProblem | None = None
+        self._set_aside: StorageProblem | None = None
         self._next_try = self._next_look = 0.0
         self._use(lambda: self._opened(1.0))
 
@@ -80,13 +80,13 @@ class History:
         return self._trouble is None
 
     @property
-    def troubles(self) -> tuple[Trouble, ...]:
+    def troubles(self) -> tuple[StorageProblem, ...]:
         """What is not as it should be. For any thread."""
         return tuple(each for each in (self._trouble, self._set_aside) if each is not None)
 
-    def recall(self, conversation: str, everything: bool = False) -> Recalled:
-        """Raises Unknown (unknown_conversation) when it is not kept, or no longer; NotReady (history_locked) and
-        StorageFault when that cannot be known now."""
+    def recall(self, conversation: str, everything: bool = False) -> ConversationState:
+        """Raises NotFound (unknown_conversation) when it is not kept, or no longer; NotReady (history_locked) and
+        StorageError when that cannot be known now."""
         self._ready()
         found = self._spare.recall(conversation, everything) if self._spare is not None else None
         if found is None and self._disk is not None:
@@ -94,27 +94,27 @@ class History:
             found = self._read(lambda: disk.recall(conversation, everything))
         if found is None:
             self._must_know()
-            raise Unknown(
+            raise NotFound(
                 f"there is no conversation {conversation!r}, or it has expired; leave it out to begin one",
                 code="unknown_conversation",
             )
         return found
 
-    def add(self, before: Recalled, asked: str, answered: str) -> Saved:
+    def add(self, before: ConversationState, asked: str, answered: str) -> SavedExchange:
         """Keep an exchange, in one transaction; begins the conversation when it is new.
 
         The first of `before.exchanges` is where the model's memory starts from now on.
         """
         if self._ready() and (number := self._use(lambda: self._added(before, asked, answered))) is not None:
-            return Saved(number, kept=True)
+            return SavedExchange(number, kept=True)
         spare, again = self._borrow(before), before.id not in self._removed
         try:
-            return Saved(spare.add(before, asked, answered, again), kept=False)
+            return SavedExchange(spare.add(before, asked, answered, again), kept=False)
         except sqlite3.Error as error:
             # More than memory may hold: older conversations leave, and this one begins again with what is remembered.
             log.warning("conversations in memory are lost, because there are too many: %s", error)
             self._empty_spare()
-            return Saved(self._borrow(before).add(before, asked, answered, again), kept=False)
+            return SavedExchange(self._borrow(before).add(before, asked, answered, again), kept=False)
 
     def amend(self, conversation: str, number: int, answered: str | None, asked: str | None = None) -> None:
         """Change what was answered, for example to what was heard of it; None: the exchange never was.
@@ -129,7 +129,7 @@ class History:
 
         if self._ready() and self._use(amended):
             return
-        spare = self._borrow(Recalled(conversation, None, ()))
+        spare = self._borrow(ConversationState(conversation, None, ()))
         if spare.has(conversation):
             spare.amend(conversation, number, answered, asked)
             if answered is None:
@@ -138,8 +138,8 @@ class History:
             log.warning("an exchange that was corrected stays as it was, because it can neither be read nor written")
 
     def remove(self, conversation: str) -> None:
-        """Forget it. Raises Unknown (unknown_conversation) when it is not kept; NotReady (history_locked) and
-        StorageFault when it cannot be forgotten now."""
+        """Forget it. Raises NotFound (unknown_conversation) when it is not kept; NotReady (history_locked) and
+        StorageError when it cannot be forgotten now."""
 
         def removed() -> int:
             assert self._disk is not None  # noqa: S101 - it is ready
@@ -154,7 +154,7 @@ class History:
             self._removed.clear()
         self._removed.add(conversation)
         if not found:
-            raise Unknown(f"there is no conversation {conversation!r}", code="unknown_conversation")
+            raise NotFound(f"there is no conversation {conversation!r}", code="unknown_conversation")
 
     def tend(self) -> None:
         """Now and then: return to the disk, forget what has expired, empty the write-ahead log."""
@@ -247,7 +247,7 @@ class History:
 
     def _begin_anew(self, told: str) -> None:
         log.error("%s", told)
-        self._set_aside, self._anew = Trouble("history_set_aside", told), True
+        self._set_aside, self._anew = StorageProblem("history_set_aside", told), True
         self._let_go()
         try:
             self._opened(1.0)
@@ -263,32 +263,32 @@ class History:
             told = f"conversations cannot be kept in {self._file}: {why}; is the disk full or read-only?"
         if self._trouble is None or self._kind != kind:
             log.error("%s", told)
-        self._kind, self._trouble = kind, Trouble("history_not_kept", told)
+        self._kind, self._trouble = kind, StorageProblem("history_not_kept", told)
         self._next_try = self._pause() + AGAIN
         if kind == "damaged":
             self._let_go()
         elif self._disk is None:
             self._disk = self._reader()
 
-    def _reader(self) -> Store | None:
+    def _reader(self) -> HistoryStore | None:
         try:
-            return Store.reading(self._file, self._keep_seconds, self._most, self._clock, self._kind == "locked")
+            return HistoryStore.reading(self._file, self._keep_seconds, self._most, self._clock, self._kind == "locked")
         except FAULTS:
             return None
 
     def _opened(self, wait: float) -> bool:
         """Raises sqlite3.Error, OSError."""
-        store = Store(self._file, self._keep_seconds, self._most, self._clock, wait)
+        store = HistoryStore(self._file, self._keep_seconds, self._most, self._clock, wait)
         self._let_go()
         self._disk = store
         if self._set_aside is None and (older := private_files.set_aside(self._file)):
             told = f"damaged conversations lie in {', '.join(each.name for each in older)}, beside {self._file}"
-            self._set_aside = Trouble("history_set_aside", f"{told}; removing them ends this warning")
+            self._set_aside = StorageProblem("history_set_aside", f"{told}; removing them ends this warning")
         return True
 
     def _returned(self) -> bool:
         """Raises sqlite3.Error, OSError where the disk still cannot be used; nothing has changed then."""
-        store = Store(self._file, self._keep_seconds, self._most, self._clock, SHORT)
+        store = HistoryStore(self._file, self._keep_seconds, self._most, self._clock, SHORT)
         try:
             if self._spare is not None:
                 wholes = [self._spare.whole(each) for each in self._spare.ids()]
@@ -310,7 +310,7 @@ class History:
             self._disk.close()
         self._disk = None
 
-    def _is_gone(self, disk: Store) -> bool:
+    def _is_gone(self, disk: HistoryStore) -> bool:
         """A removed file can still be written by a process that has it open, and is never read again."""
         try:
             return os.stat(self._file).st_ino != disk.inode  # noqa: PTH116 - before every use
@@ -320,7 +320,7 @@ class History:
             # The write itself will tell what is wrong.
             return False
 
-    def _added(self, before: Recalled, asked: str, answered: str) -> int:
+    def _added(self, before: ConversationState, asked: str, answered: str) -> int:
         assert self._disk is not None  # noqa: S101 - it is ready
         again = self._anew and before.id not in self._removed
         return self._disk.add(before, asked, answered, again)
@@ -334,13 +334,13 @@ class History:
         self._borrowed.clear()
         self._dropped.clear()
 
-    def _borrow(self, before: Recalled) -> Store:
+    def _borrow(self, before: ConversationState) -> HistoryStore:
         """The store in memory, with what the disk has of this conversation, where that can be read."""
         disk = self._disk
         if self._spare is None:
             last = self._read(disk.sequence) if disk is not None else None
             number = (last or 0) + GAP + secrets.randbelow(GAP // 2)
-            self._spare = Store(None, self._keep_seconds, self._most, self._clock, number=number)
+            self._spare = HistoryStore(None, self._keep_seconds, self._most, self._clock, number=number)
         if not self._spare.has(before.id) and disk is not None and self._disk is disk:
             whole = self._read(lambda: disk.whole(before.id))
             if whole is not None:
@@ -361,8 +361,8 @@ class History:
         if holds:
             raise self._refusal("read")
 
-    def _refusal(self, what: str) -> NotReady | StorageFault:
+    def _refusal(self, what: str) -> NotReady | StorageError:
         told = self._trouble.message if self._trouble is not None else f"{self._file} cannot be used"
         if self._kind == "locked":
             return NotReady(f"the conversation cannot be {what} now: {told}", retry_after=AGAIN, code="history_locked")
-        return StorageFault(f"the conversation cannot be {what} now: {told}")
+        return StorageError(f"the conversation cannot be {what} now: {told}")

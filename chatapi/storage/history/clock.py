@@ -42,7 +42,7 @@ def now() -> Moment:
 
 
 @dataclass(frozen=True)
-class Observed:
+class ObservedClock:
     """How much time was seen to pass, up to a moment."""
 
     seconds: float
@@ -55,11 +55,11 @@ class Observed:
     """Seconds that this boot has added already for the time before it."""
 
     @classmethod
-    def since(cls, moment: Moment) -> Observed:
+    def since(cls, moment: Moment) -> ObservedClock:
         """Nothing has passed yet."""
         return cls(0.0, moment.boot, moment.up, moment.wall, 0.0)
 
-    def at(self, moment: Moment, kept: float) -> Observed:
+    def at(self, moment: Moment, kept: float) -> ObservedClock:
         """The same later on; `kept`: seconds for which conversations are kept."""
         same = moment.boot == self.boot and moment.up >= self.up
         passed = moment.up - self.up if same else moment.up

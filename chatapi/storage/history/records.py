@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from chatapi.events import Call
+from chatapi.events import ToolCall
 
 
 @dataclass(frozen=True)
-class Result:
+class ToolResult:
     """A function that was called, and what it gave."""
 
-    call: Call
+    call: ToolCall
     output: str
 
 
@@ -23,12 +23,12 @@ class Exchange:
     """Grows with every exchange, over all conversations; never given twice."""
     asked: str
     answered: str
-    results: tuple[Result, ...] = ()
+    results: tuple[ToolResult, ...] = ()
     """What had been given before it was asked. Known while the conversation is at hand; words alone are kept."""
 
 
 @dataclass(frozen=True)
-class Recalled:
+class ConversationState:
     """A conversation as it stands."""
 
     id: str
@@ -39,7 +39,7 @@ class Recalled:
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedExchange:
     """An exchange that was added."""
 
     number: int
@@ -48,7 +48,7 @@ class Saved:
 
 
 @dataclass(frozen=True)
-class Trouble:
+class StorageProblem:
     """What the store cannot do as it should."""
 
     code: str
@@ -58,7 +58,7 @@ class Trouble:
 
 
 @dataclass(frozen=True)
-class Whole:
+class StoredConversation:
     """A conversation with all that is kept of it, to be put into another store."""
 
     id: str

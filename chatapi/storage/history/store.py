@@ -9,8 +9,8 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from chatapi.storage.history.clock import Clock, Observed
-from chatapi.storage.history.records import Exchange, Recalled, Whole
+from chatapi.storage.history.clock import Clock, ObservedClock
+from chatapi.storage.history.records import ConversationState, Exchange, StoredConversation
 from chatapi.system import private_files
 
 SCHEMA = (
@@ -81,7 +81,7 @@ def kind_of(error: Exception) -> Kind:
     return "damaged" if isinstance(error, IsADirectoryError) else "unwritable"
 
 
-class Store:
+class HistoryStore:
     """Belongs to one thread; several processes may use the same file."""
 
     def __init__(
@@ -104,7 +104,7 @@ class Store:
         self.inode = os.stat(file).st_ino if file is not None else 0  # noqa: PTH116 - as it was opened
 
     @classmethod
-    def reading(cls, file: Path, keep_seconds: float, most: int, clock: Clock, locked: bool) -> Store:
+    def reading(cls, file: Path, keep_seconds: float, most: int, clock: Clock, locked: bool) -> HistoryStore:
         """A store that is only read, where nothing can be written. Raises sqlite3.Error, OSError."""
         made = cls.__new__(cls)
         made.file, made.unswept, made.inode = file, False, file.stat().st_ino
@@ -135,7 +135,7 @@ class Store:
 
     # What is kept
 
-    def recall(self, conversation: str, everything: bool) -> Recalled | None:
+    def recall(self, conversation: str, everything: bool) -> ConversationState | None:
         """None where it is not kept, or no longer."""
         row = self._db.execute(
             "SELECT system, remembered_from FROM conversations WHERE id = ? AND age > ?",
@@ -147,9 +147,9 @@ class Store:
             "SELECT number, asked, answered FROM exchanges WHERE conversation = ? AND number >= ? ORDER BY number",
             (conversation, 0 if everything else row[1]),
         )
-        return Recalled(conversation, row[0], tuple(Exchange(*exchange) for exchange in exchanges))
+        return ConversationState(conversation, row[0], tuple(Exchange(*exchange) for exchange in exchanges))
 
-    def add(self, before: Recalled, asked: str, answered: str, again: bool = False) -> int:
+    def add(self, before: ConversationState, asked: str, answered: str, again: bool = False) -> int:
         """Keep an exchange, in one transaction, and tell its number; begins the conversation when it is new.
 
         `again`: where the conversation is new here, what is known of it is kept again.
@@ -219,7 +219,7 @@ class Store:
         """Every conversation, the one used last at the end."""
         return [row[0] for row in self._db.execute("SELECT id FROM conversations ORDER BY latest")]
 
-    def whole(self, conversation: str) -> Whole | None:
+    def whole(self, conversation: str) -> StoredConversation | None:
         """All that is kept of it; None where it is not."""
         row = self._db.execute(
             "SELECT id, system, remembered_from, used, age FROM conversations WHERE id = ?", (conversation,)
@@ -230,9 +230,9 @@ class Store:
             "SELECT number, asked, answered, at FROM exchanges WHERE conversation = ? ORDER BY number", (conversation,)
         )
         key, system, first, used, age = row
-        return Whole(key, system, first, used, self._observed().seconds - age, tuple(exchanges))
+        return StoredConversation(key, system, first, used, self._observed().seconds - age, tuple(exchanges))
 
-    def put(self, wholes: Sequence[Whole], dropped: Sequence[tuple[str, int]] = ()) -> None:
+    def put(self, wholes: Sequence[StoredConversation], dropped: Sequence[tuple[str, int]] = ()) -> None:
         """Keep these as they are elsewhere, in one transaction, without those exchanges of theirs that were dropped."""
         with self._transaction():
             observed = self._observe()
@@ -245,7 +245,7 @@ class Store:
             self._expire(observed)
         self.sweep()
 
-    def _put(self, whole: Whole, observed: Observed) -> None:
+    def _put(self, whole: StoredConversation, observed: ObservedClock) -> None:
         latest = self._next(max((each[0] for each in whole.exchanges), default=0) - 1)
         self._db.execute(
             "INSERT INTO conversations (id, system, remembered_from, used, age, latest) VALUES (?, ?, ?, ?, ?, ?)"
@@ -303,7 +303,7 @@ class Store:
         for statement in INDEXES:
             self._db.execute(statement)
         if self._db.execute("SELECT 1 FROM observed").fetchone() is None:
-            made = Observed.since(self._clock())
+            made = ObservedClock.since(self._clock())
             row = (made.seconds, made.boot, made.up, made.wall, made.off, number)
             self._db.execute("INSERT INTO observed VALUES (1, ?, ?, ?, ?, ?, ?)", row)
         self._adopt()
@@ -342,11 +342,11 @@ class Store:
             self._db.execute("VACUUM")
             self.unswept = True
 
-    def _observed(self) -> Observed:
+    def _observed(self) -> ObservedClock:
         row = self._db.execute("SELECT seconds, boot, up, wall, off FROM observed").fetchone()
-        return Observed(*row).at(self._clock(), self._keep)
+        return ObservedClock(*row).at(self._clock(), self._keep)
 
-    def _observe(self) -> Observed:
+    def _observe(self) -> ObservedClock:
         """Inside a transaction: note how much time has passed."""
         seen = self._observed()
         row = (seen.seconds, seen.boot, seen.up, seen.wall, seen.off)
@@ -361,7 +361,7 @@ class Store:
     def _has(self, conversation: str) -> bool:
         return self._db.execute("SELECT 1 FROM conversations WHERE id = ?", (conversation,)).fetchone() is not None
 
-    def _expire(self, observed: Observed) -> None:
+    def _expire(self, observed: ObservedClock) -> None:
         old = self._db.execute("DELETE FROM conversations WHERE age <= ?", (observed.seconds - self._keep,)).rowcount
         beyond = self._db.execute(
             "DELETE FROM conversations"

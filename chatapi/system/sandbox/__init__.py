@@ -1,7 +1,7 @@
 """Runs code that untrusted data may crash, in child processes with limits on memory and time.
 
 A forkserver has imported what the children need; a child is forked in a few milliseconds, works for one caller at a
-time and is used again. What goes wrong in a child costs that one call: a native crash is `Crashed`, more memory than
+time and is used again. A fault in a child costs that one call: a native crash is `ChildCrashed`, more memory than
 allowed `OutOfMemory`, more time `TimedOut`. All methods may be called from any thread, and block.
 """
 
@@ -45,11 +45,11 @@ class SandboxFailure(Exception):
     """A child did not give what was asked of it."""
 
 
-class Crashed(SandboxFailure):
+class ChildCrashed(SandboxFailure):
     """The child ended in the middle of a call, mostly by a fault in native code."""
 
 
-class Failed(SandboxFailure):
+class CallFailed(SandboxFailure):
     """The call raised an exception that it should not have raised."""
 
 
@@ -123,7 +123,7 @@ class Sandbox:
     def _send(self, child: _Child, target: str, values: Sequence[Any], files: Sequence[int]) -> None:
         try:
             framing.send(child.connection, framing.CALL, [target, list(values)], files)
-        except framing.Broken as error:
+        except framing.BrokenFrame as error:
             raise self._crashed(child, target) from error
 
     def _items(self, child: _Child, target: str, allowed: Patience) -> Iterator[Any]:
@@ -135,7 +135,7 @@ class Sandbox:
                 kind, value = framing.receive(child.connection)
             except TimeoutError:
                 raise TimedOut(f"{target} took longer than {allowed(seconds):.0f} seconds") from None
-            except framing.Broken as error:
+            except framing.BrokenFrame as error:
                 raise self._crashed(child, target) from error
             spent += time.monotonic() - since
             if kind == framing.END:
@@ -145,12 +145,12 @@ class Sandbox:
             seconds += len(value) / SAMPLES_A_SECOND if kind == framing.SAMPLES else 0.0
             yield value
 
-    def _crashed(self, child: _Child, target: str) -> Crashed:
+    def _crashed(self, child: _Child, target: str) -> ChildCrashed:
         status = self._end(child)
         cause = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"status {status}"
         self.crashes += 1
         log.warning("a child process crashed", extra={"target": target, "cause": cause})
-        return Crashed(f"{target} crashed: {cause}")
+        return ChildCrashed(f"{target} crashed: {cause}")
 
     def _take(self) -> _Child:
         """A child that waits, or a new one."""
@@ -206,7 +206,7 @@ class Sandbox:
                 self._stop()
             finally:
                 theirs.close()
-        raise Crashed("the forkserver cannot be started")
+        raise ChildCrashed("the forkserver cannot be started")
 
     def _reply(self) -> int:
         assert self._control is not None  # noqa: S101 - whoever asks has sent an order
@@ -270,7 +270,7 @@ def _error(target: str, fault: dict[str, Any]) -> Exception:
     kind = getattr(errors, str(fault.get("class")), None)
     if fault["kind"] == "error" and isinstance(kind, type) and issubclass(kind, CallerError):
         return kind(str(fault["message"]), code=str(fault["code"]), details=fault["details"])
-    return Failed(f"{target} failed: {fault.get('message')}")
+    return CallFailed(f"{target} failed: {fault.get('message')}")
 
 
 def memory_file(data: bytes) -> BinaryIO:

@@ -71,12 +71,12 @@ def _answer(connection: socket.socket) -> bool:
     """Do one call; False once the child should end."""
     try:
         (target, values), files = framing.receive_call(connection)
-    except framing.Broken:
+    except framing.BrokenFrame:
         return False
     try:
         items = _function(target)(*values, files=files) if files else _function(target)(*values)
         _send(connection, items)
-    except framing.Broken:
+    except framing.BrokenFrame:
         return False
     except MemoryError:
         # Its heap may be in pieces, so it is not used again.
@@ -103,7 +103,7 @@ def _send(connection: socket.socket, items: Iterator[Any]) -> None:
 def _fail(connection: socket.socket, fault: dict[str, Any]) -> bool:
     try:
         framing.send(connection, framing.ERROR, fault)
-    except framing.Broken:
+    except framing.BrokenFrame:
         return False
     return True
 

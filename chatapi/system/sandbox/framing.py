@@ -24,7 +24,7 @@ FILES = 4
 """Most file descriptors of one call."""
 
 
-class Broken(Exception):
+class BrokenFrame(Exception):
     """The other end has closed the connection, or sends what is no frame."""
 
 
@@ -41,7 +41,7 @@ def send(connection: socket.socket, kind: bytes, payload: Any = b"", files: Sequ
             connection.sendall(HEAD.pack(kind, len(body)))
         connection.sendall(body)
     except OSError as error:
-        raise Broken(str(error)) from error
+        raise BrokenFrame(str(error)) from error
 
 
 def receive(connection: socket.socket) -> tuple[bytes, Any]:
@@ -55,9 +55,9 @@ def receive_call(connection: socket.socket) -> tuple[Any, list[int]]:
     try:
         head, files, _, _ = socket.recv_fds(connection, HEAD.size, FILES)
     except OSError as error:
-        raise Broken(str(error)) from error
+        raise BrokenFrame(str(error)) from error
     if not head:
-        raise Broken("closed")
+        raise BrokenFrame("closed")
     head += _exactly(connection, HEAD.size - len(head))
     kind, size = HEAD.unpack(head)
     return _value(kind, _sized(connection, size)), files
@@ -66,19 +66,19 @@ def receive_call(connection: socket.socket) -> tuple[Any, list[int]]:
 def _value(kind: bytes, body: bytearray) -> Any:
     if kind == SAMPLES:
         if len(body) % 4:
-            raise Broken(f"{len(body)} bytes are not a whole number of samples")
+            raise BrokenFrame(f"{len(body)} bytes are not a whole number of samples")
         return np.frombuffer(body, np.float32)
     if kind not in (JSON, END, ERROR, CALL):
-        raise Broken(f"there is no frame of kind {kind!r}")
+        raise BrokenFrame(f"there is no frame of kind {kind!r}")
     try:
         return json.loads(body)
     except ValueError as error:
-        raise Broken("a frame is not JSON") from error
+        raise BrokenFrame("a frame is not JSON") from error
 
 
 def _sized(connection: socket.socket, size: int) -> bytearray:
     if size > LARGEST:
-        raise Broken(f"a frame states {size} bytes")
+        raise BrokenFrame(f"a frame states {size} bytes")
     return _exactly(connection, size)
 
 
@@ -91,8 +91,8 @@ def _exactly(connection: socket.socket, size: int) -> bytearray:
         except TimeoutError:
             raise
         except OSError as error:
-            raise Broken(str(error)) from error
+            raise BrokenFrame(str(error)) from error
         if not count:
-            raise Broken("closed")
+            raise BrokenFrame("closed")
         read += count
     return data

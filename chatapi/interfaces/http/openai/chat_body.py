@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from chatapi.errors import Unprocessable, unfit
+from chatapi.errors import Unprocessable, describe_validation_error
 from chatapi.interfaces.http.openai_aliases import VoiceId, metadata_fault
 from chatapi.services.turns.completion import HOTTEST
 
@@ -49,7 +49,7 @@ class AudioPart(_Form):
     input_audio: InputAudio
 
 
-class FunctionCall(_Form):
+class FunctionCallPart(_Form):
     """What an assistant wanted called."""
 
     name: Annotated[str, Field(pattern=NAME)]
@@ -57,12 +57,12 @@ class FunctionCall(_Form):
     """JSON, as the model wrote it."""
 
 
-class ToolCall(_Form):
+class ToolCallPart(_Form):
     """A call of a function."""
 
     id: Annotated[str, Field(min_length=1, max_length=200)]
     type: Literal["function"]
-    function: FunctionCall
+    function: FunctionCallPart
 
 
 class SpokenAnswer(_Form):
@@ -127,7 +127,7 @@ class AssistantMessage(_Form):
     content: AssistantContent | None = None
     refusal: str | None = None
     audio: SpokenAnswer | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[ToolCallPart] | None = None
     name: Name | None = None
     """Who answered; the model is told it before their words, unless these are to be gone on with."""
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
@@ -156,7 +156,7 @@ AnyMessage = Annotated[
 ]
 
 
-class Function(_Form):
+class FunctionSchema(_Form):
     """What may be called. Its arguments are held to the parameters where a call is required."""
 
     name: Annotated[str, Field(pattern=NAME)]
@@ -168,16 +168,16 @@ class Function(_Form):
 
 class FunctionTool(_Form):
     type: Literal["function"]
-    function: Function
+    function: FunctionSchema
 
 
-class ChosenFunction(_Form):
+class ChosenFunctionName(_Form):
     name: Annotated[str, Field(pattern=NAME)]
 
 
 class ChosenTool(_Form):
     type: Literal["function"]
-    function: ChosenFunction
+    function: ChosenFunctionName
 
 
 class AudioOptions(_Form):
@@ -391,4 +391,4 @@ def _explained(error: ValidationError) -> Unprocessable:
         known = str(fault.get("ctx", {}).get("expected_tags", "")).replace("=", "") or "system, user, assistant, tool"
         return wrong(place, f"{place} is of no kind that is known; there are: {known}", "invalid_value")
     code = "missing_required_parameter" if fault["type"] == "missing" else "invalid_value"
-    return wrong(place, f"{place} {unfit(fault)}", code)
+    return wrong(place, f"{place} {describe_validation_error(fault)}", code)

@@ -13,17 +13,17 @@ from starlette.types import Send
 
 from chatapi.audio import Audio, joined, wav
 from chatapi.audio.encoding import Encoder
-from chatapi.errors import ChatapiError, OurFault
-from chatapi.events import Call, Called, Event, Speech, TextDelta, Token, TurnEnded
-from chatapi.interfaces.http.openai.chat_request import Asked
+from chatapi.errors import ChatapiError, InternalError
+from chatapi.events import Event, Speech, TextDelta, Token, ToolCall, ToolCalls, TurnEnded
+from chatapi.interfaces.http.openai.chat_request import ChatCompletionRequest
 from chatapi.interfaces.http.problems import fault
 from chatapi.interfaces.http.streaming import EVENTS, WorkingReply, body, data_of, encoded, start
 from chatapi.observability.metrics import Metrics
-from chatapi.services.turns.chat_completion import SPOKEN_SECONDS, Chat
+from chatapi.services.turns.chat_completion import SPOKEN_SECONDS, ChatCompletions
 
 ENCODINGS = {"wav": "wav", "pcm16": "pcm", "mp3": "mp3", "flac": "flac", "opus": "opus", "aac": "aac"}
 """OpenAI's name of a format -> ours."""
-OPENING = (TextDelta, Called, Speech, TurnEnded)
+OPENING = (TextDelta, ToolCalls, Speech, TurnEnded)
 """What fails before the first of these still gets a proper status."""
 STEP = 6
 """Bytes: whole samples of 16 bits that base64 writes without padding, whose strings can be joined."""
@@ -32,7 +32,7 @@ STEP = 6
 class ChatReply(WorkingReply):
     """Runs the turn while it sends; a client who leaves ends it."""
 
-    def __init__(self, chat: Chat, asked: Asked, metrics: Metrics) -> None:
+    def __init__(self, chat: ChatCompletions, asked: ChatCompletionRequest, metrics: Metrics) -> None:
         super().__init__()
         self._chat = chat
         self._asked = asked
@@ -60,7 +60,7 @@ class ChatReply(WorkingReply):
     def _document(self, happened: Sequence[Event]) -> bytes:
         ended = happened[-1] if happened else None
         if not isinstance(ended, TurnEnded):
-            raise OurFault("the turn ended without saying so")
+            raise InternalError("the turn ended without saying so")
         choice = {
             "index": 0,
             "message": self._message(happened),
@@ -71,7 +71,7 @@ class ChatReply(WorkingReply):
 
     def _message(self, happened: Sequence[Event]) -> dict[str, Any]:
         text = "".join(event.text for event in happened if isinstance(event, TextDelta))
-        calls = [call for event in happened if isinstance(event, Called) for call in event.calls]
+        calls = [call for event in happened if isinstance(event, ToolCalls) for call in event.calls]
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
         if calls:
             message["tool_calls"] = [_call(call) for call in calls]
@@ -130,7 +130,7 @@ class ChatReply(WorkingReply):
 class _Chunks:
     """The chunks of one answer. Clients join the strings of all of them, so an id is told once."""
 
-    def __init__(self, reply: ChatReply, asked: Asked) -> None:
+    def __init__(self, reply: ChatReply, asked: ChatCompletionRequest) -> None:
         self._reply = reply
         self._asked = asked
         self._begun = False
@@ -150,7 +150,7 @@ class _Chunks:
             spoken = self._asked.audio is not None
             delta = {"audio": {"transcript": event.text}} if spoken else {"content": event.text}
             yield self._reply.chunk(delta, logprobs=self._reply.logprobs(event.tokens))
-        elif isinstance(event, Called):
+        elif isinstance(event, ToolCalls):
             indexed = [{"index": self._calls + at, **_call(call)} for at, call in enumerate(event.calls)]
             self._calls += len(indexed)
             yield self._reply.chunk({"tool_calls": indexed})
@@ -171,7 +171,7 @@ class _Chunks:
 
     def _opening(self, event: Event) -> dict[str, Any]:
         delta: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
-        if isinstance(event, Called) or self._asked.audio is not None:
+        if isinstance(event, ToolCalls) or self._asked.audio is not None:
             delta["content"] = None
         if self._asked.audio is not None:
             delta["audio"] = {"id": self._reply.spoken()["id"]}
@@ -190,7 +190,7 @@ class _Chunks:
 def _encoded(parts: Sequence[Audio], form: str) -> str:
     """A whole answer's sound in base64; a voice has one rate, which WAV keeps."""
     if not parts:
-        raise OurFault("the answer has no sound")
+        raise InternalError("the answer has no sound")
     sound = joined([part.at(parts[0].rate) for part in parts])
     if form == "wav":
         # Of a whole file the length is known.
@@ -199,7 +199,7 @@ def _encoded(parts: Sequence[Audio], form: str) -> str:
     return base64.b64encode(file.feed(sound) + file.finish()).decode()
 
 
-def _call(call: Call) -> dict[str, Any]:
+def _call(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 

@@ -14,18 +14,18 @@ from chatapi.appliance import Appliance
 from chatapi.audio import Source
 from chatapi.engines import Sampling, Tool
 from chatapi.errors import Unprocessable
-from chatapi.events import Call
+from chatapi.events import ToolCall
 from chatapi.interfaces.http import openai_aliases
 from chatapi.interfaces.http.json_body import check_plain, decoded, json_body
 from chatapi.interfaces.http.openai import chat_body
 from chatapi.interfaces.http.openai.chat_body import ChatRequest, wrong
 from chatapi.interfaces.http.spooling import Spool
-from chatapi.services.turns.chat_completion import ChatTurn, Said
+from chatapi.services.turns.chat_completion import ChatMessage, ChatTurn
 from chatapi.services.turns.completion import LAST_SEED
 
 
 @dataclass(frozen=True)
-class Asked:
+class ChatCompletionRequest:
     """A request understood."""
 
     turn: ChatTurn
@@ -39,12 +39,12 @@ class Asked:
     logprobs: bool
 
 
-async def read(request: Request, appliance: Appliance) -> Asked:
+async def read(request: Request, appliance: Appliance) -> ChatCompletionRequest:
     """Understand a request. Raises CallerError with the `param` that is wrong in its details."""
     asked, said = await json_body(request, "messages", partial(_understood, Spool.of(request)))
     audio = _audio(asked)
     turn = _turn(asked, said, appliance, audio is not None)
-    return Asked(
+    return ChatCompletionRequest(
         turn=replace(turn, traceparent=request.headers.get("traceparent", "")),
         model=openai_aliases.model(appliance, "llm", asked.model),
         stream=asked.stream,
@@ -54,7 +54,7 @@ async def read(request: Request, appliance: Appliance) -> Asked:
     )
 
 
-def _understood(spool: Spool, values: dict[str, Any]) -> tuple[ChatRequest, tuple[Said, ...]]:
+def _understood(spool: Spool, values: dict[str, Any]) -> tuple[ChatRequest, tuple[ChatMessage, ...]]:
     """The request, and its messages with their sound as files. For a thread where they are large."""
     check_plain(values)
     asked = chat_body.understood(values)
@@ -66,7 +66,7 @@ def _understood(spool: Spool, values: dict[str, Any]) -> tuple[ChatRequest, tupl
     return asked, (*named, last)
 
 
-def _named(said: Said, message: chat_body.AnyMessage) -> Said:
+def _named(said: ChatMessage, message: chat_body.AnyMessage) -> ChatMessage:
     """With whose words they are before them."""
     name = None if isinstance(message, chat_body.ToolMessage) else message.name
     return replace(said, parts=(f"{name}:", *said.parts)) if name and any(said.parts) else said
@@ -103,7 +103,7 @@ def _audio(asked: ChatRequest) -> str | None:
     return asked.audio.format
 
 
-def _turn(asked: ChatRequest, said: tuple[Said, ...], appliance: Appliance, speak: bool) -> ChatTurn:
+def _turn(asked: ChatRequest, said: tuple[ChatMessage, ...], appliance: Appliance, speak: bool) -> ChatTurn:
     schema = asked.response_format.json_schema if isinstance(asked.response_format, chat_body.SchemaFormat) else None
     return ChatTurn(
         messages=said,
@@ -152,7 +152,7 @@ def _sampling(asked: ChatRequest) -> Sampling:
     )
 
 
-def _tool(function: chat_body.Function) -> Tool:
+def _tool(function: chat_body.FunctionSchema) -> Tool:
     return Tool(function.name, function.description, function.parameters, bool(function.strict))
 
 
@@ -162,26 +162,26 @@ def _choice(asked: ChatRequest, tools: Sequence[chat_body.FunctionTool]) -> str:
     return asked.tool_choice or ("auto" if tools else "none")
 
 
-def _said(message: Any, place: str, spool: Spool) -> Said:
+def _said(message: Any, place: str, spool: Spool) -> ChatMessage:
     if isinstance(message, chat_body.UserMessage):
-        return Said("user", _parts(message.content, place, spool))
+        return ChatMessage("user", _parts(message.content, place, spool))
     if isinstance(message, chat_body.ToolMessage):
-        return Said("tool", _parts(message.content, place, spool), call=message.tool_call_id)
+        return ChatMessage("tool", _parts(message.content, place, spool), call=message.tool_call_id)
     if isinstance(message, chat_body.SystemMessage):
-        return Said("system", _parts(message.content, place, spool))
+        return ChatMessage("system", _parts(message.content, place, spool))
     return _answered(message, place, spool)
 
 
-def _answered(message: chat_body.AssistantMessage, place: str, spool: Spool) -> Said:
+def _answered(message: chat_body.AssistantMessage, place: str, spool: Spool) -> ChatMessage:
     parts = _parts(message.content or "", place, spool)
     parts += (message.refusal,) if message.refusal else ()
-    calls = tuple(Call(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ())
+    calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ())
     spoken = message.audio
     if spoken is not None and not any(parts):
         parts = (spoken.transcript,) if spoken.transcript else ()
     if not any(parts) and not calls and spoken is None:
         raise wrong(f"{place}.content", f"{place} holds neither content nor tool_calls", "invalid_value")
-    return Said("assistant", parts, calls, spoken=spoken.id if spoken is not None else "")
+    return ChatMessage("assistant", parts, calls, spoken=spoken.id if spoken is not None else "")
 
 
 def _parts(content: str | Sequence[Any], place: str, spool: Spool) -> tuple[str | Source, ...]:

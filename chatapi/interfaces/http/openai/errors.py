@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from chatapi.interfaces.http.problems import EVERYWHERE, MEANINGS
 
 
-class Fault(BaseModel):
+class OpenAIError(BaseModel):
     """What is wrong."""
 
     type: str
@@ -24,7 +24,7 @@ class Fault(BaseModel):
 class ErrorDocument(BaseModel):
     """An error in OpenAI's form."""
 
-    error: Fault
+    error: OpenAIError
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:

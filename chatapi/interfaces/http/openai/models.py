@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from chatapi.appliance import Appliance
-from chatapi.errors import Unknown
+from chatapi.errors import NotFound
 from chatapi.interfaces.http import openai_aliases
 from chatapi.interfaces.http.openai.errors import refusals
 
@@ -29,7 +29,7 @@ def router(appliance: Appliance) -> APIRouter:
             if name == model:
                 return _entry(appliance, role, name)
         openai_aliases.require_models(appliance)
-        raise Unknown(f"there is no model {model!r} in use here", code="model_not_found", details={"param": "model"})
+        raise NotFound(f"there is no model {model!r} in use here", code="model_not_found", details={"param": "model"})
 
     return routes
 

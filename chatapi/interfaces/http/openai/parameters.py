@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from chatapi.errors import Unprocessable, unfit
+from chatapi.errors import Unprocessable, describe_validation_error
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -40,7 +40,9 @@ def understood(
 def _told(error: ValidationError) -> Unprocessable:
     faults = [(".".join(map(str, fault["loc"])), fault) for fault in error.errors(include_url=False)]
     told = "; ".join(
-        f"there is no parameter {name!r}" if fault["type"] == "extra_forbidden" else f"{name} {unfit(fault)}"
+        f"there is no parameter {name!r}"
+        if fault["type"] == "extra_forbidden"
+        else f"{name} {describe_validation_error(fault)}"
         for name, fault in faults
     )
     unknown = faults[0][1]["type"] == "extra_forbidden"

@@ -14,7 +14,7 @@ from starlette.types import Send
 
 from chatapi.appliance import Appliance
 from chatapi.audio.encoding import FORMATS, Encoder
-from chatapi.errors import ChatapiError, OurFault
+from chatapi.errors import ChatapiError, InternalError
 from chatapi.interfaces.http import openai_aliases
 from chatapi.interfaces.http.json_body import check_plain, json_body
 from chatapi.interfaces.http.openai import openapi
@@ -157,7 +157,7 @@ class SpeechReply(WorkingReply):
                 seconds += audio.seconds
                 await self._sent(await anyio.to_thread.run_sync(file.feed, audio), file, send)
         if file is None:
-            raise OurFault("the voice had nothing to say")
+            raise InternalError("the voice had nothing to say")
         await self._sent(await anyio.to_thread.run_sync(file.finish), file, send)
         return seconds
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from chatapi.engines import Segment
-from chatapi.services.transcription.transcriber import Passage
+from chatapi.services.transcription.transcriber import TranscribedPart
 
 UNSPACED = frozenset(("zh", "ja", "yue", "th", "lo", "my", "km", "bo"))
 """Languages written without spaces between sentences."""
@@ -72,7 +72,7 @@ def duration(seconds: float) -> dict[str, Any]:
 
 
 def verbose(
-    passages: Sequence[Passage], granularities: Sequence[str], translated: bool, warmth: float
+    passages: Sequence[TranscribedPart], granularities: Sequence[str], translated: bool, warmth: float
 ) -> dict[str, Any]:
     """All that is known. `warmth`: the temperature that was asked for."""
     segments = [segment for passage in passages for segment in passage.segments]
@@ -100,7 +100,7 @@ def verbose(
     return {**document, "usage": duration(seconds)}
 
 
-def _segment(number: int, segment: Segment, passage: Passage, warmth: float) -> dict[str, Any]:
+def _segment(number: int, segment: Segment, passage: TranscribedPart, warmth: float) -> dict[str, Any]:
     text = segment.text.encode()
     return {
         "id": number,

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from chatapi.appliance import Appliance
-from chatapi.engines import Hearing, Segment
+from chatapi.engines import Segment, TranscriptionOptions
 from chatapi.errors import ChatapiError, Unprocessable
 from chatapi.interfaces.http import openai_aliases
 from chatapi.interfaces.http.openai import openapi, transcript_formats
@@ -22,8 +22,8 @@ from chatapi.interfaces.http.openai.parameters import Parameters, understood
 from chatapi.interfaces.http.openai.uploads import Upload, received
 from chatapi.interfaces.http.problems import fault
 from chatapi.interfaces.http.streaming import EVENTS, WorkingReply, body, data_of, encoded, start
-from chatapi.services.transcription.segmenter import Rules
-from chatapi.services.transcription.transcriber import Options, Passage
+from chatapi.services.transcription.segmenter import SegmentationRules
+from chatapi.services.transcription.transcriber import TranscribedPart, TranscriptionRequest
 
 MEDIA_TYPES = {
     "json": "application/json",
@@ -41,7 +41,7 @@ REFUSED = {
 """What OpenAI's clients can ask of a transcription and is not done here."""
 
 
-class Translation(Parameters):
+class TranslationRequest(Parameters):
     """What `/v1/audio/translations` takes beside the file."""
 
     model: Annotated[str, Field(min_length=1, max_length=200)] = "default"
@@ -57,19 +57,21 @@ class Translation(Parameters):
         return True
 
     @property
-    def hearing(self) -> Hearing:
-        return Hearing(self.prompt, self.temperature, translate=True, tokens=self.response_format == "verbose_json")
+    def hearing(self) -> TranscriptionOptions:
+        return TranscriptionOptions(
+            self.prompt, self.temperature, translate=True, tokens=self.response_format == "verbose_json"
+        )
 
-    def options(self, rules: Rules) -> Options:
+    def options(self, rules: SegmentationRules) -> TranscriptionRequest:
         """How the recording is to be heard, by the box's own `rules` where nothing else is asked.
 
         Raises Unprocessable naming the parameter that contradicts another.
         """
         del rules
-        return Options(None, self.hearing)
+        return TranscriptionRequest(None, self.hearing)
 
 
-class ServerVad(Parameters):
+class ChunkingStrategy(Parameters):
     """Where a recording is cut."""
 
     type: Literal["server_vad"]
@@ -81,7 +83,7 @@ class ServerVad(Parameters):
     """Probability from which a sound is speech."""
 
 
-class Transcription(Translation):
+class TranscriptionForm(TranslationRequest):
     """What `/v1/audio/transcriptions` takes beside the file."""
 
     language: Annotated[str, Field(min_length=1, max_length=20)] | None = None
@@ -92,7 +94,7 @@ class Transcription(Translation):
     """logprobs: the tokens' log-probabilities, with response_format json."""
     timestamp_granularities: tuple[Literal["word", "segment"], ...] = ()
     """What has its times in verbose_json; segments where nothing is named."""
-    chunking_strategy: Literal["auto"] | ServerVad | None = None
+    chunking_strategy: Literal["auto"] | ChunkingStrategy | None = None
     """auto: cut at pauses, and heard as much at once as fits; or each stretch of speech by itself, by these rules."""
 
     @field_validator("chunking_strategy", mode="before")
@@ -110,13 +112,15 @@ class Transcription(Translation):
         return False
 
     @property
-    def hearing(self) -> Hearing:
+    def hearing(self) -> TranscriptionOptions:
         tokens = self.response_format == "verbose_json" or bool(self.include) or self.stream
-        return Hearing(self.prompt, self.temperature, words="word" in self.timestamp_granularities, tokens=tokens)
+        return TranscriptionOptions(
+            self.prompt, self.temperature, words="word" in self.timestamp_granularities, tokens=tokens
+        )
 
-    def options(self, rules: Rules) -> Options:
+    def options(self, rules: SegmentationRules) -> TranscriptionRequest:
         self._check()
-        return Options(self.language, self.hearing, self._rules(rules))
+        return TranscriptionRequest(self.language, self.hearing, self._rules(rules))
 
     def _check(self) -> None:
         form = self.response_format
@@ -127,13 +131,13 @@ class Transcription(Translation):
         if self.stream and form not in ("json", "text"):
             raise _misfit("response_format", f"is {form}; with stream it can be json or text")
 
-    def _rules(self, rules: Rules) -> Rules | None:
+    def _rules(self, rules: SegmentationRules) -> SegmentationRules | None:
         vad = self.chunking_strategy
-        if not isinstance(vad, ServerVad):
+        if not isinstance(vad, ChunkingStrategy):
             return None
         # A pause that just cuts has room for half of itself on either side.
         pad = min(vad.prefix_padding_ms, vad.silence_duration_ms // 2)
-        return Rules(vad.threshold, rules.min_speech_ms, pad, vad.silence_duration_ms)
+        return SegmentationRules(vad.threshold, rules.min_speech_ms, pad, vad.silence_duration_ms)
 
 
 def _misfit(param: str, told: str) -> Unprocessable:
@@ -149,26 +153,26 @@ def router(appliance: Appliance) -> APIRouter:
         summary="A recording of any length as text",
         response_class=Response,
         responses={200: _described(stream=True), **refusals(400, 404, 408, 413, 415, 503, 507)},
-        openapi_extra=form_body(Transcription),
+        openapi_extra=form_body(TranscriptionForm),
     )
     async def transcriptions(request: Request) -> Response:
-        return await _taken(request, appliance, Transcription, REFUSED)
+        return await _taken(request, appliance, TranscriptionForm, REFUSED)
 
     @routes.post(
         "/translations",
         summary="A recording of any length in another language, as English text",
         response_class=Response,
         responses={200: _described(stream=False), **refusals(400, 404, 408, 413, 415, 503, 507)},
-        openapi_extra=form_body(Translation),
+        openapi_extra=form_body(TranslationRequest),
     )
     async def translations(request: Request) -> Response:
-        return await _taken(request, appliance, Translation, {})
+        return await _taken(request, appliance, TranslationRequest, {})
 
     return routes
 
 
 async def _taken(
-    request: Request, appliance: Appliance, form: type[Translation], refused: Mapping[str, str]
+    request: Request, appliance: Appliance, form: type[TranslationRequest], refused: Mapping[str, str]
 ) -> TranscriptReply:
     """The reply to an upload with such a form; the upload is closed with it, or here where it is refused."""
     appliance.files.check_room()
@@ -197,7 +201,12 @@ class TranscriptReply(WorkingReply):
     """Works through the recording while it sends."""
 
     def __init__(
-        self, appliance: Appliance, upload: Upload, options: Options, asked: Translation, traceparent: str
+        self,
+        appliance: Appliance,
+        upload: Upload,
+        options: TranscriptionRequest,
+        asked: TranslationRequest,
+        traceparent: str,
     ) -> None:
         super().__init__()
         self._files = appliance.files
@@ -214,7 +223,7 @@ class TranscriptReply(WorkingReply):
             await self._upload.aclose()
 
     async def reply(self, send: Send) -> None:
-        if isinstance(self._asked, Transcription) and self._asked.stream:
+        if isinstance(self._asked, TranscriptionForm) and self._asked.stream:
             await self._as_events(self._asked, send)
             return
         async with self._files.heard(self._upload.source, self._options, self._traceparent) as passages:
@@ -224,7 +233,7 @@ class TranscriptReply(WorkingReply):
         await send(start(media_type, {"Content-Length": str(len(content))}))
         await send(body(content, more=False))
 
-    def _written(self, passages: list[Passage]) -> bytes:
+    def _written(self, passages: list[TranscribedPart]) -> bytes:
         asked = self._asked
         segments = [segment for passage in passages for segment in passage.segments]
         if asked.response_format == "text":
@@ -233,18 +242,18 @@ class TranscriptReply(WorkingReply):
             return transcript_formats.srt(segments).encode("utf-8", "replace")
         if asked.response_format == "vtt":
             return transcript_formats.vtt(segments).encode("utf-8", "replace")
-        timed = asked.timestamp_granularities if isinstance(asked, Transcription) else ()
+        timed = asked.timestamp_granularities if isinstance(asked, TranscriptionForm) else ()
         if asked.response_format == "verbose_json":
             return encoded(
                 transcript_formats.verbose(passages, timed or ("segment",), asked.translated, asked.temperature)
             )
         document: dict[str, Any] = {"text": transcript_formats.joined(segments)}
-        if isinstance(asked, Transcription) and asked.include:
+        if isinstance(asked, TranscriptionForm) and asked.include:
             document["logprobs"] = transcript_formats.logprobs(segments)
         document["usage"] = transcript_formats.duration(passages[-1].done)
         return encoded(document)
 
-    async def _as_events(self, asked: Transcription, send: Send) -> None:
+    async def _as_events(self, asked: TranscriptionForm, send: Send) -> None:
         begun = False
         segments: list[Segment] = []
         seconds = 0.0
@@ -275,6 +284,6 @@ class TranscriptReply(WorkingReply):
         await send(body(b"", more=False))
 
 
-def _delta(text: str, segments: list[Segment], asked: Transcription) -> dict[str, Any]:
+def _delta(text: str, segments: list[Segment], asked: TranscriptionForm) -> dict[str, Any]:
     more = {"logprobs": transcript_formats.logprobs(segments)} if asked.include else {}
     return {"type": "transcript.text.delta", "delta": text, **more}

@@ -47,7 +47,7 @@ class Upload:
 
 
 async def received(request: Request) -> Upload:
-    """The form of a request. Raises CallerError saying what is wrong with it, StorageFault where the disk is full."""
+    """The form of a request. Raises CallerError saying what is wrong with it, StorageError where the disk is full."""
     if (kind := media_type(request)) != "multipart/form-data":
         raise Unsupported(
             f"the media type {kind or '(none)'} is not taken; send multipart/form-data with a part named file",

@@ -10,13 +10,13 @@ from fastapi import APIRouter
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from chatapi.appliance import Appliance
-from chatapi.errors import CallerError, ChatapiError, NotReady, OurFault, TooSlow, alone
+from chatapi.errors import CallerError, ChatapiError, InternalError, NotReady, TooSlow, collapse_exception_group
 from chatapi.interfaces.http import openai_aliases
 from chatapi.interfaces.http.problems import fault
-from chatapi.interfaces.http.realtime.client_events import Session
-from chatapi.interfaces.http.realtime.connection import Connection, Gone, options, send
+from chatapi.interfaces.http.realtime.client_events import SessionConfig
+from chatapi.interfaces.http.realtime.connection import RealtimeClosed, RealtimeConnection, options, send
 from chatapi.interfaces.http.realtime.items import new_id
-from chatapi.services.live import Origin
+from chatapi.services.live import SessionOrigin
 
 __all__ = ["router"]
 
@@ -27,7 +27,7 @@ READY_SECONDS = 10
 CLOSE: tuple[tuple[type[ChatapiError], int], ...] = (
     (TooSlow, 1000),
     (CallerError, 1008),
-    (OurFault, 1011),
+    (InternalError, 1011),
     (ChatapiError, 1013),
 )
 """Why a connection ends -> its close code; the first class that fits decides."""
@@ -43,7 +43,7 @@ def router(appliance: Appliance) -> APIRouter:
         try:
             await _served(websocket, appliance)
         except Exception as raised:
-            await _ended(websocket, appliance, alone(raised))
+            await _ended(websocket, appliance, collapse_exception_group(raised))
 
     return routes
 
@@ -55,20 +55,20 @@ async def _served(websocket: WebSocket, appliance: Appliance) -> None:
     if not appliance.warm:
         raise NotReady("the models are still loading", retry_after=5)
     query = websocket.query_params
-    config = Session(model=openai_aliases.model(appliance, "llm", query.get("model")))
-    origin = Origin("realtime", websocket.headers.get("traceparent", ""))
+    config = SessionConfig(model=openai_aliases.model(appliance, "llm", query.get("model")))
+    origin = SessionOrigin("realtime", websocket.headers.get("traceparent", ""))
     opened = appliance.live.session(options(config, appliance, []), query.get("conversation"), origin)
     async with opened as (session, events):
-        await Connection(websocket, appliance, session, events, config).run()
+        await RealtimeConnection(websocket, appliance, session, events, config).run()
 
 
 async def _ended(websocket: WebSocket, appliance: Appliance, error: BaseException) -> None:
     """Say why, if anybody is left to hear it."""
-    if isinstance(error, (Gone, WebSocketDisconnect)):
+    if isinstance(error, (RealtimeClosed, WebSocketDisconnect)):
         return
     if not isinstance(error, ChatapiError):
         log.exception("unexpected error", exc_info=error)
-        error = OurFault("something went wrong here; the log has it")
+        error = InternalError("something went wrong here; the log has it")
     appliance.metrics.errors.labels(error.code).inc()
     code = next(code for kind, code in CLOSE if isinstance(error, kind))
     event: dict[str, Any] = {"type": "error", "event_id": new_id("event"), "error": {**fault(error), "event_id": None}}
@@ -76,6 +76,6 @@ async def _ended(websocket: WebSocket, appliance: Appliance, error: BaseExceptio
         await send(websocket, event, appliance.settings.server.send_seconds)
         with anyio.move_on_after(appliance.settings.server.send_seconds):
             await websocket.close(code, error.code)
-    except (Gone, WebSocketDisconnect, RuntimeError):
+    except (RealtimeClosed, WebSocketDisconnect, RuntimeError):
         # It left while it was told.
         return

@@ -44,7 +44,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Format(_Part):
+class RealtimeFormat(_Part):
     """How sound is encoded."""
 
     type: Literal["audio/pcm", "audio/pcmu", "audio/pcma"] = "audio/pcm"
@@ -52,7 +52,7 @@ class Format(_Part):
     """Samples a second; every format has one."""
 
     @model_validator(mode="after")
-    def _fits(self) -> Format:
+    def _fits(self) -> RealtimeFormat:
         if self.rate not in (None, RATES[self.type]):
             raise ValueError(f"{self.type} has {RATES[self.type]} samples a second")
         return self
@@ -85,7 +85,7 @@ class SemanticVad(_Part):
     interrupt_response: bool = True
 
 
-class Transcription(_Part):
+class InputTranscription(_Part):
     """Whether the client is told what was understood; the model is always the box's own."""
 
     model: Id | None = None
@@ -94,25 +94,25 @@ class Transcription(_Part):
     """Without effect."""
 
 
-class Input(_Part):
-    format: Format = Format()
+class AudioInput(_Part):
+    format: RealtimeFormat = RealtimeFormat()
     noise_reduction: dict[str, Any] | None = None
-    transcription: Transcription | None = Transcription()
+    transcription: InputTranscription | None = InputTranscription()
     turn_detection: Annotated[ServerVad | SemanticVad, Field(discriminator="type")] | None = SemanticVad(
         type="semantic_vad"
     )
 
 
-class Output(_Part):
-    format: Format = Format()
+class AudioOutput(_Part):
+    format: RealtimeFormat = RealtimeFormat()
     voice: Voice = "default"
     speed: float = Field(1.0, ge=0.25, le=1.5)
     """As a multiple of the box's own pace."""
 
 
-class Sound(_Part):
-    input: Input = Input()
-    output: Output = Output()
+class SessionAudio(_Part):
+    input: AudioInput = AudioInput()
+    output: AudioOutput = AudioOutput()
 
 
 class Extension(_Part):
@@ -158,7 +158,7 @@ Functions = Annotated[list[Function], Field(max_length=128)]
 Choice = Literal["auto", "none", "required"] | ChosenFunction
 
 
-class Session(_Part):
+class SessionConfig(_Part):
     """A session as it is. `Update` names what of it changes."""
 
     type: Literal["realtime"] = "realtime"
@@ -166,7 +166,7 @@ class Session(_Part):
     output_modalities: list[Literal["audio", "text"]] = Field(["audio"], min_length=1, max_length=1)
     instructions: Text | None = None
     max_output_tokens: Annotated[int, Field(ge=1, le=4096)] | Literal["inf"] = "inf"
-    audio: Sound = Sound()
+    audio: SessionAudio = SessionAudio()
     tools: Functions = []
     tool_choice: Choice = "auto"
     chatapi: Extension | None = None
@@ -177,9 +177,9 @@ class Session(_Part):
     tracing: Literal["auto"] | dict[str, Any] | None = None
     truncation: Id | dict[str, Any] | None = None
 
-    def updated(self, change: Mapping[str, Any]) -> Session:
+    def updated(self, change: Mapping[str, Any]) -> SessionConfig:
         """With the fields of a `session.update`. Raises Unprocessable naming the field that cannot be."""
-        return _checked(Session, _merged(self.model_dump(exclude_unset=True), change), "session.")
+        return _checked(SessionConfig, _merged(self.model_dump(exclude_unset=True), change), "session.")
 
 
 class Content(_Part):
@@ -187,7 +187,7 @@ class Content(_Part):
     text: Text
 
 
-class Message(_Part):
+class MessageItem(_Part):
     """An item a client may create."""
 
     type: Literal["message"]
@@ -198,7 +198,7 @@ class Message(_Part):
     status: Literal["completed", "incomplete", "in_progress"] | None = None
 
 
-class FunctionCall(_Part):
+class FunctionCallItem(_Part):
     """A call that was wanted before this session began."""
 
     type: Literal["function_call"]
@@ -210,7 +210,7 @@ class FunctionCall(_Part):
     status: Literal["completed", "incomplete", "in_progress"] | None = None
 
 
-class FunctionOutput(_Part):
+class FunctionOutputItem(_Part):
     """What a call gave."""
 
     type: Literal["function_call_output"]
@@ -228,12 +228,12 @@ class Reference(_Part):
     id: Id
 
 
-Given = Message | FunctionCall | FunctionOutput | Reference
+Given = MessageItem | FunctionCallItem | FunctionOutputItem | Reference
 """What a response outside of the conversation may answer."""
 
 
 class ResponseOutput(_Part):
-    format: Format | None = None
+    format: RealtimeFormat | None = None
     voice: Voice | None = None
 
 
@@ -241,7 +241,7 @@ class ResponseSound(_Part):
     output: ResponseOutput = ResponseOutput()
 
 
-class Response(_Part):
+class ResponseConfig(_Part):
     """What `response.create` may change for one response."""
 
     audio: ResponseSound = ResponseSound()
@@ -260,63 +260,63 @@ class Response(_Part):
     tools: Functions | None = None
 
     @model_validator(mode="after")
-    def _aside(self) -> Response:
+    def _aside(self) -> ResponseConfig:
         if self.input is not None and self.conversation != "none":
             raise ValueError("input is taken with conversation none; otherwise create items instead")
         return self
 
 
-class Event(_Part):
+class ClientEvent(_Part):
     """What every event of a client has."""
 
     type: str
     event_id: Id | None = None
 
 
-class SessionUpdate(Event):
+class SessionUpdate(ClientEvent):
     session: dict[str, Any]
 
 
-class Append(Event):
+class Append(ClientEvent):
     audio: str
 
 
-class Create(Event):
-    item: Annotated[Message | FunctionCall | FunctionOutput, Field(discriminator="type")]
+class Create(ClientEvent):
+    item: Annotated[MessageItem | FunctionCallItem | FunctionOutputItem, Field(discriminator="type")]
     previous_item_id: Id | None = None
 
 
-class Named(Event):
+class Named(ClientEvent):
     """`conversation.item.delete` and `.retrieve`."""
 
     item_id: Id
 
 
-class Truncate(Event):
+class Truncate(ClientEvent):
     item_id: Id
     content_index: Literal[0]
     audio_end_ms: int = Field(ge=0, le=LONGEST_MS)
 
 
-class ResponseCreate(Event):
-    response: Response = Response()
+class ResponseCreate(ClientEvent):
+    response: ResponseConfig = ResponseConfig()
 
 
-class ResponseCancel(Event):
+class ResponseCancel(ClientEvent):
     response_id: Id | None = None
 
 
-class Played(Event):
+class Played(ClientEvent):
     audio_end_ms: int = Field(ge=0, le=LONGEST_MS)
     response_id: Id | None = None
 
 
-EVENTS: dict[str, type[Event]] = {
+EVENTS: dict[str, type[ClientEvent]] = {
     "session.update": SessionUpdate,
     "input_audio_buffer.append": Append,
-    "input_audio_buffer.commit": Event,
-    "input_audio_buffer.clear": Event,
-    "output_audio_buffer.clear": Event,
+    "input_audio_buffer.commit": ClientEvent,
+    "input_audio_buffer.clear": ClientEvent,
+    "output_audio_buffer.clear": ClientEvent,
     "conversation.item.create": Create,
     "conversation.item.delete": Named,
     "conversation.item.retrieve": Named,
@@ -347,7 +347,7 @@ def parsed(text: str) -> dict[str, Any]:
     return document
 
 
-def event(document: Mapping[str, Any]) -> Event:
+def event(document: Mapping[str, Any]) -> ClientEvent:
     """The event a document is. Raises Unprocessable naming what is wrong in `details.param`."""
     kind = document.get("type")
     model = EVENTS.get(kind) if isinstance(kind, str) else None

@@ -23,12 +23,12 @@ from chatapi.interfaces.http.json_body import LARGE
 from chatapi.interfaces.http.problems import fault
 from chatapi.interfaces.http.realtime import client_events
 from chatapi.interfaces.http.realtime.audio_format import Incoming
-from chatapi.interfaces.http.realtime.items import Dialogue, new_id
-from chatapi.interfaces.http.realtime.out_of_band import Asides
-from chatapi.interfaces.http.realtime.response import Reply
-from chatapi.interfaces.http.realtime.server_events import Translation, effective
-from chatapi.services.live import Options
-from chatapi.services.live import Session as Conversation
+from chatapi.interfaces.http.realtime.items import ConversationItems, new_id
+from chatapi.interfaces.http.realtime.out_of_band import OutOfBandResponses
+from chatapi.interfaces.http.realtime.response import RealtimeResponse
+from chatapi.interfaces.http.realtime.server_events import ServerEventWriter, effective
+from chatapi.services.live import LiveSession as Conversation
+from chatapi.services.live import SessionOptions
 
 AHEAD = 500
 """Events a client may be behind before what makes them waits."""
@@ -45,17 +45,17 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 
-class Gone(Exception):
+class RealtimeClosed(Exception):
     """The client took nothing for too long, or is not there any more."""
 
 
-def options(config: client_events.Session, appliance: Appliance, system: list[str]) -> Options:
+def options(config: client_events.SessionConfig, appliance: Appliance, system: list[str]) -> SessionOptions:
     """What the ability is told. `system`: texts of system items. Raises Unprocessable naming the field."""
     vad, transcription = config.audio.input.turn_detection, config.audio.input.transcription
     instructions = config.instructions
     if system:
         instructions = "\n\n".join([appliance.settings.llm.system if instructions is None else instructions, *system])
-    found = Options(
+    found = SessionOptions(
         detect=vad is not None,
         semantic=isinstance(vad, client_events.SemanticVad),
         answer=vad is not None and vad.create_response,
@@ -75,13 +75,13 @@ def options(config: client_events.Session, appliance: Appliance, system: list[st
     return replace(found, patience=PATIENCE[vad.eagerness]) if vad is not None else found
 
 
-def _sampling(config: client_events.Session) -> Sampling:
+def _sampling(config: client_events.SessionConfig) -> Sampling:
     tools = tuple(Tool(each.name, each.description, each.parameters) for each in config.tools)
     choice = config.tool_choice if isinstance(config.tool_choice, str) else f":{config.tool_choice.name}"
     return Sampling(tools=tools, tool_choice=choice, parallel=config.parallel_tool_calls is not False)
 
 
-def _language(transcription: client_events.Transcription | None, appliance: Appliance) -> str | None:
+def _language(transcription: client_events.InputTranscription | None, appliance: Appliance) -> str | None:
     language, known = transcription.language if transcription else None, appliance.engines.asr.engine.languages
     if language and language not in known:
         raise Unprocessable(
@@ -91,7 +91,7 @@ def _language(transcription: client_events.Transcription | None, appliance: Appl
     return language or None
 
 
-class Connection:
+class RealtimeConnection:
     """`run` serves it until the client leaves."""
 
     def __init__(
@@ -100,7 +100,7 @@ class Connection:
         appliance: Appliance,
         conversation: Conversation,
         events: MemoryObjectReceiveStream[LiveEvent],
-        config: client_events.Session,
+        config: client_events.SessionConfig,
     ) -> None:
         self._websocket = websocket
         self._appliance = appliance
@@ -108,11 +108,11 @@ class Connection:
         self._events = events
         self._config = config
         self._id = new_id("sess")
-        self._dialogue = Dialogue(conversation)
+        self._dialogue = ConversationItems(conversation)
         self._group = anyio.create_task_group()
-        self._asides = Asides(appliance.chat, conversation, self._dialogue, self._group)
+        self._asides = OutOfBandResponses(appliance.chat, conversation, self._dialogue, self._group)
         self._sending, self._to_send = anyio.create_memory_object_stream[dict[str, Any]](AHEAD)
-        self._translation = Translation(self.tell, conversation, self._dialogue, config)
+        self._translation = ServerEventWriter(self.tell, conversation, self._dialogue, config)
         self._incoming = Incoming(config.audio.input.format.type)
         self._uncommitted = 0
         """Samples since the last turn, where the client ends turns."""
@@ -233,12 +233,12 @@ class Connection:
             await self._conversation.hear(samples[start : start + STEP])
             await anyio.lowlevel.checkpoint()
 
-    async def _commit(self, _: client_events.Event) -> None:
+    async def _commit(self, _: client_events.ClientEvent) -> None:
         self._uncommitted = 0
         if not await self._conversation.commit():
             raise BadInput("there is no sound to commit", code="input_audio_buffer_commit_empty")
 
-    async def _clear(self, _: client_events.Event) -> None:
+    async def _clear(self, _: client_events.ClientEvent) -> None:
         await self._forget_sound()
         await self.tell("input_audio_buffer.cleared")
 
@@ -247,7 +247,7 @@ class Connection:
         self._conversation.clear()
         await self._translation.cleared()
 
-    async def _silence(self, _: client_events.Event) -> None:
+    async def _silence(self, _: client_events.ClientEvent) -> None:
         self._by_client()
         await self._translation.give_up()
         last = self._translation.last
@@ -288,7 +288,7 @@ class Connection:
         translation, config = self._translation, effective(self._config, event.response)
         once = options(config, self._appliance, self._dialogue.system)
         if event.response.conversation == "none":
-            reply = Reply(self.tell, None, config, None, event.response.metadata)
+            reply = RealtimeResponse(self.tell, None, config, None, event.response.metadata)
             await self._asides.begin(reply, event.response, once)
             return
         if translation.reply is not None or translation.wanted is not None:
@@ -326,4 +326,4 @@ async def send(websocket: WebSocket, event: dict[str, Any], seconds: float) -> N
     with anyio.move_on_after(seconds):
         await websocket.send({"type": "websocket.send", "text": json.dumps(event)})
         return
-    raise Gone
+    raise RealtimeClosed

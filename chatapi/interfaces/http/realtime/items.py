@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from chatapi.errors import BadInput, TooLarge, Unknown, Unprocessable
-from chatapi.events import Call
-from chatapi.interfaces.http.realtime.client_events import Create, FunctionCall, FunctionOutput, Message
-from chatapi.services.live import Session
+from chatapi.errors import BadInput, NotFound, TooLarge, Unprocessable
+from chatapi.events import ToolCall
+from chatapi.interfaces.http.realtime.client_events import Create, FunctionCallItem, FunctionOutputItem, MessageItem
+from chatapi.services.live import LiveSession
 from chatapi.services.live.answer import Answer
-from chatapi.services.live.playback import Playback
+from chatapi.services.live.playback import PlaybackPosition
 
 MOST = 1000
 """Items a client may name; older ones are still part of the conversation."""
@@ -43,7 +43,7 @@ class Item:
     """The answer it is, or to which it led."""
     number: int | None = None
     """Of its exchange in the history, when it came without an answer of ours."""
-    playback: Playback = field(default_factory=Playback)
+    playback: PlaybackPosition = field(default_factory=PlaybackPosition)
 
     @property
     def exchange(self) -> int | None:
@@ -75,7 +75,7 @@ class Item:
 class CallItem(Item):
     """A function that is to be called, or with `output` what it gave."""
 
-    call: Call = field(kw_only=True)
+    call: ToolCall = field(kw_only=True)
     output: str | None = None
 
     @property
@@ -90,10 +90,10 @@ class CallItem(Item):
         return {**document, "call_id": self.call.id, "name": self.call.name, "arguments": arguments}
 
 
-class Dialogue:
+class ConversationItems:
     """All items, oldest first."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: LiveSession) -> None:
         self._session = session
         self._items: dict[str, Item] = {}
 
@@ -110,9 +110,9 @@ class Dialogue:
         self._items.pop(item.id, None)
 
     def find(self, item_id: str) -> Item:
-        """Raises Unknown (item_not_found)."""
+        """Raises NotFound (item_not_found)."""
         if (item := self._items.get(item_id)) is None:
-            raise Unknown(f"there is no item {item_id!r}", code="item_not_found")
+            raise NotFound(f"there is no item {item_id!r}", code="item_not_found")
         return item
 
     def unanswered(self) -> Iterator[Item]:
@@ -170,7 +170,7 @@ class Dialogue:
             self._session.functions.give(item.call.id, item.output)
 
     async def delete(self, item_id: str) -> None:
-        """Take it out of the conversation. Raises Unknown."""
+        """Take it out of the conversation. Raises NotFound."""
         item = self.find(item_id)
         if item.role == "assistant" and item.status == "in_progress" and item.answer is not None:
             await self._session.cancel(item.answer)
@@ -184,7 +184,7 @@ class Dialogue:
             self._session.pending.remove(item.text)
 
     async def truncate(self, item_id: str, seconds: float) -> None:
-        """Only so much of it was heard. Raises Unknown, Unprocessable."""
+        """Only so much of it was heard. Raises NotFound, Unprocessable."""
         item, session = self.find(item_id), self._session
         if item.kind != "output_audio":
             raise Unprocessable(f"{item_id!r} is nothing that was spoken here", details={"param": "item_id"})
@@ -216,13 +216,13 @@ class Dialogue:
             await self._session.memory.forget(number)
 
 
-def made(message: Message | FunctionCall | FunctionOutput) -> Item:
+def made(message: MessageItem | FunctionCallItem | FunctionOutputItem) -> Item:
     """The item a client describes. Raises BadInput, Unprocessable."""
     item_id = message.id or new_id("item")
-    if isinstance(message, FunctionCall):
-        return CallItem("", message.type, id=item_id, call=Call(message.call_id, message.name, message.arguments))
-    if isinstance(message, FunctionOutput):
-        return CallItem("", message.type, id=item_id, call=Call(message.call_id, "", ""), output=message.output)
+    if isinstance(message, FunctionCallItem):
+        return CallItem("", message.type, id=item_id, call=ToolCall(message.call_id, message.name, message.arguments))
+    if isinstance(message, FunctionOutputItem):
+        return CallItem("", message.type, id=item_id, call=ToolCall(message.call_id, "", ""), output=message.output)
     kind = KINDS[message.role]
     if any(content.type != kind for content in message.content):
         raise Unprocessable(f"a {message.role} item holds {kind} here", details={"param": "item.content"})

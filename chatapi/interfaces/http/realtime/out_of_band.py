@@ -9,28 +9,30 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from chatapi.errors import BadInput, Busy, ChatapiError
-from chatapi.events import Called, Event, Speech, TextDelta, TurnEnded
-from chatapi.interfaces.http.realtime.client_events import Given, Reference, Response
-from chatapi.interfaces.http.realtime.items import CallItem, Dialogue, Item, made
-from chatapi.interfaces.http.realtime.response import Reply
-from chatapi.services.live import Options, Session
-from chatapi.services.turns.chat_completion import Chat, ChatTurn, Said
+from chatapi.events import Event, Speech, TextDelta, ToolCalls, TurnEnded
+from chatapi.interfaces.http.realtime.client_events import Given, Reference, ResponseConfig
+from chatapi.interfaces.http.realtime.items import CallItem, ConversationItems, Item, made
+from chatapi.interfaces.http.realtime.response import RealtimeResponse
+from chatapi.services.live import LiveSession, SessionOptions
+from chatapi.services.turns.chat_completion import ChatCompletions, ChatMessage, ChatTurn
 
 MOST = 8
 """Of one connection at once."""
 
 
-class Asides:
+class OutOfBandResponses:
     """Those of one connection, each on a task of its own."""
 
-    def __init__(self, chat: Chat, conversation: Session, dialogue: Dialogue, group: TaskGroup) -> None:
+    def __init__(
+        self, chat: ChatCompletions, conversation: LiveSession, dialogue: ConversationItems, group: TaskGroup
+    ) -> None:
         self._chat = chat
         self._conversation = conversation
         self._dialogue = dialogue
         self._group = group
-        self._going: dict[str, tuple[Reply, anyio.CancelScope]] = {}
+        self._going: dict[str, tuple[RealtimeResponse, anyio.CancelScope]] = {}
 
-    async def begin(self, reply: Reply, wanted: Response, options: Options) -> None:
+    async def begin(self, reply: RealtimeResponse, wanted: ResponseConfig, options: SessionOptions) -> None:
         """Until it has begun. Raises what is wrong with it, and Busy (too_many_responses)."""
         if len(self._going) >= MOST:
             raise Busy(f"{MOST} responses outside of the conversation are going on, which is all there may be",
@@ -55,7 +57,7 @@ class Asides:
         scope.cancel()
         return True
 
-    async def _run(self, reply: Reply, turn: ChatTurn, *, task_status: TaskStatus[None]) -> None:
+    async def _run(self, reply: RealtimeResponse, turn: ChatTurn, *, task_status: TaskStatus[None]) -> None:
         with anyio.CancelScope() as scope:
             async with self._chat.take(turn) as events:
                 self._going[reply.id] = (reply, scope)
@@ -68,14 +70,14 @@ class Asides:
         if scope.cancelled_caught:
             await reply.cancelled()
 
-    async def _follow(self, reply: Reply, events: AsyncIterator[Event]) -> None:
+    async def _follow(self, reply: RealtimeResponse, events: AsyncIterator[Event]) -> None:
         try:
             async for event in events:
                 if isinstance(event, TextDelta):
                     await reply.text(event)
                 elif isinstance(event, Speech):
                     await reply.speech(event)
-                elif isinstance(event, Called):
+                elif isinstance(event, ToolCalls):
                     reply.called(event)
                 elif isinstance(event, TurnEnded):
                     await reply.ended(event)
@@ -83,21 +85,23 @@ class Asides:
             reply.error = error
             await reply.ended(TurnEnded("", "failed"))
 
-    def _messages(self, wanted: Response, options: Options) -> list[Said]:
-        """What it answers: what was given, or the conversation as it is. Raises BadInput, Unknown, Unprocessable."""
+    def _messages(self, wanted: ResponseConfig, options: SessionOptions) -> list[ChatMessage]:
+        """What it answers: what was given, or the conversation as it is. Raises BadInput, NotFound, Unprocessable."""
         told = self._conversation.told()
         usual = "".join(message.text for message in told if message.role == "system")
         items = [self._item(given) for given in wanted.input or ()]
         if wanted.input is not None:
             said = _merged(self._said(item) for item in items if item.role != "system")
         else:
-            said = [Said(each.role, (each.text,), each.calls, each.call) for each in told if each.role != "system"]
+            said = [
+                ChatMessage(each.role, (each.text,), each.calls, each.call) for each in told if each.role != "system"
+            ]
         if said and said[-1].role in ("user", "tool"):
             instructions = usual if options.system is None else options.system
         elif wanted.instructions:
             # A model goes by what comes last.
             instructions = usual
-            said.append(Said("user", (wanted.instructions,)))
+            said.append(ChatMessage("user", (wanted.instructions,)))
         else:
             raise BadInput(
                 "nothing waits for an answer; say in `instructions` or `input` what is wanted",
@@ -106,22 +110,22 @@ class Asides:
             )
         # In one: templates (Mistral's) refuse a second one.
         system = "\n\n".join(filter(None, [instructions, *(item.text for item in items if item.role == "system")]))
-        return [Said("system", (system,)), *said] if system else said
+        return [ChatMessage("system", (system,)), *said] if system else said
 
     def _item(self, given: Given) -> Item:
         return self._dialogue.find(given.id) if isinstance(given, Reference) else made(given)
 
-    def _said(self, item: Item) -> Said:
+    def _said(self, item: Item) -> ChatMessage:
         if not isinstance(item, CallItem):
-            return Said(item.role, (item.text or "",))
+            return ChatMessage(item.role, (item.text or "",))
         if item.output is None:
-            return Said("assistant", (), (item.call,))
-        return Said("tool", (item.output,), call=item.call.id)
+            return ChatMessage("assistant", (), (item.call,))
+        return ChatMessage("tool", (item.output,), call=item.call.id)
 
 
-def _merged(messages: Iterable[Said]) -> list[Said]:
+def _merged(messages: Iterable[ChatMessage]) -> list[ChatMessage]:
     """Calls stand in one message with what was said before them, as models were taught."""
-    found: list[Said] = []
+    found: list[ChatMessage] = []
     for message in messages:
         if message.calls and found and found[-1].role == "assistant":
             before = found.pop()

@@ -6,11 +6,11 @@ from dataclasses import asdict
 from typing import Any, Protocol
 
 from chatapi.errors import ChatapiError
-from chatapi.events import Call, Called, Ledger, Speech, TextDelta, TurnEnded
+from chatapi.events import Speech, TextDelta, ToolCall, ToolCalls, TurnEnded, TurnTimings
 from chatapi.interfaces.http.problems import fault
 from chatapi.interfaces.http.realtime.audio_format import Outgoing
-from chatapi.interfaces.http.realtime.client_events import Session
-from chatapi.interfaces.http.realtime.items import CallItem, Dialogue, Item, new_id
+from chatapi.interfaces.http.realtime.client_events import SessionConfig
+from chatapi.interfaces.http.realtime.items import CallItem, ConversationItems, Item, new_id
 from chatapi.services.live.answer import Answer
 
 STATUS = {"stop": "completed", "length": "incomplete", "failed": "failed"}
@@ -23,14 +23,14 @@ class Tell(Protocol):
     async def __call__(self, kind: str, /, **fields: Any) -> None: ...
 
 
-class Reply:
+class RealtimeResponse:
     """What a client sees of an answer: a message with one part, at index 0, and functions that are to be called."""
 
     def __init__(
         self,
         tell: Tell,
-        dialogue: Dialogue | None,
-        config: Session,
+        dialogue: ConversationItems | None,
+        config: SessionConfig,
         answer: Answer | None,
         metadata: dict[str, str] | None,
     ) -> None:
@@ -52,7 +52,7 @@ class Reply:
         self._out = Outgoing(config.audio.output.format.type)
         kind = "output_audio" if self._spoken else "output_text"
         self._message = Item("assistant", kind, "", status="in_progress", answer=answer)
-        self._calls: list[Call] = []
+        self._calls: list[ToolCall] = []
 
     async def begin(self, conversation: str | None) -> None:
         self._conversation = conversation
@@ -82,7 +82,7 @@ class Reply:
             for delta in self._out.feed(speech.audio):
                 await self._tell("response.output_audio.delta", **self._at(delta=delta))
 
-    def called(self, event: Called) -> None:
+    def called(self, event: ToolCalls) -> None:
         """Told once it is whole: what is said before a call is still being spoken."""
         self._calls += event.calls
 
@@ -105,7 +105,7 @@ class Reply:
     async def cancelled(self) -> None:
         """Nothing more of it comes."""
         details = {"type": "cancelled", "reason": self.reason}
-        ledger = self.answer.ledger if self.answer is not None else Ledger()
+        ledger = self.answer.ledger if self.answer is not None else TurnTimings()
         await self._close("cancelled")
         await self._finish("cancelled", details, _usage(None), ledger)
 
@@ -129,7 +129,7 @@ class Reply:
         await self._tell("response.content_part.done", **self._at(part=self._part()))
         await self._done(message)
 
-    async def _call(self, call: Call, status: str) -> None:
+    async def _call(self, call: ToolCall, status: str) -> None:
         item = CallItem("", "function_call", status="in_progress", answer=self.answer, call=call)
         await self._added(item)
         place = self._place(item_id=item.id, call_id=call.id)
@@ -150,7 +150,7 @@ class Reply:
         if self._dialogue is not None:
             await self._tell("conversation.item.done", item=item.document())
 
-    async def _finish(self, status: str, details: dict[str, Any], usage: dict[str, Any], ledger: Ledger) -> None:
+    async def _finish(self, status: str, details: dict[str, Any], usage: dict[str, Any], ledger: TurnTimings) -> None:
         output = [item.document() for item in self.items]
         done = self._document(status, status_details=details, output=output, usage=usage)
         await self._tell("response.done", response=done)

@@ -6,30 +6,30 @@ from typing import Any
 
 from chatapi.errors import ChatapiError
 from chatapi.events import (
-    AnswerStarted,
-    Called,
     Failed,
-    Idle,
+    IdleTimeoutReached,
     Interrupted,
     LiveEvent,
+    ResponseStarted,
     Resumed,
     Speech,
     SpeechStarted,
     SpeechStopped,
     TextDelta,
+    ToolCalls,
     Transcript,
     TurnEnded,
 )
 from chatapi.interfaces.http.problems import fault
-from chatapi.interfaces.http.realtime.client_events import Response, Session
-from chatapi.interfaces.http.realtime.items import Dialogue, Item
-from chatapi.interfaces.http.realtime.response import Reply, Tell
-from chatapi.services.live import Session as Conversation
+from chatapi.interfaces.http.realtime.client_events import ResponseConfig, SessionConfig
+from chatapi.interfaces.http.realtime.items import ConversationItems, Item
+from chatapi.interfaces.http.realtime.response import RealtimeResponse, Tell
+from chatapi.services.live import LiveSession as Conversation
 
 TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
 
 
-class Hearing:
+class InputAudioState:
     """One utterance on its way from sound to an item."""
 
     def __init__(self, tell: Tell) -> None:
@@ -69,31 +69,33 @@ class Hearing:
         await self._tell(name, item_id=self.item.id, content_index=0, **fields)
 
 
-class Translation:
+class ServerEventWriter:
     """Follows one session's events, in order."""
 
-    def __init__(self, tell: Tell, conversation: Conversation, dialogue: Dialogue, config: Session) -> None:
+    def __init__(
+        self, tell: Tell, conversation: Conversation, dialogue: ConversationItems, config: SessionConfig
+    ) -> None:
         self.config = config
-        self.reply: Reply | None = None
+        self.reply: RealtimeResponse | None = None
         """The response that goes on."""
-        self.last: Reply | None = None
-        self.wanted: Response | None = None
+        self.last: RealtimeResponse | None = None
+        self.wanted: ResponseConfig | None = None
         """What the client asked for with a `response.create` whose answer has not begun yet."""
         self._tell = tell
         self._conversation = conversation
         self._dialogue = dialogue
-        self._hearing = Hearing(tell)
+        self._hearing = InputAudioState(tell)
         self._held: SpeechStarted | None = None
         """Speech against an answer, of which a client that pauses is told once it matters."""
         self._takers = {
             SpeechStarted: self._speech_started,
             SpeechStopped: self._speech_stopped,
-            Idle: self._idle,
+            IdleTimeoutReached: self._idle,
             Transcript: self._transcript,
             Resumed: self._resumed,
-            AnswerStarted: self._answer_started,
+            ResponseStarted: self._answer_started,
             TextDelta: self._text,
-            Called: self._called,
+            ToolCalls: self._called,
             Speech: self._speech,
             Interrupted: self._interrupted,
             Failed: self._failed,
@@ -107,7 +109,7 @@ class Translation:
 
     async def cleared(self) -> None:
         """The client threw away what was heard."""
-        self._hearing = Hearing(self._tell)
+        self._hearing = InputAudioState(self._tell)
         if self._held is not None:
             await self._resumed(Resumed())
 
@@ -157,10 +159,10 @@ class Translation:
             await hearing.failed(hearing.fault)
         elif by_hand:
             await self._transcript(Transcript(""))
-        self._hearing = Hearing(self._tell)
+        self._hearing = InputAudioState(self._tell)
 
-    async def _idle(self, event: Idle) -> None:
-        item, self._hearing = self._hearing.item, Hearing(self._tell)
+    async def _idle(self, event: IdleTimeoutReached) -> None:
+        item, self._hearing = self._hearing.item, InputAudioState(self._tell)
         item.text = ""
         start, end = round(event.start * 1000), round(event.end * 1000)
         await self._tell(
@@ -185,7 +187,7 @@ class Translation:
         hearing.item.text = event.text
         if wanted:
             await hearing.final(event)
-        self._hearing = Hearing(self._tell)
+        self._hearing = InputAudioState(self._tell)
 
     async def _resumed(self, _: Resumed) -> None:
         if self._held is not None:
@@ -194,7 +196,7 @@ class Translation:
 
     # What is answered
 
-    async def _answer_started(self, event: AnswerStarted) -> None:
+    async def _answer_started(self, event: ResponseStarted) -> None:
         if self.reply is not None:
             await self.reply.cancelled()
         answer = self._conversation.answer
@@ -205,14 +207,14 @@ class Translation:
             item.answer = answer
         wanted, self.wanted = self.wanted, None
         config, metadata = (effective(self.config, wanted), wanted.metadata) if wanted else (self.config, None)
-        self.reply = self.last = Reply(self._tell, self._dialogue, config, answer, metadata)
+        self.reply = self.last = RealtimeResponse(self._tell, self._dialogue, config, answer, metadata)
         await self.reply.begin(self._conversation.recalled.id)
 
     async def _text(self, event: TextDelta) -> None:
         if self.reply is not None:
             await self.reply.text(event)
 
-    async def _called(self, event: Called) -> None:
+    async def _called(self, event: ToolCalls) -> None:
         if self.reply is not None:
             self.reply.called(event)
 
@@ -239,7 +241,7 @@ class Translation:
         elif self.config.chatapi is not None:
             await self._tell("chatapi.interrupted", response_id=self.last.id, text=event.text)
 
-    async def _forget(self, reply: Reply) -> None:
+    async def _forget(self, reply: RealtimeResponse) -> None:
         """The turn goes on in the utterance that follows, which will hold its words as well."""
         for item in (*reply.items, self._dialogue.answered(reply.answer)):
             if item is not None:
@@ -253,7 +255,7 @@ class Translation:
             self._hearing.fault = event.error
 
 
-def effective(config: Session, wanted: Response) -> Session:
+def effective(config: SessionConfig, wanted: ResponseConfig) -> SessionConfig:
     """The session's configuration with what one response changes of it."""
     output = config.audio.output.model_copy()
     if wanted.audio.output.format is not None:
