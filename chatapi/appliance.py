@@ -372,9 +372,9 @@ class Appliance:
 def _warm(role: str, engine: Any, settings: Settings) -> None:
     """Use an engine once, so that the first caller does not wait for what is only made at the first use."""
     hiss = np.random.default_rng(0).normal(0, 1e-3, RATE).astype(np.float32)
-    if role in ("vad", "wake"):
+    if role in ("vad", "wake_word"):
         list(engine.probabilities(hiss))
-    elif role == "turn":
+    elif role == "turn_detection":
         list(engine.finished(hiss))
     elif role == "asr":
         list(engine.transcribe(hiss))

@@ -34,7 +34,7 @@ MODELS = Path(os.environ.get("CHATAPI_DATA") or settings.Settings().data)
 """Where `run.sh test` put the models."""
 DEFAULTS = ("asr.model=whisper-tiny.en-ct2", "llm.model=smollm2-135m-instruct", "tts.model=en_US-joe-medium")
 """The models that set-up fetches, whatever else is installed."""
-ECHO = tuple(f"{role}.engine=echo" for role in ("vad", "wake", "turn", "asr", "llm", "tts"))
+ECHO = tuple(f"{role}.engine=fake" for role in ("vad", "wake_word", "turn_detection", "asr", "llm", "tts"))
 
 T = TypeVar("T")
 Running = Callable[..., AbstractAsyncContextManager[Appliance]]
@@ -230,7 +230,7 @@ def served(echo_settings: Callable[..., Settings]) -> Iterator[Served]:
 @pytest.fixture
 def slow(echo_settings: Callable[..., Settings]) -> Iterator[Served]:
     """A box that takes 50 ms for every word it writes."""
-    with serving(echo_settings("echo.delay=0.05")) as running:
+    with serving(echo_settings("fake.delay=0.05")) as running:
         yield running
 
 

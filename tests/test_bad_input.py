@@ -278,7 +278,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None
 def test_a_client_that_leaves_stops_the_engines_and_frees_the_gate(
     echo_settings: Callable[..., Settings], reply: str, stream: bool
 ) -> None:
-    with serving(echo_settings("echo.delay=0.05", "limits.prompt_chars=100000", "llm.max_tokens=100000",
+    with serving(echo_settings("fake.delay=0.05", "limits.prompt_chars=100000", "llm.max_tokens=100000",
                                "llama_cpp.context=1000000")) as served:  # fmt: skip
         body = json.dumps({"prompt": "word. " * 2000, "reply": reply, "stream": stream}).encode()
         with socket.create_connection(("127.0.0.1", served.port)) as plain:
@@ -308,7 +308,7 @@ def test_a_client_that_stops_reading_is_dropped_and_frees_the_gate(echo_settings
 
 
 def test_more_than_the_queue_holds_is_refused_with_a_time_to_come_back(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("echo.delay=0.2", "limits.concurrent=1", "limits.queue=1")) as served:
+    with serving(echo_settings("fake.delay=0.2", "limits.concurrent=1", "limits.queue=1")) as served:
         replies: list[httpx.Response] = []
 
         def ask() -> None:
@@ -335,7 +335,7 @@ def test_before_the_models_are_loaded_the_door_says_so(echo_settings: Callable[.
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_engine_that_raises_in_mid_answer_is_said(echo_settings: Callable[..., Settings], stream: bool) -> None:
-    with serving(echo_settings("echo.fault=raise")) as served:
+    with serving(echo_settings("fake.fault=raise")) as served:
         for _ in range(2):
             reply = served.client.post("/completion", json={"prompt": "a", "stream": stream})
             if stream:
@@ -346,7 +346,7 @@ def test_an_engine_that_raises_in_mid_answer_is_said(echo_settings: Callable[...
 
 
 def test_an_engine_that_hangs_is_said_and_replaced(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("echo.fault=hang", "limits.step_seconds=0.5")) as served:
+    with serving(echo_settings("fake.fault=hang", "limits.step_seconds=0.5")) as served:
         reply = served.client.post("/completion", json={"prompt": "a"})
         assert (reply.status_code, reply.json()["code"]) == (500, "engine_stuck")
         wait_until(lambda: served.client.get("/health").json()["status"] == "ok")
@@ -354,7 +354,7 @@ def test_an_engine_that_hangs_is_said_and_replaced(echo_settings: Callable[..., 
 
 
 def test_a_growing_wav_that_fails_is_not_taken_for_whole(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("echo.fault=raise")) as served:
+    with serving(echo_settings("fake.fault=raise")) as served:
         with pytest.raises(httpx.HTTPError):
             reply = served.client.post("/completion", json={"prompt": "a", "reply": "voice", "stream": True})
             reply.raise_for_status()

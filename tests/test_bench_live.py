@@ -54,7 +54,7 @@ async def test_questions_at_the_end_of_an_answer_are_counted(echo: Running) -> N
         return np.random.default_rng(5).normal(0, 0.2, RATE).astype(np.float32)
 
     async with (
-        echo("live.interrupt_ms=64") as appliance,
+        echo("live.min_interruption_ms=64") as appliance,
         InProcessTransport(appliance.live, hurry=True).stage() as room,
     ):
         random = np.random.default_rng(4)
@@ -90,9 +90,12 @@ def hesitation() -> Hesitation:
 
 @pytest.mark.alone
 async def test_a_pause_is_waited_for_taken_back_or_spoken_into(echo: Running) -> None:
-    async with echo("live.sure_ms=900") as appliance, InProcessTransport(appliance.live).stage() as room:
+    async with (
+        echo("live.min_endpointing_delay_ms=900") as appliance,
+        InProcessTransport(appliance.live).stage() as room,
+    ):
         assert await scenarios.hesitation(room, hesitation(), 0.4, patience=3) is scenarios.PauseResult.WAITED
-    async with echo("echo.delay=0.15") as appliance, InProcessTransport(appliance.live).stage() as room:
+    async with echo("fake.delay=0.15") as appliance, InProcessTransport(appliance.live).stage() as room:
         assert await scenarios.hesitation(room, hesitation(), 0.55, patience=3) is scenarios.PauseResult.TAKEN_BACK
     async with echo() as appliance, InProcessTransport(appliance.live).stage() as room:
         assert await scenarios.hesitation(room, hesitation(), 1.0, patience=3) is scenarios.PauseResult.CUT_OFF
@@ -100,9 +103,9 @@ async def test_a_pause_is_waited_for_taken_back_or_spoken_into(echo: Running) ->
 
 async def test_the_same_pauses_are_judged_by_silence_and_by_sound_alone(echo: Running) -> None:
     async with echo() as appliance:
-        await appliance.engines.turn.open()
+        await appliance.engines.turn_detection.open()
         fates = [scenarios.PauseResult.WAITED, scenarios.PauseResult.CUT_OFF, scenarios.PauseResult.TAKEN_BACK]
-        found = [row.value async for row in pauses.rows(fates, [hesitation()] * 3, appliance.engines.turn)]
+        found = [row.value async for row in pauses.rows(fates, [hesitation()] * 3, appliance.engines.turn_detection)]
     # Pauses of 0.4, 0.7 and 1 s; the echo detector takes every one for an end.
     assert found == [pytest.approx(100 / 3), pytest.approx(100 / 3), pytest.approx(200 / 3), 100]
 

@@ -269,7 +269,7 @@ PATHS = (
     "/metrics",
     "/metrics/",
     "//metrics",
-    "/mic/press",
+    "/audio-device/press",
     "/metrics?x=/ready",
     "/%6detrics",
     "http://localhost/metrics",

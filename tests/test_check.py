@@ -190,7 +190,7 @@ def test_a_clock_that_was_not_set(files: dict[str, str], now: datetime, expected
 def test_the_start_of_a_server_logs_what_is_wrong_and_does_not_wait_for_it(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    one = scene({}, "mic.enabled=true", "asr.engine=whisper_cpp", "tts.engine=piper")
+    one = scene({}, "audio_device.enabled=true", "asr.engine=whisper_cpp", "tts.engine=piper")
     taken = []
     with caplog.at_level(logging.INFO, "chatapi"):
         for _ in range(5):
@@ -220,7 +220,7 @@ def test_every_sentence_of_a_fault_says_what_to_do() -> None:
     """Of a board that has nearly everything wrong at once."""
     files = {**with_release(R39), **modes("0003"), **zone(99_000), **guard(oc1=1, oc2=1), ".dockerenv": "",
              "run/systemd/timesync/x": "", "proc/swaps": SWAPS + "/dev/zram0 partition 1000000 0 5\n"}  # fmt: skip
-    one = scene(files, "mic.enabled=true", "asr.engine=whisper_cpp", "server.host=0.0.0.0", "server.port=0",
+    one = scene(files, "audio_device.enabled=true", "asr.engine=whisper_cpp", "server.host=0.0.0.0", "server.port=0",
                 environ={"L4T_VERSION": "36.4"})  # fmt: skip
     found = [finding for finding in check.look(one) if finding.level != "good"]
     assert len(found) >= 10

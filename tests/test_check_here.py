@@ -223,22 +223,25 @@ class Devices:
 PCM = {"dev/snd/pcmC0D0c": "", "dev/snd/pcmC0D0p": ""}
 
 
+ENABLED = ("audio_device.enabled=true",)
+
+
 @pytest.mark.parametrize(
     ("seen", "files", "chosen", "expected"),
     [
         (("Jabra",), {}, (), ["good microphone: Jabra", "good speaker: Jabra"]),
-        ((), {}, ("mic.enabled=true",), ["bad sound: there is no sound device: plug in a USB headset or speakerphone"]),
+        ((), {}, ENABLED, ["bad sound: there is no sound device: plug in a USB headset or speakerphone"]),
         ((), {}, (), ["note sound: there is no sound device: plug in a USB headset or speakerphone"]),
-        ((), {".dockerenv": ""}, ("mic.enabled=true",), ["bad sound: the container was given no sound device: start it "
+        ((), {".dockerenv": ""}, ENABLED, ["bad sound: the container was given no sound device: start it "
                                                          "with --device /dev/snd"]),
-        ((), {"dev/snd/pcmC0D3p": ""}, ("mic.enabled=true",), ["bad microphone: no sound device is a microphone: plug "
+        ((), {"dev/snd/pcmC0D3p": ""}, ENABLED, ["bad microphone: no sound device is a microphone: plug "
                                                                "one in"]),
-        (("Jabra", "HDMI"), PCM, ("mic.enabled=true", "mic.input=Yeti"),
-         ["bad microphone: there is no input device named 'Yeti'; there are: 'Jabra', 'HDMI': set mic.input to one of "
-          "them", "good speaker: Jabra"]),
-        ((), PCM, ("mic.enabled=true",),
-         ["bad microphone: there is no default input device; there are: none: plug one in, or set mic.input",
-          "bad speaker: there is no default output device; there are: none: plug one in, or set mic.output"]),
+        (("Jabra", "HDMI"), PCM, ("audio_device.enabled=true", "audio_device.input=Yeti"),
+         ["bad microphone: there is no input device named 'Yeti'; there are: 'Jabra', 'HDMI': set audio_device.input "
+          "to one of them", "good speaker: Jabra"]),
+        ((), PCM, ENABLED,
+         ["bad microphone: there is no default input device; there are: none: plug one in, or set audio_device.input",
+          "bad speaker: there is no default output device; there are: none: plug one in, or set audio_device.output"]),
     ],
 )  # fmt: skip
 def test_sound_devices(
@@ -254,12 +257,12 @@ def test_no_right_to_the_sound_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(portaudio, "load", Devices)
     monkeypatch.setattr(os, "access", lambda *_: False)
     monkeypatch.setattr("getpass.getuser", lambda: "kim")
-    found = told(audio_devices.sound, scene(PCM, "mic.enabled=true"))
+    found = told(audio_devices.sound, scene(PCM, "audio_device.enabled=true"))
     assert found == [
         "bad microphone: this user has no right to the sound devices: sudo usermod -aG audio kim, and log in again",
         "bad speaker: this user has no right to the sound devices: sudo usermod -aG audio kim, and log in again",
     ]
-    found = told(audio_devices.sound, scene({**PCM, ".dockerenv": ""}, "mic.enabled=true", quick=True))
+    found = told(audio_devices.sound, scene({**PCM, ".dockerenv": ""}, "audio_device.enabled=true", quick=True))
     assert found[0].endswith("start the container with --group-add audio")
 
 
@@ -281,7 +284,7 @@ def test_swap(files: dict[str, str], expected: list[str]) -> None:
 
 
 def test_an_old_system_has_no_wake_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    wake = ("wake.engine=pymicro_wakeword", "mic.enabled=true", "mic.mode=wake_word")
+    wake = ("wake_word.engine=pymicro_wakeword", "audio_device.enabled=true", "audio_device.mode=wake_word")
     monkeypatch.setattr(models, "glibc", lambda: "glibc 2.31")
     assert told(models.machine, scene({}, *wake))[1:] == [
         "bad machine: the wake word needs glibc 2.35 and this system has 2.31: take Ubuntu 22.04, Debian 12 or later, "
@@ -293,10 +296,10 @@ def test_an_old_system_has_no_wake_word(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_missing_wake_word_is_bad_only_where_it_is_used() -> None:
-    wake = "wake.engine=pymicro_wakeword"
+    wake = "wake_word.engine=pymicro_wakeword"
     [found] = told(models.files, scene({}, wake))
     assert found.startswith("note wake model") and "chatapi models fetch okay_nabu" in found
-    [found] = told(models.files, scene({}, wake, "mic.enabled=true", "mic.mode=wake_word"))
+    [found] = told(models.files, scene({}, wake, "audio_device.enabled=true", "audio_device.mode=wake_word"))
     assert found.startswith("bad wake model")
 
 

@@ -68,7 +68,7 @@ def told(data: Path, *values: str) -> list[str]:
 
 def test_what_is_named_stays(box: Callable[..., Path]) -> None:
     folder = box(tiny=1)
-    assert chosen(folder, "llm.engine=echo") == ("echo", "auto")
+    assert chosen(folder, "llm.engine=fake") == ("fake", "auto")
     assert chosen(folder, "llm.model=tiny-mlc") == ("mlc", "tiny-mlc")
     assert chosen(folder, "llm.model=of-nobody") == ("llama_cpp", "of-nobody")
 
@@ -127,7 +127,7 @@ def test_one_that_does_not_fit_beside_the_other_models_is_passed_over_for_one_th
     (folder / "models/ears/w.bin").write_bytes(b"x")
     (folder / "models/ears/record.json").write_text('{"files": {"w.bin": {"size": 1, "sha256": "0"}}}')
     (folder / "root/proc/meminfo").write_text("MemTotal: 3600000 kB\nMemAvailable: 2600000 kB\nSwapFree: 0 kB\n")
-    silent = ("tts.engine=echo", "vad.engine=echo", "asr.engine=whisper_cpp", "mlc.context=1024")
+    silent = ("tts.engine=fake", "vad.engine=fake", "asr.engine=whisper_cpp", "mlc.context=1024")
     with caplog.at_level("INFO", "chatapi.runtime.engine_selection"):
         assert chosen(folder, *silent) == ("mlc", "small-mlc")
     (one,) = caplog.messages
@@ -196,7 +196,7 @@ def test_the_token_goes_to_its_own_host_alone(monkeypatch: pytest.MonkeyPatch) -
 
 
 def recogniser(data: Path, *values: str, board: bool = False) -> str:
-    loaded = settings.load([*values, "vad.engine=echo", "llm.engine=echo", f"data={data}"], environ={}).settings
+    loaded = settings.load([*values, "vad.engine=fake", "llm.engine=fake", f"data={data}"], environ={}).settings
     root = data / ("board" if board else "laptop")
     return engine_selection.definite(
         loaded, written(root, {**(ORIN_NX if board else {}), "proc/meminfo": FREE})
@@ -211,7 +211,7 @@ def test_speech_is_understood_by_what_is_fastest_here(tmp_path: Path) -> None:
 def test_a_recogniser_that_is_named_brings_its_engine(tmp_path: Path) -> None:
     assert recogniser(tmp_path, "asr.model=whisper-small") == "whisper_cpp"
     assert recogniser(tmp_path, "asr.model=whisper-base-ct2", board=True) == "ctranslate2"
-    assert recogniser(tmp_path, "asr.engine=echo") == "echo"
+    assert recogniser(tmp_path, "asr.engine=fake") == "fake"
 
 
 def test_what_is_here_is_used_whichever_engine_it_needs(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ def run(*arguments: str, data: Path) -> int:
 
 
 def test_settings_before_a_command_and_after_it_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run("--set", "server.port=0", "check", "--json", "--set", "llm.engine=echo", data=tmp_path)
+    run("--set", "server.port=0", "check", "--json", "--set", "llm.engine=fake", data=tmp_path)
     shown = json.loads(capsys.readouterr().out)["settings"]
-    assert [shown[key]["value"] for key in ("data", "server.port", "llm.engine")] == [str(tmp_path), 0, "echo"]
+    assert [shown[key]["value"] for key in ("data", "server.port", "llm.engine")] == [str(tmp_path), 0, "fake"]
 
 
 def test_no_command_means_serve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -240,7 +240,7 @@ def test_whom_this_machine_trusts_is_trusted(
 
 
 def test_an_engine_that_fails_in_mid_answer_is_told(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("echo.fault=raise")) as served, Client(served.url) as box:
+    with serving(echo_settings("fake.fault=raise")) as served, Client(served.url) as box:
         told = refusal(lambda: box.completion("hello"))
         assert (told.code, told.status) == ("engine_failed", 500)
         with box.stream("hello") as events:

@@ -180,7 +180,7 @@ def test_a_turn_is_counted(served: Served) -> None:
 
 def test_what_can_be_asked_for_is_listed(served: Served) -> None:
     known = served.client.get("/models").json()
-    assert {voice["name"] for voice in known["voices"]} == {"echo", "echo-high"}
+    assert {voice["name"] for voice in known["voices"]} == {"fake", "fake-high"}
     assert "en" in known["languages"]
     assert {model["role"] for model in known["models"]} >= {"asr", "llm", "tts"}
 

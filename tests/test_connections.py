@@ -222,7 +222,7 @@ def test_idle_connections_keep_no_request_out(echo_settings: Callable[..., Setti
 
 
 def test_a_refused_connection_is_told_so_in_full_and_health_is_answered(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("server.connections=16", "echo.delay=0.2", "limits.queue=32")) as served:
+    with serving(echo_settings("server.connections=16", "fake.delay=0.2", "limits.queue=32")) as served:
         body = json.dumps({"prompt": "one two three four five " * 20}).encode()
         head = "POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         with crowd(served.port, 16) as busy:
@@ -340,7 +340,7 @@ def test_of_1000_clients_at_once_each_is_served_or_told_when_to_come_again(
         f"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
         "\r\nConnection: close\r\n\r\n"
     ).encode() + body
-    with serving(echo_settings("echo.delay=0.02")) as served, crowd(served.port, 1000) as clients:
+    with serving(echo_settings("fake.delay=0.02")) as served, crowd(served.port, 1000) as clients:
         health: list[int] = []
         done = threading.Event()
 

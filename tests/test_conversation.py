@@ -19,7 +19,7 @@ from chatapi.services.turns.completion import Turn
 
 @pytest.mark.anyio
 async def test_a_turn_that_takes_too_long_is_ended(echo: Running) -> None:
-    async with echo("echo.delay=0.2", "limits.turn_seconds=0.3") as appliance:
+    async with echo("fake.delay=0.2", "limits.turn_seconds=0.3") as appliance:
         with pytest.raises(DeadlineExceeded):
             await answer(appliance, Turn(prompt="one two three four"))
         await until(lambda: appliance.engines.llm.gate.used == 0)
@@ -50,7 +50,7 @@ async def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(echo: Ru
 
 @pytest.mark.anyio
 async def test_a_conversation_answers_one_turn_at_a_time(echo: Running) -> None:
-    async with echo("echo.delay=0.02") as appliance:
+    async with echo("fake.delay=0.02") as appliance:
         begun = await answer(appliance, Turn(prompt="a"))
         refused: list[ChatapiError] = []
 
@@ -82,7 +82,7 @@ async def test_a_failing_voice_ends_the_turn_with_its_error(echo: Running) -> No
 
 @pytest.mark.anyio
 async def test_an_answer_makes_room_for_a_live_one_and_goes_on_where_it_was(echo: Running) -> None:
-    async with echo("llama_cpp.slots=1", "echo.delay=0.02") as appliance:
+    async with echo("llama_cpp.slots=1", "fake.delay=0.02") as appliance:
         replies: dict[str, tuple[str, TurnEnded]] = {}
 
         async def ask(name: str, prompt: str, priority: Priority) -> None:
@@ -104,7 +104,7 @@ async def test_an_answer_makes_room_for_a_live_one_and_goes_on_where_it_was(echo
 
 @pytest.mark.anyio
 async def test_an_answer_with_all_the_room_there_is_goes_on_too(echo: Running) -> None:
-    async with echo("llama_cpp.slots=1", "echo.delay=0.01", "llama_cpp.context=256") as appliance:
+    async with echo("llama_cpp.slots=1", "fake.delay=0.01", "llama_cpp.context=256") as appliance:
         words = " ".join(f"word{number}" for number in range(100))
         asked = ChatTurn((ChatMessage("user", (words,)),))
         async with appliance.chat.take(asked) as events:

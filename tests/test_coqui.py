@@ -156,5 +156,5 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(sys, "path", [each for each in sys.path if each != str(STANDIN)])
     monkeypatch.delitem(sys.modules, "TTS", raising=False)
-    with pytest.raises(SettingsError, match=r"pip install 'chatapi\[coqui\]'"):
+    with pytest.raises(SettingsError, match=r"pip install 'chatapi-appliance\[coqui\]'"):
         load("tts", "coqui")

@@ -44,7 +44,14 @@ EVERY = [
     for role, engines in ENGINES.items()
     for name, needs in engines.items()
 ]
-KINDS: dict[str, type] = {"vad": float, "wake": float, "turn": float, "asr": Segment, "llm": TokenChunk, "tts": Audio}
+KINDS: dict[str, type] = {
+    "vad": float,
+    "wake_word": float,
+    "turn_detection": float,
+    "asr": Segment,
+    "llm": TokenChunk,
+    "tts": Audio,
+}
 MODELS = {
     "ctranslate2": "whisper-tiny.en-ct2",
     "whisper_cpp": "whisper-tiny.en",
@@ -113,9 +120,9 @@ class Engine:
         self.built = load(role, name)(settings, models)
 
     def call(self, stop: Stop = never) -> Iterator[Any]:
-        if self.role in ("vad", "wake"):
+        if self.role in ("vad", "wake_word"):
             return iter(self.built.probabilities(speech(), stop))
-        if self.role == "turn":
+        if self.role == "turn_detection":
             return iter(self.built.finished(speech(), stop))
         if self.role == "asr":
             return iter(self.built.transcribe(speech(), "en", stop))
@@ -315,7 +322,7 @@ def test_a_detector_judges_every_frame_and_the_rest(engine: Engine):
     assert list(engine.built.probabilities(np.zeros(0, np.float32))) == []
 
 
-@of("turn")
+@of("turn_detection")
 def test_a_turn_detector_gives_one_probability_for_any_length(engine: Engine):
     for samples in (speech(), np.zeros(0, np.float32), np.zeros(20 * 16_000, np.float32), speech()[:700]):
         [probability] = engine.built.finished(samples)
@@ -331,7 +338,7 @@ def test_a_listener_hears_a_live_stream_as_the_detector_hears_it_whole(engine: E
     assert frames == list(engine.built.probabilities(sound))
 
 
-@of("wake")
+@of("wake_word")
 def test_a_wake_detector_says_its_words_and_hears_a_live_stream_as_it_hears_it_whole(engine: Engine):
     assert engine.built.words
     assert 0 < engine.built.threshold < 1

@@ -65,7 +65,7 @@ def test_hostile_inputs_to_real_engines_find_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.alone
 def test_thousand_clients_at_once_are_answered_or_refused_with_retry_after(tmp_path: Path) -> None:
-    box = Box(tmp_path, "fake", "echo.delay=0.05")
+    box = Box(tmp_path, "fake", "fake.delay=0.05")
     crowd = Crowd(box, 1000)
 
     async def run() -> None:
@@ -81,7 +81,7 @@ def test_thousand_clients_at_once_are_answered_or_refused_with_retry_after(tmp_p
 def test_failing_engine_is_a_finding_that_can_be_sent_again(tmp_path: Path) -> None:
     """The fuzzer itself can fail: the language model of this server raises."""
     judge = Judge(tmp_path / "findings", "fake")
-    campaign = Campaign(Box(tmp_path, "fake", "echo.fault=raise"), judge, SEED)
+    campaign = Campaign(Box(tmp_path, "fake", "fake.fault=raise"), judge, SEED)
     asked = Input(
         "http",
         "chat",

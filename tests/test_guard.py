@@ -114,7 +114,7 @@ SAMPLES = [
     ("talk", "/conversations/none", 404),
     ("operate", "/health", 200),
     ("operate", "/metrics", 200),
-    ("operate", "/mic", 404),
+    ("operate", "/audio-device", 404),
     (None, "/", 200),
     (None, "/page/style.css", 200),
     (None, "/ready", 200),

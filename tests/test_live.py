@@ -98,7 +98,7 @@ async def test_what_is_said_is_answered_aloud_after_its_pause(echo: Running) -> 
 
 
 async def test_a_short_pause_does_not_end_a_turn(echo: Running) -> None:
-    async with talking(echo, "live.sure_ms=500") as talk:
+    async with talking(echo, "live.min_endpointing_delay_ms=500") as talk:
         await talk.say(tone(0.6), silence(0.25), tone(0.6), silence(0.8))
         await talk.come(TurnEnded)
         assert len(talk.all(SpeechStopped)) == 1
@@ -122,7 +122,7 @@ async def test_pauses_within_words_do_not_add_up_to_a_word_that_is_not_heard(
 
 
 async def test_who_goes_on_before_the_answer_is_heard_is_taken_to_have_paused(echo: Running) -> None:
-    async with talking(echo, "echo.delay=0.15") as talk:
+    async with talking(echo, "fake.delay=0.15") as talk:
         await talk.say(tone(0.6), silence(0.5), tone(0.6), silence(0.4))
         await talk.come(TurnEnded)
         assert talk.all(Interrupted)[0] == Interrupted(0.0, "", retracted=True)
@@ -285,7 +285,7 @@ async def test_an_answer_whose_first_piece_says_nothing_goes_on(echo: Running, m
 
 
 async def test_a_failing_model_is_told_in_words(echo: Running) -> None:
-    async with talking(echo, "echo.fault=raise") as talk:
+    async with talking(echo, "fake.fault=raise") as talk:
         await talk.say(tone(0.6), silence(0.5))
         ended = await talk.come(TurnEnded)
         assert ended.finish_reason == "failed"
@@ -360,7 +360,7 @@ async def test_a_conversation_that_fills_the_context_is_not_read_anew_with_every
 
 
 async def test_leaving_in_the_middle_of_an_answer_frees_the_engines(echo: Running) -> None:
-    async with echo("echo.delay=0.05") as appliance:
+    async with echo("fake.delay=0.05") as appliance:
         async with appliance.live.session() as (session, _):
             await session.respond(" ".join(["word"] * 100))
             await until(lambda: appliance.engines.llm.gate.used == 1)

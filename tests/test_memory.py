@@ -214,11 +214,11 @@ async def test_an_idle_box_is_well_and_its_next_turn_waits_for_what_comes_back(e
         health = appliance.health()
         assert (health["status"], appliance.warm) == ("ok", True)
         assert {name: each["state"] for name, each in health["engines"].items()} == {
-            "vad": "ready", "wake": "idle", "turn": "idle", "asr": "idle", "llm": "idle", "tts": "idle",
+            "vad": "ready", "wake_word": "idle", "turn_detection": "idle", "asr": "idle", "llm": "idle", "tts": "idle",
             "history": "ready",
         }  # fmt: skip
         assert appliance.known()["languages"] == languages
-        assert [voice["name"] for voice in appliance.known()["voices"]] == ["echo", "echo-high"]
+        assert [voice["name"] for voice in appliance.known()["voices"]] == ["fake", "fake-high"]
         page = appliance.metrics.page().decode()
         assert 'chatapi_engine_loaded{engine="llm"} 0.0' in page
         assert 'chatapi_engine_unloads_total{engine="llm"} 1.0' in page
@@ -251,7 +251,7 @@ def written_wav(audio: Audio) -> bytes:
 async def test_a_real_model_gives_its_memory_back_and_answers_again(data: Path) -> None:
     for name in ("smollm2-135m-instruct", "en_US-joe-medium"):
         model(name)
-    loaded = settings.load([*DEFAULTS, f"data={data}", "llm.idle_seconds=1", "asr.engine=echo", "tts.engine=echo"])
+    loaded = settings.load([*DEFAULTS, f"data={data}", "llm.idle_seconds=1", "asr.engine=fake", "tts.engine=fake"])
     async with Appliance(loaded.settings).running() as appliance:
         await appliance.load()
         mind = appliance.engines.llm

@@ -81,7 +81,7 @@ async def test_what_may_never_happen_is_there_as_zero_from_the_start(echo: Runni
     async with echo() as appliance:
         for kind in ("interrupted", "cancelled", "resumed", "retracted"):
             assert value(appliance.metrics, "chatapi_live_interruptions_total", kind=kind) == 0
-        for role in ("vad", "wake", "turn", "asr", "llm", "tts"):
+        for role in ("vad", "wake_word", "turn_detection", "asr", "llm", "tts"):
             assert value(appliance.metrics, "chatapi_engine_rebuilds_total", engine=role) == 0
             assert value(appliance.metrics, "chatapi_engine_failed", engine=role) == 0
 
@@ -134,7 +134,7 @@ async def test_interruptions_are_counted_by_kind(echo: Running, monkeypatch: pyt
 
 
 async def test_a_turn_that_goes_on_is_counted_as_retracted_and_no_error(echo: Running) -> None:
-    async with talking(echo, "echo.delay=0.1") as talk:
+    async with talking(echo, "fake.delay=0.1") as talk:
         await talk.say(tone(0.4), silence(0.4), tone(0.4), silence(0.4))
         await talk.come(TurnEnded)
         metrics = talk.appliance.metrics
@@ -166,7 +166,7 @@ async def test_live_sessions_are_counted_by_door_and_those_refused(echo: Running
 
 
 async def test_what_fails_in_a_live_conversation_is_an_error_by_its_code(echo: Running) -> None:
-    async with talking(echo, "echo.fault=raise") as talk:
+    async with talking(echo, "fake.fault=raise") as talk:
         await talk.session.respond("hello there")
         await talk.come(TurnEnded)
         metrics = talk.appliance.metrics
@@ -177,7 +177,7 @@ async def test_what_fails_in_a_live_conversation_is_an_error_by_its_code(echo: R
 
 
 async def test_an_engine_s_work_is_measured_where_it_is_done(echo: Running) -> None:
-    async with echo("echo.delay=0.02") as appliance:
+    async with echo("fake.delay=0.02") as appliance:
         before = value(appliance.metrics, "chatapi_engine_busy_seconds_total", engine="llm")
         await answer(appliance, Turn(prompt="one two three four five six"))
         worked = value(appliance.metrics, "chatapi_engine_busy_seconds_total", engine="llm") - before
@@ -219,7 +219,7 @@ def test_mlc_s_own_numbers_are_asked_for_and_never_waited_for(tmp_path: Path) ->
 @pytest.fixture
 def broken(echo_settings: Callable[..., Settings]) -> Iterator[Served]:
     """A box that was ready, and whose language model has hung too often."""
-    with serving(echo_settings("echo.fault=hang", "limits.step_seconds=0.1")) as served:
+    with serving(echo_settings("fake.fault=hang", "limits.step_seconds=0.1")) as served:
         assert served.client.get("/ready").json() == {"ready": True}
         assert value(served.appliance.metrics, "chatapi_ready") == 1
         assert health(Settings(server=ServerSettings(port=served.port))) == 0

@@ -112,7 +112,7 @@ async def scene(echo: Running, *settings: str) -> AsyncIterator[Scene]:
         group.cancel_scope.cancel()
 
 
-WAKE = ("mic.mode=wake_word", "mic.awake_seconds=2")
+WAKE = ("audio_device.mode=wake_word", "audio_device.awake_seconds=2")
 
 
 async def test_asleep_nobody_is_answered_and_nothing_is_listened_to(echo: Running) -> None:
@@ -179,7 +179,7 @@ async def test_a_button_may_stand_for_the_wake_word_but_not_for_a_key(echo: Runn
 
 
 async def test_a_key_begins_and_ends_a_turn_however_often_it_is_told(echo: Running) -> None:
-    async with scene(echo, "mic.mode=push_to_talk") as here:
+    async with scene(echo, "audio_device.mode=push_to_talk") as here:
         assert here.box.health["state"] == "asleep"
         await here.box.release()
         await here.box.press()
@@ -198,7 +198,7 @@ async def test_a_key_begins_and_ends_a_turn_however_often_it_is_told(echo: Runni
 
 
 async def test_a_key_that_is_never_released_is_released_for_it(echo: Running) -> None:
-    async with scene(echo, "mic.mode=push_to_talk", "live.turn_seconds=1.1") as here:
+    async with scene(echo, "audio_device.mode=push_to_talk", "live.turn_seconds=1.1") as here:
         since = time.monotonic()
         await here.box.press()
         here.room.say(tone(0.5))
@@ -208,7 +208,7 @@ async def test_a_key_that_is_never_released_is_released_for_it(echo: Running) ->
 
 
 async def test_a_key_is_refused_while_the_microphone_is_lost(echo: Running) -> None:
-    async with scene(echo, "mic.mode=push_to_talk") as here:
+    async with scene(echo, "audio_device.mode=push_to_talk") as here:
         here.room.state["input"] = {"state": "lost", "error": "'Mic' is gone"}
         with pytest.raises(NotReady, match="'Mic' is gone"):
             await here.box.press()
@@ -218,7 +218,7 @@ async def test_what_takes_long_is_said_by_a_sound_once_and_not_counted_as_answer
     echo: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mic, "LONG", 0.3)
-    async with scene(echo, "echo.delay=0.03") as here:
+    async with scene(echo, "fake.delay=0.03") as here:
         assert here.room.chimed("listening") == 1
         here.room.say(tone(1.0))
         await here.until(lambda: "answer" in here.kinds())

@@ -23,7 +23,7 @@ from chatapi.errors import NotReady, WrongMode
 
 __all__ = ["room"]
 CORPUS = Path(__file__).parent / "corpus"
-KEY = ("mic.mode=push_to_talk", "mic.chimes=false")
+KEY = ("audio_device.mode=push_to_talk", "audio_device.chimes=false")
 PAUSE = np.zeros(RATE // 2, np.float32)
 DEVICE = {"name": "", "state": "ok", "reopened": 0, "dropped": 0, "error": ""}
 
@@ -46,10 +46,12 @@ class Buttons:
         raise NotReady("the microphone does not listen yet", retry_after=2)
 
     async def wake(self) -> None:
-        raise WrongMode("mic.mode is push_to_talk; this is for wake_word", code="wrong_mode")
+        raise WrongMode("audio_device.mode is push_to_talk; this is for wake_word", code="wrong_mode")
 
 
-@pytest.mark.parametrize("path", ["GET /mic", "POST /mic/press", "POST /mic/release", "POST /mic/wake"])
+@pytest.mark.parametrize(
+    "path", ["GET /audio-device", "POST /audio-device/press", "POST /audio-device/release", "POST /audio-device/wake"]
+)
 def test_a_box_without_a_microphone_says_so(served: Served, path: str) -> None:
     reply = served.client.request(*path.split())
     assert (reply.status_code, reply.json()["code"]) == (404, "no_microphone")
@@ -57,15 +59,15 @@ def test_a_box_without_a_microphone_says_so(served: Served, path: str) -> None:
 
 def test_the_buttons_answer_with_the_state_or_one_sentence(served: Served) -> None:
     served.appliance.microphone = buttons = Buttons()
-    assert served.client.get("/mic").json() == buttons.health
-    assert served.client.post("/mic/press").json() == buttons.health
+    assert served.client.get("/audio-device").json() == buttons.health
+    assert served.client.post("/audio-device/press").json() == buttons.health
     assert buttons.pressed == ["press"]
-    refused = served.client.post("/mic/wake")
+    refused = served.client.post("/audio-device/wake")
     assert (refused.status_code, refused.json()["code"]) == (409, "wrong_mode")
-    assert refused.json()["detail"] == "mic.mode is push_to_talk; this is for wake_word"
-    later = served.client.post("/mic/release")
+    assert refused.json()["detail"] == "audio_device.mode is push_to_talk; this is for wake_word"
+    later = served.client.post("/audio-device/release")
     assert (later.status_code, later.headers["retry-after"]) == (503, "2")
-    foreign = served.client.post("/mic/press", headers={"Origin": "https://elsewhere.example"})
+    foreign = served.client.post("/audio-device/press", headers={"Origin": "https://elsewhere.example"})
     assert foreign.status_code == 403
 
 
@@ -77,7 +79,7 @@ def clip(name: str) -> Samples:
 @contextmanager
 def serving_in(room: Room, data: Path, *chosen: str) -> Iterator[tuple[httpx.Client, Talking]]:
     """`chatapi serve` with the room's devices, once it is ready."""
-    settings = (f"data={data}", "server.port=0", "mic.enabled=true", *chosen)
+    settings = (f"data={data}", "server.port=0", "audio_device.enabled=true", *chosen)
     command = [sys.executable, "-m", "chatapi", "serve"]
     command += [option for each in settings for option in ("--set", each)]
     environment = {name: value for name, value in room.environment.items() if not name.startswith("CHATAPI_")}
@@ -102,7 +104,7 @@ def serving_in(room: Room, data: Path, *chosen: str) -> Iterator[tuple[httpx.Cli
 def listens(client: httpx.Client, seconds: float = PATIENCE) -> None:
     """Wait until the microphone is open and nobody is meant."""
     end = time.monotonic() + seconds
-    while (now := client.get("/mic").json())["state"] != "asleep" or now["input"]["state"] != "ok":
+    while (now := client.get("/audio-device").json())["state"] != "asleep" or now["input"]["state"] != "ok":
         assert time.monotonic() < end, now
         time.sleep(0.02)
 
@@ -110,21 +112,21 @@ def listens(client: httpx.Client, seconds: float = PATIENCE) -> None:
 def reaches(client: httpx.Client, state: str, seconds: float = PATIENCE) -> None:
     """Wait until the microphone is in that state."""
     end = time.monotonic() + seconds
-    while (now := client.get("/mic").json())["state"] != state:
+    while (now := client.get("/audio-device").json())["state"] != state:
         assert time.monotonic() < end, now
         time.sleep(0.02)
 
 
 def test_a_key_pressed_over_http_needs_its_key_and_gives_a_turn(room: Room, data: Path) -> None:
     with serving_in(room, data, *ECHO, *KEY, "server.api_key=secret") as (client, _):
-        assert client.post("/mic/press").status_code == 401
+        assert client.post("/audio-device/press").status_code == 401
         client.headers["Authorization"] = "Bearer secret"
         listens(client)
-        assert client.post("/mic/wake").status_code == 409
-        assert client.post("/mic/press").json()["mode"] == "push_to_talk"
+        assert client.post("/audio-device/wake").status_code == 409
+        assert client.post("/audio-device/press").json()["mode"] == "push_to_talk"
         reaches(client, "hearing")
         room.say_into_mic(PAUSE + 0.3).wait()
-        assert client.post("/mic/release").status_code == 200
+        assert client.post("/audio-device/release").status_code == 200
         reaches(client, "speaking")
         reaches(client, "asleep")
         assert client.get("/health").json()["mic"]["state"] == "asleep"
@@ -140,12 +142,12 @@ def test_a_question_between_press_and_release_is_answered(room: Room, data: Path
     ):
         listens(client)
         room.say_into_mic(question).wait()
-        assert client.get("/mic").json()["state"] == "asleep"
-        client.post("/mic/press").raise_for_status()
+        assert client.get("/audio-device").json()["state"] == "asleep"
+        client.post("/audio-device/press").raise_for_status()
         room.say_into_mic(question).wait()
         time.sleep(0.2)
         room.record()
-        client.post("/mic/release").raise_for_status()
+        client.post("/audio-device/release").raise_for_status()
         reaches(client, "speaking")
         reaches(client, "asleep")
         assert {"capital", "france", "paris"} & set(said(room.recorded()))
@@ -156,7 +158,7 @@ def test_a_question_between_press_and_release_is_answered(room: Room, data: Path
 def test_the_wake_word_wakes_it_until_nobody_says_anything(room: Room, data: Path) -> None:
     model("okay_nabu")
     question, other = clip("pause")[RATE:], decode(CORPUS / "made" / "005-piper-joe-0.92.flac").samples
-    brief = ("llm.temperature=0", "llm.max_tokens=10", "mic.mode=wake_word", "mic.awake_seconds=5")
+    brief = ("llm.temperature=0", "llm.max_tokens=10", "audio_device.mode=wake_word", "audio_device.awake_seconds=5")
     with talking(room, data, *DEFAULTS, *brief) as talk:
         assert talk.wait("listening") == 'listening: say "okay nabu", then speak; Ctrl-C ends'
         room.say_into_mic(np.concatenate([question, PAUSE, PAUSE, PAUSE])).wait()

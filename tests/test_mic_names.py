@@ -47,5 +47,5 @@ def test_find_takes_the_exact_name_then_a_part() -> None:
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    with pytest.raises(SettingsError, match=r"pip install 'chatapi\[mic\]'"):
+    with pytest.raises(SettingsError, match=r"pip install 'chatapi-appliance\[mic\]'"):
         portaudio.load()

@@ -271,7 +271,7 @@ def test_a_model_that_is_not_here_is_not_found(client: OpenAI) -> None:
 
 
 def test_a_turn_is_heard_while_a_long_recording_is_worked_through(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("echo.delay=0.001", "limits.audio_seconds=10")) as box:
+    with serving(echo_settings("fake.delay=0.001", "limits.audio_seconds=10")) as box:
         found: list[int] = []
 
         def long() -> None:

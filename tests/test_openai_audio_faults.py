@@ -171,7 +171,7 @@ def test_long_recordings_leave_room_for_turns(echo_settings: Callable[..., Setti
 
 
 def test_who_leaves_stops_the_work(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("echo.delay=0.002")) as slow:
+    with serving(echo_settings("fake.delay=0.002")) as slow:
         with socket.create_connection(("127.0.0.1", slow.port)) as plain:
             body = form("x", LONG)
             head = f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"

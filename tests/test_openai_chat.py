@@ -141,7 +141,7 @@ def test_an_answer_is_spoken_too(client: OpenAI) -> None:
     assert message.content is None and message.audio is not None
     assert message.audio.transcript == SAID
     assert decode(base64.b64decode(message.audio.data)).seconds == pytest.approx(4 * 0.06, abs=0.01)
-    pcm = {**SPOKEN, "audio": {"voice": "echo-high", "format": "pcm16"}}
+    pcm = {**SPOKEN, "audio": {"voice": "fake-high", "format": "pcm16"}}
     other = client.chat.completions.create(model="default", messages=ASKED, **pcm).choices[0].message.audio
     assert other is not None and len(base64.b64decode(other.data)) == pytest.approx(4 * 0.06 * 24_000 * 2, abs=100)
 
@@ -317,7 +317,7 @@ def test_turns_and_tokens_are_counted_as_those_of_conversations(served: Served) 
 
 
 def test_what_fails_in_mid_stream_is_told_in_the_stream(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("echo.fault=raise")) as broken:
+    with serving(echo_settings("fake.fault=raise")) as broken:
         with OpenAI(base_url=f"{broken.url}/v1", api_key="none", max_retries=0) as client:
             stream = client.chat.completions.create(model="default", messages=ASKED, stream=True)
             with pytest.raises(openai.APIError, match="engine failed") as caught:

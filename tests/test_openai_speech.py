@@ -63,10 +63,10 @@ def test_speed_is_that_of_the_voice(client: OpenAI, speed: float, length: float)
     ("asked", "hertz"),
     [
         ({"model": "tts-1", "voice": "alloy"}, 440),
-        ({"model": "tts-1", "voice": "echo-high"}, 880),
-        ({"model": "default", "voice": {"id": "echo-high"}}, 880),
-        ({"model": "echo-high", "voice": "default"}, 880),
-        ({"model": "echo-high", "voice": "echo"}, 440),
+        ({"model": "tts-1", "voice": "fake-high"}, 880),
+        ({"model": "default", "voice": {"id": "fake-high"}}, 880),
+        ({"model": "fake-high", "voice": "default"}, 880),
+        ({"model": "fake-high", "voice": "fake"}, 440),
     ],
 )
 def test_a_voice_is_asked_for_by_name_by_id_and_as_a_model(client: OpenAI, asked: Any, hertz: int) -> None:
@@ -93,7 +93,7 @@ def test_events_carry_the_same_file_and_end_with_the_usage(served: Served, clien
 def test_sound_leaves_before_the_last_sentence_is_spoken_and_who_leaves_stops_the_voice(
     echo_settings: Callable[..., Settings],
 ) -> None:
-    with serving(echo_settings("echo.delay=0.05")) as slow:
+    with serving(echo_settings("fake.delay=0.05")) as slow:
         tts, before = slow.appliance.engines.tts, slow.appliance.engines.tts.given
         asked = {"input": "This is said. " * 100, "model": "tts-1", "voice": "alloy", "response_format": "pcm"}
         with slow.client.stream("POST", "/v1/audio/speech", json=asked) as reply:
@@ -106,8 +106,8 @@ def test_sound_leaves_before_the_last_sentence_is_spoken_and_who_leaves_stops_th
 def test_voices_are_listed_with_what_they_speak(client: OpenAI, served: Served) -> None:
     listed = served.client.get("/v1/audio/voices").json()
     assert [(voice["id"], voice["language"], voice["rate"], voice["default"]) for voice in listed["data"]] == [
-        ("echo", "en", RATE, True),
-        ("echo-high", "en", RATE, False),
+        ("fake", "en", RATE, True),
+        ("fake-high", "en", RATE, False),
     ]
 
 
@@ -175,7 +175,7 @@ def test_empty_instructions_ask_for_nothing(client: OpenAI) -> None:
 def test_what_fails_in_the_middle_is_an_event_or_a_broken_file_and_never_a_whole_one(
     echo_settings: Callable[..., Settings],
 ) -> None:
-    with serving(echo_settings("echo.delay=0.05", "limits.turn_seconds=0.3")) as slow:
+    with serving(echo_settings("fake.delay=0.05", "limits.turn_seconds=0.3")) as slow:
         asked = {"input": "One. " * 40, "model": "tts-1", "voice": "alloy", "response_format": "wav", "speed": 4}
         with slow.client.stream("POST", "/v1/audio/speech", json={**asked, "stream_format": "sse"}) as reply:
             events = [json.loads(line.removeprefix("data: ")) for line in reply.iter_lines() if line]

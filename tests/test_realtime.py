@@ -344,7 +344,7 @@ async def test_a_conversation_goes_on_in_another_session(served: Served) -> None
 
 
 async def test_a_model_that_fails_is_a_failed_response(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("echo.fault=raise")) as served:
+    with serving(echo_settings("fake.fault=raise")) as served:
         async with talking(served) as client:
             await client.write("hello there")
             await client.send("response.create")

@@ -51,7 +51,7 @@ async def test_whatever_clients_do_nothing_is_left_behind(echo_settings: Callabl
     async def tasks() -> int:
         return len(asyncio.all_tasks())
 
-    with serving(echo_settings("live.sessions=8", "echo.delay=0.01")) as served:
+    with serving(echo_settings("live.sessions=8", "fake.delay=0.01")) as served:
         before = served.run(tasks)
         for _ in range(4):
             async with anyio.create_task_group() as group:

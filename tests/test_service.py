@@ -105,7 +105,7 @@ def served_as_a_service(tmp_path: Path, watchdog: float, *more: str) -> Iterator
 
 
 def test_serve_tells_what_loads_then_ready_then_that_it_lives_then_its_end(tmp_path: Path, listener: Listener) -> None:
-    with served_as_a_service(tmp_path, 1, "echo.delay=0.02") as (process, port):
+    with served_as_a_service(tmp_path, 1, "fake.delay=0.02") as (process, port):
         before = listener.until("READY")
         assert any("loading" in told["STATUS"] and "llm" in told["STATUS"] for told in before[:-1])
         assert all("WATCHDOG" not in told for told in before)
@@ -225,7 +225,7 @@ async def test_a_stuck_engine_is_found_and_stays_away_after_it_was_rebuilt_too_o
 async def test_no_sign_of_life_while_an_engine_hangs(
     echo: Running, tmp_path: Path, listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with echo("limits.step_seconds=0.5", "echo.fault=hang") as appliance, anyio.create_task_group() as group:
+    async with echo("limits.step_seconds=0.5", "fake.fault=hang") as appliance, anyio.create_task_group() as group:
         group.start_soon(Watchdog(appliance, ServiceManager(str(tmp_path / "notify"), watchdog=0.4)).run)
         await anyio.to_thread.run_sync(listener.until, "WATCHDOG")
         while appliance.engines.llm.state != "failed":

@@ -94,6 +94,33 @@ def test_every_table_of_settings_is_described(table: type[BaseModel]) -> None:
 
 
 def test_another_process_reads_the_same_from_its_environment() -> None:
-    chosen = settings.load(["server.port=9", "server.cors_origins=http://a,http://b", "llm.engine=echo"], environ={})
+    chosen = settings.load(["server.port=9", "server.cors_origins=http://a,http://b", "llm.engine=fake"], environ={})
     again = settings.load(environ=settings.as_environment(chosen.settings))
     assert again.settings == chosen.settings
+
+
+@pytest.mark.parametrize(
+    ("override", "environment", "now"),
+    [
+        ("mic.mode=wake_word", "CHATAPI_MIC_MODE", "audio_device.mode"),
+        ("turn.engine=fake", "CHATAPI_TURN_ENGINE", "turn_detection.engine"),
+        ("wake.model=auto", "CHATAPI_WAKE_MODEL", "wake_word.model"),
+        ("echo.delay=1", "CHATAPI_ECHO_DELAY", "fake.delay"),
+        ("live.sure_ms=100", "CHATAPI_LIVE_SURE_MS", "live.min_endpointing_delay_ms"),
+    ],
+)
+def test_an_old_key_is_an_error_that_names_the_new_one(
+    override: str, environment: str, now: str, tmp_path: Path
+) -> None:
+    key, _, value = override.partition("=")
+    table, _, name = key.partition(".")
+    file = tmp_path / "chatapi.toml"
+    file.write_text(f"[{table}]\n{name} = {value!r}\n")
+    named = f"CHATAPI_{now.replace('.', '_').upper()}"
+    for overrides, path, environ, told in (
+        ([override], None, {}, f"it is now {now}"),
+        ([], None, {environment: value}, f"it is now {named}"),
+        ([], file, {}, "it is now "),
+    ):
+        with pytest.raises(SettingsError, match=told):
+            settings.load(overrides, path, environ)

@@ -119,7 +119,7 @@ def test_enter_begins_and_ends_what_is_said(room: Room, data: Path, tmp_path: Pa
     with box_at_work(data, *ECHO) as box:
         words = ("--server", f"http://127.0.0.1:{box.port}")
         with talking(
-            room, tmp_path / "laptop", "mic.mode=push_to_talk", words=words, stdin=subprocess.PIPE
+            room, tmp_path / "laptop", "audio_device.mode=push_to_talk", words=words, stdin=subprocess.PIPE
         ) as talk:  # fmt: skip
             keyboard = talk.process.stdin
             assert keyboard is not None
@@ -151,7 +151,7 @@ def test_devices_are_listed_by_name(room: Room, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "chatapi", "talk", "--list-devices", "--set", f"data={tmp_path}"]
     listed = subprocess.run(command, env=room.environment, capture_output=True, text=True, timeout=120)
     assert (listed.returncode, listed.stderr) == (0, "")
-    inputs, outputs = listed.stdout.split("mic.output:\n")
+    inputs, outputs = listed.stdout.split("audio_device.output:\n")
     assert "  testmic\n" in inputs and "  testspk\n" in outputs
     assert "(default)" in inputs and "(default)" in outputs
 

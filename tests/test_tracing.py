@@ -150,7 +150,7 @@ def test_what_is_written_down_or_read_aloud_is_traced_too(echo_settings: Make, c
 
 
 def test_what_fails_is_an_error_by_its_code(echo_settings: Make, collector: Collector) -> None:
-    with serving(echo_settings(f"trace.endpoint={collector.endpoint}", "echo.fault=raise")) as served:
+    with serving(echo_settings(f"trace.endpoint={collector.endpoint}", "fake.fault=raise")) as served:
         assert served.client.post("/completion", json={"prompt": "one two"}).status_code == 500
     (turn,) = collector.turns()
     assert turn.status.code == Status.STATUS_CODE_ERROR
@@ -234,7 +234,7 @@ def test_a_missing_library_is_one_sentence_at_the_start(echo_settings: Make, mon
     # What importing it meets where it is not installed.
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     Appliance(echo_settings())
-    with pytest.raises(SettingsError, match=r"pip install 'chatapi\[trace\]'") as fault:
+    with pytest.raises(SettingsError, match=r"pip install 'chatapi-appliance\[trace\]'") as fault:
         Appliance(echo_settings("trace.endpoint=http://127.0.0.1:4318"))
     assert "\n" not in fault.value.message
 

@@ -45,16 +45,16 @@ async def test_describe_says_what_can_be_used_now(echo: Running) -> None:
     [asr], [tts], [handle], [wake] = info.asr, info.tts, info.handle, info.wake
     assert asr.supports_transcript_streaming and tts.supports_synthesize_streaming and handle.supports_handled_streaming
     assert asr.installed and tts.installed and handle.installed and wake.installed
-    assert [(model.name, model.languages) for model in asr.models] == [("echo", ["en", "de"])]
-    assert [(voice.name, voice.languages) for voice in tts.voices] == [("echo", ["en"]), ("echo-high", ["en"])]
-    assert [(model.name, model.phrase) for model in wake.models] == [("echo", "a high tone")]
+    assert [(model.name, model.languages) for model in asr.models] == [("fake", ["en", "de"])]
+    assert [(voice.name, voice.languages) for voice in tts.voices] == [("fake", ["en"]), ("fake-high", ["en"])]
+    assert [(model.name, model.phrase) for model in wake.models] == [("fake", "a high tone")]
     assert all(
         artifact.attribution.name and artifact.installed for artifact in (*asr.models, *tts.voices, *wake.models)
     )
 
 
 async def test_a_box_without_a_wake_word_says_so(echo: Running) -> None:
-    async with echo("wake.engine=pymicro_wakeword", "wake.model=alexa") as appliance:
+    async with echo("wake_word.engine=pymicro_wakeword", "wake_word.model=alexa") as appliance:
         async with open_to_wyoming(appliance) as (_, port):
             [event] = await ask(port, Describe(), end=["info"])
             assert Info.from_event(event).wake == []
@@ -64,7 +64,7 @@ async def test_a_box_without_a_wake_word_says_so(echo: Running) -> None:
 
 
 async def test_a_ping_is_answered_while_something_else_is_worked_on(echo: Running) -> None:
-    async with echo("echo.delay=0.01") as appliance, open_to_wyoming(appliance) as (_, port):
+    async with echo("fake.delay=0.01") as appliance, open_to_wyoming(appliance) as (_, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
             await client.write_event(Synthesize("One. Two. Three. Four.").event())
             await client.write_event(Ping("still there?").event())
@@ -130,7 +130,7 @@ async def test_a_text_is_spoken_in_one_stretch(echo: Running) -> None:
 
 @pytest.mark.parametrize(
     ("voice", "hertz"),
-    [(None, 440), (SynthesizeVoice(name="echo-high"), 880), (SynthesizeVoice(language="en-GB"), 440)],
+    [(None, 440), (SynthesizeVoice(name="fake-high"), 880), (SynthesizeVoice(language="en-GB"), 440)],
 )
 async def test_the_voice_that_is_asked_for_speaks(echo: Running, voice: SynthesizeVoice | None, hertz: int) -> None:
     async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
@@ -143,7 +143,7 @@ async def test_the_voice_that_is_asked_for_speaks(echo: Running, voice: Synthesi
 async def test_sound_comes_while_the_text_is_still_being_written(echo: Running) -> None:
     async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
-            await client.write_event(SynthesizeStart(voice=SynthesizeVoice(name="echo")).event())
+            await client.write_event(SynthesizeStart(voice=SynthesizeVoice(name="fake")).event())
             for text in ("One two ", "three. Four"):
                 await client.write_event(SynthesizeChunk(text).event())
             early = await until(client, "audio-chunk")
@@ -171,7 +171,7 @@ async def test_the_wake_word_is_detected_every_time_it_is_said(echo: Running) ->
     samples = np.concatenate([tone(1.0), CALL, SILENCE, CALL, SILENCE])
     async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
-            for each in (Detect(names=["echo"]), *sound(samples)[:-1]):
+            for each in (Detect(names=["fake"]), *sound(samples)[:-1]):
                 await client.write_event(each.event())
             found = [Detection.from_event((await until(client, "detection"))[-1]) for _ in range(2)]
             # It stopped listening with a request of another kind, as satellites do.
@@ -179,7 +179,7 @@ async def test_the_wake_word_is_detected_every_time_it_is_said(echo: Running) ->
             for each in sound(SILENCE):
                 await client.write_event(each.event())
             assert types(await until(client, "not-detected")) == ["not-detected"]
-    assert [each.name for each in found] == ["echo", "echo"]
+    assert [each.name for each in found] == ["fake", "fake"]
     assert [each.timestamp for each in found] == pytest.approx([1020, 2320], abs=60)
 
 
@@ -216,7 +216,7 @@ async def test_a_follow_up_remembers(echo: Running) -> None:
 
 
 async def test_what_cannot_be_answered_is_not_handled(echo: Running) -> None:
-    async with echo("echo.fault=raise") as appliance, open_to_wyoming(appliance) as (_, port):
+    async with echo("fake.fault=raise") as appliance, open_to_wyoming(appliance) as (_, port):
         came = await ask(port, Transcript("one two"), end=["handled-stop"])
         assert types(came) == ["handled-start", "handled-chunk", "not-handled", "handled-stop"]
         assert "llm engine failed" in came[-2].data["text"]

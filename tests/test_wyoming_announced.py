@@ -67,7 +67,7 @@ async def test_without_its_library_one_sentence_says_so(
     with caplog.at_level(logging.WARNING), anyio.fail_after(PATIENCE):
         await announce("127.0.0.1", 10300)
     assert [record.message for record in caplog.records] == [
-        "Wyoming is not announced to Home Assistant: pip install 'chatapi[wyoming]'"
+        "Wyoming is not announced to Home Assistant: pip install 'chatapi-appliance[wyoming]'"
     ]
 
 

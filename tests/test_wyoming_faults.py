@@ -85,7 +85,7 @@ async def raw(port: int, *sent: bytes) -> list[dict[str, Any]]:
         ([Transcript("a", context={"conversation_id": "x" * 201})], "invalid_value", "at most 200"),
         ([Detect(names=["hey_jarvis"])], "unknown_wake_word", "there is echo"),
         ([Event("detect", {"names": "echo"})], "invalid_value", "names must be a list"),
-        ([Synthesize("Hello.", SynthesizeVoice("nobody"))], "unknown_voice", "there are: echo, echo-high"),
+        ([Synthesize("Hello.", SynthesizeVoice("nobody"))], "unknown_voice", "there are: fake, fake-high"),
         ([Synthesize("Hello.", SynthesizeVoice("echo", speaker="2"))], "unknown_speaker", "every voice here has one"),
         ([Synthesize("<speak/>", text_format="ssml")], "unsupported_text_format", "only text is spoken"),
         ([Synthesize("!")], "empty_text", "nothing to say"),
@@ -168,7 +168,7 @@ async def test_who_is_silent_is_told_and_let_go(echo: Running) -> None:
 
 @anyio_test
 async def test_who_waits_for_a_long_answer_is_not_silent(echo: Running) -> None:
-    async with echo("wyoming.idle_seconds=0.3", "echo.delay=0.02") as appliance:
+    async with echo("wyoming.idle_seconds=0.3", "fake.delay=0.02") as appliance:
         async with open_to_wyoming(appliance) as (_, port):
             long = Transcript("one two three " * 10)
             came = await ask(port, long, Ping(), long, Synthesize("Hello."), end=["audio-stop"])
@@ -205,7 +205,7 @@ async def test_who_takes_nothing_is_dropped(echo: Running) -> None:
 
 @anyio_test
 async def test_who_leaves_leaves_no_work_behind(echo: Running) -> None:
-    async with echo("echo.delay=0.02") as appliance, open_to_wyoming(appliance) as (server, port):
+    async with echo("fake.delay=0.02") as appliance, open_to_wyoming(appliance) as (server, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
             await client.write_event(Transcript("one two three " * 50).event())
             await until(client, "handled-chunk")

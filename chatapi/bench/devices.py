@@ -36,8 +36,13 @@ PATIENCE = 15.0
 SETTLING = 12.0
 """Seconds in which idle threads end: anyio keeps its own for 10."""
 OTHER = "module-null-sink sink_name=other norewinds=1"
-ROLES = ("vad", "wake", "turn", "asr", "llm", "tts")
-CHOSEN = ("mic.enabled=true", "mic.mode=wake_word", "mic.input=testmic", "mic.output=testspk")
+ROLES = ("vad", "wake_word", "turn_detection", "asr", "llm", "tts")
+CHOSEN = (
+    "audio_device.enabled=true",
+    "audio_device.mode=wake_word",
+    "audio_device.input=testmic",
+    "audio_device.output=testspk",
+)
 """With a wake word, because then a chime can be asked for over HTTP."""
 
 
@@ -230,7 +235,7 @@ class Box:
         return self._wake() and self._until(lambda: bool(np.abs(self._card.recorded()).max(initial=0) > 0.02), 0.5)
 
     def _wake(self) -> bool:
-        return self._client.post("/mic/wake").is_success
+        return self._client.post("/audio-device/wake").is_success
 
     @staticmethod
     def _until(condition: Callable[[], bool], seconds: float) -> bool:
@@ -244,7 +249,7 @@ class Box:
 def _box() -> Iterator[Box]:
     with tempfile.TemporaryDirectory(prefix="chatapi-") as folder, sound_card(Path(folder) / "card") as card:
         _stand_in(card)
-        chosen = [*(f"{role}.engine=echo" for role in ROLES), *CHOSEN, f"data={folder}/data"]
+        chosen = [*(f"{role}.engine=fake" for role in ROLES), *CHOSEN, f"data={folder}/data"]
         settings = tree.load(chosen, environ={}).settings
         environment = {name: value for name, value in card.environment.items() if not name.startswith(tree.ENVIRONMENT)}
         with (

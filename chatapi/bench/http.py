@@ -16,8 +16,7 @@ from chatapi.bench.process import served
 from chatapi.interfaces.http.app import bound, carry, create_app, server
 from chatapi.runtime import engine_selection
 from chatapi.services.turns.completion import Turn
-from chatapi.settings import AsrSettings, LlmSettings, Settings, TtsSettings, VadSettings
-from chatapi.settings import TurnDetectionSettings as TurnSettings
+from chatapi.settings import AsrSettings, LlmSettings, Settings, TtsSettings, TurnDetectionSettings, VadSettings
 
 REQUESTS = 100
 CLIENTS = 8
@@ -27,11 +26,11 @@ QUESTIONS = ("What is the capital of France?", "What colour is the sky?", "Name 
 async def measure(settings: Settings, rounds: int) -> AsyncIterator[Row]:
     echo = settings.model_copy(
         update={
-            "vad": VadSettings(engine="echo"),
-            "turn": TurnSettings(engine="echo"),
-            "asr": AsrSettings(engine="echo"),
-            "llm": LlmSettings(engine="echo"),
-            "tts": TtsSettings(engine="echo"),
+            "vad": VadSettings(engine="fake"),
+            "turn_detection": TurnDetectionSettings(engine="fake"),
+            "asr": AsrSettings(engine="fake"),
+            "llm": LlmSettings(engine="fake"),
+            "tts": TtsSettings(engine="fake"),
         }
     )
     async with _serving(echo) as (appliance, client):

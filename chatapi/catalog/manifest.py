@@ -191,7 +191,7 @@ class Manifest(_Table):
 
     name: Name
     """The name of its file, and of its folder once it is installed."""
-    role: Literal["asr", "llm", "tts", "turn", "vad", "wake"]
+    role: Literal["asr", "llm", "tts", "turn_detection", "vad", "wake_word"]
     engine: Literal[
         "coqui",
         "ctranslate2",

@@ -103,7 +103,9 @@ def _talk_options(talk: argparse.ArgumentParser) -> None:
     talk.add_argument("--server", metavar="URL", help="talk with the box there, https://HOST:8000; no models here")
     talk.add_argument("--key", help="that box's API key; default: CHATAPI_SERVER_API_KEY")
     talk.add_argument("--fingerprint", metavar="SHA256", help="trust that box's certificate, which has this one")
-    talk.add_argument("--list-devices", action="store_true", help="name the devices for mic.input and mic.output")
+    talk.add_argument(
+        "--list-devices", action="store_true", help="name the devices for audio_device.input and audio_device.output"
+    )
 
 
 def _ask_options(ask: argparse.ArgumentParser) -> None:

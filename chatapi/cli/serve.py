@@ -106,7 +106,7 @@ async def _run(settings: Settings, listening: _Open, identity: Identity | None, 
         if identity is not None:
             group.start_soon(_keep_fresh, identity)
         roles = ESSENTIAL
-        if settings.mic.enabled:
+        if settings.audio_device.enabled:
             appliance.microphone = conversation = LocalConversation(appliance)
             appliance.parts["mic"] = lambda: conversation.health
             roles = (*roles, *conversation.roles)

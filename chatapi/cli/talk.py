@@ -63,7 +63,7 @@ async def talk(settings: Settings, chosen: argparse.Namespace) -> int:
         raise BadInput(
             "--key and --fingerprint belong to the box of --server; without one this machine talks for itself"
         )
-    manual = settings.mic.mode == "push_to_talk"
+    manual = settings.audio_device.mode == "push_to_talk"
     screen = Screen(manual)
     making = _elsewhere(settings, chosen, screen) if chosen.server else _here(settings, screen)
     try:
@@ -105,23 +105,23 @@ async def _elsewhere(
     from chatapi.client.realtime import place
     from chatapi.interfaces.audio_device.remote_session import RemoteConversation
 
-    if settings.mic.mode == "wake_word":
+    if settings.audio_device.mode == "wake_word":
         raise SettingsError(
-            "mic.mode wake_word needs the models of the box: use hands_free or push_to_talk with --server"
+            "audio_device.mode wake_word needs the models of the box: use hands_free or push_to_talk with --server"
         )
     key = chosen.key or (settings.server.api_key.get_secret_value() if settings.server.api_key else None)
     at = place(chosen.server, key, chosen.fingerprint, settings.data)
     screen.console.print(f"[dim]connecting with {escape(at.name)}")
-    yield RemoteConversation(settings.mic, at, screen.tell)
+    yield RemoteConversation(settings.audio_device, at, screen.tell)
 
 
 def _list_devices() -> int:
-    """The names for mic.input and mic.output. Raises SettingsError without a sound library."""
+    """The names for audio_device.input and audio_device.output. Raises SettingsError without a sound library."""
     from chatapi.interfaces.audio_device import portaudio
 
     with portaudio.quiet():
         sounddevice = portaudio.load()
-    for direction, setting in (("input", "mic.input"), ("output", "mic.output")):
+    for direction, setting in (("input", "audio_device.input"), ("output", "audio_device.output")):
         print(f"{setting}:")
         found = portaudio.names(sounddevice, direction)  # type: ignore[arg-type]
         print("\n".join(f"  {name}{' (default)' if usual else ''}" for name, usual in found) or "  none")

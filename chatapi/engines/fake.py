@@ -57,16 +57,16 @@ KEYWORDS = (
 """Of JSON schemas, those that the language model knows."""
 MOST_VALUES = 200
 """Values that its JSON may consist of, one within the other or side by side."""
-VOICES = {"echo": 440, "echo-high": 880}
+VOICES = {"fake": 440, "fake-high": 880}
 """Voice -> its tone in hertz."""
 
 
 class _Paced:
-    """What all have in common: a step that takes `settings.echo.delay` seconds, cut short by `close`."""
+    """What all have in common: a step that takes `settings.fake.delay` seconds, cut short by `close`."""
 
     def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
         del models
-        self._delay = settings.echo.delay
+        self._delay = settings.fake.delay
         self._closed = threading.Event()
 
     def close(self) -> None:
@@ -167,7 +167,7 @@ class FakeLanguageModel(_Paced, ChatOnly):
         super().__init__(settings, models)
         self.slots = settings.llama_cpp.slots
         self.context = settings.llama_cpp.context
-        self._fault = settings.echo.fault
+        self._fault = settings.fake.fault
 
     def generate(
         self, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop = never
@@ -190,9 +190,9 @@ class FakeLanguageModel(_Paced, ChatOnly):
             yield TokenChunk("", reason, TokenUsage(prompt_tokens, written))
 
     def _fail(self) -> None:
-        """Do what `settings.echo.fault` asks for; a hang ignores everything but `close`, as a true one would."""
+        """Do what `settings.fake.fault` asks for; a hang ignores everything but `close`, as a true one would."""
         if self._fault == "raise":
-            raise RuntimeError("the echo language model was told to fail")
+            raise RuntimeError("the fake language model was told to fail")
         if self._fault == "hang":
             self._closed.wait()
 
@@ -276,7 +276,7 @@ def _fitted(schema: Mapping[str, Any], said: str) -> str:
         return json.dumps(_fitting(schema, said, schema, itertools.count()), ensure_ascii=False)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise Unprocessable(
-            f"the echo language model knows only the plainest JSON schemas, and not this: {error}",
+            f"the fake language model knows only the plainest JSON schemas, and not this: {error}",
             code="invalid_json_schema",
             details={"param": "response_format"},
         ) from error

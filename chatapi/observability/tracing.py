@@ -43,7 +43,7 @@ class Tracing:
             except ImportError as error:
                 raise SettingsError(
                     f"trace.endpoint is set, and the library that sends traces is not here ({error}): "
-                    "pip install 'chatapi[trace]'"
+                    "pip install 'chatapi-appliance[trace]'"
                 ) from error
 
     def turn(self, over: TurnRecord) -> None:

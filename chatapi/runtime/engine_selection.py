@@ -131,7 +131,7 @@ def _judge(settings: Settings, manifest: Manifest, here: JetsonBoard | None, fre
 
 def _roles(settings: Settings) -> tuple[str, ...]:
     """Those that are loaded at the start."""
-    return tuple(registry.ENGINES) if settings.mic.enabled else memory_plan.ESSENTIAL
+    return tuple(registry.ENGINES) if settings.audio_device.enabled else memory_plan.ESSENTIAL
 
 
 def _named(settings: Settings, engine: str, model: str) -> Settings:

@@ -22,7 +22,7 @@ from chatapi.system.jetson import gigabytes
 SHARE = 0.5
 """Part of the free memory that models may need to be loaded side by side: while it loads, an engine may hold a file's
 bytes beside what it makes of them, at worst each as large as its model."""
-ESSENTIAL = tuple(role for role in registry.ENGINES if role not in ("turn", "wake"))
+ESSENTIAL = tuple(role for role in registry.ENGINES if role not in ("turn_detection", "wake_word"))
 """Roles that every turn may need; live conversation loads the others where it needs them."""
 CHOICE = ("llm", "asr", "tts", "turn", "vad", "wake")
 """Who chooses first where models are chosen automatically: better answers are worth more than a better voice."""
@@ -52,10 +52,11 @@ class MemoryPlan:
 def plan(
     catalog: Catalog, settings: Settings, roles: Collection[str], root: Path = Path("/"), free: int | None = None
 ) -> MemoryPlan:
-    """Choose the models of these roles. Raises ModelError or NotFound where one is missing, ModelError (model_too_large)
-    when they cannot be in memory together: it says who needs what, what is free, and what would fit.
+    """Choose the models of these roles, so that they fit the memory together.
 
-    `free`: bytes that may be taken; None: those that are free now."""
+    `free`: bytes that may be used; None: those that are free now. Raises ModelError or NotFound when one is missing,
+    ModelError (model_too_large) when they do not fit: it names what each needs, what is free, and what would fit.
+    """
     free = available(root) if free is None else free
     unified = jetson.find(root) is not None
     tables = {role: getattr(settings, role) for role in CHOICE if role in roles}

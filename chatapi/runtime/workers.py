@@ -378,11 +378,11 @@ class Engines:
     """The engines of a turn."""
 
     vad: Worker[VoiceActivityDetector]
-    wake: Worker[WakeWordDetector]
-    turn: Worker[EndOfTurnDetector]
+    wake_word: Worker[WakeWordDetector]
+    turn_detection: Worker[EndOfTurnDetector]
     asr: Worker[Transcriber]
     llm: Worker[LanguageModel]
     tts: Worker[Synthesizer]
 
     def all(self) -> tuple[Worker[Any], ...]:
-        return (self.vad, self.wake, self.turn, self.asr, self.llm, self.tts)
+        return (self.vad, self.wake_word, self.turn_detection, self.asr, self.llm, self.tts)

@@ -57,7 +57,7 @@ class WakeWordGate:
 
     def __init__(self, engines: Engines, awake_seconds: float, speech: float) -> None:
         """Both detectors must be loaded. `speech`: probability from which a frame counts as speech."""
-        wake = engines.wake.engine
+        wake = engines.wake_word.engine
         self.words = wake.words
         """What wakes it, as it is said."""
         self.asleep = True

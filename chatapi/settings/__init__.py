@@ -80,6 +80,16 @@ __all__ = [
 ]
 
 ENVIRONMENT = "CHATAPI_"
+RENAMED = {
+    "mic": "audio_device",
+    "turn": "turn_detection",
+    "wake": "wake_word",
+    "echo": "fake",
+    "live.sure_ms": "live.min_endpointing_delay_ms",
+    "live.unsure_ms": "live.max_endpointing_delay_ms",
+    "live.interrupt_ms": "live.min_interruption_ms",
+}
+"""Old table or key -> its name now; an old one is an error that names the new one."""
 CLIENT = ("CHATAPI_URL", "CHATAPI_API_KEY")
 """Environment names that are for `chatapi.client` alone."""
 DATA, CONFIG = "CHATAPI_DATA", "CHATAPI_CONFIG"
@@ -163,7 +173,13 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, st
         if not name.startswith(ENVIRONMENT) or name in (CONFIG, *CLIENT):
             continue
         if name not in names:
-            raise SettingsError(f"the environment variable {name} is not a setting{_nearest(name, names)}")
+            old = {ENVIRONMENT + key.replace(".", "_").upper(): now for key, now in _old_keys()}
+            hint = (
+                f"; it is now {ENVIRONMENT + old[name].replace('.', '_').upper()}"
+                if name in old
+                else _nearest(name, names)
+            )
+            raise SettingsError(f"the environment variable {name} is not a setting{hint}")
         yield names[name], _typed(names[name], value), f"environment {name}"
 
 
@@ -174,7 +190,7 @@ def _from_command(overrides: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
         if not equals:
             raise SettingsError(f"{override!r} is not of the form key=value, for example server.port=8001")
         if key not in known:
-            raise SettingsError(f"there is no setting {key!r}{_nearest(key, known)}")
+            raise SettingsError(f"there is no setting {key!r}{_hint(key)}")
         yield key, _typed(key, value), "command line"
 
 
@@ -200,13 +216,29 @@ def _nearest(name: str, known: Any) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def _hint(key: str) -> str:
+    """What a wrong key should be: its new name, or the nearest one."""
+    if key in RENAMED:
+        return f"; it is now {RENAMED[key]}"
+    now = dict(_old_keys()).get(key)
+    return f"; it is now {now}" if now else _nearest(key, dotted_keys())
+
+
+def _old_keys() -> Iterator[tuple[str, str]]:
+    """Every dotted key as it was called before it was renamed, and as it is called now."""
+    for old, now in RENAMED.items():
+        for key in dotted_keys():
+            if key == now or key.startswith(f"{now}."):
+                yield old + key.removeprefix(now), key
+
+
 def _explained(error: ValidationError, origins: Mapping[str, str]) -> str:
     lines = []
     for fault in error.errors(include_url=False, include_input=False):
         key = ".".join(str(step) for step in fault["loc"])
         origin = next((source for name, source in origins.items() if key.startswith(name)), "settings")
         if fault["type"] == "extra_forbidden":
-            lines.append(f"{origin}: there is no setting {key!r}{_nearest(key, dotted_keys())}")
+            lines.append(f"{origin}: there is no setting {key!r}{_hint(key)}")
         else:
             lines.append(f"{origin}: {key} {describe_validation_error(fault)}")
     return "\n".join(lines)

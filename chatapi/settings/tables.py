@@ -56,7 +56,7 @@ class VadSettings(Table):
 
 
 class WakeWordSettings(Table):
-    """The wake word; used where mic.mode is wake_word."""
+    """The wake word; used where audio_device.mode is wake_word."""
 
     engine: str = "pymicro_wakeword"
     model: str = "auto"
@@ -80,13 +80,13 @@ class LiveSettings(Table):
 
     sessions: int = Field(2, ge=1, le=64)
     """Conversations at once; one more is refused."""
-    sure_ms: int = Field(256, ge=64)
+    min_endpointing_delay_ms: int = Field(256, ge=64)
     """Silence after which a turn ends that sounds finished."""
-    unsure_ms: int = Field(1400, ge=64)
+    max_endpointing_delay_ms: int = Field(1400, ge=64)
     """Silence after which any turn ends."""
     onset_ms: int = Field(96, ge=32)
     """Speech that begins a turn."""
-    interrupt_ms: int = Field(160, ge=32)
+    min_interruption_ms: int = Field(160, ge=32)
     """Speech that makes an answer pause."""
     turn_seconds: float = Field(60, gt=1)
     """Longest that somebody may speak without a pause; then they are answered."""
@@ -242,7 +242,8 @@ class AudioDeviceSettings(Table):
     output: str = ""
     """The speaker's name or a part of it; empty: the system's default."""
     mode: Literal["hands_free", "wake_word", "push_to_talk"] = "hands_free"
-    """What starts a turn: speech, speech after the wake word, or a key: Enter in `chatapi talk`, else /mic/press."""
+    """What starts a turn: speech, speech after the wake word, or a key (Enter in `chatapi talk`, else
+    `POST /audio-device/press`)."""
     awake_seconds: float = Field(8, gt=0)
     """How long it goes on listening after an answer, or after the wake word, before it wants the wake word again."""
     chimes: bool = True
@@ -298,8 +299,8 @@ class Settings(Table):
     server: ServerSettings = ServerSettings()
     limits: LimitSettings = LimitSettings()
     vad: VadSettings = VadSettings()
-    wake: WakeWordSettings = WakeWordSettings()
-    turn: TurnDetectionSettings = TurnDetectionSettings()
+    wake_word: WakeWordSettings = WakeWordSettings()
+    turn_detection: TurnDetectionSettings = TurnDetectionSettings()
     live: LiveSettings = LiveSettings()
     asr: AsrSettings = AsrSettings()
     llm: LlmSettings = LlmSettings()
@@ -312,9 +313,9 @@ class Settings(Table):
     onnx: OnnxSettings = OnnxSettings()
     piper: PiperSettings = PiperSettings()
     coqui: CoquiSettings = CoquiSettings()
-    mic: AudioDeviceSettings = AudioDeviceSettings()
+    audio_device: AudioDeviceSettings = AudioDeviceSettings()
     wyoming: WyomingSettings = WyomingSettings()
-    echo: FakeEngineSettings = FakeEngineSettings()
+    fake: FakeEngineSettings = FakeEngineSettings()
     history: HistorySettings = HistorySettings()
     log: LogSettings = LogSettings()
     trace: TraceSettings = TraceSettings()

@@ -120,7 +120,7 @@ def test_it_answers_on_aarch64(containers: Containers, image: str, tmp_path: Pat
         "SERVER_PORT": str(port),
         "LIMITS_STEP_SECONDS": "300",
         "LIMITS_TURN_SECONDS": "300",
-        "ASR_ENGINE": "echo",
+        "ASR_ENGINE": "fake",
     }
     containers.run(
         "podman", "run", "--detach", "--name=emulated", "--arch=arm64", "--network=host", "--read-only", "--tmpfs=/tmp",

@@ -38,8 +38,8 @@ class Box:
 
     def set(self, **more: str) -> None:
         """Its settings, and a start with them where it runs."""
-        roles = ("vad", "wake", "turn", "asr", "llm", "tts")
-        given = {**{f"{role}_engine": "echo" for role in roles}, "server_port": str(self.port), **more}
+        roles = ("vad", "wake_word", "turn_detection", "asr", "llm", "tts")
+        given = {**{f"{role}_engine": "fake" for role in roles}, "server_port": str(self.port), **more}
         lines = [f"CHATAPI_{name.upper()}={value}" for name, value in given.items()]
         self.on.write("/etc/chatapi/environment", "\n".join(lines) + "\n", 0o640)
 

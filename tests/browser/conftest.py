@@ -21,7 +21,7 @@ import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-ECHO = ("vad.engine=echo", "turn.engine=echo", "asr.engine=echo", "llm.engine=echo", "tts.engine=echo")
+ECHO = ("vad.engine=fake", "turn_detection.engine=fake", "asr.engine=fake", "llm.engine=fake", "tts.engine=fake")
 SWITCHES = (
     "--headless=new",
     "--no-sandbox",

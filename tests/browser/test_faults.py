@@ -99,7 +99,7 @@ def occupied(url: str) -> Iterator[threading.Event]:
 
 
 def test_a_busy_box_is_asked_again_until_it_answers(serve: Serve, browse: Browse) -> None:
-    with serve("limits.concurrent=1", "limits.queue=0", "echo.delay=0.05") as served:
+    with serve("limits.concurrent=1", "limits.queue=0", "fake.delay=0.05") as served:
         page = browse(served.url)
         page.excuse("503")
         with occupied(served.url) as leave:
@@ -111,7 +111,7 @@ def test_a_busy_box_is_asked_again_until_it_answers(serve: Serve, browse: Browse
 
 
 def test_waiting_for_a_busy_box_can_be_stopped(serve: Serve, browse: Browse) -> None:
-    with serve("limits.concurrent=1", "limits.queue=0", "echo.delay=0.05") as served:
+    with serve("limits.concurrent=1", "limits.queue=0", "fake.delay=0.05") as served:
         page = browse(served.url)
         page.excuse("503")
         with occupied(served.url):
@@ -122,7 +122,7 @@ def test_waiting_for_a_busy_box_can_be_stopped(serve: Serve, browse: Browse) -> 
 
 
 def test_models_that_load_are_waited_for(serve: Serve, browse: Browse) -> None:
-    with serve("echo.delay=0.15", until="listening") as served:
+    with serve("fake.delay=0.15", until="listening") as served:
         page = browse(served.url, ready=False)
         page.excuse("503")
         page.wait_for("#status[data-state=warming]")
@@ -131,7 +131,7 @@ def test_models_that_load_are_waited_for(serve: Serve, browse: Browse) -> None:
 
 
 def test_a_failure_in_mid_answer_is_told_where_the_answer_would_be(serve: Serve, browse: Browse) -> None:
-    with serve("echo.fault=raise") as served:
+    with serve("fake.fault=raise") as served:
         page = browse(served.url)
         page.ask("hello")
         page.wait_for(".answer .fault")
@@ -142,7 +142,7 @@ def test_a_failure_in_mid_answer_is_told_where_the_answer_would_be(serve: Serve,
 
 
 def test_a_connection_that_breaks_off_is_told_and_asked_again(serve: Serve, browse: Browse) -> None:
-    with serve("echo.delay=0.1") as served:
+    with serve("fake.delay=0.1") as served:
         page = browse(served.url)
         page.excuse("ERR_")
         page.ask(" ".join(["word"] * 100))

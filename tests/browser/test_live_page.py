@@ -241,7 +241,7 @@ TRACKS = """
 
 
 def test_while_the_models_load_the_dock_says_so(serve: Serve, browse: Browse, turns: Path) -> None:
-    with serve("echo.delay=0.15", until="listening") as served:
+    with serve("fake.delay=0.15", until="listening") as served:
         page = browse(served.url, GRANTED, hears=turns, ready=False)
         page.excuse("503")
         page.wait_for("#status[data-state=warming]")

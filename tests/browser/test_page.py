@@ -141,7 +141,7 @@ def test_the_timeline_tells_every_stage_in_words(page: Any) -> None:
 
 
 def test_stop_ends_the_answer_its_sound_and_the_work_on_the_server(serve: Serve, browse: Browse) -> None:
-    with serve("echo.delay=0.1") as served:
+    with serve("fake.delay=0.1") as served:
         page = browse(served.url)
         page.ask(" ".join(["One two three four five."] * 20))
         page.wait(lambda: page.all(".answer .text") and page.text(".answer .text"))

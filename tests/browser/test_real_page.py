@@ -19,7 +19,7 @@ from browser.conftest import GRANTED, serving, write_wav
 pytestmark = [pytest.mark.real, pytest.mark.alone]
 REAL = (
     "vad.engine=silero",
-    "turn.engine=smart_turn",
+    "turn_detection.engine=smart_turn",
     "asr.engine=whisper_cpp",
     "llm.engine=llama_cpp",
     "tts.engine=piper",

@@ -97,7 +97,7 @@ async def replay(path: Path, folder: Path, engines: str) -> int:
 
 async def crowd(clients: int, folder: Path) -> int:
     """Status 1 where a refusal lacks its code or Retry-After, or the box was deaf."""
-    box = Box(folder, "fake", "echo.delay=0.2")
+    box = Box(folder, "fake", "fake.delay=0.2")
     await box.start()
     held = Crowd(box, clients)
     await held.run()

@@ -21,7 +21,7 @@ import psutil
 from chatapi import settings
 
 ROOT = Path(__file__).parents[2]
-FAKE = tuple(f"{role}.engine=echo" for role in ("vad", "wake", "turn", "asr", "llm", "tts"))
+FAKE = tuple(f"{role}.engine=fake" for role in ("vad", "wake_word", "turn_detection", "asr", "llm", "tts"))
 REAL = ("asr.model=whisper-tiny.en-ct2", "llm.model=smollm2-135m-instruct", "tts.model=en_US-joe-medium")
 ENGINES = {"fake": FAKE, "real": REAL}
 COMMON = (

@@ -37,7 +37,7 @@ PATHS = (
     "/", "/page/app.js", "/page/style.css", "/page/../../etc/passwd", "/page/%2e%2e/%2e%2e/etc/passwd",
     "/page/", "/page",
     "/page/..%5c..%5cx", "/page/%00", "/page/app.js%00.css", "//page//app.js", "/icon.svg", "/favicon.ico", "/nothing",
-    "/openapi.json", "/metrics", "/health", "/ready", "/models", "/certificate", "/mic", "/%ff%fe",
+    "/openapi.json", "/metrics", "/health", "/ready", "/models", "/certificate", "/audio-device", "/%ff%fe",
     "/page/" + "a" * 300,
     "/conversations", "/conversations/" + "../" * 50, "/v1/models/%2e%2e", "/v1/models/" + "x" * 1000,
     "/page/é", "/?" + "a&" * 500,

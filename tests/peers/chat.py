@@ -71,7 +71,7 @@ async def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     chosen = parser.parse_args()
     ours, theirs = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
-    settings = [f"server.port={ours.rpartition(':')[2]}", "asr.engine=echo", "tts.engine=echo", "vad.engine=echo"]
+    settings = [f"server.port={ours.rpartition(':')[2]}", "asr.engine=fake", "tts.engine=fake", "vad.engine=fake"]
     settings += ["llm.engine=llama_cpp", f"llm.model={MODEL}"]
     command = [sys.executable, "-m", "chatapi", *(part for each in settings for part in ("--set", each))]
     route = str(Path(__file__).with_name("llama_route.py"))

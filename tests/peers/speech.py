@@ -85,8 +85,8 @@ async def main() -> None:
         f"server.port={ours}",
         "wyoming.enabled=true",
         f"wyoming.port={door}",
-        "llm.engine=echo",
-        "asr.engine=echo",
+        "llm.engine=fake",
+        "asr.engine=fake",
     ]
     command = [sys.executable, "-m", "chatapi", *(part for each in settings for part in ("--set", each))]
     model = str(chosen.voices / f"{VOICE}.onnx")

@@ -132,7 +132,7 @@ async def main() -> None:
         async with httpx.AsyncClient() as client:
             base = f"http://127.0.0.1:{free_port()}"
             settings = ("--set", f"server.port={base.rpartition(':')[2]}", "--set", f"asr.model={chosen.model}")
-            limits = ("--set", "limits.queue=64", "--set", "llm.engine=echo", "--set", "tts.engine=echo")
+            limits = ("--set", "limits.queue=64", "--set", "llm.engine=fake", "--set", "tts.engine=fake")
             servers.enter_context(started((sys.executable, "-m", "chatapi", *settings, *limits), f"{base}/ready"))
             routes = {
                 "chatapi": Route(client, f"{base}/v1/audio/transcriptions", {"model": "default", "language": "en"})

@@ -146,7 +146,7 @@ async def _hesitations(theatre: LiveBench, appliance: Appliance, rounds: int) ->
     async with theatre.stage("hesitations") as room:
         lengths = pauses.lengths(len(clips))
         fates = [await scenarios.hesitation(room, clip, pause) for clip, pause in zip(clips, lengths, strict=True)]
-    turn = appliance.engines.turn
+    turn = appliance.engines.turn_detection
     await turn.open()
     async for row in pauses.rows(fates, clips, turn):
         yield row

@@ -21,11 +21,11 @@ from chatapi.errors import InternalError
 from chatapi.settings import Settings, as_environment
 
 CHOSEN = (
-    "mic.mode=hands_free",
+    "audio_device.mode=hands_free",
     # A chime would be taken for the answer.
-    "mic.chimes=false",
-    "mic.input=",
-    "mic.output=",
+    "audio_device.chimes=false",
+    "audio_device.input=",
+    "audio_device.output=",
     "llm.temperature=0",
     f"llm.max_tokens={MAX_TOKENS}",
 )

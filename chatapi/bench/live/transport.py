@@ -48,7 +48,9 @@ async def opened(name: str, appliance: Appliance, hurry: bool = False) -> AsyncI
     if name == "ability":
         yield InProcessTransport(appliance.live, hurry)
     elif name == "realtime":
-        with served(appliance.settings, "llm.temperature=0", f"llm.max_tokens={MAX_TOKENS}", "mic.enabled=false") as at:
+        with served(
+            appliance.settings, "llm.temperature=0", f"llm.max_tokens={MAX_TOKENS}", "audio_device.enabled=false"
+        ) as at:
             yield RealtimeTransport(place(at[0], _key(appliance.settings), None, appliance.settings.data))
     else:
         async with devices.room(appliance.settings) as found:

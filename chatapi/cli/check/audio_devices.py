@@ -15,9 +15,9 @@ SIDES = (("input", "c", "microphone"), ("output", "p", "speaker"))
 
 def sound(scene: CheckContext) -> Iterator[Finding]:
     """Where the box has no microphone of its own to use, it is only `chatapi talk` that would want one."""
-    level: Level = "bad" if scene.settings.mic.enabled else "note"
+    level: Level = "bad" if scene.settings.audio_device.enabled else "note"
     if scene.quick:
-        if scene.settings.mic.enabled:
+        if scene.settings.audio_device.enabled:
             yield from _devices(scene, level)
         return
     # A sound server has devices that are not in /dev/snd: what PortAudio sees decides, and /dev/snd may say why.
@@ -38,7 +38,7 @@ def _portaudio(scene: CheckContext, level: Level) -> Iterator[Finding]:
         yield Finding(level, "sound", fault.message)
         return
     for direction, _, name in SIDES:
-        wanted = getattr(scene.settings.mic, direction)
+        wanted = getattr(scene.settings.audio_device, direction)
         try:
             _, found = portaudio.find(sounddevice, wanted, direction)  # type: ignore[arg-type]
         except portaudio.DeviceFault as fault:

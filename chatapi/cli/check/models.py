@@ -29,7 +29,7 @@ def machine(scene: CheckContext) -> Iterator[Finding]:
     told = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     yield Finding("good", "machine", told)
     found = re.search(r"(\d+)\.(\d+)", glibc())
-    if found and (int(found[1]), int(found[2])) < GLIBC and scene.settings.wake.engine == "pymicro_wakeword":
+    if found and (int(found[1]), int(found[2])) < GLIBC and scene.settings.wake_word.engine == "pymicro_wakeword":
         told = f"the wake word needs glibc {GLIBC[0]}.{GLIBC[1]} and this system has {found[0]}"
         yield Finding(_wake(scene), "machine", f"{told}: take Ubuntu 22.04, Debian 12 or later, or chatapi's image")
 
@@ -43,13 +43,13 @@ def glibc() -> str:
 
 
 def _wake(scene: CheckContext) -> Level:
-    mic = scene.settings.mic
+    mic = scene.settings.audio_device
     return "bad" if mic.enabled and mic.mode == "wake_word" else "note"
 
 
 def _level(scene: CheckContext, role: str) -> Level:
     """The wake word is the only role that does nothing unless it is asked for."""
-    return _wake(scene) if role == "wake" else "bad"
+    return _wake(scene) if role == "wake_word" else "bad"
 
 
 def libraries(scene: CheckContext) -> Iterator[Finding]:

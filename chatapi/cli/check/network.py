@@ -74,7 +74,7 @@ def wyoming(scene: CheckContext) -> Iterator[Finding]:
         told = f"{table.host} is open to everyone on the network, and Wyoming has no keys"
         yield Finding("note", "Wyoming", f"{told}: set wyoming.allow to those who may come, such as 192.168.1.0/24")
     if table.announce and importlib.util.find_spec("zeroconf") is None:
-        told = "Home Assistant does not find it by itself: pip install 'chatapi[wyoming]'"
+        told = "Home Assistant does not find it by itself: pip install 'chatapi-appliance[wyoming]'"
         yield Finding("note", "Wyoming", told)
 
 

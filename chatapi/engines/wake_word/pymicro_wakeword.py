@@ -46,7 +46,7 @@ class PymicroWakeword:
         options = self._model.options
         try:
             self.words, self._window = str(options["words"]), int(options["window"])
-            self.threshold = settings.wake.threshold or float(options["threshold"])
+            self.threshold = settings.wake_word.threshold or float(options["threshold"])
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"the wake word {self._model.name} needs words, threshold and window: {error}") from error
         folder = Path(pymicro_wakeword.__file__).parent / "lib"

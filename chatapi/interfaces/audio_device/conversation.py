@@ -51,12 +51,12 @@ class LocalConversation:
     """Goes on for as long as `run` does, whatever happens to devices and engines."""
 
     def __init__(self, appliance: Appliance, tell: Tell = tell_nobody) -> None:
-        mic = appliance.settings.mic
+        mic = appliance.settings.audio_device
         self.devices = AudioDevices(mic.input, mic.output, mic.cancel_echo)
         self.state = "waiting"
         """waiting (for the models), asleep (until it is woken or the key pressed), listening, hearing, thinking or
         failing."""
-        self.roles: tuple[str, ...] = ("wake",) if mic.mode == "wake_word" else ()
+        self.roles: tuple[str, ...] = ("wake_word",) if mic.mode == "wake_word" else ()
         """Whose engines it needs beyond those that every turn does."""
         self._appliance = appliance
         self._chimes = mic.chimes
@@ -136,7 +136,7 @@ class LocalConversation:
 
     def _only(self, mode: str) -> None:
         if self._mode != mode:
-            raise WrongMode(f"mic.mode is {self._mode}; this is for {mode}", code="wrong_mode")
+            raise WrongMode(f"audio_device.mode is {self._mode}; this is for {mode}", code="wrong_mode")
 
     def _ready(self) -> LiveSession:
         microphone = self.devices.state["input"]
@@ -180,8 +180,8 @@ class LocalConversation:
         """A new stream begins: it has to be woken, where it has a wake word."""
         if self._mode == "wake_word":
             settings, engines = self._appliance.settings, self._appliance.engines
-            await engines.wake.open()
-            self._waking = WakeWordGate(engines, settings.mic.awake_seconds, settings.vad.threshold)
+            await engines.wake_word.open()
+            self._waking = WakeWordGate(engines, settings.audio_device.awake_seconds, settings.vad.threshold)
 
     async def _hear(self, session: LiveSession, block: Samples) -> None:
         """Give the session what is meant for it."""

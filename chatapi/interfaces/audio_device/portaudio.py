@@ -47,7 +47,8 @@ def load() -> Any:
         import sounddevice
     except ImportError as error:
         raise SettingsError(
-            "the microphone needs sounddevice: pip install 'chatapi[mic]'", code="sound_library_missing"
+            "the microphone needs sounddevice: pip install 'chatapi-appliance[audio_device]'",
+            code="sound_library_missing",
         ) from error
     except OSError as error:
         raise SettingsError(

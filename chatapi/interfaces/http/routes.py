@@ -232,26 +232,30 @@ def _talking(routes: APIRouter, appliance: Appliance) -> None:
 
     def microphone() -> AudioDeviceState:
         if appliance.microphone is None:
-            raise NotFound("this box does not use its microphone; mic.enabled=true lets it", code="no_microphone")
+            raise NotFound(
+                "this box does not use its microphone; audio_device.enabled=true lets it", code="no_microphone"
+            )
         return appliance.microphone
 
-    @routes.get("/mic", summary="What the microphone does", response_model=AudioDeviceModel, responses=_problems(404))
+    @routes.get(
+        "/audio-device", summary="What the microphone does", response_model=AudioDeviceModel, responses=_problems(404)
+    )
     async def mic() -> dict[str, Any]:
         return microphone().health
 
     button: dict[str, Any] = {"response_model": AudioDeviceModel, "responses": _problems(404, 409, 503)}
 
-    @routes.post("/mic/press", summary="Push-to-talk: the key goes down; what is said now is meant", **button)
+    @routes.post("/audio-device/press", summary="Push-to-talk: the key goes down; what is said now is meant", **button)
     async def press() -> dict[str, Any]:
         await microphone().press()
         return microphone().health
 
-    @routes.post("/mic/release", summary="Push-to-talk: the key goes up; what was said is answered", **button)
+    @routes.post("/audio-device/release", summary="Push-to-talk: the key goes up; what was said is answered", **button)
     async def release() -> dict[str, Any]:
         await microphone().release()
         return microphone().health
 
-    @routes.post("/mic/wake", summary="As if the wake word had been said", **button)
+    @routes.post("/audio-device/wake", summary="As if the wake word had been said", **button)
     async def wake() -> dict[str, Any]:
         await microphone().wake()
         return microphone().health

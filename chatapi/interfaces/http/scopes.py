@@ -24,7 +24,7 @@ NEEDS: dict[str, str | None] = {
     "/v1/realtime": TALK,
     "/health": OPERATE,
     "/metrics": OPERATE,
-    "/mic": OPERATE,
+    "/audio-device": OPERATE,
     "/": ANY,
     "/page": ANY,
     "/ready": ANY,

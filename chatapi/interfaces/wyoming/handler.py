@@ -95,7 +95,7 @@ class WyomingHandler:
         names = wire.read(wire.Detect, event).names
         if not has_wake_word(self._appliance):
             raise WrongMode("the box has no wake word; `chatapi models list` shows those to fetch", code="no_wake_word")
-        await self._appliance.engines.wake.open()
+        await self._appliance.engines.wake_word.open()
         if names and wake_word(self._appliance) not in names:
             raise Unprocessable(
                 f"there is no wake word {names[0]!r}; there is {wake_word(self._appliance)}", code="unknown_wake_word"
@@ -149,7 +149,7 @@ class WyomingHandler:
 
     async def _detect(self, sound: AsyncIterator[tuple[Samples, int | float | None]]) -> None:
         """For as long as sound comes, which may be for ever."""
-        caller, heard, detected = WakeWordListener(self._appliance.engines.wake.engine), 0, False
+        caller, heard, detected = WakeWordListener(self._appliance.engines.wake_word.engine), 0, False
         async for samples, timestamp in sound:
             for at in caller.times(samples):
                 when = round((heard + at) * 1000 / RATE) if timestamp is None else timestamp

@@ -59,7 +59,7 @@ async def _wake(appliance: Appliance) -> list[dict[str, Any]]:
     if not has_wake_word(appliance):
         return []
     try:
-        detector = await appliance.engines.wake.open()
+        detector = await appliance.engines.wake_word.open()
     except ChatapiError:
         return []
     name = wake_word(appliance)
@@ -71,19 +71,19 @@ async def _wake(appliance: Appliance) -> list[dict[str, Any]]:
 
 def has_wake_word(appliance: Appliance) -> bool:
     """Whether its engine and, where that needs one, a model are here."""
-    table = appliance.settings.wake
-    if not registry.installed("wake", table.engine):
+    table = appliance.settings.wake_word
+    if not registry.installed("wake_word", table.engine):
         return False
-    if not registry.entry("wake", table.engine).needs_model:
+    if not registry.entry("wake_word", table.engine).needs_model:
         return True
-    names = [m.name for m in appliance.catalog.manifests.values() if (m.role, m.engine) == ("wake", table.engine)]
+    names = [m.name for m in appliance.catalog.manifests.values() if (m.role, m.engine) == ("wake_word", table.engine)]
     wanted = names if table.model == "auto" else [table.model]
     return any(appliance.catalog.installed(name) for name in wanted if name in names)
 
 
 def wake_word(appliance: Appliance) -> str:
     """The name of the wake word's model, once it is loaded."""
-    return appliance.active.get("wake", appliance.settings.wake.engine)
+    return appliance.active.get("wake_word", appliance.settings.wake_word.engine)
 
 
 def _model(appliance: Appliance, role: str, languages: list[str]) -> dict[str, Any]:

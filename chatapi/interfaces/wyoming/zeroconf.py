@@ -60,7 +60,7 @@ async def announce(
     try:
         import zeroconf.asyncio  # noqa: F401 - to know that it is here
     except ImportError:
-        log.warning("Wyoming is not announced to Home Assistant: pip install 'chatapi[wyoming]'")
+        log.warning("Wyoming is not announced to Home Assistant: pip install 'chatapi-appliance[wyoming]'")
         return
     voice = _Voice(port)
     try:

@@ -52,7 +52,7 @@ class LiveConversations:
 
     def rouse(self) -> None:
         """Somebody speaks: what is needed once they stop begins to come back, where it was idle."""
-        for worker in (self.engines.asr, self.engines.turn, self.engines.llm, self.engines.tts):
+        for worker in (self.engines.asr, self.engines.turn_detection, self.engines.llm, self.engines.tts):
             worker.rouse()
         self.engines.asr.gate.expect()
 
@@ -73,7 +73,7 @@ class LiveConversations:
         going_on = self.metrics.sessions.labels(origin.door)
         going_on.inc()
         try:
-            await self.engines.turn.open()
+            await self.engines.turn_detection.open()
             recalled = ConversationState(ConversationHistory.new_id(), None, ())
             if conversation is not None:
                 recalled = await self.history.call(lambda history: history.recall(conversation))

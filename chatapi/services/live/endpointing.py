@@ -86,8 +86,11 @@ class EndpointingRules:
     @classmethod
     def of(cls, live: LiveSettings, threshold: float, patience: float = 1.0) -> EndpointingRules:
         """`patience` stretches the silences that end a turn."""
-        sure, unsure = frames(live.sure_ms * patience), frames(live.unsure_ms * patience)
-        return cls(threshold, frames(live.onset_ms), frames(live.interrupt_ms), sure, unsure)
+        sure, unsure = (
+            frames(live.min_endpointing_delay_ms * patience),
+            frames(live.max_endpointing_delay_ms * patience),
+        )
+        return cls(threshold, frames(live.onset_ms), frames(live.min_interruption_ms), sure, unsure)
 
     def silence(self, over: float) -> int:
         """Silent frames that end a turn which is over with this probability: the lower it is the more, in a line."""

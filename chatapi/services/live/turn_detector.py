@@ -374,7 +374,7 @@ class TurnDetector:
             return
         sound = utterance.samples()
         try:
-            async with self._engines.turn.stream(
+            async with self._engines.turn_detection.stream(
                 lambda engine, stop: engine.finished(sound, stop), Priority.LIVE
             ) as found:
                 async for probability in found:

@@ -18,9 +18,9 @@ def tone(seconds: float, level: float = 0.1) -> np.ndarray:
     return (level * np.sin(2 * np.pi * 220 * np.arange(int(seconds * RATE)) / RATE)).astype(np.float32)
 
 
-def model(**echo: object) -> FakeLanguageModel:
+def model(**fake: object) -> FakeLanguageModel:
     return FakeLanguageModel(
-        Settings(echo=FakeEngineSettings(**echo), llama_cpp=LlamaCppSettings(context=256, slots=3)), []
+        Settings(fake=FakeEngineSettings(**fake), llama_cpp=LlamaCppSettings(context=256, slots=3)), []
     )
 
 
@@ -131,7 +131,7 @@ def test_close_cuts_the_delay_of_a_step_short():
 
 
 def test_the_voice_speaks_sixty_milliseconds_a_word_and_a_chunk_a_sentence():
-    chunks = list(FakeSynthesizer(Settings(), []).synthesize("One two three. Four! ... 5 6", "echo"))
+    chunks = list(FakeSynthesizer(Settings(), []).synthesize("One two three. Four! ... 5 6", "fake"))
     assert [chunk.seconds for chunk in chunks] == pytest.approx([0.18, 0.06, 0.12])
     assert all(chunk.rate == RATE and chunk.samples.dtype == np.float32 for chunk in chunks)
 
@@ -142,12 +142,12 @@ def test_the_high_voice_is_an_octave_above():
         spectrum = np.abs(np.fft.rfft(chunk.samples))
         return float(spectrum.argmax() * RATE / len(chunk.samples))
 
-    assert pitch("echo") == pytest.approx(440, abs=20)
-    assert pitch("echo-high") == pytest.approx(880, abs=20)
+    assert pitch("fake") == pytest.approx(440, abs=20)
+    assert pitch("fake-high") == pytest.approx(880, abs=20)
 
 
 def test_words_of_the_voice_can_be_told_apart():
-    [chunk] = FakeSynthesizer(Settings(), []).synthesize("one two", "echo")
+    [chunk] = FakeSynthesizer(Settings(), []).synthesize("one two", "fake")
     assert abs(chunk.samples[959]) < 0.001
     assert abs(chunk.samples[960]) < 0.001
     assert np.abs(chunk.samples).max() == pytest.approx(1 / 3, abs=0.01)
@@ -155,10 +155,10 @@ def test_words_of_the_voice_can_be_told_apart():
 
 @pytest.mark.parametrize("text", ["", "  \n", "... !? —", "🙂"])
 def test_nothing_is_said_for_a_text_with_nothing_to_say(text: str):
-    assert list(FakeSynthesizer(Settings(), []).synthesize(text, "echo")) == []
+    assert list(FakeSynthesizer(Settings(), []).synthesize(text, "fake")) == []
 
 
 def test_an_unknown_voice_is_refused_with_those_that_are_there():
-    with pytest.raises(NotFound, match=r"'nina'.*echo, echo-high") as caught:
+    with pytest.raises(NotFound, match=r"'nina'.*echo, fake-high") as caught:
         list(FakeSynthesizer(Settings(), []).synthesize("hello", "nina"))
     assert caught.value.code == "unknown_voice"
