@@ -131,7 +131,7 @@ class TurnRecord:
 
     kind: Literal["request", "live", "file"]
     """file: a recording written down, or a text read aloud."""
-    heard: Literal["text", "voice"]
+    input: Literal["text", "voice"]
     reply: Literal["text", "voice"]
     result: str
     """ok, left (its caller did), interrupted, retracted (it was no turn yet), or the code of the error it ended in."""

@@ -90,8 +90,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         )),
     ),
     "Requests": (
-        Panel("Turns by result", ((rate("chatapi_turns_total", "heard, reply, result", ',kind="request"') + " * 60",
-                                   "{{heard}} to {{reply}}: {{result}}"),), "cpm"),
+        Panel("Turns by result", ((rate("chatapi_turns_total", "input, reply, result", ',kind="request"') + " * 60",
+                                   "{{input}} to {{reply}}: {{result}}"),), "cpm"),
         Panel("Stages, p50", ((quantile(0.5, "chatapi_turn_stage_seconds", "stage"), "{{stage}}"),), "s"),
         Panel("Stages, p95", ((quantile(0.95, "chatapi_turn_stage_seconds", "stage"), "{{stage}}"),), "s"),
         Panel("Queue", (

@@ -67,10 +67,10 @@ def test_the_four_cases(served: Served, tmp_path: Path) -> None:
     file.write_bytes(SPOKEN)
     with Client(served.url) as box, file.open("rb") as opened:
         written = box.completion("good morning", max_tokens=20, temperature=0, seed=1)
-        assert "good morning" in written.reply and written.heard is None and written.audio is None
+        assert "good morning" in written.reply and written.transcript is None and written.audio is None
         assert written.usage.completion_tokens > 0 and written.timings["end"] is not None
         for audio in (SPOKEN, file, str(file), opened):
-            assert box.completion(audio=audio, language="en").heard
+            assert box.completion(audio=audio, language="en").transcript
         for asked in (box.completion("hello", reply="voice"), box.completion(audio=SPOKEN, reply="voice")):
             assert asked.audio is not None and frames(asked.audio)[0] > 0 and asked.reply
             assert asked.finish_reason == "stop"
@@ -270,7 +270,7 @@ def test_the_command_asks_the_box_of_its_server(
         out, err = asked("hello", *there, "--fingerprint", fingerprint)
         assert "hello" in out and "conversation: " in err
         out, err = asked(str(question), *there, "--reply", "voice", "--json", "-o", str(answer))
-        assert Completion(**json.loads(out)).heard and "heard: " in err
+        assert Completion(**json.loads(out)).transcript and "transcript: " in err
         assert frames(answer.read_bytes())[0] > 0
         _, err = asked("hello", "--server", served.url, "--key", "chatapi_wrong", status=2)
         [told] = [line for line in err.splitlines() if line.startswith("chatapi: ")]

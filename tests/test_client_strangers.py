@@ -157,7 +157,7 @@ def test_no_bytes_surprise_whoever_reads_events(content: bytes, cuts: list[int])
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
         lambda inner: (
             st.lists(inner, max_size=3)
-            | st.dictionaries(st.sampled_from(["usage", "timings", "heard", "models", "voices", "code"]), inner)
+            | st.dictionaries(st.sampled_from(["usage", "timings", "transcript", "models", "voices", "code"]), inner)
         ),
         max_leaves=8,
     )

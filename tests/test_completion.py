@@ -33,8 +33,8 @@ def test_text_in_text_out(served: Served) -> None:
     document = reply.json()
     assert reply.status_code == 200
     assert reply.headers["content-type"] == "application/json"
-    assert (document["reply"], document["heard"], document["finish_reason"]) == ("You said: hello there.", None, "stop")
-    assert set(document) == {"id", "conversation", "heard", "reply", "finish_reason", "usage", "timings"}
+    assert (document["reply"], document["transcript"], document["finish_reason"]) == ("You said: hello there.", None, "stop")
+    assert set(document) == {"id", "conversation", "transcript", "reply", "finish_reason", "usage", "timings"}
     assert document["id"] == reply.headers["x-request-id"]
     assert document["usage"]["completion_tokens"] > 0
     timings = document["timings"]
@@ -54,8 +54,8 @@ def test_text_in_voice_out(served: Served) -> None:
 def test_wav_in_text_out(served: Served, beep: Audio) -> None:
     reply = served.client.post("/completion", content=wav(beep), headers={"content-type": "audio/wav"})
     document = reply.json()
-    assert document["heard"].startswith("heard ")
-    assert document["reply"] == f"You said: {document['heard']}."
+    assert document["transcript"].startswith("heard ")
+    assert document["reply"] == f"You said: {document['transcript']}."
     assert document["timings"]["audio"] == 2.5
     assert document["timings"]["speech_end"] == pytest.approx(2.0, abs=0.1)
 
@@ -63,13 +63,13 @@ def test_wav_in_text_out(served: Served, beep: Audio) -> None:
 def test_wav_in_voice_out(served: Served, beep: Audio) -> None:
     reply = served.client.post("/completion?reply=voice", content=wav(beep), headers={"content-type": "audio/wav"})
     assert decode(reply.content).seconds > 0
-    assert unquote(reply.headers["x-chatapi-heard"]).startswith("heard ")
+    assert unquote(reply.headers["x-chatapi-transcript"]).startswith("heard ")
 
 
 def test_a_form_takes_audio_or_a_prompt(served: Served, beep: Audio) -> None:
     client = served.client
     spoken = client.post("/completion", files={"audio": ("a.wav", wav(beep))}, data={"language": "de"})
-    assert spoken.json()["heard"].startswith("heard ")
+    assert spoken.json()["transcript"].startswith("heard ")
     written = client.post("/completion", files={"prompt": (None, "hello"), "max_tokens": (None, "2")})
     assert (written.json()["reply"], written.json()["finish_reason"]) == ("You said:", "length")
 

@@ -32,7 +32,7 @@ CLIP = np.concatenate([np.zeros(RATE, np.float32), tone(1.0), np.zeros(RATE, np.
 def counted(appliance: Appliance) -> dict[str, float]:
     """What has become of the turns so far: how many, by kind, heard, reply and result."""
     (family,) = appliance.metrics.turns.collect()
-    names = ("kind", "heard", "reply", "result")
+    names = ("kind", "input", "reply", "result")
     return {
         " ".join(each.labels[name] for name in names): each.value
         for each in family.samples

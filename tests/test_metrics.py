@@ -95,7 +95,7 @@ async def test_a_live_turn_is_counted_with_its_stages_from_the_end_of_speech(ech
         ended = await talk.come(TurnEnded)
         metrics = talk.appliance.metrics
         await until(lambda: bool(metrics.registry.get_sample_value(
-            "chatapi_turns_total", {"kind": "live", "heard": "voice", "reply": "voice", "result": "ok"})))  # fmt: skip
+            "chatapi_turns_total", {"kind": "live", "input": "voice", "reply": "voice", "result": "ok"})))  # fmt: skip
         for stage in ("endpoint", "transcript", "first_token", "first_audio", "audible", "end"):
             assert value(metrics, "chatapi_live_stage_seconds_count", stage=stage) == 1
         ledger = ended.ledger
@@ -139,7 +139,7 @@ async def test_a_turn_that_goes_on_is_counted_as_retracted_and_no_error(echo: Ru
         await talk.come(TurnEnded)
         metrics = talk.appliance.metrics
         assert value(metrics, "chatapi_live_interruptions_total", kind="retracted") == 1
-        labels = {"kind": "live", "heard": "voice", "reply": "voice"}
+        labels = {"kind": "live", "input": "voice", "reply": "voice"}
         assert value(metrics, "chatapi_turns_total", **labels, result="retracted") == 1
 
 
@@ -147,7 +147,7 @@ async def test_who_leaves_in_the_middle_of_an_answer_is_counted_too(echo: Runnin
     async with echo() as appliance:
         async with appliance.live.session() as (session, _):
             await session.respond(" ".join(["word"] * 100))
-        labels = {"kind": "live", "heard": "voice", "reply": "voice"}
+        labels = {"kind": "live", "input": "voice", "reply": "voice"}
         await until(lambda: bool(appliance.metrics.registry.get_sample_value(
             "chatapi_turns_total", {**labels, "result": "left"})))  # fmt: skip
 

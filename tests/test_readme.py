@@ -54,7 +54,7 @@ def test_the_four_cases_work_as_they_stand(data: Path, tmp_path: Path) -> None:
         text, heard = json.loads(replies[1]), json.loads(replies[3])
     assert "Paris" in text["reply"]
     # The voice is another each time, and the recogniser the smallest.
-    assert words(heard["heard"])[:5] == ["what", "is", "the", "capital", "of"]
+    assert words(heard["transcript"])[:5] == ["what", "is", "the", "capital", "of"]
     assert len({*words(heard["reply"])} & {*words(text["reply"])}) >= 3
     for name in ("question", "answer", "spoken"):
         assert decode(tmp_path / f"{name}.wav").seconds > 0.5
@@ -97,7 +97,7 @@ def test_the_commands_without_a_server_work(data: Path, tmp_path: Path) -> None:
         data=data,
     )
     document = json.loads(asked.stdout)
-    assert words(document["heard"])[:5] == ["what", "is", "the", "capital", "of"] and document["reply"]
+    assert words(document["transcript"])[:5] == ["what", "is", "the", "capital", "of"] and document["reply"]
     assert document["ledger"]["first_audio"] < document["ledger"]["end"]
     assert decode(tmp_path / "answer.wav").seconds == pytest.approx(document["ledger"]["spoken"], abs=0.05)
     assert "capital of" in chatapi("transcribe", str(question), data=data).stdout

@@ -48,13 +48,13 @@ def words(text: str) -> list[str]:
 def test_a_spoken_question_is_heard_thought_about_and_answered_aloud(box: Served) -> None:
     asked = recorded()
     reply = box.client.post("/completion?reply=voice&temperature=0", content=asked, headers=WAV)
-    assert words(reply.headers["x-chatapi-heard"]) == words(QUESTION)
+    assert words(reply.headers["x-chatapi-transcript"]) == words(QUESTION)
     assert "Paris" in reply.headers["x-chatapi-reply"]
     timings = json.loads(reply.headers["x-chatapi-timings"])
     audio = decode(asked).seconds
     assert timings["audio"] == pytest.approx(audio, abs=0.01)
     assert audio - 0.8 < timings["speech_end"] < audio
-    heard_back = box.client.post("/completion", content=reply.content, headers=WAV).json()["heard"]
+    heard_back = box.client.post("/completion", content=reply.content, headers=WAV).json()["transcript"]
     assert len({"capital", "france", "paris"} & set(words(heard_back))) >= 2
 
 
@@ -90,7 +90,7 @@ def test_where_nobody_speaks_nothing_is_guessed(box: Served, kind: str) -> None:
 def test_quiet_and_loud_speech_is_understood(box: Served, level: float) -> None:
     sound = decode(recorded())
     reply = box.client.post("/completion", content=wav(Audio(sound.samples * level, RATE)), headers=WAV)
-    assert words(reply.json()["heard"]) == words(QUESTION)
+    assert words(reply.json()["transcript"]) == words(QUESTION)
 
 
 def test_an_hour_of_sound_is_refused_with_the_limit(box: Served) -> None:

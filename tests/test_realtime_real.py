@@ -42,7 +42,7 @@ async def test_a_spoken_question_is_answered_with_audio_and_transcript(box: Serv
     said = response["output"][0]["content"][0]["transcript"]
     assert ledger["endpoint"] <= ledger["end"] and ledger["first_audio"] is not None
     answer = wav(Audio(client.audio(), RATE))
-    back = box.client.post("/completion", content=answer, headers={"content-type": "audio/wav"}).json()["heard"]
+    back = box.client.post("/completion", content=answer, headers={"content-type": "audio/wav"}).json()["transcript"]
     assert word_error_rate([(said, back)]) < 0.5
 
 

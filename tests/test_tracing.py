@@ -109,7 +109,7 @@ def test_a_turn_is_a_span_of_its_caller_s_trace_with_its_stages_within(
         assert turn.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
         assert span.end_time_unix_nano <= turn.end_time_unix_nano + 50_000_000
     told = attributes(turn)
-    assert (told["chatapi.turn.heard"], told["chatapi.turn.reply"], told["chatapi.turn.result"]) == (
+    assert (told["chatapi.turn.input"], told["chatapi.turn.reply"], told["chatapi.turn.result"]) == (
         "text", "voice", "ok")  # fmt: skip
     assert told["chatapi.request_id"] == "mine"
     assert told["gen_ai.usage.output_tokens"] > 3 and told["chatapi.turn.spoken_seconds"] > 0

@@ -72,7 +72,7 @@ async def _answered(box: AsyncClient, chosen: argparse.Namespace) -> tuple[Compl
     async with box.stream(prompt, audio=audio, reply=chosen.reply, **_options(chosen)) as events:
         async for event in events:
             if isinstance(event, TranscriptEvent):
-                print(f"heard: {event.text}", file=sys.stderr)
+                print(f"transcript: {event.text}", file=sys.stderr)
             elif isinstance(event, DeltaEvent) and not chosen.json:
                 print(event.text, end="", flush=True, file=words)
             elif isinstance(event, SpeechEvent):

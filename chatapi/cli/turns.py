@@ -32,14 +32,14 @@ async def ask(settings: Settings, chosen: argparse.Namespace) -> int:
     # Sound on standard output leaves no place there for words.
     words = sys.stderr if str(chosen.output) == "-" else sys.stdout
     said: list[Audio] = []
-    reply, heard = "", None
+    reply, transcript = "", None
     async with _loaded(settings, roles) as appliance, appliance.conversation.take(turn) as events:
         async for event in events:
             if isinstance(event, TurnStarted):
                 conversation = event.conversation
             elif isinstance(event, Transcript):
-                heard = event.text
-                print(f"heard: {heard}", file=sys.stderr)
+                transcript = event.text
+                print(f"transcript: {transcript}", file=sys.stderr)
             elif isinstance(event, TextDelta):
                 reply += event.text
                 if not chosen.json:
@@ -49,7 +49,7 @@ async def ask(settings: Settings, chosen: argparse.Namespace) -> int:
             elif isinstance(event, TurnEnded):
                 ended = event
     if chosen.json:
-        document = {"heard": heard, "reply": reply.rstrip(), **asdict(ended)}
+        document = {"transcript": transcript, "reply": reply.rstrip(), **asdict(ended)}
         print(json.dumps(document, ensure_ascii=False, indent=2), file=words)
     else:
         print(file=words)
@@ -82,7 +82,7 @@ async def transcribe(settings: Settings, file: Path, language: str | None, as_js
                         found = True
                         _print_transcript(event, as_json)
     if not found:
-        print("no speech was heard", file=sys.stderr)
+        print("no speech was detected", file=sys.stderr)
     return 0 if found else 1
 
 

@@ -63,7 +63,7 @@ class Completion:
 
     conversation: str
     """The id to go on with."""
-    heard: str | None
+    transcript: str | None
     """What was understood of a recording."""
     reply: str
     """Of a spoken answer no more than its beginning, up to 4000 characters as a header writes them."""
@@ -256,7 +256,7 @@ def spoken(body: bytes, headers: Mapping[str, str]) -> Completion:
     def read() -> Completion:
         known = {
             "conversation": headers["x-chatapi-conversation"],
-            "heard": unquote(headers["x-chatapi-heard"]) if "x-chatapi-heard" in headers else None,
+            "transcript": unquote(headers["x-chatapi-transcript"]) if "x-chatapi-transcript" in headers else None,
             "reply": unquote(headers["x-chatapi-reply"]),
             "finish_reason": headers["x-chatapi-finish-reason"],
             "usage": json.loads(headers["x-chatapi-usage"]),
@@ -269,10 +269,10 @@ def spoken(body: bytes, headers: Mapping[str, str]) -> Completion:
 
 def completion_of(document: Mapping[str, Any], audio: bytes | None = None) -> Completion:
     """Of its members. Raises what `understood` understands."""
-    usage, heard = document["usage"], document["heard"]
+    usage, transcript = document["usage"], document["transcript"]
     return Completion(
         conversation=text_of(document["conversation"]),
-        heard=None if heard is None else text_of(heard),
+        transcript=None if transcript is None else text_of(transcript),
         reply=text_of(document["reply"]),
         finish_reason=text_of(document["finish_reason"]),
         usage=CompletionUsage(

@@ -161,7 +161,7 @@ def _attributes(over: TurnRecord) -> dict[str, Any]:
     ledger = over.ledger
     told = {
         "chatapi.turn.kind": over.kind,
-        "chatapi.turn.heard": over.heard,
+        "chatapi.turn.input": over.input,
         "chatapi.turn.reply": over.reply,
         "chatapi.turn.result": over.result,
         "chatapi.request_id": request_id.get(),

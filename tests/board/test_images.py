@@ -102,9 +102,9 @@ def test_it_answers(box: Box, question: str, reply: str) -> None:
     assert answer.status_code == 200, answer.text
     if reply == "voice":
         assert answer.content[:4] == b"RIFF" and len(answer.content) > 20_000
-        heard, said = answer.headers.get("x-chatapi-heard"), answer.headers["x-chatapi-reply"]
+        heard, said = answer.headers.get("x-chatapi-transcript"), answer.headers["x-chatapi-reply"]
     else:
-        heard, said = answer.json()["heard"], answer.json()["reply"]
+        heard, said = answer.json()["transcript"], answer.json()["reply"]
     if question == "text":
         assert "Paris" in said
     else:

@@ -32,7 +32,7 @@ from chatapi.settings import Settings
 MOST_BYTES = 16 << 20
 """Of one WebSocket message; a larger one closes its connection with code 1009."""
 REPLY_HEADERS = (
-    "X-Request-Id", "X-Chatapi-Conversation", "X-Chatapi-Heard", "X-Chatapi-Reply", "X-Chatapi-Finish-Reason",
+    "X-Request-Id", "X-Chatapi-Conversation", "X-Chatapi-Transcript", "X-Chatapi-Reply", "X-Chatapi-Finish-Reason",
     "X-Chatapi-Usage", "X-Chatapi-Timings", "Retry-After",
 )  # fmt: skip
 

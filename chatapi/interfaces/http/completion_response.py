@@ -99,7 +99,7 @@ class _Collected:
 
     def __init__(self) -> None:
         self.conversation = ""
-        self._heard: Transcript | None = None
+        self._transcript: Transcript | None = None
         self._reply: list[str] = []
         self._sound: list[Audio] = []
         self._ended: TurnEnded | None = None
@@ -108,7 +108,7 @@ class _Collected:
         if isinstance(event, TurnStarted):
             self.conversation = event.conversation
         elif isinstance(event, Transcript):
-            self._heard = event
+            self._transcript = event
         elif isinstance(event, TextDelta):
             self._reply.append(event.text)
         elif isinstance(event, Speech):
@@ -131,7 +131,7 @@ class _Collected:
             "id": request_id.get(),
             **({} if ended.kept else {"kept": False}),
             "conversation": self.conversation,
-            "heard": None if self._heard is None else self._heard.text,
+            "transcript": None if self._transcript is None else self._transcript.text,
             "reply": "".join(self._reply).rstrip(),
             "finish_reason": ended.finish_reason,
             "usage": {
@@ -145,8 +145,8 @@ class _Collected:
     def headers(self, whole: bool) -> dict[str, str]:
         """The same beside a WAV, percent-encoded UTF-8; of a reply that is still growing, what is known."""
         headers = {"X-Chatapi-Conversation": self.conversation}
-        if self._heard is not None:
-            headers["X-Chatapi-Heard"] = _header(self._heard.text)
+        if self._transcript is not None:
+            headers["X-Chatapi-Transcript"] = _header(self._transcript.text)
         if whole:
             document = self.document()
             headers["X-Chatapi-Reply"] = _header(document["reply"])

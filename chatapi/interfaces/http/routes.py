@@ -28,7 +28,7 @@ class CompletionModel(BaseModel):
 
     id: str
     conversation: str
-    heard: str | None
+    transcript: str | None
     reply: str
     finish_reason: str
     usage: UsageModel

@@ -96,7 +96,7 @@ class Metrics:
         self.turns = Counter(
             "chatapi_turns_total",
             "Turns ended: requests, those of live conversations, and files written down or read aloud.",
-            ["kind", "heard", "reply", "result"], registry=registry,
+            ["kind", "input", "reply", "result"], registry=registry,
         )  # fmt: skip
         self.stages = Histogram(
             "chatapi_turn_stage_seconds", "Time from a request's acceptance to the stage of its turn.",
@@ -190,7 +190,7 @@ class Metrics:
     def turn(self, over: TurnRecord) -> None:
         """Count a turn that is over."""
         ledger, live = over.ledger, over.kind == "live"
-        self.turns.labels(over.kind, over.heard, over.reply, over.result).inc()
+        self.turns.labels(over.kind, over.input, over.reply, over.result).inc()
         stages = self.live_stages if live else self.stages
         # A file's stages tell its length more than the box's pace; they are traced alone.
         for stage in STAGES if over.kind != "file" else ():

@@ -143,7 +143,7 @@ class Answer:
         ended = self.failure or ("ok" if self.over else "left")
         return TurnRecord(
             kind="live",
-            heard="voice",
+            input="voice",
             reply="text" if self._manner.voice is None else "voice",
             result=self._given_up if self.dropped else ended,
             since=self._since,

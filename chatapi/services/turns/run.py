@@ -35,7 +35,7 @@ class TurnLimits:
 
     seconds: float
     """How long it may take, its waiting included."""
-    heard: bool
+    voice_input: bool
     """Whether it is asked by voice."""
     speaks: bool
     """Whether it is answered by voice."""
@@ -137,7 +137,7 @@ class TurnRun:
         terms = self._terms
         return TurnRecord(
             kind=terms.kind,
-            heard="voice" if terms.heard else "text",
+            input="voice" if terms.voice_input else "text",
             reply="voice" if terms.speaks else "text",
             result=result,
             since=self._begun,
