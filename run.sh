@@ -240,7 +240,7 @@ case "$verb" in
     else
       set_up
       # The service may write nothing there, so that every start would read the source again.
-      "$venv/bin/python" -m compileall -q chatapi
+      "$venv/bin/python" -m compileall -q chatapi compile
     fi
     ;;
   build)

@@ -114,19 +114,19 @@ class Appliance:
     def _give_abilities(self) -> None:
         """What the box can do."""
         settings = self.settings
-        self.gate = Admission("queue", settings.limits.concurrent, settings.limits.queue)
+        self.admission = Admission("queue", settings.limits.concurrent, settings.limits.queue)
         self.transcription = FileTranscriber(self.engines, settings, self.metrics)
         self.dictation = StreamingTranscriber(self.engines, self.transcription, settings.vad)
         voices = [m.name for m in self.catalog.manifests.values() if (m.role, m.engine) == ("tts", settings.tts.engine)]
-        self.speaking = SpeechSynthesis(self.engines, self.metrics, voices)
-        self.answering = Generator(self.engines.llm, self.speaking, settings.llm)
+        self.synthesis = SpeechSynthesis(self.engines, self.metrics, voices)
+        self.generator = Generator(self.engines.llm, self.synthesis, settings.llm)
         self.conversation = Completions(
-            self.transcription, self.speaking, self.answering, self.history, self.gate, settings, self.metrics
+            self.transcription, self.synthesis, self.generator, self.history, self.admission, settings, self.metrics
         )
-        self.files = SpeechRequests(self.dictation, self.speaking, self.gate, settings, self.metrics)
-        self.chat = ChatCompletions(self.transcription, self.answering, self.gate, settings, self.metrics)
+        self.files = SpeechRequests(self.dictation, self.synthesis, self.admission, settings, self.metrics)
+        self.chat = ChatCompletions(self.transcription, self.generator, self.admission, settings, self.metrics)
         self.live = LiveConversations(
-            self.engines, self.transcription, self.speaking, self.answering, self.history, settings, self.metrics
+            self.engines, self.transcription, self.synthesis, self.generator, self.history, settings, self.metrics
         )
 
     @asynccontextmanager
@@ -199,7 +199,7 @@ class Appliance:
             "status": status,
             "uptime_seconds": round(time.monotonic() - self._begun, 1),
             "memory_bytes": psutil.Process().memory_info().rss,
-            "turns": {"active": self.gate.used, "waiting": self.gate.waiting},
+            "turns": {"active": self.admission.used, "waiting": self.admission.waiting},
             "engines": {
                 name: {"state": worker.state, "rebuilt": worker.rebuilt, "model": self.active.get(name)}
                 for name, worker in workers.items()
@@ -233,7 +233,7 @@ class Appliance:
     def known(self) -> dict[str, Any]:
         """Models, voices, languages and limits, in plain values."""
         ready, limits = self.warm, self.settings.limits
-        voices = self.speaking.voices() if ready else ()
+        voices = self.synthesis.voices() if ready else ()
         return {
             "models": [
                 {
@@ -274,7 +274,7 @@ class Appliance:
         metrics = self.metrics
         metrics.loaded.labels(role).set_function(lambda: float(worker.state == "ready"))
         metrics.failed.labels(role).set_function(lambda: float(worker.state == "failed"))
-        metrics.jobs_waiting.labels(role).set_function(lambda: worker.gate.waiting)
+        metrics.jobs_waiting.labels(role).set_function(lambda: worker.admission.waiting)
         for counter in (metrics.rebuilt, metrics.unloaded, metrics.busy):
             counter.labels(role)
         return worker
@@ -291,7 +291,7 @@ class Appliance:
 
         self.metrics.ready.set_function(ready)
         self.metrics.history_kept.set_function(lambda: float(self._is_kept()))
-        self.metrics.waiting.set_function(lambda: self.gate.waiting)
+        self.metrics.waiting.set_function(lambda: self.admission.waiting)
         self.metrics.inflight.set_function(lambda: float(self.byte_budget.held))
         self.metrics.sound.source = lambda: self.microphone.health if self.microphone is not None else None
         self.metrics.engine_counts.source = self._counts

@@ -120,7 +120,7 @@ class TurnEnded:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
-    ledger: TurnTimings = field(default_factory=TurnTimings)
+    timings: TurnTimings = field(default_factory=TurnTimings)
     kept: bool = True
     """Whether the exchange is on the disk, where one is kept; False: in memory, until the disk can be written again."""
 
@@ -136,8 +136,8 @@ class TurnRecord:
     result: str
     """ok, left (its caller did), interrupted, retracted (it was no turn yet), or the code of the error it ended in."""
     since: float
-    """What the ledger counts from, on the monotonic clock."""
-    ledger: TurnTimings
+    """What the timings counts from, on the monotonic clock."""
+    timings: TurnTimings
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0

@@ -11,12 +11,14 @@ RUN python3 -m venv /pip && python3 -m venv --without-pip /opt/venv
 WORKDIR /source
 COPY pyproject.toml constraints.txt ./
 # An empty package brings what the real one requires: this layer changes only with its requirements.
-RUN mkdir chatapi models && touch chatapi/__init__.py models/none README.md LICENSE \
+RUN mkdir -p chatapi compile/chatapi_compile models \
+    && touch chatapi/__init__.py compile/chatapi_compile/__init__.py models/none README.md LICENSE \
     && /pip/bin/pip --python /opt/venv/bin/python install --no-cache-dir --constraint constraints.txt '.[engines]' \
-    && /pip/bin/pip --python /opt/venv/bin/python uninstall --yes chatapi \
+    && /pip/bin/pip --python /opt/venv/bin/python uninstall --yes chatapi-appliance \
     && rm -r models
 COPY LICENSE README.md ./
 COPY models ./models
+COPY compile ./compile
 COPY chatapi ./chatapi
 RUN /pip/bin/pip install --no-cache-dir --constraint constraints.txt --no-deps --target /opt/chatapi . \
     && mkdir -p /engines/system /engines/python/opt \

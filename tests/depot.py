@@ -43,9 +43,9 @@ class Depot:
     """Released each time an answer is held."""
     let_go: threading.Event = field(default_factory=threading.Event)
 
-    def put(self, path: str, content: bytes, **manner: object) -> str:
+    def put(self, path: str, content: bytes, **generation_options: object) -> str:
         """Serve it, and return its address."""
-        self.items[path] = Item(content, **manner)  # type: ignore[arg-type]
+        self.items[path] = Item(content, **generation_options)  # type: ignore[arg-type]
         return f"{self.address}/{path}"
 
 

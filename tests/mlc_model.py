@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from chatapi.catalog import InstalledModel
 from model_library import METADATA as MISTRAL
 from model_library import library
-
-from chatapi.catalog import InstalledModel
 
 STANDIN = Path(__file__).parent / "mlc_llm_standin"
 NAME = "tiny"

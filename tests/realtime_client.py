@@ -9,12 +9,12 @@ from typing import Any
 
 import anyio
 import numpy as np
-from conftest import PATIENCE, Served, tone
 from openai import AsyncOpenAI
 from websockets.asyncio.client import ClientConnection, connect
 
 from chatapi.audio import Samples
 from chatapi.interfaces.http.realtime.audio_format import received, sent
+from conftest import PATIENCE, Served, tone
 
 RATE = 24_000
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import tone, written
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chatapi.audio import RATE, Audio, blocks, decode, wav, wav_header
 from chatapi.errors import BadInput, TooLarge
+from conftest import tone, written
 
 
 def loudness(audio: Audio) -> float:

@@ -12,13 +12,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from conftest import PATIENCE, Running, Served, answer, serving, tone
 
 from chatapi.audio import RATE, Audio, wav
 from chatapi.errors import Unprocessable
 from chatapi.services.speech.synthesis import SpeechSynthesis
 from chatapi.services.turns.completion import Turn
 from chatapi.settings import Settings
+from conftest import PATIENCE, Running, Served, answer, serving, tone
 
 JSON = {"content-type": "application/json"}
 WAV = {"content-type": "audio/wav"}
@@ -106,19 +106,19 @@ def test_a_form_as_curl_sends_it_by_default_is_told_the_header_it_lacks(served: 
 )
 @pytest.mark.anyio
 async def test_every_face_refuses_what_no_answer_can_be_written_with(
-    echo: Running, manner: dict[str, Any], told: str
+    echo: Running, generation_options: dict[str, Any], told: str
 ) -> None:
     async with echo() as appliance:
         with pytest.raises(Unprocessable, match=told):
-            await answer(appliance, Turn(prompt="a", **manner))
+            await answer(appliance, Turn(prompt="a", **generation_options))
 
 
 @pytest.mark.anyio
 async def test_a_voice_that_is_not_installed_is_told_how_to_fetch_it(echo: Running) -> None:
     async with echo() as appliance:
-        speaking = SpeechSynthesis(appliance.engines, appliance.metrics, ["parrot"])
+        synthesis = SpeechSynthesis(appliance.engines, appliance.metrics, ["parrot"])
         with pytest.raises(Unprocessable, match="not installed; fetch it with: chatapi models fetch parrot"):
-            speaking.voice("parrot")
+            synthesis.voice("parrot")
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_a_client_that_leaves_in_mid_body_leaves_no_trace(served: Served) -> Non
     with socket.create_connection(("127.0.0.1", served.port)) as plain:
         plain.sendall(head(WAV, 1000) + b"RIFF")
     assert served.client.post("/completion", json={"prompt": "a"}).status_code == 200
-    assert served.appliance.gate.used == 0
+    assert served.appliance.admission.used == 0
 
 
 @pytest.mark.parametrize("line", [b"GARBAGE\r\n\r\n", b"\x00\x01\x02\r\n\r\n"])
@@ -283,12 +283,12 @@ def test_a_client_that_leaves_stops_the_engines_and_frees_the_gate(
         body = json.dumps({"prompt": "word. " * 2000, "reply": reply, "stream": stream}).encode()
         with socket.create_connection(("127.0.0.1", served.port)) as plain:
             plain.sendall(head(JSON, len(body)) + body)
-            wait_until(lambda: served.appliance.engines.llm.gate.used == 1)
+            wait_until(lambda: served.appliance.engines.llm.admission.used == 1)
             if stream:
                 assert plain.recv(10)
-        wait_until(lambda: served.appliance.gate.used == 0)
-        wait_until(lambda: served.appliance.engines.llm.gate.used == 0)
-        wait_until(lambda: served.appliance.engines.tts.gate.used == 0)
+        wait_until(lambda: served.appliance.admission.used == 0)
+        wait_until(lambda: served.appliance.engines.llm.admission.used == 0)
+        wait_until(lambda: served.appliance.engines.tts.admission.used == 0)
         page = served.client.get("/metrics").text
         assert f'chatapi_turns_total{{heard="text",kind="request",reply="{reply}",result="left"}} 1.0' in page
 
@@ -302,8 +302,8 @@ def test_a_client_that_stops_reading_is_dropped_and_frees_the_gate(echo_settings
         with plain:
             plain.connect(("127.0.0.1", served.port))
             plain.sendall(head(JSON, len(body)) + body)
-            wait_until(lambda: served.appliance.gate.used == 1)
-            wait_until(lambda: served.appliance.gate.used == 0)
+            wait_until(lambda: served.appliance.admission.used == 1)
+            wait_until(lambda: served.appliance.admission.used == 0)
         assert served.client.post("/completion", json={"prompt": "a"}).status_code == 200
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Served, tone
 
 from chatapi.audio import RATE, Audio
 from chatapi.bench import sound_card
@@ -21,6 +20,7 @@ from chatapi.client.realtime import place
 from chatapi.errors import InternalError
 from chatapi.events import Interrupted, ResponseStarted, SpeechStarted, SpeechStopped, Transcript, TurnEnded
 from chatapi.settings import Settings
+from conftest import Served, tone
 
 pytestmark = pytest.mark.anyio
 needs_pulse = pytest.mark.skipif(not sound_card.installed(), reason=sound_card.INSTALL)

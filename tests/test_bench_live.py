@@ -6,7 +6,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from conftest import Running, tone
 
 from chatapi.audio import RATE, Samples
 from chatapi.bench import corpus
@@ -17,6 +16,7 @@ from chatapi.bench.live.in_process import InProcessTransport
 from chatapi.bench.live.timeline import drawn, timeline
 from chatapi.bench.recognition import CORPUS
 from chatapi.events import ResponseStarted
+from conftest import Running, tone
 
 pytestmark = pytest.mark.anyio
 

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from depot import Depot, opened
 
 from chatapi.catalog import Catalog, FetchProgress, ModelCheck
 from chatapi.errors import ModelError, NotFound, StorageError
 from chatapi.storage.atomic_files import RESERVE
+from depot import Depot, opened
 
 CONTENT = random.Random(2).randbytes(400_000)
 AT_ONCE = (0.0,)

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Served, serving, tone, until
 
 from chatapi import auth
 from chatapi import client as package
@@ -34,6 +33,7 @@ from chatapi.client import (
 )
 from chatapi.client.connecting import ServerAddress
 from chatapi.settings import Settings
+from conftest import Served, serving, tone, until
 
 SPOKEN = wav(Audio(tone(1.0), RATE))
 LONG = "word. " * 1000
@@ -106,7 +106,7 @@ def test_events_come_as_they_happen(slow: Served) -> None:
         came: list[Event] = []
         for event in events:
             if isinstance(event, DeltaEvent) and not any(isinstance(before, DeltaEvent) for before in came):
-                assert slow.appliance.gate.used == 1, "the answer is still being written"
+                assert slow.appliance.admission.used == 1, "the answer is still being written"
             came.append(event)
     ended = came[-1]
     assert isinstance(ended, EndEvent)
@@ -116,7 +116,7 @@ def test_events_come_as_they_happen(slow: Served) -> None:
 def test_a_spoken_answer_comes_as_it_is_spoken(slow: Served) -> None:
     with Client(slow.url) as box, box.wav("One two three. Four five six. Seven eight nine.") as pieces:
         first = next(pieces)
-        assert first.startswith(b"RIFF") and slow.appliance.gate.used == 1
+        assert first.startswith(b"RIFF") and slow.appliance.admission.used == 1
         assert len(b"".join(pieces)) > 1000
 
 
@@ -125,14 +125,14 @@ async def test_leaving_in_the_middle_stops_the_answer(slow: Served) -> None:
     with Client(slow.url) as box:
         with box.stream(LONG) as events:
             assert isinstance(next(events), StartEvent)
-        await until(lambda: slow.appliance.gate.used == 0)
+        await until(lambda: slow.appliance.admission.used == 0)
         assert box.ready(), "the next request works"
     async with AsyncClient(slow.url) as other:
         async with other.stream(LONG) as coming:
             async for event in coming:
                 assert isinstance(event, StartEvent)
                 break
-        await until(lambda: slow.appliance.gate.used == 0)
+        await until(lambda: slow.appliance.admission.used == 0)
         assert await other.ready()
 
 

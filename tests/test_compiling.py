@@ -15,15 +15,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from model_library import METADATA, fat_binary, library
-from test_board import ORIN_NX, written
 
-from chatapi import compiling, settings
+import chatapi_compile
+from chatapi import settings
 from chatapi.catalog import Catalog
+from chatapi.catalog import compiled as compiled_models
 from chatapi.cli import compile as command
-from chatapi.compiling.run import DONE, LOG
 from chatapi.errors import BadInput, ChatapiError, ModelError, NotFound, StorageError, WrongMode
 from chatapi.system import jetson
+from chatapi_compile.run import DONE, LOG
+from model_library import METADATA, fat_binary, library
+from test_board import ORIN_NX, written
 
 STAND_IN = Path(__file__).parent / "mlc_llm_standin"
 MACHINE = platform.machine()
@@ -83,27 +85,27 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("STAND_IN_RECORD", str(tmp_path / "record"))
     monkeypatch.setenv("STAND_IN_LIBRARY", str(tmp_path / "made.so"))
     written(tmp_path / "root", ORIN_NX)
-    compiling.find.cache_clear()
+    compiled_models.find.cache_clear()
     return tmp_path
 
 
 def updated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another TVM from now on."""
     monkeypatch.setenv("STAND_IN_TVM", "0.28.0")
-    compiling.find.cache_clear()
+    compiled_models.find.cache_clear()
 
 
-def made_plan(data: Path, quantization: str | None = None) -> compiling.CompilePlan:
+def made_plan(data: Path, quantization: str | None = None) -> chatapi_compile.CompilePlan:
     found, known = jetson.find(data / "root"), Catalog(data)
     assert found
     manifest, here = known.get(NAME), known.installed(NAME)
-    return compiling.plan(
-        compiling.CompileRequest(manifest, found, MACHINE, compiling.find(), data, here, quantization)
+    return chatapi_compile.plan(
+        chatapi_compile.CompileRequest(manifest, found, MACHINE, compiled_models.find(), data, here, quantization)
     )
 
 
-def made(data: Path) -> compiling.CompiledModel:
-    return compiling.carry_out(made_plan(data), lambda: Catalog(data).fetch(NAME), lambda _: None)
+def made(data: Path) -> compiled_models.CompiledModel:
+    return chatapi_compile.carry_out(made_plan(data), lambda: Catalog(data).fetch(NAME), lambda _: None)
 
 
 def asked(data: Path) -> list[list[str]]:
@@ -162,7 +164,7 @@ def test_a_step_that_fails_is_told_and_gone_on_from(
     what = {"gen_config": "mlc-chat-config.json", "convert_weight": "list of weights", "compile": "model library"}
     assert raised.value.code == ("library_damaged" if (step, how) == ("gen_config", "silent") else "compile_failed")
     assert told.get(how, what[step]) in raised.value.message
-    assert not compiling.compiled(data, NAME).folder.exists()
+    assert not compiled_models.compiled(data, NAME).folder.exists()
     before = [line[0] for line in asked(data)]
     monkeypatch.delenv("STAND_IN_FAIL")
     assert made(data).made()
@@ -208,7 +210,7 @@ def test_a_library_with_source_only_is_not_accepted(data: Path) -> None:
     with pytest.raises(ModelError, match="source only") as raised:
         made(data)
     assert raised.value.code == "library_source_only"
-    assert not compiling.compiled(data, NAME).folder.exists()
+    assert not compiled_models.compiled(data, NAME).folder.exists()
     (data / "made.so").write_bytes(library(MACHINE))
     made(data)
     assert [line[0] for line in asked(data)] == ["gen_config", "convert_weight", "compile", "compile"]
@@ -328,7 +330,7 @@ def test_swap_is_enough_for_quantising(data: Path) -> None:
 
 
 def test_what_cannot_fit_the_disk_is_refused(data: Path) -> None:
-    obstacles = list(compiling.obstacles(made_plan(data), compiling.MemoryFit(50_000_000, 8 << 30, 0)))
+    obstacles = list(chatapi_compile.obstacles(made_plan(data), chatapi_compile.MemoryFit(50_000_000, 8 << 30, 0)))
     assert [type(each) for each in obstacles] == [StorageError]
     assert "make room there" in obstacles[0].message
 

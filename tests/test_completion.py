@@ -12,11 +12,11 @@ from urllib.parse import unquote
 
 import httpx
 import pytest
-from conftest import Served, serving
 
 from chatapi.audio import Audio, decode, wav
 from chatapi.engines import TokenChunk, TokenUsage
 from chatapi.settings import Settings
+from conftest import Served, serving
 
 
 def events(reply: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
@@ -33,7 +33,11 @@ def test_text_in_text_out(served: Served) -> None:
     document = reply.json()
     assert reply.status_code == 200
     assert reply.headers["content-type"] == "application/json"
-    assert (document["reply"], document["transcript"], document["finish_reason"]) == ("You said: hello there.", None, "stop")
+    assert (document["reply"], document["transcript"], document["finish_reason"]) == (
+        "You said: hello there.",
+        None,
+        "stop",
+    )
     assert set(document) == {"id", "conversation", "transcript", "reply", "finish_reason", "usage", "timings"}
     assert document["id"] == reply.headers["x-request-id"]
     assert document["usage"]["completion_tokens"] > 0
@@ -191,7 +195,7 @@ def test_an_answer_that_has_no_sound_is_not_met_with_silence(served: Served) -> 
         yield TokenChunk("", "stop", TokenUsage(1, 1))
 
     served.appliance.engines.llm.engine.generate = smiling  # type: ignore[method-assign]
-    said = len(served.appliance.answering.no_answer.split())
+    said = len(served.appliance.generator.no_answer.split())
     for stream in (False, True):
         reply = served.client.post("/completion", json={"prompt": "hello", "reply": "voice", "stream": stream})
         assert reply.status_code == 200 and decode(reply.content).seconds == pytest.approx(said * 0.06, abs=0.05)

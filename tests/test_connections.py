@@ -20,7 +20,6 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import ECHO, PATIENCE, Served, serving
 
 from chatapi.auth import client_address
 from chatapi.interfaces.http import connections
@@ -28,6 +27,7 @@ from chatapi.interfaces.http.connections import GRACE_SECONDS, REFUSING, Connect
 from chatapi.interfaces.http.protocols import Pace
 from chatapi.settings import Settings
 from chatapi.system import file_descriptors
+from conftest import ECHO, PATIENCE, Served, serving
 
 GET = "GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -228,7 +228,7 @@ def test_a_refused_connection_is_told_so_in_full_and_health_is_answered(echo_set
         with crowd(served.port, 16) as busy:
             for each in busy:
                 each.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-            wait_until(lambda: served.appliance.gate.used + served.appliance.gate.waiting == 16)
+            wait_until(lambda: served.appliance.admission.used + served.appliance.admission.waiting == 16)
             with crowd(served.port, 5) as late:
                 asked = ["/models", "/v1/models", "/metrics", "/health", "/ready"]
                 came = [replies([each], GET.format(path).encode())[0] for each, path in zip(late, asked, strict=True)]

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 import anyio
 import pytest
-from conftest import Running, answer, until
 
 from chatapi.audio import Audio
 from chatapi.engines import PromptMessage, Sampling, Stop, TokenChunk
@@ -15,6 +14,7 @@ from chatapi.events import TextDelta, TurnEnded
 from chatapi.runtime.admission import Priority
 from chatapi.services.turns.chat_completion import ChatMessage, ChatTurn
 from chatapi.services.turns.completion import Turn
+from conftest import Running, answer, until
 
 
 @pytest.mark.anyio
@@ -22,7 +22,7 @@ async def test_a_turn_that_takes_too_long_is_ended(echo: Running) -> None:
     async with echo("fake.delay=0.2", "limits.turn_seconds=0.3") as appliance:
         with pytest.raises(DeadlineExceeded):
             await answer(appliance, Turn(prompt="one two three four"))
-        await until(lambda: appliance.engines.llm.gate.used == 0)
+        await until(lambda: appliance.engines.llm.admission.used == 0)
 
 
 @pytest.mark.anyio
@@ -34,11 +34,11 @@ async def test_the_oldest_exchanges_leave_first_and_the_system_prompt_never(echo
             ended = await answer(appliance, Turn(prompt=prompt, conversation=conversation))
             conversation = ended.conversation
             used.append(ended.prompt_tokens)
-        recalled = await appliance.history.call(lambda history: history.recall(conversation))
+        conversation_state = await appliance.history.call(lambda history: history.recall(conversation))
         everything = await appliance.history.call(lambda history: history.recall(conversation, everything=True))
         assert max(used) <= 200
-        assert len(everything.exchanges) == 12 > len(recalled.exchanges) >= 1
-        assert recalled.exchanges[-1].asked.startswith("number 11")
+        assert len(everything.exchanges) == 12 > len(conversation_state.exchanges) >= 1
+        assert conversation_state.exchanges[-1].asked.startswith("number 11")
 
 
 @pytest.mark.anyio
@@ -77,7 +77,7 @@ async def test_a_failing_voice_ends_the_turn_with_its_error(echo: Running) -> No
         appliance.engines.tts.engine.synthesize = broken  # type: ignore[method-assign]
         with pytest.raises(EngineFailed, match="the tts engine failed; the log says why"):
             await answer(appliance, Turn(prompt="hello", speak=True))
-        await until(lambda: appliance.gate.used == appliance.engines.llm.gate.used == 0)
+        await until(lambda: appliance.admission.used == appliance.engines.llm.admission.used == 0)
 
 
 @pytest.mark.anyio

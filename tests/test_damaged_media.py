@@ -8,10 +8,10 @@ import struct
 import av
 import numpy as np
 import pytest
-from conftest import tone, written
 
 from chatapi.audio import RATE, Audio, decode, wav
 from chatapi.errors import BadInput
+from conftest import tone, written
 
 SECONDS = 3.0
 ENCODINGS = {

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import av
 import pytest
-from conftest import Served, tone, written
 
 from chatapi.audio import RATE, Audio, blocks, decode, duration, wav
 from chatapi.errors import BadInput, ChatapiError, Unprocessable
 from chatapi.system import sandbox
+from conftest import Served, tone, written
 
 NO_CODEC = struct.pack(
     "<4sI4s4sIHHIIHH4sI64s",

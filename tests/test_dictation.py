@@ -6,10 +6,8 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
-from conftest import Running, tone
 from hypothesis import given
 from hypothesis import strategies as st
-from wyoming_peer import written
 
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Pcm, Samples
@@ -17,6 +15,8 @@ from chatapi.errors import BadInput, Unprocessable
 from chatapi.events import Transcript
 from chatapi.services.transcription.segmenter import SegmentationRules, SpeechRegionFinder, regions
 from chatapi.services.transcription.streaming import StreamingTranscriber
+from conftest import Running, tone
+from wyoming_peer import written
 
 CLIP = np.concatenate([part for length in (0.4, 2.0, 0.7) for part in (np.zeros(RATE, np.float32), tone(length))])
 

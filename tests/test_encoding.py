@@ -7,13 +7,13 @@ import io
 import av
 import numpy as np
 import pytest
-from conftest import tone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatapi.audio import Audio, Samples, decode
 from chatapi.audio.encoding import FORMATS, PCM_RATE, Encoder
 from chatapi.errors import Unprocessable
+from conftest import tone
 
 RATES = (16_000, 22_050, 44_100)
 

@@ -10,13 +10,10 @@ import anyio.lowlevel
 import av
 import numpy as np
 import pytest
-from conftest import Running, tone, until
 from wyoming.asr import Transcribe
 from wyoming.audio import AudioStart, AudioStop
 from wyoming.client import AsyncTcpClient
 from wyoming.tts import Synthesize
-from wyoming_peer import ask, open_to_wyoming, sound
-from wyoming_peer import until as come
 
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
@@ -24,6 +21,9 @@ from chatapi.errors import Busy, DeadlineExceeded, TooLarge, Unprocessable
 from chatapi.services.files import SMALL
 from chatapi.services.transcription.transcriber import TranscriptionRequest
 from chatapi.services.turns.completion import Turn
+from conftest import Running, tone, until
+from wyoming_peer import ask, open_to_wyoming, sound
+from wyoming_peer import until as come
 
 pytestmark = pytest.mark.anyio
 CLIP = np.concatenate([np.zeros(RATE, np.float32), tone(1.0), np.zeros(RATE, np.float32)])
@@ -55,11 +55,11 @@ async def test_what_comes_over_wyoming_has_a_slot_and_is_counted(echo: Running) 
         async with AsyncTcpClient("127.0.0.1", port) as client:
             await client.write_event(Transcribe().event())
             await client.write_event(AudioStart(RATE, 2, 1).event())
-            await until(lambda: appliance.gate.used == 1)
+            await until(lambda: appliance.admission.used == 1)
             await client.write_event(AudioStop().event())
             await come(client, "transcript-stop")
         assert (await ask(port, Synthesize("Hello."), end=["audio-stop"]))[-1].type == "audio-stop"
-        await until(lambda: appliance.gate.used == 0)
+        await until(lambda: appliance.admission.used == 0)
         assert counted(appliance) == {"file voice text ok": 1, "file text voice ok": 1}
 
 
@@ -68,13 +68,13 @@ async def test_who_asks_for_something_else_in_the_middle_of_a_sound_has_left_it(
         start = AudioStart(RATE, 2, 1)
         came = await ask(port, Transcribe(), start, Transcribe(), *sound(CLIP), end=["transcript-stop"])
         assert [each.type for each in came].count("transcript") == 1
-        await until(lambda: appliance.gate.used == 0)
+        await until(lambda: appliance.admission.used == 0)
         assert counted(appliance) == {"file voice text left": 1, "file voice text ok": 1}
 
 
 async def test_a_full_box_refuses_what_comes_over_wyoming(echo: Running) -> None:
     async with echo("limits.concurrent=1", "limits.queue=0") as appliance, open_to_wyoming(appliance) as (_, port):
-        async with appliance.gate.admitted():
+        async with appliance.admission.admitted():
             for asked in ([Transcribe(), *sound(CLIP)], [Synthesize("Hello.")]):
                 (error,) = await ask(port, *asked, end=["transcript", "audio-stop"])
                 assert (error.type, error.data["code"]) == ("error", "busy")
@@ -102,7 +102,7 @@ async def test_a_speaker_who_never_ends_is_ended(echo: Running) -> None:
         with pytest.raises(TooLarge):
             async with appliance.files.dictated(blocks(CLIP)) as found:
                 [each async for each in found]
-        await until(lambda: appliance.gate.used == 0)
+        await until(lambda: appliance.admission.used == 0)
 
 
 async def test_a_text_without_words_is_counted_as_what_it_is(echo: Running) -> None:
@@ -111,7 +111,7 @@ async def test_a_text_without_words_is_counted_as_what_it_is(echo: Running) -> N
 
     async with echo() as appliance:
         with pytest.raises(Unprocessable, match="nothing to say"):
-            async with appliance.files.followed(nothing(), appliance.speaking.voice(None)) as found:
+            async with appliance.files.followed(nothing(), appliance.synthesis.voice(None)) as found:
                 [each async for each in found]
         assert counted(appliance) == {"file text voice empty_text": 1}
 
@@ -129,7 +129,7 @@ async def test_a_text_that_is_no_longer_wanted_lets_go_of_the_voice_at_once(echo
         hooks.finalizer(generator)
 
     async with echo() as appliance:
-        said = appliance.speaking.follow(text, appliance.speaking.voice(None))
+        said = appliance.synthesis.follow(text, appliance.synthesis.voice(None))
         sys.set_asyncgen_hooks(finalizer=thrown_away)
         await anext(said)
         await said.aclose()
@@ -161,8 +161,10 @@ async def test_a_large_recording_that_states_no_length_waits_with_the_long_ones(
     async with echo("limits.concurrent=1") as appliance, anyio.create_task_group() as group:
 
         async def heard() -> None:
-            async with appliance.files.heard(file, TranscriptionRequest()) as passages:
-                assert [passage.done async for passage in passages][-1] == pytest.approx(12, abs=0.1)
+            async with appliance.files.heard(file, TranscriptionRequest()) as transcribed_parts:
+                assert [transcribed_part.done async for transcribed_part in transcribed_parts][-1] == pytest.approx(
+                    12, abs=0.1
+                )
 
         async with appliance.files.long.admitted():
             group.start_soon(heard)

@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 
 import pytest
+
 from conftest import MODELS
 from fuzz import documents, media
 from fuzz.box import Box, troubles

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import model as installed
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chatapi.audio import decode, mel
 from chatapi.catalog import Catalog, ggml
 from chatapi.errors import ModelError
+from conftest import model as installed
 
 Array = npt.NDArray[Any]
 CLIPS = Path(__file__).parent / "corpus" / "real"

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import model, until
 
 from chatapi.engines import Stop
 from chatapi.runtime.workers import Worker
 from chatapi.settings import Settings
+from conftest import model, until
 
 piper = pytest.importorskip("piper")
-from test_piper import spoken, voice  # noqa: E402
-
 from chatapi.engines.tts.piper import LOADED, Piper  # noqa: E402
+from test_piper import spoken, voice  # noqa: E402
 
 JOE = "en_US-joe-medium"
 

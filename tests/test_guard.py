@@ -18,7 +18,6 @@ import hypothesis
 import openai
 import pytest
 import websockets
-from conftest import ECHO, PATIENCE, Served, serving
 from fastapi.routing import APIRoute, APIWebSocketRoute
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
@@ -37,6 +36,7 @@ from chatapi.interfaces.http.middleware import RequestMiddleware
 from chatapi.observability import logs
 from chatapi.observability.metrics import Metrics
 from chatapi.settings import LogSettings, Settings
+from conftest import ECHO, PATIENCE, Served, serving
 
 HERE, ELSEWHERE = "192.0.2.1", "192.0.2.2"
 

@@ -32,10 +32,10 @@ def history(file: Path) -> Iterator[ConversationHistory]:
 
 def begun(history: ConversationHistory, *pairs: tuple[str, str], system: str | None = None) -> str:
     conversation = ConversationHistory.new_id()
-    recalled = ConversationState(conversation, system, ())
+    conversation_state = ConversationState(conversation, system, ())
     for asked, answered in pairs:
-        assert history.add(recalled, asked, answered).kept
-        recalled = history.recall(conversation)
+        assert history.add(conversation_state, asked, answered).kept
+        conversation_state = history.recall(conversation)
     return conversation
 
 
@@ -45,9 +45,9 @@ def asked(history: ConversationHistory, conversation: str) -> list[str]:
 
 def test_what_was_said_comes_back_in_order(history: ConversationHistory) -> None:
     conversation = begun(history, ("one?", "1"), ("two?", "2"), system="Be brief.")
-    recalled = history.recall(conversation)
-    assert [(e.asked, e.answered) for e in recalled.exchanges] == [("one?", "1"), ("two?", "2")]
-    assert recalled.system == "Be brief."
+    conversation_state = history.recall(conversation)
+    assert [(e.asked, e.answered) for e in conversation_state.exchanges] == [("one?", "1"), ("two?", "2")]
+    assert conversation_state.system == "Be brief."
 
 
 def test_a_process_killed_after_an_answer_has_lost_nothing(file: Path) -> None:
@@ -77,8 +77,8 @@ def test_an_unknown_conversation_is_refused_by_name(history: ConversationHistory
 
 def test_what_no_longer_fits_the_model_is_not_recalled_but_kept(history: ConversationHistory) -> None:
     conversation = begun(history, ("one?", "1"), ("two?", "2"), ("three?", "3"))
-    recalled = history.recall(conversation)
-    history.add(replace(recalled, exchanges=recalled.exchanges[2:]), "four?", "4")
+    conversation_state = history.recall(conversation)
+    history.add(replace(conversation_state, exchanges=conversation_state.exchanges[2:]), "four?", "4")
     assert [e.asked for e in history.recall(conversation).exchanges] == ["three?", "four?"]
     assert asked(history, conversation) == ["one?", "two?", "three?", "four?"]
 

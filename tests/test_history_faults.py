@@ -14,12 +14,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import Served, serving
 
 from chatapi.errors import NotFound, NotReady
 from chatapi.settings import Settings
 from chatapi.storage.history import AGAIN, ConversationHistory, ConversationState, SavedExchange
 from chatapi.storage.history.store import kind_of
+from conftest import Served, serving
 
 
 class Pause:

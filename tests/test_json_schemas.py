@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import model as installed
 
 from chatapi.engines import PromptMessage, Sampling, Tool
 from chatapi.engines.llm import json_schemas, pattern_size
@@ -15,6 +14,7 @@ from chatapi.errors import Unprocessable
 from chatapi.services.turns.tool_call_parser import generate
 from chatapi.settings import LlamaCppSettings as Table
 from chatapi.settings import Settings
+from conftest import model as installed
 
 Schema = dict[str, Any]
 

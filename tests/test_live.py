@@ -12,7 +12,6 @@ from typing import TypeVar
 import anyio
 import numpy as np
 import pytest
-from conftest import Running, tone, until
 
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
@@ -34,6 +33,7 @@ from chatapi.services.live import LiveSession, SessionOptions
 from chatapi.services.speech import synthesis
 from chatapi.services.transcription.segmenter import FRAME
 from chatapi.services.transcription.transcriber import TranscriptText
+from conftest import Running, tone, until
 
 pytestmark = pytest.mark.anyio
 E = TypeVar("E")
@@ -91,9 +91,9 @@ async def test_what_is_said_is_answered_aloud_after_its_pause(echo: Running) -> 
         text = "".join(delta.text for delta in talk.all(TextDelta))
         assert text == f"You said: {talk.all(ResponseStarted)[0].asked}."
         assert sum(speech.audio.seconds for speech in talk.all(Speech)) > 0.2
-        ledger = talk.all(TurnEnded)[0].ledger
-        assert ledger.endpoint is not None and ledger.first_audio is not None and 0 < ledger.endpoint < 2
-        kept = await talk.appliance.history.call(lambda history: history.recall(talk.session.recalled.id))
+        timings = talk.all(TurnEnded)[0].timings
+        assert timings.endpoint is not None and timings.first_audio is not None and 0 < timings.endpoint < 2
+        kept = await talk.appliance.history.call(lambda history: history.recall(talk.session.conversation_state.id))
         assert [exchange.answered for exchange in kept.exchanges] == [text]
 
 
@@ -128,7 +128,7 @@ async def test_who_goes_on_before_the_answer_is_heard_is_taken_to_have_paused(ec
         assert talk.all(Interrupted)[0] == Interrupted(0.0, "", retracted=True)
         asked = talk.all(ResponseStarted)[-1].asked
         assert float(asked.split()[1]) > 1.5
-        kept = await talk.appliance.history.call(lambda history: history.recall(talk.session.recalled.id))
+        kept = await talk.appliance.history.call(lambda history: history.recall(talk.session.conversation_state.id))
         assert [exchange.asked for exchange in kept.exchanges] == [asked]
 
 
@@ -147,7 +147,7 @@ async def test_speech_against_an_answer_ends_it_and_history_says_what_was_heard(
         assert 0.4 < interrupted.spoken < 1.2
         assert 2 <= len(interrupted.text.split()) <= 16
         await talk.come(TurnEnded, 2)
-        kept = await talk.appliance.history.call(lambda history: history.recall(talk.session.recalled.id))
+        kept = await talk.appliance.history.call(lambda history: history.recall(talk.session.conversation_state.id))
         assert kept.exchanges[0].answered == f"{interrupted.text} —"
         assert len(kept.exchanges) == 2
         # The model was told of it, and nobody else.
@@ -155,7 +155,7 @@ async def test_speech_against_an_answer_ends_it_and_history_says_what_was_heard(
         assert kept.exchanges[1].answered.startswith("You said: (I interrupt you.) heard")
         await talk.session.respond("and now")
         await talk.come(TurnEnded, 3)
-        assert talk.session.recalled.exchanges[-1].answered == "You said: and now."
+        assert talk.session.conversation_state.exchanges[-1].answered == "You said: and now."
 
 
 @pytest.mark.parametrize("noise", ["", "Mhm.", "You said word word."])
@@ -280,7 +280,7 @@ async def test_an_answer_whose_first_piece_says_nothing_goes_on(echo: Running, m
         )
         await talk.session.respond("one two. Three four five six. Seven eight.")
         await talk.come(TurnEnded)
-        assert talk.session.recalled.exchanges[-1].answered.endswith("Seven eight..")
+        assert talk.session.conversation_state.exchanges[-1].answered.endswith("Seven eight..")
         assert talk.all(Speech)
 
 
@@ -315,9 +315,9 @@ async def test_a_conversation_goes_on_where_it_was(echo: Running) -> None:
     async with talking(echo) as talk:
         await talk.session.respond("hello")
         await talk.come(TurnEnded)
-        conversation = talk.session.recalled.id
+        conversation = talk.session.conversation_state.id
         async with talk.appliance.live.session(conversation=conversation) as (again, _):
-            assert [exchange.asked for exchange in again.recalled.exchanges] == ["hello"]
+            assert [exchange.asked for exchange in again.conversation_state.exchanges] == ["hello"]
         with pytest.raises(NotFound):
             async with talk.appliance.live.session(conversation="nobody's"):
                 pass
@@ -331,14 +331,14 @@ async def test_what_no_longer_fits_the_model_leaves_before_the_next_turn_and_sev
         for turn in range(12):
             await talk.session.respond(" ".join(["word"] * 9))
             await talk.come(TurnEnded, turn + 1)
-            remembered.append(len(talk.session.recalled.exchanges))
+            remembered.append(len(talk.session.conversation_state.exchanges))
         fewer = [now for before, now in itertools.pairwise(remembered) if now <= before]
         # The rest of the context takes three exchanges until it is full again.
         assert 2 <= len(fewer) <= 4 and max(remembered) <= 6
         history = talk.appliance.history
-        kept = await history.call(lambda history: history.recall(talk.session.recalled.id, everything=True))
+        kept = await history.call(lambda history: history.recall(talk.session.conversation_state.id, everything=True))
         assert len(kept.exchanges) == 12
-        begun = await history.call(lambda history: history.recall(talk.session.recalled.id))
+        begun = await history.call(lambda history: history.recall(talk.session.conversation_state.id))
         assert len(begun.exchanges) <= max(remembered)
 
 
@@ -351,7 +351,7 @@ async def test_a_conversation_that_fills_the_context_is_not_read_anew_with_every
     async with talking(echo, *model, options=options) as talk:
         for turn in range(10):
             # Nobody asks the next question at once.
-            await until(lambda: talk.appliance.engines.llm.gate.used == 0)
+            await until(lambda: talk.appliance.engines.llm.admission.used == 0)
             await talk.session.respond(f"{turn}. {said}")
             ended = await talk.come(TurnEnded, turn + 1)
             read.append(ended.prompt_tokens - ended.cached_tokens)
@@ -363,6 +363,6 @@ async def test_leaving_in_the_middle_of_an_answer_frees_the_engines(echo: Runnin
     async with echo("fake.delay=0.05") as appliance:
         async with appliance.live.session() as (session, _):
             await session.respond(" ".join(["word"] * 100))
-            await until(lambda: appliance.engines.llm.gate.used == 1)
-        await until(lambda: appliance.engines.llm.gate.used == 0)
+            await until(lambda: appliance.engines.llm.admission.used == 1)
+        await until(lambda: appliance.engines.llm.admission.used == 0)
         assert appliance.live.sessions == 0

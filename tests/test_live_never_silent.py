@@ -14,7 +14,6 @@ from typing import TypeVar
 import anyio
 import numpy as np
 import pytest
-from conftest import PATIENCE, Running, until
 
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
@@ -33,6 +32,7 @@ from chatapi.events import (
 from chatapi.services.live import LiveSession, SessionOptions
 from chatapi.services.live.barge_in import ENDING
 from chatapi.services.transcription.transcriber import TranscriptText
+from conftest import PATIENCE, Running, until
 
 pytestmark = pytest.mark.anyio
 E = TypeVar("E")
@@ -62,7 +62,7 @@ class Talk:
             await self.session.hear(sound[start : start + BLOCK])
             await anyio.sleep(0.002)
             if settle:
-                await until(lambda: not any(each.gate.used for each in self.appliance.engines.all()))
+                await until(lambda: not any(each.admission.used for each in self.appliance.engines.all()))
                 await anyio.sleep(0.002)
 
     async def say(self, words: str | Exception, seconds: float = 0.8, pause: float = 2.0) -> None:
@@ -220,7 +220,7 @@ async def test_a_noise_before_an_answer_sounds_does_not_lose_it(talking: Callabl
         for words in ("", "Mhm."):
             talk.words = words
             await talk.hear(voice(0.4), silence(0.5), settle=False)
-            await until(lambda: not talk.appliance.engines.asr.gate.used)
+            await until(lambda: not talk.appliance.engines.asr.admission.used)
             await talk.hear(silence(1.5), settle=False)
         await talk.ended(1)
         assert not talk.all(Interrupted) and len(talk.asked) == 1
@@ -233,7 +233,7 @@ async def test_a_question_before_an_answer_sounds_is_answered_with_the_first(tal
         await talk.hear(voice(0.8), silence(1.5), settle=False)
         await talk.ended(1)
         assert talk.asked[1:] == [f"{talk.asked[0]} And why is that?"]
-        assert [exchange.asked for exchange in talk.session.recalled.exchanges] == talk.asked[1:]
+        assert [exchange.asked for exchange in talk.session.conversation_state.exchanges] == talk.asked[1:]
 
 
 async def test_an_answer_given_up_at_the_onset_of_a_noise_is_given_after_it(talking: Callable[..., object]) -> None:

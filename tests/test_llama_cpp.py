@@ -11,12 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import model as installed
 
 from chatapi.engines import ContextOverflow, PromptMessage, Sampling, TokenChunk
 from chatapi.errors import EngineFailed, ModelError
 from chatapi.settings import SYSTEM, LlmSettings, Settings
 from chatapi.settings import LlamaCppSettings as Table
+from conftest import model as installed
 
 pytest.importorskip("xllamacpp")
 from chatapi.engines.llm.llama_cpp import STEP, LlamaCpp

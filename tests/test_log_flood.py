@@ -6,9 +6,9 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-from conftest import until
 
 from chatapi.observability.log_flood import PER_LOGGER, PER_MINUTE, FloodFilter
+from conftest import until
 
 
 class Recorder(logging.Handler):

@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
-from test_board import ORIN_NX, written
 
 from chatapi.catalog.manifest import Addresses, Manifest, Member, Wheels, load, load_all
 from chatapi.engines.registry import ENGINES
 from chatapi.errors import ModelError
 from chatapi.runtime import engine_selection
+from test_board import ORIN_NX, written
 
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / "models"

@@ -12,9 +12,6 @@ from typing import Any
 import anyio
 import psutil
 import pytest
-from conftest import DEFAULTS, MODELS, Running, answer, model, until
-from conftest import written as encoded
-from test_board import ORIN_NX, written
 
 from chatapi import settings
 from chatapi.appliance import Appliance
@@ -25,6 +22,9 @@ from chatapi.errors import ModelError
 from chatapi.runtime import memory_plan
 from chatapi.services.turns.completion import Turn
 from chatapi.system import jetson as board
+from conftest import DEFAULTS, MODELS, Running, answer, model, until
+from conftest import written as encoded
+from test_board import ORIN_NX, written
 
 MB = 1_000_000
 MODELS_HERE = {
@@ -223,7 +223,7 @@ async def test_an_idle_box_is_well_and_its_next_turn_waits_for_what_comes_back(e
         assert 'chatapi_engine_loaded{engine="llm"} 0.0' in page
         assert 'chatapi_engine_unloads_total{engine="llm"} 1.0' in page
         ended = await answer(appliance, Turn(audio=written_wav(beep), speak=True))
-        assert ended.ledger.first_audio is not None
+        assert ended.timings.first_audio is not None
         page = appliance.metrics.page().decode()
         assert 'chatapi_engine_loaded{engine="llm"} 1.0' in page
         # On a busy machine the model may rest and come back once more within the turn.
@@ -268,8 +268,8 @@ async def test_a_real_model_gives_its_memory_back_and_answers_again(data: Path) 
         again = await answer(appliance, asked)
         assert (mind.state, again.completion_tokens) == ("ready", said.completion_tokens)
         # The wait is in the times of the turn.
-        assert again.ledger.first_token is not None
-        assert again.ledger.first_token > loading() - first > 0
+        assert again.timings.first_token is not None
+        assert again.timings.first_token > loading() - first > 0
 
 
 def resident() -> int:

@@ -9,14 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import orin
 import pytest
-from conftest import Running, Served, answer, serving, tone, until
-from mlc_model import compiled, mlc_llm
 from prometheus_client.core import Metric
-from test_board import ORIN_NX, written
-from test_live import silence, talking
 
+import orin
 from chatapi.appliance import Appliance
 from chatapi.cli.health import health
 from chatapi.engines import PromptMessage, Sampling
@@ -31,9 +27,13 @@ from chatapi.services.live import SessionOrigin
 from chatapi.services.transcription.transcriber import TranscriptText
 from chatapi.services.turns.completion import Turn
 from chatapi.settings import MlcSettings, ServerSettings, Settings
+from conftest import Running, Served, answer, serving, tone, until
+from mlc_model import compiled, mlc_llm
+from test_board import ORIN_NX, written
+from test_live import silence, talking
 
 pytestmark = pytest.mark.anyio
-DOCUMENT = Path(__file__).parents[1] / "monitoring/metrics.md"
+DOCUMENT = Path(__file__).parents[1] / "containers/monitoring/metrics.md"
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float:
@@ -98,10 +98,10 @@ async def test_a_live_turn_is_counted_with_its_stages_from_the_end_of_speech(ech
             "chatapi_turns_total", {"kind": "live", "input": "voice", "reply": "voice", "result": "ok"})))  # fmt: skip
         for stage in ("endpoint", "transcript", "first_token", "first_audio", "audible", "end"):
             assert value(metrics, "chatapi_live_stage_seconds_count", stage=stage) == 1
-        ledger = ended.ledger
-        assert ledger.endpoint is not None and ledger.first_audio is not None
+        timings = ended.timings
+        assert timings.endpoint is not None and timings.first_audio is not None
         heard = value(metrics, "chatapi_live_stage_seconds_sum", stage="audible")
-        assert heard == pytest.approx(max(ledger.endpoint, ledger.first_audio))
+        assert heard == pytest.approx(max(timings.endpoint, timings.first_audio))
         assert value(metrics, "chatapi_tokens_total", kind="completion") == ended.completion_tokens > 0
         assert value(metrics, "chatapi_live_guesses_total", result="used") == 1
         assert metrics.registry.get_sample_value("chatapi_turn_stage_seconds_count", {"stage": "end"}) is None

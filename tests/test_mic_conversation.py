@@ -10,7 +10,6 @@ from typing import Any, cast
 import anyio
 import numpy as np
 import pytest
-from conftest import PATIENCE, Running, tone
 
 from chatapi.appliance import ESSENTIAL, Appliance
 from chatapi.audio import RATE, Audio, Samples
@@ -19,6 +18,7 @@ from chatapi.interfaces.audio_device import conversation as mic
 from chatapi.interfaces.audio_device.chimes import Chime, chime
 from chatapi.interfaces.audio_device.conversation import LocalConversation
 from chatapi.interfaces.audio_device.devices import AudioDevices
+from conftest import PATIENCE, Running, tone
 
 pytestmark = pytest.mark.anyio
 BLOCK = 320

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sound import FEED, MICROPHONE, SPEAKER, SPEAKER_RATE, Room, room  # noqa: F401 - the fixture
 
 from chatapi.audio import RATE, Audio, Samples, decode
+from sound import FEED, MICROPHONE, SPEAKER, SPEAKER_RATE, Room, room  # noqa: F401 - the fixture
 
 HERE = Path(__file__).parent
 OTHER = "module-null-sink sink_name=other norewinds=1"

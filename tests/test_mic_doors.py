@@ -14,12 +14,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from conftest import DEFAULTS, ECHO, PATIENCE, Served, model
-from sound import Room, room
-from test_talk import Talking, said, talking, words
 
 from chatapi.audio import RATE, Samples, decode
 from chatapi.errors import NotReady, WrongMode
+from conftest import DEFAULTS, ECHO, PATIENCE, Served, model
+from sound import Room, room
+from test_talk import Talking, said, talking, words
 
 __all__ = ["room"]
 CORPUS = Path(__file__).parent / "corpus"

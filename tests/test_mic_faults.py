@@ -12,12 +12,12 @@ import anyio
 import anyio.lowlevel
 import numpy as np
 import pytest
-from conftest import tone, until
 
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.errors import NotReady
 from chatapi.interfaces.audio_device.capture import WAITING, Capture
 from chatapi.interfaces.audio_device.devices import AudioDevices
+from conftest import tone, until
 
 pytestmark = pytest.mark.anyio
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import tone
 
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.interfaces.audio_device.chimes import NOTES, chime
 from chatapi.interfaces.audio_device.playback import FADE, Playback
+from conftest import tone
 
 DEVICE = 48_000
 FADED = int(FADE * DEVICE)

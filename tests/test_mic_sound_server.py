@@ -11,9 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from sound import Room, room  # noqa: F401 - the fixture
 
 from chatapi.interfaces.audio_device.sound_server import SoundServer
+from sound import Room, room  # noqa: F401 - the fixture
 
 HERE = Path(__file__).parent
 PLACES = """

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlc_model import GOOD, METADATA, compiled, mlc_llm
 
 from chatapi.engines import ContextOverflow, PromptMessage, Sampling
 from chatapi.engines.registry import load
 from chatapi.errors import EngineFailed, ModelError, SettingsError, Unprocessable
 from chatapi.settings import LlmSettings, MlcSettings, Settings
+from mlc_model import GOOD, METADATA, compiled, mlc_llm
 
 SYSTEM = PromptMessage("system", "You answer in one short sentence.")
 HELLO = [SYSTEM, PromptMessage("user", "Tell me about the sea.")]
@@ -285,7 +285,7 @@ def test_a_closed_engine_says_so(build: Build) -> None:
 
 
 def test_the_cache_is_as_large_as_the_memory_allows() -> None:
-    from chatapi.compiling import HEADROOM, fitting
+    from chatapi.catalog.compiled import HEADROOM, fitting
 
     weights, each = 4_000_000_000, 131_073.25
     free = int(weights + 155_000_000 + HEADROOM + each * 3000)
@@ -296,7 +296,7 @@ def test_the_cache_is_as_large_as_the_memory_allows() -> None:
 
 
 def test_on_a_board_the_cache_takes_what_is_free_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from chatapi.compiling import HEADROOM
+    from chatapi.catalog.compiled import HEADROOM
     from chatapi.engines.llm.mlc import configured
 
     compiled(tmp_path)

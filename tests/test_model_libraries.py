@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from model_library import METADATA, fat_binary, library
 
+from chatapi.catalog.compiled import Target, verify
 from chatapi.catalog.compiled.model_lib import MARKS, read
-from chatapi.compiling import Target, verify
 from chatapi.system.jetson import JetsonBoard
+from model_library import METADATA, fat_binary, library
 
 TESTS = Path(__file__).parent
 NEEDED = [

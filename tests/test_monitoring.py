@@ -1,4 +1,4 @@
-"""The files of monitoring/, by Prometheus itself: it checks them, and answers every panel about a box that was busy."""
+"""The files of containers/monitoring/: Prometheus itself checks them, and answers every panel about a busy box."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from typing import Any
 
 import anyio
 import httpx
-import orin
 import pytest
 import yaml
-from conftest import ECHO, Served, serving, tone
-from mlc_model import compiled, mlc_llm
-from realtime_client import SERVER_VAD, silence, speech, talking
-from test_metrics import Mic
 
+import orin
 from chatapi import settings
 from chatapi.audio import RATE, Audio, wav
 from chatapi.engines import PromptMessage, Sampling
 from chatapi.engines.registry import load
 from chatapi.observability.metrics import Metrics
 from chatapi.settings import MlcSettings, Settings
+from conftest import ECHO, Served, serving, tone
+from mlc_model import compiled, mlc_llm
+from realtime_client import SERVER_VAD, silence, speech, talking
+from test_metrics import Mic
 
-MONITORING = Path(__file__).parents[1] / "monitoring"
+MONITORING = Path(__file__).parents[1] / "containers/monitoring"
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 PROMETHEUS, PROMTOOL = (shutil.which(name, path=PATH) for name in ("prometheus", "promtool"))
 DASHBOARD: dict[str, Any] = json.loads((MONITORING / "grafana/dashboards/chatapi.json").read_text())
@@ -223,7 +223,7 @@ def test_the_dashboard_is_the_one_that_its_table_makes() -> None:
     made = importlib.util.module_from_spec(spec)
     sys.modules["dashboard"] = made
     spec.loader.exec_module(made)
-    assert made.TARGET.read_text() == made.text(), "run: python3 monitoring/dashboard.py"
+    assert made.TARGET.read_text() == made.text(), "run: python3 containers/monitoring/dashboard.py"
 
 
 def test_every_metric_of_ours_is_looked_at() -> None:

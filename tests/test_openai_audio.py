@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
-from conftest import DEFAULTS, ECHO, MODELS, Running, Served, model, serving, tone, until, written
 from openai import OpenAI
 
 from chatapi import settings
@@ -26,6 +25,7 @@ from chatapi.interfaces.http.openai.transcriptions import REFUSED, Transcription
 from chatapi.services.transcription import transcriber
 from chatapi.services.transcription.transcriber import TranscriptionRequest
 from chatapi.settings import Settings
+from conftest import DEFAULTS, ECHO, MODELS, Running, Served, model, serving, tone, until, written
 
 TRANSCRIPTIONS, TRANSLATIONS = "/v1/audio/transcriptions", "/v1/audio/translations"
 OF_THE_CLIENT = {"extra_headers", "extra_query", "extra_body", "timeout", "file"}
@@ -144,10 +144,10 @@ async def test_what_is_understood_is_told_before_the_file_is_decoded(
 
     monkeypatch.setattr(transcriber, "blocks", held)
     async with echo() as appliance:
-        async with appliance.files.heard(file(*[5] * 30), TranscriptionRequest()) as passages:
+        async with appliance.files.heard(file(*[5] * 30), TranscriptionRequest()) as transcribed_parts:
             found = []
-            async for passage in passages:
-                found.append(passage)
+            async for transcribed_part in transcribed_parts:
+                found.append(transcribed_part)
                 freed.set()
         assert len(found[0].segments) == 1 and found[0].done < 100 < found[-1].done
 

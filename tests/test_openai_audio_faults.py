@@ -12,14 +12,14 @@ import av
 import numpy as np
 import openai
 import pytest
-from conftest import Served, serving, until
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 from openai import OpenAI
-from test_openai_audio import LONG, SHORT, TRANSCRIPTIONS, TRANSLATIONS
 
 from chatapi.settings import Settings
+from conftest import Served, serving, until
+from test_openai_audio import LONG, SHORT, TRANSCRIPTIONS, TRANSLATIONS
 
 
 def film() -> bytes:
@@ -122,7 +122,7 @@ def test_a_client_that_stalls_in_its_form_is_told_and_holds_nothing(echo_setting
             head = f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n"
             plain.sendall(head.encode() + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n")
             assert plain.recv(1000).startswith(b"HTTP/1.1 408 ")
-        assert quick.appliance.gate.used == 0
+        assert quick.appliance.admission.used == 0
 
 
 @given(
@@ -145,9 +145,9 @@ def test_no_form_is_an_error_of_ours(one: Served, names: list[str], content: byt
 
 
 @pytest.mark.parametrize("gate", ["gate", "long"])
-def test_a_full_box_refuses_and_says_when_to_come_again(echo_settings: Callable[..., Settings], gate: str) -> None:
+def test_a_full_box_refuses_and_says_when_to_come_again(echo_settings: Callable[..., Settings], admission: str) -> None:
     with serving(echo_settings("limits.concurrent=1", "limits.queue=0", "limits.audio_seconds=10")) as full:
-        held = full.appliance.gate if gate == "gate" else full.appliance.files.long
+        held = full.appliance.admission if admission == "gate" else full.appliance.files.long
         full.run(held.acquire)
         reply = full.client.post(TRANSCRIPTIONS, files={"file": LONG})
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "busy")
@@ -176,6 +176,6 @@ def test_who_leaves_stops_the_work(echo_settings: Callable[..., Settings]) -> No
             body = form("x", LONG)
             head = f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
             plain.sendall(head.encode() + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + body)
-            slow.run(lambda: until(lambda: slow.appliance.engines.vad.gate.used == 1))
-        slow.run(lambda: until(lambda: slow.appliance.gate.used == slow.appliance.engines.vad.gate.used == 0))
+            slow.run(lambda: until(lambda: slow.appliance.engines.vad.admission.used == 1))
+        slow.run(lambda: until(lambda: slow.appliance.admission.used == slow.appliance.engines.vad.admission.used == 0))
         assert slow.client.post(TRANSCRIPTIONS, files={"file": SHORT}).status_code == 200

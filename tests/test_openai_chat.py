@@ -15,13 +15,13 @@ import anyio
 import numpy as np
 import openai
 import pytest
-from conftest import ECHO, Served, serving, tone, until, written
 from openai import OpenAI
 
 from chatapi import settings
 from chatapi.audio import RATE, Audio, decode, wav
 from chatapi.interfaces.http.openai.chat_body import CLIENT, REFUSED, TAKEN, ChatRequest
 from chatapi.settings import Settings
+from conftest import ECHO, Served, serving, tone, until, written
 
 ASKED: list[Any] = [{"role": "user", "content": "hello there"}]
 SAID = "You said: hello there."
@@ -302,8 +302,8 @@ async def test_a_client_that_leaves_stops_the_engine(slow: Served) -> None:
             lines = reply.iter_lines()
             assert next(lines).startswith("data: ")
             # While the iterator lives: with it httpx closes the stream.
-            await until(lambda: slow.appliance.gate.used == 1)
-        await until(lambda: slow.appliance.gate.used == 0 and slow.appliance.engines.llm.gate.used == 0)
+            await until(lambda: slow.appliance.admission.used == 1)
+        await until(lambda: slow.appliance.admission.used == 0 and slow.appliance.engines.llm.admission.used == 0)
 
 
 def test_turns_and_tokens_are_counted_as_those_of_conversations(served: Served) -> None:

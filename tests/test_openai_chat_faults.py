@@ -12,7 +12,6 @@ import httpx
 import hypothesis
 import numpy as np
 import pytest
-from conftest import ECHO, Running, Served, serving, tone
 from hypothesis import strategies as st
 
 from chatapi import settings
@@ -20,6 +19,7 @@ from chatapi.audio import RATE, Audio, wav
 from chatapi.errors import NotFound
 from chatapi.interfaces.http.json_body import LARGE, MOST_VALUES
 from chatapi.services.turns.chat_completion import MOST_SPOKEN
+from conftest import ECHO, Running, Served, serving, tone
 
 PATH = "/v1/chat/completions"
 FIRST = "messages[0].content[0]"

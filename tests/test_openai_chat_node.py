@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+
 from conftest import Served, until
 
 FOLDER = Path(__file__).with_name("node")
@@ -30,4 +31,4 @@ async def test_the_client_for_node_chats_with_the_box(served: Served) -> None:
     assert found["called"] == "from Node"
     assert found["formed"] == {"name": "from Node"}
     assert found["refused"] == ["BadRequestError", 400, "unsupported_value", "n"]
-    await until(lambda: served.appliance.gate.used == 0)
+    await until(lambda: served.appliance.admission.used == 0)

@@ -13,7 +13,6 @@ import jiwer
 import numpy as np
 import openai
 import pytest
-from conftest import Served, serving, until
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
@@ -24,6 +23,7 @@ from chatapi.audio.encoding import FORMATS, PCM_RATE
 from chatapi.bench.wer import words
 from chatapi.interfaces.http.openai.speech import REFUSED, SpeechRequest
 from chatapi.settings import Settings
+from conftest import Served, serving, until
 
 TEXT = "One two three four five. Six seven eight nine. Ten."
 SPOKEN = 10 * 0.06
@@ -99,7 +99,7 @@ def test_sound_leaves_before_the_last_sentence_is_spoken_and_who_leaves_stops_th
         with slow.client.stream("POST", "/v1/audio/speech", json=asked) as reply:
             assert next(reply.iter_bytes())
             assert tts.given - before < 100
-        slow.run(lambda: until(lambda: tts.gate.used == slow.appliance.gate.used == 0))
+        slow.run(lambda: until(lambda: tts.admission.used == slow.appliance.admission.used == 0))
         assert tts.given - before < 100
 
 
@@ -189,12 +189,12 @@ def test_what_fails_in_the_middle_is_an_event_or_a_broken_file_and_never_a_whole
 
 def test_a_full_box_says_when_to_come_again(echo_settings: Callable[..., Settings]) -> None:
     with serving(echo_settings("limits.concurrent=1", "limits.queue=0")) as full:
-        full.run(full.appliance.gate.acquire)
+        full.run(full.appliance.admission.acquire)
         with OpenAI(base_url=full.url + "/v1", api_key="none", max_retries=0) as client:
             with pytest.raises(openai.InternalServerError) as caught:
                 client.audio.speech.create(input=TEXT, model="tts-1", voice="alloy")
             assert caught.value.status_code == 503 and int(caught.value.response.headers["retry-after"]) >= 1
-            full.appliance.gate.release()
+            full.appliance.admission.release()
             assert client.audio.speech.create(input=TEXT, model="tts-1", voice="alloy").read()
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 import schemathesis
-from conftest import ECHO, Served, serving, tone
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
@@ -15,6 +14,7 @@ from schemathesis.specs.openapi.schemas import OpenApiSchema
 
 from chatapi import settings
 from chatapi.audio import RATE, Audio, wav
+from conftest import ECHO, Served, serving, tone
 
 OPERATIONS = [
     ("/completion", "POST"),

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import model as installed
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
@@ -19,6 +18,7 @@ from chatapi.catalog import InstalledModel
 from chatapi.errors import ModelError, NotFound
 from chatapi.settings import PiperSettings as Table
 from chatapi.settings import Settings
+from conftest import model as installed
 
 piper = pytest.importorskip("piper")
 from chatapi.engines.tts.piper import LOADED, PHONEMES, Piper  # noqa: E402

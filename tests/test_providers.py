@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import model
 
 from chatapi.engines import onnx_providers as providers
 from chatapi.settings import OnnxSettings, Settings
+from conftest import model
 
 TENSORRT, CUDA, CPU = (f"{name}ExecutionProvider" for name in ("Tensorrt", "CUDA", "CPU"))
 ALL = (TENSORRT, CUDA, CPU)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import model
 
 from chatapi.audio import RATE, Samples, decode
 from chatapi.engines.tts.piper import Piper
 from chatapi.engines.wake_word.pymicro_wakeword import FRAME, PymicroWakeword
 from chatapi.errors import ModelError
 from chatapi.settings import Settings, WakeWordSettings
+from conftest import model
 
 pytestmark = pytest.mark.real
 SILENCE = np.zeros(RATE // 2, np.float32)

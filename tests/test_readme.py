@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import serving
 
 from chatapi import settings
 from chatapi.audio import decode
 from chatapi.catalog.manifest import load_all
 from chatapi.interfaces.http.completion_request import PromptRequest
+from conftest import serving
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -98,8 +98,8 @@ def test_the_commands_without_a_server_work(data: Path, tmp_path: Path) -> None:
     )
     document = json.loads(asked.stdout)
     assert words(document["transcript"])[:5] == ["what", "is", "the", "capital", "of"] and document["reply"]
-    assert document["ledger"]["first_audio"] < document["ledger"]["end"]
-    assert decode(tmp_path / "answer.wav").seconds == pytest.approx(document["ledger"]["spoken"], abs=0.05)
+    assert document["timings"]["first_audio"] < document["timings"]["end"]
+    assert decode(tmp_path / "answer.wav").seconds == pytest.approx(document["timings"]["spoken"], abs=0.05)
     assert "capital of" in chatapi("transcribe", str(question), data=data).stdout
     again = chatapi("ask", "And of Italy?", "--conversation", document["conversation"], data=data)
     assert again.stdout.strip()

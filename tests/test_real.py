@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from conftest import DEFAULTS, PATIENCE, Served, serving, tone, written
 
 from chatapi import settings
 from chatapi.audio import RATE, Audio, Samples, decode, wav
+from conftest import DEFAULTS, PATIENCE, Served, serving, tone, written
 
 pytestmark = pytest.mark.real
 WAV = {"content-type": "audio/wav"}
@@ -27,7 +27,7 @@ def say(box: Served, text: str) -> bytes:
     """The box's own voice as a WAV file: it is asked to repeat by its own synthesizer, without the model."""
 
     async def spoken() -> list[Audio]:
-        return [part async for part in box.appliance.speaking.say(text)]
+        return [part async for part in box.appliance.synthesis.say(text)]
 
     parts = box.run(spoken)
     silence = np.zeros(RATE // 3, np.float32)
@@ -155,9 +155,9 @@ def test_a_client_that_leaves_at_any_stage_frees_every_engine(box: Served, stage
     worker = getattr(box.appliance.engines, engine)
     with socket.create_connection(("127.0.0.1", box.port)) as plain:
         plain.sendall("\r\n".join((*lines, "", "")).encode() + body)
-        wait_until(lambda: worker.gate.used == 1)
-    wait_until(lambda: box.appliance.gate.used == 0)
-    wait_until(lambda: all(worker.gate.used == 0 for worker in box.appliance.engines.all()))
+        wait_until(lambda: worker.admission.used == 1)
+    wait_until(lambda: box.appliance.admission.used == 0)
+    wait_until(lambda: all(worker.admission.used == 0 for worker in box.appliance.engines.all()))
     assert box.client.post("/completion", json={"prompt": "Hello", "max_tokens": 5}).status_code == 200
 
 

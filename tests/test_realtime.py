@@ -9,12 +9,12 @@ from collections.abc import Callable
 import anyio
 import numpy as np
 import pytest
-from conftest import Served, serving, tone
-from realtime_client import RATE, SERVER_VAD, heard, raw, silence, speech, talking
 
 from chatapi.audio import Audio
 from chatapi.interfaces.http.realtime.audio_format import Incoming, Outgoing, received, sent
 from chatapi.settings import Settings
+from conftest import Served, serving, tone
+from realtime_client import RATE, SERVER_VAD, heard, raw, silence, speech, talking
 
 pytestmark = pytest.mark.anyio
 
@@ -230,8 +230,8 @@ async def test_a_client_that_pauses_is_told_only_of_what_matters(served: Served)
         assert updated["session"]["chatapi"] == {"pausing": True}
         await client.write("one two three four five six seven eight nine ten " * 4)
         await client.send("response.create")
-        ledger = (await client.until("chatapi.ledger"))["ledger"]
-        assert ledger["first_audio"] <= ledger["end"]
+        timings = (await client.until("chatapi.timings"))["timings"]
+        assert timings["first_audio"] <= timings["end"]
         await client.send("chatapi.played", audio_end_ms=500)
         await client.say(silence(0.3), speech(0.3))
         await client.until("chatapi.output_audio.paused")
@@ -261,7 +261,7 @@ async def test_what_was_played_of_one_answer_does_not_count_for_the_next(served:
         await client.detect(SERVER_VAD, chatapi={"pausing": True})
         await client.write("one two three four five six seven eight nine ten " * 4)
         await client.send("response.create")
-        await client.until("chatapi.ledger")
+        await client.until("chatapi.timings")
         await client.send("chatapi.played", audio_end_ms=60_000, response_id="resp_before")
         await client.say(silence(0.3), speech(0.3))
         await client.until("chatapi.output_audio.paused")
@@ -272,7 +272,7 @@ async def test_an_answer_goes_on_after_a_noise(served: Served) -> None:
         await client.detect(SERVER_VAD, chatapi={"pausing": True})
         await client.write("one two three four five six seven eight nine ten " * 4)
         await client.send("response.create")
-        await client.until("chatapi.ledger")
+        await client.until("chatapi.timings")
         await client.say(silence(0.3), speech(0.25))
         await client.until("chatapi.output_audio.paused")
         await client.send("input_audio_buffer.clear")
@@ -284,7 +284,7 @@ async def test_a_client_that_asks_is_told_which_words_its_sound_says(served: Ser
         await client.update(chatapi={})
         await client.write("One two three. Four five six.")
         await client.send("response.create")
-        await client.until("chatapi.ledger")
+        await client.until("chatapi.timings")
         told = [event for event in client.told if event["type"] == "chatapi.speech"]
         assert " ".join(event["text"] for event in told) == "You said: One two three. Four five six."
         assert [event["audio_start_ms"] for event in told] == [0, *(event["audio_end_ms"] for event in told[:-1])]

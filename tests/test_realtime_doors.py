@@ -14,12 +14,12 @@ import anyio
 import httpx
 import pytest
 import websockets
-from conftest import Served, serving, until
-from realtime_client import Event, heard, raw, silence, speech, talking
 from websockets.asyncio.client import connect
 
 from chatapi.interfaces.http.realtime.audio_format import sent
 from chatapi.settings import Settings
+from conftest import Served, serving, until
+from realtime_client import Event, heard, raw, silence, speech, talking
 
 pytestmark = pytest.mark.anyio
 
@@ -58,7 +58,7 @@ async def test_whatever_clients_do_nothing_is_left_behind(echo_settings: Callabl
                 for _ in range(8):
                     group.start_soon(act, served)
             await until(lambda: served.appliance.live.sessions == 0)
-        await until(lambda: all(worker.gate.used == 0 for worker in served.appliance.engines.all()))
+        await until(lambda: all(worker.admission.used == 0 for worker in served.appliance.engines.all()))
         await until(lambda: served.run(tasks) == before)
     assert told["error"]
 
@@ -240,7 +240,7 @@ async def test_a_client_that_disappears_leaves_nothing(slow: Served, moment: str
         assert slow.appliance.live.sessions == 1
         plain.transport.abort()
         await until(lambda: slow.appliance.live.sessions == 0)
-    await until(lambda: all(worker.gate.used == 0 for worker in slow.appliance.engines.all()))
+    await until(lambda: all(worker.admission.used == 0 for worker in slow.appliance.engines.all()))
 
 
 async def test_a_client_that_stops_reading_is_dropped(echo_settings: Callable[..., Settings]) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Served, tone
 
 from chatapi.audio import Audio
+from conftest import Served, tone
 
 FOLDER = Path(__file__).with_name("node")
 RATE = 24_000

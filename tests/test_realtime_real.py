@@ -7,13 +7,13 @@ import json
 import anyio
 import numpy as np
 import pytest
-from conftest import Served
-from realtime_client import RATE, Client, silence, talking
-from test_real import QUESTION, say, words
 
 from chatapi.audio import Audio, decode, wav
 from chatapi.bench.wer import word_error_rate
 from chatapi.interfaces.http.realtime.audio_format import sent
+from conftest import Served
+from realtime_client import RATE, Client, silence, talking
+from test_real import QUESTION, say, words
 
 pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.anyio]
 
@@ -33,14 +33,14 @@ async def test_a_spoken_question_is_answered_with_audio_and_transcript(box: Serv
         group.start_soon(speak, client, box, QUESTION)
         with anyio.fail_after(60):
             response = (await client.until("response.done"))["response"]
-        ledger = (await client.until("chatapi.ledger"))["ledger"]
+        timings = (await client.until("chatapi.timings"))["timings"]
         group.cancel_scope.cancel()
     assert response["status"] == "completed"
     heard = next(event for event in client.told if event["type"].endswith("transcription.completed"))
     # How well it hears is measured elsewhere: the voice is another each time, and the recogniser the smallest.
     assert words(heard["transcript"])[:5] == words(QUESTION)[:5]
     said = response["output"][0]["content"][0]["transcript"]
-    assert ledger["endpoint"] <= ledger["end"] and ledger["first_audio"] is not None
+    assert timings["endpoint"] <= timings["end"] and timings["first_audio"] is not None
     answer = wav(Audio(client.audio(), RATE))
     back = box.client.post("/completion", content=answer, headers={"content-type": "audio/wav"}).json()["transcript"]
     assert word_error_rate([(said, back)]) < 0.5

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from conftest import PATIENCE
 
 from chatapi.errors import BadInput
 from chatapi.system.sandbox import CallFailed, ChildCrashed, OutOfMemory, Sandbox, SandboxFailure, TimedOut, memory_file
+from conftest import PATIENCE
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,6 @@ from typing import Any
 
 import anyio
 import pytest
-from conftest import ECHO, PATIENCE, Running, answer, serving
 
 from chatapi import settings
 from chatapi.cli.health import health
@@ -31,6 +30,7 @@ from chatapi.errors import EngineFailed, NotReady
 from chatapi.services.turns.completion import Turn
 from chatapi.settings import Settings
 from chatapi.system.systemd_notify import ServiceManager
+from conftest import ECHO, PATIENCE, Running, answer, serving
 
 ROOT = Path(__file__).parents[1]
 UNITS = ROOT / "systemd"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import model, tone
 
 from chatapi.audio import RATE, Samples, decode
 from chatapi.bench.corpus import coloured
@@ -16,6 +15,7 @@ from chatapi.engines.vad.silero import FRAME, Silero
 from chatapi.engines.vad.silero_onnx import SileroOnnx
 from chatapi.services.transcription.segmenter import regions
 from chatapi.settings import Settings
+from conftest import model, tone
 
 REAL = Path(__file__).parent / "corpus" / "real"
 

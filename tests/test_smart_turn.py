@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import model
 
 from chatapi.audio import RATE, Samples, decode
 from chatapi.engines.turn_detection.smart_turn import SmartTurn
 from chatapi.errors import ModelError
 from chatapi.settings import Settings
+from conftest import model
 
 pytestmark = pytest.mark.real
 REAL = Path(__file__).parent / "corpus" / "real"

@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+
 from soak.curve import Curve, Sample
 from soak.kills import make
 from soak.live import Question

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from depot import Depot, opened
 
 from chatapi.catalog import wheels
 from chatapi.catalog.download import Unreachable, download
@@ -20,6 +19,7 @@ from chatapi.catalog.manifest import Addresses, File, Local, Manifest, Member, W
 from chatapi.catalog.pins import Pins
 from chatapi.catalog.sources import FetchProgress, Gathering, gather
 from chatapi.errors import ModelError
+from depot import Depot, opened
 
 CONTENT = random.Random(1).randbytes(300_000)
 AT_ONCE = (0.0, 0.0)
@@ -205,7 +205,7 @@ def index(depot: Depot, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Wheel]
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
     monkeypatch.setenv("PIP_RETRIES", "0")
 
-    def publish(package: str, files: dict[str, bytes], metadata: bool = True, **manner: Any) -> Wheel:
+    def publish(package: str, files: dict[str, bytes], metadata: bool = True, **generation_options: Any) -> Wheel:
         module, info = package.replace("-", "_"), f"{package.replace('-', '_')}-1.0.dist-info"
         stated = f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n"
         packed = io.BytesIO()
@@ -216,7 +216,7 @@ def index(depot: Depot, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Wheel]
             archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
             archive.writestr(f"{info}/RECORD", "")
         content, name = packed.getvalue(), f"{module}-1.0-py3-none-any.whl"
-        depot.put(f"files/{name}", content, **manner)
+        depot.put(f"files/{name}", content, **generation_options)
         depot.put(f"files/{name}.metadata", stated.encode())
         told = f' data-dist-info-metadata="sha256={sha256(stated.encode())}"' if metadata else ""
         link = f'<a href="{depot.address}/files/{name}#sha256={sha256(content)}"{told}>{name}</a>'

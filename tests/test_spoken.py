@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import soxr
-from conftest import model
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chatapi.text.normalization import spoken
 from chatapi.text.sentence_splitter import SentenceSplitter
+from conftest import model
 
 MARKUP = [
     ("**Bold**, *italic*, __both__ and ~~not~~.", "Bold, italic, both and not."),

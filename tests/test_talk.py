@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DEFAULTS, ECHO, PATIENCE, model, tone
-from sound import Room, room
 
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.bench.wer import words
 from chatapi.engines.asr.whisper_cpp import WhisperCpp
 from chatapi.engines.tts.piper import Piper
 from chatapi.settings import Settings
+from conftest import DEFAULTS, ECHO, PATIENCE, model, tone
+from sound import Room, room
 
 __all__ = ["room"]
 

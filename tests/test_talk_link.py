@@ -15,7 +15,6 @@ from typing import Any
 import anyio
 import anyio.abc
 import pytest
-from conftest import Served, serving
 from websockets.asyncio.server import serve as websocket_server
 
 from chatapi.auth.certificates import CertificateKeeper, Identity, fingerprint, shown
@@ -33,6 +32,7 @@ from chatapi.errors import (
     WaitAndRetry,
 )
 from chatapi.settings import Settings
+from conftest import Served, serving
 
 
 def at(url: str, data: Path, key: str | None = None, accept: str | None = None) -> RealtimeAddress:

@@ -16,15 +16,15 @@ import httpx
 import numpy as np
 import pytest
 from anyio.abc import TaskGroup
-from conftest import DEFAULTS, ECHO, Served, serving, tone, until
-from sound import Room, room
-from test_talk import said, spoken, talking
 
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.bench.wer import words as in_words
 from chatapi.client.realtime import RealtimeAddress, place
 from chatapi.interfaces.audio_device.remote_session import RemoteConversation
 from chatapi.settings import AudioDeviceSettings, Settings
+from conftest import DEFAULTS, ECHO, Served, serving, tone, until
+from sound import Room, room
+from test_talk import said, spoken, talking
 
 __all__ = ["room"]
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import ECHO, PATIENCE, Served, serving
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -31,6 +30,7 @@ from chatapi.errors import SettingsError
 from chatapi.interfaces.http import tls
 from chatapi.observability import logs
 from chatapi.settings import Settings
+from conftest import ECHO, PATIENCE, Served, serving
 
 NOW = datetime(2026, 11, 1, tzinfo=timezone.utc)
 

@@ -16,11 +16,9 @@ from typing import Any
 
 import anyio
 import pytest
-from conftest import Served, serving, tone
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.sdk.trace import ReadableSpan
-from realtime_client import heard, raw
 
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio, wav
@@ -28,6 +26,8 @@ from chatapi.errors import SettingsError
 from chatapi.events import TurnRecord, TurnTimings
 from chatapi.observability.tracing import BATCH, QUEUE, Tracing, intervals
 from chatapi.settings import Settings, TraceSettings
+from conftest import Served, serving, tone
+from realtime_client import heard, raw
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{CALLER}-01"
@@ -187,7 +187,7 @@ def test_who_calls_decides_whether_it_is_traced_and_else_the_sample_does(
 
 
 @pytest.mark.parametrize(
-    ("ledger", "expected"),
+    ("timings", "expected"),
     [
         (TurnTimings(), []),
         (TurnTimings(admitted=0.1), [("admitted", 0.0, 0.1)]),
@@ -198,8 +198,8 @@ def test_who_calls_decides_whether_it_is_traced_and_else_the_sample_does(
           ("first_audio", 0.3, 0.45), ("rest", 0.45, 0.9)]),
     ],
 )  # fmt: skip
-def test_stages_are_intervals_between_what_happened(ledger: TurnTimings, expected: list[Any]) -> None:
-    assert list(intervals(ledger)) == expected
+def test_stages_are_intervals_between_what_happened(timings: TurnTimings, expected: list[Any]) -> None:
+    assert list(intervals(timings)) == expected
 
 
 def test_a_dead_collector_is_told_of_once_and_turns_go_on(

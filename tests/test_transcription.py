@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import tone, written
 
 from chatapi.audio import RATE, Samples
 from chatapi.engines import PLAIN, Segment, Stop, TranscriptionOptions, never
@@ -20,6 +19,7 @@ from chatapi.observability.metrics import Metrics
 from chatapi.runtime.workers import Worker
 from chatapi.services.transcription.transcriber import FileTranscriber, TranscribedPart, TranscriptionRequest
 from chatapi.settings import Settings
+from conftest import tone, written
 
 pytestmark = pytest.mark.anyio
 PAUSE = np.zeros(2 * RATE, np.float32)
@@ -84,8 +84,8 @@ async def ears(engine: Late) -> AsyncIterator[FileTranscriber]:
 async def heard(engine: Late) -> list[TranscribedPart]:
     found: list[TranscribedPart] = []
 
-    async def tell(passage: TranscribedPart) -> None:
-        found.append(passage)
+    async def tell(transcribed_part: TranscribedPart) -> None:
+        found.append(transcribed_part)
 
     async with ears(engine) as transcription:
         await transcription.work_through(FILE, TranscriptionRequest(), tell)
@@ -97,9 +97,11 @@ async def test_parts_are_heard_at_once_as_far_as_there_are_slots_and_told_in_the
     engine = Late(slots)
     found = await heard(engine)
     assert engine.most == slots
-    starts = [segment.start for passage in found for segment in passage.segments]
+    starts = [segment.start for transcribed_part in found for segment in transcribed_part.segments]
     assert len(starts) == len(LENGTHS) and starts == sorted(starts)
-    assert [passage.done for passage in found] == sorted(passage.done for passage in found)
+    assert [transcribed_part.done for transcribed_part in found] == sorted(
+        transcribed_part.done for transcribed_part in found
+    )
     assert found[-1].done == sum(LENGTHS) + 2 * len(LENGTHS)
 
 

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from conftest import model, tone
 
 from chatapi.audio import RATE, Samples, decode
 from chatapi.bench.wer import words
@@ -20,6 +19,7 @@ from chatapi.engines.wake_word.pymicro_wakeword import PymicroWakeword
 from chatapi.runtime.workers import Engines
 from chatapi.services.wake_word import WakeWordGate
 from chatapi.settings import Settings
+from conftest import model, tone
 
 BLOCK = 320
 CALL = tone(0.02, hertz=3000)

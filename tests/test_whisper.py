@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import model, tone
 
 from chatapi.audio import RATE, Samples, decode
 from chatapi.bench.corpus import coloured
@@ -18,6 +17,7 @@ from chatapi.engines.asr.whisper import hurried, loops, repeats
 from chatapi.engines.registry import load
 from chatapi.errors import Unprocessable
 from chatapi.settings import CTranslate2Settings, Settings, WhisperCppSettings
+from conftest import model, tone
 
 REAL = Path(__file__).parent / "corpus" / "real"
 ENGLISH = {"ctranslate2": "whisper-tiny.en-ct2", "whisper_cpp": "whisper-tiny.en"}

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import model
 
 from chatapi.audio import RATE, Samples, decode
 from chatapi.bench.wer import words
 from chatapi.engines.asr.whisper_cpp import WhisperCpp
 from chatapi.errors import ModelError
 from chatapi.settings import Settings
+from conftest import model
 
 pytestmark = pytest.mark.real
 REAL = Path(__file__).parent / "corpus" / "real"

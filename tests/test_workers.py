@@ -12,13 +12,13 @@ from typing import Any
 
 import anyio
 import pytest
-from conftest import PATIENCE, until
 
 from chatapi.engines import Stop
 from chatapi.errors import EngineFailed, ModelError, NotReady
 from chatapi.runtime import workers
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import AHEAD, Preempted, Worker, YieldPolicy
+from conftest import PATIENCE, until
 
 pytestmark = pytest.mark.anyio
 
@@ -69,7 +69,7 @@ async def test_items_come_in_order_and_the_slot_is_free_afterwards() -> None:
     async with opened() as worker:
         async with worker.stream(lambda engine, stop: engine.count(stop, 300)) as numbers:
             assert [number async for number in numbers] == list(range(300))
-        await until(lambda: worker.gate.used == 0)
+        await until(lambda: worker.admission.used == 0)
 
 
 async def test_how_fast_it_gives_is_told_of_jobs_that_did_not_wait_for_their_caller() -> None:
@@ -82,7 +82,7 @@ async def test_how_fast_it_gives_is_told_of_jobs_that_did_not_wait_for_their_cal
             async with worker.stream(lambda engine, stop, most=most: engine.count(stop, most)) as numbers:  # type: ignore[misc]
                 await until(lambda most=most: worker.engine.given >= min(most, AHEAD + 1))  # type: ignore[misc]
                 assert [number async for number in numbers] == list(range(most))
-            await until(lambda: worker.gate.used == 0)
+            await until(lambda: worker.admission.used == 0)
             assert told == taken
             worker.engine.given = 0
     finally:
@@ -111,7 +111,7 @@ async def test_leaving_stops_the_engine_and_frees_its_slot() -> None:
             async for number in numbers:
                 if number == 5:
                     break
-        await until(lambda: worker.gate.used == 0)
+        await until(lambda: worker.admission.used == 0)
         assert worker.engine.stopped.is_set()
         assert await worker.call(lambda engine: engine.thread)
 
@@ -122,7 +122,7 @@ async def test_a_cancelled_caller_stops_the_engine() -> None:
             async with worker.stream(lambda engine, stop: engine.count(stop)) as numbers:
                 async for _ in numbers:
                     await anyio.sleep(0.001)
-        await until(lambda: worker.gate.used == 0)
+        await until(lambda: worker.admission.used == 0)
         assert worker.engine.stopped.is_set()
 
 
@@ -181,7 +181,7 @@ def no_collections() -> Iterator[None]:
     gc.enable()
 
 
-def speaking(how: str, held: list[weakref.ref[Sound]]) -> Callable[[Counter, Stop], Iterator[Sound]]:
+def synthesis(how: str, held: list[weakref.ref[Sound]]) -> Callable[[Counter, Stop], Iterator[Sound]]:
     """A job that holds a sound and gives others; all of them are noted."""
     sound = Sound()
     held.append(weakref.ref(sound))
@@ -203,7 +203,7 @@ def speaking(how: str, held: list[weakref.ref[Sound]]) -> Callable[[Counter, Sto
 
 
 async def hear(worker: Worker[Counter], how: str, held: list[weakref.ref[Sound]]) -> None:
-    async with worker.stream(speaking(how, held)) as sounds:
+    async with worker.stream(synthesis(how, held)) as sounds:
         if how == "unread":
             return
         async for _ in sounds:
@@ -220,7 +220,7 @@ async def test_a_finished_job_holds_no_sound(how: str, monkeypatch: pytest.Monke
     async with opened(step_seconds=PATIENCE) as worker:
         with pytest.raises(EngineFailed) if how in ("raises", "ours") else nullcontext():
             await hear(worker, how, held)
-        await until(lambda: worker.gate.used == 0)
+        await until(lambda: worker.admission.used == 0)
         await until(lambda: not any(each() is not None for each in held), PATIENCE / 2)
 
 
@@ -232,8 +232,8 @@ async def test_as_many_callers_as_slots_are_served_at_once() -> None:
         ):
             assert await anext(one) == 0
             assert await anext(two) == 0
-            assert worker.gate.used == 2
-        await until(lambda: worker.gate.used == 0)
+            assert worker.admission.used == 2
+        await until(lambda: worker.admission.used == 0)
 
 
 async def test_closing_ends_the_threads() -> None:
@@ -289,7 +289,7 @@ async def test_a_less_urgent_job_makes_room_and_is_done_again() -> None:
         group.start_soon(job, "live", 3, Priority.LIVE, YieldPolicy.AGAIN, True)
     assert order == [("live", 3), ("bulk", 100)]
     assert engine.begun == 3
-    assert worker.gate.used == 0
+    assert worker.admission.used == 0
     await worker.aclose()
 
 

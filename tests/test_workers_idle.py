@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Iterator
 
 import anyio
 import pytest
-from conftest import until
 
 from chatapi.engines import Stop
 from chatapi.errors import EngineFailed, ModelError
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Worker
+from conftest import until
 
 pytestmark = pytest.mark.anyio
 
@@ -90,7 +90,7 @@ async def test_it_comes_back_once_for_many_and_never_beside_the_one_that_leaves(
         for _ in range(5):
             group.start_soon(idler.call, lambda engine: engine.word())
     assert (Linguist.alive, Linguist.most) == (1, 1)
-    await until(lambda: idler.gate.used == 0)
+    await until(lambda: idler.admission.used == 0)
 
 
 async def test_what_keeps_it_from_coming_back_is_told_and_tried_again(idler: Worker[Linguist]) -> None:
@@ -99,7 +99,7 @@ async def test_what_keeps_it_from_coming_back_is_told_and_tried_again(idler: Wor
     for _ in range(2):
         with pytest.raises(ModelError, match="no memory"):
             await idler.call(lambda engine: engine.word())
-        assert (idler.state, idler.gate.used) == ("idle", 0)
+        assert (idler.state, idler.admission.used) == ("idle", 0)
     Linguist.refuses = OSError("gone")
     with pytest.raises(EngineFailed, match="could not be loaded again"):
         await idler.call(lambda engine: engine.word())
@@ -111,14 +111,14 @@ async def test_who_leaves_while_it_comes_back_leaves_it_to_become_idle_again(idl
     await until(lambda: idler.state == "idle")
     with anyio.move_on_after(0.001):
         await idler.call(lambda engine: engine.word())
-    await until(lambda: idler.gate.used == 0 and Linguist.alive == 0 and idler.state == "idle")
+    await until(lambda: idler.admission.used == 0 and Linguist.alive == 0 and idler.state == "idle")
     assert await idler.call(lambda engine: engine.word()) == "hello"
 
 
 async def test_one_that_will_be_needed_soon_comes_back_before_it_is_asked(idler: Worker[Linguist]) -> None:
     await until(lambda: idler.state == "idle" and Linguist.alive == 0)
     await anyio.sleep(0.01)
-    idler.rouse()
-    idler.rouse()
+    idler.preload()
+    idler.preload()
     await until(lambda: idler.state == "ready")
     assert (Linguist.alive, await idler.call(lambda engine: engine.word())) == (1, "hello")

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 import anyio
 import pytest
-from conftest import until
-from test_workers import Counter, opened
 
 from chatapi.engines import Stop, still_wanted
 from chatapi.errors import EngineFailed, NotReady
 from chatapi.runtime import workers
 from chatapi.runtime.workers import AHEAD, REBUILDS, Worker
+from conftest import until
+from test_workers import Counter, opened
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +40,7 @@ async def test_an_engine_stuck_after_its_caller_left_is_built_anew_too() -> None
         async with worker.stream(lambda engine, stop: engine.stuck(stop)) as numbers:
             await anext(numbers)
         await until(lambda: worker.rebuilt == 1 and worker.state == "ready")
-        assert worker.gate.used == 0
+        assert worker.admission.used == 0
         before.hang.set()
 
 
@@ -105,7 +105,7 @@ async def test_two_jobs_stuck_in_one_engine_cost_one_engine() -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(leave_it, worker)
             group.start_soon(leave_it, worker)
-        await until(lambda: worker.gate.used == 0)
+        await until(lambda: worker.admission.used == 0)
         assert await worker.call(lambda engine: engine.given) == 0
         assert worker.rebuilt == 1
         before.hang.set()

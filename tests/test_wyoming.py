@@ -9,7 +9,6 @@ from pathlib import Path
 import anyio
 import numpy as np
 import pytest
-from conftest import Running, tone
 from wyoming.asr import Transcribe, Transcript
 from wyoming.audio import AudioChunk, AudioStart, AudioStop
 from wyoming.client import AsyncTcpClient, AsyncUnixClient
@@ -19,12 +18,13 @@ from wyoming.info import Describe, Info, SelectProgram
 from wyoming.ping import Ping
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeStop, SynthesizeVoice
 from wyoming.wake import Detect, Detection
-from wyoming_peer import ask, heard, open_to_wyoming, sound, types, until
 
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
 from chatapi.interfaces.wyoming import listeners
 from chatapi.settings import Settings
+from conftest import Running, tone
+from wyoming_peer import ask, heard, open_to_wyoming, sound, types, until
 
 pytestmark = pytest.mark.anyio
 SILENCE = np.zeros(RATE, np.float32)
@@ -208,8 +208,8 @@ async def test_a_follow_up_remembers(echo: Running) -> None:
             # Home Assistant makes the ids, and a connection for every turn.
             [*_, handled] = await ask(port, Transcript(words, context=context), end=["handled"])
             assert handled.data["context"] == context
-        recalled = await appliance.history.call(lambda history: history.recall("01JD2Q0V3Z7M"))
-        assert [exchange.asked for exchange in recalled.exchanges] == ["First", "Second"]
+        conversation_state = await appliance.history.call(lambda history: history.recall("01JD2Q0V3Z7M"))
+        assert [exchange.asked for exchange in conversation_state.exchanges] == ["First", "Second"]
         [*_, other] = await ask(port, Transcript("Third"), end=["handled"])
         again = await appliance.history.call(lambda history: history.recall(other.data["context"]["conversation_id"]))
         assert [exchange.asked for exchange in again.exchanges] == ["Third"]

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import anyio
 import pytest
-from conftest import PATIENCE, until
 
 from chatapi.interfaces.wyoming.zeroconf import SERVICE, announce, fitting
+from conftest import PATIENCE, until
 
 pytestmark = pytest.mark.anyio
 

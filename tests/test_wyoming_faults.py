@@ -11,8 +11,6 @@ import anyio.to_thread
 import numpy as np
 import psutil
 import pytest
-from conftest import Running, tone
-from conftest import until as eventually
 from wyoming.asr import Transcribe, Transcript
 from wyoming.audio import AudioChunk, AudioStart
 from wyoming.client import AsyncTcpClient
@@ -21,9 +19,11 @@ from wyoming.info import Describe
 from wyoming.ping import Ping
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeVoice
 from wyoming.wake import Detect
-from wyoming_peer import ask, open_to_wyoming, sound, until
 
 from chatapi.audio import RATE
+from conftest import Running, tone
+from conftest import until as eventually
+from wyoming_peer import ask, open_to_wyoming, sound, until
 
 anyio_test = pytest.mark.anyio
 START = AudioStart(RATE, 2, 1)
@@ -209,7 +209,7 @@ async def test_who_leaves_leaves_no_work_behind(echo: Running) -> None:
         async with AsyncTcpClient("127.0.0.1", port) as client:
             await client.write_event(Transcript("one two three " * 50).event())
             await until(client, "handled-chunk")
-        await eventually(lambda: server.health["connections"] == 0 and appliance.engines.llm.gate.used == 0)
+        await eventually(lambda: server.health["connections"] == 0 and appliance.engines.llm.admission.used == 0)
         assert (
             'chatapi_turns_total{heard="text",kind="request",reply="text",result="left"} 1.0'
             in appliance.metrics.page().decode()

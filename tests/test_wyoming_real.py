@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Served
-from test_real import words
 from wyoming.asr import Transcribe, Transcript
 from wyoming.client import AsyncTcpClient
 from wyoming.info import Describe, Info
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeStop
 from wyoming.wake import Detect, Detection
-from wyoming_peer import ask, heard, open_to_wyoming, sound, types, until
 
 from chatapi.audio import RATE, Samples, decode
 from chatapi.bench.wer import word_error_rate
+from conftest import Served
+from test_real import words
+from wyoming_peer import ask, heard, open_to_wyoming, sound, types, until
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
 CORPUS = Path(__file__).parent / "corpus"

@@ -116,7 +116,7 @@ async def _own_voice(appliance: Appliance) -> float:
 async def spoken(appliance: Appliance, text: str) -> Samples:
     """A text in the box's own voice, with the silence people leave around what they say."""
     silence = np.zeros(RATE // 2, np.float32)
-    parts = [part.at(RATE).samples async for part in appliance.speaking.say(text)]
+    parts = [part.at(RATE).samples async for part in appliance.synthesis.say(text)]
     return np.concatenate([silence, *parts, silence])
 
 

@@ -65,7 +65,7 @@ async def _turn(appliance: Appliance, turn: Turn) -> TurnTimings:
     async with appliance.conversation.take(turn) as events:
         async for event in events:
             if isinstance(event, TurnEnded):
-                return event.ledger
+                return event.timings
     raise RuntimeError("the turn did not end")
 
 

@@ -146,24 +146,24 @@ class Catalog:
         if name != "auto":
             return self._named(role, engine, name)
         able = [each for each in self.manifests.values() if (each.role, each.engine) == (role, engine)]
-        speaking = [each for each in able if language is None or language in each.languages]
-        here = [each for each in speaking if self.ready(each.name)]
+        synthesis = [each for each in able if language is None or language in each.languages]
+        here = [each for each in synthesis if self.ready(each.name)]
         fitting = [each for each in here if memory is None or each.memory <= memory]
         if fitting:
             return max(fitting, key=lambda each: (each.quality, each.default, -each.memory))
         kind = f"{role} model for {engine}" + (f" that speaks {language}" if language else "")
         if here:
             least = min(here, key=lambda each: each.memory)
-            smaller = [each for each in speaking if memory is not None and each.memory <= memory]
+            smaller = [each for each in synthesis if memory is not None and each.memory <= memory]
             hint = f"; a smaller one: {_getting(_first(smaller))}" if smaller else ""
             raise ModelError(
                 f"no installed {kind} fits the memory: {memory} bytes are free and {least.name}, the least, needs "
                 f"{least.memory}{hint}",
                 code="model_too_large",
             )
-        if not speaking:
+        if not synthesis:
             raise ModelError(f"the catalog has no {kind}", code="model_missing")
-        raise ModelError(f"no {kind} is installed; get one: {_getting(_first(speaking))}", code="model_missing")
+        raise ModelError(f"no {kind} is installed; get one: {_getting(_first(synthesis))}", code="model_missing")
 
     def fetch(self, name: str, progress: Callable[[FetchProgress], None] = _nothing) -> InstalledModel:
         """Install a model, or mend it, from the first source that works; a good one is left as it is.

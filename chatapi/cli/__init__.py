@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import anyio
 from chatapi import settings
 from chatapi.errors import BadInput, ChatapiError, collapse_exception_group
 from chatapi.observability import logs, redaction
+from chatapi.system.version import version
 
 Command = Callable[[settings.Loaded, argparse.Namespace], int]
 
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "chatapi", description="A voice appliance: text or WAV in, text or WAV out, on the box itself.", epilog=EPILOG
     )
-    parser.add_argument("--version", action="version", version=importlib.metadata.version("chatapi"))
+    parser.add_argument("--version", action="version", version=version())
     common = argparse.ArgumentParser(add_help=False)
     _settings_options(common, "")
     # What stands before a command has names of its own: argparse would let the command's defaults replace it.

@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from chatapi import catalog, compiling
+import chatapi_compile
+from chatapi import catalog
 from chatapi.catalog import Catalog, Manifest
+from chatapi.catalog import compiled as compiled_models
 from chatapi.errors import BadInput, ChatapiError, ModelError, NotFound
 from chatapi.settings import Settings
 from chatapi.system import jetson as boards
@@ -45,7 +47,7 @@ def compile_model(settings: Settings, chosen: argparse.Namespace, root: Path = P
 
 
 def _best(
-    data: Path, known: Catalog, plans: list[compiling.CompilePlan], chosen: argparse.Namespace, root: Path
+    data: Path, known: Catalog, plans: list[chatapi_compile.CompilePlan], chosen: argparse.Namespace, root: Path
 ) -> int:
     """The first whose source can be had: a token says that somebody has an account, not that a model's owner lets it
     in. What cannot be had for other reasons may come another time, and is worth waiting for."""
@@ -59,12 +61,14 @@ def _best(
     return _best(data, known, others, chosen, root)
 
 
-def _compile(data: Path, known: Catalog, plan: compiling.CompilePlan, chosen: argparse.Namespace, root: Path) -> int:
+def _compile(
+    data: Path, known: Catalog, plan: chatapi_compile.CompilePlan, chosen: argparse.Namespace, root: Path
+) -> int:
     if not chosen.force and not chosen.plan and _good(plan):
         print(f"{plan.manifest.name} is compiled; --force does it anew, --verify judges it")
         return 0
     _tell(plan)
-    obstacles = list(compiling.obstacles(plan, compiling.room(data, root)))
+    obstacles = list(chatapi_compile.obstacles(plan, chatapi_compile.room(data, root)))
     if chosen.plan:
         for each in obstacles:
             print(f"in its way: {each.message}")
@@ -80,15 +84,15 @@ def _compile(data: Path, known: Catalog, plan: compiling.CompilePlan, chosen: ar
     return 0
 
 
-def _ranked(data: Path, known: Catalog, chosen: argparse.Namespace, root: Path) -> list[compiling.CompilePlan]:
+def _ranked(data: Path, known: Catalog, chosen: argparse.Namespace, root: Path) -> list[chatapi_compile.CompilePlan]:
     """Of what can be fetched and fits this board, the best first; where nothing fits, the least alone."""
     able = [each for each in known.manifests.values() if each.compile and _fetchable(known, each)]
     if not able:
         raise ModelError("every model that could be compiled wants a login; set HF_TOKEN, or name one", code="no_model")
     plans = [_plan(data, known, each, chosen.quantization, root) for each in able]
     plans.sort(key=lambda each: each.manifest.quality, reverse=True)
-    room = compiling.room(data, root)
-    return [each for each in plans if not any(compiling.obstacles(each, room))] or plans[-1:]
+    room = chatapi_compile.room(data, root)
+    return [each for each in plans if not any(chatapi_compile.obstacles(each, room))] or plans[-1:]
 
 
 def _fetchable(known: Catalog, manifest: Manifest) -> bool:
@@ -114,29 +118,35 @@ def named(known: Catalog, name: str) -> Manifest:
 
 def _plan(
     data: Path, known: Catalog, manifest: Manifest, quantization: str | None, root: Path
-) -> compiling.CompilePlan:
+) -> chatapi_compile.CompilePlan:
     board = boards.find(root)
     if board is None:
         raise ModelError("this machine is no Jetson; a model is compiled on the board it is for", code="no_board")
-    return compiling.plan(
-        compiling.CompileRequest(
-            manifest, board, platform.machine(), compiling.find(), data, known.installed(manifest.name), quantization
+    return chatapi_compile.plan(
+        chatapi_compile.CompileRequest(
+            manifest,
+            board,
+            platform.machine(),
+            compiled_models.find(),
+            data,
+            known.installed(manifest.name),
+            quantization,
         )
     )
 
 
-def _good(plan: compiling.CompilePlan) -> bool:
+def _good(plan: chatapi_compile.CompilePlan) -> bool:
     """Whether it is compiled already and can be loaded; where it cannot, says why it is done again."""
     if not plan.place.made():
         return False
-    here = compiling.Target(plan.board, platform.machine(), 0, plan.versions)
-    fatal = [fault for fault in compiling.verify(plan.place.folder, here).faults if fault.fatal]
+    here = compiled_models.Target(plan.board, platform.machine(), 0, plan.versions)
+    fatal = [fault for fault in compiled_models.verify(plan.place.folder, here).faults if fault.fatal]
     if fatal:
         print(f"compiled before, but {fatal[0].told}")
     return not fatal
 
 
-def _tell(plan: compiling.CompilePlan) -> None:
+def _tell(plan: chatapi_compile.CompilePlan) -> None:
     estimate, limits = plan.estimate, plan.limits
     print(f"{plan.manifest.name} for {plan.board.model}, {plan.board.gpu}, {plan.host}")
     print(
@@ -152,7 +162,7 @@ def _tell(plan: compiling.CompilePlan) -> None:
         print(f"  {step.told}: {' '.join(step.argv)}")
 
 
-def _carry_out(plan: compiling.CompilePlan, known: Catalog) -> None:
+def _carry_out(plan: chatapi_compile.CompilePlan, known: Catalog) -> None:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     # A program begun in the background has SIGINT ignored, and a container that is stopped sends SIGTERM.
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -160,7 +170,7 @@ def _carry_out(plan: compiling.CompilePlan, known: Catalog) -> None:
         with Progress(*columns, console=Console(file=sys.stderr)) as bars:
             tasks: dict[str, TaskID] = {}
 
-            def show(progress: compiling.CompileProgress) -> None:
+            def show(progress: chatapi_compile.CompileProgress) -> None:
                 told = f"{progress.number}/{len(plan.steps)} {progress.step.told}"
                 told += {"kept": ": done before", "done": ": done"}.get(progress.state, "")
                 over = progress.state in ("kept", "done")
@@ -170,7 +180,7 @@ def _carry_out(plan: compiling.CompilePlan, known: Catalog) -> None:
                 total = 1.0 if over or progress.fraction is not None else None
                 bars.update(task, description=told, total=total, completed=1.0 if over else progress.fraction or 0.0)
 
-            compiling.carry_out(plan, _fetching(known, plan.manifest.name, bars), show)
+            chatapi_compile.carry_out(plan, _fetching(known, plan.manifest.name, bars), show)
     except KeyboardInterrupt:
         print(f"stopped; go on with: chatapi compile {plan.manifest.name}", file=sys.stderr)
         raise
@@ -202,13 +212,13 @@ def _fetching(known: Catalog, name: str, bars: Progress) -> Callable[[], object]
 def _verify(data: Path, name: str, root: Path) -> int:
     path = Path(name)
     if not path.exists():
-        path = compiling.compiled(data, named(Catalog(data), name).name).folder
+        path = compiled_models.compiled(data, named(Catalog(data), name).name).folder
     try:
-        versions, missing = compiling.find().versions, ""
+        versions, missing = compiled_models.find().versions, ""
     except ChatapiError as error:
         versions, missing = None, error.message
-    here = compiling.Target(boards.find(root), available=boards.meminfo(root), versions=versions)
-    verdict = compiling.verify(path, here, deep=True)
+    here = compiled_models.Target(boards.find(root), available=boards.meminfo(root), versions=versions)
+    verdict = compiled_models.verify(path, here, deep=True)
     console = Console(soft_wrap=True, highlight=False)
     for line in verdict.told:
         console.print(escape(line))

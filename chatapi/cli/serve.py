@@ -96,12 +96,12 @@ async def _run(settings: Settings, listening: _Open, identity: Identity | None, 
     ):
         web = server(create_app(appliance), identity.context if identity is not None else None)
 
-        async def answering() -> None:
+        async def generator() -> None:
             await carry(web, listening.web, settings)
             manager.stopping()
             group.cancel_scope.cancel()
 
-        group.start_soon(answering)
+        group.start_soon(generator)
         group.start_soon(appliance.tend)
         if identity is not None:
             group.start_soon(_keep_fresh, identity)

@@ -25,6 +25,7 @@ from chatapi.errors import ChatapiError, NotFound, StorageError
 from chatapi.observability.redaction import of_environment, of_files, of_settings, redacted
 from chatapi.settings import Loaded, Settings, as_environment, at, dotted_keys
 from chatapi.system import jetson
+from chatapi.system.version import version
 
 LARGEST = 4 << 20
 """Bytes of a text's end that are kept: what happened last tells most."""
@@ -116,7 +117,7 @@ def _json(value: object) -> str:
 def _versions() -> dict[str, Any]:
     parts = {part.metadata["Name"]: part.version for part in importlib.metadata.distributions()}
     return {
-        "chatapi": importlib.metadata.version("chatapi"),
+        "chatapi": version(),
         "python": sys.version,
         "platform": platform.platform(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -97,7 +97,7 @@ def _print_transcript(event: Transcript, as_json: bool) -> None:
 async def say(settings: Settings, text: str, output: Path, voice: str | None) -> int:
     """A text as a WAV file."""
     async with _loaded(settings, {"tts"}) as appliance:
-        parts = [part async for part in appliance.speaking.say(stdin_if_dash(text), voice)]
+        parts = [part async for part in appliance.synthesis.say(stdin_if_dash(text), voice)]
     sound = joined(parts)
     await write(output, wav(sound), sound.seconds)
     return 0

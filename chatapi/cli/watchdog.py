@@ -71,7 +71,7 @@ class Watchdog:
             found.append(f"the {worker.name} engine is {worker.state}")
             return
         # Whose slots are all taken is judged by the worker itself, which abandons what gives nothing for too long.
-        if worker.given == given and worker.gate.used < worker.gate.slots:
+        if worker.given == given and worker.admission.used < worker.admission.slots:
             await self._ask(worker, found)
 
     async def _ask(self, worker: Worker[Any], found: list[str]) -> None:

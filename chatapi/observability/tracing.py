@@ -1,7 +1,7 @@
 """Traces of turns for OpenTelemetry: what a turn's time went into, sent to a collector once the turn is over.
 
-Nothing is done while a turn is worked on: its spans are made of its ledger and hold no word of what was said. They wait
-in a queue of bounded length for a thread of the library's own; what a collector does not take in time is dropped.
+Nothing is done while a turn runs: its spans are made of its timings and hold no word of what was said. They wait in a
+bounded queue for the library's own thread; what a collector does not take in time is dropped.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class _Library:
         if not turn.is_recording():
             return
         within = self._api.set_span_in_context(turn)
-        for stage, start, end in intervals(over.ledger):
+        for stage, start, end in intervals(over.timings):
             span = self._tracer.start_span(stage, within, start_time=_nanoseconds(begun + start))
             span.end(_nanoseconds(begun + end))
         if over.result not in ("ok", "left", "interrupted", "retracted"):
@@ -138,18 +138,18 @@ class _WayOut:
         return True
 
 
-def intervals(ledger: TurnTimings) -> Iterator[tuple[str, float, float]]:
-    """Stage, and from when to when a turn was on its way to it, in seconds from what its ledger counts from."""
-    ready = max(ledger.admitted or 0.0, ledger.transcript or 0.0)
+def intervals(timings: TurnTimings) -> Iterator[tuple[str, float, float]]:
+    """Stage, and from when to when a turn was on its way to it, in seconds from what its timings counts from."""
+    ready = max(timings.admitted or 0.0, timings.transcript or 0.0)
     ways = (
-        ("endpoint", 0.0, ledger.endpoint),
-        ("admitted", 0.0, ledger.admitted),
-        ("transcript", ledger.admitted or 0.0, ledger.transcript),
-        ("first_token", ready, ledger.first_token),
-        ("first_sentence", ledger.first_token, ledger.first_sentence),
+        ("endpoint", 0.0, timings.endpoint),
+        ("admitted", 0.0, timings.admitted),
+        ("transcript", timings.admitted or 0.0, timings.transcript),
+        ("first_token", ready, timings.first_token),
+        ("first_sentence", timings.first_token, timings.first_sentence),
         # What is read aloud needs no writing.
-        ("first_audio", ready if ledger.first_token is None else ledger.first_sentence, ledger.first_audio),
-        ("rest", ledger.first_audio or ledger.first_token, ledger.end),
+        ("first_audio", ready if timings.first_token is None else timings.first_sentence, timings.first_audio),
+        ("rest", timings.first_audio or timings.first_token, timings.end),
     )
     for stage, start, end in ways:
         if start is not None and end is not None:
@@ -158,15 +158,15 @@ def intervals(ledger: TurnTimings) -> Iterator[tuple[str, float, float]]:
 
 def _attributes(over: TurnRecord) -> dict[str, Any]:
     """Nothing that was said; names of tokens are those of OpenTelemetry's conventions for generative AI."""
-    ledger = over.ledger
+    timings = over.timings
     told = {
         "chatapi.turn.kind": over.kind,
         "chatapi.turn.input": over.input,
         "chatapi.turn.reply": over.reply,
         "chatapi.turn.result": over.result,
         "chatapi.request_id": request_id.get(),
-        "chatapi.turn.audio_seconds": ledger.audio,
-        "chatapi.turn.spoken_seconds": ledger.spoken,
+        "chatapi.turn.audio_seconds": timings.audio,
+        "chatapi.turn.spoken_seconds": timings.spoken,
         "gen_ai.usage.input_tokens": over.prompt_tokens,
         "gen_ai.usage.output_tokens": over.completion_tokens,
     }

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from chatapi import compiling
 from chatapi.catalog import Catalog, Manifest
+from chatapi.catalog import compiled as compiled_models
 from chatapi.engines import registry
 from chatapi.errors import ChatapiError, ModelError
 from chatapi.runtime import memory_plan
@@ -122,11 +122,13 @@ def fault(settings: Settings, manifest: Manifest, root: Path = Path("/"), free: 
 
 def _judge(settings: Settings, manifest: Manifest, here: JetsonBoard | None, free: int) -> None:
     """Raises ModelError where the library cannot be loaded, or has no room to remember one context."""
-    place = compiling.compiled(settings.data, manifest.name)
-    verdict = compiling.verify(place.folder, compiling.Target(here, available=free, versions=compiling.find().versions))
+    place = compiled_models.compiled(settings.data, manifest.name)
+    verdict = compiled_models.verify(
+        place.folder, compiled_models.Target(here, available=free, versions=compiled_models.find().versions)
+    )
     verdict.require()
     if here is not None and verdict.lib.metadata is not None:
-        compiling.fitting(verdict.lib.metadata.raw, place.size(), free, settings.mlc.context)
+        compiled_models.fitting(verdict.lib.metadata.raw, place.size(), free, settings.mlc.context)
 
 
 def _roles(settings: Settings) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ class Worker(Generic[E]):
     ) -> None:
         """`idle_seconds` without use after which the engine is closed; 0: never."""
         self.name = name
-        self.gate = Admission(name, slots)
+        self.admission = Admission(name, slots)
         self.rebuilt = 0
         """How often a stuck engine was abandoned."""
         self.unloaded = 0
@@ -128,20 +128,20 @@ class Worker(Generic[E]):
                     with anyio.move_on_after(self._step_seconds):
                         await self._leaving.closed.wait()
                     self._leaving = None
-                self._crew = EngineThreads(self.name, self._build, self.gate.slots)
-            crew = self._crew
-            await crew.built.wait()
-            if crew.error is not None:
-                raise crew.error
+                self._crew = EngineThreads(self.name, self._build, self.admission.slots)
+            threads = self._crew
+            await threads.built.wait()
+            if threads.error is not None:
+                raise threads.error
             self._declared = None
         self._use()
         return self.engine
 
-    def rouse(self) -> None:
+    def preload(self) -> None:
         """Somebody will need the engine soon: if it is idle, it begins to come back now."""
         gone = (self._leaving is None or self._leaving.closed.is_set()) and not self.barred
         if self._crew is None and self._declared is not None and gone:
-            self._crew = EngineThreads(self.name, self._build, self.gate.slots)
+            self._crew = EngineThreads(self.name, self._build, self.admission.slots)
             self._use()
 
     @property
@@ -157,11 +157,11 @@ class Worker(Generic[E]):
         """Stop the threads and close the engine; gives up on a stuck one after a step's time."""
         if self._timer is not None:
             self._timer.cancel()
-        crew, self._crew, self._declared = self._crew, None, None
-        if crew is not None:
-            crew.dismiss()
+        threads, self._crew, self._declared = self._crew, None, None
+        if threads is not None:
+            threads.dismiss()
         with anyio.move_on_after(min(self._step_seconds, 5), shield=True):
-            for each in (crew, self._leaving):
+            for each in (threads, self._leaving):
                 if each is not None:
                     await each.closed.wait()
 
@@ -174,21 +174,21 @@ class Worker(Generic[E]):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._idle_seconds and not self.gate.used and self._crew is not None:
+        if self._idle_seconds and not self.admission.used and self._crew is not None:
             self._timer = asyncio.get_running_loop().call_at(self._used + self._idle_seconds, self._rest)
 
     def _rest(self) -> None:
         """Close the engine until somebody needs it, unless somebody does."""
-        crew = self._crew
-        if crew is None or self.gate.used:
+        threads = self._crew
+        if threads is None or self.admission.used:
             return
-        if crew.engine is None:
+        if threads.engine is None:
             # It is still being built.
             self._use()
             return
-        self._declared = _declared(crew.engine)
-        self._crew, self._leaving = None, crew
-        crew.dismiss()
+        self._declared = _declared(threads.engine)
+        self._crew, self._leaving = None, threads
+        threads.dismiss()
         self.unloaded += 1
         self._tell("unloaded", 1)
         log.info("engine idle, its memory is given back", extra={"role": self.name, "seconds": self._idle_seconds})
@@ -235,20 +235,20 @@ class Worker(Generic[E]):
     async def _begin(
         self, call: Callable[[E, Stop], Iterator[T]], priority: Priority, yields: YieldPolicy
     ) -> Job[E, T]:
-        if self.gate.used >= self.gate.slots:
+        if self.admission.used >= self.admission.slots:
             self._make_room(priority)
-        await self.gate.acquire(priority)
+        await self.admission.acquire(priority)
         try:
             await self._come_back()
             self._refuse_if_not_ready()
         except BaseException:
             self._release(priority)
             raise
-        crew = self._crew
-        assert crew is not None  # noqa: S101 - just seen to be ready
+        threads = self._crew
+        assert threads is not None  # noqa: S101 - just seen to be ready
         job: Job[E, T] = Job(call, priority, yields)
-        self._running[job] = crew
-        crew.give(job, lambda: self._over(job))
+        self._running[job] = threads
+        threads.give(job, lambda: self._over(job))
         return job
 
     def _make_room(self, priority: Priority) -> None:
@@ -340,7 +340,7 @@ class Worker(Generic[E]):
 
     def _release(self, priority: Priority) -> None:
         """Who only wants to see whether the engine still works (TRAINING) does not keep it from becoming idle."""
-        self.gate.release()
+        self.admission.release()
         if priority is Priority.TRAINING:
             self._await_rest()
         else:
@@ -348,11 +348,11 @@ class Worker(Generic[E]):
 
     def _abandon(self, job: Job[E, Any]) -> None:
         """A job whose thread did not come back in time: leave engine and thread behind, build another."""
-        crew = self._running.get(job)
-        if job.over or crew is None:
+        threads = self._running.get(job)
+        if job.over or threads is None:
             return
         self._over(job)
-        if crew is not self._crew:
+        if threads is not self._crew:
             # Another of its jobs was stuck before, or the worker is closed.
             return
         log.error("the %s engine is stuck; building it anew", self.name)
@@ -360,12 +360,12 @@ class Worker(Generic[E]):
         self._tell("rebuilt", 1)
         self._abandoned.append(time.monotonic())
         # Its last thread to come back closes it.
-        crew.dismiss()
-        self._declared, self._crew = _declared(crew.engine), None
+        threads.dismiss()
+        self._declared, self._crew = _declared(threads.engine), None
         if wait := self.barred:
             log.error("the %s engine is stuck too often; it stays away for %.0f seconds", self.name, wait)
         else:
-            self._crew = EngineThreads(self.name, self._build, self.gate.slots)
+            self._crew = EngineThreads(self.name, self._build, self.admission.slots)
 
 
 def _declared(engine: E | None) -> E:

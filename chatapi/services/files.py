@@ -35,15 +35,15 @@ class SpeechRequests:
     def __init__(
         self,
         dictation: StreamingTranscriber,
-        speaking: SpeechSynthesis,
-        gate: Admission,
+        synthesis: SpeechSynthesis,
+        admission: Admission,
         settings: Settings,
         metrics: Metrics,
     ) -> None:
         self.dictation = dictation
         self.transcription = dictation.transcription
-        self.speaking = speaking
-        self.gate = gate
+        self.synthesis = synthesis
+        self.admission = admission
         self.limits = settings.limits
         self.metrics = metrics
         # Taken before the turns' gate: long recordings shall not hold all of its slots for minutes.
@@ -52,7 +52,7 @@ class SpeechRequests:
     def check_room(self) -> None:
         """Raises Busy where a request that came now would be refused: nobody needs to send a file for that."""
         try:
-            self.gate.check()
+            self.admission.check()
         except Busy:
             self.metrics.refused.inc()
             raise
@@ -74,20 +74,20 @@ class SpeechRequests:
             raise too_long(longest)
         bulk = stated is None or stated > self.limits.audio_seconds
         priority = Priority.BULK if bulk else Priority.REQUEST
-        course = self._course("voice", traceparent, self.long if bulk else None)
+        run = self._course("voice", traceparent, self.long if bulk else None)
 
         async def work(tell: Tell[TranscribedPart]) -> None:
-            async def told(passage: TranscribedPart) -> None:
-                course.sounded(passage.done)
-                course.ledger = replace(course.ledger, audio=passage.done)
-                await tell(passage)
+            async def told(transcribed_part: TranscribedPart) -> None:
+                run.sounded(transcribed_part.done)
+                run.timings = replace(run.timings, audio=transcribed_part.done)
+                await tell(transcribed_part)
 
             await self.transcription.work_through(source, options, told, priority)
-            course.mark("transcript")
-            course.mark("end")
+            run.mark("transcript")
+            run.mark("end")
 
-        async with course.taken(work, priority) as passages:
-            yield passages
+        async with run.taken(work, priority) as transcribed_parts:
+            yield transcribed_parts
 
     @asynccontextmanager
     async def dictated(
@@ -100,28 +100,28 @@ class SpeechRequests:
         a turn. The transcripts raise Busy, Deadline, TooLarge (audio_too_long), Unprocessable (unknown_language), and
         what `blocks` raise.
         """
-        course = self._course("voice")
+        run = self._course("voice")
 
         async def work(tell: Tell[Transcript]) -> None:
-            sound = self._counted(blocks, course)
+            sound = self._counted(blocks, run)
             async with aclosing(self.dictation.hear(sound, language, Priority.REQUEST)) as found:
                 async for transcript in found:
-                    course.ledger = replace(course.ledger, speech_end=transcript.end)
+                    run.timings = replace(run.timings, speech_end=transcript.end)
                     await tell(transcript)
-            course.mark("transcript")
-            course.mark("end")
+            run.mark("transcript")
+            run.mark("end")
 
-        async with course.taken(work, Priority.REQUEST) as transcripts:
+        async with run.taken(work, Priority.REQUEST) as transcripts:
             yield transcripts
 
-    async def _counted(self, blocks: AsyncIterator[Samples], course: TurnRun) -> AsyncIterator[Samples]:
+    async def _counted(self, blocks: AsyncIterator[Samples], run: TurnRun) -> AsyncIterator[Samples]:
         most, heard = self.limits.audio_seconds, 0
         async for samples in blocks:
             heard += len(samples)
             if heard > most * RATE:
                 raise TooLarge(f"the audio is longer than {most:g} seconds", code="audio_too_long")
-            course.sounded(heard / RATE)
-            course.ledger = replace(course.ledger, audio=heard / RATE)
+            run.sounded(heard / RATE)
+            run.timings = replace(run.timings, audio=heard / RATE)
             yield samples
 
     @asynccontextmanager
@@ -139,8 +139,8 @@ class SpeechRequests:
                 code="prompt_too_long",
                 details={"limit_chars": most, "param": "input"},
             )
-        self.speaking.cut(text, self.speaking.voice(voice))
-        async with self._spoken(lambda: self.speaking.say(text, voice, speed), traceparent) as pieces:
+        self.synthesis.cut(text, self.synthesis.voice(voice))
+        async with self._spoken(lambda: self.synthesis.say(text, voice, speed), traceparent) as pieces:
             yield pieces
 
     @asynccontextmanager
@@ -150,35 +150,35 @@ class SpeechRequests:
         It has a slot of the gate while the text comes, whose giver bounds how long it waits for it. The pieces raise
         Busy, Deadline, Unprocessable (empty_text), and what `deltas` raise.
         """
-        async with self._spoken(lambda: self.speaking.follow(deltas, voice)) as pieces:
+        async with self._spoken(lambda: self.synthesis.follow(deltas, voice)) as pieces:
             yield pieces
 
     @asynccontextmanager
     async def _spoken(
         self, speech: Callable[[], AsyncGenerator[Audio, None]], traceparent: str = ""
     ) -> AsyncIterator[AsyncIterator[Audio]]:
-        course = self._course("text", traceparent)
+        run = self._course("text", traceparent)
 
         async def work(tell: Tell[Audio]) -> None:
             seconds = 0.0
             async with aclosing(speech()) as said:
                 async for audio in said:
-                    course.mark("first_audio")
+                    run.mark("first_audio")
                     seconds += audio.seconds
-                    course.sounded(seconds)
-                    course.ledger = replace(course.ledger, spoken=seconds)
+                    run.sounded(seconds)
+                    run.timings = replace(run.timings, spoken=seconds)
                     await tell(audio)
             if not seconds:
                 raise Unprocessable("there is nothing to say in the text", code="empty_text")
-            course.mark("end")
+            run.mark("end")
 
-        async with course.taken(work, Priority.REQUEST) as pieces:
+        async with run.taken(work, Priority.REQUEST) as pieces:
             yield pieces
 
     def _course(self, heard: By, traceparent: str = "", before: Admission | None = None) -> TurnRun:
         voice = heard == "voice"
-        terms = TurnLimits(self.limits.turn_seconds, voice, not voice, traceparent, "file", before, WAIT_SECONDS)
-        return TurnRun(self.gate, self.metrics, terms)
+        turn_limits = TurnLimits(self.limits.turn_seconds, voice, not voice, traceparent, "file", before, WAIT_SECONDS)
+        return TurnRun(self.admission, self.metrics, turn_limits)
 
 
 def _stated(source: Source) -> float | None:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import MODELS
 
 from board.containers import GLIBC, PYTHON, ROOT, Containers, missing, wait
+from conftest import MODELS
 
 EMULATED = Path("/proc/sys/fs/binfmt_misc/qemu-aarch64")
 pytestmark = [

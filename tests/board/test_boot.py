@@ -17,9 +17,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import MODELS
 
 from board.machine import Machine, RefusedError, machine, missing, until
+from conftest import MODELS
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 

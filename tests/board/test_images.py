@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
-from conftest import MODELS
 
 from board.containers import ROOT, Containers, missing, wait, wheels
+from conftest import MODELS
 
 pytestmark = [
     pytest.mark.image,

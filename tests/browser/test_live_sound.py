@@ -66,7 +66,7 @@ class Door:
     def done(self, status: str = "completed", **details: Any) -> None:
         told = {"status": status, "conversation_id": "kept", "status_details": {"type": status, **details}}
         self.emit("response.done", response={**told, "usage": {"output_tokens": 12}})
-        self.emit("chatapi.ledger", ledger={"transcript": 0.1, "endpoint": 0.4, "first_audio": 0.3, "end": 0.6})
+        self.emit("chatapi.timings", timings={"transcript": 0.1, "endpoint": 0.4, "first_audio": 0.3, "end": 0.6})
 
     def heard(self) -> list[tuple[int, list[str]]]:
         """Whenever the page said how much was heard: the milliseconds, and the words it showed at that moment."""

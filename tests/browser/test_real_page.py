@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MODELS
 
 from browser.conftest import GRANTED, serving, write_wav
+from conftest import MODELS
 
 pytestmark = [pytest.mark.real, pytest.mark.alone]
 REAL = (

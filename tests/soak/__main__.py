@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 from fuzz.box import Box
-
 from soak.curve import Curve, Sample
 from soak.kills import make
 from soak.live import LiveClient

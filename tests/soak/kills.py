@@ -10,11 +10,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from chatapi import auth
 from fuzz.box import Box, DidNotStart
 from fuzz.client import Client, Outcome
 from fuzz.inputs import JSON, Input, as_json, request
-
-from chatapi import auth
 
 KEY = "kills-all-the-time"
 CLIENTS = 6

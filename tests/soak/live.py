@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import soxr
-from fuzz.box import Box
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from chatapi.audio import RATE, Audio
+from fuzz.box import Box
 
 SENT = 24_000
 """Samples a second of the Realtime API."""

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+from chatapi.audio import RATE, Audio, decode, wav
 from fuzz.box import Box
 from fuzz.client import Client, Outcome
 from fuzz.inputs import FORM, JSON, Input, as_json, form, request, wyoming
 from fuzz.interfaces import conversation_of
 from fuzz.judge import fault_of
-
-from chatapi.audio import RATE, Audio, decode, wav
 from soak.curve import median
 
 CORPUS = Path(__file__).parents[1] / "corpus"

@@ -104,7 +104,7 @@ class InProcessTransport:
 
     def _computing(self) -> bool:
         engines = self._live.engines.all()
-        return any(worker.gate.used for worker in (*engines, self._live.history))
+        return any(worker.admission.used for worker in (*engines, self._live.history))
 
     async def rows(self) -> list[Row]:
         """Nothing: it adds nothing that is not the box's own."""

@@ -1,1 +1,20 @@
-"""Compiled models: what is in their folder, read without loading it, and whether this machine can load them."""
+"""Models compiled by MLC: what is in their folder, read without loading it, and whether this machine can load them."""
+
+from chatapi.catalog.compiled.artifact import CompiledModel, compiled, home
+from chatapi.catalog.compiled.context_fit import HEADROOM, fitting
+from chatapi.catalog.compiled.toolchain import Toolchain, find
+from chatapi.catalog.compiled.verify import Target, Verdict, VerifyFault, verify
+
+__all__ = [
+    "HEADROOM",
+    "CompiledModel",
+    "Target",
+    "Toolchain",
+    "Verdict",
+    "VerifyFault",
+    "compiled",
+    "find",
+    "fitting",
+    "home",
+    "verify",
+]

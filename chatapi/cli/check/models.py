@@ -7,9 +7,9 @@ import platform
 import re
 from collections.abc import Iterator, Mapping
 
-from chatapi import compiling
 from chatapi.appliance import ESSENTIAL
 from chatapi.catalog import Catalog, Manifest
+from chatapi.catalog import compiled as compiled_models
 from chatapi.cli.check import network
 from chatapi.cli.check.finding import CheckContext, Finding, Level
 from chatapi.engines import registry
@@ -170,14 +170,14 @@ def compiled(scene: CheckContext) -> Iterator[Finding]:
         yield from _passed_over(scene)
     if scene.settings.llm.engine != "mlc" or name == "auto":
         return
-    folder = compiling.compiled(scene.settings.data, name).folder
+    folder = compiled_models.compiled(scene.settings.data, name).folder
     if not folder.is_dir():
         told = f"{name} was never compiled for this board: chatapi compile {name}"
         yield Finding("bad", "compiled model", told)
         return
     try:
         free = memory_plan.available(scene.root) if scene.free is None else scene.free
-        verdict = compiling.verify(folder, compiling.Target(scene.board, available=free))
+        verdict = compiled_models.verify(folder, compiled_models.Target(scene.board, available=free))
     except ModelError as fault:
         yield Finding("bad", "compiled model", fault.message)
         return

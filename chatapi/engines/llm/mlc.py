@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from mlc_llm.serve import AsyncMLCEngine
 from mlc_llm.serve.config import EngineConfig
 
-from chatapi.compiling import CompiledModel, Target, compiled, find, fitting, verify
+from chatapi.catalog.compiled import CompiledModel, Target, compiled, find, fitting, verify
 from chatapi.engines import (
     Capability,
     ContextOverflow,

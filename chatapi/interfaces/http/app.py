@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import os
 import socket
@@ -28,6 +27,7 @@ from chatapi.interfaces.http.problems import refusal
 from chatapi.interfaces.http.protocols import HEAD_BYTES, HttpProtocol, Shared, SocketProtocol
 from chatapi.interfaces.http.tls import SecureServer
 from chatapi.settings import Settings
+from chatapi.system.version import version
 
 MOST_BYTES = 16 << 20
 """Of one WebSocket message; a larger one closes its connection with code 1009."""
@@ -41,7 +41,7 @@ def create_app(appliance: Appliance) -> FastAPI:
     """The ASGI application over an appliance that is running."""
     app = FastAPI(
         title="chatapi",
-        version=importlib.metadata.version("chatapi"),
+        version=version(),
         summary="Text or audio in, text or voice out, on the box itself.",
         docs_url=None,
         redoc_url=None,

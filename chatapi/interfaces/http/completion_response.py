@@ -139,7 +139,7 @@ class _Collected:
                 "completion_tokens": ended.completion_tokens,
                 "cached_tokens": ended.cached_tokens,
             },
-            "timings": timings(ended.ledger),
+            "timings": as_timings(ended.timings),
         }
 
     def headers(self, whole: bool) -> dict[str, str]:
@@ -158,9 +158,9 @@ class _Collected:
         return headers
 
 
-def timings(ledger: TurnTimings) -> dict[str, float | None]:
+def as_timings(timings: TurnTimings) -> dict[str, float | None]:
     """Seconds, to the millisecond."""
-    return {name: None if value is None else round(value, 3) for name, value in asdict(ledger).items()}
+    return {name: None if value is None else round(value, 3) for name, value in asdict(timings).items()}
 
 
 def _header(text: str) -> str:

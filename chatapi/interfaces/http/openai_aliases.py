@@ -50,7 +50,7 @@ def metadata_fault(value: object) -> str:
 def models(appliance: Appliance) -> list[tuple[str, str]]:
     """Role and name of every model in use that can be asked for; of voices all that are there."""
     found = [(role, appliance.active[role]) for role in ("llm", "asr") if role in appliance.active]
-    voices = [voice.name for voice in appliance.speaking.voices()] if appliance.warm else []
+    voices = [voice.name for voice in appliance.synthesis.voices()] if appliance.warm else []
     return [*found, *(("tts", name) for name in voices)]
 
 
@@ -76,7 +76,7 @@ def model(appliance: Appliance, role: str, wanted: str | None) -> str:
 def voice(appliance: Appliance, asked: str | VoiceId) -> str | None:
     """The voice of that name; None: the default. Raises Unprocessable (unknown_voice)."""
     wanted = asked if isinstance(asked, str) else asked.id
-    known = [each.name for each in appliance.speaking.voices()]
+    known = [each.name for each in appliance.synthesis.voices()]
     if wanted in known:
         return wanted
     if wanted in STOCK_VOICES:

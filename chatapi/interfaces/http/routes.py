@@ -172,12 +172,12 @@ def _conversing(routes: APIRouter, appliance: Appliance) -> None:
 
     @routes.get("/conversations/{conversation}", summary="What was said", responses=_problems(404, 503, 507))
     async def conversation(conversation: str) -> dict[str, Any]:
-        recalled = await appliance.history.call(lambda history: history.recall(conversation, everything=True))
+        conversation_state = await appliance.history.call(lambda history: history.recall(conversation, everything=True))
         messages = []
-        for exchange in recalled.exchanges:
+        for exchange in conversation_state.exchanges:
             messages += [{"role": "user", "text": exchange.asked}, {"role": "assistant", "text": exchange.answered}]
         # Where a function was called there are no words.
-        return {"id": recalled.id, "messages": [message for message in messages if message["text"]]}
+        return {"id": conversation_state.id, "messages": [message for message in messages if message["text"]]}
 
     @routes.delete(
         "/conversations/{conversation}", summary="Forget it", status_code=204, responses=_problems(404, 503, 507)

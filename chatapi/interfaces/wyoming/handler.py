@@ -217,7 +217,7 @@ class WyomingHandler:
             raise Unprocessable(
                 f"there is no speaker {asked.speaker!r}; every voice here has one alone", code="unknown_speaker"
             )
-        return self._appliance.speaking.voice(asked.name, asked.short or "")
+        return self._appliance.synthesis.voice(asked.name, asked.short or "")
 
     def _check_length(self, size: int) -> None:
         most = self._appliance.settings.limits.prompt_chars

@@ -19,7 +19,7 @@ DIGITS = 12
 async def info(appliance: Appliance) -> dict[str, Any]:
     """The data of `info`. Raises NotReady while the models are loading."""
     hearing = list(appliance.engines.asr.engine.languages)
-    voices = appliance.speaking.voices()
+    voices = appliance.synthesis.voices()
     spoken = sorted({voice.language for voice in voices})
     manifests = appliance.catalog.manifests
     return {

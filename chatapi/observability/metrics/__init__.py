@@ -1,6 +1,6 @@
 """What is counted, in Prometheus' words; units are in the names, every one has a sentence of help.
 
-`monitoring/metrics.md` lists them all. Values of labels are names of ours or of the board's parts, never what is said.
+`containers/monitoring/metrics.md` lists them all. Label values are names of ours or of the board's parts, never words.
 """
 
 from __future__ import annotations
@@ -189,16 +189,16 @@ class Metrics:
 
     def turn(self, over: TurnRecord) -> None:
         """Count a turn that is over."""
-        ledger, live = over.ledger, over.kind == "live"
+        timings, live = over.timings, over.kind == "live"
         self.turns.labels(over.kind, over.input, over.reply, over.result).inc()
         stages = self.live_stages if live else self.stages
         # A file's stages tell its length more than the box's pace; they are traced alone.
         for stage in STAGES if over.kind != "file" else ():
-            if (seconds := getattr(ledger, stage)) is not None:
+            if (seconds := getattr(timings, stage)) is not None:
                 stages.labels(stage).observe(seconds)
-        if live and ledger.first_audio is not None and ledger.endpoint is not None:
+        if live and timings.first_audio is not None and timings.endpoint is not None:
             # What was thought and spoken on a guess waits for the turn's end.
-            stages.labels("audible").observe(max(ledger.first_audio, ledger.endpoint))
+            stages.labels("audible").observe(max(timings.first_audio, timings.endpoint))
         for kind in ("prompt", "completion", "cached"):
             self.tokens.labels(kind).inc(getattr(over, f"{kind}_tokens"))
         for follower in self.followers:

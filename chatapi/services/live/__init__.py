@@ -34,27 +34,27 @@ class LiveConversations:
         self,
         engines: Engines,
         transcription: FileTranscriber,
-        speaking: SpeechSynthesis,
-        answering: Generator,
+        synthesis: SpeechSynthesis,
+        generator: Generator,
         history: Worker[ConversationHistory],
         settings: Settings,
         metrics: Metrics,
     ) -> None:
         self.engines = engines
         self.transcription = transcription
-        self.speaking = speaking
-        self.answering = answering
+        self.synthesis = synthesis
+        self.generator = generator
         self.history = history
         self.settings = settings
         self.metrics = metrics
         self.sessions = 0
         """Going on now."""
 
-    def rouse(self) -> None:
+    def preload(self) -> None:
         """Somebody speaks: what is needed once they stop begins to come back, where it was idle."""
         for worker in (self.engines.asr, self.engines.turn_detection, self.engines.llm, self.engines.tts):
-            worker.rouse()
-        self.engines.asr.gate.expect()
+            worker.preload()
+        self.engines.asr.admission.expect()
 
     @asynccontextmanager
     async def session(
@@ -74,9 +74,9 @@ class LiveConversations:
         going_on.inc()
         try:
             await self.engines.turn_detection.open()
-            recalled = ConversationState(ConversationHistory.new_id(), None, ())
+            conversation_state = ConversationState(ConversationHistory.new_id(), None, ())
             if conversation is not None:
-                recalled = await self.history.call(lambda history: history.recall(conversation))
+                conversation_state = await self.history.call(lambda history: history.recall(conversation))
             send, receive = anyio.create_memory_object_stream[LiveEvent](AHEAD)
 
             async def tell(event: LiveEvent) -> None:
@@ -85,7 +85,7 @@ class LiveConversations:
                 await send.send(event)
 
             async with send, receive, anyio.create_task_group() as group:
-                memory = ConversationContext(self.history, recalled)
+                memory = ConversationContext(self.history, conversation_state)
                 yield LiveSession(self, group, memory, options or SessionOptions(), tell, origin), receive
                 group.cancel_scope.cancel()
         except Exception as error:

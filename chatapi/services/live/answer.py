@@ -44,10 +44,10 @@ class Answer:
 
     def __init__(
         self,
-        answering: Generator,
+        generator: Generator,
         prompt: Question,
         asked: str,
-        manner: GenerationOptions,
+        generation_options: GenerationOptions,
         since: float,
         fault: ChatapiError | None = None,
     ) -> None:
@@ -66,13 +66,13 @@ class Answer:
         """Code of the error it ended in."""
         self.guessed = False
         """Whether it was begun before the turn was known to be over."""
-        self.ledger = TurnTimings()
+        self.timings = TurnTimings()
         self._fault = fault
         self._given_up = "interrupted"
         self._usage = TokenUsage()
-        self._answering = answering
+        self._answering = generator
         self._going = anyio.Event()
-        self._manner = replace(manner, go=self._going)
+        self._manner = replace(generation_options, go=self._going)
         self._since = since
         self._held: list[Event] = []
         self._send: Send | None = None
@@ -94,14 +94,14 @@ class Answer:
                 await self._failed(raised)
                 return
             await self._going.wait()
-            self.ledger = replace(self.ledger, spoken=answered.spoken)
+            self.timings = replace(self.timings, spoken=answered.spoken)
             self.mark("end")
             await ended(self, answered)
             self.over = True
             self._usage = usage = answered.last.usage or TokenUsage()
             counted = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
             reason = answered.last.finish_reason or "stop"
-            await self._out(TurnEnded(self.prompt.recalled.id, reason, *counted, ledger=self.ledger))
+            await self._out(TurnEnded(self.prompt.conversation_state.id, reason, *counted, timings=self.timings))
 
     async def release(self, send: Send, clock: Callable[[], float]) -> None:
         """The turn is over: what there is goes out, and all that follows as it comes."""
@@ -147,7 +147,7 @@ class Answer:
             reply="text" if self._manner.voice is None else "voice",
             result=self._given_up if self.dropped else ended,
             since=self._since,
-            ledger=self.ledger,
+            timings=self.timings,
             prompt_tokens=self._usage.prompt_tokens,
             completion_tokens=self._usage.completion_tokens,
             cached_tokens=self._usage.cached_tokens,
@@ -157,8 +157,8 @@ class Answer:
         """Note when a stage was first reached."""
         if stage == "first_token":
             self._read.set()
-        if getattr(self.ledger, stage) is None:
-            self.ledger = replace(self.ledger, **{stage: time.monotonic() - self._since})
+        if getattr(self.timings, stage) is None:
+            self.timings = replace(self.timings, **{stage: time.monotonic() - self._since})
 
     async def _take(self, event: Event) -> None:
         if self._send is None or self._held:
@@ -194,11 +194,11 @@ class Answer:
         if self._manner.voice is not None:
             await self._say(fallback_phrases.sorry)
         self.over = True
-        await self._out(TurnEnded(self.prompt.recalled.id, "failed", ledger=self.ledger))
+        await self._out(TurnEnded(self.prompt.conversation_state.id, "failed", timings=self.timings))
 
     async def _say(self, phrase: Callable[[str], str]) -> None:
         """A sentence that no model has to think of."""
-        voice, manner, speaking = self._manner.voice, self._manner, self._answering.speaking
+        voice, generation_options, synthesis = self._manner.voice, self._manner, self._answering.synthesis
         assert voice is not None  # noqa: S101 - asked for by who calls
         sentence = phrase(voice.language)
 
@@ -207,7 +207,9 @@ class Answer:
 
         await self._out(TextDelta(f"{sentence} "))
         try:
-            async with aclosing(speaking.pieces(one(), voice, manner.priority, manner.speed)) as speech:
+            async with aclosing(
+                synthesis.pieces(one(), voice, generation_options.priority, generation_options.speed)
+            ) as speech:
                 async for part in speech:
                     await self._out(part)
         except ChatapiError as error:

@@ -18,8 +18,8 @@ ENDING = 1.0
 class BargeIn:
     """Judges utterances of one session against its last answer."""
 
-    def __init__(self, ear: TurnDetector) -> None:
-        self._ear = ear
+    def __init__(self, detector: TurnDetector) -> None:
+        self._ear = detector
         self._breaker = InterruptionJudge()
         self._playback: PlaybackPosition | None = None
         """Of the last answer that was given."""

@@ -127,7 +127,7 @@ class Endpointing:
 
     def __init__(self, rules: EndpointingRules) -> None:
         self.rules = rules
-        self.speaking = False
+        self.synthesis = False
         self.silence = 0
         """Frames since the last voiced one."""
         self.voiced = 0
@@ -140,7 +140,7 @@ class Endpointing:
 
     def feed(self, probability: float, level: float, against_answer: bool = False) -> TurnBoundary | None:
         """The next frame; `level` is its RMS. `against_answer`: something is played, so more is needed for an onset."""
-        if not self.speaking:
+        if not self.synthesis:
             return self._onset(probability, level, against_answer)
         self._loudest = max(level, FADING * self._loudest)
         likely = probability >= self.rules.threshold - (HYSTERESIS if self.silence == 0 else 0)
@@ -153,11 +153,11 @@ class Endpointing:
 
     def end(self) -> None:
         """The turn is over; the next onset begins another."""
-        self.speaking, self.silence, self.voiced, self._recent = False, 0, 0, []
+        self.synthesis, self.silence, self.voiced, self._recent = False, 0, 0, []
 
     def again(self) -> None:
         """The turn was ended too soon and goes on."""
-        self.speaking, self.silence = True, 0
+        self.synthesis, self.silence = True, 0
 
     def _onset(self, probability: float, level: float, against_answer: bool) -> TurnBoundary | None:
         usual = (self.rules.onset, self.rules.threshold)
@@ -166,7 +166,7 @@ class Endpointing:
         likely = [each >= least for each in self._recent[-wanted:]]
         if len(likely) < wanted or sum(likely) < HELD * wanted or not likely[-1]:
             return None
-        self.speaking, self.silence, self.voiced, self._loudest, self._calm = True, 0, sum(likely), level, 0
+        self.synthesis, self.silence, self.voiced, self._loudest, self._calm = True, 0, sum(likely), level, 0
         return TurnBoundary.ONSET
 
     def _against(self, probability: float, level: float) -> tuple[int, float]:

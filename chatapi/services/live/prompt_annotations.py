@@ -16,17 +16,17 @@ SILENT = "(I say nothing.)"
 """Stands for what was said where an answer is wanted and nothing was."""
 
 
-def noted(recalled: ConversationState) -> ConversationState:
+def noted(conversation_state: ConversationState) -> ConversationState:
     """With the notes that belong to what was said."""
-    exchanges = recalled.exchanges
+    exchanges = conversation_state.exchanges
     pairs = itertools.pairwise(exchanges)
     told = [replace(each, asked=_noted(each.asked, before)) for before, each in pairs]
-    return replace(recalled, exchanges=(*exchanges[:1], *told))
+    return replace(conversation_state, exchanges=(*exchanges[:1], *told))
 
 
-def put(asked: str, recalled: ConversationState) -> str:
+def put(asked: str, conversation_state: ConversationState) -> str:
     """What is asked next, with its note."""
-    return _noted(asked, recalled.exchanges[-1]) if recalled.exchanges else asked
+    return _noted(asked, conversation_state.exchanges[-1]) if conversation_state.exchanges else asked
 
 
 def _noted(asked: str, before: Exchange) -> str:

@@ -64,7 +64,7 @@ class LiveSession:
         self._taken: list[str] = []
         """What was pending when the last turn ended, in case it goes on."""
         self._idleness = IdleTimeout()
-        self.functions = SessionTools(live.answering, live.settings)
+        self.functions = SessionTools(live.generator, live.settings)
         self._live = live
         self._group = group
         self._send = send
@@ -85,7 +85,7 @@ class LiveSession:
         before, self.options = self.options, options
         if (options.system, options.sampling) != (before.system, before.sampling):
             # Read at once, so that the next turn need not wait for it.
-            self._group.start_soon(self._live.answering.whole, self._prompt("Hello"), options.sampling)
+            self._group.start_soon(self._live.generator.whole, self._prompt("Hello"), options.sampling)
         if self.against and not options.detect:
             # What is said is ended by hand from now on, and perhaps never: the answer does not wait for that.
             self.against = False
@@ -93,9 +93,9 @@ class LiveSession:
         self._ear.follow(options)
 
     @property
-    def recalled(self) -> ConversationState:
+    def conversation_state(self) -> ConversationState:
         """What is remembered."""
-        return self.memory.recalled
+        return self.memory.conversation_state
 
     def told(self) -> list[PromptMessage]:
         """What the model would be told if it were to answer now; the system's message first."""
@@ -191,7 +191,7 @@ class LiveSession:
         pauses = self.against and self.playing and not self._barge_in.broken
         if answer is not None and pauses:
             answer.playback.pause(self.seconds)
-        self._live.rouse()
+        self._live.preload()
         await self._send(SpeechStarted(at, pauses))
 
     def gone_on(self) -> None:
@@ -210,7 +210,7 @@ class LiveSession:
         if self.against or not self.options.answer:
             return None
         prompt = self._prompt(" ".join([*self.pending, text]))
-        return await self._live.answering.whole(prompt, self.options.sampling)
+        return await self._live.generator.whole(prompt, self.options.sampling)
 
     async def guessed(self, utterance: Utterance, text: str) -> None:
         answer = self.answer
@@ -295,12 +295,12 @@ class LiveSession:
                 return
             await self._interrupt(current)
         options = self.options
-        language, speaking = options.language or self._ear.spoken, self._live.speaking
-        manner = GenerationOptions(
-            speaking.voice(options.voice, language) if options.speak else None, options.max_tokens,
+        language, synthesis = options.language or self._ear.spoken, self._live.synthesis
+        generation_options = GenerationOptions(
+            synthesis.voice(options.voice, language) if options.speak else None, options.max_tokens,
             options.temperature, sampling=options.sampling, speed=options.speed, priority=Priority.LIVE,
         )  # fmt: skip
-        self.answer = Answer(self._live.answering, self._prompt(asked), asked, manner, since, fault)
+        self.answer = Answer(self._live.generator, self._prompt(asked), asked, generation_options, since, fault)
         self.answer.guessed = guess
         self.answer.mark("transcript")
         self._group.start_soon(self._run, self.answer)
@@ -318,12 +318,12 @@ class LiveSession:
     def _told(self) -> ConversationState:
         """What the model is given of what was before."""
         system = self.options.system if self.options.system is not None else self._live.settings.llm.system
-        return replace(prompt_annotations.noted(self.recalled), system=system)
+        return replace(prompt_annotations.noted(self.conversation_state), system=system)
 
     def _prompt(self, asked: str) -> Question:
         """As the model is told of it."""
-        put = prompt_annotations.put(asked, self.recalled)
-        return self._live.answering.question(self._told(), put, self.functions.results)
+        put = prompt_annotations.put(asked, self.conversation_state)
+        return self._live.generator.question(self._told(), put, self.functions.results)
 
     async def _release(self) -> None:
         answer = self.answer
@@ -345,7 +345,7 @@ class LiveSession:
         with anyio.CancelScope(shield=True):
             if answered.prompt is not answer.prompt:
                 # It was too long. Otherwise what came into the memory meanwhile would be lost with an empty one.
-                self.memory.begin_with(answered.prompt.recalled)
+                self.memory.begin_with(answered.prompt.conversation_state)
             await self._said(answer, answered.reply)
         if answered.last.usage is not None:
             self._group.start_soon(self._make_room, answered.last.usage)
@@ -354,12 +354,12 @@ class LiveSession:
         """What would leave the model's memory with the next turn leaves now, and the rest is read while nobody waits:
         with another beginning all of a prompt is."""
         options, prompt = self.options, self._prompt("Hello")
-        manner = GenerationOptions(max_tokens=options.max_tokens, sampling=options.sampling)
-        roomy = self._live.answering.roomy(prompt, manner, usage)
+        generation_options = GenerationOptions(max_tokens=options.max_tokens, sampling=options.sampling)
+        roomy = self._live.generator.roomy(prompt, generation_options, usage)
         if roomy is not prompt:
-            self.memory.begin_with(roomy.recalled)
+            self.memory.begin_with(roomy.conversation_state)
             with anyio.CancelScope() as self._reading:
-                await self._live.answering.whole(self._prompt("Hello"), options.sampling, Priority.BULK)
+                await self._live.generator.whole(self._prompt("Hello"), options.sampling, Priority.BULK)
 
     async def _said(self, answer: Answer, text: str) -> None:
         """Remember what it said, or correct it."""

@@ -20,10 +20,10 @@ MOST = 128
 class SessionTools:
     """Of one session."""
 
-    def __init__(self, answering: Generator, settings: Settings) -> None:
+    def __init__(self, generator: Generator, settings: Settings) -> None:
         self.results: tuple[ToolResult, ...] = ()
         """What was given and not answered yet."""
-        self._answering = answering
+        self._answering = generator
         self._engine = settings.llm.engine
         self._most_chars = settings.limits.prompt_chars
         self._wanted: OrderedDict[str, ToolCall] = OrderedDict()

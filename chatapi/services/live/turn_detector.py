@@ -119,7 +119,7 @@ class TurnDetector:
         transcription: FileTranscriber,
         settings: Settings,
         group: TaskGroup,
-        hearer: TurnListener,
+        listener: TurnListener,
     ) -> None:
         self.detect = self.semantic = True
         self.partials = True
@@ -142,7 +142,7 @@ class TurnDetector:
         self._settings = settings.live
         self._threshold = settings.vad.threshold
         self._group = group
-        self._hearer = hearer
+        self._hearer = listener
         self._endpointing = Endpointing(EndpointingRules.of(settings.live, settings.vad.threshold))
         self._listener = engines.vad.engine.listener()
         self._rest: Samples = np.zeros(0, np.float32)
@@ -209,7 +209,7 @@ class TurnDetector:
         else:
             mark = TurnBoundary.ONSET if self.utterance is None else None
             self._quiet = 0 if probability >= self._endpointing.rules.threshold else self._quiet + 1
-        voiced = not self.detect or (self._endpointing.speaking and self._endpointing.silence == 0)
+        voiced = not self.detect or (self._endpointing.synthesis and self._endpointing.silence == 0)
         if voiced:
             self.voiced_at = time.monotonic()
         for utterance in (self.utterance, self._last):

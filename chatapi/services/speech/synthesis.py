@@ -30,9 +30,9 @@ class SpeechSynthesis:
         """Those that can be asked for; the first is the default."""
         return self._tts.engine.voices
 
-    def rouse(self) -> None:
+    def preload(self) -> None:
         """Something will be said soon: the voices begin to come back, where they were idle."""
-        self._tts.rouse()
+        self._tts.preload()
 
     def voice(self, name: str | None, language: str = "") -> Voice:
         """The voice of that name, or the best for the language, or the default one.

@@ -37,7 +37,7 @@ class StreamingTranscriber:
         stretch is being made out, so whoever gives them must let them wait. Raises Unprocessable (unknown_language).
         """
         self.transcription.language(language)
-        self._engines.asr.rouse()
+        self._engines.asr.preload()
         stretches = _SpeechStretches(self._engines.vad.engine, self._rules)
         async for block in blocks:
             for region, samples in stretches.feed(block):

@@ -165,10 +165,10 @@ class FileTranscriber:
                 await self.work_through(file, TranscriptionRequest(language), send.send, priority)
 
         async def events() -> AsyncIterator[Event]:
-            async for passage in receive:
-                for each in passage.segments:
+            async for transcribed_part in receive:
+                for each in transcribed_part.segments:
                     yield Transcript(each.text.strip(), True, each.start, each.end, each.language)
-                yield JobProgress(passage.done, max(total, passage.done))
+                yield JobProgress(transcribed_part.done, max(total, transcribed_part.done))
 
         try:
             async with anyio.create_task_group() as group, receive:
@@ -192,15 +192,15 @@ class FileTranscriber:
             await tell(await self._whole(short, options, priority))
             return
         send, receive = anyio.create_memory_object_stream[tuple[Trimmed, float]](AHEAD)
-        room = anyio.Semaphore(self._asr.gate.slots)
+        room = anyio.Semaphore(self._asr.admission.slots)
 
         async def hear(part: Trimmed, seconds: float, before: anyio.Event, told: anyio.Event) -> None:
             try:
-                passage = await self._passage(part, seconds, options, priority)
+                transcribed_part = await self._passage(part, seconds, options, priority)
             finally:
                 # Those heard at the same time are told in their order, and of their errors only the first.
                 await before.wait()
-            await tell(passage)
+            await tell(transcribed_part)
             told.set()
             room.release()
 

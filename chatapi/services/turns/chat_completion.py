@@ -104,21 +104,21 @@ class ChatCompletions:
     def __init__(
         self,
         transcription: FileTranscriber,
-        answering: Generator,
-        gate: Admission,
+        generator: Generator,
+        admission: Admission,
         settings: Settings,
         metrics: Metrics,
     ) -> None:
         self.transcription = transcription
-        self.answering = answering
-        self.gate = gate
+        self.generator = generator
+        self.admission = admission
         self.settings = settings
         self.metrics = metrics
         self._spoken: OrderedDict[str, tuple[float, str]] = OrderedDict()
 
     @property
-    def speaking(self) -> SpeechSynthesis:
-        return self.answering.speaking
+    def synthesis(self) -> SpeechSynthesis:
+        return self.generator.synthesis
 
     @asynccontextmanager
     async def take(self, turn: ChatTurn) -> AsyncIterator[AsyncIterator[Event]]:
@@ -128,9 +128,9 @@ class ChatCompletions:
         caller's has the `param` in its details.
         """
         self._check(turn)
-        terms = TurnLimits(self.settings.limits.turn_seconds, turn.heard, turn.speak, turn.traceparent)
-        course = TurnRun(self.gate, self.metrics, terms)
-        async with course.taken(_ChatRun(self, turn, course).work, turn.priority) as events:
+        turn_limits = TurnLimits(self.settings.limits.turn_seconds, turn.heard, turn.speak, turn.traceparent)
+        run = TurnRun(self.admission, self.metrics, turn_limits)
+        async with run.taken(_ChatRun(self, turn, run).work, turn.priority) as events:
             yield events
 
     def remember(self, spoken: str, text: str) -> None:
@@ -158,7 +158,7 @@ class ChatCompletions:
         self._check_last(turn.messages[-1])
         self._check_skills(turn.sampling)
         if turn.speak:
-            self.speaking.voice(turn.voice)
+            self.synthesis.voice(turn.voice)
 
     def _check_lengths(self, turn: ChatTurn) -> None:
         most, total = self.settings.limits.prompt_chars, 0
@@ -183,12 +183,12 @@ class ChatCompletions:
         if last.calls:
             told = "the last message wants functions called; send what they gave as messages of the role tool"
             raise _wrong("messages", told, "invalid_value")
-        if not self.answering.continues:
+        if not self.generator.continues:
             told = f"the last message is the assistant's, and the engine {self._engine} cannot go on with it"
             raise _wrong("messages", told, "unsupported_value")
 
     def _check_skills(self, sampling: Sampling) -> None:
-        if (param := self.lacking(sampling, self.answering.can)) is not None:
+        if (param := self.lacking(sampling, self.generator.can)) is not None:
             told = f"{param} is not supported by the language model's engine, {self._engine}; leave it out"
             raise _wrong(param, told, "unsupported_parameter")
 
@@ -242,27 +242,27 @@ class FixedPrompt:
 class _ChatRun:
     """One turn at work."""
 
-    def __init__(self, ability: ChatCompletions, turn: ChatTurn, course: TurnRun) -> None:
+    def __init__(self, ability: ChatCompletions, turn: ChatTurn, run: TurnRun) -> None:
         self._ability = ability
         self._turn = turn
-        self._course = course
+        self._course = run
         self._language = ""
         self._seconds = 0.0
         """Of sound that was listened to."""
 
     async def work(self, send: Send) -> None:
-        ability, turn, course = self._ability, self._turn, self._course
-        ability.answering.rouse(turn.speak)
+        ability, turn, run = self._ability, self._turn, self._course
+        ability.generator.preload(turn.speak)
         told = [await self._told(at, message, send) for at, message in enumerate(turn.messages)]
         if turn.form:
             # In one with what the caller says: templates (Mistral's) refuse a second system message.
             before = told.pop(0).text if told[0].role == "system" else ""
             told.insert(0, PromptMessage("system", f"{before}\n\n{turn.form}" if before else turn.form))
         if turn.heard:
-            course.ledger = replace(course.ledger, audio=self._seconds)
-            course.mark("transcript")
-        voice = ability.speaking.voice(turn.voice, self._language) if turn.speak else None
-        manner = GenerationOptions(
+            run.timings = replace(run.timings, audio=self._seconds)
+            run.mark("transcript")
+        voice = ability.synthesis.voice(turn.voice, self._language) if turn.speak else None
+        generation_options = GenerationOptions(
             voice,
             turn.max_tokens,
             turn.temperature,
@@ -272,16 +272,16 @@ class _ChatRun:
             verbatim=voice is None,
             priority=turn.priority,
         )
-        answered = await ability.answering.answer(FixedPrompt(tuple(told)), manner, send, course.mark)
-        course.ledger = replace(course.ledger, spoken=answered.spoken)
-        course.mark("end")
+        answered = await ability.generator.answer(FixedPrompt(tuple(told)), generation_options, send, run.mark)
+        run.timings = replace(run.timings, spoken=answered.spoken)
+        run.mark("end")
         if turn.speak and turn.spoken:
             ability.remember(turn.spoken, answered.reply)
         usage = answered.last.usage or TokenUsage()
-        course.count(usage)
+        run.count(usage)
         reason = answered.last.finish_reason or "stop"
         counted = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
-        await send(TurnEnded("", reason, *counted, ledger=course.ledger))
+        await send(TurnEnded("", reason, *counted, timings=run.timings))
 
     async def _told(self, at: int, message: ChatMessage, send: Send) -> PromptMessage:
         texts = [

@@ -59,18 +59,18 @@ class Completions:
     def __init__(
         self,
         transcription: FileTranscriber,
-        speaking: SpeechSynthesis,
-        answering: Generator,
+        synthesis: SpeechSynthesis,
+        generator: Generator,
         history: Worker[ConversationHistory],
-        gate: Admission,
+        admission: Admission,
         settings: Settings,
         metrics: Metrics,
     ) -> None:
         self.transcription = transcription
-        self.speaking = speaking
-        self.answering = answering
+        self.synthesis = synthesis
+        self.generator = generator
         self.history = history
-        self.gate = gate
+        self.admission = admission
         self.settings = settings
         self.metrics = metrics
         self._busy: set[str] = set()
@@ -82,9 +82,11 @@ class Completions:
         Raises what is wrong with the turn on entering; what fails later is raised by the events.
         """
         self._check(turn)
-        terms = TurnLimits(self.settings.limits.turn_seconds, turn.audio is not None, turn.speak, turn.traceparent)
-        course = TurnRun(self.gate, self.metrics, terms)
-        async with course.taken(_CompletionRun(self, turn, course).work, turn.priority) as events:
+        turn_limits = TurnLimits(
+            self.settings.limits.turn_seconds, turn.audio is not None, turn.speak, turn.traceparent
+        )
+        run = TurnRun(self.admission, self.metrics, turn_limits)
+        async with run.taken(_CompletionRun(self, turn, run).work, turn.priority) as events:
             yield events
 
     def _check(self, turn: Turn) -> None:
@@ -101,7 +103,7 @@ class Completions:
         if turn.audio is not None or turn.language is not None:
             self.transcription.language(turn.language)
         if turn.speak or turn.voice is not None:
-            self.speaking.voice(turn.voice)
+            self.synthesis.voice(turn.voice)
 
     def _check_prompt(self, prompt: str) -> None:
         most = self.settings.limits.prompt_chars
@@ -140,69 +142,71 @@ def _check_manner(turn: Turn) -> None:
 class _CompletionRun:
     """One turn at work: three tasks, thinking, speaking and telling, joined by bounded streams."""
 
-    def __init__(self, ability: Completions, turn: Turn, course: TurnRun) -> None:
+    def __init__(self, ability: Completions, turn: Turn, run: TurnRun) -> None:
         self._ability = ability
         self._turn = turn
-        self._course = course
+        self._course = run
         self._language = ""
 
     async def work(self, send: Send) -> None:
         ability = self._ability
-        ability.answering.rouse(self._turn.speak)
+        ability.generator.preload(self._turn.speak)
         conversation = self._turn.conversation or ConversationHistory.new_id()
         with ability.answering_alone(conversation):
-            recalled = await self._recalled(conversation)
+            conversation_state = await self._recalled(conversation)
             await send(TurnStarted(conversation))
-            await self._converse(recalled, send)
+            await self._converse(conversation_state, send)
 
     async def _recalled(self, conversation: str) -> ConversationState:
         turn = self._turn
         if turn.conversation is None:
             return ConversationState(conversation, turn.system, ())
         try:
-            recalled = await self._ability.history.call(lambda history: history.recall(conversation), turn.priority)
+            conversation_state = await self._ability.history.call(
+                lambda history: history.recall(conversation), turn.priority
+            )
         except NotFound:
             if not turn.begins:
                 raise
             return ConversationState(conversation, turn.system, ())
-        return recalled if turn.system is None else replace(recalled, system=turn.system)
+        return conversation_state if turn.system is None else replace(conversation_state, system=turn.system)
 
-    async def _converse(self, recalled: ConversationState, send: Send) -> None:
+    async def _converse(self, conversation_state: ConversationState, send: Send) -> None:
         asked = self._turn.prompt if self._turn.audio is None else await self._heard(self._turn.audio, send)
         assert asked is not None  # noqa: S101 - one of both is there, `take` has checked
-        ability, course = self._ability, self._course
-        voice = ability.speaking.voice(self._turn.voice, self._language) if self._turn.speak else None
-        manner = GenerationOptions(
+        ability, run = self._ability, self._course
+        voice = ability.synthesis.voice(self._turn.voice, self._language) if self._turn.speak else None
+        generation_options = GenerationOptions(
             voice, self._turn.max_tokens, self._turn.temperature, self._turn.seed, priority=self._turn.priority
         )
-        prompt = ability.answering.question(recalled, asked.strip())
-        answered = await ability.answering.answer(prompt, manner, send, course.mark)
-        recalled, last = answered.prompt.recalled, answered.last
-        course.ledger = replace(course.ledger, spoken=answered.spoken)
+        prompt = ability.generator.question(conversation_state, asked.strip())
+        answered = await ability.generator.answer(prompt, generation_options, send, run.mark)
+        conversation_state, last = answered.prompt.conversation_state, answered.last
+        run.timings = replace(run.timings, spoken=answered.spoken)
         saved = await ability.history.call(
-            lambda history: history.add(recalled, asked, answered.reply), self._turn.priority
+            lambda history: history.add(conversation_state, asked, answered.reply), self._turn.priority
         )
-        course.mark("end")
+        run.mark("end")
         usage = last.usage or TokenUsage()
-        course.count(usage)
+        run.count(usage)
         await send(
             TurnEnded(
-                recalled.id,
+                conversation_state.id,
                 last.finish_reason or "stop",
                 usage.prompt_tokens,
                 usage.completion_tokens,
                 usage.cached_tokens,
-                course.ledger,
+                run.timings,
                 saved.kept,
             )
         )
 
     async def _heard(self, file: Source, send: Send) -> str:
-        hearing, course = self._ability.transcription, self._course
+        hearing, run = self._ability.transcription, self._course
         audio = await hearing.decoded(file)
         heard = await hearing.hear(audio, self._turn.language, self._turn.priority)
         self._language = heard.language
-        course.ledger = replace(course.ledger, audio=audio.seconds, speech_end=heard.end)
-        course.mark("transcript")
+        run.timings = replace(run.timings, audio=audio.seconds, speech_end=heard.end)
+        run.mark("transcript")
         await send(Transcript(heard.text, True, heard.start, heard.end, heard.language))
         return heard.text

@@ -43,7 +43,7 @@ MARKS = re.compile(r"[\s.?!,;:…。、！？，-]+$")
 
 Send = Callable[[Event], Awaitable[None]]
 Mark = Callable[[str], None]
-"""Told the name of a stage of the ledger each time something of it happens."""
+"""Told the name of a stage of the timings each time something of it happens."""
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,18 @@ class Generation(Generic[P]):
 class Generator:
     """The box's mind and mouth together."""
 
-    def __init__(self, llm: Worker[LanguageModel], speaking: SpeechSynthesis, settings: LlmSettings) -> None:
+    def __init__(self, llm: Worker[LanguageModel], synthesis: SpeechSynthesis, settings: LlmSettings) -> None:
         self._llm = llm
-        self._speaking = speaking
+        self._speaking = synthesis
         self._settings = settings
 
-    def question(self, recalled: ConversationState, asked: str, results: tuple[ToolResult, ...] = ()) -> Question:
+    def question(
+        self, conversation_state: ConversationState, asked: str, results: tuple[ToolResult, ...] = ()
+    ) -> Question:
         """What is asked next in a conversation, after what functions gave, as a prompt."""
-        return Question(recalled, asked, self._settings.system, results)
+        return Question(conversation_state, asked, self._settings.system, results)
 
-    async def answer(self, prompt: P, manner: GenerationOptions, send: Send, mark: Mark) -> Generation[P]:
+    async def answer(self, prompt: P, generation_options: GenerationOptions, send: Send, mark: Mark) -> Generation[P]:
         """Send a TextDelta for every piece written and a Speech for every piece spoken, in order of each kind.
 
         Where nothing of what was written has a sound, `no_answer` is spoken. One that was stopped while it was written,
@@ -100,29 +102,31 @@ class Generator:
 
         Raises what `prompt.shortened` raises when it does not fit the model.
         """
-        run = _GenerationRun(self, manner, send, mark)
-        if manner.voice is None:
+        run = _GenerationRun(self, generation_options, send, mark)
+        if generation_options.voice is None:
             return await run.thought(prompt, None)
         giving, taking = anyio.create_memory_object_stream[str](PIECES_AHEAD)
         async with anyio.create_task_group() as group:
-            group.start_soon(run.spoken, taking, manner.voice)
+            group.start_soon(run.spoken, taking, generation_options.voice)
             async with giving:
                 answered = await run.thought(prompt, giving)
         return replace(answered, spoken=run.seconds)
 
-    def sampling(self, manner: GenerationOptions, tokens: int = 0) -> Sampling:
+    def sampling(self, generation_options: GenerationOptions, tokens: int = 0) -> Sampling:
         """How an answer is to be written that has so many tokens already."""
         settings = self._settings
-        most = settings.max_tokens if manner.max_tokens is None else manner.max_tokens
+        most = settings.max_tokens if generation_options.max_tokens is None else generation_options.max_tokens
         return replace(
-            manner.sampling,
+            generation_options.sampling,
             max_tokens=max(1, most - tokens),
-            temperature=settings.temperature if manner.temperature is None else manner.temperature,
-            seed=manner.seed,
+            temperature=settings.temperature
+            if generation_options.temperature is None
+            else generation_options.temperature,
+            seed=generation_options.seed,
         )
 
     async def written(
-        self, prompt: Prompt, manner: GenerationOptions, so_far: str = "", tokens: int = 0
+        self, prompt: Prompt, generation_options: GenerationOptions, so_far: str = "", tokens: int = 0
     ) -> AsyncGenerator[TokenChunk, None]:
         """The model's answer as it comes, or what comes after `so_far`, which has so many tokens.
 
@@ -132,22 +136,22 @@ class Generator:
         if so_far:
             begun = messages.pop().text if messages[-1].role == "assistant" else ""
             messages.append(PromptMessage("assistant", begun + so_far))
-        sampling = self.sampling(manner, tokens)
+        sampling = self.sampling(generation_options, tokens)
         # A form that is half written cannot be gone on with: the model would begin it anew.
         goes_on = self.continues and sampling.schema is None and not sampling.tools and sampling.logprobs is None
         async with self._llm.stream(
             lambda engine, stop: prompt.generate(engine, messages, sampling, stop),
-            manner.priority,
+            generation_options.priority,
             YieldPolicy.RAISES if goes_on else YieldPolicy.NEVER,
         ) as pieces:
             async for piece in pieces:
                 yield piece
 
-    def roomy(self, prompt: Question, manner: GenerationOptions, usage: TokenUsage) -> Question:
+    def roomy(self, prompt: Question, generation_options: GenerationOptions, usage: TokenUsage) -> Question:
         """A prompt without the exchanges that the next question would leave no room for; `usage`: the last answer's."""
-        sampling, context = self.sampling(manner), self._llm.engine.context
+        sampling, context = self.sampling(generation_options), self._llm.engine.context
         needed = usage.prompt_tokens + usage.completion_tokens + NEXT + sampling.max_tokens
-        if needed <= context or not prompt.recalled.exchanges:
+        if needed <= context or not prompt.conversation_state.exchanges:
             return prompt
         return prompt.shortened(ContextOverflow(needed, context), sampling)
 
@@ -168,11 +172,11 @@ class Generator:
             # The answer will meet the same, and say so.
             return None
 
-    def rouse(self, speak: bool) -> None:
+    def preload(self, speak: bool) -> None:
         """An answer will be wanted soon: those who make it begin to come back, where they were idle."""
-        self._llm.rouse()
+        self._llm.preload()
         if speak:
-            self._speaking.rouse()
+            self._speaking.preload()
 
     @property
     def no_answer(self) -> str:
@@ -190,16 +194,16 @@ class Generator:
         return self._llm.engine.can
 
     @property
-    def speaking(self) -> SpeechSynthesis:
+    def synthesis(self) -> SpeechSynthesis:
         return self._speaking
 
 
 class _GenerationRun:
     """One answer: text on one task, its speech on another."""
 
-    def __init__(self, ability: Generator, manner: GenerationOptions, send: Send, mark: Mark) -> None:
+    def __init__(self, ability: Generator, generation_options: GenerationOptions, send: Send, mark: Mark) -> None:
         self._ability = ability
-        self._manner = manner
+        self._manner = generation_options
         self._send = send
         self._mark = mark
         self._sounded = anyio.Event()
@@ -302,7 +306,7 @@ class _GenerationRun:
 
     async def _say(self, pieces: AsyncIterator[str], voice: Voice) -> None:
         async with aclosing(
-            self._ability.speaking.pieces(pieces, voice, self._manner.priority, self._manner.speed)
+            self._ability.synthesis.pieces(pieces, voice, self._manner.priority, self._manner.speed)
         ) as speech:
             async for part in speech:
                 self._mark("first_audio")

@@ -37,7 +37,7 @@ P = TypeVar("P", bound=Prompt)
 class Question:
     """What is asked next in a conversation."""
 
-    recalled: ConversationState
+    conversation_state: ConversationState
     asked: str
     system: str
     """What the model is told where the conversation does not say."""
@@ -45,9 +45,11 @@ class Question:
     """What functions gave since the last answer."""
 
     def messages(self) -> list[PromptMessage]:
-        recalled = self.recalled
-        messages = [PromptMessage("system", recalled.system if recalled.system is not None else self.system)]
-        for exchange in recalled.exchanges:
+        conversation_state = self.conversation_state
+        messages = [
+            PromptMessage("system", conversation_state.system if conversation_state.system is not None else self.system)
+        ]
+        for exchange in conversation_state.exchanges:
             _put(messages, exchange.results, exchange.asked)
             messages.append(PromptMessage("assistant", exchange.answered))
         _put(messages, self.results, self.asked)
@@ -60,8 +62,8 @@ class Question:
 
     def shortened(self, overflow: ContextOverflow, sampling: Sampling) -> Question:
         """Without its oldest exchanges, so that it fits with room to spare. Raises TooLarge (prompt_too_long)."""
-        recalled = self.recalled
-        if not recalled.exchanges:
+        conversation_state = self.conversation_state
+        if not conversation_state.exchanges:
             raise TooLarge(
                 f"the prompt needs {overflow.needed} tokens with the room for its answer; {overflow.context} fit the "
                 "model",
@@ -69,15 +71,18 @@ class Question:
                 details={"needed_tokens": overflow.needed, "context_tokens": overflow.context},
             )
         lengths = [
-            len(exchange.asked) + len(exchange.answered) + _length(exchange.results) for exchange in recalled.exchanges
+            len(exchange.asked) + len(exchange.answered) + _length(exchange.results)
+            for exchange in conversation_state.exchanges
         ]
         asked = len(self.asked) + _length(self.results)
-        tokens_per_char = overflow.needed / (sum(lengths) + asked + len(recalled.system or "") + 1)
+        tokens_per_char = overflow.needed / (sum(lengths) + asked + len(conversation_state.system or "") + 1)
         excess = (overflow.needed - KEPT * overflow.context) / tokens_per_char
         left_out = 1
         while left_out < len(lengths) and sum(lengths[:left_out]) < excess:
             left_out += 1
-        return replace(self, recalled=replace(recalled, exchanges=recalled.exchanges[left_out:]))
+        return replace(
+            self, conversation_state=replace(conversation_state, exchanges=conversation_state.exchanges[left_out:])
+        )
 
 
 def _put(messages: list[PromptMessage], results: Sequence[ToolResult], asked: str) -> None:

@@ -51,11 +51,11 @@ class TurnLimits:
 class TurnRun:
     """One turn."""
 
-    def __init__(self, gate: Admission, metrics: Metrics, terms: TurnLimits) -> None:
-        self.ledger = TurnTimings()
-        self._gate = gate
+    def __init__(self, admission: Admission, metrics: Metrics, turn_limits: TurnLimits) -> None:
+        self.timings = TurnTimings()
+        self._gate = admission
         self._metrics = metrics
-        self._terms = terms
+        self._terms = turn_limits
         self._begun = time.monotonic()
         self._limit = anyio.CancelScope()
         self._due = 0.0
@@ -83,8 +83,8 @@ class TurnRun:
 
     def mark(self, stage: str) -> None:
         """Note when a stage was first reached."""
-        if getattr(self.ledger, stage) is None:
-            self.ledger = replace(self.ledger, **{stage: time.monotonic() - self._begun})
+        if getattr(self.timings, stage) is None:
+            self.timings = replace(self.timings, **{stage: time.monotonic() - self._begun})
 
     def count(self, usage: TokenUsage) -> None:
         """The tokens of an answer that has ended."""
@@ -104,11 +104,11 @@ class TurnRun:
         self, work: Callable[[Tell[T]], Awaitable[None]], priority: Priority, send: MemoryObjectSendStream[T]
     ) -> None:
         """The whole turn; what fails is kept for whoever reads what it tells."""
-        result, terms = "left", self._terms
+        result, turn_limits = "left", self._terms
         async with send:
             try:
                 with self._limit:
-                    self._due_in(terms.seconds if terms.before is None else terms.patience)
+                    self._due_in(turn_limits.seconds if turn_limits.before is None else turn_limits.patience)
                     await self._admitted(work, priority, send.send)
                     result = "ok"
                 if self._limit.cancelled_caught:
@@ -126,26 +126,28 @@ class TurnRun:
         self._due = self._limit.deadline = anyio.current_time() + seconds
 
     def _late(self) -> DeadlineExceeded:
-        terms = self._terms
-        if self.ledger.admitted is None and terms.before is not None:
-            return DeadlineExceeded(f"others were not done after {terms.patience:g} seconds; ask again later")
-        if terms.kind == "file":
-            return DeadlineExceeded(f"the work took longer than {terms.seconds:g} seconds and the length of its sound")
-        return DeadlineExceeded(f"the answer took longer than the {terms.seconds:g} seconds a turn may take")
+        turn_limits = self._terms
+        if self.timings.admitted is None and turn_limits.before is not None:
+            return DeadlineExceeded(f"others were not done after {turn_limits.patience:g} seconds; ask again later")
+        if turn_limits.kind == "file":
+            return DeadlineExceeded(
+                f"the work took longer than {turn_limits.seconds:g} seconds and the length of its sound"
+            )
+        return DeadlineExceeded(f"the answer took longer than the {turn_limits.seconds:g} seconds a turn may take")
 
     def _over(self, result: str) -> TurnRecord:
-        terms = self._terms
+        turn_limits = self._terms
         return TurnRecord(
-            kind=terms.kind,
-            input="voice" if terms.voice_input else "text",
-            reply="voice" if terms.speaks else "text",
+            kind=turn_limits.kind,
+            input="voice" if turn_limits.voice_input else "text",
+            reply="voice" if turn_limits.speaks else "text",
             result=result,
             since=self._begun,
-            ledger=self.ledger,
+            timings=self.timings,
             prompt_tokens=self._usage.prompt_tokens,
             completion_tokens=self._usage.completion_tokens,
             cached_tokens=self._usage.cached_tokens,
-            traceparent=terms.traceparent,
+            traceparent=turn_limits.traceparent,
         )
 
     async def _admitted(self, work: Callable[[Tell[T]], Awaitable[None]], priority: Priority, tell: Tell[T]) -> None:

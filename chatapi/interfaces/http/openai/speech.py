@@ -83,7 +83,7 @@ def router(appliance: Appliance) -> APIRouter:
     @routes.get("/voices", summary="Voices that can be asked for", response_model=VoiceList, responses=refusals(503))
     async def voices() -> VoiceList:
         openai_aliases.require_models(appliance)
-        known = appliance.speaking.voices()
+        known = appliance.synthesis.voices()
         return VoiceList(
             data=[
                 VoiceEntry(
@@ -100,7 +100,7 @@ def _voice(appliance: Appliance, asked: SpeechRequest) -> str | None:
     """The voice that is meant: by its own name, else by the model's, else the default one."""
     model = openai_aliases.model(appliance, "tts", asked.model)
     voice = openai_aliases.voice(appliance, asked.voice)
-    if voice is None and model in [each.name for each in appliance.speaking.voices()]:
+    if voice is None and model in [each.name for each in appliance.synthesis.voices()]:
         return model
     return voice
 

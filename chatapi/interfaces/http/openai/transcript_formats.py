@@ -72,11 +72,11 @@ def duration(seconds: float) -> dict[str, Any]:
 
 
 def verbose(
-    passages: Sequence[TranscribedPart], granularities: Sequence[str], translated: bool, warmth: float
+    transcribed_parts: Sequence[TranscribedPart], granularities: Sequence[str], translated: bool, warmth: float
 ) -> dict[str, Any]:
     """All that is known. `warmth`: the temperature that was asked for."""
-    segments = [segment for passage in passages for segment in passage.segments]
-    seconds = passages[-1].done if passages else 0.0
+    segments = [segment for transcribed_part in transcribed_parts for segment in transcribed_part.segments]
+    seconds = transcribed_parts[-1].done if transcribed_parts else 0.0
     spoken = segments[0].language if segments else ""
     document: dict[str, Any] = {
         "task": "translate" if translated else "transcribe",
@@ -86,9 +86,11 @@ def verbose(
     }
     if "segment" in granularities:
         document["segments"] = [
-            _segment(number, segment, passage, warmth)
-            for number, (segment, passage) in enumerate(
-                (segment, passage) for passage in passages for segment in passage.segments
+            _segment(number, segment, transcribed_part, warmth)
+            for number, (segment, transcribed_part) in enumerate(
+                (segment, transcribed_part)
+                for transcribed_part in transcribed_parts
+                for segment in transcribed_part.segments
             )
         ]
     if "word" in granularities:
@@ -100,12 +102,12 @@ def verbose(
     return {**document, "usage": duration(seconds)}
 
 
-def _segment(number: int, segment: Segment, passage: TranscribedPart, warmth: float) -> dict[str, Any]:
+def _segment(number: int, segment: Segment, transcribed_part: TranscribedPart, warmth: float) -> dict[str, Any]:
     text = segment.text.encode()
     return {
         "id": number,
         # In hundredths of a second, as Whisper counts its frames.
-        "seek": round(passage.start * 100),
+        "seek": round(transcribed_part.start * 100),
         "start": round(segment.start, 3),
         "end": round(segment.end, 3),
         "text": segment.text,
@@ -113,7 +115,7 @@ def _segment(number: int, segment: Segment, passage: TranscribedPart, warmth: fl
         "temperature": warmth,
         "avg_logprob": segment.logprob,
         "compression_ratio": len(text) / len(zlib.compress(text)),
-        "no_speech_prob": 1 - passage.probability,
+        "no_speech_prob": 1 - transcribed_part.probability,
     }
 
 

@@ -226,16 +226,16 @@ class TranscriptReply(WorkingReply):
         if isinstance(self._asked, TranscriptionForm) and self._asked.stream:
             await self._as_events(self._asked, send)
             return
-        async with self._files.heard(self._upload.source, self._options, self._traceparent) as passages:
-            found = [passage async for passage in passages]
+        async with self._files.heard(self._upload.source, self._options, self._traceparent) as transcribed_parts:
+            found = [transcribed_part async for transcribed_part in transcribed_parts]
         content = self._written(found)
         media_type = MEDIA_TYPES[self._asked.response_format]
         await send(start(media_type, {"Content-Length": str(len(content))}))
         await send(body(content, more=False))
 
-    def _written(self, passages: list[TranscribedPart]) -> bytes:
+    def _written(self, transcribed_parts: list[TranscribedPart]) -> bytes:
         asked = self._asked
-        segments = [segment for passage in passages for segment in passage.segments]
+        segments = [segment for transcribed_part in transcribed_parts for segment in transcribed_part.segments]
         if asked.response_format == "text":
             return (transcript_formats.joined(segments) + "\n").encode("utf-8", "replace")
         if asked.response_format == "srt":
@@ -245,12 +245,14 @@ class TranscriptReply(WorkingReply):
         timed = asked.timestamp_granularities if isinstance(asked, TranscriptionForm) else ()
         if asked.response_format == "verbose_json":
             return encoded(
-                transcript_formats.verbose(passages, timed or ("segment",), asked.translated, asked.temperature)
+                transcript_formats.verbose(
+                    transcribed_parts, timed or ("segment",), asked.translated, asked.temperature
+                )
             )
         document: dict[str, Any] = {"text": transcript_formats.joined(segments)}
         if isinstance(asked, TranscriptionForm) and asked.include:
             document["logprobs"] = transcript_formats.logprobs(segments)
-        document["usage"] = transcript_formats.duration(passages[-1].done)
+        document["usage"] = transcript_formats.duration(transcribed_parts[-1].done)
         return encoded(document)
 
     async def _as_events(self, asked: TranscriptionForm, send: Send) -> None:
@@ -266,10 +268,10 @@ class TranscriptReply(WorkingReply):
             await send(body(data_of(data)))
 
         try:
-            async with self._files.heard(self._upload.source, self._options, self._traceparent) as passages:
-                async for passage in passages:
-                    seconds = passage.done
-                    for each in passage.segments:
+            async with self._files.heard(self._upload.source, self._options, self._traceparent) as transcribed_parts:
+                async for transcribed_part in transcribed_parts:
+                    seconds = transcribed_part.done
+                    for each in transcribed_part.segments:
                         before = transcript_formats.between(each) if segments else ""
                         segments.append(each)
                         await event(_delta(before + each.text.strip(), [each], asked))

@@ -7,7 +7,7 @@ export class LiveAnswer {
   #view;
   #captions;
   #response = null;
-  #ledger = null;
+  #timings = null;
   #cut = false;
   #here = { text: null, sound: null };
   /** Samples that have been heard. */
@@ -40,7 +40,7 @@ export class LiveAnswer {
 
   /** Told to its end, and heard to its end or broken off. */
   get over() {
-    return this.#ledger !== null && (this.#cut || this.heard >= this.samples);
+    return this.#timings !== null && (this.#cut || this.heard >= this.samples);
   }
 
   write(text) {
@@ -76,8 +76,8 @@ export class LiveAnswer {
     this.#response = response;
   }
 
-  timed(ledger) {
-    this.#ledger = ledger;
+  timed(timings) {
+    this.#timings = timings;
   }
 
   cut() {
@@ -93,8 +93,8 @@ export class LiveAnswer {
    */
   conclude(lost = false) {
     const details = this.#response?.status_details ?? {};
-    const end = this.#ledger && {
-      timings: this.#ledger,
+    const end = this.#timings && {
+      timings: this.#timings,
       usage: { completion_tokens: this.#response?.usage?.output_tokens },
       finish_reason: details.reason === 'max_output_tokens' ? 'length' : 'stop',
     };

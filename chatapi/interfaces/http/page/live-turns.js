@@ -37,7 +37,7 @@ export class LiveTurns {
     'chatapi.output_audio.paused': () => this.#paused(true),
     'chatapi.output_audio.resumed': () => this.#paused(false),
     'response.done': ({ response }) => this.#done(response),
-    'chatapi.ledger': ({ ledger }) => this.#timed(ledger),
+    'chatapi.timings': ({ timings }) => this.#timed(timings),
     error: ({ error }) => this.#told.onfault(faultOf(error)),
   };
 
@@ -173,8 +173,8 @@ export class LiveTurns {
     this.#answer?.done(response);
   }
 
-  #timed(ledger) {
-    this.#answer?.timed(ledger);
+  #timed(timings) {
+    this.#answer?.timed(timings);
     this.#settle();
   }
 

@@ -3,7 +3,7 @@
 import { drawing, element, icon } from './dom.js';
 import { spell } from './durations.js';
 
-/** The ledger's marks in the order they are usually reached, and what the time before each was spent on. */
+/** The timings's marks in the order they are usually reached, and what the time before each was spent on. */
 const STAGES = [
   ['admitted', 'Waited', 'for a free place on the box'],
   ['transcript', 'Heard', 'turned your speech into words'],

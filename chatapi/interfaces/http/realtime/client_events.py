@@ -120,7 +120,7 @@ class Extension(_Part):
 
     In `session.created` everybody finds `session.chatapi.conversation`: the id with which `?conversation=ID` goes on.
     Whoever names them is sent, besides OpenAI's events:
-    - `chatapi.ledger` {response_id, ledger} after each response.done: when things happened in the turn, in seconds;
+    - `chatapi.timings` {response_id, timings} after each response.done: when things happened in the turn, in seconds;
     - `chatapi.speech` {response_id, item_id, text, audio_start_ms, audio_end_ms} before the sound it tells of: which
       words are said in this stretch of the answer's sound;
     - `chatapi.interrupted` {response_id, text} when an answer is cut short: the words of it that were heard;

@@ -137,7 +137,7 @@ class RealtimeConnection:
         """Raises TooSlow when nobody sends anything for too long, and Gone."""
         async with self._sending, self._to_send, self._group as group:
             group.start_soon(self._write)
-            known_as = {"chatapi": {"conversation": self._conversation.recalled.id}}
+            known_as = {"chatapi": {"conversation": self._conversation.conversation_state.id}}
             await self.tell("session.created", session={**self._document(), **known_as})
             group.start_soon(self._follow)
             await self._read()

@@ -204,7 +204,7 @@ class ConversationItems:
 
     async def _amend(self, gone: Item) -> None:
         number = gone.exchange
-        held = next((e for e in self._session.recalled.exchanges if e.number == number), None)
+        held = next((e for e in self._session.conversation_state.exchanges if e.number == number), None)
         if held is None or number is None:
             return
         left = [item for item in self._items.values() if item.exchange == number]

@@ -100,14 +100,14 @@ class RealtimeResponse:
         await self._close(status)
         for call in self._calls:
             await self._call(call, status)
-        await self._finish(status, details, _usage(turn), turn.ledger)
+        await self._finish(status, details, _usage(turn), turn.timings)
 
     async def cancelled(self) -> None:
         """Nothing more of it comes."""
         details = {"type": "cancelled", "reason": self.reason}
-        ledger = self.answer.ledger if self.answer is not None else TurnTimings()
+        timings = self.answer.timings if self.answer is not None else TurnTimings()
         await self._close("cancelled")
-        await self._finish("cancelled", details, _usage(None), ledger)
+        await self._finish("cancelled", details, _usage(None), timings)
 
     async def _open(self) -> None:
         """Its message begins; where functions may be called not before its first word, for it may be only a call."""
@@ -150,12 +150,12 @@ class RealtimeResponse:
         if self._dialogue is not None:
             await self._tell("conversation.item.done", item=item.document())
 
-    async def _finish(self, status: str, details: dict[str, Any], usage: dict[str, Any], ledger: TurnTimings) -> None:
+    async def _finish(self, status: str, details: dict[str, Any], usage: dict[str, Any], timings: TurnTimings) -> None:
         output = [item.document() for item in self.items]
         done = self._document(status, status_details=details, output=output, usage=usage)
         await self._tell("response.done", response=done)
         if self._config.chatapi is not None:
-            await self._tell("chatapi.ledger", response_id=self.id, ledger=asdict(ledger))
+            await self._tell("chatapi.timings", response_id=self.id, timings=asdict(timings))
 
     def _document(self, status: str, **more: Any) -> dict[str, Any]:
         output = self._config.audio.output

@@ -208,7 +208,7 @@ class ServerEventWriter:
         wanted, self.wanted = self.wanted, None
         config, metadata = (effective(self.config, wanted), wanted.metadata) if wanted else (self.config, None)
         self.reply = self.last = RealtimeResponse(self._tell, self._dialogue, config, answer, metadata)
-        await self.reply.begin(self._conversation.recalled.id)
+        await self.reply.begin(self._conversation.conversation_state.id)
 
     async def _text(self, event: TextDelta) -> None:
         if self.reply is not None:

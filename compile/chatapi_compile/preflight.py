@@ -1,22 +1,17 @@
-"""Whether a plan fits a board, said before anything is begun; and how much a compiled model can remember there."""
+"""Preflight: whether a plan fits the board's disk and memory, before anything starts."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from chatapi.catalog.compiled.verify import RESERVE
-from chatapi.compiling.plan import CompilePlan
 from chatapi.errors import InternalError, ModelError, StorageError
-from chatapi.storage import atomic_files as disk
+from chatapi.storage import atomic_files
 from chatapi.system import jetson as boards
 from chatapi.system.jetson import gigabytes
-
-HEADROOM = 400 << 20
-"""Bytes beside weights, temporary memory and KV cache: MLC's workspaces, and the other engines while they compute."""
+from chatapi_compile.plan import CompilePlan
 
 
 @dataclass(frozen=True)
@@ -32,14 +27,14 @@ class MemoryFit:
 
 def room(data: Path, root: Path = Path("/")) -> MemoryFit:
     """What is free for a data directory, on the machine whose files stand under `root`."""
-    return MemoryFit(disk.free(data), boards.meminfo(root), boards.meminfo(root, "SwapFree"))
+    return MemoryFit(atomic_files.free(data), boards.meminfo(root), boards.meminfo(root, "SwapFree"))
 
 
 def obstacles(plan: CompilePlan, free: MemoryFit) -> Iterator[InternalError]:
     """All that keeps the plan from being carried out, each in one sentence with its remedy."""
     name, estimate = plan.manifest.name, plan.estimate
     present = sum(path.stat().st_size for path in plan.work.folder.rglob("*") if path.is_file())
-    if free.disk + present < estimate.disk + disk.RESERVE:
+    if free.disk + present < estimate.disk + atomic_files.RESERVE:
         yield StorageError(
             f"compiling {name} needs {gigabytes(estimate.disk)} of {plan.place.folder.parent} and "
             f"{gigabytes(free.disk + present)} are free; make room there, or set data to a folder on a larger disk",
@@ -58,23 +53,3 @@ def obstacles(plan: CompilePlan, free: MemoryFit) -> Iterator[InternalError]:
             f"it on a larger {plan.board.family} with the same JetPack and copy {plan.place.folder} here",
             code="too_little_memory",
         )
-
-
-def fitting(metadata: Mapping[str, Any], weights: int, available: int, context: int) -> int:
-    """Tokens whose keys and values fit the memory that is left beside the weights; all of these are bytes.
-
-    Bytes a token as MLC counts them (`EstimateMemoryUsageOnMode`, config.cc): 16 bits for each key and value, and 1.25.
-    Without a bound for a model that keeps none. ModelError where not even one context fits.
-    """
-    cache = metadata.get("kv_cache")
-    if not cache:
-        return sys.maxsize
-    each = cache["head_dim"] * cache["num_key_value_heads"] * cache["num_hidden_layers"] * 4 + 1.25
-    taken = weights + max(metadata.get("memory_usage", {}).values(), default=0) + HEADROOM
-    tokens = int((available - taken) / each)
-    if tokens < context:
-        raise ModelError(
-            f"the model needs {gigabytes(taken + each * context)} of memory with a context of {context} and "
-            f"{gigabytes(available)} are free; set mlc.context lower, take a smaller model, or stop what else runs"
-        )
-    return tokens

@@ -21,9 +21,9 @@ from chatapi.catalog.compiled.artifact import CONFIG, LIBRARY, WEIGHTS, Compiled
 from chatapi.catalog.compiled.model_lib import read
 from chatapi.catalog.compiled.verify import Target, verify
 from chatapi.catalog.manifest import MADE
-from chatapi.compiling.plan import CompilePlan, CompileStep
 from chatapi.errors import ModelError, WrongMode
 from chatapi.storage import atomic_files
+from chatapi_compile.plan import CompilePlan, CompileStep
 
 LOG = "compile.log"
 DONE = "steps.json"

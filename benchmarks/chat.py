@@ -1,6 +1,6 @@
 """First token and tokens a second side by side with llama.cpp's own server, same model.
 
-python tests/peers/chat.py [--rounds 20]
+python benchmarks/chat.py [--rounds 20]
 """
 
 from __future__ import annotations

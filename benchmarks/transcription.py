@@ -1,6 +1,6 @@
 """Transcription side by side with faster-whisper behind a bare route and whisper.cpp's own server, same weights.
 
-python tests/peers/transcription.py --peers-python P --faster-whisper FOLDER --whisper-server FILE [--rounds 10]
+python benchmarks/transcription.py --peers-python P --faster-whisper FOLDER --whisper-server FILE [--rounds 10]
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import jiwer
 import numpy as np
 from running import Ask, Peer, alternate, free_port, started, table
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 CORPUS = ROOT / "tests/corpus"
 RATE = 16_000
 MODEL = "whisper-tiny.en-ct2"

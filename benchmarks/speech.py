@@ -1,6 +1,6 @@
 """First sound and throughput side by side with Piper's own HTTP server and wyoming-piper, same voice.
 
-python tests/peers/speech.py --peers-python P [--rounds 10]
+python benchmarks/speech.py --peers-python P [--rounds 10]
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Writes grafana/dashboards/chatapi.json: `python3 monitoring/dashboard.py`. The panels are the table below."""
+"""Writes grafana/dashboards/chatapi.json from the table of panels below.
+
+Run `python3 containers/monitoring/dashboard.py`.
+"""
 
 from __future__ import annotations
 

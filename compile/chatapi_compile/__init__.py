@@ -1,0 +1,19 @@
+"""Compiles a model for a board with MLC: plans it, checks that it fits, runs it.
+
+`chatapi.catalog.compiled` reads and verifies what this makes; `chatapi compile` is its command line.
+"""
+
+from chatapi_compile.plan import CompilePlan, CompileRequest, plan
+from chatapi_compile.preflight import MemoryFit, obstacles, room
+from chatapi_compile.run import CompileProgress, carry_out
+
+__all__ = [
+    "CompilePlan",
+    "CompileProgress",
+    "CompileRequest",
+    "MemoryFit",
+    "carry_out",
+    "obstacles",
+    "plan",
+    "room",
+]
