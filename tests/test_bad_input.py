@@ -96,7 +96,7 @@ def test_a_form_as_curl_sends_it_by_default_is_told_the_header_it_lacks(served: 
 
 
 @pytest.mark.parametrize(
-    ("manner", "told"),
+    ("generation_options", "told"),
     [
         ({"temperature": 99.0}, "temperature is 99; it must be from 0 to 2"),
         ({"temperature": float("nan")}, "temperature is nan"),

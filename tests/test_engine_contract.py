@@ -19,7 +19,6 @@ import pytest
 
 from chatapi.audio import Audio, Samples, decode
 from chatapi.engines import (
-    ENGINES,
     ContextOverflow,
     PromptMessage,
     Sampling,
@@ -28,11 +27,9 @@ from chatapi.engines import (
     TokenChunk,
     TranscriptionOptions,
     Voice,
-    entry,
-    installed,
-    load,
     never,
 )
+from chatapi.engines.registry import ENGINES, entry, installed, load
 from chatapi.errors import ChatapiError, NotFound, Unprocessable
 from chatapi.settings import LlamaCppSettings, MlcSettings, OpenAIUpstreamSettings, Settings
 from conftest import model

@@ -144,7 +144,7 @@ def test_no_form_is_an_error_of_ours(one: Served, names: list[str], content: byt
     assert reply.status_code < 500, reply.text
 
 
-@pytest.mark.parametrize("gate", ["gate", "long"])
+@pytest.mark.parametrize("admission", ["gate", "long"])
 def test_a_full_box_refuses_and_says_when_to_come_again(echo_settings: Callable[..., Settings], admission: str) -> None:
     with serving(echo_settings("limits.concurrent=1", "limits.queue=0", "limits.audio_seconds=10")) as full:
         held = full.appliance.admission if admission == "gate" else full.appliance.files.long
