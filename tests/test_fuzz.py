@@ -106,6 +106,16 @@ def test_input_that_ends_the_process_is_found_among_others(tmp_path: Path) -> No
     assert [kept(path) for path in judge.findings["death SIGKILL [page]"].files] == [deadly]
 
 
+def test_memory_is_read_with_a_decoder_that_waits_also_after_a_file_that_ended_it(tmp_path: Path) -> None:
+    judge = Judge(tmp_path / "findings", "fake")
+    campaign = Campaign(Box(tmp_path, "fake"), judge, SEED, pool=2)
+    deadly = [each for each in corpus() if each.interface == "transcriptions" and "bomb-stsz" in each.name]
+    asyncio.run(campaign.run(1, 60, deadly))
+    assert campaign.span is not None
+    assert campaign.span.before.processes == campaign.span.after.processes == 3
+    assert 0 < campaign.span.after.own < campaign.span.after.pss
+
+
 class Fragile(Box):
     """Its process is killed as soon as somebody asks for a path that ends in `die`."""
 

@@ -103,6 +103,7 @@ async def _run(settings: Settings, listening: _Open, identity: Identity | None, 
 
         group.start_soon(generator)
         group.start_soon(appliance.tend)
+        group.start_soon(heap.Housekeeper().run)
         if identity is not None:
             group.start_soon(_keep_fresh, identity)
         roles = ESSENTIAL

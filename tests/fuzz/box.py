@@ -44,6 +44,8 @@ class Usage:
     """Bytes."""
     pss: int
     """Bytes; what is shared between processes counts once."""
+    own: int
+    """Bytes of the PSS that are no file's: what other programs load at the same time changes nothing of them."""
     descriptors: int
     threads: int
     each: tuple[int, ...]
@@ -176,15 +178,15 @@ class Box:
 
     def usage(self) -> Usage:
         """Of the whole process tree."""
-        rss = descriptors = threads = 0
+        rss = own = descriptors = threads = 0
         each_pss = []
         for each in self._family():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 memory = each.memory_full_info()
-                rss += memory.rss
+                rss, own = rss + memory.rss, own + _own(each.pid)
                 descriptors, threads = descriptors + each.num_fds(), threads + each.num_threads()
                 each_pss.append(memory.pss)
-        return Usage(rss, sum(each_pss), descriptors, threads, tuple(each_pss))
+        return Usage(rss, sum(each_pss), own, descriptors, threads, tuple(each_pss))
 
     async def settled(self, seconds: float = 20) -> Usage:
         """What it holds when idle: read until the memory stops falling, for so long at most."""
@@ -212,6 +214,14 @@ class Box:
     def logged(self) -> int:
         """Bytes of the log."""
         return self.log.stat().st_size
+
+
+def _own(process: int) -> int:
+    """Bytes of its PSS that are no file's."""
+    with suppress(OSError):
+        told = Path(f"/proc/{process}/smaps_rollup").read_text()
+        return 1024 * sum(map(int, re.findall(r"Pss_(?:Anon|Shmem): +(\d+)", told)))
+    return 0
 
 
 def troubles(lines: list[str]) -> Iterator[Trouble]:

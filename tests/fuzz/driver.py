@@ -8,12 +8,14 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.request import urlopen
 
+from fuzz import media
 from fuzz.box import Box, Usage
-from fuzz.client import Client
-from fuzz.inputs import Input
+from fuzz.client import STALL, Client
+from fuzz.inputs import FORM, Input, form, request
 from fuzz.interfaces import Makers, conversation_of
 from fuzz.judge import Judge
 from fuzz.pools import Pools, pools
@@ -23,6 +25,7 @@ CLIENTS = {"fake": 12, "real": 3}
 """Who send at once: a few more than are answered at once."""
 WARM = {"fake": 1500, "real": 150}
 """Inputs before memory is read for the first time: by then everything was loaded and used."""
+TRANSCRIBE = "/v1/audio/transcriptions"
 ATONCE = 5
 """Seconds between two lines of progress."""
 
@@ -69,7 +72,7 @@ class Campaign:
         await self._send(iter(first), end, tell)
         await self._send(self._made(numbers, warm), end, tell)
         if most:
-            self._before = await self._box.settled()
+            self._before = await self._held()
         await self._send(self._made(numbers, most - self._judge.inputs), end, tell)
         await self._finish()
 
@@ -189,10 +192,21 @@ class Campaign:
                 found = len(self._judge.findings)
                 tell(f"{self._box.engines}: {self._judge.inputs} inputs, {rate:.0f}/s, {found} kinds of findings")
 
+    async def _held(self) -> Usage:
+        """What the server holds at rest, with a decoder that waits: some inputs end it, and it is there again after the
+        next good file."""
+        data = form([], [("file", "a.flac", media.files()["flac"])])
+        client = Client(self._box.port, self._box.wyoming)
+        good = Input("http", "transcriptions", "good", (request("POST", TRANSCRIBE, data, FORM),))
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(client.send(good), STALL)
+        client.close()
+        return await self._box.settled()
+
     async def _finish(self) -> None:
         """Compare what it holds with what it held, and end it."""
         if self._before is not None:
-            self.span = Span(self._before, await self._box.settled())
+            self.span = Span(self._before, await self._held())
         ending = await self._box.stop()
         self._report_log()
         if ending != "exit status 0":

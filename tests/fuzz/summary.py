@@ -38,6 +38,7 @@ def _held(campaign: Campaign) -> str:
     before, after = span.before, span.after
     return (
         f"memory:       {before.pss / 2**20:.1f} to {after.pss / 2**20:.1f} MiB PSS ({100 * span.growth:+.1f} %), "
+        f"without files {before.own / 2**20:.1f} to {after.own / 2**20:.1f} MiB, "
         f"{before.rss >> 20} to {after.rss >> 20} MiB RSS; descriptors {before.descriptors} to {after.descriptors}, "
         f"threads {before.threads} to {after.threads}, processes {before.processes} to {after.processes}\n"
         f"              each process: {_mib(before.each)} to {_mib(after.each)} MiB PSS"
