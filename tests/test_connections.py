@@ -296,7 +296,7 @@ def limited(soft: int, hard: int, code: str) -> str:
 def test_the_soft_limit_of_descriptors_is_raised_towards_the_hard_one() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     most = file_descriptors.MOST if hard == resource.RLIM_INFINITY else min(hard, file_descriptors.MOST)
-    code = "from chatapi import descriptors; print(descriptors.raise_limit(), descriptors.for_connections(2048, 600))"
+    code = "from chatapi.system import file_descriptors as it; print(it.raise_limit(), it.for_connections(2048, 600))"
     assert limited(256, most, code) == f"{most} {min(2048, most - 600)}"
     assert limited(1024, 1024, code) == "1024 424"
     assert limited(256, 256, code) == "256 16"

@@ -152,7 +152,11 @@ def test_a_good_manifest_is_read_with_its_defaults(tmp_path: Path) -> None:
         ("https://example.org/weights", "http://example.org/weights", "is not an https address"),
         ("https://example.org/weights", "ftp://example.org/weights", "is not an https address"),
         ('kind = "path"', 'kind = "parth"', "Input tag 'parth'"),
-        ('role = "llm"', 'role = "lm"', "role: Input should be 'asr', 'llm', 'tts', 'turn', 'vad' or 'wake'"),
+        (
+            'role = "llm"',
+            'role = "lm"',
+            "role: Input should be 'asr', 'llm', 'tts', 'turn_detection', 'vad' or 'wake_word'",
+        ),
         ('languages = ["en"]', 'languages = ["english"]', r"languages\.0: String should match"),
         ('name = "m"', 'name = "n"', "the name is 'n'; it must be 'm'"),
         ('name = "m"', "name = m", "cannot be read: Invalid value"),

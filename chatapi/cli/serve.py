@@ -52,7 +52,7 @@ async def serve(settings: Settings) -> int:
         # What ends a process that gives no sign of life is SIGABRT: the log then says where every thread stood.
         faulthandler.enable()
     file_descriptors.raise_limit()
-    malloc_trim.settle()
+    malloc_trim.configure()
     identity = _identity(settings)
     listening = bound(settings.server.host, settings.server.port)
     try:
@@ -103,7 +103,7 @@ async def _run(settings: Settings, listening: _Open, identity: Identity | None, 
 
         group.start_soon(generator)
         group.start_soon(appliance.tend)
-        group.start_soon(heap.Housekeeper().run)
+        group.start_soon(malloc_trim.IdleTrimmer().run)
         if identity is not None:
             group.start_soon(_keep_fresh, identity)
         roles = ESSENTIAL

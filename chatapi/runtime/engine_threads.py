@@ -287,6 +287,6 @@ class EngineThreads(Generic[E]):
         if (close := getattr(self.engine, "close", None)) is not None:
             close()
         self.engine = None
-        malloc_trim.give_back()
+        malloc_trim.trim()
         call_in(self._loop, self.built.set)
         call_in(self._loop, self.closed.set)

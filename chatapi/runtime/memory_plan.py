@@ -24,7 +24,7 @@ SHARE = 0.5
 bytes beside what it makes of them, at worst each as large as its model."""
 ESSENTIAL = tuple(role for role in registry.ENGINES if role not in ("turn_detection", "wake_word"))
 """Roles that every turn may need; live conversation loads the others where it needs them."""
-CHOICE = ("llm", "asr", "tts", "turn", "vad", "wake")
+CHOICE = ("llm", "asr", "tts", "turn_detection", "vad", "wake_word")
 """Who chooses first where models are chosen automatically: better answers are worth more than a better voice."""
 
 

@@ -1,4 +1,4 @@
-"""Memory that was freed, given back to the system."""
+"""Returns freed heap memory to the system: glibc keeps it otherwise."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
+import anyio
 import anyio.to_thread
 
 try:
@@ -17,98 +18,96 @@ except (AttributeError, OSError, TypeError):
     _malloc_trim = _mallopt = None
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-"""glibc's names and numbers."""
+"""Names and numbers of glibc's malloc.h."""
 ARENAS = 1
-"""Heaps of all threads together; glibc makes eight for each core, and keeps in each what its busiest time took."""
-OWN_PAGES = 8 << 20
-"""Bytes from which a block has pages of its own, which go back when it is freed."""
-KEPT = 16 << 20
-"""Bytes at the end of each thread's heap that are kept for later."""
+"""Heaps shared by all threads; glibc creates eight per core, and each keeps the pages of its peak."""
+MMAP_BYTES = 8 << 20
+"""Size, in bytes, from which a block gets its own mapping, which returns to the system when it is freed."""
+KEPT_BYTES = 16 << 20
+"""Free bytes at the end of the heap that glibc keeps for later."""
 
 
-def settle() -> None:
-    """Fixes what glibc would adapt: after one block of 31 MiB it would keep 64 MiB for each thread that had one, which
-    `give_back` cannot give back, because glibc trims the end of the main thread's heap alone."""
+def configure() -> None:
+    """Fixes the thresholds that glibc would adapt: after one block of 31 MiB it would keep 64 MiB per thread, which
+    `trim` cannot return, because glibc trims only the end of the main heap."""
     if _mallopt is not None:
-        _mallopt(M_MMAP_THRESHOLD, OWN_PAGES)
-        _mallopt(M_TRIM_THRESHOLD, KEPT)
+        _mallopt(M_MMAP_THRESHOLD, MMAP_BYTES)
+        _mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
         _mallopt(M_ARENA_MAX, ARENAS)
 
 
-def give_back() -> None:
-    """glibc keeps what was freed: 80 MB after Piper's long sentence, 40 MB after Smart Turn. Takes milliseconds."""
+def trim() -> None:
+    """Returns free pages: 80 MB after a long Piper sentence, 40 MB after Smart Turn. Takes milliseconds."""
     if _malloc_trim is not None:
         _malloc_trim(0)
 
 
-SOON = 1.0
-"""Seconds until memory is given back that was freed, so that a crowd of large requests costs one sweep."""
+DELAY_SECONDS = 1.0
+"""Seconds between a request to trim and the trim, so that a burst of large requests costs one."""
 
 
 class MallocTrimmer:
-    """Gives back once, a moment after it was asked for however often."""
+    """Trims once, a moment after one or more requests."""
 
-    def __init__(self, seconds: float = SOON) -> None:
+    def __init__(self, seconds: float = DELAY_SECONDS) -> None:
         self._seconds = seconds
         self._lock = threading.Lock()
         self._waiting = False
 
     def soon(self) -> None:
-        """Returns at once; a thread of its own sweeps."""
+        """Returns at once; a timer thread trims."""
         with self._lock:
             if self._waiting:
                 return
             self._waiting = True
-        timer = threading.Timer(self._seconds, self._sweep)
+        timer = threading.Timer(self._seconds, self._trim)
         timer.daemon = True
         timer.start()
 
-    def _sweep(self) -> None:
+    def _trim(self) -> None:
         with self._lock:
             self._waiting = False
-        give_back()
+        trim()
 
 
-LOOK = 2.0
-"""Seconds between two looks at how much the process works."""
-RESTS = 0.1
-"""Of a look's time, below which the process rests: what it computed then, on all cores together."""
-WORTH = 0.5
-"""Seconds of computing after which a sweep is worth it."""
-LONGEST = 30
-"""Looks after which it sweeps all the same, where the process never rests."""
+CHECK_SECONDS = 2.0
+"""Seconds between two checks of the process's load."""
+IDLE_SHARE = 0.1
+"""Processor time, of all cores together, as a share of the check interval, below which the process is idle."""
+WORTH_SECONDS = 0.5
+"""Seconds of processor time since the last trim from which another one is worth it."""
+MOST_CHECKS = 30
+"""Checks after which a process that is never idle is trimmed anyway."""
 
 
-class Housekeeper:
-    """Gives back, once the process rests, what it freed while it worked.
+class IdleTrimmer:
+    """Trims when the process becomes idle after work.
 
-    The heap of a process that never has a large block is given back by nobody else: of it `KEPT` bytes stay at its end,
-    and all pages between two blocks that are in use.
+    Small blocks never request a trim, and the pages between blocks that are in use stay with glibc otherwise.
     """
 
-    def __init__(
-        self, worked: Callable[[], float] = time.process_time, sweep: Callable[[], object] = give_back
-    ) -> None:
-        """`worked`: seconds of processor time that the process has used so far."""
-        self._worked, self._sweep = worked, sweep
-        self._swept = self._seen = 0.0
-        """What the process had worked then."""
-        self._looks = 0
-        """Since the last sweep."""
+    def __init__(self, cpu_seconds: Callable[[], float] = time.process_time, trim: Callable[[], object] = trim) -> None:
+        """`cpu_seconds`: processor time that the process has used so far."""
+        self._cpu_seconds, self._trim = cpu_seconds, trim
+        self._at_trim = self._at_check = 0.0
+        """Processor time at the last trim and at the last check, in seconds."""
+        self._checks = 0
+        """Checks since the last trim."""
 
     async def run(self) -> None:
-        """For ever."""
+        """Runs until cancelled."""
         while True:
-            await anyio.sleep(LOOK)
+            await anyio.sleep(CHECK_SECONDS)
             if self.due():
-                await anyio.to_thread.run_sync(self._sweep)
-                self._swept = self._seen = self._worked()
+                await anyio.to_thread.run_sync(self._trim)
+                self._at_trim = self._at_check = self._cpu_seconds()
 
     def due(self) -> bool:
-        """At each look: whether it is time to sweep."""
-        seen, self._seen = self._seen, self._worked()
-        self._looks += 1
-        if self._seen - self._swept < WORTH or (self._seen - seen > RESTS * LOOK and self._looks < LONGEST):
+        """Whether to trim now; called once per check."""
+        before, self._at_check = self._at_check, self._cpu_seconds()
+        self._checks += 1
+        busy = self._at_check - before > IDLE_SHARE * CHECK_SECONDS
+        if self._at_check - self._at_trim < WORTH_SECONDS or (busy and self._checks < MOST_CHECKS):
             return False
-        self._looks = 0
+        self._checks = 0
         return True

@@ -93,7 +93,7 @@ class Piper:
             if stop():
                 return
             self._rehearse(name, READY, _shrinking())
-        malloc_trim.give_back()
+        malloc_trim.trim()
         if names and not stop():
             self._rehearse(names[-1], KEPT)
 

@@ -59,4 +59,4 @@ class SmartTurn:
 
     def give_back(self, _stop: Stop = never) -> None:
         """What a run took, which the C library keeps."""
-        malloc_trim.give_back()
+        malloc_trim.trim()

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import anyio
 import pytest
+
+from chatapi.system import malloc_trim
 from conftest import until
 from fuzz.box import Box
-
-from chatapi import heap
 
 ROOT = Path(__file__).parents[1]
 HOLES = """
 import ctypes, os, sys
-from chatapi import heap
+from chatapi.system import malloc_trim
 
-heap.settle()
+malloc_trim.configure()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 
@@ -37,7 +37,7 @@ for number, block in enumerate(blocks):
     if number % 10:
         libc.free(block)
 kept = resident() - before
-heap.give_back()
+malloc_trim.trim()
 print(kept, resident() - before)
 """
 
@@ -48,7 +48,7 @@ class Process:
     def __init__(self) -> None:
         self.worked = 0.0
         self.swept = 0
-        self.keeper = heap.Housekeeper(lambda: self.worked, self._sweep)
+        self.keeper = malloc_trim.IdleTrimmer(lambda: self.worked, self._sweep)
 
     def _sweep(self) -> None:
         self.swept += 1
@@ -74,21 +74,21 @@ def test_pages_between_blocks_in_use_are_given_back() -> None:
 
 def test_a_process_that_rests_after_its_work_is_due_and_one_that_works_is_not() -> None:
     process = Process()
-    assert process.works(2 * heap.LOOK, 5) == 0
+    assert process.works(2 * malloc_trim.CHECK_SECONDS, 5) == 0
     assert process.works(0) == 1
 
 
 def test_a_process_that_never_rests_is_due_now_and_then() -> None:
-    assert Process().works(heap.LOOK, 3 * heap.LONGEST) == 3
+    assert Process().works(malloc_trim.CHECK_SECONDS, 3 * malloc_trim.MOST_CHECKS) == 3
 
 
 def test_a_process_that_did_next_to_nothing_is_not_due() -> None:
-    assert Process().works(heap.WORTH / 100, 90) == 0
+    assert Process().works(malloc_trim.WORTH_SECONDS / 100, 90) == 0
 
 
 @pytest.mark.anyio
 async def test_what_was_freed_is_given_back_once_after_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heap, "LOOK", 0.001)
+    monkeypatch.setattr(malloc_trim, "CHECK_SECONDS", 0.001)
     process = Process()
     process.worked = 10.0
     async with anyio.create_task_group() as group:
@@ -107,9 +107,10 @@ class Told(Box):
         code = (
             "import sys\n"
             "from pathlib import Path\n"
-            "from chatapi import heap\n"
-            "heap.LOOK, heap.WORTH, heap.RESTS = 0.02, 0.0, 1e9\n"
-            f"heap.Housekeeper.__init__.__defaults__ = (lambda: 1.0, lambda: Path({str(self.given)!r}).touch())\n"
+            "from chatapi.system import malloc_trim\n"
+            "malloc_trim.CHECK_SECONDS, malloc_trim.WORTH_SECONDS, malloc_trim.IDLE_SHARE = 0.02, 0.0, 1e9\n"
+            "malloc_trim.IdleTrimmer.__init__.__defaults__ = "
+            f"(lambda: 1.0, lambda: Path({str(self.given)!r}).touch())\n"
             "from chatapi.cli import main\n"
             "main(sys.argv[1:])\n"
         )
