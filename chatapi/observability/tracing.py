@@ -6,7 +6,6 @@ bounded queue for the library's own thread; what a collector does not take in ti
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import threading
 import time
@@ -17,6 +16,7 @@ from chatapi.errors import SettingsError
 from chatapi.events import TurnRecord, TurnTimings
 from chatapi.observability.logs import request_id
 from chatapi.settings import TraceSettings
+from chatapi.system.version import version
 
 log = logging.getLogger(__name__)
 
@@ -70,18 +70,17 @@ class _Library:
         from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        version = importlib.metadata.version("chatapi")
         exporter = OTLPSpanExporter(endpoint=f"{settings.endpoint.rstrip('/')}/v1/traces", timeout=PATIENCE)
         self._way_out = _WayOut(exporter, settings.endpoint)
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(settings.sample)),
-            resource=Resource({"service.name": "chatapi", "service.version": version}),
+            resource=Resource({"service.name": "chatapi", "service.version": version()}),
             shutdown_on_exit=False,
         )
         # The class it wants inherited from is here only where the extra is.
         self._provider.add_span_processor(BatchSpanProcessor(cast("Any", self._way_out), QUEUE, EVERY, BATCH))
         self._api = trace
-        self._tracer = self._provider.get_tracer("chatapi", version)
+        self._tracer = self._provider.get_tracer("chatapi", version())
         self._context = TraceContextTextMapPropagator()
         # It complains of every batch that a collector does not take, and of every span that finds the queue full.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)

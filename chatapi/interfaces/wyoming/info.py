@@ -96,7 +96,7 @@ def _program(description: str, **more: Any) -> dict[str, Any]:
         "attribution": {"name": PROGRAM, "url": ""},
         "installed": True,
         "description": f"chatapi {description}",
-        "version": importlib.metadata.version("chatapi"),
+        "version": version(),
         **more,
     }
 
