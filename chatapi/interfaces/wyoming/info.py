@@ -9,6 +9,7 @@ from chatapi.appliance import Appliance
 from chatapi.catalog import Manifest
 from chatapi.engines import registry
 from chatapi.errors import ChatapiError
+from chatapi.system.version import version
 
 PROGRAM = "chatapi"
 DIGITS = 12
