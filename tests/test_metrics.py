@@ -19,6 +19,7 @@ from test_live import silence, talking
 
 from chatapi.abilities.conversation import Turn
 from chatapi.abilities.live import Origin
+from chatapi.abilities.live.barge_in import Dismissal
 from chatapi.abilities.transcription import Words
 from chatapi.appliance import Appliance
 from chatapi.commands.health import health
@@ -80,6 +81,8 @@ async def test_what_may_never_happen_is_there_as_zero_from_the_start(echo: Runni
     async with echo() as appliance:
         for kind in ("interrupted", "cancelled", "resumed", "retracted"):
             assert value(appliance.metrics, "chatapi_live_interruptions_total", kind=kind) == 0
+        for reason in Dismissal:
+            assert value(appliance.metrics, "chatapi_live_dismissed_total", reason=reason.value) == 0
         for role in ("vad", "wake", "turn", "asr", "llm", "tts"):
             assert value(appliance.metrics, "chatapi_engine_rebuilds_total", engine=role) == 0
             assert value(appliance.metrics, "chatapi_engine_failed", engine=role) == 0

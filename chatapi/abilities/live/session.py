@@ -12,7 +12,7 @@ from anyio.abc import TaskGroup
 from chatapi.abilities.answering import Answered, Manner
 from chatapi.abilities.live import notes
 from chatapi.abilities.live.answer import Answer, Send
-from chatapi.abilities.live.barge_in import BargeIn, hears_itself, nearly_over
+from chatapi.abilities.live.barge_in import BargeIn, Dismissal, hears_itself, nearly_over
 from chatapi.abilities.live.functions import Functions
 from chatapi.abilities.live.idleness import Idleness
 from chatapi.abilities.live.interruption import LIKENESS, stops
@@ -231,11 +231,11 @@ class Session:
             await self._interrupt(answer)
         if utterance.fault is not None:
             await self._send(Failed(utterance.fault, heard=True))
-        alike = 0.0 if against else self._barge_in.likeness(utterance, text)
-        itself = bool(text) and not against and alike < LIKENESS and self._barge_in.answers_itself(alike)
-        if itself:
+        why = self._barge_in.dismissal(answer if against else None, utterance, text)
+        if why is Dismissal.HEARS_ITSELF:
             await self._send(Failed(hears_itself(), heard=True))
-        if not text or against or alike >= LIKENESS or itself:
+        if why is not None:
+            self._live.metrics.dismissed.labels(why.value).inc()
             self.gone_on()
             await self._send(SpeechStopped(utterance.end, heard=False))
             await self._go_on(answer if against else None, utterance.fault)
