@@ -333,3 +333,44 @@ async def test_an_answer_does_not_stay_paused_when_turns_are_ended_by_hand(talki
         await until(lambda: len(talk.all(Resumed)) == 1)
         await talk.hear(silence(2))
         assert not talk.session.playing
+
+
+@pytest.mark.parametrize(
+    ("left", "words", "reason"),
+    [
+        (-0.5, "", "no_words"),
+        (3.0, "", "no_words"),
+        (3.0, "Mhm.", "backchannel"),
+        (3.0, "a b c d e f g h i j", "noise"),
+    ],
+)
+async def test_why_an_utterance_is_not_answered_is_counted_and_logged_without_its_words(
+    talking: Callable[..., object], caplog: pytest.LogCaptureFixture, left: float, words: str, reason: str
+) -> None:
+    async with talking() as talk:  # type: ignore[attr-defined]
+        await talk.answer(60)
+        await talk.until_left(left)
+        with caplog.at_level("INFO", "chatapi.services.live"):
+            await talk.say(words, seconds=0.4)
+        assert [event.heard for event in talk.all(SpeechStopped)] == [False] and len(talk.asked) == 1
+        assert dismissed(talk) == {reason: 1}
+        (entry,) = (each for each in caplog.records if each.getMessage() == "utterance not answered")
+        assert vars(entry)["reason"] == reason
+        assert not words or words not in str(vars(entry))
+
+
+async def test_an_echo_that_is_not_answered_is_counted(talking: Callable[..., object]) -> None:
+    async with talking() as talk:  # type: ignore[attr-defined]
+        await talk.answer()
+        played = np.concatenate([event.audio.at(RATE).samples for event in talk.all(Speech)])
+        await talk.until_left(0.0)
+        talk.words = "word word word"
+        await talk.hear(0.3 * played[-RATE:], silence(1.5))
+        await until(lambda: len(talk.all(SpeechStopped)) > 0)
+        assert dismissed(talk) == {"echo": 1}
+
+
+def dismissed(talk: Talk) -> dict[str, float]:
+    """How many utterances were not answered, by reason."""
+    samples = (each for metric in talk.appliance.metrics.dismissed.collect() for each in metric.samples)
+    return {each.labels["reason"]: each.value for each in samples if each.value and each.name.endswith("_total")}

@@ -98,3 +98,21 @@ def test_frame_by_frame_it_hears_what_it_hears_at_once(silero: VoiceActivityDete
     frames = [sound[at : at + FRAME] for at in range(0, len(sound) - FRAME + 1, FRAME)]
     each = [listener.probability(frame) for frame in frames]
     assert each == pytest.approx(list(silero.probabilities(sound))[: len(each)], abs=1e-4)
+
+
+@pytest.mark.parametrize("background", [0.0, 0.003], ids=["digital silence", "a background"])
+@pytest.mark.parametrize("seconds", [20, 90])
+def test_speech_after_a_long_silence_is_noticed_as_soon_as_after_a_short_one(
+    silero: VoiceActivityDetector, seconds: int, background: float
+) -> None:
+    sound = decode(REAL.parent / "made" / "025-piper-joe-1.flac").samples
+    loud = sound[np.flatnonzero(np.abs(sound) > 0.02)[0] :]
+    before = np.concatenate([loud, np.zeros(seconds * RATE // FRAME * FRAME - len(loud) % FRAME, np.float32)])
+    stream = np.concatenate([before, loud])
+    stream += np.random.default_rng(1).normal(0, background, len(stream)).astype(np.float32)
+    listener = silero.listener()
+    likely = [listener.probability(stream[at : at + FRAME]) for at in range(0, len(stream) - FRAME + 1, FRAME)]
+    at_once = list(silero.probabilities(stream))
+    first = next(n for n, probability in enumerate(likely[len(before) // FRAME :]) if probability >= 0.5)
+    assert first <= 6
+    assert likely == pytest.approx(at_once[: len(likely)], abs=1e-4)

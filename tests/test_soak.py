@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 
 from soak.curve import Curve, Sample
 from soak.kills import make
-from soak.live import Question
+from soak.live import Question, decisions
+from soak.traffic import voices
 
 SEED = 13
 
@@ -64,7 +66,23 @@ def test_curve_is_written_as_table_and_picture(tmp_path: Path) -> None:
 
 
 def test_sound_that_ended_before_the_question_did_is_no_answer() -> None:
-    question = Question(False, begun=0.0, ended=5.0, last_sound=2.0)
+    question = Question("a", False, begun=0.0, ended=5.0, last_sound=2.0)
     assert not question.answered
     question.last_sound = 6.0
     assert question.answered
+
+
+def test_why_a_question_had_no_answer_is_read_from_the_log(tmp_path: Path) -> None:
+    entry = {
+        "time": "2026-01-02T03:04:05.678Z", "request_id": "live-1", "message": "utterance not answered",
+        "reason": "echo", "likeness": 0.8, "certainty": -0.2, "speech_seconds": 1.4, "against_answer": False,
+    }  # fmt: skip
+    other = {**entry, "request_id": "live-0"}
+    (tmp_path / "log").write_text("".join(f"{line}\n" for line in (json.dumps(other), "no JSON", json.dumps(entry))))
+    found = list(decisions(tmp_path / "log", "live-1"))
+    assert [text for _, text in found] == ["echo (likeness 0.8 certainty -0.2 speech_seconds 1.4 against_answer False)"]
+
+
+def test_questions_are_asked_in_other_voices_than_that_of_the_answers() -> None:
+    asked = voices()
+    assert len(asked) >= 10 and not any("piper" in name for name in asked)

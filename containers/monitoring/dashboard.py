@@ -82,6 +82,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
               "resumed: a false alarm; retracted: the turn was not over yet."),
         Panel("Guessed answers", ((rate("chatapi_live_guesses_total", "result") + " * 60", "{{result}}"),), "cpm",
               "dropped: thought of in vain, because somebody went on."),
+        Panel("Utterances not answered", ((rate("chatapi_live_dismissed_total", "reason") + " * 60", "{{reason}}"),),
+              "cpm", "no_words is a noise or a recogniser that gives nothing; echo is the box's own voice."),
         Panel("Open conversations, calls by name", (
             ("sum by (door) (chatapi_live_sessions{@})", "{{door}}"),
             (rate("chatapi_wakes_total", "by") + " * 60", "woken by {{by}}, a minute"),

@@ -66,7 +66,7 @@ async def soak(chosen: argparse.Namespace, folder: Path) -> int:
     curve.write(folder)
     warm = min(WARM * 60 * chosen.minutes, 600)
     faults = [f"{count} x {name}" for name, count in traffic.faults.items()]
-    faults += [fault for each in lives for fault in each.faults]
+    faults += [fault for each in lives for fault in each.faults + each.unanswered_why]
     if (growth := curve.growth(warm)) > MOST_GROWTH:
         faults.append(f"memory grew by {100 * growth:.1f} % after {warm:.0f} s")
     if not box.alive:

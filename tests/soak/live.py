@@ -7,7 +7,10 @@ import base64
 import json
 import random
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,14 +28,20 @@ BLOCK = SENT // 25
 PATIENCE = 25.0
 """Seconds after a question until the first sound of its answer; the machine is busy."""
 
+SCORES = ("likeness", "certainty", "speech_seconds", "against_answer")
+"""What the log says of an utterance that is not answered, besides the reason."""
+
 
 @dataclass
 class Question:
     """What was asked, and what came."""
 
+    clip: str
+    """What was asked: the name of its file."""
     against: bool
     """Whether it began in the last second of an answer."""
     begun: float
+    """By the monotonic clock, as all times here."""
     ended: float = 0.0
     """0: it is still being asked."""
     transcript: str = ""
@@ -50,9 +59,11 @@ class Question:
 class LiveClient:
     """Asks one question after another; some begin while the last second of an answer is heard."""
 
-    def __init__(self, box: Box, sounds: list[Audio], seed: int) -> None:
+    def __init__(self, box: Box, sounds: dict[str, Audio], seed: int) -> None:
         self._box, self._rng = box, random.Random(f"live:{seed}")
-        self._sounds = [_resampled(each) for each in sounds]
+        self._sounds = {name: _resampled(each) for name, each in sounds.items()}
+        self._id = f"live-{seed}"
+        """Of the request, by which its lines in the box's log are found."""
         self.questions: list[Question] = []
         self.faults: list[str] = []
         self._heard_until = 0.0
@@ -67,11 +78,27 @@ class LiveClient:
     def unanswered(self) -> list[Question]:
         return [each for each in self.questions if not each.answered]
 
+    @property
+    def unanswered_why(self) -> list[str]:
+        """Of each unanswered question: the clip, what was told of it, and what the box's log says was decided."""
+        decided = list(decisions(self._box.log, self._id))
+        found = []
+        for each in self.unanswered:
+            told = " ".join(each.told) or "-"
+            why = [text for at, text in decided if each.begun <= at <= each.ended + PATIENCE]
+            found.append(
+                f"no answer {PATIENCE:g} s after {each.clip}{' during an answer' if each.against else ''}; "
+                f"transcript: {each.transcript or '-'}; the box: {', '.join(why) or '-'}; events since it began: {told}"
+            )
+        return found
+
     async def run(self, end: float) -> None:
         """Until then, or until the connection fails."""
         address = f"ws://127.0.0.1:{self._box.port}/v1/realtime?model=default"
         try:
-            async with connect(address, max_size=None, ping_timeout=60) as connection:
+            async with connect(
+                address, max_size=None, ping_timeout=60, additional_headers={"X-Request-ID": self._id}
+            ) as connection:
                 reading = asyncio.create_task(self._read(connection))
                 while time.monotonic() < end:
                     await self._ask(connection)
@@ -84,15 +111,13 @@ class LiveClient:
         against = self._heard_until - time.monotonic() > 1.2 and self._rng.random() < 0.5
         start = self._heard_until - self._rng.random() if against else self._heard_until + 0.3 + self._rng.random()
         await self._silence(connection, start)
-        question = self._current = Question(against, time.monotonic())
-        await self._play(connection, self._rng.choice(self._sounds))
+        clip, sound = self._rng.choice(list(self._sounds.items()))
+        question = self._current = Question(clip, against, time.monotonic())
+        await self._play(connection, sound)
         question.ended = time.monotonic()
         self.questions.append(question)
         while not (question.answered and not self._open) and time.monotonic() < question.ended + PATIENCE:
             await self._play(connection, np.zeros(BLOCK, np.int16))
-        if not question.answered:
-            told = " ".join(question.told) or "-"
-            self.faults.append(f"no answer {PATIENCE:g} s after a question; events since it began: {told}")
 
     async def _silence(self, connection: ClientConnection, until: float) -> None:
         while time.monotonic() < until:
@@ -133,6 +158,19 @@ class LiveClient:
             question.transcript = event.get("transcript", "")
         elif kind == "error":
             self.faults.append(f"error {event['error'].get('code')}: {event['error'].get('message')}")
+
+
+def decisions(log: Path, request_id: str) -> Iterator[tuple[float, str]]:
+    """Which utterances of a session were not answered, when and why, from the box's log."""
+    since = time.monotonic() - time.time()
+    for line in log.read_text(errors="replace").splitlines():
+        if "utterance not answered" not in line:
+            continue
+        entry = json.loads(line)
+        if entry["request_id"] == request_id:
+            at = datetime.fromisoformat(entry["time"]).timestamp() + since
+            scores = " ".join(f"{name} {entry[name]}" for name in SCORES)
+            yield at, f"{entry['reason']} ({scores})"
 
 
 def _resampled(audio: Audio) -> np.ndarray:

@@ -30,6 +30,8 @@ STAGES = ("endpoint", "admitted", "transcript", "first_token", "first_sentence",
 DOORS = ("realtime", "mic", "other")
 """Where live sessions come in."""
 INTERRUPTIONS = ("interrupted", "cancelled", "resumed", "retracted")
+DISMISSALS = ("no_words", "noise", "backchannel", "echo", "hears_itself")
+"""Why an utterance of a live session is not answered."""
 READING = 5.0
 """Seconds that everything may take to be read; Prometheus waits for ten, unless it is told otherwise."""
 SILENT = "a sensor of the machine does not answer, so nothing can be told; `chatapi check` looks at them one by one"
@@ -136,6 +138,13 @@ class Metrics:
             "chatapi_live_guesses_total", "Answers begun on the guess that a pause ends the turn: used, or dropped.",
             ["result"], registry=registry,
         )  # fmt: skip
+        self.dismissed = Counter(
+            "chatapi_live_dismissed_total",
+            "Utterances that were not answered: without words, noises and backchannels against an answer, and echoes.",
+            ["reason"], registry=registry,
+        )  # fmt: skip
+        for reason in DISMISSALS:
+            self.dismissed.labels(reason)
         for door in DOORS:
             self.sessions.labels(door)
         for kind in INTERRUPTIONS:

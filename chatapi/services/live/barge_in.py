@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from enum import Enum
+
 from chatapi.audio import RATE
 from chatapi.errors import Unprocessable
 from chatapi.services.live.answer import Answer
@@ -11,8 +14,22 @@ from chatapi.services.live.playback import PlaybackPosition
 from chatapi.services.live.turn_detector import TurnDetector
 from chatapi.services.live.utterance import Utterance
 
+log = logging.getLogger(__name__)
+
 ENDING = 1.0
 """Seconds left of an answer below which speech is a turn of its own: to go on with so little would be silence."""
+
+
+class Dismissal(Enum):
+    """Why an utterance is not answered."""
+
+    NO_WORDS = "no_words"
+    NOISE = "noise"
+    """Said against an answer: words that nobody can have said so, or the recogniser is unsure of."""
+    BACKCHANNEL = "backchannel"
+    ECHO = "echo"
+    HEARS_ITSELF = "hears_itself"
+    """The box answers its own echo, or did so lately."""
 
 
 class BargeIn:
@@ -44,20 +61,46 @@ class BargeIn:
 
         `ended`: the utterance may be over.
         """
-        playback = answer.playback
-        spoken = playback.words(playback.heard(self.now) + LATE)
-        own = self.likeness(utterance, text) >= (RESEMBLES if self.broken else LIKENESS)
-        meant = meaning(text, spoken if own else "", self._ear.certainty, self._ear.lasted)
+        spoken, own, meant = self._judged(answer, utterance, text)
         if ended and nearly_over(answer, self.now):
             return meant is SpeechIntent.STOP or (not own and at_the_end(text, spoken))
         return meant is SpeechIntent.STOP or (meant is SpeechIntent.INTERRUPTION and not self.broken)
 
-    def answers_itself(self, share: float) -> bool:
-        """Whether a turn that is about to be answered is one too many of a row that resemble the answers before.
+    def _judged(self, answer: Answer, utterance: Utterance, text: str) -> tuple[str, bool, SpeechIntent]:
+        """The words of the answer so far, whether these are an echo of them, and what they mean."""
+        playback = answer.playback
+        spoken = playback.words(playback.heard(self.now) + LATE)
+        own = self.likeness(utterance, text) >= (RESEMBLES if self.broken else LIKENESS)
+        return spoken, own, meaning(text, spoken if own else "", self._ear.certainty, self._ear.lasted)
 
-        `share` is its likeness.
+    def dismissal(self, against: Answer | None, utterance: Utterance, text: str) -> Dismissal | None:
+        """Why an utterance that is over is not to be answered, and did not interrupt `against`; None: it is.
+
+        The log has it, without the words.
         """
-        return self._breaker.turn(share, self.now)
+        alike = self.likeness(utterance, text)
+        why = self._dismissal(against, utterance, text, alike)
+        if why is not None:
+            told = {
+                "reason": why.value, "likeness": round(alike, 2), "certainty": round(self._ear.certainty, 2),
+                "speech_seconds": round(utterance.speech_end / RATE, 2), "against_answer": against is not None,
+            }  # fmt: skip
+            log.info("utterance not answered", extra=told)
+        return why
+
+    def _dismissal(self, against: Answer | None, utterance: Utterance, text: str, alike: float) -> Dismissal | None:
+        if not text:
+            return Dismissal.NO_WORDS
+        if against is not None:
+            _, own, meant = self._judged(against, utterance, text)
+            if own or meant is SpeechIntent.ECHO:
+                return Dismissal.ECHO
+            known = {SpeechIntent.NOTHING: Dismissal.NOISE, SpeechIntent.INTERRUPTION: Dismissal.HEARS_ITSELF}
+            return known.get(meant, Dismissal.BACKCHANNEL)
+        if alike >= LIKENESS:
+            return Dismissal.ECHO
+        # One too many of a row that resemble the answers before.
+        return Dismissal.HEARS_ITSELF if self._breaker.turn(alike, self.now) else None
 
     @property
     def broken(self) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.services.live.backchannel import RESEMBLES, likeness
 from chatapi.services.live.playback import PlaybackPosition
 from chatapi.services.live.utterance import Utterance
+
+log = logging.getLogger(__name__)
 
 LATE = 0.5
 """Seconds of the answer after what has been heard that its echo may already hold."""
@@ -43,6 +47,9 @@ def echoed(text: str, utterance: Utterance, playback: PlaybackPosition, now: flo
     if share < RESEMBLES:
         return share
     sharp = sharpness(utterance.spoken(COMPARED), playback.sound(upto, 2 * COMPARED + UNREPORTED))
+    log.debug(
+        "speech resembles the answer", extra={"likeness": round(share, 2), "sharpness": sharp and round(sharp, 1)}
+    )
     return share if sharp is None or sharp >= EVIDENCE else 0.0
 
 

@@ -25,7 +25,7 @@ from chatapi.runtime.admission import Priority
 from chatapi.services.live import prompt_annotations
 from chatapi.services.live.answer import Answer, Send
 from chatapi.services.live.backchannel import LIKENESS, stops
-from chatapi.services.live.barge_in import BargeIn, hears_itself, nearly_over
+from chatapi.services.live.barge_in import BargeIn, Dismissal, hears_itself, nearly_over
 from chatapi.services.live.context import ConversationContext
 from chatapi.services.live.idle_timeout import IdleTimeout
 from chatapi.services.live.options import SessionOptions, SessionOrigin
@@ -237,11 +237,11 @@ class LiveSession:
             await self._interrupt(answer)
         if utterance.fault is not None:
             await self._send(Failed(utterance.fault, heard=True))
-        alike = 0.0 if against else self._barge_in.likeness(utterance, text)
-        itself = bool(text) and not against and alike < LIKENESS and self._barge_in.answers_itself(alike)
-        if itself:
+        why = self._barge_in.dismissal(answer if against else None, utterance, text)
+        if why is Dismissal.HEARS_ITSELF:
             await self._send(Failed(hears_itself(), heard=True))
-        if not text or against or alike >= LIKENESS or itself:
+        if why is not None:
+            self._live.metrics.dismissed.labels(why.value).inc()
             self.gone_on()
             await self._send(SpeechStopped(utterance.end, heard=False))
             await self._go_on(answer if against else None, utterance.fault)
