@@ -123,8 +123,10 @@ class Kills:
             self.counts["keys added"] += 1
             if len(self._keys) > 20:
                 old = next(iter(self._keys))
+                # Until `revoke` has returned it may be either: a kill cancels this task and not its thread.
+                key = self._keys.pop(old)
                 await asyncio.to_thread(auth.revoke, self._box.data, old)
-                self._revoked[old] = self._keys.pop(old)
+                self._revoked[old] = key
                 self.counts["keys revoked"] += 1
             await asyncio.sleep(0.15)
 
