@@ -25,13 +25,13 @@ die() {
 
 find_python() {
   local name
-  for name in "${PYTHON:-python3}" python3.12 python3.13 python3.11 python3.10; do
-    if "$name" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+  for name in "${PYTHON:-python3}" python3.12 python3.13 python3.11 python3.14 python3.10; do
+    if "$name" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then
       echo "$name"
       return
     fi
   done
-  die "no Python from 3.10 to 3.13 found; install one (Debian: apt-get install python3 python3-venv) or name it in PYTHON"
+  die "no Python from 3.10 to 3.14 found; install one (Debian: apt-get install python3 python3-venv) or name it in PYTHON"
 }
 
 # What is installed from; another answer means that it has to be installed again.
