@@ -75,7 +75,7 @@ async def raw(port: int, *sent: bytes) -> list[dict[str, Any]]:
         ([START, AudioChunk(8000, 2, 1, b"00")], "bad_audio", "another format than its audio-start"),
         ([START, AudioChunk(RATE, 2, 1, b"000"), Event("audio-stop")], "bad_audio", "1 bytes of a frame of 2"),
         ([Transcribe(name="whisper-huge")], "unknown_model", "there is echo"),
-        ([Transcribe(language="xx")], "unknown_language", "these are: en, de"),
+        ([Transcribe(language="xx")], "unknown_language", "supported languages: en, de"),
         ([Event("transcribe", {"language": 5})], "invalid_value", "language must be text"),
         ([Event("transcript", {"text": None})], "invalid_value", "text must be text"),
         ([Event("transcript", {"text": "\ud800"})], "invalid_value", "text must be text"),
