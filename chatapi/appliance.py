@@ -27,9 +27,10 @@ from chatapi.runtime import engine_selection, memory_plan
 from chatapi.runtime.admission import Admission, Priority
 from chatapi.runtime.byte_budget import ByteBudget
 from chatapi.runtime.workers import Engines, Worker
-from chatapi.services.files import SpeechRequests
 from chatapi.services.live import LiveConversations
+from chatapi.services.speech.service import SpeechService
 from chatapi.services.speech.synthesis import SpeechSynthesis
+from chatapi.services.transcription.service import TranscriptionService
 from chatapi.services.transcription.streaming import StreamingTranscriber
 from chatapi.services.transcription.transcriber import FileTranscriber
 from chatapi.services.turns.chat_completion import ChatCompletions
@@ -115,18 +116,21 @@ class Appliance:
         """What the box can do."""
         settings = self.settings
         self.admission = Admission("queue", settings.limits.concurrent, settings.limits.queue)
-        self.transcription = FileTranscriber(self.engines, settings, self.metrics)
-        self.dictation = StreamingTranscriber(self.engines, self.transcription, settings.vad)
+        self.transcriber = FileTranscriber(self.engines, settings, self.metrics)
+        self.streaming_transcriber = StreamingTranscriber(self.engines, self.transcriber, settings.vad)
         voices = [m.name for m in self.catalog.manifests.values() if (m.role, m.engine) == ("tts", settings.tts.engine)]
         self.synthesis = SpeechSynthesis(self.engines, self.metrics, voices)
         self.generator = Generator(self.engines.llm, self.synthesis, settings.llm)
-        self.conversation = Completions(
-            self.transcription, self.synthesis, self.generator, self.history, self.admission, settings, self.metrics
+        self.completions = Completions(
+            self.transcriber, self.synthesis, self.generator, self.history, self.admission, settings, self.metrics
         )
-        self.files = SpeechRequests(self.dictation, self.synthesis, self.admission, settings, self.metrics)
-        self.chat = ChatCompletions(self.transcription, self.generator, self.admission, settings, self.metrics)
+        self.transcription_service = TranscriptionService(
+            self.streaming_transcriber, self.admission, settings, self.metrics
+        )
+        self.speech_service = SpeechService(self.synthesis, self.admission, settings, self.metrics)
+        self.chat = ChatCompletions(self.transcriber, self.generator, self.admission, settings, self.metrics)
         self.live = LiveConversations(
-            self.engines, self.transcription, self.synthesis, self.generator, self.history, settings, self.metrics
+            self.engines, self.transcriber, self.synthesis, self.generator, self.history, settings, self.metrics
         )
 
     @asynccontextmanager

@@ -145,7 +145,7 @@ async def until(condition: Callable[[], bool], seconds: float = PATIENCE) -> Non
 
 async def answer(appliance: Appliance, turn: Turn) -> TurnEnded:
     """The last event of a turn."""
-    async with appliance.conversation.take(turn) as events:
+    async with appliance.completions.run(turn) as events:
         last = [event async for event in events][-1]
     assert isinstance(last, TurnEnded)
     return last

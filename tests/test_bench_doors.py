@@ -105,8 +105,8 @@ def test_walls_give_back_what_is_played_as_loud_as_asked() -> None:
 
 async def test_words_are_counted_live_and_as_a_file(echo: Any) -> None:
     async with echo() as appliance:
-        words = TranscriptComparison(appliance.transcription)
-        heard = (await appliance.transcription.hear(Audio(tone(1), RATE))).text
+        words = TranscriptComparison(appliance.transcriber)
+        heard = (await appliance.transcriber.transcribe_utterance(Audio(tone(1), RATE))).text
         said = Clip("tone", tone(1), heard, "en", "made", "tone", "tune", "", None)
         await words.add(said, "")
     assert [(row.value, row.met) for row in words.rows()] == [(100, None), (100, False)]

@@ -1,4 +1,4 @@
-"""Turns of the conversation ability by themselves: their limits, their memory, and what fails in them."""
+"""Turns of stored conversations: limits, history, preemption and engine failures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from conftest import Running, answer, until
 
 
 @pytest.mark.anyio
-async def test_a_turn_that_takes_too_long_is_ended(echo: Running) -> None:
+async def test_turn_ends_at_its_deadline(echo: Running) -> None:
     async with echo("fake.delay=0.2", "limits.turn_seconds=0.3") as appliance:
         with pytest.raises(DeadlineExceeded):
             await answer(appliance, Turn(prompt="one two three four"))
@@ -26,7 +26,7 @@ async def test_a_turn_that_takes_too_long_is_ended(echo: Running) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_oldest_exchanges_leave_first_and_the_system_prompt_never(echo: Running) -> None:
+async def test_full_context_drops_the_oldest_exchanges_and_keeps_the_system_prompt(echo: Running) -> None:
     async with echo("llama_cpp.context=260", "llm.max_tokens=60") as appliance:
         conversation, used = None, []
         for number in range(12):
@@ -42,36 +42,36 @@ async def test_the_oldest_exchanges_leave_first_and_the_system_prompt_never(echo
 
 
 @pytest.mark.anyio
-async def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(echo: Running) -> None:
+async def test_prompt_beyond_the_context_is_rejected_with_both_numbers(echo: Running) -> None:
     async with echo("llama_cpp.context=300") as appliance:
-        with pytest.raises(TooLarge, match="300 fit"):
+        with pytest.raises(TooLarge, match="context has 300"):
             await answer(appliance, Turn(prompt="word " * 290))
 
 
 @pytest.mark.anyio
-async def test_a_conversation_answers_one_turn_at_a_time(echo: Running) -> None:
+async def test_conversation_answers_one_turn_at_a_time(echo: Running) -> None:
     async with echo("fake.delay=0.02") as appliance:
         begun = await answer(appliance, Turn(prompt="a"))
-        refused: list[ChatapiError] = []
+        rejected: list[ChatapiError] = []
 
         async def again() -> None:
             try:
                 await answer(appliance, Turn(prompt="b c d e f", conversation=begun.conversation))
             except ChatapiError as error:
-                refused.append(error)
+                rejected.append(error)
 
         async with anyio.create_task_group() as group:
             group.start_soon(again)
             group.start_soon(again)
-        assert [error.code for error in refused] == ["conversation_busy"]
+        assert [error.code for error in rejected] == ["conversation_busy"]
 
 
 @pytest.mark.anyio
-async def test_a_failing_voice_ends_the_turn_with_its_error(echo: Running) -> None:
+async def test_synthesis_failure_ends_the_turn_with_its_error(echo: Running) -> None:
     async with echo() as appliance:
 
         def broken(*_: object) -> Iterator[Audio]:
-            raise ZeroDivisionError("no sound today")
+            raise ZeroDivisionError("synthesis is broken")
             yield
 
         appliance.engines.tts.engine.synthesize = broken  # type: ignore[method-assign]
@@ -81,12 +81,12 @@ async def test_a_failing_voice_ends_the_turn_with_its_error(echo: Running) -> No
 
 
 @pytest.mark.anyio
-async def test_an_answer_makes_room_for_a_live_one_and_goes_on_where_it_was(echo: Running) -> None:
+async def test_answer_preempted_by_a_live_turn_continues_where_it_was(echo: Running) -> None:
     async with echo("llama_cpp.slots=1", "fake.delay=0.02") as appliance:
         replies: dict[str, tuple[str, TurnEnded]] = {}
 
         async def ask(name: str, prompt: str, priority: Priority) -> None:
-            async with appliance.conversation.take(Turn(prompt=prompt, priority=priority)) as events:
+            async with appliance.completions.run(Turn(prompt=prompt, priority=priority)) as events:
                 found = [event async for event in events]
             ended = found[-1]
             assert isinstance(ended, TurnEnded)
@@ -103,11 +103,11 @@ async def test_an_answer_makes_room_for_a_live_one_and_goes_on_where_it_was(echo
 
 
 @pytest.mark.anyio
-async def test_an_answer_with_all_the_room_there_is_goes_on_too(echo: Running) -> None:
+async def test_preempted_answer_continues_when_its_limit_is_the_context(echo: Running) -> None:
     async with echo("llama_cpp.slots=1", "fake.delay=0.01", "llama_cpp.context=256") as appliance:
         words = " ".join(f"word{number}" for number in range(100))
-        asked = ChatTurn((ChatMessage("user", (words,)),))
-        async with appliance.chat.take(asked) as events:
+        turn = ChatTurn((ChatMessage("user", (words,)),))
+        async with appliance.chat.run(turn) as events:
             text = (await anext(events)).text  # type: ignore[union-attr]
             await answer(appliance, Turn(prompt="stop", priority=Priority.LIVE, max_tokens=8))
             text += "".join([event.text async for event in events if isinstance(event, TextDelta)])
@@ -115,19 +115,19 @@ async def test_an_answer_with_all_the_room_there_is_goes_on_too(echo: Running) -
 
 
 @pytest.mark.anyio
-async def test_what_a_form_is_for_is_told_in_one_system_message_with_the_callers(echo: Running) -> None:
+async def test_schema_description_joins_the_callers_system_message(echo: Running) -> None:
     async with echo() as appliance:
-        engine, told = appliance.engines.llm.engine, []
+        engine, prompts = appliance.engines.llm.engine, []
         generate = engine.generate
 
-        def listened(messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop) -> Iterator[TokenChunk]:
-            told.append([(message.role, message.text) for message in messages])
+        def recorded(messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop) -> Iterator[TokenChunk]:
+            prompts.append([(message.role, message.text) for message in messages])
             return generate(messages, sampling, stop)
 
-        engine.generate = listened  # type: ignore[method-assign]
-        asked = ChatMessage("user", ("hello",))
-        for messages in ((ChatMessage("system", ("Be brief.",)), asked), (asked,)):
-            async with appliance.chat.take(ChatTurn(messages, form="Give a recipe.")) as events:
+        engine.generate = recorded  # type: ignore[method-assign]
+        question = ChatMessage("user", ("hello",))
+        for messages in ((ChatMessage("system", ("Be brief.",)), question), (question,)):
+            async with appliance.chat.run(ChatTurn(messages, schema_description="Give a recipe.")) as events:
                 [event async for event in events]
     user = ("user", "hello")
-    assert told == [[("system", "Be brief.\n\nGive a recipe."), user], [("system", "Give a recipe."), user]]
+    assert prompts == [[("system", "Be brief.\n\nGive a recipe."), user], [("system", "Give a recipe."), user]]

@@ -168,7 +168,7 @@ async def test_noises_a_listener_makes_and_our_own_echo_lose_nothing(
         async def words(*_: object) -> TranscriptText:
             return TranscriptText(noise, "en")
 
-        monkeypatch.setattr(talk.appliance.transcription, "words", words)
+        monkeypatch.setattr(talk.appliance.transcriber, "transcribe_samples", words)
         await talk.say(silence(0.5), tone(0.4), silence(0.6))
         await talk.come(Resumed)
         assert talk.all(SpeechStarted)[0].during_answer
@@ -185,7 +185,7 @@ async def test_stop_stops_and_is_not_answered(echo: Running, monkeypatch: pytest
         async def words(*_: object) -> TranscriptText:
             return TranscriptText("Stop.", "en")
 
-        monkeypatch.setattr(talk.appliance.transcription, "words", words)
+        monkeypatch.setattr(talk.appliance.transcriber, "transcribe_samples", words)
         await talk.say(silence(0.3), tone(0.4), silence(0.6))
         await talk.come(Interrupted)
         await talk.come(SpeechStopped)
@@ -202,7 +202,7 @@ async def test_a_box_that_answers_itself_twice_says_so_and_listens_only_while_it
         async def words(*_: object) -> TranscriptText:
             return TranscriptText(heard[-1], "en")
 
-        monkeypatch.setattr(talk.appliance.transcription, "words", words)
+        monkeypatch.setattr(talk.appliance.transcriber, "transcribe_samples", words)
         await talk.session.respond("word")
         for text in ("You said blue mountains.", "You said green rivers."):
             heard.append(text)

@@ -108,7 +108,7 @@ def talking(echo: Running, monkeypatch: pytest.MonkeyPatch) -> Callable[..., obj
                 async for event in events:
                     talk.events.append(event)
 
-            monkeypatch.setattr(appliance.transcription, "words", words)
+            monkeypatch.setattr(appliance.transcriber, "transcribe_samples", words)
             async with anyio.create_task_group() as group:
                 group.start_soon(collect)
                 yield talk

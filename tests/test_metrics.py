@@ -115,7 +115,7 @@ async def test_interruptions_are_counted_by_kind(echo: Running, monkeypatch: pyt
         async def words(*_: object) -> TranscriptText:
             return TranscriptText(understood[0], "en")
 
-        monkeypatch.setattr(talk.appliance.transcription, "words", words)
+        monkeypatch.setattr(talk.appliance.transcriber, "transcribe_samples", words)
         await talk.session.respond(" ".join(["word"] * 60))
         await talk.come(TurnEnded)
         await talk.say(silence(0.2), tone(0.3), silence(0.6))

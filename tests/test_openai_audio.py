@@ -144,19 +144,19 @@ async def test_what_is_understood_is_told_before_the_file_is_decoded(
 
     monkeypatch.setattr(transcriber, "blocks", held)
     async with echo() as appliance:
-        async with appliance.files.heard(file(*[5] * 30), TranscriptionRequest()) as transcribed_parts:
+        async with appliance.transcription_service.transcribe_file(file(*[5] * 30), TranscriptionRequest()) as chunks:
             found = []
-            async for transcribed_part in transcribed_parts:
-                found.append(transcribed_part)
+            async for chunk in chunks:
+                found.append(chunk)
                 freed.set()
-        assert len(found[0].segments) == 1 and found[0].done < 100 < found[-1].done
+        assert len(found[0].segments) == 1 and found[0].processed < 100 < found[-1].processed
 
 
 @pytest.mark.anyio
 async def test_the_command_line_follows_a_file_of_any_length(echo: Running, tmp_path: Path) -> None:
     (tmp_path / "long.wav").write_bytes(LONG)
     async with echo("limits.file_seconds=1") as appliance:
-        async with appliance.transcription.follow(tmp_path / "long.wav") as events:
+        async with appliance.transcriber.stream_file(tmp_path / "long.wav") as events:
             found = [event async for event in events]
     assert sum(isinstance(event, Transcript) for event in found) == 3
     assert isinstance(found[-1], JobProgress) and found[-1].done == found[-1].total == 48
@@ -279,9 +279,9 @@ def test_a_turn_is_heard_while_a_long_recording_is_worked_through(echo_settings:
 
         thread = threading.Thread(target=long)
         thread.start()
-        box.run(lambda: until(lambda: box.appliance.files.long.used == 1))
+        box.run(lambda: until(lambda: box.appliance.transcription_service.long_recordings.used == 1))
         reply = box.client.post("/completion", content=SHORT, headers={"content-type": "audio/wav"})
-        assert reply.status_code == 200 and box.appliance.files.long.used == 1
+        assert reply.status_code == 200 and box.appliance.transcription_service.long_recordings.used == 1
         thread.join()
         assert found == [200]
 

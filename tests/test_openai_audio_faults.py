@@ -147,7 +147,7 @@ def test_no_form_is_an_error_of_ours(one: Served, names: list[str], content: byt
 @pytest.mark.parametrize("admission", ["gate", "long"])
 def test_a_full_box_refuses_and_says_when_to_come_again(echo_settings: Callable[..., Settings], admission: str) -> None:
     with serving(echo_settings("limits.concurrent=1", "limits.queue=0", "limits.audio_seconds=10")) as full:
-        held = full.appliance.admission if admission == "gate" else full.appliance.files.long
+        held = full.appliance.admission if admission == "gate" else full.appliance.transcription_service.long_recordings
         full.run(held.acquire)
         reply = full.client.post(TRANSCRIPTIONS, files={"file": LONG})
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "busy")
@@ -161,13 +161,13 @@ def test_a_full_box_refuses_and_says_when_to_come_again(echo_settings: Callable[
 
 def test_long_recordings_leave_room_for_turns(echo_settings: Callable[..., Settings]) -> None:
     with serving(echo_settings("limits.concurrent=2", "limits.audio_seconds=10")) as busy:
-        busy.run(busy.appliance.files.long.acquire)
+        busy.run(busy.appliance.transcription_service.long_recordings.acquire)
         with pytest.raises(openai.APITimeoutError):
             with OpenAI(base_url=busy.url + "/v1", api_key="none", max_retries=0, timeout=0.5) as client:
                 client.audio.transcriptions.create(file=LONG, model="whisper-1")
         assert busy.client.post("/completion", json={"prompt": "Hello"}).status_code == 200
         assert busy.client.post(TRANSCRIPTIONS, files={"file": SHORT}).status_code == 200
-        busy.run(lambda: until(lambda: busy.appliance.files.long.waiting == 0))
+        busy.run(lambda: until(lambda: busy.appliance.transcription_service.long_recordings.waiting == 0))
 
 
 def test_who_leaves_stops_the_work(echo_settings: Callable[..., Settings]) -> None:

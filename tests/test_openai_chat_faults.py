@@ -18,7 +18,7 @@ from chatapi import settings
 from chatapi.audio import RATE, Audio, wav
 from chatapi.errors import NotFound
 from chatapi.interfaces.http.json_body import LARGE, MOST_VALUES
-from chatapi.services.turns.chat_completion import MOST_SPOKEN
+from chatapi.services.turns.chat_completion import MAX_AUDIO_IDS
 from conftest import ECHO, Running, Served, serving, tone
 
 PATH = "/v1/chat/completions"
@@ -255,11 +255,11 @@ def test_while_the_models_load_the_client_is_told_to_wait(tmp_path: Any) -> None
 @pytest.mark.anyio
 async def test_spoken_answers_are_remembered_only_so_many(echo: Running) -> None:
     async with echo() as appliance:
-        for number in range(MOST_SPOKEN + 1):
+        for number in range(MAX_AUDIO_IDS + 1):
             appliance.chat.remember(str(number), "said")
-        assert appliance.chat.words("1", "here") == "said"
+        assert appliance.chat.audio_text("1", "here") == "said"
         with pytest.raises(NotFound):
-            appliance.chat.words("0", "here")
+            appliance.chat.audio_text("0", "here")
 
 
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20))

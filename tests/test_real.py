@@ -27,7 +27,7 @@ def say(box: Served, text: str) -> bytes:
     """The box's own voice as a WAV file: it is asked to repeat by its own synthesizer, without the model."""
 
     async def spoken() -> list[Audio]:
-        return [part async for part in box.appliance.synthesis.say(text)]
+        return [part async for part in box.appliance.synthesis.synthesize_text(text)]
 
     parts = box.run(spoken)
     silence = np.zeros(RATE // 3, np.float32)

@@ -146,7 +146,7 @@ def test_a_certificate_is_no_secret() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "the prompt has 9000 characters; at most 8000 are taken",
+        "the prompt has 9000 characters; the limit is 8000",
         "chatapi ready after 3.2 s: http://127.0.0.1:8000",
         "http://[::1]:8000/v1/models?limit=20&after=x",
         "GET http://box.local:8000/path?mail=ada@example.com 200",

@@ -1,4 +1,4 @@
-"""Long recordings, of which parts are heard at the same time."""
+"""Transcription of long recordings, whose chunks are transcribed in parallel."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from chatapi.engines.fake import FakeVoiceActivityDetector
 from chatapi.errors import EngineFailed, collapse_exception_group
 from chatapi.observability.metrics import Metrics
 from chatapi.runtime.workers import Worker
-from chatapi.services.transcription.transcriber import FileTranscriber, TranscribedPart, TranscriptionRequest
+from chatapi.services.transcription.transcriber import FileTranscriber, TranscribedChunk, TranscriptionRequest
 from chatapi.settings import Settings
 from conftest import tone, written
 
 pytestmark = pytest.mark.anyio
 PAUSE = np.zeros(2 * RATE, np.float32)
 LENGTHS = (9, 12, 20, 15)
-"""Seconds of what is said between two pauses; each is too much to be heard together with the next."""
+"""Seconds of speech between two pauses; any two of them exceed the longest chunk."""
 FILE = written(np.concatenate([part for each in LENGTHS for part in (tone(each), PAUSE)]), RATE, "pcm_s16le")
 
 
-class Late:
-    """Understands the first of two sounds only once the second was understood, where it has two slots."""
+class OutOfOrderTranscriber:
+    """With two slots, finishes the first chunk only after the second one."""
 
     languages = ("en",)
     translates = False
@@ -37,25 +37,25 @@ class Late:
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.second = threading.Event()
-        self.most, self._now = 0, 0
+        self.max_running, self._running = 0, 0
 
     def transcribe(
         self, samples: Samples, language: str | None = None, stop: Stop = never, hearing: TranscriptionOptions = PLAIN
     ) -> Iterator[Segment]:
         del language, stop, hearing
-        self._now += 1
-        self.most = max(self.most, self._now)
+        self._running += 1
+        self.max_running = max(self.max_running, self._running)
         seconds = len(samples) / RATE
         if int(seconds) != LENGTHS[0]:
             self.second.set()
         elif self.slots > 1 and not self.second.wait(20):
-            raise EngineFailed("the second sound never came")
-        self._now -= 1
+            raise EngineFailed("the second chunk never came")
+        self._running -= 1
         yield Segment(f"{seconds:.0f}", 0.0, seconds, language="en")
 
 
-class Failing(Late):
-    """Fails with two sounds at the same time."""
+class FailingTranscriber(OutOfOrderTranscriber):
+    """Fails with two chunks at the same time."""
 
     def __init__(self, slots: int) -> None:
         super().__init__(slots)
@@ -67,7 +67,7 @@ class Failing(Late):
 
 
 @asynccontextmanager
-async def ears(engine: Late) -> AsyncIterator[FileTranscriber]:
+async def transcriber(engine: OutOfOrderTranscriber) -> AsyncIterator[FileTranscriber]:
     settings = Settings()
     vad: Worker[Any] = Worker("vad", lambda: FakeVoiceActivityDetector(settings, []))
     asr: Worker[Any] = Worker("asr", lambda: engine, engine.slots)
@@ -81,32 +81,31 @@ async def ears(engine: Late) -> AsyncIterator[FileTranscriber]:
         await vad.aclose()
 
 
-async def heard(engine: Late) -> list[TranscribedPart]:
-    found: list[TranscribedPart] = []
+async def transcribed(engine: OutOfOrderTranscriber) -> list[TranscribedChunk]:
+    chunks: list[TranscribedChunk] = []
 
-    async def tell(transcribed_part: TranscribedPart) -> None:
-        found.append(transcribed_part)
+    async def send(chunk: TranscribedChunk) -> None:
+        chunks.append(chunk)
 
-    async with ears(engine) as transcription:
-        await transcription.work_through(FILE, TranscriptionRequest(), tell)
-    return found
+    async with transcriber(engine) as service:
+        await service.transcribe_file(FILE, TranscriptionRequest(), send)
+    return chunks
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-async def test_parts_are_heard_at_once_as_far_as_there_are_slots_and_told_in_their_order(slots: int) -> None:
-    engine = Late(slots)
-    found = await heard(engine)
-    assert engine.most == slots
-    starts = [segment.start for transcribed_part in found for segment in transcribed_part.segments]
+async def test_chunks_run_in_parallel_up_to_the_slots_and_are_sent_in_order(slots: int) -> None:
+    engine = OutOfOrderTranscriber(slots)
+    chunks = await transcribed(engine)
+    assert engine.max_running == slots
+    starts = [segment.start for chunk in chunks for segment in chunk.segments]
     assert len(starts) == len(LENGTHS) and starts == sorted(starts)
-    assert [transcribed_part.done for transcribed_part in found] == sorted(
-        transcribed_part.done for transcribed_part in found
-    )
-    assert found[-1].done == sum(LENGTHS) + 2 * len(LENGTHS)
+    processed = [chunk.processed for chunk in chunks]
+    assert processed == sorted(processed)
+    assert processed[-1] == sum(LENGTHS) + 2 * len(LENGTHS)
 
 
-async def test_of_two_parts_that_fail_at_once_the_first_is_told() -> None:
+async def test_first_error_is_raised_when_two_chunks_fail_together() -> None:
     with pytest.raises(BaseException) as caught:
-        await heard(Failing(2))
+        await transcribed(FailingTranscriber(2))
     error = collapse_exception_group(caught.value)
     assert isinstance(error, EngineFailed) and str(LENGTHS[0]) in error.message

@@ -44,7 +44,7 @@ async def measure(settings: Settings, rounds: int) -> AsyncIterator[Row]:
         async def without() -> float:
             watch = Watch()
             for _ in range(REQUESTS):
-                async with appliance.conversation.take(Turn(prompt="hello")) as events:
+                async with appliance.completions.run(Turn(prompt="hello")) as events:
                     async for _event in events:
                         pass
             return watch.seconds / REQUESTS * 1000

@@ -107,7 +107,7 @@ def _trimming(settings: Settings, engine: str, trim: bool) -> Settings:
 async def _own_voice(appliance: Appliance) -> float:
     """Word error rate of what the box understands of itself."""
     pairs = [
-        (sentence, await _heard(appliance.transcription, Audio(await spoken(appliance, sentence), RATE)))
+        (sentence, await _heard(appliance.transcriber, Audio(await spoken(appliance, sentence), RATE)))
         for sentence in SENTENCES
     ]
     return wer.word_error_rate(pairs)
@@ -116,12 +116,12 @@ async def _own_voice(appliance: Appliance) -> float:
 async def spoken(appliance: Appliance, text: str) -> Samples:
     """A text in the box's own voice, with the silence people leave around what they say."""
     silence = np.zeros(RATE // 2, np.float32)
-    parts = [part.at(RATE).samples async for part in appliance.synthesis.say(text)]
+    parts = [part.at(RATE).samples async for part in appliance.synthesis.synthesize_text(text)]
     return np.concatenate([silence, *parts, silence])
 
 
 async def _heard(hearing: FileTranscriber, audio: Audio) -> str:
     try:
-        return (await hearing.hear(audio, "en")).text
+        return (await hearing.transcribe_utterance(audio, "en")).text
     except Unprocessable:
         return ""

@@ -62,7 +62,7 @@ async def _streamed(appliance: Appliance, rounds: int) -> AsyncIterator[Row]:
 
 
 async def _turn(appliance: Appliance, turn: Turn) -> TurnTimings:
-    async with appliance.conversation.take(turn) as events:
+    async with appliance.completions.run(turn) as events:
         async for event in events:
             if isinstance(event, TurnEnded):
                 return event.timings

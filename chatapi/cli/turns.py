@@ -33,7 +33,7 @@ async def ask(settings: Settings, chosen: argparse.Namespace) -> int:
     words = sys.stderr if str(chosen.output) == "-" else sys.stdout
     said: list[Audio] = []
     reply, transcript = "", None
-    async with _loaded(settings, roles) as appliance, appliance.conversation.take(turn) as events:
+    async with _loaded(settings, roles) as appliance, appliance.completions.run(turn) as events:
         async for event in events:
             if isinstance(event, TurnStarted):
                 conversation = event.conversation
@@ -74,7 +74,7 @@ async def transcribe(settings: Settings, file: Path, language: str | None, as_js
     async with _loaded(settings, {"vad", "asr"}) as appliance:
         with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
             task = bars.add_task(file.name, total=None)
-            async with appliance.transcription.follow(file, language) as events:
+            async with appliance.transcriber.stream_file(file, language) as events:
                 async for event in events:
                     if isinstance(event, JobProgress):
                         bars.update(task, completed=event.done, total=event.total or None)
@@ -97,7 +97,7 @@ def _print_transcript(event: Transcript, as_json: bool) -> None:
 async def say(settings: Settings, text: str, output: Path, voice: str | None) -> int:
     """A text as a WAV file."""
     async with _loaded(settings, {"tts"}) as appliance:
-        parts = [part async for part in appliance.synthesis.say(stdin_if_dash(text), voice)]
+        parts = [part async for part in appliance.synthesis.synthesize_text(stdin_if_dash(text), voice)]
     sound = joined(parts)
     await write(output, wav(sound), sound.seconds)
     return 0

@@ -1,1 +1,1 @@
-"""What the appliance can do: each ability turns a request into events."""
+"""The services of the appliance: each turns a request into events."""

@@ -1,4 +1,4 @@
-"""Whether the box is meant: its wake word wakes it, and when nothing happens for a while it falls asleep again."""
+"""Wake word detection in audio streams, and the gate that passes audio on while the appliance is awake."""
 
 from __future__ import annotations
 
@@ -15,108 +15,107 @@ from chatapi.services.transcription.segmenter import FRAME
 
 BEFORE = RATE // 5
 """Samples before the detection that belong to a question which follows the wake word without a pause: the detector
-fires a little after the word's end. A question said ten times by Piper's Joe was always understood with 0.15 and 0.2 s;
-with 0.25 and 0.3 s the end of the wake word was once taken for a word; with 0.1 s espeak-ng lost its first words."""
+fires shortly after the end of the word. See docs/measurements/svc.md."""
 AFTER = 4 * FRAME
-"""Samples after the detection by which it is known whether somebody goes on without a pause."""
-GOING_ON = 2
-"""Frames of these that must be speech; the end of the wake word itself may ring on into one."""
+"""Samples after the detection that decide whether speech continues without a pause."""
+MIN_SPEECH_FRAMES = 2
+"""Frames of these that must be speech; the end of the wake word itself may reach into one."""
 BLOCK = RATE // 50
-"""Samples heard at a time where it matters when the wake word ended."""
+"""Samples processed at a time where the end of the wake word is located."""
 
-Change = Literal["", "woken", "waiting", "asleep"]
-"""woken: the wake word has just been said; waiting: and nothing was said right after it."""
+WakeChange = Literal["", "detected", "waiting", "asleep"]
+"""detected: the wake word has ended; waiting: no speech followed it at once; asleep: nothing happened for a while."""
 NOTHING: Samples = np.zeros(0, np.float32)
 
 
 class WakeWordListener:
-    """Hears in one stream when the wake word is said; time is counted in samples received."""
+    """Detects the wake word in one stream; time is counted in samples received."""
 
     def __init__(self, detector: WakeWordDetector) -> None:
         self._threshold = detector.threshold
-        self._listener = detector.listener()
+        self._stream = detector.listener()
         self._armed = True
-        """Whether the probability was low since the last detection: a word is heard for a while after it ends."""
+        """Whether the probability was low since the last detection; it stays high for a while after the word ends."""
 
-    def called(self, block: Samples) -> bool:
-        """Whether the wake word has ended in the next samples, of any number; once for every time it is said."""
-        probability = self._listener.probability(block)
-        called = self._armed and probability >= self._threshold
-        self._armed = not called and (self._armed or probability < self._threshold / 2)
-        return called
+    def detect(self, block: Samples) -> bool:
+        """Whether the wake word ends in the next samples, of any number; once for each time it is said."""
+        probability = self._stream.probability(block)
+        detected = self._armed and probability >= self._threshold
+        self._armed = not detected and (self._armed or probability < self._threshold / 2)
+        return detected
 
-    def times(self, samples: Samples) -> Iterator[int]:
-        """Where in the next samples it ended, to 20 ms: samples after the first."""
+    def detections(self, samples: Samples) -> Iterator[int]:
+        """Where the wake word ends in the next samples, to 20 ms, as offsets in samples."""
         for first in range(0, len(samples), BLOCK):
-            if self.called(samples[first : first + BLOCK]):
+            if self.detect(samples[first : first + BLOCK]):
                 yield min(first + BLOCK, len(samples))
 
 
 class WakeWordGate:
-    """Follows one stream, which must be without the box's own voice; time is counted in samples received."""
+    """Passes one stream on while awake; the stream must be free of echo. Time is counted in samples received."""
 
-    def __init__(self, engines: Engines, awake_seconds: float, speech: float) -> None:
-        """Both detectors must be loaded. `speech`: probability from which a frame counts as speech."""
-        wake = engines.wake_word.engine
-        self.words = wake.words
-        """What wakes it, as it is said."""
+    def __init__(self, engines: Engines, awake_seconds: float, speech_threshold: float) -> None:
+        """Both detectors must be loaded. `speech_threshold`: probability from which a frame counts as speech."""
+        detector = engines.wake_word.engine
+        self.words = detector.words
+        """The wake word as text."""
         self.asleep = True
-        self._caller = WakeWordListener(wake)
+        self._listener = WakeWordListener(detector)
         self._vad = engines.vad
-        self._speech = speech
-        self._patience = awake_seconds * RATE
+        self._speech_threshold = speech_threshold
+        self._awake_samples = awake_seconds * RATE
         self._idle = 0
-        """Samples since anything last happened."""
+        """Samples since the last activity."""
         self._recent: deque[Samples] = deque()
         self._before: Samples = NOTHING
-        """What was heard last when the wake word was."""
+        """The last samples before the detection."""
         self._after: list[Samples] | None = None
-        """What was heard since, until it is known where the question begins."""
+        """Samples since the detection, until it is known where the question begins."""
 
-    def hear(self, block: Samples, busy: bool) -> tuple[Samples, Change]:
-        """The next samples; what of them, and of those held back, is meant for the box, and what has changed.
+    def process(self, block: Samples, busy: bool) -> tuple[Samples, WakeChange]:
+        """Take the next samples; returns those to pass on, held-back ones included, and what has changed.
 
-        `busy`: somebody is speaking to it or being answered, so that it does not fall asleep. Nothing of the wake word
-        is meant; that it was said while awake is a change too: what was said before it does not count.
+        `busy`: a turn is in progress, so the gate stays awake. The wake word itself is never passed on. Its detection
+        while awake is a change too: it invalidates the speech before it.
         """
-        if self._called(block):
+        if self._detect(block):
             self._before, self._after = np.concatenate(self._recent)[-BEFORE:], []
-            self._awaken()
-            return NOTHING, "woken"
+            self._wake_up()
+            return NOTHING, "detected"
         if self._after is not None:
-            return self._begun(self._after, block)
+            return self._find_question(self._after, block)
         if self.asleep:
             return NOTHING, ""
         self._idle = 0 if busy else self._idle + len(block)
-        if self._idle >= self._patience:
+        if self._idle >= self._awake_samples:
             self.asleep = True
             return NOTHING, "asleep"
         return block, ""
 
     def wake(self) -> None:
-        """As the wake word does; all that is heard from now on is meant."""
+        """Wake without the wake word; all audio from now on is passed on."""
         self._after = None
-        self._awaken()
+        self._wake_up()
 
-    def _awaken(self) -> None:
+    def _wake_up(self) -> None:
         self.asleep, self._idle = False, 0
 
-    def _called(self, block: Samples) -> bool:
-        called = self._caller.called(block)
+    def _detect(self, block: Samples) -> bool:
+        detected = self._listener.detect(block)
         self._recent.append(block)
         while sum(map(len, self._recent)) - len(self._recent[0]) >= BEFORE:
             self._recent.popleft()
-        return called
+        return detected
 
-    def _begun(self, held: list[Samples], block: Samples) -> tuple[Samples, Change]:
-        """The question's beginning, once enough has been heard of it."""
+    def _find_question(self, held: list[Samples], block: Samples) -> tuple[Samples, WakeChange]:
+        """The beginning of the question, once enough samples after the wake word have arrived."""
         held.append(block)
         after: Samples = np.concatenate(held)
         if len(after) < AFTER:
             return NOTHING, ""
         self._after = None
-        whole: Samples = np.concatenate([self._before, after])
-        # The detector of speech needs what came before to judge what comes after.
+        both: Samples = np.concatenate([self._before, after])
+        # The voice activity detector needs the samples before the detection to judge those after it.
         first = -(-len(self._before) // FRAME)
-        voiced = [found >= self._speech for found in self._vad.engine.probabilities(whole)][first:]
-        return (whole, "") if sum(voiced) >= GOING_ON else (after, "waiting")
+        speech = [found >= self._speech_threshold for found in self._vad.engine.probabilities(both)][first:]
+        return (both, "") if sum(speech) >= MIN_SPEECH_FRAMES else (after, "waiting")

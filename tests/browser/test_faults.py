@@ -183,7 +183,7 @@ def test_a_question_that_is_too_long_is_told_and_put_back_to_be_mended(serve: Se
         question = "word " * 299 + "word"
         page.ask(question)
         words = fault(page, "prompt_too_long")
-        assert "300 fit" in words
+        assert "context has 300" in words
         assert "Try again" not in words
         assert page.one("#prompt").get_attribute("value") == question
 

@@ -89,7 +89,7 @@ async def _played(
     questions at the end of an answer of each kind."""
     clips = [clip for clip in corpus.read(CORPUS, "held-out", ["en"]) if not clip.noise and clip.seconds < LONGEST]
     clips = clips[:: max(1, len(clips) // (9 * rounds))]
-    theatre = LiveBench(door, await spoken(appliance, STORY), TranscriptComparison(appliance.transcription))
+    theatre = LiveBench(door, await spoken(appliance, STORY), TranscriptComparison(appliance.transcriber))
     mhm = await spoken(appliance, "Mhm.")
     played: dict[str, AsyncIterator[Row]] = {
         "questions": _answers(theatre, bare, clips[: 4 * rounds]),

@@ -22,7 +22,7 @@ class TranscriptComparison:
         self._live.append((clip.text, understood))
         try:
             # In no language, as live conversation is told none.
-            text = (await self._transcription.hear(Audio(clip.samples, RATE))).text
+            text = (await self._transcription.transcribe_utterance(Audio(clip.samples, RATE))).text
         except Unprocessable:
             text = ""
         self._file.append((clip.text, text))

@@ -187,8 +187,8 @@ class LocalConversation:
         """Give the session what is meant for it."""
         meant = block
         if self._waking is not None:
-            meant, change = self._waking.hear(block, session.busy or self._sounding)
-            if change == "woken":
+            meant, change = self._waking.process(block, session.busy or self._sounding)
+            if change == "detected":
                 self._appliance.metrics.wakes.labels("word").inc()
                 await self._begin_anew(session, "listening")
                 self._tell("awake", "")

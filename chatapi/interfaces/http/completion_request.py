@@ -18,7 +18,7 @@ from chatapi.errors import BadInput, NotAcceptable, Unprocessable, Unsupported, 
 from chatapi.interfaces.http import json_body
 from chatapi.interfaces.http.spooling import Spool
 from chatapi.runtime.admission import Priority
-from chatapi.services.turns.completion import HOTTEST, LAST_SEED, Turn
+from chatapi.services.turns.completion import MAX_SEED, MAX_TEMPERATURE, Turn
 from chatapi.storage.atomic_files import writing
 
 AUDIO_TYPES = (
@@ -48,9 +48,9 @@ class CompletionOptions(BaseModel):
     """What the model is told instead of the default, from this turn of the conversation on."""
     max_tokens: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Longest answer, in tokens."""
-    temperature: Annotated[float, Field(ge=0, le=HOTTEST, allow_inf_nan=False)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE, allow_inf_nan=False)] | None = None
     """0 always takes the likeliest word; higher is more varied."""
-    seed: Annotated[int, Field(ge=0, le=LAST_SEED)] | None = None
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     """The same seed, request and model give the same answer."""
     voice: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     """Name of a voice from /models, or default."""

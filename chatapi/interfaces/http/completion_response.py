@@ -29,14 +29,14 @@ HEADER_CHARS = 4000
 class CompletionResponse(WorkingReply):
     """Runs the turn while it sends; a client who leaves ends it."""
 
-    def __init__(self, conversation: Completions, asked: CompletionRequest, metrics: Metrics) -> None:
+    def __init__(self, completions: Completions, asked: CompletionRequest, metrics: Metrics) -> None:
         super().__init__()
-        self._conversation = conversation
+        self._completions = completions
         self._asked = asked
         self._metrics = metrics
 
     async def reply(self, send: Send) -> None:
-        async with self._conversation.take(self._asked.turn) as events:
+        async with self._completions.run(self._asked.turn) as events:
             await self._told(events, send)
 
     async def _told(self, events: AsyncIterator[Event], send: Send) -> None:

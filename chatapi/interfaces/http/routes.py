@@ -168,7 +168,7 @@ def _conversing(routes: APIRouter, appliance: Appliance) -> None:
         openapi_extra={"requestBody": _completion_body(), "parameters": _options_in_query()},
     )
     async def completion(request: Request) -> Response:
-        return CompletionResponse(appliance.conversation, await completion_request.read(request), appliance.metrics)
+        return CompletionResponse(appliance.completions, await completion_request.read(request), appliance.metrics)
 
     @routes.get("/conversations/{conversation}", summary="What was said", responses=_problems(404, 503, 507))
     async def conversation(conversation: str) -> dict[str, Any]:

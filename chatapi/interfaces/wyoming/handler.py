@@ -85,7 +85,7 @@ class WyomingHandler:
 
     async def _ask_transcript(self, event: WyomingEvent) -> None:
         asked = wire.read(wire.Transcribe, event)
-        self._appliance.transcription.language(asked.short)
+        self._appliance.transcriber.language(asked.short)
         active = self._appliance.active.get("asr", self._appliance.settings.asr.engine)
         if asked.name not in (None, "", active):
             raise Unprocessable(f"there is no model {asked.name!r}; there is {active}", code="unknown_model")
@@ -134,7 +134,7 @@ class WyomingHandler:
     async def _transcribe(self, sound: AsyncIterator[tuple[Samples, int | float | None]]) -> None:
         asked, text, language = self._asked, "", None
         context = {"context": asked.context} if asked.context is not None else {}
-        async with self._appliance.files.dictated(_samples(sound), asked.short) as found:
+        async with self._appliance.transcription_service.transcribe_stream(_samples(sound), asked.short) as found:
             async for transcript in found:
                 if not text:
                     language = transcript.language
@@ -149,9 +149,9 @@ class WyomingHandler:
 
     async def _detect(self, sound: AsyncIterator[tuple[Samples, int | float | None]]) -> None:
         """For as long as sound comes, which may be for ever."""
-        caller, heard, detected = WakeWordListener(self._appliance.engines.wake_word.engine), 0, False
+        listener, heard, detected = WakeWordListener(self._appliance.engines.wake_word.engine), 0, False
         async for samples, timestamp in sound:
-            for at in caller.times(samples):
+            for at in listener.detections(samples):
                 when = round((heard + at) * 1000 / RATE) if timestamp is None else timestamp
                 detected = True
                 await self._client.send(
@@ -164,11 +164,11 @@ class WyomingHandler:
     async def _reply(self, event: WyomingEvent) -> None:
         """A whole turn of a conversation, which follow-ups go on with by their context."""
         asked = wire.read(wire.TranscriptRequest, event)
-        turn = Turn(prompt=asked.text, conversation=asked.conversation or None, begins=True)
+        turn = Turn(prompt=asked.text, conversation=asked.conversation or None, create_missing=True)
         context, text = dict(asked.context or {}), ""
         stop: tuple[WyomingEvent, ...] = ()
         try:
-            async with self._appliance.conversation.take(turn) as events:
+            async with self._appliance.completions.run(turn) as events:
                 async for happened in events:
                     if isinstance(happened, TurnStarted):
                         context["conversation_id"] = happened.conversation
@@ -227,7 +227,7 @@ class WyomingHandler:
     async def _speak(self, text: AsyncIterator[str], voice: Voice) -> None:
         """One stretch of sound, which begins while the text may still be coming."""
         begun = False
-        async with self._appliance.files.followed(text, voice) as spoken:
+        async with self._appliance.speech_service.synthesize_stream(text, voice) as spoken:
             async for audio in spoken:
                 form = {"rate": audio.rate, "width": 2, "channels": 1}
                 if not begun:

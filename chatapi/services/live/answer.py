@@ -72,7 +72,7 @@ class Answer:
         self._usage = TokenUsage()
         self._answering = generator
         self._going = anyio.Event()
-        self._manner = replace(generation_options, go=self._going)
+        self._manner = replace(generation_options, confirmed=self._going)
         self._since = since
         self._held: list[Event] = []
         self._send: Send | None = None
@@ -89,12 +89,12 @@ class Answer:
                 await self._excused(self._fault)
                 return
             try:
-                answered = await self._answering.answer(self.prompt, self._manner, self._take, self.mark)
+                answered = await self._answering.generate(self.prompt, self._manner, self._take, self.mark)
             except Exception as raised:
                 await self._failed(raised)
                 return
             await self._going.wait()
-            self.timings = replace(self.timings, spoken=answered.spoken)
+            self.timings = replace(self.timings, spoken=answered.speech_seconds)
             self.mark("end")
             await ended(self, answered)
             self.over = True
@@ -208,7 +208,7 @@ class Answer:
         await self._out(TextDelta(f"{sentence} "))
         try:
             async with aclosing(
-                synthesis.pieces(one(), voice, generation_options.priority, generation_options.speed)
+                synthesis.synthesize_sentences(one(), voice, generation_options.priority, generation_options.speed)
             ) as speech:
                 async for part in speech:
                     await self._out(part)

@@ -85,7 +85,9 @@ class LiveSession:
         before, self.options = self.options, options
         if (options.system, options.sampling) != (before.system, before.sampling):
             # Read at once, so that the next turn need not wait for it.
-            self._group.start_soon(self._live.generator.whole, self._prompt("Hello"), options.sampling)
+            self._group.start_soon(
+                self._live.generator.end_of_turn_probability, self._prompt("Hello"), options.sampling
+            )
         if self.against and not options.detect:
             # What is said is ended by hand from now on, and perhaps never: the answer does not wait for that.
             self.against = False
@@ -210,7 +212,7 @@ class LiveSession:
         if self.against or not self.options.answer:
             return None
         prompt = self._prompt(" ".join([*self.pending, text]))
-        return await self._live.generator.whole(prompt, self.options.sampling)
+        return await self._live.generator.end_of_turn_probability(prompt, self.options.sampling)
 
     async def guessed(self, utterance: Utterance, text: str) -> None:
         answer = self.answer
@@ -355,11 +357,13 @@ class LiveSession:
         with another beginning all of a prompt is."""
         options, prompt = self.options, self._prompt("Hello")
         generation_options = GenerationOptions(max_tokens=options.max_tokens, sampling=options.sampling)
-        roomy = self._live.generator.roomy(prompt, generation_options, usage)
+        roomy = self._live.generator.shortened_for_next(prompt, generation_options, usage)
         if roomy is not prompt:
             self.memory.begin_with(roomy.conversation_state)
             with anyio.CancelScope() as self._reading:
-                await self._live.generator.whole(self._prompt("Hello"), options.sampling, Priority.BULK)
+                await self._live.generator.end_of_turn_probability(
+                    self._prompt("Hello"), options.sampling, Priority.BULK
+                )
 
     async def _said(self, answer: Answer, text: str) -> None:
         """Remember what it said, or correct it."""

@@ -31,11 +31,11 @@ class SessionTools:
     def check(self, sampling: Sampling) -> None:
         """Whether these tools can be offered. Raises Unprocessable with the `param`."""
         tool_call_parser.check(sampling)
-        length = tool_call_parser.length(sampling.tools)
+        length = tool_call_parser.description_length(sampling.tools)
         if length > self._most_chars:
             told = f"tools has {length} characters; at most {self._most_chars} are taken (limits.prompt_chars)"
             raise Unprocessable(told, code="string_above_max_length", details={"param": "tools"})
-        if not tool_call_parser.followed(sampling, self._answering.can):
+        if not tool_call_parser.can_enforce_choice(sampling, self._answering.capabilities):
             told = f"the engine {self._engine} cannot be made to call a function; tool_choice can be auto or none"
             raise Unprocessable(told, code="unsupported_parameter", details={"param": "tool_choice"})
 

@@ -355,13 +355,13 @@ class TurnDetector:
             return utterance.text("")
         lasted = utterance.speech_end / RATE - SOFT if self.detect else math.inf
         try:
-            words = await self._transcription.words(utterance.open(), self.language, Priority.LIVE)
+            words = await self._transcription.transcribe_samples(utterance.open(), self.language, Priority.LIVE)
         except ChatapiError as error:
             utterance.fault = error
             return utterance.text("")
         utterance.fault = None
         text, self.spoken = words.text, words.language or self.spoken
-        self.certainty, self.lasted = words.certainty, lasted
+        self.certainty, self.lasted = words.logprob, lasted
         ended = ended or (utterance.speech_end < to and self._endpointing.silence >= SETTLED)
         if utterance.ripe and ended:
             utterance.settle(text, to)

@@ -1,1 +1,1 @@
-"""Speech synthesis as a service."""
+"""Speech synthesis of texts and text streams."""

@@ -1,4 +1,4 @@
-"""Saying a text: from its words, as they come, to sound."""
+"""Speech synthesis: from text, whole or as it arrives, to audio."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from chatapi.text.sentence_splitter import SentenceSplitter
 
 
 class SpeechSynthesis:
-    """The box's voice."""
+    """Chooses a voice, normalizes text and runs the TTS engine."""
 
-    def __init__(self, engines: Engines, metrics: Metrics, fetchable: Collection[str] = ()) -> None:
-        """`fetchable` are the voices the catalog knows; those that are not here can be fetched."""
+    def __init__(self, engines: Engines, metrics: Metrics, downloadable: Collection[str] = ()) -> None:
+        """`downloadable`: the voices of the catalog, installed or not."""
         self._tts = engines.tts
         self._metrics = metrics
-        self._fetchable = fetchable
+        self._downloadable = downloadable
 
     def voices(self) -> tuple[Voice, ...]:
-        """Those that can be asked for; the first is the default."""
+        """The installed voices; the first is the default."""
         return self._tts.engine.voices
 
     def preload(self) -> None:
-        """Something will be said soon: the voices begin to come back, where they were idle."""
+        """Load the TTS engine in the background if it was unloaded."""
         self._tts.preload()
 
     def voice(self, name: str | None, language: str = "") -> Voice:
-        """The voice of that name, or the best for the language, or the default one.
+        """The voice of that name, else the first one of the language, else the default voice.
 
         Raises Unprocessable (unknown_voice).
         """
@@ -43,25 +43,25 @@ class SpeechSynthesis:
         if name not in (None, "", "default"):
             found = next((voice for voice in voices if voice.name == name), None)
             if found is None:
-                raise Unprocessable(self._missing(name, voices), code="unknown_voice")
+                raise Unprocessable(self._unknown_voice(name, voices), code="unknown_voice")
             return found
         return next((voice for voice in voices if voice.language == language), voices[0])
 
-    def _missing(self, name: str, voices: Sequence[Voice]) -> str:
-        if name in self._fetchable:
+    def _unknown_voice(self, name: str, voices: Sequence[Voice]) -> str:
+        if name in self._downloadable:
             return (
                 f"the voice {name!r} is not installed; fetch it with: chatapi models fetch {name}, "
                 "then start chatapi again"
             )
         return f"there is no voice {name!r}; there are: {', '.join(voice.name for voice in voices)}"
 
-    async def pieces(
-        self, pieces: AsyncIterator[str], voice: Voice, priority: Priority = Priority.REQUEST, speed: float = 1.0
+    async def synthesize_sentences(
+        self, sentences: AsyncIterator[str], voice: Voice, priority: Priority = Priority.REQUEST, speed: float = 1.0
     ) -> AsyncGenerator[Speech, None]:
-        """Speech for every piece of text, in order, each as soon as it is spoken; the first begins with its sound."""
-        begun = False
-        async for piece in pieces:
-            text = spoken(piece, voice.language)
+        """Speech for every sentence, in order, each chunk as soon as it is synthesized; without leading silence."""
+        has_begun = False
+        async for sentence in sentences:
+            text = spoken(sentence, voice.language)
             if not text:
                 continue
             since, seconds = time.monotonic(), 0.0
@@ -72,45 +72,53 @@ class SpeechSynthesis:
             ) as chunks:
                 async for chunk in chunks:
                     seconds += chunk.seconds
-                    yield Speech(chunk if begun else sounding(chunk), text)
-                    begun = True
+                    yield Speech(chunk if has_begun else sounding(chunk), text)
+                    has_begun = True
             if seconds:
                 self._metrics.factors.labels("tts").observe((time.monotonic() - since) / seconds)
 
-    async def say(
+    async def synthesize_text(
         self, text: str, voice_name: str | None = None, speed: float = 1.0, priority: Priority = Priority.REQUEST
     ) -> AsyncGenerator[Audio, None]:
-        """A whole text, a piece at a time. Raises Unprocessable when there is nothing to say (empty_text)."""
+        """The audio of a whole text, in chunks. Raises Unprocessable (empty_text) for a text without words."""
         voice = self.voice(voice_name)
-        cut = self.cut(text, voice)
-        async with aclosing(self.pieces(_each(cut), voice, priority, speed)) as said:
-            async for speech in said:
+        sentences = self.split_text(text, voice)
+        async with aclosing(self.synthesize_sentences(_iterate(sentences), voice, priority, speed)) as chunks:
+            async for speech in chunks:
                 yield speech.audio
 
-    def cut(self, text: str, voice: Voice) -> list[str]:
-        """The text in pieces to be spoken. Raises Unprocessable when there is nothing to say (empty_text)."""
-        cutter = SentenceSplitter()
-        cut = [*cutter.feed(text), *cutter.finish()]
-        if not any(spoken(piece, voice.language) for piece in cut):
-            raise Unprocessable("there is nothing to say in the text", code="empty_text")
-        return cut
+    def split_text(self, text: str, voice: Voice) -> list[str]:
+        """The sentences of a text. Raises Unprocessable (empty_text) for a text without words."""
+        splitter = SentenceSplitter()
+        sentences = [*splitter.feed(text), *splitter.finish()]
+        if not any(spoken(sentence, voice.language) for sentence in sentences):
+            raise empty_text()
+        return sentences
 
-    async def follow(self, deltas: AsyncIterator[str], voice: Voice) -> AsyncGenerator[Audio, None]:
-        """A text while it is still being written, each sentence as soon as it is whole."""
-        async with aclosing(_cut(deltas)) as cut, aclosing(self.pieces(cut, voice)) as said:
-            async for speech in said:
+    async def synthesize_deltas(self, deltas: AsyncIterator[str], voice: Voice) -> AsyncGenerator[Audio, None]:
+        """The audio of a text that still arrives, each sentence as soon as it is complete."""
+        async with (
+            aclosing(_split_deltas(deltas)) as sentences,
+            aclosing(self.synthesize_sentences(sentences, voice)) as chunks,
+        ):
+            async for speech in chunks:
                 yield speech.audio
 
 
-async def _cut(deltas: AsyncIterator[str]) -> AsyncGenerator[str, None]:
-    cutter = SentenceSplitter()
+def empty_text() -> Unprocessable:
+    """The error for a text without words."""
+    return Unprocessable("the text has no words to speak", code="empty_text")
+
+
+async def _split_deltas(deltas: AsyncIterator[str]) -> AsyncGenerator[str, None]:
+    splitter = SentenceSplitter()
     async for delta in deltas:
-        for piece in cutter.feed(delta):
-            yield piece
-    for piece in cutter.finish():
-        yield piece
+        for sentence in splitter.feed(delta):
+            yield sentence
+    for sentence in splitter.finish():
+        yield sentence
 
 
-async def _each(items: list[str]) -> AsyncIterator[str]:
-    for item in items:
-        yield item
+async def _iterate(sentences: list[str]) -> AsyncIterator[str]:
+    for sentence in sentences:
+        yield sentence

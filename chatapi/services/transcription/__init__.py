@@ -1,1 +1,1 @@
-"""Transcription as a service: whole files, streams, and short utterances."""
+"""Transcription of files, audio streams and short utterances."""

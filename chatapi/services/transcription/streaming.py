@@ -1,4 +1,4 @@
-"""Understanding speech while it is still being said: each stretch is made out as soon as it is over."""
+"""Streaming transcription: each speech region of a stream is transcribed as soon as it ends."""
 
 from __future__ import annotations
 
@@ -16,91 +16,93 @@ from chatapi.services.transcription.transcriber import FileTranscriber
 from chatapi.settings import VadSettings
 
 STEP = 4 * FRAME
-"""Samples judged at a time, so that a stretch which comes in tiny blocks is not copied for each of them."""
+"""Samples processed at a time, so that a region that arrives in tiny blocks is not copied for each of them."""
 NOTHING: Samples = np.zeros(0, np.float32)
 
 
 class StreamingTranscriber:
-    """The ability. When the sound ends, only its last stretch is left to be made out."""
+    """Transcribes audio while it arrives; when it ends, only its last speech region is left to transcribe."""
 
-    def __init__(self, engines: Engines, transcription: FileTranscriber, vad: VadSettings) -> None:
+    def __init__(self, engines: Engines, transcriber: FileTranscriber, vad: VadSettings) -> None:
         self._engines = engines
-        self.transcription = transcription
+        self.transcriber = transcriber
         self._rules = SegmentationRules.of(vad)
 
-    async def hear(
+    async def transcribe(
         self, blocks: AsyncIterator[Samples], language: str | None = None, priority: Priority = Priority.LIVE
     ) -> AsyncGenerator[Transcript, None]:
-        """A Transcript for each stretch with words in it; nothing where there are none.
+        """A Transcript for each speech region that has words.
 
-        `blocks`: 16 kHz mono. A language that was detected is kept for what follows. Blocks are not taken while a
-        stretch is being made out, so whoever gives them must let them wait. Raises Unprocessable (unknown_language).
+        `blocks` are 16 kHz mono. A detected language is kept for the regions that follow. No block is read while a
+        region is transcribed, so the source must buffer them. Raises Unprocessable (unknown_language).
         """
-        self.transcription.language(language)
+        self.transcriber.language(language)
         self._engines.asr.preload()
-        stretches = _SpeechStretches(self._engines.vad.engine, self._rules)
+        regions = _RegionBuffer(self._engines.vad.engine, self._rules)
         async for block in blocks:
-            for region, samples in stretches.feed(block):
-                if (found := await self._understood(region, samples, language, priority)) is not None:
-                    language = found.language
-                    yield found
-        for region, samples in stretches.finish():
-            if (found := await self._understood(region, samples, language, priority)) is not None:
-                yield found
+            for region, samples in regions.feed(block):
+                if (transcript := await self._transcribe(region, samples, language, priority)) is not None:
+                    language = transcript.language
+                    yield transcript
+        for region, samples in regions.finish():
+            if (transcript := await self._transcribe(region, samples, language, priority)) is not None:
+                yield transcript
 
-    async def _understood(
+    async def _transcribe(
         self, region: SpeechRegion, samples: Samples, language: str | None, priority: Priority
     ) -> Transcript | None:
-        words = await self.transcription.words(samples, language, priority)
-        if not words.text:
+        found = await self.transcriber.transcribe_samples(samples, language, priority)
+        if not found.text:
             return None
-        return Transcript(words.text, True, region.start / RATE, region.speech_end / RATE, words.language)
+        return Transcript(found.text, True, region.start / RATE, region.speech_end / RATE, found.language)
 
 
-class _SpeechStretches:
-    """The speech of one stream; holds no more sound than the longest stretch has."""
+class _RegionBuffer:
+    """Finds the speech regions of one stream; holds no more audio than the longest region has."""
 
     def __init__(self, detector: VoiceActivityDetector, rules: SegmentationRules) -> None:
-        self._listener = detector.listener()
+        self._detector = detector.listener()
         self._finder = SpeechRegionFinder(rules)
         self._held: Samples = NOTHING
         self._first = 0
-        """The first sample that is held."""
+        """Position of the first held sample in the stream."""
         self._new: list[Samples] = []
-        """What came after it."""
-        self._judged = 0
-        """Samples whose probability is known."""
+        """Blocks that follow the held samples."""
+        self._processed = 0
+        """Samples whose speech probability is known."""
 
     def feed(self, block: Samples) -> Iterator[tuple[SpeechRegion, Samples]]:
-        """The stretches that are over, each with its sound."""
+        """The regions that end with this block, each with its audio."""
         self._new.append(block)
         if sum(map(len, self._new)) < STEP:
             return
-        yield from self._heard()
-
-    def _heard(self) -> Iterator[tuple[SpeechRegion, Samples]]:
-        self._held, self._new = np.concatenate([self._held, *self._new]), []
-        while self._first + len(self._held) - self._judged >= FRAME:
-            yield from self._judge(self._between(self._judged, self._judged + FRAME))
-        self._forget()
+        yield from self._process_new()
 
     def finish(self) -> Iterator[tuple[SpeechRegion, Samples]]:
-        yield from self._heard()
-        rest = self._between(self._judged, self._judged + FRAME)
+        """The regions that end with the stream, each with its audio."""
+        yield from self._process_new()
+        rest = self._between(self._processed, self._processed + FRAME)
         if len(rest):
-            yield from self._judge(np.pad(rest, (0, FRAME - len(rest))))
+            yield from self._process(np.pad(rest, (0, FRAME - len(rest))))
         for region in self._finder.finish():
             yield region, self._between(region.start, region.end)
 
-    def _judge(self, frame: Samples) -> Iterator[tuple[SpeechRegion, Samples]]:
-        self._judged += FRAME
-        for region in self._finder.feed(self._listener.probability(frame)):
+    def _process_new(self) -> Iterator[tuple[SpeechRegion, Samples]]:
+        self._held, self._new = np.concatenate([self._held, *self._new]), []
+        while self._first + len(self._held) - self._processed >= FRAME:
+            yield from self._process(self._between(self._processed, self._processed + FRAME))
+        self._discard()
+
+    def _process(self, frame: Samples) -> Iterator[tuple[SpeechRegion, Samples]]:
+        self._processed += FRAME
+        for region in self._finder.feed(self._detector.probability(frame)):
             yield region, self._between(region.start, region.end)
 
     def _between(self, start: int, end: int) -> Samples:
         return self._held[start - self._first : end - self._first]
 
-    def _forget(self) -> None:
-        needed = min(self._finder.needed, self._judged)
+    def _discard(self) -> None:
+        """Drop the samples that no open region needs."""
+        needed = min(self._finder.needed, self._processed)
         self._held = self._held[needed - self._first :].copy()
         self._first = needed

@@ -1,4 +1,4 @@
-"""Understanding speech: a short utterance at once, or a file of any length as it is worked through."""
+"""Transcription of short utterances as a whole, and of files of any length in chunks."""
 
 from __future__ import annotations
 
@@ -23,71 +23,73 @@ from chatapi.observability.metrics import Metrics
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Engines, Worker, YieldPolicy
 from chatapi.services.transcription import segmenter
-from chatapi.services.transcription.segmenter import Trimmed
+from chatapi.services.transcription.segmenter import TrimmedAudio
 from chatapi.settings import Settings
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 30.0
-"""Seconds of the longest file that is heard as one utterance: what Whisper hears at once."""
+SINGLE_PASS_SECONDS = 30.0
+"""Longest file that is transcribed as one utterance, in seconds: the window of Whisper."""
 AHEAD = 1
-"""Parts of a file that are cut while the one before them is heard."""
+"""Chunks of a file that are cut while the one before them is transcribed."""
 
 
 @dataclass(frozen=True)
 class UtteranceTranscript:
-    """What was understood of an utterance."""
+    """The transcript of an utterance with its place in the audio."""
 
     text: str
     language: str
+    """ISO 639-1 code."""
     start: float
-    """Seconds from the start of the audio to the first speech, a little before it."""
+    """Start of the speech, its padding included, in seconds from the start of the audio."""
     end: float
-    """Seconds from the start of the audio to the end of speech."""
+    """End of the speech, in seconds from the start of the audio."""
 
 
 @dataclass(frozen=True)
 class TranscriptText:
-    """What is said in an utterance; empty where there are no words."""
+    """The transcript of an utterance as text alone; empty where it has no words."""
 
     text: str = ""
     language: str = ""
-    certainty: float = 0.0
-    """Mean log-probability of what was understood."""
+    """ISO 639-1 code."""
+    logprob: float = 0.0
+    """Mean log-probability of its segments."""
 
 
 @dataclass(frozen=True)
 class TranscriptionRequest:
-    """What is to be made of a file."""
+    """How to transcribe a file."""
 
     language: str | None = None
-    """ISO 639-1 code, or auto; None: as the settings have it."""
-    hearing: TranscriptionOptions = PLAIN
+    """ISO 639-1 code, or auto; None: the one of the settings."""
+    options: TranscriptionOptions = PLAIN
     rules: segmenter.SegmentationRules | None = None
-    """Each stretch of speech by these rules is heard by itself; None: as much at once as the recogniser hears."""
-    longest: float | None = None
-    """Seconds of the longest file that is taken; None: any."""
+    """Transcribe each speech region found by these rules by itself; None: as much at once as fits the engine."""
+    max_seconds: float | None = None
+    """Longest file that is accepted, in seconds; None: any."""
 
 
 @dataclass(frozen=True)
-class TranscribedPart:
-    """A part of a file, heard at once."""
+class TranscribedChunk:
+    """A chunk of a file that was transcribed at once."""
 
     segments: tuple[Segment, ...]
-    """What was understood of it; their times count from the file's start."""
+    """Its segments; their times count from the start of the file."""
     start: float
-    """Seconds from the file's start to its first speech."""
-    probability: float
-    """That there is speech in it, as the detector judges."""
-    done: float
-    """Seconds of the file that are worked through; of the last passage, all."""
+    """Start of its first speech, in seconds from the start of the file."""
+    speech_probability: float
+    """Mean speech probability of the voice activity detector, 0 to 1."""
+    processed: float
+    """Seconds of the file processed so far; the whole file with the last chunk."""
 
 
-Tell = Callable[[TranscribedPart], Awaitable[None]]
+Send = Callable[[TranscribedChunk], Awaitable[None]]
 
 
 class FileTranscriber:
-    """The box's ears."""
+    """Runs voice activity detection and speech recognition on audio files."""
 
     def __init__(self, engines: Engines, settings: Settings, metrics: Metrics) -> None:
         self._vad = engines.vad
@@ -98,77 +100,78 @@ class FileTranscriber:
 
     @property
     def rules(self) -> segmenter.SegmentationRules:
-        """What counts as speech, as the settings have it."""
+        """The segmentation rules of the settings."""
         return self._rules
 
-    def language(self, asked: str | None) -> str | None:
-        """The language to listen for; None: to be detected. Raises Unprocessable (unknown_language)."""
-        chosen = asked or self._settings.asr.language
-        known = self._asr.engine.languages
-        if chosen == "auto":
-            return known[0] if len(known) == 1 else None
-        if chosen not in known:
+    def language(self, requested: str | None) -> str | None:
+        """The language to transcribe; None: detect it. Raises Unprocessable (unknown_language)."""
+        language = requested or self._settings.asr.language
+        supported = self._asr.engine.languages
+        if language == "auto":
+            return supported[0] if len(supported) == 1 else None
+        if language not in supported:
             raise Unprocessable(
-                f"the language {chosen!r} is not understood; these are: {', '.join(known)}",
+                f"the language {language!r} is not supported; supported languages: {', '.join(supported)}",
                 code="unknown_language",
                 details={"param": "language"},
             )
-        return chosen
+        return language
 
-    def check(self, options: TranscriptionRequest) -> None:
-        """What can be told before any work. Raises Unprocessable (unknown_language, no_translation)."""
-        self.language(options.language)
-        if options.hearing.translate and not self._asr.engine.translates:
+    def check(self, request: TranscriptionRequest) -> None:
+        """Check a request before any work. Raises Unprocessable (unknown_language, no_translation)."""
+        self.language(request.language)
+        if request.options.translate and not self._asr.engine.translates:
             raise Unprocessable(
-                "the speech recogniser in use cannot translate; a multilingual Whisper does: asr.model=whisper-base",
+                "the speech recognition model cannot translate; use a multilingual Whisper: asr.model=whisper-base",
                 code="no_translation",
                 details={"param": "model"},
             )
 
-    async def decoded(self, file: Source) -> Audio:
-        """A file as 16 kHz mono, within the limits. Raises what `audio.decode` raises."""
+    async def decode_file(self, file: Source) -> Audio:
+        """A file as 16 kHz mono, within the limits. Raises the errors of `audio.decode`."""
         audio = await anyio.to_thread.run_sync(decode, file, self._settings.limits.audio_seconds)
         if audio.damaged:
             log.info("damaged audio packets skipped", extra={"packets": audio.damaged})
         return audio
 
-    async def hear(
+    async def transcribe_utterance(
         self, audio: Audio, language: str | None = None, priority: Priority = Priority.REQUEST
     ) -> UtteranceTranscript:
-        """An utterance, its pauses left out. Raises Unprocessable (no_speech), never guesses."""
-        trimmed = await self._trimmed(audio, priority)
-        segments = await self._understood(trimmed.samples, language, priority) if trimmed.regions else []
+        """The transcript of an utterance without its pauses. Raises Unprocessable (no_speech) where it has no words."""
+        trimmed = await self._trim(audio, priority)
+        segments = await self._transcribe(trimmed.samples, language, priority) if trimmed.regions else []
         if not segments:
-            raise Unprocessable(f"no speech was heard in the {audio.seconds:.1f} seconds of audio", code="no_speech")
+            raise Unprocessable(f"the {audio.seconds:.1f} seconds of audio contain no speech", code="no_speech")
         text = " ".join(segment.text.strip() for segment in segments)
         start = trimmed.regions[0].start / RATE
         return UtteranceTranscript(text, segments[0].language, start, trimmed.speech_end)
 
-    async def words(self, samples: Samples, language: str | None, priority: Priority) -> TranscriptText:
-        """What is said in an utterance."""
-        segments = await self._understood(samples, language, priority) if len(samples) else []
+    async def transcribe_samples(self, samples: Samples, language: str | None, priority: Priority) -> TranscriptText:
+        """The transcript of 16 kHz mono samples, which are transcribed as they are."""
+        segments = await self._transcribe(samples, language, priority) if len(samples) else []
         if not segments:
             return TranscriptText()
         text = " ".join(segment.text.strip() for segment in segments)
-        return TranscriptText(text, segments[0].language, sum(each.logprob for each in segments) / len(segments))
+        logprob = sum(segment.logprob for segment in segments) / len(segments)
+        return TranscriptText(text, segments[0].language, logprob)
 
     @asynccontextmanager
-    async def follow(
+    async def stream_file(
         self, file: Path, language: str | None = None, priority: Priority = Priority.BULK
     ) -> AsyncIterator[AsyncIterator[Event]]:
-        """A file of any length: a Transcript for each stretch of speech as it is understood, and how far it is."""
+        """A file of any length as events: a Transcript for each segment as it is ready, and the progress."""
         total = await anyio.to_thread.run_sync(duration, file)
-        send, receive = anyio.create_memory_object_stream[TranscribedPart](AHEAD)
+        send, receive = anyio.create_memory_object_stream[TranscribedChunk](AHEAD)
 
         async def produce() -> None:
             async with send:
-                await self.work_through(file, TranscriptionRequest(language), send.send, priority)
+                await self.transcribe_file(file, TranscriptionRequest(language), send.send, priority)
 
         async def events() -> AsyncIterator[Event]:
-            async for transcribed_part in receive:
-                for each in transcribed_part.segments:
-                    yield Transcript(each.text.strip(), True, each.start, each.end, each.language)
-                yield JobProgress(transcribed_part.done, max(total, transcribed_part.done))
+            async for chunk in receive:
+                for segment in chunk.segments:
+                    yield Transcript(segment.text.strip(), True, segment.start, segment.end, segment.language)
+                yield JobProgress(chunk.processed, max(total, chunk.processed))
 
         try:
             async with anyio.create_task_group() as group, receive:
@@ -178,91 +181,93 @@ class FileTranscriber:
         except Exception as error:
             raise collapse_exception_group(error) from None
 
-    async def work_through(
-        self, source: Source, options: TranscriptionRequest, tell: Tell, priority: Priority = Priority.REQUEST
+    async def transcribe_file(
+        self, source: Source, request: TranscriptionRequest, send: Send, priority: Priority = Priority.REQUEST
     ) -> None:
-        """Tell every passage of a file of any length as it is understood, the last one with all of it done.
+        """Transcribe a file of any length and send every chunk, in order, as soon as it is ready.
 
-        Raises what `audio.decode` and `check` raise, TooLarge (audio_too_long), and what engines raise, all of it
-        perhaps within an ExceptionGroup.
+        Raises the errors of `audio.decode` and `check`, TooLarge (audio_too_long), and those of the engines, all of
+        them possibly within an ExceptionGroup.
         """
-        self.check(options)
-        short = None if options.rules else await anyio.to_thread.run_sync(_short, source)
+        self.check(request)
+        short = None if request.rules else await anyio.to_thread.run_sync(_decode_short, source)
         if short is not None:
-            await tell(await self._whole(short, options, priority))
+            await send(await self._transcribe_whole(short, request, priority))
             return
-        send, receive = anyio.create_memory_object_stream[tuple[Trimmed, float]](AHEAD)
-        room = anyio.Semaphore(self._asr.admission.slots)
+        parts_in, parts_out = anyio.create_memory_object_stream[tuple[TrimmedAudio, float]](AHEAD)
+        slots = anyio.Semaphore(self._asr.admission.slots)
 
-        async def hear(part: Trimmed, seconds: float, before: anyio.Event, told: anyio.Event) -> None:
+        async def transcribe(part: TrimmedAudio, seconds: float, previous: anyio.Event, sent: anyio.Event) -> None:
             try:
-                transcribed_part = await self._passage(part, seconds, options, priority)
+                chunk = await self._transcribe_chunk(part, seconds, request, priority)
             finally:
-                # Those heard at the same time are told in their order, and of their errors only the first.
-                await before.wait()
-            await tell(transcribed_part)
-            told.set()
-            room.release()
+                # Chunks transcribed at the same time are sent in order, and of their errors only the first is raised.
+                await previous.wait()
+            await send(chunk)
+            sent.set()
+            slots.release()
 
-        async with anyio.create_task_group() as group, receive:
-            group.start_soon(self._cut, source, options, send, priority)
-            before = anyio.Event()
-            before.set()
-            async for part, seconds in receive:
-                await room.acquire()
-                told = anyio.Event()
-                group.start_soon(hear, part, seconds, before, told)
-                before = told
+        async with anyio.create_task_group() as group, parts_out:
+            group.start_soon(self._cut, source, request, parts_in, priority)
+            previous = anyio.Event()
+            previous.set()
+            async for part, seconds in parts_out:
+                await slots.acquire()
+                sent = anyio.Event()
+                group.start_soon(transcribe, part, seconds, previous, sent)
+                previous = sent
 
-    async def _whole(self, audio: Audio, options: TranscriptionRequest, priority: Priority) -> TranscribedPart:
-        return await self._passage(await self._trimmed(audio, priority), audio.seconds, options, priority)
+    async def _transcribe_whole(
+        self, audio: Audio, request: TranscriptionRequest, priority: Priority
+    ) -> TranscribedChunk:
+        return await self._transcribe_chunk(await self._trim(audio, priority), audio.seconds, request, priority)
 
-    async def _passage(
-        self, part: Trimmed, seconds: float, options: TranscriptionRequest, priority: Priority
-    ) -> TranscribedPart:
-        """What was understood of a part, after which `seconds` of the file are done."""
+    async def _transcribe_chunk(
+        self, part: TrimmedAudio, seconds: float, request: TranscriptionRequest, priority: Priority
+    ) -> TranscribedChunk:
+        """The transcript of a part, after which `seconds` of the file are processed."""
         if not part.regions:
-            return TranscribedPart((), seconds, 0.0, seconds)
-        found = await self._understood(part.samples, options.language, priority, options.hearing)
+            return TranscribedChunk((), seconds, 0.0, seconds)
+        found = await self._transcribe(part.samples, request.language, priority, request.options)
         frames = sum(region.end - region.start for region in part.regions)
         speech = sum(region.probability * (region.end - region.start) for region in part.regions) / frames
         segments = tuple(segment.timed(part.original) for segment in found)
-        return TranscribedPart(segments, part.regions[0].start / RATE, speech, seconds)
+        return TranscribedChunk(segments, part.regions[0].start / RATE, speech, seconds)
 
     async def _cut(
         self,
         source: Source,
-        options: TranscriptionRequest,
-        send: MemoryObjectSendStream[tuple[Trimmed, float]],
+        request: TranscriptionRequest,
+        send: MemoryObjectSendStream[tuple[TrimmedAudio, float]],
         priority: Priority,
     ) -> None:
-        """A file's speech in parts as large as are heard at once, each with the seconds done after it."""
-        sound = _CountedAudio(source, options.longest)
-        rules = options.rules or self._rules
-        told = segmenter.stretches(sound.blocks(), _SharedDetector(self._vad, priority), rules)
-        parts = segmenter.packed(told, 0 if options.rules else segmenter.LONGEST)
+        """Send a file's speech in parts that fit the engine, each with the seconds of the file processed after it."""
+        audio = _CountedAudio(source, request.max_seconds)
+        rules = request.rules or self._rules
+        regions = segmenter.stream_regions(audio.blocks(), _SharedDetector(self._vad, priority), rules)
+        parts = segmenter.pack(regions, 0 if request.rules else segmenter.MAX_SECONDS)
         async with send:
             try:
                 while (part := await anyio.to_thread.run_sync(next, parts, None)) is not None:
                     await send.send((part, part.regions[-1].end / RATE))
-                await send.send((Trimmed(np.zeros(0, np.float32), ()), sound.seconds))
+                await send.send((TrimmedAudio(np.zeros(0, np.float32), ()), audio.seconds))
             finally:
                 parts.close()
-                told.close()
+                regions.close()
 
-    async def _trimmed(self, audio: Audio, priority: Priority) -> Trimmed:
+    async def _trim(self, audio: Audio, priority: Priority) -> TrimmedAudio:
         rules = self._rules
         return await self._vad.call(
             lambda engine: segmenter.trim(audio.samples, engine.probabilities(audio.samples), rules), priority
         )
 
-    async def _understood(
-        self, samples: Samples, language: str | None, priority: Priority, hearing: TranscriptionOptions = PLAIN
+    async def _transcribe(
+        self, samples: Samples, language: str | None, priority: Priority, options: TranscriptionOptions = PLAIN
     ) -> list[Segment]:
-        """The segments with words in them."""
-        since, spoken = time.monotonic(), self.language(language)
+        """The segments that have words."""
+        since, chosen = time.monotonic(), self.language(language)
         async with self._asr.stream(
-            lambda engine, stop: engine.transcribe(samples, spoken, stop, hearing), priority, YieldPolicy.AGAIN
+            lambda engine, stop: engine.transcribe(samples, chosen, stop, options), priority, YieldPolicy.AGAIN
         ) as found:
             segments = [segment async for segment in found if segment.text.strip()]
         self._metrics.factors.labels("asr").observe((time.monotonic() - since) / (len(samples) / RATE))
@@ -270,39 +275,39 @@ class FileTranscriber:
 
 
 class _CountedAudio:
-    """A file's blocks, counted. Raises TooLarge (audio_too_long) past `longest` seconds."""
+    """The blocks of a file, counted. Raises TooLarge (audio_too_long) past `max_seconds`."""
 
-    def __init__(self, source: Source, longest: float | None) -> None:
+    def __init__(self, source: Source, max_seconds: float | None) -> None:
         self._source = source
-        self._longest = longest
+        self._max_seconds = max_seconds
         self._samples = 0
 
     @property
     def seconds(self) -> float:
-        """Of the file, so far."""
+        """Length of the blocks so far, in seconds."""
         return self._samples / RATE
 
     def blocks(self) -> Iterator[Samples]:
         for block in blocks(self._source):
-            # What is thrown away here is the thread's own generator, once nobody wants the rest.
+            # On cancellation this raises in the thread that runs the generator, and so closes it there.
             anyio.from_thread.check_cancelled()
             self._samples += len(block)
-            if self._longest is not None and self.seconds > self._longest:
-                raise too_long(self._longest)
+            if self._max_seconds is not None and self.seconds > self._max_seconds:
+                raise too_long(self._max_seconds)
             yield block
 
 
-def too_long(longest: float) -> TooLarge:
-    """What a file is refused with that lasts longer than so many seconds."""
+def too_long(max_seconds: float) -> TooLarge:
+    """The error for a file that is longer than so many seconds."""
     return TooLarge(
-        f"the audio is longer than {longest:g} seconds; `chatapi transcribe` takes files of any length",
+        f"the audio is longer than {max_seconds:g} seconds; `chatapi transcribe` takes files of any length",
         code="audio_too_long",
-        details={"limit_seconds": longest, "param": "file"},
+        details={"limit_seconds": max_seconds, "param": "file"},
     )
 
 
 class _SharedDetector:
-    """A detector that is held for no longer than a part of a file takes; for threads of the event loop."""
+    """A voice activity detector that holds its slot for one part of a file at a time; for use from a thread."""
 
     def __init__(self, worker: Worker[VoiceActivityDetector], priority: Priority) -> None:
         self._worker = worker
@@ -312,15 +317,15 @@ class _SharedDetector:
         return self._worker.engine.listener()
 
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
-        return iter(anyio.from_thread.run(self._judged, samples))
+        return iter(anyio.from_thread.run(self._compute, samples))
 
-    async def _judged(self, samples: Samples) -> list[float]:
+    async def _compute(self, samples: Samples) -> list[float]:
         return await self._worker.call(lambda engine: list(engine.probabilities(samples)), self._priority)
 
 
-def _short(source: Source) -> Audio | None:
-    """All of a file that is short enough to be heard at once."""
+def _decode_short(source: Source) -> Audio | None:
+    """A file that is short enough for a single pass, decoded; None: it is longer."""
     try:
-        return decode(source, AT_ONCE)
+        return decode(source, SINGLE_PASS_SECONDS)
     except TooLarge:
         return None

@@ -1,6 +1,6 @@
-"""Answering a conversation that its caller keeps: the whole of it comes with every turn, and nothing of it is kept.
+"""Stateless chat completions: the caller sends the whole conversation with every turn, and nothing of it is stored.
 
-The model is told these messages and no others: the box's own system prompt is for its own conversations.
+The model sees these messages only; the system prompt of the settings applies to stored conversations.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ from chatapi.services.turns.generation import GenerationOptions, Generator
 from chatapi.services.turns.run import Send, TurnLimits, TurnRun
 from chatapi.settings import Settings
 
-ALL_CHARS = 16
-"""Times `limits.prompt_chars`, which holds for each message and for tools and schema: most of all messages together."""
-LEAST_ROOM = 16
-"""Tokens an answer must have room for; a limit above what the context has left is lowered to that."""
-SPOKEN_SECONDS = 3600
-"""How long a spoken answer can be referred to by its id instead of its words."""
-MOST_SPOKEN = 256
-"""Spoken answers whose words are remembered for that."""
+MESSAGES_FACTOR = 16
+"""Limit of all messages together, in multiples of `limits.prompt_chars`, which is the limit of each message and of the
+tools and the schema."""
+MIN_ANSWER_TOKENS = 16
+"""Least room for an answer, in tokens; a higher limit is lowered to the room that the context has left."""
+AUDIO_ID_SECONDS = 3600
+"""How long a spoken answer can be referred to by its id, in seconds."""
+MAX_AUDIO_IDS = 256
+"""Spoken answers whose text is remembered for that."""
 
 PARAMETERS: tuple[tuple[str, Capability], ...] = (
     ("top_p", "top_p"),
@@ -52,99 +53,102 @@ PARAMETERS: tuple[tuple[str, Capability], ...] = (
     ("schema", "schema"),
     ("tools", "schema"),
 )
-"""Of `Sampling`, what an engine must be able to do for it; one that knows tools needs no schema for them."""
-NAMES = {"schema": "response_format"}
-"""What callers call it, where that is not our name."""
+"""Field of `Sampling` and the capability it requires; an engine that supports tools needs no schema for them."""
+PARAMETER_NAMES = {"schema": "response_format"}
+"""Field of `Sampling` -> name of the request parameter, where they differ."""
 
 
 @dataclass(frozen=True)
 class ChatMessage:
-    """One message as it came."""
+    """A message of the request."""
 
     role: str
     """system, user, assistant or tool."""
     parts: tuple[str | Source, ...]
-    """Text, or a file of somebody speaking; one after the other."""
-    calls: tuple[ToolCall, ...] = ()
-    call: str = ""
-    spoken: str = ""
-    """The id of a spoken answer that stands for its words."""
+    """Texts and audio files with speech, in order."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    """Id of the call that a message of the role tool answers."""
+    audio_id: str = ""
+    """Id of an earlier spoken answer; its text is the content of the message."""
 
 
 @dataclass(frozen=True)
 class ChatTurn:
-    """What a caller asks."""
+    """A request for a chat completion."""
 
     messages: tuple[ChatMessage, ...]
     speak: bool = False
+    """Whether the answer is also synthesized."""
     voice: str | None = None
-    spoken: str = ""
-    """The id that the answer can be referred to by, if it is spoken."""
+    audio_id: str = ""
+    """Id by which a spoken answer can be referred to later."""
     max_tokens: int | None = None
     temperature: float | None = None
     seed: int | None = None
     sampling: Sampling = field(default_factory=Sampling)
     speed: float = 1.0
-    """How many times as fast as usual it is spoken."""
-    form: str = ""
-    """What the schema of the answer is for, in words for the model."""
+    """Speaking rate, as a multiple of the usual one."""
+    schema_description: str = ""
+    """Purpose of the answer's schema, as an instruction for the model."""
     priority: Priority = Priority.REQUEST
     traceparent: str = ""
-    """The caller's trace, as W3C Trace Context writes it."""
+    """The caller's trace, in the format of W3C Trace Context."""
 
     @property
-    def heard(self) -> bool:
-        """Whether any of it is to be listened to."""
+    def has_audio(self) -> bool:
+        """Whether any message has an audio part."""
         return any(not isinstance(part, str) for message in self.messages for part in message.parts)
 
 
 class ChatCompletions:
-    """The ability. `take` is its door."""
+    """Answers stateless chat turns."""
 
     def __init__(
         self,
-        transcription: FileTranscriber,
+        transcriber: FileTranscriber,
         generator: Generator,
         admission: Admission,
         settings: Settings,
         metrics: Metrics,
     ) -> None:
-        self.transcription = transcription
+        self.transcriber = transcriber
         self.generator = generator
         self.admission = admission
         self.settings = settings
         self.metrics = metrics
-        self._spoken: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        self._audio_texts: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        """Id of a spoken answer -> when it expires, on the monotonic clock in seconds, and its text."""
 
     @property
     def synthesis(self) -> SpeechSynthesis:
         return self.generator.synthesis
 
     @asynccontextmanager
-    async def take(self, turn: ChatTurn) -> AsyncIterator[AsyncIterator[Event]]:
-        """The events of a turn; leaving the block stops all its work.
+    async def run(self, turn: ChatTurn) -> AsyncIterator[AsyncIterator[Event]]:
+        """The events of a turn. Leaving the block cancels all its work.
 
-        Raises what is wrong with the turn on entering; what fails later is raised by the events. An error that is the
-        caller's has the `param` in its details.
+        Entering raises the errors of the request; the events raise all others. A CallerError names the `param` in its
+        details.
         """
         self._check(turn)
-        turn_limits = TurnLimits(self.settings.limits.turn_seconds, turn.heard, turn.speak, turn.traceparent)
-        run = TurnRun(self.admission, self.metrics, turn_limits)
-        async with run.taken(_ChatRun(self, turn, run).work, turn.priority) as events:
+        limits = TurnLimits(self.settings.limits.turn_seconds, turn.has_audio, turn.speak, turn.traceparent)
+        run = TurnRun(self.admission, self.metrics, limits)
+        async with run.stream(_ChatRun(self, turn, run).work, turn.priority) as events:
             yield events
 
-    def remember(self, spoken: str, text: str) -> None:
-        """For SPOKEN_SECONDS, or until as many others were spoken."""
-        self._spoken[spoken] = (time.monotonic() + SPOKEN_SECONDS, text)
-        while len(self._spoken) > MOST_SPOKEN:
-            self._spoken.popitem(last=False)
+    def remember(self, audio_id: str, text: str) -> None:
+        """Remember the text of a spoken answer for AUDIO_ID_SECONDS, or until MAX_AUDIO_IDS others follow."""
+        self._audio_texts[audio_id] = (time.monotonic() + AUDIO_ID_SECONDS, text)
+        while len(self._audio_texts) > MAX_AUDIO_IDS:
+            self._audio_texts.popitem(last=False)
 
-    def words(self, spoken: str, param: str) -> str:
-        """Of a spoken answer. Raises NotFound (audio_not_found)."""
-        until, text = self._spoken.get(spoken, (0.0, ""))
-        if time.monotonic() > until:
+    def audio_text(self, audio_id: str, param: str) -> str:
+        """The text of a spoken answer. Raises NotFound (audio_not_found)."""
+        expires, text = self._audio_texts.get(audio_id, (0.0, ""))
+        if time.monotonic() > expires:
             raise NotFound(
-                f"there is no spoken answer {spoken!r}, or not any more; send its words as content",
+                f"there is no spoken answer {audio_id!r}, or it has expired; send its text as content",
                 code="audio_not_found",
                 details={"param": param},
             )
@@ -152,54 +156,54 @@ class ChatCompletions:
 
     def _check(self, turn: ChatTurn) -> None:
         if not turn.messages:
-            raise _wrong("messages", "there are no messages; send at least one", "empty_messages")
+            raise _unprocessable("messages", "there are no messages; send at least one", "empty_messages")
         self._check_lengths(turn)
-        _check_calls(turn)
+        _check_tool_calls(turn)
         self._check_last(turn.messages[-1])
-        self._check_skills(turn.sampling)
+        self._check_capabilities(turn.sampling)
         if turn.speak:
             self.synthesis.voice(turn.voice)
 
     def _check_lengths(self, turn: ChatTurn) -> None:
-        most, total = self.settings.limits.prompt_chars, 0
-        lengths = [(f"messages[{at}]", _length(message)) for at, message in enumerate(turn.messages)]
+        limit, total = self.settings.limits.prompt_chars, 0
+        lengths = [(f"messages[{index}]", _length(message)) for index, message in enumerate(turn.messages)]
         sampling = turn.sampling
         lengths.append(("response_format", len(json.dumps(sampling.schema)) if sampling.schema is not None else 0))
-        lengths.append(("tools", tool_call_parser.length(sampling.tools)))
+        lengths.append(("tools", tool_call_parser.description_length(sampling.tools)))
         for param, length in lengths:
             total += length
-            if length > most:
-                told = f"{param} has {length} characters; at most {most} are taken (limits.prompt_chars)"
-                raise _wrong(param, told, "string_above_max_length")
-        if total > most * ALL_CHARS:
-            told = f"the messages have {total} characters together; at most {most * ALL_CHARS} are taken"
-            raise _wrong("messages", told, "context_length_exceeded")
-        if not turn.heard and not any(_length(message) or message.spoken for message in turn.messages):
-            raise _wrong("messages", "there is not a word in the messages", "empty_messages")
+            if length > limit:
+                message = f"{param} has {length} characters; the limit is {limit} (limits.prompt_chars)"
+                raise _unprocessable(param, message, "string_above_max_length")
+        if total > limit * MESSAGES_FACTOR:
+            message = f"the messages have {total} characters together; the limit is {limit * MESSAGES_FACTOR}"
+            raise _unprocessable("messages", message, "context_length_exceeded")
+        if not turn.has_audio and not any(_length(message) or message.audio_id for message in turn.messages):
+            raise _unprocessable("messages", "the messages have no text", "empty_messages")
 
     def _check_last(self, last: ChatMessage) -> None:
         if last.role != "assistant":
             return
-        if last.calls:
-            told = "the last message wants functions called; send what they gave as messages of the role tool"
-            raise _wrong("messages", told, "invalid_value")
+        if last.tool_calls:
+            message = "the last message has tool calls; send their results as messages of the role tool"
+            raise _unprocessable("messages", message, "invalid_value")
         if not self.generator.continues:
-            told = f"the last message is the assistant's, and the engine {self._engine} cannot go on with it"
-            raise _wrong("messages", told, "unsupported_value")
+            message = f"the last message is the assistant's, which the engine {self._engine} cannot continue"
+            raise _unprocessable("messages", message, "unsupported_value")
 
-    def _check_skills(self, sampling: Sampling) -> None:
-        if (param := self.lacking(sampling, self.generator.can)) is not None:
-            told = f"{param} is not supported by the language model's engine, {self._engine}; leave it out"
-            raise _wrong(param, told, "unsupported_parameter")
+    def _check_capabilities(self, sampling: Sampling) -> None:
+        if (param := self.unsupported_parameter(sampling, self.generator.capabilities)) is not None:
+            message = f"{param} is not supported by the language model's engine, {self._engine}; leave it out"
+            raise _unprocessable(param, message, "unsupported_parameter")
 
     @staticmethod
-    def lacking(sampling: Sampling, can: frozenset[Capability]) -> str | None:
-        """The first parameter that asks what an engine of these skills cannot do."""
-        plain = Sampling()
-        for name, skill in PARAMETERS:
-            told = name == "tools" and tool_call_parser.followed(sampling, can)
-            if getattr(sampling, name) != getattr(plain, name) and skill not in can and not told:
-                return NAMES.get(name, name)
+    def unsupported_parameter(sampling: Sampling, capabilities: frozenset[Capability]) -> str | None:
+        """The first parameter that an engine with these capabilities does not support."""
+        default = Sampling()
+        for name, capability in PARAMETERS:
+            emulated = name == "tools" and tool_call_parser.can_enforce_choice(sampling, capabilities)
+            if getattr(sampling, name) != getattr(default, name) and capability not in capabilities and not emulated:
+                return PARAMETER_NAMES.get(name, name)
         return None
 
     @property
@@ -209,60 +213,69 @@ class ChatCompletions:
 
 @dataclass(frozen=True)
 class FixedPrompt:
-    """Messages as they were given; none is ever left out."""
+    """The messages of the caller; none is ever dropped."""
 
-    told: tuple[PromptMessage, ...]
-    room: int | None = None
-    """Tokens that the answer may have beside them; None: that was no question yet."""
+    given: tuple[PromptMessage, ...]
+    max_tokens: int | None = None
+    """Tokens that the context has left for the answer; None: the prompt fits so far."""
 
     def messages(self) -> list[PromptMessage]:
-        return list(self.told)
+        return list(self.given)
 
     def generate(
         self, engine: LanguageModel, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop
     ) -> Iterator[TokenChunk]:
-        if self.room is not None:
-            sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self.room))
+        if self.max_tokens is not None:
+            sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self.max_tokens))
         return tool_call_parser.generate(engine, messages, sampling, stop)
 
     def shortened(self, overflow: ContextOverflow, sampling: Sampling) -> FixedPrompt:
-        """With room for a shorter answer. Raises Unprocessable (context_length_exceeded)."""
-        needed = overflow.needed - min(sampling.max_tokens, self.room or sampling.max_tokens)
+        """The prompt with room for a shorter answer. Raises Unprocessable (context_length_exceeded)."""
+        needed = overflow.needed - min(sampling.max_tokens, self.max_tokens or sampling.max_tokens)
         room = overflow.context - needed
-        # An answer that is gone on with has less room each time: what it has said already is beside it now.
-        if room >= LEAST_ROOM if self.room is None else 1 <= room < self.room:
-            return replace(self, room=room)
+        # A continued answer has less room each time, because its text so far is part of the prompt.
+        if room >= MIN_ANSWER_TOKENS if self.max_tokens is None else 1 <= room < self.max_tokens:
+            return replace(self, max_tokens=room)
         raise Unprocessable(
-            f"the messages need {needed} tokens, and {overflow.context} fit the model together with the answer",
+            f"the messages need {needed} tokens; the model's context has {overflow.context}, the answer included",
             code="context_length_exceeded",
             details={"param": "messages", "needed_tokens": overflow.needed, "context_tokens": overflow.context},
         )
 
 
 class _ChatRun:
-    """One turn at work."""
+    """The work of one turn: transcription of its audio, and generation."""
 
-    def __init__(self, ability: ChatCompletions, turn: ChatTurn, run: TurnRun) -> None:
-        self._ability = ability
+    def __init__(self, service: ChatCompletions, turn: ChatTurn, run: TurnRun) -> None:
+        self._service = service
         self._turn = turn
-        self._course = run
+        self._run = run
         self._language = ""
-        self._seconds = 0.0
-        """Of sound that was listened to."""
+        self._audio_seconds = 0.0
+        """Audio transcribed so far, in seconds."""
 
     async def work(self, send: Send) -> None:
-        ability, turn, run = self._ability, self._turn, self._course
-        ability.generator.preload(turn.speak)
-        told = [await self._told(at, message, send) for at, message in enumerate(turn.messages)]
-        if turn.form:
-            # In one with what the caller says: templates (Mistral's) refuse a second system message.
-            before = told.pop(0).text if told[0].role == "system" else ""
-            told.insert(0, PromptMessage("system", f"{before}\n\n{turn.form}" if before else turn.form))
-        if turn.heard:
-            run.timings = replace(run.timings, audio=self._seconds)
+        service, turn, run = self._service, self._turn, self._run
+        service.generator.preload(turn.speak)
+        prompt = FixedPrompt(tuple(await self._prompt_messages(send)))
+        if turn.has_audio:
+            run.timings = replace(run.timings, audio=self._audio_seconds)
             run.mark("transcript")
-        voice = ability.synthesis.voice(turn.voice, self._language) if turn.speak else None
-        generation_options = GenerationOptions(
+        generation = await service.generator.generate(prompt, self._options(), send, run.mark)
+        run.timings = replace(run.timings, spoken=generation.speech_seconds)
+        run.mark("end")
+        if turn.speak and turn.audio_id:
+            service.remember(turn.audio_id, generation.reply)
+        usage = generation.last.usage or TokenUsage()
+        run.count(usage)
+        reason = generation.last.finish_reason or "stop"
+        tokens = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+        await send(TurnEnded("", reason, *tokens, timings=run.timings))
+
+    def _options(self) -> GenerationOptions:
+        turn = self._turn
+        voice = self._service.synthesis.voice(turn.voice, self._language) if turn.speak else None
+        return GenerationOptions(
             voice,
             turn.max_tokens,
             turn.temperature,
@@ -272,46 +285,49 @@ class _ChatRun:
             verbatim=voice is None,
             priority=turn.priority,
         )
-        answered = await ability.generator.answer(FixedPrompt(tuple(told)), generation_options, send, run.mark)
-        run.timings = replace(run.timings, spoken=answered.spoken)
-        run.mark("end")
-        if turn.speak and turn.spoken:
-            ability.remember(turn.spoken, answered.reply)
-        usage = answered.last.usage or TokenUsage()
-        run.count(usage)
-        reason = answered.last.finish_reason or "stop"
-        counted = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
-        await send(TurnEnded("", reason, *counted, timings=run.timings))
 
-    async def _told(self, at: int, message: ChatMessage, send: Send) -> PromptMessage:
-        texts = [
-            await self._heard(part, f"messages[{at}].content[{place}]", send) if not isinstance(part, str) else part
-            for place, part in enumerate(message.parts)
+    async def _prompt_messages(self, send: Send) -> list[PromptMessage]:
+        description = self._turn.schema_description
+        messages = [
+            await self._prompt_message(index, message, send) for index, message in enumerate(self._turn.messages)
         ]
-        if message.spoken and not any(texts):
-            texts = [self._ability.words(message.spoken, f"messages[{at}].audio.id")]
-        return PromptMessage(message.role, "\n".join(texts), message.calls, message.call)
+        if description:
+            # Joined to the caller's system message: templates (Mistral's) reject a second one.
+            system = messages.pop(0).text if messages[0].role == "system" else ""
+            messages.insert(0, PromptMessage("system", f"{system}\n\n{description}" if system else description))
+        return messages
 
-    async def _heard(self, file: Source, param: str, send: Send) -> str:
-        ability, longest = self._ability, self._ability.settings.limits.audio_seconds
-        with _about(param):
-            audio = await ability.transcription.decoded(file)
-            self._seconds += audio.seconds
-            if self._seconds > longest:
+    async def _prompt_message(self, index: int, message: ChatMessage, send: Send) -> PromptMessage:
+        texts = [
+            part
+            if isinstance(part, str)
+            else await self._transcribe(part, f"messages[{index}].content[{part_index}]", send)
+            for part_index, part in enumerate(message.parts)
+        ]
+        if message.audio_id and not any(texts):
+            texts = [self._service.audio_text(message.audio_id, f"messages[{index}].audio.id")]
+        return PromptMessage(message.role, "\n".join(texts), message.tool_calls, message.tool_call_id)
+
+    async def _transcribe(self, file: Source, param: str, send: Send) -> str:
+        transcriber, limit = self._service.transcriber, self._service.settings.limits.audio_seconds
+        with _attribute_errors(param):
+            audio = await transcriber.decode_file(file)
+            self._audio_seconds += audio.seconds
+            if self._audio_seconds > limit:
                 raise TooLarge(
-                    f"the audio of all messages is longer than {longest:g} seconds",
+                    f"the audio of all messages is longer than {limit:g} seconds",
                     code="audio_too_long",
-                    details={"limit_seconds": longest},
+                    details={"limit_seconds": limit},
                 )
-            heard = await ability.transcription.hear(audio, None, self._turn.priority)
-        self._language = heard.language
-        await send(Transcript(heard.text, True, heard.start, heard.end, heard.language))
-        return heard.text
+            found = await transcriber.transcribe_utterance(audio, None, self._turn.priority)
+        self._language = found.language
+        await send(Transcript(found.text, True, found.start, found.end, found.language))
+        return found.text
 
 
 @contextmanager
-def _about(param: str) -> Iterator[None]:
-    """What is wrong within is wrong with this."""
+def _attribute_errors(param: str) -> Iterator[None]:
+    """Name this parameter in the details of a CallerError raised in the block."""
     try:
         yield
     except CallerError as error:
@@ -320,20 +336,20 @@ def _about(param: str) -> Iterator[None]:
 
 
 def _length(message: ChatMessage) -> int:
-    words = sum(len(part) for part in message.parts if isinstance(part, str))
-    return words + sum(len(call.name) + len(call.arguments) for call in message.calls)
+    text = sum(len(part) for part in message.parts if isinstance(part, str))
+    return text + sum(len(call.name) + len(call.arguments) for call in message.tool_calls)
 
 
-def _check_calls(turn: ChatTurn) -> None:
-    """Tools have names of their own, one that is chosen is there, and results belong to calls."""
+def _check_tool_calls(turn: ChatTurn) -> None:
+    """Check that tool names are unique, that a chosen tool exists, and that every result belongs to a call."""
     tool_call_parser.check(turn.sampling)
     known: set[str] = set()
-    for at, message in enumerate(turn.messages):
-        known.update(call.id for call in message.calls)
-        if message.role == "tool" and message.call not in known:
-            told = f"no message before messages[{at}] wants the call {message.call!r}"
-            raise _wrong(f"messages[{at}].tool_call_id", told, "invalid_value")
+    for index, message in enumerate(turn.messages):
+        known.update(call.id for call in message.tool_calls)
+        if message.role == "tool" and message.tool_call_id not in known:
+            text = f"no message before messages[{index}] has the tool call {message.tool_call_id!r}"
+            raise _unprocessable(f"messages[{index}].tool_call_id", text, "invalid_value")
 
 
-def _wrong(param: str, told: str, code: str) -> Unprocessable:
-    return Unprocessable(told, code=code, details={"param": param})
+def _unprocessable(param: str, message: str, code: str) -> Unprocessable:
+    return Unprocessable(message, code=code, details={"param": param})

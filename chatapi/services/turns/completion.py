@@ -1,4 +1,4 @@
-"""A turn of a conversation: what was asked, by text or by voice, and the answer as it is written and spoken."""
+"""A turn of a stored conversation: a question by text or voice, and the answer as text and speech."""
 
 from __future__ import annotations
 
@@ -16,32 +16,33 @@ from chatapi.runtime.workers import Worker
 from chatapi.services.speech.synthesis import SpeechSynthesis
 from chatapi.services.transcription.transcriber import FileTranscriber
 from chatapi.services.turns.generation import GenerationOptions, Generator
+from chatapi.services.turns.prompts import Question
 from chatapi.services.turns.run import Send, TurnLimits, TurnRun
 from chatapi.settings import Settings
 from chatapi.storage.history import ConversationHistory, ConversationState
 from chatapi.text.sentence_splitter import is_text
 
-HOTTEST = 2
-"""The highest temperature; beyond it words come at random."""
-LAST_SEED = 2**32 - 2
-"""llama.cpp keeps seeds in 32 bits, and the one after this means a random one."""
+MAX_TEMPERATURE = 2
+"""Highest sampling temperature; above it the output is random."""
+MAX_SEED = 2**32 - 2
+"""Highest seed: llama.cpp keeps seeds in 32 bits, and takes the next value as a random seed."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What a caller asks; either `prompt` or `audio`."""
+    """A request; it has either `prompt` or `audio`."""
 
     prompt: str | None = None
     audio: Source | None = None
-    """A file, as it arrived."""
+    """An audio file as uploaded."""
     speak: bool = False
-    """Whether the answer is spoken too."""
+    """Whether the answer is also synthesized."""
     conversation: str | None = None
-    """The conversation it goes on with; None begins one."""
-    begins: bool = False
-    """Whether a conversation that is not kept begins under that id: its ids are the caller's own."""
+    """Id of the conversation to continue; None begins a new one."""
+    create_missing: bool = False
+    """Whether an unknown conversation id begins a new conversation: the caller chooses its ids."""
     system: str | None = None
-    """What the model is told instead of the default, from this turn on."""
+    """System prompt from this turn on, instead of the default."""
     voice: str | None = None
     language: str | None = None
     """ISO 639-1 code of the audio, or auto."""
@@ -50,15 +51,15 @@ class Turn:
     seed: int | None = None
     priority: Priority = Priority.REQUEST
     traceparent: str = ""
-    """The caller's trace, as W3C Trace Context writes it."""
+    """The caller's trace, in the format of W3C Trace Context."""
 
 
 class Completions:
-    """The ability. `take` is its door."""
+    """Answers turns of stored conversations."""
 
     def __init__(
         self,
-        transcription: FileTranscriber,
+        transcriber: FileTranscriber,
         synthesis: SpeechSynthesis,
         generator: Generator,
         history: Worker[ConversationHistory],
@@ -66,7 +67,7 @@ class Completions:
         settings: Settings,
         metrics: Metrics,
     ) -> None:
-        self.transcription = transcription
+        self.transcriber = transcriber
         self.synthesis = synthesis
         self.generator = generator
         self.history = history
@@ -76,21 +77,19 @@ class Completions:
         self._busy: set[str] = set()
 
     @asynccontextmanager
-    async def take(self, turn: Turn) -> AsyncIterator[AsyncIterator[Event]]:
-        """The events of a turn; leaving the block stops all its work.
+    async def run(self, turn: Turn) -> AsyncIterator[AsyncIterator[Event]]:
+        """The events of a turn. Leaving the block cancels all its work.
 
-        Raises what is wrong with the turn on entering; what fails later is raised by the events.
+        Entering raises the errors of the request; the events raise all others.
         """
         self._check(turn)
-        turn_limits = TurnLimits(
-            self.settings.limits.turn_seconds, turn.audio is not None, turn.speak, turn.traceparent
-        )
-        run = TurnRun(self.admission, self.metrics, turn_limits)
-        async with run.taken(_CompletionRun(self, turn, run).work, turn.priority) as events:
+        limits = TurnLimits(self.settings.limits.turn_seconds, turn.audio is not None, turn.speak, turn.traceparent)
+        run = TurnRun(self.admission, self.metrics, limits)
+        async with run.stream(_CompletionRun(self, turn, run).work, turn.priority) as events:
             yield events
 
     def _check(self, turn: Turn) -> None:
-        """What can be told before any work. Raises CallerError or NotReady."""
+        """Check a request before any work. Raises CallerError or NotReady."""
         if (turn.prompt is None) == (turn.audio is None):
             what = "both a prompt and audio" if turn.audio is not None else "neither a prompt nor audio"
             raise Unprocessable(f"the request has {what}; it takes one of them", code="one_of_prompt_and_audio")
@@ -98,30 +97,31 @@ class Completions:
             self._check_prompt(turn.prompt)
         for name, text in (("prompt", turn.prompt), ("system", turn.system), ("conversation", turn.conversation)):
             if text is not None and not is_text(text):
-                raise Unprocessable(f"{name} holds NUL or lone surrogates, which are not text")
-        _check_manner(turn)
+                raise Unprocessable(f"{name} contains NUL or lone surrogates, which are not text")
+        _check_sampling(turn)
         if turn.audio is not None or turn.language is not None:
-            self.transcription.language(turn.language)
+            self.transcriber.language(turn.language)
         if turn.speak or turn.voice is not None:
             self.synthesis.voice(turn.voice)
 
     def _check_prompt(self, prompt: str) -> None:
-        most = self.settings.limits.prompt_chars
+        limit = self.settings.limits.prompt_chars
         if not prompt.strip():
-            raise Unprocessable("the prompt is empty; say something", code="empty_prompt")
-        if len(prompt) > most:
+            raise Unprocessable("the prompt is empty; send some text", code="empty_prompt")
+        if len(prompt) > limit:
             raise TooLarge(
-                f"the prompt has {len(prompt)} characters; at most {most} are taken",
+                f"the prompt has {len(prompt)} characters; the limit is {limit}",
                 code="prompt_too_long",
-                details={"limit_chars": most},
+                details={"limit_chars": limit},
             )
 
     @contextmanager
-    def answering_alone(self, conversation: str) -> Iterator[None]:
-        """A conversation answers one turn at a time. Raises Busy (conversation_busy)."""
+    def exclusive(self, conversation: str) -> Iterator[None]:
+        """Hold a conversation, which answers one turn at a time. Raises Busy (conversation_busy)."""
         if conversation in self._busy:
             raise Busy(
-                f"the conversation {conversation!r} is still answering; wait for its end", code="conversation_busy"
+                f"the conversation {conversation!r} is still answering; wait for the end of that turn",
+                code="conversation_busy",
             )
         self._busy.add(conversation)
         try:
@@ -130,83 +130,90 @@ class Completions:
             self._busy.discard(conversation)
 
 
-def _check_manner(turn: Turn) -> None:
+def _check_sampling(turn: Turn) -> None:
     if turn.max_tokens is not None and turn.max_tokens < 1:
         raise Unprocessable(f"max_tokens is {turn.max_tokens}; it must be at least 1")
-    if turn.temperature is not None and not 0 <= turn.temperature <= HOTTEST:
-        raise Unprocessable(f"temperature is {turn.temperature:g}; it must be from 0 to {HOTTEST}")
-    if turn.seed is not None and not 0 <= turn.seed <= LAST_SEED:
-        raise Unprocessable(f"seed is {turn.seed}; it must be from 0 to {LAST_SEED}")
+    if turn.temperature is not None and not 0 <= turn.temperature <= MAX_TEMPERATURE:
+        raise Unprocessable(f"temperature is {turn.temperature:g}; it must be from 0 to {MAX_TEMPERATURE}")
+    if turn.seed is not None and not 0 <= turn.seed <= MAX_SEED:
+        raise Unprocessable(f"seed is {turn.seed}; it must be from 0 to {MAX_SEED}")
 
 
 class _CompletionRun:
-    """One turn at work: three tasks, thinking, speaking and telling, joined by bounded streams."""
+    """The work of one turn: transcription, generation and the update of the history."""
 
-    def __init__(self, ability: Completions, turn: Turn, run: TurnRun) -> None:
-        self._ability = ability
+    def __init__(self, service: Completions, turn: Turn, run: TurnRun) -> None:
+        self._service = service
         self._turn = turn
-        self._course = run
+        self._run = run
         self._language = ""
 
     async def work(self, send: Send) -> None:
-        ability = self._ability
-        ability.generator.preload(self._turn.speak)
+        service = self._service
+        service.generator.preload(self._turn.speak)
         conversation = self._turn.conversation or ConversationHistory.new_id()
-        with ability.answering_alone(conversation):
-            conversation_state = await self._recalled(conversation)
+        with service.exclusive(conversation):
+            conversation_state = await self._recall(conversation)
             await send(TurnStarted(conversation))
-            await self._converse(conversation_state, send)
+            await self._answer(conversation_state, send)
 
-    async def _recalled(self, conversation: str) -> ConversationState:
+    async def _recall(self, conversation: str) -> ConversationState:
         turn = self._turn
         if turn.conversation is None:
             return ConversationState(conversation, turn.system, ())
         try:
-            conversation_state = await self._ability.history.call(
+            conversation_state = await self._service.history.call(
                 lambda history: history.recall(conversation), turn.priority
             )
         except NotFound:
-            if not turn.begins:
+            if not turn.create_missing:
                 raise
             return ConversationState(conversation, turn.system, ())
         return conversation_state if turn.system is None else replace(conversation_state, system=turn.system)
 
-    async def _converse(self, conversation_state: ConversationState, send: Send) -> None:
-        asked = self._turn.prompt if self._turn.audio is None else await self._heard(self._turn.audio, send)
-        assert asked is not None  # noqa: S101 - one of both is there, `take` has checked
-        ability, run = self._ability, self._course
-        voice = ability.synthesis.voice(self._turn.voice, self._language) if self._turn.speak else None
-        generation_options = GenerationOptions(
-            voice, self._turn.max_tokens, self._turn.temperature, self._turn.seed, priority=self._turn.priority
-        )
-        prompt = ability.generator.question(conversation_state, asked.strip())
-        answered = await ability.generator.answer(prompt, generation_options, send, run.mark)
-        conversation_state, last = answered.prompt.conversation_state, answered.last
-        run.timings = replace(run.timings, spoken=answered.spoken)
-        saved = await ability.history.call(
-            lambda history: history.add(conversation_state, asked, answered.reply), self._turn.priority
-        )
+    async def _answer(self, conversation_state: ConversationState, send: Send) -> None:
+        turn = self._turn
+        question = turn.prompt if turn.audio is None else await self._transcribe(turn.audio, send)
+        assert question is not None  # noqa: S101 - `run` has checked that there is a prompt or audio
+        generator, run = self._service.generator, self._run
+        prompt = generator.question(conversation_state, question.strip())
+        generation = await generator.generate(prompt, self._options(), send, run.mark)
+        run.timings = replace(run.timings, spoken=generation.speech_seconds)
+        kept = await self._save(generation.prompt, question, generation.reply)
         run.mark("end")
-        usage = last.usage or TokenUsage()
+        usage = generation.last.usage or TokenUsage()
         run.count(usage)
         await send(
             TurnEnded(
-                conversation_state.id,
-                last.finish_reason or "stop",
+                generation.prompt.conversation_state.id,
+                generation.last.finish_reason or "stop",
                 usage.prompt_tokens,
                 usage.completion_tokens,
                 usage.cached_tokens,
                 run.timings,
-                saved.kept,
+                kept,
             )
         )
 
-    async def _heard(self, file: Source, send: Send) -> str:
-        hearing, run = self._ability.transcription, self._course
-        audio = await hearing.decoded(file)
-        heard = await hearing.hear(audio, self._turn.language, self._turn.priority)
-        self._language = heard.language
-        run.timings = replace(run.timings, audio=audio.seconds, speech_end=heard.end)
+    def _options(self) -> GenerationOptions:
+        turn = self._turn
+        voice = self._service.synthesis.voice(turn.voice, self._language) if turn.speak else None
+        return GenerationOptions(voice, turn.max_tokens, turn.temperature, turn.seed, priority=turn.priority)
+
+    async def _save(self, prompt: Question, question: str, reply: str) -> bool:
+        """Add the exchange to the history; returns whether it is on the disk."""
+        conversation_state = prompt.conversation_state
+        saved = await self._service.history.call(
+            lambda history: history.add(conversation_state, question, reply), self._turn.priority
+        )
+        return saved.kept
+
+    async def _transcribe(self, file: Source, send: Send) -> str:
+        transcriber, run = self._service.transcriber, self._run
+        audio = await transcriber.decode_file(file)
+        found = await transcriber.transcribe_utterance(audio, self._turn.language, self._turn.priority)
+        self._language = found.language
+        run.timings = replace(run.timings, audio=audio.seconds, speech_end=found.end)
         run.mark("transcript")
-        await send(Transcript(heard.text, True, heard.start, heard.end, heard.language))
-        return heard.text
+        await send(Transcript(found.text, True, found.start, found.end, found.language))
+        return found.text

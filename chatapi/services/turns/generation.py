@@ -1,4 +1,4 @@
-"""Answering: from what was asked to words and speech, thinking and speaking at once."""
+"""Generation of an answer: the completion of the language model and its speech, at the same time."""
 
 from __future__ import annotations
 
@@ -32,288 +32,292 @@ from chatapi.settings import LlmSettings
 from chatapi.storage.history import ConversationState, ToolResult
 from chatapi.text.sentence_splitter import SentenceSplitter
 
-PIECES_AHEAD = 8
-"""Pieces of text that may wait to be spoken."""
-RESTING = 1.0
-"""Seconds the model waits for its first piece to be spoken; some pieces turn out to have nothing to say."""
-NEXT = 100
-"""Tokens that the next question is expected to need."""
-MARKS = re.compile(r"[\s.?!,;:…。、！？，-]+$")
-"""What whoever wrote down speech put at its end."""
+SENTENCES_AHEAD = 8
+"""Sentences that may wait for their synthesis."""
+MAX_PAUSE_SECONDS = 1.0
+"""Longest pause of the language model until the first sentence is synthesized, in seconds; a sentence may turn out to
+have nothing to speak."""
+NEXT_QUESTION_TOKENS = 100
+"""Estimated length of the next question, in tokens."""
+FINAL_PUNCTUATION = re.compile(r"[\s.?!,;:…。、！？，-]+$")
+"""Punctuation that speech recognition adds at the end of a transcript."""
 
 Send = Callable[[Event], Awaitable[None]]
 Mark = Callable[[str], None]
-"""Told the name of a stage of the timings each time something of it happens."""
+"""Called with the name of a stage of the turn's timings whenever that stage is reached."""
 
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """How an answer is to be given."""
+    """How to generate an answer."""
 
     voice: Voice | None = None
-    """None: not spoken."""
+    """Voice of the speech; None: text only."""
     max_tokens: int | None = None
     temperature: float | None = None
     seed: int | None = None
     sampling: Sampling = field(default_factory=Sampling)
-    """What else is wanted of the writing; its tokens, temperature and seed are those above."""
+    """Further sampling parameters; its max_tokens, temperature and seed are replaced by those above."""
     speed: float = 1.0
-    """How many times as fast as usual it is spoken."""
+    """Speaking rate, as a multiple of the usual one."""
     verbatim: bool = False
-    """The answer is given as the model writes it, also where it begins with a space or has no words."""
+    """Send the completion as the model writes it, also where it begins with a space or has no words."""
     priority: Priority = Priority.REQUEST
-    go: anyio.Event | None = None
-    """Where somebody waits in a conversation: the first piece is shorter, and spoken with all that the machine has; the
-    model writes on once it is spoken and this has come. Until then the answer may yet be taken back."""
+    confirmed: anyio.Event | None = None
+    """Live conversations: set once the turn has ended for certain; until then the answer may be retracted. The first
+    sentence is shorter and is synthesized with all cores; the model continues after it once this is set."""
 
 
 @dataclass(frozen=True)
 class Generation(Generic[P]):
-    """An answer that was given."""
+    """A generated answer."""
 
     reply: str
     last: TokenChunk
-    """The model's last piece, with its reason and usage."""
+    """The model's last chunk, with the finish reason and usage."""
     prompt: P
-    """What of it the model was given."""
-    spoken: float | None
-    """Seconds of speech; None: it was not to be spoken."""
+    """The prompt that was used, shortened where it did not fit."""
+    speech_seconds: float | None
+    """Length of the speech, in seconds; None: text only."""
 
 
 class Generator:
-    """The box's mind and mouth together."""
+    """Generates answers with the language model and speech synthesis."""
 
     def __init__(self, llm: Worker[LanguageModel], synthesis: SpeechSynthesis, settings: LlmSettings) -> None:
         self._llm = llm
-        self._speaking = synthesis
+        self._synthesis = synthesis
         self._settings = settings
 
     def question(
-        self, conversation_state: ConversationState, asked: str, results: tuple[ToolResult, ...] = ()
+        self, conversation_state: ConversationState, text: str, results: tuple[ToolResult, ...] = ()
     ) -> Question:
-        """What is asked next in a conversation, after what functions gave, as a prompt."""
-        return Question(conversation_state, asked, self._settings.system, results)
+        """The prompt for the next question in a conversation, after these tool results."""
+        return Question(conversation_state, text, self._settings.system, results)
 
-    async def answer(self, prompt: P, generation_options: GenerationOptions, send: Send, mark: Mark) -> Generation[P]:
-        """Send a TextDelta for every piece written and a Speech for every piece spoken, in order of each kind.
+    async def generate(self, prompt: P, options: GenerationOptions, send: Send, mark: Mark) -> Generation[P]:
+        """Send a TextDelta for every chunk of text and a Speech for every chunk of audio, each kind in order.
 
-        Where nothing of what was written has a sound, `no_answer` is spoken. One that was stopped while it was written,
-        and now fills the context, ends there with the reason length.
+        An answer without anything to speak is replaced by the speech of `no_answer`. An answer that was preempted and
+        now fills the context ends there with the finish reason length.
 
-        Raises what `prompt.shortened` raises when it does not fit the model.
+        Raises the errors of `prompt.shortened` where the prompt does not fit the model.
         """
-        run = _GenerationRun(self, generation_options, send, mark)
-        if generation_options.voice is None:
-            return await run.thought(prompt, None)
-        giving, taking = anyio.create_memory_object_stream[str](PIECES_AHEAD)
+        run = _GenerationRun(self, options, send, mark)
+        if options.voice is None:
+            return await run.write(prompt, None)
+        sentences_in, sentences_out = anyio.create_memory_object_stream[str](SENTENCES_AHEAD)
         async with anyio.create_task_group() as group:
-            group.start_soon(run.spoken, taking, generation_options.voice)
-            async with giving:
-                answered = await run.thought(prompt, giving)
-        return replace(answered, spoken=run.seconds)
+            group.start_soon(run.speak, sentences_out, options.voice)
+            async with sentences_in:
+                generation = await run.write(prompt, sentences_in)
+        return replace(generation, speech_seconds=run.speech_seconds)
 
-    def sampling(self, generation_options: GenerationOptions, tokens: int = 0) -> Sampling:
-        """How an answer is to be written that has so many tokens already."""
+    def sampling(self, options: GenerationOptions, written_tokens: int = 0) -> Sampling:
+        """The sampling parameters of an answer that has this many tokens already."""
         settings = self._settings
-        most = settings.max_tokens if generation_options.max_tokens is None else generation_options.max_tokens
+        max_tokens = settings.max_tokens if options.max_tokens is None else options.max_tokens
         return replace(
-            generation_options.sampling,
-            max_tokens=max(1, most - tokens),
-            temperature=settings.temperature
-            if generation_options.temperature is None
-            else generation_options.temperature,
-            seed=generation_options.seed,
+            options.sampling,
+            max_tokens=max(1, max_tokens - written_tokens),
+            temperature=settings.temperature if options.temperature is None else options.temperature,
+            seed=options.seed,
         )
 
-    async def written(
-        self, prompt: Prompt, generation_options: GenerationOptions, so_far: str = "", tokens: int = 0
+    async def stream(
+        self, prompt: Prompt, options: GenerationOptions, written: str = "", written_tokens: int = 0
     ) -> AsyncGenerator[TokenChunk, None]:
-        """The model's answer as it comes, or what comes after `so_far`, which has so many tokens.
+        """The completion as it is generated, or its continuation after `written`.
 
-        Raises ContextOverflow before its first piece, Preempted when it makes room for somebody more urgent.
+        Raises ContextOverflow before the first chunk, Preempted when it yields its slot to a more urgent request.
         """
         messages = prompt.messages()
-        if so_far:
-            begun = messages.pop().text if messages[-1].role == "assistant" else ""
-            messages.append(PromptMessage("assistant", begun + so_far))
-        sampling = self.sampling(generation_options, tokens)
-        # A form that is half written cannot be gone on with: the model would begin it anew.
-        goes_on = self.continues and sampling.schema is None and not sampling.tools and sampling.logprobs is None
+        if written:
+            prefix = messages.pop().text if messages[-1].role == "assistant" else ""
+            messages.append(PromptMessage("assistant", prefix + written))
+        sampling = self.sampling(options, written_tokens)
+        # Constrained output cannot be continued in the middle: the model would begin it anew.
+        can_continue = self.continues and sampling.schema is None and not sampling.tools and sampling.logprobs is None
         async with self._llm.stream(
             lambda engine, stop: prompt.generate(engine, messages, sampling, stop),
-            generation_options.priority,
-            YieldPolicy.RAISES if goes_on else YieldPolicy.NEVER,
-        ) as pieces:
-            async for piece in pieces:
-                yield piece
+            options.priority,
+            YieldPolicy.RAISES if can_continue else YieldPolicy.NEVER,
+        ) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
-    def roomy(self, prompt: Question, generation_options: GenerationOptions, usage: TokenUsage) -> Question:
-        """A prompt without the exchanges that the next question would leave no room for; `usage`: the last answer's."""
-        sampling, context = self.sampling(generation_options), self._llm.engine.context
-        needed = usage.prompt_tokens + usage.completion_tokens + NEXT + sampling.max_tokens
+    def shortened_for_next(self, prompt: Question, options: GenerationOptions, usage: TokenUsage) -> Question:
+        """The prompt without the exchanges that would leave no room for the next question.
+
+        `usage` is that of the last answer.
+        """
+        sampling, context = self.sampling(options), self._llm.engine.context
+        needed = usage.prompt_tokens + usage.completion_tokens + NEXT_QUESTION_TOKENS + sampling.max_tokens
         if needed <= context or not prompt.conversation_state.exchanges:
             return prompt
         return prompt.shortened(ContextOverflow(needed, context), sampling)
 
-    async def whole(self, prompt: Question, sampling: Sampling, priority: Priority = Priority.LIVE) -> float | None:
-        """How probable it is that nothing is missing from what is asked, by its words; None where it cannot be told.
+    async def end_of_turn_probability(
+        self, prompt: Question, sampling: Sampling, priority: Priority = Priority.LIVE
+    ) -> float | None:
+        """The probability that the question is complete, judged by its words; None where the engine cannot tell.
 
-        `sampling` says which functions the answer will be told of. An engine that can tell has read the prompt then.
+        `sampling` holds the tools of the answer. As a side effect, the engine has the prompt in its cache.
         """
-        messages = replace(prompt, asked=MARKS.sub("", prompt.asked)).messages()
+        messages = replace(prompt, text=FINAL_PUNCTUATION.sub("", prompt.text)).messages()
         if messages[-1].role != "user":
             return None
         try:
             async with self._llm.stream(
-                lambda engine, stop: tool_call_parser.whole(engine, messages, sampling, stop), priority
+                lambda engine, stop: tool_call_parser.end_of_turn_probability(engine, messages, sampling, stop),
+                priority,
             ) as found:
                 return await anext(found, None)
         except ChatapiError:
-            # The answer will meet the same, and say so.
+            # The answer will meet the same error and report it.
             return None
 
     def preload(self, speak: bool) -> None:
-        """An answer will be wanted soon: those who make it begin to come back, where they were idle."""
+        """Load the engines of an answer in the background if they were unloaded."""
         self._llm.preload()
         if speak:
-            self._speaking.preload()
+            self._synthesis.preload()
 
     @property
     def no_answer(self) -> str:
-        """Said where the model has nothing to say, or nothing that has a sound."""
+        """The answer where the model writes none, or none that can be spoken."""
         return self._settings.no_answer
 
     @property
     def continues(self) -> bool:
-        """Whether the model can go on where it was stopped."""
+        """Whether the model can continue an answer where it was stopped."""
         return self._llm.engine.continues
 
     @property
-    def can(self) -> frozenset[Capability]:
-        """What more the model's engine can be asked."""
+    def capabilities(self) -> frozenset[Capability]:
+        """The optional capabilities of the model's engine."""
         return self._llm.engine.can
 
     @property
     def synthesis(self) -> SpeechSynthesis:
-        return self._speaking
+        return self._synthesis
 
 
 class _GenerationRun:
-    """One answer: text on one task, its speech on another."""
+    """One answer: its text in one task, its speech in another."""
 
-    def __init__(self, ability: Generator, generation_options: GenerationOptions, send: Send, mark: Mark) -> None:
-        self._ability = ability
-        self._manner = generation_options
+    def __init__(self, generator: Generator, options: GenerationOptions, send: Send, mark: Mark) -> None:
+        self._generator = generator
+        self._options = options
         self._send = send
         self._mark = mark
-        self._sounded = anyio.Event()
-        self._rested = False
-        self._called = False
-        self.seconds = 0.0
+        self._has_audio = anyio.Event()
+        self._has_paused = False
+        self._has_tool_calls = False
+        self.speech_seconds = 0.0
 
-    async def thought(self, prompt: P, pieces: MemoryObjectSendStream[str] | None) -> Generation[P]:
-        cutter, reply, last, tokens, before = (
-            SentenceSplitter(hurried=self._manner.go is not None),
-            "",
-            TokenChunk(""),
-            0,
-            0,
-        )
+    async def write(self, prompt: P, sentences: MemoryObjectSendStream[str] | None) -> Generation[P]:
+        """Generate the text; its sentences go to `sentences`."""
+        splitter = SentenceSplitter(hurried=self._options.confirmed is not None)
+        reply, last, tokens, written = "", TokenChunk(""), 0, 0
         while True:
             try:
-                async with aclosing(self._ability.written(prompt, self._manner, reply, before)) as written:
-                    async for last in written:
-                        text = last.text if reply or self._manner.verbatim else last.text.lstrip()
-                        await self._tell(last, text)
+                async with aclosing(self._generator.stream(prompt, self._options, reply, written)) as chunks:
+                    async for last in chunks:
+                        text = last.text if reply or self._options.verbatim else last.text.lstrip()
+                        await self._emit(last, text)
                         if text:
                             tokens, reply = tokens + 1, reply + text
-                            if await self._hand_over(cutter.feed(text), pieces) and self._rests(last):
+                            if await self._queue(splitter.feed(text), sentences) and self._should_pause(last):
                                 break
                     else:
                         break
-                before = tokens
-                await self._rest()
+                written = tokens
+                await self._pause()
             except Preempted:
                 if last.finish_reason is not None:
                     break
-                # It goes on from there, behind whoever was let in.
-                before = tokens
+                # It continues from there, after the more urgent request.
+                written = tokens
             except ContextOverflow as overflow:
-                if (shorter := self._shortened(prompt, overflow, before)) is None:
-                    last = TokenChunk("", "length", TokenUsage(overflow.context - before))
+                if (shorter := self._shortened(prompt, overflow, written)) is None:
+                    last = TokenChunk("", "length", TokenUsage(overflow.context - written))
                     break
                 prompt = shorter
-        reply = await self._finished(reply, last, cutter, pieces)
-        if before and last.usage:
-            last = replace(last, usage=replace(last.usage, completion_tokens=last.usage.completion_tokens + before))
+        reply = await self._finish(reply, last, splitter, sentences)
+        if written and last.usage:
+            last = replace(last, usage=replace(last.usage, completion_tokens=last.usage.completion_tokens + written))
         return Generation(reply.rstrip(), last, prompt, None)
 
     def _shortened(self, prompt: P, overflow: ContextOverflow, written: int) -> P | None:
-        """One that fits; None: so much of the answer was written when it was stopped that the context is full."""
+        """A prompt that fits; None where the context is full with the tokens written before the answer was stopped."""
         try:
-            return prompt.shortened(overflow, self._ability.sampling(self._manner, written))
+            return prompt.shortened(overflow, self._generator.sampling(self._options, written))
         except CallerError:
             if not written:
                 raise
             return None
 
-    async def _tell(self, piece: TokenChunk, text: str) -> None:
-        if text or piece.calls:
+    async def _emit(self, chunk: TokenChunk, text: str) -> None:
+        if text or chunk.calls:
             self._mark("first_token")
         if text:
-            await self._send(TextDelta(text, piece.tokens))
-        if piece.calls:
-            self._called = True
-            await self._send(ToolCalls(piece.calls))
+            await self._send(TextDelta(text, chunk.tokens))
+        if chunk.calls:
+            self._has_tool_calls = True
+            await self._send(ToolCalls(chunk.calls))
 
-    async def _finished(
-        self, reply: str, last: TokenChunk, cutter: SentenceSplitter, pieces: MemoryObjectSendStream[str] | None
+    async def _finish(
+        self, reply: str, last: TokenChunk, splitter: SentenceSplitter, sentences: MemoryObjectSendStream[str] | None
     ) -> str:
-        """All of the answer, which is `no_answer` where the model had none; its end goes to be spoken."""
-        if not (reply.strip() or last.calls or self._manner.verbatim):
-            reply = self._ability.no_answer
+        """The whole answer, `no_answer` where the model wrote none; queues its last sentences."""
+        if not (reply.strip() or last.calls or self._options.verbatim):
+            reply = self._generator.no_answer
             await self._send(TextDelta(reply))
-            await self._hand_over(cutter.feed(reply), pieces)
-        await self._hand_over(cutter.finish(), pieces)
+            await self._queue(splitter.feed(reply), sentences)
+        await self._queue(splitter.finish(), sentences)
         return reply
 
-    async def _hand_over(self, cut: list[str], pieces: MemoryObjectSendStream[str] | None) -> bool:
-        """Whether there was a piece."""
-        for piece in cut:
+    async def _queue(self, ready: list[str], sentences: MemoryObjectSendStream[str] | None) -> bool:
+        """Queue sentences for synthesis; returns whether there were any."""
+        for sentence in ready:
             self._mark("first_sentence")
-            if pieces is not None:
-                await pieces.send(piece)
-        return bool(cut)
+            if sentences is not None:
+                await sentences.send(sentence)
+        return bool(ready)
 
-    def _rests(self, last: TokenChunk) -> bool:
-        """Whether no more is to be written before the first piece is spoken."""
-        wanted = self._manner.go is not None and self._manner.voice is not None and self._ability.continues
-        return wanted and not self._rested and last.finish_reason is None
+    def _should_pause(self, last: TokenChunk) -> bool:
+        """Whether the model pauses until the first sentence is synthesized."""
+        options = self._options
+        wanted = options.confirmed is not None and options.voice is not None and self._generator.continues
+        return wanted and not self._has_paused and last.finish_reason is None
 
-    async def _rest(self) -> None:
-        self._rested = True
-        with anyio.move_on_after(RESTING):
-            await self._sounded.wait()
-        if self._manner.go is not None:
-            await self._manner.go.wait()
+    async def _pause(self) -> None:
+        self._has_paused = True
+        with anyio.move_on_after(MAX_PAUSE_SECONDS):
+            await self._has_audio.wait()
+        if self._options.confirmed is not None:
+            await self._options.confirmed.wait()
 
-    async def spoken(self, taking: MemoryObjectReceiveStream[str], voice: Voice) -> None:
-        async with taking:
-            await self._say(taking, voice)
-        if not self.seconds and not self._called:
-            # All of the answer was signs, which have no sound; silence would sound like a box that is broken.
-            await self._say(_alone(self._ability.no_answer), voice)
+    async def speak(self, sentences: MemoryObjectReceiveStream[str], voice: Voice) -> None:
+        """Synthesize the sentences as they arrive."""
+        async with sentences:
+            await self._synthesize(sentences, voice)
+        if not self.speech_seconds and not self._has_tool_calls:
+            # All of the answer was symbols, which have no sound; silence would seem like a fault.
+            await self._synthesize(_single(self._generator.no_answer), voice)
 
-    async def _say(self, pieces: AsyncIterator[str], voice: Voice) -> None:
+    async def _synthesize(self, sentences: AsyncIterator[str], voice: Voice) -> None:
+        options = self._options
         async with aclosing(
-            self._ability.synthesis.pieces(pieces, voice, self._manner.priority, self._manner.speed)
+            self._generator.synthesis.synthesize_sentences(sentences, voice, options.priority, options.speed)
         ) as speech:
             async for part in speech:
                 self._mark("first_audio")
-                self._sounded.set()
-                self.seconds += part.audio.seconds
+                self._has_audio.set()
+                self.speech_seconds += part.audio.seconds
                 await self._send(part)
 
 
-async def _alone(text: str) -> AsyncIterator[str]:
+async def _single(text: str) -> AsyncIterator[str]:
     yield text

@@ -1,4 +1,4 @@
-"""What an answer is given to: a question in a conversation of ours, as messages for the model."""
+"""Prompts: the protocol that generation uses, and the prompt for a question in a stored conversation."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from chatapi.errors import TooLarge
 from chatapi.services.turns import tool_call_parser
 from chatapi.storage.history import ConversationState, ToolResult
 
-KEPT = 0.7
-"""Share of the context that is filled after the oldest exchanges left; the rest lets the prompt cache live a while."""
+FILLED_SHARE = 0.7
+"""Share of the context that stays filled after the oldest exchanges are dropped; the rest is room for further turns
+before the prompt changes at its start and the prompt cache is lost."""
 
 
 class Prompt(Protocol):
-    """What the model is told, and how it is asked."""
+    """The messages for the model, and how to generate from them."""
 
     def messages(self) -> list[PromptMessage]:
-        """What the model is told."""
+        """The messages for the model."""
 
     def generate(
         self, engine: LanguageModel, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop
     ) -> Iterator[TokenChunk]:
-        """The answer, as `LanguageModel.generate` has it."""
+        """The completion, as `LanguageModel.generate` yields it."""
 
     def shortened(self: P, overflow: ContextOverflow, sampling: Sampling) -> P:
-        """One that fits. Raises CallerError where there is none."""
+        """A prompt that fits the context. Raises CallerError where there is none."""
 
 
 P = TypeVar("P", bound=Prompt)
@@ -35,14 +36,14 @@ P = TypeVar("P", bound=Prompt)
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked next in a conversation."""
+    """The next question in a stored conversation."""
 
     conversation_state: ConversationState
-    asked: str
+    text: str
     system: str
-    """What the model is told where the conversation does not say."""
+    """System prompt where the conversation has none of its own."""
     results: tuple[ToolResult, ...] = ()
-    """What functions gave since the last answer."""
+    """Tool results since the last answer."""
 
     def messages(self) -> list[PromptMessage]:
         conversation_state = self.conversation_state
@@ -50,9 +51,9 @@ class Question:
             PromptMessage("system", conversation_state.system if conversation_state.system is not None else self.system)
         ]
         for exchange in conversation_state.exchanges:
-            _put(messages, exchange.results, exchange.asked)
+            _append_question(messages, exchange.results, exchange.asked)
             messages.append(PromptMessage("assistant", exchange.answered))
-        _put(messages, self.results, self.asked)
+        _append_question(messages, self.results, self.text)
         return [message for message in messages if message.text or message.calls or message.call]
 
     def generate(
@@ -61,12 +62,15 @@ class Question:
         return tool_call_parser.generate(engine, messages, sampling, stop)
 
     def shortened(self, overflow: ContextOverflow, sampling: Sampling) -> Question:
-        """Without its oldest exchanges, so that it fits with room to spare. Raises TooLarge (prompt_too_long)."""
+        """The question without its oldest exchanges, so that it fits with room to spare.
+
+        Raises TooLarge (prompt_too_long).
+        """
         conversation_state = self.conversation_state
         if not conversation_state.exchanges:
             raise TooLarge(
-                f"the prompt needs {overflow.needed} tokens with the room for its answer; {overflow.context} fit the "
-                "model",
+                f"the prompt and the reserve for its answer need {overflow.needed} tokens; the model's context has "
+                f"{overflow.context}",
                 code="prompt_too_long",
                 details={"needed_tokens": overflow.needed, "context_tokens": overflow.context},
             )
@@ -74,25 +78,28 @@ class Question:
             len(exchange.asked) + len(exchange.answered) + _length(exchange.results)
             for exchange in conversation_state.exchanges
         ]
-        asked = len(self.asked) + _length(self.results)
-        tokens_per_char = overflow.needed / (sum(lengths) + asked + len(conversation_state.system or "") + 1)
-        excess = (overflow.needed - KEPT * overflow.context) / tokens_per_char
-        left_out = 1
-        while left_out < len(lengths) and sum(lengths[:left_out]) < excess:
-            left_out += 1
+        question = len(self.text) + _length(self.results)
+        tokens_per_char = overflow.needed / (sum(lengths) + question + len(conversation_state.system or "") + 1)
+        excess = (overflow.needed - FILLED_SHARE * overflow.context) / tokens_per_char
+        dropped = 1
+        while dropped < len(lengths) and sum(lengths[:dropped]) < excess:
+            dropped += 1
         return replace(
-            self, conversation_state=replace(conversation_state, exchanges=conversation_state.exchanges[left_out:])
+            self, conversation_state=replace(conversation_state, exchanges=conversation_state.exchanges[dropped:])
         )
 
 
-def _put(messages: list[PromptMessage], results: Sequence[ToolResult], asked: str) -> None:
-    """Calls stand with what they gave: servers that know functions refuse a call without its result, or the reverse."""
+def _append_question(messages: list[PromptMessage], results: Sequence[ToolResult], text: str) -> None:
+    """Append a question after the tool calls and results that precede it.
+
+    Servers with tool support reject a call without its result, and a result without its call.
+    """
     if results:
-        # In one with what was said before the call: templates (Mistral's) refuse two messages of the same role.
-        text = messages.pop().text if messages and messages[-1].role == "assistant" else ""
-        messages.append(PromptMessage("assistant", text, tuple(result.call for result in results)))
+        # The call joins the text before it: templates (Mistral's) reject two messages in a row of the same role.
+        before = messages.pop().text if messages and messages[-1].role == "assistant" else ""
+        messages.append(PromptMessage("assistant", before, tuple(result.call for result in results)))
         messages += [PromptMessage("tool", result.output, call=result.call.id) for result in results]
-    messages.append(PromptMessage("user", asked))
+    messages.append(PromptMessage("user", text))
 
 
 def _length(results: Sequence[ToolResult]) -> int:

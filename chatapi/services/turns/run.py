@@ -1,4 +1,4 @@
-"""A turn's course: let in by the gate, bounded in time, its stages noted and its end counted, told as it goes."""
+"""The run of one turn: admission, deadline, timings, metrics, and a bounded stream of what the turn emits."""
 
 from __future__ import annotations
 
@@ -18,150 +18,163 @@ from chatapi.observability.metrics import Metrics
 from chatapi.runtime.admission import Admission, Priority
 
 AHEAD = 16
-"""What a turn may have told before its caller reads it, in items."""
+"""Items that a turn may emit before its caller reads them."""
 
 T = TypeVar("T")
-Tell = Callable[[T], Awaitable[None]]
-Send = Tell[Event]
+Emit = Callable[[T], Awaitable[None]]
+Work = Callable[[Emit[T]], Awaitable[None]]
+"""What a turn does once it is admitted; it calls `emit` with each item."""
+Send = Emit[Event]
 
 
 class ClientDisconnected(Exception):
-    """Raised by what a caller gives a turn while it lasts, its sound or its text: nobody wants the turn any more."""
+    """Raised by a turn's input, audio or text, when its client disconnects; ends the turn as abandoned."""
+
+
+def check_admission(admission: Admission, metrics: Metrics) -> None:
+    """Raises Busy where a new request would be rejected, so that a client need not upload its body first."""
+    try:
+        admission.check()
+    except Busy:
+        metrics.refused.inc()
+        raise
 
 
 @dataclass(frozen=True)
 class TurnLimits:
-    """What is known of a turn before it is let in."""
+    """What is known of a turn before its admission."""
 
     seconds: float
-    """How long it may take, its waiting included."""
+    """Longest duration of the turn, in seconds, time in the queue included."""
     voice_input: bool
-    """Whether it is asked by voice."""
-    speaks: bool
-    """Whether it is answered by voice."""
+    """Whether the input is audio."""
+    voice_reply: bool
+    """Whether the reply is spoken."""
     traceparent: str = ""
-    """The caller's trace, as W3C Trace Context writes it."""
+    """The caller's trace, in the format of W3C Trace Context."""
     kind: Literal["request", "file"] = "request"
-    before: Admission | None = None
-    """A gate to be passed before that of all turns; `seconds` then count from when both let it in."""
-    patience: float = 0
-    """How long it may wait for both, where there is one."""
+    first_admission: Admission | None = None
+    """An admission to pass before the one of all turns; `seconds` then count from the moment both are passed."""
+    wait_seconds: float = 0
+    """Longest wait for both admissions, in seconds; only with `first_admission`."""
 
 
 class TurnRun:
-    """One turn."""
+    """Runs one turn and records how it ended."""
 
-    def __init__(self, admission: Admission, metrics: Metrics, turn_limits: TurnLimits) -> None:
+    def __init__(self, admission: Admission, metrics: Metrics, limits: TurnLimits) -> None:
         self.timings = TurnTimings()
-        self._gate = admission
+        self._admission = admission
         self._metrics = metrics
-        self._terms = turn_limits
-        self._begun = time.monotonic()
-        self._limit = anyio.CancelScope()
-        self._due = 0.0
-        """When it must be over, were there no sound in it, on the event loop's clock."""
+        self._limits = limits
+        self._started = time.monotonic()
+        self._scope = anyio.CancelScope()
+        self._base_deadline = 0.0
+        """The deadline without any audio, on the event loop's clock, in seconds."""
         self._usage = TokenUsage()
         self._error: Exception | None = None
 
     @asynccontextmanager
-    async def taken(
-        self, work: Callable[[Tell[T]], Awaitable[None]], priority: Priority
-    ) -> AsyncIterator[AsyncIterator[T]]:
-        """What `work`, once it is let in, tells; leaving the block stops it. Reading raises what it raised."""
+    async def stream(self, work: Work[T], priority: Priority) -> AsyncIterator[AsyncIterator[T]]:
+        """The items that `work` emits once it is admitted.
+
+        Leaving the block cancels the work. Reading raises the error that the work raised.
+        """
         send, receive = anyio.create_memory_object_stream[T](AHEAD)
         try:
             async with anyio.create_task_group() as group, receive:
                 group.start_soon(self._run, work, priority, send)
                 try:
-                    yield self._told(receive)
+                    yield self._items(receive)
                 finally:
                     group.cancel_scope.cancel()
         except Exception as error:
-            if (one := collapse_exception_group(error)) is not error:
-                raise one from None
+            if (single := collapse_exception_group(error)) is not error:
+                raise single from None
             raise
 
     def mark(self, stage: str) -> None:
-        """Note when a stage was first reached."""
+        """Record the time at which a stage is first reached."""
         if getattr(self.timings, stage) is None:
-            self.timings = replace(self.timings, **{stage: time.monotonic() - self._begun})
+            self.timings = replace(self.timings, **{stage: time.monotonic() - self._started})
 
     def count(self, usage: TokenUsage) -> None:
-        """The tokens of an answer that has ended."""
+        """Record the tokens of a finished answer."""
         self._usage = usage
 
-    def sounded(self, seconds: float) -> None:
-        """So many seconds of sound came or were made so far, and it may take as much longer."""
-        self._limit.deadline = self._due + seconds
+    def extend_deadline(self, audio_seconds: float) -> None:
+        """Extend the deadline by the length of the audio received or synthesized so far, in seconds."""
+        self._scope.deadline = self._base_deadline + audio_seconds
 
-    async def _told(self, receive: MemoryObjectReceiveStream[T]) -> AsyncIterator[T]:
-        async for each in receive:
-            yield each
+    async def _items(self, receive: MemoryObjectReceiveStream[T]) -> AsyncIterator[T]:
+        async for item in receive:
+            yield item
         if self._error is not None:
             raise self._error
 
-    async def _run(
-        self, work: Callable[[Tell[T]], Awaitable[None]], priority: Priority, send: MemoryObjectSendStream[T]
-    ) -> None:
-        """The whole turn; what fails is kept for whoever reads what it tells."""
-        result, turn_limits = "left", self._terms
+    async def _run(self, work: Work[T], priority: Priority, send: MemoryObjectSendStream[T]) -> None:
+        """The whole turn; an error is kept for the reader of the items."""
+        result, limits = "left", self._limits
         async with send:
             try:
-                with self._limit:
-                    self._due_in(turn_limits.seconds if turn_limits.before is None else turn_limits.patience)
-                    await self._admitted(work, priority, send.send)
+                with self._scope:
+                    self._set_deadline(limits.seconds if limits.first_admission is None else limits.wait_seconds)
+                    await self._admit(work, priority, send.send)
                     result = "ok"
-                if self._limit.cancelled_caught:
-                    self._error = self._late()
+                if self._scope.cancelled_caught:
+                    self._error = self._deadline_error()
                     result = self._error.code
             except ClientDisconnected as error:
                 self._error = error
             except Exception as error:
-                self._error = one if isinstance(one := collapse_exception_group(error), Exception) else error
+                single = collapse_exception_group(error)
+                self._error = single if isinstance(single, Exception) else error
                 result = self._error.code if isinstance(self._error, ChatapiError) else "internal_error"
             finally:
-                self._metrics.turn(self._over(result))
+                self._metrics.turn(self._record(result))
 
-    def _due_in(self, seconds: float) -> None:
-        self._due = self._limit.deadline = anyio.current_time() + seconds
+    def _set_deadline(self, seconds: float) -> None:
+        self._base_deadline = self._scope.deadline = anyio.current_time() + seconds
 
-    def _late(self) -> DeadlineExceeded:
-        turn_limits = self._terms
-        if self.timings.admitted is None and turn_limits.before is not None:
-            return DeadlineExceeded(f"others were not done after {turn_limits.patience:g} seconds; ask again later")
-        if turn_limits.kind == "file":
+    def _deadline_error(self) -> DeadlineExceeded:
+        limits = self._limits
+        if self.timings.admitted is None and limits.first_admission is not None:
+            message = f"no slot became free within {limits.wait_seconds:g} seconds; retry later"
+            return DeadlineExceeded(message)
+        if limits.kind == "file":
             return DeadlineExceeded(
-                f"the work took longer than {turn_limits.seconds:g} seconds and the length of its sound"
+                f"the request took longer than {limits.seconds:g} seconds plus the length of its audio"
             )
-        return DeadlineExceeded(f"the answer took longer than the {turn_limits.seconds:g} seconds a turn may take")
+        return DeadlineExceeded(f"the turn took longer than its limit of {limits.seconds:g} seconds")
 
-    def _over(self, result: str) -> TurnRecord:
-        turn_limits = self._terms
+    def _record(self, result: str) -> TurnRecord:
+        limits = self._limits
         return TurnRecord(
-            kind=turn_limits.kind,
-            input="voice" if turn_limits.voice_input else "text",
-            reply="voice" if turn_limits.speaks else "text",
+            kind=limits.kind,
+            input="voice" if limits.voice_input else "text",
+            reply="voice" if limits.voice_reply else "text",
             result=result,
-            since=self._begun,
+            since=self._started,
             timings=self.timings,
             prompt_tokens=self._usage.prompt_tokens,
             completion_tokens=self._usage.completion_tokens,
             cached_tokens=self._usage.cached_tokens,
-            traceparent=turn_limits.traceparent,
+            traceparent=limits.traceparent,
         )
 
-    async def _admitted(self, work: Callable[[Tell[T]], Awaitable[None]], priority: Priority, tell: Tell[T]) -> None:
+    async def _admit(self, work: Work[T], priority: Priority, emit: Emit[T]) -> None:
+        """Wait for a slot, then do the work."""
         async with AsyncExitStack() as slots:
             try:
-                if self._terms.before is not None:
-                    await slots.enter_async_context(self._terms.before.admitted(priority))
-                await slots.enter_async_context(self._gate.admitted(priority))
+                if self._limits.first_admission is not None:
+                    await slots.enter_async_context(self._limits.first_admission.admitted(priority))
+                await slots.enter_async_context(self._admission.admitted(priority))
             except Busy:
-                # What is busy once it was let in (a conversation that still answers) was not refused by the queue.
+                # A Busy after admission (a conversation that still answers) is no rejection by the queue.
                 self._metrics.refused.inc()
                 raise
             with self._metrics.active.track_inprogress():
-                if self._terms.before is not None:
-                    self._due_in(self._terms.seconds)
+                if self._limits.first_admission is not None:
+                    self._set_deadline(self._limits.seconds)
                 self.mark("admitted")
-                await work(tell)
+                await work(emit)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from chatapi.errors import Unprocessable, describe_validation_error
 from chatapi.interfaces.http.openai_aliases import VoiceId, metadata_fault
-from chatapi.services.turns.completion import HOTTEST
+from chatapi.services.turns.completion import MAX_TEMPERATURE
 
 NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 """OpenAI's names of functions and schemas."""
@@ -283,7 +283,7 @@ class ChatRequest(_Form):
     """Longest answer; lowered to what the context has left. Left out: the box's llm.max_tokens."""
     max_completion_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """The newer name of max_tokens."""
-    temperature: Annotated[float, Field(ge=0, le=HOTTEST, allow_inf_nan=False)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE, allow_inf_nan=False)] | None = None
     """Left out: the box's llm.temperature."""
     top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1
     """1, OpenAI's own default, leaves it to what suits the model."""

@@ -19,7 +19,7 @@ from chatapi.interfaces.http.openai.chat_request import ChatCompletionRequest
 from chatapi.interfaces.http.problems import fault
 from chatapi.interfaces.http.streaming import EVENTS, WorkingReply, body, data_of, encoded, start
 from chatapi.observability.metrics import Metrics
-from chatapi.services.turns.chat_completion import SPOKEN_SECONDS, ChatCompletions
+from chatapi.services.turns.chat_completion import AUDIO_ID_SECONDS, ChatCompletions
 
 ENCODINGS = {"wav": "wav", "pcm16": "pcm", "mp3": "mp3", "flac": "flac", "opus": "opus", "aac": "aac"}
 """OpenAI's name of a format -> ours."""
@@ -47,7 +47,7 @@ class ChatReply(WorkingReply):
         }
 
     async def reply(self, send: Send) -> None:
-        async with self._chat.take(self._asked.turn) as events:
+        async with self._chat.run(self._asked.turn) as events:
             await (self._as_chunks if self._asked.stream else self._as_whole)(events, send)
 
     async def _as_whole(self, events: AsyncIterator[Event], send: Send) -> None:
@@ -124,7 +124,7 @@ class ChatReply(WorkingReply):
 
     def spoken(self) -> dict[str, Any]:
         """What the spoken answer can be referred to by, and until when."""
-        return {"id": self._asked.turn.spoken, "expires_at": self._created + SPOKEN_SECONDS}
+        return {"id": self._asked.turn.audio_id, "expires_at": self._created + AUDIO_ID_SECONDS}
 
 
 class _Chunks:

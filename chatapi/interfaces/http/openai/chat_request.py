@@ -21,7 +21,7 @@ from chatapi.interfaces.http.openai import chat_body
 from chatapi.interfaces.http.openai.chat_body import ChatRequest, wrong
 from chatapi.interfaces.http.spooling import Spool
 from chatapi.services.turns.chat_completion import ChatMessage, ChatTurn
-from chatapi.services.turns.completion import LAST_SEED
+from chatapi.services.turns.completion import MAX_SEED
 
 
 @dataclass(frozen=True)
@@ -109,13 +109,13 @@ def _turn(asked: ChatRequest, said: tuple[ChatMessage, ...], appliance: Applianc
         messages=said,
         speak=speak,
         voice=_voice(asked.audio, appliance) if speak and asked.audio else None,
-        spoken=f"audio_{secrets.token_hex(16)}" if speak else "",
+        audio_id=f"audio_{secrets.token_hex(16)}" if speak else "",
         max_tokens=asked.max_completion_tokens or asked.max_tokens,
         temperature=asked.temperature,
         # Ours are shorter; that the same one gives the same answer is all that is asked of it.
-        seed=None if asked.seed is None else asked.seed % (LAST_SEED + 1),
+        seed=None if asked.seed is None else asked.seed % (MAX_SEED + 1),
         sampling=_sampling(asked),
-        form=schema.description or "" if schema is not None else "",
+        schema_description=schema.description or "" if schema is not None else "",
     )
 
 
@@ -166,7 +166,7 @@ def _said(message: Any, place: str, spool: Spool) -> ChatMessage:
     if isinstance(message, chat_body.UserMessage):
         return ChatMessage("user", _parts(message.content, place, spool))
     if isinstance(message, chat_body.ToolMessage):
-        return ChatMessage("tool", _parts(message.content, place, spool), call=message.tool_call_id)
+        return ChatMessage("tool", _parts(message.content, place, spool), tool_call_id=message.tool_call_id)
     if isinstance(message, chat_body.SystemMessage):
         return ChatMessage("system", _parts(message.content, place, spool))
     return _answered(message, place, spool)
@@ -181,7 +181,7 @@ def _answered(message: chat_body.AssistantMessage, place: str, spool: Spool) -> 
         parts = (spoken.transcript,) if spoken.transcript else ()
     if not any(parts) and not calls and spoken is None:
         raise wrong(f"{place}.content", f"{place} holds neither content nor tool_calls", "invalid_value")
-    return ChatMessage("assistant", parts, calls, spoken=spoken.id if spoken is not None else "")
+    return ChatMessage("assistant", parts, calls, audio_id=spoken.id if spoken is not None else "")
 
 
 def _parts(content: str | Sequence[Any], place: str, spool: Spool) -> tuple[str | Source, ...]:

@@ -76,7 +76,7 @@ def router(appliance: Appliance) -> APIRouter:
         openapi_extra=openapi.json_body(SpeechRequest),
     )
     async def speech(request: Request) -> Response:
-        appliance.files.check_room()
+        appliance.speech_service.check_admission()
         asked = await json_body(request, "input, model and voice", _understood)
         return SpeechReply(appliance, asked, _voice(appliance, asked), request.headers.get("traceparent", ""))
 
@@ -123,7 +123,7 @@ class SpeechReply(WorkingReply):
 
     def __init__(self, appliance: Appliance, asked: SpeechRequest, voice: str | None, traceparent: str) -> None:
         super().__init__()
-        self._files = appliance.files
+        self._service = appliance.speech_service
         self._asked = asked
         self._voice = voice
         self._metrics = appliance.metrics
@@ -150,7 +150,7 @@ class SpeechReply(WorkingReply):
         file: Encoder | None = None
         seconds = 0.0
         asked = self._asked
-        async with self._files.read(asked.input, self._voice, asked.speed, self._traceparent) as pieces:
+        async with self._service.synthesize(asked.input, self._voice, asked.speed, self._traceparent) as pieces:
             async for audio in pieces:
                 if file is None:
                     file = Encoder(asked.response_format, audio.rate)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from chatapi.engines import Segment
-from chatapi.services.transcription.transcriber import TranscribedPart
+from chatapi.services.transcription.transcriber import TranscribedChunk
 
 UNSPACED = frozenset(("zh", "ja", "yue", "th", "lo", "my", "km", "bo"))
 """Languages written without spaces between sentences."""
@@ -72,11 +72,11 @@ def duration(seconds: float) -> dict[str, Any]:
 
 
 def verbose(
-    transcribed_parts: Sequence[TranscribedPart], granularities: Sequence[str], translated: bool, warmth: float
+    chunks: Sequence[TranscribedChunk], granularities: Sequence[str], translated: bool, warmth: float
 ) -> dict[str, Any]:
     """All that is known. `warmth`: the temperature that was asked for."""
-    segments = [segment for transcribed_part in transcribed_parts for segment in transcribed_part.segments]
-    seconds = transcribed_parts[-1].done if transcribed_parts else 0.0
+    segments = [segment for chunk in chunks for segment in chunk.segments]
+    seconds = chunks[-1].processed if chunks else 0.0
     spoken = segments[0].language if segments else ""
     document: dict[str, Any] = {
         "task": "translate" if translated else "transcribe",
@@ -86,11 +86,9 @@ def verbose(
     }
     if "segment" in granularities:
         document["segments"] = [
-            _segment(number, segment, transcribed_part, warmth)
-            for number, (segment, transcribed_part) in enumerate(
-                (segment, transcribed_part)
-                for transcribed_part in transcribed_parts
-                for segment in transcribed_part.segments
+            _segment(number, segment, chunk, warmth)
+            for number, (segment, chunk) in enumerate(
+                (segment, chunk) for chunk in chunks for segment in chunk.segments
             )
         ]
     if "word" in granularities:
@@ -102,12 +100,12 @@ def verbose(
     return {**document, "usage": duration(seconds)}
 
 
-def _segment(number: int, segment: Segment, transcribed_part: TranscribedPart, warmth: float) -> dict[str, Any]:
+def _segment(number: int, segment: Segment, chunk: TranscribedChunk, warmth: float) -> dict[str, Any]:
     text = segment.text.encode()
     return {
         "id": number,
         # In hundredths of a second, as Whisper counts its frames.
-        "seek": round(transcribed_part.start * 100),
+        "seek": round(chunk.start * 100),
         "start": round(segment.start, 3),
         "end": round(segment.end, 3),
         "text": segment.text,
@@ -115,7 +113,7 @@ def _segment(number: int, segment: Segment, transcribed_part: TranscribedPart, w
         "temperature": warmth,
         "avg_logprob": segment.logprob,
         "compression_ratio": len(text) / len(zlib.compress(text)),
-        "no_speech_prob": 1 - transcribed_part.probability,
+        "no_speech_prob": 1 - chunk.speech_probability,
     }
 
 

@@ -23,7 +23,7 @@ from chatapi.interfaces.http.openai.uploads import Upload, received
 from chatapi.interfaces.http.problems import fault
 from chatapi.interfaces.http.streaming import EVENTS, WorkingReply, body, data_of, encoded, start
 from chatapi.services.transcription.segmenter import SegmentationRules
-from chatapi.services.transcription.transcriber import TranscribedPart, TranscriptionRequest
+from chatapi.services.transcription.transcriber import TranscribedChunk, TranscriptionRequest
 
 MEDIA_TYPES = {
     "json": "application/json",
@@ -175,11 +175,11 @@ async def _taken(
     request: Request, appliance: Appliance, form: type[TranslationRequest], refused: Mapping[str, str]
 ) -> TranscriptReply:
     """The reply to an upload with such a form; the upload is closed with it, or here where it is refused."""
-    appliance.files.check_room()
+    appliance.transcription_service.check_admission()
     upload = await received(request)
     try:
         asked = understood(form, upload.fields, refused)
-        options = asked.options(appliance.transcription.rules)
+        options = asked.options(appliance.transcriber.rules)
         openai_aliases.model(appliance, "asr", asked.model)
     except BaseException:
         await upload.aclose()
@@ -209,7 +209,7 @@ class TranscriptReply(WorkingReply):
         traceparent: str,
     ) -> None:
         super().__init__()
-        self._files = appliance.files
+        self._service = appliance.transcription_service
         self._upload = upload
         self._options = options
         self._asked = asked
@@ -226,16 +226,16 @@ class TranscriptReply(WorkingReply):
         if isinstance(self._asked, TranscriptionForm) and self._asked.stream:
             await self._as_events(self._asked, send)
             return
-        async with self._files.heard(self._upload.source, self._options, self._traceparent) as transcribed_parts:
-            found = [transcribed_part async for transcribed_part in transcribed_parts]
+        async with self._service.transcribe_file(self._upload.source, self._options, self._traceparent) as chunks:
+            found = [chunk async for chunk in chunks]
         content = self._written(found)
         media_type = MEDIA_TYPES[self._asked.response_format]
         await send(start(media_type, {"Content-Length": str(len(content))}))
         await send(body(content, more=False))
 
-    def _written(self, transcribed_parts: list[TranscribedPart]) -> bytes:
+    def _written(self, chunks: list[TranscribedChunk]) -> bytes:
         asked = self._asked
-        segments = [segment for transcribed_part in transcribed_parts for segment in transcribed_part.segments]
+        segments = [segment for chunk in chunks for segment in chunk.segments]
         if asked.response_format == "text":
             return (transcript_formats.joined(segments) + "\n").encode("utf-8", "replace")
         if asked.response_format == "srt":
@@ -245,14 +245,12 @@ class TranscriptReply(WorkingReply):
         timed = asked.timestamp_granularities if isinstance(asked, TranscriptionForm) else ()
         if asked.response_format == "verbose_json":
             return encoded(
-                transcript_formats.verbose(
-                    transcribed_parts, timed or ("segment",), asked.translated, asked.temperature
-                )
+                transcript_formats.verbose(chunks, timed or ("segment",), asked.translated, asked.temperature)
             )
         document: dict[str, Any] = {"text": transcript_formats.joined(segments)}
         if isinstance(asked, TranscriptionForm) and asked.include:
             document["logprobs"] = transcript_formats.logprobs(segments)
-        document["usage"] = transcript_formats.duration(transcribed_parts[-1].done)
+        document["usage"] = transcript_formats.duration(chunks[-1].processed)
         return encoded(document)
 
     async def _as_events(self, asked: TranscriptionForm, send: Send) -> None:
@@ -268,10 +266,10 @@ class TranscriptReply(WorkingReply):
             await send(body(data_of(data)))
 
         try:
-            async with self._files.heard(self._upload.source, self._options, self._traceparent) as transcribed_parts:
-                async for transcribed_part in transcribed_parts:
-                    seconds = transcribed_part.done
-                    for each in transcribed_part.segments:
+            async with self._service.transcribe_file(self._upload.source, self._options, self._traceparent) as chunks:
+                async for chunk in chunks:
+                    seconds = chunk.processed
+                    for each in chunk.segments:
                         before = transcript_formats.between(each) if segments else ""
                         segments.append(each)
                         await event(_delta(before + each.text.strip(), [each], asked))

@@ -59,7 +59,7 @@ class OutOfBandResponses:
 
     async def _run(self, reply: RealtimeResponse, turn: ChatTurn, *, task_status: TaskStatus[None]) -> None:
         with anyio.CancelScope() as scope:
-            async with self._chat.take(turn) as events:
+            async with self._chat.run(turn) as events:
                 self._going[reply.id] = (reply, scope)
                 try:
                     await reply.begin(None)
@@ -120,16 +120,16 @@ class OutOfBandResponses:
             return ChatMessage(item.role, (item.text or "",))
         if item.output is None:
             return ChatMessage("assistant", (), (item.call,))
-        return ChatMessage("tool", (item.output,), call=item.call.id)
+        return ChatMessage("tool", (item.output,), tool_call_id=item.call.id)
 
 
 def _merged(messages: Iterable[ChatMessage]) -> list[ChatMessage]:
     """Calls stand in one message with what was said before them, as models were taught."""
     found: list[ChatMessage] = []
     for message in messages:
-        if message.calls and found and found[-1].role == "assistant":
+        if message.tool_calls and found and found[-1].role == "assistant":
             before = found.pop()
-            found.append(replace(before, calls=before.calls + message.calls))
+            found.append(replace(before, tool_calls=before.tool_calls + message.tool_calls))
         else:
             found.append(message)
     return found

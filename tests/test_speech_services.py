@@ -1,4 +1,4 @@
-"""Speech written down and texts read aloud: what they take of the gate, how long they may, and how they are counted."""
+"""Transcription and speech requests: their admission, deadline and turn records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wyoming.tts import Synthesize
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
 from chatapi.errors import Busy, DeadlineExceeded, TooLarge, Unprocessable
-from chatapi.services.files import SMALL
+from chatapi.services.transcription.service import SMALL_FILE_BYTES
 from chatapi.services.transcription.transcriber import TranscriptionRequest
 from chatapi.services.turns.completion import Turn
 from conftest import Running, tone, until
@@ -30,7 +30,7 @@ CLIP = np.concatenate([np.zeros(RATE, np.float32), tone(1.0), np.zeros(RATE, np.
 
 
 def counted(appliance: Appliance) -> dict[str, float]:
-    """What has become of the turns so far: how many, by kind, heard, reply and result."""
+    """The number of turns so far by kind, input, reply and result."""
     (family,) = appliance.metrics.turns.collect()
     names = ("kind", "input", "reply", "result")
     return {
@@ -40,17 +40,17 @@ def counted(appliance: Appliance) -> dict[str, float]:
     }
 
 
-def refused(appliance: Appliance) -> float:
+def rejected(appliance: Appliance) -> float:
     (family,) = appliance.metrics.refused.collect()
     return next(each.value for each in family.samples if each.name.endswith("_total"))
 
 
-async def blocks(*given: Samples) -> AsyncIterator[Samples]:
-    for each in given:
-        yield each
+async def stream(*blocks: Samples) -> AsyncIterator[Samples]:
+    for block in blocks:
+        yield block
 
 
-async def test_what_comes_over_wyoming_has_a_slot_and_is_counted(echo: Running) -> None:
+async def test_wyoming_requests_hold_a_slot_and_are_counted(echo: Running) -> None:
     async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
             await client.write_event(Transcribe().event())
@@ -63,83 +63,83 @@ async def test_what_comes_over_wyoming_has_a_slot_and_is_counted(echo: Running) 
         assert counted(appliance) == {"file voice text ok": 1, "file text voice ok": 1}
 
 
-async def test_who_asks_for_something_else_in_the_middle_of_a_sound_has_left_it(echo: Running) -> None:
+async def test_new_request_in_the_middle_of_a_stream_abandons_the_stream(echo: Running) -> None:
     async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
         start = AudioStart(RATE, 2, 1)
-        came = await ask(port, Transcribe(), start, Transcribe(), *sound(CLIP), end=["transcript-stop"])
-        assert [each.type for each in came].count("transcript") == 1
+        events = await ask(port, Transcribe(), start, Transcribe(), *sound(CLIP), end=["transcript-stop"])
+        assert [event.type for event in events].count("transcript") == 1
         await until(lambda: appliance.admission.used == 0)
         assert counted(appliance) == {"file voice text left": 1, "file voice text ok": 1}
 
 
-async def test_a_full_box_refuses_what_comes_over_wyoming(echo: Running) -> None:
+async def test_full_queue_rejects_wyoming_requests(echo: Running) -> None:
     async with echo("limits.concurrent=1", "limits.queue=0") as appliance, open_to_wyoming(appliance) as (_, port):
         async with appliance.admission.admitted():
-            for asked in ([Transcribe(), *sound(CLIP)], [Synthesize("Hello.")]):
-                (error,) = await ask(port, *asked, end=["transcript", "audio-stop"])
+            for request in ([Transcribe(), *sound(CLIP)], [Synthesize("Hello.")]):
+                (error,) = await ask(port, *request, end=["transcript", "audio-stop"])
                 assert (error.type, error.data["code"]) == ("error", "busy")
-        assert refused(appliance) == 2
+        assert rejected(appliance) == 2
 
 
-async def test_only_the_queue_refuses(echo: Running) -> None:
+async def test_busy_conversation_is_not_counted_as_a_rejection(echo: Running) -> None:
     async with echo() as appliance:
-        with appliance.conversation.answering_alone("mine"), pytest.raises(Busy):
-            async with appliance.conversation.take(Turn(prompt="hello", conversation="mine")) as events:
+        with appliance.completions.exclusive("mine"), pytest.raises(Busy):
+            async with appliance.completions.run(Turn(prompt="hello", conversation="mine")) as events:
                 [event async for event in events]
-        assert refused(appliance) == 0
+        assert rejected(appliance) == 0
         assert counted(appliance) == {"request text text conversation_busy": 1}
 
 
-async def test_a_speaker_who_never_ends_is_ended(echo: Running) -> None:
+async def test_endless_stream_ends_at_its_limits(echo: Running) -> None:
     async def silent() -> AsyncGenerator[Samples, None]:
         yield CLIP[:1000]
         await anyio.sleep_forever()
 
     async with echo("limits.turn_seconds=0.1", "limits.audio_seconds=2") as appliance:
         with pytest.raises(DeadlineExceeded):
-            async with appliance.files.dictated(silent()) as found:
-                [each async for each in found]
+            async with appliance.transcription_service.transcribe_stream(silent()) as items:
+                [item async for item in items]
         with pytest.raises(TooLarge):
-            async with appliance.files.dictated(blocks(CLIP)) as found:
-                [each async for each in found]
+            async with appliance.transcription_service.transcribe_stream(stream(CLIP)) as items:
+                [item async for item in items]
         await until(lambda: appliance.admission.used == 0)
 
 
-async def test_a_text_without_words_is_counted_as_what_it_is(echo: Running) -> None:
+async def test_text_without_words_is_counted_as_empty_text(echo: Running) -> None:
     async def nothing() -> AsyncIterator[str]:
         yield " ... "
 
     async with echo() as appliance:
-        with pytest.raises(Unprocessable, match="nothing to say"):
-            async with appliance.files.followed(nothing(), appliance.synthesis.voice(None)) as found:
-                [each async for each in found]
+        with pytest.raises(Unprocessable, match="no words to speak"):
+            async with appliance.speech_service.synthesize_stream(nothing(), appliance.synthesis.voice(None)) as items:
+                [item async for item in items]
         assert counted(appliance) == {"file text voice empty_text": 1}
 
 
-async def test_a_text_that_is_no_longer_wanted_lets_go_of_the_voice_at_once(echo: Running) -> None:
+async def test_closed_synthesis_closes_its_generators_at_once(echo: Running) -> None:
     async def endless() -> AsyncGenerator[str, None]:
         while True:
             yield "A sentence. "
             await anyio.lowlevel.checkpoint()
 
-    left, hooks, text = [], sys.get_asyncgen_hooks(), endless()
+    leaked, hooks, text = [], sys.get_asyncgen_hooks(), endless()
 
-    def thrown_away(generator: AsyncGenerator[object, None]) -> None:
-        left.append(generator.__name__)
+    def on_finalize(generator: AsyncGenerator[object, None]) -> None:
+        leaked.append(generator.__name__)
         hooks.finalizer(generator)
 
     async with echo() as appliance:
-        said = appliance.synthesis.follow(text, appliance.synthesis.voice(None))
-        sys.set_asyncgen_hooks(finalizer=thrown_away)
-        await anext(said)
-        await said.aclose()
+        speech = appliance.synthesis.synthesize_deltas(text, appliance.synthesis.voice(None))
+        sys.set_asyncgen_hooks(finalizer=on_finalize)
+        await anext(speech)
+        await speech.aclose()
         sys.set_asyncgen_hooks(*hooks)
         await text.aclose()
-        assert left == []
+        assert leaked == []
 
 
-def streamed(samples: np.ndarray) -> bytes:
-    """As a browser records it, which does not know yet how long it will be."""
+def recorded_live(samples: np.ndarray) -> bytes:
+    """WebM as a browser records it, which does not know the duration in advance."""
     file = io.BytesIO()
     with av.open(file, "w", format="webm", options={"live": "1"}) as out:
         stream = out.add_stream("libopus", rate=48_000, layout="mono")
@@ -153,19 +153,18 @@ def streamed(samples: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-async def test_a_large_recording_that_states_no_length_waits_with_the_long_ones(
+async def test_large_recording_without_a_duration_waits_in_the_queue_of_long_recordings(
     echo: Running, rng: np.random.Generator
 ) -> None:
-    file = streamed(rng.normal(0, 0.1, 12 * 48_000))
-    assert len(file) > SMALL
+    file = recorded_live(rng.normal(0, 0.1, 12 * 48_000))
+    assert len(file) > SMALL_FILE_BYTES
     async with echo("limits.concurrent=1") as appliance, anyio.create_task_group() as group:
+        service = appliance.transcription_service
 
-        async def heard() -> None:
-            async with appliance.files.heard(file, TranscriptionRequest()) as transcribed_parts:
-                assert [transcribed_part.done async for transcribed_part in transcribed_parts][-1] == pytest.approx(
-                    12, abs=0.1
-                )
+        async def transcribe() -> None:
+            async with service.transcribe_file(file, TranscriptionRequest()) as chunks:
+                assert [chunk.processed async for chunk in chunks][-1] == pytest.approx(12, abs=0.1)
 
-        async with appliance.files.long.admitted():
-            group.start_soon(heard)
-            await until(lambda: appliance.files.long.waiting == 1)
+        async with service.long_recordings.admitted():
+            group.start_soon(transcribe)
+            await until(lambda: service.long_recordings.waiting == 1)

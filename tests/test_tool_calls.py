@@ -1,4 +1,4 @@
-"""Functions told in words to a model that knows none, and calls read out of what it writes."""
+"""Tools described in the prompt of a model without native support, and calls parsed from its text."""
 
 from __future__ import annotations
 
@@ -25,48 +25,48 @@ from chatapi.engines.llm import json_schemas
 from chatapi.errors import Unprocessable
 from chatapi.events import Token, ToolCall
 from chatapi.services.turns.chat_completion import ChatCompletions, ChatMessage, ChatTurn, FixedPrompt
-from chatapi.services.turns.tool_call_parser import ToolCallReader, generate
+from chatapi.services.turns.tool_call_parser import ToolCallParser, generate
 
 CITY = {"type": "object", "properties": {"city": {"$ref": "#/$defs/c"}}, "$defs": {"c": {"type": "string"}}}
 WEATHER, NEWS = Tool("weather", "Tells it.", CITY), Tool("news", "", {"type": "object", "properties": {}})
-ASKED = [PromptMessage("system", "Be brief."), PromptMessage("user", "Is it raining in Paris?")]
+MESSAGES = [PromptMessage("system", "Be brief."), PromptMessage("user", "Is it raining in Paris?")]
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 
 
 class Scripted:
-    """A language model that writes what it is told to, and keeps what it was asked."""
+    """A language model that yields a given text and records its requests."""
 
     slots = 1
     continues = True
 
     def __init__(self, text: str, reason: str = "stop", can: Sequence[Capability] = ("schema",), size: int = 3) -> None:
         self.can = frozenset(can)
-        self.asked: list[tuple[Sequence[PromptMessage], Sampling]] = []
-        self._pieces = [text[at : at + size] for at in range(0, len(text), size)]
+        self.requests: list[tuple[Sequence[PromptMessage], Sampling]] = []
+        self._chunks = [text[at : at + size] for at in range(0, len(text), size)]
         self._reason = reason
 
     def generate(
         self, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop = never
     ) -> Iterator[TokenChunk]:
-        self.asked.append((messages, sampling))
-        for piece in self._pieces:
-            yield TokenChunk(piece, tokens=(Token(piece, 0.0, piece.encode()),))
-        yield TokenChunk("", self._reason, TokenUsage(1, len(self._pieces)))
+        self.requests.append((messages, sampling))
+        for chunk in self._chunks:
+            yield TokenChunk(chunk, tokens=(Token(chunk, 0.0, chunk.encode()),))
+        yield TokenChunk("", self._reason, TokenUsage(1, len(self._chunks)))
 
     def whole(self, messages: Sequence[PromptMessage], stop: Stop = never) -> Iterator[float]:
         return iter(())
 
 
 def run(model: Scripted, *tools: Tool, **sampling: Any) -> tuple[str, list[tuple[str, Any]], str | None]:
-    """The words, the calls, and why it ended."""
-    pieces = list(generate(model, ASKED, Sampling(tools=tools, **sampling)))
-    calls = [(call.name, json.loads(call.arguments)) for piece in pieces for call in piece.calls]
-    return "".join(piece.text for piece in pieces), calls, pieces[-1].finish_reason
+    """The text, the calls, and the finish reason."""
+    chunks = list(generate(model, MESSAGES, Sampling(tools=tools, **sampling)))
+    calls = [(call.name, json.loads(call.arguments)) for chunk in chunks for call in chunk.calls]
+    return "".join(chunk.text for chunk in chunks), calls, chunks[-1].finish_reason
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 1000])
 @pytest.mark.parametrize(
-    ("text", "words", "calls"),
+    ("text", "expected", "calls"),
     [
         (CALL, "", 1),
         (f"\n {CALL}", "", 1),
@@ -82,64 +82,68 @@ def run(model: Scripted, *tools: Tool, **sampling: Any) -> tuple[str, list[tuple
         ("", None, 0),
     ],
 )
-def test_calls_are_told_from_words_however_they_arrive(size: int, text: str, words: str | None, calls: int) -> None:
-    said, found, reason = run(Scripted(text, size=size), WEATHER, NEWS)
-    assert said == (text if words is None else words)
+def test_calls_are_separated_from_text_at_any_chunk_size(
+    size: int, text: str, expected: str | None, calls: int
+) -> None:
+    answer, found, reason = run(Scripted(text, size=size), WEATHER, NEWS)
+    assert answer == (text if expected is None else expected)
     assert found == [("weather", {"city": "Paris"})] * calls
     assert reason == ("tool_calls" if calls else "stop")
 
 
-def test_words_are_given_out_as_soon_as_they_cannot_be_a_call() -> None:
-    reader = ToolCallReader(["weather"])
-    assert [reader.feed(piece) for piece in ("<", "b> it", " rains<too", "l")] == ["", "<b> it", " rains", ""]
-    assert reader.finish() == ("<tool", [])
+def test_text_is_passed_on_as_soon_as_it_cannot_be_a_call() -> None:
+    parser = ToolCallParser(["weather"])
+    assert [parser.feed(text) for text in ("<", "b> it", " rains<too", "l")] == ["", "<b> it", " rains", ""]
+    assert parser.finish() == ("<tool", [])
 
 
 @pytest.mark.parametrize("choice", ["auto", ":weather"])
-def test_while_a_call_is_written_it_is_seen_that_the_engine_is_at_work(choice: str) -> None:
+def test_empty_chunks_show_progress_while_a_call_is_generated(choice: str) -> None:
     model = Scripted(CALL, size=3)
-    pieces = list(generate(model, ASKED, Sampling(tools=(WEATHER,), tool_choice=choice)))
-    assert [piece.text for piece in pieces] == [""] * (len(CALL) // 3 + (len(CALL) % 3 > 0) + 1)
+    chunks = list(generate(model, MESSAGES, Sampling(tools=(WEATHER,), tool_choice=choice)))
+    assert [chunk.text for chunk in chunks] == [""] * (len(CALL) // 3 + (len(CALL) % 3 > 0) + 1)
 
 
-def test_an_engine_whose_caller_leaves_is_stopped_though_somebody_still_holds_what_it_gives() -> None:
+def test_closing_the_answer_stops_an_engine_whose_generator_is_still_referenced() -> None:
     model = Scripted(CALL)
-    held = model.generate(ASKED, Sampling())
+    held = model.generate(MESSAGES, Sampling())
     model.generate = lambda *_: held  # type: ignore[method-assign]
-    answer = generate(model, ASKED, Sampling(tools=(WEATHER,)))
+    answer = generate(model, MESSAGES, Sampling(tools=(WEATHER,)))
     next(answer)
     assert isinstance(answer, Generator)
     answer.close()
     assert next(held, None) is None
 
 
-def test_tokens_stay_with_their_words() -> None:
-    pieces = list(generate(Scripted("<to be"), ASKED, Sampling(tools=(WEATHER,), logprobs=0)))
-    assert "".join(token.text for piece in pieces for token in piece.tokens) == "<to be"
+def test_tokens_stay_with_their_text() -> None:
+    chunks = list(generate(Scripted("<to be"), MESSAGES, Sampling(tools=(WEATHER,), logprobs=0)))
+    assert "".join(token.text for chunk in chunks for token in chunk.tokens) == "<to be"
 
 
-def test_only_one_call_is_taken_where_several_are_not_wanted() -> None:
+def test_only_one_call_without_parallel_calls() -> None:
     assert len(run(Scripted(CALL + CALL), WEATHER, parallel=False)[1]) == 1
 
 
-def test_a_function_that_must_be_called_is_written_as_its_arguments() -> None:
+def test_chosen_tool_is_generated_as_its_arguments() -> None:
     model = Scripted('{"city": "Paris"}')
     assert run(model, WEATHER, NEWS, tool_choice=":weather") == ("", [("weather", {"city": "Paris"})], "tool_calls")
-    [(messages, sampling)] = model.asked
+    [(messages, sampling)] = model.requests
     assert sampling.schema == CITY and sampling.tools == ()
     assert messages[0].text.startswith("Be brief.\n\nYou can have these functions called")
     assert "news" not in messages[0].text
 
 
-def test_what_was_cut_is_given_as_it_is() -> None:
-    [*_, last] = generate(Scripted('{"city": "Pa', "length"), ASKED, Sampling(tools=(WEATHER,), tool_choice="required"))
+def test_cut_arguments_are_passed_on_as_they_are() -> None:
+    [*_, last] = generate(
+        Scripted('{"city": "Pa', "length"), MESSAGES, Sampling(tools=(WEATHER,), tool_choice="required")
+    )
     assert (last.finish_reason, last.calls[0].arguments) == ("length", '{"city": "Pa')
 
 
-def test_one_of_several_functions_is_held_to_a_schema_of_them_all() -> None:
+def test_required_choice_is_constrained_to_a_schema_of_all_tools() -> None:
     model = Scripted('{"name": "weather", "arguments": {"city": "Paris"}}')
     assert run(model, WEATHER, NEWS, tool_choice="required")[1] == [("weather", {"city": "Paris"})]
-    schema = model.asked[0][1].schema
+    schema = model.requests[0][1].schema
     assert schema is not None
     json_schemas.check(schema)
     for value, fits in (
@@ -152,41 +156,41 @@ def test_one_of_several_functions_is_held_to_a_schema_of_them_all() -> None:
         assert jsonschema_rs.is_valid(schema, value) is fits, value
 
 
-def test_an_answer_of_a_form_or_a_call_is_held_to_either() -> None:
-    form = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
+def test_schema_and_tools_constrain_the_answer_to_either() -> None:
+    answer = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
     model = Scripted('{"answer": "no"}')
-    assert run(model, WEATHER, schema=form) == ('{"answer": "no"}', [], "stop")
-    schema = model.asked[0][1].schema
+    assert run(model, WEATHER, schema=answer) == ('{"answer": "no"}', [], "stop")
+    schema = model.requests[0][1].schema
     assert jsonschema_rs.is_valid(schema, {"answer": "no"})
     assert jsonschema_rs.is_valid(schema, {"name": "weather", "arguments": {}})
     assert not jsonschema_rs.is_valid(schema, {"answer": 5})
 
 
-def test_calls_and_results_are_told_in_words() -> None:
+def test_calls_and_results_become_text() -> None:
     model = Scripted("It is sunny.")
     turns = [
-        *ASKED,
+        *MESSAGES,
         PromptMessage("assistant", "", (ToolCall("c1", "weather", '{"city": "Paris"}'), ToolCall("c2", "news", "{}"))),
         PromptMessage("tool", "sunny", call="c1"),
         PromptMessage("tool", "none", call="c2"),
     ]
     list(generate(model, turns, Sampling(tools=(WEATHER,), tool_choice="none")))
-    [(messages, _)] = model.asked
-    assert messages[0] == ASKED[0]
+    [(messages, _)] = model.requests
+    assert messages[0] == MESSAGES[0]
     assert messages[2].text.startswith(CALL)
     assert [message.text for message in messages[3:]] == [
         "<tool_response>\nsunny\n</tool_response>\n<tool_response>\nnone\n</tool_response>"
     ]
 
 
-def test_an_engine_that_knows_tools_is_given_them_as_they_are() -> None:
+def test_native_tool_support_gets_the_tools_unchanged() -> None:
     model = Scripted("It is sunny.", can=("tools",))
     run(model, WEATHER, tool_choice="required")
-    assert model.asked == [(ASKED, Sampling(tools=(WEATHER,), tool_choice="required"))]
+    assert model.requests == [(MESSAGES, Sampling(tools=(WEATHER,), tool_choice="required"))]
 
 
 @pytest.mark.parametrize(
-    ("schema", "told"),
+    ("schema", "message"),
     [
         ({"type": "blub"}, "no type 'blub'"),
         ({"type": [{}]}, "no type"),
@@ -212,14 +216,14 @@ def test_an_engine_that_knows_tools_is_given_them_as_they_are() -> None:
         ({"additionalProperties": {"type": "x"}}, "#/additionalProperties: there is no type"),
     ],
 )
-def test_a_schema_that_cannot_be_followed_is_refused_with_its_place(schema: dict[str, Any], told: str) -> None:
+def test_unsupported_schema_is_rejected_with_its_location(schema: dict[str, Any], message: str) -> None:
     with pytest.raises(Unprocessable) as caught:
         json_schemas.check(schema)
-    assert told in caught.value.message
+    assert message in caught.value.message
     assert caught.value.code == "invalid_json_schema"
 
 
-def test_schemas_that_can_be_followed_are_taken() -> None:
+def test_supported_schemas_are_accepted() -> None:
     tree = {"type": "object", "properties": {"left": {"$ref": "#/$defs/t"}, "name": {"pattern": "^[a-z]{1,9}$"}}}
     json_schemas.check({"$defs": {"t": tree}, "$ref": "#/$defs/t"})
     json_schemas.check({"type": ["string", "null"], "allOf": [{"minLength": 1}], "additionalProperties": False})
@@ -227,7 +231,7 @@ def test_schemas_that_can_be_followed_are_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sampling", "can", "param"),
+    ("sampling", "capabilities", "param"),
     [
         (Sampling(top_p=0.5), (), "top_p"),
         (Sampling(frequency_penalty=0.5), ("top_p",), "frequency_penalty"),
@@ -241,27 +245,27 @@ def test_schemas_that_can_be_followed_are_taken() -> None:
         (Sampling(seed=1, stop_texts=("a",)), (), None),
     ],
 )
-def test_what_an_engine_cannot_do_is_refused_by_name(
-    sampling: Sampling, can: Sequence[Capability], param: str | None
+def test_unsupported_parameter_is_named(
+    sampling: Sampling, capabilities: Sequence[Capability], param: str | None
 ) -> None:
-    assert ChatCompletions.lacking(sampling, frozenset(can)) == param
+    assert ChatCompletions.unsupported_parameter(sampling, frozenset(capabilities)) == param
 
 
-def test_a_limit_above_what_the_context_has_left_is_lowered_to_it() -> None:
-    given = FixedPrompt((PromptMessage("user", "a"),))
-    shorter = given.shortened(ContextOverflow(1100, 512), Sampling(max_tokens=1000))
-    assert shorter.room == 412
+def test_limit_above_the_rest_of_the_context_is_lowered_to_it() -> None:
+    prompt = FixedPrompt((PromptMessage("user", "a"),))
+    shorter = prompt.shortened(ContextOverflow(1100, 512), Sampling(max_tokens=1000))
+    assert shorter.max_tokens == 412
     model = Scripted("a")
     engine: LanguageModel = model
     list(shorter.generate(engine, shorter.messages(), Sampling(max_tokens=1000), never))
-    assert model.asked[0][1].max_tokens == 412
-    assert shorter.shortened(ContextOverflow(513, 512), Sampling(max_tokens=1000)).room == 411
-    with pytest.raises(Unprocessable, match="need 512 tokens, and 512 fit"):
+    assert model.requests[0][1].max_tokens == 412
+    assert shorter.shortened(ContextOverflow(513, 512), Sampling(max_tokens=1000)).max_tokens == 411
+    with pytest.raises(Unprocessable, match="need 512 tokens; the model's context has 512"):
         shorter.shortened(ContextOverflow(924, 512), Sampling(max_tokens=1000))
-    with pytest.raises(Unprocessable, match="need 500 tokens, and 512 fit"):
-        given.shortened(ContextOverflow(600, 512), Sampling(max_tokens=100))
+    with pytest.raises(Unprocessable, match="need 500 tokens; the model's context has 512"):
+        prompt.shortened(ContextOverflow(600, 512), Sampling(max_tokens=100))
 
 
-def test_a_turn_knows_whether_there_is_something_to_hear() -> None:
-    assert not ChatTurn((ChatMessage("user", ("a",)),)).heard
-    assert ChatTurn((ChatMessage("user", ("a", b"RIFF")),)).heard
+def test_turn_knows_whether_it_has_audio() -> None:
+    assert not ChatTurn((ChatMessage("user", ("a",)),)).has_audio
+    assert ChatTurn((ChatMessage("user", ("a", b"RIFF")),)).has_audio
