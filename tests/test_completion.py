@@ -175,7 +175,7 @@ def test_a_turn_is_counted(served: Served) -> None:
     client.post("/completion", json={"prompt": "hello", "reply": "voice"})
     client.post("/completion", json={"prompt": " "})
     page = client.get("/metrics").text
-    assert 'chatapi_turns_total{heard="text",kind="request",reply="voice",result="ok"} 1.0' in page
+    assert 'chatapi_turns_total{input="text",kind="request",reply="voice",result="ok"} 1.0' in page
     assert 'chatapi_errors_total{code="empty_prompt"} 1.0' in page
     assert 'chatapi_turn_stage_seconds_count{stage="first_audio"} 1.0' in page
     assert 'chatapi_http_requests_total{method="POST",route="/completion",status="422"} 1.0' in page

@@ -156,7 +156,7 @@ def test_a_full_box_refuses_and_says_when_to_come_again(echo_settings: Callable[
         assert full.client.post(TRANSCRIPTIONS, files={"file": LONG}).status_code == 200
         counted = full.client.get("/metrics").text
         assert "chatapi_turns_refused_total 1.0" in counted
-        assert 'chatapi_turns_total{heard="voice",kind="file",reply="text",result="ok"} 1.0' in counted
+        assert 'chatapi_turns_total{input="voice",kind="file",reply="text",result="ok"} 1.0' in counted
 
 
 def test_long_recordings_leave_room_for_turns(echo_settings: Callable[..., Settings]) -> None:

@@ -311,8 +311,8 @@ def test_turns_and_tokens_are_counted_as_those_of_conversations(served: Served) 
         client.chat.completions.create(model="default", messages=ASKED)
         client.chat.completions.create(model="default", messages=[{"role": "user", "content": [heard(0.5)]}], **SPOKEN)  # type: ignore[list-item,misc]
     page = served.client.get("/metrics").text
-    assert 'chatapi_turns_total{heard="text",kind="request",reply="text",result="ok"} 1.0' in page
-    assert 'chatapi_turns_total{heard="voice",kind="request",reply="voice",result="ok"} 1.0' in page
+    assert 'chatapi_turns_total{input="text",kind="request",reply="text",result="ok"} 1.0' in page
+    assert 'chatapi_turns_total{input="voice",kind="request",reply="voice",result="ok"} 1.0' in page
     assert re.search(r'chatapi_tokens_total\{kind="completion"\} [1-9]', page)
 
 

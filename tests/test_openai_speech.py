@@ -184,7 +184,7 @@ def test_what_fails_in_the_middle_is_an_event_or_a_broken_file_and_never_a_whole
         with pytest.raises(httpx.RemoteProtocolError):
             slow.client.post("/v1/audio/speech", json=asked)
         counted = slow.client.get("/metrics").text
-        assert 'chatapi_turns_total{heard="text",kind="file",reply="voice",result="deadline_exceeded"} 2.0' in counted
+        assert 'chatapi_turns_total{input="text",kind="file",reply="voice",result="deadline_exceeded"} 2.0' in counted
 
 
 def test_a_full_box_says_when_to_come_again(echo_settings: Callable[..., Settings]) -> None:

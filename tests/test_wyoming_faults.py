@@ -211,7 +211,7 @@ async def test_who_leaves_leaves_no_work_behind(echo: Running) -> None:
             await until(client, "handled-chunk")
         await eventually(lambda: server.health["connections"] == 0 and appliance.engines.llm.admission.used == 0)
         assert (
-            'chatapi_turns_total{heard="text",kind="request",reply="text",result="left"} 1.0'
+            'chatapi_turns_total{input="text",kind="request",reply="text",result="left"} 1.0'
             in appliance.metrics.page().decode()
         )
 
