@@ -290,7 +290,7 @@ def test_a_client_that_leaves_stops_the_engines_and_frees_the_gate(
         wait_until(lambda: served.appliance.engines.llm.admission.used == 0)
         wait_until(lambda: served.appliance.engines.tts.admission.used == 0)
         page = served.client.get("/metrics").text
-        assert f'chatapi_turns_total{{input="text",kind="request",reply="{reply}",result="left"}} 1.0' in page
+        assert f'chatapi_turns_total{{input="text",kind="request",reply="{reply}",result="disconnected"}} 1.0' in page
 
 
 def test_a_client_that_stops_reading_is_dropped_and_frees_the_gate(echo_settings: Callable[..., Settings]) -> None:

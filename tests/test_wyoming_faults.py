@@ -74,7 +74,7 @@ async def raw(port: int, *sent: bytes) -> list[dict[str, Any]]:
         ([Event("audio-start", {"rate": RATE})], "invalid_value", "width must be there"),
         ([START, AudioChunk(8000, 2, 1, b"00")], "bad_audio", "another format than its audio-start"),
         ([START, AudioChunk(RATE, 2, 1, b"000"), Event("audio-stop")], "bad_audio", "1 bytes of a frame of 2"),
-        ([Transcribe(name="whisper-huge")], "unknown_model", "there is echo"),
+        ([Transcribe(name="whisper-huge")], "unknown_model", "there is fake"),
         ([Transcribe(language="xx")], "unknown_language", "supported languages: en, de"),
         ([Event("transcribe", {"language": 5})], "invalid_value", "language must be text"),
         ([Event("transcript", {"text": None})], "invalid_value", "text must be text"),
@@ -83,10 +83,10 @@ async def raw(port: int, *sent: bytes) -> list[dict[str, Any]]:
         ([Event("transcript", {})], "invalid_value", "text must be there"),
         ([Event("transcript", {"text": "a", "context": [1]})], "invalid_value", "context must be a table"),
         ([Transcript("a", context={"conversation_id": "x" * 201})], "invalid_value", "at most 200"),
-        ([Detect(names=["hey_jarvis"])], "unknown_wake_word", "there is echo"),
-        ([Event("detect", {"names": "echo"})], "invalid_value", "names must be a list"),
+        ([Detect(names=["hey_jarvis"])], "unknown_wake_word", "there is fake"),
+        ([Event("detect", {"names": "fake"})], "invalid_value", "names must be a list"),
         ([Synthesize("Hello.", SynthesizeVoice("nobody"))], "unknown_voice", "there are: fake, fake-high"),
-        ([Synthesize("Hello.", SynthesizeVoice("echo", speaker="2"))], "unknown_speaker", "every voice here has one"),
+        ([Synthesize("Hello.", SynthesizeVoice("fake", speaker="2"))], "unknown_speaker", "every voice here has one"),
         ([Synthesize("<speak/>", text_format="ssml")], "unsupported_text_format", "only text is spoken"),
         ([Synthesize("!")], "empty_text", "no words to speak"),
         ([Synthesize("a" * 101)], "text_too_long", "more than 100 characters"),
@@ -211,7 +211,7 @@ async def test_who_leaves_leaves_no_work_behind(echo: Running) -> None:
             await until(client, "handled-chunk")
         await eventually(lambda: server.health["connections"] == 0 and appliance.engines.llm.admission.used == 0)
         assert (
-            'chatapi_turns_total{input="text",kind="request",reply="text",result="left"} 1.0'
+            'chatapi_turns_total{input="text",kind="request",reply="text",result="disconnected"} 1.0'
             in appliance.metrics.page().decode()
         )
 

@@ -98,7 +98,7 @@ class _Library:
         for stage, start, end in intervals(over.timings):
             span = self._tracer.start_span(stage, within, start_time=_nanoseconds(begun + start))
             span.end(_nanoseconds(begun + end))
-        if over.result not in ("ok", "left", "interrupted", "retracted"):
+        if over.result not in ("ok", "disconnected", "interrupted", "retracted"):
             turn.set_attribute("error.type", over.result)
             turn.set_status(self._api.StatusCode.ERROR, over.result)
         turn.end(_nanoseconds(ended))

@@ -140,7 +140,7 @@ class Answer:
 
     def counted(self) -> TurnRecord:
         """What became of it, once nothing more does."""
-        ended = self.failure or ("ok" if self.over else "left")
+        ended = self.failure or ("ok" if self.over else "disconnected")
         return TurnRecord(
             kind="live",
             input="voice",

@@ -114,7 +114,7 @@ class TurnRun:
 
     async def _run(self, work: Work[T], priority: Priority, send: MemoryObjectSendStream[T]) -> None:
         """The whole turn; an error is kept for the reader of the items."""
-        result, limits = "left", self._limits
+        result, limits = "disconnected", self._limits
         async with send:
             try:
                 with self._scope:
