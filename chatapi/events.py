@@ -134,7 +134,7 @@ class TurnRecord:
     input: Literal["text", "voice"]
     reply: Literal["text", "voice"]
     result: str
-    """ok, disconnected (the client went away), interrupted, retracted (it was no turn yet), or the code of the error it ended in."""
+    """ok, disconnected (the client went away), interrupted, retracted (it was no turn yet), or an error code."""
     since: float
     """What the timings counts from, on the monotonic clock."""
     timings: TurnTimings

@@ -149,7 +149,7 @@ async def test_who_leaves_in_the_middle_of_an_answer_is_counted_too(echo: Runnin
             await session.respond(" ".join(["word"] * 100))
         labels = {"kind": "live", "input": "voice", "reply": "voice"}
         await until(lambda: bool(appliance.metrics.registry.get_sample_value(
-            "chatapi_turns_total", {**labels, "result": "left"})))  # fmt: skip
+            "chatapi_turns_total", {**labels, "result": "disconnected"})))  # fmt: skip
 
 
 async def test_live_sessions_are_counted_by_door_and_those_refused(echo: Running) -> None:

@@ -256,7 +256,7 @@ def test_by_default_nothing_of_it_is_even_loaded() -> None:
 
 def test_turns_without_a_trace_of_their_own_begin_one(collector: Collector) -> None:
     tracing = Tracing(TraceSettings(endpoint=f"{collector.endpoint}/"))
-    for result in ("ok", "left", "interrupted", "retracted", "busy"):
+    for result in ("ok", "disconnected", "interrupted", "retracted", "busy"):
         tracing.turn(replace(OVER, result=result))
     tracing.close()
     turns = {attributes(turn)["chatapi.turn.result"]: turn for turn in collector.turns()}
