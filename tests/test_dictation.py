@@ -16,7 +16,7 @@ from chatapi.events import Transcript
 from chatapi.services.transcription.segmenter import SegmentationRules, SpeechRegionFinder, regions
 from chatapi.services.transcription.streaming import StreamingTranscriber
 from conftest import Running, tone
-from wyoming_peer import written
+from wyoming_peer import pcm
 
 CLIP = np.concatenate([part for length in (0.4, 2.0, 0.7) for part in (np.zeros(RATE, np.float32), tone(length))])
 
@@ -85,15 +85,15 @@ def test_what_is_needed_is_never_forgotten(probabilities: list[float], longest: 
 @pytest.mark.parametrize("size", [1, 7, 999])
 def test_raw_sound_is_the_same_however_it_is_split(width: int, least: float, channels: int, size: int) -> None:
     samples = tone(0.02, level=0.9)
-    data, pcm = written(samples, width, channels), Pcm(RATE, width, channels)
-    parts = [pcm.feed(data[at : at + size]) for at in range(0, len(data), size)]
-    assert np.abs(np.concatenate([*parts, pcm.finish()]) - samples).max() < least
+    data, decoder = pcm(samples, width, channels), Pcm(RATE, width, channels)
+    parts = [decoder.feed(data[at : at + size]) for at in range(0, len(data), size)]
+    assert np.abs(np.concatenate([*parts, decoder.finish()]) - samples).max() < least
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 48_000])
 def test_raw_sound_of_another_rate_keeps_its_pitch_and_length(rate: int) -> None:
     pcm = Pcm(rate, 2, 1)
-    data = written(tone(1.0, rate=rate), 2, 1)
+    data = pcm(tone(1.0, rate=rate), 2, 1)
     found = np.concatenate([*(pcm.feed(data[at : at + 777]) for at in range(0, len(data), 777)), pcm.finish()])
     assert abs(len(found) - RATE) < 20
     assert np.abs(found - tone(1.0)[: len(found)])[200:-200].max() < 0.02

@@ -22,7 +22,7 @@ from chatapi.services.files import SMALL
 from chatapi.services.transcription.transcriber import TranscriptionRequest
 from chatapi.services.turns.completion import Turn
 from conftest import Running, tone, until
-from wyoming_peer import ask, open_to_wyoming, sound
+from wyoming_peer import ask, audio_events, open_to_wyoming
 from wyoming_peer import until as come
 
 pytestmark = pytest.mark.anyio
@@ -66,7 +66,7 @@ async def test_what_comes_over_wyoming_has_a_slot_and_is_counted(echo: Running) 
 async def test_who_asks_for_something_else_in_the_middle_of_a_sound_has_left_it(echo: Running) -> None:
     async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
         start = AudioStart(RATE, 2, 1)
-        came = await ask(port, Transcribe(), start, Transcribe(), *sound(CLIP), end=["transcript-stop"])
+        came = await ask(port, Transcribe(), start, Transcribe(), *audio_events(CLIP), end=["transcript-stop"])
         assert [each.type for each in came].count("transcript") == 1
         await until(lambda: appliance.admission.used == 0)
         assert counted(appliance) == {"file voice text left": 1, "file voice text ok": 1}
@@ -75,7 +75,7 @@ async def test_who_asks_for_something_else_in_the_middle_of_a_sound_has_left_it(
 async def test_a_full_box_refuses_what_comes_over_wyoming(echo: Running) -> None:
     async with echo("limits.concurrent=1", "limits.queue=0") as appliance, open_to_wyoming(appliance) as (_, port):
         async with appliance.admission.admitted():
-            for asked in ([Transcribe(), *sound(CLIP)], [Synthesize("Hello.")]):
+            for asked in ([Transcribe(), *audio_events(CLIP)], [Synthesize("Hello.")]):
                 (error,) = await ask(port, *asked, end=["transcript", "audio-stop"])
                 assert (error.type, error.data["code"]) == ("error", "busy")
         assert refused(appliance) == 2

@@ -250,7 +250,7 @@ class AudioDevices:
             side.mark_lost(str(fault))
 
     async def _open(self, side: _Side) -> None:
-        """Raises DeviceFault."""
+        """Opens and starts its stream. Raises DeviceFault."""
         opened: list[AudioStream] = []
         outcome: dict[str, str] = {}
 

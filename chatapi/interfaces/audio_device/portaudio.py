@@ -38,7 +38,7 @@ class DeviceFault(Exception):
 
 
 def load() -> Any:
-    """The module sounddevice. Raises SettingsError (sound_library_missing) naming what to install."""
+    """The module sounddevice. Raises SettingsError (sound_library_missing) that names what to install."""
     # This variable overrides the buffer that every stream requests. A buffer shorter than a period of ALSA never has
     # room for one period, so that the device takes no audio at all, without an error.
     os.environ.pop("PULSE_LATENCY_MSEC", None)
