@@ -26,7 +26,7 @@ from chatapi.audio import RATE, Audio, Samples
 from chatapi.auth.certificates import CertificateKeeper, Identity
 from chatapi.catalog import Catalog, InstalledModel
 from chatapi.events import TurnEnded
-from chatapi.interfaces.http.app import bound, carry, create_app, server
+from chatapi.interfaces.http.app import create_app, listening_socket, run_server, server
 from chatapi.services.turns.completion import Turn
 from chatapi.settings import Settings
 
@@ -175,11 +175,11 @@ def serving(settings: Settings, load: bool = True, root: Path = Path("/")) -> It
     failed: list[BaseException] = []
 
     async def run() -> None:
-        listening = bound(settings.server.host, 0)
+        listening = listening_socket(settings.server.host, 0)
         async with Appliance(settings, root).running() as appliance, anyio.create_task_group() as group:
             identity = Identity(settings.data, None, None, settings.server.hosts) if settings.server.tls else None
             web = server(create_app(appliance), identity.context if identity else None)
-            group.start_soon(carry, web, listening, settings)
+            group.start_soon(run_server, web, listening, settings)
             if load:
                 await appliance.load()
             port = listening.getsockname()[1]

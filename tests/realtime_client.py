@@ -1,4 +1,4 @@
-"""OpenAI's own client of `/v1/realtime`, unmodified, and a plain one that may misbehave."""
+"""OpenAI's official client of `/v1/realtime`, and a plain WebSocket client that may misbehave."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from openai import AsyncOpenAI
 from websockets.asyncio.client import ClientConnection, connect
 
 from chatapi.audio import Samples
-from chatapi.interfaces.http.realtime.audio_format import received, sent
+from chatapi.interfaces.http.realtime.audio_format import decode_audio, encode_audio
 from conftest import PATIENCE, Served, tone
 
 RATE = 24_000
@@ -26,23 +26,23 @@ Event = dict[str, Any]
 
 
 class Client:
-    """The official client's connection, and all it was told."""
+    """The official client's connection, and all events it received."""
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
-        self.told: list[Event] = []
+        self.events: list[Event] = []
 
     async def until(self, *kinds: str) -> Event:
-        """The next event of one of these types."""
+        """Waits for the next event of one of these types."""
         with anyio.fail_after(PATIENCE):
             while True:
                 event = (await self.connection.recv()).model_dump()
-                self.told.append(event)
+                self.events.append(event)
                 if event["type"] in kinds:
                     return event
 
     async def rest(self, seconds: float = 0.3) -> list[str]:
-        """Types of what still comes."""
+        """The types of all events, after waiting for further ones."""
         with anyio.move_on_after(seconds):
             await self.until("nothing")
         return self.types
@@ -59,7 +59,7 @@ class Client:
 
     async def say(self, *sounds: Samples) -> None:
         for chunk in np.array_split(np.concatenate(sounds), 10):
-            await self.send("input_audio_buffer.append", audio=sent(chunk, "audio/pcm"))
+            await self.send("input_audio_buffer.append", audio=encode_audio(chunk, "audio/pcm"))
 
     async def write(self, text: str, role: str = "user") -> Event:
         content = [{"type": "output_text" if role == "assistant" else "input_text", "text": text}]
@@ -68,11 +68,11 @@ class Client:
 
     @property
     def types(self) -> list[str]:
-        return [event["type"] for event in self.told]
+        return [event["type"] for event in self.events]
 
     def audio(self) -> Samples:
-        deltas = [event["delta"] for event in self.told if event["type"] == "response.output_audio.delta"]
-        return np.concatenate([received(delta, "audio/pcm") for delta in deltas])
+        deltas = [event["delta"] for event in self.events if event["type"] == "response.output_audio.delta"]
+        return np.concatenate([decode_audio(delta, "audio/pcm") for delta in deltas])
 
 
 def speech(seconds: float) -> Samples:
@@ -98,7 +98,7 @@ async def raw(served: Served, query: str = "", **options: Any) -> AsyncIterator[
         yield plain
 
 
-async def heard(plain: ClientConnection, *kinds: str) -> Event:
+async def receive_event(plain: ClientConnection, *kinds: str) -> Event:
     with anyio.fail_after(PATIENCE):
         while True:
             event: Event = json.loads(await plain.recv())

@@ -1,4 +1,4 @@
-"""Every door tried with garbage, huge, empty, slow and half-sent input: a clear error, and nothing else disturbed."""
+"""Malformed, huge, empty, slow and truncated input on every interface: a clear error without side effects."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ GOOD = wav(Audio(tone(1.0), RATE))
         (json.dumps({"prompt": "word " * 1600, "max_tokens": 1900}).encode(), 413, "prompt_too_long"),
     ],
 )
-def test_a_wrong_prompt_is_told_what_is_wrong(served: Served, body: bytes, status: int, code: str) -> None:
+def test_invalid_prompt_is_rejected(served: Served, body: bytes, status: int, code: str) -> None:
     reply = served.client.post("/completion", content=body, headers=JSON)
     document = reply.json()
     assert (reply.status_code, document["code"]) == (status, code)
@@ -68,7 +68,7 @@ def test_a_wrong_prompt_is_told_what_is_wrong(served: Served, body: bytes, statu
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         (b"", "the body is empty"),
         (b'{"prompt": "\xff"}', "not UTF-8 text"),
@@ -83,20 +83,20 @@ def test_a_wrong_prompt_is_told_what_is_wrong(served: Served, body: bytes, statu
         (b'{"prompt": "a", "voice": "de_DE-thorsten-medium"}', "there is no voice"),
     ],
 )
-def test_what_is_wrong_is_said_in_our_words(served: Served, body: bytes, told: str) -> None:
+def test_error_message_names_the_fault(served: Served, body: bytes, message: str) -> None:
     detail = served.client.post("/completion", content=body, headers=JSON).json()["detail"]
-    assert told in detail
+    assert message in detail
     assert "Input should" not in detail
 
 
-def test_a_form_as_curl_sends_it_by_default_is_told_the_header_it_lacks(served: Served) -> None:
+def test_curl_default_form_gets_a_hint_at_the_header(served: Served) -> None:
     headers = {"content-type": "application/x-www-form-urlencoded"}
     reply = served.client.post("/completion", content=b'{"prompt": "a"}', headers=headers)
     assert "-H 'Content-Type: application/json'" in reply.json()["detail"]
 
 
 @pytest.mark.parametrize(
-    ("generation_options", "told"),
+    ("generation_options", "message"),
     [
         ({"temperature": 99.0}, "temperature is 99; it must be from 0 to 2"),
         ({"temperature": float("nan")}, "temperature is nan"),
@@ -105,16 +105,16 @@ def test_a_form_as_curl_sends_it_by_default_is_told_the_header_it_lacks(served: 
     ],
 )
 @pytest.mark.anyio
-async def test_every_face_refuses_what_no_answer_can_be_written_with(
-    echo: Running, generation_options: dict[str, Any], told: str
+async def test_every_interface_rejects_invalid_generation_options(
+    echo: Running, generation_options: dict[str, Any], message: str
 ) -> None:
     async with echo() as appliance:
-        with pytest.raises(Unprocessable, match=told):
+        with pytest.raises(Unprocessable, match=message):
             await answer(appliance, Turn(prompt="a", **generation_options))
 
 
 @pytest.mark.anyio
-async def test_a_voice_that_is_not_installed_is_told_how_to_fetch_it(echo: Running) -> None:
+async def test_voice_that_is_not_installed_names_the_fetch_command(echo: Running) -> None:
     async with echo() as appliance:
         synthesis = SpeechSynthesis(appliance.engines, appliance.metrics, ["parrot"])
         with pytest.raises(Unprocessable, match="not installed; fetch it with: chatapi models fetch parrot"):
@@ -133,7 +133,7 @@ async def test_a_voice_that_is_not_installed_is_told_how_to_fetch_it(echo: Runni
         (wav(Audio(tone(125), RATE)), 413, "audio_too_long"),
     ],
 )
-def test_a_wrong_sound_is_told_what_is_wrong(served: Served, file: bytes, status: int, code: str) -> None:
+def test_invalid_audio_is_rejected(served: Served, file: bytes, status: int, code: str) -> None:
     reply = served.client.post("/completion", content=file, headers=WAV)
     assert (reply.status_code, reply.json()["code"]) == (status, code)
 
@@ -149,16 +149,14 @@ def test_a_wrong_sound_is_told_what_is_wrong(served: Served, file: bytes, status
         ({"prompt": ["a", "b"]}, {}, "invalid_value"),
     ],
 )
-def test_a_wrong_form_is_told_what_is_wrong(
-    served: Served, fields: dict[str, Any], files: dict[str, Any], code: str
-) -> None:
+def test_invalid_form_is_rejected(served: Served, fields: dict[str, Any], files: dict[str, Any], code: str) -> None:
     files = files or {"language": (None, "en")}
     reply = served.client.post("/completion", data=fields, files=files)
     assert (reply.status_code, reply.json()["code"]) == (422, code)
 
 
 @pytest.mark.parametrize("body", [b"", b"--x", b"--x\r\nnonsense", b"--x--", b"--x\r\n\r\n" + bytes(1000)])
-def test_a_form_that_is_none_is_refused(served: Served, body: bytes) -> None:
+def test_malformed_form_is_rejected(served: Served, body: bytes) -> None:
     headers = {"content-type": "multipart/form-data; boundary=x"}
     reply = served.client.post("/completion", content=body, headers=headers)
     assert reply.status_code in (400, 422)
@@ -166,13 +164,13 @@ def test_a_form_that_is_none_is_refused(served: Served, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("media_type", ["", "text/plain", "application/xml", "image/png", "nonsense", "audio/midi"])
-def test_a_media_type_we_do_not_take_is_named(served: Served, media_type: str) -> None:
+def test_unsupported_media_type_is_named(served: Served, media_type: str) -> None:
     headers = {"content-type": media_type} if media_type else {}
     reply = served.client.post("/completion", content=b"hello", headers=headers)
     assert (reply.status_code, reply.json()["code"]) == (415, "unsupported_media_type")
 
 
-def test_without_the_key_everybody_is_told_how_to_send_it(echo_settings: Callable[..., Settings]) -> None:
+def test_missing_key_response_says_how_to_send_it(echo_settings: Callable[..., Settings]) -> None:
     with serving(echo_settings("server.api_key=sesame")) as served:
         refused = served.client.get("/models")
         assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
@@ -184,25 +182,25 @@ def test_without_the_key_everybody_is_told_how_to_send_it(echo_settings: Callabl
 
 
 @pytest.mark.parametrize("query", ["reply=song", "max_tokens=x", "nonsense=1", "reply=text&reply=voice", "prompt=a"])
-def test_a_wrong_option_in_the_query_is_named(served: Served, query: str) -> None:
+def test_invalid_query_option_is_named(served: Served, query: str) -> None:
     reply = served.client.post(f"/completion?{query}", content=GOOD, headers=WAV)
     assert reply.status_code == 422
     assert query.split("=")[0] in reply.json()["detail"]
 
 
-def test_options_in_the_query_of_a_json_body_are_not_ignored(served: Served) -> None:
+def test_query_options_with_a_json_body_are_rejected(served: Served) -> None:
     reply = served.client.post("/completion?reply=voice", json={"prompt": "a"})
     assert reply.status_code == 422
 
 
-def test_a_body_larger_than_the_limit_is_refused_before_it_is_read(echo_settings: Callable[..., Settings]) -> None:
+def test_body_larger_than_the_limit_is_rejected_before_it_is_read(echo_settings: Callable[..., Settings]) -> None:
     with serving(echo_settings("limits.body_bytes=100000")) as served:
         reply = served.client.post("/completion", content=bytes(200_000), headers=WAV)
         assert (reply.status_code, reply.json()["code"]) == (413, "body_too_large")
         assert served.client.get("/health").status_code == 200
 
 
-def test_a_body_without_end_is_refused(echo_settings: Callable[..., Settings]) -> None:
+def test_unlimited_body_is_rejected(echo_settings: Callable[..., Settings]) -> None:
     def endless() -> Iterator[bytes]:
         while True:
             yield bytes(10_000)
@@ -219,14 +217,14 @@ def _at_most(chunks: Iterator[bytes], number: int) -> Iterator[bytes]:
 
 
 def head(headers: dict[str, str], length: int) -> bytes:
-    """The head of a request whose body is to be sent by hand."""
+    """The head of a request whose body is sent separately."""
     media_type = headers["content-type"]
     lines = ("POST /completion HTTP/1.1", "Host: localhost", f"Content-Type: {media_type}", f"Content-Length: {length}")
     return "\r\n".join((*lines, "", "")).encode()
 
 
 def talk(served: Served, data: bytes, seconds: float = 10) -> bytes:
-    """Send raw bytes, and read until the server closes."""
+    """Sends raw bytes, and reads until the server closes."""
     with socket.create_connection(("127.0.0.1", served.port), seconds) as plain:
         plain.sendall(data)
         received = b""
@@ -235,7 +233,7 @@ def talk(served: Served, data: bytes, seconds: float = 10) -> bytes:
         return received
 
 
-def test_a_body_that_comes_too_slowly_is_refused(echo_settings: Callable[..., Settings]) -> None:
+def test_slow_body_times_out(echo_settings: Callable[..., Settings]) -> None:
     with serving(echo_settings("server.body_seconds=0.3")) as served:
         received = talk(served, head(WAV, 1000) + b"RIFF")
         assert received.startswith(b"HTTP/1.1 408")
@@ -243,17 +241,17 @@ def test_a_body_that_comes_too_slowly_is_refused(echo_settings: Callable[..., Se
 
 
 @pytest.mark.parametrize(
-    ("begun", "status"), [(b"", b""), (b"POST /completion HTTP/1.1\r\nHost: local", b"HTTP/1.1 408 ")]
+    ("started", "status"), [(b"", b""), (b"POST /completion HTTP/1.1\r\nHost: local", b"HTTP/1.1 408 ")]
 )
-def test_a_connection_on_which_no_request_comes_is_closed(
-    echo_settings: Callable[..., Settings], begun: bytes, status: bytes
+def test_connection_without_a_request_is_closed(
+    echo_settings: Callable[..., Settings], started: bytes, status: bytes
 ) -> None:
     with serving(echo_settings("server.head_seconds=0.2")) as served:
-        received = talk(served, begun)
-        assert received[:13] == status and (b"head_too_slow" in received) is bool(begun)
+        received = talk(served, started)
+        assert received[:13] == status and (b"head_too_slow" in received) is bool(started)
 
 
-def test_a_client_that_leaves_in_mid_body_leaves_no_trace(served: Served) -> None:
+def test_disconnect_during_the_body_leaks_nothing(served: Served) -> None:
     with socket.create_connection(("127.0.0.1", served.port)) as plain:
         plain.sendall(head(WAV, 1000) + b"RIFF")
     assert served.client.post("/completion", json={"prompt": "a"}).status_code == 200
@@ -261,7 +259,7 @@ def test_a_client_that_leaves_in_mid_body_leaves_no_trace(served: Served) -> Non
 
 
 @pytest.mark.parametrize("line", [b"GARBAGE\r\n\r\n", b"\x00\x01\x02\r\n\r\n"])
-def test_what_is_not_http_is_refused_and_the_next_request_works(served: Served, line: bytes) -> None:
+def test_invalid_http_is_rejected_and_the_next_request_works(served: Served, line: bytes) -> None:
     assert talk(served, line).startswith(b"HTTP/1.1 400")
     assert served.client.get("/ready").status_code == 200
 
@@ -275,7 +273,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None
 
 @pytest.mark.parametrize("reply", ["text", "voice"])
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_stops_the_engines_and_frees_the_gate(
+def test_disconnect_cancels_the_turn_and_frees_the_slot(
     echo_settings: Callable[..., Settings], reply: str, stream: bool
 ) -> None:
     with serving(echo_settings("fake.delay=0.05", "limits.prompt_chars=100000", "llm.max_tokens=100000",
@@ -290,10 +288,10 @@ def test_a_client_that_leaves_stops_the_engines_and_frees_the_gate(
         wait_until(lambda: served.appliance.engines.llm.admission.used == 0)
         wait_until(lambda: served.appliance.engines.tts.admission.used == 0)
         page = served.client.get("/metrics").text
-        assert f'chatapi_turns_total{{input="text",kind="request",reply="{reply}",result="disconnected"}} 1.0' in page
+        assert f'chatapi_turns_total{{input="text",kind="request",reply="{reply}",result="left"}} 1.0' in page
 
 
-def test_a_client_that_stops_reading_is_dropped_and_frees_the_gate(echo_settings: Callable[..., Settings]) -> None:
+def test_stalled_client_is_disconnected_and_frees_the_slot(echo_settings: Callable[..., Settings]) -> None:
     with serving(echo_settings("server.send_seconds=0.3", "limits.prompt_chars=1000000", "llm.max_tokens=1000000",
                                "llama_cpp.context=10000000")) as served:  # fmt: skip
         body = json.dumps({"prompt": "word. " * 60_000, "reply": "voice", "stream": True}).encode()
@@ -307,7 +305,7 @@ def test_a_client_that_stops_reading_is_dropped_and_frees_the_gate(echo_settings
         assert served.client.post("/completion", json={"prompt": "a"}).status_code == 200
 
 
-def test_more_than_the_queue_holds_is_refused_with_a_time_to_come_back(echo_settings: Callable[..., Settings]) -> None:
+def test_full_queue_rejects_with_retry_after(echo_settings: Callable[..., Settings]) -> None:
     with serving(echo_settings("fake.delay=0.2", "limits.concurrent=1", "limits.queue=1")) as served:
         replies: list[httpx.Response] = []
 
@@ -325,7 +323,7 @@ def test_more_than_the_queue_holds_is_refused_with_a_time_to_come_back(echo_sett
         assert 1 <= len(refused) <= 4
 
 
-def test_before_the_models_are_loaded_the_door_says_so(echo_settings: Callable[..., Settings]) -> None:
+def test_while_models_load_requests_get_retry_after(echo_settings: Callable[..., Settings]) -> None:
     with serving(echo_settings(), load=False) as served:
         assert served.client.get("/health").json()["status"] == "loading"
         for reply in (served.client.get("/ready"), served.client.post("/completion", json={"prompt": "a"})):
@@ -334,7 +332,7 @@ def test_before_the_models_are_loaded_the_door_says_so(echo_settings: Callable[.
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_engine_that_raises_in_mid_answer_is_said(echo_settings: Callable[..., Settings], stream: bool) -> None:
+def test_engine_failure_midway_is_reported(echo_settings: Callable[..., Settings], stream: bool) -> None:
     with serving(echo_settings("fake.fault=raise")) as served:
         for _ in range(2):
             reply = served.client.post("/completion", json={"prompt": "a", "stream": stream})
@@ -345,7 +343,7 @@ def test_an_engine_that_raises_in_mid_answer_is_said(echo_settings: Callable[...
         assert served.client.get("/health").json()["status"] == "ok"
 
 
-def test_an_engine_that_hangs_is_said_and_replaced(echo_settings: Callable[..., Settings]) -> None:
+def test_hanging_engine_is_reported_and_replaced(echo_settings: Callable[..., Settings]) -> None:
     with serving(echo_settings("fake.fault=hang", "limits.step_seconds=0.5")) as served:
         reply = served.client.post("/completion", json={"prompt": "a"})
         assert (reply.status_code, reply.json()["code"]) == (500, "engine_stuck")
@@ -353,7 +351,7 @@ def test_an_engine_that_hangs_is_said_and_replaced(echo_settings: Callable[..., 
         assert served.client.get("/health").json()["engines"]["llm"]["rebuilt"] == 1
 
 
-def test_a_growing_wav_that_fails_is_not_taken_for_whole(echo_settings: Callable[..., Settings]) -> None:
+def test_failed_streamed_wav_is_truncated(echo_settings: Callable[..., Settings]) -> None:
     with serving(echo_settings("fake.fault=raise")) as served:
         with pytest.raises(httpx.HTTPError):
             reply = served.client.post("/completion", json={"prompt": "a", "reply": "voice", "stream": True})

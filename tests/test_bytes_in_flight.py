@@ -1,4 +1,4 @@
-"""Bodies under way: how many bytes are held over all connections, where large ones lie, and what is given back."""
+"""The byte budget of all connections: its limits, temporary files of large bodies, and released memory."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from test_connections import crowd, process, replies
 
 MIB = 1 << 20
 LARGE = wav(Audio(tone(60.0), RATE))
-"""A minute: 1.9 MB, more than is kept in memory."""
+"""One minute of audio: 1.9 MB, more than is kept in memory."""
 
 
-def test_what_is_held_is_counted_until_it_is_released() -> None:
+def test_held_bytes_are_counted_until_they_are_released() -> None:
     budget = ByteBudget(10 * MIB)
     one, other = budget.open("192.0.2.1"), budget.open("192.0.2.2")
     one.hold(FREE)
@@ -59,7 +59,7 @@ def test_one_address_holds_at_most_half_and_this_machine_all() -> None:
     local.open().hold(9 * MIB)
 
 
-def test_a_large_reservation_that_ends_has_its_memory_swept() -> None:
+def test_memory_is_trimmed_after_a_large_reservation() -> None:
     budget, swept = ByteBudget(10 * MIB), []
     budget.freed = lambda: swept.append(True)
     for size in (1000, 2 * MIB):
@@ -69,7 +69,7 @@ def test_a_large_reservation_that_ends_has_its_memory_swept() -> None:
     assert swept == [True]
 
 
-def test_uploads_beyond_the_bound_are_refused_and_short_requests_are_answered(
+def test_uploads_beyond_the_limit_are_rejected_and_short_requests_are_served(
     echo_settings: Callable[..., Settings],
 ) -> None:
     with serving(echo_settings(f"limits.inflight_bytes={4 * MIB}")) as served:
@@ -90,7 +90,7 @@ def test_uploads_beyond_the_bound_are_refused_and_short_requests_are_answered(
         assert served.client.post("/completion", content=LARGE, headers=WAV).status_code == 200
 
 
-def test_clients_that_announce_much_and_send_nothing_hold_nothing(echo_settings: Callable[..., Settings]) -> None:
+def test_announced_bytes_are_not_held(echo_settings: Callable[..., Settings]) -> None:
     with serving(echo_settings(f"limits.inflight_bytes={4 * MIB}")) as served:
         with crowd(served.port, 30) as silent:
             for each in silent:
@@ -99,7 +99,7 @@ def test_clients_that_announce_much_and_send_nothing_hold_nothing(echo_settings:
             wait_until(lambda: served.appliance.byte_budget.held == 0)
 
 
-def test_of_many_uploads_at_once_some_are_answered_and_the_others_told_to_come_again(
+def test_many_uploads_at_once_are_served_or_get_retry_after(
     echo_settings: Callable[..., Settings],
 ) -> None:
     with serving(echo_settings(f"limits.inflight_bytes={4 * MIB}", "limits.queue=64")) as served:
@@ -120,7 +120,7 @@ def test_of_many_uploads_at_once_some_are_answered_and_the_others_told_to_come_a
 
 
 @pytest.mark.parametrize("way", ["body", "form", "json", "transcription"])
-def test_a_large_upload_lies_in_a_file_that_is_gone_afterwards(served: Served, data: Path, way: str) -> None:
+def test_large_upload_is_in_a_temporary_file(served: Served, data: Path, way: str) -> None:
     before = nameless()
     for _ in range(2):
         if way == "body":
@@ -141,7 +141,7 @@ def test_a_large_upload_lies_in_a_file_that_is_gone_afterwards(served: Served, d
 
 
 def nameless() -> list[str]:
-    """Files that are open and have no name any more."""
+    """Open files that are deleted."""
     found = []
     for each in Path("/proc/self/fd").iterdir():
         with suppress(OSError):
@@ -149,7 +149,7 @@ def nameless() -> list[str]:
     return sorted(name for name in found if name.startswith("/") and name.endswith("(deleted)"))
 
 
-def test_a_data_directory_that_cannot_be_written_keeps_no_upload_out(served: Served, data: Path) -> None:
+def test_read_only_data_directory_does_not_block_uploads(served: Served, data: Path) -> None:
     mode = data.stat().st_mode
     data.chmod(0o500)
     try:
@@ -158,13 +158,13 @@ def test_a_data_directory_that_cannot_be_written_keeps_no_upload_out(served: Ser
         data.chmod(mode)
 
 
-def test_base64_in_parts_is_as_strict_as_in_one() -> None:
+def test_base64_in_parts_is_as_strict_as_whole() -> None:
     content = bytes(range(256)) * 3000
     whole = base64.b64encode(content).decode()
-    assert len(whole) > json_body.PART and json_body.decoded(whole) == content
+    assert len(whole) > json_body.PART and json_body.decode_base64(whole) == content
     for wrong in (whole[:-1], "QQ==" + whole, whole[: json_body.PART] + "\n" + whole[json_body.PART :], whole + "!"):
         with pytest.raises(ValueError, match=r".+"):
-            json_body.decoded(wrong)
+            json_body.decode_base64(wrong)
 
 
 # Clients that disconnect
@@ -180,7 +180,7 @@ def test_base64_in_parts_is_as_strict_as_in_one() -> None:
         ("/v1/chat/completions", "application/json", b'{"messages": ['),
     ],
 )
-def test_a_client_that_disconnects_in_mid_body_is_counted_as_499_and_no_fault(
+def test_disconnect_during_the_body_is_counted_as_499(
     served: Served, caplog: pytest.LogCaptureFixture, path: str, media_type: str, sent: bytes
 ) -> None:
     lines = (f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Type: {media_type}", "Content-Length: 1000", "", "")
@@ -195,7 +195,7 @@ def test_a_client_that_disconnects_in_mid_body_is_counted_as_499_and_no_fault(
                 if record.name.startswith("chatapi")]  # fmt: skip
 
 
-def test_garbage_in_mid_body_is_refused_and_its_request_ends(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_chunk_is_rejected_and_ends_the_request(served: Served, caplog: pytest.LogCaptureFixture) -> None:
     request = (
         b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: audio/wav\r\nTransfer-Encoding: chunked\r\n\r\n"
     )
@@ -205,7 +205,7 @@ def test_garbage_in_mid_body_is_refused_and_its_request_ends(served: Served, cap
     assert not [record for record in caplog.records if record.exc_info]
 
 
-# What is no request
+# Invalid requests
 
 
 @pytest.mark.parametrize(
@@ -218,9 +218,7 @@ def test_garbage_in_mid_body_is_refused_and_its_request_ends(served: Served, cap
         (b"GET / HTTP/1.1\r\nCookie: " + b"a" * 200_000, 431, "head_too_large"),
     ],
 )
-def test_a_head_that_cannot_be_taken_is_refused_in_our_words(
-    served: Served, sent: bytes, status: int, code: str
-) -> None:
+def test_invalid_head_gets_a_problem_document(served: Served, sent: bytes, status: int, code: str) -> None:
     received = talk(served, sent)
     first, _, document = received.partition(b"\r\n\r\n")
     assert first.split()[1] == str(status).encode() and b"application/problem+json" in first
@@ -250,7 +248,7 @@ HANDSHAKE: dict[str, Any] = {
     ],
     ids=lambda changed: next(iter(changed)),
 )
-def test_a_handshake_that_is_wrong_is_refused_after_the_key_was_asked_for(
+def test_invalid_handshake_is_rejected_after_authentication(
     echo_settings: Callable[..., Settings], caplog: pytest.LogCaptureFixture, changed: dict[str, str | None]
 ) -> None:
     with serving(echo_settings("server.api_key=sesame")) as served:
@@ -277,9 +275,7 @@ PATHS = (
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "TRACE", "DELETE", "get", "PROPFIND"])
-def test_no_method_and_no_way_to_write_a_path_opens_what_a_key_is_not_for(
-    closed: tuple[Served, str], method: str
-) -> None:
+def test_no_method_or_path_spelling_bypasses_the_scope(closed: tuple[Served, str], method: str) -> None:
     served, talking = closed
     for path in PATHS:
         for key, status in (("", b"401"), (f"X-API-Key: {talking}\r\n", b"403")):
@@ -291,7 +287,7 @@ def test_no_method_and_no_way_to_write_a_path_opens_what_a_key_is_not_for(
 
 @pytest.fixture(scope="module")
 def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, str]]:
-    """A server that wants keys, and one that is for talking."""
+    """A server with API keys, and a key with the scope talk."""
     folder = tmp_path_factory.mktemp("data")
     key = auth.add(folder, "kitchen", ["talk"])
     with serving(settings.load([*ECHO, f"data={folder}"], environ={}).settings) as running:
@@ -299,7 +295,7 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, s
 
 
 @pytest.mark.alone
-def test_after_uploads_beyond_the_bound_memory_is_as_before(tmp_path: Path) -> None:
+def test_memory_returns_after_uploads_beyond_the_limit(tmp_path: Path) -> None:
     content = bytes(20 * MIB)
 
     def send(port: int) -> None:

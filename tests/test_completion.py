@@ -1,4 +1,4 @@
-"""`POST /completion`, to the letter of its contract, with engines that need no model."""
+"""The contract of `POST /completion`, with fake engines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from conftest import Served, serving
 
 
 def events(reply: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
-    """Server-sent events of a reply, in order."""
+    """The server-sent events of a response, in order."""
     found = []
     for block in reply.text.strip().split("\n\n"):
         name, data = block.split("\n")
@@ -70,7 +70,7 @@ def test_wav_in_voice_out(served: Served, beep: Audio) -> None:
     assert unquote(reply.headers["x-chatapi-transcript"]).startswith("heard ")
 
 
-def test_a_form_takes_audio_or_a_prompt(served: Served, beep: Audio) -> None:
+def test_form_accepts_audio_or_a_prompt(served: Served, beep: Audio) -> None:
     client = served.client
     spoken = client.post("/completion", files={"audio": ("a.wav", wav(beep))}, data={"language": "de"})
     assert spoken.json()["transcript"].startswith("heard ")
@@ -81,14 +81,14 @@ def test_a_form_takes_audio_or_a_prompt(served: Served, beep: Audio) -> None:
 def test_text_streams_as_server_sent_events(served: Served, beep: Audio) -> None:
     reply = served.client.post("/completion?stream=true", content=wav(beep), headers={"content-type": "audio/wav"})
     assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
-    told = events(reply)
-    assert [told[0][0], told[1][0], told[-1][0]] == ["start", "transcript", "end"]
-    written = "".join(data["text"] for name, data in told if name == "delta")
-    assert written == told[-1][1]["reply"]
-    assert told[-1][1]["conversation"] == told[0][1]["conversation"]
+    stream = events(reply)
+    assert [stream[0][0], stream[1][0], stream[-1][0]] == ["start", "transcript", "end"]
+    written = "".join(data["text"] for name, data in stream if name == "delta")
+    assert written == stream[-1][1]["reply"]
+    assert stream[-1][1]["conversation"] == stream[0][1]["conversation"]
 
 
-def test_voice_streams_as_a_wav_that_begins_before_its_end_is_known(served: Served) -> None:
+def test_voice_streams_as_a_growing_wav(served: Served) -> None:
     with served.client.stream(
         "POST", "/completion", json={"prompt": "one two three. four five six.", "reply": "voice", "stream": True}
     ) as reply:
@@ -125,7 +125,7 @@ def test_text_and_voice_stream_together_as_events(served: Served) -> None:
         ("text/html, */*;q=0.1", {}, "application/json"),
     ],
 )
-def test_accept_says_the_same_as_reply(served: Served, accept: str, options: dict[str, str], media_type: str) -> None:
+def test_accept_header_selects_the_reply(served: Served, accept: str, options: dict[str, str], media_type: str) -> None:
     reply = served.client.post("/completion", json={"prompt": "hello", **options}, headers={"accept": accept})
     assert reply.headers["content-type"] == media_type
 
@@ -142,13 +142,13 @@ def test_accept_says_the_same_as_reply(served: Served, accept: str, options: dic
         ("audio/wav;q=0", {"reply": "voice"}),
     ],
 )
-def test_an_accept_that_contradicts_is_refused(served: Served, accept: str, options: dict[str, Any]) -> None:
+def test_contradicting_accept_is_rejected(served: Served, accept: str, options: dict[str, Any]) -> None:
     reply = served.client.post("/completion", json={"prompt": "hello", **options}, headers={"accept": accept})
     assert (reply.status_code, reply.json()["code"]) == (406, "contradicting_accept")
     assert accept in reply.json()["detail"]
 
 
-def test_a_conversation_goes_on_is_read_and_is_forgotten(served: Served) -> None:
+def test_conversation_is_continued_read_and_deleted(served: Served) -> None:
     client = served.client
     first = client.post("/completion", json={"prompt": "one", "system": "Be brief."}).json()
     second = client.post("/completion", json={"prompt": "two", "conversation": first["conversation"]}).json()
@@ -162,7 +162,7 @@ def test_a_conversation_goes_on_is_read_and_is_forgotten(served: Served) -> None
     assert client.get(path).status_code == client.delete(path).status_code == 404
 
 
-def test_the_same_request_id_is_in_reply_and_document(served: Served) -> None:
+def test_request_id_is_in_header_and_document(served: Served) -> None:
     client = served.client
     reply = client.post("/completion", json={"prompt": "hello"}, headers={"x-request-id": "mine-1"})
     assert reply.headers["x-request-id"] == reply.json()["id"] == "mine-1"
@@ -170,7 +170,7 @@ def test_the_same_request_id_is_in_reply_and_document(served: Served) -> None:
     assert odd.json()["request_id"] == odd.headers["x-request-id"] != "no spaces, please"
 
 
-def test_a_turn_is_counted(served: Served) -> None:
+def test_turn_is_counted(served: Served) -> None:
     client = served.client
     client.post("/completion", json={"prompt": "hello", "reply": "voice"})
     client.post("/completion", json={"prompt": " "})
@@ -182,44 +182,47 @@ def test_a_turn_is_counted(served: Served) -> None:
     assert "process_resident_memory_bytes" in page
 
 
-def test_what_can_be_asked_for_is_listed(served: Served) -> None:
+def test_models_voices_and_languages_are_listed(served: Served) -> None:
     known = served.client.get("/models").json()
     assert {voice["name"] for voice in known["voices"]} == {"fake", "fake-high"}
     assert "en" in known["languages"]
     assert {model["role"] for model in known["models"]} >= {"asr", "llm", "tts"}
 
 
-def test_an_answer_that_has_no_sound_is_not_met_with_silence(served: Served) -> None:
+def test_answer_without_speech_gets_a_fallback_phrase(served: Served) -> None:
     def smiling(*_: object) -> Iterator[TokenChunk]:
         yield TokenChunk("\U0001f600")
         yield TokenChunk("", "stop", TokenUsage(1, 1))
 
     served.appliance.engines.llm.engine.generate = smiling  # type: ignore[method-assign]
-    said = len(served.appliance.generator.no_answer.split())
+    words = len(served.appliance.generator.no_answer.split())
     for stream in (False, True):
         reply = served.client.post("/completion", json={"prompt": "hello", "reply": "voice", "stream": stream})
-        assert reply.status_code == 200 and decode(reply.content).seconds == pytest.approx(said * 0.06, abs=0.05)
-    asked = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
-    body = {"model": "default", "messages": [{"role": "user", "content": "hello"}], **asked}
+        assert reply.status_code == 200 and decode(reply.content).seconds == pytest.approx(words * 0.06, abs=0.05)
+    options = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
+    body = {"model": "default", "messages": [{"role": "user", "content": "hello"}], **options}
     message = served.client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]
     assert message["audio"]["transcript"] == "\U0001f600"
-    assert decode(base64.b64decode(message["audio"]["data"])).seconds == pytest.approx(said * 0.06, abs=0.05)
+    assert decode(base64.b64decode(message["audio"]["data"])).seconds == pytest.approx(words * 0.06, abs=0.05)
 
 
-def test_a_page_of_an_allowed_origin_may_send_any_header(echo_settings: Callable[..., Settings]) -> None:
-    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-stainless-lang,content-type"}
+def test_allowed_origin_may_send_any_header(echo_settings: Callable[..., Settings]) -> None:
+    preflight = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "x-stainless-lang,content-type",
+    }
     with serving(echo_settings("server.cors_origins=http://page.example"), load=False) as served:
         for origin, status in (("http://page.example", 200), ("http://other.example", 400)):
-            reply = served.client.options("/v1/chat/completions", headers={"Origin": origin, **asked})
+            reply = served.client.options("/v1/chat/completions", headers={"Origin": origin, **preflight})
             assert reply.status_code == status
             assert ("access-control-allow-origin" in reply.headers) == (status == 200)
-        # A browser checks each of the names that it asked for.
-        allowed = served.client.options("/completion", headers={"Origin": "http://page.example", **asked}).headers
+        # A browser checks each header name it requested.
+        allowed = served.client.options("/completion", headers={"Origin": "http://page.example", **preflight}).headers
         assert "x-stainless-lang" in allowed["access-control-allow-headers"].lower()
 
 
 @pytest.mark.parametrize(("path", "name"), [("/completion", "audio"), ("/v1/audio/transcriptions", "file")])
-def test_a_disk_that_takes_no_upload_is_told(
+def test_full_disk_rejects_the_upload(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, name: str
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))

@@ -1,4 +1,4 @@
-"""Many connections: how many are served, which give way, what the others are told, and the descriptors they take."""
+"""Connection limits: which connections are served, evicted and rejected, and the file descriptors they need."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ import pytest
 
 from chatapi.auth import client_address
 from chatapi.interfaces.http import connections
-from chatapi.interfaces.http.connections import GRACE_SECONDS, REFUSING, ConnectionTable
-from chatapi.interfaces.http.protocols import Pace
+from chatapi.interfaces.http.connections import GRACE_SECONDS, MAX_REJECTED, ConnectionTable
+from chatapi.interfaces.http.protocols import RequestPacer
 from chatapi.settings import Settings
 from chatapi.system import file_descriptors
 from conftest import ECHO, PATIENCE, Served, serving
@@ -33,7 +33,7 @@ GET = "GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Transport:
-    """Records what is done to it."""
+    """Records the calls of its methods."""
 
     def __init__(self) -> None:
         self.aborted = self.closed = False
@@ -46,7 +46,7 @@ class Transport:
 
 
 class Peer:
-    """A connection without a socket."""
+    """A fake connection without a socket."""
 
     def __init__(self) -> None:
         self.transport = Transport()
@@ -80,87 +80,87 @@ def clock() -> Clock:
         ("", "", True),
     ],
 )
-def test_an_address_counts_as_its_network_and_loopback_as_this_machine(address: str, client: str, local: bool) -> None:
+def test_address_counts_as_its_network_and_loopback_as_this_machine(address: str, client: str, local: bool) -> None:
     assert (client_address.client(address), client_address.is_local(address)) == (client, local)
 
 
-def test_a_full_registry_closes_the_connection_that_is_idle_longest(clock: Clock) -> None:
-    registry, peers = ConnectionTable(16, 16, clock), [Peer() for _ in range(18)]
-    entries = [registry.enter(peer, f"192.0.2.{number}") for number, peer in enumerate(peers[:16])]
+def test_full_table_evicts_the_longest_idle_connection(clock: Clock) -> None:
+    table, peers = ConnectionTable(16, 16, clock), [Peer() for _ in range(18)]
+    entries = [table.add(peer, f"192.0.2.{number}") for number, peer in enumerate(peers[:16])]
     assert all(entries)
-    registry.busy(entries[0])  # type: ignore[arg-type]
+    table.mark_busy(entries[0])  # type: ignore[arg-type]
     clock.now = GRACE_SECONDS
     for peer in peers[16:]:
-        entry = registry.enter(peer, "198.51.100.1")
-        assert entry is not None and not entry.refused
+        entry = table.add(peer, "198.51.100.1")
+        assert entry is not None and not entry.rejection
     assert [peer.transport.aborted for peer in peers] == [False, True, True] + [False] * 15
-    assert len(registry) == 16
+    assert len(table) == 16
 
 
-def test_a_connection_that_just_opened_gives_way_to_none_and_the_new_one_is_refused(clock: Clock) -> None:
-    registry = ConnectionTable(16, 100, clock)
+def test_recent_connection_is_not_evicted_and_the_new_one_is_rejected(clock: Clock) -> None:
+    table = ConnectionTable(16, 100, clock)
     for number in range(16):
-        registry.enter(Peer(), f"192.0.2.{number}")
-    entry = registry.enter(Peer(), "198.51.100.1")
-    assert entry is not None and entry.refused == "16 connections are open, which is all that are served"
+        table.add(Peer(), f"192.0.2.{number}")
+    entry = table.add(Peer(), "198.51.100.1")
+    assert entry is not None and entry.rejection == "16 connections are open, which is the limit"
 
 
-def test_an_address_at_its_bound_displaces_its_own_idle_connections_only(clock: Clock) -> None:
-    registry, own, others = ConnectionTable(100, 4, clock), [Peer() for _ in range(5)], [Peer() for _ in range(50)]
+def test_address_at_its_limit_evicts_only_its_own_idle_connections(clock: Clock) -> None:
+    table, own, others = ConnectionTable(100, 4, clock), [Peer() for _ in range(5)], [Peer() for _ in range(50)]
     for number, peer in enumerate(others):
-        registry.enter(peer, f"192.0.2.{number}")
+        table.add(peer, f"192.0.2.{number}")
     for peer in own[:4]:
-        registry.enter(peer, "2001:db8::1")
+        table.add(peer, "2001:db8::1")
     clock.now = GRACE_SECONDS
-    assert not registry.enter(own[4], "2001:db8::2").refused  # type: ignore[union-attr]
+    assert not table.add(own[4], "2001:db8::2").rejection  # type: ignore[union-attr]
     assert [peer.transport.aborted for peer in own] == [True, False, False, False, False]
     assert not any(peer.transport.aborted for peer in others)
-    assert not any(registry.enter(Peer(), "2001:db8::1").refused for _ in range(3))  # type: ignore[union-attr]
-    refused = registry.enter(Peer(), "2001:db8::3")
-    assert refused is not None and "4 connections of your address are open" in refused.refused
-    # This machine is not bound: a proxy on it speaks for many.
-    assert not any(registry.enter(Peer(), "127.0.0.1").refused for _ in range(20))  # type: ignore[union-attr]
+    assert not any(table.add(Peer(), "2001:db8::1").rejection for _ in range(3))  # type: ignore[union-attr]
+    refused = table.add(Peer(), "2001:db8::3")
+    assert refused is not None and "4 connections from your address are open" in refused.rejection
+    # This machine has no limit: a proxy on it may serve many clients.
+    assert not any(table.add(Peer(), "127.0.0.1").rejection for _ in range(20))  # type: ignore[union-attr]
 
 
-def test_of_refused_connections_the_oldest_that_asked_nothing_gives_way(clock: Clock) -> None:
-    registry, peers = ConnectionTable(16, 1000, clock), [Peer() for _ in range(16 + REFUSING)]
-    entries = [registry.enter(peer, "192.0.2.1") for peer in peers]
-    assert all(entries) and sum(bool(entry and entry.refused) for entry in entries) == REFUSING
-    assert registry.enter(Peer(), "192.0.2.1") is not None
+def test_oldest_idle_rejected_connection_is_evicted(clock: Clock) -> None:
+    table, peers = ConnectionTable(16, 1000, clock), [Peer() for _ in range(16 + MAX_REJECTED)]
+    entries = [table.add(peer, "192.0.2.1") for peer in peers]
+    assert all(entries) and sum(bool(entry and entry.rejection) for entry in entries) == MAX_REJECTED
+    assert table.add(Peer(), "192.0.2.1") is not None
     assert [number for number, peer in enumerate(peers) if peer.transport.aborted] == [16]
     for entry in entries:
-        registry.busy(entry)  # type: ignore[arg-type]
-    # The last one alone is idle.
-    assert registry.enter(Peer(), "192.0.2.1") is not None
-    last = [registry.enter(Peer(), "127.0.0.1") for _ in range(connections.LOCAL)]
+        table.mark_busy(entry)  # type: ignore[arg-type]
+    # Only the last one is idle.
+    assert table.add(Peer(), "192.0.2.1") is not None
+    last = [table.add(Peer(), "127.0.0.1") for _ in range(connections.MAX_REJECTED_LOCAL)]
     assert all(last), "this machine finds a place"
 
 
-def test_where_all_are_answered_no_more_are_refused_than_there_is_room_for(clock: Clock) -> None:
-    registry = ConnectionTable(16, 1000, clock)
-    for _ in range(16 + REFUSING):
-        registry.busy(registry.enter(Peer(), "192.0.2.1"))  # type: ignore[arg-type]
-    assert registry.enter(Peer(), "192.0.2.1") is None
-    assert registry.enter(Peer(), "127.0.0.1") is not None
+def test_rejected_connections_have_a_limit(clock: Clock) -> None:
+    table = ConnectionTable(16, 1000, clock)
+    for _ in range(16 + MAX_REJECTED):
+        table.mark_busy(table.add(Peer(), "192.0.2.1"))  # type: ignore[arg-type]
+    assert table.add(Peer(), "192.0.2.1") is None
+    assert table.add(Peer(), "127.0.0.1") is not None
 
 
-def test_what_is_silent_for_too_long_expires_and_what_does_not_close_is_dropped(clock: Clock) -> None:
-    registry, idle, busy, closing = ConnectionTable(16, 16, clock), Peer(), Peer(), Peer()
+def test_idle_connections_expire_and_hanging_ones_are_aborted(clock: Clock) -> None:
+    table, idle, busy, closing = ConnectionTable(16, 16, clock), Peer(), Peer(), Peer()
     for peer in (idle, busy, closing):
-        entry = registry.enter(peer, "192.0.2.1")
+        entry = table.add(peer, "192.0.2.1")
         assert entry is not None
         if peer is busy:
-            registry.busy(entry)
+            table.mark_busy(entry)
     closing.transport.closed = True
-    registry.sweep(10)
+    table.sweep(10)
     clock.now = 11
-    registry.sweep(10)
+    table.sweep(10)
     assert (idle.expired, busy.expired, closing.transport.aborted) == (True, False, True)
 
 
 @pytest.mark.anyio
-async def test_of_a_crowd_few_requests_begin_in_one_round_and_in_their_order() -> None:
-    loop, pace, begun = asyncio.get_running_loop(), Pace(3), []
+async def test_few_requests_start_per_iteration_and_in_order() -> None:
+    loop, pace, begun = asyncio.get_running_loop(), RequestPacer(3), []
     for number in range(8):
         if pace.admit(loop, partial(begun.append, number)):
             begun.append(number)
@@ -176,7 +176,7 @@ async def test_of_a_crowd_few_requests_begin_in_one_round_and_in_their_order() -
 
 @contextmanager
 def crowd(port: int, number: int) -> Iterator[list[socket.socket]]:
-    """So many connections at once."""
+    """Opens so many connections at once."""
     opened: list[socket.socket] = []
     try:
         opened.extend(socket.create_connection(("127.0.0.1", port), PATIENCE) for _ in range(number))
@@ -187,7 +187,7 @@ def crowd(port: int, number: int) -> Iterator[list[socket.socket]]:
 
 
 def replies(crowd: list[socket.socket], request: bytes) -> list[bytes]:
-    """What each is answered up to the end of the reply's head and body, or of the connection."""
+    """The response of each connection, up to its end or the end of the connection."""
     found: dict[socket.socket, bytes] = dict.fromkeys(crowd, b"")
     with selectors.DefaultSelector() as selector:
         for each in crowd:
@@ -213,7 +213,7 @@ def whole(reply: bytes) -> bool:
     return bool(lengths) and len(body) >= int(lengths[0])
 
 
-def test_idle_connections_keep_no_request_out(echo_settings: Callable[..., Settings]) -> None:
+def test_idle_connections_do_not_block_requests(echo_settings: Callable[..., Settings]) -> None:
     with serving(echo_settings("server.connections=16")) as served:
         with crowd(served.port, 16):
             time.sleep(GRACE_SECONDS)
@@ -221,7 +221,7 @@ def test_idle_connections_keep_no_request_out(echo_settings: Callable[..., Setti
                 assert served.client.get(path).status_code == 200
 
 
-def test_a_refused_connection_is_told_so_in_full_and_health_is_answered(echo_settings: Callable[..., Settings]) -> None:
+def test_rejected_connection_gets_a_response_and_health_is_served(echo_settings: Callable[..., Settings]) -> None:
     with serving(echo_settings("server.connections=16", "fake.delay=0.2", "limits.queue=32")) as served:
         body = json.dumps({"prompt": "one two three four five " * 20}).encode()
         head = "POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -248,7 +248,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @contextmanager
 def process(folder: Path, files: int) -> Iterator[tuple[psutil.Process, int]]:
-    """`chatapi serve` with echo engines and its port; it may open so many files, and logs into the folder."""
+    """Runs `chatapi serve` with fake engines and a limit of open files; yields its process and port."""
     chosen = [*ECHO, f"data={folder}/data", "server.port=0", "wyoming.enabled=false"]
     words = [word for each in chosen for word in ("--set", each)]
     code = (
@@ -266,7 +266,7 @@ def process(folder: Path, files: int) -> Iterator[tuple[psutil.Process, int]]:
         child.communicate()
 
 
-def test_more_requests_than_are_worked_on_are_refused_and_health_is_answered(
+def test_requests_beyond_the_limit_are_rejected_and_health_is_served(
     echo_settings: Callable[..., Settings],
 ) -> None:
     with serving(echo_settings("server.requests=4")) as served:
@@ -282,37 +282,37 @@ def test_more_requests_than_are_worked_on_are_refused_and_health_is_answered(
         wait_until(lambda: served.client.get("/models").status_code == 200)
 
 
-# Descriptors
+# File descriptors
 
 
 def limited(soft: int, hard: int, code: str) -> str:
-    """What a process of its own prints under these limits of open files."""
+    """The output of a child process with these limits of open files."""
     start = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
     run = subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True, timeout=PATIENCE)
     assert run.returncode == 0, run.stderr
     return run.stdout.strip()
 
 
-def test_the_soft_limit_of_descriptors_is_raised_towards_the_hard_one() -> None:
+def test_soft_limit_of_descriptors_is_raised_to_the_hard_limit() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     most = file_descriptors.MOST if hard == resource.RLIM_INFINITY else min(hard, file_descriptors.MOST)
-    code = "from chatapi.system import file_descriptors as it; print(it.raise_limit(), it.for_connections(2048, 600))"
+    code = "from chatapi.system import file_descriptors as f; print(f.raise_limit(), f.for_connections(2048, 600))"
     assert limited(256, most, code) == f"{most} {min(2048, most - 600)}"
     assert limited(1024, 1024, code) == "1024 424"
     assert limited(256, 256, code) == "256 16"
 
 
-def test_connections_leave_descriptors_for_all_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_leave_descriptors_for_other_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_descriptors, "limit", lambda: 1024)
-    assert ConnectionTable(2048, 256).most == 1024 - connections.OTHERS
-    assert connections.OTHERS > REFUSING + connections.LOCAL + connections.BACKLOG
+    assert ConnectionTable(2048, 256).most == 1024 - connections.RESERVED
+    assert connections.RESERVED > MAX_REJECTED + connections.MAX_REJECTED_LOCAL + connections.BACKLOG
 
 
 @pytest.mark.alone
-def test_1500_idle_connections_under_a_limit_of_1024_neither_deafen_nor_fill_the_log(
+def test_1500_idle_connections_under_a_limit_of_1024_neither_block_nor_fill_the_log(
     tmp_path: Path,
 ) -> None:
-    """The limit cannot be raised here, as where an operator has set it."""
+    """The hard limit is fixed, as an operator may set it."""
     log = tmp_path / "log"
     with process(tmp_path, 1024) as (_, port):
         opened: list[socket.socket] = []
@@ -332,7 +332,7 @@ def test_1500_idle_connections_under_a_limit_of_1024_neither_deafen_nor_fill_the
 
 
 @pytest.mark.alone
-def test_of_1000_clients_at_once_each_is_served_or_told_when_to_come_again(
+def test_1000_clients_at_once_are_served_or_get_retry_after(
     echo_settings: Callable[..., Settings],
 ) -> None:
     body = json.dumps({"prompt": "one two"}).encode()
@@ -361,23 +361,23 @@ def test_of_1000_clients_at_once_each_is_served_or_told_when_to_come_again(
     assert set(health) == {200}
 
 
-def test_a_request_that_waits_for_its_turn_is_not_taken_for_a_silent_client(
+def test_queued_request_does_not_count_as_idle(
     echo_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(echo_settings("server.head_seconds=0.2")) as served:
-        paced = Pace.admit
+        paced = RequestPacer.admit
         waiting: list[Callable[[], None]] = []
 
-        def later(pace: Pace, loop: asyncio.AbstractEventLoop, begin: Callable[[], None]) -> bool:
+        def later(pace: RequestPacer, loop: asyncio.AbstractEventLoop, begin: Callable[[], None]) -> bool:
             waiting.append(begin)
             return False
 
-        monkeypatch.setattr(Pace, "admit", later)
+        monkeypatch.setattr(RequestPacer, "admit", later)
         with crowd(served.port, 1) as [plain]:
             plain.sendall(GET.format("/models").encode())
             wait_until(lambda: bool(waiting))
             time.sleep(0.5)
-            monkeypatch.setattr(Pace, "admit", paced)
+            monkeypatch.setattr(RequestPacer, "admit", paced)
 
             async def begin() -> None:
                 waiting[0]()
@@ -386,5 +386,5 @@ def test_a_request_that_waits_for_its_turn_is_not_taken_for_a_silent_client(
             assert plain.recv(15) == b"HTTP/1.1 200 OK"
 
 
-def test_a_served_connection_is_counted(served: Served) -> None:
+def test_served_connection_is_counted(served: Served) -> None:
     assert "chatapi_http_connections 1.0" in served.client.get("/metrics").text

@@ -1,4 +1,4 @@
-"""Events of hostile clients, over WebSockets and Wyoming: bounded in what they hold, and nobody else waits for them."""
+"""Hostile events over WebSockets and Wyoming: their memory is bounded, and other clients are not delayed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from chatapi.errors import ChatapiError
 from chatapi.interfaces.http.realtime import client_events
 from chatapi.settings import Settings
 from conftest import PATIENCE, Served, serving
-from realtime_client import heard, raw
+from realtime_client import raw, receive_event
 from test_bad_input import wait_until
 from test_bytes_in_flight import HANDSHAKE
 
@@ -63,12 +63,12 @@ METADATA = {str(number): "x" for number in range(17)}
     ],
     ids=range(20),
 )  # fmt: skip
-async def test_what_is_too_much_is_refused_and_the_session_goes_on(one: Served, sent: str, code: str) -> None:
+async def test_oversized_events_are_rejected_and_the_session_continues(one: Served, sent: str, code: str) -> None:
     async with raw(one) as plain:
         await plain.send(sent)
-        assert (await heard(plain, "error"))["error"]["code"] == code
+        assert (await receive_event(plain, "error"))["error"]["code"] == code
         await plain.send(event("input_audio_buffer.clear"))
-        await heard(plain, "input_audio_buffer.cleared")
+        await receive_event(plain, "input_audio_buffer.cleared")
 
 
 def test_every_number_of_every_event_has_an_upper_bound() -> None:
@@ -89,7 +89,7 @@ def test_every_number_of_every_event_has_an_upper_bound() -> None:
     assert unbounded == []
 
 
-def test_every_text_of_every_event_but_sound_has_an_upper_bound() -> None:
+def test_every_text_except_audio_has_an_upper_bound() -> None:
     unbounded = []
 
     def look(name: str, schema: Any) -> None:
@@ -108,18 +108,18 @@ def test_every_text_of_every_event_but_sound_has_an_upper_bound() -> None:
     assert unbounded == []
 
 
-async def test_items_without_end_are_refused_before_they_fill_the_memory(one: Served) -> None:
+async def test_unlimited_items_are_rejected_before_they_fill_the_memory(one: Served) -> None:
     text = {"type": "input_text", "text": "x" * 20_000}
     async with raw(one) as plain:
         for _ in range(8):
             item = {"type": "message", "role": "user", "content": [text] * 10}
             await plain.send(event("conversation.item.create", item=item))
-        assert (await heard(plain, "error"))["error"]["code"] == "conversation_too_large"
+        assert (await receive_event(plain, "error"))["error"]["code"] == "conversation_too_large"
 
 
 @contextmanager
-def handshaken(served: Served) -> Iterator[socket.socket]:
-    """A WebSocket by hand."""
+def raw_websocket(served: Served) -> Iterator[socket.socket]:
+    """A raw WebSocket connection after its handshake."""
     lines = "".join(f"{name}: {value}\r\n" for name, value in HANDSHAKE.items())
     with socket.create_connection(("127.0.0.1", served.port), PATIENCE) as plain:
         plain.sendall(f"GET /v1/realtime HTTP/1.1\r\n{lines}\r\n".encode())
@@ -130,7 +130,7 @@ def handshaken(served: Served) -> Iterator[socket.socket]:
 
 
 def frame(opcode: int, size: int, fin: bool = True) -> bytes:
-    """The head of a client's frame, with a mask of zeros."""
+    """The header of a client's frame, with a mask of zeros."""
     first = bytes([opcode | (0x80 if fin else 0)])
     if size < 126:
         return first + bytes([0x80 | size]) + bytes(4)
@@ -156,33 +156,31 @@ def closed_with(plain: socket.socket) -> int:
     [frame(9, 0) * 20_000, frame(1, 1, fin=False) + b"x" + (frame(0, 1, fin=False) + b"x") * 20_000],
     ids=["pings", "fragments"],
 )
-def test_frames_that_are_tiny_and_many_end_their_connection(served: Served, frames: bytes) -> None:
-    with handshaken(served) as plain:
+def test_many_tiny_frames_close_the_connection(served: Served, frames: bytes) -> None:
+    with raw_websocket(served) as plain:
         with suppress(BrokenPipeError, ConnectionResetError):
             plain.sendall(frames)
         assert closed_with(plain) == 1008
     assert served.client.get("/ready").status_code == 200
 
 
-def test_a_message_that_never_ends_is_closed_in_time(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("server.body_seconds=0.5")) as served, handshaken(served) as plain:
+def test_incomplete_message_times_out(echo_settings: Callable[..., Settings]) -> None:
+    with serving(echo_settings("server.body_seconds=0.5")) as served, raw_websocket(served) as plain:
         plain.sendall(frame(1, 10 * MIB) + bytes(MIB))
         wait_until(lambda: served.appliance.byte_budget.held > MIB // 2)
         assert closed_with(plain) == 1008
         wait_until(lambda: served.appliance.byte_budget.held == 0)
 
 
-def test_messages_beyond_the_bytes_under_way_are_refused(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings(f"limits.inflight_bytes={2 * MIB}")) as served, handshaken(served) as plain:
+def test_messages_beyond_the_byte_budget_are_rejected(echo_settings: Callable[..., Settings]) -> None:
+    with serving(echo_settings(f"limits.inflight_bytes={2 * MIB}")) as served, raw_websocket(served) as plain:
         with suppress(BrokenPipeError, ConnectionResetError):
             plain.sendall(frame(1, 10 * MIB) + bytes(10 * MIB))
         assert closed_with(plain) == 1013
         wait_until(lambda: served.appliance.byte_budget.held == 0)
 
 
-def test_frames_before_the_handshake_is_answered_leave_no_trace(
-    served: Served, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_frames_before_the_handshake_response_are_ignored(served: Served, caplog: pytest.LogCaptureFixture) -> None:
     lines = "".join(f"{name}: {value}\r\n" for name, value in HANDSHAKE.items())
     with socket.create_connection(("127.0.0.1", served.port), PATIENCE) as plain:
         plain.sendall(f"GET /v1/realtime HTTP/1.1\r\n{lines}\r\n".encode() + b"\xff" * 5000)
@@ -194,8 +192,8 @@ def test_frames_before_the_handshake_is_answered_leave_no_trace(
 
 
 @pytest.mark.alone
-def test_while_hostile_events_come_the_event_loop_is_in_time(one: Served) -> None:
-    """Each of these took the loop for seconds, or would have."""
+def test_hostile_events_do_not_block_the_event_loop(one: Served) -> None:
+    """Each of these events could block the event loop for seconds."""
     sent = [
         event("session.update", session={"tools": [{"a": [0] * 50}] * 60_000}),
         event("session.update", session={"tools": [0] * 9_000, "include": ["x"] * 10_000}),
@@ -208,7 +206,7 @@ def test_while_hostile_events_come_the_event_loop_is_in_time(one: Served) -> Non
 
 
 def _lag(served: Served, text: str) -> float:
-    """The longest that a request waited while this event was worked on, in seconds."""
+    """The longest delay of a request while this event was processed, in seconds."""
     import threading
 
     late, done = [0.0], threading.Event()
@@ -233,14 +231,12 @@ def _lag(served: Served, text: str) -> float:
 
 
 @pytest.mark.parametrize("text", ["9" * 5000, "[" * 1000, '{"a":' * 1000, "NaN", "1e999"])
-def test_json_that_is_none_is_said_to_be_none(text: str) -> None:
+def test_invalid_json_is_rejected(text: str) -> None:
     with pytest.raises(ChatapiError):
-        client_events.parsed(text)
+        client_events.parse_json(text)
 
 
-def test_a_text_frame_that_is_not_utf8_ends_its_connection_and_nothing_else(
-    one: Served, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_text_frame_that_is_not_utf8_closes_only_its_connection(one: Served, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(20):
         with websockets.sync.client.connect(one.url.replace("http", "ws") + "/v1/realtime") as client:
             client.send(event("response.create", response={"instructions": "Say much."}))
@@ -255,7 +251,7 @@ def test_a_text_frame_that_is_not_utf8_ends_its_connection_and_nothing_else(
 
 @pytest.mark.parametrize("wanted", ["bytes=5-1", "bytes=", "bytes=9999999-", "bytes=0-4,-1", "x"])
 @pytest.mark.parametrize("path", ["/", "/page/app.js"])
-def test_a_range_of_a_page_file_is_no_error(one: Served, path: str, wanted: str) -> None:
+def test_range_header_for_a_page_file_is_no_error(one: Served, path: str, wanted: str) -> None:
     whole = one.client.get(path)
     assert whole.headers["cache-control"] == "no-cache"
     part = one.client.get(path, headers={"range": wanted})

@@ -1,4 +1,4 @@
-"""`/v1/audio/transcriptions` and `/translations` with OpenAI's own clients, on echo engines and on the real models."""
+"""`/v1/audio/transcriptions` and `/translations` with OpenAI's official clients, on fake engines and real models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from chatapi import settings
 from chatapi.audio import RATE, Audio, Samples, Source, blocks, wav
 from chatapi.bench.wer import words
 from chatapi.events import JobProgress, Transcript
-from chatapi.interfaces.http.openai.transcriptions import REFUSED, TranscriptionForm, TranslationRequest
+from chatapi.interfaces.http.openai.transcriptions import UNSUPPORTED, TranscriptionForm, TranslationRequest
 from chatapi.services.transcription import transcriber
 from chatapi.services.transcription.transcriber import TranscriptionRequest
 from chatapi.settings import Settings
@@ -56,16 +56,16 @@ def lengths(text: str) -> list[float]:
     return [float(found) for found in re.findall(r"heard ([\d.]+) seconds", text)]
 
 
-def test_a_short_recording_is_written_down_in_every_form(client: OpenAI) -> None:
-    def asked(form: Any) -> Any:
+def test_short_recording_is_transcribed_in_every_format(client: OpenAI) -> None:
+    def transcribe(form: Any) -> Any:
         return client.audio.transcriptions.create(file=SHORT, model="whisper-1", response_format=form)
 
-    whole = asked("json")
+    whole = transcribe("json")
     assert lengths(whole.text) == [pytest.approx(1.9, abs=0.1)] and whole.usage.seconds == 6
-    assert asked("text") == whole.text + "\n"
-    assert re.fullmatch(rf"1\n00:00:01,\d+ --> 00:00:03,\d+\n{whole.text}\n\n", asked("srt"))
-    assert re.fullmatch(rf"WEBVTT\n\n00:00:01\.\d+ --> 00:00:03\.\d+\n{whole.text}\n\n", asked("vtt"))
-    verbose = asked("verbose_json")
+    assert transcribe("text") == whole.text + "\n"
+    assert re.fullmatch(rf"1\n00:00:01,\d+ --> 00:00:03,\d+\n{whole.text}\n\n", transcribe("srt"))
+    assert re.fullmatch(rf"WEBVTT\n\n00:00:01\.\d+ --> 00:00:03\.\d+\n{whole.text}\n\n", transcribe("vtt"))
+    verbose = transcribe("verbose_json")
     assert (verbose.text, verbose.language, verbose.duration) == (whole.text, "english", 5.5)
     [segment] = verbose.segments
     assert 1.5 < segment.start < 2 < 3.5 < segment.end < 4
@@ -73,18 +73,18 @@ def test_a_short_recording_is_written_down_in_every_form(client: OpenAI) -> None
     assert verbose.words is None
 
 
-@pytest.mark.parametrize(("asked", "found"), [(["word"], "words"), (["segment"], "segments"), ([], "segments")])
-def test_times_are_those_that_were_asked_for(client: OpenAI, asked: Any, found: str) -> None:
+@pytest.mark.parametrize(("granularities", "field"), [(["word"], "words"), (["segment"], "segments"), ([], "segments")])
+def test_timestamps_have_the_requested_granularity(client: OpenAI, granularities: Any, field: str) -> None:
     verbose = client.audio.transcriptions.create(
-        file=LONG, model="whisper-1", response_format="verbose_json", timestamp_granularities=asked
+        file=LONG, model="whisper-1", response_format="verbose_json", timestamp_granularities=granularities
     )
-    other = {"words": "segments", "segments": "words"}[found]
-    assert getattr(verbose, found) and getattr(verbose, other) is None
-    times = [(each.start, each.end) for each in getattr(verbose, found)]
+    other = {"words": "segments", "segments": "words"}[field]
+    assert getattr(verbose, field) and getattr(verbose, other) is None
+    times = [(each.start, each.end) for each in getattr(verbose, field)]
     assert times == sorted(times) and all(0 <= start <= end <= verbose.duration for start, end in times)
 
 
-def test_both_kinds_of_times_are_given_where_both_are_asked_for(client: OpenAI) -> None:
+def test_both_granularities_are_returned_on_request(client: OpenAI) -> None:
     verbose = client.audio.transcriptions.create(
         file=SHORT,
         model="whisper-1",
@@ -94,33 +94,33 @@ def test_both_kinds_of_times_are_given_where_both_are_asked_for(client: OpenAI) 
     assert verbose.words and verbose.words[0].word == "heard" and verbose.segments
 
 
-def test_a_recording_longer_than_a_turn_may_be_is_heard_to_its_end(echo_settings: Callable[..., Settings]) -> None:
+def test_recording_longer_than_a_turn_is_transcribed_completely(echo_settings: Callable[..., Settings]) -> None:
     with (
         serving(echo_settings("limits.audio_seconds=10")) as small,
         OpenAI(base_url=small.url + "/v1", api_key="none", max_retries=0) as client,
     ):
-        said = client.audio.transcriptions.create(file=LONG, model="whisper-1", response_format="verbose_json")
-    assert said.duration == 48
-    heard = lengths(said.text)
-    assert len(heard) == 3 and sum(heard) == pytest.approx(36 + 5 * 0.4, abs=0.5)
-    assert [round(segment.start) for segment in said.segments or []] == [2, 7, 37]
+        transcript = client.audio.transcriptions.create(file=LONG, model="whisper-1", response_format="verbose_json")
+    assert transcript.duration == 48
+    seconds = lengths(transcript.text)
+    assert len(seconds) == 3 and sum(seconds) == pytest.approx(36 + 5 * 0.4, abs=0.5)
+    assert [round(segment.start) for segment in transcript.segments or []] == [2, 7, 37]
 
 
 @pytest.mark.parametrize("codec", [("flac", "flac"), ("libmp3lame", "mp3"), ("libopus", "ogg"), ("aac", "mp4")])
-def test_whatever_can_be_decoded_is_taken_also_from_the_disk(client: OpenAI, codec: tuple[str, str]) -> None:
+def test_every_decodable_format_is_accepted(client: OpenAI, codec: tuple[str, str]) -> None:
     rate = 48_000
     sound = np.concatenate([np.zeros(rate), tone(35, rate=rate), np.zeros(rate)]).astype(np.float32)
-    said = client.audio.transcriptions.create(file=written(sound, rate, *codec), model="whisper-1")
-    assert sum(lengths(said.text)) == pytest.approx(35.4, abs=0.5)
+    transcript = client.audio.transcriptions.create(file=written(sound, rate, *codec), model="whisper-1")
+    assert sum(lengths(transcript.text)) == pytest.approx(35.4, abs=0.5)
 
 
-def test_a_file_too_large_for_memory_is_read_where_it_lies(client: OpenAI) -> None:
+def test_file_too_large_for_memory_is_read_from_disk(client: OpenAI) -> None:
     sound = file(20, 20, 20)
     assert len(sound) > 1 << 20
     assert sum(lengths(client.audio.transcriptions.create(file=sound, model="whisper-1").text)) > 59
 
 
-def test_the_text_comes_in_pieces_that_are_the_whole(client: OpenAI) -> None:
+def test_stream_deltas_join_to_the_transcript(client: OpenAI) -> None:
     *deltas, done = client.audio.transcriptions.create(file=LONG, model="whisper-1", stream=True)
     assert {event.type for event in deltas} == {"transcript.text.delta"} and len(deltas) == 3
     assert done.type == "transcript.text.done"
@@ -129,13 +129,13 @@ def test_the_text_comes_in_pieces_that_are_the_whole(client: OpenAI) -> None:
 
 
 @pytest.mark.anyio
-async def test_what_is_understood_is_told_before_the_file_is_decoded(
+async def test_transcripts_are_streamed_before_the_file_is_decoded(
     echo: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     freed = threading.Event()
 
     def held(source: Source) -> Iterator[Samples]:
-        """The real blocks, those after 100 seconds only once a passage was told."""
+        """The real blocks; those after 100 seconds only once a transcript was sent."""
         count = 0
         for block in blocks(source):
             count += len(block)
@@ -153,7 +153,7 @@ async def test_what_is_understood_is_told_before_the_file_is_decoded(
 
 
 @pytest.mark.anyio
-async def test_the_command_line_follows_a_file_of_any_length(echo: Running, tmp_path: Path) -> None:
+async def test_command_line_transcribes_a_file_of_any_length(echo: Running, tmp_path: Path) -> None:
     (tmp_path / "long.wav").write_bytes(LONG)
     async with echo("limits.file_seconds=1") as appliance:
         async with appliance.transcriber.stream_file(tmp_path / "long.wav") as events:
@@ -162,16 +162,16 @@ async def test_the_command_line_follows_a_file_of_any_length(echo: Running, tmp_
     assert isinstance(found[-1], JobProgress) and found[-1].done == found[-1].total == 48
 
 
-def test_tokens_come_with_their_probabilities(client: OpenAI) -> None:
-    said = client.audio.transcriptions.create(file=SHORT, model="gpt-4o-transcribe", include=["logprobs"])
-    assert "".join(each.token or "" for each in said.logprobs or []).strip() == said.text
-    assert all(bytes(map(int, each.bytes or [])).decode() == each.token for each in said.logprobs or [])
+def test_logprobs_are_returned_with_tokens(client: OpenAI) -> None:
+    transcript = client.audio.transcriptions.create(file=SHORT, model="gpt-4o-transcribe", include=["logprobs"])
+    assert "".join(each.token or "" for each in transcript.logprobs or []).strip() == transcript.text
+    assert all(bytes(map(int, each.bytes or [])).decode() == each.token for each in transcript.logprobs or [])
     delta, done = client.audio.transcriptions.create(file=SHORT, model="whisper-1", include=["logprobs"], stream=True)
     assert delta.logprobs and done.logprobs and len(delta.logprobs) == len(done.logprobs)
 
 
-def test_language_prompt_and_temperature_reach_the_recogniser(client: OpenAI) -> None:
-    said = client.audio.transcriptions.create(
+def test_language_prompt_and_temperature_reach_the_asr_engine(client: OpenAI) -> None:
+    transcript = client.audio.transcriptions.create(
         file=SHORT,
         model="whisper-1",
         language="de",
@@ -179,17 +179,17 @@ def test_language_prompt_and_temperature_reach_the_recogniser(client: OpenAI) ->
         temperature=0.5,
         response_format="verbose_json",
     )
-    assert said.language == "german" and said.text.endswith("after Nabu at 0.5.")
-    assert said.segments is not None and said.segments[0].temperature == 0.5
+    assert transcript.language == "german" and transcript.text.endswith("after Nabu at 0.5.")
+    assert transcript.segments is not None and transcript.segments[0].temperature == 0.5
 
 
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
-def test_a_translation_is_english(client: OpenAI) -> None:
+def test_translation_is_english(client: OpenAI) -> None:
     assert "in English" in client.audio.translations.create(file=SHORT, model="whisper-1").text
     assert "in English" not in client.audio.transcriptions.create(file=SHORT, model="whisper-1").text
     for form in ("text", "srt", "vtt"):
-        told: Any = client.audio.translations.create(file=SHORT, model="whisper-1", response_format=form, prompt="Nabu")
-        assert "in English after Nabu" in told
+        text: Any = client.audio.translations.create(file=SHORT, model="whisper-1", response_format=form, prompt="Nabu")
+        assert "in English after Nabu" in text
     verbose = client.audio.translations.create(
         file=SHORT, model="whisper-1", response_format="verbose_json", temperature=0.2
     )
@@ -206,14 +206,14 @@ def test_a_translation_is_english(client: OpenAI) -> None:
         ({"type": "server_vad", "threshold": 0.9}, 3),
     ],
 )
-def test_a_recording_is_cut_as_it_is_asked_to_be(client: OpenAI, strategy: Any, parts: int) -> None:
-    said = client.audio.transcriptions.create(
+def test_chunking_strategy_splits_the_recording(client: OpenAI, strategy: Any, parts: int) -> None:
+    transcript = client.audio.transcriptions.create(
         file=file(1, 2, 1, pause=0.8), model="whisper-1", chunking_strategy=strategy
     )
-    assert len(lengths(said.text)) == parts
+    assert len(lengths(transcript.text)) == parts
 
 
-def test_a_recording_of_silence_has_no_words(client: OpenAI) -> None:
+def test_silent_recording_has_an_empty_transcript(client: OpenAI) -> None:
     silence = wav(Audio(np.zeros(3 * RATE, np.float32), RATE))
     assert client.audio.transcriptions.create(file=silence, model="whisper-1").text == ""
     [done] = client.audio.transcriptions.create(file=silence, model="whisper-1", stream=True)
@@ -221,12 +221,14 @@ def test_a_recording_of_silence_has_no_words(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "kind", "refused"),
-    [("transcriptions", TranscriptionForm, set(REFUSED)), ("translations", TranslationRequest, set())],
+    ("call", "kind", "rejected"),
+    [("transcriptions", TranscriptionForm, set(UNSUPPORTED)), ("translations", TranslationRequest, set())],
 )
-def test_every_parameter_of_the_client_is_honoured_or_refused_by_name(call: str, kind: Any, refused: set[str]) -> None:
+def test_every_parameter_of_the_client_is_supported_or_rejected_by_name(
+    call: str, kind: Any, rejected: set[str]
+) -> None:
     create = getattr(OpenAI(api_key="none").audio, call).create
-    assert set(inspect.signature(create).parameters) - OF_THE_CLIENT == set(kind.model_fields) | refused
+    assert set(inspect.signature(create).parameters) - OF_THE_CLIENT == set(kind.model_fields) | rejected
 
 
 @pytest.mark.parametrize(
@@ -257,20 +259,20 @@ def test_every_parameter_of_the_client_is_honoured_or_refused_by_name(call: str,
         ({"model": ["whisper-1"], "model[]": ["whisper-1"]}, "model"),
     ],
 )
-def test_what_cannot_be_done_is_named(served: Served, changed: dict[str, Any], param: str) -> None:
+def test_invalid_parameter_is_named(served: Served, changed: dict[str, Any], param: str) -> None:
     reply = served.client.post(TRANSCRIPTIONS, data={"model": "whisper-1", **changed}, files={"file": SHORT})
     error = reply.json()["error"]
     assert (reply.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param), error
     assert param in error["message"] or "language" in error["message"]
 
 
-def test_a_model_that_is_not_here_is_not_found(client: OpenAI) -> None:
+def test_unknown_model_is_not_found(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         client.audio.transcriptions.create(file=SHORT, model="parakeet")
     assert caught.value.code == "model_not_found" and caught.value.param == "model"
 
 
-def test_a_turn_is_heard_while_a_long_recording_is_worked_through(echo_settings: Callable[..., Settings]) -> None:
+def test_turn_runs_during_a_long_transcription(echo_settings: Callable[..., Settings]) -> None:
     with serving(echo_settings("fake.delay=0.001", "limits.audio_seconds=10")) as box:
         found: list[int] = []
 
@@ -289,7 +291,7 @@ def test_a_turn_is_heard_while_a_long_recording_is_worked_through(echo_settings:
 @pytest.mark.skipif(
     shutil.which("node") is None or not (NODE / "node_modules").is_dir(), reason="needs node and tests/node"
 )
-def test_the_client_for_node_does_the_same(served: Served, tmp_path: Path) -> None:
+def test_node_client_transcribes_and_synthesizes(served: Served, tmp_path: Path) -> None:
     (tmp_path / "long.wav").write_bytes(LONG)
     ran = subprocess.run(
         ["node", NODE / "audio.mjs", served.url + "/v1", tmp_path / "long.wav"],
@@ -304,9 +306,9 @@ def test_the_client_for_node_does_the_same(served: Served, tmp_path: Path) -> No
 
 @pytest.mark.real
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
-def test_real_speech_is_written_down_with_its_times(box: Served) -> None:
+def test_real_speech_is_transcribed_with_timestamps(box: Served) -> None:
     with OpenAI(base_url=box.url + "/v1", api_key="none", max_retries=0, timeout=60) as client:
-        said = client.audio.transcriptions.create(
+        transcript = client.audio.transcriptions.create(
             file=CORPUS / "two_cities-00.flac",
             model="whisper-1",
             language="en",
@@ -314,8 +316,8 @@ def test_real_speech_is_written_down_with_its_times(box: Served) -> None:
             timestamp_granularities=["word", "segment"],
         )
         expected = words("It was the best of times, it was the worst of times")
-        assert words(said.text) == [word.word.lower() for word in said.words or []] == expected
-        starts = [word.start for word in said.words or []]
+        assert words(transcript.text) == [word.word.lower() for word in transcript.words or []] == expected
+        starts = [word.start for word in transcript.words or []]
         # The pause after the first half is at 1.8 s.
         assert starts == sorted(starts) and starts[5] < 1.8 < starts[6] + 0.2
         with pytest.raises(openai.BadRequestError, match="cannot translate") as caught:
@@ -335,7 +337,7 @@ def test_french_is_translated_by_a_multilingual_model(tmp_path_factory: pytest.T
         OpenAI(base_url=many.url + "/v1", api_key="none", max_retries=0, timeout=60) as client,
     ):
         french = CORPUS / "fr-pangrama.flac"
-        said = client.audio.transcriptions.create(file=french, model="whisper-1", response_format="verbose_json")
-        assert said.language == "french" and "juge" in words(said.text)
+        transcript = client.audio.transcriptions.create(file=french, model="whisper-1", response_format="verbose_json")
+        assert transcript.language == "french" and "juge" in words(transcript.text)
         english = client.audio.translations.create(file=french, model="whisper-1").text
         assert {"old", "judge"} & set(words(english)) and "juge" not in words(english)

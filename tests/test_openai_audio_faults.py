@@ -1,4 +1,4 @@
-"""OpenAI's audio routes with everything that is wrong: files, forms, clients that stall or leave, and a full box."""
+"""OpenAI's audio routes with invalid files and forms, stalled or disconnected clients, and a full queue."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from test_openai_audio import LONG, SHORT, TRANSCRIPTIONS, TRANSLATIONS
 
 
 def film() -> bytes:
-    """A video that nobody says anything in."""
+    """A video without an audio track."""
     made = io.BytesIO()
     with av.open(made, "w", format="mp4") as out:
         stream = out.add_stream("mpeg4", rate=10)
@@ -36,7 +36,7 @@ def film() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "empty"),
         (b"hello, this is no sound", "text, not audio"),
@@ -49,18 +49,18 @@ def film() -> bytes:
     ids=["empty", "text", "bytes", "picture", "header", "film", "large"],
 )
 @pytest.mark.parametrize("path", [TRANSCRIPTIONS, TRANSLATIONS])
-def test_what_is_no_sound_is_told_so(served: Served, path: str, content: bytes, told: str) -> None:
+def test_content_that_is_not_audio_is_rejected(served: Served, path: str, content: bytes, message: str) -> None:
     reply = served.client.post(path, data={"model": "whisper-1"}, files={"file": content})
     error = reply.json()["error"]
-    assert (reply.status_code, error["code"]) == (400, "bad_audio") and told in error["message"]
+    assert (reply.status_code, error["code"]) == (400, "bad_audio") and message in error["message"]
 
 
 @pytest.mark.parametrize("stream", ["true", "false"])
-def test_a_recording_that_is_too_long_is_refused(echo_settings: Callable[..., Settings], stream: str) -> None:
+def test_too_long_recording_is_rejected(echo_settings: Callable[..., Settings], stream: str) -> None:
     with serving(echo_settings("limits.file_seconds=40")) as small:
         reply = small.client.post(TRANSCRIPTIONS, data={"stream": stream}, files={"file": LONG})
         assert (reply.status_code, reply.json()["error"]["code"]) == (413, "audio_too_long")
-        # Its header does not say how long it is.
+        # Its header does not have its length.
         endless = LONG[:40] + b"\xff\xff\xff\xff" + LONG[44:]
         reply = small.client.post(TRANSCRIPTIONS, data={"stream": stream}, files={"file": endless})
         if stream == "true":
@@ -80,7 +80,7 @@ def test_a_recording_that_is_too_long_is_refused(echo_settings: Callable[..., Se
         ({"prompt": "a" * 100_000}, {"file": SHORT}, "invalid_form"),
     ],
 )
-def test_a_wrong_form_is_refused(served: Served, fields: dict[str, Any], files: dict[str, Any], code: str) -> None:
+def test_invalid_form_is_rejected(served: Served, fields: dict[str, Any], files: dict[str, Any], code: str) -> None:
     reply = served.client.post(TRANSCRIPTIONS, data=fields, files=files)
     assert reply.status_code == 400 and reply.json()["error"]["code"] in (code, "missing_file")
 
@@ -103,20 +103,20 @@ def form(boundary: str, content: bytes, end: str = "--") -> bytes:
         (b"", "", 415),
     ],
 )
-def test_a_body_that_is_no_form_is_refused(served: Served, body: bytes, media_type: str, status: int) -> None:
+def test_body_that_is_not_a_form_is_rejected(served: Served, body: bytes, media_type: str, status: int) -> None:
     headers = {"content-type": media_type} if media_type else {}
     reply = served.client.post(TRANSCRIPTIONS, content=body, headers=headers)
     assert reply.status_code == status and reply.json()["error"]["message"]
 
 
-def test_a_hundred_megabytes_are_refused_before_they_arrive(served: Served) -> None:
+def test_hundred_megabytes_are_rejected_before_they_arrive(served: Served) -> None:
     with socket.create_connection(("127.0.0.1", served.port)) as plain:
         head = f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {100 << 20}\r\n"
         plain.sendall(head.encode() + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n")
         assert plain.recv(1000).startswith(b"HTTP/1.1 413 ")
 
 
-def test_a_client_that_stalls_in_its_form_is_told_and_holds_nothing(echo_settings: Callable[..., Settings]) -> None:
+def test_client_that_stalls_in_its_form_times_out(echo_settings: Callable[..., Settings]) -> None:
     with serving(echo_settings("server.body_seconds=0.3")) as quick:
         with socket.create_connection(("127.0.0.1", quick.port)) as plain:
             head = f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n"
@@ -131,7 +131,7 @@ def test_a_client_that_stalls_in_its_form_is_told_and_holds_nothing(echo_setting
     cut=st.integers(0, 400) | st.none(),
 )
 @effort(max_examples=80, deadline=None)
-def test_no_form_is_an_error_of_ours(one: Served, names: list[str], content: bytes, cut: int | None) -> None:
+def test_no_form_causes_an_internal_error(one: Served, names: list[str], content: bytes, cut: int | None) -> None:
     parts = [
         f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="a"\r\n\r\n'.encode()
         if name.startswith("file")
@@ -145,7 +145,7 @@ def test_no_form_is_an_error_of_ours(one: Served, names: list[str], content: byt
 
 
 @pytest.mark.parametrize("admission", ["gate", "long"])
-def test_a_full_box_refuses_and_says_when_to_come_again(echo_settings: Callable[..., Settings], admission: str) -> None:
+def test_full_queue_rejects_with_retry_after(echo_settings: Callable[..., Settings], admission: str) -> None:
     with serving(echo_settings("limits.concurrent=1", "limits.queue=0", "limits.audio_seconds=10")) as full:
         held = full.appliance.admission if admission == "gate" else full.appliance.transcription_service.long_recordings
         full.run(held.acquire)
@@ -159,7 +159,7 @@ def test_a_full_box_refuses_and_says_when_to_come_again(echo_settings: Callable[
         assert 'chatapi_turns_total{input="voice",kind="file",reply="text",result="ok"} 1.0' in counted
 
 
-def test_long_recordings_leave_room_for_turns(echo_settings: Callable[..., Settings]) -> None:
+def test_long_recordings_leave_slots_for_turns(echo_settings: Callable[..., Settings]) -> None:
     with serving(echo_settings("limits.concurrent=2", "limits.audio_seconds=10")) as busy:
         busy.run(busy.appliance.transcription_service.long_recordings.acquire)
         with pytest.raises(openai.APITimeoutError):
@@ -170,7 +170,7 @@ def test_long_recordings_leave_room_for_turns(echo_settings: Callable[..., Setti
         busy.run(lambda: until(lambda: busy.appliance.transcription_service.long_recordings.waiting == 0))
 
 
-def test_who_leaves_stops_the_work(echo_settings: Callable[..., Settings]) -> None:
+def test_disconnect_cancels_the_transcription(echo_settings: Callable[..., Settings]) -> None:
     with serving(echo_settings("fake.delay=0.002")) as slow:
         with socket.create_connection(("127.0.0.1", slow.port)) as plain:
             body = form("x", LONG)

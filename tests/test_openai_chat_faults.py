@@ -1,4 +1,4 @@
-"""`/v1/chat/completions` tried with garbage, huge, wrong and contradictory bodies: OpenAI's errors, never a 5xx."""
+"""`/v1/chat/completions` with malformed, huge, invalid and contradictory bodies: OpenAI's errors, never a 5xx."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def encoded(file: bytes) -> str:
         (b"{}", "missing_required_parameter"),
     ],
 )
-def test_what_is_no_request_is_refused(house: Served, body: bytes, code: str) -> None:
+def test_malformed_body_is_rejected(house: Served, body: bytes, code: str) -> None:
     reply = house.client.post(PATH, content=body, headers={"content-type": "application/json"})
     error = reply.json()["error"]
     assert (reply.status_code, error["type"], error["code"]) == (400, "invalid_request_error", code)
@@ -77,7 +77,7 @@ def test_what_is_no_request_is_refused(house: Served, body: bytes, code: str) ->
 
 
 @pytest.mark.parametrize("path", [PATH, "/v1/audio/speech", "/completion"])
-def test_more_values_than_a_box_has_memory_for_are_not_even_read(house: Served, path: str) -> None:
+def test_too_many_values_are_rejected_before_parsing(house: Served, path: str) -> None:
     body = b'{"input": [' + b"[]," * (MOST_VALUES // 2) + b"[]]}"
     reply = house.client.post(path, content=body, headers={"content-type": "application/json"})
     assert (reply.status_code, reply.json().get("error", reply.json())["code"]) == (413, "too_many_values")
@@ -86,13 +86,13 @@ def test_more_values_than_a_box_has_memory_for_are_not_even_read(house: Served, 
 @pytest.mark.parametrize(
     "metadata", [{str(number): "x" for number in range(17)}, {"x" * 65: "a"}, {"a": "x" * 513}, {"a": 5}, "text", [1]]
 )
-def test_metadata_beyond_openais_bounds_are_refused(house: Served, metadata: Any) -> None:
+def test_metadata_beyond_openai_limits_is_rejected(house: Served, metadata: Any) -> None:
     error = ask(house, metadata=metadata).json()["error"]
     assert (error["code"], error["param"]) == ("invalid_value", "metadata") and "16 pairs" in error["message"]
     assert ask(house, metadata={str(number): "x" * 512 for number in range(16)}).status_code == 200
 
 
-def test_a_long_body_is_judged_as_a_short_one_is(house: Served) -> None:
+def test_long_body_is_validated_like_a_short_one(house: Served) -> None:
     assert ask(house, user="b" * LARGE).status_code == 200
     error = ask(house, user="b" * LARGE + "\0").json()["error"]
     assert error["code"] == "invalid_json" and "NUL" in error["message"]
@@ -207,7 +207,7 @@ def test_a_long_body_is_judged_as_a_short_one_is(house: Served) -> None:
         ),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told_with_its_place(house: Served, change: Any, code: str, param: str) -> None:
+def test_invalid_value_is_reported_with_its_path(house: Served, change: Any, code: str, param: str) -> None:
     reply = ask(house, **change)
     error = reply.json()["error"]
     assert (error["code"], error["param"]) == (code, param), error
@@ -215,12 +215,12 @@ def test_what_is_wrong_is_told_with_its_place(house: Served, change: Any, code: 
     assert "Input should" not in error["message"]
 
 
-def test_other_media_types_are_refused(house: Served) -> None:
+def test_other_media_types_are_rejected(house: Served) -> None:
     reply = house.client.post(PATH, data={"model": "default"})
     assert (reply.status_code, reply.json()["error"]["code"]) == (415, "unsupported_media_type")
 
 
-def test_a_body_of_a_hundred_megabytes_is_refused_before_it_is_read(house: Served) -> None:
+def test_body_of_a_hundred_megabytes_is_rejected_before_it_is_read(house: Served) -> None:
     head = f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     head += f"Content-Length: {100 << 20}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", house.port), timeout=20) as connection:
@@ -231,18 +231,18 @@ def test_a_body_of_a_hundred_megabytes_is_refused_before_it_is_read(house: Serve
     assert json.loads(reply.partition(b"\r\n\r\n")[2])["error"]["code"] == "body_too_large"
 
 
-def test_the_sound_of_all_messages_together_has_a_limit(house: Served) -> None:
+def test_audio_of_all_messages_has_a_limit(house: Served) -> None:
     long = sound(encoded(wav(Audio(tone(61, rate=8000), 8000))))
     reply = ask(house, messages=[long, {"role": "assistant", "content": "ok"}, long])
     assert (reply.status_code, reply.json()["error"]["code"]) == (413, "audio_too_long")
 
 
-def test_while_the_models_load_the_client_is_told_to_wait(tmp_path: Any) -> None:
+def test_while_models_load_requests_get_retry_after(tmp_path: Any) -> None:
     with serving(settings.load([*ECHO, f"data={tmp_path}"], environ={}).settings, load=False) as cold:
         reply = ask(cold)
         assert (reply.status_code, reply.json()["error"]["type"]) == (503, "server_error")
         assert reply.headers["retry-after"]
-        # Whether there is such a model or voice nobody can say yet.
+        # Models and voices are not known yet.
         for other in (
             ask(cold, model="some-model"),
             cold.client.get("/v1/models/some-model"),
@@ -253,7 +253,7 @@ def test_while_the_models_load_the_client_is_told_to_wait(tmp_path: Any) -> None
 
 
 @pytest.mark.anyio
-async def test_spoken_answers_are_remembered_only_so_many(echo: Running) -> None:
+async def test_stored_audio_ids_have_a_limit(echo: Running) -> None:
     async with echo() as appliance:
         for number in range(MAX_AUDIO_IDS + 1):
             appliance.chat.remember(str(number), "said")
@@ -312,7 +312,7 @@ BODIES = st.fixed_dictionaries(
 
 @hypothesis.given(body=BODIES)
 @hypothesis.settings(max_examples=60, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
-def test_whatever_is_asked_it_is_answered_or_refused(house: Served, body: Any) -> None:
+def test_any_body_is_answered_or_rejected(house: Served, body: Any) -> None:
     reply = house.client.post(PATH, content=json.dumps(body).encode(), headers={"content-type": "application/json"})
     assert reply.status_code in (200, 400, 404, 413), reply.text
     if reply.status_code != 200:

@@ -1,4 +1,4 @@
-"""`/v1/chat/completions` with OpenAI's client for Node, unmodified: `npm ci --prefix tests/node` installs it."""
+"""`/v1/chat/completions` with OpenAI's client for Node; `npm ci --prefix tests/node` installs it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOLDER = Path(__file__).with_name("node")
     reason="needs node and tests/node",
 )
 @pytest.mark.anyio
-async def test_the_client_for_node_chats_with_the_box(served: Served) -> None:
+async def test_node_client_creates_chat_completions(served: Served) -> None:
     with anyio.fail_after(60):
         ran = await anyio.run_process(["node", str(FOLDER / "chat.mjs"), f"{served.url}/v1", "none"], check=False)
     assert ran.returncode == 0, ran.stderr.decode()

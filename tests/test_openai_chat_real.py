@@ -1,4 +1,4 @@
-"""`/v1/chat/completions` on the real models, with OpenAI's own client."""
+"""`/v1/chat/completions` on real models, with OpenAI's official client."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ def client(box: Served) -> Iterator[OpenAI]:
 
 
 def ask(client: OpenAI, text: str, **options: Any) -> str:
-    asked: Any = {"max_tokens": 40, "temperature": 0, **options}
+    parameters: Any = {"max_tokens": 40, "temperature": 0, **options}
     completion = client.chat.completions.create(
-        model="default", messages=[BRIEF, {"role": "user", "content": text}], **asked
+        model="default", messages=[BRIEF, {"role": "user", "content": text}], **parameters
     )
     return completion.choices[0].message.content or ""
 
 
 @pytest.mark.parametrize(("temperature", "seed"), [(0, 1), (1.5, 2), (2, 3)])
-def test_json_fits_its_schema_however_wild_the_model(client: OpenAI, temperature: float, seed: int) -> None:
+def test_json_conforms_to_its_schema_at_any_temperature(client: OpenAI, temperature: float, seed: int) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON, "strict": True}}
-    asked = "Anna is 31 and plays chess. Describe her."
-    said = ask(client, asked, response_format=form, temperature=temperature, seed=seed, max_tokens=150)
-    assert jsonschema_rs.is_valid(PERSON, json.loads(said)), said
+    question = "Anna is 31 and plays chess. Describe her."
+    answer = ask(client, question, response_format=form, temperature=temperature, seed=seed, max_tokens=150)
+    assert jsonschema_rs.is_valid(PERSON, json.loads(answer)), answer
 
 
-def test_any_object_is_json(client: OpenAI) -> None:
+def test_json_object_is_valid_json(client: OpenAI) -> None:
     assert isinstance(json.loads(ask(client, "Anna is 31.", response_format={"type": "json_object"})), dict)
 
 
-def test_a_function_is_called_with_arguments_that_fit(client: OpenAI) -> None:
+def test_tool_call_has_valid_arguments(client: OpenAI) -> None:
     schema = {"type": "object", "properties": {"city": {"$ref": "#/$defs/c"}}, "required": ["city"],
               "$defs": {"c": {"enum": ["Paris", "Rome"]}}}  # fmt: skip
     tools: Any = [
@@ -67,16 +67,16 @@ def test_a_function_is_called_with_arguments_that_fit(client: OpenAI) -> None:
     ]
     one = {"type": "function", "function": {"name": "news"}}
     for choice, names in (("required", ("weather", "news")), (one, ("news",))):
-        asked: Any = {"tools": tools, "tool_choice": choice, "temperature": 1, "seed": 4}
+        parameters: Any = {"tools": tools, "tool_choice": choice, "temperature": 1, "seed": 4}
         completion = client.chat.completions.create(
-            model="default", messages=[{"role": "user", "content": "Is it raining in Paris?"}], **asked
+            model="default", messages=[{"role": "user", "content": "Is it raining in Paris?"}], **parameters
         )
         [call] = completion.choices[0].message.tool_calls or []
         assert call.type == "function" and call.function.name in names
         assert jsonschema_rs.is_valid(schema, json.loads(call.function.arguments))
 
 
-def test_what_is_asked_reaches_the_engine(client: OpenAI) -> None:
+def test_sampling_parameters_reach_the_engine(client: OpenAI) -> None:
     plain = ask(client, PARIS)
     assert "Paris" in plain
     assert ask(client, PARIS, stop=[" Paris"]) == plain.partition(" Paris")[0]
@@ -84,37 +84,37 @@ def test_what_is_asked_reaches_the_engine(client: OpenAI) -> None:
     seeds = [ask(client, "Tell me a story.", seed=seed, **wild) for seed in (8, 7, 7, -1)]
     assert seeds[1] == seeds[2]
     assert len(set(seeds)) > 1
-    # Of the likeliest alone it is always the same, whatever the temperature and the seed.
+    # With top_p=0 the completion is always the same, whatever the temperature and the seed.
     assert len({ask(client, "Tell me a story.", seed=seed, top_p=0, **wild) for seed in (1, 2, 3)}) == 1
 
 
-def test_penalties_and_biases_change_what_is_written(client: OpenAI) -> None:
-    asked = "Say the word yes twenty times."
-    loved = ask(client, asked, frequency_penalty=-2, presence_penalty=-2, max_tokens=30)
-    feared = ask(client, asked, frequency_penalty=2, presence_penalty=2, max_tokens=30)
-    words = [re.findall(r"\S+", said.lower()) for said in (loved, feared)]
+def test_penalties_and_logit_bias_change_the_completion(client: OpenAI) -> None:
+    question = "Say the word yes twenty times."
+    rewarded = ask(client, question, frequency_penalty=-2, presence_penalty=-2, max_tokens=30)
+    penalized = ask(client, question, frequency_penalty=2, presence_penalty=2, max_tokens=30)
+    words = [re.findall(r"\S+", answer.lower()) for answer in (rewarded, penalized)]
     kinds = [len(set(each)) / max(1, len(each)) for each in words]
-    assert kinds[1] > kinds[0] or not words[0], (loved, feared)
-    told = client.chat.completions.create(
+    assert kinds[1] > kinds[0] or not words[0], (rewarded, penalized)
+    choice = client.chat.completions.create(
         model="default", messages=[{"role": "user", "content": PARIS}], max_tokens=1, temperature=0, logprobs=True,
         top_logprobs=5,
     ).choices[0]  # fmt: skip
-    assert told.logprobs is not None and told.logprobs.content is not None
-    [first] = told.logprobs.content
-    assert first.top_logprobs[0].token == first.token == told.message.content
+    assert choice.logprobs is not None and choice.logprobs.content is not None
+    [first] = choice.logprobs.content
+    assert first.top_logprobs[0].token == first.token == choice.message.content
     assert [each.logprob for each in first.top_logprobs] == sorted(
         (x.logprob for x in first.top_logprobs), reverse=True
     )
 
 
-def test_the_beginning_of_a_prompt_is_not_computed_again(client: OpenAI) -> None:
+def test_prompt_prefix_is_cached(client: OpenAI) -> None:
     turns: list[Any] = [BRIEF, {"role": "user", "content": "Name a fruit that is red."}]
     usages = [client.chat.completions.create(model="default", messages=turns, max_tokens=5).usage for _ in range(2)]
     assert usages[1] is not None and usages[1].prompt_tokens_details is not None
     assert (usages[1].prompt_tokens_details.cached_tokens or 0) > usages[1].prompt_tokens / 2
 
 
-def test_an_answer_is_gone_on_with_and_what_does_not_fit_is_refused(client: OpenAI) -> None:
+def test_prefix_is_continued_and_a_too_long_prompt_is_rejected(client: OpenAI) -> None:
     turns: list[Any] = [
         {"role": "user", "content": "Count from one to five in words."},
         {"role": "assistant", "content": "One, two,"},
@@ -127,10 +127,10 @@ def test_an_answer_is_gone_on_with_and_what_does_not_fit_is_refused(client: Open
     assert ask(client, "Say hello.", max_tokens=100_000)
 
 
-def test_what_is_said_aloud_is_heard_and_answered_aloud(client: OpenAI) -> None:
+def test_spoken_question_gets_a_spoken_answer(client: OpenAI) -> None:
     part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(recorded()).decode(), "format": "wav"}}
-    told: Any = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": [part]}]
+    messages: Any = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": [part]}]
     options: Any = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}, "temperature": 0}
-    answer = client.chat.completions.create(model="default", messages=told, **options).choices[0].message.audio
+    answer = client.chat.completions.create(model="default", messages=messages, **options).choices[0].message.audio
     assert answer is not None and "Paris" in answer.transcript
     assert decode(base64.b64decode(answer.data)).seconds > 1

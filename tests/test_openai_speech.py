@@ -1,4 +1,4 @@
-"""`/v1/audio/speech` with OpenAI's own client, on echo engines; at the end, what is spoken is understood."""
+"""`/v1/audio/speech` with OpenAI's official client, on fake engines, and a round trip through ASR on real models."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from openai import OpenAI
 from chatapi.audio import RATE, Audio, decode, wav
 from chatapi.audio.encoding import FORMATS, PCM_RATE
 from chatapi.bench.wer import words
-from chatapi.interfaces.http.openai.speech import REFUSED, SpeechRequest
+from chatapi.interfaces.http.openai.speech import UNSUPPORTED, SpeechRequest
 from chatapi.settings import Settings
 from conftest import Served, serving, until
 
 TEXT = "One two three four five. Six seven eight nine. Ten."
 SPOKEN = 10 * 0.06
-"""Seconds that the echo voice takes for it."""
+"""Length of its speech with the fake voice, in seconds."""
 OF_THE_CLIENT = {"extra_headers", "extra_query", "extra_body", "timeout"}
 
 
@@ -42,25 +42,25 @@ def seconds(form: str, file: bytes) -> float:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_every_format_is_spoken(client: OpenAI, form: Any) -> None:
+def test_every_format_is_encoded(client: OpenAI, form: Any) -> None:
     reply = client.audio.speech.create(input=TEXT, model="tts-1", voice="alloy", response_format=form)
     assert reply.response.headers["content-type"] == FORMATS[form].media_type
     assert SPOKEN - 0.01 < seconds(form, reply.read()) < SPOKEN + 0.15
 
 
-def test_mp3_is_what_nobody_asked_for_otherwise(client: OpenAI) -> None:
+def test_mp3_is_the_default_format(client: OpenAI) -> None:
     reply = client.audio.speech.create(input=TEXT, model="tts-1", voice="alloy")
     assert reply.response.headers["content-type"] == "audio/mpeg"
 
 
 @pytest.mark.parametrize(("speed", "length"), [(0.25, 4), (0.5, 2), (1, 1), (4, 0.25)])
-def test_speed_is_that_of_the_voice(client: OpenAI, speed: float, length: float) -> None:
+def test_speed_changes_the_length(client: OpenAI, speed: float, length: float) -> None:
     reply = client.audio.speech.create(input=TEXT, model="tts-1", voice="alloy", response_format="wav", speed=speed)
     assert decode(reply.read()).seconds == pytest.approx(SPOKEN * length, rel=0.02)
 
 
 @pytest.mark.parametrize(
-    ("asked", "hertz"),
+    ("body", "hertz"),
     [
         ({"model": "tts-1", "voice": "alloy"}, 440),
         ({"model": "tts-1", "voice": "fake-high"}, 880),
@@ -69,15 +69,15 @@ def test_speed_is_that_of_the_voice(client: OpenAI, speed: float, length: float)
         ({"model": "fake-high", "voice": "fake"}, 440),
     ],
 )
-def test_a_voice_is_asked_for_by_name_by_id_and_as_a_model(client: OpenAI, asked: Any, hertz: int) -> None:
-    sound = decode(client.audio.speech.create(input="word " * 20, response_format="wav", **asked).read())
+def test_voice_is_selected_by_name_id_or_model(client: OpenAI, body: Any, hertz: int) -> None:
+    sound = decode(client.audio.speech.create(input="word " * 20, response_format="wav", **body).read())
     found = float(np.abs(np.fft.rfft(sound.samples)).argmax()) / sound.seconds
     assert found == pytest.approx(hertz, abs=20)
 
 
 def test_events_carry_the_same_file_and_end_with_the_usage(served: Served, client: OpenAI) -> None:
-    asked = {"input": TEXT, "model": "tts-1", "voice": "alloy", "response_format": "wav", "stream_format": "sse"}
-    with served.client.stream("POST", "/v1/audio/speech", json=asked) as reply:
+    body = {"input": TEXT, "model": "tts-1", "voice": "alloy", "response_format": "wav", "stream_format": "sse"}
+    with served.client.stream("POST", "/v1/audio/speech", json=body) as reply:
         assert reply.headers["content-type"].startswith("text/event-stream")
         events = [json.loads(line.removeprefix("data: ")) for line in reply.iter_lines() if line]
     *deltas, done = events
@@ -90,20 +90,20 @@ def test_events_carry_the_same_file_and_end_with_the_usage(served: Served, clien
     }
 
 
-def test_sound_leaves_before_the_last_sentence_is_spoken_and_who_leaves_stops_the_voice(
+def test_audio_is_streamed_and_a_disconnect_cancels_the_synthesis(
     echo_settings: Callable[..., Settings],
 ) -> None:
     with serving(echo_settings("fake.delay=0.05")) as slow:
         tts, before = slow.appliance.engines.tts, slow.appliance.engines.tts.given
-        asked = {"input": "This is said. " * 100, "model": "tts-1", "voice": "alloy", "response_format": "pcm"}
-        with slow.client.stream("POST", "/v1/audio/speech", json=asked) as reply:
+        body = {"input": "This is said. " * 100, "model": "tts-1", "voice": "alloy", "response_format": "pcm"}
+        with slow.client.stream("POST", "/v1/audio/speech", json=body) as reply:
             assert next(reply.iter_bytes())
             assert tts.given - before < 100
         slow.run(lambda: until(lambda: tts.admission.used == slow.appliance.admission.used == 0))
         assert tts.given - before < 100
 
 
-def test_voices_are_listed_with_what_they_speak(client: OpenAI, served: Served) -> None:
+def test_voices_are_listed_with_their_languages(client: OpenAI, served: Served) -> None:
     listed = served.client.get("/v1/audio/voices").json()
     assert [(voice["id"], voice["language"], voice["rate"], voice["default"]) for voice in listed["data"]] == [
         ("fake", "en", RATE, True),
@@ -111,9 +111,9 @@ def test_voices_are_listed_with_what_they_speak(client: OpenAI, served: Served) 
     ]
 
 
-def test_every_parameter_of_the_client_is_honoured_or_refused_by_name() -> None:
+def test_every_parameter_of_the_client_is_supported_or_rejected_by_name() -> None:
     known = set(inspect.signature(OpenAI(api_key="none").audio.speech.create).parameters) - OF_THE_CLIENT
-    assert known == set(SpeechRequest.model_fields) | set(REFUSED)
+    assert known == set(SpeechRequest.model_fields) | set(UNSUPPORTED)
 
 
 @pytest.mark.parametrize(
@@ -137,11 +137,11 @@ def test_every_parameter_of_the_client_is_honoured_or_refused_by_name() -> None:
         ({"pitch": 2}, 400, "unknown_parameter", "pitch"),
     ],
 )
-def test_what_is_wrong_is_named_in_openais_form(
+def test_invalid_parameter_is_named_in_openai_format(
     served: Served, changed: dict[str, Any], status: int, code: str, param: str | None
 ) -> None:
-    asked = {"input": TEXT, "model": "tts-1", "voice": "alloy", **changed}
-    reply = served.client.post("/v1/audio/speech", json=asked)
+    body = {"input": TEXT, "model": "tts-1", "voice": "alloy", **changed}
+    reply = served.client.post("/v1/audio/speech", json=body)
     error = reply.json()["error"]
     assert (reply.status_code, error["code"], error["param"]) == (status, code, param)
     assert error["type"] == "invalid_request_error" and error["message"]
@@ -162,32 +162,32 @@ def test_what_is_wrong_is_named_in_openais_form(
         (b"", "", 415),
     ],
 )
-def test_a_body_that_is_none_is_refused(served: Served, content: bytes, media_type: str, status: int) -> None:
+def test_invalid_body_is_rejected(served: Served, content: bytes, media_type: str, status: int) -> None:
     headers = {"content-type": media_type} if media_type else {}
     reply = served.client.post("/v1/audio/speech", content=content, headers=headers)
     assert reply.status_code == status and reply.json()["error"]["message"]
 
 
-def test_empty_instructions_ask_for_nothing(client: OpenAI) -> None:
+def test_empty_instructions_are_ignored(client: OpenAI) -> None:
     assert client.audio.speech.create(input=TEXT, model="tts-1", voice="alloy", instructions="").read()
 
 
-def test_what_fails_in_the_middle_is_an_event_or_a_broken_file_and_never_a_whole_one(
+def test_failure_midway_is_an_event_or_a_truncated_file(
     echo_settings: Callable[..., Settings],
 ) -> None:
     with serving(echo_settings("fake.delay=0.05", "limits.turn_seconds=0.3")) as slow:
-        asked = {"input": "One. " * 40, "model": "tts-1", "voice": "alloy", "response_format": "wav", "speed": 4}
-        with slow.client.stream("POST", "/v1/audio/speech", json={**asked, "stream_format": "sse"}) as reply:
+        body = {"input": "One. " * 40, "model": "tts-1", "voice": "alloy", "response_format": "wav", "speed": 4}
+        with slow.client.stream("POST", "/v1/audio/speech", json={**body, "stream_format": "sse"}) as reply:
             events = [json.loads(line.removeprefix("data: ")) for line in reply.iter_lines() if line]
         assert [event["type"] for event in (events[0], events[-1])] == ["speech.audio.delta", "error"]
         assert events[-1]["error"]["code"] == "deadline_exceeded"
         with pytest.raises(httpx.RemoteProtocolError):
-            slow.client.post("/v1/audio/speech", json=asked)
+            slow.client.post("/v1/audio/speech", json=body)
         counted = slow.client.get("/metrics").text
         assert 'chatapi_turns_total{input="text",kind="file",reply="voice",result="deadline_exceeded"} 2.0' in counted
 
 
-def test_a_full_box_says_when_to_come_again(echo_settings: Callable[..., Settings]) -> None:
+def test_full_queue_rejects_with_retry_after(echo_settings: Callable[..., Settings]) -> None:
     with serving(echo_settings("limits.concurrent=1", "limits.queue=0")) as full:
         full.run(full.appliance.admission.acquire)
         with OpenAI(base_url=full.url + "/v1", api_key="none", max_retries=0) as client:
@@ -199,37 +199,37 @@ def test_a_full_box_says_when_to_come_again(echo_settings: Callable[..., Setting
 
 
 @given(
-    asked=st.dictionaries(
+    body=st.dictionaries(
         st.sampled_from(["input", "model", "voice", "response_format", "speed", "stream_format", "other"]),
         st.none() | st.booleans() | st.floats() | st.text(max_size=30) | st.dictionaries(st.text(), st.text()),
     )
 )
 @effort(max_examples=60, deadline=None)
-def test_no_request_is_an_error_of_ours(one: Served, asked: dict[str, Any]) -> None:
+def test_no_request_causes_an_internal_error(one: Served, body: dict[str, Any]) -> None:
     reply = one.client.post(
-        "/v1/audio/speech", content=json.dumps(asked).encode(), headers={"content-type": "application/json"}
+        "/v1/audio/speech", content=json.dumps(body).encode(), headers={"content-type": "application/json"}
     )
     assert reply.status_code < 500, reply.text
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("form", FORMATS)
-def test_what_is_spoken_in_every_format_is_understood(box: Served, form: Any) -> None:
+def test_speech_in_every_format_is_transcribed_again(box: Served, form: Any) -> None:
     text = "The quick brown fox jumps over the lazy dog. It was the best of times."
     with OpenAI(base_url=box.url + "/v1", api_key="none", max_retries=0, timeout=60) as client:
         spoken = client.audio.speech.create(input=text, model="tts-1", voice="nova", response_format=form).read()
         if form == "pcm":
             spoken = wav(Audio(np.frombuffer(spoken, "<i2").astype(np.float32) / 32767, PCM_RATE))
-        heard = client.audio.transcriptions.create(file=spoken, model="whisper-1").text
-    # Piper says it another way each time, and the smallest recogniser may miss a word of it.
-    assert jiwer.wer(" ".join(words(text)), " ".join(words(heard))) < 0.3
+        transcript = client.audio.transcriptions.create(file=spoken, model="whisper-1").text
+    # Piper's synthesis varies, and the smallest ASR model may miss a word.
+    assert jiwer.wer(" ".join(words(text)), " ".join(words(transcript))) < 0.3
 
 
 @pytest.mark.real
-def test_a_real_voice_speaks_as_fast_as_it_is_asked_to(box: Served) -> None:
-    asked = {"input": "This is said at some speed, and it takes a while.", "voice": "alloy", "response_format": "wav"}
+def test_real_voice_follows_the_speed(box: Served) -> None:
+    body = {"input": "This is said at some speed, and it takes a while.", "voice": "alloy", "response_format": "wav"}
     slow, plain, fast = (
-        decode(box.client.post("/v1/audio/speech", json={**asked, "speed": speed}).content).seconds
+        decode(box.client.post("/v1/audio/speech", json={**body, "speed": speed}).content).seconds
         for speed in (0.5, 1, 2)
     )
     # Each phoneme lasts a whole number of frames, at least one.

@@ -1,4 +1,4 @@
-"""The upstream engine against servers that behave, servers that do not, and a real llama.cpp server."""
+"""The upstream engine against conforming and non-conforming servers, and a real llama.cpp server."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ USAGE = {
 }
 
 
-def test_the_answer_comes_in_pieces_with_reason_and_usage():
+def test_answer_streams_with_finish_reason_and_usage():
     with Upstream(stream(events(delta("Hi"), delta(" there"), delta("", "stop"), USAGE))) as upstream:
         assert ask(upstream) == [TokenChunk("Hi"), TokenChunk(" there"), TokenChunk("", "stop", TokenUsage(9, 2, 5))]
 
 
-def test_the_request_says_everything_the_caller_asked_for():
+def test_request_has_all_options_of_the_caller():
     with Upstream(stream(events(delta("Hi", "stop")))) as upstream:
         ask(upstream, Sampling(7, 0.5, seed=3, stop_texts=("END",)), model="large", api_key="s3cret")
         [(line, headers, _)] = upstream.requests
@@ -42,7 +42,7 @@ def test_the_request_says_everything_the_caller_asked_for():
     assert chat["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
 
 
-def test_all_that_openai_knows_is_passed_on_and_comes_back():
+def test_all_openai_parameters_are_forwarded():
     parts = [
         {"index": 0, "id": "c1", "type": "function", "function": {"name": "weather", "arguments": ""}},
         {"index": 0, "function": {"arguments": '{"city": '}},
@@ -64,7 +64,7 @@ def test_all_that_openai_knows_is_passed_on_and_comes_back():
     with Upstream(stream(events(said, *calls, delta("", "tool_calls")))) as upstream:
         first, *writing, last = ask(upstream, sampling)
         [chat] = upstream.chats()
-    # While the call is written it can be seen that something comes.
+    # Deltas of the tool call show progress.
     assert writing == [TokenChunk("")] * len(parts)
     assert first.tokens == (Token("Hi", -0.5, b"Hi", (Token("Ho", -1.0, b"H"),)),)
     assert (last.finish_reason, last.calls) == ("tool_calls", (ToolCall("c1", "weather", '{"city": "Paris"}'),))
@@ -75,7 +75,7 @@ def test_all_that_openai_knows_is_passed_on_and_comes_back():
     assert chat["tool_choice"] == {"type": "function", "function": {"name": "weather"}}
 
 
-def test_calls_and_their_results_are_passed_on():
+def test_tool_calls_and_results_are_forwarded():
     turns = [
         *HELLO,
         PromptMessage("assistant", "", (ToolCall("c1", "f", "{}"),)),
@@ -90,7 +90,7 @@ def test_calls_and_their_results_are_passed_on():
     assert messages[3] == {"role": "tool", "content": "sunny", "tool_call_id": "c1"}
 
 
-def test_what_a_server_refuses_of_it_is_the_callers_to_mend():
+def test_parameter_rejected_by_the_server_is_a_caller_error():
     refusal = response(json.dumps({"error": {"message": "no logprobs here", "param": "logprobs"}}).encode(), "400 Bad")
     with Upstream(refusal) as upstream:
         with pytest.raises(Unprocessable, match="no logprobs here") as caught:
@@ -100,14 +100,14 @@ def test_what_a_server_refuses_of_it_is_the_callers_to_mend():
             ask(upstream)
 
 
-def test_nothing_that_was_not_asked_for_is_sent():
+def test_request_has_no_further_parameters():
     with Upstream(stream(events(delta("Hi", "stop")))) as upstream:
         ask(upstream)
         assert {"seed", "stop"}.isdisjoint(upstream.chats()[0])
         assert all("authorization" not in headers for _, headers, _ in upstream.requests)
 
 
-def test_the_first_model_that_is_served_is_asked_for_when_none_is_set_and_looked_up_once():
+def test_first_served_model_is_used_when_none_is_set_and_looked_up_once():
     with Upstream(stream(events(delta("Hi", "stop")))) as upstream:
         asked = engine(upstream.url)
         for _ in range(2):
@@ -117,18 +117,18 @@ def test_the_first_model_that_is_served_is_asked_for_when_none_is_set_and_looked
         assert len(upstream.requests) == 3
 
 
-def test_the_server_need_not_be_up_when_the_engine_is_built():
+def test_engine_is_built_without_a_running_server():
     engine("http://127.0.0.1:9/v1").close()
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000/v1", "", "ftp://box/v1", "http://"])
-def test_an_address_that_is_none_is_refused_by_name(url: str):
+def test_invalid_address_is_rejected(url: str):
     with pytest.raises(SettingsError, match=r"openai_upstream\.url"):
         engine(url)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7])
-def test_events_may_be_cut_anywhere_and_carry_any_text(size: int):
+def test_events_may_be_split_anywhere_and_carry_any_text(size: int):
     body = events(delta("Zoë "), delta("日本語 🙂"), delta("", "stop")).replace(b"\\u65e5", "日".encode())
 
     def trickle(connection: socket.socket) -> None:
@@ -141,13 +141,13 @@ def test_events_may_be_cut_anywhere_and_carry_any_text(size: int):
         assert text(ask(upstream)) == "Zoë 日本語 🙂"
 
 
-def test_separators_that_python_takes_for_line_ends_stay_within_their_event():
+def test_unicode_line_separators_stay_within_their_event():
     body = json.dumps(delta("a\u2028b\x85c", "stop"), ensure_ascii=False)
     with Upstream(stream(f"data: {body}\r\n\r\ndata: [DONE]\r\n\r\n".encode())) as upstream:
         assert text(ask(upstream)) == "a\u2028b\x85c"
 
 
-def test_comments_other_fields_and_events_of_several_lines_are_read():
+def test_comments_other_fields_and_multiline_events_are_parsed():
     body = (
         b': ping\n\nevent: x\nid: 4\ndata: {"choices":\ndata:[{"delta":{"content":"Hi"},"finish_reason":"stop"}]}\n\n'
     )
@@ -155,23 +155,23 @@ def test_comments_other_fields_and_events_of_several_lines_are_read():
         assert text(ask(upstream)) == "Hi"
 
 
-def test_usage_is_counted_in_pieces_when_the_server_does_not_tell():
+def test_usage_is_counted_in_chunks_when_the_server_omits_it():
     with Upstream(stream(events(delta("a"), delta("b", "length")))) as upstream:
         assert ask(upstream)[-1] == TokenChunk("", "length", TokenUsage(completion_tokens=2))
 
 
-def test_a_missing_reason_is_forgiven_when_the_end_is_marked():
+def test_missing_finish_reason_is_accepted_when_the_end_is_marked():
     with Upstream(stream(events(delta("a")))) as upstream:
         assert ask(upstream)[-1].finish_reason == "stop"
 
 
-def test_thoughts_roles_and_half_characters_are_not_part_of_the_answer():
+def test_reasoning_roles_and_partial_characters_are_not_part_of_the_answer():
     thought = {"choices": [{"delta": {"role": "assistant", "reasoning_content": "hmm", "content": None}}]}
     with Upstream(stream(events(thought, delta("ok\ufffd", "stop")))) as upstream:
         assert text(ask(upstream)) == "ok"
 
 
-def test_an_answer_that_comes_at_once_is_taken_too():
+def test_unstreamed_answer_is_accepted():
     whole = {
         "choices": [{"message": {"content": "All of it."}, "finish_reason": "length"}],
         "usage": {"prompt_tokens": 1, "completion_tokens": 3},
@@ -180,7 +180,7 @@ def test_an_answer_that_comes_at_once_is_taken_too():
         assert ask(upstream) == [TokenChunk("All of it.", "length", TokenUsage(1, 3))]
 
 
-def test_a_closed_engine_says_so():
+def test_closed_engine_raises():
     asked = engine("http://127.0.0.1:9/v1")
     asked.close()
     with pytest.raises(EngineFailed, match="was closed"):
@@ -189,7 +189,7 @@ def test_a_closed_engine_says_so():
 
 @pytest.fixture(scope="module")
 def llama_server() -> Iterator[tuple[str, str]]:
-    """A real llama.cpp server on a loopback port: its address and key."""
+    """A real llama.cpp server on a loopback port: its address and API key."""
     xllamacpp = pytest.importorskip("xllamacpp")
     params = xllamacpp.CommonParams()
     (params.model.path,) = map(str, model("smollm2-135m-instruct").files.values())
@@ -200,7 +200,7 @@ def llama_server() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.real
-def test_a_real_server_answers(llama_server: tuple[str, str]):
+def test_real_server_answers(llama_server: tuple[str, str]):
     asked = engine(llama_server[0], api_key=llama_server[1])
     question = [
         PromptMessage("system", "You answer in one short sentence."),
@@ -215,7 +215,7 @@ def test_a_real_server_answers(llama_server: tuple[str, str]):
 
 
 @pytest.mark.real
-def test_a_real_server_refuses_what_does_not_fit(llama_server: tuple[str, str]):
+def test_real_server_rejects_a_too_long_prompt(llama_server: tuple[str, str]):
     asked = engine(llama_server[0], api_key=llama_server[1])
     with pytest.raises(ContextOverflow) as caught:
         list(asked.generate([PromptMessage("user", "a " * 600)], Sampling(20)))
@@ -225,7 +225,7 @@ def test_a_real_server_refuses_what_does_not_fit(llama_server: tuple[str, str]):
 
 
 @pytest.mark.real
-def test_a_real_server_refuses_a_wrong_key(llama_server: tuple[str, str]):
+def test_real_server_rejects_a_wrong_key(llama_server: tuple[str, str]):
     asked = engine(llama_server[0], api_key="wrong", model="any")
     with pytest.raises(EngineFailed, match=r"openai_upstream\.api_key"):
         list(asked.generate(HELLO, Sampling(20)))
@@ -233,7 +233,7 @@ def test_a_real_server_refuses_a_wrong_key(llama_server: tuple[str, str]):
 
 
 @pytest.mark.real
-def test_a_real_server_is_free_again_after_stop(llama_server: tuple[str, str]):
+def test_real_server_is_free_after_stop(llama_server: tuple[str, str]):
     asked = engine(llama_server[0], api_key=llama_server[1])
     answer = asked.generate([PromptMessage("user", "Tell me a very long story.")], Sampling(400))
     next(answer)

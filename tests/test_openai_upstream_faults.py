@@ -1,4 +1,4 @@
-"""The upstream engine against servers that refuse, break off, fall silent or talk nonsense."""
+"""The upstream engine against servers that reject requests, disconnect, hang, or send invalid data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from chatapi.engines.llm.upstream_stream import ResponseHead
 from chatapi.errors import Busy, EngineFailed, NotReady
 
 
-def test_no_server_is_said_with_its_address_and_the_setting():
+def test_unreachable_server_is_reported_with_address_and_setting():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     asked = engine(f"http://127.0.0.1:{port}/v1")
@@ -25,12 +25,12 @@ def test_no_server_is_said_with_its_address_and_the_setting():
     asked.close()
 
 
-def test_a_server_without_a_model_is_not_ready():
+def test_server_without_a_model_is_not_ready():
     with Upstream(b"", models=response(b'{"data": []}')) as upstream, pytest.raises(NotReady, match="no model yet"):
         ask(upstream)
 
 
-def test_a_list_of_models_that_is_none_is_an_error():
+def test_invalid_model_list_is_an_error():
     with (
         Upstream(b"", models=response(b"<html>", kind="text/html")) as upstream,
         pytest.raises(EngineFailed, match="list of models"),
@@ -38,7 +38,7 @@ def test_a_list_of_models_that_is_none_is_an_error():
         ask(upstream)
 
 
-def test_a_refused_key_names_the_setting():
+def test_rejected_key_names_the_setting():
     answer = refusal({"error": {"message": "Invalid API Key"}}, "401 Unauthorized")
     with Upstream(answer) as upstream, pytest.raises(EngineFailed, match=r"openai_upstream\.api_key"):
         ask(upstream)
@@ -52,18 +52,18 @@ UNKNOWN_MODEL = [
 
 
 @pytest.mark.parametrize(("error", "status"), UNKNOWN_MODEL)
-def test_a_model_that_is_not_there_is_answered_with_those_that_are(error: object, status: str):
+def test_unknown_model_lists_the_available_ones(error: object, status: str):
     with Upstream(refusal(error, status)) as upstream, pytest.raises(EngineFailed, match=r"'nope'.*tiny, large"):
         ask(upstream, model="nope")
 
 
-def test_an_address_without_a_chat_is_told_apart_from_a_missing_model():
+def test_missing_chat_route_differs_from_a_missing_model():
     missing = response(b"not here", "404 Not Found", kind="text/plain")
     with Upstream(missing, models=missing) as upstream, pytest.raises(EngineFailed, match="goes up to /v1"):
         ask(upstream, model="nope")
 
 
-def test_another_model_is_found_after_the_server_was_restarted_with_it():
+def test_new_model_is_found_after_a_server_restart():
     gone = refusal({"error": {"message": "The model `old` does not exist."}}, "404 Not Found")
     with Upstream(gone) as upstream:
         asked = engine(upstream.url)
@@ -75,7 +75,7 @@ def test_another_model_is_found_after_the_server_was_restarted_with_it():
 
 
 @pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable"])
-def test_too_much_to_do_is_busy_for_as_long_as_the_server_says(status: str):
+def test_busy_server_gives_its_retry_after(status: str):
     answer = refusal({"error": {"message": "slow down"}}, status, more="Retry-After: 7\r\n")
     with Upstream(answer) as upstream, pytest.raises(Busy, match="slow down") as caught:
         ask(upstream)
@@ -83,7 +83,7 @@ def test_too_much_to_do_is_busy_for_as_long_as_the_server_says(status: str):
 
 
 @pytest.mark.parametrize("told", ["²", "Fri, 01 Jan 2999 00:00:00 GMT", "soon", "-5"])
-def test_a_retry_after_that_cannot_be_believed_is_as_if_it_were_not_there(told: str):
+def test_implausible_retry_after_is_ignored(told: str):
     assert ResponseHead.of(httpx.Response(429, headers={"Retry-After": told.encode()})).retry_after is None
     assert ResponseHead.of(httpx.Response(429, headers={"Retry-After": "9" * 400})).retry_after == 3600
 
@@ -95,7 +95,7 @@ def test_retry_after_may_be_a_date():
     assert caught.value.retry_after == 0
 
 
-def test_a_server_that_still_loads_is_not_ready():
+def test_loading_server_is_not_ready():
     answer = refusal({"error": {"message": "Loading model", "code": 503}}, "503 Service Unavailable")
     with Upstream(answer) as upstream, pytest.raises(NotReady, match="loading"):
         ask(upstream)
@@ -132,19 +132,19 @@ OVERFLOWS = [
 
 
 @pytest.mark.parametrize(("error", "numbers"), OVERFLOWS)
-def test_what_does_not_fit_is_told_in_every_dialect(error: object, numbers: tuple[int, int]):
+def test_too_long_prompt_is_recognized_in_every_format(error: object, numbers: tuple[int, int]):
     with Upstream(refusal(error)) as upstream, pytest.raises(ContextOverflow) as caught:
         ask(upstream)
     assert (caught.value.needed, caught.value.context) == numbers
 
 
-def test_an_error_within_the_stream_is_told_too():
+def test_error_within_the_stream_is_reported():
     error = {"object": "error", "message": "Request prompt has 354 tokens, larger than the model input length limit 80"}
     with Upstream(stream(events(error))) as upstream, pytest.raises(ContextOverflow):
         ask(upstream)
 
 
-def test_what_surely_does_not_fit_is_not_even_sent():
+def test_surely_too_long_prompt_is_not_sent():
     with Upstream(b"") as upstream:
         asked = engine(upstream.url, context=256)
         with pytest.raises(ContextOverflow) as caught:
@@ -154,7 +154,7 @@ def test_what_surely_does_not_fit_is_not_even_sent():
     assert caught.value.needed == 1250 + 4 + 6
 
 
-def test_any_other_error_is_passed_on_with_its_words():
+def test_other_errors_are_forwarded_with_their_message():
     with (
         Upstream(response(b"CUDA out of memory", "500 Oops", kind="text/plain")) as upstream,
         pytest.raises(EngineFailed, match="500: CUDA out of memory"),
@@ -171,14 +171,14 @@ def pieces_until_failure(upstream: Upstream, **table: object) -> tuple[list[Toke
     return taken, caught.value
 
 
-def test_an_answer_that_breaks_off_is_an_error_after_what_came():
+def test_truncated_answer_is_an_error_after_its_text():
     with Upstream(stream(events(delta("Half"), done=False))) as upstream:
         taken, error = pieces_until_failure(upstream)
     assert text(taken) == "Half"
     assert "broke off after 1 pieces" in error.message
 
 
-def test_a_connection_that_is_reset_is_an_error():
+def test_connection_reset_is_an_error():
     def reset(connection: socket.socket) -> None:
         half = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9999\r\n\r\n"
         connection.sendall(half + events(delta("Half"), done=False))
@@ -190,7 +190,7 @@ def test_a_connection_that_is_reset_is_an_error():
 
 
 @pytest.mark.parametrize("noise", [b"", b": still here\n\n"])
-def test_silence_is_an_error_also_when_the_connection_is_kept_open(noise: bytes):
+def test_silent_server_times_out(noise: bytes):
     over = threading.Event()
 
     def silent(connection: socket.socket) -> None:
@@ -209,13 +209,13 @@ def test_silence_is_an_error_also_when_the_connection_is_kept_open(noise: bytes)
 
 
 @pytest.mark.parametrize("body", [b"data: nonsense\n\n", b"data: 5\n\n", b"data: " + b"x" * 3_000_000])
-def test_events_that_are_no_answer_are_an_error(body: bytes):
+def test_invalid_events_are_an_error(body: bytes):
     with Upstream(stream(body)) as upstream, pytest.raises(EngineFailed, match="event"):
         ask(upstream)
 
 
 @pytest.mark.parametrize("before", [b"", stream(b""), stream(events(delta("One"), done=False))])
-def test_stop_cuts_the_connection_while_the_server_is_silent(before: bytes):
+def test_stop_closes_the_connection_of_a_silent_server(before: bytes):
     arrived, closed = threading.Event(), threading.Event()
 
     def wait(connection: socket.socket) -> None:
@@ -233,7 +233,7 @@ def test_stop_cuts_the_connection_while_the_server_is_silent(before: bytes):
     assert all(piece.finish_reason is None for piece in pieces)
 
 
-def test_leaving_early_cuts_the_connection_of_a_server_that_talks_on():
+def test_early_exit_closes_the_connection():
     closed = threading.Event()
 
     def endless(connection: socket.socket) -> None:

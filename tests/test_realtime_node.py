@@ -1,4 +1,4 @@
-"""`/v1/realtime` with OpenAI's agents SDK for Node, unmodified: `npm ci --prefix tests/node` installs it."""
+"""`/v1/realtime` with OpenAI's agents SDK for Node; `npm ci --prefix tests/node` installs it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def ran(script: str, served: Served, *arguments: str, given: bytes = b"") -> dict[str, Any]:
-    """What a script prints."""
+def run_script(script: str, served: Served, *arguments: str, stdin: bytes = b"") -> dict[str, Any]:
+    """Runs a Node script and returns its output."""
     url = f"ws://127.0.0.1:{served.port}/v1/realtime?model=gpt-realtime"
     done = subprocess.run(
-        ["node", FOLDER / script, url, "none", *arguments], input=given, capture_output=True, timeout=60, check=False
+        ["node", FOLDER / script, url, "none", *arguments], input=stdin, capture_output=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr.decode()
     found: dict[str, Any] = json.loads(done.stdout.decode().splitlines()[-1])
@@ -34,19 +34,19 @@ def ran(script: str, served: Served, *arguments: str, given: bytes = b"") -> dic
     return found
 
 
-def test_the_agents_sdk_talks_with_the_box(served: Served) -> None:
+def test_agents_sdk_holds_a_conversation(served: Served) -> None:
     silence = np.zeros(int(0.5 * RATE), np.float32)
     microphone = Audio(np.concatenate([silence, tone(0.8, rate=RATE), silence]), RATE).pcm16()
-    found = ran("talk.mjs", served, given=microphone)
+    found = run_script("talk.mjs", served, stdin=microphone)
     assert found["turns"] == 2 and found["bytes"] > 0.3 * RATE * 2
     said = [(role, "".join(filter(None, parts))) for role, parts in found["history"]]
     assert [role for role, _ in said] == ["user", "assistant", "user", "assistant"]
     assert said[0][1].startswith("heard ") and said[3][1].endswith("and now in writing.")
 
 
-def test_the_agents_sdk_has_its_functions_called(served: Served) -> None:
+def test_agents_sdk_calls_tools(served: Served) -> None:
     question = '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>'
-    found = ran("tools.mjs", served, question)
+    found = run_script("tools.mjs", served, question)
     assert found["called"] == [{"city": "Rome"}] and found["ended"] == [["weather", "sunny in Rome"]]
     assert ["function_call", "sunny in Rome"] in found["history"]
     assert found["history"][-1] == ["assistant", "You said: <tool_response>\nsunny in Rome\n</tool_response>."]

@@ -1,4 +1,4 @@
-"""A spoken question over the Realtime API, with the real models and OpenAI's own client."""
+"""The Realtime API with real models and OpenAI's official client."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from chatapi.audio import Audio, decode, wav
 from chatapi.bench.wer import word_error_rate
-from chatapi.interfaces.http.realtime.audio_format import sent
+from chatapi.interfaces.http.realtime.audio_format import encode_audio
 from conftest import Served
 from realtime_client import RATE, Client, silence, talking
 from test_real import QUESTION, say, words
@@ -19,15 +19,17 @@ pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.anyio]
 
 
 async def speak(client: Client, box: Served, text: str) -> None:
-    """As a microphone does: a tenth of a second at a time, in its own time, and then silence."""
+    """Sends speech like a microphone: 0.1 s at a time in real time, then silence."""
     sound = decode(await anyio.to_thread.run_sync(say, box, text)).at(RATE).samples
-    heard = np.concatenate([silence(0.3), sound, silence(2.5)])
-    for start in range(0, len(heard), RATE // 10):
-        await client.send("input_audio_buffer.append", audio=sent(heard[start : start + RATE // 10], "audio/pcm"))
+    samples = np.concatenate([silence(0.3), sound, silence(2.5)])
+    for start in range(0, len(samples), RATE // 10):
+        await client.send(
+            "input_audio_buffer.append", audio=encode_audio(samples[start : start + RATE // 10], "audio/pcm")
+        )
         await anyio.sleep(0.1)
 
 
-async def test_a_spoken_question_is_answered_with_audio_and_transcript(box: Served) -> None:
+async def test_spoken_question_gets_audio_and_transcript(box: Served) -> None:
     async with talking(box) as client, anyio.create_task_group() as group:
         await client.update(instructions="Answer in one short sentence.", chatapi={})
         group.start_soon(speak, client, box, QUESTION)
@@ -36,9 +38,9 @@ async def test_a_spoken_question_is_answered_with_audio_and_transcript(box: Serv
         timings = (await client.until("chatapi.timings"))["timings"]
         group.cancel_scope.cancel()
     assert response["status"] == "completed"
-    heard = next(event for event in client.told if event["type"].endswith("transcription.completed"))
-    # How well it hears is measured elsewhere: the voice is another each time, and the recogniser the smallest.
-    assert words(heard["transcript"])[:5] == words(QUESTION)[:5]
+    samples = next(event for event in client.events if event["type"].endswith("transcription.completed"))
+    # Word error rates are measured elsewhere: synthesis varies, and the ASR model is the smallest.
+    assert words(samples["transcript"])[:5] == words(QUESTION)[:5]
     said = response["output"][0]["content"][0]["transcript"]
     assert timings["endpoint"] <= timings["end"] and timings["first_audio"] is not None
     answer = wav(Audio(client.audio(), RATE))
@@ -46,7 +48,7 @@ async def test_a_spoken_question_is_answered_with_audio_and_transcript(box: Serv
     assert word_error_rate([(said, back)]) < 0.5
 
 
-async def test_a_function_is_called_with_arguments_that_fit_and_answered_for(box: Served) -> None:
+async def test_tool_call_has_valid_arguments_and_gets_a_response(box: Served) -> None:
     city = {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"]}
     tools = [{"type": "function", "name": "temperature", "description": "Of a city.", "parameters": city}]
     async with talking(box) as client:
@@ -61,11 +63,11 @@ async def test_a_function_is_called_with_arguments_that_fit_and_answered_for(box
         await client.send("response.create", response={"tool_choice": "none"})
         with anyio.fail_after(60):
             response = (await client.until("response.done"))["response"]
-    # What so small a model makes of it is not reliable.
+    # The answer of so small a model is not reliable.
     assert response["status"] == "completed" and response["output"][0]["type"] == "message"
 
 
-async def test_a_response_outside_of_the_conversation_goes_on_beside_one_that_belongs_to_it(box: Served) -> None:
+async def test_out_of_band_response_runs_beside_a_turn(box: Served) -> None:
     async with talking(box) as client:
         await client.update(output_modalities=["text"])
         item = (await client.write("What is the capital of France?"))["item"]
@@ -74,6 +76,6 @@ async def test_a_response_outside_of_the_conversation_goes_on_beside_one_that_be
         await client.send("response.create", response={"max_output_tokens": 40})
         with anyio.fail_after(60):
             ended = [(await client.until("response.done"))["response"] for _ in range(2)]
-    # What so small a model makes of it is not reliable.
+    # The answer of so small a model is not reliable.
     assert all(response["output"][0]["content"][0]["text"].strip() for response in ended)
     assert sorted(response["conversation_id"] is None for response in ended) == [False, True]

@@ -22,7 +22,7 @@ from chatapi.services.transcription.service import SMALL_FILE_BYTES
 from chatapi.services.transcription.transcriber import TranscriptionRequest
 from chatapi.services.turns.completion import Turn
 from conftest import Running, tone, until
-from wyoming_peer import ask, open_to_wyoming, sound
+from wyoming_peer import ask, audio_events, open_to_wyoming
 from wyoming_peer import until as come
 
 pytestmark = pytest.mark.anyio
@@ -66,7 +66,7 @@ async def test_wyoming_requests_hold_a_slot_and_are_counted(echo: Running) -> No
 async def test_new_request_in_the_middle_of_a_stream_abandons_the_stream(echo: Running) -> None:
     async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
         start = AudioStart(RATE, 2, 1)
-        events = await ask(port, Transcribe(), start, Transcribe(), *sound(CLIP), end=["transcript-stop"])
+        events = await ask(port, Transcribe(), start, Transcribe(), *audio_events(CLIP), end=["transcript-stop"])
         assert [event.type for event in events].count("transcript") == 1
         await until(lambda: appliance.admission.used == 0)
         assert counted(appliance) == {"file voice text left": 1, "file voice text ok": 1}
@@ -75,7 +75,7 @@ async def test_new_request_in_the_middle_of_a_stream_abandons_the_stream(echo: R
 async def test_full_queue_rejects_wyoming_requests(echo: Running) -> None:
     async with echo("limits.concurrent=1", "limits.queue=0") as appliance, open_to_wyoming(appliance) as (_, port):
         async with appliance.admission.admitted():
-            for request in ([Transcribe(), *sound(CLIP)], [Synthesize("Hello.")]):
+            for request in ([Transcribe(), *audio_events(CLIP)], [Synthesize("Hello.")]):
                 (error,) = await ask(port, *request, end=["transcript", "audio-stop"])
                 assert (error.type, error.data["code"]) == ("error", "busy")
         assert rejected(appliance) == 2

@@ -16,7 +16,7 @@ from chatapi.events import Transcript
 from chatapi.services.transcription.segmenter import SegmentationRules, SpeechRegionFinder, regions
 from chatapi.services.transcription.streaming import StreamingTranscriber
 from conftest import Running, tone
-from wyoming_peer import written
+from wyoming_peer import pcm as pcm_bytes
 
 CLIP = np.concatenate([part for length in (0.4, 2.0, 0.7) for part in (np.zeros(RATE, np.float32), tone(length))])
 
@@ -85,7 +85,7 @@ def test_samples_of_open_regions_are_never_discarded(probabilities: list[float],
 @pytest.mark.parametrize("size", [1, 7, 999])
 def test_raw_audio_does_not_depend_on_the_block_size(width: int, tolerance: float, channels: int, size: int) -> None:
     samples = tone(0.02, level=0.9)
-    data, pcm = written(samples, width, channels), Pcm(RATE, width, channels)
+    data, pcm = pcm_bytes(samples, width, channels), Pcm(RATE, width, channels)
     parts = [pcm.feed(data[at : at + size]) for at in range(0, len(data), size)]
     assert np.abs(np.concatenate([*parts, pcm.finish()]) - samples).max() < tolerance
 
@@ -93,7 +93,7 @@ def test_raw_audio_does_not_depend_on_the_block_size(width: int, tolerance: floa
 @pytest.mark.parametrize("rate", [8_000, 22_050, 48_000])
 def test_resampled_raw_audio_keeps_its_pitch_and_length(rate: int) -> None:
     pcm = Pcm(rate, 2, 1)
-    data = written(tone(1.0, rate=rate), 2, 1)
+    data = pcm_bytes(tone(1.0, rate=rate), 2, 1)
     found = np.concatenate([*(pcm.feed(data[at : at + 777]) for at in range(0, len(data), 777)), pcm.finish()])
     assert abs(len(found) - RATE) < 20
     assert np.abs(found - tone(1.0)[: len(found)])[200:-200].max() < 0.02

@@ -182,7 +182,7 @@ class Ears:
         with self.say, self._said:
             yield self
 
-    async def heard(self) -> AsyncIterator[Samples]:
+    async def captured(self) -> AsyncIterator[Samples]:
         async for block in self._said:
             yield block
 
@@ -265,7 +265,7 @@ async def test_what_is_sent_and_played_is_what_was_heard_and_said(served: Served
         talker.ears.hear(tone(1.0))
         await until(lambda: talker.ears.say.statistics().current_buffer_used == 0)
         await talker.conversation.release()
-        assert 0.95 < float((await talker.until("heard")).split()[1]) < 1.05
+        assert 0.95 < float((await talker.until("transcript")).split()[1]) < 1.05
         words = len((await talker.until("answer")).split())
         await until(lambda: abs(talker.ears.given - words * 0.06) < 0.1)
         talker.ears.heard_of_it = 60.0
@@ -275,7 +275,7 @@ async def test_what_is_sent_and_played_is_what_was_heard_and_said(served: Served
         await talker.conversation.release()
         await anyio.sleep(0.2)
         told = [kind for kind, _ in talker.told if kind != "partial"]
-        assert told == ["listening", "heard", "answer"], "nothing said, nothing told"
+        assert told == ["listening", "transcript", "answer"], "nothing said, nothing told"
         group.cancel_scope.cancel()
 
 
@@ -297,9 +297,9 @@ async def test_a_box_that_comes_back_without_memory_is_talked_with_anew(
             link = talker.conversation._link
             assert link is not None
             link._connection.transport.abort()
-            await talker.until("back")
-            assert "forgotten" in await talker.until("error")
-            assert [words for kind, words in talker.told if kind == "gone"] == [f"the box at {box.url} is gone"]
+            await talker.until("reconnected")
+            assert "no such conversation" in await talker.until("error")
+            assert [words for kind, words in talker.told if kind == "disconnected"] == [f"the box at {box.url} is gone"]
             talker.ears.hear(*sound)
             await talker.until("answer", 2)
             group.cancel_scope.cancel()

@@ -27,7 +27,7 @@ from chatapi.events import TurnRecord, TurnTimings
 from chatapi.observability.tracing import BATCH, QUEUE, Tracing, intervals
 from chatapi.settings import Settings, TraceSettings
 from conftest import Served, serving, tone
-from realtime_client import heard, raw
+from realtime_client import raw, receive_event
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{CALLER}-01"
@@ -164,7 +164,7 @@ def test_live_turns_belong_to_the_trace_of_the_connection(echo_settings: Make, c
             item = {"type": "message", "role": "user", "content": content}
             await plain.send(json.dumps({"type": "conversation.item.create", "item": item}))
             await plain.send(json.dumps({"type": "response.create"}))
-            await heard(plain, "response.done")
+            await receive_event(plain, "response.done")
 
     with serving(echo_settings(f"trace.endpoint={collector.endpoint}")) as served:
         anyio.run(talk, served)

@@ -1,4 +1,4 @@
-"""Every ability over Wyoming, asked by the protocol's own client; the engines are echo ones."""
+"""All services over Wyoming with the protocol's official client and fake engines."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from chatapi.audio import RATE, Samples
 from chatapi.interfaces.wyoming import listeners
 from chatapi.settings import Settings
 from conftest import Running, tone
-from wyoming_peer import ask, heard, open_to_wyoming, sound, types, until
+from wyoming_peer import ask, audio_events, audio_of, open_to_wyoming, types, until
 
 pytestmark = pytest.mark.anyio
 SILENCE = np.zeros(RATE, np.float32)
 CALL = tone(0.3, 2000)
-"""What wakes the echo engine."""
+"""Audio that the fake wake-word engine detects."""
 
 
-def said(*seconds: float) -> Samples:
-    """Stretches of what the echo engines take for speech, a second apart."""
+def tones(*seconds: float) -> Samples:
+    """Tones that the fake engines accept as speech, one second apart."""
     parts = [part for length in seconds for part in (tone(length), SILENCE)]
     return np.concatenate([SILENCE, *parts])
 
 
-async def test_describe_says_what_can_be_used_now(echo: Running) -> None:
+async def test_describe_lists_programs_models_and_voices(echo: Running) -> None:
     async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
         [event] = await ask(port, Describe(), end=["info"])
     info = Info.from_event(event)
@@ -53,17 +53,17 @@ async def test_describe_says_what_can_be_used_now(echo: Running) -> None:
     )
 
 
-async def test_a_box_without_a_wake_word_says_so(echo: Running) -> None:
+async def test_box_without_a_wake_word_rejects_detection(echo: Running) -> None:
     async with echo("wake_word.engine=pymicro_wakeword", "wake_word.model=alexa") as appliance:
         async with open_to_wyoming(appliance) as (_, port):
             [event] = await ask(port, Describe(), end=["info"])
             assert Info.from_event(event).wake == []
-            [refused] = await ask(port, Detect(), end=["detection"])
-            assert refused.data["code"] == "no_wake_word"
+            [rejected] = await ask(port, Detect(), end=["detection"])
+            assert rejected.data["code"] == "no_wake_word"
             assert appliance.health()["status"] == "ok"
 
 
-async def test_a_ping_is_answered_while_something_else_is_worked_on(echo: Running) -> None:
+async def test_ping_is_answered_during_another_request(echo: Running) -> None:
     async with echo("fake.delay=0.01") as appliance, open_to_wyoming(appliance) as (_, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
             await client.write_event(Synthesize("One. Two. Three. Four.").event())
@@ -76,27 +76,27 @@ async def test_a_ping_is_answered_while_something_else_is_worked_on(echo: Runnin
 @pytest.mark.parametrize(
     ("rate", "width", "channels"), [(16_000, 2, 1), (22_050, 2, 2), (48_000, 4, 2), (44_100, 3, 1), (8_000, 1, 1)]
 )
-async def test_sound_of_any_format_is_heard(echo: Running, rate: int, width: int, channels: int) -> None:
+async def test_audio_of_every_format_is_transcribed(echo: Running, rate: int, width: int, channels: int) -> None:
     silence = np.zeros(rate, np.float32)
     samples = np.concatenate([silence, tone(1.5, rate=rate), silence])
     async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
         came = await ask(
-            port, Transcribe(language="en"), *sound(samples, rate, width, channels), end=["transcript-stop"]
+            port, Transcribe(language="en"), *audio_events(samples, rate, width, channels), end=["transcript-stop"]
         )
     assert types(came) == ["transcript-start", "transcript-chunk", "transcript", "transcript-stop"]
     text = Transcript.from_event(came[-2]).text
-    # The echo engine tells the length of what it was given: the speech, and what is kept around it.
+    # The fake engine reports the length of its audio: the speech with its padding.
     assert 1.5 < float(text.split()[1]) < 2.1
 
 
-async def test_what_is_said_is_made_out_while_they_still_speak(echo: Running) -> None:
+async def test_transcript_is_streamed_during_speech(echo: Running) -> None:
     async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
-            start, *chunks, stop = sound(said(1.0, 2.0))
+            start, *chunks, stop = audio_events(tones(1.0, 2.0))
             for each in (Transcribe(language="de"), start, *chunks):
                 await client.write_event(each.event())
             early = [*await until(client, "transcript-chunk"), *await until(client, "transcript-chunk")]
-            # Everything has been understood, and nobody has said yet that this was all.
+            # All speech is transcribed before audio-stop arrives.
             assert types(early) == ["transcript-start", "transcript-chunk"]
             await client.write_event(stop.event())
             last = await until(client, "transcript-stop")
@@ -108,22 +108,22 @@ async def test_what_is_said_is_made_out_while_they_still_speak(echo: Running) ->
 
 async def test_silence_has_an_empty_transcript(echo: Running) -> None:
     async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
-        came = await ask(port, Transcribe(context={"a": 1}), *sound(SILENCE), end=["transcript-stop"])
+        came = await ask(port, Transcribe(context={"a": 1}), *audio_events(SILENCE), end=["transcript-stop"])
     assert types(came) == ["transcript-start", "transcript", "transcript-stop"]
     assert came[1].data == {"text": "", "context": {"a": 1}}
 
 
-async def test_the_language_may_have_a_region(echo: Running) -> None:
+async def test_language_may_have_a_region(echo: Running) -> None:
     async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
-        came = await ask(port, Transcribe(language="de_DE"), *sound(said(1.0)), end=["transcript"])
+        came = await ask(port, Transcribe(language="de_DE"), *audio_events(tones(1.0)), end=["transcript"])
     assert came[-1].data["language"] == "de"
 
 
-async def test_a_text_is_spoken_in_one_stretch(echo: Running) -> None:
+async def test_text_is_synthesized_as_one_audio_stream(echo: Running) -> None:
     async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
         came = await ask(port, Synthesize("One two three. Four five."), end=["audio-stop"])
     assert types(came) == ["audio-start", "audio-chunk", "audio-stop"]
-    audio = heard(came)
+    audio = audio_of(came)
     assert audio.rate == RATE and 0.25 < audio.seconds <= 0.3
     assert all(len(event.payload or b"") <= 2048 for event in came)
 
@@ -132,15 +132,15 @@ async def test_a_text_is_spoken_in_one_stretch(echo: Running) -> None:
     ("voice", "hertz"),
     [(None, 440), (SynthesizeVoice(name="fake-high"), 880), (SynthesizeVoice(language="en-GB"), 440)],
 )
-async def test_the_voice_that_is_asked_for_speaks(echo: Running, voice: SynthesizeVoice | None, hertz: int) -> None:
+async def test_requested_voice_is_used(echo: Running, voice: SynthesizeVoice | None, hertz: int) -> None:
     async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
         came = await ask(port, Synthesize("One two three four.", voice=voice), end=["audio-stop"])
-    samples = heard(came).samples
+    samples = audio_of(came).samples
     crossings = np.count_nonzero(np.diff(np.signbit(samples)))
     assert abs(crossings * RATE / len(samples) / 2 - hertz) < 30
 
 
-async def test_sound_comes_while_the_text_is_still_being_written(echo: Running) -> None:
+async def test_audio_is_sent_while_text_is_streamed(echo: Running) -> None:
     async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
             await client.write_event(SynthesizeStart(voice=SynthesizeVoice(name="fake")).event())
@@ -148,50 +148,50 @@ async def test_sound_comes_while_the_text_is_still_being_written(echo: Running) 
                 await client.write_event(SynthesizeChunk(text).event())
             early = await until(client, "audio-chunk")
             await client.write_event(SynthesizeChunk(" five.").event())
-            # What older servers take; here it is known already.
+            # For servers without streaming; here the text is known already.
             await client.write_event(Synthesize("One two three. Four five.").event())
             await client.write_event(SynthesizeStop().event())
             came = [*early, *await until(client, "synthesize-stopped")]
             assert types(came) == ["audio-start", "audio-chunk", "audio-stop", "synthesize-stopped"]
-            assert 0.25 < heard(came).seconds <= 0.3
+            assert 0.25 < audio_of(came).seconds <= 0.3
             await client.write_event(Synthesize("Again.").event())
             assert types(await until(client, "audio-stop")) == ["audio-start", "audio-chunk", "audio-stop"]
 
 
-async def test_a_long_text_may_be_written_whole_before_any_sound_is_read(echo: Running) -> None:
+async def test_long_text_may_be_sent_before_audio_is_read(echo: Running) -> None:
     words = [f"word{n} " for n in range(700)]
     async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
         came = await ask(
             port, SynthesizeStart(), *map(SynthesizeChunk, words), SynthesizeStop(), end=["synthesize-stopped"]
         )
-    assert heard(came).seconds > 600 * 0.06
+    assert audio_of(came).seconds > 600 * 0.06
 
 
-async def test_the_wake_word_is_detected_every_time_it_is_said(echo: Running) -> None:
+async def test_wake_word_is_detected_every_time(echo: Running) -> None:
     samples = np.concatenate([tone(1.0), CALL, SILENCE, CALL, SILENCE])
     async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
-            for each in (Detect(names=["fake"]), *sound(samples)[:-1]):
+            for each in (Detect(names=["fake"]), *audio_events(samples)[:-1]):
                 await client.write_event(each.event())
             found = [Detection.from_event((await until(client, "detection"))[-1]) for _ in range(2)]
-            # It stopped listening with a request of another kind, as satellites do.
+            # Another request ends the detection, as satellites do.
             await client.write_event(Detect().event())
-            for each in sound(SILENCE):
+            for each in audio_events(SILENCE):
                 await client.write_event(each.event())
             assert types(await until(client, "not-detected")) == ["not-detected"]
     assert [each.name for each in found] == ["fake", "fake"]
     assert [each.timestamp for each in found] == pytest.approx([1020, 2320], abs=60)
 
 
-async def test_a_detection_has_the_time_its_sender_gave_the_sound(echo: Running) -> None:
-    start, *chunks, stop = sound(np.concatenate([SILENCE, CALL]))
+async def test_detection_has_the_timestamp_of_the_client(echo: Running) -> None:
+    start, *chunks, stop = audio_events(np.concatenate([SILENCE, CALL]))
     timed = [AudioChunk(c.rate, c.width, c.channels, c.audio, 5_000_000 + n) for n, c in enumerate(chunks)]
     async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
         [found] = await ask(port, Detect(), start, *timed, stop, end=["detection", "not-detected"])
     assert 5_000_015 <= found.data["timestamp"] < 5_000_000 + len(chunks)
 
 
-async def test_a_turn_is_answered_as_it_is_written(echo: Running) -> None:
+async def test_turn_is_answered_as_a_stream(echo: Running) -> None:
     async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
         came = await ask(port, Transcript("Hello box", context={"device_id": "kitchen"}), end=["handled-stop"])
     assert types(came) == ["handled-start", "handled-chunk", "handled", "handled-stop"]
@@ -201,11 +201,11 @@ async def test_a_turn_is_answered_as_it_is_written(echo: Running) -> None:
     assert handled.context["conversation_id"] == came[0].data["context"]["conversation_id"]
 
 
-async def test_a_follow_up_remembers(echo: Running) -> None:
+async def test_follow_up_continues_the_conversation(echo: Running) -> None:
     context = {"conversation_id": "01JD2Q0V3Z7M"}
     async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
         for words in ("First", "Second"):
-            # Home Assistant makes the ids, and a connection for every turn.
+            # Home Assistant creates the ids, and opens a connection for every turn.
             [*_, handled] = await ask(port, Transcript(words, context=context), end=["handled"])
             assert handled.data["context"] == context
         conversation_state = await appliance.history.call(lambda history: history.recall("01JD2Q0V3Z7M"))
@@ -215,7 +215,7 @@ async def test_a_follow_up_remembers(echo: Running) -> None:
         assert [exchange.asked for exchange in again.exchanges] == ["Third"]
 
 
-async def test_what_cannot_be_answered_is_not_handled(echo: Running) -> None:
+async def test_rejected_turn_is_not_handled(echo: Running) -> None:
     async with echo("fake.fault=raise") as appliance, open_to_wyoming(appliance) as (_, port):
         came = await ask(port, Transcript("one two"), end=["handled-stop"])
         assert types(came) == ["handled-start", "handled-chunk", "not-handled", "handled-stop"]
@@ -225,7 +225,7 @@ async def test_what_cannot_be_answered_is_not_handled(echo: Running) -> None:
         assert 'chatapi_errors_total{code="engine_failed"} 1.0' in appliance.metrics.page().decode()
 
 
-async def test_one_connection_asks_for_one_thing_after_another(echo: Running) -> None:
+async def test_one_connection_serves_several_requests(echo: Running) -> None:
     async with echo() as appliance, open_to_wyoming(appliance) as (server, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
             for each in (
@@ -235,7 +235,7 @@ async def test_one_connection_asks_for_one_thing_after_another(echo: Running) ->
                 Synthesize("One."),
                 Synthesize("Two."),
                 Transcript("Hello"),
-                # Given up for another request, and so without an answer.
+                # Cancelled by another request, and so without a response.
                 Transcribe(),
                 AudioStart(RATE, 2, 1),
                 Describe(),
@@ -248,9 +248,9 @@ async def test_one_connection_asks_for_one_thing_after_another(echo: Running) ->
     assert came == [*speech, *speech, "handled-start", "handled-chunk", "handled", "handled-stop", "info", *speech]
 
 
-async def test_a_unix_socket_is_another_door(echo: Running, echo_settings: Callable[..., Settings], data: Path) -> None:
+async def test_unix_socket_works_too(echo: Running, echo_settings: Callable[..., Settings], data: Path) -> None:
     path = data / "wyoming.sock"
-    listening = listeners.opened(echo_settings("wyoming.host=", f"wyoming.socket={path}"))
+    listening = listeners.open_listeners(echo_settings("wyoming.host=", f"wyoming.socket={path}"))
     assert [each.family for each in listening] == [socket.AF_UNIX]
     async with echo() as appliance, open_to_wyoming(appliance, *listening) as (server, _):
         async with AsyncUnixClient(str(path)) as client:
@@ -261,11 +261,11 @@ async def test_a_unix_socket_is_another_door(echo: Running, echo_settings: Calla
     assert not path.exists()
 
 
-async def test_while_the_models_load_callers_are_told_to_come_again(echo_settings: Callable[..., Settings]) -> None:
+async def test_while_models_load_requests_are_rejected(echo_settings: Callable[..., Settings]) -> None:
     async with Appliance(echo_settings()).running() as appliance, open_to_wyoming(appliance) as (_, port):
-        for asked in (Describe(), Synthesize("Hello."), Transcribe()):
-            [refused] = await ask(port, asked, end=["info"])
-            assert (refused.type, refused.data["code"]) == ("error", "not_ready")
+        for request in (Describe(), Synthesize("Hello."), Transcribe()):
+            [rejected] = await ask(port, request, end=["info"])
+            assert (rejected.type, rejected.data["code"]) == ("error", "not_ready")
         [*_, late] = await ask(port, Transcript("Hello."), end=["not-handled"])
         assert "not loaded yet" in late.data["text"]
         with anyio.fail_after(10):

@@ -1,4 +1,4 @@
-"""Wyoming's framing: whatever comes becomes events or one refusal, and never more than its bounds is held."""
+"""Wyoming's framing: any bytes become events or one error, within the memory limits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ events = st.builds(
 
 
 def taken(framing: Framing, data: bytes, size: int = 1 << 16) -> list[WyomingEvent]:
-    """Every event of bytes that come so many at a time."""
+    """All events of bytes that arrive in chunks of `size`."""
     found = []
     for at in range(0, len(data), size):
         framing.feed(data[at : at + size])
@@ -43,28 +43,28 @@ def of(header: object, rest: bytes = b"") -> bytes:
 
 
 @given(st.lists(events, max_size=5), st.integers(1, 70))
-def test_what_is_written_is_read_however_it_is_split(said: list[WyomingEvent], size: int) -> None:
+def test_encoded_events_are_parsed_however_they_are_split(sent: list[WyomingEvent], size: int) -> None:
     framing = Framing(BOUNDS)
-    assert taken(framing, b"".join(map(encoded, said)), size) == said
+    assert taken(framing, b"".join(map(encoded, sent)), size) == sent
     assert not framing.partial
 
 
 @given(events)
-def test_the_protocols_own_library_reads_the_same(said: WyomingEvent) -> None:
-    read = theirs.read_event(io.BytesIO(encoded(said)))
+def test_official_library_reads_encoded_events(sent: WyomingEvent) -> None:
+    read = theirs.read_event(io.BytesIO(encoded(sent)))
     assert read is not None
-    assert (read.type, read.data, read.payload or b"") == (said.type, said.data, said.payload)
+    assert (read.type, read.data, read.payload or b"") == (sent.type, sent.data, sent.payload)
 
 
 @given(events)
-def test_what_the_protocols_own_library_writes_is_read(said: WyomingEvent) -> None:
+def test_events_of_the_official_library_are_parsed(sent: WyomingEvent) -> None:
     file = io.BytesIO()
-    theirs.write_event(theirs.Event(said.type, dict(said.data), said.payload), file)
-    assert taken(Framing(BOUNDS), file.getvalue()) == [said]
+    theirs.write_event(theirs.Event(sent.type, dict(sent.data), sent.payload), file)
+    assert taken(Framing(BOUNDS), file.getvalue()) == [sent]
 
 
 @given(st.binary(max_size=2000) | st.builds(lambda a, b: encoded(a)[:-1] + b, events, st.binary(max_size=50)))
-def test_garbage_is_events_or_one_of_our_errors(data: bytes) -> None:
+def test_any_bytes_are_events_or_an_error(data: bytes) -> None:
     framing = Framing(BOUNDS)
     try:
         taken(framing, data + b"\n", 100)
@@ -73,37 +73,37 @@ def test_garbage_is_events_or_one_of_our_errors(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
-        (b"\n", "no JSON in UTF-8"),
-        (b"GET / HTTP/1.1\r\n", "no JSON in UTF-8"),
-        (b'{"type": "\xff"}\n', "no JSON in UTF-8"),
-        (b"[" * 5_000 + b"\n", "no JSON"),
+        (b"\n", "not JSON in UTF-8"),
+        (b"GET / HTTP/1.1\r\n", "not JSON in UTF-8"),
+        (b'{"type": "\xff"}\n', "not JSON in UTF-8"),
+        (b"[" * 5_000 + b"\n", "not JSON"),
         (b'{"type": "a", "data": ' + b"[" * 65 + b"]" * 65 + b"}\n", "nested more than 64 levels"),
-        (b'{"type": "a", "data": {"b": ' + b"9" * 5_000 + b"}}\n", "no JSON"),
-        (b'{"type": "a", "n": NaN}\n', "no JSON"),
-        (b'{"type": "a", "n": 1e999}\n', "no JSON"),
-        (b"[]\n", "no JSON object"),
+        (b'{"type": "a", "data": {"b": ' + b"9" * 5_000 + b"}}\n", "not JSON"),
+        (b'{"type": "a", "n": NaN}\n', "not JSON"),
+        (b'{"type": "a", "n": 1e999}\n', "not JSON"),
+        (b"[]\n", "not a JSON object"),
         (of({}), "a type"),
-        (of({"type": 5}), "type is text"),
-        (of({"type": ""}), "type is text"),
-        (of({"type": "a" * 101}), "type is text"),
-        (of({"type": "a", "data": [1]}), "data of 'a' is no JSON object"),
-        (of({"type": "a", "data_length": -1}), "data_length is no number"),
-        (of({"type": "a", "data_length": "7"}), "data_length is no number"),
-        (of({"type": "a", "payload_length": True}), "payload_length is no number"),
-        (of({"type": "a", "payload_length": 1.5}), "payload_length is no number"),
-        (of({"type": "a", "data_length": 3}, b"[1]"), "data of the event is no JSON object"),
-        (of({"type": "a", "data_length": 3}, b"\x00\xff\x00"), "data of the event is no JSON in UTF-8"),
-        # A length that lies: what follows is cut within the object, or has more behind it.
-        (of({"type": "a", "data_length": 3}, b'{"b": 1}'), "data of the event is no JSON"),
-        (of({"type": "a", "data_length": 10}, b'{"b": 1}{"'), "data of the event is no JSON"),
+        (of({"type": 5}), "type must be text"),
+        (of({"type": ""}), "type must be text"),
+        (of({"type": "a" * 101}), "type must be text"),
+        (of({"type": "a", "data": [1]}), "data of 'a' is not a JSON object"),
+        (of({"type": "a", "data_length": -1}), "data_length is not a number"),
+        (of({"type": "a", "data_length": "7"}), "data_length is not a number"),
+        (of({"type": "a", "payload_length": True}), "payload_length is not a number"),
+        (of({"type": "a", "payload_length": 1.5}), "payload_length is not a number"),
+        (of({"type": "a", "data_length": 3}, b"[1]"), "data of the event is not a JSON object"),
+        (of({"type": "a", "data_length": 3}, b"\x00\xff\x00"), "data of the event is not JSON in UTF-8"),
+        # A wrong length: the data is truncated, or more data follows.
+        (of({"type": "a", "data_length": 3}, b'{"b": 1}'), "data of the event is not JSON"),
+        (of({"type": "a", "data_length": 10}, b'{"b": 1}{"'), "data of the event is not JSON"),
     ],
 )
-def test_what_is_no_event_is_refused(data: bytes, told: str) -> None:
+def test_malformed_event_is_rejected(data: bytes, message: str) -> None:
     with pytest.raises(BadInput) as refused:
         taken(Framing(BOUNDS), data)
-    assert told.removeprefix("a ") in refused.value.message and refused.value.code == "bad_event"
+    assert message.removeprefix("a ") in refused.value.message and refused.value.code == "bad_event"
 
 
 @pytest.mark.parametrize(
@@ -117,18 +117,18 @@ def test_what_is_no_event_is_refused(data: bytes, told: str) -> None:
         of({"type": "a", "payload_length": 10**300}),
     ],
 )
-def test_what_is_too_large_is_refused_before_it_comes(data: bytes) -> None:
+def test_too_large_event_is_rejected_before_it_arrives(data: bytes) -> None:
     with pytest.raises(TooLarge, match=r"at most|more than") as refused:
         taken(Framing(BOUNDS), data)
     assert refused.value.code == "event_too_large"
 
 
-def test_lengths_of_null_and_data_in_the_header_are_as_older_peers_write_them() -> None:
+def test_null_lengths_and_data_in_the_header_of_older_peers_are_accepted() -> None:
     line = of({"type": "a", "data": {"x": 1, "y": 1}, "data_length": 8, "payload_length": None}, b'{"y": 2}')
     assert taken(Framing(BOUNDS), line) == [WyomingEvent("a", {"x": 1, "y": 2})]
 
 
-def test_half_an_event_is_partial() -> None:
+def test_incomplete_event_is_partial() -> None:
     framing, whole = Framing(BOUNDS), encoded(WyomingEvent("a", {"b": 1}, b"pay"))
     for cut in range(1, len(whole)):
         framing.feed(whole[cut - 1 : cut])

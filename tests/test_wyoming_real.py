@@ -1,4 +1,4 @@
-"""What a Home Assistant owner does, over Wyoming with the real models: listen, speak, wake, converse."""
+"""Wyoming with real models: transcription, synthesis, wake word and conversation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from chatapi.audio import RATE, Samples, decode
 from chatapi.bench.wer import word_error_rate
 from conftest import Served
 from test_real import words
-from wyoming_peer import ask, heard, open_to_wyoming, sound, types, until
+from wyoming_peer import ask, audio_events, audio_of, open_to_wyoming, types, until
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
 CORPUS = Path(__file__).parent / "corpus"
@@ -35,7 +35,7 @@ def clip(name: str) -> Samples:
     return np.concatenate([SILENCE, decode(CORPUS / name).samples, SILENCE])
 
 
-async def test_it_tells_whose_models_it_has(port: int) -> None:
+async def test_describe_has_the_attribution_of_the_models(port: int) -> None:
     [event] = await ask(port, Describe(), end=["info"])
     info = Info.from_event(event)
     [asr], [voice], [wake], [llm] = info.asr[0].models, info.tts[0].voices, info.wake[0].models, info.handle[0].models
@@ -45,55 +45,59 @@ async def test_it_tells_whose_models_it_has(port: int) -> None:
     assert llm.name == "smollm2-135m-instruct" and llm.version and asr.version
 
 
-async def test_recorded_people_are_understood(port: int) -> None:
+async def test_recorded_speech_is_transcribed(port: int) -> None:
     came = await ask(
-        port, Transcribe(language="en"), *sound(clip("real/en-quick_brown_fox.flac")), end=["transcript-stop"]
+        port, Transcribe(language="en"), *audio_events(clip("real/en-quick_brown_fox.flac")), end=["transcript-stop"]
     )
     assert types(came) == ["transcript-start", "transcript-chunk", "transcript", "transcript-stop"]
     assert word_error_rate([(FOX, came[-2].data["text"])]) <= 0.3
 
 
-async def test_sentences_are_made_out_before_the_sound_ends(port: int) -> None:
+async def test_sentences_are_transcribed_before_the_audio_ends(port: int) -> None:
     first, second = clip("real/two_cities-00.flac"), clip("real/en-quick_brown_fox.flac")
-    start, *chunks, stop = sound(np.concatenate([first, second]))
+    start, *chunks, stop = audio_events(np.concatenate([first, second]))
     async with AsyncTcpClient("127.0.0.1", port) as client:
         for each in (Transcribe(language="en-US"), start, *chunks):
             await client.write_event(each.event())
         early = [*await until(client, "transcript-chunk"), *await until(client, "transcript-chunk")]
         await client.write_event(stop.event())
         last = await until(client, "transcript")
-    told = "".join(event.data["text"] for event in [*early, *last] if event.type == "transcript-chunk")
-    assert told == last[-1].data["text"]
-    assert word_error_rate([(f"It was the best of times, it was the worst of times {FOX}", told)]) <= 0.3
+    text = "".join(event.data["text"] for event in [*early, *last] if event.type == "transcript-chunk")
+    assert text == last[-1].data["text"]
+    assert word_error_rate([(f"It was the best of times, it was the worst of times {FOX}", text)]) <= 0.3
 
 
-async def test_what_it_says_as_text_comes_is_understood_again(port: int) -> None:
+async def test_streamed_synthesis_is_transcribed_again(port: int) -> None:
     text = f"The capital of France is Paris. {FOX}"
     words = [SynthesizeChunk(f"{word} ") for word in text.split()]
     spoken = await ask(port, SynthesizeStart(), *words, Synthesize(text), SynthesizeStop(), end=["synthesize-stopped"])
     assert types(spoken) == ["audio-start", "audio-chunk", "audio-stop", "synthesize-stopped"]
-    audio = heard(spoken)
+    audio = audio_of(spoken)
     assert audio.rate == 22_050
-    came = await ask(port, Transcribe(), *sound(audio.samples, audio.rate, 2, 2), end=["transcript"])
+    came = await ask(port, Transcribe(), *audio_events(audio.samples, audio.rate, 2, 2), end=["transcript"])
     assert word_error_rate([(text, came[-1].data["text"])]) <= 0.3
 
 
-async def test_its_wake_word_wakes_it_and_other_words_do_not(port: int) -> None:
-    [found, *_] = await ask(port, Detect(["okay_nabu"]), *sound(clip("wake/alone.flac")), end=["detection"])
+async def test_wake_word_is_detected_and_other_words_are_not(port: int) -> None:
+    [found, *_] = await ask(port, Detect(["okay_nabu"]), *audio_events(clip("wake/alone.flac")), end=["detection"])
     detection = Detection.from_event(found)
-    # The word ends 1.1 to 1.6 s after half a second of silence; here there is a whole one.
+    # The wake word ends 1.1 to 1.6 s after half a second of silence; here the silence is one second.
     assert detection.name == "okay_nabu" and detection.timestamp is not None and 1600 < detection.timestamp < 2100
-    came = await ask(port, Detect(), *sound(clip("real/en-quick_brown_fox.flac")), end=["not-detected", "detection"])
+    came = await ask(
+        port, Detect(), *audio_events(clip("real/en-quick_brown_fox.flac")), end=["not-detected", "detection"]
+    )
     assert types(came) == ["not-detected"]
 
 
-async def test_a_conversation_from_sound_to_sound(port: int) -> None:
-    spoken = heard(await ask(port, Synthesize("What is the capital of France?"), end=["audio-stop"]))
-    said = (await ask(port, Transcribe(), *sound(spoken.samples, spoken.rate), end=["transcript"]))[-1].data["text"]
+async def test_conversation_from_audio_to_audio(port: int) -> None:
+    spoken = audio_of(await ask(port, Synthesize("What is the capital of France?"), end=["audio-stop"]))
+    transcript = (await ask(port, Transcribe(), *audio_events(spoken.samples, spoken.rate), end=["transcript"]))[
+        -1
+    ].data["text"]
     context = {"conversation_id": "01JD2Q0V3Z7MABCDEFGH"}
-    came = await ask(port, Transcript(said, context=context), end=["handled-stop", "not-handled"])
+    came = await ask(port, Transcript(transcript, context=context), end=["handled-stop", "not-handled"])
     assert types(came) == ["handled-start", "handled-chunk", "handled", "handled-stop"]
-    # Of what it heard of its own voice, it may have missed a word.
+    # The transcript of the synthesized speech may miss a word.
     assert {"paris", "capital"} & {*words(came[-2].data["text"])} and came[-2].data["context"] == context
     answer = await ask(port, Synthesize(came[-2].data["text"]), end=["audio-stop"])
-    assert heard(answer).seconds > 0.8
+    assert audio_of(answer).seconds > 0.8

@@ -1,4 +1,4 @@
-"""A box that speaks Wyoming to the protocol's own client."""
+"""A Wyoming server, and helpers for the protocol's official client."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from chatapi.audio import RATE, Audio, Samples
 from chatapi.interfaces.wyoming.server import WyomingServer
 
 PATIENCE = 60
-"""Seconds for an answer."""
+"""Timeout of a response, in seconds."""
 
 
 @asynccontextmanager
 async def open_to_wyoming(appliance: Appliance, *more: socket.socket) -> AsyncIterator[tuple[WyomingServer, int]]:
-    """The server and its port on loopback."""
+    """Runs the server; yields it and its port on loopback."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = WyomingServer(appliance, [listening, *more])
         port = listening.getsockname()[1]
@@ -34,7 +34,7 @@ async def open_to_wyoming(appliance: Appliance, *more: socket.socket) -> AsyncIt
 
 
 async def until(client: AsyncClient, *types: str) -> list[Event]:
-    """What comes, up to the first event of one of these types, or the end of the connection."""
+    """The events up to the first of one of these types, or the end of the connection."""
     found: list[Event] = []
     with anyio.fail_after(PATIENCE):
         while not found or found[-1].type not in types:
@@ -46,23 +46,23 @@ async def until(client: AsyncClient, *types: str) -> list[Event]:
 
 
 async def ask(port: int, *asked: Any, end: Iterable[str]) -> list[Event]:
-    """What a new connection gets for these events."""
+    """Sends events on a new connection, and returns the responses."""
     async with AsyncTcpClient("127.0.0.1", port) as client:
         for each in asked:
             await client.write_event(each if isinstance(each, Event) else each.event())
         return await until(client, *end, "error")
 
 
-def sound(samples: Samples, rate: int = RATE, width: int = 2, channels: int = 1, size: int = 1024) -> list[Any]:
-    """The events of a stretch of sound, `size` samples in each."""
-    data = written(samples, width, channels)
+def audio_events(samples: Samples, rate: int = RATE, width: int = 2, channels: int = 1, size: int = 1024) -> list[Any]:
+    """Audio as events, `size` samples in each chunk."""
+    data = pcm(samples, width, channels)
     step = size * width * channels
     chunks = [AudioChunk(rate, width, channels, data[at : at + step]) for at in range(0, len(data), step)]
     return [AudioStart(rate, width, channels), *chunks, AudioStop()]
 
 
-def written(samples: Samples, width: int, channels: int) -> bytes:
-    """Little-endian PCM, the same on every channel; one byte a sample is unsigned, as in WAV."""
+def pcm(samples: Samples, width: int, channels: int) -> bytes:
+    """Little-endian PCM, the same on every channel; 8-bit samples are unsigned, as in WAV."""
     many = np.repeat(np.clip(samples, -1, 1)[:, np.newaxis], channels, axis=1).astype(np.float64)
     if width == 1:
         return np.round(many * 127 + 128).astype(np.uint8).tobytes()
@@ -70,8 +70,8 @@ def written(samples: Samples, width: int, channels: int) -> bytes:
     return whole.view(np.uint8).reshape(*whole.shape, 4)[:, :, :width].tobytes()
 
 
-def heard(events: Iterable[Event]) -> Audio:
-    """The speech in what came."""
+def audio_of(events: Iterable[Event]) -> Audio:
+    """The audio in the events."""
     chunks = [AudioChunk.from_event(event) for event in events if event.type == "audio-chunk"]
     assert {(chunk.width, chunk.channels) for chunk in chunks} == {(2, 1)}
     data = np.frombuffer(b"".join(chunk.audio for chunk in chunks), "<i2")
@@ -79,7 +79,7 @@ def heard(events: Iterable[Event]) -> Audio:
 
 
 def types(events: Iterable[Event]) -> list[str]:
-    """The types of what came, runs of one type as one."""
+    """The types of the events, with repetitions merged."""
     found: list[str] = []
     for event in events:
         if found[-1:] != [event.type]:

@@ -13,7 +13,7 @@ import httpx
 from chatapi.appliance import Appliance
 from chatapi.bench import Row, Watch, in_turns, ratio
 from chatapi.bench.process import served
-from chatapi.interfaces.http.app import bound, carry, create_app, server
+from chatapi.interfaces.http.app import create_app, listening_socket, run_server, server
 from chatapi.runtime import engine_selection
 from chatapi.services.turns.completion import Turn
 from chatapi.settings import AsrSettings, LlmSettings, Settings, TtsSettings, TurnDetectionSettings, VadSettings
@@ -88,14 +88,14 @@ async def _throughput(client: httpx.AsyncClient, rounds: int) -> tuple[list[floa
 @asynccontextmanager
 async def _serving(settings: Settings) -> AsyncIterator[tuple[Appliance, httpx.AsyncClient]]:
     """The real server on a free port of this machine, in this process."""
-    listening = bound("127.0.0.1", 0)
+    listening = listening_socket("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     made = Appliance(await engine_selection.settled(settings))
     async with made.running() as appliance, anyio.create_task_group() as group:
         await appliance.load()
         web = server(create_app(appliance))
 
-        group.start_soon(carry, web, listening, settings)
+        group.start_soon(run_server, web, listening, settings)
         async with httpx.AsyncClient(base_url=url, timeout=120) as client:
             yield appliance, client
         web.should_exit = True

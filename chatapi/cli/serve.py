@@ -23,7 +23,7 @@ from chatapi.cli.check import report
 from chatapi.cli.watchdog import Watchdog
 from chatapi.errors import SettingsError, collapse_exception_group
 from chatapi.interfaces.audio_device.conversation import LocalConversation
-from chatapi.interfaces.http.app import bound, carry, create_app, server
+from chatapi.interfaces.http.app import create_app, listening_socket, run_server, server
 from chatapi.interfaces.wyoming import listeners
 from chatapi.interfaces.wyoming.server import WyomingServer
 from chatapi.observability import logs
@@ -54,9 +54,9 @@ async def serve(settings: Settings) -> int:
     file_descriptors.raise_limit()
     malloc_trim.configure()
     identity = _identity(settings)
-    listening = bound(settings.server.host, settings.server.port)
+    listening = listening_socket(settings.server.host, settings.server.port)
     try:
-        wyoming = listeners.opened(settings)
+        wyoming = listeners.open_listeners(settings)
     except SettingsError:
         listening.close()
         raise
@@ -97,7 +97,7 @@ async def _run(settings: Settings, listening: _Open, identity: Identity | None, 
         web = server(create_app(appliance), identity.context if identity is not None else None)
 
         async def generator() -> None:
-            await carry(web, listening.web, settings)
+            await run_server(web, listening.web, settings)
             manager.stopping()
             group.cancel_scope.cancel()
 
@@ -149,7 +149,7 @@ def _open_to_wyoming(appliance: Appliance, listening: Sequence[socket.socket], g
     appliance.parts["wyoming"] = lambda: wyoming.health
     group.start_soon(wyoming.run)
     _tell(f"speaks Wyoming, for Home Assistant, at {' and '.join(wyoming.health['listening'])}")
-    if listeners.is_open(appliance.settings) and not appliance.settings.wyoming.allow:
+    if listeners.is_public(appliance.settings) and not appliance.settings.wyoming.allow:
         told = "Wyoming has no keys, so it is open to everyone on the network; set wyoming.allow to those who may come"
         print(f"chatapi: {told}", file=sys.stderr)
 

@@ -23,14 +23,21 @@ if TYPE_CHECKING:
 
     Conversation = LocalConversation | RemoteConversation
 
-STYLES = {"heard": "bold", "answer": "green", "interrupted": "dim", "error": "red", "gone": "red", "back": "green"}
+STYLES = {
+    "transcript": "bold",
+    "answer": "green",
+    "interrupted": "dim",
+    "error": "red",
+    "disconnected": "red",
+    "reconnected": "green",
+}
 MARKS = {
-    "heard": "you",
+    "transcript": "you",
     "answer": "box",
     "interrupted": "box (interrupted)",
     "error": "error",
-    "gone": "waiting",
-    "back": "connected again",
+    "disconnected": "waiting",
+    "reconnected": "connected again",
 }
 
 
@@ -119,7 +126,7 @@ def _list_devices() -> int:
     """The names for audio_device.input and audio_device.output. Raises SettingsError without a sound library."""
     from chatapi.interfaces.audio_device import portaudio
 
-    with portaudio.quiet():
+    with portaudio.suppressed_stderr():
         sounddevice = portaudio.load()
     for direction, setting in (("input", "audio_device.input"), ("output", "audio_device.output")):
         print(f"{setting}:")

@@ -1,1 +1,1 @@
-"""Ways to talk to the appliance: each translates events and decides nothing."""
+"""Interfaces of the appliance: HTTP, Wyoming and the audio device. Each translates events and holds no turn logic."""

@@ -1,4 +1,4 @@
-"""Bounds on JSON that clients send: values, digits and depth cost far more than the bytes they are written in."""
+"""Limits on JSON that clients send: values, digits and depth cost far more memory and time than their bytes suggest."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 from chatapi.errors import TooLarge
 
 MOST_DIGITS = 400
-"""Of a whole number; a float is infinite beyond 309."""
+"""Longest integer, in digits; a float is infinite beyond 309."""
 DEEPEST = 64
-"""Levels; a schema of more is no schema anybody wrote."""
+"""Deepest nesting, in levels; no real schema is deeper."""
 
 
 def check_values(text: str | bytes, most: int, code: str = "too_many_values") -> None:
-    """Raises TooLarge with that code where the text has more commas and brackets, before it is parsed."""
+    """Raises TooLarge with that code, before parsing, when the text has more than `most` commas and brackets."""
     if len(text) <= most:
         return
     count = (
@@ -23,21 +23,21 @@ def check_values(text: str | bytes, most: int, code: str = "too_many_values") ->
     )
     if count > most:
         raise TooLarge(
-            f"the JSON has {count} commas and brackets; at most {most} are taken: send fewer values",
+            f"the JSON has {count} commas and brackets; at most {most} are allowed: send fewer values",
             code=code,
             details={"limit_values": most},
         )
 
 
 def whole_number(digits: str) -> int:
-    """For `json.loads`. Raises ValueError: long numbers take a time that is quadratic in their length."""
+    """An integer parser for `json.loads`. Raises ValueError for long numbers, whose parsing takes quadratic time."""
     if len(digits) > MOST_DIGITS:
         raise ValueError("too long")
     return int(digits)
 
 
 def too_deep(values: Any, most: int = DEEPEST) -> bool:
-    """Whether lists and objects are nested in more levels."""
+    """Whether lists and objects are nested more than `most` levels deep."""
     level, depth = [values], 0
     while level:
         if (depth := depth + 1) > most:

@@ -1,4 +1,4 @@
-"""A real browser on a real server: Debian's chromium, driven by its own driver."""
+"""A real browser on a real server: Debian's chromium with chromedriver."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ SWITCHES = (
     "--use-fake-device-for-media-stream",
 )
 ENTER, ESCAPE, SHIFT, RELEASE = "\ue007", "\ue00c", "\ue008", "\ue000"
-"""Keys as WebDriver names them (W3C WebDriver, 17.4.2); RELEASE lets go of all that are held."""
+"""Key codes of WebDriver (W3C WebDriver, 17.4.2); RELEASE releases all pressed keys."""
 GRANTED = "--use-fake-ui-for-media-stream"
-"""The microphone is allowed without asking."""
+"""Grants the microphone without a prompt."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,7 +51,7 @@ def _browser_is_here() -> None:
 
 @dataclass
 class Served:
-    """A server in a process of its own."""
+    """A server in a child process."""
 
     url: str
     process: subprocess.Popen[str]
@@ -66,7 +66,7 @@ class Served:
 
 @contextmanager
 def serving(folder: Path, *settings: str, until: str = "ready") -> Iterator[Served]:
-    """Run `chatapi serve` until the block ends; it begins once the server says the word `until` and its address."""
+    """Runs `chatapi serve` until the block ends; yields once the server prints the word `until` and its address."""
     folder.mkdir(exist_ok=True)
     chosen = [part for setting in (*ECHO, "server.port=0", f"data={folder}", *settings) for part in ("--set", setting)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CHATAPI_")}
@@ -77,7 +77,7 @@ def serving(folder: Path, *settings: str, until: str = "ready") -> Iterator[Serv
             command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
         ) as process,
     ):
-        # A server that hangs is ended, so that reading its output ends too.
+        # Kills a server that hangs, so that reading its output ends.
         watch = threading.Timer(60, process.kill)
         watch.start()
         try:
@@ -103,20 +103,20 @@ def _address(process: subprocess.Popen[str], until: str, log: Path) -> str:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The base URL of a server with echo engines, for all tests that do not need one of their own."""
+    """The base URL of a shared server with fake engines."""
     with serving(tmp_path_factory.mktemp("server") / "data") as running:
         yield running.url
 
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Servers with other settings."""
+    """Starts servers with other settings."""
     number = iter(range(100))
     yield lambda *settings, **more: serving(tmp_path / f"data{next(number)}", *settings, **more)
 
 
 def voice_like(seconds: float, rate: int = 48_000) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Syllables of a buzz at 120 Hz: a browser's noise suppression takes a steady tone away, but not this."""
+    """Syllables of a buzz at 120 Hz: a browser's noise suppression removes a steady tone, but not this."""
     times = np.arange(int(seconds * rate)) / rate
     buzz = sum(np.sin(2 * np.pi * 120 * harmonic * times) / harmonic for harmonic in range(1, 25))
     syllables = np.clip(np.sin(2 * np.pi * 4 * times), 0, 1)
@@ -134,14 +134,14 @@ def write_wav(path: Path, samples: np.ndarray[Any, Any], rate: int = 48_000) -> 
 
 @pytest.fixture(scope="session")
 def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the fake microphone hears, again and again."""
+    """Audio of the fake microphone, which repeats it."""
     silence = np.zeros(24_000)
     return write_wav(tmp_path_factory.mktemp("sounds") / "spoken.wav", np.concatenate([voice_like(2.0), silence]))
 
 
 @pytest.fixture
 def browse(tmp_path: Path, spoken: Path) -> Iterator[Callable[..., Any]]:
-    """Open browsers; each is closed, and what it complained about is judged, when the test is over."""
+    """Opens browsers; after the test their console messages are checked and they are closed."""
     from browser.pages import Page
 
     opened: list[Page] = []
@@ -165,5 +165,5 @@ def browse(tmp_path: Path, spoken: Path) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture
 def page(browse: Callable[..., Any], server: str) -> Any:
-    """The page, with a microphone that is allowed."""
+    """The page, with permission for the microphone."""
     return browse(server, GRANTED)

@@ -1,4 +1,4 @@
-"""The page as people use it: type, press, hold, look and listen."""
+"""Page object of the web page: type, press, hold, read and listen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 PATIENCE = 60
-"""Seconds until what does not happen is taken not to happen; a busy machine is slow."""
+"""Timeout of a wait, in seconds; a busy machine is slow."""
 LISTENER = """
     window.loudest = 0;
     window.violations = [];
@@ -27,7 +27,7 @@ LISTENER = """
     };
     requestAnimationFrame(listen);
 """
-"""Remembers the loudest sound that went to the loudspeaker, and what the content policy forbade."""
+"""Records the loudest playback, and violations of the content policy."""
 
 
 class Page:
@@ -41,7 +41,7 @@ class Page:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=Service(driver))
         self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": LISTENER})
-        # The page asks again and again whether the box is there, and tests switch boxes off.
+        # The page polls the box, and tests switch boxes off.
         refused = r"/v1/realtime\S* failed: Error in connection establishment: net::ERR_CONNECTION_REFUSED"
         self._excused: list[str] = [r"/ready - Failed to load resource: net::ERR_", refused]
 
@@ -55,7 +55,7 @@ class Page:
     def quit(self) -> None:
         self.driver.quit()
 
-    # Looking
+    # Reading
 
     def all(self, selector: str) -> list[WebElement]:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
@@ -79,7 +79,7 @@ class Page:
     def devtools(self, command: str, **values: Any) -> Any:
         return self.driver.execute_cdp_cmd(command, values)
 
-    # Using
+    # Actions
 
     def ask(self, question: str) -> None:
         self.one("#prompt").send_keys(question, Keys.ENTER)
@@ -91,7 +91,7 @@ class Page:
         ActionChains(self.driver).send_keys(key).perform()
 
     def recorded(self, seconds: int) -> None:
-        """Wait until so much was recorded."""
+        """Waits until so many seconds are recorded."""
         self.wait(lambda: clock(self.run("return document.getElementById('clock').textContent")) >= seconds)
 
     def hold_microphone(self, seconds: int) -> None:
@@ -101,23 +101,24 @@ class Page:
         ActionChains(self.driver).release().perform()
 
     def answered(self, count: int = 1) -> WebElement:
-        """The last answer, once so many are whole."""
+        """The last answer, once so many are complete."""
         return self.wait_for(".answer:has(.timeline)", count)
 
     def loudest(self) -> float:
-        """The loudest sound since this was last asked, 0 to 1."""
+        """The loudest playback since the last call, 0 to 1."""
         return float(self.run("const level = window.loudest; window.loudest = 0; return level;"))
 
-    # Judging
+    # Checks
 
     def excuse(self, *patterns: str) -> None:
-        """What the browser may say on its console in this test: it reports every refused request there."""
+        """Allows console messages in this test: the browser reports every rejected request there."""
         self._excused += patterns
 
     def complaints(self) -> list[str]:
-        """What went wrong in the browser and was not excused."""
-        said = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
-        wrong = [words for words in said if not any(re.search(pattern, words) for pattern in self._excused)]
+        """Console messages and policy violations that are not allowed."""
+        log = self.driver.get_log("browser")
+        messages = [entry["message"] for entry in log if entry["level"] in ("SEVERE", "WARNING")]
+        wrong = [message for message in messages if not any(re.search(pattern, message) for pattern in self._excused)]
         return [*wrong, *(f"content policy: {directive}" for directive in self.run("return window.violations || []"))]
 
 

@@ -1,4 +1,4 @@
-"""What the page says and does when something is in the way."""
+"""The page's messages and behaviour on faults."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Serve = Callable[..., Any]
 
 
 def fault(page: Any, code: str) -> str:
-    """The words of the fault with this code, once it is shown."""
+    """The text of the fault with this code, once it is shown."""
     return str(page.wait_for(f".fault[data-code={code}]").text)
 
 
-def test_earlier_conversations_that_are_missing_are_told(serve: Serve, browse: Browse, tmp_path: Path) -> None:
+def test_missing_conversations_are_reported(serve: Serve, browse: Browse, tmp_path: Path) -> None:
     (tmp_path / "data0").mkdir()
     (tmp_path / "data0" / "history.sqlite3").write_bytes(b"damaged" * 1000)
     with serve() as served:
@@ -38,7 +38,7 @@ def test_earlier_conversations_that_are_missing_are_told(serve: Serve, browse: B
         assert not page.all("#warnings .fault")
 
 
-def test_a_refused_microphone_is_explained(browse: Browse, server: str) -> None:
+def test_denied_microphone_is_explained(browse: Browse, server: str) -> None:
     page = browse(server)
     page.devtools("Browser.setPermission", permission={"name": "microphone"}, setting="denied", origin=server)
     page.press("#mic")
@@ -46,7 +46,7 @@ def test_a_refused_microphone_is_explained(browse: Browse, server: str) -> None:
     assert page.one("#field").is_displayed()
 
 
-def test_an_insecure_address_is_explained(serve: Serve, browse: Browse) -> None:
+def test_insecure_address_is_explained(serve: Serve, browse: Browse) -> None:
     with serve("server.hosts=box.test,127.0.0.1") as served:
         url = served.url.replace("127.0.0.1", "box.test")
         page = browse(url, GRANTED, "--host-resolver-rules=MAP box.test 127.0.0.1")
@@ -57,7 +57,7 @@ def test_an_insecure_address_is_explained(serve: Serve, browse: Browse) -> None:
         assert not page.all("#notice .fault")
 
 
-def test_a_recording_without_speech_is_explained(browse: Browse, server: str, tmp_path: Path) -> None:
+def test_recording_without_speech_is_explained(browse: Browse, server: str, tmp_path: Path) -> None:
     page = browse(server, GRANTED, hears=write_wav(tmp_path / "silence.wav", np.zeros(48_000)))
     page.excuse("422")
     page.press("#mic")
@@ -66,7 +66,7 @@ def test_a_recording_without_speech_is_explained(browse: Browse, server: str, tm
     assert "microphone" in fault(page, "no_speech")
 
 
-def test_a_recording_of_a_moment_is_not_sent(page: Any) -> None:
+def test_too_short_recording_is_not_sent(page: Any) -> None:
     page.run("document.getElementById('mic').focus()")
     page.key(ENTER)
     page.wait_for("#mic.on")
@@ -77,20 +77,20 @@ def test_a_recording_of_a_moment_is_not_sent(page: Any) -> None:
 
 @contextmanager
 def occupied(url: str) -> Iterator[threading.Event]:
-    """A server that answers someone else until the event is set."""
+    """Keeps the server busy with another request until the event is set."""
     question = {"prompt": " ".join(["word"] * 400), "max_tokens": 400, "stream": True}
-    begun, leave = threading.Event(), threading.Event()
+    started, leave = threading.Event(), threading.Event()
 
     def ask() -> None:
         with httpx.stream("POST", f"{url}/completion", json=question, timeout=60) as reply:
             for _ in reply.iter_bytes():
-                begun.set()
+                started.set()
                 if leave.is_set():
                     return
 
     asking = threading.Thread(target=ask)
     asking.start()
-    assert begun.wait(30)
+    assert started.wait(30)
     try:
         yield leave
     finally:
@@ -98,7 +98,7 @@ def occupied(url: str) -> Iterator[threading.Event]:
         asking.join(30)
 
 
-def test_a_busy_box_is_asked_again_until_it_answers(serve: Serve, browse: Browse) -> None:
+def test_busy_box_is_retried(serve: Serve, browse: Browse) -> None:
     with serve("limits.concurrent=1", "limits.queue=0", "fake.delay=0.05") as served:
         page = browse(served.url)
         page.excuse("503")
@@ -110,7 +110,7 @@ def test_a_busy_box_is_asked_again_until_it_answers(serve: Serve, browse: Browse
         assert not page.all(".fault")
 
 
-def test_waiting_for_a_busy_box_can_be_stopped(serve: Serve, browse: Browse) -> None:
+def test_retries_of_a_busy_box_can_be_stopped(serve: Serve, browse: Browse) -> None:
     with serve("limits.concurrent=1", "limits.queue=0", "fake.delay=0.05") as served:
         page = browse(served.url)
         page.excuse("503")
@@ -121,7 +121,7 @@ def test_waiting_for_a_busy_box_can_be_stopped(serve: Serve, browse: Browse) -> 
             assert page.wait_for(".answer .aside").text == "Stopped."
 
 
-def test_models_that_load_are_waited_for(serve: Serve, browse: Browse) -> None:
+def test_page_waits_while_models_load(serve: Serve, browse: Browse) -> None:
     with serve("fake.delay=0.15", until="listening") as served:
         page = browse(served.url, ready=False)
         page.excuse("503")
@@ -130,7 +130,7 @@ def test_models_that_load_are_waited_for(serve: Serve, browse: Browse) -> None:
         page.wait_for("#status[data-state=ready]")
 
 
-def test_a_failure_in_mid_answer_is_told_where_the_answer_would_be(serve: Serve, browse: Browse) -> None:
+def test_failure_midway_is_shown_in_place_of_the_answer(serve: Serve, browse: Browse) -> None:
     with serve("fake.fault=raise") as served:
         page = browse(served.url)
         page.ask("hello")
@@ -141,21 +141,21 @@ def test_a_failure_in_mid_answer_is_told_where_the_answer_would_be(serve: Serve,
         assert len(page.all(".answer")) == 1
 
 
-def test_a_connection_that_breaks_off_is_told_and_asked_again(serve: Serve, browse: Browse) -> None:
+def test_lost_connection_is_reported_and_can_be_retried(serve: Serve, browse: Browse) -> None:
     with serve("fake.delay=0.1") as served:
         page = browse(served.url)
         page.excuse("ERR_")
         page.ask(" ".join(["word"] * 100))
         page.wait(lambda: page.all(".answer .text") and page.text(".answer .text"))
         served.kill()
-        assert "What had arrived" in fault(page, "broken_off")
+        assert "The part that arrived" in fault(page, "broken_off")
         page.press(".answer .fault .ways button")
         assert "same network" in fault(page, "unreachable")
         page.wait_for("#status[data-state=offline]")
         assert page.run("return document.querySelector('.fault use').getBBox().width > 0"), "the icon is not there"
 
 
-def test_a_box_that_is_switched_off_does_not_look_ready_for_long(serve: Serve, browse: Browse) -> None:
+def test_switched_off_box_is_shown_as_offline(serve: Serve, browse: Browse) -> None:
     with serve() as served:
         page = browse(served.url)
         page.excuse("ERR_")
@@ -164,7 +164,7 @@ def test_a_box_that_is_switched_off_does_not_look_ready_for_long(serve: Serve, b
         assert page.text("#status") == "The box cannot be reached"
 
 
-def test_no_more_can_be_typed_than_the_box_takes(serve: Serve, browse: Browse) -> None:
+def test_text_field_has_the_limit_of_the_box(serve: Serve, browse: Browse) -> None:
     with serve("limits.prompt_chars=20") as served:
         page = browse(served.url)
         page.wait(lambda: page.run("return document.getElementById('prompt').maxLength") == 20)
@@ -176,7 +176,7 @@ def test_no_more_can_be_typed_than_the_box_takes(serve: Serve, browse: Browse) -
         assert page.text(".question .text") == "x" * 20
 
 
-def test_a_question_that_is_too_long_is_told_and_put_back_to_be_mended(serve: Serve, browse: Browse) -> None:
+def test_too_long_question_is_reported_and_put_back(serve: Serve, browse: Browse) -> None:
     with serve("llama_cpp.context=300") as served:
         page = browse(served.url)
         page.excuse("413")
@@ -188,18 +188,18 @@ def test_a_question_that_is_too_long_is_told_and_put_back_to_be_mended(serve: Se
         assert page.one("#prompt").get_attribute("value") == question
 
 
-def test_a_key_is_asked_for_and_kept(serve: Serve, browse: Browse) -> None:
+def test_api_key_is_prompted_for_and_stored(serve: Serve, browse: Browse) -> None:
     with serve("server.api_key=sesame") as served:
         page = browse("about:blank", ready=False)
         page.excuse("401")
-        # The page's own files may need the key too, which a browser asks for by itself.
+        # The page's files may need the key too, for which a browser prompts by itself.
         page.devtools("Network.enable")
         page.devtools("Network.setExtraHTTPHeaders", headers={"Authorization": "Bearer sesame"})
         page.open(served.url)
         page.devtools("Network.setExtraHTTPHeaders", headers={})
         page.ask("hello")
-        for entered, told in (("wrong", "Whoever set it up"), ("sesame", "not accepted")):
-            page.wait(lambda told=told: page.all("dialog#key[open]") and told in page.text("#key-words"))
+        for entered, message in (("wrong", "The owner of this box"), ("sesame", "not accepted")):
+            page.wait(lambda message=message: page.all("dialog#key[open]") and message in page.text("#key-words"))
             page.one("#key-value").send_keys(entered)
             if entered == "sesame":
                 page.press("#key-remember")
@@ -211,7 +211,7 @@ def test_a_key_is_asked_for_and_kept(serve: Serve, browse: Browse) -> None:
         assert page.run("return localStorage.getItem('chatapi.key')") is None
 
 
-def test_a_key_given_to_the_browsers_own_prompt_is_enough(serve: Serve, browse: Browse) -> None:
+def test_key_of_the_browser_prompt_is_enough(serve: Serve, browse: Browse) -> None:
     with serve("server.api_key=sesame") as served:
         page = browse(served.url.replace("http://", "http://anybody:sesame@"))
         page.ask("hello")
@@ -220,7 +220,7 @@ def test_a_key_given_to_the_browsers_own_prompt_is_enough(serve: Serve, browse: 
 
 
 class Portal(BaseHTTPRequestHandler):
-    """Lets the page through, and answers every question itself, as captive portals and some proxies do."""
+    """Serves the page, and answers every request itself, like captive portals and some proxies."""
 
     def do_GET(self) -> None:
         file = FOLDER / "index.html" if self.path == "/" else FOLDER / self.path.removeprefix("/page/")
@@ -239,10 +239,10 @@ class Portal(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Quiet."""
+        """Logs nothing."""
 
 
-def test_an_answer_from_something_else_is_told(browse: Browse) -> None:
+def test_response_of_another_server_is_reported(browse: Browse) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Portal) as portal:
         serving = threading.Thread(target=portal.serve_forever)
         serving.start()

@@ -1,4 +1,4 @@
-"""A live conversation on the page, in a real browser against a real server with engines that need no model."""
+"""A live conversation on the page, in a real browser against a real server with fake engines."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Serve = Callable[..., Any]
 
 @pytest.fixture(scope="session")
 def turns(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the fake microphone hears, again and again: an utterance, then a silence that ends it."""
+    """Audio of the fake microphone, which repeats it: an utterance, then a silence that ends it."""
     file = tmp_path_factory.mktemp("turns") / "turns.wav"
     return write_wav(file, np.concatenate([np.zeros(24_000), voice_like(1.2), np.zeros(4 * 48_000)]))
 
 
 @pytest.fixture
 def live(browse: Browse, server: str, turns: Path) -> Any:
-    """The page, in a live conversation."""
+    """The page in a live conversation."""
     page = browse(server, GRANTED, hears=turns)
     talk(page)
     return page
@@ -38,7 +38,7 @@ def talk(page: Any) -> None:
 
 
 def state(page: Any, *names: str) -> None:
-    """Wait until one of these is what the dock shows."""
+    """Waits until the dock shows one of these states."""
     page.wait(lambda: page.one("#live").get_attribute("data-state") in names, f"never {names}")
 
 
@@ -46,22 +46,22 @@ def conversation(page: Any) -> str:
     return str(page.run("return localStorage.getItem('chatapi.conversation') || ''"))
 
 
-def asked(server: str, page: Any) -> list[str]:
+def questions(server: str, page: Any) -> list[str]:
     messages = httpx.get(f"{server}/conversations/{conversation(page)}").json()["messages"]
     return [message["text"] for message in messages if message["role"] == "user"]
 
 
-def test_what_is_said_is_shown_answered_and_heard(live: Any) -> None:
+def test_spoken_question_is_shown_and_answered(live: Any) -> None:
     answer = live.answered()
     assert live.text(".question:not(.partial) .text").startswith("heard ")
     assert answer.find_element("css selector", ".text").text.startswith("You said: heard ")
     assert float(answer.get_attribute("data-seconds")) > 0.2
     gist = answer.find_element("css selector", ".gist").text
-    assert "First sound" in gist and "to hear" in gist
+    assert "First audio" in gist and "long" in gist
     assert "sound after" in live.run("return document.querySelector('.timeline .notes').textContent")
 
 
-def test_typed_and_spoken_turns_are_one_conversation(browse: Browse, server: str, turns: Path) -> None:
+def test_typed_and_spoken_turns_share_one_conversation(browse: Browse, server: str, turns: Path) -> None:
     page = browse(server, GRANTED, hears=turns)
     page.ask("first, typed")
     page.answered()
@@ -71,26 +71,26 @@ def test_typed_and_spoken_turns_are_one_conversation(browse: Browse, server: str
     page.press("#live-end")
     assert conversation(page) == before
     page.ask("third, typed")
-    page.wait(lambda: "third, typed" in asked(server, page))
-    first, *spoken, third = asked(server, page)
+    page.wait(lambda: "third, typed" in questions(server, page))
+    first, *spoken, third = questions(server, page)
     assert (first, third) == ("first, typed", "third, typed")
     assert spoken and all(text.startswith("heard ") for text in spoken)
     assert conversation(page) == before
 
 
-def test_a_conversation_begun_aloud_goes_on_typed(live: Any, server: str) -> None:
+def test_live_conversation_is_continued_by_typing(live: Any, server: str) -> None:
     live.answered()
     live.key(ESCAPE)
-    begun = conversation(live)
-    assert begun
+    conversation_id = conversation(live)
+    assert conversation_id
     live.ask("and now typed")
-    live.wait(lambda: "and now typed" in asked(server, live))
-    assert conversation(live) == begun
+    live.wait(lambda: "and now typed" in questions(server, live))
+    assert conversation(live) == conversation_id
     live.driver.refresh()
     live.wait_for(".answer .text", 2)
 
 
-def test_the_dock_says_what_happens_and_escape_ends_it(live: Any) -> None:
+def test_dock_shows_the_state_and_escape_ends_the_conversation(live: Any) -> None:
     assert live.run("return document.activeElement.id") == "live"
     assert not live.one("#composer").is_displayed()
     for words in ("Hearing you", "Speaking", "Listening"):
@@ -102,18 +102,18 @@ def test_the_dock_says_what_happens_and_escape_ends_it(live: Any) -> None:
     assert not live.one("#live").is_displayed()
 
 
-def test_muted_nothing_is_heard(live: Any) -> None:
+def test_muted_microphone_sends_silence(live: Any) -> None:
     live.press("#mute")
     assert live.one("#mute").get_attribute("aria-pressed") == "true"
     live.wait(lambda: live.text("#live-state") == "Muted")
     count = len(live.all(".question"))
     quiet = live.run(
-        "const told = document.getElementById('live-state'); let changes = 0;"
-        "new MutationObserver(() => { changes += 1; window.changes = changes; }).observe(told, {childList: true});"
+        "const state = document.getElementById('live-state'); let changes = 0;"
+        "new MutationObserver(() => { changes += 1; window.changes = changes; }).observe(state, {childList: true});"
         "window.changes = 0; return true"
     )
     assert quiet
-    # The fake microphone repeats itself after 6.2 s.
+    # The fake microphone repeats its audio after 6.2 s.
     began = live.run("return performance.now()")
     live.wait(lambda: live.run("return performance.now()") - began > 7_000)
     assert (live.run("return window.changes"), len(live.all(".question"))) == (0, count)
@@ -121,7 +121,7 @@ def test_muted_nothing_is_heard(live: Any) -> None:
     live.wait_for(".answer", count + 1)
 
 
-def test_every_control_of_it_has_a_name_and_fits_a_phone(live: Any) -> None:
+def test_every_control_has_a_name_and_fits_a_phone(live: Any) -> None:
     live.devtools("Emulation.setDeviceMetricsOverride", width=320, height=640, deviceScaleFactor=2, mobile=True)
     live.answered()
     for control in live.all(".dock button"):
@@ -132,10 +132,10 @@ def test_every_control_of_it_has_a_name_and_fits_a_phone(live: Any) -> None:
     assert live.run("return document.getElementById('live-end').getBoundingClientRect().right <= innerWidth")
 
 
-# What is in the way
+# Faults
 
 
-def test_one_conversation_too_many_is_told(serve: Serve, browse: Browse, turns: Path) -> None:
+def test_too_many_conversations_are_reported(serve: Serve, browse: Browse, turns: Path) -> None:
     with serve("live.sessions=1") as served:
         first = browse(served.url, GRANTED, hears=turns)
         talk(first)
@@ -148,28 +148,28 @@ def test_one_conversation_too_many_is_told(serve: Serve, browse: Browse, turns: 
         state(second, "listening", "hearing")
 
 
-def test_a_key_given_to_the_browsers_own_prompt_is_enough(serve: Serve, browse: Browse, turns: Path) -> None:
+def test_key_of_the_browser_prompt_is_enough(serve: Serve, browse: Browse, turns: Path) -> None:
     with serve("server.api_key=sesame") as served:
         page = browse(served.url.replace("http://", "http://anybody:sesame@"), GRANTED, hears=turns)
         talk(page)
         page.answered()
 
 
-def test_a_key_that_is_wanted_all_at_once_is_asked_for(serve: Serve, browse: Browse, turns: Path) -> None:
+def test_key_that_becomes_required_is_prompted_for(serve: Serve, browse: Browse, turns: Path) -> None:
     with serve() as served:
         page = browse(served.url, GRANTED, hears=turns)
         page.excuse("401", "WebSocket connection", "net::ERR_")
         talk(page)
         served.kill()
     with serve("server.api_key=open (sesame)", f"server.port={served.url.rsplit(':')[-1]}"):
-        for entered, told in (("wrong", "Whoever set it up"), ("open (sesame)", "not accepted")):
-            page.wait(lambda told=told: page.all("dialog#key[open]") and told in page.text("#key-words"))
+        for entered, message in (("wrong", "The owner of this box"), ("open (sesame)", "not accepted")):
+            page.wait(lambda message=message: page.all("dialog#key[open]") and message in page.text("#key-words"))
             page.one("#key-value").send_keys(entered)
             page.press("#key-enter")
         page.answered()
 
 
-def test_a_box_that_comes_back_is_connected_to_again(serve: Serve, browse: Browse, turns: Path, tmp_path: Path) -> None:
+def test_page_reconnects_to_a_restarted_box(serve: Serve, browse: Browse, turns: Path, tmp_path: Path) -> None:
     data = f"data={tmp_path / 'kept'}"
     with serve(data) as served:
         page = browse(served.url, GRANTED, hears=turns)
@@ -186,7 +186,7 @@ def test_a_box_that_comes_back_is_connected_to_again(serve: Serve, browse: Brows
         page.press("#live-end")
 
 
-def test_a_box_that_stays_away_is_told(serve: Serve, browse: Browse, turns: Path) -> None:
+def test_unreachable_box_is_reported(serve: Serve, browse: Browse, turns: Path) -> None:
     with serve() as served:
         page = browse(served.url, GRANTED, hears=turns)
         page.excuse("WebSocket connection", "net::ERR_", "worklet")
@@ -198,7 +198,7 @@ def test_a_box_that_stays_away_is_told(serve: Serve, browse: Browse, turns: Path
         assert "same network" in fault(page, "unreachable")
 
 
-def test_a_refused_microphone_is_explained(browse: Browse, server: str) -> None:
+def test_denied_microphone_is_explained(browse: Browse, server: str) -> None:
     page = browse(server)
     page.devtools("Browser.setPermission", permission={"name": "microphone"}, setting="denied", origin=server)
     page.press("#talk")
@@ -206,7 +206,7 @@ def test_a_refused_microphone_is_explained(browse: Browse, server: str) -> None:
     assert page.one("#composer").is_displayed()
 
 
-def test_an_insecure_address_is_explained(serve: Serve, browse: Browse) -> None:
+def test_insecure_address_is_explained(serve: Serve, browse: Browse) -> None:
     with serve("server.hosts=box.test,127.0.0.1") as served:
         page = browse(
             served.url.replace("127.0.0.1", "box.test"), GRANTED, "--host-resolver-rules=MAP box.test 127.0.0.1"
@@ -216,7 +216,7 @@ def test_an_insecure_address_is_explained(serve: Serve, browse: Browse) -> None:
         assert "--tls" in words and "localhost" in words
 
 
-def test_a_microphone_that_goes_away_is_told(browse: Browse, server: str, turns: Path) -> None:
+def test_lost_microphone_is_reported(browse: Browse, server: str, turns: Path) -> None:
     page = browse("about:blank", GRANTED, hears=turns, ready=False)
     page.devtools("Page.addScriptToEvaluateOnNewDocument", source=TRACKS)
     page.open(server)
@@ -231,16 +231,16 @@ def test_a_microphone_that_goes_away_is_told(browse: Browse, server: str, turns:
 TRACKS = """
     window.tracks = [];
     const open = MediaDevices.prototype.getUserMedia;
-    MediaDevices.prototype.getUserMedia = async function (wanted) {
-        const stream = await open.call(this, wanted);
+    MediaDevices.prototype.getUserMedia = async function (constraints) {
+        const stream = await open.call(this, constraints);
         window.tracks.push(...stream.getTracks());
         return stream;
     };
 """
-"""Keeps the microphones that were opened: there is no other way to unplug one that is not real."""
+"""Records the opened microphones, so that a fake one can be unplugged."""
 
 
-def test_while_the_models_load_the_dock_says_so(serve: Serve, browse: Browse, turns: Path) -> None:
+def test_dock_shows_that_models_load(serve: Serve, browse: Browse, turns: Path) -> None:
     with serve("fake.delay=0.15", until="listening") as served:
         page = browse(served.url, GRANTED, hears=turns, ready=False)
         page.excuse("503")

@@ -1,4 +1,4 @@
-"""What people do on the page, in a real browser against a real server."""
+"""The page in a real browser against a real server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Serve = Callable[..., Any]
 SPOKEN = "What is the capital of France?"
 
 
-def test_a_typed_question_is_answered_in_text_and_sound(page: Any) -> None:
+def test_typed_question_is_answered_in_text_and_speech(page: Any) -> None:
     page.ask(SPOKEN)
     answer = page.answered()
     assert page.text(".question .text") == SPOKEN
@@ -26,24 +26,24 @@ def test_a_typed_question_is_answered_in_text_and_sound(page: Any) -> None:
     assert page.loudest() > 0.1
 
 
-def test_without_speaking_no_sound_is_asked_for(page: Any) -> None:
+def test_without_speech_only_text_is_requested(page: Any) -> None:
     page.press("#speak")
     page.ask(SPOKEN)
     answer = page.answered()
     assert answer.get_attribute("data-seconds") is None
     assert page.loudest() == 0
-    assert "First words" in answer.text
+    assert "First text" in answer.text
     page.driver.refresh()
     assert page.wait_for("#speak").get_attribute("aria-checked") == "false"
 
 
-def test_shift_enter_begins_a_line_and_enter_sends(page: Any) -> None:
+def test_shift_enter_adds_a_line_and_enter_sends(page: Any) -> None:
     page.one("#prompt").send_keys("one", SHIFT, ENTER, RELEASE, "two", ENTER)
     page.answered()
     assert page.text(".question .text") == "one\ntwo"
 
 
-def test_an_example_is_a_question(page: Any) -> None:
+def test_example_is_sent_as_a_question(page: Any) -> None:
     example = page.text("#examples button")
     page.press("#examples button")
     page.answered()
@@ -51,7 +51,7 @@ def test_an_example_is_a_question(page: Any) -> None:
     assert not page.one("#welcome").is_displayed()
 
 
-def test_a_tapped_recording_is_understood_and_answered(page: Any) -> None:
+def test_tapped_recording_is_transcribed_and_answered(page: Any) -> None:
     page.press("#mic")
     page.wait(lambda: int(page.one("#meter").get_attribute("aria-valuenow")) > 20, "the meter shows nothing")
     page.recorded(1)
@@ -59,20 +59,20 @@ def test_a_tapped_recording_is_understood_and_answered(page: Any) -> None:
     answer = page.answered()
     assert page.text(".question .text")
     assert len(page.all(".question .waveform rect")) > 10
-    assert "Heard" in answer.find_element("css selector", ".chart").get_attribute("textContent")
+    assert "Transcription" in answer.find_element("css selector", ".chart").get_attribute("textContent")
     page.wait(lambda: page.all("#stop")[0].get_attribute("hidden"))
     page.loudest()
     page.press(".question .play")
-    page.wait(lambda: page.loudest() > 0.1, "the recording is not heard")
+    page.wait(lambda: page.loudest() > 0.1, "the recording is not played")
 
 
-def test_a_held_recording_is_sent_on_release(page: Any) -> None:
+def test_held_recording_is_sent_on_release(page: Any) -> None:
     page.hold_microphone(1)
     page.answered()
     assert page.text(".question .text")
 
 
-def test_the_microphone_works_from_the_keyboard(page: Any) -> None:
+def test_microphone_works_from_the_keyboard(page: Any) -> None:
     page.run("document.getElementById('mic').focus()")
     page.key(ENTER)
     page.recorded(1)
@@ -81,7 +81,7 @@ def test_the_microphone_works_from_the_keyboard(page: Any) -> None:
     assert page.text(".question .text")
 
 
-def test_escape_throws_a_recording_away(page: Any) -> None:
+def test_escape_discards_a_recording(page: Any) -> None:
     page.press("#mic")
     page.recorded(1)
     page.key(ESCAPE)
@@ -90,19 +90,19 @@ def test_escape_throws_a_recording_away(page: Any) -> None:
     assert not page.all(".message")
 
 
-def test_an_answer_can_be_heard_again(page: Any) -> None:
+def test_answer_can_be_replayed(page: Any) -> None:
     page.ask(SPOKEN)
     page.answered()
     page.wait(lambda: page.all("#stop")[0].get_attribute("hidden"))
     page.loudest()
     page.press(".answer .play")
-    page.wait(lambda: page.loudest() > 0.1, "the answer is not heard again")
+    page.wait(lambda: page.loudest() > 0.1, "the answer is not replayed")
 
 
 LONG = " ".join(f"Sentence number {number} goes on for a while." for number in range(1, 40))
 
 
-def test_while_it_speaks_the_page_says_so_and_offers_to_stop_it(page: Any) -> None:
+def test_playback_shows_its_state_and_can_be_stopped(page: Any) -> None:
     page.ask(LONG)
     page.wait(lambda: page.text("#status") == "Speaking")
     page.answered()
@@ -113,7 +113,7 @@ def test_while_it_speaks_the_page_says_so_and_offers_to_stop_it(page: Any) -> No
     assert not page.all(".answer.speaking")
 
 
-def test_the_sentence_that_is_spoken_stays_in_view(page: Any) -> None:
+def test_spoken_sentence_stays_in_view(page: Any) -> None:
     page.devtools("Emulation.setDeviceMetricsOverride", width=360, height=640, deviceScaleFactor=1, mobile=True)
     page.ask(LONG)
     page.answered()
@@ -127,7 +127,7 @@ def test_the_sentence_that_is_spoken_stays_in_view(page: Any) -> None:
     assert page.run("return thread.scrollHeight - thread.scrollTop - thread.clientHeight") > 120
 
 
-def test_the_timeline_tells_every_stage_in_words(page: Any) -> None:
+def test_timeline_labels_every_stage(page: Any) -> None:
     page.ask(SPOKEN)
     page.answered()
     page.press(".timeline summary")
@@ -135,12 +135,12 @@ def test_the_timeline_tells_every_stage_in_words(page: Any) -> None:
     gist = page.text(".timeline .gist")
     assert rows
     assert "made in" in gist and "to hear" in gist
-    assert not any(row.startswith("First sound") for row in rows)
+    assert not any(row.startswith("First audio") for row in rows)
     assert all(row.splitlines()[-1].rstrip().endswith(("ms", "s")) for row in rows)
     assert "On this device" in page.text(".timeline .notes")
 
 
-def test_stop_ends_the_answer_its_sound_and_the_work_on_the_server(serve: Serve, browse: Browse) -> None:
+def test_stop_ends_answer_playback_and_turn(serve: Serve, browse: Browse) -> None:
     with serve("fake.delay=0.1") as served:
         page = browse(served.url)
         page.ask(" ".join(["One two three four five."] * 20))
@@ -149,13 +149,13 @@ def test_stop_ends_the_answer_its_sound_and_the_work_on_the_server(serve: Serve,
         assert "Stopped" in page.wait_for(".answer .aside").text
         page.wait(lambda: served.get("/health")["turns"]["active"] == 0, "the server went on")
         assert not page.all(".answer.speaking")
-        said = page.text(".answer .text")
+        text = page.text(".answer .text")
         page.ask("again")
         page.answered()
-        assert page.text(".answer .text") == said
+        assert page.text(".answer .text") == text
 
 
-def test_a_reload_shows_the_conversation_and_goes_on_with_it(page: Any, server: str) -> None:
+def test_reload_restores_the_conversation(page: Any, server: str) -> None:
     page.ask("first question")
     page.answered()
     page.driver.refresh()
@@ -164,11 +164,14 @@ def test_a_reload_shows_the_conversation_and_goes_on_with_it(page: Any, server: 
     page.ask("second question")
     page.answered()
     conversation = page.run("return localStorage.getItem('chatapi.conversation')")
-    said = httpx.get(f"{server}/conversations/{conversation}").json()["messages"]
-    assert [message["text"] for message in said if message["role"] == "user"] == ["first question", "second question"]
+    messages = httpx.get(f"{server}/conversations/{conversation}").json()["messages"]
+    assert [message["text"] for message in messages if message["role"] == "user"] == [
+        "first question",
+        "second question",
+    ]
 
 
-def test_a_new_conversation_forgets_the_old_one(page: Any, server: str) -> None:
+def test_new_conversation_deletes_the_old_one(page: Any, server: str) -> None:
     page.ask("a secret")
     page.answered()
     conversation = page.run("return localStorage.getItem('chatapi.conversation')")
@@ -182,7 +185,7 @@ def test_a_new_conversation_forgets_the_old_one(page: Any, server: str) -> None:
     assert not page.all(".message")
 
 
-def test_a_conversation_that_is_gone_is_begun_anew(page: Any, server: str) -> None:
+def test_missing_conversation_starts_a_new_one(page: Any, server: str) -> None:
     page.ask("first question")
     page.answered()
     conversation = page.run("return localStorage.getItem('chatapi.conversation')")
@@ -194,7 +197,7 @@ def test_a_conversation_that_is_gone_is_begun_anew(page: Any, server: str) -> No
     assert page.run("return localStorage.getItem('chatapi.conversation')") != conversation
 
 
-def test_what_is_typed_is_shown_as_text_and_never_as_markup(page: Any) -> None:
+def test_typed_markup_is_shown_as_text(page: Any) -> None:
     page.ask("<img src=x onerror=alert(1)><b>bold</b>")
     answer = page.answered()
     assert "<b>bold</b>" in page.text(".question .text")
@@ -218,11 +221,11 @@ def test_nothing_is_wider_than_the_screen(page: Any, width: int) -> None:
     assert page.run("return thread.scrollWidth <= thread.clientWidth")
 
 
-def test_every_control_has_a_name_and_is_big_enough_for_a_finger(page: Any) -> None:
+def test_every_control_has_a_name_and_is_big_enough_for_touch(page: Any) -> None:
     page.devtools("Emulation.setDeviceMetricsOverride", width=360, height=640, deviceScaleFactor=2, mobile=True)
     page.ask(SPOKEN)
     page.answered()
-    # The button that stops the answer goes when its sound is over, which is not to be in the middle of this.
+    # The stop button disappears after playback, which must not happen during this check.
     page.wait(lambda: page.all("#stop")[0].get_attribute("hidden"))
     for control in page.all("button, textarea, select, main"):
         if control.is_displayed():
@@ -231,7 +234,7 @@ def test_every_control_has_a_name_and_is_big_enough_for_a_finger(page: Any) -> N
                 assert min(control.size.values()) >= 44, control.get_attribute("outerHTML")
 
 
-def test_voice_and_language_can_be_chosen_and_are_kept(page: Any) -> None:
+def test_voice_and_language_are_selected_and_stored(page: Any) -> None:
     page.press("#open-options")
     voices = page.wait_for("#voice option:nth-child(2)")
     chosen = voices.get_attribute("value")

@@ -1,4 +1,4 @@
-"""The page on the real models: a question said into the microphone, heard, answered and spoken."""
+"""The page with real models: a spoken question gets a spoken answer."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ REAL = (
 SMALL = ("asr.model=whisper-tiny.en", "llm.model=smollm2-135m-instruct", "tts.model=en_US-joe-medium")
 QUESTION = "What is the capital of France?"
 SECONDS = 4
-"""Longer than the question takes."""
+"""Recording time in seconds, longer than the question."""
 
 
-def said(folder: Path, text: str, before: float = 0, after: float = 3) -> Path:
-    """What a microphone gives when someone says this: the box's own voice between seconds of silence."""
+def speech_file(folder: Path, text: str, before: float = 0, after: float = 3) -> Path:
+    """A recording of this text for the fake microphone: synthesized speech between silences, in seconds."""
     chosen = [part for setting in (f"data={folder}", *SMALL) for part in ("--set", setting)]
     raw = folder / "raw.wav"
     subprocess.run([sys.executable, "-m", "chatapi", "say", text, "-o", str(raw), *chosen], check=True, cwd=folder)
@@ -39,7 +39,7 @@ def said(folder: Path, text: str, before: float = 0, after: float = 3) -> Path:
         rate = file.getframerate()
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2") / 32768
     assert len(samples) < (SECONDS - 1) * rate
-    return write_wav(folder / "said.wav", np.pad(samples, [(round(before * rate), round(after * rate))]), rate)
+    return write_wav(folder / "speech.wav", np.pad(samples, [(round(before * rate), round(after * rate))]), rate)
 
 
 @pytest.fixture
@@ -55,8 +55,8 @@ def words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def test_a_spoken_question_is_understood_and_answered_aloud(data: Path, browse: Callable[..., Any]) -> None:
-    question = said(data, QUESTION)
+def test_recorded_question_gets_a_spoken_answer(data: Path, browse: Callable[..., Any]) -> None:
+    question = speech_file(data, QUESTION)
     with serving(data, *REAL, *SMALL) as served:
         page = browse(served.url, GRANTED, hears=question)
         page.press("#mic")
@@ -65,7 +65,7 @@ def test_a_spoken_question_is_understood_and_answered_aloud(data: Path, browse: 
         answer = page.answered()
         assert words(page.text(".question .text"))[:5] == words(QUESTION)[:5]
         assert answer.find_element("css selector", ".text").text
-        page.wait(lambda: page.loudest() > 0.1, "the answer is not heard")
+        page.wait(lambda: page.loudest() > 0.1, "the answer is not played")
 
 
 WITNESS = """
@@ -76,12 +76,12 @@ WITNESS = """
         window.loudestAnswer = Math.max(window.loudestAnswer, Number(meter.getAttribute('aria-valuenow')));
     }).observe(meter, {attributes: true});
 """
-"""Remembers how loud what went to the loudspeaker became."""
+"""Records the loudest playback."""
 
 
-def test_a_live_question_is_understood_and_answered_aloud(data: Path, browse: Callable[..., Any]) -> None:
-    # Nobody speaks before the conversation is open; the browser repeats the file, after the answer was heard.
-    question = said(data, QUESTION, before=5, after=20)
+def test_live_question_gets_a_spoken_answer(data: Path, browse: Callable[..., Any]) -> None:
+    # The speech starts after the conversation is open; the browser repeats the file after the answer was played.
+    question = speech_file(data, QUESTION, before=5, after=20)
     with serving(data, *REAL, *SMALL) as served:
         page = browse(served.url, GRANTED, hears=question)
         page.run(WITNESS)
@@ -97,9 +97,9 @@ def test_a_live_question_is_understood_and_answered_aloud(data: Path, browse: Ca
         assert words(served.get(f"/conversations/{conversation}")["messages"][0]["text"])[:5] == words(QUESTION)[:5]
 
 
-def test_an_answer_that_is_spoken_against_stops_where_it_was_heard(data: Path, browse: Callable[..., Any]) -> None:
-    # Said again by the browser, while the first answer still sounds.
-    question = said(data, "Tell me a long story about a lighthouse.", before=5, after=4)
+def test_barge_in_stops_the_answer_at_the_played_position(data: Path, browse: Callable[..., Any]) -> None:
+    # The browser repeats the file while the first answer still plays.
+    question = speech_file(data, "Tell me a long story about a lighthouse.", before=5, after=4)
     with serving(data, *REAL, *SMALL) as served:
         page = browse(served.url, GRANTED, hears=question)
         page.press("#talk")
@@ -111,5 +111,5 @@ def test_an_answer_that_is_spoken_against_stops_where_it_was_heard(data: Path, b
         page.press("#live-end")
         conversation = page.run("return localStorage.getItem('chatapi.conversation')")
         kept = served.get(f"/conversations/{conversation}")["messages"][1]["text"]
-        # The last report of what was heard is up to 100 ms old, and numbers are longer as they are spoken.
+        # The last playback report is up to 100 ms old, and text normalization makes numbers longer.
         assert kept.endswith(" —") and abs(len(kept.split()) - len(shown.split())) <= 6

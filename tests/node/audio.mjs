@@ -1,5 +1,5 @@
-// Sends a recording to the box with OpenAI's client, unmodified: `node audio.mjs URL FILE`.
-// Prints one line of JSON: what came back.
+// Transcribes a recording with OpenAI's client: `node audio.mjs URL FILE`.
+// Prints the results as one line of JSON.
 import { createReadStream } from 'node:fs';
 import OpenAI from 'openai';
 

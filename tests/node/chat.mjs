@@ -1,4 +1,4 @@
-// Speaks to the box with OpenAI's client for Node, unmodified: `node chat.mjs URL KEY`. Prints one line of JSON.
+// Creates chat completions with OpenAI's client for Node: `node chat.mjs URL KEY`. Prints one line of JSON.
 import OpenAI from 'openai';
 
 const [baseURL, apiKey] = process.argv.slice(2);
@@ -28,7 +28,7 @@ for await (const chunk of spoken) {
   found.bytes += Buffer.from(audio.data ?? '', 'base64').length;
 }
 
-// The client's own accumulating helper, and its loop that calls functions until there is an answer.
+// The client's accumulating helper, and its loop that calls tools until there is an answer.
 const helper = client.chat.completions.stream(asked);
 found.helped = (await helper.finalChatCompletion()).choices[0].message.content;
 const weather = {

@@ -1,5 +1,5 @@
-// Speaks to the box with OpenAI's agents SDK, unmodified: `node talk.mjs URL KEY`, raw 24 kHz PCM on standard input.
-// Prints one line of JSON: what was said on both sides, and how much sound came back.
+// Talks to the box with OpenAI's agents SDK: `node talk.mjs URL KEY`, raw 24 kHz PCM on standard input.
+// Prints one line of JSON: the transcripts of both sides, and the length of the received audio.
 import { RealtimeAgent, RealtimeSession } from '@openai/agents-realtime';
 
 const [url, key] = process.argv.slice(2);

@@ -1,5 +1,5 @@
-// Has the box call a function through OpenAI's agents SDK, unmodified: `node tools.mjs URL KEY QUESTION`.
-// Prints one line of JSON: what the function was given, and what was said on both sides.
+// Calls a tool through OpenAI's agents SDK: `node tools.mjs URL KEY QUESTION`.
+// Prints one line of JSON: the arguments of the tool call, and the transcripts of both sides.
 import { RealtimeAgent, RealtimeSession, tool } from '@openai/agents-realtime';
 
 const [url, key, question] = process.argv.slice(2);

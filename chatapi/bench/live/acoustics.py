@@ -52,8 +52,8 @@ class OpenRoom:
     def __call__(self, said: Samples, played: Samples) -> Samples:
         """The next 20 ms, 16 kHz."""
         heard = said + self._walls(played)
-        self._canceller.played(played, RATE)
-        return self._canceller.clean(np.clip(heard, -1, 1).astype(np.float32))
+        self._canceller.process_playback(played, RATE)
+        return self._canceller.process_capture(np.clip(heard, -1, 1).astype(np.float32))
 
 
 def headset(said: Samples, played: Samples) -> Samples:

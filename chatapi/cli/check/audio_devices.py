@@ -32,7 +32,7 @@ def _portaudio(scene: CheckContext, level: Level) -> Iterator[Finding]:
     from chatapi.interfaces.audio_device import portaudio
 
     try:
-        with portaudio.quiet():
+        with portaudio.suppressed_stderr():
             sounddevice = portaudio.load()
     except SettingsError as fault:
         yield Finding(level, "sound", fault.message)

@@ -59,9 +59,9 @@ def wyoming(scene: CheckContext) -> Iterator[Finding]:
     settings, table = scene.settings, scene.settings.wyoming
     if scene.quick:
         return
-    if not listeners.speaks(settings):
+    if not listeners.is_enabled(settings):
         if table.demanded:
-            yield Finding("note", "Wyoming", f"it is off: {listeners.closed_by_keys(settings)}")
+            yield Finding("note", "Wyoming", f"it is off: {listeners.disabled_by_keys(settings)}")
         return
     if table.host:
         found = _free(table.host, table.port, "Wyoming", "wyoming")

@@ -1,1 +1,1 @@
-"""The microphone and the speaker of the box itself: devices that come back, without echo, and short sounds."""
+"""The local microphone and speaker: devices that are reopened after a loss, echo cancellation, and chimes."""

@@ -1,4 +1,4 @@
-"""What the microphone heard, block by block, on its way from the device's thread to whoever listens."""
+"""Microphone capture: blocks of audio from the device's thread, after echo cancellation, for one async listener."""
 
 from __future__ import annotations
 
@@ -18,39 +18,41 @@ from chatapi.runtime.workers import call_in
 log = logging.getLogger(__name__)
 
 BLOCK = RATE // 50
-"""Samples handed out at once: 20 ms."""
-WAITING = 100
-"""Blocks of 20 ms that may wait for the listener; then the oldest is dropped."""
-ARRIVING = 1000
-"""Blocks of the devices that may wait for the event loop: more than 6 s."""
+"""Samples of one block: 20 ms."""
+MAX_WAITING_BLOCKS = 100
+"""Most blocks of 20 ms that wait for the listener; beyond that the oldest is dropped."""
+MAX_ARRIVED_BLOCKS = 1000
+"""Most device blocks that wait for the event loop: more than 6 s."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Arrival:
-    """A block as a device gave or took it."""
+class _DeviceBlock:
+    """One block as a device recorded or played it."""
 
     source: object
-    """The stream it is of; None: it is what the speaker played."""
+    """The input stream it comes from; None for playback."""
     samples: Samples
     rate: int
+    """Samples a second."""
     latency: float
+    """Latency of the device, in seconds."""
 
 
 class Capture:
-    """Puts the devices' blocks in order, cancels the echo, and hands out 20 ms at a time.
+    """Orders the blocks of both devices, cancels the echo, and yields blocks of 20 ms.
 
-    Both devices write into one list on their own threads, so that the canceller sees what was played and what was
-    heard in the order in which it happened, however long the event loop was busy.
+    Both devices append to one queue on their own threads, so that the echo canceller sees playback and capture in the
+    order in which they happened, however long the event loop was busy.
     """
 
     def __init__(self, canceller: EchoCanceller | None, echo: str) -> None:
-        """In the event loop. `echo` is what is told as long as the canceller works."""
+        """Call in the event loop. `echo` is the reported state as long as the canceller works."""
         self.dropped = 0
-        """Samples at 16 kHz that nobody took in time."""
+        """Samples at 16 kHz that were dropped because the listener fell behind."""
         self.echo = echo
-        """on, off, or why it is off, in one sentence."""
+        """State of the echo cancellation: on, off, or why it is off, in one sentence."""
         self._loop = asyncio.get_running_loop()
-        self._arrived: deque[_Arrival] = deque()
+        self._arrived: deque[_DeviceBlock] = deque()
         self._blocks: deque[Samples] = deque()
         self._more = anyio.Event()
         self._closed = False
@@ -61,17 +63,17 @@ class Capture:
         self._played_latency = 0.0
 
     def from_microphone(self, source: object, samples: Samples, rate: int, latency: float) -> None:
-        """On the device's thread: the microphone gave these."""
-        self._arrive(_Arrival(source, samples, rate, latency))
-        call_in(self._loop, self._work)
+        """Queues recorded samples; called on the device's thread."""
+        self._queue_device_block(_DeviceBlock(source, samples, rate, latency))
+        call_in(self._loop, self._process)
 
     def from_speaker(self, samples: Samples, rate: int, latency: float) -> None:
-        """On the device's thread: the speaker took these."""
+        """Queues played samples; called on the device's thread."""
         if self._canceller is not None:
-            self._arrive(_Arrival(None, samples, rate, latency))
+            self._queue_device_block(_DeviceBlock(None, samples, rate, latency))
 
     async def blocks(self) -> AsyncIterator[Samples]:
-        """Blocks of 20 ms, float32 mono at 16 kHz, until it is closed. One listener at a time."""
+        """Blocks of 20 ms, float32 mono at 16 kHz, until `close`. One listener at a time."""
         while not self._closed:
             while self._blocks:
                 yield self._blocks.popleft()
@@ -82,47 +84,47 @@ class Capture:
         self._closed = True
         self._more.set()
 
-    def _arrive(self, arrival: _Arrival) -> None:
-        if len(self._arrived) >= ARRIVING:
+    def _queue_device_block(self, arrival: _DeviceBlock) -> None:
+        if len(self._arrived) >= MAX_ARRIVED_BLOCKS:
             oldest = self._arrived.popleft()
             if oldest.source is not None:
                 self.dropped += round(len(oldest.samples) * RATE / oldest.rate)
         self._arrived.append(arrival)
 
-    def _work(self) -> None:
-        """In the event loop: everything that has arrived."""
+    def _process(self) -> None:
+        """Processes all queued blocks; runs in the event loop."""
         while self._arrived:
             arrival = self._arrived.popleft()
             try:
                 if arrival.source is None:
-                    self._take_played(arrival)
+                    self._process_playback(arrival)
                 else:
-                    self._take_heard(arrival)
+                    self._process_capture(arrival)
             except RuntimeError as error:
                 self._canceller = None
-                self.echo = f"echo is not cancelled any more: {error}"
-                log.exception("the echo canceller failed")
+                self.echo = f"echo cancellation stopped: {error}"
+                log.exception("echo canceller failed")
 
-    def _take_played(self, arrival: _Arrival) -> None:
+    def _process_playback(self, arrival: _DeviceBlock) -> None:
         self._played_latency = arrival.latency
         if self._canceller is not None:
-            self._canceller.played(arrival.samples, arrival.rate)
+            self._canceller.process_playback(arrival.samples, arrival.rate)
 
-    def _take_heard(self, arrival: _Arrival) -> None:
+    def _process_capture(self, arrival: _DeviceBlock) -> None:
         if arrival.source is not self._source:
             self._source = arrival.source
             self._resampled = Resampled(arrival.rate, RATE)
         samples = self._resampled.feed(arrival.samples)
         if self._canceller is not None:
             self._canceller.delay = arrival.latency + self._played_latency
-            samples = self._canceller.clean(samples)
+            samples = self._canceller.process_capture(samples)
         self._rest = np.concatenate([self._rest, samples])
         while len(self._rest) >= BLOCK:
-            self._hand_out(self._rest[:BLOCK])
+            self._enqueue(self._rest[:BLOCK])
             self._rest = self._rest[BLOCK:]
 
-    def _hand_out(self, block: Samples) -> None:
-        if len(self._blocks) >= WAITING:
+    def _enqueue(self, block: Samples) -> None:
+        if len(self._blocks) >= MAX_WAITING_BLOCKS:
             self.dropped += len(self._blocks.popleft())
         self._blocks.append(block)
         self._more.set()

@@ -1,4 +1,4 @@
-"""The room's own conversation: the box's microphone and speaker as one live session."""
+"""The local conversation: the box's microphone and speaker as one live session."""
 
 from __future__ import annotations
 
@@ -33,194 +33,193 @@ from chatapi.services.wake_word import WakeWordGate
 
 log = logging.getLogger(__name__)
 
-AGAIN = 2.0
-"""Seconds until a session that ended is begun anew."""
-LONG = 2.0
-"""Seconds without a sound of the answer after which a short one says that it is being thought of."""
+RESTART_SECONDS = 2.0
+"""Delay before a session that ended is restarted, in seconds."""
+THINKING_CHIME_SECONDS = 2.0
+"""Wait for first audio after which the "thinking" chime plays, in seconds."""
 
-Tell = Callable[[str, str], None]
-"""Told what happens (listening, awake, asleep, heard, partial, answer, interrupted, error) and the words that go with
-it; with listening those that wake it, where it has to be woken."""
+OnEvent = Callable[[str, str], None]
+"""Called with the kind of an event (listening, awake, asleep, transcript, partial, answer, interrupted, error) and its
+text; the text of `listening` is the wake word, where there is one."""
 
 
-def tell_nobody(kind: str, words: str) -> None:
-    """For a box without a screen."""
+def ignore_event(kind: str, text: str) -> None:
+    """An `OnEvent` for a box without a screen."""
 
 
 class LocalConversation:
-    """Goes on for as long as `run` does, whatever happens to devices and engines."""
+    """A conversation with the local models; it lasts as long as `run`, whatever happens to devices and engines."""
 
-    def __init__(self, appliance: Appliance, tell: Tell = tell_nobody) -> None:
-        mic = appliance.settings.audio_device
-        self.devices = AudioDevices(mic.input, mic.output, mic.cancel_echo)
+    def __init__(self, appliance: Appliance, on_event: OnEvent = ignore_event) -> None:
+        device = appliance.settings.audio_device
+        self.devices = AudioDevices(device.input, device.output, device.cancel_echo)
         self.state = "waiting"
-        """waiting (for the models), asleep (until it is woken or the key pressed), listening, hearing, thinking or
-        failing."""
-        self.roles: tuple[str, ...] = ("wake_word",) if mic.mode == "wake_word" else ()
-        """Whose engines it needs beyond those that every turn does."""
+        """waiting (for models), asleep (until the wake word or the key), listening, hearing, thinking or failing."""
+        self.roles: tuple[str, ...] = ("wake_word",) if device.mode == "wake_word" else ()
+        """Roles whose engines it needs beyond those of every turn."""
         self._appliance = appliance
-        self._chimes = mic.chimes
-        self._mode = mic.mode
-        self._manual = mic.mode == "push_to_talk"
-        self._held = False
-        self._until = 0.0
-        """When a key that is still held counts as released, on the monotonic clock."""
-        self._key = anyio.Lock()
+        self._chimes = device.chimes
+        self._mode = device.mode
+        self._manual = device.mode == "push_to_talk"
+        self._key_held = False
+        self._key_deadline = 0.0
+        """Time on the monotonic clock when a key that is still held counts as released."""
+        self._key_lock = anyio.Lock()
         self._session: LiveSession | None = None
-        self._waking: WakeWordGate | None = None
-        self._chimed = 0.0
-        """Seconds of our own short sounds among what the devices played since they were last cleared."""
-        self._silence: float | None = None
-        """Seconds the answer has been waited for; None: none is, or it sounds."""
-        self._tell = tell
+        self._wake_word_gate: WakeWordGate | None = None
+        self._chime_seconds = 0.0
+        """Seconds of chimes in what the devices played since they were last cleared."""
+        self._response_wait: float | None = None
+        """Seconds since the response started, until its first audio; None when no response is pending."""
+        self._notify = on_event
 
     @property
     def health(self) -> dict[str, Any]:
         """Plain values: the mode, the state, the wake word, and the state of both devices."""
-        state = "speaking" if self._sounding else self.state
-        words = self._waking.words if self._waking is not None else None
+        state = "speaking" if self._audible else self.state
+        words = self._wake_word_gate.words if self._wake_word_gate is not None else None
         return {"mode": self._mode, "state": state, "wake_word": words, **self.devices.state}
 
     async def run(self) -> None:
-        """Talk until cancelled. Raises SettingsError when there is no sound library."""
+        """Runs until cancelled. Raises SettingsError when there is no sound library."""
         async with self.devices.running():
             while True:
                 try:
-                    await self._converse()
+                    await self._run_session()
                 except WaitAndRetry:
                     self.state = "waiting"
                 except ChatapiError as error:
                     self.state = "failing"
-                    log.warning("the conversation at the microphone broke off: %s", error.message)
-                    self._tell("error", error.message)
-                await anyio.sleep(AGAIN)
+                    log.warning("local conversation failed: %s", error.message)
+                    self._notify("error", error.message)
+                await anyio.sleep(RESTART_SECONDS)
 
     async def press(self) -> None:
-        """Push-to-talk: what is said from now on is meant, for live.turn_seconds at most. Nothing when it is pressed.
+        """Starts a push-to-talk utterance, of live.turn_seconds at most; does nothing while the key is held.
 
-        Raises WrongMode in another mode, NotReady while models or the microphone are not there.
+        Raises WrongMode in another mode, NotReady while models or the microphone are not ready.
         """
-        self._only("push_to_talk")
-        async with self._key:
-            if not self._held:
-                await self._begin_anew(self._ready(), "hearing")
+        self._require_mode("push_to_talk")
+        async with self._key_lock:
+            if not self._key_held:
+                await self._start_utterance(self._ready_session(), "hearing")
                 self._chime("listening")
-                self._until = time.monotonic() + self._appliance.settings.live.turn_seconds
-                self._held = True
+                self._key_deadline = time.monotonic() + self._appliance.settings.live.turn_seconds
+                self._key_held = True
 
     async def release(self) -> None:
-        """Push-to-talk: all has been said. Nothing when it is not pressed. Raises WrongMode in another mode."""
-        self._only("push_to_talk")
-        async with self._key:
-            if self._held:
-                self._held = False
-                self._chime("heard")
+        """Ends the push-to-talk utterance; does nothing when the key is not held. Raises WrongMode in another mode."""
+        self._require_mode("push_to_talk")
+        async with self._key_lock:
+            if self._key_held:
+                self._key_held = False
+                self._chime("committed")
                 if self._session is None or not await self._session.commit():
-                    self.state = self._resting
+                    self.state = self._idle_state
 
     async def wake(self) -> None:
-        """As the wake word does. Raises WrongMode where there is none, NotReady as `press` does."""
-        self._only("wake_word")
-        session = self._ready()
-        if self._waking is not None:
-            self._waking.wake()
+        """Wakes it as the wake word does. Raises WrongMode in another mode, NotReady as `press` does."""
+        self._require_mode("wake_word")
+        session = self._ready_session()
+        if self._wake_word_gate is not None:
+            self._wake_word_gate.wake()
         self._appliance.metrics.wakes.labels("button").inc()
-        await self._begin_anew(session, "listening")
+        await self._start_utterance(session, "listening")
         self._chime("listening")
-        self._tell("awake", "")
+        self._notify("awake", "")
 
     @property
     def pressed(self) -> bool:
         """Whether the key is held."""
-        return self._held
+        return self._key_held
 
-    def _only(self, mode: str) -> None:
+    def _require_mode(self, mode: str) -> None:
         if self._mode != mode:
-            raise WrongMode(f"audio_device.mode is {self._mode}; this is for {mode}", code="wrong_mode")
+            raise WrongMode(f"audio_device.mode is {self._mode}; this needs {mode}", code="wrong_mode")
 
-    def _ready(self) -> LiveSession:
+    def _ready_session(self) -> LiveSession:
         microphone = self.devices.state["input"]
         if self._session is None or microphone["state"] != "ok":
-            raise NotReady(f"the microphone does not listen yet {microphone['error']}".rstrip(), retry_after=2)
+            raise NotReady(f"the microphone is not ready {microphone['error']}".rstrip(), retry_after=2)
         return self._session
 
     @property
-    def _sounding(self) -> bool:
-        """Whether something is to be heard; what waits for a speaker that is lost is not."""
+    def _audible(self) -> bool:
+        """Whether audio is playing; audio that waits for a lost speaker is not."""
         return self.devices.playing and self.devices.state["output"]["state"] == "ok"
 
     @property
-    def _resting(self) -> str:
-        """The state in which nobody speaks and nothing is answered."""
+    def _idle_state(self) -> str:
+        """The state when nobody speaks and no response is pending."""
         if self._manual:
-            return "hearing" if self._held else "asleep"
-        return "asleep" if self._waking is not None and self._waking.asleep else "listening"
+            return "hearing" if self._key_held else "asleep"
+        return "asleep" if self._wake_word_gate is not None and self._wake_word_gate.asleep else "listening"
 
-    async def _converse(self) -> None:
+    async def _run_session(self) -> None:
         if not self._appliance.warm:
             return
-        await self._fall_asleep()
+        await self._start_wake_word()
         options = SessionOptions(detect=not self._manual)
         opened = self._appliance.live.session(options, origin=SessionOrigin("mic"))
         async with opened as (session, events), anyio.create_task_group() as group:
-            self._session, self.state = session, self._resting
-            group.start_soon(self._follow, events)
+            self._session, self.state = session, self._idle_state
+            group.start_soon(self._handle_events, events)
             if self._mode == "hands_free":
                 self._chime("listening")
-            self._tell("listening", self._waking.words if self._waking is not None else "")
+            self._notify("listening", self._wake_word_gate.words if self._wake_word_gate is not None else "")
             try:
-                async for block in self.devices.heard():
-                    await self._hear(session, block)
-                    session.played(max(0.0, self.devices.played / RATE - self._chimed))
+                async for block in self.devices.captured():
+                    await self._feed(session, block)
+                    session.played(max(0.0, self.devices.played / RATE - self._chime_seconds))
             finally:
-                self._session, self._held = None, False
+                self._session, self._key_held = None, False
                 group.cancel_scope.cancel()
 
-    async def _fall_asleep(self) -> None:
-        """A new stream begins: it has to be woken, where it has a wake word."""
+    async def _start_wake_word(self) -> None:
+        """Starts wake-word detection on the new stream, where the mode needs it."""
         if self._mode == "wake_word":
             settings, engines = self._appliance.settings, self._appliance.engines
             await engines.wake_word.open()
-            self._waking = WakeWordGate(engines, settings.audio_device.awake_seconds, settings.vad.threshold)
+            self._wake_word_gate = WakeWordGate(engines, settings.audio_device.awake_seconds, settings.vad.threshold)
 
-    async def _hear(self, session: LiveSession, block: Samples) -> None:
-        """Give the session what is meant for it."""
-        meant = block
-        if self._waking is not None:
-            meant, change = self._waking.process(block, session.busy or self._sounding)
+    async def _feed(self, session: LiveSession, block: Samples) -> None:
+        """Feeds the session with the part of the block that is addressed to it."""
+        addressed = block
+        if self._wake_word_gate is not None:
+            addressed, change = self._wake_word_gate.process(block, session.busy or self._audible)
             if change == "detected":
                 self._appliance.metrics.wakes.labels("word").inc()
-                await self._begin_anew(session, "listening")
-                self._tell("awake", "")
+                await self._start_utterance(session, "listening")
+                self._notify("awake", "")
             elif change == "waiting":
-                # Not while somebody goes on without a pause: cancelling its echo would cost some of their words.
+                # Not while the user speaks on without a pause: cancelling the chime's echo would cost some words.
                 self._chime("listening")
             elif change == "asleep":
                 self.state = "asleep"
                 self._chime("done")
-                self._tell("asleep", self._waking.words)
-        elif self._held and time.monotonic() > self._until:
+                self._notify("asleep", self._wake_word_gate.words)
+        elif self._key_held and time.monotonic() > self._key_deadline:
             await self.release()
-        if len(meant) and (self._held or not self._manual):
-            await session.hear(meant)
-        self._wait(len(block) / RATE)
+        if len(addressed) and (self._key_held or not self._manual):
+            await session.hear(addressed)
+        self._chime_when_slow(len(block) / RATE)
 
-    def _wait(self, seconds: float) -> None:
-        """Say that it takes long, once."""
-        if self._silence is not None:
-            self._silence += seconds
-            if self._silence >= LONG:
-                self._silence = None
+    def _chime_when_slow(self, seconds: float) -> None:
+        """Plays the "thinking" chime once when first audio takes long; `seconds`: time that passed."""
+        if self._response_wait is not None:
+            self._response_wait += seconds
+            if self._response_wait >= THINKING_CHIME_SECONDS:
+                self._response_wait = None
                 self._chime("thinking")
 
-    async def _begin_anew(self, session: LiveSession, state: str) -> None:
-        """Whatever was being said or answered, somebody calls now."""
+    async def _start_utterance(self, session: LiveSession, state: str) -> None:
+        """Cancels the current utterance and response, because a new utterance starts."""
         await session.cancel()
         session.clear()
         self._clear()
-        self.state, self._silence = state, None
+        self.state, self._response_wait = state, None
 
-    async def _follow(self, events: MemoryObjectReceiveStream[LiveEvent]) -> None:
+    async def _handle_events(self, events: MemoryObjectReceiveStream[LiveEvent]) -> None:
         answer = ""
         async for event in events:
             self._play(event)
@@ -229,11 +228,11 @@ class LocalConversation:
             elif isinstance(event, ResponseStarted):
                 answer = ""
             elif isinstance(event, TurnEnded):
-                self._tell("answer", answer.strip())
-            self._show(event)
+                self._notify("answer", answer.strip())
+            self._update_state(event)
 
     def _play(self, event: LiveEvent) -> None:
-        """What is to be heard."""
+        """Plays, pauses or clears audio for the event."""
         if isinstance(event, Speech):
             self.devices.play(event.audio)
         elif isinstance(event, SpeechStarted) and event.during_answer:
@@ -245,33 +244,33 @@ class LocalConversation:
         elif isinstance(event, Failed):
             self._chime("error")
 
-    def _show(self, event: LiveEvent) -> None:
-        """What is to be seen."""
+    def _update_state(self, event: LiveEvent) -> None:
+        """Updates the state for the event and notifies the screen."""
         if isinstance(event, SpeechStarted):
             self.state = "hearing"
         elif isinstance(event, ResponseStarted):
-            self.state, self._silence = "thinking", 0.0
-        elif isinstance(event, (SpeechStopped, TurnEnded)) or self._gave_up(event):
-            self.state, self._silence = self._resting, None
+            self.state, self._response_wait = "thinking", 0.0
+        elif isinstance(event, (SpeechStopped, TurnEnded)) or self._response_cancelled(event):
+            self.state, self._response_wait = self._idle_state, None
         elif isinstance(event, Speech):
-            self._silence = None
+            self._response_wait = None
         elif isinstance(event, Transcript):
-            self._tell("heard" if event.final else "partial", event.text)
+            self._notify("transcript" if event.final else "partial", event.text)
         elif isinstance(event, Failed):
-            self._tell("error", event.error.message)
+            self._notify("error", event.error.message)
         if isinstance(event, Interrupted):
-            self._tell("interrupted", event.text)
+            self._notify("interrupted", event.text)
 
-    def _gave_up(self, event: LiveEvent) -> bool:
-        """Whether the answer it is thinking of will not come; while somebody speaks against one, they are heard."""
+    def _response_cancelled(self, event: LiveEvent) -> bool:
+        """Whether the pending response was cancelled; during a barge-in the state stays "hearing"."""
         return isinstance(event, Interrupted) and self.state == "thinking"
 
     def _clear(self) -> None:
         self.devices.clear()
-        self._chimed = 0.0
+        self._chime_seconds = 0.0
 
     def _chime(self, name: Chime) -> None:
-        """Only in silence, and so before all of an answer, whose sound is counted from its first sample on."""
+        """Plays only in silence, and so before a response, whose playback is counted from its first sample."""
         if self._chimes and not self.devices.playing:
             self.devices.play(chime(name))
-            self._chimed += chime(name).seconds
+            self._chime_seconds += chime(name).seconds

@@ -1,4 +1,4 @@
-"""The microphone and the speaker as one thing, which outlives its devices: what is lost is opened again."""
+"""The microphone and the speaker as one object that outlives its devices: a lost device is opened again."""
 
 from __future__ import annotations
 
@@ -24,92 +24,92 @@ from chatapi.runtime.workers import call_in
 log = logging.getLogger(__name__)
 
 CHECK = 0.1
-"""Seconds between two looks at the devices."""
+"""Interval between checks of the devices, in seconds."""
 SILENT = 0.5
-"""Seconds without a block after which a device is taken for lost."""
-WAKING = 1.5
-"""Seconds a device may take to its first block; wireless ones need more than one."""
-ASK = 0.5
-"""Seconds between two questions whether a device that works is still the one that was opened."""
+"""Time without a block after which a device counts as lost, in seconds."""
+FIRST_BLOCK = 1.5
+"""Longest time to the first block, in seconds; wireless devices need more than one second."""
+PROBE = 0.5
+"""Interval between probes whether a working stream is still on the device that was opened, in seconds."""
 RETRY = 0.5
-"""Seconds between two attempts to open a device."""
-LEAVING, OPENING = 1.0, 5.0
-"""Seconds given to PortAudio; it is left to itself on its thread when it takes longer."""
-LOOK_AGAIN = 30.0
-"""Seconds between two searches for a missing device that interrupt the other one."""
+"""Delay before a device is opened again, in seconds."""
+CLOSE_TIMEOUT, OPEN_TIMEOUT = 1.0, 5.0
+"""Longest time for closing and for opening, in seconds; a call that takes longer is abandoned on its thread."""
+RESCAN = 30.0
+"""Interval between rescans for a missing device that interrupt the other device, in seconds."""
 
 
 class _Side:
-    """One of the two devices."""
+    """One of the two devices, with its stream and state."""
 
-    def __init__(self, direction: Direction, wanted: str) -> None:
+    def __init__(self, direction: Direction, requested: str) -> None:
         self.direction: Direction = direction
-        self.wanted = wanted
-        self.line: AudioStream | None = None
-        self.name = wanted
+        self.requested = requested
+        self.stream: AudioStream | None = None
+        self.name = requested
         self.state: Literal["opening", "ok", "lost"] = "opening"
         self.error = ""
         self.reopened = 0
         self.ended = False
-        """PortAudio said that the line is over."""
-        self.made: list[AudioStream] = []
-        """Where its newest line is put once it is open."""
+        """Whether PortAudio reported the end of the stream."""
+        self.opened: list[AudioStream] = []
+        """Holds its newest stream once that is open."""
         self.retry = 0.0
-        """When to try again, on the monotonic clock."""
-        self.asked = 0.0
-        """When it was last asked whether it is there."""
+        """Time of the next attempt to open it, on the monotonic clock."""
+        self.probed = 0.0
+        """Time of the last probe, on the monotonic clock."""
         self._was_lost = False
 
-    def trouble(self) -> str:
-        """Why its open line is of no use any more; empty while it is well."""
-        if (line := self.line) is None:
+    def fault(self) -> str:
+        """Why its stream cannot be used any more; empty while it works."""
+        if (stream := self.stream) is None:
             return ""
-        if self.ended or not line.active:
+        if self.ended or not stream.active:
             return f"{self.name!r} is gone"
-        patience = SILENT if line.calls else WAKING
-        return f"{self.name!r} gave no sign of life for {patience:g} s" if line.age > patience else ""
+        limit = SILENT if stream.blocks else FIRST_BLOCK
+        return f"{self.name!r} delivered no audio for {limit:g} s" if stream.age > limit else ""
 
-    def lose(self, error: str) -> None:
+    def mark_lost(self, error: str) -> None:
         if self.state != "lost":
-            log.warning("the %s device is lost: %s", self.direction, error)
+            log.warning("%s device lost: %s", self.direction, error)
         self.state, self.error, self._was_lost = "lost", error, True
         self.retry = time.monotonic() + RETRY
 
-    def find_well(self) -> None:
-        """Its line works."""
+    def mark_ok(self) -> None:
+        """Records that its stream works."""
         if self.state != "ok":
             self.reopened += self._was_lost
-            log.info("the %s device is %r", self.direction, self.name)
+            log.info("%s device opened: %r", self.direction, self.name)
         self.state, self.error, self._was_lost = "ok", "", False
 
 
 class AudioDevices:
-    """Microphone and speaker by name, that survive what happens to devices.
+    """Microphone and speaker by name, reopened after every loss.
 
-    An empty name is the system's default device; part of a name is enough when only one device has it. A device that
-    is missing, at the start or later, is no error: `state` says so, and it is used as soon as it is there.
+    An empty name is the system's default device; a part of a name is enough when only one device matches. A device that
+    is missing, at the start or later, is no error: `state` reports it, and it is used as soon as it is available.
     """
 
     def __init__(self, input: str = "", output: str = "", cancel_echo: bool = True) -> None:  # noqa: A002
         self._input, self._output = _Side("input", input), _Side("output", output)
         self._cancel_echo = cancel_echo
         self._playback = Playback()
-        self._hearing: Capture | None = None
-        self._wake = anyio.Event()
-        self._hung = 0
+        self._capture: Capture | None = None
+        self._changed = anyio.Event()
+        self._pending_calls = 0
         self._cards = ""
-        self._looked = 0.0
+        self._rescanned = 0.0
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[AudioDevices]:
-        """Open the devices, and keep them open until the block ends.
+        """Opens the devices and keeps them open until the block ends.
 
         Raises SettingsError (sound_library_missing) when there is no sounddevice or no PortAudio.
         """
         self._sounddevice = await anyio.to_thread.run_sync(portaudio.load)
         self._loop = asyncio.get_running_loop()
-        self._hearing = Capture(*await anyio.to_thread.run_sync(self._canceller))
-        self._cards, self._looked = portaudio.cards(), time.monotonic()
+        self._capture = Capture(*await anyio.to_thread.run_sync(self._canceller))
+        self._cards, self._rescanned = portaudio.cards(), time.monotonic()
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._watch)
@@ -118,70 +118,70 @@ class AudioDevices:
         except Exception as error:
             raise collapse_exception_group(error) from None
         finally:
-            self._hearing.close()
+            self._capture.close()
             with anyio.CancelScope(shield=True):
                 for side in (self._input, self._output):
-                    await self._leave(side)
+                    await self._close(side)
 
-    def heard(self) -> AsyncIterator[Samples]:
-        """20 ms blocks, float32 mono 16 kHz, without echo, as long as it runs; none while the microphone is lost.
+    def captured(self) -> AsyncIterator[Samples]:
+        """Captured blocks of 20 ms, float32 mono 16 kHz, without echo; none while the microphone is lost.
 
-        For one listener, who must keep up: of more than 2 s that wait the oldest is dropped and counted. Raises
-        NotReady before it runs.
+        For one listener, which must keep up: beyond 2 s of waiting blocks the oldest is dropped and counted. Raises
+        NotReady before `running`.
         """
-        if self._hearing is None:
-            raise NotReady("the microphone is not running yet")
-        return self._hearing.blocks()
+        if self._capture is None:
+            raise NotReady("the microphone is not running")
+        return self._capture.blocks()
 
     def play(self, audio: Audio) -> None:
-        """Add to what is to be played; returns at once. It waits, up to 2 minutes, while the speaker is lost."""
-        self._playback.give(audio)
+        """Queues audio for playback and returns at once. It waits, up to 2 minutes, while the speaker is lost."""
+        self._playback.add(audio)
 
     def pause(self) -> None:
-        """Fade out within 20 ms."""
+        """Pauses playback with a fade-out within 20 ms."""
         self._playback.pause()
 
     def resume(self) -> None:
-        """Go on with the very next sample."""
+        """Resumes playback at the next sample."""
         self._playback.resume()
 
     def clear(self) -> None:
-        """Forget everything given to `play`; ends a pause."""
+        """Drops everything queued by `play`; ends a pause."""
         self._playback.clear()
 
     @property
     def played(self) -> int:
-        """Samples at 16 kHz given to `play` since the last `clear` that have really left the speaker."""
+        """Samples at 16 kHz, queued by `play` since the last `clear`, that have left the speaker."""
         return self._playback.played
 
     @property
     def rate(self) -> int:
-        """Samples a second at which the speaker works; what `play` is given at this rate is not resampled."""
+        """Sample rate of the speaker in hertz; audio for `play` at this rate is not resampled."""
         return self._playback.rate
 
     @property
     def playing(self) -> bool:
-        """Whether something is still to be heard, be it paused."""
+        """Whether queued audio has not been played yet, paused or not."""
         return self._playback.playing
 
     @property
     def state(self) -> dict[str, Any]:
         """Plain values: `input` and `output`, each with name, state, reopened, dropped (samples at 16 kHz) and error
         (a sentence or empty), and `echo`: on, off or why it is off."""
-        hearing = self._hearing
+        capture = self._capture
         return {
-            "input": self._told(self._input, hearing.dropped if hearing else 0),
-            "output": self._told(self._output, self._playback.dropped),
-            "echo": hearing.echo if hearing else "off",
+            "input": self._device_state(self._input, capture.dropped if capture else 0),
+            "output": self._device_state(self._output, self._playback.dropped),
+            "echo": capture.echo if capture else "off",
         }
 
     @staticmethod
-    def _told(side: _Side, dropped: int) -> dict[str, Any]:
-        told = {"name": side.name, "state": side.state, "reopened": side.reopened}
-        return {**told, "dropped": dropped, "error": side.error}
+    def _device_state(side: _Side, dropped: int) -> dict[str, Any]:
+        state = {"name": side.name, "state": side.state, "reopened": side.reopened}
+        return {**state, "dropped": dropped, "error": side.error}
 
     def _canceller(self) -> tuple[EchoCanceller | None, str]:
-        """The echo canceller, if it is wanted and installed, and what to say about it. Takes 0.3 s."""
+        """The echo canceller, if it is enabled and installed, and the state to report. Takes 0.3 s."""
         if not self._cancel_echo:
             return None, "off"
         try:
@@ -191,130 +191,134 @@ class AudioDevices:
             return None, fault.message
 
     async def _watch(self) -> None:
-        """Look after both devices, for ever."""
+        """Supervises both devices until cancelled."""
         while True:
             for side in (self._input, self._output):
-                await self._look_after(side)
+                await self._supervise(side)
             with anyio.move_on_after(CHECK):
-                await self._wake.wait()
-            self._wake = anyio.Event()
+                await self._changed.wait()
+            self._changed = anyio.Event()
 
-    async def _look_after(self, side: _Side) -> None:
-        if trouble := side.trouble():
-            side.lose(trouble)
-            await self._leave(side)
-        elif side.line is not None and side.line.calls:
-            side.find_well()
-            await self._ask(side, side.line)
-        elif side.line is None and time.monotonic() >= side.retry:
-            await self._look_for_devices(side)
-            await self._try(side)
+    async def _supervise(self, side: _Side) -> None:
+        if fault := side.fault():
+            side.mark_lost(fault)
+            await self._close(side)
+        elif side.stream is not None and side.stream.blocks:
+            side.mark_ok()
+            await self._probe(side, side.stream)
+        elif side.stream is None and time.monotonic() >= side.retry:
+            await self._rescan(side)
+            await self._try_open(side)
 
-    async def _ask(self, side: _Side, line: AudioStream) -> None:
-        """Leave a device that the sound server has replaced by another one."""
+    async def _probe(self, side: _Side, stream: AudioStream) -> None:
+        """Closes a stream that the sound server has moved to another device."""
         now = time.monotonic()
-        if self._hung or now < side.asked + ASK:
+        if self._pending_calls or now < side.probed + PROBE:
             return
-        side.asked, astray = now, list[str]()
+        side.probed, moved = now, list[str]()
         try:
-            await self._apart(lambda: astray.append(line.astray()), LEAVING, f"ask-{side.direction}")
+            await self._on_thread(lambda: moved.append(stream.displacement()), CLOSE_TIMEOUT, f"probe-{side.direction}")
         except DeviceFault as fault:
-            log.warning("whether the %s device is there cannot be told: %s", side.direction, fault)
-        if any(astray):
-            side.lose(astray[0])
-            await self._leave(side)
-            # It may be there all the same, only without us: then there is nothing to wait for.
-            await self._try(side)
+            log.warning("%s device cannot be probed: %s", side.direction, fault)
+        if any(moved):
+            side.mark_lost(moved[0])
+            await self._close(side)
+            # The device may be present although our stream was moved away; then it can be opened at once.
+            await self._try_open(side)
 
-    async def _look_for_devices(self, side: _Side) -> None:
-        """Let PortAudio see devices that came; for that no stream may be open."""
+    async def _rescan(self, side: _Side) -> None:
+        """Lets PortAudio see new devices; it requires that no stream is open."""
         other = self._output if side is self._input else self._input
-        if self._hung or side.state != "lost":
+        if self._pending_calls or side.state != "lost":
             return
-        if other.line is not None:
-            late = time.monotonic() - self._looked > LOOK_AGAIN and not self._playback.playing
+        if other.stream is not None:
+            late = time.monotonic() - self._rescanned > RESCAN and not self._playback.playing
             if portaudio.cards() == self._cards and not late:
                 return
-            await self._leave(other)
+            await self._close(other)
             other.retry = 0.0
-        self._cards, self._looked = portaudio.cards(), time.monotonic()
+        self._cards, self._rescanned = portaudio.cards(), time.monotonic()
         try:
-            await self._apart(lambda: portaudio.refresh(self._sounddevice), OPENING, "refresh")
+            await self._on_thread(lambda: portaudio.refresh(self._sounddevice), OPEN_TIMEOUT, "refresh")
         except DeviceFault as fault:
-            side.lose(str(fault))
+            side.mark_lost(str(fault))
 
-    async def _try(self, side: _Side) -> None:
+    async def _try_open(self, side: _Side) -> None:
         try:
             await self._open(side)
         except DeviceFault as fault:
-            side.lose(str(fault))
+            side.mark_lost(str(fault))
 
     async def _open(self, side: _Side) -> None:
-        """Raises DeviceFault."""
-        made: list[AudioStream] = []
+        """Opens and starts its stream. Raises DeviceFault."""
+        opened: list[AudioStream] = []
         outcome: dict[str, str] = {}
 
-        def open_line() -> None:
-            made.append(AudioStream(self._sounddevice, side.direction, side.wanted, self._mover(side, made), ended))
+        def open_stream() -> None:
+            opened.append(
+                AudioStream(
+                    self._sounddevice, side.direction, side.requested, self._block_callback(side, opened), ended
+                )
+            )
             if side is self._output:
-                self._playback.set_rate(made[0].format.rate)
+                self._playback.set_rate(opened[0].format.rate)
             try:
-                made[0].start()
+                opened[0].start()
             except DeviceFault:
-                made[0].leave()
+                opened[0].close()
                 raise
-            # One atomic step decides whether the line is used or was given up before.
-            if outcome.setdefault("line", "used") != "used":
-                made[0].leave()
+            # One atomic step decides whether the stream is used or was abandoned before.
+            if outcome.setdefault("stream", "used") != "used":
+                opened[0].close()
 
         def ended() -> None:
-            call_in(self._loop, lambda: self._ended(side, made))
+            call_in(self._loop, lambda: self._stream_ended(side, opened))
 
-        side.ended, side.made = False, made
+        side.ended, side.opened = False, opened
         try:
-            await self._apart(open_line, OPENING, f"open-{side.direction}")
+            await self._on_thread(open_stream, OPEN_TIMEOUT, f"open-{side.direction}")
         except DeviceFault:
-            if outcome.setdefault("line", "given up") != "used":
+            if outcome.setdefault("stream", "abandoned") != "used":
                 raise
-        side.line, side.name = made[0], made[0].name
+        side.stream, side.name = opened[0], opened[0].name
 
-    async def _leave(self, side: _Side) -> None:
-        """Close its line, if it has one; gives up on one that hangs."""
-        line, side.line = side.line, None
-        if line is None:
+    async def _close(self, side: _Side) -> None:
+        """Closes its stream, if it has one; abandons one that hangs."""
+        stream, side.stream = side.stream, None
+        if stream is None:
             return
         try:
-            await self._apart(line.leave, LEAVING, f"leave-{side.direction}")
+            await self._on_thread(stream.close, CLOSE_TIMEOUT, f"close-{side.direction}")
         except DeviceFault as fault:
-            log.warning("the %s device cannot be closed: %s", side.direction, fault)
+            log.warning("%s device cannot be closed: %s", side.direction, fault)
         if side is self._output:
-            self._playback.settle()
+            self._playback.device_lost()
 
-    def _ended(self, side: _Side, made: list[AudioStream]) -> None:
-        if side.made is made:
+    def _stream_ended(self, side: _Side, opened: list[AudioStream]) -> None:
+        if side.opened is opened:
             side.ended = True
-            self._wake.set()
+            self._changed.set()
 
-    def _mover(self, side: _Side, made: list[AudioStream]) -> Callable[[Samples, float], None]:
-        """What the line in `made` does with each block, on the device's thread."""
+    def _block_callback(self, side: _Side, opened: list[AudioStream]) -> Callable[[Samples, float], None]:
+        """The callback for each block of the stream in `opened`, on the device's thread."""
 
         def from_microphone(samples: Samples, latency: float) -> None:
-            if side.made is made and self._hearing is not None:
-                self._hearing.from_microphone(made[0], samples, made[0].format.rate, latency)
+            if side.opened is opened and self._capture is not None:
+                self._capture.from_microphone(opened[0], samples, opened[0].format.rate, latency)
 
         def to_speaker(samples: Samples, latency: float) -> None:
-            if side.made is not made:
-                # A line that was given up, and is not dead after all.
+            if side.opened is not opened:
+                # An abandoned stream that still runs.
                 samples[:] = 0
                 return
             self._playback.fill(samples, latency)
-            if self._hearing is not None and self._input.state == "ok":
-                self._hearing.from_speaker(samples, made[0].format.rate, latency)
+            if self._capture is not None and self._input.state == "ok":
+                self._capture.from_speaker(samples, opened[0].format.rate, latency)
 
         return from_microphone if side is self._input else to_speaker
 
-    async def _apart(self, function: Callable[[], object], seconds: float, name: str) -> None:
-        """Run something on a thread that may be given up. Raises DeviceFault when it fails or takes too long."""
+    async def _on_thread(self, function: Callable[[], object], seconds: float, name: str) -> None:
+        """Runs a call on a thread that may be abandoned. Raises DeviceFault when it fails or times out."""
         over = anyio.Event()
         raised: list[BaseException] = []
 
@@ -324,14 +328,14 @@ class AudioDevices:
             call_in(self._loop, finish)
 
         def finish() -> None:
-            self._hung -= 1
+            self._pending_calls -= 1
             over.set()
 
-        self._hung += 1
+        self._pending_calls += 1
         portaudio.call_on_thread(function, done, f"sound-{name}")
         with anyio.move_on_after(seconds, shield=True):
             await over.wait()
         if not over.is_set():
-            raise DeviceFault(f"the sound system did not answer for {seconds:g} s")
+            raise DeviceFault(f"the sound system timed out after {seconds:g} s")
         if raised:
             raise raised[0] if isinstance(raised[0], DeviceFault) else DeviceFault(str(raised[0])) from raised[0]

@@ -1,4 +1,4 @@
-"""PortAudio, through sounddevice: finding a device by its name and opening it so that it can always be left."""
+"""PortAudio, through sounddevice: finds a device by name and opens a stream that can always be closed."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from chatapi.interfaces.audio_device.sound_server import SoundServer
 
 Direction = Literal["input", "output"]
 BLOCK_SECONDS: dict[Direction, float] = {"input": 0.02, "output": 0.01}
+"""Length of one block, in seconds."""
 BUFFER: dict[Direction, float | str] = {"input": "low", "output": 0.04}
-"""Seconds that wait in the device. Of the speaker's, enough for what runs beside us on the same cores: while two of two
-are busy, a tone of 10 s breaks off 9 to 20 times with 20 ms; with 40 twice at most where we may be urgent, else up to 5
-times. 60 to 80 ms of sound are still heard when somebody interrupts, so it is no more than that."""
-URGENT = -10
-"""The niceness of the devices' own threads, where the system lets us be so."""
+"""Latency of the device's buffer, in seconds or as PortAudio's name. See docs/measurements/ifc.md."""
+NICENESS = -10
+"""Niceness of the devices' threads, where the system allows it."""
 PREFERRED: dict[Direction, int] = {"input": RATE, "output": DEVICE_RATE}
+"""Preferred sample rate, in hertz."""
 CARDS = Path("/proc/asound/cards")
-"""Where Linux lists its sound cards."""
+"""Linux's list of sound cards."""
 
 
 class DeviceFault(Exception):
-    """A device that is not there, not the only one of its name, or cannot be opened: one sentence."""
+    """A device is missing, ambiguous, or cannot be opened; the message is one sentence."""
 
 
 def load() -> Any:
-    """The module sounddevice. Raises SettingsError (sound_library_missing) naming what to install."""
-    # It replaces, of every stream, the buffer that the stream asked for. One that is then shorter than a period of
-    # ALSA's is never found to have room for one, so that the device takes nothing at all, without an error.
+    """The module sounddevice. Raises SettingsError (sound_library_missing) that names what to install."""
+    # This variable overrides the buffer that every stream requests. A buffer shorter than a period of ALSA never has
+    # room for one period, so that the device takes no audio at all, without an error.
     os.environ.pop("PULSE_LATENCY_MSEC", None)
     try:
-        # Imported here because importing it asks every device of the machine.
+        # Imported here because the import queries every device of the machine.
         import sounddevice
     except ImportError as error:
         raise SettingsError(
@@ -58,16 +58,16 @@ def load() -> Any:
 
 
 def refresh(sounddevice: Any) -> None:
-    """Let PortAudio look for devices again; it does so only when it starts. No stream may be open."""
+    """Lets PortAudio search for devices again, which it does only on start. No stream may be open."""
     sounddevice._terminate()
     sounddevice._initialize()
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without what C libraries write to standard error: ALSA and PortAudio write 40 lines for each failed opening.
+def suppressed_stderr() -> Iterator[None]:
+    """Discards what C libraries write to standard error: ALSA and PortAudio write 40 lines for each failed opening.
 
-    Only C's own `stderr` is turned away; Python writes to the file descriptor, so nothing of ours is lost.
+    Only C's own `stderr` is redirected; Python writes to the file descriptor, so none of our output is lost.
     """
     try:
         c = ctypes.CDLL(None)
@@ -76,32 +76,32 @@ def quiet() -> Iterator[None]:
     except (OSError, ValueError, AttributeError):
         yield
         return
-    _turn_away(c, stderr, +1)
+    _redirect_stderr(c, stderr, +1)
     try:
         yield
     finally:
-        _turn_away(c, stderr, -1)
+        _redirect_stderr(c, stderr, -1)
 
 
-_quiet = threading.Lock()
-_turned: dict[str, Any] = {"times": 0, "to": None, "from": None}
-"""How often standard error is turned away at the moment: an opening that hangs must not hold up the next."""
+_redirect_lock = threading.Lock()
+_redirected: dict[str, Any] = {"times": 0, "to": None, "from": None}
+"""How many callers redirect standard error now: an opening that hangs must not block the next one."""
 
 
-def _turn_away(c: ctypes.CDLL, stderr: ctypes.c_void_p, more: int) -> None:
-    with _quiet:
-        if _turned["to"] is None:
-            # Never closed: another thread may still write to it afterwards.
-            _turned["to"] = c.fopen(b"/dev/null", b"w")
-        if _turned["times"] == 0:
-            _turned["from"], stderr.value = stderr.value, _turned["to"]
-        _turned["times"] += more
-        if _turned["times"] == 0:
-            stderr.value = _turned["from"]
+def _redirect_stderr(c: ctypes.CDLL, stderr: ctypes.c_void_p, more: int) -> None:
+    with _redirect_lock:
+        if _redirected["to"] is None:
+            # Never closed, because another thread may still write to it.
+            _redirected["to"] = c.fopen(b"/dev/null", b"w")
+        if _redirected["times"] == 0:
+            _redirected["from"], stderr.value = stderr.value, _redirected["to"]
+        _redirected["times"] += more
+        if _redirected["times"] == 0:
+            stderr.value = _redirected["from"]
 
 
 def cards() -> str:
-    """Something that changes when a sound card comes or goes; always the same where there is no such list."""
+    """The list of sound cards, to detect changes; always empty where the system has no such list."""
     try:
         return CARDS.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -109,7 +109,7 @@ def cards() -> str:
 
 
 def find(sounddevice: Any, name: str, direction: Direction) -> tuple[int, str]:
-    """Index and name of the device; an empty name means the default. Raises DeviceFault with the names there are."""
+    """Index and name of the device; an empty name means the default. Raises DeviceFault that lists the devices."""
     channels = f"max_{direction}_channels"
     devices = [device for device in sounddevice.query_devices() if device[channels] > 0]
     names = ", ".join(repr(device["name"]) for device in devices) or "none"
@@ -119,40 +119,41 @@ def find(sounddevice: Any, name: str, direction: Direction) -> tuple[int, str]:
         if not chosen:
             raise DeviceFault(f"there is no default {direction} device; there are: {names}")
         return index, chosen[0]["name"]
-    # One device may be listed by several of the system's interfaces under the same name: the first is the system's own.
+    # Several host APIs may list one device under the same name: the first is the system's own.
     same = [device for device in devices if device["name"] == name][:1]
     found = same or [device for device in devices if name.casefold() in device["name"].casefold()]
     if not found:
         raise DeviceFault(f"there is no {direction} device named {name!r}; there are: {names}")
     if len({device["name"] for device in found}) > 1:
         listed = ", ".join(repr(device["name"]) for device in found)
-        raise DeviceFault(f"{name!r} may mean any of these {direction} devices: {listed}; name one of them")
+        raise DeviceFault(f"{name!r} matches several {direction} devices: {listed}; name one of them")
     return found[0]["index"], found[0]["name"]
 
 
 def names(sounddevice: Any, direction: Direction) -> list[tuple[str, bool]]:
-    """Every device of that direction, each name once, and whether it is the default."""
+    """The names of all devices of that direction, each once, and whether it is the default."""
     found: dict[str, bool] = {}
     for device in sounddevice.query_devices():
         if device[f"max_{direction}_channels"] > 0:
-            usual = device["index"] == sounddevice.default.device[direction]
-            found[device["name"]] = found.get(device["name"], False) or usual
+            is_default = device["index"] == sounddevice.default.device[direction]
+            found[device["name"]] = found.get(device["name"], False) or is_default
     return list(found.items())
 
 
 @dataclass(frozen=True)
 class StreamFormat:
-    """How a device was opened."""
+    """The format in which a device was opened."""
 
     rate: int
+    """Sample rate, in hertz."""
     channels: int
 
 
 class AudioStream:
-    """One open stream of one device. Blocking; made and left on a thread that may be given up.
+    """One open stream of one device. Blocking; opened and closed on a thread that may be abandoned.
 
-    `move(block, latency)` runs on PortAudio's thread for each block, mono float32 of shape (n,) at `format.rate`: the
-    microphone's is to be read, the speaker's to be written. `ended()` is called there when the device is gone.
+    `on_block(block, latency)` runs on PortAudio's thread for each block, mono float32 of shape (n,) at `format.rate`:
+    it reads the microphone's block and writes the speaker's. `ended()` is called there when the device is gone.
     """
 
     def __init__(
@@ -160,23 +161,23 @@ class AudioStream:
         sounddevice: Any,
         direction: Direction,
         name: str,
-        move: Callable[[Samples, float], None],
+        on_block: Callable[[Samples, float], None],
         ended: Callable[[], None],
     ) -> None:
-        """Opens, does not start. Raises DeviceFault."""
+        """Opens the stream without starting it. Raises DeviceFault."""
         self._sounddevice, self._direction = sounddevice, direction
         self._named = bool(name)
-        self._server, self._place = SoundServer(direction), ""
-        self._move = move
-        self._called = time.monotonic()
-        self.calls = 0
-        """Blocks the device has given or taken."""
+        self._server, self._server_device = SoundServer(direction), ""
+        self._on_block = on_block
+        self._last_block = time.monotonic()
+        self.blocks = 0
+        """Blocks that the device has recorded or played."""
         self._index, self.name = find(sounddevice, name, direction)
-        with quiet():
+        with suppressed_stderr():
             self._open(sounddevice, self._index, ended)
-        self._tells = False
+        self._probe_works = False
         self.latency = float(self._stream.latency)
-        """Seconds between the device and `move`, as it states them."""
+        """Latency between the device and `on_block` that the device reports, in seconds."""
 
     def _open(self, sounddevice: Any, index: int, ended: Callable[[], None]) -> None:
         direction = self._direction
@@ -190,121 +191,120 @@ class AudioStream:
                 channels=self.format.channels,
                 dtype="float32",
                 latency=BUFFER[direction],
-                callback=self._heard if direction == "input" else self._wanted,
+                callback=self._capture_callback if direction == "input" else self._playback_callback,
                 finished_callback=ended,
             )
         except (sounddevice.PortAudioError, ValueError) as error:
             raise DeviceFault(f"{self.name!r} cannot be opened: {error.args[0]}") from error
 
     def start(self) -> None:
-        """Raises DeviceFault."""
+        """Starts the stream. Raises DeviceFault."""
         try:
-            with quiet():
+            with suppressed_stderr():
                 self._stream.start()
         except Exception as error:
             raise DeviceFault(f"{self.name!r} cannot be started: {error}") from error
-        self._called = time.monotonic()
-        # Of a device that takes one stream only the same question says no, for we have that one.
-        self._tells = self._opens()
-        self._place = self._server.place()
+        self._last_block = time.monotonic()
+        # A device that supports a single stream answers no while ours is open; then the probe proves nothing.
+        self._probe_works = self._can_open()
+        self._server_device = self._server.device_name()
 
     @property
     def age(self) -> float:
-        """Seconds since the device last gave or took a block."""
-        return time.monotonic() - self._called
+        """Seconds since the device's last block."""
+        return time.monotonic() - self._last_block
 
     @property
     def active(self) -> bool:
-        """False when PortAudio itself knows that the device is gone."""
+        """False when PortAudio itself reports that the device is gone."""
         try:
             return bool(self._stream.active)
         except Exception:
             return False
 
-    def astray(self) -> str:
-        """Why it is not at the device of its name any more; empty when it is, or that cannot be told. Blocks for 1 to
-        5 ms.
+    def displacement(self) -> str:
+        """Why the stream is not on its device any more; empty when it is, or that is unknown. Blocks for 1 to 5 ms.
 
-        A sound server moves the stream of a device that is unplugged, or is no longer the default, to another one
-        without a word, the microphone's to what hears the speaker, and may leave it there when the device is back.
+        A sound server silently moves the stream of a device that is unplugged, or is no longer the default, to another
+        device (a microphone's to the speaker's monitor), and may leave it there when the device is back.
         """
-        place = self._server.place() if self._place else ""
-        if place and place == self._place:
+        device_name = self._server.device_name() if self._server_device else ""
+        if device_name and device_name == self._server_device:
             return ""
-        if self._tells and not self._opens():
+        if self._probe_works and not self._can_open():
             return f"{self.name!r} is gone"
-        if place and self._named:
-            return f"the sound server moved {self.name!r} to {place!r}"
-        # The default device is where the server has it: it moves our stream along when another becomes the default.
-        self._place = place or self._place
+        if device_name and self._named:
+            return f"the sound server moved {self.name!r} to {device_name!r}"
+        # The default device follows the server, which moves our stream along when the default changes.
+        self._server_device = device_name or self._server_device
         return ""
 
-    def _opens(self) -> bool:
+    def _can_open(self) -> bool:
         check = _check(self._sounddevice, self._direction)
         try:
-            with quiet():
+            with suppressed_stderr():
                 check(device=self._index, samplerate=self.format.rate, channels=self.format.channels, dtype="float32")
         except (self._sounddevice.PortAudioError, ValueError):
             return False
         return True
 
-    def leave(self) -> None:
-        """End it; with `abort`, because `stop` waits for a device that may never take the rest."""
+    def close(self) -> None:
+        """Closes the stream; with `abort`, because `stop` waits for a device that may never play the rest."""
         try:
             self._stream.abort(ignore_errors=True)
         finally:
             self._stream.close(ignore_errors=True)
             self._server.close()
 
-    def _heard(self, data: Any, frames: int, times: Any, status: Any) -> None:
-        self._count()
-        self._move(data.mean(axis=1) if data.shape[1] > 1 else data[:, 0].copy(), self.latency)
+    def _capture_callback(self, data: Any, frames: int, times: Any, status: Any) -> None:
+        self._count_block()
+        self._on_block(data.mean(axis=1) if data.shape[1] > 1 else data[:, 0].copy(), self.latency)
 
-    def _wanted(self, data: Any, frames: int, times: Any, status: Any) -> None:
-        self._count()
+    def _playback_callback(self, data: Any, frames: int, times: Any, status: Any) -> None:
+        self._count_block()
         mono = np.empty(frames, np.float32)
-        self._move(mono, max(self.latency, times.outputBufferDacTime - times.currentTime))
+        self._on_block(mono, max(self.latency, times.outputBufferDacTime - times.currentTime))
         data[:] = mono[:, np.newaxis]
 
-    def _count(self) -> None:
-        if self.calls == 0:
-            _hurry()
-        self._called, self.calls = time.monotonic(), self.calls + 1
+    def _count_block(self) -> None:
+        if self.blocks == 0:
+            _raise_priority()
+        self._last_block, self.blocks = time.monotonic(), self.blocks + 1
 
 
-def _hurry() -> None:
-    """Let this thread go before others; a system that allows no such thing is no reason to be silent."""
+def _raise_priority() -> None:
+    """Raises the priority of this thread; does nothing where the system forbids it."""
     if sys.platform == "linux":
-        # Elsewhere it would be of the whole process.
+        # Elsewhere this sets the priority of the whole process.
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), URGENT)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def _check(sounddevice: Any, direction: Direction) -> Callable[..., None]:
-    """What raises PortAudioError or ValueError for a device that would not open so."""
+    """The function that raises PortAudioError or ValueError for an unsupported format."""
     check: Callable[..., None] = getattr(sounddevice, f"check_{direction}_settings")
     return check
 
 
 def _format(sounddevice: Any, index: int, direction: Direction) -> StreamFormat:
-    """Mono at the rate we work at when the device can, else its own. Raises PortAudioError, ValueError."""
+    """Mono at our sample rate when the device supports it, else its own. Raises PortAudioError, ValueError."""
     device = sounddevice.query_devices(index)
     check = _check(sounddevice, direction)
-    own = int(device["default_samplerate"])
+    own_rate = int(device["default_samplerate"])
     most = device[f"max_{direction}_channels"]
-    for rate in (PREFERRED[direction], own):
-        # Arrays of microphones often open only with all their channels.
+    for rate in (PREFERRED[direction], own_rate):
+        # Microphone arrays often open only with all their channels.
         for channels in (1, min(2, most), most):
             try:
                 check(device=index, samplerate=rate, channels=channels, dtype="float32")
             except (sounddevice.PortAudioError, ValueError):
                 continue
             return StreamFormat(rate, channels)
-    return StreamFormat(own, most)
+    return StreamFormat(own_rate, most)
 
 
 def call_on_thread(function: Callable[[], object], done: Callable[[BaseException | None], None], name: str) -> None:
-    """Run something that may hang on a thread of its own; `done` is called there with what it raised."""
+    """Runs a call that may hang on its own thread; `done` is called there with the exception it raised, or None."""
 
     def run() -> None:
         try:

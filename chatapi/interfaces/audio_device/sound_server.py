@@ -1,9 +1,9 @@
-"""Where the sound server has a stream of ours: it moves streams to other devices without a word.
+"""Asks the sound server on which device our stream is, because it moves streams to other devices silently.
 
-PulseAudio does so when another device becomes its default, even with a stream that asked for its device by name, if
-that was the default until then. Neither ALSA nor PortAudio hears of it, so the server is asked, through its own
-library, which ALSA's plug-in for it needs anyway; pulsectl, which wraps all of that library, waits for an answer for
-ever, and a server that hangs gives none.
+PulseAudio does so when another device becomes its default, even with a stream that requested its device by name, if
+that was the default until then. Neither ALSA nor PortAudio is notified, so this module asks the server through its own
+library, which ALSA's plug-in needs anyway. pulsectl, which wraps that library, waits for an answer without a timeout,
+and a server that hangs gives none.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import Any, Literal
 
 LIBRARY = "libpulse.so.0"
 SECONDS = 0.5
-"""For one question; a server that needs longer than a few milliseconds hangs."""
+"""Timeout of one query, in seconds; a server that needs longer than a few milliseconds hangs."""
 NO_AUTOSPAWN = 1
 READY, FAILED = 4, 5
-"""States of a context (`pulse/def.h`); those beyond FAILED are no better."""
+"""States of a context (`pulse/def.h`); states beyond FAILED are failures too."""
 RUNNING, DONE = 0, 1
-"""States of an operation, likewise."""
+"""States of an operation (`pulse/def.h`)."""
 
 
 class _ServerStream(Structure):
-    """How `pa_sink_input_info` and `pa_source_output_info` begin (`pulse/introspect.h`)."""
+    """The first fields of `pa_sink_input_info` and `pa_source_output_info` (`pulse/introspect.h`)."""
 
     _fields_ = (
         ("index", c_uint32),
@@ -42,13 +42,13 @@ class _ServerStream(Structure):
 
 
 class _Device(Structure):
-    """How `pa_sink_info` and `pa_source_info` begin."""
+    """The first fields of `pa_sink_info` and `pa_source_info`."""
 
     _fields_ = (("name", c_char_p), ("index", c_uint32))
 
 
 class _Client(Structure):
-    """How `pa_client_info` begins."""
+    """The first fields of `pa_client_info`."""
 
     _fields_ = (
         ("index", c_uint32),
@@ -59,16 +59,16 @@ class _Client(Structure):
     )
 
 
-class _Silence(Exception):
-    """The server is not there, refuses, or takes too long."""
+class _NoAnswer(Exception):
+    """The server is not running, rejects the query, or timed out."""
 
 
 class SoundServer:
-    """Where the sound server has the stream of one direction that this process has. Blocking; `close` it.
+    """Finds the device of this process's stream in one direction on the sound server. Blocking; `close` it.
 
-    It stays connected from the first question on. The library connects quickly, but where the server dies just then it
-    may compute for ever (PulseAudio 16, `pa_pstream_unlink` with a ring buffer that is only offered yet), so that this
-    is not to be done every second.
+    It stays connected from the first query on. Connecting is quick, but if the server dies meanwhile the library may
+    spin for ever (PulseAudio 16, `pa_pstream_unlink` with a ring buffer that is only offered yet), so it must not
+    connect every second.
     """
 
     def __init__(self, direction: Literal["input", "output"], library: str = LIBRARY) -> None:
@@ -77,100 +77,100 @@ class SoundServer:
         self._lock = threading.Lock()
         self._stack = ExitStack()
         self._loop = self._context = c_void_p()
-        self._end = 0.0
+        self._deadline = 0.0
 
-    def place(self) -> str:
+    def device_name(self) -> str:
         """The server's name of the device; takes 1 ms, 0.5 s at most.
 
-        Empty where it cannot be told: no library, no server, no answer, no stream of ours, or several.
+        Empty when it is unknown: no library, no server, no answer, no stream of ours, or several.
         """
         streams, devices = ("source_output", "source") if self._direction == "input" else ("sink_input", "sink")
         with self._lock:
-            self._end = time.monotonic() + SECONDS
+            self._deadline = time.monotonic() + SECONDS
             try:
                 self._connect()
-                ours = self._rows("client", _Client, lambda row: row.index if self._ours(row.properties) else None)
-                found = self._rows(streams, _ServerStream, lambda row: (row.client, row.device))
-                names = dict(self._rows(devices, _Device, lambda row: (row.index, row.name)))
-            except _Silence:
+                ours = self._query("client", _Client, lambda row: row.index if self._ours(row.properties) else None)
+                found = self._query(streams, _ServerStream, lambda row: (row.client, row.device))
+                names = dict(self._query(devices, _Device, lambda row: (row.index, row.name)))
+            except _NoAnswer:
                 return ""
-        at = [device for client, device in found if client in ours]
-        name: bytes = names.get(at[0], b"") if len(at) == 1 else b""
+        matching = [device for client, device in found if client in ours]
+        name: bytes = names.get(matching[0], b"") if len(matching) == 1 else b""
         return name.decode(errors="replace")
 
     def close(self) -> None:
-        """Nothing can be told from now on."""
+        """Disconnects; `device_name` is empty from now on."""
         with self._lock:
             self._pulse = None
             self._stack.close()
 
     def _connect(self) -> None:
-        """Once. Raises _Silence."""
+        """Connects once. Raises _NoAnswer."""
         if (pulse := self._pulse) is None:
-            raise _Silence
+            raise _NoAnswer
         if self._context:
             return
         with ExitStack() as stack:
-            loop = self._loop = _made(pulse.pa_mainloop_new())
+            loop = self._loop = _not_null(pulse.pa_mainloop_new())
             stack.callback(pulse.pa_mainloop_free, loop)
-            context = _made(pulse.pa_context_new(c_void_p(pulse.pa_mainloop_get_api(loop)), b"chatapi"))
+            context = _not_null(pulse.pa_context_new(c_void_p(pulse.pa_mainloop_get_api(loop)), b"chatapi"))
             stack.callback(pulse.pa_context_unref, context)
             stack.callback(pulse.pa_context_disconnect, context)
             if pulse.pa_context_connect(context, None, NO_AUTOSPAWN, None) < 0:
-                raise _Silence
+                raise _NoAnswer
             while (state := pulse.pa_context_get_state(context)) != READY:
                 if state >= FAILED:
-                    raise _Silence
-                self._turn()
+                    raise _NoAnswer
+                self._iterate()
             self._context, self._stack = context, stack.pop_all()
 
-    def _rows(self, kind: str, shape: type[Structure], read: Callable[[Any], Any]) -> list[Any]:
-        """What `read` makes of each thing of that kind, while its row may be read. Raises _Silence."""
-        pulse, made = self._pulse, list[Any]()
+    def _query(self, kind: str, shape: type[Structure], read: Callable[[Any], Any]) -> list[Any]:
+        """The result of `read` for each object of that kind, called while its row is valid. Raises _NoAnswer."""
+        pulse, results = self._pulse, list[Any]()
 
         def take(context: int, row: Any, last: int, data: int) -> None:
             if not last:
-                made.append(read(row.contents))
+                results.append(read(row.contents))
 
         callback = CFUNCTYPE(None, c_void_p, POINTER(shape), c_int, c_void_p)(take)
-        operation = _made(getattr(pulse, f"pa_context_get_{kind}_info_list")(self._context, callback, None))
+        operation = _not_null(getattr(pulse, f"pa_context_get_{kind}_info_list")(self._context, callback, None))
         try:
             while (state := pulse.pa_operation_get_state(operation)) == RUNNING:
-                self._turn()
+                self._iterate()
             if state != DONE:
-                raise _Silence
+                raise _NoAnswer
         finally:
-            # It would call back when the context ends, into what is gone by then.
+            # Otherwise it would call the callback when the context ends, after the callback is freed.
             pulse.pa_operation_cancel(operation)
             pulse.pa_operation_unref(operation)
-        return made
+        return results
 
     def _ours(self, properties: int) -> bool:
-        """Whether a client with these is of this process; in another container its number may be the same."""
+        """Whether a client with these properties is this process; another container may have the same process id."""
         ours = {b"application.process.id": str(os.getpid()), b"application.process.host": socket.gethostname()}
         read = self._pulse.pa_proplist_gets
         return all(read(c_void_p(properties), key) == value.encode() for key, value in ours.items())
 
-    def _turn(self) -> None:
-        """Let the library work once. Raises _Silence when the time is over."""
-        left = int((self._end - time.monotonic()) * 1e6)
+    def _iterate(self) -> None:
+        """Runs one iteration of the library's main loop. Raises _NoAnswer on a timeout."""
+        left = int((self._deadline - time.monotonic()) * 1e6)
         pulse, loop = self._pulse, self._loop
         if left <= 0 or pulse.pa_mainloop_prepare(loop, left) < 0 or pulse.pa_mainloop_poll(loop) < 0:
-            raise _Silence
+            raise _NoAnswer
         if pulse.pa_mainloop_dispatch(loop) < 0:
-            raise _Silence
+            raise _NoAnswer
 
 
-def _made(pointer: int | None) -> c_void_p:
-    """What the library made. Raises _Silence for nothing: the library would end this process if it were given that."""
+def _not_null(pointer: int | None) -> c_void_p:
+    """The library's object. Raises _NoAnswer for NULL, with which the library would abort this process."""
     if not pointer:
-        raise _Silence
+        raise _NoAnswer
     return c_void_p(pointer)
 
 
 @cache
 def _load(library: str) -> Any:
-    """The server's own library; None where it is not installed."""
+    """The server's client library; None when it is not installed."""
     try:
         pulse = ctypes.CDLL(library)
     except OSError:

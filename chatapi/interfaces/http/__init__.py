@@ -1,1 +1,1 @@
-"""The HTTP face: `/completion`, the page, and what operators ask."""
+"""The HTTP interface: `/completion`, OpenAI's APIs, the web page, and operation routes."""

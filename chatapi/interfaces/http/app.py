@@ -1,4 +1,4 @@
-"""The whole HTTP face: routes, what stands before them, and the server that carries it."""
+"""The HTTP application: routes, middleware, and the uvicorn server that runs it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from chatapi.errors import BadInput, CallerError, NotFound, SettingsError, Unpro
 from chatapi.interfaces.http import completion_request, openai, page, realtime, routes
 from chatapi.interfaces.http.connections import BACKLOG, ConnectionTable
 from chatapi.interfaces.http.middleware import RequestMiddleware
-from chatapi.interfaces.http.problems import refusal
+from chatapi.interfaces.http.problems import error_response
 from chatapi.interfaces.http.protocols import HEAD_BYTES, HttpProtocol, Shared, SocketProtocol
 from chatapi.interfaces.http.tls import SecureServer
 from chatapi.settings import Settings
 from chatapi.system.version import version
 
 MOST_BYTES = 16 << 20
-"""Of one WebSocket message; a larger one closes its connection with code 1009."""
+"""Largest WebSocket message, in bytes; a larger one closes its connection with code 1009."""
 REPLY_HEADERS = (
     "X-Request-Id", "X-Chatapi-Conversation", "X-Chatapi-Transcript", "X-Chatapi-Reply", "X-Chatapi-Finish-Reason",
     "X-Chatapi-Usage", "X-Chatapi-Timings", "Retry-After",
@@ -38,7 +38,7 @@ REPLY_HEADERS = (
 
 
 def create_app(appliance: Appliance) -> FastAPI:
-    """The ASGI application over an appliance that is running."""
+    """The ASGI application of a running appliance."""
     app = FastAPI(
         title="chatapi",
         version=version(),
@@ -52,14 +52,14 @@ def create_app(appliance: Appliance) -> FastAPI:
     app.include_router(page.router())
     app.add_exception_handler(HTTPException, _http_problem)
     app.add_exception_handler(RequestValidationError, _validation_problem)
-    own = (appliance.settings, appliance.metrics, appliance.keyring, appliance.byte_budget)
-    app.add_middleware(RequestMiddleware, *own)
+    arguments = (appliance.settings, appliance.metrics, appliance.keyring, appliance.byte_budget)
+    app.add_middleware(RequestMiddleware, *arguments)
     if appliance.settings.server.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(appliance.settings.server.cors_origins),
             allow_methods=["GET", "POST", "DELETE"],
-            # Clients in browsers add headers of their own; who may call is told by the origins alone.
+            # Browser clients add headers of their arguments; the origins alone decide who may call.
             allow_headers=["*"],
             expose_headers=list(REPLY_HEADERS),
         )
@@ -72,23 +72,23 @@ def create_app(appliance: Appliance) -> FastAPI:
     return app
 
 
-def bound(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises SettingsError when the address is taken or not ours."""
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises SettingsError when the address is in use or not local."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
-        # Python's own words name the address a second time.
+        # Python's arguments message repeats the address.
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
         raise SettingsError(f"cannot listen on {host}:{port}: {reason}; set server.host or server.port") from error
-    # Accepted connections inherit it. Without it a reply's second packet waits 40 ms for the first one's receipt.
+    # Accepted connections inherit it. Without it the second packet of a response waits 40 ms for an acknowledgement.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
 
 
 def server(app: FastAPI, secure: ssl.SSLContext | None = None) -> uvicorn.Server:
-    """What carries the app, by HTTPS when it is given what that needs; `carry` runs it."""
-    # What ends a reply half-way is in our own log already, with its request id.
+    """The uvicorn server of the application, over HTTPS when a TLS context is given; `run_server` runs it."""
+    # Our arguments log already has every error that ends a response early, with its request id.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     shared: Shared = app.state.shared
     config = uvicorn.Config(
@@ -103,14 +103,14 @@ def server(app: FastAPI, secure: ssl.SSLContext | None = None) -> uvicorn.Server
         h11_max_incomplete_event_size=HEAD_BYTES,
         timeout_graceful_shutdown=5,
         ws_max_size=MOST_BYTES,
-        # Sound hardly gets smaller by it, and a small box has other work.
+        # Compression hardly shrinks audio and costs CPU time.
         ws_per_message_deflate=False,
     )
     return SecureServer(config, secure) if secure is not None else uvicorn.Server(config)
 
 
-async def carry(web: uvicorn.Server, listening: socket.socket, settings: Settings) -> None:
-    """Serve until a signal or `should_exit`."""
+async def run_server(web: uvicorn.Server, listening: socket.socket, settings: Settings) -> None:
+    """Serves until a signal or `should_exit`."""
     app: Any = web.config.app
     connections: ConnectionTable = app.state.shared.connections
 
@@ -127,26 +127,28 @@ async def carry(web: uvicorn.Server, listening: socket.socket, settings: Setting
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:
-    """What the router refuses: an unknown path, a method it does not take."""
+    """The response to an unknown path or a method that is not allowed."""
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for nothing else
     path = request.url.path
     if error.status_code == 404:
-        return refusal(path, NotFound(f"there is nothing at {path}"))
+        return error_response(path, NotFound(f"{path} does not exist"))
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
-        told = CallerError(f"{path} does not take {request.method}; it takes {allowed}", code="method_not_allowed")
-        return refusal(path, told, {"Allow": allowed}, status=405)
-    return refusal(path, BadInput(str(error.detail)), status=error.status_code)
+        problem = CallerError(
+            f"{path} does not support {request.method}; it supports {allowed}", code="method_not_allowed"
+        )
+        return error_response(path, problem, {"Allow": allowed}, status=405)
+    return error_response(path, BadInput(str(error.detail)), status=error.status_code)
 
 
 async def _validation_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for nothing else
-    told = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-    return refusal(request.url.path, Unprocessable(told))
+    message = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+    return error_response(request.url.path, Unprocessable(message))
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, with the schemas that `/completion` names."""
+    """The OpenAPI document, with the schemas that `/completion` refers to."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
         schemas = document.setdefault("components", {}).setdefault("schemas", {})

@@ -1,4 +1,4 @@
-"""What `POST /completion` takes: JSON, an audio body with options in the query, or a form; all become a `Turn`."""
+"""Requests to `POST /completion`: JSON, an audio body with options in the query, or a form; each becomes a `Turn`."""
 
 from __future__ import annotations
 
@@ -28,78 +28,78 @@ AUDIO_TYPES = (
 )  # fmt: skip
 WAV_TYPES = ("audio/wav", "audio/x-wav", "audio/wave", "audio/vnd.wave", "audio/*")
 MOST_FIELDS = 20
-"""Parts a form may have."""
+"""Most parts of a form."""
 
 
 class CompletionOptions(BaseModel):
-    """How a turn is to be answered."""
+    """Options of a turn."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     reply: Literal["text", "voice"] | None = None
-    """text: JSON; voice: WAV. Left out, `Accept` decides, else text."""
+    """text: JSON; voice: WAV. When omitted, `Accept` decides, else text."""
     stream: bool | None = None
-    """Whether the reply comes as it is made: server-sent events for text, a growing WAV for voice.
+    """Whether the reply is streamed: server-sent events for text, a growing WAV for voice.
 
-    `Accept: text/event-stream` means true where this is left out, and makes voice come as events too."""
+    `Accept: text/event-stream` means true when this is omitted, and streams voice as events too."""
     conversation: Annotated[str, Field(min_length=1, max_length=100)] | None = None
-    """The id of the conversation this goes on with; left out, one begins."""
+    """Id of the conversation to continue; when omitted, a new one starts."""
     system: Annotated[str, Field(max_length=8000)] | None = None
-    """What the model is told instead of the default, from this turn of the conversation on."""
+    """System prompt in place of the default, from this turn of the conversation on."""
     max_tokens: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Longest answer, in tokens."""
     temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE, allow_inf_nan=False)] | None = None
-    """0 always takes the likeliest word; higher is more varied."""
+    """Sampling temperature: 0 always takes the likeliest token; higher values vary more."""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     """The same seed, request and model give the same answer."""
     voice: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     """Name of a voice from /models, or default."""
     language: Annotated[str, Field(min_length=1, max_length=20)] | None = None
-    """ISO 639-1 code of what is spoken, or auto."""
+    """ISO 639-1 code of the spoken language, or auto."""
 
 
 class PromptRequest(CompletionOptions):
-    """A turn asked in text."""
+    """A turn with a text prompt."""
 
     prompt: Annotated[str, Field(json_schema_extra={"minLength": 1})]
-    """What is asked."""
+    """The user's message."""
 
 
 _JSON = TypeAdapter(PromptRequest, config=None)
 
 
 class CompletionRequest(BaseModel):
-    """A request understood: the turn, and the kind of reply it wants."""
+    """A parsed request: the turn and the format of the response."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
     turn: Turn
     kind: Literal["json", "wav", "events"]
-    """The reply's form; `stream` says whether a WAV grows as it is spoken."""
+    """Format of the response; `stream` says whether a WAV is sent while it is synthesized."""
     stream: bool
 
 
 async def read(request: Request) -> CompletionRequest:
-    """Understand a request. Raises CallerError saying what is wrong and what would be right, StorageError."""
+    """Parses a request. Raises CallerError that names the fault and the remedy, StorageError."""
     audio: Source | None = None
     media_type = json_body.media_type(request)
     if media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json")):
-        _refuse_query(request)
+        _reject_query(request)
         options = await json_body.json_body(request, "a prompt", _from_json)
     elif media_type == "multipart/form-data":
-        _refuse_query(request)
+        _reject_query(request)
         options, audio = await _from_form(request)
     elif media_type in AUDIO_TYPES:
         options, audio = _from_query(request), await Spool.of(request).body(request)
     else:
         raise Unsupported(
-            f"the media type {media_type or '(none)'} is not taken; send application/json, multipart/form-data or an "
-            "audio type such as audio/wav (with curl: -H 'Content-Type: application/json')",
+            f"the media type {media_type or '(none)'} is not supported; send application/json, multipart/form-data or "
+            "an audio type such as audio/wav (with curl: -H 'Content-Type: application/json')",
             code="unsupported_media_type",
         )
-    asked = _asked(options, audio, request.headers.get("accept", "*/*"))
-    traced = replace(asked.turn, traceparent=request.headers.get("traceparent", ""))
-    return asked.model_copy(update={"turn": traced})
+    completion = _completion_request(options, audio, request.headers.get("accept", "*/*"))
+    traced = replace(completion.turn, traceparent=request.headers.get("traceparent", ""))
+    return completion.model_copy(update={"turn": traced})
 
 
 def _from_json(values: dict[str, Any]) -> CompletionOptions:
@@ -149,10 +149,10 @@ def _single(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _refuse_query(request: Request) -> None:
+def _reject_query(request: Request) -> None:
     if request.query_params:
         names = ", ".join(request.query_params)
-        raise Unprocessable(f"options in the query go with an audio body; put them into this one: {names}")
+        raise Unprocessable(f"options in the query are for audio bodies only; put them into this body: {names}")
 
 
 def _validated(model: type[CompletionOptions], values: dict[str, Any], strict: bool) -> CompletionOptions:
@@ -160,16 +160,16 @@ def _validated(model: type[CompletionOptions], values: dict[str, Any], strict: b
         return model.model_validate(values, strict=strict)
     except ValidationError as error:
         faults = [(".".join(map(str, fault["loc"])), fault) for fault in error.errors(include_url=False)]
-        told = "; ".join(
+        message = "; ".join(
             f"there is no option {name!r}"
             if fault["type"] == "extra_forbidden"
             else f"{name} {describe_validation_error(fault)}"
             for name, fault in faults
         )
-        raise Unprocessable(told, details={"fields": [name for name, _ in faults]}) from None
+        raise Unprocessable(message, details={"fields": [name for name, _ in faults]}) from None
 
 
-def _asked(options: CompletionOptions, audio: Source | None, accept: str) -> CompletionRequest:
+def _completion_request(options: CompletionOptions, audio: Source | None, accept: str) -> CompletionRequest:
     kind, stream = _kind(options, accept)
     turn = Turn(
         prompt=options.prompt if isinstance(options, PromptRequest) else None,
@@ -218,26 +218,26 @@ def _speaks(options: CompletionOptions, accept: str) -> bool:
 
 
 def _kind(options: CompletionOptions, accept: str) -> tuple[Literal["json", "wav", "events"], bool]:
-    """The reply's form and whether it streams. Raises NotAcceptable where `Accept` and the options contradict."""
+    """Format of the response and whether it streams. Raises NotAcceptable when `Accept` and the options conflict."""
     ranges, speaks = _accepted(accept), _speaks(options, accept)
     anything = "*/*" in ranges
     events = _weight(ranges, "text/event-stream", "text/*") > 0
     wav = _weight(ranges, *WAV_TYPES) > 0
-    asked_for = "text/event-stream" in ranges and not (speaks and wav)
-    stream = options.stream if options.stream is not None else asked_for
+    events_requested = "text/event-stream" in ranges and not (speaks and wav)
+    stream = options.stream if options.stream is not None else events_requested
     if speaks:
         if stream and events and not wav:
             return "events", True
         if anything or wav:
             return "wav", stream
-        right = "audio/wav, or text/event-stream unless stream=false"
+        allowed = "audio/wav, or text/event-stream unless stream=false"
     elif stream:
         if anything or events:
             return "events", True
-        right = "text/event-stream"
+        allowed = "text/event-stream"
     else:
         if anything or _weight(ranges, "application/json", "application/*"):
             return "json", False
-        right = "application/json"
-    wanted = f"reply={'voice' if speaks else 'text'}" + (" with stream=true" if stream else "")
-    raise NotAcceptable(f"{wanted} answers with {right}, but Accept is {accept!r}")
+        allowed = "application/json"
+    requested = f"reply={'voice' if speaks else 'text'}" + (" with stream=true" if stream else "")
+    raise NotAcceptable(f"{requested} answers with {allowed}, but Accept is {accept!r}")

@@ -1,4 +1,4 @@
-"""A turn's events as HTTP: JSON, WAV or server-sent events, sent as they happen or at the end."""
+"""Responses of `/completion`: the events of a turn as JSON, WAV or server-sent events, streamed or at the end."""
 
 from __future__ import annotations
 
@@ -17,91 +17,89 @@ from chatapi.errors import ChatapiError, InternalError
 from chatapi.events import Event, Speech, TextDelta, Transcript, TurnEnded, TurnStarted, TurnTimings
 from chatapi.interfaces.http.completion_request import CompletionRequest
 from chatapi.interfaces.http.problems import problem
-from chatapi.interfaces.http.streaming import EVENTS, WorkingReply, body, encoded, event_of, start
+from chatapi.interfaces.http.streaming import EVENTS, CancellableResponse, body, encoded, event_of, start
 from chatapi.observability.logs import request_id
 from chatapi.observability.metrics import Metrics
 from chatapi.services.turns.completion import Completions
 
 HEADER_CHARS = 4000
-"""Longest text in a header; many clients take no more than 8 KiB of them in all."""
+"""Longest text in a header, in characters; many clients accept at most 8 KiB of headers in total."""
 
 
-class CompletionResponse(WorkingReply):
-    """Runs the turn while it sends; a client who leaves ends it."""
+class CompletionResponse(CancellableResponse):
+    """Runs the turn while it sends the response; cancels the turn when the client disconnects."""
 
-    def __init__(self, completions: Completions, asked: CompletionRequest, metrics: Metrics) -> None:
+    def __init__(self, conversation: Completions, request: CompletionRequest, metrics: Metrics) -> None:
         super().__init__()
-        self._completions = completions
-        self._asked = asked
+        self._conversation = conversation
+        self._request = request
         self._metrics = metrics
 
     async def reply(self, send: Send) -> None:
-        async with self._completions.run(self._asked.turn) as events:
-            await self._told(events, send)
+        async with self._conversation.run(self._request.turn) as events:
+            await self._send_events(events, send)
 
-    async def _told(self, events: AsyncIterator[Event], send: Send) -> None:
-        collected = _Collected()
-        if self._asked.kind == "events":
-            await self._as_events(events, send, collected)
-        elif self._asked.kind == "wav" and self._asked.stream:
-            await self._as_growing_wav(events, send, collected)
+    async def _send_events(self, events: AsyncIterator[Event], send: Send) -> None:
+        result = _TurnResult()
+        if self._request.kind == "events":
+            await self._send_server_sent_events(events, send, result)
+        elif self._request.kind == "wav" and self._request.stream:
+            await self._send_growing_wav(events, send, result)
         else:
-            await self._as_whole(events, send, collected)
+            await self._send_whole(events, send, result)
 
-    async def _as_whole(self, events: AsyncIterator[Event], send: Send, collected: _Collected) -> None:
+    async def _send_whole(self, events: AsyncIterator[Event], send: Send, result: _TurnResult) -> None:
         async for event in events:
-            collected.add(event)
-        if self._asked.kind == "wav":
-            content, media_type, headers = wav(collected.sound()), "audio/wav", collected.headers(whole=True)
+            result.add(event)
+        if self._request.kind == "wav":
+            content, media_type, headers = wav(result.audio()), "audio/wav", result.headers(whole=True)
         else:
-            content, media_type, headers = encoded(collected.document()), "application/json", {}
+            content, media_type, headers = encoded(result.document()), "application/json", {}
         await send(start(media_type, {"Content-Length": str(len(content)), **headers}))
         await send(body(content, more=False))
 
-    async def _as_growing_wav(self, events: AsyncIterator[Event], send: Send, collected: _Collected) -> None:
+    async def _send_growing_wav(self, events: AsyncIterator[Event], send: Send, result: _TurnResult) -> None:
         file: Encoder | None = None
         async for event in events:
-            collected.add(event)
+            result.add(event)
             if isinstance(event, Speech):
                 if file is None:
                     file = Encoder("wav", event.audio.rate)
-                    await send(start(file.media_type, collected.headers(whole=False)))
+                    await send(start(file.media_type, result.headers(whole=False)))
                 await send(body(file.feed(event.audio)))
         if file is None:
-            raise InternalError("the answer has no sound")
+            raise InternalError("the response has no audio")
         await send(body(b"", more=False))
 
-    async def _as_events(self, events: AsyncIterator[Event], send: Send, collected: _Collected) -> None:
-        begun = False
+    async def _send_server_sent_events(self, events: AsyncIterator[Event], send: Send, result: _TurnResult) -> None:
+        started = False
         try:
             async for event in events:
-                collected.add(event)
-                name, data = _translated(event, collected)
-                # The start alone is not worth a reply: what fails right after it still gets a proper status.
-                if not begun and not isinstance(event, TurnStarted):
-                    begun = True
+                result.add(event)
+                name, data = _server_sent_event(event, result)
+                # No response for the start alone: an error right after it still gets a proper status.
+                if not started and not isinstance(event, TurnStarted):
+                    started = True
                     await send(start("text/event-stream", EVENTS))
-                    await send(
-                        body(event_of("start", {"id": request_id.get(), "conversation": collected.conversation}))
-                    )
-                if begun:
+                    await send(body(event_of("start", {"id": request_id.get(), "conversation": result.conversation})))
+                if started:
                     await send(body(event_of(name, data)))
         except ChatapiError as error:
-            if not begun:
+            if not started:
                 raise
             self._metrics.errors.labels(error.code).inc()
             await send(body(event_of("error", problem(error))))
         await send(body(b"", more=False))
 
 
-class _Collected:
-    """What has happened so far in a turn."""
+class _TurnResult:
+    """The result of a turn so far."""
 
     def __init__(self) -> None:
         self.conversation = ""
         self._transcript: Transcript | None = None
         self._reply: list[str] = []
-        self._sound: list[Audio] = []
+        self._audio: list[Audio] = []
         self._ended: TurnEnded | None = None
 
     def add(self, event: Event) -> None:
@@ -112,21 +110,21 @@ class _Collected:
         elif isinstance(event, TextDelta):
             self._reply.append(event.text)
         elif isinstance(event, Speech):
-            self._sound.append(event.audio)
+            self._audio.append(event.audio)
         elif isinstance(event, TurnEnded):
             self._ended = event
 
-    def sound(self) -> Audio:
-        if not self._sound:
-            raise InternalError("the answer has no sound")
-        rate = self._sound[0].rate
-        return joined([part.at(rate) for part in self._sound])
+    def audio(self) -> Audio:
+        if not self._audio:
+            raise InternalError("the response has no audio")
+        rate = self._audio[0].rate
+        return joined([part.at(rate) for part in self._audio])
 
     def document(self) -> dict[str, Any]:
-        """The JSON reply."""
+        """The JSON response."""
         ended = self._ended
         if ended is None:
-            raise InternalError("the turn ended without saying so")
+            raise InternalError("the turn ended without a TurnEnded event")
         return {
             "id": request_id.get(),
             **({} if ended.kept else {"kept": False}),
@@ -143,7 +141,7 @@ class _Collected:
         }
 
     def headers(self, whole: bool) -> dict[str, str]:
-        """The same beside a WAV, percent-encoded UTF-8; of a reply that is still growing, what is known."""
+        """The same as headers of a WAV, percent-encoded UTF-8; for a streamed WAV only what is known at its start."""
         headers = {"X-Chatapi-Conversation": self.conversation}
         if self._transcript is not None:
             headers["X-Chatapi-Transcript"] = _header(self._transcript.text)
@@ -159,12 +157,12 @@ class _Collected:
 
 
 def as_timings(timings: TurnTimings) -> dict[str, float | None]:
-    """Seconds, to the millisecond."""
+    """Timings in seconds, rounded to milliseconds."""
     return {name: None if value is None else round(value, 3) for name, value in asdict(timings).items()}
 
 
 def _header(text: str) -> str:
-    """Percent-encoded, cut where it gets too long, never inside a character."""
+    """Percent-encoded text, truncated between characters when it is too long."""
     encoded = ""
     for character in text:
         if len(encoded) + len(step := quote(character, safe=" !'(),.:;?-")) > HEADER_CHARS:
@@ -173,7 +171,7 @@ def _header(text: str) -> str:
     return encoded
 
 
-def _translated(event: Event, collected: _Collected) -> tuple[str, dict[str, Any]]:
+def _server_sent_event(event: Event, result: _TurnResult) -> tuple[str, dict[str, Any]]:
     if isinstance(event, Transcript):
         return "transcript", asdict(event)
     if isinstance(event, TextDelta):
@@ -182,5 +180,5 @@ def _translated(event: Event, collected: _Collected) -> tuple[str, dict[str, Any
         audio = base64.b64encode(event.audio.pcm16()).decode()
         return "speech", {"audio": audio, "rate": event.audio.rate, "text": event.text}
     if isinstance(event, TurnEnded):
-        return "end", collected.document()
+        return "end", result.document()
     return "progress", asdict(event)

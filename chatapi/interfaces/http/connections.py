@@ -1,8 +1,8 @@
-"""Connections that are open: how many there may be, in all and of one address, and which give way to new ones.
+"""The table of open connections: limits in total and per address, and which connections are evicted for new ones.
 
-An idle connection, on which no request is being answered, is closed when another needs its place, the oldest first, so
-that idle clients keep no others out. Where none is idle the new one is refused: it may still send one request, which is
-answered with 503, or served where it asks for the box's health.
+An idle connection, which has no request in progress, is closed when a new connection needs its slot, the oldest first,
+so that idle clients do not block others. When none is idle the new connection is rejected: it may still send one
+request, which gets a 503, or is served when it is a health check.
 """
 
 from __future__ import annotations
@@ -18,97 +18,97 @@ from chatapi.interfaces.http.tls import MOST_HANDSHAKES
 from chatapi.system import file_descriptors
 
 GRACE_SECONDS = 1.0
-"""A connection that became idle more recently gives way to no other: its request may be on its way."""
-REFUSING = 128
-"""Connections beyond the bound that are told so; one more is closed without a word."""
-LOCAL = 32
-"""The same, for this machine alone: its own health checks find a place."""
+"""Time for which a connection that became idle is not evicted, in seconds: its next request may be on its way."""
+MAX_REJECTED = 128
+"""Most connections beyond the limit that get a 503; further ones are closed without a response."""
+MAX_REJECTED_LOCAL = 32
+"""Further connections beyond the limit for this machine alone, so that its own health checks get through."""
 BACKLOG = 128
-"""Connections that the system keeps until they are accepted."""
+"""Most connections that the system queues until they are accepted."""
 
 
 class TrackedConnection(Protocol):
-    """What the registry needs of a protocol."""
+    """What the table needs of a protocol."""
 
     transport: Any
 
     def expire(self) -> None:
-        """No request came in time: close the connection."""
+        """Closes the connection because no request arrived in time."""
 
 
 @dataclass(eq=False)
 class ConnectionEntry:
-    """One connection."""
+    """One connection in the table."""
 
     connection: TrackedConnection
     address: str
-    """As limits count it; empty: this machine."""
+    """The address that limits count; empty for this machine."""
     since: float
-    """When it was opened or last became idle, in seconds."""
-    refused: str = ""
-    """Why it is refused; empty: it is not."""
+    """Time when it was opened or last became idle, in seconds of the table's clock."""
+    rejection: str = ""
+    """Why it is rejected; empty when it is served."""
     idle: bool = field(default=True, init=False)
     closing: float | None = field(default=None, init=False)
-    """Since when its transport is being closed, in seconds."""
+    """Time since when its transport is closing, in seconds of the table's clock."""
 
 
-OTHERS = file_descriptors.RESERVE + REFUSING + LOCAL + BACKLOG + MOST_HANDSHAKES
-"""Descriptors that connections which are served leave free."""
+RESERVED = file_descriptors.RESERVE + MAX_REJECTED + MAX_REJECTED_LOCAL + BACKLOG + MOST_HANDSHAKES
+"""File descriptors that served connections leave free."""
 
 
 class ConnectionTable:
-    """Belongs to one event loop."""
+    """All open connections of one event loop."""
 
     def __init__(self, most: int, per_address: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.most = file_descriptors.for_connections(most, OTHERS)
+        self.most = file_descriptors.for_connections(most, RESERVED)
         self._per_address = per_address
         self._clock = clock
         self._served: dict[ConnectionEntry, None] = {}
-        self._refused: dict[ConnectionEntry, None] = {}
+        self._rejected: dict[ConnectionEntry, None] = {}
         self._idle: dict[ConnectionEntry, None] = {}
-        """Of both kinds, the one that has been idle longest first."""
+        """Idle connections, served and rejected, the longest idle first."""
         self._addresses: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(self._served) + len(self._refused)
+        return len(self._served) + len(self._rejected)
 
-    def enter(self, connection: TrackedConnection, address: str) -> ConnectionEntry | None:
-        """A new connection's entry; None: there is no room to refuse it in, so it is to be closed at once."""
+    def add(self, connection: TrackedConnection, address: str) -> ConnectionEntry | None:
+        """Adds a connection and returns its entry; None when it must be closed at once without a response."""
         local = client_address.is_local(address)
         entry = ConnectionEntry(connection, "" if local else client_address.client(address), self._clock())
-        entry.refused = self._fault(entry)
-        if entry.refused and not self._may_be_refused(local):
+        entry.rejection = self._rejection(entry)
+        if entry.rejection and not self._can_reject(local):
             return None
-        (self._refused if entry.refused else self._served)[entry] = None
+        (self._rejected if entry.rejection else self._served)[entry] = None
         self._addresses[entry.address] += 1
         self._idle[entry] = None
         return entry
 
-    def leave(self, entry: ConnectionEntry) -> None:
-        """It is closed."""
+    def remove(self, entry: ConnectionEntry) -> None:
+        """Removes a closed connection."""
         self._idle.pop(entry, None)
-        if entry in self._served or entry in self._refused:
+        if entry in self._served or entry in self._rejected:
             self._served.pop(entry, None)
-            self._refused.pop(entry, None)
+            self._rejected.pop(entry, None)
             self._addresses[entry.address] -= 1
             if not self._addresses[entry.address]:
                 del self._addresses[entry.address]
 
-    def busy(self, entry: ConnectionEntry) -> None:
-        """A request came on it, and is being answered."""
+    def mark_busy(self, entry: ConnectionEntry) -> None:
+        """Records that a request is in progress on it."""
         entry.idle = False
         self._idle.pop(entry, None)
 
-    def idle(self, entry: ConnectionEntry) -> None:
-        """Its request is answered."""
-        if entry in self._served or entry in self._refused:
+    def mark_idle(self, entry: ConnectionEntry) -> None:
+        """Records that its request is complete."""
+        if entry in self._served or entry in self._rejected:
             entry.idle, entry.since = True, self._clock()
             self._idle[entry] = None
 
     def sweep(self, seconds: float) -> None:
-        """Closes those that have been idle for so long, and drops those whose closing takes as long."""
+        """Closes connections that have been idle for so long, and aborts those that take as long to close."""
         now = self._clock()
-        for entry in (*self._served, *self._refused):
+        for entry in (*self._served, *self._rejected):
             transport = entry.connection.transport
             if transport.is_closing():
                 if entry.closing is None:
@@ -118,25 +118,25 @@ class ConnectionTable:
             elif entry.idle and now - entry.since > seconds:
                 entry.connection.expire()
 
-    def _fault(self, entry: ConnectionEntry) -> str:
-        """Why there is no room for it; makes room where it can."""
+    def _rejection(self, entry: ConnectionEntry) -> str:
+        """Why the connection is rejected; evicts an idle connection for it when it can."""
         if entry.address and self._addresses[entry.address] >= self._per_address:
-            if not self._give_way(each for each in self._idle if each.address == entry.address):
-                return f"{self._per_address} connections of your address are open, which is all that are served"
-        elif len(self._served) >= self.most and not self._give_way(each for each in self._idle if not each.refused):
-            return f"{self.most} connections are open, which is all that are served"
+            if not self._evict(each for each in self._idle if each.address == entry.address):
+                return f"{self._per_address} connections from your address are open, which is the limit"
+        elif len(self._served) >= self.most and not self._evict(each for each in self._idle if not each.rejection):
+            return f"{self.most} connections are open, which is the limit"
         return ""
 
-    def _may_be_refused(self, local: bool) -> bool:
-        room = REFUSING + LOCAL if local else REFUSING
-        # There are more of them than are accepted at once, so that each is read from before it gives way.
-        return len(self._refused) < room or self._give_way((each for each in self._idle if each.refused), 0)
+    def _can_reject(self, local: bool) -> bool:
+        room = MAX_REJECTED + MAX_REJECTED_LOCAL if local else MAX_REJECTED
+        # There are more of them than are accepted at once, so that each is read before it is evicted.
+        return len(self._rejected) < room or self._evict((each for each in self._idle if each.rejection), 0)
 
-    def _give_way(self, idle: Iterator[ConnectionEntry], seconds: float = GRACE_SECONDS) -> bool:
-        """Close the first of these that has been idle for so long; whether there was one."""
+    def _evict(self, idle: Iterator[ConnectionEntry], seconds: float = GRACE_SECONDS) -> bool:
+        """Closes the first of these if it has been idle for so long; returns whether it did."""
         found = next(idle, None)
         if found is None or self._clock() - found.since < seconds:
             return False
-        self.leave(found)
+        self.remove(found)
         found.connection.transport.abort()
         return True

@@ -1,4 +1,4 @@
-"""JSON that a request brings: how much of it is taken, and what is wrong with it."""
+"""JSON request bodies: size limits, parsing, and error messages."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from chatapi.interfaces.json_bounds import DEEPEST, check_values, whole_number
 from chatapi.text.sentence_splitter import is_text
 
 LARGE = 64 << 10
-"""Bytes from which a body is read on a thread, so that nobody waits for it."""
+"""Size in bytes from which a body is parsed on a thread, so that the event loop is not blocked."""
 MOST_VALUES = 200_000
-"""Commas and brackets of a body: a value costs far more memory than the few bytes that it is written in."""
+"""Most commas and brackets in a body: a value costs far more memory than its few bytes of JSON."""
 PART = 256 << 10
-"""Characters of base64 decoded at a time; whole groups of four."""
+"""Characters of base64 decoded at a time; a multiple of four."""
 JSON_NAMES = {
     "list": "array",
     "str": "string",
@@ -32,37 +32,37 @@ JSON_NAMES = {
     "float": "number",
     "bool": "boolean",
 }
-"""What JSON calls the values of Python's types."""
+"""Python type -> JSON's name for it."""
 
 T = TypeVar("T")
 
 
 def media_type(request: Request) -> str:
-    """Of the body, in small letters and without parameters; empty: nobody said."""
+    """The media type of the body, in lower case without parameters; empty when there is none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def json_body(request: Request, wanted: str, understood: Callable[[dict[str, Any]], T]) -> T:
-    """What `understood` makes of the object that the body is to be, with what is `wanted` in it.
+async def json_body(request: Request, expected: str, parse: Callable[[dict[str, Any]], T]) -> T:
+    """The result of `parse` for the JSON object in the body; `expected` names its contents in error messages.
 
     Raises Unsupported, BadInput (invalid_json), TooLarge (too_many_values), Unprocessable.
     """
     kind = media_type(request)
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise Unsupported(
-            f"the media type {kind or '(none)'} is not taken; send application/json", code="unsupported_media_type"
+            f"the media type {kind or '(none)'} is not supported; send application/json", code="unsupported_media_type"
         )
     spool = Spool.of(request)
     body = await spool.body(request)
     if isinstance(body, bytes) and len(body) < LARGE:
-        return understood(_object(body, wanted))
+        return parse(_object(body, expected))
     limiter = None if isinstance(body, bytes) else spool.parsing
-    return await anyio.to_thread.run_sync(lambda: understood(_object(body, wanted)), limiter=limiter)
+    return await anyio.to_thread.run_sync(lambda: parse(_object(body, expected)), limiter=limiter)
 
 
-def decoded(text: str) -> bytes:
-    """What standard base64 holds. Raises ValueError. A large text is decoded in parts, so that a thread which does so
-    lets others run in between."""
+def decode_base64(text: str) -> bytes:
+    """Decodes standard base64. Raises ValueError. Large text is decoded in parts, so that other threads can run in
+    between."""
     if len(text) <= PART:
         return base64.b64decode(text, validate=True)
     parts = []
@@ -74,40 +74,40 @@ def decoded(text: str) -> bytes:
     return b"".join(parts)
 
 
-def _object(source: Source, wanted: str) -> dict[str, Any]:
+def _object(source: Source, expected: str) -> dict[str, Any]:
     body = _content(source)
     if not body.strip():
-        raise BadInput(f"the body is empty; send a JSON object with {wanted}", code="invalid_json")
+        raise BadInput(f"the body is empty; send a JSON object with {expected}", code="invalid_json")
     check_values(body, MOST_VALUES)
     try:
         values = json.loads(body, parse_int=whole_number)
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"the body is not JSON: {_broken(error)}", code="invalid_json") from None
+        raise BadInput(f"the body is not JSON: {_json_fault(error)}", code="invalid_json") from None
     if not isinstance(values, dict):
         kind = JSON_NAMES[type(values).__name__]
-        raise Unprocessable(f"the body is a JSON {kind}; an object with {wanted} is needed")
+        raise Unprocessable(f"the body is a JSON {kind}; an object with {expected} is needed")
     return values
 
 
 def _content(source: Source) -> bytes:
-    """All of it."""
+    """The whole content."""
     if isinstance(source, bytes):
         return source
-    assert not isinstance(source, Path)  # noqa: S101 - bodies are bytes or opened files
+    assert not isinstance(source, Path)  # noqa: S101 - bodies are bytes or open files
     source.seek(0)
     return source.read()
 
 
-def _broken(error: ValueError | RecursionError) -> str:
+def _json_fault(error: ValueError | RecursionError) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return f"what stands at line {error.lineno}, column {error.colno} does not belong there"
+        return f"unexpected text at line {error.lineno}, column {error.colno}"
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8 text"
-    return "it is nested too deeply" if isinstance(error, RecursionError) else "it holds a number that is too long"
+    return "it is nested too deeply" if isinstance(error, RecursionError) else "it contains a number that is too long"
 
 
 def check_plain(values: Any) -> None:
-    """Nothing in it that only Python takes for JSON. Raises BadInput (invalid_json)."""
+    """Rejects values that Python accepts but JSON does not. Raises BadInput (invalid_json)."""
     level, depth = [values], 0
     while level:
         if (depth := depth + 1) > DEEPEST:
@@ -119,7 +119,7 @@ def check_plain(values: Any) -> None:
             elif isinstance(value, list):
                 inner += value
             elif isinstance(value, str) and not is_text(value):
-                raise BadInput("the body holds NUL or lone surrogates, which are not text", code="invalid_json")
+                raise BadInput("the body contains NUL or lone surrogates, which are not text", code="invalid_json")
             elif isinstance(value, float) and not math.isfinite(value):
-                raise BadInput("the body holds a number that is none, or too large", code="invalid_json")
+                raise BadInput("the body contains a number that is not finite", code="invalid_json")
         level = inner

@@ -1,4 +1,4 @@
-"""What stands before every route: the request's id, its key and origin, limits on size and time, log and metrics."""
+"""Middleware of all routes: request id, API key, origin check, limits on size and time, audit log and metrics."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from chatapi.errors import (
     drop_traceback_frames,
 )
 from chatapi.interfaces.http import scopes
-from chatapi.interfaces.http.problems import refusal, status_of
-from chatapi.interfaces.http.protocols import FAULT, REFUSED
+from chatapi.interfaces.http.problems import error_response, status_of
+from chatapi.interfaces.http.protocols import FAULT, REJECTED
 from chatapi.interfaces.http.spooling import Spool
 from chatapi.observability.logs import AUDIT, request_id
 from chatapi.observability.metrics import Metrics
@@ -38,20 +38,20 @@ from chatapi.settings import Settings
 log = logging.getLogger(__name__)
 audit = logging.getLogger(AUDIT)
 
-SANE_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+VALID_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-LOOK_SECONDS = 1.0
-"""Seconds between two looks at whether the key of an open WebSocket still is one."""
-NOBODY = KeyHolder("-", ())
-"""Who was not let in."""
+KEY_CHECK_SECONDS = 1.0
+"""Interval between checks that the API key of an open WebSocket is still valid, in seconds."""
+ANONYMOUS = KeyHolder("-", ())
+"""The key holder in the audit log of a client without a valid key."""
 LINGER_SECONDS = 2
-"""How long the rest of a refused body is read and thrown away, so that its sender gets to read the refusal."""
-ALWAYS = ("/health", "/ready")
-"""Paths that are answered however busy the box is."""
+"""Time for which the rest of a rejected body is discarded, in seconds, so that the client can read the error."""
+HEALTH_PATHS = ("/health", "/ready")
+"""Health checks, which are served however busy the box is."""
 RETRY_SECONDS = 5.0
-"""Until a client is to try again that found too many connections or requests."""
-LEFT = 499
-"""In metrics and audit the status of a request whose client disconnected before the reply, as nginx writes it."""
+"""Retry-After of a client rejected because of too many connections or requests, in seconds."""
+CLIENT_CLOSED_REQUEST = 499
+"""Status in metrics and audit log of a request whose client disconnected before the response, as in nginx."""
 POLICY = (
     "default-src 'self'; img-src 'self' data:; media-src 'self' blob:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -64,11 +64,11 @@ SECURITY_HEADERS = {
 
 
 class ClientStalled(Exception):
-    """The client took nothing for too long; its connection is dropped."""
+    """The client received nothing for too long; its connection is closed."""
 
 
 class RequestMiddleware:
-    """ASGI middleware around the whole face."""
+    """The ASGI middleware around the whole application."""
 
     def __init__(
         self, app: ASGIApp, settings: Settings, metrics: Metrics, keyring: Keyring, budget: ByteBudget
@@ -76,31 +76,31 @@ class RequestMiddleware:
         self._app = app
         self._server = settings.server
         self._data = settings.data
-        # What one client may hold at most would otherwise be refused for ever as if the box were busy.
+        # A body beyond one client's share would otherwise be rejected for ever as if the box were busy.
         self._body_bytes = min(settings.limits.body_bytes, round(budget.limit * SHARE))
         self._metrics = metrics
         self._keyring = keyring
         self._budget = budget
         self._requests = 0
         self._parsing = anyio.CapacityLimiter(1)
-        """Large bodies that are parsed at once: each takes several times its size meanwhile."""
+        """Limits large bodies that are parsed at once: each takes several times its size in memory."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             self._requests += 1
             try:
-                await _Exchange(self, scope, receive, send).run()
+                await _HttpRequest(self, scope, receive, send).run()
             finally:
                 self._requests -= 1
         elif scope["type"] == "websocket":
-            await _Socket(self, scope, receive, send).run()
+            await _WebSocket(self, scope, receive, send).run()
         else:
             await self._app(scope, receive, send)
 
     def check(self, scope: Scope, headers: Headers) -> KeyHolder:
-        """Who asks. Raises Forbidden, Unauthorized, TooMany, SettingsError.
+        """Authenticates the client and returns its key holder. Raises Forbidden, Unauthorized, TooMany, SettingsError.
 
-        Browsers can send a WebSocket's key only as a subprotocol.
+        Browsers can send the key of a WebSocket only as a subprotocol.
         """
         self._check_host(headers)
         self._check_origin(headers, scope["scheme"] in ("https", "wss"))
@@ -108,22 +108,22 @@ class RequestMiddleware:
         return self._keyring.admit(offered, _address(scope))
 
     def allow(self, holder: KeyHolder, path: str) -> None:
-        """Count one more request, or WebSocket, of theirs. Raises TooMany, Forbidden."""
+        """Counts a request or WebSocket of the key holder and checks its scope. Raises TooMany, Forbidden."""
         self._keyring.count(holder)
         scopes.require(holder, path)
 
     def check_room(self, scope: Scope) -> None:
-        """Raises Busy where the box has too many connections or requests, unless its health is asked for."""
-        if scope["path"] in ALWAYS:
+        """Raises Busy when the box has too many connections or requests, except for health checks."""
+        if scope["path"] in HEALTH_PATHS:
             return
-        if refused := scope.get(REFUSED):
-            raise Busy(f"{refused}; try again later", code="too_many_connections", retry_after=RETRY_SECONDS)
+        if rejection := scope.get(REJECTED):
+            raise Busy(f"{rejection}; try again later", code="too_many_connections", retry_after=RETRY_SECONDS)
         if self._requests > self._server.requests:
-            told = f"{self._server.requests} requests are worked on, which is all that are taken; try again later"
-            raise Busy(told, code="too_many_requests", retry_after=RETRY_SECONDS)
+            message = f"{self._server.requests} requests are in progress, which is the limit; try again later"
+            raise Busy(message, code="too_many_requests", retry_after=RETRY_SECONDS)
 
     def _check_host(self, headers: Headers) -> None:
-        """On loopback only its own names: a foreign page could point a name of its own there (DNS rebinding)."""
+        """Allows only server.hosts on loopback: a foreign page could point a host name at it (DNS rebinding)."""
         if self._server.host not in LOOPBACK:
             return
         host = re.sub(r":\d+$", "", headers.get("host", "localhost"))
@@ -131,13 +131,13 @@ class RequestMiddleware:
             raise Forbidden(f"the host name {host!r} is not in server.hosts", code="unknown_host")
 
     def _check_origin(self, headers: Headers, secure: bool) -> None:
-        """Another site's page may not use this one's visitors, nor may our own where anybody could have changed it."""
+        """Rejects pages of other sites, and our own page over plain HTTP when the box serves HTTPS."""
         origin = headers.get("origin")
         if origin is None or origin in self._server.cors_origins:
             return
         scheme, _, netloc = origin.partition("://")
         if netloc != headers.get("host") or (secure and scheme != "https"):
-            raise Forbidden(f"pages of {origin} may not call; server.cors_origins can allow it", code="foreign_origin")
+            raise Forbidden(f"pages of {origin} are not allowed; add it to server.cors_origins", code="foreign_origin")
 
 
 def _address(scope: Scope) -> str:
@@ -145,7 +145,7 @@ def _address(scope: Scope) -> str:
 
 
 def _audit(kind: str, scope: Scope, holder: KeyHolder, status: int, seconds: float) -> None:
-    """Who asked for what, and never what was said. Of a path what the table knows: it may name a conversation."""
+    """Writes an audit record: client and route, never content. It has no raw path, which may name a conversation."""
     route = getattr(scope.get("route"), "path", None) or scopes.entry(scope["path"]) or "other"
     fields = {
         "key": holder.name,
@@ -158,188 +158,188 @@ def _audit(kind: str, scope: Scope, holder: KeyHolder, status: int, seconds: flo
     audit.info(kind, extra=fields)
 
 
-class _Socket:
-    """A WebSocket: the same checks on its handshake; what follows is its face's own matter, while its key is one."""
+class _WebSocket:
+    """A WebSocket: checks the handshake, then closes the connection when its key is revoked."""
 
-    def __init__(self, guard: RequestMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
-        self._guard = guard
+    def __init__(self, middleware: RequestMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
+        self._middleware = middleware
         self._scope = scope
         self._inner_receive = receive
         self._inner_send = send
-        self._holder = NOBODY
+        self._holder = ANONYMOUS
         self._status = 0
         self._closed = False
-        self._begun = self._looked = time.monotonic()
+        self._started = self._key_checked = time.monotonic()
 
     async def run(self) -> None:
         token = request_id.set(secrets.token_hex(8))
         try:
-            await self._let_in()
+            await self._authenticate()
         finally:
-            _audit("websocket", self._scope, self._holder, self._status, time.monotonic() - self._begun)
+            _audit("websocket", self._scope, self._holder, self._status, time.monotonic() - self._started)
             request_id.reset(token)
 
-    async def _let_in(self) -> None:
+    async def _authenticate(self) -> None:
         try:
-            self._guard.check_room(self._scope)
-            self._holder = self._guard.check(self._scope, Headers(scope=self._scope))
-            self._guard.allow(self._holder, self._scope["path"])
+            self._middleware.check_room(self._scope)
+            self._holder = self._middleware.check(self._scope, Headers(scope=self._scope))
+            self._middleware.allow(self._holder, self._scope["path"])
         except ChatapiError as error:
             self._status = status_of(error)
-            self._guard._metrics.errors.labels(error.code).inc()
-            await refusal(self._scope["path"], error)(self._scope, self._inner_receive, self._inner_send)
+            self._middleware._metrics.errors.labels(error.code).inc()
+            await error_response(self._scope["path"], error)(self._scope, self._inner_receive, self._inner_send)
             return
-        await self._guard._app(self._scope, self._receive, self._send)
+        await self._middleware._app(self._scope, self._receive, self._send)
 
     async def _receive(self) -> Message:
-        """What comes; nothing more of whoever is no longer welcome."""
+        """The next message; closes the connection when the key is no longer valid."""
         message = await self._inner_receive()
         now = time.monotonic()
-        if message["type"] == "websocket.receive" and now - self._looked >= LOOK_SECONDS:
-            self._looked = now
-            if not self._welcome():
+        if message["type"] == "websocket.receive" and now - self._key_checked >= KEY_CHECK_SECONDS:
+            self._key_checked = now
+            if not self._key_is_valid():
                 self._closed = True
                 await self._inner_send({"type": "websocket.close", "code": 1008, "reason": "unauthorized"})
                 return {"type": "websocket.disconnect", "code": 1008, "reason": "unauthorized"}
         return message
 
-    def _welcome(self) -> bool:
+    def _key_is_valid(self) -> bool:
         try:
-            return self._guard._keyring.holds(self._holder)
+            return self._middleware._keyring.holds(self._holder)
         except SettingsError:
             return False
 
     async def _send(self, message: Message) -> None:
         if not self._status:
-            refused = int(message.get("status", 403))
-            self._status = 101 if message["type"] == "websocket.accept" else refused
+            rejected = int(message.get("status", 403))
+            self._status = 101 if message["type"] == "websocket.accept" else rejected
         if not self._closed:
             await self._inner_send(message)
 
 
-class _Exchange:
-    """One request and its reply, on their way through the guard."""
+class _HttpRequest:
+    """One request and its response in the middleware."""
 
-    def __init__(self, guard: RequestMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
-        self._guard = guard
+    def __init__(self, middleware: RequestMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
+        self._middleware = middleware
         self._scope = scope
         self._inner_receive = receive
         self._inner_send = send
         self._headers = Headers(scope=scope)
         self._arrived = 0
-        self._body_over = False
-        self._left = False
+        self._body_complete = False
+        self._disconnected = False
         self._status = 0
-        self._holder = NOBODY
-        self._begun = time.monotonic()
+        self._holder = ANONYMOUS
+        self._started = time.monotonic()
         address = _address(scope)
-        self._held = guard._budget.open("" if client_address.is_local(address) else client_address.client(address))
-        scope[Spool.KEY] = self._spool = Spool(guard._data, guard._parsing)
+        self._held = middleware._budget.open("" if client_address.is_local(address) else client_address.client(address))
+        scope[Spool.KEY] = self._spool = Spool(middleware._data, middleware._parsing)
         offered = self._headers.get("x-request-id", "")
-        # Ids are logged and sent back, which a key that was put there by mistake may not be.
-        sane = SANE_ID.fullmatch(offered) and PREFIX not in offered
-        self._id = offered if sane else secrets.token_hex(8)
+        # Ids are logged and returned, so a key sent there by mistake must not be used as one.
+        valid = VALID_ID.fullmatch(offered) and PREFIX not in offered
+        self._id = offered if valid else secrets.token_hex(8)
 
     async def run(self) -> None:
         token = request_id.set(self._id)
         try:
-            await self._answered()
+            await self._respond()
         finally:
             self._spool.close()
             self._held.release()
-            self._note()
+            self._record()
             request_id.reset(token)
 
-    async def _answered(self) -> None:
+    async def _respond(self) -> None:
         try:
-            self._guard.check_room(self._scope)
-            self._holder = self._guard.check(self._scope, self._headers)
-            self._guard.allow(self._holder, self._scope["path"])
+            self._middleware.check_room(self._scope)
+            self._holder = self._middleware.check(self._scope, self._headers)
+            self._middleware.allow(self._holder, self._scope["path"])
             self._check_head()
             self._check_length()
-            await self._guard._app(self._scope, self._receive, self._send)
+            await self._middleware._app(self._scope, self._receive, self._send)
         except Exception as raised:
             error = collapse_exception_group(raised)
-            if self._left and not self._status and isinstance(error, (ClientDisconnect, ChatapiError)):
-                # Nobody is left to be told, and no fault of ours is to be counted.
+            if self._disconnected and not self._status and isinstance(error, (ClientDisconnect, ChatapiError)):
+                # The client is gone; this is no error to report or count.
                 return
             if self._status:
-                # The reply has begun: closing the connection is the only way left to say that it is not whole.
+                # The response has started: only closing the connection can show that it is incomplete.
                 if not isinstance(error, (ClientStalled, ChatapiError)):
-                    log.exception("failed in mid-reply", exc_info=error)
+                    log.exception("response failed midway", exc_info=error)
                 raise
             if isinstance(error, ClientStalled):
                 raise
             if not isinstance(error, ChatapiError):
                 log.exception("unexpected error", exc_info=error)
-                error = InternalError("something went wrong here; the log has it under this request_id")
-            await self._refuse(error)
+                error = InternalError("internal error; the log has the details under this request_id")
+            await self._reject(error)
             drop_traceback_frames(raised)
 
-    async def _refuse(self, error: ChatapiError) -> None:
-        # Others may have the room while its sender is still told.
+    async def _reject(self, error: ChatapiError) -> None:
+        # Frees memory for other requests while the error is sent.
         self._spool.close()
         self._held.release()
         headers = {}
         if isinstance(error, Unauthorized):
             headers["WWW-Authenticate"] = 'Basic realm="chatapi"' if self._wants_page() else "Bearer"
-        self._guard._metrics.errors.labels(error.code).inc()
-        if not self._body_over and self._expects_body():
-            await self._linger()
+        self._middleware._metrics.errors.labels(error.code).inc()
+        if not self._body_complete and self._expects_body():
+            await self._discard_body()
             headers["Connection"] = "close"
-        await refusal(self._scope["path"], error, headers)(self._scope, self._inner_receive, self._send)
+        await error_response(self._scope["path"], error, headers)(self._scope, self._inner_receive, self._send)
 
     def _wants_page(self) -> bool:
-        """A browser at the door, or fetching the page's files, may ask for the key itself; the page's calls may not."""
+        """Whether a browser loads the page, so that it may prompt for the key; the page's API calls must not prompt."""
         return "text/html" in self._headers.get("accept", "") or self._scope["path"].startswith("/page/")
 
     def _expects_body(self) -> bool:
         return self._headers.get("content-length", "0") != "0" or "transfer-encoding" in self._headers
 
-    async def _linger(self) -> None:
-        thrown_away = 0
+    async def _discard_body(self) -> None:
+        discarded = 0
         with anyio.move_on_after(LINGER_SECONDS):
-            while thrown_away < 2 * self._guard._body_bytes:
+            while discarded < 2 * self._middleware._body_bytes:
                 message = await self._inner_receive()
-                thrown_away += len(message.get("body", b""))
+                discarded += len(message.get("body", b""))
                 if message["type"] != "http.request" or not message.get("more_body"):
                     return
 
     def _check_head(self) -> None:
-        """Raises what the connection found wrong with the request's head."""
+        """Raises the fault that the connection found in the request's head."""
         if (fault := self._scope.get(FAULT)) is not None:
             raise fault
 
     def _check_length(self) -> None:
         stated = self._headers.get("content-length", "0")
         if not stated.isdecimal():
-            raise BadInput(f"Content-Length is {stated!r}, which is no number")
+            raise BadInput(f"Content-Length is {stated!r}, which is not a number")
         self._check_size(int(stated))
-        # Before it is sent; what it holds is counted as it arrives.
-        self._guard._budget.check(int(stated), self._held.address)
+        # Checked before the body arrives; its memory is counted as it arrives.
+        self._middleware._budget.check(int(stated), self._held.address)
 
     def _check_size(self, size: int) -> None:
-        if size > (limit := self._guard._body_bytes):
+        if size > (limit := self._middleware._body_bytes):
             raise TooLarge(
                 f"the body is larger than {limit} bytes", code="body_too_large", details={"limit_bytes": limit}
             )
 
     async def _receive(self) -> Message:
-        if self._body_over:
+        if self._body_complete:
             message = await self._inner_receive()
-            self._left = self._left or message["type"] == "http.disconnect"
+            self._disconnected = self._disconnected or message["type"] == "http.disconnect"
             return message
-        left = self._begun + self._guard._server.body_seconds - time.monotonic()
+        left = self._started + self._middleware._server.body_seconds - time.monotonic()
         with anyio.move_on_after(max(left, 0)):
             message = await self._inner_receive()
-            self._left = message["type"] == "http.disconnect"
-            self._body_over = self._left or not message.get("more_body", False)
+            self._disconnected = message["type"] == "http.disconnect"
+            self._body_complete = self._disconnected or not message.get("more_body", False)
             self._arrived += len(message.get("body", b""))
             self._check_size(self._arrived)
             self._held.hold(self._arrived)
             return message
         raise TooSlow(
-            f"the body did not arrive within {self._guard._server.body_seconds:g} seconds", code="body_too_slow"
+            f"the body did not arrive within {self._middleware._server.body_seconds:g} seconds", code="body_too_slow"
         )
 
     async def _send(self, message: Message) -> None:
@@ -347,23 +347,23 @@ class _Exchange:
             self._status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self._id
-            if REFUSED in self._scope:
+            if REJECTED in self._scope:
                 headers["Connection"] = "close"
             for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
-        seconds = self._guard._server.send_seconds
+        seconds = self._middleware._server.send_seconds
         with anyio.move_on_after(seconds):
             await self._inner_send(message)
             return
-        log.warning("the client took nothing for %g seconds; its connection is dropped", seconds)
+        log.warning("client stalled for %g seconds, connection closed", seconds)
         raise ClientStalled
 
-    def _note(self) -> None:
-        seconds = time.monotonic() - self._begun
-        status = self._status or (LEFT if self._left else 0)
+    def _record(self) -> None:
+        seconds = time.monotonic() - self._started
+        status = self._status or (CLIENT_CLOSED_REQUEST if self._disconnected else 0)
         route = getattr(self._scope.get("route"), "path", "other")
         method = self._scope["method"]
-        metrics = self._guard._metrics
+        metrics = self._middleware._metrics
         known = method if method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS") else "other"
         metrics.requests.labels(route, known, status or "none").inc()
         metrics.request_seconds.labels(route).observe(seconds)

@@ -1,4 +1,4 @@
-"""Names that OpenAI's clients ask for, and whom they mean here."""
+"""OpenAI's model and voice names, and the local models and voices they stand for."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ STOCK_VOICES = (
     "alloy", "ash", "ballad", "coral", "echo", "fable", "nova", "onyx", "sage", "shimmer", "verse", "marin", "cedar",
     "default",
 )  # fmt: skip
-"""OpenAI's names, which its clients ask for unless told otherwise; each stands for the box's default voice."""
+"""OpenAI's voice names, which its clients send by default; each stands for the box's default voice."""
 STOCK_MODELS = {
     "llm": ("gpt-", "chatgpt-", "o1", "o3", "o4"),
     "asr": ("whisper-1", "gpt-transcribe", "gpt-4o-transcribe", "gpt-4o-mini-transcribe"),
     "tts": ("tts-1", "gpt-4o-mini-tts"),
 }
-"""Role -> how OpenAI's names of such models begin; each stands for the box's own."""
+"""Role -> prefixes of OpenAI's model names; each stands for the box's own model."""
 ROLES = ("llm", "asr", "tts")
-"""Roles whose models can be asked for."""
+"""Roles whose models a client can request."""
 
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
 ]
-"""Labels that go back as they came, with OpenAI's own bounds."""
+"""Labels that are returned unchanged, with OpenAI's limits."""
 
 
 class VoiceId(BaseModel):
-    """A voice by its id, as newer clients of OpenAI's send it."""
+    """A voice by its id, as newer OpenAI clients send it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -38,51 +38,51 @@ class VoiceId(BaseModel):
 
 
 def metadata_fault(value: object) -> str:
-    """What is wrong with it; empty: nothing."""
+    """What is wrong with the metadata; empty when nothing is."""
     try:
         TypeAdapter(Metadata).validate_python(value, strict=True)
     except ValidationError as error:
-        told = describe_validation_error(error.errors(include_url=False, include_input=False)[0])
-        return f"metadata holds at most 16 pairs of text, of at most 64 and 512 characters; a part of it {told}"
+        fault = describe_validation_error(error.errors(include_url=False, include_input=False)[0])
+        return f"metadata holds at most 16 pairs of text, of at most 64 and 512 characters; a part of it {fault}"
     return ""
 
 
 def models(appliance: Appliance) -> list[tuple[str, str]]:
-    """Role and name of every model in use that can be asked for; of voices all that are there."""
+    """Role and name of every model that a client can request; all installed voices."""
     found = [(role, appliance.active[role]) for role in ("llm", "asr") if role in appliance.active]
     voices = [voice.name for voice in appliance.synthesis.voices()] if appliance.warm else []
     return [*found, *(("tts", name) for name in voices)]
 
 
 def require_models(appliance: Appliance) -> None:
-    """Raises NotReady as long as nobody can say which there are."""
+    """Raises NotReady while the models are loading and their names unknown."""
     if not appliance.warm:
         raise NotReady("the models are still loading", retry_after=1)
 
 
-def model(appliance: Appliance, role: str, wanted: str | None) -> str:
-    """The name as it was asked for, when the box's model of that role answers to it. Raises NotFound, NotReady."""
-    name, known = wanted or "default", [name for each, name in models(appliance) if each == role]
+def model(appliance: Appliance, role: str, requested: str | None) -> str:
+    """The requested name, when it stands for the box's model of that role. Raises NotFound, NotReady."""
+    name, known = requested or "default", [name for each, name in models(appliance) if each == role]
     if name == "default" or name in known or name.startswith(STOCK_MODELS[role]):
         return name
     require_models(appliance)
     raise NotFound(
-        f"there is no model {name!r} here; ask for {' or '.join(['default', *known])}",
+        f"model {name!r} is not available; use {' or '.join(['default', *known])}",
         code="model_not_found",
         details={"param": "model"},
     )
 
 
-def voice(appliance: Appliance, asked: str | VoiceId) -> str | None:
-    """The voice of that name; None: the default. Raises Unprocessable (unknown_voice)."""
-    wanted = asked if isinstance(asked, str) else asked.id
+def voice(appliance: Appliance, voice_name: str | VoiceId) -> str | None:
+    """The voice of that name; None for the default. Raises Unprocessable (unknown_voice)."""
+    requested = voice_name if isinstance(voice_name, str) else voice_name.id
     known = [each.name for each in appliance.synthesis.voices()]
-    if wanted in known:
-        return wanted
-    if wanted in STOCK_VOICES:
+    if requested in known:
+        return requested
+    if requested in STOCK_VOICES:
         return None
     raise Unprocessable(
-        f"there is no voice {wanted!r}; there are: {', '.join(known)}",
+        f"there is no voice {requested!r}; there are: {', '.join(known)}",
         code="unknown_voice",
         details={"param": "voice"},
     )

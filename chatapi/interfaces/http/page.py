@@ -1,4 +1,4 @@
-"""The page at `/`: plain files, sent as they are."""
+"""The web page at `/`: static files."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from starlette.types import Scope
 FOLDER = Path(__file__).with_name("page")
 
 
-class _Fresh(StaticFiles):
-    """Asks browsers to look whether a file has changed, so that they never mix the modules of two versions.
+class _RevalidatedFiles(StaticFiles):
+    """Static files that browsers revalidate, so that they never mix the modules of two versions.
 
-    The files are small and sent whole: a `Range` header may be ignored (RFC 9110, 14.2), also a malformed one.
+    The files are small and sent whole: a `Range` header, even a malformed one, may be ignored (RFC 9110, 14.2).
     """
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        # The reply looks at the very scope that came.
+        # The response reads this very scope.
         scope["headers"] = [header for header in scope["headers"] if header[0] != b"range"]
         return await super().get_response(path, scope)
 
     def file_response(self, *arguments: Any, **options: Any) -> Response:
-        reply = super().file_response(*arguments, **options)
-        reply.headers["Cache-Control"] = "no-cache"
-        return reply
+        response = super().file_response(*arguments, **options)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 def router() -> APIRouter:
-    """`/` and what it needs under `/page`."""
+    """The routes `/` and `/page`."""
     routes = APIRouter()
-    files = _Fresh(directory=FOLDER)
+    files = _RevalidatedFiles(directory=FOLDER)
     routes.routes.append(Mount("/page", files, name="page"))
 
     @routes.get("/", include_in_schema=False)

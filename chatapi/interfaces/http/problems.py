@@ -1,4 +1,4 @@
-"""Errors with our code: as `application/problem+json` (RFC 9457), and under `/v1` in OpenAI's form."""
+"""Error responses: `application/problem+json` (RFC 9457), and OpenAI's format under `/v1`."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ STATUS: tuple[tuple[type[errors.ChatapiError], int, str], ...] = (
     (errors.Unauthorized, 401, "Not authorised"),
     (errors.Forbidden, 403, "Not allowed"),
     (errors.NotFound, 404, "Not found"),
-    (errors.WrongMode, 409, "Not as the box is set"),
-    (errors.NotAcceptable, 406, "The request contradicts itself"),
+    (errors.WrongMode, 409, "Wrong mode"),
+    (errors.NotAcceptable, 406, "Not acceptable"),
     (errors.TooSlow, 408, "Too slow"),
     (errors.TooLarge, 413, "Too large"),
     (errors.Unsupported, 415, "Not supported"),
-    (errors.Unprocessable, 422, "A value cannot be used"),
-    (errors.CallerError, 400, "The request cannot be understood"),
+    (errors.Unprocessable, 422, "Invalid value"),
+    (errors.CallerError, 400, "Bad request"),
     (errors.TooMany, 429, "Too many requests"),
-    (errors.WaitAndRetry, 503, "Not now"),
+    (errors.WaitAndRetry, 503, "Temporarily unavailable"),
     (errors.StorageError, 507, "Storage failed"),
-    (errors.ChatapiError, 500, "Our fault"),
+    (errors.ChatapiError, 500, "Internal error"),
 )
-"""The first class that fits decides."""
+"""Error class, HTTP status and title; the first class that matches decides."""
 
 MEANINGS = {
-    400: "The request cannot be understood; under /v1 also where a value cannot be used.",
+    400: "The request is malformed; under /v1 also when a value is invalid.",
     401: "The API key is missing or wrong.",
-    403: "The host name or the calling page is not allowed, or the key is not for this.",
-    404: "What it names is not here.",
-    406: "Accept contradicts what is asked for.",
-    408: "The body came too slowly.",
-    409: "The microphone's mode is another one.",
+    403: "The host name or the calling page is not allowed, or the key lacks the scope.",
+    404: "The named object does not exist.",
+    406: "Accept contradicts the requested reply.",
+    408: "The body arrived too slowly.",
+    409: "The audio device is in another mode.",
     413: "Body, audio or prompt is too large.",
-    415: "The media type is not taken.",
-    422: "A value cannot be used, or the audio holds no speech.",
-    429: "More requests than the key is for, or too many wrong keys; Retry-After says how long.",
-    500: "An engine failed, or the file of keys is damaged.",
+    415: "The media type is not supported.",
+    422: "A value is invalid, or the audio contains no speech.",
+    429: "The key's rate limit is exceeded, or too many wrong keys were sent; Retry-After says when to try again.",
+    500: "An engine failed, or the key file is damaged.",
     503: "Busy or still loading; Retry-After says when to try again.",
     507: "The disk is full.",
 }
-"""Status -> when it comes, for the OpenAPI document."""
+"""Status -> when it is sent, for the OpenAPI document."""
 EVERYWHERE = (401, 403, 429, 500)
-"""Those that any route may answer with."""
+"""Statuses that any route may return."""
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -57,7 +57,7 @@ def status_of(error: errors.ChatapiError) -> int:
 
 
 def problem(error: errors.ChatapiError) -> dict[str, object]:
-    """The document's members."""
+    """The members of the problem document."""
     status, title = next((status, title) for kind, status, title in STATUS if isinstance(error, kind))
     return {
         "type": f"urn:chatapi:error:{error.code}",
@@ -71,7 +71,7 @@ def problem(error: errors.ChatapiError) -> dict[str, object]:
 
 
 class Problem(Response):
-    """The reply to a request that failed before anything was sent."""
+    """The response to a request that failed before its response started."""
 
     media_type = MEDIA_TYPE
 
@@ -101,13 +101,13 @@ _OPENAI: tuple[tuple[type[errors.ChatapiError], str], ...] = (
 
 
 def fault(error: errors.ChatapiError) -> dict[str, Any]:
-    """An error as OpenAI writes it."""
+    """An error in OpenAI's format."""
     kind = next((kind for family, kind in _OPENAI if isinstance(error, family)), "server_error")
     return {"type": kind, "code": error.code, "message": error.message, "param": error.details.get("param")}
 
 
 class OpenAIProblem(Problem):
-    """The same for OpenAI's clients, which know a value that cannot be used by 400."""
+    """An error response for OpenAI's clients, which expect 400 for an invalid value."""
 
     media_type = "application/json"
 
@@ -121,9 +121,9 @@ class OpenAIProblem(Problem):
         return {"error": {**error.details, **fault(error), "request_id": request_id.get()}}
 
 
-def refusal(
+def error_response(
     path: str, error: errors.ChatapiError, headers: dict[str, str] | None = None, status: int | None = None
 ) -> Problem:
-    """The reply in the words of whoever asks for this path."""
+    """The error response in the format of the API that the path belongs to."""
     kind = OpenAIProblem if path == "/v1" or path.startswith("/v1/") else Problem
     return kind(error, headers, status)

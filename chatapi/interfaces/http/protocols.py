@@ -1,4 +1,4 @@
-"""uvicorn's protocols for HTTP and WebSockets, with bounds on what one connection may send and how long it may take."""
+"""uvicorn's protocols for HTTP and WebSockets, with limits on the size and time of what one connection sends."""
 
 from __future__ import annotations
 
@@ -26,45 +26,45 @@ from chatapi.interfaces.http.problems import Problem
 from chatapi.runtime.byte_budget import ByteBudget
 
 FAULT = "chatapi.fault"
-"""Of a request's scope: the error that it is answered with, once its sender was let in."""
-REFUSED = "chatapi.refused"
-"""Of a request's scope: why its connection is refused."""
+"""Key in a request's scope: the error to respond with after authentication."""
+REJECTED = "chatapi.rejected"
+"""Key in a request's scope: why its connection is rejected."""
 HEAD_BYTES = 32 << 10
-"""Largest head of a request, its path and query included."""
+"""Largest head of a request, including path and query, in bytes."""
 SLICE = 4 << 10
-"""Bytes parsed at a time where a few of them may be a whole chunk or frame, each of which takes microseconds."""
+"""Bytes parsed at a time when a few bytes may be a whole chunk or frame, each of which costs microseconds."""
 FRAMES = 2048
-"""Frames of a WebSocket that may be small; beyond them each must bring `FRAME_BYTES` on average."""
+"""Frames of a WebSocket that may be small; beyond them the average must be `FRAME_BYTES` bytes."""
 FRAME_BYTES = 32
 FRAGMENTS = 1024
 """Most frames of one WebSocket message."""
-BEGINNING = 8
-"""Requests that begin in one round of the event loop; each takes a millisecond or more of it."""
+STARTS_PER_ITERATION = 8
+"""Most requests that start in one iteration of the event loop; each takes a millisecond or more."""
 HEALTH = (b"GET /health ", b"GET /ready ", b"HEAD /health ", b"HEAD /ready ")
-"""How requests begin that need not wait for others."""
+"""Request lines of health checks, which do not wait for other requests."""
 LINGER_SECONDS = 2.0
-"""How long what a refused client still sends is thrown away, so that it gets to read the refusal."""
+"""Time for which data of a rejected client is discarded, in seconds, so that the client can read the error."""
 
-_quiet = logging.Logger("handshake", logging.CRITICAL + 1)
+_no_log = logging.Logger("handshake", logging.CRITICAL + 1)
 
 
-class Pace:
-    """Lets few requests begin in one round of the event loop, so that a crowd holds up nothing else for long."""
+class RequestPacer:
+    """Limits how many requests start in one iteration of the event loop, so that many requests do not block it."""
 
-    def __init__(self, most: int = BEGINNING) -> None:
+    def __init__(self, most: int = STARTS_PER_ITERATION) -> None:
         self._most = self._left = most
         self._waiting: deque[Callable[[], None]] = deque()
         self._armed = False
 
-    def admit(self, loop: AbstractEventLoop, begin: Callable[[], None]) -> bool:
-        """Whether a request may begin at once; else `begin` is called when its time has come."""
+    def admit(self, loop: AbstractEventLoop, start: Callable[[], None]) -> bool:
+        """Whether a request may start at once; otherwise `start` is called in a later iteration."""
         if not self._armed:
             self._armed = True
             loop.call_soon(self._next, loop)
         if self._left and not self._waiting:
             self._left -= 1
             return True
-        self._waiting.append(begin)
+        self._waiting.append(start)
         return False
 
     def _next(self, loop: AbstractEventLoop) -> None:
@@ -79,91 +79,91 @@ class Pace:
 
 @dataclass(frozen=True)
 class Shared:
-    """What all connections of a server have in common."""
+    """State that all connections of a server share."""
 
     connections: ConnectionTable
     budget: ByteBudget
     message_seconds: float
-    """A WebSocket message that was begun must be complete by then."""
-    pace: Pace = field(default_factory=Pace)
+    """Timeout of a WebSocket message, from its first to its last byte, in seconds."""
+    pacer: RequestPacer = field(default_factory=RequestPacer)
 
 
 class HttpProtocol(H11Protocol):
-    """One connection, as long as HTTP is spoken on it."""
+    """One HTTP connection."""
 
     _entry: ConnectionEntry | None = None
     _sized = False
-    """Whether the request's body has a stated length, so that its parts are not small."""
+    """Whether the request has a Content-Length, so that its body has no small chunks."""
     _ended = False
 
     def __init__(self, *arguments: Any, shared: Shared, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._shared = shared
-        self._later = bytearray()
-        """Received, and not parsed yet."""
+        self._unparsed = bytearray()
+        """Received bytes that are not parsed yet."""
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._entry = self._shared.connections.enter(self, self.client[0] if self.client else "")
+        self._entry = self._shared.connections.add(self, self.client[0] if self.client else "")
         if self._entry is None:
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._entry is not None:
-            self._shared.connections.leave(self._entry)
-        self._later.clear()
+            self._shared.connections.remove(self._entry)
+        self._unparsed.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._ended or self._entry is None:
             return
-        if self._later or not self._may_begin(data):
-            self._later += data
+        if self._unparsed or not self._may_start(data):
+            self._unparsed += data
             self.transport.pause_reading()
         elif len(data) <= SLICE or self._sized:
             super().data_received(data)
         else:
-            self._later += data
+            self._unparsed += data
             self.transport.pause_reading()
-            self._parse_later()
+            self._parse_slice()
 
-    def _may_begin(self, data: bytes) -> bool:
-        """Whether this is no new request, or one that may begin at once."""
+    def _may_start(self, data: bytes) -> bool:
+        """Whether the data is no new request, or a request that may start at once."""
         if self.conn.their_state is not h11.IDLE or data.startswith(HEALTH):
             return True
-        if self._shared.pace.admit(self.loop, self._begin):
+        if self._shared.pacer.admit(self.loop, self._start_delayed):
             return True
         if self._entry is not None:
-            # It waits for the box, not the box for it.
-            self._shared.connections.busy(self._entry)
+            # The client waits for the box, so the connection is not idle.
+            self._shared.connections.mark_busy(self._entry)
         return False
 
-    def _begin(self) -> None:
-        """Its turn has come."""
-        self._parse_later()
+    def _start_delayed(self) -> None:
+        """Starts a request that had to wait."""
+        self._parse_slice()
         if self._entry is not None and self.conn.their_state is h11.IDLE:
-            self._shared.connections.idle(self._entry)
+            self._shared.connections.mark_idle(self._entry)
 
-    def _parse_later(self) -> None:
-        """The next slice now, the others each after what else is waiting for the event loop."""
-        part = bytes(self._later[: len(self._later) if self._sized else SLICE])
-        del self._later[: len(part)]
+    def _parse_slice(self) -> None:
+        """Parses the next slice now, and each further slice in a later iteration of the event loop."""
+        part = bytes(self._unparsed[: len(self._unparsed) if self._sized else SLICE])
+        del self._unparsed[: len(part)]
         if part and not self._ended and not self.transport.is_closing():
             super().data_received(part)
-        if self._later:
-            self.loop.call_soon(self._parse_later)
+        if self._unparsed:
+            self.loop.call_soon(self._parse_slice)
         elif not self.flow.read_paused:
             self.transport.resume_reading()
 
     def expire(self) -> None:
-        """Whoever has begun a request is told."""
+        """Closes the connection, with a 408 when a request has started."""
         if self.conn.trailing_data[0]:
             self._end(408, TooSlow("the head of the request did not arrive in time", code="head_too_slow"))
         else:
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
-        """What is no HTTP. `msg`: uvicorn's own words for it."""
+        """Rejects data that is not HTTP. `msg`: uvicorn's message."""
         error = sys.exc_info()[1]
         if getattr(error, "error_status_hint", 400) == 431:
             self._end(431, _large_head())
@@ -173,15 +173,15 @@ class HttpProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         self._sized = False
         if self._entry is not None:
-            self._shared.connections.idle(self._entry)
+            self._shared.connections.mark_idle(self._entry)
         super().on_response_complete()
 
     def _should_upgrade(self) -> bool:
-        """Called once for each request, when its head is there and nothing was done for it yet."""
-        assert self._entry is not None  # noqa: S101 - set before any data comes
-        self._shared.connections.busy(self._entry)
-        if self._entry.refused:
-            cast(dict[str, Any], self.scope)[REFUSED] = self._entry.refused
+        """Called once for each request, after its head is parsed and before it is handled."""
+        assert self._entry is not None  # noqa: S101 - set before any data arrives
+        self._shared.connections.mark_busy(self._entry)
+        if self._entry.rejection:
+            cast(dict[str, Any], self.scope)[REJECTED] = self._entry.rejection
         head, self._sized = self._head()
         if head > HEAD_BYTES:
             cast(dict[str, Any], self.scope)[FAULT] = _large_head()
@@ -189,8 +189,8 @@ class HttpProtocol(H11Protocol):
         if self._get_upgrade() != b"websocket":
             return False
         if fault := _handshake_fault(self._handshake()):
-            told = f"the WebSocket handshake is not valid: {fault[:200]}"
-            cast(dict[str, Any], self.scope)[FAULT] = BadInput(told, code="bad_handshake")
+            message = f"the WebSocket handshake is not valid: {fault[:200]}"
+            cast(dict[str, Any], self.scope)[FAULT] = BadInput(message, code="bad_handshake")
             return False
         return True
 
@@ -198,10 +198,10 @@ class HttpProtocol(H11Protocol):
         inner = self.ws_protocol_class
         self.ws_protocol_class = partial(inner, entry=self._entry, shared=self._shared)  # type: ignore
         super().handle_websocket_upgrade(event)
-        self._later.clear()
+        self._unparsed.clear()
 
     def _head(self) -> tuple[int, bool]:
-        """Bytes of the request's head, and whether it states its body's length."""
+        """Size of the request's head in bytes, and whether it has a Content-Length."""
         size, sized = len(self.scope["raw_path"]) + len(self.scope["query_string"]), False
         for name, value in self.headers:
             size += len(name) + len(value) + 4
@@ -209,24 +209,24 @@ class HttpProtocol(H11Protocol):
         return size, sized
 
     def _handshake(self) -> bytes:
-        """The head as it came."""
+        """The raw head of the request."""
         query = self.scope["query_string"]
         target = self.scope["raw_path"] + (b"?" + query if query else b"")
         line = b" ".join((self.scope["method"].encode(), target, b"HTTP/" + self.scope["http_version"].encode()))
         return b"\r\n".join((line, *(name + b": " + value for name, value in self.headers), b"", b""))
 
     def _end(self, status: int, error: ChatapiError) -> None:
-        """Say what is wrong, where no reply has begun, and close. Whoever works for the connection finds it gone."""
+        """Sends the error, unless a response has started, and closes. The handler sees a disconnect."""
         self._ended = True
-        begun = self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE)
+        started = self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE)
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        if begun or self.transport.is_closing():
+        if started or self.transport.is_closing():
             self.transport.close()
             return
         self.transport.write(_reply(status, error))
-        # It may be gone already.
+        # The client may have disconnected already.
         with suppress(OSError):
             self.transport.write_eof()
         self.flow.resume_reading()
@@ -234,7 +234,7 @@ class HttpProtocol(H11Protocol):
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):
-    """One connection, from the moment a WebSocket is asked for on it."""
+    """One WebSocket connection, from its handshake on."""
 
     def __init__(self, *arguments: Any, entry: ConnectionEntry, shared: Shared, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -244,21 +244,21 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         self._frames = 0
         self._bytes = 0
         self._waiting: deque[int] = deque()
-        """Bytes of each message that is complete and not taken."""
-        self._taken = 0
-        """Bytes of the message that is being worked on."""
+        """Size in bytes of each complete message that is not received by the application yet."""
+        self._processing = 0
+        """Size in bytes of the message that the application processes."""
         self._timer: TimerHandle | None = None
         self._failed = False
-        """Whether it was closed because of what the client sent."""
+        """Whether it was closed because of a fault of the client."""
         entry.connection = self
 
     def expire(self) -> None:
-        """Whoever answers a WebSocket judges its silence."""
+        """Does nothing: the WebSocket's application has its own idle timeout."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._shared.connections.leave(self._entry)
+        self._shared.connections.remove(self._entry)
         self._held.release()
-        self._complete()
+        self._cancel_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -270,21 +270,21 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             super().data_received(part)
             if self._frames > FRAMES + self._bytes // FRAME_BYTES:
                 self._fail(1008, "too many small frames")
-        self._account()
+        self._count_memory()
 
     async def receive(self) -> Any:
-        # What was taken counts until the next is asked for.
-        self._taken = 0
-        self._account()
+        # A received message counts until the application requests the next one.
+        self._processing = 0
+        self._count_memory()
         message = await super().receive()
         if message["type"] == "websocket.receive":
-            self._taken = self._waiting.popleft()
+            self._processing = self._waiting.popleft()
         return message
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
-        if self._entry.refused:
-            cast(dict[str, Any], self.scope)[REFUSED] = self._entry.refused
+        if self._entry.rejection:
+            cast(dict[str, Any], self.scope)[REJECTED] = self._entry.rejection
 
     def handle_events(self) -> None:
         self._frames += len(self.conn.events)
@@ -303,7 +303,7 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     def handle_parser_exception(self) -> None:
         if self.conn.close_sent is None:
-            # Something came before the handshake was answered; no frame can be sent yet.
+            # Data arrived before the handshake response; no frame can be sent yet.
             self.transport.abort()
             return
         super().handle_parser_exception()
@@ -311,32 +311,32 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     async def send(self, message: Any) -> None:
         if self._failed:
-            # The client ended it; whoever still answers does nothing wrong.
+            # The client caused the close; the application has done nothing wrong.
             raise ClientDisconnected
         await super().send(message)
 
-    def _account(self) -> None:
-        """Count what is held, and give a message that is not complete its time."""
-        begun = len(self.conn.reader.buffer) + (self.conn.cur_size or 0)
+    def _count_memory(self) -> None:
+        """Counts the memory in use, and starts the timeout of an incomplete message."""
+        started = len(self.conn.reader.buffer) + (self.conn.cur_size or 0)
         try:
-            self._held.hold(begun + sum(self._waiting) + self._taken)
+            self._held.hold(started + sum(self._waiting) + self._processing)
         except Busy:
             self._fail(1013, "busy")
             return
-        if not begun:
-            self._complete()
+        if not started:
+            self._cancel_timer()
         elif self._timer is None:
             self._timer = self.loop.call_later(
-                self._shared.message_seconds, self._fail, 1008, "a message was begun and not complete in time"
+                self._shared.message_seconds, self._fail, 1008, "a message timed out before it was complete"
             )
 
-    def _complete(self) -> None:
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _fail(self, code: int, reason: str) -> None:
-        self._complete()
+        self._cancel_timer()
         if self.transport.is_closing() or self.close_sent:
             return
         self._held.release()
@@ -352,14 +352,14 @@ def _large_head() -> TooLarge:
 
 
 def _handshake_fault(head: bytes) -> str:
-    """What is wrong with the handshake of a WebSocket, by the library that is to answer it; empty: nothing."""
-    protocol = ServerProtocol(logger=_quiet)
+    """The websockets library's complaint about the handshake; empty when it is valid."""
+    protocol = ServerProtocol(logger=_no_log)
     protocol.receive_data(head)
     if protocol.handshake_exc is not None:
         return str(protocol.handshake_exc.__cause__ or protocol.handshake_exc)
     request = next((event for event in protocol.events_received() if isinstance(event, Request)), None)
     if request is None:
-        return "it has no end"
+        return "it is incomplete"
     if protocol.accept(request).status_code == 101:
         return ""
     key = request.headers.get_all("Sec-WebSocket-Key")
@@ -367,7 +367,7 @@ def _handshake_fault(head: bytes) -> str:
 
 
 def _reply(status: int, error: ChatapiError) -> bytes:
-    """A whole reply that closes the connection, where no request was understood that could be answered."""
+    """A raw response that closes the connection, for data without a valid request."""
     document = json.dumps(Problem.document(error, status), ensure_ascii=False).encode("utf-8", "replace")
     lines = (
         f"HTTP/1.1 {status} {_PHRASES[status]}", f"Content-Type: {Problem.media_type}",

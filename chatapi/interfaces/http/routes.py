@@ -1,4 +1,4 @@
-"""Our own routes: `/completion`, conversations, and what operators ask."""
+"""The routes of our own API: `/completion`, conversations, operation, and the audio device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from chatapi.interfaces.http.problems import EVERYWHERE, MEANINGS, MEDIA_TYPE
 
 
 class UsageModel(BaseModel):
-    """Tokens an answer took."""
+    """Token counts of a completion."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -24,7 +24,7 @@ class UsageModel(BaseModel):
 
 
 class CompletionModel(BaseModel):
-    """An answer in text."""
+    """The JSON response of a completion."""
 
     id: str
     conversation: str
@@ -34,11 +34,11 @@ class CompletionModel(BaseModel):
     usage: UsageModel
     timings: dict[str, float | None]
     kept: bool = True
-    """False, and there only then: the exchange could not be written to the disk yet."""
+    """Present only when false: the turn could not be written to the disk yet."""
 
 
 class WarningModel(BaseModel):
-    """Something that does not keep the box from answering."""
+    """A problem that does not prevent answers."""
 
     code: str
     """history_not_kept or history_set_aside."""
@@ -46,42 +46,42 @@ class WarningModel(BaseModel):
 
 
 class Readiness(BaseModel):
-    """The box answers."""
+    """The response of `/ready`."""
 
     ready: bool
     warnings: list[WarningModel] = []
-    """There only where something is not as it should be."""
+    """Present only when there are problems."""
 
 
 class Device(BaseModel):
-    """A microphone or a speaker."""
+    """The state of a microphone or speaker."""
 
     name: str
     state: str
     """opening, ok or lost."""
     reopened: int
     dropped: int
-    """Samples at 16 kHz."""
+    """Dropped audio, in samples at 16 kHz."""
     error: str
 
 
 class AudioDeviceModel(BaseModel):
-    """The box's own microphone and speaker."""
+    """The state of the box's own microphone and speaker."""
 
     mode: str
     """hands_free, wake_word or push_to_talk."""
     state: str
     """waiting (for the models), asleep, listening, hearing, thinking, speaking or failing."""
     wake_word: str | None
-    """What wakes it, once the models are loaded."""
+    """The wake word, once the models are loaded."""
     input: Device
     output: Device
     echo: str
-    """on, off, or why it is not cancelled."""
+    """State of the echo cancellation: on, off, or why it is off."""
 
 
 class ProblemDocument(BaseModel):
-    """What is wrong (RFC 9457)."""
+    """A problem document (RFC 9457)."""
 
     type: str
     title: str
@@ -91,15 +91,15 @@ class ProblemDocument(BaseModel):
     request_id: str
 
 
-WARNED = {
-    "history_not_kept": "conversations cannot be written to the disk now; they are lost when the box restarts",
-    "history_set_aside": "the file of conversations was damaged and set aside; earlier conversations are missing",
+WARNINGS = {
+    "history_not_kept": "conversations cannot be written to the disk now and are lost when the box restarts",
+    "history_set_aside": "the conversation history was damaged and set aside; earlier conversations are missing",
 }
-"""What everybody may know of a trouble; file names are for the operator, in `/health`."""
+"""Public message of each problem; `/health` has the file names, for operators."""
 
 EVENT = {
     "type": "object",
-    "description": "Each event; its data is JSON.",
+    "description": "A server-sent event; its data is JSON.",
     "properties": {
         "event": {"enum": ["start", "transcript", "delta", "speech", "progress", "end", "error"]},
         "data": {"type": "string"},
@@ -135,30 +135,30 @@ def _completion_body() -> dict[str, Any]:
 def _options_in_query() -> list[dict[str, Any]]:
     described = completion_request.CompletionOptions.model_json_schema()["properties"]
     return [
-        {"name": name, "in": "query", "required": False, "schema": schema, "description": "With an audio body only."}
+        {"name": name, "in": "query", "required": False, "schema": schema, "description": "For audio bodies only."}
         for name, schema in described.items()
     ]
 
 
 def router(appliance: Appliance) -> APIRouter:
-    """Every route of this face."""
+    """All routes of this module."""
     routes = APIRouter()
-    _conversing(routes, appliance)
-    _operating(routes, appliance)
-    _talking(routes, appliance)
+    _add_conversation_routes(routes, appliance)
+    _add_operation_routes(routes, appliance)
+    _add_audio_device_routes(routes, appliance)
     return routes
 
 
-def _conversing(routes: APIRouter, appliance: Appliance) -> None:
+def _add_conversation_routes(routes: APIRouter, appliance: Appliance) -> None:
     @routes.post(
         "/completion",
         summary="One turn: text or audio in, text or voice out",
         response_class=Response,
         responses={
             200: {
-                "description": "The answer.",
+                "description": "The completion.",
                 "content": {
-                    "application/json": {"schema": {"$ref": "#/components/schemas/Completion"}},
+                    "application/json": {"schema": {"$ref": "#/components/schemas/CompletionModel"}},
                     "audio/wav": {"schema": {"type": "string", "format": "binary"}},
                     "text/event-stream": {"schema": EVENT},
                 },
@@ -170,92 +170,95 @@ def _conversing(routes: APIRouter, appliance: Appliance) -> None:
     async def completion(request: Request) -> Response:
         return CompletionResponse(appliance.completions, await completion_request.read(request), appliance.metrics)
 
-    @routes.get("/conversations/{conversation}", summary="What was said", responses=_problems(404, 503, 507))
+    @routes.get(
+        "/conversations/{conversation}", summary="Messages of a conversation", responses=_problems(404, 503, 507)
+    )
     async def conversation(conversation: str) -> dict[str, Any]:
         conversation_state = await appliance.history.call(lambda history: history.recall(conversation, everything=True))
         messages = []
         for exchange in conversation_state.exchanges:
             messages += [{"role": "user", "text": exchange.asked}, {"role": "assistant", "text": exchange.answered}]
-        # Where a function was called there are no words.
+        # A turn with a tool call may have no text.
         return {"id": conversation_state.id, "messages": [message for message in messages if message["text"]]}
 
     @routes.delete(
-        "/conversations/{conversation}", summary="Forget it", status_code=204, responses=_problems(404, 503, 507)
+        "/conversations/{conversation}",
+        summary="Delete a conversation",
+        status_code=204,
+        responses=_problems(404, 503, 507),
     )
     async def forget(conversation: str) -> None:
         await appliance.history.call(lambda history: history.remove(conversation))
 
 
-def _operating(routes: APIRouter, appliance: Appliance) -> None:
-    @routes.get("/health", summary="What runs; 200 as long as the process does", responses=_problems())
+def _add_operation_routes(routes: APIRouter, appliance: Appliance) -> None:
+    @routes.get("/health", summary="State of the box; 200 while the process runs", responses=_problems())
     async def health() -> dict[str, Any]:
         return appliance.health()
 
     @routes.get(
         "/ready",
-        summary="200 while every model is loaded and warm, and no engine has failed for good",
+        summary="200 while every model is loaded and warm, and no engine has failed permanently",
         response_model=Readiness,
         response_model_exclude_defaults=True,
         responses=_problems(503),
     )
     async def ready() -> dict[str, Any]:
         appliance.require_ready()
-        warnings = [{"code": each.code, "message": WARNED[each.code]} for each in appliance.troubles()]
+        warnings = [{"code": each.code, "message": WARNINGS[each.code]} for each in appliance.troubles()]
         return {"ready": True, **({"warnings": warnings} if warnings else {})}
 
     @routes.get("/certificate", include_in_schema=False)
     async def certificate() -> Response:
-        """The authority that signed what a box with `server.tls` shows, for devices that are to trust it."""
+        """The certificate authority of a box with `server.tls`, for devices that should trust it."""
         table = appliance.settings.server
         if not table.tls or table.certificate is not None:
-            raise NotFound("there is no certificate of the box's own making; server.tls makes one")
-        # Imported here, because nothing else of a box without TLS needs it.
+            raise NotFound("the box has no certificate authority of its own; set server.tls to create one")
+        # Imported here because a box without TLS does not need it.
         from chatapi.auth.certificates import CertificateKeeper
 
         authority = CertificateKeeper(appliance.settings.data).authority
         if not authority.is_file():
-            raise NotFound("the certificate could not be kept, so that this one is for this run alone; `chatapi check`")
-        # Phones offer to install what has this type.
+            raise NotFound("the certificate could not be stored and is valid for this run only; run `chatapi check`")
+        # Phones offer to install a file of this type.
         return FileResponse(authority, media_type="application/x-x509-ca-cert")
 
     @routes.get("/metrics", summary="Prometheus text format", response_class=Response, responses=_problems(503))
     async def metrics() -> Response:
         return Response(await appliance.metrics.read(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @routes.get("/models", summary="Models known, voices and languages to ask for", responses=_problems())
+    @routes.get("/models", summary="Known models, and available voices and languages", responses=_problems())
     async def models() -> Response:
         return JSONResponse(appliance.known())
 
 
-def _talking(routes: APIRouter, appliance: Appliance) -> None:
-    """Buttons for the box's own microphone; each may be pressed twice. None of them tells what was said."""
+def _add_audio_device_routes(routes: APIRouter, appliance: Appliance) -> None:
+    """Routes of the audio device. Pressing a button twice is harmless. No route returns a transcript."""
 
     def microphone() -> AudioDeviceState:
         if appliance.microphone is None:
-            raise NotFound(
-                "this box does not use its microphone; audio_device.enabled=true lets it", code="no_microphone"
-            )
+            raise NotFound("the audio device is off; set audio_device.enabled=true", code="no_microphone")
         return appliance.microphone
 
     @routes.get(
-        "/audio-device", summary="What the microphone does", response_model=AudioDeviceModel, responses=_problems(404)
+        "/audio-device", summary="State of the audio device", response_model=AudioDeviceModel, responses=_problems(404)
     )
-    async def mic() -> dict[str, Any]:
+    async def audio_device() -> dict[str, Any]:
         return microphone().health
 
     button: dict[str, Any] = {"response_model": AudioDeviceModel, "responses": _problems(404, 409, 503)}
 
-    @routes.post("/audio-device/press", summary="Push-to-talk: the key goes down; what is said now is meant", **button)
+    @routes.post("/audio-device/press", summary="Push-to-talk: starts an utterance", **button)
     async def press() -> dict[str, Any]:
         await microphone().press()
         return microphone().health
 
-    @routes.post("/audio-device/release", summary="Push-to-talk: the key goes up; what was said is answered", **button)
+    @routes.post("/audio-device/release", summary="Push-to-talk: ends the utterance and starts the response", **button)
     async def release() -> dict[str, Any]:
         await microphone().release()
         return microphone().health
 
-    @routes.post("/audio-device/wake", summary="As if the wake word had been said", **button)
+    @routes.post("/audio-device/wake", summary="Wakes the box as the wake word does", **button)
     async def wake() -> dict[str, Any]:
         await microphone().wake()
         return microphone().health

@@ -1,4 +1,4 @@
-"""Which scope a route needs, and where in a request a key may be."""
+"""The scope that each route needs, and the places of an API key in a request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from chatapi.auth import ALL, OPERATE, TALK, KeyHolder
 from chatapi.errors import Forbidden
 
 ANY = None
-"""What every key is for."""
+"""Any valid key is enough."""
 NEEDS: dict[str, str | None] = {
     "/completion": TALK,
     "/conversations": TALK,
@@ -33,41 +33,41 @@ NEEDS: dict[str, str | None] = {
     "/certificate": ANY,
     "/openapi.json": ANY,
 }
-"""A path, and all below it (below `/` nothing) -> the scope its key must have; what is not here needs `all`."""
+"""Path, with all paths below it (except below `/`) -> the scope its key needs; other paths need `all`."""
 DEEPEST = max(path.count("/") for path in NEEDS)
 SUBPROTOCOL = "openai-insecure-api-key."
-"""What OpenAI's browser clients put before the key to make a subprotocol of it."""
+"""Prefix of the key in the subprotocol that OpenAI's browser clients send."""
 
 
 def entry(path: str) -> str | None:
-    """The table's entry for a request's path; None: it has none."""
-    # A path may have thousands of steps; no entry has more than the deepest.
-    steps = path.split("/", DEEPEST + 1)[: DEEPEST + 1]
-    beginnings = ["/".join(steps[:length]) for length in range(len(steps), 1, -1)]
-    return next((each for each in beginnings if each in NEEDS and each in (path, each.rstrip("/"))), None)
+    """The table's entry for a request's path; None when it has none."""
+    # A path may have thousands of segments; no entry has more than the deepest.
+    segments = path.split("/", DEEPEST + 1)[: DEEPEST + 1]
+    prefixes = ["/".join(segments[:length]) for length in range(len(segments), 1, -1)]
+    return next((each for each in prefixes if each in NEEDS and each in (path, each.rstrip("/"))), None)
 
 
 def require(holder: KeyHolder, path: str) -> None:
-    """Raises Forbidden (scope_missing)."""
+    """Raises Forbidden (scope_missing) when the key lacks the scope of the path."""
     found = entry(path)
     needed = ALL if found is None else NEEDS[found]
     if not holder.may(needed):
         raise Forbidden(
-            f"the key {holder.name!r} is for {', '.join(holder.scopes)}, and this needs the scope {needed}; "
-            "`chatapi keys add NAME --scope SCOPE` on the box makes one that has it",
+            f"the key {holder.name!r} has the scopes {', '.join(holder.scopes)}, and this needs the scope {needed}; "
+            "`chatapi keys add NAME --scope SCOPE` on the box creates a key with it",
             code="scope_missing",
             details={"scope": needed},
         )
 
 
 def offered_keys(headers: Headers, subprotocols: Iterable[str] = ()) -> list[bytes]:
-    """What may be a key: a bearer token, X-API-Key, from a browser's own prompt a basic password; of a browser's
-    WebSocket, which can send nothing else, a subprotocol."""
+    """Candidate API keys: a bearer token, X-API-Key, the basic password of a browser's prompt, and for browser
+    WebSockets, which cannot send headers, a subprotocol."""
     return [key for key in (*_in_headers(headers), *_in_subprotocols(subprotocols)) if key]
 
 
 def _in_headers(headers: Headers) -> Iterator[bytes]:
-    # Starlette decodes headers as Latin-1, whatever they are.
+    # Starlette decodes all headers as Latin-1.
     yield headers.get("x-api-key", "").encode("latin-1")
     kind, _, value = headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
@@ -80,7 +80,7 @@ def _in_headers(headers: Headers) -> Iterator[bytes]:
 
 
 def _in_subprotocols(subprotocols: Iterable[str]) -> Iterator[bytes]:
-    """As it stands, and percent-decoded: a subprotocol can hold neither spaces nor letters beyond ASCII."""
+    """The key as it is, and percent-decoded: a subprotocol cannot contain spaces or characters beyond ASCII."""
     for offered in subprotocols:
         if offered.startswith(SUBPROTOCOL):
             key = offered[len(SUBPROTOCOL) :]

@@ -1,4 +1,4 @@
-"""Bodies of requests: small ones in memory, large ones in files that vanish with their request."""
+"""Request bodies: small ones in memory, large ones in temporary files that are deleted with the request."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from chatapi.audio import Source
 from chatapi.storage.atomic_files import writing
 
 IN_MEMORY = 1 << 20
-"""Bytes of the largest body that is kept in memory, and of what is written at once of a larger one."""
+"""Largest body kept in memory, and size of one write of a larger one, in bytes."""
 
 
 class Spool:
-    """The files of one request."""
+    """The temporary files of one request."""
 
     KEY = "chatapi.spool"
-    """Where it is in the request's scope."""
+    """Its key in the request's ASGI scope."""
 
     def __init__(self, data: Path, parsing: anyio.CapacityLimiter) -> None:
-        """`data`: the data directory, which is on a disk where the system's folder for such files may be memory.
-        `parsing`: how many large bodies are parsed at once."""
+        """`data`: the data directory, which is on a disk, while the system's temporary directory may be in memory.
+        `parsing`: limits large bodies that are parsed at once."""
         self._data = data
         self.parsing = parsing
         self._files: list[BinaryIO] = []
 
     @classmethod
     def of(cls, request: Request) -> Spool:
-        """That of a request; it is closed when the request is over."""
+        """The spool of a request; the middleware closes it when the request ends."""
         found: Spool = request.scope[cls.KEY]
         return found
 
     async def body(self, request: Request) -> Source:
-        """The whole body, opened where it is large. Raises StorageError where the disk is full."""
-        return await self.collected(request.stream())
+        """The whole body; an open file when it is large. Raises StorageError when the disk is full."""
+        return await self.collect(request.stream())
 
-    async def collected(self, chunks: AsyncIterable[bytes]) -> Source:
-        """All of these bytes together. Raises StorageError."""
+    async def collect(self, chunks: AsyncIterable[bytes]) -> Source:
+        """All chunks joined; an open file when they are large. Raises StorageError."""
         buffer = bytearray()
         file: BinaryIO | None = None
         async for chunk in chunks:
@@ -60,14 +60,14 @@ class Spool:
         return file
 
     async def part(self, upload: UploadFile) -> Source:
-        """The file of a form, opened where it is large."""
+        """An uploaded file of a form; an open file when it is large."""
         if upload.size is not None and upload.size <= IN_MEMORY:
             return await upload.read()
-        # Of its own, because the form closes its files before the sound in them is decoded.
-        return self.keep(_duplicate(upload))
+        # A duplicate, because the form closes its files before their audio is decoded.
+        return self.register(_duplicate(upload))
 
-    def kept(self, content: bytes) -> Source:
-        """The same, in a file where it is large. Raises StorageError. For a thread."""
+    def stored(self, content: bytes) -> Source:
+        """The content; an open file when it is large. Raises StorageError. Blocking; call it on a thread."""
         if len(content) <= IN_MEMORY:
             return content
         file = self.open()
@@ -75,21 +75,21 @@ class Spool:
         return file
 
     def open(self) -> BinaryIO:
-        """A new file without a name. Raises StorageError. For a thread."""
+        """A new unnamed temporary file. Raises StorageError. Blocking; call it on a thread."""
         with writing(Path(tempfile.gettempdir())):
             try:
-                return self.keep(tempfile.TemporaryFile(dir=self._data))
+                return self.register(tempfile.TemporaryFile(dir=self._data))
             except OSError:
-                # The data directory is not there, full or read-only.
-                return self.keep(tempfile.TemporaryFile())
+                # The data directory is missing, full or read-only.
+                return self.register(tempfile.TemporaryFile())
 
-    def keep(self, file: BinaryIO) -> BinaryIO:
-        """It is closed with the others."""
+    def register(self, file: BinaryIO) -> BinaryIO:
+        """Registers a file that `close` closes."""
         self._files.append(file)
         return file
 
     def close(self) -> None:
-        """The files are gone."""
+        """Closes, and thereby deletes, all files."""
         for file in self._files:
             file.close()
         self._files.clear()

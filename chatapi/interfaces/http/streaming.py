@@ -1,4 +1,4 @@
-"""Replies that are sent while the work for them goes on, and what their messages are made of."""
+"""Streamed responses that cancel their work when the client disconnects, and their ASGI messages."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from starlette.types import Message, Receive, Scope, Send
 from chatapi.errors import collapse_exception_group
 
 
-class WorkingReply(Response):
-    """Works while it sends; a client who leaves ends the work."""
+class CancellableResponse(Response):
+    """A response that is produced while it is sent; cancels the work when the client disconnects."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(_leave_with_client, receive, group.cancel_scope)
+                group.start_soon(_cancel_on_disconnect, receive, group.cancel_scope)
                 await self.reply(send)
                 group.cancel_scope.cancel()
         except Exception as error:
             raise collapse_exception_group(error) from None
 
     async def reply(self, send: Send) -> None:
-        """Send all of it; what is raised before the first message becomes a reply of its own."""
+        """Sends the whole response; an error raised before the first message gets its own response."""
         raise NotImplementedError
 
 
 def start(media_type: str, headers: Mapping[str, str] | None = None) -> Message:
-    """The first message of a reply that went well."""
+    """The first message of a successful response."""
     raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
     content_type = media_type + ("; charset=utf-8" if media_type.startswith("text/") else "")
     return {"type": "http.response.start", "status": 200, "headers": [(b"content-type", content_type.encode()), *raw]}
@@ -41,7 +41,7 @@ def body(data: bytes, more: bool = True) -> Message:
 
 
 def encoded(value: object) -> bytes:
-    """JSON."""
+    """The value as JSON bytes."""
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
 
 
@@ -56,10 +56,10 @@ def event_of(name: str, data: object) -> bytes:
 
 
 EVENTS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-"""Headers of a stream of events, which nobody between is to hold back."""
+"""Headers of an event stream, so that no proxy buffers it."""
 
 
-async def _leave_with_client(receive: Receive, scope: anyio.CancelScope) -> None:
+async def _cancel_on_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()

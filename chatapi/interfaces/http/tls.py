@@ -1,4 +1,4 @@
-"""HTTPS: connections are let in to the server once they have shaken hands, in bounded time and number."""
+"""HTTPS: accepts connections with a limit on the time and number of TLS handshakes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import uvicorn
 log = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS = 10
-"""From the connection's first moment to the end of its handshake."""
+"""Timeout of the TLS handshake, from the accepted connection on, in seconds."""
 MOST_HANDSHAKES = 128
-"""Connections that may be on their way in; one more drops the oldest, so that idlers keep nobody out."""
+"""Most concurrent handshakes; one more drops the oldest, so that idle clients do not block others."""
 HEAD_BYTES = 8192
-"""Of a request that came without TLS."""
+"""Largest head of a request without TLS, in bytes."""
 TLS_RECORD = b"\x16"
 """The first byte of a TLS handshake."""
 METHOD = re.compile(rb"[A-Z]{1,10}(?: |$)")
@@ -34,10 +34,10 @@ PLAIN = (
 
 
 class SecureServer(uvicorn.Server):
-    """uvicorn, with a door of its own.
+    """uvicorn's server with a TLS listener of its own.
 
-    asyncio's door would give every connection a minute to shake hands and count none of them, and would answer plain
-    HTTP, which is what browsers try first, with a reset.
+    asyncio's listener gives every connection a minute for its handshake, does not limit their number, and resets plain
+    HTTP connections, which browsers try first.
     """
 
     def __init__(self, config: uvicorn.Config, secure: ssl.SSLContext) -> None:
@@ -45,37 +45,37 @@ class SecureServer(uvicorn.Server):
         self._secure = secure
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn does, but it is not uvicorn that accepts."""
+        """Starts as uvicorn does, but with our listener."""
         await super().startup(sockets=[])
-        self.servers += [_Door(each, self._secure, self._protocol) for each in sockets or []]  # type: ignore[misc]
+        self.servers += [_TlsListener(each, self._secure, self._protocol) for each in sockets or []]  # type: ignore[misc]
 
     def _protocol(self) -> asyncio.Protocol:
-        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+        protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
-        return made
+        return protocol
 
 
-class _Door:
-    """Accepts on one socket, as far as uvicorn's shutdown needs it in the shape of an asyncio server."""
+class _TlsListener:
+    """Accepts TLS connections on one socket; has the methods of an asyncio server that uvicorn's shutdown needs."""
 
-    def __init__(self, listening: socket.socket, secure: ssl.SSLContext, protocol: Callable[[], Any]) -> None:
-        listening.setblocking(False)
-        self._listening, self._secure, self._protocol = listening, secure, protocol
-        self._entering: dict[asyncio.Task[None], socket.socket] = {}
-        """In the order in which they came."""
-        self._leaving: set[asyncio.Task[None]] = set()
-        """Dropped, and not gone yet."""
+    def __init__(self, listener: socket.socket, secure: ssl.SSLContext, protocol: Callable[[], Any]) -> None:
+        listener.setblocking(False)
+        self._listening, self._secure, self._protocol = listener, secure, protocol
+        self._handshakes: dict[asyncio.Task[None], socket.socket] = {}
+        """Handshakes in progress, the oldest first."""
+        self._dropped: set[asyncio.Task[None]] = set()
+        """Dropped handshakes whose tasks have not ended yet."""
         self._accepting = asyncio.ensure_future(self._accept())
 
     def close(self) -> None:
-        """Nobody comes in any more."""
+        """Stops accepting and drops the handshakes in progress."""
         self._accepting.cancel()
-        for entering in tuple(self._entering):
-            self._drop(entering)
+        for handshake in tuple(self._handshakes):
+            self._drop(handshake)
 
     async def wait_closed(self) -> None:
-        await asyncio.gather(self._accepting, *self._entering, *self._leaving, return_exceptions=True)
+        await asyncio.gather(self._accepting, *self._handshakes, *self._dropped, return_exceptions=True)
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
@@ -83,45 +83,45 @@ class _Door:
             try:
                 sock, _ = await loop.sock_accept(self._listening)
             except OSError as error:
-                # No file is left for it, or its sender has thought better of it.
-                log.warning("a connection cannot be accepted: %s", error)
+                # No file descriptor is left, or the client has disconnected.
+                log.warning("connection not accepted: %s", error)
                 await asyncio.sleep(0.5)
                 continue
-            if len(self._entering) >= MOST_HANDSHAKES:
-                self._drop(next(iter(self._entering)))
-            entering = asyncio.ensure_future(self._enter(sock))
-            self._entering[entering] = sock
-            entering.add_done_callback(self._entered)
+            if len(self._handshakes) >= MOST_HANDSHAKES:
+                self._drop(next(iter(self._handshakes)))
+            handshake = asyncio.ensure_future(self._handshake(sock))
+            self._handshakes[handshake] = sock
+            handshake.add_done_callback(self._handshake_ended)
 
-    def _drop(self, entering: asyncio.Task[None]) -> None:
-        """Its task meets the end of what comes, and tidies up: a task that is cancelled may not even have begun."""
-        self._leaving.add(entering)
+    def _drop(self, handshake: asyncio.Task[None]) -> None:
+        """Shuts the socket down, so that the task ends and cleans up: a cancelled task may not even have started."""
+        self._dropped.add(handshake)
         with suppress(OSError):
-            self._entering.pop(entering).shutdown(socket.SHUT_RDWR)
+            self._handshakes.pop(handshake).shutdown(socket.SHUT_RDWR)
 
-    def _entered(self, entering: asyncio.Task[None]) -> None:
-        self._entering.pop(entering, None)
-        self._leaving.discard(entering)
-        if not entering.cancelled() and (error := entering.exception()) is not None:
-            log.error("unexpected error at the door", exc_info=error)
+    def _handshake_ended(self, handshake: asyncio.Task[None]) -> None:
+        self._handshakes.pop(handshake, None)
+        self._dropped.discard(handshake)
+        if not handshake.cancelled() and (error := handshake.exception()) is not None:
+            log.error("unexpected error in a TLS handshake", exc_info=error)
 
-    async def _enter(self, sock: socket.socket) -> None:
-        """Shake hands; whoever does not is dropped without a word in the log, for anybody may come and do that."""
+    async def _handshake(self, sock: socket.socket) -> None:
+        """Performs the handshake; drops a client that fails without a log line, so that nobody can flood the log."""
         sock.setblocking(False)
-        ours, inside = True, False
+        ours, accepted = True, False
         try:
             with suppress(OSError), anyio.move_on_after(HANDSHAKE_SECONDS):
                 if await _speaks_tls(sock):
                     ours = False
-                    # Its own time limit is only there for a handshake whose task is gone.
+                    # asyncio's own timeout matters only for a handshake whose task is gone.
                     await asyncio.get_running_loop().connect_accepted_socket(
                         self._protocol, sock, ssl=self._secure, ssl_handshake_timeout=HANDSHAKE_SECONDS
                     )
-                    inside = True
+                    accepted = True
                 else:
-                    await _send_on(sock)
+                    await _redirect_to_https(sock)
         finally:
-            if not inside:
+            if not accepted:
                 with suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
             if ours:
@@ -129,7 +129,7 @@ class _Door:
 
 
 async def _speaks_tls(sock: socket.socket) -> bool:
-    """Looks at the first byte, and leaves it there. Raises OSError."""
+    """Whether the first byte starts a TLS handshake; the byte stays in the buffer. Raises OSError."""
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(sock, ready.set)
     try:
@@ -139,8 +139,8 @@ async def _speaks_tls(sock: socket.socket) -> bool:
     return sock.recv(1, socket.MSG_PEEK) == TLS_RECORD
 
 
-async def _send_on(sock: socket.socket) -> None:
-    """Tell somebody who speaks plain HTTP where to go; a browser that was given no scheme gets there by itself."""
+async def _redirect_to_https(sock: socket.socket) -> None:
+    """Redirects plain HTTP to HTTPS, so that a browser without a scheme in the address gets there by itself."""
     loop, head = asyncio.get_running_loop(), b""
     while b"\r\n\r\n" not in head and len(head) < HEAD_BYTES:
         more = await loop.sock_recv(sock, HEAD_BYTES)
@@ -149,7 +149,7 @@ async def _send_on(sock: socket.socket) -> None:
             return
     request, host = REQUEST.match(head), HOST.search(head)
     if request is not None and host is not None:
-        place = b"Location: https://" + host[1] + request[1] + b"\r\n"
-        await loop.sock_sendall(sock, PLAIN % (b"307 Temporary Redirect", place))
+        location = b"Location: https://" + host[1] + request[1] + b"\r\n"
+        await loop.sock_sendall(sock, PLAIN % (b"307 Temporary Redirect", location))
     else:
         await loop.sock_sendall(sock, PLAIN % (b"400 Bad Request", b""))

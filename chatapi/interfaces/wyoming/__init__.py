@@ -1,4 +1,4 @@
-"""Wyoming, by which Home Assistant and others use voice services, over TCP or a Unix socket.
+"""The Wyoming protocol, with which Home Assistant and others use voice services, over TCP or a Unix socket.
 
-It is described at https://github.com/OHF-Voice/wyoming; what is written here follows its version 1.10.
+The protocol: https://github.com/OHF-Voice/wyoming. This implementation follows its version 1.10.
 """

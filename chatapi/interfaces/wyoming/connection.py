@@ -1,7 +1,7 @@
-"""One client's connection: its events in, ours out.
+"""One Wyoming connection: reads the client's events and sends ours.
 
-One task reads, another works on what was read, in the order in which it came. An error is told in an `error` event and
-ends the connection: older clients know no such event, and would wait for the answer for ever.
+One task reads events, another handles them in order. An error is sent as an `error` event and ends the connection,
+because older clients do not know this event and would wait for the response for ever.
 """
 
 from __future__ import annotations
@@ -25,56 +25,56 @@ log = logging.getLogger(__name__)
 READ = 1 << 16
 """Bytes read at a time."""
 ESCAPED = 12
-"""Most bytes of one character in JSON: two escapes, outside the basic plane."""
-LOOK_SECONDS = 1.0
-"""Seconds between two looks at whether keys were made."""
-PARTING = 2.0
-"""Seconds for a client to take what it is told at last: it may still be sending, and to close on it would lose that."""
+"""Most bytes of one character in JSON: two escapes, outside the basic multilingual plane."""
+KEY_CHECK_SECONDS = 1.0
+"""Interval between checks whether API keys were created, in seconds."""
+CLOSING_SECONDS = 2.0
+"""Time for a client to read the final error, in seconds: closing while it still sends would lose the error."""
 
 
 class WyomingClosed(Exception):
-    """The client has left, or takes nothing."""
+    """The client disconnected or stalled."""
 
 
 class WyomingConnection:
-    """`run` serves it until the client leaves."""
+    """One client's connection; `run` serves it until the client disconnects."""
 
     def __init__(self, stream: SocketStream, appliance: Appliance, address: str = "") -> None:
-        """`address`: its client's, as limits count it; empty: this machine."""
+        """`address`: the client's address that limits count; empty for this machine."""
         self._stream = stream
-        self._held = appliance.byte_budget.open(address)
-        self._met = False
-        """Whether an event ever came."""
+        self._memory = appliance.byte_budget.open(address)
+        self._received_event = False
+        """Whether the client has sent an event."""
         self._appliance = appliance
         self._settings = appliance.settings
-        self._inbox = EventQueue()
+        self._queue = EventQueue()
         self._sending = anyio.Lock()
-        self._alive_at = self._looked = anyio.current_time()
-        """When an event last came or went, and when it was last looked whether it may."""
+        self._alive_at = self._keys_checked = anyio.current_time()
+        """Time of the last event in either direction, and time of the last key check, on the event loop's clock."""
 
     async def run(self) -> None:
-        """Raises nothing."""
+        """Serves the connection. Raises nothing."""
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._read)
-                await self._work()
+                await self._handle_events()
         except Exception as error:
-            await self._end(_first(error))
+            await self._close(_first(error))
         finally:
-            self._held.release()
+            self._memory.release()
 
-    async def _end(self, error: Exception) -> None:
+    async def _close(self, error: Exception) -> None:
         if isinstance(error, ChatapiError):
-            await self.refuse(error)
+            await self.reject(error)
         elif not isinstance(error, (WyomingClosed, anyio.BrokenResourceError, anyio.ClosedResourceError)):
-            log.error("a Wyoming connection failed", exc_info=error)
-            await self.refuse(InternalError("something went wrong here; the log of chatapi says what"))
+            log.error("Wyoming connection failed", exc_info=error)
+            await self.reject(InternalError("internal error; the log of chatapi has the details"))
 
-    async def refuse(self, error: ChatapiError) -> None:
-        """Say why, and close."""
+    async def reject(self, error: ChatapiError) -> None:
+        """Sends the error and closes the connection."""
         self._appliance.metrics.errors.labels(error.code).inc()
-        log.info("a Wyoming client was refused", extra={"code": error.code, "told": error.message})
-        with anyio.move_on_after(PARTING):
+        log.info("Wyoming client rejected", extra={"code": error.code, "error": error.message})
+        with anyio.move_on_after(CLOSING_SECONDS):
             try:
                 await self._stream.send(encoded(WyomingEvent("error", {"text": error.message, "code": error.code})))
                 await self._stream.send_eof()
@@ -84,94 +84,92 @@ class WyomingConnection:
                 return
 
     async def send(self, *events: WyomingEvent) -> None:
-        """Raises Gone when the client takes nothing for too long."""
+        """Sends events. Raises WyomingClosed when the client stalls for too long."""
         data = b"".join(map(encoded, events))
         async with self._sending:
-            with anyio.move_on_after(self._settings.server.send_seconds) as patience:
+            with anyio.move_on_after(self._settings.server.send_seconds) as timeout:
                 await self._stream.send(data)
-        if patience.cancelled_caught:
-            log.info("a Wyoming client took nothing and was dropped")
+        if timeout.cancelled_caught:
+            log.info("Wyoming client stalled, connection closed")
             raise WyomingClosed
         self._alive_at = anyio.current_time()
 
     async def take(self) -> WyomingEvent:
-        """The next event to work on. Raises TooSlow (idle) when none comes, Gone when none will."""
+        """The next event to handle. Raises TooSlow (idle) when none arrives in time, WyomingClosed at the end."""
         try:
-            if self._inbox.waiting:
-                return await self._inbox.take()
-            while (left := self._alive_at + self._patience - anyio.current_time()) > 0:
+            if self._queue.waiting:
+                return await self._queue.take()
+            while (left := self._alive_at + self._idle_timeout - anyio.current_time()) > 0:
                 with anyio.move_on_after(left):
-                    return await self._inbox.take()
+                    return await self._queue.take()
         except anyio.EndOfStream:
             raise WyomingClosed from None
-        raise TooSlow(
-            f"nothing was sent for {self._patience:g} seconds, after which a connection is closed", code="idle"
-        )
+        raise TooSlow(f"the connection was idle for {self._idle_timeout:g} seconds and is closed", code="idle")
 
     @property
-    def _patience(self) -> float:
-        """Seconds of silence after which the connection is closed."""
+    def _idle_timeout(self) -> float:
+        """Idle timeout of the connection, in seconds."""
         idle = self._settings.wyoming.idle_seconds
-        return idle if self._met else min(idle, self._settings.server.head_seconds)
+        return idle if self._received_event else min(idle, self._settings.server.head_seconds)
 
     def put_back(self, event: WyomingEvent) -> None:
-        self._inbox.put_back(event)
+        self._queue.put_back(event)
 
-    async def _work(self) -> None:
-        requests = WyomingHandler(self._appliance, self)
+    async def _handle_events(self) -> None:
+        handler = WyomingHandler(self._appliance, self)
         while True:
-            await requests.answer(await self.take())
+            await handler.handle(await self.take())
 
     async def _read(self) -> None:
-        """Raises Gone when nothing more is to be done for what was sent, and what is wrong with it."""
+        """Reads events into the queue. Raises WyomingClosed at the end, or the error of an invalid event."""
         settings = self._settings
         framing = Framing(Bounds(ESCAPED * settings.limits.prompt_chars + READ, settings.wyoming.payload_bytes))
-        begun: float | None = None
+        started: float | None = None
         while True:
-            if not (received := await self._received(begun)):
-                # Perhaps only this side of it is closed, and the answer is waited for.
-                self._inbox.close()
+            if not (received := await self._received(started)):
+                # The client may have closed only its sending side and still wait for the response.
+                self._queue.close()
                 await anyio.sleep(settings.server.send_seconds)
                 raise WyomingClosed
             framing.feed(received)
-            self._held.hold(framing.size + self._inbox.held)
-            while (event := await _taken(framing)) is not None:
-                self._met = True
-                begun, self._alive_at = None, anyio.current_time()
-                await self._sort(event)
-            if framing.partial and begun is None:
-                begun = anyio.current_time()
+            self._memory.hold(framing.size + self._queue.held)
+            while (event := await _next_event(framing)) is not None:
+                self._received_event = True
+                started, self._alive_at = None, anyio.current_time()
+                await self._dispatch(event)
+            if framing.partial and started is None:
+                started = anyio.current_time()
 
-    async def _received(self, begun: float | None) -> bytes:
-        """The next bytes, none at their end. `begun`: when the event began that is not complete."""
-        most = self._settings.server.body_seconds
-        with anyio.CancelScope(deadline=begun + most if begun is not None else float("inf")):
+    async def _received(self, started: float | None) -> bytes:
+        """The next bytes, empty at the end. `started`: time when the incomplete event started."""
+        timeout = self._settings.server.body_seconds
+        with anyio.CancelScope(deadline=started + timeout if started is not None else float("inf")):
             try:
                 return await self._stream.receive(READ)
             except anyio.EndOfStream:
                 return b""
-        raise TooSlow(f"an event was begun and not complete after {most:g} seconds")
+        raise TooSlow(f"an event was not complete after {timeout:g} seconds")
 
-    async def _sort(self, event: WyomingEvent) -> None:
-        if (now := anyio.current_time()) - self._looked >= LOOK_SECONDS:
-            self._looked = now
+    async def _dispatch(self, event: WyomingEvent) -> None:
+        if (now := anyio.current_time()) - self._keys_checked >= KEY_CHECK_SECONDS:
+            self._keys_checked = now
             listeners.check_open(self._settings, self._appliance.keyring)
         known = event.type in wire.TYPES
         self._appliance.metrics.wyoming_events.labels(event.type if known else "other").inc()
         if event.type == "ping":
-            # At once: who asks whether we live may not wait for a long answer to be over.
+            # Answered at once: a ping must not wait until a long response is done.
             await self.send(WyomingEvent("pong", {"text": wire.read(wire.Ping, event).text}))
         elif known:
-            await self._inbox.put(event)
+            await self._queue.put(event)
 
 
-async def _taken(framing: Framing) -> WyomingEvent | None:
-    """The next event, read on a thread where it is large."""
+async def _next_event(framing: Framing) -> WyomingEvent | None:
+    """The next event, parsed on a thread when it is large."""
     return await anyio.to_thread.run_sync(framing.take) if framing.heavy else framing.take()
 
 
 def _first(error: BaseException) -> Exception:
-    """The one error that counts: of several that came together the first."""
+    """The error to report: the first of an exception group."""
     while several := getattr(error := collapse_exception_group(error), "exceptions", None):
         error = several[0]
     return error if isinstance(error, Exception) else WyomingClosed()

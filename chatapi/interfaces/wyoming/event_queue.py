@@ -1,4 +1,4 @@
-"""Events that have come and are not worked on yet: bounded in bytes, because a piece of audio is no small thing."""
+"""A queue of received events, limited in bytes, because audio events are large."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import anyio
 from chatapi.interfaces.wyoming.framing import WyomingEvent
 
 MOST = 2 << 20
-"""Bytes that may wait. Text that is read aloud while it comes must all find room: somebody may write the whole of it
-before he reads the first sound, and both would wait for each other for ever."""
+"""Most bytes in the queue. All text of a streamed synthesis must fit: a client may send the whole text before it reads
+the first audio, and both sides would wait for each other for ever."""
 
 
 class EventQueue:
-    """From one task to another."""
+    """Passes events from the reading task to the handling task."""
 
     def __init__(self) -> None:
         self._events: deque[WyomingEvent] = deque()
@@ -28,38 +28,38 @@ class EventQueue:
 
     @property
     def held(self) -> int:
-        """Bytes of those that wait."""
+        """Size of the queued events, in bytes."""
         return self._held
 
     async def put(self, event: WyomingEvent) -> None:
-        """Wait until there is room."""
+        """Adds an event; waits while the queue is full."""
         while self._held + event.weight > MOST and self._events:
             await self._changed.wait()
         self._events.append(event)
         self._held += event.weight
-        self._tell()
+        self._notify()
 
     async def take(self) -> WyomingEvent:
-        """Wait until there is one. Raises EndOfStream once it is closed and empty."""
+        """The next event; waits for one. Raises EndOfStream once the queue is closed and empty."""
         while not self._events:
             if self._closed:
                 raise anyio.EndOfStream
             await self._changed.wait()
         event = self._events.popleft()
         self._held -= event.weight
-        self._tell()
+        self._notify()
         return event
 
     def put_back(self, event: WyomingEvent) -> None:
-        """It is the next again."""
+        """Puts an event back at the front."""
         self._events.appendleft(event)
         self._held += event.weight
 
     def close(self) -> None:
-        """No more are put into it."""
+        """Closes the queue for further events."""
         self._closed = True
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()

@@ -1,4 +1,4 @@
-"""The events that are understood, and what they say. What an event says beyond that is ignored."""
+"""The supported client events and their data. Other fields of an event are ignored."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from chatapi.interfaces.wyoming.framing import WyomingEvent
 from chatapi.text.sentence_splitter import is_text
 
 
-def _whole(text: str) -> str:
-    """JSON can write half a character, and one that ends a text elsewhere."""
+def _valid_text(text: str) -> str:
+    """Rejects NUL and lone surrogates, which JSON permits."""
     if not is_text(text):
-        raise ValueError("must be text, and holds NUL or lone surrogates")
+        raise ValueError("must be text, and contains NUL or lone surrogates")
     return text
 
 
-Text = Annotated[str, AfterValidator(_whole)]
+Text = Annotated[str, AfterValidator(_valid_text)]
 Name = Annotated[Text, Field(max_length=200)]
 
 
@@ -27,7 +27,7 @@ class _EventData(BaseModel):
 
 
 class Context(_EventData):
-    """What belongs to a conversation; everything else in it goes back as it came."""
+    """The context of a conversation; its other fields are returned unchanged."""
 
     conversation_id: Name | None = None
 
@@ -41,17 +41,17 @@ class Language(_EventData):
 
     @property
     def short(self) -> str | None:
-        """ISO 639-1: Home Assistant says en, others en-US or en_US."""
+        """ISO 639-1 code: Home Assistant sends en, others en-US or en_US."""
         return self.language.replace("_", "-").split("-")[0].lower() if self.language else None
 
 
 class Transcribe(_InContext, Language):
     name: Name | None = None
-    """Of the model."""
+    """Name of the model."""
 
 
 class TranscriptRequest(_InContext, Language):
-    """`transcript`: words that are to be answered."""
+    """`transcript`: text to respond to."""
 
     text: Text
 
@@ -65,24 +65,24 @@ class Detect(_InContext):
 
 
 class PcmFormat(_EventData):
-    """Of audio-start and audio-chunk."""
+    """PCM format of audio-start and audio-chunk."""
 
     rate: int
-    """Samples a second."""
+    """Sample rate, in hertz."""
     width: int
-    """Bytes a sample."""
+    """Bytes per sample."""
     channels: int
     timestamp: int | float | None = None
-    """Milliseconds."""
+    """Timestamp, in milliseconds."""
 
 
-class VoiceWanted(Language):
+class VoiceSelection(Language):
     name: Name | None = None
     speaker: Name | None = None
 
 
 class SynthesizeStart(_InContext):
-    voice: VoiceWanted | None = None
+    voice: VoiceSelection | None = None
     text_format: Name | None = None
 
     @field_validator("voice", mode="before")
@@ -115,7 +115,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def read(model: type[M], event: WyomingEvent) -> M:
-    """What the event says. Raises Unprocessable naming the value and what would be right."""
+    """Parses the data of an event. Raises Unprocessable that names the value and the remedy."""
     try:
         return model.model_validate(event.data)
     except ValidationError as error:
@@ -124,14 +124,16 @@ def read(model: type[M], event: WyomingEvent) -> M:
         raise Unprocessable(f"{event.type}: {name} {describe_validation_error(dict(fault))}") from None
 
 
-def as_text(wanted: SynthesizeStart) -> None:
-    """Raises Unsupported for marked-up text, which would be read out with its marks."""
+def check_text_format(wanted: SynthesizeStart) -> None:
+    """Raises Unsupported for marked-up text, whose markup would be spoken."""
     if wanted.text_format not in (None, "", "text"):
-        raise Unsupported(f"text_format is {wanted.text_format!r}; only text is spoken", code="unsupported_text_format")
+        raise Unsupported(
+            f"text_format is {wanted.text_format!r}; only text is supported", code="unsupported_text_format"
+        )
 
 
 TYPES = frozenset({
     "describe", "ping", "select-program", "transcribe", "detect", "audio-start", "audio-chunk", "audio-stop",
     "synthesize", "synthesize-start", "synthesize-chunk", "synthesize-stop", "transcript",
 })  # fmt: skip
-"""What a client says; all else is ignored, as the protocol wants it of servers."""
+"""Supported client events; servers must ignore all others."""

@@ -1,4 +1,4 @@
-"""What a client asks, event by event, and what the abilities make of it."""
+"""Handles a client's events with the services of the appliance."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from chatapi.services.turns.run import ClientDisconnected
 from chatapi.services.wake_word import WakeWordListener
 
 STEP = 1 << 14
-"""Bytes of audio heard at a time, so that one large event does not hold up others."""
+"""Bytes of audio processed at a time, so that one large event does not block other clients."""
 CHUNK = 1024
-"""Samples of one event of speech, as everybody sends them."""
-TOGETHER = 16
-"""Events of speech that are written at once."""
+"""Samples of one audio-chunk, the usual size."""
+EVENTS_PER_SEND = 16
+"""Audio events that are sent at once."""
 
 
 class WyomingClient(Protocol):
-    """Who asks."""
+    """The connection to the client."""
 
     async def send(self, *events: WyomingEvent) -> None: ...
 
@@ -37,35 +37,35 @@ class WyomingClient(Protocol):
         """The next event."""
 
     def put_back(self, event: WyomingEvent) -> None:
-        """It is the next again."""
+        """Puts an event back, so that it is the next."""
 
 
 class WyomingHandler:
-    """One client's, one after another."""
+    """Handles the events of one client, one after another."""
 
     def __init__(self, appliance: Appliance, client: WyomingClient) -> None:
         self._appliance = appliance
         self._client = client
-        self._asked = wire.Transcribe()
-        self._hears = self._transcribe
-        """What sound is meant for: what was asked for last, `transcribe` or `detect`."""
+        self._request = wire.Transcribe()
+        self._audio_handler = self._transcribe
+        """Handler of audio: transcription or wake-word detection, whichever the client requested last."""
         self._handlers: dict[str, Callable[[WyomingEvent], Awaitable[None]]] = {
             "describe": self._describe,
             "select-program": self._select,
-            "transcribe": self._ask_transcript,
-            "detect": self._ask_detection,
-            "audio-start": self._hear,
-            "audio-chunk": self._misplaced,
-            "audio-stop": self._pass,
-            "transcript": self._reply,
+            "transcribe": self._select_transcription,
+            "detect": self._select_detection,
+            "audio-start": self._handle_audio,
+            "audio-chunk": self._reject_misplaced,
+            "audio-stop": self._ignore,
+            "transcript": self._run_turn,
             "synthesize": self._synthesize,
             "synthesize-start": self._synthesize_stream,
-            "synthesize-chunk": self._misplaced,
-            "synthesize-stop": self._misplaced,
+            "synthesize-chunk": self._reject_misplaced,
+            "synthesize-stop": self._reject_misplaced,
         }
 
-    async def answer(self, event: WyomingEvent) -> None:
-        """Raises ChatapiError, after which nothing more is to be answered."""
+    async def handle(self, event: WyomingEvent) -> None:
+        """Handles an event. After a ChatapiError no further event may be handled."""
         await self._handlers[event.type](event)
 
     async def _describe(self, event: WyomingEvent) -> None:
@@ -74,43 +74,45 @@ class WyomingHandler:
     async def _select(self, event: WyomingEvent) -> None:
         name = wire.read(wire.Program, event).name
         if name != PROGRAM:
-            raise Unprocessable(f"there is no program {name!r}; there is {PROGRAM}", code="unknown_program")
+            raise Unprocessable(f"program {name!r} does not exist; use {PROGRAM}", code="unknown_program")
 
-    async def _pass(self, event: WyomingEvent) -> None:
-        """An end of sound that has ended already harms nobody."""
+    async def _ignore(self, event: WyomingEvent) -> None:
+        """Ignores an audio-stop without an audio-start."""
 
-    async def _misplaced(self, event: WyomingEvent) -> None:
+    async def _reject_misplaced(self, event: WyomingEvent) -> None:
         first = "audio-start" if event.type == "audio-chunk" else "synthesize-start"
-        raise Unprocessable(f"{event.type} comes before {first}", code="unexpected_event")
+        raise Unprocessable(f"{event.type} arrived before {first}", code="unexpected_event")
 
-    async def _ask_transcript(self, event: WyomingEvent) -> None:
-        asked = wire.read(wire.Transcribe, event)
-        self._appliance.transcriber.language(asked.short)
+    async def _select_transcription(self, event: WyomingEvent) -> None:
+        request = wire.read(wire.Transcribe, event)
+        self._appliance.transcriber.language(request.short)
         active = self._appliance.active.get("asr", self._appliance.settings.asr.engine)
-        if asked.name not in (None, "", active):
-            raise Unprocessable(f"there is no model {asked.name!r}; there is {active}", code="unknown_model")
-        self._asked, self._hears = asked, self._transcribe
+        if request.name not in (None, "", active):
+            raise Unprocessable(f"model {request.name!r} is not available; use {active}", code="unknown_model")
+        self._request, self._audio_handler = request, self._transcribe
 
-    async def _ask_detection(self, event: WyomingEvent) -> None:
+    async def _select_detection(self, event: WyomingEvent) -> None:
         names = wire.read(wire.Detect, event).names
         if not has_wake_word(self._appliance):
-            raise WrongMode("the box has no wake word; `chatapi models list` shows those to fetch", code="no_wake_word")
+            raise WrongMode(
+                "the box has no wake word; `chatapi models list` shows models to fetch", code="no_wake_word"
+            )
         await self._appliance.engines.wake_word.open()
         if names and wake_word(self._appliance) not in names:
             raise Unprocessable(
-                f"there is no wake word {names[0]!r}; there is {wake_word(self._appliance)}", code="unknown_wake_word"
+                f"wake word {names[0]!r} is not available; use {wake_word(self._appliance)}", code="unknown_wake_word"
             )
-        self._hears = self._detect
+        self._audio_handler = self._detect
 
-    async def _hear(self, event: WyomingEvent) -> None:
+    async def _handle_audio(self, event: WyomingEvent) -> None:
         try:
-            async with aclosing(self._sound(event)) as sound:
-                await self._hears(sound)
+            async with aclosing(self._audio(event)) as audio:
+                await self._audio_handler(audio)
         except ClientDisconnected:
             return
 
-    async def _sound(self, start: WyomingEvent) -> AsyncGenerator[tuple[Samples, int | float | None], None]:
-        """16 kHz mono up to audio-stop, with the time its sender gave it. Raises Abandoned."""
+    async def _audio(self, start: WyomingEvent) -> AsyncGenerator[tuple[Samples, int | float | None], None]:
+        """16 kHz mono audio up to audio-stop, with the client's timestamps. Raises ClientDisconnected."""
         form = wire.read(wire.PcmFormat, start)
         pcm = Pcm(form.rate, form.width, form.channels)
         while True:
@@ -118,7 +120,7 @@ class WyomingHandler:
             if event.type == "audio-chunk":
                 chunk = wire.read(wire.PcmFormat, event)
                 if (chunk.rate, chunk.width, chunk.channels) != (form.rate, form.width, form.channels):
-                    raise Unprocessable("audio-chunk has another format than its audio-start", code="bad_audio")
+                    raise Unprocessable("the format of audio-chunk differs from its audio-start", code="bad_audio")
                 for first in range(0, len(event.payload), STEP):
                     yield pcm.feed(event.payload[first : first + STEP]), chunk.timestamp
                     await anyio.lowlevel.checkpoint()
@@ -131,10 +133,10 @@ class WyomingHandler:
                 self._client.put_back(event)
                 raise ClientDisconnected
 
-    async def _transcribe(self, sound: AsyncIterator[tuple[Samples, int | float | None]]) -> None:
-        asked, text, language = self._asked, "", None
-        context = {"context": asked.context} if asked.context is not None else {}
-        async with self._appliance.transcription_service.transcribe_stream(_samples(sound), asked.short) as found:
+    async def _transcribe(self, audio: AsyncIterator[tuple[Samples, int | float | None]]) -> None:
+        request, text, language = self._request, "", None
+        context = {"context": request.context} if request.context is not None else {}
+        async with self._appliance.transcription_service.transcribe_stream(_samples(audio), request.short) as found:
             async for transcript in found:
                 if not text:
                     language = transcript.language
@@ -142,41 +144,41 @@ class WyomingHandler:
                 more = f" {transcript.text}" if text else transcript.text
                 text += more
                 await self._client.send(WyomingEvent("transcript-chunk", {"text": more}))
-        spoken = {"language": language} if language else {}
+        detected = {"language": language} if language else {}
         start = () if text else (WyomingEvent("transcript-start", context),)
-        final = WyomingEvent("transcript", {"text": text, **spoken, **context})
+        final = WyomingEvent("transcript", {"text": text, **detected, **context})
         await self._client.send(*start, final, WyomingEvent("transcript-stop"))
 
-    async def _detect(self, sound: AsyncIterator[tuple[Samples, int | float | None]]) -> None:
-        """For as long as sound comes, which may be for ever."""
-        listener, heard, detected = WakeWordListener(self._appliance.engines.wake_word.engine), 0, False
-        async for samples, timestamp in sound:
+    async def _detect(self, audio: AsyncIterator[tuple[Samples, int | float | None]]) -> None:
+        """Detects the wake word for as long as audio arrives, which may be without an end."""
+        listener, received, detected = WakeWordListener(self._appliance.engines.wake_word.engine), 0, False
+        async for samples, timestamp in audio:
             for at in listener.detections(samples):
-                when = round((heard + at) * 1000 / RATE) if timestamp is None else timestamp
+                when = round((received + at) * 1000 / RATE) if timestamp is None else timestamp
                 detected = True
                 await self._client.send(
                     WyomingEvent("detection", {"name": wake_word(self._appliance), "timestamp": when})
                 )
-            heard += len(samples)
+            received += len(samples)
         if not detected:
             await self._client.send(WyomingEvent("not-detected"))
 
-    async def _reply(self, event: WyomingEvent) -> None:
-        """A whole turn of a conversation, which follow-ups go on with by their context."""
-        asked = wire.read(wire.TranscriptRequest, event)
-        turn = Turn(prompt=asked.text, conversation=asked.conversation or None, create_missing=True)
-        context, text = dict(asked.context or {}), ""
+    async def _run_turn(self, event: WyomingEvent) -> None:
+        """Runs a turn of a conversation, which later turns continue by their context."""
+        request = wire.read(wire.TranscriptRequest, event)
+        turn = Turn(prompt=request.text, conversation=request.conversation or None, create_missing=True)
+        context, text = dict(request.context or {}), ""
         stop: tuple[WyomingEvent, ...] = ()
         try:
             async with self._appliance.completions.run(turn) as events:
-                async for happened in events:
-                    if isinstance(happened, TurnStarted):
-                        context["conversation_id"] = happened.conversation
+                async for turn_event in events:
+                    if isinstance(turn_event, TurnStarted):
+                        context["conversation_id"] = turn_event.conversation
                         await self._client.send(WyomingEvent("handled-start", {"context": context}))
                         stop = (WyomingEvent("handled-stop"),)
-                    elif isinstance(happened, TextDelta):
-                        text += happened.text
-                        await self._client.send(WyomingEvent("handled-chunk", {"text": happened.text}))
+                    elif isinstance(turn_event, TextDelta):
+                        text += turn_event.text
+                        await self._client.send(WyomingEvent("handled-chunk", {"text": turn_event.text}))
         except ChatapiError as error:
             self._appliance.metrics.errors.labels(error.code).inc()
             await self._client.send(WyomingEvent("not-handled", {"text": error.message, "context": context}), *stop)
@@ -187,16 +189,16 @@ class WyomingHandler:
         wanted = wire.read(wire.Synthesize, event)
         voice = self._voice(wanted)
         self._check_length(len(wanted.text))
-        await self._speak(_one(wanted.text), voice)
+        await self._send_speech(_one(wanted.text), voice)
 
     async def _synthesize_stream(self, event: WyomingEvent) -> None:
         voice = self._voice(wire.read(wire.SynthesizeStart, event))
-        async with aclosing(self._written()) as text:
-            await self._speak(text, voice)
+        async with aclosing(self._streamed_text()) as text:
+            await self._send_speech(text, voice)
         await self._client.send(WyomingEvent("synthesize-stopped"))
 
-    async def _written(self) -> AsyncGenerator[str, None]:
-        """Text up to synthesize-stop, as it comes."""
+    async def _streamed_text(self) -> AsyncGenerator[str, None]:
+        """Streamed text up to synthesize-stop."""
         size = 0
         while (event := await self._client.take()).type != "synthesize-stop":
             if event.type == "synthesize-chunk":
@@ -207,46 +209,46 @@ class WyomingHandler:
             elif event.type == "describe":
                 await self._describe(event)
             elif event.type != "synthesize":
-                # That one repeats the text for servers that know no pieces of it.
-                raise Unprocessable(f"{event.type} comes before synthesize-stop", code="unexpected_event")
+                # `synthesize` repeats the whole text for servers without streaming.
+                raise Unprocessable(f"{event.type} arrived before synthesize-stop", code="unexpected_event")
 
     def _voice(self, wanted: wire.SynthesizeStart) -> Voice:
-        wire.as_text(wanted)
-        asked = wanted.voice or wire.VoiceWanted()
-        if asked.speaker:
+        wire.check_text_format(wanted)
+        voice = wanted.voice or wire.VoiceSelection()
+        if voice.speaker:
             raise Unprocessable(
-                f"there is no speaker {asked.speaker!r}; every voice here has one alone", code="unknown_speaker"
+                f"speaker {voice.speaker!r} is not available; every voice has a single speaker", code="unknown_speaker"
             )
-        return self._appliance.synthesis.voice(asked.name, asked.short or "")
+        return self._appliance.synthesis.voice(voice.name, voice.short or "")
 
     def _check_length(self, size: int) -> None:
         most = self._appliance.settings.limits.prompt_chars
         if size > most:
-            raise TooLarge(f"the text has more than {most} characters, the most that are taken", code="text_too_long")
+            raise TooLarge(f"the text has more than {most} characters, which is the limit", code="text_too_long")
 
-    async def _speak(self, text: AsyncIterator[str], voice: Voice) -> None:
-        """One stretch of sound, which begins while the text may still be coming."""
-        begun = False
-        async with self._appliance.speech_service.synthesize_stream(text, voice) as spoken:
-            async for audio in spoken:
+    async def _send_speech(self, text: AsyncIterator[str], voice: Voice) -> None:
+        """Synthesizes and sends speech, which starts while text may still arrive."""
+        started = False
+        async with self._appliance.speech_service.synthesize_stream(text, voice) as speech:
+            async for audio in speech:
                 form = {"rate": audio.rate, "width": 2, "channels": 1}
-                if not begun:
+                if not started:
                     await self._client.send(WyomingEvent("audio-start", form))
-                    begun = True
+                    started = True
                 for events in _chunks(audio):
                     await self._client.send(*events)
         await self._client.send(WyomingEvent("audio-stop"))
 
 
 def _chunks(audio: Audio) -> list[list[WyomingEvent]]:
-    """The sound in events, those together that are written at once."""
+    """The audio as events, in groups that are sent at once."""
     form, data, size = {"rate": audio.rate, "width": 2, "channels": 1}, audio.pcm16(), 2 * CHUNK
     events = [WyomingEvent("audio-chunk", form, data[first : first + size]) for first in range(0, len(data), size)]
-    return [events[first : first + TOGETHER] for first in range(0, len(events), TOGETHER)]
+    return [events[first : first + EVENTS_PER_SEND] for first in range(0, len(events), EVENTS_PER_SEND)]
 
 
-async def _samples(sound: AsyncIterator[tuple[Samples, int | float | None]]) -> AsyncIterator[Samples]:
-    async for samples, _ in sound:
+async def _samples(audio: AsyncIterator[tuple[Samples, int | float | None]]) -> AsyncIterator[Samples]:
+    async for samples, _ in audio:
         yield samples
 
 

@@ -1,4 +1,4 @@
-"""What the box offers, as the answer to `describe`: programs, models and voices that can be used now."""
+"""The response to `describe`: programs, models and voices that are available now."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from chatapi.system.version import version
 
 PROGRAM = "chatapi"
 DIGITS = 12
-"""Of a model's sha256, which say what version it is."""
+"""Hexadecimal digits of a model's sha256 that serve as its version."""
 
 
 async def info(appliance: Appliance) -> dict[str, Any]:
     """The data of `info`. Raises NotReady while the models are loading."""
-    hearing = list(appliance.engines.asr.engine.languages)
+    recognized = list(appliance.engines.asr.engine.languages)
     voices = appliance.synthesis.voices()
-    spoken = sorted({voice.language for voice in voices})
+    synthesized = sorted({voice.language for voice in voices})
     manifests = appliance.catalog.manifests
     return {
         "asr": [
             _program(
-                "hears what is said",
-                models=[_model(appliance, "asr", hearing)],
+                "transcribes speech",
+                models=[_model(appliance, "asr", recognized)],
                 supports_transcript_streaming=True,
                 requires_external_vad=True,
             )
         ],
         "tts": [
             _program(
-                "speaks",
+                "synthesizes speech",
                 voices=[
                     {**_artifact(voice.name, manifests.get(voice.name)), "languages": [voice.language]}
                     for voice in voices
@@ -43,9 +43,9 @@ async def info(appliance: Appliance) -> dict[str, Any]:
         ],
         "handle": [
             _program(
-                "answers",
-                # A language model knows no list of languages: what it is asked comes by the ear, and goes by the voice.
-                models=[_model(appliance, "llm", sorted({*hearing, *spoken}))],
+                "responds with a language model",
+                # A language model has no list of languages, so these are the languages of ASR and TTS.
+                models=[_model(appliance, "llm", sorted({*recognized, *synthesized}))],
                 supports_handled_streaming=True,
                 supports_home_control=False,
             )
@@ -55,7 +55,7 @@ async def info(appliance: Appliance) -> dict[str, Any]:
 
 
 async def _wake(appliance: Appliance) -> list[dict[str, Any]]:
-    """Empty where the box has no wake word."""
+    """The wake-word programs; empty when the box has no wake word."""
     if not has_wake_word(appliance):
         return []
     try:
@@ -66,11 +66,11 @@ async def _wake(appliance: Appliance) -> list[dict[str, Any]]:
     manifest = appliance.catalog.manifests.get(name)
     languages = list(manifest.languages) if manifest else ["en"]
     model = {**_artifact(name, manifest), "languages": languages, "phrase": detector.words}
-    return [_program("waits for its wake word", models=[model])]
+    return [_program("detects its wake word", models=[model])]
 
 
 def has_wake_word(appliance: Appliance) -> bool:
-    """Whether its engine and, where that needs one, a model are here."""
+    """Whether the engine and, if it needs one, a model are installed."""
     table = appliance.settings.wake_word
     if not registry.installed("wake_word", table.engine):
         return False
@@ -82,7 +82,7 @@ def has_wake_word(appliance: Appliance) -> bool:
 
 
 def wake_word(appliance: Appliance) -> str:
-    """The name of the wake word's model, once it is loaded."""
+    """The name of the wake-word model, once it is loaded."""
     return appliance.active.get("wake_word", appliance.settings.wake_word.engine)
 
 
@@ -114,15 +114,15 @@ def _artifact(name: str, manifest: Manifest | None) -> dict[str, Any]:
     digests = [file.sha256 for file in manifest.files.values() if file.sha256]
     return {
         "name": name,
-        "attribution": {"name": _maker(manifest.homepage), "url": manifest.homepage},
+        "attribution": {"name": _owner(manifest.homepage), "url": manifest.homepage},
         "installed": True,
         "description": f"{manifest.title} ({manifest.licence})",
         "version": digests[0][:DIGITS] if digests else None,
     }
 
 
-def _maker(homepage: str) -> str:
-    """Whose page it is: on GitHub and its like the first part of the path, else the host."""
+def _owner(homepage: str) -> str:
+    """The owner of a page: the first path segment on GitHub and similar sites, else the host."""
     url = urlsplit(homepage)
     parts = [part for part in url.path.split("/") if part]
     shared = url.hostname in ("github.com", "huggingface.co", "gitlab.com")

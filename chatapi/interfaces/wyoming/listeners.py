@@ -1,4 +1,4 @@
-"""Where it listens, and who may come in."""
+"""Wyoming's listening sockets, and the clients that may connect."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from chatapi.settings import Settings
 log = logging.getLogger(__name__)
 
 WAITING = 64
-"""Connections that may wait to be accepted."""
+"""Most connections that wait to be accepted."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MODE = 0o660
-"""Of the Unix socket: this user and its group."""
+"""File mode of the Unix socket: read and write for this user and its group."""
 
 
-def opened(settings: Settings) -> list[socket.socket]:
-    """Listening sockets; none where it is off, or cannot be had and nobody asked for it. Raises SettingsError."""
+def open_listeners(settings: Settings) -> list[socket.socket]:
+    """Opens the listening sockets; none when Wyoming is off, or fails without being requested. Raises SettingsError."""
     table, found = settings.wyoming, []
-    if not speaks(settings):
+    if not is_enabled(settings):
         if table.demanded:
-            # No fault: keys can be made while the box runs, and it must come up again after a power cut.
-            log.warning("Wyoming is off: %s", closed_by_keys(settings))
+            # No error: keys can be created while the box runs, and it must start again after a power cut.
+            log.warning("Wyoming is off: %s", disabled_by_keys(settings))
         return []
     try:
         if table.host:
@@ -47,31 +47,33 @@ def opened(settings: Settings) -> list[socket.socket]:
     return found
 
 
-def speaks(settings: Settings) -> bool:
-    """Whether the box is to speak it."""
-    return settings.wyoming.enabled is not False and not (_has_keys(settings) and closed_by_keys(settings))
+def is_enabled(settings: Settings) -> bool:
+    """Whether Wyoming is enabled."""
+    return settings.wyoming.enabled is not False and not (_has_keys(settings) and disabled_by_keys(settings))
 
 
-def closed_by_keys(settings: Settings) -> str:
-    """Why a box that has keys does not speak it as it is set, though the protocol knows no keys; empty: it does."""
+def disabled_by_keys(settings: Settings) -> str:
+    """Why API keys disable Wyoming, a protocol without keys, with these settings; empty when they do not."""
     if settings.wyoming.enabled is None:
-        return "the box has keys, and Wyoming knows none; wyoming.enabled=true opens it to whoever may connect"
-    if is_open(settings) and not settings.wyoming.allow:
         return (
-            "the box has keys, and Wyoming, which knows none, would be open to everyone on the network; set "
-            "wyoming.allow to the networks that may come, such as 192.168.1.0/24"
+            "the box has API keys, and Wyoming has none; wyoming.enabled=true opens it to every client that can connect"
+        )
+    if is_public(settings) and not settings.wyoming.allow:
+        return (
+            "the box has API keys, and Wyoming, which has none, would be open to everyone on the network; set "
+            "wyoming.allow to the networks that may connect, such as 192.168.1.0/24"
         )
     return ""
 
 
 def check_open(settings: Settings, keyring: auth.Keyring) -> None:
-    """Raises Unauthorized where keys were made since the start, before which it was open because there were none."""
+    """Raises Unauthorized when keys created after the start disable Wyoming."""
     try:
         wanted = keyring.wanted
     except SettingsError:
         wanted = True
-    if wanted and (told := closed_by_keys(settings)):
-        raise Unauthorized(told)
+    if wanted and (reason := disabled_by_keys(settings)):
+        raise Unauthorized(reason)
 
 
 def _has_keys(settings: Settings) -> bool:
@@ -79,7 +81,7 @@ def _has_keys(settings: Settings) -> bool:
 
 
 def close(listening: Iterable[socket.socket], path: Path | None) -> None:
-    """Close them, and remove the Unix socket at `path`, where it is one of them."""
+    """Closes the sockets, and removes the Unix socket at `path` if it is one of them."""
     for each in listening:
         each.close()
         if each.family == socket.AF_UNIX and path is not None:
@@ -87,7 +89,7 @@ def close(listening: Iterable[socket.socket], path: Path | None) -> None:
 
 
 def url(listening: socket.socket) -> str:
-    """As Wyoming's own programs write it."""
+    """The URL of a socket, in the form of Wyoming's own programs."""
     name = listening.getsockname()
     if listening.family == socket.AF_UNIX:
         return f"unix://{name}"
@@ -95,8 +97,8 @@ def url(listening: socket.socket) -> str:
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
-def is_open(settings: Settings) -> bool:
-    """Whether others than this machine reach it."""
+def is_public(settings: Settings) -> bool:
+    """Whether other machines can connect."""
     return bool(settings.wyoming.host) and settings.wyoming.host not in LOOPBACK
 
 
@@ -113,7 +115,7 @@ def _tcp(host: str, port: int) -> socket.socket:
 def _unix(path: Path) -> socket.socket:
     found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _make_way(path)
+        _remove_stale_socket(path)
         found.bind(str(path))
         path.chmod(MODE)
         found.listen(WAITING)
@@ -126,31 +128,31 @@ def _unix(path: Path) -> socket.socket:
     return found
 
 
-def _make_way(path: Path) -> None:
-    """Remove what a process left that was ended by force. Raises SettingsError where somebody listens."""
+def _remove_stale_socket(path: Path) -> None:
+    """Removes the socket of a killed process. Raises SettingsError when another process listens on it."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise SettingsError(f"wyoming.socket is {path}, which is there and is no socket: name another")
+            raise SettingsError(f"wyoming.socket is {path}, which exists and is not a socket: choose another path")
     except FileNotFoundError:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trying:
-        trying.settimeout(1)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
         try:
-            trying.connect(str(path))
+            probe.connect(str(path))
         except ConnectionRefusedError:
             path.unlink()
             return
-    raise SettingsError(f"somebody listens on {path} already: end it, or set wyoming.socket")
+    raise SettingsError(f"another process listens on {path}: stop it, or set wyoming.socket")
 
 
 class AllowedClients:
-    """Who may come in: everybody, or this machine and those of some networks."""
+    """The clients that may connect: all, or this machine and some networks."""
 
     def __init__(self, networks: Iterable[str]) -> None:
         self._networks = [ipaddress.ip_network(each, strict=False) for each in networks]
 
-    def lets_in(self, peer: object) -> bool:
-        """`peer`: an address as sockets tell it, host and port; of a Unix socket a path, whose mode has decided."""
+    def allows(self, peer: object) -> bool:
+        """`peer`: a socket address, host and port; for a Unix socket a path, whose file mode decides."""
         if not self._networks or not isinstance(peer, tuple):
             return True
         address = ipaddress.ip_address(str(peer[0]).partition("%")[0])

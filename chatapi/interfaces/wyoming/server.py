@@ -1,4 +1,4 @@
-"""Listens, lets in whom it may, and serves each on a task of its own."""
+"""The Wyoming server: accepts allowed clients and serves each on a task of its own."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from chatapi.interfaces.wyoming.zeroconf import announce
 
 log = logging.getLogger(__name__)
 
-AGAIN = 0.5
-"""Seconds until the next connection is accepted, when the system has no more files for them."""
+ACCEPT_RETRY_SECONDS = 0.5
+"""Delay before the next accept when the system has no file descriptors left, in seconds."""
 RETRY_SECONDS = 5.0
-"""Until a client is to try again that found too many connections."""
-REFUSED = 64
-"""Connections beyond the limit that are told so at once; more are closed without a word."""
+"""Retry delay for a client rejected because of too many connections, in seconds."""
+MAX_REJECTED = 64
+"""Most concurrent connections beyond the limit that receive an error; further ones are closed without one."""
 
 
 class WyomingServer:
-    """Goes on for as long as `run` does, whatever its clients do."""
+    """The server; it runs as long as `run`, whatever its clients do."""
 
     def __init__(self, appliance: Appliance, listening: Sequence[socket.socket]) -> None:
         self._appliance = appliance
@@ -39,7 +39,7 @@ class WyomingServer:
         self._urls = [listeners.url(each) for each in listening]
         self._open = 0
         self._addresses: Counter[str] = Counter()
-        self._refused = 0
+        self._rejecting = 0
         appliance.metrics.wyoming_connections.set_function(lambda: float(self._open))
 
     @property
@@ -53,7 +53,7 @@ class WyomingServer:
             for each in self._listening:
                 each.setblocking(False)
                 group.start_soon(self._accept, each, group)
-                if each.family != socket.AF_UNIX and table.announce and listeners.is_open(self._appliance.settings):
+                if each.family != socket.AF_UNIX and table.announce and listeners.is_public(self._appliance.settings):
                     group.start_soon(announce, *each.getsockname()[:2])
 
     async def _accept(self, listening: socket.socket, group: TaskGroup) -> None:
@@ -64,34 +64,34 @@ class WyomingServer:
             except ConnectionAbortedError:
                 continue
             except OSError as error:
-                log.warning("a Wyoming connection could not be accepted: %s", error)
-                await anyio.sleep(AGAIN)
+                log.warning("Wyoming connection not accepted: %s", error)
+                await anyio.sleep(ACCEPT_RETRY_SECONDS)
                 continue
             group.start_soon(self._serve, accepted)
 
     async def _serve(self, accepted: socket.socket) -> None:
         try:
             peer = accepted.getpeername()
-            # Not a UNIXSocketStream, whose reader anyio (4.16) wakes after it was cancelled.
+            # Not a UNIXSocketStream, whose cancelled reader anyio (4.16) wakes.
             stream = await SocketStream.from_socket(accepted)
         except BaseException as error:
             accepted.close()
             if isinstance(error, (OSError, ValueError)):
-                # It has left already.
+                # The client has disconnected already.
                 return
             raise
         async with stream:
-            if not self._allowed.lets_in(peer):
-                log.warning("a Wyoming connection from %s was refused: it is in no network of wyoming.allow", peer)
+            if not self._allowed.allows(peer):
+                log.warning("Wyoming client rejected, not in wyoming.allow: %s", peer)
                 return
             try:
                 listeners.check_open(self._appliance.settings, self._appliance.keyring)
-            except Unauthorized as refused:
-                await self._refuse(stream, refused)
+            except Unauthorized as error:
+                await self._reject(stream, error)
                 return
             address = _address(peer)
-            if told := self._full(address):
-                await self._refuse(stream, Busy(told, code="too_many_connections", retry_after=RETRY_SECONDS))
+            if reason := self._full(address):
+                await self._reject(stream, Busy(reason, code="too_many_connections", retry_after=RETRY_SECONDS))
                 return
             self._open += 1
             self._addresses[address] += 1
@@ -103,25 +103,25 @@ class WyomingServer:
                 self._addresses += Counter()
 
     def _full(self, address: str) -> str:
-        """Why no more connections are served; empty: they are."""
+        """Why the connection is rejected; empty when it is not."""
         table = self._appliance.settings.wyoming
         if self._open >= table.connections:
-            return f"{self._open} connections are open, which is all that are taken"
+            return f"{self._open} connections are open, which is the limit"
         if address and self._addresses[address] >= table.connections_per_address:
-            return f"{table.connections_per_address} connections of your address are open, which is all that are taken"
+            return f"{table.connections_per_address} connections from your address are open, which is the limit"
         return ""
 
-    async def _refuse(self, stream: SocketStream, error: ChatapiError) -> None:
-        if self._refused >= REFUSED:
+    async def _reject(self, stream: SocketStream, error: ChatapiError) -> None:
+        if self._rejecting >= MAX_REJECTED:
             return
-        self._refused += 1
+        self._rejecting += 1
         try:
-            await WyomingConnection(stream, self._appliance).refuse(error)
+            await WyomingConnection(stream, self._appliance).reject(error)
         finally:
-            self._refused -= 1
+            self._rejecting -= 1
 
 
 def _address(peer: object) -> str:
-    """As limits count it; empty: this machine."""
+    """The address that limits count; empty for this machine."""
     host = str(peer[0]) if isinstance(peer, tuple) else ""
     return "" if client_address.is_local(host) else client_address.client(host)

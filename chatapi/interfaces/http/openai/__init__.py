@@ -1,4 +1,4 @@
-"""`/v1`: OpenAI's HTTP, for the programs that speak it already; the Realtime API is its neighbour `realtime`."""
+"""OpenAI's HTTP API under `/v1`; the Realtime API is in the package `realtime`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["BODIES", "router"]
 
 
 def router(appliance: Appliance) -> APIRouter:
-    """Its routes."""
+    """The routes of this module."""
     routes = APIRouter()
     routes.include_router(models.router(appliance))
     routes.include_router(transcriptions.router(appliance))

@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: a conversation that its caller keeps, answered in text and voice."""
+"""`POST /v1/chat/completions`: a conversation that the client keeps, answered in text and speech."""
 
 from __future__ import annotations
 
@@ -11,64 +11,64 @@ from starlette.responses import Response
 from chatapi.appliance import Appliance
 from chatapi.interfaces.http.openai import chat_request
 from chatapi.interfaces.http.openai.chat_body import ChatRequest
-from chatapi.interfaces.http.openai.chat_reply import ChatReply
-from chatapi.interfaces.http.openai.errors import refusals
+from chatapi.interfaces.http.openai.chat_response import ChatCompletionResponse
+from chatapi.interfaces.http.openai.errors import error_responses
 from chatapi.interfaces.http.openai.openapi import events
 
 BODY = {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ChatRequest"}}}}
-CHUNKS = events("Each event; its data is a chat.completion.chunk in JSON, that of the last is [DONE].")
+CHUNKS = events("A server-sent event; its data is a chat.completion.chunk in JSON, and [DONE] in the last one.")
 
 
 class Choice(BaseModel):
-    """The answer."""
+    """The completion's message."""
 
     index: int
     message: dict[str, Any]
-    """role, content, refusal, and where there are any tool_calls and audio."""
+    """role, content, refusal, and tool_calls and audio when there are any."""
     logprobs: dict[str, Any] | None
     finish_reason: str
     """stop, length or tool_calls."""
 
 
 class ChatCompletion(BaseModel):
-    """An answer in OpenAI's form."""
+    """A chat completion in OpenAI's format."""
 
     id: str
     object: str
     created: int
-    """Seconds since 1970."""
+    """Creation time, in seconds since 1970."""
     model: str
     choices: list[Choice]
     usage: dict[str, Any]
-    """Tokens of prompt and answer, and those of the prompt that were kept from before."""
+    """Tokens of the prompt and the completion, and cached tokens of the prompt."""
     service_tier: str
     system_fingerprint: str | None
 
 
 def router(appliance: Appliance) -> APIRouter:
-    """Its route."""
+    """The routes of this module."""
     routes = APIRouter(prefix="/v1")
 
     @routes.post(
         "/chat/completions",
-        summary="Answer a conversation, in OpenAI's form",
+        summary="Create a chat completion, in OpenAI's format",
         response_class=Response,
         responses={
             200: {
                 "model": ChatCompletion,
-                "description": "The answer; with stream=true as it is written.",
+                "description": "The completion; with stream=true as chunks.",
                 "content": {"text/event-stream": CHUNKS},
             },
-            **refusals(400, 404, 408, 413, 415, 503),
+            **error_responses(400, 404, 408, 413, 415, 503),
         },
         openapi_extra={"requestBody": BODY},
     )
     async def chat_completions(request: Request) -> Response:
-        asked = await chat_request.read(request, appliance)
-        return ChatReply(appliance.chat, asked, appliance.metrics)
+        completion_request = await chat_request.read(request, appliance)
+        return ChatCompletionResponse(appliance.chat, completion_request, appliance.metrics)
 
     return routes
 
 
 BODIES = (ChatRequest,)
-"""What the document's `components` must describe."""
+"""Models that the OpenAPI document's `components` must contain."""

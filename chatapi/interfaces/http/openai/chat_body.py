@@ -1,4 +1,4 @@
-"""The body of `POST /v1/chat/completions`: its form, and what is done with every parameter that OpenAI names."""
+"""The body of `POST /v1/chat/completions`: its schema, and how each of OpenAI's parameters is treated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chatapi.interfaces.http.openai_aliases import VoiceId, metadata_fault
 from chatapi.services.turns.completion import MAX_TEMPERATURE
 
 NAME = r"^[a-zA-Z0-9_-]{1,64}$"
-"""OpenAI's names of functions and schemas."""
+"""Pattern of OpenAI's function and schema names."""
 
 
 class _Form(BaseModel):
@@ -21,52 +21,52 @@ class _Form(BaseModel):
 
 
 class TextPart(_Form):
-    """A piece of a message's text."""
+    """A text part of a message."""
 
     type: Literal["text"]
     text: str
 
 
 class RefusalPart(_Form):
-    """What an assistant said instead of an answer."""
+    """A refusal of the assistant."""
 
     type: Literal["refusal"]
     refusal: str
 
 
 class InputAudio(_Form):
-    """Somebody speaking."""
+    """Recorded speech."""
 
     data: str
-    """Base64 of a file; WAV and MP3 are what OpenAI takes, FLAC, OGG, MP4 and WebM are understood too."""
+    """Base64 of a file; OpenAI supports WAV and MP3, and FLAC, OGG, MP4 and WebM also work here."""
     format: Literal["wav", "mp3"]
 
 
 class AudioPart(_Form):
-    """A piece of a message that is heard."""
+    """An audio part of a message."""
 
     type: Literal["input_audio"]
     input_audio: InputAudio
 
 
 class FunctionCallPart(_Form):
-    """What an assistant wanted called."""
+    """The function that the assistant calls."""
 
     name: Annotated[str, Field(pattern=NAME)]
     arguments: str
-    """JSON, as the model wrote it."""
+    """Arguments in JSON, as the model wrote them."""
 
 
 class ToolCallPart(_Form):
-    """A call of a function."""
+    """A tool call of the assistant."""
 
     id: Annotated[str, Field(min_length=1, max_length=200)]
     type: Literal["function"]
     function: FunctionCallPart
 
 
-class SpokenAnswer(_Form):
-    """An answer that was spoken: its id for an hour, or its transcript for ever."""
+class AssistantAudio(_Form):
+    """Reference to a spoken answer: by its id for an hour, or by its transcript without a limit."""
 
     id: Annotated[str, Field(min_length=1, max_length=200)]
     data: str | None = None
@@ -85,7 +85,7 @@ def _text_or_parts(content: Any) -> str:
 
 Texts = Annotated[list[Annotated[Annotated[TextPart, Tag("=text")], Discriminator(_kind)]], Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^\S{1,64}$")]
-"""Of who takes part."""
+"""Name of a participant."""
 Content = Annotated[Annotated[str, Tag("=text")] | Annotated[Texts, Tag("=parts")], Discriminator(_text_or_parts)]
 UserParts = list[
     Annotated[Annotated[TextPart, Tag("=text")] | Annotated[AudioPart, Tag("=input_audio")], Discriminator(_kind)]
@@ -104,7 +104,7 @@ AssistantContent = Annotated[
 
 
 class SystemMessage(_Form):
-    """What the model is told before or between; developer is OpenAI's newer word for the same."""
+    """A system prompt, at the start or later; developer is OpenAI's newer name of the role."""
 
     role: Literal["system", "developer"]
     content: Content
@@ -112,30 +112,30 @@ class SystemMessage(_Form):
 
 
 class UserMessage(_Form):
-    """What is asked."""
+    """A message of the user."""
 
     role: Literal["user"]
     content: UserContent
     name: Name | None = None
-    """Who asks; the model is told it before their words."""
+    """Name of the user; it precedes the content in the prompt."""
 
 
 class AssistantMessage(_Form):
-    """What was answered. As the last message it is gone on with."""
+    """A message of the assistant. As the last message it is a prefix that the model continues."""
 
     role: Literal["assistant"]
     content: AssistantContent | None = None
     refusal: str | None = None
-    audio: SpokenAnswer | None = None
+    audio: AssistantAudio | None = None
     tool_calls: list[ToolCallPart] | None = None
     name: Name | None = None
-    """Who answered; the model is told it before their words, unless these are to be gone on with."""
+    """Name of the assistant; it precedes the content in the prompt, unless the message is a prefix to continue."""
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     function_call: None = None
 
 
 class ToolMessage(_Form):
-    """What a function that was called gave."""
+    """The result of a tool call."""
 
     role: Literal["tool"]
     content: Content
@@ -157,12 +157,12 @@ AnyMessage = Annotated[
 
 
 class FunctionSchema(_Form):
-    """What may be called. Its arguments are held to the parameters where a call is required."""
+    """A function that the model may call. When a call is required, its arguments conform to the parameters."""
 
     name: Annotated[str, Field(pattern=NAME)]
     description: str = ""
     parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
-    """JSON schema."""
+    """JSON schema of the arguments."""
     strict: bool | None = None
 
 
@@ -181,12 +181,12 @@ class ChosenTool(_Form):
 
 
 class AudioOptions(_Form):
-    """How the answer is spoken."""
+    """Options of the spoken answer."""
 
     voice: Annotated[str, Field(min_length=1, max_length=200)] | VoiceId
     """A voice from /v1/models or /models, or one of OpenAI's names: the box's default voice."""
     format: Literal["wav", "mp3", "flac", "opus", "aac", "pcm16"]
-    """pcm16 is 24 kHz, mono, little-endian; a stream takes no other."""
+    """pcm16 is 24 kHz, mono, little-endian; the only format with stream=true."""
 
 
 class TextFormat(_Form):
@@ -198,16 +198,16 @@ class JsonFormat(_Form):
 
 
 class Schema(_Form):
-    """A JSON schema that the answer fits."""
+    """A JSON schema for the answer."""
 
     model_config = ConfigDict(protected_namespaces=())
 
     name: Annotated[str, Field(pattern=NAME)]
     description: str | None = None
-    """What it is for; the model is told it."""
+    """Purpose of the schema; it is part of the prompt."""
     schema_: Annotated[dict[str, Any], Field(alias="schema")] = Field(default_factory=dict)
     strict: bool | None = None
-    """Whether it is to be followed to the letter, which the engines of the box always do."""
+    """Whether the answer must conform exactly; the engines of the box always conform."""
 
 
 class SchemaFormat(_Form):
@@ -232,68 +232,68 @@ Stops = Annotated[
 
 class StreamOptions(_Form):
     include_usage: bool = False
-    """One more chunk before the end, with the tokens used."""
+    """Whether a last chunk reports the token usage."""
     include_obfuscation: Literal[False] | None = None
 
 
 @dataclass(frozen=True)
-class Taken:
-    """A parameter that changes nothing here."""
+class IgnoredParameter:
+    """A parameter that has no effect here."""
 
     why: str
     values: tuple[Any, ...] | None = None
-    """Those of which that is true; None: all."""
+    """Values without an effect; None for all values."""
 
 
-TAKEN: Mapping[str, Taken] = {
-    "user": Taken("the box keeps no accounts"),
-    "safety_identifier": Taken("the box keeps no accounts"),
-    "metadata": Taken("it labels answers that are stored, and none is"),
-    "store": Taken("nothing is stored", (False,)),
-    "service_tier": Taken("there is one way to be served", ("auto", "default")),
-    "prompt_cache_key": Taken("the beginnings of all prompts are kept, as far as memory goes"),
-    "prompt_cache_retention": Taken("what is kept of a prompt is computed anew where it is gone"),
-    "prompt_cache_options": Taken("what is kept of a prompt is computed anew where it is gone"),
-    "prediction": Taken("it is a hint that makes the same answer come faster elsewhere"),
-    "verbosity": Taken("medium is as the model writes", ("medium",)),
-    "reasoning_effort": Taken("the models here answer without thinking aloud", ("none",)),
+IGNORED: Mapping[str, IgnoredParameter] = {
+    "user": IgnoredParameter("the box keeps no accounts"),
+    "safety_identifier": IgnoredParameter("the box keeps no accounts"),
+    "metadata": IgnoredParameter("it labels stored completions, and none is stored"),
+    "store": IgnoredParameter("nothing is stored", (False,)),
+    "service_tier": IgnoredParameter("there is only one service tier", ("auto", "default")),
+    "prompt_cache_key": IgnoredParameter("the prefixes of all prompts are cached while memory permits"),
+    "prompt_cache_retention": IgnoredParameter("an evicted prompt prefix is computed again"),
+    "prompt_cache_options": IgnoredParameter("an evicted prompt prefix is computed again"),
+    "prediction": IgnoredParameter("it is a hint that only speeds up the same completion"),
+    "verbosity": IgnoredParameter("medium is the model's own verbosity", ("medium",)),
+    "reasoning_effort": IgnoredParameter("the models here do not output reasoning", ("none",)),
 }
-"""OpenAI's parameters that provably change nothing of the answer."""
+"""OpenAI's parameters that do not change the completion."""
 
 
-def _with_taken(schema: dict[str, Any]) -> None:
-    """They are part of the form, though nothing is done with them."""
-    for name, taken in TAKEN.items():
-        allowed = {} if taken.values is None else {"enum": list(taken.values)}
-        schema["properties"][name] = {"description": f"Changes nothing here: {taken.why}.", **allowed}
+def _add_ignored(schema: dict[str, Any]) -> None:
+    """Adds the ignored parameters to the OpenAPI schema."""
+    for name, ignored in IGNORED.items():
+        allowed = {} if ignored.values is None else {"enum": list(ignored.values)}
+        schema["properties"][name] = {"description": f"Ignored: {ignored.why}.", **allowed}
 
 
 class ChatRequest(_Form):
-    """A conversation, to be answered. Nothing of it is kept."""
+    """A conversation to complete. Nothing of it is stored."""
 
-    model_config = ConfigDict(json_schema_extra=_with_taken)
+    model_config = ConfigDict(json_schema_extra=_add_ignored)
 
     messages: Annotated[list[AnyMessage], Field(min_length=1, max_length=1000)]
-    """All of the conversation: the box adds no system prompt of its own."""
+    """The whole conversation; the box adds no system prompt of its own."""
     model: Annotated[str, Field(max_length=200)] = "default"
     modalities: Annotated[list[Literal["text", "audio"]], Field(min_length=1, max_length=2)] | None = None
     """text, or text and audio."""
     audio: AudioOptions | None = None
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Longest answer; lowered to what the context has left. Left out: the box's llm.max_tokens."""
+    """Longest completion, in tokens; limited by the remaining context. Default: the box's llm.max_tokens."""
     max_completion_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """The newer name of max_tokens."""
     temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE, allow_inf_nan=False)] | None = None
-    """Left out: the box's llm.temperature."""
+    """Default: the box's llm.temperature."""
     top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1
-    """1, OpenAI's own default, leaves it to what suits the model."""
+    """1, OpenAI's default, uses the default of the model."""
     frequency_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] = 0
     presence_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] = 0
-    """0 for both leaves repetition to what suits the model."""
+    """0 for both penalties uses the default of the model."""
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Stops | None = None
     n: Annotated[int, Field(ge=1, le=128)] = 1
-    """One answer is given."""
+    """Number of completions; only 1 is supported."""
     stream: bool = False
     stream_options: StreamOptions | None = None
     response_format: Format | None = None
@@ -312,72 +312,72 @@ class ChatRequest(_Form):
         ]
         | None
     ) = None
-    """By the numbers of the tokens of the model in use."""
+    """Token id of the model in use -> bias."""
 
 
-REFUSED: Mapping[str, str] = {
+UNSUPPORTED: Mapping[str, str] = {
     "functions": "send them as tools",
     "function_call": "send it as tool_choice",
-    "web_search_options": "the box searches no web",
+    "web_search_options": "the box has no web search",
     "moderation": "the box has no moderation model",
 }
-"""OpenAI's parameters that are not taken, and what would be right."""
+"""OpenAI's parameters that are not supported, with the reason or the remedy."""
 CLIENT = ("extra_headers", "extra_query", "extra_body", "timeout")
-"""Parameters of OpenAI's Python client that never reach a server by these names."""
-UNSEEN = {"image_url": "images", "file": "files", "video_url": "videos"}
-"""Types of parts that nothing here understands."""
+"""Parameters of OpenAI's Python client that are never sent to a server by these names."""
+UNSUPPORTED_PARTS = {"image_url": "images", "file": "files", "video_url": "videos"}
+"""Types of message parts that are not supported, with the plural for error messages."""
 
 
-def understood(values: Mapping[str, Any]) -> ChatRequest:
-    """A JSON object as a request. Raises Unprocessable with the `param` that is wrong in its details."""
+def parse_body(values: Mapping[str, Any]) -> ChatRequest:
+    """Parses a JSON object. Raises Unprocessable with the invalid `param` in its details."""
     given = {name: value for name, value in values.items() if value is not None}
     for name in given:
         _check_parameter(name, given[name])
-    _refuse_unseen(given.get("messages"))
+    _reject_unsupported_parts(given.get("messages"))
     try:
         return ChatRequest.model_validate(
-            {name: value for name, value in given.items() if name not in TAKEN}, strict=True
+            {name: value for name, value in given.items() if name not in IGNORED}, strict=True
         )
     except ValidationError as error:
-        raise _explained(error) from None
+        raise _first_fault(error) from None
 
 
 def _check_parameter(name: str, value: Any) -> None:
-    if name in REFUSED:
-        raise wrong(name, f"{name} is not supported: {REFUSED[name]}", "unsupported_parameter")
+    if name in UNSUPPORTED:
+        raise invalid_parameter(name, f"{name} is not supported: {UNSUPPORTED[name]}", "unsupported_parameter")
     if name == "metadata" and (fault := metadata_fault(value)):
-        raise wrong("metadata", fault, "invalid_value")
-    if name in TAKEN:
-        values = TAKEN[name].values
+        raise invalid_parameter("metadata", fault, "invalid_value")
+    if name in IGNORED:
+        values = IGNORED[name].values
         if values is not None and not any(value is each or (value == each and each != 0) for each in values):
             known = " or ".join(repr(each) for each in values)
-            raise wrong(name, f"{name} can be {known} only: {TAKEN[name].why}", "unsupported_value")
+            raise invalid_parameter(name, f"{name} must be {known}: {IGNORED[name].why}", "unsupported_value")
     elif name not in ChatRequest.model_fields:
-        raise wrong(name[:100], f"there is no parameter {name[:100]!r}", "unknown_parameter")
+        raise invalid_parameter(name[:100], f"there is no parameter {name[:100]!r}", "unknown_parameter")
 
 
-def _refuse_unseen(messages: Any) -> None:
-    for at, message in enumerate(messages if isinstance(messages, list) else ()):
-        content = message.get("content") if isinstance(message, dict) else None
+def _reject_unsupported_parts(messages: Any) -> None:
+    for at, entry in enumerate(messages if isinstance(messages, list) else ()):
+        content = entry.get("content") if isinstance(entry, dict) else None
         for place, part in enumerate(content if isinstance(content, list) else ()):
             kind = part.get("type") if isinstance(part, dict) else None
-            if isinstance(kind, str) and kind in UNSEEN:
-                told = f"{UNSEEN[kind]} are not understood here; parts can be text and input_audio"
-                raise wrong(f"messages[{at}].content[{place}]", told, "unsupported_content")
+            if isinstance(kind, str) and kind in UNSUPPORTED_PARTS:
+                message = f"{UNSUPPORTED_PARTS[kind]} are not supported; parts can be text and input_audio"
+                raise invalid_parameter(f"messages[{at}].content[{place}]", message, "unsupported_content")
 
 
 FORMS: tuple[type[BaseModel], ...] = (*_Form.__subclasses__(), ChatRequest)
 FIELDS = {info.alias or name for form in FORMS for name, info in form.model_fields.items()}
-"""Of all forms; what else is in the place of a fault is pydantic's own."""
+"""Field names of all models; other names in a fault's location are pydantic's own."""
 
 
-def wrong(param: str, told: str, code: str) -> Unprocessable:
-    """What is wrong with a parameter."""
-    return Unprocessable(told, code=code, details={"param": param})
+def invalid_parameter(param: str, message: str, code: str) -> Unprocessable:
+    """The error for an invalid parameter."""
+    return Unprocessable(message, code=code, details={"param": param})
 
 
-def _explained(error: ValidationError) -> Unprocessable:
-    """The first fault: the others of a union follow from it."""
+def _first_fault(error: ValidationError) -> Unprocessable:
+    """The error for the first fault; the other faults of a union follow from it."""
     fault = error.errors(include_url=False)[0]
     place = ""
     for step in fault["loc"]:
@@ -386,9 +386,9 @@ def _explained(error: ValidationError) -> Unprocessable:
         elif step in FIELDS or (fault["type"] == "extra_forbidden" and step == fault["loc"][-1]):
             place += f".{step}" if place else step
     if fault["type"] == "extra_forbidden":
-        return wrong(place, f"there is no {place}", "unknown_parameter")
+        return invalid_parameter(place, f"there is no parameter {place}", "unknown_parameter")
     if fault["type"].startswith("union_tag"):
         known = str(fault.get("ctx", {}).get("expected_tags", "")).replace("=", "") or "system, user, assistant, tool"
-        return wrong(place, f"{place} is of no kind that is known; there are: {known}", "invalid_value")
+        return invalid_parameter(place, f"{place} has an unknown type; known are: {known}", "invalid_value")
     code = "missing_required_parameter" if fault["type"] == "missing" else "invalid_value"
-    return wrong(place, f"{place} {describe_validation_error(fault)}", code)
+    return invalid_parameter(place, f"{place} {describe_validation_error(fault)}", code)

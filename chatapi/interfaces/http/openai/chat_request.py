@@ -1,4 +1,4 @@
-"""A request for a chat completion as a `ChatTurn`, and the form its reply is to have."""
+"""Parses a chat completion request into a `ChatTurn` and the format of its response."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from chatapi.engines import Sampling, Tool
 from chatapi.errors import Unprocessable
 from chatapi.events import ToolCall
 from chatapi.interfaces.http import openai_aliases
-from chatapi.interfaces.http.json_body import check_plain, decoded, json_body
+from chatapi.interfaces.http.json_body import check_plain, decode_base64, json_body
 from chatapi.interfaces.http.openai import chat_body
-from chatapi.interfaces.http.openai.chat_body import ChatRequest, wrong
+from chatapi.interfaces.http.openai.chat_body import ChatRequest, invalid_parameter
 from chatapi.interfaces.http.spooling import Spool
 from chatapi.services.turns.chat_completion import ChatMessage, ChatTurn
 from chatapi.services.turns.completion import MAX_SEED
@@ -26,95 +26,99 @@ from chatapi.services.turns.completion import MAX_SEED
 
 @dataclass(frozen=True)
 class ChatCompletionRequest:
-    """A request understood."""
+    """A parsed request."""
 
     turn: ChatTurn
     model: str
-    """As it was asked for."""
+    """The model name in the request."""
     stream: bool
     usage: bool
-    """Whether the stream ends with the tokens used."""
+    """Whether the stream ends with the token usage."""
     audio: str | None
-    """The form of its sound; None: text only."""
+    """The audio format; None for text only."""
     logprobs: bool
 
 
 async def read(request: Request, appliance: Appliance) -> ChatCompletionRequest:
-    """Understand a request. Raises CallerError with the `param` that is wrong in its details."""
-    asked, said = await json_body(request, "messages", partial(_understood, Spool.of(request)))
-    audio = _audio(asked)
-    turn = _turn(asked, said, appliance, audio is not None)
+    """Parses a request. Raises CallerError with the invalid `param` in its details."""
+    body, messages = await json_body(request, "messages", partial(_parse, Spool.of(request)))
+    audio = _audio(body)
+    turn = _turn(body, messages, appliance, audio is not None)
     return ChatCompletionRequest(
         turn=replace(turn, traceparent=request.headers.get("traceparent", "")),
-        model=openai_aliases.model(appliance, "llm", asked.model),
-        stream=asked.stream,
-        usage=asked.stream_options is not None and asked.stream_options.include_usage,
+        model=openai_aliases.model(appliance, "llm", body.model),
+        stream=body.stream,
+        usage=body.stream_options is not None and body.stream_options.include_usage,
         audio=audio,
-        logprobs=asked.logprobs,
+        logprobs=body.logprobs,
     )
 
 
-def _understood(spool: Spool, values: dict[str, Any]) -> tuple[ChatRequest, tuple[ChatMessage, ...]]:
-    """The request, and its messages with their sound as files. For a thread where they are large."""
+def _parse(spool: Spool, values: dict[str, Any]) -> tuple[ChatRequest, tuple[ChatMessage, ...]]:
+    """The parsed body, and its messages with audio as files. Blocking; large bodies are parsed on a thread."""
     check_plain(values)
-    asked = chat_body.understood(values)
-    _check_together(asked)
-    said = [_said(message, f"messages[{at}]", spool) for at, message in enumerate(asked.messages)]
-    # What is gone on with begins as its answer will.
-    named = [_named(each, message) for each, message in zip(said[:-1], asked.messages[:-1], strict=True)]
-    last = said[-1] if said[-1].role == "assistant" else _named(said[-1], asked.messages[-1])
-    return asked, (*named, last)
+    body = chat_body.parse_body(values)
+    _check_combinations(body)
+    messages = [_message(message, f"messages[{at}]", spool) for at, message in enumerate(body.messages)]
+    # A prefix to continue starts without a name, as its completion does.
+    named = [_with_name(each, source) for each, source in zip(messages[:-1], body.messages[:-1], strict=True)]
+    last = messages[-1] if messages[-1].role == "assistant" else _with_name(messages[-1], body.messages[-1])
+    return body, (*named, last)
 
 
-def _named(said: ChatMessage, message: chat_body.AnyMessage) -> ChatMessage:
-    """With whose words they are before them."""
-    name = None if isinstance(message, chat_body.ToolMessage) else message.name
-    return replace(said, parts=(f"{name}:", *said.parts)) if name and any(said.parts) else said
+def _with_name(message: ChatMessage, source: chat_body.AnyMessage) -> ChatMessage:
+    """The message with the participant's name before its content."""
+    name = None if isinstance(source, chat_body.ToolMessage) else source.name
+    return replace(message, parts=(f"{name}:", *message.parts)) if name and any(message.parts) else message
 
 
-def _check_together(asked: ChatRequest) -> None:
-    """What no single parameter tells. Raises Unprocessable."""
-    if asked.n > 1:
-        raise wrong("n", f"n is {asked.n}; one answer is given: ask again for another", "unsupported_value")
-    if asked.top_logprobs is not None and not asked.logprobs:
-        raise wrong("top_logprobs", "top_logprobs goes with logprobs=true", "invalid_value")
-    if asked.stream_options is not None and not asked.stream:
-        raise wrong("stream_options", "stream_options goes with stream=true", "invalid_value")
-    if None not in (asked.max_tokens, asked.max_completion_tokens) and asked.max_tokens != asked.max_completion_tokens:
-        told = "max_tokens and max_completion_tokens mean the same and differ; send one of them"
-        raise wrong("max_tokens", told, "invalid_value")
+def _check_combinations(body: ChatRequest) -> None:
+    """Checks parameters that depend on each other. Raises Unprocessable."""
+    if body.n > 1:
+        raise invalid_parameter("n", f"n is {body.n}; only 1 is supported: send another request", "unsupported_value")
+    if body.top_logprobs is not None and not body.logprobs:
+        raise invalid_parameter("top_logprobs", "top_logprobs needs logprobs=true", "invalid_value")
+    if body.stream_options is not None and not body.stream:
+        raise invalid_parameter("stream_options", "stream_options needs stream=true", "invalid_value")
+    if None not in (body.max_tokens, body.max_completion_tokens) and body.max_tokens != body.max_completion_tokens:
+        message = "max_tokens and max_completion_tokens mean the same and differ; send one of them"
+        raise invalid_parameter("max_tokens", message, "invalid_value")
 
 
-def _audio(asked: ChatRequest) -> str | None:
-    """The form of the spoken answer; None: it is not to be spoken. Raises Unprocessable."""
-    modalities = asked.modalities or ["text"]
+def _audio(body: ChatRequest) -> str | None:
+    """The audio format of the answer; None for text only. Raises Unprocessable."""
+    modalities = body.modalities or ["text"]
     speaks = "audio" in modalities
     if "text" not in modalities:
-        raise wrong("modalities", 'modalities must hold "text"; sound comes with ["text", "audio"]', "invalid_value")
-    if speaks and asked.audio is None:
-        raise wrong("audio", 'the modality "audio" needs audio with a voice and a format', "missing_required_parameter")
-    if asked.audio is None:
+        raise invalid_parameter(
+            "modalities", 'modalities must contain "text"; for audio send ["text", "audio"]', "invalid_value"
+        )
+    if speaks and body.audio is None:
+        raise invalid_parameter(
+            "audio", 'the modality "audio" needs audio with a voice and a format', "missing_required_parameter"
+        )
+    if body.audio is None:
         return None
     if not speaks:
-        raise wrong("audio", 'audio goes with modalities=["text", "audio"]', "invalid_value")
-    if asked.stream and asked.audio.format != "pcm16":
-        told = f"audio.format is {asked.audio.format}; with stream=true it can be pcm16 only"
-        raise wrong("audio.format", told, "unsupported_value")
-    return asked.audio.format
+        raise invalid_parameter("audio", 'audio needs modalities=["text", "audio"]', "invalid_value")
+    if body.stream and body.audio.format != "pcm16":
+        message = f"audio.format is {body.audio.format}; with stream=true it must be pcm16"
+        raise invalid_parameter("audio.format", message, "unsupported_value")
+    return body.audio.format
 
 
-def _turn(asked: ChatRequest, said: tuple[ChatMessage, ...], appliance: Appliance, speak: bool) -> ChatTurn:
-    schema = asked.response_format.json_schema if isinstance(asked.response_format, chat_body.SchemaFormat) else None
+def _turn(body: ChatRequest, messages: tuple[ChatMessage, ...], appliance: Appliance, speak: bool) -> ChatTurn:
+    schema = body.response_format.json_schema if isinstance(body.response_format, chat_body.SchemaFormat) else None
     return ChatTurn(
-        messages=said,
+        messages=messages,
         speak=speak,
-        voice=_voice(asked.audio, appliance) if speak and asked.audio else None,
+        voice=_voice(body.audio, appliance) if speak and body.audio else None,
         audio_id=f"audio_{secrets.token_hex(16)}" if speak else "",
-        max_tokens=asked.max_completion_tokens or asked.max_tokens,
-        temperature=asked.temperature,
-        # Ours are shorter; that the same one gives the same answer is all that is asked of it.
-        seed=None if asked.seed is None else asked.seed % (MAX_SEED + 1),
-        sampling=_sampling(asked),
+        max_tokens=body.max_completion_tokens or body.max_tokens,
+        temperature=body.temperature,
+        # Our seeds are shorter; only equal seeds must give equal completions.
+        seed=None if body.seed is None else body.seed % (MAX_SEED + 1),
+        sampling=_sampling(body),
         schema_description=schema.description or "" if schema is not None else "",
     )
 
@@ -127,10 +131,10 @@ def _voice(audio: chat_body.AudioOptions, appliance: Appliance) -> str | None:
         raise
 
 
-def _sampling(asked: ChatRequest) -> Sampling:
-    stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
-    tools = asked.tools or []
-    form = asked.response_format
+def _sampling(body: ChatRequest) -> Sampling:
+    stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    tools = body.tools or []
+    form = body.response_format
     schema: dict[str, Any] | None = None
     if isinstance(form, chat_body.SchemaFormat):
         schema = form.json_schema.schema_
@@ -138,17 +142,17 @@ def _sampling(asked: ChatRequest) -> Sampling:
         schema = {"type": "object"}
     return Sampling(
         stop_texts=tuple(stops),
-        # OpenAI's own defaults, which clients send unasked.
-        top_p=None if asked.top_p == 1 else asked.top_p,
-        frequency_penalty=asked.frequency_penalty or None,
-        presence_penalty=asked.presence_penalty or None,
-        logit_bias={int(token): bias for token, bias in (asked.logit_bias or {}).items()},
-        logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
+        # OpenAI's defaults, which clients send by themselves.
+        top_p=None if body.top_p == 1 else body.top_p,
+        frequency_penalty=body.frequency_penalty or None,
+        presence_penalty=body.presence_penalty or None,
+        logit_bias={int(token): bias for token, bias in (body.logit_bias or {}).items()},
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         schema=schema,
         strict=isinstance(form, chat_body.SchemaFormat) and bool(form.json_schema.strict),
         tools=tuple(_tool(tool.function) for tool in tools),
-        tool_choice=_choice(asked, tools),
-        parallel=asked.parallel_tool_calls,
+        tool_choice=_choice(body, tools),
+        parallel=body.parallel_tool_calls,
     )
 
 
@@ -156,23 +160,23 @@ def _tool(function: chat_body.FunctionSchema) -> Tool:
     return Tool(function.name, function.description, function.parameters, bool(function.strict))
 
 
-def _choice(asked: ChatRequest, tools: Sequence[chat_body.FunctionTool]) -> str:
-    if isinstance(asked.tool_choice, chat_body.ChosenTool):
-        return f":{asked.tool_choice.function.name}"
-    return asked.tool_choice or ("auto" if tools else "none")
+def _choice(body: ChatRequest, tools: Sequence[chat_body.FunctionTool]) -> str:
+    if isinstance(body.tool_choice, chat_body.ChosenTool):
+        return f":{body.tool_choice.function.name}"
+    return body.tool_choice or ("auto" if tools else "none")
 
 
-def _said(message: Any, place: str, spool: Spool) -> ChatMessage:
+def _message(message: Any, place: str, spool: Spool) -> ChatMessage:
     if isinstance(message, chat_body.UserMessage):
         return ChatMessage("user", _parts(message.content, place, spool))
     if isinstance(message, chat_body.ToolMessage):
         return ChatMessage("tool", _parts(message.content, place, spool), tool_call_id=message.tool_call_id)
     if isinstance(message, chat_body.SystemMessage):
         return ChatMessage("system", _parts(message.content, place, spool))
-    return _answered(message, place, spool)
+    return _assistant_message(message, place, spool)
 
 
-def _answered(message: chat_body.AssistantMessage, place: str, spool: Spool) -> ChatMessage:
+def _assistant_message(message: chat_body.AssistantMessage, place: str, spool: Spool) -> ChatMessage:
     parts = _parts(message.content or "", place, spool)
     parts += (message.refusal,) if message.refusal else ()
     calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ())
@@ -180,7 +184,7 @@ def _answered(message: chat_body.AssistantMessage, place: str, spool: Spool) -> 
     if spoken is not None and not any(parts):
         parts = (spoken.transcript,) if spoken.transcript else ()
     if not any(parts) and not calls and spoken is None:
-        raise wrong(f"{place}.content", f"{place} holds neither content nor tool_calls", "invalid_value")
+        raise invalid_parameter(f"{place}.content", f"{place} has neither content nor tool_calls", "invalid_value")
     return ChatMessage("assistant", parts, calls, audio_id=spoken.id if spoken is not None else "")
 
 
@@ -193,8 +197,8 @@ def _parts(content: str | Sequence[Any], place: str, spool: Spool) -> tuple[str 
 def _part(part: Any, place: str, spool: Spool) -> str | Source:
     if isinstance(part, chat_body.AudioPart):
         try:
-            return spool.kept(decoded(part.input_audio.data))
+            return spool.stored(decode_base64(part.input_audio.data))
         except ValueError as error:
             param = f"{place}.input_audio.data"
-            raise wrong(param, f"{param} is not base64: {error}", "invalid_audio") from None
+            raise invalid_parameter(param, f"{param} is not base64: {error}", "invalid_audio") from None
     return part.refusal if isinstance(part, chat_body.RefusalPart) else str(part.text)

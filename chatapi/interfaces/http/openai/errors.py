@@ -1,4 +1,4 @@
-"""What goes wrong under `/v1`, for the OpenAPI document; the replies themselves are `problems.OpenAIProblem`."""
+"""Error responses under `/v1` for the OpenAPI document; `problems.OpenAIProblem` sends them."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from chatapi.interfaces.http.problems import EVERYWHERE, MEANINGS
 
 
 class OpenAIError(BaseModel):
-    """What is wrong."""
+    """The error object."""
 
     type: str
-    """invalid_request_error: the request is to be changed; server_error: it may be tried again."""
+    """invalid_request_error: change the request; server_error: the request may be retried."""
     code: str
     message: str
     param: str | None
-    """Where in the request it is."""
+    """The invalid parameter."""
     request_id: str
 
 
 class ErrorDocument(BaseModel):
-    """An error in OpenAI's form."""
+    """An error in OpenAI's format."""
 
     error: OpenAIError
 
 
-def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Those of a route, beside those of every route."""
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The error responses of a route, including those of every route."""
     return {
         status: {"model": ErrorDocument, "description": MEANINGS[status]} for status in sorted({*EVERYWHERE, *statuses})
     }

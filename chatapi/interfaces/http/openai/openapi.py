@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of OpenAI's routes."""
+"""Parts of the OpenAPI document for OpenAI's routes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 
 def events(description: str) -> dict[str, Any]:
-    """A stream of server-sent events without names."""
+    """The schema of a stream of server-sent events without names."""
     data = {"type": "string"}
     return {
         "schema": {"type": "object", "description": description, "properties": {"data": data}, "required": ["data"]}
@@ -16,7 +16,7 @@ def events(description: str) -> dict[str, Any]:
 
 
 def form_body(kind: type[BaseModel]) -> dict[str, Any]:
-    """A form with a file and these parameters; lists have `[]` behind their names."""
+    """A form body with a file and these parameters; names of lists end in `[]`."""
     schema = kind.model_json_schema()
     defined = schema.pop("$defs", {})
     parts: dict[str, Any] = {"file": {"type": "string", "format": "binary"}}
@@ -33,7 +33,7 @@ def form_body(kind: type[BaseModel]) -> dict[str, Any]:
 
 
 def json_body(kind: type[BaseModel]) -> dict[str, Any]:
-    """A JSON object with these parameters."""
+    """A JSON body with these parameters."""
     schema = kind.model_json_schema()
     defined = schema.pop("$defs", {})
     inlined = _inlined(schema, defined)
@@ -41,7 +41,7 @@ def json_body(kind: type[BaseModel]) -> dict[str, Any]:
 
 
 def _inlined(schema: Any, defined: dict[str, Any]) -> Any:
-    """The schema with what it refers to in place of the references."""
+    """The schema with its references replaced by their definitions."""
     if isinstance(schema, dict):
         if "$ref" in schema:
             return _inlined(defined[schema["$ref"].rpartition("/")[2]], defined)

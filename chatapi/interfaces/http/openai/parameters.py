@@ -1,4 +1,4 @@
-"""What a request asks, checked by name: every parameter is honoured or refused, and the refusal names it."""
+"""Request parameters: each one is supported or rejected with an error that names it."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Parameters(BaseModel):
-    """Those of one call of OpenAI's."""
+    """The parameters of one of OpenAI's requests."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
 
-def understood(
-    kind: type[M], values: Mapping[str, Any], refused: Mapping[str, str] | None = None, strict: bool = False
+def parse_parameters(
+    kind: type[M], values: Mapping[str, Any], unsupported: Mapping[str, str] | None = None, strict: bool = False
 ) -> M:
-    """The parameters. `refused`: what OpenAI's clients can ask and is not done here, each with what to do instead.
+    """Parses the parameters. `unsupported`: OpenAI's parameters that are not supported, each with the remedy.
 
-    Raises Unprocessable, whose `param` is the first that is wrong. What is null counts as not given.
+    Raises Unprocessable, whose `param` is the first invalid parameter. Null and empty values count as omitted.
     """
     given = {name: value for name, value in values.items() if value is not None and value != ""}
-    for name, instead in (refused or {}).items():
+    for name, remedy in (unsupported or {}).items():
         if name in given:
             raise Unprocessable(
-                f"{name} is not taken here; {instead}", code="unsupported_parameter", details={"param": name}
+                f"{name} is not supported; {remedy}", code="unsupported_parameter", details={"param": name}
             )
     try:
         return kind.model_validate(given, strict=strict)
     except ValidationError as error:
-        raise _told(error) from None
+        raise _invalid(error) from None
 
 
-def _told(error: ValidationError) -> Unprocessable:
+def _invalid(error: ValidationError) -> Unprocessable:
     faults = [(".".join(map(str, fault["loc"])), fault) for fault in error.errors(include_url=False)]
-    told = "; ".join(
+    message = "; ".join(
         f"there is no parameter {name!r}"
         if fault["type"] == "extra_forbidden"
         else f"{name} {describe_validation_error(fault)}"
@@ -47,4 +47,4 @@ def _told(error: ValidationError) -> Unprocessable:
     )
     unknown = faults[0][1]["type"] == "extra_forbidden"
     param = str(faults[0][1]["loc"][0]) if faults[0][1]["loc"] else None
-    return Unprocessable(told, code="unknown_parameter" if unknown else "invalid_value", details={"param": param})
+    return Unprocessable(message, code="unknown_parameter" if unknown else "invalid_value", details={"param": param})

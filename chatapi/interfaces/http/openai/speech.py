@@ -1,4 +1,4 @@
-"""`/v1/audio/speech` and `/v1/audio/voices`: a text read aloud."""
+"""`/v1/audio/speech` and `/v1/audio/voices`: speech synthesis."""
 
 from __future__ import annotations
 
@@ -18,69 +18,71 @@ from chatapi.errors import ChatapiError, InternalError
 from chatapi.interfaces.http import openai_aliases
 from chatapi.interfaces.http.json_body import check_plain, json_body
 from chatapi.interfaces.http.openai import openapi
-from chatapi.interfaces.http.openai.errors import refusals
-from chatapi.interfaces.http.openai.parameters import Parameters, understood
+from chatapi.interfaces.http.openai.errors import error_responses
+from chatapi.interfaces.http.openai.parameters import Parameters, parse_parameters
 from chatapi.interfaces.http.problems import fault
-from chatapi.interfaces.http.streaming import EVENTS, WorkingReply, body, data_of, start
+from chatapi.interfaces.http.streaming import EVENTS, CancellableResponse, body, data_of, start
 from chatapi.text.sentence_splitter import count_words
 
-SOUND_TOKENS = 20
-"""A second of what is spoken, as OpenAI counts it."""
-REFUSED = {"instructions": "voices speak as they learned to; speed can be set"}
+SPEECH_TOKENS = 20
+"""Tokens of one second of speech, as OpenAI counts them."""
+UNSUPPORTED = {"instructions": "voices cannot be instructed; set speed instead"}
 
 
 class SpeechRequest(Parameters):
-    """What `/v1/audio/speech` takes."""
+    """The body of `/v1/audio/speech`."""
 
     input: str
-    """The text."""
+    """Text to synthesize."""
     model: Annotated[str, Field(min_length=1, max_length=200)] = "default"
     """tts-1, default, or a voice's name from /v1/models."""
     voice: Annotated[str, Field(min_length=1, max_length=200)] | openai_aliases.VoiceId = "default"
-    """A name from /v1/audio/voices; OpenAI's own names mean the default voice."""
+    """A name from /v1/audio/voices; OpenAI's voice names stand for the default voice."""
     response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] = "mp3"
     """pcm is 16-bit little-endian mono at 24 kHz, without a header."""
     speed: Annotated[float, Field(ge=0.25, le=4, allow_inf_nan=False)] = 1
     stream_format: Literal["audio", "sse"] = "audio"
-    """audio: the file, as it is spoken; sse: server-sent events with parts of it."""
+    """audio: the file, streamed; sse: server-sent events with parts of it."""
 
 
 class VoiceEntry(Parameters):
-    """A voice that can be asked for."""
+    """An available voice."""
 
     id: str
     name: str
     language: str
-    """ISO 639-1."""
+    """ISO 639-1 code."""
     rate: int
-    """Samples a second of what it speaks."""
+    """Sample rate, in hertz."""
     default: bool
 
 
 class VoiceList(Parameters):
-    """All of them."""
+    """All available voices."""
 
     object: Literal["list"] = "list"
     data: list[VoiceEntry]
 
 
 def router(appliance: Appliance) -> APIRouter:
-    """Its routes."""
+    """The routes of this module."""
     routes = APIRouter(prefix="/v1/audio")
 
     @routes.post(
         "/speech",
-        summary="A text read aloud, sent as it is spoken",
+        summary="Synthesize speech, streamed",
         response_class=Response,
-        responses={200: _described(), **refusals(400, 404, 408, 413, 415, 503)},
+        responses={200: _success(), **error_responses(400, 404, 408, 413, 415, 503)},
         openapi_extra=openapi.json_body(SpeechRequest),
     )
     async def speech(request: Request) -> Response:
         appliance.speech_service.check_admission()
-        asked = await json_body(request, "input, model and voice", _understood)
-        return SpeechReply(appliance, asked, _voice(appliance, asked), request.headers.get("traceparent", ""))
+        speech_request = await json_body(request, "input, model and voice", _parse)
+        return SpeechResponse(
+            appliance, speech_request, _voice(appliance, speech_request), request.headers.get("traceparent", "")
+        )
 
-    @routes.get("/voices", summary="Voices that can be asked for", response_model=VoiceList, responses=refusals(503))
+    @routes.get("/voices", summary="Available voices", response_model=VoiceList, responses=error_responses(503))
     async def voices() -> VoiceList:
         openai_aliases.require_models(appliance)
         known = appliance.synthesis.voices()
@@ -96,83 +98,87 @@ def router(appliance: Appliance) -> APIRouter:
     return routes
 
 
-def _voice(appliance: Appliance, asked: SpeechRequest) -> str | None:
-    """The voice that is meant: by its own name, else by the model's, else the default one."""
-    model = openai_aliases.model(appliance, "tts", asked.model)
-    voice = openai_aliases.voice(appliance, asked.voice)
+def _voice(appliance: Appliance, request: SpeechRequest) -> str | None:
+    """The requested voice: by its own name, else by the model's name, else the default."""
+    model = openai_aliases.model(appliance, "tts", request.model)
+    voice = openai_aliases.voice(appliance, request.voice)
     if voice is None and model in [each.name for each in appliance.synthesis.voices()]:
         return model
     return voice
 
 
-def _understood(values: dict[str, Any]) -> SpeechRequest:
+def _parse(values: dict[str, Any]) -> SpeechRequest:
     check_plain(values)
-    return understood(SpeechRequest, values, REFUSED, strict=True)
+    return parse_parameters(SpeechRequest, values, UNSUPPORTED, strict=True)
 
 
-def _described() -> dict[str, Any]:
-    """The good answers, for the OpenAPI document."""
+def _success() -> dict[str, Any]:
+    """The success response, for the OpenAPI document."""
     kinds = sorted({each.media_type.partition(";")[0] for each in FORMATS.values()})
     content: dict[str, Any] = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds}
-    content["text/event-stream"] = openapi.events("Each event; its data is JSON.")
-    return {"description": "The text, spoken.", "content": content}
+    content["text/event-stream"] = openapi.events("A server-sent event; its data is JSON.")
+    return {"description": "The synthesized speech.", "content": content}
 
 
-class SpeechReply(WorkingReply):
-    """Speaks while it sends."""
+class SpeechResponse(CancellableResponse):
+    """Synthesizes speech while it sends it."""
 
-    def __init__(self, appliance: Appliance, asked: SpeechRequest, voice: str | None, traceparent: str) -> None:
+    def __init__(self, appliance: Appliance, request: SpeechRequest, voice: str | None, traceparent: str) -> None:
         super().__init__()
         self._service = appliance.speech_service
-        self._asked = asked
+        self._request = request
         self._voice = voice
         self._metrics = appliance.metrics
         self._traceparent = traceparent
-        self._begun = False
+        self._started = False
 
     async def reply(self, send: Send) -> None:
-        if self._asked.stream_format == "audio":
-            await self._spoken(send)
+        if self._request.stream_format == "audio":
+            await self._send_file(send)
             await send(body(b"", more=False))
             return
         try:
-            seconds = await self._spoken(send)
+            seconds = await self._send_file(send)
             await send(body(data_of({"type": "speech.audio.done", "usage": self._usage(seconds)})))
         except ChatapiError as error:
-            if not self._begun:
+            if not self._started:
                 raise
             self._metrics.errors.labels(error.code).inc()
             await send(body(data_of({"type": "error", "error": fault(error)})))
         await send(body(b"", more=False))
 
-    async def _spoken(self, send: Send) -> float:
-        """Send the file as it grows; how many seconds it has."""
+    async def _send_file(self, send: Send) -> float:
+        """Sends the file as it grows and returns its length in seconds."""
         file: Encoder | None = None
         seconds = 0.0
-        asked = self._asked
-        async with self._service.synthesize(asked.input, self._voice, asked.speed, self._traceparent) as pieces:
-            async for audio in pieces:
+        request = self._request
+        async with self._service.synthesize(request.input, self._voice, request.speed, self._traceparent) as chunks:
+            async for audio in chunks:
                 if file is None:
-                    file = Encoder(asked.response_format, audio.rate)
+                    file = Encoder(request.response_format, audio.rate)
                 seconds += audio.seconds
-                await self._sent(await anyio.to_thread.run_sync(file.feed, audio), file, send)
+                await self._send_data(await anyio.to_thread.run_sync(file.feed, audio), file, send)
         if file is None:
-            raise InternalError("the voice had nothing to say")
-        await self._sent(await anyio.to_thread.run_sync(file.finish), file, send)
+            raise InternalError("the voice synthesized no audio")
+        await self._send_data(await anyio.to_thread.run_sync(file.finish), file, send)
         return seconds
 
-    async def _sent(self, data: bytes, file: Encoder, send: Send) -> None:
+    async def _send_data(self, data: bytes, file: Encoder, send: Send) -> None:
         if not data:
             return
-        events = self._asked.stream_format == "sse"
-        if not self._begun:
-            self._begun = True
+        events = self._request.stream_format == "sse"
+        if not self._started:
+            self._started = True
             await send(start("text/event-stream", EVENTS) if events else start(file.media_type))
         if events:
             data = data_of({"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()})
         await send(body(data))
 
     def _usage(self, seconds: float) -> dict[str, int]:
-        """Words of the text, and tokens of the sound."""
-        read, spoken = math.ceil(count_words(self._asked.input)), math.ceil(seconds * SOUND_TOKENS)
-        return {"input_tokens": read, "output_tokens": spoken, "total_tokens": read + spoken}
+        """Usage: words of the text, and tokens of the speech."""
+        input_tokens, output_tokens = math.ceil(count_words(self._request.input)), math.ceil(seconds * SPEECH_TOKENS)
+        return {
+            "input_tokens": input_tokens,
+            "output_tokens": output_tokens,
+            "total_tokens": input_tokens + output_tokens,
+        }

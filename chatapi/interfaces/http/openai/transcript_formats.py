@@ -1,4 +1,4 @@
-"""What was understood of a recording, in OpenAI's forms: JSON, verbose JSON, plain text, SubRip and WebVTT."""
+"""Transcripts in OpenAI's formats: JSON, verbose JSON, plain text, SubRip and WebVTT."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ LANGUAGES = {
     "haw": "hawaiian", "ln": "lingala", "ha": "hausa", "ba": "bashkir", "jw": "javanese", "su": "sundanese",
     "yue": "cantonese",
 }  # fmt: skip
-"""Code -> what OpenAI calls it (openai/whisper, `tokenizer.py`)."""
+"""Language code -> OpenAI's name of the language (openai/whisper, `tokenizer.py`)."""
 AUDIO_TOKENS = 10
-"""A second of what is heard, as OpenAI counts it."""
+"""Tokens of one second of audio, as OpenAI counts them."""
 
 
 def between(segment: Segment) -> str:
-    """What stands before a segment's text, unless it is the first."""
+    """The separator before a segment's text, unless it is the first."""
     return "" if segment.language in UNSPACED else " "
 
 
 def joined(segments: Sequence[Segment]) -> str:
-    """The text of all."""
+    """The text of all segments."""
     return "".join((between(each) if count else "") + each.text.strip() for count, each in enumerate(segments))
 
 
@@ -55,26 +55,26 @@ def logprobs(segments: Iterable[Segment]) -> list[dict[str, Any]]:
 
 
 def tokens(segments: Sequence[Segment], seconds: float) -> dict[str, Any]:
-    """The usage of a stream: what was heard and what was written."""
-    heard, written = math.ceil(seconds * AUDIO_TOKENS), sum(len(segment.tokens) for segment in segments)
+    """The usage of a stream: tokens of the audio and of the transcript."""
+    audio_tokens, text_tokens = math.ceil(seconds * AUDIO_TOKENS), sum(len(segment.tokens) for segment in segments)
     return {
         "type": "tokens",
-        "input_tokens": heard,
-        "input_token_details": {"audio_tokens": heard, "text_tokens": 0},
-        "output_tokens": written,
-        "total_tokens": heard + written,
+        "input_tokens": audio_tokens,
+        "input_token_details": {"audio_tokens": audio_tokens, "text_tokens": 0},
+        "output_tokens": text_tokens,
+        "total_tokens": audio_tokens + text_tokens,
     }
 
 
 def duration(seconds: float) -> dict[str, Any]:
-    """The usage of a whole transcript."""
+    """The usage of a transcript that is not streamed."""
     return {"type": "duration", "seconds": math.ceil(seconds)}
 
 
 def verbose(
-    chunks: Sequence[TranscribedChunk], granularities: Sequence[str], translated: bool, warmth: float
+    chunks: Sequence[TranscribedChunk], granularities: Sequence[str], translated: bool, temperature: float
 ) -> dict[str, Any]:
-    """All that is known. `warmth`: the temperature that was asked for."""
+    """The verbose JSON document. `temperature`: the one in the request."""
     segments = [segment for chunk in chunks for segment in chunk.segments]
     seconds = chunks[-1].processed if chunks else 0.0
     spoken = segments[0].language if segments else ""
@@ -86,7 +86,7 @@ def verbose(
     }
     if "segment" in granularities:
         document["segments"] = [
-            _segment(number, segment, chunk, warmth)
+            _segment(number, segment, chunk, temperature)
             for number, (segment, chunk) in enumerate(
                 (segment, chunk) for chunk in chunks for segment in chunk.segments
             )
@@ -100,7 +100,7 @@ def verbose(
     return {**document, "usage": duration(seconds)}
 
 
-def _segment(number: int, segment: Segment, chunk: TranscribedChunk, warmth: float) -> dict[str, Any]:
+def _segment(number: int, segment: Segment, chunk: TranscribedChunk, temperature: float) -> dict[str, Any]:
     text = segment.text.encode()
     return {
         "id": number,
@@ -110,7 +110,7 @@ def _segment(number: int, segment: Segment, chunk: TranscribedChunk, warmth: flo
         "end": round(segment.end, 3),
         "text": segment.text,
         "tokens": [token.id for token in segment.tokens],
-        "temperature": warmth,
+        "temperature": temperature,
         "avg_logprob": segment.logprob,
         "compression_ratio": len(text) / len(zlib.compress(text)),
         "no_speech_prob": 1 - chunk.speech_probability,
@@ -118,7 +118,7 @@ def _segment(number: int, segment: Segment, chunk: TranscribedChunk, warmth: flo
 
 
 def srt(segments: Iterable[Segment]) -> str:
-    """SubRip."""
+    """The segments as SubRip subtitles."""
     return "".join(
         f"{number}\n{_clock(each.start, ',')} --> {_clock(each.end, ',')}\n{each.text.strip()}\n\n"
         for number, each in enumerate(segments, 1)
@@ -126,13 +126,13 @@ def srt(segments: Iterable[Segment]) -> str:
 
 
 def vtt(segments: Iterable[Segment]) -> str:
-    """WebVTT, https://www.w3.org/TR/webvtt1/."""
+    """The segments as WebVTT subtitles (https://www.w3.org/TR/webvtt1/)."""
     cues = (f"{_clock(each.start, '.')} --> {_clock(each.end, '.')}\n{_cue(each.text)}\n\n" for each in segments)
     return "WEBVTT\n\n" + "".join(cues)
 
 
 def _cue(text: str) -> str:
-    """A cue's text may not hold the signs that are marks there."""
+    """The text of a cue, with WebVTT's markup characters escaped."""
     return text.strip().replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

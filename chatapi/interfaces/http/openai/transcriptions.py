@@ -1,4 +1,4 @@
-"""`/v1/audio/transcriptions` and `/v1/audio/translations`: a recording written down."""
+"""`/v1/audio/transcriptions` and `/v1/audio/translations`: speech recognition of a recording."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from chatapi.engines import Segment, TranscriptionOptions
 from chatapi.errors import ChatapiError, Unprocessable
 from chatapi.interfaces.http import openai_aliases
 from chatapi.interfaces.http.openai import openapi, transcript_formats
-from chatapi.interfaces.http.openai.errors import refusals
+from chatapi.interfaces.http.openai.errors import error_responses
 from chatapi.interfaces.http.openai.openapi import form_body
-from chatapi.interfaces.http.openai.parameters import Parameters, understood
-from chatapi.interfaces.http.openai.uploads import Upload, received
+from chatapi.interfaces.http.openai.parameters import Parameters, parse_parameters
+from chatapi.interfaces.http.openai.uploads import Upload, receive_form
 from chatapi.interfaces.http.problems import fault
-from chatapi.interfaces.http.streaming import EVENTS, WorkingReply, body, data_of, encoded, start
+from chatapi.interfaces.http.streaming import EVENTS, CancellableResponse, body, data_of, encoded, start
 from chatapi.services.transcription.segmenter import SegmentationRules
 from chatapi.services.transcription.transcriber import TranscribedChunk, TranscriptionRequest
 
@@ -32,74 +32,74 @@ MEDIA_TYPES = {
     "srt": "application/x-subrip",
     "vtt": "text/vtt",
 }
-REFUSED = {
+UNSUPPORTED = {
     "keywords": "put them into prompt",
-    "languages": "give the one that is spoken as language, or none to have it detected",
-    "known_speaker_names": "who speaks is not told apart",
-    "known_speaker_references": "who speaks is not told apart",
+    "languages": "send one language, or none to detect it",
+    "known_speaker_names": "speakers are not distinguished",
+    "known_speaker_references": "speakers are not distinguished",
 }
-"""What OpenAI's clients can ask of a transcription and is not done here."""
+"""OpenAI's transcription parameters that are not supported, with the reason or the remedy."""
 
 
 class TranslationRequest(Parameters):
-    """What `/v1/audio/translations` takes beside the file."""
+    """The parameters of `/v1/audio/translations` beside the file."""
 
     model: Annotated[str, Field(min_length=1, max_length=200)] = "default"
     """whisper-1, default, or a name from /v1/models."""
     prompt: Annotated[str, Field(max_length=8000)] = ""
-    """Text taken to have been said before: its names and style are rather written."""
+    """Context before the recording: its names and style become likelier in the transcript."""
     response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
     temperature: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0
-    """0 takes the likeliest word; higher is more varied."""
+    """Sampling temperature: 0 takes the likeliest token; higher values vary more."""
 
     @property
     def translated(self) -> bool:
         return True
 
     @property
-    def hearing(self) -> TranscriptionOptions:
+    def transcription_options(self) -> TranscriptionOptions:
         return TranscriptionOptions(
             self.prompt, self.temperature, translate=True, tokens=self.response_format == "verbose_json"
         )
 
     def options(self, rules: SegmentationRules) -> TranscriptionRequest:
-        """How the recording is to be heard, by the box's own `rules` where nothing else is asked.
+        """The transcription request; `rules` are the box's segmentation rules, used by default.
 
-        Raises Unprocessable naming the parameter that contradicts another.
+        Raises Unprocessable that names a parameter in conflict with another.
         """
         del rules
-        return TranscriptionRequest(None, self.hearing)
+        return TranscriptionRequest(None, self.transcription_options)
 
 
 class ChunkingStrategy(Parameters):
-    """Where a recording is cut."""
+    """Voice activity detection that splits the recording."""
 
     type: Literal["server_vad"]
     prefix_padding_ms: Annotated[int, Field(ge=0, le=5000)] = 300
-    """Kept before and after speech, as far as the pause has room for both."""
+    """Padding before and after speech, in milliseconds, as far as the pause has room for both."""
     silence_duration_ms: Annotated[int, Field(ge=32, le=10_000)] = 200
-    """The shortest pause that cuts."""
+    """The shortest pause that splits, in milliseconds."""
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Probability from which a sound is speech."""
+    """Probability from which audio counts as speech."""
 
 
 class TranscriptionForm(TranslationRequest):
-    """What `/v1/audio/transcriptions` takes beside the file."""
+    """The parameters of `/v1/audio/transcriptions` beside the file."""
 
     language: Annotated[str, Field(min_length=1, max_length=20)] | None = None
-    """ISO 639-1 code of what is spoken; left out, it is detected."""
+    """ISO 639-1 code of the spoken language; detected when omitted."""
     stream: bool = False
-    """Whether the text comes as it is understood, as server-sent events."""
+    """Whether the transcript is streamed as server-sent events."""
     include: tuple[Literal["logprobs"], ...] = ()
     """logprobs: the tokens' log-probabilities, with response_format json."""
     timestamp_granularities: tuple[Literal["word", "segment"], ...] = ()
-    """What has its times in verbose_json; segments where nothing is named."""
+    """Timestamps in verbose_json: of words, segments or both; segments by default."""
     chunking_strategy: Literal["auto"] | ChunkingStrategy | None = None
-    """auto: cut at pauses, and heard as much at once as fits; or each stretch of speech by itself, by these rules."""
+    """auto: split at pauses into the longest windows that fit; or each utterance by itself, by these rules."""
 
     @field_validator("chunking_strategy", mode="before")
     @classmethod
-    def _unpacked(cls, value: Any) -> Any:
+    def _parse_json(cls, value: Any) -> Any:
         if isinstance(value, str) and value.lstrip().startswith("{"):
             try:
                 return json.loads(value)
@@ -112,7 +112,7 @@ class TranscriptionForm(TranslationRequest):
         return False
 
     @property
-    def hearing(self) -> TranscriptionOptions:
+    def transcription_options(self) -> TranscriptionOptions:
         tokens = self.response_format == "verbose_json" or bool(self.include) or self.stream
         return TranscriptionOptions(
             self.prompt, self.temperature, words="word" in self.timestamp_granularities, tokens=tokens
@@ -120,99 +120,99 @@ class TranscriptionForm(TranslationRequest):
 
     def options(self, rules: SegmentationRules) -> TranscriptionRequest:
         self._check()
-        return TranscriptionRequest(self.language, self.hearing, self._rules(rules))
+        return TranscriptionRequest(self.language, self.transcription_options, self._rules(rules))
 
     def _check(self) -> None:
         form = self.response_format
         if self.timestamp_granularities and form != "verbose_json":
-            raise _misfit("timestamp_granularities", f"goes with response_format verbose_json, not {form}")
+            raise _conflict("timestamp_granularities", f"needs response_format verbose_json, not {form}")
         if self.include and form != "json":
-            raise _misfit("include", f"goes with response_format json, not {form}")
+            raise _conflict("include", f"needs response_format json, not {form}")
         if self.stream and form not in ("json", "text"):
-            raise _misfit("response_format", f"is {form}; with stream it can be json or text")
+            raise _conflict("response_format", f"is {form}; with stream=true it must be json or text")
 
     def _rules(self, rules: SegmentationRules) -> SegmentationRules | None:
         vad = self.chunking_strategy
         if not isinstance(vad, ChunkingStrategy):
             return None
-        # A pause that just cuts has room for half of itself on either side.
+        # The shortest pause that splits has room for half of its length on either side.
         pad = min(vad.prefix_padding_ms, vad.silence_duration_ms // 2)
         return SegmentationRules(vad.threshold, rules.min_speech_ms, pad, vad.silence_duration_ms)
 
 
-def _misfit(param: str, told: str) -> Unprocessable:
-    return Unprocessable(f"{param} {told}", details={"param": param})
+def _conflict(param: str, message: str) -> Unprocessable:
+    return Unprocessable(f"{param} {message}", details={"param": param})
 
 
 def router(appliance: Appliance) -> APIRouter:
-    """Its routes."""
+    """The routes of this module."""
     routes = APIRouter(prefix="/v1/audio")
 
     @routes.post(
         "/transcriptions",
-        summary="A recording of any length as text",
+        summary="Transcribe a recording of any length",
         response_class=Response,
-        responses={200: _described(stream=True), **refusals(400, 404, 408, 413, 415, 503, 507)},
+        responses={200: _success(stream=True), **error_responses(400, 404, 408, 413, 415, 503, 507)},
         openapi_extra=form_body(TranscriptionForm),
     )
     async def transcriptions(request: Request) -> Response:
-        return await _taken(request, appliance, TranscriptionForm, REFUSED)
+        return await _respond(request, appliance, TranscriptionForm, UNSUPPORTED)
 
     @routes.post(
         "/translations",
-        summary="A recording of any length in another language, as English text",
+        summary="Translate a recording of any length into English text",
         response_class=Response,
-        responses={200: _described(stream=False), **refusals(400, 404, 408, 413, 415, 503, 507)},
+        responses={200: _success(stream=False), **error_responses(400, 404, 408, 413, 415, 503, 507)},
         openapi_extra=form_body(TranslationRequest),
     )
     async def translations(request: Request) -> Response:
-        return await _taken(request, appliance, TranslationRequest, {})
+        return await _respond(request, appliance, TranslationRequest, {})
 
     return routes
 
 
-async def _taken(
-    request: Request, appliance: Appliance, form: type[TranslationRequest], refused: Mapping[str, str]
-) -> TranscriptReply:
-    """The reply to an upload with such a form; the upload is closed with it, or here where it is refused."""
+async def _respond(
+    request: Request, appliance: Appliance, form: type[TranslationRequest], unsupported: Mapping[str, str]
+) -> TranscriptionResponse:
+    """The response to an upload; it closes the upload, and a rejected upload is closed here."""
     appliance.transcription_service.check_admission()
-    upload = await received(request)
+    upload = await receive_form(request)
     try:
-        asked = understood(form, upload.fields, refused)
-        options = asked.options(appliance.transcriber.rules)
-        openai_aliases.model(appliance, "asr", asked.model)
+        parameters = parse_parameters(form, upload.fields, unsupported)
+        options = parameters.options(appliance.transcriber.rules)
+        openai_aliases.model(appliance, "asr", parameters.model)
     except BaseException:
         await upload.aclose()
         raise
-    return TranscriptReply(appliance, upload, options, asked, request.headers.get("traceparent", ""))
+    return TranscriptionResponse(appliance, upload, options, parameters, request.headers.get("traceparent", ""))
 
 
-def _described(stream: bool) -> dict[str, Any]:
-    """The good answers, for the OpenAPI document."""
+def _success(stream: bool) -> dict[str, Any]:
+    """The success response, for the OpenAPI document."""
     text = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
     content: dict[str, Any] = {name: {"schema": {"type": "string"}} for name in MEDIA_TYPES.values()}
     content["application/json"] = {"schema": text}
     if stream:
-        content["text/event-stream"] = openapi.events("Each event; its data is JSON.")
-    return {"description": "What was said.", "content": content}
+        content["text/event-stream"] = openapi.events("A server-sent event; its data is JSON.")
+    return {"description": "The transcript.", "content": content}
 
 
-class TranscriptReply(WorkingReply):
-    """Works through the recording while it sends."""
+class TranscriptionResponse(CancellableResponse):
+    """Transcribes the recording while it sends the transcript."""
 
     def __init__(
         self,
         appliance: Appliance,
         upload: Upload,
         options: TranscriptionRequest,
-        asked: TranslationRequest,
+        parameters: TranslationRequest,
         traceparent: str,
     ) -> None:
         super().__init__()
         self._service = appliance.transcription_service
         self._upload = upload
         self._options = options
-        self._asked = asked
+        self._parameters = parameters
         self._metrics = appliance.metrics
         self._traceparent = traceparent
 
@@ -223,45 +223,45 @@ class TranscriptReply(WorkingReply):
             await self._upload.aclose()
 
     async def reply(self, send: Send) -> None:
-        if isinstance(self._asked, TranscriptionForm) and self._asked.stream:
-            await self._as_events(self._asked, send)
+        if isinstance(self._parameters, TranscriptionForm) and self._parameters.stream:
+            await self._send_events(self._parameters, send)
             return
         async with self._service.transcribe_file(self._upload.source, self._options, self._traceparent) as chunks:
             found = [chunk async for chunk in chunks]
-        content = self._written(found)
-        media_type = MEDIA_TYPES[self._asked.response_format]
+        content = self._content(found)
+        media_type = MEDIA_TYPES[self._parameters.response_format]
         await send(start(media_type, {"Content-Length": str(len(content))}))
         await send(body(content, more=False))
 
-    def _written(self, chunks: list[TranscribedChunk]) -> bytes:
-        asked = self._asked
+    def _content(self, chunks: list[TranscribedChunk]) -> bytes:
+        parameters = self._parameters
         segments = [segment for chunk in chunks for segment in chunk.segments]
-        if asked.response_format == "text":
+        if parameters.response_format == "text":
             return (transcript_formats.joined(segments) + "\n").encode("utf-8", "replace")
-        if asked.response_format == "srt":
+        if parameters.response_format == "srt":
             return transcript_formats.srt(segments).encode("utf-8", "replace")
-        if asked.response_format == "vtt":
+        if parameters.response_format == "vtt":
             return transcript_formats.vtt(segments).encode("utf-8", "replace")
-        timed = asked.timestamp_granularities if isinstance(asked, TranscriptionForm) else ()
-        if asked.response_format == "verbose_json":
+        timed = parameters.timestamp_granularities if isinstance(parameters, TranscriptionForm) else ()
+        if parameters.response_format == "verbose_json":
             return encoded(
-                transcript_formats.verbose(chunks, timed or ("segment",), asked.translated, asked.temperature)
+                transcript_formats.verbose(chunks, timed or ("segment",), parameters.translated, parameters.temperature)
             )
         document: dict[str, Any] = {"text": transcript_formats.joined(segments)}
-        if isinstance(asked, TranscriptionForm) and asked.include:
+        if isinstance(parameters, TranscriptionForm) and parameters.include:
             document["logprobs"] = transcript_formats.logprobs(segments)
         document["usage"] = transcript_formats.duration(chunks[-1].processed)
         return encoded(document)
 
-    async def _as_events(self, asked: TranscriptionForm, send: Send) -> None:
-        begun = False
+    async def _send_events(self, parameters: TranscriptionForm, send: Send) -> None:
+        started = False
         segments: list[Segment] = []
         seconds = 0.0
 
         async def event(data: dict[str, Any]) -> None:
-            nonlocal begun
-            if not begun:
-                begun = True
+            nonlocal started
+            if not started:
+                started = True
                 await send(start("text/event-stream", EVENTS))
             await send(body(data_of(data)))
 
@@ -272,18 +272,18 @@ class TranscriptReply(WorkingReply):
                     for each in chunk.segments:
                         before = transcript_formats.between(each) if segments else ""
                         segments.append(each)
-                        await event(_delta(before + each.text.strip(), [each], asked))
+                        await event(_delta(before + each.text.strip(), [each], parameters))
             done = {"type": "transcript.text.done", "text": transcript_formats.joined(segments)}
-            more = {"logprobs": transcript_formats.logprobs(segments)} if asked.include else {}
+            more = {"logprobs": transcript_formats.logprobs(segments)} if parameters.include else {}
             await event({**done, **more, "usage": transcript_formats.tokens(segments, seconds)})
         except ChatapiError as error:
-            if not begun:
+            if not started:
                 raise
             self._metrics.errors.labels(error.code).inc()
             await event({"type": "error", "error": fault(error)})
         await send(body(b"", more=False))
 
 
-def _delta(text: str, segments: list[Segment], asked: TranscriptionForm) -> dict[str, Any]:
-    more = {"logprobs": transcript_formats.logprobs(segments)} if asked.include else {}
+def _delta(text: str, segments: list[Segment], parameters: TranscriptionForm) -> dict[str, Any]:
+    more = {"logprobs": transcript_formats.logprobs(segments)} if parameters.include else {}
     return {"type": "transcript.text.delta", "delta": text, **more}

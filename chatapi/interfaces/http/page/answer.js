@@ -1,8 +1,8 @@
-/** One answer as it comes: its words, its sound, where the time went, and what went wrong. */
+/** The view of one streamed answer: its text, its audio, its timings and its errors. */
 
 import { button, element, icon } from './dom.js';
-import { explained } from './faults.js';
-import { Highlighter, located, wordsAt } from './highlight.js';
+import { messageOf } from './faults.js';
+import { Highlighter, locate, wordsAt } from './highlight.js';
 import { PlayButton } from './playbutton.js';
 import { timeline } from './timeline.js';
 
@@ -12,21 +12,21 @@ export class Answer {
   #phase = element('p', { class: 'phase' });
   #foot = element('div', { class: 'foot' });
   #player;
-  #pieces = [];
+  #chunks = [];
   #highlighter = new Highlighter();
   #ranges = new Map();
-  #spokenTo = 0;
-  #onheard;
-  /** The playback that sounds while the answer is still made; null: none. */
+  #searchFrom = 0;
+  #onspoken;
+  /** The playback that runs while the answer is streamed; null when there is none. */
   playback = null;
 
   /**
    * @param {import('./player.js').Player} player
-   * @param {(words: Range|null) => void} onheard  told which words are heard now
+   * @param {(words: Range|null) => void} onspoken  called with the text that is spoken now
    */
-  constructor(player, onheard) {
+  constructor(player, onspoken) {
     this.#player = player;
-    this.#onheard = onheard;
+    this.#onspoken = onspoken;
     const who = element('span', { class: 'unseen' }, 'Answer: ');
     const face = element('span', { class: 'face', 'aria-hidden': 'true' }, ...Array.from({ length: 4 }, () => element('i')));
     this.element = element('li', { class: 'message answer', 'aria-busy': 'true' }, face, who, this.#phase, this.#paragraph, this.#foot);
@@ -37,102 +37,102 @@ export class Answer {
     return this.#text.data;
   }
 
-  /** Whether anything of it was shown. */
-  get begun() {
+  /** Whether any text is shown. */
+  get started() {
     return this.text !== '';
   }
 
-  /** What the box is doing while there is nothing to read yet. */
+  /** Shows what the box does before there is text. */
   phase(words) {
     this.#phase.replaceChildren(element('span', { class: 'dots', 'aria-hidden': 'true' }, element('i'), element('i'), element('i')), words);
-    this.#phase.hidden = this.begun;
+    this.#phase.hidden = this.started;
   }
 
-  /** The next words. */
+  /** Appends text. */
   add(text) {
     this.#text.appendData(text);
     this.#phase.hidden = true;
     this.#paragraph.hidden = false;
   }
 
-  /** The next stretch of sound, so that it can be played again and followed in the text. */
-  sound(piece) {
-    const last = this.#pieces.at(-1);
-    const range = last?.text === piece.text ? this.#ranges.get(last) : located(this.text, piece.text, this.#spokenTo);
-    this.#spokenTo = range[1];
-    this.#ranges.set(piece, range);
-    this.#pieces.push(piece);
-    const seconds = this.#pieces.reduce((sum, { samples, rate }) => sum + samples.length / rate, 0);
+  /** Adds a chunk of audio, so that it can be replayed and highlighted in the text. */
+  addAudio(chunk) {
+    const last = this.#chunks.at(-1);
+    const range = last?.text === chunk.text ? this.#ranges.get(last) : locate(this.text, chunk.text, this.#searchFrom);
+    this.#searchFrom = range[1];
+    this.#ranges.set(chunk, range);
+    this.#chunks.push(chunk);
+    const seconds = this.#chunks.reduce((sum, { samples, rate }) => sum + samples.length / rate, 0);
     this.element.dataset.seconds = seconds.toFixed(3);
   }
 
-  /** Which stretch is heard now; null: none. */
-  heard(piece) {
-    this.element.classList.toggle('speaking', piece !== null);
-    this.#player.onspeaking(piece !== null);
-    const words = piece && wordsAt(this.#text, this.#ranges.get(piece));
+  /** Highlights the text of the chunk that plays now; null for none. */
+  showPlaying(chunk) {
+    this.element.classList.toggle('speaking', chunk !== null);
+    this.#player.onspeaking(chunk !== null);
+    const words = chunk && wordsAt(this.#text, this.#ranges.get(chunk));
     this.#highlighter.show(words);
-    this.#onheard(words);
+    this.#onspoken(words);
   }
 
   restored(text) {
     this.add(text);
-    this.#over();
+    this.#complete();
   }
 
   /** @param {object} end  the `end` event */
   ended(end, here) {
-    this.#over();
+    this.#complete();
     this.#footer(timeline(end, here));
-    if (end.finish_reason === 'length') this.#remark('Cut short: the answer reached its longest length.');
+    if (end.finish_reason === 'length') this.#remark('Truncated: the answer reached the token limit.');
   }
 
-  /** The user stopped it. */
+  /** Shows that the user stopped the answer. */
   stopped() {
-    this.#over();
+    this.#complete();
     this.#footer();
-    this.#remark(this.begun ? 'Stopped. The box does not remember this answer.' : 'Stopped.');
+    this.#remark(this.started ? 'Stopped. The box did not store this answer.' : 'Stopped.');
   }
 
-  /** Whether its words are heard now, in a live conversation. */
+  /** Shows whether the answer plays now, in a live conversation. */
   speaking(on) {
     this.element.classList.toggle('speaking', on);
   }
 
-  /** Somebody spoke against it, or the connection was lost: what is shown is what was heard. */
+  /** Shows a barge-in or a lost connection; the shown text is the text that was played. */
   interrupted(end, here, lost) {
-    this.#over();
+    this.#complete();
     this.element.dataset.interrupted = '';
     this.#footer(...(end ? [timeline(end, here)] : []));
     if (lost) this.#remark('The connection was lost here.');
-    else this.#remark(this.begun ? 'Interrupted. The box remembers what you heard of it.' : 'Interrupted before it was heard.');
+    else this.#remark(this.started ? 'Interrupted. The box stored the part that was played.' : 'Interrupted before playback.');
   }
 
-  /** Waiting for the box: what for, and until when. */
+  /** Shows why and how long the page waits before a retry. */
   waiting(fault, seconds) {
-    const { title } = explained(fault);
+    const { title } = messageOf(fault);
     this.phase(`${title}; trying again in ${seconds} s`);
   }
 
   /**
-   * Say what went wrong, here where the answer would be.
+   * Shows an error in place of the answer.
    * @param {import('./faults.js').Fault} fault
-   * @param {{words: string, pressed: () => void}[]} ways  what can be done about it
+   * @param {{words: string, pressed: () => void}[]} ways  buttons with remedies
    */
   failed(fault, ways) {
-    this.#over();
-    if (this.#pieces.length) this.#footer();
+    this.#complete();
+    if (this.#chunks.length) this.#footer();
     this.element.append(card(fault, ways));
   }
 
-  #over() {
+  #complete() {
     this.element.removeAttribute('aria-busy');
     this.#phase.hidden = true;
   }
 
   #footer(...parts) {
-    if (this.#pieces.length) {
-      const play = new PlayButton(this.#player, () => this.#pieces, 'the answer', (piece) => this.heard(piece));
+    if (this.#chunks.length) {
+      const play = new PlayButton(this.#player, () => this.#chunks, 'the answer', (chunk) => this.showPlaying(chunk));
       this.#foot.append(play.element);
       if (this.playback?.playing) play.follow(this.playback);
     }
@@ -145,12 +145,12 @@ export class Answer {
 }
 
 /**
- * A fault as people read it.
+ * The view of a fault.
  * @param {import('./faults.js').Fault} fault
  * @param {{words: string, pressed: () => void}[]} ways
  */
 export function card(fault, ways) {
-  const { title, advice, small } = explained(fault);
+  const { title, advice, small } = messageOf(fault);
   const words = element('div', {}, element('strong', {}, title), element('p', {}, advice));
   if (small) words.append(element('p', { class: 'small' }, small));
   if (ways.length) {

@@ -1,70 +1,70 @@
-/** The server's HTTP interface, with its errors as faults. */
+/** Client of the server's HTTP API; errors become faults. */
 
 import { Fault } from './faults.js';
 import { serverSentEvents } from './sse.js';
 
 /**
  * @typedef {object} Question
- * @property {string} [prompt]    what was typed, or
- * @property {Blob} [recording]   what was said
+ * @property {string} [prompt]    the typed question, or
+ * @property {Blob} [recording]   the recorded question
  * @property {Object<string, string>} options  reply, conversation, voice, language
  */
 
 export class Api {
-  /** @param {() => string} key  gives the API key, or '' */
+  /** @param {() => string} key  returns the API key, or '' */
   constructor(key) {
     this.#key = key;
   }
 
   #key;
 
-  /** The JSON at a path. */
+  /** Fetches the JSON document at a path. */
   async get(path) {
-    return (await this.#fetched(path, {})).json();
+    return (await this.#fetch(path, {})).json();
   }
 
   async delete(path) {
-    await this.#fetched(path, { method: 'DELETE' });
+    await this.#fetch(path, { method: 'DELETE' });
   }
 
   /**
-   * Ask, and yield what happens as it happens. Aborting the signal makes the server stop.
+   * Asks a question and yields the events of the turn. Aborting the signal cancels the turn on the server.
    * @param {Question} question
    * @param {AbortSignal} signal
    * @returns {AsyncGenerator<{name: string, data: any}>}
    */
   async *turn({ prompt, recording, options }, signal) {
-    const response = await this.#fetched(...asked(prompt, recording, options, signal));
+    const response = await this.#fetch(...requestOf(prompt, recording, options, signal));
     if (!response.headers.get('Content-Type')?.startsWith('text/event-stream')) throw new Fault('not_events');
-    let whole = false;
+    let complete = false;
     try {
       for await (const { name, data } of serverSentEvents(response.body)) {
         const value = JSON.parse(data);
         if (name === 'error') throw Fault.fromProblem(value);
-        whole ||= name === 'end';
+        complete ||= name === 'end';
         yield { name, data: value };
       }
     } catch (error) {
       throw error instanceof TypeError ? new Fault('broken_off', { detail: error.message }) : error;
     }
-    if (!whole) throw new Fault('broken_off');
+    if (!complete) throw new Fault('broken_off');
   }
 
-  async #fetched(path, { headers = {}, ...rest }) {
+  async #fetch(path, { headers = {}, ...rest }) {
     const key = this.#key();
     const authorization = key ? { Authorization: `Bearer ${key}` } : {};
-    // Without what a browser's own password prompt may have put into the address: fetch refuses that.
+    // Without credentials from a browser's own password prompt in the address, which fetch rejects.
     const response = await fetch(new URL(path, location.origin + location.pathname), {
       ...rest,
       cache: 'no-store',
       headers: { ...headers, ...authorization },
     });
-    if (!response.ok) throw await refusal(response);
+    if (!response.ok) throw await faultOf(response);
     return response;
   }
 }
 
-function asked(prompt, recording, options, signal) {
+function requestOf(prompt, recording, options, signal) {
   const headers = { Accept: 'text/event-stream' };
   if (recording) {
     const query = new URLSearchParams({ ...options, stream: 'true' });
@@ -76,7 +76,7 @@ function asked(prompt, recording, options, signal) {
   return ['completion', { method: 'POST', body, headers, signal }];
 }
 
-async function refusal(response) {
+async function faultOf(response) {
   const seconds = Number.parseFloat(response.headers.get('Retry-After') ?? '');
   const retryAfter = Number.isFinite(seconds) ? seconds : response.status === 503 ? 2 : null;
   const type = response.headers.get('Content-Type') ?? '';

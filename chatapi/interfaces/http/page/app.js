@@ -1,4 +1,4 @@
-/** The page: puts its parts together. */
+/** The page: creates its parts and connects them. */
 
 import { card } from './answer.js';
 import { Api } from './api.js';
@@ -23,8 +23,8 @@ const STATES = {
   offline: 'The box cannot be reached',
 };
 
-/** What a press of Talk may mend. */
-const AGAIN = ['microphone_lost', 'live_lost', 'too_many_sessions', 'session_idle', 'unreachable'];
+/** Faults after which pressing Talk again may help. */
+const RETRYABLE = ['microphone_lost', 'live_lost', 'too_many_sessions', 'session_idle', 'unreachable'];
 
 let restored = false;
 let speaking = false;
@@ -61,10 +61,10 @@ const microphone = new Microphone({
 const live = new Live(api, thread, {
   onstate: (state, detail) => dock.show(state, detail),
   onlevel: (level, mine) => {
-    dock.heard(level, mine);
+    dock.addLevel(level, mine);
     if (!mine) player.onlevel(level);
   },
-  onfault: (fault) => notice(fault, live.on || !AGAIN.includes(fault.code) ? [] : [{ words: 'Talk again', pressed: talk }]),
+  onfault: (fault) => notice(fault, live.on || !RETRYABLE.includes(fault.code) ? [] : [{ words: 'Talk again', pressed: talk }]),
   onforgotten: () => conversation.forgotten(),
   askKey: unlock,
 });
@@ -76,9 +76,9 @@ const dock = new LiveDock({
 const readiness = new Readiness(api, (state, before) => {
   byId('status').dataset.state = state;
   showStatus();
-  if (state === 'ready' && before !== 'connecting') (restored ? learn : begin)();
+  if (state === 'ready' && before !== 'connecting') (restored ? loadModels : load)();
 }, warn);
-const options = new Options(learn);
+const options = new Options(loadModels);
 player.onlevel = (level) => {
   document.documentElement.style.setProperty('--loudness', level.toFixed(3));
 };
@@ -116,9 +116,9 @@ window.addEventListener('error', () => notice(new Fault('page_fault')));
 window.addEventListener('unhandledrejection', ({ reason }) => notice(Fault.from(reason)));
 
 composer.focus();
-await begin();
+await load();
 
-/** Begin a live conversation, which goes on with the one that is shown. */
+/** Starts a live conversation, which continues the shown conversation. */
 function talk() {
   microphone.cancel();
   conversation.stop();
@@ -126,36 +126,36 @@ function talk() {
   live.start();
 }
 
-/** Also after a key was entered, and after the box was out of reach. */
-async function begin() {
+/** Loads the state of the box; also after a key was entered and after the box was unreachable. */
+async function load() {
   const checked = readiness.check();
   try {
     if (!restored) await conversation.restore();
     restored = true;
-    await learn();
+    await loadModels();
     clearNotice();
   } catch (error) {
     const fault = Fault.from(error);
     if (fault.code === 'unauthorized') await unlock(false);
-    // While it warms up the status says so, and this is done again once it is ready.
-    else if (fault.status !== 503) notice(fault, [{ words: 'Try again', pressed: begin }]);
+    // While the box warms up the status shows it, and this runs again once it is ready.
+    else if (fault.status !== 503) notice(fault, [{ words: 'Try again', pressed: load }]);
   }
   thread.invite();
   await checked;
 }
 
-/** Learn which models, voices and languages there are, and what the server takes. */
-async function learn() {
+/** Loads the models, voices, languages and limits of the server. */
+async function loadModels() {
   const known = await api.get('models');
   options.show(known);
   microphone.longest = known.limits.audio_seconds;
   composer.longest = known.limits.prompt_chars;
 }
 
-/** Ask for the key, and begin anew with it. */
+/** Prompts for the API key, and reloads the state with it. */
 async function unlock(again) {
   if (!(await askKey(again))) return false;
-  begin();
+  load();
   return true;
 }
 
@@ -164,13 +164,13 @@ function showStatus() {
   byId('status-words').textContent = speaking && state === 'ready' ? 'Speaking' : STATES[state];
 }
 
-/** Say what went wrong above the text field. */
+/** Shows a fault above the text field. */
 function notice(fault, ways = []) {
   const shown = card(fault, [...ways, { words: 'Close', pressed: clearNotice }]);
   byId('notice').replaceChildren(shown);
 }
 
-/** Say what is not as it should be, above all else and until it is or was read. */
+/** Shows warnings until they are resolved or closed. */
 function warn(codes) {
   const place = byId('warnings');
   place.replaceChildren(...codes.map((code) => {

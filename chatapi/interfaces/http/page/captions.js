@@ -1,13 +1,13 @@
-/** One live answer: its words are shown as they are heard. */
+/** Captions of one live answer: its text appears as its audio plays. */
 
-import { located } from './highlight.js';
+import { locate } from './highlight.js';
 
 /**
- * @typedef {object} Stretch
- * @property {number} from   first sample
- * @property {number} until  sample after the last
- * @property {string} text   the words it says, numbers and abbreviations written out
- * @property {[number, number]} range  where they stand in what is written
+ * @typedef {object} Span
+ * @property {number} from   the first sample
+ * @property {number} until  the sample after the last
+ * @property {string} text   the spoken text, after text normalization
+ * @property {[number, number]} range  its position in the written text
  */
 
 export class Captions {
@@ -15,10 +15,10 @@ export class Captions {
   #rate;
   #written = '';
   #shown = 0;
-  /** @type {Stretch[]} */
-  #stretches = [];
+  /** @type {Span[]} */
+  #spans = [];
   #blocks = [];
-  /** Samples that have come. */
+  /** Samples received. */
   samples = 0;
 
   /**
@@ -30,50 +30,50 @@ export class Captions {
     this.#rate = rate;
   }
 
-  /** The next words, as they are written. */
+  /** Appends written text. */
   write(text) {
     this.#written += text;
   }
 
-  /** Which words a stretch of the sound says; it comes before that sound. */
-  spoke({ text, audio_start_ms: start, audio_end_ms: end }) {
-    const last = this.#stretches.at(-1);
+  /** Adds the text of the next audio, which arrives after it. */
+  addSpan({ text, audio_start_ms: start, audio_end_ms: end }) {
+    const last = this.#spans.at(-1);
     const until = Math.round((end * this.#rate) / 1000);
     if (last?.text === text) {
       last.until = until;
       return;
     }
     const range = this.#place(text, last?.range[1] ?? 0);
-    this.#stretches.push({ from: Math.round((start * this.#rate) / 1000), until, text, range });
+    this.#spans.push({ from: Math.round((start * this.#rate) / 1000), until, text, range });
   }
 
   /** @param {Float32Array} samples */
-  sound(samples) {
+  addAudio(samples) {
     this.#blocks.push(samples);
     this.samples += samples.length;
   }
 
-  /** So many samples have been heard: show the words they say. */
-  heard(samples) {
-    const now = this.#stretches.findLast(({ from }) => from < samples);
-    if (now) this.#show(this.#reached(now, samples));
+  /** Shows the text of the samples that have been played. */
+  showPlayed(samples) {
+    const now = this.#spans.findLast(({ from }) => from < samples);
+    if (now) this.#show(this.#endOfSpoken(now, samples));
   }
 
-  /** All of it was heard. */
-  whole() {
+  /** Shows the whole text after complete playback. */
+  complete() {
     this.#show(this.#written.length);
     this.#keep(this.samples);
   }
 
-  /** Only so many samples were heard. */
+  /** Ends the captions after the samples that were played. */
   cut(samples) {
-    this.heard(samples);
+    this.showPlayed(samples);
     if (this.#shown && this.#shown < this.#written.trimEnd().length) this.#answer.add(' —');
     this.#keep(samples);
   }
 
-  /** Whole words only; of a stretch in the middle as many as its share of the time. */
-  #reached({ from, until, range: [start, end] }, samples) {
+  /** The end of the spoken text: whole words, within a span proportional to the time. */
+  #endOfSpoken({ from, until, range: [start, end] }, samples) {
     if (samples >= until) return end;
     const share = start + Math.round(((end - start) * (samples - from)) / Math.max(1, until - from));
     const next = this.#written.slice(share, end).search(/\s/);
@@ -86,15 +86,15 @@ export class Captions {
     this.#shown = until;
   }
 
-  /** What the box says besides what is written, such as that it takes longer, stands nowhere. */
+  /** The position of spoken text; empty for text outside the answer, such as fallback phrases. */
   #place(text, from) {
     const words = text.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? [];
     const near = this.#written.slice(from, from + 2 * text.length + 20).toLowerCase();
     const found = words.filter((word) => near.includes(word)).length;
-    return found * 2 > words.length ? located(this.#written, text, from) : [from, from];
+    return found * 2 > words.length ? locate(this.#written, text, from) : [from, from];
   }
 
-  /** Hand over what was heard, to be heard again. */
+  /** Passes the played audio to the view for replay. */
   #keep(samples) {
     const all = new Float32Array(this.samples);
     let at = 0;
@@ -102,9 +102,9 @@ export class Captions {
       all.set(block, at);
       at += block.length;
     }
-    for (const { from, until, text } of this.#stretches) {
+    for (const { from, until, text } of this.#spans) {
       const part = all.subarray(from, Math.min(until, samples));
-      if (part.length && from < samples) this.#answer.sound({ samples: part, rate: this.#rate, text });
+      if (part.length && from < samples) this.#answer.addAudio({ samples: part, rate: this.#rate, text });
     }
     this.#blocks = [];
   }

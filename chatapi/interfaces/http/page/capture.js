@@ -1,12 +1,12 @@
-/** The microphone's samples, a block at a time, as they come. */
+/** Microphone capture in blocks of samples. */
 
 import { Fault } from './faults.js';
 
 const WORKLET = new URL('recorder-worklet.js', import.meta.url);
-/** Milliseconds the audio thread gets to hand over its last block. */
+/** Timeout for the last block of the audio thread, in milliseconds. */
 const FLUSH = 500;
-/** What getUserMedia's refusals mean (Media Capture and Streams, 10.2). */
-const REFUSALS = {
+/** getUserMedia's error name -> fault code (Media Capture and Streams, 10.2). */
+const ERRORS = {
   NotAllowedError: 'microphone_denied',
   SecurityError: 'microphone_denied',
   NotFoundError: 'no_microphone',
@@ -20,25 +20,25 @@ export class Capture {
   #context;
   #tap;
 
-  /** @throws {Fault} where no browser would open one */
+  /** @throws {Fault} when the browser cannot open a microphone */
   static check() {
     if (!window.isSecureContext) throw new Fault('insecure');
     if (!window.AudioWorkletNode || !navigator.mediaDevices?.getUserMedia) throw new Fault('no_recorder');
   }
 
   /**
-   * Open the microphone.
-   * @param {{onblock: (samples: Float32Array) => void, onlost: () => void}} told  onlost: the device went away
-   * @param {number} [wanted]  samples a second; `rate` tells what it became
+   * Opens the microphone.
+   * @param {{onblock: (samples: Float32Array) => void, onlost: () => void}} callbacks  onlost: the device was lost
+   * @param {number} [requestedRate]  requested sample rate in hertz; see `rate` for the actual one
    * @throws {Fault}
    */
-  static async open(told, wanted) {
+  static async open(callbacks, requestedRate) {
     Capture.check();
     const stream = await microphone();
     try {
-      return new Capture(stream, await tapped(stream, wanted), told);
+      return new Capture(stream, await openTap(stream, requestedRate), callbacks);
     } catch (error) {
-      stopped(stream);
+      stopTracks(stream);
       throw error;
     }
   }
@@ -52,49 +52,49 @@ export class Capture {
     this.wake();
   }
 
-  /** Samples a second. */
+  /** Sample rate in hertz. */
   get rate() {
     return this.#context.sampleRate;
   }
 
-  /** While it is muted, silence comes, and the browser shows that nothing is heard. */
+  /** A muted microphone captures silence, and the browser shows that it is muted. */
   set muted(on) {
     this.#stream.getAudioTracks()[0].enabled = !on;
   }
 
-  /** Call when the user lets go of something: on touch screens a page may run its audio only from then on. */
+  /** Resumes audio. Call on pointerup: on touch screens a page may run audio only from then on. */
   wake() {
     if (this.#context.state === 'suspended') this.#context.resume().catch(() => {});
   }
 
-  /** Let go of the microphone once its last samples were handed over. */
+  /** Closes the microphone after its last samples. */
   async finish() {
-    const whole = new Promise((resolve) => {
-      const take = this.#tap.port.onmessage;
-      this.#tap.port.onmessage = (message) => (message.data ? take(message) : resolve());
+    const drained = new Promise((resolve) => {
+      const onblock = this.#tap.port.onmessage;
+      this.#tap.port.onmessage = (message) => (message.data ? onblock(message) : resolve());
     });
     this.wake();
     this.#tap.port.postMessage('close');
-    // An audio thread that sleeps answers nothing; then what has arrived is all there is.
-    await Promise.race([whole, new Promise((resolve) => { setTimeout(resolve, FLUSH); })]);
+    // A suspended audio thread does not answer; then the recording ends with the samples received.
+    await Promise.race([drained, new Promise((resolve) => { setTimeout(resolve, FLUSH); })]);
     this.close();
   }
 
-  /** Let go of the microphone. */
+  /** Closes the microphone. */
   close() {
     this.#tap.port.onmessage = null;
     this.#stream.getAudioTracks()[0].onended = null;
-    stopped(this.#stream);
+    stopTracks(this.#stream);
     if (this.#context.state !== 'closed') this.#context.close();
   }
 }
 
-/** Load a part of the page that runs on the audio thread. */
+/** Loads a worklet module into the audio thread. */
 export async function workletOf(context, url) {
   try {
     await context.audioWorklet.addModule(url);
   } catch (error) {
-    // Browsers say the same of everything that keeps a file from coming.
+    // Browsers report the same error for every failed download.
     throw new Fault('unreachable', { detail: error.message });
   }
 }
@@ -104,27 +104,27 @@ async function microphone() {
   try {
     return await navigator.mediaDevices.getUserMedia({ audio });
   } catch (error) {
-    throw new Fault(REFUSALS[error.name] ?? 'microphone_busy', { detail: error.message });
+    throw new Fault(ERRORS[error.name] ?? 'microphone_busy', { detail: error.message });
   }
 }
 
-async function tapped(stream, wanted) {
-  const context = new AudioContext(wanted ? { sampleRate: wanted } : {});
+async function openTap(stream, requestedRate) {
+  const context = new AudioContext(requestedRate ? { sampleRate: requestedRate } : {});
   try {
     await workletOf(context, WORKLET);
     const tap = new AudioWorkletNode(context, 'tap', { channelCount: 1, channelCountMode: 'explicit' });
     context.createMediaStreamSource(stream).connect(tap);
-    // It stays silent, but Safari runs only what leads to the loudspeaker.
+    // It outputs silence, but Safari runs only nodes that are connected to the destination.
     tap.connect(context.destination);
     return { context, tap };
   } catch (error) {
     context.close();
-    // Firefox gives a microphone only at the device's own rate.
-    if (wanted && error.name === 'NotSupportedError') return tapped(stream);
+    // Firefox supports a microphone only at the device's own rate.
+    if (requestedRate && error.name === 'NotSupportedError') return openTap(stream);
     throw error;
   }
 }
 
-function stopped(stream) {
+function stopTracks(stream) {
   for (const track of stream.getTracks()) track.stop();
 }

@@ -1,4 +1,4 @@
-/** Where questions are typed, and the switches around it. */
+/** The text field for questions, and its buttons. */
 
 import { byId } from './dom.js';
 import { preferences } from './preferences.js';
@@ -9,7 +9,7 @@ export class Composer {
   #stop = byId('stop');
   #onsend;
 
-  /** @param {{onsend: (prompt: string) => void, onstop: () => void, onfull: () => void}} told */
+  /** @param {{onsend: (prompt: string) => void, onstop: () => void, onfull: () => void}} callbacks */
   constructor({ onsend, onstop, onfull }) {
     this.#onsend = onsend;
     byId('composer').addEventListener('submit', (event) => {
@@ -18,11 +18,11 @@ export class Composer {
     });
     this.#prompt.addEventListener('input', () => {
       this.#fit();
-      // The browser cuts without a word what is pasted beyond the limit.
+      // The browser silently truncates text that is pasted beyond the limit.
       if (this.#prompt.value.length >= this.#prompt.maxLength) onfull();
     });
     this.#prompt.addEventListener('keydown', (event) => {
-      // While an input method composes, Enter chooses a word and is not ours.
+      // While an input method composes, Enter selects a candidate.
       if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
       event.preventDefault();
       this.#submit();
@@ -36,7 +36,7 @@ export class Composer {
     this.#fit();
   }
 
-  /** While an answer runs, an empty field offers to stop it. */
+  /** While a turn runs, the empty field shows the stop button. */
   busy(busy) {
     this.#running = busy;
     this.#fit();
@@ -44,12 +44,12 @@ export class Composer {
 
   #running = false;
 
-  /** Characters the server takes. */
+  /** Sets the server's limit, in characters. */
   set longest(characters) {
     this.#prompt.maxLength = characters;
   }
 
-  /** A question that was refused, to be mended; what was typed meanwhile stays. */
+  /** Puts a rejected question back for editing, unless the field has new text. */
   putBack(prompt) {
     if (this.#prompt.value.trim()) return;
     this.#prompt.value = prompt;
@@ -57,7 +57,7 @@ export class Composer {
     this.focus();
   }
 
-  /** On a touch screen this would push up the keyboard over the answer. */
+  /** Focuses the field, except on touch screens, where the keyboard would cover the answer. */
   focus() {
     if (matchMedia('(pointer: fine)').matches) this.#prompt.focus();
   }

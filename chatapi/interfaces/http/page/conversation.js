@@ -1,54 +1,54 @@
-/** A conversation: what was said before, what is being asked now, one turn at a time. */
+/** A conversation: its history and its current turn, one turn at a time. */
 
 import { preferences } from './preferences.js';
 import { Fault } from './faults.js';
 import { Turn } from './turn.js';
 import { wav } from './wav.js';
 
-/** Asking the same again can only fail the same way. */
-const HOPELESS = ['prompt_too_long', 'empty_prompt', 'audio_too_long', 'body_too_large', 'no_speech', 'no_words'];
-/** What the user mends in the text field. */
-const MENDED = ['prompt_too_long'];
-/** The box may be gone. */
-const LOST = ['unreachable', 'broken_off', 'silent'];
-/** What the user mends by choosing something else. */
-const CHOSEN = ['unknown_voice', 'unknown_language'];
+/** Faults that a retry cannot fix. */
+const NOT_RETRYABLE = ['prompt_too_long', 'empty_prompt', 'audio_too_long', 'body_too_large', 'no_speech', 'no_words'];
+/** Faults that the user fixes in the text field. */
+const FIX_IN_FIELD = ['prompt_too_long'];
+/** Faults after which the box may be unreachable. */
+const UNREACHABLE = ['unreachable', 'broken_off', 'silent'];
+/** Faults that the user fixes in the settings. */
+const FIX_IN_SETTINGS = ['unknown_voice', 'unknown_language'];
 
 export class Conversation {
   #api;
   #player;
   #thread;
-  #told;
+  #callbacks;
   #turn = null;
 
   /**
    * @param {import('./api.js').Api} api
    * @param {import('./player.js').Player} player
    * @param {import('./thread.js').Thread} thread
-   * @param {object} told
-   * @param {(busy: boolean) => void} told.onbusy
-   * @param {(words: string) => void} told.announce
-   * @param {(again: boolean) => Promise<boolean>} told.askKey
-   * @param {() => void} told.openSettings
-   * @param {(fault: Fault) => void} told.onfault  what went wrong outside a turn
-   * @param {() => void} told.onlost  the box may be gone
-   * @param {(prompt: string) => void} told.putBack  into the text field
+   * @param {object} callbacks
+   * @param {(busy: boolean) => void} callbacks.onbusy
+   * @param {(words: string) => void} callbacks.announce
+   * @param {(again: boolean) => Promise<boolean>} callbacks.askKey
+   * @param {() => void} callbacks.openSettings
+   * @param {(fault: Fault) => void} callbacks.onfault  called for faults outside a turn
+   * @param {() => void} callbacks.onlost  called when the box may be unreachable
+   * @param {(prompt: string) => void} callbacks.putBack  puts text into the text field
    */
-  constructor(api, player, thread, told) {
+  constructor(api, player, thread, callbacks) {
     this.#api = api;
     this.#player = player;
     this.#thread = thread;
-    this.#told = told;
+    this.#callbacks = callbacks;
   }
 
   get busy() {
     return this.#turn !== null;
   }
 
-  /** Show again what was said before the page was reloaded. */
+  /** Restores the messages after a reload of the page. */
   async restore() {
     const id = preferences.conversation;
-    // After a key was entered for a question, that question is here already.
+    // When a key was entered for a question, that question is shown already.
     if (!id || this.busy) return this.#thread.invite();
     try {
       const { messages } = await this.#api.get(`conversations/${encodeURIComponent(id)}`);
@@ -64,7 +64,7 @@ export class Conversation {
     return this.#thread.invite();
   }
 
-  /** Begin another; the box forgets this one. */
+  /** Starts a new conversation and deletes this one on the box. */
   async renew() {
     this.stop();
     this.#thread.clear();
@@ -75,7 +75,7 @@ export class Conversation {
       await this.#api.delete(`conversations/${encodeURIComponent(id)}`);
     } catch (error) {
       const fault = Fault.from(error);
-      if (fault.code !== 'unknown_conversation') this.#told.onfault(new Fault('not_forgotten', fault));
+      if (fault.code !== 'unknown_conversation') this.#callbacks.onfault(new Fault('not_forgotten', fault));
     }
   }
 
@@ -96,16 +96,16 @@ export class Conversation {
     }));
   }
 
-  /** Stop the answer, its sound included. */
+  /** Stops the answer and its playback. */
   stop() {
     this.#turn?.stop();
     this.#player.stop();
   }
 
-  /** The box no longer has it. */
+  /** Handles that the box no longer has the conversation. */
   forgotten() {
     preferences.conversation = '';
-    this.#thread.remark('The box no longer has the earlier conversation; this begins a new one.');
+    this.#thread.remark('The box no longer has the earlier conversation; this starts a new one.');
   }
 
   #options() {
@@ -117,39 +117,39 @@ export class Conversation {
     };
   }
 
-  async #run(asked, question) {
-    const answer = this.#thread.answer(asked);
-    const turn = new Turn(asked, answer, {
+  async #run(view, question) {
+    const answer = this.#thread.answer(view);
+    const turn = new Turn(view, answer, {
       api: this.#api,
       player: this.#player,
       question,
-      askKey: this.#told.askKey,
+      askKey: this.#callbacks.askKey,
       onconversation: (id) => { if (this.#turn === turn) preferences.conversation = id; },
       onforgotten: () => this.forgotten(),
       onfault: (fault) => {
         answer.failed(fault, this.#ways(fault, () => {
           answer.element.remove();
           this.stop();
-          this.#run(asked, question);
+          this.#run(view, question);
         }));
         const { prompt } = question();
-        if (prompt && MENDED.includes(fault.code)) this.#told.putBack(prompt);
-        if (LOST.includes(fault.code)) this.#told.onlost();
+        if (prompt && FIX_IN_FIELD.includes(fault.code)) this.#callbacks.putBack(prompt);
+        if (UNREACHABLE.includes(fault.code)) this.#callbacks.onlost();
       },
     });
     this.#turn = turn;
-    this.#told.onbusy(true);
+    this.#callbacks.onbusy(true);
     await turn.run();
     if (this.#turn !== turn) return;
     this.#turn = null;
-    this.#told.onbusy(false);
-    // Who listens to the answer needs no second voice reading it.
-    this.#told.announce(preferences.speak ? 'The answer is complete' : answer.text);
+    this.#callbacks.onbusy(false);
+    // A spoken answer must not be read by a screen reader as well.
+    this.#callbacks.announce(preferences.speak ? 'The answer is complete' : answer.text);
   }
 
   #ways(fault, again) {
-    if (HOPELESS.includes(fault.code)) return [];
+    if (NOT_RETRYABLE.includes(fault.code)) return [];
     const ways = [{ words: 'Try again', pressed: again }];
-    return CHOSEN.includes(fault.code) ? [{ words: 'Settings', pressed: this.#told.openSettings }, ...ways] : ways;
+    return FIX_IN_SETTINGS.includes(fault.code) ? [{ words: 'Settings', pressed: this.#callbacks.openSettings }, ...ways] : ways;
   }
 }

@@ -1,4 +1,4 @@
-/** Making elements; text only ever goes in as text. */
+/** Creates elements; text is only ever inserted as text. */
 
 const SVG = 'http://www.w3.org/2000/svg';
 
@@ -8,20 +8,20 @@ const SVG = 'http://www.w3.org/2000/svg';
  * @param {...(Node|string)} children
  */
 export function element(tag, attributes = {}, ...children) {
-  return filled(document.createElement(tag), attributes, children);
+  return fill(document.createElement(tag), attributes, children);
 }
 
-/** The same in the SVG namespace. */
+/** As `element`, in the SVG namespace. */
 export function drawing(tag, attributes = {}, ...children) {
-  return filled(document.createElementNS(SVG, tag), attributes, children);
+  return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
-/** One of the page's icons, for the eye alone. They stand in index.html: a box that is gone gives no files. */
+/** A decorative icon. The icons are part of index.html, so that they show when the box is unreachable. */
 export function icon(name) {
   return drawing('svg', { class: 'icon', 'aria-hidden': 'true' }, drawing('use', { href: `#icon-${name}` }));
 }
 
-/** Change which icon an element shows. */
+/** Changes the icon of an element. */
 export function showIcon(holder, name) {
   holder.querySelector('use').setAttribute('href', `#icon-${name}`);
 }
@@ -41,7 +41,7 @@ export function byId(id) {
   return document.getElementById(id);
 }
 
-function filled(made, attributes, children) {
+function fill(made, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   made.append(...children);
   return made;

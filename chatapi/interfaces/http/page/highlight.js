@@ -1,10 +1,10 @@
-/** Marking the words that are being spoken, without touching the text's elements. */
+/** Highlights the spoken text without changing the DOM. */
 
 const NAME = 'spoken';
 const WORD = /[\p{L}\p{N}]+/gu;
 const SENTENCE_END = /[.!?…。！？]+["'”’)]*(?=\s|$)/gu;
 
-/** Uses the CSS Custom Highlight API; where a browser lacks it nothing is marked. */
+/** Uses the CSS Custom Highlight API; without it nothing is highlighted. */
 export class Highlighter {
   /** @param {Range|null} words */
   show(words) {
@@ -26,11 +26,11 @@ export function wordsAt(node, [from, to]) {
 }
 
 /**
- * Where in a text the spoken words stand. As spoken, numbers and abbreviations are written out, so the words may
- * differ: then it goes on to where the last spoken word stands, else to the end of the sentence.
+ * The position of spoken text in the written text. Text normalization expands numbers and abbreviations, so the words
+ * may differ: then the range ends at the last spoken word, else at the end of the sentence.
  * @returns {[number, number]}
  */
-export function located(text, spoken, from) {
+export function locate(text, spoken, from) {
   const exact = text.indexOf(spoken.trim(), from);
   if (exact >= 0) return [exact, exact + spoken.trim().length];
   const start = from + /^\s*/.exec(text.slice(from))[0].length;

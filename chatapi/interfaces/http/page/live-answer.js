@@ -1,4 +1,4 @@
-/** One answer of a live conversation, from its first word to the last that is heard. */
+/** One answer of a live conversation, from its first text to the end of its playback. */
 
 import { Captions } from './captions.js';
 import { Fault } from './faults.js';
@@ -8,14 +8,14 @@ export class LiveAnswer {
   #captions;
   #response = null;
   #timings = null;
-  #cut = false;
+  #interrupted = false;
   #here = { text: null, sound: null };
-  /** Samples that have been heard. */
-  heard = 0;
+  /** Samples that have been played. */
+  played = 0;
 
   /**
    * @param {import('./answer.js').Answer} view
-   * @param {{number: number, conversation: string, rate: number}} known  number: the loudspeaker's; rate: samples a second
+   * @param {{number: number, conversation: string, rate: number}} known  number: the loudspeaker's; rate: sample rate in hertz
    */
   constructor(view, { number, conversation, rate }) {
     this.#view = view;
@@ -29,34 +29,34 @@ export class LiveAnswer {
     return this.#view.element;
   }
 
-  /** Somebody spoke against it, or the connection went away: no more of it is heard. */
-  get broken() {
-    return this.#cut;
+  /** Whether a barge-in or a lost connection ended its playback. */
+  get interrupted() {
+    return this.#interrupted;
   }
 
   get samples() {
     return this.#captions.samples;
   }
 
-  /** Told to its end, and heard to its end or broken off. */
+  /** Whether the response is done, and its playback complete or interrupted. */
   get over() {
-    return this.#timings !== null && (this.#cut || this.heard >= this.samples);
+    return this.#timings !== null && (this.#interrupted || this.played >= this.samples);
   }
 
   write(text) {
     this.#captions.write(text);
   }
 
-  spoke(stretch) {
-    this.#captions.spoke(stretch);
+  addSpan(span) {
+    this.#captions.addSpan(span);
   }
 
-  sound(samples) {
-    this.#captions.sound(samples);
+  addAudio(samples) {
+    this.#captions.addAudio(samples);
   }
 
-  /** @param {number} seconds  from the last sound of the question to the first of the answer */
-  sounds(seconds) {
+  /** @param {number} seconds  from the end of the user's speech to first audio */
+  playbackStarted(seconds) {
     this.#here.sound = seconds;
     this.#view.speaking(true);
   }
@@ -65,10 +65,10 @@ export class LiveAnswer {
     this.#view.speaking(!on);
   }
 
-  /** @param {number} samples  that have been heard */
-  hear(samples) {
-    this.heard = samples;
-    this.#captions.heard(samples);
+  /** @param {number} samples  that have been played */
+  setPlayed(samples) {
+    this.played = samples;
+    this.#captions.showPlayed(samples);
   }
 
   /** @param {object} response  of `response.done` */
@@ -76,20 +76,20 @@ export class LiveAnswer {
     this.#response = response;
   }
 
-  timed(timings) {
+  setTimings(timings) {
     this.#timings = timings;
   }
 
-  cut() {
-    if (this.#cut) return;
-    this.#cut = true;
+  interrupt() {
+    if (this.#interrupted) return;
+    this.#interrupted = true;
     this.#view.speaking(false);
-    this.#captions.cut(this.heard);
+    this.#captions.cut(this.played);
   }
 
   /**
-   * Nothing more comes: show where the time went, and how it ended.
-   * @param {boolean} [lost]  the connection was
+   * Ends the answer: shows its timings and how it ended.
+   * @param {boolean} [lost]  whether the connection was lost
    */
   conclude(lost = false) {
     const details = this.#response?.status_details ?? {};
@@ -99,8 +99,8 @@ export class LiveAnswer {
       finish_reason: details.reason === 'max_output_tokens' ? 'length' : 'stop',
     };
     this.#view.speaking(false);
-    if (this.#cut || !end) return this.#view.interrupted(end, this.#here, lost);
-    this.#captions.whole();
+    if (this.#interrupted || !end) return this.#view.interrupted(end, this.#here, lost);
+    this.#captions.complete();
     this.#view.ended(end, this.#here);
     const { error } = details;
     return error && this.#view.failed(new Fault(error.code, { detail: error.message, status: 500 }), []);

@@ -1,4 +1,4 @@
-/** The dock while a live conversation goes on: what happens now, how loud it is, mute and end. */
+/** The dock of a live conversation: state, level meter, mute and end. */
 
 import { byId, showIcon } from './dom.js';
 import { Meter } from './waveform.js';
@@ -14,7 +14,7 @@ const WORDS = {
   speaking: 'Speaking',
   paused: 'Paused',
 };
-/** While it is muted nobody is listened to. */
+/** State texts while the microphone is muted. */
 const MUTED = { listening: 'Muted' };
 
 export class LiveDock {
@@ -26,19 +26,19 @@ export class LiveDock {
   #state = 'off';
   #detail = '';
   #muted = false;
-  #told;
+  #callbacks;
 
-  /** @param {{onstart: () => void, onend: () => void, onmute: (on: boolean) => void}} told */
-  constructor(told) {
-    this.#told = told;
-    this.#talk.addEventListener('click', told.onstart);
-    byId('live-end').addEventListener('click', told.onend);
+  /** @param {{onstart: () => void, onend: () => void, onmute: (on: boolean) => void}} callbacks */
+  constructor(callbacks) {
+    this.#callbacks = callbacks;
+    this.#talk.addEventListener('click', callbacks.onstart);
+    byId('live-end').addEventListener('click', callbacks.onend);
     this.#mute.addEventListener('click', () => this.#toggle());
   }
 
   /**
    * @param {import('./live.js').State} state
-   * @param {string} detail  which try it is
+   * @param {string} detail  the number of the attempt
    */
   show(state, detail) {
     const was = this.#state;
@@ -46,12 +46,12 @@ export class LiveDock {
     this.#detail = detail;
     const on = state !== 'off';
     if ((was !== 'off') !== on) this.#open(on);
-    this.#say();
+    this.#showState();
   }
 
-  /** @param {number} level  loudness, 0 to 1; mine: of the microphone */
-  heard(level, mine) {
-    // One meter for both: whoever has the word moves it.
+  /** @param {number} level  loudness, 0 to 1; mine: whether it is the microphone's */
+  addLevel(level, mine) {
+    // One meter for both: it shows whoever speaks.
     if (mine !== (this.#state === 'speaking')) this.#meter.add(level);
   }
 
@@ -69,9 +69,9 @@ export class LiveDock {
 
   #toggle() {
     this.#muted = !this.#muted;
-    this.#told.onmute(this.#muted);
+    this.#callbacks.onmute(this.#muted);
     this.#showMute();
-    this.#say();
+    this.#showState();
   }
 
   #showMute() {
@@ -80,10 +80,10 @@ export class LiveDock {
     showIcon(this.#mute, this.#muted ? 'mic-off' : 'mic');
   }
 
-  #say() {
+  #showState() {
     this.#dock.dataset.state = this.#muted && MUTED[this.#state] ? 'muted' : this.#state;
     const words = (this.#muted && MUTED[this.#state]) || WORDS[this.#state] || '';
-    const told = this.#detail ? `${words} (${this.#detail})` : words;
-    if (this.#words.textContent !== told) this.#words.textContent = told;
+    const text = this.#detail ? `${words} (${this.#detail})` : words;
+    if (this.#words.textContent !== text) this.#words.textContent = text;
   }
 }

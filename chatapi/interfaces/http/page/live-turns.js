@@ -1,162 +1,162 @@
-/** The turns of a live conversation as they happen: shown, sounded and, when spoken against, broken off. */
+/** The turns of a live conversation: shows and plays them, and stops playback on a barge-in. */
 
 import { LiveAnswer } from './live-answer.js';
 import { samplesOf } from './player.js';
 import { faultOf, RATE } from './realtime.js';
 
-/** Milliseconds after the words of a turn in which its answer is begun, if it is answered at all ("stop" is not). */
-const ANSWERED = 400;
-/** Reports of progress between two that the box is sent. */
+/** Time from a transcript to the start of its response, in milliseconds; some utterances ("stop") get none. */
+const RESPONSE_START = 400;
+/** Progress reports of the loudspeaker per `chatapi.played` event. */
 const REPORTS = 2;
 
 export class LiveTurns {
   #thread;
   #loudspeaker;
-  #told;
-  #door = null;
+  #callbacks;
+  #connection = null;
   #question = null;
   #answer = null;
   #items = new Map();
   #ended = null;
   #timer = 0;
   #reports = 0;
-  #takers = {
+  #handlers = {
     'input_audio_buffer.speech_started': () => this.#started(),
     'input_audio_buffer.speech_stopped': (event) => this.#stopped(event),
-    'input_audio_buffer.committed': (event) => this.#items.set(event.item_id, this.#asked().element),
-    'input_audio_buffer.cleared': () => this.#nothing(),
-    'chatapi.transcript.partial': ({ text }) => this.#asked().say(text, false),
-    'conversation.item.input_audio_transcription.completed': ({ transcript }) => this.#understood(transcript),
-    'conversation.item.input_audio_transcription.failed': ({ error }) => this.#nothing(faultOf(error)),
+    'input_audio_buffer.committed': (event) => this.#items.set(event.item_id, this.#utterance().element),
+    'input_audio_buffer.cleared': () => this.#discard(),
+    'chatapi.transcript.partial': ({ text }) => this.#utterance().setText(text, false),
+    'conversation.item.input_audio_transcription.completed': ({ transcript }) => this.#transcribed(transcript),
+    'conversation.item.input_audio_transcription.failed': ({ error }) => this.#discard(faultOf(error)),
     'conversation.item.deleted': ({ item_id: id }) => this.#deleted(id),
-    'response.created': ({ response }) => this.#begun(response),
+    'response.created': ({ response }) => this.#responseStarted(response),
     'response.output_item.added': ({ item }) => this.#items.set(item.id, this.#answer.element),
     'response.output_audio_transcript.delta': ({ delta }) => this.#answer?.write(delta),
-    'response.output_audio.delta': ({ delta }) => this.#sounds(samplesOf(delta)),
-    'chatapi.speech': (event) => this.#answer?.spoke(event),
+    'response.output_audio.delta': ({ delta }) => this.#addAudio(samplesOf(delta)),
+    'chatapi.speech': (event) => this.#answer?.addSpan(event),
     'chatapi.output_audio.paused': () => this.#paused(true),
     'chatapi.output_audio.resumed': () => this.#paused(false),
     'response.done': ({ response }) => this.#done(response),
-    'chatapi.timings': ({ timings }) => this.#timed(timings),
-    error: ({ error }) => this.#told.onfault(faultOf(error)),
+    'chatapi.timings': ({ timings }) => this.#setTimings(timings),
+    error: ({ error }) => this.#callbacks.onfault(faultOf(error)),
   };
 
   /**
    * @param {import('./thread.js').Thread} thread
    * @param {import('./loudspeaker.js').Loudspeaker} loudspeaker
-   * @param {object} told
-   * @param {(state: string) => void} told.onstate  listening, hearing, thinking, speaking or paused
-   * @param {(fault: import('./faults.js').Fault) => void} told.onfault  it goes on
-   * @param {(id: string) => void} told.onconversation  the box has kept a turn there
+   * @param {object} callbacks
+   * @param {(state: string) => void} callbacks.onstate  listening, hearing, thinking, speaking or paused
+   * @param {(fault: import('./faults.js').Fault) => void} callbacks.onfault  called for faults that do not end the conversation
+   * @param {(id: string) => void} callbacks.onconversation  called with the id of the conversation that has a new turn
    */
-  constructor(thread, loudspeaker, told) {
+  constructor(thread, loudspeaker, callbacks) {
     this.#thread = thread;
     this.#loudspeaker = loudspeaker;
-    this.#told = told;
+    this.#callbacks = callbacks;
   }
 
-  /** A connection on which it goes on. */
-  follow(door) {
-    this.#door = door;
+  /** Continues on a new connection. */
+  follow(connection) {
+    this.#connection = connection;
     this.#items.clear();
     this.#ended = null;
   }
 
-  /** @param {{type: string}} event  the box's */
-  take(event) {
-    this.#takers[event.type]?.(event);
+  /** @param {{type: string}} event  a server event */
+  handle(event) {
+    this.#handlers[event.type]?.(event);
   }
 
   /** @param {import('./loudspeaker.js').Progress} progress */
-  played({ answer: number, heard }) {
+  progress({ answer: number, played }) {
     const answer = this.#answer;
-    if (answer?.number !== number || answer.broken || heard === answer.heard) return;
-    if (!answer.heard) {
-      answer.sounds(this.#ended === null ? null : (performance.now() - this.#ended) / 1000);
-      this.#told.onstate('speaking');
+    if (answer?.number !== number || answer.interrupted || played === answer.played) return;
+    if (!answer.played) {
+      answer.playbackStarted(this.#ended === null ? null : (performance.now() - this.#ended) / 1000);
+      this.#callbacks.onstate('speaking');
     }
-    answer.hear(heard);
+    answer.setPlayed(played);
     this.#reports += 1;
-    if (this.#reports % REPORTS === 0 || heard === answer.samples) {
-      this.#door.send('chatapi.played', { audio_end_ms: Math.floor((1000 * heard) / RATE) });
+    if (this.#reports % REPORTS === 0 || played === answer.samples) {
+      this.#connection.send('chatapi.played', { audio_end_ms: Math.floor((1000 * played) / RATE) });
     }
     this.#settle();
   }
 
-  /** It is left: the box is told first, so that it remembers what was heard of an answer. */
+  /** Ends the conversation; clears the output first, so that the box stores the part that was played. */
   leave() {
-    if (this.#answer && !this.#answer.broken) {
-      this.#door?.send('output_audio_buffer.clear');
-      this.#told.onconversation(this.#answer.conversation);
+    if (this.#answer && !this.#answer.interrupted) {
+      this.#connection?.send('output_audio_buffer.clear');
+      this.#callbacks.onconversation(this.#answer.conversation);
     }
     this.lose(false);
   }
 
-  /** The connection is gone: what goes on ends here. */
-  lose(broken = true) {
+  /** Ends the current turn after the connection was lost. */
+  lose(lost = true) {
     clearTimeout(this.#timer);
-    this.#nothing();
+    this.#discard();
     this.#loudspeaker.clear();
-    this.#answer?.cut();
-    this.#answer?.conclude(broken);
+    this.#answer?.interrupt();
+    this.#answer?.conclude(lost);
     this.#answer = null;
   }
 
-  // What is said
+  // Input
 
   #started() {
     clearTimeout(this.#timer);
-    this.#cut();
-    this.#told.onstate('hearing');
+    this.#interrupt();
+    this.#callbacks.onstate('hearing');
   }
 
   #stopped({ audio_end_ms: end }) {
-    this.#ended = this.#door.captured(end);
-    this.#told.onstate('thinking');
+    this.#ended = this.#connection.captured(end);
+    this.#callbacks.onstate('thinking');
   }
 
-  /** The view of what is being said. */
-  #asked() {
+  /** The view of the current utterance. */
+  #utterance() {
     this.#question ??= this.#thread.question('');
     return this.#question;
   }
 
-  #understood(text) {
-    this.#asked().say(text);
+  #transcribed(text) {
+    this.#utterance().setText(text);
     this.#question = null;
-    this.#timer = setTimeout(() => this.#told.onstate('listening'), ANSWERED);
+    this.#timer = setTimeout(() => this.#callbacks.onstate('listening'), RESPONSE_START);
   }
 
-  /** It held no words, or they could not be understood. */
-  #nothing(fault = null) {
+  /** Removes an utterance without a transcript. */
+  #discard(fault = null) {
     this.#question?.element.remove();
     this.#question = null;
     this.#thread.invite();
-    if (fault) this.#told.onfault(fault);
-    if (!this.#answer) this.#told.onstate('listening');
+    if (fault) this.#callbacks.onfault(fault);
+    if (!this.#answer) this.#callbacks.onstate('listening');
   }
 
   #deleted(id) {
-    const gone = this.#items.get(id);
-    if (!gone) return;
-    if (this.#answer?.element === gone) this.#answer = null;
-    gone.remove();
+    const view = this.#items.get(id);
+    if (!view) return;
+    if (this.#answer?.element === view) this.#answer = null;
+    view.remove();
     this.#items.delete(id);
   }
 
-  // What is answered
+  // Responses
 
-  #begun({ conversation_id: conversation }) {
+  #responseStarted({ conversation_id: conversation }) {
     clearTimeout(this.#timer);
     this.#answer?.conclude();
     const number = this.#loudspeaker.begin();
     this.#answer = new LiveAnswer(this.#thread.answer(), { number, conversation, rate: RATE });
-    this.#told.onstate('thinking');
+    this.#callbacks.onstate('thinking');
   }
 
-  #sounds(samples) {
-    if (!this.#answer || this.#answer.broken) return;
-    this.#answer.sound(samples);
+  #addAudio(samples) {
+    if (!this.#answer || this.#answer.interrupted) return;
+    this.#answer.addAudio(samples);
     this.#loudspeaker.add(samples);
   }
 
@@ -164,24 +164,24 @@ export class LiveTurns {
     if (on) this.#loudspeaker.pause();
     else this.#loudspeaker.resume();
     this.#answer?.paused(on);
-    this.#told.onstate(on ? 'paused' : this.#answer ? 'speaking' : 'listening');
+    this.#callbacks.onstate(on ? 'paused' : this.#answer ? 'speaking' : 'listening');
   }
 
   #done(response) {
-    if (response.status !== 'failed') this.#told.onconversation(response.conversation_id);
-    if (response.status === 'cancelled') this.#cut();
+    if (response.status !== 'failed') this.#callbacks.onconversation(response.conversation_id);
+    if (response.status === 'cancelled') this.#interrupt();
     this.#answer?.done(response);
   }
 
-  #timed(timings) {
-    this.#answer?.timed(timings);
+  #setTimings(timings) {
+    this.#answer?.setTimings(timings);
     this.#settle();
   }
 
-  #cut() {
-    if (!this.#answer || this.#answer.broken) return;
+  #interrupt() {
+    if (!this.#answer || this.#answer.interrupted) return;
     this.#loudspeaker.clear();
-    this.#answer.cut();
+    this.#answer.interrupt();
     this.#settle();
   }
 
@@ -190,7 +190,7 @@ export class LiveTurns {
     if (!answer?.over) return;
     this.#answer = null;
     answer.conclude();
-    // Whoever broke it off is being heard.
-    if (!answer.broken) this.#told.onstate('listening');
+    // After a barge-in the user speaks.
+    if (!answer.interrupted) this.#callbacks.onstate('listening');
   }
 }

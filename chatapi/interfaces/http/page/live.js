@@ -1,4 +1,4 @@
-/** A live conversation: microphone, loudspeaker and connection, and what happens when one of them fails. */
+/** A live conversation: microphone, loudspeaker and connection, and the recovery when one of them fails. */
 
 import { Capture } from './capture.js';
 import { Fault } from './faults.js';
@@ -6,16 +6,16 @@ import { Loudspeaker } from './loudspeaker.js';
 import { loudness } from './loudness.js';
 import { LiveTurns } from './live-turns.js';
 import { preferences } from './preferences.js';
-import { RATE, Realtime, unopened } from './realtime.js';
+import { RATE, Realtime, connectionFault } from './realtime.js';
 import { Resampler } from './resampler.js';
 
-/** Milliseconds before each try to connect again. */
-const TRIES = [300, 1000, 2000, 4000, 8000, 8000];
-/** Milliseconds between two questions whether the models are loaded, and how often it is asked. */
-const LOADING = 3000;
-const LOADED = 300;
-/** What may have passed at the next try, when it went on before. */
-const PASSING = ['broken_off', 'not_connected', 'unreachable', 'no_websocket', 'too_many_sessions'];
+/** Delay before each attempt to reconnect, in milliseconds. */
+const RETRY_DELAYS = [300, 1000, 2000, 4000, 8000, 8000];
+/** Delay between attempts while the models load, in milliseconds, and the most attempts. */
+const LOADING_DELAY = 3000;
+const MAX_LOADING_ATTEMPTS = 300;
+/** Faults that may be gone at the next attempt, after the conversation was live. */
+const TRANSIENT = ['broken_off', 'not_connected', 'unreachable', 'no_websocket', 'too_many_sessions'];
 
 /**
  * @typedef {'off'|'opening'|'connecting'|'warming'|'reconnecting'|'listening'|'hearing'|'thinking'|'speaking'|'paused'}
@@ -25,13 +25,13 @@ const PASSING = ['broken_off', 'not_connected', 'unreachable', 'no_websocket', '
 export class Live {
   #api;
   #thread;
-  #told;
+  #callbacks;
   #capture = null;
   #loudspeaker = null;
   #turns = null;
-  #door = null;
+  #connection = null;
   #muted = false;
-  /** Changes with every conversation, so that what comes late for one that was left is seen. */
+  /** Changes with every conversation, to ignore late results of an ended one. */
   #run = 0;
   #tries = 0;
   #loading = 0;
@@ -43,17 +43,17 @@ export class Live {
   /**
    * @param {import('./api.js').Api} api
    * @param {import('./thread.js').Thread} thread
-   * @param {object} told
-   * @param {(state: State, detail: string) => void} told.onstate
-   * @param {(level: number, mine: boolean) => void} told.onlevel  loudness, 0 to 1; mine: the microphone's
-   * @param {(fault: Fault) => void} told.onfault  it goes on, unless the state is off
-   * @param {() => void} told.onforgotten  the box no longer has the conversation
-   * @param {(again: boolean) => Promise<boolean>} told.askKey
+   * @param {object} callbacks
+   * @param {(state: State, detail: string) => void} callbacks.onstate
+   * @param {(level: number, mine: boolean) => void} callbacks.onlevel  loudness, 0 to 1; mine: whether it is the microphone's
+   * @param {(fault: Fault) => void} callbacks.onfault  the conversation continues, unless the state is off
+   * @param {() => void} callbacks.onforgotten  called when the box no longer has the conversation
+   * @param {(again: boolean) => Promise<boolean>} callbacks.askKey
    */
-  constructor(api, thread, told) {
+  constructor(api, thread, callbacks) {
     this.#api = api;
     this.#thread = thread;
-    this.#told = told;
+    this.#callbacks = callbacks;
   }
 
   get on() {
@@ -65,15 +65,15 @@ export class Live {
     if (this.#capture) this.#capture.muted = on;
   }
 
-  /** Call while handling a touch or a key. */
+  /** Starts it. Call while handling a pointer or key event. */
   async start() {
     if (this.on) return;
     const run = this.#run;
     this.#tries = this.#loading = 0;
     this.#keyWasAsked = this.#wasLive = this.#muted = false;
-    this.#be('opening');
+    this.#setState('opening');
     try {
-      const capture = await this.#opened(run);
+      const capture = await this.#open(run);
       if (run !== this.#run) return capture.close();
       this.#capture = capture;
       this.#connect();
@@ -82,35 +82,35 @@ export class Live {
     }
   }
 
-  /** Leave it; the conversation is kept. */
+  /** Ends the live session; the conversation stays stored. */
   end() {
     if (!this.on) return;
     this.#run += 1;
     this.#turns?.leave();
-    this.#door?.close();
+    this.#connection?.close();
     this.#capture?.close();
     this.#loudspeaker?.close();
-    this.#door = this.#capture = this.#loudspeaker = this.#turns = null;
-    this.#be('off');
+    this.#connection = this.#capture = this.#loudspeaker = this.#turns = null;
+    this.#setState('off');
   }
 
-  /** Call at every touch and key: some browsers let a page sound and hear only then. */
+  /** Resumes audio. Call on every pointer and key event: some browsers allow audio only then. */
   wake() {
     this.#loudspeaker?.wake();
     this.#capture?.wake();
   }
 
-  /** The microphone, once the loudspeaker is open as well. */
-  async #opened(run) {
+  /** Opens the loudspeaker, then the microphone. */
+  async #open(run) {
     Capture.check();
     const loudspeaker = new Loudspeaker(RATE, (progress) => {
-      this.#told.onlevel(progress.level, false);
-      this.#turns?.played(progress);
+      this.#callbacks.onlevel(progress.level, false);
+      this.#turns?.progress(progress);
     });
     this.#loudspeaker = loudspeaker;
     this.#turns = new LiveTurns(this.#thread, loudspeaker, {
-      onstate: (state) => this.#door?.ready && this.#be(state),
-      onfault: this.#told.onfault,
+      onstate: (state) => this.#connection?.ready && this.#setState(state),
+      onfault: this.#callbacks.onfault,
       onconversation: (id) => { preferences.conversation = id; },
     });
     await loudspeaker.ready;
@@ -118,76 +118,76 @@ export class Live {
     const capture = await Capture.open({
       onblock: (samples) => {
         resampler ??= new Resampler(capture.rate, RATE);
-        this.#told.onlevel(loudness(samples), true);
-        this.#door?.hear(resampler.feed(samples));
+        this.#callbacks.onlevel(loudness(samples), true);
+        this.#connection?.sendAudio(resampler.feed(samples));
       },
       onlost: () => this.#fail(new Fault('microphone_lost')),
     }, RATE);
-    if (run === this.#run && !loudspeaker.allowed) this.#told.onfault(new Fault('sound_blocked'));
+    if (run === this.#run && !loudspeaker.allowed) this.#callbacks.onfault(new Fault('sound_blocked'));
     return capture;
   }
 
   #connect() {
-    if (!this.#wasLive) this.#be('connecting');
-    this.#door = new Realtime(preferences, {
+    if (!this.#wasLive) this.#setState('connecting');
+    this.#connection = new Realtime(preferences, {
       onready: () => {
         this.#tries = this.#loading = 0;
         this.#wasLive = true;
-        this.#be('listening');
+        this.#setState('listening');
       },
-      onevent: (event) => this.#turns.take(event),
+      onevent: (event) => this.#turns.handle(event),
       onclosed: (fault) => this.#lost(fault),
     });
-    this.#turns.follow(this.#door);
+    this.#turns.follow(this.#connection);
   }
 
   async #lost(fault) {
     const run = this.#run;
-    this.#door = null;
+    this.#connection = null;
     this.#turns.lose();
-    const reason = fault.code === 'not_connected' ? await unopened(this.#api) : fault;
-    const again = run === this.#run && (await this.#mended(reason));
+    const reason = fault.code === 'not_connected' ? await connectionFault(this.#api) : fault;
+    const again = run === this.#run && (await this.#recover(reason));
     if (run !== this.#run) return;
     if (again) this.#connect();
-    else this.#fail(this.#wasLive && PASSING.includes(reason.code) ? new Fault('live_lost') : reason);
+    else this.#fail(this.#wasLive && TRANSIENT.includes(reason.code) ? new Fault('live_lost') : reason);
   }
 
-  /** Whether to try again, now that what stood in the way was dealt with or waited for. */
-  async #mended(fault) {
+  /** Handles the fault, and returns whether to try again. */
+  async #recover(fault) {
     if (fault.code === 'unauthorized') {
       const again = this.#keyWasAsked;
       this.#keyWasAsked = true;
-      return this.#told.askKey(again);
+      return this.#callbacks.askKey(again);
     }
     if (fault.code === 'unknown_conversation') {
-      this.#told.onforgotten();
+      this.#callbacks.onforgotten();
       return true;
     }
-    if (fault.code === 'not_ready' && this.#loading < LOADED) {
+    if (fault.code === 'not_ready' && this.#loading < MAX_LOADING_ATTEMPTS) {
       this.#loading += 1;
-      this.#be('warming');
-      await passed(LOADING);
+      this.#setState('warming');
+      await sleep(LOADING_DELAY);
       return true;
     }
-    if (!this.#wasLive || !PASSING.includes(fault.code) || this.#tries >= TRIES.length) return false;
+    if (!this.#wasLive || !TRANSIENT.includes(fault.code) || this.#tries >= RETRY_DELAYS.length) return false;
     this.#tries += 1;
-    this.#be('reconnecting', `${this.#tries} of ${TRIES.length}`);
-    await passed(TRIES[this.#tries - 1]);
+    this.#setState('reconnecting', `${this.#tries} of ${RETRY_DELAYS.length}`);
+    await sleep(RETRY_DELAYS[this.#tries - 1]);
     return true;
   }
 
   #fail(fault) {
     this.end();
-    this.#told.onfault(fault);
+    this.#callbacks.onfault(fault);
   }
 
-  #be(state, detail = '') {
+  #setState(state, detail = '') {
     if (state === this.state && !detail) return;
     this.state = state;
-    this.#told.onstate(state, detail);
+    this.#callbacks.onstate(state, detail);
   }
 }
 
-function passed(milliseconds) {
+function sleep(milliseconds) {
   return new Promise((resolve) => { setTimeout(resolve, milliseconds); });
 }

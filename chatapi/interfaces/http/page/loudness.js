@@ -1,4 +1,4 @@
-/** How loud sound is, as the eye expects it. */
+/** Loudness for level meters. */
 
 /** Root mean square on a scale from 0 (-50 dB and less) to 1 (0 dB). */
 export function loudness(samples) {

@@ -2,7 +2,7 @@
 
 /** Samples between two reports. */
 const REPORT = Math.round(sampleRate / 20);
-/** Samples in which it falls silent and comes back, so that a pause does not click. */
+/** Samples of a fade, so that a pause does not click. */
 const FADE = Math.round(sampleRate / 200);
 
 class Loudspeaker extends AudioWorkletProcessor {
@@ -10,7 +10,7 @@ class Loudspeaker extends AudioWorkletProcessor {
   #at = 0;
   #answer = 0;
   #played = 0;
-  /** Samples of silence since the last one that was played: what the device holds is heard meanwhile. */
+  /** Samples of silence since the last played one; meanwhile the device plays its buffer. */
   #idle = 0;
   #paused = false;
   #gain = 1;
@@ -19,10 +19,10 @@ class Loudspeaker extends AudioWorkletProcessor {
 
   constructor() {
     super();
-    this.port.onmessage = ({ data }) => this.#told(data);
+    this.port.onmessage = ({ data }) => this.#handle(data);
   }
 
-  #told({ what, answer, samples }) {
+  #handle({ what, answer, samples }) {
     if (what === 'add') this.#queue.push(samples);
     else if (what === 'pause') this.#paused = true;
     else if (what === 'resume') this.#paused = false;

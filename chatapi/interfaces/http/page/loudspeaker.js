@@ -1,15 +1,15 @@
-/** The live conversation's loudspeaker: it can pause at a sample, and knows how much of an answer was heard. */
+/** Playback of a live conversation: pauses at a sample, and reports how much of an answer was played. */
 
 import { workletOf } from './capture.js';
 
 const WORKLET = new URL('loudspeaker-worklet.js', import.meta.url);
-/** Seconds: what a device claims beyond this to hold back is not believed. */
-const LATEST = 0.5;
+/** Longest device latency that is believed, in seconds. */
+const MAX_LATENCY = 0.5;
 
 /**
  * @typedef {object} Progress
- * @property {number} answer  which one, as `begin` numbered it
- * @property {number} heard   samples of it that have reached the ear
+ * @property {number} answer  its number from `begin`
+ * @property {number} played  samples of it that have left the device
  * @property {number} level   loudness, 0 to 1
  */
 
@@ -22,50 +22,50 @@ export class Loudspeaker {
   ready;
 
   /**
-   * Make it while handling a touch or a key: only then do browsers let a page make sound.
-   * @param {number} rate  samples a second
-   * @param {(progress: Progress) => void} onprogress  told about twenty times a second
+   * Create it while handling a pointer or key event: browsers allow audio only then.
+   * @param {number} rate  sample rate in hertz
+   * @param {(progress: Progress) => void} onprogress  called about twenty times a second
    */
   constructor(rate, onprogress) {
     this.#onprogress = onprogress;
     this.#context = new AudioContext({ sampleRate: rate, latencyHint: 'interactive' });
     this.wake();
-    this.ready = this.#opened();
+    this.ready = this.#open();
   }
 
-  /** Call at every touch and key, for browsers that did not allow sound before. */
+  /** Resumes audio. Call on every pointer and key event, for browsers that blocked audio before. */
   wake() {
     if (this.#context.state === 'suspended') this.#context.resume().catch(() => {});
   }
 
-  /** Whether the browser lets it sound. */
+  /** Whether the browser allows audio. */
   get allowed() {
     return this.#context.state === 'running';
   }
 
-  /** The next answer, from its first sample on; what was left of the one before is thrown away. */
+  /** Starts the next answer; drops the rest of the previous one. */
   begin() {
     this.#answer += 1;
-    this.#tell({ what: 'begin', answer: this.#answer });
+    this.#post({ what: 'begin', answer: this.#answer });
     return this.#answer;
   }
 
   /** @param {Float32Array} samples */
   add(samples) {
-    this.#tell({ what: 'add', samples });
+    this.#post({ what: 'add', samples });
   }
 
   pause() {
-    this.#tell({ what: 'pause' });
+    this.#post({ what: 'pause' });
   }
 
   resume() {
-    this.#tell({ what: 'resume' });
+    this.#post({ what: 'resume' });
   }
 
-  /** Be silent and throw away the rest. */
+  /** Stops playback and drops the queue. */
   clear() {
-    this.#tell({ what: 'clear' });
+    this.#post({ what: 'clear' });
   }
 
   close() {
@@ -73,11 +73,11 @@ export class Loudspeaker {
     if (this.#context.state !== 'closed') this.#context.close();
   }
 
-  #tell(message) {
+  #post(message) {
     this.#node?.port.postMessage(message);
   }
 
-  async #opened() {
+  async #open() {
     await workletOf(this.#context, WORKLET);
     this.#node = new AudioWorkletNode(this.#context, 'loudspeaker', { numberOfInputs: 0, outputChannelCount: [1] });
     this.#node.port.onmessage = ({ data }) => this.#reported(data);
@@ -85,10 +85,10 @@ export class Loudspeaker {
   }
 
   #reported({ answer, played, idle, power }) {
-    // What was handed over last is still in the device; silence after it pushes it out.
-    const latency = Math.min(LATEST, this.#context.outputLatency || 0) * this.#context.sampleRate;
-    const heard = Math.max(0, Math.round(played - Math.max(0, latency - idle)));
+    // The last samples are still in the device's buffer; silence after them pushes them out.
+    const latency = Math.min(MAX_LATENCY, this.#context.outputLatency || 0) * this.#context.sampleRate;
+    const reached = Math.max(0, Math.round(played - Math.max(0, latency - idle)));
     const level = Math.min(1, Math.max(0, 1 + (10 * Math.log10(power + 1e-10)) / 50));
-    this.#onprogress({ answer, heard, level });
+    this.#onprogress({ answer, played: reached, level });
   }
 }

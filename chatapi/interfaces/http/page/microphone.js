@@ -1,4 +1,4 @@
-/** The microphone button: tap to begin and again to send, or hold while speaking; slide away or Esc to cancel. */
+/** The record button: tap to start and again to send, or hold while speaking; slide away or Esc to cancel. */
 
 import { byId, showIcon } from './dom.js';
 import { clock } from './durations.js';
@@ -6,10 +6,11 @@ import { Fault } from './faults.js';
 import { Recorder } from './recorder.js';
 import { Meter } from './waveform.js';
 
+/** Shortest recording, in seconds. */
 const SHORTEST = 0.3;
-/** A press shorter than this is a tap. */
+/** Longest tap, in seconds; a longer press is a hold. */
 const TAP_SECONDS = 0.4;
-/** How far a finger slides, in CSS pixels, to cancel. */
+/** Distance of a slide that cancels, in CSS pixels. */
 const AWAY = 110;
 const HINTS = {
   idle: 'Tap or hold to speak',
@@ -26,18 +27,18 @@ export class Microphone {
   #recorder = null;
   #opening = null;
   #pressed = null;
-  #told;
+  #callbacks;
   #longest;
 
   /**
-   * @param {object} told
-   * @param {() => void} told.onbegin
-   * @param {(recording: import('./recorder.js').Recording) => void} told.onrecorded
-   * @param {(fault: Fault) => void} told.onfault
-   * @param {(words: string) => void} told.onstate  for those who cannot see it
+   * @param {object} callbacks
+   * @param {() => void} callbacks.onbegin
+   * @param {(recording: import('./recorder.js').Recording) => void} callbacks.onrecorded
+   * @param {(fault: Fault) => void} callbacks.onfault
+   * @param {(words: string) => void} callbacks.onstate  text for screen readers
    */
-  constructor(told) {
-    this.#told = told;
+  constructor(callbacks) {
+    this.#callbacks = callbacks;
     this.longest = 120;
     byId('cancel').addEventListener('click', () => {
       this.cancel();
@@ -48,11 +49,11 @@ export class Microphone {
     this.#button.addEventListener('pointerup', (event) => this.#up(event));
     this.#button.addEventListener('pointercancel', () => { this.#pressed = null; });
     this.#button.addEventListener('contextmenu', (event) => event.preventDefault());
-    // A click that no pointer made comes from a key or from assistive technology; pointers are handled above.
+    // A click without a pointer comes from a key or assistive technology; pointers are handled above.
     this.#button.addEventListener('click', (event) => event.detail === 0 && this.#toggle());
   }
 
-  /** Seconds the server takes. */
+  /** Sets the server's limit, in seconds. */
   set longest(seconds) {
     this.#longest = seconds;
     byId('limit').textContent = ` / ${clock(seconds)}`;
@@ -62,13 +63,13 @@ export class Microphone {
     return this.#recorder !== null || this.#opening !== null;
   }
 
-  /** Throw away what was recorded. */
+  /** Discards the recording. */
   cancel() {
     if (!this.recording) return;
     this.#opening = null;
     this.#recorder?.cancel();
     this.#show(null);
-    this.#told.onstate('Recording cancelled');
+    this.#callbacks.onstate('Recording cancelled');
   }
 
   #down(event) {
@@ -94,7 +95,7 @@ export class Microphone {
     this.#pressed = null;
     this.#strip.classList.remove('leaving');
     if (away) this.cancel();
-    // Released before the microphone was open, or after a moment: a tap, and it goes on recording.
+    // Released before the microphone was open, or quickly: a tap, and the recording continues.
     else if (this.#recorder && this.#recorder.seconds >= TAP_SECONDS) this.#send();
     else if (this.recording) this.#hint.textContent = HINTS.tapped;
   }
@@ -109,8 +110,8 @@ export class Microphone {
   }
 
   async #begin() {
-    this.#told.onbegin();
-    const opening = Recorder.open({ onlevel: (level) => this.#heard(level), onlost: () => this.#lost() });
+    this.#callbacks.onbegin();
+    const opening = Recorder.open({ onlevel: (level) => this.#onLevel(level), onlost: () => this.#lost() });
     this.#opening = opening;
     try {
       const recorder = await opening;
@@ -119,36 +120,36 @@ export class Microphone {
         return;
       }
       this.#show(recorder);
-      this.#told.onstate('Recording');
+      this.#callbacks.onstate('Recording');
     } catch (error) {
       if (this.#opening !== opening) return;
       this.#show(null);
-      this.#told.onfault(Fault.from(error));
+      this.#callbacks.onfault(Fault.from(error));
     }
   }
 
   async #send() {
     const recorder = this.#recorder;
-    // Still being opened: whoever presses again then wants to leave.
+    // Still opening: a second press cancels.
     if (!recorder) return this.cancel();
     this.#show(null);
     const recording = await recorder.close();
-    if (recording.samples.length < SHORTEST * recording.rate) return this.#told.onfault(new Fault('too_short'));
-    return this.#told.onrecorded(recording);
+    if (recording.samples.length < SHORTEST * recording.rate) return this.#callbacks.onfault(new Fault('too_short'));
+    return this.#callbacks.onrecorded(recording);
   }
 
-  #heard(level) {
+  #onLevel(level) {
     if (!this.#recorder) return;
     this.#meter.add(level);
     byId('clock').textContent = clock(this.#recorder.seconds);
     this.#strip.classList.toggle('ending', this.#recorder.seconds > this.#longest - 10);
-    // A little under the limit: the server counts too.
+    // Slightly below the limit, because the server checks it too.
     if (this.#recorder.seconds > this.#longest - 0.5) this.#send();
   }
 
   #lost() {
     this.cancel();
-    this.#told.onfault(new Fault('microphone_lost'));
+    this.#callbacks.onfault(new Fault('microphone_lost'));
   }
 
   #show(recorder) {

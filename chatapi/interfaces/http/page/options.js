@@ -1,16 +1,16 @@
-/** The dialogs: the settings, the question for the API key, and the one before a conversation is forgotten. */
+/** The dialogs: settings, the prompt for the API key, and the confirmation of a new conversation. */
 
 import { byId, element } from './dom.js';
 import { preferences } from './preferences.js';
 
-const ROLES = { vad: 'Notices speech', asr: 'Understands speech', llm: 'Thinks', tts: 'Speaks' };
+const ROLES = { vad: 'Voice activity detection', asr: 'Speech recognition', llm: 'Language model', tts: 'Speech synthesis' };
 
 export class Options {
   #dialog = byId('options');
   #voice = byId('voice');
   #language = byId('language');
 
-  /** @param {() => void} onopen  called before it is shown, to bring `show` up to date */
+  /** @param {() => void} onopen  called before it is shown, to update it */
   constructor(onopen) {
     byId('open-options').addEventListener('click', () => {
       this.#showKey();
@@ -27,7 +27,7 @@ export class Options {
     this.show({ models: [], voices: [], languages: [] });
   }
 
-  /** @param {{models: object[], voices: object[], languages: string[]}} known  what GET /models gives */
+  /** @param {{models: object[], voices: object[], languages: string[]}} known  the response of GET /models */
   show({ models, voices, languages }) {
     const titles = new Map(models.map(({ name, title }) => [name, title]));
     const named = voices.map(({ name, language }) => [name, titles.get(name) || `${name} (${nameOf(language)})`]);
@@ -35,49 +35,49 @@ export class Options {
     const spoken = languages.map((code) => [code, nameOf(code)]).sort((a, b) => a[1].localeCompare(b[1]));
     fill(this.#language, [['', 'Automatic'], ...spoken], preferences.language);
     const active = Object.keys(ROLES).flatMap((role) => models.filter((model) => model.active && model.role === role));
-    const none = element('li', { class: 'none' }, 'Not known yet: the models are still loading, or run without model files.');
+    const none = element('li', { class: 'none' }, 'Not known yet: the models are loading, or the engines have no model files.');
     byId('engines').replaceChildren(...(active.length ? active.map(engine) : [none]));
   }
 
   #showKey() {
     byId('key-row').hidden = !preferences.key;
-    byId('key-kept').textContent = preferences.keyIsRemembered ? 'kept on this device' : 'kept until this tab is closed';
+    byId('key-kept').textContent = preferences.keyIsRemembered ? 'stored on this device' : 'stored until this tab is closed';
   }
 }
 
 let asking = null;
 
 /**
- * Ask for the API key.
- * @param {boolean} again  the one before was wrong
+ * Prompts for the API key.
+ * @param {boolean} again  whether the previous key was wrong
  * @returns {Promise<boolean>} whether one was entered
  */
 export function askKey(again) {
-  asking ??= asked(again).finally(() => { asking = null; });
+  asking ??= promptForKey(again).finally(() => { asking = null; });
   return asking;
 }
 
-async function asked(again) {
+async function promptForKey(again) {
   const dialog = byId('key');
   byId('key-words').textContent = again || preferences.key
     ? 'That key was not accepted. Enter the API key of this box.'
-    : 'Whoever set it up chose an API key. Enter it to go on.';
+    : 'The owner of this box set an API key. Enter it to continue.';
   byId('key-value').value = '';
   byId('key-remember').checked = preferences.keyIsRemembered;
-  const left = await shown(dialog);
+  const result = await showDialog(dialog);
   const entered = byId('key-value').value.trim();
-  if (left !== 'enter' || !entered) return false;
+  if (result !== 'enter' || !entered) return false;
   preferences.keepKey(entered, byId('key-remember').checked);
   return true;
 }
 
-/** Whether the conversation may be forgotten. */
+/** Asks whether the conversation may be deleted. */
 export async function confirmRenewal() {
-  return (await shown(byId('renewal'))) === 'renew';
+  return (await showDialog(byId('renewal'))) === 'renew';
 }
 
-/** What a dialog was closed with; '' when it was left. */
-async function shown(dialog) {
+/** The return value of a dialog; '' when it was dismissed. */
+async function showDialog(dialog) {
   dialog.returnValue = '';
   dialog.showModal();
   await new Promise((resolve) => dialog.addEventListener('close', resolve, { once: true }));
@@ -90,7 +90,7 @@ function engine({ role, title, name, licence }) {
 }
 
 function fill(select, options, chosen) {
-  // A choice made earlier stays, also while the models that know it are still loading.
+  // An earlier choice stays, even while its model is still loading.
   if (chosen && !options.some(([value]) => value === chosen)) options.push([chosen, chosen]);
   select.replaceChildren(...options.map(([value, words]) => element('option', { value }, words)));
   select.value = chosen;
@@ -100,7 +100,7 @@ function nameOf(code) {
   try {
     return new Intl.DisplayNames([navigator.language, 'en'], { type: 'language' }).of(code) ?? code;
   } catch {
-    // Not every code a model lists is one that browsers know.
+    // Browsers do not know every language code of the models.
     return code;
   }
 }

@@ -1,34 +1,34 @@
-/** A button that plays sound and shows whether it does. */
+/** A button that starts and stops playback, and shows its state. */
 
 import { button, icon, showIcon } from './dom.js';
 
 export class PlayButton {
   #player;
-  #pieces;
+  #chunks;
   #words;
   #playback = null;
 
   /**
    * @param {import('./player.js').Player} player
-   * @param {() => import('./player.js').Piece[]} pieces
-   * @param {string} words   what it plays, for example 'the answer'
-   * @param {(piece: import('./player.js').Piece|null) => void} [onpiece]
+   * @param {() => import('./player.js').Chunk[]} chunks
+   * @param {string} words   name of the audio, for example 'the answer'
+   * @param {(chunk: import('./player.js').Chunk|null) => void} [onchunk]
    */
-  constructor(player, pieces, words, onpiece = () => {}) {
+  constructor(player, chunks, words, onchunk = () => {}) {
     this.#player = player;
-    this.#pieces = pieces;
+    this.#chunks = chunks;
     this.#words = words;
-    this.element = button('', () => this.#press(onpiece), { class: 'play' });
+    this.element = button('', () => this.#press(onchunk), { class: 'play' });
     this.element.append(icon('play'));
     this.#show(false);
   }
 
-  async #press(onpiece) {
+  async #press(onchunk) {
     if (this.#playback?.playing) return this.#playback.stop();
-    return this.follow(this.#player.play(this.#pieces(), onpiece));
+    return this.follow(this.#player.play(this.#chunks(), onchunk));
   }
 
-  /** Show a playback that runs already, and stop it when pressed. */
+  /** Shows a running playback; a press stops it. */
   async follow(playback) {
     this.#playback = playback;
     this.#show(true);

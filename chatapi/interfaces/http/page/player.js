@@ -1,20 +1,20 @@
-/** Sound as it comes, without gaps: every piece is scheduled to begin where the one before it ends. */
+/** Gapless playback of streamed audio: every chunk is scheduled where the previous one ends. */
 
 import { loudness } from './loudness.js';
 
-/** Seconds between scheduling the first piece and hearing it; covers the jitter of the page's own thread. */
+/** Delay of the first chunk, in seconds; covers the jitter of the page's thread. */
 const LEAD = 0.06;
-/** Milliseconds a browser gets to start its sound before it counts as blocked. */
+/** Time until audio that does not start counts as blocked, in milliseconds. */
 const PATIENCE = 800;
 
 /**
- * @typedef {object} Piece
+ * @typedef {object} Chunk
  * @property {Float32Array} samples
- * @property {number} rate  samples a second
- * @property {string} text  the words it says, or ''
+ * @property {number} rate  sample rate in hertz
+ * @property {string} text  the spoken text, or ''
  */
 
-/** 16-bit little-endian PCM in base64, as samples between -1 and 1. */
+/** Decodes base64 of 16-bit little-endian PCM to samples between -1 and 1. */
 export function samplesOf(base64) {
   const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
   const view = new DataView(bytes.buffer);
@@ -23,44 +23,44 @@ export function samplesOf(base64) {
   return samples;
 }
 
-/** The page's one loudspeaker: at most one playback sounds at a time. */
+/** The page's audio output: at most one playback runs at a time. */
 export class Player {
   #context = null;
   #analyser = null;
   #current = null;
-  /** Called with the loudness of what is heard, 0 to 1, about as often as the screen is drawn. */
+  /** Called with the loudness of the playback, 0 to 1, on every animation frame. */
   onlevel = (_level) => {};
-  /** Called when an answer begins to be heard, and when it ends. */
+  /** Called when the playback of an answer starts and ends. */
   onspeaking = (_on) => {};
-  /** Called when the browser refuses to make a sound before the page is touched. */
+  /** Called when the browser blocks audio before a user interaction. */
   onblocked = () => {};
 
-  /** Call while handling a touch or a key: only then do browsers let a page make sound. */
+  /** Enables audio. Call while handling a pointer or key event: browsers allow audio only then. */
   unlock() {
     this.#open();
     if (this.#context.state !== 'running') this.#context.resume().catch(() => {});
   }
 
   /**
-   * A new playback; the one before it falls silent.
-   * @param {(piece: Piece|null) => void} [onpiece]  told which piece is heard; null when it is over
+   * Starts a new playback and stops the previous one.
+   * @param {(chunk: Chunk|null) => void} [onchunk]  called with the chunk that plays; null at the end
    */
-  begin(onpiece = () => {}) {
+  begin(onchunk = () => {}) {
     this.stop();
     this.unlock();
-    const playback = new Playback(this.#context, this.#analyser, onpiece);
+    const playback = new Playback(this.#context, this.#analyser, onchunk);
     this.#current = playback;
     this.#follow(playback);
     setTimeout(() => {
-      if (playback.playing && this.#context.state !== 'running') this.#refused(playback);
+      if (playback.playing && this.#context.state !== 'running') this.#blocked(playback);
     }, PATIENCE);
     return playback;
   }
 
-  /** Play pieces that are all there. */
-  play(pieces, onpiece) {
-    const playback = this.begin(onpiece);
-    for (const piece of pieces) playback.add(piece);
+  /** Plays complete chunks. */
+  play(chunks, onchunk) {
+    const playback = this.begin(onchunk);
+    for (const chunk of chunks) playback.add(chunk);
     playback.finish();
     return playback;
   }
@@ -78,7 +78,7 @@ export class Player {
     this.#analyser.connect(this.#context.destination);
   }
 
-  #refused(playback) {
+  #blocked(playback) {
     playback.stop();
     this.onblocked();
   }
@@ -89,53 +89,53 @@ export class Player {
       if (!playback.playing) return this.onlevel(0);
       this.#analyser.getFloatTimeDomainData(window);
       this.onlevel(loudness(window));
-      playback.tell();
+      playback.reportChunk();
       return requestAnimationFrame(step);
     };
     requestAnimationFrame(step);
   }
 }
 
-/** One answer or recording on its way to the ear. */
+/** The playback of one answer or recording. */
 class Playback {
   #context;
   #out;
-  #onpiece;
+  #onchunk;
   #sources = new Set();
   #schedule = [];
-  #heard = null;
+  #playingChunk = null;
   #next = 0;
   #finished = false;
   #resolve;
 
-  constructor(context, out, onpiece) {
+  constructor(context, out, onchunk) {
     this.#context = context;
     this.#out = out;
-    this.#onpiece = onpiece;
+    this.#onchunk = onchunk;
     this.playing = true;
-    /** Seconds of sound that were scheduled. */
+    /** Length of the scheduled audio, in seconds. */
     this.seconds = 0;
-    /** Resolves when the last piece was heard, or at `stop`. */
+    /** Resolves when the last chunk was played, or at `stop`. */
     this.ended = new Promise((resolve) => { this.#resolve = resolve; });
   }
 
-  /** @param {Piece} piece */
-  add(piece) {
-    if (!this.playing || !piece.samples.length) return;
-    const buffer = this.#context.createBuffer(1, piece.samples.length, piece.rate);
-    buffer.copyToChannel(piece.samples, 0);
+  /** @param {Chunk} chunk */
+  add(chunk) {
+    if (!this.playing || !chunk.samples.length) return;
+    const buffer = this.#context.createBuffer(1, chunk.samples.length, chunk.rate);
+    buffer.copyToChannel(chunk.samples, 0);
     const source = new AudioBufferSourceNode(this.#context, { buffer });
     source.connect(this.#out);
     const at = Math.max(this.#next, this.#context.currentTime + LEAD);
     source.start(at);
-    source.onended = () => this.#over(source);
+    source.onended = () => this.#sourceEnded(source);
     this.#sources.add(source);
-    this.#schedule.push({ at, piece });
+    this.#schedule.push({ at, chunk });
     this.#next = at + buffer.duration;
     this.seconds += buffer.duration;
   }
 
-  /** Nothing more will be added. */
+  /** Ends the stream of chunks. */
   finish() {
     this.#finished = true;
     if (!this.#sources.size) this.stop();
@@ -150,20 +150,20 @@ class Playback {
       source.disconnect();
     }
     this.#sources.clear();
-    this.#onpiece(null);
+    this.#onchunk(null);
     this.#resolve();
   }
 
-  /** Say which piece is heard now, if it is another one than before. */
-  tell() {
+  /** Reports the chunk that plays now, if it changed. */
+  reportChunk() {
     const now = this.#context.currentTime - (this.#context.outputLatency || 0);
-    const heard = this.#schedule.findLast(({ at }) => at <= now)?.piece ?? null;
-    if (heard === this.#heard) return;
-    this.#heard = heard;
-    this.#onpiece(heard);
+    const playingChunk = this.#schedule.findLast(({ at }) => at <= now)?.chunk ?? null;
+    if (playingChunk === this.#playingChunk) return;
+    this.#playingChunk = playingChunk;
+    this.#onchunk(playingChunk);
   }
 
-  #over(source) {
+  #sourceEnded(source) {
     source.disconnect();
     this.#sources.delete(source);
     if (this.#finished && !this.#sources.size) this.stop();

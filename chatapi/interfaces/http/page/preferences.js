@@ -1,9 +1,9 @@
-/** What the page remembers on this device. Where storage is forbidden, until it is reloaded. */
+/** Preferences stored on this device, or until a reload when storage is forbidden. */
 
 const PREFIX = 'chatapi.';
-const forgotten = new Map();
+const fallback = new Map();
 
-/** localStorage or sessionStorage; null where the browser forbids it. */
+/** localStorage or sessionStorage; null when the browser forbids it. */
 function store(name) {
   try {
     return window[name];
@@ -13,16 +13,16 @@ function store(name) {
 }
 
 function read(name, where = 'localStorage') {
-  return store(where)?.getItem(PREFIX + name) ?? forgotten.get(where + name) ?? '';
+  return store(where)?.getItem(PREFIX + name) ?? fallback.get(where + name) ?? '';
 }
 
 function write(name, value, where = 'localStorage') {
-  forgotten.set(where + name, value);
+  fallback.set(where + name, value);
   try {
     if (value) store(where)?.setItem(PREFIX + name, value);
     else store(where)?.removeItem(PREFIX + name);
   } catch {
-    // A full or forbidden store: the value still holds until the page is reloaded.
+    // Storage is full or forbidden: the value lasts until the page is reloaded.
   }
 }
 
@@ -42,7 +42,7 @@ export const preferences = {
   get key() { return read('key', 'sessionStorage') || read('key'); },
   get keyIsRemembered() { return read('key') !== ''; },
 
-  /** Keep the API key, on this device or until the tab is closed; '' forgets it. */
+  /** Stores the API key, on this device or until the tab is closed; '' removes it. */
   keepKey(key, remember) {
     write('key', remember ? key : '');
     write('key', remember ? '' : key, 'sessionStorage');

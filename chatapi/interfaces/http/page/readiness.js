@@ -1,9 +1,10 @@
-/** Whether the box is ready, asked again and again with patience. */
+/** Polls whether the box is ready. */
 
 import { Fault } from './faults.js';
 
-/** Seconds between questions while all is well: a box that is switched off must not look ready for long. */
-const CALM = 5;
+/** Polling interval while the box is ready, in seconds: a box that is switched off must not look ready for long. */
+const READY_INTERVAL = 5;
+/** First and longest polling interval while the box is not ready, in seconds. */
 const FIRST = 1;
 const LONGEST = 5;
 
@@ -21,8 +22,8 @@ export class Readiness {
 
   /**
    * @param {import('./api.js').Api} api
-   * @param {(state: State, before: State) => void} onstate  told of every change
-   * @param {(codes: string[]) => void} onwarnings  told of every change of what is not as it should be
+   * @param {(state: State, before: State) => void} onstate  called on every change
+   * @param {(codes: string[]) => void} onwarnings  called when the warnings change
    */
   constructor(api, onstate, onwarnings) {
     this.#api = api;
@@ -30,21 +31,21 @@ export class Readiness {
     this.#onwarnings = onwarnings;
     document.addEventListener('visibilitychange', () => document.hidden || this.check());
     window.addEventListener('online', () => this.check());
-    window.addEventListener('offline', () => this.#be('offline'));
+    window.addEventListener('offline', () => this.#setState('offline'));
   }
 
-  /** Ask now, and from then on again and again. */
+  /** Polls now, and then repeatedly. */
   async check() {
     clearTimeout(this.#timer);
-    const state = await this.#asked();
+    const state = await this.#poll();
     this.#pause = state === 'ready' ? FIRST : Math.min(this.#pause * 1.6, LONGEST);
     clearTimeout(this.#timer);
-    // A page nobody looks at asks nothing; it does when it is looked at again.
-    this.#timer = setTimeout(() => document.hidden || this.check(), 1000 * (state === 'ready' ? CALM : this.#pause));
-    this.#be(state);
+    // A hidden page does not poll; it polls again when it becomes visible.
+    this.#timer = setTimeout(() => document.hidden || this.check(), 1000 * (state === 'ready' ? READY_INTERVAL : this.#pause));
+    this.#setState(state);
   }
 
-  async #asked() {
+  async #poll() {
     try {
       const { warnings = [] } = await this.#api.get('ready');
       this.#warn(warnings.map(({ code }) => String(code)));
@@ -63,7 +64,7 @@ export class Readiness {
     this.#onwarnings(codes);
   }
 
-  #be(state) {
+  #setState(state) {
     if (state === this.state) return;
     const before = this.state;
     this.state = state;

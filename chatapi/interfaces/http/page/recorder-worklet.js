@@ -1,6 +1,6 @@
-/** Hands the microphone's samples to the page, a block at a time. Runs on the audio thread. */
+/** Posts the microphone's samples to the page in blocks. Runs on the audio thread. */
 
-/** Samples in a block: 43 ms at 24 and at 48 kHz, often enough for a level meter; a multiple of what the browser hands over. */
+/** Samples of a block: 43 ms at 24 and 48 kHz, often enough for a level meter; a multiple of the browser's block. */
 const BLOCK = 128 * Math.round((0.043 * sampleRate) / 128);
 
 class Tap extends AudioWorkletProcessor {

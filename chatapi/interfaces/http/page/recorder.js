@@ -1,4 +1,4 @@
-/** A recording: the microphone's samples, kept until it is over. */
+/** Records the microphone until it is closed. */
 
 import { Capture } from './capture.js';
 import { loudness } from './loudness.js';
@@ -6,7 +6,7 @@ import { loudness } from './loudness.js';
 /**
  * @typedef {object} Recording
  * @property {Float32Array} samples
- * @property {number} rate  samples a second, as the device gives them
+ * @property {number} rate  the device's sample rate in hertz
  */
 
 export class Recorder {
@@ -15,8 +15,8 @@ export class Recorder {
   #length = 0;
 
   /**
-   * Open the microphone.
-   * @param {{onlevel: (level: number) => void, onlost: () => void}} told  onlost: the device went away
+   * Opens the microphone.
+   * @param {{onlevel: (level: number) => void, onlost: () => void}} callbacks  onlost: the device was lost
    * @throws {import('./faults.js').Fault}
    */
   static async open({ onlevel, onlost }) {
@@ -30,12 +30,12 @@ export class Recorder {
     return recorder;
   }
 
-  /** Call when the user lets go of something: on touch screens a page may run its audio only from then on. */
+  /** Resumes audio. Call on pointerup: on touch screens a page may run audio only from then on. */
   wake() {
     this.#capture.wake();
   }
 
-  /** Seconds recorded so far, counted in samples. */
+  /** Length of the recording in seconds, counted in samples. */
   get seconds() {
     return this.#length / this.#capture.rate;
   }
@@ -52,7 +52,7 @@ export class Recorder {
     return { samples, rate: this.#capture.rate };
   }
 
-  /** Let go of the microphone. */
+  /** Closes the microphone and discards the recording. */
   cancel() {
     this.#capture.close();
   }

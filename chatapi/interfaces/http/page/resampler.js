@@ -1,31 +1,31 @@
-/** One stream of samples from one rate to another; for browsers that give a microphone at its own rate alone. */
+/** Resamples a stream, for browsers that capture a microphone only at its own rate. */
 
 /** Zero crossings of the filter on each side of a sample. */
 const LOBES = 16;
-/** Of the narrower band, how much is kept: the rest is where the filter falls. */
-const KEPT = 0.92;
+/** Share of the narrower band that passes; the filter falls off in the rest. */
+const PASSBAND = 0.92;
 
 export class Resampler {
   #step;
   #cut;
   #reach;
   #rest;
-  /** Where in `#rest` the next sample stands. */
+  /** Position of the next output sample in `#rest`. */
   #at;
 
   /**
-   * @param {number} have  samples a second
-   * @param {number} want
+   * @param {number} from  input sample rate in hertz
+   * @param {number} to  output sample rate in hertz
    */
-  constructor(have, want) {
-    this.#step = have / want;
-    this.#cut = KEPT * Math.min(1, want / have);
+  constructor(from, to) {
+    this.#step = from / to;
+    this.#cut = PASSBAND * Math.min(1, to / from);
     this.#reach = Math.ceil(LOBES / this.#cut);
     this.#rest = new Float32Array(this.#reach);
     this.#at = this.#reach;
   }
 
-  /** What is ready after the next samples. */
+  /** The output that is ready after more input. */
   feed(samples) {
     if (this.#step === 1) return samples;
     const all = new Float32Array(this.#rest.length + samples.length);
@@ -33,13 +33,13 @@ export class Resampler {
     all.set(samples, this.#rest.length);
     const ready = [];
     for (; this.#at + this.#reach < all.length; this.#at += this.#step) ready.push(this.#value(all));
-    const gone = Math.max(0, Math.floor(this.#at) - this.#reach);
-    this.#rest = all.slice(gone);
-    this.#at -= gone;
+    const consumed = Math.max(0, Math.floor(this.#at) - this.#reach);
+    this.#rest = all.slice(consumed);
+    this.#at -= consumed;
     return Float32Array.from(ready);
   }
 
-  /** A windowed sinc around where the next sample stands. */
+  /** A windowed sinc around the position of the next output sample. */
   #value(all) {
     let sum = 0;
     const last = Math.floor(this.#at + this.#reach);

@@ -1,4 +1,4 @@
-/** Server-sent events out of a response's bytes (HTML standard, 9.2.6), as far as this server uses them. */
+/** Parses server-sent events (HTML standard, 9.2.6), as far as this server uses them. */
 
 /**
  * @param {ReadableStream<Uint8Array>} stream
@@ -13,21 +13,21 @@ export async function* serverSentEvents(stream) {
       const { value, done } = await reader.read();
       rest += done ? decoder.decode() : decoder.decode(value, { stream: true });
       const blocks = rest.split(/\r\n\r\n|\n\n|\r\r/);
-      // What follows the last blank line is not complete and, at the end, is dropped as the standard says.
+      // The part after the last blank line is incomplete; at the end it is dropped, as the standard requires.
       rest = blocks.pop();
       for (const block of blocks) {
-        const event = parsed(block);
+        const event = parseEvent(block);
         if (event) yield event;
       }
       if (done) return;
     }
   } finally {
-    // Also reached when the consumer leaves early: the connection then closes and the server stops its engines.
+    // Also runs when the consumer stops early: the connection closes, and the server cancels the turn.
     await reader.cancel().catch(() => {});
   }
 }
 
-function parsed(block) {
+function parseEvent(block) {
   let name = 'message';
   const data = [];
   for (const line of block.split(/\r\n|\n|\r/)) {

@@ -1,4 +1,4 @@
-/** The conversation as it is shown: questions and answers, one under the other. */
+/** The message list of the conversation. */
 
 import { Answer } from './answer.js';
 import { byId, element } from './dom.js';
@@ -6,12 +6,12 @@ import { clock } from './durations.js';
 import { PlayButton } from './playbutton.js';
 import { waveform } from './waveform.js';
 
-/** Closer than this to the end, in CSS pixels, the view follows what is added. */
+/** Distance to the end within which the view follows new content, in CSS pixels. */
 const NEAR = 120;
-/** CSS pixels that stay free above the words being spoken. */
+/** Margin above the spoken text, in CSS pixels. */
 const MARGIN = 24;
 
-/** What the user asked. */
+/** The view of a question. */
 class QuestionView {
   #text;
 
@@ -20,16 +20,16 @@ class QuestionView {
     this.element = element('li', { class: 'message question' }, element('span', { class: 'unseen' }, 'You: '), this.#text);
   }
 
-  /** Show a recording; its words follow when they are known. */
+  /** Shows a recording; its transcript follows. */
   recorded(recording, player) {
-    const pieces = [{ ...recording, text: '' }];
-    const play = new PlayButton(player, () => pieces, 'your recording');
+    const chunks = [{ ...recording, text: '' }];
+    const play = new PlayButton(player, () => chunks, 'your recording');
     const length = element('span', { class: 'length' }, clock(Math.max(1, recording.samples.length / recording.rate)));
     this.element.append(element('div', { class: 'voice' }, play.element, waveform(recording), length));
   }
 
-  /** @param {boolean} [final]  whether the words stay as they are */
-  say(text, final = true) {
+  /** @param {boolean} [final]  whether the transcript is final */
+  setText(text, final = true) {
     this.#text.textContent = text;
     this.element.classList.toggle('partial', !final);
   }
@@ -40,10 +40,10 @@ export class Thread {
   #list = byId('messages');
   #welcome = byId('welcome');
   #player;
-  /** Whether the view goes along with what is added and said; who scrolls up stays there. */
+  /** Whether the view follows new content and spoken text; scrolling up stops it. */
   #follows = true;
   #spoken = null;
-  #put = 0;
+  #scrollTarget = 0;
 
   /** @param {import('./player.js').Player} player */
   constructor(player) {
@@ -65,7 +65,7 @@ export class Thread {
     return view;
   }
 
-  /** @param {{element: Element}} [question]  the one it answers, if that is not the last */
+  /** @param {{element: Element}} [question]  its question, if that is not the last message */
   answer(question) {
     const view = new Answer(this.#player, (words) => {
       this.#spoken = words;
@@ -75,7 +75,7 @@ export class Thread {
     return view;
   }
 
-  /** A line between messages, for what is neither question nor answer. */
+  /** Adds a remark between messages. */
   remark(words) {
     this.#add({ element: element('li', { class: 'remark' }, words) });
   }
@@ -89,7 +89,7 @@ export class Thread {
     this.invite();
   }
 
-  /** Show the examples, if there is nothing else. */
+  /** Shows the examples, if the list is empty. */
   invite() {
     this.#welcome.hidden = !this.empty;
   }
@@ -102,16 +102,16 @@ export class Thread {
   }
 
   #scrolled() {
-    if (Math.abs(this.#view.scrollTop - this.#put) < 2) return;
+    if (Math.abs(this.#view.scrollTop - this.#scrollTarget) < 2) return;
     this.#follows = this.#view.scrollHeight - this.#view.scrollTop - this.#view.clientHeight < NEAR;
   }
 
-  /** To the end, but never past the words that are being spoken. */
+  /** Scrolls to the end, but never past the spoken text. */
   #follow() {
     if (!this.#follows) return;
     const spoken = this.#spoken?.getBoundingClientRect();
     const above = spoken ? this.#view.scrollTop + spoken.top - this.#view.getBoundingClientRect().top - MARGIN : Infinity;
     this.#view.scrollTop = Math.min(this.#view.scrollHeight, Math.max(0, above));
-    this.#put = this.#view.scrollTop;
+    this.#scrollTarget = this.#view.scrollTop;
   }
 }

@@ -1,20 +1,20 @@
-/** Where an answer's time went: a bar to glance at, and a chart with words and numbers to open. */
+/** The timings of a turn: a bar, and a chart with labels and numbers. */
 
 import { drawing, element, icon } from './dom.js';
 import { spell } from './durations.js';
 
-/** The timings's marks in the order they are usually reached, and what the time before each was spent on. */
+/** The timing marks in their usual order, with label and meaning of the time before each. */
 const STAGES = [
-  ['admitted', 'Waited', 'for a free place on the box'],
-  ['transcript', 'Heard', 'turned your speech into words'],
-  ['endpoint', 'Pause', 'made sure that you had finished'],
-  ['first_token', 'Thinking', 'until the first word of the answer'],
-  ['first_sentence', 'Sentence', 'until enough of it to say'],
-  ['first_audio', 'Voice', 'until it began to sound'],
-  ['end', 'The rest', 'wrote and said what was left'],
+  ['admitted', 'Waited', 'for a free slot on the box'],
+  ['transcript', 'Transcription', 'speech recognition of your question'],
+  ['endpoint', 'Endpointing', 'until your end of turn was certain'],
+  ['first_token', 'Thinking', 'until the first token of the answer'],
+  ['first_sentence', 'Sentence', 'until the first sentence was complete'],
+  ['first_audio', 'Synthesis', 'until first audio'],
+  ['end', 'The rest', 'the remaining text and speech'],
 ];
 
-/** Seconds: an idle box admits in far less. */
+/** Shortest stage that is shown, in seconds; an idle box admits in far less. */
 const WORTH_SHOWING = 0.001;
 
 /**
@@ -22,13 +22,13 @@ const WORTH_SHOWING = 0.001;
  * @property {string} mark
  * @property {string} label
  * @property {string} meaning
- * @property {number} from   seconds from the question's acceptance
+ * @property {number} from   seconds since the request was received
  * @property {number} until
  */
 
 /** @returns {Stage[]} */
 export function stages(timings) {
-  // A live conversation thinks in your pauses, before it is known whether you have finished.
+  // Preemptive generation starts before the end of turn is certain, so the order of marks varies.
   const reached = STAGES.filter(([mark]) => Number.isFinite(timings[mark])).sort(([a], [b]) => timings[a] - timings[b]);
   let from = 0;
   const all = reached.map(([mark, label, meaning]) => {
@@ -42,7 +42,7 @@ export function stages(timings) {
 
 /**
  * @param {object} end  the turn's `end` event
- * @param {{text: number|null, sound: number|null}} here  seconds from sending until this page showed text, made sound
+ * @param {{text: number|null, sound: number|null}} here  seconds from sending until this page showed text and played audio
  */
 export function timeline(end, here) {
   const found = stages(end.timings);
@@ -55,21 +55,21 @@ export function timeline(end, here) {
 
 function gist({ first_token: token, first_audio: audio, endpoint, spoken, end }) {
   const voice = audio != null;
-  // What was made in a pause is held back until the turn is over.
-  const first = voice ? `First sound ${spell(Math.max(audio, endpoint ?? 0))}` : token != null ? `First words ${spell(token)}` : '';
-  const made = end != null ? `${voice ? 'made' : 'written'} in ${spell(end)}` : '';
-  const told = [first, made, voice && spoken != null ? `${spell(spoken)} to hear` : ''].filter(Boolean);
-  return element('span', { class: 'gist' }, ...told.map((words) => element('span', {}, `${words} `)));
+  // A preemptive response is held back until the end of turn.
+  const first = voice ? `First audio ${spell(Math.max(audio, endpoint ?? 0))}` : token != null ? `First text ${spell(token)}` : '';
+  const complete = end != null ? `complete in ${spell(end)}` : '';
+  const parts = [first, complete, voice && spoken != null ? `${spell(spoken)} long` : ''].filter(Boolean);
+  return element('span', { class: 'gist' }, ...parts.map((words) => element('span', {}, `${words} `)));
 }
 
-/** Stages side by side; for the eye alone, the chart below says the same in words. */
+/** The stages side by side; decorative, because the chart below has the same data as text. */
 function bar(found, total) {
   const svg = drawing('svg', { class: 'stages', viewBox: '0 0 100 8', preserveAspectRatio: 'none', 'aria-hidden': 'true' });
-  for (const { mark, from, until } of found) svg.append(stretch(mark, from, until, total));
+  for (const { mark, from, until } of found) svg.append(segment(mark, from, until, total));
   return svg;
 }
 
-function stretch(mark, from, until, total) {
+function segment(mark, from, until, total) {
   const x = (100 * from) / total;
   const width = Math.max(0.6, (100 * (until - from)) / total);
   return drawing('rect', { 'data-mark': mark, x: String(Math.min(x, 99.4)), y: '0', width: String(width), height: '8' });
@@ -79,7 +79,7 @@ function chart(found, total) {
   const list = element('ol', { class: 'chart' });
   for (const { mark, label, meaning, from, until } of found) {
     const track = drawing('svg', { class: 'stages', viewBox: '0 0 100 8', preserveAspectRatio: 'none', 'aria-hidden': 'true' });
-    track.append(stretch(mark, from, until, total));
+    track.append(segment(mark, from, until, total));
     const name = element('span', { class: 'stage', title: meaning }, label, element('span', { class: 'unseen' }, ` (${meaning}) `));
     list.append(element('li', { 'data-mark': mark }, name, track, element('span', { class: 'time' }, spell(until - from))));
   }
@@ -87,16 +87,16 @@ function chart(found, total) {
 }
 
 function notes({ timings, usage }, here) {
-  const told = [];
+  const parts = [];
   if (timings.audio != null) {
     const speech = timings.speech_end == null ? '' : `; its speech ends at ${spell(timings.speech_end)}`;
-    told.push(`Your recording is ${spell(timings.audio)} long${speech}.`);
+    parts.push(`Your recording is ${spell(timings.audio)} long${speech}.`);
   }
-  if (timings.spoken != null) told.push(`The answer takes ${spell(timings.spoken)} to say.`);
-  if (usage?.completion_tokens) told.push(`${usage.completion_tokens} tokens written.`);
-  const seen = [];
-  if (here.text != null) seen.push(`text after ${spell(here.text)}`);
-  if (here.sound != null) seen.push(`sound after ${spell(here.sound)}`);
-  if (seen.length) told.push(`On this device, the network included: ${seen.join(', ')}.`);
-  return element('p', { class: 'notes' }, told.join(' '));
+  if (timings.spoken != null) parts.push(`The speech is ${spell(timings.spoken)} long.`);
+  if (usage?.completion_tokens) parts.push(`${usage.completion_tokens} completion tokens.`);
+  const local = [];
+  if (here.text != null) local.push(`text after ${spell(here.text)}`);
+  if (here.sound != null) local.push(`audio after ${spell(here.sound)}`);
+  if (local.length) parts.push(`On this device, the network included: ${local.join(', ')}.`);
+  return element('p', { class: 'notes' }, parts.join(' '));
 }

@@ -1,28 +1,28 @@
-/** One question on its way: asked, waited for, tried again, shown and sounded as the answer comes. */
+/** One turn: sends the question, waits and retries, and shows and plays the streamed answer. */
 
 import { Fault } from './faults.js';
 import { samplesOf } from './player.js';
 
-/** Milliseconds without news before the page says so, and before it gives up (the box itself does after 120 s). */
+/** Time without events before the page shows it, and before it times out, in milliseconds (the box: 120 s). */
 const SLOW = 12_000;
 const STALLED = 150_000;
-/** Seconds a fault that passes by itself is waited for in all, by its code. */
-const PATIENCE = { not_ready: 900, conversation_busy: 150, default: 60 };
+/** Fault code -> longest total wait for a transient fault, in seconds. */
+const LONGEST_WAIT = { not_ready: 900, conversation_busy: 150, default: 60 };
 
 /**
  * @typedef {object} Parts
  * @property {import('./api.js').Api} api
  * @property {import('./player.js').Player} player
- * @property {() => import('./api.js').Question} question  made anew for every try: the conversation may have changed
+ * @property {() => import('./api.js').Question} question  called for every attempt: the conversation may have changed
  * @property {(again: boolean) => Promise<boolean>} askKey
- * @property {(id: string) => void} onconversation  the box has kept the answer there
- * @property {() => void} onforgotten  the box no longer has the conversation
+ * @property {(id: string) => void} onconversation  called with the id of the conversation that has the turn
+ * @property {() => void} onforgotten  called when the box no longer has the conversation
  * @property {(fault: Fault) => void} onfault
  */
 
 export class Turn {
   #controller = new AbortController();
-  #asked;
+  #view;
   #answer;
   #parts;
   #playback = null;
@@ -33,73 +33,73 @@ export class Turn {
   #keyWasAsked = false;
 
   /**
-   * @param {{say: (text: string) => void}} asked  the question's view
+   * @param {{setText: (text: string) => void}} view  the question's view
    * @param {import('./answer.js').Answer} answer
    * @param {Parts} parts
    */
-  constructor(asked, answer, parts) {
-    this.#asked = asked;
+  constructor(view, answer, parts) {
+    this.#view = view;
     this.#answer = answer;
     this.#parts = parts;
   }
 
-  /** Whether it was answered whole and heard to its end, or stopped; what failed is shown and handed to `onfault`. */
+  /** Runs until the answer is complete and played, or stopped; a fault is shown and passed to `onfault`. */
   async run() {
     for (;;) {
       try {
-        await this.#once();
+        await this.#attempt();
         await this.#playback?.ended;
         return;
       } catch (error) {
-        if (await this.#settled(error)) return;
+        if (await this.#handleError(error)) return;
       } finally {
         this.#unwatch();
       }
     }
   }
 
-  /** Silence it, and let the server stop its engines. */
+  /** Stops playback and cancels the turn on the server. */
   stop() {
     this.#controller.abort();
     this.#playback?.stop();
   }
 
-  async #once() {
+  async #attempt() {
     const { api, question } = this.#parts;
-    const asked = question();
+    const request = question();
     this.#sent = performance.now();
     this.#here = { text: null, sound: null };
-    this.#answer.phase(asked.recording ? 'Listening to what you said' : 'Thinking');
+    this.#answer.phase(request.recording ? 'Transcribing your recording' : 'Thinking');
     this.#watch();
-    for await (const { name, data } of api.turn(asked, this.#controller.signal)) {
+    for await (const { name, data } of api.turn(request, this.#controller.signal)) {
       this.#watch();
-      this.#take(name, data);
+      this.#handle(name, data);
     }
   }
 
-  /** Whether the turn is over after an error; if not, it is tried again. */
-  async #settled(error) {
+  /** Handles an error, and returns whether the turn is over; otherwise it is retried. */
+  async #handleError(error) {
     const reason = this.#controller.signal.reason;
     if (this.#controller.signal.aborted && !(reason instanceof Fault)) {
       this.#answer.stopped();
       return true;
     }
     const fault = reason instanceof Fault ? reason : Fault.from(error);
-    if (await this.#mended(fault)) return this.#settledIfStopped();
+    if (await this.#recover(fault)) return this.#handleStop();
     this.#playback?.finish();
     this.#parts.onfault(fault);
     return true;
   }
 
-  #settledIfStopped() {
+  #handleStop() {
     if (!this.#controller.signal.aborted) return false;
     this.#answer.stopped();
     return true;
   }
 
-  /** Whether trying again makes sense, now that what stood in the way was dealt with. */
-  async #mended(fault) {
-    if (this.#answer.begun) return false;
+  /** Handles the fault, and returns whether to retry. */
+  async #recover(fault) {
+    if (this.#answer.started) return false;
     if (fault.code === 'unauthorized') {
       const again = this.#keyWasAsked;
       this.#keyWasAsked = true;
@@ -110,15 +110,15 @@ export class Turn {
       return true;
     }
     if (fault.retryAfter === null) return false;
-    return this.#waitedFor(fault);
+    return this.#waitFor(fault);
   }
 
-  /** Count down in the answer's place. False when it has been waited for long enough. */
-  async #waitedFor(fault) {
+  /** Counts down in place of the answer. False when the longest wait is reached. */
+  async #waitFor(fault) {
     this.#unwatch();
-    const most = PATIENCE[fault.code] ?? PATIENCE.default;
+    const most = LONGEST_WAIT[fault.code] ?? LONGEST_WAIT.default;
     if (this.#waited >= most) return false;
-    // A little longer every time, so that a crowd of pages does not come back all at once.
+    // A little longer every time, so that many pages do not retry at the same moment.
     const seconds = Math.ceil(Math.max(1, fault.retryAfter) + Math.min(this.#waited / 4, 10) + Math.random());
     for (let left = seconds; left > 0 && !this.#controller.signal.aborted; left -= 1) {
       this.#answer.waiting(fault, left);
@@ -135,15 +135,15 @@ export class Turn {
     });
   }
 
-  #take(name, data) {
+  #handle(name, data) {
     if (name === 'transcript') {
-      this.#asked.say(data.text);
+      this.#view.setText(data.text);
       this.#answer.phase('Thinking');
     } else if (name === 'delta') {
       this.#here.text ??= this.#elapsed();
       this.#answer.add(data.text);
     } else if (name === 'speech') {
-      this.#speak({ samples: samplesOf(data.audio), rate: data.rate, text: data.text });
+      this.#play({ samples: samplesOf(data.audio), rate: data.rate, text: data.text });
     } else if (name === 'end') {
       this.#playback?.finish();
       this.#answer.ended(data, this.#here);
@@ -151,14 +151,14 @@ export class Turn {
     }
   }
 
-  #speak(piece) {
+  #play(chunk) {
     this.#here.sound ??= this.#elapsed();
     if (!this.#playback) {
-      this.#playback = this.#parts.player.begin((heard) => this.#answer.heard(heard));
+      this.#playback = this.#parts.player.begin((playing) => this.#answer.showPlaying(playing));
       this.#answer.playback = this.#playback;
     }
-    this.#answer.sound(piece);
-    this.#playback.add(piece);
+    this.#answer.addAudio(chunk);
+    this.#playback.add(chunk);
   }
 
   #elapsed() {
@@ -168,7 +168,7 @@ export class Turn {
   #watch() {
     this.#unwatch();
     this.#timers.push(
-      setTimeout(() => this.#answer.phase('Still at it; you can stop it at any time'), SLOW),
+      setTimeout(() => this.#answer.phase('Still working; you can stop it at any time'), SLOW),
       setTimeout(() => this.#controller.abort(new Fault('silent')), STALLED),
     );
   }

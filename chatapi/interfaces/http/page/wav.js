@@ -1,4 +1,4 @@
-/** Samples as a WAV file (RIFF, 16-bit PCM, mono). */
+/** Encodes samples as a WAV file (RIFF, 16-bit PCM, mono). */
 
 const HEADER = 44;
 

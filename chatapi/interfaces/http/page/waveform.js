@@ -1,4 +1,4 @@
-/** Sound for the eye: bars for a recording, and a meter that moves while one is made. */
+/** Draws audio: the waveform of a recording, and a level meter. */
 
 import { drawing, element } from './dom.js';
 import { loudness } from './loudness.js';
@@ -6,7 +6,7 @@ import { loudness } from './loudness.js';
 const BARS = 36;
 const METER_BARS = 96;
 
-/** A small picture of a recording: one bar for every 36th of it. */
+/** The waveform of a recording, in 36 bars. */
 export function waveform({ samples }) {
   const svg = drawing('svg', { class: 'waveform', viewBox: `0 0 ${BARS * 4} 32`, 'aria-hidden': 'true' });
   const step = Math.max(1, Math.floor(samples.length / BARS));
@@ -18,7 +18,7 @@ export function waveform({ samples }) {
   return svg;
 }
 
-/** Loudness over the last moments, newest at the right. */
+/** A level meter of the last moments, the newest at the right. */
 export class Meter {
   #element;
   #bars;

@@ -1,4 +1,4 @@
-"""`/v1/realtime`: live conversation for whoever speaks OpenAI's Realtime API over a WebSocket."""
+"""`/v1/realtime`: OpenAI's Realtime API over a WebSocket."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ __all__ = ["router"]
 log = logging.getLogger(__name__)
 
 READY_SECONDS = 10
-"""How long a client may wait for the models to load."""
+"""Longest time a client waits for the models to load, in seconds."""
 CLOSE: tuple[tuple[type[ChatapiError], int], ...] = (
     (TooSlow, 1000),
     (CallerError, 1008),
     (InternalError, 1011),
     (ChatapiError, 1013),
 )
-"""Why a connection ends -> its close code; the first class that fits decides."""
+"""Error class -> WebSocket close code; the first class that matches decides."""
 
 
 def router(appliance: Appliance) -> APIRouter:
-    """Its route."""
+    """The route of the Realtime API."""
     routes = APIRouter()
 
     @routes.websocket("/v1/realtime")
     async def realtime(websocket: WebSocket) -> None:
         await websocket.accept("realtime" if "realtime" in websocket.scope["subprotocols"] else None)
         try:
-            await _served(websocket, appliance)
+            await _serve(websocket, appliance)
         except Exception as raised:
-            await _ended(websocket, appliance, collapse_exception_group(raised))
+            await _close(websocket, appliance, collapse_exception_group(raised))
 
     return routes
 
 
-async def _served(websocket: WebSocket, appliance: Appliance) -> None:
-    """Raises a ChatapiError that the client is still to be told, or Gone."""
+async def _serve(websocket: WebSocket, appliance: Appliance) -> None:
+    """Serves the connection. Raises ChatapiError to report to the client, or RealtimeClosed."""
     with anyio.move_on_after(READY_SECONDS):
         await appliance.until_warm()
     if not appliance.warm:
@@ -62,13 +62,13 @@ async def _served(websocket: WebSocket, appliance: Appliance) -> None:
         await RealtimeConnection(websocket, appliance, session, events, config).run()
 
 
-async def _ended(websocket: WebSocket, appliance: Appliance, error: BaseException) -> None:
-    """Say why, if anybody is left to hear it."""
+async def _close(websocket: WebSocket, appliance: Appliance, error: BaseException) -> None:
+    """Sends the error and closes, if the client is still connected."""
     if isinstance(error, (RealtimeClosed, WebSocketDisconnect)):
         return
     if not isinstance(error, ChatapiError):
         log.exception("unexpected error", exc_info=error)
-        error = InternalError("something went wrong here; the log has it")
+        error = InternalError("internal error; the log has the details")
     appliance.metrics.errors.labels(error.code).inc()
     code = next(code for kind, code in CLOSE if isinstance(error, kind))
     event: dict[str, Any] = {"type": "error", "event_id": new_id("event"), "error": {**fault(error), "event_id": None}}
@@ -77,5 +77,5 @@ async def _ended(websocket: WebSocket, appliance: Appliance, error: BaseExceptio
         with anyio.move_on_after(appliance.settings.server.send_seconds):
             await websocket.close(code, error.code)
     except (RealtimeClosed, WebSocketDisconnect, RuntimeError):
-        # It left while it was told.
+        # The client disconnected meanwhile.
         return

@@ -1,7 +1,7 @@
-"""What a client may send: the events of OpenAI's Realtime API, and our two additions, which `Extension` documents.
+"""Client events of OpenAI's Realtime API, and our two additions, which `Extension` documents.
 
-Fields that OpenAI's models know and that change nothing here (noise reduction, tracing, truncation, ...) are taken and
-have no effect; fields nobody knows are refused by name.
+Fields of OpenAI's models without an effect here (noise reduction, tracing, truncation, ...) are ignored; unknown fields
+are rejected with an error that names them.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ TAGS = frozenset(
     ["server_vad", "semantic_vad", "str", "int", "literal['inf']", "constrained-int", "message", "function_call",
      "function_call_output", "item_reference", "literal['auto','none','required']", "ChosenFunction"]
 )  # fmt: skip
-"""What pydantic adds to the path of a fault where several shapes are possible."""
+"""Tags that pydantic adds to the path of a fault in a union."""
 
 NAME = r"^[a-zA-Z0-9_-]{1,64}$"
-"""OpenAI's names of functions."""
+"""Pattern of OpenAI's function names."""
 
 MOST_VALUES = 20_000
-"""Commas and brackets of an event."""
+"""Most commas and brackets in an event."""
 MOST_CHARS = 512 << 10
-"""Of an event that brings no sound."""
+"""Longest event without audio, in characters."""
 LONGEST_MS = 86_400_000
-"""A day: no answer is longer."""
+"""Longest audio position, in milliseconds: one day."""
 
 Text = Annotated[str, Field(max_length=20_000)]
 Id = Annotated[str, Field(max_length=512)]
 Voice = Annotated[str, Field(max_length=200)] | VoiceId
 
-Shape = TypeVar("Shape", bound=BaseModel)
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Part(BaseModel):
@@ -45,39 +45,39 @@ class _Part(BaseModel):
 
 
 class RealtimeFormat(_Part):
-    """How sound is encoded."""
+    """An audio encoding."""
 
     type: Literal["audio/pcm", "audio/pcmu", "audio/pcma"] = "audio/pcm"
     rate: int | None = Field(None, ge=0, le=192_000)
-    """Samples a second; every format has one."""
+    """Sample rate, in hertz; fixed for every format."""
 
     @model_validator(mode="after")
-    def _fits(self) -> RealtimeFormat:
+    def _check_rate(self) -> RealtimeFormat:
         if self.rate not in (None, RATES[self.type]):
-            raise ValueError(f"{self.type} has {RATES[self.type]} samples a second")
+            raise ValueError(f"the rate of {self.type} is {RATES[self.type]} Hz")
         return self
 
     def document(self) -> dict[str, Any]:
-        """As it is sent."""
+        """The JSON object that is sent."""
         return {"type": self.type, "rate": RATES[self.type]} if self.type == "audio/pcm" else {"type": self.type}
 
 
 class ServerVad(_Part):
-    """A turn ends after a silence of fixed length."""
+    """Turn detection by a silence of fixed length."""
 
     type: Literal["server_vad"]
     threshold: float = Field(0.5, ge=0, le=1)
     prefix_padding_ms: int = Field(300, ge=0, le=LONGEST_MS)
-    """Without effect: a third of a second before the first sound is always kept."""
+    """Ignored, in milliseconds: a third of a second before the onset of speech is always included."""
     silence_duration_ms: int = Field(500, ge=32, le=10_000)
     create_response: bool = True
     interrupt_response: bool = True
     idle_timeout_ms: int | None = Field(None, ge=5000, le=30_000)
-    """Silence after an answer has been heard after which there is another; OpenAI's bounds."""
+    """Silence after a response has been played that starts another response, in milliseconds; OpenAI's limits."""
 
 
 class SemanticVad(_Part):
-    """A turn ends when it sounds finished."""
+    """Turn detection by an end-of-turn model."""
 
     type: Literal["semantic_vad"]
     eagerness: Literal["low", "medium", "high", "auto"] = "auto"
@@ -86,12 +86,12 @@ class SemanticVad(_Part):
 
 
 class InputTranscription(_Part):
-    """Whether the client is told what was understood; the model is always the box's own."""
+    """Whether the client receives transcripts; the model is always the box's own."""
 
     model: Id | None = None
     language: Id | None = None
     prompt: Text | None = None
-    """Without effect."""
+    """Ignored."""
 
 
 class AudioInput(_Part):
@@ -107,7 +107,7 @@ class AudioOutput(_Part):
     format: RealtimeFormat = RealtimeFormat()
     voice: Voice = "default"
     speed: float = Field(1.0, ge=0.25, le=1.5)
-    """As a multiple of the box's own pace."""
+    """Speech rate as a multiple of the box's default."""
 
 
 class SessionAudio(_Part):
@@ -116,29 +116,29 @@ class SessionAudio(_Part):
 
 
 class Extension(_Part):
-    """Our additions, for clients that name them: `session.update` with `session.chatapi`.
+    """Our additions, for clients that enable them by `session.update` with `session.chatapi`.
 
-    In `session.created` everybody finds `session.chatapi.conversation`: the id with which `?conversation=ID` goes on.
-    Whoever names them is sent, besides OpenAI's events:
-    - `chatapi.timings` {response_id, timings} after each response.done: when things happened in the turn, in seconds;
-    - `chatapi.speech` {response_id, item_id, text, audio_start_ms, audio_end_ms} before the sound it tells of: which
-      words are said in this stretch of the answer's sound;
-    - `chatapi.interrupted` {response_id, text} when an answer is cut short: the words of it that were heard;
+    Every `session.created` has `session.chatapi.conversation`: the id with which `?conversation=ID` continues.
+    Clients that enable the additions receive, besides OpenAI's events:
+    - `chatapi.timings` {response_id, timings} after each response.done: the timings of the turn, in seconds;
+    - `chatapi.speech` {response_id, item_id, text, audio_start_ms, audio_end_ms} before its audio: the text that is
+      spoken in this part of the response's audio;
+    - `chatapi.interrupted` {response_id, text} when a response is interrupted: the part of its text that was played;
     and with `pausing`:
-    - `chatapi.output_audio.paused`: somebody speaks against the answer; be silent and keep the rest of it;
-    - `chatapi.output_audio.resumed`: it was nothing that matters; go on from where you stopped. When it was, there
-      is `input_audio_buffer.speech_started` instead and the rest is to be thrown away;
-    - `chatapi.transcript.partial` {text}: the whole guess so far, which may change at any word.
+    - `chatapi.output_audio.paused`: speech started during playback; pause and keep the rest of the audio;
+    - `chatapi.output_audio.resumed`: it was a backchannel or a false interruption; resume where you paused. For a
+      barge-in, `input_audio_buffer.speech_started` is sent instead, and the rest must be dropped;
+    - `chatapi.transcript.partial` {text}: the whole partial transcript so far, any word of which may change.
 
-    It may send `chatapi.played` {audio_end_ms, response_id}: how much of the answer has been heard. With the id, which
-    may be left out, what was sent just before another answer began does not count for that one.
+    The client may send `chatapi.played` {audio_end_ms, response_id}: how much of the response has been played. With
+    the optional id, a late event of the previous response does not count for the next one.
     """
 
     pausing: bool = False
 
 
 class Function(_Part):
-    """What may be called."""
+    """A function that the model may call."""
 
     type: Literal["function"]
     name: str = Field(pattern=NAME)
@@ -148,7 +148,7 @@ class Function(_Part):
 
 
 class ChosenFunction(_Part):
-    """The one that is to be called."""
+    """The function that the model must call."""
 
     type: Literal["function"]
     name: str = Field(pattern=NAME)
@@ -159,7 +159,7 @@ Choice = Literal["auto", "none", "required"] | ChosenFunction
 
 
 class SessionConfig(_Part):
-    """A session as it is. `Update` names what of it changes."""
+    """The configuration of a session."""
 
     type: Literal["realtime"] = "realtime"
     model: Id | None = None
@@ -178,8 +178,8 @@ class SessionConfig(_Part):
     truncation: Id | dict[str, Any] | None = None
 
     def updated(self, change: Mapping[str, Any]) -> SessionConfig:
-        """With the fields of a `session.update`. Raises Unprocessable naming the field that cannot be."""
-        return _checked(SessionConfig, _merged(self.model_dump(exclude_unset=True), change), "session.")
+        """A copy with the fields of a `session.update`. Raises Unprocessable that names the invalid field."""
+        return _validated(SessionConfig, _merged(self.model_dump(exclude_unset=True), change), "session.")
 
 
 class Content(_Part):
@@ -188,7 +188,7 @@ class Content(_Part):
 
 
 class MessageItem(_Part):
-    """An item a client may create."""
+    """A message that a client creates."""
 
     type: Literal["message"]
     role: Literal["user", "assistant", "system"]
@@ -199,7 +199,7 @@ class MessageItem(_Part):
 
 
 class FunctionCallItem(_Part):
-    """A call that was wanted before this session began."""
+    """A tool call from before this session."""
 
     type: Literal["function_call"]
     name: str = Field(pattern=NAME)
@@ -211,7 +211,7 @@ class FunctionCallItem(_Part):
 
 
 class FunctionOutputItem(_Part):
-    """What a call gave."""
+    """The result of a tool call."""
 
     type: Literal["function_call_output"]
     call_id: str = Field(max_length=200)
@@ -221,15 +221,15 @@ class FunctionOutputItem(_Part):
     status: Literal["completed", "incomplete", "in_progress"] | None = None
 
 
-class Reference(_Part):
-    """An item of the conversation."""
+class ItemReference(_Part):
+    """A reference to an item of the conversation."""
 
     type: Literal["item_reference"]
     id: Id
 
 
-Given = MessageItem | FunctionCallItem | FunctionOutputItem | Reference
-"""What a response outside of the conversation may answer."""
+ResponseInput = MessageItem | FunctionCallItem | FunctionOutputItem | ItemReference
+"""Input items of an out-of-band response."""
 
 
 class ResponseOutput(_Part):
@@ -237,18 +237,18 @@ class ResponseOutput(_Part):
     voice: Voice | None = None
 
 
-class ResponseSound(_Part):
+class ResponseAudio(_Part):
     output: ResponseOutput = ResponseOutput()
 
 
 class ResponseConfig(_Part):
-    """What `response.create` may change for one response."""
+    """The options of `response.create` for one response."""
 
-    audio: ResponseSound = ResponseSound()
+    audio: ResponseAudio = ResponseAudio()
     conversation: Literal["auto", "none"] = "auto"
-    """none: the response is no part of the conversation, and others may go on beside it."""
-    input: list[Annotated[Given, Field(discriminator="type")]] | None = Field(None, max_length=256)
-    """Instead of the conversation, where it is none."""
+    """none: an out-of-band response, which runs beside others."""
+    input: list[Annotated[ResponseInput, Field(discriminator="type")]] | None = Field(None, max_length=256)
+    """Input in place of the conversation, for an out-of-band response."""
     instructions: Text | None = None
     max_output_tokens: Annotated[int, Field(ge=1, le=4096)] | Literal["inf"] | None = None
     metadata: Metadata | None = None
@@ -260,14 +260,14 @@ class ResponseConfig(_Part):
     tools: Functions | None = None
 
     @model_validator(mode="after")
-    def _aside(self) -> ResponseConfig:
+    def _check_input(self) -> ResponseConfig:
         if self.input is not None and self.conversation != "none":
-            raise ValueError("input is taken with conversation none; otherwise create items instead")
+            raise ValueError("input needs conversation none; otherwise create items instead")
         return self
 
 
 class ClientEvent(_Part):
-    """What every event of a client has."""
+    """The fields of every client event."""
 
     type: str
     event_id: Id | None = None
@@ -277,22 +277,22 @@ class SessionUpdate(ClientEvent):
     session: dict[str, Any]
 
 
-class Append(ClientEvent):
+class AudioAppend(ClientEvent):
     audio: str
 
 
-class Create(ClientEvent):
+class ItemCreate(ClientEvent):
     item: Annotated[MessageItem | FunctionCallItem | FunctionOutputItem, Field(discriminator="type")]
     previous_item_id: Id | None = None
 
 
-class Named(ClientEvent):
+class ItemEvent(ClientEvent):
     """`conversation.item.delete` and `.retrieve`."""
 
     item_id: Id
 
 
-class Truncate(ClientEvent):
+class ItemTruncate(ClientEvent):
     item_id: Id
     content_index: Literal[0]
     audio_end_ms: int = Field(ge=0, le=LONGEST_MS)
@@ -313,22 +313,22 @@ class Played(ClientEvent):
 
 EVENTS: dict[str, type[ClientEvent]] = {
     "session.update": SessionUpdate,
-    "input_audio_buffer.append": Append,
+    "input_audio_buffer.append": AudioAppend,
     "input_audio_buffer.commit": ClientEvent,
     "input_audio_buffer.clear": ClientEvent,
     "output_audio_buffer.clear": ClientEvent,
-    "conversation.item.create": Create,
-    "conversation.item.delete": Named,
-    "conversation.item.retrieve": Named,
-    "conversation.item.truncate": Truncate,
+    "conversation.item.create": ItemCreate,
+    "conversation.item.delete": ItemEvent,
+    "conversation.item.retrieve": ItemEvent,
+    "conversation.item.truncate": ItemTruncate,
     "response.create": ResponseCreate,
     "response.cancel": ResponseCancel,
     "chatapi.played": Played,
 }
 
 
-def parsed(text: str) -> dict[str, Any]:
-    """The JSON object of a message. Raises BadInput (invalid_json), TooLarge (too_many_values, event_too_large)."""
+def parse_json(text: str) -> dict[str, Any]:
+    """Parses a message. Raises BadInput (invalid_json), TooLarge (too_many_values, event_too_large)."""
     check_values(text, MOST_VALUES)
     try:
         document = from_json(text, allow_inf_nan=False)
@@ -340,34 +340,34 @@ def parsed(text: str) -> dict[str, Any]:
         raise BadInput(f"the event is nested more than {DEEPEST} levels deep", code="invalid_json")
     if len(text) > MOST_CHARS and document.get("type") != "input_audio_buffer.append":
         raise TooLarge(
-            f"the event has {len(text)} characters; at most {MOST_CHARS} are taken where it brings no sound",
+            f"the event has {len(text)} characters; at most {MOST_CHARS} are allowed without audio",
             code="event_too_large",
             details={"limit_chars": MOST_CHARS},
         )
     return document
 
 
-def event(document: Mapping[str, Any]) -> ClientEvent:
-    """The event a document is. Raises Unprocessable naming what is wrong in `details.param`."""
+def parse_event(document: Mapping[str, Any]) -> ClientEvent:
+    """Validates an event. Raises Unprocessable with the invalid field in `details.param`."""
     kind = document.get("type")
     model = EVENTS.get(kind) if isinstance(kind, str) else None
     if model is None:
         raise Unprocessable(f"there is no event {kind!r}; there are: {', '.join(EVENTS)}", details={"param": "type"})
-    return _checked(model, document)
+    return _validated(model, document)
 
 
-def _merged(have: Mapping[str, Any], change: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Fields that are given replace those that are there, also inside of `audio`."""
-    merged = dict(have)
+def _merged(current: Mapping[str, Any], change: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Merges the changed fields, also inside `audio`, into the current ones."""
+    merged = dict(current)
     for name, value in change.items():
         inner = path + name
         if inner in ("audio", "audio.input", "audio.output") and isinstance(value, dict):
-            value = _merged(have.get(name, {}), value, inner + ".")
+            value = _merged(current.get(name, {}), value, inner + ".")
         merged[name] = value
     return merged
 
 
-def _checked(model: type[Shape], document: Mapping[str, Any], path: str = "") -> Shape:
+def _validated(model: type[Model], document: Mapping[str, Any], path: str = "") -> Model:
     try:
         return model.model_validate(document)
     except ValidationError as error:
@@ -376,20 +376,20 @@ def _checked(model: type[Shape], document: Mapping[str, Any], path: str = "") ->
         if fault["type"] == "extra_forbidden":
             raise Unprocessable(f"there is no field {param!r}", code="unknown_parameter", details={"param": param}) \
                 from None  # fmt: skip
-        raise Unprocessable(_told(param, fault["msg"]), details={"param": param}) from None
+        raise Unprocessable(_fault_message(param, fault["msg"]), details={"param": param}) from None
 
 
-def _told(param: str, message: str) -> str:
-    """Why, where the mere rule does not say it."""
+def _fault_message(param: str, message: str) -> str:
+    """The error message, with the reason from `REASONS` when there is one."""
     names = [name for name in param.split(".") if not name.isdigit()]
     reason = REASONS.get(".".join(names[-2:])) or REASONS.get(names[-1])
     return f"{param}: {reason or message}"
 
 
 REASONS = {
-    "tools.type": "only tools of the type function can be called here, no MCP servers",
-    "tool_choice": 'it is auto, none, required, or a function: {"type": "function", "name": its name}',
-    "prompt": "there are no prompt templates here; send `instructions`",
-    "conversation": "it is auto, for a response that belongs to the conversation, or none",
+    "tools.type": "only tools of type function are supported, no MCP servers",
+    "tool_choice": 'it must be auto, none, required, or a function: {"type": "function", "name": its name}',
+    "prompt": "prompt templates are not supported; send `instructions`",
+    "conversation": "it must be auto, for a response in the conversation, or none",
 }
-"""Field -> why it cannot have another value."""
+"""Field -> why its value is invalid."""

@@ -1,4 +1,4 @@
-"""One client's connection: its events in, ours out, each on a task of its own."""
+"""One Realtime connection: reads client events and writes server events, each on a task of its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from chatapi.interfaces.http import openai_aliases
 from chatapi.interfaces.http.json_body import LARGE
 from chatapi.interfaces.http.problems import fault
 from chatapi.interfaces.http.realtime import client_events
-from chatapi.interfaces.http.realtime.audio_format import Incoming
+from chatapi.interfaces.http.realtime.audio_format import InputAudioStream
 from chatapi.interfaces.http.realtime.items import ConversationItems, new_id
 from chatapi.interfaces.http.realtime.out_of_band import OutOfBandResponses
 from chatapi.interfaces.http.realtime.response import RealtimeResponse
@@ -30,32 +30,32 @@ from chatapi.interfaces.http.realtime.server_events import ServerEventWriter, ef
 from chatapi.services.live import LiveSession as Conversation
 from chatapi.services.live import SessionOptions
 
-AHEAD = 500
-"""Events a client may be behind before what makes them waits."""
+MAX_QUEUED_EVENTS = 500
+"""Most events that wait to be sent to a slow client; then their producer waits."""
 STEP = RATE // 2
-"""Samples heard at a time, so that one large event does not hold up other sessions."""
-PATIENCE = {"low": 2.0, "medium": 1.0, "auto": 1.0, "high": 0.5}
-"""Eagerness to answer -> how much longer to wait at a pause."""
+"""Samples processed at a time, so that one large event does not block other sessions."""
+ENDPOINTING_FACTORS = {"low": 2.0, "medium": 1.0, "auto": 1.0, "high": 0.5}
+"""Eagerness -> factor on the endpointing delay."""
 
 
-UPDATES = 8
-"""Sessions that may wait to be sent to a client that changes them: each is a large document."""
+MAX_UNSENT_UPDATES = 8
+"""Most `session.updated` events that wait to be sent to a client: each is a large document."""
 
 A = TypeVar("A")
 T = TypeVar("T")
 
 
 class RealtimeClosed(Exception):
-    """The client took nothing for too long, or is not there any more."""
+    """The client stalled or disconnected."""
 
 
 def options(config: client_events.SessionConfig, appliance: Appliance, system: list[str]) -> SessionOptions:
-    """What the ability is told. `system`: texts of system items. Raises Unprocessable naming the field."""
+    """The options of the live session. `system`: texts of system items. Raises Unprocessable that names the field."""
     vad, transcription = config.audio.input.turn_detection, config.audio.input.transcription
     instructions = config.instructions
     if system:
         instructions = "\n\n".join([appliance.settings.llm.system if instructions is None else instructions, *system])
-    found = SessionOptions(
+    session_options = SessionOptions(
         detect=vad is not None,
         semantic=isinstance(vad, client_events.SemanticVad),
         answer=vad is not None and vad.create_response,
@@ -71,8 +71,8 @@ def options(config: client_events.SessionConfig, appliance: Appliance, system: l
     )
     if isinstance(vad, client_events.ServerVad):
         idle = None if vad.idle_timeout_ms is None else vad.idle_timeout_ms / 1000
-        return replace(found, threshold=vad.threshold, silence_ms=vad.silence_duration_ms, idle_seconds=idle)
-    return replace(found, patience=PATIENCE[vad.eagerness]) if vad is not None else found
+        return replace(session_options, threshold=vad.threshold, silence_ms=vad.silence_duration_ms, idle_seconds=idle)
+    return replace(session_options, patience=ENDPOINTING_FACTORS[vad.eagerness]) if vad is not None else session_options
 
 
 def _sampling(config: client_events.SessionConfig) -> Sampling:
@@ -85,14 +85,14 @@ def _language(transcription: client_events.InputTranscription | None, appliance:
     language, known = transcription.language if transcription else None, appliance.engines.asr.engine.languages
     if language and language not in known:
         raise Unprocessable(
-            f"language {language!r} is not understood; these are: {', '.join(known)}", code="unknown_language",
+            f"language {language!r} is not supported; supported are: {', '.join(known)}", code="unknown_language",
             details={"param": "session.audio.input.transcription.language"},
         )  # fmt: skip
     return language or None
 
 
 class RealtimeConnection:
-    """`run` serves it until the client leaves."""
+    """One client's connection; `run` serves it until the client disconnects."""
 
     def __init__(
         self,
@@ -108,22 +108,22 @@ class RealtimeConnection:
         self._events = events
         self._config = config
         self._id = new_id("sess")
-        self._dialogue = ConversationItems(conversation)
+        self._items = ConversationItems(conversation)
         self._group = anyio.create_task_group()
-        self._asides = OutOfBandResponses(appliance.chat, conversation, self._dialogue, self._group)
-        self._sending, self._to_send = anyio.create_memory_object_stream[dict[str, Any]](AHEAD)
-        self._translation = ServerEventWriter(self.tell, conversation, self._dialogue, config)
-        self._incoming = Incoming(config.audio.input.format.type)
+        self._out_of_band = OutOfBandResponses(appliance.chat, conversation, self._items, self._group)
+        self._sending, self._to_send = anyio.create_memory_object_stream[dict[str, Any]](MAX_QUEUED_EVENTS)
+        self._writer = ServerEventWriter(self.send_event, conversation, self._items, config)
+        self._incoming = InputAudioStream(config.audio.input.format.type)
         self._uncommitted = 0
-        """Samples since the last turn, where the client ends turns."""
+        """Samples at 16 kHz since the last turn, when the client ends turns."""
         self._updates = 0
-        """Documents of the session that are not sent yet."""
+        """`session.updated` events that are not sent yet."""
         self._handlers: dict[str, Callable[[Any], Awaitable[None]]] = {
             "session.update": self._update,
             "input_audio_buffer.append": self._append,
             "input_audio_buffer.commit": self._commit,
             "input_audio_buffer.clear": self._clear,
-            "output_audio_buffer.clear": self._silence,
+            "output_audio_buffer.clear": self._clear_output,
             "conversation.item.create": self._create,
             "conversation.item.delete": self._delete,
             "conversation.item.retrieve": self._retrieve,
@@ -134,17 +134,17 @@ class RealtimeConnection:
         }
 
     async def run(self) -> None:
-        """Raises TooSlow when nobody sends anything for too long, and Gone."""
+        """Serves the connection. Raises TooSlow when the client is idle for too long, RealtimeClosed."""
         async with self._sending, self._to_send, self._group as group:
             group.start_soon(self._write)
-            known_as = {"chatapi": {"conversation": self._conversation.conversation_state.id}}
-            await self.tell("session.created", session={**self._document(), **known_as})
-            group.start_soon(self._follow)
+            extension = {"chatapi": {"conversation": self._conversation.conversation_state.id}}
+            await self.send_event("session.created", session={**self._document(), **extension})
+            group.start_soon(self._handle_live_events)
             await self._read()
             group.cancel_scope.cancel()
 
-    async def tell(self, kind: str, /, **fields: Any) -> None:
-        """Send an event, after those before it."""
+    async def send_event(self, kind: str, /, **fields: Any) -> None:
+        """Queues a server event."""
         await self._sending.send({"type": kind, "event_id": new_id("event"), **fields})
 
     async def _write(self) -> None:
@@ -152,12 +152,12 @@ class RealtimeConnection:
             await send(self._websocket, event, self._appliance.settings.server.send_seconds)
             self._updates -= event["type"] == "session.updated"
 
-    async def _follow(self) -> None:
+    async def _handle_live_events(self) -> None:
         async for event in self._events:
             try:
-                await self._translation.take(event)
+                await self._writer.handle(event)
             except ChatapiError as error:
-                await self._fault(error)
+                await self._send_error(error)
 
     async def _read(self) -> None:
         idle = self._appliance.settings.live.idle_seconds
@@ -166,45 +166,47 @@ class RealtimeConnection:
             with anyio.move_on_after(idle):
                 message = await self._websocket.receive()
             if message is None:
-                raise TooSlow(f"nothing was sent for {idle:g} seconds, so the session is over", code="session_idle")
+                raise TooSlow(f"the session was idle for {idle:g} seconds and is closed", code="session_idle")
             if message["type"] == "websocket.disconnect":
                 return
-            await self._take(message.get("text"))
+            await self._handle(message.get("text"))
 
-    async def _take(self, text: str | None) -> None:
+    async def _handle(self, text: str | None) -> None:
         event_id: str | None = None
         try:
             if text is None:
-                raise BadInput("events are text frames; sound goes into input_audio_buffer.append", code="binary_frame")
-            document = await _threaded(len(text), client_events.parsed, text)
-            if isinstance(given := document.get("event_id"), str):
-                event_id = given[:512]
-            event = await _threaded(len(text), client_events.event, document)
+                raise BadInput(
+                    "events must be text frames; send audio with input_audio_buffer.append", code="binary_frame"
+                )
+            document = await _on_thread(len(text), client_events.parse_json, text)
+            if isinstance(client_id := document.get("event_id"), str):
+                event_id = client_id[:512]
+            event = await _on_thread(len(text), client_events.parse_event, document)
             await self._handlers[event.type](event)
         except ChatapiError as error:
-            await self._fault(error, event_id)
+            await self._send_error(error, event_id)
 
-    async def _fault(self, error: ChatapiError, event_id: str | None = None) -> None:
+    async def _send_error(self, error: ChatapiError, event_id: str | None = None) -> None:
         self._appliance.metrics.errors.labels(error.code).inc()
-        await self.tell("error", error={**fault(error), "event_id": event_id})
+        await self.send_event("error", error={**fault(error), "event_id": event_id})
 
     # The session
 
     async def _update(self, event: client_events.SessionUpdate) -> None:
-        if self._updates >= UPDATES:
-            raise Busy("earlier updates are not sent to you yet; take them first", code="updates_waiting")
+        if self._updates >= MAX_UNSENT_UPDATES:
+            raise Busy("earlier session.updated events are not read yet; read them first", code="updates_waiting")
         # The model of a session cannot change.
         config = self._config.updated({**event.session, "model": self._config.model})
         detected = self._conversation.options.detect
-        self._conversation.change(options(config, self._appliance, self._dialogue.system))
+        self._conversation.change(options(config, self._appliance, self._items.system))
         if self._conversation.options.detect and not detected:
-            # What was gathered for a commit is no beginning of a turn.
-            await self._forget_sound()
+            # Audio buffered for a commit must not start a turn.
+            await self._clear_input()
         if config.audio.input.format != self._config.audio.input.format:
-            self._incoming = Incoming(config.audio.input.format.type)
-        self._config = self._translation.config = config
+            self._incoming = InputAudioStream(config.audio.input.format.type)
+        self._config = self._writer.config = config
         self._updates += 1
-        await self.tell("session.updated", session=self._document())
+        await self.send_event("session.updated", session=self._document())
 
     def _document(self) -> dict[str, Any]:
         config = self._config
@@ -217,15 +219,15 @@ class RealtimeConnection:
             del document["chatapi"]
         return {"object": "realtime.session", "id": self._id, **document}
 
-    # Sound
+    # Audio
 
-    async def _append(self, event: client_events.Append) -> None:
-        samples = await _threaded(len(event.audio), self._incoming.feed, event.audio)
+    async def _append(self, event: client_events.AudioAppend) -> None:
+        samples = await _on_thread(len(event.audio), self._incoming.feed, event.audio)
         if self._config.audio.input.turn_detection is None:
             limit = self._appliance.settings.limits.audio_seconds
             if self._uncommitted + len(samples) > limit * RATE:
                 raise TooLarge(
-                    f"there are {limit:g} seconds of sound already; commit or clear them",
+                    f"the buffer has {limit:g} seconds of audio already; commit or clear it",
                     code="input_audio_buffer_full",
                 )
             self._uncommitted += len(samples)
@@ -236,93 +238,95 @@ class RealtimeConnection:
     async def _commit(self, _: client_events.ClientEvent) -> None:
         self._uncommitted = 0
         if not await self._conversation.commit():
-            raise BadInput("there is no sound to commit", code="input_audio_buffer_commit_empty")
+            raise BadInput("there is no audio to commit", code="input_audio_buffer_commit_empty")
 
     async def _clear(self, _: client_events.ClientEvent) -> None:
-        await self._forget_sound()
-        await self.tell("input_audio_buffer.cleared")
+        await self._clear_input()
+        await self.send_event("input_audio_buffer.cleared")
 
-    async def _forget_sound(self) -> None:
+    async def _clear_input(self) -> None:
         self._uncommitted = 0
         self._conversation.clear()
-        await self._translation.cleared()
+        await self._writer.input_cleared()
 
-    async def _silence(self, _: client_events.ClientEvent) -> None:
-        self._by_client()
-        await self._translation.give_up()
-        last = self._translation.last
-        await self.tell("output_audio_buffer.cleared", response_id=last.id if last is not None else "")
+    async def _clear_output(self, _: client_events.ClientEvent) -> None:
+        self._mark_client_cancelled()
+        await self._writer.cancel_response()
+        last = self._writer.last
+        await self.send_event("output_audio_buffer.cleared", response_id=last.id if last is not None else "")
 
     async def _played(self, event: client_events.Played) -> None:
-        last = self._translation.last
+        last = self._writer.last
         if event.response_id is None or (last is not None and last.id == event.response_id):
             self._conversation.played(event.audio_end_ms / 1000)
 
     # Items
 
-    async def _create(self, event: client_events.Create) -> None:
-        item, before = await self._dialogue.create(event)
+    async def _create(self, event: client_events.ItemCreate) -> None:
+        item, before = await self._items.create(event)
         if item.role == "system":
-            self._conversation.change(options(self._config, self._appliance, self._dialogue.system))
-        await self.tell("conversation.item.added", previous_item_id=before, item=item.document())
-        await self.tell("conversation.item.done", previous_item_id=before, item=item.document())
+            self._conversation.change(options(self._config, self._appliance, self._items.system))
+        await self.send_event("conversation.item.added", previous_item_id=before, item=item.document())
+        await self.send_event("conversation.item.done", previous_item_id=before, item=item.document())
 
-    async def _delete(self, event: client_events.Named) -> None:
-        await self._dialogue.delete(event.item_id)
-        self._conversation.change(options(self._config, self._appliance, self._dialogue.system))
-        await self.tell("conversation.item.deleted", item_id=event.item_id)
+    async def _delete(self, event: client_events.ItemEvent) -> None:
+        await self._items.delete(event.item_id)
+        self._conversation.change(options(self._config, self._appliance, self._items.system))
+        await self.send_event("conversation.item.deleted", item_id=event.item_id)
 
-    async def _retrieve(self, event: client_events.Named) -> None:
-        await self.tell("conversation.item.retrieved", item=self._dialogue.find(event.item_id).document())
+    async def _retrieve(self, event: client_events.ItemEvent) -> None:
+        await self.send_event("conversation.item.retrieved", item=self._items.find(event.item_id).document())
 
-    async def _truncate(self, event: client_events.Truncate) -> None:
-        self._by_client()
-        await self._dialogue.truncate(event.item_id, event.audio_end_ms / 1000)
-        await self.tell(
+    async def _truncate(self, event: client_events.ItemTruncate) -> None:
+        self._mark_client_cancelled()
+        await self._items.truncate(event.item_id, event.audio_end_ms / 1000)
+        await self.send_event(
             "conversation.item.truncated", item_id=event.item_id, content_index=0, audio_end_ms=event.audio_end_ms
         )
 
     # Responses
 
     async def _respond(self, event: client_events.ResponseCreate) -> None:
-        translation, config = self._translation, effective(self._config, event.response)
-        once = options(config, self._appliance, self._dialogue.system)
+        writer, config = self._writer, effective(self._config, event.response)
+        response_options = options(config, self._appliance, self._items.system)
         if event.response.conversation == "none":
-            reply = RealtimeResponse(self.tell, None, config, None, event.response.metadata)
-            await self._asides.begin(reply, event.response, once)
+            response = RealtimeResponse(self.send_event, None, config, None, event.response.metadata)
+            await self._out_of_band.start(response, event.response, response_options)
             return
-        if translation.reply is not None or translation.wanted is not None:
-            raise BadInput("a response is going on; cancel it first", code="conversation_already_has_active_response")
-        translation.wanted = event.response
+        if writer.response is not None or writer.requested is not None:
+            raise BadInput(
+                "a response is in progress; cancel it first", code="conversation_already_has_active_response"
+            )
+        writer.requested = event.response
         try:
-            await self._conversation.respond(options=once)
+            await self._conversation.respond(options=response_options)
         except ChatapiError:
-            translation.wanted = None
+            writer.requested = None
             raise
 
     async def _cancel(self, event: client_events.ResponseCancel) -> None:
-        if event.response_id is not None and self._asides.cancel(event.response_id):
+        if event.response_id is not None and self._out_of_band.cancel(event.response_id):
             return
-        reply = self._translation.reply
-        if reply is None or event.response_id not in (None, reply.id):
-            raise BadInput("no such response is going on", code="response_cancel_not_active")
-        self._by_client()
-        await self._translation.give_up()
+        response = self._writer.response
+        if response is None or event.response_id not in (None, response.id):
+            raise BadInput("no such response is in progress", code="response_cancel_not_active")
+        self._mark_client_cancelled()
+        await self._writer.cancel_response()
 
-    def _by_client(self) -> None:
-        if self._translation.reply is not None:
-            self._translation.reply.reason = "client_cancelled"
+    def _mark_client_cancelled(self) -> None:
+        if self._writer.response is not None:
+            self._writer.response.reason = "client_cancelled"
 
 
-async def _threaded(size: int, function: Callable[[A], T], argument: A) -> T:
-    """What the function makes of so many characters, on a thread where they are many."""
+async def _on_thread(size: int, function: Callable[[A], T], argument: A) -> T:
+    """The result of the function, which runs on a thread when `size` characters are many."""
     if size < LARGE:
         return function(argument)
     return await anyio.to_thread.run_sync(function, argument)
 
 
 async def send(websocket: WebSocket, event: dict[str, Any], seconds: float) -> None:
-    """Raises Gone when the client does not take it in time."""
+    """Sends an event. Raises RealtimeClosed when the client does not receive it in time."""
     with anyio.move_on_after(seconds):
         await websocket.send({"type": "websocket.send", "text": json.dumps(event)})
         return

@@ -1,4 +1,4 @@
-"""Responses outside of the conversation: nothing of them is remembered, and whoever speaks meanwhile goes first."""
+"""Out-of-band responses: they are not part of the conversation, and live turns have priority."""
 
 from __future__ import annotations
 
@@ -10,112 +10,112 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from chatapi.errors import BadInput, Busy, ChatapiError
 from chatapi.events import Event, Speech, TextDelta, ToolCalls, TurnEnded
-from chatapi.interfaces.http.realtime.client_events import Given, Reference, ResponseConfig
-from chatapi.interfaces.http.realtime.items import CallItem, ConversationItems, Item, made
+from chatapi.interfaces.http.realtime.client_events import ItemReference, ResponseConfig, ResponseInput
+from chatapi.interfaces.http.realtime.items import CallItem, ConversationItems, Item, item_from
 from chatapi.interfaces.http.realtime.response import RealtimeResponse
 from chatapi.services.live import LiveSession, SessionOptions
 from chatapi.services.turns.chat_completion import ChatCompletions, ChatMessage, ChatTurn
 
 MOST = 8
-"""Of one connection at once."""
+"""Most concurrent out-of-band responses of one connection."""
 
 
 class OutOfBandResponses:
-    """Those of one connection, each on a task of its own."""
+    """The out-of-band responses of one connection, each on a task of its own."""
 
     def __init__(
-        self, chat: ChatCompletions, conversation: LiveSession, dialogue: ConversationItems, group: TaskGroup
+        self, chat: ChatCompletions, conversation: LiveSession, items: ConversationItems, group: TaskGroup
     ) -> None:
         self._chat = chat
         self._conversation = conversation
-        self._dialogue = dialogue
+        self._items = items
         self._group = group
-        self._going: dict[str, tuple[RealtimeResponse, anyio.CancelScope]] = {}
+        self._active: dict[str, tuple[RealtimeResponse, anyio.CancelScope]] = {}
 
-    async def begin(self, reply: RealtimeResponse, wanted: ResponseConfig, options: SessionOptions) -> None:
-        """Until it has begun. Raises what is wrong with it, and Busy (too_many_responses)."""
-        if len(self._going) >= MOST:
-            raise Busy(f"{MOST} responses outside of the conversation are going on, which is all there may be",
+    async def start(self, response: RealtimeResponse, request: ResponseConfig, options: SessionOptions) -> None:
+        """Starts a response and waits until it has started. Raises its error, or Busy (too_many_responses)."""
+        if len(self._active) >= MOST:
+            raise Busy(f"{MOST} out-of-band responses are in progress, which is the limit",
                        code="too_many_responses", retry_after=1)  # fmt: skip
         turn = ChatTurn(
-            tuple(self._messages(wanted, options)), options.speak, options.voice, max_tokens=options.max_tokens,
+            tuple(self._messages(request, options)), options.speak, options.voice, max_tokens=options.max_tokens,
             sampling=options.sampling, speed=options.speed,
         )  # fmt: skip
         try:
-            await self._group.start(self._run, reply, turn)
+            await self._group.start(self._run, response, turn)
         except ChatapiError as error:
             if str(error.details.get("param", "")).startswith("messages"):
                 error.details["param"] = "response.input"
             raise
 
     def cancel(self, response_id: str) -> bool:
-        """Whether it was going on."""
-        if response_id not in self._going:
+        """Cancels a response; returns whether it was in progress."""
+        if response_id not in self._active:
             return False
-        reply, scope = self._going[response_id]
-        reply.reason = "client_cancelled"
+        response, scope = self._active[response_id]
+        response.reason = "client_cancelled"
         scope.cancel()
         return True
 
-    async def _run(self, reply: RealtimeResponse, turn: ChatTurn, *, task_status: TaskStatus[None]) -> None:
+    async def _run(self, response: RealtimeResponse, turn: ChatTurn, *, task_status: TaskStatus[None]) -> None:
         with anyio.CancelScope() as scope:
             async with self._chat.run(turn) as events:
-                self._going[reply.id] = (reply, scope)
+                self._active[response.id] = (response, scope)
                 try:
-                    await reply.begin(None)
+                    await response.start(None)
                     task_status.started()
-                    await self._follow(reply, events)
+                    await self._handle_events(response, events)
                 finally:
-                    del self._going[reply.id]
+                    del self._active[response.id]
         if scope.cancelled_caught:
-            await reply.cancelled()
+            await response.finish_cancelled()
 
-    async def _follow(self, reply: RealtimeResponse, events: AsyncIterator[Event]) -> None:
+    async def _handle_events(self, response: RealtimeResponse, events: AsyncIterator[Event]) -> None:
         try:
             async for event in events:
                 if isinstance(event, TextDelta):
-                    await reply.text(event)
+                    await response.add_text(event)
                 elif isinstance(event, Speech):
-                    await reply.speech(event)
+                    await response.add_speech(event)
                 elif isinstance(event, ToolCalls):
-                    reply.called(event)
+                    response.add_tool_calls(event)
                 elif isinstance(event, TurnEnded):
-                    await reply.ended(event)
+                    await response.finish(event)
         except ChatapiError as error:
-            reply.error = error
-            await reply.ended(TurnEnded("", "failed"))
+            response.error = error
+            await response.finish(TurnEnded("", "failed"))
 
-    def _messages(self, wanted: ResponseConfig, options: SessionOptions) -> list[ChatMessage]:
-        """What it answers: what was given, or the conversation as it is. Raises BadInput, NotFound, Unprocessable."""
-        told = self._conversation.told()
-        usual = "".join(message.text for message in told if message.role == "system")
-        items = [self._item(given) for given in wanted.input or ()]
-        if wanted.input is not None:
-            said = _merged(self._said(item) for item in items if item.role != "system")
+    def _messages(self, request: ResponseConfig, options: SessionOptions) -> list[ChatMessage]:
+        """The prompt: its input, or the conversation. Raises BadInput, NotFound, Unprocessable."""
+        history = self._conversation.told()
+        default_instructions = "".join(message.text for message in history if message.role == "system")
+        items = [self._item(each) for each in request.input or ()]
+        if request.input is not None:
+            messages = _merged(self._message(item) for item in items if item.role != "system")
         else:
-            said = [
-                ChatMessage(each.role, (each.text,), each.calls, each.call) for each in told if each.role != "system"
+            messages = [
+                ChatMessage(each.role, (each.text,), each.calls, each.call) for each in history if each.role != "system"
             ]
-        if said and said[-1].role in ("user", "tool"):
-            instructions = usual if options.system is None else options.system
-        elif wanted.instructions:
-            # A model goes by what comes last.
-            instructions = usual
-            said.append(ChatMessage("user", (wanted.instructions,)))
+        if messages and messages[-1].role in ("user", "tool"):
+            instructions = default_instructions if options.system is None else options.system
+        elif request.instructions:
+            # A model follows the last message.
+            instructions = default_instructions
+            messages.append(ChatMessage("user", (request.instructions,)))
         else:
             raise BadInput(
-                "nothing waits for an answer; say in `instructions` or `input` what is wanted",
+                "there is nothing to respond to; send `instructions` or `input`",
                 code="nothing_to_answer",
                 details={"param": "response.instructions"},
             )
-        # In one: templates (Mistral's) refuse a second one.
+        # In one message: some chat templates (Mistral's) reject a second system message.
         system = "\n\n".join(filter(None, [instructions, *(item.text for item in items if item.role == "system")]))
-        return [ChatMessage("system", (system,)), *said] if system else said
+        return [ChatMessage("system", (system,)), *messages] if system else messages
 
-    def _item(self, given: Given) -> Item:
-        return self._dialogue.find(given.id) if isinstance(given, Reference) else made(given)
+    def _item(self, source: ResponseInput) -> Item:
+        return self._items.find(source.id) if isinstance(source, ItemReference) else item_from(source)
 
-    def _said(self, item: Item) -> ChatMessage:
+    def _message(self, item: Item) -> ChatMessage:
         if not isinstance(item, CallItem):
             return ChatMessage(item.role, (item.text or "",))
         if item.output is None:
@@ -124,12 +124,12 @@ class OutOfBandResponses:
 
 
 def _merged(messages: Iterable[ChatMessage]) -> list[ChatMessage]:
-    """Calls stand in one message with what was said before them, as models were taught."""
-    found: list[ChatMessage] = []
+    """Merges tool calls into the preceding assistant message, as models were trained."""
+    merged: list[ChatMessage] = []
     for message in messages:
-        if message.tool_calls and found and found[-1].role == "assistant":
-            before = found.pop()
-            found.append(replace(before, tool_calls=before.tool_calls + message.tool_calls))
+        if message.tool_calls and merged and merged[-1].role == "assistant":
+            before = merged.pop()
+            merged.append(replace(before, tool_calls=before.tool_calls + message.tool_calls))
         else:
-            found.append(message)
-    return found
+            merged.append(message)
+    return merged

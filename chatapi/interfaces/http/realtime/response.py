@@ -1,4 +1,4 @@
-"""One response, from `response.created` to `response.done`."""
+"""One response of the Realtime API, from `response.created` to `response.done`."""
 
 from __future__ import annotations
 
@@ -8,154 +8,160 @@ from typing import Any, Protocol
 from chatapi.errors import ChatapiError
 from chatapi.events import Speech, TextDelta, ToolCall, ToolCalls, TurnEnded, TurnTimings
 from chatapi.interfaces.http.problems import fault
-from chatapi.interfaces.http.realtime.audio_format import Outgoing
+from chatapi.interfaces.http.realtime.audio_format import OutputAudioStream
 from chatapi.interfaces.http.realtime.client_events import SessionConfig
 from chatapi.interfaces.http.realtime.items import CallItem, ConversationItems, Item, new_id
 from chatapi.services.live.answer import Answer
 
 STATUS = {"stop": "completed", "length": "incomplete", "failed": "failed"}
-"""How an answer ended -> what its response is then."""
+"""Finish reason of the turn -> status of the response."""
 
 
-class Tell(Protocol):
-    """Sends the client an event."""
+class SendEvent(Protocol):
+    """Sends a server event to the client."""
 
     async def __call__(self, kind: str, /, **fields: Any) -> None: ...
 
 
 class RealtimeResponse:
-    """What a client sees of an answer: a message with one part, at index 0, and functions that are to be called."""
+    """A response: a message with one content part, at index 0, and tool calls."""
 
     def __init__(
         self,
-        tell: Tell,
-        dialogue: ConversationItems | None,
+        send_event: SendEvent,
+        items: ConversationItems | None,
         config: SessionConfig,
         answer: Answer | None,
         metadata: dict[str, str] | None,
     ) -> None:
-        """`dialogue` None: it belongs to none."""
+        """`items` is None for an out-of-band response."""
         self.id = new_id("resp")
         self.reason = "turn_detected"
-        """Why it is cancelled, when it is."""
+        """Reason for a cancellation."""
         self.error: ChatapiError | None = None
         self.answer = answer
-        self.items: list[Item] = []
-        """Those of it that the client was told of."""
-        self._tell = tell
-        self._dialogue = dialogue
+        self.output: list[Item] = []
+        """Its items that the client knows."""
+        self._send_event = send_event
+        self._items = items
         self._config = config
         self._metadata = metadata
         self._conversation: str | None = None
-        self._excuse = ""
+        self._fallback_text = ""
         self._spoken = config.output_modalities == ["audio"]
-        self._out = Outgoing(config.audio.output.format.type)
+        self._output = OutputAudioStream(config.audio.output.format.type)
         kind = "output_audio" if self._spoken else "output_text"
         self._message = Item("assistant", kind, "", status="in_progress", answer=answer)
         self._calls: list[ToolCall] = []
 
-    async def begin(self, conversation: str | None) -> None:
+    async def start(self, conversation: str | None) -> None:
         self._conversation = conversation
-        await self._tell("response.created", response=self._document("in_progress"))
+        await self._send_event("response.created", response=self._document("in_progress"))
         if not self._config.tools or self._config.tool_choice == "none":
-            await self._open()
+            await self._open_message()
 
-    async def text(self, delta: TextDelta) -> None:
-        await self._open()
+    async def add_text(self, delta: TextDelta) -> None:
+        await self._open_message()
         self._message.text = (self._message.text or "") + delta.text
         name = "output_audio_transcript" if self._spoken else "output_text"
-        await self._tell(f"response.{name}.delta", **self._at(delta=delta.text))
+        await self._send_event(f"response.{name}.delta", **self._part_fields(delta=delta.text))
 
-    async def speech(self, speech: Speech) -> None:
-        await self._open()
+    async def add_speech(self, speech: Speech) -> None:
+        await self._open_message()
         start = self._message.playback.seconds
         self._message.playback.sent(speech, 0)
-        if self.error is not None and speech.text != self._excuse:
-            # What the model did not write is to be read as well.
-            self._excuse = speech.text
-            await self.text(TextDelta(f" {speech.text}" if self._message.text else speech.text))
+        if self.error is not None and speech.text != self._fallback_text:
+            # The text of a fallback phrase is not from the model; the client receives it too.
+            self._fallback_text = speech.text
+            await self.add_text(TextDelta(f" {speech.text}" if self._message.text else speech.text))
         if self._spoken:
             if self._config.chatapi is not None:
                 end = self._message.playback.seconds
                 span = {"audio_start_ms": round(start * 1000), "audio_end_ms": round(end * 1000)}
-                await self._tell("chatapi.speech", **self._at(text=speech.text, **span))
-            for delta in self._out.feed(speech.audio):
-                await self._tell("response.output_audio.delta", **self._at(delta=delta))
+                await self._send_event("chatapi.speech", **self._part_fields(text=speech.text, **span))
+            for delta in self._output.feed(speech.audio):
+                await self._send_event("response.output_audio.delta", **self._part_fields(delta=delta))
 
-    def called(self, event: ToolCalls) -> None:
-        """Told once it is whole: what is said before a call is still being spoken."""
+    def add_tool_calls(self, event: ToolCalls) -> None:
+        """Adds tool calls, which are sent at the end because the speech before them is still synthesized."""
         self._calls += event.calls
 
-    async def ended(self, turn: TurnEnded) -> None:
-        """It is whole, or failed."""
+    async def finish(self, turn: TurnEnded) -> None:
+        """Completes the response, which succeeded or failed."""
         status = STATUS.get(turn.finish_reason, "completed")
         details: dict[str, Any] = {"type": status}
         if status == "incomplete":
             details["reason"] = "max_output_tokens"
         elif status == "failed" and self.error is not None:
             details["error"] = fault(self.error)
-        if self._spoken and self.items:
-            for delta in self._out.finish():
-                await self._tell("response.output_audio.delta", **self._at(delta=delta))
-        await self._close(status)
+        if self._spoken and self.output:
+            for delta in self._output.finish():
+                await self._send_event("response.output_audio.delta", **self._part_fields(delta=delta))
+        await self._close_message(status)
         for call in self._calls:
-            await self._call(call, status)
-        await self._finish(status, details, _usage(turn), turn.timings)
+            await self._send_call(call, status)
+        await self._send_done(status, details, _usage(turn), turn.timings)
 
-    async def cancelled(self) -> None:
-        """Nothing more of it comes."""
+    async def finish_cancelled(self) -> None:
+        """Completes a cancelled response."""
         details = {"type": "cancelled", "reason": self.reason}
         timings = self.answer.timings if self.answer is not None else TurnTimings()
-        await self._close("cancelled")
-        await self._finish("cancelled", details, _usage(None), timings)
+        await self._close_message("cancelled")
+        await self._send_done("cancelled", details, _usage(None), timings)
 
-    async def _open(self) -> None:
-        """Its message begins; where functions may be called not before its first word, for it may be only a call."""
-        if not self.items:
-            await self._added(self._message)
-            await self._tell("response.content_part.added", **self._at(part=self._part()))
+    async def _open_message(self) -> None:
+        """Starts the message; with tools only at its first text, because the response may be only a tool call."""
+        if not self.output:
+            await self._add_item(self._message)
+            await self._send_event("response.content_part.added", **self._part_fields(part=self._part()))
 
-    async def _close(self, status: str) -> None:
-        """No more words of it come."""
+    async def _close_message(self, status: str) -> None:
+        """Ends the message."""
         message = self._message
-        if not self.items:
+        if not self.output:
             return
         message.status = "completed" if status == "completed" else "incomplete"
         if self._spoken:
-            await self._tell("response.output_audio.done", **self._at())
-            await self._tell("response.output_audio_transcript.done", **self._at(transcript=message.text))
+            await self._send_event("response.output_audio.done", **self._part_fields())
+            await self._send_event(
+                "response.output_audio_transcript.done", **self._part_fields(transcript=message.text)
+            )
         else:
-            await self._tell("response.output_text.done", **self._at(text=message.text))
-        await self._tell("response.content_part.done", **self._at(part=self._part()))
-        await self._done(message)
+            await self._send_event("response.output_text.done", **self._part_fields(text=message.text))
+        await self._send_event("response.content_part.done", **self._part_fields(part=self._part()))
+        await self._end_item(message)
 
-    async def _call(self, call: ToolCall, status: str) -> None:
+    async def _send_call(self, call: ToolCall, status: str) -> None:
         item = CallItem("", "function_call", status="in_progress", answer=self.answer, call=call)
-        await self._added(item)
-        place = self._place(item_id=item.id, call_id=call.id)
-        await self._tell("response.function_call_arguments.delta", **place, delta=call.arguments)
-        await self._tell("response.function_call_arguments.done", **place, name=call.name, arguments=call.arguments)
+        await self._add_item(item)
+        fields = self._item_fields(item_id=item.id, call_id=call.id)
+        await self._send_event("response.function_call_arguments.delta", **fields, delta=call.arguments)
+        await self._send_event(
+            "response.function_call_arguments.done", **fields, name=call.name, arguments=call.arguments
+        )
         item.status = "completed" if status == "completed" else "incomplete"
-        await self._done(item)
+        await self._end_item(item)
 
-    async def _added(self, item: Item) -> None:
-        self.items.append(item)
-        await self._tell("response.output_item.added", **self._place(item=item.document(empty=True)))
-        if self._dialogue is not None:
-            before = self._dialogue.add(item)
-            await self._tell("conversation.item.added", previous_item_id=before, item=item.document(empty=True))
+    async def _add_item(self, item: Item) -> None:
+        self.output.append(item)
+        await self._send_event("response.output_item.added", **self._item_fields(item=item.document(empty=True)))
+        if self._items is not None:
+            before = self._items.add(item)
+            await self._send_event("conversation.item.added", previous_item_id=before, item=item.document(empty=True))
 
-    async def _done(self, item: Item) -> None:
-        await self._tell("response.output_item.done", **self._place(item=item.document()))
-        if self._dialogue is not None:
-            await self._tell("conversation.item.done", item=item.document())
+    async def _end_item(self, item: Item) -> None:
+        await self._send_event("response.output_item.done", **self._item_fields(item=item.document()))
+        if self._items is not None:
+            await self._send_event("conversation.item.done", item=item.document())
 
-    async def _finish(self, status: str, details: dict[str, Any], usage: dict[str, Any], timings: TurnTimings) -> None:
-        output = [item.document() for item in self.items]
+    async def _send_done(
+        self, status: str, details: dict[str, Any], usage: dict[str, Any], timings: TurnTimings
+    ) -> None:
+        output = [item.document() for item in self.output]
         done = self._document(status, status_details=details, output=output, usage=usage)
-        await self._tell("response.done", response=done)
+        await self._send_event("response.done", response=done)
         if self._config.chatapi is not None:
-            await self._tell("chatapi.timings", response_id=self.id, timings=asdict(timings))
+            await self._send_event("chatapi.timings", response_id=self.id, timings=asdict(timings))
 
     def _document(self, status: str, **more: Any) -> dict[str, Any]:
         output = self._config.audio.output
@@ -182,21 +188,21 @@ class RealtimeResponse:
             else {"type": "text", "text": self._message.text}
         )
 
-    def _place(self, **more: Any) -> dict[str, Any]:
-        """Of the last item."""
-        return {"response_id": self.id, "output_index": len(self.items) - 1, **more}
+    def _item_fields(self, **more: Any) -> dict[str, Any]:
+        """The fields that locate the last item."""
+        return {"response_id": self.id, "output_index": len(self.output) - 1, **more}
 
-    def _at(self, **more: Any) -> dict[str, Any]:
-        return {**self._place(), "item_id": self._message.id, "content_index": 0, **more}
+    def _part_fields(self, **more: Any) -> dict[str, Any]:
+        return {**self._item_fields(), "item_id": self._message.id, "content_index": 0, **more}
 
 
 def _usage(turn: TurnEnded | None) -> dict[str, Any]:
-    """Tokens; of a response that was cancelled nobody knows them."""
-    read, cached, written = (turn.prompt_tokens, turn.cached_tokens, turn.completion_tokens) if turn else (0, 0, 0)
+    """Token usage; 0 for a cancelled response, whose usage is unknown."""
+    prompt, cached, completion = (turn.prompt_tokens, turn.cached_tokens, turn.completion_tokens) if turn else (0, 0, 0)
     return {
-        "total_tokens": read + written,
-        "input_tokens": read,
-        "output_tokens": written,
-        "input_token_details": {"text_tokens": read, "audio_tokens": 0, "image_tokens": 0, "cached_tokens": cached},
-        "output_token_details": {"text_tokens": written, "audio_tokens": 0},
+        "total_tokens": prompt + completion,
+        "input_tokens": prompt,
+        "output_tokens": completion,
+        "input_token_details": {"text_tokens": prompt, "audio_tokens": 0, "image_tokens": 0, "cached_tokens": cached},
+        "output_token_details": {"text_tokens": completion, "audio_tokens": 0},
     }

@@ -1,4 +1,4 @@
-"""What happens in a live conversation, in the words of OpenAI's Realtime API."""
+"""Translates the events of a live session into server events of OpenAI's Realtime API."""
 
 from __future__ import annotations
 
@@ -23,247 +23,247 @@ from chatapi.events import (
 from chatapi.interfaces.http.problems import fault
 from chatapi.interfaces.http.realtime.client_events import ResponseConfig, SessionConfig
 from chatapi.interfaces.http.realtime.items import ConversationItems, Item
-from chatapi.interfaces.http.realtime.response import RealtimeResponse, Tell
+from chatapi.interfaces.http.realtime.response import RealtimeResponse, SendEvent
 from chatapi.services.live import LiveSession as Conversation
 
 TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
 
 
 class InputAudioState:
-    """One utterance on its way from sound to an item."""
+    """One user utterance, from its speech onset to its item."""
 
-    def __init__(self, tell: Tell) -> None:
+    def __init__(self, send_event: SendEvent) -> None:
         self.item = Item("user", "input_audio")
         self.announced = False
-        """The client was told that somebody speaks."""
+        """Whether `speech_started` was sent."""
         self.fault: ChatapiError | None = None
-        self._tell = tell
-        self._told = ""
-        """Words sent as deltas: they cannot be taken back."""
-        self._guess: list[str] = []
+        self._send_event = send_event
+        self._sent_text = ""
+        """Text sent as deltas, which cannot be withdrawn."""
+        self._last_partial: list[str] = []
 
     async def partial(self, text: str) -> None:
-        """Send the words of which two guesses in a row agree."""
-        words, before = text.split(), self._guess
+        """Sends the words on which two consecutive partial transcripts agree."""
+        words, before = text.split(), self._last_partial
         agreed = next((n for n, pair in enumerate(zip(words, before, strict=False)) if pair[0] != pair[1]),
                       min(len(words), len(before)))  # fmt: skip
-        self._guess = words
+        self._last_partial = words
         await self._delta(" ".join(words[:agreed]))
 
-    async def final(self, heard: Transcript) -> None:
-        """All that was said."""
-        await self._delta(heard.text)
-        usage = {"type": "duration", "seconds": round(max(0.0, heard.end - heard.start), 3)}
-        await self._about("completed", transcript=heard.text, usage=usage)
+    async def final(self, transcript: Transcript) -> None:
+        """Sends the final transcript."""
+        await self._delta(transcript.text)
+        usage = {"type": "duration", "seconds": round(max(0.0, transcript.end - transcript.start), 3)}
+        await self._send_transcription_event("completed", transcript=transcript.text, usage=usage)
 
     async def failed(self, error: ChatapiError) -> None:
-        await self._about("failed", error=fault(error))
+        await self._send_transcription_event("failed", error=fault(error))
 
     async def _delta(self, text: str) -> None:
-        if text.startswith(self._told) and len(text) > len(self._told):
-            await self._about("delta", delta=text[len(self._told) :])
-            self._told = text
+        if text.startswith(self._sent_text) and len(text) > len(self._sent_text):
+            await self._send_transcription_event("delta", delta=text[len(self._sent_text) :])
+            self._sent_text = text
 
-    async def _about(self, what: str, **fields: Any) -> None:
+    async def _send_transcription_event(self, what: str, **fields: Any) -> None:
         name = f"conversation.item.input_audio_transcription.{what}"
-        await self._tell(name, item_id=self.item.id, content_index=0, **fields)
+        await self._send_event(name, item_id=self.item.id, content_index=0, **fields)
 
 
 class ServerEventWriter:
-    """Follows one session's events, in order."""
+    """Translates the events of one session, in order."""
 
     def __init__(
-        self, tell: Tell, conversation: Conversation, dialogue: ConversationItems, config: SessionConfig
+        self, send_event: SendEvent, conversation: Conversation, items: ConversationItems, config: SessionConfig
     ) -> None:
         self.config = config
-        self.reply: RealtimeResponse | None = None
-        """The response that goes on."""
+        self.response: RealtimeResponse | None = None
+        """The response in progress."""
         self.last: RealtimeResponse | None = None
-        self.wanted: ResponseConfig | None = None
-        """What the client asked for with a `response.create` whose answer has not begun yet."""
-        self._tell = tell
+        self.requested: ResponseConfig | None = None
+        """Options of a `response.create` whose response has not started yet."""
+        self._send_event = send_event
         self._conversation = conversation
-        self._dialogue = dialogue
-        self._hearing = InputAudioState(tell)
-        self._held: SpeechStarted | None = None
-        """Speech against an answer, of which a client that pauses is told once it matters."""
-        self._takers = {
+        self._items = items
+        self._input = InputAudioState(send_event)
+        self._deferred_start: SpeechStarted | None = None
+        """Speech during playback that is not announced to a pausing client until it is a barge-in."""
+        self._handlers = {
             SpeechStarted: self._speech_started,
             SpeechStopped: self._speech_stopped,
             IdleTimeoutReached: self._idle,
             Transcript: self._transcript,
             Resumed: self._resumed,
-            ResponseStarted: self._answer_started,
+            ResponseStarted: self._response_started,
             TextDelta: self._text,
-            ToolCalls: self._called,
+            ToolCalls: self._tool_calls,
             Speech: self._speech,
             Interrupted: self._interrupted,
             Failed: self._failed,
             TurnEnded: self._turn_ended,
         }
 
-    async def take(self, event: LiveEvent) -> None:
-        """Tell the client of it."""
-        if (taker := self._takers.get(type(event))) is not None:
-            await taker(event)  # type: ignore[operator]
+    async def handle(self, event: LiveEvent) -> None:
+        """Sends the server events for a live event."""
+        if (handler := self._handlers.get(type(event))) is not None:
+            await handler(event)  # type: ignore[operator]
 
-    async def cleared(self) -> None:
-        """The client threw away what was heard."""
-        self._hearing = InputAudioState(self._tell)
-        if self._held is not None:
+    async def input_cleared(self) -> None:
+        """Resets the utterance after the input audio was cleared."""
+        self._input = InputAudioState(self._send_event)
+        if self._deferred_start is not None:
             await self._resumed(Resumed())
 
     @property
     def _pausing(self) -> bool:
         return self.config.chatapi is not None and self.config.chatapi.pausing
 
-    # What is heard
+    # Input
 
     async def _speech_started(self, event: SpeechStarted) -> None:
         if event.during_answer and self._pausing:
-            self._held = event
-            await self._tell("chatapi.output_audio.paused")
+            self._deferred_start = event
+            await self._send_event("chatapi.output_audio.paused")
             return
-        await self._announced(event)
+        await self._announce_speech(event)
         vad = self.config.audio.input.turn_detection
-        if event.during_answer or (self.reply is not None and not self._pausing and vad and vad.interrupt_response):
-            # Such a client has just thrown away what it had of the answer: nothing can be resumed. Not any answer: by
-            # now what was said may be answered.
-            await self.give_up("interrupted")
+        if event.during_answer or (self.response is not None and not self._pausing and vad and vad.interrupt_response):
+            # Such a client has just dropped the response's audio: nothing can be resumed. Only the announced response
+            # is cancelled, because a response to the new utterance may have started already.
+            await self.cancel_response("interrupted")
 
-    async def give_up(self, kind: str = "cancelled") -> bool:
-        """The last answer that the client was told of, if it is still the conversation's."""
+    async def cancel_response(self, kind: str = "cancelled") -> bool:
+        """Cancels the last announced response, if it is still the current one; returns whether it was."""
         answer = self.last.answer if self.last is not None else None
         return answer is not None and await self._conversation.cancel(answer, kind)
 
-    async def _announced(self, event: SpeechStarted) -> None:
-        self._hearing.announced = True
-        await self._tell(
-            "input_audio_buffer.speech_started", audio_start_ms=round(event.at * 1000), item_id=self._hearing.item.id
+    async def _announce_speech(self, event: SpeechStarted) -> None:
+        self._input.announced = True
+        await self._send_event(
+            "input_audio_buffer.speech_started", audio_start_ms=round(event.at * 1000), item_id=self._input.item.id
         )
 
     async def _speech_stopped(self, event: SpeechStopped) -> None:
-        hearing = self._hearing
-        if hearing.announced:
-            await self._tell(
-                "input_audio_buffer.speech_stopped", audio_end_ms=round(event.at * 1000), item_id=hearing.item.id
+        utterance = self._input
+        if utterance.announced:
+            await self._send_event(
+                "input_audio_buffer.speech_stopped", audio_end_ms=round(event.at * 1000), item_id=utterance.item.id
             )
-        by_hand = self.config.audio.input.turn_detection is None
-        if event.heard or hearing.fault is not None or by_hand:
-            await self._committed(hearing.item)
-        elif hearing.announced:
-            await self._tell("input_audio_buffer.cleared")
+        manual = self.config.audio.input.turn_detection is None
+        if event.heard or utterance.fault is not None or manual:
+            await self._committed(utterance.item)
+        elif utterance.announced:
+            await self._send_event("input_audio_buffer.cleared")
         if event.heard:
             return
-        if hearing.fault is not None:
-            await hearing.failed(hearing.fault)
-        elif by_hand:
+        if utterance.fault is not None:
+            await utterance.failed(utterance.fault)
+        elif manual:
             await self._transcript(Transcript(""))
-        self._hearing = InputAudioState(self._tell)
+        self._input = InputAudioState(self._send_event)
 
     async def _idle(self, event: IdleTimeoutReached) -> None:
-        item, self._hearing = self._hearing.item, InputAudioState(self._tell)
+        item, self._input = self._input.item, InputAudioState(self._send_event)
         item.text = ""
         start, end = round(event.start * 1000), round(event.end * 1000)
-        await self._tell(
+        await self._send_event(
             "input_audio_buffer.timeout_triggered", audio_start_ms=start, audio_end_ms=end, item_id=item.id
         )
         await self._committed(item)
 
     async def _committed(self, item: Item) -> None:
-        before = self._dialogue.add(item)
-        await self._tell("input_audio_buffer.committed", previous_item_id=before, item_id=item.id)
-        await self._tell("conversation.item.added", previous_item_id=before, item=item.document())
-        await self._tell("conversation.item.done", previous_item_id=before, item=item.document())
+        before = self._items.add(item)
+        await self._send_event("input_audio_buffer.committed", previous_item_id=before, item_id=item.id)
+        await self._send_event("conversation.item.added", previous_item_id=before, item=item.document())
+        await self._send_event("conversation.item.done", previous_item_id=before, item=item.document())
 
     async def _transcript(self, event: Transcript) -> None:
-        hearing, wanted = self._hearing, self.config.audio.input.transcription is not None
+        utterance, transcribed = self._input, self.config.audio.input.transcription is not None
         if not event.final:
             if self._pausing:
-                await self._tell("chatapi.transcript.partial", text=event.text)
-            if wanted:
-                await hearing.partial(event.text)
+                await self._send_event("chatapi.transcript.partial", text=event.text)
+            if transcribed:
+                await utterance.partial(event.text)
             return
-        hearing.item.text = event.text
-        if wanted:
-            await hearing.final(event)
-        self._hearing = InputAudioState(self._tell)
+        utterance.item.text = event.text
+        if transcribed:
+            await utterance.final(event)
+        self._input = InputAudioState(self._send_event)
 
     async def _resumed(self, _: Resumed) -> None:
-        if self._held is not None:
-            self._held = None
-            await self._tell("chatapi.output_audio.resumed")
+        if self._deferred_start is not None:
+            self._deferred_start = None
+            await self._send_event("chatapi.output_audio.resumed")
 
-    # What is answered
+    # Responses
 
-    async def _answer_started(self, event: ResponseStarted) -> None:
-        if self.reply is not None:
-            await self.reply.cancelled()
+    async def _response_started(self, event: ResponseStarted) -> None:
+        if self.response is not None:
+            await self.response.finish_cancelled()
         answer = self._conversation.answer
         if answer is not None and answer.asked != event.asked:
-            # It has been replaced since; what is told of the old one ends with its Interrupted.
+            # It has been replaced meanwhile; the events of the old one end with its Interrupted.
             answer = None
-        for item in self._dialogue.unanswered():
+        for item in self._items.unanswered():
             item.answer = answer
-        wanted, self.wanted = self.wanted, None
-        config, metadata = (effective(self.config, wanted), wanted.metadata) if wanted else (self.config, None)
-        self.reply = self.last = RealtimeResponse(self._tell, self._dialogue, config, answer, metadata)
-        await self.reply.begin(self._conversation.conversation_state.id)
+        request, self.requested = self.requested, None
+        config, metadata = (effective(self.config, request), request.metadata) if request else (self.config, None)
+        self.response = self.last = RealtimeResponse(self._send_event, self._items, config, answer, metadata)
+        await self.response.start(self._conversation.conversation_state.id)
 
     async def _text(self, event: TextDelta) -> None:
-        if self.reply is not None:
-            await self.reply.text(event)
+        if self.response is not None:
+            await self.response.add_text(event)
 
-    async def _called(self, event: ToolCalls) -> None:
-        if self.reply is not None:
-            self.reply.called(event)
+    async def _tool_calls(self, event: ToolCalls) -> None:
+        if self.response is not None:
+            self.response.add_tool_calls(event)
 
     async def _speech(self, event: Speech) -> None:
-        if self.reply is not None:
-            await self.reply.speech(event)
+        if self.response is not None:
+            await self.response.add_speech(event)
 
     async def _turn_ended(self, event: TurnEnded) -> None:
-        if self.reply is not None:
-            reply, self.reply = self.reply, None
-            await reply.ended(event)
+        if self.response is not None:
+            response, self.response = self.response, None
+            await response.finish(event)
 
     async def _interrupted(self, event: Interrupted) -> None:
-        if self._held is not None:
-            held, self._held = self._held, None
-            await self._announced(held)
-        reply, self.reply = self.reply, None
-        if reply is not None:
-            await reply.cancelled()
+        if self._deferred_start is not None:
+            deferred, self._deferred_start = self._deferred_start, None
+            await self._announce_speech(deferred)
+        response, self.response = self.response, None
+        if response is not None:
+            await response.finish_cancelled()
         if self.last is None:
             return
         if event.retracted:
-            await self._forget(self.last)
+            await self._delete_items(self.last)
         elif self.config.chatapi is not None:
-            await self._tell("chatapi.interrupted", response_id=self.last.id, text=event.text)
+            await self._send_event("chatapi.interrupted", response_id=self.last.id, text=event.text)
 
-    async def _forget(self, reply: RealtimeResponse) -> None:
-        """The turn goes on in the utterance that follows, which will hold its words as well."""
-        for item in (*reply.items, self._dialogue.answered(reply.answer)):
+    async def _delete_items(self, response: RealtimeResponse) -> None:
+        """Deletes the items of a turn that the user continues; the next utterance will contain its text too."""
+        for item in (*response.output, self._items.spoken_item(response.answer)):
             if item is not None:
-                self._dialogue.drop(item)
-                await self._tell("conversation.item.deleted", item_id=item.id)
+                self._items.remove(item)
+                await self._send_event("conversation.item.deleted", item_id=item.id)
 
     async def _failed(self, event: Failed) -> None:
-        if self.reply is not None and not event.heard:
-            self.reply.error = event.error
+        if self.response is not None and not event.heard:
+            self.response.error = event.error
         else:
-            self._hearing.fault = event.error
+            self._input.fault = event.error
 
 
-def effective(config: SessionConfig, wanted: ResponseConfig) -> SessionConfig:
-    """The session's configuration with what one response changes of it."""
+def effective(config: SessionConfig, request: ResponseConfig) -> SessionConfig:
+    """The session's configuration with the options of one response."""
     output = config.audio.output.model_copy()
-    if wanted.audio.output.format is not None:
-        output.format = wanted.audio.output.format
-    if wanted.audio.output.voice is not None:
-        output.voice = wanted.audio.output.voice
+    if request.audio.output.format is not None:
+        output.format = request.audio.output.format
+    if request.audio.output.voice is not None:
+        output.voice = request.audio.output.voice
     changed: dict[str, Any] = {"audio": config.audio.model_copy(update={"output": output})}
     for name in ("instructions", "max_output_tokens", "output_modalities", *TOOLS):
-        if (value := getattr(wanted, name)) is not None:
+        if (value := getattr(request, name)) is not None:
             changed[name] = value
     return config.model_copy(update=changed)

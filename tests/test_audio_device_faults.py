@@ -1,4 +1,4 @@
-"""What no virtual device does: sound libraries that hang, raise or offer odd rates, listeners that fall behind."""
+"""Faults that no virtual device has: sound libraries that hang, raise or offer odd rates, and slow listeners."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.errors import NotReady
-from chatapi.interfaces.audio_device.capture import WAITING, Capture
+from chatapi.interfaces.audio_device.capture import MAX_WAITING_BLOCKS, Capture
 from chatapi.interfaces.audio_device.devices import AudioDevices
 from conftest import tone, until
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Stream:
-    """A device that does what the test says, when it says so."""
+    """A fake stream that the test controls step by step."""
 
     def __init__(self, sound: Sound, **options: Any) -> None:
         if sound.refuse:
@@ -42,14 +42,14 @@ class Stream:
 
     def abort(self, ignore_errors: bool) -> None:
         self.active = False
-        self.sound.let_go.wait(20)
+        self.sound.release.wait(20)
 
     def close(self, ignore_errors: bool) -> None:
         self.sound.closed += 1
 
 
 class Sound:
-    """Stands for sounddevice: one device that does both, at 44.1 kHz and with four channels only."""
+    """A fake sounddevice module: one device for both directions, at 44.1 kHz and with four channels only."""
 
     class PortAudioError(Exception):
         pass
@@ -57,8 +57,8 @@ class Sound:
     def __init__(self) -> None:
         self.refuse = self.gone = self.exclusive = False
         self.closed = self.refreshed = 0
-        self.let_go = threading.Event()
-        self.let_go.set()
+        self.release = threading.Event()
+        self.release.set()
         self.streams: list[Stream] = []
         self.default = SimpleNamespace(device={"input": 0, "output": 0})
 
@@ -73,8 +73,8 @@ class Sound:
         return [device] if index is None else device
 
     def check_input_settings(self, device: int, samplerate: int, channels: int, dtype: str) -> None:
-        taken = self.exclusive and any(stream.active for stream in self.streams)
-        if (samplerate, channels) != (44_100, 4) or self.gone or taken:
+        occupied = self.exclusive and any(stream.active for stream in self.streams)
+        if (samplerate, channels) != (44_100, 4) or self.gone or occupied:
             raise ValueError
 
     check_output_settings = check_input_settings
@@ -94,17 +94,17 @@ class Sound:
 def sound(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sound]:
     made = Sound()
     monkeypatch.setitem(sys.modules, "sounddevice", made)
-    # These devices give a block only when told to, which is no reason to take them for lost.
+    # These devices deliver a block only on request, which must not count as a loss.
     monkeypatch.setattr("chatapi.interfaces.audio_device.devices.SILENT", 60)
     yield made
-    made.let_go.set()
+    made.release.set()
 
 
 def sides(devices: AudioDevices, state: str) -> Callable[[], bool]:
     return lambda: devices.state["input"]["state"] == devices.state["output"]["state"] == state
 
 
-async def test_a_device_of_another_rate_and_many_channels_is_used(sound: Sound) -> None:
+async def test_device_with_another_rate_and_many_channels_works(sound: Sound) -> None:
     devices = AudioDevices(cancel_echo=False)
     async with devices.running():
         await until(sides(devices, "ok"))
@@ -114,9 +114,9 @@ async def test_a_device_of_another_rate_and_many_channels_is_used(sound: Sound) 
         assert np.corrcoef(out[:, 0], tone(0.2, rate=44_100))[0, 1] > 0.999
         for _ in range(30):
             sound.newest("input").step()
-        heard = [block async for block in limited(devices.heard(), 25)]
-        assert {len(block) for block in heard} == {320}
-        assert np.allclose(np.concatenate(heard)[2000:], 0.5, atol=1e-3)
+        captured = [block async for block in limited(devices.captured(), 25)]
+        assert {len(block) for block in captured} == {320}
+        assert np.allclose(np.concatenate(captured)[2000:], 0.5, atol=1e-3)
 
 
 async def limited(blocks: Any, count: int) -> Any:
@@ -127,23 +127,23 @@ async def limited(blocks: Any, count: int) -> Any:
             break
 
 
-async def test_a_device_that_hangs_when_it_is_left_is_given_up(sound: Sound) -> None:
+async def test_device_that_hangs_on_close_is_abandoned(sound: Sound) -> None:
     devices = AudioDevices(cancel_echo=False)
     async with devices.running():
         await until(sides(devices, "ok"))
         old = sound.newest("output")
         devices.play(Audio(tone(1), RATE))
-        sound.let_go.clear()
+        sound.release.clear()
         old.active = False
         await until(lambda: devices.state["output"]["reopened"] == 1)
-        # The old one is not dead, but takes nothing that the new one should have.
+        # The old stream still runs, but must not take audio meant for the new one.
         before = devices.played
         assert not old.step().any()
         assert devices.played == before
-        sound.let_go.set()
+        sound.release.set()
 
 
-async def test_a_device_that_cannot_be_opened_is_tried_again(sound: Sound) -> None:
+async def test_device_that_cannot_be_opened_is_retried(sound: Sound) -> None:
     sound.refuse = True
     devices = AudioDevices(cancel_echo=False)
     async with devices.running():
@@ -154,10 +154,8 @@ async def test_a_device_that_cannot_be_opened_is_tried_again(sound: Sound) -> No
         await until(sides(devices, "ok"))
 
 
-async def test_a_device_whose_stream_the_server_has_moved_is_left(
-    sound: Sound, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("chatapi.interfaces.audio_device.devices.ASK", 0)
+async def test_device_whose_stream_was_moved_is_reopened(sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatapi.interfaces.audio_device.devices.PROBE", 0)
     devices = AudioDevices(cancel_echo=False)
     async with devices.running():
         await until(sides(devices, "ok"))
@@ -168,8 +166,8 @@ async def test_a_device_whose_stream_the_server_has_moved_is_left(
         assert devices.state["output"]["reopened"] == 1
 
 
-async def test_a_device_that_takes_one_stream_only_is_not_left(sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chatapi.interfaces.audio_device.devices.ASK", 0)
+async def test_device_with_a_single_stream_stays_open(sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatapi.interfaces.audio_device.devices.PROBE", 0)
     monkeypatch.setattr("chatapi.interfaces.audio_device.devices.CHECK", 0.01)
     sound.exclusive = True
     devices = AudioDevices(cancel_echo=False)
@@ -179,47 +177,47 @@ async def test_a_device_that_takes_one_stream_only_is_not_left(sound: Sound, mon
         assert sides(devices, "ok")() and devices.state["input"]["reopened"] == 0
 
 
-async def test_nothing_is_left_open_and_errors_come_out_as_they_are(sound: Sound) -> None:
+async def test_streams_are_closed_and_errors_are_raised_unchanged(sound: Sound) -> None:
     devices = AudioDevices(cancel_echo=False)
     with pytest.raises(NotReady):
-        devices.heard()
+        devices.captured()
     with pytest.raises(KeyError, match="mine"):
         async with devices.running():
             await until(sides(devices, "ok"))
             raise KeyError("mine")
     assert sound.closed == len(sound.streams) >= 2
-    assert [block async for block in devices.heard()] == []
+    assert [block async for block in devices.captured()] == []
 
 
 class Broken:
-    """Stands for an echo canceller that fails."""
+    """A fake echo canceller that fails."""
 
     delay = 0.0
 
-    def clean(self, samples: Samples) -> Samples:
+    def process_capture(self, samples: Samples) -> Samples:
         raise RuntimeError("it broke")
 
 
-async def test_a_listener_who_falls_behind_loses_the_oldest() -> None:
-    hearing = Capture(None, "off")
-    for number in range(WAITING + 5):
-        hearing.from_microphone("line", np.full(320, number, np.float32), RATE, 0.0)
+async def test_slow_listener_loses_the_oldest_blocks() -> None:
+    capture = Capture(None, "off")
+    for number in range(MAX_WAITING_BLOCKS + 5):
+        capture.from_microphone("line", np.full(320, number, np.float32), RATE, 0.0)
     await anyio.lowlevel.checkpoint()
-    assert hearing.dropped == 5 * 320
-    first = [block async for block in limited(hearing.blocks(), 1)]
+    assert capture.dropped == 5 * 320
+    first = [block async for block in limited(capture.blocks(), 1)]
     assert first[0][0] == 5
 
 
-async def test_hearing_goes_on_when_the_echo_canceller_fails() -> None:
-    hearing = Capture(Broken(), "on")  # type: ignore[arg-type]
+async def test_capture_continues_when_the_echo_canceller_fails() -> None:
+    capture = Capture(Broken(), "on")  # type: ignore[arg-type]
     for _ in range(3):
-        hearing.from_microphone("line", np.zeros(320, np.float32), RATE, 0.0)
+        capture.from_microphone("line", np.zeros(320, np.float32), RATE, 0.0)
     await anyio.lowlevel.checkpoint()
-    assert hearing.echo == "echo is not cancelled any more: it broke"
-    assert len([block async for block in limited(hearing.blocks(), 2)]) == 2
+    assert capture.echo == "echo cancellation stopped: it broke"
+    assert len([block async for block in limited(capture.blocks(), 2)]) == 2
 
 
-async def test_sound_is_heard_without_an_echo_canceller(sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_capture_works_without_an_echo_canceller(sound: Sound, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "livekit", None)
     devices = AudioDevices()
     async with devices.running():

@@ -1,4 +1,4 @@
-"""Responses outside of the conversation of `/v1/realtime`, with OpenAI's own client and engines that need no model."""
+"""Out-of-band responses of `/v1/realtime` with OpenAI's official client and fake engines."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from conftest import Served
 from realtime_client import SERVER_VAD, Client, silence, speech, talking
 
 LONG = "word " * 60
-OUT: dict[str, Any] = {"conversation": "none", "output_modalities": ["text"]}
+OUT_OF_BAND: dict[str, Any] = {"conversation": "none", "output_modalities": ["text"]}
 
 
-def written(text: str) -> dict[str, Any]:
+def user_message(text: str) -> dict[str, Any]:
     return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
 
 
 async def ask(client: Client, **response: Any) -> None:
-    await client.send("response.create", response={**OUT, **response})
+    await client.send("response.create", response={**OUT_OF_BAND, **response})
 
 
 async def answer(client: Client, **response: Any) -> dict[str, Any]:
@@ -33,9 +33,9 @@ async def answer(client: Client, **response: Any) -> dict[str, Any]:
 
 
 @pytest.mark.anyio
-async def test_it_answers_its_input_and_leaves_no_trace(served: Served) -> None:
+async def test_response_to_input_leaves_no_trace(served: Served) -> None:
     async with talking(served) as client:
-        done = await answer(client, input=[written("is this urgent")], metadata={"for": "sorting"})
+        done = await answer(client, input=[user_message("is this urgent")], metadata={"for": "sorting"})
         assert (done["status"], done["conversation_id"], done["metadata"]) == ("completed", None, {"for": "sorting"})
         assert [part["text"] for part in done["output"][0]["content"]] == ["You said: is this urgent."]
         assert done["usage"]["output_tokens"] > 0
@@ -48,15 +48,15 @@ async def test_it_answers_its_input_and_leaves_no_trace(served: Served) -> None:
 
 
 @pytest.mark.anyio
-async def test_it_may_be_spoken(served: Served) -> None:
+async def test_response_may_have_audio(served: Served) -> None:
     async with talking(served) as client:
-        done = await answer(client, input=[written("hello")], output_modalities=["audio"])
+        done = await answer(client, input=[user_message("hello")], output_modalities=["audio"])
         assert done["output"][0]["content"][0]["transcript"] == "You said: hello."
         assert len(client.audio()) > 0
 
 
 @pytest.mark.anyio
-async def test_items_of_the_conversation_can_be_named(served: Served) -> None:
+async def test_input_may_reference_items_of_the_conversation(served: Served) -> None:
     async with talking(served) as client:
         item = (await client.write("the first"))["item"]
         await client.write("the second")
@@ -67,14 +67,14 @@ async def test_items_of_the_conversation_can_be_named(served: Served) -> None:
 
 
 @pytest.mark.anyio
-async def test_without_input_it_answers_the_conversation_or_what_the_instructions_say(served: Served) -> None:
+async def test_without_input_it_responds_to_the_conversation_or_the_instructions(served: Served) -> None:
     async with talking(served) as client:
         error = await answer(client)
         assert (error["code"], error["param"]) == ("nothing_to_answer", "response.instructions")
         await client.write("good evening")
         done = await answer(client)
         assert done["output"][0]["content"][0]["text"] == "You said: good evening."
-        # What it answered still waits for its answer.
+        # The item still has no response in the conversation.
         await client.send("response.create", response={"output_modalities": ["text"]})
         assert (await client.until("response.done"))["response"]["conversation_id"]
         done = await answer(client, instructions="sum it up")
@@ -84,90 +84,90 @@ async def test_without_input_it_answers_the_conversation_or_what_the_instruction
 
 
 @pytest.mark.anyio
-async def test_what_the_system_says_is_told_in_one_message(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[PromptMessage] = []
+async def test_system_texts_are_joined_into_one_message(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts: list[PromptMessage] = []
     engine = served.appliance.engines.llm.engine
     generate = engine.generate
 
-    def listening(messages: Sequence[PromptMessage], *rest: Any) -> Iterator[TokenChunk]:
-        told[:] = messages
+    def recording(messages: Sequence[PromptMessage], *rest: Any) -> Iterator[TokenChunk]:
+        prompts[:] = messages
         return generate(messages, *rest)
 
-    monkeypatch.setattr(engine, "generate", listening)
+    monkeypatch.setattr(engine, "generate", recording)
     async with talking(served) as client:
         brief = {"type": "message", "role": "system", "content": [{"type": "input_text", "text": "Be brief."}]}
-        await answer(client, input=[written("hello"), brief], instructions="Be kind.")
-    assert [(each.role, each.text) for each in told] == [("system", "Be kind.\n\nBe brief."), ("user", "hello")]
+        await answer(client, input=[user_message("hello"), brief], instructions="Be kind.")
+    assert [(each.role, each.text) for each in prompts] == [("system", "Be kind.\n\nBe brief."), ("user", "hello")]
 
 
 @pytest.mark.anyio
-async def test_what_functions_gave_belongs_to_their_calls(served: Served) -> None:
+async def test_tool_results_need_their_calls(served: Served) -> None:
     call = {"type": "function_call", "name": "weather", "arguments": "{}", "call_id": "call_1"}
-    given = {"type": "function_call_output", "call_id": "call_1", "output": "sunny"}
+    output = {"type": "function_call_output", "call_id": "call_1", "output": "sunny"}
     async with talking(served) as client:
-        done = await answer(client, input=[written("how is it"), call, given])
+        done = await answer(client, input=[user_message("how is it"), call, output])
         assert "sunny" in done["output"][0]["content"][0]["text"]
-        error = await answer(client, input=[given])
+        error = await answer(client, input=[output])
         assert (error["code"], error["param"]) == ("invalid_value", "response.input")
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("response", "told"),
+    ("response", "message"),
     [
-        ({"conversation": "auto", "input": [written("hello")]}, "conversation none"),
-        ({"conversation": "another"}, "response.conversation: it is auto"),
+        ({"conversation": "auto", "input": [user_message("hello")]}, "conversation none"),
+        ({"conversation": "another"}, "response.conversation: it must be auto"),
         ({"input": [{"type": "message", "role": "user", "content": [{"type": "input_image", "image_url": ""}]}]},
          "response.input.0.content.0.type"),
         ({"input": [{"type": "song"}]}, "response.input.0"),
-        ({"input": [written(" ")]}, "no text"),
-        ({"input": []}, "nothing waits"),
-        ({"input": [written("x")] * 257}, "response.input"),
+        ({"input": [user_message(" ")]}, "no text"),
+        ({"input": []}, "nothing to respond to"),
+        ({"input": [user_message("x")] * 257}, "response.input"),
     ],
 )  # fmt: skip
-async def test_what_is_wrong_is_said(served: Served, response: dict[str, Any], told: str) -> None:
+async def test_invalid_response_is_rejected(served: Served, response: dict[str, Any], message: str) -> None:
     async with talking(served) as client:
         error = await answer(client, **{"instructions": "", **response})
-        assert told in error["message"], error
-        assert (await answer(client, input=[written("hello")]))["status"] == "completed"
+        assert message in error["message"], error
+        assert (await answer(client, input=[user_message("hello")]))["status"] == "completed"
 
 
 @pytest.mark.anyio
-async def test_somebody_speaks_and_is_answered_meanwhile(slow: Served) -> None:
+async def test_live_turn_runs_beside_an_out_of_band_response(slow: Served) -> None:
     async with talking(slow) as client:
         await client.detect(SERVER_VAD, output_modalities=["text"])
-        await ask(client, input=[written(LONG)])
-        aside = (await client.until("response.created"))["response"]
+        await ask(client, input=[user_message(LONG)])
+        out_of_band = (await client.until("response.created"))["response"]
         await client.say(silence(0.3), speech(1.0), silence(0.8))
         live = (await client.until("response.created"))["response"]
         assert live["conversation_id"] is not None
         ended = [(await client.until("response.done"))["response"] for _ in range(2)]
-        assert {(each["id"], each["status"]) for each in ended} == {(i["id"], "completed") for i in (aside, live)}
+        assert {(each["id"], each["status"]) for each in ended} == {(i["id"], "completed") for i in (out_of_band, live)}
 
 
 @pytest.mark.anyio
-async def test_one_is_cancelled_by_its_id_alone(slow: Served) -> None:
+async def test_out_of_band_response_is_cancelled_only_by_its_id(slow: Served) -> None:
     async with talking(slow) as client:
-        await ask(client, input=[written(LONG)])
-        aside = (await client.until("response.created"))["response"]
+        await ask(client, input=[user_message(LONG)])
+        out_of_band = (await client.until("response.created"))["response"]
         await client.send("response.cancel")
         assert (await client.until("error"))["error"]["code"] == "response_cancel_not_active"
-        await client.send("response.cancel", response_id=aside["id"])
+        await client.send("response.cancel", response_id=out_of_band["id"])
         done = (await client.until("response.done"))["response"]
         assert (done["status"], done["status_details"]["reason"]) == ("cancelled", "client_cancelled")
-        await client.send("response.cancel", response_id=aside["id"])
+        await client.send("response.cancel", response_id=out_of_band["id"])
         assert (await client.until("error"))["error"]["code"] == "response_cancel_not_active"
 
 
 @pytest.mark.anyio
-async def test_there_is_a_most_of_them(slow: Served) -> None:
+async def test_out_of_band_responses_have_a_limit(slow: Served) -> None:
     async with talking(slow) as client:
         for _ in range(MOST + 1):
-            await ask(client, input=[written(LONG)])
+            await ask(client, input=[user_message(LONG)])
         assert (await client.until("error"))["error"]["code"] == "too_many_responses"
-        for reply in [each["response"]["id"] for each in client.told if each["type"] == "response.created"]:
+        for reply in [each["response"]["id"] for each in client.events if each["type"] == "response.created"]:
             await client.send("response.cancel", response_id=reply)
         with anyio.fail_after(10):
             while client.types.count("response.done") < MOST:
                 await client.until("response.done")
-        assert (await answer(client, input=[written("hello")]))["status"] == "completed"
+        assert (await answer(client, input=[user_message("hello")]))["status"] == "completed"

@@ -1,4 +1,4 @@
-"""What is to be played, by the sample: no device needed."""
+"""The playback queue, checked sample by sample without a device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FADED = int(FADE * DEVICE)
 
 
 def filled(playback: Playback, blocks: int, size: int = 480, latency: float = 0.0) -> Samples:
-    """What a device takes in so many blocks."""
+    """The samples a device takes in so many blocks."""
     taken = [np.empty(size, np.float32) for _ in range(blocks)]
     for block in taken:
         playback.fill(block, latency)
@@ -26,17 +26,17 @@ def noise(count: int) -> Samples:
     return np.random.default_rng(3).uniform(0.1, 0.9, count).astype(np.float32)
 
 
-def test_pieces_follow_each_other_without_a_gap() -> None:
+def test_chunks_play_without_a_gap() -> None:
     playback, sound = Playback(DEVICE), noise(5000)
-    for piece in np.split(sound, [7, 480, 1234]):
-        playback.give(Audio(piece, DEVICE))
+    for chunk in np.split(sound, [7, 480, 1234]):
+        playback.add(Audio(chunk, DEVICE))
     assert np.array_equal(filled(playback, 11)[:5000], sound)
     assert not filled(playback, 2).any()
 
 
 def test_pause_and_resume_lose_and_repeat_no_sample() -> None:
     playback, sound = Playback(DEVICE), noise(9600)
-    playback.give(Audio(sound, DEVICE))
+    playback.add(Audio(sound, DEVICE))
     before = filled(playback, 3)
     playback.pause()
     pause = filled(playback, 5)
@@ -51,7 +51,7 @@ def test_pause_and_resume_lose_and_repeat_no_sample() -> None:
 
 def test_a_pause_does_not_click() -> None:
     playback = Playback(DEVICE)
-    playback.give(Audio(tone(1, 100, DEVICE), DEVICE))
+    playback.add(Audio(tone(1, 100, DEVICE), DEVICE))
     steepest = np.abs(np.diff(filled(playback, 10))).max()
     playback.pause()
     paused = filled(playback, 4)
@@ -59,32 +59,32 @@ def test_a_pause_does_not_click() -> None:
     assert np.abs(np.diff(np.concatenate([paused, filled(playback, 4)]))).max() < 2 * steepest
 
 
-def test_clear_fades_out_and_counts_anew() -> None:
+def test_clear_fades_out_and_resets_the_position() -> None:
     playback = Playback(DEVICE)
-    playback.give(Audio(tone(1, 100, DEVICE), DEVICE))
+    playback.add(Audio(tone(1, 100, DEVICE), DEVICE))
     filled(playback, 10)
     playback.clear()
     assert (playback.played, playback.playing) == (0, False)
     rest = filled(playback, 3)
     assert rest[:FADED].any() and not rest[FADED:].any()
-    playback.give(Audio(noise(480), DEVICE))
+    playback.add(Audio(noise(480), DEVICE))
     filled(playback, 2)
     assert (playback.played, playback.playing) == (160, False)
 
 
-def test_what_is_given_right_after_clear_is_whole() -> None:
+def test_audio_queued_right_after_clear_is_complete() -> None:
     playback, sound = Playback(DEVICE), noise(960)
-    playback.give(Audio(tone(1, 100, DEVICE), DEVICE))
+    playback.add(Audio(tone(1, 100, DEVICE), DEVICE))
     playback.pause()
     filled(playback, 3)
     playback.clear()
-    playback.give(Audio(sound, DEVICE))
+    playback.add(Audio(sound, DEVICE))
     assert np.array_equal(filled(playback, 3)[:960], sound)
 
 
-def test_played_is_what_has_left_the_speaker() -> None:
+def test_played_counts_samples_that_left_the_speaker() -> None:
     playback = Playback(DEVICE)
-    playback.give(Audio(noise(4800), DEVICE))
+    playback.add(Audio(noise(4800), DEVICE))
     filled(playback, 3, latency=0.02)
     assert playback.played == (3 * 480 - 960) // 3
     filled(playback, 7, latency=0.02)
@@ -93,9 +93,9 @@ def test_played_is_what_has_left_the_speaker() -> None:
     assert (playback.playing, playback.played) == (False, 1600)
 
 
-def test_played_stands_still_in_a_pause() -> None:
+def test_played_does_not_change_during_a_pause() -> None:
     playback = Playback(DEVICE)
-    playback.give(Audio(noise(48_000), DEVICE))
+    playback.add(Audio(noise(48_000), DEVICE))
     filled(playback, 10, latency=0.03)
     playback.pause()
     filled(playback, 50, latency=0.03)
@@ -106,9 +106,9 @@ def test_played_stands_still_in_a_pause() -> None:
     assert playback.played == (9600 + FADED - 1440) / 3
 
 
-def test_a_longer_latency_does_not_turn_played_back() -> None:
+def test_longer_latency_does_not_decrease_played() -> None:
     playback = Playback(DEVICE)
-    playback.give(Audio(noise(48_000), DEVICE))
+    playback.add(Audio(noise(48_000), DEVICE))
     filled(playback, 20, latency=0.01)
     before = playback.played
     filled(playback, 1, latency=0.1)
@@ -116,10 +116,10 @@ def test_a_longer_latency_does_not_turn_played_back() -> None:
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100])
-def test_another_device_goes_on_where_the_last_one_was_lost(rate: int) -> None:
+def test_next_device_continues_where_the_lost_one_stopped(rate: int) -> None:
     playback = Playback(DEVICE)
     sound = tone(1, 300)
-    playback.give(Audio(sound, RATE))
+    playback.add(Audio(sound, RATE))
     filled(playback, 40, latency=0.02)
     playback.set_rate(rate)
     assert playback.played == 6400
@@ -128,9 +128,9 @@ def test_another_device_goes_on_where_the_last_one_was_lost(rate: int) -> None:
     assert (playback.played, playback.playing) == (RATE, False)
 
 
-def test_more_than_may_wait_is_dropped_and_counted() -> None:
-    playback = Playback(DEVICE, waiting=1)
-    playback.give(Audio(tone(1.5), RATE))
+def test_audio_beyond_the_longest_queue_is_dropped_and_counted() -> None:
+    playback = Playback(DEVICE, max_queued_seconds=1)
+    playback.add(Audio(tone(1.5), RATE))
     assert playback.dropped == 8000
     filled(playback, 100)
     assert (playback.played, playback.playing) == (16_000, False)

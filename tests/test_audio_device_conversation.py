@@ -1,4 +1,4 @@
-"""The room's own conversation with a wake word, a key and short sounds: echo engines, devices made of lists."""
+"""The local conversation with a wake word, push-to-talk and chimes, on fake engines and fake devices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 from chatapi.appliance import ESSENTIAL, Appliance
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.errors import NotReady, WrongMode
-from chatapi.interfaces.audio_device import conversation as mic
+from chatapi.events import SpeechStopped
+from chatapi.interfaces.audio_device import conversation as audio_device_conversation
 from chatapi.interfaces.audio_device.chimes import Chime, chime
 from chatapi.interfaces.audio_device.conversation import LocalConversation
 from chatapi.interfaces.audio_device.devices import AudioDevices
@@ -27,43 +28,43 @@ QUIET = np.zeros(BLOCK, np.float32)
 
 
 class Room:
-    """In place of the devices: a block is played whenever one is heard, silence when nobody says anything."""
+    """Fake devices: plays one block for every block it captures; captures silence unless `say` queued speech."""
 
     def __init__(self) -> None:
         self.state: dict[str, Any] = {"input": {"state": "ok", "error": ""}, "output": {"state": "ok"}, "echo": "on"}
         self.given: list[Audio] = []
-        """All that was ever to be played."""
+        """All audio that was queued for playback."""
         self.pace = 0.001
-        """Seconds between two blocks of 20 ms: faster than life, but the engines get their turns in between."""
+        """Seconds between two blocks of 20 ms: faster than real time, but the engines still get to run."""
         self.stuck = False
-        """Whether nothing of it leaves the speaker."""
-        self._said: list[Samples] = []
+        """Whether the speaker plays nothing."""
+        self._speech: list[Samples] = []
         self._queue = self._played = 0
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Room]:
         yield self
 
-    async def heard(self) -> AsyncIterator[Samples]:
+    async def captured(self) -> AsyncIterator[Samples]:
         while True:
             await anyio.sleep(self.pace)
             step = 0 if self.stuck else min(BLOCK, self._queue)
             self._queue, self._played = self._queue - step, self._played + step
-            yield self._said.pop(0) if self._said else QUIET
+            yield self._speech.pop(0) if self._speech else QUIET
 
     def say(self, *sounds: Samples) -> None:
         sound = np.concatenate(sounds)
-        self._said += [sound[at : at + BLOCK] for at in range(0, len(sound) // BLOCK * BLOCK, BLOCK)]
+        self._speech += [sound[at : at + BLOCK] for at in range(0, len(sound) // BLOCK * BLOCK, BLOCK)]
 
     def play(self, audio: Audio) -> None:
         self.given.append(audio)
         self._queue += round(audio.seconds * RATE)
 
     def pause(self) -> None:
-        """Nothing pauses here."""
+        """Does nothing."""
 
     def resume(self) -> None:
-        """And so nothing goes on."""
+        """Does nothing."""
 
     def clear(self) -> None:
         self._queue = self._played = 0
@@ -81,16 +82,16 @@ class Room:
 
 
 class Scene:
-    """A conversation in such a room, and what it told."""
+    """A conversation in such a room, and the events it reported."""
 
     def __init__(self, appliance: Appliance) -> None:
-        self.told: list[tuple[str, str]] = []
+        self.events: list[tuple[str, str]] = []
         self.room = Room()
-        self.box = LocalConversation(appliance, lambda kind, text: self.told.append((kind, text)))
+        self.box = LocalConversation(appliance, lambda kind, text: self.events.append((kind, text)))
         self.box.devices = cast(AudioDevices, self.room)
 
     def kinds(self) -> list[str]:
-        return [kind for kind, _ in self.told if kind != "partial"]
+        return [kind for kind, _ in self.events if kind != "partial"]
 
     async def until(self, holds: Callable[[], bool], seconds: float = PATIENCE) -> None:
         with anyio.fail_after(seconds):
@@ -115,9 +116,9 @@ async def scene(echo: Running, *settings: str) -> AsyncIterator[Scene]:
 WAKE = ("audio_device.mode=wake_word", "audio_device.awake_seconds=2")
 
 
-async def test_asleep_nobody_is_answered_and_nothing_is_listened_to(echo: Running) -> None:
+async def test_asleep_speech_is_not_answered_or_transcribed(echo: Running) -> None:
     async with scene(echo, *WAKE) as here:
-        assert here.told == [("listening", "a high tone")]
+        assert here.events == [("listening", "a high tone")]
         here.room.say(tone(1.0))
         await anyio.sleep(0.5)
         assert here.kinds() == ["listening"]
@@ -126,11 +127,11 @@ async def test_asleep_nobody_is_answered_and_nothing_is_listened_to(echo: Runnin
         assert here.box._session is not None and here.box._session.seconds == 0
 
 
-async def test_the_wake_word_begins_a_conversation_that_goes_on_without_it_and_ends_in_sleep(echo: Running) -> None:
+async def test_wake_word_starts_a_conversation_that_continues_without_it_and_falls_asleep(echo: Running) -> None:
     async with scene(echo, *WAKE) as here:
         here.room.say(CALL, np.zeros(RATE // 2, np.float32), tone(1.0))
         await here.until(lambda: "answer" in here.kinds())
-        assert here.kinds()[:3] == ["listening", "awake", "heard"]
+        assert here.kinds()[:3] == ["listening", "awake", "transcript"]
         assert here.room.chimed("listening") == 1
         here.room.say(tone(0.7))
         await here.until(lambda: here.kinds().count("answer") == 2)
@@ -139,14 +140,14 @@ async def test_the_wake_word_begins_a_conversation_that_goes_on_without_it_and_e
         assert here.room.chimed("done") == 1
         here.room.say(tone(1.0))
         await anyio.sleep(0.5)
-        assert here.kinds().count("heard") == 2
+        assert here.kinds().count("transcript") == 2
 
 
-async def test_the_wake_word_ends_an_answer(echo: Running) -> None:
+async def test_wake_word_interrupts_an_answer(echo: Running) -> None:
     async with scene(echo, *WAKE) as here:
         here.room.say(CALL, tone(1.0))
         await here.until(lambda: "awake" in here.kinds())
-        # From here on in real time, lest the answer is over before it can be ended.
+        # In real time from here on, so that the answer does not end before it can be interrupted.
         here.room.pace = 0.02
         await here.until(lambda: any(given.rate == RATE for given in here.room.given))
         assert here.room.chimed("listening") == 0
@@ -157,7 +158,7 @@ async def test_the_wake_word_ends_an_answer(echo: Running) -> None:
         await here.state("listening")
 
 
-async def test_without_a_speaker_it_falls_asleep_as_well(echo: Running) -> None:
+async def test_without_a_speaker_it_also_falls_asleep(echo: Running) -> None:
     async with scene(echo, *WAKE) as here:
         here.room.state["output"] = {"state": "lost"}
         here.room.stuck = True
@@ -167,18 +168,18 @@ async def test_without_a_speaker_it_falls_asleep_as_well(echo: Running) -> None:
         assert here.box.health["state"] == "asleep"
 
 
-async def test_a_button_may_stand_for_the_wake_word_but_not_for_a_key(echo: Running) -> None:
+async def test_wake_button_replaces_the_wake_word_but_push_to_talk_is_the_wrong_mode(echo: Running) -> None:
     async with scene(echo, *WAKE) as here:
         await here.box.wake()
         await here.box.wake()
         here.room.say(tone(1.0))
         await here.until(lambda: "answer" in here.kinds())
         for button in (here.box.press, here.box.release):
-            with pytest.raises(WrongMode, match=r"mic\.mode is wake_word"):
+            with pytest.raises(WrongMode, match=r"audio_device\.mode is wake_word"):
                 await button()
 
 
-async def test_a_key_begins_and_ends_a_turn_however_often_it_is_told(echo: Running) -> None:
+async def test_repeated_press_and_release_start_and_end_one_turn(echo: Running) -> None:
     async with scene(echo, "audio_device.mode=push_to_talk") as here:
         assert here.box.health["state"] == "asleep"
         await here.box.release()
@@ -191,13 +192,13 @@ async def test_a_key_begins_and_ends_a_turn_however_often_it_is_told(echo: Runni
         await here.box.release()
         await here.box.release()
         await here.until(lambda: "answer" in here.kinds())
-        assert here.kinds().count("heard") == 1
+        assert here.kinds().count("transcript") == 1
         await here.state("asleep")
-        with pytest.raises(WrongMode, match=r"mic\.mode is push_to_talk"):
+        with pytest.raises(WrongMode, match=r"audio_device\.mode is push_to_talk"):
             await here.box.wake()
 
 
-async def test_a_key_that_is_never_released_is_released_for_it(echo: Running) -> None:
+async def test_a_key_held_too_long_is_released_automatically(echo: Running) -> None:
     async with scene(echo, "audio_device.mode=push_to_talk", "live.turn_seconds=1.1") as here:
         since = time.monotonic()
         await here.box.press()
@@ -207,17 +208,17 @@ async def test_a_key_that_is_never_released_is_released_for_it(echo: Running) ->
         await here.until(lambda: "answer" in here.kinds())
 
 
-async def test_a_key_is_refused_while_the_microphone_is_lost(echo: Running) -> None:
+async def test_press_is_rejected_while_the_microphone_is_lost(echo: Running) -> None:
     async with scene(echo, "audio_device.mode=push_to_talk") as here:
         here.room.state["input"] = {"state": "lost", "error": "'Mic' is gone"}
         with pytest.raises(NotReady, match="'Mic' is gone"):
             await here.box.press()
 
 
-async def test_what_takes_long_is_said_by_a_sound_once_and_not_counted_as_answer(
+async def test_slow_response_plays_one_chime_that_does_not_count_as_playback(
     echo: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mic, "LONG", 0.3)
+    monkeypatch.setattr(audio_device_conversation, "THINKING_CHIME_SECONDS", 0.3)
     async with scene(echo, "fake.delay=0.03") as here:
         assert here.room.chimed("listening") == 1
         here.room.say(tone(1.0))
@@ -226,10 +227,10 @@ async def test_what_takes_long_is_said_by_a_sound_once_and_not_counted_as_answer
         answer = here.box._session and here.box._session.answer
         assert answer
         await here.until(lambda: not here.room.playing)
-        assert here.room.played / RATE - here.box._chimed == pytest.approx(answer.playback.seconds, abs=0.02)
+        assert here.room.played / RATE - here.box._chime_seconds == pytest.approx(answer.playback.seconds, abs=0.02)
 
 
-async def test_who_says_stop_is_not_kept_waiting(echo: Running) -> None:
+async def test_end_of_speech_returns_to_listening(echo: Running) -> None:
     async with scene(echo) as here:
-        here.box._show(mic.SpeechStopped(1.0))
+        here.box._update_state(SpeechStopped(1.0))
         assert here.box.state == "listening"

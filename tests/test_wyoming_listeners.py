@@ -1,4 +1,4 @@
-"""Where Wyoming listens, who may come in, and how it ends."""
+"""Wyoming's listeners: addresses, allowed clients, API keys and shutdown."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from wyoming_peer import ask, open_to_wyoming, until
 
 
 @pytest.mark.parametrize(
-    ("peer", "inside"),
+    ("peer", "allowed"),
     [
         (("192.168.1.7", 5), True),
         (("192.168.2.7", 5), False),
@@ -44,19 +44,19 @@ from wyoming_peer import ask, open_to_wyoming, until
         ("/run/wyoming.sock", True),
     ],
 )
-def test_only_the_networks_that_are_allowed_may_come(peer: object, inside: bool) -> None:
-    assert AllowedClients(["192.168.1.0/24", "fd00::/16"]).lets_in(peer) is inside
-    assert AllowedClients([]).lets_in(peer)
+def test_only_allowed_networks_may_connect(peer: object, allowed: bool) -> None:
+    assert AllowedClients(["192.168.1.0/24", "fd00::/16"]).allows(peer) is allowed
+    assert AllowedClients([]).allows(peer)
 
 
-def test_networks_must_be_networks() -> None:
+def test_invalid_network_is_rejected() -> None:
     assert settings.load(["wyoming.allow=192.168.1.9/24,::/0"], environ={}).settings.wyoming.allow
     with pytest.raises(SettingsError, match=r"must be networks such as 192.168.1.0/24, and 'home' is none"):
         settings.load(["wyoming.allow=home"], environ={})
 
 
 @pytest.mark.parametrize(
-    ("chosen", "speaks", "demanded"),
+    ("chosen", "enabled", "demanded"),
     [
         ([], True, False),
         (["server.api_key=secret"], False, False),
@@ -69,42 +69,42 @@ def test_networks_must_be_networks() -> None:
         (["wyoming.enabled=false", "wyoming.host=0.0.0.0"], False, False),
     ],
 )
-def test_it_is_on_by_itself_only_where_it_harms_nobody(
-    chosen: list[str], speaks: bool, demanded: bool, tmp_path: Path
+def test_default_of_enabled_depends_on_keys_and_networks(
+    chosen: list[str], enabled: bool, demanded: bool, tmp_path: Path
 ) -> None:
     found = settings.load([*chosen, f"data={tmp_path}"], environ={}).settings
-    assert (listeners.speaks(found), found.wyoming.demanded) == (speaks, demanded)
+    assert (listeners.is_enabled(found), found.wyoming.demanded) == (enabled, demanded)
 
 
-def test_a_taken_port_is_a_fault_only_where_it_was_asked_for(echo_settings: Callable[..., Settings]) -> None:
+def test_port_in_use_is_an_error_only_when_wyoming_was_requested(echo_settings: Callable[..., Settings]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for more in ("wyoming.enabled=true", f"wyoming.socket={Path.cwd()}/w.sock"):
             with pytest.raises(SettingsError, match=r"Address already in use; set wyoming.host or wyoming.port"):
-                listeners.opened(echo_settings(f"wyoming.port={port}", more))
+                listeners.open_listeners(echo_settings(f"wyoming.port={port}", more))
     assert not Path("w.sock").exists()
     with pytest.raises(SettingsError, match="set one of them"):
-        listeners.opened(echo_settings("wyoming.host="))
-    assert listeners.opened(echo_settings("wyoming.enabled=false")) == []
+        listeners.open_listeners(echo_settings("wyoming.host="))
+    assert listeners.open_listeners(echo_settings("wyoming.enabled=false")) == []
 
 
-def test_what_a_killed_process_left_of_a_unix_socket_is_no_hindrance(echo_settings: Callable[..., Settings]) -> None:
+def test_stale_unix_socket_is_replaced(echo_settings: Callable[..., Settings]) -> None:
     path = Path.cwd() / "w.sock"
     chosen = echo_settings("wyoming.host=", f"wyoming.socket={path}")
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
-    listening = listeners.opened(chosen)
+    listening = listeners.open_listeners(chosen)
     assert path.stat().st_mode & 0o777 == 0o660
-    with pytest.raises(SettingsError, match="somebody listens on"):
-        listeners.opened(chosen)
+    with pytest.raises(SettingsError, match="another process listens on"):
+        listeners.open_listeners(chosen)
     listeners.close(listening, path)
     path.write_text("a letter")
-    with pytest.raises(SettingsError, match="is no socket"):
-        listeners.opened(chosen)
+    with pytest.raises(SettingsError, match="is not a socket"):
+        listeners.open_listeners(chosen)
     assert path.read_text() == "a letter"
 
 
-def test_the_check_says_who_may_come() -> None:
+def test_check_reports_port_and_allowed_clients() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert told(network.wyoming, scene({}, f"wyoming.port={port}"))[0].split(":")[0] in (
@@ -120,7 +120,7 @@ def test_the_check_says_who_may_come() -> None:
 
 @pytest.fixture
 def process(tmp_path: Path) -> Any:
-    """`chatapi serve` with echo engines, a port of its own, and what else is chosen."""
+    """Starts `chatapi serve` with fake engines, a free port and further settings."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*more: str) -> tuple[subprocess.Popen[str], str]:
@@ -141,7 +141,7 @@ def process(tmp_path: Path) -> Any:
         child.communicate()
 
 
-def test_a_signal_ends_it_with_connections_open(process: Any, tmp_path: Path) -> None:
+def test_signal_ends_it_with_open_connections(process: Any, tmp_path: Path) -> None:
     path = tmp_path / "w.sock"
     child, lines = process("wyoming.port=0", f"wyoming.socket={path}")
     port = int(lines.split("tcp://127.0.0.1:")[1].split()[0])
@@ -159,7 +159,7 @@ def test_a_signal_ends_it_with_connections_open(process: Any, tmp_path: Path) ->
 
 @pytest.mark.alone
 @anyio_test
-async def test_serve_starts_without_a_port_that_nobody_asked_for(process: Any) -> None:
+async def test_serve_starts_when_the_default_port_is_in_use(process: Any) -> None:
     port = settings.Settings().wyoming.port
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -180,7 +180,7 @@ async def test_serve_starts_without_a_port_that_nobody_asked_for(process: Any) -
 
 
 @anyio_test
-async def test_a_key_that_is_made_closes_it_unless_its_owner_opened_it(echo: Running, tmp_path: Path) -> None:
+async def test_new_api_key_disables_wyoming_unless_it_is_enabled_explicitly(echo: Running, tmp_path: Path) -> None:
     for demanded in (False, True):
         mine = (f"data={tmp_path / str(demanded)}", *(["wyoming.enabled=true"] * demanded))
         async with echo(*mine) as appliance, open_to_wyoming(appliance) as (_, port):
@@ -192,15 +192,15 @@ async def test_a_key_that_is_made_closes_it_unless_its_owner_opened_it(echo: Run
 
 
 @anyio_test
-async def test_a_key_that_is_made_closes_what_is_open_already(echo: Running, tmp_path: Path) -> None:
+async def test_new_api_key_closes_open_connections(echo: Running, tmp_path: Path) -> None:
     async with echo(f"data={tmp_path / 'data'}") as appliance, open_to_wyoming(appliance) as (_, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
             await client.write_event(Ping().event())
             assert (await until(client, "pong"))[-1].type == "pong"
             auth.add(appliance.settings.data, "kitchen", [auth.TALK])
-            asked = 0
+            pings = 0
             with anyio.fail_after(PATIENCE):
-                # It is looked for once a second, when something comes.
-                while (last := (await pinged(client, asked)).type) == "pong":
-                    asked += 1
+                # The check runs at most once a second, when an event arrives.
+                while (last := (await pinged(client, pings)).type) == "pong":
+                    pings += 1
             assert last == "error"

@@ -1,4 +1,4 @@
-"""Which device a name means, of those that PortAudio lists."""
+"""Device names: which of PortAudio's devices a name selects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chatapi.interfaces.audio_device.portaudio import DeviceFault
 
 
 class Listed:
-    """Stands for sounddevice: three devices, one of them listed twice."""
+    """A fake sounddevice module with three devices, one of them listed twice."""
 
     def __init__(self, default: int) -> None:
         self.default = type("Default", (), {"device": {"input": default, "output": default}})
@@ -32,12 +32,12 @@ class Listed:
         ]
 
 
-def test_find_takes_the_exact_name_then_a_part() -> None:
+def test_find_prefers_the_exact_name_over_a_part() -> None:
     listed = Listed(default=3)
     assert portaudio.find(listed, "USB Microphone", "input") == (0, "USB Microphone")
     assert portaudio.find(listed, "micro", "input") == (0, "USB Microphone")
     assert portaudio.find(listed, "", "input") == (3, "USB Camera")
-    with pytest.raises(DeviceFault, match="'usb' may mean any"):
+    with pytest.raises(DeviceFault, match="'usb' matches several"):
         portaudio.find(listed, "usb", "input")
     with pytest.raises(DeviceFault, match="no output device named 'camera'; there are: 'USB M"):
         portaudio.find(listed, "camera", "output")
@@ -45,7 +45,7 @@ def test_find_takes_the_exact_name_then_a_part() -> None:
         portaudio.find(Listed(default=-1), "", "input")
 
 
-def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    with pytest.raises(SettingsError, match=r"pip install 'chatapi-appliance\[mic\]'"):
+    with pytest.raises(SettingsError, match=r"pip install 'chatapi-appliance\[audio_device\]'"):
         portaudio.load()

@@ -1,4 +1,4 @@
-"""AudioDevices in a process of its own, told what to do line by line: PortAudio reads its environment only once."""
+"""AudioDevices in a child process, controlled by JSON lines: PortAudio reads its environment only once."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from chatapi.audio import Audio, Samples
 from chatapi.interfaces.audio_device.devices import AudioDevices
 
 
-def do(devices: AudioDevices, heard: list[Samples], command: str, *words: Any) -> None:
+def execute(devices: AudioDevices, captured: list[Samples], command: str, *words: Any) -> None:
     if command == "play":
         devices.play(Audio(np.load(words[0]), words[1]))
     elif command == "save":
-        np.save(words[0], np.concatenate([np.zeros(0, np.float32), *heard]))
-    elif command != "look":
+        np.save(words[0], np.concatenate([np.zeros(0, np.float32), *captured]))
+    elif command != "state":
         getattr(devices, command)()
 
 
-def told(devices: AudioDevices, heard: list[Samples]) -> str:
+def state_line(devices: AudioDevices, captured: list[Samples]) -> str:
     return json.dumps(
         {
             **devices.state,
             "played": devices.played,
             "playing": devices.playing,
-            "blocks": len(heard),
-            "sizes": sorted({len(block) for block in heard}),
+            "blocks": len(captured),
+            "sizes": sorted({len(block) for block in captured}),
             "threads": len(list(Path("/proc/self/task").iterdir())),
         }
     )
@@ -39,17 +39,17 @@ def told(devices: AudioDevices, heard: list[Samples]) -> str:
 
 async def main(names: list[str], cancel_echo: bool) -> None:
     devices = AudioDevices(*names, cancel_echo=cancel_echo)
-    heard: list[Samples] = []
+    captured: list[Samples] = []
 
-    async def listen() -> None:
-        async for block in devices.heard():
-            heard.append(block)  # noqa: PERF401 - others read it meanwhile
+    async def record() -> None:
+        async for block in devices.captured():
+            captured.append(block)  # noqa: PERF401 - read meanwhile
 
     async with devices.running(), anyio.create_task_group() as group:
-        group.start_soon(listen)
+        group.start_soon(record)
         while line := await anyio.to_thread.run_sync(sys.stdin.readline):
-            do(devices, heard, *json.loads(line))
-            print(told(devices, heard), flush=True)
+            execute(devices, captured, *json.loads(line))
+            print(state_line(devices, captured), flush=True)
         group.cancel_scope.cancel()
 
 

@@ -1,4 +1,4 @@
-"""The microphone over HTTP, and the wake word and the key in a real sound server's room with the real models."""
+"""The audio device over HTTP, and wake word and push-to-talk with real models on a virtual sound card."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DEVICE = {"name": "", "state": "ok", "reopened": 0, "dropped": 0, "error": ""}
 
 
 class Buttons:
-    """A microphone that notes which of its buttons were pressed."""
+    """A fake audio device that records which of its buttons were pressed."""
 
     def __init__(self) -> None:
         self.pressed: list[str] = []
@@ -43,28 +43,28 @@ class Buttons:
         self.pressed.append("press")
 
     async def release(self) -> None:
-        raise NotReady("the microphone does not listen yet", retry_after=2)
+        raise NotReady("the microphone is not ready", retry_after=2)
 
     async def wake(self) -> None:
-        raise WrongMode("audio_device.mode is push_to_talk; this is for wake_word", code="wrong_mode")
+        raise WrongMode("audio_device.mode is push_to_talk; this needs wake_word", code="wrong_mode")
 
 
 @pytest.mark.parametrize(
     "path", ["GET /audio-device", "POST /audio-device/press", "POST /audio-device/release", "POST /audio-device/wake"]
 )
-def test_a_box_without_a_microphone_says_so(served: Served, path: str) -> None:
+def test_without_an_audio_device_every_route_is_not_found(served: Served, path: str) -> None:
     reply = served.client.request(*path.split())
     assert (reply.status_code, reply.json()["code"]) == (404, "no_microphone")
 
 
-def test_the_buttons_answer_with_the_state_or_one_sentence(served: Served) -> None:
+def test_buttons_return_the_state_or_a_problem(served: Served) -> None:
     served.appliance.microphone = buttons = Buttons()
     assert served.client.get("/audio-device").json() == buttons.health
     assert served.client.post("/audio-device/press").json() == buttons.health
     assert buttons.pressed == ["press"]
-    refused = served.client.post("/audio-device/wake")
-    assert (refused.status_code, refused.json()["code"]) == (409, "wrong_mode")
-    assert refused.json()["detail"] == "audio_device.mode is push_to_talk; this is for wake_word"
+    rejected = served.client.post("/audio-device/wake")
+    assert (rejected.status_code, rejected.json()["code"]) == (409, "wrong_mode")
+    assert rejected.json()["detail"] == "audio_device.mode is push_to_talk; this needs wake_word"
     later = served.client.post("/audio-device/release")
     assert (later.status_code, later.headers["retry-after"]) == (503, "2")
     foreign = served.client.post("/audio-device/press", headers={"Origin": "https://elsewhere.example"})
@@ -72,13 +72,13 @@ def test_the_buttons_answer_with_the_state_or_one_sentence(served: Served) -> No
 
 
 def clip(name: str) -> Samples:
-    """Joe saying the wake word and a question, which begins in the first second's pause of `pause`."""
+    """Piper's voice Joe says the wake word and a question; in `pause`, a pause of one second separates them."""
     return decode(CORPUS / "wake" / f"{name}.flac").samples
 
 
 @contextmanager
 def serving_in(room: Room, data: Path, *chosen: str) -> Iterator[tuple[httpx.Client, Talking]]:
-    """`chatapi serve` with the room's devices, once it is ready."""
+    """Runs `chatapi serve` with the room's devices and yields once it is ready."""
     settings = (f"data={data}", "server.port=0", "audio_device.enabled=true", *chosen)
     command = [sys.executable, "-m", "chatapi", "serve"]
     command += [option for each in settings for option in ("--set", each)]
@@ -92,7 +92,7 @@ def serving_in(room: Room, data: Path, *chosen: str) -> Iterator[tuple[httpx.Cli
         with httpx.Client(base_url=url, timeout=PATIENCE) as client:
             yield client, running
         process.send_signal(signal.SIGTERM)
-        # The server ends with the signal that it was given.
+        # The server exits with the signal it received.
         assert process.wait(PATIENCE) in (0, -signal.SIGTERM), running.lines
     finally:
         process.kill()
@@ -101,34 +101,34 @@ def serving_in(room: Room, data: Path, *chosen: str) -> Iterator[tuple[httpx.Cli
         process.stdout.close()
 
 
-def listens(client: httpx.Client, seconds: float = PATIENCE) -> None:
-    """Wait until the microphone is open and nobody is meant."""
+def wait_until_asleep(client: httpx.Client, seconds: float = PATIENCE) -> None:
+    """Waits until the microphone is open and the state is asleep."""
     end = time.monotonic() + seconds
     while (now := client.get("/audio-device").json())["state"] != "asleep" or now["input"]["state"] != "ok":
         assert time.monotonic() < end, now
         time.sleep(0.02)
 
 
-def reaches(client: httpx.Client, state: str, seconds: float = PATIENCE) -> None:
-    """Wait until the microphone is in that state."""
+def wait_for_state(client: httpx.Client, state: str, seconds: float = PATIENCE) -> None:
+    """Waits until the audio device reports that state."""
     end = time.monotonic() + seconds
     while (now := client.get("/audio-device").json())["state"] != state:
         assert time.monotonic() < end, now
         time.sleep(0.02)
 
 
-def test_a_key_pressed_over_http_needs_its_key_and_gives_a_turn(room: Room, data: Path) -> None:
+def test_press_over_http_needs_the_api_key_and_starts_a_turn(room: Room, data: Path) -> None:
     with serving_in(room, data, *ECHO, *KEY, "server.api_key=secret") as (client, _):
         assert client.post("/audio-device/press").status_code == 401
         client.headers["Authorization"] = "Bearer secret"
-        listens(client)
+        wait_until_asleep(client)
         assert client.post("/audio-device/wake").status_code == 409
         assert client.post("/audio-device/press").json()["mode"] == "push_to_talk"
-        reaches(client, "hearing")
+        wait_for_state(client, "hearing")
         room.say_into_mic(PAUSE + 0.3).wait()
         assert client.post("/audio-device/release").status_code == 200
-        reaches(client, "speaking")
-        reaches(client, "asleep")
+        wait_for_state(client, "speaking")
+        wait_for_state(client, "asleep")
         assert client.get("/health").json()["mic"]["state"] == "asleep"
 
 
@@ -140,7 +140,7 @@ def test_a_question_between_press_and_release_is_answered(room: Room, data: Path
         client,
         _,
     ):
-        listens(client)
+        wait_until_asleep(client)
         room.say_into_mic(question).wait()
         assert client.get("/audio-device").json()["state"] == "asleep"
         client.post("/audio-device/press").raise_for_status()
@@ -148,14 +148,14 @@ def test_a_question_between_press_and_release_is_answered(room: Room, data: Path
         time.sleep(0.2)
         room.record()
         client.post("/audio-device/release").raise_for_status()
-        reaches(client, "speaking")
-        reaches(client, "asleep")
+        wait_for_state(client, "speaking")
+        wait_for_state(client, "asleep")
         assert {"capital", "france", "paris"} & set(said(room.recorded()))
 
 
 @pytest.mark.real
 @pytest.mark.alone
-def test_the_wake_word_wakes_it_until_nobody_says_anything(room: Room, data: Path) -> None:
+def test_wake_word_wakes_it_until_silence(room: Room, data: Path) -> None:
     model("okay_nabu")
     question, other = clip("pause")[RATE:], decode(CORPUS / "made" / "005-piper-joe-0.92.flac").samples
     brief = ("llm.temperature=0", "llm.max_tokens=10", "audio_device.mode=wake_word", "audio_device.awake_seconds=5")
@@ -164,10 +164,10 @@ def test_the_wake_word_wakes_it_until_nobody_says_anything(room: Room, data: Pat
         room.say_into_mic(np.concatenate([question, PAUSE, PAUSE, PAUSE])).wait()
         room.say_into_mic(clip("at_once")).wait()
         talk.wait("awake")
-        # A busy machine's virtual sound card may lose a syllable.
+        # The virtual sound card of a busy machine may lose a syllable.
         assert words(talk.wait("you:"))[:6] == words("you: What is the capital of")
         talk.wait("box:")
-        # Until the answer has been heard.
+        # Wait until the answer has been played.
         time.sleep(3)
         room.say_into_mic(other).wait()
         assert talk.wait("you:", 2).startswith("you: How far is it to")

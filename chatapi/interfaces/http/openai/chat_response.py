@@ -1,0 +1,217 @@
+"""The response of a chat completion in OpenAI's format: a JSON document, or chunks as server-sent events."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+import anyio.to_thread
+from starlette.types import Send
+
+from chatapi.audio import Audio, joined, wav
+from chatapi.audio.encoding import Encoder
+from chatapi.errors import ChatapiError, InternalError
+from chatapi.events import Event, Speech, TextDelta, Token, ToolCall, ToolCalls, TurnEnded
+from chatapi.interfaces.http.openai.chat_request import ChatCompletionRequest
+from chatapi.interfaces.http.problems import fault
+from chatapi.interfaces.http.streaming import EVENTS, CancellableResponse, body, data_of, encoded, start
+from chatapi.observability.metrics import Metrics
+from chatapi.services.turns.chat_completion import AUDIO_ID_SECONDS, ChatCompletions
+
+ENCODINGS = {"wav": "wav", "pcm16": "pcm", "mp3": "mp3", "flac": "flac", "opus": "opus", "aac": "aac"}
+"""OpenAI's format name -> the encoder's name."""
+STARTING_EVENTS = (TextDelta, ToolCalls, Speech, TurnEnded)
+"""Events that start the response; an error before the first of them still gets a proper status."""
+BASE64_UNIT = 6
+"""Bytes of a base64 unit: whole 16-bit samples without padding, so that the strings can be joined."""
+
+
+class ChatCompletionResponse(CancellableResponse):
+    """Runs the turn while it sends the response; cancels the turn when the client disconnects."""
+
+    def __init__(self, chat: ChatCompletions, request: ChatCompletionRequest, metrics: Metrics) -> None:
+        super().__init__()
+        self._chat = chat
+        self._request = request
+        self._metrics = metrics
+        self._created = int(time.time())
+        self._head = {
+            "id": f"chatcmpl-{secrets.token_hex(16)}",
+            "created": self._created,
+            "model": request.model,
+            "service_tier": "default",
+            "system_fingerprint": None,
+        }
+
+    async def reply(self, send: Send) -> None:
+        async with self._chat.run(self._request.turn) as events:
+            await (self._send_chunks if self._request.stream else self._send_whole)(events, send)
+
+    async def _send_whole(self, events: AsyncIterator[Event], send: Send) -> None:
+        collected = [event async for event in events]
+        # The audio of a long answer is encoded on a thread, so that the event loop is not blocked.
+        data = await anyio.to_thread.run_sync(self._document, collected)
+        await send(start("application/json", {"Content-Length": str(len(data))}))
+        await send(body(data, more=False))
+
+    def _document(self, collected: Sequence[Event]) -> bytes:
+        ended = collected[-1] if collected else None
+        if not isinstance(ended, TurnEnded):
+            raise InternalError("the turn ended without a TurnEnded event")
+        choice = {
+            "index": 0,
+            "message": self._message(collected),
+            "logprobs": self.logprobs([each for event in collected for each in getattr(event, "tokens", ())]),
+            "finish_reason": ended.finish_reason,
+        }
+        return encoded({**self._head, "object": "chat.completion", "choices": [choice], "usage": _usage(ended)})
+
+    def _message(self, collected: Sequence[Event]) -> dict[str, Any]:
+        text = "".join(event.text for event in collected if isinstance(event, TextDelta))
+        calls = [call for event in collected if isinstance(event, ToolCalls) for call in event.calls]
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+        if calls:
+            message["tool_calls"] = [_call(call) for call in calls]
+            message["content"] = text or None
+        audio = [event.audio for event in collected if isinstance(event, Speech)]
+        if self._request.audio is not None and (audio or not calls):
+            message["content"] = None
+            message["audio"] = {**self.spoken(), "data": _encoded(audio, self._request.audio), "transcript": text}
+        return message
+
+    async def _send_chunks(self, events: AsyncIterator[Event], send: Send) -> None:
+        started = False
+        chunks = _Chunks(self, self._request)
+        try:
+            async for event in events:
+                if not started and isinstance(event, STARTING_EVENTS):
+                    started = True
+                    await send(start("text/event-stream", EVENTS))
+                data = b"".join(data_of(chunk) for chunk in chunks.of(event))
+                if data:
+                    await send(body(data))
+        except ChatapiError as error:
+            if not started:
+                raise
+            self._metrics.errors.labels(error.code).inc()
+            await send(body(data_of({"error": fault(error)}), more=False))
+            return
+        await send(body(b"data: [DONE]\n\n", more=False))
+
+    def chunk(self, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None) -> dict[str, Any]:
+        """A chunk with a delta of the message."""
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        return self._chunk([choice])
+
+    def usage(self, ended: TurnEnded) -> dict[str, Any]:
+        """The chunk that reports the token usage."""
+        return {**self._chunk([]), "usage": _usage(ended)}
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        # With include_usage every chunk has this member.
+        usage = {"usage": None} if self._request.usage else {}
+        return {**self._head, "object": "chat.completion.chunk", "choices": choices, **usage}
+
+    def logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
+        """Log-probabilities of the tokens, when the request wants them."""
+        if not self._request.logprobs:
+            return None
+        content = [{**_token(token), "top_logprobs": [_token(each) for each in token.likeliest]} for token in tokens]
+        return {"content": content, "refusal": None}
+
+    def spoken(self) -> dict[str, Any]:
+        """The id of the spoken answer, and when it expires."""
+        return {"id": self._request.turn.audio_id, "expires_at": self._created + AUDIO_ID_SECONDS}
+
+
+class _Chunks:
+    """The chunks of one completion. Clients join the strings of all chunks, so an id is sent only once."""
+
+    def __init__(self, reply: ChatCompletionResponse, request: ChatCompletionRequest) -> None:
+        self._reply = reply
+        self._request = request
+        self._started = False
+        self._calls = 0
+        self._encoder: Encoder | None = None
+        self._rest = b""
+        """PCM bytes that are not enough for a base64 unit yet."""
+
+    def of(self, event: Event) -> Iterator[dict[str, Any]]:
+        """The chunks for an event."""
+        if not isinstance(event, STARTING_EVENTS):
+            return
+        if not self._started:
+            self._started = True
+            yield self._reply.chunk(self._first_delta(event))
+        if isinstance(event, TextDelta):
+            spoken = self._request.audio is not None
+            delta = {"audio": {"transcript": event.text}} if spoken else {"content": event.text}
+            yield self._reply.chunk(delta, logprobs=self._reply.logprobs(event.tokens))
+        elif isinstance(event, ToolCalls):
+            indexed = [{"index": self._calls + at, **_call(call)} for at, call in enumerate(event.calls)]
+            self._calls += len(indexed)
+            yield self._reply.chunk({"tool_calls": indexed})
+        elif isinstance(event, Speech):
+            if self._encoder is None:
+                self._encoder = Encoder("pcm", event.audio.rate)
+            yield from self._audio_chunks(self._encoder.feed(event.audio))
+        else:
+            yield from self._last_chunks(event)
+
+    def _audio_chunks(self, data: bytes, last: bool = False) -> Iterator[dict[str, Any]]:
+        """Audio chunks; only the last may be padded, because clients join the base64 strings too."""
+        data = self._rest + data
+        whole = len(data) if last else len(data) - len(data) % BASE64_UNIT
+        self._rest = data[whole:]
+        if whole:
+            yield self._reply.chunk({"audio": {"data": base64.b64encode(data[:whole]).decode()}})
+
+    def _first_delta(self, event: Event) -> dict[str, Any]:
+        delta: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
+        if isinstance(event, ToolCalls) or self._request.audio is not None:
+            delta["content"] = None
+        if self._request.audio is not None:
+            delta["audio"] = {"id": self._reply.spoken()["id"]}
+        return delta
+
+    def _last_chunks(self, ended: TurnEnded) -> Iterator[dict[str, Any]]:
+        if self._request.audio is not None:
+            if self._encoder is not None:
+                yield from self._audio_chunks(self._encoder.finish(), last=True)
+            yield self._reply.chunk({"audio": {"expires_at": self._reply.spoken()["expires_at"]}})
+        yield self._reply.chunk({}, ended.finish_reason)
+        if self._request.usage:
+            yield self._reply.usage(ended)
+
+
+def _encoded(parts: Sequence[Audio], form: str) -> str:
+    """The audio of a whole answer in base64, at the sample rate of the voice."""
+    if not parts:
+        raise InternalError("the response has no audio")
+    audio = joined([part.at(parts[0].rate) for part in parts])
+    if form == "wav":
+        # A complete file has its length in the header.
+        return base64.b64encode(wav(audio)).decode()
+    file = Encoder(ENCODINGS[form], audio.rate)
+    return base64.b64encode(file.feed(audio) + file.finish()).decode()
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _token(token: Token) -> dict[str, Any]:
+    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.raw)}
+
+
+def _usage(ended: TurnEnded) -> dict[str, Any]:
+    return {
+        "prompt_tokens": ended.prompt_tokens,
+        "completion_tokens": ended.completion_tokens,
+        "total_tokens": ended.prompt_tokens + ended.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": ended.cached_tokens, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
+    }
