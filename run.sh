@@ -144,12 +144,12 @@ need_node() {
   fi
 }
 
-# What tests, linters and the documentation need.
+# Installs what tests, linters and the documentation need.
 install_dev() {
   install_packages --editable '.[engines]' --group dev
 }
 
-# Reads alone; `fix` writes.
+# Checks the source without changing it; `fix` changes it.
 lint() {
   "$venv/bin/ruff" check .
   "$venv/bin/ruff" format --check .
@@ -163,10 +163,10 @@ fix() {
   "$venv/bin/ruff" format .
 }
 
-# The pages that are made from the code, then the site.
+# Generates the reference pages, then builds the site.
 build_docs() {
   "$venv/bin/python" docs/generate.py
-  "$venv/bin/mkdocs" build --strict --quiet
+  NO_MKDOCS_2_WARNING=1 "$venv/bin/mkdocs" build --strict --quiet
   echo "run.sh: the documentation is in site/index.html" >&2
 }
 

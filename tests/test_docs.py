@@ -36,7 +36,7 @@ def build(source: Path, site: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "default", "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
     # Whatever asked for the network would fail.
     closed = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-    environ = {**os.environ, **closed, "no_proxy": "", "NO_PROXY": ""}
+    environ = {**os.environ, **closed, "no_proxy": "", "NO_PROXY": "", "NO_MKDOCS_2_WARNING": "1"}
     return subprocess.run(command, cwd=source, env=environ, capture_output=True, text=True, timeout=300)
 
 
