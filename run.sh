@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Sets up what is missing, then runs: `./run.sh` serves, `./run.sh test` tests, fuzz and soak try a server for long; install,
-# update, uninstall, status, logs, keys and support look after the boot service, build makes the image; all else goes to the
-# command `chatapi`, which runs in a virtual environment here, and on a Jetson in the appliance's image (RUN_IN=venv or
-# RUN_IN=container says otherwise).
+# Sets up what is missing, then runs: `./run.sh` serves, `./run.sh test` tests, lint checks the source and fix formats it, docs
+# builds the documentation, fuzz and soak try a server for long; install, update, uninstall, status, logs, keys and support
+# look after the boot service, build makes the image; everything else goes to the command `chatapi`, which runs in a virtual
+# environment here, and on a Jetson in the appliance's image (RUN_IN=venv or RUN_IN=container overrides that).
 set -euo pipefail
 # Files that are named are those of where we are called from.
 from=$PWD
@@ -144,8 +144,34 @@ need_node() {
   fi
 }
 
-run_tests() {
+# Installs what tests, linters and the documentation need.
+install_dev() {
   install_packages --editable '.[engines]' --group dev
+}
+
+# Checks the source without changing it; `fix` changes it.
+lint() {
+  "$venv/bin/ruff" check .
+  "$venv/bin/ruff" format --check .
+  "$venv/bin/mypy"
+  "$venv/bin/shellcheck" --external-sources run.sh .ci/run containers/build.sh
+  "$venv/bin/lint-imports" --no-cache
+}
+
+fix() {
+  "$venv/bin/ruff" check --fix .
+  "$venv/bin/ruff" format .
+}
+
+# Generates the reference pages, then builds the site.
+build_docs() {
+  "$venv/bin/python" docs/generate.py
+  NO_MKDOCS_2_WARNING=1 "$venv/bin/mkdocs" build --strict --quiet
+  echo "run.sh: the documentation is in site/index.html" >&2
+}
+
+run_tests() {
+  install_dev
   need_openmp
   debian chromium chromium-driver curl
   debian systemd-container systemd-sysv dbus
@@ -158,10 +184,7 @@ run_tests() {
   esac
   chatapi models fetch
   chatapi models fetch whisper-tiny.en whisper-base whisper-base-ct2
-  "$venv/bin/ruff" check .
-  "$venv/bin/ruff" format --check .
-  "$venv/bin/mypy"
-  "$venv/bin/shellcheck" --external-sources run.sh .ci/run
+  lint
   if [ $# -gt 0 ]; then
     "$venv/bin/python" -X dev -m pytest "$@"
   else
@@ -173,7 +196,7 @@ run_tests() {
 
 # Hostile inputs, or mixed traffic, for long: `tests/fuzz` and `tests/soak`.
 run_long_test() {
-  install_packages --editable '.[engines]' --group dev
+  install_dev
   need_openmp
   chatapi models fetch >/dev/null
   cd "$from"
@@ -221,6 +244,14 @@ case "$verb" in
   test)
     shift
     run_tests "$@"
+    ;;
+  lint | fix)
+    install_dev
+    "$verb"
+    ;;
+  docs)
+    install_dev
+    build_docs
     ;;
   fuzz | soak) run_long_test "$@" ;;
   install | uninstall | update | status | logs)

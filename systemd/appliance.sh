@@ -49,7 +49,7 @@ make_release() {
 }
 
 copy_source() {
-  tar --create --exclude=./.git --exclude=./.venv --exclude=__pycache__ --exclude='./.*_cache' --exclude=./image . |
+  tar --create --exclude=./.git --exclude=./.venv --exclude=__pycache__ --exclude='./.*_cache' --exclude=./image --exclude=./site . |
     tar --extract --no-same-owner --directory "$1"
 }
 

@@ -1,7 +1,8 @@
-"""The README's commands do what it says: its four cases are run as they stand, against the real models."""
+"""The documents' commands do what they say: the four cases are run as they stand, against the real models."""
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -18,7 +19,15 @@ from conftest import serving
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+CURL = (ROOT / "docs/integrations/curl.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", CURL, re.DOTALL)
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "docs").rglob("*.md"))}
+DOCUMENTS = {"README.md": README, **PAGES}
+TOML = [
+    (name, block) for name, text in DOCUMENTS.items() for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+]
+VERBS = {"build", "docs", "fix", "fuzz", "install", "lint", "logs", "soak", "status", "test", "uninstall", "update"}
+"""What run.sh itself does; every other word is a command of chatapi."""
 
 
 def test_the_readme_opens_with_its_two_commands() -> None:
@@ -27,23 +36,43 @@ def test_the_readme_opens_with_its_two_commands() -> None:
 
 
 def test_every_option_is_in_the_table_of_options() -> None:
-    table = README[README.index("| option |") : README.index("Options go into")]
+    table = CURL[CURL.index("| option |") : CURL.index("Options go into")]
     assert set(re.findall(r"`(\w+)`", table)) >= set(PromptRequest.model_fields)
 
 
-def test_every_model_it_names_is_in_the_catalog() -> None:
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_model_a_document_names_is_in_the_catalog(name: str) -> None:
     known = load_all([ROOT / "models"])
-    named = re.findall(r"models (?:fetch|remove|verify) ([\w.-]+)", README) + re.findall(
-        r'^model = "(.+?)"', README, re.MULTILINE
+    named = re.findall(r"models (?:fetch|remove|verify) ([\w.-]+)", DOCUMENTS[name]) + re.findall(
+        r'^model = "(?!auto)(.+?)"', DOCUMENTS[name], re.MULTILINE
     )
-    assert named
-    assert [name for name in named if name not in known] == []
+    assert [each for each in named if each not in known] == []
+    assert named or name != "README.md"
 
 
-def test_every_setting_it_shows_is_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "block"), TOML)
+def test_every_settings_file_a_document_shows_can_be_loaded(name: str, block: str, tmp_path: Path) -> None:
     file = tmp_path / "chatapi.toml"
-    file.write_text(re.findall(r"```toml\n(.*?)```", README, re.DOTALL)[0])
-    assert settings.load(file=file, environ={}).origins
+    file.write_text(block)
+    assert settings.load(file=file, environ={}).origins, name
+
+
+@pytest.fixture(scope="module")
+def commands() -> set[str]:
+    usage = subprocess.run([sys.executable, "-m", "chatapi", "--help"], capture_output=True, text=True, check=True)
+    return VERBS | set(re.findall(r"^    (\w+) ", usage.stdout, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_command_a_document_shows_exists(name: str, commands: set[str]) -> None:
+    shown = set(re.findall(r"(?:\./run\.sh|`chatapi) ([a-z]+)", DOCUMENTS[name]))
+    assert shown <= commands, shown - commands
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_python_example_can_be_compiled(name: str) -> None:
+    for block in re.findall(r"```python\n(.*?)```", DOCUMENTS[name], re.DOTALL):
+        compile(block, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 @pytest.mark.real
