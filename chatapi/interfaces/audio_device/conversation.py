@@ -171,7 +171,7 @@ class LocalConversation:
             try:
                 async for block in self.devices.heard():
                     await self._hear(session, block)
-                    session.played(max(0.0, self.devices.played / RATE - self._chimed))
+                    session.report_playback(max(0.0, self.devices.played / RATE - self._chimed))
             finally:
                 self._session, self._held = None, False
                 group.cancel_scope.cancel()
@@ -202,7 +202,7 @@ class LocalConversation:
         elif self._held and time.monotonic() > self._until:
             await self.release()
         if len(meant) and (self._held or not self._manual):
-            await session.hear(meant)
+            await session.feed(meant)
         self._wait(len(block) / RATE)
 
     def _wait(self, seconds: float) -> None:

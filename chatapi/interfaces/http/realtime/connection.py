@@ -34,8 +34,8 @@ AHEAD = 500
 """Events a client may be behind before what makes them waits."""
 STEP = RATE // 2
 """Samples heard at a time, so that one large event does not hold up other sessions."""
-PATIENCE = {"low": 2.0, "medium": 1.0, "auto": 1.0, "high": 0.5}
-"""Eagerness to answer -> how much longer to wait at a pause."""
+DELAY_FACTOR = {"low": 2.0, "medium": 1.0, "auto": 1.0, "high": 0.5}
+"""Eagerness -> factor on the endpointing delays."""
 
 
 UPDATES = 8
@@ -72,7 +72,7 @@ def options(config: client_events.SessionConfig, appliance: Appliance, system: l
     if isinstance(vad, client_events.ServerVad):
         idle = None if vad.idle_timeout_ms is None else vad.idle_timeout_ms / 1000
         return replace(found, threshold=vad.threshold, silence_ms=vad.silence_duration_ms, idle_seconds=idle)
-    return replace(found, patience=PATIENCE[vad.eagerness]) if vad is not None else found
+    return replace(found, delay_factor=DELAY_FACTOR[vad.eagerness]) if vad is not None else found
 
 
 def _sampling(config: client_events.SessionConfig) -> Sampling:
@@ -230,7 +230,7 @@ class RealtimeConnection:
                 )
             self._uncommitted += len(samples)
         for start in range(0, len(samples), STEP):
-            await self._conversation.hear(samples[start : start + STEP])
+            await self._conversation.feed(samples[start : start + STEP])
             await anyio.lowlevel.checkpoint()
 
     async def _commit(self, _: client_events.ClientEvent) -> None:
@@ -256,7 +256,7 @@ class RealtimeConnection:
     async def _played(self, event: client_events.Played) -> None:
         last = self._translation.last
         if event.response_id is None or (last is not None and last.id == event.response_id):
-            self._conversation.played(event.audio_end_ms / 1000)
+            self._conversation.report_playback(event.audio_end_ms / 1000)
 
     # Items
 

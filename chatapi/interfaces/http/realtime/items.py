@@ -147,7 +147,7 @@ class ConversationItems:
         elif item.role == "assistant":
             asked = list(self.unanswered())
             asked_for = " ".join(self._session.pending)
-            item.number = await self._session.memory.add(self._session.options.system, asked_for, item.text or "")
+            item.number = await self._session.context.add(self._session.options.system, asked_for, item.text or "")
             self._session.pending.clear()
             for other in asked:
                 other.number = item.number
@@ -165,9 +165,9 @@ class ConversationItems:
 
     def _give(self, item: CallItem) -> None:
         if item.output is None:
-            self._session.functions.want([item.call])
+            self._session.tools.add_calls([item.call])
         else:
-            self._session.functions.give(item.call.id, item.output)
+            self._session.tools.add_result(item.call.id, item.output)
 
     async def delete(self, item_id: str) -> None:
         """Take it out of the conversation. Raises NotFound."""
@@ -176,8 +176,8 @@ class ConversationItems:
             await self._session.cancel(item.answer)
         self.drop(item)
         if isinstance(item, CallItem):
-            self._session.functions.forget(item.call.id)
-            self._session.memory.without(item.call.id)
+            self._session.tools.remove(item.call.id)
+            self._session.context.remove_tool_result(item.call.id)
         elif item.exchange is not None:
             await self._amend(item)
         elif item.role == "user" and item.text in self._session.pending:
@@ -196,10 +196,10 @@ class ConversationItems:
             )  # fmt: skip
         words, answer, given_up = item.playback.words(seconds), item.answer, False
         if answer is not None and session.answer is answer:
-            session.played(seconds)
+            session.report_playback(seconds)
             given_up = await session.cancel()
         if seconds < whole and not given_up and answer is not None and answer.number is not None:
-            await session.broke_off(answer, words)
+            await session.truncate(answer, words)
         item.text = words
 
     async def _amend(self, gone: Item) -> None:
@@ -211,9 +211,9 @@ class ConversationItems:
         asked = " ".join(item.text or "" for item in left if item.role == "user")
         answered = held.answered if any(item.role == "assistant" for item in left) else ""
         if asked or answered:
-            await self._session.memory.amend(number, answered, asked)
+            await self._session.context.amend(number, answered, asked)
         else:
-            await self._session.memory.forget(number)
+            await self._session.context.remove(number)
 
 
 def made(message: MessageItem | FunctionCallItem | FunctionOutputItem) -> Item:

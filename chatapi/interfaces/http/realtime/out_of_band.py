@@ -87,7 +87,7 @@ class OutOfBandResponses:
 
     def _messages(self, wanted: ResponseConfig, options: SessionOptions) -> list[ChatMessage]:
         """What it answers: what was given, or the conversation as it is. Raises BadInput, NotFound, Unprocessable."""
-        told = self._conversation.told()
+        told = self._conversation.prompt_messages()
         usual = "".join(message.text for message in told if message.role == "system")
         items = [self._item(given) for given in wanted.input or ()]
         if wanted.input is not None:

@@ -69,7 +69,7 @@ class RealtimeResponse:
     async def speech(self, speech: Speech) -> None:
         await self._open()
         start = self._message.playback.seconds
-        self._message.playback.sent(speech, 0)
+        self._message.playback.add(speech, 0)
         if self.error is not None and speech.text != self._excuse:
             # What the model did not write is to be read as well.
             self._excuse = speech.text
