@@ -54,7 +54,7 @@ class Talk:
     async def say(self, *sounds: Samples) -> None:
         for sound in sounds:
             for start in range(0, len(sound), 1600):
-                await self.session.hear(sound[start : start + 1600])
+                await self.session.feed(sound[start : start + 1600])
                 await anyio.sleep(0.1)
 
     def all(self, kind: type[E]) -> list[E]:
@@ -243,21 +243,21 @@ async def test_what_is_said_before_a_pause_is_made_out_once_where_the_speaker_en
             """Give sound until there is a guess at so much."""
             with anyio.fail_after(10):
                 while not any(float(event.text.split()[-2]) >= seconds for event in talk.all(Transcript)):
-                    await talk.session.hear(sound)
+                    await talk.session.feed(sound)
                     await anyio.sleep(0.005)
 
         # Whole frames; a guess in the pause, which settles what was said, holds at least six of silence.
         block, words = FRAME * 3 / RATE, FRAME * 219 / RATE
-        await talk.session.hear(tone(words))
+        await talk.session.feed(tone(words))
         await until_made_out(silence(block), words + 5.5 * FRAME / RATE)
         talk.events.clear()
-        await talk.session.hear(tone(1))
+        await talk.session.feed(tone(1))
         assert await talk.session.commit()
         await until(lambda: any(event.final for event in talk.all(Transcript)))
         parts = talk.all(Transcript)[-1].text.split("heard ")[1:]
         assert len(parts) == 2 and float(parts[1].split()[0]) < 3
 
-        await talk.session.hear(tone(words))
+        await talk.session.feed(tone(words))
         talk.events.clear()
         await until_made_out(silence(block), words + 5.5 * FRAME / RATE)
         assert await talk.session.commit()

@@ -59,7 +59,7 @@ class Talk:
 
     async def hear(self, *sounds: Samples, settle: bool = True) -> None:
         for start in range(0, len(sound := np.concatenate(sounds)), BLOCK):
-            await self.session.hear(sound[start : start + BLOCK])
+            await self.session.feed(sound[start : start + BLOCK])
             await anyio.sleep(0.002)
             if settle:
                 await until(lambda: not any(each.admission.used for each in self.appliance.engines.all()))
@@ -78,7 +78,7 @@ class Talk:
         """Listen until only so much of the answer is to be heard."""
         answer = self.session.answer
         assert answer is not None
-        left = answer.playback.seconds - answer.playback.heard(self.session.seconds)
+        left = answer.playback.seconds - answer.playback.played(self.session.seconds)
         await self.hear(silence(left - seconds))
 
     def all(self, kind: type[E]) -> list[E]:
@@ -172,7 +172,7 @@ async def test_a_turn_committed_during_an_answer_is_judged_by_its_words(talking:
         await talk.until_left(2.5)
         await talk.hear(voice(0.25))
         talk.words = "Why?"
-        assert talk.session.against and await talk.session.commit()
+        assert talk.session.during_answer and await talk.session.commit()
         await talk.ended(2)
         assert talk.asked[1:] == ["Why?"]
 
@@ -180,7 +180,7 @@ async def test_a_turn_committed_during_an_answer_is_judged_by_its_words(talking:
 async def test_a_listener_who_stops_to_report_is_still_answered(talking: Callable[..., object]) -> None:
     async with talking() as talk:  # type: ignore[attr-defined]
         await talk.answer()
-        talk.session.played(0.5)
+        talk.session.report_playback(0.5)
         await talk.hear(silence(6))
         assert not talk.session.playing
         await talk.say("Germany?")
@@ -254,13 +254,13 @@ async def test_a_turn_that_ends_while_the_history_is_slow_is_answered(
     options = SessionOptions(semantic=False, silence_ms=200)
     async with talking(options=options) as talk:  # type: ignore[attr-defined]
         await talk.answer(60)
-        amend, going_on = talk.session.memory.amend, anyio.Event()
+        amend, going_on = talk.session.context.amend, anyio.Event()
 
         async def slow(number: int, answered: str, asked: str | None = None) -> None:
             await going_on.wait()
             await amend(number, answered, asked)
 
-        monkeypatch.setattr(talk.session.memory, "amend", slow)
+        monkeypatch.setattr(talk.session.context, "amend", slow)
         await talk.until_left(2.5)
         talk.words = "Why?"
         await talk.hear(voice(0.25), silence(1), settle=False)
@@ -328,7 +328,7 @@ async def test_an_answer_does_not_stay_paused_when_turns_are_ended_by_hand(talki
         await talk.answer()
         await talk.until_left(1.5)
         await talk.hear(voice(0.25))
-        assert talk.session.against
+        assert talk.session.during_answer
         talk.session.change(SessionOptions(detect=False))
         await until(lambda: len(talk.all(Resumed)) == 1)
         await talk.hear(silence(2))

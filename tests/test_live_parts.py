@@ -7,15 +7,28 @@ import pytest
 
 from chatapi.audio import RATE, Audio
 from chatapi.events import Speech
-from chatapi.services.live.backchannel import InterruptionJudge, SpeechIntent, at_the_end, likeness, meaning, stops
-from chatapi.services.live.echo_detection import EVIDENCE, sharpness
-from chatapi.services.live.endpointing import SURE, Endpointing, EndpointingRules, TurnBoundary, over
-from chatapi.services.live.fallback_phrases import slow, sorry
+from chatapi.services.live.backchannel import (
+    EchoLoopDetector,
+    SpeechIntent,
+    classify_speech,
+    is_stop_request,
+    is_turn_at_answer_end,
+    likeness,
+)
+from chatapi.services.live.echo_detection import MIN_SHARPNESS, sharpness
+from chatapi.services.live.endpointing import (
+    CONFIDENT,
+    Endpointing,
+    EndpointingRules,
+    TurnBoundary,
+    end_of_turn_probability,
+)
+from chatapi.services.live.fallback_phrases import delay_phrase, failure_phrase
 from chatapi.services.live.playback import PlaybackPosition
-from chatapi.services.live.utterance import SETTLE, Utterance
+from chatapi.services.live.utterance import FINALIZE_AFTER, Utterance
 from chatapi.services.transcription.segmenter import FRAME
 
-RULES = EndpointingRules(threshold=0.5, onset=3, interrupt=5, sure=6, unsure=44)
+RULES = EndpointingRules(threshold=0.5, onset=3, interruption=5, min_delay=6, max_delay=44)
 
 
 def marks(*parts: tuple[float, int], against: bool = False) -> list[tuple[int, TurnBoundary]]:
@@ -33,7 +46,7 @@ def silent(*levels: float) -> list[int]:
     endpointing, found = Endpointing(RULES), []
     for level in levels:
         endpointing.feed(0.9, level)
-        found.append(endpointing.silence)
+        found.append(endpointing.silent_frames)
     return found
 
 
@@ -54,7 +67,7 @@ def test_a_click_is_no_onset() -> None:
 
 
 def test_who_goes_on_after_a_pause_is_noticed() -> None:
-    assert marks((0.9, 10), (0.1, 4), (0.9, 3)) == [(2, TurnBoundary.ONSET), (14, TurnBoundary.ON)]
+    assert marks((0.9, 10), (0.1, 4), (0.9, 3)) == [(2, TurnBoundary.ONSET), (14, TurnBoundary.RESUMED)]
 
 
 def test_more_is_needed_against_an_answer() -> None:
@@ -92,36 +105,36 @@ def test_one_frame_that_stands_out_is_not_enough_before_it_is_known_what_is_left
 
 @pytest.mark.parametrize(("probability", "silence"), [(1.0, 6), (0.6, 6), (0.3, 25), (0.0, 44), (0.15, 34)])
 def test_the_less_a_turn_seems_over_the_longer_the_pause(probability: float, silence: int) -> None:
-    assert RULES.silence(probability) == pytest.approx(silence, abs=1)
+    assert RULES.endpointing_delay(probability) == pytest.approx(silence, abs=1)
 
 
 def test_words_count_more_than_sound() -> None:
     whole, cut = "What is the capital of France?", "What is the capital."
-    assert over(0.1, 0.9, whole) > SURE > over(0.99, 0.02, cut)
-    assert over(None, 0.9, whole) > SURE > over(None, 0.02, cut)
-    assert over(0.99, 0.5, whole) > over(0.01, 0.5, whole)
-    assert over(None, None, whole) == 0
+    assert end_of_turn_probability(0.1, 0.9, whole) > CONFIDENT > end_of_turn_probability(0.99, 0.02, cut)
+    assert end_of_turn_probability(None, 0.9, whole) > CONFIDENT > end_of_turn_probability(None, 0.02, cut)
+    assert end_of_turn_probability(0.99, 0.5, whole) > end_of_turn_probability(0.01, 0.5, whole)
+    assert end_of_turn_probability(None, None, whole) == 0
 
 
 @pytest.mark.parametrize(
     "text", ["Set a timer for", "Set a timer for...", "I would like the.", "Well,", "how far is it", "Where is my?"]
 )
 def test_words_that_want_more_make_the_pause_long(text: str) -> None:
-    assert over(0.99, None, text) == 0
-    assert over(0.99, 0.3, text) < over(0.99, 0.3, "That is all.")
+    assert end_of_turn_probability(0.99, None, text) == 0
+    assert end_of_turn_probability(0.99, 0.3, text) < end_of_turn_probability(0.99, 0.3, "That is all.")
 
 
 @pytest.mark.parametrize(
     "text", ["Set a timer for ten minutes.", "Why?", "How?", "Stop!", "Where are you from?", "今日はいい天気です。"]
 )
 def test_a_whole_sentence_does_not(text: str) -> None:
-    assert over(0.99, None, text) == 0.99
+    assert end_of_turn_probability(0.99, None, text) == 0.99
 
 
 @pytest.mark.parametrize(
     ("heard", "spoken", "found"),
     [
-        ("", "The sea is wide.", SpeechIntent.NOTHING),
+        ("", "The sea is wide.", SpeechIntent.NOISE),
         ("Mhm.", "The sea is wide.", SpeechIntent.BACKCHANNEL),
         ("Uh-huh, okay.", "The sea is wide.", SpeechIntent.BACKCHANNEL),
         ("Stop!", "The sea is wide.", SpeechIntent.STOP),
@@ -136,56 +149,60 @@ def test_a_whole_sentence_does_not(text: str) -> None:
     ],
 )
 def test_what_is_said_against_an_answer_is_understood(heard: str, spoken: str, found: SpeechIntent) -> None:
-    assert meaning(heard, spoken) is found
+    assert classify_speech(heard, spoken) is found
 
 
 @pytest.mark.parametrize(
     ("heard", "certainty", "found"),
     [
-        ("And make sure.", -0.65, SpeechIntent.NOTHING),
-        ("Hey, my mom.", -0.67, SpeechIntent.NOTHING),
+        ("And make sure.", -0.65, SpeechIntent.NOISE),
+        ("Hey, my mom.", -0.67, SpeechIntent.NOISE),
         ("Lunch.", -0.11, SpeechIntent.BACKCHANNEL),
         ("Go back.", -0.2, SpeechIntent.INTERRUPTION),
         ("Wait!", -0.9, SpeechIntent.INTERRUPTION),
         ("Stop.", -0.9, SpeechIntent.STOP),
         ("What about the mountains?", -0.3, SpeechIntent.INTERRUPTION),
-        ("What about the mountains?", -0.65, SpeechIntent.NOTHING),
+        ("What about the mountains?", -0.65, SpeechIntent.NOISE),
         ("And what about the mountains?", -0.6, SpeechIntent.INTERRUPTION),
-        ("And what about the mountains?", -0.8, SpeechIntent.NOTHING),
+        ("And what about the mountains?", -0.8, SpeechIntent.NOISE),
         ("山はどうですか", -0.3, SpeechIntent.INTERRUPTION),
     ],
 )
 def test_what_is_hardly_understood_does_not_interrupt(heard: str, certainty: float, found: SpeechIntent) -> None:
-    assert meaning(heard, "The sea is wide.", certainty) is found
+    assert classify_speech(heard, "The sea is wide.", certainty) is found
 
 
 @pytest.mark.parametrize(
     ("heard", "seconds", "found"),
     [
-        ("And make sure.", 0.32, SpeechIntent.NOTHING),
+        ("And make sure.", 0.32, SpeechIntent.NOISE),
         ("Lights off.", 0.45, SpeechIntent.INTERRUPTION),
         ("What time is it?", 0.7, SpeechIntent.INTERRUPTION),
-        ("And make sure to subscribe to our channel.", 0.55, SpeechIntent.NOTHING),
+        ("And make sure to subscribe to our channel.", 0.55, SpeechIntent.NOISE),
         ("Please stop.", 0.1, SpeechIntent.STOP),
     ],
 )
 def test_what_nobody_says_so_fast_does_not_interrupt(heard: str, seconds: float, found: SpeechIntent) -> None:
-    assert meaning(heard, "The sea is wide.", -0.1, seconds) is found
+    assert classify_speech(heard, "The sea is wide.", -0.1, seconds) is found
 
 
 def test_only_a_wish_for_silence_is_left_unanswered() -> None:
-    assert stops("Stop.") and stops("Never mind.")
-    assert not stops("Where does the bus stop?") and not stops("") and not stops("Stop the music in the kitchen")
+    assert is_stop_request("Stop.") and is_stop_request("Never mind.")
+    assert (
+        not is_stop_request("Where does the bus stop?")
+        and not is_stop_request("")
+        and not is_stop_request("Stop the music in the kitchen")
+    )
 
 
 @pytest.mark.parametrize("heard", ["Arrête !", "Hör auf!", "Basta.", "Para.", "Hou op."])
 def test_a_wish_for_silence_is_understood_in_other_languages(heard: str) -> None:
-    assert stops(heard)
+    assert is_stop_request(heard)
 
 
 def test_excuses_are_made_in_the_language_of_the_voice() -> None:
-    assert sorry("de") != sorry("en") == sorry("xx")
-    assert slow("fr") != slow("en") == slow("")
+    assert failure_phrase("de") != failure_phrase("en") == failure_phrase("xx")
+    assert delay_phrase("fr") != delay_phrase("en") == delay_phrase("")
 
 
 def test_likeness_is_a_share_of_the_words_heard() -> None:
@@ -197,11 +214,11 @@ def test_likeness_is_a_share_of_the_words_heard() -> None:
 
 
 def test_the_breaker_wants_two_in_a_row_and_closes_after_a_minute() -> None:
-    breaker = InterruptionJudge()
-    assert not breaker.turn(0.5, 10) and not breaker.turn(0.1, 20) and not breaker.turn(0.5, 30)
-    assert not breaker.broken(31)
-    assert breaker.turn(0.6, 40)
-    assert breaker.broken(41) and breaker.broken(99) and not breaker.broken(101)
+    breaker = EchoLoopDetector()
+    assert not breaker.add_turn(0.5, 10) and not breaker.add_turn(0.1, 20) and not breaker.add_turn(0.5, 30)
+    assert not breaker.active(31)
+    assert breaker.add_turn(0.6, 40)
+    assert breaker.active(41) and breaker.active(99) and not breaker.active(101)
 
 
 def speech(seconds: float, text: str) -> Speech:
@@ -211,9 +228,9 @@ def speech(seconds: float, text: str) -> Speech:
 def test_playback_is_counted_by_the_clock() -> None:
     playback = PlaybackPosition()
     assert not playback.audible(0)
-    playback.sent(speech(2, "one two three four"), 10)
-    playback.sent(speech(1, "five"), 10.5)
-    assert [playback.heard(now) for now in (10, 11, 12.5, 14)] == [0, 1, 2.5, 3]
+    playback.add(speech(2, "one two three four"), 10)
+    playback.add(speech(1, "five"), 10.5)
+    assert [playback.played(now) for now in (10, 11, 12.5, 14)] == [0, 1, 2.5, 3]
     assert playback.audible(12.9) and not playback.audible(13)
     assert playback.words(0) == ""
     assert playback.words(1) == "one two"
@@ -223,48 +240,48 @@ def test_playback_is_counted_by_the_clock() -> None:
 
 def test_a_pause_holds_the_place() -> None:
     playback = PlaybackPosition()
-    playback.sent(speech(2, "one two"), 0)
+    playback.add(speech(2, "one two"), 0)
     playback.pause(0.5)
-    assert playback.heard(5) == 0.5
-    playback.sent(speech(1, "three"), 6)
+    assert playback.played(5) == 0.5
+    playback.add(speech(1, "three"), 6)
     playback.resume(7)
-    assert playback.heard(7) == 0.5 and playback.heard(8) == 1.5
-    assert playback.quiet_since(9) is None and playback.quiet_since(20) == 9.5
+    assert playback.played(7) == 0.5 and playback.played(8) == 1.5
+    assert playback.silent_since(9) is None and playback.silent_since(20) == 9.5
 
 
 def test_what_comes_late_is_heard_late() -> None:
     playback = PlaybackPosition()
-    playback.sent(speech(1, "one"), 0)
-    playback.sent(speech(1, "two"), 3)
-    assert playback.heard(3.5) == 1.5
+    playback.add(speech(1, "one"), 0)
+    playback.add(speech(1, "two"), 3)
+    assert playback.played(3.5) == 1.5
 
 
 def test_a_report_counts_more_than_the_clock() -> None:
     playback = PlaybackPosition()
-    playback.sent(speech(2, "one two"), 0)
+    playback.add(speech(2, "one two"), 0)
     playback.report(0.3, 0.5)
-    assert playback.heard(3) == 0.3
+    assert playback.played(3) == 0.3
     playback.report(9, 3)
-    assert playback.heard(3) == 2
+    assert playback.played(3) == 2
 
 
 def test_a_report_that_does_not_grow_gives_way_to_the_clock() -> None:
     playback = PlaybackPosition()
-    playback.sent(speech(6, "one two"), 0)
+    playback.add(speech(6, "one two"), 0)
     playback.report(1, 1)
-    assert playback.heard(4) == 1 and playback.heard(6) == 3
+    assert playback.played(4) == 1 and playback.played(6) == 3
     playback.pause(6)
-    assert playback.heard(20) == 1
+    assert playback.played(20) == 1
     playback.resume(20)
     playback.report(1.5, 21)
-    assert playback.heard(22) == 1.5
+    assert playback.played(22) == 1.5
 
 
 def test_nothing_is_heard_of_an_answer_after_it_was_given_up() -> None:
     playback = PlaybackPosition()
-    playback.sent(speech(6, "one two"), 0)
-    playback.give_up(2)
-    assert playback.heard(9) == 2 and not playback.audible(3) and playback.quiet_since(9) == 2
+    playback.add(speech(6, "one two"), 0)
+    playback.stop(2)
+    assert playback.played(9) == 2 and not playback.audible(3) and playback.silent_since(9) == 2
 
 
 @pytest.mark.parametrize(
@@ -278,7 +295,7 @@ def test_nothing_is_heard_of_an_answer_after_it_was_given_up() -> None:
     ],
 )
 def test_at_the_end_of_an_answer_all_but_a_hum_is_a_turn(heard: str, spoken: str, turn: bool) -> None:
-    assert at_the_end(heard, spoken) is turn
+    assert is_turn_at_answer_end(heard, spoken) is turn
 
 
 def test_sound_tells_an_echo_from_another_voice() -> None:
@@ -292,19 +309,19 @@ def test_sound_tells_an_echo_from_another_voice() -> None:
     room[0] = 4
     echo = np.convolve(played, room)[RATE : 2 * RATE].astype(np.float32)
     found, chance = sharpness(0.1 * echo, played), sharpness(other[:RATE], played)
-    assert found is not None and chance is not None and chance < EVIDENCE < found
+    assert found is not None and chance is not None and chance < MIN_SHARPNESS < found
     assert sharpness(echo[: RATE // 4], played) is None
 
 
 def test_what_is_settled_is_not_decoded_again() -> None:
     frame = np.ones(FRAME, np.float32)
     utterance = Utterance([frame], 0)
-    while not utterance.ripe:
+    while not utterance.can_finalize:
         utterance.add(frame, True)
-    assert len(utterance.open()) >= SETTLE
-    utterance.settle("once upon", utterance.length)
+    assert len(utterance.undecided_samples()) >= FINALIZE_AFTER
+    utterance.finalize("once upon", utterance.length)
     utterance.add(frame * 2, False)
-    assert utterance.open().tolist() == [2.0] * FRAME
-    assert utterance.text("a time") == "once upon a time"
+    assert utterance.undecided_samples().tolist() == [2.0] * FRAME
+    assert utterance.full_text("a time") == "once upon a time"
     assert utterance.speech_end == utterance.length - FRAME
     assert len(utterance.samples()) == utterance.length

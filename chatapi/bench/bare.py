@@ -19,7 +19,7 @@ from chatapi.catalog import ggml
 from chatapi.engines.asr.whisper import FRAME as SPECTRUM
 from chatapi.engines.asr.whisper import WINDOW
 from chatapi.engines.llm.llama_cpp import threads
-from chatapi.engines.vad.silero_onnx import BEFORE, FRAME
+from chatapi.engines.vad.silero_onnx import CONTEXT, FRAME
 from chatapi.settings import Settings
 from chatapi.system import openmp
 
@@ -51,7 +51,7 @@ class Bare:
         """Probabilities of speech; a script that guesses nothing where nobody speaks needs them as well."""
         if self._silero_onnx is not None:
             whole = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
-            before = np.vstack([np.zeros((1, BEFORE), np.float32), whole[:-1, -BEFORE:]])
+            before = np.vstack([np.zeros((1, CONTEXT), np.float32), whole[:-1, -CONTEXT:]])
             state = np.zeros((1, 1, 128), np.float32)
             feeds = {"input": np.hstack([before, whole]), "h": state, "c": state}
             return [float(each) for each in self._silero_onnx.run(None, feeds)[0].reshape(-1)]

@@ -60,7 +60,7 @@ class InProcessHarness(Blocks, Noise):
         if (away := time.perf_counter() - self._left) > AWAY:
             self._begun += away
         hiss = self._random.normal(0, HISS, BLOCK).astype(np.float32)
-        await self._session.hear(self._microphone(np.clip(block + hiss, -1, 1), self._speaker.block()))
+        await self._session.feed(self._microphone(np.clip(block + hiss, -1, 1), self._speaker.block()))
         self._blocks += 1
         await self._in_time()
         while self._arriving.statistics().current_buffer_used:

@@ -170,7 +170,7 @@ class LocalConversation:
             try:
                 async for block in self.devices.captured():
                     await self._feed(session, block)
-                    session.played(max(0.0, self.devices.played / RATE - self._chime_seconds))
+                    session.report_playback(max(0.0, self.devices.played / RATE - self._chime_seconds))
             finally:
                 self._session, self._key_held = None, False
                 group.cancel_scope.cancel()
@@ -201,7 +201,7 @@ class LocalConversation:
         elif self._key_held and time.monotonic() > self._key_deadline:
             await self.release()
         if len(addressed) and (self._key_held or not self._manual):
-            await session.hear(addressed)
+            await session.feed(addressed)
         self._chime_when_slow(len(block) / RATE)
 
     def _chime_when_slow(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Live conversation: a session for everybody who talks with the box as people talk with each other."""
+"""Live conversation: full-duplex voice sessions with turn detection and barge-in."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from chatapi.errors import Busy, collapse_exception_group
 from chatapi.events import Failed, LiveEvent
 from chatapi.observability.metrics import Metrics
 from chatapi.runtime.workers import Engines, Worker
+from chatapi.services.live.answer import Send
 from chatapi.services.live.context import ConversationContext
 from chatapi.services.live.options import SessionOptions, SessionOrigin
 from chatapi.services.live.session import LiveSession
@@ -23,12 +24,12 @@ from chatapi.storage.history import ConversationHistory, ConversationState
 
 __all__ = ["LiveConversations", "LiveSession", "SessionOptions", "SessionOrigin"]
 
-AHEAD = 1000
-"""Events a face may be behind."""
+MAX_QUEUED_EVENTS = 1000
+"""Events that an interface may be behind before the session waits."""
 
 
 class LiveConversations:
-    """The ability. `session` is its door."""
+    """Opens live sessions and limits their number."""
 
     def __init__(
         self,
@@ -48,10 +49,10 @@ class LiveConversations:
         self.settings = settings
         self.metrics = metrics
         self.sessions = 0
-        """Going on now."""
+        """Number of open sessions."""
 
     def preload(self) -> None:
-        """Somebody speaks: what is needed once they stop begins to come back, where it was idle."""
+        """Starts to load the engines of the next answer that were unloaded while idle."""
         for worker in (self.engines.asr, self.engines.turn_detection, self.engines.llm, self.engines.tts):
             worker.preload()
         self.engines.asr.admission.expect()
@@ -63,35 +64,43 @@ class LiveConversations:
         conversation: str | None = None,
         origin: SessionOrigin | None = None,
     ) -> AsyncIterator[tuple[LiveSession, MemoryObjectReceiveStream[LiveEvent]]]:
-        """A session and its events; leaving the block ends it. Raises Busy (too_many_sessions), NotReady, NotFound."""
-        most, origin = self.settings.live.sessions, origin or SessionOrigin()
-        if self.sessions >= most:
+        """Opens a session with its events; leaving the block closes it.
+
+        Raises Busy (too_many_sessions), NotReady and NotFound.
+        """
+        limit, origin = self.settings.live.sessions, origin or SessionOrigin()
+        if self.sessions >= limit:
             self.metrics.sessions_refused.inc()
-            raise Busy(f"{self.sessions} live conversations are going on, which is all there may be",
+            raise Busy(f"{self.sessions} live sessions are open; the limit is {limit} (live.sessions)",
                        code="too_many_sessions", retry_after=10)  # fmt: skip
         self.sessions += 1
-        going_on = self.metrics.sessions.labels(origin.door)
-        going_on.inc()
+        open_sessions = self.metrics.sessions.labels(origin.interface)
+        open_sessions.inc()
         try:
             await self.engines.turn_detection.open()
             conversation_state = ConversationState(ConversationHistory.new_id(), None, ())
             if conversation is not None:
                 conversation_state = await self.history.call(lambda history: history.recall(conversation))
-            send, receive = anyio.create_memory_object_stream[LiveEvent](AHEAD)
-
-            async def tell(event: LiveEvent) -> None:
-                if isinstance(event, Failed):
-                    self.metrics.error(event.error)
-                await send.send(event)
-
-            async with send, receive, anyio.create_task_group() as group:
-                memory = ConversationContext(self.history, conversation_state)
-                yield LiveSession(self, group, memory, options or SessionOptions(), tell, origin), receive
+            events, receive = anyio.create_memory_object_stream[LiveEvent](MAX_QUEUED_EVENTS)
+            async with events, receive, anyio.create_task_group() as group:
+                context = ConversationContext(self.history, conversation_state)
+                send = self._sender(events)
+                yield LiveSession(self, group, context, options or SessionOptions(), send, origin), receive
                 group.cancel_scope.cancel()
         except Exception as error:
-            if (one := collapse_exception_group(error)) is not error:
-                raise one from None
+            if (single := collapse_exception_group(error)) is not error:
+                raise single from None
             raise
         finally:
             self.sessions -= 1
-            going_on.dec()
+            open_sessions.dec()
+
+    def _sender(self, events: MemoryObjectSendStream[LiveEvent]) -> Send:
+        """Returns the function that sends an event of a session, and counts the errors."""
+
+        async def send(event: LiveEvent) -> None:
+            if isinstance(event, Failed):
+                self.metrics.error(event.error)
+            await events.send(event)
+
+        return send

@@ -1,4 +1,4 @@
-"""One answer of a live conversation: begun on a guess, held back until the turn is over, given up when interrupted."""
+"""One answer of a live session: generated, held until the turn is over, played, or cancelled by barge-in."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from chatapi.services.turns.prompts import Question
 log = logging.getLogger(__name__)
 
 Send = Callable[[LiveEvent], Awaitable[None]]
-READING = 0.15
-"""Seconds a model is given to read a prompt before it is no longer waited for."""
-PATIENCE = 4.0
-"""Seconds without a sound after which it says that it takes longer."""
+PREFILL_SECONDS = 0.15
+"""Longest wait for the model to process a prompt, in seconds."""
+DELAY_PHRASE_SECONDS = 4.0
+"""Time without audio after which the delay phrase is spoken, in seconds."""
 
 
 class Answer:
-    """Thinks and speaks in `run`; what it says goes out once `release` was called."""
+    """Generates text and speech in `run`; holds its events until `release`."""
 
     def __init__(
         self,
@@ -49,103 +49,107 @@ class Answer:
         asked: str,
         generation_options: GenerationOptions,
         since: float,
-        fault: ChatapiError | None = None,
+        error: ChatapiError | None = None,
     ) -> None:
-        """`prompt` is the question as the model gets it. With `fault`, an error already sent, it is an apology."""
+        """`prompt` is the request with its context. With `error`, which was already sent, it is a failure phrase.
+
+        `since` is the time from which its timings count, on the monotonic clock.
+        """
         self.asked = asked
         self.prompt = prompt
         self.calls: tuple[ToolCall, ...] = ()
-        """Functions it wants called, as far as it went out."""
+        """Tool calls that were sent."""
         self.playback = PlaybackPosition()
         self.number: int | None = None
-        """Of its exchange in the history, once it is there."""
-        self.over = False
-        """Nothing more of it comes."""
-        self.released = self.dropped = False
-        self.failure = ""
-        """Code of the error it ended in."""
-        self.guessed = False
-        """Whether it was begun before the turn was known to be over."""
+        """Number of its exchange in the history; None: not stored yet."""
+        self.done = False
+        """Whether no more events follow."""
+        self.released = self.cancelled = False
+        self.error_code = ""
+        """Code of the error that it ended with."""
+        self.preemptive = False
+        """Whether it was started before the end of the turn was certain."""
         self.timings = TurnTimings()
-        self._fault = fault
-        self._given_up = "interrupted"
+        self._error = error
+        self._cancel_reason = "interrupted"
         self._usage = TokenUsage()
-        self._answering = generator
-        self._going = anyio.Event()
-        self._manner = replace(generation_options, confirmed=self._going)
+        self._generator = generator
+        self._go = anyio.Event()
+        self._generation_options = replace(generation_options, confirmed=self._go)
         self._since = since
         self._held: list[Event] = []
         self._send: Send | None = None
         self._clock: Callable[[], float] = lambda: 0.0
-        self._scope = anyio.CancelScope()
-        self._watching = anyio.CancelScope()
-        self._sounding = anyio.Event()
-        self._read = anyio.Event()
+        self._scope, self._delay_scope = anyio.CancelScope(), anyio.CancelScope()
+        self._audio_sent, self._prefilled = anyio.Event(), anyio.Event()
 
-    async def run(self, ended: Callable[[Answer, Generation[Question]], Awaitable[None]]) -> None:
-        """Until it is answered or dropped; what fails is told in words. `ended` is awaited before its TurnEnded."""
+    async def run(self, on_finished: Callable[[Answer, Generation[Question]], Awaitable[None]]) -> None:
+        """Generates the answer; a failure is sent and spoken. Awaits `on_finished` before it sends TurnEnded."""
         with self._scope:
-            if self._fault is not None:
-                await self._excused(self._fault)
+            if self._error is not None:
+                await self._speak_failure(self._error)
                 return
             try:
-                answered = await self._answering.generate(self.prompt, self._manner, self._take, self.mark)
-            except Exception as raised:
-                await self._failed(raised)
+                generation = await self._generator.generate(
+                    self.prompt, self._generation_options, self._hold_or_send, self.mark
+                )
+            except Exception as error:
+                await self._fail(error)
                 return
-            await self._going.wait()
-            self.timings = replace(self.timings, spoken=answered.speech_seconds)
+            await self._go.wait()
+            self.timings = replace(self.timings, spoken=generation.speech_seconds)
             self.mark("end")
-            await ended(self, answered)
-            self.over = True
-            self._usage = usage = answered.last.usage or TokenUsage()
-            counted = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
-            reason = answered.last.finish_reason or "stop"
-            await self._out(TurnEnded(self.prompt.conversation_state.id, reason, *counted, timings=self.timings))
+            await on_finished(self, generation)
+            self.done = True
+            self._usage = usage = generation.last.usage or TokenUsage()
+            tokens = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+            reason = generation.last.finish_reason or "stop"
+            conversation = self.prompt.conversation_state.id
+            await self._send_event(TurnEnded(conversation, reason, *tokens, timings=self.timings))
 
     async def release(self, send: Send, clock: Callable[[], float]) -> None:
-        """The turn is over: what there is goes out, and all that follows as it comes."""
+        """Sends the events held so far, and all later ones at once: the turn is over."""
         self._send, self._clock, self.released = send, clock, True
         await send(ResponseStarted(self.asked))
         while self._held:
-            await self._out(self._held.pop(0))
-        self._going.set()
+            await self._send_event(self._held.pop(0))
+        self._go.set()
 
     @property
-    def written(self) -> bool:
-        """Whether it is whole, and only to be read."""
-        return self.over and not self.playback.seconds
+    def text_only(self) -> bool:
+        """Whether it is complete and has no audio."""
+        return self.done and not self.playback.seconds
 
-    async def reading(self) -> None:
-        """Until the model writes, or could have."""
-        with anyio.move_on_after(READING):
-            await self._read.wait()
+    async def wait_for_prefill(self) -> None:
+        """Waits for the first token, for PREFILL_SECONDS at most."""
+        with anyio.move_on_after(PREFILL_SECONDS):
+            await self._prefilled.wait()
 
-    async def watch(self) -> None:
-        """Say so when it takes long."""
-        with self._watching:
-            with anyio.move_on_after(PATIENCE):
-                await self._sounding.wait()
+    async def announce_delay(self) -> None:
+        """Speaks the delay phrase if there is no audio within DELAY_PHRASE_SECONDS."""
+        with self._delay_scope:
+            with anyio.move_on_after(DELAY_PHRASE_SECONDS):
+                await self._audio_sent.wait()
                 return
-            if not self.over and self._manner.voice is not None:
-                await self._say(fallback_phrases.slow)
+            if not self.done and self._generation_options.voice is not None:
+                await self._speak(fallback_phrases.delay_phrase)
 
-    def drop(self, why: str = "interrupted") -> None:
-        """Nobody wants it any more: it was interrupted, or retracted."""
+    def cancel(self, reason: str = "interrupted") -> None:
+        """Stops the generation. `reason` becomes the result of the turn's record."""
         self._scope.cancel()
-        self._watching.cancel()
-        self._given_up = why
-        self.dropped = self.dropped or not self.over
-        self.over = True
+        self._delay_scope.cancel()
+        self._cancel_reason = reason
+        self.cancelled = self.cancelled or not self.done
+        self.done = True
 
-    def counted(self) -> TurnRecord:
-        """What became of it, once nothing more does."""
-        ended = self.failure or ("ok" if self.over else "disconnected")
+    def record(self) -> TurnRecord:
+        """Returns the record of the turn, for metrics and tracing."""
+        result = self.error_code or ("ok" if self.done else "left")
         return TurnRecord(
             kind="live",
             input="voice",
-            reply="text" if self._manner.voice is None else "voice",
-            result=self._given_up if self.dropped else ended,
+            reply="text" if self._generation_options.voice is None else "voice",
+            result=self._cancel_reason if self.cancelled else result,
             since=self._since,
             timings=self.timings,
             prompt_tokens=self._usage.prompt_tokens,
@@ -154,63 +158,63 @@ class Answer:
         )
 
     def mark(self, stage: str) -> None:
-        """Note when a stage was first reached."""
+        """Stores the time of a stage when it is reached first."""
         if stage == "first_token":
-            self._read.set()
+            self._prefilled.set()
         if getattr(self.timings, stage) is None:
             self.timings = replace(self.timings, **{stage: time.monotonic() - self._since})
 
-    async def _take(self, event: Event) -> None:
+    async def _hold_or_send(self, event: Event) -> None:
         if self._send is None or self._held:
             self._held.append(event)
         else:
-            await self._out(event)
+            await self._send_event(event)
 
-    async def _out(self, event: Event) -> None:
+    async def _send_event(self, event: Event) -> None:
         assert self._send is not None  # noqa: S101 - released
         if isinstance(event, Speech):
-            self.playback.sent(event, self._clock())
-            self._sounding.set()
+            self.playback.add(event, self._clock())
+            self._audio_sent.set()
         elif isinstance(event, ToolCalls):
             self.calls += event.calls
         await self._send(event)
 
-    async def _failed(self, raised: Exception) -> None:
+    async def _fail(self, raised: Exception) -> None:
         error = collapse_exception_group(raised)
         if isinstance(error, ChatapiError):
             known = error
         else:
             log.error("the answer failed", exc_info=error)
             known = EngineFailed("the answer failed; the log says why")
-        await self._going.wait()
+        await self._go.wait()
         assert self._send is not None  # noqa: S101 - released
         await self._send(Failed(known))
-        await self._excused(known)
+        await self._speak_failure(known)
 
-    async def _excused(self, error: ChatapiError) -> None:
-        """Say that something went wrong."""
-        self.failure = error.code
-        await self._going.wait()
-        if self._manner.voice is not None:
-            await self._say(fallback_phrases.sorry)
-        self.over = True
-        await self._out(TurnEnded(self.prompt.conversation_state.id, "failed", timings=self.timings))
+    async def _speak_failure(self, error: ChatapiError) -> None:
+        """Speaks the failure phrase and ends the turn."""
+        self.error_code = error.code
+        await self._go.wait()
+        if self._generation_options.voice is not None:
+            await self._speak(fallback_phrases.failure_phrase)
+        self.done = True
+        await self._send_event(TurnEnded(self.prompt.conversation_state.id, "failed", timings=self.timings))
 
-    async def _say(self, phrase: Callable[[str], str]) -> None:
-        """A sentence that no model has to think of."""
-        voice, generation_options, synthesis = self._manner.voice, self._manner, self._answering.synthesis
-        assert voice is not None  # noqa: S101 - asked for by who calls
+    async def _speak(self, phrase: Callable[[str], str]) -> None:
+        """Speaks a phrase without the model."""
+        voice, options, synthesis = self._generation_options.voice, self._generation_options, self._generator.synthesis
+        assert voice is not None  # noqa: S101 - checked by the callers
         sentence = phrase(voice.language)
 
-        async def one() -> AsyncIterator[str]:
+        async def pieces() -> AsyncIterator[str]:
             yield sentence
 
-        await self._out(TextDelta(f"{sentence} "))
+        await self._send_event(TextDelta(f"{sentence} "))
         try:
             async with aclosing(
-                synthesis.synthesize_sentences(one(), voice, generation_options.priority, generation_options.speed)
+                synthesis.synthesize_sentences(pieces(), voice, options.priority, options.speed)
             ) as speech:
                 async for part in speech:
-                    await self._out(part)
+                    await self._send_event(part)
         except ChatapiError as error:
-            log.warning("not even an excuse can be spoken: %s", error.message)
+            log.warning("fallback phrase not spoken: %s", error.message)

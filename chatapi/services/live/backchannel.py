@@ -1,4 +1,4 @@
-"""What is said against an answer: whether it is meant to interrupt."""
+"""Classifies speech during an answer by its transcript: backchannel, echo, stop request or interruption."""
 
 from __future__ import annotations
 
@@ -8,134 +8,135 @@ import re
 from enum import Enum
 from functools import lru_cache
 
-from chatapi.services.live.fallback_phrases import BACKCHANNEL, HUM, INTERJECTION, STOP
+from chatapi.services.live.fallback_phrases import BACKCHANNEL, FILLERS, INTERJECTION, STOP
 from chatapi.text.sentence_splitter import count_words
 
-BACKCHANNELS = 3
-"""Words of a backchannel at most."""
-MURMUR, MUMBLE = -0.6, -0.7
-"""Mean log-probability below which a few words, and below which more, are taken for a noise somebody made.
+MAX_BACKCHANNEL_WORDS = 3
+"""Most words of a backchannel."""
+MIN_LOGPROB_SHORT, MIN_LOGPROB = -0.6, -0.7
+"""Mean log-probability below which a short transcript, and below which a longer one, counts as noise.
 
-Of 31 clips of tests/corpus with up to four words tiny.en on CTranslate2 misses four with -0.4 and two with -0.6; of 71
-hums, coughs and knocks it makes words that somebody could have said so fast from -0.7 on. whisper.cpp is surer of both:
-it misses none, and makes words of four to six.
+See docs/measurements/live.md.
 """
-PACE, BEGUN = 5.0, 0.5
-"""Words that somebody says in a second of speech, and that they may have begun besides.
+SHORT_WORDS = 4
+"""Most words of a short transcript."""
+WORDS_PER_SECOND, EXTRA_WORDS = 5.0, 0.5
+"""Most words per second of speech, and the words added to that; a longer transcript counts as noise.
 
-Of the first 0.32 s of a hummed "mhm" Whisper makes "and make sure" (tiny.en: -0.40 to -0.61 on CTranslate2, up to -0.11
-on whisper.cpp); the short clips of tests/corpus stay below.
+See docs/measurements/live.md.
 """
-FEW = 4
-"""Words that are a few."""
-LIKENESS = 0.75
-"""Share of the words heard that were just spoken by ourselves, in that order, from which it is our own echo."""
-RESEMBLES = 0.5
-"""The same share, from which it may be."""
+ECHO_LIKENESS = 0.75
+"""Likeness to the answer from which a transcript is its echo."""
+POSSIBLE_ECHO_LIKENESS = 0.5
+"""Likeness to the answer from which a transcript may be its echo."""
 SPREAD = 1.5
-"""How far apart an echo's words may be in what was spoken, in words of the echo: some of it is not heard."""
-ALIKE = 0.65
-"""Letters alike in two words that are taken for the same: an echo is heard badly."""
+"""Length of the compared part of the answer, relative to the echo: some words of an echo are not transcribed."""
+SAME_WORD = 0.65
+"""Similarity of the letters from which two words are the same: an echo is transcribed badly."""
 
 
 class SpeechIntent(Enum):
-    """Of what was said against an answer."""
+    """What speech during an answer means."""
 
-    NOTHING = "nothing"
+    NOISE = "noise"
     BACKCHANNEL = "backchannel"
     ECHO = "echo"
     STOP = "stop"
     INTERRUPTION = "interruption"
 
 
-def meaning(heard: str, spoken: str, certainty: float = 0.0, seconds: float = math.inf) -> SpeechIntent:
-    """Of the words heard while the answer's last words were `spoken`.
+def classify_speech(
+    transcript: str, answer_text: str, avg_logprob: float = 0.0, seconds: float = math.inf
+) -> SpeechIntent:
+    """Classifies a transcript against the last words of the answer.
 
-    `certainty` is their mean log-probability, `seconds` how long they were being said.
+    `avg_logprob` is the mean log-probability of the transcript, `seconds` the length of its speech.
     """
-    words = _words(heard)
+    words = _words(transcript)
     if not words:
-        return SpeechIntent.NOTHING
-    if " ".join(words) in STOP or (words[-1] == "stop" and len(words) <= 4 and not heard.rstrip().endswith("?")):
+        return SpeechIntent.NOISE
+    ends_with_stop = words[-1] == "stop" and len(words) <= 4 and not transcript.rstrip().endswith("?")
+    if " ".join(words) in STOP or ends_with_stop:
         return SpeechIntent.STOP
-    if echoed(heard, spoken):
+    if is_echo(transcript, answer_text):
         return SpeechIntent.ECHO
-    if len(words) <= BACKCHANNELS and all(word in BACKCHANNEL for word in words):
+    if len(words) <= MAX_BACKCHANNEL_WORDS and all(word in BACKCHANNEL for word in words):
         return SpeechIntent.BACKCHANNEL
-    # Not all languages have spaces between their words.
-    count = count_words(heard)
+    # Some languages do not separate words by spaces.
+    count = count_words(transcript)
     if count <= 1:
         return SpeechIntent.INTERRUPTION if words[0] in INTERJECTION else SpeechIntent.BACKCHANNEL
-    if count > BEGUN + PACE * seconds:
-        return SpeechIntent.NOTHING
-    return SpeechIntent.NOTHING if certainty < (MURMUR if count <= FEW else MUMBLE) else SpeechIntent.INTERRUPTION
+    if count > EXTRA_WORDS + WORDS_PER_SECOND * seconds:
+        return SpeechIntent.NOISE
+    min_logprob = MIN_LOGPROB_SHORT if count <= SHORT_WORDS else MIN_LOGPROB
+    return SpeechIntent.NOISE if avg_logprob < min_logprob else SpeechIntent.INTERRUPTION
 
 
-def at_the_end(heard: str, spoken: str) -> bool:
-    """Whether words said against the end of an answer, `spoken`, are a turn: all are but a listener's hum, and a hum is
-    where the box asked something."""
-    words = _words(heard)
-    hummed = len(words) <= BACKCHANNELS and all(word in HUM for word in words)
-    return bool(words) and (not hummed or spoken.rstrip().endswith("?"))
+def is_turn_at_answer_end(transcript: str, answer_text: str) -> bool:
+    """Whether speech at the end of an answer is a turn: anything but fillers, and fillers too after a question."""
+    words = _words(transcript)
+    only_fillers = len(words) <= MAX_BACKCHANNEL_WORDS and all(word in FILLERS for word in words)
+    return bool(words) and (not only_fillers or answer_text.rstrip().endswith("?"))
 
 
-def echoed(heard: str, spoken: str) -> bool:
-    """Whether what was heard is what we said ourselves."""
-    return likeness(heard, spoken) >= LIKENESS
+def is_echo(transcript: str, answer_text: str) -> bool:
+    """Whether the words of a transcript are those of the answer."""
+    return likeness(transcript, answer_text) >= ECHO_LIKENESS
 
 
-def likeness(heard: str, spoken: str) -> float:
-    """Share of the words heard that were spoken by us close together, in that order."""
-    words, ours = _words(heard), _words(spoken)
+def likeness(transcript: str, answer_text: str) -> float:
+    """Returns the share of the transcript's words that the answer has close together, in the same order."""
+    words, answer_words = _words(transcript), _words(answer_text)
     span = round(SPREAD * len(words)) + 1
-    starts = range(max(1, len(ours) - len(words) + 1))
-    return max((_found(words, ours[start : start + span]) for start in starts), default=0) / max(1, len(words))
+    starts = range(max(1, len(answer_words) - len(words) + 1))
+    most = max((_count_matches(words, answer_words[start : start + span]) for start in starts), default=0)
+    return most / max(1, len(words))
 
 
-def _found(words: list[str], ours: list[str]) -> int:
-    """How many of the words come in ours, in that order."""
-    place, found = 0, 0
+def _count_matches(words: list[str], answer_words: list[str]) -> int:
+    """Returns how many of the words the answer has in the same order."""
+    position, count = 0, 0
     for word in words:
-        for ahead in range(place, len(ours)):
-            if _alike(word, ours[ahead]):
-                place, found = ahead + 1, found + 1
+        for index in range(position, len(answer_words)):
+            if _same_word(word, answer_words[index]):
+                position, count = index + 1, count + 1
                 break
-    return found
+    return count
 
 
 @lru_cache(maxsize=4096)
-def _alike(one: str, other: str) -> bool:
-    return one == other or difflib.SequenceMatcher(None, one, other).ratio() >= ALIKE
+def _same_word(first: str, second: str) -> bool:
+    return first == second or difflib.SequenceMatcher(None, first, second).ratio() >= SAME_WORD
 
 
-class InterruptionJudge:
-    """Notices when the box answers itself, and has it listen only while it is silent, for some time."""
+class EchoLoopDetector:
+    """Detects that the box answers its own echo; it ignores speech during answers for a while afterwards."""
 
-    ROW = 2
-    """Turns one after another that resembled its own words."""
+    TURNS = 2
+    """Consecutive turns that resemble the answer before them, from which it is a loop."""
     SECONDS = 60.0
-    """How long it is careful then."""
+    """How long speech during answers is ignored afterwards, in seconds."""
 
     def __init__(self) -> None:
-        self._row = 0
+        self._turns = 0
         self._until = 0.0
 
-    def turn(self, alike: float, now: float) -> bool:
-        """A turn that is about to be answered, and its likeness to what was just spoken. True when it broke now."""
-        self._row = self._row + 1 if alike >= RESEMBLES else 0
-        if self._row < self.ROW:
+    def add_turn(self, likeness: float, now: float) -> bool:
+        """Adds a turn by its likeness to the answer before it; returns whether a loop is detected now."""
+        self._turns = self._turns + 1 if likeness >= POSSIBLE_ECHO_LIKENESS else 0
+        if self._turns < self.TURNS:
             return False
-        self._row, self._until = 0, now + self.SECONDS
+        self._turns, self._until = 0, now + self.SECONDS
         return True
 
-    def broken(self, now: float) -> bool:
-        """Whether what is heard while it speaks does not count, but for a wish that it stop."""
+    def active(self, now: float) -> bool:
+        """Whether speech during an answer is ignored, except for stop requests."""
         return now < self._until
 
 
-def stops(heard: str) -> bool:
-    """Whether it asks for silence and nothing else."""
-    return meaning(heard, "") is SpeechIntent.STOP
+def is_stop_request(transcript: str) -> bool:
+    """Whether a transcript only asks for silence."""
+    return classify_speech(transcript, "") is SpeechIntent.STOP
 
 
 def _words(text: str) -> list[str]:

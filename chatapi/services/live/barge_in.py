@@ -1,4 +1,4 @@
-"""Barge-in: whether speech during an answer, or right after it, is the user's, and whether it ends the answer."""
+"""Barge-in: whether speech during or after an answer is the user's, and whether it ends the answer."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ from enum import Enum
 from chatapi.audio import RATE
 from chatapi.errors import Unprocessable
 from chatapi.services.live.answer import Answer
-from chatapi.services.live.backchannel import LIKENESS, RESEMBLES, InterruptionJudge, SpeechIntent, at_the_end, meaning
-from chatapi.services.live.echo_detection import LATE, echoed
+from chatapi.services.live.backchannel import (
+    ECHO_LIKENESS,
+    POSSIBLE_ECHO_LIKENESS,
+    EchoLoopDetector,
+    SpeechIntent,
+    classify_speech,
+    is_turn_at_answer_end,
+)
+from chatapi.services.live.echo_detection import ECHO_AHEAD, echo_likeness
 from chatapi.services.live.playback import PlaybackPosition
 from chatapi.services.live.turn_detector import TurnDetector
 from chatapi.services.live.utterance import Utterance
@@ -17,106 +24,117 @@ from chatapi.services.live.utterance import Utterance
 log = logging.getLogger(__name__)
 
 ENDING = 1.0
-"""Seconds left of an answer below which speech is a turn of its own: to go on with so little would be silence."""
+"""Rest of an answer during which speech is a turn of its own, in seconds: resuming so little would not be a reply."""
 
 
-class Dismissal(Enum):
+class DismissalReason(Enum):
     """Why an utterance is not answered."""
 
     NO_WORDS = "no_words"
     NOISE = "noise"
-    """Said against an answer: words that nobody can have said so, or the recogniser is unsure of."""
+    """During an answer: more words than fit the time, or a low log-probability."""
     BACKCHANNEL = "backchannel"
     ECHO = "echo"
-    HEARS_ITSELF = "hears_itself"
-    """The box answers its own echo, or did so lately."""
+    ECHO_LOOP = "hears_itself"
+    """The box answers its own echo, or did so in the last minute."""
 
 
 class BargeIn:
-    """Judges utterances of one session against its last answer."""
+    """Compares the utterances of one session with its last answer."""
 
     def __init__(self, detector: TurnDetector) -> None:
-        self._ear = detector
-        self._breaker = InterruptionJudge()
+        self._detector = detector
+        self._echo_loop = EchoLoopDetector()
         self._playback: PlaybackPosition | None = None
-        """Of the last answer that was given."""
+        """The playback of the last released answer."""
 
     @property
     def now(self) -> float:
-        """Seconds of sound received."""
-        return self._ear.clock / RATE
+        """Audio received, in seconds."""
+        return self._detector.clock / RATE
 
-    def during(self, playback: PlaybackPosition) -> None:
-        """Another answer begins; of those before nothing is to be heard any more."""
+    def watch(self, playback: PlaybackPosition) -> None:
+        """Compares utterances with this answer from now on."""
         self._playback = playback
 
-    def likeness(self, utterance: Utterance, text: str) -> float:
-        """How much of it are the box's own last words, heard back; who ends turns by hand is no echo."""
-        if not text or self._playback is None or not self._ear.detect:
+    def echo_likeness(self, utterance: Utterance, transcript: str) -> float:
+        """Returns how much of the utterance is echo of the last answer; 0 where the client ends turns."""
+        if not transcript or self._playback is None or not self._detector.detect:
             return 0.0
-        return echoed(text, utterance, self._playback, self.now)
+        return echo_likeness(transcript, utterance, self._playback, self.now)
 
-    def interrupts(self, answer: Answer, utterance: Utterance, text: str, ended: bool = False) -> bool:
-        """Whether it ends the answer: it is more than a listener's noises, or hardly anything is left of the answer.
+    def interrupts(self, answer: Answer, utterance: Utterance, transcript: str, end_of_turn: bool = False) -> bool:
+        """Whether the utterance ends the answer: it is more than a backchannel, or the answer is nearly finished.
 
-        `ended`: the utterance may be over.
+        `end_of_turn`: the utterance may be over.
         """
-        spoken, own, meant = self._judged(answer, utterance, text)
-        if ended and nearly_over(answer, self.now):
-            return meant is SpeechIntent.STOP or (not own and at_the_end(text, spoken))
-        return meant is SpeechIntent.STOP or (meant is SpeechIntent.INTERRUPTION and not self.broken)
+        answer_text, is_echo, intent = self._classify(answer, utterance, transcript)
+        if end_of_turn and nearly_finished(answer, self.now):
+            is_turn = not is_echo and is_turn_at_answer_end(transcript, answer_text)
+            return intent is SpeechIntent.STOP or is_turn
+        return intent is SpeechIntent.STOP or (intent is SpeechIntent.INTERRUPTION and not self.in_echo_loop)
 
-    def _judged(self, answer: Answer, utterance: Utterance, text: str) -> tuple[str, bool, SpeechIntent]:
-        """The words of the answer so far, whether these are an echo of them, and what they mean."""
-        playback = answer.playback
-        spoken = playback.words(playback.heard(self.now) + LATE)
-        own = self.likeness(utterance, text) >= (RESEMBLES if self.broken else LIKENESS)
-        return spoken, own, meaning(text, spoken if own else "", self._ear.certainty, self._ear.lasted)
+    def _classify(self, answer: Answer, utterance: Utterance, transcript: str) -> tuple[str, bool, SpeechIntent]:
+        """Returns the played text of the answer, whether the transcript is its echo, and the intent."""
+        playback, detector = answer.playback, self._detector
+        answer_text = playback.words(playback.played(self.now) + ECHO_AHEAD)
+        threshold = POSSIBLE_ECHO_LIKENESS if self.in_echo_loop else ECHO_LIKENESS
+        is_echo = self.echo_likeness(utterance, transcript) >= threshold
+        compared = answer_text if is_echo else ""
+        intent = classify_speech(transcript, compared, detector.avg_logprob, detector.speech_seconds)
+        return answer_text, is_echo, intent
 
-    def dismissal(self, against: Answer | None, utterance: Utterance, text: str) -> Dismissal | None:
-        """Why an utterance that is over is not to be answered, and did not interrupt `against`; None: it is.
+    def dismissal_reason(self, answer: Answer | None, utterance: Utterance, transcript: str) -> DismissalReason | None:
+        """Returns why a finished utterance is not answered; None: it is answered.
 
-        The log has it, without the words.
+        `answer` is the answer during which the utterance began, if that answer goes on. Logs the reason, without the
+        transcript.
         """
-        alike = self.likeness(utterance, text)
-        why = self._dismissal(against, utterance, text, alike)
-        if why is not None:
-            told = {
-                "reason": why.value, "likeness": round(alike, 2), "certainty": round(self._ear.certainty, 2),
-                "speech_seconds": round(utterance.speech_end / RATE, 2), "against_answer": against is not None,
+        likeness = self.echo_likeness(utterance, transcript)
+        reason = self._dismissal_reason(answer, utterance, transcript, likeness)
+        if reason is not None:
+            fields = {
+                "reason": reason.value, "likeness": round(likeness, 2),
+                "certainty": round(self._detector.avg_logprob, 2),
+                "speech_seconds": round(utterance.speech_end / RATE, 2), "against_answer": answer is not None,
             }  # fmt: skip
-            log.info("utterance not answered", extra=told)
-        return why
+            log.info("utterance not answered", extra=fields)
+        return reason
 
-    def _dismissal(self, against: Answer | None, utterance: Utterance, text: str, alike: float) -> Dismissal | None:
-        if not text:
-            return Dismissal.NO_WORDS
-        if against is not None:
-            _, own, meant = self._judged(against, utterance, text)
-            if own or meant is SpeechIntent.ECHO:
-                return Dismissal.ECHO
-            known = {SpeechIntent.NOTHING: Dismissal.NOISE, SpeechIntent.INTERRUPTION: Dismissal.HEARS_ITSELF}
-            return known.get(meant, Dismissal.BACKCHANNEL)
-        if alike >= LIKENESS:
-            return Dismissal.ECHO
-        # One too many of a row that resemble the answers before.
-        return Dismissal.HEARS_ITSELF if self._breaker.turn(alike, self.now) else None
+    def _dismissal_reason(
+        self, answer: Answer | None, utterance: Utterance, transcript: str, likeness: float
+    ) -> DismissalReason | None:
+        if not transcript:
+            return DismissalReason.NO_WORDS
+        if answer is not None:
+            _, is_echo, intent = self._classify(answer, utterance, transcript)
+            if is_echo or intent is SpeechIntent.ECHO:
+                return DismissalReason.ECHO
+            reasons = {
+                SpeechIntent.NOISE: DismissalReason.NOISE,
+                SpeechIntent.INTERRUPTION: DismissalReason.ECHO_LOOP,
+            }
+            return reasons.get(intent, DismissalReason.BACKCHANNEL)
+        if likeness >= ECHO_LIKENESS:
+            return DismissalReason.ECHO
+        # The last of several consecutive turns that resemble the answers before them.
+        return DismissalReason.ECHO_LOOP if self._echo_loop.add_turn(likeness, self.now) else None
 
     @property
-    def broken(self) -> bool:
-        """Whether the box has answered itself, and listens only while it is silent."""
-        return self._breaker.broken(self.now)
+    def in_echo_loop(self) -> bool:
+        """Whether the box answered its own echo and therefore ignores speech during answers."""
+        return self._echo_loop.active(self.now)
 
 
-def hears_itself() -> Unprocessable:
-    """The error that the client gets then."""
+def echo_loop_error() -> Unprocessable:
+    """Returns the error that the client gets when an echo loop is detected."""
     return Unprocessable(
-        "the box hears its own voice and takes it for somebody's: turn the speaker down or move the microphone away; "
-        "for a minute it listens only while it is silent",
+        "the microphone picks up the speaker, and the box answered its own speech: turn the speaker down or move the "
+        "microphone away; speech during answers is ignored for a minute",
         code="hears_itself",
     )
 
 
-def nearly_over(answer: Answer, now: float) -> bool:
-    """Whether so little of it is left to be heard that going on with it is no reply."""
-    return answer.over and answer.playback.left(now) <= ENDING
+def nearly_finished(answer: Answer, now: float) -> bool:
+    """Whether so little of the answer remains to be played that resuming it is no reply."""
+    return answer.done and answer.playback.remaining(now) <= ENDING

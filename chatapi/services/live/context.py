@@ -1,4 +1,4 @@
-"""What a live conversation remembers, at hand and in the history alike."""
+"""The exchanges of a live conversation, in memory and in the history."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from chatapi.storage.history import ConversationHistory, ConversationState, Exch
 
 
 class ConversationContext:
-    """One conversation's exchanges; what is changed here is changed in the history first."""
+    """The exchanges of one conversation; every change is written to the history first."""
 
     def __init__(self, history: Worker[ConversationHistory], conversation_state: ConversationState) -> None:
         self.conversation_state = conversation_state
         self._history = history
 
     async def add(self, system: str | None, asked: str, answered: str, results: tuple[ToolResult, ...] = ()) -> int:
-        """Put an exchange at the end; tells its number."""
+        """Appends an exchange and returns its number."""
         conversation_state = replace(self.conversation_state, system=system)
         saved = await self._history.call(lambda history: history.add(conversation_state, asked, answered))
         number = saved.number
@@ -26,14 +26,14 @@ class ConversationContext:
         )
         return number
 
-    def begin_with(self, conversation_state: ConversationState) -> None:
-        """What is older than its first exchange no longer fits the model; the history keeps it."""
-        first = conversation_state.exchanges[0].number if conversation_state.exchanges else inf
+    def trim_to(self, shortened: ConversationState) -> None:
+        """Removes the exchanges before the first one of `shortened`, which fits the model; the history keeps them."""
+        first = shortened.exchanges[0].number if shortened.exchanges else inf
         kept = tuple(exchange for exchange in self.conversation_state.exchanges if exchange.number >= first)
         self.conversation_state = replace(self.conversation_state, exchanges=kept)
 
     async def amend(self, number: int, answered: str, asked: str | None = None) -> None:
-        """Change an answer, and what was asked if it is given."""
+        """Changes an answer, and its request if `asked` is given."""
         conversation = self.conversation_state.id
         await self._history.call(lambda history: history.amend(conversation, number, answered, asked))
         self.conversation_state = replace(
@@ -44,19 +44,19 @@ class ConversationContext:
             ),
         )
 
-    async def forget(self, number: int) -> None:
-        """The exchange never was."""
+    async def remove(self, number: int) -> None:
+        """Removes an exchange."""
         conversation = self.conversation_state.id
         await self._history.call(lambda history: history.amend(conversation, number, None))
         kept = tuple(exchange for exchange in self.conversation_state.exchanges if exchange.number != number)
         self.conversation_state = replace(self.conversation_state, exchanges=kept)
 
-    def without(self, call: str) -> None:
-        """The function was never called."""
+    def remove_tool_result(self, call_id: str) -> None:
+        """Removes a tool call and its result from all exchanges."""
         self.conversation_state = replace(
             self.conversation_state,
             exchanges=tuple(
-                replace(exchange, results=tuple(result for result in exchange.results if result.call.id != call))
+                replace(exchange, results=tuple(result for result in exchange.results if result.call.id != call_id))
                 for exchange in self.conversation_state.exchanges
             ),
         )

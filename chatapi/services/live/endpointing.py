@@ -1,4 +1,4 @@
-"""Endpointing: where a turn begins and ends, from probabilities alone, counted in frames of 512 samples."""
+"""Endpointing: the start and the end of a turn, from probabilities alone, counted in frames of 512 samples."""
 
 from __future__ import annotations
 
@@ -13,176 +13,177 @@ from chatapi.services.transcription.segmenter import FRAME, HYSTERESIS
 from chatapi.settings import LiveSettings
 from chatapi.text.sentence_splitter import word_set
 
-HUSHED = 0.05
-"""Level, of the loudest lately, under which a frame is silent: -26 dB.
+SILENCE_LEVEL = 0.05
+"""Level below which a frame is silent, relative to the recent peak level: -26 dB. See docs/measurements/live.md."""
+PEAK_DECAY = 0.98
+"""Factor on the recent peak level from one frame to the next: -26 dB after five seconds."""
+CONFIDENT = 0.6
+"""End-of-turn probability from which the minimum endpointing delay applies."""
+BIAS, AUDIO_WEIGHT, TEXT_WEIGHT, UNFINISHED_WEIGHT = 1.5, 0.27, 1.1, -0.6
+TEXT_ONLY_BIAS, TEXT_ONLY_WEIGHT, TEXT_ONLY_UNFINISHED_WEIGHT = 1.94, 1.08, -0.98
+"""Coefficients of the end-of-turn probability, for logits: with and without the audio's probability.
 
-The detector's probability falls later: on the split tune of tests/corpus, level finds the end of a clip 26 ms after its
-last sound (median of 80 clips), the detector 58 ms after it.
+Fitted by logistic regression. See docs/measurements/live.md.
 """
-FADING = 0.98
-"""Of the loudest level, what still counts of it a frame later; after five seconds -26 dB."""
-SURE = 0.6
-"""Probability from which a turn is over as soon as may be."""
-BIAS, BY_SOUND, BY_WORDS, BY_OPEN = 1.5, 0.27, 1.1, -0.6
-ALONE_BIAS, ALONE_BY_WORDS, ALONE_BY_OPEN = 1.94, 1.08, -0.98
-"""How the probabilities are weighed, as logits: with the sound's, and without.
-
-Logistic regression over the ends of the clean clips of tests/corpus, split tune, and the same clips cut at the quietest
-place of their middle third, with the default models. On the split held-out an end scores above a cut with a chance of
-0.95; by sound alone, 0.73.
-"""
-EXTREME = 0.005
-"""Probabilities nearer to 0 or 1 count as this far from it."""
-OPEN_IN_QUESTIONS = word_set("a an the my your his her our their these those some any every and or but if because very")
-OPEN = OPEN_IN_QUESTIONS | word_set(
+CLIP = 0.005
+"""Smallest distance of a probability from 0 and 1; a value nearer to either is clipped."""
+UNFINISHED_IN_QUESTIONS = word_set(
+    "a an the my your his her our their these those some any every and or but if because very"
+)
+UNFINISHED = UNFINISHED_IN_QUESTIONS | word_set(
     "its this no of to in on at for from with about into by as so when while than is are was were be does did can "
     "could will would should i we they what which who why where"
 )
-"""Words that no sentence ends with, or hardly ever; questions end with more of them."""
-HELD = 0.8
-"""Share of voiced frames among those of an onset."""
-LOUDER = 0.25
-"""How much more probable than usual speech must be that interrupts: what is left of our own voice is not."""
-QUICK, LITTLE = 2, 0.1
-"""Frames that interrupt, and how much more probable than usual, where our own voice is not heard at all.
+"""Words that hardly ever end a sentence; a question may end with more words than a statement."""
+VOICED_SHARE = 0.8
+"""Share of voiced frames that an onset needs."""
+ECHO_MARGIN = 0.25
+"""Added to the speech threshold while an answer plays, so that residual echo is not an onset."""
+QUIET_ECHO_FRAMES, QUIET_ECHO_MARGIN = 2, 0.1
+"""Frames of a barge-in, and the addition to the speech threshold, while no residual echo is detected.
 
-On the split tune of tests/corpus that notices speech after 80 ms (median; 95 %: 272 ms) instead of 160 (368).
+See docs/measurements/live.md.
 """
-CALM, FAINT, RISING = 24, 0.3, 6
-"""Our own voice is not heard after so many frames of it that are less probable than FAINT; speech may take RISING
-frames from there to what interrupts."""
-STANDS_OUT = 2.0
-"""How much louder than all of these a single frame is that interrupts, if it is not less probable than FAINT: 6 dB.
-
-That notices speech after 32 ms (split tune, median; 95 %: 208 ms, with noise at -40 dB 225). Without the level, what is
-left of our own voice pauses three answers of nine at -12 dB; with it none, nor do coughs, doors, keys, music and noise.
-"""
+QUIET_FRAMES, NO_SPEECH, RISING_FRAMES = 24, 0.3, 6
+"""No residual echo is detected after QUIET_FRAMES frames below the probability NO_SPEECH during an answer; speech may
+take RISING_FRAMES frames from NO_SPEECH to the threshold of a barge-in."""
+LOUD_FRAME = 2.0
+"""Level, relative to the loudest of the quiet frames, from which a single frame with at least the probability NO_SPEECH
+is a barge-in: 6 dB. See docs/measurements/live.md."""
 
 
 def frames(milliseconds: float) -> int:
-    """Frames that last at least so long."""
+    """Returns the number of frames that last at least this long."""
     return max(1, -int(-milliseconds * RATE // (FRAME * 1000)))
 
 
 class TurnBoundary(Enum):
-    """What a frame showed."""
+    """What a frame changes in a turn."""
 
     ONSET = "onset"
-    """Somebody has begun to speak."""
-    ON = "on"
-    """They go on after a silent frame or more."""
+    """Speech starts."""
+    RESUMED = "resumed"
+    """Speech continues after at least one silent frame."""
 
 
 @dataclass(frozen=True)
 class EndpointingRules:
-    """How sure is sure, in frames."""
+    """Thresholds of endpointing."""
 
     threshold: float
+    """Probability from which a frame is speech."""
     onset: int
-    interrupt: int
-    sure: int
-    unsure: int
+    """Length of an onset, in frames."""
+    interruption: int
+    """Length of a barge-in, in frames."""
+    min_delay: int
+    """Shortest endpointing delay, in frames."""
+    max_delay: int
+    """Longest endpointing delay, in frames."""
 
     @classmethod
-    def of(cls, live: LiveSettings, threshold: float, patience: float = 1.0) -> EndpointingRules:
-        """`patience` stretches the silences that end a turn."""
-        sure, unsure = (
-            frames(live.min_endpointing_delay_ms * patience),
-            frames(live.max_endpointing_delay_ms * patience),
+    def of(cls, live: LiveSettings, threshold: float, delay_factor: float = 1.0) -> EndpointingRules:
+        """Returns the rules of these settings; `delay_factor` multiplies both endpointing delays."""
+        return cls(
+            threshold=threshold,
+            onset=frames(live.onset_ms),
+            interruption=frames(live.min_interruption_ms),
+            min_delay=frames(live.min_endpointing_delay_ms * delay_factor),
+            max_delay=frames(live.max_endpointing_delay_ms * delay_factor),
         )
-        return cls(threshold, frames(live.onset_ms), frames(live.min_interruption_ms), sure, unsure)
 
-    def silence(self, over: float) -> int:
-        """Silent frames that end a turn which is over with this probability: the lower it is the more, in a line."""
-        return round(self.unsure - (self.unsure - self.sure) * min(1.0, over / SURE))
+    def endpointing_delay(self, probability: float) -> int:
+        """Returns the silence that ends a turn, in frames: linear in the end-of-turn probability, up to CONFIDENT."""
+        return round(self.max_delay - (self.max_delay - self.min_delay) * min(1.0, probability / CONFIDENT))
 
 
-def over(sound: float | None, words: float | None, text: str) -> float:
-    """How probable it is that a turn is over which sounds finished and reads whole with these; None: nobody knows."""
-    is_open = unfinished(text)
-    if words is not None and sound is not None:
-        score = BIAS + BY_SOUND * _logit(sound) + BY_WORDS * _logit(words) + BY_OPEN * is_open
-    elif words is not None:
-        score = ALONE_BIAS + ALONE_BY_WORDS * _logit(words) + ALONE_BY_OPEN * is_open
+def end_of_turn_probability(audio: float | None, completeness: float | None, transcript: str) -> float:
+    """Combines the probability of the audio and that of the text; None: unknown."""
+    is_unfinished = unfinished(transcript)
+    if completeness is not None and audio is not None:
+        text_score = TEXT_WEIGHT * _logit(completeness) + UNFINISHED_WEIGHT * is_unfinished
+        score = BIAS + AUDIO_WEIGHT * _logit(audio) + text_score
+    elif completeness is not None:
+        text_score = TEXT_ONLY_WEIGHT * _logit(completeness) + TEXT_ONLY_UNFINISHED_WEIGHT * is_unfinished
+        score = TEXT_ONLY_BIAS + text_score
     else:
-        return 0.0 if sound is None or is_open else sound
+        return 0.0 if audio is None or is_unfinished else audio
     return 1 / (1 + math.exp(-score))
 
 
 def _logit(probability: float) -> float:
-    within = min(1 - EXTREME, max(EXTREME, probability))
-    return math.log(within / (1 - within))
+    clipped = min(1 - CLIP, max(CLIP, probability))
+    return math.log(clipped / (1 - clipped))
 
 
-def unfinished(text: str) -> bool:
-    """Whether words alone say that more is to come: Whisper hears where a sentence ends, and writes a full stop."""
-    words = re.findall(r"[^\W_]+(?:'[^\W_]+)?", text.lower())
-    if len(words) > 1 and words[-1] in (OPEN_IN_QUESTIONS if text.endswith("?") else OPEN):
+def unfinished(transcript: str) -> bool:
+    """Whether a transcript is an unfinished sentence, by its last word and its punctuation, which Whisper writes."""
+    words = re.findall(r"[^\W_]+(?:'[^\W_]+)?", transcript.lower())
+    if len(words) > 1 and words[-1] in (UNFINISHED_IN_QUESTIONS if transcript.endswith("?") else UNFINISHED):
         return True
-    return not re.search(r"(?<!\.\.)[.!?。！？…]$", text) or text.endswith("…")
+    return not re.search(r"(?<!\.\.)[.!?。！？…]$", transcript) or transcript.endswith("…")
 
 
 class Endpointing:
-    """Follows one stream."""
+    """Tracks speech and silence of one audio stream."""
 
     def __init__(self, rules: EndpointingRules) -> None:
         self.rules = rules
-        self.synthesis = False
-        self.silence = 0
-        """Frames since the last voiced one."""
-        self.voiced = 0
+        self.in_speech = False
+        """Whether a turn has started and not ended."""
+        self.silent_frames = 0
+        """Frames since the last voiced frame."""
+        self.voiced_frames = 0
         """Voiced frames of this turn."""
         self._recent: list[float] = []
-        self._calm = self._rising = 0
-        self._background: deque[float] = deque(maxlen=CALM)
-        """Levels of the last frames during an answer that were hardly speech."""
-        self._loudest = 0.0
+        self._quiet_frames = self._rising_frames = 0
+        self._background: deque[float] = deque(maxlen=QUIET_FRAMES)
+        """Levels of the last frames without speech during an answer."""
+        self._peak_level = 0.0
 
-    def feed(self, probability: float, level: float, against_answer: bool = False) -> TurnBoundary | None:
-        """The next frame; `level` is its RMS. `against_answer`: something is played, so more is needed for an onset."""
-        if not self.synthesis:
-            return self._onset(probability, level, against_answer)
-        self._loudest = max(level, FADING * self._loudest)
-        likely = probability >= self.rules.threshold - (HYSTERESIS if self.silence == 0 else 0)
-        if likely and level > HUSHED * self._loudest:
-            paused, self.silence = self.silence > 0, 0
-            self.voiced += 1
-            return TurnBoundary.ON if paused else None
-        self.silence += 1
+    def feed(self, probability: float, level: float, during_answer: bool = False) -> TurnBoundary | None:
+        """Processes the next frame; `level` is its RMS. An onset needs more evidence `during_answer`."""
+        if not self.in_speech:
+            return self._detect_onset(probability, level, during_answer)
+        self._peak_level = max(level, PEAK_DECAY * self._peak_level)
+        is_speech = probability >= self.rules.threshold - (HYSTERESIS if self.silent_frames == 0 else 0)
+        if is_speech and level > SILENCE_LEVEL * self._peak_level:
+            paused, self.silent_frames = self.silent_frames > 0, 0
+            self.voiced_frames += 1
+            return TurnBoundary.RESUMED if paused else None
+        self.silent_frames += 1
         return None
 
     def end(self) -> None:
-        """The turn is over; the next onset begins another."""
-        self.synthesis, self.silence, self.voiced, self._recent = False, 0, 0, []
+        """Ends the turn; the next onset starts another one."""
+        self.in_speech, self.silent_frames, self.voiced_frames, self._recent = False, 0, 0, []
 
-    def again(self) -> None:
-        """The turn was ended too soon and goes on."""
-        self.synthesis, self.silence = True, 0
-
-    def _onset(self, probability: float, level: float, against_answer: bool) -> TurnBoundary | None:
-        usual = (self.rules.onset, self.rules.threshold)
-        wanted, least = self._against(probability, level) if against_answer else usual
-        self._recent = [*self._recent, probability][-max(self.rules.interrupt, self.rules.onset) :]
-        likely = [each >= least for each in self._recent[-wanted:]]
-        if len(likely) < wanted or sum(likely) < HELD * wanted or not likely[-1]:
+    def _detect_onset(self, probability: float, level: float, during_answer: bool) -> TurnBoundary | None:
+        default = (self.rules.onset, self.rules.threshold)
+        needed, threshold = self._barge_in_rule(probability, level) if during_answer else default
+        self._recent = [*self._recent, probability][-max(self.rules.interruption, self.rules.onset) :]
+        voiced = [each >= threshold for each in self._recent[-needed:]]
+        if len(voiced) < needed or sum(voiced) < VOICED_SHARE * needed or not voiced[-1]:
             return None
-        self.synthesis, self.silence, self.voiced, self._loudest, self._calm = True, 0, sum(likely), level, 0
+        self.in_speech, self.silent_frames, self.voiced_frames = True, 0, sum(voiced)
+        self._peak_level, self._quiet_frames = level, 0
         return TurnBoundary.ONSET
 
-    def _against(self, probability: float, level: float) -> tuple[int, float]:
-        """Frames that are needed against an answer, and how probable they have to be."""
-        faint = probability < FAINT
-        self._rising = 0 if faint else self._rising + 1
-        if faint:
-            self._calm += 1
-        elif self._rising > RISING:
-            self._calm = 0
-        if self._calm < CALM:
-            wanted, least = self.rules.interrupt, self.rules.threshold + LOUDER
-        elif level > STANDS_OUT * max(self._background):
-            wanted, least = 1, FAINT
+    def _barge_in_rule(self, probability: float, level: float) -> tuple[int, float]:
+        """Returns the frames that a barge-in needs, and their speech threshold."""
+        is_quiet = probability < NO_SPEECH
+        self._rising_frames = 0 if is_quiet else self._rising_frames + 1
+        if is_quiet:
+            self._quiet_frames += 1
+        elif self._rising_frames > RISING_FRAMES:
+            self._quiet_frames = 0
+        if self._quiet_frames < QUIET_FRAMES:
+            needed, threshold = self.rules.interruption, self.rules.threshold + ECHO_MARGIN
+        elif level > LOUD_FRAME * max(self._background):
+            needed, threshold = 1, NO_SPEECH
         else:
-            wanted, least = min(QUICK, self.rules.interrupt), self.rules.threshold + LITTLE
-        if faint:
+            needed = min(QUIET_ECHO_FRAMES, self.rules.interruption)
+            threshold = self.rules.threshold + QUIET_ECHO_MARGIN
+        if is_quiet:
             self._background.append(level)
-        return wanted, min(0.95, least)
+        return needed, min(0.95, threshold)

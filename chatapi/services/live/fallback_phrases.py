@@ -1,4 +1,4 @@
-"""What people say against an answer, and what the box says when it has none, in the languages it may meet."""
+"""Stop requests, backchannels and interjections of users, and the phrases spoken without a model, by language."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ STOP = word_set(
     "fermati|ferma|smettila|zitto|silenzio|pare|chega|silêncio|cala-te|hou op|stil|genoeg|zwijg",
     "|",
 )
-"""What ends an answer and wants none itself."""
-HUM = word_set("mhm mm hm hmm mmm mm-hmm mhmm uh uhh um huh uh-huh uhhuh hm-hmm ah aha oh ooh")
-"""Words of a listener that are hardly words."""
-BACKCHANNEL = HUM | word_set(
+"""Utterances that end an answer and are not answered."""
+FILLERS = word_set("mhm mm hm hmm mmm mm-hmm mhmm uh uhh um huh uh-huh uhhuh hm-hmm ah aha oh ooh")
+"""Sounds of a listener."""
+BACKCHANNEL = FILLERS | word_set(
     "yeah yep yup yes okay ok right sure wow "
     "really nice cool great good alright well i see got it indeed exactly "
     "ja genau stimmt klar gut ach so achso oui ouais d'accord bon bien sí si claro vale ajá certo già sim tá pois goed"
 )
-"""Words of somebody who listens."""
+"""Words of a listener."""
 INTERJECTION = word_set(
     "no nope wait but what why who when where how which sorry hey hello listen actually next again repeat pause skip "
     "back louder quieter slower faster continue help really wrong exit "
@@ -30,9 +30,9 @@ INTERJECTION = word_set(
     "espera pero qué por quién cuándo dónde cómo otra siguiente "
     "aspetta ma cosa perché chi quando dove come ancora avanti não espere mas quê nee wacht maar wat waarom"
 )
-"""Words that interrupt by themselves; any other single word is more likely a noise that was taken for one."""
+"""Single words that interrupt an answer; any other single word is more likely a wrongly transcribed noise."""
 
-_SORRY = {
+_FAILURE = {
     "en": "I am sorry, something went wrong. Please try again.",
     "de": "Es tut mir leid, da ging etwas schief. Bitte versuche es noch einmal.",
     "fr": "Je suis désolé, quelque chose n'a pas marché. Veuillez réessayer.",
@@ -41,7 +41,7 @@ _SORRY = {
     "pt": "Desculpe, algo deu errado. Tente outra vez, por favor.",
     "nl": "Het spijt me, er ging iets mis. Probeer het nog eens.",
 }
-_SLOW = {
+_DELAY = {
     "en": "One moment, please.",
     "de": "Einen Moment bitte.",
     "fr": "Un instant, s'il vous plaît.",
@@ -52,11 +52,11 @@ _SLOW = {
 }
 
 
-def sorry(language: str) -> str:
-    """Said where an answer failed."""
-    return _SORRY.get(language, _SORRY["en"])
+def failure_phrase(language: str) -> str:
+    """Returns the phrase for an answer that failed."""
+    return _FAILURE.get(language, _FAILURE["en"])
 
 
-def slow(language: str) -> str:
-    """Said where an answer takes long."""
-    return _SLOW.get(language, _SLOW["en"])
+def delay_phrase(language: str) -> str:
+    """Returns the phrase for an answer that takes long."""
+    return _DELAY.get(language, _DELAY["en"])

@@ -1,4 +1,4 @@
-"""Silence after an answer that lasts so long that the box is to say something again."""
+"""The silence after an answer that triggers another answer."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ from chatapi.events import IdleTimeoutReached
 
 
 class IdleTimeout:
-    """Seconds everywhere, on the clock of samples received."""
+    """Measures the silence of one session. All times are in seconds, on the clock of samples received."""
 
     def __init__(self) -> None:
         self._since = 0.0
-        """When anybody was last heard, the box or who talks with it."""
+        """When the box or the user last spoke."""
 
-    def over(self, now: float, busy: bool, most: float | None) -> IdleTimeoutReached | None:
-        """Asked with all sound, whether it has lasted for `most`; it begins anew then. `busy`: there is none."""
+    def check(self, now: float, busy: bool, limit: float | None) -> IdleTimeoutReached | None:
+        """Returns an event when the silence has lasted for `limit`, and starts again.
+
+        `busy`: the silence does not count.
+        """
         since = self._since
-        if busy or most is None:
+        if busy or limit is None:
             self._since = now
-        elif now - since >= most:
+        elif now - since >= limit:
             self._since = now
             return IdleTimeoutReached(since, now)
         return None

@@ -1,4 +1,4 @@
-"""What a live conversation's model is told besides the words: that it was interrupted, that nobody says anything."""
+"""Notes in the prompt of a live conversation: that an answer was interrupted, and that the user is silent."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from dataclasses import replace
 
 from chatapi.storage.history import ConversationState, Exchange
 
-BROKEN_OFF = "—"
-"""Ends an answer in the history of which no more was heard."""
-INTERRUPTING = "(I interrupt you.) "
-"""Put before what was said against an answer when the model is told of it. Not in the system prompt: with another one
-the whole conversation would have to be read anew."""
-SILENT = "(I say nothing.)"
-"""Stands for what was said where an answer is wanted and nothing was."""
+INTERRUPTED_MARK = "—"
+"""Ends the text of an interrupted answer in the history."""
+INTERRUPTION_NOTE = "(I interrupt you.) "
+"""Precedes the user's text after an interrupted answer in the prompt. A changed system prompt would make the model
+process the whole conversation again."""
+SILENCE_NOTE = "(I say nothing.)"
+"""The user's text where an answer is wanted and there is no utterance."""
 
 
-def noted(conversation_state: ConversationState) -> ConversationState:
-    """With the notes that belong to what was said."""
+def annotated(conversation_state: ConversationState) -> ConversationState:
+    """Returns the conversation with a note in each exchange that follows an interrupted answer."""
     exchanges = conversation_state.exchanges
     pairs = itertools.pairwise(exchanges)
-    told = [replace(each, asked=_noted(each.asked, before)) for before, each in pairs]
-    return replace(conversation_state, exchanges=(*exchanges[:1], *told))
+    later = [replace(each, asked=_with_note(each.asked, before)) for before, each in pairs]
+    return replace(conversation_state, exchanges=(*exchanges[:1], *later))
 
 
-def put(asked: str, conversation_state: ConversationState) -> str:
-    """What is asked next, with its note."""
-    return _noted(asked, conversation_state.exchanges[-1]) if conversation_state.exchanges else asked
+def annotated_request(asked: str, conversation_state: ConversationState) -> str:
+    """Returns the next request, with its note."""
+    return _with_note(asked, conversation_state.exchanges[-1]) if conversation_state.exchanges else asked
 
 
-def _noted(asked: str, before: Exchange) -> str:
-    return INTERRUPTING + asked if before.answered.endswith(BROKEN_OFF) else asked
+def _with_note(asked: str, before: Exchange) -> str:
+    return INTERRUPTION_NOTE + asked if before.answered.endswith(INTERRUPTED_MARK) else asked

@@ -1,4 +1,4 @@
-"""Functions that a live conversation's answers want called, and what whoever calls them says they gave."""
+"""The tool calls of a session's answers, and their results."""
 
 from __future__ import annotations
 
@@ -13,62 +13,64 @@ from chatapi.services.turns.generation import Generator
 from chatapi.settings import Settings
 from chatapi.storage.history import ToolResult
 
-MOST = 128
-"""Calls that may wait for what they give, and results for an answer; the oldest calls are forgotten."""
+MAX_PENDING = 128
+"""Most calls without a result, and most results without an answer; the oldest calls are dropped."""
 
 
 class SessionTools:
-    """Of one session."""
+    """Pending tool calls and results of one session."""
 
     def __init__(self, generator: Generator, settings: Settings) -> None:
         self.results: tuple[ToolResult, ...] = ()
-        """What was given and not answered yet."""
-        self._answering = generator
+        """Results that no answer has used yet."""
+        self._generator = generator
         self._engine = settings.llm.engine
-        self._most_chars = settings.limits.prompt_chars
-        self._wanted: OrderedDict[str, ToolCall] = OrderedDict()
+        self._max_chars = settings.limits.prompt_chars
+        self._pending: OrderedDict[str, ToolCall] = OrderedDict()
 
     def check(self, sampling: Sampling) -> None:
-        """Whether these tools can be offered. Raises Unprocessable with the `param`."""
+        """Raises Unprocessable, with the `param`, for tools that are not supported."""
         tool_call_parser.check(sampling)
         length = tool_call_parser.description_length(sampling.tools)
-        if length > self._most_chars:
-            told = f"tools has {length} characters; at most {self._most_chars} are taken (limits.prompt_chars)"
-            raise Unprocessable(told, code="string_above_max_length", details={"param": "tools"})
-        if not tool_call_parser.can_enforce_choice(sampling, self._answering.capabilities):
-            told = f"the engine {self._engine} cannot be made to call a function; tool_choice can be auto or none"
-            raise Unprocessable(told, code="unsupported_parameter", details={"param": "tool_choice"})
+        if length > self._max_chars:
+            message = f"tools has {length} characters; the limit is {self._max_chars} (limits.prompt_chars)"
+            raise Unprocessable(message, code="string_above_max_length", details={"param": "tools"})
+        if not tool_call_parser.can_enforce_choice(sampling, self._generator.capabilities):
+            message = f"the engine {self._engine} cannot force a tool call; tool_choice can be auto or none"
+            raise Unprocessable(message, code="unsupported_parameter", details={"param": "tool_choice"})
 
-    def want(self, calls: Iterable[ToolCall]) -> None:
-        """They are to be called, and may be answered for."""
+    def add_calls(self, calls: Iterable[ToolCall]) -> None:
+        """Adds calls that may get a result."""
         for call in calls:
-            self._wanted[call.id] = call
-        while len(self._wanted) > MOST:
-            self._wanted.popitem(last=False)
+            self._pending[call.id] = call
+        while len(self._pending) > MAX_PENDING:
+            self._pending.popitem(last=False)
 
-    def give(self, call: str, output: str) -> None:
-        """What a call gave. Raises NotFound (call_not_found) and TooLarge."""
-        if call not in self._wanted:
+    def add_result(self, call_id: str, output: str) -> None:
+        """Adds the result of a call. Raises NotFound (call_not_found) and TooLarge."""
+        if call_id not in self._pending:
             raise NotFound(
-                f"no call {call!r} waits for what it gives; each is answered for once, by the call_id it came with",
+                f"no tool call {call_id!r} is pending; send one result for each call, with its call_id",
                 code="call_not_found",
                 details={"param": "item.call_id"},
             )
-        if len(output) > self._most_chars:
+        if len(output) > self._max_chars:
             raise TooLarge(
-                f"the output has {len(output)} characters; at most {self._most_chars} are taken (limits.prompt_chars)",
+                f"the output has {len(output)} characters; the limit is {self._max_chars} (limits.prompt_chars)",
                 code="string_above_max_length",
                 details={"param": "item.output"},
             )
-        if len(self.results) >= MOST:
-            raise TooLarge(f"{MOST} results wait for an answer already; ask for one", code="too_many_results")
-        self.results += (ToolResult(self._wanted.pop(call), output),)
+        if len(self.results) >= MAX_PENDING:
+            raise TooLarge(
+                f"{MAX_PENDING} tool results are waiting for a response; create one", code="too_many_results"
+            )
+        self.results += (ToolResult(self._pending.pop(call_id), output),)
 
-    def forget(self, call: str) -> None:
-        """It was never called."""
-        self._wanted.pop(call, None)
-        self.results = tuple(result for result in self.results if result.call.id != call)
+    def remove(self, call_id: str) -> None:
+        """Removes a call and its result."""
+        self._pending.pop(call_id, None)
+        self.results = tuple(result for result in self.results if result.call.id != call_id)
 
-    def take(self) -> None:
-        """They are answered."""
+    def clear_results(self) -> None:
+        """Removes the results, which an answer uses now."""
         self.results = ()

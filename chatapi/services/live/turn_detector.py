@@ -1,4 +1,4 @@
-"""The ear of a live conversation: frames in, and told to its listener what they mean for the turn."""
+"""Turn detection of a live session: transcribes each utterance and decides when the turn is over."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Protocol
 
 import anyio
 import numpy as np
@@ -16,102 +15,70 @@ from chatapi.audio import RATE, Samples
 from chatapi.errors import ChatapiError
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Engines
-from chatapi.services.live.endpointing import SURE, Endpointing, EndpointingRules, TurnBoundary, frames, over
+from chatapi.services.live.endpointing import (
+    CONFIDENT,
+    Endpointing,
+    EndpointingRules,
+    TurnBoundary,
+    end_of_turn_probability,
+    frames,
+)
 from chatapi.services.live.options import SessionOptions
+from chatapi.services.live.turn_listener import TurnListener
 from chatapi.services.live.utterance import Utterance
 from chatapi.services.transcription.segmenter import FRAME
 from chatapi.services.transcription.transcriber import FileTranscriber
 from chatapi.settings import Settings
 
-BEFORE = 10
-"""Frames kept from before an onset: a third of a second, with the soft start of the first word."""
-SOFT = 0.2
-"""Seconds of these that are hardly ever speech."""
-REOPEN = 4 * RATE
-"""Samples after a turn's end within which its speaker may go on as if it had not ended."""
-AFTER = 2
-"""Silent frames, 64 ms, that are waited for before the words of a pause are made out: the detector takes the last
-consonant for silence, and without it "France" is heard as "friend"."""
-TAIL = 1
-"""Frames that may be missing at the end of what is being decoded when a pause begins. To begin again would cost more,
-for Whisper's encoder cannot be stopped half-way."""
-SETTLED = 6
-"""Silent frames, 192 ms, after which a word has certainly ended."""
-RARER = 4
-"""Where the speaker ends turns, new sound that is waited for before it is made out, as one part in so many of what is
-made out: that takes the same share of the machine however long they speak, and however little they pause."""
-AGAINST = 320
-"""Milliseconds of speech against an answer after which it is looked at what they say."""
-
-
-class TurnListener(Protocol):
-    """Who is told what the ear makes of the frames."""
-
-    @property
-    def playing(self) -> bool:
-        """Whether something of ours is to be heard now."""
-
-    @property
-    def unheard(self) -> bool:
-        """Whether the last turn's answer is not over and nothing of it has been heard."""
-
-    @property
-    def against(self) -> bool:
-        """Whether what is said now is said against an answer."""
-
-    async def begun(self, at: float, again: bool) -> None:
-        """Somebody speaks since `at` seconds; `again`: they go on with the last turn."""
-
-    def gone_on(self) -> None:
-        """The pause was none: what was thought of it does not count."""
-
-    async def partly(self, utterance: Utterance, text: str) -> None:
-        """The words so far."""
-
-    async def whole(self, text: str) -> float | None:
-        """How probable it is that nothing is missing from what is said."""
-
-    async def guessed(self, utterance: Utterance, text: str) -> None:
-        """The words, if the turn is over."""
-
-    async def thinking(self) -> None:
-        """Until what was guessed has been read, or long enough."""
-
-    async def over(self, utterance: Utterance, text: str) -> bool:
-        """The turn is over; with `fault` set, the end of it was not understood. Whether it is answered."""
-
-    async def failed(self, error: ChatapiError) -> None:
-        """Something could not be understood."""
+PREROLL_FRAMES = 10
+"""Frames kept from before an onset, 320 ms: they contain the quiet start of the first word."""
+PREROLL_SILENCE = 0.2
+"""Part of the pre-roll that is hardly ever speech, in seconds."""
+RESUME_WINDOW = 4 * RATE
+"""Time after the end of a turn within which speech can continue it, in samples."""
+DECODE_DELAY = 2
+"""Silent frames before a pause is decoded, 64 ms: the VAD takes the last consonant for silence, and without it "France"
+is transcribed as "friend"."""
+DECODE_TOLERANCE = 1
+"""Speech frames that a running decode may miss when a pause begins. Starting again costs more, because the encoder of
+Whisper cannot be stopped half-way."""
+WORD_END = 6
+"""Silent frames, 192 ms, after which a word has ended."""
+MANUAL_SHARE = 4
+"""Where the client ends turns, an utterance is decoded again when this part (1/4) of its undecided length is new: the
+share of the machine that this uses does not depend on the length of the turn."""
+BARGE_IN_DECODE_MS = 320
+"""Speech during an answer between two decodes, in milliseconds."""
 
 
 @dataclass
 class Hypothesis:
-    """What was made of an utterance."""
+    """The transcript of an utterance up to a pause, and what it says about the end of the turn."""
 
-    upto: int
-    """Samples of it that were decoded."""
+    decoded: int
+    """Samples of the utterance that are decoded."""
     text: str
-    whole: float | None = None
-    """Probability that it reads whole; None: not known."""
-    finished: float | None = None
-    """Probability that it sounds finished; None: not known."""
+    completeness: float | None = None
+    """Probability that the text is complete; None: unknown."""
+    audio_probability: float | None = None
+    """Probability that the audio is the end of a turn; None: unknown."""
     judged: bool = False
-    """Whether nothing more will be known of it."""
+    """Whether both probabilities are final."""
 
 
 @dataclass
 class PendingDecode:
-    """Words that are being made out."""
+    """A running decode."""
 
     given: int
-    """Samples of the utterance that are being decoded."""
-    upto: int
-    """Samples of it that count as decoded once it is done."""
+    """Samples of the utterance that it decodes."""
+    counted: int
+    """Samples of the utterance that count as decoded when it is done."""
     scope: anyio.CancelScope
 
 
 class TurnDetector:
-    """Follows one stream; time is counted in samples received."""
+    """Detects the turns of one audio stream; time is counted in samples received."""
 
     def __init__(
         self,
@@ -121,263 +88,271 @@ class TurnDetector:
         group: TaskGroup,
         listener: TurnListener,
     ) -> None:
-        self.detect = self.semantic = True
-        self.partials = True
-        self.language: str | None = None
-        self.spoken = ""
-        """The language last heard; empty: none yet."""
-        self.certainty = 0.0
-        """Of what was understood last, as a mean log-probability."""
-        self.lasted = 0.0
-        """Seconds within which the last words, and all before them in their turn, were said."""
-        self.silence_ms = 500
-        """Silence that ends a turn where only its length counts."""
+        self._options = SessionOptions()
+        self.detected_language = ""
+        """Language of the last transcript; empty: none yet."""
+        self.avg_logprob = 0.0
+        """Mean log-probability of the last transcript."""
+        self.speech_seconds = 0.0
+        """Length of the speech of the last transcript, with all speech before it in the turn, in seconds."""
         self.utterance: Utterance | None = None
         self.clock = 0
         """Samples received."""
-        self.voiced_at = time.monotonic()
-        """When the last sound of speech came in."""
-        self._engines = engines
-        self._transcription = transcription
-        self._settings = settings.live
-        self._threshold = settings.vad.threshold
-        self._group = group
-        self._hearer = listener
+        self.last_speech_at = time.monotonic()
+        """When the last voiced frame arrived, on the monotonic clock."""
+        self._engines, self._transcription, self._group = engines, transcription, group
+        self._settings, self._threshold = settings.live, settings.vad.threshold
+        self._listener = listener
         self._endpointing = Endpointing(EndpointingRules.of(settings.live, settings.vad.threshold))
-        self._listener = engines.vad.engine.listener()
-        self._rest: Samples = np.zeros(0, np.float32)
-        self._before: deque[Samples] = deque(maxlen=BEFORE)
+        self._vad = engines.vad.engine.listener()
+        self._remainder: Samples = np.zeros(0, np.float32)
+        self._preroll: deque[Samples] = deque(maxlen=PREROLL_FRAMES)
         self._last: Utterance | None = None
-        """The utterance that was just ended, still growing, in case it goes on."""
-        self._decoding: PendingDecode | None = None
-        self._seen = 0
-        """Samples of the utterance that are decoded, or being decoded."""
-        self._quiet = 0
-        """Frames in a row without speech, where the speaker ends turns."""
-        self._look: Hypothesis | None = None
-        """The last one; it holds for as long as nothing is said after it."""
+        """The utterance that just ended; it still grows, because speech can continue it."""
+        self._decode: PendingDecode | None = None
+        self._requested = 0
+        """Samples of the utterance that are decoded or being decoded."""
+        self._silent_frames = 0
+        """Consecutive frames without speech, where the client ends turns."""
+        self._hypothesis: Hypothesis | None = None
+        """The last hypothesis; it is valid until speech continues."""
 
-    def follow(self, options: SessionOptions) -> None:
-        """From now on."""
-        self.detect, self.semantic, self.partials = options.detect, options.semantic, options.partials
-        self.language, self.silence_ms = options.language, options.silence_ms
+    @property
+    def detect(self) -> bool:
+        """Whether turn detection ends turns; otherwise the client does."""
+        return self._options.detect
+
+    def configure(self, options: SessionOptions) -> None:
+        """Applies these options from now on."""
+        self._options = options
         threshold = self._threshold if options.threshold is None else options.threshold
-        self._endpointing.rules = EndpointingRules.of(self._settings, threshold, options.patience)
+        self._endpointing.rules = EndpointingRules.of(self._settings, threshold, options.delay_factor)
 
-    async def hear(self, samples: Samples) -> None:
-        """The next samples, of any number."""
-        sound: Samples = np.concatenate([self._rest, samples])
-        whole = len(sound) // FRAME * FRAME
-        self._rest = sound[whole:]
+    async def feed(self, samples: Samples) -> None:
+        """Processes the next samples, 16 kHz mono, of any number."""
+        buffered: Samples = np.concatenate([self._remainder, samples])
+        whole = len(buffered) // FRAME * FRAME
+        self._remainder = buffered[whole:]
         for start in range(0, whole, FRAME):
-            await self._frame(sound[start : start + FRAME])
+            await self._process(buffered[start : start + FRAME])
 
     async def commit(self) -> bool:
-        """The turn is over now. False when nothing was said."""
+        """Ends the turn now. Returns False when there is no utterance."""
         utterance = self.utterance
         if utterance is None:
             return False
-        self._dismiss()
-        text = await self._words(utterance)
+        self._discard_hypothesis()
+        text = await self._transcribe(utterance)
         if utterance is self.utterance:
-            await self._over(utterance, text)
+            await self._end_turn(utterance, text)
         return True
 
     def clear(self) -> None:
-        """Forget what was said since the last turn."""
-        self._dismiss()
+        """Discards the audio received since the last turn."""
+        self._discard_hypothesis()
         self.utterance = self._last = None
         self._endpointing.end()
-        self._before.clear()
+        self._preroll.clear()
 
-    def _dismiss(self) -> None:
-        """What was made of it does not count."""
-        self._stop_decoding()
-        self._look = None
-        self._hearer.gone_on()
+    def _discard_hypothesis(self) -> None:
+        self._stop_decode()
+        self._hypothesis = None
+        self._listener.cancel_preemptive_answer()
 
-    def _stop_decoding(self) -> None:
-        if self._decoding is not None:
-            self._decoding.scope.cancel()
-            self._decoding = None
+    def _stop_decode(self) -> None:
+        if self._decode is not None:
+            self._decode.scope.cancel()
+            self._decode = None
 
-    async def _frame(self, frame: Samples) -> None:
+    async def _process(self, frame: Samples) -> None:
         self.clock += FRAME
-        probability = self._listener.probability(frame)
+        probability = self._vad.probability(frame)
+        endpointing = self._endpointing
         if self.detect:
-            mark = self._endpointing.feed(probability, float(np.sqrt(np.mean(frame**2))), self._hearer.playing)
+            boundary = endpointing.feed(probability, float(np.sqrt(np.mean(frame**2))), self._listener.playing)
         else:
-            mark = TurnBoundary.ONSET if self.utterance is None else None
-            self._quiet = 0 if probability >= self._endpointing.rules.threshold else self._quiet + 1
-        voiced = not self.detect or (self._endpointing.synthesis and self._endpointing.silence == 0)
+            boundary = TurnBoundary.ONSET if self.utterance is None else None
+            self._silent_frames = 0 if probability >= endpointing.rules.threshold else self._silent_frames + 1
+        voiced = not self.detect or (endpointing.in_speech and endpointing.silent_frames == 0)
         if voiced:
-            self.voiced_at = time.monotonic()
+            self.last_speech_at = time.monotonic()
         for utterance in (self.utterance, self._last):
             if utterance is not None:
                 utterance.add(frame, voiced)
-        if self._last is not None and self.clock - self._last.at - self._last.speech_end >= REOPEN:
+        if self._last is not None and self.clock - self._last.start - self._last.speech_end >= RESUME_WINDOW:
             self._last = None
-        if mark is TurnBoundary.ONSET:
-            await self._onset(frame)
-        elif mark is TurnBoundary.ON:
-            self._hearer.gone_on()
+        if boundary is TurnBoundary.ONSET:
+            await self._start_utterance(frame)
+        elif boundary is TurnBoundary.RESUMED:
+            self._listener.cancel_preemptive_answer()
         if self.utterance is None:
-            self._before.append(frame)
+            self._preroll.append(frame)
         else:
-            await self._follow(self.utterance)
+            await self._end_or_decode(self.utterance)
 
-    async def _onset(self, frame: Samples) -> None:
+    async def _start_utterance(self, frame: Samples) -> None:
         last = self._last
-        # Who ends turns by hand ends them for good, and may go on sending sound meanwhile.
-        again = (
+        # A client that ends turns itself ends them for good, and may send more audio afterwards.
+        resumed = (
             self.detect
             and last is not None
-            and self._hearer.unheard
+            and self._listener.answer_unplayed
             and last.length < self._settings.turn_seconds * RATE
         )
-        if again:
+        if resumed:
             self.utterance = last
         else:
-            self.utterance = Utterance([*self._before, frame], self.clock - (len(self._before) + 1) * FRAME)
-        self._last = self._look = None
-        self._before.clear()
-        self._seen = self.utterance.length if self.utterance else 0
+            self.utterance = Utterance([*self._preroll, frame], self.clock - (len(self._preroll) + 1) * FRAME)
+        self._last = self._hypothesis = None
+        self._preroll.clear()
+        self._requested = self.utterance.length if self.utterance else 0
         if self.detect:
-            await self._hearer.begun((self.clock - self._endpointing.voiced * FRAME) / RATE, again)
+            start = (self.clock - self._endpointing.voiced_frames * FRAME) / RATE
+            await self._listener.on_speech_started(start, resumed)
 
-    async def _follow(self, utterance: Utterance) -> None:
-        """What a frame of an utterance may lead to: its end, or that it is decoded."""
-        if self.detect and await self._is_over(utterance):
+    async def _end_or_decode(self, utterance: Utterance) -> None:
+        if self.detect and await self._end_if_over(utterance):
             return
-        if self._wanted(utterance):
-            self._begin(utterance)
+        if self._decode_due(utterance):
+            self._start_decode(utterance)
 
-    def _begin(self, utterance: Utterance) -> None:
-        """Have it decoded, if what is being decoded is not nearly all of it."""
-        running, self._seen = self._decoding, utterance.length
-        if running is not None and utterance.speech_end - running.given <= TAIL * FRAME:
-            running.upto = self._seen
+    def _start_decode(self, utterance: Utterance) -> None:
+        """Starts a decode, unless a running one covers nearly all of the speech."""
+        running, self._requested = self._decode, utterance.length
+        if running is not None and utterance.speech_end - running.given <= DECODE_TOLERANCE * FRAME:
+            running.counted = self._requested
             return
-        self._stop_decoding()
-        self._decoding = PendingDecode(self._seen, self._seen, anyio.CancelScope())
-        self._group.start_soon(self._decode, utterance, self._decoding)
+        self._stop_decode()
+        self._decode = PendingDecode(self._requested, self._requested, anyio.CancelScope())
+        self._group.start_soon(self._run_decode, utterance, self._decode)
 
-    def _whole(self, utterance: Utterance) -> int:
-        """Samples to be decoded until its words are known: a little more than was said, or all there may be."""
+    def _needed_samples(self, utterance: Utterance) -> int:
+        """Samples to decode for the full transcript: one more than its speech, or the longest turn."""
         return min(utterance.speech_end + 1, int(self._settings.turn_seconds * RATE))
 
-    def _wanted(self, utterance: Utterance) -> bool:
-        """Whether it is to be decoded now: when a pause has begun, and now and then before it."""
+    def _decode_due(self, utterance: Utterance) -> bool:
+        """Whether to decode now: at the beginning of a pause, and from time to time before it."""
         if not self.detect:
-            return self.partials and self._decoding is None and self._wanted_by_hand(utterance)
-        whole = self._whole(utterance)
-        if self._endpointing.silence or utterance.length > whole:
-            return self._seen < whole and (self._endpointing.silence >= AFTER or utterance.length > whole + FRAME)
-        against = self._hearer.against
-        every = frames(AGAINST if against else self._settings.partial_ms) * FRAME
-        return self._decoding is None and (against or self.partials) and utterance.length - self._seen >= every
+            return self._options.partials and self._decode is None and self._manual_decode_due(utterance)
+        needed, silent = self._needed_samples(utterance), self._endpointing.silent_frames
+        if silent or utterance.length > needed:
+            return self._requested < needed and (silent >= DECODE_DELAY or utterance.length > needed + FRAME)
+        during_answer = self._listener.during_answer
+        interval = frames(BARGE_IN_DECODE_MS if during_answer else self._settings.partial_ms) * FRAME
+        wanted = during_answer or self._options.partials
+        return self._decode is None and wanted and utterance.length - self._requested >= interval
 
-    def _said_by_hand(self, utterance: Utterance) -> int:
-        """Samples up to the end of what was said, where the speaker ends turns and the silence after it is theirs."""
-        return utterance.length - self._quiet * FRAME
+    def _manual_speech_end(self, utterance: Utterance) -> int:
+        """End of the speech in samples, where the client ends turns and every frame counts as voiced."""
+        return utterance.length - self._silent_frames * FRAME
 
-    def _wanted_by_hand(self, utterance: Utterance) -> bool:
-        """Now and then, and in a pause, so that what was said before it is settled: no pause ends the turn."""
-        said = self._said_by_hand(utterance)
-        if utterance.ripe and self._quiet >= SETTLED:
-            return self._seen < said + SETTLED * FRAME
-        every = max(frames(self._settings.partial_ms) * FRAME, (utterance.length - utterance.settled) // RARER)
-        return self._seen < said and utterance.length - self._seen >= every
+    def _manual_decode_due(self, utterance: Utterance) -> bool:
+        """Whether to decode now: in a pause, which makes the transcript final, and from time to time."""
+        speech_end = self._manual_speech_end(utterance)
+        if utterance.can_finalize and self._silent_frames >= WORD_END:
+            return self._requested < speech_end + WORD_END * FRAME
+        undecided = utterance.length - utterance.final_samples
+        interval = max(frames(self._settings.partial_ms) * FRAME, undecided // MANUAL_SHARE)
+        return self._requested < speech_end and utterance.length - self._requested >= interval
 
-    async def _is_over(self, utterance: Utterance) -> bool:
-        look, whole = self._look, self._whole(utterance)
-        if look is None or look.upto < whole:
+    async def _end_if_over(self, utterance: Utterance) -> bool:
+        hypothesis, needed_samples = self._hypothesis, self._needed_samples(utterance)
+        if hypothesis is None or hypothesis.decoded < needed_samples:
             return False
-        # What goes on if there was nothing has paused long enough once that is known.
-        needed = frames(self.silence_ms)
-        if self._hearer.against and not look.text:
-            needed = min(SETTLED, needed)
-        if self.semantic and look.text:
-            likely = over(look.finished, look.whole, look.text)
-            # What the words alone do not make sure waits for the sound's opinion.
-            needed = self._endpointing.rules.silence(likely if look.judged or likely >= SURE else 0.0)
-        if self._endpointing.silence < needed and utterance.speech_end < whole:
+        if self._endpointing.silent_frames < self._delay(hypothesis) and utterance.speech_end < needed_samples:
             return False
-        await self._over(utterance, look.text)
+        await self._end_turn(utterance, hypothesis.text)
         return True
 
-    async def _over(self, utterance: Utterance, text: str) -> None:
+    def _delay(self, hypothesis: Hypothesis) -> int:
+        """Returns the silence that ends the turn, in frames."""
+        delay = frames(self._options.silence_ms)
+        if self._listener.during_answer and not hypothesis.text:
+            # Noise: the answer resumes as soon as possible.
+            delay = min(WORD_END, delay)
+        if self._options.semantic and hypothesis.text:
+            audio, completeness = hypothesis.audio_probability, hypothesis.completeness
+            probability = end_of_turn_probability(audio, completeness, hypothesis.text)
+            # Unless the text alone is conclusive, the audio is awaited.
+            conclusive = hypothesis.judged or probability >= CONFIDENT
+            delay = self._endpointing.rules.endpointing_delay(probability if conclusive else 0.0)
+        return delay
+
+    async def _end_turn(self, utterance: Utterance, text: str) -> None:
         self._endpointing.end()
-        # What is still being made out is nothing of the next utterance.
-        self._stop_decoding()
-        self.utterance, self._last, self._look = None, utterance, None
-        if not await self._hearer.over(utterance, text) and self._last is utterance:
-            # Speech after a noise does not continue it: the answer that plays or is being generated would be lost.
+        # A running decode does not belong to the next utterance.
+        self._stop_decode()
+        self.utterance, self._last, self._hypothesis = None, utterance, None
+        if not await self._listener.on_end_of_turn(utterance, text) and self._last is utterance:
+            # Speech after a noise does not continue it: that would cancel the answer that plays or is generated.
             self._last = None
 
-    async def _decode(self, utterance: Utterance, decoding: PendingDecode) -> None:
-        with decoding.scope:
-            text = await self._words(utterance)
-        if self._decoding is decoding:
-            self._decoding = None
-        if decoding.scope.cancel_called or utterance is not self.utterance:
+    async def _run_decode(self, utterance: Utterance, decode: PendingDecode) -> None:
+        with decode.scope:
+            text = await self._transcribe(utterance)
+        if self._decode is decode:
+            self._decode = None
+        if decode.scope.cancel_called or utterance is not self.utterance:
             return
-        self._look = look = Hypothesis(decoding.upto, text)
-        if look.upto < self._whole(utterance) or not self.detect:
-            await self._hearer.partly(utterance, text)
-            if self.semantic and text:
-                # What the model has read of it by now it need not read in the pause.
-                await self._hearer.whole(text)
+        self._hypothesis = hypothesis = Hypothesis(decode.counted, text)
+        if hypothesis.decoded < self._needed_samples(utterance) or not self.detect:
+            await self._listener.on_partial_transcript(utterance, text)
+            if self._options.semantic and text:
+                # The model processes the beginning of the prompt now instead of in the pause.
+                await self._listener.completeness(text)
             return
-        # Nothing has been said since: they may have finished.
-        if self.semantic and text:
-            look.whole = await self._hearer.whole(text)
-        if self._holds(utterance, look):
-            await self._hearer.guessed(utterance, text)
-        if self.semantic and text:
-            # Not while the model reads the prompt, for which it wants every core; the longer the pause, the better it
-            # is judged.
-            await self._hearer.thinking()
-            await self._judge(utterance, look)
-            look.judged = True
-        if self._holds(utterance, look):
-            await self._is_over(utterance)
+        # No speech followed: the turn may be over.
+        if self._options.semantic and text:
+            hypothesis.completeness = await self._listener.completeness(text)
+        if self._is_current(utterance, hypothesis):
+            await self._listener.on_preemptive_turn(utterance, text)
+        if self._options.semantic and text:
+            # Not during the prefill, which uses every core; a longer pause is also judged better.
+            await self._listener.wait_for_prefill()
+            await self._judge_audio(utterance, hypothesis)
+            hypothesis.judged = True
+        if self._is_current(utterance, hypothesis):
+            await self._end_if_over(utterance)
 
-    def _holds(self, utterance: Utterance, look: Hypothesis) -> bool:
-        """Whether nothing has been said since."""
-        return utterance is self.utterance and look is self._look and look.upto >= self._whole(utterance)
+    def _is_current(self, utterance: Utterance, hypothesis: Hypothesis) -> bool:
+        """Whether no speech has followed."""
+        if utterance is not self.utterance or hypothesis is not self._hypothesis:
+            return False
+        return hypothesis.decoded >= self._needed_samples(utterance)
 
-    async def _words(self, utterance: Utterance) -> str:
-        """What has been said so far; where its end cannot be understood, what went before, and the `fault` is set."""
-        to, ended = utterance.length, not self.detect and self._quiet >= SETTLED
-        if not self.detect and 0 < utterance.settled >= self._said_by_hand(utterance):
-            # Of mere silence a recogniser may make words.
-            return utterance.text("")
-        lasted = utterance.speech_end / RATE - SOFT if self.detect else math.inf
+    async def _transcribe(self, utterance: Utterance) -> str:
+        """Returns the transcript so far; after an error, only the final part, and sets `utterance.error`."""
+        end, pause = utterance.length, not self.detect and self._silent_frames >= WORD_END
+        if not self.detect and 0 < utterance.final_samples >= self._manual_speech_end(utterance):
+            # ASR may produce words from silence alone.
+            return utterance.full_text("")
+        speech_seconds = utterance.speech_end / RATE - PREROLL_SILENCE if self.detect else math.inf
         try:
-            words = await self._transcription.transcribe_samples(utterance.open(), self.language, Priority.LIVE)
+            result = await self._transcription.transcribe_samples(
+                utterance.undecided_samples(), self._options.language, Priority.LIVE
+            )
         except ChatapiError as error:
-            utterance.fault = error
-            return utterance.text("")
-        utterance.fault = None
-        text, self.spoken = words.text, words.language or self.spoken
-        self.certainty, self.lasted = words.logprob, lasted
-        ended = ended or (utterance.speech_end < to and self._endpointing.silence >= SETTLED)
-        if utterance.ripe and ended:
-            utterance.settle(text, to)
-            return utterance.text("")
-        return utterance.text(text)
+            utterance.error = error
+            return utterance.full_text("")
+        utterance.error = None
+        text, self.detected_language = result.text, result.language or self.detected_language
+        self.avg_logprob, self.speech_seconds = result.logprob, speech_seconds
+        pause = pause or (utterance.speech_end < end and self._endpointing.silent_frames >= WORD_END)
+        if utterance.can_finalize and pause:
+            utterance.finalize(text, end)
+            return utterance.full_text("")
+        return utterance.full_text(text)
 
-    async def _judge(self, utterance: Utterance, look: Hypothesis) -> None:
-        """Whether it sounds finished."""
-        if not self._holds(utterance, look):
+    async def _judge_audio(self, utterance: Utterance, hypothesis: Hypothesis) -> None:
+        """Runs the audio's turn detection model."""
+        if not self._is_current(utterance, hypothesis):
             return
-        sound = utterance.samples()
+        samples = utterance.samples()
         try:
             async with self._engines.turn_detection.stream(
-                lambda engine, stop: engine.finished(sound, stop), Priority.LIVE
-            ) as found:
-                async for probability in found:
-                    look.finished = probability
+                lambda engine, stop: engine.finished(samples, stop), Priority.LIVE
+            ) as probabilities:
+                async for probability in probabilities:
+                    hypothesis.audio_probability = probability
         except ChatapiError as error:
-            await self._hearer.failed(error)
+            await self._listener.on_error(error)

@@ -1,4 +1,4 @@
-"""What somebody says in one turn, as it comes in."""
+"""The audio and the transcript of one utterance while it arrives."""
 
 from __future__ import annotations
 
@@ -11,70 +11,72 @@ from chatapi.errors import ChatapiError
 from chatapi.events import Transcript
 from chatapi.services.transcription.segmenter import FRAME
 
-SETTLE = 6 * RATE
-"""Samples not yet settled from which a pause is used to settle them, so that they are not decoded again."""
+FINALIZE_AFTER = 6 * RATE
+"""Samples without a final transcript from which a pause makes their transcript final: they are not decoded again."""
 
 
 class Utterance:
-    """Frames of 512 samples from a little before its first sound on."""
+    """Frames of 512 samples, from shortly before the onset on."""
 
-    def __init__(self, before: Iterable[Samples], at: int) -> None:
-        self._frames = list(before)
-        self.at = at
-        """Samples of the stream before the first frame."""
+    def __init__(self, preroll: Iterable[Samples], start: int) -> None:
+        self._frames = list(preroll)
+        self.start = start
+        """Position of the first frame in the stream, in samples."""
         self.speech_end = self.length
-        """Samples up to the end of the last voiced frame."""
-        self._texts: list[str] = []
-        self.settled = 0
-        """Samples whose words will not change."""
-        self.fault: ChatapiError | None = None
-        """Why its end could not be understood, where it could not."""
+        """End of the last voiced frame, in samples from the start of the utterance."""
+        self._final_texts: list[str] = []
+        self.final_samples = 0
+        """Samples from the start of the utterance whose transcript is final."""
+        self.error: ChatapiError | None = None
+        """Why the end of the utterance could not be transcribed."""
 
     @property
     def length(self) -> int:
+        """Length in samples."""
         return len(self._frames) * FRAME
 
     @property
-    def end(self) -> float:
-        """Seconds of the stream before the end of its speech."""
-        return (self.at + self.speech_end) / RATE
+    def end_seconds(self) -> float:
+        """End of its speech in the stream, in seconds."""
+        return (self.start + self.speech_end) / RATE
 
     def transcript(self, text: str, language: str, final: bool = True) -> Transcript:
-        """Its words, with when they were said."""
-        return Transcript(text, final, self.at / RATE, self.end, language)
+        """Returns the event for this text, with the start and the end of the utterance."""
+        return Transcript(text, final, self.start / RATE, self.end_seconds, language)
 
     def add(self, frame: Samples, voiced: bool) -> None:
+        """Appends a frame."""
         self._frames.append(frame)
         if voiced:
             self.speech_end = self.length
 
     def samples(self) -> Samples:
-        """All of it."""
+        """Returns all samples."""
         return _joined(self._frames)
 
-    def spoken(self, seconds: float) -> Samples:
-        """The last `seconds` of it up to the end of its speech."""
+    def last_speech(self, seconds: float) -> Samples:
+        """Returns the last `seconds` before the end of the speech."""
         end = self.speech_end // FRAME
         return _joined(self._frames[max(0, end - round(seconds * RATE) // FRAME) : end])
 
-    def open(self) -> Samples:
-        """What has not been settled."""
-        return _joined(self._frames[self.settled // FRAME :])
+    def undecided_samples(self) -> Samples:
+        """Returns the samples whose transcript is not final."""
+        return _joined(self._frames[self.final_samples // FRAME :])
 
     @property
-    def ripe(self) -> bool:
-        """Whether a pause now should settle what was said before it."""
-        return self.length - self.settled >= SETTLE
+    def can_finalize(self) -> bool:
+        """Whether a pause makes the transcript up to it final."""
+        return self.length - self.final_samples >= FINALIZE_AFTER
 
-    def settle(self, text: str, to: int) -> None:
-        """The words of everything up to `to` samples will not change."""
+    def finalize(self, text: str, end: int) -> None:
+        """Makes the transcript of all samples up to `end` final."""
         if text:
-            self._texts.append(text)
-        self.settled = to
+            self._final_texts.append(text)
+        self.final_samples = end
 
-    def text(self, still_open: str) -> str:
-        """All words, with those of what is open."""
-        return " ".join(filter(None, [*self._texts, still_open]))
+    def full_text(self, undecided: str) -> str:
+        """Returns the final transcript followed by the transcript of the undecided samples."""
+        return " ".join(filter(None, [*self._final_texts, undecided]))
 
 
 def _joined(frames: list[Samples]) -> Samples:

@@ -72,7 +72,9 @@ def options(config: client_events.SessionConfig, appliance: Appliance, system: l
     if isinstance(vad, client_events.ServerVad):
         idle = None if vad.idle_timeout_ms is None else vad.idle_timeout_ms / 1000
         return replace(session_options, threshold=vad.threshold, silence_ms=vad.silence_duration_ms, idle_seconds=idle)
-    return replace(session_options, patience=ENDPOINTING_FACTORS[vad.eagerness]) if vad is not None else session_options
+    if vad is None:
+        return session_options
+    return replace(session_options, delay_factor=ENDPOINTING_FACTORS[vad.eagerness])
 
 
 def _sampling(config: client_events.SessionConfig) -> Sampling:
@@ -232,7 +234,7 @@ class RealtimeConnection:
                 )
             self._uncommitted += len(samples)
         for start in range(0, len(samples), STEP):
-            await self._conversation.hear(samples[start : start + STEP])
+            await self._conversation.feed(samples[start : start + STEP])
             await anyio.lowlevel.checkpoint()
 
     async def _commit(self, _: client_events.ClientEvent) -> None:
@@ -258,7 +260,7 @@ class RealtimeConnection:
     async def _played(self, event: client_events.Played) -> None:
         last = self._writer.last
         if event.response_id is None or (last is not None and last.id == event.response_id):
-            self._conversation.played(event.audio_end_ms / 1000)
+            self._conversation.report_playback(event.audio_end_ms / 1000)
 
     # Items
 

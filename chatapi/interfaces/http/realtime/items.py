@@ -147,7 +147,7 @@ class ConversationItems:
         elif item.role == "assistant":
             pending_items = list(self.unanswered())
             prompt = " ".join(self._session.pending)
-            item.number = await self._session.memory.add(self._session.options.system, prompt, item.text or "")
+            item.number = await self._session.context.add(self._session.options.system, prompt, item.text or "")
             self._session.pending.clear()
             for other in pending_items:
                 other.number = item.number
@@ -165,9 +165,9 @@ class ConversationItems:
 
     def _add_call(self, item: CallItem) -> None:
         if item.output is None:
-            self._session.functions.want([item.call])
+            self._session.tools.add_calls([item.call])
         else:
-            self._session.functions.give(item.call.id, item.output)
+            self._session.tools.add_result(item.call.id, item.output)
 
     async def delete(self, item_id: str) -> None:
         """Deletes an item from the conversation. Raises NotFound."""
@@ -176,8 +176,8 @@ class ConversationItems:
             await self._session.cancel(item.answer)
         self.remove(item)
         if isinstance(item, CallItem):
-            self._session.functions.forget(item.call.id)
-            self._session.memory.without(item.call.id)
+            self._session.tools.remove(item.call.id)
+            self._session.context.remove_tool_result(item.call.id)
         elif item.exchange is not None:
             await self._amend_history(item)
         elif item.role == "user" and item.text in self._session.pending:
@@ -196,10 +196,10 @@ class ConversationItems:
             )  # fmt: skip
         text, answer, cancelled = item.playback.words(seconds), item.answer, False
         if answer is not None and session.answer is answer:
-            session.played(seconds)
+            session.report_playback(seconds)
             cancelled = await session.cancel()
         if seconds < whole and not cancelled and answer is not None and answer.number is not None:
-            await session.broke_off(answer, text)
+            await session.truncate(answer, text)
         item.text = text
 
     async def _amend_history(self, deleted: Item) -> None:
@@ -211,9 +211,9 @@ class ConversationItems:
         user_text = " ".join(item.text or "" for item in left if item.role == "user")
         assistant_text = held.answered if any(item.role == "assistant" for item in left) else ""
         if user_text or assistant_text:
-            await self._session.memory.amend(number, assistant_text, user_text)
+            await self._session.context.amend(number, assistant_text, user_text)
         else:
-            await self._session.memory.forget(number)
+            await self._session.context.remove(number)
 
 
 def item_from(message: MessageItem | FunctionCallItem | FunctionOutputItem) -> Item:

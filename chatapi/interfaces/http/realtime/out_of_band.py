@@ -87,7 +87,7 @@ class OutOfBandResponses:
 
     def _messages(self, request: ResponseConfig, options: SessionOptions) -> list[ChatMessage]:
         """The prompt: its input, or the conversation. Raises BadInput, NotFound, Unprocessable."""
-        history = self._conversation.told()
+        history = self._conversation.prompt_messages()
         default_instructions = "".join(message.text for message in history if message.role == "system")
         items = [self._item(each) for each in request.input or ()]
         if request.input is not None:

@@ -69,7 +69,7 @@ class RealtimeResponse:
     async def add_speech(self, speech: Speech) -> None:
         await self._open_message()
         start = self._message.playback.seconds
-        self._message.playback.sent(speech, 0)
+        self._message.playback.add(speech, 0)
         if self.error is not None and speech.text != self._fallback_text:
             # The text of a fallback phrase is not from the model; the client receives it too.
             self._fallback_text = speech.text
