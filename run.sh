@@ -4,7 +4,7 @@
 # look after the boot service, build makes the image; everything else goes to the command `chatapi`, which runs in a virtual
 # environment here, and on a Jetson in the appliance's image (RUN_IN=venv or RUN_IN=container overrides that).
 set -euo pipefail
-# Files that are named are those of where we are called from.
+# File arguments are relative to the caller's directory.
 from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 here=$PWD
@@ -13,7 +13,7 @@ venv=.venv
 pip_version=26.1.2
 
 tegra_release=${TEGRA_RELEASE:-/etc/nv_tegra_release}
-# The settings that lie beside this script, where there are none in the folder we are called from.
+# The settings file beside this script, unless the caller's directory has one.
 config=()
 if [ ! -e "$from/chatapi.toml" ] && [ -e chatapi.toml ]; then config=(--config "$here/chatapi.toml"); fi
 mode=${RUN_IN:-$(if [ -e "$tegra_release" ]; then echo container; else echo venv; fi)}
@@ -34,7 +34,7 @@ find_python() {
   die "no Python from 3.10 to 3.14 found; install one (Debian: apt-get install python3 python3-venv) or name it in PYTHON"
 }
 
-# What is installed from; another answer means that it has to be installed again.
+# A checksum of what the environment is installed from; when it changes, the packages are installed again.
 recipe() {
   cat pyproject.toml constraints.txt run.sh | cksum
 }
@@ -78,13 +78,13 @@ chatapi() {
   (cd "$from" && exec "$here/$venv/bin/python" -m chatapi ${config[@]+"${config[@]}"} "$@")
 }
 
-# The same in place of this script.
+# The same, replacing this process.
 chatapi_instead() {
   cd "$from"
   exec "$here/$venv/bin/python" -m chatapi ${config[@]+"${config[@]}"} "$@"
 }
 
-# The command among the arguments, `serve` where there is none, and the settings that stand before it.
+# Finds the command among the arguments (`serve` when there is none) and the settings before it.
 find_command() {
   command=serve
   while [ $# -gt 0 ]; do
@@ -107,12 +107,12 @@ find_command() {
   done
 }
 
-# llama.cpp's wheel takes OpenMP from the system.
+# llama.cpp's wheel needs the system's OpenMP.
 need_openmp() {
   "$venv/bin/python" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || debian libgomp1
 }
 
-# PortAudio, for the microphone and the speaker; all else works without it.
+# PortAudio, for the microphone and the speaker; everything else works without it.
 need_portaudio() {
   "$venv/bin/python" -c 'import ctypes; ctypes.CDLL("libportaudio.so.2")' 2>/dev/null ||
     debian libportaudio2 ||
@@ -188,13 +188,13 @@ run_tests() {
   if [ $# -gt 0 ]; then
     "$venv/bin/python" -X dev -m pytest "$@"
   else
-    # Most wait for sound that takes its time, so three files at once, each in one process, which loads a model once.
+    # Most tests wait for audio in real time, so three files run at once, each in one process that loads a model once.
     "$venv/bin/python" -m pytest -m "not alone and not image" --dist loadfile --tx "3*popen//python=$venv/bin/python -X dev"
     "$venv/bin/python" -X dev -m pytest -m alone
   fi
 }
 
-# Hostile inputs, or mixed traffic, for long: `tests/fuzz` and `tests/soak`.
+# Long runs of hostile inputs or mixed traffic: `tests/fuzz` and `tests/soak`.
 run_long_test() {
   install_dev
   need_openmp
@@ -203,7 +203,7 @@ run_long_test() {
   PYTHONPATH=$here/tests:$here exec "$here/$venv/bin/python" -m "$@"
 }
 
-# A virtual environment with everything in it, here.
+# Creates the virtual environment with everything in it.
 set_up() {
   [ -e "$venv/installed" ] && [ "$(head -n 1 "$venv/installed")" = "$(recipe)" ] ||
     install_packages --editable '.[engines]'
@@ -225,7 +225,7 @@ run_command() {
   settings=()
   find_command "$@"
   case "$command $*" in
-    # The box there has the models.
+    # The other box has the models.
     "talk "*"--server"* | "talk "*"--list-devices"* | "ask "*"--server"*) command=elsewhere ;;
   esac
   if [ "$mode" = container ]; then in_container "$@"; else run_here "$@"; fi
@@ -258,11 +258,11 @@ case "$verb" in
     shift
     "${verb}_service" "$@"
     ;;
-  # Of the service where there is one; else of what is here.
+  # For the service, if it is installed; otherwise for this checkout.
   support) if [ -e "$units/chatapi.service" ] && [ $# = 1 ]; then support_archive; else run_command "$@"; fi ;;
-  # The service's own keys where there is one.
+  # The service's keys, if it is installed.
   keys) if [ -e "$units/chatapi.service" ]; then service_keys "$@"; else run_command "$@"; fi ;;
-  # What `install` and `update` do in a new release before anything is swapped.
+  # Run by `install` and `update` in a new release before it is swapped in.
   set-up)
     if [ "$mode" = container ]; then
       need_docker
@@ -270,7 +270,7 @@ case "$verb" in
       echo "$name" >image
     else
       set_up
-      # The service may write nothing there, so that every start would read the source again.
+      # The service cannot write there; without this every start would compile the source again.
       "$venv/bin/python" -m compileall -q chatapi compile
     fi
     ;;

@@ -1,5 +1,5 @@
-# The engines of a Jetson, out of what jetson-containers built with its compilers: what containers/Dockerfile takes as
-# ENGINES_IMAGE.
+# The engines of a Jetson, copied out of the image that jetson-containers built with its compilers. containers/Dockerfile
+# uses this image as ENGINES_IMAGE.
 ARG BUILD_IMAGE
 
 FROM ${BUILD_IMAGE} AS gather

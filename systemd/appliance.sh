@@ -1,9 +1,9 @@
 # shellcheck shell=bash
 # Sourced by run.sh for install, uninstall, status, logs, update and support: the appliance as a service of the machine.
 #
-# A release is a folder of /opt/chatapi/releases that nothing changes any more: the source and its virtual environment,
-# or the name of its image. `current` points to the one that runs, and the unit's files into it, so that one renaming
-# swaps all of it, and swaps it back. Needs `die`, `mode` (venv or container) and what sets a release up.
+# A release is an unchanging folder of /opt/chatapi/releases: the source and its virtual environment, or the name of its
+# image. `current` points to the running release, and the unit's files point into `current`, so that one rename swaps
+# everything, and swaps it back. Needs `die`, `mode` (venv or container) and what sets a release up.
 
 home=/opt/chatapi
 data=/var/lib/chatapi
@@ -17,7 +17,7 @@ need_root() {
   command -v systemctl >/dev/null || die "$1 needs systemd, and this machine has none; ./run.sh serves without it"
 }
 
-# One at a time; the lock goes with this process, however it ends.
+# One at a time; the lock ends with this process, however it ends.
 alone() {
   exec 9>/run/lock/chatapi
   flock --nonblock 9 || die "another install, update or uninstall is running; wait until it has ended"
@@ -27,18 +27,18 @@ current_release() {
   readlink "$home/current" || true
 }
 
-# The folder $home/current is the old release or the new one at any moment.
+# At any moment $home/current is either the old release or the new one.
 point_to() {
   ln -sfn "$1" "$home/.current"
   mv -T "$home/.current" "$home/current"
   sync -f "$home"
 }
 
-# Copies what is here into a new release and sets it up; prints its folder. What runs is not touched.
+# Copies this checkout into a new release and sets it up; prints its folder. The running release is not touched.
 make_release() {
   local release
   release="$home/releases/$(date +%Y%m%d-%H%M%S)-$(version)"
-  # A process of its own, whose first error ends it; here, where somebody asks how it went, none would.
+  # A separate process, because `set -e` has no effect where the status is tested.
   if mkdir -p "$release" && copy_source "$release" && "$release/run.sh" set-up >&2 && release_works "$release"; then
     sync -f "$release"
     echo "$release"
@@ -53,7 +53,7 @@ copy_source() {
     tar --extract --no-same-owner --directory "$1"
 }
 
-# Whether a release can be started at all.
+# Tests whether a release can be started at all.
 release_works() {
   if [ "$mode" = container ]; then
     docker run --rm --network none --read-only --tmpfs /tmp "$(cat "$1/image")" --version >/dev/null
@@ -64,7 +64,7 @@ release_works() {
 
 make_user() {
   if ! getent passwd chatapi >/dev/null; then
-    # The number that the image's user has; where it is taken, another one does as well.
+    # The id of the image's user; if it is taken, any other works too.
     useradd --system --uid 10001 --user-group --home-dir "$data" --no-create-home --shell /usr/sbin/nologin chatapi 2>/dev/null ||
       useradd --system --user-group --home-dir "$data" --no-create-home --shell /usr/sbin/nologin chatapi
   fi
@@ -82,7 +82,7 @@ place_units() {
   ln -sfn "$units/chatapi.service" "$units/multi-user.target.wants/chatapi.service"
   rm -f "$dropins/container.conf" "$dropins/backoff.conf"
   if [ "$mode" = container ]; then ln -sfn "$home/current/systemd/container.conf" "$dropins/container.conf"; fi
-  # Pauses that grow are known since systemd 254; before, every pause is RestartSec.
+  # Growing pauses need systemd 254; before, every pause is RestartSec.
   if [ "$(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')" -ge 254 ]; then
     ln -sfn "$home/current/systemd/backoff.conf" "$dropins/backoff.conf"
   fi
@@ -98,7 +98,7 @@ restart() {
   systemctl restart --no-block chatapi.service
 }
 
-# A command of the release that runs, with the service's settings and as its user.
+# Runs a command of the current release, with the service's settings and as its user.
 as_service() {
   if [ "$mode" = container ]; then
     docker exec "$container" python3 -m chatapi "$@"
@@ -111,13 +111,13 @@ as_service() {
   (cd "$data" && exec setpriv --reuid chatapi --regid chatapi --init-groups env "${environment[@]}" "$home/current/.venv/bin/chatapi" "$@")
 }
 
-# Who may come in to the service; its keys are its user's.
+# Manages the service's API keys, as its user.
 service_keys() {
   need_root keys
   as_service "$@"
 }
 
-# Whether it becomes ready; ends early once it has crashed too often to believe in it.
+# Waits until the service is ready; fails early once it has crashed too often.
 becomes_ready() {
   local until=$((SECONDS + patience)) before
   before=$(systemctl show --property NRestarts --value chatapi.service)
@@ -137,14 +137,14 @@ forget_old_releases() {
   done
 }
 
-# A board's GPU is used by models compiled for it; those of other users lie elsewhere.
+# Names the command that compiles a model for the board's GPU where the service looks for it.
 hint_to_compile() {
   if [ "$mode" = container ] && ! compgen -G "$data/compiled/*/made.json" >/dev/null; then
     echo "run.sh: the service compiles no model for this board's GPU, so a small one answers: sudo ./run.sh compile auto, then sudo systemctl restart chatapi"
   fi
 }
 
-# Swaps what is here in, and back again when it does not become ready.
+# Swaps this checkout in, and back again when it does not become ready.
 take() {
   local verb=$1 before release
   before=$(current_release)
@@ -217,7 +217,7 @@ logs_service() {
   exec journalctl --unit chatapi.service --no-hostname --output short-iso "$@"
 }
 
-# What only the machine itself knows, a file each, for `chatapi support`.
+# Collects what only the host knows, one file each, for `chatapi support`.
 machine_facts() {
   local place=$1
   systemctl --no-pager show chatapi.service >"$place/unit.txt" 2>&1 || true
@@ -233,7 +233,7 @@ support_archive() {
   need_installed
   local target facts
   target=$PWD/chatapi-support-$(date +%Y%m%d-%H%M%S).tar.gz
-  # Below the data directory, which the service's user, and the container, can reach.
+  # Below the data directory, which the service's user and the container can reach.
   facts=$(mktemp -d "$data/.support.XXXXXX")
   # shellcheck disable=SC2064 # the folder of now
   trap "rm -rf '$facts'" EXIT

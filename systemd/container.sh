@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by run.sh on a Jetson: the appliance's image, and how its container is run. Needs `die`.
+# Sourced by run.sh on a Jetson: finds the appliance's image and runs its container. Needs `die`.
 
 container=chatapi
 
@@ -28,7 +28,7 @@ need_docker() {
     die "docker has no runtime nvidia, without which there is no GPU: apt-get install nvidia-container, then nvidia-ctk runtime configure --runtime=docker and systemctl restart docker"
 }
 
-# The image that is run: the one of this release, the one named in IMAGE, this version's own, or one that is built now.
+# The image to run: this release's, the one named in IMAGE, this version's own, or one that is built now.
 take_image() {
   if [ -s image ] && has_image "$(cat image)"; then
     cat image
@@ -49,11 +49,11 @@ take_image() {
     "" | "<no value>" | "$(l4t_major)") ;;
     *) die "the image $name is made for L4T r$major and this board has r$(l4t_major); take chatapi:$(version)-r$(l4t_major), or ./run.sh build" ;;
   esac
-  # By its id, so that a new image of the same name does not take an installed one's place.
+  # By its id, so that a new image of the same name does not replace an installed one.
   docker image inspect --format '{{.Id}}' "$name"
 }
 
-# Named as it is looked for here.
+# Builds the image under the name that take_image looks for.
 build_image() {
   command -v jetson-containers >/dev/null ||
     die "there is no image $(image_name) here, and no jetson-containers to build it with: name one in IMAGE, or install jetson-containers (git clone, then its install.sh)"
@@ -61,7 +61,7 @@ build_image() {
   containers/build.sh "r$(l4t_major)" || die "the image could not be built; what jetson-containers wrote says why"
 }
 
-# Models are compiled in what the appliance's image was made of, which alone has compilers.
+# Models are compiled in the image that the appliance's image was made from, because only that one has compilers.
 find_compiler() {
   docker image ls --format '{{.Repository}}:{{.Tag}}' chatapi-build |
     grep "^chatapi-build:r$(l4t_major)\.[^-]*-[^-]*-[^-]*-[^-]*$" | head -n 1
@@ -74,7 +74,7 @@ compiler_image() {
   echo "$made"
 }
 
-# What of the board a container cannot see by itself: docker hides /sys/firmware, where the device tree is.
+# Mounts what a container cannot see of the board: docker hides /sys/firmware, where the device tree is.
 board_files() {
   local place=$1
   mkdir -p "$place/device-tree"
@@ -92,9 +92,9 @@ container_options() {
     --env HOME=/data --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges --ulimit nice=30 --ulimit core=0
     --volume "$folder:/data" --env CHATAPI_DATA=/data
   )
-  # Files that are named are those of where we are called from; the service names none.
+  # File arguments are relative to the caller's directory; the service has none.
   if [ "$command" = serve ]; then options+=(--workdir /data); else options+=(--volume "$from:/here" --workdir /here); fi
-  # The files in the data directory belong to whom they belonged to.
+  # Files in the data directory keep their owner.
   options+=(--user "$(stat -c %u "$folder"):$(stat -c %g "$folder")")
   if [ -t 0 ] && [ -t 1 ]; then options+=(--interactive --tty); elif [ -p /dev/stdin ] || [ -f /dev/stdin ]; then options+=(--interactive); fi
   local name group
@@ -102,7 +102,7 @@ container_options() {
     if group=$(getent group "$name" | cut -d: -f3) && [ -n "$group" ]; then options+=(--group-add "$group"); fi
   done
   if [ -d /dev/snd ]; then options+=(--device /dev/snd); fi
-  # A microphone or speaker that is plugged in later: major 116 is ALSA's.
+  # For a microphone or speaker that is plugged in later: major 116 is ALSA's.
   options+=(--device-cgroup-rule 'c 116:* rw')
   if [ -S /run/jtop.sock ]; then options+=(--volume /run/jtop.sock:/run/jtop.sock); fi
   if [ -S "${XDG_RUNTIME_DIR:-/nowhere}/pulse/native" ]; then
@@ -121,7 +121,7 @@ container_options() {
   done
 }
 
-# Where the data is: the service's where we may write, else the user's own.
+# The data directory: the service's if it is writable, otherwise the user's own.
 data_folder() {
   if [ -n "${CHATAPI_DATA:-}" ]; then
     echo "$CHATAPI_DATA"
@@ -132,13 +132,13 @@ data_folder() {
   fi
 }
 
-# The best model this board can run, where none was compiled yet; a service at boot has no time for that. What keeps it
-# from being compiled keeps nobody from being served.
+# Compiles the best model for this board when none is compiled yet; a service has no time for that at boot. A failure does
+# not prevent serving.
 compile_first() {
   local folder=$1 word made words=()
   shift
   if compgen -G "$folder/compiled/*/made.json" >/dev/null || ! made=$(find_compiler); then return; fi
-  # The settings, wherever they stand, and nothing that only serving takes.
+  # Passes the settings on, wherever they are, and no option of `serve`.
   for word in "$@"; do case "$word" in serve | --tls) ;; *) words+=("$word") ;; esac; done
   echo "run.sh: compiling a model for this board, once, unless the settings name another; end it with Ctrl-C to be served without, it goes on next time" >&2
   trap : INT
@@ -147,7 +147,7 @@ compile_first() {
   trap - INT
 }
 
-# The words of the command line, in a container; `serve` in the one that has the appliance's name.
+# Runs the command line in a container; `serve` in the one that has the appliance's name.
 in_container() {
   local folder image options=()
   folder=$(data_folder)
@@ -167,7 +167,7 @@ in_container() {
   done
   if [ "$command" = serve ] && [ -z "${NOTIFY_SOCKET:-}" ]; then compile_first "$folder" "$@"; fi
   if [ "$command" = serve ]; then
-    # Named, so that it is found again; one that a power cut left over is of no use to anybody.
+    # Named, so that it can be found; a container left by a power cut is removed.
     docker rm --force "$container" >/dev/null 2>&1 || true
     options+=(--name "$container")
   fi

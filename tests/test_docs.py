@@ -112,6 +112,13 @@ def test_http_page_has_every_route() -> None:
     assert set(re.findall(r"^## ((?:GET|POST|DELETE) .+)$", page, re.MULTILINE)) == routes
 
 
+def test_map_of_the_tests_names_every_test_and_no_other() -> None:
+    tests = ROOT / "tests"
+    named = set(re.findall(r"`((?:\w+/)?test_\w+)`", (tests / "README.md").read_text()))
+    assert {name for name in named if not any(tests.rglob(f"{name}.py"))} == set()
+    assert {path.stem for path in tests.glob("test_*.py")} - named == set()
+
+
 def test_documents_name_no_package_index() -> None:
     documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "mkdocs.yml"]
     assert [path.name for path in documents if re.search(r"pypi\.org|pythonhosted", path.read_text())] == []
