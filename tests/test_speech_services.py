@@ -69,7 +69,7 @@ async def test_new_request_in_the_middle_of_a_stream_abandons_the_stream(echo: R
         events = await ask(port, Transcribe(), start, Transcribe(), *audio_events(CLIP), end=["transcript-stop"])
         assert [event.type for event in events].count("transcript") == 1
         await until(lambda: appliance.admission.used == 0)
-        assert counted(appliance) == {"file voice text left": 1, "file voice text ok": 1}
+        assert counted(appliance) == {"file voice text disconnected": 1, "file voice text ok": 1}
 
 
 async def test_full_queue_rejects_wyoming_requests(echo: Running) -> None:
