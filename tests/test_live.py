@@ -89,7 +89,7 @@ async def test_what_is_said_is_answered_aloud_after_its_pause(echo: Running) -> 
         assert talk.all(SpeechStarted)[0].at == pytest.approx(0.5, abs=0.1)
         assert talk.all(SpeechStopped)[0].at == pytest.approx(1.3, abs=0.1)
         text = "".join(delta.text for delta in talk.all(TextDelta))
-        assert text == f"You said: {talk.all(ResponseStarted)[0].asked}."
+        assert text == f"You said: {talk.all(ResponseStarted)[0].user_text}."
         assert sum(speech.audio.seconds for speech in talk.all(Speech)) > 0.2
         timings = talk.all(TurnEnded)[0].timings
         assert timings.endpoint is not None and timings.first_audio is not None and 0 < timings.endpoint < 2
@@ -118,7 +118,7 @@ async def test_pauses_within_words_do_not_add_up_to_a_word_that_is_not_heard(
         monkeypatch.setattr(engine, "transcribe", lambda *given: time.sleep(1) or transcribe(*given))
         await talk.say(np.concatenate([tone(0.6), silence(0.064), stammer, silence(1.0)]))
         await talk.come(TurnEnded)
-        assert float(talk.all(ResponseStarted)[-1].asked.split()[1]) > 1.25
+        assert float(talk.all(ResponseStarted)[-1].user_text.split()[1]) > 1.25
 
 
 async def test_who_goes_on_before_the_answer_is_heard_is_taken_to_have_paused(echo: Running) -> None:
@@ -126,7 +126,7 @@ async def test_who_goes_on_before_the_answer_is_heard_is_taken_to_have_paused(ec
         await talk.say(tone(0.6), silence(0.5), tone(0.6), silence(0.4))
         await talk.come(TurnEnded)
         assert talk.all(Interrupted)[0] == Interrupted(0.0, "", retracted=True)
-        asked = talk.all(ResponseStarted)[-1].asked
+        asked = talk.all(ResponseStarted)[-1].user_text
         assert float(asked.split()[1]) > 1.5
         kept = await talk.appliance.history.call(lambda history: history.recall(talk.session.conversation_state.id))
         assert [exchange.asked for exchange in kept.exchanges] == [asked]
@@ -144,7 +144,7 @@ async def test_speech_against_an_answer_ends_it_and_history_says_what_was_heard(
         await talk.say(silence(0.5), tone(0.9), silence(0.5))
         interrupted = await talk.come(Interrupted)
         assert talk.all(SpeechStarted)[0].during_answer
-        assert 0.4 < interrupted.spoken < 1.2
+        assert 0.4 < interrupted.played < 1.2
         assert 2 <= len(interrupted.text.split()) <= 16
         await talk.come(TurnEnded, 2)
         kept = await talk.appliance.history.call(lambda history: history.recall(talk.session.conversation_state.id))
@@ -173,7 +173,7 @@ async def test_noises_a_listener_makes_and_our_own_echo_lose_nothing(
         await talk.come(Resumed)
         assert talk.all(SpeechStarted)[0].during_answer
         assert not talk.all(Interrupted)
-        assert not talk.all(SpeechStopped)[0].heard
+        assert not talk.all(SpeechStopped)[0].answered
         # It paused for as long as they spoke, and goes on from there.
         assert talk.session.playing
 
@@ -232,7 +232,7 @@ async def test_push_to_talk_ends_a_turn_by_command(echo: Running) -> None:
         assert not talk.all(ResponseStarted)
         await talk.session.respond()
         await talk.come(TurnEnded)
-        assert talk.all(ResponseStarted)[0].asked == transcript.text
+        assert talk.all(ResponseStarted)[0].user_text == transcript.text
         assert not talk.all(Speech)
 
 

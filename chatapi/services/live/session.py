@@ -238,14 +238,14 @@ class LiveSession:
             against = False
             await self._interrupt(answer)
         if utterance.fault is not None:
-            await self._send(Failed(utterance.fault, heard=True))
+            await self._send(Failed(utterance.fault, during_transcription=True))
         why = self._barge_in.dismissal(answer if against else None, utterance, text)
         if why is Dismissal.HEARS_ITSELF:
-            await self._send(Failed(hears_itself(), heard=True))
+            await self._send(Failed(hears_itself(), during_transcription=True))
         if why is not None:
             self._live.metrics.dismissed.labels(why.value).inc()
             self.gone_on()
-            await self._send(SpeechStopped(utterance.end, heard=False))
+            await self._send(SpeechStopped(utterance.end, answered=False))
             await self._go_on(answer if against else None, utterance.fault)
             return False
         await self._send(SpeechStopped(utterance.end))
@@ -274,7 +274,7 @@ class LiveSession:
             await self._release()
 
     async def failed(self, error: ChatapiError) -> None:
-        await self._send(Failed(error, heard=True))
+        await self._send(Failed(error, during_transcription=True))
 
     async def _resume(self, answer: Answer | None) -> None:
         if answer is not None:

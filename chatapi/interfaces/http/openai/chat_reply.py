@@ -119,7 +119,7 @@ class ChatReply(WorkingReply):
         """Of these tokens, where they were asked for."""
         if not self._asked.logprobs:
             return None
-        told = [{**_token(token), "top_logprobs": [_token(each) for each in token.likeliest]} for token in tokens]
+        told = [{**_token(token), "top_logprobs": [_token(each) for each in token.top]} for token in tokens]
         return {"content": told, "refusal": None}
 
     def spoken(self) -> dict[str, Any]:

@@ -149,11 +149,11 @@ class ServerEventWriter:
                 "input_audio_buffer.speech_stopped", audio_end_ms=round(event.at * 1000), item_id=hearing.item.id
             )
         by_hand = self.config.audio.input.turn_detection is None
-        if event.heard or hearing.fault is not None or by_hand:
+        if event.answered or hearing.fault is not None or by_hand:
             await self._committed(hearing.item)
         elif hearing.announced:
             await self._tell("input_audio_buffer.cleared")
-        if event.heard:
+        if event.answered:
             return
         if hearing.fault is not None:
             await hearing.failed(hearing.fault)
@@ -200,7 +200,7 @@ class ServerEventWriter:
         if self.reply is not None:
             await self.reply.cancelled()
         answer = self._conversation.answer
-        if answer is not None and answer.asked != event.asked:
+        if answer is not None and answer.asked != event.user_text:
             # It has been replaced since; what is told of the old one ends with its Interrupted.
             answer = None
         for item in self._dialogue.unanswered():
@@ -249,7 +249,7 @@ class ServerEventWriter:
                 await self._tell("conversation.item.deleted", item_id=item.id)
 
     async def _failed(self, event: Failed) -> None:
-        if self.reply is not None and not event.heard:
+        if self.reply is not None and not event.during_transcription:
             self.reply.error = event.error
         else:
             self._hearing.fault = event.error
