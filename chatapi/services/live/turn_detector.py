@@ -144,7 +144,7 @@ class TurnDetector:
         self._group = group
         self._hearer = listener
         self._endpointing = Endpointing(EndpointingRules.of(settings.live, settings.vad.threshold))
-        self._listener = engines.vad.engine.listener()
+        self._listener = engines.vad.engine.stream()
         self._rest: Samples = np.zeros(0, np.float32)
         self._before: deque[Samples] = deque(maxlen=BEFORE)
         self._last: Utterance | None = None
@@ -375,7 +375,7 @@ class TurnDetector:
         sound = utterance.samples()
         try:
             async with self._engines.turn_detection.stream(
-                lambda engine, stop: engine.finished(sound, stop), Priority.LIVE
+                lambda engine, stop: engine.end_of_turn_probability(sound, stop), Priority.LIVE
             ) as found:
                 async for probability in found:
                     look.finished = probability
