@@ -379,7 +379,7 @@ def _warm(role: str, engine: Any, settings: Settings) -> None:
     if role in ("vad", "wake_word"):
         list(engine.probabilities(hiss))
     elif role == "turn_detection":
-        list(engine.finished(hiss))
+        list(engine.end_of_turn_probability(hiss))
     elif role == "asr":
         list(engine.transcribe(hiss))
     elif role == "llm":

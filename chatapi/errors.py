@@ -1,11 +1,11 @@
-"""Every error a caller can meet, in one tree.
+"""All errors that reach a client, as one tree.
 
     ChatapiError
     |-- CallerError            the caller can fix it
     |   |-- BadInput           the request asks for something that cannot be done
     |   |   `-- Unprocessable  well formed, but a value is wrong
-    |   |-- NotFound           it names something that does not exist
-    |   |-- WrongMode          the settings do not allow it
+    |   |-- NotFound           the request names something that does not exist
+    |   |-- WrongMode          the current settings or state do not allow it
     |   |-- Unauthorized       no API key, or a wrong one
     |   |-- Forbidden          wrong origin, or the key lacks the scope
     |   |-- NotAcceptable      the Accept header contradicts the request
@@ -16,7 +16,7 @@
     |   |-- Busy               the queue is full
     |   |-- NotReady           models are loading, or an engine is being rebuilt
     |   |-- TooMany            over the rate limit
-    |   `-- DeadlineExceeded   it took longer than the request may take
+    |   `-- DeadlineExceeded   the turn took longer than its deadline
     `-- InternalError          we must fix it
         |-- EngineFailed       an engine raised, died or hung
         |-- ModelError         a model is missing, damaged, or not the pinned one
@@ -34,11 +34,11 @@ from typing import Any
 
 
 class ChatapiError(Exception):
-    """What was wrong, and what would be right, in one sentence."""
+    """An error whose message says in one sentence what was wrong, and the limit or the remedy."""
 
     code = "error"
     retry_after: float | None = None
-    """Seconds after which trying again makes sense; None: it does not."""
+    """Seconds after which a retry makes sense; None: a retry does not help."""
 
     def __init__(self, message: str, *, code: str | None = None, details: Mapping[str, object] | None = None) -> None:
         super().__init__(message)
@@ -46,7 +46,7 @@ class ChatapiError(Exception):
         if code is not None:
             self.code = code
         self.details: dict[str, object] = dict(details or {})
-        """Values a program may want, for example the limit that was passed."""
+        """Values for programs, for example the limit that was exceeded."""
 
 
 class CallerError(ChatapiError):
@@ -140,15 +140,17 @@ class StorageError(InternalError):
 
 
 def collapse_exception_group(error: BaseException) -> BaseException:
-    """The one error inside nested groups of one; the group itself when it holds several."""
+    """Returns the one error inside nested groups of one; the group itself when it holds several."""
     while (inner := getattr(error, "exceptions", None)) is not None and len(inner) == 1:
         error = inner[0]
     return error
 
 
 def drop_traceback_frames(error: BaseException) -> None:
-    """Lets go of the frames it passed, which would keep what they hold, such as a request's body, until Python's
-    collector comes."""
+    """Releases the stack frames that an error references.
+
+    They would keep their locals, such as a request's body, in memory until Python's garbage collector runs.
+    """
     seen: list[BaseException] = []
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -160,14 +162,14 @@ def drop_traceback_frames(error: BaseException) -> None:
         waiting += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
 
 
-def describe_validation_error(fault: Mapping[str, Any]) -> str:
-    """What one of pydantic's faults asks of a value, as the end of a sentence that begins with the value's name."""
-    kind, context = str(fault["type"]), fault.get("ctx", {})
+def describe_validation_error(error: Mapping[str, Any]) -> str:
+    """What one of pydantic's errors requires of a value, as the end of a sentence that begins with the value's name."""
+    kind, context = str(error["type"]), error.get("ctx", {})
     if kind in _BOUNDS:
         sentence, bound = _BOUNDS[kind]
         return sentence.format(context.get(bound, ""))
-    wanted = next((words for start, words in _KINDS.items() if kind.startswith(start)), None)
-    return f"must be {wanted}" if wanted else str(fault["msg"]).removeprefix("Value error, ")
+    expected = next((words for start, words in _KINDS.items() if kind.startswith(start)), None)
+    return f"must be {expected}" if expected else str(error["msg"]).removeprefix("Value error, ")
 
 
 _BOUNDS = {
@@ -177,14 +179,14 @@ _BOUNDS = {
     "less_than_equal": ("must be at most {}", "le"),
     "string_too_short": ("must have a length of at least {}", "min_length"),
     "string_too_long": ("must have a length of at most {}", "max_length"),
-    "string_pattern_mismatch": ("must look like {}", "pattern"),
+    "string_pattern_mismatch": ("must match the pattern {}", "pattern"),
     "too_short": ("must have a length of at least {}", "min_length"),
     "too_long": ("must have a length of at most {}", "max_length"),
     "literal_error": ("must be {}", "expected"),
 }
-"""pydantic's type of fault -> our words, and where in its context the number is."""
+"""pydantic's error type -> our sentence, and the key of the bound in the error's context."""
 _KINDS = {
-    "missing": "there",
+    "missing": "given",
     "bool": "true or false",
     "int": "a whole number",
     "float": "a number",
@@ -196,4 +198,4 @@ _KINDS = {
     "model": "a table",
     "path": "a path",
 }
-"""The beginning of pydantic's type of fault -> what is wanted."""
+"""The prefix of pydantic's error type -> what is expected."""

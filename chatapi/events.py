@@ -1,4 +1,4 @@
-"""What happens in a turn, as frozen values: abilities emit them, faces translate them and decide nothing."""
+"""Events of a turn, as frozen values: services emit them, interfaces translate them and decide nothing."""
 
 from __future__ import annotations
 
@@ -11,103 +11,105 @@ from chatapi.errors import ChatapiError
 
 @dataclass(frozen=True)
 class TurnStarted:
-    """The turn was let in."""
+    """The turn was admitted."""
 
     conversation: str
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was understood of what was said."""
+    """A transcript, partial or final."""
 
     text: str
     final: bool = True
-    """False: a guess that later ones replace."""
+    """False: a partial transcript, which later ones replace."""
     start: float = 0.0
     """Seconds from the start of the audio."""
     end: float = 0.0
+    """Seconds from the start of the audio."""
     language: str = ""
-    """ISO 639-1."""
+    """ISO 639-1 code."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token of an answer, and how probable it was."""
+    """A token of an answer, and its probability."""
 
     text: str
     logprob: float
     """Natural logarithm of its probability."""
     raw: bytes
-    """Its bytes, which may be a part of a character."""
-    likeliest: tuple[Token, ...] = ()
-    """As many as were asked for of those that could have stood at its place, itself perhaps among them."""
+    """Its bytes in UTF-8, which may be a part of a character."""
+    top: tuple[Token, ...] = ()
+    """The most probable tokens at its position, as many as were requested; it may be one of them."""
 
 
 @dataclass(frozen=True)
 class TextDelta:
-    """The next piece of the answer as it is to be read."""
+    """The next piece of the answer's text, as it is displayed."""
 
     text: str
     tokens: tuple[Token, ...] = ()
-    """What it consists of, where that was asked for."""
+    """The tokens of the text, where they were requested."""
 
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A function that the model wants called."""
+    """A call of a function that the model requests."""
 
     id: str
     name: str
     arguments: str
-    """A JSON object."""
+    """The arguments as a JSON object."""
 
 
 @dataclass(frozen=True)
 class ToolCalls:
-    """The answer, or its end, is that these functions are to be called."""
+    """The answer, or its end, is these tool calls."""
 
     calls: tuple[ToolCall, ...]
 
 
 @dataclass(frozen=True)
 class Speech:
-    """A stretch of the answer, spoken."""
+    """Synthesized speech of a part of the answer."""
 
     audio: Audio
     text: str
-    """The words it says, as spoken: numbers and abbreviations written out."""
+    """The text of the audio after normalization: numbers and abbreviations are written out."""
 
 
 @dataclass(frozen=True)
 class JobProgress:
-    """How far a long work has come."""
+    """Progress of a long job."""
 
     done: float
-    """In the work's own unit, for example seconds of audio."""
+    """In the job's own unit, for example seconds of audio."""
     total: float
+    """In the same unit as `done`."""
 
 
 @dataclass(frozen=True)
 class TurnTimings:
-    """When things happened in a turn, in seconds from its acceptance; None: they did not."""
+    """When the stages of a turn were reached, in seconds from its acceptance; None: not reached."""
 
     speech_end: float | None = None
     """End of speech, in seconds from the start of the audio."""
     audio: float | None = None
-    """Length of the audio, seconds."""
+    """Length of the request's audio, in seconds."""
     endpoint: float | None = None
-    """Live: the turn was taken to be over; all times count from the arrival of the last sound of speech."""
+    """Live: end of turn was decided; all times count from the arrival of the last frame of speech."""
     admitted: float | None = None
-    """The gate let it in."""
+    """Admission gave the turn a slot."""
     transcript: float | None = None
     """The transcript was final."""
     first_token: float | None = None
     first_sentence: float | None = None
-    """The first speakable piece of text was whole."""
+    """The first sentence was complete and could be synthesized."""
     first_audio: float | None = None
     end: float | None = None
     spoken: float | None = None
-    """Length of the answer's audio, seconds."""
+    """Length of the answer's audio, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -116,33 +118,33 @@ class TurnEnded:
 
     conversation: str
     finish_reason: str
-    """stop: the model had said all; length: a limit cut it; tool_calls: it wants functions called."""
+    """stop: the answer is complete; length: a token limit cut it; tool_calls: it ends with tool calls."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     timings: TurnTimings = field(default_factory=TurnTimings)
     kept: bool = True
-    """Whether the exchange is on the disk, where one is kept; False: in memory, until the disk can be written again."""
+    """Whether the exchange is stored on disk; False: it is kept in memory until the disk can be written again."""
 
 
 @dataclass(frozen=True)
 class TurnRecord:
-    """What is counted and traced of a turn that is over, whatever became of it; not a word of what was said."""
+    """What metrics and traces record of a finished turn, whatever its result; it holds no text of the conversation."""
 
     kind: Literal["request", "live", "file"]
-    """file: a recording written down, or a text read aloud."""
+    """file: transcription of a recording, or synthesis of a text."""
     input: Literal["text", "voice"]
     reply: Literal["text", "voice"]
     result: str
-    """ok, disconnected (the client went away), interrupted, retracted (it was no turn yet), or an error code."""
+    """ok, disconnected (the client), interrupted (barge-in), retracted (the turn was not over), or an error code."""
     since: float
-    """What the timings counts from, on the monotonic clock."""
+    """Time on the monotonic clock from which `timings` count, in seconds."""
     timings: TurnTimings
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     traceparent: str = ""
-    """The caller's trace, as W3C Trace Context writes it; empty: it has none."""
+    """The client's trace context, in the format of W3C Trace Context; empty: none."""
 
 
 Event = TurnStarted | Transcript | TextDelta | ToolCalls | Speech | JobProgress | TurnEnded
@@ -150,64 +152,66 @@ Event = TurnStarted | Transcript | TextDelta | ToolCalls | Speech | JobProgress 
 
 @dataclass(frozen=True)
 class SpeechStarted:
-    """Live: somebody begins to speak; what was playing is to be silent at once."""
+    """Live: onset of speech. A client pauses playback at once."""
 
     at: float
-    """Seconds of sound received before it."""
+    """Position of the onset, in seconds of audio received."""
     during_answer: bool = False
-    """Speech against an answer that is still to be heard: keep what is left of it until `Interrupted` or `Resumed`."""
+    """Speech during playback: a client keeps the rest of the answer until `Interrupted` or `Resumed`."""
 
 
 @dataclass(frozen=True)
 class SpeechStopped:
-    """Live: they have stopped speaking."""
+    """Live: end of an utterance."""
 
     at: float
-    """Seconds of sound received before the end of their speech."""
-    heard: bool = True
-    """False: it was no speech, or nothing to answer."""
+    """Position of the end of speech, in seconds of audio received."""
+    answered: bool = True
+    """False: the utterance gets no answer, because it was not speech or needs none."""
 
 
 @dataclass(frozen=True)
 class IdleTimeoutReached:
-    """Live: nobody said anything for so long after an answer that another one follows."""
+    """Live: the silence after an answer reached the idle timeout; another answer follows."""
 
     start: float
-    """Seconds of sound received before the silence."""
+    """Start of the silence, in seconds of audio received."""
     end: float
+    """End of the silence, in seconds of audio received."""
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """Live: nothing that matters was said against the answer; it goes on from where it stopped."""
+    """Live: the speech during playback was no interruption; playback resumes where it paused."""
 
 
 @dataclass(frozen=True)
 class ResponseStarted:
-    """Live: text and speech of an answer follow, up to its `TurnEnded`, or `Interrupted`."""
+    """Live: text and speech of an answer follow, up to its `TurnEnded` or `Interrupted`."""
 
-    asked: str
+    user_text: str
+    """The user's message that it answers."""
 
 
 @dataclass(frozen=True)
 class Interrupted:
-    """Live: the answer is given up; nothing more of it follows and nothing more is to be heard."""
+    """Live: the answer is cancelled; no more of it follows, and playback stops."""
 
-    spoken: float
-    """Seconds of it that were heard."""
+    played: float
+    """Seconds of the answer that were played."""
     text: str
-    """The words of it that were heard."""
+    """The words of the answer that were played."""
     retracted: bool = False
-    """The turn it answers goes on: neither that turn's end nor the answer counts."""
+    """The user's turn goes on: its end of turn and the answer are both withdrawn."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """Live: something did not work; the conversation goes on."""
+    """Live: an error; the conversation continues."""
 
     error: ChatapiError
-    heard: bool = False
-    """Whether it is what was said that could not be understood, and no answer that failed."""
+    during_transcription: bool = False
+    """Whether the transcription of an utterance failed, not an answer."""
 
 
 LiveEvent = (

@@ -48,7 +48,7 @@ async def test_a_question_over_the_web_socket_is_timed(served: Served) -> None:
     assert (room.came(ResponseStarted), room.came(TurnEnded), room.came(Interrupted)) == (2, 2, 0)
     assert [words for _, _, words in room.said] == ["a tone", "a tone"]
     [stopped] = [event for at, event in room.events if isinstance(event, SpeechStopped) and at < room.said[1][0]]
-    assert stopped.heard and stopped.at == pytest.approx(room.said[0][1], abs=0.1)
+    assert stopped.answered and stopped.at == pytest.approx(room.said[0][1], abs=0.1)
 
 
 async def test_an_interruption_over_the_web_socket_silences_the_answer(slow: Served) -> None:
@@ -76,7 +76,7 @@ def test_the_wires_events_become_those_of_the_ability() -> None:
 
     assert told("chatapi.output_audio.paused") == [SpeechStarted(7.0, during_answer=True)]
     assert told("input_audio_buffer.speech_stopped", audio_end_ms=1500) == []
-    assert told("input_audio_buffer.cleared") == [SpeechStopped(1.5, heard=False)]
+    assert told("input_audio_buffer.cleared") == [SpeechStopped(1.5, answered=False)]
     completed = "conversation.item.input_audio_transcription.completed"
     assert told(completed, transcript="hello") == [Transcript("hello")]
     assert told("response.created", response={"id": "one"}) == [ResponseStarted("hello")]

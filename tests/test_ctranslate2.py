@@ -75,13 +75,13 @@ def test_the_threads_are_shared_by_the_slots() -> None:
 
 def test_a_short_sounds_certainty_is_that_of_its_words(english: CTranslate2) -> None:
     (plain,) = english.transcribe(clip("jfk-16"), "en")
-    (told,) = english.transcribe(clip("jfk-16"), "en", hearing=TranscriptionOptions(tokens=True))
+    (told,) = english.transcribe(clip("jfk-16"), "en", options=TranscriptionOptions(tokens=True))
     assert plain.logprob == told.logprob == pytest.approx(np.mean([token.logprob for token in told.tokens]))
 
 
 def test_a_long_sound_has_the_same_words_whatever_is_asked_of_them(english: CTranslate2) -> None:
     plain = list(english.transcribe(joined(*LONG), "en"))
-    told = list(english.transcribe(joined(*LONG), "en", hearing=TranscriptionOptions(words=True)))
+    told = list(english.transcribe(joined(*LONG), "en", options=TranscriptionOptions(words=True)))
     assert [(each.text, each.start, each.end) for each in plain] == [(each.text, each.start, each.end) for each in told]
     assert all(not each.words and -0.5 <= each.logprob < 0 for each in plain)
     assert all(each.words for each in told)

@@ -120,7 +120,7 @@ class Engine:
         if self.role in ("vad", "wake_word"):
             return iter(self.built.probabilities(speech(), stop))
         if self.role == "turn_detection":
-            return iter(self.built.finished(speech(), stop))
+            return iter(self.built.end_of_turn_probability(speech(), stop))
         if self.role == "asr":
             return iter(self.built.transcribe(speech(), "en", stop))
         if self.role == "llm":
@@ -278,7 +278,7 @@ def test_a_transcriber_gives_words_and_tokens_where_they_are_asked_for(engine: E
         assert [word.text for word in segment.words] == said
         times = [(word.start, word.end) for word in segment.words]
         assert times == sorted(times) and all(0 <= start <= end <= segment.end for start, end in times)
-        assert b"".join(token.spelled for token in segment.tokens).decode().strip() == segment.text
+        assert b"".join(token.utf8 for token in segment.tokens).decode().strip() == segment.text
         assert all(token.logprob <= 0 for token in segment.tokens)
 
 
@@ -322,14 +322,14 @@ def test_a_detector_judges_every_frame_and_the_rest(engine: Engine):
 @of("turn_detection")
 def test_a_turn_detector_gives_one_probability_for_any_length(engine: Engine):
     for samples in (speech(), np.zeros(0, np.float32), np.zeros(20 * 16_000, np.float32), speech()[:700]):
-        [probability] = engine.built.finished(samples)
+        [probability] = engine.built.end_of_turn_probability(samples)
         assert 0 <= probability <= 1
 
 
 @of("vad")
 def test_a_listener_hears_a_live_stream_as_the_detector_hears_it_whole(engine: Engine):
     sound = speech()[: len(speech()) // 512 * 512]
-    one, other = engine.built.listener(), engine.built.listener()
+    one, other = engine.built.stream(), engine.built.stream()
     other.probability(sound[:512])
     frames = [one.probability(sound[start : start + 512]) for start in range(0, len(sound), 512)]
     assert frames == list(engine.built.probabilities(sound))
@@ -339,7 +339,7 @@ def test_a_listener_hears_a_live_stream_as_the_detector_hears_it_whole(engine: E
 def test_a_wake_detector_says_its_words_and_hears_a_live_stream_as_it_hears_it_whole(engine: Engine):
     assert engine.built.words
     assert 0 < engine.built.threshold < 1
-    sound, listener = speech(), engine.built.listener()
+    sound, listener = speech(), engine.built.stream()
     frames = [listener.probability(sound[start : start + 320]) for start in range(0, len(sound), 320)]
     assert frames == list(engine.built.probabilities(sound))
     assert all(0 <= probability <= 1 for probability in frames)

@@ -103,7 +103,7 @@ def test_the_model_has_the_slots_of_the_settings():
 def test_the_fault_raise_comes_after_the_first_word():
     answer = model(fault="raise").generate(said("hello"), Sampling(max_tokens=20))
     assert next(answer).text == "You"
-    with pytest.raises(RuntimeError, match="told to fail"):
+    with pytest.raises(RuntimeError, match="makes the fake language model fail"):
         next(answer)
 
 

@@ -141,7 +141,7 @@ def test_tools_together_are_measured_as_the_one_schema_they_become() -> None:
     tools = tuple(Tool(f"f{at}", "", {"enum": [f"{at} {each}" for each in range(300)]}) for at in range(3))
 
     class Engine:
-        can = frozenset(("schema",))
+        capabilities = frozenset(("schema",))
 
         def generate(self, _: object, sampling: Sampling, __: object) -> Any:
             assert sampling.schema is not None

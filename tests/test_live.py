@@ -89,7 +89,7 @@ async def test_utterance_is_answered_with_speech_after_its_pause(echo: Running) 
         assert talk.all(SpeechStarted)[0].at == pytest.approx(0.5, abs=0.1)
         assert talk.all(SpeechStopped)[0].at == pytest.approx(1.3, abs=0.1)
         text = "".join(delta.text for delta in talk.all(TextDelta))
-        assert text == f"You said: {talk.all(ResponseStarted)[0].asked}."
+        assert text == f"You said: {talk.all(ResponseStarted)[0].user_text}."
         assert sum(speech.audio.seconds for speech in talk.all(Speech)) > 0.2
         timings = talk.all(TurnEnded)[0].timings
         assert timings.endpoint is not None and timings.first_audio is not None and 0 < timings.endpoint < 2
@@ -116,7 +116,7 @@ async def test_short_pauses_during_a_decode_do_not_lose_words(echo: Running, mon
         monkeypatch.setattr(engine, "transcribe", lambda *given: time.sleep(1) or transcribe(*given))
         await talk.say(np.concatenate([tone(0.6), silence(0.064), stammer, silence(1.0)]))
         await talk.come(TurnEnded)
-        assert float(talk.all(ResponseStarted)[-1].asked.split()[1]) > 1.25
+        assert float(talk.all(ResponseStarted)[-1].user_text.split()[1]) > 1.25
 
 
 async def test_resumed_speech_before_playback_extends_the_turn(echo: Running) -> None:
@@ -124,7 +124,7 @@ async def test_resumed_speech_before_playback_extends_the_turn(echo: Running) ->
         await talk.say(tone(0.6), silence(0.5), tone(0.6), silence(0.4))
         await talk.come(TurnEnded)
         assert talk.all(Interrupted)[0] == Interrupted(0.0, "", retracted=True)
-        asked = talk.all(ResponseStarted)[-1].asked
+        asked = talk.all(ResponseStarted)[-1].user_text
         assert float(asked.split()[1]) > 1.5
         kept = await talk.appliance.history.call(lambda history: history.recall(talk.session.conversation_state.id))
         assert [exchange.asked for exchange in kept.exchanges] == [asked]
@@ -142,7 +142,7 @@ async def test_barge_in_ends_the_answer_and_history_keeps_the_played_part(echo: 
         await talk.say(silence(0.5), tone(0.9), silence(0.5))
         interrupted = await talk.come(Interrupted)
         assert talk.all(SpeechStarted)[0].during_answer
-        assert 0.4 < interrupted.spoken < 1.2
+        assert 0.4 < interrupted.played < 1.2
         assert 2 <= len(interrupted.text.split()) <= 16
         await talk.come(TurnEnded, 2)
         kept = await talk.appliance.history.call(lambda history: history.recall(talk.session.conversation_state.id))
@@ -228,7 +228,7 @@ async def test_commit_ends_a_push_to_talk_turn(echo: Running) -> None:
         assert not talk.all(ResponseStarted)
         await talk.session.respond()
         await talk.come(TurnEnded)
-        assert talk.all(ResponseStarted)[0].asked == transcript.text
+        assert talk.all(ResponseStarted)[0].user_text == transcript.text
         assert not talk.all(Speech)
 
 

@@ -86,7 +86,7 @@ class Talk:
 
     @property
     def asked(self) -> list[str]:
-        return [event.asked for event in self.all(ResponseStarted)]
+        return [event.user_text for event in self.all(ResponseStarted)]
 
     async def ended(self, count: int) -> None:
         await until(lambda: len(self.all(TurnEnded)) >= count)
@@ -146,7 +146,7 @@ async def test_echo_of_the_last_second_is_no_turn(talking: Callable[..., object]
         talk.words = "word word word"
         await talk.hear(0.3 * played[-RATE:], silence(1.5))
         await until(lambda: len(talk.all(SpeechStopped)) > 0)
-        assert [event.heard for event in talk.all(SpeechStopped)] == [False]
+        assert [event.answered for event in talk.all(SpeechStopped)] == [False]
         assert len(talk.asked) == 1
 
 
@@ -277,7 +277,9 @@ async def test_asr_failure_is_sent_and_spoken(talking: Callable[..., object]) ->
     async with talking() as talk:  # type: ignore[attr-defined]
         await talk.say(EngineFailed("the asr engine failed: it was told to"))
         await talk.ended(1)
-        assert [(event.error.code, event.heard) for event in talk.all(Failed)] == [("engine_failed", True)]
+        assert [(event.error.code, event.during_transcription) for event in talk.all(Failed)] == [
+            ("engine_failed", True)
+        ]
         assert "sorry" in talk.all(Speech)[-1].text and talk.all(TurnEnded)[0].finish_reason == "failed"
 
 
@@ -352,7 +354,7 @@ async def test_dismissal_reason_is_counted_and_logged_without_the_transcript(
         await talk.until_left(left)
         with caplog.at_level("INFO", "chatapi.services.live"):
             await talk.say(words, seconds=0.4)
-        assert [event.heard for event in talk.all(SpeechStopped)] == [False] and len(talk.asked) == 1
+        assert [event.answered for event in talk.all(SpeechStopped)] == [False] and len(talk.asked) == 1
         assert dismissed(talk) == {reason: 1}
         (entry,) = (each for each in caplog.records if each.getMessage() == "utterance not answered")
         assert vars(entry)["reason"] == reason

@@ -279,12 +279,14 @@ def test_a_model_may_bring_its_own_sampling():
 @pytest.mark.real
 def test_words_that_want_more_are_less_whole_than_those_that_do_not(llama: LlamaCpp):
     def whole(text: str) -> float:
-        return next(iter(llama.whole([PromptMessage("system", "Be brief."), PromptMessage("user", text)])))
+        return next(
+            iter(llama.end_of_turn_probability([PromptMessage("system", "Be brief."), PromptMessage("user", text)]))
+        )
 
     assert whole("What is the capital of France") > 5 * whole("What is the capital of")
     assert whole("Set a timer for ten minutes") > 5 * whole("Set a timer for")
     assert 0 <= whole("Why") <= 1
-    assert list(llama.whole([PromptMessage("user", "Why")], lambda: True)) == []
+    assert list(llama.end_of_turn_probability([PromptMessage("user", "Why")], lambda: True)) == []
 
 
 @pytest.mark.real
@@ -339,7 +341,11 @@ LONG = "The sea is wide and the sky is high. " * 60
 def test_every_step_of_a_long_prompt_is_a_sign_of_life(llama: LlamaCpp, role: str):
     asked = Asked()
     messages = [PromptMessage("system", f"{role}: {LONG}"), PromptMessage("user", "What is the capital of")]
-    items = llama.generate(messages, exact(2), asked) if role == "generate" else llama.whole(messages, asked)
+    items = (
+        llama.generate(messages, exact(2), asked)
+        if role == "generate"
+        else llama.end_of_turn_probability(messages, asked)
+    )
     next(iter(items))
     assert asked.times >= 4
     if role == "generate":

@@ -171,12 +171,12 @@ def test_what_says_all_is_likelier_to_be_over(build: Build) -> None:
     engine = build()
 
     def over(said: str) -> float:
-        [found] = engine.whole([SYSTEM, PromptMessage("user", said)])
+        [found] = engine.end_of_turn_probability([SYSTEM, PromptMessage("user", said)])
         return float(found)
 
     assert over("Paris is the capital of France") > 0.9
     assert over("Paris is the capital") < 0.1
-    assert list(engine.whole(HELLO, lambda: True)) == []
+    assert list(engine.end_of_turn_probability(HELLO, lambda: True)) == []
 
 
 def test_a_request_that_is_left_is_aborted(build: Build) -> None:

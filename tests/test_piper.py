@@ -21,7 +21,7 @@ from chatapi.settings import Settings
 from conftest import model as installed
 
 piper = pytest.importorskip("piper")
-from chatapi.engines.tts.piper import LOADED, PHONEMES, Piper  # noqa: E402
+from chatapi.engines.tts.piper import LOADED_VOICES, PHONEMES_AT_ONCE, Piper  # noqa: E402
 
 RATE = 16_000
 HUM = 256
@@ -140,7 +140,7 @@ def test_the_language_is_taken_from_the_phonemizer_when_none_is_stated(tmp_path:
 
 
 def test_more_voices_than_fit_the_memory_can_be_used_in_turn(tmp_path: Path):
-    models = [voice(tmp_path, f"voice{number}") for number in range(LOADED + 2)]
+    models = [voice(tmp_path, f"voice{number}") for number in range(LOADED_VOICES + 2)]
     engine = Piper(Settings(), models)
     before = spoken(engine, "Hello.", "voice0")[0].samples
     for model in models[1:]:
@@ -176,7 +176,7 @@ def test_no_text_makes_a_chunk_that_needs_much_memory(anna: Piper, text: str):
     chunks = spoken(anna, text)
     assert len(chunks) > 1
     # Each phoneme is followed by a pad, and the sentence has a start and an end.
-    assert max(len(chunk.samples) for chunk in chunks) <= (2 * PHONEMES + 3) * HUM
+    assert max(len(chunk.samples) for chunk in chunks) <= (2 * PHONEMES_AT_ONCE + 3) * HUM
 
 
 def test_a_long_sentence_is_cut_between_words(anna: Piper):

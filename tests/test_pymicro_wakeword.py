@@ -69,7 +69,7 @@ def test_another_wake_word_is_another_model(joe: Piper) -> None:
 
 
 def test_the_blocks_may_have_any_size(nabu: PymicroWakeword) -> None:
-    sound, listener = decode(CORPUS / "wake" / "pause.flac").samples, nabu.listener()
+    sound, listener = decode(CORPUS / "wake" / "pause.flac").samples, nabu.stream()
     assert max(listener.probability(sound[at : at + 777]) for at in range(0, len(sound), 777)) >= nabu.threshold
 
 

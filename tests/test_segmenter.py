@@ -147,7 +147,7 @@ def test_start_at_a_joint_maps_after_the_pause_and_end_before_it():
     assert trimmed.original(joint, ends=True) == 157 * FRAME / RATE
     assert trimmed.original(last) == trimmed.original(last, ends=True) == 457 * FRAME / RATE
     segment = Segment("two", joint, last, words=(Word("one", joint, joint), Word("two", joint, last)))
-    timed = segment.timed(trimmed.original)
+    timed = segment.retimed(trimmed.original)
     assert (timed.start, timed.end) == (393 * FRAME / RATE, 457 * FRAME / RATE)
     assert [word.end - word.start for word in timed.words] == [0, 64 * FRAME / RATE]
 

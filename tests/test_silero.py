@@ -95,7 +95,7 @@ def test_samples_beyond_full_scale_are_clipped(silero: VoiceActivityDetector) ->
 
 def test_stream_gives_the_probabilities_of_a_whole_recording(silero: VoiceActivityDetector) -> None:
     sound = clip("two_cities-00")
-    listener = silero.listener()
+    listener = silero.stream()
     frames = [sound[at : at + FRAME] for at in range(0, len(sound) - FRAME + 1, FRAME)]
     each = [listener.probability(frame) for frame in frames]
     assert each == pytest.approx(list(silero.probabilities(sound))[: len(each)], abs=1e-4)
@@ -111,7 +111,7 @@ def test_onset_after_a_long_silence_is_detected_as_early_as_after_a_short_one(
     before = np.concatenate([loud, np.zeros(seconds * RATE // FRAME * FRAME - len(loud) % FRAME, np.float32)])
     stream = np.concatenate([before, loud])
     stream += np.random.default_rng(1).normal(0, background, len(stream)).astype(np.float32)
-    listener = silero.listener()
+    listener = silero.stream()
     likely = [listener.probability(stream[at : at + FRAME]) for at in range(0, len(stream) - FRAME + 1, FRAME)]
     at_once = list(silero.probabilities(stream))
     first = next(n for n, probability in enumerate(likely[len(before) // FRAME :]) if probability >= 0.5)

@@ -28,7 +28,7 @@ def clip(name: str) -> Samples:
 
 
 def finished(detector: SmartTurn, samples: Samples) -> float:
-    [probability] = detector.finished(np.concatenate([samples, PAUSE]))
+    [probability] = detector.end_of_turn_probability(np.concatenate([samples, PAUSE]))
     return probability
 
 
@@ -42,7 +42,7 @@ def test_only_the_last_eight_seconds_count(detector: SmartTurn) -> None:
     sentence = clip("en-quick_brown_fox")
     before = np.tile(clip("jfk-17"), 6)
     long = np.concatenate([before, sentence, PAUSE])
-    assert list(detector.finished(long)) == list(detector.finished(long[-8 * RATE :]))
+    assert list(detector.end_of_turn_probability(long)) == list(detector.end_of_turn_probability(long[-8 * RATE :]))
 
 
 def test_without_a_model_it_says_what_to_do() -> None:

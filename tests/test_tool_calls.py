@@ -40,7 +40,7 @@ class Scripted:
     continues = True
 
     def __init__(self, text: str, reason: str = "stop", can: Sequence[Capability] = ("schema",), size: int = 3) -> None:
-        self.can = frozenset(can)
+        self.capabilities = frozenset(can)
         self.requests: list[tuple[Sequence[PromptMessage], Sampling]] = []
         self._chunks = [text[at : at + size] for at in range(0, len(text), size)]
         self._reason = reason
@@ -53,7 +53,7 @@ class Scripted:
             yield TokenChunk(chunk, tokens=(Token(chunk, 0.0, chunk.encode()),))
         yield TokenChunk("", self._reason, TokenUsage(1, len(self._chunks)))
 
-    def whole(self, messages: Sequence[PromptMessage], stop: Stop = never) -> Iterator[float]:
+    def end_of_turn_probability(self, messages: Sequence[PromptMessage], stop: Stop = never) -> Iterator[float]:
         return iter(())
 
 

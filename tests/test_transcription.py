@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from chatapi.audio import RATE, Samples
-from chatapi.engines import PLAIN, Segment, Stop, TranscriptionOptions, never
+from chatapi.engines import DEFAULT_OPTIONS, Segment, Stop, TranscriptionOptions, never
 from chatapi.engines.fake import FakeVoiceActivityDetector
 from chatapi.errors import EngineFailed, collapse_exception_group
 from chatapi.observability.metrics import Metrics
@@ -40,9 +40,13 @@ class OutOfOrderTranscriber:
         self.max_running, self._running = 0, 0
 
     def transcribe(
-        self, samples: Samples, language: str | None = None, stop: Stop = never, hearing: TranscriptionOptions = PLAIN
+        self,
+        samples: Samples,
+        language: str | None = None,
+        stop: Stop = never,
+        options: TranscriptionOptions = DEFAULT_OPTIONS,
     ) -> Iterator[Segment]:
-        del language, stop, hearing
+        del language, stop, options
         self._running += 1
         self.max_running = max(self.max_running, self._running)
         seconds = len(samples) / RATE

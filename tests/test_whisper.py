@@ -13,7 +13,7 @@ from chatapi.audio import RATE, Samples, decode
 from chatapi.bench.corpus import coloured
 from chatapi.bench.wer import words
 from chatapi.engines import Segment, TranscriptionOptions
-from chatapi.engines.asr.whisper import hurried, loops, repeats
+from chatapi.engines.asr.whisper import loops, repeats, too_fast
 from chatapi.engines.registry import load
 from chatapi.errors import Unprocessable
 from chatapi.settings import CTranslate2Settings, Settings, WhisperCppSettings
@@ -152,12 +152,12 @@ def test_what_nobody_says_is_seen(text: str, seconds: float, found: bool) -> Non
 @pytest.mark.real
 def test_words_and_tokens_come_in_order_and_spell_what_was_understood(english: Any) -> None:
     samples = clip("jfk-16")
-    (segment,) = english.transcribe(samples, "en", hearing=TranscriptionOptions(words=True, tokens=True))
+    (segment,) = english.transcribe(samples, "en", options=TranscriptionOptions(words=True, tokens=True))
     assert words(" ".join(word.text for word in segment.words)) == words(segment.text)
     times = [time for word in segment.words for time in (word.start, word.end)]
     assert times == sorted(times) and times[0] >= 0 and times[-1] <= len(samples) / RATE
     assert times[-1] - times[0] > 1
-    assert b"".join(token.spelled for token in segment.tokens).decode().strip() == segment.text
+    assert b"".join(token.utf8 for token in segment.tokens).decode().strip() == segment.text
     assert all(token.logprob <= 0 for token in segment.tokens)
 
 
@@ -166,7 +166,7 @@ def test_names_that_were_said_before_are_rather_written(english: Any) -> None:
     spelled = [
         "".join(
             segment.text
-            for segment in english.transcribe(clip("jfk-16"), "en", hearing=TranscriptionOptions(prompt=prompt))
+            for segment in english.transcribe(clip("jfk-16"), "en", options=TranscriptionOptions(prompt=prompt))
         )
         for prompt in ("", "the fellow amerikans, my fellow amerikans")
     ]
@@ -184,4 +184,4 @@ def test_names_that_were_said_before_are_rather_written(english: Any) -> None:
     ],
 )
 def test_more_words_than_anybody_says_in_that_time_are_not_believed(text: str, seconds: float, found: bool) -> None:
-    assert hurried(text, seconds) is found
+    assert too_fast(text, seconds) is found

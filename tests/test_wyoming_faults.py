@@ -80,7 +80,7 @@ async def raw(port: int, *sent: bytes) -> list[dict[str, Any]]:
         ([Event("transcript", {"text": None})], "invalid_value", "text must be text"),
         ([Event("transcript", {"text": "\ud800"})], "invalid_value", "text must be text"),
         ([Synthesize("one \0 two")], "invalid_value", "NUL or lone surrogates"),
-        ([Event("transcript", {})], "invalid_value", "text must be there"),
+        ([Event("transcript", {})], "invalid_value", "text must be given"),
         ([Event("transcript", {"text": "a", "context": [1]})], "invalid_value", "context must be a table"),
         ([Transcript("a", context={"conversation_id": "x" * 201})], "invalid_value", "at most 200"),
         ([Detect(names=["hey_jarvis"])], "unknown_wake_word", "use fake"),

@@ -26,7 +26,7 @@ HISS = np.random.default_rng(0).normal(0, 1e-3, RATE // 2).astype(np.float32)
 STEPS: dict[str, Callable[[Any, Stop], Iterator[Any]]] = {
     "vad": lambda engine, stop: engine.probabilities(HISS[:512], stop),
     "wake_word": lambda engine, stop: engine.probabilities(HISS[:320], stop),
-    "turn_detection": lambda engine, stop: engine.finished(HISS, stop),
+    "turn_detection": lambda engine, stop: engine.end_of_turn_probability(HISS, stop),
     "asr": lambda engine, stop: engine.transcribe(HISS, None, stop),
     # Without the system prompt: what is remembered of a conversation's beginning stays remembered.
     "llm": lambda engine, stop: engine.generate([PromptMessage("user", "Hi")], Sampling(max_tokens=1), stop),

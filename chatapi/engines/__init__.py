@@ -1,11 +1,12 @@
-"""The protocols of engines, one per role, and the values that engines take and give.
+"""The protocols of engines, one per role, and the values that engines receive and return.
 
-An engine is plain blocking code. Its constructor `Engine(settings, models)` loads it; its one method is a generator.
-It knows nothing of threads, asyncio, HTTP or metrics, and keeps nothing between calls that a caller could notice.
-It polls `stop` between steps and, where the library can be interrupted, inside them; once `stop` is true the generator
+An engine is plain blocking code. Its constructor `Engine(settings, models)` loads it; its methods are generators. It
+knows nothing of threads, asyncio, HTTP or metrics, and keeps no state between calls that a caller could notice. It
+polls `stop` between steps and, where the library can be interrupted, inside them; once `stop` is true the generator
 returns at its next step without another item. Polling is the sign of life between two items
-(`chatapi.engines.cancellation`). An engine that keeps memory for its next call may have a method `give_back(stop)`,
-called on its thread after a second without a call; `stop` is true once a call comes.
+(`chatapi.engines.cancellation`). An engine that keeps memory for its next call may have a method
+`release_memory(stop)`, which is called on its thread after one second without a call; `stop` becomes true when the next
+call arrives.
 """
 
 from __future__ import annotations
@@ -22,93 +23,95 @@ from chatapi.events import Token, ToolCall
 
 
 class SpeechStream(Protocol):
-    """The state of one live stream that a speech detector follows."""
+    """The VAD state of one live stream."""
 
     def probability(self, frame: Samples) -> float:
-        """Of speech, for the next 512 samples; takes under a millisecond, so any thread may call it."""
+        """Probability of speech, 0 to 1, in the next 512 samples; takes less than 1 ms, so any thread may call it."""
 
 
 class VoiceActivityDetector(Protocol):
     """Voice activity detection."""
 
-    def listener(self) -> SpeechStream:
-        """For a stream that has no end yet."""
+    def stream(self) -> SpeechStream:
+        """Starts the state of a live stream."""
 
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
         """Probability of speech, 0 to 1, for every 32 ms (512 samples) of 16 kHz mono; a short last frame is padded."""
 
 
 class WakeWordStream(Protocol):
-    """The state of one live stream that a wake word detector follows."""
+    """The wake word state of one live stream."""
 
     def probability(self, samples: Samples) -> float:
-        """That the wake word has just ended, 0 to 1, for the next samples, of any number; 20 ms of them take well
-        under a millisecond, so any thread may call it."""
+        """Probability, 0 to 1, that the wake word has just ended, after the next samples, of any number; 20 ms of audio
+        take much less than 1 ms, so any thread may call it."""
 
 
 class WakeWordDetector(Protocol):
-    """Whether the box's name is called."""
+    """Wake word detection."""
 
     words: str
-    """The wake word as it is said."""
+    """The wake word as text."""
     threshold: float
-    """Probability from which it was said."""
+    """Probability from which the wake word counts as detected, 0 to 1."""
 
-    def listener(self) -> WakeWordStream:
-        """For a stream that has no end yet."""
+    def stream(self) -> WakeWordStream:
+        """Starts the state of a live stream."""
 
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
-        """Probability, 0 to 1, for every 20 ms (320 samples) of 16 kHz mono, that the wake word has just ended."""
+        """Probability, 0 to 1, that the wake word has just ended, for every 20 ms (320 samples) of 16 kHz mono."""
 
 
 class EndOfTurnDetector(Protocol):
-    """Whether a pause is the end of what somebody wants to say."""
+    """End-of-turn detection from audio."""
 
-    def finished(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
-        """One probability, 0 to 1, for 16 kHz mono that ends in the pause."""
+    def end_of_turn_probability(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
+        """One probability, 0 to 1, that the turn is over, for 16 kHz mono audio that ends in the pause."""
 
 
 @dataclass(frozen=True)
 class Word:
-    """A word that was understood, without the marks around it."""
+    """A word of a transcript with its timestamps, without punctuation."""
 
     text: str
     start: float
     """Seconds from the first sample given."""
     end: float
+    """Seconds from the first sample given."""
 
 
 @dataclass(frozen=True)
 class TranscriptToken:
-    """What a recogniser writes at once: a word or a part of one."""
+    """A token of a transcript: a word or a part of one."""
 
     id: int
     """Its number in the model's vocabulary."""
-    spelled: bytes
-    """UTF-8; a character may be spread over several tokens."""
+    utf8: bytes
+    """Its text in UTF-8; a character may be spread over several tokens."""
     logprob: float
     """Natural logarithm of its probability."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of speech that was understood."""
+    """A segment of a transcript."""
 
     text: str
     start: float
     """Seconds from the first sample given."""
     end: float
+    """Seconds from the first sample given."""
     logprob: float = 0.0
-    """Mean natural logarithm of the tokens' probabilities; near 0 is sure, below -1 is a guess."""
+    """Mean natural logarithm of the tokens' probabilities; near 0 is certain, below -1 is unreliable."""
     language: str = ""
-    """ISO 639-1 code of what was spoken, as told or as detected."""
+    """ISO 639-1 code of the spoken language, as requested or as detected."""
     words: tuple[Word, ...] = ()
-    """Where `TranscriptionOptions.words` asked for them."""
+    """Present where `TranscriptionOptions.words` requests them."""
     tokens: tuple[TranscriptToken, ...] = ()
-    """Where `TranscriptionOptions.tokens` asked for them."""
+    """Present where `TranscriptionOptions.tokens` requests them."""
 
-    def timed(self, clock: Callable[[float, bool], float]) -> Segment:
-        """The same with every time as `clock` gives it, told whether it is an end; nothing ends before it begins."""
+    def retimed(self, clock: Callable[[float, bool], float]) -> Segment:
+        """The same segment with every time mapped by `clock(seconds, is_end)`; no time ends before it starts."""
         start = clock(self.start, False)
         words = tuple(
             replace(word, start=(begun := clock(word.start, False)), end=max(begun, clock(word.end, True)))
@@ -119,21 +122,21 @@ class Segment:
 
 @dataclass(frozen=True)
 class TranscriptionOptions:
-    """How a recogniser is to hear, beyond the language."""
+    """Options of a transcription, except the language."""
 
     prompt: str = ""
-    """Text that is taken to have been said before: its names and its style are rather written."""
+    """Text that precedes the audio; the transcript prefers its names and its style."""
     temperature: float = 0.0
-    """0 takes the likeliest word; higher is more varied, up to 1."""
+    """Sampling temperature, 0 to 1; 0 takes the most probable token."""
     translate: bool = False
-    """Write English whatever is spoken; only where the recogniser's `translates` says so."""
+    """Translate to English; only where the transcriber's `translates` is true."""
     words: bool = False
-    """Whether segments have their words."""
+    """Whether segments carry their words."""
     tokens: bool = False
-    """Whether segments have their tokens."""
+    """Whether segments carry their tokens."""
 
 
-PLAIN = TranscriptionOptions()
+DEFAULT_OPTIONS = TranscriptionOptions()
 
 
 class Transcriber(Protocol):
@@ -141,32 +144,36 @@ class Transcriber(Protocol):
 
     slots: int
     languages: tuple[str, ...]
-    """ISO 639-1 codes it understands."""
+    """ISO 639-1 codes of the supported languages."""
     translates: bool
-    """Whether it can write in English what is spoken in another language."""
+    """Whether it can translate speech in another language to English."""
 
     def transcribe(
-        self, samples: Samples, language: str | None = None, stop: Stop = never, hearing: TranscriptionOptions = PLAIN
+        self,
+        samples: Samples,
+        language: str | None = None,
+        stop: Stop = never,
+        options: TranscriptionOptions = DEFAULT_OPTIONS,
     ) -> Iterator[Segment]:
-        """Segments of 16 kHz mono, in order; `language` None: detect it. Nothing where it hears no words."""
+        """Segments of 16 kHz mono, in order; `language` None: detect it. No segments where there are no words."""
 
 
 @dataclass(frozen=True)
 class PromptMessage:
-    """One message of a chat."""
+    """One message of a chat prompt."""
 
     role: str
-    """system, user, assistant or, for an engine that knows tools, tool: what a function that was called gave."""
+    """system, user, assistant or, for an engine that supports tools, tool: the result of a tool call."""
     text: str
     calls: tuple[ToolCall, ...] = ()
-    """What an assistant wanted called."""
+    """The tool calls of an assistant's message."""
     call: str = ""
-    """Of a tool's message: the id of the call."""
+    """The id of the tool call that a tool's message answers."""
 
 
 @dataclass(frozen=True)
 class Tool:
-    """A function that the model may want called."""
+    """A function that the model may call."""
 
     name: str
     description: str
@@ -176,65 +183,70 @@ class Tool:
 
 
 Capability = Literal["top_p", "penalties", "logit_bias", "logprobs", "schema", "tools"]
-"""What `Sampling` may ask beyond what every language model does. `tools` are known natively; to the others they are
-told in words (`chatapi.services.turns.tool_call_parser`)."""
+"""Parts of `Sampling` that not every language model supports. `tools` means native tool calls; for other models the
+tools are described in the prompt (`chatapi.services.turns.tool_call_parser`)."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How an answer is to be written."""
+    """Sampling parameters and limits of one completion."""
 
     max_tokens: int = 256
+    """Most tokens of the completion."""
     temperature: float = 0.7
+    """0 takes the most probable token; higher is more varied."""
     seed: int | None = None
     stop_texts: tuple[str, ...] = ()
-    """Writing ends before any of these would appear."""
+    """The completion ends before any of these texts."""
     top_p: float | None = None
-    """Only the likeliest tokens that have this probability together; None: as the model likes best."""
+    """Sample only from the most probable tokens whose probabilities sum to this value, 0 to 1; None: the model's
+    default."""
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
-    """-2 to 2: what a token loses for each time it was written, and once for having been; None: as for `top_p`."""
+    """-2 to 2: what a token's logit loses for each occurrence, and once for having occurred; None: the model's
+    default."""
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """The model's token -> -100 to 100, added to its logit."""
     logprobs: int | None = None
-    """How many of the likeliest tokens are told at each place, 0 to 20; None: nothing of the tokens is told."""
+    """How many of the most probable tokens are reported at each position, 0 to 20; None: no tokens are reported."""
     schema: Mapping[str, Any] | None = None
-    """JSON schema that the whole answer fits."""
+    """JSON schema that the completion as a whole matches."""
     strict: bool = False
-    """Whether the schema, where it is only passed on, is to be followed to the letter; engines of ours always do."""
+    """Whether an upstream server must follow the schema exactly; the engines in this process always do."""
     tools: tuple[Tool, ...] = ()
     tool_choice: str = "auto"
-    """auto, required, none, or a tool's name after a colon."""
+    """auto, required, none, or a colon and a tool's name."""
     parallel: bool = True
-    """Whether several calls at once are taken."""
+    """Whether several tool calls at once are allowed."""
 
 
 @dataclass(frozen=True)
 class TokenUsage:
-    """What an answer took, in tokens."""
+    """Token counts of a completion."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
-    """Prompt tokens that were not computed again."""
+    """Prompt tokens taken from the cache instead of being computed again."""
 
 
 @dataclass(frozen=True)
 class TokenChunk:
-    """A piece of an answer, whose text may be empty; the last one carries the reason and the usage."""
+    """A chunk of a completion, whose text may be empty; the last one carries the finish reason and the usage."""
 
     text: str
     finish_reason: str | None = None
-    """stop, length or tool_calls, on the last piece only."""
+    """stop, length or tool_calls, on the last chunk only."""
     usage: TokenUsage | None = None
     tokens: tuple[Token, ...] = ()
-    """What the text consists of, where `Sampling.logprobs` asks for it."""
+    """The tokens of the text, where `Sampling.logprobs` requests them."""
     calls: tuple[ToolCall, ...] = ()
-    """Functions to be called, whole."""
+    """Complete tool calls."""
 
 
 class ContextOverflow(Exception):
-    """The messages and the answer's reserve do not fit; raised by `generate` before its first piece."""
+    """The messages and the tokens reserved for the answer exceed the context; `generate` raises it before its first
+    chunk."""
 
     def __init__(self, needed: int, context: int) -> None:
         super().__init__(f"{needed} tokens needed, {context} fit")
@@ -245,57 +257,59 @@ class LanguageModel(Protocol):
     """A chat model."""
 
     slots: int
-    """How many answers it can write at once, on a thread each."""
+    """How many completions it can generate at once, each on its own thread."""
     continues: bool
-    """Whether it goes on writing a last message that is the assistant's."""
-    can: frozenset[Capability]
+    """Whether it continues a last message whose role is assistant."""
+    capabilities: frozenset[Capability]
     context: int
-    """Tokens that a prompt and its answer may have together."""
+    """Tokens of a prompt and its completion together."""
 
     def generate(
         self, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop = never
     ) -> Iterator[TokenChunk]:
-        """The answer as it is written, about a token a piece.
+        """The completion as it is generated, about one token per chunk.
 
-        Raises ContextOverflow before writing, Unprocessable (invalid_json_schema) for a schema that it cannot follow.
+        Raises ContextOverflow before generating, Unprocessable (invalid_json_schema) for a schema that it cannot
+        follow.
         """
 
-    def whole(self, messages: Sequence[PromptMessage], stop: Stop = never) -> Iterator[float]:
-        """How probable it is that the last message, which ends without a mark, says all that it is to say.
+    def end_of_turn_probability(self, messages: Sequence[PromptMessage], stop: Stop = never) -> Iterator[float]:
+        """Probability that the last message, which ends without punctuation, is complete.
 
-        One number, between 0 and 1 and comparable only with those of the same model; none where it cannot be told.
+        One number between 0 and 1, comparable only with those of the same model; none where the model cannot tell.
         """
 
     def counts(self) -> Mapping[str, float]:
-        """What its library counts since it was loaded, by the names of `metrics.engine.COUNTS`. Any thread may ask."""
+        """Counters of its library since it was loaded, by the names of `metrics.engine.COUNTS`. Any thread may call
+        it."""
 
 
 class NoEngineCounts:
-    """What a language model has whose library counts nothing."""
+    """Default of a language model whose library counts nothing."""
 
     def counts(self) -> Mapping[str, float]:
         return {}
 
 
 class ChatOnly(NoEngineCounts):
-    """What a language model has that takes whole messages and gives whole answers, and nothing beyond."""
+    """Defaults of a language model that accepts plain messages and generates plain text only."""
 
     continues = False
-    can: frozenset[Capability] = frozenset()
+    capabilities: frozenset[Capability] = frozenset()
 
-    def whole(self, messages: Sequence[PromptMessage], stop: Stop = never) -> Iterator[float]:
+    def end_of_turn_probability(self, messages: Sequence[PromptMessage], stop: Stop = never) -> Iterator[float]:
         return iter(())
 
 
 @dataclass(frozen=True)
 class Voice:
-    """A voice one can ask for by name."""
+    """A voice that a request can name."""
 
     name: str
     language: str
-    """ISO 639-1."""
+    """ISO 639-1 code."""
     rate: int
-    """Samples a second of what it speaks."""
+    """Sample rate of its speech, in Hz."""
 
 
 class Synthesizer(Protocol):
@@ -305,8 +319,8 @@ class Synthesizer(Protocol):
     """The first is the default."""
 
     def synthesize(self, text: str, voice: str, stop: Stop = never, speed: float = 1.0) -> Iterator[Audio]:
-        """Mono audio, a chunk a sentence, at the voice's rate; nothing for a text with nothing to say.
+        """Mono audio at the voice's sample rate, one chunk per sentence; nothing for a text without words.
 
-        `speed` 2 speaks twice as fast as the settings have it. Unprocessable (speed_not_supported) before the first
-        chunk where this voice has one speed only.
+        `speed` 2 speaks twice as fast as the settings' speed. Unprocessable (speed_not_supported) before the first
+        chunk where the voice has a fixed speed.
         """

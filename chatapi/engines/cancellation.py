@@ -1,19 +1,20 @@
-"""How an engine learns that nobody wants the rest, and how it shows meanwhile that it is at work."""
+"""How an engine is told to stop, and how it shows that it is still working."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Stop = Callable[[], bool]
-"""True once nobody wants the rest. To ask is a sign of life: whatever gives none for `limits.step_seconds` is stuck."""
+"""True once nobody needs the rest. Each poll is a sign of life: an engine that does not poll for `limits.step_seconds`
+counts as stuck."""
 
 
 def never() -> bool:
-    """The `Stop` of a caller who wants everything."""
+    """The `Stop` of a caller that needs everything."""
     return False
 
 
 def still_wanted(stop: Stop) -> bool:
-    """Whether `stop` is false, asked by a thread that only waits: to ask it directly is a sign that work goes on."""
+    """Whether `stop` is false, without giving a sign of life: for a thread that only waits for the work."""
     unmarked: Stop = getattr(stop, "unmarked", stop)
     return not unmarked()

@@ -1,4 +1,4 @@
-"""Engines without a model, one for every role: exact, instant and honest, for trying the product and testing it."""
+"""Fake engines without a model, one for every role: exact and instant, for trying the product and for tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.engines import (
-    PLAIN,
+    DEFAULT_OPTIONS,
     Capability,
     ChatOnly,
     ContextOverflow,
@@ -37,26 +37,26 @@ if TYPE_CHECKING:
     from chatapi.catalog import InstalledModel
 
 FRAME = 512
-"""Samples judged together by the detector: 32 ms."""
+"""Samples per VAD frame: 32 ms."""
 BLOCK = 320
-"""Samples judged together by the wake word's detector: 20 ms."""
-HIGH = 1500
-"""Hertz above which a tone is a high one; the voices' tones are below."""
+"""Samples per frame of wake word detection: 20 ms."""
+HIGH_HZ = 1500
+"""Frequency in hertz above which a tone counts as high; the voices' tones are below."""
 SPEECH_RMS = 10 ** (-50 / 20)
 """-50 dBFS: above the noise of a quiet room's microphone, below the quietest speech."""
 WINDOW = 30 * RATE
-"""Samples of one segment of a transcript."""
+"""Samples of one segment of a transcript: 30 s."""
 WORD = 60 * RATE // 1000
-"""Samples of one spoken word: 60 ms."""
+"""Samples of one synthesized word: 60 ms."""
 FADE = 5 * RATE // 1000
-"""Samples in which a word's tone swells and fades, so that words can be told apart and nothing clicks."""
+"""Samples of a word's fade-in and fade-out: 5 ms, so that words are separate and do not click."""
 KEYWORDS = (
     "$ref", "$defs", "$schema", "title", "description", "const", "enum", "anyOf", "oneOf", "type", "properties",
     "required", "items", "minItems", "minimum", "additionalProperties", "default",
 )  # fmt: skip
-"""Of JSON schemas, those that the language model knows."""
+"""Keywords of JSON schemas that the fake language model supports."""
 MOST_VALUES = 200
-"""Values that its JSON may consist of, one within the other or side by side."""
+"""Most values, nested or in sequence, of its JSON."""
 VOICES = {"fake": 440, "fake-high": 880}
 """Voice -> its tone in hertz."""
 
@@ -81,7 +81,7 @@ class _Paced:
 class FakeVoiceActivityDetector(_Paced):
     """Takes loudness for speech."""
 
-    def listener(self) -> FakeVoiceActivityDetector:
+    def stream(self) -> FakeVoiceActivityDetector:
         return self
 
     def probability(self, frame: Samples) -> float:
@@ -96,17 +96,17 @@ class FakeVoiceActivityDetector(_Paced):
 
 
 class FakeWakeWordDetector(_Paced):
-    """Wakes at a loud high tone."""
+    """Detects a loud high tone as the wake word."""
 
     words = "a high tone"
     threshold = 0.5
 
-    def listener(self) -> FakeWakeWordDetector:
+    def stream(self) -> FakeWakeWordDetector:
         return self
 
     def probability(self, samples: Samples) -> float:
         crossings = np.count_nonzero(np.diff(np.signbit(samples)))
-        return float(_loud(samples) and crossings * RATE > 2 * HIGH * len(samples))
+        return float(_loud(samples) and crossings * RATE > 2 * HIGH_HZ * len(samples))
 
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
         for first in range(0, len(samples), BLOCK):
@@ -117,31 +117,35 @@ class FakeWakeWordDetector(_Paced):
 
 
 class FakeEndOfTurnDetector(_Paced):
-    """Takes every pause for the end."""
+    """Takes every pause for the end of the turn."""
 
-    def finished(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
+    def end_of_turn_probability(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
         if not stop():
             self._step()
             yield 1.0
 
 
 class FakeTranscriber(_Paced):
-    """Understands how long a sound is, and nothing else."""
+    """Transcribes audio as its length in seconds."""
 
     languages = ("en", "de")
     slots = 1
     translates = True
 
     def transcribe(
-        self, samples: Samples, language: str | None = None, stop: Stop = never, hearing: TranscriptionOptions = PLAIN
+        self,
+        samples: Samples,
+        language: str | None = None,
+        stop: Stop = never,
+        options: TranscriptionOptions = DEFAULT_OPTIONS,
     ) -> Iterator[Segment]:
-        """A segment for every 30 seconds that are not silent, with what it was told.
+        """A segment for every 30 seconds that are not silent, with the options it was given.
 
-        Unknown (unknown_language) for any but its languages.
+        NotFound (unknown_language) for an unsupported language.
         """
         if language is not None and language not in self.languages:
             raise NotFound(
-                f"language {language!r} is not understood; these are: {', '.join(self.languages)}",
+                f"language {language!r} is not supported; supported are: {', '.join(self.languages)}",
                 code="unknown_language",
             )
         for first in range(0, len(samples), WINDOW):
@@ -151,17 +155,19 @@ class FakeTranscriber(_Paced):
             window = samples[first : first + WINDOW]
             if any(_loud(frame) for frame in _frames(window)):
                 start, seconds = first / RATE, len(window) / RATE
-                yield _understood(f"heard {seconds:.2f} seconds{_told(hearing)}.", start, seconds, language, hearing)
+                yield _segment(
+                    f"heard {seconds:.2f} seconds{_options_text(options)}.", start, seconds, language, options
+                )
 
 
 class FakeLanguageModel(_Paced, ChatOnly):
-    """Says back what was said; a word is a token, and certain, so that no finite bias or penalty changes it.
+    """Repeats the user's message; a word is a token with probability 1, so that no finite bias or penalty changes it.
 
-    Held to a JSON schema it gives the smallest value that fits, with what was said for its strings.
+    With a JSON schema it generates the smallest value that matches, with the user's message for its strings.
     """
 
     continues = True
-    can: frozenset[Capability] = frozenset(("top_p", "penalties", "logit_bias", "logprobs", "schema"))
+    capabilities: frozenset[Capability] = frozenset(("top_p", "penalties", "logit_bias", "logprobs", "schema"))
 
     def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
         super().__init__(settings, models)
@@ -183,27 +189,27 @@ class FakeLanguageModel(_Paced, ChatOnly):
             if stop():
                 return
             self._step()
-            yield TokenChunk(word, tokens=_certain(word, sampling.logprobs))
+            yield TokenChunk(word, tokens=_token_of(word, sampling.logprobs))
         if not stop():
             written = min(len(words), sampling.max_tokens)
             reason = "length" if len(words) > sampling.max_tokens else "stop"
             yield TokenChunk("", reason, TokenUsage(prompt_tokens, written))
 
     def _fail(self) -> None:
-        """Do what `settings.fake.fault` asks for; a hang ignores everything but `close`, as a true one would."""
+        """Fails as `settings.fake.fault` says; a hang ignores everything but `close`, as a real one would."""
         if self._fault == "raise":
-            raise RuntimeError("the fake language model was told to fail")
+            raise RuntimeError("settings.fake.fault makes the fake language model fail")
         if self._fault == "hang":
             self._closed.wait()
 
 
 class FakeSynthesizer(_Paced):
-    """Speaks a tone a word."""
+    """Synthesizes a tone per word."""
 
     voices = tuple(Voice(name, "en", RATE) for name in VOICES)
 
     def synthesize(self, text: str, voice: str, stop: Stop = never, speed: float = 1.0) -> Iterator[Audio]:
-        """60 ms for every word at speed 1. NotFound (unknown_voice) for any but its voices."""
+        """60 ms for every word at speed 1. NotFound (unknown_voice) for an unknown voice."""
         if voice not in VOICES:
             raise NotFound(f"there is no voice {voice!r}; there are: {', '.join(VOICES)}", code="unknown_voice")
         tone = _tone(VOICES[voice], round(WORD / speed))
@@ -217,7 +223,7 @@ class FakeSynthesizer(_Paced):
 
 
 def _frames(samples: Samples) -> Iterator[Samples]:
-    """Stretches of 512 samples, the last filled up with silence."""
+    """Frames of 512 samples, the last padded with silence."""
     for first in range(0, len(samples), FRAME):
         frame = samples[first : first + FRAME]
         yield frame if len(frame) == FRAME else np.pad(frame, (0, FRAME - len(frame)))
@@ -228,69 +234,67 @@ def _loud(frame: Samples) -> bool:
 
 
 def _answer(messages: Sequence[PromptMessage], sampling: Sampling) -> list[str]:
-    """The words of the answer, each with the space before it; joined they are the answer."""
-    said = next((message.text for message in reversed(messages) if message.role == "user"), "")
-    text = f"You said: {said}." if sampling.schema is None else _fitted(sampling.schema, said)
+    """The words of the answer, each with the whitespace before it; joined they are the answer."""
+    user_text = next((message.text for message in reversed(messages) if message.role == "user"), "")
+    text = f"You said: {user_text}." if sampling.schema is None else _matching_json(sampling.schema, user_text)
     if messages[-1].role == "assistant":
         text = text.removeprefix(messages[-1].text)
     end = min((found for stop in sampling.stop_texts if (found := text.find(stop)) >= 0), default=len(text))
     return re.findall(r"\s*\S+|\s+$", text[:end])
 
 
-def _told(hearing: TranscriptionOptions) -> str:
-    """What it was told, in words."""
-    after = f" after {hearing.prompt}" if hearing.prompt else ""
-    warm = f" at {hearing.temperature:g}" if hearing.temperature else ""
-    return ", in English" * hearing.translate + after + warm
+def _options_text(options: TranscriptionOptions) -> str:
+    """The options as text."""
+    after = f" after {options.prompt}" if options.prompt else ""
+    temperature = f" at {options.temperature:g}" if options.temperature else ""
+    return ", in English" * options.translate + after + temperature
 
 
-def _understood(
-    text: str, start: float, seconds: float, language: str | None, hearing: TranscriptionOptions
-) -> Segment:
-    """Its words spread evenly over the time; a token is a word."""
-    said = text.split()
-    step = seconds / len(said)
-    words = tuple(Word(w.strip(".,"), start + n * step, start + (n + 1) * step) for n, w in enumerate(said))
-    tokens = tuple(TranscriptToken(number, f" {word}".encode(), 0.0) for number, word in enumerate(said))
+def _segment(text: str, start: float, seconds: float, language: str | None, options: TranscriptionOptions) -> Segment:
+    """A segment whose words are spread evenly over the time; a token is a word."""
+    parts = text.split()
+    step = seconds / len(parts)
+    words = tuple(Word(w.strip(".,"), start + n * step, start + (n + 1) * step) for n, w in enumerate(parts))
+    tokens = tuple(TranscriptToken(number, f" {word}".encode(), 0.0) for number, word in enumerate(parts))
     return Segment(
         text,
         start,
         start + seconds,
         0.0,
         language or "en",
-        words if hearing.words else (),
-        tokens if hearing.tokens else (),
+        words if options.words else (),
+        tokens if options.tokens else (),
     )
 
 
-def _certain(word: str, likeliest: int | None) -> tuple[Token, ...]:
-    if likeliest is None:
+def _token_of(word: str, top: int | None) -> tuple[Token, ...]:
+    if top is None:
         return ()
     token = Token(word, 0.0, word.encode())
-    return (Token(word, 0.0, token.raw, (token,) * min(likeliest, 1)),)
+    return (Token(word, 0.0, token.raw, (token,) * min(top, 1)),)
 
 
-def _fitted(schema: Mapping[str, Any], said: str) -> str:
-    """JSON that fits. Raises Unprocessable (invalid_json_schema)."""
+def _matching_json(schema: Mapping[str, Any], user_text: str) -> str:
+    """JSON that matches the schema. Raises Unprocessable (invalid_json_schema)."""
     try:
-        return json.dumps(_fitting(schema, said, schema, itertools.count()), ensure_ascii=False)
+        return json.dumps(_matching_value(schema, user_text, schema, itertools.count()), ensure_ascii=False)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise Unprocessable(
-            f"the fake language model knows only the plainest JSON schemas, and not this: {error}",
+            f"the fake language model does not support this JSON schema: {error}",
             code="invalid_json_schema",
             details={"param": "response_format"},
         ) from error
 
 
-def _fitting(schema: Mapping[str, Any], said: str, whole: Mapping[str, Any], steps: Iterator[int]) -> Any:
-    """The smallest value that fits a schema."""
+def _matching_value(schema: Mapping[str, Any], user_text: str, whole: Mapping[str, Any], steps: Iterator[int]) -> Any:
+    """The smallest value that matches a schema."""
     if next(steps) > MOST_VALUES:
         raise ValueError(f"more than {MOST_VALUES} values")
-    if strange := set(schema).difference(KEYWORDS):
-        raise ValueError(", ".join(sorted(strange)))
+    if unsupported := set(schema).difference(KEYWORDS):
+        raise ValueError(", ".join(sorted(unsupported)))
 
     def inner(part: Any) -> Any:
-        return _fitting(part, said, whole, steps)
+        return _matching_value(part, user_text, whole, steps)
 
     if "$ref" in schema:
         return inner(_part(whole, schema["$ref"]))
@@ -304,7 +308,12 @@ def _fitting(schema: Mapping[str, Any], said: str, whole: Mapping[str, Any], ste
         return {name: inner(properties.get(name, {"type": "string"})) for name in schema.get("required", properties)}
     if kind == "array":
         return [inner(schema.get("items", {})) for _ in range(schema.get("minItems", 0))]
-    plain = {"string": said, "integer": schema.get("minimum", 0), "number": schema.get("minimum", 0), "boolean": False}
+    plain = {
+        "string": user_text,
+        "integer": schema.get("minimum", 0),
+        "number": schema.get("minimum", 0),
+        "boolean": False,
+    }
     return None if kind == "null" else plain[kind]
 
 
@@ -315,7 +324,7 @@ def _part(whole: Any, reference: str) -> Any:
 
 
 def _tone(hertz: int, length: int) -> Samples:
-    """One word of so many samples: a sine at a third of full scale."""
+    """One word of `length` samples: a sine at a third of full scale."""
     swell = np.minimum(1.0, np.arange(length) / FADE)
     wave = np.sin(2 * np.pi * hertz * np.arange(length) / RATE) * swell * swell[::-1] / 3
     tone: Samples = wave.astype(np.float32)

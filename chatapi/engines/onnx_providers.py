@@ -1,4 +1,4 @@
-"""What ONNX Runtime computes with: TensorRT, CUDA or the processor, by what is there and what is set.
+"""Execution providers of ONNX Runtime: TensorRT, CUDA or CPU, by what is available and what is set.
 
 Names and options of the providers: https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html.
 """
@@ -17,7 +17,7 @@ from chatapi.settings import Settings
 log = logging.getLogger(__name__)
 
 NAMES = {"tensorrt": "TensorrtExecutionProvider", "cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
-"""Best first; the last is in every ONNX Runtime."""
+"""Setting -> provider, best first; every ONNX Runtime has the last."""
 
 
 def session(
@@ -27,45 +27,45 @@ def session(
     suited: Sequence[str] = tuple(NAMES),
     runtime: Any = onnxruntime,
 ) -> Any:
-    """An InferenceSession on the best provider that works; each that should and does not is told in the log.
+    """Creates an InferenceSession on the best provider that works, and logs each that should work and does not.
 
-    `suited` are those that auto takes for this model, best first; `options` are the session's. TensorRT keeps what it
-    builds in <data>/tensorrt/<the file's name>. Raises what ONNX Runtime raises for a model that cannot be loaded.
+    `suited` are the providers that auto tries for this model, best first; `options` are the session's. TensorRT caches
+    its engines in <data>/tensorrt/<the file's stem>. Raises what ONNX Runtime raises for a model that cannot be loaded.
     """
-    wanted = settings.onnx.provider
-    chain = list(suited) if wanted == "auto" else list(NAMES)[list(NAMES).index(wanted) :]
-    here = set(runtime.get_available_providers())
-    if wanted != "auto" and NAMES[wanted] not in here:
-        log.warning("onnx.provider is %s, which this ONNX Runtime does not have", wanted)
-    chain = [name for name in chain if NAMES[name] in here]
+    configured = settings.onnx.provider
+    chain = list(suited) if configured == "auto" else list(NAMES)[list(NAMES).index(configured) :]
+    available = set(runtime.get_available_providers())
+    if configured != "auto" and NAMES[configured] not in available:
+        log.warning("onnx.provider is %s, which this ONNX Runtime does not have", configured)
+    chain = [name for name in chain if NAMES[name] in available]
     while True:
         providers = [(NAMES[name], _options(name, settings.data / "tensorrt" / onnx.stem)) for name in chain]
         try:
-            # Without its own fallback, which prints.
-            made = runtime.InferenceSession(str(onnx), sess_options=options, providers=providers, enable_fallback=0)
+            # Without ONNX Runtime's own fallback, which prints.
+            created = runtime.InferenceSession(str(onnx), sess_options=options, providers=providers, enable_fallback=0)
         except Exception as error:
             if len(chain) < 2:
                 raise
-            log.warning("%s runs without %s, which failed: %s", onnx.name, chain[0], _line(error))
+            log.warning("%s runs without %s, which failed: %s", onnx.name, chain[0], _first_line(error))
             chain = chain[1:]
             continue
-        if made.get_providers()[0] != NAMES[chain[0]]:
-            # So it is with CUDA whose libraries cannot be loaded.
+        if created.get_providers()[0] != NAMES[chain[0]]:
+            # This happens with CUDA when its libraries cannot be loaded.
             log.warning("%s runs without %s, which could not be started", onnx.name, chain[0])
-        return made
+        return created
 
 
-def _options(name: str, kept: Path) -> dict[str, str]:
+def _options(name: str, cache: Path) -> dict[str, str]:
     if name != "tensorrt":
         return {}
-    kept.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(parents=True, exist_ok=True)
     return {
         "trt_engine_cache_enable": "True",
-        "trt_engine_cache_path": str(kept),
+        "trt_engine_cache_path": str(cache),
         "trt_timing_cache_enable": "True",
-        "trt_timing_cache_path": str(kept),
+        "trt_timing_cache_path": str(cache),
     }
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""The table of engines: which there are for each role, what each needs, and loading one by name."""
+"""Registry of engines: the engines of each role, what each needs, and loading one by name."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from chatapi.errors import SettingsError
 
 @dataclass(frozen=True)
 class EngineEntry:
-    """An engine of the table: where it lives and what must be installed for it."""
+    """A registered engine: its class, and what must be installed for it."""
 
     target: str
-    """module:Class"""
+    """module:Class."""
     requires: str | None = None
-    """The module that must be importable; None: nothing beyond chatapi itself."""
+    """The module that must be importable; None: no other than chatapi itself."""
     install: str = ""
-    """What to do when it is not."""
+    """How to install it."""
     needs_model: bool = True
-    """Whether the catalog must hold a model for it."""
+    """Whether the catalog must provide a model for it."""
 
 
-DECLARED = ("languages", "translates", "slots", "continues", "can", "context", "voices")
-"""What engines say of themselves that is wanted also while they are not loaded."""
+DECLARED = ("languages", "translates", "slots", "continues", "capabilities", "context", "voices")
+"""Attributes of an engine that are needed also while it is unloaded."""
 
 ENGINES: Mapping[str, Mapping[str, EngineEntry]] = {
     "vad": {
@@ -73,11 +73,11 @@ ENGINES: Mapping[str, Mapping[str, EngineEntry]] = {
         "fake": EngineEntry("chatapi.engines.fake:FakeSynthesizer", needs_model=False),
     },
 }
-"""role -> name -> engine. Nothing is imported until it is chosen."""
+"""role -> name -> engine. No module is imported until its engine is chosen."""
 
 
 def entry(role: str, name: str) -> EngineEntry:
-    """The table's entry; SettingsError when the role has no engine of that name."""
+    """Looks up an engine. SettingsError when the role has no engine of that name."""
     try:
         return ENGINES[role][name]
     except KeyError:
@@ -86,21 +86,21 @@ def entry(role: str, name: str) -> EngineEntry:
 
 
 def installed(role: str, name: str) -> bool:
-    """Whether the engine's library is here, found out without importing it."""
+    """Whether the engine's library is installed, without importing it."""
     requires = entry(role, name).requires
     return requires is None or importlib.util.find_spec(requires) is not None
 
 
 def load(role: str, name: str) -> Callable[..., Any]:
-    """The engine's class, imported now; SettingsError saying what to do when its library is missing or broken."""
+    """Imports the engine's class. SettingsError with the remedy when its library is missing or broken."""
     chosen = entry(role, name)
     if not installed(role, name):
-        raise SettingsError(f"the {role} engine {name!r} needs a library that is not here: {chosen.install}")
+        raise SettingsError(f"the {role} engine {name!r} needs a library that is not installed: {chosen.install}")
     module, _, attribute = chosen.target.partition(":")
     try:
         found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     except (ImportError, OSError) as error:
         raise SettingsError(
-            f"the {role} engine {name!r} is here and its library cannot be used ({error}): {chosen.install}"
+            f"the library of the {role} engine {name!r} cannot be loaded ({error}): {chosen.install}"
         ) from error
     return found

@@ -265,17 +265,17 @@ class EngineThreads(Generic[E]):
 
     def _next(self) -> tuple[Job[E, Any], Callable[[], None]] | None:
         """The next job; if none comes for a while, the engine gives back memory, once."""
-        give_back = getattr(self.engine, "give_back", None)
-        if give_back is not None:
+        release_memory = getattr(self.engine, "release_memory", None)
+        if release_memory is not None:
             try:
                 return self._inbox.get(timeout=PAUSE_SECONDS)
             except queue.Empty:
-                self._give_back(give_back)
+                self._release_memory(release_memory)
         return self._inbox.get()
 
-    def _give_back(self, give_back: Callable[[Stop], object]) -> None:
+    def _release_memory(self, release_memory: Callable[[Stop], object]) -> None:
         try:
-            give_back(lambda: not self._inbox.empty())
+            release_memory(lambda: not self._inbox.empty())
         except Exception:
             log.exception("the %s engine could not give back its memory", self._name)
 

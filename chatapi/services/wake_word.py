@@ -33,7 +33,7 @@ class WakeWordListener:
 
     def __init__(self, detector: WakeWordDetector) -> None:
         self._threshold = detector.threshold
-        self._stream = detector.listener()
+        self._stream = detector.stream()
         self._armed = True
         """Whether the probability was low since the last detection; it stays high for a while after the word ends."""
 

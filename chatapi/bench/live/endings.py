@@ -129,7 +129,7 @@ async def _fate(stage: Harness, since: float) -> str:
         return "not noticed"
     if happened(Resumed):
         return "the answer resumed"
-    unheard = any(isinstance(event, SpeechStopped) and not event.heard and at >= since for at, event in stage.events)
+    unheard = any(isinstance(event, SpeechStopped) and not event.answered and at >= since for at, event in stage.events)
     return "taken for no speech" if unheard else "without an answer"
 
 

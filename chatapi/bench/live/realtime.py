@@ -72,7 +72,7 @@ class Wire:
             # What follows says whether it was speech.
             self._stopped = event["audio_end_ms"] / 1000
         elif kind in ("committed", "cleared"):
-            yield SpeechStopped(self._stopped, heard=kind == "committed")
+            yield SpeechStopped(self._stopped, answered=kind == "committed")
 
     def _extension(self, kind: str, event: Event, now: float) -> Iterator[LiveEvent]:
         if kind == "output_audio.paused":

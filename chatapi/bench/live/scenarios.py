@@ -45,7 +45,7 @@ def _understood(stage: Harness, since: float) -> str:
     asked: list[str] = []
     for at, event in stage.events:
         if at >= since and isinstance(event, ResponseStarted):
-            asked.append(event.asked)
+            asked.append(event.user_text)
         elif at >= since and asked and isinstance(event, Interrupted) and event.retracted:
             asked.pop()
     return " ".join(asked)

@@ -1,6 +1,7 @@
-"""Speech recognition by Whisper on CTranslate2: int8 on a processor, an encoder as long as the clip, five beams.
+"""Speech recognition with Whisper on CTranslate2: int8 on a CPU, an encoder as long as the clip, beam search with five
+beams.
 
-faster-whisper stands on the same library; it always hears 30 seconds.
+faster-whisper uses the same library; its encoder always takes 30 seconds.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from chatapi.engines.asr.whisper import (
     WhisperModel,
     WhisperResult,
     WhisperTranscriber,
-    hurried,
     loops,
     repeats,
+    too_fast,
     words_of,
 )
 from chatapi.errors import EngineFailed, ModelError
@@ -39,59 +40,52 @@ with openmp.sleeping():
     import ctranslate2  # type: ignore[import-untyped]
 
 TRIMMED = 576
-"""Frames of the encoder for a short clip, instead of 1500; chosen with SURE and the beams on tests/corpus, split tune,
-and `chatapi bench hearing` measures them on the held-out clips."""
-DOUBTED = 1000
-"""Frames for a short clip of which the trimmed encoder's text is not sure, instead of 1500: takes 0.6 of the time.
-
-Word errors of the short clips of tests/corpus, clean and noisy: 4.6 and 9.1 % (tune), 4.0 and 8.8 % (held-out); with
-1500 frames 4.1, 8.8, 4.5 and 8.8 %. Of 122 noises, hums, tones and silences neither makes a word.
-"""
+"""Frames of the encoder for a short clip, instead of 1500; chosen with `RELIABLE` and the beams on the tune split of
+tests/corpus. `chatapi bench hearing` measures them on the held-out clips."""
+RETRY_FRAMES = 1000
+"""Frames for a short clip whose transcript by the trimmed encoder is not reliable, instead of 1500: takes 0.6 of the
+time. See docs/measurements/eng.md."""
 PADDED = 200
-"""Frames of silence that follow a longer sound, instead of as many as fill 1500: noise that ends long before them is
-taken for the end of what is said."""
-SURE = -0.35
-"""Mean log-probability below which a trimmed run is done again with a longer encoder, and nothing is believed where the
-model thinks that nobody speaks.
-
-Of 241 clips of tests/corpus (split tune, tiny.en and base) it thinks so of none, at most 0.42; of silence, noise, hum,
-tones and clicks always, 0.64 to 0.95, and what it writes there has -0.43 to -5, but for a loop.
-"""
-GUESS = -0.9
-"""The same below which nothing is believed that a longer encoder gave; the worst clip of tests/corpus that was
-understood gives -0.75."""
-CLEAR = -0.5
-"""Score of the decoder, its times included, from which a long sound's text is believed without aligning it.
-
-The score is below the log-probability of the words alone, by 0.03 to 0.3 on joined clips of tests/corpus; what is
-written of silence, noise and hum has -0.9 to -1.5.
-"""
-WARMER = (0.4, 0.8)
-"""Temperatures tried one after the other where the likeliest text is a guess or goes round in circles."""
+"""Frames of silence after a longer clip, instead of as many as fill 1500: the decoder takes noise that ends long before
+them for the end of speech."""
+RELIABLE = -0.35
+"""Mean log-probability below which a clip transcribed with the trimmed encoder is transcribed again with a longer one,
+and below which text is dropped where the model reports no speech. See docs/measurements/eng.md."""
+ACCEPTED = -0.9
+"""Mean log-probability below which a longer encoder's text is dropped; the worst clip of tests/corpus that is
+transcribed correctly gives -0.75."""
+ALIGN_BELOW = -0.5
+"""The decoder's score, timestamps included, from which a long clip's text is accepted without alignment. See
+docs/measurements/eng.md."""
+RETRY_TEMPERATURES = (0.4, 0.8)
+"""Temperatures tried in turn where the most probable text is unreliable or loops."""
 CONTEXT = 448
-"""Tokens the decoder hears of and writes together."""
+"""Tokens of the decoder's context, prompt included."""
 LONGEST_PROMPT = CONTEXT // 2 - 1
-"""Tokens of what was said before, as in the code Whisper was published with."""
-TICK = 0.02
-"""Seconds between two of Whisper's times."""
-PIECES = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""Where GPT-2's vocabulary, which Whisper has, lets tokens end: https://github.com/openai/gpt-2."""
+"""Tokens of the prompt at most, as in the code Whisper was published with."""
+TIMESTAMP_STEP = 0.02
+"""Seconds between two of Whisper's timestamps."""
+SPLIT_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""How GPT-2's tokenizer, which Whisper uses, splits text before the merges: https://github.com/openai/gpt-2."""
 
 
 @dataclass(frozen=True)
 class _DecodeRun:
-    """What a run over one window needs to know."""
+    """The inputs of decoding one window."""
 
     encoded: Any
     """The encoder's output, shape (1, frames, width)."""
     prompt: list[int]
     language: str
     seconds: float
-    hearing: TranscriptionOptions
+    options: TranscriptionOptions
 
 
 class CTranslate2(WhisperTranscriber):
-    """Deterministic for temperature 0; ModelError when the weights cannot be loaded."""
+    """Speech recognition with CTranslate2.
+
+    Deterministic at temperature 0. ModelError when the weights cannot be loaded.
+    """
 
     trimmed = TRIMMED
 
@@ -100,10 +94,11 @@ class CTranslate2(WhisperTranscriber):
         super().__init__(model, table.threads, table.trim)
         self.slots, self._beams = table.slots, table.beams
         # The decoder's steps are so small that threads wait for one another longer than they compute: tiny.en with five
-        # beams takes twice as long on two as on one. Two sounds at once, on one thread each, take no longer than one.
+        # beams takes twice as long on two threads as on one. Two clips at once, on one thread each, take no longer than
+        # one.
         self.threads = max(1, self.threads // self.slots)
         folder = next(path for path in model.files.values() if path.name == "model.bin").parent
-        self._ids, self._spelled = _tokens(folder / "vocabulary.txt")
+        self._ids, self._token_bytes = _tokens(folder / "vocabulary.txt")
         try:
             self._whisper = ctranslate2.models.Whisper(
                 str(folder),
@@ -116,178 +111,188 @@ class CTranslate2(WhisperTranscriber):
             raise ModelError(f"CTranslate2 cannot load {folder}: {error}") from error
         self.translates = bool(self._whisper.is_multilingual)
         self._filters = mel_filters(self._whisper.n_mels)
-        ranks = {spelled: rank for rank, spelled in enumerate(self._spelled)}
-        self._text = tiktoken.Encoding("whisper", pat_str=PIECES, mergeable_ranks=ranks, special_tokens={})
+        ranks = {token_bytes: rank for rank, token_bytes in enumerate(self._token_bytes)}
+        self._text = tiktoken.Encoding("whisper", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={})
 
-    def _hear(
-        self, window: Samples, language: str | None, hearing: TranscriptionOptions, stop: Stop
+    def _transcribe_window(
+        self, window: Samples, language: str | None, options: TranscriptionOptions, stop: Stop
     ) -> tuple[Segment, ...]:
         if len(window) < HOP or stop():
             return ()
         try:
-            # Whether a trimmed encoder costs words was measured on what is written as it is spoken only.
-            if not hearing.translate and (frames := self.window(len(window))):
-                run = self._encoded(window, frames * FRAME, language, hearing)
-                heard = self._written(run, hearing.temperature)
-                sure = heard.logprob >= SURE and not hurried(heard.text, run.seconds)
-                if heard.segments and sure and not repeats(heard.text, 2):
-                    return heard.segments
+            # The accuracy of a trimmed encoder was measured on transcription only, not on translation.
+            if not options.translate and (frames := self.window(len(window))):
+                run = self._encode(window, frames * FRAME, language, options)
+                result = self._decode(run, options.temperature)
+                reliable = result.logprob >= RELIABLE and not too_fast(result.text, run.seconds)
+                if result.segments and reliable and not repeats(result.text, 2):
+                    return result.segments
                 language = run.language
             if stop():
                 return ()
-            return self._whole(self._encoded(window, self._length(len(window), hearing), language, hearing), stop)
+            return self._decode_with_retries(
+                self._encode(window, self._encoder_samples(len(window), options), language, options), stop
+            )
         except (RuntimeError, ValueError) as error:
             raise EngineFailed(f"CTranslate2 could not transcribe with {self._name}") from error
 
-    def _length(self, samples: int, hearing: TranscriptionOptions) -> int:
-        """Samples, silence included, that the encoder is given of a sound that a trimmed one is not enough for."""
-        if not self._trim or hearing.translate:
+    def _encoder_samples(self, samples: int, options: TranscriptionOptions) -> int:
+        """Samples, silence included, of the encoder's input for a clip that needs more than the trimmed encoder."""
+        if not self._trim or options.translate:
             return WINDOW
-        return DOUBTED * FRAME if self.short(samples) else min(WINDOW, samples + PADDED * FRAME) // FRAME * FRAME
+        return RETRY_FRAMES * FRAME if self.short(samples) else min(WINDOW, samples + PADDED * FRAME) // FRAME * FRAME
 
-    def _whole(self, run: _DecodeRun, stop: Stop) -> tuple[Segment, ...]:
-        """What a longer encoder's output says: written again less greedily where it is no use."""
-        for temperature in (run.hearing.temperature, *(each for each in WARMER if each > run.hearing.temperature)):
+    def _decode_with_retries(self, run: _DecodeRun, stop: Stop) -> tuple[Segment, ...]:
+        """Decodes a longer encoder's output, and again at higher temperatures where the text is unreliable."""
+        for temperature in (
+            run.options.temperature,
+            *(each for each in RETRY_TEMPERATURES if each > run.options.temperature),
+        ):
             if stop():
                 return ()
-            heard = self._written(run, temperature)
-            if not heard.segments:
+            result = self._decode(run, temperature)
+            if not result.segments:
                 return ()
-            hasty = hurried(heard.text, run.seconds)
-            if heard.logprob >= GUESS and not hasty and not any(loops(each) for each in heard.segments):
-                return heard.segments
-        if hasty:
+            hallucinated = too_fast(result.text, run.seconds)
+            if result.logprob >= ACCEPTED and not hallucinated and not any(loops(each) for each in result.segments):
+                return result.segments
+        if hallucinated:
             return ()
-        return tuple(each for each in heard.segments if each.logprob >= GUESS and not loops(each))
+        return tuple(each for each in result.segments if each.logprob >= ACCEPTED and not loops(each))
 
-    def _encoded(self, window: Samples, length: int, language: str | None, hearing: TranscriptionOptions) -> _DecodeRun:
-        """The window, filled up with silence to `length` samples, through the encoder."""
+    def _encode(self, window: Samples, length: int, language: str | None, options: TranscriptionOptions) -> _DecodeRun:
+        """Pads the window with silence to `length` samples and encodes it."""
         padded = np.pad(window, (0, length - len(window))).astype(np.float32, copy=False)
         features = np.ascontiguousarray(log_mel(padded, self._filters)[np.newaxis])
         encoded = self._whisper.encode(ctranslate2.StorageView.from_array(features))
         language = language or self._language(encoded)
-        return _DecodeRun(encoded, self._prompt(language, hearing), language, len(window) / RATE, hearing)
+        return _DecodeRun(encoded, self._prompt(language, options), language, len(window) / RATE, options)
 
     def _language(self, encoded: Any) -> str:
-        """The likeliest language, of those the model's manifest names."""
+        """Detects the language, among those of the model's manifest."""
         if len(self.languages) == 1:
             return self.languages[0]
         [found] = self._whisper.detect_language(encoded)
-        likely = {token.strip("<|>"): probability for token, probability in found}
-        return max(self.languages, key=lambda code: likely.get(code, 0.0))
+        probabilities = {token.strip("<|>"): probability for token, probability in found}
+        return max(self.languages, key=lambda code: probabilities.get(code, 0.0))
 
-    def _prompt(self, language: str, hearing: TranscriptionOptions) -> list[int]:
-        before = self._text.encode_ordinary(" " + hearing.prompt.strip())[-LONGEST_PROMPT:] if hearing.prompt else []
-        return [*([self._ids["<|startofprev|>"], *before] if before else []), *self._start(language, hearing)]
+    def _prompt(self, language: str, options: TranscriptionOptions) -> list[int]:
+        before = self._text.encode_ordinary(" " + options.prompt.strip())[-LONGEST_PROMPT:] if options.prompt else []
+        return [*([self._ids["<|startofprev|>"], *before] if before else []), *self._start_tokens(language, options)]
 
-    def _start(self, language: str, hearing: TranscriptionOptions) -> list[int]:
-        """What tells the decoder to begin, and how."""
-        begun = [self._ids["<|startoftranscript|>"]]
+    def _start_tokens(self, language: str, options: TranscriptionOptions) -> list[int]:
+        """The tokens that start the decoder, with the language and the task."""
+        tokens = [self._ids["<|startoftranscript|>"]]
         if self._whisper.is_multilingual:
-            task = "<|translate|>" if hearing.translate else "<|transcribe|>"
-            begun += [self._ids[f"<|{language}|>"], self._ids[task]]
-        return begun
+            task = "<|translate|>" if options.translate else "<|transcribe|>"
+            tokens += [self._ids[f"<|{language}|>"], self._ids[task]]
+        return tokens
 
-    def _written(self, run: _DecodeRun, temperature: float) -> WhisperResult:
-        """One text of the decoder's."""
-        warm = temperature > 0
+    def _decode(self, run: _DecodeRun, temperature: float) -> WhisperResult:
+        """Decodes once."""
+        sampled = temperature > 0
         most = 16 + round(run.seconds * TOKENS_A_SECOND)
         [found] = self._whisper.generate(
             run.encoded,
             [run.prompt],
-            beam_size=1 if warm else self._beams,
-            sampling_topk=0 if warm else 1,
-            sampling_temperature=temperature if warm else 1.0,
-            # Half of it is the most that is written, however short the prompt is.
+            beam_size=1 if sampled else self._beams,
+            sampling_topk=0 if sampled else 1,
+            sampling_temperature=temperature if sampled else 1.0,
+            # The library generates half of it at most, however short the prompt is.
             max_length=min(CONTEXT, max(2 * most, len(run.prompt) + most)),
             return_scores=True,
             return_no_speech_prob=True,
         )
-        stretches = [each for each in self._stretches(found.sequences_ids[0], run.seconds) if self._said(each[0])]
-        if not stretches:
+        groups = [each for each in self._timed_groups(found.sequences_ids[0], run.seconds) if self._text_of(each[0])]
+        if not groups:
             return WhisperResult((), 0.0)
-        said = [each for ids, *_ in stretches for each in ids]
-        times, logprobs = ([], found.scores * len(said)) if self._clear(run, found, warm) else self._aligned(run, said)
+        text_ids = [each for ids, *_ in groups for each in ids]
+        times, logprobs = (
+            ([], found.scores * len(text_ids))
+            if self._needs_no_alignment(run, found, sampled)
+            else self._align(run, text_ids)
+        )
         logprob = float(np.mean(logprobs))
-        if found.no_speech_prob > NO_SPEECH and logprob < SURE:
+        if found.no_speech_prob > NO_SPEECH and logprob < RELIABLE:
             return WhisperResult((), logprob)
-        return WhisperResult(tuple(self._segments(run, stretches, times, logprobs)), logprob)
+        return WhisperResult(tuple(self._segments(run, groups, times, logprobs)), logprob)
 
-    def _clear(self, run: _DecodeRun, found: Any, warm: bool) -> bool:
-        """Whether nothing has to be aligned, which takes the decoder another pass.
+    def _needs_no_alignment(self, run: _DecodeRun, found: Any, sampled: bool) -> bool:
+        """Whether the text needs no alignment, which is another pass of the decoder.
 
-        Never in a short sound: what was said against an answer is judged by the certainty of its words.
+        Short clips always need it: barge-in judges an utterance by the log-probability of its words.
         """
-        asked = run.hearing.words or run.hearing.tokens
+        requested = run.options.words or run.options.tokens
         long = not self.short(round(run.seconds * RATE))
-        sure = found.scores[0] >= CLEAR and found.no_speech_prob <= NO_SPEECH
-        return bool(long and sure and not asked and not warm)
+        reliable = found.scores[0] >= ALIGN_BELOW and found.no_speech_prob <= NO_SPEECH
+        return bool(long and reliable and not requested and not sampled)
 
-    def _stretches(self, ids: Sequence[int], seconds: float) -> Iterator[tuple[list[int], float, float]]:
-        """Text tokens between two times, and these."""
+    def _timed_groups(self, ids: Sequence[int], seconds: float) -> Iterator[tuple[list[int], float, float]]:
+        """Groups of text tokens, each with its start and end in seconds."""
         zero = self._ids["<|0.00|>"]
         text: list[int] = []
         start = 0.0
         for each in ids:
             if each >= zero:
-                time = min(seconds, (each - zero) * TICK)
+                time = min(seconds, (each - zero) * TIMESTAMP_STEP)
                 if text:
                     yield text, start, max(start, time)
                 text, start = [], time
-            elif each < len(self._spelled):
+            elif each < len(self._token_bytes):
                 text.append(each)
         if text:
             yield text, start, seconds
 
-    def _said(self, ids: Sequence[int]) -> str:
-        """The text, or nothing where it has no letter."""
-        text = b"".join(self._spelled[each] for each in ids).decode("utf-8", "replace").strip()
+    def _text_of(self, ids: Sequence[int]) -> str:
+        """The text, or nothing where it has no letter or digit."""
+        text = b"".join(self._token_bytes[each] for each in ids).decode("utf-8", "replace").strip()
         return text if any(char.isalnum() for char in text) else ""
 
     def _segments(
         self,
         run: _DecodeRun,
-        stretches: Sequence[tuple[list[int], float, float]],
+        groups: Sequence[tuple[list[int], float, float]],
         times: list[tuple[float, float]],
         logprobs: list[float],
     ) -> Iterator[Segment]:
-        """With words and tokens as far as they are asked for."""
-        for ids, start, end in stretches:
-            spelled = [self._spelled[each] for each in ids]
-            sure, logprobs = logprobs[: len(ids)], logprobs[len(ids) :]
-            timed = [(text, *time) for text, time in zip(spelled, times, strict=False)]
+        """Segments with words and tokens, as far as they are requested."""
+        for ids, start, end in groups:
+            token_bytes = [self._token_bytes[each] for each in ids]
+            token_logprobs, logprobs = logprobs[: len(ids)], logprobs[len(ids) :]
+            timed = [(text, *time) for text, time in zip(token_bytes, times, strict=False)]
             times = times[len(ids) :]
-            words = words_of(timed, end) if run.hearing.words else ()
-            tokens = tuple(map(TranscriptToken, ids, spelled, sure)) if run.hearing.tokens else ()
-            yield Segment(self._said(ids), start, end, float(np.mean(sure)), run.language, words, tokens)
+            words = words_of(timed, end) if run.options.words else ()
+            tokens = tuple(map(TranscriptToken, ids, token_bytes, token_logprobs)) if run.options.tokens else ()
+            yield Segment(self._text_of(ids), start, end, float(np.mean(token_logprobs)), run.language, words, tokens)
 
-    def _aligned(self, run: _DecodeRun, ids: list[int]) -> tuple[list[tuple[float, float]], list[float]]:
+    def _align(self, run: _DecodeRun, ids: list[int]) -> tuple[list[tuple[float, float]], list[float]]:
         """Start and end in seconds, and the log-probability, of every token.
 
-        Dynamic time warping over the attention of the heads that follow the sound, as in the code Whisper was published
-        with (whisper/timing.py): a token begins where the path first reaches it.
+        Dynamic time warping over the attention of the heads that follow the audio, as in the code Whisper was published
+        with (whisper/timing.py): a token starts where the path first reaches it.
         """
-        start = self._start(run.language, run.hearing)
+        start = self._start_tokens(run.language, run.options)
         [found] = self._whisper.align(run.encoded, start, [ids], max(1, round(run.seconds * RATE) // HOP))
-        begun: dict[int, float] = {}
+        starts: dict[int, float] = {}
         for token, frame in found.alignments:
-            begun.setdefault(token, frame * TICK)
-        edges = [begun.get(place, run.seconds) for place in range(len(ids) + 1)]
+            starts.setdefault(token, frame * TIMESTAMP_STEP)
+        edges = [starts.get(place, run.seconds) for place in range(len(ids) + 1)]
         return list(pairwise(edges)), [float(np.log(max(each, 1e-9))) for each in found.text_token_probs]
 
 
 def _tokens(path: Path) -> tuple[dict[str, int], list[bytes]]:
-    """Numbers of the special tokens by name, and the bytes of all others by number; ModelError when they are not there.
+    """Numbers of the special tokens by name, and the bytes of all others by number.
 
-    Some files write the token of no speech or of the times before the first word in other words; none of them is used.
+    ModelError when they are missing. Some files name the tokens of no speech or of the timestamps before the first word
+    differently; none of them is used.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
-        spelled = ggml.vocabulary(path)
+        token_bytes = ggml.vocabulary(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     ids = {line: number for number, line in enumerate(lines) if line.startswith("<|") and line.endswith("|>")}
     needed = ("<|startoftranscript|>", "<|startofprev|>", "<|0.00|>")
     if missing := [each for each in needed if each not in ids]:
         raise ModelError(f"{path} has no {missing[0]}; it is not the vocabulary of a Whisper model")
-    return ids, spelled
+    return ids, token_bytes

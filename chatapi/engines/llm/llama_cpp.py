@@ -81,7 +81,7 @@ class LlamaCpp(NoEngineCounts):
     """Answers with a GGUF model. ModelError when it cannot be loaded."""
 
     continues = True
-    can: frozenset[Capability] = frozenset(("top_p", "penalties", "logit_bias", "logprobs", "schema"))
+    capabilities: frozenset[Capability] = frozenset(("top_p", "penalties", "logit_bias", "logprobs", "schema"))
     """Its own handling of tools depends on the model's template, and passes over a `tool_choice` where it finds none
     there: `chatapi.services.turns.tool_call_parser` does without."""
 
@@ -105,7 +105,7 @@ class LlamaCpp(NoEngineCounts):
         """The answer as it is written. `stop` is asked on a thread of its own too, between steps of the prompt."""
         return self._written(messages, sampling, stop)
 
-    def whole(self, messages: Sequence[PromptMessage], stop: Stop = never) -> Iterator[float]:
+    def end_of_turn_probability(self, messages: Sequence[PromptMessage], stop: Stop = never) -> Iterator[float]:
         """As the role says: how probable it is that a full stop comes next. The prompt read for it is kept."""
         opened = self._template.opened(_told(messages)) if self._template else None
         if opened is None or stop():

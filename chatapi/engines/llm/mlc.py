@@ -78,7 +78,7 @@ class Mlc:
     """Answers with a model that `chatapi compile` made. ModelError when it cannot be loaded."""
 
     continues = True
-    can: frozenset[Capability] = frozenset(("top_p", "penalties", "logit_bias", "schema"))
+    capabilities: frozenset[Capability] = frozenset(("top_p", "penalties", "logit_bias", "schema"))
     """It tells probabilities only of tokens without spaces and marks, see `whole`, so logprobs are not among them."""
 
     def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
@@ -116,7 +116,7 @@ class Mlc:
         with self._asked(prompt, options) as answer:
             yield from _pieces(answer.items(stop))
 
-    def whole(self, messages: Sequence[PromptMessage], stop: Stop = never) -> Iterator[float]:
+    def end_of_turn_probability(self, messages: Sequence[PromptMessage], stop: Stop = never) -> Iterator[float]:
         """As the role says: how probable it is that a full stop comes next, among the five likeliest tokens.
 
         Marks that are not ASCII are not seen: MLC leaves them out of the tokens it tells (TokenToLogProbJSON, data.cc).

@@ -39,7 +39,7 @@ UNSPOKEN = ("tool_calls", "reasoning_content", "reasoning")
 class OpenAIUpstream(ChatOnly):
     """Asks a server, which need not be up yet. SettingsError when its address is no address."""
 
-    can: frozenset[Capability] = frozenset(get_args(Capability))
+    capabilities: frozenset[Capability] = frozenset(get_args(Capability))
     """All of it is passed on; what the server does not do it refuses itself, or passes over."""
 
     def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:

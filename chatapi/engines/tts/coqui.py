@@ -1,6 +1,6 @@
-"""Speech synthesis by Coqui TTS, through coqui-tts: on the GPU where torch has CUDA, else on the processor.
+"""Speech synthesis with Coqui TTS, through coqui-tts: on the GPU where torch has CUDA, else on the CPU.
 
-Read in https://github.com/idiap/coqui-ai-TTS at 7cde79ec (0.27.2), TTS/utils/synthesizer.py and manage.py, and tried
+Based on https://github.com/idiap/coqui-ai-TTS at 7cde79ec (0.27.2), TTS/utils/synthesizer.py and manage.py, and tested
 with 0.28.0.
 """
 
@@ -31,98 +31,98 @@ from chatapi.text import espeak
 if TYPE_CHECKING:
     from chatapi.catalog import InstalledModel
 
-LOADED = 2
+LOADED_MODELS = 2
 """Models kept in memory, some hundred MB each."""
 UNPACKED_BYTES = 4 << 30
-"""Most that a model's archive may hold."""
+"""Most bytes that a model's archive may unpack to."""
 WEIGHTS = (".pth", ".pth.tar")
-OTHERS = ("speaker", "_se.")
-"""In the names of a model's other files that end so: its speakers, and what tells them apart."""
+OTHER_WEIGHTS = ("speaker", "_se.")
+"""Substrings in the names of a model's other files with these suffixes: its speakers and its speaker encoder."""
 
 
 @dataclass(frozen=True)
 class _CoquiVoice:
-    """Where a voice is found."""
+    """The files of a voice."""
 
     weights: Path
     config: Path
     speaker: str | None
-    """Its name in a model of many speakers."""
+    """Its name in a model of several speakers."""
 
 
 class Coqui:
-    """Speaks with every model it was given, of one language each. ModelError when one cannot be read."""
+    """Synthesizes with the voices of all its models, each of one language. ModelError when a model cannot be read."""
 
     def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
         if not models:
             raise ModelError("the coqui engine needs a model and was given none; `chatapi models` lists them")
         self._cuda = _cuda(settings.coqui.device)
         self._speed = settings.coqui.speed
-        self._places: dict[str, _CoquiVoice] = {}
-        offered: list[Voice] = []
+        self._files: dict[str, _CoquiVoice] = {}
+        voices: list[Voice] = []
         for model in models:
-            for voice, place in _voices(model, settings.data / "coqui" / model.name):
-                offered.append(voice)
-                self._places[voice.name] = place
-        self.voices = tuple(offered)
+            for voice, files in _voices(model, settings.data / "coqui" / model.name):
+                voices.append(voice)
+                self._files[voice.name] = files
+        self.voices = tuple(voices)
         self._lock = threading.Lock()
         self._loaded: OrderedDict[Path, Any] = OrderedDict()
         self._scales: dict[Path, float] = {}
-        """How long each VITS model speaks at speed 1."""
+        """Length scale of each VITS model at speed 1."""
         for _ in self.synthesize("Ready.", self.voices[0].name):
             """The first run of a model is slower than all others."""
 
     def synthesize(self, text: str, voice: str, stop: Stop = never, speed: float = 1.0) -> Iterator[Audio]:
-        """A chunk a sentence, all equally loud; `stop` is asked between them.
+        """A chunk per sentence, all at the same loudness; polls `stop` between them.
 
-        Unknown (unknown_voice) for a voice that is not in `voices`; Unprocessable (speed_not_supported) for a speed
-        where the model is no VITS.
+        NotFound (unknown_voice) for a voice that is not in `voices`; Unprocessable (speed_not_supported) for a speed
+        other than 1 where the model is not VITS.
         """
-        place = self._places.get(voice)
-        if place is None:
-            raise NotFound(f"there is no voice {voice!r}; there are: {', '.join(self._places)}", code="unknown_voice")
-        if stop() or not _sayable(text):
+        files = self._files.get(voice)
+        if files is None:
+            raise NotFound(f"there is no voice {voice!r}; there are: {', '.join(self._files)}", code="unknown_voice")
+        if stop() or not _has_words(text):
             return
-        model = self._model(place)
-        self._pace(model.tts_model, place, voice, speed)
+        model = self._model(files)
+        self._set_speed(model.tts_model, files, voice, speed)
         for sentence in model.split_into_sentences(espeak.guarded(text)):
             if stop():
                 return
-            if _sayable(sentence):
-                samples = _spoken(model, sentence, place)
+            if _has_words(sentence):
+                samples = _run(model, sentence, files)
                 if len(samples):
                     yield Audio(levelled(samples), int(model.output_sample_rate))
 
     def close(self) -> None:
-        """Free the models."""
+        """Unloads the models."""
         with self._lock:
             self._loaded.clear()
 
-    def _model(self, place: _CoquiVoice) -> Any:
+    def _model(self, files: _CoquiVoice) -> Any:
         with self._lock:
-            model = self._loaded.pop(place.weights, None)
+            model = self._loaded.pop(files.weights, None)
             if model is None:
-                while len(self._loaded) >= LOADED:
+                while len(self._loaded) >= LOADED_MODELS:
                     self._loaded.popitem(last=False)
-                model = self._load(place)
-            self._loaded[place.weights] = model
+                model = self._load(files)
+            self._loaded[files.weights] = model
             return model
 
-    def _load(self, place: _CoquiVoice) -> Any:
+    def _load(self, files: _CoquiVoice) -> Any:
         try:
             model = Synthesizer(
-                tts_checkpoint=str(place.weights), tts_config_path=str(place.config), use_cuda=self._cuda
+                tts_checkpoint=str(files.weights), tts_config_path=str(files.config), use_cuda=self._cuda
             )
         except Exception as error:
-            raise ModelError(f"{place.weights} cannot be loaded by Coqui TTS: {error}") from error
+            raise ModelError(f"{files.weights} cannot be loaded by Coqui TTS: {error}") from error
         if hasattr(model.tts_model, "length_scale"):
-            self._scales[place.weights] = float(model.tts_model.length_scale) / self._speed
+            self._scales[files.weights] = float(model.tts_model.length_scale) / self._speed
         return model
 
-    def _pace(self, vits: Any, place: _CoquiVoice, voice: str, speed: float) -> None:
-        """Only VITS has a scale for its lengths; the others speak as fast as they learned to."""
-        if place.weights in self._scales:
-            vits.length_scale = self._scales[place.weights] / speed
+    def _set_speed(self, vits: Any, files: _CoquiVoice, voice: str, speed: float) -> None:
+        """Sets the speed. Only VITS has a length scale; other models have one speed."""
+        if files.weights in self._scales:
+            vits.length_scale = self._scales[files.weights] / speed
         elif speed != 1:
             raise Unprocessable(
                 f"the voice {voice!r} has one speed only; leave speed at 1 or take a VITS voice",
@@ -131,43 +131,47 @@ class Coqui:
             )
 
 
-def _spoken(model: Any, sentence: str, place: _CoquiVoice) -> Samples:
+def _run(model: Any, sentence: str, files: _CoquiVoice) -> Samples:
     try:
         with torch.inference_mode():
-            spoken = model.tts(sentence, speaker_name=place.speaker, split_sentences=False)
+            spoken = model.tts(sentence, speaker_name=files.speaker, split_sentences=False)
     except Exception as error:
-        raise EngineFailed(f"Coqui TTS cannot say {len(sentence)} characters with {place.weights.name}") from error
-    # It puts nearly half a second of zeros behind each sentence.
+        raise EngineFailed(f"Coqui TTS failed on {len(sentence)} characters with {files.weights.name}") from error
+    # Coqui TTS appends nearly half a second of zeros to each sentence.
     return np.trim_zeros(np.asarray(spoken, np.float32), "b")
 
 
-def _sayable(text: str) -> bool:
+def _has_words(text: str) -> bool:
     return any(character.isalnum() for character in text)
 
 
-def _cuda(wanted: str) -> bool:
+def _cuda(configured: str) -> bool:
     here = bool(torch.cuda.is_available())
-    if wanted == "cuda" and not here:
-        raise SettingsError("coqui.device is cuda, and this torch has no CUDA that works; set it to auto or cpu")
-    return here and wanted != "cpu"
+    if configured == "cuda" and not here:
+        raise SettingsError("coqui.device is cuda, but this torch has no working CUDA; set it to auto or cpu")
+    return here and configured != "cpu"
 
 
 def _voices(model: InstalledModel, folder: Path) -> Iterator[tuple[Voice, _CoquiVoice]]:
-    """Each voice of a model: one, or as many as it has speakers."""
+    """The voices of a model: one, or one per speaker."""
     files = _files(model, folder)
     weights = next(
-        (path for name, path in files.items() if name.endswith(WEIGHTS) and not any(each in name for each in OTHERS)),
+        (
+            path
+            for name, path in files.items()
+            if name.endswith(WEIGHTS) and not any(each in name for each in OTHER_WEIGHTS)
+        ),
         None,
     )
-    described = files.get("config.json")
-    if weights is None or described is None:
+    description = files.get("config.json")
+    if weights is None or description is None:
         raise ModelError(f"voice {model.name} needs a .pth and a config.json file; it has: {', '.join(files)}")
     try:
-        config = json.loads(described.read_text(encoding="utf-8"))
+        config = json.loads(description.read_text(encoding="utf-8"))
         rate = int(config["audio"]["sample_rate"])
         speakers = _speakers(config, files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{described} does not describe a Coqui model: {error!r}") from error
+        raise ModelError(f"{description} does not describe a Coqui model: {error!r}") from error
     with atomic_files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         atomic_files.write_whole(folder / "config.json", json.dumps(config))
@@ -177,7 +181,10 @@ def _voices(model: InstalledModel, folder: Path) -> Iterator[tuple[Voice, _Coqui
 
 
 def _speakers(config: dict[str, Any], files: Mapping[str, Path]) -> Sequence[str]:
-    """The names of its speakers. Their file is named in `config` by where its maker had it: that is put right here."""
+    """The names of the model's speakers.
+
+    `config` names their file by its path on the machine of the model's author; the path is replaced by the local one.
+    """
     for table in (config, config.get("model_args") or {}):
         named = Path(table.get("speakers_file") or "").name
         if named in files:
@@ -193,7 +200,7 @@ def _speakers(config: dict[str, Any], files: Mapping[str, Path]) -> Sequence[str
 
 
 def _files(model: InstalledModel, folder: Path) -> Mapping[str, Path]:
-    """The model's files by name; those of an archive are unpacked once, into `folder`."""
+    """The model's files by name; an archive is unpacked once, into `folder`."""
     archive = next((path for path in model.files.values() if path.suffix == ".zip"), None)
     if archive is None:
         return model.files
@@ -205,7 +212,7 @@ def _files(model: InstalledModel, folder: Path) -> Mapping[str, Path]:
 
 
 def _unpack(archive: Path, place: Path) -> None:
-    """Its files, without their folders. `place` is there only once all of them are."""
+    """Unpacks the files of an archive, without their folders. `place` exists only once all files are complete."""
     draft = place.with_name(f".{place.name}.{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
     try:
@@ -215,7 +222,7 @@ def _unpack(archive: Path, place: Path) -> None:
                 raise ModelError(f"{archive} is not a whole archive of a Coqui model: it holds no config.json")
             whole = sum(member.file_size for member in members)
             if whole > UNPACKED_BYTES:
-                raise ModelError(f"{archive} would unpack to {whole} bytes; {UNPACKED_BYTES} are the most taken")
+                raise ModelError(f"{archive} would unpack to {whole} bytes (at most {UNPACKED_BYTES})")
             atomic_files.require(place.parent, whole, f"unpacking {archive.name}")
             draft.mkdir(parents=True)
             for member in members:

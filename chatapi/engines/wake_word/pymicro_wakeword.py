@@ -1,4 +1,4 @@
-"""Wake words by microWakeWord: small streaming networks in TensorFlow Lite, through pymicro-wakeword."""
+"""Wake word detection with microWakeWord: small streaming networks in TensorFlow Lite, through pymicro-wakeword."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from chatapi.catalog import InstalledModel
 
 FRAME = 320
-"""Samples judged together: 20 ms at 16 kHz. The library itself takes 10 ms and judges every 30 ms."""
+"""Samples per probability: 20 ms at 16 kHz. The library itself takes 10 ms and computes a probability every 30 ms."""
 MAGIC = b"TFL3"
-"""At byte 4 of every TensorFlow Lite file; the library would end the process on another file."""
+"""Bytes 4 to 7 of every TensorFlow Lite file; the library would end the process on another file."""
 
 
 class PymicroWakeword:
-    """Listens for one wake word in any number of streams: each has a network, and so a state, of its own.
+    """Detects one wake word in any number of streams: each has its own network, and so its own state.
 
-    A network takes 0.2 MB and half a millisecond to load, and 2 to 4 ms of one core for a second of sound. The
-    manifest's options are those of the model's own description: `words`, `threshold`, and `window`, the judgements
-    whose mean counts.
+    A network takes 0.2 MB and half a millisecond to load, and 2 to 4 ms of one core for a second of audio. The
+    manifest's options are those of the model's own description: `words`, `threshold`, and `window`, the number of
+    probabilities that are averaged.
     """
 
     def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
@@ -42,7 +42,7 @@ class PymicroWakeword:
         self._file = next(path for path in self._model.files.values() if path.suffix == ".tflite")
         with self._file.open("rb") as file:
             if file.read(8)[4:] != MAGIC:
-                raise ModelError(f"{self._file} cannot be loaded: it is no TensorFlow Lite file")
+                raise ModelError(f"{self._file} cannot be loaded: it is not a TensorFlow Lite file")
         options = self._model.options
         try:
             self.words, self._window = str(options["words"]), int(options["window"])
@@ -52,11 +52,11 @@ class PymicroWakeword:
         folder = Path(pymicro_wakeword.__file__).parent / "lib"
         libraries = list(folder.glob("*tensorflowlite_c.*"))
         if not libraries:
-            raise ModelError(f"pymicro-wakeword is not whole: there is no TensorFlow Lite in {folder}")
+            raise ModelError(f"pymicro-wakeword is incomplete: {folder} has no TensorFlow Lite library")
         self._library = libraries[0]
-        self.listener()
+        self.stream()
 
-    def listener(self) -> _PymicroStream:
+    def stream(self) -> _PymicroStream:
         try:
             network = MicroWakeWord(
                 id=self._model.name,
@@ -72,11 +72,11 @@ class PymicroWakeword:
         return _PymicroStream(network)
 
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
-        listener = self.listener()
+        stream = self.stream()
         for start in range(0, len(samples), FRAME):
             if stop():
                 return
-            yield listener.probability(samples[start : start + FRAME])
+            yield stream.probability(samples[start : start + FRAME])
 
 
 class _PymicroStream:
@@ -88,13 +88,13 @@ class _PymicroStream:
 
     def probability(self, samples: Samples) -> float:
         data = (np.clip(samples, -1.0, 1.0) * np.float32(32767)).astype("<i2").tobytes()
-        found = [self._judged(features) for features in self._features.process_streaming(data)]
+        found = [self._probability(features) for features in self._features.process_streaming(data)]
         return max(found, default=self._last)
 
-    def _judged(self, features: Any) -> float:
-        said = self._network.process_streaming_prob(features)
+    def _probability(self, features: Any) -> float:
+        probability = self._network.process_streaming_prob(features)
         self._count += 1
-        # Between its judgements it says 0, which is no judgement.
+        # Between its probabilities the library returns 0.
         if self._count % self._network.stride == 0:
-            self._last = float(said or 0.0)
+            self._last = float(probability or 0.0)
         return self._last

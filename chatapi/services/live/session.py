@@ -209,7 +209,7 @@ class LiveSession:
             during_answer = False
             await responder.interrupt(answer)
         if utterance.error is not None:
-            await self._send(Failed(utterance.error, heard=True))
+            await self._send(Failed(utterance.error, during_transcription=True))
         if await self._dismiss(answer if during_answer else None, utterance, text):
             return False
         await self._send(SpeechStopped(utterance.end_seconds))
@@ -229,10 +229,10 @@ class LiveSession:
         if reason is None:
             return False
         if reason is DismissalReason.ECHO_LOOP:
-            await self._send(Failed(echo_loop_error(), heard=True))
+            await self._send(Failed(echo_loop_error(), during_transcription=True))
         self._live.metrics.dismissed.labels(reason.value).inc()
         self.cancel_preemptive_answer()
-        await self._send(SpeechStopped(utterance.end_seconds, heard=False))
+        await self._send(SpeechStopped(utterance.end_seconds, answered=False))
         error = utterance.error
         if answer is not None and error is not None and nearly_finished(answer, self.seconds):
             answer = None
@@ -240,4 +240,4 @@ class LiveSession:
         return True
 
     async def on_error(self, error: ChatapiError) -> None:
-        await self._send(Failed(error, heard=True))
+        await self._send(Failed(error, during_transcription=True))

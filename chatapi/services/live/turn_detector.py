@@ -104,7 +104,7 @@ class TurnDetector:
         self._settings, self._threshold = settings.live, settings.vad.threshold
         self._listener = listener
         self._endpointing = Endpointing(EndpointingRules.of(settings.live, settings.vad.threshold))
-        self._vad = engines.vad.engine.listener()
+        self._vad = engines.vad.engine.stream()
         self._remainder: Samples = np.zeros(0, np.float32)
         self._preroll: deque[Samples] = deque(maxlen=PREROLL_FRAMES)
         self._last: Utterance | None = None
@@ -350,7 +350,7 @@ class TurnDetector:
         samples = utterance.samples()
         try:
             async with self._engines.turn_detection.stream(
-                lambda engine, stop: engine.finished(samples, stop), Priority.LIVE
+                lambda engine, stop: engine.end_of_turn_probability(samples, stop), Priority.LIVE
             ) as probabilities:
                 async for probability in probabilities:
                     hypothesis.audio_probability = probability

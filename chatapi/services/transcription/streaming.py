@@ -61,7 +61,7 @@ class _RegionBuffer:
     """Finds the speech regions of one stream; holds no more audio than the longest region has."""
 
     def __init__(self, detector: VoiceActivityDetector, rules: SegmentationRules) -> None:
-        self._detector = detector.listener()
+        self._detector = detector.stream()
         self._finder = SpeechRegionFinder(rules)
         self._held: Samples = NOTHING
         self._first = 0

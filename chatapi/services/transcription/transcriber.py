@@ -16,7 +16,15 @@ import numpy as np
 from anyio.streams.memory import MemoryObjectSendStream
 
 from chatapi.audio import RATE, Audio, Samples, Source, blocks, decode, duration
-from chatapi.engines import PLAIN, Segment, SpeechStream, Stop, TranscriptionOptions, VoiceActivityDetector, never
+from chatapi.engines import (
+    DEFAULT_OPTIONS,
+    Segment,
+    SpeechStream,
+    Stop,
+    TranscriptionOptions,
+    VoiceActivityDetector,
+    never,
+)
 from chatapi.errors import TooLarge, Unprocessable, collapse_exception_group
 from chatapi.events import Event, JobProgress, Transcript
 from chatapi.observability.metrics import Metrics
@@ -64,7 +72,7 @@ class TranscriptionRequest:
 
     language: str | None = None
     """ISO 639-1 code, or auto; None: the one of the settings."""
-    options: TranscriptionOptions = PLAIN
+    options: TranscriptionOptions = DEFAULT_OPTIONS
     rules: segmenter.SegmentationRules | None = None
     """Transcribe each speech region found by these rules by itself; None: as much at once as fits the engine."""
     max_seconds: float | None = None
@@ -231,7 +239,7 @@ class FileTranscriber:
         found = await self._transcribe(part.samples, request.language, priority, request.options)
         frames = sum(region.end - region.start for region in part.regions)
         speech = sum(region.probability * (region.end - region.start) for region in part.regions) / frames
-        segments = tuple(segment.timed(part.original) for segment in found)
+        segments = tuple(segment.retimed(part.original) for segment in found)
         return TranscribedChunk(segments, part.regions[0].start / RATE, speech, seconds)
 
     async def _cut(
@@ -262,7 +270,11 @@ class FileTranscriber:
         )
 
     async def _transcribe(
-        self, samples: Samples, language: str | None, priority: Priority, options: TranscriptionOptions = PLAIN
+        self,
+        samples: Samples,
+        language: str | None,
+        priority: Priority,
+        options: TranscriptionOptions = DEFAULT_OPTIONS,
     ) -> list[Segment]:
         """The segments that have words."""
         since, chosen = time.monotonic(), self.language(language)
@@ -313,8 +325,8 @@ class _SharedDetector:
         self._worker = worker
         self._priority = priority
 
-    def listener(self) -> SpeechStream:
-        return self._worker.engine.listener()
+    def stream(self) -> SpeechStream:
+        return self._worker.engine.stream()
 
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
         return iter(anyio.from_thread.run(self._compute, samples))

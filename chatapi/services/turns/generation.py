@@ -196,7 +196,7 @@ class Generator:
     @property
     def capabilities(self) -> frozenset[Capability]:
         """The optional capabilities of the model's engine."""
-        return self._llm.engine.can
+        return self._llm.engine.capabilities
 
     @property
     def synthesis(self) -> SpeechSynthesis:

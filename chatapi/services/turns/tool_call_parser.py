@@ -28,7 +28,7 @@ def generate(
 
     Raises Unprocessable (invalid_json_schema) also for the parameters of a tool.
     """
-    if "tools" in engine.can:
+    if "tools" in engine.capabilities:
         yield from engine.generate(messages, sampling, stop)
         return
     tools = selectable_tools(sampling)
@@ -56,10 +56,10 @@ def generate(
 def end_of_turn_probability(
     engine: LanguageModel, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop = never
 ) -> Iterator[float]:
-    """`LanguageModel.whole` for the prompt that `generate` builds."""
-    native = "tools" in engine.can
+    """`LanguageModel.end_of_turn_probability` for the prompt that `generate` builds."""
+    native = "tools" in engine.capabilities
     prompt = messages if native else _plain_messages(messages, selectable_tools(sampling), sampling)
-    yield from engine.whole(prompt, stop)
+    yield from engine.end_of_turn_probability(prompt, stop)
 
 
 def check(sampling: Sampling) -> None:

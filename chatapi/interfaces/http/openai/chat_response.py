@@ -119,7 +119,7 @@ class ChatCompletionResponse(CancellableResponse):
         """Log-probabilities of the tokens, when the request wants them."""
         if not self._request.logprobs:
             return None
-        content = [{**_token(token), "top_logprobs": [_token(each) for each in token.likeliest]} for token in tokens]
+        content = [{**_token(token), "top_logprobs": [_token(each) for each in token.top]} for token in tokens]
         return {"content": content, "refusal": None}
 
     def spoken(self) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def joined(segments: Sequence[Segment]) -> str:
 
 def logprobs(segments: Iterable[Segment]) -> list[dict[str, Any]]:
     return [
-        {"token": token.spelled.decode("utf-8", "replace"), "bytes": list(token.spelled), "logprob": token.logprob}
+        {"token": token.utf8.decode("utf-8", "replace"), "bytes": list(token.utf8), "logprob": token.logprob}
         for segment in segments
         for token in segment.tokens
     ]

@@ -149,11 +149,11 @@ class ServerEventWriter:
                 "input_audio_buffer.speech_stopped", audio_end_ms=round(event.at * 1000), item_id=utterance.item.id
             )
         manual = self.config.audio.input.turn_detection is None
-        if event.heard or utterance.fault is not None or manual:
+        if event.answered or utterance.fault is not None or manual:
             await self._committed(utterance.item)
         elif utterance.announced:
             await self._send_event("input_audio_buffer.cleared")
-        if event.heard:
+        if event.answered:
             return
         if utterance.fault is not None:
             await utterance.failed(utterance.fault)
@@ -200,7 +200,7 @@ class ServerEventWriter:
         if self.response is not None:
             await self.response.finish_cancelled()
         answer = self._conversation.answer
-        if answer is not None and answer.asked != event.asked:
+        if answer is not None and answer.asked != event.user_text:
             # It has been replaced meanwhile; the events of the old one end with its Interrupted.
             answer = None
         for item in self._items.unanswered():
@@ -249,7 +249,7 @@ class ServerEventWriter:
                 await self._send_event("conversation.item.deleted", item_id=item.id)
 
     async def _failed(self, event: Failed) -> None:
-        if self.response is not None and not event.heard:
+        if self.response is not None and not event.during_transcription:
             self.response.error = event.error
         else:
             self._input.fault = event.error

@@ -15,7 +15,7 @@ from chatapi.settings import Settings
 from conftest import model, until
 
 piper = pytest.importorskip("piper")
-from chatapi.engines.tts.piper import LOADED, Piper  # noqa: E402
+from chatapi.engines.tts.piper import LOADED_VOICES, Piper  # noqa: E402
 from test_piper import spoken, voice  # noqa: E402
 
 JOE = "en_US-joe-medium"
@@ -32,7 +32,7 @@ class Keeper:
     def times(self, _: Stop) -> Iterator[int]:
         yield len(self.asked)
 
-    def give_back(self, stop: Stop) -> None:
+    def release_memory(self, stop: Stop) -> None:
         self.asked.append((threading.get_ident(), stop()))
         self.gave_back.set()
         raise MemoryError("not now")
@@ -57,10 +57,10 @@ def test_every_loaded_voice_gives_back_unless_somebody_waits(tmp_path: Path) -> 
     engine = Piper(Settings(), [voice(tmp_path, "anna"), voice(tmp_path, "crowd", speakers=2)])
     spoken(engine, "Hello.", "crowd/person1")
     asked: list[bool] = []
-    engine.give_back(lambda: bool(asked.append(True)))
-    assert len(asked) == LOADED + 1
-    engine.give_back(lambda: bool(asked.append(True)) or True)
-    assert len(asked) == LOADED + 2
+    engine.release_memory(lambda: bool(asked.append(True)))
+    assert len(asked) == LOADED_VOICES + 1
+    engine.release_memory(lambda: bool(asked.append(True)) or True)
+    assert len(asked) == LOADED_VOICES + 2
     assert len(spoken(engine, "Hello.")) == 1
 
 
@@ -69,6 +69,6 @@ def test_what_a_long_sentence_took_is_given_back() -> None:
     engine = Piper(Settings(), [model(JOE)])
     spoken(engine, "The museum that opens at nine and closes at six in the evening sells its tickets at the desk.", JOE)
     before = psutil.Process().memory_info().rss
-    engine.give_back()
+    engine.release_memory()
     assert psutil.Process().memory_info().rss < before - 20e6
     assert spoken(engine, "It goes on.", JOE)
