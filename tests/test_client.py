@@ -17,7 +17,7 @@ import pytest
 from chatapi import auth
 from chatapi import client as package
 from chatapi.audio import RATE, Audio, wav
-from chatapi.auth.certificates import CertificateKeeper
+from chatapi.auth.certificate_authority import CertificateKeeper
 from chatapi.cli import main
 from chatapi.client import (
     AsyncClient,
@@ -274,6 +274,6 @@ def test_the_command_asks_the_box_of_its_server(
         assert frames(answer.read_bytes())[0] > 0
         _, err = asked("hello", "--server", served.url, "--key", "chatapi_wrong", status=2)
         [told] = [line for line in err.splitlines() if line.startswith("chatapi: ")]
-        assert told.startswith(f"chatapi: {served.url}: this needs the API key")
+        assert told.startswith(f"chatapi: {served.url}: an API key is required")
     assert "--server" in asked("hello", "--key", key, status=2)[1]
     assert "-o is where" in asked("hello", *there, "-o", str(answer), status=2)[1]

@@ -94,13 +94,13 @@ def test_sound_leaves_before_the_last_sentence_is_spoken_and_who_leaves_stops_th
     echo_settings: Callable[..., Settings],
 ) -> None:
     with serving(echo_settings("fake.delay=0.05")) as slow:
-        tts, before = slow.appliance.engines.tts, slow.appliance.engines.tts.given
+        tts, before = slow.appliance.engines.tts, slow.appliance.engines.tts.items_produced
         asked = {"input": "This is said. " * 100, "model": "tts-1", "voice": "alloy", "response_format": "pcm"}
         with slow.client.stream("POST", "/v1/audio/speech", json=asked) as reply:
             assert next(reply.iter_bytes())
-            assert tts.given - before < 100
+            assert tts.items_produced - before < 100
         slow.run(lambda: until(lambda: tts.admission.used == slow.appliance.admission.used == 0))
-        assert tts.given - before < 100
+        assert tts.items_produced - before < 100
 
 
 def test_voices_are_listed_with_what_they_speak(client: OpenAI, served: Served) -> None:

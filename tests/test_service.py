@@ -183,11 +183,11 @@ async def test_every_idle_engine_is_asked_and_one_in_use_is_not(echo: Running, m
         loaded = len(asked)
         assert await watchdog.faults() == []
         assert await watchdog.faults() == [] and len(asked) == loaded + 1
-        given = appliance.engines.llm.given
+        given = appliance.engines.llm.items_produced
         await answer(appliance, Turn(prompt="good morning"))
-        used = appliance.engines.llm.given
+        used = appliance.engines.llm.items_produced
         assert used > given
-        assert await watchdog.faults() == [] and appliance.engines.llm.given == used
+        assert await watchdog.faults() == [] and appliance.engines.llm.items_produced == used
 
 
 @pytest.mark.anyio
@@ -208,7 +208,7 @@ async def test_a_stuck_engine_is_found_and_stays_away_after_it_was_rebuilt_too_o
         watchdog = Watchdog(appliance, ServiceManager())
         assert await watchdog.faults() == []
         hanging.set()
-        assert ["gave nothing for 0.5 seconds" in fault for fault in await watchdog.faults()] == [True]
+        assert ["made no progress for 0.5 seconds" in fault for fault in await watchdog.faults()] == [True]
         hanging.clear()
         await anyio.sleep(0.05)
         assert await watchdog.faults() == [], "an engine that was built anew works again"

@@ -17,7 +17,8 @@ import anyio.abc
 import pytest
 from websockets.asyncio.server import serve as websocket_server
 
-from chatapi.auth.certificates import CertificateKeeper, Identity, fingerprint, shown
+from chatapi.auth.certificate_authority import CertificateKeeper
+from chatapi.auth.certificates import Identity, fingerprint, first_certificate
 from chatapi.client import tls_pinning
 from chatapi.client.realtime import RealtimeAddress, opened, place
 from chatapi.errors import (
@@ -138,7 +139,7 @@ def secure(echo_settings: Callable[..., Settings]) -> Iterator[Served]:
 
 @pytest.mark.anyio
 async def test_a_certificate_is_accepted_once_by_its_fingerprint(secure: Served, tmp_path: Path) -> None:
-    printed = fingerprint(shown(CertificateKeeper(secure.appliance.settings.data).file))
+    printed = fingerprint(first_certificate(CertificateKeeper(secure.appliance.settings.data).file))
     told = await refusal(Forbidden, at(secure.url, tmp_path))
     assert f"--fingerprint {printed}" in told
     wrong = await refusal(Forbidden, at(secure.url, tmp_path, accept="0" * 64))

@@ -51,7 +51,7 @@ def test_only_the_networks_that_are_allowed_may_come(peer: object, inside: bool)
 
 def test_networks_must_be_networks() -> None:
     assert settings.load(["wyoming.allow=192.168.1.9/24,::/0"], environ={}).settings.wyoming.allow
-    with pytest.raises(SettingsError, match=r"must be networks such as 192.168.1.0/24, and 'home' is none"):
+    with pytest.raises(SettingsError, match=r"must be networks such as 192.168.1.0/24, and 'home' is not a network"):
         settings.load(["wyoming.allow=home"], environ={})
 
 

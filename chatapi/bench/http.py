@@ -90,7 +90,7 @@ async def _serving(settings: Settings) -> AsyncIterator[tuple[Appliance, httpx.A
     """The real server on a free port of this machine, in this process."""
     listening = bound("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    made = Appliance(await engine_selection.settled(settings))
+    made = Appliance(await engine_selection.resolve_engines_async(settings))
     async with made.running() as appliance, anyio.create_task_group() as group:
         await appliance.load()
         web = server(create_app(appliance))

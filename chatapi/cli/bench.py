@@ -65,7 +65,7 @@ async def bench(
 
 async def _measured(settings: Settings, parts: Sequence[str], rounds: int, scenes: SceneList) -> AsyncIterator[Row]:
     if set(parts) & set(INSIDE):
-        async with Appliance(await engine_selection.settled(settings)).running() as appliance:
+        async with Appliance(await engine_selection.resolve_engines_async(settings)).running() as appliance:
             await appliance.load()
             bare = Bare(appliance)
             staged = partial(live.measure, door=scenes.door or DOOR, chosen=scenes.chosen, hurry=scenes.hurry)

@@ -79,7 +79,7 @@ def _detail(answer: httpx.Response) -> str:
 
 def _trusted(settings: Settings) -> ssl.SSLContext:
     """Trusts the server's certificate itself, whatever names it holds: the address is this machine's."""
-    from chatapi.auth.certificates import CertificateKeeper
+    from chatapi.auth.certificate_authority import CertificateKeeper
 
     table = settings.server
     file = table.certificate or CertificateKeeper(settings.data).authority

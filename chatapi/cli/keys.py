@@ -53,7 +53,7 @@ def _list(data: Path, chosen: argparse.Namespace) -> int:
             "last_used": used.get(key.id),
             "expires": key.expires,
             "revoked": key.revoked,
-            "opens": not key.fault(now),
+            "opens": not key.invalid_reason(now),
         }
         for key in found
     ]
@@ -79,7 +79,7 @@ def _state(key: auth.StoredKey, now: float) -> str:
         return f"revoked {_day(key.revoked)}"
     if key.expires is None:
         return "good"
-    return f"{'expired' if key.fault(now) else 'good until'} {_day(key.expires)}"
+    return f"{'expired' if key.invalid_reason(now) else 'good until'} {_day(key.expires)}"
 
 
 def _day(seconds: float) -> str:

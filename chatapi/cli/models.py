@@ -45,7 +45,7 @@ def _active(known: Catalog, settings: Settings) -> set[str]:
     """The models that would be used now, as it is set."""
     # What a chatapi that runs has taken is for the same models.
     free = network.shared(settings.server.port) or memory_plan.available()
-    settings, found = engine_selection.definite(settings, free=free), set()
+    settings, found = engine_selection.resolve_engines(settings, free=free), set()
     for role in registry.ENGINES:
         table = getattr(settings, role)
         if registry.entry(role, table.engine).needs_model:
@@ -96,7 +96,7 @@ def _list(known: Catalog, active: Collection[str], as_json: bool) -> int:
 def _fetch(known: Catalog, names: Sequence[str]) -> int:
     """Everything named, or the default models that are missing, with a bar for each."""
     chosen = list(names) or [
-        m.name for m in known.manifests.values() if engine_selection.fetched_at_first(m) and not known.installed(m.name)
+        m.name for m in known.manifests.values() if engine_selection.in_default_set(m) and not known.installed(m.name)
     ]
     for name in chosen:
         known.get(name)

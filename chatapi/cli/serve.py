@@ -63,7 +63,7 @@ async def serve(settings: Settings) -> int:
     host, port = listening.getsockname()[:2]
     url = _url(host, port, identity)
     try:
-        settings = await engine_selection.settled(settings)
+        settings = await engine_selection.resolve_engines_async(settings)
         # The web server takes the signal and raises it again once it has ended; here it kills nobody any more.
         with logs.auditing(settings.log, settings.data), anyio.open_signal_receiver(signal.SIGTERM):
             await _run(settings, _Open(listening, url, wyoming), identity, manager)
@@ -102,7 +102,7 @@ async def _run(settings: Settings, listening: _Open, identity: Identity | None, 
             group.cancel_scope.cancel()
 
         group.start_soon(generator)
-        group.start_soon(appliance.tend)
+        group.start_soon(appliance.maintain)
         if identity is not None:
             group.start_soon(_keep_fresh, identity)
         roles = ESSENTIAL
@@ -130,7 +130,7 @@ async def _keys_kept(keyring: Keyring, host: str, port: int) -> AsyncIterator[No
     async def noted() -> None:
         while True:
             await anyio.sleep(NOTED)
-            await anyio.to_thread.run_sync(keyring.keep_uses)
+            await anyio.to_thread.run_sync(keyring.store_uses)
 
     _warn_of_keys(keyring, host)
     with keyring.local(port):
@@ -140,7 +140,7 @@ async def _keys_kept(keyring: Keyring, host: str, port: int) -> AsyncIterator[No
                 yield
                 group.cancel_scope.cancel()
         finally:
-            keyring.keep_uses()
+            keyring.store_uses()
 
 
 def _open_to_wyoming(appliance: Appliance, listening: Sequence[socket.socket], group: TaskGroup) -> None:
@@ -194,9 +194,9 @@ def _url(host: str, port: int, identity: Identity | None) -> str:
     if identity is None:
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
     if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not listened on
-        from chatapi.auth.certificates import reachable
+        from chatapi.auth.certificate_names import reachable_address
 
-        host = reachable()
+        host = reachable_address()
     return f"https://{f'[{host}]' if ':' in host else host}:{port}"
 
 
@@ -232,7 +232,7 @@ def _tell(line: str) -> None:
 def _warn_of_keys(keyring: Keyring, host: str) -> None:
     """Whoever is open to the network shall know it, and whoever is closed to everybody."""
     try:
-        if not keyring.wanted and host not in ("127.0.0.1", "::1"):
+        if not keyring.required and host not in ("127.0.0.1", "::1"):
             closing = "`chatapi keys add NAME` or server.api_key closes it"
             print(f"chatapi: {host} is open to everyone on the network; {closing}", file=sys.stderr)
     except SettingsError as fault:

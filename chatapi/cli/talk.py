@@ -90,7 +90,7 @@ async def _here(settings: Settings, screen: Screen) -> AsyncIterator[LocalConver
     from chatapi.interfaces.audio_device.conversation import LocalConversation
     from chatapi.runtime import engine_selection
 
-    async with Appliance(await engine_selection.settled(settings)).running() as appliance:
+    async with Appliance(await engine_selection.resolve_engines_async(settings)).running() as appliance:
         conversation = LocalConversation(appliance, screen.tell)
         screen.console.print("[dim]loading models")
         await appliance.load((*ESSENTIAL, *conversation.roles))

@@ -105,7 +105,7 @@ async def say(settings: Settings, text: str, output: Path, voice: str | None) ->
 
 @asynccontextmanager
 async def _loaded(settings: Settings, roles: Collection[str]) -> AsyncIterator[Appliance]:
-    async with Appliance(await engine_selection.settled(settings)).running() as appliance:
+    async with Appliance(await engine_selection.resolve_engines_async(settings)).running() as appliance:
         await appliance.load(roles)
         yield appliance
 

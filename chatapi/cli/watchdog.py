@@ -63,7 +63,7 @@ class Watchdog:
         return sorted(found)
 
     async def _look_at(self, worker: Worker[Any], found: list[str]) -> None:
-        given, self._given[worker.name] = self._given.get(worker.name, -1), worker.given
+        given, self._given[worker.name] = self._given.get(worker.name, -1), worker.items_produced
         # One that comes back on demand is waited for by whoever asked.
         if worker.state in ("idle", "reloading") or (worker.name == "llm" and self._elsewhere):
             return
@@ -71,13 +71,13 @@ class Watchdog:
             found.append(f"the {worker.name} engine is {worker.state}")
             return
         # Whose slots are all taken is judged by the worker itself, which abandons what gives nothing for too long.
-        if worker.given == given and worker.admission.used < worker.admission.slots:
+        if worker.items_produced == given and worker.admission.used < worker.admission.slots:
             await self._ask(worker, found)
 
     async def _ask(self, worker: Worker[Any], found: list[str]) -> None:
         """Have an engine that was idle since the last look do the least it can; whoever needs it goes first."""
         try:
-            async with worker.stream(STEPS[worker.name], Priority.TRAINING, YieldPolicy.RAISES) as items:
+            async with worker.stream(STEPS[worker.name], Priority.TRAINING, YieldPolicy.RAISE) as items:
                 async for _ in items:
                     pass
         except Preempted:

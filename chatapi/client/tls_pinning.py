@@ -35,7 +35,7 @@ def secured(host: str, port: int, data: Path, accept: str | None = None) -> ssl.
     fingerprint that is shown, WaitAndRetry (unreachable), Unprocessable, StorageError.
     """
     # Imported here, because only TLS needs it.
-    from chatapi.auth.certificates import fingerprint, key_of
+    from chatapi.auth.certificates import fingerprint, public_key_hash
 
     wanted = None if accept is None else _digits(accept)
     place = f"{host}:{port}"
@@ -44,10 +44,10 @@ def secured(host: str, port: int, data: Path, accept: str | None = None) -> ssl.
     if wanted is not None:
         if _digits(found) != wanted:
             raise _unknown(f"{place} shows another certificate than that: its SHA-256 fingerprint is {found}")
-        if known.get(place) != key_of(der):
-            _keep(data, {**known, place: key_of(der)})
+        if known.get(place) != public_key_hash(der):
+            _keep(data, {**known, place: public_key_hash(der)})
         return _only(der)
-    if known.get(place) == key_of(der):
+    if known.get(place) == public_key_hash(der):
         return _only(der)
     usual = ssl.create_default_context()
     try:

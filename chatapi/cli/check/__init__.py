@@ -84,7 +84,7 @@ def look(scene: CheckContext) -> Iterator[Finding]:
     """Everything that is to be told, in the order of telling."""
     if not scene.quick:
         scene = replace(scene, free=network.shared(scene.settings.server.port, scene.root))
-    scene = replace(scene, settings=engine_selection.definite(scene.settings, scene.root, scene.free))
+    scene = replace(scene, settings=engine_selection.resolve_engines(scene.settings, scene.root, scene.free))
     for probe in PROBES:
         yield from probe(scene)
 

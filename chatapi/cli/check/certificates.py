@@ -9,7 +9,7 @@ from pathlib import Path
 from cryptography import x509
 
 from chatapi.auth import certificates
-from chatapi.auth.certificates import CertificateNames
+from chatapi.auth.certificate_names import CertificateNames
 from chatapi.cli.check.finding import Finding
 from chatapi.errors import SettingsError
 
@@ -21,7 +21,7 @@ def judge(file: Path, key: Path | None, wanted: CertificateNames, now: datetime,
     """`own`: made and renewed by chatapi, so that only what it cannot mend counts. `wanted`: names of this machine."""
     try:
         certificates.context(file, key)
-        found = x509.load_der_x509_certificate(certificates.shown(file))
+        found = x509.load_der_x509_certificate(certificates.first_certificate(file))
     except SettingsError as fault:
         yield Finding("bad", "certificate", fault.message)
         return

@@ -16,7 +16,7 @@ from chatapi.system import private_files
 def conversations(scene: CheckContext) -> Iterator[Finding]:
     """It is opened for reading alone; at the start of a server it is not read through."""
     file = scene.settings.data / "history.sqlite3"
-    aside = private_files.set_aside(file)
+    aside = private_files.moved_aside(file)
     if aside:
         names = ", ".join(each.name for each in aside)
         told = f"{names} in {file.parent} was damaged and set aside, so that earlier conversations are missing"

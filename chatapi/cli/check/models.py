@@ -106,14 +106,14 @@ def _model(scene: CheckContext, catalog: Catalog, role: str, together: Mapping[s
 
 def _passed_over(scene: CheckContext) -> Iterator[Finding]:
     """On a board, where what runs anywhere answers instead of what the GPU would run."""
-    made = list(engine_selection.ready(Catalog(scene.settings.data)))
+    made = list(engine_selection.compiled(Catalog(scene.settings.data)))
     if scene.board is None or not registry.installed("llm", "mlc"):
         return
     if not made:
         told = "no model is compiled for this board's GPU, so a small one answers: chatapi compile auto makes the best"
         yield Finding("note", "compiled model", told)
     for each in made:
-        if why := engine_selection.fault(scene.settings, each, scene.root, scene.free):
+        if why := engine_selection.unusable_reason(scene.settings, each, scene.root, scene.free):
             yield Finding("note", "compiled model", f"{scene.settings.llm.engine} answers instead: {why}")
 
 
@@ -166,7 +166,7 @@ def swap(scene: CheckContext) -> Iterator[Finding]:
 def compiled(scene: CheckContext) -> Iterator[Finding]:
     """What is wrong with the library that the `mlc` engine would load, or why another engine answers."""
     name = scene.settings.llm.model
-    if scene.settings.llm.engine == engine_selection.ANYWHERE:
+    if scene.settings.llm.engine == engine_selection.CPU_LLM:
         yield from _passed_over(scene)
     if scene.settings.llm.engine != "mlc" or name == "auto":
         return

@@ -46,7 +46,7 @@ def named_keys(scene: CheckContext) -> Iterator[Finding]:
         return
     if found is None:
         return
-    good = sum(not key.fault(scene.now.timestamp()) for key in found)
+    good = sum(not key.invalid_reason(scene.now.timestamp()) for key in found)
     told = f"{good} of {len(found)} in {auth.file_of(scene.settings.data)} open the door"
     if good or scene.settings.server.api_key is not None:
         yield Finding("good", "keys", told)
@@ -136,12 +136,12 @@ def certificate(scene: CheckContext) -> Iterator[Finding]:
     if not table.tls:
         return
     # Imported here, because without TLS nobody needs it.
-    from chatapi.auth import certificates
+    from chatapi.auth import certificate_authority, certificate_names
     from chatapi.cli.check import certificates as certified
 
-    file = table.certificate or certificates.CertificateKeeper(scene.settings.data).file
+    file = table.certificate or certificate_authority.CertificateKeeper(scene.settings.data).file
     if table.certificate is None and not file.exists():
         yield Finding("good", "certificate", "it is made at the first start")
         return
-    wanted = certificates.names([table.host, *table.hosts])
+    wanted = certificate_names.names([table.host, *table.hosts])
     yield from certified.judge(file, table.key, wanted, scene.now, own=table.certificate is None)

@@ -200,7 +200,7 @@ def _operating(routes: APIRouter, appliance: Appliance) -> None:
     )
     async def ready() -> dict[str, Any]:
         appliance.require_ready()
-        warnings = [{"code": each.code, "message": WARNED[each.code]} for each in appliance.troubles()]
+        warnings = [{"code": each.code, "message": WARNED[each.code]} for each in appliance.problems()]
         return {"ready": True, **({"warnings": warnings} if warnings else {})}
 
     @routes.get("/certificate", include_in_schema=False)
@@ -210,7 +210,7 @@ def _operating(routes: APIRouter, appliance: Appliance) -> None:
         if not table.tls or table.certificate is not None:
             raise NotFound("there is no certificate of the box's own making; server.tls makes one")
         # Imported here, because nothing else of a box without TLS needs it.
-        from chatapi.auth.certificates import CertificateKeeper
+        from chatapi.auth.certificate_authority import CertificateKeeper
 
         authority = CertificateKeeper(appliance.settings.data).authority
         if not authority.is_file():
@@ -224,7 +224,7 @@ def _operating(routes: APIRouter, appliance: Appliance) -> None:
 
     @routes.get("/models", summary="Models known, voices and languages to ask for", responses=_problems())
     async def models() -> Response:
-        return JSONResponse(appliance.known())
+        return JSONResponse(appliance.capabilities())
 
 
 def _talking(routes: APIRouter, appliance: Appliance) -> None:

@@ -67,7 +67,7 @@ def closed_by_keys(settings: Settings) -> str:
 def check_open(settings: Settings, keyring: auth.Keyring) -> None:
     """Raises Unauthorized where keys were made since the start, before which it was open because there were none."""
     try:
-        wanted = keyring.wanted
+        wanted = keyring.required
     except SettingsError:
         wanted = True
     if wanted and (told := closed_by_keys(settings)):

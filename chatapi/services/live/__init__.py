@@ -54,7 +54,7 @@ class LiveConversations:
         """Somebody speaks: what is needed once they stop begins to come back, where it was idle."""
         for worker in (self.engines.asr, self.engines.turn_detection, self.engines.llm, self.engines.tts):
             worker.preload()
-        self.engines.asr.admission.expect()
+        self.engines.asr.admission.reserve_live()
 
     @asynccontextmanager
     async def session(

@@ -262,7 +262,7 @@ class FileTranscriber:
         """The segments with words in them."""
         since, spoken = time.monotonic(), self.language(language)
         async with self._asr.stream(
-            lambda engine, stop: engine.transcribe(samples, spoken, stop, hearing), priority, YieldPolicy.AGAIN
+            lambda engine, stop: engine.transcribe(samples, spoken, stop, hearing), priority, YieldPolicy.RESTART
         ) as found:
             segments = [segment async for segment in found if segment.text.strip()]
         self._metrics.factors.labels("asr").observe((time.monotonic() - since) / (len(samples) / RATE))

@@ -142,7 +142,7 @@ class Generator:
         async with self._llm.stream(
             lambda engine, stop: prompt.generate(engine, messages, sampling, stop),
             generation_options.priority,
-            YieldPolicy.RAISES if goes_on else YieldPolicy.NEVER,
+            YieldPolicy.RAISE if goes_on else YieldPolicy.NEVER,
         ) as pieces:
             async for piece in pieces:
                 yield piece
