@@ -28,8 +28,8 @@ from websockets.asyncio.client import connect
 from chatapi import auth as keys
 from chatapi import settings
 from chatapi.appliance import Appliance
-from chatapi.cli.health import asked, health
-from chatapi.client.realtime import opened, place
+from chatapi.cli.health import health, request
+from chatapi.client.realtime import open_link, parse_address
 from chatapi.interfaces.http import scopes
 from chatapi.interfaces.http.app import create_app
 from chatapi.interfaces.http.middleware import RequestMiddleware
@@ -152,8 +152,8 @@ async def test_a_websocket_wants_a_key_for_talking(door: Door) -> None:
         assert refused.value.response.status_code == status
     async with connect(at, subprotocols=[websockets.Subprotocol("realtime"), _protocol(door.keys["talk"])]) as plain:
         assert json.loads(await plain.recv())["type"] == "session.created"
-    where = place(door.served.url, door.keys["talk"], None, Path())
-    async with opened(where, None) as link:
+    where = parse_address(door.served.url, door.keys["talk"], None, Path())
+    async with open_link(where, None) as link:
         assert link.conversation
 
 
@@ -245,8 +245,8 @@ def test_health_and_support_get_in_where_keys_are_only_in_the_file(
             [file] = data.glob("local-*.key")
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
             assert health(made) == 0
-            assert asked(made, "/metrics").status_code == asked(made, "/health").status_code == 200
-            assert asked(made, "/conversations/none").json()["code"] == "scope_missing"
+            assert request(made, "/metrics").status_code == request(made, "/health").status_code == 200
+            assert request(made, "/conversations/none").json()["code"] == "scope_missing"
         assert not file.exists() and health(made) == 1
 
 

@@ -122,7 +122,7 @@ def test_the_command_makes_lists_and_revokes(tmp_path: Path, capsys: pytest.Capt
 
     assert run()[0] == "there is no key\n"
     key, told = run("add", "kitchen", "--rate", "60/minute", "--expires", "30")
-    assert key.startswith("chatapi_") and key.count("\n") == 1 and "nobody comes in without a key" in told
+    assert key.startswith("chatapi_") and key.count("\n") == 1 and "every request needs a key" in told
     run("add", "ops", "--scope", "operate", "--scope", "talk")
     ring = auth.Keyring(tmp_path, None)
     assert ring.authenticate([key.strip().encode()], HERE).scopes == ("talk",)

@@ -126,7 +126,7 @@ def test_a_file_that_goes_away_opens_nothing(tmp_path: Path) -> None:
         good.authenticate([], HERE)
     file.rmdir()
     text = auth.add(tmp_path, "new", ["talk"])
-    assert good.authenticate([text.encode()], HERE).name == late.admit([text.encode()], HERE).name == "new"
+    assert good.authenticate([text.encode()], HERE).name == late.authenticate([text.encode()], HERE).name == "new"
 
 
 def test_a_bucket_fills_with_time_and_the_number_of_buckets_is_bounded() -> None:

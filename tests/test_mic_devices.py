@@ -117,7 +117,7 @@ def test_what_is_said_into_the_microphone_arrives(room: Room) -> None:  # noqa: 
     said = speech("jfk-16", 2)
     with listening(room) as mic:
         mic.until_well()
-        room.say_into_mic(said).wait(60)
+        room.play_into_microphone(said).wait(60)
         before = mic.look()["blocks"]
         mic.until(lambda now: now["blocks"] >= before + 10)
         now, heard = mic.look(), mic.heard()
@@ -234,7 +234,7 @@ def test_an_unplugged_device_is_told_and_back_by_itself(room: Room, side: str, l
         assert (back["input"]["reopened"], back["output"]["reopened"]) == (int(side == "input"), int(side == "output"))
         if side == "input":
             said = speech("jfk-16", 1.5)
-            room.say_into_mic(said).wait(60)
+            room.play_into_microphone(said).wait(60)
             mic.until(lambda now: now["blocks"] > back["blocks"] + 10)
             assert likeness(mic.heard(), said, RATE) > 0.9
         else:
@@ -306,7 +306,7 @@ def assert_sound_flows(room: Room, mic: Mic) -> None:  # noqa: F811
     """What is said in front of `mic` is heard, and what is played comes out of `spk`."""
     mic.until_well()
     said, sound = speech("jfk-16", 1.5), Audio(speech("beckett-12", 1.5), RATE)
-    room.say_into_mic(said).wait(60)
+    room.play_into_microphone(said).wait(60)
     before = mic.look()["blocks"]
     mic.until(lambda now: now["blocks"] > before + 10)
     assert likeness(mic.heard(), said, RATE) > 0.9

@@ -125,7 +125,7 @@ def test_a_key_pressed_over_http_needs_its_key_and_gives_a_turn(room: Room, data
         assert client.post("/audio-device/wake").status_code == 409
         assert client.post("/audio-device/press").json()["mode"] == "push_to_talk"
         reaches(client, "hearing")
-        room.say_into_mic(PAUSE + 0.3).wait()
+        room.play_into_microphone(PAUSE + 0.3).wait()
         assert client.post("/audio-device/release").status_code == 200
         reaches(client, "speaking")
         reaches(client, "asleep")
@@ -141,10 +141,10 @@ def test_a_question_between_press_and_release_is_answered(room: Room, data: Path
         _,
     ):
         listens(client)
-        room.say_into_mic(question).wait()
+        room.play_into_microphone(question).wait()
         assert client.get("/audio-device").json()["state"] == "asleep"
         client.post("/audio-device/press").raise_for_status()
-        room.say_into_mic(question).wait()
+        room.play_into_microphone(question).wait()
         time.sleep(0.2)
         room.record()
         client.post("/audio-device/release").raise_for_status()
@@ -161,16 +161,16 @@ def test_the_wake_word_wakes_it_until_nobody_says_anything(room: Room, data: Pat
     brief = ("llm.temperature=0", "llm.max_tokens=10", "audio_device.mode=wake_word", "audio_device.awake_seconds=5")
     with talking(room, data, *DEFAULTS, *brief) as talk:
         assert talk.wait("listening") == 'listening: say "okay nabu", then speak; Ctrl-C ends'
-        room.say_into_mic(np.concatenate([question, PAUSE, PAUSE, PAUSE])).wait()
-        room.say_into_mic(clip("at_once")).wait()
+        room.play_into_microphone(np.concatenate([question, PAUSE, PAUSE, PAUSE])).wait()
+        room.play_into_microphone(clip("at_once")).wait()
         talk.wait("awake")
         # A busy machine's virtual sound card may lose a syllable.
         assert words(talk.wait("you:"))[:6] == words("you: What is the capital of")
         talk.wait("box:")
         # Until the answer has been heard.
         time.sleep(3)
-        room.say_into_mic(other).wait()
+        room.play_into_microphone(other).wait()
         assert talk.wait("you:", 2).startswith("you: How far is it to")
         talk.wait("asleep")
-        room.say_into_mic(np.concatenate([question, PAUSE, PAUSE, PAUSE])).wait()
+        room.play_into_microphone(np.concatenate([question, PAUSE, PAUSE, PAUSE])).wait()
         assert len([line for line in talk.lines if line.startswith("you:")]) == 2, talk.lines

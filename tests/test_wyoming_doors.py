@@ -174,7 +174,7 @@ async def test_serve_starts_without_a_port_that_nobody_asked_for(process: Any) -
         await eventually(bound)
         taken.listen()
         child, lines = await anyio.to_thread.run_sync(process)
-    assert "speaks Wyoming" not in lines
+    assert "listening for Wyoming" not in lines
     assert f"Wyoming is off: cannot listen on 127.0.0.1:{port}" in lines
     assert child.poll() is None
 

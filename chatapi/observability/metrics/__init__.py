@@ -155,7 +155,7 @@ class Metrics:
             ["kind"], registry=registry,
         )  # fmt: skip
         self.guesses = Counter(
-            "chatapi_live_guesses_total", "Preemptive generations, started before the end of turn was certain: used, or dropped.",
+            "chatapi_live_guesses_total", "Generations started before the end of turn was certain: used, or dropped.",
             ["result"], registry=registry,
         )  # fmt: skip
         for interface in INTERFACES:
