@@ -1,4 +1,4 @@
-"""Builds everything from the settings and owns its lifetime; decides nothing."""
+"""Builds all services from the settings and owns their lifetime."""
 
 from __future__ import annotations
 
@@ -43,39 +43,41 @@ from chatapi.system import malloc_trim, private_files, sandbox
 log = logging.getLogger(__name__)
 
 DAY = 86_400
-AFTER_RESTART = 30.0
-"""Seconds after which a box whose engine has failed for good may be back, where somebody or systemd restarts it."""
-LONGEST_BUILD = 120
-"""Seconds after which an engine no longer waits for another one's building to end."""
-TENDING = 30.0
-"""Seconds between two looks after the store: conversations expire, and a disk can be written again."""
+"""Seconds in a day."""
+RESTART_SECONDS = 30.0
+"""Retry-After when an engine has failed permanently, in seconds: systemd or the owner may have restarted chatapi."""
+LOAD_WAIT_SECONDS = 120
+"""Longest wait of an engine for another one to load, in seconds."""
+MAINTENANCE_SECONDS = 30.0
+"""Time between two runs of the history's maintenance, in seconds: conversations expire, and a full disk may be writable
+again."""
 ESSENTIAL = memory_plan.ESSENTIAL
 
 
 class AudioDeviceState(Protocol):
-    """The box's own microphone and speaker, run beside the appliance by a face of their own."""
+    """The box's own microphone and speaker, run by the audio device interface."""
 
     @property
     def health(self) -> dict[str, Any]:
-        """Plain values: mode, state, wake_word, and how the devices are."""
+        """Plain values: mode, state, wake_word, and the state of the devices."""
 
     async def press(self) -> None:
-        """What is said from now on is meant. Raises WrongMode where the mode is not push_to_talk, NotReady."""
+        """Start a turn (push to talk). Raises WrongMode in another mode than push_to_talk, NotReady."""
 
     async def release(self) -> None:
-        """All has been said. Raises WrongMode as `press` does."""
+        """End the turn that `press` started. Raises WrongMode as `press` does."""
 
     async def wake(self) -> None:
-        """As the wake word does. Raises WrongMode where the mode is not wake_word, NotReady."""
+        """Act as if the wake word was detected. Raises WrongMode in another mode than wake_word, NotReady."""
 
 
 class Appliance:
-    """One box: its engines, its memory, its abilities."""
+    """One box: its engines, its stored conversations and its services."""
 
     def __init__(self, settings: Settings, root: Path = Path("/")) -> None:
-        """`root` is where the machine's files stand. Raises SettingsError."""
+        """`root`: root of the machine's file system. Raises SettingsError."""
         private_files.tighten(settings.data)
-        self.settings = settings = engine_selection.definite(settings, root)
+        self.settings = settings = engine_selection.resolve_engines(settings, root)
         self.metrics = Metrics(settings.data, root)
         self.tracing = Tracing(settings.trace)
         self.metrics.followers.append(self.tracing.turn)
@@ -83,17 +85,17 @@ class Appliance:
         own = settings.server.api_key
         self.keyring = Keyring(settings.data, own.get_secret_value() if own is not None else None)
         self.byte_budget = ByteBudget(settings.limits.inflight_bytes)
-        self.byte_budget.freed = malloc_trim.MallocTrimmer().soon
+        self.byte_budget.on_large_release = malloc_trim.MallocTrimmer().soon
         self.parts: dict[str, Callable[[], dict[str, Any]]] = {}
-        """Name -> what `health` says of a part that somebody else runs beside it."""
+        """Name of an interface -> its entry in `health`; the interfaces add themselves."""
         self.microphone: AudioDeviceState | None = None
-        """Where the box has one of its own; whoever runs it puts it here."""
+        """The box's own microphone and speaker; the audio device interface sets it."""
         self.active: dict[str, str] = {}
         """Role -> name of the model in use."""
         self.plan: memory_plan.MemoryPlan | None = None
-        """What was chosen when the models were loaded."""
+        """The models chosen when the engines were loaded."""
         self._opened: dict[str, InstalledModel] = {}
-        """Models whose files were read through and found good."""
+        """Models whose files were verified."""
         self._building = threading.Lock()
         self.engines = Engines(**{role: self._worker(role) for role in registry.ENGINES})
         keep = settings.history
@@ -104,7 +106,7 @@ class Appliance:
             ),
             step_seconds=settings.limits.step_seconds,
         )
-        self._give_abilities()
+        self._create_services()
         self.warm = False
         self._measure()
         self._warmed = anyio.Event()
@@ -112,8 +114,8 @@ class Appliance:
         self.started_at = int(time.time())
         """Seconds since 1970."""
 
-    def _give_abilities(self) -> None:
-        """What the box can do."""
+    def _create_services(self) -> None:
+        """Create the services."""
         settings = self.settings
         self.admission = Admission("queue", settings.limits.concurrent, settings.limits.queue)
         self.transcriber = FileTranscriber(self.engines, settings, self.metrics)
@@ -135,7 +137,7 @@ class Appliance:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Appliance]:
-        """Nothing is loaded yet inside; leaving closes every engine that was."""
+        """The lifetime of the appliance: nothing is loaded on entry; leaving closes every engine."""
         self.metrics.lag.start()
         try:
             yield self
@@ -146,14 +148,14 @@ class Appliance:
                 async with anyio.create_task_group() as group:
                     for worker in (*self.engines.all(), self.history):
                         group.start_soon(worker.aclose)
-                    group.start_soon(anyio.to_thread.run_sync, self._stop_telling)
+                    group.start_soon(anyio.to_thread.run_sync, self._close_observability)
 
     async def load(self, roles: Collection[str] = ESSENTIAL) -> None:
-        """Build and warm the engines of these roles, as `memory.plan` has it. Raises the first error of any."""
+        """Load and warm up the engines of these roles as `memory_plan.plan` chose. Raises the first error."""
         self.plan = plan = await anyio.to_thread.run_sync(memory_plan.plan, self.catalog, self.settings, roles)
         if plan.one_by_one:
-            told = {"needed_bytes": plan.needed, "free_bytes": plan.free}
-            log.info("models are loaded one after another, the largest first", extra=told)
+            fields = {"needed_bytes": plan.needed, "free_bytes": plan.free}
+            log.info("loading models one by one, largest first", extra=fields)
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self.history.open)
@@ -170,33 +172,33 @@ class Appliance:
             self._warmed.set()
 
     async def until_warm(self) -> None:
-        """Return once every model is loaded and warm."""
+        """Wait until every model is loaded and warm."""
         await self._warmed.wait()
 
     def require_ready(self) -> None:
-        """Raises NotReady while models are loading, and while an engine has failed (`health`: failing)."""
+        """Raise NotReady while models are loading, and while an engine has failed (`health`: failing)."""
         failed = [worker for worker in (*self.engines.all(), self.history) if worker.state == "failed"]
         if failed:
             names = ", ".join(worker.name for worker in failed)
             many = f"engines {names} have" if len(failed) > 1 else f"engine {names} has"
-            wait = max(worker.barred for worker in failed)
-            if all(worker.barred for worker in failed):
-                told = f"the {many} been stuck too often; chatapi tries again in {wait:.0f} seconds, or when restarted"
-                raise NotReady(told, retry_after=wait)
-            raise NotReady(f"the {many} failed for good; restart chatapi", retry_after=AFTER_RESTART)
+            wait = max(worker.rebuild_delay for worker in failed)
+            if all(worker.rebuild_delay for worker in failed):
+                message = f"the {many} been stuck too often; chatapi retries in {wait:.0f} seconds, or when restarted"
+                raise NotReady(message, retry_after=wait)
+            raise NotReady(f"the {many} failed permanently; restart chatapi", retry_after=RESTART_SECONDS)
         if not self.warm:
             raise NotReady("the models are still loading", retry_after=1)
 
     def health(self) -> dict[str, Any]:
-        """What runs, in plain values; status is loading, ok, degraded or failing."""
-        troubles = self.troubles()
+        """The state of all parts, in plain values; status is loading, ok, degraded or failing."""
+        problems = self.problems()
         workers = {worker.name: worker for worker in (*self.engines.all(), self.history)}
         states = {name: worker.state for name, worker in workers.items()}
         if "failed" in states.values():
             status = "failing"
         elif self.warm:
             essential = {states[role] for role in ESSENTIAL} | {states["history"]}
-            status = "ok" if self._is_kept() and essential <= {"ready", "idle", "reloading"} else "degraded"
+            status = "ok" if self._history_kept() and essential <= {"ready", "idle", "reloading"} else "degraded"
         else:
             status = "loading"
         return {
@@ -208,33 +210,33 @@ class Appliance:
                 name: {"state": worker.state, "rebuilt": worker.rebuilt, "model": self.active.get(name)}
                 for name, worker in workers.items()
             },
-            **({"warnings": [asdict(each) for each in troubles]} if troubles else {}),
-            **{name: told() for name, told in self.parts.items()},
+            **({"warnings": [asdict(each) for each in problems]} if problems else {}),
+            **{name: part_health() for name, part_health in self.parts.items()},
         }
 
-    def _is_kept(self) -> bool:
-        """Whether conversations go to the disk; not known yet counts as so."""
-        return all(each.code != "history_not_kept" for each in self.troubles())
+    def _history_kept(self) -> bool:
+        """Whether conversations are stored on disk; True while that is not known yet."""
+        return all(each.code != "history_not_kept" for each in self.problems())
 
-    def troubles(self) -> tuple[StorageProblem, ...]:
-        """What is not as it should be, while everybody is answered all the same."""
+    def problems(self) -> tuple[StorageProblem, ...]:
+        """Storage problems with which the box still answers."""
         try:
-            return self.history.engine.troubles
+            return self.history.engine.problems
         except NotReady:
             return ()
 
-    async def tend(self) -> None:
-        """Look after the store now and then; for ever."""
+    async def maintain(self) -> None:
+        """Run the history's maintenance every MAINTENANCE_SECONDS, forever."""
         while True:
-            await anyio.sleep(TENDING)
+            await anyio.sleep(MAINTENANCE_SECONDS)
             if self.history.state != "ready":
                 continue
             try:
-                await self.history.call(lambda history: history.tend(), Priority.BULK)
+                await self.history.call(lambda history: history.maintain(), Priority.BULK)
             except ChatapiError as error:
-                log.warning("conversations are not looked after: %s", error.message)
+                log.warning("history maintenance failed: %s", error.message)
 
-    def known(self) -> dict[str, Any]:
+    def capabilities(self) -> dict[str, Any]:
         """Models, voices, languages and limits, in plain values."""
         ready, limits = self.warm, self.settings.limits
         voices = self.synthesis.voices() if ready else ()
@@ -264,7 +266,7 @@ class Appliance:
     def _worker(self, role: str) -> Worker[Any]:
         table = getattr(self.settings, role)
         registry.entry(role, table.engine)
-        # The echo language model takes the number of the one that it stands for.
+        # The fake LLM has as many slots as the one it replaces.
         own = getattr(self.settings, table.engine, None)
         slots = getattr(own, "slots", self.settings.llama_cpp.slots if role == "llm" else 1)
         worker: Worker[Any] = Worker(
@@ -284,7 +286,7 @@ class Appliance:
         return worker
 
     def _measure(self) -> None:
-        """Tell the metrics where to look."""
+        """Connect the gauges to their sources."""
 
         def ready() -> float:
             try:
@@ -294,29 +296,29 @@ class Appliance:
             return 1
 
         self.metrics.ready.set_function(ready)
-        self.metrics.history_kept.set_function(lambda: float(self._is_kept()))
+        self.metrics.history_kept.set_function(lambda: float(self._history_kept()))
         self.metrics.waiting.set_function(lambda: self.admission.waiting)
         self.metrics.inflight.set_function(lambda: float(self.byte_budget.held))
-        self.metrics.sound.source = lambda: self.microphone.health if self.microphone is not None else None
-        self.metrics.engine_counts.source = self._counts
+        self.metrics.audio_device.source = lambda: self.microphone.health if self.microphone is not None else None
+        self.metrics.engine_counts.source = self._llm_counters
 
-    def _counts(self) -> Mapping[str, float]:
-        """What the language model's library counts; for a thread. Not worth loading it again where it is idle."""
+    def _llm_counters(self) -> Mapping[str, float]:
+        """Counters of the LLM's library; blocking. An unloaded engine is not loaded for them."""
         try:
             engine: Any = self.engines.llm.engine
         except NotReady:
             return {}
-        # What stands for an idle one declares no such thing.
+        # The declared attributes of an unloaded engine do not include it.
         return engine.counts() if hasattr(engine, "counts") else {}
 
-    def _stop_telling(self) -> None:
-        """For a thread, since it may take a moment."""
+    def _close_observability(self) -> None:
+        """Close tracing and the machine's metrics; blocking."""
         self.tracing.close()
         self.metrics.machine.close()
 
     def _builder(self, role: str, name: str) -> Callable[[], Any]:
         def build() -> Any:
-            with self._in_turn(), self.metrics.load_seconds.labels(role).time():
+            with self._one_at_a_time(), self.metrics.load_seconds.labels(role).time():
                 models: Sequence[InstalledModel] = ()
                 if registry.entry(role, name).needs_model:
                     models = self._models(role, name)
@@ -326,10 +328,10 @@ class Appliance:
         return build
 
     @contextmanager
-    def _in_turn(self) -> Iterator[None]:
-        """Engines are built one after another where the plan says so, also those that come back. For a thread."""
-        # One that hangs while it is built must not keep the others from ever coming back.
-        held = self.plan is not None and self.plan.one_by_one and self._building.acquire(timeout=LONGEST_BUILD)
+    def _one_at_a_time(self) -> Iterator[None]:
+        """Load engines one after another if the plan says so, also reloaded ones. Blocking."""
+        # An engine that hangs while loading must not block the others forever.
+        held = self.plan is not None and self.plan.one_by_one and self._building.acquire(timeout=LOAD_WAIT_SECONDS)
         try:
             yield
         finally:
@@ -337,7 +339,7 @@ class Appliance:
                 self._building.release()
 
     def _models(self, role: str, engine: str) -> list[InstalledModel]:
-        """The chosen model first; of voices all that are installed."""
+        """The chosen model first; for TTS all installed voices follow."""
         chosen = self._chosen(role)
         names = [chosen.name]
         if role == "tts":
@@ -346,14 +348,14 @@ class Appliance:
         return [self._open(name) for name in names]
 
     def _chosen(self, role: str) -> Manifest:
-        """The planned model; of one that was not planned, or comes back and does not fit any more, what fits now."""
+        """The planned model. If none was planned, or it is reloaded and no longer fits, the best that fits now."""
         planned = self.plan.models.get(role) if self.plan is not None else None
         if planned is not None and (role not in self.active or planned.memory <= memory_plan.available()):
             return planned
         return memory_plan.plan(self.catalog, self.settings, [role]).models[role]
 
     def _open(self, name: str) -> InstalledModel:
-        """Read through once: an engine that comes back shall not wait for the digests of gigabytes again."""
+        """Open a model, verifying its files only once: a reload must not wait for hashing gigabytes again."""
         if name not in self._opened or not self.catalog.installed(name):
             self._opened[name] = self.catalog.open(name)
         return self._opened[name]
@@ -365,23 +367,23 @@ class Appliance:
         try:
             await worker.call(lambda engine: _warm(role, engine, self.settings))
         except ChatapiError:
-            # A language model elsewhere may come up later than we do; its absence is told to whoever asks.
+            # An upstream LLM server may start later than chatapi; requests report its absence.
             if self.settings.llm.engine != "openai_upstream" or role != "llm":
                 raise
-            log.warning("the language model does not answer yet")
+            log.warning("upstream llm server not reachable yet")
         model = self.active.get(role, "")
         log.info("engine ready", extra={"role": role, "model": model, "seconds": round(time.monotonic() - since, 2)})
 
 
 def _warm(role: str, engine: Any, settings: Settings) -> None:
-    """Use an engine once, so that the first caller does not wait for what is only made at the first use."""
-    hiss = np.random.default_rng(0).normal(0, 1e-3, RATE).astype(np.float32)
+    """Use an engine once, so that the first request does not wait for what is created at the first use."""
+    noise = np.random.default_rng(0).normal(0, 1e-3, RATE).astype(np.float32)
     if role in ("vad", "wake_word"):
-        list(engine.probabilities(hiss))
+        list(engine.probabilities(noise))
     elif role == "turn_detection":
-        list(engine.end_of_turn_probability(hiss))
+        list(engine.end_of_turn_probability(noise))
     elif role == "asr":
-        list(engine.transcribe(hiss))
+        list(engine.transcribe(noise))
     elif role == "llm":
         messages = [PromptMessage("system", settings.llm.system), PromptMessage("user", "Hello")]
         list(engine.generate(messages, Sampling(max_tokens=1)))

@@ -23,7 +23,8 @@ from anyio.from_thread import BlockingPortal
 from chatapi import settings
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio, Samples
-from chatapi.auth.certificates import CertificateKeeper, Identity
+from chatapi.auth.certificate_authority import CertificateKeeper
+from chatapi.auth.certificates import Identity
 from chatapi.catalog import Catalog, InstalledModel
 from chatapi.events import TurnEnded
 from chatapi.interfaces.http.app import create_app, listening_socket, run_server, server

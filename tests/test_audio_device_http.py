@@ -125,7 +125,7 @@ def test_press_over_http_needs_the_api_key_and_starts_a_turn(room: Room, data: P
         assert client.post("/audio-device/wake").status_code == 409
         assert client.post("/audio-device/press").json()["mode"] == "push_to_talk"
         wait_for_state(client, "hearing")
-        room.say_into_mic(PAUSE + 0.3).wait()
+        room.play_into_microphone(PAUSE + 0.3).wait()
         assert client.post("/audio-device/release").status_code == 200
         wait_for_state(client, "speaking")
         wait_for_state(client, "asleep")
@@ -141,10 +141,10 @@ def test_a_question_between_press_and_release_is_answered(room: Room, data: Path
         _,
     ):
         wait_until_asleep(client)
-        room.say_into_mic(question).wait()
+        room.play_into_microphone(question).wait()
         assert client.get("/audio-device").json()["state"] == "asleep"
         client.post("/audio-device/press").raise_for_status()
-        room.say_into_mic(question).wait()
+        room.play_into_microphone(question).wait()
         time.sleep(0.2)
         room.record()
         client.post("/audio-device/release").raise_for_status()
@@ -161,16 +161,16 @@ def test_wake_word_wakes_it_until_silence(room: Room, data: Path) -> None:
     brief = ("llm.temperature=0", "llm.max_tokens=10", "audio_device.mode=wake_word", "audio_device.awake_seconds=5")
     with talking(room, data, *DEFAULTS, *brief) as talk:
         assert talk.wait("listening") == 'listening: say "okay nabu", then speak; Ctrl-C ends'
-        room.say_into_mic(np.concatenate([question, PAUSE, PAUSE, PAUSE])).wait()
-        room.say_into_mic(clip("at_once")).wait()
+        room.play_into_microphone(np.concatenate([question, PAUSE, PAUSE, PAUSE])).wait()
+        room.play_into_microphone(clip("at_once")).wait()
         talk.wait("awake")
         # The virtual sound card of a busy machine may lose a syllable.
         assert words(talk.wait("you:"))[:6] == words("you: What is the capital of")
         talk.wait("box:")
         # Wait until the answer has been played.
         time.sleep(3)
-        room.say_into_mic(other).wait()
+        room.play_into_microphone(other).wait()
         assert talk.wait("you:", 2).startswith("you: How far is it to")
         talk.wait("asleep")
-        room.say_into_mic(np.concatenate([question, PAUSE, PAUSE, PAUSE])).wait()
+        room.play_into_microphone(np.concatenate([question, PAUSE, PAUSE, PAUSE])).wait()
         assert len([line for line in talk.lines if line.startswith("you:")]) == 2, talk.lines

@@ -117,7 +117,7 @@ def test_speech_at_the_microphone_is_captured(room: Room) -> None:  # noqa: F811
     spoken = speech("jfk-16", 2)
     with listening(room) as mic:
         mic.until_ok()
-        room.say_into_mic(spoken).wait(60)
+        room.play_into_microphone(spoken).wait(60)
         before = mic.state()["blocks"]
         mic.until(lambda now: now["blocks"] >= before + 10)
         now, captured = mic.state(), mic.captured()
@@ -234,7 +234,7 @@ def test_unplugged_device_is_reported_and_reopened(room: Room, side: str, lines:
         assert (back["input"]["reopened"], back["output"]["reopened"]) == (int(side == "input"), int(side == "output"))
         if side == "input":
             spoken = speech("jfk-16", 1.5)
-            room.say_into_mic(spoken).wait(60)
+            room.play_into_microphone(spoken).wait(60)
             mic.until(lambda now: now["blocks"] > back["blocks"] + 10)
             assert similarity(mic.captured(), spoken, RATE) > 0.9
         else:
@@ -306,7 +306,7 @@ def assert_audio_flows(room: Room, mic: Mic) -> None:  # noqa: F811
     """Checks that speech at `mic` is captured, and that playback comes out of `spk`."""
     mic.until_ok()
     spoken, sound = speech("jfk-16", 1.5), Audio(speech("beckett-12", 1.5), RATE)
-    room.say_into_mic(spoken).wait(60)
+    room.play_into_microphone(spoken).wait(60)
     before = mic.state()["blocks"]
     mic.until(lambda now: now["blocks"] > before + 10)
     assert similarity(mic.captured(), spoken, RATE) > 0.9

@@ -16,7 +16,7 @@ from chatapi.bench.live import TranscriptComparison, devices, measure, scenarios
 from chatapi.bench.live.acoustics import Walls
 from chatapi.bench.live.harness import BLOCK, Harness
 from chatapi.bench.live.realtime import RealtimeTransport, Wire
-from chatapi.client.realtime import place
+from chatapi.client.realtime import parse_address
 from chatapi.errors import InternalError
 from chatapi.events import Interrupted, ResponseStarted, SpeechStarted, SpeechStopped, Transcript, TurnEnded
 from chatapi.settings import Settings
@@ -31,13 +31,13 @@ def clip(seconds: float) -> Clip:
     return Clip("tone", tone(seconds), "a tone", "en", "made", "tone", "tune", "", None)
 
 
-def door(served: Served) -> RealtimeTransport:
-    return RealtimeTransport(place(served.url, None, None, served.appliance.settings.data))
+def transport(served: Served) -> RealtimeTransport:
+    return RealtimeTransport(parse_address(served.url, None, None, served.appliance.settings.data))
 
 
 @pytest.mark.alone
 async def test_a_question_over_the_web_socket_is_timed(served: Served) -> None:
-    async with door(served).stage() as room:
+    async with transport(served).open_harness() as room:
         found = await scenarios.question(room, clip(0.8))
         # Sooner, the same words would be taken for the echo of the answer.
         await room.wait(3)
@@ -46,13 +46,13 @@ async def test_a_question_over_the_web_socket_is_timed(served: Served) -> None:
         assert each.asked.startswith("heard")
         assert each.latency is not None and 0.2 < each.latency < 3
     assert (room.came(ResponseStarted), room.came(TurnEnded), room.came(Interrupted)) == (2, 2, 0)
-    assert [words for _, _, words in room.said] == ["a tone", "a tone"]
-    [stopped] = [event for at, event in room.events if isinstance(event, SpeechStopped) and at < room.said[1][0]]
-    assert stopped.answered and stopped.at == pytest.approx(room.said[0][1], abs=0.1)
+    assert [words for _, _, words in room.utterances] == ["a tone", "a tone"]
+    [stopped] = [event for at, event in room.events if isinstance(event, SpeechStopped) and at < room.utterances[1][0]]
+    assert stopped.answered and stopped.at == pytest.approx(room.utterances[0][1], abs=0.1)
 
 
 async def test_an_interruption_over_the_web_socket_silences_the_answer(slow: Served) -> None:
-    async with door(slow).stage() as room:
+    async with transport(slow).open_harness() as room:
         _, end = await room.say(tone(3), "a long tone")
         assert await room.until(lambda: room.speaker.first(end) is not None)
         start, _ = await room.say(tone(1.5, 660), "another")
@@ -64,7 +64,7 @@ async def test_an_interruption_over_the_web_socket_silences_the_answer(slow: Ser
 
 async def test_what_a_scene_raises_is_not_wrapped(served: Served) -> None:
     with pytest.raises(scenarios.ScenarioSkipped):
-        async with door(served).stage() as room:
+        async with transport(served).open_harness() as room:
             await scenarios.disturbance(room, tone(0.5), tone(0.2))
 
 
@@ -115,8 +115,8 @@ async def test_words_are_counted_live_and_as_a_file(echo: Any) -> None:
 @needs_pulse
 @pytest.mark.alone
 async def test_a_question_in_the_room_is_timed_by_the_recording(echo_settings: Make) -> None:
-    async with devices.room(echo_settings()) as made:
-        async with made.stage() as room:
+    async with devices.open_devices(echo_settings()) as made:
+        async with made.open_harness() as room:
             found = await scenarios.question(room, clip(0.8))
             await checked(room)
         rows = {row.what: row.value for row in await made.rows()}
@@ -131,15 +131,15 @@ async def test_a_question_in_the_room_is_timed_by_the_recording(echo_settings: M
 @needs_pulse
 async def test_talk_that_ends_by_itself_is_told_with_its_last_words(echo_settings: Make) -> None:
     broken = echo_settings("asr.engine=whisper_cpp", "asr.model=nothing")
-    async with devices.room(broken) as made:
+    async with devices.open_devices(broken) as made:
         with pytest.raises(InternalError, match="ended by itself"):
-            async with made.stage():
+            async with made.open_harness():
                 pass
 
 
 async def checked(room: Harness) -> None:
     """What sounded is the answer, and nothing of the question."""
-    [(start, end, _)] = room.said
+    [(start, end, _)] = room.utterances
     assert end - start == pytest.approx(0.8, abs=0.02)
     assert room.speaker.last(start, end) is None
     assert room.came(ResponseStarted) == room.came(TurnEnded) == 1

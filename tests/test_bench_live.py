@@ -26,12 +26,12 @@ def clip(seconds: float) -> Clip:
 
 
 async def test_a_question_is_timed_from_its_last_sound_to_the_answers_first(echo: Running) -> None:
-    async with echo() as appliance, InProcessTransport(appliance.live).stage() as room:
+    async with echo() as appliance, InProcessTransport(appliance.live).open_harness() as room:
         found = await scenarios.question(room, clip(0.8))
         assert found.asked.startswith("heard")
         # No sooner than the silence that ends a turn.
         assert found.latency is not None and 0.2 < found.latency < 3
-        [(start, end, words)] = room.said
+        [(start, end, words)] = room.utterances
         assert (end - start, words) == (pytest.approx(0.8, abs=0.02), "a tone")
         assert room.came(ResponseStarted) == 1
         picture = ElementTree.fromstring(drawn([timeline("question", room)]))
@@ -41,7 +41,7 @@ async def test_a_question_is_timed_from_its_last_sound_to_the_answers_first(echo
 
 
 async def test_what_was_not_staged_counts_for_nothing(echo: Running) -> None:
-    async with echo() as appliance, InProcessTransport(appliance.live).stage() as room:
+    async with echo() as appliance, InProcessTransport(appliance.live).open_harness() as room:
         # The echo model's answer is over before anybody could interrupt it.
         with pytest.raises(scenarios.ScenarioSkipped):
             await scenarios.disturbance(room, tone(0.5), tone(0.2))
@@ -55,7 +55,7 @@ async def test_questions_at_the_end_of_an_answer_are_counted(echo: Running) -> N
 
     async with (
         echo("live.min_interruption_ms=64") as appliance,
-        InProcessTransport(appliance.live, hurry=True).stage() as room,
+        InProcessTransport(appliance.live, hurry=True).open_harness() as room,
     ):
         random = np.random.default_rng(4)
         found = await endings.series(room, tone(1), question, 2, random)
@@ -71,7 +71,7 @@ def test_the_last_words_of_an_answer_are_asked_back() -> None:
 def test_a_paused_speaker_is_silent_and_loses_nothing() -> None:
     speaker = Speaker()
     sound = tone(0.1)
-    speaker.give(sound)
+    speaker.play(sound)
     first = speaker.block()
     speaker.paused = True
     assert not speaker.block().any() and speaker.sounding
@@ -81,7 +81,7 @@ def test_a_paused_speaker_is_silent_and_loses_nothing() -> None:
     assert np.array_equal(np.concatenate([first, *rest]), sound)
     assert not speaker.busy
     assert speaker.first(0.02) == pytest.approx(0.06, abs=2 / RATE)
-    assert len(speaker.heard()) == 7 * BLOCK
+    assert len(speaker.audio()) == 7 * BLOCK
 
 
 def hesitation() -> Hesitation:
@@ -92,12 +92,12 @@ def hesitation() -> Hesitation:
 async def test_a_pause_is_waited_for_taken_back_or_spoken_into(echo: Running) -> None:
     async with (
         echo("live.min_endpointing_delay_ms=900") as appliance,
-        InProcessTransport(appliance.live).stage() as room,
+        InProcessTransport(appliance.live).open_harness() as room,
     ):
         assert await scenarios.hesitation(room, hesitation(), 0.4, patience=3) is scenarios.PauseResult.WAITED
-    async with echo("fake.delay=0.15") as appliance, InProcessTransport(appliance.live).stage() as room:
+    async with echo("fake.delay=0.15") as appliance, InProcessTransport(appliance.live).open_harness() as room:
         assert await scenarios.hesitation(room, hesitation(), 0.55, patience=3) is scenarios.PauseResult.TAKEN_BACK
-    async with echo() as appliance, InProcessTransport(appliance.live).stage() as room:
+    async with echo() as appliance, InProcessTransport(appliance.live).open_harness() as room:
         assert await scenarios.hesitation(room, hesitation(), 1.0, patience=3) is scenarios.PauseResult.CUT_OFF
 
 

@@ -52,7 +52,7 @@ def test_held_bytes_are_counted_until_they_are_released() -> None:
 def test_one_address_holds_at_most_half_and_this_machine_all() -> None:
     budget = ByteBudget(10 * MIB)
     budget.open("192.0.2.1").hold(4 * MIB)
-    with pytest.raises(Busy, match="uploads of one address may hold 5242880 bytes"):
+    with pytest.raises(Busy, match="uploads of one address are limited to 5242880 bytes"):
         budget.open("192.0.2.1").hold(2 * MIB)
     budget.open("192.0.2.2").hold(4 * MIB)
     local = ByteBudget(10 * MIB)
@@ -61,7 +61,7 @@ def test_one_address_holds_at_most_half_and_this_machine_all() -> None:
 
 def test_memory_is_trimmed_after_a_large_reservation() -> None:
     budget, swept = ByteBudget(10 * MIB), []
-    budget.freed = lambda: swept.append(True)
+    budget.on_large_release = lambda: swept.append(True)
     for size in (1000, 2 * MIB):
         one = budget.open()
         one.hold(size)

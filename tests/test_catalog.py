@@ -1,26 +1,19 @@
-"""The catalog: installing, checking, choosing, and being interrupted at any moment."""
+"""The catalog: fetching, verifying, choosing and removing models."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from chatapi.catalog import Catalog, FetchProgress, ModelCheck
-from chatapi.errors import ModelError, NotFound, StorageError
-from chatapi.storage.atomic_files import RESERVE
+from chatapi.errors import ModelError, NotFound
 from depot import Depot, opened
+from user_models import CONTENT, state
 
-CONTENT = random.Random(2).randbytes(400_000)
 AT_ONCE = (0.0,)
 
 
@@ -28,30 +21,6 @@ AT_ONCE = (0.0,)
 def depot() -> Iterator[Depot]:
     with opened() as served:
         yield served
-
-
-def state(data: Path, name: str, address: str, content: bytes = CONTENT, more: str = "", sources: str = "") -> None:
-    """A manifest of the user's own, with one file."""
-    (data / "manifests").mkdir(parents=True, exist_ok=True)
-    pinned = hashlib.sha256(content).hexdigest()
-    (data / "manifests" / f"{name}.toml").write_text(
-        f"""
-        name = "{name}"
-        role = "llm"
-        engine = "llama_cpp"
-        title = "A model"
-        licence = "MIT"
-        homepage = "here"
-        {more or 'languages = ["en"]' + chr(10) + "memory = 1000" + chr(10) + "quality = 1"}
-        [files.weights]
-        size = {len(content)}
-        sha256 = "{pinned}"
-        {sources}
-        [[sources]]
-        kind = "url"
-        files = {{ weights = "{address}" }}
-        """
-    )
 
 
 @pytest.fixture
@@ -172,9 +141,6 @@ def test_a_removed_model_is_gone_with_all_that_was_half_fetched(data: Path, depo
     assert [path for path in (data / "models").rglob("*") if path.is_file() and path.stat().st_size] == []
 
 
-# Choosing
-
-
 @pytest.fixture
 def models(data: Path, depot: Depot) -> Catalog:
     """Three installed models beside the one that is not, and a catalog of nothing else for their role."""
@@ -226,150 +192,6 @@ def test_a_choice_that_cannot_be_made_says_why_and_what_to_do(
 ) -> None:
     with pytest.raises(ModelError, match=complaint):
         models.choose(role, engine, **told)  # type: ignore[arg-type]
-
-
-# Interruptions
-
-CHILD = """
-import sys
-from pathlib import Path
-from chatapi.catalog import Catalog
-Catalog(Path(sys.argv[1]), (0.0,)).fetch("small", lambda progress: print(progress.step, progress.done, flush=True))
-"""
-
-
-def child(data: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", CHILD, str(data)], stdout=subprocess.PIPE, text=True)
-
-
-def test_a_fetch_that_is_killed_again_and_again_goes_on_each_time(data: Path, depot: Depot) -> None:
-    depot.items["weights"].cuts, depot.items["weights"].hold = [100_000, 100_000, 100_000], True
-    for _ in range(3):
-        with child(data) as process:
-            assert depot.held.acquire(timeout=60)
-            assert process.stdout is not None
-            arrived = f"download {began(depot)[-1] + 100_000}"
-            assert any(line.strip() == arrived for line in process.stdout)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        assert not (data / "models" / "small").exists()
-    with child(data) as process:
-        process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert Catalog(data).open("small").files["weights"].read_bytes() == CONTENT
-    first, second, third, fourth = began(depot)
-    assert first == 0 < second < third < fourth
-
-
-def began(depot: Depot) -> list[int]:
-    """The byte that each request began at."""
-    return [int(wanted[6:-1]) if wanted else 0 for _, wanted in depot.asked]
-
-
-def test_an_interrupt_from_the_keyboard_leaves_what_arrived(data: Path, depot: Depot) -> None:
-    def interrupt(progress: FetchProgress) -> None:
-        if progress.done > 200_000:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        Catalog(data).fetch("small", interrupt)
-    assert not (data / "models" / "small").exists()
-    Catalog(data).fetch("small")
-    assert depot.asked[-1][1].startswith("bytes=")
-    assert Catalog(data).open("small").files["weights"].read_bytes() == CONTENT
-
-
-def test_a_fetch_killed_between_its_last_two_moves_needs_nothing_more(data: Path, depot: Depot) -> None:
-    catalog = Catalog(data)
-    folder = catalog.fetch("small").folder
-    work = data / "models" / ".partial" / "small"
-    work.mkdir()
-    folder.rename(work / "ready")
-    catalog.fetch("small")
-    assert catalog.open("small").files["weights"].read_bytes() == CONTENT
-    assert len(depot.asked) == 1
-
-
-def test_two_processes_fetch_once_and_both_have_it(data: Path, depot: Depot) -> None:
-    depot.items["weights"].cuts, depot.items["weights"].hold = [100_000], True
-    waiting = threading.Event()
-
-    def tell(progress: FetchProgress) -> None:
-        if progress.step == "wait":
-            waiting.set()
-
-    with child(data) as first:
-        assert depot.held.acquire(timeout=60)
-        second = threading.Thread(
-            target=lambda: Catalog(data, AT_ONCE).fetch(
-                "small", lambda each: waiting.set() if each.step == "wait" else None
-            )
-        )
-        second.start()
-        assert waiting.wait(60)
-        depot.let_go.set()
-        second.join(60)
-        first.communicate(timeout=60)
-    assert first.returncode == 0
-    assert [wanted for _, wanted in depot.asked] == ["", "bytes=100000-"]
-    assert Catalog(data).verify("small") == []
-
-
-# Disks
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path, depot: Depot) -> Iterator[Path]:
-    """A data directory on a disk of its own, of 20 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = os.geteuid() == 0 and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", disk], check=False, capture_output=True
-    ).returncode == 0  # fmt: skip
-    if not mounted:
-        pytest.skip("mounting a small disk needs root")
-    state(disk, "small", depot.put("weights", CONTENT))
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
-
-
-def test_too_little_room_is_told_before_anything_is_fetched(small_disk: Path, depot: Depot) -> None:
-    (small_disk / "ballast").write_bytes(bytes(4 << 20))
-    with pytest.raises(StorageError, match=r"fetching small needs .* are free") as raised:
-        Catalog(small_disk).fetch("small")
-    assert raised.value.details["needed"] == len(CONTENT) + RESERVE
-    assert raised.value.details["free"] < len(CONTENT) + RESERVE  # type: ignore[operator]
-    assert depot.asked == []
-    (small_disk / "ballast").unlink()
-    assert Catalog(small_disk).fetch("small").files["weights"].read_bytes() == CONTENT
-
-
-def test_a_disk_that_fills_up_meanwhile_leaves_no_half_model(small_disk: Path) -> None:
-    ballast = small_disk / "ballast"
-
-    def fill(progress: FetchProgress) -> None:
-        if not ballast.exists():
-            with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
-                while True:
-                    file.write(bytes(4096))
-
-    with pytest.raises(StorageError, match=r"the disk of .* is full"):
-        Catalog(small_disk).fetch("small", fill)
-    assert not (small_disk / "models" / "small").exists()
-    ballast.unlink()
-    assert Catalog(small_disk).fetch("small").files["weights"].read_bytes() == CONTENT
-
-
-def test_a_disk_that_cannot_be_written_is_named(small_disk: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    with pytest.raises(StorageError, match=r"cannot write .*models: Read-only file system"):
-        Catalog(small_disk).fetch("small")
-
-
-def test_a_file_in_the_place_of_the_folder_is_named(data: Path) -> None:
-    (data / "models").write_text("not a folder")
-    with pytest.raises(StorageError, match=r"cannot write .*models"):
-        Catalog(data).fetch("small")
 
 
 def test_what_was_recorded_first_outlives_the_model_and_is_one_file_for_all(data: Path, depot: Depot) -> None:

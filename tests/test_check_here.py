@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from chatapi import auth
-from chatapi.auth.certificates import CertificateKeeper
+from chatapi.auth.certificate_authority import CertificateKeeper
 from chatapi.cli.check import audio_devices, certificates, conversations, models, network, storage
 from chatapi.interfaces.audio_device import portaudio
 from chatapi.storage.history import ConversationHistory, ConversationState

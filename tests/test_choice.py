@@ -56,13 +56,13 @@ def made(data: Path, name: str, **versions: str) -> None:
 
 def chosen(data: Path, *values: str) -> tuple[str, str]:
     loaded = settings.load([*values, f"data={data}"], environ={}).settings
-    llm = engine_selection.definite(loaded, data / "root").llm
+    llm = engine_selection.resolve_engines(loaded, data / "root").llm
     return llm.engine, llm.model
 
 
 def told(data: Path, *values: str) -> list[str]:
     scene = CheckContext(settings.load([*values, f"data={data}"], environ={}).settings, data / "root")
-    settled = CheckContext(engine_selection.definite(scene.settings, scene.root), scene.root)
+    settled = CheckContext(engine_selection.resolve_engines(scene.settings, scene.root), scene.root)
     return [finding.told for finding in compiled(settled)]
 
 
@@ -131,10 +131,10 @@ def test_one_that_does_not_fit_beside_the_other_models_is_passed_over_for_one_th
     with caplog.at_level("INFO", "chatapi.runtime.engine_selection"):
         assert chosen(folder, *silent) == ("mlc", "small-mlc")
     (one,) = caplog.messages
-    assert one.startswith("a compiled model is passed over: the models need 3.0 GB and 2.7 GB are free (llm large-mlc")
+    assert one.startswith("compiled model skipped: the models need 3.0 GB and 2.7 GB are free (llm large-mlc")
     # Beside a server that has its models in memory all of the machine's counts.
     loaded = settings.load([*silent, f"data={folder}"], environ={}).settings
-    assert engine_selection.definite(loaded, folder / "root", free=12_000_000_000).llm.model == "large-mlc"
+    assert engine_selection.resolve_engines(loaded, folder / "root", free=12_000_000_000).llm.model == "large-mlc"
 
 
 def test_one_that_could_not_remember_one_context_is_passed_over(box: Callable[..., Path]) -> None:
@@ -198,7 +198,7 @@ def test_the_token_goes_to_its_own_host_alone(monkeypatch: pytest.MonkeyPatch) -
 def recogniser(data: Path, *values: str, board: bool = False) -> str:
     loaded = settings.load([*values, "vad.engine=fake", "llm.engine=fake", f"data={data}"], environ={}).settings
     root = data / ("board" if board else "laptop")
-    return engine_selection.definite(
+    return engine_selection.resolve_engines(
         loaded, written(root, {**(ORIN_NX if board else {}), "proc/meminfo": FREE})
     ).asr.engine
 
@@ -235,7 +235,7 @@ async def test_whoever_waits_for_a_long_look_can_leave(tmp_path: Path) -> None:
     os.mkfifo(slow)
     chosen = settings.load([f"data={tmp_path}"], environ={}).settings
     with anyio.move_on_after(0.1) as waiting:
-        await engine_selection.settled(chosen)
+        await engine_selection.resolve_engines_async(chosen)
     assert waiting.cancelled_caught
     with anyio.fail_after(60):
         await anyio.to_thread.run_sync(slow.write_text, "", abandon_on_cancel=True)

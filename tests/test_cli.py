@@ -69,8 +69,8 @@ def test_fetching_when_all_is_there_prints_no_empty_line(data: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["talk", "--key", "secret"], "--key and --fingerprint belong to the box of --server"),
-        (["talk", "--fingerprint", "ab"], "--key and --fingerprint belong to the box of --server"),
+        (["talk", "--key", "secret"], "--key and --fingerprint are only used with --server"),
+        (["talk", "--fingerprint", "ab"], "--key and --fingerprint are only used with --server"),
         (["bench", "turns", "--door", "devices"], "--door is how `bench live` reaches the box"),
     ],
 )

@@ -17,7 +17,7 @@ import pytest
 from chatapi import auth
 from chatapi import client as package
 from chatapi.audio import RATE, Audio, wav
-from chatapi.auth.certificates import CertificateKeeper
+from chatapi.auth.certificate_authority import CertificateKeeper
 from chatapi.cli import main
 from chatapi.client import (
     AsyncClient,
@@ -95,7 +95,7 @@ async def test_the_same_without_blocking(served: Served, tmp_path: Path) -> None
             assert b"".join([piece async for piece in pieces]).startswith(b"RIFF")
         said = await box.conversation(answer.conversation)
         assert [message.role for message in said] == ["user", "assistant"]
-        await box.forget(answer.conversation)
+        await box.delete_conversation(answer.conversation)
         with pytest.raises(ClientError, match="there is no conversation"):
             await box.conversation(answer.conversation)
         assert await box.models() and await box.voices()
@@ -145,10 +145,10 @@ def test_what_the_box_knows_and_keeps(served: Served) -> None:
             ("user", "remember"),
             ("assistant", first.reply),
         ]
-        box.forget(first.conversation)
+        box.delete_conversation(first.conversation)
         gone = refusal(lambda: box.conversation(first.conversation))
         assert (gone.code, gone.status) == ("unknown_conversation", 404)
-        assert refusal(lambda: box.forget("../completion")).status == 404
+        assert refusal(lambda: box.delete_conversation("../completion")).status == 404
 
 
 def test_what_cannot_be_asked_is_told_before_it_is_sent(served: Served, tmp_path: Path) -> None:
@@ -274,6 +274,6 @@ def test_the_command_asks_the_box_of_its_server(
         assert frames(answer.read_bytes())[0] > 0
         _, err = asked("hello", "--server", served.url, "--key", "chatapi_wrong", status=2)
         [told] = [line for line in err.splitlines() if line.startswith("chatapi: ")]
-        assert told.startswith(f"chatapi: {served.url}: this needs the API key")
+        assert told.startswith(f"chatapi: {served.url}: an API key is required")
     assert "--server" in asked("hello", "--key", key, status=2)[1]
-    assert "-o is where" in asked("hello", *there, "-o", str(answer), status=2)[1]
+    assert "-o names the file" in asked("hello", *there, "-o", str(answer), status=2)[1]

@@ -19,7 +19,7 @@ from chatapi.client import (
     EndEvent,
     wire,
 )
-from chatapi.client.sse import LONGEST, Events
+from chatapi.client.sse import LONGEST, EventParser
 from test_client import refusal
 
 
@@ -140,7 +140,7 @@ def test_a_box_that_says_nothing_is_given_up() -> None:
 @hypothesis.given(st.binary(max_size=300), st.lists(st.integers(1, 40), max_size=20))
 @hypothesis.example(START, [1] * 20)
 def test_no_bytes_surprise_whoever_reads_events(content: bytes, cuts: list[int]) -> None:
-    events, came = Events(), []
+    events, came = EventParser(), []
     try:
         for size in (*cuts, len(content)):
             came += list(events.feed(content[:size]))
@@ -167,4 +167,4 @@ def test_no_document_surprises_whoever_reads_it(document: object) -> None:
     for read in (wire.completion, wire.models, wire.voices, wire.messages):
         with suppress(ClientError):
             assert read(body) is not None
-    assert wire.refused(500, {}, body).code
+    assert wire.error_response(500, {}, body).code

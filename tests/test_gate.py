@@ -77,7 +77,7 @@ async def test_a_slot_handed_to_someone_cancelled_at_that_moment_is_not_lost() -
 async def test_a_slot_is_kept_for_somebody_who_speaks() -> None:
     admission = Admission("recogniser", slots=2)
     await admission.acquire(Priority.BULK)
-    admission.expect()
+    admission.reserve_live()
     async with anyio.create_task_group() as group:
         group.start_soon(admission.acquire, Priority.BULK)
         await until(lambda: admission.waiting == 1)
@@ -92,6 +92,6 @@ async def test_a_slot_is_kept_for_somebody_who_speaks() -> None:
 
 async def test_the_only_slot_is_kept_for_nobody() -> None:
     admission = Admission("recogniser", slots=1)
-    admission.expect()
+    admission.reserve_live()
     await admission.acquire(Priority.BULK)
     assert admission.used == 1

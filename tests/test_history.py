@@ -53,8 +53,8 @@ def test_what_was_said_comes_back_in_order(history: ConversationHistory) -> None
 def test_a_process_killed_after_an_answer_has_lost_nothing(file: Path) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path; from chatapi.storage.history import *;"
-        "h = History(Path(sys.argv[1]), 3600, 100);"
-        "h.add(Recalled('c1', None, ()), 'still there?', 'yes'); os.kill(os.getpid(), signal.SIGKILL)"
+        "h = ConversationHistory(Path(sys.argv[1]), 3600, 100);"
+        "h.add(ConversationState('c1', None, ()), 'still there?', 'yes'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", script, file]).returncode == -9
     with closing(ConversationHistory(file, 3600, 100)) as history:
@@ -133,7 +133,7 @@ def test_a_file_of_an_older_version_is_read_whole_whatever_its_times_say(file: P
     with closing(ConversationHistory(file, 3600, 100)) as history:
         assert asked(history, "a") == ["one?"] and history.recall("b").system == "Be brief."
         assert history.add(history.recall("a"), "three?", "3").number == 3
-        assert not history.troubles
+        assert not history.problems
     # The older version comes back, as an update that fails makes it do, and then this one again.
     with closing(sqlite3.connect(file)) as plain, plain:
         plain.execute("INSERT INTO conversations (id, system, used) VALUES ('c', NULL, 5.0)")
@@ -171,7 +171,7 @@ def test_forgetting_while_another_process_reads_leaves_no_words_once_it_is_done(
         history.remove(conversation)
         assert found_in(tmp_path, WORDS)
         other.rollback()
-        history.tend()
+        history.maintain()
         assert found_in(tmp_path, WORDS) == []
         assert other.execute("SELECT count(*) FROM exchanges").fetchone() == (0,)
 

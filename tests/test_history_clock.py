@@ -206,7 +206,7 @@ def test_a_process_whose_clock_is_wrong_deletes_nothing(jump: str, tmp_path: Pat
         said(history, "a")
     script = (
         "import sys, time; from pathlib import Path; from chatapi.storage.history import *;"
-        "h = History(Path(sys.argv[1]), 2592000, 100); h.expire();"
+        "h = ConversationHistory(Path(sys.argv[1]), 2592000, 100); h.expire();"
         "h.add(h.recall('a'), 'two?', '2'); h.close(); print(time.time())"
     )
     environ = {**os.environ, "LD_PRELOAD": str(FAKETIME), "FAKETIME": jump, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}

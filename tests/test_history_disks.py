@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from chatapi.errors import NotFound, StorageError
-from chatapi.storage.history import AGAIN, ConversationHistory
+from chatapi.storage.history import RETRY_SECONDS, ConversationHistory
 from conftest import ECHO
 from test_history_faults import Pause, asked, codes, garbage, say
 from test_service import free_port
@@ -55,11 +55,11 @@ def test_a_disk_that_fills_up_in_mid_conversation(small: Path, pause: Pause) -> 
         ballast = filled(small)
         saved = [say(history, "a", f"{number}: " + "x" * 50_000) for number in range(6)]
         assert not saved[-1].kept and codes(history) == ["history_not_kept"]
-        assert "full" in history.troubles[0].message
+        assert "full" in history.problems[0].message
         assert len(asked(history, "a")) == 7
         ballast.unlink()
-        pause.seconds += AGAIN
-        assert say(history, "a", "last?").kept and not history.troubles
+        pause.seconds += RETRY_SECONDS
+        assert say(history, "a", "last?").kept and not history.problems
     with closing(ConversationHistory(small / "history.sqlite3", 3600, 100)) as history:
         found = asked(history, "a")
         assert (found[0], found[-1], len(found)) == ("one?", "last?", 8)
@@ -72,9 +72,9 @@ def test_a_disk_that_is_full_at_the_start(small: Path, pause: Pause) -> None:
         assert not say(history, "a", "one?").kept
         assert asked(history, "a") == ["one?"]
         (small / "ballast").unlink()
-        pause.seconds += AGAIN
-        history.tend()
-        assert not history.troubles
+        pause.seconds += RETRY_SECONDS
+        history.maintain()
+        assert not history.problems
     with closing(ConversationHistory(small / "history.sqlite3", 3600, 100)) as history:
         assert asked(history, "a") == ["one?"]
 
@@ -83,20 +83,20 @@ def test_a_disk_that_becomes_read_only_in_mid_conversation_and_back(small: Path,
     with closing(ConversationHistory(small / "history.sqlite3", 3600, 100, pause=pause)) as history:
         say(history, "old", "before?")
         say(history, "a", "one?")
-        history._let_go()
+        history._close_disk()
         history._opened(1.0)
         history._disk._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # type: ignore[union-attr]
-        history._let_go()
+        history._close_disk()
         subprocess.run(["mount", "-o", "remount,ro", small], check=True)
         history._stand_by("unwritable", OSError(30, "Read-only file system"))
         assert not say(history, "a", "two?").kept
         assert asked(history, "a") == ["one?", "two?"] and asked(history, "old") == ["before?"]
         with pytest.raises(StorageError):
             history.remove("old")
-        pause.seconds += AGAIN
+        pause.seconds += RETRY_SECONDS
         assert not say(history, "a", "three?").kept
         subprocess.run(["mount", "-o", "remount,rw", small], check=True)
-        pause.seconds += AGAIN
+        pause.seconds += RETRY_SECONDS
         assert say(history, "a", "four?").kept
         assert asked(history, "a") == ["one?", "two?", "three?", "four?"]
 
@@ -118,7 +118,7 @@ def test_a_damaged_file_on_a_read_only_disk_is_no_reason_not_to_answer(small: Pa
     garbage(small / "history.sqlite3")
     subprocess.run(["mount", "-o", "remount,ro", small], check=True)
     with closing(ConversationHistory(small / "history.sqlite3", 3600, 100, pause=pause)) as history:
-        assert codes(history) == ["history_not_kept"] and "renamed" in history.troubles[0].message
+        assert codes(history) == ["history_not_kept"] and "renamed" in history.problems[0].message
         assert not say(history, "a", "one?").kept
         assert asked(history, "a") == ["one?"]
 
@@ -158,7 +158,7 @@ def test_serve_starts_and_answers_where_nothing_can_be_written(small: Path, tmp_
         process.wait(30)
     told = (tmp_path / "log").read_text()
     assert "Traceback" not in told
-    for words in ("audit.log cannot be written", "for this run alone", "were never written and are lost"):
+    for words in ("audit.log cannot be written", "temporary certificate", "were never written and are lost"):
         assert words in told
 
 

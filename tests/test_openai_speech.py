@@ -94,13 +94,13 @@ def test_audio_is_streamed_and_a_disconnect_cancels_the_synthesis(
     echo_settings: Callable[..., Settings],
 ) -> None:
     with serving(echo_settings("fake.delay=0.05")) as slow:
-        tts, before = slow.appliance.engines.tts, slow.appliance.engines.tts.given
+        tts, before = slow.appliance.engines.tts, slow.appliance.engines.tts.items_produced
         body = {"input": "This is said. " * 100, "model": "tts-1", "voice": "alloy", "response_format": "pcm"}
         with slow.client.stream("POST", "/v1/audio/speech", json=body) as reply:
             assert next(reply.iter_bytes())
-            assert tts.given - before < 100
+            assert tts.items_produced - before < 100
         slow.run(lambda: until(lambda: tts.admission.used == slow.appliance.admission.used == 0))
-        assert tts.given - before < 100
+        assert tts.items_produced - before < 100
 
 
 def test_voices_are_listed_with_their_languages(client: OpenAI, served: Served) -> None:

@@ -138,7 +138,7 @@ def test_the_commands_without_a_server_work(data: Path, tmp_path: Path) -> None:
 def test_check_says_that_all_is_well_and_what_is_not(data: Path, tmp_path: Path) -> None:
     good = chatapi("check", data=data)
     assert good.returncode == 0, good.stdout
-    assert "every file as it should be" in good.stdout
+    assert "all files are correct" in good.stdout
     assert "server.port" not in good.stdout
     assert "server.port = 8000  (default)" in chatapi("check", "--all", data=data).stdout
     bad = chatapi("check", "--json", data=tmp_path / "empty", status=1)

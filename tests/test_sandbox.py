@@ -96,15 +96,15 @@ def test_more_memory_than_allowed_is_refused(sandbox: Sandbox) -> None:
 
 def test_a_call_that_never_ends_is_killed(sandbox: Sandbox) -> None:
     with pytest.raises(TimedOut, match="1 seconds"):
-        list(sandbox.stream("sandboxed:hang", patience=1.0))
+        list(sandbox.stream("sandboxed:hang", timeout=1.0))
     assert sandbox.call("sandboxed:echo", 1) == 1
 
 
 def test_the_time_limit_grows_with_the_sound(sandbox: Sandbox) -> None:
-    blocks = sandbox.stream("sandboxed:slow_samples", 10, 0.1, patience=lambda seconds: 0.7 + seconds)
+    blocks = sandbox.stream("sandboxed:slow_samples", 10, 0.1, timeout=lambda seconds: 0.7 + seconds)
     assert len(list(blocks)) == 10
     with pytest.raises(TimedOut):
-        list(sandbox.stream("sandboxed:slow_samples", 10, 0.3, patience=lambda _: 0.7))
+        list(sandbox.stream("sandboxed:slow_samples", 10, 0.3, timeout=lambda _: 0.7))
 
 
 def test_an_error_of_the_caller_arrives_as_it_was_raised(sandbox: Sandbox) -> None:

@@ -181,13 +181,13 @@ async def test_every_idle_engine_is_asked_and_one_in_use_is_not(echo: Running, m
     async with echo() as appliance:
         watchdog = Watchdog(appliance, ServiceManager())
         loaded = len(asked)
-        assert await watchdog.faults() == []
-        assert await watchdog.faults() == [] and len(asked) == loaded + 1
-        given = appliance.engines.llm.given
+        assert await watchdog.problems() == []
+        assert await watchdog.problems() == [] and len(asked) == loaded + 1
+        given = appliance.engines.llm.items_produced
         await answer(appliance, Turn(prompt="good morning"))
-        used = appliance.engines.llm.given
+        used = appliance.engines.llm.items_produced
         assert used > given
-        assert await watchdog.faults() == [] and appliance.engines.llm.given == used
+        assert await watchdog.problems() == [] and appliance.engines.llm.items_produced == used
 
 
 @pytest.mark.anyio
@@ -206,18 +206,18 @@ async def test_a_stuck_engine_is_found_and_stays_away_after_it_was_rebuilt_too_o
     monkeypatch.setattr(FakeTranscriber, "transcribe", transcribe)
     async with echo("limits.step_seconds=0.5") as appliance:
         watchdog = Watchdog(appliance, ServiceManager())
-        assert await watchdog.faults() == []
+        assert await watchdog.problems() == []
         hanging.set()
-        assert ["gave nothing for 0.5 seconds" in fault for fault in await watchdog.faults()] == [True]
+        assert ["made no progress for 0.5 seconds" in fault for fault in await watchdog.problems()] == [True]
         hanging.clear()
         await anyio.sleep(0.05)
-        assert await watchdog.faults() == [], "an engine that was built anew works again"
+        assert await watchdog.problems() == [], "an engine that was built anew works again"
         hanging.set()
         with anyio.fail_after(PATIENCE):
             while appliance.engines.asr.state != "failed":
-                await watchdog.faults()
+                await watchdog.problems()
         hanging.clear()
-        assert await watchdog.faults() == ["the asr engine is failed"]
+        assert await watchdog.problems() == ["the asr engine is failed"]
         stuck.set()
 
 
@@ -234,7 +234,7 @@ async def test_no_sign_of_life_while_an_engine_hangs(
         await anyio.sleep(0.3)
         told = await anyio.to_thread.run_sync(listener.no_life_for, 1.0)
         group.cancel_scope.cancel()
-    assert told and "no sign of life is given: the llm engine is failed" in caplog.text
+    assert told and "watchdog not fed: the llm engine is failed" in caplog.text
 
 
 def test_fetching_asks_for_more_time(tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +267,7 @@ def test_health_follows_ready(
         if made.server.api_key is not None:
             without = there.model_copy(update={"server": there.server.model_copy(update={"api_key": None})})
             assert health(without) == 1
-            assert "refuses the key" in capsys.readouterr().err
+            assert "rejects the key" in capsys.readouterr().err
 
 
 def test_health_of_nobody_is_one_sentence(
@@ -325,7 +325,7 @@ def test_support_works_while_nothing_runs_and_leaves_out_logs_with_what_was_said
     (logs / "log.txt").write_text("heard: good morning\n")
     options = ["--set=log.content=true", f"--set=server.port={free_port()}", f"--set=data={tmp_path / 'data'}"]
     found = archived(*options, f"--include={logs}", tmp_path=tmp_path)
-    assert "cannot be found out" in found["fault/health.json"]
+    assert "not available" in found["fault/health.json"]
     assert "good morning" not in found["fault/log.txt"] and "left out" in found["fault/log.txt"]
 
 

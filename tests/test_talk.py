@@ -95,7 +95,7 @@ def said(samples: Samples) -> list[str]:
 def test_a_question_in_the_room_is_answered_in_the_room(room: Room, data: Path) -> None:
     with talking(room, data, *DEFAULTS, "llm.temperature=0") as talk:
         room.record()
-        room.say_into_mic(spoken("What is the capital of France?")).wait()
+        room.play_into_microphone(spoken("What is the capital of France?")).wait()
         # How well it hears is measured elsewhere; a busy machine's virtual sound card may lose a syllable.
         assert words(talk.wait("you:"))[:6] == words("you: What is the capital of")
         answer = set(words(talk.wait("box:"))[1:])
@@ -105,7 +105,7 @@ def test_a_question_in_the_room_is_answered_in_the_room(room: Room, data: Path) 
 
 def test_echo_engines_talk_after_the_sound_server_died(room: Room, data: Path) -> None:
     with talking(room, data, *ECHO) as talk:
-        room.say_into_mic(np.concatenate([tone(0.6), np.zeros(RATE // 2, np.float32)])).wait()
+        room.play_into_microphone(np.concatenate([tone(0.6), np.zeros(RATE // 2, np.float32)])).wait()
         talk.wait("box: You said")
         room.kill()
         talk.wait("the input device is missing")
@@ -113,7 +113,7 @@ def test_echo_engines_talk_after_the_sound_server_died(room: Room, data: Path) -
         talk.wait("the input device is back")
         talk.wait("the output device is back")
         time.sleep(0.5)
-        room.say_into_mic(np.concatenate([tone(1.1), np.zeros(RATE // 2, np.float32)])).wait()
+        room.play_into_microphone(np.concatenate([tone(1.1), np.zeros(RATE // 2, np.float32)])).wait()
         talk.wait("box: You said", 2)
 
 

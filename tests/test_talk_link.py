@@ -17,9 +17,10 @@ import anyio.abc
 import pytest
 from websockets.asyncio.server import serve as websocket_server
 
-from chatapi.auth.certificates import CertificateKeeper, Identity, fingerprint, shown
+from chatapi.auth.certificate_authority import CertificateKeeper
+from chatapi.auth.certificates import Identity, fingerprint, first_certificate
 from chatapi.client import tls_pinning
-from chatapi.client.realtime import RealtimeAddress, opened, place
+from chatapi.client.realtime import RealtimeAddress, open_link, parse_address
 from chatapi.errors import (
     BadInput,
     Busy,
@@ -36,12 +37,12 @@ from conftest import Served, serving
 
 
 def at(url: str, data: Path, key: str | None = None, accept: str | None = None) -> RealtimeAddress:
-    return place(url, key, accept, data)
+    return parse_address(url, key, accept, data)
 
 
 async def refusal(kind: type[ChatapiError], where: RealtimeAddress, conversation: str | None = None) -> str:
     with pytest.raises(kind) as raised:
-        async with opened(where, conversation):
+        async with open_link(where, conversation):
             pass
     assert type(raised.value) is kind and "\n" not in raised.value.message
     return raised.value.message
@@ -63,7 +64,7 @@ def test_addresses_may_be_written_in_several_ways(tmp_path: Path, url: str, name
 
 @pytest.mark.parametrize("url", ["box:8000", "box", "ftp://box", "http://", "http://box:99999", "http://[::1"])
 def test_what_is_no_address_is_told(tmp_path: Path, url: str) -> None:
-    with pytest.raises(Unprocessable, match="it looks like https://"):
+    with pytest.raises(Unprocessable, match="expected for example https://"):
         at(url, tmp_path)
 
 
@@ -80,12 +81,12 @@ async def test_keys_names_and_ports_that_are_wrong_are_told(
 ) -> None:
     with serving(echo_settings("server.api_key=sesame", "server.hosts=127.0.0.1")) as box:
         assert "--key or CHATAPI_SERVER_API_KEY" in await refusal(Unauthorized, at(box.url, tmp_path))
-        assert "does not take this API key" in await refusal(Unauthorized, at(box.url, tmp_path, "wrong"))
+        assert "rejects this API key" in await refusal(Unauthorized, at(box.url, tmp_path, "wrong"))
         named = f"http://localhost:{box.port}"
         assert "not in server.hosts" in await refusal(Forbidden, at(named, tmp_path, "sesame"))
-        async with opened(at(box.url, tmp_path, "sesame"), None) as link:
+        async with open_link(at(box.url, tmp_path, "sesame"), None) as link:
             assert link.conversation
-    assert "connection refused; does the box run?" in await refusal(WaitAndRetry, at(box.url, tmp_path))
+    assert "connection refused; is the server running?" in await refusal(WaitAndRetry, at(box.url, tmp_path))
     assert "there is no host 'box.invalid'" in await refusal(WaitAndRetry, at("http://box.invalid", tmp_path))
 
 
@@ -94,8 +95,8 @@ async def test_a_full_box_and_one_that_still_loads_say_so(
     echo_settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(echo_settings("live.sessions=1")) as box:
-        async with opened(at(box.url, tmp_path), None):
-            assert "try again when one is over" in await refusal(Busy, at(box.url, tmp_path))
+        async with open_link(at(box.url, tmp_path), None):
+            assert "try again when a conversation has ended" in await refusal(Busy, at(box.url, tmp_path))
         assert "no conversation" in await refusal(NotFound, at(box.url, tmp_path), "conv_of_nobody")
     monkeypatch.setattr("chatapi.interfaces.http.realtime.READY_SECONDS", 0.1)
     with serving(echo_settings(), load=False) as box:
@@ -138,18 +139,18 @@ def secure(echo_settings: Callable[..., Settings]) -> Iterator[Served]:
 
 @pytest.mark.anyio
 async def test_a_certificate_is_accepted_once_by_its_fingerprint(secure: Served, tmp_path: Path) -> None:
-    printed = fingerprint(shown(CertificateKeeper(secure.appliance.settings.data).file))
+    printed = fingerprint(first_certificate(CertificateKeeper(secure.appliance.settings.data).file))
     told = await refusal(Forbidden, at(secure.url, tmp_path))
     assert f"--fingerprint {printed}" in told
     wrong = await refusal(Forbidden, at(secure.url, tmp_path, accept="0" * 64))
-    assert "another certificate than that" in wrong and not tls_pinning.file_of(tmp_path).exists()
-    async with opened(at(secure.url, tmp_path, accept=printed.replace(":", "").lower()), None):
+    assert "presents another certificate" in wrong and not tls_pinning.file_of(tmp_path).exists()
+    async with open_link(at(secure.url, tmp_path, accept=printed.replace(":", "").lower()), None):
         pass
-    async with opened(at(secure.url, tmp_path), None) as link:
+    async with open_link(at(secure.url, tmp_path), None) as link:
         await link.send("session.update", session={"type": "realtime"})
         assert (await anext(link.events()))["type"] == "session.updated"
     plain = f"http://127.0.0.1:{secure.port}"
-    assert f"sends on to {secure.url};" in await refusal(BadInput, at(plain, tmp_path, "secret"))
+    assert f"redirects to {secure.url};" in await refusal(BadInput, at(plain, tmp_path, "secret"))
 
 
 class Showing:
@@ -186,7 +187,7 @@ def test_a_renewed_certificate_is_known_by_its_key_and_another_key_is_refused(tm
         tls_pinning.secured("127.0.0.1", server.port, laptop)
         foreign = Identity(tmp_path / "foreign", None, None)
         server.context = foreign.context
-        with pytest.raises(Forbidden, match="shows another key than before"):
+        with pytest.raises(Forbidden, match="presents another key than before"):
             tls_pinning.secured("127.0.0.1", server.port, laptop)
         with socket.create_connection(("127.0.0.1", server.port)) as plain:
             with pytest.raises(ssl.SSLCertVerificationError):

@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.bench.wer import words as in_words
-from chatapi.client.realtime import RealtimeAddress, place
+from chatapi.client.realtime import RealtimeAddress, parse_address
 from chatapi.interfaces.audio_device.remote_session import RemoteConversation
 from chatapi.settings import AudioDeviceSettings, Settings
 from conftest import DEFAULTS, ECHO, Served, serving, tone, until
@@ -86,7 +86,7 @@ def test_a_question_here_is_answered_by_the_box_there(room: Room, data: Path, tm
         words = ("--server", f"https://localhost:{box.port}", "--fingerprint", printed)
         with talking(room, tmp_path / "laptop", words=words) as talk:
             room.record()
-            room.say_into_mic(spoken("What is the capital of France?")).wait()
+            room.play_into_microphone(spoken("What is the capital of France?")).wait()
             # How well it hears is measured elsewhere; a busy machine's virtual sound card may lose a syllable.
             assert in_words(talk.wait("you:"))[:6] == in_words("you: What is the capital of")
             answer = set(in_words(talk.wait("box:"))[1:])
@@ -100,14 +100,14 @@ def test_a_question_here_is_answered_by_the_box_there(room: Room, data: Path, tm
 def test_the_conversation_goes_on_after_the_box_died(room: Room, data: Path, tmp_path: Path) -> None:
     with box_at_work(data, *ECHO) as box:
         with talking(room, tmp_path / "laptop", words=("--server", f"http://127.0.0.1:{box.port}")) as talk:
-            room.say_into_mic(beep(0.6)).wait()
+            room.play_into_microphone(beep(0.6)).wait()
             talk.wait("box: You said")
             box.kill()
             talk.wait("waiting: the box at")
             box.start()
             talk.wait("connected again")
             time.sleep(0.5)
-            room.say_into_mic(beep(1.1)).wait()
+            room.play_into_microphone(beep(1.1)).wait()
             talk.wait("box: You said", 2)
             assert sum(line.startswith("waiting") for line in talk.lines) == 1
     with closing(sqlite3.connect(data / "history.sqlite3")) as history:
@@ -123,12 +123,12 @@ def test_enter_begins_and_ends_what_is_said(room: Room, data: Path, tmp_path: Pa
         ) as talk:  # fmt: skip
             keyboard = talk.process.stdin
             assert keyboard is not None
-            room.say_into_mic(beep(0.4)).wait()
+            room.play_into_microphone(beep(0.4)).wait()
             assert not any(line.startswith("you:") for line in talk.lines), "nobody pressed a key"
             for _ in ("begin", "end"):
                 keyboard.write("\n")
                 keyboard.flush()
-                room.say_into_mic(beep(0.5)).wait()
+                room.play_into_microphone(beep(0.5)).wait()
             talk.wait("you: heard")
             talk.wait("box: You said")
 
@@ -233,7 +233,7 @@ class Talker:
 async def test_speech_against_an_answer_holds_it_and_then_ends_it(served: Served, tmp_path: Path) -> None:
     pause = np.zeros(RATE // 2, np.float32)
     async with anyio.create_task_group() as group:
-        talker = Talker(group, place(served.url, None, None, tmp_path))
+        talker = Talker(group, parse_address(served.url, None, None, tmp_path))
         ears = talker.ears
         await talker.until("listening")
         link = talker.conversation._link
@@ -259,7 +259,7 @@ async def test_speech_against_an_answer_holds_it_and_then_ends_it(served: Served
 @pytest.mark.anyio
 async def test_what_is_sent_and_played_is_what_was_heard_and_said(served: Served, tmp_path: Path) -> None:
     async with anyio.create_task_group() as group:
-        talker = Talker(group, place(served.url, None, None, tmp_path), "push_to_talk")
+        talker = Talker(group, parse_address(served.url, None, None, tmp_path), "push_to_talk")
         await talker.until("listening")
         await talker.conversation.press()
         talker.ears.hear(tone(1.0))
@@ -286,7 +286,7 @@ async def test_a_box_that_comes_back_without_memory_is_talked_with_anew(
     sound = (tone(0.8), np.zeros(RATE // 2, np.float32))
     with serving(echo_settings()) as box:
         async with anyio.create_task_group() as group:
-            talker = Talker(group, place(box.url, None, None, tmp_path))
+            talker = Talker(group, parse_address(box.url, None, None, tmp_path))
             await talker.until("listening")
             talker.ears.hear(*sound)
             await talker.until("answer")

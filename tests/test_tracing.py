@@ -212,7 +212,7 @@ def test_a_dead_collector_is_told_of_once_and_turns_go_on(
         for _ in range(5):
             assert served.client.post("/completion", json={"prompt": "hello"}).status_code == 200
     told = [record.getMessage() for record in caplog.records if "collector" in record.getMessage()]
-    assert told == [f"the collector at http://127.0.0.1:{port} takes no traces; they are thrown away until it does"]
+    assert told == [f"collector at http://127.0.0.1:{port} does not accept traces; traces are dropped"]
     assert [record for record in caplog.records if record.name.startswith("opentelemetry")] == []
 
 

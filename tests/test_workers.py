@@ -74,7 +74,7 @@ async def test_items_come_in_order_and_the_slot_is_free_afterwards() -> None:
 
 async def test_how_fast_it_gives_is_told_of_jobs_that_did_not_wait_for_their_caller() -> None:
     told: list[str] = []
-    worker = Worker("counter", Counter, tell=lambda what, _: told.append(what))
+    worker = Worker("counter", Counter, report=lambda what, _: told.append(what))
     await worker.open()
     try:
         for most, taken in ((10, ["busy", "pace"]), (AHEAD + 5, ["busy"])):
@@ -284,9 +284,9 @@ async def test_a_less_urgent_job_makes_room_and_is_done_again() -> None:
         order.append((name, len(found)))
 
     async with anyio.create_task_group() as group:
-        group.start_soon(job, "bulk", 100, Priority.BULK, YieldPolicy.AGAIN, True)
+        group.start_soon(job, "bulk", 100, Priority.BULK, YieldPolicy.RESTART, True)
         await anyio.sleep(0.1)
-        group.start_soon(job, "live", 3, Priority.LIVE, YieldPolicy.AGAIN, True)
+        group.start_soon(job, "live", 3, Priority.LIVE, YieldPolicy.RESTART, True)
     assert order == [("live", 3), ("bulk", 100)]
     assert engine.begun == 3
     assert worker.admission.used == 0
@@ -297,7 +297,7 @@ async def test_one_that_has_given_something_is_not_begun_again() -> None:
     worker = Worker("test", Stepper)
     engine = await worker.open()
     async with anyio.create_task_group() as group:
-        group.start_soon(taken, worker, 30, Priority.BULK, YieldPolicy.AGAIN, False)
+        group.start_soon(taken, worker, 30, Priority.BULK, YieldPolicy.RESTART, False)
         await anyio.sleep(0.1)
         assert len(await taken(worker, 3, Priority.LIVE, YieldPolicy.NEVER, True)) == 3
     assert engine.begun == 2
@@ -312,7 +312,7 @@ async def test_who_would_rather_know_is_told_that_it_made_room() -> None:
     async def bulk() -> None:
         with pytest.raises(Preempted):
             async with worker.stream(
-                lambda engine, stop: engine.count(100, stop), Priority.REQUEST, YieldPolicy.RAISES
+                lambda engine, stop: engine.count(100, stop), Priority.REQUEST, YieldPolicy.RAISE
             ) as items:
                 async for item in items:
                     found.append(item)  # noqa: PERF401 - what came before the error counts

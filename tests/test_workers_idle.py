@@ -44,7 +44,7 @@ async def idler() -> AsyncIterator[Worker[Linguist]]:
     """An engine that is let go after half a second."""
     Linguist.alive = Linguist.most = 0
     told: list[str] = []
-    worker = Worker("linguist", Linguist, idle_seconds=0.5, tell=lambda what, _: told.append(what))
+    worker = Worker("linguist", Linguist, idle_seconds=0.5, report=lambda what, _: told.append(what))
     await worker.open()
     yield worker
     assert told.count("unloaded") == worker.unloaded

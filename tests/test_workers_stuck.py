@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 async def test_a_stuck_engine_is_named_left_behind_and_built_anew() -> None:
     async with opened(step_seconds=0.2) as worker:
         before = worker.engine
-        with pytest.raises(EngineFailed, match=r"gave nothing for 0\.2 seconds") as failed:
+        with pytest.raises(EngineFailed, match=r"made no progress for 0\.2 seconds") as failed:
             async with worker.stream(lambda engine, stop: engine.stuck(stop)) as numbers:
                 _ = [number async for number in numbers]
         assert failed.value.code == "engine_stuck"
@@ -48,7 +48,7 @@ async def stick(worker: Worker[Counter]) -> Counter:
     """The engine, which hangs from now on."""
     await worker.call(lambda engine: engine.given)
     stuck = worker.engine
-    with pytest.raises(EngineFailed, match="gave nothing"):
+    with pytest.raises(EngineFailed, match="made no progress"):
         async with worker.stream(lambda engine, stop: engine.stuck(stop)) as numbers:
             _ = [number async for number in numbers]
     return stuck
@@ -60,13 +60,13 @@ async def test_an_engine_stuck_too_often_stays_away_and_returns_when_the_window_
     async with opened(step_seconds=0.05) as worker:
         stuck = [await stick(worker) for _ in range(REBUILDS + 1)]
         assert worker.state == "failed"
-        with pytest.raises(NotReady, match="built again in") as refused:
+        with pytest.raises(NotReady, match="rebuilt in") as refused:
             await worker.call(lambda engine: engine.given)
         assert refused.value.code == "engine_gone"
-        assert refused.value.retry_after == pytest.approx(worker.barred, abs=5)
-        assert 0 < worker.barred <= workers.REBUILD_SECONDS
+        assert refused.value.retry_after == pytest.approx(worker.rebuild_delay, abs=5)
+        assert 0 < worker.rebuild_delay <= workers.REBUILD_SECONDS
         monkeypatch.setattr(workers, "REBUILD_SECONDS", 0.0)
-        assert (worker.state, worker.barred) == ("idle", 0)
+        assert (worker.state, worker.rebuild_delay) == ("idle", 0)
         assert await worker.call(lambda engine: engine.given) == 0
         assert (worker.state, worker.rebuilt) == ("ready", REBUILDS + 1)
         for each in stuck:
@@ -149,7 +149,7 @@ async def test_one_that_only_waits_asks_without_a_sign_of_life() -> None:
         yield 1
 
     async with opened(step_seconds=0.2) as worker:
-        with pytest.raises(EngineFailed, match=r"gave nothing for 0\.2 seconds"):
+        with pytest.raises(EngineFailed, match=r"made no progress for 0\.2 seconds"):
             async with worker.stream(waiting) as numbers:
                 await anext(numbers)
         ended.set()

@@ -51,7 +51,7 @@ def test_only_allowed_networks_may_connect(peer: object, allowed: bool) -> None:
 
 def test_invalid_network_is_rejected() -> None:
     assert settings.load(["wyoming.allow=192.168.1.9/24,::/0"], environ={}).settings.wyoming.allow
-    with pytest.raises(SettingsError, match=r"must be networks such as 192.168.1.0/24, and 'home' is none"):
+    with pytest.raises(SettingsError, match=r"must be networks such as 192.168.1.0/24, and 'home' is not a network"):
         settings.load(["wyoming.allow=home"], environ={})
 
 
@@ -174,7 +174,7 @@ async def test_serve_starts_when_the_default_port_is_in_use(process: Any) -> Non
         await eventually(bound)
         taken.listen()
         child, lines = await anyio.to_thread.run_sync(process)
-    assert "speaks Wyoming" not in lines
+    assert "listening for Wyoming" not in lines
     assert f"Wyoming is off: cannot listen on 127.0.0.1:{port}" in lines
     assert child.poll() is None
 

@@ -219,7 +219,7 @@ def blocks(source: Source, rate: int = RATE, tell: Callable[[int], object] = _no
     (decoder_crashed), takes too long (decoder_timeout) or needs too much memory (decoder_out_of_memory).
     """
     with _opened(source) as (file, name), _named():
-        stream = sandbox.shared().stream("chatapi.audio.decoding:blocks", name, rate, files=[file], patience=_patience)
+        stream = sandbox.shared().stream("chatapi.audio.decoding:blocks", name, rate, files=[file], timeout=_patience)
         with closing(stream):
             for block in stream:
                 if isinstance(block, np.ndarray):
@@ -234,7 +234,7 @@ def duration(source: Source) -> float:
     """Seconds a file states, 0 when it does not say; only as good as its header. Raises what `blocks` raises."""
     with _opened(source) as (file, name), _named():
         return float(
-            sandbox.shared().call("chatapi.audio.decoding:duration", name, files=[file], patience=PATIENCE_SECONDS)
+            sandbox.shared().call("chatapi.audio.decoding:duration", name, files=[file], timeout=PATIENCE_SECONDS)
         )
 
 

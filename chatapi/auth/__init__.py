@@ -1,4 +1,4 @@
-"""Who may come in: named keys, kept hashed in the data directory, and what a running server knows of them."""
+"""Authentication: named API keys, stored hashed in the data directory, and the running server's checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Addresses of clients: which count as one client, and which are this machine."""
+"""Client addresses: which ones count as one client, and which ones are this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import ipaddress
 
 @functools.lru_cache(4096)
 def client(address: str) -> str:
-    """What limits count by: an IPv4 address, or the /64 network of an IPv6 address, whose owner has 2^64 of them."""
+    """The key for limits per client: an IPv4 address, or the /64 network of an IPv6 address, which one client owns."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -22,7 +22,7 @@ def client(address: str) -> str:
 
 @functools.lru_cache(4096)
 def is_local(address: str) -> bool:
-    """Whether it is this machine: loopback, or no address at all, as Unix sockets have none."""
+    """Whether the address is this machine: loopback, or no address, as Unix sockets have none."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a running server knows of the keys: who holds one, what for, how often, and who tries too many."""
+"""API keys in a running server: authentication, scopes, rate limits, and a limit on wrong keys per address."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from chatapi.auth.key_store import (
     damaged,
     digest,
     file_of,
-    keep_times_used,
     read,
+    store_times_used,
     write,
 )
 from chatapi.auth.rate_limit import TokenBuckets
@@ -32,41 +32,43 @@ from chatapi.system import private_files
 
 log = logging.getLogger(__name__)
 
-WANTED = (
-    "this needs the API key: send it as `Authorization: Bearer KEY`; a browser that asks for a name and a password "
-    "takes any name, and the key as the password"
+MISSING = (
+    "an API key is required: send it as `Authorization: Bearer KEY`; when a browser asks for a user name and a "
+    "password, enter any name, and the key as the password"
 )
 TRIES = 10
-"""Wrong keys in a row that an address may send, and how many a minute from then on."""
+"""Number of wrong keys in a row that an address may send, and the number per minute after that."""
 MOST_ADDRESSES = 1024
+"""Number of addresses whose wrong keys are counted."""
 MOST_OFFERED = 8
-"""Keys of one request that are looked at."""
+"""Number of keys of one request that are checked."""
 
 
 @dataclass(frozen=True)
 class KeyHolder:
-    """Who was let in."""
+    """An authenticated client."""
 
     name: str
     scopes: tuple[str, ...]
     id: str = ""
-    """Of its key in the file; empty: it is not there."""
+    """Id of its key in the file; empty: the key is not in the file."""
     rate: int | None = None
-    """Requests a minute; None: as many as there are."""
+    """Rate limit, in requests per minute; None: no limit."""
 
     def may(self, scope: str | None) -> bool:
-        """Whether it may do what needs this scope; None: what every key is for."""
+        """Whether the key includes this scope; None: a scope that every key includes."""
         return scope is None or scope in self.scopes or ALL in self.scopes
 
 
 ANYBODY = KeyHolder("-", (ALL,))
-"""Who comes in as long as there is no key."""
+"""Every client while there is no key."""
 SETTINGS = KeyHolder("settings", (ALL,))
-"""Who has `server.api_key`."""
+"""A client with `server.api_key`."""
 
 
 class Keyring:
-    """Belongs to one thread. It sees at once what other processes do to the file, which costs a stat for a request."""
+    """The API keys of a running server; belongs to one thread. A stat call per request notices changes of the file by
+    other processes at once."""
 
     def __init__(
         self,
@@ -75,66 +77,67 @@ class Keyring:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`own` is `server.api_key`; `now` gives seconds since 1970."""
+        """`own`: `server.api_key`. `clock` and `now` return seconds, `now` since 1970."""
         self._data = data
         self._own = own.encode() if own is not None else None
         self._now = now
         self._stamp: tuple[int, ...] = ()
         self._keys: dict[str, StoredKey] | None = None
-        self._fault: SettingsError | None = None
+        self._error: SettingsError | None = None
         self._local: str | None = None
-        self._met = False
-        """Whether there ever was a file."""
+        self._had_file = False
+        """Whether the file ever existed."""
         self._rates = TokenBuckets(MOST, clock)
         self._tries = TokenBuckets(MOST_ADDRESSES, clock)
         self._used: dict[str, float] = {}
 
     @property
-    def wanted(self) -> bool:
-        """Whether a key is wanted. Raises SettingsError (keys_damaged)."""
-        return self._fresh() is not None or self._own is not None
+    def required(self) -> bool:
+        """Whether requests need a key. Raises SettingsError (keys_damaged)."""
+        return self._current() is not None or self._own is not None
 
-    def admit(self, offered: Sequence[bytes], address: str) -> KeyHolder:
-        """Who holds one of these. Raises Unauthorized, TooMany (rate_limited), SettingsError (keys_damaged)."""
-        kept = self._fresh()
-        if kept is None and self._own is None:
+    def authenticate(self, offered: Sequence[bytes], address: str) -> KeyHolder:
+        """The holder of one of these keys. Raises Unauthorized, TooMany (rate_limited), SettingsError
+        (keys_damaged)."""
+        stored = self._current()
+        if stored is None and self._own is None:
             return ANYBODY
-        given = [each for each in offered if each][:MOST_OFFERED]
-        for text in given:
-            if (holder := self._named(text, kept or {})) is not None:
+        keys = [each for each in offered if each][:MOST_OFFERED]
+        for text in keys:
+            if (holder := self._holder(text, stored or {})) is not None:
                 return holder
-        if not given:
-            raise Unauthorized(WANTED)
-        # Somebody thought of this key, so it may be guessed, and right guesses have to wait as long as wrong ones. No
-        # one guesses a named key: those are let in even where something else at the same address keeps trying.
+        if not keys:
+            raise Unauthorized(MISSING)
+        # A person chose `server.api_key`, so it may be guessed, and a right guess must wait as long as a wrong one. A
+        # key of the file cannot be guessed: it is accepted even if another client at the same address keeps guessing.
         peer, per_second = client_address.client(address), TRIES / 60
         if wait := self._tries.wait(peer, TRIES, per_second):
             raise TooMany("too many wrong keys came from this address; wait, then send the right one", retry_after=wait)
-        if self._own is not None and any(hmac.compare_digest(self._own, each) for each in given):
+        if self._own is not None and any(hmac.compare_digest(self._own, each) for each in keys):
             return SETTINGS
         self._tries.take(peer, TRIES, per_second)
-        raise Unauthorized(WANTED)
+        raise Unauthorized(MISSING)
 
     def count(self, holder: KeyHolder) -> None:
-        """One more request of theirs. Raises TooMany (rate_limited)."""
+        """Count a request against the holder's rate limit. Raises TooMany (rate_limited)."""
         if holder.rate and (wait := self._rates.take(holder.id, holder.rate, holder.rate / 60)):
-            told = f"the key {holder.name!r} is for {holder.rate} requests a minute, and these are more"
-            raise TooMany(told, retry_after=wait)
+            message = f"the key {holder.name!r} is limited to {holder.rate} requests per minute"
+            raise TooMany(message, retry_after=wait)
 
-    def holds(self, holder: KeyHolder) -> bool:
-        """Whether it would still be let in, so that what it began may go on. Raises SettingsError (keys_damaged)."""
+    def is_valid(self, holder: KeyHolder) -> bool:
+        """Whether the holder's key is still valid, for work in progress. Raises SettingsError (keys_damaged)."""
         if holder is ANYBODY:
-            return not self.wanted
+            return not self.required
         if not holder.id:
             return True
-        key = (self._fresh() or {}).get(holder.id)
-        return key is not None and not key.fault(self._now())
+        key = (self._current() or {}).get(holder.id)
+        return key is not None and not key.invalid_reason(self._now())
 
     @contextmanager
     def local(self, port: int) -> Iterator[None]:
-        """A key for commands of this machine's operator, who can read the data directory, while the block lasts.
+        """Provide a key for commands on this machine, in a file that readers of the data directory can read.
 
-        It is another one at every start, and can do no more than look: no key of the file can be read there.
+        The key is valid inside the context, is a new one at every start, and has only the scope operate.
         """
         secret, file = f"{PREFIX}local_{secrets.token_urlsafe(32)}", _local_file(self._data, port)
         try:
@@ -152,66 +155,66 @@ class Keyring:
             if local_key(self._data, port) == secret:
                 file.unlink(missing_ok=True)
 
-    def keep_uses(self) -> None:
-        """Write down when each was last used. For any thread; a full disk costs nothing but the news."""
+    def store_uses(self) -> None:
+        """Store the time of each key's last use. For any thread; a full disk only loses these times."""
         used, self._used = self._used, {}
         if used:
             try:
-                keep_times_used(self._data, used)
+                store_times_used(self._data, used)
             except OSError as error:
-                log.warning("when keys were used cannot be kept in %s: %s", self._data, error.strerror)
+                log.warning("the times of use of keys cannot be stored in %s: %s", self._data, error.strerror)
 
-    def _named(self, text: bytes, kept: dict[str, StoredKey]) -> KeyHolder | None:
-        """Raises Unauthorized for a key that once was right."""
+    def _holder(self, text: bytes, stored: dict[str, StoredKey]) -> KeyHolder | None:
+        """The holder of a key other than `server.api_key`. Raises Unauthorized for a revoked or expired key."""
         prefix, _, rest = text.partition(b"_")
         identity = rest.partition(b"_")[0].decode("ascii", "replace")
         if prefix + b"_" != PREFIX.encode():
             return None
         if identity == "local" and self._local is not None and _same(self._local, text):
             return KeyHolder("local", (OPERATE,))
-        key = kept.get(identity)
+        key = stored.get(identity)
         if key is None or not _same(key.sha256, text):
             return None
-        if fault := key.fault(self._now()):
-            raise Unauthorized(f"the key {key.name!r} {fault}; `chatapi keys add` on the box makes another")
+        if reason := key.invalid_reason(self._now()):
+            raise Unauthorized(f"the key {key.name!r} {reason}; `chatapi keys add` on the box creates another")
         self._used[key.id] = self._now()
         return KeyHolder(key.name, tuple(key.scopes), key.id, key.rate)
 
-    def _fresh(self) -> dict[str, StoredKey] | None:
-        """Id -> key as the file has them now; None: no key was ever made. Raises SettingsError (keys_damaged)."""
+    def _current(self) -> dict[str, StoredKey] | None:
+        """Id -> key, as in the file now; None: no key was ever created. Raises SettingsError (keys_damaged)."""
         file = file_of(self._data)
         try:
-            found = os.stat(file)  # noqa: PTH116 - as cheap as can be, once for a request
-            stamp: tuple[int, ...] = (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+            status = os.stat(file)  # noqa: PTH116 - the cheapest way, once per request
+            stamp: tuple[int, ...] = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
         except FileNotFoundError:
             stamp = (0,)
         except OSError as error:
             raise damaged(file, error.strerror or "it cannot be read") from error
         if stamp != self._stamp:
             self._load(stamp)
-        if self._fault is not None:
-            raise self._fault.with_traceback(None)
+        if self._error is not None:
+            raise self._error.with_traceback(None)
         return self._keys
 
     def _load(self, stamp: tuple[int, ...]) -> None:
-        """What is read is never newer than the stamp says, so that nothing newer is overlooked."""
+        """Read the file. The stamp was taken before, so a change after it is noticed by the next request."""
         try:
             keys = read(self._data)
-            # An open door must not come of a disk that went away or a slip of the hand.
-            gone = self._met and keys is None
-            self._fault = damaged(file_of(self._data), "it was there and is gone") if gone else None
+            # A missing disk or a mistake of the owner must not open the server to everybody.
+            gone = self._had_file and keys is None
+            self._error = damaged(file_of(self._data), "the file existed and is gone") if gone else None
             self._keys = None if keys is None else {key.id: key for key in keys}
-            self._met = self._met or keys is not None
-        except SettingsError as fault:
-            self._fault, self._met = fault, True
-            if isinstance(fault.__cause__, OSError):
-                # The file may be whole, and the machine short of something for a moment: it is read again.
+            self._had_file = self._had_file or keys is not None
+        except SettingsError as error:
+            self._error, self._had_file = error, True
+            if isinstance(error.__cause__, OSError):
+                # The file may be intact, and the machine out of descriptors or memory for a moment: read it again.
                 stamp = ()
         self._stamp = stamp
 
 
 def local_key(data: Path, port: int) -> str | None:
-    """The key that the server at this port of this machine made for its operator; None where none can be read."""
+    """The key that the server at this port of this machine provides for local commands; None if it cannot be read."""
     try:
         return _local_file(data, port).read_text(encoding="ascii") or None
     except (OSError, ValueError):
@@ -222,5 +225,5 @@ def _local_file(data: Path, port: int) -> Path:
     return data / f"local-{port}.key"
 
 
-def _same(kept: str, text: bytes) -> bool:
-    return hmac.compare_digest(kept, digest(text))
+def _same(stored: str, text: bytes) -> bool:
+    return hmac.compare_digest(stored, digest(text))

@@ -1,6 +1,6 @@
-"""`chatapi bench`: what this machine does, against the bare engines, in one run.
+"""`chatapi bench`: measures this machine against the bare engines, in one run.
 
-Figures of a shared machine are noisy: what is compared is measured in turns, and medians and ratios are what counts.
+Measurements on a shared machine are noisy: compared values are measured in turns, and medians and ratios count.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """One figure."""
+    """One measured value."""
 
     part: str
     what: str
+    """Description of the value."""
     value: float
     unit: str
     target: float | None = None
-    """What we hold ourselves to; None: told for its own sake."""
+    """Target of the value; None: no target."""
     at_least: bool = False
-    """Whether the target is a floor rather than a ceiling."""
+    """Whether the target is a minimum rather than a maximum."""
     note: str = ""
+    """Details, printed below the description."""
 
     @property
     def met(self) -> bool | None:
@@ -34,7 +36,7 @@ class Row:
 
 
 async def in_turns(rounds: int, *runs: Callable[[], Awaitable[float]]) -> list[list[float]]:
-    """What each run gives, measured in turns so that all see the same noise; the first round is thrown away."""
+    """The results of each run, measured in turns so that all see the same noise; the first round is discarded."""
     results: list[list[float]] = [[] for _ in runs]
     for number in range(rounds + 1):
         for run, collected in zip(runs, results, strict=True):
@@ -45,16 +47,17 @@ async def in_turns(rounds: int, *runs: Callable[[], Awaitable[float]]) -> list[l
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Median of the ratios of what was measured side by side."""
+    """Median of the ratios of values that were measured side by side."""
     return statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
 
 
-class Watch:
-    """Seconds since it was made."""
+class Stopwatch:
+    """Measures the time since its creation."""
 
     def __init__(self) -> None:
         self._begun = time.perf_counter()
 
     @property
     def seconds(self) -> float:
+        """Time since the creation, in seconds."""
         return time.perf_counter() - self._begun

@@ -1,4 +1,4 @@
-"""The libraries by themselves, called one after another as a short script would: the floor of what is possible."""
+"""The bare engines: the libraries called one after another, as a short script does; the lower bound of a turn."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from chatapi.engines.vad.silero_onnx import CONTEXT, FRAME
 from chatapi.settings import Settings
 from chatapi.system import openmp
 
-# As in the engines: whoever loads these libraries first decides whether their threads spin.
+# As in the engines: the first import of a library decides whether its threads spin.
 with openmp.sleeping():
     import xllamacpp
 
@@ -34,7 +34,7 @@ class Bare:
     def __init__(self, appliance: Appliance) -> None:
         settings = appliance.settings
         files = {role: appliance.catalog.open(name).files for role, name in appliance.active.items()}
-        # With the window that the appliance would take for a sound of this length.
+        # With the window that the appliance uses for audio of this length.
         makers = {"ctranslate2": _ctranslate2, "whisper_cpp": _whisper_cpp}
         self.hear = makers[settings.asr.engine](files["asr"], appliance.engines.asr.engine)
         self._llama = _llama(_ending(files["llm"], ".gguf"), settings)
@@ -48,7 +48,7 @@ class Bare:
         self._piper = piper.PiperVoice.load(_ending(files["tts"], ".onnx"))
 
     def detect(self, samples: Samples) -> list[float]:
-        """Probabilities of speech; a script that guesses nothing where nobody speaks needs them as well."""
+        """Speech probabilities (VAD), which a script without false transcripts needs as well."""
         if self._silero_onnx is not None:
             whole = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
             before = np.vstack([np.zeros((1, CONTEXT), np.float32), whole[:-1, -CONTEXT:]])
@@ -59,7 +59,7 @@ class Bare:
         return [self._silero.process_samples(samples[at : at + frames.step].tolist()) for at in frames]
 
     def think(self, prompt: str, max_tokens: int) -> tuple[str, float]:
-        """The answer, and the tokens a second it was written with."""
+        """The answer, and its speed in tokens per second."""
         request = {
             "messages": [{"role": "system", "content": self._system}, {"role": "user", "content": prompt}],
             "max_tokens": max_tokens,
@@ -78,12 +78,12 @@ class Bare:
         return text, chunks[-1]["timings"]["predicted_per_second"]
 
     def speak(self, text: str) -> int:
-        """Samples spoken."""
+        """Synthesize a text. Returns the number of samples."""
         return sum(len(chunk.audio_float_array) for chunk in self._piper.synthesize(text))
 
 
 def _whisper_cpp(files: Any, engine: Any) -> Callable[[Samples], str]:
-    """Hears a sound; `engine` tells the threads and the window."""
+    """A transcriber with whisper.cpp; `engine` gives the number of threads and the window."""
     import pywhispercpp.model
 
     model = pywhispercpp.model.Model(
@@ -93,7 +93,7 @@ def _whisper_cpp(files: Any, engine: Any) -> Callable[[Samples], str]:
         print_timestamps=False,
         n_threads=engine.threads,
         language="en",
-        # One try at the likeliest words, as ours; the library's default tries five when it is in doubt.
+        # One greedy pass, as in our engine; the library's default tries five candidates when in doubt.
         greedy={"best_of": 1},
         temperature_inc=0.0,
     )
@@ -105,7 +105,7 @@ def _whisper_cpp(files: Any, engine: Any) -> Callable[[Samples], str]:
 
 
 def _ctranslate2(files: Any, engine: Any) -> Callable[[Samples], str]:
-    """The same with CTranslate2."""
+    """A transcriber with CTranslate2."""
     import ctranslate2  # type: ignore[import-untyped]
 
     folder = _ending(files, ".bin").parent
@@ -128,7 +128,7 @@ def _llama(path: Path, settings: Settings) -> Any:
     params.model.path = str(path)
     params.n_ctx = settings.llama_cpp.context * settings.llama_cpp.slots
     params.n_parallel = settings.llama_cpp.slots
-    # The same number of threads: what is compared is what we add, not a choice that is a setting.
+    # The same number of threads: the comparison is about our overhead, not about a setting.
     params.cpuparams.n_threads, params.cpuparams_batch.n_threads = threads(settings.llama_cpp.threads)
     params.verbosity = -1
     return xllamacpp.Server(params)

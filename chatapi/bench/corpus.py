@@ -1,4 +1,4 @@
-"""A folder of spoken sentences with what they say, clean and in noise, to measure recognition on."""
+"""A corpus of clips with their texts, clean and in noise, to measure speech recognition."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ COLUMNS = ("file", "text", "language", "kind", "voice", "split", "noise", "snr")
 HESITATIONS = "pauses.tsv"
 HESITATION_COLUMNS = ("before", "after", "text", "voice")
 SPEAKERS = 5
-"""Talking at once in babble."""
+"""Number of speakers in babble."""
 REVERBERATION = 0.4
-"""Seconds in which the made room's echo falls by 60 dB."""
+"""Reverberation time of the simulated room (60 dB), in seconds."""
 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A sentence as it was recorded or made."""
+    """A recorded or synthesized sentence."""
 
     name: str
     samples: Samples
@@ -41,7 +41,7 @@ class Clip:
     noise: str
     """white, pink, babble, room, or empty."""
     snr: float | None
-    """Decibels the speech is above the noise."""
+    """Signal-to-noise ratio, in dB; None: no noise of a given level."""
 
     @property
     def seconds(self) -> float:
@@ -51,7 +51,7 @@ class Clip:
 def read(folder: Path, split: str | None = None, languages: Sequence[str] = ()) -> Iterator[Clip]:
     """The clips of a folder's clips.tsv, of one split or all, in some languages or all.
 
-    Noise is not stored but made here, the same each time. Raises BadInput naming the line that cannot be used.
+    Noise is generated here, the same each time. Raises BadInput naming the invalid line.
     """
     rows = _rows(folder / TABLE)
     for row in rows:
@@ -67,17 +67,18 @@ def read(folder: Path, split: str | None = None, languages: Sequence[str] = ()) 
 
 @dataclass(frozen=True, eq=False)
 class Hesitation:
-    """A sentence in whose middle somebody stops to think."""
+    """A sentence with a pause in the middle."""
 
     before: Samples
     """16 kHz mono, to the last sound before the pause."""
     after: Samples
+    """16 kHz mono, from the first sound after the pause."""
     text: str
     voice: str
 
 
 def hesitations(folder: Path) -> list[Hesitation]:
-    """Those of a folder's pauses.tsv. Raises BadInput naming the line that cannot be used."""
+    """The hesitations of a folder's pauses.tsv. Raises BadInput naming the invalid line."""
     rows = _table(folder / HESITATIONS, HESITATION_COLUMNS)
     parts = [(decode(folder / row["before"]).samples, decode(folder / row["after"]).samples) for row in rows]
     return [Hesitation(*part, row["text"], row["voice"]) for part, row in zip(parts, rows, strict=True)]
@@ -99,12 +100,14 @@ def _rows(table: Path) -> list[dict[str, str]]:
     rows = _table(table, COLUMNS)
     for number, row in enumerate(rows, 2):
         if row["noise"] not in ("", "white", "pink", "babble", "room"):
-            raise BadInput(f"{table}, line {number}: noise is {row['noise']!r}; white, pink, babble or room work")
+            raise BadInput(
+                f"{table}, line {number}: noise {row['noise']!r} is not supported (white, pink, babble, room)"
+            )
     return rows
 
 
 def _others(row: dict[str, str], rows: list[dict[str, str]]) -> list[str]:
-    """Other clips, for babble: always the same ones, of other voices."""
+    """Clips of other voices for babble, the same each time."""
     files = sorted(
         {
             each["file"]
@@ -134,7 +137,7 @@ def _in_noise(samples: Samples, row: dict[str, str], others: list[Path]) -> Samp
 
 
 def coloured(count: int, random: np.random.Generator, falling: bool) -> Samples:
-    """White noise, or pink: falling by 3 dB an octave."""
+    """White noise, or pink noise, which falls by 3 dB per octave."""
     white = random.standard_normal(count)
     if not falling:
         return white.astype(np.float32)
@@ -145,13 +148,13 @@ def coloured(count: int, random: np.random.Generator, falling: bool) -> Samples:
 
 
 def babble(voices: list[Samples], count: int) -> Samples:
-    """Several people talking at once, each over and over."""
+    """Several speakers at once, each repeated to `count` samples."""
     mixed: Samples = np.sum([np.resize(voice, count) for voice in voices], axis=0, dtype=np.float32)
     return mixed
 
 
 def in_room(samples: Samples, random: np.random.Generator) -> Samples:
-    """As heard across a room: the sound and its echo, noise that decays, 3 dB below it."""
+    """The samples in a room: with an echo of decaying noise, 3 dB below them."""
     length = int(REVERBERATION * RATE)
     decay = random.standard_normal(length) * 10 ** (-3 * np.arange(length) / length)
     decay *= 10 ** (-3 / 20) / np.sqrt(np.sum(decay**2))
@@ -163,7 +166,7 @@ def in_room(samples: Samples, random: np.random.Generator) -> Samples:
 
 
 def at_snr(samples: Samples, noise: Samples, snr: float) -> Samples:
-    """Speech with noise `snr` decibels below it, by their mean powers; quieter as a whole where it would clip."""
+    """Speech with noise `snr` decibels below it, by their mean powers; scaled down if it would clip."""
     level = np.sqrt(np.mean(samples**2) / max(1e-12, float(np.mean(noise**2)))) * 10 ** (-snr / 20)
     mixed: Samples = (samples + level * noise).astype(np.float32)
     return mixed / np.float32(max(1.0, float(np.abs(mixed).max())))

@@ -1,9 +1,8 @@
-"""Microphone and speaker that come and go: whether sound flows again, how soon, what `/health` said, what leaks.
+"""Faults of microphone and speaker: whether and how soon audio works again, what `/health` reports, and leaks.
 
-`chatapi serve` with echo engines on a virtual sound card, of which one device after another is unplugged, suspended or
-no longer the default, and whose daemon dies. "Back" is what somebody in the room would call so: a tone in front of the
-microphone is heard, and a chime asked for is heard from the speaker.
-"""
+`chatapi serve` with fake engines runs on a virtual sound card. One device after another is unplugged, suspended or no
+longer the default, and the sound daemon is killed. A device is back when a tone at the microphone is detected as
+speech, or a requested chime is recorded from the speaker."""
 
 from __future__ import annotations
 
@@ -23,18 +22,18 @@ import psutil
 
 from chatapi import settings as tree
 from chatapi.audio import RATE
-from chatapi.bench import Row, Watch
+from chatapi.bench import Row, Stopwatch
 from chatapi.bench.process import served
 from chatapi.bench.sound_card import INSTALL, MICROPHONE, SPEAKER, CardFault, SoundCard, installed, sound_card
 from chatapi.settings import Settings
 
 DEVICE_FAULTS, KILLS = 20, 5
 AWAY = 2.5
-"""Seconds a device stays away at most, until it is noticed."""
+"""Longest time a device stays away until `/health` reports it, in seconds."""
 PATIENCE = 15.0
-"""Seconds after which what has not come back counts as gone for good."""
+"""Time after which a device counts as lost permanently, in seconds."""
 SETTLING = 12.0
-"""Seconds in which idle threads end: anyio keeps its own for 10."""
+"""Time in which idle threads end, in seconds; anyio keeps its own for 10."""
 OTHER = "module-null-sink sink_name=other norewinds=1"
 ROLES = ("vad", "wake_word", "turn_detection", "asr", "llm", "tts")
 CHOSEN = (
@@ -43,24 +42,26 @@ CHOSEN = (
     "audio_device.input=testmic",
     "audio_device.output=testspk",
 )
-"""With a wake word, because then a chime can be asked for over HTTP."""
+"""Settings with the wake word, because it allows requesting a chime over HTTP."""
 
 
 @dataclass(frozen=True)
 class DeviceDisturbance:
-    """One thing that happens to a device."""
+    """A fault of a device."""
 
     name: str
     sides: tuple[str, ...]
-    """Those that are lost: input, output."""
+    """The lost devices: input, output."""
     away: Callable[[SoundCard], None]
+    """Causes the fault."""
     back: Callable[[SoundCard], None]
-    told: bool = True
-    """Whether `/health` has something to tell of it."""
+    """Ends the fault."""
+    reported: bool = True
+    """Whether `/health` must report it."""
 
 
 def _stand_in(card: SoundCard) -> None:
-    """Another card, which is the default: it gets what is unplugged, and keeps it unless somebody does something."""
+    """Add another card as the default: PulseAudio moves the streams of an unplugged device to it."""
     card.load(OTHER)
     _default(card, "other.monitor", "other")
 
@@ -99,7 +100,7 @@ FAULTS = (
         ("input", "output"),
         lambda card: _default(card, "mic", "spk"),
         lambda card: _default(card, "other.monitor", "other"),
-        told=False,
+        reported=False,
     ),
 )
 KILLED = DeviceDisturbance("daemon killed", ("input", "output"), lambda card: card.kill(), _restart)
@@ -107,17 +108,17 @@ KILLED = DeviceDisturbance("daemon killed", ("input", "output"), lambda card: ca
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a fault."""
+    """The result of a fault."""
 
     fault: DeviceDisturbance
-    told: bool
-    """Whether `/health` called the lost devices lost while they were."""
+    reported: bool
+    """Whether `/health` reported the lost devices."""
     seconds: float | None
-    """From the device's return until sound flowed; None: it did not."""
+    """Time from the device's return until audio worked, in seconds; None: it did not."""
 
 
 async def measure(settings: Settings, rounds: int) -> AsyncIterator[Row]:
-    """25 faults, whatever `rounds` says: what leaks a little shows only after many."""
+    """Measure 25 faults; `rounds` is ignored, because a small leak shows only after many."""
     del settings, rounds
     if not installed():
         yield _not_measured(INSTALL)
@@ -125,7 +126,7 @@ async def measure(settings: Settings, rounds: int) -> AsyncIterator[Row]:
     try:
         rows = await anyio.to_thread.run_sync(_measured)
     except (CardFault, RuntimeError) as error:
-        # The daemon, or the server for want of a sound library.
+        # The daemon does not start, or the server lacks PortAudio.
         rows = [_not_measured(str(error))]
     for row in rows:
         yield row
@@ -150,14 +151,14 @@ def _came_back(outcomes: list[Outcome]) -> Iterator[Row]:
     yield Row("devices", f"times back, of {len(outcomes)}{gone}", len(took), "", len(outcomes), at_least=True)
     for what, of in (("median", statistics.median), ("worst", max)):
         yield Row("devices", f"return of a device to sound, {what}", of(took or [float("nan")]), "s", 2)
-    due = [each for each in outcomes if each.fault.told]
-    missed = _but([each for each in due if not each.told])
-    told = sum(each.told for each in due)
-    yield Row("devices", f"times /health said so, of {len(due)}{missed}", told, "", len(due), at_least=True)
+    due = [each for each in outcomes if each.fault.reported]
+    missed = _but([each for each in due if not each.reported])
+    reported = sum(each.reported for each in due)
+    yield Row("devices", f"times reported by /health, of {len(due)}{missed}", reported, "", len(due), at_least=True)
 
 
 def _but(outcomes: list[Outcome]) -> str:
-    """The kinds of faults that are the exceptions, as the end of a phrase."""
+    """The faults that are exceptions, as the end of a phrase."""
     names = ", ".join(sorted({each.fault.name for each in outcomes}))
     return f", but not: {names}" if names else ""
 
@@ -170,41 +171,43 @@ def _leaked(before: Held, after: Held) -> Iterator[Row]:
 
 @dataclass(frozen=True)
 class Held:
-    """What a process holds."""
+    """Resources of a process."""
 
     threads: int
     files: int
+    """Number of open file descriptors."""
     memory: int
-    """Bytes resident."""
+    """Resident memory, in bytes."""
 
 
 class Box:
-    """`chatapi serve`, and the card that it hears and speaks through."""
+    """`chatapi serve` and its virtual sound card."""
 
     def __init__(self, card: SoundCard, client: httpx.Client, pid: int) -> None:
         self._card, self._client, self._process = card, client, psutil.Process(pid)
 
     def suffer(self, fault: DeviceDisturbance) -> Outcome:
-        """Have it happen and end."""
+        """Cause a fault, end it, and measure the recovery."""
         self._card.stop_recording()
         fault.away(self._card)
-        told = self._until(lambda: all(self._state[side]["state"] == "lost" for side in fault.sides), AWAY)
+        reported = self._until(lambda: all(self._state[side]["state"] == "lost" for side in fault.sides), AWAY)
         fault.back(self._card)
-        return Outcome(fault, told, self.flows(fault.sides, PATIENCE))
+        return Outcome(fault, reported, self.flows(fault.sides, PATIENCE))
 
     def flows(self, sides: tuple[str, ...], seconds: float) -> float | None:
-        """Seconds until sound flows through these devices; None when it does not so soon."""
-        watch = Watch()
+        """Time until audio works on these devices, in seconds; None: not within `seconds`."""
+        watch = Stopwatch()
         checks = {"input": self._hears, "output": self._speaks}
         back = all(self._until(checks[side], seconds) for side in sides)
         return watch.seconds if back else None
 
     def held(self) -> Held:
+        """The resources now."""
         with self._process.oneshot():
             return Held(self._process.num_threads(), self._process.num_fds(), self._process.memory_info().rss)
 
     def settled(self, before: Held) -> Held:
-        """What it holds once nothing that ends by itself is left."""
+        """The resources after idle threads have ended."""
         self._until(lambda: (now := self.held()).threads <= before.threads and now.files <= before.files, SETTLING)
         return self.held()
 
@@ -214,19 +217,19 @@ class Box:
         return state
 
     def _hears(self) -> bool:
-        """Whether a tone is taken for speech."""
+        """Whether a tone at the microphone is detected as speech."""
         if not self._wake():
             return False
         times = np.arange(int(0.6 * RATE)) / RATE
-        said = self._card.say_into_mic((0.3 * np.sin(2 * np.pi * 220 * times)).astype(np.float32))
+        player = self._card.play_into_microphone((0.3 * np.sin(2 * np.pi * 220 * times)).astype(np.float32))
         try:
             return self._until(lambda: self._state["state"] == "hearing", 0.8)
         finally:
-            said.terminate()
-            said.wait(5)
+            player.terminate()
+            player.wait(5)
 
     def _speaks(self) -> bool:
-        """Whether the chime comes out of the speaker."""
+        """Whether the speaker plays the chime."""
         self._card.stop_recording()
         try:
             self._card.record()

@@ -1,4 +1,4 @@
-"""The HTTP face: what it adds to a request, and many clients at once."""
+"""The HTTP interface: its overhead per request, and many clients at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import anyio
 import httpx
 
 from chatapi.appliance import Appliance
-from chatapi.bench import Row, Watch, in_turns, ratio
+from chatapi.bench import Row, Stopwatch, in_turns, ratio
 from chatapi.bench.process import served
 from chatapi.interfaces.http.app import create_app, listening_socket, run_server, server
 from chatapi.runtime import engine_selection
@@ -36,13 +36,13 @@ async def measure(settings: Settings, rounds: int) -> AsyncIterator[Row]:
     async with _serving(echo) as (appliance, client):
 
         async def through_http() -> float:
-            watch = Watch()
+            watch = Stopwatch()
             for _ in range(REQUESTS):
                 (await client.post("/completion", json={"prompt": "hello"})).raise_for_status()
             return watch.seconds / REQUESTS * 1000
 
         async def without() -> float:
-            watch = Watch()
+            watch = Stopwatch()
             for _ in range(REQUESTS):
                 async with appliance.completions.run(Turn(prompt="hello")) as events:
                     async for _event in events:
@@ -60,11 +60,11 @@ async def measure(settings: Settings, rounds: int) -> AsyncIterator[Row]:
 
 
 async def _throughput(client: httpx.AsyncClient, rounds: int) -> tuple[list[float], list[float], list[float]]:
-    """Answers a second with one client and with many, and what each of the many waited."""
+    """Answers per second with one client and with many, and the waiting times of the many, in seconds."""
     waits: list[float] = []
 
     async def ask(number: int) -> float:
-        watch = Watch()
+        watch = Stopwatch()
         body = {"prompt": QUESTIONS[number % len(QUESTIONS)], "temperature": 0, "max_tokens": 40}
         reply = await client.post("/completion", json=body)
         reply.raise_for_status()
@@ -76,7 +76,7 @@ async def _throughput(client: httpx.AsyncClient, rounds: int) -> tuple[list[floa
         return CLIENTS / sum([await ask(number) for number in range(CLIENTS)])
 
     async def together() -> float:
-        watch = Watch()
+        watch = Stopwatch()
         waits.extend(await asyncio.gather(*(ask(number) for number in range(CLIENTS))))
         return CLIENTS / watch.seconds
 
@@ -87,10 +87,10 @@ async def _throughput(client: httpx.AsyncClient, rounds: int) -> tuple[list[floa
 
 @asynccontextmanager
 async def _serving(settings: Settings) -> AsyncIterator[tuple[Appliance, httpx.AsyncClient]]:
-    """The real server on a free port of this machine, in this process."""
+    """The server on a free port of this machine, in this process."""
     listening = listening_socket("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    made = Appliance(await engine_selection.settled(settings))
+    made = Appliance(await engine_selection.resolve_engines_async(settings))
     async with made.running() as appliance, anyio.create_task_group() as group:
         await appliance.load()
         web = server(create_app(appliance))

@@ -1,4 +1,4 @@
-"""The process as a whole: memory, and how soon it is ready."""
+"""The whole process: memory, and time until it is ready."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import anyio.to_thread
 import httpx
 import psutil
 
-from chatapi.bench import Row, Watch
+from chatapi.bench import Row, Stopwatch
 from chatapi.runtime.engine_threads import PAUSE_SECONDS
 from chatapi.settings import Settings, as_environment
 
 
 async def measure(settings: Settings, rounds: int) -> AsyncIterator[Row]:
-    """Start the server as its user does, have it hear, think and speak once, and look at it."""
+    """Start the server as a user does, run one spoken turn, and measure time and memory."""
     found = await anyio.to_thread.run_sync(_several, settings, min(rounds, 3))
     ready, memory = zip(*found, strict=True)
     yield Row("process", "ready after start", statistics.median(ready), "s", 4)
@@ -34,8 +34,8 @@ def _several(settings: Settings, rounds: int) -> list[tuple[float, int]]:
 
 
 def _once(settings: Settings) -> tuple[float, int]:
-    """Seconds until ready, bytes resident after a spoken turn, once the engines have given back what it took."""
-    watch = Watch()
+    """Time until ready in seconds, and resident bytes after a spoken turn, when the engines have returned memory."""
+    watch = Stopwatch()
     with served(settings) as (url, pid):
         ready = watch.seconds
         with httpx.Client(base_url=url, timeout=60) as client:

@@ -1,4 +1,4 @@
-"""How well it hears: word errors on a corpus of many voices, and on the box's own voice."""
+"""Speech recognition: word errors on a corpus of many voices, and on the box's own voice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from chatapi.settings import Settings
 
 CORPUS = Path(__file__).parents[2] / "tests" / "corpus"
 SHORT = 8.0
-"""Seconds below which a clip counts as short."""
+"""Duration below which a clip counts as short, in seconds."""
 
 SENTENCES = (
     "The capital of France is Paris.",
@@ -52,12 +52,12 @@ SENTENCES = (
     "The heating is set to twenty degrees.",
     "Good night, and sleep well.",
 )
-"""Spoken by the box and heard by the box."""
+"""Synthesized and transcribed by the box."""
 
 
 @dataclass
 class _Tally:
-    """What one way of hearing gave."""
+    """The results of one engine: reference and transcript, and the computing time in seconds."""
 
     pairs: list[tuple[str, str]]
     seconds: float = 0.0
@@ -74,7 +74,7 @@ async def measure(appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterato
 
 
 def _compared(appliance: Appliance, clips: Sequence[Clip]) -> list[Row]:
-    """The trimmed encoder against the full window, clip by clip, on what the detector takes for speech."""
+    """The trimmed encoder against the full window, clip by clip, on the speech that the VAD finds."""
     models = [appliance.catalog.open(appliance.active["asr"])]
     engine = appliance.settings.asr.engine
     ways = [load("asr", engine)(_trimming(appliance.settings, engine, trim), models) for trim in (True, False)]
@@ -105,7 +105,7 @@ def _trimming(settings: Settings, engine: str, trim: bool) -> Settings:
 
 
 async def _own_voice(appliance: Appliance) -> float:
-    """Word error rate of what the box understands of itself."""
+    """Word error rate of the box's transcripts of its own voice."""
     pairs = [
         (sentence, await _heard(appliance.transcriber, Audio(await spoken(appliance, sentence), RATE)))
         for sentence in SENTENCES
@@ -114,7 +114,7 @@ async def _own_voice(appliance: Appliance) -> float:
 
 
 async def spoken(appliance: Appliance, text: str) -> Samples:
-    """A text in the box's own voice, with the silence people leave around what they say."""
+    """A text in the box's own voice, with half a second of silence around it."""
     silence = np.zeros(RATE // 2, np.float32)
     parts = [part.at(RATE).samples async for part in appliance.synthesis.synthesize_text(text)]
     return np.concatenate([silence, *parts, silence])

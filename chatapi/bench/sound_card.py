@@ -1,10 +1,10 @@
-"""A sound card without hardware: a private PulseAudio with a virtual speaker and microphone, and ways to disturb it.
+"""A virtual sound card: a private PulseAudio with a virtual speaker and microphone, and methods to disturb it.
 
     with sound_card(folder) as card:
         subprocess.Popen([...], env=card.environment)  # its microphone is "testmic", its speaker "testspk"
-        card.say_into_mic(samples)
+        card.play_into_microphone(samples)
 
-Needs Debian's pulseaudio, pulseaudio-utils, libasound2-plugins and libportaudio2; `installed` tells.
+It needs Debian's pulseaudio, pulseaudio-utils, libasound2-plugins and libportaudio2; see `installed`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from chatapi.audio import RATE, Samples
 
 PROGRAMS = ("pulseaudio", "pactl", "pacat", "parec")
 INSTALL = "apt-get install pulseaudio pulseaudio-utils libasound2-plugins alsa-utils libportaudio2"
-"""What there is to do where `installed` is false."""
+"""The remedy when `installed` is false."""
 LATENCY = 20
-"""Milliseconds asked of its own players and recorders: else they come in bursts of seconds."""
+"""Requested latency of players and recorders, in milliseconds; by default audio comes in bursts of seconds."""
 SPEAKER_RATE = 48_000
 SPEAKER = f"module-null-sink sink_name=spk rate={SPEAKER_RATE} channels=2 norewinds=1"
 FEED = f"module-null-sink sink_name=micfeed rate={RATE} channels=1 channel_map=mono norewinds=1"
@@ -45,16 +45,16 @@ pcm.!default {{
 
 
 class CardFault(Exception):
-    """The sound daemon does not start, or refuses: one sentence."""
+    """The sound daemon does not start, or rejects a command; the message is one sentence."""
 
 
 def installed() -> bool:
-    """Whether the daemon and its tools are here."""
+    """Whether the daemon and its tools are installed."""
     return all(shutil.which(name) for name in PROGRAMS)
 
 
 class Daemon:
-    """A private PulseAudio, empty. Every method blocks."""
+    """A private PulseAudio without devices. All methods block."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -69,11 +69,11 @@ class Daemon:
             "PULSE_RUNTIME_PATH": str(folder),
             "HOME": str(folder),
         }
-        """For every process that is to hear and speak through it, with its source `mic` and its sink `spk`."""
+        """Environment of a process that uses its source `mic` and its sink `spk`."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, modules: Sequence[str]) -> None:
-        """Start it with these modules; returns when it answers. Raises CardFault."""
+        """Start the daemon with these modules, and wait until it answers. Raises CardFault."""
         (self.folder / "native").unlink(missing_ok=True)
         loads = "".join(f"load-module {line}\n" for line in modules)
         script = self.folder / "default.pa"
@@ -81,39 +81,39 @@ class Daemon:
             f"load-module module-native-protocol-unix auth-anonymous=1 socket={self.folder}/native\n{loads}"
         )
         options = ["-n", "--daemonize=no", "--exit-idle-time=-1", "--use-pid-file=no", "--disallow-exit=yes"]
-        # The kernel ends it when a realtime thread computes for 0.2 s (rlimit-rttime), as after a pause of the machine.
+        # The kernel kills it when a realtime thread computes for 0.2 s (rlimit-rttime), as after a suspend.
         options.append("--realtime=no")
         self._process = subprocess.Popen(
             ["pulseaudio", *options, "-F", script], env=self.environment, stderr=subprocess.DEVNULL
         )
         for _ in range(250):
-            if self._asked("info").returncode == 0:
+            if self._run_pactl("info").returncode == 0:
                 return
             time.sleep(0.02)
         raise CardFault("the sound daemon does not answer")
 
     def kill(self) -> None:
-        """It dies without a word."""
+        """Kill the daemon."""
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait(5)
             self._process = None
 
     def pactl(self, *words: str) -> str:
-        """What its own tool answers. Raises CardFault."""
-        done = self._asked(*words)
+        """The output of pactl. Raises CardFault."""
+        done = self._run_pactl(*words)
         if done.returncode:
             raise CardFault(f"pactl {' '.join(words)}: {done.stderr.strip()}")
         return done.stdout
 
-    def _asked(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def _run_pactl(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["pactl", *words], env=self.environment, capture_output=True, text=True, timeout=10, check=False
         )
 
 
 class SoundCard(Daemon):
-    """The daemon, its microphone and its speaker."""
+    """The daemon with a microphone and a speaker."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -121,7 +121,7 @@ class SoundCard(Daemon):
         self._recording = folder / "speaker.raw"
 
     def start(self, microphone: bool = True) -> None:
-        """Start the daemon; returns when it answers. Raises CardFault."""
+        """Start the daemon, and wait until it answers. Raises CardFault."""
         self.run([SPEAKER, FEED, *([MICROPHONE] if microphone else [])])
 
     def kill(self) -> None:
@@ -129,29 +129,29 @@ class SoundCard(Daemon):
         super().kill()
 
     def unload(self, module: str) -> None:
-        """Take away what was loaded by such a line; the daemon's next best device stands in for it."""
+        """Unplug the device of a module line; the daemon moves its streams to another device."""
         for line in self.pactl("list", "short", "modules").splitlines():
             number, name, *arguments = line.split("\t")
             if module == " ".join([name, *arguments]).strip():
                 self.pactl("unload-module", number)
 
     def load(self, module: str) -> None:
-        """Plug in what such a line describes."""
+        """Plug in the device of a module line."""
         self.pactl("load-module", *module.split(" "))
 
     def suspend(self, kind: Literal["sink", "source"], name: str, suspended: bool = True) -> None:
-        """Have one of its devices give and take nothing, or do so again."""
+        """Suspend or resume a device."""
         self.pactl(f"suspend-{kind}", name, str(int(suspended)))
 
-    def say_into_mic(self, samples: Samples) -> subprocess.Popen[bytes]:
-        """Sound at 16 kHz in front of the microphone, from now on; `wait()` until it is over."""
-        said = self.folder / "said.raw"
-        said.write_bytes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    def play_into_microphone(self, samples: Samples) -> subprocess.Popen[bytes]:
+        """Play audio at 16 kHz into the microphone from now on; `wait()` for its end."""
+        recording = self.folder / "microphone.raw"
+        recording.write_bytes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
         form = ["--raw", f"--rate={RATE}", "--channels=1", "--format=s16le", f"--latency-msec={LATENCY}"]
-        return subprocess.Popen(["pacat", "--playback", "--device=micfeed", *form, said], env=self.environment)
+        return subprocess.Popen(["pacat", "--playback", "--device=micfeed", *form, recording], env=self.environment)
 
     def record(self) -> None:
-        """Record the speaker from now on; returns when sound arrives. Raises CardFault."""
+        """Record the speaker from now on; returns when audio arrives. Raises CardFault."""
         with self._recording.open("wb") as file:
             form = [
                 "--raw",
@@ -175,14 +175,14 @@ class SoundCard(Daemon):
             self._recorder = None
 
     def recorded(self) -> Samples:
-        """What the speaker gave so far: mono at its 48 kHz."""
+        """The recorded audio of the speaker so far, mono at its 48 kHz."""
         data = self._recording.read_bytes()
         return np.frombuffer(data[: len(data) // 4 * 4], "<f4").astype(np.float32)
 
 
 @contextmanager
 def sound_card(folder: Path) -> Iterator[SoundCard]:
-    """A card whose daemon runs, and is gone when the block ends. Raises CardFault when it does not start."""
+    """A card whose daemon runs inside the context. Raises CardFault when it does not start."""
     folder.mkdir(parents=True, exist_ok=True)
     card = SoundCard(folder)
     try:

@@ -1,4 +1,4 @@
-"""Each engine through its worker against the same library called by itself, the others loaded beside it."""
+"""Each engine through its worker against the bare library, with the other engines loaded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import anyio.to_thread
 
 from chatapi.appliance import Appliance
-from chatapi.bench import Row, Watch, in_turns, ratio
+from chatapi.bench import Row, Stopwatch, in_turns, ratio
 from chatapi.bench.bare import Bare
 from chatapi.bench.recognition import SENTENCES, spoken
 from chatapi.engines import PromptMessage, Sampling
@@ -18,7 +18,7 @@ TOKENS = 120
 
 
 async def measure(appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterator[Row]:
-    """Tokens a second, then seconds of sound heard a second."""
+    """Tokens per second, then seconds of audio transcribed per second."""
 
     async def tokens_ours() -> float:
         return await _tokens_per_second(appliance)
@@ -33,7 +33,7 @@ async def measure(appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterato
     clips = [await spoken(appliance, sentence) for sentence in SENTENCES[:4]]
 
     async def heard_ours() -> float:
-        watch = Watch()
+        watch = Stopwatch()
         for clip in clips:
             async with appliance.engines.asr.stream(
                 lambda engine, stop, clip=clip: engine.transcribe(clip, "en", stop)  # type: ignore[misc]
@@ -43,7 +43,7 @@ async def measure(appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterato
         return sum(map(len, clips)) / watch.seconds
 
     async def heard_bare() -> float:
-        watch = Watch()
+        watch = Stopwatch()
         for clip in clips:
             await anyio.to_thread.run_sync(bare.hear, clip)
         return sum(map(len, clips)) / watch.seconds
@@ -53,15 +53,15 @@ async def measure(appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterato
 
 
 async def _tokens_per_second(appliance: Appliance) -> float:
-    """From the first token to the last."""
+    """Speed from the first token to the last."""
     messages = [PromptMessage("system", appliance.settings.llm.system), PromptMessage("user", PROMPT)]
     sampling = Sampling(max_tokens=TOKENS, temperature=0)
-    count, watch, last = 0, Watch(), 0.0
+    count, watch, last = 0, Stopwatch(), 0.0
     async with appliance.engines.llm.stream(lambda engine, stop: engine.generate(messages, sampling, stop)) as pieces:
         async for piece in pieces:
             if piece.text:
                 count += 1
                 if count == 1:
-                    watch = Watch()
+                    watch = Stopwatch()
                 last = watch.seconds
     return (count - 1) / last

@@ -9,7 +9,7 @@ import anyio.to_thread
 
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio, Samples, wav
-from chatapi.bench import Row, Watch, in_turns, ratio
+from chatapi.bench import Row, Stopwatch, in_turns, ratio
 from chatapi.bench.bare import Bare
 from chatapi.bench.recognition import spoken
 from chatapi.events import TurnEnded, TurnTimings
@@ -18,7 +18,7 @@ from chatapi.services.turns.completion import Turn
 QUESTION = "What is the capital of France?"
 LONG = "Tell me a story about a lighthouse."
 LONG_TOKENS = 90
-"""About three sentences."""
+"""Longest answer, in tokens: about three sentences."""
 SHORT_TOKENS = 40
 
 
@@ -29,7 +29,7 @@ async def measure(appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterato
     for speak in (False, True):
 
         async def ours(speak: bool = speak) -> float:
-            watch = Watch()
+            watch = Stopwatch()
             await _turn(appliance, Turn(audio=question, speak=speak, temperature=0, max_tokens=SHORT_TOKENS))
             return watch.seconds
 
@@ -45,14 +45,14 @@ async def measure(appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterato
 
 
 async def _streamed(appliance: Appliance, rounds: int) -> AsyncIterator[Row]:
-    """First sound against the whole of the same answer, unstreamed: it leaves when all of it is spoken."""
+    """First audio of a streamed answer against the same answer unstreamed, which is sent when it is complete."""
     turn = Turn(prompt=LONG, speak=True, temperature=0, max_tokens=LONG_TOKENS)
 
     async def first() -> float:
         return (await _turn(appliance, turn)).first_audio or 0.0
 
     async def whole() -> float:
-        watch = Watch()
+        watch = Stopwatch()
         await _turn(appliance, turn)
         return watch.seconds
 
@@ -70,8 +70,8 @@ async def _turn(appliance: Appliance, turn: Turn) -> TurnTimings:
 
 
 def _chain(bare: Bare, samples: Samples, speak: bool) -> float:
-    """Seconds for the same work, each engine waiting for the one before it."""
-    watch = Watch()
+    """Time of the same work with the bare engines, one after another, in seconds."""
+    watch = Stopwatch()
     bare.detect(samples)
     heard = bare.hear(samples)
     answer, _ = bare.think(heard, SHORT_TOKENS)

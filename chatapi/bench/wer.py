@@ -1,4 +1,4 @@
-"""Word error rate: how many words of what was said were understood wrongly."""
+"""Word error rate."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ SAME = {
 
 
 def words(text: str, language: str = "en") -> list[str]:
-    """The words to be compared: lower case, without punctuation; English numbers written out.
+    """The words to compare: lower case, without punctuation; English numbers as words.
 
-    In writing without spaces each character counts as a word.
+    In scripts without spaces each character counts as a word.
     """
     plain = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
     plain = re.sub(r"\[[^\]]*\]|\([^)]*\)", " ", plain)
@@ -64,7 +64,7 @@ def _english(text: str) -> str:
 
 
 def _number(digits: str) -> str:
-    """Digits as they are said: 24 twenty four, 1912 nineteen twelve, 0815 digit by digit."""
+    """Digits as words: 24 twenty four, 1912 nineteen twelve, 0815 digit by digit."""
     value = int(digits)
     if len(digits) > 4 or (digits.startswith("0") and len(digits) > 1):
         return " ".join(ONES[int(digit)] for digit in digits)
@@ -95,21 +95,21 @@ def _ordinal(value: int) -> str:
 
 
 def edits(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
-    """Least number of words put in, left out or replaced (Levenshtein distance over words)."""
+    """Smallest number of inserted, deleted or replaced words (Levenshtein distance over words)."""
     row = list(range(len(hypothesis) + 1))
-    for position, said in enumerate(reference, 1):
+    for position, expected in enumerate(reference, 1):
         diagonal, row[0] = row[0], position
-        for column, heard in enumerate(hypothesis, 1):
-            kept = diagonal + (said != heard)
-            diagonal, row[column] = row[column], min(kept, row[column] + 1, row[column - 1] + 1)
+        for column, word in enumerate(hypothesis, 1):
+            substituted = diagonal + (expected != word)
+            diagonal, row[column] = row[column], min(substituted, row[column] + 1, row[column - 1] + 1)
     return row[-1]
 
 
 def word_error_rate(pairs: Iterable[tuple[str, str]], language: str = "en") -> float:
-    """Errors per word said, over all pairs of what was said and what was understood; may be above 1."""
-    wrong = said = 0
+    """Errors per word of the reference, over all pairs of reference and hypothesis; may be above 1."""
+    errors = total = 0
     for reference, hypothesis in pairs:
-        spoken = words(reference, language)
-        wrong += edits(spoken, words(hypothesis, language))
-        said += len(spoken)
-    return wrong / max(1, said)
+        expected = words(reference, language)
+        errors += edits(expected, words(hypothesis, language))
+        total += len(expected)
+    return errors / max(1, total)

@@ -1,4 +1,4 @@
-"""`chatapi bench`: measures, shows a table, or gives JSON."""
+"""`chatapi bench`: runs the measurements and prints a table or JSON."""
 
 from __future__ import annotations
 
@@ -19,41 +19,42 @@ from chatapi.errors import BadInput
 from chatapi.runtime import engine_selection
 from chatapi.settings import Settings
 
-INSIDE = {"turns": turns.measure, "hearing": recognition.measure, "speed": speed.measure, "live": live.measure}
-"""Measured in this process, on one appliance beside the bare engines."""
+IN_PROCESS = {"turns": turns.measure, "hearing": recognition.measure, "speed": speed.measure, "live": live.measure}
+"""Parts measured in this process, on one appliance beside the bare engines."""
 OUTSIDE = {"http": http.measure, "process": process.measure, "devices": devices.measure}
-DOOR = "realtime"
-"""How `live` reaches the box unless asked otherwise: as users do."""
-PARTS = (*INSIDE, *OUTSIDE)
+"""Parts measured on a server in a process of its own."""
+TRANSPORT = "realtime"
+"""Default transport of `live`, the one that users have."""
+PARTS = (*IN_PROCESS, *OUTSIDE)
 
 
 @dataclass(frozen=True)
-class SceneList:
-    """How `live` is played."""
+class LiveOptions:
+    """Options of `live`."""
 
-    door: str | None = None
-    """How it reaches the box; None: as users do."""
-    chosen: Sequence[str] = ()
-    """Of `live.SCENES`; empty: all."""
+    transport: str | None = None
+    """Of `transport.NAMES`; None: TRANSPORT."""
+    scenarios: Sequence[str] = ()
+    """Of `live.SCENARIOS`; empty: all."""
     hurry: bool = False
     """Whether time passes as if computing took none."""
 
 
 async def bench(
-    settings: Settings, parts: Sequence[str], rounds: int, as_json: bool, scenes: SceneList = SceneList()
+    settings: Settings, parts: Sequence[str], rounds: int, as_json: bool, options: LiveOptions = LiveOptions()
 ) -> int:
-    """Measures the parts, or all.
+    """Run the measurements of these parts, or of all.
 
-    Status 0; whether a target was met is in the figures, and a busy machine is no failure. Raises BadInput.
+    Status 0, also for missed targets: a busy machine is not a failure. Raises BadInput.
     """
     for part in parts:
         if part not in PARTS:
-            raise BadInput(f"there is no part {part!r}; there are: {', '.join(PARTS)}")
-    if scenes != SceneList() and "live" not in (parts or PARTS):
-        raise BadInput("--door is how `bench live` reaches the box, --scene what it plays; no other part has one")
+            raise BadInput(f"part {part!r} is not supported ({', '.join(PARTS)})")
+    if options != LiveOptions() and "live" not in (parts or PARTS):
+        raise BadInput("--transport, --scenario and --hurry are only used by `bench live`")
     console = Console(stderr=True)
     rows: list[Row] = []
-    async for row in _measured(settings, parts or PARTS, rounds, scenes):
+    async for row in _measured(settings, parts or PARTS, rounds, options):
         rows.append(row)
         console.print(f"[dim]{row.part}: {row.what}: {_shown(row.value)} {row.unit}")
     if as_json:
@@ -63,16 +64,21 @@ async def bench(
     return 0
 
 
-async def _measured(settings: Settings, parts: Sequence[str], rounds: int, scenes: SceneList) -> AsyncIterator[Row]:
-    if set(parts) & set(INSIDE):
-        async with Appliance(await engine_selection.settled(settings)).running() as appliance:
+async def _measured(settings: Settings, parts: Sequence[str], rounds: int, options: LiveOptions) -> AsyncIterator[Row]:
+    if set(parts) & set(IN_PROCESS):
+        async with Appliance(await engine_selection.resolve_engines_async(settings)).running() as appliance:
             await appliance.load()
             bare = Bare(appliance)
-            staged = partial(live.measure, door=scenes.door or DOOR, chosen=scenes.chosen, hurry=scenes.hurry)
-            for name in INSIDE:
+            measure_live = partial(
+                live.measure,
+                transport=options.transport or TRANSPORT,
+                chosen=options.scenarios,
+                hurry=options.hurry,
+            )
+            for name in IN_PROCESS:
                 if name in parts:
-                    how = staged if name == "live" else INSIDE[name]
-                    async for row in how(appliance, bare, rounds):
+                    measure = measure_live if name == "live" else IN_PROCESS[name]
+                    async for row in measure(appliance, bare, rounds):
                         yield row
     for name in OUTSIDE:
         if name in parts:

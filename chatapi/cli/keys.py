@@ -1,4 +1,4 @@
-"""`chatapi keys`: who may come in. A running server notices at once."""
+"""`chatapi keys`: adds, lists and revokes API keys. A running server notices changes at once."""
 
 from __future__ import annotations
 
@@ -13,36 +13,38 @@ from chatapi.errors import BadInput
 
 
 def manage(data: Path, chosen: argparse.Namespace) -> int:
-    """Status 0. Raises BadInput, WrongMode, NotFound, StorageError, SettingsError."""
+    """Run an action; status 0. Raises BadInput, WrongMode, NotFound, StorageError, SettingsError."""
     if (chosen.name is None) != (chosen.action == "list"):
-        raise BadInput("`keys add NAME` and `keys revoke NAME` name a key, and `keys list` lists them all")
+        raise BadInput("`keys add NAME` and `keys revoke NAME` need a name; `keys list` has none")
     if chosen.action != "add" and (chosen.scope or chosen.rate or chosen.expires is not None):
-        raise BadInput("--scope, --rate and --expires belong to `keys add`; to change a key, revoke it and add another")
+        raise BadInput(
+            "--scope, --rate and --expires are only used by `keys add`; to change a key, revoke it and add another"
+        )
     if chosen.action != "list" and chosen.json:
-        raise BadInput("--json belongs to `keys list`")
+        raise BadInput("--json is only used by `keys list`")
     return {"add": _add, "list": _list, "revoke": _revoke}[chosen.action](data, chosen)
 
 
 def _add(data: Path, chosen: argparse.Namespace) -> int:
-    """Print the new key, this once."""
+    """Create a key and print it once."""
     first = auth.read(data) is None
-    made = auth.add(data, chosen.name, chosen.scope or [auth.TALK], _rate(chosen.rate), chosen.expires)
-    print(made)
-    print("it is shown this once: keep it where it is to be used", file=sys.stderr)
+    key = auth.add(data, chosen.name, chosen.scope or [auth.TALK], _rate(chosen.rate), chosen.expires)
+    print(key)
+    print("the key is printed only once: store it where it is used", file=sys.stderr)
     if first:
-        print("from now on nobody comes in without a key", file=sys.stderr)
+        print("from now on every request needs a key", file=sys.stderr)
     return 0
 
 
 def _revoke(data: Path, chosen: argparse.Namespace) -> int:
-    """From now on it opens nothing; of what it began, nothing goes on."""
+    """Revoke a key; the server also ends its open connections."""
     auth.revoke(data, chosen.name)
-    print(f"{chosen.name} opens nothing any more", file=sys.stderr)
+    print(f"{chosen.name} is revoked", file=sys.stderr)
     return 0
 
 
 def _list(data: Path, chosen: argparse.Namespace) -> int:
-    """What is known of each, which is not the key itself."""
+    """Print the properties of every key, without the keys themselves."""
     found, used, now = auth.read(data) or (), auth.times_used(data), time.time()
     rows = [
         {
@@ -53,7 +55,7 @@ def _list(data: Path, chosen: argparse.Namespace) -> int:
             "last_used": used.get(key.id),
             "expires": key.expires,
             "revoked": key.revoked,
-            "opens": not key.fault(now),
+            "opens": not key.invalid_reason(now),
         }
         for key in found
     ]
@@ -79,7 +81,7 @@ def _state(key: auth.StoredKey, now: float) -> str:
         return f"revoked {_day(key.revoked)}"
     if key.expires is None:
         return "good"
-    return f"{'expired' if key.fault(now) else 'good until'} {_day(key.expires)}"
+    return f"{'expired' if key.invalid_reason(now) else 'good until'} {_day(key.expires)}"
 
 
 def _day(seconds: float) -> str:
@@ -95,5 +97,5 @@ def _rate(text: str | None) -> int | None:
         return None
     number, _, unit = text.partition("/")
     if not (number.isascii() and number.isdecimal() and unit in ("", "minute")):
-        raise BadInput(f"{text!r} is no rate; it looks like 60/minute")
+        raise BadInput(f"{text!r} is not a rate; expected for example 60/minute")
     return int(number)

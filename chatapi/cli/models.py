@@ -1,4 +1,4 @@
-"""`chatapi models`: what the catalog has, here and to fetch."""
+"""`chatapi models`: lists, fetches, verifies and removes models of the catalog."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from chatapi.settings import Settings
 from chatapi.system.systemd_notify import ServiceManager
 
 WIDE = 100
-"""Columns of a terminal from which the licences are shown."""
-PATIENCE = 120
-"""Seconds in which a fetch that goes on has brought something new, tries and pauses included."""
+"""Width of a terminal from which the licences are shown, in columns."""
+PROGRESS_SECONDS = 120
+"""Longest time without progress of a working fetch, retries and pauses included, in seconds."""
 
 
 def models(settings: Settings, action: str, names: Sequence[str], as_json: bool) -> int:
-    """Status 0 when all is well, 1 when `verify` found something or what is to be removed is not there."""
+    """Run an action. Status 0; 1 when `verify` found damage, or a model to remove is not installed."""
     known = Catalog(settings.data)
     for fault in known.faults.values():
         print(f"chatapi: {fault}", file=sys.stderr)
@@ -42,10 +42,10 @@ def models(settings: Settings, action: str, names: Sequence[str], as_json: bool)
 
 
 def _active(known: Catalog, settings: Settings) -> set[str]:
-    """The models that would be used now, as it is set."""
-    # What a chatapi that runs has taken is for the same models.
+    """The models that the settings select now."""
+    # The memory of a running chatapi holds the same models.
     free = network.shared(settings.server.port) or memory_plan.available()
-    settings, found = engine_selection.definite(settings, free=free), set()
+    settings, found = engine_selection.resolve_engines(settings, free=free), set()
     for role in registry.ENGINES:
         table = getattr(settings, role)
         if registry.entry(role, table.engine).needs_model:
@@ -79,7 +79,7 @@ def _list(known: Catalog, active: Collection[str], as_json: bool) -> int:
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1) if wide else (0, 1, 0, 0))
     for column in ("name", "role", "disk", "memory", "languages", "", "licence"):
         right = column in ("disk", "memory")
-        # A narrow terminal has room for what is chosen by; the licence is in the manifest and the JSON too.
+        # On a narrow terminal the licence is left out; it is in the manifest and in the JSON output.
         if column != "licence" or wide:
             table.add_column(column, no_wrap=True, justify="right" if right else "left")
     for m in manifests:
@@ -89,65 +89,65 @@ def _list(known: Catalog, active: Collection[str], as_json: bool) -> int:
         row = (m.name, m.role, f"{m.size / 1e6:.0f} MB", f"{m.memory / 1e6:.0f} MB", languages, marks, m.licence)
         table.add_row(*row[: len(table.columns)])
     console.print(table)
-    print("active: installed, and used as it is set; default: fetched by set-up", file=sys.stderr)
+    print("active: installed and selected by the settings; default: fetched by set-up", file=sys.stderr)
     return 0
 
 
 def _fetch(known: Catalog, names: Sequence[str]) -> int:
-    """Everything named, or the default models that are missing, with a bar for each."""
+    """Fetch the named models, or the missing default ones, with a progress bar each."""
     chosen = list(names) or [
-        m.name for m in known.manifests.values() if engine_selection.fetched_at_first(m) and not known.installed(m.name)
+        m.name for m in known.manifests.values() if engine_selection.in_default_set(m) and not known.installed(m.name)
     ]
     for name in chosen:
         known.get(name)
     if not chosen:
-        # Bars without a task would still print an empty line.
+        # A progress display without a task would print an empty line.
         print("every default model is installed")
         return 0
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    starting = _Starting()
+    reporter = _StartReporter()
     with Progress(*columns, console=Console(file=sys.stderr)) as bars:
         for name in chosen:
             task = bars.add_task(name, total=None)
 
             def show(progress: catalog.FetchProgress, task: TaskID = task) -> None:
-                told = f"{progress.model}: {progress.step}"
-                bars.update(task, description=told, completed=progress.done, total=progress.total or None)
-                starting.tell(progress)
+                description = f"{progress.model}: {progress.step}"
+                bars.update(task, description=description, completed=progress.done, total=progress.total or None)
+                reporter.report(progress)
 
             known.fetch(name, show)
             bars.update(task, description=f"{name}: installed")
     return 0
 
 
-class _Starting:
-    """Tells a service manager, which starts nothing before models are here, that they are still on their way."""
+class _StartReporter:
+    """Extends systemd's start timeout while models are fetched before the start of the service."""
 
     def __init__(self) -> None:
         self._manager = ServiceManager.of()
         self._next = 0.0
 
-    def tell(self, progress: catalog.FetchProgress) -> None:
+    def report(self, progress: catalog.FetchProgress) -> None:
         if (now := time.monotonic()) < self._next:
             return
         self._next = now + 1
         done = f" {progress.done / progress.total:.0%}" if progress.total else ""
-        self._manager.more_time(PATIENCE, f"{progress.model}: {progress.step}{done}")
+        self._manager.more_time(PROGRESS_SECONDS, f"{progress.model}: {progress.step}{done}")
 
 
 def _remove(known: Catalog, names: Sequence[str]) -> int:
     missing = 0
     for name in names:
-        there = known.remove(name)
-        missing += not there
-        print(f"{name} is {'removed' if there else 'not installed'}")
+        removed = known.remove(name)
+        missing += not removed
+        print(f"{name} is {'removed' if removed else 'not installed'}")
     return 1 if missing else 0
 
 
 def _verify(known: Catalog, names: Sequence[str]) -> int:
-    wrong = 0
+    damaged = 0
     for name in names or [name for name in known.manifests if known.installed(name)]:
-        found = known.verify(name)
-        wrong += bool(found)
-        print(f"{name}: {'; '.join(map(str, found)) if found else 'every file is as it should be'}")
-    return 1 if wrong else 0
+        problems = known.verify(name)
+        damaged += bool(problems)
+        print(f"{name}: {'; '.join(map(str, problems)) if problems else 'all files are correct'}")
+    return 1 if damaged else 0

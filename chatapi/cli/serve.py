@@ -1,4 +1,4 @@
-"""`chatapi serve`: the appliance and its faces, until a signal."""
+"""`chatapi serve`: runs the appliance and its interfaces until a signal."""
 
 from __future__ import annotations
 
@@ -37,19 +37,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FRESH = 30.0
-"""Seconds between two looks at the certificate: addresses come late at boot, and clocks are set."""
-NOTED = 60.0
-"""Seconds between two notes of when keys were used."""
-LOADING = 0.5
-"""Seconds between two looks at how far loading has come."""
+RENEWAL_CHECK_SECONDS = 30.0
+"""Time between two checks of the certificate, in seconds: at boot, addresses come late and clocks are set."""
+KEY_USE_SECONDS = 60.0
+"""Time between two writes of the keys' times of use, in seconds."""
+LOAD_STATUS_SECONDS = 0.5
+"""Time between two updates of the load status, in seconds."""
 
 
 async def serve(settings: Settings) -> int:
-    """Listen at once, load meanwhile; `/ready` tells when. Raises what keeps the models from loading."""
+    """Listen at once and load the models meanwhile; `/ready` tells when they are loaded. Raises the error of a model
+    that cannot be loaded."""
     manager = ServiceManager.of()
     if manager.watchdog:
-        # What ends a process that gives no sign of life is SIGABRT: the log then says where every thread stood.
+        # systemd ends a stuck process with SIGABRT; the log then has the stacks of all threads.
         faulthandler.enable()
     file_descriptors.raise_limit()
     malloc_trim.configure()
@@ -63,10 +64,10 @@ async def serve(settings: Settings) -> int:
     host, port = listening.getsockname()[:2]
     url = _url(host, port, identity)
     try:
-        settings = await engine_selection.settled(settings)
-        # The web server takes the signal and raises it again once it has ended; here it kills nobody any more.
+        settings = await engine_selection.resolve_engines_async(settings)
+        # The web server handles the signal and raises it again at its end; this receiver ignores it.
         with logs.auditing(settings.log, settings.data), anyio.open_signal_receiver(signal.SIGTERM):
-            await _run(settings, _Open(listening, url, wyoming), identity, manager)
+            await _run(settings, _Listening(listening, url, wyoming), identity, manager)
     except Exception as error:
         raise collapse_exception_group(error) from None
     finally:
@@ -76,88 +77,88 @@ async def serve(settings: Settings) -> int:
 
 
 @dataclass(frozen=True)
-class _Open:
-    """Where it listens."""
+class _Listening:
+    """The sockets that the server listens on."""
 
     web: socket.socket
     url: str
-    """Of the web."""
+    """URL of the web server."""
     wyoming: Sequence[socket.socket]
 
 
-async def _run(settings: Settings, listening: _Open, identity: Identity | None, manager: ServiceManager) -> None:
-    """The appliance with its faces, until the web server ends."""
+async def _run(settings: Settings, listening: _Listening, identity: Identity | None, manager: ServiceManager) -> None:
+    """Run the appliance and its interfaces until the web server ends."""
     begun, url = time.monotonic(), listening.url
     host, port = listening.web.getsockname()[:2]
     async with (
         Appliance(settings).running() as appliance,
-        _keys_kept(appliance.keyring, host, port),
+        _key_use_stored(appliance.keyring, host, port),
         anyio.create_task_group() as group,
     ):
         web = server(create_app(appliance), identity.context if identity is not None else None)
 
-        async def generator() -> None:
+        async def run_web_server() -> None:
             await run_server(web, listening.web, settings)
             manager.stopping()
             group.cancel_scope.cancel()
 
-        group.start_soon(generator)
-        group.start_soon(appliance.tend)
+        group.start_soon(run_web_server)
+        group.start_soon(appliance.maintain)
         group.start_soon(malloc_trim.IdleTrimmer().run)
         if identity is not None:
-            group.start_soon(_keep_fresh, identity)
+            group.start_soon(_renew_certificate, identity)
         roles = ESSENTIAL
         if settings.audio_device.enabled:
             appliance.microphone = conversation = LocalConversation(appliance)
             appliance.parts["mic"] = lambda: conversation.health
             roles = (*roles, *conversation.roles)
             group.start_soon(conversation.run)
-        _tell(f"listening on {url}, loading models")
+        _print_line(f"listening on {url}, loading models")
         if listening.wyoming:
-            _open_to_wyoming(appliance, listening.wyoming, group)
+            _start_wyoming(appliance, listening.wyoming, group)
         group.start_soon(anyio.to_thread.run_sync, report, appliance.settings)
         if identity is not None:
-            _introduce(identity, url)
+            _print_fingerprint(identity, url)
         await _load(appliance, roles, manager)
-        _tell(f"ready after {time.monotonic() - begun:.1f} s: {url}")
+        _print_line(f"ready after {time.monotonic() - begun:.1f} s: {url}")
         manager.ready(f"ready: {url}")
         group.start_soon(Watchdog(appliance, manager).run)
 
 
 @asynccontextmanager
-async def _keys_kept(keyring: Keyring, host: str, port: int) -> AsyncIterator[None]:
-    """While the block lasts this machine's operator has a key, and it is written down when keys are used."""
+async def _key_use_stored(keyring: Keyring, host: str, port: int) -> AsyncIterator[None]:
+    """Inside the context local commands have a key, and the keys' times of use are stored."""
 
-    async def noted() -> None:
+    async def store() -> None:
         while True:
-            await anyio.sleep(NOTED)
-            await anyio.to_thread.run_sync(keyring.keep_uses)
+            await anyio.sleep(KEY_USE_SECONDS)
+            await anyio.to_thread.run_sync(keyring.store_uses)
 
-    _warn_of_keys(keyring, host)
+    _warn_about_keys(keyring, host)
     with keyring.local(port):
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(noted)
+                group.start_soon(store)
                 yield
                 group.cancel_scope.cancel()
         finally:
-            keyring.keep_uses()
+            keyring.store_uses()
 
 
-def _open_to_wyoming(appliance: Appliance, listening: Sequence[socket.socket], group: TaskGroup) -> None:
+def _start_wyoming(appliance: Appliance, listening: Sequence[socket.socket], group: TaskGroup) -> None:
     wyoming = WyomingServer(appliance, listening)
     appliance.parts["wyoming"] = lambda: wyoming.health
     group.start_soon(wyoming.run)
-    _tell(f"speaks Wyoming, for Home Assistant, at {' and '.join(wyoming.health['listening'])}")
+    _print_line(f"listening for Wyoming (Home Assistant) on {' and '.join(wyoming.health['listening'])}")
     if listeners.is_public(appliance.settings) and not appliance.settings.wyoming.allow:
-        told = "Wyoming has no keys, so it is open to everyone on the network; set wyoming.allow to those who may come"
-        print(f"chatapi: {told}", file=sys.stderr)
+        message = "Wyoming has no keys, so it is open to everyone on the network; limit it with wyoming.allow"
+        print(f"chatapi: {message}", file=sys.stderr)
 
 
 async def _load(appliance: Appliance, roles: Collection[str], manager: ServiceManager) -> None:
-    """Load, and tell the service manager what is loading meanwhile."""
+    """Load the models, and show the service manager which ones are loading."""
 
-    async def told() -> None:
+    async def show_status() -> None:
         before = ""
         while True:
             states = appliance.health()["engines"]
@@ -166,75 +167,75 @@ async def _load(appliance: Appliance, roles: Collection[str], manager: ServiceMa
             if loading and line != before:
                 manager.status(line)
             before = line
-            await anyio.sleep(LOADING)
+            await anyio.sleep(LOAD_STATUS_SECONDS)
 
     async with anyio.create_task_group() as group:
         if manager.address:
-            group.start_soon(told)
+            group.start_soon(show_status)
         await appliance.load(roles)
         group.cancel_scope.cancel()
 
 
 def _identity(settings: Settings) -> Identity | None:
-    """What is shown where `server.tls` is on. Raises SettingsError."""
+    """The server's certificate if `server.tls` is on. Raises SettingsError."""
     table = settings.server
     if not table.tls:
         if table.certificate is not None or table.key is not None:
             raise SettingsError("server.certificate and server.key are used only with server.tls = true (`--tls`)")
         return None
     if table.key is not None and table.certificate is None:
-        raise SettingsError("server.key is set, but not server.certificate, to which it belongs")
-    # Imported here, because without TLS nobody needs it.
+        raise SettingsError("server.key is set without server.certificate")
+    # Imported here, because only TLS needs it.
     from chatapi.auth.certificates import Identity
 
     return Identity(settings.data, table.certificate, table.key, (table.host, *table.hosts))
 
 
 def _url(host: str, port: int, identity: Identity | None) -> str:
-    """Where it is; of a secure one that listens everywhere a name that its certificate holds."""
+    """The server's URL; with TLS on all addresses it has an address that the certificate is valid for."""
     if identity is None:
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
     if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not listened on
-        from chatapi.auth.certificates import reachable
+        from chatapi.auth.certificate_names import reachable_address
 
-        host = reachable()
+        host = reachable_address()
     return f"https://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _introduce(identity: Identity, url: str) -> None:
-    """What somebody needs to know who meets the certificate for the first time."""
-    _tell(f"{url} shows a certificate with the SHA-256 fingerprint {identity.fingerprint}")
+def _print_fingerprint(identity: Identity, url: str) -> None:
+    """Print how to trust the certificate on a new device."""
+    _print_line(f"{url} has a certificate with the SHA-256 fingerprint {identity.fingerprint}")
     if identity.keeper is not None:
-        _tell(
-            "a browser will warn that it does not know who made the certificate: compare the fingerprint and go on, "
-            f"or have the device trust {url}/certificate once (phones want that)"
+        _print_line(
+            "browsers warn about an unknown certificate authority: compare the fingerprint and continue, "
+            f"or install {url}/certificate as a trusted authority on the device (phones require that)"
         )
 
 
-async def _keep_fresh(identity: Identity) -> None:
-    """Renew the certificate while it is in use. A fault is told once, and what is there stays in use."""
-    told = ""
+async def _renew_certificate(identity: Identity) -> None:
+    """Renew the certificate while the server runs. A failure is logged once, and the old certificate stays in use."""
+    logged = ""
     while True:
-        await anyio.sleep(FRESH)
+        await anyio.sleep(RENEWAL_CHECK_SECONDS)
         try:
             if await anyio.to_thread.run_sync(identity.renew):
-                log.info("a new certificate is in use", extra={"sha256": identity.fingerprint})
-            told = ""
-        except SettingsError as fault:
-            if fault.message != told:
-                log.warning("the certificate is not renewed: %s", fault.message)
-            told = fault.message
+                log.info("certificate renewed", extra={"sha256": identity.fingerprint})
+            logged = ""
+        except SettingsError as error:
+            if error.message != logged:
+                log.warning("certificate not renewed: %s", error.message)
+            logged = error.message
 
 
-def _tell(line: str) -> None:
+def _print_line(line: str) -> None:
     print(f"chatapi {line}", flush=True)
 
 
-def _warn_of_keys(keyring: Keyring, host: str) -> None:
-    """Whoever is open to the network shall know it, and whoever is closed to everybody."""
+def _warn_about_keys(keyring: Keyring, host: str) -> None:
+    """Warn when the server is open to the network, or when damaged keys close it to everybody."""
     try:
-        if not keyring.wanted and host not in ("127.0.0.1", "::1"):
-            closing = "`chatapi keys add NAME` or server.api_key closes it"
-            print(f"chatapi: {host} is open to everyone on the network; {closing}", file=sys.stderr)
-    except SettingsError as fault:
-        print(f"chatapi: {fault.message}", file=sys.stderr)
+        if not keyring.required and host not in ("127.0.0.1", "::1"):
+            remedy = "`chatapi keys add NAME` or server.api_key closes it"
+            print(f"chatapi: {host} is open to everyone on the network; {remedy}", file=sys.stderr)
+    except SettingsError as error:
+        print(f"chatapi: {error.message}", file=sys.stderr)

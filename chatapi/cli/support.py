@@ -1,4 +1,4 @@
-"""`chatapi support`: one archive of what is needed to understand a fault, without secrets, speech or conversations."""
+"""`chatapi support`: writes an archive for diagnosing a fault, without secrets, speech or conversations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import httpx
 from pydantic import SecretStr
 
 from chatapi.catalog import Catalog
-from chatapi.cli.health import asked
+from chatapi.cli.health import request
 from chatapi.errors import ChatapiError, NotFound, StorageError
 from chatapi.observability.redaction import of_environment, of_files, of_settings, redacted
 from chatapi.settings import Loaded, Settings, as_environment, at, dotted_keys
@@ -28,25 +28,25 @@ from chatapi.system import jetson
 from chatapi.system.version import version
 
 LARGEST = 4 << 20
-"""Bytes of a text's end that are kept: what happened last tells most."""
+"""Largest size of a text, in bytes; of a longer one only the end is kept."""
 VARIABLES = (
     "CHATAPI_", "OMP_", "OPENBLAS_", "MKL_", "CUDA_", "NVIDIA_", "HF_", "ORT_", "PULSE_", "LD_", "PYTHON",
     "LANG", "LC_", "TZ", "PATH", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
 )  # fmt: skip
-"""Beginnings of the names of variables that change what chatapi and its libraries do."""
-PATIENCE = 60
-"""Seconds that `chatapi check` may take."""
+"""Prefixes of environment variables that influence chatapi and its libraries."""
+CHECK_SECONDS = 60
+"""Longest duration of `chatapi check`, in seconds."""
 
 
 def support(loaded: Loaded, output: Path | None, include: Path | None) -> int:
-    """Status 0; what cannot be found out stands in the archive as a sentence. Raises StorageError, NotFound."""
+    """Write the archive; status 0. A text that fails is replaced by its error. Raises StorageError, NotFound."""
     secrets = {*of_settings(loaded.settings), *of_environment(), *of_files(loaded.settings.data)}
     if include is not None and not include.is_dir():
         raise NotFound(f"--include {include} is not a folder")
     target = output or Path(time.strftime("chatapi-support-%Y%m%d-%H%M%S.tar.gz"))
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        # What is in it is nobody else's business.
+        # Only the owner may read the archive.
         with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
             with tarfile.open(fileobj=file, mode="w:gz") as archive:
                 for name, text in _texts(loaded, include):
@@ -69,7 +69,7 @@ def _add(archive: tarfile.TarFile, name: str, text: str) -> None:
 
 
 def _texts(loaded: Loaded, include: Path | None) -> Iterator[tuple[str, str]]:
-    """Name and text of everything that goes in."""
+    """Name and text of every file of the archive."""
     settings = loaded.settings
     sources: dict[str, Callable[[], str]] = {
         "versions.json": lambda: _json(_versions()),
@@ -78,22 +78,22 @@ def _texts(loaded: Loaded, include: Path | None) -> Iterator[tuple[str, str]]:
         "environment.json": lambda: _json(_environment()),
         "models.json": lambda: _json(_models(settings)),
         "check.json": lambda: _check(settings),
-        "health.json": lambda: asked(settings, "/health").text,
-        "metrics.txt": lambda: asked(settings, "/metrics").text,
+        "health.json": lambda: request(settings, "/health").text,
+        "metrics.txt": lambda: request(settings, "/metrics").text,
     }
     for name, source in sources.items():
-        yield name, _told(source)
+        yield name, _text_or_error(source)
     for file in sorted(include.iterdir()) if include is not None else ():
         if not file.is_file():
             continue
         if settings.log.content and "log" in file.name:
-            yield file.name, "left out: log.content is on, so that what was said may stand in it\n"
+            yield file.name, "left out: log.content is on, so it may contain prompts, transcripts and answers\n"
         else:
-            yield file.name, _told(lambda file=file: _end(file))  # type: ignore[misc]
+            yield file.name, _text_or_error(lambda file=file: _end(file))  # type: ignore[misc]
 
 
 def _end(file: Path) -> str:
-    """Whole lines from the end of a file: what is known of a secret is how it begins."""
+    """Whole lines from the end of a file: a secret that is cut at its start would not be recognised."""
     with file.open("rb") as opened:
         size = opened.seek(0, os.SEEK_END)
         opened.seek(max(0, size - LARGEST))
@@ -101,13 +101,13 @@ def _end(file: Path) -> str:
     return text if size <= LARGEST else text.partition("\n")[2]
 
 
-def _told(source: Callable[[], str]) -> str:
+def _text_or_error(source: Callable[[], str]) -> str:
     try:
         return source()
     except ChatapiError as error:
         return error.message + "\n"
     except (httpx.TransportError, OSError, subprocess.SubprocessError) as error:
-        return f"cannot be found out: {error}\n"
+        return f"not available: {error}\n"
 
 
 def _json(value: object) -> str:
@@ -135,7 +135,7 @@ def _settings(loaded: Loaded) -> dict[str, Any]:
 
 
 def _environment() -> dict[str, str]:
-    """Variables that change what chatapi and its libraries do."""
+    """Environment variables that influence chatapi and its libraries."""
     return {
         name: redacted(f"{name}={value}").partition("=")[2]
         for name, value in sorted(os.environ.items())
@@ -145,13 +145,13 @@ def _environment() -> dict[str, str]:
 
 def _models(settings: Settings) -> dict[str, str]:
     catalog = Catalog(settings.data)
-    return {name: "installed" if catalog.installed(name) else "not here" for name in catalog.manifests}
+    return {name: "installed" if catalog.installed(name) else "not installed" for name in catalog.manifests}
 
 
 def _check(settings: Settings) -> str:
-    """In a process of its own: what it looks at may break one."""
+    """The output of `chatapi check`, run in another process, because loading a library may crash."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CHATAPI_")}
     environ |= as_environment(settings)
     command = [sys.executable, "-m", "chatapi", "check", "--json"]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=CHECK_SECONDS, check=False)
     return done.stdout or done.stderr

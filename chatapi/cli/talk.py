@@ -1,4 +1,4 @@
-"""`chatapi talk`: a conversation through this machine's microphone and speaker, with the box here or one elsewhere."""
+"""`chatapi talk`: a conversation through this machine's microphone and speaker, with local engines or a server."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ MARKS = {
 
 
 class Screen:
-    """What happens, line by line."""
+    """Prints the conversation, line by line."""
 
     def __init__(self, manual: bool) -> None:
         self.console = Console(highlight=False)
         self._manual = manual
 
-    def tell(self, kind: str, words: str) -> None:
-        """As a conversation tells it."""
+    def show(self, kind: str, words: str) -> None:
+        """Print an event of the conversation."""
         if kind == "listening":
             hint = "press Enter, speak, press Enter again" if self._manual else "speak; interrupt when you like"
             hint = f'say "{words}", then speak' if words else hint
@@ -63,23 +63,21 @@ class Screen:
 
 
 async def talk(settings: Settings, chosen: argparse.Namespace) -> int:
-    """Until Ctrl-C. What is understood and answered is shown as it comes."""
+    """Run the conversation until Ctrl-C, printing transcripts and answers as they come. Status 0."""
     if chosen.list_devices:
         return _list_devices()
     if not chosen.server and (chosen.key or chosen.fingerprint):
-        raise BadInput(
-            "--key and --fingerprint belong to the box of --server; without one this machine talks for itself"
-        )
+        raise BadInput("--key and --fingerprint are only used with --server")
     manual = settings.audio_device.mode == "push_to_talk"
     screen = Screen(manual)
-    making = _elsewhere(settings, chosen, screen) if chosen.server else _here(settings, screen)
+    opening = _remote(settings, chosen, screen) if chosen.server else _local(settings, screen)
     try:
-        async with making as conversation, anyio.create_task_group() as group:
+        async with opening as conversation, anyio.create_task_group() as group:
             if manual:
                 group.start_soon(_keys, conversation, screen.console)
             group.start_soon(_watch, conversation, screen.console)
             group.start_soon(conversation.run)
-            # Its own, because a program that is started in the background has SIGINT ignored.
+            # A handler of its own, because SIGINT is ignored in a program that is started in the background.
             with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                 async for _ in signals:
                     break
@@ -90,40 +88,38 @@ async def talk(settings: Settings, chosen: argparse.Namespace) -> int:
 
 
 @asynccontextmanager
-async def _here(settings: Settings, screen: Screen) -> AsyncIterator[LocalConversation]:
-    """With models of this machine."""
-    # Imported here: whoever talks with another machine need not wait for what only this one's models want.
+async def _local(settings: Settings, screen: Screen) -> AsyncIterator[LocalConversation]:
+    """A conversation with the engines of this machine."""
+    # Imported here, because a conversation with a server needs no engines.
     from chatapi.appliance import ESSENTIAL, Appliance
     from chatapi.interfaces.audio_device.conversation import LocalConversation
     from chatapi.runtime import engine_selection
 
-    async with Appliance(await engine_selection.settled(settings)).running() as appliance:
-        conversation = LocalConversation(appliance, screen.tell)
+    async with Appliance(await engine_selection.resolve_engines_async(settings)).running() as appliance:
+        conversation = LocalConversation(appliance, screen.show)
         screen.console.print("[dim]loading models")
         await appliance.load((*ESSENTIAL, *conversation.roles))
         yield conversation
 
 
 @asynccontextmanager
-async def _elsewhere(
-    settings: Settings, chosen: argparse.Namespace, screen: Screen
-) -> AsyncIterator[RemoteConversation]:
-    """With the box at `--server`. Raises Unprocessable when that is no address."""
-    from chatapi.client.realtime import place
+async def _remote(settings: Settings, chosen: argparse.Namespace, screen: Screen) -> AsyncIterator[RemoteConversation]:
+    """A conversation with the server of `--server`. Raises Unprocessable when that is not an address."""
+    from chatapi.client.realtime import parse_address
     from chatapi.interfaces.audio_device.remote_session import RemoteConversation
 
     if settings.audio_device.mode == "wake_word":
         raise SettingsError(
-            "audio_device.mode wake_word needs the models of the box: use hands_free or push_to_talk with --server"
+            "audio_device.mode wake_word is not supported with --server: use hands_free or push_to_talk"
         )
     key = chosen.key or (settings.server.api_key.get_secret_value() if settings.server.api_key else None)
-    at = place(chosen.server, key, chosen.fingerprint, settings.data)
-    screen.console.print(f"[dim]connecting with {escape(at.name)}")
-    yield RemoteConversation(settings.audio_device, at, screen.tell)
+    address = parse_address(chosen.server, key, chosen.fingerprint, settings.data)
+    screen.console.print(f"[dim]connecting to {escape(address.name)}")
+    yield RemoteConversation(settings.audio_device, address, screen.show)
 
 
 def _list_devices() -> int:
-    """The names for audio_device.input and audio_device.output. Raises SettingsError without a sound library."""
+    """Print the names for audio_device.input and audio_device.output. Raises SettingsError without PortAudio."""
     from chatapi.interfaces.audio_device import portaudio
 
     with portaudio.suppressed_stderr():
@@ -136,7 +132,7 @@ def _list_devices() -> int:
 
 
 async def _keys(conversation: Conversation, console: Console) -> None:
-    """Every Enter changes between speaking and not."""
+    """Start or end a turn at every Enter (push to talk)."""
     async for _ in _lines():
         try:
             await (conversation.release() if conversation.pressed else conversation.press())
@@ -145,21 +141,21 @@ async def _keys(conversation: Conversation, console: Console) -> None:
 
 
 async def _lines() -> AsyncIterator[None]:
-    """Every Enter. A thread that waits for one would keep the program from ending before the next."""
+    """Yield at every Enter. Without a thread, which would keep the program from ending until the next Enter."""
     keyboard = sys.stdin.fileno()
     while True:
-        # A file is no thing to wait for, and always ready.
+        # A regular file cannot be waited for, and is always ready.
         with suppress(PermissionError):
             await anyio.wait_readable(keyboard)
-        typed = os.read(keyboard, 1024)
-        if not typed:
+        data = os.read(keyboard, 1024)
+        if not data:
             return
-        for _ in range(typed.count(b"\n")):
+        for _ in range(data.count(b"\n")):
             yield
 
 
 async def _watch(conversation: Conversation, console: Console) -> None:
-    """Say when a device is lost, and when it is back."""
+    """Print when a device is lost, and when it is back."""
     before: dict[str, str] = {}
     while True:
         state = conversation.devices.state

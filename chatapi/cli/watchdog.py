@@ -1,4 +1,4 @@
-"""A sign of life that means something: given only while the event loop runs and every engine does its work."""
+"""Feeds systemd's watchdog only while the event loop runs and every engine works."""
 
 from __future__ import annotations
 
@@ -19,65 +19,67 @@ from chatapi.system.systemd_notify import ServiceManager
 
 log = logging.getLogger(__name__)
 
-AGAIN = 1.0
-"""Seconds until an engine that did not do its work is asked again: it may have been built anew meanwhile."""
-HISS = np.random.default_rng(0).normal(0, 1e-3, RATE // 2).astype(np.float32)
+RETRY_SECONDS = 1.0
+"""Time until a failed engine is probed again, in seconds: it may have been rebuilt meanwhile."""
+NOISE = np.random.default_rng(0).normal(0, 1e-3, RATE // 2).astype(np.float32)
 
-STEPS: dict[str, Callable[[Any, Stop], Iterator[Any]]] = {
-    "vad": lambda engine, stop: engine.probabilities(HISS[:512], stop),
-    "wake_word": lambda engine, stop: engine.probabilities(HISS[:320], stop),
-    "turn_detection": lambda engine, stop: engine.end_of_turn_probability(HISS, stop),
-    "asr": lambda engine, stop: engine.transcribe(HISS, None, stop),
-    # Without the system prompt: what is remembered of a conversation's beginning stays remembered.
+PROBES: dict[str, Callable[[Any, Stop], Iterator[Any]]] = {
+    "vad": lambda engine, stop: engine.probabilities(NOISE[:512], stop),
+    "wake_word": lambda engine, stop: engine.probabilities(NOISE[:320], stop),
+    "turn_detection": lambda engine, stop: engine.finished(NOISE, stop),
+    "asr": lambda engine, stop: engine.transcribe(NOISE, None, stop),
+    # Without the system prompt, so that its prefix cache stays.
     "llm": lambda engine, stop: engine.generate([PromptMessage("user", "Hi")], Sampling(max_tokens=1), stop),
     "tts": lambda engine, stop: engine.synthesize("Yes.", engine.voices[0].name, stop),
     "history": lambda _, stop: iter(()),
 }
-"""Role -> the least that shows that an engine still works."""
+"""Role -> the smallest job that shows that an engine works."""
 
 
 class Watchdog:
-    """Looks after an appliance that is loaded, and tells the service manager that it lives for as long as it does."""
+    """Probes the engines of a loaded appliance, and feeds the service manager's watchdog while they work."""
 
     def __init__(self, appliance: Appliance, manager: ServiceManager) -> None:
         self._appliance = appliance
         self._manager = manager
-        self._given: dict[str, int] = {}
-        self._told = ""
+        self._produced: dict[str, int] = {}
+        """Worker -> number of items at the last check."""
+        self._reported = ""
 
     async def run(self) -> None:
-        """Twice in the time the manager waits; for ever. Nothing where it does not wait."""
+        """Check twice within the watchdog time, forever. Returns at once without a watchdog."""
         while self._manager.watchdog:
-            await anyio.sleep(min(AGAIN, self._manager.watchdog / 2) if self._told else self._manager.watchdog / 2)
-            faults = await self.faults()
-            if not faults:
+            interval = self._manager.watchdog / 2
+            await anyio.sleep(min(RETRY_SECONDS, interval) if self._reported else interval)
+            problems = await self.problems()
+            if not problems:
                 self._manager.alive()
-            self._tell("; ".join(faults))
+            self._report("; ".join(problems))
 
-    async def faults(self) -> list[str]:
-        """A sentence for every engine that does not do its work; takes `limits.step_seconds` at most."""
+    async def problems(self) -> list[str]:
+        """A sentence for every engine that does not work; takes at most `limits.step_seconds`."""
         found: list[str] = []
         async with anyio.create_task_group() as group:
             for worker in (*self._appliance.engines.all(), self._appliance.history):
-                group.start_soon(self._look_at, worker, found)
+                group.start_soon(self._check, worker, found)
         return sorted(found)
 
-    async def _look_at(self, worker: Worker[Any], found: list[str]) -> None:
-        given, self._given[worker.name] = self._given.get(worker.name, -1), worker.given
-        # One that comes back on demand is waited for by whoever asked.
-        if worker.state in ("idle", "reloading") or (worker.name == "llm" and self._elsewhere):
+    async def _check(self, worker: Worker[Any], found: list[str]) -> None:
+        before, self._produced[worker.name] = self._produced.get(worker.name, -1), worker.items_produced
+        # An unloaded engine is loaded by the next request, which reports a failure.
+        if worker.state in ("idle", "reloading") or (worker.name == "llm" and self._upstream):
             return
         if worker.state != "ready":
             found.append(f"the {worker.name} engine is {worker.state}")
             return
-        # Whose slots are all taken is judged by the worker itself, which abandons what gives nothing for too long.
-        if worker.given == given and worker.admission.used < worker.admission.slots:
-            await self._ask(worker, found)
+        # A worker whose slots are all in use detects a stuck engine by itself.
+        if worker.items_produced == before and worker.admission.used < worker.admission.slots:
+            await self._probe(worker, found)
 
-    async def _ask(self, worker: Worker[Any], found: list[str]) -> None:
-        """Have an engine that was idle since the last look do the least it can; whoever needs it goes first."""
+    async def _probe(self, worker: Worker[Any], found: list[str]) -> None:
+        """Run the smallest job on an engine that was idle since the last check; any request preempts it."""
         try:
-            async with worker.stream(STEPS[worker.name], Priority.TRAINING, YieldPolicy.RAISES) as items:
+            async with worker.stream(PROBES[worker.name], Priority.TRAINING, YieldPolicy.RAISE) as items:
                 async for _ in items:
                     pass
         except Preempted:
@@ -86,13 +88,13 @@ class Watchdog:
             found.append(error.message)
 
     @property
-    def _elsewhere(self) -> bool:
-        """Starting this process anew mends no language model on another machine."""
+    def _upstream(self) -> bool:
+        """Whether the LLM runs on another server, which a restart of this process cannot repair."""
         return self._appliance.settings.llm.engine == "openai_upstream"
 
-    def _tell(self, line: str) -> None:
-        if line != self._told:
+    def _report(self, line: str) -> None:
+        if line != self._reported:
             if line:
-                log.error("no sign of life is given: %s", line)
+                log.error("watchdog not fed: %s", line)
             self._manager.status(line or "ready")
-        self._told = line
+        self._reported = line

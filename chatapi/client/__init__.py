@@ -1,9 +1,9 @@
-"""A client of a box, for programs in Python: `Client` waits, `AsyncClient` lets others work meanwhile.
+"""A Python client for a chatapi server: the blocking `Client` and the asynchronous `AsyncClient`.
 
     with Client("https://box.local:8000", key="chatapi_...", verify="authority.pem") as box:
         print(box.completion("What is the capital of France?").reply)
 
-It needs httpx and nothing else of this package.
+It needs httpx and no other package of chatapi.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from chatapi.client.asynchronous import AsyncClient
 from chatapi.client.blocking import Client
 from chatapi.client.wire import (
+    AudioInput,
     ChatEntry,
     ClientError,
     Completion,
@@ -19,7 +20,6 @@ from chatapi.client.wire import (
     EndEvent,
     Event,
     ModelEntry,
-    Sound,
     SpeechEvent,
     StartEvent,
     TranscriptEvent,
@@ -30,6 +30,7 @@ from chatapi.client.wire import (
 
 __all__ = [
     "AsyncClient",
+    "AudioInput",
     "ChatEntry",
     "Client",
     "ClientError",
@@ -39,7 +40,6 @@ __all__ = [
     "EndEvent",
     "Event",
     "ModelEntry",
-    "Sound",
     "SpeechEvent",
     "StartEvent",
     "TranscriptEvent",

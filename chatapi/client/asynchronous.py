@@ -1,4 +1,4 @@
-"""The client that lets others work while it waits."""
+"""The asynchronous client."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import anyio.to_thread
 import httpx
 
 from chatapi.client import connecting, wire
-from chatapi.client.connecting import PATIENCE, ServerAddress, Verify
-from chatapi.client.sse import Events
+from chatapi.client.connecting import TIMEOUT, ServerAddress, Verify
+from chatapi.client.sse import EventParser
 from chatapi.client.wire import (
+    AudioInput,
     ChatEntry,
     ClientError,
     Completion,
@@ -20,7 +21,6 @@ from chatapi.client.wire import (
     HttpRequest,
     ModelEntry,
     Reply,
-    Sound,
     TurnOptions,
     VoiceName,
 )
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 
 class AsyncClient:
-    """A box. Everything raises ClientError. Close it, or use it in an `async with`."""
+    """A client of one server. All methods raise ClientError. Close it, or use it in an `async with`."""
 
     def __init__(
-        self, url: str | None = None, key: str | None = None, *, verify: Verify = True, timeout: float = PATIENCE
+        self, url: str | None = None, key: str | None = None, *, verify: Verify = True, timeout: float = TIMEOUT
     ) -> None:
-        """What is left out comes from CHATAPI_URL and CHATAPI_API_KEY, else it is the box here. `timeout`: seconds
-        without news."""
-        self._where = ServerAddress.of(url, key, verify, timeout)
-        self._http = httpx.AsyncClient(**self._where.given())
+        """`url` and `key` default to CHATAPI_URL and CHATAPI_API_KEY, then to the server on this machine. `timeout`:
+        longest time without data, in seconds."""
+        self._address = ServerAddress.of(url, key, verify, timeout)
+        self._http = httpx.AsyncClient(**self._address.options())
 
     async def __aenter__(self) -> Self:
         return self
@@ -47,22 +47,22 @@ class AsyncClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         await self._http.aclose()
 
     async def completion(
         self,
         prompt: str | None = None,
         *,
-        audio: Sound | None = None,
+        audio: AudioInput | None = None,
         reply: Reply = "text",
         **options: Unpack[TurnOptions],
     ) -> Completion:
-        """Ask, in text or with a recording, and wait for the whole answer."""
+        """Send a prompt or a recording, and wait for the whole answer."""
         accept = wire.WAV if reply == "voice" else wire.JSON
         async with self._opened(await self._turn(prompt, audio, reply, accept, False, options)) as answer:
             if reply == "voice":
-                return wire.spoken(await self._whole(answer, wire.LARGEST_SOUND), answer.headers)
+                return wire.spoken_completion(await self._whole(answer, wire.LARGEST_AUDIO), answer.headers)
             return wire.completion(await self._whole(answer))
 
     @asynccontextmanager
@@ -70,22 +70,23 @@ class AsyncClient:
         self,
         prompt: str | None = None,
         *,
-        audio: Sound | None = None,
+        audio: AudioInput | None = None,
         reply: Reply = "text",
         **options: Unpack[TurnOptions],
     ) -> AsyncIterator[AsyncIterator[Event]]:
-        """The same as it happens; the last event is End. Leaving the block before stops the answer."""
+        """Send a prompt or a recording, and stream events; the last one is EndEvent. Leaving the context cancels the
+        answer."""
         async with self._opened(await self._turn(prompt, audio, reply, wire.EVENTS, True, options)) as answer:
             yield self._events(answer)
 
     @asynccontextmanager
     async def wav(
-        self, prompt: str | None = None, *, audio: Sound | None = None, **options: Unpack[TurnOptions]
+        self, prompt: str | None = None, *, audio: AudioInput | None = None, **options: Unpack[TurnOptions]
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """A spoken answer as it is spoken: the beginning of a WAV, whose header knows no length, and what follows."""
-        asked = await self._turn(prompt, audio, "voice", wire.WAV, True, options)
-        async with self._opened(asked) as answer:
-            yield self._pieces(answer)
+        """Stream a spoken answer as a WAV, whose header has no length."""
+        request = await self._turn(prompt, audio, "voice", wire.WAV, True, options)
+        async with self._opened(request) as answer:
+            yield self._chunks(answer)
 
     async def ready(self) -> bool:
         """Whether every model is loaded and warm."""
@@ -98,28 +99,28 @@ class AsyncClient:
         return True
 
     async def models(self) -> list[ModelEntry]:
-        """Models the box knows."""
+        """The models in the server's catalog."""
         return wire.models(await self._document("/models"))
 
     async def voices(self) -> list[VoiceName]:
-        """Voices to ask for; none before it is ready."""
+        """The voices; none before the server is ready."""
         return wire.voices(await self._document("/models"))
 
     async def conversation(self, conversation: str) -> list[ChatEntry]:
-        """What was said in it."""
+        """The messages of a conversation."""
         return wire.messages(await self._document(wire.conversation_path(conversation)))
 
-    async def forget(self, conversation: str) -> None:
-        """Have the box forget it."""
+    async def delete_conversation(self, conversation: str) -> None:
+        """Delete a conversation."""
         async with self._opened(HttpRequest("DELETE", wire.conversation_path(conversation), "")):
             pass
 
     @staticmethod
     async def _turn(
-        prompt: str | None, audio: Sound | None, reply: Reply, accept: str, stream: bool, options: TurnOptions
+        prompt: str | None, audio: AudioInput | None, reply: Reply, accept: str, stream: bool, options: TurnOptions
     ) -> HttpRequest:
-        sound = None if audio is None else await anyio.to_thread.run_sync(wire.read_sound, audio)
-        return wire.turn(prompt, sound, reply, accept, stream, options)
+        recording = None if audio is None else await anyio.to_thread.run_sync(wire.read_audio, audio)
+        return wire.turn(prompt, recording, reply, accept, stream, options)
 
     async def _document(self, path: str) -> bytes:
         async with self._opened(HttpRequest("GET", path, wire.JSON)) as answer:
@@ -127,39 +128,39 @@ class AsyncClient:
 
     @asynccontextmanager
     async def _opened(self, request: HttpRequest) -> AsyncIterator[httpx.Response]:
-        async with AsyncExitStack() as held:
-            # Not around what is done with it: whoever asks something else meanwhile has errors of their own.
-            with connecting.translated(self._where.shown):
-                answer = await held.enter_async_context(self._http.stream(**connecting.arguments(request)))
+        async with AsyncExitStack() as stack:
+            # Errors of the code inside the context are its own and are not translated.
+            with connecting.translated(self._address.shown):
+                answer = await stack.enter_async_context(self._http.stream(**connecting.arguments(request)))
             if not answer.is_success:
-                raise wire.refused(answer.status_code, answer.headers, await self._beginning(answer))
-            if request.accept and (kind := connecting.kind_of(answer.headers)) != request.accept:
-                raise wire.stranger(f"it sends {kind or 'nothing known'} instead of {request.accept}")
+                raise wire.error_response(answer.status_code, answer.headers, await self._beginning(answer))
+            if request.accept and (kind := connecting.media_type(answer.headers)) != request.accept:
+                raise wire.not_chatapi(f"it sends {kind or 'no media type'} instead of {request.accept}")
             yield answer
 
     async def _beginning(self, answer: httpx.Response) -> bytes:
-        came = b""
-        async for piece in self._pieces(answer):
-            came += piece
-            if len(came) > wire.LARGEST_REFUSAL:
+        received = b""
+        async for chunk in self._chunks(answer):
+            received += chunk
+            if len(received) > wire.LARGEST_ERROR:
                 break
-        return came
+        return received
 
     async def _whole(self, answer: httpx.Response, most: int = wire.LARGEST_DOCUMENT) -> bytes:
-        pieces, came = [], 0
-        async for piece in self._pieces(answer):
-            came = connecting.limit(came, piece, most)
-            pieces.append(piece)
-        return b"".join(pieces)
+        chunks, received = [], 0
+        async for chunk in self._chunks(answer):
+            received = connecting.limit(received, chunk, most)
+            chunks.append(chunk)
+        return b"".join(chunks)
 
     async def _events(self, answer: httpx.Response) -> AsyncIterator[Event]:
-        events = Events()
-        async for piece in self._pieces(answer):
-            for event in events.feed(piece):
+        parser = EventParser()
+        async for chunk in self._chunks(answer):
+            for event in parser.feed(chunk):
                 yield event
-        events.close()
+        parser.close()
 
-    async def _pieces(self, answer: httpx.Response) -> AsyncIterator[bytes]:
-        with connecting.translated(self._where.shown, begun=True):
-            async for piece in answer.aiter_raw():
-                yield piece
+    async def _chunks(self, answer: httpx.Response) -> AsyncIterator[bytes]:
+        with connecting.translated(self._address.shown, started=True):
+            async for chunk in answer.aiter_raw():
+                yield chunk

@@ -1,4 +1,4 @@
-"""The client that waits."""
+"""The blocking client."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import httpx
 
 from chatapi.client import connecting, wire
-from chatapi.client.connecting import PATIENCE, ServerAddress, Verify
-from chatapi.client.sse import Events
+from chatapi.client.connecting import TIMEOUT, ServerAddress, Verify
+from chatapi.client.sse import EventParser
 from chatapi.client.wire import (
+    AudioInput,
     ChatEntry,
     ClientError,
     Completion,
@@ -19,7 +20,6 @@ from chatapi.client.wire import (
     HttpRequest,
     ModelEntry,
     Reply,
-    Sound,
     TurnOptions,
     VoiceName,
 )
@@ -29,15 +29,16 @@ if TYPE_CHECKING:
 
 
 class Client:
-    """A box. Everything raises ClientError. For any number of threads; close it, or use it in a `with`."""
+    """A client of one server. All methods raise ClientError. For any number of threads; close it, or use it in a
+    `with`."""
 
     def __init__(
-        self, url: str | None = None, key: str | None = None, *, verify: Verify = True, timeout: float = PATIENCE
+        self, url: str | None = None, key: str | None = None, *, verify: Verify = True, timeout: float = TIMEOUT
     ) -> None:
-        """What is left out comes from CHATAPI_URL and CHATAPI_API_KEY, else it is the box here. `timeout`: seconds
-        without news."""
-        self._where = ServerAddress.of(url, key, verify, timeout)
-        self._http = httpx.Client(**self._where.given())
+        """`url` and `key` default to CHATAPI_URL and CHATAPI_API_KEY, then to the server on this machine. `timeout`:
+        longest time without data, in seconds."""
+        self._address = ServerAddress.of(url, key, verify, timeout)
+        self._http = httpx.Client(**self._address.options())
 
     def __enter__(self) -> Self:
         return self
@@ -46,22 +47,22 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._http.close()
 
     def completion(
         self,
         prompt: str | None = None,
         *,
-        audio: Sound | None = None,
+        audio: AudioInput | None = None,
         reply: Reply = "text",
         **options: Unpack[TurnOptions],
     ) -> Completion:
-        """Ask, in text or with a recording, and wait for the whole answer."""
+        """Send a prompt or a recording, and wait for the whole answer."""
         accept = wire.WAV if reply == "voice" else wire.JSON
         with self._opened(self._turn(prompt, audio, reply, accept, False, options)) as answer:
             if reply == "voice":
-                return wire.spoken(self._whole(answer, wire.LARGEST_SOUND), answer.headers)
+                return wire.spoken_completion(self._whole(answer, wire.LARGEST_AUDIO), answer.headers)
             return wire.completion(self._whole(answer))
 
     @contextmanager
@@ -69,22 +70,23 @@ class Client:
         self,
         prompt: str | None = None,
         *,
-        audio: Sound | None = None,
+        audio: AudioInput | None = None,
         reply: Reply = "text",
         **options: Unpack[TurnOptions],
     ) -> Iterator[Iterator[Event]]:
-        """The same as it happens; the last event is End. Leaving the block before stops the answer."""
+        """Send a prompt or a recording, and stream events; the last one is EndEvent. Leaving the context cancels the
+        answer."""
         with self._opened(self._turn(prompt, audio, reply, wire.EVENTS, True, options)) as answer:
             yield self._events(answer)
 
     @contextmanager
     def wav(
-        self, prompt: str | None = None, *, audio: Sound | None = None, **options: Unpack[TurnOptions]
+        self, prompt: str | None = None, *, audio: AudioInput | None = None, **options: Unpack[TurnOptions]
     ) -> Iterator[Iterator[bytes]]:
-        """A spoken answer as it is spoken: the beginning of a WAV, whose header knows no length, and what follows."""
-        asked = self._turn(prompt, audio, "voice", wire.WAV, True, options)
-        with self._opened(asked) as answer:
-            yield self._pieces(answer)
+        """Stream a spoken answer as a WAV, whose header has no length."""
+        request = self._turn(prompt, audio, "voice", wire.WAV, True, options)
+        with self._opened(request) as answer:
+            yield self._chunks(answer)
 
     def ready(self) -> bool:
         """Whether every model is loaded and warm."""
@@ -97,28 +99,28 @@ class Client:
         return True
 
     def models(self) -> list[ModelEntry]:
-        """Models the box knows."""
+        """The models in the server's catalog."""
         return wire.models(self._document("/models"))
 
     def voices(self) -> list[VoiceName]:
-        """Voices to ask for; none before it is ready."""
+        """The voices; none before the server is ready."""
         return wire.voices(self._document("/models"))
 
     def conversation(self, conversation: str) -> list[ChatEntry]:
-        """What was said in it."""
+        """The messages of a conversation."""
         return wire.messages(self._document(wire.conversation_path(conversation)))
 
-    def forget(self, conversation: str) -> None:
-        """Have the box forget it."""
+    def delete_conversation(self, conversation: str) -> None:
+        """Delete a conversation."""
         with self._opened(HttpRequest("DELETE", wire.conversation_path(conversation), "")):
             pass
 
     @staticmethod
     def _turn(
-        prompt: str | None, audio: Sound | None, reply: Reply, accept: str, stream: bool, options: TurnOptions
+        prompt: str | None, audio: AudioInput | None, reply: Reply, accept: str, stream: bool, options: TurnOptions
     ) -> HttpRequest:
-        sound = None if audio is None else wire.read_sound(audio)
-        return wire.turn(prompt, sound, reply, accept, stream, options)
+        recording = None if audio is None else wire.read_audio(audio)
+        return wire.turn(prompt, recording, reply, accept, stream, options)
 
     def _document(self, path: str) -> bytes:
         with self._opened(HttpRequest("GET", path, wire.JSON)) as answer:
@@ -126,37 +128,37 @@ class Client:
 
     @contextmanager
     def _opened(self, request: HttpRequest) -> Iterator[httpx.Response]:
-        with ExitStack() as held:
-            # Not around what is done with it: whoever asks something else meanwhile has errors of their own.
-            with connecting.translated(self._where.shown):
-                answer = held.enter_context(self._http.stream(**connecting.arguments(request)))
+        with ExitStack() as stack:
+            # Errors of the code inside the context are its own and are not translated.
+            with connecting.translated(self._address.shown):
+                answer = stack.enter_context(self._http.stream(**connecting.arguments(request)))
             if not answer.is_success:
-                raise wire.refused(answer.status_code, answer.headers, self._beginning(answer))
-            if request.accept and (kind := connecting.kind_of(answer.headers)) != request.accept:
-                raise wire.stranger(f"it sends {kind or 'nothing known'} instead of {request.accept}")
+                raise wire.error_response(answer.status_code, answer.headers, self._beginning(answer))
+            if request.accept and (kind := connecting.media_type(answer.headers)) != request.accept:
+                raise wire.not_chatapi(f"it sends {kind or 'no media type'} instead of {request.accept}")
             yield answer
 
     def _beginning(self, answer: httpx.Response) -> bytes:
-        came = b""
-        for piece in self._pieces(answer):
-            came += piece
-            if len(came) > wire.LARGEST_REFUSAL:
+        received = b""
+        for chunk in self._chunks(answer):
+            received += chunk
+            if len(received) > wire.LARGEST_ERROR:
                 break
-        return came
+        return received
 
     def _whole(self, answer: httpx.Response, most: int = wire.LARGEST_DOCUMENT) -> bytes:
-        pieces, came = [], 0
-        for piece in self._pieces(answer):
-            came = connecting.limit(came, piece, most)
-            pieces.append(piece)
-        return b"".join(pieces)
+        chunks, received = [], 0
+        for chunk in self._chunks(answer):
+            received = connecting.limit(received, chunk, most)
+            chunks.append(chunk)
+        return b"".join(chunks)
 
     def _events(self, answer: httpx.Response) -> Iterator[Event]:
-        events = Events()
-        for piece in self._pieces(answer):
-            yield from events.feed(piece)
-        events.close()
+        parser = EventParser()
+        for chunk in self._chunks(answer):
+            yield from parser.feed(chunk)
+        parser.close()
 
-    def _pieces(self, answer: httpx.Response) -> Iterator[bytes]:
-        with connecting.translated(self._where.shown, begun=True):
+    def _chunks(self, answer: httpx.Response) -> Iterator[bytes]:
+        with connecting.translated(self._address.shown, started=True):
             yield from answer.iter_raw()

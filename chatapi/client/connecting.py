@@ -1,4 +1,4 @@
-"""How both clients reach a box: its address, the key, whom TLS trusts, and what the ways of failing are called."""
+"""Connecting to a server, for both clients: address, API key, TLS trust, and the errors of a connection."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from typing import Any, TypedDict
 
 import httpx
 
-from chatapi.client.wire import ClientError, HttpRequest, broken_off, stranger
+from chatapi.client.wire import ClientError, HttpRequest, broken_off, not_chatapi
 
 URL, KEY = "CHATAPI_URL", "CHATAPI_API_KEY"
-"""Environment names for what is not given."""
-USUAL = "http://localhost:8000"
-PATIENCE = 130.0
-"""Seconds without news; the box gives up on a turn after 120."""
-CONNECT = 10.0
+"""Environment variables with the default URL and API key."""
+DEFAULT_URL = "http://localhost:8000"
+TIMEOUT = 130.0
+"""Longest time without data, in seconds; the server ends a turn after 120."""
+CONNECT_TIMEOUT = 10.0
+"""Longest time to connect, in seconds."""
 
 Verify = bool | str | PathLike[str] | ssl.SSLContext
-"""Whom TLS trusts: who the system does (True), anybody (False), or the authority in this PEM file, which the box gives
-at /certificate."""
+"""Which certificates to trust: those that the system trusts (True), all (False), or those of the authority in this PEM
+file, which the server provides at /certificate."""
 
 
 class ConnectionOptions(TypedDict):
-    """What both kinds of httpx's clients are made of."""
+    """Arguments of httpx's clients."""
 
     base_url: str
     headers: dict[bytes, bytes]
@@ -40,40 +41,42 @@ class ConnectionOptions(TypedDict):
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """A box, and how to be let in."""
+    """The address of a server, and its API key."""
 
     url: str = field(repr=False)
-    """It may hold a name and a key as a browser takes them."""
+    """Base URL; it may contain a user name and the key as its password."""
     key: str | None = field(repr=False)
+    """API key; None: none."""
     verify: Verify
     timeout: float
+    """Longest time without data, in seconds."""
 
     @classmethod
     def of(
         cls, url: str | None, key: str | None, verify: Verify, timeout: float, environ: Mapping[str, str] = os.environ
     ) -> ServerAddress:
-        """What is given, else what the environment says, else this machine."""
-        return cls(url or environ.get(URL) or USUAL, key or environ.get(KEY) or None, verify, timeout)
+        """The arguments, with defaults from the environment, then this machine."""
+        return cls(url or environ.get(URL) or DEFAULT_URL, key or environ.get(KEY) or None, verify, timeout)
 
     @property
     def shown(self) -> str:
-        """The address without what lets one in."""
+        """The URL without user name and password."""
         return re.sub(r"//.*@", "//", self.url, flags=re.DOTALL)
 
-    def given(self) -> ConnectionOptions:
-        """Raises ClientError (bad_request)."""
-        wanted = f"{self.shown!r} is no address of a box; it looks like https://box.local:8000"
+    def options(self) -> ConnectionOptions:
+        """The arguments of an httpx client. Raises ClientError (bad_request)."""
+        message = f"{self.shown!r} is not a server address; expected for example https://box.local:8000"
         try:
             address = httpx.URL(self.url)
         except httpx.InvalidURL:
-            # What httpx says of it quotes parts that may be secret.
-            raise ClientError("bad_request", wanted) from None
+            # httpx's message quotes parts that may be secret.
+            raise ClientError("bad_request", message) from None
         if address.scheme not in ("http", "https") or not address.host or (address.port or 80) > 65535:
-            raise ClientError("bad_request", wanted)
+            raise ClientError("bad_request", message)
         if self.key is not None and not (self.key.isprintable() and self.key == self.key.strip()):
-            told = "the key has a line end, a blank around it or another sign that cannot be seen; copy it anew"
-            raise ClientError("bad_request", told)
-        # What comes is taken as it is: nothing that unpacks to something larger than it seems.
+            message = "the key contains a line end, surrounding spaces or invisible characters; copy it again"
+            raise ClientError("bad_request", message)
+        # No compression, so that a response cannot expand to more than it seems.
         headers = {b"Accept-Encoding": b"identity"}
         if self.key is not None:
             headers[b"Authorization"] = b"Bearer " + self.key.encode()
@@ -81,8 +84,8 @@ class ServerAddress:
             "base_url": self.url,
             "headers": headers,
             "verify": self._trusted(),
-            "timeout": httpx.Timeout(self.timeout, connect=CONNECT),
-            # A box at home is not behind the proxy through which one sees the world, and the key is for it alone.
+            "timeout": httpx.Timeout(self.timeout, connect=CONNECT_TIMEOUT),
+            # A server on the local network is not behind a proxy, and a proxy must not see the key.
             "trust_env": False,
             "follow_redirects": False,
         }
@@ -91,7 +94,7 @@ class ServerAddress:
         if isinstance(self.verify, ssl.SSLContext) or self.verify is False:
             return self.verify
         if self.verify is True:
-            # Left to itself httpx trusts what certifi brings, and not whom this machine's owner does.
+            # By default httpx trusts certifi's certificates, and not those that this machine's owner added.
             return ssl.create_default_context()
         try:
             return ssl.create_default_context(cafile=self.verify)
@@ -100,7 +103,7 @@ class ServerAddress:
 
 
 def arguments(request: HttpRequest) -> dict[str, Any]:
-    """What httpx's `stream` takes."""
+    """The arguments of httpx's `stream`."""
     return {
         "method": request.method,
         "url": request.path,
@@ -111,37 +114,37 @@ def arguments(request: HttpRequest) -> dict[str, Any]:
 
 
 @contextmanager
-def translated(url: str, begun: bool = False) -> Iterator[None]:
-    """What httpx raises, as ours. `begun`: the head of an answer has come already."""
+def translated(url: str, started: bool = False) -> Iterator[None]:
+    """Translate httpx's errors to ClientError. `started`: the head of the response has arrived."""
     try:
         yield
     except httpx.ConnectTimeout as error:
-        raise ClientError("unreachable", f"nobody answers at {url}; is the box on?") from error
+        raise ClientError("unreachable", f"no answer from {url}; is the server running?") from error
     except httpx.TimeoutException as error:
-        raise ClientError("timed_out", f"{url} said nothing for too long; is the box well?") from error
+        raise ClientError("timed_out", f"{url} sent no data for too long; `chatapi health` on it tells more") from error
     except httpx.ConnectError as error:
         raise ClientError("unreachable", f"{url} cannot be reached: {error}") from error
     except httpx.LocalProtocolError as error:
-        # What h11 says of a header quotes it, and it may be the key.
-        raise ClientError("bad_request", f"this cannot be sent to {url}: it is no HTTP") from error
+        # h11's message quotes the header, which may be the key.
+        raise ClientError("bad_request", f"the request to {url} is not valid HTTP") from error
     except httpx.RemoteProtocolError as error:
-        # Of all that is not HTTP only this is a server that went away.
-        if begun or "disconnected" in str(error):
-            raise broken_off("the answer ended before it was whole") from error
-        raise stranger(f"it does not speak HTTP ({error})") from error
+        # This text is httpx's only sign of a server that closed the connection.
+        if started or "disconnected" in str(error):
+            raise broken_off("the answer ended before it was complete") from error
+        raise not_chatapi(f"it does not speak HTTP ({error})") from error
     except httpx.TransportError as error:
-        raise broken_off(f"the connection to {url} broke off") from error
+        raise broken_off(f"the connection to {url} was lost") from error
     except httpx.HTTPError as error:
-        raise stranger(str(error)) from error
+        raise not_chatapi(str(error)) from error
 
 
-def limit(so_far: int, piece: bytes, most: int) -> int:
-    """Bytes that have come in all. Raises ClientError (not_chatapi) when these are more than any box sends."""
-    if so_far + len(piece) > most:
-        raise stranger(f"an answer of more than {most} bytes")
-    return so_far + len(piece)
+def limit(received: int, chunk: bytes, most: int) -> int:
+    """The number of bytes received with this chunk. Raises ClientError (not_chatapi) when it exceeds `most`."""
+    if received + len(chunk) > most:
+        raise not_chatapi(f"an answer of more than {most} bytes")
+    return received + len(chunk)
 
 
-def kind_of(headers: Mapping[str, str]) -> str:
-    """The media type of an answer."""
+def media_type(headers: Mapping[str, str]) -> str:
+    """The media type of a response."""
     return headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -1,4 +1,4 @@
-"""The way to a box elsewhere: its Realtime door, found, trusted, opened, and told in one sentence when it is not."""
+"""A client of the Realtime API of another server: address, TLS trust, connection, and the errors of each."""
 
 from __future__ import annotations
 
@@ -32,87 +32,92 @@ from chatapi.errors import (
 
 Event = dict[str, Any]
 
-DOOR = "/v1/realtime"
+ENDPOINT = "/v1/realtime"
 SCHEMES = {"http": "ws", "ws": "ws", "https": "wss", "wss": "wss"}
 PORTS = {"ws": 80, "wss": 443}
-GREETING = 20.0
-"""Seconds until the box has said something: it waits for its models for 10 s."""
-ALIVE = 10.0
-"""Seconds between two pings, and to the answer of one."""
+OPEN_SECONDS = 20.0
+"""Longest time until the first event, in seconds; the server waits up to 10 s for its models."""
+PING_SECONDS = 10.0
+"""Time between two pings, and longest time until the pong, in seconds."""
 LONGEST = 16 << 20
-"""Bytes of one event."""
+"""Largest size of an event, in bytes."""
 
 
 @dataclass(frozen=True)
 class RealtimeAddress:
-    """A box, and how to be let in."""
+    """The address of a server's Realtime API, and its API key."""
 
     host: str
     port: int
     secure: bool
+    """Whether to use TLS."""
     path: str
-    """Up to the door."""
+    """Path of the endpoint."""
     key: str | None
+    """API key; None: none."""
     accept: str | None
-    """The fingerprint of a certificate to accept."""
+    """Fingerprint of a certificate to accept; None: none."""
     data: Path
-    """Where it is kept what was accepted."""
+    """Data directory with the accepted certificates."""
 
     @property
     def name(self) -> str:
-        """As its user would write it."""
+        """The server's URL, as a user writes it."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.secure else 'http'}://{host}:{self.port}"
 
 
-def place(url: str, key: str | None, accept: str | None, data: Path) -> RealtimeAddress:
-    """Where a URL leads. Raises Unprocessable."""
+def parse_address(url: str, key: str | None, accept: str | None, data: Path) -> RealtimeAddress:
+    """The address of the Realtime API at a URL. Raises Unprocessable."""
     try:
         parts = urlsplit(url)
         scheme, host, port = SCHEMES.get(parts.scheme), parts.hostname, parts.port
     except ValueError:
         scheme = host = port = None
     if scheme is None or not host:
-        raise Unprocessable(f"{url!r} is no address of a box; it looks like https://kitchen.local:8000")
+        raise Unprocessable(f"{url!r} is not a server address; expected for example https://kitchen.local:8000")
     path = parts.path.rstrip("/")
-    path = path if path.endswith(DOOR) else path + DOOR
+    path = path if path.endswith(ENDPOINT) else path + ENDPOINT
     if accept is not None and scheme != "wss":
-        raise Unprocessable(f"--fingerprint needs an https:// address, which {url} is not")
+        raise Unprocessable(f"--fingerprint needs an https:// address; {url} is not one")
     return RealtimeAddress(host, port or PORTS[scheme], scheme == "wss", path, key, accept, data)
 
 
 class RealtimeLink:
-    """An open door: events in both directions."""
+    """A connection to the Realtime API: events in both directions."""
 
-    def __init__(self, connection: ClientConnection, conversation: str, at: RealtimeAddress) -> None:
+    def __init__(self, connection: ClientConnection, conversation: str, address: RealtimeAddress) -> None:
         self.conversation = conversation
-        """The id under which the box keeps what is said."""
+        """Id of the conversation on the server."""
         self._connection = connection
-        self._place = at
+        self._address = address
 
     async def send(self, kind: str, **fields: Any) -> None:
-        """Nothing is raised when the box is gone: `events` says so."""
+        """Send an event; ignored when the connection is closed, which `events` reports."""
         try:
             await self._connection.send(json.dumps({"type": kind, **fields}))
         except ConnectionClosed:
             return
 
     async def events(self) -> AsyncIterator[Event]:
-        """What the box tells. Raises WaitAndRetry (gone) once it is no longer there."""
+        """The server's events. Raises WaitAndRetry (gone) when the connection is lost."""
         try:
             while True:
-                yield _event(await self._connection.recv(), self._place)
+                yield _event(await self._connection.recv(), self._address)
         except ConnectionClosed as closed:
-            raise WaitAndRetry(f"the box at {self._place.name} is gone", code="gone") from closed
+            raise WaitAndRetry(f"the connection to {self._address.name} was lost", code="gone") from closed
 
 
 @asynccontextmanager
-async def opened(at: RealtimeAddress, conversation: str | None) -> AsyncIterator[RealtimeLink]:
-    """Raises Unauthorized, Forbidden, NotFound (unknown_conversation), BadInput, Busy, NotReady, WaitAndRetry."""
-    secure = await anyio.to_thread.run_sync(_secured, at, abandon_on_cancel=True) if at.secure else None
-    connection = await _connected(at, conversation, secure)
+async def open_link(address: RealtimeAddress, conversation: str | None) -> AsyncIterator[RealtimeLink]:
+    """Connect, and start or continue a conversation.
+
+    Raises Unauthorized, Forbidden, NotFound (unknown_conversation), BadInput, Busy, NotReady, WaitAndRetry.
+    """
+    secure = await anyio.to_thread.run_sync(_secured, address, abandon_on_cancel=True) if address.secure else None
+    connection = await _connected(address, conversation, secure)
     try:
-        yield RealtimeLink(connection, await _greeted(connection, at), at)
+        yield RealtimeLink(connection, await _first_event(connection, address), address)
     finally:
         with anyio.move_on_after(1, shield=True):
             await connection.close()
@@ -124,7 +129,7 @@ def _secured(at: RealtimeAddress) -> ssl.SSLContext:
 
 
 class _Connect(connect):
-    """Follows nobody elsewhere: the key is for the box that was named."""
+    """Follows no redirect: the key is only for the server that was named."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         return exc
@@ -138,45 +143,46 @@ async def _connected(at: RealtimeAddress, conversation: str | None, secure: ssl.
             f"{'wss' if at.secure else 'ws'}://{host}:{at.port}{at.path}{query}",
             ssl=secure,
             additional_headers={"Authorization": f"Bearer {at.key}"} if at.key else None,
-            # A box at home is not behind the proxy through which one sees the world.
+            # A server on the local network is not behind a proxy.
             proxy=None,
             compression=None,
-            open_timeout=GREETING,
-            ping_interval=ALIVE,
-            ping_timeout=ALIVE,
+            open_timeout=OPEN_SECONDS,
+            ping_interval=PING_SECONDS,
+            ping_timeout=PING_SECONDS,
             max_size=LONGEST,
         )
-    except InvalidStatus as refused:
-        raise _refused(refused, at) from refused
+    except InvalidStatus as error:
+        raise _rejected(error, at) from error
     except InvalidHandshake as error:
-        raise _stranger(at) from error
+        raise _not_chatapi(at) from error
     except OSError as error:
         raise tls_pinning.unreachable(at.host, at.port, error) from error
 
 
-def _refused(refused: InvalidStatus, at: RealtimeAddress) -> ChatapiError:
-    """What an HTTP answer instead of an open door means."""
-    response = refused.response
-    status, elsewhere = response.status_code, response.headers.get("Location")
+def _rejected(error: InvalidStatus, at: RealtimeAddress) -> ChatapiError:
+    """The error for an HTTP response instead of a WebSocket."""
+    response = error.response
+    status, location = response.status_code, response.headers.get("Location")
     if status == 401 and at.key:
-        return Unauthorized(f"{at.name} does not take this API key; --key or CHATAPI_SERVER_API_KEY gives another")
+        return Unauthorized(f"{at.name} rejects this API key; set another with --key or CHATAPI_SERVER_API_KEY")
     if status == 401:
-        return Unauthorized(f"{at.name} wants its API key: give it as --key or CHATAPI_SERVER_API_KEY")
-    if elsewhere is not None:
-        return BadInput(f"{at.name} sends on to {elsewhere.split(DOOR)[0]}; if that is the box, give that address")
+        return Unauthorized(f"{at.name} requires its API key: set it with --key or CHATAPI_SERVER_API_KEY")
+    if location is not None:
+        target = location.split(ENDPOINT)[0]
+        return BadInput(f"{at.name} redirects to {target}; if that is the server, use that address")
     if status >= 500:
         return WaitAndRetry(f"{at.name} answers with status {status}", code="gone")
     try:
-        told = json.loads(response.body or b"")["error"]["message"]
+        message = json.loads(response.body or b"")["error"]["message"]
     except (ValueError, LookupError, TypeError):
-        return _stranger(at)
+        return _not_chatapi(at)
     if status == 429:
-        return WaitAndRetry(f"{at.name} refuses for now: {told}", code="rate_limited")
-    return Forbidden(f"{at.name} refuses: {told}")
+        return WaitAndRetry(f"{at.name} rejects requests for now: {message}", code="rate_limited")
+    return Forbidden(f"{at.name} rejects the request: {message}")
 
 
-def _stranger(at: RealtimeAddress) -> BadInput:
-    return BadInput(f"what answers at {at.name} is not chatapi; is the port right?", code="not_chatapi")
+def _not_chatapi(at: RealtimeAddress) -> BadInput:
+    return BadInput(f"the server at {at.name} is not chatapi; is the port right?", code="not_chatapi")
 
 
 def _event(text: str | bytes, at: RealtimeAddress) -> Event:
@@ -186,32 +192,32 @@ def _event(text: str | bytes, at: RealtimeAddress) -> Event:
             return dict(event)
     except (ValueError, LookupError, TypeError):
         pass
-    raise _stranger(at)
+    raise _not_chatapi(at)
 
 
-async def _greeted(connection: ClientConnection, at: RealtimeAddress) -> str:
-    """The conversation's id. Raises what the box said instead of a greeting."""
+async def _first_event(connection: ClientConnection, at: RealtimeAddress) -> str:
+    """The conversation's id, from the first event. Raises the error that the server sent instead."""
     first: Event = {"type": "nothing"}
     try:
-        with anyio.move_on_after(GREETING):
+        with anyio.move_on_after(OPEN_SECONDS):
             first = _event(await connection.recv(), at)
     except ConnectionClosed as closed:
-        raise WaitAndRetry(f"{at.name} hung up at once", code="gone") from closed
+        raise WaitAndRetry(f"{at.name} closed the connection at once", code="gone") from closed
     if first["type"] == "error":
-        raise _told(first.get("error") or {}, at)
+        raise _server_error(first.get("error") or {}, at)
     try:
         return str(first["session"]["chatapi"]["conversation"])
     except (LookupError, TypeError):
-        raise _stranger(at) from None
+        raise _not_chatapi(at) from None
 
 
-def _told(fault: dict[str, Any], at: RealtimeAddress) -> ChatapiError:
-    code, message = str(fault.get("code")), str(fault.get("message", "it does not say why"))
+def _server_error(error: dict[str, Any], at: RealtimeAddress) -> ChatapiError:
+    code, message = str(error.get("code")), str(error.get("message", "no reason is given"))
     if code == "too_many_sessions":
-        return Busy(f"{at.name} is taken: {message}; try again when one is over", code=code)
+        return Busy(f"{at.name} is busy: {message}; try again when a conversation has ended", code=code)
     if code == "not_ready":
         return NotReady(f"{at.name} is not ready yet: {message}")
     if code == "unknown_conversation":
         return NotFound(message, code=code)
-    kind = CallerError if fault.get("type") == "invalid_request_error" else WaitAndRetry
-    return kind(f"{at.name} refuses: {message}", code=code)
+    kind = CallerError if error.get("type") == "invalid_request_error" else WaitAndRetry
+    return kind(f"{at.name} rejects the request: {message}", code=code)

@@ -1,4 +1,4 @@
-"""An answer's events, out of bytes as they come."""
+"""A parser of server-sent events: an answer's events from chunks of bytes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from chatapi.client.wire import (
     TranscriptionProgress,
     broken_off,
     completion_of,
-    refused,
-    stranger,
+    error_response,
+    not_chatapi,
+    parsed,
     text_of,
-    understood,
 )
 
 LONGEST = 8 << 20
-"""Bytes of one event; a sentence's sound takes about a tenth."""
+"""Largest size of an event, in bytes; the audio of a sentence takes about a tenth."""
 
 READERS: dict[str, Callable[[Mapping[str, Any]], Event]] = {
     "start": lambda data: StartEvent(text_of(data["conversation"])),
@@ -40,34 +40,34 @@ READERS: dict[str, Callable[[Mapping[str, Any]], Event]] = {
 }
 
 
-class Events:
-    """Takes bytes in whatever pieces they come."""
+class EventParser:
+    """Parses events from chunks of any size."""
 
     def __init__(self) -> None:
         self._rest = b""
         self._name = ""
         self._data: list[str] = []
         self._held = 0
-        self.whole = False
-        """Whether the last event has come."""
+        self.complete = False
+        """Whether the last event has arrived."""
 
-    def feed(self, piece: bytes) -> Iterator[Event]:
-        """What is complete now. Raises ClientError: what the box says went wrong, or not_chatapi."""
-        *lines, self._rest = (self._rest + piece).split(b"\n")
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """The events that are complete now. Raises ClientError: the server's error, or not_chatapi."""
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:
-            event = self._take(understood(line.rstrip(b"\r").decode))
+            event = self._parse_line(parsed(line.rstrip(b"\r").decode))
             if event is not None:
-                self.whole = self.whole or isinstance(event, EndEvent)
+                self.complete = self.complete or isinstance(event, EndEvent)
                 yield event
         if len(self._rest) + self._held > LONGEST:
-            raise stranger(f"an event of more than {LONGEST} bytes")
+            raise not_chatapi(f"an event of more than {LONGEST} bytes")
 
     def close(self) -> None:
-        """Nothing more comes. Raises ClientError (broken_off) where something is missing."""
-        if not self.whole:
-            raise broken_off("the answer ended before it was whole")
+        """End the stream. Raises ClientError (broken_off) when it is not complete."""
+        if not self.complete:
+            raise broken_off("the answer ended before it was complete")
 
-    def _take(self, line: str) -> Event | None:
+    def _parse_line(self, line: str) -> Event | None:
         if line:
             name, _, value = line.partition(":")
             value = value.removeprefix(" ")
@@ -77,15 +77,15 @@ class Events:
                 self._data.append(value)
                 self._held += len(value)
                 if self._held > LONGEST:
-                    raise stranger(f"an event of more than {LONGEST} bytes")
+                    raise not_chatapi(f"an event of more than {LONGEST} bytes")
             return None
         name, data = self._name, "\n".join(self._data)
         self._name, self._data, self._held = "", [], 0
         if name == "error":
-            raise refused(*understood(lambda: _failure(data)))
-        # What a newer box may tell beside it is for newer clients.
-        return understood(lambda: READERS[name](json.loads(data))) if name in READERS else None
+            raise error_response(*parsed(lambda: _error(data)))
+        # Events of newer servers are ignored.
+        return parsed(lambda: READERS[name](json.loads(data))) if name in READERS else None
 
 
-def _failure(data: str) -> tuple[int, Mapping[str, str], bytes]:
+def _error(data: str) -> tuple[int, Mapping[str, str], bytes]:
     return int(json.loads(data)["status"]), {}, data.encode()

@@ -1,4 +1,4 @@
-"""What goes to a box and what comes back, without any connection: both clients are made of it."""
+"""The protocol of both clients, without I/O: requests, responses and errors."""
 
 from __future__ import annotations
 
@@ -11,46 +11,56 @@ from typing import Any, BinaryIO, Literal, TypedDict, TypeVar
 from urllib.parse import quote, unquote
 
 T = TypeVar("T")
-Sound = bytes | str | PathLike[str] | BinaryIO
-"""A recording in any format the box takes: its bytes, the path of its file, or the open file."""
+AudioInput = bytes | str | PathLike[str] | BinaryIO
+"""A recording in any format that the server decodes: its bytes, the path of its file, or the open file."""
 Reply = Literal["text", "voice"]
 
 JSON, WAV, EVENTS = "application/json", "audio/wav", "text/event-stream"
 LARGEST_DOCUMENT = 16 << 20
-LARGEST_SOUND = 256 << 20
-LARGEST_REFUSAL = 64 << 10
+"""Largest JSON response, in bytes."""
+LARGEST_AUDIO = 256 << 20
+"""Largest audio response, in bytes."""
+LARGEST_ERROR = 64 << 10
+"""Largest error response, in bytes."""
 
 
 class ClientError(Exception):
-    """Why there is no answer, in one sentence."""
+    """A request failed; the message is one sentence."""
 
     def __init__(self, code: str, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.code = code
-        """The box's own, such as unauthorized, busy or no_speech; or unreachable, timed_out, broken_off, not_chatapi
-        (what answers is something else), bad_request (what cannot be sent)."""
+        """The server's code, such as unauthorized, busy or no_speech; or unreachable, timed_out, broken_off (the answer
+        is incomplete), not_chatapi (another server answers), bad_request (the request cannot be sent)."""
         self.message = message
         self.status = status
-        """The HTTP status; None: no answer came, or not a whole one."""
+        """HTTP status; None: no complete response."""
         self.retry_after = retry_after
-        """Seconds after which trying again makes sense; None: the box does not say."""
+        """Time to wait before a retry, in seconds; None: not given."""
 
 
 class TurnOptions(TypedDict, total=False):
-    """How a turn is to be answered; what is left out, or None, the box decides."""
+    """Options of a turn; the server decides those that are None or left out."""
 
     conversation: str | None
+    """Id of a conversation to continue."""
     system: str | None
+    """System prompt."""
     max_tokens: int | None
+    """Longest answer, in tokens."""
     temperature: float | None
+    """Sampling temperature, 0 to 2."""
     seed: int | None
+    """Seed of the sampling."""
     voice: str | None
+    """Name of a voice."""
     language: str | None
+    """ISO 639-1 code of the spoken language."""
 
 
 @dataclass(frozen=True)
 class CompletionUsage:
-    """Tokens an answer took."""
+    """Number of tokens of a turn."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -62,67 +72,73 @@ class Completion:
     """A whole answer."""
 
     conversation: str
-    """The id to go on with."""
+    """Id of the conversation, to continue it."""
     transcript: str | None
-    """What was understood of a recording."""
+    """Transcript of the recording; None: the prompt was text."""
     reply: str
-    """Of a spoken answer no more than its beginning, up to 4000 characters as a header writes them."""
+    """Text of the answer; of a spoken answer only the beginning, up to 4000 characters of an encoded header."""
     finish_reason: str
     usage: CompletionUsage
     timings: Mapping[str, float | None]
-    """Seconds from the turn's acceptance to each stage."""
+    """Time from the turn's acceptance to each stage, in seconds."""
     audio: bytes | None = field(default=None, repr=False)
-    """The spoken answer, a WAV."""
+    """The spoken answer, a WAV; None: the answer is text."""
 
 
 @dataclass(frozen=True)
 class StartEvent:
-    """The turn was let in."""
+    """The turn was admitted."""
 
     conversation: str
+    """Id of the conversation."""
 
 
 @dataclass(frozen=True)
 class TranscriptEvent:
-    """What was understood of a recording; times in seconds from its start."""
+    """A transcript of the recording, partial or final."""
 
     text: str
     final: bool
     start: float
+    """Start of the segment, in seconds from the start of the recording."""
     end: float
+    """End of the segment, in seconds from the start of the recording."""
     language: str
+    """ISO 639-1 code."""
 
 
 @dataclass(frozen=True)
 class DeltaEvent:
-    """The next piece of the answer's text."""
+    """The next part of the answer's text."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class SpeechEvent:
-    """A stretch of the answer, spoken."""
+    """A part of the answer's speech."""
 
     pcm: bytes = field(repr=False)
     """16-bit little-endian samples of one channel."""
     rate: int
-    """Samples a second."""
+    """Sample rate, in Hz."""
     text: str
-    """The words it says."""
+    """The spoken text."""
 
 
 @dataclass(frozen=True)
 class TranscriptionProgress:
-    """How far a long work has come, in its own unit."""
+    """Progress of a long recording's transcription."""
 
     done: float
+    """Seconds of the recording that are done."""
     total: float
+    """Duration of the recording, in seconds."""
 
 
 @dataclass(frozen=True)
 class EndEvent:
-    """The answer is whole; nothing follows."""
+    """The answer is complete; this is the last event."""
 
     completion: Completion
 
@@ -132,30 +148,33 @@ Event = StartEvent | TranscriptEvent | DeltaEvent | SpeechEvent | TranscriptionP
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model the box knows."""
+    """A model of the server's catalog."""
 
     name: str
     role: str
     engine: str
     title: str
     languages: tuple[str, ...]
+    """ISO 639-1 codes."""
     installed: bool
     active: bool
+    """Whether the server uses it."""
 
 
 @dataclass(frozen=True)
 class VoiceName:
-    """A voice to ask for."""
+    """A voice of the server."""
 
     name: str
     language: str
     rate: int
+    """Sample rate, in Hz."""
     default: bool
 
 
 @dataclass(frozen=True)
 class ChatEntry:
-    """Something said in a conversation."""
+    """A message of a conversation."""
 
     role: str
     """user or assistant."""
@@ -164,12 +183,12 @@ class ChatEntry:
 
 @dataclass(frozen=True)
 class HttpRequest:
-    """What is sent."""
+    """A request to the server."""
 
     method: str
     path: str
     accept: str
-    """The one media type that is an answer."""
+    """Expected media type of the response; empty: any."""
     params: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes | None = None
@@ -184,74 +203,74 @@ MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"ID3", "audio/mpeg"),
     (0, b"\xff", "audio/mpeg"),
 )
-"""Where a file says what it is, how, and what that is."""
+"""Offset in a file, magic number, and media type."""
 
 
-def read_sound(sound: Sound) -> bytes:
-    """Blocking. Raises ClientError (bad_request) for what cannot be read."""
-    if isinstance(sound, bytes):
-        return sound
+def read_audio(audio: AudioInput) -> bytes:
+    """The bytes of a recording. Blocking. Raises ClientError (bad_request) when it cannot be read."""
+    if isinstance(audio, bytes):
+        return audio
     try:
-        return Path(sound).read_bytes() if isinstance(sound, (str, PathLike)) else sound.read()
+        return Path(audio).read_bytes() if isinstance(audio, (str, PathLike)) else audio.read()
     except OSError as error:
         raise ClientError("bad_request", f"the recording cannot be read: {error}") from error
 
 
 def turn(
-    prompt: str | None, sound: bytes | None, reply: Reply, accept: str, stream: bool, options: TurnOptions
+    prompt: str | None, recording: bytes | None, reply: Reply, accept: str, stream: bool, options: TurnOptions
 ) -> HttpRequest:
-    """A request for `/completion`. Raises ClientError (bad_request) unless there is a prompt or a recording."""
-    if (prompt is None) == (sound is None):
+    """A request to `/completion`. Raises ClientError (bad_request) unless there is a prompt or a recording."""
+    if (prompt is None) == (recording is None):
         raise ClientError("bad_request", "give either a prompt or a recording (audio=...)")
     chosen: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     chosen |= {"reply": reply, "stream": stream}
-    if sound is None:
+    if recording is None:
         document = json.dumps({**chosen, "prompt": prompt}).encode()
         return HttpRequest("POST", "/completion", accept, headers={"Content-Type": JSON}, content=document)
-    known = (kind for at, mark, kind in MAGIC if sound[at : at + len(mark)] == mark)
+    known = (kind for at, mark, kind in MAGIC if recording[at : at + len(mark)] == mark)
     query = {name: json.dumps(value) if isinstance(value, bool) else str(value) for name, value in chosen.items()}
-    return HttpRequest("POST", "/completion", accept, query, {"Content-Type": next(known, "audio/wav")}, sound)
+    return HttpRequest("POST", "/completion", accept, query, {"Content-Type": next(known, "audio/wav")}, recording)
 
 
 def conversation_path(conversation: str) -> str:
-    """Where a conversation is."""
+    """The path of a conversation."""
     return f"/conversations/{quote(conversation, safe='')}"
 
 
-def refused(status: int, headers: Mapping[str, str], body: bytes) -> ClientError:
-    """What an answer with this status, which is not a good one, means."""
+def error_response(status: int, headers: Mapping[str, str], body: bytes) -> ClientError:
+    """The error of an unsuccessful response."""
     retry_after = headers.get("retry-after", "")
     seconds = float(retry_after) if retry_after.isascii() and retry_after.isdecimal() else None
     try:
         document = json.loads(body)
         code, message = str(document["code"]), str(document["detail"])
     except (ValueError, RecursionError, LookupError, TypeError):
-        elsewhere = f", and sends on to {headers['location'][:200]!r}" if "location" in headers else ""
-        told = f"what answers is not a box, or something in between: it says {status}{elsewhere}; is the address right?"
-        return ClientError("not_chatapi", told, status=status, retry_after=seconds)
+        redirect = f" and redirects to {headers['location'][:200]!r}" if "location" in headers else ""
+        text = f"a server or proxy that is not chatapi answers with status {status}{redirect}; is the address right?"
+        return ClientError("not_chatapi", text, status=status, retry_after=seconds)
     return ClientError(code, message, status=status, retry_after=seconds)
 
 
-def stranger(why: str) -> ClientError:
-    """For what no box says."""
-    return ClientError("not_chatapi", f"what answers is not a box: {why}; is the address right?", status=200)
+def not_chatapi(reason: str) -> ClientError:
+    """The error for a response that chatapi does not send."""
+    return ClientError("not_chatapi", f"the server is not chatapi: {reason}; is the address right?", status=200)
 
 
-def understood(what: Callable[[], T]) -> T:
-    """What reads something that came, whose surprises all mean that it came from something else."""
+def parsed(parse: Callable[[], T]) -> T:
+    """The result of parsing a response. Raises ClientError (not_chatapi) when it has an unexpected form."""
     try:
-        return what()
+        return parse()
     except (ValueError, ArithmeticError, RecursionError, LookupError, TypeError, AttributeError) as error:
-        raise stranger("its answer has another form") from error
+        raise not_chatapi("its response has an unexpected form") from error
 
 
 def completion(body: bytes) -> Completion:
-    """Of a JSON answer."""
-    return understood(lambda: completion_of(json.loads(body)))
+    """A completion from a JSON response."""
+    return parsed(lambda: completion_of(json.loads(body)))
 
 
-def spoken(body: bytes, headers: Mapping[str, str]) -> Completion:
-    """Of a WAV and the headers beside it."""
+def spoken_completion(body: bytes, headers: Mapping[str, str]) -> Completion:
+    """A completion from a WAV response and its headers."""
 
     def read() -> Completion:
         known = {
@@ -264,11 +283,11 @@ def spoken(body: bytes, headers: Mapping[str, str]) -> Completion:
         }
         return completion_of(known, body)
 
-    return understood(read)
+    return parsed(read)
 
 
 def completion_of(document: Mapping[str, Any], audio: bytes | None = None) -> Completion:
-    """Of its members. Raises what `understood` understands."""
+    """A completion from a JSON document. Raises errors that `parsed` translates."""
     usage, transcript = document["usage"], document["transcript"]
     return Completion(
         conversation=text_of(document["conversation"]),
@@ -284,14 +303,14 @@ def completion_of(document: Mapping[str, Any], audio: bytes | None = None) -> Co
 
 
 def text_of(value: object) -> str:
-    """Raises TypeError."""
+    """A value as text. Raises TypeError for any other type."""
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r} is not text")
     return value
 
 
 def models(body: bytes) -> list[ModelEntry]:
-    """Of `/models`."""
+    """The models of a `/models` response."""
 
     def one(entry: Mapping[str, Any]) -> ModelEntry:
         return ModelEntry(
@@ -304,25 +323,25 @@ def models(body: bytes) -> list[ModelEntry]:
             active=bool(entry["active"]),
         )
 
-    return understood(lambda: [one(entry) for entry in json.loads(body)["models"]])
+    return parsed(lambda: [one(entry) for entry in json.loads(body)["models"]])
 
 
 def voices(body: bytes) -> list[VoiceName]:
-    """Of `/models`."""
+    """The voices of a `/models` response."""
 
     def one(entry: Mapping[str, Any]) -> VoiceName:
         return VoiceName(text_of(entry["name"]), text_of(entry["language"]), int(entry["rate"]), bool(entry["default"]))
 
-    return understood(lambda: [one(entry) for entry in json.loads(body)["voices"]])
+    return parsed(lambda: [one(entry) for entry in json.loads(body)["voices"]])
 
 
 def messages(body: bytes) -> list[ChatEntry]:
-    """Of `/conversations/{id}`."""
-    return understood(
+    """The messages of a `/conversations/{id}` response."""
+    return parsed(
         lambda: [ChatEntry(text_of(entry["role"]), text_of(entry["text"])) for entry in json.loads(body)["messages"]]
     )
 
 
-def broken_off(why: str) -> ClientError:
-    """For an answer that is not whole."""
-    return ClientError("broken_off", f"{why}: the box, or the way to it, is gone; ask again")
+def broken_off(reason: str) -> ClientError:
+    """The error for an incomplete answer."""
+    return ClientError("broken_off", f"{reason}: the server or the network failed; try again")

@@ -1,4 +1,4 @@
-"""Repeated log lines, held back beyond a number a minute and summed up in one line: a log must not fill the disk."""
+"""Limits repeated log lines to a number per minute and sums up the rest in one line: a log must not fill the disk."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 PER_MINUTE = 60
-"""Lines of one logger with one text, its values left open."""
+"""Largest number of lines per minute of one logger with one text, before its values are filled in."""
 PER_LOGGER = 600
-"""Lines of one logger in a minute, whatever their texts: some hold values that differ each time."""
+"""Largest number of lines per minute of one logger, for texts that contain values which differ each time."""
 WINDOW_SECONDS = 60.0
+"""Period in which lines are counted, in seconds."""
 MOST_KINDS = 1000
-"""Texts that are counted at once."""
+"""Largest number of texts that are counted."""
 
 Kind = tuple[str, int, str]
-"""Logger, level and text; the text is empty where all of a logger is counted."""
+"""Logger, level and text; the text is empty for the count of a whole logger."""
 
 
 @dataclass
@@ -29,7 +30,7 @@ class _Count:
 
 
 class FloodFilter(logging.Filter):
-    """Of a handler. What it held back is told when a window of time is over, on a thread's timer."""
+    """A filter for a handler. After each period it logs how many lines it suppressed, on the thread of a timer."""
 
     def __init__(
         self,
@@ -38,7 +39,7 @@ class FloodFilter(logging.Filter):
         window: float = WINDOW_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`exempt`: the logger whose lines all pass."""
+        """`exempt`: a logger that is not limited; `per_minute`: lines per `window`, which is in seconds."""
         super().__init__()
         self._exempt = exempt
         self._most = per_minute
@@ -59,23 +60,23 @@ class FloodFilter(logging.Filter):
         return passes
 
     def flush(self, everything: bool = False) -> None:
-        """Tell what was held back in windows that are over, or in all."""
+        """Log how many lines were suppressed in ended periods, or in all."""
         with self._lock:
-            told = self._over(everything)
-        for name, level, text, held in told:
-            words = f"{text[:200]!r}" if text else "other lines of this logger"
+            ended = self._take_ended(everything)
+        for name, level, text, held in ended:
+            which = f"{text[:200]!r}" if text else "other lines of this logger"
             extra = {"sums_up": True, "lines": held, "seconds": self._window}
             logging.getLogger(name).log(
-                level, "%d more lines were left out in %g seconds: %s", held, self._window, words, extra=extra
+                level, "%d more lines suppressed in %g seconds: %s", held, self._window, which, extra=extra
             )
 
     def _arm(self) -> None:
         if self._timer is None:
-            self._timer = threading.Timer(self._window, self._tell)
+            self._timer = threading.Timer(self._window, self._on_timer)
             self._timer.daemon = True
             self._timer.start()
 
-    def _tell(self) -> None:
+    def _on_timer(self) -> None:
         self.flush()
         with self._lock:
             self._timer = None
@@ -83,7 +84,7 @@ class FloodFilter(logging.Filter):
                 self._arm()
 
     def _count(self, kind: Kind, most: int) -> bool:
-        """Whether one more of this kind passes."""
+        """Count a line. Returns whether it passes."""
         now = self._clock()
         count = self._counts.get(kind)
         if count is None or (now >= count.ends and not count.held):
@@ -97,8 +98,8 @@ class FloodFilter(logging.Filter):
         count.held += 1
         return False
 
-    def _over(self, everything: bool) -> list[tuple[str, int, str, int]]:
-        """Logger, level, text and number of lines held back; what is over is forgotten."""
+    def _take_ended(self, everything: bool) -> list[tuple[str, int, str, int]]:
+        """Remove ended periods. Returns logger, level, text and number of suppressed lines of each."""
         now, found = self._clock(), []
         for kind, count in list(self._counts.items()):
             if count.held and (everything or now >= count.ends):

@@ -1,6 +1,6 @@
-"""What is written to standard error: for people on a terminal, JSON otherwise, each line with its request's id.
+"""Logging to standard error, readable on a terminal and JSON otherwise, and the audit log.
 
-No line holds a secret (`redaction`), whoever wrote it, and neither does the exception behind it.
+Every line has the id of its request. Secrets are removed from every line and its exception (`redaction`).
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from chatapi.settings import LogSettings
 from chatapi.system import private_files
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
-"""The id of the request being worked on."""
+"""Id of the current request."""
 AUDIT = "chatapi.audit"
-"""The logger of who asked for what."""
+"""Name of the audit logger."""
 LARGEST = 4 << 20
-"""Bytes of the audit's file, and of each of the older ones."""
+"""Largest size of the audit log and of each older file, in bytes."""
 OLDER = 4
-WAITING = 10_000
-"""Lines of the audit that may wait for the disk."""
-WRITTEN_SECONDS = 10.0
-"""Longest wait, at the end, for a disk that takes nothing."""
+"""Number of older audit files."""
+QUEUE = 10_000
+"""Largest number of audit lines that wait for the disk."""
+CLOSE_SECONDS = 10.0
+"""Longest wait for the disk at the end, in seconds."""
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -56,8 +57,8 @@ class _Json(logging.Formatter):
 
 class _Human(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        told = {key: value for key, value in vars(record).items() if key not in _PLAIN | {"request_id"}}
-        extra = " ".join(f"{key}={value}" for key, value in redacted_tree(told).items())
+        fields = {key: value for key, value in vars(record).items() if key not in _PLAIN | {"request_id"}}
+        extra = " ".join(f"{key}={value}" for key, value in redacted_tree(fields).items())
         rid = getattr(record, "request_id", "-")
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         line = f"{clock} {record.levelname.lower():7} {'' if rid == '-' else rid + ' '}{record.getMessage()} {extra}"
@@ -70,7 +71,7 @@ def _stamp(record: logging.LogRecord) -> bool:
 
 
 def configure(settings: LogSettings) -> None:
-    """Set up logging for the process. Libraries speak from warning on; lines that repeat too often are summed up."""
+    """Set up logging for the process. Libraries log from level warning; lines that repeat too often are summed up."""
     human = settings.format == "human" or (settings.format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Human() if human else _Json())
@@ -78,7 +79,7 @@ def configure(settings: LogSettings) -> None:
     flood = FloodFilter(AUDIT)
     handler.addFilter(flood)
     atexit.register(flood.flush, True)
-    # The audit's file may want more than is wanted here.
+    # The audit log may need a lower level than standard error.
     handler.setLevel(settings.level.upper())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -87,74 +88,76 @@ def configure(settings: LogSettings) -> None:
 
 
 class _Audit(logging.handlers.RotatingFileHandler):
-    """A full disk costs the lines that found no room, and is told once."""
+    """The file of the audit log. Lines that a full disk cannot take are lost; the first failure is logged."""
 
-    _told = False
+    _reported = False
 
     def _open(self) -> TextIOWrapper:
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         return os.fdopen(descriptor, "a", encoding="utf-8")
 
     def begin(self) -> None:
-        """Open the file before the first line, so that the owner reads at once what is wrong with it."""
+        """Open the file before the first line, so that the owner sees a problem at once."""
         try:
             self.stream = self._open()
         except OSError as error:
-            self._tell(error)
+            self._report(error)
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name it has there
-        self._tell(sys.exc_info()[1])
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        self._report(sys.exc_info()[1])
 
-    def _tell(self, error: BaseException | None) -> None:
-        if not self._told:
-            self._told = True
-            told = "%s cannot be written: %s; make it writable, or set log.audit = false"
-            logging.getLogger(__name__).error(told, self.baseFilename, error)
+    def _report(self, error: BaseException | None) -> None:
+        if not self._reported:
+            self._reported = True
+            message = "%s cannot be written: %s; make it writable, or set log.audit = false"
+            logging.getLogger(__name__).error(message, self.baseFilename, error)
 
 
-class _Queued(logging.handlers.QueueHandler):
-    """Takes lines from an event loop, which no disk is to hold up; a full queue costs them, and is told once."""
+class _AuditQueue(logging.handlers.QueueHandler):
+    """Queues audit lines, so that the event loop never waits for the disk. A full queue loses lines; the first loss is
+    logged."""
 
-    _told = False
+    _reported = False
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name it has there
-        if not self._told:
-            self._told = True
-            logging.getLogger(__name__).warning("the disk is too slow for the audit, and lines of it are lost")
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not self._reported:
+            self._reported = True
+            logging.getLogger(__name__).warning("audit lines lost, because the disk is too slow")
 
 
 class _Writer(logging.handlers.QueueListener):
-    """The thread that writes them."""
+    """The thread that writes queued audit lines."""
 
     def __init__(self, lines: queue.Queue[logging.LogRecord | None], handler: logging.Handler) -> None:
         super().__init__(lines, handler)
         self._lines = lines
 
     def enqueue_sentinel(self) -> None:
-        """Behind the lines that wait, also where they fill the queue."""
-        self._lines.put(None, timeout=WRITTEN_SECONDS)
+        """Add the end marker after the waiting lines; waits while the queue is full."""
+        self._lines.put(None, timeout=CLOSE_SECONDS)
 
 
 @contextmanager
 def auditing(settings: LogSettings, data: Path, largest: int = LARGEST) -> Iterator[None]:
-    """Keep the audit in a file while the block lasts, where it is set.
+    """Write the audit log inside the context, if it is enabled.
 
-    Where it cannot be written that is logged, and tried again with every line: the box answers meanwhile.
+    `largest`: size of a file in bytes. If the file cannot be written, that is logged, every line tries again, and the
+    server answers meanwhile.
     """
     if not settings.audit:
         yield
         return
     file = data / "audit.log"
     with suppress(OSError):
-        # What is wrong there the first line tells.
+        # The first line reports a problem with the folder.
         private_files.folder(data)
         if file.is_dir():
-            private_files.aside(file)
+            private_files.move_aside(file)
     handler = _Audit(file, maxBytes=largest, backupCount=OLDER, encoding="utf-8", delay=True)
     handler.begin()
     handler.setFormatter(_Json())
-    lines: queue.Queue[logging.LogRecord | None] = queue.Queue(WAITING)
-    queued, writer = _Queued(lines), _Writer(lines, handler)
+    lines: queue.Queue[logging.LogRecord | None] = queue.Queue(QUEUE)
+    queued, writer = _AuditQueue(lines), _Writer(lines, handler)
     queued.addFilter(_stamp)
     logger = logging.getLogger(AUDIT)
     logger.addHandler(queued)

@@ -1,6 +1,6 @@
-"""Secrets taken out of texts that others will read: known ones by their value, unknown ones by their form.
+"""Redaction: removes secrets from text, known ones by their value, unknown ones by their form.
 
-`FORMS` is the one table of forms. A form is as narrow as it can be: ordinary text, numbers and names of settings stay.
+`FORMS` is the only table of forms. A form is as narrow as possible: ordinary text, numbers and names of settings stay.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pydantic import SecretStr
 
 from chatapi.settings import Settings, at, dotted_keys
 
-SECRET = "(secret)"  # noqa: S105 - what stands in place of one
+SECRET = "(secret)"  # noqa: S105 - the replacement of a secret
 ALONE = 8
-"""Characters; a known value that is shorter is taken out only where it stands alone, else it would eat syllables."""
+"""Length from which a known value is removed everywhere, in characters; a shorter one only as a whole word."""
 
 _NAMES = (
     r"pass(?:word|wd|phrase|code)|pwd|(?:client|app|api|shared|signing|webhook)?[_-]?secret(?:[_-]?(?:access[_-]?)?key)?"
@@ -36,20 +36,20 @@ _UNSET = (
     r"(?!\(secret\)|\(set\)|\*{3,}|\$|%\(|(?i:true|false|null|none)\b|(?:KEY|TOKEN|SECRET|PASSWORD)\b"
     r"|(?:str|bytes|SecretStr|Path|Any)\b)"
 )
-"""Placeholders, and what stands where a setting is off."""
+"""Placeholders, and values of settings that are off."""
 _LIKELY = r"(?![-+]?[\d.,]+(?:[eE][-+]?\d+)?(?:\s|[,;)}\]\"'&]|$))(?=[^\s\"']{0,200}\d|[^\s\"']{16}|\\?[\"'])"
-"""A token is a word of English and of language models too: numbers and short words behind it are none."""
+"""The word token is also used in English and by LLMs: numbers and short words after it are not secrets."""
 _QUOTED = r"\\\"(?:\\\\.|[^\"\\\r\n]){1,4096}|\"(?:\\.|[^\"\\\r\n]){1,4096}|'(?:\\.|[^'\\\r\n]){1,4096}"
-"""Up to the closing quotation mark, which stays."""
+"""Text up to the closing quotation mark, which stays."""
 _VALUE = rf"(?:{_QUOTED}|[^\s\"'\\,;&<>(){{}}\[\]]+)"
 _ARMOUR = r"[A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
 _BLOCK = r"(?:[A-Za-z0-9+/=\s:,-]|\\[nr])"
-"""What a block of PEM is made of; in JSON its line ends are written out."""
+"""Characters of a PEM block; JSON escapes its line ends."""
 
 FORMS: tuple[tuple[str, str], ...] = (
     ("private key", rf"-----BEGIN {_ARMOUR}{_BLOCK}*?(?:-----END {_ARMOUR}|(?!{_BLOCK}))"),
     ("end of a private key", rf"\A{_BLOCK}*?-----END {_ARMOUR}"),
-    # A password may hold a slash or a question mark; what looks like a port is none.
+    # A password may contain a slash or a question mark; digits like a port number are not a password.
     (
         "userinfo of a URL",
         r"(?P<keep>\b(?i:[a-z][a-z0-9+.-]{1,20}):/{2})(?:[^\s/?#@\"'<>\\:]{0,200}:(?!\d{1,5}(?:[/?#\s\"']|$))"
@@ -97,14 +97,14 @@ FORMS: tuple[tuple[str, str], ...] = (
     ("token", rf"(?P<keep>\b(?i:{_TOKENS})\\?[\"']?\s*(?::|=>?)\s*){_UNSET}{_LIKELY}{_VALUE}"),
     ("other token", rf"(?P<keep>\b\w{{1,60}}_(?i:token)\\?[\"']?\s*=\s*){_UNSET}{_LIKELY}{_VALUE}"),
 )
-"""What it is -> how it looks. What the group `keep` holds stays: it tells what was there."""
+"""Kind of secret, and its pattern. The text of the group `keep` stays: it tells what was removed."""
 
 _MAYBE = re.compile(
     r"(?i)-----|://|token|key|secret|pass|pwd|auth|cookie|bearer|credential|eyj|chatapi_|[srp]k[-_]|hf_|api_org_|gh[oprsu]_"
     r"|github_pat|gl[a-z]{2,4}-|xox[a-z]-|hooks\.|discord|:aa|a[kgrisbc][a-z]a[a-z0-9]{16}|aiza|ya29|gocspx|py[p]i-|npm_|dckr_"
     r"|nvapi|sg\.|gsk_|r8_|xai-|[?&;#](?:sig|jwt|sas)|_(?:pat|dsn)|-u\b|user"
 )
-"""What each form has somewhere; most lines of a log have none of it, and are looked through once."""
+"""A quick test: every form contains one of these; most log lines contain none, and are searched only once."""
 _COMPILED = tuple(re.compile(form) for _, form in FORMS)
 _QUOTES = re.compile(r"\\?[\"']")
 _SECRETIVE = re.compile(rf"(?i)(?:\w+[._-])?(?:{_NAMES}|{_TOKENS}|authorization|cookie)")
@@ -114,17 +114,17 @@ _known: set[str] = set()
 
 
 def know(values: Iterable[str]) -> None:
-    """From now on these are taken out of every text of this process, whatever they look like."""
+    """Remove these values from every text of this process from now on."""
     _known.update(value for value in values if value.strip())
 
 
 def known() -> frozenset[str]:
-    """The values that are taken out."""
+    """The known secrets."""
     return frozenset(_known)
 
 
 def redacted(text: str, values: Iterable[str] = ()) -> str:
-    """The text without the known values, without these, and without what has the form of a secret."""
+    """The text without known secrets, without `values`, and without text that has the form of a secret."""
     for value in sorted({*_known, *values}, key=len, reverse=True):
         text = _without(text, value)
     for form in _COMPILED if _MAYBE.search(text) else ():
@@ -133,7 +133,7 @@ def redacted(text: str, values: Iterable[str] = ()) -> str:
 
 
 def redacted_tree(value: Any) -> Any:
-    """The same of every text inside mappings and lists; a text under a name like `password` goes as a whole."""
+    """`redacted` for every text inside mappings and lists; a text with a name like `password` is removed entirely."""
     if isinstance(value, str):
         return redacted(value)
     if isinstance(value, Mapping):
@@ -149,7 +149,7 @@ def redacted_tree(value: Any) -> Any:
 
 
 def of_settings(settings: Settings) -> Iterator[str]:
-    """The secrets among the settings: secret ones, and passwords inside addresses."""
+    """Secrets in the settings: secret values, and passwords in URLs."""
     for key in dotted_keys():
         value = at(settings, key)
         if isinstance(value, SecretStr):
@@ -159,16 +159,16 @@ def of_settings(settings: Settings) -> Iterator[str]:
 
 
 def of_environment(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
-    """Values of variables whose names say that they are secrets, and passwords inside addresses."""
+    """Secrets in the environment: variables with names of secrets, and passwords in URLs."""
     for name, value in environ.items():
-        # A short one may be a word or a number that stands everywhere, such as the name of a file.
+        # A short value may be a common word or number.
         if _VARIABLE.fullmatch(name) and len(value) >= ALONE and not value.startswith("/"):
             yield value
         yield from _of_url(value)
 
 
 def of_files(data: Path) -> Iterator[str]:
-    """Keys that lie in the data directory as they are sent."""
+    """Keys that are stored unhashed in the data directory."""
     try:
         for file in data.glob("local-*.key"):
             yield file.read_text(encoding="ascii", errors="replace").strip()
@@ -183,13 +183,13 @@ def _of_url(text: str) -> Iterator[str]:
         password = urlsplit(text).password
     except ValueError:
         return
-    # A shorter one is taken out of addresses by its form.
+    # A shorter one is removed from URLs by its form.
     if password and len(password) >= ALONE:
         yield from {password, unquote(password)}
 
 
 def _without(text: str, value: str) -> str:
-    """As it is, as a URL writes it and as JSON does."""
+    """The text without a value, in its plain form and as URLs and JSON encode it."""
     for form in {value, quote(value, safe=""), json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}:
         if len(value) >= ALONE:
             text = text.replace(form, SECRET)
@@ -198,7 +198,7 @@ def _without(text: str, value: str) -> str:
     return text
 
 
-def _replaced(found: re.Match[str]) -> str:
-    keep = found["keep"] if "keep" in found.re.groupindex and found["keep"] else ""
-    quotes = _QUOTES.match(found[0], len(keep))
+def _replaced(match: re.Match[str]) -> str:
+    keep = match["keep"] if "keep" in match.re.groupindex and match["keep"] else ""
+    quotes = _QUOTES.match(match[0], len(keep))
     return f"{keep}{quotes[0] if quotes and keep else ''}{SECRET}"

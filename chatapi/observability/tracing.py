@@ -1,7 +1,7 @@
-"""Traces of turns for OpenTelemetry: what a turn's time went into, sent to a collector once the turn is over.
+"""OpenTelemetry traces of turns: where the time of a turn went, sent to a collector when the turn has ended.
 
-Nothing is done while a turn runs: its spans are made of its timings and hold no word of what was said. They wait in a
-bounded queue for the library's own thread; what a collector does not take in time is dropped.
+Tracing costs a running turn nothing: its spans are created from its timings and hold no content. They wait in a bounded
+queue for the library's own thread; spans that the collector does not accept in time are dropped.
 """
 
 from __future__ import annotations
@@ -21,44 +21,45 @@ from chatapi.system.version import version
 log = logging.getLogger(__name__)
 
 QUEUE = 512
-"""Spans that may wait to be sent; about a hundred turns."""
+"""Largest number of spans that wait to be sent; about a hundred turns."""
 BATCH = 128
+"""Number of spans sent at once."""
 EVERY = 2000
-"""Milliseconds between two sendings."""
-PATIENCE = 3.0
-"""Seconds that a collector may take for a batch, tried again meanwhile."""
-CLOSING = 2.0
-"""Seconds that the last spans may take when the box stops."""
+"""Time between two batches, in milliseconds."""
+EXPORT_SECONDS = 3.0
+"""Longest time to send a batch, retries included, in seconds."""
+CLOSE_SECONDS = 2.0
+"""Longest time to send the last spans at the end, in seconds."""
 
 
 class Tracing:
-    """Where `trace.endpoint` is set; otherwise it does nothing."""
+    """Sends traces when `trace.endpoint` is set; otherwise it does nothing."""
 
     def __init__(self, settings: TraceSettings) -> None:
-        """Raises SettingsError where it is set and the library is not here."""
+        """Raises SettingsError when tracing is enabled and the library is not installed."""
         self._library: _Library | None = None
         if settings.endpoint:
             try:
                 self._library = _Library(settings)
             except ImportError as error:
                 raise SettingsError(
-                    f"trace.endpoint is set, and the library that sends traces is not here ({error}): "
+                    f"trace.endpoint is set, and the OpenTelemetry library is not installed ({error}): "
                     "pip install 'chatapi-appliance[trace]'"
                 ) from error
 
-    def turn(self, over: TurnRecord) -> None:
-        """Have the spans of a turn that ends now sent."""
+    def turn(self, ended: TurnRecord) -> None:
+        """Queue the spans of a turn that ends now."""
         if self._library is not None:
-            self._library.send(over)
+            self._library.send(ended)
 
     def close(self) -> None:
-        """Send what waits, for `CLOSING` seconds at most. For a thread."""
+        """Send the waiting spans, for at most `CLOSE_SECONDS`. Blocking."""
         if self._library is not None:
             self._library.close()
 
 
 class _Library:
-    """OpenTelemetry's SDK; its own global state is left alone."""
+    """OpenTelemetry's SDK, without its global state."""
 
     def __init__(self, settings: TraceSettings) -> None:
         # Imported here, because it is an extra.
@@ -70,49 +71,50 @@ class _Library:
         from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        exporter = OTLPSpanExporter(endpoint=f"{settings.endpoint.rstrip('/')}/v1/traces", timeout=PATIENCE)
-        self._way_out = _WayOut(exporter, settings.endpoint)
+        exporter = OTLPSpanExporter(endpoint=f"{settings.endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_SECONDS)
+        self._exporter = _Exporter(exporter, settings.endpoint)
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(settings.sample)),
             resource=Resource({"service.name": "chatapi", "service.version": version()}),
             shutdown_on_exit=False,
         )
-        # The class it wants inherited from is here only where the extra is.
-        self._provider.add_span_processor(BatchSpanProcessor(cast("Any", self._way_out), QUEUE, EVERY, BATCH))
+        # The base class of exporters is available only with the extra.
+        self._provider.add_span_processor(BatchSpanProcessor(cast("Any", self._exporter), QUEUE, EVERY, BATCH))
         self._api = trace
         self._tracer = self._provider.get_tracer("chatapi", version())
         self._context = TraceContextTextMapPropagator()
-        # It complains of every batch that a collector does not take, and of every span that finds the queue full.
+        # The library logs every batch that a collector does not accept, and every span that finds the queue full.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
 
-    def send(self, over: TurnRecord) -> None:
-        ended = time.time()
-        begun = ended - (time.monotonic() - over.since)
-        parent = self._context.extract({"traceparent": over.traceparent})
+    def send(self, ended: TurnRecord) -> None:
+        now = time.time()
+        begun = now - (time.monotonic() - ended.since)
+        parent = self._context.extract({"traceparent": ended.traceparent})
         turn = self._tracer.start_span(
-            "turn", parent, self._api.SpanKind.SERVER, _attributes(over), start_time=_nanoseconds(begun)
+            "turn", parent, self._api.SpanKind.SERVER, _attributes(ended), start_time=_nanoseconds(begun)
         )
         if not turn.is_recording():
             return
         within = self._api.set_span_in_context(turn)
-        for stage, start, end in intervals(over.timings):
+        for stage, start, end in intervals(ended.timings):
             span = self._tracer.start_span(stage, within, start_time=_nanoseconds(begun + start))
             span.end(_nanoseconds(begun + end))
-        if over.result not in ("ok", "disconnected", "interrupted", "retracted"):
-            turn.set_attribute("error.type", over.result)
-            turn.set_status(self._api.StatusCode.ERROR, over.result)
-        turn.end(_nanoseconds(ended))
+        if ended.result not in ("ok", "disconnected", "interrupted", "retracted"):
+            turn.set_attribute("error.type", ended.result)
+            turn.set_status(self._api.StatusCode.ERROR, ended.result)
+        turn.end(_nanoseconds(now))
 
     def close(self) -> None:
-        # The library alone would go on for half a minute.
-        patience = threading.Timer(CLOSING, self._way_out.shutdown)
-        patience.start()
+        # Without the timer the library would go on for half a minute.
+        timer = threading.Timer(CLOSE_SECONDS, self._exporter.shutdown)
+        timer.start()
         self._provider.shutdown()
-        patience.cancel()
+        timer.cancel()
 
 
-class _WayOut:
-    """The library's exporter, which says once that the collector takes nothing, and once that it does again."""
+class _Exporter:
+    """The library's exporter; it logs once when the collector stops accepting traces, and once when it accepts
+    again."""
 
     def __init__(self, exporter: Any, endpoint: str) -> None:
         self._exporter = exporter
@@ -125,9 +127,9 @@ class _WayOut:
         if lost != self._lost:
             self._lost = lost
             if lost:
-                log.warning("the collector at %s takes no traces; they are thrown away until it does", self._endpoint)
+                log.warning("collector at %s does not accept traces; traces are dropped", self._endpoint)
             else:
-                log.info("the collector at %s takes traces again", self._endpoint)
+                log.info("collector at %s accepts traces again", self._endpoint)
         return result
 
     def shutdown(self) -> None:
@@ -138,38 +140,38 @@ class _WayOut:
 
 
 def intervals(timings: TurnTimings) -> Iterator[tuple[str, float, float]]:
-    """Stage, and from when to when a turn was on its way to it, in seconds from what its timings counts from."""
+    """Each stage, with the start and end of the time a turn took to reach it, in seconds as in its timings."""
     ready = max(timings.admitted or 0.0, timings.transcript or 0.0)
-    ways = (
+    stages = (
         ("endpoint", 0.0, timings.endpoint),
         ("admitted", 0.0, timings.admitted),
         ("transcript", timings.admitted or 0.0, timings.transcript),
         ("first_token", ready, timings.first_token),
         ("first_sentence", timings.first_token, timings.first_sentence),
-        # What is read aloud needs no writing.
+        # Speech of a given text has no tokens.
         ("first_audio", ready if timings.first_token is None else timings.first_sentence, timings.first_audio),
         ("rest", timings.first_audio or timings.first_token, timings.end),
     )
-    for stage, start, end in ways:
+    for stage, start, end in stages:
         if start is not None and end is not None:
             yield stage, start, max(start, end)
 
 
-def _attributes(over: TurnRecord) -> dict[str, Any]:
-    """Nothing that was said; names of tokens are those of OpenTelemetry's conventions for generative AI."""
-    timings = over.timings
-    told = {
-        "chatapi.turn.kind": over.kind,
-        "chatapi.turn.input": over.input,
-        "chatapi.turn.reply": over.reply,
-        "chatapi.turn.result": over.result,
+def _attributes(ended: TurnRecord) -> dict[str, Any]:
+    """Attributes of a turn, without content; token names follow OpenTelemetry's conventions for generative AI."""
+    timings = ended.timings
+    attributes = {
+        "chatapi.turn.kind": ended.kind,
+        "chatapi.turn.input": ended.input,
+        "chatapi.turn.reply": ended.reply,
+        "chatapi.turn.result": ended.result,
         "chatapi.request_id": request_id.get(),
         "chatapi.turn.audio_seconds": timings.audio,
         "chatapi.turn.spoken_seconds": timings.spoken,
-        "gen_ai.usage.input_tokens": over.prompt_tokens,
-        "gen_ai.usage.output_tokens": over.completion_tokens,
+        "gen_ai.usage.input_tokens": ended.prompt_tokens,
+        "gen_ai.usage.output_tokens": ended.completion_tokens,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in attributes.items() if value is not None}
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -1,4 +1,4 @@
-"""Who may compute now: slots counted, waiters let in by priority and then by arrival, the queue bounded."""
+"""Admission control: a number of slots and a bounded queue, served by priority and then by arrival."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chatapi.errors import Busy
 
 
 class Priority(IntEnum):
-    """Lower goes first."""
+    """Priority of work; lower values are admitted first."""
 
     LIVE = 0
     REQUEST = 1
@@ -23,43 +23,44 @@ class Priority(IntEnum):
     TRAINING = 3
 
 
-EXPECTED = 10.0
-"""Seconds that a slot stays free for somebody who speaks: until they pause, and while they are answered."""
+RESERVATION_SECONDS = 10.0
+"""Seconds that `reserve_live` keeps a slot free: until the speaker pauses, and during the answer."""
 
 
 class Admission:
-    """A bounded queue before a number of slots. All methods belong to one event loop."""
+    """A bounded queue in front of a number of slots. All methods belong to one event loop."""
 
     def __init__(self, name: str, slots: int, queue: int | None = None) -> None:
         self.name = name
         self.slots = slots
         self.queue = queue
-        """How many may wait; None: the door before this one counts them."""
+        """Largest number of waiters; None: not limited here, because an earlier admission limits them."""
         self.used = 0
         self._waiting: list[tuple[int, int, anyio.Event]] = []
         self._arrivals = itertools.count()
-        self._expected = -EXPECTED
-        """When LIVE work was last said to come."""
-        self._held = 1.0
-        """Running mean of the seconds a slot is held, for Retry-After."""
+        self._reserved_at = -RESERVATION_SECONDS
+        """When `reserve_live` was last called, in seconds of `time.monotonic`."""
+        self._mean_hold = 1.0
+        """Running mean of the time a slot is held, in seconds, for Retry-After."""
 
     @property
     def waiting(self) -> int:
+        """Number of waiters."""
         return len(self._waiting)
 
     @asynccontextmanager
     async def admitted(self, priority: Priority = Priority.REQUEST) -> AsyncIterator[None]:
-        """Hold a slot while inside. Raises Busy when the queue is full."""
+        """Hold a slot inside the context. Raises Busy when the queue is full."""
         await self.acquire(priority)
         since = time.monotonic()
         try:
             yield
         finally:
-            self._held += 0.2 * (time.monotonic() - since - self._held)
+            self._mean_hold += 0.2 * (time.monotonic() - since - self._mean_hold)
             self.release()
 
     async def acquire(self, priority: Priority = Priority.REQUEST) -> None:
-        """Take a slot, to be given back with `release`. Raises Busy when the queue is full."""
+        """Take a slot; `release` frees it. Raises Busy when the queue is full."""
         if self._free(priority) and not (self._waiting and self._waiting[0][0] <= priority):
             self.used += 1
             return
@@ -78,26 +79,26 @@ class Admission:
             raise
 
     def check(self) -> None:
-        """Raise Busy when one more would be refused now."""
+        """Raise Busy when one more request would be rejected now."""
         free = self.used < self.slots and not self._waiting
         if not free and self.queue is not None and self.waiting >= self.queue:
             raise Busy(
-                f"{self.used} requests are being worked on and {self.waiting} wait, which is all the {self.name} takes",
-                retry_after=max(1.0, round(self._held * (self.waiting + 1) / self.slots)),
+                f"the {self.name} is full: {self.used} requests are running and {self.waiting} are waiting",
+                retry_after=max(1.0, round(self._mean_hold * (self.waiting + 1) / self.slots)),
             )
 
-    def expect(self) -> None:
-        """LIVE work will come soon: of several slots one is kept for it, for what runs may not be stopped quickly."""
-        self._expected = time.monotonic()
+    def reserve_live(self) -> None:
+        """Keep one of several slots free for LIVE work that is about to come: a running job may not stop quickly."""
+        self._reserved_at = time.monotonic()
 
     def release(self) -> None:
-        """Hand the slot to the first in the queue, or free it."""
+        """Pass the slot to the first waiter, or free it."""
         self.used -= 1
         while self._waiting and self._free(self._waiting[0][0]):
             self.used += 1
             heapq.heappop(self._waiting)[2].set()
 
     def _free(self, priority: int) -> bool:
-        """Whether there is a slot for work of this priority."""
-        kept = self.slots > 1 and priority > Priority.LIVE and time.monotonic() < self._expected + EXPECTED
-        return self.used < self.slots - kept
+        """Whether a slot is free for work of this priority."""
+        reserved = time.monotonic() < self._reserved_at + RESERVATION_SECONDS
+        return self.used < self.slots - (self.slots > 1 and priority > Priority.LIVE and reserved)

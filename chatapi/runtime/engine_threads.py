@@ -1,4 +1,4 @@
-"""A built engine's threads, and the jobs they do for the event loop."""
+"""The threads of an engine, and the jobs that they run for the event loop."""
 
 from __future__ import annotations
 
@@ -25,90 +25,90 @@ E = TypeVar("E")
 T = TypeVar("T")
 
 AHEAD = 64
-"""Items an engine may be ahead of its caller; then its thread waits."""
+"""Items an engine may be ahead of its reader; then its thread waits."""
 PAUSE_SECONDS = 1.0
-"""Without a job, after which an engine gives back memory that it kept for the next one: to give it back and take it
-anew between the sentences of an answer costs a fifth of the time they take."""
+"""Time without a job after which an engine returns memory to the system, in seconds. Returning it and allocating it
+again between the sentences of an answer costs a fifth of their computing time."""
 
 
 class StreamEnd:
-    """The last item of a job, with what ended it."""
+    """The last item of a job, with the error that ended it."""
 
     def __init__(self, error: Exception | None) -> None:
         self.error = error
 
 
 class YieldPolicy(Enum):
-    """What a job does when somebody of a higher priority wants its slot."""
+    """What a job does when work of a higher priority wants its slot."""
 
     NEVER = "never"
-    AGAIN = "again"
-    """As long as nothing has come of it, it stops at its next step and is done again from its start, later."""
-    RAISES = "raises"
-    """It stops at its next step, and its caller is told by Preempted."""
+    RESTART = "restart"
+    """Until its first item, the job stops at its next step and runs again later from its start."""
+    RAISE = "raise"
+    """The job stops at its next step, and its reader gets Preempted."""
 
 
 class Preempted(Exception):
-    """A job made room for a more urgent one; what came of it so far stands."""
+    """A job made room for a more urgent one; its items so far remain valid."""
 
 
-class _QueuedJob:
-    """The `Stop` of a job: an engine that asks it has come a step further, and is not stuck."""
+class _JobStop:
+    """The `Stop` of a job. An engine that checks it shows that it is not stuck."""
 
     def __init__(self, job: Job[Any, Any]) -> None:
         self._job = job
 
     def __call__(self) -> bool:
-        if self._job.unwanted:
-            # Asking on and on once the answer is yes is no work.
+        if self._job.stopping:
+            # Checking again after the job was stopped is no sign of progress.
             return True
-        self._job.alive()
+        self._job.mark_alive()
         return False
 
     def unmarked(self) -> bool:
-        """The same answer, for a thread that only waits: that it asks shows nothing (`engines.still_wanted`)."""
-        return self._job.unwanted
+        """The same answer without a sign of progress, for a thread that only waits (`engines.still_wanted`)."""
+        return self._job.stopping
 
 
 class Job(Generic[E, T]):
-    """One call of an engine: runs on a worker's thread, is read from the event loop.
+    """One call of an engine: it runs on a worker's thread and is read from the event loop.
 
-    Once it is over it holds neither the call, whose closure may hold hours of audio, nor what nobody reads any more.
+    When it has ended it holds neither the call, whose closure may hold hours of audio, nor items that nobody will read.
     """
 
     def __init__(self, call: Callable[[E, Stop], Iterator[T]], priority: Priority, yields: YieldPolicy) -> None:
         self._call: Callable[[E, Stop], Iterator[T]] | None = call
         self.priority = priority
         self._yields = yields
-        self._begun = self.preempted = self._waited = False
+        self._started = self.preempted = self._waited = False
         self._loop = asyncio.get_running_loop()
         self._items: deque[Any] = deque()
         self._room = threading.Semaphore(AHEAD)
         self._arrived = anyio.Event()
-        self._left = False
-        self.over = False
-        """The thread is done with it."""
-        self.patience: asyncio.TimerHandle | None = None
-        """Ends the wait for the thread, once the caller left."""
-        self._alive = time.monotonic()
+        self._cancelled = False
+        self.done = False
+        """Whether the thread has finished the job."""
+        self.abandon_timer: asyncio.TimerHandle | None = None
+        """Abandons the engine when the thread does not finish a cancelled job in time."""
+        self._alive_at = time.monotonic()
         self.busy = 0.0
-        """Seconds the engine has computed for it."""
+        """Time the engine has computed for this job, in seconds."""
         self._steps = -2
-        """Items between its first and its last."""
+        """Number of items between the first and the last."""
         self._stepped = self._last = 0.0
-        """Seconds that those took, and the last one."""
+        """Time those items took, and the time of the last item, in seconds."""
 
     def run(self, engine: E) -> None:
-        """On the worker's thread: step until the end, or until the caller left."""
+        """On the worker's thread: step until the end, or until the job is cancelled."""
         assert self._call is not None  # noqa: S101 - a job is run once
-        self.alive()
+        self.mark_alive()
         end = StreamEnd(None)
         try:
-            self._step(self._call(engine, _QueuedJob(self)))
+            self._step(self._call(engine, _JobStop(self)))
         except Exception as error:
-            # The frames that the error came through hold the audio as long as somebody holds the error.
+            # The frames that the error passed through hold the audio as long as the error lives.
             _clear_frames(error)
-            # Kept in no variable of this frame, which the error holds too: neither would be freed before a collection.
+            # Not kept in a variable of this frame: the error holds the frame, and the cycle would keep both alive.
             end.error = error
         self._call = None
         if self.preempted and end.error is None:
@@ -121,10 +121,10 @@ class Job(Generic[E, T]):
                 if not self._room.acquire(blocking=False):
                     self._waited = True
                     self._room.acquire()
-                if self.unwanted:
+                if self.stopping:
                     break
-                self._begun = True
-                self.alive()
+                self._started = True
+                self.mark_alive()
                 self._put(item)
         finally:
             if (close := getattr(items, "close", None)) is not None:
@@ -146,43 +146,45 @@ class Job(Generic[E, T]):
 
     @property
     def pace(self) -> float | None:
-        """Items a second, once it had begun; the last, which may hold no more than the reason of the end, not counted.
+        """Items per second after the first item. The last item is not counted; it may hold only the finish reason.
 
-        None where there were too few, and where it had to wait for its caller: an engine with threads of its own goes
-        on meanwhile, and then gives at once what it had made.
+        None when there were too few items, or when the engine waited for its reader: an engine with threads of its own
+        goes on meanwhile and then delivers many items at once.
         """
-        told = self._steps > 0 and self._stepped > 0 and not self._waited
-        return self._steps / self._stepped if told else None
+        measured = self._steps > 0 and self._stepped > 0 and not self._waited
+        return self._steps / self._stepped if measured else None
 
     @property
-    def unwanted(self) -> bool:
-        """Whether the thread is to stop."""
-        return self._left or self.preempted
+    def stopping(self) -> bool:
+        """Whether the thread must stop."""
+        return self._cancelled or self.preempted
 
-    def alive(self) -> None:
-        """From any thread: the engine is at work on it."""
-        self._alive = time.monotonic()
+    def mark_alive(self) -> None:
+        """From any thread: record that the engine makes progress."""
+        self._alive_at = time.monotonic()
 
     @property
-    def silent(self) -> float:
-        """Seconds since the last sign that the engine is at work on it."""
-        return time.monotonic() - self._alive
+    def silent_seconds(self) -> float:
+        """Time since the last sign of progress, in seconds."""
+        return time.monotonic() - self._alive_at
 
     def preempt(self) -> bool:
-        """From the event loop: make room. False when it will not."""
-        if self._yields is YieldPolicy.NEVER or self._left or (self._yields is YieldPolicy.AGAIN and self._begun):
+        """From the event loop: stop for a more urgent job. False when the job may not be stopped."""
+        if self._yields is YieldPolicy.NEVER or self._cancelled:
+            return False
+        if self._yields is YieldPolicy.RESTART and self._started:
             return False
         self.preempted = True
         self._room.release()
         return True
 
-    def leave(self) -> None:
-        """From the event loop: nobody reads any more."""
-        self._left = True
+    def cancel(self) -> None:
+        """From the event loop: stop at the next step and drop all items."""
+        self._cancelled = True
         self._items.clear()
         self._room.release()
 
-    async def take(self) -> Any:
+    async def next_item(self) -> Any:
         """From the event loop: the next item or the `StreamEnd`."""
         while not self._items:
             self._arrived = anyio.Event()
@@ -192,7 +194,7 @@ class Job(Generic[E, T]):
         return item
 
     def _put(self, item: Any) -> None:
-        if self._left:
+        if self._cancelled:
             return
         self._items.append(item)
         call_in(self._loop, self._wake)
@@ -202,25 +204,25 @@ class Job(Generic[E, T]):
 
 
 def _clear_frames(error: BaseException | None) -> None:
-    """Free what the functions that an error came through, and its causes, had in their variables."""
+    """Clear the local variables of the frames in an error's traceback, and in those of its causes."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
 
 
 def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
-    """Run a function in the loop from another thread; nothing when the loop is gone."""
+    """Run a function in the event loop from another thread; does nothing when the loop is closed."""
     try:
         loop.call_soon_threadsafe(function)
     except RuntimeError:
-        log.debug("the event loop ended before a thread did")
+        log.debug("event loop closed before a thread ended")
 
 
 class EngineThreads(Generic[E]):
     """The threads of one built engine."""
 
     def __init__(self, name: str, build: Callable[[], E], slots: int) -> None:
-        self._inbox: queue.SimpleQueue[tuple[Job[E, Any], Callable[[], None]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Job[E, Any], Callable[[], None]] | None] = queue.SimpleQueue()
         self._build = build
         self._slots = slots
         self._loop = asyncio.get_running_loop()
@@ -233,13 +235,14 @@ class EngineThreads(Generic[E]):
         self._name = name
         threading.Thread(target=self._first, name=name, daemon=True).start()
 
-    def give(self, job: Job[E, Any], over: Callable[[], None]) -> None:
-        self._inbox.put((job, over))
+    def submit(self, job: Job[E, Any], on_done: Callable[[], None]) -> None:
+        """Queue a job; `on_done` runs in the event loop when it has ended."""
+        self._queue.put((job, on_done))
 
-    def dismiss(self) -> None:
-        """Let the threads end once their jobs are done; the last one closes the engine."""
+    def shut_down(self) -> None:
+        """End the threads after their jobs; the last one closes the engine."""
         for _ in range(self._slots):
-            self._inbox.put(None)
+            self._queue.put(None)
 
     def _first(self) -> None:
         try:
@@ -255,29 +258,29 @@ class EngineThreads(Generic[E]):
             self._work()
 
     def _work(self) -> None:
-        while (given := self._next()) is not None:
-            job, over = given
+        while (queued := self._next()) is not None:
+            job, on_done = queued
             if self.engine is not None:
                 job.run(self.engine)
-            call_in(self._loop, over)
-            del job, over, given
+            call_in(self._loop, on_done)
+            del job, on_done, queued
         self._finish()
 
     def _next(self) -> tuple[Job[E, Any], Callable[[], None]] | None:
-        """The next job; if none comes for a while, the engine gives back memory, once."""
+        """The next job; without one for PAUSE_SECONDS the engine returns memory to the system, once."""
         release_memory = getattr(self.engine, "release_memory", None)
         if release_memory is not None:
             try:
-                return self._inbox.get(timeout=PAUSE_SECONDS)
+                return self._queue.get(timeout=PAUSE_SECONDS)
             except queue.Empty:
                 self._release_memory(release_memory)
-        return self._inbox.get()
+        return self._queue.get()
 
     def _release_memory(self, release_memory: Callable[[Stop], object]) -> None:
         try:
-            release_memory(lambda: not self._inbox.empty())
+            release_memory(lambda: not self._queue.empty())
         except Exception:
-            log.exception("the %s engine could not give back its memory", self._name)
+            log.exception("the %s engine could not return its memory", self._name)
 
     def _finish(self) -> None:
         with self._lock:

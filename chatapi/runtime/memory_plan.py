@@ -1,8 +1,7 @@
-"""Which models are loaded, and in what order, so that they fit the memory together.
+"""Chooses the models to load, and their order, so that they fit the memory together.
 
-On a Jetson CPU and GPU share one memory, nothing of the GPU's part can be swapped out, and what goes beyond it ends in
-the kernel's OOM killer. So the models are chosen and added up before the first is loaded.
-"""
+On a Jetson the CPU and the GPU share one memory. The GPU's part cannot be swapped out, and an allocation beyond it
+wakes the kernel's OOM killer. So the models are chosen and their memory added up before the first one is loaded."""
 
 from __future__ import annotations
 
@@ -20,42 +19,44 @@ from chatapi.system import jetson
 from chatapi.system.jetson import gigabytes
 
 SHARE = 0.5
-"""Part of the free memory that models may need to be loaded side by side: while it loads, an engine may hold a file's
-bytes beside what it makes of them, at worst each as large as its model."""
+"""Share of the free memory up to which models are loaded in parallel: while it loads, an engine may hold a file's bytes
+beside the structures built from them, at worst each as large as its model."""
 ESSENTIAL = tuple(role for role in registry.ENGINES if role not in ("turn_detection", "wake_word"))
-"""Roles that every turn may need; live conversation loads the others where it needs them."""
+"""Roles that every turn may need; live conversation loads the others on demand."""
 CHOICE = ("llm", "asr", "tts", "turn_detection", "vad", "wake_word")
-"""Who chooses first where models are chosen automatically: better answers are worth more than a better voice."""
+"""Order in which roles choose their model automatically: better answers are worth more than a better voice."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What is to be loaded."""
+    """The models to load."""
 
     models: Mapping[str, Manifest]
-    """Role -> its model; roles whose engine needs none are missing."""
+    """Role -> its model; roles whose engine needs no model are missing."""
     free: int
-    """Bytes that may be taken."""
+    """Memory that may be used, in bytes."""
     one_by_one: bool
-    """Whether to load one after another."""
+    """Whether to load one model after another."""
 
     @property
     def needed(self) -> int:
-        """Bytes of all together, loaded."""
+        """Memory of all loaded models, in bytes."""
         return sum(model.memory for model in self.models.values())
 
     def order(self, roles: Collection[str]) -> list[str]:
-        """Largest first: loading needs room for a while that grows with the model, and then least else is there."""
+        """Roles, the largest model first: the temporary memory of loading grows with the model, and the first to load
+        has the most memory free."""
         return sorted(roles, key=lambda role: self.models[role].memory if role in self.models else 0, reverse=True)
 
 
 def plan(
     catalog: Catalog, settings: Settings, roles: Collection[str], root: Path = Path("/"), free: int | None = None
 ) -> MemoryPlan:
-    """Choose the models of these roles, so that they fit the memory together.
+    """Choose the models of these roles so that they fit the memory together.
 
-    `free`: bytes that may be used; None: those that are free now. Raises ModelError or NotFound when one is missing,
-    ModelError (model_too_large) when they do not fit: it names what each needs, what is free, and what would fit.
+    `free`: bytes that may be used; None: the bytes that are free now. Raises ModelError or NotFound when a model is
+    missing, and ModelError (model_too_large) when they do not fit: it names the memory of each model, the free memory,
+    and a model that would fit.
     """
     free = available(root) if free is None else free
     unified = jetson.find(root) is not None
@@ -68,16 +69,16 @@ def plan(
         kept = sum((chosen.get(other) or least[other]).memory for other in wanted if other != role)
         budget = max(free - kept, least[role].memory)
         chosen[role] = catalog.choose(role, wanted[role][0], memory=budget)
-    # Where the GPU has memory of its own, or there is none, a system may make room by swapping others out.
+    # Where the GPU has memory of its own, or there is no GPU, the system may swap other programs out.
     limit = free if unified else free + jetson.meminfo(root, "SwapFree")
-    found = MemoryPlan(chosen, free, unified or sum(model.memory for model in chosen.values()) > SHARE * free)
-    if found.needed > limit:
-        raise ModelError(_refusal(catalog, found, limit), code="model_too_large")
-    return found
+    result = MemoryPlan(chosen, free, unified or sum(model.memory for model in chosen.values()) > SHARE * free)
+    if result.needed > limit:
+        raise ModelError(_too_large(catalog, result, limit), code="model_too_large")
+    return result
 
 
 def available(root: Path = Path("/")) -> int:
-    """Bytes that may be taken."""
+    """Memory that may be used now, in bytes."""
     return jetson.available(root) or psutil.virtual_memory().available
 
 
@@ -86,26 +87,27 @@ def _needs_model(role: str, engine: str) -> bool:
 
 
 def _installed(catalog: Catalog, role: str, engine: str) -> list[Manifest]:
-    """At least one. Raises ModelError naming the command that fetches one."""
-    here = [each for each in _able(catalog, role, engine) if catalog.installed(each.name)]
-    return here or [catalog.choose(role, engine)]
+    """The installed models, at least one. Raises ModelError naming the command that fetches one."""
+    installed = [each for each in _candidates(catalog, role, engine) if catalog.installed(each.name)]
+    return installed or [catalog.choose(role, engine)]
 
 
-def _able(catalog: Catalog, role: str, engine: str) -> list[Manifest]:
+def _candidates(catalog: Catalog, role: str, engine: str) -> list[Manifest]:
     return [each for each in catalog.manifests.values() if (each.role, each.engine) == (role, engine)]
 
 
-def _refusal(catalog: Catalog, found: MemoryPlan, limit: int) -> str:
-    roles = found.order(found.models)
-    needs = ", ".join(f"{role} {found.models[role].name} {gigabytes(found.models[role].memory)}" for role in roles)
-    told = f"the models need {gigabytes(found.needed)} and {gigabytes(limit)} are free ({needs}); "
+def _too_large(catalog: Catalog, chosen: MemoryPlan, limit: int) -> str:
+    """The error message when the chosen models do not fit."""
+    roles = chosen.order(chosen.models)
+    needs = ", ".join(f"{role} {chosen.models[role].name} {gigabytes(chosen.models[role].memory)}" for role in roles)
+    message = f"the models need {gigabytes(chosen.needed)} and {gigabytes(limit)} are free ({needs}); "
     for role in roles:
-        now = found.models[role]
-        room = limit - found.needed + now.memory
-        fitting = [each for each in _able(catalog, role, now.engine) if each.memory <= room]
+        model = chosen.models[role]
+        left = limit - chosen.needed + model.memory
+        fitting = [each for each in _candidates(catalog, role, model.engine) if each.memory <= left]
         if fitting:
-            # One that is here before one that has to be fetched.
+            # Prefer an installed model to one that has to be fetched.
             best = max(fitting, key=lambda each: (catalog.installed(each.name), each.quality))
             fetch = "" if catalog.installed(best.name) else f" after `chatapi models fetch {best.name}`"
-            return f"{told}{best.name} ({gigabytes(best.memory)}) would fit: set {role}.model={best.name}{fetch}"
-    return f"{told}no model of one role alone makes enough room: choose smaller ones of several, or end other programs"
+            return f"{message}{best.name} ({gigabytes(best.memory)}) would fit: set {role}.model={best.name}{fetch}"
+    return f"{message}one smaller model is not enough: choose smaller models for several, or end other programs"

@@ -1,11 +1,10 @@
-"""Engines on threads of their own, used from the event loop as streams.
+"""Workers: engines on threads of their own, used from the event loop as streams.
 
-An engine is built, stepped and closed on threads that are its own: a shared pool would move generators between
-threads. A caller who leaves stops the engine at its next step; a slot is free only when its thread really is. An
-engine that gives no sign of life for too long, neither an item nor a question whether it shall stop, is abandoned with
-its thread and built anew; closed it is when that thread comes back. One that nobody uses for longer than it may be idle
-is closed, and built again by the next who needs it.
-"""
+An engine is built, stepped and closed on its own threads: a shared pool would move generators between threads. A
+cancelled caller stops the engine at its next step, and a slot becomes free only when its thread is free. A stuck
+engine, one that neither yields an item nor checks its `Stop` for too long, is abandoned with its thread and rebuilt;
+the thread closes it when it returns. An engine that is unused for longer than its idle timeout is unloaded, and loaded
+again by the next request."""
 
 from __future__ import annotations
 
@@ -44,26 +43,27 @@ E = TypeVar("E")
 T = TypeVar("T")
 
 REBUILDS = 3
-"""Engines abandoned within REBUILD_SECONDS that are built anew at once. After one more the engine is away until the
-first of them is so long ago, and then comes back as an idle one does, for whoever needs it.
+"""Number of abandoned engines within REBUILD_SECONDS that are rebuilt at once. After one more the engine stays unloaded
+until the first of them is that long ago; then the next request loads it.
 
-Each keeps its memory and the cores it computes on until its thread comes back, which may be never. What is built is
-chosen by the memory that is left then (`memory.plan`), and a service manager may restart the process before.
-"""
+Each abandoned engine keeps its memory and its cores until its thread returns, which may be never. The model of a
+rebuilt engine is chosen by the memory that is left (`memory_plan.plan`), and a service manager may restart the process
+before. """
 REBUILD_SECONDS = 3600.0
+"""Period in which rebuilds are counted, in seconds."""
 
 
-Tell = Callable[[str, float], None]
-"""Told what happens to an engine, and how much of it: unloaded and rebuilt (1), and of each job that is over its busy
-time (seconds that were computed) and pace (items a second)."""
+Report = Callable[[str, float], None]
+"""Receives what happens to an engine and its amount: unloaded and rebuilt (1), and for each finished job busy (seconds
+of computing) and pace (items per second)."""
 
 
-def _nobody(what: str, amount: float) -> None:
-    """Is told and does nothing."""
+def _ignore(what: str, amount: float) -> None:
+    """The default `Report`."""
 
 
 class Worker(Generic[E]):
-    """An engine with threads of its own, as many as it has slots."""
+    """An engine with one thread per slot."""
 
     def __init__(
         self,
@@ -72,134 +72,137 @@ class Worker(Generic[E]):
         slots: int = 1,
         step_seconds: float = 30,
         idle_seconds: float = 0,
-        tell: Tell = _nobody,
+        report: Report = _ignore,
     ) -> None:
-        """`idle_seconds` without use after which the engine is closed; 0: never."""
+        """`step_seconds`: time without progress after which the engine is stuck. `idle_seconds`: time without use after
+        which it is unloaded; 0: never."""
         self.name = name
         self.admission = Admission(name, slots)
         self.rebuilt = 0
         """How often a stuck engine was abandoned."""
         self.unloaded = 0
-        """How often the engine was closed because it was idle."""
-        self.given = 0
-        """Items that the engine has given, of all its jobs."""
+        """How often the engine was unloaded because it was idle."""
+        self.items_produced = 0
+        """Number of items of all jobs."""
         self._build = build
         self._step_seconds = step_seconds
         self._idle_seconds = idle_seconds
-        self._tell = tell
-        self._crew: EngineThreads[E] | None = None
+        self._report = report
+        self._threads: EngineThreads[E] | None = None
         self._running: dict[Job[E, Any], EngineThreads[E]] = {}
         self._opening = anyio.Lock()
         self._timer: asyncio.TimerHandle | None = None
-        self._used = 0.0
-        """When the engine was last needed, in the event loop's time."""
-        self._leaving: EngineThreads[E] | None = None
-        """The last one that was idle: its memory may not be given back yet."""
+        self._used_at = 0.0
+        """When the engine was last needed, in seconds of the event loop's clock."""
+        self._closing: EngineThreads[E] | None = None
+        """Threads of the engine that was unloaded last; its memory may not be free yet."""
         self._declared: E | None = None
-        """While the engine is away: what it declares."""
+        """What the engine declares, while it is unloaded."""
         self._abandoned: deque[float] = deque(maxlen=REBUILDS + 1)
-        """When the last engines were, on the clock of `time.monotonic`."""
+        """When the last engines were abandoned, in seconds of `time.monotonic`."""
 
     @property
     def state(self) -> str:
-        """idle, loading, ready, reloading (it was away and comes back) or failed."""
-        if self.barred:
+        """idle, loading, ready, reloading (it was unloaded and loads again) or failed."""
+        if self.rebuild_delay:
             return "failed"
-        if self._crew is None or self._failed_to_return():
+        if self._threads is None or self._reload_failed():
             return "idle"
-        if self._crew.error is not None:
+        if self._threads.error is not None:
             return "failed"
-        if self._crew.built.is_set():
+        if self._threads.built.is_set():
             return "ready"
         return "loading" if self._declared is None else "reloading"
 
     @property
-    def barred(self) -> float:
-        """Seconds until an engine that was stuck too often may come back; 0: now."""
-        if self._crew is not None or len(self._abandoned) <= REBUILDS:
+    def rebuild_delay(self) -> float:
+        """Time until an engine that was stuck too often may be loaded again, in seconds; 0: now."""
+        if self._threads is not None or len(self._abandoned) <= REBUILDS:
             return 0.0
         return max(0.0, self._abandoned[0] + REBUILD_SECONDS - time.monotonic())
 
     async def open(self) -> E:
-        """Build the engine; what its constructor raises is raised here."""
+        """Load the engine. Raises what its constructor raises."""
         async with self._opening:
-            if self._crew is None or self._failed_to_return():
-                if self._leaving is not None:
+            if self._threads is None or self._reload_failed():
+                if self._closing is not None:
                     with anyio.move_on_after(self._step_seconds):
-                        await self._leaving.closed.wait()
-                    self._leaving = None
-                self._crew = EngineThreads(self.name, self._build, self.admission.slots)
-            threads = self._crew
+                        await self._closing.closed.wait()
+                    self._closing = None
+                self._threads = EngineThreads(self.name, self._build, self.admission.slots)
+            threads = self._threads
             await threads.built.wait()
             if threads.error is not None:
                 raise threads.error
             self._declared = None
-        self._use()
+        self._mark_used()
         return self.engine
 
     def preload(self) -> None:
-        """Somebody will need the engine soon: if it is idle, it begins to come back now."""
-        gone = (self._leaving is None or self._leaving.closed.is_set()) and not self.barred
-        if self._crew is None and self._declared is not None and gone:
-            self._crew = EngineThreads(self.name, self._build, self.admission.slots)
-            self._use()
+        """Begin to load an unloaded engine, because it will be needed soon."""
+        loadable = (self._closing is None or self._closing.closed.is_set()) and not self.rebuild_delay
+        if self._threads is None and self._declared is not None and loadable:
+            self._threads = EngineThreads(self.name, self._build, self.admission.slots)
+            self._mark_used()
 
     @property
     def engine(self) -> E:
-        """For reading what it declares (languages, voices), also while it is idle; NotReady before it is built."""
-        if self._crew is not None and self._crew.engine is not None:
-            return self._crew.engine
+        """The engine, for reading what it declares (languages, voices), also while it is unloaded. Raises NotReady
+        before it was first loaded."""
+        if self._threads is not None and self._threads.engine is not None:
+            return self._threads.engine
         if self._declared is not None:
             return self._declared
         raise NotReady(f"the {self.name} engine is not loaded yet", retry_after=2)
 
     async def aclose(self) -> None:
-        """Stop the threads and close the engine; gives up on a stuck one after a step's time."""
+        """Stop the threads and close the engine; waits at most 5 seconds for a stuck one."""
         if self._timer is not None:
             self._timer.cancel()
-        threads, self._crew, self._declared = self._crew, None, None
+        threads, self._threads, self._declared = self._threads, None, None
         if threads is not None:
-            threads.dismiss()
+            threads.shut_down()
         with anyio.move_on_after(min(self._step_seconds, 5), shield=True):
-            for each in (threads, self._leaving):
+            for each in (threads, self._closing):
                 if each is not None:
                     await each.closed.wait()
 
-    def _use(self) -> None:
-        self._used = asyncio.get_running_loop().time()
-        self._await_rest()
+    def _mark_used(self) -> None:
+        self._used_at = asyncio.get_running_loop().time()
+        self._start_idle_timer()
 
-    def _await_rest(self) -> None:
-        """Wait for the end of the idle time, if the engine has any."""
+    def _start_idle_timer(self) -> None:
+        """Unload the engine at the end of its idle timeout, if it has one."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._idle_seconds and not self.admission.used and self._crew is not None:
-            self._timer = asyncio.get_running_loop().call_at(self._used + self._idle_seconds, self._rest)
+        if self._idle_seconds and not self.admission.used and self._threads is not None:
+            self._timer = asyncio.get_running_loop().call_at(self._used_at + self._idle_seconds, self._unload)
 
-    def _rest(self) -> None:
-        """Close the engine until somebody needs it, unless somebody does."""
-        threads = self._crew
+    def _unload(self) -> None:
+        """Unload the engine, unless it is in use."""
+        threads = self._threads
         if threads is None or self.admission.used:
             return
         if threads.engine is None:
-            # It is still being built.
-            self._use()
+            # It is still loading.
+            self._mark_used()
             return
         self._declared = _declared(threads.engine)
-        self._crew, self._leaving = None, threads
-        threads.dismiss()
+        self._threads, self._closing = None, threads
+        threads.shut_down()
         self.unloaded += 1
-        self._tell("unloaded", 1)
-        log.info("engine idle, its memory is given back", extra={"role": self.name, "seconds": self._idle_seconds})
+        self._report("unloaded", 1)
+        log.info("idle engine unloaded", extra={"role": self.name, "seconds": self._idle_seconds})
 
-    def _failed_to_return(self) -> bool:
-        """What keeps it from coming back may pass, such as memory that others hold: it is tried again when needed."""
-        return self._declared is not None and self._crew is not None and self._crew.error is not None
+    def _reload_failed(self) -> bool:
+        """Whether the engine could not be loaded again. The reason may pass, such as a lack of memory, so the next
+        request tries again."""
+        return self._declared is not None and self._threads is not None and self._threads.error is not None
 
-    async def _come_back(self) -> None:
-        """Build an engine that was idle; one who needs it at the same time waits for the same one."""
-        if self._declared is None or self.barred:
+    async def _reload(self) -> None:
+        """Load an unloaded engine; concurrent callers wait for the same one."""
+        if self._declared is None or self.rebuild_delay:
             return
         try:
             await self.open()
@@ -207,8 +210,8 @@ class Worker(Generic[E]):
             if isinstance(error, ChatapiError) and error.__cause__ is None:
                 raise
             log.exception("the %s engine could not be loaded again", self.name)
-            told = f"the {self.name} engine could not be loaded again; the log says why"
-            raise EngineFailed(told, code=getattr(error, "code", None)) from error
+            message = f"the {self.name} engine could not be loaded again; the log says why"
+            raise EngineFailed(message, code=getattr(error, "code", None)) from error
 
     @asynccontextmanager
     async def stream(
@@ -217,9 +220,9 @@ class Worker(Generic[E]):
         priority: Priority = Priority.REQUEST,
         yields: YieldPolicy = YieldPolicy.NEVER,
     ) -> AsyncIterator[AsyncIterator[T]]:
-        """Wait for a slot, then hand out what `call(engine, stop)` yields. Leaving stops it.
+        """Wait for a slot, then stream the items of `call(engine, stop)`. Leaving the context cancels the job.
 
-        Raises what the engine raises if it is ours, EngineFailed for anything else and when it is stuck.
+        Raises ChatapiError as the engine does, and EngineFailed for any other error and for a stuck engine.
         """
         jobs = [await self._begin(call, priority, yields)]
         items = self._items(jobs, lambda: self._begin(call, priority, yields))
@@ -227,32 +230,32 @@ class Worker(Generic[E]):
             yield items
         finally:
             job = jobs[-1]
-            job.leave()
+            job.cancel()
             await items.aclose()
-            if not job.over:
-                job.patience = asyncio.get_running_loop().call_later(self._step_seconds, self._abandon, job)
+            if not job.done:
+                job.abandon_timer = asyncio.get_running_loop().call_later(self._step_seconds, self._abandon, job)
 
     async def _begin(
         self, call: Callable[[E, Stop], Iterator[T]], priority: Priority, yields: YieldPolicy
     ) -> Job[E, T]:
         if self.admission.used >= self.admission.slots:
-            self._make_room(priority)
+            self._preempt(priority)
         await self.admission.acquire(priority)
         try:
-            await self._come_back()
-            self._refuse_if_not_ready()
+            await self._reload()
+            self._require_ready()
         except BaseException:
             self._release(priority)
             raise
-        threads = self._crew
+        threads = self._threads
         assert threads is not None  # noqa: S101 - just seen to be ready
         job: Job[E, T] = Job(call, priority, yields)
         self._running[job] = threads
-        threads.give(job, lambda: self._over(job))
+        threads.submit(job, lambda: self._finished(job))
         return job
 
-    def _make_room(self, priority: Priority) -> None:
-        """Ask the least urgent job to stop, if it is less urgent than this."""
+    def _preempt(self, priority: Priority) -> None:
+        """Stop the least urgent job, if it is less urgent than this priority."""
         if any(job.preempted for job in self._running):
             return
         for job in sorted(self._running, key=lambda job: job.priority, reverse=True):
@@ -260,7 +263,7 @@ class Worker(Generic[E]):
                 return
 
     async def call(self, function: Callable[[E], T], priority: Priority = Priority.REQUEST) -> T:
-        """One result of a plain function of the engine, run on its thread."""
+        """The result of a function of the engine, run on the engine's thread."""
 
         def once(engine: E, _: Stop) -> Iterator[T]:
             yield function(engine)
@@ -268,37 +271,39 @@ class Worker(Generic[E]):
         async with self.stream(once, priority) as results:
             async for result in results:
                 return result
-        raise EngineFailed(f"the {self.name} engine gave no result")
+        raise EngineFailed(f"the {self.name} engine returned no result")
 
-    async def _items(self, jobs: list[Job[E, T]], again: Callable[[], Awaitable[Job[E, T]]]) -> AsyncGenerator[T, None]:
-        begun = False
+    async def _items(
+        self, jobs: list[Job[E, T]], restart: Callable[[], Awaitable[Job[E, T]]]
+    ) -> AsyncGenerator[T, None]:
+        started = False
         while True:
             item = await self._next(jobs[-1])
             if not isinstance(item, StreamEnd):
-                begun = True
-                self.given += 1
+                started = True
+                self.items_produced += 1
                 yield item
-            elif isinstance(item.error, Preempted) and not begun:
-                jobs.append(await again())
+            elif isinstance(item.error, Preempted) and not started:
+                jobs.append(await restart())
             else:
                 self._check_end(item)
                 return
 
     async def _next(self, job: Job[E, Any]) -> Any:
-        """The next item of a job or its `StreamEnd`; waits as long as the engine gives signs of life."""
+        """The next item of a job or its `StreamEnd`; waits as long as the engine makes progress."""
         since = time.monotonic()
-        # A caller who was long away finds one that waited for it, not one that is stuck.
-        while (left := self._step_seconds - min(job.silent, time.monotonic() - since)) > 0:
+        # After a long pause of the reader the engine has waited for it and is not stuck.
+        while (left := self._step_seconds - min(job.silent_seconds, time.monotonic() - since)) > 0:
             with anyio.move_on_after(left):
-                return await job.take()
+                return await job.next_item()
         self._abandon(job)
         raise EngineFailed(
-            f"the {self.name} engine gave nothing for {self._step_seconds:g} seconds; it is being rebuilt",
+            f"the {self.name} engine made no progress for {self._step_seconds:g} seconds; it is being rebuilt",
             code="engine_stuck",
         )
 
     def _check_end(self, end: StreamEnd) -> None:
-        """Raises what ended a job. What a library raised is for the log: its caller is given a sentence of ours."""
+        """Raise the error that ended a job. The error of a library goes to the log; the caller gets EngineFailed."""
         error, end.error = end.error, None
         try:
             if isinstance(error, InternalError) and error.__cause__ is not None:
@@ -309,14 +314,14 @@ class Worker(Generic[E]):
                 log.error("the %s engine failed", self.name, exc_info=error)
                 raise EngineFailed(f"the {self.name} engine failed; the log says why") from error
         finally:
-            # Its traceback holds this frame, which would hold it, and with it the audio, until the next collection.
+            # The error's traceback holds this frame; the cycle would keep the audio until the next garbage collection.
             del error
 
-    def _refuse_if_not_ready(self) -> None:
-        if wait := self.barred:
+    def _require_ready(self) -> None:
+        if wait := self.rebuild_delay:
             raise NotReady(
                 f"the {self.name} engine got stuck {REBUILDS + 1} times within {REBUILD_SECONDS / 60:g} minutes; it is "
-                f"built again in {wait:.0f} seconds, or when chatapi is restarted",
+                f"rebuilt in {wait:.0f} seconds, or when chatapi restarts",
                 retry_after=wait,
                 code="engine_gone",
             )
@@ -325,51 +330,51 @@ class Worker(Generic[E]):
         if self.state != "ready":
             raise NotReady(f"the {self.name} engine is still loading", retry_after=2)
 
-    def _over(self, job: Job[E, Any]) -> None:
-        """The thread is done with the job: its slot is free."""
-        if not job.over:
-            job.over = True
+    def _finished(self, job: Job[E, Any]) -> None:
+        """Free the slot of a job that its thread has finished."""
+        if not job.done:
+            job.done = True
             self._running.pop(job, None)
-            if job.patience is not None:
-                # The event loop would hold the job until then.
-                job.patience.cancel()
-            self._tell("busy", job.busy)
+            if job.abandon_timer is not None:
+                # Otherwise the event loop holds the job until the timer ends.
+                job.abandon_timer.cancel()
+            self._report("busy", job.busy)
             if (pace := job.pace) is not None:
-                self._tell("pace", pace)
+                self._report("pace", pace)
             self._release(job.priority)
 
     def _release(self, priority: Priority) -> None:
-        """Who only wants to see whether the engine still works (TRAINING) does not keep it from becoming idle."""
+        """Free a slot. Health probes (TRAINING) do not count as use, so they do not keep an engine loaded."""
         self.admission.release()
         if priority is Priority.TRAINING:
-            self._await_rest()
+            self._start_idle_timer()
         else:
-            self._use()
+            self._mark_used()
 
     def _abandon(self, job: Job[E, Any]) -> None:
-        """A job whose thread did not come back in time: leave engine and thread behind, build another."""
+        """Abandon the engine and the thread of a stuck job, and rebuild the engine."""
         threads = self._running.get(job)
-        if job.over or threads is None:
+        if job.done or threads is None:
             return
-        self._over(job)
-        if threads is not self._crew:
-            # Another of its jobs was stuck before, or the worker is closed.
+        self._finished(job)
+        if threads is not self._threads:
+            # The engine was abandoned before for another of its jobs, or the worker is closed.
             return
-        log.error("the %s engine is stuck; building it anew", self.name)
+        log.error("the %s engine is stuck; rebuilding it", self.name)
         self.rebuilt += 1
-        self._tell("rebuilt", 1)
+        self._report("rebuilt", 1)
         self._abandoned.append(time.monotonic())
-        # Its last thread to come back closes it.
-        threads.dismiss()
-        self._declared, self._crew = _declared(threads.engine), None
-        if wait := self.barred:
-            log.error("the %s engine is stuck too often; it stays away for %.0f seconds", self.name, wait)
+        # Its last thread to return closes it.
+        threads.shut_down()
+        self._declared, self._threads = _declared(threads.engine), None
+        if wait := self.rebuild_delay:
+            log.error("the %s engine is stuck too often; it stays unloaded for %.0f seconds", self.name, wait)
         else:
-            self._crew = EngineThreads(self.name, self._build, self.admission.slots)
+            self._threads = EngineThreads(self.name, self._build, self.admission.slots)
 
 
 def _declared(engine: E | None) -> E:
-    """What stands for an engine that is away."""
+    """The attributes that an engine declares, in place of an unloaded engine."""
     return cast(E, SimpleNamespace(**{name: getattr(engine, name) for name in DECLARED if hasattr(engine, name)}))
 
 

@@ -1,6 +1,6 @@
-"""What can be set: one typed, frozen tree, read once at start and passed down.
+"""The settings: one typed, frozen tree, read once at start and passed down.
 
-Later sources win: defaults, `chatapi.toml`, environment, command line. A key nobody knows is an error.
+Later sources override earlier ones: defaults, `chatapi.toml`, environment, command line. An unknown key is an error.
 """
 
 from __future__ import annotations
@@ -89,24 +89,24 @@ RENAMED = {
     "live.unsure_ms": "live.max_endpointing_delay_ms",
     "live.interrupt_ms": "live.min_interruption_ms",
 }
-"""Old table or key -> its name now; an old one is an error that names the new one."""
+"""Old table or key -> its new name; the error for an old key names the new one."""
 CLIENT = ("CHATAPI_URL", "CHATAPI_API_KEY")
-"""Environment names that are for `chatapi.client` alone."""
+"""Environment variables that only `chatapi.client` reads."""
 DATA, CONFIG = "CHATAPI_DATA", "CHATAPI_CONFIG"
-"""Environment names that are not keys of the tree: where the data directory and the settings file are."""
+"""Environment variables with the path of the data directory and of the settings file."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Settings, and where each came from."""
+    """The settings, and the source of each."""
 
     settings: Settings
     origins: Mapping[str, str]
-    """Dotted key -> the source that set it; a key that is missing has its default."""
+    """Dotted key -> the source that set it; a missing key has its default."""
 
 
 def load(overrides: Sequence[str] = (), file: Path | None = None, environ: Mapping[str, str] | None = None) -> Loaded:
-    """Read every source. `overrides` are `key.path=value`. Raises SettingsError naming the key and its source."""
+    """Read all sources. `overrides` are `key.path=value`. Raises SettingsError naming the key and its source."""
     environ = os.environ if environ is None else environ
     tree: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -129,7 +129,7 @@ def dotted_keys(table: type[BaseModel] = Settings, prefix: str = "") -> Iterator
 
 
 def as_environment(settings: Settings) -> dict[str, str]:
-    """The settings that are not the defaults, as another process would read them from its environment."""
+    """The settings that differ from the defaults, as environment variables for another process."""
     found = {}
     for key in dotted_keys():
         value, default = (at(tree, key) for tree in (settings, Settings()))
@@ -167,7 +167,7 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
-    """CHATAPI_SERVER_PORT is server.port; an underscore may stand for a dot where a key has one."""
+    """Settings from variables such as CHATAPI_SERVER_PORT for server.port; an underscore replaces each dot."""
     names = {ENVIRONMENT + key.replace(".", "_").upper(): key for key in dotted_keys()}
     for name, value in sorted(environ.items()):
         if not name.startswith(ENVIRONMENT) or name in (CONFIG, *CLIENT):
@@ -195,7 +195,7 @@ def _from_command(overrides: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
 
 
 def _typed(key: str, text: str) -> Any:
-    """Text as the setting wants it: lists are separated by commas, the rest is left to the tree's own types."""
+    """Text as a value for a setting: a list is split at its commas; pydantic converts everything else."""
     path, _, name = key.rpartition(".")
     table = type(at(Settings(), path)) if path else Settings
     many = isinstance(table.model_fields[name].default, tuple)
@@ -207,7 +207,7 @@ def _put(tree: dict[str, Any], key: str, value: Any, origin: str) -> None:
     for step in path:
         tree = tree.setdefault(step, {})
         if not isinstance(tree, dict):
-            raise SettingsError(f"{origin}: {step!r} is a table, it cannot hold a value of its own")
+            raise SettingsError(f"{origin}: {step!r} is a table and cannot have a value of its own")
     tree[name] = value
 
 
@@ -217,7 +217,7 @@ def _nearest(name: str, known: Any) -> str:
 
 
 def _hint(key: str) -> str:
-    """What a wrong key should be: its new name, or the nearest one."""
+    """A suggestion for a wrong key: its new name, or the nearest key."""
     if key in RENAMED:
         return f"; it is now {RENAMED[key]}"
     now = dict(_old_keys()).get(key)
@@ -225,7 +225,7 @@ def _hint(key: str) -> str:
 
 
 def _old_keys() -> Iterator[tuple[str, str]]:
-    """Every dotted key as it was called before it was renamed, and as it is called now."""
+    """The old and the new name of every renamed dotted key."""
     for old, now in RENAMED.items():
         for key in dotted_keys():
             if key == now or key.startswith(f"{now}."):

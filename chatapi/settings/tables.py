@@ -1,4 +1,4 @@
-"""The tables of the settings, with their defaults."""
+"""The settings tables and their defaults."""
 
 from __future__ import annotations
 
@@ -17,42 +17,43 @@ SYSTEM = (
 
 
 class LimitSettings(Table):
-    """How much is accepted."""
+    """Limits on size, time and concurrency."""
 
     body_bytes: int = Field(32 << 20, ge=1024)
-    """Largest request body."""
+    """Largest request body, in bytes."""
     inflight_bytes: int = Field(256 << 20, ge=1 << 20)
-    """Bytes of requests, WebSocket messages and Wyoming events held at once, over all connections, in memory or in
-    files; what comes beyond is refused with 503. One address, other than this machine, may hold half of it."""
+    """Largest number of bytes of requests, WebSocket messages and Wyoming events held at once, over all connections, in
+    memory or in files; what exceeds it is rejected with 503. One address other than this machine may hold half of
+    it."""
     audio_seconds: float = Field(120, gt=0)
-    """Longest audio of a turn."""
+    """Longest audio of a turn, in seconds."""
     file_seconds: float = Field(4 * 3600, gt=0)
-    """Longest recording that is transcribed over HTTP; `chatapi transcribe` takes any."""
+    """Longest recording transcribed over HTTP, in seconds; `chatapi transcribe` has no limit."""
     prompt_chars: int = Field(8000, ge=1)
-    """Longest prompt."""
+    """Longest prompt, in characters."""
     concurrent: int = Field(4, ge=1)
-    """Turns worked on at once; of recordings longer than a turn's audio half as many."""
+    """Number of turns processed at once; half as many recordings longer than the audio of a turn."""
     queue: int = Field(16, ge=0)
-    """Turns that may wait; one more is refused with 503."""
+    """Number of turns that may wait; one more is rejected with 503."""
     turn_seconds: float = Field(120, gt=0)
-    """Longest a turn may take, its waiting included."""
+    """Longest duration of a turn, including its time in the queue, in seconds."""
     step_seconds: float = Field(30, gt=0)
-    """An engine without a sign of life for this long, neither an item nor a step of its work, is stuck and rebuilt."""
+    """Time without progress after which an engine is stuck and rebuilt, in seconds."""
 
 
 class VadSettings(Table):
     """Voice activity detection."""
 
     engine: str = "auto"
-    """silero_onnx, silero, or auto: silero_onnx where its model is, which is many times as fast."""
+    """silero_onnx, silero, or auto: silero_onnx when its model is installed; it is many times as fast."""
     model: str = "auto"
     """A model's name, or auto."""
     threshold: float = Field(0.5, gt=0, lt=1)
-    """Probability from which a frame counts as speech."""
+    """Speech probability from which a frame counts as speech (0 to 1)."""
     min_speech_ms: int = Field(96, ge=0)
-    """Shorter sounds are not speech."""
+    """Shortest speech; shorter sounds are ignored; in milliseconds."""
     pad_ms: int = Field(200, ge=0)
-    """Kept before and after speech."""
+    """Audio kept before and after speech, in milliseconds."""
 
 
 class WakeWordSettings(Table):
@@ -62,71 +63,76 @@ class WakeWordSettings(Table):
     model: str = "auto"
     """The wake word's name (okay_nabu, hey_jarvis, hey_mycroft, alexa), or auto: the best that is installed."""
     threshold: float | None = Field(None, gt=0, lt=1)
-    """Probability from which it was said: less wakes more readily, and by mistake more often; unset: the model's."""
+    """Probability from which the wake word is detected (0 to 1); a lower value detects it more readily, with more false
+    detections; unset: the model's own."""
 
 
 class TurnDetectionSettings(Table):
-    """Whether a pause is the end of a turn; used in live conversation."""
+    """End-of-turn detection; used in live conversation."""
 
     engine: str = "smart_turn"
     model: str = "auto"
     """A model's name, or auto."""
     idle_seconds: float = Field(0, ge=0)
-    """Unused for so long, it gives its memory back, and the next who needs it waits while it is loaded; 0: never."""
+    """Time without use after which the model is unloaded, in seconds; the next request waits while it loads; 0:
+    never."""
 
 
 class LiveSettings(Table):
     """Live conversation."""
 
     sessions: int = Field(2, ge=1, le=64)
-    """Conversations at once; one more is refused."""
+    """Number of live conversations at once; one more is rejected."""
     min_endpointing_delay_ms: int = Field(256, ge=64)
-    """Silence after which a turn ends that sounds finished."""
+    """Silence after which a turn ends when the end-of-turn detector finds it finished, in milliseconds."""
     max_endpointing_delay_ms: int = Field(1400, ge=64)
-    """Silence after which any turn ends."""
+    """Silence after which any turn ends, in milliseconds."""
     onset_ms: int = Field(96, ge=32)
-    """Speech that begins a turn."""
+    """Speech that starts a turn, in milliseconds."""
     min_interruption_ms: int = Field(160, ge=32)
-    """Speech that makes an answer pause."""
+    """Speech during playback that pauses the answer, in milliseconds."""
     turn_seconds: float = Field(60, gt=1)
-    """Longest that somebody may speak without a pause; then they are answered."""
+    """Longest speech without a pause, in seconds; then the turn ends and is answered."""
     partial_ms: int = Field(900, ge=100)
-    """New speech without the shortest pause after which there is a new partial transcript."""
+    """Speech without a pause after which a new partial transcript is made, in milliseconds."""
     idle_seconds: float = Field(600, gt=1)
-    """A session nobody sends sound or anything else for so long is closed."""
+    """Time after which a session that receives neither audio nor events is closed, in seconds."""
 
 
 class AsrSettings(Table):
     """Speech recognition."""
 
     engine: str = "auto"
-    """ctranslate2, whisper_cpp, or auto: that of the model that is named; where none is, ctranslate2 on a processor
-    and whisper_cpp on a board with a GPU, as far as they are installed."""
+    """ctranslate2, whisper_cpp, or auto: the engine of the named model; with no named model, ctranslate2 on a CPU and
+    whisper_cpp on a board with a GPU, if they are installed."""
     model: str = "auto"
     """A model's name, or auto: the best that is installed and fits the memory."""
     language: str = "auto"
-    """ISO 639-1 code spoken by default, or auto: detected."""
+    """ISO 639-1 code of the default language, or auto: detected."""
     idle_seconds: float = Field(0, ge=0)
-    """Unused for so long, it gives its memory back, and the next who needs it waits while it is loaded; 0: never."""
+    """Time without use after which the model is unloaded, in seconds; the next request waits while it loads; 0:
+    never."""
 
 
 class LlmSettings(Table):
     """The language model."""
 
     engine: str = "auto"
-    """llama_cpp, mlc, openai_upstream, or auto: that of the model that is named; where none is, mlc where one that was
-    compiled for this board fits it, else llama_cpp."""
+    """llama_cpp, mlc, openai_upstream, or auto: the engine of the named model; with no named model, mlc when a model
+    compiled for this board fits the memory, else llama_cpp."""
     model: str = "auto"
     """A model's name, or auto: the best that is installed and fits the memory."""
     system: str = Field(SYSTEM, max_length=20_000)
-    """What the model is told before every conversation."""
+    """System prompt of every conversation."""
     max_tokens: int = Field(200, ge=1)
-    """Longest answer, unless the request says otherwise."""
+    """Longest answer, in tokens, unless the request sets another limit."""
     temperature: float = Field(0.3, ge=0, le=2)
+    """Sampling temperature (0 to 2); 0: always the most likely token."""
     no_answer: str = Field("I am sorry, I have no answer to that.", min_length=1)
-    """Said when the model ends without a word, so that there is never just silence."""
+    """Answer when the model generates no text, so that there is never only silence."""
     idle_seconds: float = Field(0, ge=0)
-    """Unused for so long, it gives its memory back, and the next who needs it waits while it is loaded; 0: never."""
+    """Time without use after which the model is unloaded, in seconds; the next request waits while it loads; 0:
+    never."""
 
 
 class TtsSettings(Table):
@@ -136,107 +142,109 @@ class TtsSettings(Table):
     model: str = "auto"
     """The default voice's name, or auto: the best that is installed."""
     idle_seconds: float = Field(0, ge=0)
-    """Unused for so long, it gives its memory back, and the next who needs it waits while it is loaded; 0: never."""
+    """Time without use after which the model is unloaded, in seconds; the next request waits while it loads; 0:
+    never."""
 
 
 class WhisperCppSettings(Table):
     """The whisper.cpp engine."""
 
     threads: int = Field(0, ge=0)
-    """0: as many as the machine has cores, up to 8."""
+    """Number of threads; 0: one per core, up to 8."""
     trim: bool = True
     """Shorten the encoder's window for short clips, as far as no words are lost."""
 
 
 class CTranslate2Settings(Table):
-    """The CTranslate2 engine: Whisper on a processor."""
+    """The CTranslate2 engine: Whisper on a CPU."""
 
     slots: int = Field(2, ge=1, le=16)
-    """Recordings, or parts of one, heard at once."""
+    """Number of recordings, or parts of one, transcribed at once."""
     threads: int = Field(0, ge=0)
-    """Shared by the slots, each of which has at least one; 0: as many as the machine has cores, up to 8."""
+    """Number of threads shared by the slots, at least one per slot; 0: one per core, up to 8."""
     trim: bool = True
     """Shorten the encoder's window for short clips, as far as no words are lost."""
     beams: int = Field(5, ge=1, le=20)
-    """Texts followed at once; more are slower and find a better one."""
+    """Beam size: number of hypotheses followed at once; more are slower and more accurate."""
     compute: Literal["int8", "int8_float16", "float16", "float32"] = "int8"
-    """How it computes; those with float16 need a GPU."""
+    """Compute type; those with float16 need a GPU."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """cuda needs CTranslate2 built with it, and CUDA's libraries."""
+    """cpu or cuda; cuda needs CTranslate2 built with CUDA, and the CUDA libraries."""
 
 
 class LlamaCppSettings(Table):
     """The llama.cpp engine."""
 
     threads: int = Field(0, ge=0)
-    """0: half the machine's cores for writing, all for reading a prompt, up to 8."""
+    """Number of threads; 0: half the cores for decoding, all for reading a prompt, up to 8."""
     context: int = Field(1536, ge=256)
-    """Tokens an answer's prompt and text may have together, for each slot."""
+    """Context of each slot, in tokens: prompt and answer together."""
     slots: int = Field(2, ge=1, le=64)
-    """Answers written at once."""
+    """Number of answers generated at once."""
     gpu_layers: int = -1
-    """Layers put on a GPU where there is one; -1: all that fit."""
+    """Number of layers on the GPU, if there is one; -1: all that fit."""
     kv_cache: Literal["q8_0", "f16"] = "q8_0"
-    """How what the model remembers of a context is stored: q8_0 takes half of f16's memory."""
+    """Type of the KV cache; q8_0 takes half the memory of f16."""
 
 
 class MlcSettings(Table):
     """The MLC engine: a language model compiled for this board's GPU by `chatapi compile`."""
 
     device: str = Field("cuda", pattern=r"^(cuda|cpu|auto|vulkan|opencl|rocm|metal)(:\d+)?$")
-    """Where it computes, as TVM names it: cuda, cuda:0, cpu, or auto: the first GPU there is."""
+    """TVM device: cuda, cuda:0, cpu, or auto: the first GPU."""
     context: int = Field(4096, ge=256)
-    """Tokens an answer's prompt and text may have together, for each slot; at most what the model was compiled for."""
+    """Context of each slot, in tokens: prompt and answer together; at most what the model was compiled for."""
     slots: int = Field(2, ge=1, le=64)
-    """Answers written at once, in one batch; at most what the model was compiled for."""
+    """Number of answers generated at once, in one batch; at most what the model was compiled for."""
 
 
 class OpenAIUpstreamSettings(Table):
-    """A chat server that speaks OpenAI's HTTP: `mlc_llm serve`, vLLM, Ollama."""
+    """An upstream chat server with an OpenAI-compatible HTTP API: `mlc_llm serve`, vLLM, Ollama."""
 
     url: str = "http://127.0.0.1:11434/v1"
-    """Its base address, up to /v1."""
+    """Base URL of the server, up to /v1."""
     model: str = ""
-    """The model's name there; empty: the first it lists."""
+    """The model's name on that server; empty: the first one it lists."""
     api_key: SecretStr | None = None
+    """API key of that server, if it requires one."""
     context: int = Field(4096, ge=256)
-    """Tokens its prompt and answer may have together."""
+    """Context, in tokens: prompt and answer together."""
     slots: int = Field(4, ge=1, le=64)
-    """Answers asked of it at once."""
+    """Number of answers requested at once."""
     timeout: float = Field(30, gt=0)
-    """Seconds to wait for its next words."""
+    """Longest wait for the next tokens, in seconds."""
 
 
 class OnnxSettings(Table):
-    """ONNX Runtime, which computes Piper's voices and the ends of turns."""
+    """ONNX Runtime, which runs Piper's voices and the end-of-turn detector."""
 
     provider: Literal["auto", "tensorrt", "cuda", "cpu"] = "auto"
-    """What it computes with; where that is not there or does not start, the next of these."""
+    """Execution provider; if it is missing or does not start, the next in this list is used."""
 
 
 class PiperSettings(Table):
     """The Piper engine."""
 
     threads: int = Field(0, ge=0)
-    """0: as many as the machine has cores, up to 4."""
+    """Number of threads; 0: one per core, up to 4."""
     speed: float = Field(1.0, ge=0.25, le=4)
-    """1.2 speaks a fifth faster."""
+    """Speed of speech, relative to the voice's own; 1.2 is a fifth faster."""
 
 
 class CoquiSettings(Table):
     """The Coqui TTS engine."""
 
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """Where it computes; auto: on the GPU where torch has one."""
+    """Torch device; auto: the GPU if torch has one."""
     speed: float = Field(1.0, ge=0.25, le=4)
-    """1.2 speaks a fifth faster, with a VITS model."""
+    """Speed of speech with a VITS model, relative to the voice's own; 1.2 is a fifth faster."""
 
 
 class AudioDeviceSettings(Table):
     """The box's own microphone and speaker."""
 
     enabled: bool = False
-    """Whether `chatapi serve` listens and speaks through them."""
+    """Whether `chatapi serve` uses them for live conversation."""
     input: str = ""
     """The microphone's name or a part of it; empty: the system's default."""
     output: str = ""
@@ -245,57 +253,59 @@ class AudioDeviceSettings(Table):
     """What starts a turn: speech, speech after the wake word, or a key (Enter in `chatapi talk`, else
     `POST /audio-device/press`)."""
     awake_seconds: float = Field(8, gt=0)
-    """How long it goes on listening after an answer, or after the wake word, before it wants the wake word again."""
+    """Time after an answer or the wake word in which a turn starts without the wake word, in seconds."""
     chimes: bool = True
-    """Short sounds that say where a turn is."""
+    """Whether to play short sounds that tell the state of a turn."""
     cancel_echo: bool = True
-    """Take out of what is heard what is being played."""
+    """Whether to remove the played audio from the microphone's signal (AEC)."""
 
 
 class FakeEngineSettings(Table):
-    """Engines without a model, for trying and testing."""
+    """Fake engines, which have no model, for trying out and testing."""
 
     delay: float = Field(0, ge=0)
-    """Seconds each step takes."""
+    """Duration of each step, in seconds."""
     fault: Literal["", "raise", "hang"] = ""
-    """What the language model does after its first word."""
+    """What the LLM does after its first token: raise an error, or hang; empty: neither."""
 
 
 class HistorySettings(Table):
-    """Conversations kept."""
+    """The stored conversations."""
 
     keep_days: float = Field(30, gt=0)
-    """A conversation nobody went on with for this long is forgotten."""
+    """Time after its last turn for which a conversation is kept, in days."""
     max_conversations: int = Field(10_000, ge=1)
-    """Beyond that the oldest is forgotten."""
+    """Largest number of stored conversations; beyond it the oldest is deleted."""
 
 
 class LogSettings(Table):
-    """What is written to standard error."""
+    """The log on standard error, and the audit log."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lowest level that is logged."""
     format: Literal["auto", "human", "json"] = "auto"
-    """auto: for people on a terminal, JSON otherwise."""
+    """human, json, or auto: human on a terminal, json otherwise."""
     content: bool = False
     """Whether prompts, transcripts and answers may be logged."""
     audit: bool = False
-    """Keep who asked for what, and never what was said, in audit.log of the data directory, for at least 16 MB."""
+    """Write who requested what, but no content, to audit.log in the data directory; at least the last 16 MB are
+    kept."""
 
 
 class TraceSettings(Table):
-    """Traces of turns for OpenTelemetry; they hold times, never words."""
+    """OpenTelemetry traces of turns; they hold times and no content."""
 
     endpoint: str = Field("", pattern=r"^(https?://[^/\s]\S*)?$")
-    """Where a collector takes OTLP over HTTP, such as http://127.0.0.1:4318; empty: none are made."""
+    """URL of a collector for OTLP over HTTP, such as http://127.0.0.1:4318; empty: no traces."""
     sample: float = Field(1.0, ge=0, le=1)
-    """Share of the turns that are traced, of those whose caller has not decided in its `traceparent`."""
+    """Share of turns that are traced (0 to 1), unless the caller's `traceparent` decides."""
 
 
 class Settings(Table):
-    """Everything that can be set."""
+    """All settings."""
 
     data: Path = Path(platformdirs.user_data_dir("chatapi"))
-    """Where models, conversations and all else that changes is kept."""
+    """Data directory: models, conversations and everything else that changes."""
     server: ServerSettings = ServerSettings()
     limits: LimitSettings = LimitSettings()
     vad: VadSettings = VadSettings()

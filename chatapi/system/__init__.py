@@ -1,1 +1,1 @@
-"""The operating system and the board: processes, memory, files, the service manager, Jetson hardware."""
+"""The operating system and the board: processes, memory, files, systemd and Jetson hardware."""

@@ -1,4 +1,4 @@
-"""File descriptors of the process: how many there may be, and what is kept free of connections."""
+"""The process's limit of file descriptors, and how many of them connections may use."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import resource
 log = logging.getLogger(__name__)
 
 MOST = 65_536
-"""Descriptors that are asked for: more are never needed, and some libraries loop over all that there may be."""
+"""Largest limit that is set: more descriptors are never needed, and some libraries loop over all possible ones."""
 RESERVE = 192
-"""Descriptors that connections leave free: listening sockets, models, history, logs, child processes, uploads."""
+"""Descriptors reserved for listening sockets, models, history, logs, child processes and uploads."""
 
 
 def raise_limit(most: int = MOST) -> int:
-    """Raises the soft limit towards the hard one, at most to `most`; returns what it is now."""
+    """Raise the soft limit to the hard one, at most to `most`. Returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
@@ -27,11 +27,11 @@ def raise_limit(most: int = MOST) -> int:
 
 
 def limit() -> int:
-    """Descriptors that this process may have open."""
+    """Largest number of open descriptors of this process."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return MOST if soft == resource.RLIM_INFINITY else soft
 
 
 def for_connections(wanted: int, reserve: int = RESERVE) -> int:
-    """As many connections as are wanted, or fewer where the limit leaves no descriptors for them beside `reserve`."""
+    """The wanted number of connections, or fewer if the limit less `reserve` does not allow them; at least 16."""
     return max(16, min(wanted, limit() - reserve))

@@ -1,4 +1,4 @@
-"""The Jetson this runs on, if it is one: read from files that Linux for Tegra and its containers have."""
+"""Detection of the Jetson board, from files of Linux for Tegra and its containers."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHIPS = {"tegra234": ("Orin", "sm_87"), "tegra264": ("Thor", "sm_110")}
-"""Device-tree name of a chip -> its family, and its GPU as CUDA names it (CUDA GPUs list of NVIDIA)."""
+"""Device-tree name of a chip -> its family, and CUDA's name of its GPU (NVIDIA's list of CUDA GPUs)."""
 CUDA_OF_L4T = {36: (12, 6), 38: (13, 0), 39: (13, 2)}
-"""Major of L4T -> the CUDA that its JetPack brings."""
+"""Major version of L4T -> the CUDA version of its JetPack."""
 COPY = "run/board/device-tree"
-"""Where a container finds what the device tree says of the board."""
+"""Path of the copy of the device tree in a container."""
 
 
 @dataclass(frozen=True)
 class JetsonBoard:
-    """What a compiled model and an image have to fit."""
+    """The properties of a board that a compiled model and an image must match."""
 
     model: str
-    """As the device tree names it, such as "NVIDIA Jetson AGX Orin Developer Kit"."""
+    """Model name in the device tree, such as "NVIDIA Jetson AGX Orin Developer Kit"."""
     chip: str
-    """Such as tegra234; empty where it is not told."""
+    """Chip, such as tegra234; empty: unknown."""
     gpu: str
     """CUDA's name of the GPU, such as sm_87; empty for a chip not in `CHIPS`."""
     l4t: tuple[int, ...]
-    """Release of Linux for Tegra, such as (36, 4, 3); empty where it is not told (a container without the file)."""
+    """Release of Linux for Tegra, such as (36, 4, 3); empty: unknown (a container without the file)."""
     cuda: tuple[int, ...]
-    """Of the toolkit that is installed, else what L4T's JetPack brings; empty where neither is known."""
+    """CUDA version of the installed toolkit, else that of L4T's JetPack; empty: unknown."""
     memory: int
-    """Bytes, shared by CPU and GPU."""
+    """Memory shared by CPU and GPU, in bytes."""
 
     @property
     def family(self) -> str:
-        """Such as Orin; empty for a chip not in `CHIPS`."""
+        """Family of the chip, such as Orin; empty for a chip not in `CHIPS`."""
         return CHIPS.get(self.chip, ("", ""))[0]
 
 
 def find(root: Path = Path("/")) -> JetsonBoard | None:
-    """The board whose files stand under `root`; None on any other machine."""
-    # Docker hides the device tree from a container; run.sh then shows a copy.
+    """The board whose files are under `root`; None on any other machine."""
+    # Docker hides the device tree from a container; run.sh mounts a copy.
     tree = next((place for place in (root / "proc/device-tree", root / COPY) if (place / "compatible").exists()), root)
     compatible = _text(tree / "compatible").split("\0")
     chip = next((name.partition(",")[2] for name in compatible if name.startswith("nvidia,tegra")), "")
@@ -53,16 +53,16 @@ def find(root: Path = Path("/")) -> JetsonBoard | None:
 
 
 def meminfo(root: Path = Path("/"), key: str = "MemAvailable") -> int:
-    """Bytes the kernel names so in /proc/meminfo; 0 where it does not."""
+    """An entry of /proc/meminfo, in bytes; 0 if it is missing."""
     found = re.search(rf"^{key}:\s+(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
     return int(found[1]) * 1024 if found else 0
 
 
 def available(root: Path = Path("/")) -> int:
-    """Bytes that may still be taken: MemAvailable, or less where the process's control group allows less; 0: untold.
+    """Available memory in bytes: MemAvailable, or less if the process's control group allows less; 0: unknown.
 
-    Of what counts as a group's memory the inactive file pages are given up first, as the kernel's memory.stat names
-    them (Documentation/admin-guide/cgroup-v2.rst). Groups of version 1 are not asked.
+    The inactive file pages of a control group count as available, because the kernel reclaims them first (inactive_file
+    in memory.stat, Documentation/admin-guide/cgroup-v2.rst). Version 1 control groups are ignored.
     """
     least = meminfo(root)
     top = root / "sys/fs/cgroup"
@@ -79,7 +79,7 @@ def available(root: Path = Path("/")) -> int:
 
 
 def gigabytes(size: float) -> str:
-    """So many bytes for people, with as many digits as mean something."""
+    """A size in bytes as text for people, in GB or MB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 
@@ -91,8 +91,8 @@ def _l4t(root: Path) -> tuple[int, ...]:
 
 def _cuda(root: Path, l4t: tuple[int, ...]) -> tuple[int, ...]:
     try:
-        told = json.loads(_text(root / "usr/local/cuda/version.json"))["cuda"]["version"]
-        return tuple(int(part) for part in told.split("."))
+        version = json.loads(_text(root / "usr/local/cuda/version.json"))["cuda"]["version"]
+        return tuple(int(part) for part in version.split("."))
     except (ValueError, KeyError, TypeError):
         return CUDA_OF_L4T.get(l4t[0], ()) if l4t else ()
 

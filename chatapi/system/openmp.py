@@ -1,17 +1,8 @@
-"""OpenMP's threads, told to spin only for a moment while they wait, and then to sleep.
+"""Limits how long OpenMP threads spin while they wait, before they sleep.
 
-Threads of a parallel step that finish early spin until the last one has. With a core busy elsewhere the last one may
-wait long for its turn, while the others burn what it waits for: on 2 cores with one of them busy, llama.cpp wrote 8
-tokens a second with spinning and 77 without, and whisper.cpp took five times as long. But to sleep at once costs more
-than the wait where nobody else wants the core. Four answers in one batch on two threads, tokens a second:
-
-    spins before sleeping      0    20    60   120   300  3000  endless
-    machine idle             106   123   163   174   174   178      176
-    one core busy             90    85    89    86    80    48       50
-
-Set for the whole process it would reach libraries it harms, but each wheel loads a runtime of its own, which reads the
-environment once, when it is loaded.
-"""
+Spinning threads take the core that the last thread of a parallel step waits for when another program is busy. See
+docs/measurements/core.md. The limit is set only while a library loads: each wheel has an OpenMP runtime of its own,
+which reads the environment once, when it is loaded, and some libraries must not get it."""
 
 from __future__ import annotations
 
@@ -21,17 +12,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 SLEEPING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "120"}
-_one_at_a_time = threading.Lock()
+"""Environment of an OpenMP runtime that spins 120 times before it sleeps. See docs/measurements/core.md."""
+_lock = threading.Lock()
 
 
 @contextmanager
 def sleeping() -> Iterator[None]:
-    """A runtime loaded inside lets its idle threads sleep soon; what the user has set in the environment wins."""
-    with _one_at_a_time:
-        ours = {} if set(SLEEPING) & set(os.environ) else SLEEPING
-        os.environ.update(ours)
+    """OpenMP runtimes loaded inside let their idle threads sleep soon, unless the user's environment sets a policy."""
+    with _lock:
+        added = {} if set(SLEEPING) & set(os.environ) else SLEEPING
+        os.environ.update(added)
         try:
             yield
         finally:
-            for name in ours:
+            for name in added:
                 del os.environ[name]

@@ -1,4 +1,4 @@
-"""Files and folders of the data directory that are for their owner alone, and damaged ones set aside."""
+"""Private files and folders of the data directory, and renaming damaged ones."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 OTHERS = 0o077
-"""Permissions of everybody but the owner."""
+"""Permission bits of group and others."""
 PRIVATE = ("history.*", "keys.json", "keys-used.json", ".keys.lock", "local-*.key", "audit.log*", "certificates/*.pem")
-"""What holds words, keys and names of callers; models may be read by others."""
+"""Files with conversations, keys and names of clients; others may read models."""
 DAMAGED = ".damaged-"
-"""Stands in the name of a file that was set aside, in front of the date."""
+"""Part of the name of a renamed damaged file, before the date."""
 
 
 def folder(path: Path) -> None:
-    """Make a folder for its owner alone; one that is there stays as it is. Raises OSError."""
+    """Create a folder for its owner alone; an existing one stays as it is. Raises OSError."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
 def touch(path: Path) -> None:
-    """Make an empty file for its owner alone, where there is none. Raises OSError."""
+    """Create an empty file for its owner alone, if there is none. Raises OSError."""
     with suppress(FileExistsError):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            give(descriptor, path.parent)
+            give_to_owner(descriptor, path.parent)
         finally:
             os.close(descriptor)
 
 
-def give(descriptor: int, place: Path) -> None:
-    """Let the owner of the folder own what root made in it: a service has to read it. Raises OSError."""
+def give_to_owner(descriptor: int, place: Path) -> None:
+    """Give a file that root created to the owner of its folder, so that the service can read it. Raises OSError."""
     owner = place.stat()
     if os.geteuid() == 0 and owner.st_uid != 0:
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def tighten(data: Path) -> None:
-    """Take from others what an older version or a loose umask left them; what cannot be changed is logged.
+    """Remove the permissions of others that an older version or a loose umask left; failures are logged.
 
-    A folder that is shared on purpose (sticky like /tmp, or set-group-ID), or somebody's home, stays as it is, and its
-    private files do not.
+    A folder that is shared on purpose (sticky like /tmp, or set-group-ID), or a home directory, keeps its permissions;
+    its private files do not.
     """
     data = data.resolve()
     for path in (data, data / "certificates", *_private(data)):
@@ -55,16 +55,16 @@ def tighten(data: Path) -> None:
         except FileNotFoundError:  # noqa: PERF203 - a few files at the start
             continue
         except OSError as error:
-            log.warning("%s may be read by others, and cannot be changed: %s", path, error.strerror)
+            log.warning("others may read %s, and its permissions cannot be changed: %s", path, error.strerror)
 
 
 def _tighten(path: Path) -> None:
-    found = path.lstat()
-    is_folder = stat.S_ISDIR(found.st_mode)
-    shared = is_folder and (found.st_mode & (stat.S_ISVTX | stat.S_ISGID) or path == Path.home())
-    ours = found.st_uid == os.geteuid() and (is_folder or stat.S_ISREG(found.st_mode))
-    if ours and not shared and found.st_mode & OTHERS:
-        path.chmod(stat.S_IMODE(found.st_mode) & ~OTHERS)
+    status = path.lstat()
+    is_folder = stat.S_ISDIR(status.st_mode)
+    shared = is_folder and (status.st_mode & (stat.S_ISVTX | stat.S_ISGID) or path == Path.home())
+    own = status.st_uid == os.geteuid() and (is_folder or stat.S_ISREG(status.st_mode))
+    if own and not shared and status.st_mode & OTHERS:
+        path.chmod(stat.S_IMODE(status.st_mode) & ~OTHERS)
 
 
 def _private(data: Path) -> Iterator[Path]:
@@ -73,23 +73,23 @@ def _private(data: Path) -> Iterator[Path]:
             yield from data.glob(pattern)
 
 
-def aside(path: Path) -> Path:
-    """Rename a damaged file or folder, so that its place is free and nothing of it is lost. Raises OSError.
+def move_aside(path: Path) -> Path:
+    """Rename a damaged file or folder, so that its name is free and its content is kept. Raises OSError.
 
     `history.sqlite3` becomes `history.damaged-20260131-235959.sqlite3`.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     # A clock that jumps may show the same second twice.
-    for more in ("", *(f"-{number}" for number in range(1, 100))):
-        target = path.with_name(f"{path.stem}{DAMAGED}{stamp}{more}{path.suffix}")
+    for suffix in ("", *(f"-{number}" for number in range(1, 100))):
+        target = path.with_name(f"{path.stem}{DAMAGED}{stamp}{suffix}{path.suffix}")
         if not os.path.lexists(target):
             path.rename(target)
             return target
     raise FileExistsError(f"there are too many damaged files beside {path}")
 
 
-def set_aside(path: Path) -> list[Path]:
-    """Files that were set aside in the place of this one, oldest first."""
+def moved_aside(path: Path) -> list[Path]:
+    """The renamed damaged files of this path, oldest first."""
     with suppress(OSError):
         return sorted(path.parent.glob(f"{path.stem}{DAMAGED}*{path.suffix}"))
     return []

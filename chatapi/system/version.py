@@ -1,4 +1,4 @@
-"""The version that is installed."""
+"""The installed version."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ DISTRIBUTION = "chatapi-appliance"
 
 
 def version() -> str:
-    """Of this program, as pip knows it."""
+    """The version of chatapi, as pip reports it."""
     return importlib.metadata.version(DISTRIBUTION)

@@ -43,7 +43,7 @@ def _phonemes(voice: str, text: str, clusters: list[list[str]] | None) -> list[l
     call = sandbox.shared().call
     try:
         found: list[list[str]] = call(
-            "chatapi.text.phonemizer:phonemes", voice, text, clusters, patience=PATIENCE_SECONDS
+            "chatapi.text.phonemizer:phonemes", voice, text, clusters, timeout=PATIENCE_SECONDS
         )
     except (sandbox.TimedOut, sandbox.OutOfMemory) as error:
         raise Unprocessable("the text takes too long to turn into phonemes", code="phonemizer_timeout") from error

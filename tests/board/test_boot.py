@@ -161,7 +161,7 @@ def test_an_engine_that_stays_stuck_is_caught_by_the_watchdog(box: Box) -> None:
         time.sleep(0.1)
     until(box.ready, 60)
     told = box.on.run("journalctl", "-u", "chatapi", "--no-pager")
-    assert "no sign of life is given: the llm engine is failed" in told
+    assert "watchdog not fed: the llm engine is failed" in told
     # Where the stuck thread stood.
     assert "Fatal Python error: Aborted" in told and "in generate" in told
     assert box.ask("good morning")["reply"] == "You said: good morning."

@@ -1,4 +1,4 @@
-"""Live conversation: how soon it answers, whom it cuts off, when it is silent, what it takes for speech."""
+"""Measures live conversation: latency, turns cut off, barge-in, false interruptions, and word errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
-from chatapi.bench import Row, Watch, corpus, sound_card
+from chatapi.bench import Row, Stopwatch, corpus, sound_card
 from chatapi.bench.bare import Bare
 from chatapi.bench.corpus import Clip
 from chatapi.bench.live import endings, pauses, scenarios
@@ -22,39 +22,40 @@ from chatapi.bench.live.harness import MAX_TOKENS, Harness
 from chatapi.bench.live.scenarios import STORY
 from chatapi.bench.live.timeline import Timeline, drawn, timeline
 from chatapi.bench.live.transcripts import TranscriptComparison
-from chatapi.bench.live.transport import Transport, opened
+from chatapi.bench.live.transport import Transport, open_transport
 from chatapi.bench.recognition import CORPUS, spoken
 
 SILENCE = 0.5
-"""Seconds of silence after which the simplest of boxes answers."""
+"""Silence after which the simplest system ends a turn, in seconds."""
 ECHOES = (-20, -12, -6)
-"""Decibels of the loudspeaker's echo at the microphone, above what is played."""
-SCENES = ("questions", "hesitations", "interruptions", "noises", "echo", "quiet", "endings")
+"""Levels of the loudspeaker's echo at the microphone, relative to the played audio, in dB."""
+SCENARIOS = ("questions", "hesitations", "interruptions", "noises", "echo", "quiet", "endings")
 PICTURE = "bench/live.svg"
-"""Where in the data directory the picture of all timelines is left."""
+"""Path of the timelines' picture in the data directory."""
 HESITATIONS = 6
-"""In a round."""
+"""Number of hesitations per round."""
 LONGEST = 6.0
-"""Seconds of the longest clip used."""
+"""Duration of the longest clip used, in seconds."""
 
 
 class LiveBench:
-    """Stages one after another, each with a conversation of its own."""
+    """Opens harnesses one after another, each with a conversation of its own, and collects their timelines."""
 
-    def __init__(self, door: Transport, request: Samples, words: TranscriptComparison) -> None:
+    def __init__(self, transport: Transport, request: Samples, words: TranscriptComparison) -> None:
         self.request = request
-        """Somebody asks for a long story."""
+        """Speech that asks for a long story."""
         self.timelines: list[Timeline] = []
         self.words = words
-        """What is understood of the questions."""
-        self._door = door
+        """Comparison of the questions' transcripts."""
+        self._transport = transport
 
     @asynccontextmanager
-    async def stage(
+    async def open_harness(
         self, name: str, echo: float | None = None, seed: int = 0, most: int = MAX_TOKENS
     ) -> AsyncIterator[Harness]:
-        """`echo`: decibels of the loudspeaker's echo at the microphone, above what is played; None: it hears none."""
-        async with self._door.stage(echo, seed, most) as made:
+        """A harness that records a timeline; `echo`: level of the loudspeaker's echo at the microphone, relative to the
+        played audio, in dB; None: no echo."""
+        async with self._transport.open_harness(echo, seed, most) as made:
             try:
                 yield made
             finally:
@@ -65,45 +66,45 @@ async def measure(
     appliance: Appliance,
     bare: Bare,
     rounds: int,
-    door: str = "realtime",
+    transport: str = "realtime",
     chosen: Sequence[str] = (),
     hurry: bool = False,
 ) -> AsyncIterator[Row]:
-    """Through a door of `door.NAMES`, the chosen scenes of `SCENES` or all; one row that says so when it cannot be
-    opened here. `hurry`: as `door.opened` does."""
-    part = f"live, {door}"
-    if door == "devices" and not sound_card.installed():
+    """Measure the chosen scenarios of `SCENARIOS`, or all, over a transport of `transport.NAMES`; yields one row when
+    it is not available. `hurry`: see `open_transport`."""
+    part = f"live, {transport}"
+    if transport == "devices" and not sound_card.installed():
         yield Row(part, f"not measured: {sound_card.INSTALL}", float("nan"), "")
         return
-    async with opened(door, appliance, hurry) as found:
-        async for row in _played(found, appliance, bare, rounds, chosen or SCENES):
+    async with open_transport(transport, appliance, hurry) as found:
+        async for row in _played(found, appliance, bare, rounds, chosen or SCENARIOS):
             yield replace(row, part=part)
         for row in await found.rows():
             yield replace(row, part=part)
 
 
 async def _played(
-    door: Transport, appliance: Appliance, bare: Bare, rounds: int, chosen: Sequence[str]
+    transport: Transport, appliance: Appliance, bare: Bare, rounds: int, chosen: Sequence[str]
 ) -> AsyncIterator[Row]:
-    """Every round has four questions, six hesitations, two interruptions, four noises, 100 s without a word, and ten
-    questions at the end of an answer of each kind."""
+    """A round has four questions, six hesitations, two interruptions, four noises, 100 s of noise and music, and ten
+    questions of each kind at the end of an answer."""
     clips = [clip for clip in corpus.read(CORPUS, "held-out", ["en"]) if not clip.noise and clip.seconds < LONGEST]
     clips = clips[:: max(1, len(clips) // (9 * rounds))]
-    theatre = LiveBench(door, await spoken(appliance, STORY), TranscriptComparison(appliance.transcriber))
+    bench = LiveBench(transport, await spoken(appliance, STORY), TranscriptComparison(appliance.transcriber))
     mhm = await spoken(appliance, "Mhm.")
     played: dict[str, AsyncIterator[Row]] = {
-        "questions": _answers(theatre, bare, clips[: 4 * rounds]),
-        "hesitations": _hesitations(theatre, appliance, rounds),
-        "interruptions": _interruptions(theatre, clips[-2 * rounds :]),
-        "noises": _disturbances(theatre, mhm, rounds),
-        "echo": _open_room(theatre, rounds),
-        "quiet": _quiet(theatre, rounds),
-        "endings": _endings(theatre, appliance, rounds),
+        "questions": _answers(bench, bare, clips[: 4 * rounds]),
+        "hesitations": _hesitations(bench, appliance, rounds),
+        "interruptions": _interruptions(bench, clips[-2 * rounds :]),
+        "noises": _disturbances(bench, mhm, rounds),
+        "echo": _open_room(bench, rounds),
+        "quiet": _quiet(bench, rounds),
+        "endings": _endings(bench, appliance, rounds),
     }
     for name in chosen:
         async for row in played[name]:
             yield row
-    await anyio.to_thread.run_sync(_keep, appliance.settings.data / PICTURE, drawn(theatre.timelines))
+    await anyio.to_thread.run_sync(_keep, appliance.settings.data / PICTURE, drawn(bench.timelines))
 
 
 def _keep(file: Path, text: str) -> None:
@@ -111,13 +112,13 @@ def _keep(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8")
 
 
-async def _answers(theatre: LiveBench, bare: Bare, clips: Sequence[Clip]) -> AsyncIterator[Row]:
+async def _answers(bench: LiveBench, bare: Bare, clips: Sequence[Clip]) -> AsyncIterator[Row]:
     latencies, ratios, unanswered = [], [], 0
-    async with theatre.stage("questions") as room:
+    async with bench.open_harness("questions") as harness:
         for clip in clips:
-            answered = await scenarios.question(room, clip)
+            answered = await scenarios.question(harness, clip)
             chain = SILENCE + await _chain(bare, clip.samples)
-            await theatre.words.add(clip, answered.asked)
+            await bench.words.add(clip, answered.asked)
             if answered.latency is None:
                 unanswered += 1
                 continue
@@ -127,37 +128,37 @@ async def _answers(theatre: LiveBench, bare: Bare, clips: Sequence[Clip]) -> Asy
     yield Row("live", "end of speech to first sound, 95th percentile", _of(latencies, 95), "s", 0.8)
     yield Row("live", "times half a second of silence and the bare chain", _of(ratios, 50), "", 0.7)
     yield Row("live", "questions that were not answered", unanswered, "", 0)
-    for row in theatre.words.rows():
+    for row in bench.words.rows():
         yield row
 
 
 async def _chain(bare: Bare, samples: Samples) -> float:
-    """Seconds the bare engines take to hear, think and speak the same."""
-    watch = Watch()
+    """Time the bare engines take for ASR, LLM and TTS of the same question, in seconds."""
+    watch = Stopwatch()
     text = await anyio.to_thread.run_sync(bare.hear, samples)
     reply, _ = await anyio.to_thread.run_sync(bare.think, text, 60)
     await anyio.to_thread.run_sync(bare.speak, reply)
     return watch.seconds
 
 
-async def _hesitations(theatre: LiveBench, appliance: Appliance, rounds: int) -> AsyncIterator[Row]:
+async def _hesitations(bench: LiveBench, appliance: Appliance, rounds: int) -> AsyncIterator[Row]:
     every = corpus.hesitations(CORPUS)
     clips = [every[number % len(every)] for number in range(HESITATIONS * rounds)]
-    async with theatre.stage("hesitations") as room:
+    async with bench.open_harness("hesitations") as harness:
         lengths = pauses.lengths(len(clips))
-        fates = [await scenarios.hesitation(room, clip, pause) for clip, pause in zip(clips, lengths, strict=True)]
+        fates = [await scenarios.hesitation(harness, clip, pause) for clip, pause in zip(clips, lengths, strict=True)]
     turn = appliance.engines.turn_detection
     await turn.open()
     async for row in pauses.rows(fates, clips, turn):
         yield row
 
 
-async def _interruptions(theatre: LiveBench, clips: Sequence[Clip]) -> AsyncIterator[Row]:
+async def _interruptions(bench: LiveBench, clips: Sequence[Clip]) -> AsyncIterator[Row]:
     found: list[scenarios.InterruptionResult] = []
     for clip in clips:
         with suppress(scenarios.ScenarioSkipped):
-            async with theatre.stage("interruption") as room:
-                found.append(await scenarios.interruption(room, theatre.request, clip))
+            async with bench.open_harness("interruption") as harness:
+                found.append(await scenarios.interruption(harness, bench.request, clip))
     times = [each.seconds for each in found if each.seconds is not None]
     cut_off = sum(each.cut_off for each in found)
     note = f"median {_of(times, 50):.2f} s; {cut_off} of them were answered before all was said"
@@ -166,43 +167,43 @@ async def _interruptions(theatre: LiveBench, clips: Sequence[Clip]) -> AsyncIter
     yield Row("live", f"interruptions missed, of {len(missed)}", scenarios.share(missed), "%", 5)
 
 
-async def _disturbances(theatre: LiveBench, mhm: Samples, rounds: int) -> AsyncIterator[Row]:
+async def _disturbances(bench: LiveBench, mhm: Samples, rounds: int) -> AsyncIterator[Row]:
     random = np.random.default_rng(1)
     lost: dict[str, list[bool]] = {}
     for _ in range(rounds):
         for name, sound in {**scenarios.noises(random), "mhm": mhm}.items():
             with suppress(scenarios.ScenarioSkipped):
-                async with theatre.stage(name) as room:
-                    lost.setdefault(name, []).append(await scenarios.disturbance(room, theatre.request, sound))
+                async with bench.open_harness(name) as harness:
+                    lost.setdefault(name, []).append(await scenarios.disturbance(harness, bench.request, sound))
     told = ", ".join(f"{name} {sum(found)} of {len(found)}" for name, found in lost.items())
     yield Row("live", f"answers lost to a noise: {told}", _sum(sum(found) for found in lost.values()), "", 0)
 
 
-async def _open_room(theatre: LiveBench, rounds: int) -> AsyncIterator[Row]:
+async def _open_room(bench: LiveBench, rounds: int) -> AsyncIterator[Row]:
     found = []
     for number in range(rounds):
         for decibels in ECHOES:
             with suppress(scenarios.ScenarioSkipped):
-                async with theatre.stage(f"echo {decibels} dB", decibels, number) as room:
-                    found.append(await scenarios.monologue(room, theatre.request))
+                async with bench.open_harness(f"echo {decibels} dB", decibels, number) as harness:
+                    found.append(await scenarios.monologue(harness, bench.request))
     what = f"answers to itself, echo of {ECHOES[0]} to {ECHOES[-1]} dB, of {len(found)}"
     yield Row("live", what, _sum(found), "", 0)
 
 
-async def _quiet(theatre: LiveBench, rounds: int) -> AsyncIterator[Row]:
+async def _quiet(bench: LiveBench, rounds: int) -> AsyncIterator[Row]:
     random = np.random.default_rng(2)
     seconds = 50
     turns = 0
     for _ in range(rounds):
         hiss = 0.05 * corpus.coloured(seconds * RATE, random, falling=True)
-        async with theatre.stage("quiet") as room:
-            turns += await scenarios.quiet(room, hiss)
-            turns += await scenarios.quiet(room, scenarios.music(seconds, random))
+        async with bench.open_harness("quiet") as harness:
+            turns += await scenarios.quiet(harness, hiss)
+            turns += await scenarios.quiet(harness, scenarios.music(seconds, random))
     yield Row("live", f"turns made of {2 * rounds * seconds} s of noise and music", turns, "", 0)
 
 
-async def _endings(theatre: LiveBench, appliance: Appliance, rounds: int) -> AsyncIterator[Row]:
-    """Both kinds in turn, so that a busy machine does not tell one from the other."""
+async def _endings(bench: LiveBench, appliance: Appliance, rounds: int) -> AsyncIterator[Row]:
+    """Both kinds in turn, so that a busy machine affects both."""
     clips = [clip for clip in corpus.read(CORPUS, "held-out", ["en"]) if not clip.noise and clip.seconds < LONGEST]
     others: Iterator[Clip] = itertools.cycle(clips)
     found: tuple[list[Ending], list[Ending]] = ([], [])
@@ -217,14 +218,14 @@ async def _endings(theatre: LiveBench, appliance: Appliance, rounds: int) -> Asy
     for _ in range(rounds):
         for question, kind in zip((other, same), found, strict=True):
             with suppress(scenarios.ScenarioSkipped):
-                async with theatre.stage("endings", most=endings.MAX_TOKENS) as room:
-                    kind += await endings.series(room, next(others).samples, question, endings.IN_A_ROW, random)
+                async with bench.open_harness("endings", most=endings.MAX_TOKENS) as harness:
+                    kind += await endings.series(harness, next(others).samples, question, endings.IN_A_ROW, random)
     yield endings.row("questions begun in the last second of an answer", found[0])
     yield endings.row("the same, with the answer's words", found[1])
 
 
 def _sum(found: Iterable[int]) -> float:
-    """Not a number, which meets no target, when there is nothing to add up."""
+    """The sum; NaN, which meets no target, when there is nothing to add up."""
     counted = list(found)
     return sum(counted) if counted else float("nan")
 

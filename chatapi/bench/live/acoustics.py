@@ -1,4 +1,4 @@
-"""A room in which the box hears its own loudspeaker, or does not."""
+"""Simulated rooms: a microphone that picks up the loudspeaker's echo, and a headset."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from chatapi.bench.live.harness import Microphone
 from chatapi.interfaces.audio_device.echo_cancellation import EchoCanceller
 
 REVERBERATION = 0.25
-"""Seconds in which the room's echo falls by 60 dB."""
+"""Reverberation time of the room (60 dB), in seconds."""
 DIRECT = 0.008
-"""Seconds from loudspeaker to microphone."""
+"""Delay from loudspeaker to microphone, in seconds."""
 
 
 class Walls:
-    """What of 20 ms that are played comes back from the room, `decibels` above it, at `rate` samples a second.
+    """The room's echo of played audio, `decibels` above it, in blocks of 20 ms at `rate` Hz.
 
-    Sound that decays as noise does stands in for the walls (Polack's model of late reverberation).
+    The impulse response is exponentially decaying noise (Polack's model of late reverberation).
     """
 
     def __init__(self, decibels: float, random: np.random.Generator, rate: int = RATE) -> None:
@@ -32,7 +32,7 @@ class Walls:
         self._played: Samples = np.zeros(len(response) + self._block, np.float32)
 
     def __call__(self, played: Samples) -> Samples:
-        """The echo in the 20 ms in which these are played."""
+        """The echo during the 20 ms in which these samples are played."""
         self._played = np.concatenate([self._played[self._block :], played])
         all_of_it = np.fft.irfft(np.fft.rfft(self._played, self._size) * self._response, self._size)
         echo: Samples = all_of_it[len(self._played) - self._block : len(self._played)].astype(np.float32)
@@ -40,9 +40,9 @@ class Walls:
 
 
 class OpenRoom:
-    """A microphone that hears who speaks and, `decibels` above what is played, the loudspeaker and its reverberation.
+    """A microphone that picks up the speaker and, `decibels` above the played audio, the loudspeaker's echo.
 
-    What it gives has been through the echo canceller that the box's own microphone uses.
+    Its signal has passed the echo canceller of the audio device interface.
     """
 
     def __init__(self, decibels: float, random: np.random.Generator) -> None:
@@ -50,17 +50,17 @@ class OpenRoom:
         self._canceller = EchoCanceller()
 
     def __call__(self, said: Samples, played: Samples) -> Samples:
-        """The next 20 ms, 16 kHz."""
+        """The microphone's next 20 ms, 16 kHz."""
         heard = said + self._walls(played)
         self._canceller.process_playback(played, RATE)
         return self._canceller.process_capture(np.clip(heard, -1, 1).astype(np.float32))
 
 
 def headset(said: Samples, played: Samples) -> Samples:
-    """A microphone that does not hear the speaker."""
+    """A microphone that does not pick up the loudspeaker."""
     return said
 
 
 def microphone(echo: float | None, seed: int) -> Microphone:
-    """In a room whose echo is `echo` decibels above what is played; None: a headset's."""
+    """A microphone in a room whose echo is `echo` decibels above the played audio; None: a headset."""
     return headset if echo is None else OpenRoom(echo, np.random.default_rng(seed))

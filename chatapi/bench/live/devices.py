@@ -1,4 +1,4 @@
-"""The door of the room: `chatapi talk` in a process of its own, at virtual devices, judged by what is recorded."""
+"""Devices transport: `chatapi talk` in a process of its own on virtual audio devices, measured by recording."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import soxr
 from chatapi.audio import INAUDIBLE, RATE, Samples
 from chatapi.bench import Row
 from chatapi.bench.live.acoustics import Walls
-from chatapi.bench.live.harness import HISS, MAX_TOKENS, Flowing, Harness, Track, blocks_of
+from chatapi.bench.live.harness import HISS, MAX_TOKENS, ContinuousHarness, Harness, Track, blocks_of
 from chatapi.bench.live.recording import MODULES, RoomRecording, looped
 from chatapi.bench.live.talk import talking
 from chatapi.bench.sound_card import Daemon
@@ -24,24 +24,24 @@ from chatapi.events import Failed, Interrupted, LiveEvent, ResponseStarted, Tran
 from chatapi.settings import Settings
 
 HANGOVER = 0.6
-"""Seconds of silence after which nothing more of an answer is to come: voices pause for less between sentences."""
+"""Silence after which an answer has ended, in seconds; voices pause for less between sentences."""
 AUDIBLE = 0.004
-"""Amplitude that the room's hiss never has."""
+"""Amplitude above the room's noise."""
 NEAR = 0.3
-"""Seconds around the time at which something should sound in which it is looked for."""
+"""Time around the expected time of a sound in which it is searched, in seconds."""
 CLICK = 0.01
-"""Amplitude of a click of a millisecond: well above the hiss, and too little for anybody to take it for speech."""
+"""Amplitude of a click of one millisecond: well above the noise, and too short for speech."""
 CLICKS = 5
-"""How often the devices' own delay is measured."""
+"""Number of measurements of the devices' own delay."""
 
 
 class Recorded(Track):
-    """The loudspeaker, as recorded."""
+    """The recorded loudspeaker."""
 
     def __init__(self) -> None:
         super().__init__(RoomRecording.rate)
         self.expected = 0.0
-        """Until when an answer is taken to go on, whatever is to be heard."""
+        """Time until which an answer counts as playing, even in silence, in seconds."""
 
     @property
     def busy(self) -> bool:
@@ -49,80 +49,80 @@ class Recorded(Track):
         return len(self.track) / 50 < self.expected or any(np.abs(block).max() > INAUDIBLE for block in newest)
 
     @property
-    def left(self) -> None:
-        """Not known: a recording has no future."""
+    def remaining(self) -> None:
+        """Not known from a recording."""
 
 
-class DevicesHarness(Flowing):
-    """A microphone that is always on; the clock is the samples recorded, of microphone and speaker alike."""
+class DevicesHarness(ContinuousHarness):
+    """A microphone that is always on; the clock counts the recorded samples of microphone and speaker."""
 
     def __init__(self, echo: Walls | None, random: np.random.Generator) -> None:
         super().__init__()
         self.ahead = 0.0
-        """Seconds from writing something to its being in the air."""
+        """Delay from writing audio to the microphone to its recording, in seconds."""
         self.shifts: list[float] = []
-        """Seconds by which each thing sounded later than it should have."""
+        """Delay of each utterance's start against the plan, in seconds."""
         self._ends: list[tuple[float, float, float]] = []
-        """When what was said began, when it should have ended, and the amplitude that it last has there."""
-        self._said = Track(RoomRecording.rate)
+        """Start, planned end and last amplitude of each utterance."""
+        self._microphone_track = Track(RoomRecording.rate)
         self._speaker = Recorded()
-        self._saying: list[Samples] = []
+        self._pending: list[Samples] = []
         self._echo = echo
         self._random = random
 
     @property
     def now(self) -> float:
-        return len(self._said.track) / 50 + self.ahead
+        return len(self._microphone_track.track) / 50 + self.ahead
 
     @property
     def speaker(self) -> Recorded:
         return self._speaker
 
     def flow(self, spoken: Samples, said: Samples) -> Samples:
-        """Take what speaker and microphone gave in 20 ms, and give what the microphone is to hear after them.
+        """Record 20 ms of speaker and microphone, and return the microphone's next 20 ms.
 
-        On the thread that the sound comes on; what others look at while it works changes in one step each.
+        Runs on the audio thread; each shared attribute changes in one step.
         """
         self._speaker.track.append(spoken)
-        self._said.track.append(said)
-        block = self._saying.pop(0) if self._saying else np.zeros(len(said), np.float32)
+        self._microphone_track.track.append(said)
+        block = self._pending.pop(0) if self._pending else np.zeros(len(said), np.float32)
         block = block + self._random.normal(0, HISS, len(said)).astype(np.float32)
         return block + self._echo(spoken) if self._echo is not None else block
 
     async def calibrate(self) -> None:
-        """Learn by a click how long it takes until something is in the air."""
+        """Measure the delay `ahead` with a click."""
         start = await self._click()
-        found = self._said.first(start, CLICK / 2)
+        found = self._microphone_track.first(start, CLICK / 2)
         if found is None:
-            raise InternalError("the virtual microphone hears nothing")
+            raise InternalError("the virtual microphone records no signal")
         self.ahead = found - start
 
     async def delay(self) -> float | None:
-        """Seconds from microphone to speaker, when something repeats what it hears."""
+        """Delay from microphone to speaker, when they are connected, in seconds."""
         start = await self._click()
-        said, spoken = (track.first(start - NEAR, CLICK / 2) for track in (self._said, self._speaker))
+        said, spoken = (track.first(start - NEAR, CLICK / 2) for track in (self._microphone_track, self._speaker))
         return None if said is None or spoken is None else spoken - said
 
     async def _click(self) -> float:
         start = self.now
-        self._saying += blocks_of(np.full(48, CLICK, np.float32), RoomRecording.rate // 50)
+        self._pending += blocks_of(np.full(48, CLICK, np.float32), RoomRecording.rate // 50)
         await self.wait(1.0)
         return start
 
     async def _speak(self, sound: Samples) -> float:
         louder: Samples = soxr.resample(sound, RATE, RoomRecording.rate)
         start = self.now
-        self._saying += blocks_of(louder, RoomRecording.rate // 50)
-        while self._saying:
+        self._pending += blocks_of(louder, RoomRecording.rate // 50)
+        while self._pending:
             await self._next()
         if self._echo is None:
             start = self._corrected(louder, start)
         return start
 
     def _corrected(self, sound: Samples, planned: float) -> float:
-        """When it really began, by the recording: a machine that was busy lets the microphone's sound come late."""
+        """The recorded start of an utterance: on a busy machine it is later than planned."""
         level = max(AUDIBLE, 0.1 * float(np.abs(sound).max()))
-        found = self._said.first(planned - NEAR / 2, level)
+        found = self._microphone_track.first(planned - NEAR / 2, level)
         if found is None or found > planned + len(sound) / RoomRecording.rate:
             return planned
         loud = np.flatnonzero(np.abs(sound) > level) / RoomRecording.rate
@@ -133,16 +133,16 @@ class DevicesHarness(Flowing):
         return planned + shift
 
     def stretched(self) -> list[float]:
-        """Seconds by which each thing that was said took longer than it should have, by the recording."""
-        found = [(self._said.last(start, end + NEAR, level), end) for start, end, level in self._ends]
+        """Excess of each utterance's recorded duration over the planned one, in seconds."""
+        found = [(self._microphone_track.last(start, end + NEAR, level), end) for start, end, level in self._ends]
         return [last - end for last, end in found if last is not None]
 
-    def told(self, kind: str, words: str) -> None:
-        """What `chatapi talk` shows."""
+    def on_line(self, kind: str, words: str) -> None:
+        """Record a line that `chatapi talk` printed."""
         for event in _events(kind, words):
             self.events.append((self.now, event))
             if isinstance(event, TurnEnded):
-                # Its sound may still be on its way.
+                # Its audio may still be on its way.
                 self._speaker.expected = len(self._speaker.track) / 50 + HANGOVER
 
 
@@ -161,7 +161,7 @@ def _most(found: Sequence[float]) -> float:
 
 
 class DevicesTransport:
-    """Rooms with virtual devices, one after another."""
+    """Conversations through virtual devices."""
 
     def __init__(self, settings: Settings, daemon: Daemon) -> None:
         self._settings = settings
@@ -170,11 +170,13 @@ class DevicesTransport:
         self._stretched: list[float] = []
 
     @asynccontextmanager
-    async def stage(self, echo: float | None = None, seed: int = 0, most: int = MAX_TOKENS) -> AsyncIterator[Harness]:
-        """A stage with a conversation of its own; answers have as many tokens as `talk` was started with."""
+    async def open_harness(
+        self, echo: float | None = None, seed: int = 0, most: int = MAX_TOKENS
+    ) -> AsyncIterator[Harness]:
+        """A harness with a conversation of its own; `most` is ignored, `talk` is started with MAX_TOKENS."""
         try:
-            async with self._staged(echo, seed) as made, talking(self._settings, self._daemon, made.told):
-                # Now that it has loaded its models: while it did, the microphone's sound may have come late.
+            async with self._staged(echo, seed) as made, talking(self._settings, self._daemon, made.on_line):
+                # After loading the models, which may delay the microphone's audio.
                 await made.calibrate()
                 yield made
                 self._shifts += made.shifts
@@ -183,7 +185,7 @@ class DevicesTransport:
             raise collapse_exception_group(error) from None
 
     async def rows(self) -> list[Row]:
-        """What the devices themselves do: their delay, and how far they went astray."""
+        """The delay of the devices, and their largest deviations from the plan."""
         async with self._staged(None, 0) as made:
             await made.calibrate()
             with looped(self._daemon):
@@ -211,13 +213,13 @@ class DevicesTransport:
 
 
 @asynccontextmanager
-async def room(settings: Settings) -> AsyncIterator[DevicesTransport]:
-    """A sound server, until the block ends."""
+async def open_devices(settings: Settings) -> AsyncIterator[DevicesTransport]:
+    """A transport over a private sound server, which ends with the context."""
     with tempfile.TemporaryDirectory(prefix="chatapi-bench-") as folder:
         daemon = Daemon(Path(folder))
         try:
             await anyio.to_thread.run_sync(daemon.run, MODULES)
-            # Otherwise it is the room itself, whose right channel is the microphone.
+            # Otherwise the default is the combined device, whose right channel is the microphone.
             await anyio.to_thread.run_sync(daemon.pactl, "set-default-sink", "spk")
             yield DevicesTransport(settings, daemon)
         finally:

@@ -1,4 +1,4 @@
-"""Questions that begin in the last second of an answer: none of them may be lost."""
+"""Scenario: questions that begin in the last second of an answer; none of them may be lost."""
 
 from __future__ import annotations
 
@@ -25,85 +25,85 @@ from chatapi.events import (
 )
 
 MAX_TOKENS = 16
-"""Of an answer whose end is waited for."""
+"""Longest answer, in tokens."""
 LAST = 1.0
-"""Seconds before the end of an answer in which questions begin."""
+"""Time before the end of an answer in which questions begin, in seconds."""
 PATIENCE = 10.0
-"""Seconds after its end after which a question counts as lost."""
+"""Time after the end of a question after which it counts as lost, in seconds."""
 IN_A_ROW = 10
-"""Questions in one conversation."""
+"""Number of questions in one conversation."""
 REPEATED = 6
-"""Words of an answer at most that a question repeats."""
+"""Largest number of words of an answer that a question repeats."""
 PITCH = 1.15
-"""How many times as high the box's own voice is raised to become somebody else's."""
+"""Factor by which the box's own voice is raised to become another speaker's."""
 
-Say = Callable[[str], Awaitable[Samples]]
-"""What is said after an answer of these words."""
+Question = Callable[[str], Awaitable[Samples]]
+"""Returns the next question's speech, given the text of the answer before."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """A question that began shortly before an answer's end."""
+    """A question that began shortly before the end of an answer."""
 
     left: float
-    """Seconds of the answer that were still to be heard."""
+    """Rest of the answer when the question began, in seconds."""
     fate: str
-    """answered, failed (an error was reported), or what became of it instead."""
+    """answered, failed (an error was reported), or what happened instead."""
 
     @property
     def lost(self) -> bool:
         return self.fate not in ("answered", "failed")
 
 
-async def answered_aloud(stage: Harness, opening: Samples) -> float:
-    """Have the box answer; the second at which it was asked. Raises ScenarioSkipped when it does not, three times."""
+async def answered_aloud(harness: Harness, opening: Samples) -> float:
+    """Get a spoken answer. Returns when the question began; raises ScenarioSkipped after three failures."""
     for _ in range(3):
-        start, _ = await stage.say(opening)
-        if await stage.until(partial(stage.came, TurnEnded, start)) and stage.speaker.left:
+        start, _ = await harness.say(opening)
+        if await harness.until(partial(harness.came, TurnEnded, start)) and harness.speaker.remaining:
             return start
-        await stage.wait(4)
+        await harness.wait(4)
     raise ScenarioSkipped
 
 
 async def series(
-    stage: Harness, opening: Samples, question: Say, count: int, random: np.random.Generator
+    harness: Harness, opening: Samples, question: Question, count: int, random: np.random.Generator
 ) -> list[Ending]:
-    """Each of `count` questions begins in the last second of the answer to the one before. Raises ScenarioSkipped."""
+    """Ask `count` questions, each in the last second of the answer to the one before. Raises ScenarioSkipped."""
     found: list[Ending] = []
     asked: float | None = None
     while len(found) < count:
         if asked is None:
-            asked = await answered_aloud(stage, opening)
-        sound, left = await question(_answer(stage, asked)), LAST * random.random()
-        await stage.until(partial(_left, stage, left), 60)
-        if not (left := stage.speaker.left or 0):
-            # Its words took longer to be spoken than the answer lasted.
-            await stage.wait(4)
+            asked = await answered_aloud(harness, opening)
+        sound, left = await question(_answer(harness, asked)), LAST * random.random()
+        await harness.until(partial(_left, harness, left), 60)
+        if not (left := harness.speaker.remaining or 0):
+            # The synthesis of the question took longer than the answer lasted.
+            await harness.wait(4)
             asked = None
             continue
-        start, _ = await stage.say(sound)
-        found.append(Ending(left, await _fate(stage, start)))
+        start, _ = await harness.say(sound)
+        found.append(Ending(left, await _fate(harness, start)))
         asked = start
-        if found[-1].fate != "answered" or not await stage.until(partial(_ended, stage, start), 30):
-            await stage.wait(4)
+        if found[-1].fate != "answered" or not await harness.until(partial(_ended, harness, start), 30):
+            await harness.wait(4)
             asked = None
     return found
 
 
-def _left(stage: Harness, most: float) -> bool:
-    return (stage.speaker.left or 0) <= most
+def _left(harness: Harness, most: float) -> bool:
+    return (harness.speaker.remaining or 0) <= most
 
 
-def _ended(stage: Harness, since: float) -> bool:
-    """Whether the newest answer is written to its end and is about to be heard to its end."""
-    started = max(at for at, event in stage.events if isinstance(event, ResponseStarted))
-    return stage.came(TurnEnded, max(since, started)) > 0
+def _ended(harness: Harness, since: float) -> bool:
+    """Whether the newest answer is generated completely and is about to be played to its end."""
+    started = max(at for at, event in harness.events if isinstance(event, ResponseStarted))
+    return harness.came(TurnEnded, max(since, started)) > 0
 
 
-def _answer(stage: Harness, since: float) -> str:
-    """The words of the newest answer."""
+def _answer(harness: Harness, since: float) -> str:
+    """The text of the newest answer."""
     words: list[str] = []
-    for at, event in stage.events:
+    for at, event in harness.events:
         if isinstance(event, ResponseStarted):
             words.clear()
         elif isinstance(event, TextDelta) and at >= since:
@@ -111,25 +111,27 @@ def _answer(stage: Harness, since: float) -> str:
     return "".join(words)
 
 
-async def _fate(stage: Harness, since: float) -> str:
+async def _fate(harness: Harness, since: float) -> str:
     """What becomes of a question that was just said."""
 
     def happened(kind: type) -> int:
-        return stage.came(kind, since)
+        return harness.came(kind, since)
 
     def answers() -> int:
         taken_back = sum(
-            isinstance(event, Interrupted) and event.retracted and at >= since for at, event in stage.events
+            isinstance(event, Interrupted) and event.retracted and at >= since for at, event in harness.events
         )
         return happened(ResponseStarted) - taken_back
 
-    if await stage.until(lambda: answers() > 0 or happened(Failed) > 0, PATIENCE):
+    if await harness.until(lambda: answers() > 0 or happened(Failed) > 0, PATIENCE):
         return "answered" if answers() > 0 else "failed"
     if not happened(SpeechStarted):
         return "not noticed"
     if happened(Resumed):
         return "the answer resumed"
-    unheard = any(isinstance(event, SpeechStopped) and not event.answered and at >= since for at, event in stage.events)
+    unheard = any(
+        isinstance(event, SpeechStopped) and not event.answered and at >= since for at, event in harness.events
+    )
     return "taken for no speech" if unheard else "without an answer"
 
 
@@ -140,12 +142,12 @@ def repeated(answer: str) -> str:
 
 
 def another_voice(own: Samples) -> Samples:
-    """The box's own voice, raised: who repeats its words is no echo of it."""
+    """The box's own voice, raised, so that repeated words are not its own echo."""
     return Audio(own, round(RATE * PITCH)).at(RATE).samples
 
 
 def row(what: str, found: Sequence[Ending]) -> Row:
-    """How many were lost, and to what."""
+    """The number of lost questions, and the reasons."""
     fates = Counter(each.fate for each in found)
     early = [f"{each.left:.1f} s: {each.fate}" for each in found if each.lost]
     note = "; ".join([", ".join(f"{fate} {count}" for fate, count in fates.most_common()), *early])

@@ -1,4 +1,4 @@
-"""The door inside: the ability itself, in this process, fed 20 ms at a time. What the web adds is not in it."""
+"""In-process transport: a live session in this process, fed 20 ms at a time, without HTTP."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from chatapi.audio import RATE, Samples
 from chatapi.bench import Row
 from chatapi.bench.live.acoustics import microphone
-from chatapi.bench.live.harness import BLOCK, HISS, MAX_TOKENS, Blocks, Harness, Microphone, Noise, blocks_of
+from chatapi.bench.live.harness import BLOCK, HISS, MAX_TOKENS, BlockClock, Harness, HarnessBase, Microphone, blocks_of
 from chatapi.events import LiveEvent, Speech
 from chatapi.services.live import LiveConversations, LiveSession, SessionOptions
 
 AWAY = 0.1
-"""Seconds without a call after which something else was done meanwhile, for which time here stands still."""
+"""Time between two calls from which the caller did something else, in seconds; the clock stops meanwhile."""
 STEP, LONGEST = 0.001, 60
-"""Seconds that 20 ms take at least where time is skipped, for a task has to take what a thread gave before it computes
-more, and at most."""
+"""Shortest and longest real time of 20 ms when time is skipped, in seconds: a task must receive a thread's result
+before it computes more."""
 
 
-class InProcessHarness(Blocks, Noise):
-    """Time passes here only while something is said or waited for; the clock is the samples sent."""
+class InProcessHarness(BlockClock, HarnessBase):
+    """A harness whose time passes only while it speaks or waits; the clock counts the samples sent."""
 
     def __init__(
         self,
@@ -35,11 +35,12 @@ class InProcessHarness(Blocks, Noise):
         random: np.random.Generator,
         computing: Callable[[], bool] | None = None,
     ) -> None:
-        """With `computing`, which says whether anything is computed, time does not pass meanwhile, and else at once."""
-        Blocks.__init__(self)
-        Noise.__init__(self)
+        """`computing` tells whether an engine computes: then time stands still, and otherwise passes at once. None:
+        time passes as on a clock."""
+        BlockClock.__init__(self)
+        HarnessBase.__init__(self)
         self._session = session
-        self._arriving = events
+        self._events = events
         self._microphone = microphone
         self._random = random
         self._computing = computing
@@ -56,19 +57,19 @@ class InProcessHarness(Blocks, Noise):
         return start
 
     async def _pass(self, block: Samples) -> None:
-        # Else what comes next would be heard faster than it can be said, until the time is made up for.
+        # Otherwise the next blocks would be sent faster than real time until the clock has caught up.
         if (away := time.perf_counter() - self._left) > AWAY:
             self._begun += away
         hiss = self._random.normal(0, HISS, BLOCK).astype(np.float32)
         await self._session.feed(self._microphone(np.clip(block + hiss, -1, 1), self._speaker.block()))
         self._blocks += 1
         await self._in_time()
-        while self._arriving.statistics().current_buffer_used:
-            self._take(self._arriving.receive_nowait())
+        while self._events.statistics().current_buffer_used:
+            self._take(self._events.receive_nowait())
         self._left = time.perf_counter()
 
     async def _in_time(self) -> None:
-        """Until the next 20 ms begin."""
+        """Wait until the next 20 ms begin."""
         if self._computing is None:
             await anyio.sleep(max(0.0, self._begun + self.now - time.perf_counter()))
             return
@@ -79,22 +80,24 @@ class InProcessHarness(Blocks, Noise):
 
     def _take(self, event: LiveEvent) -> None:
         self.events.append((self.now, event))
-        self._speaker.obey(event)
+        self._speaker.apply(event)
         if isinstance(event, Speech):
-            self._speaker.give(event.audio.at(RATE).samples)
+            self._speaker.play(event.audio.at(RATE).samples)
 
 
 class InProcessTransport:
-    """Sessions of an appliance that is here."""
+    """Live sessions of an appliance in this process."""
 
     def __init__(self, live: LiveConversations, hurry: bool = False) -> None:
-        """`hurry`: as if computing took no time, and nobody had to wait for the clock."""
+        """`hurry`: as if computing took no time, and without waiting for the clock."""
         self._live = live
         self._hurry = hurry
 
     @asynccontextmanager
-    async def stage(self, echo: float | None = None, seed: int = 0, most: int = MAX_TOKENS) -> AsyncIterator[Harness]:
-        """A stage with a session of its own, answers the same each time."""
+    async def open_harness(
+        self, echo: float | None = None, seed: int = 0, most: int = MAX_TOKENS
+    ) -> AsyncIterator[Harness]:
+        """A harness with a session of its own; its answers are deterministic."""
         random = np.random.default_rng(seed)
         options = SessionOptions(temperature=0, max_tokens=most)
         async with self._live.session(options) as (session, events):
@@ -107,5 +110,5 @@ class InProcessTransport:
         return any(worker.admission.used for worker in (*engines, self._live.history))
 
     async def rows(self) -> list[Row]:
-        """Nothing: it adds nothing that is not the box's own."""
+        """No rows: this transport adds nothing."""
         return []

@@ -1,4 +1,4 @@
-"""Pauses in the middle of sentences: how many are taken for the end, by us and by what others go by."""
+"""Rows of the hesitations: how many pauses end the turn, in chatapi, by silence alone and by Smart Turn alone."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Worker
 
 SILENCE = 0.5
-"""Seconds of silence after which a box that knows no more ends a turn."""
+"""Silence after which a system without end-of-turn detection ends a turn, in seconds."""
 JUDGED = 0.2
-"""Seconds of silence after which Pipecat asks Smart Turn, which it then obeys from a probability of 0.5 on."""
+"""Silence after which Pipecat calls Smart Turn, in seconds; a probability above 0.5 ends the turn."""
 
 
 def lengths(count: int) -> list[float]:
-    """Of so many pauses, in seconds."""
+    """Durations of `count` pauses, in seconds."""
     return [PAUSES[number % len(PAUSES)] for number in range(count)]
 
 
 async def rows(
     fates: Sequence[PauseResult], clips: Sequence[Hesitation], turn: Worker[EndOfTurnDetector]
 ) -> AsyncIterator[Row]:
-    """Ours, and on the same clips and pauses what silence alone and Smart Turn alone make of them."""
+    """The share of pauses that end the turn: in chatapi, and for the same clips by silence alone and Smart Turn
+    alone."""
     of = f"of {len(fates)} pauses of {PAUSES[0]} to {PAUSES[-1]} s"
     yield Row("live", f"cut off, {of}", share([fate is PauseResult.CUT_OFF for fate in fates]), "%", 10)
     yield Row("live", f"taken back unheard, {of}", share([fate is PauseResult.TAKEN_BACK for fate in fates]), "%")

@@ -1,4 +1,4 @@
-"""The door of the web: a server in a process of its own, talked with over its WebSocket as a program elsewhere does."""
+"""Realtime transport: a server in a process of its own, used over its WebSocket as other programs do."""
 
 from __future__ import annotations
 
@@ -14,8 +14,17 @@ import numpy as np
 from chatapi.audio import RATE, Audio, Resampled, Samples
 from chatapi.bench import Row
 from chatapi.bench.live.acoustics import microphone
-from chatapi.bench.live.harness import BLOCK, HISS, MAX_TOKENS, Blocks, Flowing, Harness, Microphone, blocks_of
-from chatapi.client.realtime import Event, RealtimeAddress, RealtimeLink, opened
+from chatapi.bench.live.harness import (
+    BLOCK,
+    HISS,
+    MAX_TOKENS,
+    BlockClock,
+    ContinuousHarness,
+    Harness,
+    Microphone,
+    blocks_of,
+)
+from chatapi.client.realtime import Event, RealtimeAddress, RealtimeLink, open_link
 from chatapi.errors import InternalError, collapse_exception_group
 from chatapi.events import (
     Failed,
@@ -32,19 +41,19 @@ from chatapi.events import (
 )
 
 WIRE = 24_000
-"""Samples a second on the wire, 16 bits each."""
+"""Sample rate on the wire, in Hz, 16 bits each."""
 REPORT = 0.05
-"""Seconds of an answer that are heard between two reports of how much has been."""
+"""Played audio between two reports of the playback position, in seconds."""
 
 
 class Wire:
-    """What a server tells, as what happened. `now` is the second at which it was told."""
+    """Translates the server's Realtime events to live events. `now` is the time of the event, in seconds."""
 
     def __init__(self) -> None:
         self.response = ""
-        """The answer that may be heard; empty once it is over or was cut short."""
+        """Id of the response that may be played; empty when it has ended or was interrupted."""
         self._item = ""
-        """The item of the newest answer: when it is deleted, the answer is retracted."""
+        """Id of the item of the newest answer; when it is deleted, the answer is retracted."""
         self._asked = ""
         self._stopped = 0.0
 
@@ -69,7 +78,7 @@ class Wire:
         if kind == "speech_started":
             yield SpeechStarted(event["audio_start_ms"] / 1000)
         elif kind == "speech_stopped":
-            # What follows says whether it was speech.
+            # The next event tells whether it was speech.
             self._stopped = event["audio_end_ms"] / 1000
         elif kind in ("committed", "cleared"):
             yield SpeechStopped(self._stopped, answered=kind == "committed")
@@ -98,38 +107,38 @@ class Wire:
             yield Speech(Audio(ints.astype(np.float32) / np.float32(32768), WIRE), "")
         elif kind == "done":
             response = event["response"]
-            # One that was cancelled is told of as interrupted or retracted.
+            # A cancelled response is reported as interrupted or retracted.
             if response["status"] != "cancelled":
                 yield TurnEnded(response["conversation_id"], response["status"])
 
 
-class RealtimeHarness(Blocks, Flowing):
-    """A client with a microphone that is always on; the clock is the samples sent."""
+class RealtimeHarness(BlockClock, ContinuousHarness):
+    """A client with a microphone that is always on; the clock counts the samples sent."""
 
     def __init__(self, link: RealtimeLink, microphone: Microphone, random: np.random.Generator) -> None:
-        Blocks.__init__(self)
-        Flowing.__init__(self)
+        BlockClock.__init__(self)
+        ContinuousHarness.__init__(self)
         self._link = link
         self._microphone = microphone
         self._random = random
         self._wire = Wire()
         self._outgoing = Resampled(RATE, WIRE)
         self._incoming = Resampled(WIRE, RATE)
-        self._saying: list[Samples] = []
+        self._pending: list[Samples] = []
         self._reported: tuple[str, int] = ("", 0)
 
     async def _speak(self, sound: Samples) -> float:
         start = self.now
-        self._saying += blocks_of(sound)
-        while self._saying:
+        self._pending += blocks_of(sound)
+        while self._pending:
             await self._next()
         return start
 
     async def send(self) -> None:
-        """The microphone, a block every 20 ms, for ever."""
+        """Send the microphone's audio, a block every 20 ms, forever."""
         begun = time.perf_counter()
         while True:
-            said = self._saying.pop(0) if self._saying else np.zeros(BLOCK, np.float32)
+            said = self._pending.pop(0) if self._pending else np.zeros(BLOCK, np.float32)
             hiss = self._random.normal(0, HISS, BLOCK).astype(np.float32)
             heard = self._microphone(np.clip(said + hiss, -1, 1), self._speaker.block())
             self._blocks += 1
@@ -142,24 +151,24 @@ class RealtimeHarness(Blocks, Flowing):
             self.tick()
 
     async def receive(self) -> None:
-        """What the server tells. Raises WaitAndRetry (gone) when it is no longer there."""
-        async for told in self._link.events():
-            for event in self._wire.take(told, self.now):
+        """Receive the server's events. Raises WaitAndRetry (gone) when the connection is lost."""
+        async for received in self._link.events():
+            for event in self._wire.take(received, self.now):
                 self._happened(event)
-            if told["type"] == "response.output_audio.done" and told["response_id"] == self._wire.response:
-                self._speaker.give(self._incoming.finish())
+            if received["type"] == "response.output_audio.done" and received["response_id"] == self._wire.response:
+                self._speaker.play(self._incoming.finish())
 
     def _happened(self, event: LiveEvent) -> None:
         self.events.append((self.now, event))
-        self._speaker.obey(event)
+        self._speaker.apply(event)
         if isinstance(event, ResponseStarted):
             self._speaker.clear()
             self._incoming = Resampled(WIRE, RATE)
         elif isinstance(event, Speech):
-            self._speaker.give(self._incoming.feed(event.audio.samples))
+            self._speaker.play(self._incoming.feed(event.audio.samples))
 
     async def _report(self) -> None:
-        """How much of the answer has been heard, when that has changed enough, or to its end."""
+        """Report the playback position when it has changed enough, and at the end."""
         response, played = self._wire.response, round(self._speaker.played / RATE * 1000)
         far = self._reported[0] != response or abs(played - self._reported[1]) >= REPORT * 1000
         if response and (far or (played != self._reported[1] and not self._speaker.busy)):
@@ -168,16 +177,18 @@ class RealtimeHarness(Blocks, Flowing):
 
 
 class RealtimeTransport:
-    """Connections to a server."""
+    """WebSocket connections to a server."""
 
     def __init__(self, at: RealtimeAddress) -> None:
         self._place = at
 
     @asynccontextmanager
-    async def stage(self, echo: float | None = None, seed: int = 0, most: int = MAX_TOKENS) -> AsyncIterator[Harness]:
-        """A stage with a connection of its own. Raises what keeps the server from talking."""
+    async def open_harness(
+        self, echo: float | None = None, seed: int = 0, most: int = MAX_TOKENS
+    ) -> AsyncIterator[Harness]:
+        """A harness with a connection of its own. Raises the errors of `open_link`."""
         try:
-            async with opened(self._place, None) as link, anyio.create_task_group() as group:
+            async with open_link(self._place, None) as link, anyio.create_task_group() as group:
                 session: dict[str, Any] = {
                     "type": "realtime", "chatapi": {"pausing": True}, "max_output_tokens": most
                 }  # fmt: skip
@@ -188,9 +199,9 @@ class RealtimeTransport:
                 yield made
                 group.cancel_scope.cancel()
         except Exception as error:
-            # What a scene raises is not to be wrapped by the tasks beside it.
+            # Errors of a scenario must not be wrapped by the task group.
             raise collapse_exception_group(error) from None
 
     async def rows(self) -> list[Row]:
-        """Nothing: it adds nothing that is not the box's own."""
+        """No rows: this transport adds nothing."""
         return []

@@ -1,4 +1,4 @@
-"""The air of a room with virtual devices: one recording of two channels, so that both are on one clock."""
+"""Recording of virtual devices: speaker and microphone as two channels of one stream, on one clock."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ MODULES = (
     "module-remap-source source_name=mic master=room.monitor channels=1 channel_map=mono "
     "master_channel_map=front-right remix=no",
 )
-"""One device for speaker (left) and microphone (right): its monitor has what both give in one stream, by the sample."""
+"""One device for speaker (left) and microphone (right): its monitor records both in one stream, sample by sample."""
 PREFILL = 6
-"""Blocks of 20 ms written ahead, so that a machine that is busy for a moment makes no gap."""
+"""Number of blocks of 20 ms written ahead, so that a busy machine makes no gap."""
 
 Flow = Callable[[Samples, Samples], Samples]
-"""Takes 20 ms of the speaker and of the microphone, and gives the microphone's next."""
+"""From 20 ms of the speaker and of the microphone to the microphone's next 20 ms."""
 
 
 class RoomRecording:
-    """Records the room, and has the microphone hear a block for every block recorded."""
+    """Records speaker and microphone, and writes a block to the microphone for every recorded block."""
 
     rate = HZ
-    """Samples a second of all that flows."""
+    """Sample rate, in Hz."""
 
     def __init__(self, daemon: Daemon, flow: Flow, tick: Callable[[bool], None]) -> None:
         self._daemon = daemon
@@ -44,7 +44,8 @@ class RoomRecording:
 
     @contextmanager
     def sounding(self) -> Iterator[None]:
-        """`flow` is called on a thread, `tick(False)` after it in the running loop, `tick(True)` after the last."""
+        """Inside the context `flow` is called on a thread, `tick(False)` after it in the event loop, and `tick(True)`
+        at the end."""
         loop = asyncio.get_running_loop()
         with (
             _running(self._daemon, "pacat", "feed", 1, PREFILL * LATENCY, subprocess.PIPE) as writer,
@@ -72,14 +73,14 @@ class RoomRecording:
                 writer.stdin.flush()
                 call_in(loop, lambda: self._tick(False))
         except BrokenPipeError:
-            # The sound server is gone, as it is when nothing can be read.
+            # The sound server has ended; reading ends in the same way.
             pass
         call_in(loop, lambda: self._tick(True))
 
 
 @contextmanager
 def looped(daemon: Daemon) -> Iterator[None]:
-    """What the microphone hears comes out of the speaker, by nothing but the sound server."""
+    """Connect the microphone to the speaker, using only the sound server."""
     with ExitStack() as stack:
         heard = stack.enter_context(_running(daemon, "parec", "mic", 1, LATENCY))
         stack.enter_context(_running(daemon, "pacat", "spk", 1, LATENCY, heard.stdout))

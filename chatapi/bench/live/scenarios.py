@@ -1,4 +1,4 @@
-"""What happens on the stage: questions, pauses in the middle, interruptions, and noises that are none."""
+"""Scenarios: questions, hesitations, interruptions, and noises that must not interrupt."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from chatapi.bench.live.harness import Harness
 from chatapi.events import Interrupted, ResponseStarted
 
 PAUSES = (0.4, 0.7, 1.0)
-"""Seconds somebody hesitates in the middle of a sentence."""
+"""Durations of pauses in the middle of a sentence, in seconds."""
 MEANT = 0.2
-"""Seconds after somebody goes on in which the box's first sound was meant for the pause."""
+"""Time after the end of a pause in which the first audio of an answer still belongs to the pause, in seconds."""
 STORY = "Tell me a long story about the sea and a ship."
 
 
 @dataclass(frozen=True)
 class QuestionResult:
-    """A turn and its answer."""
+    """The result of a question."""
 
     latency: float | None
-    """Seconds from the last sound of speech to the first of the answer; None: none came."""
+    """Time from the end of speech to the first audio of the answer, in seconds; None: no answer."""
     asked: str
-    """What was understood, as far as it was answered."""
+    """The transcript that was answered."""
 
 
-async def question(stage: Harness, clip: Clip) -> QuestionResult:
-    """Ask, and hear the answer begin; the next one is asked when it is over."""
-    start, end = await stage.say(clip.samples, clip.text)
-    await stage.answered(end)
-    first = stage.speaker.first(end)
-    await stage.wait(0.5)
-    return QuestionResult(None if first is None else first - end, _understood(stage, start))
+async def question(harness: Harness, clip: Clip) -> QuestionResult:
+    """Ask a question and wait for the end of the answer."""
+    start, end = await harness.say(clip.samples, clip.text)
+    await harness.answered(end)
+    first = harness.speaker.first(end)
+    await harness.wait(0.5)
+    return QuestionResult(None if first is None else first - end, _understood(harness, start))
 
 
-def _understood(stage: Harness, since: float) -> str:
-    """What was answered since: a turn may be over before its last faint sound, or taken for two."""
+def _understood(harness: Harness, since: float) -> str:
+    """The transcripts answered since: a turn may end before its last faint sound, or be split in two."""
     asked: list[str] = []
-    for at, event in stage.events:
+    for at, event in harness.events:
         if at >= since and isinstance(event, ResponseStarted):
             asked.append(event.user_text)
         elif at >= since and asked and isinstance(event, Interrupted) and event.retracted:
@@ -52,105 +52,105 @@ def _understood(stage: Harness, since: float) -> str:
 
 
 class PauseResult(Enum):
-    """What became of a pause in the middle of a sentence."""
+    """The effect of a pause in the middle of a sentence."""
 
     WAITED = "waited"
     TAKEN_BACK = "taken back"
-    """The turn was taken for over, and what came of it taken back before anything was heard."""
+    """The turn ended, and its answer was retracted before it was played."""
     CUT_OFF = "cut off"
-    """The box spoke into it."""
+    """The answer was played into the pause."""
 
 
-async def hesitation(stage: Harness, hesitation: Hesitation, pause: float, patience: float = 30) -> PauseResult:
-    """Stop in the middle of a sentence and go on; the answer may take `patience` seconds."""
-    _, middle = await stage.say(hesitation.before)
-    await stage.wait(pause)
-    resumed = stage.now
-    _, end = await stage.say(hesitation.after, hesitation.text)
-    await stage.answered(end, patience)
-    spoke = stage.speaker.first(middle)
+async def hesitation(harness: Harness, hesitation: Hesitation, pause: float, patience: float = 30) -> PauseResult:
+    """Pause in the middle of a sentence and continue; the answer may take `patience` seconds."""
+    _, middle = await harness.say(hesitation.before)
+    await harness.wait(pause)
+    resumed = harness.now
+    _, end = await harness.say(hesitation.after, hesitation.text)
+    await harness.answered(end, patience)
+    spoke = harness.speaker.first(middle)
     taken_back = any(
-        isinstance(event, ResponseStarted) and middle <= at < resumed + MEANT for at, event in stage.events
+        isinstance(event, ResponseStarted) and middle <= at < resumed + MEANT for at, event in harness.events
     )
-    await stage.wait(0.5)
+    await harness.wait(0.5)
     if spoke is not None and spoke < resumed + MEANT:
         return PauseResult.CUT_OFF
     return PauseResult.TAKEN_BACK if taken_back else PauseResult.WAITED
 
 
 class ScenarioSkipped(Exception):
-    """The box did not speak, or not for long, so that nothing can be said of how it is interrupted."""
+    """The box gave no answer, or too short a one, so the scenario cannot be measured."""
 
 
-async def begin_story(stage: Harness, request: Samples) -> float:
-    """Have the box speak for long; when it was asked to. Raises ScenarioSkipped unless it does, and goes on."""
-    _, end = await stage.say(request, STORY)
-    if not await stage.until(lambda: stage.speaker.first(end) is not None):
+async def begin_story(harness: Harness, request: Samples) -> float:
+    """Get a long spoken answer. Returns the end of the request; raises ScenarioSkipped when the answer is too short."""
+    _, end = await harness.say(request, STORY)
+    if not await harness.until(lambda: harness.speaker.first(end) is not None):
         raise ScenarioSkipped
-    await stage.wait(1.0)
-    # Not between two sentences: who speaks into such a pause finds it silent at once.
-    if not await stage.until(lambda: stage.speaker.sounding, 2):
+    await harness.wait(1.0)
+    # Not between two sentences, where the answer is silent anyway.
+    if not await harness.until(lambda: harness.speaker.sounding, 2):
         raise ScenarioSkipped
-    if not stage.speaker.busy:
+    if not harness.speaker.busy:
         raise ScenarioSkipped
     return end
 
 
 @dataclass(frozen=True)
 class InterruptionResult:
-    """An answer that was spoken against."""
+    """The result of a barge-in."""
 
     seconds: float | None
-    """From the onset of speech until nothing more of the answer is heard; None: it went on."""
+    """Time from the onset of speech until the answer is silent, in seconds; None: it was not interrupted."""
     cut_off: bool = False
-    """Whether the next answer was heard before all was said."""
+    """Whether the next answer was played before the end of the speech."""
 
 
-async def interruption(stage: Harness, request: Samples, clip: Clip) -> InterruptionResult:
-    """Speak against an answer."""
-    await begin_story(stage, request)
-    start, end = await stage.say(clip.samples, clip.text)
-    given_up = await stage.until(lambda: stage.came(Interrupted, start) > 0, 3)
-    await stage.answered(end)
-    await stage.wait(0.5)
-    if not given_up:
+async def interruption(harness: Harness, request: Samples, clip: Clip) -> InterruptionResult:
+    """Interrupt an answer by speech."""
+    await begin_story(harness, request)
+    start, end = await harness.say(clip.samples, clip.text)
+    interrupted = await harness.until(lambda: harness.came(Interrupted, start) > 0, 3)
+    await harness.answered(end)
+    await harness.wait(0.5)
+    if not interrupted:
         return InterruptionResult(None)
-    # What is said may have a pause in which it is answered: that is no more of the answer it was said against.
-    next_one = next((at for at, event in stage.events if at > start and isinstance(event, ResponseStarted)), end)
-    stopped = stage.speaker.last(start, min(end, next_one)) or start
+    # The speech may have a pause in which it is answered; that is not the interrupted answer.
+    next_one = next((at for at, event in harness.events if at > start and isinstance(event, ResponseStarted)), end)
+    stopped = harness.speaker.last(start, min(end, next_one)) or start
     return InterruptionResult(
-        max(0.0, stopped - start), next_one < end and stage.speaker.last(next_one, end) is not None
+        max(0.0, stopped - start), next_one < end and harness.speaker.last(next_one, end) is not None
     )
 
 
-async def disturbance(stage: Harness, request: Samples, sound: Samples) -> bool:
-    """A noise that means nothing against an answer: whether the rest of the answer was lost."""
-    asked, before = await begin_story(stage, request), stage.now
-    await stage.say(sound)
-    await stage.answered(asked, 40)
-    lost = stage.came(Interrupted, before) > 0
-    await stage.wait(0.5)
+async def disturbance(harness: Harness, request: Samples, sound: Samples) -> bool:
+    """Play a noise during an answer. Returns whether the noise interrupted it."""
+    asked, before = await begin_story(harness, request), harness.now
+    await harness.say(sound)
+    await harness.answered(asked, 40)
+    lost = harness.came(Interrupted, before) > 0
+    await harness.wait(0.5)
     return lost
 
 
-async def monologue(stage: Harness, request: Samples) -> int:
-    """The box speaks and nobody else: how often it interrupted or answered itself."""
-    asked = await begin_story(stage, request)
-    await stage.answered(asked, 60)
-    await stage.wait(3)
-    return stage.came(Interrupted, asked) + max(0, stage.came(ResponseStarted, asked) - 1)
+async def monologue(harness: Harness, request: Samples) -> int:
+    """Let the box speak alone. Returns how often it interrupted or answered itself."""
+    asked = await begin_story(harness, request)
+    await harness.answered(asked, 60)
+    await harness.wait(3)
+    return harness.came(Interrupted, asked) + max(0, harness.came(ResponseStarted, asked) - 1)
 
 
-async def quiet(stage: Harness, sound: Samples) -> int:
-    """Noise and music without a word: how many turns were made of it."""
-    before = stage.now
-    await stage.say(sound)
-    await stage.wait(2)
-    return stage.came(ResponseStarted, before)
+async def quiet(harness: Harness, sound: Samples) -> int:
+    """Play noise or music without speech. Returns the number of turns it caused."""
+    before = harness.now
+    await harness.say(sound)
+    await harness.wait(2)
+    return harness.came(ResponseStarted, before)
 
 
 def noises(random: np.random.Generator) -> dict[str, Samples]:
-    """A cough, a door, keys and a hum, made of noise."""
+    """A cough, a door and keys, generated from noise."""
     burst = coloured(RATE // 4, random, falling=True) * np.hanning(RATE // 4)
     cough = np.concatenate([burst, np.zeros(RATE // 10), 0.7 * burst])
     decay = np.exp(-np.arange(RATE // 2) / (RATE / 12))
@@ -176,5 +176,5 @@ def music(seconds: float, random: np.random.Generator) -> Samples:
 
 
 def share(found: Sequence[bool]) -> float:
-    """Of those that are true, in percent; not a number, which meets no target, when there are none."""
+    """The share of true values, in percent; NaN, which meets no target, when there are none."""
     return 100 * sum(found) / len(found) if found else float("nan")

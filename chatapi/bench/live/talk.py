@@ -1,4 +1,4 @@
-"""`chatapi talk` in a process of its own, at the devices of a sound server, and what it shows."""
+"""Runs `chatapi talk` in a process of its own on a sound server's devices, and parses its output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from chatapi.settings import Settings, as_environment
 
 CHOSEN = (
     "audio_device.mode=hands_free",
-    # A chime would be taken for the answer.
+    # A chime would be measured as the answer.
     "audio_device.chimes=false",
     "audio_device.input=",
     "audio_device.output=",
@@ -30,19 +30,19 @@ CHOSEN = (
     f"llm.max_tokens={MAX_TOKENS}",
 )
 LOADING, OPENING = 120, 10
-"""Seconds it may take to load its models, and to open its devices."""
+"""Longest time to load the models, and to open the devices, in seconds."""
 LEAVING = 15
-"""Seconds it may take to end."""
+"""Longest time to end, in seconds."""
 LONGEST = 100_000
-"""Columns of its screen, so that no line is broken."""
+"""Width of its terminal, in columns, so that no line is broken."""
 
-Told = Callable[[str, str], None]
-"""Given the mark of each line (you, box, box (interrupted), error) and its words."""
+OnLine = Callable[[str, str], None]
+"""Called with the mark of each line (you, box, box (interrupted), error) and its text."""
 
 
 @asynccontextmanager
-async def talking(settings: Settings, daemon: Daemon, told: Told) -> AsyncIterator[None]:
-    """It listens, and ends with the block. Raises InternalError when it ends by itself, or never begins."""
+async def talking(settings: Settings, daemon: Daemon, on_line: OnLine) -> AsyncIterator[None]:
+    """Run `chatapi talk` inside the context. Raises InternalError when it ends by itself or does not start."""
     before = await anyio.to_thread.run_sync(_streams, daemon)
     options = [option for each in (f"data={settings.data}", *CHOSEN) for option in ("--set", each)]
     screen = {"COLUMNS": str(LONGEST), "TERM": "dumb", "PYTHONUNBUFFERED": "1"}
@@ -50,13 +50,13 @@ async def talking(settings: Settings, daemon: Daemon, told: Told) -> AsyncIterat
         [sys.executable, "-m", "chatapi", "talk", *options],
         env={**os.environ, **as_environment(settings), **_sound(daemon), **screen},
         stdin=subprocess.DEVNULL,
-        # Why it ends, when it does.
+        # Its last lines tell why it ended.
         stderr=subprocess.STDOUT,
     )
     try:
         async with anyio.create_task_group() as group:
             listening = anyio.Event()
-            group.start_soon(_read, process, told, listening)
+            group.start_soon(_read, process, on_line, listening)
             with anyio.fail_after(LOADING):
                 await listening.wait()
             await anyio.to_thread.run_sync(_until_open, daemon, before)
@@ -67,12 +67,12 @@ async def talking(settings: Settings, daemon: Daemon, told: Told) -> AsyncIterat
 
 
 def _sound(daemon: Daemon) -> dict[str, str]:
-    """What of its environment is not everybody's."""
+    """The daemon's environment variables that differ from this process's."""
     return {name: value for name, value in daemon.environment.items() if os.environ.get(name) != value}
 
 
-async def _read(process: Process, told: Told, listening: anyio.Event) -> None:
-    assert process.stdout is not None  # noqa: S101 - a pipe unless told otherwise
+async def _read(process: Process, on_line: OnLine, listening: anyio.Event) -> None:
+    assert process.stdout is not None  # noqa: S101 - a pipe by default
     lines = BufferedByteReceiveStream(process.stdout)
     shown: list[str] = []
     try:
@@ -82,13 +82,13 @@ async def _read(process: Process, told: Told, listening: anyio.Event) -> None:
             if line.startswith("listening"):
                 listening.set()
             mark, _, words = line.partition(": ")
-            told(mark, words)
+            on_line(mark, words)
     except (anyio.EndOfStream, anyio.IncompleteRead):
         raise InternalError(f"chatapi talk ended by itself: {' '.join(shown[-3:])}") from None
 
 
 def _until_open(daemon: Daemon, before: tuple[int, int]) -> None:
-    """Blocks until it has both its devices. Raises InternalError when it does not get them."""
+    """Wait until both devices are open. Blocking. Raises InternalError when they are not in time."""
     end = time.monotonic() + OPENING
     while not all(now > then for now, then in zip(_streams(daemon), before, strict=True)):
         if time.monotonic() > end:
@@ -97,7 +97,7 @@ def _until_open(daemon: Daemon, before: tuple[int, int]) -> None:
 
 
 def _streams(daemon: Daemon) -> tuple[int, int]:
-    """How many listen, and how many speak."""
+    """The number of recording and of playing streams."""
     found = [daemon.pactl("list", "short", kind).splitlines() for kind in ("source-outputs", "sink-inputs")]
     return len(found[0]), len(found[1])
 

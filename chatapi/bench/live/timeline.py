@@ -1,4 +1,4 @@
-"""A picture of who spoke when, as SVG: people above the line, the box below it, what it understood as marks."""
+"""Timelines as SVG: the simulated speaker above the line, the box below it, and events as marks."""
 
 from __future__ import annotations
 
@@ -13,43 +13,44 @@ from chatapi.bench.live.harness import Harness, blocks_of
 from chatapi.events import Interrupted, LiveEvent, ResponseStarted, Resumed, SpeechStopped
 
 WIDTH, STRIP, LEFT = 1200, 84, 150
-"""Pixels of the picture, of a strip's height, and of the names before the strips."""
+"""Width of the picture, height of a strip, and width of the names before the strips, in pixels."""
 SECONDS = 20.0
-"""Of a strip."""
+"""Duration of a strip, in seconds."""
 MARKS: dict[type[LiveEvent], tuple[str, str]] = {
     SpeechStopped: ("#888", "end of turn"),
     ResponseStarted: ("#2a7", "answer"),
     Interrupted: ("#c33", "interrupted"),
-    Resumed: ("#a6c", "goes on"),
+    Resumed: ("#a6c", "resumed"),
 }
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """Of one stage, in its seconds: all that is drawn, and nothing of its sound, which is large."""
+    """What is drawn of one harness; times are seconds of its clock. Its audio, which is large, is not kept."""
 
     name: str
     seconds: float
-    said: Sequence[tuple[float, float, str]]
+    """Duration, in seconds."""
+    utterances: Sequence[tuple[float, float, str]]
     played: Sequence[tuple[float, float, str]]
-    """Each 20 ms in which the box was to be heard; without words."""
+    """Each 20 ms in which the box played audio; without text."""
     marks: Sequence[tuple[float, type[LiveEvent]]]
 
 
-def timeline(name: str, stage: Harness) -> Timeline:
-    """What has happened so far."""
-    blocks = enumerate(blocks_of(stage.speaker.heard()))
+def timeline(name: str, harness: Harness) -> Timeline:
+    """The timeline so far."""
+    blocks = enumerate(blocks_of(harness.speaker.audio()))
     played = [(at / 50, at / 50 + 0.02, "") for at, block in blocks if np.abs(block).max() > INAUDIBLE]
-    marks = [(at, type(event)) for at, event in stage.events if type(event) in MARKS]
-    return Timeline(name, stage.now, tuple(stage.said), played, marks)
+    marks = [(at, type(event)) for at, event in harness.events if type(event) in MARKS]
+    return Timeline(name, harness.now, tuple(harness.utterances), played, marks)
 
 
 def drawn(timelines: Iterable[Timeline]) -> str:
-    """The whole picture; every stage takes as many strips of 20 seconds as it lasted."""
+    """The picture of all timelines, in strips of 20 seconds."""
     strips = [strip for each in timelines for strip in _strips(each)]
     height = STRIP * len(strips) + 40
     rows = [f'<g transform="translate(0 {40 + STRIP * row})">{strip}</g>' for row, strip in enumerate(strips)]
-    legend = [("#37c", "somebody"), ("#e91", "the box"), *MARKS.values()]
+    legend = [("#37c", "speaker"), ("#e91", "the box"), *MARKS.values()]
     keys = [
         f'<rect x="{LEFT + 130 * place}" y="12" width="12" height="12" fill="{colour}"/>'
         f'<text x="{LEFT + 130 * place + 18}" y="22">{word}</text>'
@@ -66,7 +67,7 @@ def _strips(line: Timeline) -> Iterator[str]:
     while begun < line.seconds:
         spans = "".join(
             _span(start, end, begun, y, colour, words)
-            for y, colour, found in ((14, "#37c", line.said), (42, "#e91", line.played))
+            for y, colour, found in ((14, "#37c", line.utterances), (42, "#e91", line.played))
             for start, end, words in found
         )
         marks = "".join(
@@ -85,8 +86,8 @@ def _span(start: float, end: float, begun: float, y: int, colour: str, words: st
     if high <= low:
         return ""
     x, width = _x(low - begun), max(1.0, (high - low) * (WIDTH - LEFT) / SECONDS)
-    told = f'<text x="{x}" y="{y - 3}" fill="#555">{escape(words[:40])}</text>' if words and low == start else ""
-    return f'<rect x="{x}" y="{y}" width="{width:.1f}" height="24" fill="{colour}"/>{told}'
+    label = f'<text x="{x}" y="{y - 3}" fill="#555">{escape(words[:40])}</text>' if words and low == start else ""
+    return f'<rect x="{x}" y="{y}" width="{width:.1f}" height="24" fill="{colour}"/>{label}'
 
 
 def _x(seconds: float) -> float:

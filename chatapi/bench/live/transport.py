@@ -1,4 +1,4 @@
-"""The doors through which scenes can be played, each with the box behind it."""
+"""The transports over which scenarios run, by name."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ from chatapi.bench.live.harness import MAX_TOKENS, Harness
 from chatapi.bench.live.in_process import InProcessTransport
 from chatapi.bench.live.realtime import RealtimeTransport
 from chatapi.bench.process import served
-from chatapi.client.realtime import place
+from chatapi.client.realtime import parse_address
 from chatapi.errors import BadInput
 from chatapi.settings import Settings
 
-NAMES = ("ability", "realtime", "devices")
+NAMES = ("in_process", "realtime", "devices")
 
 
 class Transport(Protocol):
-    """Stages behind it, one at a time."""
+    """A way to converse with the box; it opens one harness at a time."""
 
-    def stage(
+    def open_harness(
         self, echo: float | None = None, seed: int = 0, most: int = MAX_TOKENS
     ) -> AbstractAsyncContextManager[Harness]:
-        """A stage with a conversation of its own, whose microphone hears the speaker `echo` decibels above what is
-        played; None: not at all. `seed` is that of its noises, `most` the tokens of an answer."""
+        """A harness with a conversation of its own. `echo`: level of the loudspeaker at the microphone, relative to the
+        played audio, in dB; None: no echo. `seed`: seed of the noises; `most`: longest answer, in tokens."""
         ...
 
     async def rows(self) -> list[Row]:
-        """What is to be known of the door itself, once all is played."""
+        """Measurements of the transport itself, after all scenarios."""
         ...
 
 
 @asynccontextmanager
-async def opened(name: str, appliance: Appliance, hurry: bool = False) -> AsyncIterator[Transport]:
-    """A door by its name, until the block ends. Raises BadInput.
+async def open_transport(name: str, appliance: Appliance, hurry: bool = False) -> AsyncIterator[Transport]:
+    """Open a transport by its name. Raises BadInput.
 
-    `hurry`: as if computing took no time, and without waiting for the clock, as only the door inside this process can.
+    `hurry`: as if computing took no time, and without waiting for the clock; only in_process supports it.
     """
     if name not in NAMES:
-        raise BadInput(f"there is no door {name!r}; there are: {', '.join(NAMES)}")
-    if hurry and name != "ability":
-        raise BadInput(f"time cannot be skipped at the door {name!r}; --hurry is for --door ability")
-    if name == "ability":
+        raise BadInput(f"transport {name!r} is not supported ({', '.join(NAMES)})")
+    if hurry and name != "in_process":
+        raise BadInput(f"--hurry is not supported with --transport {name}; use --transport in_process")
+    if name == "in_process":
         yield InProcessTransport(appliance.live, hurry)
     elif name == "realtime":
         with served(
             appliance.settings, "llm.temperature=0", f"llm.max_tokens={MAX_TOKENS}", "audio_device.enabled=false"
         ) as at:
-            yield RealtimeTransport(place(at[0], _key(appliance.settings), None, appliance.settings.data))
+            yield RealtimeTransport(parse_address(at[0], _key(appliance.settings), None, appliance.settings.data))
     else:
-        async with devices.room(appliance.settings) as found:
+        async with devices.open_devices(appliance.settings) as found:
             yield found
 
 

@@ -1,4 +1,4 @@
-"""`chatapi check`: what is set and what is here, in plain words."""
+"""`chatapi check`: checks settings, models, libraries, devices and memory."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 def check(loaded: Loaded, as_json: bool, every_setting: bool = False) -> int:
-    """Status 0 when chatapi can work as it is set, 1 when not."""
+    """Print all findings and settings. Status 0 when chatapi can run with these settings, else 1."""
     findings = list(look(CheckContext(loaded.settings)))
     shown = {key: (_value(loaded.settings, key), loaded.origins.get(key, "default")) for key in dotted_keys()}
     if as_json:
@@ -80,22 +80,22 @@ def _value(settings: Settings, key: str) -> object:
     return "(set)" if isinstance(value, SecretStr) else value
 
 
-def look(scene: CheckContext) -> Iterator[Finding]:
-    """Everything that is to be told, in the order of telling."""
-    if not scene.quick:
-        scene = replace(scene, free=network.shared(scene.settings.server.port, scene.root))
-    scene = replace(scene, settings=engine_selection.definite(scene.settings, scene.root, scene.free))
+def look(context: CheckContext) -> Iterator[Finding]:
+    """All findings, in the order in which they are printed."""
+    if not context.quick:
+        context = replace(context, free=network.shared(context.settings.server.port, context.root))
+    context = replace(context, settings=engine_selection.resolve_engines(context.settings, context.root, context.free))
     for probe in PROBES:
-        yield from probe(scene)
+        yield from probe(context)
 
 
 def report(settings: Settings) -> None:
-    """At the start of a server: a line in the log for each thing that is bad or worth a note. Takes milliseconds."""
+    """Log every finding that is not good, when a server starts. Takes milliseconds."""
     try:
         for finding in look(CheckContext(settings, quick=True)):
             if finding.level != "good":
                 level = logging.WARNING if finding.level == "bad" else logging.INFO
                 log.log(level, "check: %s: %s", finding.about, finding.told)
     except Exception:
-        # A machine that surprises the check may still be one that chatapi runs on.
-        log.exception("the check failed")
+        # chatapi may run on a machine even if the check fails there.
+        log.exception("check failed")

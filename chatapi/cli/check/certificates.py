@@ -1,4 +1,4 @@
-"""What is wrong with a certificate, in a sentence."""
+"""Checks a TLS certificate."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from pathlib import Path
 from cryptography import x509
 
 from chatapi.auth import certificates
-from chatapi.auth.certificates import CertificateNames
+from chatapi.auth.certificate_names import CertificateNames
 from chatapi.cli.check.finding import Finding
 from chatapi.errors import SettingsError
 
 SOON = timedelta(days=14)
-"""Who renews one by hand needs as much."""
+"""Time before the end of a certificate in which its owner is reminded to renew it."""
 
 
 def judge(file: Path, key: Path | None, wanted: CertificateNames, now: datetime, own: bool) -> Iterator[Finding]:
-    """`own`: made and renewed by chatapi, so that only what it cannot mend counts. `wanted`: names of this machine."""
+    """`own`: chatapi creates and renews it, so only problems that it cannot repair count. `wanted`: names and addresses
+    of this machine."""
     try:
         certificates.context(file, key)
-        found = x509.load_der_x509_certificate(certificates.shown(file))
-    except SettingsError as fault:
-        yield Finding("bad", "certificate", fault.message)
+        found = x509.load_der_x509_certificate(certificates.first_certificate(file))
+    except SettingsError as error:
+        yield Finding("bad", "certificate", error.message)
         return
     start, end = found.not_valid_before_utc, found.not_valid_after_utc
     about = "certificate"
     if now < start:
-        told = f"it is valid from {start:%Y-%m-%d} and the clock shows {now:%Y-%m-%d}"
-        yield Finding("bad", about, f"{told}: set the clock, sudo timedatectl set-ntp true")
+        message = f"it is valid from {start:%Y-%m-%d} and the clock shows {now:%Y-%m-%d}"
+        yield Finding("bad", about, f"{message}: set the clock, sudo timedatectl set-ntp true")
     elif own:
-        # An end that comes near, or a new name, is what the server itself looks after.
+        # The server renews it before it ends, and for new names.
         yield Finding("good", about, f"chatapi's own, valid to {end:%Y-%m-%d}")
     elif now > end:
-        yield Finding("bad", about, f"{file} ended on {end:%Y-%m-%d}: renew it, chatapi takes the new one by itself")
+        yield Finding("bad", about, f"{file} ended on {end:%Y-%m-%d}: renew it; chatapi loads the new one by itself")
     elif now > end - SOON:
-        yield Finding("note", about, f"{file} ends on {end:%Y-%m-%d}: renew it, chatapi takes the new one by itself")
+        yield Finding("note", about, f"{file} ends on {end:%Y-%m-%d}: renew it; chatapi loads the new one by itself")
     else:
         yield _named(file, found, wanted)
 
@@ -45,18 +46,18 @@ def _named(file: Path, found: x509.Certificate, wanted: CertificateNames) -> Fin
     try:
         held = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
-        told = f"{file} names nobody (it has no subject alternative name), and browsers refuse it"
-        return Finding("bad", "certificate", f"{told}: have one made with this machine's names")
+        message = f"{file} has no subject alternative name, and browsers reject it"
+        return Finding("bad", "certificate", f"{message}: get one with this machine's names")
     dns, addresses = held.get_values_for_type(x509.DNSName), held.get_values_for_type(x509.IPAddress)
     if any(_covers(name.lower(), wanted.dns) for name in dns) or set(addresses) & wanted.addresses:
         return Finding("good", "certificate", f"{file}, valid to {found.not_valid_after_utc:%Y-%m-%d}")
     names = ", ".join(map(str, (*dns, *addresses)))
-    told = f"{file} is for {names}, and this machine is {', '.join(sorted(wanted.dns))}"
-    return Finding("note", "certificate", f"{told}: reach it by a name that the certificate has, or have one made")
+    message = f"{file} is for {names}, and this machine is {', '.join(sorted(wanted.dns))}"
+    return Finding("note", "certificate", f"{message}: use a name of the certificate, or get another certificate")
 
 
 def _covers(name: str, wanted: frozenset[str]) -> bool:
-    """A star stands for one label (RFC 6125, section 6.4.3)."""
+    """Whether a certificate's name covers one of these; a star replaces one label (RFC 6125, section 6.4.3)."""
     if name.startswith("*."):
         return any(each.partition(".")[2] == name[2:] for each in wanted)
     return name in wanted

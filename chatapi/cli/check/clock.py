@@ -1,4 +1,4 @@
-"""Whether the clock is right: certificates and downloads depend on it, and boards without a battery start in 1970."""
+"""Checks the clock: certificates and downloads depend on it, and boards without a battery start in 1970."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Iterator
 
 from chatapi.cli.check.finding import CheckContext, Finding
 
-BUILT = 2026
-"""The year this was written in; a clock that shows an earlier one was never set."""
+EARLIEST_YEAR = 2026
+"""A clock that shows an earlier year was never set."""
 
 
-def clock(scene: CheckContext) -> Iterator[Finding]:
-    """systemd-timesyncd(8) makes run/systemd/timesync/synchronized each time it has set the clock."""
-    timesync = scene.root / "run/systemd/timesync"
-    told = f"it shows {scene.now:%Y-%m-%d %H:%M} UTC"
-    mend = "sudo timedatectl set-ntp true, or without a network sudo date -s 'YYYY-MM-DD hh:mm'"
-    if scene.now.year < BUILT:
-        told = f"{told} and was never set, so that certificates and downloads will be refused"
-        yield Finding("note", "clock", f"{told}: {mend}")
+def clock(context: CheckContext) -> Iterator[Finding]:
+    """The clock; systemd-timesyncd(8) writes run/systemd/timesync/synchronized when it has set it."""
+    timesync = context.root / "run/systemd/timesync"
+    message = f"it shows {context.now:%Y-%m-%d %H:%M} UTC"
+    remedy = "sudo timedatectl set-ntp true, or without a network sudo date -s 'YYYY-MM-DD hh:mm'"
+    if context.now.year < EARLIEST_YEAR:
+        message = f"{message} and was never set, so certificates and downloads will be rejected"
+        yield Finding("note", "clock", f"{message}: {remedy}")
     elif timesync.is_dir() and not (timesync / "synchronized").exists():
-        yield Finding("note", "clock", f"{told} and nobody has set it since the start: {mend}")
+        yield Finding("note", "clock", f"{message} and was not set since the start: {remedy}")
     else:
-        yield Finding("good", "clock", told)
+        yield Finding("good", "clock", message)

@@ -1,4 +1,4 @@
-"""The file of conversations: whether it can be read and written, and what was set aside."""
+"""Checks the stored conversations: access to the file, and renamed damaged files."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from chatapi.storage.history.store import kind_of
 from chatapi.system import private_files
 
 
-def conversations(scene: CheckContext) -> Iterator[Finding]:
-    """It is opened for reading alone; at the start of a server it is not read through."""
-    file = scene.settings.data / "history.sqlite3"
-    aside = private_files.set_aside(file)
-    if aside:
-        names = ", ".join(each.name for each in aside)
-        told = f"{names} in {file.parent} was damaged and set aside, so that earlier conversations are missing"
-        mend = f"`sqlite3 {aside[-1].name} .recover` may read it; else remove it"
-        yield Finding("note", "conversations", f"{told}: {mend}")
-    yield from _open_to_others(scene.settings.data, file)
-    fault = _fault(file, scene.quick)
-    if fault:
-        yield fault
+def conversations(context: CheckContext) -> Iterator[Finding]:
+    """The history file, opened read-only; at the start of a server its content is not checked."""
+    file = context.settings.data / "history.sqlite3"
+    damaged = private_files.moved_aside(file)
+    if damaged:
+        names = ", ".join(each.name for each in damaged)
+        message = f"{names} in {file.parent} was damaged and renamed, so earlier conversations are missing"
+        remedy = f"`sqlite3 {damaged[-1].name} .recover` may read it; else remove it"
+        yield Finding("note", "conversations", f"{message}: {remedy}")
+    yield from _readable_by_others(context.settings.data, file)
+    problem = _problem(file, context.quick)
+    if problem:
+        yield problem
 
 
-def _open_to_others(data: Path, file: Path) -> Iterator[Finding]:
-    """What others may read though it is for its owner alone, where a server could not mend it at its start."""
+def _readable_by_others(data: Path, file: Path) -> Iterator[Finding]:
+    """Private files that other users may read, and whose permissions the server could not change."""
     for path in (file, data / "keys.json"):
         try:
             mode = path.stat().st_mode
         except OSError:
             continue
         if stat.S_IMODE(mode) & private_files.OTHERS:
-            yield Finding("note", "conversations", f"{path} may be read by others on this machine: chmod go= {path}")
+            yield Finding("note", "conversations", f"other users of this machine may read {path}: chmod go= {path}")
 
 
-def _fault(file: Path, quick: bool) -> Finding | None:
+def _problem(file: Path, quick: bool) -> Finding | None:
     if file.is_dir():
-        told = f"{file} is a folder: chatapi sets it aside at its start, and begins a new file"
-        return Finding("note", "conversations", told)
+        message = f"{file} is a folder: chatapi renames it at its start, and creates a new file"
+        return Finding("note", "conversations", message)
     if not file.exists():
         return None
     try:
@@ -52,12 +52,12 @@ def _fault(file: Path, quick: bool) -> Finding | None:
     except sqlite3.Error as error:
         kind, found = kind_of(error), str(error)
         if kind == "locked":
-            told = f"{file} is locked by another program, so that nothing is kept: end that, `fuser -v {file}` names it"
-            return Finding("note", "conversations", told)
+            message = f"{file} is locked by another program, so nothing is stored: end it, `fuser -v {file}` names it"
+            return Finding("note", "conversations", message)
         if kind == "unwritable":
-            told = f"{file} cannot be opened ({found}), so that conversations are lost at each restart"
-            return Finding("note", "conversations", f"{told}: sudo chown -R $(id -u) {file.parent}")
+            message = f"{file} cannot be opened ({found}), so conversations are lost at each restart"
+            return Finding("note", "conversations", f"{message}: sudo chown -R $(id -u) {file.parent}")
     if found != "ok":
-        told = f"{file} is damaged ({found}): chatapi sets it aside at its start, and begins a new one"
-        return Finding("note", "conversations", told)
+        message = f"{file} is damaged ({found}): chatapi renames it at its start, and creates a new one"
+        return Finding("note", "conversations", message)
     return None

@@ -1,4 +1,4 @@
-"""What a check says, and what it may look at."""
+"""A finding of a check, and the context that checks read."""
 
 from __future__ import annotations
 
@@ -19,28 +19,29 @@ Level = Literal["good", "note", "bad"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at."""
+    """The result of one check."""
 
     level: Level
-    """bad keeps chatapi from working as it is set; note is worth knowing."""
+    """bad: chatapi cannot run with these settings; note: worth knowing."""
     about: str
+    """What was checked, in one or two words."""
     told: str
-    """In one sentence, with the mend where one is needed."""
+    """The finding in one sentence, with the remedy for a problem."""
 
 
 @dataclass(frozen=True)
 class CheckContext:
-    """What is looked at."""
+    """The settings and the machine that are checked."""
 
     settings: Settings
     root: Path = Path("/")
-    """Where the machine's files begin."""
+    """Root of the machine's file system."""
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     now: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     free: int | None = None
-    """Bytes that models may take, where that is not what is free now: chatapi, which runs already, has them."""
+    """Memory that models may use, in bytes, if a running chatapi holds some of it; None: the memory that is free."""
     quick: bool = False
-    """Only what takes a few milliseconds, for the start of a server that holds its port already."""
+    """Whether to run only checks of a few milliseconds, for a starting server that already has its port."""
 
     @cached_property
     def board(self) -> JetsonBoard | None:
@@ -48,32 +49,32 @@ class CheckContext:
 
     @cached_property
     def in_container(self) -> bool:
-        """Docker and podman each leave a file at the root of what they run."""
+        """Whether this is a container; Docker and podman create a file at its root."""
         return any((self.root / name).exists() for name in (".dockerenv", "run/.containerenv"))
 
     @property
     def needs_gpu(self) -> bool:
-        """Whether a chosen engine runs on nothing else."""
+        """Whether a selected engine requires a GPU."""
         return self.settings.llm.engine == "mlc"
 
     def text(self, path: str) -> str:
-        """A file's text; empty where it cannot be read."""
+        """A file's text; empty if it cannot be read."""
         try:
             return (self.root / path).read_text(encoding="utf-8", errors="replace").strip("\0 \n")
         except OSError:
             return ""
 
     def number(self, path: str) -> int | None:
-        """What sysfs says in a file that holds one whole number; None where it does not."""
+        """The integer in a sysfs file; None if there is none."""
         try:
             return int(self.text(path))
         except ValueError:
             return None
 
     def glob(self, pattern: str) -> list[str]:
-        """Paths as `text` takes them, in order."""
+        """Matching paths relative to the root, sorted."""
         return sorted(path.relative_to(self.root).as_posix() for path in self.root.glob(pattern))
 
 
 Probe = Callable[[CheckContext], Iterator[Finding]]
-"""Looks at one thing. It raises nothing that it can expect."""
+"""A check; it turns expected errors into findings."""

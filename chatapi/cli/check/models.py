@@ -1,4 +1,4 @@
-"""The engines' libraries, the models, and the memory for them."""
+"""Checks the engines' libraries, the models, and the memory for them."""
 
 from __future__ import annotations
 
@@ -19,169 +19,170 @@ from chatapi.system import jetson
 from chatapi.system.jetson import gigabytes
 
 GLIBC = (2, 35)
-"""Of the wheels of pymicro-wakeword 2.5 (manylinux_2_35)."""
+"""glibc version that the wheels of pymicro-wakeword 2.5 need (manylinux_2_35)."""
 SWAPPED = 0.1
-"""Part of the memory that, moved to swap, says that it is short."""
+"""Share of the memory in swap from which memory is short."""
 
 
-def machine(scene: CheckContext) -> Iterator[Finding]:
-    """What it is, and whether its system is too old for an engine."""
-    told = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    yield Finding("good", "machine", told)
+def machine(context: CheckContext) -> Iterator[Finding]:
+    """The machine, and whether its system is too old for an engine."""
+    message = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    yield Finding("good", "machine", message)
     found = re.search(r"(\d+)\.(\d+)", glibc())
-    if found and (int(found[1]), int(found[2])) < GLIBC and scene.settings.wake_word.engine == "pymicro_wakeword":
-        told = f"the wake word needs glibc {GLIBC[0]}.{GLIBC[1]} and this system has {found[0]}"
-        yield Finding(_wake(scene), "machine", f"{told}: take Ubuntu 22.04, Debian 12 or later, or chatapi's image")
+    if found and (int(found[1]), int(found[2])) < GLIBC and context.settings.wake_word.engine == "pymicro_wakeword":
+        message = f"the wake word needs glibc {GLIBC[0]}.{GLIBC[1]} and this system has {found[0]}"
+        remedy = "use Ubuntu 22.04, Debian 12 or later, or chatapi's image"
+        yield Finding(_wake_word_level(context), "machine", f"{message}: {remedy}")
 
 
 def glibc() -> str:
-    """Such as "glibc 2.36"; empty with another C library."""
+    """Version of the C library, such as "glibc 2.36"; empty for another C library."""
     try:
         return os.confstr("CS_GNU_LIBC_VERSION") or ""
     except (ValueError, OSError):
         return ""
 
 
-def _wake(scene: CheckContext) -> Level:
-    mic = scene.settings.audio_device
-    return "bad" if mic.enabled and mic.mode == "wake_word" else "note"
+def _wake_word_level(context: CheckContext) -> Level:
+    device = context.settings.audio_device
+    return "bad" if device.enabled and device.mode == "wake_word" else "note"
 
 
-def _level(scene: CheckContext, role: str) -> Level:
-    """The wake word is the only role that does nothing unless it is asked for."""
-    return _wake(scene) if role == "wake_word" else "bad"
+def _level(context: CheckContext, role: str) -> Level:
+    """The level of a problem; the wake word is the only optional role."""
+    return _wake_word_level(context) if role == "wake_word" else "bad"
 
 
-def libraries(scene: CheckContext) -> Iterator[Finding]:
-    """Each is really loaded; a server that starts does that anyway."""
-    if scene.quick:
+def libraries(context: CheckContext) -> Iterator[Finding]:
+    """The engines' libraries, which are loaded; a starting server loads them anyway."""
+    if context.quick:
         return
     for role in registry.ENGINES:
-        yield _library(scene, role, getattr(scene.settings, role).engine)
+        yield _library(context, role, getattr(context.settings, role).engine)
 
 
-def _library(scene: CheckContext, role: str, name: str) -> Finding:
-    about, level = f"{role} engine", _level(scene, role)
+def _library(context: CheckContext, role: str, name: str) -> Finding:
+    about, level = f"{role} engine", _level(context, role)
     try:
         registry.load(role, name)
     except ChatapiError as error:
         return Finding(level, about, error.message)
     except (ImportError, OSError) as error:
-        mend = f"pip install --force-reinstall {registry.entry(role, name).install or 'chatapi'}"
-        return Finding(level, about, f"{name} cannot be loaded ({error}): {mend}")
+        remedy = f"pip install --force-reinstall {registry.entry(role, name).install or 'chatapi-appliance'}"
+        return Finding(level, about, f"{name} cannot be loaded ({error}): {remedy}")
     return Finding("good", about, f"{name} can be loaded")
 
 
-def files(scene: CheckContext) -> Iterator[Finding]:
-    """Every model that would be used, read through; at the start of a server only the sizes of its files."""
-    catalog = Catalog(scene.settings.data)
+def files(context: CheckContext) -> Iterator[Finding]:
+    """The files of every selected model, verified; at the start of a server only their sizes."""
+    catalog = Catalog(context.settings.data)
     for fault in catalog.faults.values():
-        yield Finding("note", "manifests", f"{fault}; until then it is as if it were not there")
+        yield Finding("note", "manifests", f"{fault}; until then it is ignored")
     try:
-        together = memory_plan.plan(catalog, scene.settings, ESSENTIAL, scene.root, scene.free).models
+        together = memory_plan.plan(catalog, context.settings, ESSENTIAL, context.root, context.free).models
     except ChatapiError:
-        # The memory is judged below, and a missing model where it is looked for.
+        # Missing models and memory have findings of their own.
         together = {}
     for role in registry.ENGINES:
-        yield from _model(scene, catalog, role, together)
+        yield from _model(context, catalog, role, together)
 
 
-def _model(scene: CheckContext, catalog: Catalog, role: str, together: Mapping[str, Manifest]) -> Iterator[Finding]:
-    table, about = getattr(scene.settings, role), f"{role} model"
+def _model(context: CheckContext, catalog: Catalog, role: str, together: Mapping[str, Manifest]) -> Iterator[Finding]:
+    table, about = getattr(context.settings, role), f"{role} model"
     try:
         if not registry.entry(role, table.engine).needs_model:
             return
         chosen = together.get(role) or catalog.choose(role, table.engine, table.model)
     except ChatapiError as error:
-        yield Finding(_level(scene, role), about, error.message)
+        yield Finding(_level(context, role), about, error.message)
         return
-    found = [] if scene.quick else catalog.verify(chosen.name)
+    found = [] if context.quick else catalog.verify(chosen.name)
     if found:
-        wrong = "; ".join(map(str, found))
-        told = f"{chosen.name}: {wrong}; mend it with: chatapi models fetch {chosen.name}"
-        yield Finding(_level(scene, role), about, told)
+        problems = "; ".join(map(str, found))
+        message = f"{chosen.name}: {problems}; repair it with: chatapi models fetch {chosen.name}"
+        yield Finding(_level(context, role), about, message)
     else:
-        yield Finding("good", about, f"{chosen.name}, every file as it should be")
+        yield Finding("good", about, f"{chosen.name}, all files are correct")
 
 
-def _passed_over(scene: CheckContext) -> Iterator[Finding]:
-    """On a board, where what runs anywhere answers instead of what the GPU would run."""
-    made = list(engine_selection.ready(Catalog(scene.settings.data)))
-    if scene.board is None or not registry.installed("llm", "mlc"):
+def _unused_gpu(context: CheckContext) -> Iterator[Finding]:
+    """Why a board's LLM runs on the CPU instead of the GPU."""
+    models = list(engine_selection.compiled(Catalog(context.settings.data)))
+    if context.board is None or not registry.installed("llm", "mlc"):
         return
-    if not made:
-        told = "no model is compiled for this board's GPU, so a small one answers: chatapi compile auto makes the best"
-        yield Finding("note", "compiled model", told)
-    for each in made:
-        if why := engine_selection.fault(scene.settings, each, scene.root, scene.free):
-            yield Finding("note", "compiled model", f"{scene.settings.llm.engine} answers instead: {why}")
+    if not models:
+        message = "no model is compiled for this board's GPU, so a small model is used"
+        yield Finding("note", "compiled model", f"{message}: chatapi compile auto compiles the best one")
+    for each in models:
+        if reason := engine_selection.unusable_reason(context.settings, each, context.root, context.free):
+            yield Finding("note", "compiled model", f"{context.settings.llm.engine} is used instead: {reason}")
 
 
-def room(scene: CheckContext) -> Iterator[Finding]:
-    """The memory that the models need together, against what is free; a server that starts sees to that itself."""
-    if scene.quick:
+def room(context: CheckContext) -> Iterator[Finding]:
+    """The memory that the models need together, against the free memory; a starting server checks that itself."""
+    if context.quick:
         return
-    free, total = memory_plan.available(scene.root), jetson.meminfo(scene.root, "MemTotal")
+    free, total = memory_plan.available(context.root), jetson.meminfo(context.root, "MemTotal")
     has = f"{gigabytes(free)} of {gigabytes(total)} are free"
     try:
-        plan = memory_plan.plan(Catalog(scene.settings.data), scene.settings, ESSENTIAL, scene.root)
-    except ModelError as fault:
-        if fault.code == "model_too_large":
-            yield _too_large(scene, fault)
+        plan = memory_plan.plan(Catalog(context.settings.data), context.settings, ESSENTIAL, context.root)
+    except ModelError as error:
+        if error.code == "model_too_large":
+            yield _too_large(context, error)
         return
     except ChatapiError:
-        # What is wrong with a model or an engine is told of it.
+        # Problems of models and engines have findings of their own.
         return
     if plan.needed > free:
-        told = f"the models need {gigabytes(plan.needed)} and {has}, so that other programs will be swapped out"
-        yield Finding("note", "memory", f"{told}: end some of them, or choose smaller models")
+        message = f"the models need {gigabytes(plan.needed)} and {has}, so other programs will be swapped out"
+        yield Finding("note", "memory", f"{message}: end some of them, or choose smaller models")
     else:
         yield Finding("good", "memory", f"the models need {gigabytes(plan.needed)}, {has}")
 
 
-def _too_large(scene: CheckContext, fault: ModelError) -> Finding:
-    holder = network.listening(scene.settings.server.port)
+def _too_large(context: CheckContext, error: ModelError) -> Finding:
+    holder = network.listening(context.settings.server.port)
     if holder is not None and holder[2]:
-        told = f"chatapi runs already (process {holder[0]}) and has its models in memory; beside it {fault.message}"
-        return Finding("note", "memory", told)
-    return Finding("bad", "memory", fault.message)
+        message = f"chatapi is running (process {holder[0]}) with its models in memory; beside it {error.message}"
+        return Finding("note", "memory", message)
+    return Finding("bad", "memory", error.message)
 
 
-def swap(scene: CheckContext) -> Iterator[Finding]:
-    """proc/swaps has a line a device: name, type, size and use in KiB, priority. zram keeps what is swapped out in the
-    memory itself, compressed; L4T sets it up as half of the memory (nvzramconfig)."""
-    lines = [line.split() for line in scene.text("proc/swaps").splitlines()[1:]]
+def swap(context: CheckContext) -> Iterator[Finding]:
+    """Swap. proc/swaps has a line per device: name, type, size and use in KiB, priority. zram holds swapped pages
+    compressed in the memory itself; L4T configures it as half of the memory (nvzramconfig)."""
+    lines = [line.split() for line in context.text("proc/swaps").splitlines()[1:]]
     spaces = [(each[0], int(each[2]) * 1024, int(each[3]) * 1024) for each in lines if len(each) >= 5]
-    total = jetson.meminfo(scene.root, "MemTotal")
+    total = jetson.meminfo(context.root, "MemTotal")
     used = sum(each[2] for each in spaces)
     if total and used > SWAPPED * total:
-        told = f"{gigabytes(used)} of the memory are swapped out, which makes answers late"
-        yield Finding("note", "swap", f"{told}: end other programs, or choose smaller models")
-    elif scene.board is not None and spaces and all("zram" in name for name, _, _ in spaces):
+        message = f"{gigabytes(used)} of the memory are swapped out, which delays answers"
+        yield Finding("note", "swap", f"{message}: end other programs, or choose smaller models")
+    elif context.board is not None and spaces and all("zram" in name for name, _, _ in spaces):
         size = gigabytes(sum(each[1] for each in spaces))
-        told = f"all of it ({size}) is zram, which takes the memory that models need"
-        yield Finding("note", "swap", f"{told}: sudo systemctl disable --now nvzramconfig, and a swap file on the disk")
+        message = f"all of it ({size}) is zram, which uses the memory that models need"
+        remedy = "sudo systemctl disable --now nvzramconfig, and a swap file on the disk"
+        yield Finding("note", "swap", f"{message}: {remedy}")
 
 
-def compiled(scene: CheckContext) -> Iterator[Finding]:
-    """What is wrong with the library that the `mlc` engine would load, or why another engine answers."""
-    name = scene.settings.llm.model
-    if scene.settings.llm.engine == engine_selection.ANYWHERE:
-        yield from _passed_over(scene)
-    if scene.settings.llm.engine != "mlc" or name == "auto":
+def compiled(context: CheckContext) -> Iterator[Finding]:
+    """The library of the compiled model that the `mlc` engine loads, or why another engine is used."""
+    name = context.settings.llm.model
+    if context.settings.llm.engine == engine_selection.CPU_LLM:
+        yield from _unused_gpu(context)
+    if context.settings.llm.engine != "mlc" or name == "auto":
         return
-    folder = compiled_models.compiled(scene.settings.data, name).folder
+    folder = compiled_models.compiled(context.settings.data, name).folder
     if not folder.is_dir():
-        told = f"{name} was never compiled for this board: chatapi compile {name}"
-        yield Finding("bad", "compiled model", told)
+        yield Finding("bad", "compiled model", f"{name} is not compiled for this board: chatapi compile {name}")
         return
     try:
-        free = memory_plan.available(scene.root) if scene.free is None else scene.free
-        verdict = compiled_models.verify(folder, compiled_models.Target(scene.board, available=free))
-    except ModelError as fault:
-        yield Finding("bad", "compiled model", fault.message)
+        free = memory_plan.available(context.root) if context.free is None else context.free
+        verdict = compiled_models.verify(folder, compiled_models.Target(context.board, available=free))
+    except ModelError as error:
+        yield Finding("bad", "compiled model", error.message)
         return
     for each in verdict.faults:
         yield Finding("bad" if each.fatal else "note", "compiled model", each.told)
-    if verdict.loads and not scene.quick:
+    if verdict.loads and not context.quick:
         yield Finding("good", "compiled model", f"{name}: {'; '.join(verdict.told)}")

@@ -1,4 +1,4 @@
-"""The address to listen on: whether it is free, who may come, and what HTTPS shows there."""
+"""Checks the addresses to listen on, API keys, the certificate and Wyoming."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ from chatapi.interfaces.wyoming import listeners
 from chatapi.system import jetson
 
 
-def address(scene: CheckContext) -> Iterator[Finding]:
-    """A server that is about to start has bound it already, and says itself whom it lets in."""
-    host, port = scene.settings.server.host, scene.settings.server.port
-    if scene.quick:
+def address(context: CheckContext) -> Iterator[Finding]:
+    """The HTTP server's address; a starting server has bound it already, and warns by itself."""
+    host, port = context.settings.server.host, context.settings.server.port
+    if context.quick:
         return
     yield _free(host, port)
-    if scene.settings.server.api_key is None and host not in ("127.0.0.1", "::1", "localhost") and _no_keys(scene):
-        told = f"{host} is open to everyone on the network"
-        yield Finding("note", "address", f"{told}: chatapi keys add NAME, or set server.api_key, to close it")
+    if context.settings.server.api_key is None and host not in ("127.0.0.1", "::1", "localhost") and _no_keys(context):
+        message = f"{host} is open to everyone on the network"
+        yield Finding("note", "address", f"{message}: chatapi keys add NAME, or set server.api_key, to close it")
 
 
-def _no_keys(scene: CheckContext) -> bool:
+def _no_keys(context: CheckContext) -> bool:
     try:
-        return auth.read(scene.settings.data) is None
+        return auth.read(context.settings.data) is None
     except SettingsError:
         return False
 
 
-def named_keys(scene: CheckContext) -> Iterator[Finding]:
-    """Whether the file of keys lets anybody in, where there is one."""
+def named_keys(context: CheckContext) -> Iterator[Finding]:
+    """The API keys of the key file, if there is one."""
     try:
-        found = auth.read(scene.settings.data)
-    except SettingsError as fault:
-        yield Finding("bad", "keys", fault.message)
+        found = auth.read(context.settings.data)
+    except SettingsError as error:
+        yield Finding("bad", "keys", error.message)
         return
     if found is None:
         return
-    good = sum(not key.fault(scene.now.timestamp()) for key in found)
-    told = f"{good} of {len(found)} in {auth.file_of(scene.settings.data)} open the door"
-    if good or scene.settings.server.api_key is not None:
-        yield Finding("good", "keys", told)
+    good = sum(not key.invalid_reason(context.now.timestamp()) for key in found)
+    message = f"{good} of {len(found)} keys in {auth.file_of(context.settings.data)} are valid"
+    if good or context.settings.server.api_key is not None:
+        yield Finding("good", "keys", message)
     else:
-        yield Finding("note", "keys", f"{told}, so nobody gets in: chatapi keys add NAME")
+        yield Finding("note", "keys", f"{message}, so every request is rejected: chatapi keys add NAME")
 
 
-def wyoming(scene: CheckContext) -> Iterator[Finding]:
-    """The same of Wyoming, which has no keys; at its start a server says itself whom it lets in."""
-    settings, table = scene.settings, scene.settings.wyoming
-    if scene.quick:
+def wyoming(context: CheckContext) -> Iterator[Finding]:
+    """The address of Wyoming, which has no keys; a starting server warns by itself."""
+    settings, table = context.settings, context.settings.wyoming
+    if context.quick:
         return
     if not listeners.is_enabled(settings):
         if table.demanded:
@@ -66,16 +66,16 @@ def wyoming(scene: CheckContext) -> Iterator[Finding]:
     if table.host:
         found = _free(table.host, table.port, "Wyoming", "wyoming")
         if found.level == "bad" and not table.demanded:
-            found = replace(found, level="note", told=f"it will be off, because {found.told}")
+            found = replace(found, level="note", told=f"it will be off: {found.told}")
         yield found
     if not table.host or table.host in ("127.0.0.1", "::1", "localhost"):
         return
     if not table.allow:
-        told = f"{table.host} is open to everyone on the network, and Wyoming has no keys"
-        yield Finding("note", "Wyoming", f"{told}: set wyoming.allow to those who may come, such as 192.168.1.0/24")
+        message = f"{table.host} is open to everyone on the network, and Wyoming has no keys"
+        yield Finding("note", "Wyoming", f"{message}: set wyoming.allow to your networks, such as 192.168.1.0/24")
     if table.announce and importlib.util.find_spec("zeroconf") is None:
-        told = "Home Assistant does not find it by itself: pip install 'chatapi-appliance[wyoming]'"
-        yield Finding("note", "Wyoming", told)
+        message = "Home Assistant does not find it by itself: pip install 'chatapi-appliance[wyoming]'"
+        yield Finding("note", "Wyoming", message)
 
 
 def _free(host: str, port: int, about: str = "address", table: str = "server") -> Finding:
@@ -85,30 +85,30 @@ def _free(host: str, port: int, about: str = "address", table: str = "server") -
             return Finding("good", about, f"{host}:{port} is free")
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            return _taken(host, port, about, table)
+            return _in_use(host, port, about, table)
         if error.errno == errno.EACCES:
-            told = f"port {port} is kept for the system's own services: set {table}.port to 1024 or more"
-            return Finding("bad", about, told)
-        # Python puts the address into its own text; it stands here already.
+            message = f"port {port} is reserved for system services: set {table}.port to 1024 or more"
+            return Finding("bad", about, message)
+        # Python's own text repeats the address.
         reason = os.strerror(error.errno) if error.errno else error
-        return Finding("bad", about, f"{host}:{port} cannot be listened on ({reason}): set {table}.host")
+        return Finding("bad", about, f"cannot listen on {host}:{port} ({reason}): set {table}.host")
 
 
-def _taken(host: str, port: int, about: str, table: str) -> Finding:
+def _in_use(host: str, port: int, about: str, table: str) -> Finding:
     holder = listening(port)
     if holder is None:
-        told = f"{host}:{port} is in use, perhaps by chatapi: if not, end what uses it or set {table}.port"
-        return Finding("note", about, told)
-    number, name, ours = holder
-    if ours:
-        return Finding("good", about, f"chatapi is running there already, as process {number}")
-    told = f"{host}:{port} is used by {name} (process {number}): end it, or set {table}.port"
-    return Finding("bad", about, told)
+        message = f"{host}:{port} is in use, perhaps by chatapi: if not, end that program or set {table}.port"
+        return Finding("note", about, message)
+    number, name, is_chatapi = holder
+    if is_chatapi:
+        return Finding("good", about, f"chatapi is already running there, as process {number}")
+    message = f"{host}:{port} is used by {name} (process {number}): end it, or set {table}.port"
+    return Finding("bad", about, message)
 
 
 def listening(port: int) -> tuple[int, str, bool] | None:
-    """Process id, name, and whether it is chatapi, of who listens on a port; None where nobody does, or the system
-    does not tell this user."""
+    """Id and name of the process that listens on a port, and whether it is chatapi; None: no process, or this user may
+    not see it."""
     try:
         pids = [
             each.pid
@@ -124,24 +124,24 @@ def listening(port: int) -> tuple[int, str, bool] | None:
 
 
 def shared(port: int, root: Path = Path("/")) -> int | None:
-    """Bytes that models may take beside a chatapi that listens on that port: what it has taken is for the same models,
-    so all of the machine's; None where none does, or the machine's size is not told."""
+    """Memory that models may use when chatapi listens on this port, in bytes: all of the machine's, because the running
+    chatapi holds the same models; None: it does not, or the machine's memory is unknown."""
     holder = listening(port)
     return jetson.meminfo(root, "MemTotal") or None if holder is not None and holder[2] else None
 
 
-def certificate(scene: CheckContext) -> Iterator[Finding]:
-    """What HTTPS shows: in time, and for a name of this machine."""
-    table = scene.settings.server
+def certificate(context: CheckContext) -> Iterator[Finding]:
+    """The certificate of HTTPS: its validity and its names."""
+    table = context.settings.server
     if not table.tls:
         return
-    # Imported here, because without TLS nobody needs it.
-    from chatapi.auth import certificates
-    from chatapi.cli.check import certificates as certified
+    # Imported here, because only TLS needs it.
+    from chatapi.auth import certificate_authority, certificate_names
+    from chatapi.cli.check import certificates
 
-    file = table.certificate or certificates.CertificateKeeper(scene.settings.data).file
+    file = table.certificate or certificate_authority.CertificateKeeper(context.settings.data).file
     if table.certificate is None and not file.exists():
-        yield Finding("good", "certificate", "it is made at the first start")
+        yield Finding("good", "certificate", "it is created at the first start")
         return
-    wanted = certificates.names([table.host, *table.hosts])
-    yield from certified.judge(file, table.key, wanted, scene.now, own=table.certificate is None)
+    wanted = certificate_names.names([table.host, *table.hosts])
+    yield from certificates.judge(file, table.key, wanted, context.now, own=table.certificate is None)

@@ -14,7 +14,7 @@ import anyio
 import numpy as np
 
 from chatapi.audio import RATE, Audio, Resampled, Samples
-from chatapi.client.realtime import Event, RealtimeAddress, RealtimeLink, opened
+from chatapi.client.realtime import Event, RealtimeAddress, RealtimeLink, open_link
 from chatapi.errors import NotFound, NotReady, WaitAndRetry
 from chatapi.interfaces.audio_device.chimes import Chime, chime
 from chatapi.interfaces.audio_device.devices import AudioDevices
@@ -110,7 +110,7 @@ class RemoteConversation:
         pause = RECONNECT_SECONDS
         while True:
             try:
-                async with opened(self._address, self._conversation) as link:
+                async with open_link(self._address, self._conversation) as link:
                     self._on_connected(link, connected_before, disconnected)
                     connected_before, disconnected, pause = True, False, RECONNECT_SECONDS
                     await self._handle_events(link)

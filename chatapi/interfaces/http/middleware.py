@@ -105,7 +105,7 @@ class RequestMiddleware:
         self._check_host(headers)
         self._check_origin(headers, scope["scheme"] in ("https", "wss"))
         offered = scopes.offered_keys(headers, scope.get("subprotocols", ()))
-        return self._keyring.admit(offered, _address(scope))
+        return self._keyring.authenticate(offered, _address(scope))
 
     def allow(self, holder: KeyHolder, path: str) -> None:
         """Counts a request or WebSocket of the key holder and checks its scope. Raises TooMany, Forbidden."""
@@ -205,7 +205,7 @@ class _WebSocket:
 
     def _key_is_valid(self) -> bool:
         try:
-            return self._middleware._keyring.holds(self._holder)
+            return self._middleware._keyring.is_valid(self._holder)
         except SettingsError:
             return False
 

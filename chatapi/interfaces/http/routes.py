@@ -205,7 +205,7 @@ def _add_operation_routes(routes: APIRouter, appliance: Appliance) -> None:
     )
     async def ready() -> dict[str, Any]:
         appliance.require_ready()
-        warnings = [{"code": each.code, "message": WARNINGS[each.code]} for each in appliance.troubles()]
+        warnings = [{"code": each.code, "message": WARNINGS[each.code]} for each in appliance.problems()]
         return {"ready": True, **({"warnings": warnings} if warnings else {})}
 
     @routes.get("/certificate", include_in_schema=False)
@@ -215,7 +215,7 @@ def _add_operation_routes(routes: APIRouter, appliance: Appliance) -> None:
         if not table.tls or table.certificate is not None:
             raise NotFound("the box has no certificate authority of its own; set server.tls to create one")
         # Imported here because a box without TLS does not need it.
-        from chatapi.auth.certificates import CertificateKeeper
+        from chatapi.auth.certificate_authority import CertificateKeeper
 
         authority = CertificateKeeper(appliance.settings.data).authority
         if not authority.is_file():
@@ -229,7 +229,7 @@ def _add_operation_routes(routes: APIRouter, appliance: Appliance) -> None:
 
     @routes.get("/models", summary="Known models, and available voices and languages", responses=_problems())
     async def models() -> Response:
-        return JSONResponse(appliance.known())
+        return JSONResponse(appliance.capabilities())
 
 
 def _add_audio_device_routes(routes: APIRouter, appliance: Appliance) -> None:

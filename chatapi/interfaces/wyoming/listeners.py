@@ -69,7 +69,7 @@ def disabled_by_keys(settings: Settings) -> str:
 def check_open(settings: Settings, keyring: auth.Keyring) -> None:
     """Raises Unauthorized when keys created after the start disable Wyoming."""
     try:
-        wanted = keyring.wanted
+        wanted = keyring.required
     except SettingsError:
         wanted = True
     if wanted and (reason := disabled_by_keys(settings)):

@@ -1,4 +1,4 @@
-"""How the box's own microphone and speaker are."""
+"""Metrics of the box's own microphone and speaker."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Family = CounterMetricFamily | GaugeMetricFamily
 
 
 class AudioDeviceMetrics(Collector):
-    """Reads what `source` tells at every scrape."""
+    """Reads the devices' health from `source` at every scrape."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.source: Callable[[], Mapping[str, Any] | None] = lambda: None
-        """The microphone's health, with `input` and `output`; None: the box has none."""
+        """Returns the health of the audio devices, with `input` and `output`; None: the box has none."""
         registry.register(self)
 
     def describe(self) -> Iterator[Family]:
@@ -32,10 +32,10 @@ class AudioDeviceMetrics(Collector):
     def _families(self, devices: Mapping[str, Mapping[str, Any]]) -> Iterator[Family]:
         up = GaugeMetricFamily("chatapi_sound_device_up", "1 while a device works.", labels=["device"])
         reopened = CounterMetricFamily(
-            "chatapi_sound_device_reopens", "Times a device that was lost was opened again.", labels=["device"]
+            "chatapi_sound_device_reopens", "Times that a lost device was reopened.", labels=["device"]
         )
         dropped = CounterMetricFamily(
-            "chatapi_sound_dropped_seconds", "Sound that nobody took in time and that is lost.", labels=["device"]
+            "chatapi_sound_dropped_seconds", "Audio lost because it was not processed in time.", labels=["device"]
         )
         for name, device in devices.items():
             up.add_metric([name], device["state"] == "ok")

@@ -1,4 +1,4 @@
-"""Whether the event loop comes to things in time: live sound stutters where it does not."""
+"""Measures the lag of the event loop; live audio stutters when it is large."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import asyncio
 from collections.abc import Callable
 
 EVERY = 0.1
-"""Seconds between two looks."""
+"""Time between two measurements, in seconds."""
 
 
 class EventLoopLag:
-    """Tells how many seconds too late each of its own calls came."""
+    """Reports how late each of its own timers fires, in seconds."""
 
     def __init__(self, observe: Callable[[float], None]) -> None:
         self._observe = observe
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """From now on, in the running event loop, until `stop`."""
+        """Start measuring in the running event loop, until `stop`."""
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(EVERY, self._beat, loop, loop.time() + EVERY)
 
@@ -27,6 +27,6 @@ class EventLoopLag:
             self._timer = None
 
     def _beat(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
-        # The clock's resolution lets a call come a little early.
+        # The clock's resolution lets a timer fire a little early.
         self._observe(max(0.0, loop.time() - due))
         self._timer = loop.call_later(EVERY, self._beat, loop, loop.time() + EVERY)

@@ -1,7 +1,7 @@
-"""What jetson-stats' service tells of a board whose own files do not: the GPU of a Thor, rails of older kernels.
+"""Readings from the service of jetson-stats that sysfs does not have: the GPU of a Thor, rails of older kernels.
 
-jetson-stats is AGPL-3.0: it is nothing that chatapi brings, and is used where the board's owner has installed it. The
-names are those of its 4.3 to 7.2 (jtop/jtop.py).
+jetson-stats is AGPL-3.0: chatapi does not include it, and uses it only if the board's owner has installed it. The names
+are those of its versions 4.3 to 7.2 (jtop/jtop.py).
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ log = logging.getLogger(__name__)
 
 SOCKET = "run/jtop.sock"
 INTERVAL = 5.0
-"""Seconds between two readings of its service."""
-AGAIN = 60.0
-"""Seconds until a service that did not answer is tried again."""
+"""Time between two readings of the service, in seconds."""
+RETRY_SECONDS = 60.0
+"""Time until a service that failed is tried again, in seconds."""
 
 
 def client(root: Path = Path("/")) -> Callable[[], Any] | None:
-    """What connects to the service; None where it does not run, or its library is not here."""
+    """A function that connects to the service; None: it does not run, or its library is not installed."""
     if not (root / SOCKET).exists() or importlib.util.find_spec("jtop") is None:
         return None
     try:
         jtop = importlib.import_module("jtop").jtop
     except Exception as error:
-        # Its own checks of the machine raise what they like.
+        # Its own checks of the machine raise many kinds of errors.
         log.warning("jetson-stats cannot be used: %r", error)
         return None
     return lambda: jtop(interval=INTERVAL)
 
 
 class Jtop:
-    """One connection to the service, made when it is first needed. For one thread at a time."""
+    """A connection to the service, opened when it is first needed. For one thread at a time."""
 
     def __init__(self, connect: Callable[[], Any]) -> None:
         self._connect = connect
@@ -48,7 +48,7 @@ class Jtop:
         self._next = 0.0
 
     def completed(self, known: SensorReadings) -> SensorReadings:
-        """`known`, with what it lacks and the service tells."""
+        """`known`, with missing values filled in from the service."""
         if time.monotonic() < self._next:
             return known
         try:
@@ -58,10 +58,10 @@ class Jtop:
                 self._service = service
             return _completed(known, self._service)
         except Exception as error:
-            # It raises its own errors, the socket's, and KeyErrors where a board lacks something.
-            log.warning("jetson-stats tells nothing: %r", error)
+            # It raises its own errors, those of the socket, and KeyErrors for missing parts of a board.
+            log.warning("jetson-stats cannot be read: %r", error)
             self.close()
-            self._next = time.monotonic() + AGAIN
+            self._next = time.monotonic() + RETRY_SECONDS
             return known
 
     def close(self) -> None:
@@ -71,9 +71,9 @@ class Jtop:
 
 
 def _completed(known: SensorReadings, service: Any) -> SensorReadings:
-    """Its units are per cent, milliwatts, °C and kB."""
+    """Fill in missing values. The service's units are per cent, milliwatts, °C and kB."""
     if not service.ok(spin=True):
-        raise ConnectionError("the connection is over")
+        raise ConnectionError("the connection was closed")
     loads = [gpu["status"]["load"] / 100 for gpu in service.gpu.values()]
     rails = {name: rail["power"] / 1000 for name, rail in service.power["rail"].items()}
     heat = {name: zone["temp"] for name, zone in service.temperature.items() if zone.get("online", True)}

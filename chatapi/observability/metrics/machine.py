@@ -1,4 +1,4 @@
-"""The machine itself: memory and disk of any, and a Jetson's sensors."""
+"""Metrics of the machine: memory, disk, and a Jetson's sensors."""
 
 from __future__ import annotations
 
@@ -15,24 +15,28 @@ from chatapi.observability.metrics.sensors import SensorReadings, read
 from chatapi.system import jetson
 
 VALUES = {
-    "gpu_load": ("chatapi_jetson_gpu_load_ratio", "Share of the time that the GPU computes."),
-    "gpu_hertz": ("chatapi_jetson_gpu_clock_hertz", "The GPU's clock."),
-    "memory_total": ("chatapi_jetson_memory_bytes", "Memory that CPU and GPU share."),
-    "memory_available": ("chatapi_jetson_memory_available_bytes", "What of it may still be taken."),
-    "memory_gpu": ("chatapi_jetson_memory_gpu_bytes", "What of it the GPU holds."),
+    "gpu_load": ("chatapi_jetson_gpu_load_ratio", "Share of the time that the GPU is busy."),
+    "gpu_hertz": ("chatapi_jetson_gpu_clock_hertz", "Clock frequency of the GPU."),
+    "memory_total": ("chatapi_jetson_memory_bytes", "Memory shared by CPU and GPU."),
+    "memory_available": ("chatapi_jetson_memory_available_bytes", "Available memory of the board."),
+    "memory_gpu": ("chatapi_jetson_memory_gpu_bytes", "Memory held by the GPU."),
 }
-"""Reading -> name, help."""
+"""Field of SensorReadings -> metric name, help."""
 PARTS = {
-    "power": ("chatapi_jetson_power_watts", "What a rail draws.", "rail"),
-    "temperatures": ("chatapi_jetson_temperature_celsius", "Heat of a thermal zone.", "zone"),
-    "limits": ("chatapi_jetson_temperature_limit_celsius", "Heat from which a zone's parts are slowed down.", "zone"),
-    "throttled": ("chatapi_jetson_throttled", "1 while a part is slowed down because of heat.", "part"),
+    "power": ("chatapi_jetson_power_watts", "Power drawn by a rail.", "rail"),
+    "temperatures": ("chatapi_jetson_temperature_celsius", "Temperature of a thermal zone.", "zone"),
+    "limits": (
+        "chatapi_jetson_temperature_limit_celsius",
+        "Temperature from which the parts of a zone are throttled.",
+        "zone",
+    ),
+    "throttled": ("chatapi_jetson_throttled", "1 while a part is throttled because of its temperature.", "part"),
 }
-"""Readings of several -> name, help, label."""
+"""Field of SensorReadings with several parts -> metric name, help, label."""
 
 
 class MachineMetrics(Collector):
-    """Read at every scrape; a machine that is no Jetson tells its memory and disk alone."""
+    """Reads the machine at every scrape; other machines than a Jetson have only memory and disk."""
 
     def __init__(self, registry: CollectorRegistry, data: Path, root: Path) -> None:
         self._data = data
@@ -57,23 +61,23 @@ class MachineMetrics(Collector):
             usage = shutil.disk_usage(self._data)
             yield from _disk(usage.total, usage.free)
         except OSError:
-            # It is not made yet, or its disk is gone.
+            # The directory does not exist yet, or its disk is gone.
             yield from _disk(None, None)
         yield from _sensors(self._readings() if self._jetson else SensorReadings())
 
     def _readings(self) -> SensorReadings:
         known = read(self._root)
-        lacks = known.gpu_load is None or not known.power or not known.temperatures
-        return self._jtop.completed(known) if lacks and self._jtop is not None else known
+        incomplete = known.gpu_load is None or not known.power or not known.temperatures
+        return self._jtop.completed(known) if incomplete and self._jtop is not None else known
 
 
 def _memory(available: float | None) -> Iterator[GaugeMetricFamily]:
-    yield _one("chatapi_memory_available_bytes", "Memory that the process may still take.", available)
+    yield _one("chatapi_memory_available_bytes", "Memory available to the process.", available)
 
 
 def _disk(size: float | None, free: float | None) -> Iterator[GaugeMetricFamily]:
-    yield _one("chatapi_data_disk_bytes", "Size of the disk that the data directory is on.", size)
-    yield _one("chatapi_data_disk_free_bytes", "What of it is free.", free)
+    yield _one("chatapi_data_disk_bytes", "Size of the data directory's disk.", size)
+    yield _one("chatapi_data_disk_free_bytes", "Free space on the data directory's disk.", free)
 
 
 def _sensors(readings: SensorReadings) -> Iterator[GaugeMetricFamily]:

@@ -1,8 +1,8 @@
-"""A Jetson's sensors: what the GPU does, what the board draws and how hot it is.
+"""A Jetson's sensors: GPU load, power and temperatures.
 
 The files are those of L4T 35 and 36, as NVIDIA's Jetson Linux Developer Guide ("Platform Power and Performance": power
 monitors, thermal zones) and the kernel's documentation (hwmon/ina3221.rst, ABI/testing/sysfs-class-thermal) name them,
-and as jetson_stats 7.2 reads them (jtop/core/gpu.py, power.py, memory.py). Nobody needs rights for them.
+and as jetson_stats 7.2 reads them (jtop/core/gpu.py, power.py, memory.py). Every user can read them.
 """
 
 from __future__ import annotations
@@ -19,47 +19,50 @@ LOADS = (
     "sys/devices/platform/gpu.0/load",
     "sys/devices/gpu.0/load",
 )
-"""Where the driver tells the GPU's load, in thousandths: names of L4T 36, 35, and of those before."""
+"""Files with the GPU's load, in thousandths: of L4T 36, 35, and older releases."""
 CLOCKS = ("sys/class/devfreq/*.gpu/cur_freq", "sys/class/devfreq/*.ga10b/cur_freq")
+"""Files with the GPU's clock frequency, in Hz."""
 MONITORS = ("ina3221", "ina238")
-"""hwmon names of the power monitors: an Orin's, and a Thor's."""
+"""hwmon names of the power monitors of an Orin and a Thor."""
 UNUSED = ("NC", "sum of shunt voltages")
-"""Labels of a monitor's channels that are no rail."""
+"""Labels of a monitor's channels that are not rails."""
 ALERT = "-throttle-alert"
 
 
 @dataclass(frozen=True)
 class SensorReadings:
-    """What the board tells; a value that it does not tell is None or missing."""
+    """Readings of a board's sensors; an unknown value is None or missing."""
 
     gpu_load: float | None = None
-    """0 to 1."""
+    """Load of the GPU, 0 to 1."""
     gpu_hertz: float | None = None
+    """Clock frequency of the GPU, in Hz."""
     power: Mapping[str, float] = field(default_factory=dict)
-    """Rail -> watts."""
+    """Rail -> power, in watts."""
     temperatures: Mapping[str, float] = field(default_factory=dict)
-    """Thermal zone -> °C."""
+    """Thermal zone -> temperature, in °C."""
     limits: Mapping[str, float] = field(default_factory=dict)
-    """Thermal zone -> °C from which clocks are lowered."""
+    """Thermal zone -> temperature from which clocks are lowered, in °C."""
     throttled: Mapping[str, bool] = field(default_factory=dict)
-    """Part -> whether its clocks are lowered now because of heat."""
+    """Part -> whether its clocks are lowered now because of its temperature."""
     memory_total: float | None = None
-    """Bytes, of CPU and GPU together."""
+    """Memory of CPU and GPU together, in bytes."""
     memory_available: float | None = None
+    """Available memory, in bytes."""
     memory_gpu: float | None = None
-    """Bytes of it that the GPU holds."""
+    """Memory held by the GPU, in bytes."""
 
 
 def read(root: Path = Path("/")) -> SensorReadings:
-    """What the files under `root` tell."""
+    """Read the sensors from the files under `root`."""
     zones = {name: zone for zone in root.glob("sys/class/thermal/thermal_zone*") if (name := _text(zone / "type"))}
-    told = {name: celsius for name, zone in zones.items() if (celsius := _number(zone / "temp")) is not None}
+    heat = {name: value for name, zone in zones.items() if (value := _number(zone / "temp")) is not None}
     return SensorReadings(
         gpu_load=_scaled(_first(root, LOADS), 1 / 1000),
         gpu_hertz=_first(root, CLOCKS),
         power=_power(root),
-        temperatures={name: celsius / 1000 for name, celsius in told.items()},
-        limits={name: limit for name in told if (limit := _passive(zones[name])) is not None},
+        temperatures={name: millidegrees / 1000 for name, millidegrees in heat.items()},
+        limits={name: limit for name in heat if (limit := _passive(zones[name])) is not None},
         throttled=_throttled(root),
         memory_total=jetson.meminfo(root, "MemTotal") or None,
         memory_available=jetson.meminfo(root, "MemAvailable") or None,
@@ -68,7 +71,7 @@ def read(root: Path = Path("/")) -> SensorReadings:
 
 
 def _power(root: Path) -> dict[str, float]:
-    """A monitor tells millivolts and milliamperes of each of its channels, or microwatts of its only one."""
+    """Power of all rails. A monitor has millivolts and milliamperes per channel, or microwatts of its only channel."""
     found: dict[str, float] = {}
     for monitor in root.glob("sys/class/hwmon/hwmon*"):
         if _text(monitor / "name") not in MONITORS:
@@ -84,7 +87,7 @@ def _power(root: Path) -> dict[str, float]:
 
 
 def _passive(zone: Path) -> float | None:
-    """The lowest trip point from which the zone's parts are slowed down, °C."""
+    """The lowest trip point from which the zone's parts are throttled, in °C."""
     points = (file.with_name(file.name.replace("_type", "_temp")) for file in zone.glob("trip_point_*_type")
               if _text(file) == "passive")  # fmt: skip
     return min((value / 1000 for point in points if (value := _number(point)) is not None and value > 0), default=None)
@@ -108,7 +111,7 @@ def _scaled(value: float | None, by: float) -> float | None:
 
 
 def _number(file: Path) -> float | None:
-    """None also for a sensor that is off, which cannot be read."""
+    """The number in a file; None if it cannot be read, also because the sensor is off."""
     try:
         return float(_text(file))
     except ValueError:

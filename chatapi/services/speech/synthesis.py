@@ -68,7 +68,7 @@ class SpeechSynthesis:
             async with self._tts.stream(
                 lambda engine, stop, text=text: engine.synthesize(text, voice.name, stop, speed),  # type: ignore[misc]
                 priority,
-                YieldPolicy.AGAIN,
+                YieldPolicy.RESTART,
             ) as chunks:
                 async for chunk in chunks:
                     seconds += chunk.seconds

@@ -279,7 +279,7 @@ class FileTranscriber:
         """The segments that have words."""
         since, chosen = time.monotonic(), self.language(language)
         async with self._asr.stream(
-            lambda engine, stop: engine.transcribe(samples, chosen, stop, options), priority, YieldPolicy.AGAIN
+            lambda engine, stop: engine.transcribe(samples, chosen, stop, options), priority, YieldPolicy.RESTART
         ) as found:
             segments = [segment async for segment in found if segment.text.strip()]
         self._metrics.factors.labels("asr").observe((time.monotonic() - since) / (len(samples) / RATE))

@@ -141,7 +141,7 @@ class Generator:
         async with self._llm.stream(
             lambda engine, stop: prompt.generate(engine, messages, sampling, stop),
             options.priority,
-            YieldPolicy.RAISES if can_continue else YieldPolicy.NEVER,
+            YieldPolicy.RAISE if can_continue else YieldPolicy.NEVER,
         ) as chunks:
             async for chunk in chunks:
                 yield chunk

@@ -1,9 +1,9 @@
-"""Time as a store observes it: it passes with the kernel's uptime, and a jump of the wall clock hardly moves it.
+"""A clock for expiry: it follows the kernel's uptime, and jumps of the wall clock hardly change it.
 
-A Jetson has no battery behind its clock: it starts in 1970 or 1976, and jumps when the network tells the time. A wall
-clock may also be wrong by weeks. So conversations grow old by seconds that were seen to pass: within one boot by
-CLOCK_BOOTTIME, which cannot be set and runs on in suspend; while the machine was off by what the wall clock claims,
-but by no more than a small share of the time that conversations are kept.
+A Jetson's clock has no battery: it starts in 1970 or 1976, and jumps when the network sets the time. A wall clock may
+also be wrong by weeks. So the age of a conversation is observed time: within one boot the seconds of CLOCK_BOOTTIME,
+which cannot be set and continues in suspend; for the time the machine was off what the wall clock shows, but at most a
+small share of the time that conversations are kept.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 OFF_SHARE = 1 / 30
-"""Share of the time kept that one boot may add for the time the machine was off: a day of thirty."""
+"""Largest time off that one boot may add, as a share of the time conversations are kept: a day of thirty."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What the machine's clocks show."""
+    """A reading of the machine's clocks."""
 
     boot: str
-    """Names the boot; another one after each start of the machine."""
+    """Id of the boot, a new one after each start of the machine."""
     up: float
-    """Seconds since the boot, suspend included."""
+    """Time since the boot, including suspend, in seconds."""
     wall: float
-    """Seconds since 1970, if the clock is right."""
+    """Wall clock, in seconds since 1970; it may be wrong."""
 
 
 Clock = Callable[[], Moment]
 
 
 def now() -> Moment:
-    """The machine's clocks now."""
+    """Read the machine's clocks."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -43,24 +43,26 @@ def now() -> Moment:
 
 @dataclass(frozen=True)
 class ObservedClock:
-    """How much time was seen to pass, up to a moment."""
+    """The time observed up to a moment."""
 
     seconds: float
-    """Since the store was made."""
+    """Observed time since the store was created, in seconds."""
     boot: str
+    """Id of the boot of the last reading."""
     up: float
+    """Time since that boot at the last reading, in seconds."""
     wall: float
-    """What a right wall clock would show now, as far as is known; it never goes back."""
+    """Best estimate of the correct wall clock, in seconds since 1970; it never goes back."""
     off: float
-    """Seconds that this boot has added already for the time before it."""
+    """Time that this boot has added for the time before it, in seconds."""
 
     @classmethod
     def since(cls, moment: Moment) -> ObservedClock:
-        """Nothing has passed yet."""
+        """A clock that starts now."""
         return cls(0.0, moment.boot, moment.up, moment.wall, 0.0)
 
     def at(self, moment: Moment, kept: float) -> ObservedClock:
-        """The same later on; `kept`: seconds for which conversations are kept."""
+        """The clock at a later moment; `kept`: time that conversations are kept, in seconds."""
         same = moment.boot == self.boot and moment.up >= self.up
         passed = moment.up - self.up if same else moment.up
         off = self.off if same else 0.0

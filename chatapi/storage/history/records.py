@@ -1,4 +1,4 @@
-"""What is kept of a conversation."""
+"""Records of stored conversations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from chatapi.events import ToolCall
 
 @dataclass(frozen=True)
 class ToolResult:
-    """A function that was called, and what it gave."""
+    """A tool call and its output."""
 
     call: ToolCall
     output: str
@@ -17,57 +17,61 @@ class ToolResult:
 
 @dataclass(frozen=True)
 class Exchange:
-    """What one turn added to a conversation."""
+    """One turn of a conversation: the user's message and the answer."""
 
     number: int
-    """Grows with every exchange, over all conversations; never given twice."""
+    """Unique number that grows with every exchange, over all conversations."""
     asked: str
+    """The user's message."""
     answered: str
+    """The assistant's answer."""
     results: tuple[ToolResult, ...] = ()
-    """What had been given before it was asked. Known while the conversation is at hand; words alone are kept."""
+    """Tool results before the user's message. Held only in a live session; only the texts are stored."""
 
 
 @dataclass(frozen=True)
 class ConversationState:
-    """A conversation as it stands."""
+    """The current state of a conversation."""
 
     id: str
     system: str | None
-    """What its model was told instead of the default; None: the default."""
+    """System prompt; None: the default."""
     exchanges: tuple[Exchange, ...]
-    """Oldest first; without those that no longer fit the model's context, unless all were asked for."""
+    """Exchanges, oldest first; without those that no longer fit the model's context, unless all were requested."""
 
 
 @dataclass(frozen=True)
 class SavedExchange:
-    """An exchange that was added."""
+    """A stored exchange."""
 
     number: int
+    """Number of the exchange."""
     kept: bool
-    """Whether it is on the disk; False: in memory, until the disk can be written again or the process ends."""
+    """Whether it is on disk; False: in memory, until the disk can be written again or the process ends."""
 
 
 @dataclass(frozen=True)
 class StorageProblem:
-    """What the store cannot do as it should."""
+    """A problem of the store."""
 
     code: str
     """history_not_kept: new exchanges stay in memory; history_set_aside: a damaged file was renamed."""
     message: str
-    """What happened and the remedy, for the operator; names files."""
+    """The cause and the remedy, for the operator; it names files."""
 
 
 @dataclass(frozen=True)
 class StoredConversation:
-    """A conversation with all that is kept of it, to be put into another store."""
+    """A whole stored conversation, for copying it into another store."""
 
     id: str
     system: str | None
+    """System prompt; None: the default."""
     remembered_from: int
-    """Number of the first exchange that the model still remembers."""
+    """Number of the first exchange in the model's context."""
     used: float
     """Last use by the wall clock, in seconds since 1970."""
     idle: float
-    """Seconds since its last use, as the store observed them."""
+    """Observed time since its last use, in seconds."""
     exchanges: tuple[tuple[int, str, str, float], ...]
-    """Number, asked, answered, and when by the wall clock."""
+    """Number, user's message, answer, and time by the wall clock in seconds since 1970."""

@@ -1,4 +1,4 @@
-"""One SQLite database of conversations; raises what SQLite raises."""
+"""A SQLite database of conversations; its methods raise SQLite's errors."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ SCHEMA = (
     sequence INTEGER NOT NULL
 ) STRICT""",
 )
-"""`used` and `at` are wall-clock times, for people and for older versions of chatapi; nothing is decided by them. `age`
-is the observed time of the last use, `latest` the sequence number of the last exchange."""
+"""`used` and `at` are wall-clock times, for people and for older versions of chatapi; no decision uses them. `age` is
+the observed time of the last use, `latest` the number of the last exchange."""
 INDEXES = (
     "CREATE INDEX IF NOT EXISTS of_conversation ON exchanges (conversation, number)",
     "CREATE INDEX IF NOT EXISTS by_age ON conversations (age)",
@@ -48,11 +48,11 @@ INDEXES = (
     "DROP INDEX IF EXISTS by_use",
 )
 ADDED = ("age REAL NOT NULL DEFAULT 0", "latest INTEGER NOT NULL DEFAULT 0")
-"""Columns that conversations did not have at first."""
-LARGEST_SPARE = 64 << 20
-"""Bytes of a store in memory."""
+"""Columns of conversations that older versions did not have."""
+LARGEST_IN_MEMORY = 64 << 20
+"""Largest size of a store in memory, in bytes."""
 SHORT = 0.1
-"""Seconds that what can be done later waits for other processes."""
+"""Longest wait for other processes by work that can be done later, in seconds."""
 
 Kind = Literal["damaged", "locked", "unwritable"]
 
@@ -71,30 +71,31 @@ _LOCKED = ("is locked", "busy")
 
 
 def kind_of(error: Exception) -> Kind:
-    """What an error of SQLite or the file system means for the file. Python 3.10 tells SQLite's code only as text."""
-    told = str(error)
+    """Classify an error of SQLite or the file system. Python 3.10 has SQLite's code only as text."""
+    text = str(error)
     if isinstance(error, sqlite3.DatabaseError):
-        if any(words in told for words in _DAMAGED):
+        if any(words in text for words in _DAMAGED):
             return "damaged"
-        if any(words in told for words in _LOCKED):
+        if any(words in text for words in _LOCKED):
             return "locked"
     return "damaged" if isinstance(error, IsADirectoryError) else "unwritable"
 
 
 class HistoryStore:
-    """Belongs to one thread; several processes may use the same file."""
+    """A database of conversations. Belongs to one thread; several processes may use the same file."""
 
     def __init__(
         self, file: Path | None, keep_seconds: float, most: int, clock: Clock, wait: float = 1.0, number: int = 0
     ) -> None:
-        """`file`: None keeps everything in memory, within bounds. `wait`: seconds for other processes' locks.
-        Numbers begin behind `number`. Raises sqlite3.Error, OSError."""
+        """`file`: None stores everything in memory, up to LARGEST_IN_MEMORY. `keep_seconds`: time that a conversation
+        is kept; `most`: largest number of conversations. `wait`: longest wait for locks of other processes, in seconds.
+        Exchange numbers start after `number`. Raises sqlite3.Error, OSError."""
         self.file = file
         self.unswept = False
-        """Whether deleted words may still stand in the write-ahead log."""
+        """Whether deleted text may still be in the write-ahead log."""
         self._keep, self._most, self._clock, self._wait = keep_seconds, most, clock, wait
         if file is not None:
-            _made_private(file)
+            _create_private(file)
         self._db = sqlite3.connect(file or ":memory:", isolation_level=None, timeout=wait)
         try:
             self._open(number)
@@ -105,25 +106,25 @@ class HistoryStore:
 
     @classmethod
     def reading(cls, file: Path, keep_seconds: float, most: int, clock: Clock, locked: bool) -> HistoryStore:
-        """A store that is only read, where nothing can be written. Raises sqlite3.Error, OSError."""
-        made = cls.__new__(cls)
-        made.file, made.unswept, made.inode = file, False, file.stat().st_ino
-        made._keep, made._most, made._clock, made._wait = keep_seconds, most, clock, SHORT
+        """A read-only store, for a disk that cannot be written. Raises sqlite3.Error, OSError."""
+        store = cls.__new__(cls)
+        store.file, store.unswept, store.inode = file, False, file.stat().st_ino
+        store._keep, store._most, store._clock, store._wait = keep_seconds, most, clock, SHORT
         try:
-            made._read_by("mode=ro")
+            store._connect_read_only("mode=ro")
         except sqlite3.Error:
-            # What others write may be half of two states for whoever asks for no lock, and so is a database without its
-            # write-ahead log.
+            # Reading without locks may see a mixture of two states while others write, and a database without its
+            # write-ahead log may be incomplete.
             logs = [file.with_name(f"{file.name}-{end}") for end in ("wal", "shm")]
             if locked or any(log.exists() and log.stat().st_size for log in logs):
                 raise
-            made._read_by("immutable=1")
-        return made
+            store._connect_read_only("immutable=1")
+        return store
 
-    def _read_by(self, mode: str) -> None:
-        assert self.file is not None  # noqa: S101 - memory is always written
-        place = f"{self.file.absolute().as_uri()}?{mode}"
-        self._db = sqlite3.connect(place, isolation_level=None, timeout=SHORT, uri=True)
+    def _connect_read_only(self, mode: str) -> None:
+        assert self.file is not None  # noqa: S101 - a store in memory is writable
+        uri = f"{self.file.absolute().as_uri()}?{mode}"
+        self._db = sqlite3.connect(uri, isolation_level=None, timeout=SHORT, uri=True)
         try:
             self._db.execute("SELECT age, latest FROM conversations LIMIT 1").fetchone()
         except sqlite3.Error:
@@ -133,10 +134,10 @@ class HistoryStore:
     def close(self) -> None:
         self._db.close()
 
-    # What is kept
+    # Exchanges
 
     def recall(self, conversation: str, everything: bool) -> ConversationState | None:
-        """None where it is not kept, or no longer."""
+        """The state of a conversation; None: it does not exist or has expired."""
         row = self._db.execute(
             "SELECT system, remembered_from FROM conversations WHERE id = ? AND age > ?",
             (conversation, self._observed().seconds - self._keep),
@@ -149,10 +150,10 @@ class HistoryStore:
         )
         return ConversationState(conversation, row[0], tuple(Exchange(*exchange) for exchange in exchanges))
 
-    def add(self, before: ConversationState, asked: str, answered: str, again: bool = False) -> int:
-        """Keep an exchange, in one transaction, and tell its number; begins the conversation when it is new.
+    def add(self, before: ConversationState, asked: str, answered: str, restore: bool = False) -> int:
+        """Store an exchange, in one transaction, and return its number; creates the conversation when it is new.
 
-        `again`: where the conversation is new here, what is known of it is kept again.
+        `restore`: store the exchanges of `before` as well when the conversation is new here.
         """
         with self._transaction():
             observed = self._observe()
@@ -165,7 +166,7 @@ class HistoryStore:
                 " latest = excluded.latest",
                 (before.id, before.system, wall, observed.seconds, number),
             )
-            if new and again:
+            if new and restore:
                 rows = ((each.number, before.id, each.asked, each.answered, wall) for each in before.exchanges)
                 self._db.executemany("INSERT OR IGNORE INTO exchanges VALUES (?, ?, ?, ?, ?)", rows)
             self._db.execute("INSERT INTO exchanges VALUES (?, ?, ?, ?, ?)", (number, before.id, asked, answered, wall))
@@ -176,11 +177,11 @@ class HistoryStore:
         return number
 
     def amend(self, conversation: str, number: int, answered: str | None, asked: str | None) -> None:
-        """`answered`: None deletes the exchange. A number of another conversation changes nothing."""
+        """Change an exchange; `answered` None deletes it. The number of another conversation changes nothing."""
         if answered is None:
             self.unswept = True
-            gone = "DELETE FROM exchanges WHERE number = ? AND conversation = ?"
-            self._db.execute(gone, (number, conversation))
+            delete = "DELETE FROM exchanges WHERE number = ? AND conversation = ?"
+            self._db.execute(delete, (number, conversation))
             self.sweep()
         else:
             self._db.execute(
@@ -189,25 +190,25 @@ class HistoryStore:
             )
 
     def remove(self, conversation: str) -> bool:
-        """Whether it was there."""
+        """Delete a conversation. Returns whether it existed."""
         found = self._db.execute("DELETE FROM conversations WHERE id = ?", (conversation,)).rowcount > 0
         self.unswept |= found
         self.sweep()
         return found
 
     def expire(self) -> None:
-        """Forget what is too old, and the oldest beyond the number kept; note how much time has passed."""
+        """Delete expired conversations, and the oldest beyond the largest number; store the observed time."""
         with self._transaction():
             self._expire(self._observe())
         self.sweep()
 
     def sweep(self) -> None:
-        """Empty the write-ahead log where deleted words may stand in it; done later while another process reads."""
+        """Truncate the write-ahead log if deleted text may be in it; later, if another process is reading."""
         if not self.unswept or self.file is None:
             return
         self._db.execute(f"PRAGMA busy_timeout = {SHORT * 1000:.0f}")
         try:
-            # What was to be kept is kept by now, whatever becomes of the log.
+            # All data is stored by now; a failure here only leaves the log untruncated.
             with suppress(sqlite3.Error):
                 self.unswept = bool(self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
         finally:
@@ -216,11 +217,11 @@ class HistoryStore:
     # Whole conversations, from one store to another
 
     def ids(self) -> Sequence[str]:
-        """Every conversation, the one used last at the end."""
+        """The ids of all conversations, the one used last at the end."""
         return [row[0] for row in self._db.execute("SELECT id FROM conversations ORDER BY latest")]
 
     def whole(self, conversation: str) -> StoredConversation | None:
-        """All that is kept of it; None where it is not."""
+        """The whole conversation; None if it does not exist."""
         row = self._db.execute(
             "SELECT id, system, remembered_from, used, age FROM conversations WHERE id = ?", (conversation,)
         ).fetchone()
@@ -233,12 +234,12 @@ class HistoryStore:
         return StoredConversation(key, system, first, used, self._observed().seconds - age, tuple(exchanges))
 
     def put(self, wholes: Sequence[StoredConversation], dropped: Sequence[tuple[str, int]] = ()) -> None:
-        """Keep these as they are elsewhere, in one transaction, without those exchanges of theirs that were dropped."""
+        """Store whole conversations from another store and delete the `dropped` exchanges, in one transaction."""
         with self._transaction():
             observed = self._observe()
             for conversation, number in dropped:
-                gone = "DELETE FROM exchanges WHERE number = ? AND conversation = ?"
-                self._db.execute(gone, (number, conversation))
+                delete = "DELETE FROM exchanges WHERE number = ? AND conversation = ?"
+                self._db.execute(delete, (number, conversation))
                 self.unswept = True
             for whole in wholes:
                 self._put(whole, observed)
@@ -260,38 +261,39 @@ class HistoryStore:
                 (number, whole.id, asked, answered, at),
             )
             if not done.rowcount:
-                # Another process has given the same number meanwhile.
+                # Another process has used the same number meanwhile.
                 row = (self._next(), whole.id, asked, answered, at)
                 self._db.execute("INSERT INTO exchanges VALUES (?, ?, ?, ?, ?)", row)
 
     def sequence(self) -> int:
-        """The last number that was given."""
+        """The last exchange number in use."""
         return int(self._db.execute("SELECT sequence FROM observed").fetchone()[0])
 
     def has(self, conversation: str) -> bool:
+        """Whether the conversation exists."""
         return self._has(conversation)
 
     # Inside
 
     def _open(self, number: int) -> None:
         if self.file is None:
-            self._db.execute(f"PRAGMA max_page_count = {LARGEST_SPARE // 4096}")
-        # A power cut may not lose what was answered, so every commit reaches the disk; what is deleted is overwritten.
+            self._db.execute(f"PRAGMA max_page_count = {LARGEST_IN_MEMORY // 4096}")
+        # A power cut must not lose an answer, so every commit reaches the disk. Deleted text is overwritten.
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
             self._db.execute(f"PRAGMA {pragma}").fetchall()
-        told = self._db.execute("PRAGMA quick_check(1)").fetchone()
-        if told is None or told[0] != "ok":
-            raise sqlite3.DatabaseError(f"database disk image is malformed: {told and told[0]}")
+        check = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        if check is None or check[0] != "ok":
+            raise sqlite3.DatabaseError(f"database disk image is malformed: {check and check[0]}")
         with self._transaction():
             older = self._migrate(number)
-            self._try()
+            self._check_tables()
             self._expire(self._observe())
         if older:
             self._vacuum()
         self.sweep()
 
     def _migrate(self, number: int) -> bool:
-        """Bring the tables to what they are now; whether an older version had made them."""
+        """Create or upgrade the tables. Returns whether an older version created them."""
         for statement in SCHEMA:
             self._db.execute(statement)
         columns = {row[1] for row in self._db.execute("PRAGMA table_info(conversations)")}
@@ -303,14 +305,14 @@ class HistoryStore:
         for statement in INDEXES:
             self._db.execute(statement)
         if self._db.execute("SELECT 1 FROM observed").fetchone() is None:
-            made = ObservedClock.since(self._clock())
-            row = (made.seconds, made.boot, made.up, made.wall, made.off, number)
+            start = ObservedClock.since(self._clock())
+            row = (start.seconds, start.boot, start.up, start.wall, start.off, number)
             self._db.execute("INSERT INTO observed VALUES (1, ?, ?, ?, ?, ?, ?)", row)
-        self._adopt()
+        self._set_missing_ages()
         return older
 
-    def _try(self) -> None:
-        """Inside a transaction: add an exchange and take it back, to see that tables another program made fit."""
+    def _check_tables(self) -> None:
+        """Inside a transaction: add an exchange and roll it back, to check tables that another program created."""
         self._db.execute("SAVEPOINT trial")
         try:
             self._db.execute("INSERT INTO conversations VALUES ('', NULL, 0, 0, 0, 0)")
@@ -324,8 +326,8 @@ class HistoryStore:
                 self._db.execute("ROLLBACK TO trial")
                 self._db.execute("RELEASE trial")
 
-    def _adopt(self) -> None:
-        """What an older version has written knows no age: it counts as used now."""
+    def _set_missing_ages(self) -> None:
+        """Mark conversations without an age, from an older version, as used now."""
         latest = "(SELECT max(number) FROM exchanges WHERE conversation = conversations.id)"
         self._db.execute(
             f"UPDATE conversations SET age = ?, latest = coalesce({latest}, 0)"  # noqa: S608 - a constant
@@ -337,7 +339,7 @@ class HistoryStore:
         )
 
     def _vacuum(self) -> None:
-        """What was deleted before deleting meant overwriting still stands in free pages; a full disk keeps it there."""
+        """Overwrite text that an older version deleted without overwriting; on a full disk it stays in free pages."""
         with suppress(sqlite3.OperationalError):
             self._db.execute("VACUUM")
             self.unswept = True
@@ -347,14 +349,14 @@ class HistoryStore:
         return ObservedClock(*row).at(self._clock(), self._keep)
 
     def _observe(self) -> ObservedClock:
-        """Inside a transaction: note how much time has passed."""
+        """Inside a transaction: store the observed time."""
         seen = self._observed()
         row = (seen.seconds, seen.boot, seen.up, seen.wall, seen.off)
         self._db.execute("UPDATE observed SET seconds = ?, boot = ?, up = ?, wall = ?, off = ?", row)
         return seen
 
     def _next(self, behind: int = 0) -> int:
-        """Inside a transaction: a number that no exchange ever had, greater than `behind`."""
+        """Inside a transaction: a new exchange number, greater than `behind`."""
         self._db.execute("UPDATE observed SET sequence = max(sequence, ?) + 1", (behind,))
         return self.sequence()
 
@@ -384,8 +386,8 @@ class HistoryStore:
                 raise
 
 
-def _made_private(file: Path) -> None:
-    """SQLite gives its logs the mode and the owner of their database. Raises OSError."""
+def _create_private(file: Path) -> None:
+    """Create the file for its owner alone; SQLite's logs get the same mode and owner. Raises OSError."""
     private_files.folder(file.parent)
     if file.is_dir():
         raise IsADirectoryError(f"{file} is a directory")

@@ -1,9 +1,8 @@
 """Runs code that untrusted data may crash, in child processes with limits on memory and time.
 
-A forkserver has imported what the children need; a child is forked in a few milliseconds, works for one caller at a
-time and is used again. A fault in a child costs that one call: a native crash is `ChildCrashed`, more memory than
-allowed `OutOfMemory`, more time `TimedOut`. All methods may be called from any thread, and block.
-"""
+A forkserver has imported what the children need. A child is forked in a few milliseconds, works for one caller at a
+time and is reused. A failure in a child ends only its call: a native crash is `ChildCrashed`, more memory than allowed
+`OutOfMemory`, more time `TimedOut`. All methods may be called from any thread, and block."""
 
 from __future__ import annotations
 
@@ -29,36 +28,36 @@ from chatapi.system.sandbox.framing import FORK, KILL, ORDER, REPLY
 log = logging.getLogger(__name__)
 
 MEMORY = 256 << 20
-"""Bytes a child may take beside what it starts with."""
+"""Memory a child may use beyond what it starts with, in bytes."""
 WARM = 1
-"""Children that wait for the next call."""
+"""Number of idle children that wait for the next call."""
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONHOME")
-"""What a child gets of this process's environment, which holds keys."""
+"""Environment variables passed to a child; the rest may hold keys."""
 QUIET = {"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 """One thread and one heap: a process with threads cannot be forked safely, and each heap takes address space."""
 
-Patience = Callable[[float], float]
-"""From the seconds of sound a call has given so far to the seconds it may have taken until then."""
+TimeLimit = Callable[[float], float]
+"""From the seconds of audio that a call has yielded so far to the time it may have taken by then, in seconds."""
 
 
 class SandboxFailure(Exception):
-    """A child did not give what was asked of it."""
+    """A child did not complete its call."""
 
 
 class ChildCrashed(SandboxFailure):
-    """The child ended in the middle of a call, mostly by a fault in native code."""
+    """The child ended during a call, mostly by a fault in native code."""
 
 
 class CallFailed(SandboxFailure):
-    """The call raised an exception that it should not have raised."""
+    """The call raised an unexpected exception."""
 
 
 class OutOfMemory(SandboxFailure):
-    """The call needs more memory than a child may take."""
+    """The call needs more memory than a child may use."""
 
 
 class TimedOut(SandboxFailure):
-    """The call took longer than it may; the child was ended."""
+    """The call exceeded its time limit; the child was killed."""
 
 
 class _Child:
@@ -70,53 +69,53 @@ class _Child:
 
 
 class Sandbox:
-    """Children that have imported the same modules."""
+    """Child processes that have imported the same modules."""
 
     def __init__(self, modules: Sequence[str], memory: int = MEMORY) -> None:
-        """`modules` are imported before the first call; `memory` is in bytes, for each child."""
+        """`modules` are imported before the first call; `memory`: limit of each child, in bytes."""
         self._modules = tuple(modules)
         self._memory = memory
         self._server: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._idle: list[_Child] = []
         self._lock = threading.Lock()
-        """Of the three above."""
+        """Guards the three attributes above."""
         self.crashes = 0
-        """Calls that ended with a crash."""
+        """Number of calls that ended with a crash."""
 
     def warm(self) -> None:
-        """Start what the first call would otherwise wait for."""
+        """Start the forkserver and a child before the first call."""
         self._put_back(self._take())
 
     def stream(
-        self, target: str, *values: Any, files: Sequence[int] = (), patience: float | Patience = 30.0
+        self, target: str, *values: Any, files: Sequence[int] = (), timeout: float | TimeLimit = 30.0
     ) -> Generator[Any, None, None]:
         """What the generator function `target` (module:name) yields in a child: plain values and float32 samples.
 
-        `values` are plain; `files` are descriptors, given to it as the list `files`. `patience`: seconds it may take,
-        without those in which its caller did something else. Closing the iterator ends the child. Raises Crashed,
-        Failed, OutOfMemory, TimedOut, and what of `errors` the function raises.
+        `values` are plain; `files` are descriptors, passed to the function as the list `files`. `timeout`: longest
+        computing time in seconds, without the time that the caller takes between items. Closing the iterator kills the
+        child. Raises ChildCrashed, CallFailed, OutOfMemory, TimedOut, and the CallerError that the function raises.
         """
         child = self._take()
-        over = False
+        completed = False
         try:
             self._send(child, target, values, files)
-            allowed = patience if callable(patience) else lambda _, limit=patience: limit
-            yield from self._items(child, target, allowed)
-            over = True
+            limit = timeout if callable(timeout) else lambda _, seconds=timeout: seconds
+            yield from self._items(child, target, limit)
+            completed = True
         finally:
-            if over:
+            if completed:
                 self._put_back(child)
             else:
                 self._end(child)
 
-    def call(self, target: str, *values: Any, files: Sequence[int] = (), patience: float = 30.0) -> Any:
-        """The one value that `target` yields. Raises what `stream` raises."""
-        (value,) = self.stream(target, *values, files=files, patience=patience)
+    def call(self, target: str, *values: Any, files: Sequence[int] = (), timeout: float = 30.0) -> Any:
+        """The only value that `target` yields. Raises what `stream` raises."""
+        (value,) = self.stream(target, *values, files=files, timeout=timeout)
         return value
 
     def close(self) -> None:
-        """End all children, also those that work; a later call starts anew."""
+        """Kill all children, also working ones; a later call starts new ones."""
         with self._lock:
             self._stop()
 
@@ -126,15 +125,15 @@ class Sandbox:
         except framing.BrokenFrame as error:
             raise self._crashed(child, target) from error
 
-    def _items(self, child: _Child, target: str, allowed: Patience) -> Iterator[Any]:
+    def _items(self, child: _Child, target: str, limit: TimeLimit) -> Iterator[Any]:
         spent = seconds = 0.0
         while True:
             since = time.monotonic()
-            child.connection.settimeout(max(0.001, allowed(seconds) - spent))
+            child.connection.settimeout(max(0.001, limit(seconds) - spent))
             try:
                 kind, value = framing.receive(child.connection)
             except TimeoutError:
-                raise TimedOut(f"{target} took longer than {allowed(seconds):.0f} seconds") from None
+                raise TimedOut(f"{target} took longer than {limit(seconds):.0f} seconds") from None
             except framing.BrokenFrame as error:
                 raise self._crashed(child, target) from error
             spent += time.monotonic() - since
@@ -142,21 +141,21 @@ class Sandbox:
                 return
             if kind == framing.ERROR:
                 raise _error(target, value)
-            seconds += len(value) / SAMPLES_A_SECOND if kind == framing.SAMPLES else 0.0
+            seconds += len(value) / SAMPLE_RATE if kind == framing.SAMPLES else 0.0
             yield value
 
     def _crashed(self, child: _Child, target: str) -> ChildCrashed:
         status = self._end(child)
         cause = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"status {status}"
         self.crashes += 1
-        log.warning("a child process crashed", extra={"target": target, "cause": cause})
+        log.warning("child process crashed", extra={"target": target, "cause": cause})
         return ChildCrashed(f"{target} crashed: {cause}")
 
     def _take(self) -> _Child:
-        """A child that waits, or a new one."""
+        """An idle child, or a new one."""
         with self._lock:
             if self._server is not None and self._server.poll() is not None:
-                # Its children end with it, if not at once.
+                # Its children end soon after it.
                 self._stop()
             while self._idle:
                 child = self._idle.pop()
@@ -174,7 +173,7 @@ class Sandbox:
         self._end(child)
 
     def _end(self, child: _Child) -> int:
-        """How the child ended, as os.waitpid tells it."""
+        """Kill the child. Returns its wait status (os.waitpid)."""
         with self._lock:
             return self._kill(child)
 
@@ -191,7 +190,7 @@ class Sandbox:
             return 0
 
     def _fork(self) -> _Child:
-        """Raises Crashed when there is no forkserver to be had."""
+        """Raises ChildCrashed when the forkserver cannot be started."""
         for _ in range(2):
             if self._control is None:
                 self._start()
@@ -209,7 +208,7 @@ class Sandbox:
         raise ChildCrashed("the forkserver cannot be started")
 
     def _reply(self) -> int:
-        assert self._control is not None  # noqa: S101 - whoever asks has sent an order
+        assert self._control is not None  # noqa: S101 - an order was sent
         data = self._control.recv(REPLY.size, socket.MSG_WAITALL)
         if len(data) < REPLY.size:
             raise OSError("the forkserver has ended")
@@ -224,15 +223,15 @@ class Sandbox:
             self._server = subprocess.Popen(
                 [*command, *self._modules],
                 env=environment,
-                # Python would import what lies in the working directory, wherever the server was started.
+                # Otherwise Python would import modules from the server's working directory.
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                # A terminal's Ctrl-C is for the server alone, which then ends its children.
+                # Ctrl-C on a terminal goes only to the server, which then ends its children.
                 start_new_session=True,
             )
-        ours.settimeout(STARTS_WITHIN)
+        ours.settimeout(START_SECONDS)
         self._control = ours
 
     def _stop(self) -> None:
@@ -248,14 +247,14 @@ class Sandbox:
             self._server = None
 
 
-SAMPLES_A_SECOND = 16_000
-"""By which samples are counted as seconds; the rate at which everything here is decoded."""
-STARTS_WITHIN = 60.0
-"""Seconds until a forkserver that does not answer counts as gone; it imports for half a second on a quiet machine."""
+SAMPLE_RATE = 16_000
+"""Rate of the samples that children yield, in Hz, for counting the seconds of audio."""
+START_SECONDS = 60.0
+"""Longest wait for a reply of the forkserver, in seconds; its imports take half a second on an idle machine."""
 
 
 def _alive(connection: socket.socket) -> bool:
-    """Whether the child has not ended while it waited."""
+    """Whether an idle child is still running."""
     try:
         return connection.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) != b""
     except BlockingIOError:
@@ -266,7 +265,7 @@ def _alive(connection: socket.socket) -> bool:
 
 def _error(target: str, fault: dict[str, Any]) -> Exception:
     if fault["kind"] == "memory":
-        return OutOfMemory(f"{target} needs more memory than it may take")
+        return OutOfMemory(f"{target} needs more memory than it may use")
     kind = getattr(errors, str(fault.get("class")), None)
     if fault["kind"] == "error" and isinstance(kind, type) and issubclass(kind, CallerError):
         return kind(str(fault["message"]), code=str(fault["code"]), details=fault["details"])
@@ -274,7 +273,7 @@ def _error(target: str, fault: dict[str, Any]) -> Exception:
 
 
 def memory_file(data: bytes) -> BinaryIO:
-    """The bytes as a file that has no name and lies in memory."""
+    """The bytes as an unnamed file in memory."""
     file = open(os.memfd_create("sandbox"), "w+b", buffering=0)  # noqa: PTH123, SIM115 - the caller closes it
     try:
         view = memoryview(data)
@@ -291,7 +290,7 @@ _shared = Sandbox(MODULES)
 
 
 def shared() -> Sandbox:
-    """The one of this process, for media and texts."""
+    """The sandbox of this process, for media and text."""
     return _shared
 
 

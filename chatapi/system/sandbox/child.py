@@ -1,4 +1,4 @@
-"""The life of a child process: limits set once, then one call after another until its connection closes."""
+"""A child process: it sets its limits, then answers calls until its connection closes."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from chatapi.errors import ChatapiError
 from chatapi.system.sandbox import framing
 
 DESCRIPTORS = 64
-"""Most open files of a child."""
+"""Largest number of open files of a child."""
 FIRST_TO_DIE = 800
-"""Where the machine's memory runs out, the kernel ends a child before the server (oom_score_adj, -1000 to 1000)."""
+"""When the machine runs out of memory, the kernel kills a child before the server (oom_score_adj, -1000 to 1000)."""
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
-"""prctl(2)."""
-KEPT = 48 << 20
-"""Bytes by which a child may grow and still be used again; beyond it ends, which gives its memory back for sure."""
+"""Options of prctl(2)."""
+MAX_GROWTH = 48 << 20
+"""Growth up to which a child is reused, in bytes; a larger one ends, which returns its memory to the system."""
 
 
 def run(connection: socket.socket, memory: int) -> None:
-    """Answer calls until the other end closes; `memory`: bytes it may take beside what it starts with."""
+    """Answer calls until the other end closes; `memory`: bytes the child may use beyond what it starts with."""
     _limit(memory)
     _silence()
     gc.enable()
-    limit = _resident() + KEPT
+    limit = _resident() + MAX_GROWTH
     while _answer(connection) and _resident() < limit:
         pass
 
 
 def _limit(memory: int) -> None:
-    """Set what the kernel enforces: memory, open files, no core dump, no file written, no new privileges."""
+    """Set limits that the kernel enforces: memory, open files, no core dump, no writing of files, no new privileges."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -51,15 +51,15 @@ def _limit(memory: int) -> None:
 
 
 def _silence() -> None:
-    """Native libraries write what they like to standard error, also what a file made them write."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
+    """Discard standard error: native libraries print there, also text from the untrusted file."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
 
 
 def _pages(column: int) -> int:
-    """Bytes of /proc/self/statm: column 0 is the address space, 1 what is resident."""
-    with open("/proc/self/statm") as file:  # noqa: PTH123 - pathlib is not loaded anew in every child
+    """A column of /proc/self/statm, in bytes: 0 is the address space, 1 the resident memory."""
+    with open("/proc/self/statm") as file:  # noqa: PTH123 - without pathlib it is faster in every child
         return int(file.read().split()[column]) * resource.getpagesize()
 
 
@@ -68,7 +68,7 @@ def _resident() -> int:
 
 
 def _answer(connection: socket.socket) -> bool:
-    """Do one call; False once the child should end."""
+    """Answer one call. Returns False when the child should end."""
     try:
         (target, values), files = framing.receive_call(connection)
     except framing.BrokenFrame:
@@ -79,12 +79,12 @@ def _answer(connection: socket.socket) -> bool:
     except framing.BrokenFrame:
         return False
     except MemoryError:
-        # Its heap may be in pieces, so it is not used again.
+        # Its heap may be fragmented, so the child is not reused.
         _fail(connection, {"kind": "memory"})
         return False
     except ChatapiError as error:
-        told = {"class": type(error).__name__, "code": error.code, "message": error.message, "details": error.details}
-        return _fail(connection, {"kind": "error", **told})
+        fields = {"class": type(error).__name__, "code": error.code, "message": error.message, "details": error.details}
+        return _fail(connection, {"kind": "error", **fields})
     except Exception as error:
         return _fail(connection, {"kind": "fault", "message": repr(error)[:500]})
     finally:

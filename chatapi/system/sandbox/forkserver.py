@@ -1,4 +1,4 @@
-"""The process that children are forked from: it has one thread, imports what they need, and sees no input itself.
+"""The forkserver: it has one thread, imports the children's modules, and never sees their input.
 
 `python -m chatapi.system.sandbox.forkserver DESCRIPTOR MEMORY MODULE...`, where DESCRIPTOR is a Unix socket.
 """
@@ -18,7 +18,7 @@ from chatapi.system.sandbox.framing import FORK, ORDER, REPLY
 
 
 def serve(control: socket.socket, memory: int) -> None:
-    """Obey orders until the other end closes."""
+    """Execute orders until the other end closes."""
     while True:
         order, files, _, _ = socket.recv_fds(control, ORDER.size, 1)
         if len(order) < ORDER.size:
@@ -44,9 +44,9 @@ def _fork(control: socket.socket, descriptor: int, memory: int) -> int:
 
 
 def _kill(process: int) -> int:
-    """End a child, if it has not ended by itself, and tell how it ended.
+    """Kill a child, if it still runs. Returns its wait status.
 
-    Nothing else waits for a child, so that until this order its number cannot mean another process.
+    Nothing else waits for a child, so its process id cannot be reused before this order.
     """
     with contextlib.suppress(OSError):
         if (ended := os.waitpid(process, os.WNOHANG)) != (0, 0):
@@ -61,11 +61,11 @@ def main(arguments: list[str]) -> None:
     descriptor, memory, *modules = arguments
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for module in modules:
-        # A child that needs it says that it is missing.
+        # A call that needs a missing module reports it.
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
     gc.collect()
-    # What was imported is never collected, so that children share its pages instead of copying them.
+    # Imported objects are not garbage-collected, so children share their pages instead of copying them.
     gc.freeze()
     gc.disable()
     serve(socket.socket(fileno=int(descriptor)), int(memory))

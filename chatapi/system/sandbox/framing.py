@@ -1,4 +1,4 @@
-"""Frames between this process and a child: JSON or float32 samples, never pickle, because the child may be hijacked."""
+"""Frames between the server and a child: JSON or float32 samples; no pickle, because the child may be compromised."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import numpy as np
 
 JSON, SAMPLES, END, ERROR, CALL = b"J", b"S", b"E", b"X", b"C"
 HEAD = struct.Struct("<cI")
-"""Kind of the frame, and the number of bytes that follow."""
+"""Header of a frame: its kind and the length of its body in bytes."""
 LARGEST = 64 << 20
-"""Bytes of the largest frame; a longer one means that the other end is broken."""
+"""Largest frame, in bytes; a longer one means that the other end is broken."""
 ORDER = struct.Struct("<ci")
-"""To the forkserver: FORK or KILL, and for KILL the process."""
+"""Order to the forkserver: FORK or KILL, and for KILL the process id."""
 REPLY = struct.Struct("<i")
-"""Its answer: to FORK the new process; to KILL the wait status of os.waitpid."""
+"""Reply of the forkserver: to FORK the new process id; to KILL the wait status of os.waitpid."""
 FORK, KILL = b"F", b"K"
 FILES = 4
-"""Most file descriptors of one call."""
+"""Largest number of file descriptors of one call."""
 
 
 class BrokenFrame(Exception):
-    """The other end has closed the connection, or sends what is no frame."""
+    """The other end closed the connection, or sent an invalid frame."""
 
 
 def send(connection: socket.socket, kind: bytes, payload: Any = b"", files: Sequence[int] = ()) -> None:
     """Send one frame: JSON kinds take a plain value, SAMPLES a float32 array of shape (n,).
 
-    Raises Broken when the other end is gone.
+    Raises BrokenFrame when the other end is gone.
     """
     body = memoryview(payload).cast("B") if kind == SAMPLES else json.dumps(payload).encode()
     try:
@@ -45,13 +45,13 @@ def send(connection: socket.socket, kind: bytes, payload: Any = b"", files: Sequ
 
 
 def receive(connection: socket.socket) -> tuple[bytes, Any]:
-    """The next frame: its kind, and its value. Raises Broken, TimeoutError."""
+    """The next frame: its kind and its value. Raises BrokenFrame, TimeoutError."""
     kind, size = HEAD.unpack(_exactly(connection, HEAD.size))
     return kind, _value(kind, _sized(connection, size))
 
 
 def receive_call(connection: socket.socket) -> tuple[Any, list[int]]:
-    """A call and its file descriptors, which belong to the receiver. Raises Broken."""
+    """A call and its file descriptors, which belong to the receiver. Raises BrokenFrame."""
     try:
         head, files, _, _ = socket.recv_fds(connection, HEAD.size, FILES)
     except OSError as error:
@@ -66,19 +66,19 @@ def receive_call(connection: socket.socket) -> tuple[Any, list[int]]:
 def _value(kind: bytes, body: bytearray) -> Any:
     if kind == SAMPLES:
         if len(body) % 4:
-            raise BrokenFrame(f"{len(body)} bytes are not a whole number of samples")
+            raise BrokenFrame(f"{len(body)} bytes are not a multiple of 4")
         return np.frombuffer(body, np.float32)
     if kind not in (JSON, END, ERROR, CALL):
-        raise BrokenFrame(f"there is no frame of kind {kind!r}")
+        raise BrokenFrame(f"frame kind {kind!r} is not supported")
     try:
         return json.loads(body)
     except ValueError as error:
-        raise BrokenFrame("a frame is not JSON") from error
+        raise BrokenFrame("the frame is not JSON") from error
 
 
 def _sized(connection: socket.socket, size: int) -> bytearray:
     if size > LARGEST:
-        raise BrokenFrame(f"a frame states {size} bytes")
+        raise BrokenFrame(f"a frame of {size} bytes is too large (at most {LARGEST} bytes)")
     return _exactly(connection, size)
 
 

@@ -1,0 +1,173 @@
+"""`chatapi ask`: one turn, with the engines of this machine or with the server of `--server`."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import sys
+import wave
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import anyio.to_thread
+
+from chatapi.cli.turn_io import is_audio_file, loaded_appliance, text_or_stdin, write_wav
+from chatapi.errors import BadInput, ChatapiError
+from chatapi.settings import Settings
+
+# Each way imports what it needs when it runs: with `--server` this machine needs no engines.
+if TYPE_CHECKING:
+    from chatapi.audio import Audio
+    from chatapi.client import AsyncClient, Completion, TurnOptions
+    from chatapi.services.turns.completion import Turn
+
+
+async def ask(settings: Settings, chosen: argparse.Namespace) -> int:
+    """Run one turn: print the text as it is generated, and write a spoken answer as a WAV file. Status 0.
+
+    Raises ChatapiError; with `--server` its code may be any code of the server.
+    """
+    if not chosen.server and (chosen.key or chosen.fingerprint):
+        raise BadInput("--key and --fingerprint are only used with --server")
+    if chosen.output and chosen.reply != "voice":
+        raise BadInput("-o names the file of a spoken answer; add --reply voice, or leave -o out")
+    return await (_ask_server(settings, chosen) if chosen.server else _ask_locally(settings, chosen))
+
+
+async def _ask_locally(settings: Settings, chosen: argparse.Namespace) -> int:
+    from chatapi.audio import joined, wav
+    from chatapi.events import Speech, TextDelta, Transcript, TurnEnded, TurnStarted
+
+    turn = _turn(chosen)
+    text_file = _text_file(chosen)
+    speech: list[Audio] = []
+    reply, transcript = "", None
+    async with loaded_appliance(settings, _roles(turn)) as appliance, appliance.completions.run(turn) as events:
+        async for event in events:
+            if isinstance(event, TurnStarted):
+                conversation = event.conversation
+            elif isinstance(event, Transcript):
+                transcript = event.text
+                print(f"transcript: {transcript}", file=sys.stderr)
+            elif isinstance(event, TextDelta):
+                reply += event.text
+                if not chosen.json:
+                    print(event.text, end="", flush=True, file=text_file)
+            elif isinstance(event, Speech):
+                speech.append(event.audio)
+            elif isinstance(event, TurnEnded):
+                ended = event
+    document = {"transcript": transcript, "reply": reply.rstrip(), **asdict(ended)}
+    _print_end(document if chosen.json else None, conversation, text_file)
+    if turn.speak:
+        audio = joined(speech)
+        await write_wav(chosen.output or Path("answer.wav"), wav(audio), audio.seconds)
+    return 0
+
+
+def _roles(turn: Turn) -> set[str]:
+    """The roles that the turn needs, or that validate its language or voice."""
+    needs_asr, needs_tts = turn.audio or turn.language, turn.speak or turn.voice
+    return {"llm"} | ({"vad", "asr"} if needs_asr else set()) | ({"tts"} if needs_tts else set())
+
+
+def _turn(chosen: argparse.Namespace) -> Turn:
+    from chatapi.services.turns.completion import Turn
+
+    file = Path(chosen.question)
+    text, audio = None, None
+    if is_audio_file(chosen.question):
+        try:
+            audio = file.read_bytes()
+        except OSError as error:
+            raise BadInput(f"cannot read {file}: {error.strerror}") from error
+    else:
+        text = text_or_stdin(chosen.question)
+    return Turn(prompt=text, audio=audio, speak=chosen.reply == "voice", **_options(chosen))
+
+
+async def _ask_server(settings: Settings, chosen: argparse.Namespace) -> int:
+    from chatapi.client import AsyncClient, ClientError, tls_pinning
+    from chatapi.client.connecting import KEY
+    from chatapi.client.realtime import ENDPOINT, parse_address
+
+    own = settings.server.api_key
+    key = chosen.key or os.environ.get(KEY) or (own.get_secret_value() if own is not None else None)
+    address = parse_address(chosen.server, key, chosen.fingerprint, settings.data)
+    secure: Any = True
+    if address.secure:
+        secure = await anyio.to_thread.run_sync(
+            tls_pinning.secured, address.host, address.port, address.data, address.accept
+        )
+    try:
+        async with AsyncClient(address.name + address.path.removesuffix(ENDPOINT), key, verify=secure) as client:
+            completion, samples, rate = await _answer(client, chosen)
+    except ClientError as error:
+        raise ChatapiError(f"{address.name}: {error.message}", code=error.code) from error
+    document = {name: value for name, value in asdict(completion).items() if name != "audio"}
+    _print_end(document if chosen.json else None, completion.conversation, _text_file(chosen))
+    if chosen.reply == "voice":
+        seconds = len(samples) / 2 / (rate or 1)
+        await write_wav(chosen.output or Path("answer.wav"), _wav(samples, rate), seconds)
+    return 0
+
+
+async def _answer(client: AsyncClient, chosen: argparse.Namespace) -> tuple[Completion, bytes, int]:
+    """The answer, printed as it arrives; its speech as 16-bit samples, and their rate in Hz."""
+    from chatapi.client import DeltaEvent, EndEvent, SpeechEvent, TranscriptEvent
+
+    audio = Path(chosen.question) if is_audio_file(chosen.question) else None
+    prompt = None if audio is not None else text_or_stdin(chosen.question)
+    text_file = _text_file(chosen)
+    samples, rate = bytearray(), 0
+    async with client.stream(prompt, audio=audio, reply=chosen.reply, **_options(chosen)) as events:
+        async for event in events:
+            if isinstance(event, TranscriptEvent):
+                print(f"transcript: {event.text}", file=sys.stderr)
+            elif isinstance(event, DeltaEvent) and not chosen.json:
+                print(event.text, end="", flush=True, file=text_file)
+            elif isinstance(event, SpeechEvent):
+                samples += event.pcm
+                rate = event.rate
+            elif isinstance(event, EndEvent):
+                completion = event.completion
+    return completion, bytes(samples), rate
+
+
+def _text_file(chosen: argparse.Namespace) -> TextIO:
+    """Where text is printed: not on standard output when speech is written there."""
+    return sys.stderr if str(chosen.output) == "-" else sys.stdout
+
+
+def _print_end(document: dict[str, Any] | None, conversation: str, text_file: TextIO) -> None:
+    """Print the whole reply as JSON, or end the printed text and name the conversation."""
+    if document is not None:
+        print(json.dumps(document, ensure_ascii=False, indent=2), file=text_file)
+    else:
+        print(file=text_file)
+        print(f"conversation: {conversation}", file=sys.stderr)
+
+
+def _options(chosen: argparse.Namespace) -> TurnOptions:
+    return {
+        "conversation": chosen.conversation,
+        "system": chosen.system,
+        "max_tokens": chosen.max_tokens,
+        "temperature": chosen.temperature,
+        "seed": chosen.seed,
+        "voice": chosen.voice,
+        "language": chosen.language,
+    }
+
+
+def _wav(samples: bytes, rate: int) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(rate or 1)
+        out.writeframes(samples)
+    return file.getvalue()

@@ -1,0 +1,141 @@
+"""Command line options of each command."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+SERVER = "connect to the server at this URL, https://HOST:8000; no models are loaded here"
+FINGERPRINT = "trust the server's certificate with this fingerprint"
+
+
+def settings(parser: argparse.ArgumentParser, suffix: str) -> None:
+    """Options of the settings; `suffix` is added to their names in the namespace."""
+    parser.add_argument(
+        "--config", dest=f"config{suffix}", type=Path, metavar="FILE", help="settings file instead of ./chatapi.toml"
+    )
+    parser.add_argument(
+        "--set",
+        dest=f"set{suffix}",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set a setting, for example server.port=8001",
+    )
+
+
+def serve(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tls", action="store_true", help="serve HTTPS; browsers allow the microphone only with it")
+
+
+def talk(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--server", metavar="URL", help=SERVER)
+    parser.add_argument("--key", help="API key of the server; default: CHATAPI_SERVER_API_KEY")
+    parser.add_argument("--fingerprint", metavar="SHA256", help=FINGERPRINT)
+    parser.add_argument(
+        "--list-devices", action="store_true", help="list the devices for audio_device.input and audio_device.output"
+    )
+
+
+def ask(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("question", help="text, or an audio file; - reads text from standard input")
+    parser.add_argument("--reply", choices=("text", "voice"), default="text", help="default: text")
+    parser.add_argument(
+        "-o", "--output", type=Path, help="file of a spoken answer; default: answer.wav; - for standard output"
+    )
+    parser.add_argument("--conversation", help="id of a conversation to continue")
+    parser.add_argument("--system", help="system prompt, instead of the default")
+    parser.add_argument("--voice", help="a voice from `chatapi models list`")
+    parser.add_argument("--language", help="ISO 639-1 code of the spoken language")
+    parser.add_argument("--max-tokens", type=int, help="longest answer, in tokens")
+    parser.add_argument("--temperature", type=float, help="sampling temperature, 0 to 2")
+    parser.add_argument("--seed", type=int, help="seed of the sampling")
+    parser.add_argument("--server", metavar="URL", help=SERVER)
+    parser.add_argument("--key", help="API key of the server; default: CHATAPI_API_KEY, then CHATAPI_SERVER_API_KEY")
+    parser.add_argument("--fingerprint", metavar="SHA256", help=FINGERPRINT)
+    parser.add_argument("--json", action="store_true", help="print the whole reply as JSON, with its timings")
+
+
+def transcribe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="an audio or video file")
+    parser.add_argument("--language", help="ISO 639-1 code; default: detected if the model can")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object per line: text, start, end, language"
+    )
+
+
+def say(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("text", help="the text, or - to read it from standard input")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("say.wav"), help="default: say.wav; - for standard output"
+    )
+    parser.add_argument("--voice", help="a voice from `chatapi models list`")
+
+
+def models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "action", nargs="?", choices=("list", "fetch", "verify", "remove"), default="list", help="default: list"
+    )
+    parser.add_argument("name", nargs="*", help="names of models; fetch without a name fetches the default ones")
+    parser.add_argument("--json", action="store_true", help="list: print a JSON array")
+
+
+def compile_(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name",
+        help="a model of the engine mlc, the beginning of its name, or auto: the best one; with --verify also a path",
+    )
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--plan", action="store_true", help="print what it needs and what prevents it, and stop")
+    action.add_argument("--verify", action="store_true", help="check a compiled model or a library against this board")
+    action.add_argument("--force", action="store_true", help="compile again, even if it is compiled")
+    parser.add_argument("--if-wanted", action="store_true", help="only if llm.engine and llm.model are auto")
+    parser.add_argument("--quantization", help="another quantization of the manifest, for example q4f16_ft")
+
+
+def check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--all", action="store_true", help="print every setting, also those with their default")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def keys(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", nargs="?", choices=("list", "add", "revoke"), default="list", help="default: list")
+    parser.add_argument("name", nargs="?", help="add, revoke: name of the key")
+    parser.add_argument(
+        "--scope",
+        action="append",
+        choices=("talk", "operate", "all"),
+        help="add: a scope of the key; may be given several times; default: talk",
+    )
+    parser.add_argument("--rate", metavar="N/minute", help="add: rate limit in requests per minute; default: none")
+    parser.add_argument("--expires", type=float, metavar="DAYS", help="add: days until it expires; default: never")
+    parser.add_argument("--json", action="store_true", help="list: print a JSON array")
+
+
+def health(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="wait up to this long; default: 0")
+
+
+def support(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", type=Path, help="default: chatapi-support-DATE.tar.gz")
+    parser.add_argument(
+        "--include", type=Path, metavar="FOLDER", help="add the text files of this folder; secrets are removed"
+    )
+
+
+def bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("part", nargs="*", help="parts to measure; default: all")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--rounds", type=int, default=5, help="number of repetitions; default: 5")
+    parser.add_argument(
+        "--transport",
+        choices=("in_process", "realtime", "devices"),
+        help="how `live` connects: inside this process, over a WebSocket (default), or through audio devices",
+    )
+    parser.add_argument(
+        "--scenario",
+        action="append",
+        choices=("questions", "hesitations", "interruptions", "noises", "echo", "quiet", "endings"),
+        help="a scenario of `live`; may be given several times; default: all",
+    )
+    parser.add_argument("--hurry", action="store_true", help="transport in_process: as if computing took no time")

@@ -1,0 +1,57 @@
+"""Permissions of the files in the data directory."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from chatapi.system import private_files
+
+
+def test_what_others_could_read_is_tightened_at_the_start(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "certificates").mkdir(parents=True)
+    (data / "models").mkdir()
+    files = ["history.sqlite3", "history.sqlite3-wal", "history.damaged-x.sqlite3", "keys.json", "keys-used.json",
+             "audit.log", "audit.log.1", "local-8000.key", "certificates/server.pem"]  # fmt: skip
+    for name in [*files, "models/weights", "certificates/authority.crt"]:
+        (data / name).write_text("")
+        (data / name).chmod(0o664)
+    for folder in (data, data / "certificates", data / "models"):
+        folder.chmod(0o775)
+    outside = tmp_path / "outside"
+    outside.write_text("")
+    outside.chmod(0o644)
+    (data / "history.link").symlink_to(outside)
+    private_files.tighten(data)
+    assert {name: (data / name).stat().st_mode & 0o777 for name in files} == dict.fromkeys(files, 0o600)
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (data, data / "certificates")] == [0o700, 0o700]
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (data / "models" / "weights", outside)] == [0o664, 0o644]
+
+
+def test_a_folder_that_is_shared_on_purpose_stays_so(tmp_path: Path) -> None:
+    for number, mode in enumerate((0o1777, 0o2775)):
+        shared = tmp_path / str(number)
+        shared.mkdir()
+        (shared / "keys.json").write_text("")
+        shared.chmod(mode)
+        private_files.tighten(shared)
+        assert stat.S_IMODE(shared.stat().st_mode) == mode
+        assert stat.S_IMODE((shared / "keys.json").stat().st_mode) == 0o600
+    private_files.tighten(tmp_path / "nowhere")
+
+
+def test_a_home_stays_as_it_is_and_a_link_to_the_data_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("home", "data"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    private_files.tighten(tmp_path / "home")
+    assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o755
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    private_files.tighten(tmp_path / "link")
+    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
