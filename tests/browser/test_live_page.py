@@ -58,7 +58,7 @@ def test_spoken_question_is_shown_and_answered(live: Any) -> None:
     assert float(answer.get_attribute("data-seconds")) > 0.2
     gist = answer.find_element("css selector", ".gist").text
     assert "First audio" in gist and "long" in gist
-    assert "sound after" in live.run("return document.querySelector('.timeline .notes').textContent")
+    assert "audio after" in live.run("return document.querySelector('.timeline .notes').textContent")
 
 
 def test_typed_and_spoken_turns_share_one_conversation(browse: Browse, server: str, turns: Path) -> None:
@@ -192,7 +192,7 @@ def test_unreachable_box_is_reported(serve: Serve, browse: Browse, turns: Path) 
         page.excuse("WebSocket connection", "net::ERR_", "worklet")
         talk(page)
         served.kill()
-        assert "goes on where it was" in fault(page, "live_lost")
+        assert "continue the conversation" in fault(page, "live_lost")
         assert page.one("#composer").is_displayed()
         page.press("#talk")
         assert "same network" in fault(page, "unreachable")

@@ -134,7 +134,7 @@ def test_timeline_labels_every_stage(page: Any) -> None:
     rows = [row.text for row in page.all(".chart li")]
     gist = page.text(".timeline .gist")
     assert rows
-    assert "made in" in gist and "to hear" in gist
+    assert "complete in" in gist and "long" in gist
     assert not any(row.startswith("First audio") for row in rows)
     assert all(row.splitlines()[-1].rstrip().endswith(("ms", "s")) for row in rows)
     assert "On this device" in page.text(".timeline .notes")
