@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 from running import Ask, Peer, alternate, free_port, started, table
 
-from chatapi.engines.llm.llama_cpp import BREAKERS, SAMPLING
+from chatapi.engines.llm.llama_cpp.request import BREAKERS, SAMPLING
 
 MODEL = "smollm2-135m-instruct"
 FILE = Path.home() / f".local/share/chatapi/models/{MODEL}/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -19,7 +19,8 @@ from chatapi.settings import LlamaCppSettings as Table
 from conftest import model as installed
 
 pytest.importorskip("xllamacpp")
-from chatapi.engines.llm.llama_cpp import STEP, LlamaCpp
+from chatapi.engines.llm.llama_cpp import LlamaCpp
+from chatapi.engines.llm.llama_cpp.server import STEP
 
 CONTEXT = 1024
 PARIS = "What is the capital of France?"
@@ -301,14 +302,14 @@ CUT = """
 import os, sys
 from pathlib import Path
 from types import SimpleNamespace
-from chatapi.engines import Message, Sampling
+from chatapi.engines import PromptMessage, Sampling
 from chatapi.engines.llm.llama_cpp import LlamaCpp
-from chatapi.settings import LlamaCpp as Table, Settings
+from chatapi.settings import LlamaCppSettings as Table, Settings
 file = Path(sys.argv[1])
 model = SimpleNamespace(name="tiny", folder=file.parent, files={"model": file}, options={})
 engine = LlamaCpp(Settings(llama_cpp=Table(context=512, slots=1)), [model])
 os.truncate(file, 1 << 20)
-pieces = list(engine.generate([Message("user", "Where is Rome?")], Sampling(8, temperature=0)))
+pieces = list(engine.generate([PromptMessage("user", "Where is Rome?")], Sampling(8, temperature=0)))
 print("answered", pieces[-1].finish_reason)
 """
 
@@ -337,7 +338,7 @@ LONG = "The sea is wide and the sky is high. " * 60
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("role", ["generate", "whole"])
+@pytest.mark.parametrize("role", ["generate", "end_of_turn_probability"])
 def test_every_step_of_a_long_prompt_is_a_sign_of_life(llama: LlamaCpp, role: str):
     asked = Asked()
     messages = [PromptMessage("system", f"{role}: {LONG}"), PromptMessage("user", "What is the capital of")]

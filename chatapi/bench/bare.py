@@ -18,7 +18,7 @@ from chatapi.audio.mel import log_mel, mel_filters
 from chatapi.catalog import ggml
 from chatapi.engines.asr.whisper import FRAME as SPECTRUM
 from chatapi.engines.asr.whisper import WINDOW
-from chatapi.engines.llm.llama_cpp import threads
+from chatapi.engines.llm.llama_cpp.server import threads
 from chatapi.engines.vad.silero_onnx import CONTEXT, FRAME
 from chatapi.settings import Settings
 from chatapi.system import openmp
