@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Sets up what is missing, then runs: `./run.sh` serves, `./run.sh test` tests, fuzz and soak try a server for long; install,
-# update, uninstall, status, logs, keys and support look after the boot service, build makes the image; all else goes to the
-# command `chatapi`, which runs in a virtual environment here, and on a Jetson in the appliance's image (RUN_IN=venv or
-# RUN_IN=container says otherwise).
+# Installs what is missing, then runs a command. `./run.sh` serves; `test` runs the tests; `fuzz` and `soak` test a server
+# for a long time; `install`, `update`, `uninstall`, `status`, `logs`, `keys` and `support` manage the boot service;
+# `build` builds the image. All other commands are those of `chatapi`, which runs in a virtual environment here, and on a
+# Jetson in the appliance's image (RUN_IN=venv or RUN_IN=container overrides this).
 set -euo pipefail
-# Files that are named are those of where we are called from.
+# File names on the command line are relative to the caller's folder.
 from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 here=$PWD
@@ -13,7 +13,7 @@ venv=.venv
 pip_version=26.1.2
 
 tegra_release=${TEGRA_RELEASE:-/etc/nv_tegra_release}
-# The settings that lie beside this script, where there are none in the folder we are called from.
+# The settings file beside this script, if the caller's folder has none.
 config=()
 if [ ! -e "$from/chatapi.toml" ] && [ -e chatapi.toml ]; then config=(--config "$here/chatapi.toml"); fi
 mode=${RUN_IN:-$(if [ -e "$tegra_release" ]; then echo container; else echo venv; fi)}
@@ -34,7 +34,7 @@ find_python() {
   die "no Python from 3.10 to 3.13 found; install one (Debian: apt-get install python3 python3-venv) or name it in PYTHON"
 }
 
-# What is installed from; another answer means that it has to be installed again.
+# A checksum of the installation's inputs; when it changes, the packages are installed again.
 recipe() {
   cat pyproject.toml constraints.txt run.sh | cksum
 }
@@ -50,7 +50,7 @@ install_packages() {
   if [ "$(cat "$venv/installed" 2>/dev/null)" = "$wanted" ]; then return; fi
   if [ ! -x "$venv/bin/python" ]; then
     "$(find_python)" -m venv "$venv" ||
-      die "cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv"
+      die "cannot create a virtual environment; on Debian and Ubuntu: apt-get install python3-venv"
   fi
   echo "run.sh: installing packages into $venv" >&2
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "pip==$pip_version"
@@ -70,7 +70,7 @@ debian() {
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
   else
-    echo "run.sh: these are missing, so something will not work: apt-get install ${missing[*]}" >&2
+    echo "run.sh: these packages are missing, so some features will not work: apt-get install ${missing[*]}" >&2
   fi
 }
 
@@ -78,13 +78,13 @@ chatapi() {
   (cd "$from" && exec "$here/$venv/bin/python" -m chatapi ${config[@]+"${config[@]}"} "$@")
 }
 
-# The same in place of this script.
+# The same, replacing this process.
 chatapi_instead() {
   cd "$from"
   exec "$here/$venv/bin/python" -m chatapi ${config[@]+"${config[@]}"} "$@"
 }
 
-# The command among the arguments, `serve` where there is none, and the settings that stand before it.
+# Finds the command in the arguments (default: `serve`), and the settings before it.
 find_command() {
   command=serve
   while [ $# -gt 0 ]; do
@@ -107,19 +107,19 @@ find_command() {
   done
 }
 
-# llama.cpp's wheel takes OpenMP from the system.
+# llama.cpp's wheel uses the system's OpenMP.
 need_openmp() {
   "$venv/bin/python" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || debian libgomp1
 }
 
-# PortAudio, for the microphone and the speaker; all else works without it.
+# PortAudio, for the microphone and the speaker; everything else works without it.
 need_portaudio() {
   "$venv/bin/python" -c 'import ctypes; ctypes.CDLL("libportaudio.so.2")' 2>/dev/null ||
     debian libportaudio2 ||
-    echo "run.sh: libportaudio2 could not be installed, so there is no microphone and no speaker" >&2
+    echo "run.sh: libportaudio2 could not be installed, so microphone and speaker do not work" >&2
 }
 
-# Prometheus' two programs, for the tests. Debian's package would also start a server, so it is only unpacked.
+# Prometheus and promtool, for the tests. Debian's package would also start a server, so it is only unpacked.
 need_prometheus() {
   if [ -x "$venv/bin/promtool" ] || ! command -v apt-get >/dev/null; then return; fi
   local folder
@@ -130,7 +130,7 @@ need_prometheus() {
     dpkg-deb --extract "$folder"/prometheus_*.deb "$folder"
     cp "$folder"/usr/bin/prom* "$venv/bin/"
   else
-    echo "run.sh: Debian's prometheus could not be fetched, so what it checks is left out" >&2
+    echo "run.sh: Debian's prometheus could not be fetched, so its tests are skipped" >&2
   fi
   rm -r "$folder"
 }
@@ -138,7 +138,7 @@ need_prometheus() {
 # OpenAI's clients for Node, for the tests.
 need_node() {
   if ! command -v npm >/dev/null; then
-    echo "run.sh: there is no npm, so OpenAI's clients for Node are left out" >&2
+    echo "run.sh: there is no npm, so the tests with OpenAI's clients for Node are skipped" >&2
   elif [ tests/node/package-lock.json -nt tests/node/node_modules ]; then
     npm ci --prefix tests/node --silent --no-audit --no-fund
   fi
@@ -165,13 +165,13 @@ run_tests() {
   if [ $# -gt 0 ]; then
     "$venv/bin/python" -X dev -m pytest "$@"
   else
-    # Most wait for sound that takes its time, so three files at once, each in one process, which loads a model once.
+    # Most tests wait for audio in real time, so three files run at once, each in one process, which loads a model once.
     "$venv/bin/python" -m pytest -m "not alone and not image" --dist loadfile --tx "3*popen//python=$venv/bin/python -X dev"
     "$venv/bin/python" -X dev -m pytest -m alone
   fi
 }
 
-# Hostile inputs, or mixed traffic, for long: `tests/fuzz` and `tests/soak`.
+# Long tests with hostile input or mixed traffic: `tests/fuzz` and `tests/soak`.
 run_long_test() {
   install_packages --editable '.[engines]' --group dev
   need_openmp
@@ -180,7 +180,7 @@ run_long_test() {
   PYTHONPATH=$here/tests:$here exec "$here/$venv/bin/python" -m "$@"
 }
 
-# A virtual environment with everything in it, here.
+# Creates the virtual environment with all packages.
 set_up() {
   [ -e "$venv/installed" ] && [ "$(head -n 1 "$venv/installed")" = "$(recipe)" ] ||
     install_packages --editable '.[engines]'
@@ -202,8 +202,8 @@ run_command() {
   settings=()
   find_command "$@"
   case "$command $*" in
-    # The box there has the models.
-    "talk "*"--server"* | "talk "*"--list-devices"* | "ask "*"--server"*) command=elsewhere ;;
+    # These need no models on this machine.
+    "talk "*"--server"* | "talk "*"--list-devices"* | "ask "*"--server"*) command=remote ;;
   esac
   if [ "$mode" = container ]; then in_container "$@"; else run_here "$@"; fi
 }
@@ -227,11 +227,11 @@ case "$verb" in
     shift
     "${verb}_service" "$@"
     ;;
-  # Of the service where there is one; else of what is here.
+  # Of the service, if it is installed; else of this folder.
   support) if [ -e "$units/chatapi.service" ] && [ $# = 1 ]; then support_archive; else run_command "$@"; fi ;;
-  # The service's own keys where there is one.
+  # The keys of the service, if it is installed.
   keys) if [ -e "$units/chatapi.service" ]; then service_keys "$@"; else run_command "$@"; fi ;;
-  # What `install` and `update` do in a new release before anything is swapped.
+  # `install` and `update` run this in a new release before they activate it.
   set-up)
     if [ "$mode" = container ]; then
       need_docker
@@ -239,7 +239,7 @@ case "$verb" in
       echo "$name" >image
     else
       set_up
-      # The service may write nothing there, so that every start would read the source again.
+      # The service cannot write bytecode there, so every start would compile the source again.
       "$venv/bin/python" -m compileall -q chatapi compile
     fi
     ;;

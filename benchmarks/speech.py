@@ -1,4 +1,4 @@
-"""First sound and throughput side by side with Piper's own HTTP server and wyoming-piper, same voice.
+"""Compares first audio and throughput with Piper's own HTTP server and wyoming-piper, with the same voice.
 
 python benchmarks/speech.py --peers-python P [--rounds 10]
 """
@@ -29,7 +29,7 @@ TEXT = (
 
 
 def http_ask(client: httpx.AsyncClient, url: str, body: dict[str, object], whole: bool) -> Ask:
-    """Until the first sound, or the last; the head of a WAV, 44 bytes or so, is no sound."""
+    """A request, timed until the first audio or the end; the header of a WAV, about 44 bytes, is not audio."""
 
     async def ask() -> float:
         begun, arrived, first = time.perf_counter(), 0, 0.0
@@ -119,9 +119,9 @@ async def measured(rounds: int, base: str, door: int, http: str, wyoming: int) -
             "wyoming-piper": lambda whole: wyoming_ask(wyoming, whole),
         }
         for title, whole, clients in (
-            ("first sound", False, 1),
-            ("all of it", True, 1),
-            ("all of it, 4 clients", True, 4),
+            ("first audio", False, 1),
+            ("complete audio", True, 1),
+            ("complete audio, 4 clients", True, 4),
         ):
             peers = [Peer(name, way(whole)) for name, way in ways.items()]
             await alternate(peers, rounds if clients == 1 else 3, clients)

@@ -1,5 +1,4 @@
-# The engines of a Jetson, out of what jetson-containers built with its compilers: what containers/Dockerfile takes as
-# ENGINES_IMAGE.
+# The engines of a Jetson, from the image that jetson-containers built: the ENGINES_IMAGE of containers/Dockerfile.
 ARG BUILD_IMAGE
 
 FROM ${BUILD_IMAGE} AS gather

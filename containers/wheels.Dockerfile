@@ -1,16 +1,16 @@
-# The engines of any machine, from PyPI's wheels: what containers/Dockerfile takes as ENGINES_IMAGE.
+# The engines for any machine, from PyPI's wheels: the ENGINES_IMAGE of containers/Dockerfile.
 ARG BASE_IMAGE=docker.io/library/python:3.12-slim-bookworm
 
 FROM ${BASE_IMAGE} AS install
-# Debian's python3 comes without what makes a virtual environment.
+# Debian's python3 lacks ensurepip, which creates virtual environments.
 # hadolint ignore=DL3008
 RUN python3 -c 'import ensurepip' 2>/dev/null \
     || { apt-get update && apt-get install -y --no-install-recommends python3-venv && rm -rf /var/lib/apt/lists/*; }
-# pip stands beside the environment, so that it does not ship.
+# pip is outside the environment, so it is not in the image.
 RUN python3 -m venv /pip && python3 -m venv --without-pip /opt/venv
 WORKDIR /source
 COPY pyproject.toml constraints.txt ./
-# An empty package brings what the real one requires: this layer changes only with its requirements.
+# An empty package installs the requirements of the real one: this layer changes only with them.
 RUN mkdir -p chatapi compile/chatapi_compile models \
     && touch chatapi/__init__.py compile/chatapi_compile/__init__.py models/none README.md LICENSE \
     && /pip/bin/pip --python /opt/venv/bin/python install --no-cache-dir --constraint constraints.txt '.[engines]' \

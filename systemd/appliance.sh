@@ -1,9 +1,9 @@
 # shellcheck shell=bash
 # Sourced by run.sh for install, uninstall, status, logs, update and support: the appliance as a service of the machine.
 #
-# A release is a folder of /opt/chatapi/releases that nothing changes any more: the source and its virtual environment,
-# or the name of its image. `current` points to the one that runs, and the unit's files into it, so that one renaming
-# swaps all of it, and swaps it back. Needs `die`, `mode` (venv or container) and what sets a release up.
+# A release is an unchanging folder of /opt/chatapi/releases: the source and its virtual environment, or the name of its
+# image. `current` points to the active one, and the unit's files point into it, so one rename activates a release, and
+# another one rolls it back. Needs `die`, `mode` (venv or container) and run.sh's `set-up`.
 
 home=/opt/chatapi
 data=/var/lib/chatapi
@@ -13,11 +13,11 @@ patience=${PATIENCE:-900}
 crashes=3
 
 need_root() {
-  [ "$(id -u)" = 0 ] || die "$1 changes the machine's services, which needs root: sudo ./run.sh $1"
-  command -v systemctl >/dev/null || die "$1 needs systemd, and this machine has none; ./run.sh serves without it"
+  [ "$(id -u)" = 0 ] || die "$1 needs root, because it changes the machine's services: sudo ./run.sh $1"
+  command -v systemctl >/dev/null || die "$1 needs systemd, which this machine does not have; ./run.sh serves without it"
 }
 
-# One at a time; the lock goes with this process, however it ends.
+# Allows one run at a time; the lock ends with this process.
 alone() {
   exec 9>/run/lock/chatapi
   flock --nonblock 9 || die "another install, update or uninstall is running; wait until it has ended"
@@ -27,18 +27,18 @@ current_release() {
   readlink "$home/current" || true
 }
 
-# The folder $home/current is the old release or the new one at any moment.
+# Activates a release atomically: $home/current is always the old release or the new one.
 point_to() {
   ln -sfn "$1" "$home/.current"
   mv -T "$home/.current" "$home/current"
   sync -f "$home"
 }
 
-# Copies what is here into a new release and sets it up; prints its folder. What runs is not touched.
+# Copies this source into a new release and sets it up; prints its folder. The running release does not change.
 make_release() {
   local release
   release="$home/releases/$(date +%Y%m%d-%H%M%S)-$(version)"
-  # A process of its own, whose first error ends it; here, where somebody asks how it went, none would.
+  # In a process of its own, because `set -e` has no effect inside a condition.
   if mkdir -p "$release" && copy_source "$release" && "$release/run.sh" set-up >&2 && release_works "$release"; then
     sync -f "$release"
     echo "$release"
@@ -53,7 +53,7 @@ copy_source() {
     tar --extract --no-same-owner --directory "$1"
 }
 
-# Whether a release can be started at all.
+# Whether a release starts at all.
 release_works() {
   if [ "$mode" = container ]; then
     docker run --rm --network none --read-only --tmpfs /tmp "$(cat "$1/image")" --version >/dev/null
@@ -64,7 +64,7 @@ release_works() {
 
 make_user() {
   if ! getent passwd chatapi >/dev/null; then
-    # The number that the image's user has; where it is taken, another one does as well.
+    # The id of the image's user; if it is in use, another one.
     useradd --system --uid 10001 --user-group --home-dir "$data" --no-create-home --shell /usr/sbin/nologin chatapi 2>/dev/null ||
       useradd --system --user-group --home-dir "$data" --no-create-home --shell /usr/sbin/nologin chatapi
   fi
@@ -82,7 +82,7 @@ place_units() {
   ln -sfn "$units/chatapi.service" "$units/multi-user.target.wants/chatapi.service"
   rm -f "$dropins/container.conf" "$dropins/backoff.conf"
   if [ "$mode" = container ]; then ln -sfn "$home/current/systemd/container.conf" "$dropins/container.conf"; fi
-  # Pauses that grow are known since systemd 254; before, every pause is RestartSec.
+  # systemd 254 and later support growing pauses; before, every pause is RestartSec.
   if [ "$(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')" -ge 254 ]; then
     ln -sfn "$home/current/systemd/backoff.conf" "$dropins/backoff.conf"
   fi
@@ -98,7 +98,7 @@ restart() {
   systemctl restart --no-block chatapi.service
 }
 
-# A command of the release that runs, with the service's settings and as its user.
+# Runs a command of the active release, with the service's settings and as its user.
 as_service() {
   if [ "$mode" = container ]; then
     docker exec "$container" python3 -m chatapi "$@"
@@ -111,13 +111,13 @@ as_service() {
   (cd "$data" && exec setpriv --reuid chatapi --regid chatapi --init-groups env "${environment[@]}" "$home/current/.venv/bin/chatapi" "$@")
 }
 
-# Who may come in to the service; its keys are its user's.
+# Manages the service's API keys, which belong to its user.
 service_keys() {
   need_root keys
   as_service "$@"
 }
 
-# Whether it becomes ready; ends early once it has crashed too often to believe in it.
+# Whether the service becomes ready; returns early after several crashes.
 becomes_ready() {
   local until=$((SECONDS + patience)) before
   before=$(systemctl show --property NRestarts --value chatapi.service)
@@ -137,23 +137,23 @@ forget_old_releases() {
   done
 }
 
-# A board's GPU is used by models compiled for it; those of other users lie elsewhere.
+# The GPU is used only with a model that is compiled for the board, in the service's data directory.
 hint_to_compile() {
   if [ "$mode" = container ] && ! compgen -G "$data/compiled/*/made.json" >/dev/null; then
-    echo "run.sh: the service compiles no model for this board's GPU, so a small one answers: sudo ./run.sh compile auto, then sudo systemctl restart chatapi"
+    echo "run.sh: no model is compiled for this board's GPU, so a small model is used: sudo ./run.sh compile auto, then sudo systemctl restart chatapi"
   fi
 }
 
-# Swaps what is here in, and back again when it does not become ready.
+# Activates this source as a new release, and rolls back when it does not become ready.
 take() {
   local verb=$1 before release
   before=$(current_release)
-  release=$(make_release) || die "the new release could not be set up, as told above; what was installed goes on as it was"
+  release=$(make_release) || die "the new release could not be set up (see above); the installed one is unchanged"
   make_user
   point_to "$release"
   place_units
   restart
-  echo "run.sh: waiting until it is ready (at most $patience s; ./run.sh logs shows what it does)" >&2
+  echo "run.sh: waiting until it is ready (at most $patience s; ./run.sh logs shows its log)" >&2
   if becomes_ready; then
     forget_old_releases "$release" "$before"
     echo "run.sh: $(basename "$release") is ready"
@@ -163,13 +163,13 @@ take() {
     place_units
     restart
     rm -rf "$release"
-    becomes_ready || die "the new release did not become ready (${why:-it said nothing}), and the one before does not either; ./run.sh logs tells why"
-    die "the new release did not become ready (${why:-it said nothing}); the one before runs again"
+    becomes_ready || die "the new release did not become ready (${why:-no status}), and neither did the previous one; see ./run.sh logs"
+    die "the new release did not become ready (${why:-no status}); the previous one runs again"
   else
-    die "it is installed and tries on, but is not ready yet; ./run.sh logs tells why"
+    die "it is installed and keeps trying, but is not ready yet; see ./run.sh logs"
   fi
   hint_to_compile
-  [ "$verb" = update ] || echo "run.sh: settings are in $settings_folder/environment, all that changes is in $data"
+  [ "$verb" = update ] || echo "run.sh: the settings are in $settings_folder/environment, the data is in $data"
 }
 
 install_service() {
@@ -196,9 +196,9 @@ uninstall_service() {
   if [ "${1:-}" = --purge ]; then
     rm -rf "$data" "$settings_folder"
     if getent passwd chatapi >/dev/null; then userdel chatapi; fi
-    echo "run.sh: the service, its models, conversations and settings are gone"
+    echo "run.sh: the service, its models, conversations and settings are removed"
   else
-    echo "run.sh: the service is gone; $data and $settings_folder are kept (uninstall --purge takes them too)"
+    echo "run.sh: the service is removed; $data and $settings_folder are kept (uninstall --purge removes them too)"
   fi
 }
 
@@ -217,7 +217,7 @@ logs_service() {
   exec journalctl --unit chatapi.service --no-hostname --output short-iso "$@"
 }
 
-# What only the machine itself knows, a file each, for `chatapi support`.
+# Writes facts about the machine, one file each, for `chatapi support`.
 machine_facts() {
   local place=$1
   systemctl --no-pager show chatapi.service >"$place/unit.txt" 2>&1 || true
@@ -233,9 +233,9 @@ support_archive() {
   need_installed
   local target facts
   target=$PWD/chatapi-support-$(date +%Y%m%d-%H%M%S).tar.gz
-  # Below the data directory, which the service's user, and the container, can reach.
+  # Inside the data directory, which the service's user and the container can access.
   facts=$(mktemp -d "$data/.support.XXXXXX")
-  # shellcheck disable=SC2064 # the folder of now
+  # shellcheck disable=SC2064 # expand the variable now
   trap "rm -rf '$facts'" EXIT
   mkdir "$facts/host"
   machine_facts "$facts/host"
@@ -243,7 +243,7 @@ support_archive() {
   local inside=$facts
   if [ "$mode" = container ]; then inside=/data/$(basename "$facts"); fi
   as_service support -o "$inside/support.tar.gz" --include "$inside/host" >/dev/null ||
-    die "the archive could not be made, as told above; in a container that does not run it cannot be: ./run.sh logs"
+    die "the archive could not be written (see above); it needs a running container: ./run.sh logs"
   install -m 600 "$facts/support.tar.gz" "$target"
   echo "$target"
 }

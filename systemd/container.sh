@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by run.sh on a Jetson: the appliance's image, and how its container is run. Needs `die`.
+# Sourced by run.sh on a Jetson: finds or builds the appliance's image, and runs its container. Needs `die`.
 
 container=chatapi
 
@@ -7,7 +7,7 @@ version() {
   sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml
 }
 
-# Major of Linux for Tegra, such as 36 for JetPack 6: "# R36 (release), REVISION: 4.3, ..."
+# Major version of Linux for Tegra, such as 36 for JetPack 6: "# R36 (release), REVISION: 4.3, ..."
 l4t_major() {
   sed -n 's/^# R\([0-9]*\) (release).*/\1/p' "$tegra_release"
 }
@@ -21,14 +21,14 @@ has_image() {
 }
 
 need_docker() {
-  command -v docker >/dev/null || die "there is no docker, which runs the appliance's image here: apt-get install nvidia-container"
+  command -v docker >/dev/null || die "docker is missing; it runs the appliance's image: apt-get install nvidia-container"
   docker info >/dev/null 2>&1 ||
     die "docker does not answer: is it running (systemctl start docker), and are you root or in the group docker?"
   docker info --format '{{json .Runtimes}}' | grep -q '"nvidia"' ||
-    die "docker has no runtime nvidia, without which there is no GPU: apt-get install nvidia-container, then nvidia-ctk runtime configure --runtime=docker and systemctl restart docker"
+    die "docker has no nvidia runtime, so there is no GPU: apt-get install nvidia-container, then nvidia-ctk runtime configure --runtime=docker and systemctl restart docker"
 }
 
-# The image that is run: the one of this release, the one named in IMAGE, this version's own, or one that is built now.
+# Prints the image to run: the one of this release, the one named in IMAGE, this version's own, or one that is built now.
 take_image() {
   if [ -s image ] && has_image "$(cat image)"; then
     cat image
@@ -37,9 +37,9 @@ take_image() {
   local name=${IMAGE:-$(image_name)}
   if [ -f "$name" ]; then
     name=$(docker load --quiet --input "$name" | sed -n 's/^Loaded image\( ID\)\?: //p' | tail -n 1)
-    [ -n "$name" ] || die "$IMAGE is no archive of an image; docker save makes one"
+    [ -n "$name" ] || die "$IMAGE is not an archive of an image; docker save writes one"
   elif [ -n "${IMAGE:-}" ] && ! has_image "$name"; then
-    docker pull --quiet "$name" >&2 || die "there is no image $name, neither here nor where docker looks"
+    docker pull --quiet "$name" >&2 || die "there is no image $name, neither on this machine nor in a registry"
   elif ! has_image "$name"; then
     build_image >&2
   fi
@@ -47,21 +47,21 @@ take_image() {
   major=$(docker image inspect --format '{{index .Config.Labels "org.chatapi.l4t"}}' "$name" 2>/dev/null || true)
   case "$major" in
     "" | "<no value>" | "$(l4t_major)") ;;
-    *) die "the image $name is made for L4T r$major and this board has r$(l4t_major); take chatapi:$(version)-r$(l4t_major), or ./run.sh build" ;;
+    *) die "the image $name is for L4T r$major and this board has r$(l4t_major); use chatapi:$(version)-r$(l4t_major), or ./run.sh build" ;;
   esac
-  # By its id, so that a new image of the same name does not take an installed one's place.
+  # By its id, so that a new image of the same name does not replace an installed one.
   docker image inspect --format '{{.Id}}' "$name"
 }
 
-# Named as it is looked for here.
+# Builds the image under the name that `image_name` prints.
 build_image() {
   command -v jetson-containers >/dev/null ||
-    die "there is no image $(image_name) here, and no jetson-containers to build it with: name one in IMAGE, or install jetson-containers (git clone, then its install.sh)"
+    die "there is no image $(image_name), and no jetson-containers to build it with: name one in IMAGE, or install jetson-containers (git clone, then its install.sh)"
   echo "run.sh: building $(image_name); this takes hours the first time" >&2
-  containers/build.sh "r$(l4t_major)" || die "the image could not be built; what jetson-containers wrote says why"
+  containers/build.sh "r$(l4t_major)" || die "the image could not be built; see the output of jetson-containers"
 }
 
-# Models are compiled in what the appliance's image was made of, which alone has compilers.
+# Prints the build image, which has the compilers; models are compiled in it.
 find_compiler() {
   docker image ls --format '{{.Repository}}:{{.Tag}}' chatapi-build |
     grep "^chatapi-build:r$(l4t_major)\.[^-]*-[^-]*-[^-]*-[^-]*$" | head -n 1
@@ -70,11 +70,11 @@ find_compiler() {
 compiler_image() {
   local made
   made=$(find_compiler || true)
-  [ -n "$made" ] || die "models are compiled in the image that ./run.sh build makes the appliance's of, and it is not here: ./run.sh build"
+  [ -n "$made" ] || die "models are compiled in the build image, which is missing: ./run.sh build"
   echo "$made"
 }
 
-# What of the board a container cannot see by itself: docker hides /sys/firmware, where the device tree is.
+# Copies the board's device tree for a container: docker hides /sys/firmware, where it is.
 board_files() {
   local place=$1
   mkdir -p "$place/device-tree"
@@ -84,7 +84,7 @@ board_files() {
   done
 }
 
-# Options of docker run, into the array `options`.
+# Sets the array `options` to the options of docker run.
 container_options() {
   local folder=$1
   options=(
@@ -92,9 +92,9 @@ container_options() {
     --env HOME=/data --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges --ulimit nice=30 --ulimit core=0
     --volume "$folder:/data" --env CHATAPI_DATA=/data
   )
-  # Files that are named are those of where we are called from; the service names none.
+  # File names on the command line are relative to the caller's folder; the service uses none.
   if [ "$command" = serve ]; then options+=(--workdir /data); else options+=(--volume "$from:/here" --workdir /here); fi
-  # The files in the data directory belong to whom they belonged to.
+  # New files in the data directory have the owner of the directory.
   options+=(--user "$(stat -c %u "$folder"):$(stat -c %g "$folder")")
   if [ -t 0 ] && [ -t 1 ]; then options+=(--interactive --tty); elif [ -p /dev/stdin ] || [ -f /dev/stdin ]; then options+=(--interactive); fi
   local name group
@@ -121,7 +121,7 @@ container_options() {
   done
 }
 
-# Where the data is: the service's where we may write, else the user's own.
+# Prints the data directory: the service's if it is writable, else the user's own.
 data_folder() {
   if [ -n "${CHATAPI_DATA:-}" ]; then
     echo "$CHATAPI_DATA"
@@ -132,22 +132,22 @@ data_folder() {
   fi
 }
 
-# The best model this board can run, where none was compiled yet; a service at boot has no time for that. What keeps it
-# from being compiled keeps nobody from being served.
+# Compiles the best model for this board, if none is compiled yet; not at boot, because it takes hours. The server starts
+# even if compiling fails.
 compile_first() {
   local folder=$1 word made words=()
   shift
   if compgen -G "$folder/compiled/*/made.json" >/dev/null || ! made=$(find_compiler); then return; fi
-  # The settings, wherever they stand, and nothing that only serving takes.
+  # All settings, without options that only `serve` has.
   for word in "$@"; do case "$word" in serve | --tls) ;; *) words+=("$word") ;; esac; done
-  echo "run.sh: compiling a model for this board, once, unless the settings name another; end it with Ctrl-C to be served without, it goes on next time" >&2
+  echo "run.sh: compiling a model for this board, once, unless the settings name a model; Ctrl-C skips it, the next start resumes it" >&2
   trap : INT
   docker run "${options[@]}" "$made" python3 -m chatapi ${words[@]+"${words[@]}"} compile auto --if-wanted ||
-    echo "run.sh: no model is compiled, as told above; a small one answers until ./run.sh compile auto has made one" >&2
+    echo "run.sh: no model is compiled (see above); a small model is used until ./run.sh compile auto has compiled one" >&2
   trap - INT
 }
 
-# The words of the command line, in a container; `serve` in the one that has the appliance's name.
+# Runs a command line in a container; the one of `serve` has the name $container.
 in_container() {
   local folder image options=()
   folder=$(data_folder)
@@ -167,14 +167,14 @@ in_container() {
   done
   if [ "$command" = serve ] && [ -z "${NOTIFY_SOCKET:-}" ]; then compile_first "$folder" "$@"; fi
   if [ "$command" = serve ]; then
-    # Named, so that it is found again; one that a power cut left over is of no use to anybody.
+    # A named container; one that a power cut left behind is removed.
     docker rm --force "$container" >/dev/null 2>&1 || true
     options+=(--name "$container")
   fi
   case "$command" in
     serve | talk | ask | say | transcribe | bench)
       docker run "${options[@]}" "$image" ${settings[@]+"${settings[@]}"} models fetch >/dev/null </dev/null ||
-        echo "run.sh: not every model could be fetched, as told above; going on with what is there" >&2
+        echo "run.sh: not all models could be fetched (see above); continuing with the installed ones" >&2
       ;;
   esac
   if [ "$command" = compile ]; then set -- python3 -m chatapi "$@"; fi
