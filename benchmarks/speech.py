@@ -79,12 +79,12 @@ async def main() -> None:
     parser.add_argument("--voices", type=Path, default=Path.home() / f".local/share/chatapi/models/{VOICE}")
     parser.add_argument("--rounds", type=int, default=10)
     chosen = parser.parse_args()
-    ours, door, piper, wyoming = (free_port() for _ in range(4))
+    ours, ours_wyoming, piper, wyoming = (free_port() for _ in range(4))
     base, http = f"http://127.0.0.1:{ours}", f"http://127.0.0.1:{piper}"
     settings = [
         f"server.port={ours}",
         "wyoming.enabled=true",
-        f"wyoming.port={door}",
+        f"wyoming.port={ours_wyoming}",
         "llm.engine=fake",
         "asr.engine=fake",
     ]
@@ -103,18 +103,18 @@ async def main() -> None:
         )  # fmt: skip
         try:
             await listening(wyoming)
-            await measured(chosen.rounds, base, door, http, wyoming)
+            await measured(chosen.rounds, base, ours_wyoming, http, wyoming)
         finally:
             process.terminate()
             await process.wait()
 
 
-async def measured(rounds: int, base: str, door: int, http: str, wyoming: int) -> None:
+async def measured(rounds: int, base: str, ours_wyoming: int, http: str, wyoming: int) -> None:
     body: dict[str, object] = {"model": "default", "voice": VOICE, "input": TEXT, "response_format": "wav"}
     async with httpx.AsyncClient() as client:
         ways: dict[str, Asking] = {
             "chatapi, /v1/audio/speech": lambda whole: http_ask(client, f"{base}/v1/audio/speech", body, whole),
-            "chatapi, Wyoming": lambda whole: wyoming_ask(door, whole),
+            "chatapi, Wyoming": lambda whole: wyoming_ask(ours_wyoming, whole),
             "piper.http_server": lambda whole: http_ask(client, f"{http}/synthesize", {"text": TEXT}, whole),
             "wyoming-piper": lambda whole: wyoming_ask(wyoming, whole),
         }

@@ -167,7 +167,7 @@ def test_other_commands_have_containers_without_the_name(jetson: Jetson) -> None
     ("environ", "told"),
     [
         ({"RUNTIMES": '{"runc": {}}'}, "docker has no nvidia runtime"),
-        ({"IMAGES": ""}, f"there is no image {NAME} here, and no jetson-containers to build it with"),
+        ({"IMAGES": ""}, f"there is no image {NAME}, and no jetson-containers to build it with"),
         ({"LABEL": "39"}, "is for L4T r39 and this board has r36"),
         ({"IMAGE": "/etc/passwd"}, "is not an archive of an image"),
         ({"RUN_IN": "cloud"}, "it can be venv or container"),

@@ -244,7 +244,7 @@ def test_fetching_asks_for_more_time(tmp_path: Path, listener: Listener, monkeyp
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     starting = _StartReporter()
     for done in (10, 11, 12):
-        starting.tell(catalog.FetchProgress("smollm2", "fetching", done=done, total=20))
+        starting.report(catalog.FetchProgress("smollm2", "fetching", done=done, total=20))
     assert listener.next() == {"EXTEND_TIMEOUT_USEC": "120000000", "STATUS": "smollm2: fetching 50%"}
     assert listener.nothing_for(0.1), "once a second is enough"
 
