@@ -50,7 +50,7 @@ install_packages() {
   if [ "$(cat "$venv/installed" 2>/dev/null)" = "$wanted" ]; then return; fi
   if [ ! -x "$venv/bin/python" ]; then
     "$(find_python)" -m venv "$venv" ||
-      die "cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv"
+      die "cannot create a virtual environment; on Debian and Ubuntu: apt-get install python3-venv"
   fi
   echo "run.sh: installing packages into $venv" >&2
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "pip==$pip_version"
@@ -70,7 +70,7 @@ debian() {
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
   else
-    echo "run.sh: these are missing, so something will not work: apt-get install ${missing[*]}" >&2
+    echo "run.sh: these packages are missing, so some features will not work: apt-get install ${missing[*]}" >&2
   fi
 }
 
@@ -116,10 +116,10 @@ need_openmp() {
 need_portaudio() {
   "$venv/bin/python" -c 'import ctypes; ctypes.CDLL("libportaudio.so.2")' 2>/dev/null ||
     debian libportaudio2 ||
-    echo "run.sh: libportaudio2 could not be installed, so there is no microphone and no speaker" >&2
+    echo "run.sh: libportaudio2 could not be installed, so microphone and speaker do not work" >&2
 }
 
-# Prometheus' two programs, for the tests. Debian's package would also start a server, so it is only unpacked.
+# Prometheus and promtool, for the tests. Debian's package would also start a server, so it is only unpacked.
 need_prometheus() {
   if [ -x "$venv/bin/promtool" ] || ! command -v apt-get >/dev/null; then return; fi
   local folder
@@ -130,7 +130,7 @@ need_prometheus() {
     dpkg-deb --extract "$folder"/prometheus_*.deb "$folder"
     cp "$folder"/usr/bin/prom* "$venv/bin/"
   else
-    echo "run.sh: Debian's prometheus could not be fetched, so what it checks is left out" >&2
+    echo "run.sh: Debian's prometheus could not be fetched, so its tests are skipped" >&2
   fi
   rm -r "$folder"
 }
@@ -138,7 +138,7 @@ need_prometheus() {
 # OpenAI's clients for Node, for the tests.
 need_node() {
   if ! command -v npm >/dev/null; then
-    echo "run.sh: there is no npm, so OpenAI's clients for Node are left out" >&2
+    echo "run.sh: there is no npm, so the tests with OpenAI's clients for Node are skipped" >&2
   elif [ tests/node/package-lock.json -nt tests/node/node_modules ]; then
     npm ci --prefix tests/node --silent --no-audit --no-fund
   fi

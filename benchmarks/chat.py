@@ -1,4 +1,4 @@
-"""First token and tokens a second side by side with llama.cpp's own server, same model.
+"""Compares TTFT and tokens per second with llama.cpp's own server, with the same model.
 
 python benchmarks/chat.py [--rounds 20]
 """
@@ -25,11 +25,11 @@ FILE = Path.home() / f".local/share/chatapi/models/{MODEL}/SmolLM2-135M-Instruct
 PROMPT = "Tell me in some detail how a lighthouse works and who keeps it running."
 TOKENS = 96
 NUMBERS = itertools.count(100)
-"""Of the questions, to whomever."""
+"""Numbers of the questions, over all servers."""
 
 
 def content(line: str) -> str | None:
-    """The words in a line of the stream."""
+    """The text in a line of the stream."""
     if not line.startswith("data: {"):
         return None
     choices = json.loads(line.removeprefix("data: "))["choices"]
@@ -44,15 +44,15 @@ class Chat:
         self.speeds: list[float] = []
 
     def asking(self) -> Ask:
-        """Until the first token; the speed of the others is kept."""
+        """A request, timed until the first token; the speed of the other tokens is recorded."""
 
         async def ask() -> float:
-            # Each question another one, so that no answer is read out of a cache beyond the system prompt.
-            asked = [
+            # Each question is different, so only the system prompt can be cached.
+            messages = [
                 {"role": "system", "content": "You are a guide."},
                 {"role": "user", "content": f"{next(NUMBERS)}. {PROMPT}"},
             ]
-            body = {"model": "default", "messages": asked, "max_tokens": TOKENS, "temperature": 0, "stream": True}
+            body = {"model": "default", "messages": messages, "max_tokens": TOKENS, "temperature": 0, "stream": True}
             body |= self.sampling
             begun = time.perf_counter()
             url = f"{self.base}/v1/chat/completions"
@@ -82,7 +82,7 @@ async def main() -> None:
             started((sys.executable, route, str(FILE), port), f"{theirs}/health", OMP_WAIT_POLICY="passive")
         )
         async with httpx.AsyncClient() as client:
-            # What ours is asked with besides: to get ready for it llama.cpp reads its vocabulary before every answer.
+            # chatapi's sampling options, for which llama.cpp reads its vocabulary before every answer.
             as_ours = {**SAMPLING, "dry_sequence_breakers": BREAKERS}
             chats = {
                 "chatapi": Chat(client, ours),

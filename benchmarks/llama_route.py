@@ -1,4 +1,4 @@
-"""llama.cpp's own HTTP server, as it lies in xllamacpp: python llama_route.py MODEL PORT"""
+"""Runs llama.cpp's own HTTP server from xllamacpp: python llama_route.py MODEL PORT"""
 
 import signal
 import sys

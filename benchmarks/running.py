@@ -1,4 +1,4 @@
-"""Servers side by side: started, waited for, asked in turns, and what came out as a table."""
+"""Runs servers side by side: starts them, sends requests in turns, and formats the results as a table."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from dataclasses import dataclass, field
 import httpx
 
 Ask = Callable[[], Awaitable[float]]
-"""Asks once; gives the seconds until what is timed, by `time.perf_counter`."""
+"""Sends one request. Returns the measured time, in seconds of `time.perf_counter`."""
 
 
 @dataclass
 class Peer:
-    """A way to be answered, and how long it took each time."""
+    """A server and its results."""
 
     name: str
     ask: Ask
     seconds: list[float] = field(default_factory=list)
+    """Measured time of each request, in seconds."""
     rates: list[float] = field(default_factory=list)
-    """Requests a second with several clients, a number a round."""
+    """Requests per second with several clients, for each round."""
 
 
 def free_port() -> int:
@@ -38,7 +39,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def started(command: Sequence[str], url: str, seconds: float = 60, **environ: str) -> Iterator[str]:
-    """A server that is there once `url` answers anything; ended with the block."""
+    """Run a server inside the context, and wait at most `seconds` until `url` answers."""
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **environ}
     )
@@ -64,11 +65,11 @@ def started(command: Sequence[str], url: str, seconds: float = 60, **environ: st
 
 
 async def alternate(peers: Sequence[Peer], rounds: int, clients: int = 1) -> None:
-    """Each asked once for warming, then in turns, so that what the machine does meanwhile meets all alike."""
+    """Send one request to each for warm-up, then requests in turns, so that other load affects all of them."""
     for peer in peers:
         await peer.ask()
     for number in range(rounds):
-        # Whoever is asked first in one round is asked last in the next.
+        # The order alternates between rounds.
         for peer in peers if number % 2 == 0 else reversed(peers):
             begun = time.perf_counter()
             peer.seconds += await asyncio.gather(*(peer.ask() for _ in range(clients)))
@@ -76,7 +77,7 @@ async def alternate(peers: Sequence[Peer], rounds: int, clients: int = 1) -> Non
 
 
 def table(title: str, peers: Sequence[Peer]) -> str:
-    """Markdown: the first peer is ours, and the others are told as multiples of it."""
+    """The results as Markdown; times of the other peers are relative to the first one, chatapi."""
     ours = peers[0]
     lines = [
         f"{title}",

@@ -1,4 +1,4 @@
-"""First sound and throughput side by side with Piper's own HTTP server and wyoming-piper, same voice.
+"""Compares first audio and throughput with Piper's own HTTP server and wyoming-piper, with the same voice.
 
 python benchmarks/speech.py --peers-python P [--rounds 10]
 """
@@ -29,7 +29,7 @@ TEXT = (
 
 
 def http_ask(client: httpx.AsyncClient, url: str, body: dict[str, object], whole: bool) -> Ask:
-    """Until the first sound, or the last; the head of a WAV, 44 bytes or so, is no sound."""
+    """A request, timed until the first audio or the end; the header of a WAV, about 44 bytes, is not audio."""
 
     async def ask() -> float:
         begun, arrived, first = time.perf_counter(), 0, 0.0
@@ -79,12 +79,12 @@ async def main() -> None:
     parser.add_argument("--voices", type=Path, default=Path.home() / f".local/share/chatapi/models/{VOICE}")
     parser.add_argument("--rounds", type=int, default=10)
     chosen = parser.parse_args()
-    ours, door, piper, wyoming = (free_port() for _ in range(4))
+    ours, ours_wyoming, piper, wyoming = (free_port() for _ in range(4))
     base, http = f"http://127.0.0.1:{ours}", f"http://127.0.0.1:{piper}"
     settings = [
         f"server.port={ours}",
         "wyoming.enabled=true",
-        f"wyoming.port={door}",
+        f"wyoming.port={ours_wyoming}",
         "llm.engine=fake",
         "asr.engine=fake",
     ]
@@ -103,25 +103,25 @@ async def main() -> None:
         )  # fmt: skip
         try:
             await listening(wyoming)
-            await measured(chosen.rounds, base, door, http, wyoming)
+            await measured(chosen.rounds, base, ours_wyoming, http, wyoming)
         finally:
             process.terminate()
             await process.wait()
 
 
-async def measured(rounds: int, base: str, door: int, http: str, wyoming: int) -> None:
+async def measured(rounds: int, base: str, ours_wyoming: int, http: str, wyoming: int) -> None:
     body: dict[str, object] = {"model": "default", "voice": VOICE, "input": TEXT, "response_format": "wav"}
     async with httpx.AsyncClient() as client:
         ways: dict[str, Asking] = {
             "chatapi, /v1/audio/speech": lambda whole: http_ask(client, f"{base}/v1/audio/speech", body, whole),
-            "chatapi, Wyoming": lambda whole: wyoming_ask(door, whole),
+            "chatapi, Wyoming": lambda whole: wyoming_ask(ours_wyoming, whole),
             "piper.http_server": lambda whole: http_ask(client, f"{http}/synthesize", {"text": TEXT}, whole),
             "wyoming-piper": lambda whole: wyoming_ask(wyoming, whole),
         }
         for title, whole, clients in (
-            ("first sound", False, 1),
-            ("all of it", True, 1),
-            ("all of it, 4 clients", True, 4),
+            ("first audio", False, 1),
+            ("complete audio", True, 1),
+            ("complete audio, 4 clients", True, 4),
         ):
             peers = [Peer(name, way(whole)) for name, way in ways.items()]
             await alternate(peers, rounds if clients == 1 else 3, clients)

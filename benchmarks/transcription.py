@@ -1,4 +1,4 @@
-"""Transcription side by side with faster-whisper behind a bare route and whisper.cpp's own server, same weights.
+"""Compares transcription with faster-whisper behind a bare route and whisper.cpp's own server, with the same weights.
 
 python benchmarks/transcription.py --peers-python P --faster-whisper FOLDER --whisper-server FILE [--rounds 10]
 """
@@ -39,7 +39,7 @@ def decoded(path: Path) -> np.ndarray:
 
 
 def clips() -> Iterator[tuple[np.ndarray, str]]:
-    """English speech without noise, and what is said."""
+    """English clips without noise, and their texts."""
     with (CORPUS / "clips.tsv").open() as file:
         for row in csv.DictReader(file, delimiter="\t"):
             if row["language"] == "en" and not row["noise"]:
@@ -80,15 +80,15 @@ def words(text: str) -> str:
 
 
 class Route:
-    """A route that takes a file and gives its text."""
+    """A route that transcribes a file."""
 
     def __init__(self, client: httpx.AsyncClient, url: str, fields: dict[str, str]) -> None:
         self.client, self.url, self.fields, self.text = client, url, fields, ""
 
-    def asking(self, sound: bytes) -> Ask:
+    def asking(self, audio: bytes) -> Ask:
         async def ask() -> float:
             begun = time.perf_counter()
-            files = {"file": ("clip.wav", sound, "audio/wav")}
+            files = {"file": ("clip.wav", audio, "audio/wav")}
             answer = await self.client.post(self.url, files=files, data=self.fields, timeout=600)
             answer.raise_for_status()
             self.text = answer.json()["text"]
@@ -100,12 +100,12 @@ class Route:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers-python", help="a Python with faster-whisper, fastapi and python-multipart")
-    parser.add_argument("--faster-whisper", help="the folder of tiny.en in CTranslate2's form")
+    parser.add_argument("--faster-whisper", help="the folder of tiny.en in CTranslate2's format")
     parser.add_argument("--whisper-server", help="whisper.cpp's server, built from source")
     parser.add_argument("--ggml", default=str(Path.home() / GGML))
-    parser.add_argument("--model", default=MODEL, help="what chatapi hears with")
+    parser.add_argument("--model", default=MODEL, help="ASR model of chatapi")
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=300, help="of the long file")
+    parser.add_argument("--seconds", type=float, default=300, help="duration of the long file")
     return parser.parse_args()
 
 
@@ -114,15 +114,15 @@ async def measured(routes: dict[str, Route], chosen: argparse.Namespace) -> None
         ("a clip of 3 s", *short(), chosen.rounds),
         (f"a file of {chosen.seconds:.0f} s", *long(chosen.seconds), 3),
     ]
-    for title, sound, said, rounds in cases:
+    for title, audio, text, rounds in cases:
         for clients in (1, 8):
             if clients > 1 and rounds == 3:
                 rounds = 1
-            peers = [Peer(name, route.asking(sound)) for name, route in routes.items()]
+            peers = [Peer(name, route.asking(audio)) for name, route in routes.items()]
             await alternate(peers, rounds, clients)
             print(table(f"**{title}, {clients} client{'s' * (clients > 1)}**", peers))
             for name, route in routes.items():
-                print(f"word errors, {name}: {jiwer.wer(words(said), words(route.text)):.1%}")
+                print(f"word errors, {name}: {jiwer.wer(words(text), words(route.text)):.1%}")
             print(flush=True)
 
 

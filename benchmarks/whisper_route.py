@@ -1,4 +1,4 @@
-"""faster-whisper behind a bare FastAPI route, as people put it up: run with the peers' own Python.
+"""faster-whisper behind a bare FastAPI route, as in many deployments; it runs with the peers' own Python.
 
 python whisper_route.py MODEL_FOLDER PORT
 """
@@ -21,7 +21,7 @@ def health() -> dict[str, str]:
 
 @app.post("/v1/audio/transcriptions")
 def transcriptions(file: UploadFile) -> dict[str, str]:
-    # Five beams, its default and chatapi's.
+    # Five beams, the default of faster-whisper and of chatapi.
     segments, _ = model.transcribe(io.BytesIO(file.file.read()), language="en")
     return {"text": "".join(segment.text for segment in segments).strip()}
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Takes out of a build image what runs: its Python with every engine, and the libraries that these load.
+"""Copies the runtime files of a build image: Python with all engines, and the libraries that they load.
 
-`gather.py FOLDER` makes FOLDER/system (libraries, and where the loader looks for them), FOLDER/python (interpreter and
-environment) and FOLDER/chatapi, each with the paths below it that things have in the image. Compilers, headers, static
-libraries and installers stay behind. Needs nothing but Python and ldd.
+`gather.py FOLDER` creates FOLDER/system (libraries and the loader's configuration), FOLDER/python (interpreter and
+environment) and FOLDER/chatapi, each with the paths of the image below it. Compilers, headers, static libraries and
+installers are left out. It needs only Python and ldd.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from pathlib import Path
 
 PRODUCT = Path("/opt/chatapi")
 FROM_THE_BASE = re.compile(r"/(ld-linux[^/]*|lib(c|m|dl|rt|pthread|util|resolv|gcc_s|stdc\+\+))\.so[.\d]*$")
-"""The C library and what belongs to it: the base image is the build image's own."""
+"""The C library and its parts: the base image has the same ones."""
 FROM_THE_BOARD = re.compile(r"libcuda\.so|libnv(idia|rm|os|sci|cu|dla|media|sipl|tegra)|/(tegra|nvidia)/|/stubs/")
-"""The driver: NVIDIA's container runtime brings the board's own into every container."""
+"""The driver: NVIDIA's container runtime mounts the board's own into every container."""
 OPENED_LATER = ("libcudnn*", "libnvinfer*", "libnvonnxparser*", "libcublas*", "libnvrtc*", "libcufft*", "libcurand*")
-"""Libraries that others open by name while they run, so that nobody's header lists them."""
+"""Libraries that others open by name at run time, so no ELF header lists them."""
 LEFT_BEHIND = shutil.ignore_patterns(
     "*.a", "*.h", "*.hpp", "*.cuh", "cmake", "cmake-*", "ninja", "ninja-*", "pip", "pip-*", "pip3*", "uv", "uv-*",
     "uvx", "twine", "twine-*", "Cython", "cython*", "ensurepip", "include",
 )  # fmt: skip
-"""What only builds or installs, by the names it has in an environment."""
+"""Build and installation tools, by their names in an environment."""
 
 
 def environments() -> list[Path]:
-    """This Python's environment, and its interpreter's folder unless the base image has that."""
+    """This Python's environment, and its interpreter's folder unless the base image has it."""
     home = Path(sys.base_prefix).resolve()
     return [Path(sys.prefix)] + ([] if home in (Path("/usr"), Path("/usr/local")) else [home])
 
 
 def loaded(libraries: Iterable[Path]) -> Iterator[tuple[str, str]]:
-    """Name of what each of `libraries` needs, and where the loader finds it, "" where it does not (ldd of glibc)."""
+    """Name and path of each dependency of the libraries, "" if the loader does not find it (glibc's ldd)."""
     for library in libraries:
-        told = subprocess.run(["ldd", str(library)], check=False, capture_output=True, text=True).stdout
-        for name, path in re.findall(r"^\s*(\S+) => (/\S+|not found)", told, re.MULTILINE):
+        output = subprocess.run(["ldd", str(library)], check=False, capture_output=True, text=True).stdout
+        for name, path in re.findall(r"^\s*(\S+) => (/\S+|not found)", output, re.MULTILINE):
             yield name, "" if path == "not found" else path
 
 
 def needed(folders: list[Path]) -> tuple[set[Path], set[str]]:
-    """Libraries outside `folders` that what is in them needs, and the names of those that are nowhere."""
+    """Libraries outside `folders` that those inside need, and the names of missing ones."""
     inside = [file for folder in folders for file in folder.rglob("*.so*") if file.is_file()]
     found: set[Path] = set()
     missing: set[str] = set()
@@ -55,13 +55,13 @@ def needed(folders: list[Path]) -> tuple[set[Path], set[str]]:
             missing.add(name)
         elif not FROM_THE_BASE.search(place) and not any(folder in Path(place).parents for folder in folders):
             found.add(Path(place))
-    # Some of an environment's libraries find each other only once Python has loaded the first.
+    # Some libraries of an environment are found only after Python has loaded another one.
     missing -= {file.name for file in inside}
     return found | _opened_later(found), missing
 
 
 def _opened_later(found: set[Path]) -> set[Path]:
-    """What lies beside the libraries `found` and is opened by name, and what that needs."""
+    """Libraries beside the `found` ones that are opened by name, and their dependencies."""
     places = {path.parent for path in found}
     more = {file for place in places for name in OPENED_LATER for file in place.glob(f"{name}.so.*")}
     for _, place in loaded(more):
@@ -71,7 +71,7 @@ def _opened_later(found: set[Path]) -> set[Path]:
 
 
 def keep(library: Path, root: Path) -> Path:
-    """Copy `library` and every link on the way to it below `root`; returns its folder in the image."""
+    """Copy a library, and every link to it, below `root`. Returns its folder in the image."""
     here = library
     while here.is_symlink():
         link = root / here.relative_to("/")
@@ -86,7 +86,7 @@ def keep(library: Path, root: Path) -> Path:
 
 
 def main(target: Path) -> None:
-    """Gather into `target`; ends with a sentence where the product is not in this image."""
+    """Copy everything into `target`. Exits with a message if chatapi is not in this image."""
     if not PRODUCT.is_dir():
         sys.exit(f"there is no {PRODUCT} in this image: it is not one that the package chatapi was built into")
     folders = environments()
@@ -99,13 +99,13 @@ def main(target: Path) -> None:
         shutil.copytree(
             folder, target / "python" / folder.relative_to("/"), symlinks=True, ignore=LEFT_BEHIND, dirs_exist_ok=True
         )
-    # uv puts interpreters below /root, where nobody else may look.
+    # uv installs interpreters below /root, which other users cannot read.
     for folder in (target / "python").rglob("root"):
         folder.chmod(0o755)
     shutil.copytree(PRODUCT, target / "chatapi", symlinks=True)
     print(f"gathered {len(libraries)} libraries from {len(places)} folders")
     if missing:
-        print(f"not found, and not brought by the board's driver as far as known: {', '.join(sorted(missing))}")
+        print(f"not found, and not part of the board's driver as far as known: {', '.join(sorted(missing))}")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ patience=${PATIENCE:-900}
 crashes=3
 
 need_root() {
-  [ "$(id -u)" = 0 ] || die "$1 changes the machine's services, which needs root: sudo ./run.sh $1"
-  command -v systemctl >/dev/null || die "$1 needs systemd, and this machine has none; ./run.sh serves without it"
+  [ "$(id -u)" = 0 ] || die "$1 needs root, because it changes the machine's services: sudo ./run.sh $1"
+  command -v systemctl >/dev/null || die "$1 needs systemd, which this machine does not have; ./run.sh serves without it"
 }
 
 # One at a time; the lock ends with this process, however it ends.
@@ -140,7 +140,7 @@ forget_old_releases() {
 # Names the command that compiles a model for the board's GPU where the service looks for it.
 hint_to_compile() {
   if [ "$mode" = container ] && ! compgen -G "$data/compiled/*/made.json" >/dev/null; then
-    echo "run.sh: the service compiles no model for this board's GPU, so a small one answers: sudo ./run.sh compile auto, then sudo systemctl restart chatapi"
+    echo "run.sh: no model is compiled for this board's GPU, so a small model is used: sudo ./run.sh compile auto, then sudo systemctl restart chatapi"
   fi
 }
 
@@ -148,12 +148,12 @@ hint_to_compile() {
 take() {
   local verb=$1 before release
   before=$(current_release)
-  release=$(make_release) || die "the new release could not be set up, as told above; what was installed goes on as it was"
+  release=$(make_release) || die "the new release could not be set up (see above); the installed one is unchanged"
   make_user
   point_to "$release"
   place_units
   restart
-  echo "run.sh: waiting until it is ready (at most $patience s; ./run.sh logs shows what it does)" >&2
+  echo "run.sh: waiting until it is ready (at most $patience s; ./run.sh logs shows its log)" >&2
   if becomes_ready; then
     forget_old_releases "$release" "$before"
     echo "run.sh: $(basename "$release") is ready"
@@ -163,13 +163,13 @@ take() {
     place_units
     restart
     rm -rf "$release"
-    becomes_ready || die "the new release did not become ready (${why:-it said nothing}), and the one before does not either; ./run.sh logs tells why"
-    die "the new release did not become ready (${why:-it said nothing}); the one before runs again"
+    becomes_ready || die "the new release did not become ready (${why:-no status}), and neither did the previous one; see ./run.sh logs"
+    die "the new release did not become ready (${why:-no status}); the previous one runs again"
   else
-    die "it is installed and tries on, but is not ready yet; ./run.sh logs tells why"
+    die "it is installed and keeps trying, but is not ready yet; see ./run.sh logs"
   fi
   hint_to_compile
-  [ "$verb" = update ] || echo "run.sh: settings are in $settings_folder/environment, all that changes is in $data"
+  [ "$verb" = update ] || echo "run.sh: the settings are in $settings_folder/environment, the data is in $data"
 }
 
 install_service() {
@@ -196,9 +196,9 @@ uninstall_service() {
   if [ "${1:-}" = --purge ]; then
     rm -rf "$data" "$settings_folder"
     if getent passwd chatapi >/dev/null; then userdel chatapi; fi
-    echo "run.sh: the service, its models, conversations and settings are gone"
+    echo "run.sh: the service, its models, conversations and settings are removed"
   else
-    echo "run.sh: the service is gone; $data and $settings_folder are kept (uninstall --purge takes them too)"
+    echo "run.sh: the service is removed; $data and $settings_folder are kept (uninstall --purge removes them too)"
   fi
 }
 
@@ -235,7 +235,7 @@ support_archive() {
   target=$PWD/chatapi-support-$(date +%Y%m%d-%H%M%S).tar.gz
   # Below the data directory, which the service's user and the container can reach.
   facts=$(mktemp -d "$data/.support.XXXXXX")
-  # shellcheck disable=SC2064 # the folder of now
+  # shellcheck disable=SC2064 # expand the variable now
   trap "rm -rf '$facts'" EXIT
   mkdir "$facts/host"
   machine_facts "$facts/host"
@@ -243,7 +243,7 @@ support_archive() {
   local inside=$facts
   if [ "$mode" = container ]; then inside=/data/$(basename "$facts"); fi
   as_service support -o "$inside/support.tar.gz" --include "$inside/host" >/dev/null ||
-    die "the archive could not be made, as told above; in a container that does not run it cannot be: ./run.sh logs"
+    die "the archive could not be written (see above); it needs a running container: ./run.sh logs"
   install -m 600 "$facts/support.tar.gz" "$target"
   echo "$target"
 }

@@ -7,7 +7,7 @@ version() {
   sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml
 }
 
-# Major of Linux for Tegra, such as 36 for JetPack 6: "# R36 (release), REVISION: 4.3, ..."
+# Major version of Linux for Tegra, such as 36 for JetPack 6: "# R36 (release), REVISION: 4.3, ..."
 l4t_major() {
   sed -n 's/^# R\([0-9]*\) (release).*/\1/p' "$tegra_release"
 }
@@ -21,11 +21,11 @@ has_image() {
 }
 
 need_docker() {
-  command -v docker >/dev/null || die "there is no docker, which runs the appliance's image here: apt-get install nvidia-container"
+  command -v docker >/dev/null || die "docker is missing; it runs the appliance's image: apt-get install nvidia-container"
   docker info >/dev/null 2>&1 ||
     die "docker does not answer: is it running (systemctl start docker), and are you root or in the group docker?"
   docker info --format '{{json .Runtimes}}' | grep -q '"nvidia"' ||
-    die "docker has no runtime nvidia, without which there is no GPU: apt-get install nvidia-container, then nvidia-ctk runtime configure --runtime=docker and systemctl restart docker"
+    die "docker has no nvidia runtime, so there is no GPU: apt-get install nvidia-container, then nvidia-ctk runtime configure --runtime=docker and systemctl restart docker"
 }
 
 # The image to run: this release's, the one named in IMAGE, this version's own, or one that is built now.
@@ -37,9 +37,9 @@ take_image() {
   local name=${IMAGE:-$(image_name)}
   if [ -f "$name" ]; then
     name=$(docker load --quiet --input "$name" | sed -n 's/^Loaded image\( ID\)\?: //p' | tail -n 1)
-    [ -n "$name" ] || die "$IMAGE is no archive of an image; docker save makes one"
+    [ -n "$name" ] || die "$IMAGE is not an archive of an image; docker save writes one"
   elif [ -n "${IMAGE:-}" ] && ! has_image "$name"; then
-    docker pull --quiet "$name" >&2 || die "there is no image $name, neither here nor where docker looks"
+    docker pull --quiet "$name" >&2 || die "there is no image $name, neither on this machine nor in a registry"
   elif ! has_image "$name"; then
     build_image >&2
   fi
@@ -47,7 +47,7 @@ take_image() {
   major=$(docker image inspect --format '{{index .Config.Labels "org.chatapi.l4t"}}' "$name" 2>/dev/null || true)
   case "$major" in
     "" | "<no value>" | "$(l4t_major)") ;;
-    *) die "the image $name is made for L4T r$major and this board has r$(l4t_major); take chatapi:$(version)-r$(l4t_major), or ./run.sh build" ;;
+    *) die "the image $name is for L4T r$major and this board has r$(l4t_major); use chatapi:$(version)-r$(l4t_major), or ./run.sh build" ;;
   esac
   # By its id, so that a new image of the same name does not replace an installed one.
   docker image inspect --format '{{.Id}}' "$name"
@@ -56,9 +56,9 @@ take_image() {
 # Builds the image under the name that take_image looks for.
 build_image() {
   command -v jetson-containers >/dev/null ||
-    die "there is no image $(image_name) here, and no jetson-containers to build it with: name one in IMAGE, or install jetson-containers (git clone, then its install.sh)"
+    die "there is no image $(image_name), and no jetson-containers to build it with: name one in IMAGE, or install jetson-containers (git clone, then its install.sh)"
   echo "run.sh: building $(image_name); this takes hours the first time" >&2
-  containers/build.sh "r$(l4t_major)" || die "the image could not be built; what jetson-containers wrote says why"
+  containers/build.sh "r$(l4t_major)" || die "the image could not be built; see the output of jetson-containers"
 }
 
 # Models are compiled in the image that the appliance's image was made from, because only that one has compilers.
@@ -70,7 +70,7 @@ find_compiler() {
 compiler_image() {
   local made
   made=$(find_compiler || true)
-  [ -n "$made" ] || die "models are compiled in the image that ./run.sh build makes the appliance's of, and it is not here: ./run.sh build"
+  [ -n "$made" ] || die "models are compiled in the build image, which is missing: ./run.sh build"
   echo "$made"
 }
 
@@ -84,7 +84,7 @@ board_files() {
   done
 }
 
-# Options of docker run, into the array `options`.
+# Sets the array `options` to the options of docker run.
 container_options() {
   local folder=$1
   options=(
@@ -140,10 +140,10 @@ compile_first() {
   if compgen -G "$folder/compiled/*/made.json" >/dev/null || ! made=$(find_compiler); then return; fi
   # Passes the settings on, wherever they are, and no option of `serve`.
   for word in "$@"; do case "$word" in serve | --tls) ;; *) words+=("$word") ;; esac; done
-  echo "run.sh: compiling a model for this board, once, unless the settings name another; end it with Ctrl-C to be served without, it goes on next time" >&2
+  echo "run.sh: compiling a model for this board, once, unless the settings name a model; Ctrl-C skips it, the next start resumes it" >&2
   trap : INT
   docker run "${options[@]}" "$made" python3 -m chatapi ${words[@]+"${words[@]}"} compile auto --if-wanted ||
-    echo "run.sh: no model is compiled, as told above; a small one answers until ./run.sh compile auto has made one" >&2
+    echo "run.sh: no model is compiled (see above); a small model is used until ./run.sh compile auto has compiled one" >&2
   trap - INT
 }
 
@@ -174,7 +174,7 @@ in_container() {
   case "$command" in
     serve | talk | ask | say | transcribe | bench)
       docker run "${options[@]}" "$image" ${settings[@]+"${settings[@]}"} models fetch >/dev/null </dev/null ||
-        echo "run.sh: not every model could be fetched, as told above; going on with what is there" >&2
+        echo "run.sh: not all models could be fetched (see above); continuing with the installed ones" >&2
       ;;
   esac
   if [ "$command" = compile ]; then set -- python3 -m chatapi "$@"; fi

@@ -1,8 +1,9 @@
-"""Hands on to systemd what a container says: `notify_relay.py COMMAND...`, run by the unit, with the host's own Python.
+"""Forwards a container's notifications to systemd: `notify_relay.py COMMAND...`, run by the unit with the host's
+Python.
 
-systemd takes a message for that of the unit whose cgroup its sender belongs to (sd_notify(3)), and a container's
-processes belong to the container daemon's. So this process, which is the unit's own, listens on a socket that the
-container is given and says everything again; signals go to the command, and its end is ours.
+systemd assigns a notification to the unit of its sender's cgroup (sd_notify(3)), and a container's processes are in the
+container daemon's cgroup. So this process, which is in the unit's cgroup, listens on a socket that the container gets,
+and forwards its notifications. It passes signals to the command, and ends with it.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import sys
 from pathlib import Path
 
 ALLOWED = ("READY=", "STATUS=", "WATCHDOG=", "STOPPING=", "EXTEND_TIMEOUT_USEC=")
-"""What a container may say; not who its main process is, or which file descriptors to keep."""
+"""Notifications that are forwarded; not those about the main process or file descriptors to keep."""
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGABRT, signal.SIGHUP)
 LONGEST = 4096
-"""Bytes of a message."""
+"""Largest notification, in bytes."""
 
 
 def main(command: list[str]) -> int:
-    """Run the command until its end; its status is ours, 128 and the signal's number where one killed it."""
+    """Run the command and return its status, or 128 and the number of the signal that killed it."""
     if not command:
         sys.stderr.write("notify_relay.py: name the command to run\n")
         return 2
@@ -32,7 +33,7 @@ def main(command: list[str]) -> int:
     place.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inner:
         inner.bind(str(place))
-        # The user of the container is another one.
+        # The container has another user.
         place.chmod(0o666)
         environ = {**os.environ, "NOTIFY_SOCKET": str(place)}
         environ.pop("WATCHDOG_PID", None)
@@ -44,7 +45,7 @@ def main(command: list[str]) -> int:
 
 
 def relay(inner: socket.socket, manager: str, process: subprocess.Popen[bytes]) -> int:
-    """Hand messages on until the process ends; its return code."""
+    """Forward notifications until the process ends. Returns its return code."""
     address = "\0" + manager[1:] if manager.startswith("@") else manager
     ended = os.pidfd_open(process.pid)
     with selectors.DefaultSelector() as ready, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as outer:
@@ -53,10 +54,10 @@ def relay(inner: socket.socket, manager: str, process: subprocess.Popen[bytes]) 
         while True:
             events = {key.fileobj for key, _ in ready.select()}
             if inner in events:
-                told = inner.recv(LONGEST).decode(errors="replace").splitlines()
-                said = "\n".join(line for line in told if line.startswith(ALLOWED))
-                if said and address:
-                    outer.sendto(said.encode(), address)
+                lines = inner.recv(LONGEST).decode(errors="replace").splitlines()
+                notification = "\n".join(line for line in lines if line.startswith(ALLOWED))
+                if notification and address:
+                    outer.sendto(notification.encode(), address)
             elif ended in events:
                 os.close(ended)
                 return process.wait()

@@ -39,7 +39,7 @@ async def test_a_box_on_such_a_card_is_measured(room: Room, monkeypatch: pytest.
     monkeypatch.setattr(devices, "DEVICE_FAULTS", 2)
     monkeypatch.setattr(devices, "KILLS", 1)
     found = await rows()
-    assert found["times back, of 3"].value == found["times /health said so, of 3"].value == 3
+    assert found["times back, of 3"].value == found["times reported by /health, of 3"].value == 3
     assert found["threads more than before"].met and found["file descriptors more than before"].met
     assert 0 < found["return of a device to sound, median"].value <= found["return of a device to sound, worst"].value
 
@@ -51,7 +51,7 @@ def test_what_did_not_come_back_is_named_and_misses_the_target() -> None:
     assert back.what == "times back, of 3, but not: microphone unplugged"
     assert (median.value, worst.value) == (1.0, 1.5)
     # Of other defaults there is nothing to tell.
-    assert (told.what, told.value) == ("times /health said so, of 2, but not: microphone unplugged", 1)
+    assert (told.what, told.value) == ("times reported by /health, of 2, but not: microphone unplugged", 1)
     assert not devices._came_back([Outcome(KILLED, True, None)]).__next__().met
 
 

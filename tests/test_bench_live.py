@@ -1,4 +1,4 @@
-"""The stage of `chatapi bench live`, with echo engines on it."""
+"""The in-process harness of `chatapi bench live`, with fake engines."""
 
 from __future__ import annotations
 

@@ -71,35 +71,35 @@ def modes(now: str, conf: str = SUPER) -> dict[str, str]:
         (jetson.power, {"etc/nvpmodel.conf": SUPER}, []),
         (jetson.power, modes("garbage", "garbage"), []),
         (jetson.clocks, {f"{CPU}/scaling_min_freq": "1728000", f"{CPU}/scaling_max_freq": "1728000"},
-         ["good clocks: held at 1.73 GHz"]),
+         ["good clocks: fixed at 1.73 GHz"]),
         (jetson.clocks, {f"{CPU}/scaling_min_freq": "115200", f"{CPU}/scaling_max_freq": "1728000",
                          f"{CPU}/scaling_governor": "schedutil\n"},
-         ["note clocks: they follow the load (schedutil), which costs answers their first moments: sudo jetson_clocks "
-          "holds them at their highest until the next start"]),
+         ["note clocks: they follow the load (schedutil), which delays answers: sudo jetson_clocks fixes them at the "
+          "maximum until the next start"]),
         (jetson.clocks, {}, []),
-        (jetson.heat, zone(52_000), ["good heat: cpu-thermal has 52 °C, the board is slowed down at 99"]),
-        (jetson.heat, zone(95_500), ["note heat: cpu-thermal has 96 °C and the board is slowed down at 99: give it "
-                                     "air, a fan or a larger heat sink, or a lower power mode"]),
-        (jetson.heat, zone(99_000), ["note heat: the board is slowed down because it is too hot: give it air, a fan "
-                                     "or a larger heat sink, or a lower power mode"]),
+        (jetson.heat, zone(52_000), ["good heat: cpu-thermal has 52 °C, the board throttles at 99 °C"]),
+        (jetson.heat, zone(95_500), ["note heat: cpu-thermal has 96 °C and the board throttles at 99 °C: use a "
+                                     "fan, a larger heat sink or a lower power mode"]),
+        (jetson.heat, zone(99_000), ["note heat: the board is throttled because it is too hot: use a fan, a larger "
+                                     "heat sink or a lower power mode"]),
         (jetson.heat, {**zone(80_000), **cooling(pwm_fan=3, cpu_throttle_alert=0, gpu_throttle_alert=1)},
-         ["note heat: the board is slowed down because it is too hot (gpu): give it air, a fan or a larger heat sink, "
-          "or a lower power mode"]),
+         ["note heat: the board is throttled because it is too hot (gpu): use a fan, a larger heat sink or a lower "
+          "power mode"]),
         (jetson.heat, {**zone(50_000), f"{ZONE}/temp": ""}, []),
         (jetson.current, guard(oc1=0, oc2=0, oc3=27_390), []),
         (jetson.current, guard(oc1=2, oc2=15, oc3=1),
-         ["note supply: the supply's voltage fell too low 2 times since the start, and the board was slowed down: use "
-          "the supply that it came with, or a lower power mode",
+         ["note supply: the supply's voltage fell too low 2 times since the start, and the board was throttled: use "
+          "the board's own supply, or a lower power mode",
           "note supply: more current was drawn than the board may take 15 times since the start, and the board was "
-          "slowed down: use the supply that it came with, or a lower power mode"]),
-        (container.gpu, GPU, ["good GPU: its devices and driver are there"]),
-        (container.gpu, {}, ["note GPU: the GPU cannot be used (no device and no libcuda is there): install NVIDIA's "
+          "throttled: use the board's own supply, or a lower power mode"]),
+        (container.gpu, GPU, ["good GPU: its devices and driver are available"]),
+        (container.gpu, {}, ["note GPU: the GPU cannot be used (no device and no libcuda): install NVIDIA's "
                              "driver, sudo apt-get install nvidia-l4t-cuda"]),
         (container.gpu, {".dockerenv": "", "dev/nvmap": ""},
-         ["note GPU: the container was given no GPU (no libcuda is there): start it with --runtime nvidia, as "
+         ["note GPU: the container has no GPU (no libcuda): start it with --runtime nvidia, as "
           "./run.sh does"]),
         (container.gpu, {"run/.containerenv": "", "dev/nvidia0": "", "usr/lib/aarch64-linux-gnu/libcuda.so.1": ""},
-         ["good GPU: its devices and driver are there"]),
+         ["good GPU: its devices and driver are available"]),
     ],
 )  # fmt: skip
 def test_a_jetson_is_judged_by_its_files(probe: Probe, files: dict[str, str], expected: list[str]) -> None:
@@ -110,7 +110,7 @@ def test_a_jetson_is_judged_by_its_files(probe: Probe, files: dict[str, str], ex
 
 RUNTIME = '{"runtimes": {"nvidia": {"args": [], "path": "nvidia-container-runtime"}}, "default-runtime": "nvidia"}'
 MISSING = (
-    "note docker: Docker has no nvidia runtime, containers will see no GPU: sudo nvidia-ctk runtime configure "
+    "note docker: Docker has no nvidia runtime, so containers have no GPU: sudo nvidia-ctk runtime configure "
     "--runtime=docker && sudo systemctl restart docker"
 )
 
@@ -122,14 +122,14 @@ MISSING = (
         ({}, MISSING),
         ({"etc/docker/daemon.json": "{}"}, MISSING),
         ({"etc/cdi/nvidia.yaml": "cdiVersion: 0.5.0"}, None),
-        ({"etc/docker/daemon.json": "{"}, "note docker: /etc/docker/daemon.json is not what Docker can read"),
-        ({"etc/docker/daemon.json": "[]"}, "note docker: /etc/docker/daemon.json is not what Docker can read"),
+        ({"etc/docker/daemon.json": "{"}, "note docker: /etc/docker/daemon.json cannot be parsed"),
+        ({"etc/docker/daemon.json": "[]"}, "note docker: /etc/docker/daemon.json cannot be parsed"),
         ({".dockerenv": ""}, None),
     ],
 )
 def test_docker_without_the_nvidia_runtime(files: dict[str, str], expected: str | None) -> None:
     found = told(container.gpu, scene({**ORIN_NX, **GPU, "usr/bin/docker": "", **files}))
-    assert found[0] == "good GPU: its devices and driver are there"
+    assert found[0] == "good GPU: its devices and driver are available"
     assert len(found) == (1 if expected is None else 2)
     assert expected is None or found[1].startswith(expected)
 
@@ -147,10 +147,10 @@ R36, R39 = ("# R36 (release), REVISION: 4.3, GCID: 1\n", "# R39 (release), REVIS
     [
         (with_release(R36), "36.4.0", "good board", "sm_87, L4T r36.4.3, CUDA 12.6.68"),
         (with_release(R36), "", "good board", "L4T r36.4.3, CUDA 12.6.68"),
-        (with_release(R39, "13.2.0"), "r36.4.0", "note image", "the image is made for L4T r36 and the board has "
-         "r39.1.0: take the image whose name ends in -r39"),
-        (with_release(R36, "13.2.0"), "36.4.0", "note image", "CUDA 13.2.0 is here and L4T r36.4.3 has the driver of "
-         "CUDA 12.6: take the image whose name ends in -r36"),
+        (with_release(R39, "13.2.0"), "r36.4.0", "note image", "the image is for L4T r36 and the board has "
+         "r39.1.0: use the image whose name ends in -r39"),
+        (with_release(R36, "13.2.0"), "36.4.0", "note image", "CUDA 13.2.0 is installed and L4T r36.4.3 has the driver "
+         "of CUDA 12.6: use the image whose name ends in -r36"),
         (without("etc/nv_tegra_release"), "36.4.0", "good board", "Developer Kit, sm_87, CUDA 12.6.68"),
     ],
 )  # fmt: skip
@@ -166,9 +166,7 @@ def test_an_engine_that_needs_the_gpu_makes_a_missing_one_bad() -> None:
 
 def test_a_chip_to_come_is_named() -> None:
     files = {**ORIN_NX, "proc/device-tree/compatible": "nvidia,p9999\0nvidia,tegra999\0"}
-    assert "note board: the chip tegra999 is not known to chatapi: take a newer chatapi" in told(
-        jetson.release, scene(files)
-    )
+    assert "note board: the chip tegra999 is not supported: use a newer chatapi" in told(jetson.release, scene(files))
 
 
 @pytest.mark.parametrize(
@@ -176,10 +174,10 @@ def test_a_chip_to_come_is_named() -> None:
     [
         ({}, NOW, "good clock: it shows 2026-11-21 12:00 UTC"),
         ({"run/systemd/timesync/synchronized": ""}, NOW, "good clock"),
-        ({"run/systemd/timesync/other": ""}, NOW, "note clock: it shows 2026-11-21 12:00 UTC and nobody has set it "
+        ({"run/systemd/timesync/other": ""}, NOW, "note clock: it shows 2026-11-21 12:00 UTC and was not set "
          "since the start: sudo timedatectl set-ntp true, or"),
         ({"run/systemd/timesync/synchronized": ""}, datetime(1970, 1, 1, 0, 3, tzinfo=timezone.utc),
-         "note clock: it shows 1970-01-01 00:03 UTC and was never set, so that certificates and downloads will be"),
+         "note clock: it shows 1970-01-01 00:03 UTC and was never set, so certificates and downloads will be"),
     ],
 )  # fmt: skip
 def test_a_clock_that_was_not_set(files: dict[str, str], now: datetime, expected: str) -> None:
@@ -213,7 +211,7 @@ def test_a_check_that_fails_does_not_end_the_server(
 
     monkeypatch.setattr(check, "PROBES", (broken,))
     check.report(scene({}).settings)
-    assert "the check failed" in caplog.text
+    assert "check failed" in caplog.text
 
 
 def test_every_sentence_of_a_fault_says_what_to_do() -> None:

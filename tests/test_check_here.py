@@ -36,14 +36,14 @@ def room(monkeypatch: pytest.MonkeyPatch, free: int, files: int, flags: int = 0,
     ("how", "expected"),
     [
         ((5 << 30, 10**6), ["good data: {data}, 5.4 GB free"]),
-        ((500 << 20, 10**6), ["note data: {data}, 0.5 GB free: make room, for example with `chatapi models "
+        ((500 << 20, 10**6), ["note data: {data}, 0.5 GB free: free space, for example with `chatapi models "
                                 "remove NAME`"]),
-        ((1 << 20, 10**6), ["bad data: {data}, 0.0 GB free: make room, for example with `chatapi models "
+        ((1 << 20, 10**6), ["bad data: {data}, 0.0 GB free: free space, for example with `chatapi models "
                                 "remove NAME`"]),
-        ((5 << 30, 0), ["good data: {data}, 5.4 GB free", "bad data: only 0 more files can be made where {data} is, "
-                        "though there may be room: delete files there"]),
+        ((5 << 30, 0), ["good data: {data}, 5.4 GB free", "bad data: only 0 more files can be created on the file "
+                        "system of {data}: delete files there"]),
         ((5 << 30, 0, 0, 0), ["good data: {data}, 5.4 GB free"]),
-        ((5 << 30, 10**6, os.ST_RDONLY), ["bad data: {data} is on a file system that may only be read: mount it for "
+        ((5 << 30, 10**6, os.ST_RDONLY), ["bad data: {data} is on a read-only file system: mount it for "
                                           "writing, or set CHATAPI_DATA"]),
     ],
 )  # fmt: skip
@@ -60,9 +60,7 @@ def test_a_data_directory_that_is_none_or_not_ours(monkeypatch: pytest.MonkeyPat
     one = scene({})
     monkeypatch.setattr(os, "access", lambda *_: False)
     [found] = told(storage.data, one)
-    assert found.startswith(
-        f"bad data: {one.settings.data} cannot be written by this user: sudo chown -R {os.getuid()} "
-    )
+    assert found.startswith(f"bad data: this user cannot write {one.settings.data}: sudo chown -R {os.getuid()} ")
 
 
 def test_conversations_are_judged(tmp_path: Path) -> None:
@@ -74,7 +72,7 @@ def test_conversations_are_judged(tmp_path: Path) -> None:
         assert told(conversations.conversations, one) == []
     file.chmod(0o644)
     [others] = told(conversations.conversations, one)
-    assert others == f"note conversations: {file} may be read by others on this machine: chmod go= {file}"
+    assert others == f"note conversations: other users of this machine may read {file}: chmod go= {file}"
     file.write_bytes(b"x" * 5000)
     assert "is damaged (file is not a database)" in told(conversations.conversations, one)[-1]
     with closing(ConversationHistory(file, 3600, 10)):
@@ -82,7 +80,7 @@ def test_conversations_are_judged(tmp_path: Path) -> None:
     assert "history.damaged-" in aside and ".recover" in aside
     file.unlink()
     file.mkdir()
-    assert told(conversations.conversations, one)[-1].endswith("sets it aside at its start, and begins a new file")
+    assert told(conversations.conversations, one)[-1].endswith("renames it at its start, and creates a new file")
 
 
 def test_data_that_goes_with_the_container() -> None:
@@ -119,11 +117,11 @@ def test_a_port_in_use_is_told_with_who_uses_it(monkeypatch: pytest.MonkeyPatch)
         assert found == f"bad address: 127.0.0.1:{port} is used by nginx (process 77): end it, or set server.port"
         monkeypatch.setattr(network, "listening", lambda _: (78, "python3", True))
         [found] = told(network.address, scene({}, f"server.port={port}"))
-        assert found == "good address: chatapi is running there already, as process 78"
+        assert found == "good address: chatapi is already running there, as process 78"
         monkeypatch.setattr(network, "listening", lambda _: None)
         assert told(network.address, scene({}, f"server.port={port}"))[0].startswith("note address: 127.0.0.1")
     assert told(network.address, scene({}, f"server.port={port}")) == [f"good address: 127.0.0.1:{port} is free"]
-    assert "cannot be listened on" in told(network.address, scene({}, "server.host=203.0.113.1"))[0]
+    assert "cannot listen on" in told(network.address, scene({}, "server.host=203.0.113.1"))[0]
 
 
 def test_an_open_address_without_a_key_is_worth_a_note() -> None:
@@ -140,10 +138,10 @@ def test_keys_close_the_address_and_are_told_where_they_are_damaged_or_all_revok
     auth.add(tmp_path, "kitchen", ["talk"])
     assert not any("open to everyone" in line for line in told(network.address, there))
     [good] = told(network.named_keys, there)
-    assert good.startswith("good keys: 1 of 1 in")
+    assert good.startswith("good keys: 1 of 1 keys in")
     auth.revoke(tmp_path, "kitchen")
     [shut] = told(network.named_keys, there)
-    assert shut.startswith("note keys: 0 of 1 in") and "nobody gets in: chatapi keys add" in shut
+    assert shut.startswith("note keys: 0 of 1 keys in") and "every request is rejected: chatapi keys add" in shut
     auth.file_of(tmp_path).write_text("damaged")
     [bad] = told(network.named_keys, there)
     assert bad.startswith("bad keys:") and "keys.json" in bad
@@ -177,7 +175,7 @@ DAY = timedelta(days=1)
         (-9 * DAY, 5 * DAY, ("localhost",), "note", "ends on 2026-11-26: renew it"),
         (DAY, 9 * DAY, ("localhost",), "bad", "valid from 2026-11-22 and the clock shows 2026-11-21: set the clock"),
         (-DAY, 90 * DAY, ("elsewhere.example",), "note", "is for elsewhere.example, and this machine is"),
-        (-DAY, 90 * DAY, (), "bad", "names nobody"),
+        (-DAY, 90 * DAY, (), "bad", "has no subject alternative name"),
     ],
 )
 def test_a_certificate_of_ones_own(
@@ -197,7 +195,7 @@ def test_a_star_covers_one_label() -> None:
 def test_the_boxs_own_certificate(tmp_path: Path) -> None:
     tls = "server.tls=true"
     assert told(network.certificate, scene({})) == []
-    assert told(network.certificate, scene({}, tls)) == ["good certificate: it is made at the first start"]
+    assert told(network.certificate, scene({}, tls)) == ["good certificate: it is created at the first start"]
     CertificateKeeper(tmp_path / "data").refresh(NOW)
     assert told(network.certificate, scene({}, tls))[0].startswith("good certificate: chatapi's own, valid to 2027")
     [found] = told(network.certificate, scene({}, tls, now=datetime(1970, 1, 1, tzinfo=timezone.utc)))
@@ -205,7 +203,7 @@ def test_the_boxs_own_certificate(tmp_path: Path) -> None:
         "bad certificate: it is valid from 2026-11-20 and the clock shows 1970-01-01: set the clock"
     )
     CertificateKeeper(tmp_path / "data").file.write_text("damaged")
-    assert "are no certificate" in told(network.certificate, scene({}, tls))[0]
+    assert "are not a certificate" in told(network.certificate, scene({}, tls))[0]
 
 
 class Devices:
@@ -232,7 +230,7 @@ ENABLED = ("audio_device.enabled=true",)
         (("Jabra",), {}, (), ["good microphone: Jabra", "good speaker: Jabra"]),
         ((), {}, ENABLED, ["bad sound: there is no sound device: plug in a USB headset or speakerphone"]),
         ((), {}, (), ["note sound: there is no sound device: plug in a USB headset or speakerphone"]),
-        ((), {".dockerenv": ""}, ENABLED, ["bad sound: the container was given no sound device: start it "
+        ((), {".dockerenv": ""}, ENABLED, ["bad sound: the container has no sound device: start it "
                                                          "with --device /dev/snd"]),
         ((), {"dev/snd/pcmC0D3p": ""}, ENABLED, ["bad microphone: no sound device is a microphone: plug "
                                                                "one in"]),
@@ -259,8 +257,8 @@ def test_no_right_to_the_sound_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("getpass.getuser", lambda: "kim")
     found = told(audio_devices.sound, scene(PCM, "audio_device.enabled=true"))
     assert found == [
-        "bad microphone: this user has no right to the sound devices: sudo usermod -aG audio kim, and log in again",
-        "bad speaker: this user has no right to the sound devices: sudo usermod -aG audio kim, and log in again",
+        "bad microphone: this user has no access to the sound devices: sudo usermod -aG audio kim, and log in again",
+        "bad speaker: this user has no access to the sound devices: sudo usermod -aG audio kim, and log in again",
     ]
     found = told(audio_devices.sound, scene({**PCM, ".dockerenv": ""}, "audio_device.enabled=true", quick=True))
     assert found[0].endswith("start the container with --group-add audio")
@@ -271,11 +269,11 @@ def test_no_right_to_the_sound_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({}, []),
         ({"proc/swaps": SWAPS + "/dev/zram0 partition 1000000 0 5\n/dev/zram1 partition 1000000 0 5\n"},
-         ["note swap: all of it (2.0 GB) is zram, which takes the memory that models need: sudo systemctl disable "
+         ["note swap: all of it (2.0 GB) is zram, which uses the memory that models need: sudo systemctl disable "
           "--now nvzramconfig, and a swap file on the disk"]),
         ({"proc/swaps": SWAPS + "/dev/zram0 partition 1000000 0 5\n/var/swap file 8000000 0 -2\n"}, []),
         ({"proc/swaps": SWAPS + "/var/swap file 8000000 2000000 -2\n"},
-         ["note swap: 2.0 GB of the memory are swapped out, which makes answers late: end other programs, or choose "
+         ["note swap: 2.0 GB of the memory are swapped out, which delays answers: end other programs, or choose "
           "smaller models"]),
     ],
 )  # fmt: skip
@@ -287,7 +285,7 @@ def test_an_old_system_has_no_wake_word(monkeypatch: pytest.MonkeyPatch) -> None
     wake = ("wake_word.engine=pymicro_wakeword", "audio_device.enabled=true", "audio_device.mode=wake_word")
     monkeypatch.setattr(models, "glibc", lambda: "glibc 2.31")
     assert told(models.machine, scene({}, *wake))[1:] == [
-        "bad machine: the wake word needs glibc 2.35 and this system has 2.31: take Ubuntu 22.04, Debian 12 or later, "
+        "bad machine: the wake word needs glibc 2.35 and this system has 2.31: use Ubuntu 22.04, Debian 12 or later, "
         "or chatapi's image"
     ]
     assert told(models.machine, scene({}, wake[0]))[1].startswith("note machine")
@@ -298,16 +296,16 @@ def test_an_old_system_has_no_wake_word(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_missing_wake_word_is_bad_only_where_it_is_used() -> None:
     wake = "wake_word.engine=pymicro_wakeword"
     [found] = told(models.files, scene({}, wake))
-    assert found.startswith("note wake model") and "chatapi models fetch okay_nabu" in found
+    assert found.startswith("note wake_word model") and "chatapi models fetch okay_nabu" in found
     [found] = told(models.files, scene({}, wake, "audio_device.enabled=true", "audio_device.mode=wake_word"))
-    assert found.startswith("bad wake model")
+    assert found.startswith("bad wake_word model")
 
 
 def test_a_model_that_was_not_compiled() -> None:
     one = scene({}, "llm.engine=mlc", "llm.model=mistral-7b")
     folder = one.settings.data / "compiled" / "mistral-7b"
     assert told(models.compiled, one) == [
-        "bad compiled model: mistral-7b was never compiled for this board: chatapi compile mistral-7b"
+        "bad compiled model: mistral-7b is not compiled for this board: chatapi compile mistral-7b"
     ]
     folder.mkdir(parents=True)
     assert "there is no lib.so" in told(models.compiled, one)[0]
@@ -326,7 +324,7 @@ def test_models_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     # What holds the memory may be chatapi itself.
     monkeypatch.setattr(network, "listening", lambda _: (4, "python3", True))
     [found] = told(models.room, one)
-    assert found.startswith("note memory: chatapi runs already (process 4) and has its models in memory; beside it ")
+    assert found.startswith("note memory: chatapi is running (process 4) with its models in memory; beside it ")
     # Which models it would take is then judged by all that the machine has.
     assert network.shared(8000, one.root) == 8_000_000 * 1024
     monkeypatch.setattr(network, "listening", lambda _: (4, "nginx", False))

@@ -71,7 +71,7 @@ def test_fetching_when_all_is_there_prints_no_empty_line(data: Path, capsys: pyt
     [
         (["talk", "--key", "secret"], "--key and --fingerprint are only used with --server"),
         (["talk", "--fingerprint", "ab"], "--key and --fingerprint are only used with --server"),
-        (["bench", "turns", "--door", "devices"], "--door is how `bench live` reaches the box"),
+        (["bench", "turns", "--transport", "devices"], "are only used by `bench live`"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(

@@ -112,11 +112,11 @@ def test_an_entry_that_is_not_as_it_was_written_is_damage(tmp_path: Path, change
 def test_a_file_that_goes_away_opens_nothing(tmp_path: Path) -> None:
     auth.add(tmp_path, "kitchen", ["talk"])
     file, good = auth.file_of(tmp_path), auth.Keyring(tmp_path, None)
-    assert good.wanted
+    assert good.required
     file.write_text("damaged")
     late = auth.Keyring(tmp_path, None)
     with pytest.raises(SettingsError):
-        assert late.wanted
+        assert late.required
     file.unlink()
     for ring in (good, late):
         with pytest.raises(SettingsError, match="is gone"):

@@ -235,7 +235,7 @@ def test_a_box_whose_engine_was_stuck_too_often_is_not_ready(
 ) -> None:
     reply = broken.client.get("/ready")
     assert (reply.status_code, reply.json()["code"]) == (503, "not_ready")
-    assert reply.json()["detail"].startswith("the engine llm has been stuck too often; chatapi tries again in ")
+    assert reply.json()["detail"].startswith("the engine llm has been stuck too often; chatapi retries in ")
     assert 3000 < int(reply.headers["retry-after"]) <= REBUILD_SECONDS
     refused = broken.client.post("/completion", json={"prompt": "one two"})
     assert (refused.status_code, refused.json()["code"]) == (503, "engine_gone")

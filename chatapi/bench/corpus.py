@@ -161,8 +161,8 @@ def in_room(samples: Samples, random: np.random.Generator) -> Samples:
     decay[0] = 1
     size = len(samples) + length
     wet = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(decay, size), size)[: len(samples)]
-    heard: Samples = np.clip(wet, -1, 1).astype(np.float32)
-    return heard
+    echoed: Samples = np.clip(wet, -1, 1).astype(np.float32)
+    return echoed
 
 
 def at_snr(samples: Samples, noise: Samples, snr: float) -> Samples:

@@ -63,7 +63,7 @@ def served(settings: Settings, *more: str, environment: Mapping[str, str] = os.e
 
 
 def _ready(server: subprocess.Popen[str]) -> str:
-    assert server.stdout is not None  # noqa: S101 - asked for above
+    assert server.stdout is not None  # noqa: S101 - piped above
     for line in server.stdout:
         if "ready after" in line:
             return line.split()[-1]

@@ -24,7 +24,7 @@ async def measure(appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterato
         return await _tokens_per_second(appliance)
 
     async def tokens_bare() -> float:
-        return (await anyio.to_thread.run_sync(bare.think, PROMPT, TOKENS))[1]
+        return (await anyio.to_thread.run_sync(bare.generate, PROMPT, TOKENS))[1]
 
     ours, floor = await in_turns(rounds, tokens_ours, tokens_bare)
     yield Row("speed", "tokens a second, bare xllamacpp", statistics.median(floor), "/s")
@@ -45,7 +45,7 @@ async def measure(appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterato
     async def heard_bare() -> float:
         watch = Stopwatch()
         for clip in clips:
-            await anyio.to_thread.run_sync(bare.hear, clip)
+            await anyio.to_thread.run_sync(bare.transcribe, clip)
         return sum(map(len, clips)) / watch.seconds
 
     ours, floor = await in_turns(rounds, heard_ours, heard_bare)

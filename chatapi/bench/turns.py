@@ -73,8 +73,8 @@ def _chain(bare: Bare, samples: Samples, speak: bool) -> float:
     """Time of the same work with the bare engines, one after another, in seconds."""
     watch = Stopwatch()
     bare.detect(samples)
-    heard = bare.hear(samples)
-    answer, _ = bare.think(heard, SHORT_TOKENS)
+    transcript = bare.transcribe(samples)
+    answer, _ = bare.generate(transcript, SHORT_TOKENS)
     if speak:
-        bare.speak(answer)
+        bare.synthesize(answer)
     return watch.seconds

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: room, digests, and moving into place."""
+"""Atomic files: free space, digests, writing, and moving into place."""
 
 from __future__ import annotations
 
@@ -13,52 +13,52 @@ from pathlib import Path
 from chatapi.errors import StorageError
 
 RESERVE = 16 << 20
-"""Bytes of a disk that are left free, so that the rest of the appliance can go on writing."""
+"""Space of a disk that is left free for the rest of the appliance, in bytes."""
 CHUNK = 1 << 20
-"""Bytes read or written at once."""
+"""Number of bytes read or written at once."""
 
 Count = Callable[[int, int], None]
-"""Told how far a work has come: bytes done, bytes in all."""
+"""Receives the progress of work: bytes done, bytes in total."""
 
 
 def silent(done: int, total: int) -> None:
-    """The `Count` of nobody."""
+    """A `Count` that ignores the progress."""
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turns what the operating system refuses inside into a StorageError that says what to do."""
+    """Translate OSError inside the context to a StorageError with the remedy."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageError(
-                f"the disk of {folder} is full ({free(folder)} bytes are free); make room and try again",
+                f"the disk of {folder} is full ({free(folder)} bytes are free); free space and try again",
                 details={"free": free(folder)},
             ) from error
-        where = error.filename or folder
-        raise StorageError(f"cannot write {where}: {error.strerror}; {folder} must be a folder we may write") from error
+        path = error.filename or folder
+        raise StorageError(f"cannot write {path}: {error.strerror}; {folder} must be a writable folder") from error
 
 
 def free(folder: Path) -> int:
-    """Bytes we may still write there."""
+    """Free space of a folder's disk, in bytes; the folder need not exist."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
 def require(folder: Path, needed: int, what: str) -> None:
-    """StorageError unless that many bytes fit, with the reserve left over."""
+    """Raise StorageError unless `needed` bytes fit and the reserve stays free; `what` is the subject of the message."""
     available = free(folder)
     if available < needed + RESERVE:
         raise StorageError(
-            f"{what} needs {needed + RESERVE} bytes of {folder} for a while and {available} are free; make room there",
+            f"{what} needs {needed + RESERVE} bytes in {folder} temporarily and {available} are free; free space there",
             details={"needed": needed + RESERVE, "free": available},
         )
 
 
 def digest(path: Path, count: Count = silent) -> str:
-    """The sha256 of a file."""
+    """SHA-256 of a file, in hex."""
     total, done, sha = path.stat().st_size, 0, hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(CHUNK):
@@ -69,7 +69,7 @@ def digest(path: Path, count: Count = silent) -> str:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file's bytes, or a folder's names, are on the disk."""
+    """Wait until a file's content, or a folder's entries, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -78,7 +78,7 @@ def sync(path: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """A small file that has the old text or the new one, whatever happens."""
+    """Replace a small file atomically."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with draft.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -89,9 +89,9 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def swap(new: Path, place: Path, old: Path) -> None:
-    """Moves the folder `new` to `place`; what was there goes to `old`. All on one file system.
+    """Move the folder `new` to `place`, and the previous folder to `old`. All are on one file system.
 
-    Between the two moves there is nothing at `place`, and `new` is still whole: doing it again ends it.
+    Between the two moves `place` does not exist and `new` is complete; a second call then completes the swap.
     """
     if place.exists():
         if old.exists():

@@ -14,39 +14,39 @@ from typing import Any
 HERE = Path(__file__).parent
 TARGET = HERE / "grafana/dashboards/chatapi.json"
 SCHEMA = 41
-"""Of Grafana 12; 11 reads it too."""
+"""Schema version of Grafana 12; Grafana 11 reads it too."""
 WIDTH = 24
-"""Columns of a dashboard."""
+"""Width of a dashboard, in columns."""
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
-OURS = 'instance=~"$instance"'
-"""What every series is chosen by."""
+SELECTOR = 'instance=~"$instance"'
+"""Selector of every series."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture."""
+    """A panel of the dashboard."""
 
     title: str
     queries: tuple[tuple[str, str], ...]
-    """PromQL, in which @ stands for the choice of instances, and the legend."""
+    """PromQL, in which @ is replaced by the selector, and the legend."""
     unit: str = "short"
-    """As Grafana names it."""
+    """Grafana's name of the unit."""
     about: str = ""
     kind: str = "timeseries"
     width: int = 8
     steps: tuple[tuple[float | None, str], ...] = ((None, "green"),)
-    """Values from which a colour counts."""
+    """Values from which a colour applies."""
     words: tuple[tuple[str, str], ...] = ()
-    """What a value is called."""
+    """Texts shown for values."""
 
 
 def rate(metric: str, by: str, choice: str = "") -> str:
-    """PromQL: how often a second."""
+    """PromQL: rate per second."""
     return f"sum by ({by}) (rate({metric}{{@{choice}}}[$__rate_interval]))"
 
 
 def quantile(share: float, metric: str, by: str = "", choice: str = "") -> str:
-    """PromQL: the value that a share of what happened stays below."""
+    """PromQL: a quantile of a histogram."""
     return f"histogram_quantile({share}, {rate(metric + '_bucket', f'le, {by}' if by else 'le', choice)})"
 
 
@@ -59,23 +59,23 @@ def both(metric: str, by: str, choice: str = "") -> tuple[tuple[str, str], ...]:
 RED_BELOW_ONE = ((None, "red"), (1.0, "green"))
 RED_FROM_ONE = ((None, "green"), (1.0, "red"))
 ROWS: dict[str, tuple[Panel, ...]] = {
-    "At a glance": (
+    "Overview": (
         Panel("Ready", (("min(chatapi_ready{@})", ""),), kind="stat", width=4, steps=RED_BELOW_ONE,
               words=(("0", "not ready"), ("1", "ready"))),
-        Panel("Running for", (("min(time() - process_start_time_seconds{@})", ""),), "s", kind="stat", width=4),
+        Panel("Uptime", (("min(time() - process_start_time_seconds{@})", ""),), "s", kind="stat", width=4),
         Panel("Live conversations", (("sum(chatapi_live_sessions{@})", ""),), kind="stat", width=4),
         Panel("Turns in 24 h", (("sum(increase(chatapi_turns_total{@}[24h]))", ""),), kind="stat", width=4),
-        Panel("Live answer is heard after, p95", ((quantile(0.95, "chatapi_live_stage_seconds", "", ',stage="audible"'),
+        Panel("Live first audio, p95", ((quantile(0.95, "chatapi_live_stage_seconds", "", ',stage="audible"'),
                                                    ""),), "s", kind="stat", width=4,
               steps=((None, "green"), (1.0, "yellow"), (2.0, "red"))),
-        Panel("Engines lost", (("sum(chatapi_engine_failed{@})", ""),), kind="stat", width=4, steps=RED_FROM_ONE),
+        Panel("Failed engines", (("sum(chatapi_engine_failed{@})", ""),), kind="stat", width=4, steps=RED_FROM_ONE),
     ),
     "Live conversation": (
-        Panel("An answer is heard after the end of speech", both("chatapi_live_stage_seconds", "stage",
+        Panel("Time from the end of speech to the first audio", both("chatapi_live_stage_seconds", "stage",
                                                                 ',stage="audible"'), "s",
-              "From the last sound of speech to the first of the answer."),
-        Panel("What it waits for, p95", ((quantile(0.95, "chatapi_live_stage_seconds", "stage"), "{{stage}}"),), "s",
-              "first_token and first_audio may come before endpoint: answers are begun on a guess."),
+              "From the end of speech to the first audio of the answer."),
+        Panel("Stages, p95", ((quantile(0.95, "chatapi_live_stage_seconds", "stage"), "{{stage}}"),), "s",
+              "first_token and first_audio may come before endpoint, because of preemptive generation."),
         Panel("Turns by result", ((rate("chatapi_turns_total", "result", ',kind="live"') + " * 60", "{{result}}"),),
               "cpm"),
         Panel("Interruptions", ((rate("chatapi_live_interruptions_total", "kind") + " * 60", "{{kind}}"),), "cpm",
@@ -86,12 +86,12 @@ ROWS: dict[str, tuple[Panel, ...]] = {
               "cpm", "no_words is a noise or a recogniser that gives nothing; echo is the box's own voice."),
         Panel("Open conversations, calls by name", (
             ("sum by (door) (chatapi_live_sessions{@})", "{{door}}"),
-            (rate("chatapi_wakes_total", "by") + " * 60", "woken by {{by}}, a minute"),
-            ("sum(increase(chatapi_live_sessions_refused_total{@}[$__rate_interval]))", "refused"),
+            (rate("chatapi_wakes_total", "by") + " * 60", "by {{by}}, per minute"),
+            ("sum(increase(chatapi_live_sessions_refused_total{@}[$__rate_interval]))", "rejected"),
         )),
         Panel("Wyoming", (
             ("sum(chatapi_wyoming_connections{@})", "connections"),
-            (rate("chatapi_wyoming_events_total", "type"), "{{type}}, a second"),
+            (rate("chatapi_wyoming_events_total", "type"), "{{type}}, per second"),
         )),
     ),
     "Requests": (
@@ -100,45 +100,45 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Stages, p50", ((quantile(0.5, "chatapi_turn_stage_seconds", "stage"), "{{stage}}"),), "s"),
         Panel("Stages, p95", ((quantile(0.95, "chatapi_turn_stage_seconds", "stage"), "{{stage}}"),), "s"),
         Panel("Queue", (
-            ("sum(chatapi_turns_active{@})", "worked on"),
+            ("sum(chatapi_turns_active{@})", "running"),
             ("sum(chatapi_turns_waiting{@})", "waiting"),
-            ("sum(increase(chatapi_turns_refused_total{@}[$__rate_interval]))", "refused"),
+            ("sum(increase(chatapi_turns_refused_total{@}[$__rate_interval]))", "rejected"),
         )),
         Panel("Errors", ((rate("chatapi_errors_total", "code") + " * 60", "{{code}}"),), "cpm"),
         Panel("HTTP", (
-            (rate("chatapi_http_requests_total", "status"), "{{status}}, a second"),
+            (rate("chatapi_http_requests_total", "status"), "{{status}}, per second"),
             (quantile(0.95, "chatapi_http_request_seconds", "route"), "{{route}} p95, s"),
         )),
-        Panel("Held for clients", (
+        Panel("Connections and received data", (
             ("chatapi_http_connections{@}", "connections {{instance}}"),
-            ("chatapi_inflight_bytes{@} / 1048576", "MiB under way {{instance}}"),
+            ("chatapi_inflight_bytes{@} / 1048576", "MiB held {{instance}}"),
         )),
     ),
     "Engines": (
         Panel("Work", (("sum by (engine) (rate(chatapi_engine_busy_seconds_total{@}[$__rate_interval]))",
                         "{{engine}}"),), "percentunit", "Share of the time that an engine computes; several answers at "
-              "once count each."),
-        Panel("Language model's speed", (
+              "once count separately."),
+        Panel("LLM speed", (
             (quantile(0.5, "chatapi_tokens_per_second"), "p50 of answers"),
             (quantile(0.05, "chatapi_tokens_per_second"), "p5 of answers"),
             ("sum(rate(chatapi_llm_decode_tokens_total{@}[$__rate_interval])) "
-             "/ sum(rate(chatapi_llm_decode_seconds_total{@}[$__rate_interval]))", "MLC: writes"),
-        ), "short", "Tokens a second."),
+             "/ sum(rate(chatapi_llm_decode_seconds_total{@}[$__rate_interval]))", "MLC: decoding"),
+        ), "short", "Tokens per second."),
         Panel("Tokens", (
             (rate("chatapi_tokens_total", "kind"), "{{kind}}"),
-            ("sum(rate(chatapi_llm_prefill_tokens_total{@}[$__rate_interval]))", "MLC: computed of prompts"),
+            ("sum(rate(chatapi_llm_prefill_tokens_total{@}[$__rate_interval]))", "MLC: prompt tokens"),
             ("sum(rate(chatapi_llm_prefill_tokens_total{@}[$__rate_interval])) "
-             "/ sum(rate(chatapi_llm_prefill_seconds_total{@}[$__rate_interval]))", "MLC: reads prompts at"),
-        ), "short", "A second. cached: of the prompt, and not computed again."),
+             "/ sum(rate(chatapi_llm_prefill_seconds_total{@}[$__rate_interval]))", "MLC: prefill speed"),
+        ), "short", "Per second. cached: prompt tokens from the cache."),
         Panel("Real-time factor", both("chatapi_real_time_factor", "engine"), "short",
-              "Time taken over the length of the sound; below 1 is faster than it is spoken."),
+              "Computing time divided by the duration of the audio; below 1 is faster than real time."),
         Panel("Jobs waiting for an engine", (("sum by (engine) (chatapi_engine_jobs_waiting{@})", "{{engine}}"),)),
         Panel("Loaded, rebuilt, unloaded", (
             ("sum by (engine) (chatapi_engine_loaded{@})", "{{engine}} loaded"),
             ("sum by (engine) (increase(chatapi_engine_rebuilds_total{@}[$__rate_interval]))", "{{engine}} rebuilt"),
             ("sum by (engine) (increase(chatapi_engine_unloads_total{@}[$__rate_interval]))", "{{engine}} unloaded"),
             ("sum by (engine) (chatapi_engine_load_seconds_sum{@}) "
-             "/ sum by (engine) (chatapi_engine_load_seconds_count{@})", "{{engine}} loads in, s"),
+             "/ sum by (engine) (chatapi_engine_load_seconds_count{@})", "{{engine}} load time, s"),
         )),
     ),
     "Process and machine": (
@@ -146,21 +146,21 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ("process_resident_memory_bytes{@}", "chatapi {{instance}}"),
             ("chatapi_memory_available_bytes{@}", "available {{instance}}"),
         ), "bytes"),
-        Panel("Processor", (("rate(process_cpu_seconds_total{@}[$__rate_interval])", "cores {{instance}}"),), "short"),
-        Panel("Event loop is late by", (
+        Panel("CPU", (("rate(process_cpu_seconds_total{@}[$__rate_interval])", "cores {{instance}}"),), "short"),
+        Panel("Event loop lag", (
             (quantile(0.5, "chatapi_event_loop_lag_seconds"), "p50"),
             (quantile(0.99, "chatapi_event_loop_lag_seconds"), "p99"),
-        ), "s", "Live sound stutters where this is long."),
-        Panel("Disk with the data", (
+        ), "s", "Live audio stutters when it is large."),
+        Panel("Disk of the data directory", (
             ("chatapi_data_disk_free_bytes{@}", "free {{instance}}"),
             ("chatapi_data_disk_bytes{@}", "size {{instance}}"),
         ), "bytes"),
-        Panel("Conversations are kept", (("min(chatapi_history_kept{@})", ""),), kind="stat", width=4,
-              steps=RED_BELOW_ONE, words=(("0", "in memory only"), ("1", "on the disk"))),
+        Panel("Conversations are stored", (("min(chatapi_history_kept{@})", ""),), kind="stat", width=4,
+              steps=RED_BELOW_ONE, words=(("0", "only in memory"), ("1", "on disk"))),
         Panel("Microphone and speaker", (
             ("chatapi_sound_device_up{@}", "{{device}} works"),
             ("increase(chatapi_sound_dropped_seconds_total{@}[$__rate_interval])", "{{device}} lost, s"),
-            ("increase(chatapi_sound_device_reopens_total{@}[$__rate_interval])", "{{device}} opened again"),
+            ("increase(chatapi_sound_device_reopens_total{@}[$__rate_interval])", "{{device}} reopened"),
         )),
         Panel("Files open, garbage collected", (
             ("process_open_fds{@}", "files {{instance}}"),
@@ -171,24 +171,24 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("GPU", (("chatapi_jetson_gpu_load_ratio{@}", "load {{instance}}"),), "percentunit"),
         Panel("GPU clock", (("chatapi_jetson_gpu_clock_hertz{@}", "{{instance}}"),), "hertz"),
         Panel("Power", (("chatapi_jetson_power_watts{@}", "{{rail}}"),), "watt",
-              "VDD_IN and VIN_SYS_5V0 are what the module or board draws in all, where it has them."),
-        Panel("Heat", (
+              "VDD_IN and VIN_SYS_5V0 are the total power of the module or board, if it has them."),
+        Panel("Temperature", (
             ("chatapi_jetson_temperature_celsius{@}", "{{zone}}"),
-            ("min by (zone) (chatapi_jetson_temperature_limit_celsius{@})", "{{zone}} is slowed down from"),
+            ("min by (zone) (chatapi_jetson_temperature_limit_celsius{@})", "{{zone}} throttles from"),
         ), "celsius"),
-        Panel("Slowed down by heat", (("chatapi_jetson_throttled{@}", "{{part}}"),), steps=RED_FROM_ONE),
+        Panel("Throttled by temperature", (("chatapi_jetson_throttled{@}", "{{part}}"),), steps=RED_FROM_ONE),
         Panel("Memory of CPU and GPU", (
-            ("chatapi_jetson_memory_bytes{@}", "all {{instance}}"),
+            ("chatapi_jetson_memory_bytes{@}", "total {{instance}}"),
             ("chatapi_jetson_memory_available_bytes{@}", "available {{instance}}"),
-            ("chatapi_jetson_memory_gpu_bytes{@}", "GPU's {{instance}}"),
+            ("chatapi_jetson_memory_gpu_bytes{@}", "GPU {{instance}}"),
         ), "bytes"),
     ),
 }  # fmt: skip
 """Row -> its panels."""
 
 
-def made() -> dict[str, Any]:
-    """The dashboard as Grafana keeps it."""
+def dashboard() -> dict[str, Any]:
+    """The dashboard in Grafana's format."""
     panels: list[dict[str, Any]] = []
     y = 0
     for row, content in ROWS.items():
@@ -204,7 +204,7 @@ def made() -> dict[str, Any]:
     return {
         "uid": "chatapi",
         "title": "chatapi",
-        "description": "A voice appliance: what it does, how fast, and how the machine is.",
+        "description": "A voice appliance: its work, its speed, and its machine.",
         "tags": ["chatapi"],
         "schemaVersion": SCHEMA,
         "version": 1,
@@ -239,7 +239,7 @@ def _row(title: str, y: int, number: int) -> dict[str, Any]:
 
 def _panel(panel: Panel, place: dict[str, int], number: int) -> dict[str, Any]:
     targets = [
-        {"refId": chr(ord("A") + at), "datasource": SOURCE, "editorMode": "code", "expr": query.replace("@", OURS),
+        {"refId": chr(ord("A") + at), "datasource": SOURCE, "editorMode": "code", "expr": query.replace("@", SELECTOR),
          "legendFormat": legend or "__auto", "range": panel.kind != "stat", "instant": panel.kind == "stat"}
         for at, (query, legend) in enumerate(panel.queries)
     ]  # fmt: skip
@@ -276,7 +276,7 @@ def _panel(panel: Panel, place: dict[str, int], number: int) -> dict[str, Any]:
 
 def text() -> str:
     """The file's content."""
-    return json.dumps(made(), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(dashboard(), indent=2, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":

@@ -318,7 +318,7 @@ def test_an_update_that_does_not_start_goes_back_and_one_that_does_stays(box: Bo
     with pytest.raises(RefusedError) as failed:
         box.on.run("/opt/source/run.sh", "update", timeout=180)
     print(f"back after {time.monotonic() - begun:.1f} s")
-    assert "the one before runs again" in str(failed.value)
+    assert "the previous one runs again" in str(failed.value)
     assert box.on.run("readlink", "/opt/chatapi/current") == before and box.ready()
     assert box.on.run("ls", "/opt/chatapi/releases").split() == [Path(before).name]
     serve.write_text(works)

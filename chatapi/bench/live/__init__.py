@@ -135,9 +135,9 @@ async def _answers(bench: LiveBench, bare: Bare, clips: Sequence[Clip]) -> Async
 async def _chain(bare: Bare, samples: Samples) -> float:
     """Time the bare engines take for ASR, LLM and TTS of the same question, in seconds."""
     watch = Stopwatch()
-    text = await anyio.to_thread.run_sync(bare.hear, samples)
-    reply, _ = await anyio.to_thread.run_sync(bare.think, text, 60)
-    await anyio.to_thread.run_sync(bare.speak, reply)
+    text = await anyio.to_thread.run_sync(bare.transcribe, samples)
+    reply, _ = await anyio.to_thread.run_sync(bare.generate, text, 60)
+    await anyio.to_thread.run_sync(bare.synthesize, reply)
     return watch.seconds
 
 
@@ -161,7 +161,7 @@ async def _interruptions(bench: LiveBench, clips: Sequence[Clip]) -> AsyncIterat
                 found.append(await scenarios.interruption(harness, bench.request, clip))
     times = [each.seconds for each in found if each.seconds is not None]
     cut_off = sum(each.cut_off for each in found)
-    note = f"median {_of(times, 50):.2f} s; {cut_off} of them were answered before all was said"
+    note = f"median {_of(times, 50):.2f} s; {cut_off} of them were answered before the end of the speech"
     yield Row("live", f"interruption to silence, 95th percentile of {len(times)}", _of(times, 95), "s", 0.25, note=note)
     missed = [each.seconds is None for each in found]
     yield Row("live", f"interruptions missed, of {len(missed)}", scenarios.share(missed), "%", 5)
@@ -175,8 +175,8 @@ async def _disturbances(bench: LiveBench, mhm: Samples, rounds: int) -> AsyncIte
             with suppress(scenarios.ScenarioSkipped):
                 async with bench.open_harness(name) as harness:
                     lost.setdefault(name, []).append(await scenarios.disturbance(harness, bench.request, sound))
-    told = ", ".join(f"{name} {sum(found)} of {len(found)}" for name, found in lost.items())
-    yield Row("live", f"answers lost to a noise: {told}", _sum(sum(found) for found in lost.values()), "", 0)
+    counts = ", ".join(f"{name} {sum(found)} of {len(found)}" for name, found in lost.items())
+    yield Row("live", f"answers lost to a noise: {counts}", _sum(sum(found) for found in lost.values()), "", 0)
 
 
 async def _open_room(bench: LiveBench, rounds: int) -> AsyncIterator[Row]:

@@ -49,16 +49,16 @@ class OpenRoom:
         self._walls = Walls(decibels, random)
         self._canceller = EchoCanceller()
 
-    def __call__(self, said: Samples, played: Samples) -> Samples:
+    def __call__(self, speech: Samples, played: Samples) -> Samples:
         """The microphone's next 20 ms, 16 kHz."""
-        heard = said + self._walls(played)
-        self._canceller.process_playback(played, RATE)
-        return self._canceller.process_capture(np.clip(heard, -1, 1).astype(np.float32))
+        mixed = speech + self._walls(played)
+        self._canceller.played(played, RATE)
+        return self._canceller.clean(np.clip(mixed, -1, 1).astype(np.float32))
 
 
-def headset(said: Samples, played: Samples) -> Samples:
+def headset(speech: Samples, played: Samples) -> Samples:
     """A microphone that does not pick up the loudspeaker."""
-    return said
+    return speech
 
 
 def microphone(echo: float | None, seed: int) -> Microphone:

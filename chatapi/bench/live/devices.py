@@ -78,16 +78,16 @@ class DevicesHarness(ContinuousHarness):
     def speaker(self) -> Recorded:
         return self._speaker
 
-    def flow(self, spoken: Samples, said: Samples) -> Samples:
+    def flow(self, played: Samples, microphone: Samples) -> Samples:
         """Record 20 ms of speaker and microphone, and return the microphone's next 20 ms.
 
         Runs on the audio thread; each shared attribute changes in one step.
         """
-        self._speaker.track.append(spoken)
-        self._microphone_track.track.append(said)
-        block = self._pending.pop(0) if self._pending else np.zeros(len(said), np.float32)
-        block = block + self._random.normal(0, HISS, len(said)).astype(np.float32)
-        return block + self._echo(spoken) if self._echo is not None else block
+        self._speaker.track.append(played)
+        self._microphone_track.track.append(microphone)
+        block = self._pending.pop(0) if self._pending else np.zeros(len(microphone), np.float32)
+        block = block + self._random.normal(0, HISS, len(microphone)).astype(np.float32)
+        return block + self._echo(played) if self._echo is not None else block
 
     async def calibrate(self) -> None:
         """Measure the delay `ahead` with a click."""
@@ -100,8 +100,8 @@ class DevicesHarness(ContinuousHarness):
     async def delay(self) -> float | None:
         """Delay from microphone to speaker, when they are connected, in seconds."""
         start = await self._click()
-        said, spoken = (track.first(start - NEAR, CLICK / 2) for track in (self._microphone_track, self._speaker))
-        return None if said is None or spoken is None else spoken - said
+        microphone, played = (track.first(start - NEAR, CLICK / 2) for track in (self._microphone_track, self._speaker))
+        return None if microphone is None or played is None else played - microphone
 
     async def _click(self) -> float:
         start = self.now
@@ -197,11 +197,13 @@ class DevicesTransport:
             Row("live", "the virtual devices alone, microphone to speaker", delay, "s"),
             Row(
                 "live",
-                "what was said began later than planned, which is allowed for, at most",
+                "largest delay of an utterance's start, which is corrected",
                 _most(self._shifts),
                 "s",
             ),
-            Row("live", "what was said took longer than planned, which is not, at most", _most(self._stretched), "s"),
+            Row(
+                "live", "largest excess of an utterance's duration, which is not corrected", _most(self._stretched), "s"
+            ),
         ]
 
     @asynccontextmanager

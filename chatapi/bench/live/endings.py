@@ -112,7 +112,7 @@ def _answer(harness: Harness, since: float) -> str:
 
 
 async def _fate(harness: Harness, since: float) -> str:
-    """What becomes of a question that was just said."""
+    """The fate of a question that has just been asked."""
 
     def happened(kind: type) -> int:
         return harness.came(kind, since)
@@ -129,10 +129,10 @@ async def _fate(harness: Harness, since: float) -> str:
         return "not noticed"
     if happened(Resumed):
         return "the answer resumed"
-    unheard = any(
-        isinstance(event, SpeechStopped) and not event.answered and at >= since for at, event in harness.events
+    no_speech = any(
+        isinstance(event, SpeechStopped) and not event.heard and at >= since for at, event in harness.events
     )
-    return "taken for no speech" if unheard else "without an answer"
+    return "taken for no speech" if no_speech else "without an answer"
 
 
 def repeated(answer: str) -> str:

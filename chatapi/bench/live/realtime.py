@@ -54,7 +54,7 @@ class Wire:
         """Id of the response that may be played; empty when it has ended or was interrupted."""
         self._item = ""
         """Id of the item of the newest answer; when it is deleted, the answer is retracted."""
-        self._asked = ""
+        self._transcript = ""
         self._stopped = 0.0
 
     def take(self, event: Event, now: float) -> Iterator[LiveEvent]:
@@ -67,8 +67,8 @@ class Wire:
             self.response = self._item = ""
             yield Interrupted(0.0, "", retracted=True)
         elif kind == "conversation.item.input_audio_transcription.completed":
-            self._asked = event["transcript"]
-            yield Transcript(self._asked)
+            self._transcript = event["transcript"]
+            yield Transcript(self._transcript)
         elif kind == "error":
             yield Failed(InternalError(event["error"]["message"]))
         else:
@@ -96,8 +96,8 @@ class Wire:
 
     def _answer(self, kind: str, event: Event) -> Iterator[LiveEvent]:
         if kind == "created":
-            self.response, asked, self._asked = event["response"]["id"], self._asked, ""
-            yield ResponseStarted(asked)
+            self.response, transcript, self._transcript = event["response"]["id"], self._transcript, ""
+            yield ResponseStarted(transcript)
         elif kind == "output_item.added":
             self._item = event["item"]["id"]
         elif kind == "output_audio_transcript.delta":
@@ -138,11 +138,11 @@ class RealtimeHarness(BlockClock, ContinuousHarness):
         """Send the microphone's audio, a block every 20 ms, forever."""
         begun = time.perf_counter()
         while True:
-            said = self._pending.pop(0) if self._pending else np.zeros(BLOCK, np.float32)
+            speech = self._pending.pop(0) if self._pending else np.zeros(BLOCK, np.float32)
             hiss = self._random.normal(0, HISS, BLOCK).astype(np.float32)
-            heard = self._microphone(np.clip(said + hiss, -1, 1), self._speaker.block())
+            signal = self._microphone(np.clip(speech + hiss, -1, 1), self._speaker.block())
             self._blocks += 1
-            ready = self._outgoing.feed(heard)
+            ready = self._outgoing.feed(signal)
             if len(ready):
                 sound = base64.b64encode(Audio(ready, WIRE).pcm16()).decode()
                 await self._link.send("input_audio_buffer.append", audio=sound)

@@ -62,7 +62,7 @@ class RoomRecording:
     def _work(
         self, reader: subprocess.Popen[bytes], writer: subprocess.Popen[bytes], loop: asyncio.AbstractEventLoop
     ) -> None:
-        assert reader.stdout is not None and writer.stdin is not None  # noqa: S101 - asked for
+        assert reader.stdout is not None and writer.stdin is not None  # noqa: S101 - piped
         block = HZ // 50
         try:
             writer.stdin.write(np.zeros(PREFILL * block, "<f4").tobytes())
@@ -82,8 +82,8 @@ class RoomRecording:
 def looped(daemon: Daemon) -> Iterator[None]:
     """Connect the microphone to the speaker, using only the sound server."""
     with ExitStack() as stack:
-        heard = stack.enter_context(_running(daemon, "parec", "mic", 1, LATENCY))
-        stack.enter_context(_running(daemon, "pacat", "spk", 1, LATENCY, heard.stdout))
+        recorder = stack.enter_context(_running(daemon, "parec", "mic", 1, LATENCY))
+        stack.enter_context(_running(daemon, "pacat", "spk", 1, LATENCY, recorder.stdout))
         yield
 
 

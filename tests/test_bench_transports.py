@@ -1,4 +1,4 @@
-"""The doors of `chatapi bench live`: a server's WebSocket and a room's devices, with echo engines behind them."""
+"""The transports of `chatapi bench live`, realtime and devices, with fake engines."""
 
 from __future__ import annotations
 
