@@ -1,4 +1,4 @@
-"""Live conversation on echo engines: loudness is speech, a word of the answer is a tone of 60 ms."""
+"""Live sessions on the fake engines: loud audio is speech, and a word of the answer is a tone of 60 ms."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def silence(seconds: float) -> Samples:
 
 @dataclass
 class Talk:
-    """Somebody who talks with the box, in real time unless the machine is slower."""
+    """A user of a session, in real time unless the machine is slower."""
 
     appliance: Appliance
     session: LiveSession
@@ -80,7 +80,7 @@ async def talking(echo: Running, *more: str, options: SessionOptions | None = No
             group.cancel_scope.cancel()
 
 
-async def test_what_is_said_is_answered_aloud_after_its_pause(echo: Running) -> None:
+async def test_utterance_is_answered_with_speech_after_its_pause(echo: Running) -> None:
     async with talking(echo) as talk:
         await talk.say(silence(0.5), tone(0.8), silence(0.5))
         await talk.come(TurnEnded)
@@ -97,20 +97,18 @@ async def test_what_is_said_is_answered_aloud_after_its_pause(echo: Running) -> 
         assert [exchange.answered for exchange in kept.exchanges] == [text]
 
 
-async def test_a_short_pause_does_not_end_a_turn(echo: Running) -> None:
+async def test_short_pause_does_not_end_a_turn(echo: Running) -> None:
     async with talking(echo, "live.min_endpointing_delay_ms=500") as talk:
         await talk.say(tone(0.6), silence(0.25), tone(0.6), silence(0.8))
         await talk.come(TurnEnded)
         assert len(talk.all(SpeechStopped)) == 1
-        heard = [event.text for event in talk.all(Transcript) if event.final]
-        assert len(heard) == 1
-        assert float(heard[0].split()[1]) > 1.4
+        transcripts = [event.text for event in talk.all(Transcript) if event.final]
+        assert len(transcripts) == 1
+        assert float(transcripts[0].split()[1]) > 1.4
 
 
-async def test_pauses_within_words_do_not_add_up_to_a_word_that_is_not_heard(
-    echo: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # While the first words are still being made out; each pause and what follows it is too short to begin again.
+async def test_short_pauses_during_a_decode_do_not_lose_words(echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    # While the first words are still being decoded; each pause and the speech after it are too short for a new decode.
     stammer = np.concatenate([np.concatenate([tone(0.064), silence(0.064)]) for _ in range(6)])
     async with talking(echo, "live.partial_ms=5000") as talk:
         engine = talk.appliance.engines.asr.engine
@@ -121,7 +119,7 @@ async def test_pauses_within_words_do_not_add_up_to_a_word_that_is_not_heard(
         assert float(talk.all(ResponseStarted)[-1].asked.split()[1]) > 1.25
 
 
-async def test_who_goes_on_before_the_answer_is_heard_is_taken_to_have_paused(echo: Running) -> None:
+async def test_resumed_speech_before_playback_extends_the_turn(echo: Running) -> None:
     async with talking(echo, "fake.delay=0.15") as talk:
         await talk.say(tone(0.6), silence(0.5), tone(0.6), silence(0.4))
         await talk.come(TurnEnded)
@@ -132,15 +130,15 @@ async def test_who_goes_on_before_the_answer_is_heard_is_taken_to_have_paused(ec
         assert [exchange.asked for exchange in kept.exchanges] == [asked]
 
 
-async def asked_for_long(talk: Talk) -> None:
-    """An answer of about two seconds plays."""
+async def play_long_answer(talk: Talk) -> None:
+    """Starts an answer of about two seconds."""
     await talk.session.respond(" ".join(["word"] * 30))
     await talk.come(TurnEnded)
 
 
-async def test_speech_against_an_answer_ends_it_and_history_says_what_was_heard(echo: Running) -> None:
+async def test_barge_in_ends_the_answer_and_history_keeps_the_played_part(echo: Running) -> None:
     async with talking(echo) as talk:
-        await asked_for_long(talk)
+        await play_long_answer(talk)
         await talk.say(silence(0.5), tone(0.9), silence(0.5))
         interrupted = await talk.come(Interrupted)
         assert talk.all(SpeechStarted)[0].during_answer
@@ -150,7 +148,7 @@ async def test_speech_against_an_answer_ends_it_and_history_says_what_was_heard(
         kept = await talk.appliance.history.call(lambda history: history.recall(talk.session.conversation_state.id))
         assert kept.exchanges[0].answered == f"{interrupted.text} —"
         assert len(kept.exchanges) == 2
-        # The model was told of it, and nobody else.
+        # Only the prompt has the note.
         assert kept.exchanges[1].asked.startswith("heard")
         assert kept.exchanges[1].answered.startswith("You said: (I interrupt you.) heard")
         await talk.session.respond("and now")
@@ -159,11 +157,11 @@ async def test_speech_against_an_answer_ends_it_and_history_says_what_was_heard(
 
 
 @pytest.mark.parametrize("noise", ["", "Mhm.", "You said word word."])
-async def test_noises_a_listener_makes_and_our_own_echo_lose_nothing(
+async def test_noise_backchannel_and_echo_resume_the_answer(
     echo: Running, noise: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with talking(echo) as talk:
-        await asked_for_long(talk)
+        await play_long_answer(talk)
 
         async def words(*_: object) -> TranscriptText:
             return TranscriptText(noise, "en")
@@ -174,13 +172,13 @@ async def test_noises_a_listener_makes_and_our_own_echo_lose_nothing(
         assert talk.all(SpeechStarted)[0].during_answer
         assert not talk.all(Interrupted)
         assert not talk.all(SpeechStopped)[0].heard
-        # It paused for as long as they spoke, and goes on from there.
+        # It paused during the speech and continues from there.
         assert talk.session.playing
 
 
-async def test_stop_stops_and_is_not_answered(echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stop_request_ends_the_answer_and_is_not_answered(echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     async with talking(echo) as talk:
-        await asked_for_long(talk)
+        await play_long_answer(talk)
 
         async def words(*_: object) -> TranscriptText:
             return TranscriptText("Stop.", "en")
@@ -193,35 +191,33 @@ async def test_stop_stops_and_is_not_answered(echo: Running, monkeypatch: pytest
         assert len(talk.all(ResponseStarted)) == 1
 
 
-async def test_a_box_that_answers_itself_twice_says_so_and_listens_only_while_it_is_silent(
-    echo: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_echo_loop_is_reported_and_disables_barge_in(echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     async with talking(echo) as talk:
-        heard = [""]
+        transcripts = [""]
 
         async def words(*_: object) -> TranscriptText:
-            return TranscriptText(heard[-1], "en")
+            return TranscriptText(transcripts[-1], "en")
 
         monkeypatch.setattr(talk.appliance.transcription, "words", words)
         await talk.session.respond("word")
         for text in ("You said blue mountains.", "You said green rivers."):
-            heard.append(text)
+            transcripts.append(text)
             await talk.say(silence(0.4), tone(0.6), silence(0.7))
         failed = await talk.come(Failed)
         assert failed.error.code == "hears_itself"
-        await asked_for_long(talk)
+        await play_long_answer(talk)
         await talk.say(silence(0.3), tone(0.6), silence(0.6))
         assert not talk.all(SpeechStarted)[-1].during_answer
         assert not talk.all(Interrupted)
 
 
-async def test_a_click_does_nothing(echo: Running) -> None:
+async def test_click_sends_no_event(echo: Running) -> None:
     async with talking(echo) as talk:
         await talk.say(silence(0.3), tone(0.05), silence(0.6))
         assert talk.events == []
 
 
-async def test_push_to_talk_ends_a_turn_by_command(echo: Running) -> None:
+async def test_commit_ends_a_push_to_talk_turn(echo: Running) -> None:
     async with talking(echo, options=SessionOptions(detect=False, answer=False, speak=False)) as talk:
         assert not await talk.session.commit()
         await talk.say(tone(0.5), silence(1.0))
@@ -236,20 +232,20 @@ async def test_push_to_talk_ends_a_turn_by_command(echo: Running) -> None:
         assert not talk.all(Speech)
 
 
-async def test_what_is_said_before_a_pause_is_made_out_once_where_the_speaker_ends_turns(echo: Running) -> None:
+async def test_speech_before_a_pause_is_decoded_once_in_push_to_talk(echo: Running) -> None:
     async with talking(echo, options=SessionOptions(detect=False, answer=False, speak=False)) as talk:
 
-        async def until_made_out(sound: Samples, seconds: float) -> None:
-            """Give sound until there is a guess at so much."""
+        async def until_decoded(sound: Samples, seconds: float) -> None:
+            """Feeds audio until a partial transcript covers this much."""
             with anyio.fail_after(10):
                 while not any(float(event.text.split()[-2]) >= seconds for event in talk.all(Transcript)):
                     await talk.session.feed(sound)
                     await anyio.sleep(0.005)
 
-        # Whole frames; a guess in the pause, which settles what was said, holds at least six of silence.
+        # Whole frames; the decode in the pause, which makes the transcript final, includes at least six silent ones.
         block, words = FRAME * 3 / RATE, FRAME * 219 / RATE
         await talk.session.feed(tone(words))
-        await until_made_out(silence(block), words + 5.5 * FRAME / RATE)
+        await until_decoded(silence(block), words + 5.5 * FRAME / RATE)
         talk.events.clear()
         await talk.session.feed(tone(1))
         assert await talk.session.commit()
@@ -259,21 +255,21 @@ async def test_what_is_said_before_a_pause_is_made_out_once_where_the_speaker_en
 
         await talk.session.feed(tone(words))
         talk.events.clear()
-        await until_made_out(silence(block), words + 5.5 * FRAME / RATE)
+        await until_decoded(silence(block), words + 5.5 * FRAME / RATE)
         assert await talk.session.commit()
         await until(lambda: any(event.final for event in talk.all(Transcript)))
         assert talk.all(Transcript)[-1].text.count("heard") == 1
 
 
-async def test_who_talks_for_too_long_is_answered(echo: Running) -> None:
+async def test_turn_of_the_longest_length_is_answered(echo: Running) -> None:
     async with talking(echo, "live.turn_seconds=2") as talk:
         await talk.say(tone(3.5))
         await talk.come(SpeechStopped)
 
 
-async def test_an_answer_whose_first_piece_says_nothing_goes_on(echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_answer_whose_first_piece_has_no_speech_continues(echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     async with talking(echo) as talk:
-        # The speaker has nothing to say until the second piece.
+        # Only the second piece has speech.
         said = synthesis.spoken
         monkeypatch.setattr(
             synthesis, "spoken", lambda text, language: "" if "You said" in text else said(text, language)
@@ -284,7 +280,7 @@ async def test_an_answer_whose_first_piece_says_nothing_goes_on(echo: Running, m
         assert talk.all(Speech)
 
 
-async def test_a_failing_model_is_told_in_words(echo: Running) -> None:
+async def test_model_failure_is_sent_and_spoken(echo: Running) -> None:
     async with talking(echo, "fake.fault=raise") as talk:
         await talk.say(tone(0.6), silence(0.5))
         ended = await talk.come(TurnEnded)
@@ -293,13 +289,13 @@ async def test_a_failing_model_is_told_in_words(echo: Running) -> None:
         assert "sorry" in talk.all(Speech)[-1].text
 
 
-async def test_two_at_once_work_and_a_third_is_refused(echo: Running) -> None:
+async def test_third_session_is_rejected(echo: Running) -> None:
     async with talking(echo) as one:
         async with one.appliance.live.session() as (other, events):
-            with pytest.raises(Busy) as refused:
+            with pytest.raises(Busy) as rejected:
                 async with one.appliance.live.session():
                     pass
-            assert refused.value.code == "too_many_sessions"
+            assert rejected.value.code == "too_many_sessions"
             await one.say(tone(0.5), silence(0.4))
             await other.respond("hello")
             await one.come(TurnEnded)
@@ -311,7 +307,7 @@ async def test_two_at_once_work_and_a_third_is_refused(echo: Running) -> None:
     assert one.appliance.live.sessions == 0
 
 
-async def test_a_conversation_goes_on_where_it_was(echo: Running) -> None:
+async def test_new_session_continues_a_conversation(echo: Running) -> None:
     async with talking(echo) as talk:
         await talk.session.respond("hello")
         await talk.come(TurnEnded)
@@ -323,7 +319,7 @@ async def test_a_conversation_goes_on_where_it_was(echo: Running) -> None:
                 pass
 
 
-async def test_what_no_longer_fits_the_model_leaves_before_the_next_turn_and_several_turns_at_once(
+async def test_context_is_trimmed_before_it_overflows_by_several_exchanges(
     echo: Running,
 ) -> None:
     async with talking(echo, "llama_cpp.context=256", "llm.max_tokens=32") as talk:
@@ -343,23 +339,23 @@ async def test_what_no_longer_fits_the_model_leaves_before_the_next_turn_and_sev
 
 
 @pytest.mark.real
-async def test_a_conversation_that_fills_the_context_is_not_read_anew_with_every_turn(echo: Running) -> None:
+async def test_full_context_keeps_the_prompt_cache_in_most_turns(echo: Running) -> None:
     said = " ".join(["The rain in the hills fills the rivers."] * 6)
     options = SessionOptions(speak=False, max_tokens=8)
     read = []
     model = ("llm.engine=llama_cpp", "llm.model=smollm2-135m-instruct", "llama_cpp.context=640")
     async with talking(echo, *model, options=options) as talk:
         for turn in range(10):
-            # Nobody asks the next question at once.
+            # The next question does not come at once.
             await until(lambda: talk.appliance.engines.llm.admission.used == 0)
             await talk.session.respond(f"{turn}. {said}")
             ended = await talk.come(TurnEnded, turn + 1)
             read.append(ended.prompt_tokens - ended.cached_tokens)
-    # A question has 68 tokens; with its beginning gone a conversation has several hundred to be read.
+    # A question has 68 tokens; a trimmed conversation needs a prefill of several hundred.
     assert max(read) < 150
 
 
-async def test_leaving_in_the_middle_of_an_answer_frees_the_engines(echo: Running) -> None:
+async def test_closing_a_session_during_an_answer_frees_the_engines(echo: Running) -> None:
     async with echo("fake.delay=0.05") as appliance:
         async with appliance.live.session() as (session, _):
             await session.respond(" ".join(["word"] * 100))

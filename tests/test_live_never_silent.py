@@ -1,7 +1,7 @@
-"""Whatever is said in words is answered, resumes the answer it was a noise against, or is told to have failed.
+"""Every utterance with words is answered, resumes the paused answer, or gives an error.
 
-On echo engines, with words given to the recogniser. Time is that of the samples: engines have all the time they need
-between two blocks, unless a test says otherwise.
+On the fake engines, with given transcripts. Time is that of the samples: engines have all the time they need between
+two blocks, unless a test says otherwise.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def silence(seconds: float) -> Samples:
 
 
 def voice(seconds: float) -> Samples:
-    """Somebody who is not the box, whose voice is a tone."""
+    """The user's speech; that of the box is a tone."""
     return np.random.default_rng(7).normal(0, 0.2, int(seconds * RATE)).astype(np.float32)
 
 
 @dataclass
 class Talk:
-    """Somebody who talks with the box; what the recogniser makes of their sounds is `words`."""
+    """A user of a session; `words` is the transcript of every utterance."""
 
     appliance: Appliance
     session: LiveSession
@@ -70,12 +70,12 @@ class Talk:
         await self.hear(voice(seconds), silence(pause))
 
     async def answer(self, words: int = 30) -> None:
-        """An answer of 60 ms a word, and two words more, begins to be heard."""
+        """Starts an answer of 60 ms per word, with two more words."""
         await self.session.respond(" ".join(["word"] * words))
         await until(lambda: len(self.all(TurnEnded)) > 0)
 
     async def until_left(self, seconds: float) -> None:
-        """Listen until only so much of the answer is to be heard."""
+        """Feeds silence until only this much of the answer is left to play."""
         answer = self.session.answer
         assert answer is not None
         left = answer.playback.seconds - answer.playback.played(self.session.seconds)
@@ -128,7 +128,7 @@ async def test_speech_in_the_last_second_of_an_answer_is_a_turn(talking: Callabl
         assert talk.asked[1:] == [words]
 
 
-async def test_words_of_the_answer_said_after_it_are_a_turn(talking: Callable[..., object]) -> None:
+async def test_words_of_the_answer_after_its_end_are_a_turn(talking: Callable[..., object]) -> None:
     async with talking() as talk:  # type: ignore[attr-defined]
         await talk.answer()
         await talk.until_left(-0.3)
@@ -138,7 +138,7 @@ async def test_words_of_the_answer_said_after_it_are_a_turn(talking: Callable[..
 
 
 @pytest.mark.parametrize("left", [0.8, 0.0])
-async def test_the_echo_of_the_last_second_is_no_turn(talking: Callable[..., object], left: float) -> None:
+async def test_echo_of_the_last_second_is_no_turn(talking: Callable[..., object], left: float) -> None:
     async with talking() as talk:  # type: ignore[attr-defined]
         await talk.answer()
         await talk.until_left(left)
@@ -150,7 +150,7 @@ async def test_the_echo_of_the_last_second_is_no_turn(talking: Callable[..., obj
         assert len(talk.asked) == 1
 
 
-async def test_a_hum_in_the_last_second_resumes_the_answer(talking: Callable[..., object]) -> None:
+async def test_filler_in_the_last_second_resumes_the_answer(talking: Callable[..., object]) -> None:
     async with talking() as talk:  # type: ignore[attr-defined]
         await talk.answer()
         await talk.until_left(0.6)
@@ -158,7 +158,7 @@ async def test_a_hum_in_the_last_second_resumes_the_answer(talking: Callable[...
         assert len(talk.all(Resumed)) == 1 and len(talk.asked) == 1
 
 
-async def test_a_single_word_in_the_middle_of_an_answer_resumes_it(talking: Callable[..., object]) -> None:
+async def test_single_word_in_the_middle_of_an_answer_resumes_it(talking: Callable[..., object]) -> None:
     async with talking() as talk:  # type: ignore[attr-defined]
         await talk.answer()
         await talk.until_left(ENDING + 0.3)
@@ -166,7 +166,7 @@ async def test_a_single_word_in_the_middle_of_an_answer_resumes_it(talking: Call
         assert len(talk.all(Resumed)) == 1 and len(talk.asked) == 1 and talk.session.playing
 
 
-async def test_a_turn_committed_during_an_answer_is_judged_by_its_words(talking: Callable[..., object]) -> None:
+async def test_turn_committed_during_an_answer_is_classified_by_its_words(talking: Callable[..., object]) -> None:
     async with talking() as talk:  # type: ignore[attr-defined]
         await talk.answer(60)
         await talk.until_left(2.5)
@@ -177,7 +177,7 @@ async def test_a_turn_committed_during_an_answer_is_judged_by_its_words(talking:
         assert talk.asked[1:] == ["Why?"]
 
 
-async def test_a_listener_who_stops_to_report_is_still_answered(talking: Callable[..., object]) -> None:
+async def test_client_that_stops_reporting_playback_is_answered(talking: Callable[..., object]) -> None:
     async with talking() as talk:  # type: ignore[attr-defined]
         await talk.answer()
         talk.session.report_playback(0.5)
@@ -188,10 +188,10 @@ async def test_a_listener_who_stops_to_report_is_still_answered(talking: Callabl
         assert talk.asked[1:] == ["Germany?"]
 
 
-async def test_a_turn_of_the_longest_length_does_not_end_the_conversation(talking: Callable[..., object]) -> None:
+async def test_turn_of_the_longest_length_does_not_end_the_conversation(talking: Callable[..., object]) -> None:
     async with talking("live.turn_seconds=2", "fake.delay=0.02") as talk:  # type: ignore[attr-defined]
         talk.words = "all that was said"
-        # Its answer is thought of and not heard yet when its speaker goes on.
+        # Its answer is generated and not played yet when the speech continues.
         await talk.hear(voice(4.5), silence(2), settle=False)
         await talk.ended(1)
         await talk.hear(silence(2))
@@ -201,22 +201,22 @@ async def test_a_turn_of_the_longest_length_does_not_end_the_conversation(talkin
         assert talk.asked[-1].endswith("And why is that?")
 
 
-async def asked_slowly(talk: Talk) -> None:
-    """A question whose answer is thought of for longer than somebody may go on with it."""
+async def ask_slow_model(talk: Talk) -> None:
+    """Asks a question whose answer takes longer than speech may extend the turn."""
     talk.words = "one two three four five six seven eight"
     await talk.hear(voice(0.8), settle=False)
     with anyio.fail_after(PATIENCE):
         while not talk.asked:
             await talk.hear(silence(0.1), settle=False)
             await anyio.sleep(0.05)
-    # Samples pass faster than the model writes.
+    # The samples arrive faster than the model generates.
     await talk.hear(silence(4.5), settle=False)
     assert not talk.all(Speech)
 
 
-async def test_a_noise_before_an_answer_sounds_does_not_lose_it(talking: Callable[..., object]) -> None:
+async def test_noise_before_playback_keeps_the_answer(talking: Callable[..., object]) -> None:
     async with talking("fake.delay=0.5") as talk:  # type: ignore[attr-defined]
-        await asked_slowly(talk)
+        await ask_slow_model(talk)
         for words in ("", "Mhm."):
             talk.words = words
             await talk.hear(voice(0.4), silence(0.5), settle=False)
@@ -226,9 +226,9 @@ async def test_a_noise_before_an_answer_sounds_does_not_lose_it(talking: Callabl
         assert not talk.all(Interrupted) and len(talk.asked) == 1
 
 
-async def test_a_question_before_an_answer_sounds_is_answered_with_the_first(talking: Callable[..., object]) -> None:
+async def test_question_before_playback_is_answered_with_the_first(talking: Callable[..., object]) -> None:
     async with talking("fake.delay=0.5") as talk:  # type: ignore[attr-defined]
-        await asked_slowly(talk)
+        await ask_slow_model(talk)
         talk.words = "And why is that?"
         await talk.hear(voice(0.8), silence(1.5), settle=False)
         await talk.ended(1)
@@ -236,28 +236,28 @@ async def test_a_question_before_an_answer_sounds_is_answered_with_the_first(tal
         assert [exchange.asked for exchange in talk.session.conversation_state.exchanges] == talk.asked[1:]
 
 
-async def test_an_answer_given_up_at_the_onset_of_a_noise_is_given_after_it(talking: Callable[..., object]) -> None:
+async def test_answer_cancelled_at_the_onset_of_a_noise_is_given_after_it(talking: Callable[..., object]) -> None:
     async with talking("fake.delay=0.5") as talk:  # type: ignore[attr-defined]
-        await asked_slowly(talk)
+        await ask_slow_model(talk)
         talk.words = ""
         await talk.hear(voice(0.4), settle=False)
-        # As a client's connection does for one that throws away what it had of the answer.
+        # As a connection does for a client that discards the audio it has of the answer.
         assert await talk.session.cancel(talk.session.answer, "interrupted")
         await talk.hear(silence(1.5), settle=False)
         await talk.ended(1)
         assert talk.asked[1:] == talk.asked[:1]
 
 
-async def test_a_turn_that_ends_while_the_history_is_slow_is_answered(
+async def test_turn_that_ends_during_a_slow_history_write_is_answered(
     talking: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = SessionOptions(semantic=False, silence_ms=200)
     async with talking(options=options) as talk:  # type: ignore[attr-defined]
         await talk.answer(60)
-        amend, going_on = talk.session.context.amend, anyio.Event()
+        amend, may_continue = talk.session.context.amend, anyio.Event()
 
         async def slow(number: int, answered: str, asked: str | None = None) -> None:
-            await going_on.wait()
+            await may_continue.wait()
             await amend(number, answered, asked)
 
         monkeypatch.setattr(talk.session.context, "amend", slow)
@@ -265,7 +265,7 @@ async def test_a_turn_that_ends_while_the_history_is_slow_is_answered(
         talk.words = "Why?"
         await talk.hear(voice(0.25), silence(1), settle=False)
         await until(lambda: len(talk.asked) == 2)
-        going_on.set()
+        may_continue.set()
         await talk.ended(2)
         await talk.hear(silence(1))
         assert len(talk.all(Interrupted)) == 1
@@ -273,7 +273,7 @@ async def test_a_turn_that_ends_while_the_history_is_slow_is_answered(
         assert answer is not None and answer.released and answer.asked == "Why?"
 
 
-async def test_speech_that_cannot_be_understood_is_excused_aloud(talking: Callable[..., object]) -> None:
+async def test_asr_failure_is_sent_and_spoken(talking: Callable[..., object]) -> None:
     async with talking() as talk:  # type: ignore[attr-defined]
         await talk.say(EngineFailed("the asr engine failed: it was told to"))
         await talk.ended(1)
@@ -281,7 +281,7 @@ async def test_speech_that_cannot_be_understood_is_excused_aloud(talking: Callab
         assert "sorry" in talk.all(Speech)[-1].text and talk.all(TurnEnded)[0].finish_reason == "failed"
 
 
-async def test_speech_that_cannot_be_understood_resumes_the_answer_it_is_against(
+async def test_asr_failure_during_an_answer_resumes_it(
     talking: Callable[..., object],
 ) -> None:
     async with talking() as talk:  # type: ignore[attr-defined]
@@ -291,7 +291,7 @@ async def test_speech_that_cannot_be_understood_resumes_the_answer_it_is_against
         assert len(talk.all(Resumed)) == len(talk.all(Failed)) == len(talk.asked) == 1
 
 
-async def test_a_question_after_a_written_answer_is_no_part_of_the_one_before(talking: Callable[..., object]) -> None:
+async def test_question_after_a_text_answer_is_a_turn_of_its_own(talking: Callable[..., object]) -> None:
     async with talking(options=SessionOptions(speak=False)) as talk:  # type: ignore[attr-defined]
         for count, words in enumerate(("What is that?", "And why is that?"), 1):
             await talk.say(words, pause=1.5)
@@ -300,7 +300,7 @@ async def test_a_question_after_a_written_answer_is_no_part_of_the_one_before(ta
         assert not talk.all(Interrupted)
 
 
-async def test_a_late_cancellation_of_one_answer_leaves_the_next_alone(talking: Callable[..., object]) -> None:
+async def test_late_cancellation_of_one_answer_keeps_the_next(talking: Callable[..., object]) -> None:
     async with talking() as talk:  # type: ignore[attr-defined]
         await talk.answer()
         before = talk.session.answer
@@ -311,7 +311,7 @@ async def test_a_late_cancellation_of_one_answer_leaves_the_next_alone(talking: 
         assert await talk.session.cancel(talk.session.answer)
 
 
-async def test_words_of_the_answer_are_a_turn_where_the_speaker_ends_it(talking: Callable[..., object]) -> None:
+async def test_words_of_the_answer_are_a_turn_in_push_to_talk(talking: Callable[..., object]) -> None:
     async with talking(options=SessionOptions(detect=False)) as talk:  # type: ignore[attr-defined]
         await talk.answer()
         played = np.concatenate([event.audio.at(RATE).samples for event in talk.all(Speech)])
@@ -323,7 +323,7 @@ async def test_words_of_the_answer_are_a_turn_where_the_speaker_ends_it(talking:
         assert talk.asked[1:] == ["word word word"]
 
 
-async def test_an_answer_does_not_stay_paused_when_turns_are_ended_by_hand(talking: Callable[..., object]) -> None:
+async def test_paused_answer_resumes_when_turn_detection_is_turned_off(talking: Callable[..., object]) -> None:
     async with talking() as talk:  # type: ignore[attr-defined]
         await talk.answer()
         await talk.until_left(1.5)
@@ -344,7 +344,7 @@ async def test_an_answer_does_not_stay_paused_when_turns_are_ended_by_hand(talki
         (3.0, "a b c d e f g h i j", "noise"),
     ],
 )
-async def test_why_an_utterance_is_not_answered_is_counted_and_logged_without_its_words(
+async def test_dismissal_reason_is_counted_and_logged_without_the_transcript(
     talking: Callable[..., object], caplog: pytest.LogCaptureFixture, left: float, words: str, reason: str
 ) -> None:
     async with talking() as talk:  # type: ignore[attr-defined]
@@ -359,7 +359,7 @@ async def test_why_an_utterance_is_not_answered_is_counted_and_logged_without_it
         assert not words or words not in str(vars(entry))
 
 
-async def test_an_echo_that_is_not_answered_is_counted(talking: Callable[..., object]) -> None:
+async def test_dismissed_echo_is_counted(talking: Callable[..., object]) -> None:
     async with talking() as talk:  # type: ignore[attr-defined]
         await talk.answer()
         played = np.concatenate([event.audio.at(RATE).samples for event in talk.all(Speech)])
@@ -371,6 +371,6 @@ async def test_an_echo_that_is_not_answered_is_counted(talking: Callable[..., ob
 
 
 def dismissed(talk: Talk) -> dict[str, float]:
-    """How many utterances were not answered, by reason."""
+    """Returns the number of dismissed utterances by reason."""
     samples = (each for metric in talk.appliance.metrics.dismissed.collect() for each in metric.samples)
     return {each.labels["reason"]: each.value for each in samples if each.value and each.name.endswith("_total")}

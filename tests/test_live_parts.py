@@ -1,4 +1,4 @@
-"""The parts of live conversation that need neither sound nor time."""
+"""The parts of live conversation that need neither audio nor time."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from chatapi.services.transcription.segmenter import FRAME
 RULES = EndpointingRules(threshold=0.5, onset=3, interruption=5, min_delay=6, max_delay=44)
 
 
-def marks(*parts: tuple[float, int], against: bool = False) -> list[tuple[int, TurnBoundary]]:
+def boundaries(*parts: tuple[float, int], during_answer: bool = False) -> list[tuple[int, TurnBoundary]]:
     endpointing, found, at = Endpointing(RULES), [], 0
     for probability, count in parts:
         for _ in range(count):
-            if mark := endpointing.feed(probability, 0.1, against):
-                found.append((at, mark))
+            if boundary := endpointing.feed(probability, 0.1, during_answer):
+                found.append((at, boundary))
             at += 1
     return found
 
 
-def silent(*levels: float) -> list[int]:
-    """Frames of silence after each frame of these levels that sounds like speech."""
+def silent_frames(*levels: float) -> list[int]:
+    """Returns the count of silent frames after each of these frames of probable speech."""
     endpointing, found = Endpointing(RULES), []
     for level in levels:
         endpointing.feed(0.9, level)
@@ -50,65 +50,65 @@ def silent(*levels: float) -> list[int]:
     return found
 
 
-def test_a_turn_begins_after_some_frames_of_speech() -> None:
-    assert marks((0.1, 10), (0.9, 20), (0.1, 30)) == [(12, TurnBoundary.ONSET)]
+def test_speech_for_the_onset_duration_starts_a_turn() -> None:
+    assert boundaries((0.1, 10), (0.9, 20), (0.1, 30)) == [(12, TurnBoundary.ONSET)]
 
 
-def test_what_is_far_softer_than_before_is_silence_though_it_sounds_like_speech() -> None:
-    assert silent(*[0.2] * 5, 0.009, 0.009, 0.02, 0.009) == [0, 0, 0, 0, 0, 1, 2, 0, 1]
+def test_frames_far_below_the_peak_level_are_silent() -> None:
+    assert silent_frames(*[0.2] * 5, 0.009, 0.009, 0.02, 0.009) == [0, 0, 0, 0, 0, 1, 2, 0, 1]
 
 
-def test_somebody_far_away_is_heard_after_somebody_near() -> None:
-    assert silent(*[0.5] * 3, *[0.01] * 160)[-1] == 0
+def test_quiet_speaker_after_loud_speaker_is_voiced() -> None:
+    assert silent_frames(*[0.5] * 3, *[0.01] * 160)[-1] == 0
 
 
-def test_a_click_is_no_onset() -> None:
-    assert marks((0.1, 10), (0.9, 2), (0.1, 10), (0.9, 2), (0.1, 10)) == []
+def test_click_is_no_onset() -> None:
+    assert boundaries((0.1, 10), (0.9, 2), (0.1, 10), (0.9, 2), (0.1, 10)) == []
 
 
-def test_who_goes_on_after_a_pause_is_noticed() -> None:
-    assert marks((0.9, 10), (0.1, 4), (0.9, 3)) == [(2, TurnBoundary.ONSET), (14, TurnBoundary.RESUMED)]
+def test_speech_after_a_pause_resumes_the_turn() -> None:
+    assert boundaries((0.9, 10), (0.1, 4), (0.9, 3)) == [(2, TurnBoundary.ONSET), (14, TurnBoundary.RESUMED)]
 
 
-def test_more_is_needed_against_an_answer() -> None:
-    assert marks((0.6, 20), against=True) == []
-    assert marks((0.9, 4), (0.1, 5), against=True) == []
-    assert marks((0.9, 6), against=True) == [(4, TurnBoundary.ONSET)]
+def test_onset_during_an_answer_needs_more_evidence() -> None:
+    assert boundaries((0.6, 20), during_answer=True) == []
+    assert boundaries((0.9, 4), (0.1, 5), during_answer=True) == []
+    assert boundaries((0.9, 6), during_answer=True) == [(4, TurnBoundary.ONSET)]
 
 
-def test_less_is_needed_where_the_box_does_not_hear_itself() -> None:
-    calm = (0.1, 24)
-    assert marks(calm, (0.7, 6), against=True) == [(25, TurnBoundary.ONSET)]
-    assert marks(calm, (0.4, 4), (0.7, 2), against=True) == [(29, TurnBoundary.ONSET)]
-    # Its own voice comes through now.
-    assert marks(calm, (0.4, 7), (0.7, 20), against=True) == []
-    assert marks((0.1, 23), (0.7, 20), against=True) == []
-    assert marks(calm, (0.9, 1), (0.1, 9), (0.9, 1), against=True) == []
+def test_onset_without_residual_echo_needs_less_evidence() -> None:
+    quiet = (0.1, 24)
+    assert boundaries(quiet, (0.7, 6), during_answer=True) == [(25, TurnBoundary.ONSET)]
+    assert boundaries(quiet, (0.4, 4), (0.7, 2), during_answer=True) == [(29, TurnBoundary.ONSET)]
+    # Residual echo.
+    assert boundaries(quiet, (0.4, 7), (0.7, 20), during_answer=True) == []
+    assert boundaries((0.1, 23), (0.7, 20), during_answer=True) == []
+    assert boundaries(quiet, (0.9, 1), (0.1, 9), (0.9, 1), during_answer=True) == []
 
 
 @pytest.mark.parametrize(
     ("probability", "level", "found"),
     [(0.4, 0.025, TurnBoundary.ONSET), (0.2, 0.5, None), (0.4, 0.015, None)],
-    ids=["stands out", "a door", "no louder than what is left of our own voice"],
+    ids=["loud speech", "a door", "no louder than the residual echo"],
 )
-def test_one_frame_is_enough_if_it_stands_out(probability: float, level: float, found: TurnBoundary | None) -> None:
+def test_one_loud_frame_is_a_barge_in(probability: float, level: float, found: TurnBoundary | None) -> None:
     endpointing = Endpointing(RULES)
     assert not any(endpointing.feed(0.1, level, True) for level in [0.002, 0.01] * 12)
     assert endpointing.feed(probability, level, True) is found
 
 
-def test_one_frame_that_stands_out_is_not_enough_before_it_is_known_what_is_left_of_our_own_voice() -> None:
+def test_one_loud_frame_before_the_residual_echo_is_known_is_no_barge_in() -> None:
     endpointing = Endpointing(RULES)
     assert not any(endpointing.feed(0.1, 0.01, True) for _ in range(22))
     assert endpointing.feed(0.4, 0.5, True) is None
 
 
 @pytest.mark.parametrize(("probability", "silence"), [(1.0, 6), (0.6, 6), (0.3, 25), (0.0, 44), (0.15, 34)])
-def test_the_less_a_turn_seems_over_the_longer_the_pause(probability: float, silence: int) -> None:
+def test_lower_end_of_turn_probability_gives_a_longer_endpointing_delay(probability: float, silence: int) -> None:
     assert RULES.endpointing_delay(probability) == pytest.approx(silence, abs=1)
 
 
-def test_words_count_more_than_sound() -> None:
+def test_text_weighs_more_than_audio() -> None:
     whole, cut = "What is the capital of France?", "What is the capital."
     assert end_of_turn_probability(0.1, 0.9, whole) > CONFIDENT > end_of_turn_probability(0.99, 0.02, cut)
     assert end_of_turn_probability(None, 0.9, whole) > CONFIDENT > end_of_turn_probability(None, 0.02, cut)
@@ -119,7 +119,7 @@ def test_words_count_more_than_sound() -> None:
 @pytest.mark.parametrize(
     "text", ["Set a timer for", "Set a timer for...", "I would like the.", "Well,", "how far is it", "Where is my?"]
 )
-def test_words_that_want_more_make_the_pause_long(text: str) -> None:
+def test_unfinished_sentence_is_no_end_of_turn(text: str) -> None:
     assert end_of_turn_probability(0.99, None, text) == 0
     assert end_of_turn_probability(0.99, 0.3, text) < end_of_turn_probability(0.99, 0.3, "That is all.")
 
@@ -127,12 +127,12 @@ def test_words_that_want_more_make_the_pause_long(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["Set a timer for ten minutes.", "Why?", "How?", "Stop!", "Where are you from?", "今日はいい天気です。"]
 )
-def test_a_whole_sentence_does_not(text: str) -> None:
+def test_complete_sentence_is_as_probable_as_its_audio(text: str) -> None:
     assert end_of_turn_probability(0.99, None, text) == 0.99
 
 
 @pytest.mark.parametrize(
-    ("heard", "spoken", "found"),
+    ("transcript", "answer_text", "intent"),
     [
         ("", "The sea is wide.", SpeechIntent.NOISE),
         ("Mhm.", "The sea is wide.", SpeechIntent.BACKCHANNEL),
@@ -148,12 +148,12 @@ def test_a_whole_sentence_does_not(text: str) -> None:
         ("No.", "The sea is wide.", SpeechIntent.INTERRUPTION),
     ],
 )
-def test_what_is_said_against_an_answer_is_understood(heard: str, spoken: str, found: SpeechIntent) -> None:
-    assert classify_speech(heard, spoken) is found
+def test_speech_during_an_answer_is_classified(transcript: str, answer_text: str, intent: SpeechIntent) -> None:
+    assert classify_speech(transcript, answer_text) is intent
 
 
 @pytest.mark.parametrize(
-    ("heard", "certainty", "found"),
+    ("transcript", "avg_logprob", "intent"),
     [
         ("And make sure.", -0.65, SpeechIntent.NOISE),
         ("Hey, my mom.", -0.67, SpeechIntent.NOISE),
@@ -168,12 +168,12 @@ def test_what_is_said_against_an_answer_is_understood(heard: str, spoken: str, f
         ("山はどうですか", -0.3, SpeechIntent.INTERRUPTION),
     ],
 )
-def test_what_is_hardly_understood_does_not_interrupt(heard: str, certainty: float, found: SpeechIntent) -> None:
-    assert classify_speech(heard, "The sea is wide.", certainty) is found
+def test_low_log_probability_is_noise(transcript: str, avg_logprob: float, intent: SpeechIntent) -> None:
+    assert classify_speech(transcript, "The sea is wide.", avg_logprob) is intent
 
 
 @pytest.mark.parametrize(
-    ("heard", "seconds", "found"),
+    ("transcript", "seconds", "intent"),
     [
         ("And make sure.", 0.32, SpeechIntent.NOISE),
         ("Lights off.", 0.45, SpeechIntent.INTERRUPTION),
@@ -182,11 +182,11 @@ def test_what_is_hardly_understood_does_not_interrupt(heard: str, certainty: flo
         ("Please stop.", 0.1, SpeechIntent.STOP),
     ],
 )
-def test_what_nobody_says_so_fast_does_not_interrupt(heard: str, seconds: float, found: SpeechIntent) -> None:
-    assert classify_speech(heard, "The sea is wide.", -0.1, seconds) is found
+def test_more_words_than_fit_the_time_are_noise(transcript: str, seconds: float, intent: SpeechIntent) -> None:
+    assert classify_speech(transcript, "The sea is wide.", -0.1, seconds) is intent
 
 
-def test_only_a_wish_for_silence_is_left_unanswered() -> None:
+def test_only_a_request_for_silence_is_a_stop_request() -> None:
     assert is_stop_request("Stop.") and is_stop_request("Never mind.")
     assert (
         not is_stop_request("Where does the bus stop?")
@@ -195,17 +195,17 @@ def test_only_a_wish_for_silence_is_left_unanswered() -> None:
     )
 
 
-@pytest.mark.parametrize("heard", ["Arrête !", "Hör auf!", "Basta.", "Para.", "Hou op."])
-def test_a_wish_for_silence_is_understood_in_other_languages(heard: str) -> None:
-    assert is_stop_request(heard)
+@pytest.mark.parametrize("transcript", ["Arrête !", "Hör auf!", "Basta.", "Para.", "Hou op."])
+def test_stop_requests_in_other_languages_are_detected(transcript: str) -> None:
+    assert is_stop_request(transcript)
 
 
-def test_excuses_are_made_in_the_language_of_the_voice() -> None:
+def test_fallback_phrases_are_in_the_language_of_the_voice() -> None:
     assert failure_phrase("de") != failure_phrase("en") == failure_phrase("xx")
     assert delay_phrase("fr") != delay_phrase("en") == delay_phrase("")
 
 
-def test_likeness_is_a_share_of_the_words_heard() -> None:
+def test_likeness_is_a_share_of_the_transcript() -> None:
     assert likeness("The sea is white", "the sea is wide and blue") == 1
     assert likeness("The sea was cold yesterday", "the sea is wide") == pytest.approx(2 / 5)
     scattered = "who knows where the best of all things is kept by the painters of the old chapel in the hills"
@@ -213,19 +213,19 @@ def test_likeness_is_a_share_of_the_words_heard() -> None:
     assert likeness("", "the sea") == likeness("the sea", "") == 0
 
 
-def test_the_breaker_wants_two_in_a_row_and_closes_after_a_minute() -> None:
-    breaker = EchoLoopDetector()
-    assert not breaker.add_turn(0.5, 10) and not breaker.add_turn(0.1, 20) and not breaker.add_turn(0.5, 30)
-    assert not breaker.active(31)
-    assert breaker.add_turn(0.6, 40)
-    assert breaker.active(41) and breaker.active(99) and not breaker.active(101)
+def test_two_consecutive_echoes_are_an_echo_loop_for_a_minute() -> None:
+    detector = EchoLoopDetector()
+    assert not detector.add_turn(0.5, 10) and not detector.add_turn(0.1, 20) and not detector.add_turn(0.5, 30)
+    assert not detector.active(31)
+    assert detector.add_turn(0.6, 40)
+    assert detector.active(41) and detector.active(99) and not detector.active(101)
 
 
 def speech(seconds: float, text: str) -> Speech:
     return Speech(Audio(np.zeros(int(seconds * RATE), np.float32), RATE), text)
 
 
-def test_playback_is_counted_by_the_clock() -> None:
+def test_playback_without_reports_follows_the_clock() -> None:
     playback = PlaybackPosition()
     assert not playback.audible(0)
     playback.add(speech(2, "one two three four"), 10)
@@ -238,7 +238,7 @@ def test_playback_is_counted_by_the_clock() -> None:
     assert playback.words(3) == "one two three four five"
 
 
-def test_a_pause_holds_the_place() -> None:
+def test_pause_keeps_the_position() -> None:
     playback = PlaybackPosition()
     playback.add(speech(2, "one two"), 0)
     playback.pause(0.5)
@@ -249,14 +249,14 @@ def test_a_pause_holds_the_place() -> None:
     assert playback.silent_since(9) is None and playback.silent_since(20) == 9.5
 
 
-def test_what_comes_late_is_heard_late() -> None:
+def test_late_audio_is_played_late() -> None:
     playback = PlaybackPosition()
     playback.add(speech(1, "one"), 0)
     playback.add(speech(1, "two"), 3)
     assert playback.played(3.5) == 1.5
 
 
-def test_a_report_counts_more_than_the_clock() -> None:
+def test_reported_position_replaces_the_clock() -> None:
     playback = PlaybackPosition()
     playback.add(speech(2, "one two"), 0)
     playback.report(0.3, 0.5)
@@ -265,7 +265,7 @@ def test_a_report_counts_more_than_the_clock() -> None:
     assert playback.played(3) == 2
 
 
-def test_a_report_that_does_not_grow_gives_way_to_the_clock() -> None:
+def test_stale_report_is_extended_by_the_clock() -> None:
     playback = PlaybackPosition()
     playback.add(speech(6, "one two"), 0)
     playback.report(1, 1)
@@ -277,7 +277,7 @@ def test_a_report_that_does_not_grow_gives_way_to_the_clock() -> None:
     assert playback.played(22) == 1.5
 
 
-def test_nothing_is_heard_of_an_answer_after_it_was_given_up() -> None:
+def test_stopped_playback_keeps_its_position() -> None:
     playback = PlaybackPosition()
     playback.add(speech(6, "one two"), 0)
     playback.stop(2)
@@ -285,7 +285,7 @@ def test_nothing_is_heard_of_an_answer_after_it_was_given_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("heard", "spoken", "turn"),
+    ("transcript", "answer_text", "turn"),
     [
         ("Yes.", "The sea is wide.", True),
         ("Germany?", "The sea is wide.", True),
@@ -294,11 +294,11 @@ def test_nothing_is_heard_of_an_answer_after_it_was_given_up() -> None:
         ("", "Shall I go on?", False),
     ],
 )
-def test_at_the_end_of_an_answer_all_but_a_hum_is_a_turn(heard: str, spoken: str, turn: bool) -> None:
-    assert is_turn_at_answer_end(heard, spoken) is turn
+def test_all_but_fillers_at_the_end_of_an_answer_is_a_turn(transcript: str, answer_text: str, turn: bool) -> None:
+    assert is_turn_at_answer_end(transcript, answer_text) is turn
 
 
-def test_sound_tells_an_echo_from_another_voice() -> None:
+def test_echo_is_sharper_than_another_voice() -> None:
     random = np.random.default_rng(1)
 
     def voice() -> np.ndarray:
@@ -313,7 +313,7 @@ def test_sound_tells_an_echo_from_another_voice() -> None:
     assert sharpness(echo[: RATE // 4], played) is None
 
 
-def test_what_is_settled_is_not_decoded_again() -> None:
+def test_final_transcript_is_not_decoded_again() -> None:
     frame = np.ones(FRAME, np.float32)
     utterance = Utterance([frame], 0)
     while not utterance.can_finalize:

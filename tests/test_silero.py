@@ -1,4 +1,4 @@
-"""What is Silero's own beyond the engine contract."""
+"""Silero VAD, beyond the engine contract."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from chatapi.audio import RATE, Samples, decode
 from chatapi.bench.corpus import coloured
 from chatapi.engines import VoiceActivityDetector
+from chatapi.engines.vad.restart import RESTART_FRAMES
 from chatapi.engines.vad.silero import FRAME, Silero
 from chatapi.engines.vad.silero_onnx import SileroOnnx
 from chatapi.services.transcription.segmenter import regions
@@ -31,18 +32,18 @@ def clip(name: str) -> Samples:
     return decode(REAL / f"{name}.flac").samples
 
 
-def spoken(silero: VoiceActivityDetector, samples: Samples) -> float:
-    """Seconds in which somebody speaks."""
+def speech_seconds(silero: VoiceActivityDetector, samples: Samples) -> float:
+    """Returns the length of the detected speech."""
     return sum(region.seconds for region in regions(silero.probabilities(samples)))
 
 
 @pytest.mark.parametrize("level", [0.05, 0.2, 1.0])
-def test_quiet_and_loud_speech_is_speech(silero: VoiceActivityDetector, level: float) -> None:
+def test_quiet_and_loud_speech_is_detected(silero: VoiceActivityDetector, level: float) -> None:
     sound = clip("jfk-16")
-    assert spoken(silero, sound * (level / np.abs(sound).max())) > 0.7 * len(sound) / RATE
+    assert speech_seconds(silero, sound * (level / np.abs(sound).max())) > 0.7 * len(sound) / RATE
 
 
-def test_speech_from_the_first_sample_is_found_early(silero: VoiceActivityDetector) -> None:
+def test_speech_from_the_first_sample_is_detected_early(silero: VoiceActivityDetector) -> None:
     sound = clip("two_cities-00")
     loud = sound[np.flatnonzero(np.abs(sound) > 0.05)[0] :]
     first = next(iter(regions(silero.probabilities(loud))))
@@ -50,7 +51,7 @@ def test_speech_from_the_first_sample_is_found_early(silero: VoiceActivityDetect
 
 
 @pytest.mark.parametrize("kind", ["silence", "white", "pink", "hum", "tone", "clicks"])
-def test_what_nobody_says_is_not_speech(silero: VoiceActivityDetector, kind: str) -> None:
+def test_noise_is_not_speech(silero: VoiceActivityDetector, kind: str) -> None:
     random = np.random.default_rng(5)
     sound = {
         "silence": np.zeros(10 * RATE, np.float32),
@@ -60,7 +61,7 @@ def test_what_nobody_says_is_not_speech(silero: VoiceActivityDetector, kind: str
         "tone": tone(10, 440, level=0.4),
         "clicks": np.where(np.arange(10 * RATE) % 8000 < 20, 0.8, 0).astype(np.float32),
     }[kind]
-    assert spoken(silero, sound) == 0
+    assert speech_seconds(silero, sound) == 0
 
 
 def test_each_call_has_a_state_of_its_own(silero: VoiceActivityDetector) -> None:
@@ -76,7 +77,7 @@ def test_each_call_has_a_state_of_its_own(silero: VoiceActivityDetector) -> None
         assert list(pool.map(lambda _: list(silero.probabilities(one)), range(4))) == [alone] * 4
 
 
-def test_a_call_left_in_the_middle_leaves_nothing_behind(silero: VoiceActivityDetector) -> None:
+def test_cancelled_call_does_not_change_the_next(silero: VoiceActivityDetector) -> None:
     sound = clip("jfk-16")
     alone = list(silero.probabilities(sound))
     left = silero.probabilities(sound)
@@ -92,7 +93,7 @@ def test_samples_beyond_full_scale_are_clipped(silero: VoiceActivityDetector) ->
     assert list(silero.probabilities(loud)) == list(silero.probabilities(np.clip(loud, -1, 1)))
 
 
-def test_frame_by_frame_it_hears_what_it_hears_at_once(silero: VoiceActivityDetector) -> None:
+def test_stream_gives_the_probabilities_of_a_whole_recording(silero: VoiceActivityDetector) -> None:
     sound = clip("two_cities-00")
     listener = silero.listener()
     frames = [sound[at : at + FRAME] for at in range(0, len(sound) - FRAME + 1, FRAME)]
@@ -102,7 +103,7 @@ def test_frame_by_frame_it_hears_what_it_hears_at_once(silero: VoiceActivityDete
 
 @pytest.mark.parametrize("background", [0.0, 0.003], ids=["digital silence", "a background"])
 @pytest.mark.parametrize("seconds", [20, 90])
-def test_speech_after_a_long_silence_is_noticed_as_soon_as_after_a_short_one(
+def test_onset_after_a_long_silence_is_detected_as_early_as_after_a_short_one(
     silero: VoiceActivityDetector, seconds: int, background: float
 ) -> None:
     sound = decode(REAL.parent / "made" / "025-piper-joe-1.flac").samples
@@ -116,3 +117,9 @@ def test_speech_after_a_long_silence_is_noticed_as_soon_as_after_a_short_one(
     first = next(n for n, probability in enumerate(likely[len(before) // FRAME :]) if probability >= 0.5)
     assert first <= 6
     assert likely == pytest.approx(at_once[: len(likely)], abs=1e-4)
+
+
+def test_state_restarts_in_silence(silero: VoiceActivityDetector) -> None:
+    sound, silence = clip("two_cities-00"), np.zeros(2 * RESTART_FRAMES * FRAME, np.float32)
+    after_silence = list(silero.probabilities(np.concatenate([silence, sound])))[2 * RESTART_FRAMES :]
+    assert after_silence == pytest.approx(list(silero.probabilities(sound)), abs=1e-4)
