@@ -15,7 +15,7 @@ from chatapi.services.transcription.segmenter import FRAME
 
 BEFORE = RATE // 5
 """Samples before the detection that belong to a question which follows the wake word without a pause: the detector
-fires shortly after the end of the word. See docs/measurements/svc.md."""
+fires shortly after the end of the word. See docs/measurements/services.md."""
 AFTER = 4 * FRAME
 """Samples after the detection that decide whether speech continues without a pause."""
 MIN_SPEECH_FRAMES = 2

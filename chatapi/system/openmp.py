@@ -1,7 +1,7 @@
 """Limits how long OpenMP threads spin while they wait, before they sleep.
 
 Spinning threads take the core that the last thread of a parallel step waits for when another program is busy. See
-docs/measurements/core.md. The limit is set only while a library loads: each wheel has an OpenMP runtime of its own,
+docs/measurements/runtime.md. The limit is set only while a library loads: each wheel has an OpenMP runtime of its own,
 which reads the environment once, when it is loaded, and some libraries must not get it."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 SLEEPING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "120"}
-"""Environment of an OpenMP runtime that spins 120 times before it sleeps. See docs/measurements/core.md."""
+"""Environment of an OpenMP runtime that spins 120 times before it sleeps. See docs/measurements/runtime.md."""
 _lock = threading.Lock()
 
 

@@ -52,8 +52,8 @@ class OpenRoom:
     def __call__(self, speech: Samples, played: Samples) -> Samples:
         """The microphone's next 20 ms, 16 kHz."""
         mixed = speech + self._walls(played)
-        self._canceller.played(played, RATE)
-        return self._canceller.clean(np.clip(mixed, -1, 1).astype(np.float32))
+        self._canceller.process_playback(played, RATE)
+        return self._canceller.process_capture(np.clip(mixed, -1, 1).astype(np.float32))
 
 
 def headset(speech: Samples, played: Samples) -> Samples:

@@ -130,7 +130,7 @@ async def _fate(harness: Harness, since: float) -> str:
     if happened(Resumed):
         return "the answer resumed"
     no_speech = any(
-        isinstance(event, SpeechStopped) and not event.heard and at >= since for at, event in harness.events
+        isinstance(event, SpeechStopped) and not event.answered and at >= since for at, event in harness.events
     )
     return "taken for no speech" if no_speech else "without an answer"
 

@@ -44,5 +44,5 @@ async def _sounds_finished(turn: Worker[EndOfTurnDetector], before: Samples) -> 
     random = np.random.default_rng(0)
     sound = np.concatenate([np.zeros(RATE // 3, np.float32), before, np.zeros(int(JUDGED * RATE), np.float32)])
     noisy = (sound + random.normal(0, HISS, len(sound))).astype(np.float32)
-    async with turn.stream(lambda engine, stop: engine.finished(noisy, stop), Priority.LIVE) as found:
+    async with turn.stream(lambda engine, stop: engine.end_of_turn_probability(noisy, stop), Priority.LIVE) as found:
         return [probability async for probability in found][-1] > 0.5

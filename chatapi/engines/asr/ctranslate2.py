@@ -44,19 +44,19 @@ TRIMMED = 576
 tests/corpus. `chatapi bench hearing` measures them on the held-out clips."""
 RETRY_FRAMES = 1000
 """Frames for a short clip whose transcript by the trimmed encoder is not reliable, instead of 1500: takes 0.6 of the
-time. See docs/measurements/eng.md."""
+time. See docs/measurements/engines.md."""
 PADDED = 200
 """Frames of silence after a longer clip, instead of as many as fill 1500: the decoder takes noise that ends long before
 them for the end of speech."""
 RELIABLE = -0.35
 """Mean log-probability below which a clip transcribed with the trimmed encoder is transcribed again with a longer one,
-and below which text is dropped where the model reports no speech. See docs/measurements/eng.md."""
+and below which text is dropped where the model reports no speech. See docs/measurements/engines.md."""
 ACCEPTED = -0.9
 """Mean log-probability below which a longer encoder's text is dropped; the worst clip of tests/corpus that is
 transcribed correctly gives -0.75."""
 ALIGN_BELOW = -0.5
 """The decoder's score, timestamps included, from which a long clip's text is accepted without alignment. See
-docs/measurements/eng.md."""
+docs/measurements/engines.md."""
 RETRY_TEMPERATURES = (0.4, 0.8)
 """Temperatures tried in turn where the most probable text is unreliable or loops."""
 CONTEXT = 448

@@ -48,12 +48,12 @@ whisper.whisper_log_set(_log_error)
 atexit.register(whisper.whisper_log_set, None)
 
 TRIMMED = 512
-"""Frames of the encoder for a short clip, instead of 1500. See docs/measurements/eng.md."""
+"""Frames of the encoder for a short clip, instead of 1500. See docs/measurements/engines.md."""
 RELIABLE = -0.45
 """Mean log-probability below which a clip transcribed with the trimmed encoder is transcribed again with the full one;
 chosen on the tune split of tests/corpus."""
 ACCEPTED = -0.9
-"""Mean log-probability below which a segment is dropped. See docs/measurements/eng.md."""
+"""Mean log-probability below which a segment is dropped. See docs/measurements/engines.md."""
 SHORTEST = RATE * 11 // 10
 """Samples that shorter audio is padded to: whisper.cpp gives no text for less than a second."""
 

@@ -24,7 +24,7 @@ Direction = Literal["input", "output"]
 BLOCK_SECONDS: dict[Direction, float] = {"input": 0.02, "output": 0.01}
 """Length of one block, in seconds."""
 BUFFER: dict[Direction, float | str] = {"input": "low", "output": 0.04}
-"""Latency of the device's buffer, in seconds or as PortAudio's name. See docs/measurements/ifc.md."""
+"""Latency of the device's buffer, in seconds or as PortAudio's name. See docs/measurements/interfaces.md."""
 NICENESS = -10
 """Niceness of the devices' threads, where the system allows it."""
 PREFERRED: dict[Direction, int] = {"input": RATE, "output": DEVICE_RATE}
