@@ -170,28 +170,51 @@ build_docs() {
   echo "run.sh: the documentation is in site/index.html" >&2
 }
 
-run_tests() {
-  install_dev
+# What tests of real models, devices, browsers and boots need beyond Python.
+set_up_tests() {
   need_openmp
-  debian chromium chromium-driver curl
+  debian chromium chromium-driver curl espeak-ng faketime
   debian systemd-container systemd-sysv dbus
   debian gcc libc6-dev binutils binutils-aarch64-linux-gnu
   debian pulseaudio pulseaudio-utils libasound2-plugins alsa-utils libportaudio2
   need_prometheus
   need_node
-  case "$*" in
-    *image*) debian buildah podman runc netavark aardvark-dns mmdebstrap qemu-user-static binfmt-support ;;
-  esac
   chatapi models fetch
   chatapi models fetch whisper-tiny.en whisper-base whisper-base-ct2
+}
+
+# Three files run at once, each in one process; with -X dev every warning is an error.
+in_parallel() {
+  "$venv/bin/python" -m pytest --dist loadfile --tx "3*popen//python=$venv/bin/python -X dev" "$@"
+}
+
+# Without arguments: what a contributor needs on every change, on fake engines. `--all`: everything, images and boots
+# included, and a skipped test fails unless tests/conftest.py expects it. Anything else goes to pytest.
+run_tests() {
+  install_dev
   lint
-  if [ $# -gt 0 ]; then
-    "$venv/bin/python" -X dev -m pytest "$@"
-  else
-    # Most tests wait for audio in real time, so three files run at once, each in one process that loads a model once.
-    "$venv/bin/python" -m pytest -m "not alone and not image" --dist loadfile --tx "3*popen//python=$venv/bin/python -X dev"
-    "$venv/bin/python" -X dev -m pytest -m alone
-  fi
+  case "${1:-}" in
+    "")
+      in_parallel -m "not alone and not real and not slow and not image" tests/unit tests/contract tests/protocol
+      echo "run.sh: these were the tests on fake engines; ./run.sh test --all runs all, ./run.sh test FILE... some" >&2
+      ;;
+    --all)
+      set_up_tests
+      debian buildah podman runc netavark aardvark-dns mmdebstrap qemu-user-static binfmt-support
+      export CHATAPI_TESTS=all
+      # Most wait for audio in real time.
+      in_parallel -m "not alone and not image"
+      "$venv/bin/python" -X dev -m pytest -m alone
+      "$venv/bin/python" -X dev -m pytest -m image
+      ;;
+    *)
+      set_up_tests
+      case "$*" in
+        *image*) debian buildah podman runc netavark aardvark-dns mmdebstrap qemu-user-static binfmt-support ;;
+      esac
+      "$venv/bin/python" -X dev -m pytest "$@"
+      ;;
+  esac
 }
 
 # Long runs of hostile inputs or mixed traffic: `tests/fuzz` and `tests/soak`.
@@ -200,7 +223,7 @@ run_long_test() {
   need_openmp
   chatapi models fetch >/dev/null
   cd "$from"
-  PYTHONPATH=$here/tests:$here exec "$here/$venv/bin/python" -m "$@"
+  PYTHONPATH=$here/tests:$here/tests/support:$here:$here/compile exec "$here/$venv/bin/python" -m "$@"
 }
 
 # Creates the virtual environment with everything in it.

@@ -20,7 +20,10 @@ LOUD = 0.01
 PROVEN, ABSENT = 0.5, 1e-4
 """Seconds of playback that are judged, and the share of its power (-40 dB) below which the capture has no echo."""
 LEARNT = 10.0
-"""Seconds of playback after which the canceller itself detects that there is no echo. See docs/measurements/interfaces.md."""
+"""Seconds of playback after which the canceller itself detects that there is no echo.
+
+See docs/measurements/interfaces.md.
+"""
 
 
 def _discarding_log_callback() -> Any:

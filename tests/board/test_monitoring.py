@@ -1,0 +1,267 @@
+"""The files of containers/monitoring/: Prometheus itself checks them, and answers every panel about a busy box."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import fake_jetson
+import httpx
+import pytest
+import yaml
+from mlc_model import compiled, mlc_llm
+from paths import ROOT
+from realtime_client import SERVER_VAD, silence, speech, talking
+from test_metrics import Mic
+
+from chatapi import settings
+from chatapi.audio import RATE, Audio, wav
+from chatapi.engines import PromptMessage, Sampling
+from chatapi.engines.registry import load
+from chatapi.observability.metrics import Metrics
+from chatapi.settings import MlcSettings, Settings
+from conftest import ECHO, Served, serving, tone
+
+MONITORING = ROOT / "containers/monitoring"
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+PROMETHEUS, PROMTOOL = (shutil.which(name, path=PATH) for name in ("prometheus", "promtool"))
+DASHBOARD: dict[str, Any] = json.loads((MONITORING / "grafana/dashboards/chatapi.json").read_text())
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+RULES = [rule for group in yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
+KEY = "the box's own key"
+needs_prometheus = pytest.mark.skipif(
+    PROMETHEUS is None or PROMTOOL is None, reason="Debian's prometheus is not here: ./run.sh test brings it"
+)
+
+
+def configured(folder: Path, port: int) -> Path:
+    """The configuration as it ships, with another address and less patience."""
+    config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+    config["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{port}"]}]
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    shutil.copy(MONITORING / "alerts.yml", folder)
+    (folder / "chatapi.key").write_text(KEY)
+    return folder / "prometheus.yml"
+
+
+class Watching:
+    """A Prometheus that scrapes a box."""
+
+    def __init__(self, port: int) -> None:
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20)
+        self.at: float | None = None
+        """The moment that questions are about, in seconds since 1970; None: now."""
+
+    def ask(self, query: str) -> list[float]:
+        """The values of every series that answers, NaN left out."""
+        moment = {} if self.at is None else {"time": str(self.at)}
+        reply = self._client.post("/api/v1/query", data={"query": query, **moment})
+        assert reply.status_code == 200, f"{query}: {reply.text}"
+        values = [float(series["value"][1]) for series in reply.json()["data"]["result"]]
+        return [value for value in values if value == value]
+
+    def start(self) -> None:
+        """Return once it answers."""
+        patience = time.monotonic() + 60
+        while not self._ready():
+            assert time.monotonic() < patience, "Prometheus does not start"
+            time.sleep(0.05)
+
+    def _ready(self) -> bool:
+        try:
+            return self._client.get("/-/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def until(self, query: str, wanted: Callable[[float], bool]) -> None:
+        """Return once a scrape has brought what is wanted."""
+        patience = time.monotonic() + 60
+        while not any(map(wanted, found := self.ask(query))):
+            assert time.monotonic() < patience, f"{query}: {found}"
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+@contextmanager
+def prometheus(folder: Path, served: Served) -> Iterator[Watching]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert PROMETHEUS is not None
+    command = [PROMETHEUS, f"--config.file={configured(folder, served.port)}", f"--storage.tsdb.path={folder / 'data'}",
+               f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]  # fmt: skip
+    with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as running:
+        watching = Watching(port)
+        try:
+            watching.start()
+            watching.until("chatapi_ready", lambda ready: ready == 1)
+            yield watching
+        except AssertionError:
+            print((folder / "log").read_text())
+            raise
+        finally:
+            watching.close()
+            running.terminate()
+
+
+async def talk(served: Served) -> None:
+    """A live conversation of one turn, through the Realtime API."""
+    async with talking(served, key=KEY) as client:
+        await client.detect(SERVER_VAD)
+        await client.say(silence(0.2), speech(0.5), silence(0.5))
+        await client.until("response.done")
+
+
+def busy(served: Served) -> None:
+    """Text and voice in, text and voice out, a refusal, and a live turn."""
+    sound = wav(Audio(tone(0.5), RATE))
+    for query in ("", "?reply=voice"):
+        headers = {"content-type": "audio/wav"}
+        assert served.client.post(f"/completion{query}", content=sound, headers=headers).status_code == 200
+    for reply in ("text", "voice"):
+        asked = {"prompt": "one two three four five six", "reply": reply}
+        assert served.client.post("/completion", json=asked).status_code == 200
+    assert served.client.post("/completion", json={"prompt": " "}).status_code == 422
+    anyio.run(talk, served)
+
+
+@pytest.fixture(scope="module")
+def counting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The MLC engine on its stand-in."""
+    data = tmp_path_factory.mktemp("mlc")
+    with mlc_llm():
+        engine = load("llm", "mlc")(Settings(data=data, mlc=MlcSettings(context=512)), [compiled(data)])
+        yield engine
+        engine.close()
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory, counting: Any) -> Iterator[Watching]:
+    """A Prometheus that has seen a box, on what looks like an Orin, at work for a while."""
+    folder = tmp_path_factory.mktemp("watched")
+    data = tmp_path_factory.mktemp("data")
+    chosen = settings.load([*ECHO, f"data={data}", f"server.api_key={KEY}"], environ={}).settings
+    with serving(chosen, root=fake_jetson.board(tmp_path_factory.mktemp("orin"))) as served:
+        served.client.headers["authorization"] = f"Bearer {KEY}"
+        served.appliance.microphone = Mic()
+        served.appliance.metrics.engine_counts.source = counting.counts
+        with prometheus(folder, served) as watching:
+            for turns in (5, 10):
+                busy(served)
+                list(counting.generate([PromptMessage("user", "Tell me about the sea.")], Sampling(max_tokens=5)))
+                watching.until("sum(chatapi_turns_total)", lambda seen, turns=turns: seen >= turns)
+                watching.until("chatapi_live_stage_seconds_count{stage='end'}", lambda seen, n=turns / 5: seen >= n)
+            # A scrape that comes late on a busy machine changes nothing any more.
+            watching.at = time.time()
+            yield watching
+
+
+@needs_prometheus
+@pytest.mark.parametrize("panel", PANELS, ids=[panel["title"] for panel in PANELS])
+def test_every_query_of_every_panel_has_an_answer(panel: dict[str, Any], watched: Watching) -> None:
+    for target in panel["targets"]:
+        query = target["expr"].replace("$__rate_interval", "1m").replace("$instance", ".*")
+        assert "$" not in query
+        assert watched.ask(query), query
+
+
+@needs_prometheus
+@pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
+def test_every_alert_is_about_something_that_a_box_tells(rule: dict[str, Any], watched: Watching) -> None:
+    for metric in set(re.findall(r"\b(?:chatapi_\w+|up)\b", rule["expr"])):
+        assert watched.ask(f"count({metric})"), metric
+
+
+@needs_prometheus
+def test_prometheus_takes_the_configuration_and_the_rules(tmp_path: Path) -> None:
+    for name in ("prometheus.yml", "alerts.yml"):
+        shutil.copy(MONITORING / name, tmp_path)
+    (tmp_path / "chatapi.key").touch()
+    assert PROMTOOL is not None
+    checked = subprocess.run(
+        [PROMTOOL, "check", "config", tmp_path / "prometheus.yml"], check=False, capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert f"{len(RULES)} rules found" in checked.stdout
+
+
+@needs_prometheus
+def test_alerts_fire_when_they_should_and_only_then() -> None:
+    assert PROMTOOL is not None
+    told = subprocess.run(
+        [PROMTOOL, "test", "rules", MONITORING / "alerts_test.yml"], check=False, capture_output=True, text=True
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+def test_every_alert_is_tried() -> None:
+    cases = yaml.safe_load((MONITORING / "alerts_test.yml").read_text())["tests"]
+    fired = {case["alertname"] for test in cases for case in test["alert_rule_test"] if case["exp_alerts"]}
+    assert fired == {rule["alert"] for rule in RULES}
+    assert all(set(rule["annotations"]) == {"summary", "description"} for rule in RULES)
+
+
+# Grafana
+
+
+def test_the_dashboard_is_the_one_that_its_table_makes() -> None:
+    spec = importlib.util.spec_from_file_location("dashboard", MONITORING / "dashboard.py")
+    assert spec is not None and spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    sys.modules["dashboard"] = made
+    spec.loader.exec_module(made)
+    assert made.TARGET.read_text() == made.text(), "run: python3 containers/monitoring/dashboard.py"
+
+
+def test_every_metric_of_ours_is_looked_at() -> None:
+    queries = " ".join(target["expr"] for panel in PANELS for target in panel["targets"])
+    ours = {metric.name for metric in Metrics().registry.collect() if metric.name.startswith("chatapi_")}
+    assert {name for name in ours if name not in queries} == set()
+
+
+def test_panels_stand_side_by_side_and_know_their_units() -> None:
+    taken: set[tuple[int, int]] = set()
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+    for panel in DASHBOARD["panels"]:
+        place = panel["gridPos"]
+        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        assert not cells & taken and place["x"] + place["w"] <= 24, panel["title"]
+        taken |= cells
+    assert {variable["name"] for variable in DASHBOARD["templating"]["list"]} == {"datasource", "instance"}
+    assert {panel["datasource"]["uid"] for panel in PANELS} == {"${datasource}"}
+
+
+def test_what_compose_mounts_is_there_and_grafana_finds_it() -> None:
+    composed = yaml.safe_load((MONITORING / "compose.yaml").read_text())
+    for name, service in composed["services"].items():
+        assert re.fullmatch(r"docker\.io/[\w/]+:v?\d+\.\d+\.\d+", service["image"]), name
+        assert service["read_only"] is True and service["cap_drop"] == ["ALL"]
+        for volume in service["volumes"]:
+            source = volume.partition(":")[0]
+            there = (MONITORING / source).exists() if source.startswith("./") else source in composed["volumes"]
+            assert there, volume
+    inside = dict(volume.split(":")[1::-1] for volume in composed["services"]["grafana"]["volumes"] if "./" in volume)
+    provisioning = MONITORING / inside["/etc/grafana/provisioning"]
+    provided = yaml.safe_load((provisioning / "dashboards/chatapi.yml").read_text())["providers"][0]
+    assert (MONITORING / inside[provided["options"]["path"]] / "chatapi.json").exists()
+    source = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())["datasources"][0]
+    command = composed["services"]["prometheus"]["command"]
+    assert f"--web.listen-address={source['url'].removeprefix('http://')}" in command
+    scraped = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
+    key = f"/etc/prometheus/{scraped['scrape_configs'][0]['authorization']['credentials_file']}"
+    assert composed["services"]["prometheus"]["configs"] == [{"source": "key", "target": key}]
+    assert composed["configs"].keys() == {"key"}

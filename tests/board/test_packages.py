@@ -1,0 +1,198 @@
+"""packages/ as jetson-containers reads them, and the files that make the image, without building anything."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+from paths import ROOT
+
+PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/Dockerfile"))
+DOCKERFILES = sorted([*ROOT.glob("packages/*/Dockerfile"), *ROOT.glob("containers/*ockerfile")])
+OURS = {path.name for path in PACKAGES}
+THEIRS = {
+    "cmake", "cuda", "mlc", "ninja", "numpy", "onnx", "onnxruntime", "onnxruntime:1.23.2", "onnxruntime:1.25.1", "rust",
+    "torchaudio", "torchcodec", "transformers",
+}  # fmt: skip
+"""What jetson-containers has of that name, at commit dd206bf of 2026-05-30 (packages/**)."""
+KEYS = {
+    "alias", "build_args", "build_flags", "buildkit_device", "config", "depends", "disabled", "dockerfile", "docs",
+    "group", "name", "notes", "path", "postfix", "prefix", "requires", "test",
+}  # fmt: skip
+"""`_PACKAGE_KEYS` in jetson_containers/packages.py of that commit; one other key, and it ignores the whole header."""
+BOARDS = {36: [87], 39: [87, 110, 120, 121]}
+"""Major of L4T -> GPUs that it builds for (`get_cuda_arch` in jetson_containers/l4t_version.py)."""
+
+
+def header(folder: Path) -> dict[str, Any]:
+    """The YAML between two lines `#---` at the top of a Dockerfile (`parse_yaml_header`)."""
+    lines: list[str] = []
+    inside = False
+    for line in (folder / "Dockerfile").read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        if line.startswith("#---"):
+            inside = not inside
+        elif inside:
+            lines.append(line[1:])
+    parsed = yaml.safe_load("\n".join(lines))
+    assert isinstance(parsed, dict)
+    return parsed
+
+
+def configured(folder: Path, l4t: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The package after its config.py has run as jetson-containers runs it, on a board with this L4T."""
+
+    def package_depends(package: dict[str, Any], *more: str) -> None:
+        names = {name.partition(":")[0] for name in more}
+        package["depends"] = [name for name in package["depends"] if name not in names] + list(more)
+
+    jetson: Any = ModuleType("jetson_containers")
+    jetson.CUDA_ARCHITECTURES = BOARDS[l4t]
+    jetson.L4T_VERSION = SimpleNamespace(major=l4t)
+    jetson.package_depends = package_depends
+    monkeypatch.setitem(sys.modules, "jetson_containers", jetson)
+    package = {**header(folder), "path": str(folder)}
+    exec(compile((folder / "config.py").read_text(), folder / "config.py", "exec"), {"package": package})
+    return package
+
+
+def pins() -> dict[str, str]:
+    """Name -> version, of constraints.txt."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return dict(line.lower().split("==") for line in lines if "==" in line)
+
+
+@pytest.fixture(params=PACKAGES, ids=lambda path: path.name)
+def folder(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.param
+    return path
+
+
+def test_a_header_has_only_the_keys_that_are_known(folder: Path) -> None:
+    found = header(folder)
+    assert set(found) - KEYS == set()
+    assert {"name", "group", "depends", "requires", "notes"} <= set(found)
+    assert found["name"] == folder.name and found["requires"] == ">=36"
+
+
+def test_a_header_says_what_it_needs_as_python_and_buildx_read_it(folder: Path) -> None:
+    text = (folder / "Dockerfile").read_text()
+    assert "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}" in text
+    asked = set(re.findall(r"^ARG (\w+)", text, re.MULTILINE)) - {"BASE_IMAGE"}
+    given = re.findall(r'"([A-Z_]+)": ', (folder / "config.py").read_text())
+    assert asked == set(given)
+
+
+@pytest.mark.parametrize("l4t", BOARDS)
+def test_it_depends_on_what_is_ours_or_theirs(folder: Path, l4t: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = configured(folder, l4t, monkeypatch)
+    assert set(package) - KEYS == set()
+    assert set(package["depends"]) - OURS - THEIRS == set()
+    # Nothing of theirs is hidden by a package of ours: the first of a name wins.
+    assert folder.name not in THEIRS
+
+
+def test_dependencies_make_no_circle() -> None:
+    todo = {path.name: set(header(path)["depends"]) & OURS for path in PACKAGES}
+    while todo:
+        ready = {name for name, needs in todo.items() if not needs & set(todo)}
+        assert ready, f"these wait for each other: {sorted(todo)}"
+        todo = {name: needs for name, needs in todo.items() if name not in ready}
+
+
+def test_it_has_a_test_that_is_found_and_can_fail(folder: Path) -> None:
+    assert header(folder)["test"] == "test.py"
+    tree = ast.parse((folder / "test.py").read_text())
+    ends = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "sys.exit"]
+    assert ends
+
+
+def test_versions_are_those_of_the_constraints(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = pins()
+    for name, version in configured(folder, 36, monkeypatch).get("build_args", {}).items():
+        if name.endswith("_VERSION"):
+            assert known.get(folder.name, version) == version
+    for name in configured(folder, 36, monkeypatch)["depends"]:
+        base, _, version = name.partition(":")
+        if version and base in known:
+            assert known[base] == version
+
+
+def test_the_runtime_of_jetpack_7_is_one_that_the_product_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    depends = configured(ROOT / "packages/piper-tts", 39, monkeypatch)["depends"]
+    chosen = next(name.partition(":")[2] for name in depends if name.startswith("onnxruntime:"))
+    assert Version(chosen) >= Version("1.24")
+    assert Requirement("onnxruntime>=1.20").specifier.contains(chosen)
+
+
+@pytest.mark.parametrize(("l4t", "gpus"), [(36, "87"), (39, "87;110")])
+@pytest.mark.parametrize("name", ["pywhispercpp", "xllamacpp"])
+def test_what_is_compiled_is_compiled_for_the_boards(
+    name: str, l4t: int, gpus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert configured(ROOT / "packages" / name, l4t, monkeypatch)["build_args"]["BOARD_ARCHITECTURES"] == gpus
+
+
+def test_the_source_is_this_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = configured(ROOT / "packages/chatapi", 36, monkeypatch)["build_flags"]
+    assert flags == f"--build-context source={ROOT}"
+    copied = re.findall(
+        r"COPY --from=source (.+) \S+$", (ROOT / "packages/chatapi/Dockerfile").read_text(), re.MULTILINE
+    )
+    assert all((ROOT / name).exists() for line in copied for name in line.split())
+    # What is sent to a build is what it copies, and no more.
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert {name for line in copied for name in line.split()} <= sent
+
+
+def test_what_the_board_has_built_is_not_replaced_by_wheels() -> None:
+    kept = (ROOT / "packages/chatapi/kept.txt").read_text().splitlines()
+    never = [Requirement(line) for line in kept if not line.startswith("#")]
+    assert {requirement.name for requirement in never} == {"onnxruntime", "pywhispercpp", "xllamacpp"}
+    assert not any(requirement.marker is None or requirement.marker.evaluate() for requirement in never)
+
+
+def test_dockerfiles_are_clean() -> None:
+    hadolint = Path(sys.executable).parent / "hadolint"
+    if not hadolint.exists() and shutil.which("hadolint") is None:
+        pytest.skip("hadolint is not installed: pip install --group dev")
+    found = subprocess.run(
+        [str(hadolint) if hadolint.exists() else "hadolint", *map(str, DOCKERFILES)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stdout
+
+
+def test_scripts_are_clean() -> None:
+    scripts = [*ROOT.glob("packages/*/*.sh"), *ROOT.glob("containers/*.sh")]
+    shellcheck = Path(sys.executable).parent / "shellcheck"
+    found = subprocess.run([shellcheck, *scripts], check=False, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("service", ["cpu", "jetson"])
+def test_compose_gives_away_nothing_that_it_needs_not(service: str) -> None:
+    composed = yaml.safe_load((ROOT / "containers/compose.yaml").read_text())["services"][service]
+    assert composed["read_only"] is True and composed["cap_drop"] == ["ALL"]
+    assert composed["security_opt"] == ["no-new-privileges:true"]
+    assert composed["tmpfs"] == ["/tmp"]
+    assert not {"privileged", "pid", "ipc", "cap_add", "user"} & set(composed)
+    written = [volume for volume in composed["volumes"] if not volume.endswith(":ro")]
+    assert {volume.split(":")[1] for volume in written} <= {"/data", "/run/jtop.sock"}
+    # No port is open to the network unless somebody says so.
+    assert all(port.startswith("127.0.0.1:") for port in composed.get("ports", []))
+    if service == "jetson":
+        assert composed["environment"]["CHATAPI_SERVER_HOST"] is None and composed["runtime"] == "nvidia"

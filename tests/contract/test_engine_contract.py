@@ -1,0 +1,346 @@
+"""One contract for every engine of the table; those whose library or model is missing are skipped with the reason."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from coqui_model import coqui_tts, made
+from mlc_model import compiled, mlc_llm
+from paths import CORPUS
+
+from chatapi.audio import Audio, Samples, decode
+from chatapi.engines import (
+    ContextOverflow,
+    PromptMessage,
+    Sampling,
+    Segment,
+    Stop,
+    TokenChunk,
+    TranscriptionOptions,
+    Voice,
+    never,
+)
+from chatapi.engines.registry import ENGINES, entry, installed, load
+from chatapi.errors import ChatapiError, NotFound, Unprocessable
+from chatapi.settings import LlamaCppSettings, MlcSettings, OpenAIUpstreamSettings, Settings
+from conftest import model
+
+EVERY = [
+    pytest.param((role, name), id=f"{role}-{name}", marks=[pytest.mark.real] if needs.needs_model else [])
+    for role, engines in ENGINES.items()
+    for name, needs in engines.items()
+]
+KINDS: dict[str, type] = {
+    "vad": float,
+    "wake_word": float,
+    "turn_detection": float,
+    "asr": Segment,
+    "llm": TokenChunk,
+    "tts": Audio,
+}
+MODELS = {
+    "ctranslate2": "whisper-tiny.en-ct2",
+    "whisper_cpp": "whisper-tiny.en",
+    "llama_cpp": "smollm2-135m-instruct",
+    "piper": "en_US-joe-medium",
+    "pymicro_wakeword": "okay_nabu",
+    "silero_onnx": "silero-vad-v6",
+    "smart_turn": "smart-turn-v3.2",
+}
+LIBRARIES: dict[str, Callable[[], AbstractContextManager[None]]] = {"mlc": mlc_llm, "coqui": coqui_tts}
+"""Those that are stood in for."""
+CHAT = [
+    PromptMessage("system", "You answer in one short sentence."),
+    PromptMessage("user", "Tell me about the sea and the sky."),
+]
+PATIENCE = 120
+"""Seconds after which a thread counts as stuck."""
+
+
+def speech() -> Samples:
+    """Two seconds of somebody speaking."""
+    return decode(CORPUS / "real" / "en-hello_world.flac").samples
+
+
+class ChatServer(BaseHTTPRequestHandler):
+    """As little of OpenAI's HTTP as an answer needs; says that what is longer than 20,000 bytes does not fit."""
+
+    def do_GET(self) -> None:
+        self._send(200, json.dumps({"data": [{"id": "tiny"}]}), "application/json")
+
+    def do_POST(self) -> None:
+        length = int(self.headers["content-length"])
+        self.rfile.read(length)
+        if length > 20_000:
+            error = {"type": "exceed_context_size_error", "n_prompt_tokens": 5000, "n_ctx": 1000}
+            self._send(400, json.dumps({"error": error}), "application/json")
+            return
+        events = [{"choices": [{"delta": {"content": word}}]} for word in ("The", " sea", " is", " wide.")]
+        events.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+        events.append({"choices": [], "usage": {"prompt_tokens": 12, "completion_tokens": 4}})
+        body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+        self._send(200, body, "text/event-stream")
+
+    def log_message(self, *_: object) -> None:
+        """Not on the terminal."""
+
+    def _send(self, status: int, body: str, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+
+class Engine:
+    """An engine of the table with what the contract asks of its role."""
+
+    def __init__(self, role: str, name: str, settings: Settings) -> None:
+        self.role, self.name = role, name
+        if name == "mlc":
+            models = [compiled(settings.data)]
+        elif name == "coqui":
+            models = [made(settings.data / "made")]
+        else:
+            models = [model(MODELS[name])] if entry(role, name).needs_model else []
+        self.files = [str(path) for each in models for path in each.files.values()]
+        self.built = load(role, name)(settings, models)
+
+    def call(self, stop: Stop = never) -> Iterator[Any]:
+        if self.role in ("vad", "wake_word"):
+            return iter(self.built.probabilities(speech(), stop))
+        if self.role == "turn_detection":
+            return iter(self.built.end_of_turn_probability(speech(), stop))
+        if self.role == "asr":
+            return iter(self.built.transcribe(speech(), "en", stop))
+        if self.role == "llm":
+            return iter(self.built.generate(CHAT, Sampling(max_tokens=12, temperature=0), stop))
+        return iter(self.built.synthesize("One is here. Two is there. Three.", self.built.voices[0].name, stop))
+
+    def close(self) -> None:
+        if hasattr(self.built, "close"):
+            self.built.close()
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), ChatServer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        yield Settings(
+            data=tmp_path_factory.mktemp("data"),
+            llama_cpp=LlamaCppSettings(context=512, slots=2),
+            mlc=MlcSettings(context=512, slots=3),
+            openai_upstream=OpenAIUpstreamSettings(url=url, context=100_000),
+        )
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module", params=EVERY)
+def engine(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Engine]:
+    role, name = request.param
+    with LIBRARIES.get(name, nullcontext)():
+        if not installed(role, name):
+            pytest.skip(f"{entry(role, name).requires} is not installed")
+        if importlib.util.find_spec(entry(role, name).target.partition(":")[0]) is None:
+            pytest.skip(f"{entry(role, name).target} is not here")
+        built = Engine(role, name, settings)
+        yield built
+        built.close()
+
+
+def of(role: str) -> pytest.MarkDecorator:
+    """The engines of one role only."""
+    return pytest.mark.parametrize("engine", [each for each in EVERY if each.values[0][0] == role], indirect=True)
+
+
+def in_threads(count: int, target: Callable[[], Any]) -> list[Any]:
+    with ThreadPoolExecutor(count) as pool:
+        return [future.result(PATIENCE) for future in [pool.submit(target) for _ in range(count)]]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc tells what is mapped")
+def test_no_file_of_its_model_stays_mapped(engine: Engine) -> None:
+    """One that is cut while it is mapped would end the process (SIGBUS)."""
+    list(engine.call())
+    mapped = {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    assert not [file for file in engine.files if file in mapped]
+
+
+def test_the_constructor_takes_settings_and_models(engine: Engine):
+    assert list(inspect.signature(type(engine.built)).parameters) == ["settings", "models"]
+
+
+def test_what_comes_is_what_the_role_says(engine: Engine):
+    items = list(engine.call())
+    assert items
+    assert all(isinstance(item, KINDS[engine.role]) for item in items)
+
+
+def test_stop_from_the_start_leaves_at_most_one_item(engine: Engine):
+    assert len(list(engine.call(lambda: True))) <= 1
+
+
+def test_stop_in_the_middle_ends_the_call(engine: Engine):
+    wanted = threading.Event()
+    items = []
+    for item in engine.call(wanted.is_set):
+        items.append(item)
+        wanted.set()
+    assert len(items) <= 2
+
+
+def test_a_call_that_is_left_early_leaves_the_engine_usable(engine: Engine):
+    for _ in range(3):
+        call = engine.call()
+        next(call, None)
+        call.close()  # type: ignore[attr-defined]
+    assert list(engine.call())
+
+
+def test_a_call_that_was_never_begun_costs_nothing(engine: Engine):
+    engine.call().close()  # type: ignore[attr-defined]
+    assert list(engine.call())
+
+
+def test_nothing_is_remembered_from_one_call_to_the_next(engine: Engine):
+    first, second = ([type(item) for item in engine.call()] for _ in range(2))
+    assert set(first) == set(second)
+
+
+def test_another_thread_than_the_builder_may_use_it(engine: Engine):
+    [items] = in_threads(1, lambda: list(engine.call()))
+    assert items
+
+
+def test_a_call_may_move_between_threads(engine: Engine):
+    call = engine.call()
+    taken = [next(call, None) for _ in range(2)]
+    [rest] = in_threads(1, lambda: list(call))
+    assert len([item for item in [*taken, *rest] if item is not None]) >= 1
+
+
+def test_every_slot_can_be_used_at_once(engine: Engine):
+    slots = getattr(engine.built, "slots", 1)
+    assert slots >= 1
+    assert all(in_threads(slots, lambda: list(engine.call())))
+
+
+@of("llm")
+def test_a_language_model_ends_with_a_reason_and_refuses_what_does_not_fit(engine: Engine):
+    pieces = list(engine.call())
+    assert [piece.finish_reason for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
+    assert pieces[-1].finish_reason in ("stop", "length")
+    assert pieces[-1].usage.completion_tokens > 0
+    with pytest.raises(ContextOverflow) as caught:
+        next(engine.built.generate([PromptMessage("user", "sea " * 6000)], Sampling(max_tokens=10)))
+    assert caught.value.needed > caught.value.context > 0
+
+
+@of("tts")
+def test_a_synthesizer_offers_voices_and_refuses_others(engine: Engine):
+    assert all(isinstance(voice, Voice) for voice in engine.built.voices)
+    assert all(chunk.rate == engine.built.voices[0].rate for chunk in engine.call())
+    assert list(engine.built.synthesize(" ... ", engine.built.voices[0].name)) == []
+    with pytest.raises(NotFound) as caught:
+        list(engine.built.synthesize("Hello.", "a voice nobody has"))
+    assert caught.value.code == "unknown_voice"
+
+
+@of("tts")
+def test_a_synthesizer_speaks_as_fast_as_it_is_asked_to(engine: Engine):
+    voice = engine.built.voices[0].name
+    slow, plain, fast = (
+        sum(chunk.seconds for chunk in engine.built.synthesize("One is here. Two is there.", voice, never, speed))
+        for speed in (0.5, 1.0, 2.0)
+    )
+    assert slow > 1.4 * plain > 1.4 * 1.3 * fast > 0
+
+
+@of("asr")
+def test_a_transcriber_gives_words_and_tokens_where_they_are_asked_for(engine: Engine):
+    assert not any(segment.words or segment.tokens for segment in engine.call())
+    asked = TranscriptionOptions(words=True, tokens=True)
+    for segment in engine.built.transcribe(speech(), "en", never, asked):
+        said = re.findall(r"[\w.']*\w", segment.text)
+        assert [word.text for word in segment.words] == said
+        times = [(word.start, word.end) for word in segment.words]
+        assert times == sorted(times) and all(0 <= start <= end <= segment.end for start, end in times)
+        assert b"".join(token.utf8 for token in segment.tokens).decode().strip() == segment.text
+        assert all(token.logprob <= 0 for token in segment.tokens)
+
+
+@of("asr")
+def test_a_transcriber_says_whether_it_translates_and_does_so_or_refuses(engine: Engine):
+    try:
+        told = list(engine.built.transcribe(speech(), "en", never, TranscriptionOptions(translate=True)))
+    except Unprocessable as error:
+        assert not engine.built.translates and error.code == "no_translation"
+    else:
+        assert engine.built.translates and told
+
+
+@of("asr")
+def test_a_prompt_does_not_stay_for_the_next(engine: Engine):
+    before = [segment.text for segment in engine.call()]
+    list(engine.built.transcribe(speech(), "en", never, TranscriptionOptions(prompt="Nabu, HELLO WORLD!")))
+    assert [segment.text for segment in engine.call()] == before
+
+
+@of("asr")
+def test_a_transcriber_names_its_languages_and_hears_nothing_in_silence(engine: Engine):
+    assert engine.built.languages
+    assert all(segment.end >= segment.start >= 0 for segment in engine.call())
+    assert list(engine.built.transcribe(np.zeros(0, np.float32), "en")) == []
+    try:
+        list(engine.built.transcribe(speech(), "xx"))
+    except ChatapiError as error:
+        assert error.message
+
+
+@of("vad")
+def test_a_detector_judges_every_frame_and_the_rest(engine: Engine):
+    sound = speech()[:5000]
+    found = list(engine.built.probabilities(sound))
+    assert len(found) == -(-len(sound) // 512)
+    assert all(0 <= probability <= 1 for probability in found)
+    assert list(engine.built.probabilities(np.zeros(0, np.float32))) == []
+
+
+@of("turn_detection")
+def test_a_turn_detector_gives_one_probability_for_any_length(engine: Engine):
+    for samples in (speech(), np.zeros(0, np.float32), np.zeros(20 * 16_000, np.float32), speech()[:700]):
+        [probability] = engine.built.end_of_turn_probability(samples)
+        assert 0 <= probability <= 1
+
+
+@of("vad")
+def test_a_listener_hears_a_live_stream_as_the_detector_hears_it_whole(engine: Engine):
+    sound = speech()[: len(speech()) // 512 * 512]
+    one, other = engine.built.stream(), engine.built.stream()
+    other.probability(sound[:512])
+    frames = [one.probability(sound[start : start + 512]) for start in range(0, len(sound), 512)]
+    assert frames == list(engine.built.probabilities(sound))
+
+
+@of("wake_word")
+def test_a_wake_detector_says_its_words_and_hears_a_live_stream_as_it_hears_it_whole(engine: Engine):
+    assert engine.built.words
+    assert 0 < engine.built.threshold < 1
+    sound, listener = speech(), engine.built.stream()
+    frames = [listener.probability(sound[start : start + 320]) for start in range(0, len(sound), 320)]
+    assert frames == list(engine.built.probabilities(sound))
+    assert all(0 <= probability <= 1 for probability in frames)

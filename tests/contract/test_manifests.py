@@ -1,0 +1,234 @@
+"""The manifests that are shipped, and what a manifest may say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+from test_board import ORIN_NX, written
+
+from chatapi.catalog.manifest import Addresses, Manifest, Member, Wheels, load, load_all
+from chatapi.engines.registry import ENGINES
+from chatapi.errors import ModelError
+from chatapi.runtime import engine_selection
+
+MODELS = ROOT / "models"
+SHIPPED = load_all([MODELS])
+OPEN = {"MIT", "Apache-2.0", "BSD-2-Clause", "CC0-1.0", "CC-BY-4.0"}
+"""Licences of weights that anybody may use, change and pass on."""
+
+
+@pytest.fixture(params=SHIPPED.values(), ids=SHIPPED)
+def manifest(request: pytest.FixtureRequest) -> Manifest:
+    found: Manifest = request.param
+    return found
+
+
+def test_it_is_open_and_says_where_it_comes_from(manifest: Manifest) -> None:
+    assert manifest.licence in OPEN
+    assert manifest.homepage.startswith("https://")
+
+
+def test_it_plays_a_role_of_the_table(manifest: Manifest) -> None:
+    assert manifest.engine in ENGINES[manifest.role]
+
+
+def test_it_needs_at_least_the_memory_of_its_files(manifest: Manifest) -> None:
+    if manifest.compile:
+        table = manifest.compile
+        assert manifest.memory >= table.needed(table)
+        assert all(table.needed(board) <= table.needed(table) for board in table.boards)
+        # Sixteen bits a weight become four and a half, the few that are not quantised aside.
+        assert 0.25 < table.weights / manifest.size < 0.3
+    else:
+        assert manifest.memory > manifest.size
+
+
+def test_the_smaller_compiled_models_fit_a_board_of_8_gb() -> None:
+    """7.6 GB of MemTotal, of which the rest of the appliance and the system take half."""
+    fitting = [each for each in SHIPPED.values() if each.compile and each.compile.needed(each.compile) < 3.8e9]
+    assert len(fitting) == 2
+
+
+def test_what_a_package_unpacks_to_is_what_the_file_is_pinned_to(manifest: Manifest) -> None:
+    for source in manifest.sources:
+        if isinstance(source, Wheels) and source.convert is None:
+            parts: dict[str, list[Member]] = {name: [] for name in manifest.files}
+            for member in (each for wheel in source.wheels for each in wheel.members):
+                parts[member.file].append(member)
+            for name, file in manifest.files.items():
+                assert sum(part.size for part in parts[name]) == file.size
+                assert len(parts[name]) > 1 or parts[name][0].sha256 == file.sha256
+
+
+def test_an_address_ends_in_the_name_of_its_file(manifest: Manifest) -> None:
+    for source in manifest.sources:
+        if isinstance(source, Addresses):
+            assert all(address.endswith(f"/{name}") for name, address in source.files.items())
+
+
+def test_the_map_of_the_folder_names_it(manifest: Manifest) -> None:
+    assert f"`{manifest.name}`" in (MODELS / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("board", [False, True])
+def test_set_up_fetches_one_model_for_each_role_from_packages_and_all_pinned(tmp_path: Path, board: bool) -> None:
+    root = written(tmp_path, ORIN_NX if board else {})
+    defaults = [manifest for manifest in SHIPPED.values() if engine_selection.in_default_set(manifest, root)]
+    (ears,) = [manifest.engine for manifest in defaults if manifest.role == "asr"]
+    assert ears == ("whisper_cpp" if board else "ctranslate2")
+    assert sorted(manifest.role for manifest in defaults) == ["asr", "llm", "tts", "turn_detection", "vad", "wake_word"]
+    assert all(isinstance(manifest.sources[0], Wheels) for manifest in defaults)
+    assert all(file.sha256 for manifest in defaults for file in manifest.files.values())
+
+
+def test_the_default_language_model_is_the_least_of_them() -> None:
+    models = [manifest for manifest in SHIPPED.values() if manifest.role == "llm"]
+    assert min(models, key=lambda each: each.quality).default
+    assert min(models, key=lambda each: each.memory).default
+
+
+def test_the_map_names_no_model_that_is_not_there() -> None:
+    rows = re.findall(r"^\| `([^`/]+)` \|", (MODELS / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(rows) == sorted(SHIPPED)
+
+
+def test_no_package_index_is_named() -> None:
+    places = [*MODELS.iterdir(), *(ROOT / "chatapi").rglob("*.py")]
+    named = [path.name for path in places if re.search(r"pypi|pythonhosted", path.read_text(encoding="utf-8"))]
+    assert named == []
+
+
+# What a manifest may say
+
+GOOD = """
+name = "m"
+role = "llm"
+engine = "llama_cpp"
+title = "M"
+licence = "MIT"
+homepage = "https://example.org"
+languages = ["en"]
+memory = 10
+quality = 1
+
+[options]
+anything = "goes"
+
+[files.weights]
+size = 5
+
+[[sources]]
+kind = "url"
+files = { weights = "https://example.org/weights" }
+
+[[sources]]
+kind = "path"
+path = "folder"
+"""
+
+
+def test_a_good_manifest_is_read_with_its_defaults(tmp_path: Path) -> None:
+    (tmp_path / "m.toml").write_text(GOOD)
+    manifest = load(tmp_path / "m.toml")
+    assert (manifest.name, manifest.default, manifest.size, manifest.options) == ("m", False, 5, {"anything": "goes"})
+    assert str(manifest.sources[1]) == f"path {tmp_path / 'folder'}"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "complaint"),
+    [
+        ("memory = 10", "memmory = 10", r"there is no key 'memmory'; did you mean memory\?"),
+        ("memory = 10", "", "memory: Field required"),
+        ("size = 5", "size = 5\nshasum = 1", r"there is no key 'files\.weights\.shasum'"),
+        ("size = 5", "", "files.weights: state either size .* or at_most"),
+        ("size = 5", "size = 5\nat_most = 6", "files.weights: state either size .* or at_most"),
+        ("size = 5", 'size = 5\nsha256 = "abc"', r"files\.weights\.sha256: String should match"),
+        ("files.weights", 'files."../weights"', "String should match"),
+        ("files.weights", 'files."record.json"', r"no file may be called record\.json"),
+        ("{ weights =", "{ other =", r"gives \['other'\], and \[files\] names \['weights'\]"),
+        ("https://example.org/weights", "http://example.org/weights", "is not an https address"),
+        ("https://example.org/weights", "ftp://example.org/weights", "is not an https address"),
+        ('kind = "path"', 'kind = "parth"', "Input tag 'parth'"),
+        (
+            'role = "llm"',
+            'role = "lm"',
+            "role: Input should be 'asr', 'llm', 'tts', 'turn_detection', 'vad' or 'wake_word'",
+        ),
+        ('languages = ["en"]', 'languages = ["english"]', r"languages\.0: String should match"),
+        ('name = "m"', 'name = "n"', "the name is 'n'; it must be 'm'"),
+        ('name = "m"', "name = m", "cannot be read: Invalid value"),
+    ],
+)
+def test_a_wrong_manifest_is_refused_by_file_key_and_reason(
+    tmp_path: Path, right: str, wrong: str, complaint: str
+) -> None:
+    assert right in GOOD
+    (tmp_path / "m.toml").write_text(GOOD.replace(right, wrong))
+    with pytest.raises(ModelError, match=complaint) as raised:
+        load(tmp_path / "m.toml")
+    assert f"{tmp_path / 'm.toml'}" in raised.value.message
+    assert raised.value.code == "bad_manifest"
+
+
+def test_a_later_folder_replaces_an_earlier_one(tmp_path: Path) -> None:
+    for folder, title in (("one", "M"), ("two", "Other")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "m.toml").write_text(GOOD.replace('title = "M"', f'title = "{title}"'))
+    assert load_all([tmp_path / "one", tmp_path / "two"])["m"].title == "Other"
+    assert load_all([tmp_path / "nowhere"]) == {}
+
+
+COMPILED = (
+    GOOD.replace('"llama_cpp"', '"mlc"')
+    + """
+[compile]
+conv_template = "qwen2"
+quantizations = ["q4f16_1"]
+context_window_size = 4096
+prefill_chunk_size = 1024
+max_batch_size = 4
+weights = 5
+temporary = 3
+kv_per_token = 2
+
+[[compile.boards]]
+memory_below = 1000
+context_window_size = 2048
+prefill_chunk_size = 512
+max_batch_size = 1
+"""
+)
+
+
+def test_a_compiled_model_says_what_it_takes_on_which_board(tmp_path: Path) -> None:
+    (tmp_path / "m.toml").write_text(COMPILED)
+    table = load(tmp_path / "m.toml").compile
+    assert table
+    assert [table.limits(memory).context_window_size for memory in (999, 1000)] == [2048, 4096]
+    assert table.needed(table.limits(999)) == 5 + 3 + 2 * 2048
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "complaint"),
+    [
+        ("[compile]", "[compiled]", "there is no key 'compiled'; did you mean compile"),
+        ('engine = "mlc"', 'engine = "llama_cpp"', r"mlc needs a table \[compile\], and no other engine may have one"),
+        ("conv_template", "conv_templates", r"compile\.conv_template: Field required"),
+        ('["q4f16_1"]', '["q4"]', r"compile\.quantizations\.0: Input should be"),
+        ("prefill_chunk_size = 1024", "prefill_chunk_size = 8192", "prefill_chunk_size is 8192; it may be at most"),
+        ("max_batch_size = 4", "max_batch_size = 0", r"compile\.max_batch_size: Input should be greater"),
+        (
+            "memory_below = 1000",
+            "memory_under = 1000",
+            r"no key 'compile\.boards\.0\.memory_under'; did you mean memory",
+        ),
+    ],
+)
+def test_a_wrong_compile_table_is_refused(tmp_path: Path, right: str, wrong: str, complaint: str) -> None:
+    assert right in COMPILED
+    (tmp_path / "m.toml").write_text(COMPILED.replace(right, wrong))
+    with pytest.raises(ModelError, match=complaint):
+        load(tmp_path / "m.toml")

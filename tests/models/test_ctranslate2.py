@@ -1,0 +1,125 @@
+"""What is CTranslate2's own beyond what holds for every Whisper."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from test_whisper import SOUNDS, clip
+
+from chatapi.audio import RATE, Samples
+from chatapi.bench.corpus import coloured
+from chatapi.bench.wer import word_error_rate, words
+from chatapi.engines import TranscriptionOptions
+from chatapi.engines.asr.ctranslate2 import CTranslate2
+from chatapi.errors import ModelError
+from chatapi.settings import CTranslate2Settings as Table
+from chatapi.settings import Settings
+from conftest import model
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def english() -> CTranslate2:
+    return CTranslate2(Settings(), [model("whisper-tiny.en-ct2")])
+
+
+def heard(engine: CTranslate2, name: str) -> list[str]:
+    return words(" ".join(segment.text for segment in engine.transcribe(clip(name), "en")))
+
+
+def test_nothing_comes_once_nobody_wants_it_and_it_stays_usable(english: CTranslate2) -> None:
+    said = np.concatenate([clip(f"two_cities-{number:02}") for number in range(12)])
+    answers = iter([False, False, False, False])
+    got = list(english.transcribe(said, "en", lambda: next(answers, True)))
+    assert all(segment.end < 31 for segment in got)
+    assert heard(english, "en-hello_world") == ["hello", "world"]
+
+
+def test_one_beam_is_enough_for_what_is_plain(english: CTranslate2) -> None:
+    greedy = CTranslate2(Settings(ctranslate2=Table(beams=1, threads=1)), [model("whisper-tiny.en-ct2")])
+    assert greedy.threads == 1
+    assert heard(greedy, "en-quick_brown_fox") == heard(english, "en-quick_brown_fox")
+
+
+def joined(*names: str) -> Samples:
+    """Clips with half a second of silence after each."""
+    return np.concatenate([np.concatenate([clip(name), np.zeros(RATE // 2, np.float32)]) for name in names])
+
+
+LONG = [f"two_cities-{number:02}" for number in range(6)]
+"""About 19 seconds."""
+
+
+def test_two_sounds_heard_at_once_are_heard_as_alone(english: CTranslate2) -> None:
+    assert english.slots == 2
+    names = ("en-quick_brown_fox", "jfk-16")
+    alone = [heard(english, name) for name in names]
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(lambda name: heard(english, name), names)) == alone
+
+
+def test_the_threads_are_shared_by_the_slots() -> None:
+    given = [model("whisper-tiny.en-ct2")]
+    assert [CTranslate2(Settings(ctranslate2=Table(slots=slots, threads=4)), given).threads for slots in (1, 2, 8)] == [
+        4,
+        2,
+        1,
+    ]
+
+
+def test_a_short_sounds_certainty_is_that_of_its_words(english: CTranslate2) -> None:
+    (plain,) = english.transcribe(clip("jfk-16"), "en")
+    (told,) = english.transcribe(clip("jfk-16"), "en", options=TranscriptionOptions(tokens=True))
+    assert plain.logprob == told.logprob == pytest.approx(np.mean([token.logprob for token in told.tokens]))
+
+
+def test_a_long_sound_has_the_same_words_whatever_is_asked_of_them(english: CTranslate2) -> None:
+    plain = list(english.transcribe(joined(*LONG), "en"))
+    told = list(english.transcribe(joined(*LONG), "en", options=TranscriptionOptions(words=True)))
+    assert [(each.text, each.start, each.end) for each in plain] == [(each.text, each.start, each.end) for each in told]
+    assert all(not each.words and -0.5 <= each.logprob < 0 for each in plain)
+    assert all(each.words for each in told)
+
+
+def test_a_long_sound_in_noise_is_heard_to_its_end(english: CTranslate2) -> None:
+    said = joined(*LONG)
+    noisy = said + 0.02 * coloured(len(said), np.random.default_rng(3), falling=False)
+    wanted = [word for name in LONG for word in heard(english, name)]
+    found = words(" ".join(segment.text for segment in english.transcribe(noisy, "en")))
+    assert word_error_rate([(" ".join(wanted), " ".join(found))]) < 0.2
+    assert found[-1] == wanted[-1]
+
+
+@pytest.mark.parametrize("sound", ["silence", "white", "pink", "hum"])
+def test_nothing_is_invented_in_a_long_sound_where_nobody_speaks(english: CTranslate2, sound: str) -> None:
+    nobody = np.tile(SOUNDS[sound](), 4)
+    assert list(english.transcribe(nobody, "en")) == []
+    between = np.concatenate([clip("en-hello_world"), nobody[: 8 * RATE], clip("en-quick_brown_fox")])
+    found = words(" ".join(segment.text for segment in english.transcribe(between, "en")))
+    assert found == [*heard(english, "en-hello_world"), *heard(english, "en-quick_brown_fox")]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model.bin", b""),
+        ("model.bin", b"not a model"),
+        ("vocabulary.txt", b"\xff\xfe"),
+        ("vocabulary.txt", b"a\nb\n"),
+        ("vocabulary.txt", b"a\n<|endoftext|>\n"),
+        ("vocabulary.txt", None),
+    ],
+)
+def test_a_file_that_is_not_the_models_is_named(tmp_path: Path, file: str, content: bytes | None) -> None:
+    whole = model("whisper-tiny.en-ct2")
+    files = {name: Path(shutil.copy(path, tmp_path)) for name, path in whole.files.items()}
+    files[file].unlink() if content is None else files[file].write_bytes(content)
+    with pytest.raises(ModelError) as caught:
+        CTranslate2(Settings(), [SimpleNamespace(name="broken", languages=("en",), files=files)])
+    assert file in caught.value.message or str(tmp_path) in caught.value.message

@@ -1,0 +1,89 @@
+"""Wake words as they are said, and what is not the wake word."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paths import CORPUS
+
+from chatapi.audio import RATE, Samples, decode
+from chatapi.engines.tts.piper import Piper
+from chatapi.engines.wake_word.pymicro_wakeword import FRAME, PymicroWakeword
+from chatapi.errors import ModelError
+from chatapi.settings import Settings, WakeWordSettings
+from conftest import model
+
+pytestmark = pytest.mark.real
+SILENCE = np.zeros(RATE // 2, np.float32)
+
+
+@pytest.fixture(scope="module")
+def nabu() -> PymicroWakeword:
+    return PymicroWakeword(Settings(), [model("okay_nabu")])
+
+
+@pytest.fixture(scope="module")
+def joe() -> Piper:
+    return Piper(Settings(), [model("en_US-joe-medium")])
+
+
+def spoken(piper: Piper, text: str) -> Samples:
+    parts = [part.at(RATE).samples for part in piper.synthesize(text, piper.voices[0].name)]
+    return np.concatenate([SILENCE, *parts, SILENCE])
+
+
+def times(detector: PymicroWakeword, samples: Samples) -> list[float]:
+    """Seconds at which the probability rose over the threshold."""
+    over = [probability >= detector.threshold for probability in detector.probabilities(samples)]
+    return [n * FRAME / RATE for n in range(1, len(over)) if over[n] and not over[n - 1]]
+
+
+@pytest.mark.parametrize("name", ["alone", "pause", "at_once"])
+def test_the_wake_word_is_heard_once_when_it_ends(nabu: PymicroWakeword, name: str) -> None:
+    clip = decode(CORPUS / "wake" / f"{name}.flac").samples
+    [found] = times(nabu, np.concatenate([SILENCE, clip, SILENCE]))
+    assert 1.1 < found < 1.6
+
+
+@pytest.mark.parametrize(
+    "said", ["What is the capital of France?", "Okay, nobody knows.", "Hey Jarvis.", "The capital of France is Paris."]
+)
+def test_other_words_are_not(nabu: PymicroWakeword, joe: Piper, said: str) -> None:
+    assert times(nabu, spoken(joe, said)) == []
+
+
+def test_recorded_people_do_not_wake_it(nabu: PymicroWakeword) -> None:
+    clips = sorted((CORPUS / "real").glob("en-*.flac"))[:12]
+    assert clips
+    assert times(nabu, np.concatenate([decode(clip).samples for clip in clips])) == []
+
+
+def test_another_wake_word_is_another_model(joe: Piper) -> None:
+    jarvis = PymicroWakeword(Settings(), [model("hey_jarvis")])
+    assert jarvis.words == "hey jarvis"
+    assert times(jarvis, spoken(joe, "hey jarvis."))
+    assert times(jarvis, spoken(joe, "okay nabu.")) == []
+
+
+def test_the_blocks_may_have_any_size(nabu: PymicroWakeword) -> None:
+    sound, listener = decode(CORPUS / "wake" / "pause.flac").samples, nabu.stream()
+    assert max(listener.probability(sound[at : at + 777]) for at in range(0, len(sound), 777)) >= nabu.threshold
+
+
+def test_the_threshold_is_the_models_unless_it_is_set(nabu: PymicroWakeword) -> None:
+    assert nabu.threshold == 0.85
+    assert PymicroWakeword(Settings(wake=WakeWordSettings(threshold=0.5)), [model("okay_nabu")]).threshold == 0.5
+
+
+def test_what_cannot_be_loaded_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="chatapi models"):
+        PymicroWakeword(Settings(), [])
+    (tmp_path / "other.tflite").write_bytes(b"something else")
+    good = model("okay_nabu")
+    with pytest.raises(ModelError, match="no TensorFlow Lite file"):
+        PymicroWakeword(Settings(), [dataclasses.replace(good, files={"other.tflite": tmp_path / "other.tflite"})])
+    with pytest.raises(ModelError, match="needs words, threshold and window"):
+        PymicroWakeword(Settings(), [dataclasses.replace(good, options={})])

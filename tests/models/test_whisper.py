@@ -1,0 +1,187 @@
+"""What holds for every engine that runs Whisper, beyond the engine contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from paths import CORPUS
+
+from chatapi.audio import RATE, Samples, decode
+from chatapi.bench.corpus import coloured
+from chatapi.bench.wer import words
+from chatapi.engines import Segment, TranscriptionOptions
+from chatapi.engines.asr.whisper import loops, repeats, too_fast
+from chatapi.engines.registry import load
+from chatapi.errors import Unprocessable
+from chatapi.settings import CTranslate2Settings, Settings, WhisperCppSettings
+from conftest import model, tone
+
+REAL = CORPUS / "real"
+ENGLISH = {"ctranslate2": "whisper-tiny.en-ct2", "whisper_cpp": "whisper-tiny.en"}
+MANY = {"ctranslate2": "whisper-base-ct2", "whisper_cpp": "whisper-base"}
+WHOLE = Settings(ctranslate2=CTranslate2Settings(trim=False), whisper_cpp=WhisperCppSettings(trim=False))
+
+
+def clip(name: str) -> Samples:
+    return decode(REAL / f"{name}.flac").samples
+
+
+def heard(engine: Any, samples: Samples, language: str | None = "en") -> str:
+    return " ".join(segment.text for segment in engine.transcribe(samples, language))
+
+
+@pytest.fixture(scope="module", params=ENGLISH)
+def english(request: pytest.FixtureRequest) -> Any:
+    return load("asr", request.param)(Settings(), [model(ENGLISH[request.param])])
+
+
+@pytest.fixture(scope="module", params=MANY)
+def many(request: pytest.FixtureRequest) -> Any:
+    return load("asr", request.param)(Settings(), [model(MANY[request.param])])
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ENGLISH)
+def test_a_short_clip_is_heard_with_a_short_window_and_a_long_one_with_all(name: str) -> None:
+    trimmed, whole = (load("asr", name)(each, [model(ENGLISH[name])]) for each in (Settings(), WHOLE))
+    assert 0 < trimmed.window(3 * RATE) == trimmed.window(8 * RATE) < 750
+    assert trimmed.window(12 * RATE) == whole.window(3 * RATE) == 0
+    assert words(heard(trimmed, clip("en-quick_brown_fox"))) == words(heard(whole, clip("en-quick_brown_fox")))
+
+
+@pytest.mark.real
+def test_more_than_a_window_is_heard_to_the_end_once(english: Any) -> None:
+    names = [f"two_cities-{number:02}" for number in range(12)]
+    said = np.concatenate([np.concatenate([clip(name), np.zeros(RATE // 2, np.float32)]) for name in names])
+    assert len(said) > 40 * RATE
+    segments = list(english.transcribe(said, "en"))
+    starts = [segment.start for segment in segments]
+    assert starts == sorted(starts)
+    assert all(0 <= segment.start <= segment.end <= len(said) / RATE for segment in segments)
+    assert segments[-1].end > len(said) / RATE - 4
+    text = words(" ".join(segment.text for segment in segments))
+    assert text.count("wisdom") == text.count("foolishness") == 1
+
+
+SOUNDS: dict[str, Callable[[], Samples]] = {
+    "silence": lambda: np.zeros(4 * RATE, np.float32),
+    "white": lambda: 0.1 * coloured(4 * RATE, np.random.default_rng(1), falling=False),
+    "pink": lambda: 0.1 * coloured(4 * RATE, np.random.default_rng(2), falling=True),
+    "hum": lambda: tone(4, 50, level=0.3),
+    "tone": lambda: tone(4, 440),
+    "clicks": lambda: np.where(np.arange(4 * RATE) % 8000 < 20, 0.8, 0).astype(np.float32),
+    "long silence": lambda: np.zeros(40 * RATE, np.float32),
+}
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("sound", SOUNDS)
+def test_nothing_is_invented_where_nobody_speaks(english: Any, sound: str) -> None:
+    assert heard(english, SOUNDS[sound]()) == ""
+
+
+@pytest.mark.real
+def test_less_than_a_second_is_heard(english: Any) -> None:
+    sound = clip("en-hello_world")
+    loud = np.flatnonzero(np.abs(sound) > 0.02)
+    spoken = sound[loud[0] : loud[-1]]
+    assert "hello" in words(heard(english, spoken))
+    assert heard(english, spoken[: RATE // 100]) == ""
+
+
+@pytest.mark.real
+def test_a_language_it_does_not_understand_is_refused_with_those_it_does(english: Any) -> None:
+    with pytest.raises(Unprocessable) as caught:
+        list(english.transcribe(clip("en-hello_world"), "fr"))
+    assert caught.value.code == "unknown_language"
+    assert "en" in caught.value.message
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("name", "language"),
+    [("fr-pangrama", "fr"), ("pt-pangrama", "pt"), ("it-pangrama", "it"), ("ja-pangrama", "ja"), ("jfk-16", "en")],
+)
+def test_the_language_is_found_when_nobody_names_it(many: Any, name: str, language: str) -> None:
+    segments = list(many.transcribe(clip(name), None))
+    assert {segment.language for segment in segments} == {language}
+
+
+@pytest.mark.real
+def test_the_same_clip_gives_the_same_words_whatever_came_before(many: Any) -> None:
+    alone = heard(many, clip("fr-pangrama"), None)
+    heard(many, np.zeros(20 * RATE, np.float32), None)
+    heard(many, clip("jfk-17"), "en")
+    assert heard(many, clip("fr-pangrama"), None) == alone
+
+
+@pytest.mark.parametrize(
+    ("text", "times", "found"),
+    [
+        ("the cat the cat sat", 2, True),
+        ("no no no", 2, True),
+        ("no no", 2, False),
+        ("he said that that was so", 2, False),
+        ("very very good", 4, False),
+        ("la la la la la", 4, True),
+        ("你好你好", 2, True),
+        ("", 2, False),
+    ],
+)
+def test_going_round_in_circles_is_seen(text: str, times: int, found: bool) -> None:
+    assert repeats(text, times) is found
+
+
+@pytest.mark.real
+def test_a_person_who_says_it_again_and_again_is_heard(english: Any) -> None:
+    said = words(heard(english, np.tile(clip("jfk-16"), 4)))
+    assert said.count("americans") >= 4
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "found"),
+    [("no, no, no, no, no", 4, False), ("la " * 40, 4, True), ("aaaaaaaaaaaaaah", 4, True), ("Aaah!", 1, False)],
+)
+def test_what_nobody_says_is_seen(text: str, seconds: float, found: bool) -> None:
+    assert loops(Segment(text, 0, seconds)) is found
+
+
+@pytest.mark.real
+def test_words_and_tokens_come_in_order_and_spell_what_was_understood(english: Any) -> None:
+    samples = clip("jfk-16")
+    (segment,) = english.transcribe(samples, "en", options=TranscriptionOptions(words=True, tokens=True))
+    assert words(" ".join(word.text for word in segment.words)) == words(segment.text)
+    times = [time for word in segment.words for time in (word.start, word.end)]
+    assert times == sorted(times) and times[0] >= 0 and times[-1] <= len(samples) / RATE
+    assert times[-1] - times[0] > 1
+    assert b"".join(token.utf8 for token in segment.tokens).decode().strip() == segment.text
+    assert all(token.logprob <= 0 for token in segment.tokens)
+
+
+@pytest.mark.real
+def test_names_that_were_said_before_are_rather_written(english: Any) -> None:
+    spelled = [
+        "".join(
+            segment.text
+            for segment in english.transcribe(clip("jfk-16"), "en", options=TranscriptionOptions(prompt=prompt))
+        )
+        for prompt in ("", "the fellow amerikans, my fellow amerikans")
+    ]
+    assert spelled[0] != spelled[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "found"),
+    [
+        ("And make sure to subscribe to our channel. " * 6, 0.8, True),
+        ("and make sure to make sure to subscribe to our channel for more videos", 1.0, True),
+        ("What time is it?", 0.7, False),
+        ("I do not know what you want me to do", 1.4, False),
+        ("No.", 0.1, False),
+    ],
+)
+def test_more_words_than_anybody_says_in_that_time_are_not_believed(text: str, seconds: float, found: bool) -> None:
+    assert too_fast(text, seconds) is found

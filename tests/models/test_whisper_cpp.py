@@ -1,0 +1,64 @@
+"""What is whisper.cpp's own beyond the engine contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from paths import CORPUS
+
+from chatapi.audio import RATE, Samples, decode
+from chatapi.bench.wer import words
+from chatapi.engines.asr.whisper_cpp import WhisperCpp
+from chatapi.errors import ModelError
+from chatapi.settings import Settings
+from conftest import model
+
+pytestmark = pytest.mark.real
+REAL = CORPUS / "real"
+
+
+def clip(name: str) -> Samples:
+    return decode(REAL / f"{name}.flac").samples
+
+
+def heard(engine: WhisperCpp, samples: Samples, language: str | None = "en") -> str:
+    return " ".join(segment.text for segment in engine.transcribe(samples, language))
+
+
+@pytest.fixture(scope="module")
+def english() -> WhisperCpp:
+    return WhisperCpp(Settings(), [model("whisper-tiny.en")])
+
+
+def test_stopping_inside_the_encoder_ends_it_and_leaves_it_usable(english: WhisperCpp) -> None:
+    said = np.concatenate([clip(f"two_cities-{number:02}") for number in range(8)])[: 29 * RATE]
+    asked = 0
+
+    def stop_after(count: int) -> Callable[[], bool]:
+        def stop() -> bool:
+            nonlocal asked
+            asked += 1
+            return asked > count
+
+        return stop
+
+    assert list(english.transcribe(said, "en", stop_after(10**9)))
+    whole, asked = asked, 0
+    assert list(english.transcribe(said, "en", stop_after(whole // 20))) == []
+    assert asked < whole // 20 + 10
+    assert words(heard(english, clip("en-hello_world"))) == ["hello", "world"]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"lmgg" + bytes(1000)])
+def test_a_file_that_is_no_model_is_named(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "ggml.bin"
+    file.write_bytes(content)
+
+    broken = SimpleNamespace(name="broken", languages=("en",), files={"ggml.bin": file})
+    with pytest.raises(ModelError) as caught:
+        WhisperCpp(Settings(), [broken])
+    assert str(file) in caught.value.message

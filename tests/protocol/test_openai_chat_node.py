@@ -1,0 +1,34 @@
+"""`/v1/chat/completions` with OpenAI's client for Node; `npm ci --prefix tests/node` installs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import anyio
+import pytest
+from paths import NODE
+
+from conftest import Served, until
+
+FOLDER = NODE
+
+
+@pytest.mark.skipif(
+    shutil.which("node") is None or not (FOLDER / "node_modules" / "openai").is_dir(),
+    reason="needs node and tests/node",
+)
+@pytest.mark.anyio
+async def test_node_client_creates_chat_completions(served: Served) -> None:
+    with anyio.fail_after(60):
+        ran = await anyio.run_process(["node", str(FOLDER / "chat.mjs"), f"{served.url}/v1", "none"], check=False)
+    assert ran.returncode == 0, ran.stderr.decode()
+    found = json.loads(ran.stdout)
+    assert found["whole"] == ["You said: from Node.", "stop", 6]
+    assert (found["deltas"], found["usage"]) == (["You", " said:", " from", " Node."], 4)
+    assert found["transcript"] == found["helped"] == "You said: from Node."
+    assert abs(found["bytes"] - 4 * 0.06 * 24_000 * 2) < 100
+    assert found["called"] == "from Node"
+    assert found["formed"] == {"name": "from Node"}
+    assert found["refused"] == ["BadRequestError", 400, "unsupported_value", "n"]
+    await until(lambda: served.appliance.admission.used == 0)

@@ -1,0 +1,52 @@
+"""`/v1/realtime` with OpenAI's agents SDK for Node; `npm ci --prefix tests/node` installs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from typing import Any
+
+import numpy as np
+import pytest
+from paths import NODE
+
+from chatapi.audio import Audio
+from conftest import Served, tone
+
+FOLDER = NODE
+RATE = 24_000
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("node") is None or not (FOLDER / "node_modules").is_dir(), reason="needs node and tests/node"
+)
+
+
+def run_script(script: str, served: Served, *arguments: str, stdin: bytes = b"") -> dict[str, Any]:
+    """Runs a Node script and returns its output."""
+    url = f"ws://127.0.0.1:{served.port}/v1/realtime?model=gpt-realtime"
+    done = subprocess.run(
+        ["node", FOLDER / script, url, "none", *arguments], input=stdin, capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    found: dict[str, Any] = json.loads(done.stdout.decode().splitlines()[-1])
+    assert found["errors"] == []
+    return found
+
+
+def test_agents_sdk_holds_a_conversation(served: Served) -> None:
+    silence = np.zeros(int(0.5 * RATE), np.float32)
+    microphone = Audio(np.concatenate([silence, tone(0.8, rate=RATE), silence]), RATE).pcm16()
+    found = run_script("talk.mjs", served, stdin=microphone)
+    assert found["turns"] == 2 and found["bytes"] > 0.3 * RATE * 2
+    said = [(role, "".join(filter(None, parts))) for role, parts in found["history"]]
+    assert [role for role, _ in said] == ["user", "assistant", "user", "assistant"]
+    assert said[0][1].startswith("heard ") and said[3][1].endswith("and now in writing.")
+
+
+def test_agents_sdk_calls_tools(served: Served) -> None:
+    question = '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>'
+    found = run_script("tools.mjs", served, question)
+    assert found["called"] == [{"city": "Rome"}] and found["ended"] == [["weather", "sunny in Rome"]]
+    assert ["function_call", "sunny in Rome"] in found["history"]
+    assert found["history"][-1] == ["assistant", "You said: <tool_response>\nsunny in Rome\n</tool_response>."]

@@ -1,0 +1,275 @@
+"""All services over Wyoming with the protocol's official client and fake engines."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import numpy as np
+import pytest
+from wyoming.asr import Transcribe, Transcript
+from wyoming.audio import AudioChunk, AudioStart, AudioStop
+from wyoming.client import AsyncTcpClient, AsyncUnixClient
+from wyoming.event import Event
+from wyoming.handle import Handled
+from wyoming.info import Describe, Info, SelectProgram
+from wyoming.ping import Ping
+from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeStop, SynthesizeVoice
+from wyoming.wake import Detect, Detection
+from wyoming_peer import ask, audio_events, audio_of, open_to_wyoming, types, until
+
+from chatapi.appliance import Appliance
+from chatapi.audio import RATE, Samples
+from chatapi.interfaces.wyoming import listeners
+from chatapi.settings import Settings
+from conftest import Running, tone
+
+pytestmark = pytest.mark.anyio
+SILENCE = np.zeros(RATE, np.float32)
+CALL = tone(0.3, 2000)
+"""Audio that the fake wake-word engine detects."""
+
+
+def tones(*seconds: float) -> Samples:
+    """Tones that the fake engines accept as speech, one second apart."""
+    parts = [part for length in seconds for part in (tone(length), SILENCE)]
+    return np.concatenate([SILENCE, *parts])
+
+
+async def test_describe_lists_programs_models_and_voices(echo: Running) -> None:
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        [event] = await ask(port, Describe(), end=["info"])
+    info = Info.from_event(event)
+    [asr], [tts], [handle], [wake] = info.asr, info.tts, info.handle, info.wake
+    assert asr.supports_transcript_streaming and tts.supports_synthesize_streaming and handle.supports_handled_streaming
+    assert asr.installed and tts.installed and handle.installed and wake.installed
+    assert [(model.name, model.languages) for model in asr.models] == [("fake", ["en", "de"])]
+    assert [(voice.name, voice.languages) for voice in tts.voices] == [("fake", ["en"]), ("fake-high", ["en"])]
+    assert [(model.name, model.phrase) for model in wake.models] == [("fake", "a high tone")]
+    assert all(
+        artifact.attribution.name and artifact.installed for artifact in (*asr.models, *tts.voices, *wake.models)
+    )
+
+
+async def test_box_without_a_wake_word_rejects_detection(echo: Running) -> None:
+    async with echo("wake_word.engine=pymicro_wakeword", "wake_word.model=alexa") as appliance:
+        async with open_to_wyoming(appliance) as (_, port):
+            [event] = await ask(port, Describe(), end=["info"])
+            assert Info.from_event(event).wake == []
+            [rejected] = await ask(port, Detect(), end=["detection"])
+            assert rejected.data["code"] == "no_wake_word"
+            assert appliance.health()["status"] == "ok"
+
+
+async def test_ping_is_answered_during_another_request(echo: Running) -> None:
+    async with echo("fake.delay=0.01") as appliance, open_to_wyoming(appliance) as (_, port):
+        async with AsyncTcpClient("127.0.0.1", port) as client:
+            await client.write_event(Synthesize("One. Two. Three. Four.").event())
+            await client.write_event(Ping("still there?").event())
+            came = await until(client, "audio-stop")
+    assert [event.data["text"] for event in came if event.type == "pong"] == ["still there?"]
+    assert types(came)[-1] == "audio-stop" and came.index(next(e for e in came if e.type == "pong")) < len(came) - 1
+
+
+@pytest.mark.parametrize(
+    ("rate", "width", "channels"), [(16_000, 2, 1), (22_050, 2, 2), (48_000, 4, 2), (44_100, 3, 1), (8_000, 1, 1)]
+)
+async def test_audio_of_every_format_is_transcribed(echo: Running, rate: int, width: int, channels: int) -> None:
+    silence = np.zeros(rate, np.float32)
+    samples = np.concatenate([silence, tone(1.5, rate=rate), silence])
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        came = await ask(
+            port, Transcribe(language="en"), *audio_events(samples, rate, width, channels), end=["transcript-stop"]
+        )
+    assert types(came) == ["transcript-start", "transcript-chunk", "transcript", "transcript-stop"]
+    text = Transcript.from_event(came[-2]).text
+    # The fake engine reports the length of its audio: the speech with its padding.
+    assert 1.5 < float(text.split()[1]) < 2.1
+
+
+async def test_transcript_is_streamed_during_speech(echo: Running) -> None:
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        async with AsyncTcpClient("127.0.0.1", port) as client:
+            start, *chunks, stop = audio_events(tones(1.0, 2.0))
+            for each in (Transcribe(language="de"), start, *chunks):
+                await client.write_event(each.event())
+            early = [*await until(client, "transcript-chunk"), *await until(client, "transcript-chunk")]
+            # All speech is transcribed before audio-stop arrives.
+            assert types(early) == ["transcript-start", "transcript-chunk"]
+            await client.write_event(stop.event())
+            last = await until(client, "transcript-stop")
+    words = [event.data["text"] for event in early if event.type == "transcript-chunk"]
+    assert types(last) == ["transcript", "transcript-stop"]
+    assert last[0].data == {"text": "".join(words), "language": "de"}
+    assert [round(float(word.split()[1])) for word in words] == [1, 2]
+
+
+async def test_silence_has_an_empty_transcript(echo: Running) -> None:
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        came = await ask(port, Transcribe(context={"a": 1}), *audio_events(SILENCE), end=["transcript-stop"])
+    assert types(came) == ["transcript-start", "transcript", "transcript-stop"]
+    assert came[1].data == {"text": "", "context": {"a": 1}}
+
+
+async def test_language_may_have_a_region(echo: Running) -> None:
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        came = await ask(port, Transcribe(language="de_DE"), *audio_events(tones(1.0)), end=["transcript"])
+    assert came[-1].data["language"] == "de"
+
+
+async def test_text_is_synthesized_as_one_audio_stream(echo: Running) -> None:
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        came = await ask(port, Synthesize("One two three. Four five."), end=["audio-stop"])
+    assert types(came) == ["audio-start", "audio-chunk", "audio-stop"]
+    audio = audio_of(came)
+    assert audio.rate == RATE and 0.25 < audio.seconds <= 0.3
+    assert all(len(event.payload or b"") <= 2048 for event in came)
+
+
+@pytest.mark.parametrize(
+    ("voice", "hertz"),
+    [(None, 440), (SynthesizeVoice(name="fake-high"), 880), (SynthesizeVoice(language="en-GB"), 440)],
+)
+async def test_requested_voice_is_used(echo: Running, voice: SynthesizeVoice | None, hertz: int) -> None:
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        came = await ask(port, Synthesize("One two three four.", voice=voice), end=["audio-stop"])
+    samples = audio_of(came).samples
+    crossings = np.count_nonzero(np.diff(np.signbit(samples)))
+    assert abs(crossings * RATE / len(samples) / 2 - hertz) < 30
+
+
+async def test_audio_is_sent_while_text_is_streamed(echo: Running) -> None:
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        async with AsyncTcpClient("127.0.0.1", port) as client:
+            await client.write_event(SynthesizeStart(voice=SynthesizeVoice(name="fake")).event())
+            for text in ("One two ", "three. Four"):
+                await client.write_event(SynthesizeChunk(text).event())
+            early = await until(client, "audio-chunk")
+            await client.write_event(SynthesizeChunk(" five.").event())
+            # For servers without streaming; here the text is known already.
+            await client.write_event(Synthesize("One two three. Four five.").event())
+            await client.write_event(SynthesizeStop().event())
+            came = [*early, *await until(client, "synthesize-stopped")]
+            assert types(came) == ["audio-start", "audio-chunk", "audio-stop", "synthesize-stopped"]
+            assert 0.25 < audio_of(came).seconds <= 0.3
+            await client.write_event(Synthesize("Again.").event())
+            assert types(await until(client, "audio-stop")) == ["audio-start", "audio-chunk", "audio-stop"]
+
+
+async def test_long_text_may_be_sent_before_audio_is_read(echo: Running) -> None:
+    words = [f"word{n} " for n in range(700)]
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        came = await ask(
+            port, SynthesizeStart(), *map(SynthesizeChunk, words), SynthesizeStop(), end=["synthesize-stopped"]
+        )
+    assert audio_of(came).seconds > 600 * 0.06
+
+
+async def test_wake_word_is_detected_every_time(echo: Running) -> None:
+    samples = np.concatenate([tone(1.0), CALL, SILENCE, CALL, SILENCE])
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        async with AsyncTcpClient("127.0.0.1", port) as client:
+            for each in (Detect(names=["fake"]), *audio_events(samples)[:-1]):
+                await client.write_event(each.event())
+            found = [Detection.from_event((await until(client, "detection"))[-1]) for _ in range(2)]
+            # Another request ends the detection, as satellites do.
+            await client.write_event(Detect().event())
+            for each in audio_events(SILENCE):
+                await client.write_event(each.event())
+            assert types(await until(client, "not-detected")) == ["not-detected"]
+    assert [each.name for each in found] == ["fake", "fake"]
+    assert [each.timestamp for each in found] == pytest.approx([1020, 2320], abs=60)
+
+
+async def test_detection_has_the_timestamp_of_the_client(echo: Running) -> None:
+    start, *chunks, stop = audio_events(np.concatenate([SILENCE, CALL]))
+    timed = [AudioChunk(c.rate, c.width, c.channels, c.audio, 5_000_000 + n) for n, c in enumerate(chunks)]
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        [found] = await ask(port, Detect(), start, *timed, stop, end=["detection", "not-detected"])
+    assert 5_000_015 <= found.data["timestamp"] < 5_000_000 + len(chunks)
+
+
+async def test_turn_is_answered_as_a_stream(echo: Running) -> None:
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        came = await ask(port, Transcript("Hello box", context={"device_id": "kitchen"}), end=["handled-stop"])
+    assert types(came) == ["handled-start", "handled-chunk", "handled", "handled-stop"]
+    handled = Handled.from_event(came[-2])
+    assert handled.text == "You said: Hello box." == "".join(e.data["text"] for e in came if e.type == "handled-chunk")
+    assert handled.context is not None and handled.context["device_id"] == "kitchen"
+    assert handled.context["conversation_id"] == came[0].data["context"]["conversation_id"]
+
+
+async def test_follow_up_continues_the_conversation(echo: Running) -> None:
+    context = {"conversation_id": "01JD2Q0V3Z7M"}
+    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+        for words in ("First", "Second"):
+            # Home Assistant creates the ids, and opens a connection for every turn.
+            [*_, handled] = await ask(port, Transcript(words, context=context), end=["handled"])
+            assert handled.data["context"] == context
+        conversation_state = await appliance.history.call(lambda history: history.recall("01JD2Q0V3Z7M"))
+        assert [exchange.asked for exchange in conversation_state.exchanges] == ["First", "Second"]
+        [*_, other] = await ask(port, Transcript("Third"), end=["handled"])
+        again = await appliance.history.call(lambda history: history.recall(other.data["context"]["conversation_id"]))
+        assert [exchange.asked for exchange in again.exchanges] == ["Third"]
+
+
+async def test_rejected_turn_is_not_handled(echo: Running) -> None:
+    async with echo("fake.fault=raise") as appliance, open_to_wyoming(appliance) as (_, port):
+        came = await ask(port, Transcript("one two"), end=["handled-stop"])
+        assert types(came) == ["handled-start", "handled-chunk", "not-handled", "handled-stop"]
+        assert "llm engine failed" in came[-2].data["text"]
+        [empty] = await ask(port, Transcript(" "), end=["not-handled"])
+        assert "prompt is empty" in empty.data["text"]
+        assert 'chatapi_errors_total{code="engine_failed"} 1.0' in appliance.metrics.page().decode()
+
+
+async def test_one_connection_serves_several_requests(echo: Running) -> None:
+    async with echo() as appliance, open_to_wyoming(appliance) as (server, port):
+        async with AsyncTcpClient("127.0.0.1", port) as client:
+            for each in (
+                Event("from-the-future", {"x": [1]}, b"bytes"),
+                SelectProgram("chatapi"),
+                AudioStop(),
+                Synthesize("One."),
+                Synthesize("Two."),
+                Transcript("Hello"),
+                # Cancelled by another request, and so without a response.
+                Transcribe(),
+                AudioStart(RATE, 2, 1),
+                Describe(),
+            ):
+                await client.write_event(each if isinstance(each, Event) else each.event())
+            await client.write_event(Synthesize("Three.").event())
+            came = types([*await until(client, "info"), *await until(client, "audio-stop")])
+            assert server.health["connections"] == 1
+    speech = ["audio-start", "audio-chunk", "audio-stop"]
+    assert came == [*speech, *speech, "handled-start", "handled-chunk", "handled", "handled-stop", "info", *speech]
+
+
+async def test_unix_socket_works_too(echo: Running, echo_settings: Callable[..., Settings], data: Path) -> None:
+    path = data / "wyoming.sock"
+    listening = listeners.open_listeners(echo_settings("wyoming.host=", f"wyoming.socket={path}"))
+    assert [each.family for each in listening] == [socket.AF_UNIX]
+    async with echo() as appliance, open_to_wyoming(appliance, *listening) as (server, _):
+        async with AsyncUnixClient(str(path)) as client:
+            await client.write_event(Ping("hello").event())
+            assert (await until(client, "pong"))[-1].data == {"text": "hello"}
+        assert f"unix://{path}" in server.health["listening"]
+    listeners.close(listening, path)
+    assert not path.exists()
+
+
+async def test_while_models_load_requests_are_rejected(echo_settings: Callable[..., Settings]) -> None:
+    async with Appliance(echo_settings()).running() as appliance, open_to_wyoming(appliance) as (_, port):
+        for request in (Describe(), Synthesize("Hello."), Transcribe()):
+            [rejected] = await ask(port, request, end=["info"])
+            assert (rejected.type, rejected.data["code"]) == ("error", "not_ready")
+        [*_, late] = await ask(port, Transcript("Hello."), end=["not-handled"])
+        assert "not loaded yet" in late.data["text"]
+        with anyio.fail_after(10):
+            await appliance.load()
+        assert types(await ask(port, Synthesize("Hello."), end=["audio-stop"])) == [
+            "audio-start", "audio-chunk", "audio-stop",
+        ]  # fmt: skip

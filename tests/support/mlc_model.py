@@ -1,0 +1,81 @@
+"""A compiled model for the mlc engine, and the stand-in for mlc_llm to run it with."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from model_library import METADATA as MISTRAL
+from model_library import library
+from paths import SUPPORT
+
+from chatapi.catalog import InstalledModel
+
+STANDIN = SUPPORT / "mlc_llm_standin"
+NAME = "tiny"
+CHATML: dict[str, Any] = {
+    "name": "chatml",
+    "system_template": "<|im_start|>system\n{system_message}<|im_end|>",
+    "roles": {"user": "<|im_start|>user", "assistant": "<|im_start|>assistant"},
+    "role_content_sep": "\n",
+    "role_empty_sep": "\n",
+    "seps": ["<|im_end|>"],
+    "stop_str": ["<|im_end|>"],
+}
+METADATA = {
+    **MISTRAL,
+    "max_batch_size": 8,
+    "params": [],
+    "memory_usage": {"prefill": 155_000_000, "decode": 20_000_000},
+}
+"""Mistral-7B's cache: 0.125 MiB a token."""
+GOOD = library(platform.machine(), metadata=METADATA)
+
+
+@contextmanager
+def mlc_llm() -> Iterator[None]:
+    """The stand-in is what is imported as mlc_llm."""
+    sys.path.insert(0, str(STANDIN))
+    # For the processes that are asked for its version.
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = f"{STANDIN}:{before}" if before else str(STANDIN)
+    _forget()
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+        sys.path[:] = [each for each in sys.path if each != str(STANDIN)]
+        _forget()
+
+
+def _forget() -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mlc_llm"]:
+        del sys.modules[name]
+    sys.modules.pop("chatapi.engines.llm.mlc", None)
+
+
+def compiled(data: Path, library: bytes | None = None, **template: Any) -> InstalledModel:
+    """A folder as `chatapi compile` leaves it, in a data directory."""
+    folder = data / "compiled" / NAME
+    (folder / "weights").mkdir(parents=True, exist_ok=True)
+    (folder / "lib.so").write_bytes(GOOD if library is None else library)
+    config = {
+        "model_type": METADATA["model_type"],
+        "quantization": METADATA["quantization"],
+        "context_window_size": 2048,
+        "conv_template": {**CHATML, **template},
+    }
+    (folder / "weights" / "mlc-chat-config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "weights" / "params_shard_0.bin").write_bytes(bytes(1000))
+    shard = {"dataPath": "params_shard_0.bin", "nbytes": 1000, "records": []}
+    (folder / "weights" / "tensor-cache.json").write_text(json.dumps({"records": [shard]}), encoding="utf-8")
+    (folder / "made.json").write_text(json.dumps({"manifest": NAME}), encoding="utf-8")
+    return InstalledModel(NAME, "llm", "mlc", data / "models" / NAME, {}, ("en",), 1, 1, {})

@@ -1,0 +1,264 @@
+"""Traces of turns, taken by one that speaks OTLP over HTTP, and collectors that are dead, deaf or not wanted."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import anyio
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.sdk.trace import ReadableSpan
+from realtime_client import raw, receive_event
+
+from chatapi.appliance import Appliance
+from chatapi.audio import RATE, Audio, wav
+from chatapi.errors import SettingsError
+from chatapi.events import TurnRecord, TurnTimings
+from chatapi.observability.tracing import BATCH, QUEUE, Tracing, intervals
+from chatapi.settings import Settings, TraceSettings
+from conftest import Served, serving, tone
+
+TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+PARENT = f"00-{TRACE}-{CALLER}-01"
+UNSAMPLED = f"00-{TRACE}-{CALLER}-00"
+SECRET = "marmalade"
+OVER = TurnRecord(
+    "request", "text", "text", "ok", 0.0, TurnTimings(admitted=0.1, first_token=0.2, first_sentence=0.3, end=0.5)
+)
+
+
+class Collector:
+    """What a collector of OpenTelemetry's takes at /v1/traces (OTLP 1, "OTLP/HTTP": protobuf in a POST)."""
+
+    def __init__(self) -> None:
+        self.requests: list[ExportTraceServiceRequest] = []
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                assert (self.path, self.headers["content-type"]) == ("/v1/traces", "application/x-protobuf")
+                collector.requests.append(ExportTraceServiceRequest.FromString(body))
+                self.send_response(200)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def spans(self) -> list[Span]:
+        groups = [group for request in self.requests for group in request.resource_spans]
+        return [span for group in groups for scope in group.scope_spans for span in scope.spans]
+
+    def turns(self) -> list[Span]:
+        return [span for span in self.spans if span.name == "turn"]
+
+    def stages(self, turn: Span) -> dict[str, Span]:
+        return {span.name: span for span in self.spans if span.parent_span_id == turn.span_id}
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    made = Collector()
+    yield made
+    made.close()
+
+
+Make = Callable[..., Settings]
+
+
+def attributes(span: Span) -> dict[str, Any]:
+    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in span.attributes}
+
+
+def test_a_turn_is_a_span_of_its_caller_s_trace_with_its_stages_within(
+    echo_settings: Make, collector: Collector
+) -> None:
+    with serving(echo_settings(f"trace.endpoint={collector.endpoint}")) as served:
+        asked = {"prompt": f"one two three {SECRET}", "reply": "voice", "system": f"You like {SECRET}."}
+        headers = {"traceparent": PARENT, "x-request-id": "mine"}
+        assert served.client.post("/completion", json=asked, headers=headers).status_code == 200
+    (turn,) = collector.turns()
+    assert (turn.trace_id.hex(), turn.parent_span_id.hex()) == (TRACE, CALLER)
+    stages = collector.stages(turn)
+    assert list(stages) == ["admitted", "first_token", "first_sentence", "first_audio", "rest"]
+    assert all(span.trace_id == turn.trace_id for span in stages.values())
+    for span in stages.values():
+        assert turn.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
+        assert span.end_time_unix_nano <= turn.end_time_unix_nano + 50_000_000
+    told = attributes(turn)
+    assert (told["chatapi.turn.input"], told["chatapi.turn.reply"], told["chatapi.turn.result"]) == (
+        "text", "voice", "ok")  # fmt: skip
+    assert told["chatapi.request_id"] == "mine"
+    assert told["gen_ai.usage.output_tokens"] > 3 and told["chatapi.turn.spoken_seconds"] > 0
+    assert turn.status.code == Status.STATUS_CODE_UNSET
+    (resource,) = {group.resource.SerializeToString() for each in collector.requests for group in each.resource_spans}
+    assert b"chatapi" in resource
+    assert all(SECRET.encode() not in request.SerializeToString() for request in collector.requests)
+
+
+def test_a_spoken_turn_has_its_transcript_as_a_stage(echo_settings: Make, collector: Collector) -> None:
+    with serving(echo_settings(f"trace.endpoint={collector.endpoint}")) as served:
+        sound = wav(Audio(tone(0.5), RATE))
+        served.client.post("/completion", content=sound, headers={"content-type": "audio/wav"})
+    (turn,) = collector.turns()
+    stages = collector.stages(turn)
+    assert turn.parent_span_id == b""
+    assert stages["transcript"].start_time_unix_nano == stages["admitted"].end_time_unix_nano
+    assert stages["first_token"].start_time_unix_nano == stages["transcript"].end_time_unix_nano
+    assert attributes(turn)["chatapi.turn.audio_seconds"] == 0.5
+
+
+def test_what_is_written_down_or_read_aloud_is_traced_too(echo_settings: Make, collector: Collector) -> None:
+    with serving(echo_settings(f"trace.endpoint={collector.endpoint}")) as served:
+        headers = {"traceparent": PARENT}
+        file = {"file": ("a.wav", wav(Audio(tone(0.5), RATE)))}
+        paths = "/v1/audio/transcriptions", "/v1/audio/speech"
+        assert served.client.post(paths[0], files=file, headers=headers).status_code == 200
+        asked = {"input": "Hello there.", "model": "tts-1", "voice": "default"}
+        assert served.client.post(paths[1], json=asked, headers=headers).status_code == 200
+        assert "chatapi_turn_stage_seconds_count" not in served.appliance.metrics.page().decode()
+    heard, read = collector.turns()
+    assert {(each.trace_id.hex(), each.parent_span_id.hex()) for each in (heard, read)} == {(TRACE, CALLER)}
+    assert list(collector.stages(heard)) == ["admitted", "transcript"]
+    assert list(collector.stages(read)) == ["admitted", "first_audio", "rest"]
+    assert attributes(heard)["chatapi.turn.audio_seconds"] == 0.5
+    assert attributes(read)["chatapi.turn.spoken_seconds"] > 0
+    assert {attributes(each)["chatapi.turn.kind"] for each in (heard, read)} == {"file"}
+
+
+def test_what_fails_is_an_error_by_its_code(echo_settings: Make, collector: Collector) -> None:
+    with serving(echo_settings(f"trace.endpoint={collector.endpoint}", "fake.fault=raise")) as served:
+        assert served.client.post("/completion", json={"prompt": "one two"}).status_code == 500
+    (turn,) = collector.turns()
+    assert turn.status.code == Status.STATUS_CODE_ERROR
+    assert attributes(turn)["error.type"] == "engine_failed"
+
+
+def test_live_turns_belong_to_the_trace_of_the_connection(echo_settings: Make, collector: Collector) -> None:
+    async def talk(served: Served) -> None:
+        async with raw(served, additional_headers={"traceparent": PARENT}) as plain:
+            content = [{"type": "input_text", "text": f"I like {SECRET}"}]
+            item = {"type": "message", "role": "user", "content": content}
+            await plain.send(json.dumps({"type": "conversation.item.create", "item": item}))
+            await plain.send(json.dumps({"type": "response.create"}))
+            await receive_event(plain, "response.done")
+
+    with serving(echo_settings(f"trace.endpoint={collector.endpoint}")) as served:
+        anyio.run(talk, served)
+    (turn,) = collector.turns()
+    assert (turn.trace_id.hex(), turn.parent_span_id.hex()) == (TRACE, CALLER)
+    assert attributes(turn)["chatapi.turn.kind"] == "live"
+    assert {"endpoint", "first_token", "first_audio"} <= set(collector.stages(turn))
+    assert SECRET.encode() not in b"".join(request.SerializeToString() for request in collector.requests)
+
+
+def test_who_calls_decides_whether_it_is_traced_and_else_the_sample_does(
+    echo_settings: Make, collector: Collector
+) -> None:
+    with serving(echo_settings(f"trace.endpoint={collector.endpoint}", "trace.sample=0")) as served:
+        for traceparent in (PARENT, UNSAMPLED, "", "garbage"):
+            asked = {"prompt": "hello"}
+            reply = served.client.post("/completion", json=asked, headers={"traceparent": traceparent})
+            assert reply.status_code == 200
+    assert [turn.trace_id.hex() for turn in collector.turns()] == [TRACE]
+
+
+@pytest.mark.parametrize(
+    ("timings", "expected"),
+    [
+        (TurnTimings(), []),
+        (TurnTimings(admitted=0.1), [("admitted", 0.0, 0.1)]),
+        (TurnTimings(admitted=0.1, transcript=0.4, first_token=0.6),
+         [("admitted", 0.0, 0.1), ("transcript", 0.1, 0.4), ("first_token", 0.4, 0.6)]),
+        (TurnTimings(endpoint=0.5, transcript=0.2, first_token=0.3, first_sentence=0.3, first_audio=0.45, end=0.9),
+         [("endpoint", 0.0, 0.5), ("transcript", 0.0, 0.2), ("first_token", 0.2, 0.3), ("first_sentence", 0.3, 0.3),
+          ("first_audio", 0.3, 0.45), ("rest", 0.45, 0.9)]),
+    ],
+)  # fmt: skip
+def test_stages_are_intervals_between_what_happened(timings: TurnTimings, expected: list[Any]) -> None:
+    assert list(intervals(timings)) == expected
+
+
+def test_a_dead_collector_is_told_of_once_and_turns_go_on(
+    echo_settings: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    caplog.set_level(logging.WARNING)
+    with serving(echo_settings(f"trace.endpoint=http://127.0.0.1:{port}")) as served:
+        for _ in range(5):
+            assert served.client.post("/completion", json={"prompt": "hello"}).status_code == 200
+    told = [record.getMessage() for record in caplog.records if "collector" in record.getMessage()]
+    assert told == [f"collector at http://127.0.0.1:{port} does not accept traces; traces are dropped"]
+    assert [record for record in caplog.records if record.name.startswith("opentelemetry")] == []
+
+
+def test_a_collector_that_never_answers_holds_no_more_than_the_queue() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as deaf:
+        tracing = Tracing(TraceSettings(endpoint=f"http://127.0.0.1:{deaf.getsockname()[1]}"))
+        try:
+            for _ in range(QUEUE // 2):
+                tracing.turn(OVER)
+            gc.collect()
+            # Each turn has five spans.
+            waiting = sum(isinstance(each, ReadableSpan) for each in gc.get_objects())
+            assert 0 < waiting <= QUEUE + 2 * BATCH
+        finally:
+            tracing.close()
+
+
+def test_a_missing_library_is_one_sentence_at_the_start(echo_settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What importing it meets where it is not installed.
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    Appliance(echo_settings())
+    with pytest.raises(SettingsError, match=r"pip install 'chatapi-appliance\[trace\]'") as fault:
+        Appliance(echo_settings("trace.endpoint=http://127.0.0.1:4318"))
+    assert "\n" not in fault.value.message
+
+
+def test_an_endpoint_that_is_no_address_is_refused(echo_settings: Make) -> None:
+    for endpoint in ("localhost:4318", "grpc://127.0.0.1:4317", "http://"):
+        with pytest.raises(SettingsError, match=r"trace\.endpoint"):
+            echo_settings(f"trace.endpoint={endpoint}")
+
+
+def test_by_default_nothing_of_it_is_even_loaded() -> None:
+    asked = (
+        "import sys; from chatapi.appliance import Appliance; from chatapi.settings import Settings; "
+        "Appliance(Settings()).tracing.turn(None); print([m for m in sys.modules if m.startswith('opentelemetry')])"
+    )
+    told = subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True)
+    assert told.stdout.strip() == "[]"
+
+
+def test_turns_without_a_trace_of_their_own_begin_one(collector: Collector) -> None:
+    tracing = Tracing(TraceSettings(endpoint=f"{collector.endpoint}/"))
+    for result in ("ok", "disconnected", "interrupted", "retracted", "busy"):
+        tracing.turn(replace(OVER, result=result))
+    tracing.close()
+    turns = {attributes(turn)["chatapi.turn.result"]: turn for turn in collector.turns()}
+    assert len({turn.trace_id for turn in turns.values()}) == 5
+    assert [name for name, turn in turns.items() if turn.status.code == Status.STATUS_CODE_ERROR] == ["busy"]
