@@ -93,7 +93,7 @@ def test_one_that_does_not_fit_the_memory_is_passed_over_and_check_says_why(box:
     (folder / "root/proc/meminfo").write_text(FREE.replace("MemAvailable: 12000000", "MemAvailable: 500000"))
     assert chosen(folder) == ("llama_cpp", "auto")
     (one,) = told(folder)
-    assert one.startswith("llama_cpp answers instead: tiny-mlc needs 0.7 GB and")
+    assert one.startswith("llama_cpp is used instead: tiny-mlc needs 0.7 GB and")
 
 
 EARS = """
@@ -179,7 +179,7 @@ def test_compile_auto_goes_on_past_a_model_whose_owner_lets_nobody_in(
     assert capsys.readouterr().out.startswith("small-mlc for NVIDIA")
     monkeypatch.setenv("HF_TOKEN", "hf_x")
     assert run(folder, "auto") == 0
-    assert "hidden-mlc is passed over: " in capsys.readouterr().err
+    assert "hidden-mlc is skipped: " in capsys.readouterr().err
     assert chosen(folder) == ("mlc", "small-mlc")
     hidden.write_text(barred)
     with pytest.raises(ModelError, match="nothing"):

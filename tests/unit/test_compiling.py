@@ -246,7 +246,7 @@ def test_a_signal_ends_the_command_and_leaves_what_is_done(data: Path, sent: sig
             told = process.communicate(timeout=60)[1].decode()
         finally:
             process.kill()
-    assert f"stopped; go on with: chatapi compile {NAME}" in told
+    assert f"stopped; resume with: chatapi compile {NAME}" in told
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
     assert made(data).made()
@@ -267,7 +267,7 @@ def test_a_command_whose_starter_was_killed_still_keeps_others_out(data: Path) -
 def test_the_command_tells_beforehand_compiles_once_and_judges(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(data, "tiny", "--plan") == 0
     told = capsys.readouterr().out
-    assert "sm_87" in told and "GB while quantising" in told and "convert_weight" in told
+    assert "sm_87" in told and "GB while quantizing" in told and "convert_weight" in told
     assert asked(data) == []
     assert run(data, NAME) == 0
     assert run(data, "tiny") == 0
@@ -277,7 +277,7 @@ def test_the_command_tells_beforehand_compiles_once_and_judges(data: Path, capsy
     assert len(asked(data)) == 6
     assert run(data, NAME, "--verify") == 0
     told = capsys.readouterr().out
-    assert f"host: {MACHINE}" in told and "mistral, q4f16_1" in told and "is good for this machine" in told
+    assert f"host: {MACHINE}" in told and "mistral, q4f16_1" in told and "can run on this machine" in told
 
 
 def test_what_cannot_be_loaded_any_more_is_compiled_anew(
@@ -340,7 +340,7 @@ def test_what_cannot_fit_the_disk_is_refused(data: Path) -> None:
     ("arguments", "error", "complaint"),
     [
         (["nothing"], NotFound, "there is no model 'nothing' to compile; there are .*tiny-mlc"),
-        (["qwen3-8b"], BadInput, "qwen3-8b runs on llama_cpp as it is"),
+        (["qwen3-8b"], BadInput, "qwen3-8b runs on llama_cpp without compiling"),
         ([NAME, "--quantization", "q3f16_1"], BadInput, "is not compiled as 'q3f16_1'; it can be q4f16_1, q4f16_ft"),
         ([NAME, "--quantization", "q4f16_ft"], ModelError, "lacks the kernels of q4f16_ft"),
     ],
@@ -364,7 +364,7 @@ def test_other_machines_and_chips_are_refused(data: Path) -> None:
         run(data, NAME)
     for file in ("proc/device-tree/compatible", "etc/nv_tegra_release"):
         (data / "root" / file).unlink()
-    with pytest.raises(ModelError, match="this machine is no Jetson"):
+    with pytest.raises(ModelError, match="this machine is not a Jetson"):
         run(data, NAME)
 
 

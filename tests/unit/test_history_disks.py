@@ -84,7 +84,7 @@ def test_a_disk_that_becomes_read_only_in_mid_conversation_and_back(small: Path,
         say(history, "old", "before?")
         say(history, "a", "one?")
         history._close_disk()
-        history._opened(1.0)
+        history._open(1.0)
         history._disk._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # type: ignore[union-attr]
         history._close_disk()
         subprocess.run(["mount", "-o", "remount,ro", small], check=True)
