@@ -39,7 +39,8 @@ DEFAULTS = ("asr.model=whisper-tiny.en-ct2", "llm.model=smollm2-135m-instruct", 
 ECHO = tuple(f"{role}.engine=fake" for role in ("vad", "wake_word", "turn_detection", "asr", "llm", "tts"))
 
 EXPECTED_SKIPS = re.compile(
-    r"no emulation of aarch64|fatbinary|mlc_llm is not installed|FLAC states its form|header of a WebM|TTS is not installed"
+    r"no emulation of aarch64|fatbinary|mlc_llm is not installed|FLAC states its form|header of a WebM"
+    r"|TTS is not installed"
     r"|this machine has what an image has|no machine can be made here|mlc_llm.* is not here"
 )
 """Reasons for which `./run.sh test --all` lets a test be skipped; any other skip fails."""
