@@ -88,7 +88,7 @@ def test_a_disk_that_becomes_read_only_in_mid_conversation_and_back(small: Path,
         history._disk._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # type: ignore[union-attr]
         history._close_disk()
         subprocess.run(["mount", "-o", "remount,ro", small], check=True)
-        history._stand_by("unwritable", OSError(30, "Read-only file system"))
+        history._switch_to_memory("unwritable", OSError(30, "Read-only file system"))
         assert not say(history, "a", "two?").kept
         assert asked(history, "a") == ["one?", "two?"] and asked(history, "old") == ["before?"]
         with pytest.raises(StorageError):
