@@ -90,9 +90,10 @@ def _turn(chosen: argparse.Namespace) -> Turn:
 
 
 async def _ask_server(settings: Settings, chosen: argparse.Namespace) -> int:
-    from chatapi.client import AsyncClient, ClientError, tls_pinning
+    from chatapi.auth import tls_pinning
+    from chatapi.client import AsyncClient, ClientError
     from chatapi.client.connecting import KEY
-    from chatapi.client.realtime import ENDPOINT, parse_address
+    from chatapi.interfaces.audio_device.realtime_link import ENDPOINT, parse_address
 
     own = settings.server.api_key
     key = chosen.key or os.environ.get(KEY) or (own.get_secret_value() if own is not None else None)

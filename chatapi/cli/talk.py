@@ -105,7 +105,7 @@ async def _local(settings: Settings, screen: Screen) -> AsyncIterator[LocalConve
 @asynccontextmanager
 async def _remote(settings: Settings, chosen: argparse.Namespace, screen: Screen) -> AsyncIterator[RemoteConversation]:
     """A conversation with the server of `--server`. Raises Unprocessable when that is not an address."""
-    from chatapi.client.realtime import parse_address
+    from chatapi.interfaces.audio_device.realtime_link import parse_address
     from chatapi.interfaces.audio_device.remote_session import RemoteConversation
 
     if settings.audio_device.mode == "wake_word":

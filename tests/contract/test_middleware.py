@@ -25,7 +25,7 @@ from chatapi import auth as keys
 from chatapi import settings
 from chatapi.appliance import Appliance
 from chatapi.cli.health import health, request
-from chatapi.client.realtime import open_link, parse_address
+from chatapi.interfaces.audio_device.realtime_link import open_link, parse_address
 from chatapi.interfaces.http import scopes
 from chatapi.interfaces.http.app import create_app
 from chatapi.interfaces.http.middleware import RequestMiddleware

@@ -16,9 +16,9 @@ from chatapi.bench.live import TranscriptComparison, devices, measure, scenarios
 from chatapi.bench.live.acoustics import Walls
 from chatapi.bench.live.harness import BLOCK, Harness
 from chatapi.bench.live.realtime import RealtimeTransport, Wire
-from chatapi.client.realtime import parse_address
 from chatapi.errors import InternalError
 from chatapi.events import Interrupted, ResponseStarted, SpeechStarted, SpeechStopped, Transcript, TurnEnded
+from chatapi.interfaces.audio_device.realtime_link import parse_address
 from chatapi.settings import Settings
 from conftest import Served, tone
 

@@ -21,7 +21,7 @@ from virtual_sound_card import Room, room
 
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.bench.wer import words as in_words
-from chatapi.client.realtime import RealtimeAddress, parse_address
+from chatapi.interfaces.audio_device.realtime_link import RealtimeAddress, parse_address
 from chatapi.interfaces.audio_device.remote_session import RemoteConversation
 from chatapi.settings import AudioDeviceSettings, Settings
 from conftest import DEFAULTS, ECHO, Served, serving, tone, until

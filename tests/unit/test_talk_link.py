@@ -17,10 +17,9 @@ import anyio.abc
 import pytest
 from websockets.asyncio.server import serve as websocket_server
 
+from chatapi.auth import tls_pinning
 from chatapi.auth.certificate_authority import CertificateKeeper
 from chatapi.auth.certificates import Identity, fingerprint, first_certificate
-from chatapi.client import tls_pinning
-from chatapi.client.realtime import RealtimeAddress, open_link, parse_address
 from chatapi.errors import (
     BadInput,
     Busy,
@@ -32,6 +31,7 @@ from chatapi.errors import (
     Unprocessable,
     WaitAndRetry,
 )
+from chatapi.interfaces.audio_device.realtime_link import RealtimeAddress, open_link, parse_address
 from chatapi.settings import Settings
 from conftest import Served, serving
 

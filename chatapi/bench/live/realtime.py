@@ -24,7 +24,6 @@ from chatapi.bench.live.harness import (
     Microphone,
     blocks_of,
 )
-from chatapi.client.realtime import Event, RealtimeAddress, RealtimeLink, open_link
 from chatapi.errors import InternalError, collapse_exception_group
 from chatapi.events import (
     Failed,
@@ -39,6 +38,7 @@ from chatapi.events import (
     Transcript,
     TurnEnded,
 )
+from chatapi.interfaces.audio_device.realtime_link import Event, RealtimeAddress, RealtimeLink, open_link
 
 WIRE = 24_000
 """Sample rate on the wire, in Hz, 16 bits each."""

@@ -13,8 +13,8 @@ from chatapi.bench.live.harness import MAX_TOKENS, Harness
 from chatapi.bench.live.in_process import InProcessTransport
 from chatapi.bench.live.realtime import RealtimeTransport
 from chatapi.bench.process import served
-from chatapi.client.realtime import parse_address
 from chatapi.errors import BadInput
+from chatapi.interfaces.audio_device.realtime_link import parse_address
 from chatapi.settings import Settings
 
 NAMES = ("in_process", "realtime", "devices")

@@ -14,10 +14,10 @@ import anyio
 import numpy as np
 
 from chatapi.audio import RATE, Audio, Resampled, Samples
-from chatapi.client.realtime import Event, RealtimeAddress, RealtimeLink, open_link
 from chatapi.errors import NotFound, NotReady, WaitAndRetry
 from chatapi.interfaces.audio_device.chimes import Chime, chime
 from chatapi.interfaces.audio_device.devices import AudioDevices
+from chatapi.interfaces.audio_device.realtime_link import Event, RealtimeAddress, RealtimeLink, open_link
 from chatapi.settings import AudioDeviceSettings
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ import anyio.to_thread
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
-from chatapi.client import tls_pinning
+from chatapi.auth import tls_pinning
 from chatapi.errors import (
     BadInput,
     Busy,
