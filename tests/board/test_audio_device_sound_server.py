@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from paths import SUPPORT
-from virtual_sound_card import Room, room  # noqa: F401 - the fixture
 
 from chatapi.interfaces.audio_device.sound_server import SoundServer
+from paths import SUPPORT
+from virtual_sound_card import Room, room  # noqa: F401 - the fixture
 
 HERE = SUPPORT
 SCRIPT = """

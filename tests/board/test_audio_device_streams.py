@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from paths import SUPPORT
-from virtual_sound_card import FEED, MICROPHONE, SPEAKER, SPEAKER_RATE, Room, room  # noqa: F401 - the fixture
 
 from chatapi.audio import RATE, Audio, Samples, decode
+from paths import SUPPORT
+from virtual_sound_card import FEED, MICROPHONE, SPEAKER, SPEAKER_RATE, Room, room  # noqa: F401 - the fixture
 
 HERE = SUPPORT
 OTHER = "module-null-sink sink_name=other norewinds=1"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from virtual_sound_card import Room, room
 
 from chatapi.bench import Row, devices
 from chatapi.bench.devices import FAULTS, KILLED, Held, Outcome
 from chatapi.bench.sound_card import CardFault
 from chatapi.settings import Settings
+from virtual_sound_card import Room, room
 
 __all__ = ["room"]
 pytestmark = pytest.mark.anyio

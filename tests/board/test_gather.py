@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from paths import ROOT
 
 SCRIPT = ROOT / "containers/gather.py"

@@ -17,15 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import fake_jetson
 import httpx
 import pytest
 import yaml
-from mlc_model import compiled, mlc_llm
-from paths import ROOT
-from realtime_client import SERVER_VAD, silence, speech, talking
-from test_metrics import Mic
 
+import fake_jetson
 from chatapi import settings
 from chatapi.audio import RATE, Audio, wav
 from chatapi.engines import PromptMessage, Sampling
@@ -33,6 +29,10 @@ from chatapi.engines.registry import load
 from chatapi.observability.metrics import Metrics
 from chatapi.settings import MlcSettings, Settings
 from conftest import ECHO, Served, serving, tone
+from mlc_model import compiled, mlc_llm
+from paths import ROOT
+from realtime_client import SERVER_VAD, silence, speech, talking
+from test_metrics import Mic
 
 MONITORING = ROOT / "containers/monitoring"
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"

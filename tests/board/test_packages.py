@@ -15,6 +15,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
+
 from paths import ROOT
 
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/Dockerfile"))

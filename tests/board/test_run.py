@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from paths import ROOT
 
 DOCKER = """#!/usr/bin/env python3

@@ -21,7 +21,6 @@ from typing import Any
 
 import anyio
 import pytest
-from paths import ROOT
 
 from chatapi import settings
 from chatapi.cli.health import health
@@ -32,6 +31,7 @@ from chatapi.services.turns.completion import Turn
 from chatapi.settings import Settings
 from chatapi.system.systemd_notify import ServiceManager
 from conftest import ECHO, PATIENCE, Running, answer, serving
+from paths import ROOT
 
 UNITS = ROOT / "systemd"
 

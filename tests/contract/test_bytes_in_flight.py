@@ -15,8 +15,6 @@ from typing import Any
 
 import httpx
 import pytest
-from test_bad_input import WAV, head, talk, wait_until
-from test_connections import crowd, process, replies
 
 from chatapi import auth, settings
 from chatapi.audio import RATE, Audio, wav
@@ -25,6 +23,8 @@ from chatapi.interfaces.http import json_body
 from chatapi.runtime.byte_budget import FREE, ByteBudget
 from chatapi.settings import Settings
 from conftest import ECHO, PATIENCE, Served, serving, tone
+from test_bad_input import WAV, head, talk, wait_until
+from test_connections import crowd, process, replies
 
 MIB = 1 << 20
 LARGE = wav(Audio(tone(60.0), RATE))

@@ -12,9 +12,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from paths import ROOT
 
 from chatapi.settings import dotted_keys
+from paths import ROOT
 
 TOPICS = (
     "index", "quick-start", "integrations/index", "live-voice", "jetson/index", "models", "reference/http-api",

@@ -16,9 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from coqui_model import coqui_tts, made
-from mlc_model import compiled, mlc_llm
-from paths import CORPUS
 
 from chatapi.audio import Audio, Samples, decode
 from chatapi.engines import (
@@ -36,6 +33,9 @@ from chatapi.engines.registry import ENGINES, entry, installed, load
 from chatapi.errors import ChatapiError, NotFound, Unprocessable
 from chatapi.settings import LlamaCppSettings, MlcSettings, OpenAIUpstreamSettings, Settings
 from conftest import model
+from coqui_model import coqui_tts, made
+from mlc_model import compiled, mlc_llm
+from paths import CORPUS
 
 EVERY = [
     pytest.param((role, name), id=f"{role}-{name}", marks=[pytest.mark.real] if needs.needs_model else [])

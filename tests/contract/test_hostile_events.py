@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import websockets.exceptions
 import websockets.sync.client
-from realtime_client import raw, receive_event
-from test_bad_input import wait_until
-from test_bytes_in_flight import HANDSHAKE
 
 from chatapi.errors import ChatapiError
 from chatapi.interfaces.http.realtime import client_events
 from chatapi.settings import Settings
 from conftest import PATIENCE, Served, serving
+from realtime_client import raw, receive_event
+from test_bad_input import wait_until
+from test_bytes_in_flight import HANDSHAKE
 
 pytestmark = pytest.mark.anyio
 LONG = "9" * 400

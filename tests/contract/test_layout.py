@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from paths import ROOT
 
 PACKAGES = (ROOT / "chatapi", ROOT / "compile/chatapi_compile")

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from paths import ROOT
 
 from chatapi.catalog import Catalog
+from paths import ROOT
 
 LICENSE = (ROOT / "LICENSE").read_text()
 TABLE = {name.strip().lower().split(" ")[0] for name in re.findall(r"^ *\| ([\w][^|]*)\|", LICENSE, re.MULTILINE)}

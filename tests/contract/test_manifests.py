@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
-from paths import ROOT
-from test_board import ORIN_NX, written
 
 from chatapi.catalog.manifest import Addresses, Manifest, Member, Wheels, load, load_all
 from chatapi.engines.registry import ENGINES
 from chatapi.errors import ModelError
 from chatapi.runtime import engine_selection
+from paths import ROOT
+from test_board import ORIN_NX, written
 
 MODELS = ROOT / "models"
 SHIPPED = load_all([MODELS])

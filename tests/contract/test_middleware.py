@@ -15,7 +15,6 @@ import pytest
 import websockets
 from fastapi.routing import APIRoute, APIWebSocketRoute
 from hypothesis import strategies as st
-from secured_server import SecuredServer, key_protocol, secured
 from starlette.datastructures import Headers
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import Message, Receive, Scope, Send
@@ -32,6 +31,7 @@ from chatapi.interfaces.http.middleware import RequestMiddleware
 from chatapi.observability.metrics import Metrics
 from chatapi.settings import Settings
 from conftest import Served, serving
+from secured_server import SecuredServer, key_protocol, secured
 
 __all__ = ["secured"]
 

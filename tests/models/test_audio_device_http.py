@@ -14,13 +14,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from paths import CORPUS
-from test_talk import Talking, said, talking, words
-from virtual_sound_card import Room, room
 
 from chatapi.audio import RATE, Samples, decode
 from chatapi.errors import NotReady, WrongMode
 from conftest import DEFAULTS, ECHO, PATIENCE, Served, model
+from paths import CORPUS
+from test_talk import Talking, said, talking, words
+from virtual_sound_card import Room, room
 
 __all__ = ["room"]
 KEY = ("audio_device.mode=push_to_talk", "audio_device.chimes=false")

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from coqui_model import RATE, STANDIN, coqui_tts, made, real
 
 from chatapi.audio import LEVEL
 from chatapi.catalog import InstalledModel
 from chatapi.engines.registry import load
 from chatapi.errors import EngineFailed, ModelError, SettingsError
 from chatapi.settings import CoquiSettings, Settings
+from coqui_model import RATE, STANDIN, coqui_tts, made, real
 
 CONSTRUCTOR = (
     "tts_checkpoint tts_config_path tts_speakers_file vocoder_checkpoint vocoder_config encoder_checkpoint "

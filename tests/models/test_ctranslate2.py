@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_whisper import SOUNDS, clip
 
 from chatapi.audio import RATE, Samples
 from chatapi.bench.corpus import coloured
@@ -20,6 +19,7 @@ from chatapi.errors import ModelError
 from chatapi.settings import CTranslate2Settings as Table
 from chatapi.settings import Settings
 from conftest import model
+from test_whisper import SOUNDS, clip
 
 pytestmark = pytest.mark.real
 

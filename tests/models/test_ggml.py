@@ -14,12 +14,12 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from paths import CORPUS
 
 from chatapi.audio import decode, mel
 from chatapi.catalog import Catalog, ggml
 from chatapi.errors import ModelError
 from conftest import model as installed
+from paths import CORPUS
 
 Array = npt.NDArray[Any]
 CLIPS = CORPUS / "real"

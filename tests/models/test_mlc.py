@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlc_model import GOOD, METADATA, compiled, mlc_llm
 
 from chatapi.engines import ContextOverflow, PromptMessage, Sampling
 from chatapi.engines.registry import load
 from chatapi.errors import EngineFailed, ModelError, SettingsError, Unprocessable
 from chatapi.settings import LlmSettings, MlcSettings, Settings
+from mlc_model import GOOD, METADATA, compiled, mlc_llm
 
 SYSTEM = PromptMessage("system", "You answer in one short sentence.")
 HELLO = [SYSTEM, PromptMessage("user", "Tell me about the sea.")]

@@ -12,12 +12,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from model_library import METADATA, fat_binary, library
-from paths import SUPPORT
 
 from chatapi.catalog.compiled import Target, verify
 from chatapi.catalog.compiled.model_lib import MARKS, read
 from chatapi.system.jetson import JetsonBoard
+from model_library import METADATA, fat_binary, library
+from paths import SUPPORT
 
 TESTS = SUPPORT
 NEEDED = [

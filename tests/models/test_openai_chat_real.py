@@ -12,11 +12,11 @@ import jsonschema_rs
 import openai
 import pytest
 from openai import OpenAI
-from test_real import recorded
 
 from chatapi.audio import decode
 from chatapi.settings import SYSTEM
 from conftest import Served
+from test_real import recorded
 
 pytestmark = pytest.mark.real
 PERSON = {

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from paths import CORPUS
 
 from chatapi.audio import RATE, Samples, decode
 from chatapi.engines.tts.piper import Piper
@@ -15,6 +14,7 @@ from chatapi.engines.wake_word.pymicro_wakeword import FRAME, PymicroWakeword
 from chatapi.errors import ModelError
 from chatapi.settings import Settings, WakeWordSettings
 from conftest import model
+from paths import CORPUS
 
 pytestmark = pytest.mark.real
 SILENCE = np.zeros(RATE // 2, np.float32)

@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from paths import ROOT
 
 from chatapi import settings
 from chatapi.audio import decode
 from chatapi.catalog.manifest import load_all
 from chatapi.interfaces.http.completion_request import PromptRequest
 from conftest import serving
+from paths import ROOT
 
 README = (ROOT / "README.md").read_text()
 CURL = (ROOT / "docs/integrations/curl.md").read_text()

@@ -13,11 +13,11 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from paths import CORPUS
 
 from chatapi import settings
 from chatapi.audio import RATE, Audio, Samples, decode, wav
 from conftest import DEFAULTS, PATIENCE, Served, serving, tone, written
+from paths import CORPUS
 
 pytestmark = pytest.mark.real
 WAV = {"content-type": "audio/wav"}

@@ -7,13 +7,13 @@ import json
 import anyio
 import numpy as np
 import pytest
-from realtime_client import RATE, Client, silence, talking
-from test_real import QUESTION, say, words
 
 from chatapi.audio import Audio, decode, wav
 from chatapi.bench.wer import word_error_rate
 from chatapi.interfaces.http.realtime.audio_format import encode_audio
 from conftest import Served
+from realtime_client import RATE, Client, silence, talking
+from test_real import QUESTION, say, words
 
 pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.anyio]
 

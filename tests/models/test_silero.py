@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from paths import CORPUS
 
 from chatapi.audio import RATE, Samples, decode
 from chatapi.bench.corpus import coloured
@@ -17,6 +16,7 @@ from chatapi.engines.vad.silero_onnx import SileroOnnx
 from chatapi.services.transcription.segmenter import regions
 from chatapi.settings import Settings
 from conftest import model, tone
+from paths import CORPUS
 
 REAL = CORPUS / "real"
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from paths import CORPUS
 
 from chatapi.audio import RATE, Samples, decode
 from chatapi.engines.turn_detection.smart_turn import SmartTurn
 from chatapi.errors import ModelError
 from chatapi.settings import Settings
 from conftest import model
+from paths import CORPUS
 
 pytestmark = pytest.mark.real
 REAL = CORPUS / "real"

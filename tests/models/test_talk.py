@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from virtual_sound_card import Room, room
 
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.bench.wer import words
@@ -22,6 +21,7 @@ from chatapi.engines.asr.whisper_cpp import WhisperCpp
 from chatapi.engines.tts.piper import Piper
 from chatapi.settings import Settings
 from conftest import DEFAULTS, ECHO, PATIENCE, model, tone
+from virtual_sound_card import Room, room
 
 __all__ = ["room"]
 

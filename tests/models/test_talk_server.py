@@ -16,8 +16,6 @@ import httpx
 import numpy as np
 import pytest
 from anyio.abc import TaskGroup
-from test_talk import said, spoken, talking
-from virtual_sound_card import Room, room
 
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.bench.wer import words as in_words
@@ -25,6 +23,8 @@ from chatapi.interfaces.audio_device.realtime_link import RealtimeAddress, parse
 from chatapi.interfaces.audio_device.remote_session import RemoteConversation
 from chatapi.settings import AudioDeviceSettings, Settings
 from conftest import DEFAULTS, ECHO, Served, serving, tone, until
+from test_talk import said, spoken, talking
+from virtual_sound_card import Room, room
 
 __all__ = ["room"]
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from paths import CORPUS
 
 from chatapi.audio import RATE, Samples, decode
 from chatapi.bench.corpus import coloured
@@ -18,6 +17,7 @@ from chatapi.engines.registry import load
 from chatapi.errors import Unprocessable
 from chatapi.settings import CTranslate2Settings, Settings, WhisperCppSettings
 from conftest import model, tone
+from paths import CORPUS
 
 REAL = CORPUS / "real"
 ENGLISH = {"ctranslate2": "whisper-tiny.en-ct2", "whisper_cpp": "whisper-tiny.en"}

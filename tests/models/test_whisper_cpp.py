@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from paths import CORPUS
 
 from chatapi.audio import RATE, Samples, decode
 from chatapi.bench.wer import words
@@ -16,6 +15,7 @@ from chatapi.engines.asr.whisper_cpp import WhisperCpp
 from chatapi.errors import ModelError
 from chatapi.settings import Settings
 from conftest import model
+from paths import CORPUS
 
 pytestmark = pytest.mark.real
 REAL = CORPUS / "real"

@@ -6,18 +6,18 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from paths import CORPUS
-from test_real import words
 from wyoming.asr import Transcribe, Transcript
 from wyoming.client import AsyncTcpClient
 from wyoming.info import Describe, Info
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeStop
 from wyoming.wake import Detect, Detection
-from wyoming_peer import ask, audio_events, audio_of, open_to_wyoming, types, until
 
 from chatapi.audio import RATE, Samples, decode
 from chatapi.bench.wer import word_error_rate
 from conftest import Served
+from paths import CORPUS
+from test_real import words
+from wyoming_peer import ask, audio_events, audio_of, open_to_wyoming, types, until
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
 SILENCE = np.zeros(RATE, np.float32)

@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 import hypothesis
 import pytest
 from hypothesis import strategies as st
-from test_client import refusal
 
 from chatapi.client import (
     AsyncClient,
@@ -21,6 +20,7 @@ from chatapi.client import (
     wire,
 )
 from chatapi.client.sse import LONGEST, EventParser
+from test_client import refusal
 
 
 @contextmanager

@@ -16,7 +16,6 @@ import numpy as np
 import openai
 import pytest
 from openai import OpenAI
-from paths import CORPUS, NODE
 
 from chatapi import settings
 from chatapi.audio import RATE, Audio, Samples, Source, blocks, wav
@@ -27,6 +26,7 @@ from chatapi.services.transcription import transcriber
 from chatapi.services.transcription.transcriber import TranscriptionRequest
 from chatapi.settings import Settings
 from conftest import DEFAULTS, ECHO, MODELS, Running, Served, model, serving, tone, until, written
+from paths import CORPUS, NODE
 
 TRANSCRIPTIONS, TRANSLATIONS = "/v1/audio/transcriptions", "/v1/audio/translations"
 OF_THE_CLIENT = {"extra_headers", "extra_query", "extra_body", "timeout", "file"}

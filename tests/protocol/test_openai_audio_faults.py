@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 from openai import OpenAI
-from test_openai_audio import LONG, SHORT, TRANSCRIPTIONS, TRANSLATIONS
 
 from chatapi.settings import Settings
 from conftest import Served, serving, until
+from test_openai_audio import LONG, SHORT, TRANSCRIPTIONS, TRANSLATIONS
 
 
 def film() -> bytes:

@@ -7,9 +7,9 @@ import shutil
 
 import anyio
 import pytest
-from paths import NODE
 
 from conftest import Served, until
+from paths import NODE
 
 FOLDER = NODE
 

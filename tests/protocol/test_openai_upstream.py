@@ -7,8 +7,8 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from chat_server import HELLO, Upstream, ask, delta, engine, events, response, stream, text
 
+from chat_server import HELLO, Upstream, ask, delta, engine, events, response, stream, text
 from chatapi.engines import ContextOverflow, PromptMessage, Sampling, TokenChunk, TokenUsage, Tool
 from chatapi.errors import EngineFailed, SettingsError, Unprocessable
 from chatapi.events import Token, ToolCall

@@ -9,8 +9,8 @@ from email.utils import formatdate
 
 import httpx
 import pytest
-from chat_server import HELLO, Upstream, ask, delta, engine, events, refusal, response, stream, text
 
+from chat_server import HELLO, Upstream, ask, delta, engine, events, refusal, response, stream, text
 from chatapi.engines import ContextOverflow, PromptMessage, Sampling, TokenChunk
 from chatapi.engines.llm.upstream_stream import ResponseHead
 from chatapi.errors import Busy, EngineFailed, NotReady

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import anyio
 import numpy as np
 import pytest
-from realtime_client import RATE, SERVER_VAD, raw, receive_event, silence, speech, talking
 
 from chatapi.audio import Audio
 from chatapi.interfaces.http.realtime.audio_format import (
@@ -20,6 +19,7 @@ from chatapi.interfaces.http.realtime.audio_format import (
 )
 from chatapi.settings import Settings
 from conftest import Served, serving, tone
+from realtime_client import RATE, SERVER_VAD, raw, receive_event, silence, speech, talking
 
 pytestmark = pytest.mark.anyio
 

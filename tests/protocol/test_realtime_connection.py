@@ -14,12 +14,12 @@ import anyio
 import httpx
 import pytest
 import websockets
-from realtime_client import Event, raw, receive_event, silence, speech, talking
 from websockets.asyncio.client import connect
 
 from chatapi.interfaces.http.realtime.audio_format import encode_audio
 from chatapi.settings import Settings
 from conftest import Served, serving, until
+from realtime_client import Event, raw, receive_event, silence, speech, talking
 
 pytestmark = pytest.mark.anyio
 

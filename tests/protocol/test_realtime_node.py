@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from paths import NODE
 
 from chatapi.audio import Audio
 from conftest import Served, tone
+from paths import NODE
 
 FOLDER = NODE
 RATE = 24_000

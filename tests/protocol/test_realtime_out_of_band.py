@@ -7,11 +7,11 @@ from typing import Any
 
 import anyio
 import pytest
-from realtime_client import SERVER_VAD, Client, silence, speech, talking
 
 from chatapi.engines import PromptMessage, TokenChunk
 from chatapi.interfaces.http.realtime.out_of_band import MOST
 from conftest import Served
+from realtime_client import SERVER_VAD, Client, silence, speech, talking
 
 LONG = "word " * 60
 OUT_OF_BAND: dict[str, Any] = {"conversation": "none", "output_modalities": ["text"]}

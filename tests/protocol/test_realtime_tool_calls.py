@@ -6,13 +6,13 @@ import json
 from typing import Any
 
 import pytest
-from realtime_client import SERVER_VAD, Client, silence, speech, talking
 
 from chatapi.engines import PromptMessage
 from chatapi.events import ToolCall
 from chatapi.services.turns.prompts import Question
 from chatapi.storage.history import ConversationState, Exchange, ToolResult
 from conftest import Served
+from realtime_client import SERVER_VAD, Client, silence, speech, talking
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER: dict[str, Any] = {"type": "function", "name": "weather", "description": "Tells it.", "parameters": CITY}

@@ -18,13 +18,13 @@ from wyoming.info import Describe, Info, SelectProgram
 from wyoming.ping import Ping
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeStop, SynthesizeVoice
 from wyoming.wake import Detect, Detection
-from wyoming_peer import ask, audio_events, audio_of, open_to_wyoming, types, until
 
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
 from chatapi.interfaces.wyoming import listeners
 from chatapi.settings import Settings
 from conftest import Running, tone
+from wyoming_peer import ask, audio_events, audio_of, open_to_wyoming, types, until
 
 pytestmark = pytest.mark.anyio
 SILENCE = np.zeros(RATE, np.float32)

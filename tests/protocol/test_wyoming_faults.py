@@ -19,11 +19,11 @@ from wyoming.info import Describe
 from wyoming.ping import Ping
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeVoice
 from wyoming.wake import Detect
-from wyoming_peer import ask, audio_events, open_to_wyoming, until
 
 from chatapi.audio import RATE
 from conftest import Running, tone
 from conftest import until as eventually
+from wyoming_peer import ask, audio_events, open_to_wyoming, until
 
 anyio_test = pytest.mark.anyio
 START = AudioStart(RATE, 2, 1)

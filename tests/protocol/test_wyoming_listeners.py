@@ -14,13 +14,9 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
-from jetson_scenarios import scene, told
-from paths import ROOT
-from test_wyoming_faults import START, anyio_test, bytes_of, pinged
 from wyoming.asr import Transcribe, Transcript
 from wyoming.client import AsyncTcpClient
 from wyoming.ping import Ping
-from wyoming_peer import ask, open_to_wyoming, until
 
 from chatapi import auth, settings
 from chatapi.cli.check import network
@@ -30,6 +26,10 @@ from chatapi.interfaces.wyoming.listeners import AllowedClients
 from chatapi.settings import Settings
 from conftest import ECHO, PATIENCE, Running
 from conftest import until as eventually
+from jetson_scenarios import scene, told
+from paths import ROOT
+from test_wyoming_faults import START, anyio_test, bytes_of, pinged
+from wyoming_peer import ask, open_to_wyoming, until
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import tvm_ffi
-from model_library import METADATA
 from tvm import relax
 from tvm.ir import StringImm
 from tvm.relax.frontend import nn
 from tvm.relax.frontend.nn import op, spec
 from tvm.s_tir import dlight
 from tvm.target import Target
+
+from model_library import METADATA
 
 LINKERS = {"x86_64": ("x86_64-linux-gnu-ld", "ld"), "aarch64": ("aarch64-linux-gnu-ld", "ld.lld")}
 SM_87 = {

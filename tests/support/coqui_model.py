@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from paths import SUPPORT
-
 from chatapi.catalog import InstalledModel
+from paths import SUPPORT
 
 STANDIN = SUPPORT / "coqui_standin"
 NAME = "made"

@@ -6,11 +6,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from test_board import written
-
 from chatapi import settings
 from chatapi.cli.check.finding import CheckContext, Probe
 from conftest import ECHO
+from test_board import written
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=timezone.utc)
 SWAPS = "Filename Type Size Used Priority\n"

@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from chatapi.catalog import InstalledModel
 from model_library import METADATA as MISTRAL
 from model_library import library
 from paths import SUPPORT
-
-from chatapi.catalog import InstalledModel
 
 STANDIN = SUPPORT / "mlc_llm_standin"
 NAME = "tiny"

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from file_server import Depot, opened
 
 from chatapi.catalog import Catalog, FetchProgress, ModelCheck
 from chatapi.errors import ModelError, NotFound
+from file_server import Depot, opened
 from user_models import CONTENT, state
 
 AT_ONCE = (0.0,)

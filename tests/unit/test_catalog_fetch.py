@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from file_server import Depot, opened
 
 from chatapi.catalog import Catalog, FetchProgress
 from chatapi.errors import StorageError
 from chatapi.storage.atomic_files import RESERVE
+from file_server import Depot, opened
 from user_models import CONTENT, state
 
 

@@ -10,13 +10,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from jetson_scenarios import NOW, SWAPS, scene, told
-from test_board import ORIN_NX, without, written
 
 from chatapi import settings
 from chatapi.cli import check
 from chatapi.cli.check import clock, container, jetson
 from chatapi.cli.check.finding import CheckContext, Finding, Probe
+from jetson_scenarios import NOW, SWAPS, scene, told
+from test_board import ORIN_NX, without, written
 
 GPU = {"dev/nvhost-gpu": "", "dev/nvmap": "", "usr/lib/aarch64-linux-gnu/nvidia/libcuda.so.1.1": ""}
 SUPER = """# Power modes of the board

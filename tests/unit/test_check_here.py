@@ -16,15 +16,15 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from jetson_scenarios import NOW, SWAPS, scene, told
-from model_library import library
-from test_board import ORIN_NX
 
 from chatapi import auth
 from chatapi.auth.certificate_authority import CertificateKeeper
 from chatapi.cli.check import audio_devices, certificates, conversations, models, network, storage
 from chatapi.interfaces.audio_device import portaudio
 from chatapi.storage.history import ConversationHistory, ConversationState
+from jetson_scenarios import NOW, SWAPS, scene, told
+from model_library import library
+from test_board import ORIN_NX
 
 
 def room(monkeypatch: pytest.MonkeyPatch, free: int, files: int, flags: int = 0, total_files: int = 10**6) -> None:

@@ -10,8 +10,6 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import pytest
-from test_board import ORIN_NX, written
-from test_compiling import MANIFEST, STAND_IN, data, run
 
 from chatapi import catalog, settings
 from chatapi.catalog.download import login
@@ -20,6 +18,8 @@ from chatapi.cli.check.models import compiled
 from chatapi.errors import ModelError
 from chatapi.runtime import engine_selection
 from chatapi.system import jetson as board
+from test_board import ORIN_NX, written
+from test_compiling import MANIFEST, STAND_IN, data, run
 
 FREE = "MemTotal: 15000000 kB\nMemAvailable: 12000000 kB\nSwapFree: 0 kB\n"
 

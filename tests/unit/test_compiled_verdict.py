@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from model_library import METADATA, fat_binary, library
 
 from chatapi.catalog.compiled import Target, Verdict, verify
 from chatapi.errors import ModelError
 from chatapi.system.jetson import JetsonBoard
+from model_library import METADATA, fat_binary, library
 
 ORIN = JetsonBoard("NVIDIA Jetson AGX Orin Developer Kit", "tegra234", "sm_87", (36, 4, 3), (12, 6, 68), 64 << 30)
 VERSIONS = {"python": "3.10.12", "tvm": "0.27.0", "tvm_ffi": "0.1.15", "mlc_llm": "0.20.0"}

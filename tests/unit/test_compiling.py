@@ -15,9 +15,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from model_library import METADATA, fat_binary, library
-from paths import SUPPORT
-from test_board import ORIN_NX, written
 
 import chatapi_compile
 from chatapi import settings
@@ -27,6 +24,9 @@ from chatapi.cli import compile as command
 from chatapi.errors import BadInput, ChatapiError, ModelError, NotFound, StorageError, WrongMode
 from chatapi.system import jetson
 from chatapi_compile.run import DONE, LOG
+from model_library import METADATA, fat_binary, library
+from paths import SUPPORT
+from test_board import ORIN_NX, written
 
 STAND_IN = SUPPORT / "mlc_llm_standin"
 MACHINE = platform.machine()

@@ -8,11 +8,11 @@ import sys
 
 import numpy as np
 import pytest
-from paths import CORPUS, ROOT
 
 from chatapi.audio import RATE, Audio, Samples, decode
 from chatapi.errors import SettingsError
 from chatapi.interfaces.audio_device.echo_cancellation import EchoCanceller
+from paths import CORPUS, ROOT
 
 REAL = CORPUS / "real"
 DELAY = 0.06

@@ -12,12 +12,12 @@ from typing import Any
 
 import httpx
 import pytest
-from test_history_faults import Pause, asked, codes, garbage, say
-from test_service import free_port
 
 from chatapi.errors import NotFound, StorageError
 from chatapi.storage.history import RETRY_SECONDS, ConversationHistory
 from conftest import ECHO
+from test_history_faults import Pause, asked, codes, garbage, say
+from test_service import free_port
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import anyio
 import pytest
-from paths import ROOT
 
 from chatapi.system import malloc_trim
 from conftest import until
 from fuzz.box import Box
+from paths import ROOT
 
 HOLES = """
 import ctypes, os, sys

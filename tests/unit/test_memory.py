@@ -12,7 +12,6 @@ from typing import Any
 import anyio
 import psutil
 import pytest
-from test_board import ORIN_NX, written
 
 from chatapi import settings
 from chatapi.appliance import Appliance
@@ -25,6 +24,7 @@ from chatapi.services.turns.completion import Turn
 from chatapi.system import jetson as board
 from conftest import DEFAULTS, MODELS, Running, answer, model, until
 from conftest import written as encoded
+from test_board import ORIN_NX, written
 
 MB = 1_000_000
 MODELS_HERE = {

@@ -9,14 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import fake_jetson
 import pytest
-from mlc_model import compiled, mlc_llm
-from paths import ROOT
 from prometheus_client.core import Metric
-from test_board import ORIN_NX, written
-from test_live import silence, talking
 
+import fake_jetson
 from chatapi.appliance import Appliance
 from chatapi.cli.health import health
 from chatapi.engines import PromptMessage, Sampling
@@ -32,6 +28,10 @@ from chatapi.services.transcription.transcriber import TranscriptText
 from chatapi.services.turns.completion import Turn
 from chatapi.settings import MlcSettings, ServerSettings, Settings
 from conftest import Running, Served, answer, serving, tone, until
+from mlc_model import compiled, mlc_llm
+from paths import ROOT
+from test_board import ORIN_NX, written
+from test_live import silence, talking
 
 pytestmark = pytest.mark.anyio
 DOCUMENT = ROOT / "containers/monitoring/metrics.md"

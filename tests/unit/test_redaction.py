@@ -10,12 +10,12 @@ from collections.abc import Iterator
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from paths import ROOT
 
 from chatapi import settings
 from chatapi.observability import logs, redaction
 from chatapi.observability.redaction import FORMS, SECRET, of_environment, of_settings, redacted, redacted_tree
 from chatapi.settings import LogSettings
+from paths import ROOT
 
 S = "hunter22"
 """Stands where the secret is."""

@@ -15,9 +15,8 @@ from chatapi.settings import Settings
 from conftest import model, until
 
 piper = pytest.importorskip("piper")
-from test_piper import spoken, voice  # noqa: E402
-
 from chatapi.engines.tts.piper import LOADED_VOICES, Piper  # noqa: E402
+from test_piper import spoken, voice  # noqa: E402
 
 JOE = "en_US-joe-medium"
 

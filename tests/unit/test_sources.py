@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from file_server import Depot, opened
 
 from chatapi.catalog import wheels
 from chatapi.catalog.download import Unreachable, download
@@ -20,6 +19,7 @@ from chatapi.catalog.manifest import Addresses, File, Local, Manifest, Member, W
 from chatapi.catalog.pins import Pins
 from chatapi.catalog.sources import FetchProgress, Gathering, gather
 from chatapi.errors import ModelError
+from file_server import Depot, opened
 
 CONTENT = random.Random(1).randbytes(300_000)
 AT_ONCE = (0.0, 0.0)

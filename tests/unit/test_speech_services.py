@@ -14,8 +14,6 @@ from wyoming.asr import Transcribe
 from wyoming.audio import AudioStart, AudioStop
 from wyoming.client import AsyncTcpClient
 from wyoming.tts import Synthesize
-from wyoming_peer import ask, audio_events, open_to_wyoming
-from wyoming_peer import until as come
 
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
@@ -24,6 +22,8 @@ from chatapi.services.transcription.service import SMALL_FILE_BYTES
 from chatapi.services.transcription.transcriber import TranscriptionRequest
 from chatapi.services.turns.completion import Turn
 from conftest import Running, tone, until
+from wyoming_peer import ask, audio_events, open_to_wyoming
+from wyoming_peer import until as come
 
 pytestmark = pytest.mark.anyio
 CLIP = np.concatenate([np.zeros(RATE, np.float32), tone(1.0), np.zeros(RATE, np.float32)])

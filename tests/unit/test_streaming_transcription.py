@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wyoming_peer import pcm as pcm_bytes
 
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Pcm, Samples
@@ -17,6 +16,7 @@ from chatapi.events import Transcript
 from chatapi.services.transcription.segmenter import SegmentationRules, SpeechRegionFinder, regions
 from chatapi.services.transcription.streaming import StreamingTranscriber
 from conftest import Running, tone
+from wyoming_peer import pcm as pcm_bytes
 
 CLIP = np.concatenate([part for length in (0.4, 2.0, 0.7) for part in (np.zeros(RATE, np.float32), tone(length))])
 

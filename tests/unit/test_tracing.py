@@ -19,7 +19,6 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.sdk.trace import ReadableSpan
-from realtime_client import raw, receive_event
 
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio, wav
@@ -28,6 +27,7 @@ from chatapi.events import TurnRecord, TurnTimings
 from chatapi.observability.tracing import BATCH, QUEUE, Tracing, intervals
 from chatapi.settings import Settings, TraceSettings
 from conftest import Served, serving, tone
+from realtime_client import raw, receive_event
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{CALLER}-01"

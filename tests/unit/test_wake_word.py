@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from paths import CORPUS
 
 from chatapi.audio import RATE, Samples, decode
 from chatapi.bench.wer import words
@@ -21,6 +20,7 @@ from chatapi.runtime.workers import Engines
 from chatapi.services.wake_word import WakeWordGate
 from chatapi.settings import Settings
 from conftest import model, tone
+from paths import CORPUS
 
 BLOCK = 320
 WAKE_WORD = tone(0.02, hertz=3000)

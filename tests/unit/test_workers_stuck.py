@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 import anyio
 import pytest
-from test_workers import Counter, opened
 
 from chatapi.engines import Stop, still_wanted
 from chatapi.errors import EngineFailed, NotReady
 from chatapi.runtime import workers
 from chatapi.runtime.workers import AHEAD, REBUILDS, Worker
 from conftest import until
+from test_workers import Counter, opened
 
 pytestmark = pytest.mark.anyio
 
