@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import httpx
-import tomli
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from chatapi.errors import ModelError
+from chatapi.settings import toml
 
 RECORD = "record.json"
 """The file beside a model's own that says what was installed; no file of a model may be called so."""
@@ -260,10 +260,10 @@ def secure(address: str) -> bool:
 def load(path: Path) -> Manifest:
     """The manifest in a file. Raises ModelError naming the file, the key and what would be right."""
     try:
-        manifest = Manifest.model_validate(tomli.loads(path.read_text(encoding="utf-8")))
+        manifest = Manifest.model_validate(toml.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         raise ModelError(_explained(path, error), code="bad_manifest") from None
-    except (OSError, UnicodeDecodeError, tomli.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, toml.TOMLDecodeError) as error:
         raise ModelError(f"the manifest {path} cannot be read: {error}", code="bad_manifest") from error
     if manifest.name != path.stem:
         raise ModelError(f"{path}: the name is {manifest.name!r}; it must be {path.stem!r}", code="bad_manifest")

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tomli
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from chatapi.errors import SettingsError, describe_validation_error
+from chatapi.settings import toml
 from chatapi.settings.network import ServerSettings, WyomingSettings
 from chatapi.settings.tables import (
     SYSTEM,
@@ -151,12 +151,12 @@ def _from_file(file: Path | None, environ: Mapping[str, str]) -> Iterator[tuple[
     chosen = file or (Path(environ[CONFIG]) if environ.get(CONFIG) else None)
     path = chosen or Path("chatapi.toml")
     try:
-        tree = tomli.loads(path.read_text(encoding="utf-8"))
+        tree = toml.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if chosen is not None:
             raise SettingsError(f"there is no settings file {path}") from None
         return
-    except (OSError, UnicodeDecodeError, tomli.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, toml.TOMLDecodeError) as error:
         raise SettingsError(f"{path} cannot be read: {error}") from error
     yield from ((key, value, str(path)) for key, value in _leaves(tree))
 
