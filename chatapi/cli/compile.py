@@ -159,7 +159,7 @@ def _tell(plan: chatapi_compile.CompilePlan) -> None:
     print(f"  disk: {gigabytes(estimate.disk)}, the source weights included where they are still to be fetched")
     print(f"  memory: {gigabytes(estimate.converting)} while quantising, {gigabytes(estimate.running)} when it runs")
     for step in plan.steps:
-        print(f"  {step.told}: {' '.join(step.argv)}")
+        print(f"  {step.description}: {' '.join(step.argv)}")
 
 
 def _carry_out(plan: chatapi_compile.CompilePlan, known: Catalog) -> None:
@@ -171,7 +171,7 @@ def _carry_out(plan: chatapi_compile.CompilePlan, known: Catalog) -> None:
             tasks: dict[str, TaskID] = {}
 
             def show(progress: chatapi_compile.CompileProgress) -> None:
-                told = f"{progress.number}/{len(plan.steps)} {progress.step.told}"
+                told = f"{progress.number}/{len(plan.steps)} {progress.step.description}"
                 told += {"kept": ": done before", "done": ": done"}.get(progress.state, "")
                 over = progress.state in ("kept", "done")
                 if progress.step.name not in tasks:
