@@ -245,7 +245,7 @@ def test_a_signal_ends_the_command_and_leaves_what_is_done(data: Path, sent: sig
             told = process.communicate(timeout=60)[1].decode()
         finally:
             process.kill()
-    assert f"stopped; go on with: chatapi compile {NAME}" in told
+    assert f"stopped; resume with: chatapi compile {NAME}" in told
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
     assert made(data).made()
@@ -313,7 +313,7 @@ def test_a_board_with_less_memory_gets_less_context(data: Path) -> None:
     ("changed", "complaint"),
     [
         ({"MemAvailable": "1000000"}, "quantising tiny-mlc takes 1.5 GB of memory, and 1.0 GB are free"),
-        ({"MemTotal": "600000"}, "takes 0.3 GB when it runs .* has 0.6 GB; compile a smaller model"),
+        ({"MemTotal": "600000"}, "takes 0.3 GB when it runs, .* has 0.6 GB; compile a smaller model"),
     ],
 )
 def test_what_cannot_fit_the_memory_is_refused(data: Path, changed: dict[str, str], complaint: str) -> None:

@@ -142,7 +142,7 @@ def _good(plan: chatapi_compile.CompilePlan) -> bool:
     here = compiled_models.Target(plan.board, platform.machine(), 0, plan.versions)
     fatal = [fault for fault in compiled_models.verify(plan.place.folder, here).faults if fault.fatal]
     if fatal:
-        print(f"compiled before, but {fatal[0].told}")
+        print(f"compiled before, but {fatal[0].message}")
     return not fatal
 
 
@@ -182,7 +182,7 @@ def _carry_out(plan: chatapi_compile.CompilePlan, known: Catalog) -> None:
 
             chatapi_compile.carry_out(plan, _fetching(known, plan.manifest.name, bars), show)
     except KeyboardInterrupt:
-        print(f"stopped; go on with: chatapi compile {plan.manifest.name}", file=sys.stderr)
+        print(f"stopped; resume with: chatapi compile {plan.manifest.name}", file=sys.stderr)
         raise
     finally:
         for number, handler in before.items():
@@ -220,10 +220,10 @@ def _verify(data: Path, name: str, root: Path) -> int:
     here = compiled_models.Target(boards.find(root), available=boards.meminfo(root), versions=versions)
     verdict = compiled_models.verify(path, here, deep=True)
     console = Console(soft_wrap=True, highlight=False)
-    for line in verdict.told:
+    for line in verdict.summary:
         console.print(escape(line))
     for fault in verdict.faults:
-        console.print(f"{MARKS[fault.fatal]} {escape(fault.told)}")
+        console.print(f"{MARKS[fault.fatal]} {escape(fault.message)}")
     if here.board is None:
         console.print(f"{MARKS[False]} this machine is no Jetson, so whether it fits a GPU is not judged")
     if missing:

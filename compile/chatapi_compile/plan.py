@@ -128,7 +128,7 @@ def _chosen(request: CompileRequest, table: Compile) -> Quantization:
         raise BadInput(f"{request.manifest.name} has no quantization {wanted!r}; it has {known}")
     if chosen == "q4f16_ft" and not request.tools.faster_transformer:
         raise ModelError(
-            f"this machine's TVM lacks the kernels of q4f16_ft; without --quantization {table.quantizations[0]} is used",
+            f"this TVM lacks the kernels of q4f16_ft; omit --quantization to use {table.quantizations[0]}",
             code="no_quantization",
         )
     return chosen

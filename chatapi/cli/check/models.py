@@ -182,6 +182,6 @@ def compiled(scene: CheckContext) -> Iterator[Finding]:
         yield Finding("bad", "compiled model", fault.message)
         return
     for each in verdict.faults:
-        yield Finding("bad" if each.fatal else "note", "compiled model", each.told)
+        yield Finding("bad" if each.fatal else "note", "compiled model", each.message)
     if verdict.loads and not scene.quick:
-        yield Finding("good", "compiled model", f"{name}: {'; '.join(verdict.told)}")
+        yield Finding("good", "compiled model", f"{name}: {'; '.join(verdict.summary)}")
