@@ -1,4 +1,4 @@
-"""The models: which there are, which are installed, fetching them, and handing them out checked."""
+"""The model catalog: manifests, installed models, fetching, and verified files for the engines."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from chatapi.storage import atomic_files
 __all__ = ["Catalog", "FetchProgress", "InstalledModel", "Manifest", "ModelCheck"]
 
 SHIPPED = (Path(__file__).parents[1] / "manifests", Path(__file__).parents[2] / "models")
-"""Where the manifests are in an installed package, and in a checkout."""
+"""Where the manifests are: in an installed package, and in a checkout."""
 
 
 @dataclass(frozen=True)
 class InstalledModel:
-    """An installed model whose files have been checked."""
+    """An installed model whose files have been verified."""
 
     name: str
     role: str
@@ -38,16 +38,16 @@ class InstalledModel:
     folder: Path
     files: Mapping[str, Path]
     languages: tuple[str, ...]
-    """ISO 639-1."""
+    """ISO 639-1 codes."""
     memory: int
-    """Bytes it holds when loaded."""
+    """Bytes of the loaded model."""
     quality: int
     options: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class ModelCheck:
-    """Something wrong with an installed model."""
+    """A fault of an installed model."""
 
     file: str
     """Empty: the model as a whole."""
@@ -59,29 +59,29 @@ class ModelCheck:
 
 @dataclass(frozen=True)
 class _Installed:
-    """What a model's record says of one file."""
+    """A model's record of one file."""
 
     size: int
     sha256: str
 
 
 def _nothing(progress: FetchProgress) -> None:
-    """The report nobody reads."""
+    """A progress report that is ignored."""
 
 
 class Catalog:
     """The models of one data directory. Any number of processes may use it at once."""
 
     def __init__(self, data: Path, pauses: Sequence[float] = PAUSES) -> None:
-        """A manifest of the user's own that cannot be read is passed over, and told in `faults`."""
+        """A manifest of the user's own that cannot be read is ignored, and reported in `faults`."""
         self.folder = data / "models"
         self.own = data / "manifests"
-        """The user's own manifests; one with the name of a shipped one replaces it."""
+        """The user's own manifests; one with the name of a shipped manifest replaces it."""
         self.pauses = pauses
-        """Seconds before each new try of a download."""
+        """Seconds before each retry of a download."""
         shipped = next((folder for folder in SHIPPED if folder.is_dir()), SHIPPED[0])
         own, self.faults = manifest.load_able(self.own)
-        """Name -> what is wrong with the user's own manifest of it."""
+        """Name -> what is wrong with the user's own manifest of that name."""
         self.manifests: Mapping[str, Manifest] = {**manifest.load_all([shipped]), **own}
 
     def get(self, name: str) -> Manifest:
@@ -92,11 +92,11 @@ class Catalog:
             return self.manifests[name]
         except KeyError:
             close = self._like(name)
-            hint = f"did you mean {close[0]}?" if close else "`chatapi models list` shows those there are"
+            hint = f"did you mean {close[0]}?" if close else "`chatapi models list` lists the models"
             raise NotFound(f"there is no model {name!r}; {hint}", code="unknown_model") from None
 
     def _like(self, name: str) -> list[str]:
-        """Names it may have been meant for, the likeliest first; what was typed is most often a name's beginning."""
+        """Names similar to what was typed, the closest first; most often the beginning of a name is typed."""
         begun = [each for each in self.manifests if each.lower().startswith(name.lower())] if name else []
         return (
             difflib.get_close_matches(name, begun, cutoff=0)
@@ -105,7 +105,7 @@ class Catalog:
         )
 
     def installed(self, name: str) -> bool:
-        """Whether it is here by its record and the sizes of its files; they are not read."""
+        """Whether the model is installed, by its record and the sizes of its files, without reading them."""
         files = self._record(name)
         return set(files) == set(self.get(name).files) and all(
             path.is_file() and path.stat().st_size == file.size
@@ -113,25 +113,27 @@ class Catalog:
         )
 
     def ready(self, name: str) -> bool:
-        """Whether an engine can use it: it is installed, or compiled, and then its source weights may be gone."""
+        """Whether an engine can use it: it is installed, or it is compiled, even if its source weights were removed."""
         if self.get(name).compile is None:
             return self.installed(name)
         return (self.folder.with_name(COMPILED) / name / MADE).is_file()
 
     def open(self, name: str) -> InstalledModel:
-        """The model, every file of it checked. Raises ModelError naming the file and the command that mends it.
+        """The model, after verifying each of its files. Raises ModelError with the file and the command that repairs
+        it.
 
-        A compiled model is checked by its engine: the files here are what it was made from, and may be gone.
+        A compiled model is verified by its engine: the catalog's files are its source weights, and may have been
+        removed.
         """
         stated = self.get(name)
         if stated.compile is not None:
             if not self.ready(name):
-                told = f"the model {name} is not compiled; do it with: {_getting(stated)}"
-                raise ModelError(told, code="model_missing")
+                message = f"the model {name} is not compiled; compile it with: {_install_command(stated)}"
+                raise ModelError(message, code="model_missing")
             return self._model(name)
         for finding in self.verify(name):
             raise ModelError(
-                f"the model {name}: {finding}; mend it with: {_fetching(name)}",
+                f"the model {name}: {finding}; repair it with: {_fetch_command(name)}",
                 code="model_damaged" if self._record(name) else "model_missing",
             )
         return self._model(name)
@@ -139,36 +141,39 @@ class Catalog:
     def choose(
         self, role: str, engine: str, name: str = "auto", memory: int | None = None, language: str | None = None
     ) -> Manifest:
-        """The model asked for, or with auto the best installed one that fits `memory` bytes and speaks `language`.
+        """The requested model, or for auto the best installed one that fits `memory` bytes and supports `language`.
 
-        Raises NotFound, or ModelError naming the command that fetches what is missing.
+        Raises NotFound, or ModelError with the command that fetches what is missing.
         """
         if name != "auto":
             return self._named(role, engine, name)
         able = [each for each in self.manifests.values() if (each.role, each.engine) == (role, engine)]
-        synthesis = [each for each in able if language is None or language in each.languages]
-        here = [each for each in synthesis if self.ready(each.name)]
+        matching = [each for each in able if language is None or language in each.languages]
+        here = [each for each in matching if self.ready(each.name)]
         fitting = [each for each in here if memory is None or each.memory <= memory]
         if fitting:
             return max(fitting, key=lambda each: (each.quality, each.default, -each.memory))
-        kind = f"{role} model for {engine}" + (f" that speaks {language}" if language else "")
+        kind = f"{role} model for {engine}" + (f" that supports {language}" if language else "")
         if here:
             least = min(here, key=lambda each: each.memory)
-            smaller = [each for each in synthesis if memory is not None and each.memory <= memory]
-            hint = f"; a smaller one: {_getting(_first(smaller))}" if smaller else ""
+            smaller = [each for each in matching if memory is not None and each.memory <= memory]
+            hint = f"; a smaller one: {_install_command(_first(smaller))}" if smaller else ""
             raise ModelError(
-                f"no installed {kind} fits the memory: {memory} bytes are free and {least.name}, the least, needs "
+                f"no installed {kind} fits the memory: {memory} bytes are free and the smallest, {least.name}, needs "
                 f"{least.memory}{hint}",
                 code="model_too_large",
             )
-        if not synthesis:
+        if not matching:
             raise ModelError(f"the catalog has no {kind}", code="model_missing")
-        raise ModelError(f"no {kind} is installed; get one: {_getting(_first(synthesis))}", code="model_missing")
+        raise ModelError(
+            f"no {kind} is installed; install one with: {_install_command(_first(matching))}", code="model_missing"
+        )
 
     def fetch(self, name: str, progress: Callable[[FetchProgress], None] = _nothing) -> InstalledModel:
-        """Install a model, or mend it, from the first source that works; a good one is left as it is.
+        """Installs or repairs a model from the first source that works; does nothing where it is installed correctly.
 
-        May be interrupted at any moment and called again. Raises ModelError with each source's reason, StorageError.
+        May be interrupted at any moment and called again. Raises ModelError with the reason of each source,
+        StorageError.
         """
         stated = self.get(name)
         with atomic_files.writing(self.folder), self._locked(name, progress):
@@ -180,13 +185,13 @@ class Catalog:
             return self._model(name)
 
     def verify(self, name: str, progress: Callable[[FetchProgress], None] = _nothing) -> list[ModelCheck]:
-        """What is wrong with an installed model, by reading all of it; nothing: it is good."""
+        """Verifies an installed model by reading all of its files; no findings: it is good."""
         record, expected = self._record(name), self._pins(name).complete(self.get(name))
         if not record:
             return [ModelCheck("", "it is not installed")]
 
         arrived = dict.fromkeys(expected, 0)
-        whole = sum(said.size for said in record.values())
+        whole = sum(entry.size for entry in record.values())
 
         def count(file: str, done: int) -> None:
             arrived[file] = done
@@ -197,16 +202,16 @@ class Catalog:
             if file not in record or not path.is_file():
                 return ModelCheck(file, "it is missing")
             if (size := path.stat().st_size) != record[file].size:
-                return ModelCheck(file, f"it has {size} bytes; {record[file].size} are expected")
+                return ModelCheck(file, f"it has {size} bytes, expected {record[file].size}")
             found = atomic_files.digest(path, lambda done, _: count(file, done))
             wanted = wanted or record[file].sha256
-            return None if found == wanted else ModelCheck(file, f"its sha256 is {found}; {wanted} is expected")
+            return None if found == wanted else ModelCheck(file, f"its sha256 is {found}, expected {wanted}")
 
         with ThreadPoolExecutor(max_workers=4) as threads:
             return [finding for finding in threads.map(check, expected) if finding]
 
     def remove(self, name: str) -> bool:
-        """Delete a model and whatever was half fetched of it; whether there was any. Raises NotFound, StorageError."""
+        """Removes a model and its partial downloads; whether there was anything. Raises NotFound, StorageError."""
         self.get(name)
         with atomic_files.writing(self.folder), self._locked(name, _nothing):
             work = self.folder / ".partial" / name
@@ -225,10 +230,10 @@ class Catalog:
         return Pins(self.folder.with_name("models.lock"), name)
 
     def _record(self, name: str) -> Mapping[str, _Installed]:
-        """What was installed, by file; empty when nothing was, or the record is damaged."""
+        """The record of the installed files; empty where nothing is installed or the record is damaged."""
         try:
             files = json.loads((self._place(name) / RECORD).read_text(encoding="utf-8"))["files"]
-            return {file: _Installed(int(said["size"]), str(said["sha256"])) for file, said in files.items()}
+            return {file: _Installed(int(entry["size"]), str(entry["sha256"])) for file, entry in files.items()}
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return {}
 
@@ -242,11 +247,11 @@ class Catalog:
     def _named(self, role: str, engine: str, name: str) -> Manifest:
         stated = self.get(name)
         if (stated.role, stated.engine) != (role, engine):
-            raise ModelError(
-                f"{name} plays {stated.role} on {stated.engine}; something that plays {role} on {engine} is needed"
-            )
+            raise ModelError(f"{name} is a model for {stated.role} on {stated.engine}, not for {role} on {engine}")
         if not self.ready(name):
-            raise ModelError(f"the model {name} is not installed; get it: {_getting(stated)}", code="model_missing")
+            raise ModelError(
+                f"the model {name} is not installed; install it with: {_install_command(stated)}", code="model_missing"
+            )
         return stated
 
     def _install(self, gathering: Gathering) -> None:
@@ -261,13 +266,13 @@ class Catalog:
                 raise fault
         reasons = [f"{source}: {fault}" for source, fault in zip(stated.sources, faults, strict=True)]
         raise ModelError(
-            f"{stated.name} could not be fetched:\n" + "\n".join(f"- {reason}" for reason in reasons) + "\nWhat has "
-            f"arrived is kept; when the cause is mended go on with: {_fetching(stated.name)}",
+            f"{stated.name} could not be fetched:\n" + "\n".join(f"- {reason}" for reason in reasons) + "\nPartial "
+            f"downloads are kept; when the cause is fixed, resume with: {_fetch_command(stated.name)}",
             code="model_unreachable",
         )
 
     def _publish(self, gathering: Gathering, source: Source) -> None:
-        """Every ready file in the model's folder, and the record, in one move."""
+        """Moves every ready file and the record to the model's folder at once."""
         ready, stated = gathering.ready, gathering.manifest
         for path in ready.iterdir():
             if path.name not in stated.files:
@@ -287,7 +292,7 @@ class Catalog:
 
     @contextmanager
     def _locked(self, name: str, progress: Callable[[FetchProgress], None]) -> Iterator[None]:
-        """Alone with the model's folders, among threads and among processes; the lock dies with its holder."""
+        """Locks the model's folders among threads and processes; the lock ends with its process."""
         for folder in (".locks", ".partial"):
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
         with (self.folder / ".locks" / name).open("w") as lock:
@@ -300,7 +305,7 @@ class Catalog:
 
 
 def _tried(source: Source, gathering: Gathering) -> ModelError | StorageError | None:
-    """What kept the model from being gathered from there; None: it is."""
+    """Fetches the model from one source; returns the error, or None."""
     try:
         gather(source, gathering)
     except (ModelError, StorageError) as fault:
@@ -308,16 +313,16 @@ def _tried(source: Source, gathering: Gathering) -> ModelError | StorageError | 
     return None
 
 
-def _fetching(name: str) -> str:
-    """The command that installs a model or mends it."""
+def _fetch_command(name: str) -> str:
+    """The command that installs or repairs a model."""
     return f"chatapi models fetch {name}"
 
 
-def _getting(stated: Manifest) -> str:
+def _install_command(stated: Manifest) -> str:
     """The command after which an engine can use the model; compiling fetches too."""
-    return _fetching(stated.name) if stated.compile is None else f"chatapi compile {stated.name}"
+    return _fetch_command(stated.name) if stated.compile is None else f"chatapi compile {stated.name}"
 
 
 def _first(manifests: Sequence[Manifest]) -> Manifest:
-    """The one to begin with: a default, else the smallest."""
+    """The model to suggest first: a default, else the smallest."""
     return min(manifests, key=lambda each: (not each.default, each.size))

@@ -1,4 +1,4 @@
-"""Fetching one file over HTTP: resumed, bounded, checked, and there only when it is whole."""
+"""Downloading one file over HTTP: resumed, bounded, verified, and in its place only when it is complete."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from chatapi.errors import ModelError
 from chatapi.storage import atomic_files
 
 PAUSES = (0.5, 1.0, 2.0, 4.0)
-"""Seconds before each new try after a connection broke; after the last one it is given up."""
+"""Seconds before each retry after a connection broke; after the last one the download fails."""
 RENEWING = 1 << 20
-"""Bytes a try must have brought for the count of tries to start again."""
+"""Bytes that an attempt must bring to reset the count of retries."""
 TIMEOUT = httpx.Timeout(30, connect=10)
 PASSING = {408, 425, 429, 500, 502, 503, 504}
-"""HTTP answers that may be another one soon."""
+"""HTTP status codes that may be temporary."""
 
 
 class Unreachable(ModelError):
-    """It could not be had from there; what was wrong with it, if anything, is not known."""
+    """The file could not be fetched; this says nothing about its content."""
 
     code = "model_unreachable"
 
 
 class _Broken(Exception):
-    """The connection, not the content: trying again makes sense."""
+    """The connection failed, not the content: a retry makes sense."""
 
 
 def download(
@@ -43,10 +43,10 @@ def download(
     count: atomic_files.Count = atomic_files.silent,
     pauses: Sequence[float] = PAUSES,
 ) -> str:
-    """Fetch `address` into `target`, unless it is there, and return its sha256.
+    """Downloads `address` to `target`, unless it exists, and returns its sha256.
 
-    What has arrived is kept in `target`.part and gone on from. Raises Unreachable when it cannot be had, ModelError
-    when it is not what was expected; then nothing of it is kept.
+    A partial download is kept in `target`.part and resumed. Raises Unreachable when it cannot be fetched, ModelError
+    when it is not the expected file; then nothing of it is kept.
     """
     if target.exists():
         found = atomic_files.digest(target, count)
@@ -77,11 +77,11 @@ def _client() -> httpx.Client:
             event_hooks={"request": [_refuse_insecure]},
         )
     except (ImportError, ValueError) as error:
-        raise Unreachable(f"the proxy that is set cannot be used: {error}") from error
+        raise Unreachable(f"the configured proxy cannot be used: {error}") from error
 
 
 def login(address: str) -> dict[str, str]:
-    """Headers that say who fetches, for the host that knows them; httpx does not hand them on to another one."""
+    """The authorization header of Hugging Face; httpx does not send it to another host."""
     token = os.environ.get("HF_TOKEN", "").strip()
     url = httpx.URL(address)
     known = token.isascii() and token.isprintable() and (url.scheme, url.host) == ("https", "huggingface.co")
@@ -90,7 +90,7 @@ def login(address: str) -> dict[str, str]:
 
 def _refuse_insecure(request: httpx.Request) -> None:
     if not secure(str(request.url)):
-        raise Unreachable(f"{request.url} is refused: only https is fetched, or http from this machine itself")
+        raise Unreachable(f"{request.url} is not allowed: only https, or http from this machine")
 
 
 @dataclass
@@ -106,12 +106,12 @@ class _Transfer:
 
     @property
     def state(self) -> Path:
-        """What the server said the part belongs to."""
+        """The server's validator (ETag or Last-Modified) of the partial file."""
         return self.target.with_name(self.target.name + ".part.json")
 
     @property
     def present(self) -> int:
-        """Bytes of the part."""
+        """Bytes of the partial file."""
         return self.part.stat().st_size if self.part.exists() else 0
 
     @property
@@ -134,15 +134,15 @@ class _Transfer:
             raise _Broken(f"cannot reach {self.host}: {str(error) or 'no answer'}") from error
         except httpx.TransportError as error:
             reason = str(error) or type(error).__name__
-            raise _Broken(f"{self.host} broke off after {self.present} bytes: {reason}") from error
+            raise _Broken(f"{self.host} disconnected after {self.present} bytes: {reason}") from error
         except httpx.HTTPError as error:
             raise Unreachable(f"{self.address}: {error}") from error
 
     def _resumable(self) -> tuple[int, str]:
-        """Where to go on, and what the server must still have for it.
+        """Where to resume, and the validator that the server must still have.
 
-        Without a digest to check the whole by, only a part that the server's own validator ties to the same file is
-        gone on from.
+        Without a digest of the whole file, only a part that the server's own validator ties to the same file is
+        resumed.
         """
         try:
             state = json.loads(self.state.read_text(encoding="utf-8"))
@@ -158,7 +158,7 @@ class _Transfer:
         self.state.unlink(missing_ok=True)
 
     def _accept(self, response: httpx.Response, start: int) -> bool:
-        """Whether the answer goes on from `start`; False: it starts from zero."""
+        """Whether the response resumes from `start`; False: it starts from zero."""
         status = response.status_code
         if status == 416:
             self._discard()
@@ -167,18 +167,18 @@ class _Transfer:
             raise _Broken(f"{self.host} answered {status} {response.reason_phrase}")
         if status in (401, 403):
             raise Unreachable(
-                f"{self.address} answered {status} {response.reason_phrase}: its owner wants a login; accept the "
-                f"conditions there and set HF_TOKEN to a token of yours, or fetch the files yourself and name their "
+                f"{self.address} answered {status} {response.reason_phrase}: it requires a login; accept the "
+                f"conditions there and set HF_TOKEN to your token, or download the files yourself and name their "
                 "folder in a manifest of your own, as models/README.md shows"
             )
         if status not in (200, 206):
             raise Unreachable(f"{self.address} answered {status} {response.reason_phrase}")
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise Unreachable(f"{self.address} came encoded though it was asked for as it is")
+            raise Unreachable(f"{self.address} sent a content encoding that was not requested")
         resumed = status == 206
         if resumed and not re.match(rf"bytes {start}-", response.headers.get("Content-Range", "")):
             self._discard()
-            raise _Broken(f"{self.host} sent another range than was asked for")
+            raise _Broken(f"{self.host} sent another range than requested")
         self._check_stated(response, start if resumed else 0)
         return resumed
 
@@ -186,16 +186,16 @@ class _Transfer:
         stated = response.headers.get("Content-Length", "")
         if not stated.isdecimal():
             if not (self.expected.size or self.expected.sha256):
-                raise Unreachable(f"{self.address} does not say how long it is, and nothing else would show its end")
+                raise Unreachable(f"{self.address} does not state its length, and nothing else would show its end")
             return
         total = start + int(stated)
         wrong = total != self.expected.size if self.expected.size else total > self.expected.limit
         if wrong:
             self._discard()
-            raise ModelError(f"{self.address} has {total} bytes; {self._wanted()} expected")
+            raise ModelError(f"{self.address} has {total} bytes, expected {self._expected_size()}")
 
-    def _wanted(self) -> str:
-        return f"{self.expected.size} are" if self.expected.size else f"at most {self.expected.at_most} are"
+    def _expected_size(self) -> str:
+        return f"{self.expected.size}" if self.expected.size else f"at most {self.expected.at_most}"
 
     def _receive(self, response: httpx.Response, start: int) -> str:
         sha = hashlib.sha256()
@@ -222,7 +222,7 @@ class _Transfer:
         if self.expected.sha256 and sha256 != self.expected.sha256:
             self._discard()
             if resumed:
-                raise _Broken(f"what had been fetched of {self.target.name} before does not fit the rest")
+                raise _Broken(f"the earlier part of {self.target.name} does not match the rest")
             raise ModelError(f"{self.address} has the sha256 {sha256}; {self.expected.sha256} is pinned")
         atomic_files.sync(self.part)
         self.part.replace(self.target)

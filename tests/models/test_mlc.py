@@ -246,8 +246,11 @@ def test_the_cache_has_room_for_every_slot(build: Build, slots: int, mode: str, 
     ("library", "told"),
     [
         (GOOD + b"large", "Insufficient GPU memory error: The available single GPU memory is 100.000 MB"),
-        (GOOD[:-9], "lib.so breaks off: it has"),
-        (b"not a library", "is no shared library for Linux; compile it anew on this board with: chatapi compile tiny"),
+        (GOOD[:-9], "lib.so is truncated: it has"),
+        (
+            b"not a library",
+            "is not a shared library for Linux; compile it again on this board with: chatapi compile tiny",
+        ),
     ],
 )
 def test_a_model_that_cannot_be_loaded_is_told_and_holds_nothing_up(build: Build, library: bytes, told: str) -> None:

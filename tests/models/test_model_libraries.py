@@ -88,7 +88,7 @@ def faults(path: Path, here: Target = JETSON) -> list[str]:
 def test_a_library_for_the_board_is_good(built: Path) -> None:
     verdict = verify(built / "aarch64-fatbin.so", JETSON)
     assert verdict.faults == ()
-    assert "GPU: sm_87, sm_110 and PTX for sm_80 and later" in verdict.told
+    assert "GPU: sm_87, sm_110 and PTX for sm_80 and later" in verdict.summary
 
 
 def test_one_for_another_host_or_without_gpu_code_is_not(built: Path) -> None:

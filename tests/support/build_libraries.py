@@ -33,7 +33,7 @@ SM_87 = {
     "thread_warp_size": 32,
     "registers_per_block": 65536,
 }
-"""As compile/chatapi_compile/plan.py gives it to mlc_llm."""
+"""As compile/chatapi_compile/boards.toml has it for Orin."""
 
 
 class Layer(nn.Module):

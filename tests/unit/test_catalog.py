@@ -62,7 +62,7 @@ def test_a_name_that_was_begun_is_preferred_to_one_that_looks_alike(
 
 
 def test_a_name_like_no_other_is_told_where_they_are_listed(data: Path) -> None:
-    with pytest.raises(NotFound, match="`chatapi models list` shows"):
+    with pytest.raises(NotFound, match="`chatapi models list` lists"):
         Catalog(data).get("zzzzzzzz")
 
 
@@ -76,7 +76,7 @@ def test_a_good_model_is_left_as_it_is(data: Path, depot: Depot) -> None:
     ("harm", "finding"),
     [
         (lambda path: path.write_bytes(CONTENT[::-1]), "its sha256 is"),
-        (lambda path: path.write_bytes(CONTENT[1:]), "it has 399999 bytes; 400000 are expected"),
+        (lambda path: path.write_bytes(CONTENT[1:]), "it has 399999 bytes, expected 400000"),
         (lambda path: path.unlink(), "it is missing"),
     ],
     ids=["changed", "cut", "gone"],
@@ -174,16 +174,21 @@ def test_a_name_is_taken_at_its_word(models: Catalog) -> None:
 @pytest.mark.parametrize(
     ("role", "engine", "told", "complaint"),
     [
-        ("llm", "llama_cpp", {"memory": 999}, "999 bytes are free and poor, the least, needs 1000"),
-        ("llm", "llama_cpp", {"language": "zh"}, r"that speaks zh is installed; get one: chatapi models fetch \S+"),
-        ("llm", "llama_cpp", {"language": "xx"}, "the catalog has no llm model for llama_cpp that speaks xx"),
-        ("llm", "llama_cpp", {"name": "small"}, "small is not installed; get it: chatapi models fetch small"),
+        ("llm", "llama_cpp", {"memory": 999}, "999 bytes are free and the smallest, poor, needs 1000"),
+        (
+            "llm",
+            "llama_cpp",
+            {"language": "zh"},
+            r"that supports zh is installed; install one with: chatapi models fetch \S+",
+        ),
+        ("llm", "llama_cpp", {"language": "xx"}, "the catalog has no llm model for llama_cpp that supports xx"),
+        ("llm", "llama_cpp", {"name": "small"}, "small is not installed; install it with: chatapi models fetch small"),
         ("asr", "whisper_cpp", {}, "chatapi models fetch whisper-tiny.en"),
         (
             "asr",
             "whisper_cpp",
             {"name": "good"},
-            "good plays llm on llama_cpp; something that plays asr",
+            "good is a model for llm on llama_cpp, not for asr",
         ),
     ],
 )

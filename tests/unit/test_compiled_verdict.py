@@ -58,11 +58,11 @@ def test_a_good_one_is_told_with_all_it_takes(folder: Path) -> None:
     verdict.require()
     # 4096 tokens of 32 layers, 8 heads of 128, keys and values of two bytes; the rest is working space.
     assert 4096 * 131_072 < verdict.memory < 4096 * 131_072 + 250_000_000
-    assert verdict.told == (
+    assert verdict.summary == (
         "host: aarch64",
         "GPU: sm_87",
         "model: mistral, q4f16_1",
-        "context: 4096 tokens, prompts in pieces of 1024, at most 4 answers at once",
+        "context: 4096 tokens, prompts in chunks of 1024, at most 4 completions at once",
         "memory: 0.7 GB when loaded, of 42.9 GB that are free",
         "made by: python 3.10.12, tvm 0.27.0, tvm_ffi 0.1.15, mlc_llm 0.20.0",
     )
@@ -86,15 +86,15 @@ def with_metadata(**changed: object) -> Callable[[Path], object]:
 
 DAMAGES: Mapping[str, tuple[Callable[[Path], object], str, str]] = {
     "host": (with_library(machine="x86_64"), "library_other_host", "is for x86_64 and this machine is aarch64"),
-    "text": (lambda f: (f / "lib.so").write_text("<html>"), "library_damaged", "is no shared library for Linux"),
-    "half": (lambda f: (f / "lib.so").write_bytes(library()[:-9]), "library_damaged", "breaks off: it has"),
-    "foreign": (with_library(tvm=False), "library_foreign", "none that TVM made"),
-    "no model": (with_library(metadata=None), "library_foreign", "holds no model of MLC's"),
+    "text": (lambda f: (f / "lib.so").write_text("<html>"), "library_damaged", "is not a shared library for Linux"),
+    "half": (lambda f: (f / "lib.so").write_bytes(library()[:-9]), "library_damaged", "is truncated: it has"),
+    "foreign": (with_library(tvm=False), "library_foreign", "not one that TVM made"),
+    "no model": (with_library(metadata=None), "library_foreign", "has no model of MLC"),
     "gpu": (with_library(code=fat_binary((110,))), "library_other_gpu", "code for sm_110 and this board's GPU"),
     "desktop": (with_library(code=fat_binary((80, 86))), "library_other_gpu", "code for sm_80, sm_86"),
     "one of two": (
         with_library(code=fat_binary((87,)) + fat_binary((80,))), "library_other_gpu",
-        "code for sm_80, sm_87 in parts of it only",
+        "code for sm_80, sm_87 in parts of it",
     ),
     "no gpu": (with_library(code=b""), "library_other_gpu", "has no GPU code and this board's GPU is sm_87"),
     "newer ptx": (with_library(code=fat_binary((), (110,))), "library_other_gpu", "code for PTX for sm_110"),
@@ -104,11 +104,11 @@ DAMAGES: Mapping[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "gpu code": (
         with_library(code=fat_binary()[:8] + (1 << 20).to_bytes(8, "little") + fat_binary()[16:]), "library_damaged",
-        "GPU code of .* breaks off",
+        "GPU code of .* is truncated",
     ),
     "tvm": (
         with_made(versions={**VERSIONS, "tvm": "0.26.0"}), "library_other_version",
-        "was made by tvm 0.26.0 and here is 0.27.0",
+        "was made by tvm 0.26.0 and this machine has 0.27.0",
     ),
     "tvm_ffi": (with_made(versions={**VERSIONS, "tvm_ffi": "0.1.9"}), "library_other_version", "made by tvm_ffi 0.1.9"),
     "mlc": (with_made(versions={**VERSIONS, "mlc_llm": "0.19.0"}), "library_other_version", "made by mlc_llm 0.19.0"),
@@ -118,14 +118,14 @@ DAMAGES: Mapping[str, tuple[Callable[[Path], object], str, str]] = {
     "model": (with_config(model_type="qwen2"), "library_other_model", "of model qwen2 and the library of"),
     "quantisation": (
         with_config(quantization="q4f16_ft"), "library_other_model",
-        "quantisation q4f16_ft and the library of quantisation q4f16_1",
+        "quantization q4f16_ft and the library of quantization q4f16_1",
     ),
     "context": (
         with_config(context_window_size=8192), "library_other_context", "context of 8192 tokens .* built for 4096",
     ),
     "shape": (
         with_metadata(params=[{**WEIGHT, "shape": [64, 128]}]), "library_other_model",
-        r"wants the weight w as \(64, 128\) float16 and the weights have it as \(64, 64\)",
+        r"expects the weight w as \(64, 128\) float16 and the weights have it as \(64, 64\)",
     ),
     "no weight": (
         with_metadata(params=[WEIGHT, {**WEIGHT, "name": "x"}]), "library_other_model", "the weight x .* lack it",
@@ -137,9 +137,9 @@ DAMAGES: Mapping[str, tuple[Callable[[Path], object], str, str]] = {
         lambda f: (f / "weights/params_shard_0.bin").write_bytes(b"x"), "weights_damaged", "or not all of it is there",
     ),
     "weights": (
-        lambda f: (f / "weights/tensor-cache.json").unlink(), "weights_damaged", "lacks the list of weights",
+        lambda f: (f / "weights/tensor-cache.json").unlink(), "weights_damaged", "lacks the index of weights",
     ),
-    "record": (lambda f: (f / "made.json").unlink(), "compile_unfinished", "go on with: chatapi compile m"),
+    "record": (lambda f: (f / "made.json").unlink(), "compile_unfinished", "resume with: chatapi compile m"),
 }  # fmt: skip
 """What is done to it, the code of the fault, and what it says."""
 
@@ -161,13 +161,13 @@ def test_each_damage_has_its_sentence_and_keeps_it_from_being_loaded(folder: Pat
 def test_too_little_memory_is_told_with_the_figures(folder: Path) -> None:
     (fault,) = judged(folder, available=1_000_000_000).faults
     assert fault.code == "too_little_memory"
-    assert "it takes 0.7 GB and 0.5 GB are for the rest, and 1.0 GB are free" in fault.told
+    assert "it takes 0.7 GB, 0.5 GB are reserved for the rest, and 1.0 GB are free" in fault.message
 
 
 def test_without_an_mlc_nothing_can_load_it(folder: Path) -> None:
     left = {tool: version for tool, version in VERSIONS.items() if tool != "mlc_llm"}
     (fault,) = judged(folder, versions=left).faults
-    assert (fault.code, "there is no mlc_llm here" in fault.told) == ("no_compiler", True)
+    assert (fault.code, "there is no mlc_llm here" in fault.message) == ("no_compiler", True)
 
 
 def test_ptx_for_an_older_gpu_loads_slowly_and_is_only_noted(folder: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_library_alone_is_judged_by_itself(tmp_path: Path) -> None:
     (tmp_path / "mistral.so").write_bytes(library(machine="x86_64"))
     verdict = judged(tmp_path / "mistral.so")
     assert [fault.code for fault in verdict.faults] == ["library_other_host"]
-    assert any("not told without mlc-chat-config.json" in line for line in verdict.told)
+    assert any("unknown without mlc-chat-config.json" in line for line in verdict.summary)
 
 
 @pytest.mark.parametrize("name", ["made.json", "weights/mlc-chat-config.json", "weights/tensor-cache.json"])

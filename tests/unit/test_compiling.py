@@ -175,7 +175,7 @@ def test_a_step_that_fails_is_told_and_gone_on_from(
 
 def test_the_message_names_the_log_and_the_command_that_goes_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAND_IN_FAIL", "compile:loud")
-    with pytest.raises(ModelError, match=f"go on with: chatapi compile {NAME}") as raised:
+    with pytest.raises(ModelError, match=f"resume with: chatapi compile {NAME}") as raised:
         made(data)
     log = data / "compiled" / ".partial" / NAME / LOG
     assert str(log) in raised.value.message
@@ -313,8 +313,8 @@ def test_a_board_with_less_memory_gets_less_context(data: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "complaint"),
     [
-        ({"MemAvailable": "1000000"}, "quantising tiny-mlc takes 1.5 GB of memory and 1.0 GB are free"),
-        ({"MemTotal": "600000"}, "takes 0.3 GB when it runs .* has 0.6 GB; compile a smaller model"),
+        ({"MemAvailable": "1000000"}, "quantising tiny-mlc takes 1.5 GB of memory, and 1.0 GB are free"),
+        ({"MemTotal": "600000"}, "takes 0.3 GB when it runs, .* has 0.6 GB; compile a smaller model"),
     ],
 )
 def test_what_cannot_fit_the_memory_is_refused(data: Path, changed: dict[str, str], complaint: str) -> None:
@@ -333,7 +333,7 @@ def test_swap_is_enough_for_quantising(data: Path) -> None:
 def test_what_cannot_fit_the_disk_is_refused(data: Path) -> None:
     obstacles = list(chatapi_compile.obstacles(made_plan(data), chatapi_compile.MemoryFit(50_000_000, 8 << 30, 0)))
     assert [type(each) for each in obstacles] == [StorageError]
-    assert "make room there" in obstacles[0].message
+    assert "free space there" in obstacles[0].message
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_what_cannot_fit_the_disk_is_refused(data: Path) -> None:
     [
         (["nothing"], NotFound, "there is no model 'nothing' to compile; there are .*tiny-mlc"),
         (["qwen3-8b"], BadInput, "qwen3-8b runs on llama_cpp without compiling"),
-        ([NAME, "--quantization", "q3f16_1"], BadInput, "is not compiled as 'q3f16_1'; it can be q4f16_1, q4f16_ft"),
+        ([NAME, "--quantization", "q3f16_1"], BadInput, "has no quantization 'q3f16_1'; it has q4f16_1, q4f16_ft"),
         ([NAME, "--quantization", "q4f16_ft"], ModelError, "lacks the kernels of q4f16_ft"),
     ],
 )
@@ -360,7 +360,7 @@ def test_the_beginning_of_a_name_means_the_best_of_those(data: Path) -> None:
 
 def test_other_machines_and_chips_are_refused(data: Path) -> None:
     (data / "root/proc/device-tree/compatible").write_text("nvidia,tegra210\0")
-    with pytest.raises(ModelError, match="chip tegra210, for which MLC compiles nothing"):
+    with pytest.raises(ModelError, match="chip tegra210, which has no compile target"):
         run(data, NAME)
     for file in ("proc/device-tree/compatible", "etc/nv_tegra_release"):
         (data / "root" / file).unlink()

@@ -65,7 +65,7 @@ def test_a_dropped_connection_is_gone_on_from_where_it_broke(depot: Depot, tmp_p
 
 def test_tries_are_bounded_and_what_arrived_is_kept_for_the_next_time(depot: Depot, tmp_path: Path) -> None:
     address, target = depot.put("a", CONTENT, cuts=[1000, 1000, 1000]), tmp_path / "file"
-    with pytest.raises(Unreachable, match=r"broke off after 3000 bytes.*\(3 tries\)"):
+    with pytest.raises(Unreachable, match=r"disconnected after 3000 bytes.*\(3 tries\)"):
         download(address, target, EXPECTED, pauses=AT_ONCE)
     assert target.with_name("file.part").read_bytes() == CONTENT[:3000]
     download(address, target, EXPECTED)
@@ -123,7 +123,7 @@ def test_another_length_than_expected_is_refused_before_a_byte_is_taken(
     depot: Depot, tmp_path: Path, stated: int
 ) -> None:
     address = depot.put("a", CONTENT, stated=stated)
-    with pytest.raises(ModelError, match=f"{stated} bytes; 300000 are expected"):
+    with pytest.raises(ModelError, match=f"{stated} bytes, expected 300000"):
         download(address, tmp_path / "file", EXPECTED)
     assert leftovers(tmp_path / "file") == []
 
@@ -163,7 +163,7 @@ def test_a_file_that_is_not_there_is_asked_for_once(depot: Depot, tmp_path: Path
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_login_is_asked_for_in_words(depot: Depot, tmp_path: Path, status: int) -> None:
-    with pytest.raises(Unreachable, match=f"answered {status} .*: its owner wants a login; accept the conditions"):
+    with pytest.raises(Unreachable, match=f"answered {status} .*: it requires a login; accept the conditions"):
         download(depot.put("a", CONTENT, statuses=[status]), tmp_path / "file", EXPECTED)
     assert len(depot.asked) == 1
 
@@ -188,7 +188,7 @@ def test_a_redirect_is_followed_but_not_to_plain_http(depot: Depot, tmp_path: Pa
     depot.put("b", CONTENT)
     download(depot.put("a", b"", location=f"{depot.address}/b"), tmp_path / "file", EXPECTED)
     assert (tmp_path / "file").read_bytes() == CONTENT
-    with pytest.raises(Unreachable, match=r"http://example\.invalid/x is refused: only https"):
+    with pytest.raises(Unreachable, match=r"http://example\.invalid/x is not allowed: only https"):
         download(depot.put("c", b"", location="http://example.invalid/x"), tmp_path / "other", EXPECTED)
 
 
@@ -294,8 +294,8 @@ def packed(path: Path, files: dict[str, bytes]) -> Path:
 @pytest.mark.parametrize(
     ("member", "complaint"),
     [
-        (Member(path="x/missing", file="f", size=3, sha256=sha256(b"abc")), "holds no x/missing"),
-        (Member(path="x/a", file="f", size=4, sha256=sha256(b"abc")), "x/a has 3 bytes; 4 are expected"),
+        (Member(path="x/missing", file="f", size=3, sha256=sha256(b"abc")), "has no x/missing"),
+        (Member(path="x/a", file="f", size=4, sha256=sha256(b"abc")), "x/a has 3 bytes, expected 4"),
         (Member(path="x/a", file="f", size=3, sha256=sha256(b"abd")), "x/a has the sha256"),
     ],
 )

@@ -1,4 +1,5 @@
-"""Models compiled by MLC: what is in their folder, read without loading it, and whether this machine can load them."""
+"""Models compiled by MLC: the contents of their folder, read without loading them, and whether this machine can load
+them."""
 
 from chatapi.catalog.compiled.artifact import CompiledModel, compiled, home
 from chatapi.catalog.compiled.context_fit import HEADROOM, fitting

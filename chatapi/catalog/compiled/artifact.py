@@ -1,4 +1,4 @@
-"""Where a compiled model lies, and what is in its folder."""
+"""The folder of a compiled model and its files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ LIBRARY = "lib.so"
 WEIGHTS = "weights"
 CONFIG = "mlc-chat-config.json"
 CACHES = ("tensor-cache.json", "ndarray-cache.json")
-"""The list of the weights' files: as mlc_llm writes it now, and as it did before tvm-ffi."""
+"""The index of the weights' files: as mlc_llm writes it now, and as it did before tvm-ffi."""
 
 
 @dataclass(frozen=True)
 class CompiledModel:
-    """The folder of one compiled model, or of one in the making."""
+    """The folder of one compiled model, complete or in progress."""
 
     folder: Path
 
@@ -33,19 +33,19 @@ class CompiledModel:
         return self.folder / WEIGHTS
 
     def made(self) -> Mapping[str, Any]:
-        """What made it; empty: it is not complete."""
+        """The record of its compilation; empty: it is not complete."""
         return _table(self.folder / MADE)
 
     def config(self) -> Mapping[str, Any]:
-        """What MLC's engine reads of the model; empty: it is not there."""
+        """The configuration that MLC's engine reads; empty: it is missing."""
         return _table(self.weights / CONFIG)
 
     def cache(self) -> Mapping[str, Any]:
-        """The list of the weights' files; empty: it is not there."""
+        """The index of the weights' files; empty: it is missing."""
         return next((found for name in CACHES if (found := _table(self.weights / name))), {})
 
     def short_files(self) -> list[str]:
-        """Files of weights that are missing or not as long as the list of them says."""
+        """Files of weights that are missing or have another size than the index says."""
         return [
             record["dataPath"]
             for record in self.cache().get("records", ())
@@ -57,7 +57,7 @@ class CompiledModel:
         return sum(file.stat().st_size for file in self.weights.glob("params_shard_*.bin"))
 
     def shapes(self) -> Mapping[str, tuple[tuple[int, ...], str]]:
-        """Shape and type by name of each weight in the files."""
+        """Shape and type of each weight in the files, by name."""
         return {
             each["name"]: (tuple(each["shape"]), each["dtype"])
             for record in self.cache().get("records", ())
@@ -71,7 +71,7 @@ def home(data: Path) -> Path:
 
 
 def compiled(data: Path, name: str) -> CompiledModel:
-    """Where the model of that manifest lies once it is compiled."""
+    """The folder of the compiled model of a manifest."""
     return CompiledModel(home(data) / name)
 
 
@@ -83,7 +83,7 @@ def _table(file: Path) -> Mapping[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{file} cannot be read: {error}", code="library_damaged") from error
     if not isinstance(found, dict):
-        raise ModelError(f"{file} holds no JSON object", code="library_damaged")
+        raise ModelError(f"{file} is not a JSON object", code="library_damaged")
     return found
 
 

@@ -1,4 +1,4 @@
-"""How many tokens of context a compiled model has memory for on this board."""
+"""How many tokens of context fit the memory beside a compiled model."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from chatapi.errors import ModelError
 from chatapi.system.jetson import gigabytes
 
 HEADROOM = 400 << 20
-"""Bytes beside weights, temporary memory and KV cache: MLC's workspaces, and the other engines while they compute."""
+"""Bytes beyond weights, temporary memory and KV cache: MLC's workspaces, and the memory of the other engines."""
 
 
 def fitting(metadata: Mapping[str, Any], weights: int, available: int, context: int) -> int:
-    """Tokens whose keys and values fit the memory that is left beside the weights; all of these are bytes.
+    """Tokens whose keys and values fit the memory beside the weights; all sizes are in bytes.
 
-    Bytes a token as MLC counts them (`EstimateMemoryUsageOnMode`, config.cc): 16 bits for each key and value, and 1.25.
-    Without a bound for a model that keeps none. ModelError where not even one context fits.
+    Bytes per token as MLC counts them (`EstimateMemoryUsageOnMode`, config.cc): 16 bits for each key and value, and
+    1.25. Unlimited for a model without KV cache. ModelError where not even one context fits.
     """
     cache = metadata.get("kv_cache")
     if not cache:
@@ -27,7 +27,7 @@ def fitting(metadata: Mapping[str, Any], weights: int, available: int, context: 
     tokens = int((available - taken) / each)
     if tokens < context:
         raise ModelError(
-            f"the model needs {gigabytes(taken + each * context)} of memory with a context of {context} and "
-            f"{gigabytes(available)} are free; set mlc.context lower, take a smaller model, or stop what else runs"
+            f"the model needs {gigabytes(taken + each * context)} of memory with a context of {context} tokens, and "
+            f"{gigabytes(available)} are free; lower mlc.context, choose a smaller model, or stop other programs"
         )
     return tokens

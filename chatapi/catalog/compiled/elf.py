@@ -1,4 +1,5 @@
-"""Which machine a shared library is for, and whether all of it is there: its ELF headers, read without loading it."""
+"""ELF headers of shared libraries, read without loading them: the machine a library is for, and whether it is
+complete."""
 
 from __future__ import annotations
 
@@ -22,18 +23,18 @@ _SHARED = 3
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a 64-bit shared library says."""
+    """The header of a 64-bit shared library."""
 
     machine: str
     """As uname names it; "ELF machine N" for one not in `MACHINES`."""
     shared: bool
-    """Whether it is a library, and not a program or an object file."""
+    """Whether it is a shared library, not a program or an object file."""
     bytes: int
-    """That the file must have at least for everything the header tells of to be in it."""
+    """Least size of the file in bytes, by its segments and sections."""
 
 
 def header(data: mmap | bytes) -> Header | None:
-    """The header of a file; None where it is no 64-bit little-endian ELF file at all."""
+    """Parses the header of a file; None where it is not a 64-bit little-endian ELF file."""
     if len(data) < 20 or data[:6] != b"\x7fELF\x02\x01":
         return None
     if len(data) < _HEADER.size:

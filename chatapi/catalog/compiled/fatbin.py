@@ -1,7 +1,8 @@
-"""Which GPUs the CUDA code in a library is for: NVIDIA's fat binaries, found by their magic, read entry by entry.
+"""NVIDIA's fat binaries in a library: the GPUs that its CUDA code is for.
 
-`cuobjdump` sees nothing of them, because TVM keeps them in a blob of its own. The layout is that of
-fatBinaryHeader in CUDA's fatbinary.h, and of the entries as `fatbinary` of CUDA 13.5 writes them.
+They are found by their magic and read entry by entry. `cuobjdump` does not find them, because TVM stores them in its
+own blob. The layout is that of fatBinaryHeader in CUDA's fatbinary.h, and of the entries as `fatbinary` of CUDA 13.5
+writes them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _ENTRY = struct.Struct("<HHIQIIHHI")
 """Kind, version, bytes of this header, bytes of code, compressed bytes, options, minor, major, architecture."""
 _PTX, _CUBIN = 1, 2
 _SOURCE = re.compile(rb'extern "C" __global__ void')
-"""How the kernels begin that TVM writes as CUDA source (src/target/source/codegen_cuda.cc)."""
+"""How the kernels start that TVM writes as CUDA source (src/target/source/codegen_cuda.cc)."""
 _PTX_TEXT = re.compile(rb"\n\.target sm_(\d+[a-z]?)")
 
 
@@ -28,22 +29,22 @@ class Code:
     """The GPU code of a library."""
 
     cubins: frozenset[str]
-    """GPUs that every fat binary in it has machine code for, such as sm_87."""
+    """GPUs, such as sm_87, for which every fat binary in it has machine code."""
     partly: frozenset[str]
-    """GPUs that only some of its fat binaries have machine code for."""
+    """GPUs for which only some of its fat binaries have machine code."""
     ptx: frozenset[str]
-    """GPUs it has PTX for, which a driver compiles while loading, for these and later ones."""
+    """GPUs for which it has PTX; a driver compiles it while loading, for these and later GPUs."""
     source: bool
-    """Whether it carries CUDA source instead of any of them, which nothing here can compile while loading."""
+    """Whether it has only CUDA source, which nothing here can compile while loading."""
     damaged: bool
-    """Whether a fat binary ends before its own header says."""
+    """Whether a fat binary is shorter than its header says."""
 
 
 NONE = Code(frozenset(), frozenset(), frozenset(), source=False, damaged=False)
 
 
 def code(data: mmap) -> Code:
-    """The GPU code in the bytes of a library."""
+    """Finds the GPU code in the bytes of a library."""
     images = [_entries(data, start) for start in _found(data)]
     cubins = [{arch for kind, arch in image or () if kind == _CUBIN} for image in images]
     ptx = {arch for image in images for kind, arch in image or () if kind == _PTX}
@@ -62,14 +63,14 @@ def code(data: mmap) -> Code:
 def _found(data: mmap) -> Iterator[int]:
     start = data.find(MAGIC)
     while start >= 0:
-        # Version 1 and a header of 16 bytes: else it is four bytes of something else that happen to be the same.
+        # Version 1 and a header of 16 bytes; otherwise the magic is there by chance.
         if start + _IMAGE.size <= len(data) and _IMAGE.unpack_from(data, start)[1:3] == (1, _IMAGE.size):
             yield start
         start = data.find(MAGIC, start + 1)
 
 
 def _entries(data: mmap, start: int) -> list[tuple[int, str]] | None:
-    """Kind and GPU of each entry of the fat binary there; None where it breaks off."""
+    """Kind and GPU of each entry of the fat binary at `start`; None where it is truncated."""
     at = start + _IMAGE.size
     end = at + _IMAGE.unpack_from(data, start)[3]
     found = []

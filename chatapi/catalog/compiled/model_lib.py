@@ -1,4 +1,5 @@
-"""What a model library says of itself, read from its bytes: it may be for another machine, and is never loaded here."""
+"""MLC's metadata in a model library, read from its bytes: the library may be for another machine and is never loaded
+here."""
 
 from __future__ import annotations
 
@@ -15,17 +16,17 @@ from chatapi.catalog.compiled import elf, fatbin
 from chatapi.errors import ModelError
 
 MARKS = (b"__tvm_ffi__library_bin", b"__tvm_ffi_library_bin", b"__tvm_dev_mblob")
-"""Symbols by which a TVM finds its part of a library: since tvm-ffi (tvm 0.22), in its first releases, before it."""
+"""Symbols by which TVM finds its part of a library: since tvm-ffi (tvm 0.22), in its first releases, before it."""
 _BEGINNING = re.compile(rb'\{"model_type": "')
-"""Of the JSON that the function `_metadata` returns (mlc-llm 79d603f, compiler_pass/estimate_memory_usage.py): a
-string constant, which TVM writes into the library as it is."""
+"""Start of the JSON that the function `_metadata` returns (mlc-llm 79d603f, compiler_pass/estimate_memory_usage.py): a
+string constant, which TVM writes into the library unchanged."""
 _BYTES = re.compile(r"(?:float|bfloat|u?int)(\d+)")
 _MEBI = 1 << 20
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What MLC's compiler wrote into the library."""
+    """The metadata that MLC's compiler writes into a library."""
 
     raw: Mapping[str, Any]
 
@@ -39,7 +40,7 @@ class Metadata:
 
     @property
     def context(self) -> int:
-        """Tokens; -1: bounded by the model's sliding window alone."""
+        """Tokens of context; -1: bounded only by the model's sliding window."""
         return int(self.raw.get("context_window_size", -1))
 
     @property
@@ -49,20 +50,20 @@ class Metadata:
 
     @property
     def batch(self) -> int:
-        """Answers at once."""
+        """Completions at once."""
         return int(self.raw.get("max_batch_size", 1))
 
     @property
     def params(self) -> Mapping[str, tuple[tuple[int | str, ...], str]]:
-        """Shape and type by name of each weight; a dimension may be a name, such as vocab_size."""
+        """Shape and type of each weight, by name; a dimension may be a name, such as vocab_size."""
         return {each["name"]: (tuple(each["shape"]), each["dtype"]) for each in self.raw.get("params", ())}
 
     def memory(self, config: Mapping[str, Any], batch: int | None = None) -> int:
-        """Bytes it takes when loaded: weights, one step's, the engine's working space and one whole context.
+        """Bytes of the loaded model: weights, temporary memory of a step, the engine's workspaces and one full context.
 
-        `config` is mlc-chat-config.json, for dimensions that have names; it may be empty. The sums are those of
-        MLC's engine (mlc-llm 79d603f, cpp/serve/config.cc, EstimateMemoryUsageOnMode) in its modes "local" and
-        "interactive", in which all answers share one context.
+        `config` is mlc-chat-config.json, for dimensions that have names; it may be empty. The sums are those of MLC's
+        engine (mlc-llm 79d603f, cpp/serve/config.cc, EstimateMemoryUsageOnMode) in its modes "local" and "interactive",
+        in which all completions share one context.
         """
         model = config.get("model_config", {})
         cache = {name: int(value) for name, value in self.raw.get("kv_cache", {}).items()}
@@ -78,34 +79,34 @@ class Metadata:
         return int(self.weights({**model, **config}) + step + cached + around + hidden + logits)
 
     def weights(self, sizes: Mapping[str, Any]) -> int:
-        """Bytes of all weights; a dimension that is named is looked up in `sizes`, and counts as 1 without it."""
+        """Bytes of all weights; a named dimension is looked up in `sizes`, and counts as 1 where it is missing."""
         return sum(
             math.prod(each if isinstance(each, int) else int(sizes.get(each, 1)) for each in shape) * _size(kind)
             for shape, kind in self.params.values()
         )
 
     def short(self) -> dict[str, Any]:
-        """All but the list of weights, for a record that people read."""
+        """The metadata without the list of weights, for a record that people read."""
         return {key: value for key, value in self.raw.items() if key != "params"}
 
 
 @dataclass(frozen=True)
 class Library:
-    """A model library as it lies there."""
+    """A model library as a file."""
 
     path: Path
     size: int
     header: elf.Header | None
-    """None: it is no ELF file."""
+    """None: it is not an ELF file."""
     code: fatbin.Code
     metadata: Metadata | None
-    """None: MLC did not make it, or not all of it is there."""
+    """None: MLC did not make it, or it is incomplete."""
     tvm: bool
-    """Whether it has the symbol by which TVM reads its part of it."""
+    """Whether it has the symbol by which TVM reads its part."""
 
 
 def read(path: Path) -> Library:
-    """The library in a file. Raises ModelError where it cannot be read."""
+    """Reads the library in a file. Raises ModelError where it cannot be read."""
     try:
         size = path.stat().st_size
         if not size:

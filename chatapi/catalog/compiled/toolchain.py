@@ -1,4 +1,4 @@
-"""The compiler on this machine: whether it is there, and exactly which."""
+"""The compiler on this machine and its exact versions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from chatapi.errors import ModelError
 
 SECONDS = 120.0
-"""Longest that Python may take to import TVM; from a cold SD card it has taken most of a minute."""
+"""Most seconds that Python may take to import TVM; from a cold SD card it has taken most of a minute."""
 PROBE = """
 import importlib, importlib.metadata, json, sys
 def version(module, *distributions):
@@ -34,18 +34,18 @@ print(json.dumps({
     "q4f16_ft": tvm_ffi.get_global_func("cutlass.ft_preprocess_weight", allow_missing=True) is not None,
 }))
 """
-"""Asks TVM for its commit too: builds of one branch on different days have the same version."""
+"""Reports TVM's commit too: builds of one branch on different days have the same version."""
 COMPARED = ("tvm", "tvm_ffi", "mlc_llm")
-"""A library is good only for the ones that made it."""
+"""A library works only with the versions that made it."""
 
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A Python that has mlc_llm, and what exactly it has."""
+    """A Python that has mlc_llm, and its versions."""
 
     python: str
     versions: Mapping[str, str]
-    """Of python, tvm, tvm_ffi and mlc_llm."""
+    """Versions of python, tvm, tvm_ffi and mlc_llm."""
     faster_transformer: bool
     """Whether its TVM has the kernels that q4f16_ft needs (mlc-llm 79d603f, quantization/ft_quantization.py)."""
 
@@ -56,8 +56,10 @@ class Toolchain:
 
 @cache
 def find(python: str = sys.executable) -> Toolchain:
-    """The compiler that a Python has; a process asks once. Raises ModelError (no_compiler) naming what is missing and
-    where to get it."""
+    """Finds the compiler of a Python, once per process.
+
+    Raises ModelError (no_compiler) with what is missing and where to get it.
+    """
     try:
         ended = subprocess.run(
             [python, "-c", PROBE],
@@ -67,16 +69,16 @@ def find(python: str = sys.executable) -> Toolchain:
         raise ModelError(f"importing TVM took longer than {SECONDS:g} seconds", code="no_compiler") from error
     if ended.returncode:
         raise ModelError(_missing(python, ended.stderr), code="no_compiler")
-    told: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
-    return Toolchain(python, {key: str(told[key]) for key in ("python", *COMPARED)}, bool(told["q4f16_ft"]))
+    report: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return Toolchain(python, {key: str(report[key]) for key in ("python", *COMPARED)}, bool(report["q4f16_ft"]))
 
 
-def _missing(python: str, said: str) -> str:
-    last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "it said nothing")
+def _missing(python: str, stderr: str) -> str:
+    last = next((line.strip() for line in reversed(stderr.splitlines()) if line.strip()), "no error output")
     module = last.partition("named ")[2].strip("'\"").partition(".")[0]
     if last.startswith("ModuleNotFoundError") and module in ("tvm", "tvm_ffi", "mlc_llm"):
         return (
-            f"{python} has no {module}: the image was built without mlc, or its build failed without saying so; "
-            "use chatapi's image for this board, or `./run.sh build` it anew"
+            f"{python} has no {module}: the image was built without mlc, or its build failed silently; "
+            "use chatapi's image for this board, or build it again with `./run.sh build`"
         )
     return f"mlc_llm cannot be loaded by {python}: {last}; `./run.sh build` makes an image whose parts fit this board"

@@ -1,4 +1,4 @@
-"""Whether a compiled model can be loaded here, and if not why and what to do, in plain words."""
+"""Verifies that this machine can load a compiled model, and explains what prevents it and the remedy."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from chatapi.system import jetson as boards
 from chatapi.system.jetson import JetsonBoard, gigabytes
 
 RESERVE = 500_000_000
-"""Bytes of a board's memory that are left to the rest of the appliance: hearing, speaking and the system."""
+"""Bytes of a board's memory that are reserved for speech recognition, speech synthesis and the system."""
 
 
 @dataclass(frozen=True)
 class VerifyFault:
-    """One thing wrong with a compiled model."""
+    """One fault of a compiled model."""
 
     code: str
     """Stable, snake_case."""
-    told: str
-    """In one sentence, with the remedy."""
+    message: str
+    """One sentence with the remedy."""
     fatal: bool = True
-    """Whether it keeps the model from being loaded or from being right; else it is good to know."""
+    """Whether it prevents loading or makes the output wrong; otherwise it is a note."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a compiled model is, and what is wrong with it here."""
+    """Description of a compiled model and its faults on this machine."""
 
     lib: Library
-    told: tuple[str, ...]
-    """What it is, a sentence each: host, GPU, model, limits, memory."""
+    summary: tuple[str, ...]
+    """One line each: host, GPU, model, limits, memory."""
     memory: int
-    """Bytes it takes when loaded; 0: the library does not tell."""
+    """Bytes of the loaded model; 0: the library does not say."""
     faults: tuple[VerifyFault, ...]
 
     @property
@@ -48,46 +48,48 @@ class Verdict:
         return not any(fault.fatal for fault in self.faults)
 
     def require(self) -> None:
-        """Raises ModelError with the first thing that keeps it from being loaded."""
+        """Raises ModelError with the first fatal fault."""
         for fault in self.faults:
             if fault.fatal:
-                raise ModelError(fault.told, code=fault.code)
+                raise ModelError(fault.message, code=fault.code)
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a model has to fit."""
+    """The machine that a model has to fit."""
 
     board: JetsonBoard | None
-    """None: no Jetson; then nothing is said about GPUs."""
+    """None: not a Jetson; then GPUs are not verified."""
     machine: str = field(default_factory=platform.machine)
     available: int = field(default_factory=boards.meminfo)
-    """Bytes of MemAvailable; 0: not known."""
+    """MemAvailable, in bytes; 0: unknown."""
     versions: Mapping[str, str] | None = None
-    """Those that would load it, as `tools.find` tells them; None: not compared."""
+    """Versions that would load the model, from `toolchain.find`; None: not compared."""
 
 
 def verify(path: Path, here: Target, deep: bool = False) -> Verdict:
-    """Judge a folder as `chatapi compile` makes it, or a library alone, without loading it.
+    """Verifies a folder that `chatapi compile` made, or a library alone, without loading it.
 
-    With `deep` the sha256 of everything that was made is compared too. Raises ModelError where nothing can be read.
+    With `deep` the sha256 of every file is compared too. Raises ModelError where nothing can be read.
     """
-    whole = path.is_dir()
-    if whole and not (path / LIBRARY).exists():
-        told = f"there is no {LIBRARY} in {path}; make it with: chatapi compile {path.name}"
-        raise ModelError(told, code="compile_unfinished")
-    subject = _Subject(read(path / LIBRARY if whole else path), CompiledModel(path) if whole else None, here, deep)
+    is_folder = path.is_dir()
+    if is_folder and not (path / LIBRARY).exists():
+        message = f"{path} has no {LIBRARY}; make it with: chatapi compile {path.name}"
+        raise ModelError(message, code="compile_unfinished")
+    subject = _Subject(
+        read(path / LIBRARY if is_folder else path), CompiledModel(path) if is_folder else None, here, deep
+    )
     memory = subject.metadata.memory(subject.config) if subject.metadata else 0
-    faults = [fault for look in (_WHOLE if whole else _ALONE) for fault in look(subject)]
-    return Verdict(subject.lib, tuple(_told(subject, memory)), memory, (*faults, *_memory(subject, memory)))
+    faults = [fault for check in (_FOLDER_CHECKS if is_folder else _LIBRARY_CHECKS) for fault in check(subject)]
+    return Verdict(subject.lib, tuple(_summary(subject, memory)), memory, (*faults, *_memory(subject, memory)))
 
 
 class _Subject:
-    """Everything the faults are found in."""
+    """What the checks read."""
 
     def __init__(self, library: Library, place: CompiledModel | None, here: Target, deep: bool) -> None:
         self.lib = library
-        self.place = place or CompiledModel(library.path.parent)
+        self.model = place or CompiledModel(library.path.parent)
         self.here = here
         self.deep = deep
         self.made: Mapping[str, Any] = place.made() if place else {}
@@ -102,77 +104,77 @@ class _Subject:
         return self.here.board.gpu if self.here.board else ""
 
     @property
-    def again(self) -> str:
+    def remedy(self) -> str:
         name = self.made.get("manifest", "NAME")
-        return f"compile it anew on this board with: chatapi compile {name} --force"
+        return f"compile it again on this board with: chatapi compile {name} --force"
 
 
 def _file(subject: _Subject) -> Iterator[VerifyFault]:
     library, here = subject.lib, subject.here
     name = library.path
     if library.header is None:
-        yield VerifyFault("library_damaged", f"{name} is no shared library for Linux; {subject.again}")
+        yield VerifyFault("library_damaged", f"{name} is not a shared library for Linux; {subject.remedy}")
         return
     if library.header.machine != here.machine:
         yield VerifyFault(
             "library_other_host",
-            f"{name} is for {library.header.machine} and this machine is {here.machine}, where loading it would only "
-            f"say that there is no such file; {subject.again}",
+            f"{name} is for {library.header.machine} and this machine is {here.machine}, where loading it would "
+            f'fail with "No such file"; {subject.remedy}',
         )
     if library.size < library.header.bytes:
         yield VerifyFault(
             "library_damaged",
-            f"{name} breaks off: it has {library.size} bytes and needs {library.header.bytes}; copy it again whole, "
-            f"or {subject.again}",
+            f"{name} is truncated: it has {library.size} bytes of {library.header.bytes}; copy it again, "
+            f"or {subject.remedy}",
         )
     elif not library.header.shared or not library.tvm:
-        yield VerifyFault("library_foreign", f"{name} is a library, but none that TVM made; {subject.again}")
+        yield VerifyFault("library_foreign", f"{name} is a library, but not one that TVM made; {subject.remedy}")
     elif library.metadata is None:
-        yield VerifyFault("library_foreign", f"{name} comes from TVM, but holds no model of MLC's; {subject.again}")
+        yield VerifyFault("library_foreign", f"{name} is TVM's, but has no model of MLC; {subject.remedy}")
 
 
 def _gpu(subject: _Subject) -> Iterator[VerifyFault]:
     code, gpu, name = subject.lib.code, subject.gpu, subject.lib.path
-    # Of a file that breaks off the GPU code may be the part that is missing: that is told already.
+    # In a truncated file the GPU code may be the missing part; the truncation is already reported.
     if not gpu or subject.lib.header is None or subject.lib.size < subject.lib.header.bytes:
         return
     if code.damaged:
-        yield VerifyFault("library_damaged", f"the GPU code of {name} breaks off; {subject.again}")
+        yield VerifyFault("library_damaged", f"the GPU code of {name} is truncated; {subject.remedy}")
     elif code.source:
         yield VerifyFault(
             "library_source_only",
-            f"{name} has its GPU code as source only, as TVM writes it silently when it finds no CUDA while compiling; "
-            f"run the container with the nvidia runtime and {subject.again}",
+            f"{name} has its GPU code as source only, which TVM writes silently when it finds no CUDA while compiling; "
+            f"run the container with the nvidia runtime and {subject.remedy}",
         )
     elif gpu in code.cubins:
         return
     elif any(_number(each) <= _number(gpu) for each in code.ptx):
-        told = f"{name} has PTX only, which the driver compiles each time the model is loaded; {subject.again}"
-        yield VerifyFault("library_ptx_only", told, fatal=False)
+        message = f"{name} has PTX only, which the driver compiles at each load; {subject.remedy}"
+        yield VerifyFault("library_ptx_only", message, fatal=False)
     else:
         made = _gpus(subject.lib)
         made = "no GPU code" if made == "none" else f"GPU code for {made}"
-        yield VerifyFault("library_other_gpu", f"{name} has {made} and this board's GPU is {gpu}; {subject.again}")
+        yield VerifyFault("library_other_gpu", f"{name} has {made} and this board's GPU is {gpu}; {subject.remedy}")
 
 
-def _whole(subject: _Subject) -> Iterator[VerifyFault]:
+def _complete(subject: _Subject) -> Iterator[VerifyFault]:
     if not subject.made:
-        name = subject.place.folder.name
-        told = f"{subject.place.folder} is not complete; go on with: chatapi compile {name}"
-        yield VerifyFault("compile_unfinished", told)
-    missing = subject.place.short_files() if subject.place.cache() else ["the list of weights"]
+        name = subject.model.folder.name
+        message = f"{subject.model.folder} is not complete; resume with: chatapi compile {name}"
+        yield VerifyFault("compile_unfinished", message)
+    missing = subject.model.short_files() if subject.model.cache() else ["the index of weights"]
     if missing:
-        told = f"{subject.place.weights} lacks {', '.join(missing[:3])}, or not all of it is there; {subject.again}"
-        yield VerifyFault("weights_damaged", told)
+        message = f"{subject.model.weights} lacks {', '.join(missing[:3])}, or a part of it; {subject.remedy}"
+        yield VerifyFault("weights_damaged", message)
     for name, sha256 in _sums(subject.made).items() if subject.deep else ():
-        file = subject.place.folder / name
+        file = subject.model.folder / name
         if not file.is_file() or atomic_files.digest(file) != sha256:
-            yield VerifyFault("library_changed", f"{file} is not the file that was made here; {subject.again}")
+            yield VerifyFault("library_changed", f"{file} has changed since it was made; {subject.remedy}")
 
 
 def _sums(made: Mapping[str, Any]) -> dict[str, str]:
-    """sha256 by file of what was made: the library's stands apart, as what most want to compare."""
-    sums = {name: said["sha256"] for name, said in made.get("files", {}).items()}
+    """sha256 by file of what was made; the library's stands apart in the record, because it is compared most often."""
+    sums = {name: file["sha256"] for name, file in made.get("files", {}).items()}
     return {**sums, LIBRARY: made["sha256"]} if "sha256" in made else sums
 
 
@@ -182,13 +184,13 @@ def _versions(subject: _Subject) -> Iterator[VerifyFault]:
         return
     for tool in COMPARED:
         if tool not in now:
-            told = f"there is no {tool} here to load {subject.lib.path} with; use chatapi's image for this board"
-            yield VerifyFault("no_compiler", told)
+            message = f"there is no {tool} here to load {subject.lib.path}; use chatapi's image for this board"
+            yield VerifyFault("no_compiler", message)
         elif made.get(tool) != now[tool]:
             yield VerifyFault(
                 "library_other_version",
-                f"{subject.lib.path} was made by {tool} {made.get(tool)} and here is {now[tool]}, which cannot be "
-                f"trusted to load it; {subject.again}",
+                f"{subject.lib.path} was made by {tool} {made.get(tool)} and this machine has {now[tool]}, which may "
+                f"not load it correctly; {subject.remedy}",
             )
 
 
@@ -198,7 +200,7 @@ def _cuda(subject: _Subject) -> Iterator[VerifyFault]:
         yield VerifyFault(
             "library_other_cuda",
             f"{subject.lib.path} was made with CUDA {_dotted(made)}, and L4T {_dotted(board.l4t)} of this board "
-            f"has {_dotted(board.cuda)}; {subject.again}",
+            f"has {_dotted(board.cuda)}; {subject.remedy}",
         )
 
 
@@ -208,28 +210,30 @@ def _agreement(subject: _Subject) -> Iterator[VerifyFault]:
         return
     pairs = (
         ("model", config.get("model_type"), metadata.model_type),
-        ("quantisation", config.get("quantization"), metadata.quantization),
+        ("quantization", config.get("quantization"), metadata.quantization),
     )
     for what, weights, built in pairs:
         if weights != built:
-            told = f"the weights are of {what} {weights} and the library of {what} {built}; {subject.again}"
-            yield VerifyFault("library_other_model", told)
+            message = f"the weights are of {what} {weights} and the library of {what} {built}; {subject.remedy}"
+            yield VerifyFault("library_other_model", message)
     context = int(config.get("context_window_size", -1))
     if metadata.context > 0 and context > metadata.context:
-        told = f"the model is to have a context of {context} tokens and the library is built for {metadata.context}"
-        yield VerifyFault("library_other_context", f"{told}; {subject.again}")
+        message = f"the model has a context of {context} tokens and the library is built for {metadata.context}"
+        yield VerifyFault("library_other_context", f"{message}; {subject.remedy}")
     yield from _shapes(subject, metadata)
 
 
 def _shapes(subject: _Subject, metadata: Metadata) -> Iterator[VerifyFault]:
-    there = subject.place.shapes()
+    there = subject.model.shapes()
     sizes = {**subject.config.get("model_config", {}), **subject.config}
     for name, (shape, kind) in metadata.params.items() if there else ():
-        wanted = tuple(each if isinstance(each, int) else sizes.get(each, each) for each in shape)
-        if there.get(name) != (wanted, kind):
+        expected = tuple(each if isinstance(each, int) else sizes.get(each, each) for each in shape)
+        if there.get(name) != (expected, kind):
             found = "lack it" if name not in there else f"have it as {there[name][0]} {there[name][1]}"
-            told = f"the library wants the weight {name} as {wanted} {kind} and the weights {found}; {subject.again}"
-            yield VerifyFault("library_other_model", told)
+            message = (
+                f"the library expects the weight {name} as {expected} {kind} and the weights {found}; {subject.remedy}"
+            )
+            yield VerifyFault("library_other_model", message)
             return
 
 
@@ -238,17 +242,17 @@ def _memory(subject: _Subject, memory: int) -> Iterator[VerifyFault]:
     if memory and available and memory + RESERVE > available:
         yield VerifyFault(
             "too_little_memory",
-            f"it takes {gigabytes(memory)} and {gigabytes(RESERVE)} are for the rest, and {gigabytes(available)} are "
-            "free; end other programs, or compile a smaller model or a smaller context_window_size",
+            f"it takes {gigabytes(memory)}, {gigabytes(RESERVE)} are reserved for the rest, and {gigabytes(available)} "
+            "are free; stop other programs, or compile a smaller model or a smaller context_window_size",
         )
 
 
-_ALONE = (_file, _gpu)
-"""What can be wrong with a library, whatever lies beside it."""
-_WHOLE = (*_ALONE, _whole, _versions, _cuda, _agreement)
+_LIBRARY_CHECKS = (_file, _gpu)
+"""Checks of a library alone."""
+_FOLDER_CHECKS = (*_LIBRARY_CHECKS, _complete, _versions, _cuda, _agreement)
 
 
-def _told(subject: _Subject, memory: int) -> Iterator[str]:
+def _summary(subject: _Subject, memory: int) -> Iterator[str]:
     library, metadata = subject.lib, subject.metadata
     if library.header:
         yield f"host: {library.header.machine}"
@@ -256,9 +260,9 @@ def _told(subject: _Subject, memory: int) -> Iterator[str]:
     if metadata:
         yield f"model: {metadata.model_type}, {metadata.quantization}"
         context = f"{metadata.context} tokens" if metadata.context > 0 else "the model's sliding window"
-        yield f"context: {context}, prompts in pieces of {metadata.chunk}, at most {metadata.batch} answers at once"
+        yield f"context: {context}, prompts in chunks of {metadata.chunk}, at most {metadata.batch} completions at once"
         free = f", of {gigabytes(subject.here.available)} that are free" if subject.here.available else ""
-        beside = "" if subject.config else " (what its vocabulary takes is not told without mlc-chat-config.json)"
+        beside = "" if subject.config else " (the vocabulary's part is unknown without mlc-chat-config.json)"
         yield f"memory: {gigabytes(memory)} when loaded{free}{beside}"
     if versions := subject.made.get("versions"):
         yield "made by: " + ", ".join(f"{tool} {version}" for tool, version in versions.items())
@@ -269,7 +273,7 @@ def _gpus(library: Library) -> str:
         return "none, CUDA source only"
     kinds = [_listed(library.code.cubins)] if library.code.cubins else []
     if library.code.partly:
-        kinds.append(f"{_listed(library.code.partly)} in parts of it only")
+        kinds.append(f"{_listed(library.code.partly)} in parts of it")
     if library.code.ptx:
         kinds.append(f"PTX for {_listed(library.code.ptx)} and later")
     return " and ".join(kinds) or "none"

@@ -183,6 +183,6 @@ def compiled(context: CheckContext) -> Iterator[Finding]:
         yield Finding("bad", "compiled model", error.message)
         return
     for each in verdict.faults:
-        yield Finding("bad" if each.fatal else "note", "compiled model", each.told)
+        yield Finding("bad" if each.fatal else "note", "compiled model", each.message)
     if verdict.loads and not context.quick:
-        yield Finding("good", "compiled model", f"{name}: {'; '.join(verdict.told)}")
+        yield Finding("good", "compiled model", f"{name}: {'; '.join(verdict.summary)}")

@@ -1,0 +1,41 @@
+"""The compile targets of the boards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tomli
+
+from chatapi.errors import ModelError
+from chatapi.system.jetson import CHIPS, JetsonBoard
+from chatapi_compile.boards import FILE, compile_target, compile_targets
+
+ROOT = Path(__file__).parents[1]
+
+
+def board(gpu: str) -> JetsonBoard:
+    return JetsonBoard("a board", "tegra210", gpu, (36, 4, 3), (12, 6, 68), 8 << 30)
+
+
+def test_every_supported_chip_has_a_compile_target() -> None:
+    assert set(compile_targets()) == {gpu for _, gpu in CHIPS.values()}
+
+
+@pytest.mark.parametrize("gpu", sorted(gpu for _, gpu in CHIPS.values()))
+def test_a_compile_target_is_one_for_tvm(gpu: str) -> None:
+    found = compile_target(board(gpu))
+    assert (found.target["kind"], found.target["arch"]) == ("cuda", gpu)
+    assert all(type(value) in (str, int) for value in found.target.values())
+    assert found.host.format(machine="aarch64") == "aarch64-linux-gnu"
+
+
+def test_a_board_without_a_compile_target_is_rejected() -> None:
+    with pytest.raises(ModelError, match="no compile target; supported GPUs: sm_87, sm_110") as caught:
+        compile_target(board(""))
+    assert caught.value.code == "no_board"
+
+
+def test_the_boards_file_is_in_the_wheel() -> None:
+    build = tomli.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    assert str(FILE.parent.relative_to(ROOT)) in build["targets"]["wheel"]["packages"]
