@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import tomli
-
 from chatapi.errors import ModelError
+from chatapi.settings import toml
 from chatapi.system.jetson import JetsonBoard
 
 FILE = Path(__file__).with_name("boards.toml")
@@ -28,7 +27,7 @@ class CompileTarget:
 @cache
 def compile_targets() -> Mapping[str, CompileTarget]:
     """GPU, such as sm_87 -> its compile target."""
-    tables = tomli.loads(FILE.read_text(encoding="utf-8"))
+    tables = toml.loads(FILE.read_text(encoding="utf-8"))
     return {gpu: CompileTarget(table["target"], table["host"]) for gpu, table in tables.items()}
 
 
