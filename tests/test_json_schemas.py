@@ -116,7 +116,7 @@ TOO_MUCH: dict[str, tuple[Schema, str]] = {
     "counted": ({"type": "string", "pattern": "^((a{1,40}){1,40}){1,40}$"}, "can have the same beginning"),
     "counted, or none": ({"type": "string", "pattern": "^((a{0,40}){0,40})$"}, "can be nothing"),
     "written out": ({"type": "string", "pattern": "^(((a{9}){99}){99}){9}$"}, "written out"),
-    "maybe many": ({"type": "string", "pattern": "^" + "(a?)" * 200 + "$"}, "200 repetitions of no fixed number"),
+    "maybe many": ({"type": "string", "pattern": "^" + "(a?)" * 200 + "$"}, "200 repetitions without a fixed number"),
     "alike": ({"type": "string", "pattern": "^(a|a|a|[a-z]|a)+$"}, "at a character"),
 }
 """Each stops the language model for good, or kills the process, or comes near it."""

@@ -59,7 +59,7 @@ def test_a_model_that_is_not_there_is_answered_with_those_that_are(error: object
 
 def test_an_address_without_a_chat_is_told_apart_from_a_missing_model():
     missing = response(b"not here", "404 Not Found", kind="text/plain")
-    with Upstream(missing, models=missing) as upstream, pytest.raises(EngineFailed, match="goes up to /v1"):
+    with Upstream(missing, models=missing) as upstream, pytest.raises(EngineFailed, match="ends with /v1"):
         ask(upstream, model="nope")
 
 
@@ -175,7 +175,7 @@ def test_an_answer_that_breaks_off_is_an_error_after_what_came():
     with Upstream(stream(events(delta("Half"), done=False))) as upstream:
         taken, error = pieces_until_failure(upstream)
     assert text(taken) == "Half"
-    assert "broke off after 1 pieces" in error.message
+    assert "disconnected after 1 chunks" in error.message
 
 
 def test_a_connection_that_is_reset_is_an_error():

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import tomli
-
 from chatapi.errors import ModelError
 from chatapi.system.jetson import JetsonBoard
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 FILE = Path(__file__).with_name("boards.toml")
 
@@ -28,7 +32,7 @@ class CompileTarget:
 @cache
 def compile_targets() -> Mapping[str, CompileTarget]:
     """GPU, such as sm_87 -> its compile target."""
-    tables = tomli.loads(FILE.read_text(encoding="utf-8"))
+    tables = tomllib.loads(FILE.read_text(encoding="utf-8"))
     return {gpu: CompileTarget(table["target"], table["host"]) for gpu, table in tables.items()}
 
 

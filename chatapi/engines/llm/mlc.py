@@ -1,12 +1,12 @@
 """MLC LLM as a chat model, in this process: a model compiled for this board's GPU.
 
-The library is `mlc_llm.serve.AsyncMLCEngine`. It batches the requests it is given on a thread of its own, and its
-radix prefix cache (`EngineConfig.prefix_cache_mode`, the default) keeps what was computed, so that the next turn of a
-conversation computes only what is new. It takes the event loop of its first request for its own, so it has one here,
-on a thread that lives as long as it does; every answer is a task there and a queue that the generator takes from.
+The library is `mlc_llm.serve.AsyncMLCEngine`. It batches its requests on a thread of its own, and its radix prefix
+cache (`EngineConfig.prefix_cache_mode`, the default) keeps what was computed, so that the next turn of a conversation
+computes only its new tokens. It binds to the event loop of its first request, so it has one here, on a thread that
+lives as long as the engine; every completion is a task there and a queue that the generator reads from.
 
-What is said of it was read in https://github.com/mlc-ai/mlc-llm at 79d603f0 and at de560d2, which jetson-containers
-builds (packages/llm/mlc/config.py): python/mlc_llm/serve/engine.py, engine_base.py, config.py,
+Comments about the library refer to https://github.com/mlc-ai/mlc-llm at 79d603f0 and at de560d2, which
+jetson-containers builds (packages/llm/mlc/config.py): python/mlc_llm/serve/engine.py, engine_base.py, config.py,
 protocol/conversation_protocol.py, cpp/serve/threaded_engine.cc, config.cc, data.cc.
 """
 
@@ -53,33 +53,35 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SAMPLING: Mapping[str, float] = {"top_p": 0.9, "frequency_penalty": 0.3, "presence_penalty": 0.0}
-"""What keeps small models from loops; a model's options of the same names win."""
-LIKELIEST = 5
-"""Tokens whose probability is asked for: the most it tells (COMPLETION_MAX_TOP_LOGPROBS, openai_api_protocol.py)."""
-ASK_SECONDS = 0.05
-"""How often `stop` is asked while the engine is silent."""
+"""Defaults that keep small models from loops; a model's options of the same names override them."""
+TOP_TOKENS = 5
+"""Tokens whose probability is requested: the most that MLC reports (COMPLETION_MAX_TOP_LOGPROBS,
+openai_api_protocol.py)."""
+POLL_SECONDS = 0.05
+"""Seconds between polls of `stop` while the engine is silent."""
 CLOSING_SECONDS = 5.0
-"""How long an answer that is left may take to be told so."""
-COUNTING_SECONDS = 1.0
-"""How long the engine may take to tell its numbers, for which it is asked like for an answer."""
-COUNTED = {
+"""Most seconds to wait until a cancelled request is aborted."""
+COUNTERS_SECONDS = 1.0
+"""Most seconds that the engine may take to report its counters, which are requested like a completion."""
+COUNTERS = {
     "prefill_seconds": "engine_prefill_time_sum",
     "decode_seconds": "engine_decode_time_sum",
     "prefill_tokens": "prefill_tokens_sum",
     "decode_tokens": "decode_tokens_sum",
 }
-HERE = "\x02here\x03"
-"""Marks the end of a message that is left open; no template and nobody's speech has it."""
+END_MARK = "\x02here\x03"
+"""Marks the end of a message that is left open; no template and no user's text contains it."""
 
 Put = Callable[[Any], None]
 
 
 class Mlc:
-    """Answers with a model that `chatapi compile` made. ModelError when it cannot be loaded."""
+    """A chat model that `chatapi compile` made. ModelError when it cannot be loaded."""
 
     continues = True
     capabilities: frozenset[Capability] = frozenset(("top_p", "penalties", "logit_bias", "schema"))
-    """It tells probabilities only of tokens without spaces and marks, see `whole`, so logprobs are not among them."""
+    """Without logprobs: MLC reports probabilities only of tokens without spaces and non-ASCII punctuation, see
+    `end_of_turn_probability`."""
 
     def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
         if not models:
@@ -88,7 +90,7 @@ class Mlc:
         folder = compiled(settings.data, model.name).folder
         self.slots = settings.mlc.slots
         self._sampling = {**SAMPLING, **{key: model.options[key] for key in SAMPLING if key in model.options}}
-        self._answers: set[_MlcGeneration] = set()
+        self._generations: set[_MlcGeneration] = set()
         self._closed = False
         config = configured(folder, _checked(folder, model.name), settings.mlc)
         self._engine: Any = _load(folder, config, settings.mlc.device)
@@ -96,65 +98,67 @@ class Mlc:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="mlc", daemon=True)
         self._thread.start()
-        self._warm(settings.llm.system)
+        self._warm_up(settings.llm.system)
 
     def generate(
         self, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop = never
     ) -> Iterator[TokenChunk]:
-        """The answer as it is written. A last message of the assistant's is gone on with."""
+        """The completion as it is generated. A last message of the assistant is continued."""
         if stop():
             return
         options = {
             **self._sampling,
-            **_more(sampling),
+            **_optional_parameters(sampling),
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "seed": sampling.seed,
             "stop": list(sampling.stop_texts) or None,
         }
         prompt, _ = self._prompt(messages, opened=messages[-1].role == "assistant")
-        with self._asked(prompt, options) as answer:
-            yield from _pieces(answer.items(stop))
+        with self._generating(prompt, options) as generation:
+            yield from _chunks(generation.items(stop))
 
     def end_of_turn_probability(self, messages: Sequence[PromptMessage], stop: Stop = never) -> Iterator[float]:
-        """As the role says: how probable it is that a full stop comes next, among the five likeliest tokens.
+        """Probability that a full stop comes next, among the five most probable tokens.
 
-        Marks that are not ASCII are not seen: MLC leaves them out of the tokens it tells (TokenToLogProbJSON, data.cc).
+        Punctuation that is not ASCII is not seen: MLC omits it from the tokens it reports (TokenToLogProbJSON,
+        data.cc).
         """
         if stop():
             return
         prompt, rest = self._prompt(messages, opened=True)
-        # The probabilities it tells are those after the temperature, so 1 is what leaves them as they are.
-        options = {"max_tokens": 1, "temperature": 1.0, "top_p": 1.0, "logprobs": LIKELIEST}
-        with self._asked(prompt, options) as answer:
-            for response in answer.items(stop):
+        # The reported probabilities are those after the temperature, so temperature 1 leaves them unchanged.
+        options = {"max_tokens": 1, "temperature": 1.0, "top_p": 1.0, "logprobs": TOP_TOKENS}
+        with self._generating(prompt, options) as generation:
+            for response in generation.items(stop):
                 for choice in response.choices:
                     if choice.logprobs is not None and choice.logprobs.top_logprobs:
-                        likely: Mapping[str, float] = choice.logprobs.top_logprobs[0]
-                        yield min(1.0, math.fsum(math.exp(p) for token, p in likely.items() if ends(token, rest)))
+                        top: Mapping[str, float] = choice.logprobs.top_logprobs[0]
+                        yield min(1.0, math.fsum(math.exp(p) for token, p in top.items() if ends(token, rest)))
                         return
 
     def counts(self) -> Mapping[str, float]:
-        """As the role says (`EngineMetrics::AsJSON`, metrics.cc); nothing while the engine does not tell in time."""
+        """MLC's counters (`EngineMetrics::AsJSON`, metrics.cc); nothing where the engine does not report them in
+        time."""
         if self._closed:
             return {}
         try:
-            asked = asyncio.run_coroutine_threadsafe(self._engine.metrics(), self._loop)
-            told = asked.result(COUNTING_SECONDS)
-            return {name: float(told[key]) for name, key in COUNTED.items()}
+            future = asyncio.run_coroutine_threadsafe(self._engine.metrics(), self._loop)
+            metrics = future.result(COUNTERS_SECONDS)
+            return {name: float(metrics[key]) for name, key in COUNTERS.items()}
         except Exception as error:
-            # Numbers are not worth an answer, whatever is wrong with them; the engine may be closing, too.
-            log.debug("MLC tells no numbers: %r", error)
+            # Counters are not worth a failed turn, whatever is wrong with them; the engine may also be closing.
+            log.debug("MLC reports no counters: %r", error)
             return {}
 
     def close(self) -> None:
-        """End the answers in progress and free the model."""
+        """Cancels the completions in progress and unloads the model."""
         if self._closed:
             return
         self._closed = True
-        for answer in tuple(self._answers):
-            answer.leave()
-        # Before the loop: until then its threads may still call into it.
+        for generation in tuple(self._generations):
+            generation.cancel()
+        # Before stopping the loop: until then the engine's threads may still call into it.
         self._engine.terminate()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CLOSING_SECONDS)
@@ -163,17 +167,17 @@ class Mlc:
         self._engine = None
 
     @contextmanager
-    def _asked(self, prompt: str, options: Mapping[str, Any]) -> Iterator[_MlcGeneration]:
-        answer = _MlcGeneration(self._loop, lambda put: self._write(prompt, options, put))
-        self._answers.add(answer)
+    def _generating(self, prompt: str, options: Mapping[str, Any]) -> Iterator[_MlcGeneration]:
+        generation = _MlcGeneration(self._loop, lambda put: self._write(prompt, options, put))
+        self._generations.add(generation)
         try:
-            yield answer
+            yield generation
         finally:
-            answer.leave()
-            self._answers.discard(answer)
+            generation.cancel()
+            self._generations.discard(generation)
 
     async def _write(self, prompt: str, options: Mapping[str, Any], put: Put) -> None:
-        """On the engine's loop, where its tokenizer may be used: what it answers goes to `put`, as it comes."""
+        """Runs on the engine's loop, where its tokenizer may be used, and passes each response to `put`."""
         prefix = self._engine.conv_template.system_prefix_token_ids or []
         tokens = [*prefix, *self._engine.tokenizer.encode(prompt)]
         needed = len(tokens) + options["max_tokens"]
@@ -195,7 +199,7 @@ class Mlc:
     def _prompt(self, messages: Sequence[PromptMessage], *, opened: bool) -> tuple[str, str]:
         """The prompt in the model's own template, and what would follow a last message that is left open.
 
-        `AsyncMLCEngine.chat` would begin a new message after an assistant's, so it is rendered here, as
+        `AsyncMLCEngine.chat` would start a new message after an assistant's, so the prompt is rendered here, as
         `process_chat_completion_request` in engine_base.py does.
         """
         if self._closed:
@@ -204,17 +208,17 @@ class Mlc:
         system = "\n\n".join(message.text for message in messages if message.role == "system")
         if system:
             template.system_message = system
-        told = [(message.role, message.text) for message in messages if message.role != "system"]
+        chat = [(message.role, message.text) for message in messages if message.role != "system"]
         if opened:
-            role, text = told[-1] if told else ("user", "")
-            template.messages = [*told[:-1], (role, text + HERE)]
+            role, text = chat[-1] if chat else ("user", "")
+            template.messages = [*chat[:-1], (role, text + END_MARK)]
         else:
-            template.messages = [*told, ("assistant", None)]
-        before, _, after = "".join(template.as_prompt()).partition(HERE)
+            template.messages = [*chat, ("assistant", None)]
+        before, _, after = "".join(template.as_prompt()).partition(END_MARK)
         return before, after
 
-    def _warm(self, system: str) -> None:
-        """Compute the system prompt, so that no first answer waits for it; every conversation's begins with it."""
+    def _warm_up(self, system: str) -> None:
+        """Computes the system prompt, with which every conversation starts, so that no first turn waits for it."""
         messages = [PromptMessage("system", system), PromptMessage("user", "Hello")]
         try:
             for _ in self.generate(messages, Sampling(max_tokens=1, temperature=0)):
@@ -222,7 +226,7 @@ class Mlc:
         except ContextOverflow as error:
             self.close()
             raise ModelError(
-                f"llm.system alone needs {error.needed} tokens and {error.context} fit the model (mlc.context)"
+                f"llm.system alone needs {error.needed} tokens and the model's context is {error.context} (mlc.context)"
             ) from error
         except ChatapiError:
             self.close()
@@ -230,19 +234,19 @@ class Mlc:
 
 
 class _MlcGeneration:
-    """One request: a task of the engine's loop, and what it wrote so far."""
+    """One request: a task on the engine's loop, and its output so far."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, write: Callable[[Put], Coroutine[Any, Any, None]]) -> None:
-        # Never longer than the answer, which the context bounds: a slow taker keeps no slot from the next answer.
+        # Never longer than the completion, which the context bounds: a slow reader keeps no slot from the next request.
         self._items: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._over = threading.Event()
         self._task = asyncio.run_coroutine_threadsafe(self._run(write), loop)
 
     def items(self, stop: Stop) -> Iterator[Any]:
-        """What comes, until the end or until `stop`. Raises what the task raised."""
+        """The responses, until the end or until `stop`. Raises what the task raised."""
         while True:
             try:
-                item = self._items.get(timeout=ASK_SECONDS)
+                item = self._items.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 if not still_wanted(stop):
                     return
@@ -255,11 +259,11 @@ class _MlcGeneration:
                 raise EngineFailed("MLC failed; the log says why") from item
             yield item
 
-    def leave(self) -> None:
-        """Nobody wants the rest: abort it, and wait until the engine was told."""
+    def cancel(self) -> None:
+        """Aborts the request and waits until the engine knows."""
         if not self._over.is_set():
-            # `AsyncMLCEngine.abort` takes the request from the engine and never ends its stream, so whoever reads that
-            # has to be cancelled.
+            # `AsyncMLCEngine.abort` removes the request from the engine and never ends its stream, so the task that
+            # reads it has to be cancelled.
             self._task.cancel()
             self._over.wait(CLOSING_SECONDS)
 
@@ -273,12 +277,12 @@ class _MlcGeneration:
             self._over.set()
 
 
-def _pieces(responses: Iterator[Any]) -> Iterator[TokenChunk]:
+def _chunks(responses: Iterator[Any]) -> Iterator[TokenChunk]:
     reason: str | None = None
     for response in responses:
         for choice in response.choices:
             reason = choice.finish_reason or reason
-            # What is left of a character whose other bytes never came.
+            # The replacement character stands for a character whose other bytes never came.
             text = choice.text.replace("\ufffd", "")
             if text:
                 yield TokenChunk(text)
@@ -288,29 +292,32 @@ def _pieces(responses: Iterator[Any]) -> Iterator[TokenChunk]:
             yield TokenChunk("", reason, _usage(response.usage))
 
 
-def _more(sampling: Sampling) -> dict[str, Any]:
-    """What is asked beyond the plainest; `RequestResponseFormat` in openai_api_protocol.py takes the schema as text."""
+def _optional_parameters(sampling: Sampling) -> dict[str, Any]:
+    """The parameters that a request sets explicitly; `RequestResponseFormat` in openai_api_protocol.py takes the schema
+    as text."""
     named = ("top_p", "frequency_penalty", "presence_penalty")
-    more: dict[str, Any] = {name: getattr(sampling, name) for name in named if getattr(sampling, name) is not None}
+    parameters: dict[str, Any] = {
+        name: getattr(sampling, name) for name in named if getattr(sampling, name) is not None
+    }
     if sampling.logit_bias:
-        more["logit_bias"] = dict(sampling.logit_bias)
+        parameters["logit_bias"] = dict(sampling.logit_bias)
     if sampling.schema is not None:
         json_schemas.check(sampling.schema)
-        more["response_format"] = {"type": "json_object", "schema": json.dumps(sampling.schema)}
-        # Keys, quotes and braces come again and again in JSON.
-        more = {"frequency_penalty": 0.0, **more}
-    return more
+        parameters["response_format"] = {"type": "json_object", "schema": json.dumps(sampling.schema)}
+        # Keys, quotes and braces repeat in JSON.
+        parameters = {"frequency_penalty": 0.0, **parameters}
+    return parameters
 
 
-def _usage(stated: Any) -> TokenUsage:
-    """`prefill_tokens` are those that the prefix cache did not have (metrics.h)."""
-    computed = (stated.extra or {}).get("prefill_tokens", stated.prompt_tokens)
-    cached = max(0, stated.prompt_tokens - computed)
-    return TokenUsage(stated.prompt_tokens, stated.completion_tokens, cached)
+def _usage(usage: Any) -> TokenUsage:
+    """The token counts; `prefill_tokens` are those that the prefix cache did not have (metrics.h)."""
+    computed = (usage.extra or {}).get("prefill_tokens", usage.prompt_tokens)
+    cached = max(0, usage.prompt_tokens - computed)
+    return TokenUsage(usage.prompt_tokens, usage.completion_tokens, cached)
 
 
 def _checked(folder: Path, name: str) -> Mapping[str, Any]:
-    """What the model's library says of itself. ModelError when it is not all there, or not for this machine."""
+    """The metadata of the model's library. ModelError when the model is incomplete or not for this machine."""
     for file in ("made.json", "lib.so", "weights/mlc-chat-config.json"):
         if not (folder / file).is_file():
             raise ModelError(
@@ -318,34 +325,34 @@ def _checked(folder: Path, name: str) -> Mapping[str, Any]:
                 f"make it with: chatapi compile {name}",
                 code="model_missing",
             )
-    # Whether the memory is enough depends on the settings too: `configured` sees to that.
+    # Whether the memory is enough also depends on the settings: `configured` checks it.
     verdict = verify(folder, Target(jetson.find(), available=0, versions=find().versions), deep=True)
     verdict.require()
     return verdict.lib.metadata.raw if verdict.lib.metadata else {}
 
 
 def configured(folder: Path, metadata: Mapping[str, Any], table: Table, root: Path = Path("/")) -> EngineConfig:
-    """What the engine is told of its batch and its memory; `root` is where the board's files stand."""
-    wanted = tokens = table.slots * table.context
+    """MLC's configuration of batch and memory; `root` is where the board's files are."""
+    needed = tokens = table.slots * table.context
     if jetson.find(root) is not None:
-        tokens = min(wanted, fitting(metadata, CompiledModel(folder).size(), jetson.meminfo(root), table.context))
-    if tokens < wanted:
-        log.warning("the memory holds %d tokens of the %d that %d slots may need", tokens, wanted, table.slots)
+        tokens = min(needed, fitting(metadata, CompiledModel(folder).size(), jetson.meminfo(root), table.context))
+    if tokens < needed:
+        log.warning("the memory holds %d tokens of the %d that %d slots may need", tokens, needed, table.slots)
     return EngineConfig(
         max_num_sequence=min(table.slots, metadata.get("max_batch_size", table.slots)),
         max_single_sequence_length=table.context,
-        # Without it MLC takes what fits the GPU's whole memory, which on a Jetson is everybody's.
+        # Without it MLC takes what fits the GPU's whole memory, which a Jetson shares with everything else.
         max_total_sequence_length=tokens,
         verbose=False,
     )
 
 
 def _load(folder: Path, config: EngineConfig, device: str) -> Any:
-    """The engine. ModelError with MLC's own reason when it cannot be had.
+    """Loads the engine. ModelError with MLC's own reason when it cannot be loaded.
 
-    What fails in loading fails on the engine's own thread, and its constructor then waits for ever (`Reload` and
-    `EngineReloadImpl`, threaded_engine.cc): it is called on a thread that may be left behind, and the other's death is
-    listened for.
+    An error while loading ends the engine's own thread, and its constructor then waits forever (`Reload` and
+    `EngineReloadImpl`, threaded_engine.cc). So the constructor runs on a thread that may be abandoned, and errors that
+    end the engine's threads are caught here.
     """
     engine = AsyncMLCEngine.__new__(AsyncMLCEngine)
     ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
@@ -361,7 +368,7 @@ def _load(folder: Path, config: EngineConfig, device: str) -> Any:
         else:
             ended.put(None)
 
-    with _deaths(ended.put):
+    with _thread_errors(ended.put):
         threading.Thread(target=build, name="mlc-load", daemon=True).start()
         error = ended.get()
     if error is None:
@@ -371,15 +378,15 @@ def _load(folder: Path, config: EngineConfig, device: str) -> Any:
 
 
 @contextmanager
-def _deaths(tell: Callable[[BaseException], None]) -> Iterator[None]:
-    """Meanwhile, what ends a thread that was begun meanwhile is told."""
+def _thread_errors(report: Callable[[BaseException], None]) -> Iterator[None]:
+    """Calls `report` with each error that ends a thread started meanwhile."""
     before, former = set(threading.enumerate()), threading.excepthook
 
-    def hook(death: threading.ExceptHookArgs, /) -> None:
-        if death.thread in before or death.exc_value is None:
-            former(death)
+    def hook(args: threading.ExceptHookArgs, /) -> None:
+        if args.thread in before or args.exc_value is None:
+            former(args)
         else:
-            tell(death.exc_value)
+            report(args.exc_value)
 
     threading.excepthook = hook
     try:
@@ -389,7 +396,8 @@ def _deaths(tell: Callable[[BaseException], None]) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """TVM's errors carry a C++ stack; what is wrong stands after `Check failed`, or in the last line behind it."""
+    """The reason in an error of TVM, which carries a C++ stack: the text after `Check failed`, or the last line after
+    the stack."""
     text = str(error).strip() or type(error).__name__
     if found := re.search(r"Check failed:.*?: +(\S.*)", text):
         return found[1].strip()
