@@ -89,7 +89,7 @@ BOMBS = {
 
 
 def test_a_track_of_unknown_codec_is_refused() -> None:
-    with pytest.raises(BadInput, match="codec of the audio track is not known") as refused:
+    with pytest.raises(BadInput, match="codec of the audio track is not supported") as refused:
         decode(NO_CODEC)
     assert refused.value.code == "bad_audio"
 

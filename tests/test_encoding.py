@@ -99,5 +99,5 @@ def test_what_is_louder_than_full_scale_is_clipped() -> None:
 
 
 def test_an_unknown_format_is_refused_with_those_there_are() -> None:
-    with pytest.raises(Unprocessable, match="there is no format 'midi'; there are: wav, pcm, flac"):
+    with pytest.raises(Unprocessable, match="format 'midi' is not supported; supported are: wav, pcm, flac"):
         Encoder("midi", 16_000)
