@@ -1,4 +1,4 @@
-"""The catalog: installing, checking, choosing, and being interrupted at any moment."""
+"""The catalog: installing, verifying, choosing, and being interrupted at any moment."""
 
 from __future__ import annotations
 
@@ -92,12 +92,12 @@ def test_a_name_that_was_begun_is_preferred_to_one_that_looks_alike(
         Catalog(data).get(typed)
 
 
-def test_a_name_like_no_other_is_told_where_they_are_listed(data: Path) -> None:
+def test_a_name_like_no_other_is_reported_where_they_are_listed(data: Path) -> None:
     with pytest.raises(NotFound, match="`chatapi models list` lists"):
         Catalog(data).get("zzzzzzzz")
 
 
-def test_a_good_model_is_left_as_it_is(data: Path, depot: Depot) -> None:
+def test_an_installed_model_is_not_fetched_again(data: Path, depot: Depot) -> None:
     Catalog(data).fetch("small")
     Catalog(data).fetch("small")
     assert len(depot.asked) == 1
@@ -112,7 +112,7 @@ def test_a_good_model_is_left_as_it_is(data: Path, depot: Depot) -> None:
     ],
     ids=["changed", "cut", "gone"],
 )
-def test_a_damaged_file_is_named_with_the_command_that_mends_it(data: Path, harm: object, finding: str) -> None:
+def test_a_damaged_file_is_reported_with_the_command_that_repairs_it(data: Path, harm: object, finding: str) -> None:
     catalog = Catalog(data)
     harm(catalog.fetch("small").files["weights"])  # type: ignore[operator]
     assert [each.file for each in catalog.verify("small")] == ["weights"]
@@ -195,13 +195,13 @@ def models(data: Path, depot: Depot) -> Catalog:
     ("memory", "language", "chosen"),
     [(None, None, "good"), (5000, None, "good"), (4999, None, "fair"), (4999, "fr", "poor"), (None, "de", "good")],
 )
-def test_auto_is_the_best_installed_one_that_fits_and_speaks(
+def test_auto_is_the_best_installed_model_that_fits_and_supports_the_language(
     models: Catalog, memory: int | None, language: str | None, chosen: str
 ) -> None:
     assert models.choose("llm", "llama_cpp", memory=memory, language=language).name == chosen
 
 
-def test_a_name_is_taken_at_its_word(models: Catalog) -> None:
+def test_a_requested_model_is_used_whatever_its_size(models: Catalog) -> None:
     assert models.choose("llm", "llama_cpp", "poor", memory=1).name == "poor"
 
 
@@ -338,7 +338,7 @@ def small_disk(tmp_path: Path, depot: Depot) -> Iterator[Path]:
     subprocess.run(["umount", "-l", disk], check=True)
 
 
-def test_too_little_room_is_told_before_anything_is_fetched(small_disk: Path, depot: Depot) -> None:
+def test_too_little_room_is_reported_before_anything_is_fetched(small_disk: Path, depot: Depot) -> None:
     (small_disk / "ballast").write_bytes(bytes(4 << 20))
     with pytest.raises(StorageError, match=r"fetching small needs .* are free") as raised:
         Catalog(small_disk).fetch("small")

@@ -1,4 +1,4 @@
-"""Which JSON schemas an engine is given, and that it lives through the largest of them."""
+"""Which JSON schemas an engine accepts, and that it survives the largest of them."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_an_ordinary_schema_is_taken(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TOO_MUCH)
-def test_a_schema_that_grows_without_bound_is_refused_at_once(name: str) -> None:
+def test_a_schema_that_grows_without_bound_is_rejected_at_once(name: str) -> None:
     schema, told = TOO_MUCH[name]
     since = time.process_time()
     with pytest.raises(Unprocessable, match=told) as refused:

@@ -1,4 +1,4 @@
-"""What is sent to the voice has no markup and reads well; the voice's own phonemes prove it."""
+"""Normalized text has no markup and suits a voice; the voice's own phonemes prove it."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ WORDS = [
 
 
 @pytest.mark.parametrize(("text", "said"), [*MARKUP, *ADDRESSES, *MONEY, *QUANTITIES, *TIMES, *WORDS])
-def test_a_text_is_written_out_as_it_is_said(text: str, said: str) -> None:
+def test_english_text_is_normalized(text: str, said: str) -> None:
     assert normalize(text) == said
 
 
@@ -196,7 +196,7 @@ def test_an_endless_repetition_is_read_in_linear_time(unit: str) -> None:
     assert not set(said) & set("*`[]{}\\_|")
 
 
-def test_pieces_of_a_marked_up_answer_are_said_without_markup() -> None:
+def test_parts_of_an_answer_with_markup_have_none() -> None:
     cutter = SentenceSplitter()
     text = "**Sure, here are. Two.** steps:\n1. *Mix. Well.*\n```sh\na. b\n```\nSee [the. page](https://example.com)."
     said = [normalize(piece) for piece in [*cutter.feed(text), *cutter.finish()]]
@@ -285,7 +285,7 @@ def heard() -> Callable[[str], str]:
 
 @pytest.mark.real
 @pytest.mark.parametrize(("text", "understood", "absent"), HEARD)
-def test_what_the_voice_says_is_understood(
+def test_synthesized_text_is_transcribed_as_it_was(
     heard: Callable[[str], str], text: str, understood: list[str], absent: list[str]
 ) -> None:
     words = heard(normalize(text))

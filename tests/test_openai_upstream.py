@@ -20,7 +20,7 @@ USAGE = {
 }
 
 
-def test_the_answer_comes_in_pieces_with_reason_and_usage():
+def test_a_completion_has_chunks_a_finish_reason_and_usage():
     with Upstream(stream(events(delta("Hi"), delta(" there"), delta("", "stop"), USAGE))) as upstream:
         assert ask(upstream) == [TokenChunk("Hi"), TokenChunk(" there"), TokenChunk("", "stop", TokenUsage(9, 2, 5))]
 
@@ -42,7 +42,7 @@ def test_the_request_says_everything_the_caller_asked_for():
     assert chat["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
 
 
-def test_all_that_openai_knows_is_passed_on_and_comes_back():
+def test_all_openai_parameters_are_forwarded_and_their_results_returned():
     parts = [
         {"index": 0, "id": "c1", "type": "function", "function": {"name": "weather", "arguments": ""}},
         {"index": 0, "function": {"arguments": '{"city": '}},
@@ -90,7 +90,7 @@ def test_calls_and_their_results_are_passed_on():
     assert messages[3] == {"role": "tool", "content": "sunny", "tool_call_id": "c1"}
 
 
-def test_what_a_server_refuses_of_it_is_the_callers_to_mend():
+def test_a_parameter_that_the_server_rejects_is_a_caller_error():
     refusal = response(json.dumps({"error": {"message": "no logprobs here", "param": "logprobs"}}).encode(), "400 Bad")
     with Upstream(refusal) as upstream:
         with pytest.raises(Unprocessable, match="no logprobs here") as caught:
@@ -122,7 +122,7 @@ def test_the_server_need_not_be_up_when_the_engine_is_built():
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000/v1", "", "ftp://box/v1", "http://"])
-def test_an_address_that_is_none_is_refused_by_name(url: str):
+def test_an_address_that_is_none_is_rejected_by_name(url: str):
     with pytest.raises(SettingsError, match=r"openai_upstream\.url"):
         engine(url)
 
@@ -155,7 +155,7 @@ def test_comments_other_fields_and_events_of_several_lines_are_read():
         assert text(ask(upstream)) == "Hi"
 
 
-def test_usage_is_counted_in_pieces_when_the_server_does_not_tell():
+def test_usage_is_counted_in_chunks_when_the_server_does_not_tell():
     with Upstream(stream(events(delta("a"), delta("b", "length")))) as upstream:
         assert ask(upstream)[-1] == TokenChunk("", "length", TokenUsage(completion_tokens=2))
 
@@ -215,7 +215,7 @@ def test_a_real_server_answers(llama_server: tuple[str, str]):
 
 
 @pytest.mark.real
-def test_a_real_server_refuses_what_does_not_fit(llama_server: tuple[str, str]):
+def test_a_real_server_rejects_what_does_not_fit(llama_server: tuple[str, str]):
     asked = engine(llama_server[0], api_key=llama_server[1])
     with pytest.raises(ContextOverflow) as caught:
         list(asked.generate([PromptMessage("user", "a " * 600)], Sampling(20)))
@@ -225,7 +225,7 @@ def test_a_real_server_refuses_what_does_not_fit(llama_server: tuple[str, str]):
 
 
 @pytest.mark.real
-def test_a_real_server_refuses_a_wrong_key(llama_server: tuple[str, str]):
+def test_a_real_server_rejects_a_wrong_key(llama_server: tuple[str, str]):
     asked = engine(llama_server[0], api_key="wrong", model="any")
     with pytest.raises(EngineFailed, match=r"openai_upstream\.api_key"):
         list(asked.generate(HELLO, Sampling(20)))

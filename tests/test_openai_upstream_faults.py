@@ -1,4 +1,4 @@
-"""The upstream engine against servers that refuse, break off, fall silent or talk nonsense."""
+"""The upstream engine against servers that reject, disconnect, fall silent or send nonsense."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_list_of_models_that_is_none_is_an_error():
         ask(upstream)
 
 
-def test_a_refused_key_names_the_setting():
+def test_a_rejected_key_names_the_setting():
     answer = refusal({"error": {"message": "Invalid API Key"}}, "401 Unauthorized")
     with Upstream(answer) as upstream, pytest.raises(EngineFailed, match=r"openai_upstream\.api_key"):
         ask(upstream)
@@ -57,7 +57,7 @@ def test_a_model_that_is_not_there_is_answered_with_those_that_are(error: object
         ask(upstream, model="nope")
 
 
-def test_an_address_without_a_chat_is_told_apart_from_a_missing_model():
+def test_an_address_without_a_chat_is_reported_apart_from_a_missing_model():
     missing = response(b"not here", "404 Not Found", kind="text/plain")
     with Upstream(missing, models=missing) as upstream, pytest.raises(EngineFailed, match="ends with /v1"):
         ask(upstream, model="nope")
@@ -75,7 +75,7 @@ def test_another_model_is_found_after_the_server_was_restarted_with_it():
 
 
 @pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable"])
-def test_too_much_to_do_is_busy_for_as_long_as_the_server_says(status: str):
+def test_an_overloaded_server_is_busy_until_its_retry_after(status: str):
     answer = refusal({"error": {"message": "slow down"}}, status, more="Retry-After: 7\r\n")
     with Upstream(answer) as upstream, pytest.raises(Busy, match="slow down") as caught:
         ask(upstream)
@@ -132,19 +132,19 @@ OVERFLOWS = [
 
 
 @pytest.mark.parametrize(("error", "numbers"), OVERFLOWS)
-def test_what_does_not_fit_is_told_in_every_dialect(error: object, numbers: tuple[int, int]):
+def test_an_overflow_is_recognised_in_every_servers_words(error: object, numbers: tuple[int, int]):
     with Upstream(refusal(error)) as upstream, pytest.raises(ContextOverflow) as caught:
         ask(upstream)
     assert (caught.value.needed, caught.value.context) == numbers
 
 
-def test_an_error_within_the_stream_is_told_too():
+def test_an_error_within_the_stream_is_reported_too():
     error = {"object": "error", "message": "Request prompt has 354 tokens, larger than the model input length limit 80"}
     with Upstream(stream(events(error))) as upstream, pytest.raises(ContextOverflow):
         ask(upstream)
 
 
-def test_what_surely_does_not_fit_is_not_even_sent():
+def test_a_certain_overflow_is_not_sent():
     with Upstream(b"") as upstream:
         asked = engine(upstream.url, context=256)
         with pytest.raises(ContextOverflow) as caught:
@@ -171,7 +171,7 @@ def pieces_until_failure(upstream: Upstream, **table: object) -> tuple[list[Toke
     return taken, caught.value
 
 
-def test_an_answer_that_breaks_off_is_an_error_after_what_came():
+def test_a_disconnect_is_an_error_after_the_chunks_so_far():
     with Upstream(stream(events(delta("Half"), done=False))) as upstream:
         taken, error = pieces_until_failure(upstream)
     assert text(taken) == "Half"
@@ -233,7 +233,7 @@ def test_stop_cuts_the_connection_while_the_server_is_silent(before: bytes):
     assert all(piece.finish_reason is None for piece in pieces)
 
 
-def test_leaving_early_cuts_the_connection_of_a_server_that_talks_on():
+def test_cancelling_closes_the_connection_while_the_server_sends():
     closed = threading.Event()
 
     def endless(connection: socket.socket) -> None:

@@ -1,4 +1,4 @@
-"""What is Silero's own beyond the engine contract."""
+"""Silero VAD, beyond the engine contract."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_speech_from_the_first_sample_is_found_early(silero: VoiceActivityDetect
 
 
 @pytest.mark.parametrize("kind", ["silence", "white", "pink", "hum", "tone", "clicks"])
-def test_what_nobody_says_is_not_speech(silero: VoiceActivityDetector, kind: str) -> None:
+def test_noise_is_not_speech(silero: VoiceActivityDetector, kind: str) -> None:
     random = np.random.default_rng(5)
     sound = {
         "silence": np.zeros(10 * RATE, np.float32),
@@ -63,7 +63,7 @@ def test_what_nobody_says_is_not_speech(silero: VoiceActivityDetector, kind: str
     assert spoken(silero, sound) == 0
 
 
-def test_each_call_has_a_state_of_its_own(silero: VoiceActivityDetector) -> None:
+def test_each_call_has_its_own_state(silero: VoiceActivityDetector) -> None:
     one, other = clip("jfk-16"), clip("two_cities-01")
     alone = list(silero.probabilities(one))
     first, second = silero.probabilities(one), silero.probabilities(other)
@@ -76,7 +76,7 @@ def test_each_call_has_a_state_of_its_own(silero: VoiceActivityDetector) -> None
         assert list(pool.map(lambda _: list(silero.probabilities(one)), range(4))) == [alone] * 4
 
 
-def test_a_call_left_in_the_middle_leaves_nothing_behind(silero: VoiceActivityDetector) -> None:
+def test_a_cancelled_call_leaves_no_state(silero: VoiceActivityDetector) -> None:
     sound = clip("jfk-16")
     alone = list(silero.probabilities(sound))
     left = silero.probabilities(sound)
@@ -92,7 +92,7 @@ def test_samples_beyond_full_scale_are_clipped(silero: VoiceActivityDetector) ->
     assert list(silero.probabilities(loud)) == list(silero.probabilities(np.clip(loud, -1, 1)))
 
 
-def test_frame_by_frame_it_hears_what_it_hears_at_once(silero: VoiceActivityDetector) -> None:
+def test_frame_by_frame_gives_the_same_probabilities_as_at_once(silero: VoiceActivityDetector) -> None:
     sound = clip("two_cities-00")
     listener = silero.stream()
     frames = [sound[at : at + FRAME] for at in range(0, len(sound) - FRAME + 1, FRAME)]
@@ -102,7 +102,7 @@ def test_frame_by_frame_it_hears_what_it_hears_at_once(silero: VoiceActivityDete
 
 @pytest.mark.parametrize("background", [0.0, 0.003], ids=["digital silence", "a background"])
 @pytest.mark.parametrize("seconds", [20, 90])
-def test_speech_after_a_long_silence_is_noticed_as_soon_as_after_a_short_one(
+def test_the_onset_after_a_long_silence_is_detected_as_soon_as_after_a_short_one(
     silero: VoiceActivityDetector, seconds: int, background: float
 ) -> None:
     sound = decode(REAL.parent / "made" / "025-piper-joe-1.flac").samples
