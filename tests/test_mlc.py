@@ -302,7 +302,7 @@ def test_the_cache_is_as_large_as_the_memory_allows() -> None:
 
 def test_on_a_board_the_cache_takes_what_is_free_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from chatapi.catalog.compiled import HEADROOM
-    from chatapi.engines.llm.mlc import configured
+    from chatapi.engines.llm.mlc.loading import configured
 
     compiled(tmp_path)
     proc = tmp_path / "root" / "proc"
@@ -323,10 +323,10 @@ def test_on_a_board_the_cache_takes_what_is_free_and_says_so(tmp_path: Path, cap
 def test_a_library_that_is_missing_or_broken_says_what_to_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [each for each in sys.path if "mlc_llm_standin" not in each])
     if importlib.util.find_spec("mlc_llm") is None:
-        with pytest.raises(SettingsError, match=r"library that is not here: take the image .* jetson-containers' mlc"):
+        with pytest.raises(SettingsError, match=r"library that is not installed: take the image .* jetson-containers' mlc"):
             load("llm", "mlc")
     (tmp_path / "mlc_llm").mkdir()
     (tmp_path / "mlc_llm" / "__init__.py").write_text("raise OSError('libtvm.so: cannot open shared object file')")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(SettingsError, match=r"cannot be used \(libtvm\.so: cannot open shared object file\)"):
+    with pytest.raises(SettingsError, match=r"cannot be loaded \(libtvm\.so: cannot open shared object file\)"):
         load("llm", "mlc")
