@@ -1,4 +1,4 @@
-"""Sound as values: decoding whatever arrives, resampling it once, and writing WAV."""
+"""Audio as values: decoding, resampling, loudness, and writing WAV."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from chatapi.errors import BadInput, TooLarge, Unprocessable
 from chatapi.system import sandbox
 
 Samples = npt.NDArray[np.float32]
-"""Mono, -1 to 1, shape (n,)."""
+"""Mono samples, -1 to 1, shape (n,)."""
 
 Source = bytes | Path | BinaryIO
-"""A file: its content, where it is, or opened; an opened one can seek, is read from its start and stays open."""
+"""A file: its content, its path, or an open file; an open file must be seekable, is read from its start and stays
+open."""
 
 RATE = 16_000
-"""Samples a second that every recogniser here works at."""
+"""Sample rate of all speech recognition here, in Hz."""
 
 CHANNELS = range(1, 9)
 WIDTHS = range(1, 5)
@@ -33,42 +34,42 @@ RATES = range(8_000, 192_001)
 
 @dataclass(frozen=True, eq=False)
 class Audio:
-    """A stretch of mono sound."""
+    """A piece of mono audio."""
 
     samples: Samples
     rate: int
-    """Samples a second."""
+    """Sample rate in Hz."""
     damaged: int = 0
-    """Packets of the file it was decoded from that could not be."""
+    """Packets of the source file that could not be decoded."""
 
     @property
     def seconds(self) -> float:
         return len(self.samples) / self.rate
 
     def pcm16(self) -> bytes:
-        """Signed 16-bit little-endian."""
+        """The samples as signed 16-bit little-endian PCM."""
         scaled: npt.NDArray[np.float32] = np.clip(self.samples, -1.0, 1.0) * np.float32(32767)
         return scaled.round().astype("<i2").tobytes()
 
     def at(self, rate: int) -> Audio:
-        """The same sound at another rate."""
+        """The same audio at another sample rate."""
         if rate == self.rate:
             return self
         return Audio(soxr.resample(self.samples, self.rate, rate), rate)
 
 
 class Resampled:
-    """One stream from one rate to another; its pieces, resampled each by itself, would click where they join."""
+    """Resamples one stream; its parts would click at their joints if each were resampled alone."""
 
     def __init__(self, have: int, want: int) -> None:
         self._stream = soxr.ResampleStream(have, want, 1, dtype="float32") if have != want else None
 
     def feed(self, samples: Samples) -> Samples:
-        """What is certain with the next samples."""
+        """The output that is certain after the next samples."""
         return self._next(samples, last=False)
 
     def finish(self) -> Samples:
-        """What was still held back; nothing can be fed after it."""
+        """The output that was still held back; nothing can be fed afterwards."""
         return self._next(np.zeros(0, np.float32), last=True)
 
     def _next(self, samples: Samples, last: bool) -> Samples:
@@ -79,23 +80,23 @@ class Resampled:
 
 
 INAUDIBLE = 1e-3
-"""Amplitude of full scale below which nothing is heard: -60 dB."""
+"""Amplitude, relative to full scale, below which audio counts as silence: -60 dB."""
 
 
-def sounding(audio: Audio) -> Audio:
-    """Without the silence before its first sound; all of it where there is none."""
+def trim_leading_silence(audio: Audio) -> Audio:
+    """The audio without its leading silence; all of it where everything is silent."""
     loud = np.abs(audio.samples) > INAUDIBLE
     return Audio(audio.samples[int(loud.argmax()) :], audio.rate) if loud.any() else audio
 
 
 LEVEL = 10 ** (-20 / 20)
-"""Loudness of what is spoken, as RMS of full scale: -20 dBFS, the loudest that no sentence has to clip for."""
+"""Loudness of speech, as RMS relative to full scale: -20 dBFS, the highest at which no sentence has to clip."""
 
 
 def levelled(samples: Samples) -> Samples:
-    """The sentence at LEVEL, judged by its loud frames, without clipping.
+    """Scales a sentence to the loudness `LEVEL`, measured on its loud frames, without clipping.
 
-    Scaled to the same peak they would be up to 7 dB apart: a sharp consonant makes the rest quiet.
+    With the same peak, sentences would be up to 7 dB apart: a sharp consonant makes the rest quiet.
     """
     frames = samples[: len(samples) // 256 * 256].reshape(-1, 256)
     if not len(frames):
@@ -109,14 +110,14 @@ def levelled(samples: Samples) -> Samples:
 
 
 def joined(parts: list[Audio]) -> Audio:
-    """One after the other; all of one rate. BadInput when there is nothing to join."""
+    """Concatenates parts of one sample rate. BadInput when there are none."""
     if not parts:
-        raise BadInput("there is no sound to join", code="bad_audio")
+        raise BadInput("there is no audio to join", code="bad_audio")
     return Audio(np.concatenate([part.samples for part in parts]), parts[0].rate)
 
 
 def wav_header(rate: int, frames: int | None = None) -> bytes:
-    """The 44 bytes before 16-bit mono samples; `frames` None: of a stream whose length is not known yet."""
+    """The 44 bytes before 16-bit mono samples; `frames` None: for a stream of unknown length."""
     size = 0xFFFF_FFFF if frames is None else frames * 2
     riff = size if frames is None else size + 36
     return struct.pack(
@@ -125,37 +126,37 @@ def wav_header(rate: int, frames: int | None = None) -> bytes:
 
 
 def wav(audio: Audio) -> bytes:
-    """A whole 16-bit mono WAV file."""
+    """A complete 16-bit mono WAV file."""
     return wav_header(audio.rate, len(audio.samples)) + audio.pcm16()
 
 
 class Pcm:
-    """Raw little-endian PCM as it arrives, in pieces of any length, as mono at `RATE`.
+    """Decodes a stream of raw little-endian PCM, in chunks of any length, to mono at `RATE`.
 
-    One byte a sample is unsigned, as in WAV; two, three and four are signed.
+    One byte per sample is unsigned, as in WAV; two, three and four are signed.
     """
 
     def __init__(self, rate: int, width: int, channels: int) -> None:
-        """`width`: bytes of a sample. Raises BadInput (bad_audio) saying what would be right."""
+        """`width`: bytes per sample. Raises BadInput (bad_audio) with the supported values."""
         if rate not in RATES:
-            raise BadInput(f"{rate} samples a second; {RATES[0]} to {RATES[-1]} work", code="bad_audio")
+            raise BadInput(f"sample rate {rate} Hz is not supported ({RATES[0]} to {RATES[-1]} Hz)", code="bad_audio")
         if width not in WIDTHS:
-            raise BadInput(f"{width} bytes a sample; 1, 2, 3 and 4 work", code="bad_audio")
+            raise BadInput(f"{width} bytes per sample are not supported (1, 2, 3 or 4)", code="bad_audio")
         if channels not in CHANNELS:
-            raise BadInput(f"{channels} channels; 1 to {CHANNELS[-1]} work", code="bad_audio")
+            raise BadInput(f"{channels} channels are not supported (1 to {CHANNELS[-1]})", code="bad_audio")
         self.rate, self.width, self.channels = rate, width, channels
         self._rest = b""
         self._resampled = Resampled(rate, RATE)
 
     def feed(self, data: bytes) -> Samples:
-        """What of the sound is certain with the next bytes."""
+        """The audio that is certain after the next bytes."""
         data = self._rest + data
         whole = len(data) - len(data) % (self.width * self.channels)
         self._rest = data[whole:]
         return self._resampled.feed(mono(_floats(data[:whole], self.width).reshape(-1, self.channels)))
 
     def finish(self) -> Samples:
-        """The end of the sound. Raises BadInput (bad_audio) when it ends within a sample."""
+        """The end of the audio. Raises BadInput (bad_audio) when it ends within a sample."""
         if self._rest:
             raise BadInput(
                 f"the audio ends with {len(self._rest)} bytes of a frame of {self.width * self.channels}",
@@ -165,11 +166,11 @@ class Pcm:
 
 
 def _floats(data: bytes, width: int) -> npt.NDArray[np.float32]:
-    """Samples of so many bytes, -1 to 1."""
+    """PCM of `width` bytes per sample as floats, -1 to 1."""
     if width == 1:
         return (np.frombuffer(data, np.uint8).astype(np.float32) - np.float32(128)) / np.float32(128)
     if width == 3:
-        # The upper three bytes of four: the same value, 256 times as large.
+        # 24-bit samples become the upper three bytes of 32 bits: the same value, 256 times as large.
         padded = np.zeros((len(data) // 3, 4), np.uint8)
         padded[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
         data, width = padded.tobytes(), 4
@@ -179,17 +180,17 @@ def _floats(data: bytes, width: int) -> npt.NDArray[np.float32]:
 
 
 PATIENCE_SECONDS = 30.0
-"""That decoding may take without a sample; it takes milliseconds, but the machine may be busy."""
+"""Seconds without a sample after which decoding times out; it takes milliseconds, but the machine may be busy."""
 PACE = 0.5
-"""Seconds that decoding may take for each second of sound besides; it takes a hundredth of that."""
+"""Additional seconds for each second of audio; decoding takes a hundredth of that."""
 
 
-def _nobody(_: int) -> None:
-    """Does nothing with what could not be decoded."""
+def _ignore(_: int) -> None:
+    """Ignores the count of damaged packets."""
 
 
 def decode(source: Source, limit: float | None = None, rate: int = RATE) -> Audio:
-    """All of a file as mono at `rate`.
+    """Decodes a whole file to mono at `rate`.
 
     Raises what `blocks` raises, TooLarge (audio_too_long) past `limit` seconds; never decodes further than the limit.
     """
@@ -207,32 +208,34 @@ def decode(source: Source, limit: float | None = None, rate: int = RATE) -> Audi
                     details={"limit_seconds": limit},
                 )
     if not count:
-        raise BadInput("the audio holds no samples: it has a header and nothing after it", code="bad_audio")
+        raise BadInput("the audio has a header but no samples", code="bad_audio")
     return Audio(np.concatenate(parts), rate, damaged[-1])
 
 
-def blocks(source: Source, rate: int = RATE, tell: Callable[[int], object] = _nobody) -> Generator[Samples, None, None]:
-    """A file of any length as mono blocks at `rate`, decoded in a child process as they are taken.
+def blocks(
+    source: Source, rate: int = RATE, report_damaged: Callable[[int], object] = _ignore
+) -> Generator[Samples, None, None]:
+    """A file of any length as mono blocks at `rate`, decoded in a child process as they are read.
 
-    At the end `tell` gets the number of packets that could not be decoded and were skipped.
-    Raises BadInput (bad_audio) saying what is wrong with the file, Unprocessable where it crashes the decoder
+    At the end `report_damaged` gets the number of packets that could not be decoded and were skipped.
+    Raises BadInput (bad_audio) with what is wrong with the file, Unprocessable where it crashes the decoder
     (decoder_crashed), takes too long (decoder_timeout) or needs too much memory (decoder_out_of_memory).
     """
-    with _opened(source) as (file, name), _named():
+    with _opened(source) as (file, name), _sandbox_errors():
         stream = sandbox.shared().stream("chatapi.audio.decoding:blocks", name, rate, files=[file], timeout=_patience)
         with closing(stream):
             for block in stream:
                 if isinstance(block, np.ndarray):
                     yield block
                 elif isinstance(block, int):
-                    tell(block)
+                    report_damaged(block)
                 else:
-                    raise sandbox.CallFailed("the decoder gave neither samples nor a count")
+                    raise sandbox.CallFailed("the decoder returned neither samples nor a count")
 
 
 def duration(source: Source) -> float:
-    """Seconds a file states, 0 when it does not say; only as good as its header. Raises what `blocks` raises."""
-    with _opened(source) as (file, name), _named():
+    """Seconds that a file's header states, 0 where it states none. Raises what `blocks` raises."""
+    with _opened(source) as (file, name), _sandbox_errors():
         return float(
             sandbox.shared().call("chatapi.audio.decoding:duration", name, files=[file], timeout=PATIENCE_SECONDS)
         )
@@ -243,8 +246,8 @@ def _patience(seconds: float) -> float:
 
 
 @contextmanager
-def _named() -> Iterator[None]:
-    """What became of the decoder's process, as an error of the file's sender."""
+def _sandbox_errors() -> Iterator[None]:
+    """Turns failures of the decoder's process into errors about the file."""
     try:
         yield
     except (sandbox.ChildCrashed, sandbox.CallFailed) as error:
@@ -260,7 +263,8 @@ def _named() -> Iterator[None]:
 
 @contextmanager
 def _opened(source: Source) -> Iterator[tuple[int, str]]:
-    """The descriptor of an open file, and what to call it. Raises BadInput (bad_audio) where it cannot be read."""
+    """The descriptor of an open file, and its name for messages. Raises BadInput (bad_audio) where it cannot be
+    read."""
     if isinstance(source, Path):
         try:
             opened: BinaryIO = source.open("rb")
@@ -276,7 +280,7 @@ def _opened(source: Source) -> Iterator[tuple[int, str]]:
 
 
 def _descriptor(source: bytes | BinaryIO) -> int | None:
-    """None: the source is in memory only."""
+    """None: the source is only in memory."""
     try:
         return None if isinstance(source, bytes) else source.fileno()
     except OSError:
@@ -289,7 +293,7 @@ def _content(source: BinaryIO) -> bytes:
 
 
 def mono(interleaved: npt.NDArray[np.float32]) -> Samples:
-    """(n, channels) to (n,): the mean, with what is not a number as silence."""
+    """(n, channels) to (n,): the mean, with NaN as silence."""
     clean = np.nan_to_num(interleaved, nan=0.0, posinf=1.0, neginf=-1.0)
     mixed: Samples = np.clip(clean, -1.0, 1.0).mean(axis=1, dtype=np.float32)
     return mixed

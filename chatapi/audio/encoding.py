@@ -1,4 +1,4 @@
-"""Sound written as a file piece by piece, as it is made: WAV, raw PCM, FLAC, Opus, MP3 and AAC."""
+"""Streaming audio encoders: WAV, raw PCM, FLAC, Opus, MP3 and AAC."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from chatapi.audio import Audio, Resampled, Samples, wav_header
 from chatapi.errors import Unprocessable
 
 PCM_RATE = 24_000
-"""Samples a second of raw PCM, which has no header to say so: what OpenAI's speech has."""
+"""Sample rate in Hz of raw PCM, which has no header to state it: that of OpenAI's speech API."""
 
 
 @dataclass(frozen=True)
 class AudioFormat:
-    """A kind of file."""
+    """A file format."""
 
     media_type: str
     container: str = ""
-    """ffmpeg's name of it; empty: written here."""
+    """ffmpeg's name of the container; empty: written here."""
     codec: str = ""
     rates: tuple[int, ...] = ()
-    """Samples a second that its encoder takes, ascending; none: any."""
+    """Sample rates in Hz that the encoder supports, ascending; none: any."""
     options: Mapping[str, str] = field(default_factory=dict)
-    """Of the container."""
+    """Options of the container."""
     bit_rate: int = 0
+    """Bits per second; 0: the codec's default."""
 
 
 _MPEG = (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
@@ -37,11 +38,11 @@ FORMATS: Mapping[str, AudioFormat] = {
     "wav": AudioFormat("audio/wav"),
     "pcm": AudioFormat(f"audio/pcm;rate={PCM_RATE}", rates=(PCM_RATE,)),
     "flac": AudioFormat("audio/flac", "flac", "flac"),
-    # A page is sent when it is full: by default it holds a second.
+    # A page is sent when it is full: by default it has a second of audio.
     "opus": AudioFormat(
         "audio/ogg", "ogg", "libopus", (8000, 12_000, 16_000, 24_000, 48_000), {"page_duration": "100000"}, 32_000
     ),
-    # The Xing header tells the length, which is not known yet when it is sent.
+    # The Xing header states the length, which is not known yet when it is sent.
     "mp3": AudioFormat("audio/mpeg", "mp3", "libmp3lame", _MPEG, {"write_xing": "0", "id3v2_version": "0"}, 64_000),
     "aac": AudioFormat("audio/aac", "adts", "aac", _MPEG, {}, 64_000),
 }
@@ -49,30 +50,33 @@ FORMATS: Mapping[str, AudioFormat] = {
 
 
 class Encoder:
-    """Fed with mono sound of one rate, gives a file's bytes, each as soon as they are certain. One file each.
+    """Encodes mono audio of one sample rate and returns each byte of the file as soon as it is certain; one file per
+    encoder.
 
-    All of it is computing: for a thread where the sound is long.
+    It only computes: run it on a thread for long audio.
     """
 
     def __init__(self, name: str, rate: int) -> None:
-        """`rate`: samples a second of what will be fed. Raises Unprocessable (unknown_format)."""
+        """`rate`: sample rate of the input, in Hz. Raises Unprocessable (unknown_format)."""
         found = FORMATS.get(name)
         if found is None:
-            raise Unprocessable(f"there is no format {name!r}; there are: {', '.join(FORMATS)}", code="unknown_format")
+            raise Unprocessable(
+                f"format {name!r} is not supported; supported are: {', '.join(FORMATS)}", code="unknown_format"
+            )
         self.media_type = found.media_type
         self.rate = next((each for each in found.rates if each >= rate), found.rates[-1]) if found.rates else rate
-        """Samples a second of the file."""
+        """Sample rate of the file, in Hz."""
         self._given = rate
         self._resampled = Resampled(rate, self.rate)
         self._muxer = _Muxer(found, self.rate) if found.container else None
         self._head = wav_header(self.rate) if name == "wav" else b""
 
     def feed(self, audio: Audio) -> bytes:
-        """The next sound; what of the file is certain by now."""
+        """Encodes the next audio; the bytes of the file that are certain."""
         return self._written(self._resampled.feed(audio.at(self._given).samples))
 
     def finish(self) -> bytes:
-        """The rest of the file; nothing can be fed after it."""
+        """The rest of the file; nothing can be fed afterwards."""
         rest = self._written(self._resampled.finish())
         return rest + self._muxer.finish() if self._muxer is not None else rest
 
@@ -84,7 +88,7 @@ class Encoder:
 
 
 class _Sink:
-    """What a container writes into; it cannot go back."""
+    """The output of a container; it is not seekable."""
 
     def __init__(self) -> None:
         self._written = bytearray()
@@ -104,10 +108,10 @@ class _Muxer:
 
     def __init__(self, form: AudioFormat, rate: int) -> None:
         self._sink = _Sink()
-        # Without it what is written waits for a full buffer.
+        # Without it the output waits for a full buffer.
         options = {**form.options, "flush_packets": "1"}
         self._file = av.open(self._sink, "w", format=form.container, options=options)
-        # What PyAV says of its streams' types is of all kinds of them at once.
+        # PyAV's type of a stream is the union of all kinds of streams.
         stream: Any = self._file.add_stream(form.codec, rate=rate, layout="mono")
         if form.bit_rate:
             stream.bit_rate = form.bit_rate

@@ -1,4 +1,4 @@
-"""Mel filters as Whisper has them, and the spectrum that models made from Whisper hear."""
+"""Mel filters and log-mel spectrograms, as Whisper and models derived from it take them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy.typing as npt
 from chatapi.audio import Samples
 
 RATE, FFT, BINS, HOP = 16_000, 400, 201, 160
-"""Whisper's samples a second, its window in samples, the frequencies that window has, and samples between windows."""
+"""Whisper's sample rate in Hz, its window in samples, the frequency bins of a window, and samples between windows."""
 
 
 def log_mel(samples: Samples, filters: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Whisper's input: shape (filters, samples / 160), about -1 to 1; loudest first 80 dB.
+    """Whisper's input: a log-mel spectrogram of shape (filters, samples / 160), about -1 to 1, over a range of 80 dB.
 
-    Windows of 400 samples with Hann's bell around every 160th sample, mirrored at both ends; power, mel filters,
-    decimal logarithm, no more than 8 below the largest, and (x + 4) / 4: Radford et al., Robust Speech Recognition via
+    Windows of 400 samples with a Hann window around every 160th sample, mirrored at both ends; power, mel filters,
+    decimal logarithm, at most 8 below the largest, and (x + 4) / 4: Radford et al., Robust Speech Recognition via
     Large-Scale Weak Supervision (2022), and the code published with it.
     """
     mirrored = np.pad(samples.astype(np.float32), FFT // 2, mode="reflect")
@@ -30,10 +30,10 @@ def log_mel(samples: Samples, filters: npt.NDArray[np.float32]) -> npt.NDArray[n
 
 
 def mel_filters(count: int) -> npt.NDArray[np.float32]:
-    """Triangles on Slaney's mel scale from 0 to 8000 Hz, each of the area 1/2 per Hz spread; shape (count, 201).
+    """Triangular filters on Slaney's mel scale from 0 to 8000 Hz, each scaled by 2 / width in Hz; shape (count, 201).
 
-    Slaney, Auditory Toolbox (1998): linear, 200/3 Hz a mel, up to 1000 Hz; above, 27 mels for a factor of 6.4.
-    The scale is in Python's own floating point, whose exp and log do not differ from one processor to the next.
+    Slaney, Auditory Toolbox (1998): linear, 200/3 Hz per mel, up to 1000 Hz; above, 27 mels for a factor of 6.4.
+    The scale is computed with Python's own floating point, whose exp and log are the same on every processor.
     """
     top = _mel(RATE / 2)
     edges = [_hertz(top * place / (count + 1)) for place in range(count + 2)]
@@ -43,7 +43,7 @@ def mel_filters(count: int) -> npt.NDArray[np.float32]:
         for column in range(BINS):
             frequency = column * RATE / FFT
             height = min((frequency - low) / (middle - low), (high - frequency) / (high - middle))
-            # Rounded before the area too, as the filters that Whisper was published with were.
+            # Rounded before scaling by the area too, as in the filters that Whisper was published with.
             filters[row, column] = float(np.float32(max(0.0, height))) * (2.0 / (high - low))
     return filters
 

@@ -1,4 +1,4 @@
-"""Phonemes of a text by espeak-ng, in a child process, because some texts crash it."""
+"""Phonemes of a text from espeak-ng, in a child process, because some texts crash it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from chatapi.errors import Unprocessable
 from chatapi.system import sandbox
 
 PATIENCE_SECONDS = 20.0
-"""For at most some hundred characters, which take milliseconds."""
+"""Seconds after which espeak-ng times out; it gets some hundred characters, which take milliseconds."""
 DOTTED = re.compile(r"\.(?=[^\s\d])|(?<=\s)\.|(?<=\b\w)\.(?=\s+\S)")
-"""Dots within words, alone, and after single letters: espeak-ng looks for an abbreviation there, and overruns a buffer
+"""Dots within words, alone, and after single letters: espeak-ng expects an abbreviation there, and overruns a buffer
 from 33 of them on (espeak-ng of piper-tts 1.8)."""
 WINDOW, DENSE = 100, 12
-"""Characters in which so many of those dots mean that the text is no ordinary one."""
+"""Characters in which so many of those dots mean that the text is not ordinary."""
 LONGEST = 40
-"""Characters without a space that it is given where they are not one word; it crashes from 98 on."""
+"""Most characters without a space that are not one word; espeak-ng crashes from 98 on."""
 UNSPACED_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
-"""How the names of letters begin whose scripts put no spaces between words."""
+"""Beginnings of Unicode names of letters whose scripts put no spaces between words."""
 
 
 def phonemes(voice: str, text: str, clusters: Iterable[Iterable[str]] | None = None) -> list[list[str]]:
-    """The phonemes of a text, a list a sentence, by the espeak-ng voice (such as en-us).
+    """The phonemes of a text, a list per sentence, with the espeak-ng voice (such as en-us).
 
     Raises Unprocessable (phonemizer_crashed, phonemizer_timeout).
     """
@@ -31,7 +31,7 @@ def phonemes(voice: str, text: str, clusters: Iterable[Iterable[str]] | None = N
     try:
         return _phonemes(voice, guarded(text), merged)
     except sandbox.ChildCrashed:
-        # Words alone have not crashed it, and are better than silence.
+        # Words alone have never crashed it, and are better than silence.
         text = _words(text)
     try:
         return _phonemes(voice, text, merged)
@@ -51,10 +51,10 @@ def _phonemes(voice: str, text: str, clusters: list[list[str]] | None) -> list[l
 
 
 def guarded(text: str) -> str:
-    """The text without what overruns espeak-ng's buffers; ordinary text stays as it is.
+    """The text without what overruns espeak-ng's buffers; ordinary text stays unchanged.
 
-    Where many dotted abbreviations stand close together, their dots become spaces, and words with more than 40 letters
-    and signs are cut, both only in scripts that put spaces between words.
+    Where many dotted abbreviations are close together, their dots become spaces; words with more than 40 letters and
+    marks are cut. Both apply only to scripts that put spaces between words.
     """
     return " ".join(_cut(word) for word in _undotted(text).split(" "))
 
@@ -79,6 +79,6 @@ def _unspaced(character: str) -> bool:
 
 
 def _words(text: str) -> str:
-    """Letters and digits alone, in short pieces."""
+    """Only the letters and digits, in short parts."""
     plain = "".join(character if character.isalnum() else " " for character in text)
     return " ".join(word[start : start + LONGEST] for word in plain.split() for start in range(0, len(word), LONGEST))

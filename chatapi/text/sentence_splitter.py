@@ -1,4 +1,4 @@
-"""Cutting an answer into speakable pieces while it is still being written."""
+"""Splits a streamed answer into sentences for speech synthesis."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import re
 from collections.abc import Iterator
 
 LIMIT = 300
-"""Longest piece, in characters; a Chinese or Japanese one counts three. Fenced code is one piece, however long."""
+"""Most characters of a part; a Chinese or Japanese character counts as three. Fenced code is one part, however long."""
 WRAP = 50
-"""A line at least this long, without a stop at its end, is taken to go on in the next one."""
+"""Length of a line from which, without punctuation at its end, it continues in the next line."""
 
 EARLY_WORDS = 4
-"""Until this many words were given out, a clause is enough, so that sound starts early."""
+"""Words given out until which a clause is enough, so that first audio comes early."""
 CLAUSE_WORDS, CLAUSE_SIZE = 3, 15
-"""Least size of a clause given out early."""
+"""Least size of a clause that is given out early."""
 CONJUNCTION_WORDS = 4
-"""Words after which an early piece may end before a conjunction."""
+"""Words after which an early part may end before a conjunction."""
 MOST_WORDS, MOST_SIZE = 8, 52
-"""An early piece is cut between words here, when nothing better came."""
+"""Size at which an early part is cut between words, where nothing better came."""
 HURRIED_WORDS, HURRIED_SIZE = 4, 26
-"""The same where somebody waits in a conversation; a word takes the default models 20 ms to write and speak on two
-cores (a token 8 ms, a second of speech 36 ms)."""
+"""The same in a live conversation; a word takes the default models 20 ms to generate and synthesize on two cores (a
+token 8 ms, a second of speech 36 ms)."""
 
 STOPS = ".!?…‼⁇⁈⁉"
 UNSPACED_STOPS = "。！？｡؟۔।॥։።"
-"""Stops after which a sentence ends without a space."""
+"""Punctuation after which a sentence ends without a space."""
 CLOSERS = "'\")]}*_~`’”»›」』）】〉》〕"
 OPENERS = "'\"([{*_~`‘“„«‹「『（【〈《〔¿¡"
 
@@ -40,7 +40,7 @@ _WIDE = re.compile(r"[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00
 
 
 def is_text(text: str) -> bool:
-    """Whether all of it is; JSON can write NUL and half a character, which nothing behind it takes."""
+    """Whether all of the text is valid; JSON can contain NUL and lone surrogates, which later stages reject."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -49,7 +49,7 @@ def is_text(text: str) -> bool:
 
 
 def word_set(words: str, between: str | None = None) -> frozenset[str]:
-    """Words with spaces between them, or phrases with another mark."""
+    """The set of words separated by spaces, or of phrases separated by another separator."""
     return frozenset(words.split(between))
 
 
@@ -76,11 +76,11 @@ STARTERS = word_set(
     "der die das es er sie wir ihr ich du ein eine und aber wenn dann le la les un une il elle nous vous je et mais "
     "el los las una y pero lo gli ma e"
 )
-"""Words that begin sentences more often than they are part of a name."""
+"""Words that start sentences more often than they are part of a name."""
 _MONTHS = word_set(
     "januar jänner februar märz april mai juni juli august september oktober november dezember jahrhundert"
 )
-"""After "3." these make it an ordinal, in German; other languages go on in lower case."""
+"""After "3." these make it an ordinal, in German; other languages continue in lower case."""
 _CONJUNCTIONS = word_set(
     "and but because while although whereas which where when unless und aber weil sondern denn mais lorsque pero "
     "porque aunque perché mentre"
@@ -92,35 +92,35 @@ _PAUSES_BEFORE = (
         "have can will"
     ),
 )
-"""Words before which a voice may pause when a piece must be cut without a mark; those of the first set rather."""
+"""Words before which a voice may pause when a part must be cut without punctuation; the first set is preferred."""
 
 
 class SentenceSplitter:
-    """Fed with text as it is written, gives it back in pieces fit to be spoken.
+    """Receives text as it is generated and returns it in parts that can be synthesized.
 
-    Pieces are sentences; the first may be a clause. Joined, they are the text again but for white space, and they do
-    not depend on how the text was split into deltas. One answer each.
+    Parts are sentences; the first may be a clause. Joined, they are the text again except for white space, and they do
+    not depend on how the text was split into deltas. One splitter per answer.
     """
 
     def __init__(self, hurried: bool = False) -> None:
         self._most_words, self._most_size = (HURRIED_WORDS, HURRIED_SIZE) if hurried else (MOST_WORDS, MOST_SIZE)
         self._text = ""
-        """Not given out yet; starts with a character that is not white space."""
+        """Text that is not given out yet; starts with a character that is not white space."""
         self._code: list[str] = []
-        """Inside fenced code: what was read of it."""
+        """Inside fenced code: the code so far."""
         self._size = 0
-        """Of _text, counted as LIMIT is."""
+        """Size of `_text`, counted as for `LIMIT`."""
         self._words = 0.0
-        """Given out so far."""
+        """Words given out so far."""
         self._line, self._last_line = 0, 0
-        """Lengths of the line being written and of the one before."""
+        """Lengths of the current line and of the one before."""
 
     def feed(self, delta: str) -> list[str]:
-        """The pieces that became certain with this delta."""
+        """The parts that are certain after this delta."""
         return [piece for char in delta for piece in self._take(char)]
 
     def finish(self) -> list[str]:
-        """What is left when the text has ended."""
+        """The rest when the text has ended."""
         pieces = self.feed("\n")
         pieces += self._given("".join(self._code) or self._text)
         self._code, self._text, self._size = [], "", 0
@@ -160,7 +160,7 @@ class SentenceSplitter:
             yield piece
 
     def _end(self) -> int:
-        """Where the first piece of the text ends as far as its last character tells; 0: not known yet."""
+        """Where the first part of the text ends, as far as its last character tells; 0: not known yet."""
         text = self._text
         if text[-1].isspace():
             end = self._end_at_space()
@@ -186,7 +186,7 @@ class SentenceSplitter:
         return 0
 
     def _end_between(self, before: str, gap: str, word: str, *, whole: bool) -> int:
-        """The end of `before` if a piece ends there, now that the next word (or its start) is known."""
+        """The end of `before` if a part ends there, once the next word (or its start) is known."""
         if _sentence_ends(before, gap, word, self._last_line, whole=whole):
             return len(before)
         if not self._early:
@@ -213,7 +213,7 @@ class SentenceSplitter:
 
 
 def _parted(text: str) -> tuple[str, str, str]:
-    """The text before its last word, the white space between, and that word; text ends in no white space."""
+    """The text before its last word, the white space between, and that word; the text does not end in white space."""
     parts = text.rsplit(None, 1)
     if len(parts) == 1:
         return "", "", text
@@ -222,7 +222,7 @@ def _parted(text: str) -> tuple[str, str, str]:
 
 
 def _sentence_ends(before: str, gap: str, word: str, line: int, *, whole: bool) -> bool:
-    """Whether a sentence ends after `before`, of which `gap` and the start of the next word, or all of it, follow."""
+    """Whether a sentence ends after `before`, which is followed by `gap` and the next word or its start."""
     last = before.rsplit(None, 1)[-1]
     found = _STOP.search(last)
     if "\n" in gap:
@@ -238,7 +238,7 @@ def _sentence_ends(before: str, gap: str, word: str, line: int, *, whole: bool) 
 
 
 def _full_stop(last: str, word: str, *, whole: bool) -> bool:
-    """Whether the stop after `last` ends a sentence and no abbreviation, as far as the next word is known."""
+    """Whether the full stop after `last` ends a sentence and not an abbreviation, as far as the next word is known."""
     if last in BEFORE_A_NAME:
         return False
     if last in BEFORE_A_NUMBER:
@@ -262,7 +262,7 @@ def _is_clause(text: str) -> bool:
 
 
 def _early_break(text: str) -> int:
-    """Where to cut a sentence that began without a clause: before the last word that allows a pause."""
+    """Where to cut the start of a sentence without a clause: before the last word that allows a pause."""
     ends = [found.start() for found in re.finditer(r"\s+", text)]
     words = text.split()
     linking = _PAUSES_BEFORE[0] | _PAUSES_BEFORE[1]
@@ -277,7 +277,7 @@ def _early_break(text: str) -> int:
 
 
 def _break(text: str) -> int:
-    """Where to cut a text that reached LIMIT: at a clause, else between words, else where it ends."""
+    """Where to cut a text that reached `LIMIT`: at a clause, else between words, else at its end."""
     marks = [found.end() for found in _BREAK.finditer(text, len(text) // 3)]
     if marks:
         return marks[-1]
@@ -285,7 +285,7 @@ def _break(text: str) -> int:
 
 
 def ends(token: str, rest: str) -> bool:
-    """Whether a language model's token ends a sentence, or begins `rest`, with which its message would end."""
+    """Whether a language model's token ends a sentence, or starts `rest`, with which its message would end."""
     token = token.strip()
     mark = token.rstrip("\"'")
     stop = bool(mark) and _ENDS.issuperset(mark) and mark.count(".") < 2
@@ -293,7 +293,7 @@ def ends(token: str, rest: str) -> bool:
 
 
 def count_words(text: str) -> float:
-    """Words in the text; scripts that write none count half a word a character."""
+    """Words in the text; in scripts without spaces a character counts as half a word."""
     return len(text.split()) + len(_WIDE.findall(text)) / 2
 
 

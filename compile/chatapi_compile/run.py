@@ -46,7 +46,7 @@ class CompileProgress:
     number: int
     """The step's number, from 1."""
     state: str
-    """begun, working, kept or done."""
+    """started, working, kept or done."""
     fraction: float | None = None
     """Fraction of the step that is done, 0 to 1, where its command reports it."""
 
@@ -71,7 +71,7 @@ def carry_out(plan: CompilePlan, fetch: Callable[[], object], report: Report) ->
             if step.source and not fetched:
                 fetch()
                 fetched = True
-            report(CompileProgress(step, number, "begun"))
+            report(CompileProgress(step, number, "started"))
 
             def report_fraction(fraction: float, step: CompileStep = step, number: int = number) -> None:
                 report(CompileProgress(step, number, "working", fraction))
@@ -108,7 +108,7 @@ def _write_pid(lock: IO[str], pid: int) -> None:
 def _run_step(plan: CompilePlan, step: CompileStep, lock: IO[str], report: Callable[[float], None]) -> None:
     for file in _results(plan.work, step):
         file.unlink()
-    begun = time.monotonic()
+    started = time.monotonic()
     _run(plan, step, lock, report)
     _check(plan, step)
     files = {}
@@ -118,7 +118,7 @@ def _run_step(plan: CompilePlan, step: CompileStep, lock: IO[str], report: Calla
             "size": file.stat().st_size,
             "sha256": atomic_files.digest(file),
         }
-    record = {"key": step.key, "seconds": round(time.monotonic() - begun, 1), "files": files}
+    record = {"key": step.key, "seconds": round(time.monotonic() - started, 1), "files": files}
     _write_records(plan.work, {**_records(plan.work), step.name: record})
 
 

@@ -1,4 +1,4 @@
-"""One contract for every engine of the table; those whose library or model is missing are skipped with the reason."""
+"""One contract for every registered engine; engines without their library or model are skipped with the reason."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_the_constructor_takes_settings_and_models(engine: Engine):
     assert list(inspect.signature(type(engine.built)).parameters) == ["settings", "models"]
 
 
-def test_what_comes_is_what_the_role_says(engine: Engine):
+def test_items_have_the_type_of_the_role(engine: Engine):
     items = list(engine.call())
     assert items
     assert all(isinstance(item, KINDS[engine.role]) for item in items)
@@ -203,7 +203,7 @@ def test_stop_in_the_middle_ends_the_call(engine: Engine):
     assert len(items) <= 2
 
 
-def test_a_call_that_is_left_early_leaves_the_engine_usable(engine: Engine):
+def test_a_cancelled_call_leaves_the_engine_usable(engine: Engine):
     for _ in range(3):
         call = engine.call()
         next(call, None)
@@ -211,12 +211,12 @@ def test_a_call_that_is_left_early_leaves_the_engine_usable(engine: Engine):
     assert list(engine.call())
 
 
-def test_a_call_that_was_never_begun_costs_nothing(engine: Engine):
+def test_a_call_that_never_starts_costs_nothing(engine: Engine):
     engine.call().close()  # type: ignore[attr-defined]
     assert list(engine.call())
 
 
-def test_nothing_is_remembered_from_one_call_to_the_next(engine: Engine):
+def test_no_state_is_kept_between_calls(engine: Engine):
     first, second = ([type(item) for item in engine.call()] for _ in range(2))
     assert set(first) == set(second)
 
@@ -240,7 +240,7 @@ def test_every_slot_can_be_used_at_once(engine: Engine):
 
 
 @of("llm")
-def test_a_language_model_ends_with_a_reason_and_refuses_what_does_not_fit(engine: Engine):
+def test_a_language_model_ends_with_a_finish_reason_and_rejects_an_overflow(engine: Engine):
     pieces = list(engine.call())
     assert [piece.finish_reason for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
     assert pieces[-1].finish_reason in ("stop", "length")
@@ -251,7 +251,7 @@ def test_a_language_model_ends_with_a_reason_and_refuses_what_does_not_fit(engin
 
 
 @of("tts")
-def test_a_synthesizer_offers_voices_and_refuses_others(engine: Engine):
+def test_a_synthesizer_offers_voices_and_rejects_others(engine: Engine):
     assert all(isinstance(voice, Voice) for voice in engine.built.voices)
     assert all(chunk.rate == engine.built.voices[0].rate for chunk in engine.call())
     assert list(engine.built.synthesize(" ... ", engine.built.voices[0].name)) == []
@@ -261,7 +261,7 @@ def test_a_synthesizer_offers_voices_and_refuses_others(engine: Engine):
 
 
 @of("tts")
-def test_a_synthesizer_speaks_as_fast_as_it_is_asked_to(engine: Engine):
+def test_speed_changes_the_length_of_the_speech(engine: Engine):
     voice = engine.built.voices[0].name
     slow, plain, fast = (
         sum(chunk.seconds for chunk in engine.built.synthesize("One is here. Two is there.", voice, never, speed))
@@ -271,7 +271,7 @@ def test_a_synthesizer_speaks_as_fast_as_it_is_asked_to(engine: Engine):
 
 
 @of("asr")
-def test_a_transcriber_gives_words_and_tokens_where_they_are_asked_for(engine: Engine):
+def test_a_transcriber_returns_words_and_tokens_where_requested(engine: Engine):
     assert not any(segment.words or segment.tokens for segment in engine.call())
     asked = TranscriptionOptions(words=True, tokens=True)
     for segment in engine.built.transcribe(speech(), "en", never, asked):
@@ -284,7 +284,7 @@ def test_a_transcriber_gives_words_and_tokens_where_they_are_asked_for(engine: E
 
 
 @of("asr")
-def test_a_transcriber_says_whether_it_translates_and_does_so_or_refuses(engine: Engine):
+def test_a_transcriber_translates_or_rejects_a_translation(engine: Engine):
     try:
         told = list(engine.built.transcribe(speech(), "en", never, TranscriptionOptions(translate=True)))
     except Unprocessable as error:
@@ -294,14 +294,14 @@ def test_a_transcriber_says_whether_it_translates_and_does_so_or_refuses(engine:
 
 
 @of("asr")
-def test_a_prompt_does_not_stay_for_the_next(engine: Engine):
+def test_a_prompt_does_not_affect_the_next_transcription(engine: Engine):
     before = [segment.text for segment in engine.call()]
     list(engine.built.transcribe(speech(), "en", never, TranscriptionOptions(prompt="Nabu, HELLO WORLD!")))
     assert [segment.text for segment in engine.call()] == before
 
 
 @of("asr")
-def test_a_transcriber_names_its_languages_and_hears_nothing_in_silence(engine: Engine):
+def test_a_transcriber_states_its_languages_and_returns_nothing_for_silence(engine: Engine):
     assert engine.built.languages
     assert all(segment.end >= segment.start >= 0 for segment in engine.call())
     assert list(engine.built.transcribe(np.zeros(0, np.float32), "en")) == []
@@ -312,7 +312,7 @@ def test_a_transcriber_names_its_languages_and_hears_nothing_in_silence(engine: 
 
 
 @of("vad")
-def test_a_detector_judges_every_frame_and_the_rest(engine: Engine):
+def test_vad_returns_a_probability_for_every_frame_and_the_rest(engine: Engine):
     sound = speech()[:5000]
     found = list(engine.built.probabilities(sound))
     assert len(found) == -(-len(sound) // 512)
@@ -321,14 +321,14 @@ def test_a_detector_judges_every_frame_and_the_rest(engine: Engine):
 
 
 @of("turn_detection")
-def test_a_turn_detector_gives_one_probability_for_any_length(engine: Engine):
+def test_a_turn_detector_returns_one_probability_for_any_length(engine: Engine):
     for samples in (speech(), np.zeros(0, np.float32), np.zeros(20 * 16_000, np.float32), speech()[:700]):
         [probability] = engine.built.end_of_turn_probability(samples)
         assert 0 <= probability <= 1
 
 
 @of("vad")
-def test_a_listener_hears_a_live_stream_as_the_detector_hears_it_whole(engine: Engine):
+def test_a_vad_stream_returns_the_probabilities_of_the_whole_audio(engine: Engine):
     sound = speech()[: len(speech()) // 512 * 512]
     one, other = engine.built.stream(), engine.built.stream()
     other.probability(sound[:512])
@@ -337,7 +337,7 @@ def test_a_listener_hears_a_live_stream_as_the_detector_hears_it_whole(engine: E
 
 
 @of("wake_word")
-def test_a_wake_detector_says_its_words_and_hears_a_live_stream_as_it_hears_it_whole(engine: Engine):
+def test_a_wake_word_stream_returns_the_probabilities_of_the_whole_audio(engine: Engine):
     assert engine.built.words
     assert 0 < engine.built.threshold < 1
     sound, listener = speech(), engine.built.stream()

@@ -1,4 +1,4 @@
-"""The manifests that are shipped, and what a manifest may say."""
+"""The shipped manifests, and the schema of a manifest."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_a_good_manifest_is_read_with_its_defaults(tmp_path: Path) -> None:
         ('name = "m"', "name = m", "cannot be read: Invalid value"),
     ],
 )
-def test_a_wrong_manifest_is_refused_by_file_key_and_reason(
+def test_a_wrong_manifest_is_rejected_by_file_key_and_reason(
     tmp_path: Path, right: str, wrong: str, complaint: str
 ) -> None:
     assert right in GOOD
@@ -227,7 +227,7 @@ def test_a_compiled_model_says_what_it_takes_on_which_board(tmp_path: Path) -> N
         ),
     ],
 )
-def test_a_wrong_compile_table_is_refused(tmp_path: Path, right: str, wrong: str, complaint: str) -> None:
+def test_a_wrong_compile_table_is_rejected(tmp_path: Path, right: str, wrong: str, complaint: str) -> None:
     assert right in COMPILED
     (tmp_path / "m.toml").write_text(COMPILED.replace(right, wrong))
     with pytest.raises(ModelError, match=complaint):

@@ -86,13 +86,13 @@ def test_several_models_are_several_voices(tmp_path: Path) -> None:
     assert not spoken._loaded
 
 
-def test_it_speaks_as_fast_as_is_set(tmp_path: Path) -> None:
+def test_the_speed_of_the_settings_is_used(tmp_path: Path) -> None:
     model = made(tmp_path / "m")
     slow, fast = (seconds(list(engine(tmp_path, model, speed=speed).synthesize(TEXT, "made"))) for speed in (0.5, 2.0))
     assert slow > 2 * fast
 
 
-def test_the_gpu_is_used_where_there_is_one_and_asked_for_in_vain_is_told(tmp_path: Path) -> None:
+def test_the_gpu_is_used_where_there_is_one_and_a_missing_one_is_reported(tmp_path: Path) -> None:
     import torch
 
     model = made(tmp_path / "m")
@@ -113,7 +113,7 @@ def test_cuda_is_asked_of_the_library(tmp_path: Path, monkeypatch: pytest.Monkey
     assert synthesizer.use_cuda
 
 
-def test_what_it_cannot_say_is_told(tmp_path: Path) -> None:
+def test_a_text_that_fails_is_reported(tmp_path: Path) -> None:
     spoken = engine(tmp_path, made(tmp_path / "m"))
     with pytest.raises(EngineFailed, match="cannot say 2 characters"):
         list(spoken.synthesize("好。", "made"))

@@ -1,4 +1,4 @@
-"""What is CTranslate2's own beyond what holds for every Whisper."""
+"""CTranslate2, beyond what all engines with Whisper share."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def heard(engine: CTranslate2, name: str) -> list[str]:
     return words(" ".join(segment.text for segment in engine.transcribe(clip(name), "en")))
 
 
-def test_nothing_comes_once_nobody_wants_it_and_it_stays_usable(english: CTranslate2) -> None:
+def test_a_cancelled_transcription_yields_nothing_and_the_engine_stays_usable(english: CTranslate2) -> None:
     said = np.concatenate([clip(f"two_cities-{number:02}") for number in range(12)])
     answers = iter([False, False, False, False])
     got = list(english.transcribe(said, "en", lambda: next(answers, True)))
@@ -41,7 +41,7 @@ def test_nothing_comes_once_nobody_wants_it_and_it_stays_usable(english: CTransl
     assert heard(english, "en-hello_world") == ["hello", "world"]
 
 
-def test_one_beam_is_enough_for_what_is_plain(english: CTranslate2) -> None:
+def test_one_beam_transcribes_clear_speech(english: CTranslate2) -> None:
     greedy = CTranslate2(Settings(ctranslate2=Table(beams=1, threads=1)), [model("whisper-tiny.en-ct2")])
     assert greedy.threads == 1
     assert heard(greedy, "en-quick_brown_fox") == heard(english, "en-quick_brown_fox")
@@ -56,7 +56,7 @@ LONG = [f"two_cities-{number:02}" for number in range(6)]
 """About 19 seconds."""
 
 
-def test_two_sounds_heard_at_once_are_heard_as_alone(english: CTranslate2) -> None:
+def test_two_clips_at_once_have_the_transcripts_of_each_alone(english: CTranslate2) -> None:
     assert english.slots == 2
     names = ("en-quick_brown_fox", "jfk-16")
     alone = [heard(english, name) for name in names]
@@ -73,13 +73,13 @@ def test_the_threads_are_shared_by_the_slots() -> None:
     ]
 
 
-def test_a_short_sounds_certainty_is_that_of_its_words(english: CTranslate2) -> None:
+def test_the_log_probability_of_a_short_clip_is_that_of_its_words(english: CTranslate2) -> None:
     (plain,) = english.transcribe(clip("jfk-16"), "en")
     (told,) = english.transcribe(clip("jfk-16"), "en", options=TranscriptionOptions(tokens=True))
     assert plain.logprob == told.logprob == pytest.approx(np.mean([token.logprob for token in told.tokens]))
 
 
-def test_a_long_sound_has_the_same_words_whatever_is_asked_of_them(english: CTranslate2) -> None:
+def test_a_long_clip_has_the_same_words_with_and_without_timestamps(english: CTranslate2) -> None:
     plain = list(english.transcribe(joined(*LONG), "en"))
     told = list(english.transcribe(joined(*LONG), "en", options=TranscriptionOptions(words=True)))
     assert [(each.text, each.start, each.end) for each in plain] == [(each.text, each.start, each.end) for each in told]
@@ -87,7 +87,7 @@ def test_a_long_sound_has_the_same_words_whatever_is_asked_of_them(english: CTra
     assert all(each.words for each in told)
 
 
-def test_a_long_sound_in_noise_is_heard_to_its_end(english: CTranslate2) -> None:
+def test_a_long_noisy_clip_is_transcribed_to_its_end(english: CTranslate2) -> None:
     said = joined(*LONG)
     noisy = said + 0.02 * coloured(len(said), np.random.default_rng(3), falling=False)
     wanted = [word for name in LONG for word in heard(english, name)]
@@ -97,7 +97,7 @@ def test_a_long_sound_in_noise_is_heard_to_its_end(english: CTranslate2) -> None
 
 
 @pytest.mark.parametrize("sound", ["silence", "white", "pink", "hum"])
-def test_nothing_is_invented_in_a_long_sound_where_nobody_speaks(english: CTranslate2, sound: str) -> None:
+def test_a_long_clip_without_speech_has_no_transcript(english: CTranslate2, sound: str) -> None:
     nobody = np.tile(SOUNDS[sound](), 4)
     assert list(english.transcribe(nobody, "en")) == []
     between = np.concatenate([clip("en-hello_world"), nobody[: 8 * RATE], clip("en-quick_brown_fox")])

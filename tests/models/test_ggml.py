@@ -1,4 +1,4 @@
-"""Whisper weights from CTranslate2's format to ggml's."""
+"""Converting Whisper weights from CTranslate2's format to ggml."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def broken(folder: Path, change: Callable[[dict[str, Array]], None]) -> Path:
     return ctranslate2(folder, made)
 
 
-def test_a_truncated_file_is_refused_by_name(source: Path, tmp_path: Path) -> None:
+def test_a_truncated_file_is_rejected_by_name(source: Path, tmp_path: Path) -> None:
     whole = (source / "model.bin").read_bytes()
     for size in itertools.chain(range(0, 60, 7), (len(whole) // 2, len(whole) - 1)):
         (source / "model.bin").write_bytes(whole[:size])
@@ -213,12 +213,12 @@ def test_a_truncated_file_is_refused_by_name(source: Path, tmp_path: Path) -> No
         ),
     ],
 )
-def test_weights_that_are_not_whispers_are_refused(tmp_path: Path, change: Any, complaint: str) -> None:
+def test_weights_that_are_not_whispers_are_rejected(tmp_path: Path, change: Any, complaint: str) -> None:
     with pytest.raises(ModelError, match=complaint):
         ggml.convert(broken(tmp_path / "ct2", change), tmp_path / "out")
 
 
-def test_another_kind_of_file_is_refused(source: Path, tmp_path: Path) -> None:
+def test_another_kind_of_file_is_rejected(source: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="holds a 'TransformerSpec'; a WhisperSpec is needed"):
         ggml.read(ctranslate2(tmp_path / "other", {}, "TransformerSpec") / "model.bin")
     (source / "model.bin").write_bytes(b"GGUF" + bytes(100))
@@ -229,7 +229,7 @@ def test_another_kind_of_file_is_refused(source: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"), [("a\nb", r"has no <\|endoftext\|>"), ("a\n\u4e2d\n<|endoftext|>", "which no byte")]
 )
-def test_another_vocabulary_is_refused(source: Path, tmp_path: Path, text: str, complaint: str) -> None:
+def test_another_vocabulary_is_rejected(source: Path, tmp_path: Path, text: str, complaint: str) -> None:
     (source / "vocabulary.txt").write_text(text, encoding="utf-8")
     with pytest.raises(ModelError, match=complaint):
         ggml.convert(source, tmp_path / "out")

@@ -54,14 +54,14 @@ def exact(max_tokens: int, *stop_texts: str) -> Sampling:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model at all", b"PK\x03\x04"])
-def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path, content: bytes):
+def test_a_file_that_is_no_model_is_rejected_by_name(tmp_path: Path, content: bytes):
     path = tmp_path / "broken.gguf"
     path.write_bytes(content)
     with pytest.raises(ModelError, match=r"broken\.gguf is not a GGUF file"):
         LlamaCpp(Settings(), [model(path)])
 
 
-def test_a_damaged_model_is_refused_by_name_and_the_library_says_nothing_of_its_own(
+def test_a_damaged_model_is_rejected_by_name_and_the_library_says_nothing_of_its_own(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     path = tmp_path / "broken.gguf"
@@ -87,7 +87,7 @@ def test_no_model_at_all_is_an_error():
 
 
 @pytest.mark.real
-def test_the_answer_comes_a_token_a_piece_with_reason_and_usage(llama: LlamaCpp):
+def test_a_completion_has_a_token_per_chunk_a_finish_reason_and_usage(llama: LlamaCpp):
     pieces = list(llama.generate(chat(PARIS), exact(30)))
     assert "Paris" in text(pieces)
     assert len(pieces) > 5
@@ -146,7 +146,7 @@ def test_the_second_turn_computes_only_what_is_new(llama: LlamaCpp):
 
 @pytest.mark.real
 @pytest.mark.parametrize("words", [CONTEXT - 100, 3 * CONTEXT])
-def test_what_does_not_fit_is_refused_before_the_first_piece_with_its_size(llama: LlamaCpp, words: int):
+def test_an_overflow_is_raised_before_the_first_chunk_with_its_size(llama: LlamaCpp, words: int):
     answer = llama.generate(chat("word " * words), exact(100))
     with pytest.raises(ContextOverflow) as caught:
         next(answer)
@@ -155,7 +155,7 @@ def test_what_does_not_fit_is_refused_before_the_first_piece_with_its_size(llama
 
 
 @pytest.mark.real
-def test_an_answer_fits_exactly_as_the_refusal_says(llama: LlamaCpp):
+def test_a_completion_fits_exactly_the_size_in_the_overflow(llama: LlamaCpp):
     messages = chat("word " * 300)
     with pytest.raises(ContextOverflow) as caught:
         next(llama.generate(messages, exact(CONTEXT)))
@@ -191,7 +191,7 @@ def test_stop_ends_an_answer(llama: LlamaCpp):
 
 
 @pytest.mark.real
-def test_answers_that_are_left_early_free_their_slots(llama: LlamaCpp):
+def test_cancelled_completions_free_their_slots(llama: LlamaCpp):
     for _ in range(5):
         answer = llama.generate(chat("Tell me a very long story."), exact(400))
         next(answer)
@@ -210,7 +210,7 @@ def test_what_stop_raises_arrives_at_the_caller(llama: LlamaCpp):
 
 
 @pytest.mark.real
-def test_characters_of_many_bytes_come_whole(llama: LlamaCpp):
+def test_characters_of_several_bytes_are_complete(llama: LlamaCpp):
     pieces = list(llama.generate(chat("Repeat: 😀🎉 日本語 Zoë"), Sampling(80, temperature=1.0, seed=1)))
     said = text(pieces)
     assert "\ufffd" not in said
@@ -219,7 +219,7 @@ def test_characters_of_many_bytes_come_whole(llama: LlamaCpp):
 
 
 @pytest.mark.real
-def test_two_answers_are_written_at_once(llama: LlamaCpp):
+def test_two_completions_run_at_once(llama: LlamaCpp):
     one = llama.generate(chat("Tell me a long story about a king."), exact(40))
     two = llama.generate(chat(PARIS), exact(20))
     next(one)
@@ -261,7 +261,7 @@ def test_close_ends_answers_in_progress_and_a_closed_engine_says_so():
 
 
 @pytest.mark.real
-def test_a_system_prompt_that_leaves_no_room_is_refused_at_once():
+def test_a_system_prompt_that_leaves_no_room_is_rejected_at_once():
     settings = Settings(llm=LlmSettings(system="word " * 400), llama_cpp=Table(context=256, slots=1))
     with pytest.raises(ModelError, match=r"llm\.system alone needs 4\d\d tokens and llama_cpp\.context is 256"):
         LlamaCpp(settings, [model()])
@@ -278,7 +278,7 @@ def test_a_model_may_bring_its_own_sampling():
 
 
 @pytest.mark.real
-def test_words_that_want_more_are_less_whole_than_those_that_do_not(llama: LlamaCpp):
+def test_an_incomplete_sentence_has_a_lower_end_of_turn_probability(llama: LlamaCpp):
     def whole(text: str) -> float:
         return next(
             iter(llama.end_of_turn_probability([PromptMessage("system", "Be brief."), PromptMessage("user", text)]))
@@ -291,7 +291,7 @@ def test_words_that_want_more_are_less_whole_than_those_that_do_not(llama: Llama
 
 
 @pytest.mark.real
-def test_an_answer_goes_on_where_it_was_left(llama: LlamaCpp):
+def test_a_last_assistant_message_is_continued(llama: LlamaCpp):
     asked = [PromptMessage("user", "Count from one to five in words.")]
     sampling = Sampling(max_tokens=20, temperature=0)
     text = "".join(piece.text for piece in llama.generate([*asked, PromptMessage("assistant", "One, two,")], sampling))
@@ -315,7 +315,7 @@ print("answered", pieces[-1].finish_reason)
 
 
 @pytest.mark.real
-def test_a_model_whose_file_is_cut_while_it_is_used_goes_on_answering(tmp_path: Path):
+def test_truncating_the_file_of_a_loaded_model_does_not_stop_it(tmp_path: Path):
     file = tmp_path / "model.gguf"
     shutil.copyfile(next(iter(installed("smollm2-135m-instruct").files.values())), file)
     ran = subprocess.run([sys.executable, "-c", CUT, str(file)], capture_output=True, text=True, timeout=240)

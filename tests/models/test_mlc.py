@@ -117,7 +117,7 @@ def test_mlc_llm_has_these_signatures_where_it_is_installed(monkeypatch: pytest.
     assert json.loads(told.stdout) == SIGNATURES
 
 
-def test_it_says_a_sentence_and_why_it_ends(build: Build) -> None:
+def test_a_completion_has_text_and_a_finish_reason(build: Build) -> None:
     pieces = list(build().generate(HELLO, GREEDY))
     assert len(pieces) > 3
     assert "".join(piece.text for piece in pieces).startswith("The sea is")
@@ -163,11 +163,11 @@ def test_the_next_turn_computes_only_what_is_new(build: Build) -> None:
     assert second.usage.cached_tokens >= first.usage.prompt_tokens - 5
 
 
-def test_an_answer_that_was_begun_is_gone_on_with(build: Build) -> None:
+def test_a_last_assistant_message_is_continued(build: Build) -> None:
     assert text(build(), [*HELLO, PromptMessage("assistant", "Paris is the")]).startswith(" capital of France")
 
 
-def test_what_says_all_is_likelier_to_be_over(build: Build) -> None:
+def test_a_complete_sentence_has_a_higher_end_of_turn_probability(build: Build) -> None:
     engine = build()
 
     def over(said: str) -> float:
@@ -179,7 +179,7 @@ def test_what_says_all_is_likelier_to_be_over(build: Build) -> None:
     assert list(engine.end_of_turn_probability(HELLO, lambda: True)) == []
 
 
-def test_a_request_that_is_left_is_aborted(build: Build) -> None:
+def test_a_cancelled_request_is_aborted(build: Build) -> None:
     engine = build()
     answer = engine.generate(HELLO, GREEDY)
     next(answer)
@@ -191,7 +191,7 @@ def test_a_request_that_is_left_is_aborted(build: Build) -> None:
     assert text(engine, HELLO)
 
 
-def test_stop_is_heard_while_the_engine_is_silent(build: Build) -> None:
+def test_stop_is_polled_while_the_engine_is_silent(build: Build) -> None:
     engine = build()
     engine._engine.paused.set()
     since = time.monotonic()
@@ -212,7 +212,7 @@ def test_answers_are_written_in_one_batch(build: Build) -> None:
     assert engine._engine.widest == 4
 
 
-def test_what_does_not_fit_is_counted_by_the_models_own_tokenizer(build: Build) -> None:
+def test_an_overflow_is_counted_by_the_models_own_tokenizer(build: Build) -> None:
     engine = build()
     *_, last = engine.generate(HELLO, GREEDY)
     with pytest.raises(ContextOverflow) as caught:
@@ -220,7 +220,7 @@ def test_what_does_not_fit_is_counted_by_the_models_own_tokenizer(build: Build) 
     assert (caught.value.needed, caught.value.context) == (last.usage.prompt_tokens + 512, 512)
 
 
-def test_what_the_engine_refuses_is_told(build: Build) -> None:
+def test_an_error_of_the_engine_is_reported(build: Build) -> None:
     with pytest.raises(EngineFailed, match="MLC failed"):
         list(build().generate(HELLO, Sampling(max_tokens=2, temperature="hot")))  # type: ignore[arg-type]
 
@@ -253,12 +253,14 @@ def test_the_cache_has_room_for_every_slot(build: Build, slots: int, mode: str, 
         ),
     ],
 )
-def test_a_model_that_cannot_be_loaded_is_told_and_holds_nothing_up(build: Build, library: bytes, told: str) -> None:
+def test_a_model_that_cannot_be_loaded_is_reported_and_holds_nothing_up(
+    build: Build, library: bytes, told: str
+) -> None:
     with pytest.raises(ModelError, match=told):
         build(library)
 
 
-def test_a_chat_config_that_is_none_is_told(tmp_path: Path) -> None:
+def test_a_chat_config_that_is_none_is_reported(tmp_path: Path) -> None:
     model = compiled(tmp_path)
     config = tmp_path / "compiled" / model.name / "weights" / "mlc-chat-config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "conv_template": {}}), encoding="utf-8")
@@ -274,7 +276,7 @@ def test_a_model_that_is_not_compiled_names_the_command(tmp_path: Path, missing:
         load("llm", "mlc")(Settings(data=tmp_path), [model])
 
 
-def test_a_system_prompt_that_is_too_long_is_told(build: Build) -> None:
+def test_a_system_prompt_that_is_too_long_is_reported(build: Build) -> None:
     with pytest.raises(ModelError, match=r"llm\.system alone needs \d+ tokens and 512 fit"):
         build(system="sea " * 600)
 
@@ -300,7 +302,7 @@ def test_the_cache_is_as_large_as_the_memory_allows() -> None:
 
 def test_on_a_board_the_cache_takes_what_is_free_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from chatapi.catalog.compiled import HEADROOM
-    from chatapi.engines.llm.mlc import configured
+    from chatapi.engines.llm.mlc.loading import configured
 
     compiled(tmp_path)
     proc = tmp_path / "root" / "proc"
@@ -321,10 +323,12 @@ def test_on_a_board_the_cache_takes_what_is_free_and_says_so(tmp_path: Path, cap
 def test_a_library_that_is_missing_or_broken_says_what_to_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [each for each in sys.path if "mlc_llm_standin" not in each])
     if importlib.util.find_spec("mlc_llm") is None:
-        with pytest.raises(SettingsError, match=r"library that is not here: take the image .* jetson-containers' mlc"):
+        with pytest.raises(
+            SettingsError, match=r"library that is not installed: take the image .* jetson-containers' mlc"
+        ):
             load("llm", "mlc")
     (tmp_path / "mlc_llm").mkdir()
     (tmp_path / "mlc_llm" / "__init__.py").write_text("raise OSError('libtvm.so: cannot open shared object file')")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(SettingsError, match=r"cannot be used \(libtvm\.so: cannot open shared object file\)"):
+    with pytest.raises(SettingsError, match=r"cannot be loaded \(libtvm\.so: cannot open shared object file\)"):
         load("llm", "mlc")

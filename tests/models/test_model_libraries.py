@@ -98,7 +98,7 @@ def test_one_for_another_host_or_without_gpu_code_is_not(built: Path) -> None:
 
 
 @pytest.mark.parametrize("left", [0, 3, 30, 64, 200, 5_000, 0.5, 0.9, 0.999])
-def test_half_a_library_is_noticed(built: Path, tmp_path: Path, left: float) -> None:
+def test_a_truncated_library_is_detected(built: Path, tmp_path: Path, left: float) -> None:
     whole = (built / "aarch64-fatbin.so").read_bytes()
     (tmp_path / "half.so").write_bytes(whole[: int(left * len(whole)) if isinstance(left, float) else left])
     found = faults(tmp_path / "half.so")
@@ -106,7 +106,7 @@ def test_half_a_library_is_noticed(built: Path, tmp_path: Path, left: float) -> 
     assert "library_source_only" not in found
 
 
-def test_gpu_code_that_breaks_off_is_noticed(built: Path, tmp_path: Path) -> None:
+def test_truncated_gpu_code_is_detected(built: Path, tmp_path: Path) -> None:
     whole, code = (built / "aarch64-fatbin.so").read_bytes(), fat_binary((87, 110), (80,))
     at = whole.index(code)
     # The length in the header now reaches beyond the end of the file.

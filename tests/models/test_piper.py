@@ -148,14 +148,14 @@ def test_more_voices_than_fit_the_memory_can_be_used_in_turn(tmp_path: Path):
     assert np.array_equal(spoken(engine, "Hello.", "voice0")[0].samples, before)
 
 
-def test_an_unknown_voice_is_refused_with_those_that_are_there(anna: Piper):
+def test_an_unknown_voice_is_rejected_with_the_known_ones(anna: Piper):
     with pytest.raises(NotFound, match=r"'nina'.*anna") as caught:
         spoken(anna, "Hello", "nina")
     assert caught.value.code == "unknown_voice"
 
 
 @pytest.mark.parametrize("text", ["", "  \n\t", "... ?! —", "🙂🎉👩‍👩‍👧", "\x00\x07\x1b", "]] [[", "\ufeff\u200b"])
-def test_nothing_is_said_for_a_text_with_nothing_to_say(anna: Piper, text: str):
+def test_a_text_without_words_gives_no_audio(anna: Piper, text: str):
     assert spoken(anna, text) == []
 
 
@@ -163,7 +163,7 @@ def test_brackets_do_not_let_a_text_pass_phonemes_of_its_own(anna: Piper):
     assert [len(chunk.samples) for chunk in spoken(anna, "[[hello]]")] == [len(spoken(anna, "hello")[0].samples)]
 
 
-def test_emoji_within_a_sentence_are_passed_over(anna: Piper):
+def test_emoji_within_a_sentence_are_skipped(anna: Piper):
     assert len(spoken(anna, "Hello 🙂 there.")[0].samples) == len(spoken(anna, "Hello there.")[0].samples)
 
 
@@ -187,7 +187,7 @@ def test_a_long_sentence_is_cut_between_words(anna: Piper):
         assert (len(chunk.samples) // HUM - 3) // 2 % (each + 1) in (0, each)
 
 
-def test_stop_is_asked_between_sentences(anna: Piper):
+def test_stop_is_polled_between_sentences(anna: Piper):
     asked = []
 
     def stop() -> bool:
@@ -238,7 +238,7 @@ def test_no_voice_at_all_is_an_error():
 @example("a" + "\u0301" * 200)
 @example("%s%n\\x00 {}$()")
 @example("(en)(fr) _:?")
-def test_no_text_is_too_odd_to_be_spoken(anna: Piper, text: str):
+def test_any_text_is_synthesized(anna: Piper, text: str):
     for chunk in spoken(anna, text):
         assert np.isfinite(chunk.samples).all()
 
@@ -257,7 +257,7 @@ def test_a_real_voice_speaks_a_second_or_two_for_a_short_sentence(joe: Installed
 
 
 @pytest.mark.real
-def test_a_real_voice_speaks_faster_when_told_to(joe: InstalledModel):
+def test_a_real_voice_speaks_faster_at_a_higher_speed(joe: InstalledModel):
     text = "The quick brown fox jumps over the lazy dog."
     slow, fast = (
         spoken(Piper(Settings(piper=Table(speed=speed)), [joe]), text, "en_US-joe-medium")[0] for speed in (0.5, 2.0)

@@ -1,4 +1,4 @@
-"""Which of ONNX Runtime's providers is taken: by what is there, what is set, and what starts."""
+"""The choice of ONNX Runtime's execution provider: by what is available, configured and working."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def taken(
         (ALL, "cpu", CPU),
     ],
 )
-def test_the_best_that_is_there_and_wanted_is_taken(
+def test_the_best_available_provider_is_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, here: Sequence[str], provider: str, best: str
 ) -> None:
     assert taken(tmp_path, Runtime(here), provider) == best
@@ -90,9 +90,7 @@ def test_what_tensorrt_builds_is_kept_in_the_data_directory(tmp_path: Path) -> N
     assert others == [(CUDA, {}), (CPU, {})]
 
 
-def test_one_that_fails_is_told_in_a_sentence_and_the_next_is_taken(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_failing_provider_is_logged_and_the_next_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert taken(tmp_path, Runtime(ALL, raising=(TENSORRT, CUDA))) == CPU
     assert caplog.messages == [
         f"m.onnx runs without tensorrt, which failed: {TENSORRT} has no device",
@@ -100,12 +98,12 @@ def test_one_that_fails_is_told_in_a_sentence_and_the_next_is_taken(
     ]
 
 
-def test_one_that_is_left_out_in_silence_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_silently_skipped_provider_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert taken(tmp_path, Runtime((CUDA, CPU), silent=(CUDA,))) == CPU
     assert caplog.messages == ["m.onnx runs without cuda, which could not be started"]
 
 
-def test_one_that_is_set_and_not_there_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_configured_provider_that_is_missing_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert taken(tmp_path, Runtime((CPU,)), "cuda") == CPU
     assert caplog.messages == ["onnx.provider is cuda, which this ONNX Runtime does not have"]
 

@@ -1,4 +1,4 @@
-"""Wake words as they are said, and what is not the wake word."""
+"""The wake word is detected, and other words are not."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def times(detector: PymicroWakeword, samples: Samples) -> list[float]:
 
 
 @pytest.mark.parametrize("name", ["alone", "pause", "at_once"])
-def test_the_wake_word_is_heard_once_when_it_ends(nabu: PymicroWakeword, name: str) -> None:
+def test_the_wake_word_is_detected_once_when_it_ends(nabu: PymicroWakeword, name: str) -> None:
     clip = decode(CORPUS / "wake" / f"{name}.flac").samples
     [found] = times(nabu, np.concatenate([SILENCE, clip, SILENCE]))
     assert 1.1 < found < 1.6
@@ -51,7 +51,7 @@ def test_the_wake_word_is_heard_once_when_it_ends(nabu: PymicroWakeword, name: s
 @pytest.mark.parametrize(
     "said", ["What is the capital of France?", "Okay, nobody knows.", "Hey Jarvis.", "The capital of France is Paris."]
 )
-def test_other_words_are_not(nabu: PymicroWakeword, joe: Piper, said: str) -> None:
+def test_other_words_are_not_detected(nabu: PymicroWakeword, joe: Piper, said: str) -> None:
     assert times(nabu, spoken(joe, said)) == []
 
 
@@ -78,7 +78,7 @@ def test_the_threshold_is_the_models_unless_it_is_set(nabu: PymicroWakeword) -> 
     assert PymicroWakeword(Settings(wake=WakeWordSettings(threshold=0.5)), [model("okay_nabu")]).threshold == 0.5
 
 
-def test_what_cannot_be_loaded_is_said(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="chatapi models"):
         PymicroWakeword(Settings(), [])
     (tmp_path / "other.tflite").write_bytes(b"something else")

@@ -64,7 +64,7 @@ def test_noise_is_not_speech(silero: VoiceActivityDetector, kind: str) -> None:
     assert speech_seconds(silero, sound) == 0
 
 
-def test_each_call_has_a_state_of_its_own(silero: VoiceActivityDetector) -> None:
+def test_each_call_has_its_own_state(silero: VoiceActivityDetector) -> None:
     one, other = clip("jfk-16"), clip("two_cities-01")
     alone = list(silero.probabilities(one))
     first, second = silero.probabilities(one), silero.probabilities(other)

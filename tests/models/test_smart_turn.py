@@ -31,7 +31,7 @@ def finished(detector: SmartTurn, samples: Samples) -> float:
     return probability
 
 
-def test_a_whole_sentence_is_finished_and_its_first_half_is_not(detector: SmartTurn) -> None:
+def test_a_complete_sentence_ends_the_turn_and_its_first_half_does_not(detector: SmartTurn) -> None:
     sentence = clip("en-quick_brown_fox")
     assert finished(detector, sentence) > 0.5
     assert finished(detector, sentence[: len(sentence) // 2]) < 0.5

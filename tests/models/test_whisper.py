@@ -1,4 +1,4 @@
-"""What holds for every engine that runs Whisper, beyond the engine contract."""
+"""What all engines with Whisper share, beyond the engine contract."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def many(request: pytest.FixtureRequest) -> Any:
 
 @pytest.mark.real
 @pytest.mark.parametrize("name", ENGLISH)
-def test_a_short_clip_is_heard_with_a_short_window_and_a_long_one_with_all(name: str) -> None:
+def test_a_short_clip_uses_a_trimmed_encoder_and_a_long_one_the_full_encoder(name: str) -> None:
     trimmed, whole = (load("asr", name)(each, [model(ENGLISH[name])]) for each in (Settings(), WHOLE))
     assert 0 < trimmed.window(3 * RATE) == trimmed.window(8 * RATE) < 750
     assert trimmed.window(12 * RATE) == whole.window(3 * RATE) == 0
@@ -53,7 +53,7 @@ def test_a_short_clip_is_heard_with_a_short_window_and_a_long_one_with_all(name:
 
 
 @pytest.mark.real
-def test_more_than_a_window_is_heard_to_the_end_once(english: Any) -> None:
+def test_audio_longer_than_a_window_is_transcribed_once_to_the_end(english: Any) -> None:
     names = [f"two_cities-{number:02}" for number in range(12)]
     said = np.concatenate([np.concatenate([clip(name), np.zeros(RATE // 2, np.float32)]) for name in names])
     assert len(said) > 40 * RATE
@@ -79,12 +79,12 @@ SOUNDS: dict[str, Callable[[], Samples]] = {
 
 @pytest.mark.real
 @pytest.mark.parametrize("sound", SOUNDS)
-def test_nothing_is_invented_where_nobody_speaks(english: Any, sound: str) -> None:
+def test_audio_without_speech_has_no_transcript(english: Any, sound: str) -> None:
     assert heard(english, SOUNDS[sound]()) == ""
 
 
 @pytest.mark.real
-def test_less_than_a_second_is_heard(english: Any) -> None:
+def test_audio_shorter_than_a_second_is_transcribed(english: Any) -> None:
     sound = clip("en-hello_world")
     loud = np.flatnonzero(np.abs(sound) > 0.02)
     spoken = sound[loud[0] : loud[-1]]
@@ -93,7 +93,7 @@ def test_less_than_a_second_is_heard(english: Any) -> None:
 
 
 @pytest.mark.real
-def test_a_language_it_does_not_understand_is_refused_with_those_it_does(english: Any) -> None:
+def test_an_unsupported_language_is_rejected_with_the_supported_ones(english: Any) -> None:
     with pytest.raises(Unprocessable) as caught:
         list(english.transcribe(clip("en-hello_world"), "fr"))
     assert caught.value.code == "unknown_language"
@@ -105,13 +105,13 @@ def test_a_language_it_does_not_understand_is_refused_with_those_it_does(english
     ("name", "language"),
     [("fr-pangrama", "fr"), ("pt-pangrama", "pt"), ("it-pangrama", "it"), ("ja-pangrama", "ja"), ("jfk-16", "en")],
 )
-def test_the_language_is_found_when_nobody_names_it(many: Any, name: str, language: str) -> None:
+def test_the_language_is_detected_when_none_is_requested(many: Any, name: str, language: str) -> None:
     segments = list(many.transcribe(clip(name), None))
     assert {segment.language for segment in segments} == {language}
 
 
 @pytest.mark.real
-def test_the_same_clip_gives_the_same_words_whatever_came_before(many: Any) -> None:
+def test_a_transcript_does_not_depend_on_earlier_ones(many: Any) -> None:
     alone = heard(many, clip("fr-pangrama"), None)
     heard(many, np.zeros(20 * RATE, np.float32), None)
     heard(many, clip("jfk-17"), "en")
@@ -131,12 +131,12 @@ def test_the_same_clip_gives_the_same_words_whatever_came_before(many: Any) -> N
         ("", 2, False),
     ],
 )
-def test_going_round_in_circles_is_seen(text: str, times: int, found: bool) -> None:
+def test_loops_are_detected(text: str, times: int, found: bool) -> None:
     assert repeats(text, times) is found
 
 
 @pytest.mark.real
-def test_a_person_who_says_it_again_and_again_is_heard(english: Any) -> None:
+def test_a_person_who_repeats_a_phrase_is_transcribed(english: Any) -> None:
     said = words(heard(english, np.tile(clip("jfk-16"), 4)))
     assert said.count("americans") >= 4
 
@@ -145,12 +145,12 @@ def test_a_person_who_says_it_again_and_again_is_heard(english: Any) -> None:
     ("text", "seconds", "found"),
     [("no, no, no, no, no", 4, False), ("la " * 40, 4, True), ("aaaaaaaaaaaaaah", 4, True), ("Aaah!", 1, False)],
 )
-def test_what_nobody_says_is_seen(text: str, seconds: float, found: bool) -> None:
+def test_impossible_text_is_detected(text: str, seconds: float, found: bool) -> None:
     assert loops(Segment(text, 0, seconds)) is found
 
 
 @pytest.mark.real
-def test_words_and_tokens_come_in_order_and_spell_what_was_understood(english: Any) -> None:
+def test_words_and_tokens_are_in_order_and_match_the_text(english: Any) -> None:
     samples = clip("jfk-16")
     (segment,) = english.transcribe(samples, "en", options=TranscriptionOptions(words=True, tokens=True))
     assert words(" ".join(word.text for word in segment.words)) == words(segment.text)
@@ -162,7 +162,7 @@ def test_words_and_tokens_come_in_order_and_spell_what_was_understood(english: A
 
 
 @pytest.mark.real
-def test_names_that_were_said_before_are_rather_written(english: Any) -> None:
+def test_names_in_the_prompt_are_preferred(english: Any) -> None:
     spelled = [
         "".join(
             segment.text
@@ -183,5 +183,5 @@ def test_names_that_were_said_before_are_rather_written(english: Any) -> None:
         ("No.", 0.1, False),
     ],
 )
-def test_more_words_than_anybody_says_in_that_time_are_not_believed(text: str, seconds: float, found: bool) -> None:
+def test_more_words_than_anybody_speaks_in_that_time_are_dropped(text: str, seconds: float, found: bool) -> None:
     assert too_fast(text, seconds) is found

@@ -1,4 +1,4 @@
-"""What is whisper.cpp's own beyond the engine contract."""
+"""whisper.cpp, beyond the engine contract."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def test_unknown_model_lists_the_available_ones(error: object, status: str):
 
 def test_missing_chat_route_differs_from_a_missing_model():
     missing = response(b"not here", "404 Not Found", kind="text/plain")
-    with Upstream(missing, models=missing) as upstream, pytest.raises(EngineFailed, match="goes up to /v1"):
+    with Upstream(missing, models=missing) as upstream, pytest.raises(EngineFailed, match="ends with /v1"):
         ask(upstream, model="nope")
 
 
@@ -175,7 +175,7 @@ def test_truncated_answer_is_an_error_after_its_text():
     with Upstream(stream(events(delta("Half"), done=False))) as upstream:
         taken, error = pieces_until_failure(upstream)
     assert text(taken) == "Half"
-    assert "broke off after 1 pieces" in error.message
+    assert "disconnected after 1 chunks" in error.message
 
 
 def test_connection_reset_is_an_error():

@@ -58,7 +58,8 @@ def mlc_llm() -> Iterator[None]:
 def _forget() -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "mlc_llm"]:
         del sys.modules[name]
-    sys.modules.pop("chatapi.engines.llm.mlc", None)
+    for module in ("chatapi.engines.llm.mlc", "chatapi.engines.llm.mlc.loading"):
+        sys.modules.pop(module, None)
 
 
 def compiled(data: Path, library: bytes | None = None, **template: Any) -> InstalledModel:

@@ -1,4 +1,4 @@
-"""A model's chat template, read from its file and left open at the last word."""
+"""A model's chat template, read from its file, with the last message left open."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_file_that_ends_too_soon_has_none(tmp_path: Path) -> None:
     assert chat_template(file) is None
 
 
-def test_a_template_that_refuses_the_messages_opens_nothing() -> None:
+def test_a_template_that_rejects_the_messages_opens_nothing() -> None:
     template = ChatTemplate(ALTERNATING)
     assert template.opened([USER]) == ("[INST] What is the capital of", " [/INST]")
     assert template.opened([message("system", "Be brief."), USER]) is None

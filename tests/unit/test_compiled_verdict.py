@@ -1,4 +1,4 @@
-"""What is wrong with a compiled model, told in plain words: one that is good, damaged in each way there is."""
+"""Verifying a compiled model: a good one, and one with each possible fault."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def judged(folder: Path, **here: object) -> Verdict:
     return verify(folder, dataclasses.replace(HERE, **here))  # type: ignore[arg-type]
 
 
-def test_a_good_one_is_told_with_all_it_takes(folder: Path) -> None:
+def test_a_good_model_has_a_summary_and_no_faults(folder: Path) -> None:
     verdict = judged(folder)
     assert verdict.faults == () and verdict.loads
     verdict.require()
@@ -145,7 +145,7 @@ DAMAGES: Mapping[str, tuple[Callable[[Path], object], str, str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_each_damage_has_its_sentence_and_keeps_it_from_being_loaded(folder: Path, damage: str) -> None:
+def test_each_fault_has_a_message_and_prevents_loading(folder: Path, damage: str) -> None:
     does, code, told = DAMAGES[damage]
     does(folder)
     verdict = judged(folder)
@@ -158,7 +158,7 @@ def test_each_damage_has_its_sentence_and_keeps_it_from_being_loaded(folder: Pat
     assert "chatapi compile m" in raised.value.message or "copy it again" in raised.value.message
 
 
-def test_too_little_memory_is_told_with_the_figures(folder: Path) -> None:
+def test_too_little_memory_is_reported_with_numbers(folder: Path) -> None:
     (fault,) = judged(folder, available=1_000_000_000).faults
     assert fault.code == "too_little_memory"
     assert "it takes 0.7 GB, 0.5 GB are reserved for the rest, and 1.0 GB are free" in fault.message
@@ -220,7 +220,7 @@ def test_a_file_that_is_no_json_is_named(folder: Path, name: str) -> None:
         judged(folder)
 
 
-def test_where_nothing_lies_that_is_said(tmp_path: Path) -> None:
+def test_a_missing_model_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"there is no lib\.so in .*; make it with: chatapi compile"):
         judged(tmp_path)
     with pytest.raises(ModelError, match=r"cannot read .*none\.so: No such file"):

@@ -155,7 +155,7 @@ def test_a_model_is_compiled_by_three_commands_and_what_made_it_is_written_besid
 
 @pytest.mark.parametrize("step", ["gen_config", "convert_weight", "compile"])
 @pytest.mark.parametrize("how", ["loud", "kill", "silent"])
-def test_a_step_that_fails_is_told_and_gone_on_from(
+def test_a_failed_step_is_reported_and_resumed(
     data: Path, monkeypatch: pytest.MonkeyPatch, step: str, how: str
 ) -> None:
     monkeypatch.setenv("STAND_IN_FAIL", f"{step}:{how}")
@@ -173,7 +173,7 @@ def test_a_step_that_fails_is_told_and_gone_on_from(
     assert [line[0] for line in asked(data)] == [*before, *commands[commands.index(step) :]]
 
 
-def test_the_message_names_the_log_and_the_command_that_goes_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_names_the_log_and_the_command_that_resumes(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAND_IN_FAIL", "compile:loud")
     with pytest.raises(ModelError, match=f"resume with: chatapi compile {NAME}") as raised:
         made(data)
@@ -264,7 +264,7 @@ def test_a_command_whose_starter_was_killed_still_keeps_others_out(data: Path) -
             made(data)
 
 
-def test_the_command_tells_beforehand_compiles_once_and_judges(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_plan_compiles_once_and_verifies(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(data, "tiny", "--plan") == 0
     told = capsys.readouterr().out
     assert "sm_87" in told and "GB while quantizing" in told and "convert_weight" in told
@@ -280,7 +280,7 @@ def test_the_command_tells_beforehand_compiles_once_and_judges(data: Path, capsy
     assert f"host: {MACHINE}" in told and "mistral, q4f16_1" in told and "can run on this machine" in told
 
 
-def test_what_cannot_be_loaded_any_more_is_compiled_anew(
+def test_a_model_that_cannot_be_loaded_any_more_is_compiled_again(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(data, NAME) == 0
@@ -293,7 +293,7 @@ def test_what_cannot_be_loaded_any_more_is_compiled_anew(
 
 
 @pytest.mark.parametrize("value", ["llm.engine=openai_upstream", "llm.model=mine"])
-def test_none_is_compiled_where_the_settings_name_who_answers(data: Path, value: str) -> None:
+def test_nothing_is_compiled_where_the_settings_choose_another_model(data: Path, value: str) -> None:
     assert run(data, NAME, "--if-wanted", values=[value]) == 0
     assert not asked(data)
     assert run(data, NAME, "--if-wanted") == 0
@@ -317,7 +317,7 @@ def test_a_board_with_less_memory_gets_less_context(data: Path) -> None:
         ({"MemTotal": "600000"}, "takes 0.3 GB when it runs, .* has 0.6 GB; compile a smaller model"),
     ],
 )
-def test_what_cannot_fit_the_memory_is_refused(data: Path, changed: dict[str, str], complaint: str) -> None:
+def test_a_model_too_large_for_the_memory_is_rejected(data: Path, changed: dict[str, str], complaint: str) -> None:
     small(data, **changed)
     with pytest.raises(ModelError, match=complaint):
         run(data, NAME)
@@ -330,7 +330,7 @@ def test_swap_is_enough_for_quantising(data: Path) -> None:
     assert run(data, NAME, "--plan") == 0
 
 
-def test_what_cannot_fit_the_disk_is_refused(data: Path) -> None:
+def test_a_model_too_large_for_the_disk_is_rejected(data: Path) -> None:
     obstacles = list(chatapi_compile.obstacles(made_plan(data), chatapi_compile.MemoryFit(50_000_000, 8 << 30, 0)))
     assert [type(each) for each in obstacles] == [StorageError]
     assert "free space there" in obstacles[0].message
@@ -345,7 +345,7 @@ def test_what_cannot_fit_the_disk_is_refused(data: Path) -> None:
         ([NAME, "--quantization", "q4f16_ft"], ModelError, "lacks the kernels of q4f16_ft"),
     ],
 )
-def test_a_wrong_wish_gets_one_sentence(
+def test_an_invalid_request_is_rejected_in_one_sentence(
     data: Path, arguments: list[str], error: type[ChatapiError], complaint: str
 ) -> None:
     with pytest.raises(error, match=complaint):
@@ -358,7 +358,7 @@ def test_the_beginning_of_a_name_means_the_best_of_those(data: Path) -> None:
     assert command.named(known, "mistral-7b-instruct-v0.2").name == "mistral-7b-instruct-v0.2-mlc"
 
 
-def test_other_machines_and_chips_are_refused(data: Path) -> None:
+def test_other_machines_and_chips_are_rejected(data: Path) -> None:
     (data / "root/proc/device-tree/compatible").write_text("nvidia,tegra210\0")
     with pytest.raises(ModelError, match="chip tegra210, which has no compile target"):
         run(data, NAME)

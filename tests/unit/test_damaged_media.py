@@ -1,4 +1,4 @@
-"""Files as recorders, browsers and players leave them: tagged, joined, cut, damaged, oddly wired; all are heard."""
+"""Files as recorders, browsers and players leave them: tagged, joined, truncated, damaged; all are decoded."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ LYRICS3 = b"LYRICSBEGIN" + b"INDLYR00003abc" + b"000025LYRICS200"
 
 @pytest.mark.parametrize("name", ["mp3", "flac", "adts", "opus", "wav", "m4a"])
 @pytest.mark.parametrize("before", [ID3, ID3 + ID3, b"\n", bytes(4096), ID3 + bytes(100)], ids=range(5))
-def test_tags_and_blanks_before_a_file_are_passed_over(name: str, before: bytes) -> None:
+def test_tags_and_blanks_before_a_file_are_skipped(name: str, before: bytes) -> None:
     assert audible(decode(before + recorded(name))) == pytest.approx(SECONDS, abs=0.1)
 
 
 @pytest.mark.parametrize("name", list(ENCODINGS))
 @pytest.mark.parametrize("behind", [b"\n", bytes(4096), ID3V1, LYRICS3 + ID3V1, ID3], ids=range(5))
-def test_tags_and_blanks_behind_a_file_are_passed_over(name: str, behind: bytes) -> None:
+def test_tags_and_blanks_after_a_file_are_skipped(name: str, behind: bytes) -> None:
     assert audible(decode(recorded(name) + behind)) == pytest.approx(SECONDS, abs=0.1)
 
 
 @pytest.mark.parametrize("name", ["mp3", "adts"])
-def test_a_recording_that_begins_within_a_frame_is_heard(name: str) -> None:
+def test_a_recording_that_starts_within_a_frame_is_decoded(name: str) -> None:
     assert audible(decode(recorded(name)[150:])) == pytest.approx(SECONDS, abs=0.2)
 
 
@@ -63,7 +63,7 @@ def test_a_recording_that_begins_within_a_frame_is_heard(name: str) -> None:
     ("first", "second"),
     [((48_000, 1), (48_000, 1)), ((44_100, 1), (48_000, 1)), ((48_000, 1), (16_000, 1)), ((48_000, 1), (48_000, 2))],
 )
-def test_joined_files_are_heard_to_the_end(name: str, first: tuple[int, int], second: tuple[int, int]) -> None:
+def test_joined_files_are_decoded_to_the_end(name: str, first: tuple[int, int], second: tuple[int, int]) -> None:
     if name == "flac" and first != second:
         pytest.skip("FLAC states its form once, and FFmpeg's demuxer cannot take another")
     if name == "webm" and first != second:
@@ -87,13 +87,13 @@ def vorbis(rate: int) -> bytes:
     return file.getvalue()
 
 
-def test_joined_vorbis_is_heard_to_the_end() -> None:
+def test_joined_vorbis_is_decoded_to_the_end() -> None:
     assert audible(decode(vorbis(48_000) + vorbis(44_100))) == pytest.approx(2 * SECONDS, abs=0.3)
 
 
 @pytest.mark.parametrize("name", list(ENCODINGS))
 @pytest.mark.parametrize("size", [20, 300])
-def test_a_damaged_stretch_costs_only_itself(name: str, size: int) -> None:
+def test_only_the_damaged_part_is_lost(name: str, size: int) -> None:
     file = bytearray(recorded(name, seconds=6.0))
     middle = len(file) // 2
     file[middle : middle + size] = np.random.default_rng(3).bytes(size)
@@ -103,13 +103,13 @@ def test_a_damaged_stretch_costs_only_itself(name: str, size: int) -> None:
 
 @pytest.mark.parametrize("name", ["wav", "flac", "mp3", "adts", "opus", "webm"])
 @pytest.mark.parametrize("kept", [0.999, 0.9, 0.5])
-def test_a_cut_file_is_heard_as_far_as_it_goes(name: str, kept: float) -> None:
+def test_a_truncated_file_is_decoded_as_far_as_it_goes(name: str, kept: float) -> None:
     file = recorded(name, seconds=6.0)
     assert audible(decode(file[: int(len(file) * kept)])) == pytest.approx(6.0 * kept, abs=0.6)
 
 
 @pytest.mark.parametrize("missing", [1, 2, 100, 16_000])
-def test_a_wav_that_states_more_than_it_has_is_heard(missing: int) -> None:
+def test_a_wav_that_states_more_than_it_has_is_decoded(missing: int) -> None:
     assert audible(decode(recorded("wav")[:-missing])) == pytest.approx(SECONDS, abs=0.3)
     stated = bytearray(wav(Audio(tone(SECONDS), RATE)))
     struct.pack_into("<I", stated, 40, len(stated) - 44 + missing)
@@ -132,7 +132,7 @@ def fragmented() -> bytes:
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.5, 0.9, 0.99])
-def test_a_fragmented_mp4_cut_anywhere_is_heard_so_far(kept: float) -> None:
+def test_a_truncated_fragmented_mp4_is_decoded_so_far(kept: float) -> None:
     whole = fragmented()
     assert audible(decode(whole)) == pytest.approx(6.0, abs=0.1)
     assert audible(decode(whole[: int(len(whole) * kept)])) == pytest.approx(6.0 * kept, abs=1.2)
@@ -152,7 +152,7 @@ def test_containers_of_recorders_and_players_are_read(container: str, codec: str
 
 @pytest.mark.parametrize("name", ["wav", "flac", "mp3", "opus"])
 @pytest.mark.parametrize("noise", [0.0, 1e-3])
-def test_channels_of_opposite_phase_are_heard(name: str, noise: float) -> None:
+def test_channels_of_opposite_phase_do_not_cancel(name: str, noise: float) -> None:
     codec, container = ENCODINGS[name]
     sound = tone(SECONDS, rate=48_000)
     both = np.stack([sound, -sound]) + np.random.default_rng(1).normal(0, noise, (2, len(sound))).astype(np.float32)
@@ -201,6 +201,6 @@ def test_what_could_not_be_decoded_is_counted() -> None:
 
 
 @pytest.mark.parametrize("file", [bytes(5000), b"\n" * 100, ID3, ID3 * 20, b"\xff\xfb" * 3, b"\xff" * 5000])
-def test_what_holds_no_sound_is_refused(file: bytes) -> None:
+def test_what_holds_no_sound_is_rejected(file: bytes) -> None:
     with pytest.raises(BadInput):
         decode(file)

@@ -1,4 +1,4 @@
-"""Files written piece by piece, read again by PyAV."""
+"""Encoded files, decoded again by PyAV."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def pitch(samples: Samples, rate: int) -> float:
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("name", FORMATS)
-def test_what_was_fed_is_heard_again_at_its_length_and_height(name: str, rate: int) -> None:
+def test_encoded_audio_decodes_to_its_length_and_pitch(name: str, rate: int) -> None:
     sound = read(name, encoded(name, tone(2, 440, rate), rate), rate)
     # MP3 and AAC begin with up to two frames of silence, and end with a whole one.
     assert 2 - 0.01 < len(sound) / rate < 2.16
@@ -98,6 +98,6 @@ def test_what_is_louder_than_full_scale_is_clipped() -> None:
     assert np.abs(read("flac", encoded("flac", loud, 16_000), 16_000)).max() <= 1
 
 
-def test_an_unknown_format_is_refused_with_those_there_are() -> None:
-    with pytest.raises(Unprocessable, match="there is no format 'midi'; there are: wav, pcm, flac"):
+def test_an_unknown_format_is_rejected_with_those_there_are() -> None:
+    with pytest.raises(Unprocessable, match="format 'midi' is not supported; supported are: wav, pcm, flac"):
         Encoder("midi", 16_000)

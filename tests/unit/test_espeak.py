@@ -1,4 +1,4 @@
-"""Texts that crash espeak-ng are spoken, and ordinary ones are left alone."""
+"""Texts that crash espeak-ng are synthesized, and ordinary ones stay unchanged."""
 
 from __future__ import annotations
 

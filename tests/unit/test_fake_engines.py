@@ -1,4 +1,4 @@
-"""The echo engines are exact: tests elsewhere lean on every word and sample of them."""
+"""The fake engines are exact: tests elsewhere rely on every word and sample of them."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def test_the_detector_takes_loud_frames_for_speech_and_pads_the_last():
     assert list(FakeVoiceActivityDetector(Settings(), []).probabilities(sound)) == [0.0, 1.0, 0.0]
 
 
-def test_the_detector_says_nothing_about_no_samples():
+def test_vad_returns_nothing_for_no_samples():
     assert list(FakeVoiceActivityDetector(Settings(), []).probabilities(np.zeros(0, np.float32))) == []
 
 
-def test_the_transcriber_tells_the_length_and_the_language():
+def test_the_transcript_states_the_length_and_the_language():
     [segment] = FakeTranscriber(Settings(), []).transcribe(tone(1.5), "de")
     assert (segment.text, segment.start, segment.end, segment.language) == ("heard 1.50 seconds.", 0.0, 1.5, "de")
 
@@ -53,11 +53,11 @@ def test_the_transcriber_cuts_long_sound_into_segments_of_thirty_seconds_and_ski
     assert [(segment.start, segment.end) for segment in segments] == [(0.0, 30.0), (60.0, 65.0)]
 
 
-def test_the_transcriber_hears_no_words_in_silence():
+def test_silence_has_no_transcript():
     assert list(FakeTranscriber(Settings(), []).transcribe(np.zeros(RATE, np.float32))) == []
 
 
-def test_the_transcriber_names_the_languages_it_has_when_asked_for_another():
+def test_an_unsupported_language_is_rejected_with_the_supported_ones():
     with pytest.raises(NotFound, match=r"'fr'.*en, de") as caught:
         list(FakeTranscriber(Settings(), []).transcribe(tone(1), "fr"))
     assert caught.value.code == "unknown_language"
@@ -75,12 +75,12 @@ def test_the_model_stops_at_max_tokens_and_says_so():
     assert pieces[-1] == TokenChunk("", "length", TokenUsage(7, 3))
 
 
-def test_an_answer_of_exactly_max_tokens_is_whole():
+def test_an_answer_of_exactly_max_tokens_is_complete():
     assert list(model().generate(said("one"), Sampling(max_tokens=3)))[-1].finish_reason == "stop"
 
 
 @pytest.mark.parametrize(("room", "fits"), [(250, True), (251, False)])
-def test_the_model_refuses_what_does_not_fit_before_its_first_word(room: int, fits: bool):
+def test_an_overflow_is_raised_before_the_first_word(room: int, fits: bool):
     answer = model().generate(said("a b"), Sampling(max_tokens=room))
     if fits:
         assert next(answer).text == "You"
@@ -154,11 +154,11 @@ def test_words_of_the_voice_can_be_told_apart():
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "... !? —", "🙂"])
-def test_nothing_is_said_for_a_text_with_nothing_to_say(text: str):
+def test_a_text_without_words_gives_no_audio(text: str):
     assert list(FakeSynthesizer(Settings(), []).synthesize(text, "fake")) == []
 
 
-def test_an_unknown_voice_is_refused_with_those_that_are_there():
+def test_an_unknown_voice_is_rejected_with_the_known_ones():
     with pytest.raises(NotFound, match=r"'nina'.*echo, fake-high") as caught:
         list(FakeSynthesizer(Settings(), []).synthesize("hello", "nina"))
     assert caught.value.code == "unknown_voice"

@@ -1,4 +1,4 @@
-"""Which JSON schemas an engine is given, and that it lives through the largest of them."""
+"""Which JSON schemas an engine accepts, and that it survives the largest of them."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ TOO_MUCH: dict[str, tuple[Schema, str]] = {
     "counted": ({"type": "string", "pattern": "^((a{1,40}){1,40}){1,40}$"}, "can have the same beginning"),
     "counted, or none": ({"type": "string", "pattern": "^((a{0,40}){0,40})$"}, "can be nothing"),
     "written out": ({"type": "string", "pattern": "^(((a{9}){99}){99}){9}$"}, "written out"),
-    "maybe many": ({"type": "string", "pattern": "^" + "(a?)" * 200 + "$"}, "200 repetitions of no fixed number"),
+    "maybe many": ({"type": "string", "pattern": "^" + "(a?)" * 200 + "$"}, "200 repetitions without a fixed number"),
     "alike": ({"type": "string", "pattern": "^(a|a|a|[a-z]|a)+$"}, "at a character"),
 }
 """Each stops the language model for good, or kills the process, or comes near it."""
@@ -128,7 +128,7 @@ def test_an_ordinary_schema_is_taken(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TOO_MUCH)
-def test_a_schema_that_grows_without_bound_is_refused_at_once(name: str) -> None:
+def test_a_schema_that_grows_without_bound_is_rejected_at_once(name: str) -> None:
     schema, told = TOO_MUCH[name]
     since = time.process_time()
     with pytest.raises(Unprocessable, match=told) as refused:

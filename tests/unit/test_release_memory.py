@@ -1,4 +1,4 @@
-"""Memory that engines keep from call to call, given back when nobody calls."""
+"""Memory that engines keep between calls, released while there are none."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Keeper:
 
 
 @pytest.mark.anyio
-async def test_an_engine_is_asked_once_in_a_pause_on_its_thread_and_works_on_if_it_cannot() -> None:
+async def test_memory_is_released_once_per_pause_on_the_engines_thread_and_errors_are_survived() -> None:
     worker = Worker("keeper", Keeper)
     engine = await worker.open()
     try:
@@ -53,7 +53,7 @@ async def test_an_engine_is_asked_once_in_a_pause_on_its_thread_and_works_on_if_
         await worker.aclose()
 
 
-def test_every_loaded_voice_gives_back_unless_somebody_waits(tmp_path: Path) -> None:
+def test_every_loaded_voice_releases_memory_unless_a_call_waits(tmp_path: Path) -> None:
     engine = Piper(Settings(), [voice(tmp_path, "anna"), voice(tmp_path, "crowd", speakers=2)])
     spoken(engine, "Hello.", "crowd/person1")
     asked: list[bool] = []
@@ -65,7 +65,7 @@ def test_every_loaded_voice_gives_back_unless_somebody_waits(tmp_path: Path) -> 
 
 
 @pytest.mark.real
-def test_what_a_long_sentence_took_is_given_back() -> None:
+def test_the_memory_of_a_long_sentence_is_released() -> None:
     engine = Piper(Settings(), [model(JOE)])
     spoken(engine, "The museum that opens at nine and closes at six in the evening sells its tickets at the desk.", JOE)
     before = psutil.Process().memory_info().rss

@@ -1,4 +1,4 @@
-"""Text is cut where a voice may pause, as soon as that is certain, and however it arrives."""
+"""Text is split where a voice may pause, as soon as that is certain, however it arrives."""
 
 from __future__ import annotations
 

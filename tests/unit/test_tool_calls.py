@@ -206,7 +206,7 @@ def test_native_tool_support_gets_the_tools_unchanged() -> None:
         ({"pattern": "(a{1,9}){5000}"}, "repeats more than 2000"),
         ({"$ref": "http://example.org/x"}, "point into the schema itself"),
         ({"$ref": "#"}, "point into the schema itself"),
-        ({"$ref": "#/$defs/a"}, "not there"),
+        ({"$ref": "#/$defs/a"}, "does not exist"),
         ({"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}}, "stands for itself"),
         ({"$ref": "#/x", "x": {"type": "array", "minItems": 10**9}}, "at #/x: minItems must be"),
         ({"$ref": "#/x", "x": {"anyOf": 5}}, "at #/x: anyOf must be a list"),

@@ -1,6 +1,6 @@
-"""What a child process does with a media file: see what it is, check what it states, decode it.
+"""Decodes a media file, in a child process: detects its container, checks its header, decodes its audio.
 
-Everything here may crash: the file is untrusted, and FFmpeg is written in C. `audio` calls it through `sandbox`.
+All of it may crash: the file is untrusted, and FFmpeg is written in C. `audio` calls it through `sandbox`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from chatapi.errors import BadInput
 
 
 def blocks(name: str, rate: int, files: list[int]) -> Iterator[Samples | int]:
-    """The file as mono blocks at `rate`, as they are decoded, then how many packets were damaged.
+    """The file as mono blocks at `rate`, as they are decoded, then the number of damaged packets.
 
     Raises BadInput (bad_audio) where nothing can be decoded.
     """
@@ -39,7 +39,7 @@ def blocks(name: str, rate: int, files: list[int]) -> Iterator[Samples | int]:
 
 
 def duration(name: str, files: list[int]) -> Iterator[float]:
-    """Seconds the file states, 0 when it does not say. Raises BadInput (bad_audio)."""
+    """Seconds that the file states, 0 where it states none. Raises BadInput (bad_audio)."""
     file = _opened(files[0], name)
     part = next(containers.parts(file))
     window = containers.Window(file, part.start, part.end)
@@ -50,12 +50,12 @@ def duration(name: str, files: list[int]) -> Iterator[float]:
         raise
     except tracks.DAMAGE as error:
         raise BadInput("the audio is damaged from its start", code="bad_audio") from error
-    # A WAV that was streamed states the longest length there is.
+    # A WAV that was streamed states the largest possible length.
     yield seconds if seconds * RATES[0] <= (part.end - part.start) * 1000 else 0.0
 
 
 def _opened(descriptor: int, name: str) -> BinaryIO:
-    """The file at its start, at a position of its own. Raises BadInput (bad_audio) where it cannot be read."""
+    """The file at its start, with its own position. Raises BadInput (bad_audio) where it cannot be read."""
     try:
         file = open(f"/proc/self/fd/{descriptor}", "rb")  # noqa: PTH123, SIM115 - it ends with the call
         file.seek(0, io.SEEK_END)
@@ -66,7 +66,7 @@ def _opened(descriptor: int, name: str) -> BinaryIO:
 
 
 def _resampled(file: BinaryIO, rate: int, damage: DamagedPackets) -> Iterator[Samples]:
-    """All parts of the file, each stretch of one rate resampled as one stream."""
+    """All parts of the file; consecutive blocks of one sample rate are resampled as one stream."""
     have, stream = rate, Resampled(rate, rate)
     for samples, native in _sound(file, damage):
         if native != have:
@@ -85,7 +85,7 @@ def _sound(file: BinaryIO, damage: DamagedPackets) -> Iterator[tuple[Samples, in
             except BadInput:
                 if not number:
                     raise
-                # What lies behind a good file is not worth refusing it.
+                # Data after a valid file is no reason to reject it.
                 damage.packets += 1
     except OSError as error:
         raise BadInput(f"cannot read the audio: {error.strerror}", code="bad_audio") from error

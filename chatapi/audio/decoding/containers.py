@@ -1,4 +1,4 @@
-"""What a media file is: the container by its first bytes, what lies before it, and where another file follows."""
+"""Detects a media file's container by its first bytes, what precedes it, and where another file follows."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from chatapi.audio.decoding import mp4_tables, wav_header
 from chatapi.errors import BadInput
 
 HEAD_BYTES = 1 << 20
-"""Read to see what a file is."""
+"""Bytes that are read to detect the container."""
 JUNK_BYTES = 64 << 10
-"""Most that is searched for the first frame of MP3 or AAC."""
+"""Most bytes that are searched for the first frame of MP3 or AAC."""
 TAGS = 16
 """Most ID3 tags before a file."""
 MAGIC = (
@@ -24,27 +24,27 @@ MAGIC = (
     (0, b"0&\xb2u\x8ef\xcf\x11", "asf"), (0, b"riff\x2e\x91\xcf\x11", "w64"), (0, b"#!AMR", "amr"),
     (0, b"FLV\x01", "flv"), (0, b"\x0bw", "ac3"),
 )  # fmt: skip
-"""Where in a file's head which bytes stand, and FFmpeg's demuxer for it."""
+"""Offset and bytes of a container's signature, and FFmpeg's demuxer for it."""
 FIRST_PAGE = re.compile(rb"OggS\0\x02")
-"""The header of an Ogg page that begins a stream (RFC 3533, 6)."""
+"""The header of an Ogg page that starts a stream (RFC 3533, 6)."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a file that is a media file of its own."""
+    """A part of a file that is a media file of its own."""
 
     container: str
     """FFmpeg's demuxer."""
     start: int
     end: int
-    """In bytes; what comes from there on belongs to the next part, or is the file's end."""
+    """Offset of the end in bytes; what follows belongs to the next part, or is the end of the file."""
 
 
 def parts(file: BinaryIO) -> Iterator[Part]:
-    """The media files that lie one behind the other in a file, mostly one.
+    """The concatenated media files in a file, mostly one.
 
-    Naming the demuxer, instead of letting FFmpeg guess, keeps out playlists, which open files and addresses of their
-    own. Raises BadInput (bad_audio) where the first of them cannot be one.
+    Choosing the demuxer, instead of letting FFmpeg guess, excludes playlists, which open files and addresses of their
+    own. Raises BadInput (bad_audio) where the first is not a media file.
     """
     size = file.seek(0, io.SEEK_END)
     start = 0
@@ -78,16 +78,16 @@ def _first(file: BinaryIO, start: int, size: int) -> Part | None:
 
 
 def _behind_tags(file: BinaryIO, start: int) -> int:
-    """Where ID3 tags, zeros and white space end."""
+    """Offset of the end of ID3 tags, zeros and white space."""
     for _ in range(TAGS):
         head = _read(file, start, HEAD_BYTES)
         plain = len(head) - len(head.lstrip(b"\0 \r\n\t"))
-        # The first bytes of an MP4 box are zeros too: they are its length.
+        # The first bytes of an MP4 box are zeros too: its length.
         boxed = next((back for back in (3, 2, 1) if _container(head[max(0, plain - back) :]) == "mp4"), 0)
         if plain > boxed and _container(head) is None:
             start += plain - boxed
         elif head.startswith(b"ID3") and len(head) > 10:
-            # Its length has seven bits a byte, and counts neither its header nor its footer (id3.org, 2.4, 3.1).
+            # The length has seven bits per byte, and includes neither header nor footer (id3.org, 2.4, 3.1).
             length = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
             start += 10 + length + (10 if head[5] & 0x10 else 0)
         else:
@@ -96,7 +96,7 @@ def _behind_tags(file: BinaryIO, start: int) -> int:
 
 
 def _container(head: bytes) -> str | None:
-    """The demuxer for what begins so; None: it is nothing known."""
+    """The demuxer for data that starts with `head`; None: unknown."""
     for offset, magic, name in MAGIC:
         if head.startswith(magic, offset):
             return name
@@ -112,7 +112,7 @@ def _container(head: bytes) -> str | None:
 
 
 def _frames(head: bytes) -> int | None:
-    """Where the first two frames of MP3 or AAC stand one behind the other."""
+    """Offset of the first two consecutive frames of MP3 or AAC."""
     at = head.find(b"\xff")
     while at >= 0:
         length = _frame_bytes(head[at : at + 6])
@@ -123,7 +123,7 @@ def _frames(head: bytes) -> int | None:
 
 
 def _frame_bytes(header: bytes) -> int:
-    """Length of the frame whose header this is; 0 where it is none (ISO/IEC 11172-3, 2.4.2.3; 13818-7, 6.2)."""
+    """Length in bytes of the frame with this header; 0 where it is invalid (ISO/IEC 11172-3, 2.4.2.3; 13818-7, 6.2)."""
     kind = _container(header)
     if kind == "aac" and len(header) == 6:
         return (header[3] & 3) << 11 | header[4] << 3 | header[5] >> 5
@@ -146,7 +146,7 @@ RATES = {
     for version, divisor in ((3, 1), (2, 2), (0, 4))
     for index, rate in enumerate((44_100, 48_000, 32_000))
 }
-"""MPEG version (3 is 1, 2 is 2, 0 is 2.5) and index -> samples a second."""
+"""MPEG version (3 is 1, 2 is 2, 0 is 2.5) and index -> sample rate in Hz."""
 KBITS = {
     (True, 1): tuple(range(32, 449, 32)),
     (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -154,11 +154,11 @@ KBITS = {
     (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
     (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-"""Whether it is MPEG 1, and the layer -> kbit/s by index; layer 3 of MPEG 2 is as layer 2."""
+"""Whether it is MPEG 1, and the layer -> kbit/s by index; layer 3 of MPEG 2 has the rates of layer 2."""
 
 
 def _next_chain(file: BinaryIO, start: int, size: int) -> int:
-    """Where another Ogg file begins behind this one: a page that begins a stream, behind one that does not."""
+    """Offset of another Ogg file after this one: a page that starts a stream, after a page that does not."""
     at, before, begun = start, b"", False
     file.seek(start)
     while chunk := file.read(HEAD_BYTES):
@@ -184,13 +184,13 @@ def _unknown(head: bytes) -> BadInput:
     if not head:
         return BadInput("the audio is empty: 0 bytes arrived", code="bad_audio")
     start = head[:64].decode("utf-8", "ignore")
-    written = len(start) > 4 and "".join(start.split()).isprintable()
-    what = "this is text, not audio" if written else "this is not audio we can read"
+    is_text = len(start) > 4 and "".join(start.split()).isprintable()
+    what = "this is text, not audio" if is_text else "this is not audio in a supported format"
     return BadInput(f"{what}; send WAV, FLAC, OGG, MP3, MP4 or WebM", code="bad_audio")
 
 
 class Window(io.RawIOBase):
-    """A stretch of a file as a file."""
+    """A part of a file, as a file."""
 
     def __init__(self, file: BinaryIO, start: int, end: int) -> None:
         self._file, self._start, self._size = file, start, end - start

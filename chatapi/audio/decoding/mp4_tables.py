@@ -1,4 +1,4 @@
-"""What the tables of an MP4 file state, held against the file's size, before FFmpeg makes room for it.
+"""Checks the sample tables of an MP4 file against its size, before FFmpeg allocates memory for them.
 
 ISO/IEC 14496-12: an entry of a sample table may stand for any number of samples, so that a file of a few hundred bytes
 can state billions; FFmpeg allocates about 24 bytes for each.
@@ -14,7 +14,7 @@ from typing import BinaryIO
 from chatapi.errors import BadInput
 
 HOLDERS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf")
-"""Boxes that hold boxes which matter here."""
+"""Boxes that contain relevant boxes."""
 DEEPEST = 8
 """Levels of boxes; a sample table lies on the sixth."""
 BOXES = 500_000
@@ -22,9 +22,9 @@ BOXES = 500_000
 HARMLESS = 65_536
 """Samples that any file may state."""
 SMALLEST = 0.25
-"""Bytes of a sample: a file may have lost most of its tail, and still holds the tables of the whole."""
+"""Bytes per sample: a file may have lost most of its tail and still have the tables of the complete file."""
 CHUNKS_MOST = 32 << 20
-"""Bytes of the largest table that is read; four hours of AAC have at most 700,000 chunks of 12 bytes."""
+"""Most bytes of a table that is read; four hours of AAC have at most 700,000 chunks of 12 bytes."""
 
 
 def check(file: BinaryIO, size: int) -> None:
@@ -53,7 +53,7 @@ def check(file: BinaryIO, size: int) -> None:
 
 
 def _boxes(file: BinaryIO, start: int, end: int, depth: int) -> Iterator[tuple[bytes, int, int]]:
-    """Type of each box, and where its content starts and ends, cut off at what holds it."""
+    """Type of each box, and the offsets of its content, bounded by the box that contains it."""
     at = start
     while at + 8 <= end and depth:
         length, kind = struct.unpack(">I4s", _read(file, at, end, 8))
@@ -70,7 +70,7 @@ def _boxes(file: BinaryIO, start: int, end: int, depth: int) -> Iterator[tuple[b
 
 
 def _in_chunks(runs: bytes, chunks: int) -> int:
-    """Samples of a track: each entry of `runs` (stsc) is the first chunk of a run, and the samples of each chunk."""
+    """Samples of a track: each entry of `runs` (stsc) is the first chunk of a run, and the samples per chunk."""
     count = min(_word(runs, 4), (len(runs) - 8) // 12)
     entries = list(struct.iter_unpack(">III", runs[8 : 8 + 12 * count]))
     ends = [*(first for first, _, _ in entries[1:]), chunks + 1][: len(entries)]

@@ -1,4 +1,4 @@
-"""The sound of one media file: its track chosen, damaged frames skipped, channels mixed."""
+"""Decoding the audio track of one media file: the track is chosen, damaged packets are skipped, channels are mixed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from chatapi.audio import INAUDIBLE, RATE, RATES, Samples, mono
 from chatapi.errors import BadInput
 
 BLOCK = RATE
-"""Samples that a block has at least, but for the last: to work on each of FFmpeg's frames alone takes longer."""
+"""Least samples of a block, except the last: processing each of FFmpeg's frames alone takes longer."""
 DAMAGE = (av.error.FFmpegError, ValueError, IndexError)
-"""What PyAV raises of what it cannot read; MemoryError, which one of them is, comes first."""
+"""What PyAV raises for data that it cannot read; MemoryError, which is one of these, is handled first."""
 HOPELESS = 500
-"""Damaged packets one after the other, after which nothing more is expected."""
+"""Consecutive damaged packets after which decoding ends."""
 CANCELLED = 0.25
-"""Of the power that a mix of one loud channel and silent ones would have: below it, the channels cancel each other."""
+"""Share of the power that a mix of one loud channel and silent ones would have; below it, the channels cancel each
+other."""
 
 Interleaved = npt.NDArray[np.float32]
 """Shape (n, channels), -1 to 1."""
@@ -28,13 +29,13 @@ Interleaved = npt.NDArray[np.float32]
 
 @dataclass
 class DamagedPackets:
-    """What could not be decoded."""
+    """Counts what could not be decoded."""
 
     packets: int = 0
 
 
 def decoded(file: BinaryIO, container: str, damage: DamagedPackets) -> Iterator[tuple[Samples, int]]:
-    """Mono blocks, each with its rate. Raises BadInput (bad_audio) where there is nothing to decode."""
+    """Mono blocks, each with its sample rate. Raises BadInput (bad_audio) where there is nothing to decode."""
     try:
         with av.open(file, format=container, mode="r") as opened:
             tracks = _tracks(opened)
@@ -52,19 +53,20 @@ def decoded(file: BinaryIO, container: str, damage: DamagedPackets) -> Iterator[
 
 
 def _tracks(opened: av.container.InputContainer) -> list[int]:
-    """Of the audio tracks that can be decoded, the default one first. Raises BadInput (bad_audio)."""
+    """The audio tracks that can be decoded, the default one first. Raises BadInput (bad_audio)."""
     if not opened.streams.audio:
         raise BadInput("the file has no audio track", code="bad_audio")
-    # PyAV gives a stream of unknown codec no context, and follows a null pointer where it is decoded (PyAV issue 2344).
+    # PyAV gives a stream with an unknown codec no context, and dereferences a null pointer when it is decoded (PyAV
+    # issue 2344).
     known = [stream for stream in opened.streams.audio if stream.codec_context is not None]
     if not known:
-        raise BadInput("the codec of the audio track is not known", code="bad_audio")
+        raise BadInput("the codec of the audio track is not supported", code="bad_audio")
     ordered = sorted(known, key=lambda stream: not stream.disposition & av.stream.Disposition.default)
     return [stream.index for stream in ordered]
 
 
 def _audible(file: BinaryIO, container: str, index: int) -> bool:
-    """Whether anything can be heard in a track: some recorders write an empty one first."""
+    """Whether a track has any frame: some recorders write an empty track first."""
     file.seek(0)
     with av.open(file, format=container, mode="r") as opened:
         return any(
@@ -75,7 +77,7 @@ def _audible(file: BinaryIO, container: str, index: int) -> bool:
 def _frames(
     opened: av.container.InputContainer, index: int, damage: DamagedPackets
 ) -> Iterator[tuple[Interleaved, int]]:
-    """What can be decoded of a track, each frame with its rate."""
+    """The frames of a track that can be decoded, each with its sample rate."""
     stream = opened.streams[index]
     shape: tuple[object, ...] = ()
     packed = av.AudioResampler(format="flt")
@@ -95,7 +97,8 @@ def _frames(
             assert isinstance(frame, av.AudioFrame)  # noqa: S101 - the track is of audio
             if frame.sample_rate not in RATES:
                 raise BadInput(
-                    f"{frame.sample_rate} samples a second; {RATES[0]} to {RATES[-1]} work", code="bad_audio"
+                    f"sample rate {frame.sample_rate} Hz is not supported ({RATES[0]} to {RATES[-1]} Hz)",
+                    code="bad_audio",
                 )
             if shape != (shape := (frame.format.name, frame.layout.name, frame.sample_rate)):
                 packed = av.AudioResampler(format="flt")
@@ -105,7 +108,7 @@ def _frames(
 
 
 def _packets(opened: av.container.InputContainer, stream: av.stream.Stream, damage: DamagedPackets) -> Iterator[Any]:
-    """The track's packets; where the container is damaged, from where it can be read again."""
+    """The packets of a track; after a damaged part of the container, from where it can be read again."""
     for _ in range(HOPELESS):
         if (yield from _until_damage(opened, stream)):
             return
@@ -113,7 +116,7 @@ def _packets(opened: av.container.InputContainer, stream: av.stream.Stream, dama
 
 
 def _until_damage(opened: av.container.InputContainer, stream: av.stream.Stream) -> Generator[Any, None, bool]:
-    """Packets until the end, which is True, or until one cannot be read."""
+    """Packets until the end (returns True) or until one cannot be read."""
     try:
         yield from opened.demux(stream)
     except MemoryError:
@@ -124,7 +127,7 @@ def _until_damage(opened: av.container.InputContainer, stream: av.stream.Stream)
 
 
 def _mixed(frames: Iterator[tuple[Interleaved, int]]) -> Iterator[tuple[Samples, int]]:
-    """Mono blocks of the same rate and channels."""
+    """Mono blocks from frames of the same sample rate and channels."""
     waiting: list[Interleaved] = []
     count, shape = 0, (0, 0)
     for samples, rate in frames:
@@ -142,7 +145,7 @@ def _mixed(frames: Iterator[tuple[Interleaved, int]]) -> Iterator[tuple[Samples,
 
 
 def mixed(interleaved: Interleaved) -> Samples:
-    """The mean of the channels; where they cancel each other, as with one wired the wrong way, the loudest alone."""
+    """The mean of the channels; where they cancel each other, as with one of reversed polarity, the loudest alone."""
     mean = mono(interleaved)
     channels = interleaved.shape[1]
     if channels > 1:

@@ -1,4 +1,4 @@
-"""What a WAV file's header states, judged by what follows it."""
+"""Checks a WAV file's header against the data that follows it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from chatapi.errors import BadInput
 
 
 def check(head: bytes, size: int) -> int:
-    """Where the file ends by what it states, in bytes; `size` where it states nothing.
+    """Offset of the end that the file states, in bytes; `size` where it states none.
 
-    `head`: the first MiB of the file's `size` bytes. A wrong length is no reason to refuse: recorders that were cut off
-    state more than there is, and those that stream state anything. Raises BadInput (bad_audio) where the samples cannot
-    be read.
+    `head`: the first MiB of the file's `size` bytes. A wrong length is no reason to reject a file: interrupted
+    recordings state more than they have, and streamed files state anything. Raises BadInput (bad_audio) where the
+    samples cannot be read.
     """
     offset, form = 12, b""
     while offset + 8 <= len(head):
@@ -26,7 +26,7 @@ def check(head: bytes, size: int) -> int:
             if not form:
                 raise BadInput("the WAV file has its data before its format", code="bad_audio")
             if offset == size:
-                raise BadInput("the WAV file is a header with no samples after it", code="bad_audio")
+                raise BadInput("the WAV file has a header but no samples", code="bad_audio")
             return _end(head, size)
         offset += length + length % 2
     if offset < len(head) or size <= len(head):
@@ -42,13 +42,15 @@ def _end(head: bytes, size: int) -> int:
 
 def _check_form(form: bytes) -> None:
     if len(form) < 16:
-        raise BadInput(f"the WAV format chunk has {len(form)} bytes; 16 are needed", code="bad_audio")
+        raise BadInput(f"the WAV format chunk has {len(form)} bytes (at least 16)", code="bad_audio")
     _, channels, rate, _, align, bits = struct.unpack_from("<HHIIHH", form)
     if channels not in CHANNELS:
-        raise BadInput(f"the WAV header states {channels} channels; 1 to {CHANNELS[-1]} work", code="bad_audio")
+        raise BadInput(
+            f"{channels} channels in the WAV header are not supported (1 to {CHANNELS[-1]})", code="bad_audio"
+        )
     if rate not in RATES:
         raise BadInput(
-            f"the WAV header states {rate} samples a second; {RATES[0]} to {RATES[-1]} work", code="bad_audio"
+            f"sample rate {rate} Hz in the WAV header is not supported ({RATES[0]} to {RATES[-1]} Hz)", code="bad_audio"
         )
     if bits and align < channels * bits // 8:
         raise BadInput(f"the WAV header states {align} bytes for {channels} samples of {bits} bits", code="bad_audio")

@@ -53,7 +53,7 @@ RELIABLE = -0.35
 and below which text is dropped where the model reports no speech. See docs/measurements/engines.md."""
 ACCEPTED = -0.9
 """Mean log-probability below which a longer encoder's text is dropped; the worst clip of tests/corpus that is
-transcribed correctly gives -0.75."""
+transcribed gives -0.75."""
 ALIGN_BELOW = -0.5
 """The decoder's score, timestamps included, from which a long clip's text is accepted without alignment. See
 docs/measurements/engines.md."""

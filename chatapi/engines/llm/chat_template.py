@@ -1,4 +1,4 @@
-"""A GGUF model's own chat template: its prompts, up to the last word of a message that may not be over.
+"""The chat template of a GGUF model: prompts that end within the last message.
 
 GGUF (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), little-endian: magic; u32 version; u64 tensors; u64
 keys; each key: its name, u32 type, value. A string is a u64 length and its bytes; an array a u32 type, a u64 count and
@@ -19,43 +19,44 @@ SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of each of GGUF's plain types."""
 STRING, ARRAY = 8, 9
 KEYS_BYTES = 64 << 20
-"""Read of the file, which begins with its keys; the largest vocabularies take some 20 MB. A mapping of all of it would
-end the process if somebody cut the file meanwhile."""
-HERE = "\x02here\x03"
-"""Marks the end of the last message; no template and nobody's speech has it."""
+"""Most bytes that are read of the file, which starts with its keys; the largest vocabularies take some 20 MB. A memory
+map of the whole file would end the process if the file were truncated meanwhile."""
+END_MARK = "\x02here\x03"
+"""Marks the end of the last message; no template and no user's text contains it."""
 
 
 class ChatTemplate:
     """Renders messages as llama.cpp does, but leaves the last one open."""
 
     def __init__(self, source: str) -> None:
-        """Raises jinja2.TemplateError when it is none."""
+        """Raises jinja2.TemplateError when the template is invalid."""
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = _refuse
+        environment.globals["raise_exception"] = _raise
         self._template = environment.from_string(source)
 
     def opened(self, messages: Sequence[Mapping[str, str]]) -> tuple[str, str] | None:
-        """The prompt up to the last message's last word, and what would follow it; None where it has no such place.
+        """The prompt up to the end of the last message's text, and what would follow it; None where the template cannot
+        render it.
 
         A message has a `role` and a `content`.
         """
         last = messages[-1]
-        told = [*messages[:-1], {**last, "content": last["content"] + HERE}]
+        marked = [*messages[:-1], {**last, "content": last["content"] + END_MARK}]
         try:
-            # The tokenizer puts what begins a text before it by itself.
-            text = self._template.render(messages=told, bos_token="", eos_token="", add_generation_prompt=False)
+            # The tokenizer adds the beginning-of-text token itself.
+            text = self._template.render(messages=marked, bos_token="", eos_token="", add_generation_prompt=False)
         except jinja2.TemplateError:
             return None
-        before, found, after = text.partition(HERE)
+        before, found, after = text.partition(END_MARK)
         return (before, after) if found else None
 
 
-def _refuse(message: str) -> None:
+def _raise(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
 def chat_template(path: Path) -> ChatTemplate | None:
-    """Of a GGUF file; None where it has none, or none that can be used."""
+    """The chat template of a GGUF file; None where it has none, or none that can be used."""
     with path.open("rb") as file:
         data = file.read(KEYS_BYTES)
     try:
@@ -66,7 +67,7 @@ def chat_template(path: Path) -> ChatTemplate | None:
 
 
 def _value(data: bytes, key: str) -> str | None:
-    """The string of that name among the file's keys."""
+    """The string value of a key."""
     (keys,) = struct.unpack_from("<Q", data, 16)
     at = 24
     for _ in range(keys):
@@ -85,7 +86,7 @@ def _string(data: bytes, at: int) -> tuple[bytes, int]:
 
 
 def _after(data: bytes, at: int, kind: int) -> int:
-    """Where the value that begins at `at` ends."""
+    """Offset of the end of the value that starts at `at`."""
     if kind == STRING:
         return at + 8 + int(struct.unpack_from("<Q", data, at)[0])
     if kind != ARRAY:

@@ -1,4 +1,4 @@
-"""JSON schemas that an answer is to fit, judged before a library is given them, which may not survive a broken one."""
+"""JSON schemas of completions, checked before a library gets them, which may not survive an invalid one."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from chatapi.errors import Unprocessable
 
 TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
 MOST_TIMES = 2000
-"""Most that anything in a grammar is repeated (MAX_REPETITION_THRESHOLD, llama.cpp's src/llama-grammar.cpp)."""
+"""Most repetitions of anything in a grammar (MAX_REPETITION_THRESHOLD, llama.cpp's src/llama-grammar.cpp)."""
 COUNTS = ("minItems", "maxItems", "minLength", "maxLength")
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 LARGEST = 2**53
-"""Of whole numbers, those that every JSON parser keeps exactly."""
+"""Largest whole number that every JSON parser keeps exactly."""
 MOST_OPEN = 20
 MOST_LOOPED = 4
-"""Ways to go on at each character of what a pattern repeats; tokens have up to some dozen characters."""
+"""Most repetitions without a fixed number in a pattern."""
+"""Most ways to continue at each character of a repetition in a pattern; tokens have up to some dozen characters."""
 LONGEST_PLACE = 4000
-"""Bytes of the names from the top to a part. Rules are named after it, and of one of 90,000 llama.cpp dies."""
+"""Most bytes of the names from the root to a part. llama.cpp names rules after them, and crashes at 90,000."""
 MOST_PARTS = 4000
 MOST_NESTED = 100
 TABLES = ("properties", "$defs", "definitions", "patternProperties")
@@ -29,25 +30,25 @@ ALTERNATIVES = ("anyOf", "oneOf", "allOf")
 
 
 def check(schema: Mapping[str, Any]) -> None:
-    """Raises Unprocessable (invalid_json_schema) that says where it is wrong, or larger than an engine can follow."""
+    """Raises Unprocessable (invalid_json_schema) where the schema is invalid, or larger than an engine can follow."""
     _check_nesting(schema)
     parts: dict[int, Mapping[str, Any]] = {}
     waiting: list[tuple[str, Any]] = [("#", schema)]
     while waiting:
         place, part = waiting.pop()
         if not isinstance(part, Mapping):
-            raise _wrong(place, "it must be an object")
+            raise _invalid(place, "it must be an object")
         if id(part) in parts:
             continue
         parts[id(part)] = part
         if len(parts) > MOST_PARTS:
-            raise _wrong("#", f"it has more than {MOST_PARTS} parts")
+            raise _invalid("#", f"it has more than {MOST_PARTS} parts")
         if len(place.encode()) > LONGEST_PLACE:
-            raise _wrong(place, f"the names that lead there are longer than {LONGEST_PLACE} bytes together")
+            raise _invalid(place, f"the path is longer than {LONGEST_PLACE} bytes")
         _check_words(place, part)
         _check_numbers(place, part)
         if "$ref" in part:
-            # It may point to where schemas are not looked for otherwise.
+            # It may point to a place where no schema is expected otherwise.
             waiting.append((part["$ref"], _resolved(schema, place, part["$ref"])))
         waiting += _inner(place, part)
     _check_ends(schema, parts.values())
@@ -55,21 +56,21 @@ def check(schema: Mapping[str, Any]) -> None:
 
 
 def _check_nesting(schema: Mapping[str, Any]) -> None:
-    """Everything below is looked at by functions that call themselves, here and in the libraries."""
+    """Rejects deep nesting first: everything below, here and in the libraries, is recursive."""
     level: list[Any] = [schema]
     for _ in range(2 * MOST_NESTED):
         level = [each for one in level for each in (one.values() if isinstance(one, Mapping) else one)]
         level = [each for each in level if isinstance(each, (Mapping, list))]
         if not level:
             return
-    raise _wrong("#", f"it is nested more than {MOST_NESTED} levels deep")
+    raise _invalid("#", f"it is nested more than {MOST_NESTED} levels deep")
 
 
 def _check_size(schema: Mapping[str, Any]) -> None:
     try:
         found = schema_size.size(schema, lambda part: _resolved(schema, "#", part["$ref"]))
     except RecursionError:
-        raise _wrong("#", "its references are nested too deeply") from None
+        raise _invalid("#", "its references are nested too deeply") from None
     for what, size, most in (
         ("written out, it has {} elements", found.elements, schema_size.MOST_ELEMENTS),
         ("its alternatives can begin in {} ways", found.starts, schema_size.MOST_STARTS),
@@ -77,21 +78,21 @@ def _check_size(schema: Mapping[str, Any]) -> None:
     ):
         if size > most:
             counted = size if size < 10**9 else "more than 10**9"
-            raise _wrong("#", f"{what.format(counted)}; at most {most} can be followed")
+            raise _invalid("#", f"{what.format(counted)} (at most {most})")
 
 
 def _check_words(place: str, part: Mapping[str, Any]) -> None:
     kinds = part.get("type", [])
     kinds = kinds if isinstance(kinds, list) else [kinds]
     if any(kinds.count(kind) > 1 for kind in kinds):
-        raise _wrong(place, "a type is named twice")
+        raise _invalid(place, "a type is named twice")
     if unknown := [kind for kind in kinds if kind not in TYPES]:
-        raise _wrong(place, f"there is no type {unknown[0]!r}")
+        raise _invalid(place, f"there is no type {unknown[0]!r}")
     if "enum" in part and not (isinstance(part["enum"], list) and part["enum"]):
-        raise _wrong(place, "enum must be a list of values")
+        raise _invalid(place, "enum must be a list of values")
     required = part.get("required", [])
     if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
-        raise _wrong(place, "required must be a list of names")
+        raise _invalid(place, "required must be a list of names")
     if "pattern" in part:
         _check_pattern(place, part["pattern"])
 
@@ -101,42 +102,40 @@ def _check_pattern(place: str, pattern: Any) -> None:
         re.compile(pattern)
         times = [int(each) for each in re.findall(r"\d+", " ".join(re.findall(r"\{[\d,]+\}", pattern)))]
     except (re.error, TypeError, ValueError, RecursionError, OverflowError) as error:
-        # Of a number with thousands of digits Python makes none.
-        raise _wrong(place, f"its pattern cannot be used: {error}") from error
+        # Python rejects numbers with thousands of digits.
+        raise _invalid(place, f"its pattern cannot be used: {error}") from error
     if any(each > MOST_TIMES for each in times):
-        raise _wrong(place, f"its pattern repeats more than {MOST_TIMES} times")
+        raise _invalid(place, f"its pattern repeats more than {MOST_TIMES} times")
     found = pattern_size.size(pattern)
     if found.open > MOST_OPEN:
-        raise _wrong(
-            place, f"its pattern has {found.open} repetitions of no fixed number; at most {MOST_OPEN} are taken"
-        )
+        raise _invalid(place, f"its pattern has {found.open} repetitions without a fixed number (at most {MOST_OPEN})")
     if found.looped > MOST_LOOPED:
-        told = "its pattern repeats what can be nothing, or can be read in more than"
-        raise _wrong(place, f"{told} {MOST_LOOPED} ways at a character")
+        problem = f"its pattern repeats what may be empty, or what can continue in more than {MOST_LOOPED} ways"
+        raise _invalid(place, problem)
 
 
 def _check_numbers(place: str, part: Mapping[str, Any]) -> None:
     for name in COUNTS:
         times = part.get(name, 0)
         if type(times) is not int or not 0 <= times <= MOST_TIMES:
-            raise _wrong(place, f"{name} must be a whole number up to {MOST_TIMES}")
+            raise _invalid(place, f"{name} must be a whole number up to {MOST_TIMES}")
     for name in BOUNDS:
         bound = part.get(name, 0)
         if type(bound) not in (int, float) or not abs(bound) <= LARGEST:
-            raise _wrong(place, f"{name} must be a number up to 2**53")
+            raise _invalid(place, f"{name} must be a number up to 2**53")
 
 
 def _inner(place: str, part: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The schemas in it, with where they stand."""
+    """The schemas in a part, with their paths."""
     for name in TABLES:
         table = part.get(name, {})
         if not isinstance(table, Mapping):
-            raise _wrong(place, f"{name} must be an object")
+            raise _invalid(place, f"{name} must be an object")
         yield from ((f"{place}/{name}/{key}", each) for key, each in table.items())
     for name in LISTS:
         several = part.get(name, [None])
         if not isinstance(several, list) or not several:
-            raise _wrong(place, f"{name} must be a list of schemas")
+            raise _invalid(place, f"{name} must be a list of schemas")
         yield from ((f"{place}/{name}/{at}", each) for at, each in enumerate(several) if name in part)
     if "items" in part:
         yield f"{place}/items", part["items"]
@@ -146,22 +145,22 @@ def _inner(place: str, part: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _resolved(whole: Any, place: str, reference: Any) -> Any:
     if not isinstance(reference, str) or not reference.startswith("#/"):
-        raise _wrong(place, "$ref must point into the schema itself, as #/$defs/name does")
+        raise _invalid(place, "$ref must point into the schema itself, as #/$defs/name does")
     for step in reference[2:].split("/"):
         whole = whole.get(step) if isinstance(whole, Mapping) else None
     if not isinstance(whole, Mapping):
-        raise _wrong(place, f"$ref points to {reference}, which is not there")
+        raise _invalid(place, f"$ref points to {reference}, which does not exist")
     return whole
 
 
 def _check_ends(schema: Mapping[str, Any], parts: Iterable[Mapping[str, Any]]) -> None:
-    """No reference leads back to itself before anything is written."""
+    """Rejects references that lead back to themselves without generating anything."""
     around: dict[int, bool] = {}
-    """Part -> whether what it stands for is being looked at, or was."""
+    """Part -> whether it is being visited, or was."""
 
     def follow(part: Mapping[str, Any]) -> None:
         if around.get(id(part)):
-            raise _wrong("#", "a $ref stands for itself")
+            raise _invalid("#", "a $ref stands for itself")
         if id(part) in around:
             return
         around[id(part)] = True
@@ -176,12 +175,12 @@ def _check_ends(schema: Mapping[str, Any], parts: Iterable[Mapping[str, Any]]) -
         for each in parts:
             follow(each)
     except RecursionError:
-        raise _wrong("#", "its references are nested too deeply") from None
+        raise _invalid("#", "its references are nested too deeply") from None
 
 
-def _wrong(place: str, told: str) -> Unprocessable:
+def _invalid(place: str, problem: str) -> Unprocessable:
     return Unprocessable(
-        f"the JSON schema cannot be followed at {place[:200]}: {told}",
+        f"the JSON schema cannot be followed at {place[:200]}: {problem}",
         code="invalid_json_schema",
         details={"param": "response_format"},
     )

@@ -1,4 +1,4 @@
-"""A chat model on a server that speaks OpenAI's HTTP: `mlc_llm serve`, vLLM, llama.cpp, Ollama."""
+"""A chat model on a server with OpenAI's HTTP API: `mlc_llm serve`, vLLM, llama.cpp, Ollama."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from chatapi.engines import (
     TokenUsage,
     never,
 )
-from chatapi.engines.llm.upstream_stream import WHOLE_BYTES, ResponseHead, UpstreamRequest, beginning, events
+from chatapi.engines.llm.upstream_stream import BODY_BYTES, ResponseHead, UpstreamRequest, beginning, events
 from chatapi.errors import Busy, ChatapiError, EngineFailed, NotReady, SettingsError, Unprocessable
 from chatapi.events import Token, ToolCall
 from chatapi.settings import Settings
@@ -30,27 +30,28 @@ if TYPE_CHECKING:
     from chatapi.catalog import InstalledModel
 
 CONNECT_SECONDS = 5.0
-BYTES_A_TOKEN = 4
-"""About what English prose has; the server's own tokenizer is not known here."""
-UNSPOKEN = ("tool_calls", "reasoning_content", "reasoning")
-"""What a server writes beside words: calls, and thoughts as llama.cpp and vLLM name them (Ollama: `reasoning`)."""
+"""Most seconds that connecting may take."""
+BYTES_PER_TOKEN = 4
+"""Average of English prose; the server's own tokenizer is not known here."""
+WORKING_FIELDS = ("tool_calls", "reasoning_content", "reasoning")
+"""Fields of a delta beside text: tool calls, and reasoning as llama.cpp and vLLM name it (Ollama: `reasoning`)."""
 
 
 class OpenAIUpstream(ChatOnly):
-    """Asks a server, which need not be up yet. SettingsError when its address is no address."""
+    """Forwards completions to a server, which need not be running yet. SettingsError when its URL is invalid."""
 
     capabilities: frozenset[Capability] = frozenset(get_args(Capability))
-    """All of it is passed on; what the server does not do it refuses itself, or passes over."""
+    """Everything is forwarded; what the server does not support, it rejects or ignores itself."""
 
     def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
         del models
         table = settings.openai_upstream
         self.slots = table.slots
-        # A password in the address is sent, and stands in no message.
+        # A password in the URL is sent, and appears in no message.
         password = re.match(r"(https?://)([^/\s@]*)@", table.url)
         self._url = (password[1] + table.url[password.end() :] if password else table.url).rstrip("/")
         if not re.match(r"https?://[^/\s]+", self._url):
-            raise SettingsError(f"openai_upstream.url is {table.url!r}; it looks like http://127.0.0.1:11434/v1")
+            raise SettingsError(f"openai_upstream.url is {table.url!r}; it must be like http://127.0.0.1:11434/v1")
         self.context = table.context
         self._timeout = table.timeout
         self._model = table.model
@@ -60,20 +61,21 @@ class OpenAIUpstream(ChatOnly):
             headers=headers,
             auth=tuple(map(unquote, password[2].partition(":")[::2])) if password else None,  # type: ignore[arg-type]
             timeout=httpx.Timeout(table.timeout, connect=min(CONNECT_SECONDS, table.timeout)),
-            # A connection of its own for every answer: cutting it off is how the server is told to stop.
+            # One connection per completion: closing it is how the server is told to stop.
             limits=httpx.Limits(max_keepalive_connections=0),
-            # Settings come from one place; a proxy out of the environment would be asked for the box next door.
+            # Settings come from one place; a proxy from the environment would be asked for a server on the local
+            # network.
             trust_env=False,
         )
 
     def generate(
         self, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop = never
     ) -> Iterator[TokenChunk]:
-        """The answer as it arrives.
+        """The completion as it arrives.
 
-        Raises NotReady while nothing answers there, Busy when it has too much to do, EngineFailed for all else.
+        Raises NotReady while the server does not answer, Busy when it is overloaded, EngineFailed for all other errors.
         """
-        needed = sum(len(message.text.encode()) // BYTES_A_TOKEN + 4 for message in messages) + sampling.max_tokens
+        needed = sum(len(message.text.encode()) // BYTES_PER_TOKEN + 4 for message in messages) + sampling.max_tokens
         if needed > self.context:
             raise ContextOverflow(needed, self.context)
         if stop():
@@ -82,20 +84,20 @@ class OpenAIUpstream(ChatOnly):
             raise EngineFailed("the openai_upstream engine was closed")
         body = self._body(messages, sampling)
         request = self._client.build_request("POST", f"{self._url}/chat/completions", json=body)
-        asked = UpstreamRequest(self._client, request, "openai_upstream")
+        upstream = UpstreamRequest(self._client, request, "openai_upstream")
         try:
-            yield from self._answer(asked, sampling, stop)
+            yield from self._answer(upstream, sampling, stop)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
         finally:
-            asked.leave()
+            upstream.cancel()
 
     def close(self) -> None:
         self._client.close()
 
     def _body(self, messages: Sequence[PromptMessage], sampling: Sampling) -> dict[str, Any]:
         body: dict[str, Any] = {
-            "model": self._name(),
+            "model": self._model_name(),
             "messages": [_message(message) for message in messages],
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
@@ -106,35 +108,35 @@ class OpenAIUpstream(ChatOnly):
             body["seed"] = sampling.seed
         if sampling.stop_texts:
             body["stop"] = list(sampling.stop_texts)
-        return {**body, **_more(sampling)}
+        return {**body, **_optional_parameters(sampling)}
 
-    def _name(self) -> str:
-        """The model to ask for: the one set, or the first that is served."""
+    def _model_name(self) -> str:
+        """The model to request: the one in the settings, or the first that the server has."""
         if not self._model:
-            served = self._served()
+            served = self._served_models()
             if not served:
                 raise NotReady(f"{self._url} serves no model yet; load one there, or set openai_upstream.model")
             self._model = served[0]
         return self._model
 
-    def _served(self) -> list[str]:
+    def _served_models(self) -> list[str]:
         try:
             response = self._client.get(f"{self._url}/models")
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
         if response.status_code == 404:
             raise EngineFailed(
-                f"{self._url} lists no models, so it is no chat server; openai_upstream.url goes up to /v1"
+                f"{self._url} has no list of models, so it is not a chat server; openai_upstream.url ends with /v1"
             )
         if response.status_code != httpx.codes.OK:
-            raise self._refused(ResponseHead.of(response), response.text[:WHOLE_BYTES], Sampling(max_tokens=0))
+            raise self._error_of(ResponseHead.of(response), response.text[:BODY_BYTES], Sampling(max_tokens=0))
         try:
             return [str(model["id"]) for model in response.json().get("data") or ()]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise EngineFailed(f"{self._url}/models does not answer with a list of models") from error
+            raise EngineFailed(f"{self._url}/models is not a list of models") from error
 
-    def _answer(self, asked: UpstreamRequest, sampling: Sampling, stop: Stop) -> Iterator[TokenChunk]:
-        blocks = asked.blocks(stop)
+    def _answer(self, request: UpstreamRequest, sampling: Sampling, stop: Stop) -> Iterator[TokenChunk]:
+        blocks = request.blocks(stop)
         head = next(blocks, None)
         if not isinstance(head, ResponseHead):
             return
@@ -143,55 +145,55 @@ class OpenAIUpstream(ChatOnly):
             if stop():
                 return
             if head.status != httpx.codes.OK:
-                raise self._refused(head, text, sampling)
-            yield from _whole(text, self._url)
+                raise self._error_of(head, text, sampling)
+            yield from _complete_answer(text, self._url)
             return
-        yield from self._streamed(events(blocks), asked, sampling, stop)
+        yield from self._streamed(events(blocks), request, sampling, stop)
 
     def _streamed(
-        self, events: Iterator[str], asked: UpstreamRequest, sampling: Sampling, stop: Stop
+        self, events: Iterator[str], request: UpstreamRequest, sampling: Sampling, stop: Stop
     ) -> Iterator[TokenChunk]:
         reason: str | None = None
         usage: TokenUsage | None = None
         count = 0
-        calling = _Calling()
+        collector = _ToolCallCollector()
         for event in events:
             if stop():
                 return
-            asked.words()
+            request.restart_timeout()
             if event.strip() == "[DONE]":
                 reason = reason or "stop"
                 break
             chunk = _parsed(event, self._url)
             if chunk.get("error") or chunk.get("object") == "error":
-                code = _stated(event).get("code")
-                raise self._refused(ResponseHead(code if isinstance(code, int) else 500, "", None), event, sampling)
+                code = _error_object(event).get("code")
+                raise self._error_of(ResponseHead(code if isinstance(code, int) else 500, "", None), event, sampling)
             usage = _usage(chunk) or usage
             for choice in chunk.get("choices") or ():
                 reason = choice.get("finish_reason") or reason
                 delta = choice.get("delta") or {}
-                calling.add(delta.get("tool_calls") or ())
+                collector.add(delta.get("tool_calls") or ())
                 text = (delta.get("content") or "").replace("\ufffd", "")
                 if text:
                     count += 1
                     yield TokenChunk(text, tokens=_tokens(choice))
-                elif any(delta.get(name) for name in UNSPOKEN):
-                    # Whoever waits sees that the server is at work.
+                elif any(delta.get(name) for name in WORKING_FIELDS):
+                    # An empty chunk shows the caller that the server is working.
                     yield TokenChunk("")
         if stop():
             return
         if reason is None:
-            raise EngineFailed(f"{self._url} broke off after {count} pieces of an answer")
+            raise EngineFailed(f"{self._url} disconnected after {count} chunks of a completion")
         yield TokenChunk(
-            "", calling.reason(reason), usage or TokenUsage(completion_tokens=count), calls=calling.calls()
+            "", collector.reason(reason), usage or TokenUsage(completion_tokens=count), calls=collector.calls()
         )
 
-    def _refused(self, head: ResponseHead, text: str, sampling: Sampling) -> Exception:
-        """What the server's error means here."""
-        stated = _stated(text)
+    def _error_of(self, head: ResponseHead, text: str, sampling: Sampling) -> Exception:
+        """The exception for an error of the server."""
+        stated = _error_object(text)
         message = str(stated.get("message") or stated.get("detail") or text.strip()[:300] or "nothing more")
         if head.status in (401, 403):
-            return EngineFailed(f"{self._url} refuses the key: set openai_upstream.api_key to one that it knows")
+            return EngineFailed(f"{self._url} rejects the API key: set openai_upstream.api_key to a valid one")
         if _too_long(stated, message):
             return _overflow(stated, message, sampling.max_tokens, self.context)
         if head.status == 404 or (head.status == 400 and re.search(r"model.*not (served|found|exist)", message)):
@@ -199,36 +201,36 @@ class OpenAIUpstream(ChatOnly):
         if head.status == 503 and "loading" in message.lower():
             return NotReady(f"{self._url} is still loading its model", retry_after=head.retry_after)
         if head.status in (429, 503):
-            return Busy(f"{self._url} has too much to do: {message}", retry_after=head.retry_after)
-        if head.status in (400, 422) and _more(sampling):
-            asked = stated.get("param")
+            return Busy(f"{self._url} is overloaded: {message}", retry_after=head.retry_after)
+        if head.status in (400, 422) and _optional_parameters(sampling):
+            param = stated.get("param")
             return Unprocessable(
-                f"the chat server behind this box refuses it: {message}",
-                details={"param": asked if isinstance(asked, str) else None},
+                f"the upstream chat server rejects the request: {message}",
+                details={"param": param if isinstance(param, str) else None},
             )
         return EngineFailed(f"{self._url} answered {head.status}: {message}")
 
     def _no_such_model(self, message: str) -> Exception:
-        asked = self._model
+        model = self._model
         if not self._named:
-            # It was the first once; the server may have been restarted with another.
+            # It was the first of the list once; the server may have been restarted with another model.
             self._model = ""
         try:
-            served = ", ".join(self._served()) or "none"
+            served = ", ".join(self._served_models()) or "none"
         except ChatapiError as error:
             return error
-        return EngineFailed(f"{self._url} has no model {asked!r} ({message}); openai_upstream.model can be: {served}")
+        return EngineFailed(f"{self._url} has no model {model!r} ({message}); openai_upstream.model can be: {served}")
 
     def _unreachable(self, error: httpx.HTTPError) -> Exception:
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
             return NotReady(f"nothing answers at {self._url}: start that server, or set openai_upstream.url")
         if isinstance(error, httpx.TimeoutException):
-            return EngineFailed(f"{self._url} was silent for {self._timeout:g} seconds (openai_upstream.timeout)")
-        return EngineFailed(f"{self._url} broke off; the log says why")
+            return EngineFailed(f"{self._url} sent nothing for {self._timeout:g} seconds (openai_upstream.timeout)")
+        return EngineFailed(f"{self._url} disconnected; the log says why")
 
 
-class _Calling:
-    """The functions that an answer wants called, as their parts come."""
+class _ToolCallCollector:
+    """Collects the tool calls of a completion from their parts."""
 
     def __init__(self) -> None:
         self._parts: dict[int, tuple[str, str, str]] = {}
@@ -237,8 +239,8 @@ class _Calling:
         for place, delta in enumerate(deltas):
             at, function = int(delta.get("index", place)), delta.get("function") or {}
             number, name, arguments = self._parts.get(at, ("", "", ""))
-            written = arguments + (function.get("arguments") or "")
-            self._parts[at] = (delta.get("id") or number, function.get("name") or name, written)
+            whole = arguments + (function.get("arguments") or "")
+            self._parts[at] = (delta.get("id") or number, function.get("name") or name, whole)
 
     def calls(self) -> tuple[ToolCall, ...]:
         return tuple(ToolCall(*self._parts[at]) for at in sorted(self._parts))
@@ -250,31 +252,33 @@ class _Calling:
 
 
 def _message(message: PromptMessage) -> dict[str, Any]:
-    told: dict[str, Any] = {"role": message.role, "content": message.text}
+    fields: dict[str, Any] = {"role": message.role, "content": message.text}
     if message.calls:
         functions = [(call.id, {"name": call.name, "arguments": call.arguments}) for call in message.calls]
-        told["tool_calls"] = [{"id": call, "type": "function", "function": function} for call, function in functions]
-        told["content"] = message.text or None
+        fields["tool_calls"] = [{"id": call, "type": "function", "function": function} for call, function in functions]
+        fields["content"] = message.text or None
     if message.call:
-        told["tool_call_id"] = message.call
-    return told
+        fields["tool_call_id"] = message.call
+    return fields
 
 
-def _more(sampling: Sampling) -> dict[str, Any]:
-    """What is asked beyond the plainest."""
+def _optional_parameters(sampling: Sampling) -> dict[str, Any]:
+    """The parameters that a request sets explicitly."""
     named = ("top_p", "frequency_penalty", "presence_penalty")
-    more: dict[str, Any] = {name: getattr(sampling, name) for name in named if getattr(sampling, name) is not None}
+    parameters: dict[str, Any] = {
+        name: getattr(sampling, name) for name in named if getattr(sampling, name) is not None
+    }
     if sampling.logit_bias:
-        more["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
+        parameters["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
     if sampling.logprobs is not None:
-        more |= {"logprobs": True, "top_logprobs": sampling.logprobs}
+        parameters |= {"logprobs": True, "top_logprobs": sampling.logprobs}
     if sampling.schema is not None:
         form = {"name": "answer", "schema": sampling.schema, "strict": sampling.strict}
         any_object = sampling.schema == {"type": "object"}
         kind = {"type": "json_object"} if any_object else {"type": "json_schema", "json_schema": form}
-        more["response_format"] = kind
+        parameters["response_format"] = kind
     if sampling.tools:
-        more["tools"] = [
+        parameters["tools"] = [
             {
                 "type": "function",
                 "function": {
@@ -288,10 +292,10 @@ def _more(sampling: Sampling) -> dict[str, Any]:
         ]
         choice = sampling.tool_choice
         named_one = {"type": "function", "function": {"name": choice[1:]}}
-        more["tool_choice"] = named_one if choice.startswith(":") else choice
+        parameters["tool_choice"] = named_one if choice.startswith(":") else choice
         if not sampling.parallel:
-            more["parallel_tool_calls"] = False
-    return more
+            parameters["parallel_tool_calls"] = False
+    return parameters
 
 
 def _tokens(choice: Mapping[str, Any]) -> tuple[Token, ...]:
@@ -310,23 +314,23 @@ def _parsed(event: str, url: str) -> dict[str, Any]:
     except ValueError:
         chunk = None
     if not isinstance(chunk, dict):
-        raise EngineFailed(f"{url} sent an event that is no JSON object: {event[:100]!r}")
+        raise EngineFailed(f"{url} sent an event that is not a JSON object: {event[:100]!r}")
     return chunk
 
 
-def _whole(text: str, url: str) -> Iterator[TokenChunk]:
-    """An answer that came at once, from a server that does not stream."""
+def _complete_answer(text: str, url: str) -> Iterator[TokenChunk]:
+    """A completion in one piece, from a server that does not stream."""
     chunk = _parsed(text, url)
     try:
         choice = chunk["choices"][0]
         message = choice["message"]
         answer = str(message.get("content") or "")
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise EngineFailed(f"{url} answered with something that is no chat completion: {text[:100]!r}") from error
-    calling = _Calling()
-    calling.add(message.get("tool_calls") or ())
-    reason = calling.reason(choice.get("finish_reason"))
-    yield TokenChunk(answer, reason, _usage(chunk) or TokenUsage(), _tokens(choice), calling.calls())
+        raise EngineFailed(f"{url} sent something that is not a chat completion: {text[:100]!r}") from error
+    collector = _ToolCallCollector()
+    collector.add(message.get("tool_calls") or ())
+    reason = collector.reason(choice.get("finish_reason"))
+    yield TokenChunk(answer, reason, _usage(chunk) or TokenUsage(), _tokens(choice), collector.calls())
 
 
 def _usage(chunk: Mapping[str, Any]) -> TokenUsage | None:
@@ -337,8 +341,8 @@ def _usage(chunk: Mapping[str, Any]) -> TokenUsage | None:
     return TokenUsage(stated.get("prompt_tokens") or 0, stated.get("completion_tokens") or 0, cached)
 
 
-def _stated(text: str) -> Mapping[str, Any]:
-    """The error's object: OpenAI, llama.cpp and Ollama put it under `error`, mlc_llm and older vLLM at the top."""
+def _error_object(text: str) -> Mapping[str, Any]:
+    """The error object: OpenAI, llama.cpp and Ollama put it under `error`, mlc_llm and older vLLM at the top."""
     try:
         tree = json.loads(text)
     except ValueError:
@@ -350,14 +354,15 @@ def _stated(text: str) -> Mapping[str, Any]:
 
 
 def _too_long(stated: Mapping[str, Any], message: str) -> bool:
-    """Whether it says that prompt and answer do not fit: llama.cpp's type, OpenAI's code, or the others' words."""
+    """Whether the error is that prompt and completion exceed the context: by llama.cpp's type, OpenAI's code, or the
+    text."""
     named = ("exceed_context_size_error", "context_length_exceeded")
     words = r"maximum context length|input length limit|context (length|size|window)|max_tokens must be at least 1"
     return stated.get("type") in named or stated.get("code") in named or bool(re.search(words, message, re.IGNORECASE))
 
 
 def _overflow(stated: Mapping[str, Any], message: str, reserve: int, context: int) -> ContextOverflow:
-    """With the server's own numbers as far as it gives any."""
+    """The overflow with the server's own numbers, as far as it gives them."""
     if isinstance(stated.get("n_prompt_tokens"), int) and isinstance(stated.get("n_ctx"), int):
         return ContextOverflow(stated["n_prompt_tokens"] + reserve, stated["n_ctx"])
     limit = re.search(r"(?:context length is|length limit|context (?:size|length|window)(?: of)?) \(?(\d+)", message)

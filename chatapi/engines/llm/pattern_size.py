@@ -1,4 +1,4 @@
-"""How large the grammar of a regular expression becomes, before an engine is given it."""
+"""The size of a regular expression's grammar, computed before an engine gets the pattern."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ GROUP = re.compile(r"\((?:\?(?::|=|!|<=|<!|P?<\w+>|[a-zA-Z-]+:))?")
 
 @dataclass(frozen=True)
 class GrammarSize:
-    """Of a part of a grammar. Every figure is an upper bound."""
+    """Size of a part of a grammar. Every number is an upper bound."""
 
     elements: int
-    """Characters and references, each repetition written out."""
+    """Characters and references, with each repetition expanded."""
     starts: int
-    """Ways to begin it: paths to its first character."""
+    """Ways to start: paths to its first character."""
     states: int
-    """Places in it that may be reached by the same text."""
+    """Positions in it that the same text may reach."""
     empty: bool = False
-    """Whether it may be nothing."""
+    """Whether it may be empty."""
     firsts: tuple[str, ...] = ()
-    """Of a pattern, the characters that its ways to begin begin with; "": one of several."""
+    """Of a pattern: the first characters of its ways to start; "": one of several."""
     open: int = 0
-    """Of a pattern, places where the text may go on in two ways: repetitions of no fixed number."""
+    """Of a pattern: positions where the text may continue in two ways, which are repetitions without a fixed number."""
     looped: int = 0
-    """Of a pattern, the most ways to go on at a character within a repetition. What a token of the vocabulary may be is
-    found out by going all of them at each of its characters."""
+    """Of a pattern: the most ways to continue at a character within a repetition. An engine follows all of them at each
+    character of each token of the vocabulary."""
 
     def then(self, other: GrammarSize) -> GrammarSize:
-        """One after the other."""
+        """The sequence of the two."""
         starts = self.starts + (other.starts if self.empty else 0)
         states = self.states + (other.states - 1 if other.states > 1 else 0)
         return GrammarSize(
@@ -45,7 +45,7 @@ class GrammarSize:
         )
 
     def otherwise(self, other: GrammarSize) -> GrammarSize:
-        """One or the other."""
+        """The alternatives of the two."""
         return GrammarSize(
             self.elements + other.elements,
             self.starts + other.starts,
@@ -57,9 +57,9 @@ class GrammarSize:
         )
 
     def times(self, least: int, most: int | None) -> GrammarSize:
-        """Repeated; `most` None: without end."""
+        """The repetition; `most` None: unbounded."""
         often = max(1, most if most is not None else least + 1)
-        # Where the number is open, or what is repeated is itself of many lengths, each count is a place of its own.
+        # Where the number varies, or the repeated part has several lengths, each count is a position of its own.
         counted = often if most is not None and (most != least or self.states > 1) else min(often, 2)
         starts = self.starts * (often if self.empty else 1)
         ways = (UNBOUNDED if self.empty else self.open + self._alike) if often > 1 or most is None else 0
@@ -75,20 +75,20 @@ class GrammarSize:
 
     @property
     def _alike(self) -> int:
-        """Of its ways to begin, the most that the same character begins."""
+        """Most of its ways to start that start with the same character."""
         known = Counter(each for each in self.firsts if each)
         return self.firsts.count("") + max(known.values(), default=0)
 
 
 NOTHING = GrammarSize(0, 1, 1, empty=True)
 UNBOUNDED = 10**6
-"""Ways to go on in what is repeated and may be nothing."""
+"""Ways to continue in a repetition of something that may be empty."""
 
 
 def size(pattern: str) -> GrammarSize:
-    """Of a pattern that Python's `re` takes. What is not understood counts as one character."""
+    """The size of a pattern that Python's `re` accepts. Unsupported syntax counts as one character."""
     waiting: list[tuple[GrammarSize, GrammarSize]] = []
-    """Of every group that is open: the alternatives before it, and what stands before it in its own."""
+    """For every open group: the alternatives before it, and what precedes it in its own alternative."""
     either, before, last, at = GrammarSize(0, 0, 0), NOTHING, NOTHING, 0
     while at < len(pattern):
         if (group := GROUP.match(pattern, at)) is not None:
@@ -109,7 +109,7 @@ def size(pattern: str) -> GrammarSize:
 
 
 def _atom(pattern: str, at: int) -> int:
-    """Where the character, escape or class that begins here ends."""
+    """Offset of the end of the character, escape or class that starts at `at`."""
     if pattern[at] == "\\":
         return at + 2
     if pattern[at] == "[" and (found := re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL).match(pattern, at)):

@@ -1,8 +1,8 @@
-"""How large the grammar of a JSON schema becomes, which an engine makes and steps through without being stoppable.
+"""The size of a JSON schema's grammar, which an engine builds and steps through without being cancellable.
 
-It follows what llama.cpp does (common/json-schema-to-grammar.cpp, src/llama-grammar.cpp): what a `$ref` points to is
-written once and every list of types writes the part once a type; `allOf` is written out; all ways to begin are walked
-through before the first token; and text that fits several alternatives has all of them followed at once.
+It follows llama.cpp (common/json-schema-to-grammar.cpp, src/llama-grammar.cpp): the target of a `$ref` is written once;
+a list of types writes the part once per type; `allOf` is expanded; all ways to start are walked before the first token;
+and text that matches several alternatives has all of them followed at once.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from chatapi.engines.llm import pattern_size
 from chatapi.engines.llm.pattern_size import GrammarSize
 
 MOST_ELEMENTS = 200_000
-"""Of a grammar: about 100 MB, and a second on two laptop cores."""
+"""Most elements of a grammar: about 100 MB, and a second on two laptop cores."""
 MOST_STARTS = 2000
-"""Ways to begin; each is walked through before a token, and without a memory of those it has seen."""
+"""Most ways to start; each is walked before a token, also where several lead through the same rules."""
 MOST_STATES = 2000
-"""Alternatives followed at once; each has the whole vocabulary compared with it, 20 to 50 µs a token of the answer."""
+"""Most alternatives followed at once; each is compared with the whole vocabulary, 20 to 50 µs per token of the
+answer."""
 COMPARED = 64
-"""Most alternatives that are objects of which every two are compared; of more all are followed at once."""
+"""Most objects among alternatives that are compared in pairs; of more, all count as followed at once."""
 VALUE = GrammarSize(120, 20, 4)
 """Any JSON value."""
 
@@ -31,40 +32,40 @@ Resolve = Callable[[Part], Part]
 
 
 def size(schema: Part, resolve: Resolve) -> GrammarSize:
-    """Of a schema whose form was checked. `resolve` follows a part's `$ref`."""
+    """The size of a valid schema. `resolve` follows a part's `$ref`."""
     measuring = _SchemaMeasurement(resolve)
     whole = measuring.of(schema)
-    # Each is written once; as many more as there are were found meanwhile.
+    # Each target is written once; computing its size may find further targets.
     elements = whole.elements + sum(each.elements for each in measuring.referred())
     return replace(whole, elements=elements)
 
 
 class _SchemaMeasurement:
-    """One schema being measured. The figures of a part never change, so it is looked at once."""
+    """Measures one schema. The size of a part never changes, so it is computed once."""
 
     def __init__(self, resolve: Resolve) -> None:
         self._resolve = resolve
         self._known: dict[int, GrammarSize] = {}
         self._copies: list[Part] = []
-        """Parts that were made here, kept so that no other gets their place in memory, by which they are known."""
-        self._begun: set[int] = set()
+        """Parts that were created here, kept alive so that no other part gets their id."""
+        self._visited: set[int] = set()
         self._targets: dict[int, Part] = {}
 
     def referred(self) -> Iterator[GrammarSize]:
-        """Of everything a `$ref` points to."""
+        """Sizes of all targets of a `$ref`."""
         return (self.of(each) for each in self._targets.values())
 
     def of(self, part: Part) -> GrammarSize:
         if id(part) in self._known:
             return self._known[id(part)]
-        if id(part) in self._begun:
-            # Around in a circle; what grows with every turn is found where the circle branches.
+        if id(part) in self._visited:
+            # A cycle; what grows with every iteration is found where the cycle branches.
             return GrammarSize(1, 1, 1)
-        self._begun.add(id(part))
-        found = self._known[id(part)] = self._measured(part)
+        self._visited.add(id(part))
+        found = self._known[id(part)] = self._measure(part)
         return found
 
-    def _measured(self, part: Part) -> GrammarSize:
+    def _measure(self, part: Part) -> GrammarSize:
         if "$ref" in part:
             target = self._resolve(part)
             self._targets[id(target)] = target
@@ -77,7 +78,7 @@ class _SchemaMeasurement:
             return self._union(part, copies)
         if "const" in part or "enum" in part:
             values = [part["const"]] if "const" in part else part["enum"]
-            # They often begin alike, with long beginnings.
+            # Enum values often start alike, with long common beginnings.
             return GrammarSize(sum(len(json.dumps(each)) + 1 for each in values), len(values), 4 * len(values))
         return self._typed(part, part.get("type"))
 
@@ -102,15 +103,15 @@ class _SchemaMeasurement:
         more = part.get("additionalProperties", False)
         if isinstance(more, Mapping):
             inner.append(self.of(more))
-        # Every tail of the optional ones is written, and copied for that as often as there are.
+        # Every tail of the optional properties is written, and copied once per optional property.
         elements = 20 + 2 * names + 20 * len(properties) + optional**3 // 5000
-        # A tree of the names, so that others can be told from them.
+        # A tree of the names, to tell other names from them.
         elements += 6 * names if more is not False else 0
         most = max((each.states for each in inner), default=1)
         return GrammarSize(elements + sum(each.elements for each in inner), 1, max(most, optional + 2))
 
     def _all(self, components: Sequence[Part]) -> GrammarSize:
-        """All properties of all of them, in one object; what a reference points to is written out again."""
+        """The size of the properties of all components in one object; targets of references are expanded again."""
         properties: list[tuple[str, Part]] = []
         values = 0
         for component in (each for one in components for each in one.get("anyOf", [one])):
@@ -136,13 +137,13 @@ class _SchemaMeasurement:
         elements = sum(one.elements for one in sizes) + len(sizes)
         starts = 1 + sum(one.starts for one in sizes)
         if starts > MOST_STARTS:
-            # There may be more than anybody can compare.
+            # There may be too many to compare.
             return GrammarSize(elements, starts, starts)
         flat = [each for one in alternatives for each in self._flat(one)]
         return GrammarSize(elements, starts, max((self._followed(part, flat, kind) for kind in KINDS), default=1))
 
     def _flat(self, part: Part) -> Iterator[Part]:
-        """What it stands for, alternatives of alternatives one by one."""
+        """What the part stands for, with nested alternatives flattened."""
         if "$ref" in part:
             yield from self._flat(self._resolve(part))
         elif (union := part.get("oneOf", part.get("anyOf"))) is not None:
@@ -156,7 +157,7 @@ class _SchemaMeasurement:
             yield part
 
     def _followed(self, union: Part, alternatives: Sequence[Part], kind: str) -> int:
-        """Of the alternatives that are of a kind, the most that the same text can be the beginning of."""
+        """Of the alternatives of a kind, the most that the same text can be the beginning of."""
         members = [each for each in alternatives if kind in _kinds(each)]
         if kind not in ("object", "array"):
             return sum(self.of(each).states for each in members)
@@ -164,7 +165,7 @@ class _SchemaMeasurement:
         most = 0
         for one in members:
             others = [each for each in members if each is one or not (compared and self._apart(one, each))]
-            # Two that lead back here double with every turn around, without end.
+            # Two alternatives that lead back here double with every iteration, without end.
             if len(others) > 1 and sum(self._leads(each, union) for each in others) > 1:
                 return MOST_STATES + 1
             most = max(most, sum(self.of(each).states for each in others))
@@ -173,7 +174,7 @@ class _SchemaMeasurement:
         return most
 
     def _leads(self, part: Part, goal: Part) -> bool:
-        """Whether the one holds the other, references followed."""
+        """Whether one part contains the other, with references followed."""
         waiting, seen = [part], {id(part)}
         while waiting:
             for each in self._within(waiting.pop()):
@@ -193,7 +194,7 @@ class _SchemaMeasurement:
             yield from found if isinstance(found, list) else [found] if isinstance(found, Mapping) else []
 
     def _apart(self, one: Part, other: Part) -> bool:
-        """Whether two objects are told apart by their first properties, before anything in them can branch again."""
+        """Whether two objects differ in their first properties, before anything in them can branch again."""
         if "allOf" in one or "allOf" in other:
             return False
         (needed, free), (others_needed, others_free) = _names(one), _names(other)
@@ -210,21 +211,21 @@ class _SchemaMeasurement:
         return not (ANY in ahead or ANY in others_ahead or set(ahead) & set(others_ahead))
 
     def _only(self, part: Part) -> Part:
-        """What a reference stands for."""
+        """The target of a reference that stands for one part only."""
         return next(iter(self._flat(part))) if "$ref" in part and self.of(part).starts == 1 else part
 
 
 KINDS = ("object", "array", "string", "number", "boolean", "null")
 SCALARS = frozenset(("string", "number", "boolean", "null"))
 ANY = "*"
-"""Among names: every other."""
+"""Among names: every other name."""
 OF_PYTHON: Mapping[type, str] = {
     dict: "object", list: "array", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null",
 }  # fmt: skip
 
 
 def _kinds(part: Part) -> frozenset[str]:
-    """What it can be the beginning of, as far as that is seen at once."""
+    """Kinds of values that the part can start, as far as that is known without following references."""
     if "$ref" in part or "anyOf" in part or "oneOf" in part:
         return frozenset(KINDS)
     if "const" in part or "enum" in part:
@@ -238,7 +239,7 @@ def _kinds(part: Part) -> frozenset[str]:
 
 
 def _disjoint(one: Part, other: Part) -> bool:
-    """Whether no value is both."""
+    """Whether no value matches both."""
     if not _kinds(one) & _kinds(other):
         return True
     values = [each.get("enum", [each["const"]] if "const" in each else None) for each in (one, other)]
@@ -249,7 +250,7 @@ def _disjoint(one: Part, other: Part) -> bool:
 
 
 def _names(part: Part) -> tuple[list[str], list[str]]:
-    """Of an object's properties: those that must come, which come first, and those that may."""
+    """An object's properties: the required ones, which come first, and the optional ones."""
     required = part.get("required", ())
     names = list(part.get("properties", {}))
     free = [name for name in names if name not in required]

@@ -1,4 +1,5 @@
-"""A request to another server whose silence can be interrupted, and its reply as server-sent events."""
+"""A request to an upstream server that can be cancelled while the server is silent, and its response as server-sent
+events."""
 
 from __future__ import annotations
 
@@ -16,19 +17,19 @@ import httpx
 from chatapi.engines import Stop
 from chatapi.errors import EngineFailed
 
-ASK_SECONDS = 0.1
-"""How often `stop` is asked while the server is silent."""
+POLL_SECONDS = 0.1
+"""Seconds between polls of `stop` while the server is silent."""
 EVENT_BYTES = 1 << 20
-"""Longest event taken."""
+"""Most bytes of an event."""
 LONGEST_PAUSE = 3600.0
-"""Seconds of a Retry-After that are passed on."""
-WHOLE_BYTES = 1 << 20
-"""Most that is read of an answer that is no stream."""
+"""Most seconds of a Retry-After header that are passed on."""
+BODY_BYTES = 1 << 20
+"""Most bytes that are read of a response that is not a stream."""
 
 
 @dataclass(frozen=True)
 class ResponseHead:
-    """What comes before the body."""
+    """Status and headers of a response."""
 
     status: int
     kind: str
@@ -42,25 +43,25 @@ class ResponseHead:
 
 
 class UpstreamRequest:
-    """One request and its response, read on a thread of its own so that silence can be interrupted."""
+    """One request and its response, read on its own thread so that it can be cancelled while the server is silent."""
 
     def __init__(self, client: httpx.Client, request: httpx.Request, name: str) -> None:
-        """`name`: the thread's."""
+        """`name`: the name of the thread."""
         self._blocks: queue.Queue[ResponseHead | bytes | Exception | None] = queue.Queue(64)
         self._ended = False
         self._socket: socket.socket | None = None
-        self._left = threading.Event()
+        self._cancelled = threading.Event()
         self._timeout = float(request.extensions["timeout"]["read"])
-        self._heard = time.monotonic()
+        self._last_event = time.monotonic()
         request.extensions["trace"] = self._trace
         self._thread = threading.Thread(target=self._read, args=(client, request), name=name, daemon=True)
         self._thread.start()
 
     def blocks(self, stop: Stop) -> Iterator[ResponseHead | bytes]:
-        """The head, then the body as it comes; ends early once `stop` is true. Raises what reading raised."""
+        """The head, then the body as it arrives; ends early once `stop` is true. Raises what reading raised."""
         while not self._ended:
             try:
-                item = self._blocks.get(timeout=ASK_SECONDS)
+                item = self._blocks.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 if stop():
                     return
@@ -71,37 +72,37 @@ class UpstreamRequest:
                 raise item
             elif isinstance(item, Exception):
                 raise EngineFailed("the request could not be sent; the log says why") from item
-            # Comments keep the connection open and are no words.
-            elif time.monotonic() - self._heard > self._timeout:
-                raise httpx.ReadTimeout("no words")
+            # Comments keep the connection open and are no events.
+            elif time.monotonic() - self._last_event > self._timeout:
+                raise httpx.ReadTimeout("no events")
             elif item:
                 yield item
 
-    def words(self) -> None:
-        """Something was said: the time of silence starts anew."""
-        self._heard = time.monotonic()
+    def restart_timeout(self) -> None:
+        """Restarts the read timeout after an event."""
+        self._last_event = time.monotonic()
 
-    def leave(self) -> None:
-        """Cut the connection, which tells the server that nobody wants the rest, and wait for the thread."""
-        self._left.set()
-        self._cut()
+    def cancel(self) -> None:
+        """Closes the connection, which tells the server to stop, and waits for the thread."""
+        self._cancelled.set()
+        self._shut_down()
         while not self._ended:
             self._ended = self._blocks.get() is None
         self._thread.join()
 
-    def _cut(self) -> None:
+    def _shut_down(self) -> None:
         if self._socket is not None:
             try:
                 self._socket.shutdown(socket.SHUT_RDWR)
             except OSError:
-                """It was closed already."""
+                """The socket was closed already."""
 
     def _trace(self, name: str, info: Mapping[str, Any]) -> None:
-        """Take the socket as soon as there is one: closing a response does not wake the thread that reads it."""
+        """Keeps the socket as soon as it is open: closing a response does not wake the thread that reads it."""
         if name in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
             self._socket = info["return_value"].get_extra_info("socket")
-            if self._left.is_set():
-                self._cut()
+            if self._cancelled.is_set():
+                self._shut_down()
 
     def _read(self, client: httpx.Client, request: httpx.Request) -> None:
         try:
@@ -119,7 +120,7 @@ class UpstreamRequest:
 
 
 def events(blocks: Iterator[ResponseHead | bytes]) -> Iterator[str]:
-    """The data of server-sent events. Only line feeds end a line: JSON may hold other separators as they are."""
+    """The data of server-sent events. Only line feeds end a line: JSON may contain other separators."""
     data: list[str] = []
     for line in _lines(blocks):
         field, _, value = line.partition(":")
@@ -146,21 +147,21 @@ def _lines(blocks: Iterator[ResponseHead | bytes]) -> Iterator[str]:
 
 
 def beginning(blocks: Iterator[ResponseHead | bytes]) -> str:
-    """What is worth reading of a body that is no stream."""
+    """The beginning of a body that is not a stream."""
     body = b""
     for block in blocks:
-        if isinstance(block, bytes) and len(body) < WHOLE_BYTES:
+        if isinstance(block, bytes) and len(body) < BODY_BYTES:
             body += block
     return body.decode(errors="replace")
 
 
 def _seconds(retry_after: str) -> float | None:
-    """A Retry-After header, which is a number of seconds or a date; None: it says nothing that can be believed."""
+    """Seconds of a Retry-After header, which is a number or a date; None: it has no plausible value."""
     if retry_after.isdecimal():
         return min(float(retry_after), LONGEST_PAUSE)
     try:
         seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
     except (TypeError, ValueError, OverflowError):
         return None
-    # A date tells nothing to a box whose clock was never set, or is ahead.
+    # A date is useless on a machine whose clock was never set, or is ahead.
     return max(0.0, seconds) if seconds <= LONGEST_PAUSE else None

@@ -6,14 +6,14 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import aclosing
 
-from chatapi.audio import Audio, sounding
+from chatapi.audio import Audio, trim_leading_silence
 from chatapi.engines import Voice
 from chatapi.errors import Unprocessable
 from chatapi.events import Speech
 from chatapi.observability.metrics import Metrics
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Engines, YieldPolicy
-from chatapi.text.normalization import spoken
+from chatapi.text.normalization import normalize
 from chatapi.text.sentence_splitter import SentenceSplitter
 
 
@@ -61,7 +61,7 @@ class SpeechSynthesis:
         """Speech for every sentence, in order, each chunk as soon as it is synthesized; without leading silence."""
         has_begun = False
         async for sentence in sentences:
-            text = spoken(sentence, voice.language)
+            text = normalize(sentence, voice.language)
             if not text:
                 continue
             since, seconds = time.monotonic(), 0.0
@@ -72,7 +72,7 @@ class SpeechSynthesis:
             ) as chunks:
                 async for chunk in chunks:
                     seconds += chunk.seconds
-                    yield Speech(chunk if has_begun else sounding(chunk), text)
+                    yield Speech(chunk if has_begun else trim_leading_silence(chunk), text)
                     has_begun = True
             if seconds:
                 self._metrics.factors.labels("tts").observe((time.monotonic() - since) / seconds)
@@ -91,7 +91,7 @@ class SpeechSynthesis:
         """The sentences of a text. Raises Unprocessable (empty_text) for a text without words."""
         splitter = SentenceSplitter()
         sentences = [*splitter.feed(text), *splitter.finish()]
-        if not any(spoken(sentence, voice.language) for sentence in sentences):
+        if not any(normalize(sentence, voice.language) for sentence in sentences):
             raise empty_text()
         return sentences
 

@@ -1,4 +1,4 @@
-"""What is sent to the voice in place of a text: no markup, no symbols, everything readable aloud."""
+"""Text normalization for TTS: markup and symbols become words or are removed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from chatapi.text.normalization.english import written_out
 from chatapi.text.sentence_splitter import CLOSERS, OPENERS, STOPS, UNSPACED_STOPS, WRAP
 
 # Every pattern here and in english.py is bounded ({1,300} instead of +, or a start that cannot repeat), so that the
-# time stays linear in the text, whatever a model writes.
+# time stays linear in the text, whatever a model generates.
 
 _CODE = {"en": "code", "de": "Code", "fr": "code", "es": "código", "it": "codice"}
 _DOT = {"en": "dot", "de": "Punkt", "fr": "point", "es": "punto", "it": "punto"}
 _AT = {"en": "at", "de": "ät", "fr": "arobase", "es": "arroba", "it": "chiocciola"}
 _SLASH = {"en": "slash", "de": "Schrägstrich", "fr": "slash", "es": "barra", "it": "barra"}
-"""Words for what is left out or has no sound, by language."""
+"""Words for omitted and silent parts, by language."""
 
 _UNITS = {
     "de": {"km/h": "Kilometer pro Stunde", "km": "Kilometer", "m": "Meter", "cm": "Zentimeter", "mm": "Millimeter",
@@ -34,12 +34,12 @@ _UNITS = {
            "°C": "gradi Celsius", "GB": "gigabyte", "MB": "megabyte", "€": "euro", "$": "dollari", "£": "sterline",
            "%": "per cento"},
 }  # fmt: skip
-"""After a number, in languages without a module of their own; English is in english.py."""
+"""Units after a number, in languages without a module of their own; English is in english.py."""
 
 _COMMANDS = {"times": "×", "cdot": "×", "div": "÷", "pm": "±", "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠",
              "neq": "≠", "approx": "≈", "to": "→", "rightarrow": "→", "infty": "∞", "circ": "°", "degree": "°",
              "sqrt": "√", "text": "", "mathrm": "", "mathbf": "", "left": "", "right": "", "quad": " "}  # fmt: skip
-"""LaTeX; a command that is not here is read by its name, as \\pi."""
+"""LaTeX commands; a command that is not listed is spoken by its name, such as \\pi."""
 
 _INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufeff]")
 _TAG_NAMES = (
@@ -86,11 +86,11 @@ _DOUBLED = re.compile(r"[,;:](?=\s?[,;:.!?](?!\w))|(?<=[.!?])\s?[,;](?!\w)")
 _LEADING = re.compile(r"^[,;:.!?)\s]+(?!\d)")
 
 
-def spoken(text: str, language: str = "en") -> str:
-    """The text as it is to be read aloud, in one line; empty when there is nothing to say.
+def normalize(text: str, language: str = "en") -> str:
+    """The text normalized for TTS, in one line; empty when it has no words.
 
-    `language` is an ISO 639-1 code, with or without a region. Numbers, units, money, dates and abbreviations are
-    written out for English; elsewhere plain numbers and most of the rest are left to the voice.
+    `language` is an ISO 639-1 code, with or without a region. For English, numbers, units, money, dates and
+    abbreviations are written out; for other languages plain numbers and most of the rest are left to the voice.
     """
     language = language[:2].lower()
     text = _INVISIBLE.sub("", text.replace("\u00a0", " ").replace("\u202f", " "))
@@ -105,7 +105,7 @@ def _entity(found: re.Match[str]) -> str:
 
 
 def _without_code(text: str, language: str) -> str:
-    """Fenced code is named, not read, unless it is only a few words in a line."""
+    """Replaces fenced code by a word, unless it is only a few words in one line."""
     parts = re.split(r"`{3,}", text)
     for index in range(1, len(parts), 2):
         if "\n" in parts[index].strip():
@@ -114,7 +114,7 @@ def _without_code(text: str, language: str) -> str:
 
 
 def _lines(text: str) -> Iterator[str]:
-    """The text's lines without the marks before them; what ends with its line gets a stop."""
+    """The text's lines without list and heading marks; an item that ends with its line gets a full stop."""
     lines = text.splitlines()
     for number, raw in enumerate(lines):
         line = raw.strip()
@@ -133,7 +133,7 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def _ends_there(line: str, following: str | None) -> bool:
-    """Whether a plain line ends what it says, and is not just wrapped."""
+    """Whether a plain line ends a sentence and is not just wrapped."""
     if following is None:
         return False
     return len(line) < WRAP or not following or not following[0].isalpha()
@@ -154,7 +154,7 @@ def _without_markup(text: str, language: str) -> str:
     text = _COMMAND.sub(lambda found: _COMMANDS.get(found[1], found[1]), _ESCAPE.sub(r"\1", text))
     text = _PRODUCT.sub(" × ", text).replace("*", "").replace("~~", "").replace("`", "")
     text = _UNDERSCORES.sub("", text).replace("_", " ")
-    # Piper takes what stands between [[ and ]] for phonemes, so no bracket may reach it.
+    # Piper takes text between [[ and ]] for phonemes, so brackets are removed.
     text = text.translate(str.maketrans(dict.fromkeys("[]{}\\")))
     text = _EMOJI.sub(" ", _EMOTICON.sub(" ", text))
     return _DROPPED.sub(" ", text)
@@ -167,7 +167,7 @@ def _email(found: re.Match[str], language: str) -> str:
 
 
 def _address(address: str, language: str) -> str:
-    """A host and the first steps of its path, in words; queries are of no use to the ear."""
+    """A host and the first steps of its path, in words; queries are omitted."""
     body = address.rstrip(".,;:!?…")
     after = address[len(body) :]
     host, *path = re.split(r"[?#]", body)[0].removeprefix("www.").split("/")
@@ -188,7 +188,7 @@ def _with_units(text: str, language: str) -> str:
 
 
 def _tidied(text: str) -> str:
-    """One line with single spaces and no mark that the voice would read or stumble over."""
+    """One line with single spaces, without marks that the voice would speak or stumble over."""
     text = " ".join(_ARROW.sub(", ", text).split())
     text = _DOTS.sub(_pause, text)
     text = _CLOSED.sub(",", _OPENED.sub(", ", _CALL.sub(r" \1", _PLURAL.sub(r"\1", text))))
@@ -199,7 +199,7 @@ def _tidied(text: str) -> str:
 
 
 def _pause(found: re.Match[str]) -> str:
-    """Three dots: the voice would run on without a pause."""
+    """Replaces an ellipsis by a comma or a full stop: the voice would continue without a pause."""
     after = found.string[found.end() : found.end() + 2].lstrip(OPENERS + CLOSERS + " ")
     if after[:1] in tuple("?!,;:"):
         return ""

@@ -1,4 +1,4 @@
-"""How English is read aloud: numbers, and here abbreviations, names with numerals, and symbols."""
+"""Normalization of English text: abbreviations, names with numerals, and symbols; numbers are in english_numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ABBREVIATIONS = {
     "w/": "with", "Ph.D.": "PhD", "dept.": "department", "Dept.": "Department", "govt.": "government",
     "incl.": "including", "CO2": "C O 2",
 }  # fmt: skip
-"""Written out wherever they stand."""
+"""Abbreviations that are expanded everywhere."""
 _BEFORE_A_NAME = {
     "Dr": "Doctor", "Mr": "Mister", "Mrs": "Mrs", "Ms": "Ms", "Prof": "Professor", "St": "Saint", "Mt": "Mount",
     "Ft": "Fort", "Gen": "General", "Col": "Colonel", "Capt": "Captain", "Lt": "Lieutenant", "Sgt": "Sergeant",
@@ -38,14 +38,14 @@ _MONARCHS = (
 
 
 def _ends_sentence(found: re.Match[str]) -> bool:
-    """Whether the dot at the end of what was found also ends the sentence."""
+    """Whether the dot at the end of the match also ends the sentence."""
     rest = found.string[found.end() : found.end() + 24].lstrip("'\"”’)")
     following = re.match(r" [\"'“‘(]?([A-Z][A-Za-z']{0,20})", rest)
     return not rest.strip() or (following is not None and following[1].lower() in STARTERS)
 
 
 def _dotless(found: re.Match[str]) -> str:
-    """U.S. -> US, 7 p.m. -> 7 PM; at every dot the voice would stop."""
+    """U.S. -> US, 7 p.m. -> 7 PM; the voice would pause at every dot."""
     return found[0].replace(".", "").upper() + ("." if _ends_sentence(found) else "")
 
 
@@ -129,7 +129,7 @@ _AFTER_NUMBERS = [(re.compile(pattern), place) for pattern, place in (*_WORDS, *
 
 
 def written_out(text: str) -> str:
-    """The text in words, as far as a voice needs it; one line in, one line out."""
+    """The normalized text; one line in, one line out."""
     for pattern, place in _BEFORE_NUMBERS:
         text = pattern.sub(place, text)
     text = numbers_written_out(text)

@@ -1,4 +1,4 @@
-"""How English reads numbers aloud: money, units, dates, times, ranges, fractions, years, telephone numbers."""
+"""English numbers in words: money, units, dates, times, ranges, fractions, years, telephone numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 Rule: TypeAlias = "tuple[str, str | Callable[[re.Match[str]], str]]"
-"""A pattern, and what stands in its place."""
+"""A pattern and its replacement."""
 
 _ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
          "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]  # fmt: skip
@@ -40,7 +40,7 @@ _UNITS = {
     "°C": "degree| Celsius", "°F": "degree| Fahrenheit", "℃": "degree| Celsius", "℉": "degree| Fahrenheit",
     "°": "degree", "%": "percent", "¢": "cent",
 }  # fmt: skip
-"""Unit -> its name; the plural's s stands at the end or where the bar is."""
+"""Unit -> its name; the plural's s goes to the end or to the bar."""
 _SAME_OR_ODD = {"foot": "feet", "square foot": "square feet", "percent": "percent"}
 _PER = {"s": "second", "sec": "second", "min": "minute", "h": "hour", "hr": "hour", "day": "day", "mo": "month",
         "month": "month", "yr": "year", "year": "year", "week": "week", "night": "night", "person": "person",
@@ -63,7 +63,7 @@ _YEAR_AFTER = frozenset(
     {"in", "since", "by", "from", "until", "till", "of", "year", "before", "after", "during", "to", "and", "early",
      "mid", "late", "around", "summer", "winter", "spring", "fall", "autumn", *_MONTHS}
 )  # fmt: skip
-"""Words after which 1100 to 2099 is a year; 1500 to 1999 is read as one anywhere."""
+"""Words after which 1100 to 2099 is a year; 1500 to 1999 is a year everywhere."""
 
 
 def _pair(number: int) -> str:
@@ -74,7 +74,7 @@ def _pair(number: int) -> str:
 
 
 def ordinal(number: int) -> str:
-    """21 -> 21st, which every voice reads."""
+    """21 -> 21st, which every voice can speak."""
     suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{suffix}"
 
@@ -137,7 +137,7 @@ def _time(found: re.Match[str]) -> str:
 
 
 def _counted(number: str, name: str) -> str:
-    """The number and what it counts, in the singular after 1 and fractions."""
+    """A number and its unit, in the singular after 1 and fractions."""
     if number == "1" or ("/" in number and " " not in number):
         return f"{number} {name.replace('|', '')}"
     if name in _SAME_OR_ODD or name.endswith("hertz"):
@@ -204,7 +204,7 @@ def _phone(found: re.Match[str]) -> str:
 
 
 def _groups(found: re.Match[str]) -> str:
-    """A version or an internet address."""
+    """A version or an IP address."""
     return found[0].replace(".", " dot " if found[0].count(".") == 3 else " point ")
 
 
@@ -214,7 +214,7 @@ def any_of(names: Iterable[str]) -> str:
 
 
 _N = r"(?:\d{1,3}(?:,\d{3}){1,5}|\d{1,15})(?:\.\d{1,9})?"
-"""A number; the patterns around it see to it that it is a whole one."""
+"""A number; the surrounding patterns make sure that it is complete."""
 _MONTH = any_of([*_MONTHS, *(month[:3] for month in _MONTHS), "Sept"])
 _SIGN = "[$€£¥₹]"
 _PER_UNIT = rf"(?: ?/ ?({any_of(_PER)})(?![\w²³]))?"
@@ -282,7 +282,7 @@ _RULES = [
 
 
 def numbers_written_out(text: str) -> str:
-    """The text with its numbers as they are said; plain cardinal numbers are left to the voice."""
+    """Replaces numbers by words; plain cardinal numbers are left to the voice."""
     text = text.translate(_GLYPHS)
     for pattern, place in _RULES:
         text = pattern.sub(place, text)

@@ -1,4 +1,4 @@
-"""What is sent to the voice has no markup and reads well; the voice's own phonemes prove it."""
+"""Normalized text has no markup and suits a voice; the voice's own phonemes prove it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import soxr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatapi.text.normalization import spoken
+from chatapi.text.normalization import normalize
 from chatapi.text.sentence_splitter import SentenceSplitter
 from conftest import model
 
@@ -135,8 +135,8 @@ WORDS = [
 
 
 @pytest.mark.parametrize(("text", "said"), [*MARKUP, *ADDRESSES, *MONEY, *QUANTITIES, *TIMES, *WORDS])
-def test_a_text_is_written_out_as_it_is_said(text: str, said: str) -> None:
-    assert spoken(text) == said
+def test_english_text_is_normalized(text: str, said: str) -> None:
+    assert normalize(text) == said
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_text_is_written_out_as_it_is_said(text: str, said: str) -> None:
     ],
 )
 def test_other_languages_lose_markup_and_keep_the_rest(text: str, language: str, said: str) -> None:
-    assert spoken(text, language) == said
+    assert normalize(text, language) == said
 
 
 PLAIN = st.sampled_from(
@@ -165,12 +165,12 @@ PLAIN = st.sampled_from(
 @given(st.lists(st.tuples(PLAIN, st.sampled_from(["", "", "", ",", ".", "?", "!", ";", ":"])), min_size=1))
 def test_plain_prose_is_left_alone(words: list[tuple[str, str]]) -> None:
     text = " ".join(["So", *(word + mark for word, mark in words)])
-    assert spoken(text) == text
+    assert normalize(text) == text
 
 
 @given(st.text(max_size=200), st.sampled_from(["en", "de", "zh", "xx", ""]))
 def test_any_text_becomes_one_line_without_markup(text: str, language: str) -> None:
-    said = spoken(text, language)
+    said = normalize(text, language)
     assert said == " ".join(said.split())
     assert not set(said) & set("*`[]{}\\_|")
     assert said == "" or any(char.isalnum() for char in said)
@@ -178,7 +178,7 @@ def test_any_text_becomes_one_line_without_markup(text: str, language: str) -> N
 
 @given(st.text(alphabet="ab1259 .,:;/-–$€%°C*_#[]()<>&+=^~@!?'\"\n|`x…AMpst", max_size=120))
 def test_text_dense_with_symbols_is_survived(text: str) -> None:
-    said = spoken(text)
+    said = normalize(text)
     assert not set(said) & set("*`[]{}\\_|$€%°#<>^~=&")
 
 
@@ -192,14 +192,14 @@ REPEATED = ["*", "$", "1/", "1.", "1,", "1-", "1 ", "1:", "[", "](", "![a](", "<
 @pytest.mark.parametrize("unit", REPEATED)
 def test_an_endless_repetition_is_read_in_linear_time(unit: str) -> None:
     """A quadratic pattern would take minutes for 100 kB; all of these take well under a second."""
-    said = spoken(unit * (100_000 // len(unit)))
+    said = normalize(unit * (100_000 // len(unit)))
     assert not set(said) & set("*`[]{}\\_|")
 
 
-def test_pieces_of_a_marked_up_answer_are_said_without_markup() -> None:
+def test_parts_of_an_answer_with_markup_have_none() -> None:
     cutter = SentenceSplitter()
     text = "**Sure, here are. Two.** steps:\n1. *Mix. Well.*\n```sh\na. b\n```\nSee [the. page](https://example.com)."
-    said = [spoken(piece) for piece in [*cutter.feed(text), *cutter.finish()]]
+    said = [normalize(piece) for piece in [*cutter.feed(text), *cutter.finish()]]
     assert said == ["Sure, here are.", "Two. steps:", "1: Mix.", "Well.", "code.", "See the.", "page."]
 
 
@@ -230,7 +230,7 @@ def phonemes() -> Callable[[str], str]:
 
 @pytest.mark.parametrize(("text", "expected"), PHONEMES)
 def test_the_voice_pronounces_what_was_written_out(phonemes: Callable[[str], str], text: str, expected: str) -> None:
-    assert phonemes(spoken(text)) == expected
+    assert phonemes(normalize(text)) == expected
     assert phonemes(text) != expected
 
 
@@ -251,7 +251,7 @@ HEARD = [
     ("Use this:\n```python\nprint(1)\nprint(2)\n```\nAbout 50% of it.", ["code"], ["python"]),
     ("In the 1990s J. K. Rowling wrote for ~5 years.", ["in the 1990s", "about 5 years"], ["tilde", "hey"]),
 ]
-"""A text; what must be understood when it is spoken, and what must not. Whisper writes numbers in its own way."""
+"""A text; what must be understood when it is normalize, and what must not. Whisper writes numbers in its own way."""
 
 
 @pytest.fixture(scope="module")
@@ -285,9 +285,9 @@ def heard() -> Callable[[str], str]:
 
 @pytest.mark.real
 @pytest.mark.parametrize(("text", "understood", "absent"), HEARD)
-def test_what_the_voice_says_is_understood(
+def test_synthesized_text_is_transcribed_as_it_was(
     heard: Callable[[str], str], text: str, understood: list[str], absent: list[str]
 ) -> None:
-    words = heard(spoken(text))
+    words = heard(normalize(text))
     assert [phrase for phrase in understood if phrase not in words] == [], words
     assert [phrase for phrase in absent if phrase in words] == [], words
