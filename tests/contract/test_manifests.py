@@ -148,7 +148,7 @@ def test_a_good_manifest_is_read_with_its_defaults(tmp_path: Path) -> None:
         ("size = 5", 'size = 5\nsha256 = "abc"', r"files\.weights\.sha256: String should match"),
         ("files.weights", 'files."../weights"', "String should match"),
         ("files.weights", 'files."record.json"', r"no file may be called record\.json"),
-        ("{ weights =", "{ other =", r"gives \['other'\], and \[files\] names \['weights'\]"),
+        ("{ weights =", "{ other =", r"provides \['other'\], but \[files\] names \['weights'\]"),
         ("https://example.org/weights", "http://example.org/weights", "is not an https address"),
         ("https://example.org/weights", "ftp://example.org/weights", "is not an https address"),
         ('kind = "path"', 'kind = "parth"', "Input tag 'parth'"),
@@ -215,10 +215,10 @@ def test_a_compiled_model_says_what_it_takes_on_which_board(tmp_path: Path) -> N
     ("right", "wrong", "complaint"),
     [
         ("[compile]", "[compiled]", "there is no key 'compiled'; did you mean compile"),
-        ('engine = "mlc"', 'engine = "llama_cpp"', r"mlc needs a table \[compile\], and no other engine may have one"),
+        ('engine = "mlc"', 'engine = "llama_cpp"', r"mlc requires a table \[compile\]; other engines have none"),
         ("conv_template", "conv_templates", r"compile\.conv_template: Field required"),
         ('["q4f16_1"]', '["q4"]', r"compile\.quantizations\.0: Input should be"),
-        ("prefill_chunk_size = 1024", "prefill_chunk_size = 8192", "prefill_chunk_size is 8192; it may be at most"),
+        ("prefill_chunk_size = 1024", "prefill_chunk_size = 8192", "prefill_chunk_size is 8192; it must be at most"),
         ("max_batch_size = 4", "max_batch_size = 0", r"compile\.max_batch_size: Input should be greater"),
         (
             "memory_below = 1000",

@@ -89,7 +89,7 @@ def with_field(offset: int, form: str, value: int) -> bytes:
         (GOOD[:12], "ends in its header"),
         (GOOD[:30], "format chunk"),
         (GOOD[:36], "ends in its header"),
-        (GOOD[:44], "no samples after it"),
+        (GOOD[:44], "has a header but no samples"),
         (with_field(22, "<H", 0), "0 channels"),
         (with_field(22, "<H", 200), "200 channels"),
         (with_field(24, "<I", 0), "sample rate 0 Hz"),

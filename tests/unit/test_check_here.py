@@ -308,7 +308,7 @@ def test_a_model_that_was_not_compiled() -> None:
         "bad compiled model: mistral-7b is not compiled for this board: chatapi compile mistral-7b"
     ]
     folder.mkdir(parents=True)
-    assert "there is no lib.so" in told(models.compiled, one)[0]
+    assert "has no lib.so" in told(models.compiled, one)[0]
     other = "x86_64" if platform.machine() == "aarch64" else "aarch64"
     (folder / "lib.so").write_bytes(library(other))
     assert f"is for {other} and this machine is {platform.machine()}" in told(models.compiled, one)[0]

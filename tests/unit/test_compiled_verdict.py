@@ -134,7 +134,7 @@ DAMAGES: Mapping[str, tuple[Callable[[Path], object], str, str]] = {
         lambda f: (f / "weights/params_shard_0.bin").unlink(), "weights_damaged", "lacks params_shard_0.bin",
     ),
     "half a shard": (
-        lambda f: (f / "weights/params_shard_0.bin").write_bytes(b"x"), "weights_damaged", "or not all of it is there",
+        lambda f: (f / "weights/params_shard_0.bin").write_bytes(b"x"), "weights_damaged", "or a part of it",
     ),
     "weights": (
         lambda f: (f / "weights/tensor-cache.json").unlink(), "weights_damaged", "lacks the index of weights",
@@ -221,7 +221,7 @@ def test_a_file_that_is_no_json_is_named(folder: Path, name: str) -> None:
 
 
 def test_a_missing_model_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"there is no lib\.so in .*; make it with: chatapi compile"):
+    with pytest.raises(ModelError, match=r"has no lib\.so; make it with: chatapi compile"):
         judged(tmp_path)
     with pytest.raises(ModelError, match=r"cannot read .*none\.so: No such file"):
         judged(tmp_path / "none.so")

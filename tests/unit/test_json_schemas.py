@@ -112,12 +112,12 @@ TOO_MUCH: dict[str, tuple[Schema, str]] = {
     "optional": ({"type": "object", "properties": {f"p{at}": {} for at in range(1500)}}, "written out"),
     "parts": (thing(**{f"p{at}": thing(a={}) for at in range(3000)}), "more than 4000 parts"),
     "deep": (nested(120, lambda inner: thing(a=inner)), "nested more than 100 levels"),
-    "a name": (thing(**{"€" * 30000: {}}), "names that lead there"),
+    "a name": (thing(**{"€" * 30000: {}}), "path is longer than"),
     "counted": ({"type": "string", "pattern": "^((a{1,40}){1,40}){1,40}$"}, "can have the same beginning"),
-    "counted, or none": ({"type": "string", "pattern": "^((a{0,40}){0,40})$"}, "can be nothing"),
+    "counted, or none": ({"type": "string", "pattern": "^((a{0,40}){0,40})$"}, "what may be empty"),
     "written out": ({"type": "string", "pattern": "^(((a{9}){99}){99}){9}$"}, "written out"),
     "maybe many": ({"type": "string", "pattern": "^" + "(a?)" * 200 + "$"}, "200 repetitions without a fixed number"),
-    "alike": ({"type": "string", "pattern": "^(a|a|a|[a-z]|a)+$"}, "at a character"),
+    "alike": ({"type": "string", "pattern": "^(a|a|a|[a-z]|a)+$"}, "in more than 4 ways"),
 }
 """Each stops the language model for good, or kills the process, or comes near it."""
 

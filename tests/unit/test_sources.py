@@ -151,7 +151,7 @@ def test_other_bytes_are_rejected_by_their_digest_and_deleted(depot: Depot, tmp_
 
 
 def test_an_unknown_end_is_rejected_when_nothing_would_show_it(depot: Depot, tmp_path: Path) -> None:
-    with pytest.raises(Unreachable, match="does not say how long it is"):
+    with pytest.raises(Unreachable, match="does not state its length"):
         download(depot.put("a", CONTENT, stated=-1), tmp_path / "file", File(at_most=1 << 20))
 
 
@@ -180,7 +180,7 @@ def test_a_machine_that_does_not_answer_is_named(tmp_path: Path) -> None:
 
 def test_a_proxy_that_cannot_be_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "nonsense://127.0.0.1:1")
-    with pytest.raises(Unreachable, match=r"the proxy that is set cannot be used: .*nonsense"):
+    with pytest.raises(Unreachable, match=r"the configured proxy cannot be used: .*nonsense"):
         download("http://127.0.0.1:9/a", tmp_path / "file", EXPECTED)
 
 
@@ -349,7 +349,11 @@ def test_files_from_a_folder_are_copies(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [(None, "cannot read .*weights: No such file"), (b"short", "has 5 bytes; 300000"), (CONTENT[::-1], "is pinned")],
+    [
+        (None, "cannot read .*weights: No such file"),
+        (b"short", "has 5 bytes, expected 300000"),
+        (CONTENT[::-1], "is pinned"),
+    ],
 )
 def test_a_folder_without_the_right_file_is_rejected(tmp_path: Path, content: bytes | None, complaint: str) -> None:
     if content is not None:
@@ -363,7 +367,7 @@ def test_a_folder_without_the_right_file_is_rejected(tmp_path: Path, content: by
 def test_one_file_cannot_stand_for_several(tmp_path: Path) -> None:
     (tmp_path / "weights").write_bytes(CONTENT)
     job = gathering(tmp_path, {"weights": EXPECTED, "words": EXPECTED})
-    with pytest.raises(ModelError, match="is one file; a folder with weights, words is needed"):
+    with pytest.raises(ModelError, match="is a file; a folder with weights, words is needed"):
         gather(Local(kind="path", path=tmp_path / "weights"), job)
 
 

@@ -37,5 +37,5 @@ def test_a_board_without_a_compile_target_is_rejected() -> None:
 
 def test_the_boards_file_is_in_the_wheel() -> None:
     build = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    [packages] = [line for line in build.splitlines() if line.startswith('packages = ["chatapi"')]
+    [packages] = [line for line in build.splitlines() if line.startswith('packages = ["chatapi", "compile')]
     assert f'"{FILE.parent.relative_to(ROOT)}"' in packages
