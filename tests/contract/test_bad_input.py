@@ -288,7 +288,7 @@ def test_disconnect_cancels_the_turn_and_frees_the_slot(
         wait_until(lambda: served.appliance.engines.llm.admission.used == 0)
         wait_until(lambda: served.appliance.engines.tts.admission.used == 0)
         page = served.client.get("/metrics").text
-        assert f'chatapi_turns_total{{input="text",kind="request",reply="{reply}",result="left"}} 1.0' in page
+        assert f'chatapi_turns_total{{input="text",kind="request",reply="{reply}",result="disconnected"}} 1.0' in page
 
 
 def test_stalled_client_is_disconnected_and_frees_the_slot(echo_settings: Callable[..., Settings]) -> None:

@@ -213,7 +213,7 @@ async def test_disconnect_cancels_the_work(echo: Running) -> None:
             await until(client, "handled-chunk")
         await eventually(lambda: server.health["connections"] == 0 and appliance.engines.llm.admission.used == 0)
         assert (
-            'chatapi_turns_total{input="text",kind="request",reply="text",result="left"} 1.0'
+            'chatapi_turns_total{input="text",kind="request",reply="text",result="disconnected"} 1.0'
             in appliance.metrics.page().decode()
         )
 
