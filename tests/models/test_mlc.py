@@ -277,7 +277,7 @@ def test_a_model_that_is_not_compiled_names_the_command(tmp_path: Path, missing:
 
 
 def test_a_system_prompt_that_is_too_long_is_reported(build: Build) -> None:
-    with pytest.raises(ModelError, match=r"llm\.system alone needs \d+ tokens and 512 fit"):
+    with pytest.raises(ModelError, match=r"llm\.system alone needs \d+ tokens and the model's context is 512"):
         build(system="sea " * 600)
 
 
@@ -295,7 +295,9 @@ def test_the_cache_is_as_large_as_the_memory_allows() -> None:
     weights, each = 4_000_000_000, 131_073.25
     free = int(weights + 155_000_000 + HEADROOM + each * 3000)
     assert 2999 <= fitting(METADATA, weights, free, 2048) <= 3000
-    with pytest.raises(ModelError, match=r"needs 5\.1 GB of memory with a context of 4096 and 5\.0 GB are free"):
+    with pytest.raises(
+        ModelError, match=r"needs 5\.1 GB of memory with a context of 4096 tokens, and 5\.0 GB are free"
+    ):
         fitting(METADATA, weights, free, 4096)
     assert fitting({}, weights, 0, 4096) > 1 << 40
 

@@ -52,7 +52,7 @@ def test_only_allowed_networks_may_connect(peer: object, allowed: bool) -> None:
 
 def test_invalid_network_is_rejected() -> None:
     assert settings.load(["wyoming.allow=192.168.1.9/24,::/0"], environ={}).settings.wyoming.allow
-    with pytest.raises(SettingsError, match=r"must be networks such as 192.168.1.0/24, and 'home' is not a network"):
+    with pytest.raises(SettingsError, match=r"must be networks such as 192.168.1.0/24; 'home' is not a network"):
         settings.load(["wyoming.allow=home"], environ={})
 
 

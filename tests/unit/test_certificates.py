@@ -242,7 +242,7 @@ def test_files_that_do_not_fit_are_told_in_one_sentence(tmp_path: Path) -> None:
     ("chosen", "told"),
     [
         (("server.certificate=a.pem",), "only with server.tls"),
-        (("server.tls=true", "server.key=a.pem"), "not server.certificate"),
+        (("server.tls=true", "server.key=a.pem"), "without server.certificate"),
         (("server.tls=true", "server.certificate=a.pem"), "a.pem cannot be read"),
     ],
 )

@@ -159,6 +159,6 @@ def test_a_text_without_words_gives_no_audio(text: str):
 
 
 def test_an_unknown_voice_is_rejected_with_the_known_ones():
-    with pytest.raises(NotFound, match=r"'nina'.*echo, fake-high") as caught:
+    with pytest.raises(NotFound, match=r"'nina'.*fake, fake-high") as caught:
         list(FakeSynthesizer(Settings(), []).synthesize("hello", "nina"))
     assert caught.value.code == "unknown_voice"
