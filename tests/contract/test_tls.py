@@ -167,9 +167,9 @@ def test_serve_tells_where_it_is_and_what_it_shows(tmp_path: Path) -> None:
         told = ""
         while "ready after" not in told:
             told += process.stdout.readline()
-        found = re.search(r"(https://127\.0\.0\.1:(\d+)) shows a certificate .* fingerprint ([0-9A-F:]{95})\n", told)
+        found = re.search(r"(https://127\.0\.0\.1:(\d+)) has a certificate .* fingerprint ([0-9A-F:]{95})\n", told)
         assert found is not None, told
-        assert "a browser will warn" in told
+        assert "browsers warn about an unknown" in told
         assert httpx.get(f"{found[1]}/ready", verify=trusting(tmp_path)).json() == {"ready": True}
         pem = ssl.get_server_certificate(("127.0.0.1", int(found[2])))
         assert fingerprint(ssl.PEM_cert_to_DER_cert(pem)) == found[3]

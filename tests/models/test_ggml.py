@@ -227,7 +227,8 @@ def test_another_kind_of_file_is_rejected(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"), [("a\nb", r"has no <\|endoftext\|>"), ("a\n\u4e2d\n<|endoftext|>", "which no byte")]
+    ("text", "complaint"),
+    [("a\nb", r"has no <\|endoftext\|>"), ("a\n\u4e2d\n<|endoftext|>", "which stands for no byte")],
 )
 def test_another_vocabulary_is_rejected(source: Path, tmp_path: Path, text: str, complaint: str) -> None:
     (source / "vocabulary.txt").write_text(text, encoding="utf-8")

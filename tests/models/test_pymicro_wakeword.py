@@ -75,7 +75,7 @@ def test_the_blocks_may_have_any_size(nabu: PymicroWakeword) -> None:
 
 def test_the_threshold_is_the_models_unless_it_is_set(nabu: PymicroWakeword) -> None:
     assert nabu.threshold == 0.85
-    assert PymicroWakeword(Settings(wake=WakeWordSettings(threshold=0.5)), [model("okay_nabu")]).threshold == 0.5
+    assert PymicroWakeword(Settings(wake_word=WakeWordSettings(threshold=0.5)), [model("okay_nabu")]).threshold == 0.5
 
 
 def test_a_model_that_cannot_be_loaded_is_reported(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_model_that_cannot_be_loaded_is_reported(tmp_path: Path) -> None:
         PymicroWakeword(Settings(), [])
     (tmp_path / "other.tflite").write_bytes(b"something else")
     good = model("okay_nabu")
-    with pytest.raises(ModelError, match="no TensorFlow Lite file"):
+    with pytest.raises(ModelError, match="it is not a TensorFlow Lite file"):
         PymicroWakeword(Settings(), [dataclasses.replace(good, files={"other.tflite": tmp_path / "other.tflite"})])
     with pytest.raises(ModelError, match="needs words, threshold and window"):
         PymicroWakeword(Settings(), [dataclasses.replace(good, options={})])

@@ -171,7 +171,7 @@ async def test_noise_backchannel_and_echo_resume_the_answer(
         await talk.come(Resumed)
         assert talk.all(SpeechStarted)[0].during_answer
         assert not talk.all(Interrupted)
-        assert not talk.all(SpeechStopped)[0].heard
+        assert not talk.all(SpeechStopped)[0].answered
         # It paused during the speech and continues from there.
         assert talk.session.playing
 
@@ -270,9 +270,9 @@ async def test_turn_of_the_longest_length_is_answered(echo: Running) -> None:
 async def test_answer_whose_first_piece_has_no_speech_continues(echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     async with talking(echo) as talk:
         # Only the second piece has speech.
-        said = synthesis.spoken
+        said = synthesis.normalize
         monkeypatch.setattr(
-            synthesis, "spoken", lambda text, language: "" if "You said" in text else said(text, language)
+            synthesis, "normalize", lambda text, language: "" if "You said" in text else said(text, language)
         )
         await talk.session.respond("one two. Three four five six. Seven eight.")
         await talk.come(TurnEnded)

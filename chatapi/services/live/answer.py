@@ -144,7 +144,7 @@ class Answer:
 
     def record(self) -> TurnRecord:
         """Returns the record of the turn, for metrics and tracing."""
-        result = self.error_code or ("ok" if self.done else "left")
+        result = self.error_code or ("ok" if self.done else "disconnected")
         return TurnRecord(
             kind="live",
             input="voice",
