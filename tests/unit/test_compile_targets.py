@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from chatapi.errors import ModelError
 from chatapi.system.jetson import CHIPS, JetsonBoard
 from chatapi_compile.boards import FILE, compile_target, compile_targets
-
-ROOT = Path(__file__).parents[1]
+from paths import ROOT
 
 
 def board(gpu: str) -> JetsonBoard:
