@@ -299,7 +299,9 @@ async def test_a_box_that_comes_back_without_memory_is_talked_with_anew(
             link._connection.transport.abort()
             await talker.until("reconnected")
             assert "no such conversation" in await talker.until("error")
-            assert [words for kind, words in talker.told if kind == "disconnected"] == [f"the box at {box.url} is gone"]
+            assert [words for kind, words in talker.told if kind == "disconnected"] == [
+                f"the connection to {box.url} was lost"
+            ]
             talker.ears.hear(*sound)
             await talker.until("answer", 2)
             group.cancel_scope.cancel()
