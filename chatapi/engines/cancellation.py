@@ -1,4 +1,4 @@
-"""How an engine is told to stop, and how it shows that it is still working."""
+"""Cancellation of an engine, and its sign of life."""
 
 from __future__ import annotations
 

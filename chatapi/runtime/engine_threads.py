@@ -73,7 +73,7 @@ class _JobStop:
 class Job(Generic[E, T]):
     """One call of an engine: it runs on a worker's thread and is read from the event loop.
 
-    When it has ended it holds neither the call, whose closure may hold hours of audio, nor items that nobody will read.
+    When it has ended it holds neither the call, whose closure may hold hours of audio, nor unread items.
     """
 
     def __init__(self, call: Callable[[E, Stop], Iterator[T]], priority: Priority, yields: YieldPolicy) -> None:

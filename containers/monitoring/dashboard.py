@@ -85,7 +85,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Utterances not answered", ((rate("chatapi_live_dismissed_total", "reason") + " * 60", "{{reason}}"),),
               "cpm", "no_words is a noise or a recogniser that gives nothing; echo is the box's own voice."),
         Panel("Open conversations, calls by name", (
-            ("sum by (door) (chatapi_live_sessions{@})", "{{door}}"),
+            ("sum by (interface) (chatapi_live_sessions{@})", "{{interface}}"),
             (rate("chatapi_wakes_total", "by") + " * 60", "by {{by}}, per minute"),
             ("sum(increase(chatapi_live_sessions_refused_total{@}[$__rate_interval]))", "rejected"),
         )),

@@ -157,12 +157,12 @@ async def test_live_sessions_are_counted_by_door_and_those_refused(echo: Running
     async with echo("live.sessions=1") as appliance:
         metrics = appliance.metrics
         async with appliance.live.session(origin=SessionOrigin("mic")):
-            assert value(metrics, "chatapi_live_sessions", door="mic") == 1
+            assert value(metrics, "chatapi_live_sessions", interface="mic") == 1
             with pytest.raises(Busy):
                 async with appliance.live.session(origin=SessionOrigin("realtime")):
                     pass
-        assert value(metrics, "chatapi_live_sessions", door="mic") == 0
-        assert value(metrics, "chatapi_live_sessions", door="realtime") == 0
+        assert value(metrics, "chatapi_live_sessions", interface="mic") == 0
+        assert value(metrics, "chatapi_live_sessions", interface="realtime") == 0
         assert value(metrics, "chatapi_live_sessions_refused_total") == 1
 
 

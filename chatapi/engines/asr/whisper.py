@@ -24,7 +24,7 @@ NO_SPEECH = 0.6
 IDEOGRAMS = "\u3040-\u30ff\u3400-\u9fff"
 """Characters of languages written without spaces."""
 FASTEST = 6
-"""Words per second that nobody speaks for long."""
+"""Words per second above the rate of sustained speech."""
 HASTE = 2
 """Words beyond `FASTEST` that the shortest clip may have."""
 DRAWN = 9

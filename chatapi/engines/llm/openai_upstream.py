@@ -61,7 +61,7 @@ class OpenAIUpstream(ChatOnly):
             headers=headers,
             auth=tuple(map(unquote, password[2].partition(":")[::2])) if password else None,  # type: ignore[arg-type]
             timeout=httpx.Timeout(table.timeout, connect=min(CONNECT_SECONDS, table.timeout)),
-            # One connection per completion: closing it is how the server is told to stop.
+            # One connection per completion: closing it cancels the completion.
             limits=httpx.Limits(max_keepalive_connections=0),
             # Settings come from one place; a proxy from the environment would be asked for a server on the local
             # network.

@@ -106,7 +106,7 @@ class _TlsListener:
             log.error("unexpected error in a TLS handshake", exc_info=error)
 
     async def _handshake(self, sock: socket.socket) -> None:
-        """Performs the handshake; drops a client that fails without a log line, so that nobody can flood the log."""
+        """Performs the handshake; drops a client that fails, without a log line, which could flood the log."""
         sock.setblocking(False)
         ours, accepted = True, False
         try:

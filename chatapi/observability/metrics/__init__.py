@@ -145,7 +145,7 @@ class Metrics:
             "Time from the end of speech to the stage of a live turn; audible: the first audio of the answer was sent.",
             ["stage"], buckets=SECONDS, registry=registry,
         )  # fmt: skip
-        self.sessions = Gauge("chatapi_live_sessions", "Open live conversations.", ["door"], registry=registry)
+        self.sessions = Gauge("chatapi_live_sessions", "Open live conversations.", ["interface"], registry=registry)
         self.sessions_refused = Counter(
             "chatapi_live_sessions_refused_total", "Live conversations rejected because there were too many.",
             registry=registry,

@@ -39,7 +39,7 @@ _UNITS = {
 _COMMANDS = {"times": "×", "cdot": "×", "div": "÷", "pm": "±", "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠",
              "neq": "≠", "approx": "≈", "to": "→", "rightarrow": "→", "infty": "∞", "circ": "°", "degree": "°",
              "sqrt": "√", "text": "", "mathrm": "", "mathbf": "", "left": "", "right": "", "quad": " "}  # fmt: skip
-"""LaTeX commands; a command that is not listed is spoken by its name, such as \\pi."""
+"""LaTeX commands; a command that is not listed is read as its name, such as \\pi."""
 
 _INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufeff]")
 _TAG_NAMES = (
