@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from chatapi.audio import RATE, Audio, Samples, decode
-from paths import SUPPORT
+from paths import CORPUS, SUPPORT
 from virtual_sound_card import FEED, MICROPHONE, SPEAKER, SPEAKER_RATE, Room, room  # noqa: F401 - the fixture
 
 HERE = SUPPORT
@@ -92,7 +92,7 @@ def listening(
 
 
 def speech(name: str, seconds: float) -> Samples:
-    return decode(HERE / "corpus" / "real" / f"{name}.flac").samples[: int(seconds * RATE)]
+    return decode(CORPUS / "real" / f"{name}.flac").samples[: int(seconds * RATE)]
 
 
 def similarity(found: Samples, wanted: Samples, rate: int) -> float:

@@ -124,11 +124,11 @@ class Fragile(Box):
         code = (
             "import os, signal, sys\n"
             "from chatapi.interfaces.http import middleware\n"
-            "run = middleware._Exchange.run\n"
+            "run = middleware._HttpRequest.run\n"
             "async def dying(self):\n"
             "    if self._scope['query_string'] == b'die': os.kill(os.getpid(), signal.SIGKILL)\n"
             "    await run(self)\n"
-            "middleware._Exchange.run = dying\n"
+            "middleware._HttpRequest.run = dying\n"
             "from chatapi.cli import main\n"
             "main(sys.argv[1:])\n"
         )
