@@ -83,7 +83,7 @@ def wheels(folder: Path, machine: str) -> Path:
     """
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(folder), str(ROOT)], check=True)
-    ours = next(folder.glob("chatapi-*.whl"))
+    ours = next(folder.glob("chatapi_appliance-*.whl"))
     for_it = [f"--platform=manylinux_2_{minor}_{machine}" for minor in GLIBC] + [f"--platform=manylinux2014_{machine}"]
     subprocess.run(
         [

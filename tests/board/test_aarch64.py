@@ -64,7 +64,7 @@ def engines(folder: Path) -> None:
     packages = environment / f"lib/python{PYTHON}/site-packages"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(folder), str(ROOT)], check=True)
-    ours = next(folder.glob("chatapi-*.whl"))
+    ours = next(folder.glob("chatapi_appliance-*.whl"))
     for_it = [f"--platform=manylinux_2_{minor}_aarch64" for minor in GLIBC] + ["--platform=manylinux2014_aarch64"]
     wanted = [f"--python-version={PYTHON}", "--implementation=cp", "--only-binary=:all:", *for_it]
     pinned = f"--constraint={ROOT / 'constraints.txt'}"
