@@ -260,8 +260,8 @@ case "$mode" in
 esac
 # shellcheck source=systemd/container.sh
 source systemd/container.sh
-# shellcheck source=systemd/appliance.sh
-source systemd/appliance.sh
+# shellcheck source=systemd/install.sh
+source systemd/install.sh
 verb=${1:-serve}
 case "$verb" in
   test)

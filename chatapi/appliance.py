@@ -23,7 +23,7 @@ from chatapi.engines import PromptMessage, Sampling, registry
 from chatapi.errors import ChatapiError, NotReady, collapse_exception_group
 from chatapi.observability.metrics import Metrics
 from chatapi.observability.tracing import Tracing
-from chatapi.runtime import engine_selection, memory_plan
+from chatapi.runtime import engine_selection, model_selection
 from chatapi.runtime.admission import Admission, Priority
 from chatapi.runtime.byte_budget import ByteBudget
 from chatapi.runtime.workers import Engines, Worker
@@ -51,7 +51,7 @@ LOAD_WAIT_SECONDS = 120
 MAINTENANCE_SECONDS = 30.0
 """Time between two runs of the history's maintenance, in seconds: conversations expire, and a full disk may be writable
 again."""
-ESSENTIAL = memory_plan.ESSENTIAL
+ESSENTIAL = model_selection.ESSENTIAL
 
 
 class AudioDeviceState(Protocol):
@@ -92,7 +92,7 @@ class Appliance:
         """The box's own microphone and speaker; the audio device interface sets it."""
         self.active: dict[str, str] = {}
         """Role -> name of the model in use."""
-        self.plan: memory_plan.MemoryPlan | None = None
+        self.plan: model_selection.MemoryPlan | None = None
         """The models chosen when the engines were loaded."""
         self._opened: dict[str, InstalledModel] = {}
         """Models whose files were verified."""
@@ -151,8 +151,8 @@ class Appliance:
                     group.start_soon(anyio.to_thread.run_sync, self._close_observability)
 
     async def load(self, roles: Collection[str] = ESSENTIAL) -> None:
-        """Load and warm up the engines of these roles as `memory_plan.plan` chose. Raises the first error."""
-        self.plan = plan = await anyio.to_thread.run_sync(memory_plan.plan, self.catalog, self.settings, roles)
+        """Load and warm up the engines of these roles as `model_selection.plan` chose. Raises the first error."""
+        self.plan = plan = await anyio.to_thread.run_sync(model_selection.plan, self.catalog, self.settings, roles)
         if plan.one_by_one:
             fields = {"needed_bytes": plan.needed, "free_bytes": plan.free}
             log.info("loading models one by one, largest first", extra=fields)
@@ -350,9 +350,9 @@ class Appliance:
     def _chosen(self, role: str) -> Manifest:
         """The planned model. If none was planned, or it is reloaded and no longer fits, the best that fits now."""
         planned = self.plan.models.get(role) if self.plan is not None else None
-        if planned is not None and (role not in self.active or planned.memory <= memory_plan.available()):
+        if planned is not None and (role not in self.active or planned.memory <= model_selection.available()):
             return planned
-        return memory_plan.plan(self.catalog, self.settings, [role]).models[role]
+        return model_selection.plan(self.catalog, self.settings, [role]).models[role]
 
     def _open(self, name: str) -> InstalledModel:
         """Open a model, verifying its files only once: a reload must not wait for hashing gigabytes again."""

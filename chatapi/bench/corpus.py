@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from chatapi.audio import RATE, Samples, decode
+from chatapi.audio import RATE, Samples
+from chatapi.audio.decode import decode
 from chatapi.errors import BadInput
 
 TABLE = "clips.tsv"

@@ -8,7 +8,7 @@ A ggml file, little-endian: u32 magic; eleven i32 hyperparameters; i32 rows and 
 filters as f32; i32 number of tokens, each a u32 length and its bytes; then tensors until the end of the file: i32 rank,
 i32 length of the name, i32 type, dimensions with the fastest first, name, data.
 
-Only the mel filters and, where requested, the quantisation are computed; float16 weights stay unchanged. Order,
+Only the mel filters and, where requested, the quantization are computed; float16 weights stay unchanged. Order,
 rounding and vocabulary are those of the files that whisper.cpp's authors publish, so the same weights result in the
 same bytes: a converted file has the sha256 of the published one.
 """
@@ -39,11 +39,11 @@ MAGIC = 0x67676D6C
 F32, F16, Q8_0 = 0, 1, 8
 """ggml's numbers of tensor types."""
 FTYPES: Mapping[Weights, int] = {"f16": 1, "q8_0": 2007}
-"""ggml's numbers of file types; the quantised one carries the format's version, 2, in its thousands."""
+"""ggml's numbers of file types; the quantized one carries the format's version, 2, in its thousands."""
 BLOCK = 32
 """Weights that share a scale in q8_0."""
 SLAB = 2048
-"""Rows quantised at once, which bounds the memory."""
+"""Rows quantized at once, which bounds the memory."""
 
 TYPES = (np.dtype("<f4"), np.dtype("i1"), np.dtype("<i2"), np.dtype("<i4"), np.dtype("<f2"))
 """CTranslate2's types, in the order of their numbers."""
@@ -256,7 +256,7 @@ def _write(file: BinaryIO, name: str, tensor: Tensor, weights: Weights) -> None:
         data = tensor.astype("<f4").tobytes()
     elif weights == "q8_0" and tensor.ndim == 2:
         kind = Q8_0
-        data = b"".join(quantised(tensor[row : row + SLAB]) for row in range(0, len(tensor), SLAB))
+        data = b"".join(quantized(tensor[row : row + SLAB]) for row in range(0, len(tensor), SLAB))
     else:
         kind, data = F16, tensor.astype("<f2").tobytes()
     spelled = name.encode()
@@ -264,7 +264,7 @@ def _write(file: BinaryIO, name: str, tensor: Tensor, weights: Weights) -> None:
     file.write(struct.pack(f"<{tensor.ndim}i", *reversed(tensor.shape)) + spelled + data)
 
 
-def quantised(tensor: Tensor) -> bytes:
+def quantized(tensor: Tensor) -> bytes:
     """q8_0: for every 32 weights of a row one float16 scale, the largest magnitude / 127, and 32 signed bytes."""
     blocks = tensor.astype(np.float32).reshape(-1, BLOCK)
     scale = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)

@@ -166,7 +166,7 @@ class Compile(ManifestLimits):
     quantizations: tuple[Quantization, ...] = Field(min_length=1)
     """The default quantization, then the alternatives."""
     weights: Bytes
-    """Bytes of all quantised weights; the largest of all `quantizations`."""
+    """Bytes of all quantized weights; the largest of all `quantizations`."""
     temporary: Bytes
     """Bytes of temporary memory of one step and of the engine's workspaces, with the prefill chunk stated here."""
     kv_per_token: Bytes

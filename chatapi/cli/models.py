@@ -17,7 +17,7 @@ from chatapi.catalog import Catalog
 from chatapi.cli.check import network
 from chatapi.engines import registry
 from chatapi.errors import BadInput, ChatapiError
-from chatapi.runtime import engine_selection, memory_plan
+from chatapi.runtime import engine_selection, model_selection
 from chatapi.settings import Settings
 from chatapi.system.systemd_notify import ServiceManager
 
@@ -44,7 +44,7 @@ def models(settings: Settings, action: str, names: Sequence[str], as_json: bool)
 def _active(known: Catalog, settings: Settings) -> set[str]:
     """The models that the settings select now."""
     # The memory of a running chatapi holds the same models.
-    free = network.shared(settings.server.port) or memory_plan.available()
+    free = network.shared(settings.server.port) or model_selection.available()
     settings, found = engine_selection.resolve_engines(settings, free=free), set()
     for role in registry.ENGINES:
         table = getattr(settings, role)

@@ -11,7 +11,7 @@ import anyio.to_thread
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from chatapi.audio import duration
+from chatapi.audio.decode import duration
 from chatapi.cli.turn_io import loaded_appliance
 from chatapi.events import JobProgress, Transcript
 from chatapi.settings import Settings

@@ -12,7 +12,7 @@ from chatapi.catalog import Catalog, Manifest
 from chatapi.catalog import compiled as compiled_models
 from chatapi.engines import registry
 from chatapi.errors import ChatapiError, ModelError
-from chatapi.runtime import memory_plan
+from chatapi.runtime import model_selection
 from chatapi.settings import Settings
 from chatapi.system import jetson
 from chatapi.system.jetson import JetsonBoard
@@ -88,7 +88,7 @@ def _with_asr(settings: Settings, catalog: Catalog, root: Path, free: int | None
         for each in catalog.manifests.values()
         if each.role == "asr" and each.engine in engines and catalog.ready(each.name)
     ]
-    limit = memory_plan.available(root) if free is None else free
+    limit = model_selection.available(root) if free is None else free
     best = max(
         installed, key=lambda each: (each.memory <= limit, each.quality, -engines.index(each.engine)), default=None
     )
@@ -104,7 +104,7 @@ def compiled(catalog: Catalog) -> Iterator[Manifest]:
 
 def unusable_reason(settings: Settings, manifest: Manifest, root: Path = Path("/"), free: int | None = None) -> str:
     """Why a compiled model cannot be loaded now, in one sentence; empty: it can. `free` as for `resolve_engines`."""
-    free = memory_plan.available(root) if free is None else free
+    free = model_selection.available(root) if free is None else free
     if manifest.memory > free:
         needs = f"{jetson.gigabytes(manifest.memory)} and {jetson.gigabytes(free)} are free"
         return f"{manifest.name} needs {needs}; end other programs, or compile a smaller model"
@@ -114,7 +114,7 @@ def unusable_reason(settings: Settings, manifest: Manifest, root: Path = Path("/
         return error.message
     try:
         named = _with_llm(settings, manifest.engine, manifest.name)
-        memory_plan.plan(Catalog(settings.data), named, _roles(settings), root, free)
+        model_selection.plan(Catalog(settings.data), named, _roles(settings), root, free)
     except ChatapiError as error:
         # Any other error concerns another role and does not depend on the LLM engine.
         return error.message if error.code == "model_too_large" else ""
@@ -134,7 +134,7 @@ def _verify(settings: Settings, manifest: Manifest, board: JetsonBoard | None, f
 
 def _roles(settings: Settings) -> tuple[str, ...]:
     """The roles that are loaded at start."""
-    return tuple(registry.ENGINES) if settings.audio_device.enabled else memory_plan.ESSENTIAL
+    return tuple(registry.ENGINES) if settings.audio_device.enabled else model_selection.ESSENTIAL
 
 
 def _with_llm(settings: Settings, engine: str, model: str) -> Settings:

@@ -47,8 +47,8 @@ REBUILDS = 3
 until the first of them is that long ago; then the next request loads it.
 
 Each abandoned engine keeps its memory and its cores until its thread returns, which may be never. The model of a
-rebuilt engine is chosen by the memory that is left (`memory_plan.plan`), and a service manager may restart the process
-before. """
+rebuilt engine is chosen by the memory that is left (`model_selection.plan`), and a service manager may restart the
+process before."""
 REBUILD_SECONDS = 3600.0
 """Period in which rebuilds are counted, in seconds."""
 

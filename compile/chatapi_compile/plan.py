@@ -21,7 +21,7 @@ LOADED = 1_500_000_000
 """Bytes that Python takes with torch, transformers and TVM imported, and the compiler with a model of 7 billion
 parameters."""
 READING = 60e6
-"""Bytes of source weights quantised per second; a low estimate, because reading from an SD card bounds it."""
+"""Bytes of source weights quantized per second; a low estimate, because reading from an SD card bounds it."""
 COMPILING = 300.0
 """Seconds of compiling the library: mostly nvcc, whatever the model's size."""
 STARTING = 30.0
@@ -50,9 +50,9 @@ class Estimate:
     fetched: int
     """Bytes of source weights still to fetch, by the manifest."""
     disk: int
-    """Bytes of disk: the source weights still to fetch, the quantised weights by the manifest, and `MARGIN`."""
+    """Bytes of disk: the source weights still to fetch, the quantized weights by the manifest, and `MARGIN`."""
     converting: int
-    """Bytes of memory while weights are quantised: the two largest source files, which mlc_llm keeps in memory while a
+    """Bytes of memory while weights are quantized: the two largest source files, which mlc_llm keeps in memory while a
     weight needs both (mlc-llm 79d603f, loader/huggingface_loader.py), and `LOADED`."""
     running: int
     """Bytes of memory of the loaded model, by the manifest."""
@@ -165,7 +165,7 @@ def _steps(
     )  # fmt: skip
     return (
         _step(request, "config", "writing the model's configuration", config, source=True),
-        _step(request, WEIGHTS, f"quantising the weights to {quantization}", convert, source=True),
+        _step(request, WEIGHTS, f"quantizing the weights to {quantization}", convert, source=True),
         _step(request, LIBRARY, "compiling the library", build, source=False),
     )
 

@@ -22,7 +22,7 @@ class MemoryFit:
     memory: int
     """MemAvailable, in bytes."""
     swap: int
-    """SwapFree, in bytes; enough for weights that are being quantised, not for a model that runs."""
+    """SwapFree, in bytes; enough for weights that are being quantized, not for a model that runs."""
 
 
 def room(data: Path, root: Path = Path("/")) -> MemoryFit:
@@ -48,7 +48,7 @@ def obstacles(plan: CompilePlan, free: MemoryFit) -> Iterator[InternalError]:
         )
     if estimate.converting > free.memory + free.swap:
         yield ModelError(
-            f"quantising {name} takes {gigabytes(estimate.converting)} of memory, and "
+            f"quantizing {name} takes {gigabytes(estimate.converting)} of memory, and "
             f"{gigabytes(free.memory + free.swap)} are free, swap included; add swap, stop other programs, or compile "
             f"it on a larger {plan.board.family} with the same JetPack and copy {plan.place.folder} here",
             code="too_little_memory",

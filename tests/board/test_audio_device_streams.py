@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chatapi.audio import RATE, Audio, Samples, decode
+from chatapi.audio import RATE, Audio, Samples
+from chatapi.audio.decode import decode
 from paths import CORPUS, SUPPORT
 from virtual_sound_card import FEED, MICROPHONE, SPEAKER, SPEAKER_RATE, Room, room  # noqa: F401 - the fixture
 

@@ -183,7 +183,7 @@ def test_what_keeps_it_from_running_is_one_sentence(jetson: Jetson, environ: dic
 
 def test_who_installs_is_told_how_the_service_gets_a_model_for_its_gpu(tmp_path: Path) -> None:
     def told(mode: str) -> str:
-        script = f"mode={mode}; source systemd/appliance.sh; data={tmp_path}; hint_to_compile"
+        script = f"mode={mode}; source systemd/install.sh; data={tmp_path}; hint_to_compile"
         done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, capture_output=True, check=True)
         return done.stdout.decode()
 

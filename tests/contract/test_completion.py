@@ -13,7 +13,8 @@ from urllib.parse import unquote
 import httpx
 import pytest
 
-from chatapi.audio import Audio, decode, wav
+from chatapi.audio import Audio, wav
+from chatapi.audio.decode import decode
 from chatapi.engines import TokenChunk, TokenUsage
 from chatapi.settings import Settings
 from conftest import Served, serving

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chatapi.audio import Audio, Samples, decode
+from chatapi.audio import Audio, Samples
+from chatapi.audio.decode import decode
 from chatapi.engines import (
     ContextOverflow,
     PromptMessage,

@@ -40,7 +40,7 @@ def test_it_needs_at_least_the_memory_of_its_files(manifest: Manifest) -> None:
         table = manifest.compile
         assert manifest.memory >= table.needed(table)
         assert all(table.needed(board) <= table.needed(table) for board in table.boards)
-        # Sixteen bits a weight become four and a half, the few that are not quantised aside.
+        # Sixteen bits a weight become four and a half, the few that are not quantized aside.
         assert 0.25 < table.weights / manifest.size < 0.3
     else:
         assert manifest.memory > manifest.size

@@ -21,7 +21,8 @@ import av
 import numpy as np
 import onnxruntime
 
-from chatapi.audio import RATE, Audio, Samples, decode
+from chatapi.audio import RATE, Audio, Samples
+from chatapi.audio.decode import decode
 
 HERE = Path(__file__).parent
 

@@ -15,7 +15,8 @@ import httpx
 import numpy as np
 import pytest
 
-from chatapi.audio import RATE, Samples, decode
+from chatapi.audio import RATE, Samples
+from chatapi.audio.decode import decode
 from chatapi.errors import NotReady, WrongMode
 from conftest import DEFAULTS, ECHO, PATIENCE, Served, model
 from paths import CORPUS

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatapi.audio import decode, mel
+from chatapi.audio import mel
+from chatapi.audio.decode import decode
 from chatapi.catalog import Catalog, ggml
 from chatapi.errors import ModelError
 from conftest import model as installed
@@ -152,7 +153,7 @@ def test_the_same_weights_give_the_same_bytes_and_progress_ends_at_all(source: P
     assert seen[-1][0] == seen[-1][1] > 0
 
 
-def test_quantised_weights_are_near_and_only_matrices_are_quantised(source: Path, tmp_path: Path) -> None:
+def test_quantized_weights_are_near_and_only_matrices_are_quantized(source: Path, tmp_path: Path) -> None:
     ggml.convert(source, tmp_path / "out", "q8_0")
     hyperparameters, _, _, tensors = parsed(tmp_path / "out")
     assert hyperparameters[-1] == 2007
@@ -163,8 +164,8 @@ def test_quantised_weights_are_near_and_only_matrices_are_quantised(source: Path
 
 
 @given(st.lists(st.floats(-1000, 1000, width=16), min_size=32, max_size=32))
-def test_a_quantised_weight_is_off_by_half_a_step_at_most(weights: list[float]) -> None:
-    scale, *quanta = struct.unpack("<e32b", ggml.quantised(np.array([weights], np.float32)))
+def test_a_quantized_weight_is_off_by_half_a_step_at_most(weights: list[float]) -> None:
+    scale, *quanta = struct.unpack("<e32b", ggml.quantized(np.array([weights], np.float32)))
     step = max(map(abs, weights)) / 127
     # The scale itself is rounded to 11 bits, and below 6e-8 it vanishes.
     for wanted, found in zip(weights, quanta, strict=True):

@@ -1,4 +1,4 @@
-"""The MLC engine, against a package with mlc_llm's signatures and manners (tests/mlc_llm_standin)."""
+"""The MLC engine, against a package with mlc_llm's signatures and behaviour (tests/support/mlc_llm_standin)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from chatapi.audio import decode
+from chatapi.audio.decode import decode
 from chatapi.settings import SYSTEM
 from conftest import Served
 from test_real import recorded

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chatapi.audio import RATE, Samples, decode
+from chatapi.audio import RATE, Samples
+from chatapi.audio.decode import decode
 from chatapi.engines.tts.piper import Piper
 from chatapi.engines.wake_word.pymicro_wakeword import FRAME, PymicroWakeword
 from chatapi.errors import ModelError

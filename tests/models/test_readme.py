@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from chatapi import settings
-from chatapi.audio import decode
+from chatapi.audio.decode import decode
 from chatapi.catalog.manifest import load_all
 from chatapi.interfaces.http.completion_request import PromptRequest
 from conftest import serving

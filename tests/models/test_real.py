@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from chatapi import settings
-from chatapi.audio import RATE, Audio, Samples, decode, wav
+from chatapi.audio import RATE, Audio, Samples, wav
+from chatapi.audio.decode import decode
 from conftest import DEFAULTS, PATIENCE, Served, serving, tone, written
 from paths import CORPUS
 

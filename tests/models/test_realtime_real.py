@@ -8,7 +8,8 @@ import anyio
 import numpy as np
 import pytest
 
-from chatapi.audio import Audio, decode, wav
+from chatapi.audio import Audio, wav
+from chatapi.audio.decode import decode
 from chatapi.bench.wer import word_error_rate
 from chatapi.interfaces.http.realtime.audio_format import encode_audio
 from conftest import Served

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from chatapi.audio import RATE, Samples, decode
+from chatapi.audio import RATE, Samples
+from chatapi.audio.decode import decode
 from chatapi.bench.corpus import coloured
 from chatapi.engines import VoiceActivityDetector
 from chatapi.engines.vad.restart import RESTART_FRAMES

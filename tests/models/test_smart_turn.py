@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chatapi.audio import RATE, Samples, decode
+from chatapi.audio import RATE, Samples
+from chatapi.audio.decode import decode
 from chatapi.engines.turn_detection.smart_turn import SmartTurn
 from chatapi.errors import ModelError
 from chatapi.settings import Settings

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from chatapi.audio import RATE, Samples, decode
+from chatapi.audio import RATE, Samples
+from chatapi.audio.decode import decode
 from chatapi.bench.corpus import coloured
 from chatapi.bench.wer import words
 from chatapi.engines import Segment, TranscriptionOptions

@@ -12,7 +12,8 @@ from wyoming.info import Describe, Info
 from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, SynthesizeStop
 from wyoming.wake import Detect, Detection
 
-from chatapi.audio import RATE, Samples, decode
+from chatapi.audio import RATE, Samples
+from chatapi.audio.decode import decode
 from chatapi.bench.wer import word_error_rate
 from conftest import Served
 from paths import CORPUS

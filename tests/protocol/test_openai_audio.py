@@ -18,7 +18,8 @@ import pytest
 from openai import OpenAI
 
 from chatapi import settings
-from chatapi.audio import RATE, Audio, Samples, Source, blocks, wav
+from chatapi.audio import RATE, Audio, Samples, wav
+from chatapi.audio.decode import Source, blocks
 from chatapi.bench.wer import words
 from chatapi.events import JobProgress, Transcript
 from chatapi.interfaces.http.openai.transcriptions import UNSUPPORTED, TranscriptionForm, TranslationRequest

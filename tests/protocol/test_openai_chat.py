@@ -18,8 +18,9 @@ import pytest
 from openai import OpenAI
 
 from chatapi import settings
-from chatapi.audio import RATE, Audio, decode, wav
-from chatapi.interfaces.http.openai.chat_body import CLIENT, IGNORED, UNSUPPORTED, ChatRequest
+from chatapi.audio import RATE, Audio, wav
+from chatapi.audio.decode import decode
+from chatapi.interfaces.http.openai.chat_parameters import CLIENT, IGNORED, UNSUPPORTED, ChatRequest
 from chatapi.settings import Settings
 from conftest import ECHO, Served, serving, tone, until, written
 

@@ -18,7 +18,8 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from openai import OpenAI
 
-from chatapi.audio import RATE, Audio, decode, wav
+from chatapi.audio import RATE, Audio, wav
+from chatapi.audio.decode import decode
 from chatapi.audio.encoding import FORMATS, PCM_RATE
 from chatapi.bench.wer import words
 from chatapi.interfaces.http.openai.speech import UNSUPPORTED, SpeechRequest

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from chatapi.audio import RATE, Audio, decode, wav
+from chatapi.audio import RATE, Audio, wav
+from chatapi.audio.decode import decode
 from fuzz.box import Box
 from fuzz.client import Client, Outcome
 from fuzz.inputs import FORM, JSON, Input, as_json, form, request, wyoming

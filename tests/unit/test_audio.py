@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatapi.audio import RATE, Audio, blocks, decode, wav, wav_header
+from chatapi.audio import RATE, Audio, wav, wav_header
+from chatapi.audio.decode import blocks, decode
 from chatapi.errors import BadInput, TooLarge
 from conftest import tone, written
 

@@ -116,7 +116,7 @@ DAMAGES: Mapping[str, tuple[Callable[[Path], object], str, str]] = {
         with_made(cuda=[13, 2]), "library_other_cuda", r"CUDA 13\.2, and L4T 36\.4\.3 of this board has 12\.6",
     ),
     "model": (with_config(model_type="qwen2"), "library_other_model", "of model qwen2 and the library of"),
-    "quantisation": (
+    "quantization": (
         with_config(quantization="q4f16_ft"), "library_other_model",
         "quantization q4f16_ft and the library of quantization q4f16_1",
     ),

@@ -313,7 +313,7 @@ def test_a_board_with_less_memory_gets_less_context(data: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "complaint"),
     [
-        ({"MemAvailable": "1000000"}, "quantising tiny-mlc takes 1.5 GB of memory, and 1.0 GB are free"),
+        ({"MemAvailable": "1000000"}, "quantizing tiny-mlc takes 1.5 GB of memory, and 1.0 GB are free"),
         ({"MemTotal": "600000"}, "takes 0.3 GB when it runs, .* has 0.6 GB; compile a smaller model"),
     ],
 )
@@ -325,7 +325,7 @@ def test_a_model_too_large_for_the_memory_is_rejected(data: Path, changed: dict[
     assert asked(data) == []
 
 
-def test_swap_is_enough_for_quantising(data: Path) -> None:
+def test_swap_is_enough_for_quantizing(data: Path) -> None:
     small(data, MemAvailable="1000000", SwapFree="1000000")
     assert run(data, NAME, "--plan") == 0
 

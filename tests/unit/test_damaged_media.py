@@ -9,7 +9,8 @@ import av
 import numpy as np
 import pytest
 
-from chatapi.audio import RATE, Audio, decode, wav
+from chatapi.audio import RATE, Audio, wav
+from chatapi.audio.decode import decode
 from chatapi.errors import BadInput
 from conftest import tone, written
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import av
 import pytest
 
-from chatapi.audio import RATE, Audio, blocks, decode, duration, wav
+from chatapi.audio import RATE, Audio, wav
+from chatapi.audio.decode import blocks, decode, duration
 from chatapi.errors import BadInput, ChatapiError, Unprocessable
 from chatapi.system import sandbox
 from conftest import Served, tone, written
@@ -133,7 +134,7 @@ def test_uncompressed_mov_passes_the_check() -> None:
 
 def test_a_native_crash_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that really crashes, in place of the file that will make it."""
-    shared = sandbox.Sandbox(["chatapi.audio.decoding"])
+    shared = sandbox.Sandbox(["chatapi.audio.ffmpeg_decoder"])
     stream = shared.stream
     monkeypatch.setattr(shared, "stream", lambda _, *__, **___: stream("sandboxed:overrun"))
     monkeypatch.setattr(sandbox, "shared", lambda: shared)

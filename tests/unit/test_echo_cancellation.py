@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from chatapi.audio import RATE, Audio, Samples, decode
+from chatapi.audio import RATE, Audio, Samples
+from chatapi.audio.decode import decode
 from chatapi.errors import SettingsError
 from chatapi.interfaces.audio_device.echo_cancellation import EchoCanceller
 from paths import CORPUS, ROOT

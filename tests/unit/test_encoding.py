@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatapi.audio import Audio, Samples, decode
+from chatapi.audio import Audio, Samples
+from chatapi.audio.decode import decode
 from chatapi.audio.encoding import FORMATS, PCM_RATE, Encoder
 from chatapi.errors import Unprocessable
 from conftest import tone

@@ -19,7 +19,7 @@ from chatapi.audio import RATE, Audio
 from chatapi.catalog import Catalog
 from chatapi.engines import registry
 from chatapi.errors import ModelError
-from chatapi.runtime import memory_plan
+from chatapi.runtime import model_selection
 from chatapi.services.turns.completion import Turn
 from chatapi.system import jetson as board
 from conftest import DEFAULTS, MODELS, Running, answer, model, until
@@ -76,12 +76,12 @@ def jetson(root: Path, free: int, swap: int = 0) -> Path:
 ROLES = ("asr", "llm", "tts")
 
 
-def planned(catalog: Catalog, root: Path, *chosen: str) -> memory_plan.MemoryPlan:
+def planned(catalog: Catalog, root: Path, *chosen: str) -> model_selection.MemoryPlan:
     chosen = ("llm.engine=llama_cpp", "asr.engine=whisper_cpp", *chosen)
-    return memory_plan.plan(catalog, settings.load(chosen, environ={}).settings, ROLES, root)
+    return model_selection.plan(catalog, settings.load(chosen, environ={}).settings, ROLES, root)
 
 
-def names(plan: memory_plan.MemoryPlan) -> dict[str, str]:
+def names(plan: model_selection.MemoryPlan) -> dict[str, str]:
     return {role: each.name for role, each in plan.models.items()}
 
 
@@ -192,7 +192,7 @@ async def test_engines_are_built_as_planned_at_first_and_when_they_come_back(
     echo: Running, beep: Audio, monkeypatch: pytest.MonkeyPatch, one_by_one: bool, most: int
 ) -> None:
     mind = Catalog(MODELS).get("smollm2-135m-instruct")
-    monkeypatch.setattr(memory_plan, "plan", lambda *_: memory_plan.MemoryPlan({"llm": mind}, 0, one_by_one))
+    monkeypatch.setattr(model_selection, "plan", lambda *_: model_selection.MemoryPlan({"llm": mind}, 0, one_by_one))
     building = Building(monkeypatch)
     async with echo(*(f"{role}.idle_seconds=0.2" for role in ROLES)) as appliance:
         assert building.most == most

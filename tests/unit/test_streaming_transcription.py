@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatapi.appliance import Appliance
-from chatapi.audio import RATE, Pcm, Samples
+from chatapi.audio import RATE, Samples
+from chatapi.audio.pcm import Pcm
 from chatapi.errors import BadInput, Unprocessable
 from chatapi.events import Transcript
 from chatapi.services.transcription.segmenter import SegmentationRules, SpeechRegionFinder, regions

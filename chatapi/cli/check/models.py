@@ -14,7 +14,7 @@ from chatapi.cli.check import network
 from chatapi.cli.check.finding import CheckContext, Finding, Level
 from chatapi.engines import registry
 from chatapi.errors import ChatapiError, ModelError
-from chatapi.runtime import engine_selection, memory_plan
+from chatapi.runtime import engine_selection, model_selection
 from chatapi.system import jetson
 from chatapi.system.jetson import gigabytes
 
@@ -79,7 +79,7 @@ def files(context: CheckContext) -> Iterator[Finding]:
     for fault in catalog.faults.values():
         yield Finding("note", "manifests", f"{fault}; until then it is ignored")
     try:
-        together = memory_plan.plan(catalog, context.settings, ESSENTIAL, context.root, context.free).models
+        together = model_selection.plan(catalog, context.settings, ESSENTIAL, context.root, context.free).models
     except ChatapiError:
         # Missing models and memory have findings of their own.
         together = {}
@@ -122,10 +122,10 @@ def room(context: CheckContext) -> Iterator[Finding]:
     """The memory that the models need together, against the free memory; a starting server checks that itself."""
     if context.quick:
         return
-    free, total = memory_plan.available(context.root), jetson.meminfo(context.root, "MemTotal")
+    free, total = model_selection.available(context.root), jetson.meminfo(context.root, "MemTotal")
     has = f"{gigabytes(free)} of {gigabytes(total)} are free"
     try:
-        plan = memory_plan.plan(Catalog(context.settings.data), context.settings, ESSENTIAL, context.root)
+        plan = model_selection.plan(Catalog(context.settings.data), context.settings, ESSENTIAL, context.root)
     except ModelError as error:
         if error.code == "model_too_large":
             yield _too_large(context, error)
@@ -177,7 +177,7 @@ def compiled(context: CheckContext) -> Iterator[Finding]:
         yield Finding("bad", "compiled model", f"{name} is not compiled for this board: chatapi compile {name}")
         return
     try:
-        free = memory_plan.available(context.root) if context.free is None else context.free
+        free = model_selection.available(context.root) if context.free is None else context.free
         verdict = compiled_models.verify(folder, compiled_models.Target(context.board, available=free))
     except ModelError as error:
         yield Finding("bad", "compiled model", error.message)

@@ -13,7 +13,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from chatapi.audio import Source
+from chatapi.audio.decode import Source
 from chatapi.errors import BadInput, NotAcceptable, Unprocessable, Unsupported, describe_validation_error
 from chatapi.interfaces.http import json_body
 from chatapi.interfaces.http.spooling import Spool

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import anyio.to_thread
 from starlette.requests import Request
 
-from chatapi.audio import Source
+from chatapi.audio.decode import Source
 from chatapi.errors import BadInput, Unprocessable, Unsupported
 from chatapi.interfaces.http.spooling import Spool
 from chatapi.interfaces.json_bounds import DEEPEST, check_values, whole_number

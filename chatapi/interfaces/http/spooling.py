@@ -13,7 +13,7 @@ import anyio.to_thread
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from chatapi.audio import Source
+from chatapi.audio.decode import Source
 from chatapi.storage.atomic_files import writing
 
 IN_MEMORY = 1 << 20

@@ -9,7 +9,8 @@ from typing import Protocol
 import anyio.lowlevel
 
 from chatapi.appliance import Appliance
-from chatapi.audio import RATE, Audio, Pcm, Samples
+from chatapi.audio import RATE, Audio, Samples
+from chatapi.audio.pcm import Pcm
 from chatapi.engines import Voice
 from chatapi.errors import ChatapiError, TooLarge, Unprocessable, WrongMode
 from chatapi.events import TextDelta, TurnStarted

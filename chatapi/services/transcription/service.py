@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import anyio.to_thread
 
-from chatapi.audio import RATE, Samples, Source, duration
+from chatapi.audio import RATE, Samples
+from chatapi.audio.decode import Source, duration
 from chatapi.errors import TooLarge
 from chatapi.events import Transcript
 from chatapi.observability.metrics import Metrics

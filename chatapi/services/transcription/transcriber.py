@@ -15,7 +15,8 @@ import anyio.to_thread
 import numpy as np
 from anyio.streams.memory import MemoryObjectSendStream
 
-from chatapi.audio import RATE, Audio, Samples, Source, blocks, decode, duration
+from chatapi.audio import RATE, Audio, Samples
+from chatapi.audio.decode import Source, blocks, decode, duration
 from chatapi.engines import (
     DEFAULT_OPTIONS,
     Segment,

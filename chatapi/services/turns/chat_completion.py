@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 
-from chatapi.audio import Source
+from chatapi.audio.decode import Source
 from chatapi.engines import (
     Capability,
     ContextOverflow,

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
-from chatapi.audio import Source
+from chatapi.audio.decode import Source
 from chatapi.engines import TokenUsage
 from chatapi.errors import Busy, NotFound, TooLarge, Unprocessable
 from chatapi.events import Event, Transcript, TurnEnded, TurnStarted

@@ -285,7 +285,7 @@ def memory_file(data: bytes) -> BinaryIO:
     return file
 
 
-MODULES = ("chatapi.audio.decoding", "chatapi.text.phonemizer")
+MODULES = ("chatapi.audio.ffmpeg_decoder", "chatapi.text.phonemizer")
 _shared = Sandbox(MODULES)
 
 

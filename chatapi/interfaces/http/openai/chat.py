@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from chatapi.appliance import Appliance
 from chatapi.interfaces.http.openai import chat_request
-from chatapi.interfaces.http.openai.chat_body import ChatRequest
+from chatapi.interfaces.http.openai.chat_parameters import ChatRequest
 from chatapi.interfaces.http.openai.chat_response import ChatCompletionResponse
 from chatapi.interfaces.http.openai.errors import error_responses
 from chatapi.interfaces.http.openai.openapi import events

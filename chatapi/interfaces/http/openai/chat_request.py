@@ -11,14 +11,14 @@ from typing import Any
 from starlette.requests import Request
 
 from chatapi.appliance import Appliance
-from chatapi.audio import Source
+from chatapi.audio.decode import Source
 from chatapi.engines import Sampling, Tool
 from chatapi.errors import Unprocessable
 from chatapi.events import ToolCall
 from chatapi.interfaces.http import openai_aliases
 from chatapi.interfaces.http.json_body import check_plain, decode_base64, json_body
-from chatapi.interfaces.http.openai import chat_body
-from chatapi.interfaces.http.openai.chat_body import ChatRequest, invalid_parameter
+from chatapi.interfaces.http.openai import chat_parameters
+from chatapi.interfaces.http.openai.chat_parameters import ChatRequest, invalid_parameter
 from chatapi.interfaces.http.spooling import Spool
 from chatapi.services.turns.chat_completion import ChatMessage, ChatTurn
 from chatapi.services.turns.completion import MAX_SEED
@@ -57,7 +57,7 @@ async def read(request: Request, appliance: Appliance) -> ChatCompletionRequest:
 def _parse(spool: Spool, values: dict[str, Any]) -> tuple[ChatRequest, tuple[ChatMessage, ...]]:
     """The parsed body, and its messages with audio as files. Blocking; large bodies are parsed on a thread."""
     check_plain(values)
-    body = chat_body.parse_body(values)
+    body = chat_parameters.parse_body(values)
     _check_combinations(body)
     messages = [_message(message, f"messages[{at}]", spool) for at, message in enumerate(body.messages)]
     # A prefix to continue starts without a name, as its completion does.
@@ -66,9 +66,9 @@ def _parse(spool: Spool, values: dict[str, Any]) -> tuple[ChatRequest, tuple[Cha
     return body, (*named, last)
 
 
-def _with_name(message: ChatMessage, source: chat_body.AnyMessage) -> ChatMessage:
+def _with_name(message: ChatMessage, source: chat_parameters.AnyMessage) -> ChatMessage:
     """The message with the participant's name before its content."""
-    name = None if isinstance(source, chat_body.ToolMessage) else source.name
+    name = None if isinstance(source, chat_parameters.ToolMessage) else source.name
     return replace(message, parts=(f"{name}:", *message.parts)) if name and any(message.parts) else message
 
 
@@ -108,7 +108,9 @@ def _audio(body: ChatRequest) -> str | None:
 
 
 def _turn(body: ChatRequest, messages: tuple[ChatMessage, ...], appliance: Appliance, speak: bool) -> ChatTurn:
-    schema = body.response_format.json_schema if isinstance(body.response_format, chat_body.SchemaFormat) else None
+    schema = (
+        body.response_format.json_schema if isinstance(body.response_format, chat_parameters.SchemaFormat) else None
+    )
     return ChatTurn(
         messages=messages,
         speak=speak,
@@ -123,7 +125,7 @@ def _turn(body: ChatRequest, messages: tuple[ChatMessage, ...], appliance: Appli
     )
 
 
-def _voice(audio: chat_body.AudioOptions, appliance: Appliance) -> str | None:
+def _voice(audio: chat_parameters.AudioOptions, appliance: Appliance) -> str | None:
     try:
         return openai_aliases.voice(appliance, audio.voice)
     except Unprocessable as error:
@@ -136,9 +138,9 @@ def _sampling(body: ChatRequest) -> Sampling:
     tools = body.tools or []
     form = body.response_format
     schema: dict[str, Any] | None = None
-    if isinstance(form, chat_body.SchemaFormat):
+    if isinstance(form, chat_parameters.SchemaFormat):
         schema = form.json_schema.schema_
-    elif isinstance(form, chat_body.JsonFormat):
+    elif isinstance(form, chat_parameters.JsonFormat):
         schema = {"type": "object"}
     return Sampling(
         stop_texts=tuple(stops),
@@ -149,34 +151,34 @@ def _sampling(body: ChatRequest) -> Sampling:
         logit_bias={int(token): bias for token, bias in (body.logit_bias or {}).items()},
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         schema=schema,
-        strict=isinstance(form, chat_body.SchemaFormat) and bool(form.json_schema.strict),
+        strict=isinstance(form, chat_parameters.SchemaFormat) and bool(form.json_schema.strict),
         tools=tuple(_tool(tool.function) for tool in tools),
         tool_choice=_choice(body, tools),
         parallel=body.parallel_tool_calls,
     )
 
 
-def _tool(function: chat_body.FunctionSchema) -> Tool:
+def _tool(function: chat_parameters.FunctionSchema) -> Tool:
     return Tool(function.name, function.description, function.parameters, bool(function.strict))
 
 
-def _choice(body: ChatRequest, tools: Sequence[chat_body.FunctionTool]) -> str:
-    if isinstance(body.tool_choice, chat_body.ChosenTool):
+def _choice(body: ChatRequest, tools: Sequence[chat_parameters.FunctionTool]) -> str:
+    if isinstance(body.tool_choice, chat_parameters.ChosenTool):
         return f":{body.tool_choice.function.name}"
     return body.tool_choice or ("auto" if tools else "none")
 
 
 def _message(message: Any, place: str, spool: Spool) -> ChatMessage:
-    if isinstance(message, chat_body.UserMessage):
+    if isinstance(message, chat_parameters.UserMessage):
         return ChatMessage("user", _parts(message.content, place, spool))
-    if isinstance(message, chat_body.ToolMessage):
+    if isinstance(message, chat_parameters.ToolMessage):
         return ChatMessage("tool", _parts(message.content, place, spool), tool_call_id=message.tool_call_id)
-    if isinstance(message, chat_body.SystemMessage):
+    if isinstance(message, chat_parameters.SystemMessage):
         return ChatMessage("system", _parts(message.content, place, spool))
     return _assistant_message(message, place, spool)
 
 
-def _assistant_message(message: chat_body.AssistantMessage, place: str, spool: Spool) -> ChatMessage:
+def _assistant_message(message: chat_parameters.AssistantMessage, place: str, spool: Spool) -> ChatMessage:
     parts = _parts(message.content or "", place, spool)
     parts += (message.refusal,) if message.refusal else ()
     calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ())
@@ -195,10 +197,10 @@ def _parts(content: str | Sequence[Any], place: str, spool: Spool) -> tuple[str 
 
 
 def _part(part: Any, place: str, spool: Spool) -> str | Source:
-    if isinstance(part, chat_body.AudioPart):
+    if isinstance(part, chat_parameters.AudioPart):
         try:
             return spool.stored(decode_base64(part.input_audio.data))
         except ValueError as error:
             param = f"{place}.input_audio.data"
             raise invalid_parameter(param, f"{param} is not base64: {error}", "invalid_audio") from None
-    return part.refusal if isinstance(part, chat_body.RefusalPart) else str(part.text)
+    return part.refusal if isinstance(part, chat_parameters.RefusalPart) else str(part.text)

@@ -19,7 +19,7 @@ from chatapi.interfaces.http import openai_aliases
 from chatapi.interfaces.http.json_body import check_plain, json_body
 from chatapi.interfaces.http.openai import openapi
 from chatapi.interfaces.http.openai.errors import error_responses
-from chatapi.interfaces.http.openai.parameters import Parameters, parse_parameters
+from chatapi.interfaces.http.openai.parameter_parsing import Parameters, parse_parameters
 from chatapi.interfaces.http.problems import fault
 from chatapi.interfaces.http.streaming import EVENTS, CancellableResponse, body, data_of, start
 from chatapi.text.sentence_splitter import count_words

@@ -18,7 +18,7 @@ from chatapi.interfaces.http import openai_aliases
 from chatapi.interfaces.http.openai import openapi, transcript_formats
 from chatapi.interfaces.http.openai.errors import error_responses
 from chatapi.interfaces.http.openai.openapi import form_body
-from chatapi.interfaces.http.openai.parameters import Parameters, parse_parameters
+from chatapi.interfaces.http.openai.parameter_parsing import Parameters, parse_parameters
 from chatapi.interfaces.http.openai.uploads import Upload, receive_form
 from chatapi.interfaces.http.problems import fault
 from chatapi.interfaces.http.streaming import EVENTS, CancellableResponse, body, data_of, encoded, start

@@ -14,7 +14,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from chatapi.audio import Source
+from chatapi.audio.decode import Source
 from chatapi.errors import BadInput, Unprocessable, Unsupported
 from chatapi.interfaces.http.json_body import media_type
 from chatapi.storage.atomic_files import writing

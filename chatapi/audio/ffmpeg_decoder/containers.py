@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
-from chatapi.audio.decoding import mp4_tables, wav_header
+from chatapi.audio.ffmpeg_decoder import mp4_tables, wav_header
 from chatapi.errors import BadInput
 
 HEAD_BYTES = 1 << 20

@@ -14,8 +14,8 @@ import av
 import numpy as np
 
 from chatapi.audio import RATES, Resampled, Samples
-from chatapi.audio.decoding import containers, tracks
-from chatapi.audio.decoding.tracks import BLOCK, DamagedPackets
+from chatapi.audio.ffmpeg_decoder import containers, tracks
+from chatapi.audio.ffmpeg_decoder.tracks import BLOCK, DamagedPackets
 from chatapi.errors import BadInput
 
 
