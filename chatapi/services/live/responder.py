@@ -20,7 +20,7 @@ from chatapi.services.live.barge_in import BargeIn
 from chatapi.services.live.context import ConversationContext
 from chatapi.services.live.options import SessionOptions, SessionOrigin
 from chatapi.services.live.tool_calls import SessionTools
-from chatapi.services.live.turn_detector import TurnDetector
+from chatapi.services.live.turn_tracker import TurnTracker
 from chatapi.services.turns.generation import Generation, GenerationOptions
 from chatapi.services.turns.prompts import Question
 
@@ -39,7 +39,7 @@ class Responder:
         live: LiveConversations,
         group: TaskGroup,
         context: ConversationContext,
-        detector: TurnDetector,
+        tracker: TurnTracker,
         barge_in: BargeIn,
         send: Send,
         origin: SessionOrigin,
@@ -59,7 +59,7 @@ class Responder:
         """Whether a pending text was spoken, and its answer interrupted before it was played."""
         self._live = live
         self._group = group
-        self._detector = detector
+        self._tracker, self._detector = tracker, tracker.detector
         self._barge_in = barge_in
         self._send = send
         self._origin = origin
@@ -113,14 +113,14 @@ class Responder:
 
     async def respond_to_turn(self, text: str) -> None:
         """Answers the pending texts and this one at the end of a turn."""
-        await self._start(" ".join([*self.pending, text]), self._detector.last_speech_at)
+        await self._start(" ".join([*self.pending, text]), self._tracker.last_speech_at)
         self._pending_before, self.pending, self._answer_owed = self.pending, [], False
         self.tools.clear_results()
         await self._release()
 
     async def start_preemptive(self, text: str) -> None:
         """Starts the answer to a turn that may be over; it is held until the turn is over."""
-        await self._start(" ".join([*self.pending, text]), self._detector.last_speech_at, preemptive=True)
+        await self._start(" ".join([*self.pending, text]), self._tracker.last_speech_at, preemptive=True)
 
     def cancel_preemptive(self) -> None:
         """Cancels an answer that is not released."""

@@ -18,7 +18,7 @@ from chatapi.services.live.context import ConversationContext
 from chatapi.services.live.idle_timeout import IdleTimeout
 from chatapi.services.live.options import SessionOptions, SessionOrigin
 from chatapi.services.live.responder import Responder
-from chatapi.services.live.turn_detector import TurnDetector
+from chatapi.services.live.turn_tracker import TurnTracker
 from chatapi.services.live.utterance import Utterance
 from chatapi.storage.history import ConversationState
 
@@ -42,9 +42,10 @@ class LiveSession:
         self._group = group
         self._send = send
         self._idle_timeout = IdleTimeout()
-        self._detector = TurnDetector(live.engines, live.transcription, live.settings, group, self)
+        self._tracker = TurnTracker(live.engines, live.transcription, live.settings, group, self)
+        self._detector = self._tracker.detector
         self._barge_in = BargeIn(self._detector)
-        self._responder = Responder(live, group, context, self._detector, self._barge_in, send, origin)
+        self._responder = Responder(live, group, context, self._tracker, self._barge_in, send, origin)
         self.context = context
         self.tools = self._responder.tools
         self.change(options)
@@ -100,7 +101,7 @@ class LiveSession:
 
     async def feed(self, samples: Samples) -> None:
         """Processes the next samples, 16 kHz mono, of any number."""
-        await self._detector.feed(samples)
+        await self._tracker.feed(samples)
         busy = not self.options.answer or self.answer is None or self.busy or self.playing
         if (idle := self._idle_timeout.check(self.seconds, busy, self.options.idle_seconds)) is not None:
             await self._send(idle)
@@ -113,11 +114,11 @@ class LiveSession:
 
     async def commit(self) -> bool:
         """Ends the turn now. Returns False when there is no utterance."""
-        return await self._detector.commit()
+        return await self._tracker.commit()
 
     def clear(self) -> None:
         """Discards the audio received since the last turn."""
-        self._detector.clear()
+        self._tracker.clear()
         if self.during_answer and self.answer is not None:
             self.answer.playback.resume(self.seconds)
         self._responder.during_answer = False

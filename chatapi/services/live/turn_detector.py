@@ -1,20 +1,19 @@
-"""Turn detection of a live session: transcribes each utterance and decides when the turn is over."""
+"""Turn detection of one audio stream: frames, transcripts and scores in, decisions out.
+
+Nothing waits here and no engine is called: `turn_tracker` runs the engines and carries out the decisions. Time is
+counted in samples received.
+"""
 
 from __future__ import annotations
 
 import math
-import time
 from collections import deque
 from dataclasses import dataclass
 
-import anyio
 import numpy as np
-from anyio.abc import TaskGroup
 
 from chatapi.audio import RATE, Samples
 from chatapi.errors import ChatapiError
-from chatapi.runtime.admission import Priority
-from chatapi.runtime.workers import Engines
 from chatapi.services.live.endpointing import (
     CONFIDENT,
     Endpointing,
@@ -24,11 +23,9 @@ from chatapi.services.live.endpointing import (
     frames,
 )
 from chatapi.services.live.options import SessionOptions
-from chatapi.services.live.turn_listener import TurnListener
 from chatapi.services.live.utterance import Utterance
 from chatapi.services.transcription.segmenter import FRAME
-from chatapi.services.transcription.transcriber import FileTranscriber
-from chatapi.settings import Settings
+from chatapi.settings import LiveSettings
 
 PREROLL_FRAMES = 10
 """Frames kept from before an onset, 320 ms: they contain the quiet start of the first word."""
@@ -51,10 +48,60 @@ BARGE_IN_DECODE_MS = 320
 """Speech during an answer between two decodes, in milliseconds."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class AnswerState:
+    """What turn detection needs to know of the answer."""
+
+    playing: bool = False
+    """Whether an answer is being played."""
+    unplayed: bool = False
+    """Whether nothing of the last turn's answer has been played and the turn may therefore continue."""
+    during_answer: bool = False
+    """Whether the current utterance began during an answer."""
+
+
+@dataclass(frozen=True)
+class Onset:
+    """Decision: speech started."""
+
+    at: float
+    """Position in the stream, in seconds."""
+    resumed: bool
+    """Whether it continues the last turn."""
+
+
+@dataclass(frozen=True)
+class Continued:
+    """Decision: speech continues after a pause; the turn is not over."""
+
+
+@dataclass(frozen=True)
+class TurnOver:
+    """Decision: the turn is over; `TurnDetector.answered` reports whether it is answered."""
+
+    utterance: Utterance
+    text: str
+
+
+Decision = Onset | Continued | TurnOver
+
+
+@dataclass(eq=False)
+class Decode:
+    """A transcription of an utterance that is to run."""
+
+    utterance: Utterance
+    given: int
+    """Samples of the utterance that it decodes."""
+    counted: int
+    """Samples of the utterance that count as decoded when it is done."""
+
+
+@dataclass(eq=False)
 class Hypothesis:
     """The transcript of an utterance up to a pause, and what it says about the end of the turn."""
 
+    utterance: Utterance
     decoded: int
     """Samples of the utterance that are decoded."""
     text: str
@@ -66,50 +113,46 @@ class Hypothesis:
     """Whether both probabilities are final."""
 
 
-@dataclass
-class PendingDecode:
-    """A running decode."""
+@dataclass(frozen=True, eq=False)
+class Undecided:
+    """The part of an utterance that is to be transcribed, and the state of the stream at that moment."""
 
-    given: int
-    """Samples of the utterance that it decodes."""
-    counted: int
-    """Samples of the utterance that count as decoded when it is done."""
-    scope: anyio.CancelScope
+    utterance: Utterance
+    samples: Samples
+    """16 kHz mono."""
+    end: int
+    """Length of the utterance, in samples."""
+    in_pause: bool
+    """Whether a word has ended, so that the transcript can become final."""
+    speech_seconds: float
+    """Length of the utterance's speech, in seconds."""
 
 
 class TurnDetector:
-    """Detects the turns of one audio stream; time is counted in samples received."""
+    """Detects the turns of one audio stream."""
 
-    def __init__(
-        self,
-        engines: Engines,
-        transcription: FileTranscriber,
-        settings: Settings,
-        group: TaskGroup,
-        listener: TurnListener,
-    ) -> None:
-        self._options = SessionOptions()
+    def __init__(self, settings: LiveSettings, threshold: float) -> None:
+        """`threshold`: probability from which a frame is speech, unless the session's options set another."""
+        self.options = SessionOptions()
+        self.utterance: Utterance | None = None
+        """The current utterance; None: nobody speaks."""
+        self.decode: Decode | None = None
+        """The decode that is to run now."""
+        self.clock = 0
+        """Samples received."""
+        self.voiced = False
+        """Whether the last frame was speech."""
         self.detected_language = ""
         """Language of the last transcript; empty: none yet."""
         self.avg_logprob = 0.0
         """Mean log-probability of the last transcript."""
         self.speech_seconds = 0.0
         """Length of the speech of the last transcript, with all speech before it in the turn, in seconds."""
-        self.utterance: Utterance | None = None
-        self.clock = 0
-        """Samples received."""
-        self.last_speech_at = time.monotonic()
-        """When the last voiced frame arrived, on the monotonic clock."""
-        self._engines, self._transcription, self._group = engines, transcription, group
-        self._settings, self._threshold = settings.live, settings.vad.threshold
-        self._listener = listener
-        self._endpointing = Endpointing(EndpointingRules.of(settings.live, settings.vad.threshold))
-        self._vad = engines.vad.engine.stream()
-        self._remainder: Samples = np.zeros(0, np.float32)
+        self._settings, self._threshold = settings, threshold
+        self._endpointing = Endpointing(EndpointingRules.of(settings, threshold))
         self._preroll: deque[Samples] = deque(maxlen=PREROLL_FRAMES)
         self._last: Utterance | None = None
         """The utterance that just ended; it still grows, because speech can continue it."""
-        self._decode: PendingDecode | None = None
         self._requested = 0
         """Samples of the utterance that are decoded or being decoded."""
         self._silent_frames = 0
@@ -120,85 +163,134 @@ class TurnDetector:
     @property
     def detect(self) -> bool:
         """Whether turn detection ends turns; otherwise the client does."""
-        return self._options.detect
+        return self.options.detect
 
     def configure(self, options: SessionOptions) -> None:
         """Applies these options from now on."""
-        self._options = options
+        self.options = options
         threshold = self._threshold if options.threshold is None else options.threshold
         self._endpointing.rules = EndpointingRules.of(self._settings, threshold, options.delay_factor)
 
-    async def feed(self, samples: Samples) -> None:
-        """Processes the next samples, 16 kHz mono, of any number."""
-        buffered: Samples = np.concatenate([self._remainder, samples])
-        whole = len(buffered) // FRAME * FRAME
-        self._remainder = buffered[whole:]
-        for start in range(0, whole, FRAME):
-            await self._process(buffered[start : start + FRAME])
+    def feed(self, frame: Samples, probability: float, answer: AnswerState) -> list[Decision]:
+        """Processes the next 512 samples of 16 kHz mono and the VAD's speech probability."""
+        self.clock += FRAME
+        boundary = self._boundary(frame, probability, answer)
+        self.voiced = not self.detect or (self._endpointing.in_speech and self._endpointing.silent_frames == 0)
+        for utterance in (self.utterance, self._last):
+            if utterance is not None:
+                utterance.add(frame, self.voiced)
+        if self._last is not None and self.clock - self._last.start - self._last.speech_end >= RESUME_WINDOW:
+            self._last = None
+        decisions: list[Decision] = []
+        if boundary is TurnBoundary.ONSET:
+            decisions += self._start_utterance(frame, answer)
+        elif boundary is TurnBoundary.RESUMED:
+            decisions.append(Continued())
+        if self.utterance is None:
+            self._preroll.append(frame)
+            return decisions
+        if over := self.turn_over(answer):
+            return [*decisions, over]
+        if self._decode_due(self.utterance, answer):
+            self._request_decode(self.utterance)
+        return decisions
 
-    async def commit(self) -> bool:
-        """Ends the turn now. Returns False when there is no utterance."""
-        utterance = self.utterance
-        if utterance is None:
-            return False
-        self._discard_hypothesis()
-        text = await self._transcribe(utterance)
-        if utterance is self.utterance:
-            await self._end_turn(utterance, text)
-        return True
+    def end_turn(self, utterance: Utterance, text: str) -> TurnOver:
+        """Ends the turn now."""
+        self._endpointing.end()
+        # A running decode does not belong to the next utterance.
+        self.decode = self.utterance = self._hypothesis = None
+        self._last = utterance
+        return TurnOver(utterance, text)
+
+    def answered(self, utterance: Utterance, answered: bool) -> None:
+        """Takes note of whether a turn that is over is answered."""
+        if not answered and self._last is utterance:
+            # Speech after a noise does not continue it: that would cancel the answer that plays or is generated.
+            self._last = None
+
+    def discard_hypothesis(self) -> None:
+        """Forgets what was transcribed since the last onset, and stops a running decode."""
+        self.decode = self._hypothesis = None
 
     def clear(self) -> None:
         """Discards the audio received since the last turn."""
-        self._discard_hypothesis()
+        self.discard_hypothesis()
         self.utterance = self._last = None
         self._endpointing.end()
         self._preroll.clear()
 
-    def _discard_hypothesis(self) -> None:
-        self._stop_decode()
-        self._hypothesis = None
-        self._listener.cancel_preemptive_answer()
+    def undecided(self, utterance: Utterance) -> Undecided | None:
+        """Returns what is to be transcribed now; None: ASR may produce words from the rest, which is silence."""
+        manual, words_over = not self.detect, self._silent_frames >= WORD_END
+        if manual and 0 < utterance.final_samples >= self._manual_speech_end(utterance):
+            return None
+        seconds = math.inf if manual else utterance.speech_end / RATE - PREROLL_SILENCE
+        samples = utterance.undecided_samples()
+        return Undecided(utterance, samples, utterance.length, manual and words_over, seconds)
 
-    def _stop_decode(self) -> None:
-        if self._decode is not None:
-            self._decode.scope.cancel()
-            self._decode = None
+    def transcribed(self, part: Undecided, text: str, language: str, logprob: float) -> str:
+        """Takes the transcript of `part`, and returns that of the whole utterance. `logprob`: mean of its tokens."""
+        utterance = part.utterance
+        utterance.error = None
+        self.detected_language = language or self.detected_language
+        self.avg_logprob, self.speech_seconds = logprob, part.speech_seconds
+        silent = utterance.speech_end < part.end and self._endpointing.silent_frames >= WORD_END
+        if utterance.can_finalize and (part.in_pause or silent):
+            utterance.finalize(text, part.end)
+            return utterance.full_text("")
+        return utterance.full_text(text)
 
-    async def _process(self, frame: Samples) -> None:
-        self.clock += FRAME
-        probability = self._vad.probability(frame)
+    @staticmethod
+    def transcription_failed(part: Undecided, error: ChatapiError) -> str:
+        """Takes note of an error, and returns the transcript without `part`."""
+        part.utterance.error = error
+        return part.utterance.full_text("")
+
+    def decoded(self, decode: Decode, text: str) -> Hypothesis | None:
+        """Takes the transcript of a decode; None: it is obsolete."""
+        if decode is not self.decode:
+            return None
+        self.decode = None
+        if decode.utterance is not self.utterance:
+            return None
+        self._hypothesis = Hypothesis(decode.utterance, decode.counted, text)
+        return self._hypothesis
+
+    def in_final_pause(self, hypothesis: Hypothesis) -> bool:
+        """Whether the turn may be over: no speech has followed the hypothesis."""
+        return self.detect and hypothesis.decoded >= self._needed_samples(hypothesis.utterance)
+
+    def is_current(self, hypothesis: Hypothesis) -> bool:
+        """Whether the hypothesis is the last one, and no speech has followed it."""
+        if hypothesis.utterance is not self.utterance or hypothesis is not self._hypothesis:
+            return False
+        return hypothesis.decoded >= self._needed_samples(hypothesis.utterance)
+
+    def turn_over(self, answer: AnswerState) -> TurnOver | None:
+        """Ends the turn if its last hypothesis and the silence after it say so."""
+        utterance, hypothesis = self.utterance, self._hypothesis
+        if utterance is None or hypothesis is None or not self.detect:
+            return None
+        needed = self._needed_samples(utterance)
+        if hypothesis.decoded < needed:
+            return None
+        if self._endpointing.silent_frames < self._delay(hypothesis, answer) and utterance.speech_end < needed:
+            return None
+        return self.end_turn(utterance, hypothesis.text)
+
+    def _boundary(self, frame: Samples, probability: float, answer: AnswerState) -> TurnBoundary | None:
         endpointing = self._endpointing
         if self.detect:
-            boundary = endpointing.feed(probability, float(np.sqrt(np.mean(frame**2))), self._listener.playing)
-        else:
-            boundary = TurnBoundary.ONSET if self.utterance is None else None
-            self._silent_frames = 0 if probability >= endpointing.rules.threshold else self._silent_frames + 1
-        voiced = not self.detect or (endpointing.in_speech and endpointing.silent_frames == 0)
-        if voiced:
-            self.last_speech_at = time.monotonic()
-        for utterance in (self.utterance, self._last):
-            if utterance is not None:
-                utterance.add(frame, voiced)
-        if self._last is not None and self.clock - self._last.start - self._last.speech_end >= RESUME_WINDOW:
-            self._last = None
-        if boundary is TurnBoundary.ONSET:
-            await self._start_utterance(frame)
-        elif boundary is TurnBoundary.RESUMED:
-            self._listener.cancel_preemptive_answer()
-        if self.utterance is None:
-            self._preroll.append(frame)
-        else:
-            await self._end_or_decode(self.utterance)
+            return endpointing.feed(probability, float(np.sqrt(np.mean(frame**2))), answer.playing)
+        self._silent_frames = 0 if probability >= endpointing.rules.threshold else self._silent_frames + 1
+        return TurnBoundary.ONSET if self.utterance is None else None
 
-    async def _start_utterance(self, frame: Samples) -> None:
+    def _start_utterance(self, frame: Samples, answer: AnswerState) -> list[Decision]:
         last = self._last
         # A client that ends turns itself ends them for good, and may send more audio afterwards.
-        resumed = (
-            self.detect
-            and last is not None
-            and self._listener.answer_unplayed
-            and last.length < self._settings.turn_seconds * RATE
-        )
+        continues = self.detect and answer.unplayed
+        resumed = continues and last is not None and last.length < self._settings.turn_seconds * RATE
         if resumed:
             self.utterance = last
         else:
@@ -206,41 +298,31 @@ class TurnDetector:
         self._last = self._hypothesis = None
         self._preroll.clear()
         self._requested = self.utterance.length if self.utterance else 0
-        if self.detect:
-            start = (self.clock - self._endpointing.voiced_frames * FRAME) / RATE
-            await self._listener.on_speech_started(start, resumed)
+        start = (self.clock - self._endpointing.voiced_frames * FRAME) / RATE
+        return [Onset(start, resumed)] if self.detect else []
 
-    async def _end_or_decode(self, utterance: Utterance) -> None:
-        if self.detect and await self._end_if_over(utterance):
-            return
-        if self._decode_due(utterance):
-            self._start_decode(utterance)
-
-    def _start_decode(self, utterance: Utterance) -> None:
-        """Starts a decode, unless a running one covers nearly all of the speech."""
-        running, self._requested = self._decode, utterance.length
+    def _request_decode(self, utterance: Utterance) -> None:
+        """Requests a decode, unless a running one covers nearly all of the speech."""
+        running, self._requested = self.decode, utterance.length
         if running is not None and utterance.speech_end - running.given <= DECODE_TOLERANCE * FRAME:
             running.counted = self._requested
-            return
-        self._stop_decode()
-        self._decode = PendingDecode(self._requested, self._requested, anyio.CancelScope())
-        self._group.start_soon(self._run_decode, utterance, self._decode)
+        else:
+            self.decode = Decode(utterance, self._requested, self._requested)
 
     def _needed_samples(self, utterance: Utterance) -> int:
         """Samples to decode for the full transcript: one more than its speech, or the longest turn."""
         return min(utterance.speech_end + 1, int(self._settings.turn_seconds * RATE))
 
-    def _decode_due(self, utterance: Utterance) -> bool:
+    def _decode_due(self, utterance: Utterance, answer: AnswerState) -> bool:
         """Whether to decode now: at the beginning of a pause, and from time to time before it."""
         if not self.detect:
-            return self._options.partials and self._decode is None and self._manual_decode_due(utterance)
+            return self.options.partials and self.decode is None and self._manual_decode_due(utterance)
         needed, silent = self._needed_samples(utterance), self._endpointing.silent_frames
         if silent or utterance.length > needed:
             return self._requested < needed and (silent >= DECODE_DELAY or utterance.length > needed + FRAME)
-        during_answer = self._listener.during_answer
-        interval = frames(BARGE_IN_DECODE_MS if during_answer else self._settings.partial_ms) * FRAME
-        wanted = during_answer or self._options.partials
-        return self._decode is None and wanted and utterance.length - self._requested >= interval
+        interval = frames(BARGE_IN_DECODE_MS if answer.during_answer else self._settings.partial_ms) * FRAME
+        wanted = answer.during_answer or self.options.partials
+        return self.decode is None and wanted and utterance.length - self._requested >= interval
 
     def _manual_speech_end(self, utterance: Utterance) -> int:
         """End of the speech in samples, where the client ends turns and every frame counts as voiced."""
@@ -255,104 +337,16 @@ class TurnDetector:
         interval = max(frames(self._settings.partial_ms) * FRAME, undecided // MANUAL_SHARE)
         return self._requested < speech_end and utterance.length - self._requested >= interval
 
-    async def _end_if_over(self, utterance: Utterance) -> bool:
-        hypothesis, needed_samples = self._hypothesis, self._needed_samples(utterance)
-        if hypothesis is None or hypothesis.decoded < needed_samples:
-            return False
-        if self._endpointing.silent_frames < self._delay(hypothesis) and utterance.speech_end < needed_samples:
-            return False
-        await self._end_turn(utterance, hypothesis.text)
-        return True
-
-    def _delay(self, hypothesis: Hypothesis) -> int:
+    def _delay(self, hypothesis: Hypothesis, answer: AnswerState) -> int:
         """Returns the silence that ends the turn, in frames."""
-        delay = frames(self._options.silence_ms)
-        if self._listener.during_answer and not hypothesis.text:
+        delay = frames(self.options.silence_ms)
+        if answer.during_answer and not hypothesis.text:
             # Noise: the answer resumes as soon as possible.
             delay = min(WORD_END, delay)
-        if self._options.semantic and hypothesis.text:
+        if self.options.semantic and hypothesis.text:
             audio, completeness = hypothesis.audio_probability, hypothesis.completeness
             probability = end_of_turn_probability(audio, completeness, hypothesis.text)
             # Unless the text alone is conclusive, the audio is awaited.
             conclusive = hypothesis.judged or probability >= CONFIDENT
             delay = self._endpointing.rules.endpointing_delay(probability if conclusive else 0.0)
         return delay
-
-    async def _end_turn(self, utterance: Utterance, text: str) -> None:
-        self._endpointing.end()
-        # A running decode does not belong to the next utterance.
-        self._stop_decode()
-        self.utterance, self._last, self._hypothesis = None, utterance, None
-        if not await self._listener.on_end_of_turn(utterance, text) and self._last is utterance:
-            # Speech after a noise does not continue it: that would cancel the answer that plays or is generated.
-            self._last = None
-
-    async def _run_decode(self, utterance: Utterance, decode: PendingDecode) -> None:
-        with decode.scope:
-            text = await self._transcribe(utterance)
-        if self._decode is decode:
-            self._decode = None
-        if decode.scope.cancel_called or utterance is not self.utterance:
-            return
-        self._hypothesis = hypothesis = Hypothesis(decode.counted, text)
-        if hypothesis.decoded < self._needed_samples(utterance) or not self.detect:
-            await self._listener.on_partial_transcript(utterance, text)
-            if self._options.semantic and text:
-                # The model processes the beginning of the prompt now instead of in the pause.
-                await self._listener.completeness(text)
-            return
-        # No speech followed: the turn may be over.
-        if self._options.semantic and text:
-            hypothesis.completeness = await self._listener.completeness(text)
-        if self._is_current(utterance, hypothesis):
-            await self._listener.on_preemptive_turn(utterance, text)
-        if self._options.semantic and text:
-            # Not during the prefill, which uses every core; a longer pause is also judged better.
-            await self._listener.wait_for_prefill()
-            await self._judge_audio(utterance, hypothesis)
-            hypothesis.judged = True
-        if self._is_current(utterance, hypothesis):
-            await self._end_if_over(utterance)
-
-    def _is_current(self, utterance: Utterance, hypothesis: Hypothesis) -> bool:
-        """Whether no speech has followed."""
-        if utterance is not self.utterance or hypothesis is not self._hypothesis:
-            return False
-        return hypothesis.decoded >= self._needed_samples(utterance)
-
-    async def _transcribe(self, utterance: Utterance) -> str:
-        """Returns the transcript so far; after an error, only the final part, and sets `utterance.error`."""
-        end, pause = utterance.length, not self.detect and self._silent_frames >= WORD_END
-        if not self.detect and 0 < utterance.final_samples >= self._manual_speech_end(utterance):
-            # ASR may produce words from silence alone.
-            return utterance.full_text("")
-        speech_seconds = utterance.speech_end / RATE - PREROLL_SILENCE if self.detect else math.inf
-        try:
-            result = await self._transcription.transcribe_samples(
-                utterance.undecided_samples(), self._options.language, Priority.LIVE
-            )
-        except ChatapiError as error:
-            utterance.error = error
-            return utterance.full_text("")
-        utterance.error = None
-        text, self.detected_language = result.text, result.language or self.detected_language
-        self.avg_logprob, self.speech_seconds = result.logprob, speech_seconds
-        pause = pause or (utterance.speech_end < end and self._endpointing.silent_frames >= WORD_END)
-        if utterance.can_finalize and pause:
-            utterance.finalize(text, end)
-            return utterance.full_text("")
-        return utterance.full_text(text)
-
-    async def _judge_audio(self, utterance: Utterance, hypothesis: Hypothesis) -> None:
-        """Runs the audio's turn detection model."""
-        if not self._is_current(utterance, hypothesis):
-            return
-        samples = utterance.samples()
-        try:
-            async with self._engines.turn_detection.stream(
-                lambda engine, stop: engine.end_of_turn_probability(samples, stop), Priority.LIVE
-            ) as probabilities:
-                async for probability in probabilities:
-                    hypothesis.audio_probability = probability
-        except ChatapiError as error:
-            await self._listener.on_error(error)

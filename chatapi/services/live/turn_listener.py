@@ -9,7 +9,7 @@ from chatapi.services.live.utterance import Utterance
 
 
 class TurnListener(Protocol):
-    """Receives the events of a TurnDetector."""
+    """Receives what a TurnTracker finds."""
 
     @property
     def playing(self) -> bool:
