@@ -51,6 +51,8 @@ class TextDelta:
     text: str
     tokens: tuple[Token, ...] = ()
     """The tokens of the text, where they were requested."""
+    response: str = ""
+    """Id of the answer in a live session; empty elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class ToolCalls:
     """The answer, or its end, is these tool calls."""
 
     calls: tuple[ToolCall, ...]
+    response: str = ""
+    """Id of the answer in a live session; empty elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ class Speech:
     audio: Audio
     text: str
     """The text of the audio after normalization: numbers and abbreviations are written out."""
+    response: str = ""
+    """Id of the answer in a live session; empty elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,8 @@ class TurnEnded:
     timings: TurnTimings = field(default_factory=TurnTimings)
     kept: bool = True
     """Whether the exchange is stored on disk; False: it is kept in memory until the disk can be written again."""
+    response: str = ""
+    """Id of the answer in a live session; empty elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +199,8 @@ class ResponseStarted:
 
     user_text: str
     """The user's message that it answers."""
+    response: str = ""
+    """Id of the answer."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +213,8 @@ class Interrupted:
     """The words of the answer that were played."""
     retracted: bool = False
     """The user's turn goes on: its end of turn and the answer are both withdrawn."""
+    response: str = ""
+    """Id of the answer."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -55,6 +56,7 @@ class Answer:
 
         `since` is the time from which its timings count, on the monotonic clock.
         """
+        self.id = f"resp_{secrets.token_hex(10)}"
         self.asked = asked
         self.prompt = prompt
         self.calls: tuple[ToolCall, ...] = ()
@@ -62,6 +64,8 @@ class Answer:
         self.playback = PlaybackPosition()
         self.number: int | None = None
         """Number of its exchange in the history; None: not stored yet."""
+        self.withdrawn = False
+        """Whether it was removed from the history, because its turn continues or nothing of it was played."""
         self.done = False
         """Whether no more events follow."""
         self.released = self.cancelled = False
@@ -110,7 +114,7 @@ class Answer:
     async def release(self, send: Send, clock: Callable[[], float]) -> None:
         """Sends the events held so far, and all later ones at once: the turn is over."""
         self._send, self._clock, self.released = send, clock, True
-        await send(ResponseStarted(self.asked))
+        await send(ResponseStarted(self.asked, self.id))
         while self._held:
             await self._send_event(self._held.pop(0))
         self._go.set()
@@ -177,6 +181,8 @@ class Answer:
             self._audio_sent.set()
         elif isinstance(event, ToolCalls):
             self.calls += event.calls
+        if isinstance(event, (TextDelta, Speech, ToolCalls, TurnEnded)):
+            event = replace(event, response=self.id)
         await self._send(event)
 
     async def _fail(self, raised: Exception) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from chatapi.services.live import prompt_annotations
 from chatapi.services.live.answer import Answer, Send
 from chatapi.services.live.barge_in import BargeIn
 from chatapi.services.live.context import ConversationContext
+from chatapi.services.live.items import ConversationItems
 from chatapi.services.live.options import SessionOptions, SessionOrigin
 from chatapi.services.live.tool_calls import SessionTools
 from chatapi.services.live.turn_tracker import TurnTracker
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 UNPLAYED_SECONDS = 0.1
 """Playback that a user does not notice, in seconds."""
+RECENT_ANSWERS = 16
+"""Answers that can be found by their id: an interface may be some events behind."""
 
 
 class Responder:
@@ -39,6 +43,7 @@ class Responder:
         live: LiveConversations,
         group: TaskGroup,
         context: ConversationContext,
+        items: ConversationItems,
         tracker: TurnTracker,
         barge_in: BargeIn,
         send: Send,
@@ -57,6 +62,8 @@ class Responder:
         """What was pending before the last turn, in case that turn continues."""
         self._answer_owed = False
         """Whether a pending text was spoken, and its answer interrupted before it was played."""
+        self._recent: deque[Answer] = deque(maxlen=RECENT_ANSWERS)
+        self._items = items
         self._live = live
         self._group = group
         self._tracker, self._detector = tracker, tracker.detector
@@ -88,9 +95,25 @@ class Responder:
             return False
         return answer.playback.played(self.seconds) < UNPLAYED_SECONDS
 
+    @property
+    def system(self) -> str | None:
+        """The system prompt with the texts of the system items; None: that of the settings."""
+        if not self._items.system:
+            return self.options.system
+        default = self._live.settings.llm.system
+        return self.with_system_items(default if self.options.system is None else self.options.system)
+
+    def with_system_items(self, system: str) -> str:
+        """A system prompt followed by the texts of the system items."""
+        return "\n\n".join([system, *self._items.system])
+
+    def find_answer(self, answer_id: str) -> Answer | None:
+        """One of the last RECENT_ANSWERS answers, also if it was interrupted."""
+        return next((answer for answer in self._recent if answer.id == answer_id), None)
+
     def prompt(self, asked: str) -> Question:
         """Returns the prompt for this request."""
-        system = self.options.system if self.options.system is not None else self._live.settings.llm.system
+        system = self.system if self.system is not None else self._live.settings.llm.system
         state = self.context.conversation_state
         conversation_state = replace(prompt_annotations.annotated(state), system=system)
         request = prompt_annotations.annotated_request(asked, state)
@@ -171,7 +194,7 @@ class Responder:
             self.pending, self._answer_owed = [answer.asked, *self.pending], True
         # Resumed speech cancels the decode that got here, but not this.
         with anyio.CancelScope(shield=True):
-            await self._send(Interrupted(played, text))
+            await self._send(Interrupted(played, text, response=answer.id))
             await (self._remove(answer) if owed else self.truncate(answer, text))
 
     async def retract(self, answer: Answer) -> None:
@@ -181,7 +204,7 @@ class Responder:
         self._live.metrics.interruptions.labels("retracted").inc()
         self.answer = None
         self.pending, self._pending_before = self._pending_before, []
-        await self._send(Interrupted(0.0, "", retracted=True))
+        await self._send(Interrupted(0.0, "", retracted=True, response=answer.id))
         await self._remove(answer)
 
     async def truncate(self, answer: Answer, text: str) -> None:
@@ -208,6 +231,7 @@ class Responder:
             await self.interrupt(current)
         self.answer = Answer(self._live.generator, self.prompt(asked), asked, self._generation_options(), since, error)
         self.answer.preemptive = preemptive
+        self._recent.append(self.answer)
         self.answer.mark("transcript")
         self._group.start_soon(self._run, self.answer)
 
@@ -270,12 +294,13 @@ class Responder:
         async with self._storing:
             if answer.number is None:
                 results = answer.prompt.results
-                answer.number = await self.context.add(self.options.system, answer.asked, text, results)
+                answer.number = await self.context.add(self.system, answer.asked, text, results)
             else:
                 await self.context.amend(answer.number, text)
 
     async def _remove(self, answer: Answer) -> None:
         """Removes an answer from the history."""
+        answer.withdrawn = True
         async with self._storing:
             if answer.number is not None:
                 await self.context.remove(answer.number)

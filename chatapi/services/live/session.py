@@ -16,6 +16,7 @@ from chatapi.services.live.backchannel import ECHO_LIKENESS, is_stop_request
 from chatapi.services.live.barge_in import BargeIn, DismissalReason, echo_loop_error, nearly_finished
 from chatapi.services.live.context import ConversationContext
 from chatapi.services.live.idle_timeout import IdleTimeout
+from chatapi.services.live.items import ConversationItems
 from chatapi.services.live.options import SessionOptions, SessionOrigin
 from chatapi.services.live.responder import Responder
 from chatapi.services.live.turn_tracker import TurnTracker
@@ -45,7 +46,8 @@ class LiveSession:
         self._tracker = TurnTracker(live.engines, live.transcription, live.settings, group, self)
         self._detector = self._tracker.detector
         self._barge_in = BargeIn(self._detector)
-        self._responder = Responder(live, group, context, self._tracker, self._barge_in, send, origin)
+        self.items = ConversationItems(self)
+        self._responder = Responder(live, group, context, self.items, self._tracker, self._barge_in, send, origin)
         self.context = context
         self.tools = self._responder.tools
         self.change(options)
@@ -56,14 +58,30 @@ class LiveSession:
         self.tools.check(options.sampling)
         before, responder.options = responder.options, options
         if (options.system, options.sampling) != (before.system, before.sampling):
-            # The model processes the new prompt now, so that the next turn need not wait for it.
-            prompt = responder.prompt("Hello")
-            self._group.start_soon(self._live.generator.end_of_turn_probability, prompt, options.sampling)
+            self.prefill()
         if responder.during_answer and not options.detect:
             # The client ends the utterance from now on, and perhaps never: the answer does not wait for that.
             responder.during_answer = False
             self._group.start_soon(responder.resume, responder.answer)
         self._detector.configure(options)
+
+    def prefill(self) -> None:
+        """The model processes a changed prompt now, so that the next turn need not wait for it."""
+        prompt = self._responder.prompt("Hello")
+        self._group.start_soon(self._live.generator.end_of_turn_probability, prompt, self.options.sampling)
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt with the texts of the system items; None: that of the settings."""
+        return self._responder.system
+
+    def with_system_items(self, system: str) -> str:
+        """A system prompt followed by the texts of the system items."""
+        return self._responder.with_system_items(system)
+
+    def find_answer(self, answer_id: str) -> Answer | None:
+        """One of the last answers, also if it was interrupted."""
+        return self._responder.find_answer(answer_id)
 
     @property
     def options(self) -> SessionOptions:

@@ -15,8 +15,8 @@ from chatapi.interfaces.http import openai_aliases
 from chatapi.interfaces.http.problems import fault
 from chatapi.interfaces.http.realtime.client_events import SessionConfig
 from chatapi.interfaces.http.realtime.connection import RealtimeClosed, RealtimeConnection, options, send
-from chatapi.interfaces.http.realtime.items import new_id
 from chatapi.services.live import SessionOrigin
+from chatapi.services.live.items import new_id
 
 __all__ = ["router"]
 
@@ -57,7 +57,7 @@ async def _serve(websocket: WebSocket, appliance: Appliance) -> None:
     query = websocket.query_params
     config = SessionConfig(model=openai_aliases.model(appliance, "llm", query.get("model")))
     origin = SessionOrigin("realtime", websocket.headers.get("traceparent", ""))
-    opened = appliance.live.session(options(config, appliance, []), query.get("conversation"), origin)
+    opened = appliance.live.session(options(config, appliance), query.get("conversation"), origin)
     async with opened as (session, events):
         await RealtimeConnection(websocket, appliance, session, events, config).run()
 

@@ -21,14 +21,14 @@ from chatapi.events import LiveEvent
 from chatapi.interfaces.http import openai_aliases
 from chatapi.interfaces.http.json_body import LARGE
 from chatapi.interfaces.http.problems import fault
-from chatapi.interfaces.http.realtime import client_events
+from chatapi.interfaces.http.realtime import client_events, item_documents
 from chatapi.interfaces.http.realtime.audio_format import InputAudioStream
-from chatapi.interfaces.http.realtime.items import ConversationItems, new_id
 from chatapi.interfaces.http.realtime.out_of_band import OutOfBandResponses
 from chatapi.interfaces.http.realtime.response import RealtimeResponse
 from chatapi.interfaces.http.realtime.server_events import ServerEventWriter, effective
 from chatapi.services.live import LiveSession as Conversation
 from chatapi.services.live import SessionOptions
+from chatapi.services.live.items import new_id
 
 MAX_QUEUED_EVENTS = 500
 """Most events that wait to be sent to a slow client; then their producer waits."""
@@ -49,12 +49,9 @@ class RealtimeClosed(Exception):
     """The client stalled or disconnected."""
 
 
-def options(config: client_events.SessionConfig, appliance: Appliance, system: list[str]) -> SessionOptions:
-    """The options of the live session. `system`: texts of system items. Raises Unprocessable that names the field."""
+def options(config: client_events.SessionConfig, appliance: Appliance) -> SessionOptions:
+    """The options of the live session. Raises Unprocessable that names the field."""
     vad, transcription = config.audio.input.turn_detection, config.audio.input.transcription
-    instructions = config.instructions
-    if system:
-        instructions = "\n\n".join([appliance.settings.llm.system if instructions is None else instructions, *system])
     session_options = SessionOptions(
         detect=vad is not None,
         semantic=isinstance(vad, client_events.SemanticVad),
@@ -62,7 +59,7 @@ def options(config: client_events.SessionConfig, appliance: Appliance, system: l
         interrupt=vad is not None and vad.interrupt_response,
         speak=config.output_modalities == ["audio"],
         partials=transcription is not None,
-        system=instructions,
+        system=config.instructions,
         voice=openai_aliases.voice(appliance, config.audio.output.voice),
         speed=config.audio.output.speed,
         sampling=_sampling(config),
@@ -110,11 +107,11 @@ class RealtimeConnection:
         self._events = events
         self._config = config
         self._id = new_id("sess")
-        self._items = ConversationItems(conversation)
+        self._items = conversation.items
         self._group = anyio.create_task_group()
-        self._out_of_band = OutOfBandResponses(appliance.chat, conversation, self._items, self._group)
+        self._out_of_band = OutOfBandResponses(appliance.chat, conversation, self._group)
         self._sending, self._to_send = anyio.create_memory_object_stream[dict[str, Any]](MAX_QUEUED_EVENTS)
-        self._writer = ServerEventWriter(self.send_event, conversation, self._items, config)
+        self._writer = ServerEventWriter(self.send_event, conversation, config)
         self._incoming = InputAudioStream(config.audio.input.format.type)
         self._uncommitted = 0
         """Samples at 16 kHz since the last turn, when the client ends turns."""
@@ -200,7 +197,7 @@ class RealtimeConnection:
         # The model of a session cannot change.
         config = self._config.updated({**event.session, "model": self._config.model})
         detected = self._conversation.options.detect
-        self._conversation.change(options(config, self._appliance, self._items.system))
+        self._conversation.change(options(config, self._appliance))
         if self._conversation.options.detect and not detected:
             # Audio buffered for a commit must not start a turn.
             await self._clear_input()
@@ -265,19 +262,19 @@ class RealtimeConnection:
     # Items
 
     async def _create(self, event: client_events.ItemCreate) -> None:
-        item, before = await self._items.create(event)
-        if item.role == "system":
-            self._conversation.change(options(self._config, self._appliance, self._items.system))
-        await self.send_event("conversation.item.added", previous_item_id=before, item=item.document())
-        await self.send_event("conversation.item.done", previous_item_id=before, item=item.document())
+        item = item_documents.parse(event.item)
+        before = await self._items.create(item, event.previous_item_id)
+        await self.send_event("conversation.item.added", previous_item_id=before, item=item_documents.document(item))
+        await self.send_event("conversation.item.done", previous_item_id=before, item=item_documents.document(item))
 
     async def _delete(self, event: client_events.ItemEvent) -> None:
         await self._items.delete(event.item_id)
-        self._conversation.change(options(self._config, self._appliance, self._items.system))
         await self.send_event("conversation.item.deleted", item_id=event.item_id)
 
     async def _retrieve(self, event: client_events.ItemEvent) -> None:
-        await self.send_event("conversation.item.retrieved", item=self._items.find(event.item_id).document())
+        await self.send_event(
+            "conversation.item.retrieved", item=item_documents.document(self._items.find(event.item_id))
+        )
 
     async def _truncate(self, event: client_events.ItemTruncate) -> None:
         self._mark_client_cancelled()
@@ -290,7 +287,7 @@ class RealtimeConnection:
 
     async def _respond(self, event: client_events.ResponseCreate) -> None:
         writer, config = self._writer, effective(self._config, event.response)
-        response_options = options(config, self._appliance, self._items.system)
+        response_options = options(config, self._appliance)
         if event.response.conversation == "none":
             response = RealtimeResponse(self.send_event, None, config, None, event.response.metadata)
             await self._out_of_band.start(response, event.response, response_options)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from dataclasses import replace
+from collections.abc import AsyncIterator
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from chatapi.errors import BadInput, Busy, ChatapiError
+from chatapi.errors import Busy, ChatapiError
 from chatapi.events import Event, Speech, TextDelta, ToolCalls, TurnEnded
+from chatapi.interfaces.http.realtime import item_documents
 from chatapi.interfaces.http.realtime.client_events import ItemReference, ResponseConfig, ResponseInput
-from chatapi.interfaces.http.realtime.items import CallItem, ConversationItems, Item, item_from
 from chatapi.interfaces.http.realtime.response import RealtimeResponse
 from chatapi.services.live import LiveSession, SessionOptions
+from chatapi.services.live.item_prompt import out_of_band_prompt
+from chatapi.services.live.items import Item
 from chatapi.services.turns.chat_completion import ChatCompletions, ChatMessage, ChatTurn
 
 MOST = 8
@@ -23,12 +24,9 @@ MOST = 8
 class OutOfBandResponses:
     """The out-of-band responses of one connection, each on a task of its own."""
 
-    def __init__(
-        self, chat: ChatCompletions, conversation: LiveSession, items: ConversationItems, group: TaskGroup
-    ) -> None:
+    def __init__(self, chat: ChatCompletions, conversation: LiveSession, group: TaskGroup) -> None:
         self._chat = chat
         self._conversation = conversation
-        self._items = items
         self._group = group
         self._active: dict[str, tuple[RealtimeResponse, anyio.CancelScope]] = {}
 
@@ -87,49 +85,10 @@ class OutOfBandResponses:
 
     def _messages(self, request: ResponseConfig, options: SessionOptions) -> list[ChatMessage]:
         """The prompt: its input, or the conversation. Raises BadInput, NotFound, Unprocessable."""
-        history = self._conversation.prompt_messages()
-        default_instructions = "".join(message.text for message in history if message.role == "system")
-        items = [self._item(each) for each in request.input or ()]
-        if request.input is not None:
-            messages = _merged(self._message(item) for item in items if item.role != "system")
-        else:
-            messages = [
-                ChatMessage(each.role, (each.text,), each.calls, each.call) for each in history if each.role != "system"
-            ]
-        if messages and messages[-1].role in ("user", "tool"):
-            instructions = default_instructions if options.system is None else options.system
-        elif request.instructions:
-            # A model follows the last message.
-            instructions = default_instructions
-            messages.append(ChatMessage("user", (request.instructions,)))
-        else:
-            raise BadInput(
-                "there is nothing to respond to; send `instructions` or `input`",
-                code="nothing_to_answer",
-                details={"param": "response.instructions"},
-            )
-        # In one message: some chat templates (Mistral's) reject a second system message.
-        system = "\n\n".join(filter(None, [instructions, *(item.text for item in items if item.role == "system")]))
-        return [ChatMessage("system", (system,)), *messages] if system else messages
+        items = None if request.input is None else [self._item(each) for each in request.input]
+        return out_of_band_prompt(self._conversation, items, options.system, request.instructions)
 
     def _item(self, source: ResponseInput) -> Item:
-        return self._items.find(source.id) if isinstance(source, ItemReference) else item_from(source)
-
-    def _message(self, item: Item) -> ChatMessage:
-        if not isinstance(item, CallItem):
-            return ChatMessage(item.role, (item.text or "",))
-        if item.output is None:
-            return ChatMessage("assistant", (), (item.call,))
-        return ChatMessage("tool", (item.output,), tool_call_id=item.call.id)
-
-
-def _merged(messages: Iterable[ChatMessage]) -> list[ChatMessage]:
-    """Merges tool calls into the preceding assistant message, as models were trained."""
-    merged: list[ChatMessage] = []
-    for message in messages:
-        if message.tool_calls and merged and merged[-1].role == "assistant":
-            before = merged.pop()
-            merged.append(replace(before, tool_calls=before.tool_calls + message.tool_calls))
-        else:
-            merged.append(message)
-    return merged
+        if isinstance(source, ItemReference):
+            return self._conversation.items.find(source.id)
+        return item_documents.parse(source)

@@ -10,8 +10,9 @@ from chatapi.events import Speech, TextDelta, ToolCall, ToolCalls, TurnEnded, Tu
 from chatapi.interfaces.http.problems import fault
 from chatapi.interfaces.http.realtime.audio_format import OutputAudioStream
 from chatapi.interfaces.http.realtime.client_events import SessionConfig
-from chatapi.interfaces.http.realtime.items import CallItem, ConversationItems, Item, new_id
+from chatapi.interfaces.http.realtime.item_documents import document
 from chatapi.services.live.answer import Answer
+from chatapi.services.live.items import CallItem, ConversationItems, Item, new_id
 
 STATUS = {"stop": "completed", "length": "incomplete", "failed": "failed"}
 """Finish reason of the turn -> status of the response."""
@@ -35,7 +36,7 @@ class RealtimeResponse:
         metadata: dict[str, str] | None,
     ) -> None:
         """`items` is None for an out-of-band response."""
-        self.id = new_id("resp")
+        self.id = answer.id if answer is not None else new_id("resp")
         self.reason = "turn_detected"
         """Reason for a cancellation."""
         self.error: ChatapiError | None = None
@@ -144,20 +145,20 @@ class RealtimeResponse:
 
     async def _add_item(self, item: Item) -> None:
         self.output.append(item)
-        await self._send_event("response.output_item.added", **self._item_fields(item=item.document(empty=True)))
+        await self._send_event("response.output_item.added", **self._item_fields(item=document(item, empty=True)))
         if self._items is not None:
             before = self._items.add(item)
-            await self._send_event("conversation.item.added", previous_item_id=before, item=item.document(empty=True))
+            await self._send_event("conversation.item.added", previous_item_id=before, item=document(item, empty=True))
 
     async def _end_item(self, item: Item) -> None:
-        await self._send_event("response.output_item.done", **self._item_fields(item=item.document()))
+        await self._send_event("response.output_item.done", **self._item_fields(item=document(item)))
         if self._items is not None:
-            await self._send_event("conversation.item.done", item=item.document())
+            await self._send_event("conversation.item.done", item=document(item))
 
     async def _send_done(
         self, status: str, details: dict[str, Any], usage: dict[str, Any], timings: TurnTimings
     ) -> None:
-        output = [item.document() for item in self.output]
+        output = [document(item) for item in self.output]
         done = self._document(status, status_details=details, output=output, usage=usage)
         await self._send_event("response.done", response=done)
         if self._config.chatapi is not None:

@@ -22,9 +22,10 @@ from chatapi.events import (
 )
 from chatapi.interfaces.http.problems import fault
 from chatapi.interfaces.http.realtime.client_events import ResponseConfig, SessionConfig
-from chatapi.interfaces.http.realtime.items import ConversationItems, Item
+from chatapi.interfaces.http.realtime.item_documents import document
 from chatapi.interfaces.http.realtime.response import RealtimeResponse, SendEvent
 from chatapi.services.live import LiveSession as Conversation
+from chatapi.services.live.items import Item
 
 TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
 
@@ -72,9 +73,7 @@ class InputAudioState:
 class ServerEventWriter:
     """Translates the events of one session, in order."""
 
-    def __init__(
-        self, send_event: SendEvent, conversation: Conversation, items: ConversationItems, config: SessionConfig
-    ) -> None:
+    def __init__(self, send_event: SendEvent, conversation: Conversation, config: SessionConfig) -> None:
         self.config = config
         self.response: RealtimeResponse | None = None
         """The response in progress."""
@@ -83,7 +82,7 @@ class ServerEventWriter:
         """Options of a `response.create` whose response has not started yet."""
         self._send_event = send_event
         self._conversation = conversation
-        self._items = items
+        self._items = conversation.items
         self._input = InputAudioState(send_event)
         self._deferred_start: SpeechStarted | None = None
         """Speech during playback that is not announced to a pausing client until it is a barge-in."""
@@ -173,8 +172,8 @@ class ServerEventWriter:
     async def _committed(self, item: Item) -> None:
         before = self._items.add(item)
         await self._send_event("input_audio_buffer.committed", previous_item_id=before, item_id=item.id)
-        await self._send_event("conversation.item.added", previous_item_id=before, item=item.document())
-        await self._send_event("conversation.item.done", previous_item_id=before, item=item.document())
+        await self._send_event("conversation.item.added", previous_item_id=before, item=document(item))
+        await self._send_event("conversation.item.done", previous_item_id=before, item=document(item))
 
     async def _transcript(self, event: Transcript) -> None:
         utterance, transcribed = self._input, self.config.audio.input.transcription is not None
@@ -199,10 +198,7 @@ class ServerEventWriter:
     async def _response_started(self, event: ResponseStarted) -> None:
         if self.response is not None:
             await self.response.finish_cancelled()
-        answer = self._conversation.answer
-        if answer is not None and answer.asked != event.user_text:
-            # It has been replaced meanwhile; the events of the old one end with its Interrupted.
-            answer = None
+        answer = self._conversation.find_answer(event.response)
         for item in self._items.unanswered():
             item.answer = answer
         request, self.requested = self.requested, None
@@ -211,19 +207,19 @@ class ServerEventWriter:
         await self.response.start(self._conversation.conversation_state.id)
 
     async def _text(self, event: TextDelta) -> None:
-        if self.response is not None:
+        if self.response is not None and self.response.id == event.response:
             await self.response.add_text(event)
 
     async def _tool_calls(self, event: ToolCalls) -> None:
-        if self.response is not None:
+        if self.response is not None and self.response.id == event.response:
             self.response.add_tool_calls(event)
 
     async def _speech(self, event: Speech) -> None:
-        if self.response is not None:
+        if self.response is not None and self.response.id == event.response:
             await self.response.add_speech(event)
 
     async def _turn_ended(self, event: TurnEnded) -> None:
-        if self.response is not None:
+        if self.response is not None and self.response.id == event.response:
             response, self.response = self.response, None
             await response.finish(event)
 
@@ -231,11 +227,11 @@ class ServerEventWriter:
         if self._deferred_start is not None:
             deferred, self._deferred_start = self._deferred_start, None
             await self._announce_speech(deferred)
+        if self.last is None or self.last.id != event.response:
+            return
         response, self.response = self.response, None
         if response is not None:
             await response.finish_cancelled()
-        if self.last is None:
-            return
         if event.retracted:
             await self._delete_items(self.last)
         elif self.config.chatapi is not None:

@@ -1,18 +1,19 @@
-"""Conversation items of a Realtime session, and how changes of them change the conversation history."""
+"""Conversation items of a live session, and how changes of them change the conversation history."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
-from chatapi.errors import BadInput, NotFound, TooLarge, Unprocessable
+from chatapi.errors import NotFound, TooLarge, Unprocessable
 from chatapi.events import ToolCall
-from chatapi.interfaces.http.realtime.client_events import FunctionCallItem, FunctionOutputItem, ItemCreate, MessageItem
-from chatapi.services.live import LiveSession
 from chatapi.services.live.answer import Answer
 from chatapi.services.live.playback import PlaybackPosition
+
+if TYPE_CHECKING:
+    from chatapi.services.live.session import LiveSession
 
 MOST = 1000
 """Most items that a client may refer to; older ones are still part of the conversation."""
@@ -20,11 +21,10 @@ MOST_CHARS = 1_000_000
 """Most characters of all items and pending messages: more fits no model's context, and all are kept in memory."""
 SLACK = 0.1
 """Tolerance for a client's playback position beyond the sent audio, in seconds: clients round, and play blocks."""
-KINDS = {"user": "input_text", "system": "input_text", "assistant": "output_text"}
 
 
 def new_id(kind: str) -> str:
-    """A new id in OpenAI's format."""
+    """A new id, such as item_ and twenty hexadecimal digits."""
     return f"{kind}_{secrets.token_hex(10)}"
 
 
@@ -33,6 +33,7 @@ class Item:
     """An item of the conversation: a message, or as a CallItem a tool call."""
 
     role: str
+    """user, assistant or system; empty for a tool call."""
     kind: str
     """input_text, input_audio, output_text or output_audio; function_call or function_call_output."""
     text: str | None = None
@@ -54,22 +55,6 @@ class Item:
         """Its size, in characters."""
         return len(self.text or "")
 
-    @property
-    def part(self) -> dict[str, Any]:
-        """Its content part. Audio is not kept."""
-        return {"type": self.kind, "transcript" if self.kind.endswith("audio") else "text": self.text}
-
-    def document(self, empty: bool = False) -> dict[str, Any]:
-        """The JSON object that is sent; `empty`: before it has content."""
-        return {
-            "id": self.id,
-            "object": "realtime.item",
-            "type": "message",
-            "status": self.status,
-            "role": self.role,
-            "content": [] if empty else [self.part],
-        }
-
 
 @dataclass(eq=False)
 class CallItem(Item):
@@ -81,13 +66,6 @@ class CallItem(Item):
     @property
     def size(self) -> int:
         return len(self.call.arguments) + len(self.output or "")
-
-    def document(self, empty: bool = False) -> dict[str, Any]:
-        document = {"id": self.id, "object": "realtime.item", "type": self.kind, "status": self.status}
-        if self.output is not None:
-            return {**document, "call_id": self.call.id, "output": self.output}
-        arguments = "" if empty else self.call.arguments
-        return {**document, "call_id": self.call.id, "name": self.call.name, "arguments": arguments}
 
 
 class ConversationItems:
@@ -116,9 +94,12 @@ class ConversationItems:
         return item
 
     def unanswered(self) -> Iterator[Item]:
-        """User items without a response."""
-        return (item for item in self._items.values() if item.role == "user" and item.exchange is None
-                and item.answer is None)  # fmt: skip
+        """User items without a response; a withdrawn answer is none."""
+        return (
+            item
+            for item in self._items.values()
+            if item.role == "user" and item.number is None and (item.answer is None or item.answer.withdrawn)
+        )
 
     def spoken_item(self, answer: Answer | None) -> Item | None:
         """The last spoken user item that the answer responds to."""
@@ -130,12 +111,16 @@ class ConversationItems:
         """Texts of the system items."""
         return [item.text or "" for item in self._items.values() if item.role == "system"]
 
-    async def create(self, event: ItemCreate) -> tuple[Item, str | None]:
-        """Creates an item; returns it and the id of the previous one. Raises Unprocessable."""
-        item, last = item_from(event.item), next(reversed(self._items), "root")
+    async def create(self, item: Item, previous: str | None = None) -> str | None:
+        """Adds a client's item to the conversation; returns the id of the previous one.
+
+        `previous`: id of the item after which it is added, which must be the last one, or "root"; None: the last one.
+        Raises Unprocessable, TooLarge (conversation_too_large), and NotFound for the result of an unknown tool call.
+        """
+        last = next(reversed(self._items), "root")
         if item.id in self._items:
             raise Unprocessable(f"item {item.id!r} exists already", details={"param": "item.id"})
-        if event.previous_item_id not in (None, last):
+        if previous not in (None, last):
             raise Unprocessable(
                 "items can only be added at the end; omit previous_item_id", details={"param": "previous_item_id"}
             )
@@ -147,11 +132,14 @@ class ConversationItems:
         elif item.role == "assistant":
             pending_items = list(self.unanswered())
             prompt = " ".join(self._session.pending)
-            item.number = await self._session.context.add(self._session.options.system, prompt, item.text or "")
+            item.number = await self._session.context.add(self._session.system, prompt, item.text or "")
             self._session.pending.clear()
             for other in pending_items:
                 other.number = item.number
-        return item, self.add(item)
+        before = self.add(item)
+        if item.role == "system":
+            self._session.prefill()
+        return before
 
     def _check_room(self, item: Item) -> None:
         """Raises TooLarge (conversation_too_large) when the items have too many characters."""
@@ -182,6 +170,8 @@ class ConversationItems:
             await self._amend_history(item)
         elif item.role == "user" and item.text in self._session.pending:
             self._session.pending.remove(item.text)
+        elif item.role == "system":
+            self._session.prefill()
 
     async def truncate(self, item_id: str, seconds: float) -> None:
         """Truncates an item to the audio that was played. Raises NotFound, Unprocessable."""
@@ -214,19 +204,3 @@ class ConversationItems:
             await self._session.context.amend(number, assistant_text, user_text)
         else:
             await self._session.context.remove(number)
-
-
-def item_from(message: MessageItem | FunctionCallItem | FunctionOutputItem) -> Item:
-    """The item for a client's description. Raises BadInput, Unprocessable."""
-    item_id = message.id or new_id("item")
-    if isinstance(message, FunctionCallItem):
-        return CallItem("", message.type, id=item_id, call=ToolCall(message.call_id, message.name, message.arguments))
-    if isinstance(message, FunctionOutputItem):
-        return CallItem("", message.type, id=item_id, call=ToolCall(message.call_id, "", ""), output=message.output)
-    kind = KINDS[message.role]
-    if any(content.type != kind for content in message.content):
-        raise Unprocessable(f"the content of a {message.role} item must be {kind}", details={"param": "item.content"})
-    text = "\n".join(content.text for content in message.content).strip()
-    if not text:
-        raise BadInput("the item has no text", code="empty_item")
-    return Item(message.role, kind, text, item_id)
