@@ -35,6 +35,7 @@ from chatapi.services.transcription.streaming import StreamingTranscriber
 from chatapi.services.transcription.transcriber import FileTranscriber
 from chatapi.services.turns.chat_completion import ChatCompletions
 from chatapi.services.turns.completion import Completions
+from chatapi.services.turns.conversations import Conversations
 from chatapi.services.turns.generation import Generator
 from chatapi.settings import Settings
 from chatapi.storage.history import ConversationHistory, StorageProblem
@@ -118,13 +119,14 @@ class Appliance:
         """Create the services."""
         settings = self.settings
         self.admission = Admission("queue", settings.limits.concurrent, settings.limits.queue)
+        self.conversations = Conversations(self.history)
         self.transcriber = FileTranscriber(self.engines, settings, self.metrics)
         self.streaming_transcriber = StreamingTranscriber(self.engines, self.transcriber, settings.vad)
         voices = [m.name for m in self.catalog.manifests.values() if (m.role, m.engine) == ("tts", settings.tts.engine)]
         self.synthesis = SpeechSynthesis(self.engines, self.metrics, voices)
         self.generator = Generator(self.engines.llm, self.synthesis, settings.llm)
         self.completions = Completions(
-            self.transcriber, self.synthesis, self.generator, self.history, self.admission, settings, self.metrics
+            self.transcriber, self.synthesis, self.generator, self.conversations, self.admission, settings, self.metrics
         )
         self.transcription_service = TranscriptionService(
             self.streaming_transcriber, self.admission, settings, self.metrics
@@ -132,7 +134,14 @@ class Appliance:
         self.speech_service = SpeechService(self.synthesis, self.admission, settings, self.metrics)
         self.chat = ChatCompletions(self.transcriber, self.generator, self.admission, settings, self.metrics)
         self.live = LiveConversations(
-            self.engines, self.transcriber, self.synthesis, self.generator, self.history, settings, self.metrics
+            self.engines,
+            self.transcriber,
+            self.synthesis,
+            self.generator,
+            self.conversations,
+            self.admission,
+            settings,
+            self.metrics,
         )
 
     @asynccontextmanager

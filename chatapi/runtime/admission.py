@@ -5,8 +5,8 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from enum import IntEnum
 
 import anyio
@@ -57,6 +57,15 @@ class Admission:
             yield
         finally:
             self._mean_hold += 0.2 * (time.monotonic() - since - self._mean_hold)
+            self.release()
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Hold a slot at once, also where none is free: LIVE work never waits here, and others wait until it ends."""
+        self.used += 1
+        try:
+            yield
+        finally:
             self.release()
 
     async def acquire(self, priority: Priority = Priority.REQUEST) -> None:

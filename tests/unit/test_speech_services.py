@@ -83,9 +83,10 @@ async def test_full_queue_rejects_wyoming_requests(echo: Running) -> None:
 
 async def test_busy_conversation_is_not_counted_as_a_rejection(echo: Running) -> None:
     async with echo() as appliance:
-        with appliance.completions.exclusive("mine"), pytest.raises(Busy):
-            async with appliance.completions.run(Turn(prompt="hello", conversation="mine")) as events:
-                [event async for event in events]
+        async with appliance.conversations.exclusive("mine"):
+            with pytest.raises(Busy):
+                async with appliance.completions.run(Turn(prompt="hello", conversation="mine")) as events:
+                    [event async for event in events]
         assert rejected(appliance) == 0
         assert counted(appliance) == {"request text text conversation_busy": 1}
 

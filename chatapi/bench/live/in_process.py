@@ -107,7 +107,7 @@ class InProcessTransport:
 
     def _computing(self) -> bool:
         engines = self._live.engines.all()
-        return any(worker.admission.used for worker in (*engines, self._live.history))
+        return any(worker.admission.used for worker in (*engines, self._live.conversations.history))
 
     async def rows(self) -> list[Row]:
         """No rows: this transport adds nothing."""

@@ -11,13 +11,15 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from chatapi.errors import Busy, collapse_exception_group
 from chatapi.events import Failed, LiveEvent
 from chatapi.observability.metrics import Metrics
-from chatapi.runtime.workers import Engines, Worker
+from chatapi.runtime.admission import Admission
+from chatapi.runtime.workers import Engines
 from chatapi.services.live.answer import Send
 from chatapi.services.live.context import ConversationContext
 from chatapi.services.live.options import SessionOptions, SessionOrigin
 from chatapi.services.live.session import LiveSession
 from chatapi.services.speech.synthesis import SpeechSynthesis
 from chatapi.services.transcription.transcriber import FileTranscriber
+from chatapi.services.turns.conversations import Conversations
 from chatapi.services.turns.generation import Generator
 from chatapi.settings import Settings
 from chatapi.storage.history import ConversationHistory, ConversationState
@@ -37,7 +39,8 @@ class LiveConversations:
         transcription: FileTranscriber,
         synthesis: SpeechSynthesis,
         generator: Generator,
-        history: Worker[ConversationHistory],
+        conversations: Conversations,
+        admission: Admission,
         settings: Settings,
         metrics: Metrics,
     ) -> None:
@@ -45,7 +48,8 @@ class LiveConversations:
         self.transcription = transcription
         self.synthesis = synthesis
         self.generator = generator
-        self.history = history
+        self.conversations = conversations
+        self.admission = admission
         self.settings = settings
         self.metrics = metrics
         self.sessions = 0
@@ -80,12 +84,13 @@ class LiveConversations:
             await self.engines.turn_detection.open()
             conversation_state = ConversationState(ConversationHistory.new_id(), None, ())
             if conversation is not None:
-                conversation_state = await self.history.call(lambda history: history.recall(conversation))
+                conversation_state = await self.conversations.recall(conversation)
             events, receive = anyio.create_memory_object_stream[LiveEvent](MAX_QUEUED_EVENTS)
             async with events, receive, anyio.create_task_group() as group:
-                context = ConversationContext(self.history, conversation_state)
+                context = ConversationContext(self.conversations, conversation_state)
                 send = self._sender(events)
-                yield LiveSession(self, group, context, options or SessionOptions(), send, origin), receive
+                with self.conversations.followed(conversation_state.id, context):
+                    yield LiveSession(self, group, context, options or SessionOptions(), send, origin), receive
                 group.cancel_scope.cancel()
         except Exception as error:
             if (single := collapse_exception_group(error)) is not error:

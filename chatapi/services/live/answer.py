@@ -30,6 +30,7 @@ from chatapi.services.live import fallback_phrases
 from chatapi.services.live.playback import PlaybackPosition
 from chatapi.services.turns.generation import Generation, GenerationOptions, Generator
 from chatapi.services.turns.prompts import Question
+from chatapi.services.turns.run import limit_duration
 
 log = logging.getLogger(__name__)
 
@@ -87,16 +88,22 @@ class Answer:
         self._scope, self._delay_scope = anyio.CancelScope(), anyio.CancelScope()
         self._audio_sent, self._prefilled = anyio.Event(), anyio.Event()
 
-    async def run(self, on_finished: Callable[[Answer, Generation[Question]], Awaitable[None]]) -> None:
-        """Generates the answer; a failure is sent and spoken. Awaits `on_finished` before it sends TurnEnded."""
+    async def run(
+        self, on_finished: Callable[[Answer, Generation[Question]], Awaitable[None]], max_seconds: float
+    ) -> None:
+        """Generates the answer; a failure is sent and spoken. Awaits `on_finished` before it sends TurnEnded.
+
+        `max_seconds`: longest time from here to the end of the generation, in seconds.
+        """
         with self._scope:
             if self._error is not None:
                 await self._speak_failure(self._error)
                 return
             try:
-                generation = await self._generator.generate(
-                    self.prompt, self._generation_options, self._hold_or_send, self.mark
-                )
+                with limit_duration(max_seconds):
+                    generation = await self._generator.generate(
+                        self.prompt, self._generation_options, self._hold_or_send, self.mark
+                    )
             except Exception as error:
                 await self._fail(error)
                 return

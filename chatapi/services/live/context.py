@@ -2,61 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from math import inf
 
-from chatapi.runtime.workers import Worker
-from chatapi.storage.history import ConversationHistory, ConversationState, Exchange, ToolResult
+from chatapi.services.turns.conversations import Conversations
+from chatapi.storage.history import ConversationState, Exchange, ToolResult
 
 
 class ConversationContext:
     """The exchanges of one conversation; every change is written to the history first."""
 
-    def __init__(self, history: Worker[ConversationHistory], conversation_state: ConversationState) -> None:
+    def __init__(self, conversations: Conversations, conversation_state: ConversationState) -> None:
+        """It must follow the conversation (`Conversations.followed`), and so learns of its own changes too."""
         self.conversation_state = conversation_state
-        self._history = history
+        self._conversations = conversations
 
     async def add(self, system: str | None, asked: str, answered: str, results: tuple[ToolResult, ...] = ()) -> int:
         """Appends an exchange and returns its number."""
-        conversation_state = replace(self.conversation_state, system=system)
-        saved = await self._history.call(lambda history: history.add(conversation_state, asked, answered))
-        number = saved.number
-        self.conversation_state = replace(
-            conversation_state, exchanges=(*conversation_state.exchanges, Exchange(number, asked, answered, results))
-        )
-        return number
+        self.conversation_state = replace(self.conversation_state, system=system)
+        return (await self._conversations.add(self.conversation_state, asked, answered, results)).number
 
     def trim_to(self, shortened: ConversationState) -> None:
         """Removes the exchanges before the first one of `shortened`, which fits the model; the history keeps them."""
         first = shortened.exchanges[0].number if shortened.exchanges else inf
-        kept = tuple(exchange for exchange in self.conversation_state.exchanges if exchange.number >= first)
-        self.conversation_state = replace(self.conversation_state, exchanges=kept)
+        self._replace(exchange for exchange in self.conversation_state.exchanges if exchange.number >= first)
 
     async def amend(self, number: int, answered: str, asked: str | None = None) -> None:
         """Changes an answer, and its request if `asked` is given."""
-        conversation = self.conversation_state.id
-        await self._history.call(lambda history: history.amend(conversation, number, answered, asked))
-        self.conversation_state = replace(
-            self.conversation_state,
-            exchanges=tuple(
-                replace(e, asked=e.asked if asked is None else asked, answered=answered) if e.number == number else e
-                for e in self.conversation_state.exchanges
-            ),
-        )
+        await self._conversations.amend(self.conversation_state.id, number, answered, asked)
 
     async def remove(self, number: int) -> None:
         """Removes an exchange."""
-        conversation = self.conversation_state.id
-        await self._history.call(lambda history: history.amend(conversation, number, None))
-        kept = tuple(exchange for exchange in self.conversation_state.exchanges if exchange.number != number)
-        self.conversation_state = replace(self.conversation_state, exchanges=kept)
+        await self._conversations.amend(self.conversation_state.id, number, None)
 
     def remove_tool_result(self, call_id: str) -> None:
         """Removes a tool call and its result from all exchanges."""
-        self.conversation_state = replace(
-            self.conversation_state,
-            exchanges=tuple(
-                replace(exchange, results=tuple(result for result in exchange.results if result.call.id != call_id))
-                for exchange in self.conversation_state.exchanges
-            ),
+        self._replace(
+            replace(exchange, results=tuple(result for result in exchange.results if result.call.id != call_id))
+            for exchange in self.conversation_state.exchanges
         )
+
+    def exchange_added(self, exchange: Exchange) -> None:
+        """Takes over an exchange that was stored, also by another turn."""
+        self._replace((*self.conversation_state.exchanges, exchange))
+
+    def exchange_amended(self, number: int, answered: str | None, asked: str | None) -> None:
+        """Takes over a changed answer, and request unless None; `answered` None: removes the exchange."""
+        exchanges = self.conversation_state.exchanges
+        if answered is None:
+            self._replace(each for each in exchanges if each.number != number)
+            return
+        self._replace(
+            replace(each, asked=each.asked if asked is None else asked, answered=answered)
+            if each.number == number
+            else each
+            for each in exchanges
+        )
+
+    def _replace(self, exchanges: Iterable[Exchange]) -> None:
+        self.conversation_state = replace(self.conversation_state, exchanges=tuple(exchanges))

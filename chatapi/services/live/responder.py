@@ -25,6 +25,7 @@ from chatapi.services.live.tool_calls import SessionTools
 from chatapi.services.live.turn_tracker import TurnTracker
 from chatapi.services.turns.generation import Generation, GenerationOptions
 from chatapi.services.turns.prompts import Question
+from chatapi.storage.history import ToolResult
 
 if TYPE_CHECKING:
     from chatapi.services.live import LiveConversations
@@ -111,13 +112,15 @@ class Responder:
         """One of the last RECENT_ANSWERS answers, also if it was interrupted."""
         return next((answer for answer in self._recent if answer.id == answer_id), None)
 
-    def prompt(self, asked: str) -> Question:
-        """Returns the prompt for this request."""
+    def prompt(self, asked: str, results: tuple[ToolResult, ...] | None = None) -> Question:
+        """Returns the prompt for this request, with the pending tool results unless others are given."""
         system = self.system if self.system is not None else self._live.settings.llm.system
         state = self.context.conversation_state
         conversation_state = replace(prompt_annotations.annotated(state), system=system)
         request = prompt_annotations.annotated_request(asked, state)
-        return self._live.generator.question(conversation_state, request, self.tools.results)
+        return self._live.generator.question(
+            conversation_state, request, self.tools.results if results is None else results
+        )
 
     async def respond(self, asked: str | None, options: SessionOptions | None) -> None:
         """Answers this text, or the pending ones; `options` apply to this answer only."""
@@ -244,10 +247,16 @@ class Responder:
         )  # fmt: skip
 
     async def _run(self, answer: Answer) -> None:
+        live, metrics = self._live, self._live.metrics
         try:
-            await answer.run(self._on_finished)
+            async with live.conversations.turn(self.context.conversation_state.id) as waited:
+                if waited:
+                    # The turn that held the conversation has added an exchange.
+                    answer.prompt = self.prompt(answer.asked, answer.prompt.results)
+                with live.admission.entered(), metrics.active.track_inprogress():
+                    answer.mark("admitted")
+                    await answer.run(self._on_finished, live.settings.limits.turn_seconds)
         finally:
-            metrics = self._live.metrics
             if answer.preemptive:
                 metrics.guesses.labels("used" if answer.released else "dropped").inc()
             if answer.released:

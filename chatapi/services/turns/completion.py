@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from chatapi.audio.decode import Source
 from chatapi.engines import TokenUsage
-from chatapi.errors import Busy, NotFound, TooLarge, Unprocessable
+from chatapi.errors import NotFound, TooLarge, Unprocessable
 from chatapi.events import Event, Transcript, TurnEnded, TurnStarted
 from chatapi.observability.metrics import Metrics
 from chatapi.runtime.admission import Admission, Priority
-from chatapi.runtime.workers import Worker
 from chatapi.services.speech.synthesis import SpeechSynthesis
 from chatapi.services.transcription.transcriber import FileTranscriber
+from chatapi.services.turns.conversations import Conversations
 from chatapi.services.turns.generation import GenerationOptions, Generator
 from chatapi.services.turns.prompts import Question
 from chatapi.services.turns.run import Send, TurnLimits, TurnRun
@@ -62,7 +62,7 @@ class Completions:
         transcriber: FileTranscriber,
         synthesis: SpeechSynthesis,
         generator: Generator,
-        history: Worker[ConversationHistory],
+        conversations: Conversations,
         admission: Admission,
         settings: Settings,
         metrics: Metrics,
@@ -70,11 +70,10 @@ class Completions:
         self.transcriber = transcriber
         self.synthesis = synthesis
         self.generator = generator
-        self.history = history
+        self.conversations = conversations
         self.admission = admission
         self.settings = settings
         self.metrics = metrics
-        self._busy: set[str] = set()
 
     @asynccontextmanager
     async def run(self, turn: Turn) -> AsyncIterator[AsyncIterator[Event]]:
@@ -115,20 +114,6 @@ class Completions:
                 details={"limit_chars": limit},
             )
 
-    @contextmanager
-    def exclusive(self, conversation: str) -> Iterator[None]:
-        """Hold a conversation, which answers one turn at a time. Raises Busy (conversation_busy)."""
-        if conversation in self._busy:
-            raise Busy(
-                f"the conversation {conversation!r} is still answering; wait for the end of that turn",
-                code="conversation_busy",
-            )
-        self._busy.add(conversation)
-        try:
-            yield
-        finally:
-            self._busy.discard(conversation)
-
 
 def _check_sampling(turn: Turn) -> None:
     if turn.max_tokens is not None and turn.max_tokens < 1:
@@ -152,7 +137,7 @@ class _CompletionRun:
         service = self._service
         service.generator.preload(self._turn.speak)
         conversation = self._turn.conversation or ConversationHistory.new_id()
-        with service.exclusive(conversation):
+        async with service.conversations.exclusive(conversation):
             conversation_state = await self._recall(conversation)
             await send(TurnStarted(conversation))
             await self._answer(conversation_state, send)
@@ -162,9 +147,7 @@ class _CompletionRun:
         if turn.conversation is None:
             return ConversationState(conversation, turn.system, ())
         try:
-            conversation_state = await self._service.history.call(
-                lambda history: history.recall(conversation), turn.priority
-            )
+            conversation_state = await self._service.conversations.recall(conversation, turn.priority)
         except NotFound:
             if not turn.create_missing:
                 raise
@@ -202,9 +185,8 @@ class _CompletionRun:
 
     async def _save(self, prompt: Question, question: str, reply: str) -> bool:
         """Add the exchange to the history; returns whether it is on the disk."""
-        conversation_state = prompt.conversation_state
-        saved = await self._service.history.call(
-            lambda history: history.add(conversation_state, question, reply), self._turn.priority
+        saved = await self._service.conversations.add(
+            prompt.conversation_state, question, reply, priority=self._turn.priority
         )
         return saved.kept
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
@@ -29,6 +29,15 @@ Send = Emit[Event]
 
 class ClientDisconnected(Exception):
     """Raised by a turn's input, audio or text, when its client disconnects; ends the turn as abandoned."""
+
+
+@contextmanager
+def limit_duration(seconds: float) -> Iterator[None]:
+    """Cancel the block after so many seconds. Raises DeadlineExceeded."""
+    with anyio.move_on_after(seconds) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise DeadlineExceeded(f"the turn took longer than its limit of {seconds:g} seconds")
 
 
 def check_admission(admission: Admission, metrics: Metrics) -> None:

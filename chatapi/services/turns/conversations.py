@@ -1,0 +1,105 @@
+"""The stored conversations: each answers one turn at a time, and live sessions follow the turns of others."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import anyio
+
+from chatapi.errors import Busy
+from chatapi.runtime.admission import Priority
+from chatapi.runtime.workers import Worker
+from chatapi.storage.history import ConversationHistory, ConversationState, Exchange, SavedExchange, ToolResult
+
+
+class Follower(Protocol):
+    """Keeps the exchanges of a conversation in memory."""
+
+    def exchange_added(self, exchange: Exchange) -> None:
+        """An exchange was stored."""
+
+    def exchange_amended(self, number: int, answered: str | None, asked: str | None) -> None:
+        """The answer of an exchange was changed, and its request unless None; `answered` None: it was removed."""
+
+
+@dataclass
+class _Turns:
+    """The turns of one conversation that run or wait."""
+
+    lock: anyio.Lock = field(default_factory=anyio.Lock)
+    count: int = 0
+
+
+class Conversations:
+    """The history, and the locks and followers of conversations, by id. All methods belong to one event loop."""
+
+    def __init__(self, history: Worker[ConversationHistory]) -> None:
+        self.history = history
+        self._turns: defaultdict[str, _Turns] = defaultdict(_Turns)
+        self._followers: defaultdict[str, list[Follower]] = defaultdict(list)
+
+    async def recall(self, conversation: str, priority: Priority = Priority.REQUEST) -> ConversationState:
+        """The exchanges that fit the model. Raises NotFound."""
+        return await self.history.call(lambda history: history.recall(conversation), priority)
+
+    async def add(
+        self,
+        before: ConversationState,
+        asked: str,
+        answered: str,
+        results: tuple[ToolResult, ...] = (),
+        priority: Priority = Priority.REQUEST,
+    ) -> SavedExchange:
+        """Store an exchange that follows those of `before`."""
+        saved = await self.history.call(lambda history: history.add(before, asked, answered), priority)
+        exchange = Exchange(saved.number, asked, answered, results)
+        for follower in self._followers.get(before.id, ()):
+            follower.exchange_added(exchange)
+        return saved
+
+    async def amend(self, conversation: str, number: int, answered: str | None, asked: str | None = None) -> None:
+        """Change the answer of an exchange, and its request if given; `answered` None: remove the exchange."""
+        await self.history.call(lambda history: history.amend(conversation, number, answered, asked))
+        for follower in self._followers.get(conversation, ()):
+            follower.exchange_amended(number, answered, asked)
+
+    @asynccontextmanager
+    async def exclusive(self, conversation: str) -> AsyncIterator[None]:
+        """Hold a conversation that answers no turn. Raises Busy (conversation_busy)."""
+        if conversation in self._turns:
+            raise Busy(
+                f"the conversation {conversation!r} is still answering; wait for the end of that turn",
+                code="conversation_busy",
+            )
+        async with self.turn(conversation):
+            yield
+
+    @asynccontextmanager
+    async def turn(self, conversation: str) -> AsyncIterator[bool]:
+        """Hold a conversation, after the turns that hold it; yields whether there were such turns."""
+        turns = self._turns[conversation]
+        waits = turns.count > 0
+        turns.count += 1
+        try:
+            async with turns.lock:
+                yield waits
+        finally:
+            turns.count -= 1
+            if not turns.count:
+                del self._turns[conversation]
+
+    @contextmanager
+    def followed(self, conversation: str, follower: Follower) -> Iterator[None]:
+        """Tell the follower of changes inside the context."""
+        followers = self._followers[conversation]
+        followers.append(follower)
+        try:
+            yield
+        finally:
+            followers.remove(follower)
+            if not followers:
+                del self._followers[conversation]
