@@ -20,7 +20,6 @@ from chatapi.settings import Settings
 
 # Each way imports what it needs when it runs: with `--server` this machine needs no engines.
 if TYPE_CHECKING:
-    from chatapi.audio import Audio
     from chatapi.client import AsyncClient, Completion, TurnOptions
     from chatapi.services.turns.completion import Turn
 
@@ -38,32 +37,26 @@ async def ask(settings: Settings, chosen: argparse.Namespace) -> int:
 
 
 async def _ask_locally(settings: Settings, chosen: argparse.Namespace) -> int:
-    from chatapi.audio import joined, wav
-    from chatapi.events import Speech, TextDelta, Transcript, TurnEnded, TurnStarted
+    from chatapi.audio import wav
+    from chatapi.events import TextDelta, Transcript
+    from chatapi.services.turns.result import TurnResult
 
     turn = _turn(chosen)
     text_file = _text_file(chosen)
-    speech: list[Audio] = []
-    reply, transcript = "", None
+    result = TurnResult()
     async with loaded_appliance(settings, _roles(turn)) as appliance, appliance.completions.run(turn) as events:
         async for event in events:
-            if isinstance(event, TurnStarted):
-                conversation = event.conversation
-            elif isinstance(event, Transcript):
-                transcript = event.text
-                print(f"transcript: {transcript}", file=sys.stderr)
-            elif isinstance(event, TextDelta):
-                reply += event.text
-                if not chosen.json:
-                    print(event.text, end="", flush=True, file=text_file)
-            elif isinstance(event, Speech):
-                speech.append(event.audio)
-            elif isinstance(event, TurnEnded):
-                ended = event
-    document = {"transcript": transcript, "reply": reply.rstrip(), **asdict(ended)}
-    _print_end(document if chosen.json else None, conversation, text_file)
+            result.add(event)
+            if isinstance(event, Transcript):
+                print(f"transcript: {event.text}", file=sys.stderr)
+            elif isinstance(event, TextDelta) and not chosen.json:
+                print(event.text, end="", flush=True, file=text_file)
+    document = {"transcript": result.transcript, "reply": result.reply, **asdict(result.ended)}
+    # The id of a live answer, which this is not.
+    del document["response"]
+    _print_end(document if chosen.json else None, result.conversation, text_file)
     if turn.speak:
-        audio = joined(speech)
+        audio = result.audio()
         await write_wav(chosen.output or Path("answer.wav"), wav(audio), audio.seconds)
     return 0
 

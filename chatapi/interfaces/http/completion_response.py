@@ -11,16 +11,17 @@ from urllib.parse import quote
 
 from starlette.types import Send
 
-from chatapi.audio import Audio, joined, wav
+from chatapi.audio import wav
 from chatapi.audio.encoding import Encoder
-from chatapi.errors import ChatapiError, InternalError
+from chatapi.errors import InternalError
 from chatapi.events import Event, Speech, TextDelta, Transcript, TurnEnded, TurnStarted, TurnTimings
 from chatapi.interfaces.http.completion_request import CompletionRequest
 from chatapi.interfaces.http.problems import problem
-from chatapi.interfaces.http.streaming import EVENTS, CancellableResponse, body, encoded, event_of, start
+from chatapi.interfaces.http.streaming import CancellableResponse, EventStream, body, encoded, event_of, start
 from chatapi.observability.logs import request_id
 from chatapi.observability.metrics import Metrics
 from chatapi.services.turns.completion import Completions
+from chatapi.services.turns.result import TurnResult
 
 HEADER_CHARS = 4000
 """Longest text in a header, in characters; many clients accept at most 8 KiB of headers in total."""
@@ -40,7 +41,7 @@ class CompletionResponse(CancellableResponse):
             await self._send_events(events, send)
 
     async def _send_events(self, events: AsyncIterator[Event], send: Send) -> None:
-        result = _TurnResult()
+        result = TurnResult()
         if self._request.kind == "events":
             await self._send_server_sent_events(events, send, result)
         elif self._request.kind == "wav" and self._request.stream:
@@ -48,112 +49,76 @@ class CompletionResponse(CancellableResponse):
         else:
             await self._send_whole(events, send, result)
 
-    async def _send_whole(self, events: AsyncIterator[Event], send: Send, result: _TurnResult) -> None:
+    async def _send_whole(self, events: AsyncIterator[Event], send: Send, result: TurnResult) -> None:
         async for event in events:
             result.add(event)
         if self._request.kind == "wav":
-            content, media_type, headers = wav(result.audio()), "audio/wav", result.headers(whole=True)
+            content, media_type, headers = wav(result.audio()), "audio/wav", _headers(result, whole=True)
         else:
-            content, media_type, headers = encoded(result.document()), "application/json", {}
+            content, media_type, headers = encoded(_document(result)), "application/json", {}
         await send(start(media_type, {"Content-Length": str(len(content)), **headers}))
         await send(body(content, more=False))
 
-    async def _send_growing_wav(self, events: AsyncIterator[Event], send: Send, result: _TurnResult) -> None:
+    async def _send_growing_wav(self, events: AsyncIterator[Event], send: Send, result: TurnResult) -> None:
         file: Encoder | None = None
         async for event in events:
             result.add(event)
             if isinstance(event, Speech):
                 if file is None:
                     file = Encoder("wav", event.audio.rate)
-                    await send(start(file.media_type, result.headers(whole=False)))
+                    await send(start(file.media_type, _headers(result, whole=False)))
                 await send(body(file.feed(event.audio)))
         if file is None:
             raise InternalError("the response has no audio")
         await send(body(b"", more=False))
 
-    async def _send_server_sent_events(self, events: AsyncIterator[Event], send: Send, result: _TurnResult) -> None:
-        started = False
-        try:
+    async def _send_server_sent_events(self, events: AsyncIterator[Event], send: Send, result: TurnResult) -> None:
+        stream = EventStream(send, self._metrics, lambda error: event_of("error", problem(error)))
+        async with stream.ending():
             async for event in events:
                 result.add(event)
-                name, data = _server_sent_event(event, result)
                 # No response for the start alone: an error right after it still gets a proper status.
-                if not started and not isinstance(event, TurnStarted):
-                    started = True
-                    await send(start("text/event-stream", EVENTS))
-                    await send(body(event_of("start", {"id": request_id.get(), "conversation": result.conversation})))
-                if started:
-                    await send(body(event_of(name, data)))
-        except ChatapiError as error:
-            if not started:
-                raise
-            self._metrics.errors.labels(error.code).inc()
-            await send(body(event_of("error", problem(error))))
-        await send(body(b"", more=False))
+                if isinstance(event, TurnStarted):
+                    continue
+                if not stream.started:
+                    first = {"id": request_id.get(), "conversation": result.conversation}
+                    await stream.send(event_of("start", first))
+                await stream.send(event_of(*_server_sent_event(event, result)))
 
 
-class _TurnResult:
-    """The result of a turn so far."""
+def _document(result: TurnResult) -> dict[str, Any]:
+    """The JSON response."""
+    ended = result.ended
+    return {
+        "id": request_id.get(),
+        **({} if ended.kept else {"kept": False}),
+        "conversation": result.conversation,
+        "transcript": result.transcript,
+        "reply": result.reply,
+        "finish_reason": ended.finish_reason,
+        "usage": {
+            "prompt_tokens": ended.prompt_tokens,
+            "completion_tokens": ended.completion_tokens,
+            "cached_tokens": ended.cached_tokens,
+        },
+        "timings": as_timings(ended.timings),
+    }
 
-    def __init__(self) -> None:
-        self.conversation = ""
-        self._transcript: Transcript | None = None
-        self._reply: list[str] = []
-        self._audio: list[Audio] = []
-        self._ended: TurnEnded | None = None
 
-    def add(self, event: Event) -> None:
-        if isinstance(event, TurnStarted):
-            self.conversation = event.conversation
-        elif isinstance(event, Transcript):
-            self._transcript = event
-        elif isinstance(event, TextDelta):
-            self._reply.append(event.text)
-        elif isinstance(event, Speech):
-            self._audio.append(event.audio)
-        elif isinstance(event, TurnEnded):
-            self._ended = event
-
-    def audio(self) -> Audio:
-        if not self._audio:
-            raise InternalError("the response has no audio")
-        rate = self._audio[0].rate
-        return joined([part.at(rate) for part in self._audio])
-
-    def document(self) -> dict[str, Any]:
-        """The JSON response."""
-        ended = self._ended
-        if ended is None:
-            raise InternalError("the turn ended without a TurnEnded event")
-        return {
-            "id": request_id.get(),
-            **({} if ended.kept else {"kept": False}),
-            "conversation": self.conversation,
-            "transcript": None if self._transcript is None else self._transcript.text,
-            "reply": "".join(self._reply).rstrip(),
-            "finish_reason": ended.finish_reason,
-            "usage": {
-                "prompt_tokens": ended.prompt_tokens,
-                "completion_tokens": ended.completion_tokens,
-                "cached_tokens": ended.cached_tokens,
-            },
-            "timings": as_timings(ended.timings),
-        }
-
-    def headers(self, whole: bool) -> dict[str, str]:
-        """The same as headers of a WAV, percent-encoded UTF-8; for a streamed WAV only what is known at its start."""
-        headers = {"X-Chatapi-Conversation": self.conversation}
-        if self._transcript is not None:
-            headers["X-Chatapi-Transcript"] = _header(self._transcript.text)
-        if whole:
-            document = self.document()
-            headers["X-Chatapi-Reply"] = _header(document["reply"])
-            headers["X-Chatapi-Finish-Reason"] = document["finish_reason"]
-            headers["X-Chatapi-Usage"] = json.dumps(document["usage"])
-            headers["X-Chatapi-Timings"] = json.dumps(document["timings"])
-            if not document.get("kept", True):
-                headers["X-Chatapi-Kept"] = "false"
-        return headers
+def _headers(result: TurnResult, whole: bool) -> dict[str, str]:
+    """The same as headers of a WAV, percent-encoded UTF-8; for a streamed WAV only what is known at its start."""
+    headers = {"X-Chatapi-Conversation": result.conversation}
+    if result.transcript is not None:
+        headers["X-Chatapi-Transcript"] = _header(result.transcript)
+    if whole:
+        document = _document(result)
+        headers["X-Chatapi-Reply"] = _header(document["reply"])
+        headers["X-Chatapi-Finish-Reason"] = document["finish_reason"]
+        headers["X-Chatapi-Usage"] = json.dumps(document["usage"])
+        headers["X-Chatapi-Timings"] = json.dumps(document["timings"])
+        if not document.get("kept", True):
+            headers["X-Chatapi-Kept"] = "false"
+    return headers
 
 
 def as_timings(timings: TurnTimings) -> dict[str, float | None]:
@@ -171,7 +136,7 @@ def _header(text: str) -> str:
     return encoded
 
 
-def _server_sent_event(event: Event, result: _TurnResult) -> tuple[str, dict[str, Any]]:
+def _server_sent_event(event: Event, result: TurnResult) -> tuple[str, dict[str, Any]]:
     if isinstance(event, Transcript):
         return "transcript", asdict(event)
     if isinstance(event, TextDelta):
@@ -180,5 +145,5 @@ def _server_sent_event(event: Event, result: _TurnResult) -> tuple[str, dict[str
         audio = base64.b64encode(event.audio.pcm16()).decode()
         return "speech", {"audio": audio, "rate": event.audio.rate, "text": event.text}
     if isinstance(event, TurnEnded):
-        return "end", result.document()
+        return "end", _document(result)
     return "progress", asdict(event)

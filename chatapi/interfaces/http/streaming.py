@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 
 import anyio
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from chatapi.errors import collapse_exception_group
+from chatapi.errors import ChatapiError, collapse_exception_group
+from chatapi.observability.metrics import Metrics
 
 
 class CancellableResponse(Response):
@@ -57,6 +59,40 @@ def event_of(name: str, data: object) -> bytes:
 
 EVENTS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 """Headers of an event stream, so that no proxy buffers it."""
+
+
+class EventStream:
+    """The server-sent events of one response. An error before the first of them gets a status of its own; a later one
+    becomes an event."""
+
+    def __init__(self, send: Send, metrics: Metrics, error_event: Callable[[ChatapiError], bytes]) -> None:
+        self.started = False
+        self._send = send
+        self._metrics = metrics
+        self._error_event = error_event
+
+    async def start(self) -> None:
+        """Send the status, unless it was sent."""
+        if not self.started:
+            self.started = True
+            await self._send(start("text/event-stream", EVENTS))
+
+    async def send(self, data: bytes) -> None:
+        """Send one or more events, as bytes of `data_of` or `event_of`."""
+        await self.start()
+        await self._send(body(data))
+
+    @asynccontextmanager
+    async def ending(self) -> AsyncIterator[None]:
+        """Send an error of the block as the last event, and end the response after the block."""
+        try:
+            yield
+        except ChatapiError as error:
+            if not self.started:
+                raise
+            self._metrics.errors.labels(error.code).inc()
+            await self._send(body(self._error_event(error)))
+        await self._send(body(b"", more=False))
 
 
 async def _cancel_on_disconnect(receive: Receive, scope: anyio.CancelScope) -> None:

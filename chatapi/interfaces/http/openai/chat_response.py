@@ -11,15 +11,15 @@ from typing import Any
 import anyio.to_thread
 from starlette.types import Send
 
-from chatapi.audio import Audio, joined, wav
+from chatapi.audio import Audio, wav
 from chatapi.audio.encoding import Encoder
-from chatapi.errors import ChatapiError, InternalError
 from chatapi.events import Event, Speech, TextDelta, Token, ToolCall, ToolCalls, TurnEnded
 from chatapi.interfaces.http.openai.chat_request import ChatCompletionRequest
 from chatapi.interfaces.http.problems import fault
-from chatapi.interfaces.http.streaming import EVENTS, CancellableResponse, body, data_of, encoded, start
+from chatapi.interfaces.http.streaming import CancellableResponse, EventStream, body, data_of, encoded, start
 from chatapi.observability.metrics import Metrics
 from chatapi.services.turns.chat_completion import AUDIO_ID_SECONDS, ChatCompletions
+from chatapi.services.turns.result import TurnResult
 
 ENCODINGS = {"wav": "wav", "pcm16": "pcm", "mp3": "mp3", "flac": "flac", "opus": "opus", "aac": "aac"}
 """OpenAI's format name -> the encoder's name."""
@@ -51,55 +51,47 @@ class ChatCompletionResponse(CancellableResponse):
             await (self._send_chunks if self._request.stream else self._send_whole)(events, send)
 
     async def _send_whole(self, events: AsyncIterator[Event], send: Send) -> None:
-        collected = [event async for event in events]
+        result = TurnResult()
+        async for event in events:
+            result.add(event)
         # The audio of a long answer is encoded on a thread, so that the event loop is not blocked.
-        data = await anyio.to_thread.run_sync(self._document, collected)
+        data = await anyio.to_thread.run_sync(self._document, result)
         await send(start("application/json", {"Content-Length": str(len(data))}))
         await send(body(data, more=False))
 
-    def _document(self, collected: Sequence[Event]) -> bytes:
-        ended = collected[-1] if collected else None
-        if not isinstance(ended, TurnEnded):
-            raise InternalError("the turn ended without a TurnEnded event")
+    def _document(self, result: TurnResult) -> bytes:
+        ended = result.ended
         choice = {
             "index": 0,
-            "message": self._message(collected),
-            "logprobs": self.logprobs([each for event in collected for each in getattr(event, "tokens", ())]),
+            "message": self._message(result),
+            "logprobs": self.logprobs(result.tokens),
             "finish_reason": ended.finish_reason,
         }
         return encoded({**self._head, "object": "chat.completion", "choices": [choice], "usage": _usage(ended)})
 
-    def _message(self, collected: Sequence[Event]) -> dict[str, Any]:
-        text = "".join(event.text for event in collected if isinstance(event, TextDelta))
-        calls = [call for event in collected if isinstance(event, ToolCalls) for call in event.calls]
+    def _message(self, result: TurnResult) -> dict[str, Any]:
+        text, calls = result.text, result.calls
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
         if calls:
             message["tool_calls"] = [_call(call) for call in calls]
             message["content"] = text or None
-        audio = [event.audio for event in collected if isinstance(event, Speech)]
-        if self._request.audio is not None and (audio or not calls):
+        if self._request.audio is not None and (result.speech or not calls):
             message["content"] = None
-            message["audio"] = {**self.spoken(), "data": _encoded(audio, self._request.audio), "transcript": text}
+            data = _encoded(result.audio(), self._request.audio)
+            message["audio"] = {**self.spoken(), "data": data, "transcript": text}
         return message
 
     async def _send_chunks(self, events: AsyncIterator[Event], send: Send) -> None:
-        started = False
+        stream = EventStream(send, self._metrics, lambda error: data_of({"error": fault(error)}))
         chunks = _Chunks(self, self._request)
-        try:
+        async with stream.ending():
             async for event in events:
-                if not started and isinstance(event, STARTING_EVENTS):
-                    started = True
-                    await send(start("text/event-stream", EVENTS))
+                if isinstance(event, STARTING_EVENTS):
+                    await stream.start()
                 data = b"".join(data_of(chunk) for chunk in chunks.of(event))
                 if data:
-                    await send(body(data))
-        except ChatapiError as error:
-            if not started:
-                raise
-            self._metrics.errors.labels(error.code).inc()
-            await send(body(data_of({"error": fault(error)}), more=False))
-            return
-        await send(body(b"data: [DONE]\n\n", more=False))
+                    await stream.send(data)
+            await stream.send(b"data: [DONE]\n\n")
 
     def chunk(self, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None) -> dict[str, Any]:
         """A chunk with a delta of the message."""
@@ -187,11 +179,8 @@ class _Chunks:
             yield self._reply.usage(ended)
 
 
-def _encoded(parts: Sequence[Audio], form: str) -> str:
-    """The audio of a whole answer in base64, at the sample rate of the voice."""
-    if not parts:
-        raise InternalError("the response has no audio")
-    audio = joined([part.at(parts[0].rate) for part in parts])
+def _encoded(audio: Audio, form: str) -> str:
+    """The audio of a whole answer in base64."""
     if form == "wav":
         # A complete file has its length in the header.
         return base64.b64encode(wav(audio)).decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal
 
 import anyio.to_thread
@@ -14,14 +15,14 @@ from starlette.types import Send
 
 from chatapi.appliance import Appliance
 from chatapi.audio.encoding import FORMATS, Encoder
-from chatapi.errors import ChatapiError, InternalError
+from chatapi.errors import InternalError
 from chatapi.interfaces.http import openai_aliases
 from chatapi.interfaces.http.json_body import check_plain, json_body
 from chatapi.interfaces.http.openai import openapi
 from chatapi.interfaces.http.openai.errors import error_responses
 from chatapi.interfaces.http.openai.parameter_parsing import Parameters, parse_parameters
 from chatapi.interfaces.http.problems import fault
-from chatapi.interfaces.http.streaming import EVENTS, CancellableResponse, body, data_of, start
+from chatapi.interfaces.http.streaming import CancellableResponse, EventStream, body, data_of, start
 from chatapi.text.sentence_splitter import count_words
 
 SPEECH_TOKENS = 20
@@ -130,25 +131,35 @@ class SpeechResponse(CancellableResponse):
         self._voice = voice
         self._metrics = appliance.metrics
         self._traceparent = traceparent
-        self._started = False
 
     async def reply(self, send: Send) -> None:
-        if self._request.stream_format == "audio":
-            await self._send_file(send)
-            await send(body(b"", more=False))
-            return
-        try:
-            seconds = await self._send_file(send)
-            await send(body(data_of({"type": "speech.audio.done", "usage": self._usage(seconds)})))
-        except ChatapiError as error:
-            if not self._started:
-                raise
-            self._metrics.errors.labels(error.code).inc()
-            await send(body(data_of({"type": "error", "error": fault(error)})))
+        await (self._send_file if self._request.stream_format == "audio" else self._send_events)(send)
+
+    async def _send_file(self, send: Send) -> None:
+        started = False
+
+        async def emit(data: bytes, media_type: str) -> None:
+            nonlocal started
+            if not started:
+                started = True
+                await send(start(media_type))
+            await send(body(data))
+
+        await self._synthesize(emit)
         await send(body(b"", more=False))
 
-    async def _send_file(self, send: Send) -> float:
-        """Sends the file as it grows and returns its length in seconds."""
+    async def _send_events(self, send: Send) -> None:
+        stream = EventStream(send, self._metrics, lambda error: data_of({"type": "error", "error": fault(error)}))
+
+        async def emit(data: bytes, _: str) -> None:
+            await stream.send(data_of({"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()}))
+
+        async with stream.ending():
+            seconds = await self._synthesize(emit)
+            await stream.send(data_of({"type": "speech.audio.done", "usage": self._usage(seconds)}))
+
+    async def _synthesize(self, emit: Callable[[bytes, str], Awaitable[None]]) -> float:
+        """Emits the file as it grows, each part with its media type; returns its length in seconds."""
         file: Encoder | None = None
         seconds = 0.0
         request = self._request
@@ -157,22 +168,13 @@ class SpeechResponse(CancellableResponse):
                 if file is None:
                     file = Encoder(request.response_format, audio.rate)
                 seconds += audio.seconds
-                await self._send_data(await anyio.to_thread.run_sync(file.feed, audio), file, send)
+                if data := await anyio.to_thread.run_sync(file.feed, audio):
+                    await emit(data, file.media_type)
         if file is None:
             raise InternalError("the voice synthesized no audio")
-        await self._send_data(await anyio.to_thread.run_sync(file.finish), file, send)
+        if data := await anyio.to_thread.run_sync(file.finish):
+            await emit(data, file.media_type)
         return seconds
-
-    async def _send_data(self, data: bytes, file: Encoder, send: Send) -> None:
-        if not data:
-            return
-        events = self._request.stream_format == "sse"
-        if not self._started:
-            self._started = True
-            await send(start("text/event-stream", EVENTS) if events else start(file.media_type))
-        if events:
-            data = data_of({"type": "speech.audio.delta", "audio": base64.b64encode(data).decode()})
-        await send(body(data))
 
     def _usage(self, seconds: float) -> dict[str, int]:
         """Usage: words of the text, and tokens of the speech."""

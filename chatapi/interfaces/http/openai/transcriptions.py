@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from chatapi.appliance import Appliance
 from chatapi.engines import Segment, TranscriptionOptions
-from chatapi.errors import ChatapiError, Unprocessable
+from chatapi.errors import Unprocessable
 from chatapi.interfaces.http import openai_aliases
 from chatapi.interfaces.http.openai import openapi, transcript_formats
 from chatapi.interfaces.http.openai.errors import error_responses
@@ -21,7 +21,7 @@ from chatapi.interfaces.http.openai.openapi import form_body
 from chatapi.interfaces.http.openai.parameter_parsing import Parameters, parse_parameters
 from chatapi.interfaces.http.openai.uploads import Upload, receive_form
 from chatapi.interfaces.http.problems import fault
-from chatapi.interfaces.http.streaming import EVENTS, CancellableResponse, body, data_of, encoded, start
+from chatapi.interfaces.http.streaming import CancellableResponse, EventStream, body, data_of, encoded, start
 from chatapi.services.transcription.segmenter import SegmentationRules
 from chatapi.services.transcription.transcriber import TranscribedChunk, TranscriptionRequest
 
@@ -254,34 +254,22 @@ class TranscriptionResponse(CancellableResponse):
         return encoded(document)
 
     async def _send_events(self, parameters: TranscriptionForm, send: Send) -> None:
-        started = False
         segments: list[Segment] = []
         seconds = 0.0
-
-        async def event(data: dict[str, Any]) -> None:
-            nonlocal started
-            if not started:
-                started = True
-                await send(start("text/event-stream", EVENTS))
-            await send(body(data_of(data)))
-
-        try:
-            async with self._service.transcribe_file(self._upload.source, self._options, self._traceparent) as chunks:
-                async for chunk in chunks:
-                    seconds = chunk.processed
-                    for each in chunk.segments:
-                        before = transcript_formats.between(each) if segments else ""
-                        segments.append(each)
-                        await event(_delta(before + each.text.strip(), [each], parameters))
+        stream = EventStream(send, self._metrics, lambda error: data_of({"type": "error", "error": fault(error)}))
+        async with (
+            stream.ending(),
+            self._service.transcribe_file(self._upload.source, self._options, self._traceparent) as chunks,
+        ):
+            async for chunk in chunks:
+                seconds = chunk.processed
+                for each in chunk.segments:
+                    before = transcript_formats.between(each) if segments else ""
+                    segments.append(each)
+                    await stream.send(data_of(_delta(before + each.text.strip(), [each], parameters)))
             done = {"type": "transcript.text.done", "text": transcript_formats.joined(segments)}
             more = {"logprobs": transcript_formats.logprobs(segments)} if parameters.include else {}
-            await event({**done, **more, "usage": transcript_formats.tokens(segments, seconds)})
-        except ChatapiError as error:
-            if not started:
-                raise
-            self._metrics.errors.labels(error.code).inc()
-            await event({"type": "error", "error": fault(error)})
-        await send(body(b"", more=False))
+            await stream.send(data_of({**done, **more, "usage": transcript_formats.tokens(segments, seconds)}))
 
 
 def _delta(text: str, segments: list[Segment], parameters: TranscriptionForm) -> dict[str, Any]:
