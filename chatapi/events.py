@@ -189,6 +189,24 @@ class IdleTimeoutReached:
 
 
 @dataclass(frozen=True)
+class WokenUp:
+    """Live: the wake word ended, or a button replaced it. The current utterance and answer are cancelled, and a client
+    drops their audio."""
+
+    by: Literal["word", "button"]
+
+
+@dataclass(frozen=True)
+class WaitingForSpeech:
+    """Live: no speech followed the wake word at once; a client may play a chime."""
+
+
+@dataclass(frozen=True)
+class FellAsleep:
+    """Live: nothing was said for a while; all audio is ignored until the wake word."""
+
+
+@dataclass(frozen=True)
 class Resumed:
     """Live: the speech during playback was no interruption; playback resumes where it paused."""
 
@@ -227,5 +245,15 @@ class Failed:
 
 
 LiveEvent = (
-    SpeechStarted | SpeechStopped | IdleTimeoutReached | Resumed | ResponseStarted | Interrupted | Failed | Event
+    SpeechStarted
+    | SpeechStopped
+    | IdleTimeoutReached
+    | WokenUp
+    | WaitingForSpeech
+    | FellAsleep
+    | Resumed
+    | ResponseStarted
+    | Interrupted
+    | Failed
+    | Event
 )

@@ -15,6 +15,7 @@ from chatapi.audio import RATE, Samples
 from chatapi.errors import ChatapiError, NotReady, WaitAndRetry, WrongMode
 from chatapi.events import (
     Failed,
+    FellAsleep,
     Interrupted,
     LiveEvent,
     ResponseStarted,
@@ -25,11 +26,12 @@ from chatapi.events import (
     TextDelta,
     Transcript,
     TurnEnded,
+    WaitingForSpeech,
+    WokenUp,
 )
 from chatapi.interfaces.audio_device.chimes import Chime, chime
 from chatapi.interfaces.audio_device.devices import AudioDevices
 from chatapi.services.live import LiveSession, SessionOptions, SessionOrigin
-from chatapi.services.wake_word import WakeWordGate
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +68,8 @@ class LocalConversation:
         """Time on the monotonic clock when a key that is still held counts as released."""
         self._key_lock = anyio.Lock()
         self._session: LiveSession | None = None
-        self._wake_word_gate: WakeWordGate | None = None
+        self._wake_words: str | None = None
+        """The wake word of the last session; None: it needs none."""
         self._chime_seconds = 0.0
         """Seconds of chimes in what the devices played since they were last cleared."""
         self._response_wait: float | None = None
@@ -77,7 +80,7 @@ class LocalConversation:
     def health(self) -> dict[str, Any]:
         """Plain values: the mode, the state, the wake word, and the state of both devices."""
         state = "speaking" if self._audible else self.state
-        words = self._wake_word_gate.words if self._wake_word_gate is not None else None
+        words = self._session.wake_words if self._session is not None else self._wake_words
         return {"mode": self._mode, "state": state, "wake_word": words, **self.devices.state}
 
     async def run(self) -> None:
@@ -120,13 +123,7 @@ class LocalConversation:
     async def wake(self) -> None:
         """Wakes it as the wake word does. Raises WrongMode in another mode, NotReady as `press` does."""
         self._require_mode("wake_word")
-        session = self._ready_session()
-        if self._wake_word_gate is not None:
-            self._wake_word_gate.wake()
-        self._appliance.metrics.wakes.labels("button").inc()
-        await self._start_utterance(session, "listening")
-        self._chime("listening")
-        self._notify("awake", "")
+        await self._ready_session().wake()
 
     @property
     def pressed(self) -> bool:
@@ -153,20 +150,21 @@ class LocalConversation:
         """The state when nobody speaks and no response is pending."""
         if self._manual:
             return "hearing" if self._key_held else "asleep"
-        return "asleep" if self._wake_word_gate is not None and self._wake_word_gate.asleep else "listening"
+        return "asleep" if self._session is not None and self._session.asleep else "listening"
 
     async def _run_session(self) -> None:
         if not self._appliance.warm:
             return
-        await self._start_wake_word()
-        options = SessionOptions(detect=not self._manual)
-        opened = self._appliance.live.session(options, origin=SessionOrigin("mic"))
+        options, device = SessionOptions(detect=not self._manual), self._appliance.settings.audio_device
+        awake_seconds = device.awake_seconds if self._mode == "wake_word" else None
+        opened = self._appliance.live.session(options, origin=SessionOrigin("mic"), awake_seconds=awake_seconds)
         async with opened as (session, events), anyio.create_task_group() as group:
-            self._session, self.state = session, self._idle_state
+            self._session, self._wake_words = session, session.wake_words
+            self.state = self._idle_state
             group.start_soon(self._handle_events, events)
             if self._mode == "hands_free":
                 self._chime("listening")
-            self._notify("listening", self._wake_word_gate.words if self._wake_word_gate is not None else "")
+            self._notify("listening", session.wake_words or "")
             try:
                 async for block in self.devices.captured():
                     await self._feed(session, block)
@@ -175,33 +173,11 @@ class LocalConversation:
                 self._session, self._key_held = None, False
                 group.cancel_scope.cancel()
 
-    async def _start_wake_word(self) -> None:
-        """Starts wake-word detection on the new stream, where the mode needs it."""
-        if self._mode == "wake_word":
-            settings, engines = self._appliance.settings, self._appliance.engines
-            await engines.wake_word.open()
-            self._wake_word_gate = WakeWordGate(engines, settings.audio_device.awake_seconds, settings.vad.threshold)
-
     async def _feed(self, session: LiveSession, block: Samples) -> None:
-        """Feeds the session with the part of the block that is addressed to it."""
-        addressed = block
-        if self._wake_word_gate is not None:
-            addressed, change = self._wake_word_gate.process(block, session.busy or self._audible)
-            if change == "detected":
-                self._appliance.metrics.wakes.labels("word").inc()
-                await self._start_utterance(session, "listening")
-                self._notify("awake", "")
-            elif change == "waiting":
-                # Not while the user speaks on without a pause: cancelling the chime's echo would cost some words.
-                self._chime("listening")
-            elif change == "asleep":
-                self.state = "asleep"
-                self._chime("done")
-                self._notify("asleep", self._wake_word_gate.words)
-        elif self._key_held and time.monotonic() > self._key_deadline:
+        if self._key_held and time.monotonic() > self._key_deadline:
             await self.release()
-        if len(addressed) and (self._key_held or not self._manual):
-            await session.feed(addressed)
+        if self._key_held or not self._manual:
+            await session.feed(block, self._audible)
         self._chime_when_slow(len(block) / RATE)
 
     def _chime_when_slow(self, seconds: float) -> None:
@@ -222,6 +198,7 @@ class LocalConversation:
     async def _handle_events(self, events: MemoryObjectReceiveStream[LiveEvent]) -> None:
         answer = ""
         async for event in events:
+            self._follow_wake_word(event)
             self._play(event)
             if isinstance(event, TextDelta):
                 answer += event.text
@@ -230,6 +207,22 @@ class LocalConversation:
             elif isinstance(event, TurnEnded):
                 self._notify("answer", answer.strip())
             self._update_state(event)
+
+    def _follow_wake_word(self, event: LiveEvent) -> None:
+        """Shows and plays whether the box listens."""
+        if isinstance(event, WokenUp):
+            self._clear()
+            self.state, self._response_wait = "listening", None
+            if event.by == "button":
+                self._chime("listening")
+            self._notify("awake", "")
+        elif isinstance(event, WaitingForSpeech):
+            # Not while the user speaks on without a pause: cancelling the chime's echo would cost some words.
+            self._chime("listening")
+        elif isinstance(event, FellAsleep):
+            self.state = "asleep"
+            self._chime("done")
+            self._notify("asleep", self._wake_words or "")
 
     def _play(self, event: LiveEvent) -> None:
         """Plays, pauses or clears audio for the event."""

@@ -21,6 +21,7 @@ from chatapi.services.speech.synthesis import SpeechSynthesis
 from chatapi.services.transcription.transcriber import FileTranscriber
 from chatapi.services.turns.conversations import Conversations
 from chatapi.services.turns.generation import Generator
+from chatapi.services.wake_word import WakeWordGate
 from chatapi.settings import Settings
 from chatapi.storage.history import ConversationHistory, ConversationState
 
@@ -67,10 +68,12 @@ class LiveConversations:
         options: SessionOptions | None = None,
         conversation: str | None = None,
         origin: SessionOrigin | None = None,
+        awake_seconds: float | None = None,
     ) -> AsyncIterator[tuple[LiveSession, MemoryObjectReceiveStream[LiveEvent]]]:
         """Opens a session with its events; leaving the block closes it.
 
-        Raises Busy (too_many_sessions), NotReady and NotFound.
+        `awake_seconds`: time after an answer or the wake word in which a turn starts without the wake word, in seconds;
+        None: no wake word is needed. Raises Busy (too_many_sessions), NotReady and NotFound.
         """
         limit, origin = self.settings.live.sessions, origin or SessionOrigin()
         if self.sessions >= limit:
@@ -82,6 +85,7 @@ class LiveConversations:
         open_sessions.inc()
         try:
             await self.engines.turn_detection.open()
+            gate = None if awake_seconds is None else await self._wake_word_gate(awake_seconds)
             conversation_state = ConversationState(ConversationHistory.new_id(), None, ())
             if conversation is not None:
                 conversation_state = await self.conversations.recall(conversation)
@@ -90,7 +94,7 @@ class LiveConversations:
                 context = ConversationContext(self.conversations, conversation_state)
                 send = self._sender(events)
                 with self.conversations.followed(conversation_state.id, context):
-                    yield LiveSession(self, group, context, options or SessionOptions(), send, origin), receive
+                    yield LiveSession(self, group, context, options or SessionOptions(), send, origin, gate), receive
                 group.cancel_scope.cancel()
         except Exception as error:
             if (single := collapse_exception_group(error)) is not error:
@@ -99,6 +103,10 @@ class LiveConversations:
         finally:
             self.sessions -= 1
             open_sessions.dec()
+
+    async def _wake_word_gate(self, awake_seconds: float) -> WakeWordGate:
+        await self.engines.wake_word.open()
+        return WakeWordGate(self.engines, awake_seconds, self.settings.vad.threshold)
 
     def _sender(self, events: MemoryObjectSendStream[LiveEvent]) -> Send:
         """Returns the function that sends an event of a session, and counts the errors."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from anyio.abc import TaskGroup
 
 from chatapi.audio import Samples
 from chatapi.engines import PromptMessage
 from chatapi.errors import ChatapiError
-from chatapi.events import Failed, SpeechStarted, SpeechStopped
+from chatapi.events import Failed, FellAsleep, SpeechStarted, SpeechStopped, WaitingForSpeech, WokenUp
 from chatapi.services.live import prompt_annotations
 from chatapi.services.live.answer import Answer, Send
 from chatapi.services.live.backchannel import ECHO_LIKENESS, is_stop_request
@@ -21,6 +21,7 @@ from chatapi.services.live.options import SessionOptions, SessionOrigin
 from chatapi.services.live.responder import Responder
 from chatapi.services.live.turn_tracker import TurnTracker
 from chatapi.services.live.utterance import Utterance
+from chatapi.services.wake_word import WakeWordGate
 from chatapi.storage.history import ConversationState
 
 if TYPE_CHECKING:
@@ -38,11 +39,14 @@ class LiveSession:
         options: SessionOptions,
         send: Send,
         origin: SessionOrigin,
+        gate: WakeWordGate | None = None,
     ) -> None:
+        """`gate` passes audio on while the session is awake; None: always."""
         self._live = live
         self._group = group
         self._send = send
         self._idle_timeout = IdleTimeout()
+        self._gate = gate
         self._tracker = TurnTracker(live.engines, live.transcription, live.settings, group, self)
         self._detector = self._tracker.detector
         self._barge_in = BargeIn(self._detector)
@@ -117,8 +121,46 @@ class LiveSession:
         """Whether the user speaks or an answer is generated; its playback may last longer."""
         return self._detector.utterance is not None or (self.answer is not None and not self.answer.done)
 
-    async def feed(self, samples: Samples) -> None:
-        """Processes the next samples, 16 kHz mono, of any number."""
+    @property
+    def wake_words(self) -> str | None:
+        """The wake word as text; None: none is needed."""
+        return self._gate.words if self._gate is not None else None
+
+    @property
+    def asleep(self) -> bool:
+        """Whether audio is ignored until the wake word."""
+        return self._gate is not None and self._gate.asleep
+
+    async def wake(self) -> None:
+        """Wakes the session as the wake word does; does nothing where it needs none."""
+        if self._gate is not None:
+            self._gate.wake()
+            await self._woken_up("button")
+
+    async def _woken_up(self, by: Literal["word", "button"]) -> None:
+        """Cancels the current utterance and answer, because a new utterance starts."""
+        self._live.metrics.wakes.labels(by).inc()
+        await self.cancel()
+        self.clear()
+        await self._send(WokenUp(by))
+
+    async def _addressed(self, gate: WakeWordGate, samples: Samples, audible: bool) -> Samples:
+        """The part of the samples that is said to the box."""
+        addressed, change = gate.process(samples, self.busy or audible)
+        if change == "detected":
+            await self._woken_up("word")
+        elif change == "waiting":
+            await self._send(WaitingForSpeech())
+        elif change == "asleep":
+            await self._send(FellAsleep())
+        return addressed
+
+    async def feed(self, samples: Samples, audible: bool = False) -> None:
+        """Processes the next samples, 16 kHz mono, of any number; `audible`: the box's speaker sounds meanwhile."""
+        if self._gate is not None:
+            samples = await self._addressed(self._gate, samples, audible)
+            if not len(samples):
+                return
         await self._tracker.feed(samples)
         busy = not self.options.answer or self.answer is None or self.busy or self.playing
         if (idle := self._idle_timeout.check(self.seconds, busy, self.options.idle_seconds)) is not None:
