@@ -163,7 +163,7 @@ async def test_without_a_speaker_it_also_falls_asleep(echo: Running) -> None:
         here.room.state["output"] = {"state": "lost"}
         here.room.stuck = True
         await here.box.wake()
-        assert here.room.playing
+        await here.until(lambda: here.room.playing)
         await here.until(lambda: "asleep" in here.kinds())
         assert here.box.health["state"] == "asleep"
 
