@@ -28,7 +28,7 @@ from chatapi.engines import PromptMessage, Sampling
 from chatapi.engines.registry import load
 from chatapi.observability.metrics import Metrics
 from chatapi.settings import MlcSettings, Settings
-from conftest import ECHO, Served, serving, tone
+from conftest import FAKE_ENGINES, RunningServer, serving, tone
 from mlc_model import compiled, mlc_llm
 from paths import ROOT
 from realtime_client import SERVER_VAD, silence, speech, talking
@@ -98,11 +98,11 @@ class Watching:
 
 
 @contextmanager
-def prometheus(folder: Path, served: Served) -> Iterator[Watching]:
+def prometheus(folder: Path, server: RunningServer) -> Iterator[Watching]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     assert PROMETHEUS is not None
-    command = [PROMETHEUS, f"--config.file={configured(folder, served.port)}", f"--storage.tsdb.path={folder / 'data'}",
+    command = [PROMETHEUS, f"--config.file={configured(folder, server.port)}", f"--storage.tsdb.path={folder / 'data'}",
                f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]  # fmt: skip
     with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as running:
         watching = Watching(port)
@@ -118,25 +118,25 @@ def prometheus(folder: Path, served: Served) -> Iterator[Watching]:
             running.terminate()
 
 
-async def talk(served: Served) -> None:
+async def talk(server: RunningServer) -> None:
     """A live conversation of one turn, through the Realtime API."""
-    async with talking(served, key=KEY) as client:
+    async with talking(server, key=KEY) as client:
         await client.detect(SERVER_VAD)
         await client.say(silence(0.2), speech(0.5), silence(0.5))
         await client.until("response.done")
 
 
-def busy(served: Served) -> None:
+def busy(server: RunningServer) -> None:
     """Text and voice in, text and voice out, a refusal, and a live turn."""
     sound = wav(Audio(tone(0.5), RATE))
     for query in ("", "?reply=voice"):
         headers = {"content-type": "audio/wav"}
-        assert served.client.post(f"/completion{query}", content=sound, headers=headers).status_code == 200
+        assert server.client.post(f"/completion{query}", content=sound, headers=headers).status_code == 200
     for reply in ("text", "voice"):
         asked = {"prompt": "one two three four five six", "reply": reply}
-        assert served.client.post("/completion", json=asked).status_code == 200
-    assert served.client.post("/completion", json={"prompt": " "}).status_code == 422
-    anyio.run(talk, served)
+        assert server.client.post("/completion", json=asked).status_code == 200
+    assert server.client.post("/completion", json={"prompt": " "}).status_code == 422
+    anyio.run(talk, server)
 
 
 @pytest.fixture(scope="module")
@@ -154,14 +154,14 @@ def watched(tmp_path_factory: pytest.TempPathFactory, counting: Any) -> Iterator
     """A Prometheus that has seen a box, on what looks like an Orin, at work for a while."""
     folder = tmp_path_factory.mktemp("watched")
     data = tmp_path_factory.mktemp("data")
-    chosen = settings.load([*ECHO, f"data={data}", f"server.api_key={KEY}"], environ={}).settings
-    with serving(chosen, root=fake_jetson.board(tmp_path_factory.mktemp("orin"))) as served:
-        served.client.headers["authorization"] = f"Bearer {KEY}"
-        served.appliance.microphone = Mic()
-        served.appliance.metrics.engine_counts.source = counting.counts
-        with prometheus(folder, served) as watching:
+    chosen = settings.load([*FAKE_ENGINES, f"data={data}", f"server.api_key={KEY}"], environ={}).settings
+    with serving(chosen, root=fake_jetson.board(tmp_path_factory.mktemp("orin"))) as server:
+        server.client.headers["authorization"] = f"Bearer {KEY}"
+        server.appliance.microphone = Mic()
+        server.appliance.metrics.engine_counts.source = counting.counts
+        with prometheus(folder, server) as watching:
             for turns in (5, 10):
-                busy(served)
+                busy(server)
                 list(counting.generate([PromptMessage("user", "Tell me about the sea.")], Sampling(max_tokens=5)))
                 watching.until("sum(chatapi_turns_total)", lambda seen, turns=turns: seen >= turns)
                 watching.until("chatapi_live_stage_seconds_count{stage='end'}", lambda seen, n=turns / 5: seen >= n)

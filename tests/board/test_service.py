@@ -30,7 +30,7 @@ from chatapi.errors import EngineFailed, NotReady
 from chatapi.services.turns.completion import Turn
 from chatapi.settings import Settings
 from chatapi.system.systemd_notify import ServiceManager
-from conftest import ECHO, PATIENCE, Running, answer, serving
+from conftest import FAKE_ENGINES, TIMEOUT, RunAppliance, answer, serving
 from paths import ROOT
 
 UNITS = ROOT / "systemd"
@@ -42,7 +42,7 @@ class Listener:
     def __init__(self, address: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(address)
-        self.socket.settimeout(PATIENCE)
+        self.socket.settimeout(TIMEOUT)
 
     def next(self) -> dict[str, str]:
         return dict(line.split("=", 1) for line in self.socket.recv(4096).decode().splitlines())
@@ -75,7 +75,7 @@ class Listener:
         except TimeoutError:
             return True
         finally:
-            self.socket.settimeout(PATIENCE)
+            self.socket.settimeout(TIMEOUT)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def free_port() -> int:
 @contextmanager
 def served_as_a_service(tmp_path: Path, watchdog: float, *more: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     port = free_port()
-    options = [f"--set={pair}" for pair in (*ECHO, f"data={tmp_path}", f"server.port={port}", *more)]
+    options = [f"--set={pair}" for pair in (*FAKE_ENGINES, f"data={tmp_path}", f"server.port={port}", *more)]
     environ = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": str(int(watchdog * 1e6))}
     command = [sys.executable, "-m", "chatapi", "serve", *options]
     with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
@@ -114,7 +114,7 @@ def test_serve_tells_what_loads_then_ready_then_that_it_lives_then_its_end(tmp_p
         listener.until("WATCHDOG")
         process.send_signal(signal.SIGTERM)
         listener.until("STOPPING")
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(TIMEOUT) == 0
 
 
 def test_a_loop_that_stands_still_gives_no_sign_and_its_end_tells_where_it_stood(
@@ -127,7 +127,7 @@ def test_a_loop_that_stands_still_gives_no_sign_and_its_end_tells_where_it_stood
         assert listener.no_life_for(2)
         process.send_signal(signal.SIGABRT)
         process.send_signal(signal.SIGCONT)
-        assert process.wait(PATIENCE) == -signal.SIGABRT
+        assert process.wait(TIMEOUT) == -signal.SIGABRT
         assert process.stderr is not None
         assert "Fatal Python error: Aborted" in (told := process.stderr.read()) and "in _work" in told
 
@@ -170,7 +170,9 @@ def test_a_watchdog_is_fed_by_whom_it_is_meant_for(environ: dict[str, str], seco
 
 
 @pytest.mark.anyio
-async def test_every_idle_engine_is_asked_and_one_in_use_is_not(echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_idle_engine_is_asked_and_one_in_use_is_not(
+    fake_appliance: RunAppliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[int] = []
     plain = FakeTranscriber.transcribe
     monkeypatch.setattr(
@@ -178,7 +180,7 @@ async def test_every_idle_engine_is_asked_and_one_in_use_is_not(echo: Running, m
         "transcribe",
         lambda self, samples, *rest, **more: asked.append(len(samples)) or plain(self, samples, *rest, **more),
     )
-    async with echo() as appliance:
+    async with fake_appliance() as appliance:
         watchdog = Watchdog(appliance, ServiceManager())
         loaded = len(asked)
         assert await watchdog.problems() == []
@@ -192,7 +194,7 @@ async def test_every_idle_engine_is_asked_and_one_in_use_is_not(echo: Running, m
 
 @pytest.mark.anyio
 async def test_a_stuck_engine_is_found_and_stays_away_after_it_was_rebuilt_too_often(
-    echo: Running, monkeypatch: pytest.MonkeyPatch
+    fake_appliance: RunAppliance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stuck = threading.Event()
     hanging = threading.Event()
@@ -200,11 +202,11 @@ async def test_a_stuck_engine_is_found_and_stays_away_after_it_was_rebuilt_too_o
 
     def transcribe(self: FakeTranscriber, *rest: Any, **more: Any) -> Any:
         if hanging.is_set():
-            stuck.wait(PATIENCE)
+            stuck.wait(TIMEOUT)
         return plain(self, *rest, **more)
 
     monkeypatch.setattr(FakeTranscriber, "transcribe", transcribe)
-    async with echo("limits.step_seconds=0.5") as appliance:
+    async with fake_appliance("limits.step_seconds=0.5") as appliance:
         watchdog = Watchdog(appliance, ServiceManager())
         assert await watchdog.problems() == []
         hanging.set()
@@ -213,7 +215,7 @@ async def test_a_stuck_engine_is_found_and_stays_away_after_it_was_rebuilt_too_o
         await anyio.sleep(0.05)
         assert await watchdog.problems() == [], "an engine that was built anew works again"
         hanging.set()
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             while appliance.engines.asr.state != "failed":
                 await watchdog.problems()
         hanging.clear()
@@ -223,9 +225,12 @@ async def test_a_stuck_engine_is_found_and_stays_away_after_it_was_rebuilt_too_o
 
 @pytest.mark.anyio
 async def test_no_sign_of_life_while_an_engine_hangs(
-    echo: Running, tmp_path: Path, listener: Listener, caplog: pytest.LogCaptureFixture
+    fake_appliance: RunAppliance, tmp_path: Path, listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with echo("limits.step_seconds=0.5", "fake.fault=hang") as appliance, anyio.create_task_group() as group:
+    async with (
+        fake_appliance("limits.step_seconds=0.5", "fake.fault=hang") as appliance,
+        anyio.create_task_group() as group,
+    ):
         group.start_soon(Watchdog(appliance, ServiceManager(str(tmp_path / "notify"), watchdog=0.4)).run)
         await anyio.to_thread.run_sync(listener.until, "WATCHDOG")
         while appliance.engines.llm.state != "failed":
@@ -255,15 +260,15 @@ def at_port(made: Settings, port: int) -> Settings:
 
 @pytest.mark.parametrize("more", [(), ("server.api_key=secret",), ("server.tls=true", "server.api_key=secret")])
 def test_health_follows_ready(
-    more: tuple[str, ...], echo_settings: Callable[..., Settings], capsys: pytest.CaptureFixture[str]
+    more: tuple[str, ...], fake_settings: Callable[..., Settings], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = echo_settings(*more)
+    made = fake_settings(*more)
     with serving(made, load=False) as box:
         there = at_port(made, box.port)
         assert health(there) == 1
         assert "still loading" in capsys.readouterr().err
         threading.Timer(0.7, lambda: box.run(box.appliance.load)).start()
-        assert health(there, wait=PATIENCE) == 0
+        assert health(there, wait=TIMEOUT) == 0
         if made.server.api_key is not None:
             without = there.model_copy(update={"server": there.server.model_copy(update={"api_key": None})})
             assert health(without) == 1
@@ -271,10 +276,10 @@ def test_health_follows_ready(
 
 
 def test_health_of_nobody_is_one_sentence(
-    echo_settings: Callable[..., Settings], capsys: pytest.CaptureFixture[str]
+    fake_settings: Callable[..., Settings], capsys: pytest.CaptureFixture[str]
 ) -> None:
     since = time.monotonic()
-    assert health(at_port(echo_settings(), free_port()), wait=0.6) == 1
+    assert health(at_port(fake_settings(), free_port()), wait=0.6) == 1
     assert 0.3 < time.monotonic() - since < 30
     told = capsys.readouterr().err
     assert "nothing answers at http://127.0.0.1:" in told and told.count("\n") == 1
@@ -290,7 +295,7 @@ def archived(*arguments: str, tmp_path: Path) -> dict[str, str]:
 
 
 def test_support_has_what_is_needed_and_nothing_said_or_secret(
-    tmp_path: Path, echo_settings: Callable[..., Settings]
+    tmp_path: Path, fake_settings: Callable[..., Settings]
 ) -> None:
     logs = tmp_path / "host"
     logs.mkdir()
@@ -300,12 +305,16 @@ def test_support_has_what_is_needed_and_nothing_said_or_secret(
     )
     (logs / "gone.txt").symlink_to(logs / "nowhere")
     (logs / "long.txt").write_text("sk-" + "lonely1" * (700 << 10) + "\nlast line\n")
-    made = echo_settings("server.api_key=hunter22")
+    made = fake_settings("server.api_key=hunter22")
     with serving(made) as box:
         box.client.post(
             "/completion", json={"prompt": "my heart aches"}, headers={"Authorization": "Bearer hunter22"}
         ).raise_for_status()
-        options = [*(f"--set={pair}" for pair in ECHO), f"--set=data={made.data}", f"--set=server.port={box.port}"]
+        options = [
+            *(f"--set={pair}" for pair in FAKE_ENGINES),
+            f"--set=data={made.data}",
+            f"--set=server.port={box.port}",
+        ]
         found = archived(*options, "--set=server.api_key=hunter22", f"--include={logs}", tmp_path=tmp_path)
     texts = {name.removeprefix("fault/"): text for name, text in found.items()}
     assert json.loads(texts["health.json"])["status"] == "ok"
@@ -344,7 +353,7 @@ def test_the_relay_says_again_what_a_container_may_say_and_ends_as_it_ends(tmp_p
     with subprocess.Popen(command, env=environ) as process:
         assert listener.next() == {"READY": "1", "STATUS": "ready"}
         process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 7
+        assert process.wait(TIMEOUT) == 7
 
 
 def placed(tmp_path: Path, *dropins: str) -> Path:

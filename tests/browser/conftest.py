@@ -21,7 +21,7 @@ import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-ECHO = ("vad.engine=fake", "turn_detection.engine=fake", "asr.engine=fake", "llm.engine=fake", "tts.engine=fake")
+FAKE_ENGINES = tuple(f"{role}.engine=fake" for role in ("vad", "turn_detection", "asr", "llm", "tts"))
 SWITCHES = (
     "--headless=new",
     "--no-sandbox",
@@ -50,7 +50,7 @@ def _browser_is_here() -> None:
 
 
 @dataclass
-class Served:
+class RunningServer:
     """A server in a child process."""
 
     url: str
@@ -65,10 +65,12 @@ class Served:
 
 
 @contextmanager
-def serving(folder: Path, *settings: str, until: str = "ready") -> Iterator[Served]:
+def serving(folder: Path, *settings: str, until: str = "ready") -> Iterator[RunningServer]:
     """Runs `chatapi serve` until the block ends; yields once the server prints the word `until` and its address."""
     folder.mkdir(exist_ok=True)
-    chosen = [part for setting in (*ECHO, "server.port=0", f"data={folder}", *settings) for part in ("--set", setting)]
+    chosen = [
+        part for setting in (*FAKE_ENGINES, "server.port=0", f"data={folder}", *settings) for part in ("--set", setting)
+    ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CHATAPI_")}
     command = [sys.executable, "-m", "chatapi", "serve", *chosen]
     with (
@@ -83,7 +85,7 @@ def serving(folder: Path, *settings: str, until: str = "ready") -> Iterator[Serv
         try:
             url = _address(process, until, folder / "log")
             watch.cancel()
-            yield Served(url, process)
+            yield RunningServer(url, process)
         finally:
             watch.cancel()
             process.terminate()

@@ -14,7 +14,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-PATIENCE = 60
+TIMEOUT = 60
 """Timeout of a wait, in seconds; a busy machine is slow."""
 LISTENER = """
     window.loudest = 0;
@@ -67,7 +67,7 @@ class Page:
         return self.one(selector).text
 
     def wait(self, condition: Callable[[], Any], what: str = "") -> Any:
-        return WebDriverWait(self.driver, PATIENCE, poll_frequency=0.05).until(lambda _: condition(), what)
+        return WebDriverWait(self.driver, TIMEOUT, poll_frequency=0.05).until(lambda _: condition(), what)
 
     def wait_for(self, selector: str, count: int = 1) -> WebElement:
         """The last of at least so many elements."""

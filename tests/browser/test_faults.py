@@ -28,8 +28,8 @@ def fault(page: Any, code: str) -> str:
 def test_missing_conversations_are_reported(serve: Serve, browse: Browse, tmp_path: Path) -> None:
     (tmp_path / "data0").mkdir()
     (tmp_path / "data0" / "history.sqlite3").write_bytes(b"damaged" * 1000)
-    with serve() as served:
-        page = browse(served.url)
+    with serve() as server:
+        page = browse(server.url)
         assert "set it aside" in fault(page, "history_set_aside")
         page.ask("it answers all the same")
         page.answered()
@@ -47,8 +47,8 @@ def test_denied_microphone_is_explained(browse: Browse, server: str) -> None:
 
 
 def test_insecure_address_is_explained(serve: Serve, browse: Browse) -> None:
-    with serve("server.hosts=box.test,127.0.0.1") as served:
-        url = served.url.replace("127.0.0.1", "box.test")
+    with serve("server.hosts=box.test,127.0.0.1") as server:
+        url = server.url.replace("127.0.0.1", "box.test")
         page = browse(url, GRANTED, "--host-resolver-rules=MAP box.test 127.0.0.1")
         page.press("#mic")
         assert "https" in fault(page, "insecure")
@@ -99,10 +99,10 @@ def occupied(url: str) -> Iterator[threading.Event]:
 
 
 def test_busy_box_is_retried(serve: Serve, browse: Browse) -> None:
-    with serve("limits.concurrent=1", "limits.queue=0", "fake.delay=0.05") as served:
-        page = browse(served.url)
+    with serve("limits.concurrent=1", "limits.queue=0", "fake.delay=0.05") as server:
+        page = browse(server.url)
         page.excuse("503")
-        with occupied(served.url) as leave:
+        with occupied(server.url) as leave:
             page.ask("is anybody there?")
             page.wait(lambda: "busy; trying again" in page.text(".answer .phase"))
             leave.set()
@@ -111,10 +111,10 @@ def test_busy_box_is_retried(serve: Serve, browse: Browse) -> None:
 
 
 def test_retries_of_a_busy_box_can_be_stopped(serve: Serve, browse: Browse) -> None:
-    with serve("limits.concurrent=1", "limits.queue=0", "fake.delay=0.05") as served:
-        page = browse(served.url)
+    with serve("limits.concurrent=1", "limits.queue=0", "fake.delay=0.05") as server:
+        page = browse(server.url)
         page.excuse("503")
-        with occupied(served.url):
+        with occupied(server.url):
             page.ask("is anybody there?")
             page.wait(lambda: "trying again" in page.text(".answer .phase"))
             page.press("#stop")
@@ -122,8 +122,8 @@ def test_retries_of_a_busy_box_can_be_stopped(serve: Serve, browse: Browse) -> N
 
 
 def test_page_waits_while_models_load(serve: Serve, browse: Browse) -> None:
-    with serve("fake.delay=0.15", until="listening") as served:
-        page = browse(served.url, ready=False)
+    with serve("fake.delay=0.15", until="listening") as server:
+        page = browse(server.url, ready=False)
         page.excuse("503")
         page.wait_for("#status[data-state=warming]")
         assert page.text("#status") == "Warming up"
@@ -131,8 +131,8 @@ def test_page_waits_while_models_load(serve: Serve, browse: Browse) -> None:
 
 
 def test_failure_midway_is_shown_in_place_of_the_answer(serve: Serve, browse: Browse) -> None:
-    with serve("fake.fault=raise") as served:
-        page = browse(served.url)
+    with serve("fake.fault=raise") as server:
+        page = browse(server.url)
         page.ask("hello")
         page.wait_for(".answer .fault")
         assert "Try again" in page.text(".answer .fault")
@@ -142,12 +142,12 @@ def test_failure_midway_is_shown_in_place_of_the_answer(serve: Serve, browse: Br
 
 
 def test_lost_connection_is_reported_and_can_be_retried(serve: Serve, browse: Browse) -> None:
-    with serve("fake.delay=0.1") as served:
-        page = browse(served.url)
+    with serve("fake.delay=0.1") as server:
+        page = browse(server.url)
         page.excuse("ERR_")
         page.ask(" ".join(["word"] * 100))
         page.wait(lambda: page.all(".answer .text") and page.text(".answer .text"))
-        served.kill()
+        server.kill()
         assert "The part that arrived" in fault(page, "broken_off")
         page.press(".answer .fault .ways button")
         assert "same network" in fault(page, "unreachable")
@@ -156,17 +156,17 @@ def test_lost_connection_is_reported_and_can_be_retried(serve: Serve, browse: Br
 
 
 def test_switched_off_box_is_shown_as_offline(serve: Serve, browse: Browse) -> None:
-    with serve() as served:
-        page = browse(served.url)
+    with serve() as server:
+        page = browse(server.url)
         page.excuse("ERR_")
-        served.kill()
+        server.kill()
         page.wait_for("#status[data-state=offline]")
         assert page.text("#status") == "The box cannot be reached"
 
 
 def test_text_field_has_the_limit_of_the_box(serve: Serve, browse: Browse) -> None:
-    with serve("limits.prompt_chars=20") as served:
-        page = browse(served.url)
+    with serve("limits.prompt_chars=20") as server:
+        page = browse(server.url)
         page.wait(lambda: page.run("return document.getElementById('prompt').maxLength") == 20)
         page.one("#prompt").send_keys("x" * 30)
         assert "left out" in fault(page, "field_full")
@@ -177,8 +177,8 @@ def test_text_field_has_the_limit_of_the_box(serve: Serve, browse: Browse) -> No
 
 
 def test_too_long_question_is_reported_and_put_back(serve: Serve, browse: Browse) -> None:
-    with serve("llama_cpp.context=300") as served:
-        page = browse(served.url)
+    with serve("llama_cpp.context=300") as server:
+        page = browse(server.url)
         page.excuse("413")
         question = "word " * 299 + "word"
         page.ask(question)
@@ -189,13 +189,13 @@ def test_too_long_question_is_reported_and_put_back(serve: Serve, browse: Browse
 
 
 def test_api_key_is_prompted_for_and_stored(serve: Serve, browse: Browse) -> None:
-    with serve("server.api_key=sesame") as served:
+    with serve("server.api_key=sesame") as server:
         page = browse("about:blank", ready=False)
         page.excuse("401")
         # The page's files may need the key too, for which a browser prompts by itself.
         page.devtools("Network.enable")
         page.devtools("Network.setExtraHTTPHeaders", headers={"Authorization": "Bearer sesame"})
-        page.open(served.url)
+        page.open(server.url)
         page.devtools("Network.setExtraHTTPHeaders", headers={})
         page.ask("hello")
         for entered, message in (("wrong", "The owner of this box"), ("sesame", "not accepted")):
@@ -212,8 +212,8 @@ def test_api_key_is_prompted_for_and_stored(serve: Serve, browse: Browse) -> Non
 
 
 def test_key_of_the_browser_prompt_is_enough(serve: Serve, browse: Browse) -> None:
-    with serve("server.api_key=sesame") as served:
-        page = browse(served.url.replace("http://", "http://anybody:sesame@"))
+    with serve("server.api_key=sesame") as server:
+        page = browse(server.url.replace("http://", "http://anybody:sesame@"))
         page.ask("hello")
         page.answered()
         assert not page.all("dialog[open]")

@@ -141,13 +141,13 @@ def test_timeline_labels_every_stage(page: Any) -> None:
 
 
 def test_stop_ends_answer_playback_and_turn(serve: Serve, browse: Browse) -> None:
-    with serve("fake.delay=0.1") as served:
-        page = browse(served.url)
+    with serve("fake.delay=0.1") as server:
+        page = browse(server.url)
         page.ask(" ".join(["One two three four five."] * 20))
         page.wait(lambda: page.all(".answer .text") and page.text(".answer .text"))
         page.press("#stop")
         assert "Stopped" in page.wait_for(".answer .aside").text
-        page.wait(lambda: served.get("/health")["turns"]["active"] == 0, "the server went on")
+        page.wait(lambda: server.get("/health")["turns"]["active"] == 0, "the server went on")
         assert not page.all(".answer.speaking")
         text = page.text(".answer .text")
         page.ask("again")

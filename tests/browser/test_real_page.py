@@ -57,8 +57,8 @@ def words(text: str) -> list[str]:
 
 def test_recorded_question_gets_a_spoken_answer(data: Path, browse: Callable[..., Any]) -> None:
     question = speech_file(data, QUESTION)
-    with serving(data, *REAL, *SMALL) as served:
-        page = browse(served.url, GRANTED, hears=question)
+    with serving(data, *REAL, *SMALL) as server:
+        page = browse(server.url, GRANTED, hears=question)
         page.press("#mic")
         page.recorded(SECONDS)
         page.press("#mic")
@@ -82,8 +82,8 @@ WITNESS = """
 def test_live_question_gets_a_spoken_answer(data: Path, browse: Callable[..., Any]) -> None:
     # The speech starts after the conversation is open; the browser repeats the file after the answer was played.
     question = speech_file(data, QUESTION, before=5, after=20)
-    with serving(data, *REAL, *SMALL) as served:
-        page = browse(served.url, GRANTED, hears=question)
+    with serving(data, *REAL, *SMALL) as server:
+        page = browse(server.url, GRANTED, hears=question)
         page.run(WITNESS)
         page.press("#talk")
         answer = page.answered()
@@ -94,14 +94,14 @@ def test_live_question_gets_a_spoken_answer(data: Path, browse: Callable[..., An
         assert {"transcript", "endpoint", "first_audio"} & set(marks)
         page.press("#live-end")
         conversation = page.run("return localStorage.getItem('chatapi.conversation')")
-        assert words(served.get(f"/conversations/{conversation}")["messages"][0]["text"])[:5] == words(QUESTION)[:5]
+        assert words(server.get(f"/conversations/{conversation}")["messages"][0]["text"])[:5] == words(QUESTION)[:5]
 
 
 def test_barge_in_stops_the_answer_at_the_played_position(data: Path, browse: Callable[..., Any]) -> None:
     # The browser repeats the file while the first answer still plays.
     question = speech_file(data, "Tell me a long story about a lighthouse.", before=5, after=4)
-    with serving(data, *REAL, *SMALL) as served:
-        page = browse(served.url, GRANTED, hears=question)
+    with serving(data, *REAL, *SMALL) as server:
+        page = browse(server.url, GRANTED, hears=question)
         page.press("#talk")
         answer = page.wait_for(".answer[data-interrupted]")
         shown = answer.find_element("css selector", ".text").text
@@ -110,6 +110,6 @@ def test_barge_in_stops_the_answer_at_the_played_position(data: Path, browse: Ca
         page.wait_for(".answer", 2)
         page.press("#live-end")
         conversation = page.run("return localStorage.getItem('chatapi.conversation')")
-        kept = served.get(f"/conversations/{conversation}")["messages"][1]["text"]
+        kept = server.get(f"/conversations/{conversation}")["messages"][1]["text"]
         # The last playback report is up to 100 ms old, and text normalization makes numbers longer.
         assert kept.endswith(" —") and abs(len(kept.split()) - len(shown.split())) <= 6

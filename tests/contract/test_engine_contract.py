@@ -32,7 +32,7 @@ from chatapi.engines import (
 from chatapi.engines.registry import ENGINES, entry, installed, load
 from chatapi.errors import ChatapiError, NotFound, Unprocessable
 from chatapi.settings import LlamaCppSettings, MlcSettings, OpenAIUpstreamSettings, Settings
-from conftest import model
+from conftest import installed_model
 from coqui_model import coqui_tts, made
 from mlc_model import compiled, mlc_llm
 from paths import CORPUS
@@ -65,7 +65,7 @@ CHAT = [
     PromptMessage("system", "You answer in one short sentence."),
     PromptMessage("user", "Tell me about the sea and the sky."),
 ]
-PATIENCE = 120
+TIMEOUT = 120
 """Seconds after which a thread counts as stuck."""
 
 
@@ -113,7 +113,7 @@ class Engine:
         elif name == "coqui":
             models = [made(settings.data / "made")]
         else:
-            models = [model(MODELS[name])] if entry(role, name).needs_model else []
+            models = [installed_model(MODELS[name])] if entry(role, name).needs_model else []
         self.files = [str(path) for each in models for path in each.files.values()]
         self.built = load(role, name)(settings, models)
 
@@ -169,7 +169,7 @@ def of(role: str) -> pytest.MarkDecorator:
 
 def in_threads(count: int, target: Callable[[], Any]) -> list[Any]:
     with ThreadPoolExecutor(count) as pool:
-        return [future.result(PATIENCE) for future in [pool.submit(target) for _ in range(count)]]
+        return [future.result(TIMEOUT) for future in [pool.submit(target) for _ in range(count)]]
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc tells what is mapped")

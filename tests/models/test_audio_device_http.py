@@ -17,7 +17,7 @@ import pytest
 
 from chatapi.audio import RATE, Samples, decode
 from chatapi.errors import NotReady, WrongMode
-from conftest import DEFAULTS, ECHO, PATIENCE, Served, model
+from conftest import DEFAULTS, FAKE_ENGINES, TIMEOUT, RunningServer, installed_model
 from paths import CORPUS
 from test_talk import Talking, said, talking, words
 from virtual_sound_card import Room, room
@@ -52,22 +52,22 @@ class Buttons:
 @pytest.mark.parametrize(
     "path", ["GET /audio-device", "POST /audio-device/press", "POST /audio-device/release", "POST /audio-device/wake"]
 )
-def test_without_an_audio_device_every_route_is_not_found(served: Served, path: str) -> None:
-    reply = served.client.request(*path.split())
+def test_without_an_audio_device_every_route_is_not_found(fake_server: RunningServer, path: str) -> None:
+    reply = fake_server.client.request(*path.split())
     assert (reply.status_code, reply.json()["code"]) == (404, "no_microphone")
 
 
-def test_buttons_return_the_state_or_a_problem(served: Served) -> None:
-    served.appliance.microphone = buttons = Buttons()
-    assert served.client.get("/audio-device").json() == buttons.health
-    assert served.client.post("/audio-device/press").json() == buttons.health
+def test_buttons_return_the_state_or_a_problem(fake_server: RunningServer) -> None:
+    fake_server.appliance.microphone = buttons = Buttons()
+    assert fake_server.client.get("/audio-device").json() == buttons.health
+    assert fake_server.client.post("/audio-device/press").json() == buttons.health
     assert buttons.pressed == ["press"]
-    rejected = served.client.post("/audio-device/wake")
+    rejected = fake_server.client.post("/audio-device/wake")
     assert (rejected.status_code, rejected.json()["code"]) == (409, "wrong_mode")
     assert rejected.json()["detail"] == "audio_device.mode is push_to_talk; this needs wake_word"
-    later = served.client.post("/audio-device/release")
+    later = fake_server.client.post("/audio-device/release")
     assert (later.status_code, later.headers["retry-after"]) == (503, "2")
-    foreign = served.client.post("/audio-device/press", headers={"Origin": "https://elsewhere.example"})
+    foreign = fake_server.client.post("/audio-device/press", headers={"Origin": "https://elsewhere.example"})
     assert foreign.status_code == 403
 
 
@@ -89,11 +89,11 @@ def serving_in(room: Room, data: Path, *chosen: str) -> Iterator[tuple[httpx.Cli
     running = Talking(process)
     try:
         url = running.wait("chatapi ready").rpartition(" ")[2]
-        with httpx.Client(base_url=url, timeout=PATIENCE) as client:
+        with httpx.Client(base_url=url, timeout=TIMEOUT) as client:
             yield client, running
         process.send_signal(signal.SIGTERM)
         # The server exits with the signal it received.
-        assert process.wait(PATIENCE) in (0, -signal.SIGTERM), running.lines
+        assert process.wait(TIMEOUT) in (0, -signal.SIGTERM), running.lines
     finally:
         process.kill()
         process.wait()
@@ -101,7 +101,7 @@ def serving_in(room: Room, data: Path, *chosen: str) -> Iterator[tuple[httpx.Cli
         process.stdout.close()
 
 
-def wait_until_asleep(client: httpx.Client, seconds: float = PATIENCE) -> None:
+def wait_until_asleep(client: httpx.Client, seconds: float = TIMEOUT) -> None:
     """Waits until the microphone is open and the state is asleep."""
     end = time.monotonic() + seconds
     while (now := client.get("/audio-device").json())["state"] != "asleep" or now["input"]["state"] != "ok":
@@ -109,7 +109,7 @@ def wait_until_asleep(client: httpx.Client, seconds: float = PATIENCE) -> None:
         time.sleep(0.02)
 
 
-def wait_for_state(client: httpx.Client, state: str, seconds: float = PATIENCE) -> None:
+def wait_for_state(client: httpx.Client, state: str, seconds: float = TIMEOUT) -> None:
     """Waits until the audio device reports that state."""
     end = time.monotonic() + seconds
     while (now := client.get("/audio-device").json())["state"] != state:
@@ -118,7 +118,7 @@ def wait_for_state(client: httpx.Client, state: str, seconds: float = PATIENCE) 
 
 
 def test_press_over_http_needs_the_api_key_and_starts_a_turn(room: Room, data: Path) -> None:
-    with serving_in(room, data, *ECHO, *KEY, "server.api_key=secret") as (client, _):
+    with serving_in(room, data, *FAKE_ENGINES, *KEY, "server.api_key=secret") as (client, _):
         assert client.post("/audio-device/press").status_code == 401
         client.headers["Authorization"] = "Bearer secret"
         wait_until_asleep(client)
@@ -156,7 +156,7 @@ def test_a_question_between_press_and_release_is_answered(room: Room, data: Path
 @pytest.mark.real
 @pytest.mark.alone
 def test_wake_word_wakes_it_until_silence(room: Room, data: Path) -> None:
-    model("okay_nabu")
+    installed_model("okay_nabu")
     question, other = clip("pause")[RATE:], decode(CORPUS / "made" / "005-piper-joe-0.92.flac").samples
     brief = ("llm.temperature=0", "llm.max_tokens=10", "audio_device.mode=wake_word", "audio_device.awake_seconds=5")
     with talking(room, data, *DEFAULTS, *brief) as talk:

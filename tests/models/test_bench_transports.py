@@ -20,7 +20,7 @@ from chatapi.errors import InternalError
 from chatapi.events import Interrupted, ResponseStarted, SpeechStarted, SpeechStopped, Transcript, TurnEnded
 from chatapi.interfaces.audio_device.realtime_link import parse_address
 from chatapi.settings import Settings
-from conftest import Served, tone
+from conftest import RunningServer, tone
 
 pytestmark = pytest.mark.anyio
 needs_pulse = pytest.mark.skipif(not sound_card.installed(), reason=sound_card.INSTALL)
@@ -31,13 +31,13 @@ def clip(seconds: float) -> Clip:
     return Clip("tone", tone(seconds), "a tone", "en", "made", "tone", "tune", "", None)
 
 
-def transport(served: Served) -> RealtimeTransport:
-    return RealtimeTransport(parse_address(served.url, None, None, served.appliance.settings.data))
+def transport(server: RunningServer) -> RealtimeTransport:
+    return RealtimeTransport(parse_address(server.url, None, None, server.appliance.settings.data))
 
 
 @pytest.mark.alone
-async def test_a_question_over_the_web_socket_is_timed(served: Served) -> None:
-    async with transport(served).open_harness() as room:
+async def test_a_question_over_the_web_socket_is_timed(fake_server: RunningServer) -> None:
+    async with transport(fake_server).open_harness() as room:
         found = await scenarios.question(room, clip(0.8))
         # Sooner, the same words would be taken for the echo of the answer.
         await room.wait(3)
@@ -51,8 +51,8 @@ async def test_a_question_over_the_web_socket_is_timed(served: Served) -> None:
     assert stopped.answered and stopped.at == pytest.approx(room.utterances[0][1], abs=0.1)
 
 
-async def test_an_interruption_over_the_web_socket_silences_the_answer(slow: Served) -> None:
-    async with transport(slow).open_harness() as room:
+async def test_an_interruption_over_the_web_socket_silences_the_answer(slow_server: RunningServer) -> None:
+    async with transport(slow_server).open_harness() as room:
         _, end = await room.say(tone(3), "a long tone")
         assert await room.until(lambda: room.speaker.first(end) is not None)
         start, _ = await room.say(tone(1.5, 660), "another")
@@ -62,9 +62,9 @@ async def test_an_interruption_over_the_web_socket_silences_the_answer(slow: Ser
         await room.answered(start)
 
 
-async def test_what_a_scene_raises_is_not_wrapped(served: Served) -> None:
+async def test_what_a_scene_raises_is_not_wrapped(fake_server: RunningServer) -> None:
     with pytest.raises(scenarios.ScenarioSkipped):
-        async with transport(served).open_harness() as room:
+        async with transport(fake_server).open_harness() as room:
             await scenarios.disturbance(room, tone(0.5), tone(0.2))
 
 
@@ -114,8 +114,8 @@ async def test_words_are_counted_live_and_as_a_file(echo: Any) -> None:
 
 @needs_pulse
 @pytest.mark.alone
-async def test_a_question_in_the_room_is_timed_by_the_recording(echo_settings: Make) -> None:
-    async with devices.open_devices(echo_settings()) as made:
+async def test_a_question_in_the_room_is_timed_by_the_recording(fake_settings: Make) -> None:
+    async with devices.open_devices(fake_settings()) as made:
         async with made.open_harness() as room:
             found = await scenarios.question(room, clip(0.8))
             await checked(room)
@@ -129,8 +129,8 @@ async def test_a_question_in_the_room_is_timed_by_the_recording(echo_settings: M
 
 
 @needs_pulse
-async def test_talk_that_ends_by_itself_is_told_with_its_last_words(echo_settings: Make) -> None:
-    broken = echo_settings("asr.engine=whisper_cpp", "asr.model=nothing")
+async def test_talk_that_ends_by_itself_is_told_with_its_last_words(fake_settings: Make) -> None:
+    broken = fake_settings("asr.engine=whisper_cpp", "asr.model=nothing")
     async with devices.open_devices(broken) as made:
         with pytest.raises(InternalError, match="ended by itself"):
             async with made.open_harness():

@@ -18,7 +18,7 @@ from chatapi.engines.asr.ctranslate2 import CTranslate2
 from chatapi.errors import ModelError
 from chatapi.settings import CTranslate2Settings as Table
 from chatapi.settings import Settings
-from conftest import model
+from conftest import installed_model
 from test_whisper import SOUNDS, clip
 
 pytestmark = pytest.mark.real
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def english() -> CTranslate2:
-    return CTranslate2(Settings(), [model("whisper-tiny.en-ct2")])
+    return CTranslate2(Settings(), [installed_model("whisper-tiny.en-ct2")])
 
 
 def heard(engine: CTranslate2, name: str) -> list[str]:
@@ -42,7 +42,7 @@ def test_a_cancelled_transcription_yields_nothing_and_the_engine_stays_usable(en
 
 
 def test_one_beam_transcribes_clear_speech(english: CTranslate2) -> None:
-    greedy = CTranslate2(Settings(ctranslate2=Table(beams=1, threads=1)), [model("whisper-tiny.en-ct2")])
+    greedy = CTranslate2(Settings(ctranslate2=Table(beams=1, threads=1)), [installed_model("whisper-tiny.en-ct2")])
     assert greedy.threads == 1
     assert heard(greedy, "en-quick_brown_fox") == heard(english, "en-quick_brown_fox")
 
@@ -65,7 +65,7 @@ def test_two_clips_at_once_have_the_transcripts_of_each_alone(english: CTranslat
 
 
 def test_the_threads_are_shared_by_the_slots() -> None:
-    given = [model("whisper-tiny.en-ct2")]
+    given = [installed_model("whisper-tiny.en-ct2")]
     assert [CTranslate2(Settings(ctranslate2=Table(slots=slots, threads=4)), given).threads for slots in (1, 2, 8)] == [
         4,
         2,
@@ -117,7 +117,7 @@ def test_a_long_clip_without_speech_has_no_transcript(english: CTranslate2, soun
     ],
 )
 def test_a_file_that_is_not_the_models_is_named(tmp_path: Path, file: str, content: bytes | None) -> None:
-    whole = model("whisper-tiny.en-ct2")
+    whole = installed_model("whisper-tiny.en-ct2")
     files = {name: Path(shutil.copy(path, tmp_path)) for name, path in whole.files.items()}
     files[file].unlink() if content is None else files[file].write_bytes(content)
     with pytest.raises(ModelError) as caught:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from chatapi.audio import decode, mel
 from chatapi.catalog import Catalog, ggml
 from chatapi.errors import ModelError
-from conftest import model as installed
+from conftest import installed_model
 from paths import CORPUS
 
 Array = npt.NDArray[Any]
@@ -243,7 +243,7 @@ def test_another_vocabulary_is_rejected(source: Path, tmp_path: Path, text: str,
 def loaded(model: str) -> Any:
     """An installed model in whisper.cpp."""
     pywhispercpp = pytest.importorskip("pywhispercpp.model")
-    (weights,) = installed(model).files.values()
+    (weights,) = installed_model(model).files.values()
     return pywhispercpp.Model(str(weights), n_threads=2, print_progress=False, print_realtime=False)
 
 

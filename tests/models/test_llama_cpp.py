@@ -16,7 +16,7 @@ from chatapi.engines import ContextOverflow, PromptMessage, Sampling, TokenChunk
 from chatapi.errors import EngineFailed, ModelError
 from chatapi.settings import SYSTEM, LlmSettings, Settings
 from chatapi.settings import LlamaCppSettings as Table
-from conftest import model as installed
+from conftest import installed_model
 
 pytest.importorskip("xllamacpp")
 from chatapi.engines.llm.llama_cpp import LlamaCpp
@@ -28,7 +28,7 @@ PARIS = "What is the capital of France?"
 
 def model(path: Path | None = None, **options: object) -> SimpleNamespace:
     """A model as the catalog would hand it over."""
-    file = path or next(iter(installed("smollm2-135m-instruct").files.values()))
+    file = path or next(iter(installed_model("smollm2-135m-instruct").files.values()))
     return SimpleNamespace(name="tiny", folder=file.parent, files={"model": file}, options=options)
 
 
@@ -317,7 +317,7 @@ print("answered", pieces[-1].finish_reason)
 @pytest.mark.real
 def test_truncating_the_file_of_a_loaded_model_does_not_stop_it(tmp_path: Path):
     file = tmp_path / "model.gguf"
-    shutil.copyfile(next(iter(installed("smollm2-135m-instruct").files.values())), file)
+    shutil.copyfile(next(iter(installed_model("smollm2-135m-instruct").files.values())), file)
     ran = subprocess.run([sys.executable, "-c", CUT, str(file)], capture_output=True, text=True, timeout=240)
     assert (ran.returncode, ran.stdout.split()[:1]) == (0, ["answered"]), ran.stderr[-2000:]
 

@@ -15,7 +15,7 @@ from openai import OpenAI
 
 from chatapi.audio import decode
 from chatapi.settings import SYSTEM
-from conftest import Served
+from conftest import RunningServer
 from test_real import recorded
 
 pytestmark = pytest.mark.real
@@ -34,8 +34,8 @@ PARIS = "What is the capital of France?"
 
 
 @pytest.fixture
-def client(box: Served) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{box.url}/v1", api_key="none", max_retries=0, timeout=60) as found:
+def client(real_server: RunningServer) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{real_server.url}/v1", api_key="none", max_retries=0, timeout=60) as found:
         yield found
 
 

@@ -18,7 +18,7 @@ from chatapi.catalog import InstalledModel
 from chatapi.errors import ModelError, NotFound
 from chatapi.settings import PiperSettings as Table
 from chatapi.settings import Settings
-from conftest import model as installed
+from conftest import installed_model
 
 piper = pytest.importorskip("piper")
 from chatapi.engines.tts.piper import LOADED_VOICES, PHONEMES_AT_ONCE, Piper  # noqa: E402
@@ -245,7 +245,7 @@ def test_any_text_is_synthesized(anna: Piper, text: str):
 
 @pytest.fixture(scope="module")
 def joe() -> InstalledModel:
-    return installed("en_US-joe-medium")
+    return installed_model("en_US-joe-medium")
 
 
 @pytest.mark.real

@@ -11,7 +11,7 @@ import pytest
 
 from chatapi.engines import onnx_providers as providers
 from chatapi.settings import OnnxSettings, Settings
-from conftest import model
+from conftest import installed_model
 
 TENSORRT, CUDA, CPU = (f"{name}ExecutionProvider" for name in ("Tensorrt", "CUDA", "CPU"))
 ALL = (TENSORRT, CUDA, CPU)
@@ -117,7 +117,7 @@ def test_a_model_that_nothing_can_load_raises_what_the_last_said(tmp_path: Path)
 def test_the_real_one_loads_a_model_with_what_it_has(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     import onnxruntime
 
-    [onnx] = [path for path in model("smart-turn-v3.2").files.values() if path.suffix == ".onnx"]
+    [onnx] = [path for path in installed_model("smart-turn-v3.2").files.values() if path.suffix == ".onnx"]
     caplog.set_level(logging.WARNING)
     made = providers.session(
         onnx, onnxruntime.SessionOptions(), Settings(data=tmp_path, onnx=OnnxSettings(provider="cpu"))

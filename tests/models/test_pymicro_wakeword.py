@@ -13,7 +13,7 @@ from chatapi.engines.tts.piper import Piper
 from chatapi.engines.wake_word.pymicro_wakeword import FRAME, PymicroWakeword
 from chatapi.errors import ModelError
 from chatapi.settings import Settings, WakeWordSettings
-from conftest import model
+from conftest import installed_model
 from paths import CORPUS
 
 pytestmark = pytest.mark.real
@@ -22,12 +22,12 @@ SILENCE = np.zeros(RATE // 2, np.float32)
 
 @pytest.fixture(scope="module")
 def nabu() -> PymicroWakeword:
-    return PymicroWakeword(Settings(), [model("okay_nabu")])
+    return PymicroWakeword(Settings(), [installed_model("okay_nabu")])
 
 
 @pytest.fixture(scope="module")
 def joe() -> Piper:
-    return Piper(Settings(), [model("en_US-joe-medium")])
+    return Piper(Settings(), [installed_model("en_US-joe-medium")])
 
 
 def spoken(piper: Piper, text: str) -> Samples:
@@ -62,7 +62,7 @@ def test_recorded_people_do_not_wake_it(nabu: PymicroWakeword) -> None:
 
 
 def test_another_wake_word_is_another_model(joe: Piper) -> None:
-    jarvis = PymicroWakeword(Settings(), [model("hey_jarvis")])
+    jarvis = PymicroWakeword(Settings(), [installed_model("hey_jarvis")])
     assert jarvis.words == "hey jarvis"
     assert times(jarvis, spoken(joe, "hey jarvis."))
     assert times(jarvis, spoken(joe, "okay nabu.")) == []
@@ -75,14 +75,17 @@ def test_the_blocks_may_have_any_size(nabu: PymicroWakeword) -> None:
 
 def test_the_threshold_is_the_models_unless_it_is_set(nabu: PymicroWakeword) -> None:
     assert nabu.threshold == 0.85
-    assert PymicroWakeword(Settings(wake_word=WakeWordSettings(threshold=0.5)), [model("okay_nabu")]).threshold == 0.5
+    assert (
+        PymicroWakeword(Settings(wake_word=WakeWordSettings(threshold=0.5)), [installed_model("okay_nabu")]).threshold
+        == 0.5
+    )
 
 
 def test_a_model_that_cannot_be_loaded_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="chatapi models"):
         PymicroWakeword(Settings(), [])
     (tmp_path / "other.tflite").write_bytes(b"something else")
-    good = model("okay_nabu")
+    good = installed_model("okay_nabu")
     with pytest.raises(ModelError, match="it is not a TensorFlow Lite file"):
         PymicroWakeword(Settings(), [dataclasses.replace(good, files={"other.tflite": tmp_path / "other.tflite"})])
     with pytest.raises(ModelError, match="needs words, threshold and window"):

@@ -78,8 +78,8 @@ def test_every_python_example_can_be_compiled(name: str) -> None:
 @pytest.mark.real
 def test_the_four_cases_work_as_they_stand(data: Path, tmp_path: Path) -> None:
     assert len(BLOCKS) == 6
-    with serving(settings.load([f"data={data}", "llm.temperature=0"], environ={}).settings) as served:
-        replies = [run(block, served.port, data, tmp_path) for block in BLOCKS]
+    with serving(settings.load([f"data={data}", "llm.temperature=0"], environ={}).settings) as server:
+        replies = [run(block, server.port, data, tmp_path) for block in BLOCKS]
         text, heard = json.loads(replies[1]), json.loads(replies[3])
     assert "Paris" in text["reply"]
     # The voice is another each time, and the recogniser the smallest.

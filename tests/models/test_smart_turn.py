@@ -9,7 +9,7 @@ from chatapi.audio import RATE, Samples, decode
 from chatapi.engines.turn_detection.smart_turn import SmartTurn
 from chatapi.errors import ModelError
 from chatapi.settings import Settings
-from conftest import model
+from conftest import installed_model
 from paths import CORPUS
 
 pytestmark = pytest.mark.real
@@ -19,7 +19,7 @@ PAUSE = np.zeros(RATE // 5, np.float32)
 
 @pytest.fixture(scope="module")
 def detector() -> SmartTurn:
-    return SmartTurn(Settings(), [model("smart-turn-v3.2")])
+    return SmartTurn(Settings(), [installed_model("smart-turn-v3.2")])
 
 
 def clip(name: str) -> Samples:

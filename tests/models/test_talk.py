@@ -20,7 +20,7 @@ from chatapi.bench.wer import words
 from chatapi.engines.asr.whisper_cpp import WhisperCpp
 from chatapi.engines.tts.piper import Piper
 from chatapi.settings import Settings
-from conftest import DEFAULTS, ECHO, PATIENCE, model, tone
+from conftest import DEFAULTS, FAKE_ENGINES, TIMEOUT, installed_model, tone
 from virtual_sound_card import Room, room
 
 __all__ = ["room"]
@@ -39,7 +39,7 @@ class Talking:
         for line in self.process.stdout:
             self.lines.append(line.rstrip())
 
-    def wait(self, start: str, count: int = 1, seconds: float = PATIENCE) -> str:
+    def wait(self, start: str, count: int = 1, seconds: float = TIMEOUT) -> str:
         """The line that begins so, once it is there."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -70,7 +70,7 @@ def talking(
         running.wait("listening")
         yield running
         process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE) == 0, running.lines
+        assert process.wait(TIMEOUT) == 0, running.lines
     finally:
         process.kill()
         process.wait()
@@ -80,12 +80,12 @@ def talking(
 
 
 def spoken(text: str) -> Samples:
-    piper = Piper(Settings(), [model("en_US-joe-medium")])
+    piper = Piper(Settings(), [installed_model("en_US-joe-medium")])
     return np.concatenate([part.at(RATE).samples for part in piper.synthesize(text, piper.voices[0].name)])
 
 
 def said(samples: Samples) -> list[str]:
-    whisper = WhisperCpp(Settings(), [model("whisper-tiny.en")])
+    whisper = WhisperCpp(Settings(), [installed_model("whisper-tiny.en")])
     sound = Audio(samples, 48_000).at(RATE).samples
     return words(" ".join(segment.text for segment in whisper.transcribe(sound, "en")))
 
@@ -104,7 +104,7 @@ def test_a_question_in_the_room_is_answered_in_the_room(room: Room, data: Path) 
 
 
 def test_echo_engines_talk_after_the_sound_server_died(room: Room, data: Path) -> None:
-    with talking(room, data, *ECHO) as talk:
+    with talking(room, data, *FAKE_ENGINES) as talk:
         room.play_into_microphone(np.concatenate([tone(0.6), np.zeros(RATE // 2, np.float32)])).wait()
         talk.wait("box: You said")
         room.kill()
@@ -119,7 +119,7 @@ def test_echo_engines_talk_after_the_sound_server_died(room: Room, data: Path) -
 
 def test_without_a_sound_device_it_says_so_and_waits(tmp_path: Path, data: Path) -> None:
     environment = {**os.environ, "PULSE_SERVER": "unix:/nowhere", "HOME": str(tmp_path), "COLUMNS": "200"}
-    options = [option for each in (f"data={data}", *ECHO) for option in ("--set", each)]
+    options = [option for each in (f"data={data}", *FAKE_ENGINES) for option in ("--set", each)]
     process = subprocess.Popen([sys.executable, "-m", "chatapi", "talk", *options], env=environment, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)  # fmt: skip
     try:
@@ -128,6 +128,6 @@ def test_without_a_sound_device_it_says_so_and_waits(tmp_path: Path, data: Path)
         assert process.poll() is None
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(PATIENCE)
+        process.wait(TIMEOUT)
         assert process.stdout is not None
         process.stdout.close()

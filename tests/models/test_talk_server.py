@@ -22,7 +22,7 @@ from chatapi.bench.wer import words as in_words
 from chatapi.interfaces.audio_device.realtime_link import RealtimeAddress, parse_address
 from chatapi.interfaces.audio_device.remote_session import RemoteConversation
 from chatapi.settings import AudioDeviceSettings, Settings
-from conftest import DEFAULTS, ECHO, Served, serving, tone, until
+from conftest import DEFAULTS, FAKE_ENGINES, RunningServer, serving, tone, until
 from test_talk import said, spoken, talking
 from virtual_sound_card import Room, room
 
@@ -98,7 +98,7 @@ def test_a_question_here_is_answered_by_the_box_there(room: Room, data: Path, tm
 
 
 def test_the_conversation_goes_on_after_the_box_died(room: Room, data: Path, tmp_path: Path) -> None:
-    with box_at_work(data, *ECHO) as box:
+    with box_at_work(data, *FAKE_ENGINES) as box:
         with talking(room, tmp_path / "laptop", words=("--server", f"http://127.0.0.1:{box.port}")) as talk:
             room.play_into_microphone(beep(0.6)).wait()
             talk.wait("box: You said")
@@ -116,7 +116,7 @@ def test_the_conversation_goes_on_after_the_box_died(room: Room, data: Path, tmp
 
 
 def test_enter_begins_and_ends_what_is_said(room: Room, data: Path, tmp_path: Path) -> None:
-    with box_at_work(data, *ECHO) as box:
+    with box_at_work(data, *FAKE_ENGINES) as box:
         words = ("--server", f"http://127.0.0.1:{box.port}")
         with talking(
             room, tmp_path / "laptop", "audio_device.mode=push_to_talk", words=words, stdin=subprocess.PIPE
@@ -134,9 +134,9 @@ def test_enter_begins_and_ends_what_is_said(room: Room, data: Path, tmp_path: Pa
 
 
 def test_a_box_that_does_not_let_in_ends_the_command_with_a_sentence(
-    room: Room, echo_settings: Callable[..., Settings], tmp_path: Path
+    room: Room, fake_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    with serving(echo_settings("server.api_key=sesame")) as running:
+    with serving(fake_settings("server.api_key=sesame")) as running:
         command = [sys.executable, "-m", "chatapi", "talk", "--server", running.url, "--set", f"data={tmp_path}"]
         refused = subprocess.run(command, env=room.environment, capture_output=True, text=True, timeout=120)
         assert refused.returncode == 2
@@ -230,10 +230,10 @@ class Talker:
 
 
 @pytest.mark.anyio
-async def test_speech_against_an_answer_holds_it_and_then_ends_it(served: Served, tmp_path: Path) -> None:
+async def test_speech_against_an_answer_holds_it_and_then_ends_it(fake_server: RunningServer, tmp_path: Path) -> None:
     pause = np.zeros(RATE // 2, np.float32)
     async with anyio.create_task_group() as group:
-        talker = Talker(group, parse_address(served.url, None, None, tmp_path))
+        talker = Talker(group, parse_address(fake_server.url, None, None, tmp_path))
         ears = talker.ears
         await talker.until("listening")
         link = talker.conversation._link
@@ -257,9 +257,9 @@ async def test_speech_against_an_answer_holds_it_and_then_ends_it(served: Served
 
 
 @pytest.mark.anyio
-async def test_what_is_sent_and_played_is_what_was_heard_and_said(served: Served, tmp_path: Path) -> None:
+async def test_what_is_sent_and_played_is_what_was_heard_and_said(fake_server: RunningServer, tmp_path: Path) -> None:
     async with anyio.create_task_group() as group:
-        talker = Talker(group, parse_address(served.url, None, None, tmp_path), "push_to_talk")
+        talker = Talker(group, parse_address(fake_server.url, None, None, tmp_path), "push_to_talk")
         await talker.until("listening")
         await talker.conversation.press()
         talker.ears.hear(tone(1.0))
@@ -281,10 +281,10 @@ async def test_what_is_sent_and_played_is_what_was_heard_and_said(served: Served
 
 @pytest.mark.anyio
 async def test_a_box_that_comes_back_without_memory_is_talked_with_anew(
-    echo_settings: Callable[..., Settings], tmp_path: Path
+    fake_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
     sound = (tone(0.8), np.zeros(RATE // 2, np.float32))
-    with serving(echo_settings()) as box:
+    with serving(fake_settings()) as box:
         async with anyio.create_task_group() as group:
             talker = Talker(group, parse_address(box.url, None, None, tmp_path))
             await talker.until("listening")

@@ -16,7 +16,7 @@ from chatapi.engines.asr.whisper import loops, repeats, too_fast
 from chatapi.engines.registry import load
 from chatapi.errors import Unprocessable
 from chatapi.settings import CTranslate2Settings, Settings, WhisperCppSettings
-from conftest import model, tone
+from conftest import installed_model, tone
 from paths import CORPUS
 
 REAL = CORPUS / "real"
@@ -35,18 +35,18 @@ def heard(engine: Any, samples: Samples, language: str | None = "en") -> str:
 
 @pytest.fixture(scope="module", params=ENGLISH)
 def english(request: pytest.FixtureRequest) -> Any:
-    return load("asr", request.param)(Settings(), [model(ENGLISH[request.param])])
+    return load("asr", request.param)(Settings(), [installed_model(ENGLISH[request.param])])
 
 
 @pytest.fixture(scope="module", params=MANY)
 def many(request: pytest.FixtureRequest) -> Any:
-    return load("asr", request.param)(Settings(), [model(MANY[request.param])])
+    return load("asr", request.param)(Settings(), [installed_model(MANY[request.param])])
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("name", ENGLISH)
 def test_a_short_clip_uses_a_trimmed_encoder_and_a_long_one_the_full_encoder(name: str) -> None:
-    trimmed, whole = (load("asr", name)(each, [model(ENGLISH[name])]) for each in (Settings(), WHOLE))
+    trimmed, whole = (load("asr", name)(each, [installed_model(ENGLISH[name])]) for each in (Settings(), WHOLE))
     assert 0 < trimmed.window(3 * RATE) == trimmed.window(8 * RATE) < 750
     assert trimmed.window(12 * RATE) == whole.window(3 * RATE) == 0
     assert words(heard(trimmed, clip("en-quick_brown_fox"))) == words(heard(whole, clip("en-quick_brown_fox")))

@@ -14,7 +14,7 @@ from chatapi.bench.wer import words
 from chatapi.engines.asr.whisper_cpp import WhisperCpp
 from chatapi.errors import ModelError
 from chatapi.settings import Settings
-from conftest import model
+from conftest import installed_model
 from paths import CORPUS
 
 pytestmark = pytest.mark.real
@@ -31,7 +31,7 @@ def heard(engine: WhisperCpp, samples: Samples, language: str | None = "en") -> 
 
 @pytest.fixture(scope="module")
 def english() -> WhisperCpp:
-    return WhisperCpp(Settings(), [model("whisper-tiny.en")])
+    return WhisperCpp(Settings(), [installed_model("whisper-tiny.en")])
 
 
 def test_stopping_inside_the_encoder_ends_it_and_leaves_it_usable(english: WhisperCpp) -> None:

@@ -33,7 +33,7 @@ from chatapi.client import (
 )
 from chatapi.client.connecting import ServerAddress
 from chatapi.settings import Settings
-from conftest import Served, serving, tone, until
+from conftest import RunningServer, serving, tone, until
 
 SPOKEN = wav(Audio(tone(1.0), RATE))
 LONG = "word. " * 1000
@@ -62,10 +62,10 @@ def test_importing_the_client_imports_nothing_of_the_server() -> None:
     assert all(name == "chatapi" or name.startswith("chatapi.client") for name in loaded)
 
 
-def test_the_four_cases(served: Served, tmp_path: Path) -> None:
+def test_the_four_cases(fake_server: RunningServer, tmp_path: Path) -> None:
     file = tmp_path / "question.wav"
     file.write_bytes(SPOKEN)
-    with Client(served.url) as box, file.open("rb") as opened:
+    with Client(fake_server.url) as box, file.open("rb") as opened:
         written = box.completion("good morning", max_tokens=20, temperature=0, seed=1)
         assert "good morning" in written.reply and written.transcript is None and written.audio is None
         assert written.usage.completion_tokens > 0 and written.timings["end"] is not None
@@ -79,10 +79,10 @@ def test_the_four_cases(served: Served, tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_same_without_blocking(served: Served, tmp_path: Path) -> None:
+async def test_the_same_without_blocking(fake_server: RunningServer, tmp_path: Path) -> None:
     file = tmp_path / "question.wav"
     file.write_bytes(SPOKEN)
-    async with AsyncClient(served.url) as box:
+    async with AsyncClient(fake_server.url) as box:
         assert await box.ready()
         assert "good morning" in (await box.completion("good morning")).reply
         answer = await box.completion(audio=file, reply="voice")
@@ -101,43 +101,43 @@ async def test_the_same_without_blocking(served: Served, tmp_path: Path) -> None
         assert await box.models() and await box.voices()
 
 
-def test_events_come_as_they_happen(slow: Served) -> None:
-    with Client(slow.url) as box, box.stream("one two three four") as events:
+def test_events_come_as_they_happen(slow_server: RunningServer) -> None:
+    with Client(slow_server.url) as box, box.stream("one two three four") as events:
         came: list[Event] = []
         for event in events:
             if isinstance(event, DeltaEvent) and not any(isinstance(before, DeltaEvent) for before in came):
-                assert slow.appliance.admission.used == 1, "the answer is still being written"
+                assert slow_server.appliance.admission.used == 1, "the answer is still being written"
             came.append(event)
     ended = came[-1]
     assert isinstance(ended, EndEvent)
     assert "".join(event.text for event in came if isinstance(event, DeltaEvent)).rstrip() == ended.completion.reply
 
 
-def test_a_spoken_answer_comes_as_it_is_spoken(slow: Served) -> None:
-    with Client(slow.url) as box, box.wav("One two three. Four five six. Seven eight nine.") as pieces:
+def test_a_spoken_answer_comes_as_it_is_spoken(slow_server: RunningServer) -> None:
+    with Client(slow_server.url) as box, box.wav("One two three. Four five six. Seven eight nine.") as pieces:
         first = next(pieces)
-        assert first.startswith(b"RIFF") and slow.appliance.admission.used == 1
+        assert first.startswith(b"RIFF") and slow_server.appliance.admission.used == 1
         assert len(b"".join(pieces)) > 1000
 
 
 @pytest.mark.anyio
-async def test_leaving_in_the_middle_stops_the_answer(slow: Served) -> None:
-    with Client(slow.url) as box:
+async def test_leaving_in_the_middle_stops_the_answer(slow_server: RunningServer) -> None:
+    with Client(slow_server.url) as box:
         with box.stream(LONG) as events:
             assert isinstance(next(events), StartEvent)
-        await until(lambda: slow.appliance.admission.used == 0)
+        await until(lambda: slow_server.appliance.admission.used == 0)
         assert box.ready(), "the next request works"
-    async with AsyncClient(slow.url) as other:
+    async with AsyncClient(slow_server.url) as other:
         async with other.stream(LONG) as coming:
             async for event in coming:
                 assert isinstance(event, StartEvent)
                 break
-        await until(lambda: slow.appliance.admission.used == 0)
+        await until(lambda: slow_server.appliance.admission.used == 0)
         assert await other.ready()
 
 
-def test_what_the_box_knows_and_keeps(served: Served) -> None:
-    with Client(served.url) as box:
+def test_what_the_box_knows_and_keeps(fake_server: RunningServer) -> None:
+    with Client(fake_server.url) as box:
         assert {model.role for model in box.models()} >= {"asr", "llm", "tts"}
         assert [voice.default for voice in box.voices()].count(True) == 1
         first = box.completion("remember")
@@ -151,8 +151,8 @@ def test_what_the_box_knows_and_keeps(served: Served) -> None:
         assert refusal(lambda: box.delete_conversation("../completion")).status == 404
 
 
-def test_what_cannot_be_asked_is_told_before_it_is_sent(served: Served, tmp_path: Path) -> None:
-    with Client(served.url) as box:
+def test_what_cannot_be_asked_is_told_before_it_is_sent(fake_server: RunningServer, tmp_path: Path) -> None:
+    with Client(fake_server.url) as box:
         for ask in (box.completion, lambda: box.completion("a", audio=b"b"), lambda: box.completion(audio=tmp_path)):
             assert refusal(ask).code == "bad_request"
         told = refusal(lambda: box.completion("  "))
@@ -183,10 +183,10 @@ def test_an_address_that_holds_a_key_is_told_without_it() -> None:
 
 
 def test_the_environment_says_where_and_with_what_key(
-    echo_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+    fake_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serving(echo_settings("server.api_key=schlüssel")) as served:
-        monkeypatch.setenv("CHATAPI_URL", served.url)
+    with serving(fake_settings("server.api_key=schlüssel")) as server:
+        monkeypatch.setenv("CHATAPI_URL", server.url)
         with Client() as box:
             told = refusal(box.ready)
             assert (told.code, told.status) == ("unauthorized", 401)
@@ -198,14 +198,14 @@ def test_the_environment_says_where_and_with_what_key(
 
 
 def test_a_key_without_the_scope_and_one_used_too_often_are_told(
-    echo_settings: Callable[..., Settings], data: Path
+    fake_settings: Callable[..., Settings], data: Path
 ) -> None:
     looks, few = auth.add(data, "looks", ["operate"]), auth.add(data, "few", ["talk"], rate=1)
-    with serving(echo_settings()) as served:
-        with Client(served.url, looks) as box:
+    with serving(fake_settings()) as server:
+        with Client(server.url, looks) as box:
             told = refusal(lambda: box.completion("hello"))
             assert (told.code, told.status) == ("scope_missing", 403)
-        with Client(served.url, few) as box:
+        with Client(server.url, few) as box:
             assert box.ready()
             told = refusal(box.ready)
             assert (told.code, told.status) == ("rate_limited", 429)
@@ -213,34 +213,34 @@ def test_a_key_without_the_scope_and_one_used_too_often_are_told(
 
 
 def test_a_box_that_still_loads_is_not_ready_and_says_when_to_come_back(
-    echo_settings: Callable[..., Settings],
+    fake_settings: Callable[..., Settings],
 ) -> None:
-    with serving(echo_settings(), load=False) as served, Client(served.url) as box:
+    with serving(fake_settings(), load=False) as server, Client(server.url) as box:
         assert not box.ready()
         told = refusal(lambda: box.completion("hello"))
         assert (told.code, told.status) == ("not_ready", 503)
         assert told.retry_after is not None
 
 
-def test_its_own_certificate_is_trusted_where_its_authority_is_given(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("server.tls=true")) as served:
-        with Client(served.url, verify=CertificateKeeper(served.appliance.settings.data).authority) as box:
+def test_its_own_certificate_is_trusted_where_its_authority_is_given(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings("server.tls=true")) as server:
+        with Client(server.url, verify=CertificateKeeper(server.appliance.settings.data).authority) as box:
             assert box.ready()
-        with Client(served.url) as box:
+        with Client(server.url) as box:
             assert refusal(box.ready).code == "unreachable"
 
 
 def test_whom_this_machine_trusts_is_trusted(
-    echo_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+    fake_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serving(echo_settings("server.tls=true")) as served:
-        monkeypatch.setenv("SSL_CERT_FILE", str(CertificateKeeper(served.appliance.settings.data).authority))
-        with Client(served.url) as box:
+    with serving(fake_settings("server.tls=true")) as server:
+        monkeypatch.setenv("SSL_CERT_FILE", str(CertificateKeeper(server.appliance.settings.data).authority))
+        with Client(server.url) as box:
             assert box.ready()
 
 
-def test_an_engine_that_fails_in_mid_answer_is_told(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("fake.fault=raise")) as served, Client(served.url) as box:
+def test_an_engine_that_fails_in_mid_answer_is_told(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings("fake.fault=raise")) as server, Client(server.url) as box:
         told = refusal(lambda: box.completion("hello"))
         assert (told.code, told.status) == ("engine_failed", 500)
         with box.stream("hello") as events:
@@ -252,7 +252,7 @@ def test_an_engine_that_fails_in_mid_answer_is_told(echo_settings: Callable[...,
 
 
 def test_the_command_asks_the_box_of_its_server(
-    echo_settings: Callable[..., Settings], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fake_settings: Callable[..., Settings], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     key, question, answer = auth.add(data, "laptop", ["talk"]), tmp_path / "question.wav", tmp_path / "answer.wav"
     question.write_bytes(SPOKEN)
@@ -264,16 +264,16 @@ def test_the_command_asks_the_box_of_its_server(
         assert left.value.code == status, told.err
         return told.out, told.err
 
-    with serving(echo_settings("server.tls=true")) as served:
-        there = ("--server", served.url, "--key", key)
+    with serving(fake_settings("server.tls=true")) as server:
+        there = ("--server", server.url, "--key", key)
         fingerprint = asked("hello", *there, status=2)[1].partition("--fingerprint ")[2].split()[0]
         out, err = asked("hello", *there, "--fingerprint", fingerprint)
         assert "hello" in out and "conversation: " in err
         out, err = asked(str(question), *there, "--reply", "voice", "--json", "-o", str(answer))
         assert Completion(**json.loads(out)).transcript and "transcript: " in err
         assert frames(answer.read_bytes())[0] > 0
-        _, err = asked("hello", "--server", served.url, "--key", "chatapi_wrong", status=2)
+        _, err = asked("hello", "--server", server.url, "--key", "chatapi_wrong", status=2)
         [told] = [line for line in err.splitlines() if line.startswith("chatapi: ")]
-        assert told.startswith(f"chatapi: {served.url}: an API key is required")
+        assert told.startswith(f"chatapi: {server.url}: an API key is required")
     assert "--server" in asked("hello", "--key", key, status=2)[1]
     assert "-o names the file" in asked("hello", *there, "-o", str(answer), status=2)[1]

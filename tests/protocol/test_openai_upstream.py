@@ -12,7 +12,7 @@ from chat_server import HELLO, Upstream, ask, delta, engine, events, response, s
 from chatapi.engines import ContextOverflow, PromptMessage, Sampling, TokenChunk, TokenUsage, Tool
 from chatapi.errors import EngineFailed, SettingsError, Unprocessable
 from chatapi.events import Token, ToolCall
-from conftest import model
+from conftest import installed_model
 
 USAGE = {
     "choices": [],
@@ -192,7 +192,7 @@ def llama_server() -> Iterator[tuple[str, str]]:
     """A real llama.cpp server on a loopback port: its address and API key."""
     xllamacpp = pytest.importorskip("xllamacpp")
     params = xllamacpp.CommonParams()
-    (params.model.path,) = map(str, model("smollm2-135m-instruct").files.values())
+    (params.model.path,) = map(str, installed_model("smollm2-135m-instruct").files.values())
     params.n_ctx, params.verbosity, params.api_keys = 512, -1, ["key"]
     server = xllamacpp.Server(params)
     yield f"{server.listening_address}/v1", "key"

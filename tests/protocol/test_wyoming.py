@@ -23,7 +23,7 @@ from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
 from chatapi.interfaces.wyoming import listeners
 from chatapi.settings import Settings
-from conftest import Running, tone
+from conftest import RunAppliance, tone
 from wyoming_peer import ask, audio_events, audio_of, open_to_wyoming, types, until
 
 pytestmark = pytest.mark.anyio
@@ -38,8 +38,8 @@ def tones(*seconds: float) -> Samples:
     return np.concatenate([SILENCE, *parts])
 
 
-async def test_describe_lists_programs_models_and_voices(echo: Running) -> None:
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_describe_lists_programs_models_and_voices(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
         [event] = await ask(port, Describe(), end=["info"])
     info = Info.from_event(event)
     [asr], [tts], [handle], [wake] = info.asr, info.tts, info.handle, info.wake
@@ -53,8 +53,8 @@ async def test_describe_lists_programs_models_and_voices(echo: Running) -> None:
     )
 
 
-async def test_box_without_a_wake_word_rejects_detection(echo: Running) -> None:
-    async with echo("wake_word.engine=pymicro_wakeword", "wake_word.model=alexa") as appliance:
+async def test_box_without_a_wake_word_rejects_detection(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("wake_word.engine=pymicro_wakeword", "wake_word.model=alexa") as appliance:
         async with open_to_wyoming(appliance) as (_, port):
             [event] = await ask(port, Describe(), end=["info"])
             assert Info.from_event(event).wake == []
@@ -63,8 +63,8 @@ async def test_box_without_a_wake_word_rejects_detection(echo: Running) -> None:
             assert appliance.health()["status"] == "ok"
 
 
-async def test_ping_is_answered_during_another_request(echo: Running) -> None:
-    async with echo("fake.delay=0.01") as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_ping_is_answered_during_another_request(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("fake.delay=0.01") as appliance, open_to_wyoming(appliance) as (_, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
             await client.write_event(Synthesize("One. Two. Three. Four.").event())
             await client.write_event(Ping("still there?").event())
@@ -76,10 +76,12 @@ async def test_ping_is_answered_during_another_request(echo: Running) -> None:
 @pytest.mark.parametrize(
     ("rate", "width", "channels"), [(16_000, 2, 1), (22_050, 2, 2), (48_000, 4, 2), (44_100, 3, 1), (8_000, 1, 1)]
 )
-async def test_audio_of_every_format_is_transcribed(echo: Running, rate: int, width: int, channels: int) -> None:
+async def test_audio_of_every_format_is_transcribed(
+    fake_appliance: RunAppliance, rate: int, width: int, channels: int
+) -> None:
     silence = np.zeros(rate, np.float32)
     samples = np.concatenate([silence, tone(1.5, rate=rate), silence])
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
         came = await ask(
             port, Transcribe(language="en"), *audio_events(samples, rate, width, channels), end=["transcript-stop"]
         )
@@ -89,8 +91,8 @@ async def test_audio_of_every_format_is_transcribed(echo: Running, rate: int, wi
     assert 1.5 < float(text.split()[1]) < 2.1
 
 
-async def test_transcript_is_streamed_during_speech(echo: Running) -> None:
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_transcript_is_streamed_during_speech(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
             start, *chunks, stop = audio_events(tones(1.0, 2.0))
             for each in (Transcribe(language="de"), start, *chunks):
@@ -106,21 +108,21 @@ async def test_transcript_is_streamed_during_speech(echo: Running) -> None:
     assert [round(float(word.split()[1])) for word in words] == [1, 2]
 
 
-async def test_silence_has_an_empty_transcript(echo: Running) -> None:
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_silence_has_an_empty_transcript(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
         came = await ask(port, Transcribe(context={"a": 1}), *audio_events(SILENCE), end=["transcript-stop"])
     assert types(came) == ["transcript-start", "transcript", "transcript-stop"]
     assert came[1].data == {"text": "", "context": {"a": 1}}
 
 
-async def test_language_may_have_a_region(echo: Running) -> None:
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_language_may_have_a_region(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
         came = await ask(port, Transcribe(language="de_DE"), *audio_events(tones(1.0)), end=["transcript"])
     assert came[-1].data["language"] == "de"
 
 
-async def test_text_is_synthesized_as_one_audio_stream(echo: Running) -> None:
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_text_is_synthesized_as_one_audio_stream(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
         came = await ask(port, Synthesize("One two three. Four five."), end=["audio-stop"])
     assert types(came) == ["audio-start", "audio-chunk", "audio-stop"]
     audio = audio_of(came)
@@ -132,16 +134,16 @@ async def test_text_is_synthesized_as_one_audio_stream(echo: Running) -> None:
     ("voice", "hertz"),
     [(None, 440), (SynthesizeVoice(name="fake-high"), 880), (SynthesizeVoice(language="en-GB"), 440)],
 )
-async def test_requested_voice_is_used(echo: Running, voice: SynthesizeVoice | None, hertz: int) -> None:
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_requested_voice_is_used(fake_appliance: RunAppliance, voice: SynthesizeVoice | None, hertz: int) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
         came = await ask(port, Synthesize("One two three four.", voice=voice), end=["audio-stop"])
     samples = audio_of(came).samples
     crossings = np.count_nonzero(np.diff(np.signbit(samples)))
     assert abs(crossings * RATE / len(samples) / 2 - hertz) < 30
 
 
-async def test_audio_is_sent_while_text_is_streamed(echo: Running) -> None:
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_audio_is_sent_while_text_is_streamed(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
             await client.write_event(SynthesizeStart(voice=SynthesizeVoice(name="fake")).event())
             for text in ("One two ", "three. Four"):
@@ -158,18 +160,18 @@ async def test_audio_is_sent_while_text_is_streamed(echo: Running) -> None:
             assert types(await until(client, "audio-stop")) == ["audio-start", "audio-chunk", "audio-stop"]
 
 
-async def test_long_text_may_be_sent_before_audio_is_read(echo: Running) -> None:
+async def test_long_text_may_be_sent_before_audio_is_read(fake_appliance: RunAppliance) -> None:
     words = [f"word{n} " for n in range(700)]
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
         came = await ask(
             port, SynthesizeStart(), *map(SynthesizeChunk, words), SynthesizeStop(), end=["synthesize-stopped"]
         )
     assert audio_of(came).seconds > 600 * 0.06
 
 
-async def test_wake_word_is_detected_every_time(echo: Running) -> None:
+async def test_wake_word_is_detected_every_time(fake_appliance: RunAppliance) -> None:
     samples = np.concatenate([tone(1.0), CALL, SILENCE, CALL, SILENCE])
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
             for each in (Detect(names=["fake"]), *audio_events(samples)[:-1]):
                 await client.write_event(each.event())
@@ -183,16 +185,16 @@ async def test_wake_word_is_detected_every_time(echo: Running) -> None:
     assert [each.timestamp for each in found] == pytest.approx([1020, 2320], abs=60)
 
 
-async def test_detection_has_the_timestamp_of_the_client(echo: Running) -> None:
+async def test_detection_has_the_timestamp_of_the_client(fake_appliance: RunAppliance) -> None:
     start, *chunks, stop = audio_events(np.concatenate([SILENCE, CALL]))
     timed = [AudioChunk(c.rate, c.width, c.channels, c.audio, 5_000_000 + n) for n, c in enumerate(chunks)]
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
         [found] = await ask(port, Detect(), start, *timed, stop, end=["detection", "not-detected"])
     assert 5_000_015 <= found.data["timestamp"] < 5_000_000 + len(chunks)
 
 
-async def test_turn_is_answered_as_a_stream(echo: Running) -> None:
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_turn_is_answered_as_a_stream(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
         came = await ask(port, Transcript("Hello box", context={"device_id": "kitchen"}), end=["handled-stop"])
     assert types(came) == ["handled-start", "handled-chunk", "handled", "handled-stop"]
     handled = Handled.from_event(came[-2])
@@ -201,9 +203,9 @@ async def test_turn_is_answered_as_a_stream(echo: Running) -> None:
     assert handled.context["conversation_id"] == came[0].data["context"]["conversation_id"]
 
 
-async def test_follow_up_continues_the_conversation(echo: Running) -> None:
+async def test_follow_up_continues_the_conversation(fake_appliance: RunAppliance) -> None:
     context = {"conversation_id": "01JD2Q0V3Z7M"}
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
         for words in ("First", "Second"):
             # Home Assistant creates the ids, and opens a connection for every turn.
             [*_, handled] = await ask(port, Transcript(words, context=context), end=["handled"])
@@ -215,8 +217,8 @@ async def test_follow_up_continues_the_conversation(echo: Running) -> None:
         assert [exchange.asked for exchange in again.exchanges] == ["Third"]
 
 
-async def test_rejected_turn_is_not_handled(echo: Running) -> None:
-    async with echo("fake.fault=raise") as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_rejected_turn_is_not_handled(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("fake.fault=raise") as appliance, open_to_wyoming(appliance) as (_, port):
         came = await ask(port, Transcript("one two"), end=["handled-stop"])
         assert types(came) == ["handled-start", "handled-chunk", "not-handled", "handled-stop"]
         assert "llm engine failed" in came[-2].data["text"]
@@ -225,8 +227,8 @@ async def test_rejected_turn_is_not_handled(echo: Running) -> None:
         assert 'chatapi_errors_total{code="engine_failed"} 1.0' in appliance.metrics.page().decode()
 
 
-async def test_one_connection_serves_several_requests(echo: Running) -> None:
-    async with echo() as appliance, open_to_wyoming(appliance) as (server, port):
+async def test_one_connection_serves_several_requests(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (server, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
             for each in (
                 Event("from-the-future", {"x": [1]}, b"bytes"),
@@ -248,11 +250,13 @@ async def test_one_connection_serves_several_requests(echo: Running) -> None:
     assert came == [*speech, *speech, "handled-start", "handled-chunk", "handled", "handled-stop", "info", *speech]
 
 
-async def test_unix_socket_works_too(echo: Running, echo_settings: Callable[..., Settings], data: Path) -> None:
+async def test_unix_socket_works_too(
+    fake_appliance: RunAppliance, fake_settings: Callable[..., Settings], data: Path
+) -> None:
     path = data / "wyoming.sock"
-    listening = listeners.open_listeners(echo_settings("wyoming.host=", f"wyoming.socket={path}"))
+    listening = listeners.open_listeners(fake_settings("wyoming.host=", f"wyoming.socket={path}"))
     assert [each.family for each in listening] == [socket.AF_UNIX]
-    async with echo() as appliance, open_to_wyoming(appliance, *listening) as (server, _):
+    async with fake_appliance() as appliance, open_to_wyoming(appliance, *listening) as (server, _):
         async with AsyncUnixClient(str(path)) as client:
             await client.write_event(Ping("hello").event())
             assert (await until(client, "pong"))[-1].data == {"text": "hello"}
@@ -261,8 +265,8 @@ async def test_unix_socket_works_too(echo: Running, echo_settings: Callable[...,
     assert not path.exists()
 
 
-async def test_while_models_load_requests_are_rejected(echo_settings: Callable[..., Settings]) -> None:
-    async with Appliance(echo_settings()).running() as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_while_models_load_requests_are_rejected(fake_settings: Callable[..., Settings]) -> None:
+    async with Appliance(fake_settings()).running() as appliance, open_to_wyoming(appliance) as (_, port):
         for request in (Describe(), Synthesize("Hello."), Transcribe()):
             [rejected] = await ask(port, request, end=["info"])
             assert (rejected.type, rejected.data["code"]) == ("error", "not_ready")

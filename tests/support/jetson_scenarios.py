@@ -8,7 +8,7 @@ from typing import Any
 
 from chatapi import settings
 from chatapi.cli.check.finding import CheckContext, Probe
-from conftest import ECHO
+from conftest import FAKE_ENGINES
 from test_board import written
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=timezone.utc)
@@ -21,7 +21,7 @@ def scene(files: dict[str, str], *chosen: str, environ: dict[str, str] | None = 
     root = written(here / "machine", files)
     for folder in (root, here / "data"):
         folder.mkdir(exist_ok=True)
-    loaded = settings.load([*ECHO, f"data={here}/data", *chosen], environ={}).settings
+    loaded = settings.load([*FAKE_ENGINES, f"data={here}/data", *chosen], environ={}).settings
     return CheckContext(loaded, root, environ or {}, **{"now": NOW, **more})
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from chatapi.audio import RATE, Audio, blocks, decode, wav, wav_header
 from chatapi.errors import BadInput, TooLarge
-from conftest import tone, written
+from conftest import encode_audio, tone
 
 
 def loudness(audio: Audio) -> float:
@@ -25,7 +25,7 @@ def loudness(audio: Audio) -> float:
 @pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000, 192_000])
 @pytest.mark.parametrize("codec", ["pcm_u8", "pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le"])
 def test_wav_of_any_depth_and_rate_sounds_the_same(codec: str, rate: int) -> None:
-    audio = decode(written(tone(0.5, rate=rate), rate, codec))
+    audio = decode(encode_audio(tone(0.5, rate=rate), rate, codec))
     assert audio.rate == RATE
     assert audio.seconds == pytest.approx(0.5, abs=0.01)
     assert loudness(audio) == pytest.approx(0.3 / np.sqrt(2), rel=0.03)
@@ -33,7 +33,7 @@ def test_wav_of_any_depth_and_rate_sounds_the_same(codec: str, rate: int) -> Non
 
 @pytest.mark.parametrize("channels", [1, 2, 6, 8])
 def test_channels_are_averaged(channels: int) -> None:
-    audio = decode(written(tone(0.5), RATE, "pcm_s16le", channels=channels))
+    audio = decode(encode_audio(tone(0.5), RATE, "pcm_s16le", channels=channels))
     assert loudness(audio) == pytest.approx(0.3 / np.sqrt(2), rel=0.02)
 
 
@@ -43,7 +43,7 @@ def test_channels_are_averaged(channels: int) -> None:
      ("wav", "pcm_mulaw"), ("wav", "adpcm_ms")],
 )  # fmt: skip
 def test_compressed_formats_are_read(container: str, codec: str) -> None:
-    audio = decode(written(tone(1.0, rate=48_000), 48_000, codec, container))
+    audio = decode(encode_audio(tone(1.0, rate=48_000), 48_000, codec, container))
     assert audio.seconds == pytest.approx(1.0, abs=0.1)
     assert loudness(audio) == pytest.approx(0.3 / np.sqrt(2), rel=0.1)
 
@@ -64,7 +64,7 @@ def test_a_stream_whose_length_is_not_known_is_read_to_its_end() -> None:
 def test_samples_that_are_no_numbers_are_silence() -> None:
     samples = tone(0.5)
     samples[100:200], samples[300] = np.nan, np.inf
-    audio = decode(written(samples, RATE, "pcm_f32le"))
+    audio = decode(encode_audio(samples, RATE, "pcm_f32le"))
     assert np.isfinite(audio.samples).all()
     assert np.abs(audio.samples).max() <= 1.0
 
@@ -118,7 +118,7 @@ def test_a_picture_is_not_a_sound() -> None:
 
 
 def test_audio_past_the_limit_is_rejected_without_decoding_the_rest() -> None:
-    long = written(np.zeros(RATE * 600, np.float32), RATE, "flac", "flac")
+    long = encode_audio(np.zeros(RATE * 600, np.float32), RATE, "flac", "flac")
     with pytest.raises(TooLarge, match="longer than 2 seconds") as refused:
         decode(long, limit=2)
     assert refused.value.code == "audio_too_long"
@@ -126,7 +126,7 @@ def test_audio_past_the_limit_is_rejected_without_decoding_the_rest() -> None:
 
 def test_a_long_file_comes_in_blocks(tmp_path: Path) -> None:
     file = tmp_path / "long.flac"
-    file.write_bytes(written(np.zeros(48_000 * 60, np.float32), 48_000, "flac", "flac"))
+    file.write_bytes(encode_audio(np.zeros(48_000 * 60, np.float32), 48_000, "flac", "flac"))
     sizes = [len(block) for block in blocks(file)]
     assert sum(sizes) == 60 * RATE
     assert max(sizes) < 10 * RATE

@@ -19,7 +19,7 @@ from chatapi.interfaces.audio_device import conversation as audio_device_convers
 from chatapi.interfaces.audio_device.chimes import Chime, chime
 from chatapi.interfaces.audio_device.conversation import LocalConversation
 from chatapi.interfaces.audio_device.devices import AudioDevices
-from conftest import PATIENCE, Running, tone
+from conftest import TIMEOUT, RunAppliance, tone
 
 pytestmark = pytest.mark.anyio
 BLOCK = 320
@@ -93,7 +93,7 @@ class Scene:
     def kinds(self) -> list[str]:
         return [kind for kind, _ in self.events if kind != "partial"]
 
-    async def until(self, holds: Callable[[], bool], seconds: float = PATIENCE) -> None:
+    async def until(self, holds: Callable[[], bool], seconds: float = TIMEOUT) -> None:
         with anyio.fail_after(seconds):
             while not holds():
                 await anyio.sleep(0.005)
@@ -103,8 +103,8 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(echo: Running, *settings: str) -> AsyncIterator[Scene]:
-    async with echo(*settings) as appliance, anyio.create_task_group() as group:
+async def scene(fake_appliance: RunAppliance, *settings: str) -> AsyncIterator[Scene]:
+    async with fake_appliance(*settings) as appliance, anyio.create_task_group() as group:
         made = Scene(appliance)
         await appliance.load((*ESSENTIAL, *made.box.roles))
         group.start_soon(made.box.run)
@@ -116,8 +116,8 @@ async def scene(echo: Running, *settings: str) -> AsyncIterator[Scene]:
 WAKE = ("audio_device.mode=wake_word", "audio_device.awake_seconds=2")
 
 
-async def test_asleep_speech_is_not_answered_or_transcribed(echo: Running) -> None:
-    async with scene(echo, *WAKE) as here:
+async def test_asleep_speech_is_not_answered_or_transcribed(fake_appliance: RunAppliance) -> None:
+    async with scene(fake_appliance, *WAKE) as here:
         assert here.events == [("listening", "a high tone")]
         here.room.say(tone(1.0))
         await anyio.sleep(0.5)
@@ -127,8 +127,10 @@ async def test_asleep_speech_is_not_answered_or_transcribed(echo: Running) -> No
         assert here.box._session is not None and here.box._session.seconds == 0
 
 
-async def test_wake_word_starts_a_conversation_that_continues_without_it_and_falls_asleep(echo: Running) -> None:
-    async with scene(echo, *WAKE) as here:
+async def test_wake_word_starts_a_conversation_that_continues_without_it_and_falls_asleep(
+    fake_appliance: RunAppliance,
+) -> None:
+    async with scene(fake_appliance, *WAKE) as here:
         here.room.say(CALL, np.zeros(RATE // 2, np.float32), tone(1.0))
         await here.until(lambda: "answer" in here.kinds())
         assert here.kinds()[:3] == ["listening", "awake", "transcript"]
@@ -143,8 +145,8 @@ async def test_wake_word_starts_a_conversation_that_continues_without_it_and_fal
         assert here.kinds().count("transcript") == 2
 
 
-async def test_wake_word_interrupts_an_answer(echo: Running) -> None:
-    async with scene(echo, *WAKE) as here:
+async def test_wake_word_interrupts_an_answer(fake_appliance: RunAppliance) -> None:
+    async with scene(fake_appliance, *WAKE) as here:
         here.room.say(CALL, tone(1.0))
         await here.until(lambda: "awake" in here.kinds())
         # In real time from here on, so that the answer does not end before it can be interrupted.
@@ -158,8 +160,8 @@ async def test_wake_word_interrupts_an_answer(echo: Running) -> None:
         await here.state("listening")
 
 
-async def test_without_a_speaker_it_also_falls_asleep(echo: Running) -> None:
-    async with scene(echo, *WAKE) as here:
+async def test_without_a_speaker_it_also_falls_asleep(fake_appliance: RunAppliance) -> None:
+    async with scene(fake_appliance, *WAKE) as here:
         here.room.state["output"] = {"state": "lost"}
         here.room.stuck = True
         await here.box.wake()
@@ -168,8 +170,10 @@ async def test_without_a_speaker_it_also_falls_asleep(echo: Running) -> None:
         assert here.box.health["state"] == "asleep"
 
 
-async def test_wake_button_replaces_the_wake_word_but_push_to_talk_is_the_wrong_mode(echo: Running) -> None:
-    async with scene(echo, *WAKE) as here:
+async def test_wake_button_replaces_the_wake_word_but_push_to_talk_is_the_wrong_mode(
+    fake_appliance: RunAppliance,
+) -> None:
+    async with scene(fake_appliance, *WAKE) as here:
         await here.box.wake()
         await here.box.wake()
         here.room.say(tone(1.0))
@@ -179,8 +183,8 @@ async def test_wake_button_replaces_the_wake_word_but_push_to_talk_is_the_wrong_
                 await button()
 
 
-async def test_repeated_press_and_release_start_and_end_one_turn(echo: Running) -> None:
-    async with scene(echo, "audio_device.mode=push_to_talk") as here:
+async def test_repeated_press_and_release_start_and_end_one_turn(fake_appliance: RunAppliance) -> None:
+    async with scene(fake_appliance, "audio_device.mode=push_to_talk") as here:
         assert here.box.health["state"] == "asleep"
         await here.box.release()
         await here.box.press()
@@ -198,8 +202,8 @@ async def test_repeated_press_and_release_start_and_end_one_turn(echo: Running) 
             await here.box.wake()
 
 
-async def test_a_key_held_too_long_is_released_automatically(echo: Running) -> None:
-    async with scene(echo, "audio_device.mode=push_to_talk", "live.turn_seconds=1.1") as here:
+async def test_a_key_held_too_long_is_released_automatically(fake_appliance: RunAppliance) -> None:
+    async with scene(fake_appliance, "audio_device.mode=push_to_talk", "live.turn_seconds=1.1") as here:
         since = time.monotonic()
         await here.box.press()
         here.room.say(tone(0.5))
@@ -208,18 +212,18 @@ async def test_a_key_held_too_long_is_released_automatically(echo: Running) -> N
         await here.until(lambda: "answer" in here.kinds())
 
 
-async def test_press_is_rejected_while_the_microphone_is_lost(echo: Running) -> None:
-    async with scene(echo, "audio_device.mode=push_to_talk") as here:
+async def test_press_is_rejected_while_the_microphone_is_lost(fake_appliance: RunAppliance) -> None:
+    async with scene(fake_appliance, "audio_device.mode=push_to_talk") as here:
         here.room.state["input"] = {"state": "lost", "error": "'Mic' is gone"}
         with pytest.raises(NotReady, match="'Mic' is gone"):
             await here.box.press()
 
 
 async def test_slow_response_plays_one_chime_that_does_not_count_as_playback(
-    echo: Running, monkeypatch: pytest.MonkeyPatch
+    fake_appliance: RunAppliance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audio_device_conversation, "THINKING_CHIME_SECONDS", 0.3)
-    async with scene(echo, "fake.delay=0.03") as here:
+    async with scene(fake_appliance, "fake.delay=0.03") as here:
         assert here.room.chimed("listening") == 1
         here.room.say(tone(1.0))
         await here.until(lambda: "answer" in here.kinds())
@@ -230,7 +234,7 @@ async def test_slow_response_plays_one_chime_that_does_not_count_as_playback(
         assert here.room.played / RATE - here.box._chime_seconds == pytest.approx(answer.playback.seconds, abs=0.02)
 
 
-async def test_end_of_speech_returns_to_listening(echo: Running) -> None:
-    async with scene(echo) as here:
+async def test_end_of_speech_returns_to_listening(fake_appliance: RunAppliance) -> None:
+    async with scene(fake_appliance) as here:
         here.box._update_state(SpeechStopped(1.0))
         assert here.box.state == "listening"

@@ -16,7 +16,7 @@ from chatapi.bench.live.in_process import InProcessTransport
 from chatapi.bench.live.timeline import drawn, timeline
 from chatapi.bench.recognition import CORPUS
 from chatapi.events import ResponseStarted
-from conftest import Running, tone
+from conftest import RunAppliance, tone
 
 pytestmark = pytest.mark.anyio
 
@@ -25,8 +25,8 @@ def clip(seconds: float) -> Clip:
     return Clip("tone", tone(seconds), "a tone", "en", "made", "tone", "tune", "", None)
 
 
-async def test_a_question_is_timed_from_its_last_sound_to_the_answers_first(echo: Running) -> None:
-    async with echo() as appliance, InProcessTransport(appliance.live).open_harness() as room:
+async def test_a_question_is_timed_from_its_last_sound_to_the_answers_first(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, InProcessTransport(appliance.live).open_harness() as room:
         found = await scenarios.question(room, clip(0.8))
         assert found.asked.startswith("heard")
         # No sooner than the silence that ends a turn.
@@ -40,21 +40,21 @@ async def test_a_question_is_timed_from_its_last_sound_to_the_answers_first(echo
     assert colours.count("#e91") > 5
 
 
-async def test_what_was_not_staged_counts_for_nothing(echo: Running) -> None:
-    async with echo() as appliance, InProcessTransport(appliance.live).open_harness() as room:
+async def test_what_was_not_staged_counts_for_nothing(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, InProcessTransport(appliance.live).open_harness() as room:
         # The echo model's answer is over before anybody could interrupt it.
         with pytest.raises(scenarios.ScenarioSkipped):
             await scenarios.disturbance(room, tone(0.5), tone(0.2))
     assert np.isnan(scenarios.share([]))
 
 
-async def test_questions_at_the_end_of_an_answer_are_counted(echo: Running) -> None:
+async def test_questions_at_the_end_of_an_answer_are_counted(fake_appliance: RunAppliance) -> None:
     async def question(answer: str) -> Samples:
         assert answer.startswith("You said: ")
         return np.random.default_rng(5).normal(0, 0.2, RATE).astype(np.float32)
 
     async with (
-        echo("live.min_interruption_ms=64") as appliance,
+        fake_appliance("live.min_interruption_ms=64") as appliance,
         InProcessTransport(appliance.live, hurry=True).open_harness() as room,
     ):
         random = np.random.default_rng(4)
@@ -89,20 +89,23 @@ def hesitation() -> Hesitation:
 
 
 @pytest.mark.alone
-async def test_a_pause_is_waited_for_taken_back_or_spoken_into(echo: Running) -> None:
+async def test_a_pause_is_waited_for_taken_back_or_spoken_into(fake_appliance: RunAppliance) -> None:
     async with (
-        echo("live.min_endpointing_delay_ms=900") as appliance,
+        fake_appliance("live.min_endpointing_delay_ms=900") as appliance,
         InProcessTransport(appliance.live).open_harness() as room,
     ):
         assert await scenarios.hesitation(room, hesitation(), 0.4, patience=3) is scenarios.PauseResult.WAITED
-    async with echo("fake.delay=0.15") as appliance, InProcessTransport(appliance.live).open_harness() as room:
+    async with (
+        fake_appliance("fake.delay=0.15") as appliance,
+        InProcessTransport(appliance.live).open_harness() as room,
+    ):
         assert await scenarios.hesitation(room, hesitation(), 0.55, patience=3) is scenarios.PauseResult.TAKEN_BACK
-    async with echo() as appliance, InProcessTransport(appliance.live).open_harness() as room:
+    async with fake_appliance() as appliance, InProcessTransport(appliance.live).open_harness() as room:
         assert await scenarios.hesitation(room, hesitation(), 1.0, patience=3) is scenarios.PauseResult.CUT_OFF
 
 
-async def test_the_same_pauses_are_judged_by_silence_and_by_sound_alone(echo: Running) -> None:
-    async with echo() as appliance:
+async def test_the_same_pauses_are_judged_by_silence_and_by_sound_alone(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance:
         await appliance.engines.turn_detection.open()
         fates = [scenarios.PauseResult.WAITED, scenarios.PauseResult.CUT_OFF, scenarios.PauseResult.TAKEN_BACK]
         found = [row.value async for row in pauses.rows(fates, [hesitation()] * 3, appliance.engines.turn_detection)]

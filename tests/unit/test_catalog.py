@@ -19,8 +19,8 @@ AT_ONCE = (0.0,)
 
 @pytest.fixture
 def depot() -> Iterator[Depot]:
-    with opened() as served:
-        yield served
+    with opened() as server:
+        yield server
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from user_models import CONTENT, state
 
 @pytest.fixture
 def depot() -> Iterator[Depot]:
-    with opened() as served:
-        yield served
+    with opened() as server:
+        yield server
 
 
 @pytest.fixture

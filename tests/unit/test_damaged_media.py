@@ -11,7 +11,7 @@ import pytest
 
 from chatapi.audio import RATE, Audio, decode, wav
 from chatapi.errors import BadInput
-from conftest import tone, written
+from conftest import encode_audio, tone
 
 SECONDS = 3.0
 ENCODINGS = {
@@ -27,7 +27,7 @@ ENCODINGS = {
 
 def recorded(name: str, rate: int = 48_000, channels: int = 1, seconds: float = SECONDS) -> bytes:
     codec, container = ENCODINGS[name]
-    return written(tone(seconds, rate=rate), rate, codec, container, channels)
+    return encode_audio(tone(seconds, rate=rate), rate, codec, container, channels)
 
 
 def audible(audio: Audio) -> float:
@@ -146,7 +146,7 @@ def test_a_truncated_fragmented_mp4_is_decoded_so_far(kept: float) -> None:
 )  # fmt: skip
 def test_containers_of_recorders_and_players_are_read(container: str, codec: str) -> None:
     rate, channels = (44_100, 2) if container in ("flv", "asf") else (48_000, 1)
-    file = written(tone(SECONDS, rate=rate), rate, codec, container, channels)
+    file = encode_audio(tone(SECONDS, rate=rate), rate, codec, container, channels)
     assert audible(decode(file)) == pytest.approx(SECONDS, abs=0.15)
 
 

@@ -11,7 +11,7 @@ import pytest
 from chatapi.audio import RATE, Audio, blocks, decode, duration, wav
 from chatapi.errors import BadInput, ChatapiError, Unprocessable
 from chatapi.system import sandbox
-from conftest import Served, tone, written
+from conftest import RunningServer, encode_audio, tone
 
 NO_CODEC = struct.pack(
     "<4sI4s4sIHHIIHH4sI64s",
@@ -116,7 +116,7 @@ def test_impossible_tables_are_rejected_before_the_decoder_sees_them(name: str) 
 @pytest.mark.parametrize("cut", [0.999, 0.9, 0.5])
 def test_an_mp4_with_its_tables_in_front_and_a_cut_tail_passes_the_check(cut: float) -> None:
     """What is left of it may be damaged, and that is the decoder's to say."""
-    whole = written(tone(20.0, rate=48_000), 48_000, "aac", "mp4")
+    whole = encode_audio(tone(20.0, rate=48_000), 48_000, "aac", "mp4")
     tables, media = whole.index(b"moov") - 4, whole.index(b"mdat") - 4
     assert media < tables
     front = whole[:media] + whole[tables:] + whole[media:tables]
@@ -128,7 +128,7 @@ def test_an_mp4_with_its_tables_in_front_and_a_cut_tail_passes_the_check(cut: fl
 
 def test_uncompressed_mov_passes_the_check() -> None:
     """Each sample has few bytes there, so that the tables state nearly as many as the file has bytes."""
-    assert decode(written(tone(2.0), RATE, "pcm_u8", "mov")).seconds == pytest.approx(2.0)
+    assert decode(encode_audio(tone(2.0), RATE, "pcm_u8", "mov")).seconds == pytest.approx(2.0)
 
 
 def test_a_native_crash_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,11 +176,13 @@ def test_the_source_stays_open_and_where_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", [NO_CODEC, BOMBS["stsz"], BOMBS["ctts"]], ids=["codec", "stsz", "ctts"])
-def test_a_server_answers_after_media_that_would_take_it_down(one: Served, file: bytes) -> None:
+def test_a_server_answers_after_media_that_would_take_it_down(shared_server: RunningServer, file: bytes) -> None:
     for _ in range(3):
-        turn = one.client.post("/completion", content=file, headers={"content-type": "audio/wav"})
+        turn = shared_server.client.post("/completion", content=file, headers={"content-type": "audio/wav"})
         assert turn.status_code in (400, 422)
         assert turn.json()["code"] in ("bad_audio", "decoder_out_of_memory")
-        upload = one.client.post("/v1/audio/transcriptions", data={"model": "default"}, files={"file": ("a.wav", file)})
+        upload = shared_server.client.post(
+            "/v1/audio/transcriptions", data={"model": "default"}, files={"file": ("a.wav", file)}
+        )
         assert upload.status_code in (400, 422)
-    assert one.client.get("/ready").status_code == 200
+    assert shared_server.client.get("/ready").status_code == 200

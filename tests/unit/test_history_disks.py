@@ -15,7 +15,7 @@ import pytest
 
 from chatapi.errors import NotFound, StorageError
 from chatapi.storage.history import RETRY_SECONDS, ConversationHistory
-from conftest import ECHO
+from conftest import FAKE_ENGINES
 from test_history_faults import Pause, asked, codes, garbage, say
 from test_service import free_port
 
@@ -138,7 +138,7 @@ def test_serve_starts_and_answers_where_nothing_can_be_written(small: Path, tmp_
     garbage(small / "history.sqlite3")
     subprocess.run(["mount", "-o", "remount,ro", small], check=True)
     port = free_port()
-    chosen = [*ECHO, f"data={small}", f"server.port={port}", "server.tls=true", "log.audit=true"]
+    chosen = [*FAKE_ENGINES, f"data={small}", f"server.port={port}", "server.tls=true", "log.audit=true"]
     command = [sys.executable, "-m", "chatapi", "serve", *(f"--set={each}" for each in chosen)]
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log)

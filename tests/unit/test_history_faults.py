@@ -19,7 +19,7 @@ from chatapi.errors import NotFound, NotReady
 from chatapi.settings import Settings
 from chatapi.storage.history import RETRY_SECONDS, ConversationHistory, ConversationState, SavedExchange
 from chatapi.storage.history.store import kind_of
-from conftest import Served, serving
+from conftest import RunningServer, serving
 
 
 class Pause:
@@ -344,10 +344,10 @@ def test_what_an_error_means_for_the_file(told: str, kind: str) -> None:
 
 
 def test_a_box_with_a_damaged_store_starts_answers_and_tells(
-    echo_settings: Callable[..., Settings], data: Path
+    fake_settings: Callable[..., Settings], data: Path
 ) -> None:
     garbage(data / "history.sqlite3")
-    with serving(echo_settings()) as box:
+    with serving(fake_settings()) as box:
         ready = box.client.get("/ready").json()
         assert ready["ready"] and [each["code"] for each in ready["warnings"]] == ["history_set_aside"]
         assert str(data) not in str(ready)
@@ -356,26 +356,26 @@ def test_a_box_with_a_damaged_store_starts_answers_and_tells(
         assert "kept" not in box.client.post("/completion", json={"prompt": "hello"}).json()
 
 
-def test_a_box_whose_store_is_locked_answers_and_tells_each_caller(served: Served) -> None:
-    first = served.client.post("/completion", json={"prompt": "hello"}).json()
-    file = served.appliance.settings.data / "history.sqlite3"
+def test_a_box_whose_store_is_locked_answers_and_tells_each_caller(fake_server: RunningServer) -> None:
+    first = fake_server.client.post("/completion", json={"prompt": "hello"}).json()
+    file = fake_server.appliance.settings.data / "history.sqlite3"
     with locked(file):
         asked_again = {"prompt": "and?", "conversation": first["conversation"]}
-        second = served.client.post("/completion", json=asked_again).json()
+        second = fake_server.client.post("/completion", json=asked_again).json()
         assert second["kept"] is False and second["reply"]
-        voice = served.client.post("/completion", json=asked_again, headers={"Accept": "audio/wav"})
+        voice = fake_server.client.post("/completion", json=asked_again, headers={"Accept": "audio/wav"})
         assert voice.headers["x-chatapi-kept"] == "false"
-        events = served.client.post("/completion", json={**asked_again, "stream": True}).text
+        events = fake_server.client.post("/completion", json={**asked_again, "stream": True}).text
         assert '"kept": false' in events or '"kept":false' in events
-        assert [each["code"] for each in served.client.get("/ready").json()["warnings"]] == ["history_not_kept"]
-        assert served.client.get("/health").json()["status"] == "degraded"
-        assert "chatapi_history_kept 0.0" in served.client.get("/metrics").text
-        assert len(served.client.get(f"/conversations/{first['conversation']}").json()["messages"]) == 8
-        refused = served.client.delete(f"/conversations/{first['conversation']}")
+        assert [each["code"] for each in fake_server.client.get("/ready").json()["warnings"]] == ["history_not_kept"]
+        assert fake_server.client.get("/health").json()["status"] == "degraded"
+        assert "chatapi_history_kept 0.0" in fake_server.client.get("/metrics").text
+        assert len(fake_server.client.get(f"/conversations/{first['conversation']}").json()["messages"]) == 8
+        refused = fake_server.client.delete(f"/conversations/{first['conversation']}")
         assert (refused.status_code, refused.json()["code"]) == (503, "history_locked")
         assert refused.headers["retry-after"]
-    assert served.client.delete(f"/conversations/{first['conversation']}").status_code == 204
-    assert served.client.get("/ready").json() == {"ready": True}
+    assert fake_server.client.delete(f"/conversations/{first['conversation']}").status_code == 204
+    assert fake_server.client.get("/ready").json() == {"ready": True}
 
 
 def test_the_set_aside_file_stays_private(folder: Path, opened: Callable[..., ConversationHistory]) -> None:

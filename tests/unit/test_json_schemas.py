@@ -14,7 +14,7 @@ from chatapi.errors import Unprocessable
 from chatapi.services.turns.tool_call_parser import generate
 from chatapi.settings import LlamaCppSettings as Table
 from chatapi.settings import Settings
-from conftest import model as installed
+from conftest import installed_model
 
 Schema = dict[str, Any]
 
@@ -170,7 +170,7 @@ def llama() -> Any:
     pytest.importorskip("xllamacpp")
     from chatapi.engines.llm.llama_cpp import LlamaCpp
 
-    engine = LlamaCpp(Settings(llama_cpp=Table(context=1024, slots=1)), [installed("smollm2-135m-instruct")])
+    engine = LlamaCpp(Settings(llama_cpp=Table(context=1024, slots=1)), [installed_model("smollm2-135m-instruct")])
     yield engine
     engine.close()
 

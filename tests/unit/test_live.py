@@ -33,7 +33,7 @@ from chatapi.services.live import LiveSession, SessionOptions
 from chatapi.services.speech import synthesis
 from chatapi.services.transcription.segmenter import FRAME
 from chatapi.services.transcription.transcriber import TranscriptText
-from conftest import Running, tone, until
+from conftest import RunAppliance, tone, until
 
 pytestmark = pytest.mark.anyio
 E = TypeVar("E")
@@ -66,8 +66,10 @@ class Talk:
 
 
 @asynccontextmanager
-async def talking(echo: Running, *more: str, options: SessionOptions | None = None) -> AsyncIterator[Talk]:
-    async with echo(*more) as appliance, appliance.live.session(options) as (session, events):
+async def talking(
+    fake_appliance: RunAppliance, *more: str, options: SessionOptions | None = None
+) -> AsyncIterator[Talk]:
+    async with fake_appliance(*more) as appliance, appliance.live.session(options) as (session, events):
         talk = Talk(appliance, session)
 
         async def collect() -> None:
@@ -80,8 +82,8 @@ async def talking(echo: Running, *more: str, options: SessionOptions | None = No
             group.cancel_scope.cancel()
 
 
-async def test_utterance_is_answered_with_speech_after_its_pause(echo: Running) -> None:
-    async with talking(echo) as talk:
+async def test_utterance_is_answered_with_speech_after_its_pause(fake_appliance: RunAppliance) -> None:
+    async with talking(fake_appliance) as talk:
         await talk.say(silence(0.5), tone(0.8), silence(0.5))
         await talk.come(TurnEnded)
         order = [type(event) for event in talk.events if not (isinstance(event, Transcript) and not event.final)]
@@ -97,8 +99,8 @@ async def test_utterance_is_answered_with_speech_after_its_pause(echo: Running) 
         assert [exchange.answered for exchange in kept.exchanges] == [text]
 
 
-async def test_short_pause_does_not_end_a_turn(echo: Running) -> None:
-    async with talking(echo, "live.min_endpointing_delay_ms=500") as talk:
+async def test_short_pause_does_not_end_a_turn(fake_appliance: RunAppliance) -> None:
+    async with talking(fake_appliance, "live.min_endpointing_delay_ms=500") as talk:
         await talk.say(tone(0.6), silence(0.25), tone(0.6), silence(0.8))
         await talk.come(TurnEnded)
         assert len(talk.all(SpeechStopped)) == 1
@@ -107,10 +109,12 @@ async def test_short_pause_does_not_end_a_turn(echo: Running) -> None:
         assert float(transcripts[0].split()[1]) > 1.4
 
 
-async def test_short_pauses_during_a_decode_do_not_lose_words(echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_short_pauses_during_a_decode_do_not_lose_words(
+    fake_appliance: RunAppliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # While the first words are still being decoded; each pause and the speech after it are too short for a new decode.
     stammer = np.concatenate([np.concatenate([tone(0.064), silence(0.064)]) for _ in range(6)])
-    async with talking(echo, "live.partial_ms=5000") as talk:
+    async with talking(fake_appliance, "live.partial_ms=5000") as talk:
         engine = talk.appliance.engines.asr.engine
         transcribe = engine.transcribe
         monkeypatch.setattr(engine, "transcribe", lambda *given: time.sleep(1) or transcribe(*given))
@@ -119,8 +123,8 @@ async def test_short_pauses_during_a_decode_do_not_lose_words(echo: Running, mon
         assert float(talk.all(ResponseStarted)[-1].user_text.split()[1]) > 1.25
 
 
-async def test_resumed_speech_before_playback_extends_the_turn(echo: Running) -> None:
-    async with talking(echo, "fake.delay=0.15") as talk:
+async def test_resumed_speech_before_playback_extends_the_turn(fake_appliance: RunAppliance) -> None:
+    async with talking(fake_appliance, "fake.delay=0.15") as talk:
         await talk.say(tone(0.6), silence(0.5), tone(0.6), silence(0.4))
         await talk.come(TurnEnded)
         assert talk.all(Interrupted)[0] == Interrupted(0.0, "", retracted=True)
@@ -136,8 +140,8 @@ async def play_long_answer(talk: Talk) -> None:
     await talk.come(TurnEnded)
 
 
-async def test_barge_in_ends_the_answer_and_history_keeps_the_played_part(echo: Running) -> None:
-    async with talking(echo) as talk:
+async def test_barge_in_ends_the_answer_and_history_keeps_the_played_part(fake_appliance: RunAppliance) -> None:
+    async with talking(fake_appliance) as talk:
         await play_long_answer(talk)
         await talk.say(silence(0.5), tone(0.9), silence(0.5))
         interrupted = await talk.come(Interrupted)
@@ -158,9 +162,9 @@ async def test_barge_in_ends_the_answer_and_history_keeps_the_played_part(echo: 
 
 @pytest.mark.parametrize("noise", ["", "Mhm.", "You said word word."])
 async def test_noise_backchannel_and_echo_resume_the_answer(
-    echo: Running, noise: str, monkeypatch: pytest.MonkeyPatch
+    fake_appliance: RunAppliance, noise: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with talking(echo) as talk:
+    async with talking(fake_appliance) as talk:
         await play_long_answer(talk)
 
         async def words(*_: object) -> TranscriptText:
@@ -176,8 +180,10 @@ async def test_noise_backchannel_and_echo_resume_the_answer(
         assert talk.session.playing
 
 
-async def test_stop_request_ends_the_answer_and_is_not_answered(echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with talking(echo) as talk:
+async def test_stop_request_ends_the_answer_and_is_not_answered(
+    fake_appliance: RunAppliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with talking(fake_appliance) as talk:
         await play_long_answer(talk)
 
         async def words(*_: object) -> TranscriptText:
@@ -191,8 +197,10 @@ async def test_stop_request_ends_the_answer_and_is_not_answered(echo: Running, m
         assert len(talk.all(ResponseStarted)) == 1
 
 
-async def test_echo_loop_is_reported_and_disables_barge_in(echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with talking(echo) as talk:
+async def test_echo_loop_is_reported_and_disables_barge_in(
+    fake_appliance: RunAppliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with talking(fake_appliance) as talk:
         transcripts = [""]
 
         async def words(*_: object) -> TranscriptText:
@@ -211,14 +219,14 @@ async def test_echo_loop_is_reported_and_disables_barge_in(echo: Running, monkey
         assert not talk.all(Interrupted)
 
 
-async def test_click_sends_no_event(echo: Running) -> None:
-    async with talking(echo) as talk:
+async def test_click_sends_no_event(fake_appliance: RunAppliance) -> None:
+    async with talking(fake_appliance) as talk:
         await talk.say(silence(0.3), tone(0.05), silence(0.6))
         assert talk.events == []
 
 
-async def test_commit_ends_a_push_to_talk_turn(echo: Running) -> None:
-    async with talking(echo, options=SessionOptions(detect=False, answer=False, speak=False)) as talk:
+async def test_commit_ends_a_push_to_talk_turn(fake_appliance: RunAppliance) -> None:
+    async with talking(fake_appliance, options=SessionOptions(detect=False, answer=False, speak=False)) as talk:
         assert not await talk.session.commit()
         await talk.say(tone(0.5), silence(1.0))
         assert not talk.all(SpeechStopped)
@@ -232,8 +240,8 @@ async def test_commit_ends_a_push_to_talk_turn(echo: Running) -> None:
         assert not talk.all(Speech)
 
 
-async def test_speech_before_a_pause_is_decoded_once_in_push_to_talk(echo: Running) -> None:
-    async with talking(echo, options=SessionOptions(detect=False, answer=False, speak=False)) as talk:
+async def test_speech_before_a_pause_is_decoded_once_in_push_to_talk(fake_appliance: RunAppliance) -> None:
+    async with talking(fake_appliance, options=SessionOptions(detect=False, answer=False, speak=False)) as talk:
 
         async def until_decoded(sound: Samples, seconds: float) -> None:
             """Feeds audio until a partial transcript covers this much."""
@@ -261,14 +269,16 @@ async def test_speech_before_a_pause_is_decoded_once_in_push_to_talk(echo: Runni
         assert talk.all(Transcript)[-1].text.count("heard") == 1
 
 
-async def test_turn_of_the_longest_length_is_answered(echo: Running) -> None:
-    async with talking(echo, "live.turn_seconds=2") as talk:
+async def test_turn_of_the_longest_length_is_answered(fake_appliance: RunAppliance) -> None:
+    async with talking(fake_appliance, "live.turn_seconds=2") as talk:
         await talk.say(tone(3.5))
         await talk.come(SpeechStopped)
 
 
-async def test_answer_whose_first_piece_has_no_speech_continues(echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with talking(echo) as talk:
+async def test_answer_whose_first_piece_has_no_speech_continues(
+    fake_appliance: RunAppliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with talking(fake_appliance) as talk:
         # Only the second piece has speech.
         said = synthesis.normalize
         monkeypatch.setattr(
@@ -280,8 +290,8 @@ async def test_answer_whose_first_piece_has_no_speech_continues(echo: Running, m
         assert talk.all(Speech)
 
 
-async def test_model_failure_is_sent_and_spoken(echo: Running) -> None:
-    async with talking(echo, "fake.fault=raise") as talk:
+async def test_model_failure_is_sent_and_spoken(fake_appliance: RunAppliance) -> None:
+    async with talking(fake_appliance, "fake.fault=raise") as talk:
         await talk.say(tone(0.6), silence(0.5))
         ended = await talk.come(TurnEnded)
         assert ended.finish_reason == "failed"
@@ -289,8 +299,8 @@ async def test_model_failure_is_sent_and_spoken(echo: Running) -> None:
         assert "sorry" in talk.all(Speech)[-1].text
 
 
-async def test_third_session_is_rejected(echo: Running) -> None:
-    async with talking(echo) as one:
+async def test_third_session_is_rejected(fake_appliance: RunAppliance) -> None:
+    async with talking(fake_appliance) as one:
         async with one.appliance.live.session() as (other, events):
             with pytest.raises(Busy) as rejected:
                 async with one.appliance.live.session():
@@ -307,8 +317,8 @@ async def test_third_session_is_rejected(echo: Running) -> None:
     assert one.appliance.live.sessions == 0
 
 
-async def test_new_session_continues_a_conversation(echo: Running) -> None:
-    async with talking(echo) as talk:
+async def test_new_session_continues_a_conversation(fake_appliance: RunAppliance) -> None:
+    async with talking(fake_appliance) as talk:
         await talk.session.respond("hello")
         await talk.come(TurnEnded)
         conversation = talk.session.conversation_state.id
@@ -320,9 +330,9 @@ async def test_new_session_continues_a_conversation(echo: Running) -> None:
 
 
 async def test_context_is_trimmed_before_it_overflows_by_several_exchanges(
-    echo: Running,
+    fake_appliance: RunAppliance,
 ) -> None:
-    async with talking(echo, "llama_cpp.context=256", "llm.max_tokens=32") as talk:
+    async with talking(fake_appliance, "llama_cpp.context=256", "llm.max_tokens=32") as talk:
         remembered = []
         for turn in range(12):
             await talk.session.respond(" ".join(["word"] * 9))
@@ -339,12 +349,12 @@ async def test_context_is_trimmed_before_it_overflows_by_several_exchanges(
 
 
 @pytest.mark.real
-async def test_full_context_keeps_the_prompt_cache_in_most_turns(echo: Running) -> None:
+async def test_full_context_keeps_the_prompt_cache_in_most_turns(fake_appliance: RunAppliance) -> None:
     said = " ".join(["The rain in the hills fills the rivers."] * 6)
     options = SessionOptions(speak=False, max_tokens=8)
     read = []
     model = ("llm.engine=llama_cpp", "llm.model=smollm2-135m-instruct", "llama_cpp.context=640")
-    async with talking(echo, *model, options=options) as talk:
+    async with talking(fake_appliance, *model, options=options) as talk:
         for turn in range(10):
             # The next question does not come at once.
             await until(lambda: talk.appliance.engines.llm.admission.used == 0)
@@ -355,8 +365,8 @@ async def test_full_context_keeps_the_prompt_cache_in_most_turns(echo: Running) 
     assert max(read) < 150
 
 
-async def test_closing_a_session_during_an_answer_frees_the_engines(echo: Running) -> None:
-    async with echo("fake.delay=0.05") as appliance:
+async def test_closing_a_session_during_an_answer_frees_the_engines(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("fake.delay=0.05") as appliance:
         async with appliance.live.session() as (session, _):
             await session.respond(" ".join(["word"] * 100))
             await until(lambda: appliance.engines.llm.admission.used == 1)

@@ -32,7 +32,7 @@ from chatapi.events import (
 from chatapi.services.live import LiveSession, SessionOptions
 from chatapi.services.live.barge_in import ENDING
 from chatapi.services.transcription.transcriber import TranscriptText
-from conftest import PATIENCE, Running, until
+from conftest import TIMEOUT, RunAppliance, until
 
 pytestmark = pytest.mark.anyio
 E = TypeVar("E")
@@ -93,10 +93,10 @@ class Talk:
 
 
 @pytest.fixture
-def talking(echo: Running, monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
+def talking(fake_appliance: RunAppliance, monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
     @asynccontextmanager
     async def run(*more: str, options: SessionOptions | None = None) -> AsyncIterator[Talk]:
-        async with echo(*more) as appliance, appliance.live.session(options) as (session, events):
+        async with fake_appliance(*more) as appliance, appliance.live.session(options) as (session, events):
             talk = Talk(appliance, session)
 
             async def words(*_: object) -> TranscriptText:
@@ -205,7 +205,7 @@ async def ask_slow_model(talk: Talk) -> None:
     """Asks a question whose answer takes longer than speech may extend the turn."""
     talk.words = "one two three four five six seven eight"
     await talk.hear(voice(0.8), settle=False)
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(TIMEOUT):
         while not talk.asked:
             await talk.hear(silence(0.1), settle=False)
             await anyio.sleep(0.05)

@@ -22,8 +22,7 @@ from chatapi.errors import ModelError
 from chatapi.runtime import memory_plan
 from chatapi.services.turns.completion import Turn
 from chatapi.system import jetson as board
-from conftest import DEFAULTS, MODELS, Running, answer, model, until
-from conftest import written as encoded
+from conftest import DEFAULTS, MODELS, RunAppliance, answer, encode_audio, installed_model, until
 from test_board import ORIN_NX, written
 
 MB = 1_000_000
@@ -189,12 +188,12 @@ class Building:
 @pytest.mark.anyio
 @pytest.mark.parametrize(("one_by_one", "most"), [(True, 1), (False, 4)])
 async def test_engines_are_built_as_planned_at_first_and_when_they_come_back(
-    echo: Running, beep: Audio, monkeypatch: pytest.MonkeyPatch, one_by_one: bool, most: int
+    fake_appliance: RunAppliance, beep: Audio, monkeypatch: pytest.MonkeyPatch, one_by_one: bool, most: int
 ) -> None:
     mind = Catalog(MODELS).get("smollm2-135m-instruct")
     monkeypatch.setattr(memory_plan, "plan", lambda *_: memory_plan.MemoryPlan({"llm": mind}, 0, one_by_one))
     building = Building(monkeypatch)
-    async with echo(*(f"{role}.idle_seconds=0.2" for role in ROLES)) as appliance:
+    async with fake_appliance(*(f"{role}.idle_seconds=0.2" for role in ROLES)) as appliance:
         assert building.most == most
         assert sorted(building.order) == sorted(("vad", *ROLES))
         assert building.order[0] == "llm"
@@ -207,8 +206,10 @@ async def test_engines_are_built_as_planned_at_first_and_when_they_come_back(
 
 
 @pytest.mark.anyio
-async def test_an_idle_box_is_well_and_its_next_turn_waits_for_what_comes_back(echo: Running, beep: Audio) -> None:
-    async with echo(*(f"{role}.idle_seconds=0.2" for role in ROLES)) as appliance:
+async def test_an_idle_box_is_well_and_its_next_turn_waits_for_what_comes_back(
+    fake_appliance: RunAppliance, beep: Audio
+) -> None:
+    async with fake_appliance(*(f"{role}.idle_seconds=0.2" for role in ROLES)) as appliance:
         languages = appliance.capabilities()["languages"]
         await until(lambda: all(getattr(appliance.engines, role).state == "idle" for role in ROLES))
         health = appliance.health()
@@ -232,8 +233,10 @@ async def test_an_idle_box_is_well_and_its_next_turn_waits_for_what_comes_back(e
 
 
 @pytest.mark.anyio
-async def test_the_voice_comes_back_while_the_model_does(echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with echo(*(f"{role}.idle_seconds=0.2" for role in ROLES)) as appliance:
+async def test_the_voice_comes_back_while_the_model_does(
+    fake_appliance: RunAppliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with fake_appliance(*(f"{role}.idle_seconds=0.2" for role in ROLES)) as appliance:
         await until(lambda: all(getattr(appliance.engines, role).state == "idle" for role in ROLES))
         # Their threads have yet to end.
         await anyio.sleep(0.1)
@@ -243,14 +246,14 @@ async def test_the_voice_comes_back_while_the_model_does(echo: Running, monkeypa
 
 
 def written_wav(audio: Audio) -> bytes:
-    return encoded(audio.samples, RATE, "pcm_s16le")
+    return encode_audio(audio.samples, RATE, "pcm_s16le")
 
 
 @pytest.mark.anyio
 @pytest.mark.real
 async def test_a_real_model_gives_its_memory_back_and_answers_again(data: Path) -> None:
     for name in ("smollm2-135m-instruct", "en_US-joe-medium"):
-        model(name)
+        installed_model(name)
     loaded = settings.load([*DEFAULTS, f"data={data}", "llm.idle_seconds=1", "asr.engine=fake", "tts.engine=fake"])
     async with Appliance(loaded.settings).running() as appliance:
         await appliance.load()

@@ -27,7 +27,7 @@ from chatapi.services.live import SessionOrigin
 from chatapi.services.transcription.transcriber import TranscriptText
 from chatapi.services.turns.completion import Turn
 from chatapi.settings import MlcSettings, ServerSettings, Settings
-from conftest import Running, Served, answer, serving, tone, until
+from conftest import RunAppliance, RunningServer, answer, serving, tone, until
 from mlc_model import compiled, mlc_llm
 from paths import ROOT
 from test_board import ORIN_NX, written
@@ -78,8 +78,8 @@ def test_every_metric_of_ours_has_a_unit_in_its_name_and_a_sentence() -> None:
             assert metric.documentation.endswith("."), metric.name
 
 
-async def test_what_may_never_happen_is_there_as_zero_from_the_start(echo: Running) -> None:
-    async with echo() as appliance:
+async def test_what_may_never_happen_is_there_as_zero_from_the_start(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance:
         for kind in ("interrupted", "cancelled", "resumed", "retracted"):
             assert value(appliance.metrics, "chatapi_live_interruptions_total", kind=kind) == 0
         for role in ("vad", "wake_word", "turn_detection", "asr", "llm", "tts"):
@@ -90,8 +90,8 @@ async def test_what_may_never_happen_is_there_as_zero_from_the_start(echo: Runni
 # Turns
 
 
-async def test_a_live_turn_is_counted_with_its_stages_from_the_end_of_speech(echo: Running) -> None:
-    async with talking(echo) as talk:
+async def test_a_live_turn_is_counted_with_its_stages_from_the_end_of_speech(fake_appliance: RunAppliance) -> None:
+    async with talking(fake_appliance) as talk:
         await talk.say(silence(0.3), tone(0.8), silence(0.5))
         ended = await talk.come(TurnEnded)
         metrics = talk.appliance.metrics
@@ -108,8 +108,8 @@ async def test_a_live_turn_is_counted_with_its_stages_from_the_end_of_speech(ech
         assert metrics.registry.get_sample_value("chatapi_turn_stage_seconds_count", {"stage": "end"}) is None
 
 
-async def test_interruptions_are_counted_by_kind(echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with talking(echo) as talk:
+async def test_interruptions_are_counted_by_kind(fake_appliance: RunAppliance, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with talking(fake_appliance) as talk:
         counted = talk.appliance.metrics
         understood = ["", "What about the hills?"]
 
@@ -134,8 +134,8 @@ async def test_interruptions_are_counted_by_kind(echo: Running, monkeypatch: pyt
         assert value(counted, "chatapi_live_interruptions_total", kind="interrupted") == 1
 
 
-async def test_a_turn_that_goes_on_is_counted_as_retracted_and_no_error(echo: Running) -> None:
-    async with talking(echo, "fake.delay=0.1") as talk:
+async def test_a_turn_that_goes_on_is_counted_as_retracted_and_no_error(fake_appliance: RunAppliance) -> None:
+    async with talking(fake_appliance, "fake.delay=0.1") as talk:
         await talk.say(tone(0.4), silence(0.4), tone(0.4), silence(0.4))
         await talk.come(TurnEnded)
         metrics = talk.appliance.metrics
@@ -144,8 +144,8 @@ async def test_a_turn_that_goes_on_is_counted_as_retracted_and_no_error(echo: Ru
         assert value(metrics, "chatapi_turns_total", **labels, result="retracted") == 1
 
 
-async def test_who_leaves_in_the_middle_of_an_answer_is_counted_too(echo: Running) -> None:
-    async with echo() as appliance:
+async def test_who_leaves_in_the_middle_of_an_answer_is_counted_too(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance:
         async with appliance.live.session() as (session, _):
             await session.respond(" ".join(["word"] * 100))
         labels = {"kind": "live", "input": "voice", "reply": "voice"}
@@ -153,8 +153,8 @@ async def test_who_leaves_in_the_middle_of_an_answer_is_counted_too(echo: Runnin
             "chatapi_turns_total", {**labels, "result": "disconnected"})))  # fmt: skip
 
 
-async def test_live_sessions_are_counted_by_door_and_those_refused(echo: Running) -> None:
-    async with echo("live.sessions=1") as appliance:
+async def test_live_sessions_are_counted_by_door_and_those_refused(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("live.sessions=1") as appliance:
         metrics = appliance.metrics
         async with appliance.live.session(origin=SessionOrigin("mic")):
             assert value(metrics, "chatapi_live_sessions", interface="mic") == 1
@@ -166,8 +166,8 @@ async def test_live_sessions_are_counted_by_door_and_those_refused(echo: Running
         assert value(metrics, "chatapi_live_sessions_refused_total") == 1
 
 
-async def test_what_fails_in_a_live_conversation_is_an_error_by_its_code(echo: Running) -> None:
-    async with talking(echo, "fake.fault=raise") as talk:
+async def test_what_fails_in_a_live_conversation_is_an_error_by_its_code(fake_appliance: RunAppliance) -> None:
+    async with talking(fake_appliance, "fake.fault=raise") as talk:
         await talk.session.respond("hello there")
         await talk.come(TurnEnded)
         metrics = talk.appliance.metrics
@@ -177,8 +177,8 @@ async def test_what_fails_in_a_live_conversation_is_an_error_by_its_code(echo: R
 # Engines
 
 
-async def test_an_engine_s_work_is_measured_where_it_is_done(echo: Running) -> None:
-    async with echo("fake.delay=0.02") as appliance:
+async def test_an_engine_s_work_is_measured_where_it_is_done(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("fake.delay=0.02") as appliance:
         before = value(appliance.metrics, "chatapi_engine_busy_seconds_total", engine="llm")
         await answer(appliance, Turn(prompt="one two three four five six"))
         worked = value(appliance.metrics, "chatapi_engine_busy_seconds_total", engine="llm") - before
@@ -188,8 +188,8 @@ async def test_an_engine_s_work_is_measured_where_it_is_done(echo: Running) -> N
         assert 0 < value(appliance.metrics, "chatapi_tokens_per_second_sum") < 1 / 0.02 * 1.1
 
 
-async def test_the_event_loop_s_lateness_is_seen(echo: Running) -> None:
-    async with echo() as appliance:
+async def test_the_event_loop_s_lateness_is_seen(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance:
         before = value(appliance.metrics, "chatapi_event_loop_lag_seconds_sum")
         # What holds up the loop, and with it everybody's sound.
         time.sleep(0.3)  # noqa: ASYNC251
@@ -218,21 +218,21 @@ def test_mlc_s_own_numbers_are_asked_for_and_never_waited_for(tmp_path: Path) ->
 
 
 @pytest.fixture
-def broken(echo_settings: Callable[..., Settings]) -> Iterator[Served]:
+def broken(fake_settings: Callable[..., Settings]) -> Iterator[RunningServer]:
     """A box that was ready, and whose language model has hung too often."""
-    with serving(echo_settings("fake.fault=hang", "limits.step_seconds=0.1")) as served:
-        assert served.client.get("/ready").json() == {"ready": True}
-        assert value(served.appliance.metrics, "chatapi_ready") == 1
-        assert health(Settings(server=ServerSettings(port=served.port))) == 0
+    with serving(fake_settings("fake.fault=hang", "limits.step_seconds=0.1")) as server:
+        assert server.client.get("/ready").json() == {"ready": True}
+        assert value(server.appliance.metrics, "chatapi_ready") == 1
+        assert health(Settings(server=ServerSettings(port=server.port))) == 0
         for _ in range(50):
-            if served.appliance.engines.llm.state == "failed":
+            if server.appliance.engines.llm.state == "failed":
                 break
-            served.client.post("/completion", json={"prompt": "one two"})
-        yield served
+            server.client.post("/completion", json={"prompt": "one two"})
+        yield server
 
 
 def test_a_box_whose_engine_was_stuck_too_often_is_not_ready(
-    broken: Served, capsys: pytest.CaptureFixture[str]
+    broken: RunningServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reply = broken.client.get("/ready")
     assert (reply.status_code, reply.json()["code"]) == (503, "not_ready")
@@ -250,8 +250,8 @@ def test_a_box_whose_engine_was_stuck_too_often_is_not_ready(
     assert "the engine llm has been stuck too often" in capsys.readouterr().err
 
 
-async def test_one_that_is_idle_or_loading_is_no_failure(echo_settings: Callable[..., Settings]) -> None:
-    async with Appliance(echo_settings()).running() as appliance:
+async def test_one_that_is_idle_or_loading_is_no_failure(fake_settings: Callable[..., Settings]) -> None:
+    async with Appliance(fake_settings()).running() as appliance:
         with pytest.raises(NotReady, match="still loading"):
             appliance.require_ready()
         await appliance.load()
@@ -351,9 +351,9 @@ class Mic:
                 "output": {**told, "state": "lost", "dropped": 0}}  # fmt: skip
 
 
-def test_sound_that_was_lost_is_counted_in_seconds(served: Served) -> None:
-    served.appliance.microphone = Mic()
-    metrics = served.appliance.metrics
+def test_sound_that_was_lost_is_counted_in_seconds(fake_server: RunningServer) -> None:
+    fake_server.appliance.microphone = Mic()
+    metrics = fake_server.appliance.metrics
     assert value(metrics, "chatapi_sound_dropped_seconds_total", device="input") == 0.5
     assert value(metrics, "chatapi_sound_device_up", device="output") == 0
     assert value(metrics, "chatapi_sound_device_reopens_total", device="input") == 2

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from chatapi.text.normalization import normalize
 from chatapi.text.sentence_splitter import SentenceSplitter
-from conftest import model
+from conftest import installed_model
 
 MARKUP = [
     ("**Bold**, *italic*, __both__ and ~~not~~.", "Bold, italic, both and not."),
@@ -258,8 +258,8 @@ HEARD = [
 def heard() -> Callable[[str], str]:
     """What a recogniser understands when the voice speaks, in lower case with small numbers as digits."""
     piper, whisper = pytest.importorskip("piper"), pytest.importorskip("pywhispercpp.model")
-    voice = piper.PiperVoice.load(model("en_US-joe-medium").files["en_US-joe-medium.onnx"])
-    weights = model("whisper-tiny.en").files["ggml-tiny.en.bin"]
+    voice = piper.PiperVoice.load(installed_model("en_US-joe-medium").files["en_US-joe-medium.onnx"])
+    weights = installed_model("whisper-tiny.en").files["ggml-tiny.en.bin"]
     recogniser = whisper.Model(str(weights), redirect_whispercpp_logs_to=None, n_threads=2)
     # Without noise the same text always sounds the same.
     quiet = piper.SynthesisConfig(noise_scale=0.0, noise_w_scale=0.0)

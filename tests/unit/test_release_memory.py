@@ -12,7 +12,7 @@ import pytest
 from chatapi.engines import Stop
 from chatapi.runtime.workers import Worker
 from chatapi.settings import Settings
-from conftest import model, until
+from conftest import installed_model, until
 
 piper = pytest.importorskip("piper")
 from chatapi.engines.tts.piper import LOADED_VOICES, Piper  # noqa: E402
@@ -66,7 +66,7 @@ def test_every_loaded_voice_releases_memory_unless_a_call_waits(tmp_path: Path) 
 
 @pytest.mark.real
 def test_the_memory_of_a_long_sentence_is_released() -> None:
-    engine = Piper(Settings(), [model(JOE)])
+    engine = Piper(Settings(), [installed_model(JOE)])
     spoken(engine, "The museum that opens at nine and closes at six in the evening sells its tickets at the desk.", JOE)
     before = psutil.Process().memory_info().rss
     engine.release_memory()

@@ -17,7 +17,7 @@ import pytest
 
 from chatapi.errors import BadInput
 from chatapi.system.sandbox import CallFailed, ChildCrashed, OutOfMemory, Sandbox, SandboxFailure, TimedOut, memory_file
-from conftest import PATIENCE
+from conftest import TIMEOUT
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def processes() -> list[int]:
 
 def until(condition: Callable[[], bool]) -> None:
     """Wait for what the kernel tells of other processes."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -35,8 +35,8 @@ EXPECTED = File(size=len(CONTENT), sha256=sha256(CONTENT))
 
 @pytest.fixture
 def depot() -> Iterator[Depot]:
-    with opened() as served:
-        yield served
+    with opened() as server:
+        yield server
 
 
 def leftovers(target: Path) -> list[str]:

@@ -33,7 +33,7 @@ from chatapi.errors import (
 )
 from chatapi.interfaces.audio_device.realtime_link import RealtimeAddress, open_link, parse_address
 from chatapi.settings import Settings
-from conftest import Served, serving
+from conftest import RunningServer, serving
 
 
 def at(url: str, data: Path, key: str | None = None, accept: str | None = None) -> RealtimeAddress:
@@ -77,9 +77,9 @@ def test_a_fingerprint_is_for_https_and_has_its_form(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_keys_names_and_ports_that_are_wrong_are_told(
-    echo_settings: Callable[..., Settings], tmp_path: Path
+    fake_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    with serving(echo_settings("server.api_key=sesame", "server.hosts=127.0.0.1")) as box:
+    with serving(fake_settings("server.api_key=sesame", "server.hosts=127.0.0.1")) as box:
         assert "--key or CHATAPI_SERVER_API_KEY" in await refusal(Unauthorized, at(box.url, tmp_path))
         assert "rejects this API key" in await refusal(Unauthorized, at(box.url, tmp_path, "wrong"))
         named = f"http://localhost:{box.port}"
@@ -92,21 +92,21 @@ async def test_keys_names_and_ports_that_are_wrong_are_told(
 
 @pytest.mark.anyio
 async def test_a_full_box_and_one_that_still_loads_say_so(
-    echo_settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake_settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serving(echo_settings("live.sessions=1")) as box:
+    with serving(fake_settings("live.sessions=1")) as box:
         async with open_link(at(box.url, tmp_path), None):
             assert "try again when a conversation has ended" in await refusal(Busy, at(box.url, tmp_path))
         assert "no conversation" in await refusal(NotFound, at(box.url, tmp_path), "conv_of_nobody")
     monkeypatch.setattr("chatapi.interfaces.http.realtime.READY_SECONDS", 0.1)
-    with serving(echo_settings(), load=False) as box:
+    with serving(fake_settings(), load=False) as box:
         assert "is not ready yet" in await refusal(NotReady, at(box.url, tmp_path))
 
 
 @pytest.mark.anyio
-async def test_what_is_not_chatapi_is_told(served: Served, tmp_path: Path) -> None:
+async def test_what_is_not_chatapi_is_told(fake_server: RunningServer, tmp_path: Path) -> None:
     stranger = "is not chatapi; is the port right?"
-    assert stranger in await refusal(BadInput, at(f"{served.url}/elsewhere", tmp_path))
+    assert stranger in await refusal(BadInput, at(f"{fake_server.url}/elsewhere", tmp_path))
 
     async def openai(connection: Any) -> None:
         await connection.send(json.dumps({"type": "session.created", "session": {"id": "sess_1"}}))
@@ -132,13 +132,13 @@ async def test_what_is_not_chatapi_is_told(served: Served, tmp_path: Path) -> No
 
 
 @pytest.fixture
-def secure(echo_settings: Callable[..., Settings]) -> Iterator[Served]:
-    with serving(echo_settings("server.tls=true")) as running:
+def secure(fake_settings: Callable[..., Settings]) -> Iterator[RunningServer]:
+    with serving(fake_settings("server.tls=true")) as running:
         yield running
 
 
 @pytest.mark.anyio
-async def test_a_certificate_is_accepted_once_by_its_fingerprint(secure: Served, tmp_path: Path) -> None:
+async def test_a_certificate_is_accepted_once_by_its_fingerprint(secure: RunningServer, tmp_path: Path) -> None:
     printed = fingerprint(first_certificate(CertificateKeeper(secure.appliance.settings.data).file))
     told = await refusal(Forbidden, at(secure.url, tmp_path))
     assert f"--fingerprint {printed}" in told

@@ -26,7 +26,7 @@ from chatapi.errors import SettingsError
 from chatapi.events import TurnRecord, TurnTimings
 from chatapi.observability.tracing import BATCH, QUEUE, Tracing, intervals
 from chatapi.settings import Settings, TraceSettings
-from conftest import Served, serving, tone
+from conftest import RunningServer, serving, tone
 from realtime_client import raw, receive_event
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -94,12 +94,12 @@ def attributes(span: Span) -> dict[str, Any]:
 
 
 def test_a_turn_is_a_span_of_its_caller_s_trace_with_its_stages_within(
-    echo_settings: Make, collector: Collector
+    fake_settings: Make, collector: Collector
 ) -> None:
-    with serving(echo_settings(f"trace.endpoint={collector.endpoint}")) as served:
+    with serving(fake_settings(f"trace.endpoint={collector.endpoint}")) as server:
         asked = {"prompt": f"one two three {SECRET}", "reply": "voice", "system": f"You like {SECRET}."}
         headers = {"traceparent": PARENT, "x-request-id": "mine"}
-        assert served.client.post("/completion", json=asked, headers=headers).status_code == 200
+        assert server.client.post("/completion", json=asked, headers=headers).status_code == 200
     (turn,) = collector.turns()
     assert (turn.trace_id.hex(), turn.parent_span_id.hex()) == (TRACE, CALLER)
     stages = collector.stages(turn)
@@ -119,10 +119,10 @@ def test_a_turn_is_a_span_of_its_caller_s_trace_with_its_stages_within(
     assert all(SECRET.encode() not in request.SerializeToString() for request in collector.requests)
 
 
-def test_a_spoken_turn_has_its_transcript_as_a_stage(echo_settings: Make, collector: Collector) -> None:
-    with serving(echo_settings(f"trace.endpoint={collector.endpoint}")) as served:
+def test_a_spoken_turn_has_its_transcript_as_a_stage(fake_settings: Make, collector: Collector) -> None:
+    with serving(fake_settings(f"trace.endpoint={collector.endpoint}")) as server:
         sound = wav(Audio(tone(0.5), RATE))
-        served.client.post("/completion", content=sound, headers={"content-type": "audio/wav"})
+        server.client.post("/completion", content=sound, headers={"content-type": "audio/wav"})
     (turn,) = collector.turns()
     stages = collector.stages(turn)
     assert turn.parent_span_id == b""
@@ -131,15 +131,15 @@ def test_a_spoken_turn_has_its_transcript_as_a_stage(echo_settings: Make, collec
     assert attributes(turn)["chatapi.turn.audio_seconds"] == 0.5
 
 
-def test_what_is_written_down_or_read_aloud_is_traced_too(echo_settings: Make, collector: Collector) -> None:
-    with serving(echo_settings(f"trace.endpoint={collector.endpoint}")) as served:
+def test_what_is_written_down_or_read_aloud_is_traced_too(fake_settings: Make, collector: Collector) -> None:
+    with serving(fake_settings(f"trace.endpoint={collector.endpoint}")) as server:
         headers = {"traceparent": PARENT}
         file = {"file": ("a.wav", wav(Audio(tone(0.5), RATE)))}
         paths = "/v1/audio/transcriptions", "/v1/audio/speech"
-        assert served.client.post(paths[0], files=file, headers=headers).status_code == 200
+        assert server.client.post(paths[0], files=file, headers=headers).status_code == 200
         asked = {"input": "Hello there.", "model": "tts-1", "voice": "default"}
-        assert served.client.post(paths[1], json=asked, headers=headers).status_code == 200
-        assert "chatapi_turn_stage_seconds_count" not in served.appliance.metrics.page().decode()
+        assert server.client.post(paths[1], json=asked, headers=headers).status_code == 200
+        assert "chatapi_turn_stage_seconds_count" not in server.appliance.metrics.page().decode()
     heard, read = collector.turns()
     assert {(each.trace_id.hex(), each.parent_span_id.hex()) for each in (heard, read)} == {(TRACE, CALLER)}
     assert list(collector.stages(heard)) == ["admitted", "transcript"]
@@ -149,25 +149,25 @@ def test_what_is_written_down_or_read_aloud_is_traced_too(echo_settings: Make, c
     assert {attributes(each)["chatapi.turn.kind"] for each in (heard, read)} == {"file"}
 
 
-def test_what_fails_is_an_error_by_its_code(echo_settings: Make, collector: Collector) -> None:
-    with serving(echo_settings(f"trace.endpoint={collector.endpoint}", "fake.fault=raise")) as served:
-        assert served.client.post("/completion", json={"prompt": "one two"}).status_code == 500
+def test_what_fails_is_an_error_by_its_code(fake_settings: Make, collector: Collector) -> None:
+    with serving(fake_settings(f"trace.endpoint={collector.endpoint}", "fake.fault=raise")) as server:
+        assert server.client.post("/completion", json={"prompt": "one two"}).status_code == 500
     (turn,) = collector.turns()
     assert turn.status.code == Status.STATUS_CODE_ERROR
     assert attributes(turn)["error.type"] == "engine_failed"
 
 
-def test_live_turns_belong_to_the_trace_of_the_connection(echo_settings: Make, collector: Collector) -> None:
-    async def talk(served: Served) -> None:
-        async with raw(served, additional_headers={"traceparent": PARENT}) as plain:
+def test_live_turns_belong_to_the_trace_of_the_connection(fake_settings: Make, collector: Collector) -> None:
+    async def talk(server: RunningServer) -> None:
+        async with raw(server, additional_headers={"traceparent": PARENT}) as plain:
             content = [{"type": "input_text", "text": f"I like {SECRET}"}]
             item = {"type": "message", "role": "user", "content": content}
             await plain.send(json.dumps({"type": "conversation.item.create", "item": item}))
             await plain.send(json.dumps({"type": "response.create"}))
             await receive_event(plain, "response.done")
 
-    with serving(echo_settings(f"trace.endpoint={collector.endpoint}")) as served:
-        anyio.run(talk, served)
+    with serving(fake_settings(f"trace.endpoint={collector.endpoint}")) as server:
+        anyio.run(talk, server)
     (turn,) = collector.turns()
     assert (turn.trace_id.hex(), turn.parent_span_id.hex()) == (TRACE, CALLER)
     assert attributes(turn)["chatapi.turn.kind"] == "live"
@@ -176,12 +176,12 @@ def test_live_turns_belong_to_the_trace_of_the_connection(echo_settings: Make, c
 
 
 def test_who_calls_decides_whether_it_is_traced_and_else_the_sample_does(
-    echo_settings: Make, collector: Collector
+    fake_settings: Make, collector: Collector
 ) -> None:
-    with serving(echo_settings(f"trace.endpoint={collector.endpoint}", "trace.sample=0")) as served:
+    with serving(fake_settings(f"trace.endpoint={collector.endpoint}", "trace.sample=0")) as server:
         for traceparent in (PARENT, UNSAMPLED, "", "garbage"):
             asked = {"prompt": "hello"}
-            reply = served.client.post("/completion", json=asked, headers={"traceparent": traceparent})
+            reply = server.client.post("/completion", json=asked, headers={"traceparent": traceparent})
             assert reply.status_code == 200
     assert [turn.trace_id.hex() for turn in collector.turns()] == [TRACE]
 
@@ -203,14 +203,14 @@ def test_stages_are_intervals_between_what_happened(timings: TurnTimings, expect
 
 
 def test_a_dead_collector_is_told_of_once_and_turns_go_on(
-    echo_settings: Make, caplog: pytest.LogCaptureFixture
+    fake_settings: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     caplog.set_level(logging.WARNING)
-    with serving(echo_settings(f"trace.endpoint=http://127.0.0.1:{port}")) as served:
+    with serving(fake_settings(f"trace.endpoint=http://127.0.0.1:{port}")) as server:
         for _ in range(5):
-            assert served.client.post("/completion", json={"prompt": "hello"}).status_code == 200
+            assert server.client.post("/completion", json={"prompt": "hello"}).status_code == 200
     told = [record.getMessage() for record in caplog.records if "collector" in record.getMessage()]
     assert told == [f"collector at http://127.0.0.1:{port} does not accept traces; traces are dropped"]
     assert [record for record in caplog.records if record.name.startswith("opentelemetry")] == []
@@ -230,19 +230,19 @@ def test_a_collector_that_never_answers_holds_no_more_than_the_queue() -> None:
             tracing.close()
 
 
-def test_a_missing_library_is_one_sentence_at_the_start(echo_settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_one_sentence_at_the_start(fake_settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     # What importing it meets where it is not installed.
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    Appliance(echo_settings())
+    Appliance(fake_settings())
     with pytest.raises(SettingsError, match=r"pip install 'chatapi-appliance\[trace\]'") as fault:
-        Appliance(echo_settings("trace.endpoint=http://127.0.0.1:4318"))
+        Appliance(fake_settings("trace.endpoint=http://127.0.0.1:4318"))
     assert "\n" not in fault.value.message
 
 
-def test_an_endpoint_that_is_no_address_is_refused(echo_settings: Make) -> None:
+def test_an_endpoint_that_is_no_address_is_refused(fake_settings: Make) -> None:
     for endpoint in ("localhost:4318", "grpc://127.0.0.1:4317", "http://"):
         with pytest.raises(SettingsError, match=r"trace\.endpoint"):
-            echo_settings(f"trace.endpoint={endpoint}")
+            fake_settings(f"trace.endpoint={endpoint}")
 
 
 def test_by_default_nothing_of_it_is_even_loaded() -> None:

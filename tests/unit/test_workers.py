@@ -18,7 +18,7 @@ from chatapi.errors import EngineFailed, ModelError, NotReady
 from chatapi.runtime import workers
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import AHEAD, Preempted, Worker, YieldPolicy
-from conftest import PATIENCE, until
+from conftest import TIMEOUT, until
 
 pytestmark = pytest.mark.anyio
 
@@ -217,11 +217,11 @@ async def test_a_finished_job_holds_no_sound(how: str, monkeypatch: pytest.Monke
     # pytest keeps what is logged, with the error and its frames.
     monkeypatch.setattr(workers.log, "disabled", True)
     held: list[weakref.ref[Sound]] = []
-    async with opened(step_seconds=PATIENCE) as worker:
+    async with opened(step_seconds=TIMEOUT) as worker:
         with pytest.raises(EngineFailed) if how in ("raises", "ours") else nullcontext():
             await hear(worker, how, held)
         await until(lambda: worker.admission.used == 0)
-        await until(lambda: not any(each() is not None for each in held), PATIENCE / 2)
+        await until(lambda: not any(each() is not None for each in held), TIMEOUT / 2)
 
 
 async def test_as_many_callers_as_slots_are_served_at_once() -> None:
