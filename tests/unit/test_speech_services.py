@@ -23,7 +23,7 @@ from chatapi.services.transcription.transcriber import TranscriptionRequest
 from chatapi.services.turns.completion import Turn
 from conftest import RunAppliance, tone, until
 from wyoming_peer import ask, audio_events, open_to_wyoming
-from wyoming_peer import until as come
+from wyoming_peer import until as receive_until
 
 pytestmark = pytest.mark.anyio
 CLIP = np.concatenate([np.zeros(RATE, np.float32), tone(1.0), np.zeros(RATE, np.float32)])
@@ -57,7 +57,7 @@ async def test_wyoming_requests_hold_a_slot_and_are_counted(fake_appliance: RunA
             await client.write_event(AudioStart(RATE, 2, 1).event())
             await until(lambda: appliance.admission.used == 1)
             await client.write_event(AudioStop().event())
-            await come(client, "transcript-stop")
+            await receive_until(client, "transcript-stop")
         assert (await ask(port, Synthesize("Hello."), end=["audio-stop"]))[-1].type == "audio-stop"
         await until(lambda: appliance.admission.used == 0)
         assert counted(appliance) == {"file voice text ok": 1, "file text voice ok": 1}
