@@ -174,13 +174,15 @@ def test_unsupported_media_type_is_named(fake_server: RunningServer, media_type:
 
 def test_missing_key_response_says_how_to_send_it(fake_settings: Callable[..., Settings]) -> None:
     with serving(fake_settings("server.api_key=sesame")) as server:
-        refused = server.client.get("/models")
-        assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
-        assert "Authorization: Bearer KEY" in refused.json()["detail"] and "as the password" in refused.json()["detail"]
+        rejected = server.client.get("/models")
+        assert (rejected.status_code, rejected.headers["www-authenticate"]) == (401, "Bearer")
+        assert (
+            "Authorization: Bearer KEY" in rejected.json()["detail"] and "as the password" in rejected.json()["detail"]
+        )
         for path, accept in (("/", "text/html"), ("/page/style.css", "text/css")):
             challenged = server.client.get(path, headers={"accept": accept})
             assert challenged.headers["www-authenticate"].startswith("Basic")
-        assert server.client.get("/page/style.css", auth=("anybody", "sesame")).status_code == 200
+        assert server.client.get("/page/style.css", auth=("any", "sesame")).status_code == 200
 
 
 @pytest.mark.parametrize("query", ["reply=song", "max_tokens=x", "nonsense=1", "reply=text&reply=voice", "prompt=a"])
@@ -269,7 +271,7 @@ def test_invalid_http_is_rejected_and_the_next_request_works(fake_server: Runnin
 def wait_until(condition: Callable[[], bool], seconds: float = TIMEOUT) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come about"
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.01)
 
 
@@ -320,9 +322,9 @@ def test_full_queue_rejects_with_retry_after(fake_settings: Callable[..., Settin
         for thread in threads:
             thread.join()
         assert sorted({reply.status_code for reply in replies}) == [200, 503]
-        refused = [reply for reply in replies if reply.status_code == 503]
-        assert all(int(reply.headers["retry-after"]) >= 1 and reply.json()["code"] == "busy" for reply in refused)
-        assert 1 <= len(refused) <= 4
+        rejected = [reply for reply in replies if reply.status_code == 503]
+        assert all(int(reply.headers["retry-after"]) >= 1 and reply.json()["code"] == "busy" for reply in rejected)
+        assert 1 <= len(rejected) <= 4
 
 
 def test_while_models_load_requests_get_retry_after(fake_settings: Callable[..., Settings]) -> None:

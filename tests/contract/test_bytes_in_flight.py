@@ -24,7 +24,7 @@ from chatapi.runtime.byte_budget import FREE, ByteBudget
 from chatapi.settings import Settings
 from conftest import FAKE_ENGINES, TIMEOUT, RunningServer, serving, tone
 from test_bad_input import WAV, head, talk, wait_until
-from test_connections import crowd, process, replies
+from test_connections import open_connections, process, replies
 
 MIB = 1 << 20
 LARGE = wav(Audio(tone(60.0), RATE))
@@ -73,15 +73,15 @@ def test_uploads_beyond_the_limit_are_rejected_and_short_requests_are_served(
     fake_settings: Callable[..., Settings],
 ) -> None:
     with serving(fake_settings(f"limits.inflight_bytes={4 * MIB}")) as server:
-        with crowd(server.port, 2) as slow:
+        with open_connections(server.port, 2) as slow:
             for each in slow:
                 each.sendall(head(WAV, 2 * MIB)[:-2] + b"Expect: 100-continue\r\n\r\n")
                 assert each.recv(100).startswith(b"HTTP/1.1 100")
                 each.sendall(bytes(3 * MIB // 2))
             wait_until(lambda: server.appliance.byte_budget.held > 2 * MIB)
-            refused = server.client.post("/completion", content=bytes(2 * MIB), headers=WAV)
-            assert (refused.status_code, refused.json()["code"]) == (503, "busy")
-            assert int(refused.headers["retry-after"]) == 2
+            rejected = server.client.post("/completion", content=bytes(2 * MIB), headers=WAV)
+            assert (rejected.status_code, rejected.json()["code"]) == (503, "busy")
+            assert int(rejected.headers["retry-after"]) == 2
             openai = server.client.post("/v1/audio/transcriptions", files={"file": LARGE})
             assert (openai.status_code, openai.json()["error"]["code"]) == (503, "busy")
             assert server.client.post("/completion", json={"prompt": "a"}).status_code == 200
@@ -92,7 +92,7 @@ def test_uploads_beyond_the_limit_are_rejected_and_short_requests_are_served(
 
 def test_announced_bytes_are_not_held(fake_settings: Callable[..., Settings]) -> None:
     with serving(fake_settings(f"limits.inflight_bytes={4 * MIB}")) as server:
-        with crowd(server.port, 30) as silent:
+        with open_connections(server.port, 30) as silent:
             for each in silent:
                 each.sendall(head(WAV, 2 * MIB) + b"RIFF")
             assert server.client.post("/completion", content=LARGE, headers=WAV).status_code == 200
@@ -258,7 +258,7 @@ def test_invalid_handshake_is_rejected_after_authentication(
             headers = {**HANDSHAKE, **changed, "X-API-Key": key}
             lines = [f"{name}: {value}" for name, value in headers.items() if value is not None]
             request = "\r\n".join(("GET /v1/realtime HTTP/1.1", *lines, "Connection: close" * 0, "", ""))
-            with crowd(server.port, 1) as plain:
+            with open_connections(server.port, 1) as plain:
                 [reply] = replies(plain, request.replace("\r\n\r\n\r\n", "\r\n\r\n").encode())
             assert reply.split()[1] == status, reply
             assert json.loads(reply.partition(b"\r\n\r\n")[2])["error"]["code"] == code

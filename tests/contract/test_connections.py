@@ -116,8 +116,8 @@ def test_address_at_its_limit_evicts_only_its_own_idle_connections(clock: Clock)
     assert [peer.transport.aborted for peer in own] == [True, False, False, False, False]
     assert not any(peer.transport.aborted for peer in others)
     assert not any(table.add(Peer(), "2001:db8::1").rejection for _ in range(3))  # type: ignore[union-attr]
-    refused = table.add(Peer(), "2001:db8::3")
-    assert refused is not None and "4 connections from your address are open" in refused.rejection
+    rejected = table.add(Peer(), "2001:db8::3")
+    assert rejected is not None and "4 connections from your address are open" in rejected.rejection
     # This machine has no limit: a proxy on it may serve many clients.
     assert not any(table.add(Peer(), "127.0.0.1").rejection for _ in range(20))  # type: ignore[union-attr]
 
@@ -160,23 +160,23 @@ def test_idle_connections_expire_and_hanging_ones_are_aborted(clock: Clock) -> N
 
 @pytest.mark.anyio
 async def test_few_requests_start_per_iteration_and_in_order() -> None:
-    loop, pace, begun = asyncio.get_running_loop(), RequestPacer(3), []
+    loop, pace, started = asyncio.get_running_loop(), RequestPacer(3), []
     for number in range(8):
-        if pace.admit(loop, partial(begun.append, number)):
-            begun.append(number)
+        if pace.admit(loop, partial(started.append, number)):
+            started.append(number)
     rounds = []
-    while len(begun) < 8:
-        rounds.append(len(begun))
+    while len(started) < 8:
+        rounds.append(len(started))
         await asyncio.sleep(0)
-    assert begun == list(range(8)) and set(rounds) <= {3, 6} and 6 in rounds
+    assert started == list(range(8)) and set(rounds) <= {3, 6} and 6 in rounds
 
 
 # A real server
 
 
 @contextmanager
-def crowd(port: int, number: int) -> Iterator[list[socket.socket]]:
-    """Opens so many connections at once."""
+def open_connections(port: int, number: int) -> Iterator[list[socket.socket]]:
+    """Opens this number of connections at once."""
     opened: list[socket.socket] = []
     try:
         opened.extend(socket.create_connection(("127.0.0.1", port), TIMEOUT) for _ in range(number))
@@ -186,11 +186,11 @@ def crowd(port: int, number: int) -> Iterator[list[socket.socket]]:
             each.close()
 
 
-def replies(crowd: list[socket.socket], request: bytes) -> list[bytes]:
+def replies(connections: list[socket.socket], request: bytes) -> list[bytes]:
     """The response of each connection, up to its end or the end of the connection."""
-    found: dict[socket.socket, bytes] = dict.fromkeys(crowd, b"")
+    found: dict[socket.socket, bytes] = dict.fromkeys(connections, b"")
     with selectors.DefaultSelector() as selector:
-        for each in crowd:
+        for each in connections:
             each.sendall(request)
             selector.register(each, selectors.EVENT_READ)
         end = time.monotonic() + TIMEOUT
@@ -215,7 +215,7 @@ def whole(reply: bytes) -> bool:
 
 def test_idle_connections_do_not_block_requests(fake_settings: Callable[..., Settings]) -> None:
     with serving(fake_settings("server.connections=16")) as server:
-        with crowd(server.port, 16):
+        with open_connections(server.port, 16):
             time.sleep(GRACE_SECONDS)
             for path in ("/ready", "/health", "/models"):
                 assert server.client.get(path).status_code == 200
@@ -225,24 +225,26 @@ def test_rejected_connection_gets_a_response_and_health_is_served(fake_settings:
     with serving(fake_settings("server.connections=16", "fake.delay=0.2", "limits.queue=32")) as server:
         body = json.dumps({"prompt": "one two three four five " * 20}).encode()
         head = "POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        with crowd(server.port, 16) as busy:
+        with open_connections(server.port, 16) as busy:
             for each in busy:
                 each.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             wait_until(lambda: server.appliance.admission.used + server.appliance.admission.waiting == 16)
-            with crowd(server.port, 5) as late:
-                asked = ["/models", "/v1/models", "/metrics", "/health", "/ready"]
-                came = [replies([each], GET.format(path).encode())[0] for each, path in zip(late, asked, strict=True)]
-        assert [reply.split()[1] for reply in came] == [b"503", b"503", b"503", b"200", b"200"]
-        for reply in came[:3]:
+            with open_connections(server.port, 5) as late:
+                paths = ["/models", "/v1/models", "/metrics", "/health", "/ready"]
+                responses = [
+                    replies([each], GET.format(path).encode())[0] for each, path in zip(late, paths, strict=True)
+                ]
+        assert [reply.split()[1] for reply in responses] == [b"503", b"503", b"503", b"200", b"200"]
+        for reply in responses[:3]:
             assert b"\r\nretry-after: " in reply.lower() and b"\r\nconnection: close" in reply.lower()
-        assert json.loads(came[0].partition(b"\r\n\r\n")[2])["code"] == "too_many_connections"
-        assert json.loads(came[1].partition(b"\r\n\r\n")[2])["error"]["code"] == "too_many_connections"
+        assert json.loads(responses[0].partition(b"\r\n\r\n")[2])["code"] == "too_many_connections"
+        assert json.loads(responses[1].partition(b"\r\n\r\n")[2])["error"]["code"] == "too_many_connections"
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + TIMEOUT
     while not condition():
-        assert time.monotonic() < end, "it did not come about"
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.01)
 
 
@@ -271,13 +273,13 @@ def test_requests_beyond_the_limit_are_rejected_and_health_is_served(
 ) -> None:
     with serving(fake_settings("server.requests=4")) as server:
         head = b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: audio/wav\r\nContent-Length: 9\r\n\r\n"
-        with crowd(server.port, 4) as slow:
+        with open_connections(server.port, 4) as slow:
             for each in slow:
                 each.sendall(head)
             wait_until(lambda: server.client.get("/models").status_code == 503)
-            refused = server.client.get("/v1/models")
-            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "too_many_requests")
-            assert int(refused.headers["retry-after"]) > 0
+            rejected = server.client.get("/v1/models")
+            assert (rejected.status_code, rejected.json()["error"]["code"]) == (503, "too_many_requests")
+            assert int(rejected.headers["retry-after"]) > 0
             assert server.client.get("/health").status_code == server.client.get("/ready").status_code == 200
         wait_until(lambda: server.client.get("/models").status_code == 200)
 
@@ -320,10 +322,10 @@ def test_1500_idle_connections_under_a_limit_of_1024_neither_block_nor_fill_the_
         for number in range(1500):
             opened.append(socket.create_connection(("127.0.0.1", port), TIMEOUT))
             if number % 100 == 99:
-                begun = time.monotonic()
-                with crowd(port, 1) as asking:
+                started = time.monotonic()
+                with open_connections(port, 1) as asking:
                     [reply] = replies(asking, GET.format("/ready").encode())
-                late.append(time.monotonic() - begun)
+                late.append(time.monotonic() - started)
                 assert reply.startswith(b"HTTP/1.1 200"), (number, reply)
         print(f"the slowest of {len(late)} answers took {max(late):.2f} s; the log has {log.stat().st_size} bytes")
         assert max(late) < 10 and log.stat().st_size < 100_000
@@ -340,7 +342,7 @@ def test_1000_clients_at_once_are_served_or_get_retry_after(
         f"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
         "\r\nConnection: close\r\n\r\n"
     ).encode() + body
-    with serving(fake_settings("fake.delay=0.02")) as server, crowd(server.port, 1000) as clients:
+    with serving(fake_settings("fake.delay=0.02")) as server, open_connections(server.port, 1000) as clients:
         health: list[int] = []
         done = threading.Event()
 
@@ -351,13 +353,13 @@ def test_1000_clients_at_once_are_served_or_get_retry_after(
 
         asking = threading.Thread(target=ask)
         asking.start()
-        came = replies(clients, request)
+        responses = replies(clients, request)
         done.set()
         asking.join()
-    found = Counter(reply.split(b" ", 2)[1] for reply in came if reply)
+    found = Counter(reply.split(b" ", 2)[1] for reply in responses if reply)
     print(f"answers: {dict(found)}; health: {Counter(health)}")
     assert set(found) == {b"200", b"503"} and sum(found.values()) == 1000
-    assert all(b"\r\nretry-after: " in reply.lower() for reply in came if reply.startswith(b"HTTP/1.1 503"))
+    assert all(b"\r\nretry-after: " in reply.lower() for reply in responses if reply.startswith(b"HTTP/1.1 503"))
     assert set(health) == {200}
 
 
@@ -373,7 +375,7 @@ def test_queued_request_does_not_count_as_idle(
             return False
 
         monkeypatch.setattr(RequestPacer, "admit", later)
-        with crowd(server.port, 1) as [plain]:
+        with open_connections(server.port, 1) as [plain]:
             plain.sendall(GET.format("/models").encode())
             wait_until(lambda: bool(waiting))
             time.sleep(0.5)

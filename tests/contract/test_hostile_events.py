@@ -76,37 +76,37 @@ async def test_oversized_events_are_rejected_and_the_session_continues(
 def test_every_number_of_every_event_has_an_upper_bound() -> None:
     unbounded = []
 
-    def look(name: str, schema: Any) -> None:
+    def check_schema(name: str, schema: Any) -> None:
         if isinstance(schema, list):
             for each in schema:
-                look(name, each)
+                check_schema(name, each)
         elif isinstance(schema, dict):
             if schema.get("type") in ("integer", "number") and "maximum" not in schema and "const" not in schema:
                 unbounded.append(name)
             for key, value in schema.items():
-                look(f"{name}.{key}", value)
+                check_schema(f"{name}.{key}", value)
 
     for model in {client_events.SessionConfig, *client_events.EVENTS.values()}:
-        look(model.__name__, model.model_json_schema())
+        check_schema(model.__name__, model.model_json_schema())
     assert unbounded == []
 
 
 def test_every_text_except_audio_has_an_upper_bound() -> None:
     unbounded = []
 
-    def look(name: str, schema: Any) -> None:
+    def check_schema(name: str, schema: Any) -> None:
         if isinstance(schema, list):
             for each in schema:
-                look(name, each)
+                check_schema(name, each)
         elif isinstance(schema, dict):
             free = schema.get("type") == "string" and not {"maxLength", "enum", "const", "pattern"} & set(schema)
             if free and not name.endswith((".type", "Append.properties.audio")):
                 unbounded.append(name)
             for key, value in schema.items():
-                look(f"{name}.{key}", value)
+                check_schema(f"{name}.{key}", value)
 
     for model in {client_events.SessionConfig, *client_events.EVENTS.values()}:
-        look(model.__name__, model.model_json_schema())
+        check_schema(model.__name__, model.model_json_schema())
     assert unbounded == []
 
 
@@ -217,9 +217,9 @@ def _lag(server: RunningServer, text: str) -> float:
 
     def probe() -> None:
         while not done.is_set():
-            begun = time.monotonic()
+            started = time.monotonic()
             server.client.get("/ready")
-            late.append(time.monotonic() - begun)
+            late.append(time.monotonic() - started)
 
     thread = threading.Thread(target=probe)
     with websockets.sync.client.connect(f"ws://127.0.0.1:{server.port}/v1/realtime", max_size=None) as plain:

@@ -73,7 +73,7 @@ def test_every_answer_is_as_described(described: OpenApiSchema, path: str, metho
         assert reply.status_code < 500, reply.text
         # A request head over the limit is rejected before any route is chosen.
         hypothesis.assume(reply.status_code != 431)
-        # What no schema can say may still be refused: silence, a prompt of spaces, bytes that are no audio.
+        # A server may still reject what no schema describes: silence, a prompt of spaces, bytes that are not audio.
         case.validate_response(reply, excluded_checks=[positive_data_acceptance])
 
     run()
