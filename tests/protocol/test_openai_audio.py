@@ -40,7 +40,7 @@ from conftest import (
 from paths import CORPUS, NODE
 
 TRANSCRIPTIONS, TRANSLATIONS = "/v1/audio/transcriptions", "/v1/audio/translations"
-OF_THE_CLIENT = {"extra_headers", "extra_query", "extra_body", "timeout", "file"}
+CLIENT_ONLY = {"extra_headers", "extra_query", "extra_body", "timeout", "file"}
 CORPUS = CORPUS / "real"
 
 
@@ -150,7 +150,7 @@ async def test_transcripts_are_streamed_before_the_file_is_decoded(
         count = 0
         for block in blocks(source):
             count += len(block)
-            assert count < 100 * RATE or freed.wait(20), "no passage came before the rest was decoded"
+            assert count < 100 * RATE or freed.wait(20), "no transcript was sent before the rest was decoded"
             yield block
 
     monkeypatch.setattr(transcriber, "blocks", held)
@@ -239,7 +239,7 @@ def test_every_parameter_of_the_client_is_supported_or_rejected_by_name(
     call: str, kind: Any, rejected: set[str]
 ) -> None:
     create = getattr(OpenAI(api_key="none").audio, call).create
-    assert set(inspect.signature(create).parameters) - OF_THE_CLIENT == set(kind.model_fields) | rejected
+    assert set(inspect.signature(create).parameters) - CLIENT_ONLY == set(kind.model_fields) | rejected
 
 
 @pytest.mark.parametrize(
@@ -284,17 +284,17 @@ def test_unknown_model_is_not_found(client: OpenAI) -> None:
 
 
 def test_turn_runs_during_a_long_transcription(fake_settings: Callable[..., Settings]) -> None:
-    with serving(fake_settings("fake.delay=0.001", "limits.audio_seconds=10")) as box:
+    with serving(fake_settings("fake.delay=0.001", "limits.audio_seconds=10")) as server:
         found: list[int] = []
 
         def long() -> None:
-            found.append(box.client.post(TRANSCRIPTIONS, files={"file": file(*[8] * 5)}).status_code)
+            found.append(server.client.post(TRANSCRIPTIONS, files={"file": file(*[8] * 5)}).status_code)
 
         thread = threading.Thread(target=long)
         thread.start()
-        box.run(lambda: until(lambda: box.appliance.transcription_service.long_recordings.used == 1))
-        reply = box.client.post("/completion", content=SHORT, headers={"content-type": "audio/wav"})
-        assert reply.status_code == 200 and box.appliance.transcription_service.long_recordings.used == 1
+        server.run(lambda: until(lambda: server.appliance.transcription_service.long_recordings.used == 1))
+        reply = server.client.post("/completion", content=SHORT, headers={"content-type": "audio/wav"})
+        assert reply.status_code == 200 and server.appliance.transcription_service.long_recordings.used == 1
         thread.join()
         assert found == [200]
 

@@ -28,7 +28,7 @@ from conftest import RunningServer, serving, until
 TEXT = "One two three four five. Six seven eight nine. Ten."
 SPOKEN = 10 * 0.06
 """Length of its speech with the fake voice, in seconds."""
-OF_THE_CLIENT = {"extra_headers", "extra_query", "extra_body", "timeout"}
+CLIENT_ONLY = {"extra_headers", "extra_query", "extra_body", "timeout"}
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_voices_are_listed_with_their_languages(client: OpenAI, fake_server: Run
 
 
 def test_every_parameter_of_the_client_is_supported_or_rejected_by_name() -> None:
-    known = set(inspect.signature(OpenAI(api_key="none").audio.speech.create).parameters) - OF_THE_CLIENT
+    known = set(inspect.signature(OpenAI(api_key="none").audio.speech.create).parameters) - CLIENT_ONLY
     assert known == set(SpeechRequest.model_fields) | set(UNSUPPORTED)
 
 

@@ -89,11 +89,11 @@ async def test_api_key_is_required(fake_settings: Callable[..., Settings]) -> No
         async with raw(server, additional_headers={"X-Api-Key": "secret"}) as plain:
             await receive_event(plain, "session.created")
         for headers in ({}, {"Authorization": "Bearer wrong"}):
-            with pytest.raises(websockets.InvalidStatus) as refused:
+            with pytest.raises(websockets.InvalidStatus) as raised:
                 async with raw(server, additional_headers=headers):
                     pass
-            assert refused.value.response.status_code == 401
-            assert json.loads(refused.value.response.body or b"")["error"]["code"] == "unauthorized"
+            assert raised.value.response.status_code == 401
+            assert json.loads(raised.value.response.body or b"")["error"]["code"] == "unauthorized"
 
 
 async def test_api_key_with_spaces_is_percent_encoded(fake_settings: Callable[..., Settings]) -> None:
@@ -105,10 +105,10 @@ async def test_api_key_with_spaces_is_percent_encoded(fake_settings: Callable[..
 @pytest.mark.parametrize(("host", "origin"), [("127.0.0.1", "http://evil.example"), ("evil.example", None)])
 async def test_foreign_origins_are_rejected(fake_server: RunningServer, host: str, origin: Any) -> None:
     uri = f"ws://{host}:{fake_server.port}/v1/realtime"
-    with pytest.raises(websockets.InvalidStatus) as refused:
+    with pytest.raises(websockets.InvalidStatus) as raised:
         async with connect(uri, host="127.0.0.1", port=fake_server.port, origin=origin):
             pass
-    assert refused.value.response.status_code == 403
+    assert raised.value.response.status_code == 403
 
 
 async def test_unknown_model_is_rejected_and_openai_names_are_accepted(fake_server: RunningServer) -> None:

@@ -39,9 +39,9 @@ def test_agents_sdk_holds_a_conversation(fake_server: RunningServer) -> None:
     microphone = Audio(np.concatenate([silence, tone(0.8, rate=RATE), silence]), RATE).pcm16()
     found = run_script("talk.mjs", fake_server, stdin=microphone)
     assert found["turns"] == 2 and found["bytes"] > 0.3 * RATE * 2
-    said = [(role, "".join(filter(None, parts))) for role, parts in found["history"]]
-    assert [role for role, _ in said] == ["user", "assistant", "user", "assistant"]
-    assert said[0][1].startswith("heard ") and said[3][1].endswith("and now in writing.")
+    history = [(role, "".join(filter(None, parts))) for role, parts in found["history"]]
+    assert [role for role, _ in history] == ["user", "assistant", "user", "assistant"]
+    assert history[0][1].startswith("heard ") and history[3][1].endswith("and now in writing.")
 
 
 def test_agents_sdk_calls_tools(fake_server: RunningServer) -> None:

@@ -78,8 +78,8 @@ def test_default_of_enabled_depends_on_keys_and_networks(
 
 
 def test_port_in_use_is_an_error_only_when_wyoming_was_requested(fake_settings: Callable[..., Settings]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = occupied.getsockname()[1]
         for more in ("wyoming.enabled=true", f"wyoming.socket={Path.cwd()}/w.sock"):
             with pytest.raises(SettingsError, match=r"Address already in use; set wyoming.host or wyoming.port"):
                 listeners.open_listeners(fake_settings(f"wyoming.port={port}", more))
@@ -92,8 +92,8 @@ def test_port_in_use_is_an_error_only_when_wyoming_was_requested(fake_settings: 
 def test_stale_unix_socket_is_replaced(fake_settings: Callable[..., Settings]) -> None:
     path = Path.cwd() / "w.sock"
     chosen = fake_settings("wyoming.host=", f"wyoming.socket={path}")
-    with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(path))
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
     listening = listeners.open_listeners(chosen)
     assert path.stat().st_mode & 0o777 == 0o660
     with pytest.raises(SettingsError, match="another process listens on"):
@@ -106,8 +106,8 @@ def test_stale_unix_socket_is_replaced(fake_settings: Callable[..., Settings]) -
 
 
 def test_check_reports_port_and_allowed_clients() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = occupied.getsockname()[1]
         assert findings(network.wyoming, check_context({}, f"wyoming.port={port}"))[0].split(":")[0] in (
             "good Wyoming",
             "bad Wyoming",
@@ -164,18 +164,18 @@ def test_signal_ends_it_with_open_connections(process: Any, tmp_path: Path) -> N
 @anyio_test
 async def test_serve_starts_when_the_default_port_is_in_use(process: Any) -> None:
     port = settings.Settings().wyoming.port
-    with socket.socket() as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket() as occupied:
+        occupied.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
         def bound() -> bool:
             try:
-                taken.bind(("127.0.0.1", port))
+                occupied.bind(("127.0.0.1", port))
             except OSError:
                 return False
             return True
 
         await eventually(bound)
-        taken.listen()
+        occupied.listen()
         child, lines = await anyio.to_thread.run_sync(process)
     assert "listening for Wyoming" not in lines
     assert f"Wyoming is off: cannot listen on 127.0.0.1:{port}" in lines

@@ -72,8 +72,8 @@ async def test_missing_library_is_logged(caplog: pytest.LogCaptureFixture, monke
 async def test_host_name_is_not_announced(caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("zeroconf")
     with caplog.at_level(logging.WARNING), anyio.fail_after(TIMEOUT):
-        await announce("box.local", 10300)
-    assert "box.local is no IP address" in caplog.text
+        await announce("server.local", 10300)
+    assert "server.local is no IP address" in caplog.text
 
 
 async def test_late_and_lost_networks_are_detected(machine: str) -> None:
