@@ -8,9 +8,9 @@ from chatapi.bench import Row, devices
 from chatapi.bench.devices import FAULTS, KILLED, Held, Outcome
 from chatapi.bench.sound_card import CardFault
 from chatapi.settings import Settings
-from virtual_sound_card import Room, room
+from virtual_sound_card import SoundCard, sound_card
 
-__all__ = ["room"]
+__all__ = ["sound_card"]
 pytestmark = pytest.mark.anyio
 
 
@@ -34,8 +34,8 @@ async def test_a_daemon_that_does_not_start_is_no_fault_of_the_bench(monkeypatch
     assert row.what == "not measured: the sound daemon does not answer"
 
 
-async def test_a_box_on_such_a_card_is_measured(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    room.kill()
+async def test_a_box_on_such_a_card_is_measured(sound_card: SoundCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound_card.kill()
     monkeypatch.setattr(devices, "DEVICE_FAULTS", 2)
     monkeypatch.setattr(devices, "KILLS", 1)
     found = await rows()

@@ -29,7 +29,7 @@ from chatapi.engines.registry import load
 from chatapi.observability.metrics import Metrics
 from chatapi.settings import MlcSettings, Settings
 from conftest import FAKE_ENGINES, RunningServer, serving, tone
-from mlc_model import compiled, mlc_llm
+from mlc_model import compiled_model, mlc_llm
 from paths import ROOT
 from realtime_client import SERVER_VAD, silence, speech, talking
 from test_metrics import FakeAudioDevice
@@ -144,7 +144,7 @@ def counting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The MLC engine on its stand-in."""
     data = tmp_path_factory.mktemp("mlc")
     with mlc_llm():
-        engine = load("llm", "mlc")(Settings(data=data, mlc=MlcSettings(context=512)), [compiled(data)])
+        engine = load("llm", "mlc")(Settings(data=data, mlc=MlcSettings(context=512)), [compiled_model(data)])
         yield engine
         engine.close()
 

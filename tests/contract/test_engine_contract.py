@@ -33,8 +33,8 @@ from chatapi.engines.registry import ENGINES, entry, installed, load
 from chatapi.errors import ChatapiError, NotFound, Unprocessable
 from chatapi.settings import LlamaCppSettings, MlcSettings, OpenAIUpstreamSettings, Settings
 from conftest import installed_model
-from coqui_model import coqui_tts, made
-from mlc_model import compiled, mlc_llm
+from coqui_model import coqui_tts, make_model
+from mlc_model import compiled_model, mlc_llm
 from paths import CORPUS
 
 EVERY = [
@@ -109,9 +109,9 @@ class Engine:
     def __init__(self, role: str, name: str, settings: Settings) -> None:
         self.role, self.name = role, name
         if name == "mlc":
-            models = [compiled(settings.data)]
+            models = [compiled_model(settings.data)]
         elif name == "coqui":
-            models = [made(settings.data / "made")]
+            models = [make_model(settings.data / "made")]
         else:
             models = [installed_model(MODELS[name])] if entry(role, name).needs_model else []
         self.files = [str(path) for each in models for path in each.files.values()]

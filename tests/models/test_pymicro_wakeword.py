@@ -30,7 +30,7 @@ def joe() -> Piper:
     return Piper(Settings(), [installed_model("en_US-joe-medium")])
 
 
-def spoken(piper: Piper, text: str) -> Samples:
+def synthesize(piper: Piper, text: str) -> Samples:
     parts = [part.at(RATE).samples for part in piper.synthesize(text, piper.voices[0].name)]
     return np.concatenate([SILENCE, *parts, SILENCE])
 
@@ -49,23 +49,23 @@ def test_the_wake_word_is_detected_once_when_it_ends(nabu: PymicroWakeword, name
 
 
 @pytest.mark.parametrize(
-    "said", ["What is the capital of France?", "Okay, nobody knows.", "Hey Jarvis.", "The capital of France is Paris."]
+    "text", ["What is the capital of France?", "Okay, nobody knows.", "Hey Jarvis.", "The capital of France is Paris."]
 )
-def test_other_words_are_not_detected(nabu: PymicroWakeword, joe: Piper, said: str) -> None:
-    assert times(nabu, spoken(joe, said)) == []
+def test_other_words_are_not_detected(nabu: PymicroWakeword, joe: Piper, text: str) -> None:
+    assert times(nabu, synthesize(joe, text)) == []
 
 
-def test_recorded_people_do_not_wake_it(nabu: PymicroWakeword) -> None:
+def test_recorded_speech_is_not_detected(nabu: PymicroWakeword) -> None:
     clips = sorted((CORPUS / "real").glob("en-*.flac"))[:12]
     assert clips
     assert times(nabu, np.concatenate([decode(clip).samples for clip in clips])) == []
 
 
-def test_another_wake_word_is_another_model(joe: Piper) -> None:
+def test_other_wake_word_needs_another_model(joe: Piper) -> None:
     jarvis = PymicroWakeword(Settings(), [installed_model("hey_jarvis")])
     assert jarvis.words == "hey jarvis"
-    assert times(jarvis, spoken(joe, "hey jarvis."))
-    assert times(jarvis, spoken(joe, "okay nabu.")) == []
+    assert times(jarvis, synthesize(joe, "hey jarvis."))
+    assert times(jarvis, synthesize(joe, "okay nabu.")) == []
 
 
 def test_the_blocks_may_have_any_size(nabu: PymicroWakeword) -> None:
@@ -73,7 +73,7 @@ def test_the_blocks_may_have_any_size(nabu: PymicroWakeword) -> None:
     assert max(listener.probability(sound[at : at + 777]) for at in range(0, len(sound), 777)) >= nabu.threshold
 
 
-def test_the_threshold_is_the_models_unless_it_is_set(nabu: PymicroWakeword) -> None:
+def test_threshold_of_the_model_is_used_unless_one_is_configured(nabu: PymicroWakeword) -> None:
     assert nabu.threshold == 0.85
     assert (
         PymicroWakeword(Settings(wake_word=WakeWordSettings(threshold=0.5)), [installed_model("okay_nabu")]).threshold

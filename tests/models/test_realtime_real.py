@@ -13,14 +13,14 @@ from chatapi.bench.wer import word_error_rate
 from chatapi.interfaces.http.realtime.audio_format import encode_audio
 from conftest import RunningServer
 from realtime_client import RATE, Client, silence, talking
-from test_real import QUESTION, say, words
+from test_completion_real import QUESTION, synthesized, words
 
 pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.anyio]
 
 
-async def speak(client: Client, real_server: RunningServer, text: str) -> None:
+async def speak(client: Client, server: RunningServer, text: str) -> None:
     """Sends speech like a microphone: 0.1 s at a time in real time, then silence."""
-    sound = decode(await anyio.to_thread.run_sync(say, real_server, text)).at(RATE).samples
+    sound = decode(await anyio.to_thread.run_sync(synthesized, server, text)).at(RATE).samples
     samples = np.concatenate([silence(0.3), sound, silence(2.5)])
     for start in range(0, len(samples), RATE // 10):
         await client.send(

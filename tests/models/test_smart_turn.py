@@ -44,6 +44,6 @@ def test_only_the_last_eight_seconds_count(detector: SmartTurn) -> None:
     assert list(detector.end_of_turn_probability(long)) == list(detector.end_of_turn_probability(long[-8 * RATE :]))
 
 
-def test_without_a_model_it_says_what_to_do() -> None:
+def test_missing_model_is_reported_with_the_remedy() -> None:
     with pytest.raises(ModelError, match="chatapi models"):
         SmartTurn(Settings(), [])

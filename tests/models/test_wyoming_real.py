@@ -16,7 +16,7 @@ from chatapi.audio import RATE, Samples, decode
 from chatapi.bench.wer import word_error_rate
 from conftest import RunningServer
 from paths import CORPUS
-from test_real import words
+from test_completion_real import words
 from wyoming_peer import ask, audio_events, audio_of, open_to_wyoming, types, until
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]

@@ -1,4 +1,4 @@
-"""OpenAI's official client of `/v1/realtime`, and a plain WebSocket client that may misbehave."""
+"""OpenAI's official client of `/v1/realtime`, and a plain WebSocket client for invalid input."""
 
 from __future__ import annotations
 

@@ -45,10 +45,10 @@ async def until(client: AsyncClient, *types: str) -> list[Event]:
     return found
 
 
-async def ask(port: int, *asked: Any, end: Iterable[str]) -> list[Event]:
+async def ask(port: int, *events: Any, end: Iterable[str]) -> list[Event]:
     """Sends events on a new connection, and returns the responses."""
     async with AsyncTcpClient("127.0.0.1", port) as client:
-        for each in asked:
+        for each in events:
             await client.write_event(each if isinstance(each, Event) else each.event())
         return await until(client, *end, "error")
 

@@ -29,7 +29,7 @@ from chatapi.services.turns.completion import Turn
 from chatapi.settings import MlcSettings, ServerSettings, Settings
 from conftest import RunAppliance, RunningServer, answer, serving, tone, until
 from fake_jetson import ORIN_NX, write_files
-from mlc_model import compiled, mlc_llm
+from mlc_model import compiled_model, mlc_llm
 from paths import ROOT
 from test_live import silence, talking
 
@@ -199,7 +199,7 @@ async def test_event_loop_lag_is_measured(fake_appliance: RunAppliance) -> None:
 def test_mlc_counters_are_read_without_waiting(tmp_path: Path) -> None:
     with mlc_llm():
         settings = Settings(data=tmp_path, mlc=MlcSettings(context=512))
-        engine = load("llm", "mlc")(settings, [compiled(tmp_path)])
+        engine = load("llm", "mlc")(settings, [compiled_model(tmp_path)])
         try:
             messages = [PromptMessage("user", "Tell me about the sea.")]
             pieces = list(engine.generate(messages, Sampling(max_tokens=5, temperature=0)))

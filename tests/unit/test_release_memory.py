@@ -16,7 +16,7 @@ from conftest import installed_model, until
 
 piper = pytest.importorskip("piper")
 from chatapi.engines.tts.piper import LOADED_VOICES, Piper  # noqa: E402
-from test_piper import spoken, voice  # noqa: E402
+from test_piper import make_voice, synthesize  # noqa: E402
 
 JOE = "en_US-joe-medium"
 
@@ -54,21 +54,23 @@ async def test_memory_is_released_once_per_pause_on_the_engines_thread_and_error
 
 
 def test_every_loaded_voice_releases_memory_unless_a_call_waits(tmp_path: Path) -> None:
-    engine = Piper(Settings(), [voice(tmp_path, "anna"), voice(tmp_path, "crowd", speakers=2)])
-    spoken(engine, "Hello.", "crowd/person1")
+    engine = Piper(Settings(), [make_voice(tmp_path, "anna"), make_voice(tmp_path, "crowd", speakers=2)])
+    synthesize(engine, "Hello.", "crowd/person1")
     calls: list[bool] = []
     engine.release_memory(lambda: bool(calls.append(True)))
     assert len(calls) == LOADED_VOICES + 1
     engine.release_memory(lambda: bool(calls.append(True)) or True)
     assert len(calls) == LOADED_VOICES + 2
-    assert len(spoken(engine, "Hello.")) == 1
+    assert len(synthesize(engine, "Hello.")) == 1
 
 
 @pytest.mark.real
 def test_the_memory_of_a_long_sentence_is_released() -> None:
     engine = Piper(Settings(), [installed_model(JOE)])
-    spoken(engine, "The museum that opens at nine and closes at six in the evening sells its tickets at the desk.", JOE)
+    synthesize(
+        engine, "The museum that opens at nine and closes at six in the evening sells its tickets at the desk.", JOE
+    )
     before = psutil.Process().memory_info().rss
     engine.release_memory()
     assert psutil.Process().memory_info().rss < before - 20e6
-    assert spoken(engine, "It goes on.", JOE)
+    assert synthesize(engine, "It goes on.", JOE)
