@@ -143,14 +143,14 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def browse(tmp_path: Path, spoken: Path) -> Iterator[Callable[..., Any]]:
-    """Opens browsers; after the test their console messages are checked and they are closed."""
+    """Opens browsers; checks their console messages after the test and closes them."""
     from browser.pages import Page
 
     opened: list[Page] = []
 
-    def browse(url: str, *switches: str, hears: Path = spoken, ready: bool = True) -> Page:
+    def browse(url: str, *switches: str, microphone: Path = spoken, ready: bool = True) -> Page:
         profile = tmp_path / f"profile{len(opened)}"
-        chosen = (*SWITCHES, f"--user-data-dir={profile}", f"--use-file-for-fake-audio-capture={hears}", *switches)
+        chosen = (*SWITCHES, f"--user-data-dir={profile}", f"--use-file-for-fake-audio-capture={microphone}", *switches)
         page = Page(str(CHROMIUM), str(DRIVER), chosen)
         opened.append(page)
         page.open(url, ready)
@@ -158,8 +158,8 @@ def browse(tmp_path: Path, spoken: Path) -> Iterator[Callable[..., Any]]:
 
     try:
         yield browse
-        complaints = [complaint for page in opened for complaint in page.complaints()]
-        assert not complaints
+        unexpected = [message for page in opened for message in page.unexpected_messages()]
+        assert not unexpected
     finally:
         for page in opened:
             page.quit()

@@ -41,9 +41,9 @@ class Page:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=Service(driver))
         self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": LISTENER})
-        # The page polls the box, and tests switch boxes off.
+        # The page polls the server, and tests stop servers.
         refused = r"/v1/realtime\S* failed: Error in connection establishment: net::ERR_CONNECTION_REFUSED"
-        self._excused: list[str] = [r"/ready - Failed to load resource: net::ERR_", refused]
+        self._allowed: list[str] = [r"/ready - Failed to load resource: net::ERR_", refused]
 
     def open(self, url: str, ready: bool = True) -> None:
         self.driver.get(url)
@@ -110,15 +110,15 @@ class Page:
 
     # Checks
 
-    def excuse(self, *patterns: str) -> None:
+    def allow_messages(self, *patterns: str) -> None:
         """Allows console messages in this test: the browser reports every rejected request there."""
-        self._excused += patterns
+        self._allowed += patterns
 
-    def complaints(self) -> list[str]:
+    def unexpected_messages(self) -> list[str]:
         """Console messages and policy violations that are not allowed."""
         log = self.driver.get_log("browser")
         messages = [entry["message"] for entry in log if entry["level"] in ("SEVERE", "WARNING")]
-        wrong = [message for message in messages if not any(re.search(pattern, message) for pattern in self._excused)]
+        wrong = [message for message in messages if not any(re.search(pattern, message) for pattern in self._allowed)]
         return [*wrong, *(f"content policy: {directive}" for directive in self.run("return window.violations || []"))]
 
 

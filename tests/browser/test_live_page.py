@@ -27,7 +27,7 @@ def turns(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def live(browse: Browse, server: str, turns: Path) -> Any:
     """The page in a live conversation."""
-    page = browse(server, GRANTED, hears=turns)
+    page = browse(server, GRANTED, microphone=turns)
     talk(page)
     return page
 
@@ -62,7 +62,7 @@ def test_spoken_question_is_shown_and_answered(live: Any) -> None:
 
 
 def test_typed_and_spoken_turns_share_one_conversation(browse: Browse, server: str, turns: Path) -> None:
-    page = browse(server, GRANTED, hears=turns)
+    page = browse(server, GRANTED, microphone=turns)
     page.ask("first, typed")
     page.answered()
     before = conversation(page)
@@ -137,9 +137,9 @@ def test_every_control_has_a_name_and_fits_a_phone(live: Any) -> None:
 
 def test_too_many_conversations_are_reported(serve: Serve, browse: Browse, turns: Path) -> None:
     with serve("live.sessions=1") as server:
-        first = browse(server.url, GRANTED, hears=turns)
+        first = browse(server.url, GRANTED, microphone=turns)
         talk(first)
-        second = browse(server.url, GRANTED, hears=turns)
+        second = browse(server.url, GRANTED, microphone=turns)
         second.press("#talk")
         assert "Wait until one ends" in fault(second, "too_many_sessions")
         assert second.one("#composer").is_displayed()
@@ -148,17 +148,17 @@ def test_too_many_conversations_are_reported(serve: Serve, browse: Browse, turns
         state(second, "listening", "hearing")
 
 
-def test_key_of_the_browser_prompt_is_enough(serve: Serve, browse: Browse, turns: Path) -> None:
+def test_api_key_of_the_browser_prompt_is_enough(serve: Serve, browse: Browse, turns: Path) -> None:
     with serve("server.api_key=sesame") as server:
-        page = browse(server.url.replace("http://", "http://anybody:sesame@"), GRANTED, hears=turns)
+        page = browse(server.url.replace("http://", "http://anybody:sesame@"), GRANTED, microphone=turns)
         talk(page)
         page.answered()
 
 
-def test_key_that_becomes_required_is_prompted_for(serve: Serve, browse: Browse, turns: Path) -> None:
+def test_api_key_that_becomes_required_is_prompted_for(serve: Serve, browse: Browse, turns: Path) -> None:
     with serve() as server:
-        page = browse(server.url, GRANTED, hears=turns)
-        page.excuse("401", "WebSocket connection", "net::ERR_")
+        page = browse(server.url, GRANTED, microphone=turns)
+        page.allow_messages("401", "WebSocket connection", "net::ERR_")
         talk(page)
         server.kill()
     with serve("server.api_key=open (sesame)", f"server.port={server.url.rsplit(':')[-1]}"):
@@ -169,11 +169,11 @@ def test_key_that_becomes_required_is_prompted_for(serve: Serve, browse: Browse,
         page.answered()
 
 
-def test_page_reconnects_to_a_restarted_box(serve: Serve, browse: Browse, turns: Path, tmp_path: Path) -> None:
+def test_page_reconnects_to_a_restarted_server(serve: Serve, browse: Browse, turns: Path, tmp_path: Path) -> None:
     data = f"data={tmp_path / 'kept'}"
     with serve(data) as server:
-        page = browse(server.url, GRANTED, hears=turns)
-        page.excuse("WebSocket connection", "net::ERR_", "/ready - .*503")
+        page = browse(server.url, GRANTED, microphone=turns)
+        page.allow_messages("WebSocket connection", "net::ERR_", "/ready - .*503")
         talk(page)
         page.answered()
         before = conversation(page)
@@ -186,10 +186,10 @@ def test_page_reconnects_to_a_restarted_box(serve: Serve, browse: Browse, turns:
         page.press("#live-end")
 
 
-def test_unreachable_box_is_reported(serve: Serve, browse: Browse, turns: Path) -> None:
+def test_unreachable_server_is_reported(serve: Serve, browse: Browse, turns: Path) -> None:
     with serve() as server:
-        page = browse(server.url, GRANTED, hears=turns)
-        page.excuse("WebSocket connection", "net::ERR_", "worklet")
+        page = browse(server.url, GRANTED, microphone=turns)
+        page.allow_messages("WebSocket connection", "net::ERR_", "worklet")
         talk(page)
         server.kill()
         assert "continue the conversation" in fault(page, "live_lost")
@@ -217,7 +217,7 @@ def test_insecure_address_is_explained(serve: Serve, browse: Browse) -> None:
 
 
 def test_lost_microphone_is_reported(browse: Browse, server: str, turns: Path) -> None:
-    page = browse("about:blank", GRANTED, hears=turns, ready=False)
+    page = browse("about:blank", GRANTED, microphone=turns, ready=False)
     page.devtools("Page.addScriptToEvaluateOnNewDocument", source=TRACKS)
     page.open(server)
     talk(page)
@@ -242,8 +242,8 @@ TRACKS = """
 
 def test_dock_shows_that_models_load(serve: Serve, browse: Browse, turns: Path) -> None:
     with serve("fake.delay=0.15", until="listening") as server:
-        page = browse(server.url, GRANTED, hears=turns, ready=False)
-        page.excuse("503")
+        page = browse(server.url, GRANTED, microphone=turns, ready=False)
+        page.allow_messages("503")
         page.wait_for("#status[data-state=warming]")
         page.press("#talk")
         assert page.wait(lambda: page.text("#live-state")) in ("Opening the microphone", "Connecting")
