@@ -16,7 +16,6 @@ from chatapi.interfaces.audio_device.sound_server import SoundServer
 from paths import SUPPORT
 from virtual_sound_card import SoundCard, sound_card  # noqa: F401 - the fixture
 
-HERE = SUPPORT
 SCRIPT = """
 import ctypes, sys
 from chatapi.interfaces.audio_device.sound_server import SoundServer
@@ -38,7 +37,7 @@ def test_device_of_a_single_stream_is_known_and_of_several_is_not(sound_card: So
     try:
         done = subprocess.run(
             [sys.executable, "-X", "dev", "-W", "error", "-c", SCRIPT, "micfeed", "spk"],
-            env={**sound_card.environment, "PYTHONPATH": str(HERE.parent)},
+            env={**sound_card.environment, "PYTHONPATH": str(SUPPORT.parent)},
             capture_output=True,
             text=True,
             timeout=60,
