@@ -14,7 +14,7 @@ import pytest
 
 from chatapi.system import malloc_trim
 from conftest import until
-from fuzz.box import Box
+from fuzz.server_process import ServerProcess
 from paths import ROOT
 
 HOLES = """
@@ -99,7 +99,7 @@ async def test_memory_is_trimmed_once_after_work(monkeypatch: pytest.MonkeyPatch
     assert process.trims == 1
 
 
-class TrimRecorder(Box):
+class TrimRecorder(ServerProcess):
     """A server that creates a file when it trims its memory."""
 
     @property
