@@ -178,7 +178,7 @@ def test_named_model_is_selected_regardless_of_the_memory(models: Catalog) -> No
 
 
 @pytest.mark.parametrize(
-    ("role", "engine", "request", "message"),
+    ("role", "engine", "options", "message"),
     [
         ("llm", "llama_cpp", {"memory": 999}, "999 bytes are free and the smallest, poor, needs 1000"),
         (
@@ -199,10 +199,10 @@ def test_named_model_is_selected_regardless_of_the_memory(models: Catalog) -> No
     ],
 )
 def test_impossible_selection_states_the_reason_and_the_remedy(
-    models: Catalog, role: str, engine: str, request: dict[str, object], message: str
+    models: Catalog, role: str, engine: str, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ModelError, match=message):
-        models.choose(role, engine, **request)  # type: ignore[arg-type]
+        models.choose(role, engine, **options)  # type: ignore[arg-type]
 
 
 def test_first_recorded_digest_outlives_the_model_and_is_in_one_file(data: Path, file_server: FileServer) -> None:
