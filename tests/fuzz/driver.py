@@ -174,7 +174,7 @@ class Campaign:
         await self._server.start()
         for client in self._clients:
             client.close()
-            client.move(self._server.port, self._server.wyoming)
+            client.set_ports(self._server.port, self._server.wyoming)
         self._before = None
 
     def _block(self, suspect: Input) -> None:
