@@ -1,4 +1,4 @@
-"""What many tests need: sounds, a data directory with the real models, an appliance without any."""
+"""Fixtures and helpers of many tests: audio, a data directory, appliances and servers."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ from chatapi.services.turns.completion import Turn
 from chatapi.settings import Settings
 
 MODELS = Path(os.environ.get("CHATAPI_DATA") or settings.Settings().data)
-"""Where `run.sh test` put the models."""
+"""The data directory whose models `run.sh test` fetched."""
 DEFAULTS = ("asr.model=whisper-tiny.en-ct2", "llm.model=smollm2-135m-instruct", "tts.model=en_US-joe-medium")
-"""The models that set-up fetches, whatever else is installed."""
-ECHO = tuple(f"{role}.engine=fake" for role in ("vad", "wake_word", "turn_detection", "asr", "llm", "tts"))
+"""Settings that select the models fetched at set-up, whatever else is installed."""
+FAKE_ENGINES = tuple(f"{role}.engine=fake" for role in ("vad", "wake_word", "turn_detection", "asr", "llm", "tts"))
+"""Settings that select the fake engine of every role."""
 
 EXPECTED_SKIPS = re.compile(
     r"no emulation of aarch64|fatbinary|mlc_llm is not installed|FLAC states its form|header of a WebM"
@@ -46,17 +47,17 @@ EXPECTED_SKIPS = re.compile(
 """Reasons for which `./run.sh test --all` lets a test be skipped; any other skip fails."""
 
 T = TypeVar("T")
-Running = Callable[..., AbstractAsyncContextManager[Appliance]]
+RunAppliance = Callable[..., AbstractAsyncContextManager[Appliance]]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    """Turns an unexpected skip into a failure, where everything is to run."""
+    """Turns an unexpected skip into a failure when all tests have to run."""
     report = yield
     if os.environ.get("CHATAPI_TESTS") == "all" and report.skipped and not hasattr(report, "wasxfail"):
         reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
         if not EXPECTED_SKIPS.search(reason):
-            report.outcome, report.longrepr = "failed", f"skipped where everything is to run: {reason}"
+            report.outcome, report.longrepr = "failed", f"skipped although all tests have to run: {reason}"
     return report
 
 
@@ -76,8 +77,8 @@ def tone(seconds: float, hertz: float = 220.0, rate: int = RATE, level: float = 
     return wave
 
 
-def written(samples: np.ndarray, rate: int, codec: str, container: str = "wav", channels: int = 1) -> bytes:
-    """`samples`, the same on every channel, as a file a foreign program would write."""
+def encode_audio(samples: np.ndarray, rate: int, codec: str, container: str = "wav", channels: int = 1) -> bytes:
+    """A file with the samples, the same on every channel, encoded by PyAV."""
     file = io.BytesIO()
     with av.open(file, "w", format=container) as out:
         layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}[channels]
@@ -96,22 +97,22 @@ def written(samples: np.ndarray, rate: int, codec: str, container: str = "wav", 
 
 @pytest.fixture
 def beep() -> Audio:
-    """1.5 s that the echo engines take for speech, in half a second of silence on both sides."""
+    """1.5 s that the fake engines accept as speech, between two half seconds of silence."""
     silence = np.zeros(RATE // 2, np.float32)
     return Audio(np.concatenate([silence, tone(1.5), silence]), RATE)
 
 
-def model(name: str) -> InstalledModel:
-    """An installed model; the test is skipped where it is not."""
+def installed_model(name: str) -> InstalledModel:
+    """Returns an installed model; skips the test when the model is not installed."""
     catalog = Catalog(MODELS)
     if not catalog.installed(name):
-        pytest.skip(f"the model {name} is not here: chatapi models fetch {name}")
+        pytest.skip(f"the model {name} is not installed: chatapi models fetch {name}")
     return catalog.open(name)
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data directory of its own, with the machine's models in it."""
+    """A new data directory with a link to the machine's models."""
     folder = tmp_path / "data"
     folder.mkdir()
     if (MODELS / "models").is_dir():
@@ -120,22 +121,22 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def echo_settings(data: Path) -> Callable[..., Settings]:
-    """Settings with engines that need no model; more are given as key=value."""
+def fake_settings(data: Path) -> Callable[..., Settings]:
+    """Returns settings with fake engines; further settings are given as key=value."""
 
     def make(*more: str) -> Settings:
-        return settings.load([*ECHO, f"data={data}", *more], environ={}).settings
+        return settings.load([*FAKE_ENGINES, f"data={data}", *more], environ={}).settings
 
     return make
 
 
 @pytest.fixture
-def echo(echo_settings: Callable[..., Settings]) -> Running:
-    """An appliance of echo engines, running and loaded."""
+def fake_appliance(fake_settings: Callable[..., Settings]) -> RunAppliance:
+    """Runs an appliance with fake engines; yields it once it is loaded."""
 
     @asynccontextmanager
     async def run(*more: str) -> AsyncIterator[Appliance]:
-        async with Appliance(echo_settings(*more)).running() as appliance:
+        async with Appliance(fake_settings(*more)).running() as appliance:
             await appliance.load()
             yield appliance
 
@@ -144,7 +145,7 @@ def echo(echo_settings: Callable[..., Settings]) -> Running:
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Neither the environment nor a file nearby may change what a test sees."""
+    """Hides the settings of the environment and of the working directory from the tests."""
     for name in os.environ:
         if name.startswith(settings.ENVIRONMENT):
             monkeypatch.delenv(name)
@@ -152,19 +153,19 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     yield
 
 
-PATIENCE = 60
-"""Seconds until what does not come about is taken for a fault: no test waits so long, a busy machine may."""
+TIMEOUT = 60
+"""Seconds after which a wait fails the test; long, for busy machines."""
 
 
-async def until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    """Wait for something that another thread or task does."""
+async def until(condition: Callable[[], bool], seconds: float = TIMEOUT) -> None:
+    """Waits until another thread or task has made the condition true."""
     with anyio.fail_after(seconds):
         while not condition():
             await anyio.sleep(0.005)
 
 
 async def answer(appliance: Appliance, turn: Turn) -> TurnEnded:
-    """The last event of a turn."""
+    """Runs a turn and returns its last event."""
     async with appliance.completions.run(turn) as events:
         last = [event async for event in events][-1]
     assert isinstance(last, TurnEnded)
@@ -172,8 +173,8 @@ async def answer(appliance: Appliance, turn: Turn) -> TurnEnded:
 
 
 @dataclass
-class Served:
-    """An appliance behind a real server, in a thread of its own."""
+class RunningServer:
+    """An appliance and its HTTP server, which run in a thread of their own."""
 
     url: str
     port: int
@@ -183,15 +184,15 @@ class Served:
     portal: BlockingPortal
 
     def run(self, function: Callable[[], Awaitable[T]]) -> T:
-        """Run something in the server's own event loop."""
+        """Runs a coroutine function in the server's event loop."""
         return self.portal.call(function)
 
 
 @contextmanager
-def serving(settings: Settings, load: bool = True, root: Path = Path("/")) -> Iterator[Served]:
-    """Serve on a free port until the block ends; `root` is where the machine's files stand."""
+def serving(settings: Settings, load: bool = True, root: Path = Path("/")) -> Iterator[RunningServer]:
+    """Runs a server on a free port until the block ends; `root` replaces the machine's file system root."""
     started, stop = threading.Event(), threading.Event()
-    found: list[Served] = []
+    found: list[RunningServer] = []
     failed: list[BaseException] = []
 
     async def run() -> None:
@@ -209,7 +210,7 @@ def serving(settings: Settings, load: bool = True, root: Path = Path("/")) -> It
             )
             client = httpx.Client(base_url=url, timeout=60, verify=trusted)
             async with BlockingPortal() as portal:
-                found.append(Served(url, port, appliance, client, portal))
+                found.append(RunningServer(url, port, appliance, client, portal))
                 started.set()
                 await anyio.to_thread.run_sync(stop.wait, abandon_on_cancel=True)
                 web.should_exit = True
@@ -225,7 +226,7 @@ def serving(settings: Settings, load: bool = True, root: Path = Path("/")) -> It
 
     thread = threading.Thread(target=threaded)
     thread.start()
-    started.wait(PATIENCE)
+    started.wait(TIMEOUT)
     try:
         if failed:
             raise failed[0]
@@ -234,37 +235,37 @@ def serving(settings: Settings, load: bool = True, root: Path = Path("/")) -> It
         for running in found:
             running.client.close()
         stop.set()
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT)
         assert not thread.is_alive(), "the server did not stop"
     if failed:
         raise failed[0]
 
 
 @pytest.fixture
-def served(echo_settings: Callable[..., Settings]) -> Iterator[Served]:
-    """Echo engines behind a real server."""
-    with serving(echo_settings()) as running:
+def fake_server(fake_settings: Callable[..., Settings]) -> Iterator[RunningServer]:
+    """A server with fake engines."""
+    with serving(fake_settings()) as running:
         yield running
 
 
 @pytest.fixture
-def slow(echo_settings: Callable[..., Settings]) -> Iterator[Served]:
-    """A box that takes 50 ms for every word it writes."""
-    with serving(echo_settings("fake.delay=0.05")) as running:
+def slow_server(fake_settings: Callable[..., Settings]) -> Iterator[RunningServer]:
+    """A server whose fake language model takes 50 ms per word."""
+    with serving(fake_settings("fake.delay=0.05")) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Echo engines behind one server for a whole file."""
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server with fake engines, shared by all tests of a file."""
     data = tmp_path_factory.mktemp("data")
-    with serving(settings.load([*ECHO, f"data={data}"], environ={}).settings) as running:
+    with serving(settings.load([*FAKE_ENGINES, f"data={data}"], environ={}).settings) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The real models behind a real server."""
+def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server with real models, shared by all tests of a file."""
     data = tmp_path_factory.mktemp("data")
     (data / "models").symlink_to(MODELS / "models")
     with serving(settings.load([*DEFAULTS, f"data={data}"], environ={}).settings) as running:

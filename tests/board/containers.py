@@ -1,4 +1,4 @@
-"""Images and containers without a Docker engine: buildah and podman, on a store that goes when the test does."""
+"""Images and containers without a Docker engine: buildah and podman, with a temporary store."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[2]
 TOOLS = ("buildah", "podman", "runc", "mmdebstrap")
 """apt-get install --no-install-recommends buildah podman runc netavark aardvark-dns mmdebstrap"""
 PYTHON = "3.11"
-"""Of Debian 12, the base that is made here."""
+"""Python's version in Debian 12, the base image of the tests."""
 GLIBC = range(36, 4, -1)
-"""Minor versions of glibc 2 for which a wheel may be built, to run on Debian 12."""
+"""Minor versions of glibc 2 whose wheels run on Debian 12."""
 
 SETTINGS = """[containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
@@ -52,7 +52,7 @@ class Containers:
         }
 
     def run(self, *command: str, check: bool = True, **environment: str) -> str:
-        """What a command wrote to standard output; the test fails, with all that it wrote, where the command does."""
+        """The standard output of a command; fails the test, with all output, where the command fails."""
         done = subprocess.run(
             command, check=False, capture_output=True, text=True, cwd=ROOT, env={**self.environment, **environment}
         )
@@ -60,7 +60,7 @@ class Containers:
         return done.stdout
 
     def base(self, name: str, *more: str) -> str:
-        """A bare Debian 12 with Python, made from Debian's packages; `more` goes to mmdebstrap."""
+        """Makes a bare Debian 12 with Python from Debian's packages; `more` are arguments of mmdebstrap."""
         archive = self.folder / "base.tar"
         include = "--include=ca-certificates,python3"
         self.run("mmdebstrap", "-q", "--variant=minbase", "--mode=root", include, *more, "bookworm", str(archive))
@@ -69,7 +69,7 @@ class Containers:
         return f"localhost/{name}"
 
     def clear(self) -> None:
-        """Remove what runs and what was built."""
+        """Removes the containers and the images."""
         self.run("podman", "rm", "--all", "--force", "--time", "2", check=False)
         # Layers are mounted; a store is unmounted by its own tool.
         self.run("podman", "unmount", "--all", check=False)
@@ -77,30 +77,32 @@ class Containers:
 
 
 def wheels(folder: Path, machine: str) -> Path:
-    """What chatapi's image installs, as files for `machine` (x86_64, aarch64), fetched by this Python's own pip.
+    """Downloads the wheels of chatapi's image for `machine` (x86_64, aarch64) with this Python's pip.
 
-    So the builds need no network of their own, and nothing of how this machine reaches PyPI can get into an image.
+    So the builds need no network, and no settings of this machine's pip get into an image.
     """
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(folder), str(ROOT)], check=True)
-    ours = next(folder.glob("chatapi_appliance-*.whl"))
-    for_it = [f"--platform=manylinux_2_{minor}_{machine}" for minor in GLIBC] + [f"--platform=manylinux2014_{machine}"]
+    own = next(folder.glob("chatapi_appliance-*.whl"))
+    platforms = [f"--platform=manylinux_2_{minor}_{machine}" for minor in GLIBC] + [
+        f"--platform=manylinux2014_{machine}"
+    ]
     subprocess.run(
         [
             *pip, "download", "--dest", str(folder), "--only-binary=:all:", "--implementation=cp",
-            f"--python-version={PYTHON}", *for_it, "--constraint", str(ROOT / "constraints.txt"),
-            f"{ours}[engines]", "hatchling",
+            f"--python-version={PYTHON}", *platforms, "--constraint", str(ROOT / "constraints.txt"),
+            f"{own}[engines]", "hatchling",
         ],
         check=True,
     )  # fmt: skip
-    ours.unlink()
+    own.unlink()
     return folder
 
 
 def wait(containers: Containers, name: str, url: str, seconds: float = 300) -> None:
-    """Until the server at `url` is ready; the test fails with the container's log where it does not come."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    """Waits until the server at `url` is ready; fails the test with the container's log after a timeout."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         try:
             if httpx.get(f"{url}/ready", timeout=30).status_code == 200:
                 return

@@ -1,6 +1,6 @@
 """The image for aarch64, with the wheels that this machine's pip resolves for it, runs and answers under emulation.
 
-It says nothing about speed or CUDA. Needs qemu-user-static and binfmt-support beside what test_images.py needs.
+It shows nothing about speed or CUDA. Needs qemu-user-static and binfmt-support beside what test_images.py needs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BASE = (
     "dash,bash,coreutils,libc-bin,base-files,base-passwd,sed,grep,findutils,passwd,"
     "ca-certificates,python3,libstdc++6,libgomp1,libportaudio2"
 )
-"""What mmdebstrap unpacks without running any of it, which would take minutes under emulation."""
+"""Packages that mmdebstrap only unpacks: running their scripts would take minutes under emulation."""
 HOOK = """#!/bin/sh
 set -e
 cp "$1/usr/share/base-passwd/passwd.master" "$1/etc/passwd"
@@ -48,7 +48,7 @@ CPU part\t: 0xd42
 CPU revision\t: 1
 
 """
-"""A Cortex-A78AE, Orin's. ONNX Runtime ends at once where /proc/cpuinfo, which is this machine's, is not an ARM's."""
+"""An Orin's Cortex-A78AE. ONNX Runtime exits where /proc/cpuinfo, which is that of the host, is not an ARM's."""
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +59,17 @@ def containers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]
 
 
 def engines(folder: Path) -> None:
-    """What wheels.Dockerfile makes, of wheels for aarch64, without running any of them."""
+    """Makes the files of wheels.Dockerfile from wheels for aarch64, without running any of them."""
     environment = folder / "python/opt/venv"
     packages = environment / f"lib/python{PYTHON}/site-packages"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(folder), str(ROOT)], check=True)
-    ours = next(folder.glob("chatapi_appliance-*.whl"))
-    for_it = [f"--platform=manylinux_2_{minor}_aarch64" for minor in GLIBC] + ["--platform=manylinux2014_aarch64"]
-    wanted = [f"--python-version={PYTHON}", "--implementation=cp", "--only-binary=:all:", *for_it]
+    wheel = next(folder.glob("chatapi_appliance-*.whl"))
+    platforms = [f"--platform=manylinux_2_{minor}_aarch64" for minor in GLIBC] + ["--platform=manylinux2014_aarch64"]
+    options = [f"--python-version={PYTHON}", "--implementation=cp", "--only-binary=:all:", *platforms]
     pinned = f"--constraint={ROOT / 'constraints.txt'}"
-    subprocess.run([*pip, "install", f"--target={packages}", *wanted, pinned, f"{ours}[engines]"], check=True)
-    ours.unlink()
+    subprocess.run([*pip, "install", f"--target={packages}", *options, pinned, f"{wheel}[engines]"], check=True)
+    wheel.unlink()
     (folder / "system").mkdir()
     (folder / "chatapi").mkdir()
     for path in packages.glob("chatapi*"):
@@ -105,7 +105,7 @@ def image(containers: Containers, tmp_path_factory: pytest.TempPathFactory) -> s
     return "localhost/chatapi"
 
 
-def test_it_answers_on_aarch64(containers: Containers, image: str, tmp_path: Path) -> None:
+def test_server_answers_on_aarch64(containers: Containers, image: str, tmp_path: Path) -> None:
     processors = tmp_path / "cpuinfo"
     processors.write_text("".join(PROCESSOR.format(number=number) for number in range(os.cpu_count() or 1)))
     data = tmp_path / "data"
@@ -115,7 +115,7 @@ def test_it_answers_on_aarch64(containers: Containers, image: str, tmp_path: Pat
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # Emulated, whisper.cpp takes minutes to warm up; the others are real. What is slow is not stuck.
+    # Emulated, whisper.cpp takes minutes to warm up, so ASR is fake. Long limits: a slow engine is not stuck.
     settings = {
         "SERVER_PORT": str(port),
         "LIMITS_STEP_SECONDS": "300",
@@ -129,6 +129,6 @@ def test_it_answers_on_aarch64(containers: Containers, image: str, tmp_path: Pat
     )  # fmt: skip
     wait(containers, "emulated", f"http://127.0.0.1:{port}", 300)
     assert containers.run("podman", "exec", "emulated", "uname", "-m").strip() == "aarch64"
-    asked = {"prompt": "What is the capital of France?", "temperature": 0, "max_tokens": 12}
-    reply = httpx.post(f"http://127.0.0.1:{port}/completion", json=asked, timeout=300)
+    request = {"prompt": "What is the capital of France?", "temperature": 0, "max_tokens": 12}
+    reply = httpx.post(f"http://127.0.0.1:{port}/completion", json=request, timeout=300)
     assert "Paris" in reply.json()["reply"], reply.text

@@ -14,9 +14,8 @@ import pytest
 
 from chatapi.interfaces.audio_device.sound_server import SoundServer
 from paths import SUPPORT
-from virtual_sound_card import Room, room  # noqa: F401 - the fixture
+from virtual_sound_card import SoundCard, sound_card  # noqa: F401 - the fixture
 
-HERE = SUPPORT
 SCRIPT = """
 import ctypes, sys
 from chatapi.interfaces.audio_device.sound_server import SoundServer
@@ -32,13 +31,13 @@ print(repr(output.device_name()))
 """
 
 
-def test_device_of_a_single_stream_is_known_and_of_several_is_not(room: Room) -> None:  # noqa: F811
+def test_device_of_a_single_stream_is_known_and_of_several_is_not(sound_card: SoundCard) -> None:  # noqa: F811
     # The stream of another process must not matter.
-    other = subprocess.Popen(["pacat", "--playback", "--device=spk", "/dev/zero"], env=room.environment)
+    other = subprocess.Popen(["pacat", "--playback", "--device=spk", "/dev/zero"], env=sound_card.environment)
     try:
         done = subprocess.run(
             [sys.executable, "-X", "dev", "-W", "error", "-c", SCRIPT, "micfeed", "spk"],
-            env={**room.environment, "PYTHONPATH": str(HERE.parent)},
+            env={**sound_card.environment, "PYTHONPATH": str(SUPPORT.parent)},
             capture_output=True,
             text=True,
             timeout=60,

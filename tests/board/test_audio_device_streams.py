@@ -17,17 +17,16 @@ import pytest
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.audio.decode import decode
 from paths import CORPUS, SUPPORT
-from virtual_sound_card import FEED, MICROPHONE, SPEAKER, SPEAKER_RATE, Room, room  # noqa: F401 - the fixture
+from virtual_sound_card import FEED, MICROPHONE, SPEAKER, SPEAKER_RATE, SoundCard, sound_card  # noqa: F401 - the fixture
 
-HERE = SUPPORT
 OTHER = "module-null-sink sink_name=other norewinds=1"
 """Another sound card."""
 QUIET = 0.005
 """Amplitude below which a sample counts as silence."""
 
 
-class Mic:
-    """AudioDevices in the child process."""
+class AudioDeviceProcess:
+    """The audio devices of the server, in a child process."""
 
     def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
         self._process = process
@@ -68,22 +67,22 @@ class Mic:
 
 
 @contextmanager
-def listening(
-    room: Room,  # noqa: F811
+def run_audio_device(
+    sound_card: SoundCard,  # noqa: F811
     source: str = "testmic",
     speaker: str = "testspk",
     echo: str = "",
-) -> Iterator[Mic]:
+) -> Iterator[AudioDeviceProcess]:
     process = subprocess.Popen(
-        [sys.executable, "-X", "dev", "-W", "error", HERE / "audio_device_process.py", source, speaker, echo],
-        env={**room.environment, "PYTHONPATH": str(HERE.parent)},
+        [sys.executable, "-X", "dev", "-W", "error", SUPPORT / "audio_device_process.py", source, speaker, echo],
+        env={**sound_card.environment, "PYTHONPATH": str(SUPPORT.parent)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
-        yield Mic(process, room.folder)
+        yield AudioDeviceProcess(process, sound_card.folder)
         _, stderr = process.communicate(timeout=60)
         assert process.returncode == 0, stderr
         assert "Traceback" not in stderr and "Warning" not in stderr, stderr
@@ -115,33 +114,33 @@ def correlation(found: Samples, piece: Samples) -> float:
     return float(np.max(product[: len(energy)] / norm))
 
 
-def test_speech_at_the_microphone_is_captured(room: Room) -> None:  # noqa: F811
+def test_speech_at_the_microphone_is_captured(sound_card: SoundCard) -> None:  # noqa: F811
     spoken = speech("jfk-16", 2)
-    with listening(room) as mic:
-        mic.until_ok()
-        room.play_into_microphone(spoken).wait(60)
-        before = mic.state()["blocks"]
-        mic.until(lambda now: now["blocks"] >= before + 10)
-        now, captured = mic.state(), mic.captured()
+    with run_audio_device(sound_card) as device:
+        device.until_ok()
+        sound_card.play_into_microphone(spoken).wait(60)
+        before = device.state()["blocks"]
+        device.until(lambda now: now["blocks"] >= before + 10)
+        now, captured = device.state(), device.captured()
     assert similarity(captured, spoken, RATE) > 0.9
     assert now["sizes"] == [320]
     assert (now["input"]["dropped"], now["echo"]) == (0, "off")
 
 
 @pytest.mark.parametrize("rate", [RATE, 22_050])
-def test_playback_comes_out_of_the_speaker_and_is_counted(room: Room, rate: int) -> None:  # noqa: F811
+def test_playback_comes_out_of_the_speaker_and_is_counted(sound_card: SoundCard, rate: int) -> None:  # noqa: F811
     sound = Audio(speech("beckett-12", 1.5), RATE)
-    with listening(room) as mic:
-        mic.until_ok()
-        room.record()
+    with run_audio_device(sound_card) as device:
+        device.until_ok()
+        sound_card.record()
         began = time.monotonic()
-        mic.play(sound.at(rate))
+        device.play(sound.at(rate))
         late = []
-        while (now := mic.state())["playing"]:
+        while (now := device.state())["playing"]:
             late.append(time.monotonic() - began - now["played"] / RATE)
-        end = mic.state()
+        end = device.state()
         time.sleep(0.1)
-        recorded = room.recorded()
+        recorded = sound_card.recorded()
     assert similarity(recorded, sound.at(SPEAKER_RATE).samples, SPEAKER_RATE) > 0.9
     # This process may read the position late, but never early.
     assert -0.01 < min(late) < 0.3
@@ -149,27 +148,27 @@ def test_playback_comes_out_of_the_speaker_and_is_counted(room: Room, rate: int)
 
 
 @pytest.mark.alone
-def test_pause_is_silent_resume_continues_and_clear_ends_playback(room: Room) -> None:  # noqa: F811
+def test_pause_is_silent_resume_continues_and_clear_ends_playback(sound_card: SoundCard) -> None:  # noqa: F811
     # Each sample of a sweep differs from its neighbours, so a missing sample would shift the rest.
     times = np.arange(3 * SPEAKER_RATE) / SPEAKER_RATE
     sweep = (0.5 * np.sin(2 * np.pi * (200 + 150 * times) * times)).astype(np.float32)
-    with listening(room) as mic:
-        mic.until_ok()
-        room.record()
-        mic.play(Audio(sweep, SPEAKER_RATE))
-        mic.until(lambda now: now["played"] > 6000)
-        mic.send("pause")
+    with run_audio_device(sound_card) as device:
+        device.until_ok()
+        sound_card.record()
+        device.play(Audio(sweep, SPEAKER_RATE))
+        device.until(lambda now: now["played"] > 6000)
+        device.send("pause")
         begun = time.monotonic()
         time.sleep(0.15)
-        paused = mic.state()["played"]
+        paused = device.state()["played"]
         time.sleep(0.25)
-        assert mic.state()["played"] == paused
-        mic.send("resume")
+        assert device.state()["played"] == paused
+        device.send("resume")
         rested = time.monotonic() - begun
-        mic.until(lambda now: now["played"] > 20_000)
-        assert mic.send("clear")["playing"] is False
+        device.until(lambda now: now["played"] > 20_000)
+        assert device.send("clear")["playing"] is False
         time.sleep(0.4)
-        recorded = room.recorded()
+        recorded = sound_card.recorded()
     loud = np.flatnonzero(np.abs(recorded) > QUIET)
     assert len(recorded) - loud[-1] > 0.15 * SPEAKER_RATE
     gap = int(np.argmax(np.diff(loud)))
@@ -192,193 +191,201 @@ def assert_same_sweep(recorded: Samples, sweep: Samples, at_end: bool) -> None:
 
 
 @pytest.mark.alone
-def test_echo_of_the_speaker_is_cancelled(room: Room) -> None:  # noqa: F811
-    room.load(f"module-loopback source=spk.monitor sink=micfeed latency_msec=60 rate={RATE}")
-    with listening(room, echo="echo") as mic:
-        assert mic.until_ok()["echo"] == "on"
-        mic.play(Audio(speech("two_cities-00", 8), RATE))
-        mic.until(lambda now: now["played"] > 3 * RATE)
-        captured = mic.captured()
-    with listening(room) as mic:
-        mic.until_ok()
-        mic.play(Audio(speech("two_cities-00", 8), RATE))
-        mic.until(lambda now: now["played"] > 3 * RATE)
-        with_echo = mic.captured()
+def test_echo_of_the_speaker_is_cancelled(sound_card: SoundCard) -> None:  # noqa: F811
+    sound_card.load(f"module-loopback source=spk.monitor sink=micfeed latency_msec=60 rate={RATE}")
+    with run_audio_device(sound_card, echo="echo") as device:
+        assert device.until_ok()["echo"] == "on"
+        device.play(Audio(speech("two_cities-00", 8), RATE))
+        device.until(lambda now: now["played"] > 3 * RATE)
+        captured = device.captured()
+    with run_audio_device(sound_card) as device:
+        device.until_ok()
+        device.play(Audio(speech("two_cities-00", 8), RATE))
+        device.until(lambda now: now["played"] > 3 * RATE)
+        with_echo = device.captured()
     power = [float(np.mean(part[-RATE:] ** 2)) for part in (captured, with_echo)]
     assert power[1] > 1e-5
     assert 10 * np.log10(power[0] / power[1]) < -15
 
 
-def test_suspended_microphone_is_reopened(room: Room) -> None:  # noqa: F811
-    with listening(room) as mic:
-        mic.until_ok()
-        room.pactl("suspend-source", "mic", "1")
-        lost = mic.until_lost("input")
+def test_suspended_microphone_is_reopened(sound_card: SoundCard) -> None:  # noqa: F811
+    with run_audio_device(sound_card) as device:
+        device.until_ok()
+        sound_card.pactl("suspend-source", "mic", "1")
+        lost = device.until_lost("input")
         assert "delivered no audio" in lost["input"]["error"] and lost["output"]["state"] == "ok"
-        room.pactl("suspend-source", "mic", "0")
-        back = mic.until_ok()
+        sound_card.pactl("suspend-source", "mic", "0")
+        back = device.until_ok()
         assert (back["input"]["reopened"], back["input"]["error"]) == (1, "")
-        mic.until(lambda now: now["blocks"] > back["blocks"] + 10)
+        device.until(lambda now: now["blocks"] > back["blocks"] + 10)
 
 
 @pytest.mark.parametrize(("side", "lines"), [("input", (FEED, MICROPHONE)), ("output", (SPEAKER,))])
-def test_unplugged_device_is_reported_and_reopened(room: Room, side: str, lines: tuple[str, ...]) -> None:  # noqa: F811
-    with listening(room) as mic:
-        mic.until_ok()
+def test_unplugged_device_is_reported_and_reopened(sound_card: SoundCard, side: str, lines: tuple[str, ...]) -> None:  # noqa: F811
+    with run_audio_device(sound_card) as device:
+        device.until_ok()
         # The server silently moves the stream to another device: blocks continue.
         for line in reversed(lines):
-            room.unload(line)
-        lost = mic.until_lost(side)
+            sound_card.unload(line)
+        lost = device.until_lost(side)
         assert "is gone" in lost[side]["error"] or "cannot be opened" in lost[side]["error"]
         for line in lines:
-            room.load(line)
-        back = mic.until_ok()
+            sound_card.load(line)
+        back = device.until_ok()
         assert (back["input"]["reopened"], back["output"]["reopened"]) == (int(side == "input"), int(side == "output"))
         if side == "input":
             spoken = speech("jfk-16", 1.5)
-            room.play_into_microphone(spoken).wait(60)
-            mic.until(lambda now: now["blocks"] > back["blocks"] + 10)
-            assert similarity(mic.captured(), spoken, RATE) > 0.9
+            sound_card.play_into_microphone(spoken).wait(60)
+            device.until(lambda now: now["blocks"] > back["blocks"] + 10)
+            assert similarity(device.captured(), spoken, RATE) > 0.9
         else:
-            room.record()
+            sound_card.record()
             sound = Audio(speech("beckett-12", 1.5), RATE)
-            mic.play(sound)
-            mic.until(lambda now: not now["playing"])
+            device.play(sound)
+            device.until(lambda now: not now["playing"])
             time.sleep(0.1)
-            assert similarity(room.recorded(), sound.at(SPEAKER_RATE).samples, SPEAKER_RATE) > 0.9
+            assert similarity(sound_card.recorded(), sound.at(SPEAKER_RATE).samples, SPEAKER_RATE) > 0.9
 
 
-def test_named_devices_are_kept_when_the_default_changes(room: Room) -> None:  # noqa: F811
-    room.load(OTHER)
-    set_defaults(room, "mic", "spk")
-    with listening(room) as mic:
-        mic.until_ok()
+def test_named_devices_are_kept_when_the_default_changes(sound_card: SoundCard) -> None:  # noqa: F811
+    sound_card.load(OTHER)
+    set_defaults(sound_card, "mic", "spk")
+    with run_audio_device(sound_card) as device:
+        device.until_ok()
         # The server silently moves the streams, which are on the default device, to the new default.
-        set_defaults(room, "other.monitor", "other")
-        mic.until(lambda now: not streams_at(room, "other") and now["input"]["state"] == now["output"]["state"] == "ok")
-        assert_audio_flows(room, mic)
-        now = mic.state()
+        set_defaults(sound_card, "other.monitor", "other")
+        device.until(
+            lambda now: not streams_at(sound_card, "other") and now["input"]["state"] == now["output"]["state"] == "ok"
+        )
+        assert_audio_flows(sound_card, device)
+        now = device.state()
         assert max(now["input"]["reopened"], now["output"]["reopened"]) == 1
 
 
-def streams_at(room: Room, sink: str) -> int:  # noqa: F811
+def streams_at(sound_card: SoundCard, sink: str) -> int:  # noqa: F811
     """The number of streams that play to it or record its monitor."""
     found = 0
     for devices, streams, name in (("sinks", "sink-inputs", sink), ("sources", "source-outputs", f"{sink}.monitor")):
-        listed = (line.split() for line in room.pactl("list", "short", devices).splitlines())
+        listed = (line.split() for line in sound_card.pactl("list", "short", devices).splitlines())
         [number] = [line[0] for line in listed if line[1] == name]
-        found += [line.split()[1] for line in room.pactl("list", "short", streams).splitlines()].count(number)
+        found += [line.split()[1] for line in sound_card.pactl("list", "short", streams).splitlines()].count(number)
     return found
 
 
-def test_default_devices_follow_a_change_of_the_default(room: Room) -> None:  # noqa: F811
-    room.load(OTHER)
-    set_defaults(room, "other.monitor", "other")
-    alsa = Path(room.environment["ALSA_CONFIG_PATH"])
-    alsa.write_text(f'{alsa.read_text()}pcm.!default {{ type pulse server "{room.server}" hint {{ show on }} }}\n')
-    with listening(room, source="", speaker="") as mic:
-        assert mic.until_ok()["output"]["name"] == "default"
-        set_defaults(room, "mic", "spk")
-        assert_audio_flows(room, mic)
-        now = mic.state()
+def test_default_devices_follow_a_change_of_the_default(sound_card: SoundCard) -> None:  # noqa: F811
+    sound_card.load(OTHER)
+    set_defaults(sound_card, "other.monitor", "other")
+    alsa = Path(sound_card.environment["ALSA_CONFIG_PATH"])
+    alsa.write_text(
+        f'{alsa.read_text()}pcm.!default {{ type pulse server "{sound_card.server}" hint {{ show on }} }}\n'
+    )
+    with run_audio_device(sound_card, source="", speaker="") as device:
+        assert device.until_ok()["output"]["name"] == "default"
+        set_defaults(sound_card, "mic", "spk")
+        assert_audio_flows(sound_card, device)
+        now = device.state()
         # The server itself moved the streams, without a gap.
         assert now["input"]["reopened"] == now["output"]["reopened"] == 0
 
 
-def test_briefly_unplugged_device_is_reopened(room: Room) -> None:  # noqa: F811
-    room.load(OTHER)
-    set_defaults(room, "other.monitor", "other")
-    with listening(room) as mic:
-        mic.until_ok()
+def test_briefly_unplugged_device_is_reopened(sound_card: SoundCard) -> None:  # noqa: F811
+    sound_card.load(OTHER)
+    set_defaults(sound_card, "other.monitor", "other")
+    with run_audio_device(sound_card) as device:
+        device.until_ok()
         # An occasional check for the device misses this; the stream stays where the server moved it.
         for line in (MICROPHONE, SPEAKER):
-            room.unload(line)
-            room.load(line)
-        mic.until(lambda now: now["input"]["reopened"] == now["output"]["reopened"] == 1)
-        assert_audio_flows(room, mic)
+            sound_card.unload(line)
+            sound_card.load(line)
+        device.until(lambda now: now["input"]["reopened"] == now["output"]["reopened"] == 1)
+        assert_audio_flows(sound_card, device)
 
 
-def set_defaults(room: Room, source: str, sink: str) -> None:  # noqa: F811
+def set_defaults(sound_card: SoundCard, source: str, sink: str) -> None:  # noqa: F811
     """Sets the server's default devices."""
-    room.pactl("set-default-source", source)
-    room.pactl("set-default-sink", sink)
+    sound_card.pactl("set-default-source", source)
+    sound_card.pactl("set-default-sink", sink)
 
 
-def assert_audio_flows(room: Room, mic: Mic) -> None:  # noqa: F811
+def assert_audio_flows(sound_card: SoundCard, device: AudioDeviceProcess) -> None:  # noqa: F811
     """Checks that speech at `mic` is captured, and that playback comes out of `spk`."""
-    mic.until_ok()
+    device.until_ok()
     spoken, sound = speech("jfk-16", 1.5), Audio(speech("beckett-12", 1.5), RATE)
-    room.play_into_microphone(spoken).wait(60)
-    before = mic.state()["blocks"]
-    mic.until(lambda now: now["blocks"] > before + 10)
-    assert similarity(mic.captured(), spoken, RATE) > 0.9
-    room.record()
-    mic.play(sound)
-    mic.until(lambda now: not now["playing"])
+    sound_card.play_into_microphone(spoken).wait(60)
+    before = device.state()["blocks"]
+    device.until(lambda now: now["blocks"] > before + 10)
+    assert similarity(device.captured(), spoken, RATE) > 0.9
+    sound_card.record()
+    device.play(sound)
+    device.until(lambda now: not now["playing"])
     time.sleep(0.1)
-    assert similarity(room.recorded(), sound.at(SPEAKER_RATE).samples, SPEAKER_RATE) > 0.9
+    assert similarity(sound_card.recorded(), sound.at(SPEAKER_RATE).samples, SPEAKER_RATE) > 0.9
 
 
 @pytest.mark.parametrize("milliseconds", ["1", "20", "5000"])
-def test_latency_variable_of_the_environment_is_ignored(room: Room, milliseconds: str) -> None:  # noqa: F811
-    room.environment["PULSE_LATENCY_MSEC"] = milliseconds
-    with listening(room) as mic:
-        blocks = mic.until_ok()["blocks"]
-        mic.until(lambda now: now["blocks"] > blocks + 10)
-        mic.play(Audio(speech("jfk-16", 0.5), RATE))
-        mic.until(lambda now: not now["playing"])
+def test_latency_variable_of_the_environment_is_ignored(sound_card: SoundCard, milliseconds: str) -> None:  # noqa: F811
+    sound_card.environment["PULSE_LATENCY_MSEC"] = milliseconds
+    with run_audio_device(sound_card) as device:
+        blocks = device.until_ok()["blocks"]
+        device.until(lambda now: now["blocks"] > blocks + 10)
+        device.play(Audio(speech("jfk-16", 0.5), RATE))
+        device.until(lambda now: not now["playing"])
 
 
-def test_restarted_sound_server_is_used_again_without_leaking_threads(room: Room) -> None:  # noqa: F811
-    with listening(room) as mic:
-        threads = mic.until_ok()["threads"]
+def test_restarted_sound_server_is_used_again_without_leaking_threads(sound_card: SoundCard) -> None:  # noqa: F811
+    with run_audio_device(sound_card) as device:
+        threads = device.until_ok()["threads"]
         for times in range(1, 4):
-            room.kill()
-            lost = mic.until_lost("input", "output")
+            sound_card.kill()
+            lost = device.until_lost("input", "output")
             assert lost["input"]["error"] and lost["output"]["error"]
-            room.start()
-            back = mic.until_ok()
+            sound_card.start()
+            back = device.until_ok()
             assert (back["input"]["reopened"], back["output"]["reopened"]) == (times, times)
         blocks = back["blocks"]
-        mic.until(lambda now: now["blocks"] > blocks + 10)
-        mic.until(lambda now: now["threads"] <= threads)
+        device.until(lambda now: now["blocks"] > blocks + 10)
+        device.until(lambda now: now["threads"] <= threads)
 
 
-def test_queued_audio_waits_for_the_speaker(room: Room) -> None:  # noqa: F811
+def test_queued_audio_waits_for_the_speaker(sound_card: SoundCard) -> None:  # noqa: F811
     sound = Audio(speech("beckett-12", 1.5), RATE)
-    room.kill()
-    with listening(room) as mic:
-        mic.until_lost("output")
-        mic.play(sound)
-        assert mic.state()["playing"]
-        room.start()
-        room.record()
-        mic.until(lambda now: now["output"]["state"] == "ok")
-        assert abs(mic.until(lambda now: not now["playing"])["played"] - len(sound.samples)) <= 1
+    sound_card.kill()
+    with run_audio_device(sound_card) as device:
+        device.until_lost("output")
+        device.play(sound)
+        assert device.state()["playing"]
+        sound_card.start()
+        sound_card.record()
+        device.until(lambda now: now["output"]["state"] == "ok")
+        assert abs(device.until(lambda now: not now["playing"])["played"] - len(sound.samples)) <= 1
         time.sleep(0.1)
-        assert similarity(room.recorded(), sound.at(SPEAKER_RATE).samples, SPEAKER_RATE) > 0.9
+        assert similarity(sound_card.recorded(), sound.at(SPEAKER_RATE).samples, SPEAKER_RATE) > 0.9
 
 
-def test_microphone_missing_at_start_is_opened_when_it_appears(room: Room) -> None:  # noqa: F811
-    room.unload(MICROPHONE)
-    with listening(room) as mic:
-        missing = mic.until_lost("input")
+def test_microphone_missing_at_start_is_opened_when_it_appears(sound_card: SoundCard) -> None:  # noqa: F811
+    sound_card.unload(MICROPHONE)
+    with run_audio_device(sound_card) as device:
+        missing = device.until_lost("input")
         assert "cannot be opened" in missing["input"]["error"]
-        mic.until(lambda now: now["output"]["state"] == "ok")
-        room.load(MICROPHONE)
-        back = mic.until_ok()
-        mic.until(lambda now: now["blocks"] > back["blocks"] + 10)
+        device.until(lambda now: now["output"]["state"] == "ok")
+        sound_card.load(MICROPHONE)
+        back = device.until_ok()
+        device.until(lambda now: now["blocks"] > back["blocks"] + 10)
 
 
-def test_device_names_may_be_partial_or_empty(room: Room) -> None:  # noqa: F811
-    with listening(room, source="TESTM", speaker="") as mic:
-        now = mic.until_ok()
+def test_device_names_may_be_partial_or_empty(sound_card: SoundCard) -> None:  # noqa: F811
+    with run_audio_device(sound_card, source="TESTM", speaker="") as device:
+        now = device.until_ok()
         assert (now["input"]["name"], now["output"]["name"]) == ("testmic", "default")
 
 
 @pytest.mark.parametrize(("name", "message"), [("test", "matches several"), ("nothing", "there is no input device")])
-def test_ambiguous_or_unknown_name_is_reported_with_the_available_names(room: Room, name: str, message: str) -> None:  # noqa: F811
-    with listening(room, source=name) as mic:
-        now = mic.until_lost("input")
+def test_ambiguous_or_unknown_name_is_reported_with_the_available_names(
+    sound_card: SoundCard,  # noqa: F811
+    name: str,
+    message: str,
+) -> None:
+    with run_audio_device(sound_card, source=name) as device:
+        now = device.until_lost("input")
         assert message in now["input"]["error"] and "'testmic'" in now["input"]["error"]
-        mic.until(lambda now: now["output"]["state"] == "ok")
+        device.until(lambda now: now["output"]["state"] == "ok")

@@ -1,4 +1,4 @@
-"""containers/gather.py: what an appliance takes out of the image that its engines were compiled in."""
+"""containers/gather.py, which copies engines and their libraries out of the image that compiled them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def gather() -> ModuleType:
     return module
 
 
-def test_a_real_engine_needs_openmp_and_not_the_c_library(gather: ModuleType) -> None:
+def test_real_engine_needs_openmp_but_not_the_c_library(gather: ModuleType) -> None:
     engine = Path(pytest.importorskip("xllamacpp").__file__).parent
     found, missing = gather.needed([engine])
     names = {path.name for path in found}
@@ -32,7 +32,7 @@ def test_a_real_engine_needs_openmp_and_not_the_c_library(gather: ModuleType) ->
 
 
 @pytest.mark.parametrize(
-    ("place", "left"),
+    ("path", "provider"),
     [
         ("/lib/aarch64-linux-gnu/libc.so.6", "base"),
         ("/lib/ld-linux-aarch64.so.1", "base"),
@@ -49,12 +49,12 @@ def test_a_real_engine_needs_openmp_and_not_the_c_library(gather: ModuleType) ->
         ("/usr/local/cuda/lib64/libnvJitLink.so.12", ""),
     ],
 )
-def test_what_the_base_or_the_driver_brings_stays_behind(gather: ModuleType, place: str, left: str) -> None:
-    assert bool(gather.FROM_THE_BASE.search(place)) == (left == "base")
-    assert bool(gather.FROM_THE_BOARD.search(place)) == (left == "board")
+def test_libraries_of_base_image_and_driver_are_excluded(gather: ModuleType, path: str, provider: str) -> None:
+    assert bool(gather.FROM_THE_BASE.search(path)) == (provider == "base")
+    assert bool(gather.FROM_THE_BOARD.search(path)) == (provider == "board")
 
 
-def test_libraries_that_others_open_by_name_come_along(gather: ModuleType, tmp_path: Path) -> None:
+def test_libraries_opened_by_name_are_included(gather: ModuleType, tmp_path: Path) -> None:
     for name in (
         "libcudnn.so.9",
         "libcudnn_ops.so.9",
@@ -63,28 +63,32 @@ def test_libraries_that_others_open_by_name_come_along(gather: ModuleType, tmp_p
         "libother.so.1",
     ):
         (tmp_path / name).touch()
-    came = gather._opened_later({tmp_path / "libcudnn.so.9"})
-    assert {path.name for path in came} == {"libcudnn.so.9", "libcudnn_ops.so.9", "libnvinfer_builder_resource.so.10.3"}
+    found = gather._opened_later({tmp_path / "libcudnn.so.9"})
+    assert {path.name for path in found} == {
+        "libcudnn.so.9",
+        "libcudnn_ops.so.9",
+        "libnvinfer_builder_resource.so.10.3",
+    }
 
 
-def test_a_library_is_kept_with_its_links(gather: ModuleType, tmp_path: Path) -> None:
+def test_library_is_copied_with_its_links(gather: ModuleType, tmp_path: Path) -> None:
     lib, root = tmp_path / "lib", tmp_path / "root"
     lib.mkdir()
     (lib / "libx.so.1.2").write_bytes(b"code")
     (lib / "libx.so.1").symlink_to("libx.so.1.2")
     assert gather.keep(lib / "libx.so.1", root) == lib
-    kept = root / lib.relative_to("/")
-    assert (kept / "libx.so.1").readlink() == Path("libx.so.1.2") and (kept / "libx.so.1").read_bytes() == b"code"
+    copied = root / lib.relative_to("/")
+    assert (copied / "libx.so.1").readlink() == Path("libx.so.1.2") and (copied / "libx.so.1").read_bytes() == b"code"
 
 
-def test_an_image_without_the_product_is_refused(gather: ModuleType, tmp_path: Path) -> None:
+def test_image_without_chatapi_is_rejected(gather: ModuleType, tmp_path: Path) -> None:
     if gather.PRODUCT.is_dir():
         pytest.skip("this machine has what an image has")
     with pytest.raises(SystemExit, match="not one that the package chatapi was built into"):
         gather.main(tmp_path)
 
 
-def test_a_whole_environment_is_gathered_without_what_builds(
+def test_environment_is_copied_without_build_tools(
     gather: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prefix, product = tmp_path / "venv", tmp_path / "chatapi"
@@ -96,8 +100,8 @@ def test_a_whole_environment_is_gathered_without_what_builds(
     monkeypatch.setattr(sys, "prefix", str(prefix))
     monkeypatch.setattr(sys, "base_prefix", "/usr")
     gather.main(tmp_path / "engines")
-    kept = tmp_path / "engines/python" / prefix.relative_to("/")
-    assert {str(path.relative_to(kept)) for path in kept.rglob("*") if path.is_file()} == {
+    copied = tmp_path / "engines/python" / prefix.relative_to("/")
+    assert {str(path.relative_to(copied)) for path in copied.rglob("*") if path.is_file()} == {
         "bin/python3",
         "lib/engine/a.py",
     }

@@ -1,4 +1,4 @@
-"""The files of containers/monitoring/: Prometheus itself checks them, and answers every panel about a busy box."""
+"""containers/monitoring/, checked by Prometheus: every panel has data about a server under load."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from chatapi.engines import PromptMessage, Sampling
 from chatapi.engines.registry import load
 from chatapi.observability.metrics import Metrics
 from chatapi.settings import MlcSettings, Settings
-from conftest import ECHO, Served, serving, tone
-from mlc_model import compiled, mlc_llm
+from conftest import FAKE_ENGINES, RunningServer, serving, tone
+from mlc_model import compiled_model, mlc_llm
 from paths import ROOT
 from realtime_client import SERVER_VAD, silence, speech, talking
-from test_metrics import Mic
+from test_metrics import FakeAudioDevice
 
 MONITORING = ROOT / "containers/monitoring"
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -40,14 +40,14 @@ PROMETHEUS, PROMTOOL = (shutil.which(name, path=PATH) for name in ("prometheus",
 DASHBOARD: dict[str, Any] = json.loads((MONITORING / "grafana/dashboards/chatapi.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 RULES = [rule for group in yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
-KEY = "the box's own key"
+KEY = "the server's own key"
 needs_prometheus = pytest.mark.skipif(
-    PROMETHEUS is None or PROMTOOL is None, reason="Debian's prometheus is not here: ./run.sh test brings it"
+    PROMETHEUS is None or PROMTOOL is None, reason="Debian's prometheus is not installed: ./run.sh test installs it"
 )
 
 
 def configured(folder: Path, port: int) -> Path:
-    """The configuration as it ships, with another address and less patience."""
+    """Writes the released configuration with another address and short intervals."""
     config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
     config["scrape_configs"][0]["static_configs"] = [{"targets": [f"127.0.0.1:{port}"]}]
@@ -57,16 +57,16 @@ def configured(folder: Path, port: int) -> Path:
     return folder / "prometheus.yml"
 
 
-class Watching:
-    """A Prometheus that scrapes a box."""
+class PrometheusClient:
+    """Queries a Prometheus."""
 
     def __init__(self, port: int) -> None:
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20)
         self.at: float | None = None
-        """The moment that questions are about, in seconds since 1970; None: now."""
+        """The time that queries are about, in seconds since 1970; None: now."""
 
-    def ask(self, query: str) -> list[float]:
-        """The values of every series that answers, NaN left out."""
+    def query(self, query: str) -> list[float]:
+        """The values of all series of the result, without NaN."""
         moment = {} if self.at is None else {"time": str(self.at)}
         reply = self._client.post("/api/v1/query", data={"query": query, **moment})
         assert reply.status_code == 200, f"{query}: {reply.text}"
@@ -74,10 +74,10 @@ class Watching:
         return [value for value in values if value == value]
 
     def start(self) -> None:
-        """Return once it answers."""
-        patience = time.monotonic() + 60
+        """Waits until it is ready."""
+        deadline = time.monotonic() + 60
         while not self._ready():
-            assert time.monotonic() < patience, "Prometheus does not start"
+            assert time.monotonic() < deadline, "Prometheus does not start"
             time.sleep(0.05)
 
     def _ready(self) -> bool:
@@ -87,10 +87,10 @@ class Watching:
             return False
 
     def until(self, query: str, wanted: Callable[[float], bool]) -> None:
-        """Return once a scrape has brought what is wanted."""
-        patience = time.monotonic() + 60
-        while not any(map(wanted, found := self.ask(query))):
-            assert time.monotonic() < patience, f"{query}: {found}"
+        """Waits until a scrape makes a value of the query true."""
+        deadline = time.monotonic() + 60
+        while not any(map(wanted, found := self.query(query))):
+            assert time.monotonic() < deadline, f"{query}: {found}"
             time.sleep(0.1)
 
     def close(self) -> None:
@@ -98,96 +98,96 @@ class Watching:
 
 
 @contextmanager
-def prometheus(folder: Path, served: Served) -> Iterator[Watching]:
+def prometheus(folder: Path, server: RunningServer) -> Iterator[PrometheusClient]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     assert PROMETHEUS is not None
-    command = [PROMETHEUS, f"--config.file={configured(folder, served.port)}", f"--storage.tsdb.path={folder / 'data'}",
+    command = [PROMETHEUS, f"--config.file={configured(folder, server.port)}", f"--storage.tsdb.path={folder / 'data'}",
                f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]  # fmt: skip
     with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as running:
-        watching = Watching(port)
+        client = PrometheusClient(port)
         try:
-            watching.start()
-            watching.until("chatapi_ready", lambda ready: ready == 1)
-            yield watching
+            client.start()
+            client.until("chatapi_ready", lambda ready: ready == 1)
+            yield client
         except AssertionError:
             print((folder / "log").read_text())
             raise
         finally:
-            watching.close()
+            client.close()
             running.terminate()
 
 
-async def talk(served: Served) -> None:
+async def talk(server: RunningServer) -> None:
     """A live conversation of one turn, through the Realtime API."""
-    async with talking(served, key=KEY) as client:
+    async with talking(server, key=KEY) as client:
         await client.detect(SERVER_VAD)
         await client.say(silence(0.2), speech(0.5), silence(0.5))
         await client.until("response.done")
 
 
-def busy(served: Served) -> None:
-    """Text and voice in, text and voice out, a refusal, and a live turn."""
-    sound = wav(Audio(tone(0.5), RATE))
+def generate_traffic(server: RunningServer) -> None:
+    """Text and voice in, text and voice out, a rejected request, and a live turn."""
+    audio = wav(Audio(tone(0.5), RATE))
     for query in ("", "?reply=voice"):
         headers = {"content-type": "audio/wav"}
-        assert served.client.post(f"/completion{query}", content=sound, headers=headers).status_code == 200
+        assert server.client.post(f"/completion{query}", content=audio, headers=headers).status_code == 200
     for reply in ("text", "voice"):
-        asked = {"prompt": "one two three four five six", "reply": reply}
-        assert served.client.post("/completion", json=asked).status_code == 200
-    assert served.client.post("/completion", json={"prompt": " "}).status_code == 422
-    anyio.run(talk, served)
+        body = {"prompt": "one two three four five six", "reply": reply}
+        assert server.client.post("/completion", json=body).status_code == 200
+    assert server.client.post("/completion", json={"prompt": " "}).status_code == 422
+    anyio.run(talk, server)
 
 
 @pytest.fixture(scope="module")
-def counting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def mlc_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The MLC engine on its stand-in."""
     data = tmp_path_factory.mktemp("mlc")
     with mlc_llm():
-        engine = load("llm", "mlc")(Settings(data=data, mlc=MlcSettings(context=512)), [compiled(data)])
+        engine = load("llm", "mlc")(Settings(data=data, mlc=MlcSettings(context=512)), [compiled_model(data)])
         yield engine
         engine.close()
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory, counting: Any) -> Iterator[Watching]:
-    """A Prometheus that has seen a box, on what looks like an Orin, at work for a while."""
+def prometheus_with_data(tmp_path_factory: pytest.TempPathFactory, mlc_engine: Any) -> Iterator[PrometheusClient]:
+    """A Prometheus that scraped a server under load on a simulated Jetson for a while."""
     folder = tmp_path_factory.mktemp("watched")
     data = tmp_path_factory.mktemp("data")
-    chosen = settings.load([*ECHO, f"data={data}", f"server.api_key={KEY}"], environ={}).settings
-    with serving(chosen, root=fake_jetson.board(tmp_path_factory.mktemp("orin"))) as served:
-        served.client.headers["authorization"] = f"Bearer {KEY}"
-        served.appliance.microphone = Mic()
-        served.appliance.metrics.engine_counts.source = counting.counts
-        with prometheus(folder, served) as watching:
+    chosen = settings.load([*FAKE_ENGINES, f"data={data}", f"server.api_key={KEY}"], environ={}).settings
+    with serving(chosen, root=fake_jetson.board(tmp_path_factory.mktemp("jetson"))) as server:
+        server.client.headers["authorization"] = f"Bearer {KEY}"
+        server.appliance.microphone = FakeAudioDevice()
+        server.appliance.metrics.engine_counts.source = mlc_engine.counts
+        with prometheus(folder, server) as client:
             for turns in (5, 10):
-                busy(served)
-                list(counting.generate([PromptMessage("user", "Tell me about the sea.")], Sampling(max_tokens=5)))
-                watching.until("sum(chatapi_turns_total)", lambda seen, turns=turns: seen >= turns)
-                watching.until("chatapi_live_stage_seconds_count{stage='end'}", lambda seen, n=turns / 5: seen >= n)
-            # A scrape that comes late on a busy machine changes nothing any more.
-            watching.at = time.time()
-            yield watching
+                generate_traffic(server)
+                list(mlc_engine.generate([PromptMessage("user", "Tell me about the sea.")], Sampling(max_tokens=5)))
+                client.until("sum(chatapi_turns_total)", lambda seen, turns=turns: seen >= turns)
+                client.until("chatapi_live_stage_seconds_count{stage='end'}", lambda seen, n=turns / 5: seen >= n)
+            # A later scrape must change nothing.
+            client.at = time.time()
+            yield client
 
 
 @needs_prometheus
 @pytest.mark.parametrize("panel", PANELS, ids=[panel["title"] for panel in PANELS])
-def test_every_query_of_every_panel_has_an_answer(panel: dict[str, Any], watched: Watching) -> None:
+def test_every_panel_query_returns_data(panel: dict[str, Any], prometheus_with_data: PrometheusClient) -> None:
     for target in panel["targets"]:
         query = target["expr"].replace("$__rate_interval", "1m").replace("$instance", ".*")
         assert "$" not in query
-        assert watched.ask(query), query
+        assert prometheus_with_data.query(query), query
 
 
 @needs_prometheus
 @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
-def test_every_alert_is_about_something_that_a_box_tells(rule: dict[str, Any], watched: Watching) -> None:
+def test_every_alert_uses_exported_metrics(rule: dict[str, Any], prometheus_with_data: PrometheusClient) -> None:
     for metric in set(re.findall(r"\b(?:chatapi_\w+|up)\b", rule["expr"])):
-        assert watched.ask(f"count({metric})"), metric
+        assert prometheus_with_data.query(f"count({metric})"), metric
 
 
 @needs_prometheus
-def test_prometheus_takes_the_configuration_and_the_rules(tmp_path: Path) -> None:
+def test_promtool_accepts_the_configuration_and_the_rules(tmp_path: Path) -> None:
     for name in ("prometheus.yml", "alerts.yml"):
         shutil.copy(MONITORING / name, tmp_path)
     (tmp_path / "chatapi.key").touch()
@@ -200,15 +200,15 @@ def test_prometheus_takes_the_configuration_and_the_rules(tmp_path: Path) -> Non
 
 
 @needs_prometheus
-def test_alerts_fire_when_they_should_and_only_then() -> None:
+def test_alerts_pass_their_unit_tests() -> None:
     assert PROMTOOL is not None
-    told = subprocess.run(
+    completed = subprocess.run(
         [PROMTOOL, "test", "rules", MONITORING / "alerts_test.yml"], check=False, capture_output=True, text=True
     )
-    assert told.returncode == 0, told.stdout + told.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
-def test_every_alert_is_tried() -> None:
+def test_every_alert_has_a_unit_test() -> None:
     cases = yaml.safe_load((MONITORING / "alerts_test.yml").read_text())["tests"]
     fired = {case["alertname"] for test in cases for case in test["alert_rule_test"] if case["exp_alerts"]}
     assert fired == {rule["alert"] for rule in RULES}
@@ -218,7 +218,7 @@ def test_every_alert_is_tried() -> None:
 # Grafana
 
 
-def test_the_dashboard_is_the_one_that_its_table_makes() -> None:
+def test_dashboard_file_is_up_to_date() -> None:
     spec = importlib.util.spec_from_file_location("dashboard", MONITORING / "dashboard.py")
     assert spec is not None and spec.loader is not None
     made = importlib.util.module_from_spec(spec)
@@ -227,33 +227,33 @@ def test_the_dashboard_is_the_one_that_its_table_makes() -> None:
     assert made.TARGET.read_text() == made.text(), "run: python3 containers/monitoring/dashboard.py"
 
 
-def test_every_metric_of_ours_is_looked_at() -> None:
+def test_every_metric_is_in_the_dashboard() -> None:
     queries = " ".join(target["expr"] for panel in PANELS for target in panel["targets"])
-    ours = {metric.name for metric in Metrics().registry.collect() if metric.name.startswith("chatapi_")}
-    assert {name for name in ours if name not in queries} == set()
+    metrics = {metric.name for metric in Metrics().registry.collect() if metric.name.startswith("chatapi_")}
+    assert {name for name in metrics if name not in queries} == set()
 
 
-def test_panels_stand_side_by_side_and_know_their_units() -> None:
-    taken: set[tuple[int, int]] = set()
+def test_panels_do_not_overlap_and_use_the_selected_datasource() -> None:
+    occupied: set[tuple[int, int]] = set()
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
     for panel in DASHBOARD["panels"]:
-        place = panel["gridPos"]
-        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
-        assert not cells & taken and place["x"] + place["w"] <= 24, panel["title"]
-        taken |= cells
+        position = panel["gridPos"]
+        cells = {(position["x"] + x, position["y"] + y) for x in range(position["w"]) for y in range(position["h"])}
+        assert not cells & occupied and position["x"] + position["w"] <= 24, panel["title"]
+        occupied |= cells
     assert {variable["name"] for variable in DASHBOARD["templating"]["list"]} == {"datasource", "instance"}
     assert {panel["datasource"]["uid"] for panel in PANELS} == {"${datasource}"}
 
 
-def test_what_compose_mounts_is_there_and_grafana_finds_it() -> None:
+def test_compose_mounts_exist_and_grafana_finds_them() -> None:
     composed = yaml.safe_load((MONITORING / "compose.yaml").read_text())
     for name, service in composed["services"].items():
         assert re.fullmatch(r"docker\.io/[\w/]+:v?\d+\.\d+\.\d+", service["image"]), name
         assert service["read_only"] is True and service["cap_drop"] == ["ALL"]
         for volume in service["volumes"]:
             source = volume.partition(":")[0]
-            there = (MONITORING / source).exists() if source.startswith("./") else source in composed["volumes"]
-            assert there, volume
+            exists = (MONITORING / source).exists() if source.startswith("./") else source in composed["volumes"]
+            assert exists, volume
     inside = dict(volume.split(":")[1::-1] for volume in composed["services"]["grafana"]["volumes"] if "./" in volume)
     provisioning = MONITORING / inside["/etc/grafana/provisioning"]
     provided = yaml.safe_load((provisioning / "dashboards/chatapi.yml").read_text())["providers"][0]

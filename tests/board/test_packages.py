@@ -1,4 +1,4 @@
-"""packages/ as jetson-containers reads them, and the files that make the image, without building anything."""
+"""The packages for jetson-containers and the container files, checked without building anything."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from paths import ROOT
 
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/Dockerfile"))
 DOCKERFILES = sorted([*ROOT.glob("packages/*/Dockerfile"), *ROOT.glob("containers/*ockerfile")])
-OURS = {path.name for path in PACKAGES}
-THEIRS = {
+OWN_PACKAGES = {path.name for path in PACKAGES}
+UPSTREAM_PACKAGES = {
     "cmake", "cuda", "mlc", "ninja", "numpy", "onnx", "onnxruntime", "onnxruntime:1.23.2", "onnxruntime:1.25.1", "rust",
     "torchaudio", "torchcodec", "transformers",
 }  # fmt: skip
-"""What jetson-containers has of that name, at commit dd206bf of 2026-05-30 (packages/**)."""
+"""Packages of jetson-containers that ours depend on, at commit dd206bf of 2026-05-30 (packages/**)."""
 KEYS = {
     "alias", "build_args", "build_flags", "buildkit_device", "config", "depends", "disabled", "dockerfile", "docs",
     "group", "name", "notes", "path", "postfix", "prefix", "requires", "test",
 }  # fmt: skip
-"""`_PACKAGE_KEYS` in jetson_containers/packages.py of that commit; one other key, and it ignores the whole header."""
+"""`_PACKAGE_KEYS` in jetson_containers/packages.py of that commit; any other key makes it ignore the header."""
 BOARDS = {36: [87], 39: [87, 110, 120, 121]}
-"""Major of L4T -> GPUs that it builds for (`get_cuda_arch` in jetson_containers/l4t_version.py)."""
+"""Major version of L4T -> its GPU architectures (`get_cuda_arch` in jetson_containers/l4t_version.py)."""
 
 
 def header(folder: Path) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def header(folder: Path) -> dict[str, Any]:
 
 
 def configured(folder: Path, l4t: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The package after its config.py has run as jetson-containers runs it, on a board with this L4T."""
+    """The package after jetson-containers has run its config.py on a board with this L4T."""
 
     def package_depends(package: dict[str, Any], *more: str) -> None:
         names = {name.partition(":")[0] for name in more}
@@ -69,11 +69,13 @@ def configured(folder: Path, l4t: int, monkeypatch: pytest.MonkeyPatch) -> dict[
 
 
 def pins() -> dict[str, str]:
-    """Name -> version, of constraints.txt."""
+    """The versions in constraints.txt, by package name."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    # Pins that only a newer Python takes are not those of a Jetson.
-    ours = [line.partition(";")[0].strip() for line in lines if "==" in line and 'python_version >= "3.14"' not in line]
-    return dict(line.lower().split("==") for line in ours)
+    # Pins for a newer Python do not apply to a Jetson.
+    pinned = [
+        line.partition(";")[0].strip() for line in lines if "==" in line and 'python_version >= "3.14"' not in line
+    ]
+    return dict(line.lower().split("==") for line in pinned)
 
 
 @pytest.fixture(params=PACKAGES, ids=lambda path: path.name)
@@ -82,46 +84,46 @@ def folder(request: pytest.FixtureRequest) -> Path:
     return path
 
 
-def test_a_header_has_only_the_keys_that_are_known(folder: Path) -> None:
+def test_header_has_only_known_keys(folder: Path) -> None:
     found = header(folder)
     assert set(found) - KEYS == set()
     assert {"name", "group", "depends", "requires", "notes"} <= set(found)
     assert found["name"] == folder.name and found["requires"] == ">=36"
 
 
-def test_a_header_says_what_it_needs_as_python_and_buildx_read_it(folder: Path) -> None:
+def test_build_arguments_of_dockerfile_and_config_match(folder: Path) -> None:
     text = (folder / "Dockerfile").read_text()
     assert "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}" in text
-    asked = set(re.findall(r"^ARG (\w+)", text, re.MULTILINE)) - {"BASE_IMAGE"}
-    given = re.findall(r'"([A-Z_]+)": ', (folder / "config.py").read_text())
-    assert asked == set(given)
+    declared = set(re.findall(r"^ARG (\w+)", text, re.MULTILINE)) - {"BASE_IMAGE"}
+    passed = re.findall(r'"([A-Z_]+)": ', (folder / "config.py").read_text())
+    assert declared == set(passed)
 
 
 @pytest.mark.parametrize("l4t", BOARDS)
-def test_it_depends_on_what_is_ours_or_theirs(folder: Path, l4t: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dependencies_are_known_packages(folder: Path, l4t: int, monkeypatch: pytest.MonkeyPatch) -> None:
     package = configured(folder, l4t, monkeypatch)
     assert set(package) - KEYS == set()
-    assert set(package["depends"]) - OURS - THEIRS == set()
-    # Nothing of theirs is hidden by a package of ours: the first of a name wins.
-    assert folder.name not in THEIRS
+    assert set(package["depends"]) - OWN_PACKAGES - UPSTREAM_PACKAGES == set()
+    # Our packages hide none of upstream: the first package of a name wins.
+    assert folder.name not in UPSTREAM_PACKAGES
 
 
-def test_dependencies_make_no_circle() -> None:
-    todo = {path.name: set(header(path)["depends"]) & OURS for path in PACKAGES}
+def test_dependencies_have_no_cycle() -> None:
+    todo = {path.name: set(header(path)["depends"]) & OWN_PACKAGES for path in PACKAGES}
     while todo:
         ready = {name for name, needs in todo.items() if not needs & set(todo)}
         assert ready, f"these wait for each other: {sorted(todo)}"
         todo = {name: needs for name, needs in todo.items() if name not in ready}
 
 
-def test_it_has_a_test_that_is_found_and_can_fail(folder: Path) -> None:
+def test_package_has_a_test_that_can_fail(folder: Path) -> None:
     assert header(folder)["test"] == "test.py"
     tree = ast.parse((folder / "test.py").read_text())
     ends = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "sys.exit"]
     assert ends
 
 
-def test_versions_are_those_of_the_constraints(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_match_the_constraints(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = pins()
     for name, version in configured(folder, 36, monkeypatch).get("build_args", {}).items():
         if name.endswith("_VERSION"):
@@ -132,7 +134,7 @@ def test_versions_are_those_of_the_constraints(folder: Path, monkeypatch: pytest
             assert known[base] == version
 
 
-def test_the_runtime_of_jetpack_7_is_one_that_the_product_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnxruntime_of_jetpack_7_is_supported(monkeypatch: pytest.MonkeyPatch) -> None:
     depends = configured(ROOT / "packages/piper-tts", 39, monkeypatch)["depends"]
     chosen = next(name.partition(":")[2] for name in depends if name.startswith("onnxruntime:"))
     assert Version(chosen) >= Version("1.24")
@@ -141,32 +143,32 @@ def test_the_runtime_of_jetpack_7_is_one_that_the_product_takes(monkeypatch: pyt
 
 @pytest.mark.parametrize(("l4t", "gpus"), [(36, "87"), (39, "87;110")])
 @pytest.mark.parametrize("name", ["pywhispercpp", "xllamacpp"])
-def test_what_is_compiled_is_compiled_for_the_boards(
+def test_native_code_is_compiled_for_the_gpus_of_the_boards(
     name: str, l4t: int, gpus: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert configured(ROOT / "packages" / name, l4t, monkeypatch)["build_args"]["BOARD_ARCHITECTURES"] == gpus
 
 
-def test_the_source_is_this_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_context_is_this_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     flags = configured(ROOT / "packages/chatapi", 36, monkeypatch)["build_flags"]
     assert flags == f"--build-context source={ROOT}"
     copied = re.findall(
         r"COPY --from=source (.+) \S+$", (ROOT / "packages/chatapi/Dockerfile").read_text(), re.MULTILINE
     )
     assert all((ROOT / name).exists() for line in copied for name in line.split())
-    # What is sent to a build is what it copies, and no more.
+    # The build context has what the build copies.
     sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert {name for line in copied for name in line.split()} <= sent
 
 
-def test_what_the_board_has_built_is_not_replaced_by_wheels() -> None:
-    kept = (ROOT / "packages/chatapi/kept.txt").read_text().splitlines()
-    never = [Requirement(line) for line in kept if not line.startswith("#")]
-    assert {requirement.name for requirement in never} == {"onnxruntime", "pywhispercpp", "xllamacpp"}
-    assert not any(requirement.marker is None or requirement.marker.evaluate() for requirement in never)
+def test_packages_built_for_the_board_are_not_replaced_by_wheels() -> None:
+    lines = (ROOT / "packages/chatapi/kept.txt").read_text().splitlines()
+    requirements = [Requirement(line) for line in lines if not line.startswith("#")]
+    assert {requirement.name for requirement in requirements} == {"onnxruntime", "pywhispercpp", "xllamacpp"}
+    assert not any(requirement.marker is None or requirement.marker.evaluate() for requirement in requirements)
 
 
-def test_dockerfiles_are_clean() -> None:
+def test_dockerfiles_pass_hadolint() -> None:
     hadolint = Path(sys.executable).parent / "hadolint"
     if not hadolint.exists() and shutil.which("hadolint") is None:
         pytest.skip("hadolint is not installed: pip install --group dev")
@@ -179,7 +181,7 @@ def test_dockerfiles_are_clean() -> None:
     assert found.returncode == 0, found.stdout
 
 
-def test_scripts_are_clean() -> None:
+def test_scripts_pass_shellcheck() -> None:
     scripts = [*ROOT.glob("packages/*/*.sh"), *ROOT.glob("containers/*.sh")]
     shellcheck = Path(sys.executable).parent / "shellcheck"
     found = subprocess.run([shellcheck, *scripts], check=False, capture_output=True, text=True)
@@ -187,7 +189,7 @@ def test_scripts_are_clean() -> None:
 
 
 @pytest.mark.parametrize("service", ["cpu", "jetson"])
-def test_compose_gives_away_nothing_that_it_needs_not(service: str) -> None:
+def test_compose_services_have_least_privilege(service: str) -> None:
     composed = yaml.safe_load((ROOT / "containers/compose.yaml").read_text())["services"][service]
     assert composed["read_only"] is True and composed["cap_drop"] == ["ALL"]
     assert composed["security_opt"] == ["no-new-privileges:true"]
@@ -195,7 +197,7 @@ def test_compose_gives_away_nothing_that_it_needs_not(service: str) -> None:
     assert not {"privileged", "pid", "ipc", "cap_add", "user"} & set(composed)
     written = [volume for volume in composed["volumes"] if not volume.endswith(":ro")]
     assert {volume.split(":")[1] for volume in written} <= {"/data", "/run/jtop.sock"}
-    # No port is open to the network unless somebody says so.
+    # No port is open to the network by default.
     assert all(port.startswith("127.0.0.1:") for port in composed.get("ports", []))
     if service == "jetson":
         assert composed["environment"]["CHATAPI_SERVER_HOST"] is None and composed["runtime"] == "nvidia"

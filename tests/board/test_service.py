@@ -1,4 +1,4 @@
-"""What a service manager is told, health, the archive for a fault, and the units themselves."""
+"""Notifications to the service manager, the health command, the support archive, and the systemd units."""
 
 from __future__ import annotations
 
@@ -30,52 +30,52 @@ from chatapi.errors import EngineFailed, NotReady
 from chatapi.services.turns.completion import Turn
 from chatapi.settings import Settings
 from chatapi.system.systemd_notify import ServiceManager
-from conftest import ECHO, PATIENCE, Running, answer, serving
+from conftest import FAKE_ENGINES, TIMEOUT, RunAppliance, answer, serving
 from paths import ROOT
 
 UNITS = ROOT / "systemd"
 
 
 class Listener:
-    """The service manager's end: what arrives, message by message."""
+    """The service manager's end of the notification socket."""
 
     def __init__(self, address: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(address)
-        self.socket.settimeout(PATIENCE)
+        self.socket.settimeout(TIMEOUT)
 
     def next(self) -> dict[str, str]:
         return dict(line.split("=", 1) for line in self.socket.recv(4096).decode().splitlines())
 
     def until(self, name: str) -> list[dict[str, str]]:
-        """All messages up to the first that has this name."""
+        """All messages up to the first with this name."""
         found = [self.next()]
         while name not in found[-1]:
             found.append(self.next())
         return found
 
-    def no_life_for(self, seconds: float) -> bool:
-        """Whether no sign of life comes; what was sent before it was asked is left out."""
+    def no_watchdog_for(self, seconds: float) -> bool:
+        """Whether no watchdog message arrives in this time, except those sent before."""
         self.socket.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while self.socket.recv(4096):
                 pass
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            self.socket.settimeout(left)
+        end = time.monotonic() + seconds
+        while (remaining := end - time.monotonic()) > 0:
+            self.socket.settimeout(remaining)
             with contextlib.suppress(TimeoutError):
                 if b"WATCHDOG=1" in self.socket.recv(4096):
                     return False
         return True
 
-    def nothing_for(self, seconds: float) -> bool:
+    def silent_for(self, seconds: float) -> bool:
         self.socket.settimeout(seconds)
         try:
             return not self.socket.recv(4096)
         except TimeoutError:
             return True
         finally:
-            self.socket.settimeout(PATIENCE)
+            self.socket.settimeout(TIMEOUT)
 
 
 @pytest.fixture
@@ -92,9 +92,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def served_as_a_service(tmp_path: Path, watchdog: float, *more: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def serve_as_a_service(tmp_path: Path, watchdog: float, *more: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     port = free_port()
-    options = [f"--set={pair}" for pair in (*ECHO, f"data={tmp_path}", f"server.port={port}", *more)]
+    options = [f"--set={pair}" for pair in (*FAKE_ENGINES, f"data={tmp_path}", f"server.port={port}", *more)]
     environ = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": str(int(watchdog * 1e6))}
     command = [sys.executable, "-m", "chatapi", "serve", *options]
     with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
@@ -104,36 +104,34 @@ def served_as_a_service(tmp_path: Path, watchdog: float, *more: str) -> Iterator
             process.kill()
 
 
-def test_serve_tells_what_loads_then_ready_then_that_it_lives_then_its_end(tmp_path: Path, listener: Listener) -> None:
-    with served_as_a_service(tmp_path, 1, "fake.delay=0.02") as (process, port):
+def test_serve_notifies_loading_ready_watchdog_and_stopping(tmp_path: Path, listener: Listener) -> None:
+    with serve_as_a_service(tmp_path, 1, "fake.delay=0.02") as (process, port):
         before = listener.until("READY")
-        assert any("loading" in told["STATUS"] and "llm" in told["STATUS"] for told in before[:-1])
-        assert all("WATCHDOG" not in told for told in before)
+        assert any("loading" in message["STATUS"] and "llm" in message["STATUS"] for message in before[:-1])
+        assert all("WATCHDOG" not in message for message in before)
         with socket.create_connection(("127.0.0.1", port)):
             pass
         listener.until("WATCHDOG")
         process.send_signal(signal.SIGTERM)
         listener.until("STOPPING")
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(TIMEOUT) == 0
 
 
-def test_a_loop_that_stands_still_gives_no_sign_and_its_end_tells_where_it_stood(
-    tmp_path: Path, listener: Listener
-) -> None:
-    with served_as_a_service(tmp_path, 1) as (process, _):
+def test_blocked_event_loop_is_silent_and_its_abort_prints_the_stack(tmp_path: Path, listener: Listener) -> None:
+    with serve_as_a_service(tmp_path, 1) as (process, _):
         listener.until("WATCHDOG")
         process.send_signal(signal.SIGSTOP)
         time.sleep(0.3)
-        assert listener.no_life_for(2)
+        assert listener.no_watchdog_for(2)
         process.send_signal(signal.SIGABRT)
         process.send_signal(signal.SIGCONT)
-        assert process.wait(PATIENCE) == -signal.SIGABRT
+        assert process.wait(TIMEOUT) == -signal.SIGABRT
         assert process.stderr is not None
-        assert "Fatal Python error: Aborted" in (told := process.stderr.read()) and "in _work" in told
+        assert "Fatal Python error: Aborted" in (stderr := process.stderr.read()) and "in _work" in stderr
 
 
 @pytest.mark.parametrize("name", ["@chatapi-test-%d", "{}/socket"])
-def test_a_message_arrives_by_path_and_by_abstract_name(name: str, tmp_path: Path) -> None:
+def test_notification_arrives_by_path_and_by_abstract_name(name: str, tmp_path: Path) -> None:
     address = name % os.getpid() if "%" in name else name.format(tmp_path)
     made = Listener("\0" + address[1:] if address.startswith("@") else address)
     ServiceManager(address).more_time(90, "fetching\nmodels")
@@ -143,10 +141,10 @@ def test_a_message_arrives_by_path_and_by_abstract_name(name: str, tmp_path: Pat
     made.socket.close()
 
 
-def test_a_manager_that_is_gone_or_does_not_read_stops_nobody(
+def test_missing_or_stalled_service_manager_blocks_nothing(
     tmp_path: Path, listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ServiceManager(str(tmp_path / "nobody")).alive()
+    ServiceManager(str(tmp_path / "missing")).alive()
     assert "cannot be notified" in caplog.text
     manager = ServiceManager(str(tmp_path / "notify"))
     since = time.monotonic()
@@ -165,24 +163,26 @@ def test_a_manager_that_is_gone_or_does_not_read_stops_nobody(
         ({}, 0),
     ],
 )
-def test_a_watchdog_is_fed_by_whom_it_is_meant_for(environ: dict[str, str], seconds: float) -> None:
+def test_watchdog_interval_applies_only_to_the_named_process(environ: dict[str, str], seconds: float) -> None:
     assert ServiceManager.of(environ).watchdog == seconds
 
 
 @pytest.mark.anyio
-async def test_every_idle_engine_is_asked_and_one_in_use_is_not(echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    plain = FakeTranscriber.transcribe
+async def test_idle_engines_are_probed_and_busy_engines_are_not(
+    fake_appliance: RunAppliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probes: list[int] = []
+    original = FakeTranscriber.transcribe
     monkeypatch.setattr(
         FakeTranscriber,
         "transcribe",
-        lambda self, samples, *rest, **more: asked.append(len(samples)) or plain(self, samples, *rest, **more),
+        lambda self, samples, *rest, **more: probes.append(len(samples)) or original(self, samples, *rest, **more),
     )
-    async with echo() as appliance:
+    async with fake_appliance() as appliance:
         watchdog = Watchdog(appliance, ServiceManager())
-        loaded = len(asked)
+        loaded = len(probes)
         assert await watchdog.problems() == []
-        assert await watchdog.problems() == [] and len(asked) == loaded + 1
+        assert await watchdog.problems() == [] and len(probes) == loaded + 1
         given = appliance.engines.llm.items_produced
         await answer(appliance, Turn(prompt="good morning"))
         used = appliance.engines.llm.items_produced
@@ -191,29 +191,29 @@ async def test_every_idle_engine_is_asked_and_one_in_use_is_not(echo: Running, m
 
 
 @pytest.mark.anyio
-async def test_a_stuck_engine_is_found_and_stays_away_after_it_was_rebuilt_too_often(
-    echo: Running, monkeypatch: pytest.MonkeyPatch
+async def test_stuck_engine_is_reported_and_fails_after_too_many_rebuilds(
+    fake_appliance: RunAppliance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stuck = threading.Event()
     hanging = threading.Event()
-    plain = FakeTranscriber.transcribe
+    original = FakeTranscriber.transcribe
 
     def transcribe(self: FakeTranscriber, *rest: Any, **more: Any) -> Any:
         if hanging.is_set():
-            stuck.wait(PATIENCE)
-        return plain(self, *rest, **more)
+            stuck.wait(TIMEOUT)
+        return original(self, *rest, **more)
 
     monkeypatch.setattr(FakeTranscriber, "transcribe", transcribe)
-    async with echo("limits.step_seconds=0.5") as appliance:
+    async with fake_appliance("limits.step_seconds=0.5") as appliance:
         watchdog = Watchdog(appliance, ServiceManager())
         assert await watchdog.problems() == []
         hanging.set()
         assert ["made no progress for 0.5 seconds" in fault for fault in await watchdog.problems()] == [True]
         hanging.clear()
         await anyio.sleep(0.05)
-        assert await watchdog.problems() == [], "an engine that was built anew works again"
+        assert await watchdog.problems() == [], "a rebuilt engine works again"
         hanging.set()
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             while appliance.engines.asr.state != "failed":
                 await watchdog.problems()
         hanging.clear()
@@ -222,22 +222,27 @@ async def test_a_stuck_engine_is_found_and_stays_away_after_it_was_rebuilt_too_o
 
 
 @pytest.mark.anyio
-async def test_no_sign_of_life_while_an_engine_hangs(
-    echo: Running, tmp_path: Path, listener: Listener, caplog: pytest.LogCaptureFixture
+async def test_failed_engine_stops_the_watchdog_notifications(
+    fake_appliance: RunAppliance, tmp_path: Path, listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with echo("limits.step_seconds=0.5", "fake.fault=hang") as appliance, anyio.create_task_group() as group:
+    async with (
+        fake_appliance("limits.step_seconds=0.5", "fake.fault=hang") as appliance,
+        anyio.create_task_group() as group,
+    ):
         group.start_soon(Watchdog(appliance, ServiceManager(str(tmp_path / "notify"), watchdog=0.4)).run)
         await anyio.to_thread.run_sync(listener.until, "WATCHDOG")
         while appliance.engines.llm.state != "failed":
             with pytest.raises((EngineFailed, NotReady)):
                 await answer(appliance, Turn(prompt="good morning"))
         await anyio.sleep(0.3)
-        told = await anyio.to_thread.run_sync(listener.no_life_for, 1.0)
+        silent = await anyio.to_thread.run_sync(listener.no_watchdog_for, 1.0)
         group.cancel_scope.cancel()
-    assert told and "watchdog not fed: the llm engine is failed" in caplog.text
+    assert silent and "watchdog not fed: the llm engine is failed" in caplog.text
 
 
-def test_fetching_asks_for_more_time(tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_extends_the_start_timeout(
+    tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from chatapi import catalog
     from chatapi.cli.models import _StartReporter
 
@@ -246,7 +251,7 @@ def test_fetching_asks_for_more_time(tmp_path: Path, listener: Listener, monkeyp
     for done in (10, 11, 12):
         starting.report(catalog.FetchProgress("smollm2", "fetching", done=done, total=20))
     assert listener.next() == {"EXTEND_TIMEOUT_USEC": "120000000", "STATUS": "smollm2: fetching 50%"}
-    assert listener.nothing_for(0.1), "once a second is enough"
+    assert listener.silent_for(0.1), "once a second is enough"
 
 
 def at_port(made: Settings, port: int) -> Settings:
@@ -254,33 +259,35 @@ def at_port(made: Settings, port: int) -> Settings:
 
 
 @pytest.mark.parametrize("more", [(), ("server.api_key=secret",), ("server.tls=true", "server.api_key=secret")])
-def test_health_follows_ready(
-    more: tuple[str, ...], echo_settings: Callable[..., Settings], capsys: pytest.CaptureFixture[str]
+def test_health_command_follows_readiness(
+    more: tuple[str, ...], fake_settings: Callable[..., Settings], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = echo_settings(*more)
-    with serving(made, load=False) as box:
-        there = at_port(made, box.port)
-        assert health(there) == 1
+    made = fake_settings(*more)
+    with serving(made, load=False) as server:
+        client_settings = at_port(made, server.port)
+        assert health(client_settings) == 1
         assert "still loading" in capsys.readouterr().err
-        threading.Timer(0.7, lambda: box.run(box.appliance.load)).start()
-        assert health(there, wait=PATIENCE) == 0
+        threading.Timer(0.7, lambda: server.run(server.appliance.load)).start()
+        assert health(client_settings, wait=TIMEOUT) == 0
         if made.server.api_key is not None:
-            without = there.model_copy(update={"server": there.server.model_copy(update={"api_key": None})})
-            assert health(without) == 1
+            keyless = client_settings.model_copy(
+                update={"server": client_settings.server.model_copy(update={"api_key": None})}
+            )
+            assert health(keyless) == 1
             assert "rejects the key" in capsys.readouterr().err
 
 
-def test_health_of_nobody_is_one_sentence(
-    echo_settings: Callable[..., Settings], capsys: pytest.CaptureFixture[str]
+def test_health_of_a_missing_server_is_one_sentence(
+    fake_settings: Callable[..., Settings], capsys: pytest.CaptureFixture[str]
 ) -> None:
     since = time.monotonic()
-    assert health(at_port(echo_settings(), free_port()), wait=0.6) == 1
+    assert health(at_port(fake_settings(), free_port()), wait=0.6) == 1
     assert 0.3 < time.monotonic() - since < 30
-    told = capsys.readouterr().err
-    assert "nothing answers at http://127.0.0.1:" in told and told.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert "nothing answers at http://127.0.0.1:" in stderr and stderr.count("\n") == 1
 
 
-def archived(*arguments: str, tmp_path: Path) -> dict[str, str]:
+def support_archive(*arguments: str, tmp_path: Path) -> dict[str, str]:
     target = tmp_path / "fault.tar.gz"
     command = [sys.executable, "-m", "chatapi", "support", "-o", str(target), *arguments]
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
@@ -289,8 +296,8 @@ def archived(*arguments: str, tmp_path: Path) -> dict[str, str]:
         return {member.name: archive.extractfile(member).read().decode() for member in archive}  # type: ignore[union-attr]
 
 
-def test_support_has_what_is_needed_and_nothing_said_or_secret(
-    tmp_path: Path, echo_settings: Callable[..., Settings]
+def test_support_archive_has_diagnostics_but_no_content_or_secrets(
+    tmp_path: Path, fake_settings: Callable[..., Settings]
 ) -> None:
     logs = tmp_path / "host"
     logs.mkdir()
@@ -300,42 +307,46 @@ def test_support_has_what_is_needed_and_nothing_said_or_secret(
     )
     (logs / "gone.txt").symlink_to(logs / "nowhere")
     (logs / "long.txt").write_text("sk-" + "lonely1" * (700 << 10) + "\nlast line\n")
-    made = echo_settings("server.api_key=hunter22")
-    with serving(made) as box:
-        box.client.post(
+    made = fake_settings("server.api_key=hunter22")
+    with serving(made) as server:
+        server.client.post(
             "/completion", json={"prompt": "my heart aches"}, headers={"Authorization": "Bearer hunter22"}
         ).raise_for_status()
-        options = [*(f"--set={pair}" for pair in ECHO), f"--set=data={made.data}", f"--set=server.port={box.port}"]
-        found = archived(*options, "--set=server.api_key=hunter22", f"--include={logs}", tmp_path=tmp_path)
-    texts = {name.removeprefix("fault/"): text for name, text in found.items()}
+        options = [
+            *(f"--set={pair}" for pair in FAKE_ENGINES),
+            f"--set=data={made.data}",
+            f"--set=server.port={server.port}",
+        ]
+        files = support_archive(*options, "--set=server.api_key=hunter22", f"--include={logs}", tmp_path=tmp_path)
+    texts = {name.removeprefix("fault/"): text for name, text in files.items()}
     assert json.loads(texts["health.json"])["status"] == "ok"
     assert json.loads(texts["versions.json"])["packages"]["anyio"]
     assert json.loads(texts["settings.json"])["server.api_key"]["value"] == "(set)"
     assert json.loads(texts["check.json"])["findings"]
     assert "chatapi_turns_total" in texts["metrics.txt"] and "ready" in texts["log.txt"]
-    everything = "".join(found.values())
+    everything = "".join(files.values())
     assert not any(word in everything for word in ("hunter22", "abcdef", "pqrstu", "my heart aches", "lonely1"))
     assert not any(word in everything for word in ("ghijkl", "mno/pqr", "c3R1dnd4"))
     assert "last line" in texts["long.txt"] and "PATH" in json.loads(texts["environment.json"])
 
 
-def test_support_works_while_nothing_runs_and_leaves_out_logs_with_what_was_said(tmp_path: Path) -> None:
+def test_support_archive_without_a_server_omits_logs_with_content(tmp_path: Path) -> None:
     logs = tmp_path / "host"
     logs.mkdir()
     (logs / "log.txt").write_text("heard: good morning\n")
     options = ["--set=log.content=true", f"--set=server.port={free_port()}", f"--set=data={tmp_path / 'data'}"]
-    found = archived(*options, f"--include={logs}", tmp_path=tmp_path)
-    assert "not available" in found["fault/health.json"]
-    assert "good morning" not in found["fault/log.txt"] and "left out" in found["fault/log.txt"]
+    files = support_archive(*options, f"--include={logs}", tmp_path=tmp_path)
+    assert "not available" in files["fault/health.json"]
+    assert "good morning" not in files["fault/log.txt"] and "left out" in files["fault/log.txt"]
 
 
-def test_the_relay_says_again_what_a_container_may_say_and_ends_as_it_ends(tmp_path: Path, listener: Listener) -> None:
-    told = "MAINPID=1\nREADY=1\nSTATUS=ready"
+def test_relay_forwards_allowed_notifications_and_the_exit_status(tmp_path: Path, listener: Listener) -> None:
+    messages = "MAINPID=1\nREADY=1\nSTATUS=ready"
     inside = (
         "import os, signal, socket, sys\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
         "with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:\n"
-        f"    out.sendto({told!r}.encode(), os.environ['NOTIFY_SOCKET'])\n"
+        f"    out.sendto({messages!r}.encode(), os.environ['NOTIFY_SOCKET'])\n"
         "signal.pause()\n"
     )
     (tmp_path / "run").mkdir()
@@ -344,11 +355,11 @@ def test_the_relay_says_again_what_a_container_may_say_and_ends_as_it_ends(tmp_p
     with subprocess.Popen(command, env=environ) as process:
         assert listener.next() == {"READY": "1", "STATUS": "ready"}
         process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 7
+        assert process.wait(TIMEOUT) == 7
 
 
-def placed(tmp_path: Path, *dropins: str) -> Path:
-    """The unit with programs that are there, so that only what is wrong with the unit itself is told."""
+def install_unit(tmp_path: Path, *dropins: str) -> Path:
+    """Installs the unit with programs that exist, so that only faults of the unit itself are reported."""
     for name in ("chatapi.service", *dropins):
         text = re.sub(r"=(-?)/(?:opt|usr/bin)/\S+", rf"=\1{shutil.which('true')}", (UNITS / name).read_text())
         target = tmp_path / name if name.endswith(".service") else tmp_path / "chatapi.service.d" / name
@@ -359,26 +370,26 @@ def placed(tmp_path: Path, *dropins: str) -> Path:
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze here")
 @pytest.mark.parametrize("dropins", [(), ("container.conf",)])
-def test_the_unit_is_as_systemd_wants_it(dropins: tuple[str, ...], tmp_path: Path) -> None:
+def test_unit_passes_systemd_analyze(dropins: tuple[str, ...], tmp_path: Path) -> None:
     environ = {**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"}
-    unit = placed(tmp_path, *dropins)
+    unit = install_unit(tmp_path, *dropins)
     done = subprocess.run(["systemd-analyze", "verify", unit], env=environ, capture_output=True, text=True, check=False)
     # It exits with 0 whatever it finds in a value.
     assert (done.returncode, done.stderr) == (0, "")
-    # Its threshold counts tenths.
-    rate = ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", unit]
-    done = subprocess.run(rate, env=environ, capture_output=True, text=True, check=False)
+    # The unit of the threshold is a tenth.
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", unit]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout.splitlines()[-1]
 
 
-def test_the_unit_has_what_a_service_needs() -> None:
+def test_unit_has_the_required_settings() -> None:
     text = (UNITS / "chatapi.service").read_text()
     for line in ("Type=notify", "Restart=always", "StartLimitIntervalSec=0", "LimitNICE=-10", "User=chatapi"):
         assert line in text.splitlines()
     assert "Requires=" not in text and "network-online" not in text
 
 
-def test_settings_of_the_units_environment_are_known() -> None:
+def test_settings_of_the_unit_environment_are_known() -> None:
     text = (UNITS / "environment").read_text()
     lines = [line.lstrip("# ") for line in text.splitlines() if re.match(r"#?\s*CHATAPI_", line)]
     assert lines

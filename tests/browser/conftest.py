@@ -21,7 +21,7 @@ import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-ECHO = ("vad.engine=fake", "turn_detection.engine=fake", "asr.engine=fake", "llm.engine=fake", "tts.engine=fake")
+FAKE_ENGINES = tuple(f"{role}.engine=fake" for role in ("vad", "turn_detection", "asr", "llm", "tts"))
 SWITCHES = (
     "--headless=new",
     "--no-sandbox",
@@ -50,7 +50,7 @@ def _browser_is_here() -> None:
 
 
 @dataclass
-class Served:
+class RunningServer:
     """A server in a child process."""
 
     url: str
@@ -65,10 +65,12 @@ class Served:
 
 
 @contextmanager
-def serving(folder: Path, *settings: str, until: str = "ready") -> Iterator[Served]:
+def serving(folder: Path, *settings: str, until: str = "ready") -> Iterator[RunningServer]:
     """Runs `chatapi serve` until the block ends; yields once the server prints the word `until` and its address."""
     folder.mkdir(exist_ok=True)
-    chosen = [part for setting in (*ECHO, "server.port=0", f"data={folder}", *settings) for part in ("--set", setting)]
+    chosen = [
+        part for setting in (*FAKE_ENGINES, "server.port=0", f"data={folder}", *settings) for part in ("--set", setting)
+    ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CHATAPI_")}
     command = [sys.executable, "-m", "chatapi", "serve", *chosen]
     with (
@@ -83,7 +85,7 @@ def serving(folder: Path, *settings: str, until: str = "ready") -> Iterator[Serv
         try:
             url = _address(process, until, folder / "log")
             watch.cancel()
-            yield Served(url, process)
+            yield RunningServer(url, process)
         finally:
             watch.cancel()
             process.terminate()
@@ -141,14 +143,14 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def browse(tmp_path: Path, spoken: Path) -> Iterator[Callable[..., Any]]:
-    """Opens browsers; after the test their console messages are checked and they are closed."""
+    """Opens browsers; checks their console messages after the test and closes them."""
     from browser.pages import Page
 
     opened: list[Page] = []
 
-    def browse(url: str, *switches: str, hears: Path = spoken, ready: bool = True) -> Page:
+    def browse(url: str, *switches: str, microphone: Path = spoken, ready: bool = True) -> Page:
         profile = tmp_path / f"profile{len(opened)}"
-        chosen = (*SWITCHES, f"--user-data-dir={profile}", f"--use-file-for-fake-audio-capture={hears}", *switches)
+        chosen = (*SWITCHES, f"--user-data-dir={profile}", f"--use-file-for-fake-audio-capture={microphone}", *switches)
         page = Page(str(CHROMIUM), str(DRIVER), chosen)
         opened.append(page)
         page.open(url, ready)
@@ -156,8 +158,8 @@ def browse(tmp_path: Path, spoken: Path) -> Iterator[Callable[..., Any]]:
 
     try:
         yield browse
-        complaints = [complaint for page in opened for complaint in page.complaints()]
-        assert not complaints
+        unexpected = [message for page in opened for message in page.unexpected_messages()]
+        assert not unexpected
     finally:
         for page in opened:
             page.quit()

@@ -14,7 +14,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-PATIENCE = 60
+TIMEOUT = 60
 """Timeout of a wait, in seconds; a busy machine is slow."""
 LISTENER = """
     window.loudest = 0;
@@ -41,9 +41,9 @@ class Page:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=Service(driver))
         self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": LISTENER})
-        # The page polls the box, and tests switch boxes off.
+        # The page polls the server, and tests stop servers.
         refused = r"/v1/realtime\S* failed: Error in connection establishment: net::ERR_CONNECTION_REFUSED"
-        self._excused: list[str] = [r"/ready - Failed to load resource: net::ERR_", refused]
+        self._allowed: list[str] = [r"/ready - Failed to load resource: net::ERR_", refused]
 
     def open(self, url: str, ready: bool = True) -> None:
         self.driver.get(url)
@@ -67,7 +67,7 @@ class Page:
         return self.one(selector).text
 
     def wait(self, condition: Callable[[], Any], what: str = "") -> Any:
-        return WebDriverWait(self.driver, PATIENCE, poll_frequency=0.05).until(lambda _: condition(), what)
+        return WebDriverWait(self.driver, TIMEOUT, poll_frequency=0.05).until(lambda _: condition(), what)
 
     def wait_for(self, selector: str, count: int = 1) -> WebElement:
         """The last of at least so many elements."""
@@ -110,15 +110,15 @@ class Page:
 
     # Checks
 
-    def excuse(self, *patterns: str) -> None:
+    def allow_messages(self, *patterns: str) -> None:
         """Allows console messages in this test: the browser reports every rejected request there."""
-        self._excused += patterns
+        self._allowed += patterns
 
-    def complaints(self) -> list[str]:
+    def unexpected_messages(self) -> list[str]:
         """Console messages and policy violations that are not allowed."""
         log = self.driver.get_log("browser")
         messages = [entry["message"] for entry in log if entry["level"] in ("SEVERE", "WARNING")]
-        wrong = [message for message in messages if not any(re.search(pattern, message) for pattern in self._excused)]
+        wrong = [message for message in messages if not any(re.search(pattern, message) for pattern in self._allowed)]
         return [*wrong, *(f"content policy: {directive}" for directive in self.run("return window.violations || []"))]
 
 

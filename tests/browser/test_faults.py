@@ -25,11 +25,11 @@ def fault(page: Any, code: str) -> str:
     return str(page.wait_for(f".fault[data-code={code}]").text)
 
 
-def test_missing_conversations_are_reported(serve: Serve, browse: Browse, tmp_path: Path) -> None:
+def test_damaged_history_is_reported(serve: Serve, browse: Browse, tmp_path: Path) -> None:
     (tmp_path / "data0").mkdir()
     (tmp_path / "data0" / "history.sqlite3").write_bytes(b"damaged" * 1000)
-    with serve() as served:
-        page = browse(served.url)
+    with serve() as server:
+        page = browse(server.url)
         assert "set it aside" in fault(page, "history_set_aside")
         page.ask("it answers all the same")
         page.answered()
@@ -47,8 +47,8 @@ def test_denied_microphone_is_explained(browse: Browse, server: str) -> None:
 
 
 def test_insecure_address_is_explained(serve: Serve, browse: Browse) -> None:
-    with serve("server.hosts=box.test,127.0.0.1") as served:
-        url = served.url.replace("127.0.0.1", "box.test")
+    with serve("server.hosts=box.test,127.0.0.1") as server:
+        url = server.url.replace("127.0.0.1", "box.test")
         page = browse(url, GRANTED, "--host-resolver-rules=MAP box.test 127.0.0.1")
         page.press("#mic")
         assert "https" in fault(page, "insecure")
@@ -58,8 +58,8 @@ def test_insecure_address_is_explained(serve: Serve, browse: Browse) -> None:
 
 
 def test_recording_without_speech_is_explained(browse: Browse, server: str, tmp_path: Path) -> None:
-    page = browse(server, GRANTED, hears=write_wav(tmp_path / "silence.wav", np.zeros(48_000)))
-    page.excuse("422")
+    page = browse(server, GRANTED, microphone=write_wav(tmp_path / "silence.wav", np.zeros(48_000)))
+    page.allow_messages("422")
     page.press("#mic")
     page.recorded(1)
     page.press("#mic")
@@ -76,45 +76,45 @@ def test_too_short_recording_is_not_sent(page: Any) -> None:
 
 
 @contextmanager
-def occupied(url: str) -> Iterator[threading.Event]:
-    """Keeps the server busy with another request until the event is set."""
+def busy(url: str) -> Iterator[threading.Event]:
+    """Keeps the server busy with another request until the event is set or the block ends."""
     question = {"prompt": " ".join(["word"] * 400), "max_tokens": 400, "stream": True}
-    started, leave = threading.Event(), threading.Event()
+    started, stop = threading.Event(), threading.Event()
 
-    def ask() -> None:
+    def send() -> None:
         with httpx.stream("POST", f"{url}/completion", json=question, timeout=60) as reply:
             for _ in reply.iter_bytes():
                 started.set()
-                if leave.is_set():
+                if stop.is_set():
                     return
 
-    asking = threading.Thread(target=ask)
-    asking.start()
+    sender = threading.Thread(target=send)
+    sender.start()
     assert started.wait(30)
     try:
-        yield leave
+        yield stop
     finally:
-        leave.set()
-        asking.join(30)
+        stop.set()
+        sender.join(30)
 
 
-def test_busy_box_is_retried(serve: Serve, browse: Browse) -> None:
-    with serve("limits.concurrent=1", "limits.queue=0", "fake.delay=0.05") as served:
-        page = browse(served.url)
-        page.excuse("503")
-        with occupied(served.url) as leave:
+def test_busy_server_is_retried(serve: Serve, browse: Browse) -> None:
+    with serve("limits.concurrent=1", "limits.queue=0", "fake.delay=0.05") as server:
+        page = browse(server.url)
+        page.allow_messages("503")
+        with busy(server.url) as stop:
             page.ask("is anybody there?")
             page.wait(lambda: "busy; trying again" in page.text(".answer .phase"))
-            leave.set()
+            stop.set()
         assert "is anybody there?" in page.answered().text
         assert not page.all(".fault")
 
 
-def test_retries_of_a_busy_box_can_be_stopped(serve: Serve, browse: Browse) -> None:
-    with serve("limits.concurrent=1", "limits.queue=0", "fake.delay=0.05") as served:
-        page = browse(served.url)
-        page.excuse("503")
-        with occupied(served.url):
+def test_retries_of_a_busy_server_can_be_stopped(serve: Serve, browse: Browse) -> None:
+    with serve("limits.concurrent=1", "limits.queue=0", "fake.delay=0.05") as server:
+        page = browse(server.url)
+        page.allow_messages("503")
+        with busy(server.url):
             page.ask("is anybody there?")
             page.wait(lambda: "trying again" in page.text(".answer .phase"))
             page.press("#stop")
@@ -122,17 +122,17 @@ def test_retries_of_a_busy_box_can_be_stopped(serve: Serve, browse: Browse) -> N
 
 
 def test_page_waits_while_models_load(serve: Serve, browse: Browse) -> None:
-    with serve("fake.delay=0.15", until="listening") as served:
-        page = browse(served.url, ready=False)
-        page.excuse("503")
+    with serve("fake.delay=0.15", until="listening") as server:
+        page = browse(server.url, ready=False)
+        page.allow_messages("503")
         page.wait_for("#status[data-state=warming]")
         assert page.text("#status") == "Warming up"
         page.wait_for("#status[data-state=ready]")
 
 
 def test_failure_midway_is_shown_in_place_of_the_answer(serve: Serve, browse: Browse) -> None:
-    with serve("fake.fault=raise") as served:
-        page = browse(served.url)
+    with serve("fake.fault=raise") as server:
+        page = browse(server.url)
         page.ask("hello")
         page.wait_for(".answer .fault")
         assert "Try again" in page.text(".answer .fault")
@@ -142,12 +142,12 @@ def test_failure_midway_is_shown_in_place_of_the_answer(serve: Serve, browse: Br
 
 
 def test_lost_connection_is_reported_and_can_be_retried(serve: Serve, browse: Browse) -> None:
-    with serve("fake.delay=0.1") as served:
-        page = browse(served.url)
-        page.excuse("ERR_")
+    with serve("fake.delay=0.1") as server:
+        page = browse(server.url)
+        page.allow_messages("ERR_")
         page.ask(" ".join(["word"] * 100))
         page.wait(lambda: page.all(".answer .text") and page.text(".answer .text"))
-        served.kill()
+        server.kill()
         assert "The part that arrived" in fault(page, "broken_off")
         page.press(".answer .fault .ways button")
         assert "same network" in fault(page, "unreachable")
@@ -155,18 +155,18 @@ def test_lost_connection_is_reported_and_can_be_retried(serve: Serve, browse: Br
         assert page.run("return document.querySelector('.fault use').getBBox().width > 0"), "the icon is not there"
 
 
-def test_switched_off_box_is_shown_as_offline(serve: Serve, browse: Browse) -> None:
-    with serve() as served:
-        page = browse(served.url)
-        page.excuse("ERR_")
-        served.kill()
+def test_stopped_server_is_shown_as_offline(serve: Serve, browse: Browse) -> None:
+    with serve() as server:
+        page = browse(server.url)
+        page.allow_messages("ERR_")
+        server.kill()
         page.wait_for("#status[data-state=offline]")
         assert page.text("#status") == "The box cannot be reached"
 
 
-def test_text_field_has_the_limit_of_the_box(serve: Serve, browse: Browse) -> None:
-    with serve("limits.prompt_chars=20") as served:
-        page = browse(served.url)
+def test_text_field_has_the_limit_of_the_server(serve: Serve, browse: Browse) -> None:
+    with serve("limits.prompt_chars=20") as server:
+        page = browse(server.url)
         page.wait(lambda: page.run("return document.getElementById('prompt').maxLength") == 20)
         page.one("#prompt").send_keys("x" * 30)
         assert "left out" in fault(page, "field_full")
@@ -177,9 +177,9 @@ def test_text_field_has_the_limit_of_the_box(serve: Serve, browse: Browse) -> No
 
 
 def test_too_long_question_is_reported_and_put_back(serve: Serve, browse: Browse) -> None:
-    with serve("llama_cpp.context=300") as served:
-        page = browse(served.url)
-        page.excuse("413")
+    with serve("llama_cpp.context=300") as server:
+        page = browse(server.url)
+        page.allow_messages("413")
         question = "word " * 299 + "word"
         page.ask(question)
         words = fault(page, "prompt_too_long")
@@ -189,13 +189,13 @@ def test_too_long_question_is_reported_and_put_back(serve: Serve, browse: Browse
 
 
 def test_api_key_is_prompted_for_and_stored(serve: Serve, browse: Browse) -> None:
-    with serve("server.api_key=sesame") as served:
+    with serve("server.api_key=sesame") as server:
         page = browse("about:blank", ready=False)
-        page.excuse("401")
+        page.allow_messages("401")
         # The page's files may need the key too, for which a browser prompts by itself.
         page.devtools("Network.enable")
         page.devtools("Network.setExtraHTTPHeaders", headers={"Authorization": "Bearer sesame"})
-        page.open(served.url)
+        page.open(server.url)
         page.devtools("Network.setExtraHTTPHeaders", headers={})
         page.ask("hello")
         for entered, message in (("wrong", "The owner of this box"), ("sesame", "not accepted")):
@@ -211,16 +211,16 @@ def test_api_key_is_prompted_for_and_stored(serve: Serve, browse: Browse) -> Non
         assert page.run("return localStorage.getItem('chatapi.key')") is None
 
 
-def test_key_of_the_browser_prompt_is_enough(serve: Serve, browse: Browse) -> None:
-    with serve("server.api_key=sesame") as served:
-        page = browse(served.url.replace("http://", "http://anybody:sesame@"))
+def test_api_key_of_the_browser_prompt_is_enough(serve: Serve, browse: Browse) -> None:
+    with serve("server.api_key=sesame") as server:
+        page = browse(server.url.replace("http://", "http://anybody:sesame@"))
         page.ask("hello")
         page.answered()
         assert not page.all("dialog[open]")
 
 
-class Portal(BaseHTTPRequestHandler):
-    """Serves the page, and answers every request itself, like captive portals and some proxies."""
+class CaptivePortal(BaseHTTPRequestHandler):
+    """Serves the page, but answers every other request itself, like captive portals and some proxies."""
 
     def do_GET(self) -> None:
         file = FOLDER / "index.html" if self.path == "/" else FOLDER / self.path.removeprefix("/page/")
@@ -243,7 +243,7 @@ class Portal(BaseHTTPRequestHandler):
 
 
 def test_response_of_another_server_is_reported(browse: Browse) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Portal) as portal:
+    with ThreadingHTTPServer(("127.0.0.1", 0), CaptivePortal) as portal:
         serving = threading.Thread(target=portal.serve_forever)
         serving.start()
         try:

@@ -27,7 +27,7 @@ def turns(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def live(browse: Browse, server: str, turns: Path) -> Any:
     """The page in a live conversation."""
-    page = browse(server, GRANTED, hears=turns)
+    page = browse(server, GRANTED, microphone=turns)
     talk(page)
     return page
 
@@ -62,7 +62,7 @@ def test_spoken_question_is_shown_and_answered(live: Any) -> None:
 
 
 def test_typed_and_spoken_turns_share_one_conversation(browse: Browse, server: str, turns: Path) -> None:
-    page = browse(server, GRANTED, hears=turns)
+    page = browse(server, GRANTED, microphone=turns)
     page.ask("first, typed")
     page.answered()
     before = conversation(page)
@@ -136,10 +136,10 @@ def test_every_control_has_a_name_and_fits_a_phone(live: Any) -> None:
 
 
 def test_too_many_conversations_are_reported(serve: Serve, browse: Browse, turns: Path) -> None:
-    with serve("live.sessions=1") as served:
-        first = browse(served.url, GRANTED, hears=turns)
+    with serve("live.sessions=1") as server:
+        first = browse(server.url, GRANTED, microphone=turns)
         talk(first)
-        second = browse(served.url, GRANTED, hears=turns)
+        second = browse(server.url, GRANTED, microphone=turns)
         second.press("#talk")
         assert "Wait until one ends" in fault(second, "too_many_sessions")
         assert second.one("#composer").is_displayed()
@@ -148,20 +148,20 @@ def test_too_many_conversations_are_reported(serve: Serve, browse: Browse, turns
         state(second, "listening", "hearing")
 
 
-def test_key_of_the_browser_prompt_is_enough(serve: Serve, browse: Browse, turns: Path) -> None:
-    with serve("server.api_key=sesame") as served:
-        page = browse(served.url.replace("http://", "http://anybody:sesame@"), GRANTED, hears=turns)
+def test_api_key_of_the_browser_prompt_is_enough(serve: Serve, browse: Browse, turns: Path) -> None:
+    with serve("server.api_key=sesame") as server:
+        page = browse(server.url.replace("http://", "http://anybody:sesame@"), GRANTED, microphone=turns)
         talk(page)
         page.answered()
 
 
-def test_key_that_becomes_required_is_prompted_for(serve: Serve, browse: Browse, turns: Path) -> None:
-    with serve() as served:
-        page = browse(served.url, GRANTED, hears=turns)
-        page.excuse("401", "WebSocket connection", "net::ERR_")
+def test_api_key_that_becomes_required_is_prompted_for(serve: Serve, browse: Browse, turns: Path) -> None:
+    with serve() as server:
+        page = browse(server.url, GRANTED, microphone=turns)
+        page.allow_messages("401", "WebSocket connection", "net::ERR_")
         talk(page)
-        served.kill()
-    with serve("server.api_key=open (sesame)", f"server.port={served.url.rsplit(':')[-1]}"):
+        server.kill()
+    with serve("server.api_key=open (sesame)", f"server.port={server.url.rsplit(':')[-1]}"):
         for entered, message in (("wrong", "The owner of this box"), ("open (sesame)", "not accepted")):
             page.wait(lambda message=message: page.all("dialog#key[open]") and message in page.text("#key-words"))
             page.one("#key-value").send_keys(entered)
@@ -169,29 +169,29 @@ def test_key_that_becomes_required_is_prompted_for(serve: Serve, browse: Browse,
         page.answered()
 
 
-def test_page_reconnects_to_a_restarted_box(serve: Serve, browse: Browse, turns: Path, tmp_path: Path) -> None:
+def test_page_reconnects_to_a_restarted_server(serve: Serve, browse: Browse, turns: Path, tmp_path: Path) -> None:
     data = f"data={tmp_path / 'kept'}"
-    with serve(data) as served:
-        page = browse(served.url, GRANTED, hears=turns)
-        page.excuse("WebSocket connection", "net::ERR_", "/ready - .*503")
+    with serve(data) as server:
+        page = browse(server.url, GRANTED, microphone=turns)
+        page.allow_messages("WebSocket connection", "net::ERR_", "/ready - .*503")
         talk(page)
         page.answered()
         before = conversation(page)
-        served.kill()
+        server.kill()
         page.wait(lambda: "Reconnecting (1 of 6)" in page.text("#live-state"))
     count = len(page.all(".answer:has(.timeline)"))
-    with serve(data, f"server.port={served.url.rsplit(':')[-1]}"):
+    with serve(data, f"server.port={server.url.rsplit(':')[-1]}"):
         page.answered(count + 1)
         assert conversation(page) == before
         page.press("#live-end")
 
 
-def test_unreachable_box_is_reported(serve: Serve, browse: Browse, turns: Path) -> None:
-    with serve() as served:
-        page = browse(served.url, GRANTED, hears=turns)
-        page.excuse("WebSocket connection", "net::ERR_", "worklet")
+def test_unreachable_server_is_reported(serve: Serve, browse: Browse, turns: Path) -> None:
+    with serve() as server:
+        page = browse(server.url, GRANTED, microphone=turns)
+        page.allow_messages("WebSocket connection", "net::ERR_", "worklet")
         talk(page)
-        served.kill()
+        server.kill()
         assert "continue the conversation" in fault(page, "live_lost")
         assert page.one("#composer").is_displayed()
         page.press("#talk")
@@ -207,9 +207,9 @@ def test_denied_microphone_is_explained(browse: Browse, server: str) -> None:
 
 
 def test_insecure_address_is_explained(serve: Serve, browse: Browse) -> None:
-    with serve("server.hosts=box.test,127.0.0.1") as served:
+    with serve("server.hosts=box.test,127.0.0.1") as server:
         page = browse(
-            served.url.replace("127.0.0.1", "box.test"), GRANTED, "--host-resolver-rules=MAP box.test 127.0.0.1"
+            server.url.replace("127.0.0.1", "box.test"), GRANTED, "--host-resolver-rules=MAP box.test 127.0.0.1"
         )
         page.press("#talk")
         words = fault(page, "insecure")
@@ -217,7 +217,7 @@ def test_insecure_address_is_explained(serve: Serve, browse: Browse) -> None:
 
 
 def test_lost_microphone_is_reported(browse: Browse, server: str, turns: Path) -> None:
-    page = browse("about:blank", GRANTED, hears=turns, ready=False)
+    page = browse("about:blank", GRANTED, microphone=turns, ready=False)
     page.devtools("Page.addScriptToEvaluateOnNewDocument", source=TRACKS)
     page.open(server)
     talk(page)
@@ -241,9 +241,9 @@ TRACKS = """
 
 
 def test_dock_shows_that_models_load(serve: Serve, browse: Browse, turns: Path) -> None:
-    with serve("fake.delay=0.15", until="listening") as served:
-        page = browse(served.url, GRANTED, hears=turns, ready=False)
-        page.excuse("503")
+    with serve("fake.delay=0.15", until="listening") as server:
+        page = browse(server.url, GRANTED, microphone=turns, ready=False)
+        page.allow_messages("503")
         page.wait_for("#status[data-state=warming]")
         page.press("#talk")
         assert page.wait(lambda: page.text("#live-state")) in ("Opening the microphone", "Connecting")

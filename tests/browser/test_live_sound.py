@@ -38,8 +38,8 @@ FAKE_WEBSOCKET = """
 """A fake WebSocket that emits the test's events, and records sent events with the text shown at that time."""
 
 
-class FakeServer:
-    """The fake server of a live conversation on the page."""
+class FakeRealtimeServer:
+    """A fake server of the page's live conversation: emits the events of the Realtime API to it."""
 
     def __init__(self, page: Any) -> None:
         self.page = page
@@ -47,7 +47,8 @@ class FakeServer:
     def emit(self, kind: str, **fields: Any) -> None:
         self.page.run("window.socket.emit(arguments[0])", {"type": kind, **fields})
 
-    def ask(self, text: str = "a question") -> None:
+    def user_turn(self, text: str = "a question") -> None:
+        """Sends the events of a user's utterance, from its onset to its transcript."""
         self.emit("input_audio_buffer.speech_started", item_id="asked")
         self.emit("chatapi.transcript.partial", text=text.split()[0])
         self.emit("input_audio_buffer.speech_stopped", audio_end_ms=0, item_id="asked")
@@ -82,129 +83,129 @@ class FakeServer:
 
 
 @pytest.fixture
-def fake_server(browse: Browse, server: str) -> FakeServer:
+def realtime_server(browse: Browse, server: str) -> FakeRealtimeServer:
     page = browse("about:blank", GRANTED, ready=False)
     page.devtools("Page.addScriptToEvaluateOnNewDocument", source=FAKE_WEBSOCKET)
     page.open(server)
     page.press("#talk")
     page.wait(lambda: page.text("#live-state") == "Listening")
-    return FakeServer(page)
+    return FakeRealtimeServer(page)
 
 
-def test_captions_follow_the_playback(fake_server: FakeServer) -> None:
-    fake_server.ask()
-    fake_server.answer()
-    fake_server.page.wait(lambda: fake_server.played() > 800)
-    for played, seen in fake_server.progress():
+def test_captions_follow_the_playback(realtime_server: FakeRealtimeServer) -> None:
+    realtime_server.user_turn()
+    realtime_server.answer()
+    realtime_server.page.wait(lambda: realtime_server.played() > 800)
+    for played, seen in realtime_server.progress():
         assert WORDS.split()[: len(seen)] == seen
         assert abs(len(" ".join(seen)) - len(WORDS) * played / 2000) <= len("eleven "), (played, seen)
-    assert fake_server.page.loudest() > 0.1
-    fake_server.done()
-    fake_server.page.answered()
-    assert fake_server.played() == 2000
-    assert fake_server.shown() == WORDS.split()
-    assert fake_server.page.one(".answer").get_attribute("data-seconds") == "2.000"
+    assert realtime_server.page.loudest() > 0.1
+    realtime_server.done()
+    realtime_server.page.answered()
+    assert realtime_server.played() == 2000
+    assert realtime_server.shown() == WORDS.split()
+    assert realtime_server.page.one(".answer").get_attribute("data-seconds") == "2.000"
 
 
-def test_pause_and_resume_are_exact_to_the_sample(fake_server: FakeServer) -> None:
-    fake_server.ask()
-    fake_server.answer()
-    fake_server.page.wait(lambda: fake_server.played() > 400)
-    fake_server.emit("chatapi.output_audio.paused")
-    assert fake_server.page.text("#live-state") == "Paused"
-    held = fake_server.page.run(
+def test_pause_and_resume_are_exact_to_the_sample(realtime_server: FakeRealtimeServer) -> None:
+    realtime_server.user_turn()
+    realtime_server.answer()
+    realtime_server.page.wait(lambda: realtime_server.played() > 400)
+    realtime_server.emit("chatapi.output_audio.paused")
+    assert realtime_server.page.text("#live-state") == "Paused"
+    sent = realtime_server.page.run(
         "return new Promise((resolve) => setTimeout(() => resolve(window.sent.length), 400))"
         ".then((before) => new Promise((resolve) => setTimeout(() => resolve(window.sent.length - before), 500)))"
     )
-    assert held == 0, "it went on"
-    words = fake_server.shown()
+    assert sent == 0, "the playback continued"
+    words = realtime_server.shown()
     assert len(words) < 12
-    fake_server.emit("chatapi.output_audio.resumed")
-    fake_server.done()
-    fake_server.page.answered()
-    assert fake_server.played() == 2000
-    assert fake_server.shown() == WORDS.split()
+    realtime_server.emit("chatapi.output_audio.resumed")
+    realtime_server.done()
+    realtime_server.page.answered()
+    assert realtime_server.played() == 2000
+    assert realtime_server.shown() == WORDS.split()
 
 
-def test_barge_in_keeps_the_played_part(fake_server: FakeServer) -> None:
-    fake_server.ask()
-    fake_server.answer(4.0)
-    fake_server.page.wait(lambda: fake_server.played() > 800)
-    fake_server.emit("chatapi.output_audio.paused")
-    fake_server.emit("input_audio_buffer.speech_started", item_id="against")
-    fake_server.done("cancelled", reason="turn_detected")
-    words = fake_server.shown()
+def test_barge_in_keeps_the_played_part(realtime_server: FakeRealtimeServer) -> None:
+    realtime_server.user_turn()
+    realtime_server.answer(4.0)
+    realtime_server.page.wait(lambda: realtime_server.played() > 800)
+    realtime_server.emit("chatapi.output_audio.paused")
+    realtime_server.emit("input_audio_buffer.speech_started", item_id="against")
+    realtime_server.done("cancelled", reason="turn_detected")
+    words = realtime_server.shown()
     assert words[-1] == "—" and words[:-1] == WORDS.split()[: len(words) - 1] and len(words) < 8
-    assert "Interrupted" in fake_server.page.text(".answer .aside")
-    assert 0.7 < float(fake_server.page.one(".answer").get_attribute("data-seconds")) < 2.5
-    assert fake_server.page.text("#live-state") == "Hearing you"
-    assert fake_server.page.all(".answer .timeline")
+    assert "Interrupted" in realtime_server.page.text(".answer .aside")
+    assert 0.7 < float(realtime_server.page.one(".answer").get_attribute("data-seconds")) < 2.5
+    assert realtime_server.page.text("#live-state") == "Hearing you"
+    assert realtime_server.page.all(".answer .timeline")
 
 
-def test_retracted_turn_is_removed(fake_server: FakeServer) -> None:
-    fake_server.ask()
-    fake_server.emit("response.created", response={"conversation_id": "kept"})
-    fake_server.emit("response.output_item.added", item={"id": "answered"})
-    fake_server.done("cancelled", reason="turn_detected")
+def test_retracted_turn_is_removed(realtime_server: FakeRealtimeServer) -> None:
+    realtime_server.user_turn()
+    realtime_server.emit("response.created", response={"conversation_id": "kept"})
+    realtime_server.emit("response.output_item.added", item={"id": "answered"})
+    realtime_server.done("cancelled", reason="turn_detected")
     for item in ("answered", "asked"):
-        fake_server.emit("conversation.item.deleted", item_id=item)
-    fake_server.emit("input_audio_buffer.speech_started", item_id="more")
-    assert not fake_server.page.all(".message")
-    fake_server.emit("chatapi.transcript.partial", text="a question and")
-    assert fake_server.page.text(".question.partial .text").startswith("a question and")
+        realtime_server.emit("conversation.item.deleted", item_id=item)
+    realtime_server.emit("input_audio_buffer.speech_started", item_id="more")
+    assert not realtime_server.page.all(".message")
+    realtime_server.emit("chatapi.transcript.partial", text="a question and")
+    assert realtime_server.page.text(".question.partial .text").startswith("a question and")
 
 
-def test_audio_without_a_transcript_leaves_no_message(fake_server: FakeServer) -> None:
-    fake_server.emit("input_audio_buffer.speech_started", item_id="noise")
-    fake_server.emit("chatapi.transcript.partial", text="hm")
-    fake_server.emit("input_audio_buffer.cleared")
-    assert not fake_server.page.all(".message")
-    assert fake_server.page.text("#live-state") == "Listening"
+def test_audio_without_a_transcript_leaves_no_message(realtime_server: FakeRealtimeServer) -> None:
+    realtime_server.emit("input_audio_buffer.speech_started", item_id="noise")
+    realtime_server.emit("chatapi.transcript.partial", text="hm")
+    realtime_server.emit("input_audio_buffer.cleared")
+    assert not realtime_server.page.all(".message")
+    assert realtime_server.page.text("#live-state") == "Listening"
 
 
-def test_failed_response_is_reported(fake_server: FakeServer) -> None:
-    fake_server.ask()
-    fake_server.answer(0.3, "I am sorry.")
-    fake_server.done("failed", error={"code": "engine_failed", "message": "it broke"})
-    assert "recovers by itself" in fake_server.page.wait_for(".answer .fault").text
+def test_failed_response_is_reported(realtime_server: FakeRealtimeServer) -> None:
+    realtime_server.user_turn()
+    realtime_server.answer(0.3, "I am sorry.")
+    realtime_server.done("failed", error={"code": "engine_failed", "message": "it broke"})
+    assert "recovers by itself" in realtime_server.page.wait_for(".answer .fault").text
 
 
-def test_end_during_a_response_reports_playback_and_keeps_the_conversation(fake_server: FakeServer) -> None:
-    fake_server.ask()
-    fake_server.answer()
-    fake_server.page.wait(lambda: fake_server.played() > 300)
-    fake_server.page.press("#live-end")
-    assert fake_server.page.run("return window.sent.at(-1).type") == "output_audio_buffer.clear"
-    assert fake_server.page.run("return localStorage.getItem('chatapi.conversation')") == "kept"
-    assert "Interrupted" in fake_server.page.text(".answer .aside")
+def test_end_during_a_response_reports_playback_and_keeps_the_conversation(realtime_server: FakeRealtimeServer) -> None:
+    realtime_server.user_turn()
+    realtime_server.answer()
+    realtime_server.page.wait(lambda: realtime_server.played() > 300)
+    realtime_server.page.press("#live-end")
+    assert realtime_server.page.run("return window.sent.at(-1).type") == "output_audio_buffer.clear"
+    assert realtime_server.page.run("return localStorage.getItem('chatapi.conversation')") == "kept"
+    assert "Interrupted" in realtime_server.page.text(".answer .aside")
     # The fake server has no such conversation.
-    fake_server.page.run("localStorage.removeItem('chatapi.conversation')")
+    realtime_server.page.run("localStorage.removeItem('chatapi.conversation')")
 
 
-def test_playback_continues_in_a_hidden_tab(fake_server: FakeServer) -> None:
-    driver = fake_server.page.driver
-    fake_server.page.run(
+def test_playback_continues_in_a_hidden_tab(realtime_server: FakeRealtimeServer) -> None:
+    driver = realtime_server.page.driver
+    realtime_server.page.run(
         "document.addEventListener('visibilitychange', () => { window.wasHidden ||= document.hidden; })"
     )
-    fake_server.ask()
-    fake_server.answer()
-    fake_server.done()
+    realtime_server.user_turn()
+    realtime_server.answer()
+    realtime_server.done()
     here = driver.current_window_handle
     driver.switch_to.new_window("tab")
-    fake_server.page.run("return new Promise((resolve) => setTimeout(resolve, 3000))")
+    realtime_server.page.run("return new Promise((resolve) => setTimeout(resolve, 3000))")
     driver.close()
     driver.switch_to.window(here)
-    assert fake_server.page.run("return window.wasHidden")
-    assert fake_server.page.all(".answer:has(.timeline)"), "it did not go on"
-    assert fake_server.played() == 2000
+    assert realtime_server.page.run("return window.wasHidden")
+    assert realtime_server.page.all(".answer:has(.timeline)"), "the playback stopped"
+    assert realtime_server.played() == 2000
 
 
-def test_loading_box_is_retried(fake_server: FakeServer) -> None:
+def test_loading_server_is_retried(realtime_server: FakeRealtimeServer) -> None:
     error = {"type": "server_error", "code": "not_ready", "message": "the models are still loading"}
-    fake_server.emit("error", error=error)
-    fake_server.page.run("window.socket.onclose({code: 1013})")
-    fake_server.page.wait(lambda: fake_server.page.text("#live-state") == "The box is warming up")
-    fake_server.page.wait(lambda: fake_server.page.text("#live-state") == "Listening")
+    realtime_server.emit("error", error=error)
+    realtime_server.page.run("window.socket.onclose({code: 1013})")
+    realtime_server.page.wait(lambda: realtime_server.page.text("#live-state") == "The box is warming up")
+    realtime_server.page.wait(lambda: realtime_server.page.text("#live-state") == "Listening")
 
 
 def test_blocked_websocket_is_reported(browse: Browse, server: str) -> None:

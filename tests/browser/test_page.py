@@ -13,13 +13,13 @@ from browser.conftest import ENTER, ESCAPE, RELEASE, SHIFT
 Browse = Callable[..., Any]
 Serve = Callable[..., Any]
 
-SPOKEN = "What is the capital of France?"
+QUESTION = "What is the capital of France?"
 
 
 def test_typed_question_is_answered_in_text_and_speech(page: Any) -> None:
-    page.ask(SPOKEN)
+    page.ask(QUESTION)
     answer = page.answered()
-    assert page.text(".question .text") == SPOKEN
+    assert page.text(".question .text") == QUESTION
     assert "capital of France" in answer.text
     assert float(answer.get_attribute("data-seconds")) > 0.2
     page.wait(lambda: page.all("#stop")[0].get_attribute("hidden"))
@@ -28,7 +28,7 @@ def test_typed_question_is_answered_in_text_and_speech(page: Any) -> None:
 
 def test_without_speech_only_text_is_requested(page: Any) -> None:
     page.press("#speak")
-    page.ask(SPOKEN)
+    page.ask(QUESTION)
     answer = page.answered()
     assert answer.get_attribute("data-seconds") is None
     assert page.loudest() == 0
@@ -91,7 +91,7 @@ def test_escape_discards_a_recording(page: Any) -> None:
 
 
 def test_answer_can_be_replayed(page: Any) -> None:
-    page.ask(SPOKEN)
+    page.ask(QUESTION)
     page.answered()
     page.wait(lambda: page.all("#stop")[0].get_attribute("hidden"))
     page.loudest()
@@ -128,7 +128,7 @@ def test_spoken_sentence_stays_in_view(page: Any) -> None:
 
 
 def test_timeline_labels_every_stage(page: Any) -> None:
-    page.ask(SPOKEN)
+    page.ask(QUESTION)
     page.answered()
     page.press(".timeline summary")
     rows = [row.text for row in page.all(".chart li")]
@@ -141,13 +141,13 @@ def test_timeline_labels_every_stage(page: Any) -> None:
 
 
 def test_stop_ends_answer_playback_and_turn(serve: Serve, browse: Browse) -> None:
-    with serve("fake.delay=0.1") as served:
-        page = browse(served.url)
+    with serve("fake.delay=0.1") as server:
+        page = browse(server.url)
         page.ask(" ".join(["One two three four five."] * 20))
         page.wait(lambda: page.all(".answer .text") and page.text(".answer .text"))
         page.press("#stop")
         assert "Stopped" in page.wait_for(".answer .aside").text
-        page.wait(lambda: served.get("/health")["turns"]["active"] == 0, "the server went on")
+        page.wait(lambda: server.get("/health")["turns"]["active"] == 0, "the turn continued")
         assert not page.all(".answer.speaking")
         text = page.text(".answer .text")
         page.ask("again")
@@ -190,7 +190,7 @@ def test_missing_conversation_starts_a_new_one(page: Any, server: str) -> None:
     page.answered()
     conversation = page.run("return localStorage.getItem('chatapi.conversation')")
     httpx.delete(f"{server}/conversations/{conversation}")
-    page.excuse("404")
+    page.allow_messages("404")
     page.ask("second question")
     page.answered(2)
     assert "no longer has the earlier conversation" in page.text(".remark")
@@ -223,7 +223,7 @@ def test_nothing_is_wider_than_the_screen(page: Any, width: int) -> None:
 
 def test_every_control_has_a_name_and_is_big_enough_for_touch(page: Any) -> None:
     page.devtools("Emulation.setDeviceMetricsOverride", width=360, height=640, deviceScaleFactor=2, mobile=True)
-    page.ask(SPOKEN)
+    page.ask(QUESTION)
     page.answered()
     # The stop button disappears after playback, which must not happen during this check.
     page.wait(lambda: page.all("#stop")[0].get_attribute("hidden"))
@@ -240,7 +240,7 @@ def test_voice_and_language_are_selected_and_stored(page: Any) -> None:
     chosen = voices.get_attribute("value")
     page.run("voice.value = arguments[0]; voice.dispatchEvent(new Event('change'))", chosen)
     page.key(ESCAPE)
-    page.ask(SPOKEN)
+    page.ask(QUESTION)
     page.answered()
     page.driver.refresh()
     page.wait_for("#status[data-state=ready]")

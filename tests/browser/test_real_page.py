@@ -57,8 +57,8 @@ def words(text: str) -> list[str]:
 
 def test_recorded_question_gets_a_spoken_answer(data: Path, browse: Callable[..., Any]) -> None:
     question = speech_file(data, QUESTION)
-    with serving(data, *REAL, *SMALL) as served:
-        page = browse(served.url, GRANTED, hears=question)
+    with serving(data, *REAL, *SMALL) as server:
+        page = browse(server.url, GRANTED, microphone=question)
         page.press("#mic")
         page.recorded(SECONDS)
         page.press("#mic")
@@ -68,7 +68,7 @@ def test_recorded_question_gets_a_spoken_answer(data: Path, browse: Callable[...
         page.wait(lambda: page.loudest() > 0.1, "the answer is not played")
 
 
-WITNESS = """
+RECORD_LOUDEST = """
     const live = document.getElementById('live'), meter = document.getElementById('live-meter');
     window.loudestAnswer = 0;
     new MutationObserver(() => {
@@ -76,15 +76,15 @@ WITNESS = """
         window.loudestAnswer = Math.max(window.loudestAnswer, Number(meter.getAttribute('aria-valuenow')));
     }).observe(meter, {attributes: true});
 """
-"""Records the loudest playback."""
+"""Records the loudest playback of the answer."""
 
 
 def test_live_question_gets_a_spoken_answer(data: Path, browse: Callable[..., Any]) -> None:
     # The speech starts after the conversation is open; the browser repeats the file after the answer was played.
     question = speech_file(data, QUESTION, before=5, after=20)
-    with serving(data, *REAL, *SMALL) as served:
-        page = browse(served.url, GRANTED, hears=question)
-        page.run(WITNESS)
+    with serving(data, *REAL, *SMALL) as server:
+        page = browse(server.url, GRANTED, microphone=question)
+        page.run(RECORD_LOUDEST)
         page.press("#talk")
         answer = page.answered()
         assert words(page.text(".question .text"))[:5] == words(QUESTION)[:5]
@@ -94,14 +94,14 @@ def test_live_question_gets_a_spoken_answer(data: Path, browse: Callable[..., An
         assert {"transcript", "endpoint", "first_audio"} & set(marks)
         page.press("#live-end")
         conversation = page.run("return localStorage.getItem('chatapi.conversation')")
-        assert words(served.get(f"/conversations/{conversation}")["messages"][0]["text"])[:5] == words(QUESTION)[:5]
+        assert words(server.get(f"/conversations/{conversation}")["messages"][0]["text"])[:5] == words(QUESTION)[:5]
 
 
 def test_barge_in_stops_the_answer_at_the_played_position(data: Path, browse: Callable[..., Any]) -> None:
     # The browser repeats the file while the first answer still plays.
     question = speech_file(data, "Tell me a long story about a lighthouse.", before=5, after=4)
-    with serving(data, *REAL, *SMALL) as served:
-        page = browse(served.url, GRANTED, hears=question)
+    with serving(data, *REAL, *SMALL) as server:
+        page = browse(server.url, GRANTED, microphone=question)
         page.press("#talk")
         answer = page.wait_for(".answer[data-interrupted]")
         shown = answer.find_element("css selector", ".text").text
@@ -110,6 +110,6 @@ def test_barge_in_stops_the_answer_at_the_played_position(data: Path, browse: Ca
         page.wait_for(".answer", 2)
         page.press("#live-end")
         conversation = page.run("return localStorage.getItem('chatapi.conversation')")
-        kept = served.get(f"/conversations/{conversation}")["messages"][1]["text"]
+        stored = server.get(f"/conversations/{conversation}")["messages"][1]["text"]
         # The last playback report is up to 100 ms old, and text normalization makes numbers longer.
-        assert kept.endswith(" —") and abs(len(kept.split()) - len(shown.split())) <= 6
+        assert stored.endswith(" —") and abs(len(stored.split()) - len(shown.split())) <= 6

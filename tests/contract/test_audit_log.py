@@ -21,7 +21,7 @@ __all__ = ["secured"]
 
 def test_no_key_is_logged_or_returned(secured: SecuredServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "chatapi")
-    client, right, wrong = secured.served.client, secured.keys["talk"], "chatapi_0badf00d_" + "SeCrEt0" * 5
+    client, right, wrong = secured.server.client, secured.keys["talk"], "chatapi_0badf00d_" + "SeCrEt0" * 5
     for key in (right, wrong):
         basic = base64.b64encode(f"me:{key}".encode()).decode()
         for headers in (
@@ -38,7 +38,7 @@ def test_no_key_is_logged_or_returned(secured: SecuredServer, caplog: pytest.Log
                 reply = client.get(path, headers=headers)
                 assert key not in reply.text and key not in str(reply.headers)
         assert client.get(f"/{key}").status_code == 401
-        anyio.run(_rejected_websocket, secured.served.port, key)
+        anyio.run(_rejected_websocket, secured.server.port, key)
         secret = key.rpartition("_")[2][-20:]
         assert secret not in caplog.text and basic not in caplog.text
         assert not any(secret in str(vars(record)) for record in caplog.records)
@@ -52,7 +52,7 @@ async def _rejected_websocket(port: int, key: str) -> None:
 
 
 def test_audit_log_has_requests_and_never_content(secured: SecuredServer) -> None:
-    completion = secured.served.client.post(
+    completion = secured.server.client.post(
         "/completion", json={"prompt": "my heart aches"}, headers={"X-API-Key": secured.keys["talk"]}
     )
     other, rejected = secured.get("/conversations/c0ffee", "talk"), secured.get("/metrics", "talk")

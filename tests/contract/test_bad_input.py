@@ -18,7 +18,7 @@ from chatapi.errors import Unprocessable
 from chatapi.services.speech.synthesis import SpeechSynthesis
 from chatapi.services.turns.completion import Turn
 from chatapi.settings import Settings
-from conftest import PATIENCE, Running, Served, answer, serving, tone
+from conftest import TIMEOUT, RunAppliance, RunningServer, answer, serving, tone
 
 JSON = {"content-type": "application/json"}
 WAV = {"content-type": "audio/wav"}
@@ -57,8 +57,8 @@ GOOD = wav(Audio(tone(1.0), RATE))
         (json.dumps({"prompt": "word " * 1600, "max_tokens": 1900}).encode(), 413, "prompt_too_long"),
     ],
 )
-def test_invalid_prompt_is_rejected(served: Served, body: bytes, status: int, code: str) -> None:
-    reply = served.client.post("/completion", content=body, headers=JSON)
+def test_invalid_prompt_is_rejected(fake_server: RunningServer, body: bytes, status: int, code: str) -> None:
+    reply = fake_server.client.post("/completion", content=body, headers=JSON)
     document = reply.json()
     assert (reply.status_code, document["code"]) == (status, code)
     assert reply.headers["content-type"] == "application/problem+json"
@@ -83,15 +83,15 @@ def test_invalid_prompt_is_rejected(served: Served, body: bytes, status: int, co
         (b'{"prompt": "a", "voice": "de_DE-thorsten-medium"}', "there is no voice"),
     ],
 )
-def test_error_message_names_the_fault(served: Served, body: bytes, message: str) -> None:
-    detail = served.client.post("/completion", content=body, headers=JSON).json()["detail"]
+def test_error_message_names_the_fault(fake_server: RunningServer, body: bytes, message: str) -> None:
+    detail = fake_server.client.post("/completion", content=body, headers=JSON).json()["detail"]
     assert message in detail
     assert "Input should" not in detail
 
 
-def test_curl_default_form_gets_a_hint_at_the_header(served: Served) -> None:
+def test_curl_default_form_gets_a_hint_at_the_header(fake_server: RunningServer) -> None:
     headers = {"content-type": "application/x-www-form-urlencoded"}
-    reply = served.client.post("/completion", content=b'{"prompt": "a"}', headers=headers)
+    reply = fake_server.client.post("/completion", content=b'{"prompt": "a"}', headers=headers)
     assert "-H 'Content-Type: application/json'" in reply.json()["detail"]
 
 
@@ -106,16 +106,16 @@ def test_curl_default_form_gets_a_hint_at_the_header(served: Served) -> None:
 )
 @pytest.mark.anyio
 async def test_every_interface_rejects_invalid_generation_options(
-    echo: Running, generation_options: dict[str, Any], message: str
+    fake_appliance: RunAppliance, generation_options: dict[str, Any], message: str
 ) -> None:
-    async with echo() as appliance:
+    async with fake_appliance() as appliance:
         with pytest.raises(Unprocessable, match=message):
             await answer(appliance, Turn(prompt="a", **generation_options))
 
 
 @pytest.mark.anyio
-async def test_voice_that_is_not_installed_names_the_fetch_command(echo: Running) -> None:
-    async with echo() as appliance:
+async def test_voice_that_is_not_installed_names_the_fetch_command(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance:
         synthesis = SpeechSynthesis(appliance.engines, appliance.metrics, ["parrot"])
         with pytest.raises(Unprocessable, match="not installed; fetch it with: chatapi models fetch parrot"):
             synthesis.voice("parrot")
@@ -133,8 +133,8 @@ async def test_voice_that_is_not_installed_names_the_fetch_command(echo: Running
         (wav(Audio(tone(125), RATE)), 413, "audio_too_long"),
     ],
 )
-def test_invalid_audio_is_rejected(served: Served, file: bytes, status: int, code: str) -> None:
-    reply = served.client.post("/completion", content=file, headers=WAV)
+def test_invalid_audio_is_rejected(fake_server: RunningServer, file: bytes, status: int, code: str) -> None:
+    reply = fake_server.client.post("/completion", content=file, headers=WAV)
     assert (reply.status_code, reply.json()["code"]) == (status, code)
 
 
@@ -149,64 +149,68 @@ def test_invalid_audio_is_rejected(served: Served, file: bytes, status: int, cod
         ({"prompt": ["a", "b"]}, {}, "invalid_value"),
     ],
 )
-def test_invalid_form_is_rejected(served: Served, fields: dict[str, Any], files: dict[str, Any], code: str) -> None:
+def test_invalid_form_is_rejected(
+    fake_server: RunningServer, fields: dict[str, Any], files: dict[str, Any], code: str
+) -> None:
     files = files or {"language": (None, "en")}
-    reply = served.client.post("/completion", data=fields, files=files)
+    reply = fake_server.client.post("/completion", data=fields, files=files)
     assert (reply.status_code, reply.json()["code"]) == (422, code)
 
 
 @pytest.mark.parametrize("body", [b"", b"--x", b"--x\r\nnonsense", b"--x--", b"--x\r\n\r\n" + bytes(1000)])
-def test_malformed_form_is_rejected(served: Served, body: bytes) -> None:
+def test_malformed_form_is_rejected(fake_server: RunningServer, body: bytes) -> None:
     headers = {"content-type": "multipart/form-data; boundary=x"}
-    reply = served.client.post("/completion", content=body, headers=headers)
+    reply = fake_server.client.post("/completion", content=body, headers=headers)
     assert reply.status_code in (400, 422)
     assert reply.json()["code"] in ("invalid_form", "one_of_prompt_and_audio")
 
 
 @pytest.mark.parametrize("media_type", ["", "text/plain", "application/xml", "image/png", "nonsense", "audio/midi"])
-def test_unsupported_media_type_is_named(served: Served, media_type: str) -> None:
+def test_unsupported_media_type_is_named(fake_server: RunningServer, media_type: str) -> None:
     headers = {"content-type": media_type} if media_type else {}
-    reply = served.client.post("/completion", content=b"hello", headers=headers)
+    reply = fake_server.client.post("/completion", content=b"hello", headers=headers)
     assert (reply.status_code, reply.json()["code"]) == (415, "unsupported_media_type")
 
 
-def test_missing_key_response_says_how_to_send_it(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("server.api_key=sesame")) as served:
-        refused = served.client.get("/models")
-        assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
-        assert "Authorization: Bearer KEY" in refused.json()["detail"] and "as the password" in refused.json()["detail"]
+def test_missing_key_response_says_how_to_send_it(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings("server.api_key=sesame")) as server:
+        rejected = server.client.get("/models")
+        assert (rejected.status_code, rejected.headers["www-authenticate"]) == (401, "Bearer")
+        assert (
+            "Authorization: Bearer KEY" in rejected.json()["detail"] and "as the password" in rejected.json()["detail"]
+        )
         for path, accept in (("/", "text/html"), ("/page/style.css", "text/css")):
-            challenged = served.client.get(path, headers={"accept": accept})
+            challenged = server.client.get(path, headers={"accept": accept})
             assert challenged.headers["www-authenticate"].startswith("Basic")
-        assert served.client.get("/page/style.css", auth=("anybody", "sesame")).status_code == 200
+        assert server.client.get("/page/style.css", auth=("any", "sesame")).status_code == 200
 
 
 @pytest.mark.parametrize("query", ["reply=song", "max_tokens=x", "nonsense=1", "reply=text&reply=voice", "prompt=a"])
-def test_invalid_query_option_is_named(served: Served, query: str) -> None:
-    reply = served.client.post(f"/completion?{query}", content=GOOD, headers=WAV)
+def test_invalid_query_option_is_named(fake_server: RunningServer, query: str) -> None:
+    reply = fake_server.client.post(f"/completion?{query}", content=GOOD, headers=WAV)
     assert reply.status_code == 422
     assert query.split("=")[0] in reply.json()["detail"]
 
 
-def test_query_options_with_a_json_body_are_rejected(served: Served) -> None:
-    reply = served.client.post("/completion?reply=voice", json={"prompt": "a"})
+def test_query_options_with_a_json_body_are_rejected(fake_server: RunningServer) -> None:
+    reply = fake_server.client.post("/completion?reply=voice", json={"prompt": "a"})
     assert reply.status_code == 422
 
 
-def test_body_larger_than_the_limit_is_rejected_before_it_is_read(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("limits.body_bytes=100000")) as served:
-        reply = served.client.post("/completion", content=bytes(200_000), headers=WAV)
+def test_body_larger_than_the_limit_is_rejected_before_it_is_read(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings("limits.body_bytes=100000")) as server:
+        reply = server.client.post("/completion", content=bytes(200_000), headers=WAV)
         assert (reply.status_code, reply.json()["code"]) == (413, "body_too_large")
-        assert served.client.get("/health").status_code == 200
+        assert server.client.get("/health").status_code == 200
 
 
-def test_unlimited_body_is_rejected(echo_settings: Callable[..., Settings]) -> None:
+def test_unlimited_body_is_rejected(fake_settings: Callable[..., Settings]) -> None:
     def endless() -> Iterator[bytes]:
         while True:
             yield bytes(10_000)
 
-    with serving(echo_settings("limits.body_bytes=100000")) as served:
-        with served.client.stream("POST", "/completion", content=_at_most(endless(), 50), headers=WAV) as reply:
+    with serving(fake_settings("limits.body_bytes=100000")) as server:
+        with server.client.stream("POST", "/completion", content=_at_most(endless(), 50), headers=WAV) as reply:
             assert reply.status_code == 413
             assert json.loads(reply.read())["limit_bytes"] == 100_000
 
@@ -223,9 +227,9 @@ def head(headers: dict[str, str], length: int) -> bytes:
     return "\r\n".join((*lines, "", "")).encode()
 
 
-def talk(served: Served, data: bytes, seconds: float = 10) -> bytes:
+def talk(server: RunningServer, data: bytes, seconds: float = 10) -> bytes:
     """Sends raw bytes, and reads until the server closes."""
-    with socket.create_connection(("127.0.0.1", served.port), seconds) as plain:
+    with socket.create_connection(("127.0.0.1", server.port), seconds) as plain:
         plain.sendall(data)
         received = b""
         while chunk := plain.recv(65536):
@@ -233,9 +237,9 @@ def talk(served: Served, data: bytes, seconds: float = 10) -> bytes:
         return received
 
 
-def test_slow_body_times_out(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("server.body_seconds=0.3")) as served:
-        received = talk(served, head(WAV, 1000) + b"RIFF")
+def test_slow_body_times_out(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings("server.body_seconds=0.3")) as server:
+        received = talk(server, head(WAV, 1000) + b"RIFF")
         assert received.startswith(b"HTTP/1.1 408")
         assert b"body_too_slow" in received
 
@@ -244,73 +248,73 @@ def test_slow_body_times_out(echo_settings: Callable[..., Settings]) -> None:
     ("started", "status"), [(b"", b""), (b"POST /completion HTTP/1.1\r\nHost: local", b"HTTP/1.1 408 ")]
 )
 def test_connection_without_a_request_is_closed(
-    echo_settings: Callable[..., Settings], started: bytes, status: bytes
+    fake_settings: Callable[..., Settings], started: bytes, status: bytes
 ) -> None:
-    with serving(echo_settings("server.head_seconds=0.2")) as served:
-        received = talk(served, started)
+    with serving(fake_settings("server.head_seconds=0.2")) as server:
+        received = talk(server, started)
         assert received[:13] == status and (b"head_too_slow" in received) is bool(started)
 
 
-def test_disconnect_during_the_body_leaks_nothing(served: Served) -> None:
-    with socket.create_connection(("127.0.0.1", served.port)) as plain:
+def test_disconnect_during_the_body_leaks_nothing(fake_server: RunningServer) -> None:
+    with socket.create_connection(("127.0.0.1", fake_server.port)) as plain:
         plain.sendall(head(WAV, 1000) + b"RIFF")
-    assert served.client.post("/completion", json={"prompt": "a"}).status_code == 200
-    assert served.appliance.admission.used == 0
+    assert fake_server.client.post("/completion", json={"prompt": "a"}).status_code == 200
+    assert fake_server.appliance.admission.used == 0
 
 
 @pytest.mark.parametrize("line", [b"GARBAGE\r\n\r\n", b"\x00\x01\x02\r\n\r\n"])
-def test_invalid_http_is_rejected_and_the_next_request_works(served: Served, line: bytes) -> None:
-    assert talk(served, line).startswith(b"HTTP/1.1 400")
-    assert served.client.get("/ready").status_code == 200
+def test_invalid_http_is_rejected_and_the_next_request_works(fake_server: RunningServer, line: bytes) -> None:
+    assert talk(fake_server, line).startswith(b"HTTP/1.1 400")
+    assert fake_server.client.get("/ready").status_code == 200
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = TIMEOUT) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come about"
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.01)
 
 
 @pytest.mark.parametrize("reply", ["text", "voice"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_disconnect_cancels_the_turn_and_frees_the_slot(
-    echo_settings: Callable[..., Settings], reply: str, stream: bool
+    fake_settings: Callable[..., Settings], reply: str, stream: bool
 ) -> None:
-    with serving(echo_settings("fake.delay=0.05", "limits.prompt_chars=100000", "llm.max_tokens=100000",
-                               "llama_cpp.context=1000000")) as served:  # fmt: skip
+    with serving(fake_settings("fake.delay=0.05", "limits.prompt_chars=100000", "llm.max_tokens=100000",
+                               "llama_cpp.context=1000000")) as server:  # fmt: skip
         body = json.dumps({"prompt": "word. " * 2000, "reply": reply, "stream": stream}).encode()
-        with socket.create_connection(("127.0.0.1", served.port)) as plain:
+        with socket.create_connection(("127.0.0.1", server.port)) as plain:
             plain.sendall(head(JSON, len(body)) + body)
-            wait_until(lambda: served.appliance.engines.llm.admission.used == 1)
+            wait_until(lambda: server.appliance.engines.llm.admission.used == 1)
             if stream:
                 assert plain.recv(10)
-        wait_until(lambda: served.appliance.admission.used == 0)
-        wait_until(lambda: served.appliance.engines.llm.admission.used == 0)
-        wait_until(lambda: served.appliance.engines.tts.admission.used == 0)
-        page = served.client.get("/metrics").text
+        wait_until(lambda: server.appliance.admission.used == 0)
+        wait_until(lambda: server.appliance.engines.llm.admission.used == 0)
+        wait_until(lambda: server.appliance.engines.tts.admission.used == 0)
+        page = server.client.get("/metrics").text
         assert f'chatapi_turns_total{{input="text",kind="request",reply="{reply}",result="disconnected"}} 1.0' in page
 
 
-def test_stalled_client_is_disconnected_and_frees_the_slot(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("server.send_seconds=0.3", "limits.prompt_chars=1000000", "llm.max_tokens=1000000",
-                               "llama_cpp.context=10000000")) as served:  # fmt: skip
+def test_stalled_client_is_disconnected_and_frees_the_slot(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings("server.send_seconds=0.3", "limits.prompt_chars=1000000", "llm.max_tokens=1000000",
+                               "llama_cpp.context=10000000")) as server:  # fmt: skip
         body = json.dumps({"prompt": "word. " * 60_000, "reply": "voice", "stream": True}).encode()
         plain = socket.socket()
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         with plain:
-            plain.connect(("127.0.0.1", served.port))
+            plain.connect(("127.0.0.1", server.port))
             plain.sendall(head(JSON, len(body)) + body)
-            wait_until(lambda: served.appliance.admission.used == 1)
-            wait_until(lambda: served.appliance.admission.used == 0)
-        assert served.client.post("/completion", json={"prompt": "a"}).status_code == 200
+            wait_until(lambda: server.appliance.admission.used == 1)
+            wait_until(lambda: server.appliance.admission.used == 0)
+        assert server.client.post("/completion", json={"prompt": "a"}).status_code == 200
 
 
-def test_full_queue_rejects_with_retry_after(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("fake.delay=0.2", "limits.concurrent=1", "limits.queue=1")) as served:
+def test_full_queue_rejects_with_retry_after(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings("fake.delay=0.2", "limits.concurrent=1", "limits.queue=1")) as server:
         replies: list[httpx.Response] = []
 
         def ask() -> None:
-            replies.append(httpx.post(served.url + "/completion", json={"prompt": "one two"}, timeout=PATIENCE))
+            replies.append(httpx.post(server.url + "/completion", json={"prompt": "one two"}, timeout=TIMEOUT))
 
         threads = [threading.Thread(target=ask) for _ in range(6)]
         for thread in threads:
@@ -318,41 +322,41 @@ def test_full_queue_rejects_with_retry_after(echo_settings: Callable[..., Settin
         for thread in threads:
             thread.join()
         assert sorted({reply.status_code for reply in replies}) == [200, 503]
-        refused = [reply for reply in replies if reply.status_code == 503]
-        assert all(int(reply.headers["retry-after"]) >= 1 and reply.json()["code"] == "busy" for reply in refused)
-        assert 1 <= len(refused) <= 4
+        rejected = [reply for reply in replies if reply.status_code == 503]
+        assert all(int(reply.headers["retry-after"]) >= 1 and reply.json()["code"] == "busy" for reply in rejected)
+        assert 1 <= len(rejected) <= 4
 
 
-def test_while_models_load_requests_get_retry_after(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings(), load=False) as served:
-        assert served.client.get("/health").json()["status"] == "loading"
-        for reply in (served.client.get("/ready"), served.client.post("/completion", json={"prompt": "a"})):
+def test_while_models_load_requests_get_retry_after(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings(), load=False) as server:
+        assert server.client.get("/health").json()["status"] == "loading"
+        for reply in (server.client.get("/ready"), server.client.post("/completion", json={"prompt": "a"})):
             assert (reply.status_code, reply.json()["code"]) == (503, "not_ready")
             assert reply.headers["retry-after"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_engine_failure_midway_is_reported(echo_settings: Callable[..., Settings], stream: bool) -> None:
-    with serving(echo_settings("fake.fault=raise")) as served:
+def test_engine_failure_midway_is_reported(fake_settings: Callable[..., Settings], stream: bool) -> None:
+    with serving(fake_settings("fake.fault=raise")) as server:
         for _ in range(2):
-            reply = served.client.post("/completion", json={"prompt": "a", "stream": stream})
+            reply = server.client.post("/completion", json={"prompt": "a", "stream": stream})
             if stream:
                 assert "event: error" in reply.text and "engine_failed" in reply.text
             else:
                 assert (reply.status_code, reply.json()["code"]) == (500, "engine_failed")
-        assert served.client.get("/health").json()["status"] == "ok"
+        assert server.client.get("/health").json()["status"] == "ok"
 
 
-def test_hanging_engine_is_reported_and_replaced(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("fake.fault=hang", "limits.step_seconds=0.5")) as served:
-        reply = served.client.post("/completion", json={"prompt": "a"})
+def test_hanging_engine_is_reported_and_replaced(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings("fake.fault=hang", "limits.step_seconds=0.5")) as server:
+        reply = server.client.post("/completion", json={"prompt": "a"})
         assert (reply.status_code, reply.json()["code"]) == (500, "engine_stuck")
-        wait_until(lambda: served.client.get("/health").json()["status"] == "ok")
-        assert served.client.get("/health").json()["engines"]["llm"]["rebuilt"] == 1
+        wait_until(lambda: server.client.get("/health").json()["status"] == "ok")
+        assert server.client.get("/health").json()["engines"]["llm"]["rebuilt"] == 1
 
 
-def test_failed_streamed_wav_is_truncated(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("fake.fault=raise")) as served:
+def test_failed_streamed_wav_is_truncated(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings("fake.fault=raise")) as server:
         with pytest.raises(httpx.HTTPError):
-            reply = served.client.post("/completion", json={"prompt": "a", "reply": "voice", "stream": True})
+            reply = server.client.post("/completion", json={"prompt": "a", "reply": "voice", "stream": True})
             reply.raise_for_status()

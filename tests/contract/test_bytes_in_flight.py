@@ -22,9 +22,9 @@ from chatapi.errors import Busy
 from chatapi.interfaces.http import json_body
 from chatapi.runtime.byte_budget import FREE, ByteBudget
 from chatapi.settings import Settings
-from conftest import ECHO, PATIENCE, Served, serving, tone
+from conftest import FAKE_ENGINES, TIMEOUT, RunningServer, serving, tone
 from test_bad_input import WAV, head, talk, wait_until
-from test_connections import crowd, process, replies
+from test_connections import open_connections, process, replies
 
 MIB = 1 << 20
 LARGE = wav(Audio(tone(60.0), RATE))
@@ -70,43 +70,43 @@ def test_memory_is_trimmed_after_a_large_reservation() -> None:
 
 
 def test_uploads_beyond_the_limit_are_rejected_and_short_requests_are_served(
-    echo_settings: Callable[..., Settings],
+    fake_settings: Callable[..., Settings],
 ) -> None:
-    with serving(echo_settings(f"limits.inflight_bytes={4 * MIB}")) as served:
-        with crowd(served.port, 2) as slow:
+    with serving(fake_settings(f"limits.inflight_bytes={4 * MIB}")) as server:
+        with open_connections(server.port, 2) as slow:
             for each in slow:
                 each.sendall(head(WAV, 2 * MIB)[:-2] + b"Expect: 100-continue\r\n\r\n")
                 assert each.recv(100).startswith(b"HTTP/1.1 100")
                 each.sendall(bytes(3 * MIB // 2))
-            wait_until(lambda: served.appliance.byte_budget.held > 2 * MIB)
-            refused = served.client.post("/completion", content=bytes(2 * MIB), headers=WAV)
-            assert (refused.status_code, refused.json()["code"]) == (503, "busy")
-            assert int(refused.headers["retry-after"]) == 2
-            openai = served.client.post("/v1/audio/transcriptions", files={"file": LARGE})
+            wait_until(lambda: server.appliance.byte_budget.held > 2 * MIB)
+            rejected = server.client.post("/completion", content=bytes(2 * MIB), headers=WAV)
+            assert (rejected.status_code, rejected.json()["code"]) == (503, "busy")
+            assert int(rejected.headers["retry-after"]) == 2
+            openai = server.client.post("/v1/audio/transcriptions", files={"file": LARGE})
             assert (openai.status_code, openai.json()["error"]["code"]) == (503, "busy")
-            assert served.client.post("/completion", json={"prompt": "a"}).status_code == 200
-            assert "chatapi_inflight_bytes 3.01" in served.client.get("/metrics").text
-        wait_until(lambda: served.appliance.byte_budget.held == 0)
-        assert served.client.post("/completion", content=LARGE, headers=WAV).status_code == 200
+            assert server.client.post("/completion", json={"prompt": "a"}).status_code == 200
+            assert "chatapi_inflight_bytes 3.01" in server.client.get("/metrics").text
+        wait_until(lambda: server.appliance.byte_budget.held == 0)
+        assert server.client.post("/completion", content=LARGE, headers=WAV).status_code == 200
 
 
-def test_announced_bytes_are_not_held(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings(f"limits.inflight_bytes={4 * MIB}")) as served:
-        with crowd(served.port, 30) as silent:
+def test_announced_bytes_are_not_held(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings(f"limits.inflight_bytes={4 * MIB}")) as server:
+        with open_connections(server.port, 30) as silent:
             for each in silent:
                 each.sendall(head(WAV, 2 * MIB) + b"RIFF")
-            assert served.client.post("/completion", content=LARGE, headers=WAV).status_code == 200
-            wait_until(lambda: served.appliance.byte_budget.held == 0)
+            assert server.client.post("/completion", content=LARGE, headers=WAV).status_code == 200
+            wait_until(lambda: server.appliance.byte_budget.held == 0)
 
 
 def test_many_uploads_at_once_are_served_or_get_retry_after(
-    echo_settings: Callable[..., Settings],
+    fake_settings: Callable[..., Settings],
 ) -> None:
-    with serving(echo_settings(f"limits.inflight_bytes={4 * MIB}", "limits.queue=64")) as served:
+    with serving(fake_settings(f"limits.inflight_bytes={4 * MIB}", "limits.queue=64")) as server:
         found: list[httpx.Response] = []
 
         def send() -> None:
-            found.append(httpx.post(f"{served.url}/completion", content=LARGE, headers=WAV, timeout=PATIENCE))
+            found.append(httpx.post(f"{server.url}/completion", content=LARGE, headers=WAV, timeout=TIMEOUT))
 
         threads = [threading.Thread(target=send) for _ in range(12)]
         for each in threads:
@@ -116,26 +116,26 @@ def test_many_uploads_at_once_are_served_or_get_retry_after(
         statuses = [reply.status_code for reply in found]
         assert set(statuses) == {200, 503} and len(statuses) == 12
         assert all("retry-after" in reply.headers for reply in found if reply.status_code == 503)
-        wait_until(lambda: served.appliance.byte_budget.held == 0)
+        wait_until(lambda: server.appliance.byte_budget.held == 0)
 
 
 @pytest.mark.parametrize("way", ["body", "form", "json", "transcription"])
-def test_large_upload_is_in_a_temporary_file(served: Served, data: Path, way: str) -> None:
+def test_large_upload_is_in_a_temporary_file(fake_server: RunningServer, data: Path, way: str) -> None:
     before = nameless()
     for _ in range(2):
         if way == "body":
-            reply = served.client.post("/completion", content=LARGE, headers=WAV)
+            reply = fake_server.client.post("/completion", content=LARGE, headers=WAV)
         elif way == "form":
-            reply = served.client.post("/completion", files={"audio": LARGE})
+            reply = fake_server.client.post("/completion", files={"audio": LARGE})
         elif way == "transcription":
-            reply = served.client.post("/v1/audio/transcriptions", files={"file": LARGE})
+            reply = fake_server.client.post("/v1/audio/transcriptions", files={"file": LARGE})
         else:
             sound = {"type": "input_audio", "input_audio": {"data": base64.b64encode(LARGE).decode(), "format": "wav"}}
-            reply = served.client.post(
+            reply = fake_server.client.post(
                 "/v1/chat/completions", json={"messages": [{"role": "user", "content": [sound]}]}
             )
         assert reply.status_code == 200, reply.text
-    wait_until(lambda: served.appliance.byte_budget.held == 0)
+    wait_until(lambda: fake_server.appliance.byte_budget.held == 0)
     wait_until(lambda: nameless() == before, 10)
     assert [each for each in data.iterdir() if each.name.startswith("tmp")] == []
 
@@ -149,11 +149,11 @@ def nameless() -> list[str]:
     return sorted(name for name in found if name.startswith("/") and name.endswith("(deleted)"))
 
 
-def test_read_only_data_directory_does_not_block_uploads(served: Served, data: Path) -> None:
+def test_read_only_data_directory_does_not_block_uploads(fake_server: RunningServer, data: Path) -> None:
     mode = data.stat().st_mode
     data.chmod(0o500)
     try:
-        assert served.client.post("/completion", content=LARGE, headers=WAV).status_code == 200
+        assert fake_server.client.post("/completion", content=LARGE, headers=WAV).status_code == 200
     finally:
         data.chmod(mode)
 
@@ -181,27 +181,29 @@ def test_base64_in_parts_is_as_strict_as_whole() -> None:
     ],
 )
 def test_disconnect_during_the_body_is_counted_as_499(
-    served: Served, caplog: pytest.LogCaptureFixture, path: str, media_type: str, sent: bytes
+    fake_server: RunningServer, caplog: pytest.LogCaptureFixture, path: str, media_type: str, sent: bytes
 ) -> None:
     lines = (f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Type: {media_type}", "Content-Length: 1000", "", "")
     for _ in range(3):
-        with socket.create_connection(("127.0.0.1", served.port)) as plain:
+        with socket.create_connection(("127.0.0.1", fake_server.port)) as plain:
             plain.sendall("\r\n".join(lines).encode() + sent)
     label = f'chatapi_http_requests_total{{method="POST",route="{path}",status="499"}} 3.0'
-    wait_until(lambda: label in served.client.get("/metrics").text)
-    page = served.client.get("/metrics").text
+    wait_until(lambda: label in fake_server.client.get("/metrics").text)
+    page = fake_server.client.get("/metrics").text
     assert "chatapi_errors_total{" not in page
     assert not [record for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING
                 if record.name.startswith("chatapi")]  # fmt: skip
 
 
-def test_invalid_chunk_is_rejected_and_ends_the_request(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_chunk_is_rejected_and_ends_the_request(
+    fake_server: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
     request = (
         b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: audio/wav\r\nTransfer-Encoding: chunked\r\n\r\n"
     )
-    received = talk(served, request + b"4\r\nRIFF\r\nnot a length\r\n")
+    received = talk(fake_server, request + b"4\r\nRIFF\r\nnot a length\r\n")
     assert received.startswith(b"HTTP/1.1 400") and b"invalid_http" in received
-    wait_until(lambda: served.appliance.byte_budget.held == 0)
+    wait_until(lambda: fake_server.appliance.byte_budget.held == 0)
     assert not [record for record in caplog.records if record.exc_info]
 
 
@@ -218,12 +220,12 @@ def test_invalid_chunk_is_rejected_and_ends_the_request(served: Served, caplog: 
         (b"GET / HTTP/1.1\r\nCookie: " + b"a" * 200_000, 431, "head_too_large"),
     ],
 )
-def test_invalid_head_gets_a_problem_document(served: Served, sent: bytes, status: int, code: str) -> None:
-    received = talk(served, sent)
+def test_invalid_head_gets_a_problem_document(fake_server: RunningServer, sent: bytes, status: int, code: str) -> None:
+    received = talk(fake_server, sent)
     first, _, document = received.partition(b"\r\n\r\n")
     assert first.split()[1] == str(status).encode() and b"application/problem+json" in first
     assert json.loads(document)["code"] == code
-    assert served.client.get("/ready").status_code == 200
+    assert fake_server.client.get("/ready").status_code == 200
 
 
 KEY = base64.b64encode(bytes(16)).decode()
@@ -249,14 +251,14 @@ HANDSHAKE: dict[str, Any] = {
     ids=lambda changed: next(iter(changed)),
 )
 def test_invalid_handshake_is_rejected_after_authentication(
-    echo_settings: Callable[..., Settings], caplog: pytest.LogCaptureFixture, changed: dict[str, str | None]
+    fake_settings: Callable[..., Settings], caplog: pytest.LogCaptureFixture, changed: dict[str, str | None]
 ) -> None:
-    with serving(echo_settings("server.api_key=sesame")) as served:
+    with serving(fake_settings("server.api_key=sesame")) as server:
         for key, status, code in ((None, b"401", "unauthorized"), ("sesame", b"400", "bad_handshake")):
             headers = {**HANDSHAKE, **changed, "X-API-Key": key}
             lines = [f"{name}: {value}" for name, value in headers.items() if value is not None]
             request = "\r\n".join(("GET /v1/realtime HTTP/1.1", *lines, "Connection: close" * 0, "", ""))
-            with crowd(served.port, 1) as plain:
+            with open_connections(server.port, 1) as plain:
                 [reply] = replies(plain, request.replace("\r\n\r\n\r\n", "\r\n\r\n").encode())
             assert reply.split()[1] == status, reply
             assert json.loads(reply.partition(b"\r\n\r\n")[2])["error"]["code"] == code
@@ -275,22 +277,22 @@ PATHS = (
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "TRACE", "DELETE", "get", "PROPFIND"])
-def test_no_method_or_path_spelling_bypasses_the_scope(closed: tuple[Served, str], method: str) -> None:
-    served, talking = closed
+def test_no_method_or_path_spelling_bypasses_the_scope(closed: tuple[RunningServer, str], method: str) -> None:
+    server, talking = closed
     for path in PATHS:
         for key, status in (("", b"401"), (f"X-API-Key: {talking}\r\n", b"403")):
             received = talk(
-                served, f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{key}Connection: close\r\n\r\n".encode()
+                server, f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{key}Connection: close\r\n\r\n".encode()
             )
             assert received.split()[1] == status, (method, path, received)
 
 
 @pytest.fixture(scope="module")
-def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, str]]:
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningServer, str]]:
     """A server with API keys, and a key with the scope talk."""
     folder = tmp_path_factory.mktemp("data")
     key = auth.add(folder, "kitchen", ["talk"])
-    with serving(settings.load([*ECHO, f"data={folder}"], environ={}).settings) as running:
+    with serving(settings.load([*FAKE_ENGINES, f"data={folder}"], environ={}).settings) as running:
         yield running, key
 
 

@@ -1,4 +1,4 @@
-"""The command line: what it does without a server or a model."""
+"""The command line without a server or a model."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from chatapi.cli import main
 
 
 def run(*arguments: str, data: Path) -> int:
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as exited:
         main(["--set", f"data={data}", *arguments])
-    assert isinstance(left.value.code, int)
-    return left.value.code
+    assert isinstance(exited.value.code, int)
+    return exited.value.code
 
 
-def test_settings_before_a_command_and_after_it_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_before_and_after_a_command_are_combined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("--set", "server.port=0", "check", "--json", "--set", "llm.engine=fake", data=tmp_path)
     shown = json.loads(capsys.readouterr().out)["settings"]
     assert [shown[key]["value"] for key in ("data", "server.port", "llm.engine")] == [str(tmp_path), 0, "fake"]
 
 
-def test_no_command_means_serve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_command_it_serves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--set", "server.host=203.0.113.1", data=tmp_path) == 2
     assert "cannot listen on 203.0.113.1:8000" in capsys.readouterr().err
 
 
-def test_check_shows_what_was_found_and_then_what_was_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_shows_the_findings_and_then_the_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("check", "--set", "server.port=0", data=tmp_path)
-    told = capsys.readouterr().out
-    assert told.index("machine:") < told.index("server.port = 0  (command line)")
-    assert "llm.temperature" not in told
+    output = capsys.readouterr().out
+    assert output.index("machine:") < output.index("server.port = 0  (command line)")
+    assert "llm.temperature" not in output
     run("check", "--all", data=tmp_path)
     assert "llm.temperature = 0.3  (default)" in capsys.readouterr().out
 
@@ -47,35 +47,35 @@ def test_models_are_listed_with_their_sizes_and_marks(tmp_path: Path, capsys: py
     assert not any(model["active"] for model in listed.values())
 
 
-def test_removing_what_is_not_there_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_removing_a_model_that_is_not_installed_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("models", "remove", "whisper-small", data=tmp_path) == 1
     assert capsys.readouterr().out == "whisper-small is not installed\n"
 
 
-def test_an_unknown_model_is_told_in_one_short_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_model_is_reported_in_one_short_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("models", "fetch", "nope", data=tmp_path) == 2
     assert len(capsys.readouterr().err) < 120
 
 
-def test_fetching_when_all_is_there_prints_no_empty_line(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fetch_with_all_models_installed_prints_one_line(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("models", "list", "--json", data=data)
     if not all(model["installed"] for model in json.loads(capsys.readouterr().out) if model["default"]):
-        pytest.skip("the default models are not here: chatapi models fetch")
+        pytest.skip("the default models are not installed: chatapi models fetch")
     assert run("models", "fetch", data=data) == 0
-    told = capsys.readouterr()
-    assert (told.out, told.err) == ("every default model is installed\n", "")
+    output = capsys.readouterr()
+    assert (output.out, output.err) == ("every default model is installed\n", "")
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "message"),
     [
         (["talk", "--key", "secret"], "--key and --fingerprint are only used with --server"),
         (["talk", "--fingerprint", "ab"], "--key and --fingerprint are only used with --server"),
         (["bench", "turns", "--transport", "devices"], "are only used by `bench live`"),
     ],
 )
-def test_an_option_that_would_do_nothing_is_refused(
-    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_option_without_effect_is_rejected(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(*words, data=tmp_path) == 2
-    assert told in capsys.readouterr().err
+    assert run(*arguments, data=tmp_path) == 2
+    assert message in capsys.readouterr().err

@@ -27,7 +27,7 @@ from chatapi.interfaces.http.connections import GRACE_SECONDS, MAX_REJECTED, Con
 from chatapi.interfaces.http.protocols import RequestPacer
 from chatapi.settings import Settings
 from chatapi.system import file_descriptors
-from conftest import ECHO, PATIENCE, Served, serving
+from conftest import FAKE_ENGINES, TIMEOUT, RunningServer, serving
 
 GET = "GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -116,8 +116,8 @@ def test_address_at_its_limit_evicts_only_its_own_idle_connections(clock: Clock)
     assert [peer.transport.aborted for peer in own] == [True, False, False, False, False]
     assert not any(peer.transport.aborted for peer in others)
     assert not any(table.add(Peer(), "2001:db8::1").rejection for _ in range(3))  # type: ignore[union-attr]
-    refused = table.add(Peer(), "2001:db8::3")
-    assert refused is not None and "4 connections from your address are open" in refused.rejection
+    rejected = table.add(Peer(), "2001:db8::3")
+    assert rejected is not None and "4 connections from your address are open" in rejected.rejection
     # This machine has no limit: a proxy on it may serve many clients.
     assert not any(table.add(Peer(), "127.0.0.1").rejection for _ in range(20))  # type: ignore[union-attr]
 
@@ -160,40 +160,40 @@ def test_idle_connections_expire_and_hanging_ones_are_aborted(clock: Clock) -> N
 
 @pytest.mark.anyio
 async def test_few_requests_start_per_iteration_and_in_order() -> None:
-    loop, pace, begun = asyncio.get_running_loop(), RequestPacer(3), []
+    loop, pace, started = asyncio.get_running_loop(), RequestPacer(3), []
     for number in range(8):
-        if pace.admit(loop, partial(begun.append, number)):
-            begun.append(number)
+        if pace.admit(loop, partial(started.append, number)):
+            started.append(number)
     rounds = []
-    while len(begun) < 8:
-        rounds.append(len(begun))
+    while len(started) < 8:
+        rounds.append(len(started))
         await asyncio.sleep(0)
-    assert begun == list(range(8)) and set(rounds) <= {3, 6} and 6 in rounds
+    assert started == list(range(8)) and set(rounds) <= {3, 6} and 6 in rounds
 
 
 # A real server
 
 
 @contextmanager
-def crowd(port: int, number: int) -> Iterator[list[socket.socket]]:
-    """Opens so many connections at once."""
+def open_connections(port: int, number: int) -> Iterator[list[socket.socket]]:
+    """Opens this number of connections at once."""
     opened: list[socket.socket] = []
     try:
-        opened.extend(socket.create_connection(("127.0.0.1", port), PATIENCE) for _ in range(number))
+        opened.extend(socket.create_connection(("127.0.0.1", port), TIMEOUT) for _ in range(number))
         yield opened
     finally:
         for each in opened:
             each.close()
 
 
-def replies(crowd: list[socket.socket], request: bytes) -> list[bytes]:
+def replies(connections: list[socket.socket], request: bytes) -> list[bytes]:
     """The response of each connection, up to its end or the end of the connection."""
-    found: dict[socket.socket, bytes] = dict.fromkeys(crowd, b"")
+    found: dict[socket.socket, bytes] = dict.fromkeys(connections, b"")
     with selectors.DefaultSelector() as selector:
-        for each in crowd:
+        for each in connections:
             each.sendall(request)
             selector.register(each, selectors.EVENT_READ)
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while selector.get_map() and time.monotonic() < end:
             for key, _ in selector.select(1):
                 sock: Any = key.fileobj
@@ -213,43 +213,45 @@ def whole(reply: bytes) -> bool:
     return bool(lengths) and len(body) >= int(lengths[0])
 
 
-def test_idle_connections_do_not_block_requests(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("server.connections=16")) as served:
-        with crowd(served.port, 16):
+def test_idle_connections_do_not_block_requests(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings("server.connections=16")) as server:
+        with open_connections(server.port, 16):
             time.sleep(GRACE_SECONDS)
             for path in ("/ready", "/health", "/models"):
-                assert served.client.get(path).status_code == 200
+                assert server.client.get(path).status_code == 200
 
 
-def test_rejected_connection_gets_a_response_and_health_is_served(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("server.connections=16", "fake.delay=0.2", "limits.queue=32")) as served:
+def test_rejected_connection_gets_a_response_and_health_is_served(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings("server.connections=16", "fake.delay=0.2", "limits.queue=32")) as server:
         body = json.dumps({"prompt": "one two three four five " * 20}).encode()
         head = "POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        with crowd(served.port, 16) as busy:
+        with open_connections(server.port, 16) as busy:
             for each in busy:
                 each.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-            wait_until(lambda: served.appliance.admission.used + served.appliance.admission.waiting == 16)
-            with crowd(served.port, 5) as late:
-                asked = ["/models", "/v1/models", "/metrics", "/health", "/ready"]
-                came = [replies([each], GET.format(path).encode())[0] for each, path in zip(late, asked, strict=True)]
-        assert [reply.split()[1] for reply in came] == [b"503", b"503", b"503", b"200", b"200"]
-        for reply in came[:3]:
+            wait_until(lambda: server.appliance.admission.used + server.appliance.admission.waiting == 16)
+            with open_connections(server.port, 5) as late:
+                paths = ["/models", "/v1/models", "/metrics", "/health", "/ready"]
+                responses = [
+                    replies([each], GET.format(path).encode())[0] for each, path in zip(late, paths, strict=True)
+                ]
+        assert [reply.split()[1] for reply in responses] == [b"503", b"503", b"503", b"200", b"200"]
+        for reply in responses[:3]:
             assert b"\r\nretry-after: " in reply.lower() and b"\r\nconnection: close" in reply.lower()
-        assert json.loads(came[0].partition(b"\r\n\r\n")[2])["code"] == "too_many_connections"
-        assert json.loads(came[1].partition(b"\r\n\r\n")[2])["error"]["code"] == "too_many_connections"
+        assert json.loads(responses[0].partition(b"\r\n\r\n")[2])["code"] == "too_many_connections"
+        assert json.loads(responses[1].partition(b"\r\n\r\n")[2])["error"]["code"] == "too_many_connections"
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while not condition():
-        assert time.monotonic() < end, "it did not come about"
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.01)
 
 
 @contextmanager
 def process(folder: Path, files: int) -> Iterator[tuple[psutil.Process, int]]:
     """Runs `chatapi serve` with fake engines and a limit of open files; yields its process and port."""
-    chosen = [*ECHO, f"data={folder}/data", "server.port=0", "wyoming.enabled=false"]
+    chosen = [*FAKE_ENGINES, f"data={folder}/data", "server.port=0", "wyoming.enabled=false"]
     words = [word for each in chosen for word in ("--set", each)]
     code = (
         f"import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}))\n"
@@ -267,19 +269,19 @@ def process(folder: Path, files: int) -> Iterator[tuple[psutil.Process, int]]:
 
 
 def test_requests_beyond_the_limit_are_rejected_and_health_is_served(
-    echo_settings: Callable[..., Settings],
+    fake_settings: Callable[..., Settings],
 ) -> None:
-    with serving(echo_settings("server.requests=4")) as served:
+    with serving(fake_settings("server.requests=4")) as server:
         head = b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: audio/wav\r\nContent-Length: 9\r\n\r\n"
-        with crowd(served.port, 4) as slow:
+        with open_connections(server.port, 4) as slow:
             for each in slow:
                 each.sendall(head)
-            wait_until(lambda: served.client.get("/models").status_code == 503)
-            refused = served.client.get("/v1/models")
-            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "too_many_requests")
-            assert int(refused.headers["retry-after"]) > 0
-            assert served.client.get("/health").status_code == served.client.get("/ready").status_code == 200
-        wait_until(lambda: served.client.get("/models").status_code == 200)
+            wait_until(lambda: server.client.get("/models").status_code == 503)
+            rejected = server.client.get("/v1/models")
+            assert (rejected.status_code, rejected.json()["error"]["code"]) == (503, "too_many_requests")
+            assert int(rejected.headers["retry-after"]) > 0
+            assert server.client.get("/health").status_code == server.client.get("/ready").status_code == 200
+        wait_until(lambda: server.client.get("/models").status_code == 200)
 
 
 # File descriptors
@@ -288,7 +290,7 @@ def test_requests_beyond_the_limit_are_rejected_and_health_is_served(
 def limited(soft: int, hard: int, code: str) -> str:
     """The output of a child process with these limits of open files."""
     start = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
-    run = subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True, timeout=PATIENCE)
+    run = subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True, timeout=TIMEOUT)
     assert run.returncode == 0, run.stderr
     return run.stdout.strip()
 
@@ -318,12 +320,12 @@ def test_1500_idle_connections_under_a_limit_of_1024_neither_block_nor_fill_the_
         opened: list[socket.socket] = []
         late: list[float] = []
         for number in range(1500):
-            opened.append(socket.create_connection(("127.0.0.1", port), PATIENCE))
+            opened.append(socket.create_connection(("127.0.0.1", port), TIMEOUT))
             if number % 100 == 99:
-                begun = time.monotonic()
-                with crowd(port, 1) as asking:
+                started = time.monotonic()
+                with open_connections(port, 1) as asking:
                     [reply] = replies(asking, GET.format("/ready").encode())
-                late.append(time.monotonic() - begun)
+                late.append(time.monotonic() - started)
                 assert reply.startswith(b"HTTP/1.1 200"), (number, reply)
         print(f"the slowest of {len(late)} answers took {max(late):.2f} s; the log has {log.stat().st_size} bytes")
         assert max(late) < 10 and log.stat().st_size < 100_000
@@ -333,38 +335,38 @@ def test_1500_idle_connections_under_a_limit_of_1024_neither_block_nor_fill_the_
 
 @pytest.mark.alone
 def test_1000_clients_at_once_are_served_or_get_retry_after(
-    echo_settings: Callable[..., Settings],
+    fake_settings: Callable[..., Settings],
 ) -> None:
     body = json.dumps({"prompt": "one two"}).encode()
     request = (
         f"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
         "\r\nConnection: close\r\n\r\n"
     ).encode() + body
-    with serving(echo_settings("fake.delay=0.02")) as served, crowd(served.port, 1000) as clients:
+    with serving(fake_settings("fake.delay=0.02")) as server, open_connections(server.port, 1000) as clients:
         health: list[int] = []
         done = threading.Event()
 
         def ask() -> None:
             while not done.is_set():
-                health.append(served.client.get("/ready").status_code)
+                health.append(server.client.get("/ready").status_code)
                 time.sleep(0.05)
 
         asking = threading.Thread(target=ask)
         asking.start()
-        came = replies(clients, request)
+        responses = replies(clients, request)
         done.set()
         asking.join()
-    found = Counter(reply.split(b" ", 2)[1] for reply in came if reply)
+    found = Counter(reply.split(b" ", 2)[1] for reply in responses if reply)
     print(f"answers: {dict(found)}; health: {Counter(health)}")
     assert set(found) == {b"200", b"503"} and sum(found.values()) == 1000
-    assert all(b"\r\nretry-after: " in reply.lower() for reply in came if reply.startswith(b"HTTP/1.1 503"))
+    assert all(b"\r\nretry-after: " in reply.lower() for reply in responses if reply.startswith(b"HTTP/1.1 503"))
     assert set(health) == {200}
 
 
 def test_queued_request_does_not_count_as_idle(
-    echo_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+    fake_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serving(echo_settings("server.head_seconds=0.2")) as served:
+    with serving(fake_settings("server.head_seconds=0.2")) as server:
         paced = RequestPacer.admit
         waiting: list[Callable[[], None]] = []
 
@@ -373,7 +375,7 @@ def test_queued_request_does_not_count_as_idle(
             return False
 
         monkeypatch.setattr(RequestPacer, "admit", later)
-        with crowd(served.port, 1) as [plain]:
+        with open_connections(server.port, 1) as [plain]:
             plain.sendall(GET.format("/models").encode())
             wait_until(lambda: bool(waiting))
             time.sleep(0.5)
@@ -382,9 +384,9 @@ def test_queued_request_does_not_count_as_idle(
             async def begin() -> None:
                 waiting[0]()
 
-            served.run(begin)
+            server.run(begin)
             assert plain.recv(15) == b"HTTP/1.1 200 OK"
 
 
-def test_served_connection_is_counted(served: Served) -> None:
-    assert "chatapi_http_connections 1.0" in served.client.get("/metrics").text
+def test_served_connection_is_counted(fake_server: RunningServer) -> None:
+    assert "chatapi_http_connections 1.0" in fake_server.client.get("/metrics").text

@@ -34,7 +34,7 @@ def loaded(name: str) -> ModuleType:
 
 def build(source: Path, site: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "default", "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
-    # Whatever asked for the network would fail.
+    # Network access would fail.
     closed = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     environ = {**os.environ, **closed, "no_proxy": "", "NO_PROXY": "", "NO_MKDOCS_2_WARNING": "1"}
     return subprocess.run(command, cwd=source, env=environ, capture_output=True, text=True, timeout=300)
@@ -112,7 +112,7 @@ def test_http_page_has_every_route() -> None:
     assert set(re.findall(r"^## ((?:GET|POST|DELETE) .+)$", page, re.MULTILINE)) == routes
 
 
-def test_map_of_the_tests_names_every_test_and_no_other() -> None:
+def test_readme_of_the_tests_lists_every_test_and_no_other() -> None:
     tests = ROOT / "tests"
     named = set(re.findall(r"`((?:\w+/)?test_\w+)`", (tests / "README.md").read_text()))
     assert {name for name in named if not any(tests.rglob(f"{name}.py"))} == set()

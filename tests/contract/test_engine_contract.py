@@ -33,9 +33,9 @@ from chatapi.engines import (
 from chatapi.engines.registry import ENGINES, entry, installed, load
 from chatapi.errors import ChatapiError, NotFound, Unprocessable
 from chatapi.settings import LlamaCppSettings, MlcSettings, OpenAIUpstreamSettings, Settings
-from conftest import model
-from coqui_model import coqui_tts, made
-from mlc_model import compiled, mlc_llm
+from conftest import installed_model
+from coqui_model import coqui_tts, make_model
+from mlc_model import compiled_model, mlc_llm
 from paths import CORPUS
 
 EVERY = [
@@ -61,22 +61,22 @@ MODELS = {
     "smart_turn": "smart-turn-v3.2",
 }
 LIBRARIES: dict[str, Callable[[], AbstractContextManager[None]]] = {"mlc": mlc_llm, "coqui": coqui_tts}
-"""Those that are stood in for."""
+"""Engines whose library has a stand-in."""
 CHAT = [
     PromptMessage("system", "You answer in one short sentence."),
     PromptMessage("user", "Tell me about the sea and the sky."),
 ]
-PATIENCE = 120
+TIMEOUT = 120
 """Seconds after which a thread counts as stuck."""
 
 
 def speech() -> Samples:
-    """Two seconds of somebody speaking."""
+    """Two seconds of recorded speech."""
     return decode(CORPUS / "real" / "en-hello_world.flac").samples
 
 
 class ChatServer(BaseHTTPRequestHandler):
-    """As little of OpenAI's HTTP as an answer needs; says that what is longer than 20,000 bytes does not fit."""
+    """A minimal OpenAI server; rejects requests of more than 20,000 bytes as too long for the context."""
 
     def do_GET(self) -> None:
         self._send(200, json.dumps({"data": [{"id": "tiny"}]}), "application/json")
@@ -95,7 +95,7 @@ class ChatServer(BaseHTTPRequestHandler):
         self._send(200, body, "text/event-stream")
 
     def log_message(self, *_: object) -> None:
-        """Not on the terminal."""
+        """Logs nothing."""
 
     def _send(self, status: int, body: str, kind: str) -> None:
         self.send_response(status)
@@ -105,16 +105,16 @@ class ChatServer(BaseHTTPRequestHandler):
 
 
 class Engine:
-    """An engine of the table with what the contract asks of its role."""
+    """A registered engine with the call of its role."""
 
     def __init__(self, role: str, name: str, settings: Settings) -> None:
         self.role, self.name = role, name
         if name == "mlc":
-            models = [compiled(settings.data)]
+            models = [compiled_model(settings.data)]
         elif name == "coqui":
-            models = [made(settings.data / "made")]
+            models = [make_model(settings.data / "made")]
         else:
-            models = [model(MODELS[name])] if entry(role, name).needs_model else []
+            models = [installed_model(MODELS[name])] if entry(role, name).needs_model else []
         self.files = [str(path) for each in models for path in each.files.values()]
         self.built = load(role, name)(settings, models)
 
@@ -170,12 +170,12 @@ def of(role: str) -> pytest.MarkDecorator:
 
 def in_threads(count: int, target: Callable[[], Any]) -> list[Any]:
     with ThreadPoolExecutor(count) as pool:
-        return [future.result(PATIENCE) for future in [pool.submit(target) for _ in range(count)]]
+        return [future.result(TIMEOUT) for future in [pool.submit(target) for _ in range(count)]]
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc tells what is mapped")
 def test_no_file_of_its_model_stays_mapped(engine: Engine) -> None:
-    """One that is cut while it is mapped would end the process (SIGBUS)."""
+    """Truncating a mapped file would end the process (SIGBUS)."""
     list(engine.call())
     mapped = {line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
     assert not [file for file in engine.files if file in mapped]
@@ -212,26 +212,26 @@ def test_a_cancelled_call_leaves_the_engine_usable(engine: Engine):
     assert list(engine.call())
 
 
-def test_a_call_that_never_starts_costs_nothing(engine: Engine):
+def test_call_that_never_starts_leaves_the_engine_usable(engine: Engine):
     engine.call().close()  # type: ignore[attr-defined]
     assert list(engine.call())
 
 
-def test_no_state_is_kept_between_calls(engine: Engine):
+def test_calls_share_no_state(engine: Engine):
     first, second = ([type(item) for item in engine.call()] for _ in range(2))
     assert set(first) == set(second)
 
 
-def test_another_thread_than_the_builder_may_use_it(engine: Engine):
+def test_another_thread_than_the_builders_may_call_the_engine(engine: Engine):
     [items] = in_threads(1, lambda: list(engine.call()))
     assert items
 
 
 def test_a_call_may_move_between_threads(engine: Engine):
     call = engine.call()
-    taken = [next(call, None) for _ in range(2)]
+    first = [next(call, None) for _ in range(2)]
     [rest] = in_threads(1, lambda: list(call))
-    assert len([item for item in [*taken, *rest] if item is not None]) >= 1
+    assert len([item for item in [*first, *rest] if item is not None]) >= 1
 
 
 def test_every_slot_can_be_used_at_once(engine: Engine):
@@ -246,19 +246,19 @@ def test_a_language_model_ends_with_a_finish_reason_and_rejects_an_overflow(engi
     assert [piece.finish_reason for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
     assert pieces[-1].finish_reason in ("stop", "length")
     assert pieces[-1].usage.completion_tokens > 0
-    with pytest.raises(ContextOverflow) as caught:
+    with pytest.raises(ContextOverflow) as raised:
         next(engine.built.generate([PromptMessage("user", "sea " * 6000)], Sampling(max_tokens=10)))
-    assert caught.value.needed > caught.value.context > 0
+    assert raised.value.needed > raised.value.context > 0
 
 
 @of("tts")
-def test_a_synthesizer_offers_voices_and_rejects_others(engine: Engine):
+def test_synthesizer_rejects_unknown_voices(engine: Engine):
     assert all(isinstance(voice, Voice) for voice in engine.built.voices)
     assert all(chunk.rate == engine.built.voices[0].rate for chunk in engine.call())
     assert list(engine.built.synthesize(" ... ", engine.built.voices[0].name)) == []
-    with pytest.raises(NotFound) as caught:
-        list(engine.built.synthesize("Hello.", "a voice nobody has"))
-    assert caught.value.code == "unknown_voice"
+    with pytest.raises(NotFound) as raised:
+        list(engine.built.synthesize("Hello.", "unknown"))
+    assert raised.value.code == "unknown_voice"
 
 
 @of("tts")
@@ -274,10 +274,10 @@ def test_speed_changes_the_length_of_the_speech(engine: Engine):
 @of("asr")
 def test_a_transcriber_returns_words_and_tokens_where_requested(engine: Engine):
     assert not any(segment.words or segment.tokens for segment in engine.call())
-    asked = TranscriptionOptions(words=True, tokens=True)
-    for segment in engine.built.transcribe(speech(), "en", never, asked):
-        said = re.findall(r"[\w.']*\w", segment.text)
-        assert [word.text for word in segment.words] == said
+    options = TranscriptionOptions(words=True, tokens=True)
+    for segment in engine.built.transcribe(speech(), "en", never, options):
+        words = re.findall(r"[\w.']*\w", segment.text)
+        assert [word.text for word in segment.words] == words
         times = [(word.start, word.end) for word in segment.words]
         assert times == sorted(times) and all(0 <= start <= end <= segment.end for start, end in times)
         assert b"".join(token.utf8 for token in segment.tokens).decode().strip() == segment.text
@@ -287,11 +287,11 @@ def test_a_transcriber_returns_words_and_tokens_where_requested(engine: Engine):
 @of("asr")
 def test_a_transcriber_translates_or_rejects_a_translation(engine: Engine):
     try:
-        told = list(engine.built.transcribe(speech(), "en", never, TranscriptionOptions(translate=True)))
+        segments = list(engine.built.transcribe(speech(), "en", never, TranscriptionOptions(translate=True)))
     except Unprocessable as error:
         assert not engine.built.translates and error.code == "no_translation"
     else:
-        assert engine.built.translates and told
+        assert engine.built.translates and segments
 
 
 @of("asr")
@@ -331,9 +331,9 @@ def test_a_turn_detector_returns_one_probability_for_any_length(engine: Engine):
 @of("vad")
 def test_a_vad_stream_returns_the_probabilities_of_the_whole_audio(engine: Engine):
     sound = speech()[: len(speech()) // 512 * 512]
-    one, other = engine.built.stream(), engine.built.stream()
-    other.probability(sound[:512])
-    frames = [one.probability(sound[start : start + 512]) for start in range(0, len(sound), 512)]
+    first, second = engine.built.stream(), engine.built.stream()
+    second.probability(sound[:512])
+    frames = [first.probability(sound[start : start + 512]) for start in range(0, len(sound), 512)]
     assert frames == list(engine.built.probabilities(sound))
 
 
@@ -341,7 +341,7 @@ def test_a_vad_stream_returns_the_probabilities_of_the_whole_audio(engine: Engin
 def test_a_wake_word_stream_returns_the_probabilities_of_the_whole_audio(engine: Engine):
     assert engine.built.words
     assert 0 < engine.built.threshold < 1
-    sound, listener = speech(), engine.built.stream()
-    frames = [listener.probability(sound[start : start + 320]) for start in range(0, len(sound), 320)]
+    sound, stream = speech(), engine.built.stream()
+    frames = [stream.probability(sound[start : start + 320]) for start in range(0, len(sound), 320)]
     assert frames == list(engine.built.probabilities(sound))
     assert all(0 <= probability <= 1 for probability in frames)

@@ -18,7 +18,7 @@ import websockets.sync.client
 from chatapi.errors import ChatapiError
 from chatapi.interfaces.http.realtime import client_events
 from chatapi.settings import Settings
-from conftest import PATIENCE, Served, serving
+from conftest import TIMEOUT, RunningServer, serving
 from realtime_client import raw, receive_event
 from test_bad_input import wait_until
 from test_bytes_in_flight import HANDSHAKE
@@ -63,8 +63,10 @@ METADATA = {str(number): "x" for number in range(17)}
     ],
     ids=range(20),
 )  # fmt: skip
-async def test_oversized_events_are_rejected_and_the_session_continues(one: Served, sent: str, code: str) -> None:
-    async with raw(one) as plain:
+async def test_oversized_events_are_rejected_and_the_session_continues(
+    shared_server: RunningServer, sent: str, code: str
+) -> None:
+    async with raw(shared_server) as plain:
         await plain.send(sent)
         assert (await receive_event(plain, "error"))["error"]["code"] == code
         await plain.send(event("input_audio_buffer.clear"))
@@ -74,43 +76,43 @@ async def test_oversized_events_are_rejected_and_the_session_continues(one: Serv
 def test_every_number_of_every_event_has_an_upper_bound() -> None:
     unbounded = []
 
-    def look(name: str, schema: Any) -> None:
+    def check_schema(name: str, schema: Any) -> None:
         if isinstance(schema, list):
             for each in schema:
-                look(name, each)
+                check_schema(name, each)
         elif isinstance(schema, dict):
             if schema.get("type") in ("integer", "number") and "maximum" not in schema and "const" not in schema:
                 unbounded.append(name)
             for key, value in schema.items():
-                look(f"{name}.{key}", value)
+                check_schema(f"{name}.{key}", value)
 
     for model in {client_events.SessionConfig, *client_events.EVENTS.values()}:
-        look(model.__name__, model.model_json_schema())
+        check_schema(model.__name__, model.model_json_schema())
     assert unbounded == []
 
 
 def test_every_text_except_audio_has_an_upper_bound() -> None:
     unbounded = []
 
-    def look(name: str, schema: Any) -> None:
+    def check_schema(name: str, schema: Any) -> None:
         if isinstance(schema, list):
             for each in schema:
-                look(name, each)
+                check_schema(name, each)
         elif isinstance(schema, dict):
             free = schema.get("type") == "string" and not {"maxLength", "enum", "const", "pattern"} & set(schema)
             if free and not name.endswith((".type", "Append.properties.audio")):
                 unbounded.append(name)
             for key, value in schema.items():
-                look(f"{name}.{key}", value)
+                check_schema(f"{name}.{key}", value)
 
     for model in {client_events.SessionConfig, *client_events.EVENTS.values()}:
-        look(model.__name__, model.model_json_schema())
+        check_schema(model.__name__, model.model_json_schema())
     assert unbounded == []
 
 
-async def test_unlimited_items_are_rejected_before_they_fill_the_memory(one: Served) -> None:
+async def test_unlimited_items_are_rejected_before_they_fill_the_memory(shared_server: RunningServer) -> None:
     text = {"type": "input_text", "text": "x" * 20_000}
-    async with raw(one) as plain:
+    async with raw(shared_server) as plain:
         for _ in range(8):
             item = {"type": "message", "role": "user", "content": [text] * 10}
             await plain.send(event("conversation.item.create", item=item))
@@ -118,10 +120,10 @@ async def test_unlimited_items_are_rejected_before_they_fill_the_memory(one: Ser
 
 
 @contextmanager
-def raw_websocket(served: Served) -> Iterator[socket.socket]:
+def raw_websocket(server: RunningServer) -> Iterator[socket.socket]:
     """A raw WebSocket connection after its handshake."""
     lines = "".join(f"{name}: {value}\r\n" for name, value in HANDSHAKE.items())
-    with socket.create_connection(("127.0.0.1", served.port), PATIENCE) as plain:
+    with socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as plain:
         plain.sendall(f"GET /v1/realtime HTTP/1.1\r\n{lines}\r\n".encode())
         received = b""
         while b"session.created" not in received:
@@ -156,43 +158,45 @@ def closed_with(plain: socket.socket) -> int:
     [frame(9, 0) * 20_000, frame(1, 1, fin=False) + b"x" + (frame(0, 1, fin=False) + b"x") * 20_000],
     ids=["pings", "fragments"],
 )
-def test_many_tiny_frames_close_the_connection(served: Served, frames: bytes) -> None:
-    with raw_websocket(served) as plain:
+def test_many_tiny_frames_close_the_connection(fake_server: RunningServer, frames: bytes) -> None:
+    with raw_websocket(fake_server) as plain:
         with suppress(BrokenPipeError, ConnectionResetError):
             plain.sendall(frames)
         assert closed_with(plain) == 1008
-    assert served.client.get("/ready").status_code == 200
+    assert fake_server.client.get("/ready").status_code == 200
 
 
-def test_incomplete_message_times_out(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("server.body_seconds=0.5")) as served, raw_websocket(served) as plain:
+def test_incomplete_message_times_out(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings("server.body_seconds=0.5")) as server, raw_websocket(server) as plain:
         plain.sendall(frame(1, 10 * MIB) + bytes(MIB))
-        wait_until(lambda: served.appliance.byte_budget.held > MIB // 2)
+        wait_until(lambda: server.appliance.byte_budget.held > MIB // 2)
         assert closed_with(plain) == 1008
-        wait_until(lambda: served.appliance.byte_budget.held == 0)
+        wait_until(lambda: server.appliance.byte_budget.held == 0)
 
 
-def test_messages_beyond_the_byte_budget_are_rejected(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings(f"limits.inflight_bytes={2 * MIB}")) as served, raw_websocket(served) as plain:
+def test_messages_beyond_the_byte_budget_are_rejected(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings(f"limits.inflight_bytes={2 * MIB}")) as server, raw_websocket(server) as plain:
         with suppress(BrokenPipeError, ConnectionResetError):
             plain.sendall(frame(1, 10 * MIB) + bytes(10 * MIB))
         assert closed_with(plain) == 1013
-        wait_until(lambda: served.appliance.byte_budget.held == 0)
+        wait_until(lambda: server.appliance.byte_budget.held == 0)
 
 
-def test_frames_before_the_handshake_response_are_ignored(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+def test_frames_before_the_handshake_response_are_ignored(
+    fake_server: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
     lines = "".join(f"{name}: {value}\r\n" for name, value in HANDSHAKE.items())
-    with socket.create_connection(("127.0.0.1", served.port), PATIENCE) as plain:
+    with socket.create_connection(("127.0.0.1", fake_server.port), TIMEOUT) as plain:
         plain.sendall(f"GET /v1/realtime HTTP/1.1\r\n{lines}\r\n".encode() + b"\xff" * 5000)
         plain.sendall(b"\xff" * 5000)
         time.sleep(0.1)
-    assert served.client.get("/ready").status_code == 200
-    wait_until(lambda: served.appliance.live.sessions == 0)
+    assert fake_server.client.get("/ready").status_code == 200
+    wait_until(lambda: fake_server.appliance.live.sessions == 0)
     assert not [record for record in caplog.records if record.exc_info]
 
 
 @pytest.mark.alone
-def test_hostile_events_do_not_block_the_event_loop(one: Served) -> None:
+def test_hostile_events_do_not_block_the_event_loop(shared_server: RunningServer) -> None:
     """Each of these events could block the event loop for seconds."""
     sent = [
         event("session.update", session={"tools": [{"a": [0] * 50}] * 60_000}),
@@ -200,12 +204,12 @@ def test_hostile_events_do_not_block_the_event_loop(one: Served) -> None:
         event("input_audio_buffer.append", audio=base64.b64encode(bytes(8 * MIB)).decode()),
         event("session.update", session={"instructions": "\\n" * 5_000_000}),
     ]
-    worst = {text[:60]: _lag(one, text) for text in sent}
+    worst = {text[:60]: _lag(shared_server, text) for text in sent}
     print({name: f"{late:.3f}" for name, late in worst.items()})
     assert max(worst.values()) < 1.0
 
 
-def _lag(served: Served, text: str) -> float:
+def _lag(server: RunningServer, text: str) -> float:
     """The longest delay of a request while this event was processed, in seconds."""
     import threading
 
@@ -213,17 +217,17 @@ def _lag(served: Served, text: str) -> float:
 
     def probe() -> None:
         while not done.is_set():
-            begun = time.monotonic()
-            served.client.get("/ready")
-            late.append(time.monotonic() - begun)
+            started = time.monotonic()
+            server.client.get("/ready")
+            late.append(time.monotonic() - started)
 
     thread = threading.Thread(target=probe)
-    with websockets.sync.client.connect(f"ws://127.0.0.1:{served.port}/v1/realtime", max_size=None) as plain:
+    with websockets.sync.client.connect(f"ws://127.0.0.1:{server.port}/v1/realtime", max_size=None) as plain:
         plain.recv()
         thread.start()
         plain.send(text)
         plain.send(event("input_audio_buffer.clear"))
-        while json.loads(plain.recv(PATIENCE))["type"] != "input_audio_buffer.cleared":
+        while json.loads(plain.recv(TIMEOUT))["type"] != "input_audio_buffer.cleared":
             pass
     done.set()
     thread.join()
@@ -236,23 +240,25 @@ def test_invalid_json_is_rejected(text: str) -> None:
         client_events.parse_json(text)
 
 
-def test_text_frame_that_is_not_utf8_closes_only_its_connection(one: Served, caplog: pytest.LogCaptureFixture) -> None:
+def test_text_frame_that_is_not_utf8_closes_only_its_connection(
+    shared_server: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
     for _ in range(20):
-        with websockets.sync.client.connect(one.url.replace("http", "ws") + "/v1/realtime") as client:
+        with websockets.sync.client.connect(shared_server.url.replace("http", "ws") + "/v1/realtime") as client:
             client.send(event("response.create", response={"instructions": "Say much."}))
             client.socket.sendall(b"\x81\x82\0\0\0\0\xff\xfe")
             with pytest.raises(websockets.exceptions.ConnectionClosedError) as closed:
                 while True:
-                    client.recv(PATIENCE)
+                    client.recv(TIMEOUT)
         assert closed.value.rcvd is not None and closed.value.rcvd.code == 1007
-    assert one.client.get("/ready").status_code == 200
+    assert shared_server.client.get("/ready").status_code == 200
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 @pytest.mark.parametrize("wanted", ["bytes=5-1", "bytes=", "bytes=9999999-", "bytes=0-4,-1", "x"])
 @pytest.mark.parametrize("path", ["/", "/page/app.js"])
-def test_range_header_for_a_page_file_is_no_error(one: Served, path: str, wanted: str) -> None:
-    whole = one.client.get(path)
+def test_range_header_for_a_page_file_is_no_error(shared_server: RunningServer, path: str, wanted: str) -> None:
+    whole = shared_server.client.get(path)
     assert whole.headers["cache-control"] == "no-cache"
-    part = one.client.get(path, headers={"range": wanted})
+    part = shared_server.client.get(path, headers={"range": wanted})
     assert (part.status_code, part.content) == (200, whole.content)

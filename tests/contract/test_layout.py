@@ -19,7 +19,7 @@ SAME_MEANING = {
     # A settings table and the engine it configures have suffixes; these mean the same on both sides of a wire.
     "Completion", "Event", "Transcript", "Voice",
 }  # fmt: skip
-"""Public class names that stand more than once, because each means the same."""
+"""Public class names that exist more than once with the same meaning."""
 
 
 def name_of(file: Path) -> str:

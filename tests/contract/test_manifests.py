@@ -11,13 +11,13 @@ from chatapi.catalog.manifest import Addresses, Manifest, Member, Wheels, load, 
 from chatapi.engines.registry import ENGINES
 from chatapi.errors import ModelError
 from chatapi.runtime import engine_selection
+from fake_jetson import ORIN_NX, write_files
 from paths import ROOT
-from test_board import ORIN_NX, written
 
 MODELS = ROOT / "models"
 SHIPPED = load_all([MODELS])
 OPEN = {"MIT", "Apache-2.0", "BSD-2-Clause", "CC0-1.0", "CC-BY-4.0"}
-"""Licences of weights that anybody may use, change and pass on."""
+"""Licences that allow everyone to use, change and distribute the weights."""
 
 
 @pytest.fixture(params=SHIPPED.values(), ids=SHIPPED)
@@ -26,33 +26,33 @@ def manifest(request: pytest.FixtureRequest) -> Manifest:
     return found
 
 
-def test_it_is_open_and_says_where_it_comes_from(manifest: Manifest) -> None:
+def test_licence_is_open_and_the_homepage_is_stated(manifest: Manifest) -> None:
     assert manifest.licence in OPEN
     assert manifest.homepage.startswith("https://")
 
 
-def test_it_plays_a_role_of_the_table(manifest: Manifest) -> None:
+def test_engine_is_registered_for_the_role(manifest: Manifest) -> None:
     assert manifest.engine in ENGINES[manifest.role]
 
 
-def test_it_needs_at_least_the_memory_of_its_files(manifest: Manifest) -> None:
+def test_memory_is_at_least_the_size_of_the_files(manifest: Manifest) -> None:
     if manifest.compile:
         table = manifest.compile
         assert manifest.memory >= table.needed(table)
         assert all(table.needed(board) <= table.needed(table) for board in table.boards)
-        # Sixteen bits a weight become four and a half, the few that are not quantized aside.
+        # 16 bits per weight become 4.5, except for the few that are not quantized.
         assert 0.25 < table.weights / manifest.size < 0.3
     else:
         assert manifest.memory > manifest.size
 
 
 def test_the_smaller_compiled_models_fit_a_board_of_8_gb() -> None:
-    """7.6 GB of MemTotal, of which the rest of the appliance and the system take half."""
+    """MemTotal is 7.6 GB, half of which the rest of the appliance and the system need."""
     fitting = [each for each in SHIPPED.values() if each.compile and each.compile.needed(each.compile) < 3.8e9]
     assert len(fitting) == 2
 
 
-def test_what_a_package_unpacks_to_is_what_the_file_is_pinned_to(manifest: Manifest) -> None:
+def test_members_of_packages_match_the_pinned_files(manifest: Manifest) -> None:
     for source in manifest.sources:
         if isinstance(source, Wheels) and source.convert is None:
             parts: dict[str, list[Member]] = {name: [] for name in manifest.files}
@@ -63,45 +63,45 @@ def test_what_a_package_unpacks_to_is_what_the_file_is_pinned_to(manifest: Manif
                 assert len(parts[name]) > 1 or parts[name][0].sha256 == file.sha256
 
 
-def test_an_address_ends_in_the_name_of_its_file(manifest: Manifest) -> None:
+def test_addresses_end_with_the_file_name(manifest: Manifest) -> None:
     for source in manifest.sources:
         if isinstance(source, Addresses):
             assert all(address.endswith(f"/{name}") for name, address in source.files.items())
 
 
-def test_the_map_of_the_folder_names_it(manifest: Manifest) -> None:
+def test_readme_lists_the_model(manifest: Manifest) -> None:
     assert f"`{manifest.name}`" in (MODELS / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("board", [False, True])
-def test_set_up_fetches_one_model_for_each_role_from_packages_and_all_pinned(tmp_path: Path, board: bool) -> None:
-    root = written(tmp_path, ORIN_NX if board else {})
+def test_default_set_has_one_pinned_model_for_each_role(tmp_path: Path, board: bool) -> None:
+    root = write_files(tmp_path, ORIN_NX if board else {})
     defaults = [manifest for manifest in SHIPPED.values() if engine_selection.in_default_set(manifest, root)]
-    (ears,) = [manifest.engine for manifest in defaults if manifest.role == "asr"]
-    assert ears == ("whisper_cpp" if board else "ctranslate2")
+    (asr_engine,) = [manifest.engine for manifest in defaults if manifest.role == "asr"]
+    assert asr_engine == ("whisper_cpp" if board else "ctranslate2")
     assert sorted(manifest.role for manifest in defaults) == ["asr", "llm", "tts", "turn_detection", "vad", "wake_word"]
     assert all(isinstance(manifest.sources[0], Wheels) for manifest in defaults)
     assert all(file.sha256 for manifest in defaults for file in manifest.files.values())
 
 
-def test_the_default_language_model_is_the_least_of_them() -> None:
+def test_default_language_model_is_the_smallest() -> None:
     models = [manifest for manifest in SHIPPED.values() if manifest.role == "llm"]
     assert min(models, key=lambda each: each.quality).default
     assert min(models, key=lambda each: each.memory).default
 
 
-def test_the_map_names_no_model_that_is_not_there() -> None:
+def test_readme_lists_no_other_model() -> None:
     rows = re.findall(r"^\| `([^`/]+)` \|", (MODELS / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(rows) == sorted(SHIPPED)
 
 
 def test_no_package_index_is_named() -> None:
-    places = [*MODELS.iterdir(), *(ROOT / "chatapi").rglob("*.py")]
-    named = [path.name for path in places if re.search(r"pypi|pythonhosted", path.read_text(encoding="utf-8"))]
+    files = [*MODELS.iterdir(), *(ROOT / "chatapi").rglob("*.py")]
+    named = [path.name for path in files if re.search(r"pypi|pythonhosted", path.read_text(encoding="utf-8"))]
     assert named == []
 
 
-# What a manifest may say
+# The schema
 
 GOOD = """
 name = "m"
@@ -130,7 +130,7 @@ path = "folder"
 """
 
 
-def test_a_good_manifest_is_read_with_its_defaults(tmp_path: Path) -> None:
+def test_valid_manifest_is_read_with_its_defaults(tmp_path: Path) -> None:
     (tmp_path / "m.toml").write_text(GOOD)
     manifest = load(tmp_path / "m.toml")
     assert (manifest.name, manifest.default, manifest.size, manifest.options) == ("m", False, 5, {"anything": "goes"})
@@ -138,7 +138,7 @@ def test_a_good_manifest_is_read_with_its_defaults(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "complaint"),
+    ("right", "wrong", "message"),
     [
         ("memory = 10", "memmory = 10", r"there is no key 'memmory'; did you mean memory\?"),
         ("memory = 10", "", "memory: Field required"),
@@ -162,18 +162,18 @@ def test_a_good_manifest_is_read_with_its_defaults(tmp_path: Path) -> None:
         ('name = "m"', "name = m", "cannot be read: Invalid value"),
     ],
 )
-def test_a_wrong_manifest_is_rejected_by_file_key_and_reason(
-    tmp_path: Path, right: str, wrong: str, complaint: str
+def test_invalid_manifest_is_rejected_with_file_key_and_reason(
+    tmp_path: Path, right: str, wrong: str, message: str
 ) -> None:
     assert right in GOOD
     (tmp_path / "m.toml").write_text(GOOD.replace(right, wrong))
-    with pytest.raises(ModelError, match=complaint) as raised:
+    with pytest.raises(ModelError, match=message) as raised:
         load(tmp_path / "m.toml")
     assert f"{tmp_path / 'm.toml'}" in raised.value.message
     assert raised.value.code == "bad_manifest"
 
 
-def test_a_later_folder_replaces_an_earlier_one(tmp_path: Path) -> None:
+def test_later_folder_overrides_an_earlier_one(tmp_path: Path) -> None:
     for folder, title in (("one", "M"), ("two", "Other")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "m.toml").write_text(GOOD.replace('title = "M"', f'title = "{title}"'))
@@ -203,7 +203,7 @@ max_batch_size = 1
 )
 
 
-def test_a_compiled_model_says_what_it_takes_on_which_board(tmp_path: Path) -> None:
+def test_compile_table_has_limits_for_each_board(tmp_path: Path) -> None:
     (tmp_path / "m.toml").write_text(COMPILED)
     table = load(tmp_path / "m.toml").compile
     assert table
@@ -212,7 +212,7 @@ def test_a_compiled_model_says_what_it_takes_on_which_board(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong", "complaint"),
+    ("right", "wrong", "message"),
     [
         ("[compile]", "[compiled]", "there is no key 'compiled'; did you mean compile"),
         ('engine = "mlc"', 'engine = "llama_cpp"', r"mlc requires a table \[compile\]; other engines have none"),
@@ -227,8 +227,8 @@ def test_a_compiled_model_says_what_it_takes_on_which_board(tmp_path: Path) -> N
         ),
     ],
 )
-def test_a_wrong_compile_table_is_rejected(tmp_path: Path, right: str, wrong: str, complaint: str) -> None:
+def test_invalid_compile_table_is_rejected(tmp_path: Path, right: str, wrong: str, message: str) -> None:
     assert right in COMPILED
     (tmp_path / "m.toml").write_text(COMPILED.replace(right, wrong))
-    with pytest.raises(ModelError, match=complaint):
+    with pytest.raises(ModelError, match=message):
         load(tmp_path / "m.toml")

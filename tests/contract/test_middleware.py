@@ -30,7 +30,7 @@ from chatapi.interfaces.http.app import create_app
 from chatapi.interfaces.http.middleware import RequestMiddleware
 from chatapi.observability.metrics import Metrics
 from chatapi.settings import Settings
-from conftest import Served, serving
+from conftest import RunningServer, serving
 from secured_server import SecuredServer, key_protocol, secured
 
 __all__ = ["secured"]
@@ -45,12 +45,12 @@ def routes(of: list[BaseRoute]) -> Iterator[BaseRoute]:
         yield from routes(inner) if inner and not isinstance(route, Mount) else [route]
 
 
-def every_route(served: Served) -> list[tuple[str, str]]:
+def every_route(server: RunningServer) -> list[tuple[str, str]]:
     """Method and path of every route; the method of a WebSocket is WEBSOCKET."""
     found = []
-    for path, operations in create_app(served.appliance).openapi()["paths"].items():
+    for path, operations in create_app(server.appliance).openapi()["paths"].items():
         found += [(method.upper(), path) for method in operations]
-    for route in routes(create_app(served.appliance).routes):
+    for route in routes(create_app(server.appliance).routes):
         if isinstance(route, APIWebSocketRoute):
             found.append(("WEBSOCKET", route.path))
         elif isinstance(route, (APIRoute, Route)):
@@ -61,16 +61,16 @@ def every_route(served: Served) -> list[tuple[str, str]]:
 
 
 def test_every_route_is_in_the_scope_table(secured: SecuredServer) -> None:
-    found = every_route(secured.served)
+    found = every_route(secured.server)
     assert len(found) > 20 and {"/", "/metrics", "/v1/realtime", "/page/style.css"} <= {path for _, path in found}
     assert [path for _, path in found if scopes.entry(path) is None] == []
 
 
 def test_every_route_rejects_requests_without_a_key(secured: SecuredServer) -> None:
-    for method, path in [*every_route(secured.served), ("GET", "/nonsense"), ("POST", "/v1/chat/completions")]:
+    for method, path in [*every_route(secured.server), ("GET", "/nonsense"), ("POST", "/v1/chat/completions")]:
         if method == "WEBSOCKET":
             continue
-        reply = secured.served.client.request(method, path)
+        reply = secured.server.client.request(method, path)
         assert reply.status_code == 401, path
         assert method == "HEAD" or "unauthorized" in reply.text, path
 
@@ -109,7 +109,7 @@ def test_key_allows_only_its_scope(secured: SecuredServer, scope: str | None, pa
 
 @pytest.mark.anyio
 async def test_websocket_needs_the_scope_talk(secured: SecuredServer) -> None:
-    at = f"ws://127.0.0.1:{secured.served.port}/v1/realtime"
+    at = f"ws://127.0.0.1:{secured.server.port}/v1/realtime"
     for key, status in (("", 401), ("chatapi_wrong", 401), (secured.keys["operate"], 403)):
         with pytest.raises(websockets.InvalidStatus) as rejected:
             async with connect(at, subprotocols=[websockets.Subprotocol("realtime"), key_protocol(key)]):
@@ -119,22 +119,22 @@ async def test_websocket_needs_the_scope_talk(secured: SecuredServer) -> None:
         at, subprotocols=[websockets.Subprotocol("realtime"), key_protocol(secured.keys["talk"])]
     ) as plain:
         assert json.loads(await plain.recv())["type"] == "session.created"
-    where = parse_address(secured.served.url, secured.keys["talk"], None, Path())
+    where = parse_address(secured.server.url, secured.keys["talk"], None, Path())
     async with open_link(where, None) as link:
         assert link.conversation
 
 
 def test_key_is_accepted_in_every_header(secured: SecuredServer) -> None:
-    key, client = secured.keys["all"], secured.served.client
+    key, client = secured.keys["all"], secured.server.client
     assert client.get("/health", headers={"X-API-Key": key}).status_code == 200
-    assert client.get("/health", auth=("anybody", key)).status_code == 200
+    assert client.get("/health", auth=("any", key)).status_code == 200
     assert client.get("/health", headers={"Authorization": f"bearer   {key}"}).status_code == 200
     assert client.get(f"/health?api_key={key}").status_code == 401
 
 
-def test_openai_client_recognizes_rejections(secured: SecuredServer, echo_settings: Callable[..., Settings]) -> None:
-    limited_key = keys.add(secured.served.appliance.settings.data, "few", ["talk"], rate=1)
-    at = f"{secured.served.url}/v1"
+def test_openai_client_recognizes_rejections(secured: SecuredServer, fake_settings: Callable[..., Settings]) -> None:
+    limited_key = keys.add(secured.server.appliance.settings.data, "few", ["talk"], rate=1)
+    at = f"{secured.server.url}/v1"
     with openai.OpenAI(base_url=at, api_key=limited_key, max_retries=0) as client:
         assert client.models.list().object == "list"
         with pytest.raises(openai.RateLimitError) as limited:
@@ -147,31 +147,31 @@ def test_openai_client_recognizes_rejections(secured: SecuredServer, echo_settin
 
 
 def test_running_server_detects_added_revoked_and_damaged_keys(
-    echo_settings: Callable[..., Settings], data: Path
+    fake_settings: Callable[..., Settings], data: Path
 ) -> None:
-    with serving(echo_settings()) as served:
-        assert served.client.get("/health").status_code == 200
+    with serving(fake_settings()) as server:
+        assert server.client.get("/health").status_code == 200
         key = keys.add(data, "kitchen", ["all"])
         headers = {"Authorization": f"Bearer {key}"}
-        assert served.client.get("/health").status_code == 401
-        assert served.client.get("/health", headers=headers).status_code == 200
+        assert server.client.get("/health").status_code == 401
+        assert server.client.get("/health", headers=headers).status_code == 200
         whole = keys.file_of(data).read_bytes()
         keys.file_of(data).write_bytes(whole[:-5])
         for path in ("/health", "/v1/models", "/page/style.css"):
-            reply = served.client.get(path, headers=headers)
+            reply = server.client.get(path, headers=headers)
             assert reply.status_code == 500 and str(keys.file_of(data)) in reply.text and "keys_damaged" in reply.text
         keys.file_of(data).write_bytes(whole)
-        assert served.client.get("/health", headers=headers).status_code == 200
+        assert server.client.get("/health", headers=headers).status_code == 200
         keys.revoke(data, "kitchen")
-        rejected = served.client.get("/health", headers=headers)
+        rejected = server.client.get("/health", headers=headers)
         assert rejected.status_code == 401 and "was revoked" in rejected.json()["detail"]
 
 
 @pytest.mark.anyio
-async def test_revoked_key_closes_its_websocket(echo_settings: Callable[..., Settings], data: Path) -> None:
+async def test_revoked_key_closes_its_websocket(fake_settings: Callable[..., Settings], data: Path) -> None:
     key = keys.add(data, "kitchen", ["talk"])
-    with serving(echo_settings()) as served:
-        at = f"ws://127.0.0.1:{served.port}/v1/realtime"
+    with serving(fake_settings()) as server:
+        at = f"ws://127.0.0.1:{server.port}/v1/realtime"
         async with connect(at, additional_headers={"X-API-Key": key}) as plain:
             assert json.loads(await plain.recv())["type"] == "session.created"
             keys.revoke(data, "kitchen")
@@ -182,25 +182,25 @@ async def test_revoked_key_closes_its_websocket(echo_settings: Callable[..., Set
             assert closed.value.rcvd is not None and closed.value.rcvd.code == 1008
 
 
-def test_many_wrong_keys_do_not_block_other_addresses(echo_settings: Callable[..., Settings], data: Path) -> None:
-    with serving(echo_settings("server.api_key=sesame")) as served:
-        replies = [served.client.get("/models", headers={"X-API-Key": f"guess {n}"}) for n in range(12)]
+def test_many_wrong_keys_do_not_block_other_addresses(fake_settings: Callable[..., Settings], data: Path) -> None:
+    with serving(fake_settings("server.api_key=sesame")) as server:
+        replies = [server.client.get("/models", headers={"X-API-Key": f"guess {n}"}) for n in range(12)]
         assert [reply.status_code for reply in replies] == [401] * 10 + [429] * 2
         assert 0 < int(replies[-1].headers["retry-after"]) <= 6 and replies[-1].json()["code"] == "rate_limited"
         # A proxy on the same machine names the client's address.
         other = {"X-API-Key": "sesame", "X-Forwarded-For": ELSEWHERE}
-        assert served.client.get("/models", headers=other).status_code == 200
+        assert server.client.get("/models", headers=other).status_code == 200
 
 
 # Local operators
 
 
-def test_local_commands_work_when_keys_are_only_in_the_file(echo_settings: Callable[..., Settings], data: Path) -> None:
+def test_local_commands_work_when_keys_are_only_in_the_file(fake_settings: Callable[..., Settings], data: Path) -> None:
     keys.add(data, "kitchen", ["talk"])
-    with serving(echo_settings()) as served:
-        loaded = echo_settings(f"server.port={served.port}")
+    with serving(fake_settings()) as server:
+        loaded = fake_settings(f"server.port={server.port}")
         assert health(loaded) == 1
-        with served.appliance.keyring.local(served.port):
+        with server.appliance.keyring.local(server.port):
             [file] = data.glob("local-*.key")
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
             assert health(loaded) == 0

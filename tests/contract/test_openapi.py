@@ -14,7 +14,7 @@ from schemathesis.specs.openapi.schemas import OpenApiSchema
 
 from chatapi import settings
 from chatapi.audio import RATE, Audio, wav
-from conftest import ECHO, Served, serving, tone
+from conftest import FAKE_ENGINES, RunningServer, serving, tone
 
 OPERATIONS = [
     ("/completion", "POST"),
@@ -43,14 +43,14 @@ for media_type in ("audio/wav", "audio/flac", "audio/ogg", "audio/mpeg", "audio/
 
 
 @pytest.fixture(scope="module")
-def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     data = tmp_path_factory.mktemp("data")
-    with serving(settings.load([*ECHO, f"data={data}"], environ={}).settings) as running:
+    with serving(settings.load([*FAKE_ENGINES, f"data={data}"], environ={}).settings) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def described(open_server: Served) -> OpenApiSchema:
+def described(open_server: RunningServer) -> OpenApiSchema:
     return schemathesis.openapi.from_url(open_server.url + "/openapi.json")
 
 
@@ -73,7 +73,7 @@ def test_every_answer_is_as_described(described: OpenApiSchema, path: str, metho
         assert reply.status_code < 500, reply.text
         # A request head over the limit is rejected before any route is chosen.
         hypothesis.assume(reply.status_code != 431)
-        # What no schema can say may still be refused: silence, a prompt of spaces, bytes that are no audio.
+        # A server may still reject what no schema describes: silence, a prompt of spaces, bytes that are not audio.
         case.validate_response(reply, excluded_checks=[positive_data_acceptance])
 
     run()

@@ -1,4 +1,4 @@
-"""Settings: every source, its precedence, and what a wrong key is told."""
+"""Settings: every source, its precedence, and errors of wrong keys and values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_later_sources_win_and_each_says_where_it_came_from(file: Path) -> None:
+def test_later_sources_have_precedence_and_origins_are_recorded(file: Path) -> None:
     environ = {"CHATAPI_SERVER_PORT": "1002", "CHATAPI_LLM_TEMPERATURE": "0.5"}
     loaded = settings.load(["server.port=1003"], environ=environ)
     assert loaded.settings.server.port == 1003
@@ -30,7 +30,7 @@ def test_later_sources_win_and_each_says_where_it_came_from(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "environ", "told"),
+    ("overrides", "environ", "message"),
     [
         (["server.prt=1"], {}, "did you mean server.port"),
         (["server.port"], {}, "key=value"),
@@ -41,15 +41,15 @@ def test_later_sources_win_and_each_says_where_it_came_from(file: Path) -> None:
         (["log.level=loud"], {}, "'debug', 'info'"),
     ],
 )
-def test_a_wrong_key_or_value_is_named_with_its_source(
-    overrides: list[str], environ: dict[str, str], told: str
+def test_wrong_key_or_value_is_named_with_its_source(
+    overrides: list[str], environ: dict[str, str], message: str
 ) -> None:
-    with pytest.raises(SettingsError, match=told):
+    with pytest.raises(SettingsError, match=message):
         settings.load(overrides, environ=environ)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("[servre]\nport = 1\n", "there is no setting 'servre"),
         ("[server]\nprot = 1\n", "did you mean server.port"),
@@ -57,35 +57,35 @@ def test_a_wrong_key_or_value_is_named_with_its_source(
         ("[server\n", "cannot be read"),
     ],
 )
-def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path: Path, text: str, told: str) -> None:
+def test_invalid_file_is_rejected_with_the_reason(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "other.toml"
     path.write_text(text)
-    with pytest.raises(SettingsError, match=told):
+    with pytest.raises(SettingsError, match=message):
         settings.load(file=path, environ={})
 
 
-def test_a_named_file_that_is_missing_is_an_error() -> None:
+def test_missing_settings_file_is_an_error() -> None:
     with pytest.raises(SettingsError, match=r"no settings file nowhere\.toml"):
         settings.load(environ={"CHATAPI_CONFIG": "nowhere.toml"})
 
 
-def test_lists_come_from_text_separated_by_commas() -> None:
+def test_comma_separated_text_becomes_a_list() -> None:
     loaded = settings.load(["server.cors_origins=http://a, http://b"], environ={})
     assert loaded.settings.server.cors_origins == ("http://a", "http://b")
 
 
-def test_no_two_keys_have_the_same_name_in_the_environment() -> None:
+def test_environment_names_are_unique() -> None:
     names = [key.replace(".", "_") for key in settings.dotted_keys()]
     assert len(names) == len(set(names))
 
 
-def test_keys_do_not_show_their_secrets() -> None:
+def test_secrets_are_not_in_the_representation() -> None:
     assert "hush" not in repr(settings.load(["server.api_key=hush"], environ={}).settings)
 
 
 def tables(table: type[BaseModel] = settings.Settings) -> list[type[BaseModel]]:
     inner = [type(info.default) for info in table.model_fields.values() if isinstance(info.default, BaseModel)]
-    return [table, *(deeper for one in inner for deeper in tables(one))]
+    return [table, *(deeper for each in inner for deeper in tables(each))]
 
 
 @pytest.mark.parametrize("table", tables(), ids=lambda table: table.__name__)
@@ -93,14 +93,14 @@ def test_every_table_of_settings_is_described(table: type[BaseModel]) -> None:
     assert table.__doc__
 
 
-def test_another_process_reads_the_same_from_its_environment() -> None:
+def test_settings_survive_the_environment_of_another_process() -> None:
     chosen = settings.load(["server.port=9", "server.cors_origins=http://a,http://b", "llm.engine=fake"], environ={})
     again = settings.load(environ=settings.as_environment(chosen.settings))
     assert again.settings == chosen.settings
 
 
 @pytest.mark.parametrize(
-    ("override", "environment", "now"),
+    ("override", "environment", "new_key"),
     [
         ("mic.mode=wake_word", "CHATAPI_MIC_MODE", "audio_device.mode"),
         ("turn.engine=fake", "CHATAPI_TURN_ENGINE", "turn_detection.engine"),
@@ -109,18 +109,18 @@ def test_another_process_reads_the_same_from_its_environment() -> None:
         ("live.sure_ms=100", "CHATAPI_LIVE_SURE_MS", "live.min_endpointing_delay_ms"),
     ],
 )
-def test_an_old_key_is_an_error_that_names_the_new_one(
-    override: str, environment: str, now: str, tmp_path: Path
+def test_old_key_is_an_error_that_names_the_new_one(
+    override: str, environment: str, new_key: str, tmp_path: Path
 ) -> None:
     key, _, value = override.partition("=")
     table, _, name = key.partition(".")
     file = tmp_path / "chatapi.toml"
     file.write_text(f"[{table}]\n{name} = {value!r}\n")
-    named = f"CHATAPI_{now.replace('.', '_').upper()}"
-    for overrides, path, environ, told in (
-        ([override], None, {}, f"it is now {now}"),
+    named = f"CHATAPI_{new_key.replace('.', '_').upper()}"
+    for overrides, path, environ, message in (
+        ([override], None, {}, f"it is now {new_key}"),
         ([], None, {environment: value}, f"it is now {named}"),
         ([], file, {}, "it is now "),
     ):
-        with pytest.raises(SettingsError, match=told):
+        with pytest.raises(SettingsError, match=message):
             settings.load(overrides, path, environ)

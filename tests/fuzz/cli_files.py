@@ -1,4 +1,4 @@
-"""`chatapi transcribe` on hostile files: many in one process, so that its start is not what is measured."""
+"""`chatapi transcribe` on hostile files, many in one process to avoid its start time."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fuzz import media
-from fuzz.box import COMMON, ENGINES, ROOT, Box
 from fuzz.corpus import sounds
 from fuzz.inputs import Input
 from fuzz.judge import Judge
+from fuzz.server_process import COMMON, ENGINES, ROOT, ServerProcess
 
-TOGETHER = 20
-"""Files of one process."""
-PATIENCE = 60
-"""Seconds for all of them."""
+BATCH = 20
+"""Files per process."""
+TIMEOUT = 60
+"""Seconds for one process."""
 
 
 class CommandLine:
@@ -27,32 +27,35 @@ class CommandLine:
 
     def __init__(self, folder: Path, engines: str, judge: Judge) -> None:
         self._judge, self._engines = judge, engines
-        self._environment = {**Box(folder / "cli", engines).environment, "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"}
+        self._environment = {
+            **ServerProcess(folder / "cli", engines).environment,
+            "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}",
+        }
         self._data = folder / "cli" / "data"
 
     async def run(self, seed: int, seconds: float) -> None:
-        """What was found before, then as many made files as the time allows."""
+        """Transcribes the corpus, then as many generated files as the time allows."""
         rng, end = random.Random(f"cli:{seed}"), time.monotonic() + seconds
         await self.send([data for _, data in sounds()])
         while time.monotonic() < end:
-            await self.send([media.hostile(rng)[1] for _ in range(TOGETHER)])
+            await self.send([media.hostile(rng)[1] for _ in range(BATCH)])
 
     async def send(self, files: Sequence[bytes]) -> None:
-        """Transcribe them; when the process dies, the file that it was at is a finding, and the rest go on."""
+        """Transcribes the files; a file that kills the process is a finding, and the rest continue."""
         waiting = list(files)
         while waiting:
-            done, ending, told = await self._batch(waiting)
+            done, ending, output = await self._batch(waiting)
             given = [Input("cli", "command line", "file", (data,)) for data in waiting[: done + 1]]
             self._judge.inputs += min(done + 1, len(waiting))
             self._judge.by_interface["command line"] += min(done + 1, len(waiting))
             if done < len(waiting):
                 kind = "hang" if ending is None else f"death {ending}" if ending < 0 else "traceback"
-                self._judge.found(f"{kind} of the command", given[done], told[-2000:])
+                self._judge.found(f"{kind} of the command", given[done], output[-2000:])
                 self._judge.deaths += ending is not None and ending < 0
             waiting = waiting[done + 1 :]
 
     async def _batch(self, files: Sequence[bytes]) -> tuple[int, int | None, str]:
-        """How many were done, how the process ended (None: it hung), and the end of what it wrote."""
+        """The number of finished files, the exit status (None: it hung), and the standard error."""
         with tempfile.TemporaryDirectory() as folder:
             for number, data in enumerate(files):
                 (Path(folder) / f"{number}.wav").write_bytes(data)
@@ -62,18 +65,18 @@ class CommandLine:
                 stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=ROOT, env=self._environment,
             )  # fmt: skip
             try:
-                _, told = await asyncio.wait_for(process.communicate(), PATIENCE)
+                _, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT)
                 ending = process.returncode
             except asyncio.TimeoutError:
                 process.kill()
-                _, told = await process.communicate()
+                _, stderr = await process.communicate()
                 ending = None
             finished = (Path(folder) / "done").read_text().splitlines() if (Path(folder) / "done").exists() else []
-        return len(finished), ending, told.decode(errors="replace")
+        return len(finished), ending, stderr.decode(errors="replace")
 
 
 def _transcribe(folder: Path, count: int, settings: list[str]) -> None:
-    """In the child: one call of the command after another, a line in `done` for each that ended as commands end."""
+    """Runs in the child: calls the command for each file; adds a line to `done` after each normal exit."""
     from chatapi.cli import main
 
     options = [word for each in settings for word in ("--set", each)]

@@ -1,4 +1,4 @@
-"""Clients that cost little: HTTP on a connection that stays, WebSocket, Wyoming and plain bytes."""
+"""Cheap clients: HTTP with keep-alive, WebSocket, Wyoming and raw bytes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fuzz.inputs import Input, wyoming
 
 STALL = 30.0
 """Seconds without a byte after which a client counts as hung."""
-KEPT = 1 << 16
-"""Bytes of an answer that are kept to be judged."""
+MAX_BODY = 1 << 16
+"""Bytes of an answer that are kept for the judge."""
 HANDSHAKE = (
     b"GET /v1/realtime?model=default HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ZnV6emZ1enpmdXp6ZnV6eg==\r\n\r\n"
@@ -23,31 +23,31 @@ HANDSHAKE = (
 
 @dataclass
 class Outcome:
-    """What came of an input."""
+    """The result of sending an input."""
 
     end: str = "none"
-    """whole, cut (it ended in the middle), none (closed without a byte), refused (no connection), hang, left."""
+    """whole, cut (truncated), none (closed without a byte), hang, disconnected (by the client)."""
     status: int = 0
-    """HTTP's; of a WebSocket its handshake's."""
+    """The HTTP status; of a WebSocket, that of the handshake."""
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     close: int = 0
-    """The code with which a WebSocket was closed; 0: it was not."""
+    """The close code of a WebSocket; 0 if it was not closed."""
     seconds: float = 0.0
 
     @property
     def code(self) -> str:
-        """The stable code of an error; empty: there is none."""
+        """The stable code of an error; empty if there is none."""
         found = re.search(rb'"code": ?"([a-z0-9_]+)"', self.body)
         return found[1].decode() if found else ""
 
 
-class Lost(Exception):
+class ConnectionLost(Exception):
     """The connection ended."""
 
 
 class Client:
-    """One of those who send; an input at a time."""
+    """A client that sends one input at a time."""
 
     def __init__(self, port: int, wyoming_port: int, stall: float = STALL) -> None:
         self._stall = stall
@@ -56,9 +56,9 @@ class Client:
         self._writer: asyncio.StreamWriter | None = None
         self.sending: Input | None = None
         self.since = time.monotonic()
-        """When a byte came last."""
+        """When the last byte was received."""
         self._hung = False
-        self._ways: dict[str, Callable[[Input], Awaitable[Outcome]]] = {
+        self._senders: dict[str, Callable[[Input], Awaitable[Outcome]]] = {
             "http": self._http,
             "bytes": self._bytes,
             "websocket": self._websocket,
@@ -66,22 +66,22 @@ class Client:
         }
 
     async def send(self, given: Input) -> Outcome:
-        """What came of it."""
+        """Sends an input; returns the result."""
         self.sending, self.since, self._hung = given, time.monotonic(), False
-        begun = self.since
+        started = self.since
         try:
-            outcome = await self._ways[given.kind](given)
-        except (Lost, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            outcome = await self._senders[given.kind](given)
+        except (ConnectionLost, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             outcome = Outcome("none")
             self.close()
         if self._hung:
             outcome.end = "hang"
-        outcome.seconds = time.monotonic() - begun
+        outcome.seconds = time.monotonic() - started
         self.sending = None
         return outcome
 
     def check(self) -> None:
-        """Give up waiting when nothing came for too long; called from time to time."""
+        """Closes the connection after a stall; called periodically."""
         if self.sending is not None and time.monotonic() - self.since > self._stall:
             self._hung = True
             self.close()
@@ -91,8 +91,8 @@ class Client:
             self._writer.transport.abort()
         self._reader = self._writer = None
 
-    def move(self, port: int, wyoming_port: int) -> None:
-        """The server has been started anew."""
+    def set_ports(self, port: int, wyoming_port: int) -> None:
+        """Sets the ports of a restarted server."""
         self._port, self._wyoming = port, wyoming_port
 
     async def _open(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -115,16 +115,16 @@ class Client:
 
     async def _exchange(self, given: Input) -> Outcome:
         reader, writer = self._streams()
-        # Without waiting: the answer may come before the whole is sent, and is read meanwhile.
+        # Does not drain: the answer may come before everything is sent.
         writer.write(given.frames[0])
         try:
             outcome = await self._head(reader)
-        except (Lost, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        except (ConnectionLost, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             self.close()
             return Outcome("none")
         try:
             await self._body(reader, outcome, given)
-        except (Lost, OSError, asyncio.IncompleteReadError, ValueError):
+        except (ConnectionLost, OSError, asyncio.IncompleteReadError, ValueError):
             outcome.end = "cut"
         if outcome.end != "whole" or outcome.headers.get("connection") == "close":
             self.close()
@@ -132,7 +132,7 @@ class Client:
 
     def _streams(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._reader is None or self._writer is None:
-            raise Lost
+            raise ConnectionLost
         return self._reader, self._writer
 
     async def _head(self, reader: asyncio.StreamReader) -> Outcome:
@@ -140,7 +140,7 @@ class Client:
         self.since = time.monotonic()
         words = head[0].split(" ", 2)
         if len(words) < 2 or not words[1].isdigit():
-            raise Lost
+            raise ConnectionLost
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:-2])}
         return Outcome("cut", int(words[1]), headers)
 
@@ -150,52 +150,52 @@ class Client:
         elif outcome.headers.get("transfer-encoding") == "chunked":
             await self._chunks(reader, outcome, given)
         elif "content-length" in outcome.headers:
-            await self._some(reader, outcome, int(outcome.headers["content-length"]))
+            await self._read_bytes(reader, outcome, int(outcome.headers["content-length"]))
             outcome.end = "whole"
         else:
-            while data := await reader.read(KEPT):
-                self._keep(outcome, data)
+            while data := await reader.read(MAX_BODY):
+                self._record(outcome, data)
             outcome.end = "whole"
 
     async def _chunks(self, reader: asyncio.StreamReader, outcome: Outcome, given: Input) -> None:
-        taken = 0
+        received = 0
         while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
-            await self._some(reader, outcome, size)
+            await self._read_bytes(reader, outcome, size)
             await reader.readexactly(2)
-            taken += size
-            if 0 <= given.take < taken:
-                outcome.end = "left"
+            received += size
+            if 0 <= given.take < received:
+                outcome.end = "disconnected"
                 return
         await reader.readexactly(2)
         outcome.end = "whole"
 
-    async def _some(self, reader: asyncio.StreamReader, outcome: Outcome, size: int) -> None:
+    async def _read_bytes(self, reader: asyncio.StreamReader, outcome: Outcome, size: int) -> None:
         while size > 0:
-            data = await reader.read(min(size, KEPT))
+            data = await reader.read(min(size, MAX_BODY))
             if not data:
-                raise Lost
+                raise ConnectionLost
             size -= len(data)
-            self._keep(outcome, data)
+            self._record(outcome, data)
 
-    def _keep(self, outcome: Outcome, data: bytes) -> None:
+    def _record(self, outcome: Outcome, data: bytes) -> None:
         self.since = time.monotonic()
-        if len(outcome.body) < KEPT:
-            outcome.body += data[: KEPT - len(outcome.body)]
+        if len(outcome.body) < MAX_BODY:
+            outcome.body += data[: MAX_BODY - len(outcome.body)]
 
-    # Anything, on a connection of its own
+    # Raw bytes, on a new connection
 
     async def _bytes(self, given: Input) -> Outcome:
-        """Send it, read what comes for a while, and disconnect."""
+        """Sends the bytes, reads for a while, and disconnects."""
         reader, writer = await self._open(self._port)
         writer.write(given.frames[0])
         outcome = Outcome("none")
         try:
-            async with _limit(0.0 if given.take == 0 else 5.0 if given.whole else 0.25):
+            async with _timeout(0.0 if given.take == 0 else 5.0 if given.whole else 0.25):
                 outcome = await self._head(reader)
                 await self._body(reader, outcome, given)
         except asyncio.TimeoutError:
-            outcome.end = "left"
-        except (Lost, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
+            outcome.end = "disconnected"
+        except (ConnectionLost, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
             outcome.end = "cut" if outcome.status else "none"
         self.close()
         return outcome
@@ -203,7 +203,7 @@ class Client:
     # Realtime
 
     async def _websocket(self, given: Input) -> Outcome:
-        """Send every event, then one whose answer shows that all before it were worked on."""
+        """Sends every event, then one whose answer shows that all events before it were processed."""
         reader, writer = await self._open(self._port)
         writer.write(HANDSHAKE)
         outcome = await self._head(reader)
@@ -221,20 +221,20 @@ class Client:
                 if kind == 8:
                     outcome.end, outcome.close = "whole", int.from_bytes(data[:2], "big") or 1005
                     break
-                self._keep_events(outcome, data)
+                self._record_events(outcome, data)
                 if b'"the-last"' in data:
                     outcome.end = "whole"
                     writer.write(frame(b"\x03\xe8", 8))
                     break
-        except (Lost, OSError, asyncio.IncompleteReadError):
+        except (ConnectionLost, OSError, asyncio.IncompleteReadError):
             outcome.end, outcome.close = "cut", 1006
         self.close()
         return outcome
 
-    def _keep_events(self, outcome: Outcome, data: bytes) -> None:
+    def _record_events(self, outcome: Outcome, data: bytes) -> None:
         self.since = time.monotonic()
         if b'"error"' in data[:60] or b'"response.done"' in data[:60]:
-            self._keep(outcome, data + b"\n")
+            self._record(outcome, data + b"\n")
 
     async def _frame(self, reader: asyncio.StreamReader) -> tuple[int, bytes]:
         first, size = await reader.readexactly(2)
@@ -247,60 +247,60 @@ class Client:
     # Wyoming
 
     async def _wyoming_events(self, given: Input) -> Outcome:
-        """Send every event, then `describe`: its answer, or an error, shows that all before it were worked on."""
+        """Sends every event, then `describe`: its answer, or an error, shows that all events were processed."""
         reader, writer = await self._open(self._wyoming)
         for each in given.frames:
             writer.write(each)
         writer.write(wyoming("describe"))
         outcome = Outcome("none")
         try:
-            async with _limit(2 * self._stall if given.whole else 0.25):
+            async with _timeout(2 * self._stall if given.whole else 0.25):
                 while line := await reader.readline():
-                    self._keep(outcome, line)
+                    self._record(outcome, line)
                     header = json.loads(line)
                     rest = header.get("data_length", 0) + header.get("payload_length", 0)
-                    outcome.body += (await reader.readexactly(rest))[:KEPT] if header["type"] == "error" else b""
+                    outcome.body += (await reader.readexactly(rest))[:MAX_BODY] if header["type"] == "error" else b""
                     if header["type"] != "error":
                         await self._skip(reader, rest)
                     if header["type"] in ("info", "error"):
                         outcome.end = "whole"
                         break
         except asyncio.TimeoutError:
-            outcome.end = "hang" if given.whole else "left"
-        except (Lost, OSError, asyncio.IncompleteReadError, ValueError):
+            outcome.end = "hang" if given.whole else "disconnected"
+        except (ConnectionLost, OSError, asyncio.IncompleteReadError, ValueError):
             outcome.end = "cut"
         self.close()
         return outcome
 
     async def _skip(self, reader: asyncio.StreamReader, size: int) -> None:
         while size > 0:
-            data = await reader.read(min(size, KEPT))
+            data = await reader.read(min(size, MAX_BODY))
             if not data:
-                raise Lost
+                raise ConnectionLost
             size -= len(data)
             self.since = time.monotonic()
 
 
-class _limit:  # noqa: N801 - used as a statement
-    """`asyncio.timeout`, which Python 3.10 has not."""
+class _timeout:  # noqa: N801 - used as a statement
+    """`asyncio.timeout`, which Python 3.10 does not have."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._late = False
+        self._expired = False
 
     async def __aenter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None
 
-        def late() -> None:
-            self._late = True
+        def expire() -> None:
+            self._expired = True
             task.cancel()
 
-        self._handle = asyncio.get_running_loop().call_later(self._seconds, late)
+        self._handle = asyncio.get_running_loop().call_later(self._seconds, expire)
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._handle.cancel()
-        if self._late and kind is asyncio.CancelledError:
+        if self._expired and kind is asyncio.CancelledError:
             raise asyncio.TimeoutError
 
 

@@ -1,4 +1,4 @@
-"""What was found once, sent to every interface that takes such a thing."""
+"""Inputs of earlier findings, sent to every interface that accepts them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from fuzz import documents, media
-from fuzz.inputs import FORM, JSON, Input, as_json, form, kept, request, wyoming
+from fuzz.inputs import FORM, JSON, Input, as_json, form, load_input, request, wyoming
 
 FOLDER = Path(__file__).parent / "corpus"
 MEDIA = {".wav": "audio/wav", ".webm": "audio/webm", ".mp4": "audio/mp4", ".flac": "audio/flac", ".ogg": "audio/ogg"}
 
 
 def corpus() -> list[Input]:
-    """All of it."""
-    return [*_media(), *_texts(), *_schemas(), *_events(), *(kept(path) for path in sorted(FOLDER.glob("*.json")))]
+    """All inputs of the corpus."""
+    return [
+        *_media(),
+        *_texts(),
+        *_schemas(),
+        *_events(),
+        *(load_input(path) for path in sorted(FOLDER.glob("*.json"))),
+    ]
 
 
 def sounds() -> Iterator[tuple[str, bytes]]:
-    """Media files by name: those of the folder, and those that are made here."""
+    """Media files by name: those of the folder, and generated ones."""
     for path in sorted(FOLDER.iterdir()):
         if path.suffix in MEDIA:
             yield path.name, path.read_bytes()
@@ -44,7 +50,7 @@ def _media() -> Iterator[Input]:
 
 
 def dotted() -> Iterator[str]:
-    """Texts for a voice, one a line: a part and how often it is repeated."""
+    """Texts for a voice: each line has a count and the part that is repeated."""
     for line in (FOLDER / "dotted.txt").read_text().splitlines():
         times, _, part = line.partition(" ")
         yield part.replace("\\s", " ") * int(times)
@@ -63,12 +69,12 @@ def _schemas() -> Iterator[Input]:
     for keyword in ("anyOf", "oneOf", "allOf", "properties"):
         schema: Any = documents.doubling(40, keyword)
         name = f"{keyword} doubling 40"
-        asked = {"messages": [{"role": "user", "content": "Hello."}], "max_tokens": 8}
-        held = {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}}
+        question = {"messages": [{"role": "user", "content": "Hello."}], "max_tokens": 8}
+        format_ = {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}}
         tool = {"type": "function", "function": {"name": "look", "parameters": schema}}
         called = {"tools": [tool], "tool_choice": "required"}
-        for more in (held, called):
-            yield _http("chat schema", name, "/v1/chat/completions", as_json({**asked, **more}), JSON)
+        for more in (format_, called):
+            yield _http("chat schema", name, "/v1/chat/completions", as_json({**question, **more}), JSON)
 
 
 def _events() -> Iterator[Input]:

@@ -1,4 +1,4 @@
-"""JSON that is almost right: documents with one value changed, and JSON schemas that grow when they are expanded."""
+"""JSON that is almost valid: documents with one value changed, and JSON schemas that grow when expanded."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ SCHEMAS = st.recursive(
     _objects,
     max_leaves=10,
 )  # fmt: skip
-"""JSON schemas, good and bad."""
+"""JSON schemas, valid and invalid."""
 
 
 def doubling(depth: int = 40, keyword: str = "anyOf", branches: int = 2) -> dict[str, Any]:
-    """A schema of `depth` steps that is branches ** depth when expanded."""
+    """A schema of `depth` levels with branches ** depth values when expanded."""
     steps: dict[str, Any] = {}
     for at in range(depth):
         inner = [{"$ref": f"#/$defs/s{at + 1}"} for _ in range(branches)]
@@ -76,23 +76,23 @@ def nested(depth: int) -> Any:
     return value
 
 
-def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     found = [path] if path else []
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, each in inner:
         if len(found) < 200:
-            found += _places(each, (*path, name))
+            found += _paths(each, (*path, name))
     return found
 
 
 def changed(rng: random.Random, document: Any, pool: tuple[Any, ...] = HOSTILE) -> Any:
-    """With one or two values replaced, removed, renamed or repeated."""
+    """A copy with one or two values replaced, removed, renamed or repeated."""
     document = copy.deepcopy(document)
     for _ in range(rng.choice((1, 1, 2))):
-        places = _places(document)
-        if not places:
+        paths = _paths(document)
+        if not paths:
             break
-        *outer, last = rng.choice(places)
+        *outer, last = rng.choice(paths)
         inside = document
         for step in outer:
             inside = inside[step]
@@ -112,8 +112,8 @@ def _change(rng: random.Random, inside: Any, last: Any, pool: tuple[Any, ...]) -
         inside.extend([inside[last]] * rng.choice((1, 10, 150)))
 
 
-def written(rng: random.Random, document: Any) -> bytes:
-    """JSON, sometimes with something wrong in the bytes."""
+def encode_json(rng: random.Random, document: Any) -> bytes:
+    """Encodes JSON, sometimes with corrupted bytes."""
     data = bytearray(json.dumps(document).encode())
     roll = rng.random()
     if roll < 0.9 or len(data) < 2:

@@ -1,4 +1,4 @@
-"""One input for the server, as bytes that can be sent again, and kept in a file."""
+"""Inputs for the server as bytes, which can be saved and replayed."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ BOUNDARY = "ffuzzboundaryf"
 
 @dataclass(frozen=True)
 class Input:
-    """What is sent on one connection, or given to the command line."""
+    """The bytes sent on one connection, or a file for the command line."""
 
     kind: Kind
     interface: str
-    """Which of the interfaces it is for, in the words of the summary."""
+    """The name of its interface in the summary."""
     name: str
-    """How it was made."""
+    """How it was generated."""
     frames: tuple[bytes, ...] = field(repr=False)
     """http: one whole request; bytes: anything, sent on a new connection; websocket and wyoming: one event each;
     cli: the file."""
     whole: bool = True
-    """Whether it is well formed as a message, so that an answer with a code is due."""
+    """Whether it is a well-formed message, whose answer must have a code."""
     take: int = -1
-    """Bytes of the answer after which the client disconnects; -1: it takes all."""
+    """Bytes of the answer after which the client disconnects; -1: never."""
 
     @property
     def count(self) -> int:
-        """Inputs in it: each event of a session is one."""
+        """Number of inputs: each event of a session counts."""
         return len(self.frames) if self.kind in ("websocket", "wyoming") else 1
 
-    def keep(self, path: Path, **more: Any) -> None:
-        """Write it into a file."""
+    def save(self, path: Path, **more: Any) -> None:
+        """Saves it to a file."""
         frames = [base64.b64encode(each).decode() for each in self.frames]
         path.write_text(json.dumps({**asdict(self), "frames": frames, **more}, indent=1))
 
 
-def kept(path: Path) -> Input:
-    """The input of a file that `keep` wrote."""
+def load_input(path: Path) -> Input:
+    """Loads an input that `save` wrote."""
     document = json.loads(path.read_text())
     known = {name: document[name] for name in ("kind", "interface", "name", "whole", "take")}
     return Input(**known, frames=tuple(base64.b64decode(each) for each in document["frames"]))
 
 
 def request(method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> bytes:
-    """A whole HTTP request. Characters beyond Latin-1 in the path go as UTF-8."""
+    """A complete HTTP request. The path is encoded as UTF-8."""
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1"]
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     if body is not None:
@@ -76,7 +76,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 def as_json(value: Any) -> bytes:
-    """JSON as clients send it: what UTF-8 cannot hold goes as an escape."""
+    """JSON as clients send it: characters that UTF-8 cannot encode are escaped."""
     try:
         return json.dumps(value).encode()
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Inputs for every interface, each made from the seed and its number alone."""
+"""Inputs for every interface, generated from the seed and a number."""
 
 from __future__ import annotations
 
@@ -81,25 +81,25 @@ FIELDS = {
 }  # fmt: skip
 
 
-class Makers:
-    """Makes input number n of a run."""
+class InputGenerator:
+    """Generates input number n of a run."""
 
     def __init__(self, seed: int, pools: Pools) -> None:
         self._seed, self._pools = seed, pools
         self.conversations: list[str] = []
-        """Ids of conversations that have begun, to go on with."""
+        """Ids of conversations to continue."""
         self.blocked: set[str] = set()
-        """Interfaces that are left out, because their findings are known."""
+        """Interfaces to skip, because their findings are known."""
         self._weights: Sequence[tuple[int, Callable[[random.Random], Input]]] = (
             (12, self.completion), (6, self.completion_form), (8, self.completion_audio), (4, self.conversation),
             (12, self.chat), (6, self.chat_schema), (4, self.chat_audio), (8, self.transcription), (8, self.speech),
-            (5, self.listed), (5, self.page), (12, self.operation), (6, self.raw), (4, self.leaving),
+            (5, self.models_and_voices), (5, self.page), (12, self.operation), (6, self.raw), (4, self.disconnecting),
             (2, self.live), (4, self.wyoming), (3, self.wyoming_broken),
         )  # fmt: skip
         self._pool = [make for weight, make in self._weights for _ in range(weight)]
 
     def make(self, number: int) -> Input:
-        """The same for the same number, but for the ids of conversations."""
+        """The same input for the same number, except for the ids of conversations."""
         rng = random.Random(f"{self._seed}:{number}")
         for _ in range(50):
             made = rng.choice(self._pool)(rng)
@@ -112,7 +112,7 @@ class Makers:
 
     def _document(self, rng: random.Random, document: dict[str, Any]) -> bytes:
         pool = documents.HOSTILE if rng.random() < 0.5 else self._pools.values
-        return documents.written(rng, documents.changed(rng, document, pool))
+        return documents.encode_json(rng, documents.changed(rng, document, pool))
 
     def completion(self, rng: random.Random) -> Input:
         document = dict(COMPLETION)
@@ -152,7 +152,7 @@ class Makers:
     def conversation(self, rng: random.Random) -> Input:
         known = rng.choice(self.conversations[-50:]) if self.conversations else "c0ffee"
         name = rng.choice((known, known, "x" * 200, "%00", "..", "%ff", "é", known.upper()))
-        return _listed(rng, "conversations", rng.choice(("GET", "GET", "DELETE")), f"/conversations/{name}")
+        return _get(rng, "conversations", rng.choice(("GET", "GET", "DELETE")), f"/conversations/{name}")
 
     def chat(self, rng: random.Random) -> Input:
         document = {
@@ -215,18 +215,18 @@ class Makers:
         body = self._document(rng, document) if rng.random() < 0.4 else as_json(document)
         return Input("http", "speech", "document", (request("POST", "/v1/audio/speech", body, JSON),), take=_take(rng))
 
-    def listed(self, rng: random.Random) -> Input:
+    def models_and_voices(self, rng: random.Random) -> Input:
         path = rng.choice(("/v1/models", "/v1/models/default", "/v1/models/x", "/v1/audio/voices", "/models", "/ready"))
-        return _listed(rng, "models and voices", rng.choice(METHODS[:6]), path)
+        return _get(rng, "models and voices", rng.choice(METHODS[:6]), path)
 
     def page(self, rng: random.Random) -> Input:
-        return _listed(rng, "page and paths", rng.choice(METHODS), rng.choice(PATHS))
+        return _get(rng, "page and paths", rng.choice(METHODS), rng.choice(PATHS))
 
     def operation(self, rng: random.Random) -> Input:
         return rng.choice(self._pools.operations)
 
     def raw(self, rng: random.Random) -> Input:
-        """A head with something wrong in it."""
+        """A request with a malformed head."""
         good = request("POST", "/completion", as_json({"prompt": "a", **SMALL}), JSON)
         data = bytearray(good)
         roll = rng.random()
@@ -242,8 +242,8 @@ class Makers:
             data = bytearray(rng.randbytes(rng.choice((1, 100, 70_000))))
         return Input("bytes", "raw HTTP", "head", (bytes(data),), whole=False)
 
-    def leaving(self, rng: random.Random) -> Input:
-        """A client that disconnects in the middle of what it sends, or before anything is answered."""
+    def disconnecting(self, rng: random.Random) -> Input:
+        """A client that disconnects while it sends, or before the answer."""
         made = rng.choice((self.completion, self.completion_audio, self.transcription, self.chat))(rng)
         data = made.frames[0]
         end = data.find(b"\r\n\r\n") + 4
@@ -260,14 +260,14 @@ class Makers:
         return wyoming_bytes(rng, self._text)
 
 
-def _listed(rng: random.Random, interface: str, method: str, path: str) -> Input:
-    """A request without a body; one that is no HTTP has no code to expect."""
+def _get(rng: random.Random, interface: str, method: str, path: str) -> Input:
+    """A request without a body; one that is not valid HTTP need not have a code."""
     sent = request(method, path, None, rng.choice(HEADERS))
     return Input("http", interface, f"{method} {path[:40]}", (sent,), whole=path.isascii() and method.isupper())
 
 
 def _take(rng: random.Random) -> int:
-    """Now and then a client leaves before an answer that streams is over."""
+    """A client sometimes disconnects during a streamed answer."""
     return rng.choice((0, 500)) if rng.random() < 0.05 else -1
 
 
@@ -296,7 +296,7 @@ UPGRADES = (
 
 
 def conversation_of(body: bytes) -> str:
-    """The id in a reply of `/completion`; empty: there is none."""
+    """The conversation id in a reply of `/completion`; empty if there is none."""
     try:
         found = json.loads(body)
     except ValueError:

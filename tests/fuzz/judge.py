@@ -1,4 +1,4 @@
-"""What counts as a fault of the server, and where the faults of a run are kept."""
+"""Faults of the server: what counts as one, and the findings of a run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fuzz.client import Outcome
 from fuzz.inputs import Input
 
 ALLOWED = (501, 503, 507)
-"""Of the statuses from 500 on, those that a server may answer with, with a code."""
-OURS = frozenset(("internal_error", "engine_failed", "engine_gone", "engine_stuck", "error"))
-"""Codes in a session's error events that no client may cause."""
+"""Statuses from 500 on that a server may return, with a code."""
+SERVER_ERRORS = frozenset(("internal_error", "engine_failed", "engine_gone", "engine_stuck", "error"))
+"""Codes of error events that no client may cause."""
 WITHOUT_CODE = frozenset(("HEAD", "TRACE"))
-MOST_KEPT = 3
-"""Inputs kept of findings of one kind."""
-MOST_FINDINGS = 12
-"""Findings of one interface that end the server or hang, after which the rest of the run goes without it."""
+MAX_SAVED = 3
+"""Inputs saved per kind of finding."""
+MAX_FINDINGS = 12
+"""Crashes and hangs of one interface after which the rest of the run skips it."""
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Finding:
 
 
 class Judge:
-    """Counts outcomes, and keeps the inputs that found something."""
+    """Counts outcomes, and saves the inputs of findings."""
 
     def __init__(self, folder: Path, engines: str) -> None:
         self.folder, self.engines = folder, engines
@@ -45,7 +45,7 @@ class Judge:
         self.slowest = (0.0, "")
 
     def judge(self, given: Input, outcome: Outcome) -> str:
-        """Count it. Returns the signature of the fault; empty: there is none."""
+        """Counts an outcome; returns the signature of its fault, empty if there is none."""
         self.inputs += given.count
         self.connections += 1
         self.by_interface[given.interface] += given.count
@@ -59,24 +59,24 @@ class Judge:
         return fault
 
     def found(self, signature: str, given: Input | None, detail: str) -> Finding:
-        """One more of a finding."""
+        """Adds a finding."""
         interface = given.interface if given is not None else ""
-        # The log does not say which input an entry belongs to, so that it is one finding for all of them.
+        # The log does not name the input of an entry, so entries without one share a finding.
         key = f"{signature} [{interface}]" if interface else signature
         finding = self.findings.setdefault(key, Finding(signature, interface, detail))
         finding.count += 1
-        if given is not None and len(finding.files) < MOST_KEPT:
+        if given is not None and len(finding.files) < MAX_SAVED:
             self.folder.mkdir(parents=True, exist_ok=True)
             digest = hashlib.sha256(b"".join(given.frames)).hexdigest()[:10]
             path = self.folder / f"{_slug(key)}-{digest}.json"
-            given.keep(path, engines=self.engines, found=signature, detail=detail)
+            given.save(path, engines=self.engines, found=signature, detail=detail)
             finding.files.append(path)
         return finding
 
     def exhausted(self, interface: str) -> bool:
-        """Whether enough is known to be wrong with an interface that more would only cost time."""
+        """Whether an interface has so many grave findings that more would only cost time."""
         grave = [each for each in self.findings.values() if each.interface == interface and _grave(each.signature)]
-        return sum(each.count for each in grave) >= MOST_FINDINGS
+        return sum(each.count for each in grave) >= MAX_FINDINGS
 
 
 def _grave(signature: str) -> bool:
@@ -88,7 +88,7 @@ def _slug(text: str) -> str:
 
 
 def fault_of(given: Input, outcome: Outcome) -> str:
-    """What is wrong with an outcome; empty: nothing."""
+    """The fault of an outcome; empty if there is none."""
     if outcome.end == "hang":
         return "hang"
     if given.kind == "wyoming":
@@ -103,7 +103,7 @@ def fault_of(given: Input, outcome: Outcome) -> str:
 
 
 def _answer(given: Input, outcome: Outcome) -> str:
-    """Of a whole HTTP request."""
+    """The fault of the answer to a complete HTTP request."""
     method = given.frames[0].split(b" ", 1)[0].decode("latin-1")
     if outcome.end == "none" and given.whole:
         return "no answer"
@@ -117,11 +117,11 @@ def _answer(given: Input, outcome: Outcome) -> str:
 
 
 def _session(given: Input, outcome: Outcome) -> str:
-    """Of a WebSocket or a Wyoming connection."""
+    """The fault of a WebSocket or a Wyoming connection."""
     codes = re.findall(rb'"code": ?"([a-z0-9_]+)"', outcome.body)
-    ours = sorted({code.decode() for code in codes} & OURS)
-    if ours:
-        return f"error {', '.join(ours)}"
+    errors = sorted({code.decode() for code in codes} & SERVER_ERRORS)
+    if errors:
+        return f"error {', '.join(errors)}"
     if outcome.close in (1006, 1011) or (given.kind == "wyoming" and given.whole and outcome.end in ("cut", "none")):
         return f"session ended ({outcome.close or 'closed without an error event'})"
     return ""

@@ -1,4 +1,4 @@
-"""Audio files of every container, and what can be wrong with the bytes of one."""
+"""Audio files of every container, and mutations of their bytes."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ TABLES = (
     b"fmt ", b"RIFF", b"fact", b"LIST", b"OggS", b"OpusHead", b"fLaC", b"\x1a\x45\xdf\xa3", b"\x16\x54\xae\x6b",
     b"A_OPUS", b"ID3", b"Xing", b"Info",
 )  # fmt: skip
-"""Marks behind which containers keep counts, sizes and codecs."""
+"""Marks that precede the counts, sizes and codecs of containers."""
 HOSTILE = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 50_000_000)
 
 
 def tone(seconds: float, hertz: float = 220.0, silence: float = 0.1) -> np.ndarray:
-    """What the fake engines take for speech."""
+    """A tone, which the fake engines detect as speech."""
     times = np.arange(int(seconds * RATE)) / RATE
     quiet = np.zeros(int(silence * RATE), np.float32)
     return np.concatenate([quiet, (0.3 * np.sin(2 * np.pi * hertz * times)).astype(np.float32), quiet])
@@ -48,7 +48,7 @@ def encoded(container: str, samples: np.ndarray) -> bytes:
     form, codec, options = CONTAINERS[container]
     file = io.BytesIO()
     with av.open(file, "w", format=form, options=options) as out:
-        # FFmpeg's own encoder of Vorbis knows stereo only, and counts as an experiment.
+        # FFmpeg's encoder of Vorbis supports only stereo, and is experimental.
         layout, more = ("stereo", {"strict": "experimental"}) if codec == "vorbis" else ("mono", {})
         stream = out.add_stream(codec, rate=48_000 if codec == "libopus" else RATE, layout=layout, options=more)
         frame = av.AudioFrame.from_ndarray(samples[np.newaxis].astype(np.float32), format="flt", layout="mono")
@@ -62,7 +62,7 @@ def encoded(container: str, samples: np.ndarray) -> bytes:
 
 
 def decoded_seconds(data: bytes) -> float:
-    """How long FFmpeg finds it."""
+    """The duration according to FFmpeg."""
     with av.open(io.BytesIO(data)) as file:
         return sum(frame.samples / frame.sample_rate for frame in file.decode(audio=0))
 
@@ -93,7 +93,7 @@ def _full(name: bytes, *parts: bytes) -> bytes:
 
 
 def bomb(samples: int = 50_000_000, tracks: int = 1, tables: str = "stsz") -> bytes:
-    """An MP4 of some hundred bytes whose tables state so many samples. `tables` is what states them: stsz or stsc."""
+    """A small MP4 whose table (stsz or stsc) declares so many samples."""
     head = _box(b"ftyp", b"isom", struct.pack(">I", 512), b"isom")
     sound = _box(b"mdat", bytes(64))
     track = _track(samples, len(head) + 8, tables)
@@ -187,11 +187,11 @@ MUTATIONS: tuple[Callable[[random.Random, bytearray], None], ...] = (
 
 
 SHORTEST = 64
-"""Bytes below which nothing is changed any more."""
+"""Bytes of the smallest data that is mutated."""
 
 
 def change(rng: random.Random, data: bytearray) -> str:
-    """Make one thing wrong with the bytes; what, in a word."""
+    """Mutates the bytes once; returns the name of the mutation."""
     if len(data) < SHORTEST:
         return "short"
     chosen = rng.choice(MUTATIONS)
@@ -200,7 +200,7 @@ def change(rng: random.Random, data: bytearray) -> str:
 
 
 def mutated(rng: random.Random) -> tuple[str, bytes]:
-    """A file with something wrong, and how it was made."""
+    """A mutated file, and the names of its mutations."""
     container = rng.choice(list(files()))
     data = bytearray(files()[container])
     names = [change(rng, data) for _ in range(rng.choice((1, 1, 2, 3)))]
@@ -208,7 +208,7 @@ def mutated(rng: random.Random) -> tuple[str, bytes]:
 
 
 def hostile(rng: random.Random) -> tuple[str, bytes]:
-    """Mostly mutated files; sometimes a good one, one that states too much, or none at all."""
+    """Mostly mutated files; sometimes a good file, one that declares too many samples, or noise."""
     roll = rng.random()
     if roll < 0.8:
         return mutated(rng)

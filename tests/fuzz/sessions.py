@@ -1,4 +1,4 @@
-"""Sessions of many events: the Realtime API's and Wyoming's, with something wrong in some of them."""
+"""Sessions of many events of the Realtime API and of Wyoming, some of them invalid."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ BROKEN = (
 
 
 def realtime(rng: random.Random, pool: Sequence[Any], text: Text) -> Input:
-    """Some twelve events on one connection."""
+    """About twelve events on one connection."""
     frames = [_realtime_event(rng, pool, text) for _ in range(rng.choice((4, 12, 20)))]
     if rng.random() < 0.05:
         # A text frame that is not UTF-8 ends the connection.
@@ -118,7 +118,7 @@ def _wyoming_script(rng: random.Random, text: Text) -> list[tuple[str, dict[str,
 
 
 def wyoming_events(rng: random.Random, pool: Sequence[Any], text: Text) -> Input:
-    """Well-formed events with values that may be wrong."""
+    """Well-formed events with possibly invalid values."""
     frames = []
     for kind, data, payload in _wyoming_script(rng, text):
         if rng.random() < 0.3:
@@ -128,7 +128,7 @@ def wyoming_events(rng: random.Random, pool: Sequence[Any], text: Text) -> Input
 
 
 def wyoming_bytes(rng: random.Random, text: Text) -> Input:
-    """Events whose framing is wrong."""
+    """Events with invalid framing."""
     data = bytearray(b"".join(wyoming(*each) for each in _wyoming_script(rng, text)))
     roll = rng.random()
     if roll < 0.6:

@@ -1,4 +1,4 @@
-"""The fuzzer, for a bounded time and with a fixed seed; hours of it by hand: `./run.sh fuzz --minutes N`."""
+"""The fuzzer, for a short time with a fixed seed; for longer, run `./run.sh fuzz --minutes N`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pytest
 
 from conftest import MODELS
 from fuzz import documents, media
-from fuzz.box import Box, troubles
 from fuzz.cli_files import CommandLine
 from fuzz.client import Outcome
 from fuzz.corpus import corpus
-from fuzz.crowd import Crowd
-from fuzz.driver import Campaign, judge_span
-from fuzz.inputs import Input, kept, request
-from fuzz.interfaces import Makers
+from fuzz.driver import Campaign, judge_usage_change
+from fuzz.inputs import Input, load_input, request
+from fuzz.interfaces import InputGenerator
 from fuzz.judge import Judge, fault_of
+from fuzz.many_clients import ManyClients
 from fuzz.pools import Pools
+from fuzz.server_process import ServerProcess, log_errors
 from fuzz.summary import summary
 
 SEED = 13
@@ -28,15 +28,15 @@ NO_POOLS = Pools(("a",), (1,), ({},), (Input("http", "OpenAPI", "", (request("GE
 QUESTION = Input("http", "chat", "", (request("POST", "/v1/chat/completions", b"{}"),))
 
 
-def fuzzed(folder: Path, engines: str, inputs: int, seconds: float, *more: str, files: float = 4) -> Judge:
-    """A run over the corpus, then over so many made inputs, then of the command line for so many seconds."""
+def run_fuzzer(folder: Path, engines: str, inputs: int, seconds: float, *more: str, files: float = 4) -> Judge:
+    """Fuzzes with the corpus, then with generated inputs, then the command line for `files` seconds."""
     judge = Judge(folder / "findings", engines)
-    campaign = Campaign(Box(folder, engines, *more), judge, SEED, pool=8)
+    campaign = Campaign(ServerProcess(folder, engines, *more), judge, SEED, pool=8)
 
     async def run() -> None:
         await campaign.run(inputs, seconds, corpus())
-        # The warm-up is short here, so that the bound on memory is wider than that of a long run.
-        judge_span(judge, campaign.span, 0.3)
+        # After this short warm-up memory may grow more than in a long run.
+        judge_usage_change(judge, campaign.usage_change, 0.3)
         if files:
             await CommandLine(folder, engines, judge).run(SEED, files)
 
@@ -47,7 +47,7 @@ def fuzzed(folder: Path, engines: str, inputs: int, seconds: float, *more: str, 
 
 @pytest.mark.alone
 def test_hostile_inputs_to_fake_engines_find_nothing(tmp_path: Path) -> None:
-    judge = fuzzed(tmp_path, "fake", 3000, 40)
+    judge = run_fuzzer(tmp_path, "fake", 3000, 40)
     assert list(judge.findings) == []
     assert judge.deaths == 0
     assert judge.inputs > len(corpus())
@@ -58,66 +58,66 @@ def test_hostile_inputs_to_fake_engines_find_nothing(tmp_path: Path) -> None:
 def test_hostile_inputs_to_real_engines_find_nothing(tmp_path: Path) -> None:
     if not (MODELS / "models").is_dir():
         pytest.skip("the models are not here: chatapi models fetch")
-    judge = fuzzed(tmp_path, "real", 200, 40, files=0)
+    judge = run_fuzzer(tmp_path, "real", 200, 40, files=0)
     assert list(judge.findings) == []
     assert judge.deaths == 0
     assert judge.inputs > len(corpus())
 
 
 @pytest.mark.alone
-def test_thousand_clients_at_once_are_answered_or_refused_with_retry_after(tmp_path: Path) -> None:
-    box = Box(tmp_path, "fake", "fake.delay=0.05")
-    crowd = Crowd(box, 1000)
+def test_thousand_clients_at_once_are_answered_or_rejected_with_retry_after(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path, "fake", "fake.delay=0.05")
+    many = ManyClients(server, 1000)
 
     async def run() -> None:
-        await box.start()
-        await crowd.run()
-        await box.stop()
+        await server.start()
+        await many.run()
+        await server.stop()
 
     asyncio.run(run())
-    assert not crowd.faults, crowd.table()
-    assert crowd.outcomes["200"] > 0
+    assert not many.faults, many.table()
+    assert many.outcomes["200"] > 0
 
 
-def test_failing_engine_is_a_finding_that_can_be_sent_again(tmp_path: Path) -> None:
-    """The fuzzer itself can fail: the language model of this server raises."""
+def test_failing_engine_is_a_finding_that_can_be_replayed(tmp_path: Path) -> None:
+    """Tests the fuzzer itself: the language model of this server raises."""
     judge = Judge(tmp_path / "findings", "fake")
-    campaign = Campaign(Box(tmp_path, "fake", "fake.fault=raise"), judge, SEED)
-    asked = Input(
+    campaign = Campaign(ServerProcess(tmp_path, "fake", "fake.fault=raise"), judge, SEED)
+    given = Input(
         "http",
         "chat",
         "text",
         (request("POST", "/completion", b'{"prompt": "one two"}', {"Content-Type": "application/json"}),),
     )
-    asyncio.run(campaign.run(0, 20, [asked]))
+    asyncio.run(campaign.run(0, 20, [given]))
     finding = judge.findings["status 500 engine_failed [chat]"]
-    assert kept(finding.files[0]) == asked
+    assert load_input(finding.files[0]) == given
 
 
-def test_input_that_ends_the_process_is_found_among_others(tmp_path: Path) -> None:
-    """A server that stops itself when it is asked to: the campaign starts it anew and names the input."""
-    box = Fragile(tmp_path)
+def test_input_that_kills_the_server_is_identified(tmp_path: Path) -> None:
+    """The server kills itself at one request: the campaign restarts it and names the input."""
+    server = CrashingServer(tmp_path)
     judge = Judge(tmp_path / "findings", "fake")
-    campaign = Campaign(box, judge, SEED)
+    campaign = Campaign(server, judge, SEED)
     harmless = [Input("http", "page", str(n), (request("GET", f"/models?{n}"),)) for n in range(8)]
     deadly = Input("http", "page", "deadly", (request("GET", "/ready?die"),))
     asyncio.run(campaign.run(0, 60, [*harmless[:4], deadly, *harmless[4:]]))
     assert judge.deaths == 1
-    assert [kept(path) for path in judge.findings["death SIGKILL [page]"].files] == [deadly]
+    assert [load_input(path) for path in judge.findings["death SIGKILL [page]"].files] == [deadly]
 
 
-def test_memory_is_read_with_a_decoder_that_waits_also_after_a_file_that_ended_it(tmp_path: Path) -> None:
+def test_memory_is_measured_with_an_idle_decoder_even_after_a_decoder_crash(tmp_path: Path) -> None:
     judge = Judge(tmp_path / "findings", "fake")
-    campaign = Campaign(Box(tmp_path, "fake"), judge, SEED, pool=2)
+    campaign = Campaign(ServerProcess(tmp_path, "fake"), judge, SEED, pool=2)
     deadly = [each for each in corpus() if each.interface == "transcriptions" and "bomb-stsz" in each.name]
     asyncio.run(campaign.run(1, 60, deadly))
-    assert campaign.span is not None
-    assert campaign.span.before.processes == campaign.span.after.processes == 3
-    assert 0 < campaign.span.after.own < campaign.span.after.pss
+    assert campaign.usage_change is not None
+    assert campaign.usage_change.before.processes == campaign.usage_change.after.processes == 3
+    assert 0 < campaign.usage_change.after.anonymous < campaign.usage_change.after.pss
 
 
-class Fragile(Box):
-    """Its process is killed as soon as somebody asks for a path that ends in `die`."""
+class CrashingServer(ServerProcess):
+    """A server that kills its process at a request with the query `die`."""
 
     @property
     def command(self) -> list[str]:
@@ -137,14 +137,14 @@ class Fragile(Box):
 
 
 def test_same_seed_makes_the_same_inputs() -> None:
-    one, other = Makers(SEED, NO_POOLS), Makers(SEED, NO_POOLS)
-    assert [one.make(n) for n in range(300)] == [other.make(n) for n in range(300)]
-    assert [one.make(n) for n in range(300)] != [Makers(SEED + 1, NO_POOLS).make(n) for n in range(300)]
+    first, second = InputGenerator(SEED, NO_POOLS), InputGenerator(SEED, NO_POOLS)
+    assert [first.make(n) for n in range(300)] == [second.make(n) for n in range(300)]
+    assert [first.make(n) for n in range(300)] != [InputGenerator(SEED + 1, NO_POOLS).make(n) for n in range(300)]
 
 
 def test_every_interface_is_among_the_inputs() -> None:
-    makers = Makers(SEED, NO_POOLS)
-    assert {makers.make(n).interface for n in range(3000)} == {
+    generator = InputGenerator(SEED, NO_POOLS)
+    assert {generator.make(n).interface for n in range(3000)} == {
         "completion JSON", "completion stream", "completion form", "completion audio", "conversations", "chat",
         "chat schema",
         "chat audio", "transcriptions", "translations", "speech", "models and voices", "page and paths", "OpenAPI",
@@ -153,20 +153,20 @@ def test_every_interface_is_among_the_inputs() -> None:
     }  # fmt: skip
 
 
-def test_kept_input_is_read_back_as_it_was(tmp_path: Path) -> None:
-    makers = Makers(SEED, NO_POOLS)
+def test_saved_input_is_loaded_unchanged(tmp_path: Path) -> None:
+    generator = InputGenerator(SEED, NO_POOLS)
     for number in range(50):
-        given = makers.make(number)
-        given.keep(tmp_path / "input.json", found="x")
-        assert kept(tmp_path / "input.json") == given
+        given = generator.make(number)
+        given.save(tmp_path / "input.json", found="x")
+        assert load_input(tmp_path / "input.json") == given
 
 
 @pytest.mark.parametrize("container", media.CONTAINERS)
-def test_good_file_of_each_container_is_made(container: str) -> None:
+def test_good_file_of_each_container_is_generated(container: str) -> None:
     assert media.decoded_seconds(media.files()[container]) == pytest.approx(0.5, abs=0.15)
 
 
-def test_bomb_is_small_and_states_fifty_million_samples() -> None:
+def test_bomb_is_small_and_declares_fifty_million_samples() -> None:
     assert len(media.bomb(50_000_000)) < 700
     assert (50_000_000).to_bytes(4, "big") in media.bomb(50_000_000)
 
@@ -177,7 +177,7 @@ def test_mutations_change_files() -> None:
     assert sum(media.mutated(rng)[1] in good for _ in range(500)) < 50
 
 
-def test_doubling_schema_is_small_and_its_steps_are_forty() -> None:
+def test_doubling_schema_is_small_and_has_forty_levels() -> None:
     assert len(json.dumps(documents.doubling(40))) < 4000
     assert len(documents.doubling(40)["$defs"]) == 41
 
@@ -203,7 +203,7 @@ def test_outcome_is_judged(outcome: Outcome, fault: str) -> None:
     assert fault_of(QUESTION, outcome) == fault
 
 
-def test_tracebacks_in_a_log_are_told_apart_by_place_and_error() -> None:
+def test_tracebacks_are_distinguished_by_location_and_error() -> None:
     exception = 'Traceback (most recent call last):\n  File "/x/chatapi/audio/mel.py", line 5, in decode\nValueError: 5'
     lines = [
         json.dumps({"level": "info", "message": "fine"}),
@@ -212,7 +212,7 @@ def test_tracebacks_in_a_log_are_told_apart_by_place_and_error() -> None:
         '  File "/x/chatapi/runtime/admission.py", line 7, in enter',
         "KeyError: 3",
     ]
-    assert [each.signature for each in troubles(lines)] == [
+    assert [each.signature for each in log_errors(lines)] == [
         "traceback: unexpected error: chatapi/audio/mel.py:decode: ValueError",
         "traceback: chatapi/runtime/admission.py:enter: KeyError",
     ]

@@ -1,4 +1,4 @@
-"""Kills in the middle of writing traffic, a few of them; 100, and hours of traffic, by hand: `./run.sh soak`."""
+"""A few kills during writes; for 100 kills, or hours of traffic, run `./run.sh soak`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from soak.curve import Curve, Sample
-from soak.kills import make
+from soak.kills import kill_test
 from soak.live import Question, decisions
 from soak.traffic import voices
 
@@ -18,25 +18,25 @@ SEED = 13
 
 
 @pytest.mark.alone
-def test_killed_server_has_lost_nothing_it_acknowledged(tmp_path: Path) -> None:
-    test = make(tmp_path, SEED)
+def test_killed_server_keeps_everything_it_acknowledged(tmp_path: Path) -> None:
+    test = kill_test(tmp_path, SEED)
     asyncio.run(test.run(5))
     assert test.faults == [], test.table()
     assert test.counts["kills"] == 5
-    assert min(test.counts[name] for name in ("begun", "continued", "deleted", "keys added")) > 0
+    assert min(test.counts[name] for name in ("started", "continued", "deleted", "keys added")) > 0
 
 
 def test_lost_conversation_is_a_fault(tmp_path: Path) -> None:
-    """The kill test itself can fail: what was acknowledged is removed behind the server's back."""
-    test = make(tmp_path, SEED)
+    """Tests the kill test itself: an acknowledged conversation is deleted from the database."""
+    test = kill_test(tmp_path, SEED)
     asyncio.run(test.run(1))
     assert test.faults == []
-    _emptied(tmp_path / "data" / "history.sqlite3")
+    _delete_all_rows(tmp_path / "data" / "history.sqlite3")
     asyncio.run(test.run(0))
     assert any("is gone" in fault for fault in test.faults)
 
 
-def _emptied(file: Path) -> None:
+def _delete_all_rows(file: Path) -> None:
     with sqlite3.connect(file) as database:
         tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for table in tables:
@@ -45,7 +45,7 @@ def _emptied(file: Path) -> None:
     database.close()
 
 
-def test_memory_that_grows_is_told_from_memory_that_warmed_up() -> None:
+def test_memory_growth_is_distinguished_from_warm_up() -> None:
     flat, growing = Curve(), Curve()
     for at in range(100):
         early = min(at, 20)
@@ -55,7 +55,7 @@ def test_memory_that_grows_is_told_from_memory_that_warmed_up() -> None:
     assert growing.growth(25) > 0.2
 
 
-def test_curve_is_written_as_table_and_picture(tmp_path: Path) -> None:
+def test_curve_is_written_as_csv_and_svg(tmp_path: Path) -> None:
     curve = Curve()
     curve.samples = [Sample(at, 100 + at, 120, 10, 5, 1.0) for at in range(10)]
     curve.write(tmp_path)
@@ -65,14 +65,14 @@ def test_curve_is_written_as_table_and_picture(tmp_path: Path) -> None:
     assert (tmp_path / "soak.svg").read_text().count("<polyline") == 5
 
 
-def test_sound_that_ended_before_the_question_did_is_no_answer() -> None:
-    question = Question("a", False, begun=0.0, ended=5.0, last_sound=2.0)
+def test_audio_that_ended_before_the_question_is_no_answer() -> None:
+    question = Question("a", False, started=0.0, ended=5.0, last_sound=2.0)
     assert not question.answered
     question.last_sound = 6.0
     assert question.answered
 
 
-def test_why_a_question_had_no_answer_is_read_from_the_log(tmp_path: Path) -> None:
+def test_reason_for_a_missing_answer_is_read_from_the_log(tmp_path: Path) -> None:
     entry = {
         "time": "2026-01-02T03:04:05.678Z", "request_id": "live-1", "message": "utterance not answered",
         "reason": "echo", "likeness": 0.8, "certainty": -0.2, "speech_seconds": 1.4, "against_answer": False,
@@ -83,6 +83,6 @@ def test_why_a_question_had_no_answer_is_read_from_the_log(tmp_path: Path) -> No
     assert [text for _, text in found] == ["echo (likeness 0.8 certainty -0.2 speech_seconds 1.4 against_answer False)"]
 
 
-def test_questions_are_asked_in_other_voices_than_that_of_the_answers() -> None:
-    asked = voices()
-    assert len(asked) >= 10 and not any("piper" in name for name in asked)
+def test_questions_and_answers_have_different_voices() -> None:
+    questions = voices()
+    assert len(questions) >= 10 and not any("piper" in name for name in questions)

@@ -18,7 +18,7 @@ from chatapi.engines.asr.ctranslate2 import CTranslate2
 from chatapi.errors import ModelError
 from chatapi.settings import CTranslate2Settings as Table
 from chatapi.settings import Settings
-from conftest import model
+from conftest import installed_model
 from test_whisper import SOUNDS, clip
 
 pytestmark = pytest.mark.real
@@ -26,25 +26,25 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def english() -> CTranslate2:
-    return CTranslate2(Settings(), [model("whisper-tiny.en-ct2")])
+    return CTranslate2(Settings(), [installed_model("whisper-tiny.en-ct2")])
 
 
-def heard(engine: CTranslate2, name: str) -> list[str]:
+def transcript(engine: CTranslate2, name: str) -> list[str]:
     return words(" ".join(segment.text for segment in engine.transcribe(clip(name), "en")))
 
 
 def test_a_cancelled_transcription_yields_nothing_and_the_engine_stays_usable(english: CTranslate2) -> None:
-    said = np.concatenate([clip(f"two_cities-{number:02}") for number in range(12)])
+    speech = np.concatenate([clip(f"two_cities-{number:02}") for number in range(12)])
     answers = iter([False, False, False, False])
-    got = list(english.transcribe(said, "en", lambda: next(answers, True)))
-    assert all(segment.end < 31 for segment in got)
-    assert heard(english, "en-hello_world") == ["hello", "world"]
+    segments = list(english.transcribe(speech, "en", lambda: next(answers, True)))
+    assert all(segment.end < 31 for segment in segments)
+    assert transcript(english, "en-hello_world") == ["hello", "world"]
 
 
 def test_one_beam_transcribes_clear_speech(english: CTranslate2) -> None:
-    greedy = CTranslate2(Settings(ctranslate2=Table(beams=1, threads=1)), [model("whisper-tiny.en-ct2")])
+    greedy = CTranslate2(Settings(ctranslate2=Table(beams=1, threads=1)), [installed_model("whisper-tiny.en-ct2")])
     assert greedy.threads == 1
-    assert heard(greedy, "en-quick_brown_fox") == heard(english, "en-quick_brown_fox")
+    assert transcript(greedy, "en-quick_brown_fox") == transcript(english, "en-quick_brown_fox")
 
 
 def joined(*names: str) -> Samples:
@@ -59,13 +59,13 @@ LONG = [f"two_cities-{number:02}" for number in range(6)]
 def test_two_clips_at_once_have_the_transcripts_of_each_alone(english: CTranslate2) -> None:
     assert english.slots == 2
     names = ("en-quick_brown_fox", "jfk-16")
-    alone = [heard(english, name) for name in names]
+    alone = [transcript(english, name) for name in names]
     with ThreadPoolExecutor(2) as threads:
-        assert list(threads.map(lambda name: heard(english, name), names)) == alone
+        assert list(threads.map(lambda name: transcript(english, name), names)) == alone
 
 
 def test_the_threads_are_shared_by_the_slots() -> None:
-    given = [model("whisper-tiny.en-ct2")]
+    given = [installed_model("whisper-tiny.en-ct2")]
     assert [CTranslate2(Settings(ctranslate2=Table(slots=slots, threads=4)), given).threads for slots in (1, 2, 8)] == [
         4,
         2,
@@ -75,22 +75,26 @@ def test_the_threads_are_shared_by_the_slots() -> None:
 
 def test_the_log_probability_of_a_short_clip_is_that_of_its_words(english: CTranslate2) -> None:
     (plain,) = english.transcribe(clip("jfk-16"), "en")
-    (told,) = english.transcribe(clip("jfk-16"), "en", options=TranscriptionOptions(tokens=True))
-    assert plain.logprob == told.logprob == pytest.approx(np.mean([token.logprob for token in told.tokens]))
+    (with_tokens,) = english.transcribe(clip("jfk-16"), "en", options=TranscriptionOptions(tokens=True))
+    assert (
+        plain.logprob == with_tokens.logprob == pytest.approx(np.mean([token.logprob for token in with_tokens.tokens]))
+    )
 
 
 def test_a_long_clip_has_the_same_words_with_and_without_timestamps(english: CTranslate2) -> None:
     plain = list(english.transcribe(joined(*LONG), "en"))
-    told = list(english.transcribe(joined(*LONG), "en", options=TranscriptionOptions(words=True)))
-    assert [(each.text, each.start, each.end) for each in plain] == [(each.text, each.start, each.end) for each in told]
+    with_words = list(english.transcribe(joined(*LONG), "en", options=TranscriptionOptions(words=True)))
+    assert [(each.text, each.start, each.end) for each in plain] == [
+        (each.text, each.start, each.end) for each in with_words
+    ]
     assert all(not each.words and -0.5 <= each.logprob < 0 for each in plain)
-    assert all(each.words for each in told)
+    assert all(each.words for each in with_words)
 
 
 def test_a_long_noisy_clip_is_transcribed_to_its_end(english: CTranslate2) -> None:
-    said = joined(*LONG)
-    noisy = said + 0.02 * coloured(len(said), np.random.default_rng(3), falling=False)
-    wanted = [word for name in LONG for word in heard(english, name)]
+    speech = joined(*LONG)
+    noisy = speech + 0.02 * coloured(len(speech), np.random.default_rng(3), falling=False)
+    wanted = [word for name in LONG for word in transcript(english, name)]
     found = words(" ".join(segment.text for segment in english.transcribe(noisy, "en")))
     assert word_error_rate([(" ".join(wanted), " ".join(found))]) < 0.2
     assert found[-1] == wanted[-1]
@@ -102,7 +106,7 @@ def test_a_long_clip_without_speech_has_no_transcript(english: CTranslate2, soun
     assert list(english.transcribe(nobody, "en")) == []
     between = np.concatenate([clip("en-hello_world"), nobody[: 8 * RATE], clip("en-quick_brown_fox")])
     found = words(" ".join(segment.text for segment in english.transcribe(between, "en")))
-    assert found == [*heard(english, "en-hello_world"), *heard(english, "en-quick_brown_fox")]
+    assert found == [*transcript(english, "en-hello_world"), *transcript(english, "en-quick_brown_fox")]
 
 
 @pytest.mark.parametrize(
@@ -116,8 +120,8 @@ def test_a_long_clip_without_speech_has_no_transcript(english: CTranslate2, soun
         ("vocabulary.txt", None),
     ],
 )
-def test_a_file_that_is_not_the_models_is_named(tmp_path: Path, file: str, content: bytes | None) -> None:
-    whole = model("whisper-tiny.en-ct2")
+def test_invalid_model_file_is_named(tmp_path: Path, file: str, content: bytes | None) -> None:
+    whole = installed_model("whisper-tiny.en-ct2")
     files = {name: Path(shutil.copy(path, tmp_path)) for name, path in whole.files.items()}
     files[file].unlink() if content is None else files[file].write_bytes(content)
     with pytest.raises(ModelError) as caught:

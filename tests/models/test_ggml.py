@@ -19,7 +19,7 @@ from chatapi.audio import mel
 from chatapi.audio.decode import decode
 from chatapi.catalog import Catalog, ggml
 from chatapi.errors import ModelError
-from conftest import model as installed
+from conftest import installed_model
 from paths import CORPUS
 
 Array = npt.NDArray[Any]
@@ -29,7 +29,7 @@ CODES = {"f": 0, "i1": 1, "i2": 2, "e": 4}
 
 
 def variables(words: int) -> dict[str, Array]:
-    """The weights of the smallest Whisper there could be: one layer a side."""
+    """The weights of a minimal Whisper model with one encoder and one decoder layer."""
     random = np.random.default_rng(1)
 
     def halves(*shape: int) -> Array:
@@ -61,7 +61,7 @@ def name(text: str) -> bytes:
 
 
 def ctranslate2(folder: Path, made: Mapping[str, Array], spec: str = "WhisperSpec") -> Path:
-    """A folder as CTranslate2 writes it."""
+    """Writes a model folder as CTranslate2 does."""
     packed = struct.pack("<I", 6) + name(spec) + struct.pack("<II", 3, len(made))
     for key, array in made.items():
         packed += name(key) + struct.pack(f"<B{array.ndim}I", array.ndim, *array.shape)
@@ -75,7 +75,7 @@ def ctranslate2(folder: Path, made: Mapping[str, Array], spec: str = "WhisperSpe
 
 
 def parsed(path: Path) -> tuple[tuple[int, ...], Array, list[bytes], dict[str, tuple[int, Array]]]:
-    """Hyperparameters, filters, tokens and tensors (type, values) of a ggml file, by whisper.cpp's reading of it."""
+    """Hyperparameters, filters, tokens and tensors (type, values) of a ggml file, read as whisper.cpp does."""
     data, at = path.read_bytes(), 0
 
     def take(form: str) -> tuple[Any, ...]:
@@ -107,7 +107,7 @@ def source(tmp_path: Path) -> Path:
     return ctranslate2(tmp_path / "ct2", variables(51865))
 
 
-def test_every_weight_arrives_under_its_name_unchanged(source: Path, tmp_path: Path) -> None:
+def test_every_weight_is_converted_unchanged_under_its_name(source: Path, tmp_path: Path) -> None:
     made = variables(51865)
     ggml.convert(source, tmp_path / "out")
     hyperparameters, filters, tokens, tensors = parsed(tmp_path / "out")
@@ -140,12 +140,12 @@ def test_every_weight_arrives_under_its_name_unchanged(source: Path, tmp_path: P
         assert np.array_equal(tensors[key][1], wanted)
 
 
-def test_an_english_model_also_carries_the_end_of_text(tmp_path: Path) -> None:
+def test_english_model_includes_the_end_of_text_token(tmp_path: Path) -> None:
     ggml.convert(ctranslate2(tmp_path / "ct2", variables(51864)), tmp_path / "out")
     assert parsed(tmp_path / "out")[2][-1] == b"<|endoftext|>"
 
 
-def test_the_same_weights_give_the_same_bytes_and_progress_ends_at_all(source: Path, tmp_path: Path) -> None:
+def test_conversion_is_deterministic_and_progress_reaches_the_total(source: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     ggml.convert(source, tmp_path / "one", report=lambda done, total: seen.append((done, total)))
     ggml.convert(source, tmp_path / "two")
@@ -153,7 +153,7 @@ def test_the_same_weights_give_the_same_bytes_and_progress_ends_at_all(source: P
     assert seen[-1][0] == seen[-1][1] > 0
 
 
-def test_quantized_weights_are_near_and_only_matrices_are_quantized(source: Path, tmp_path: Path) -> None:
+def test_quantized_weights_are_close_and_only_matrices_are_quantized(source: Path, tmp_path: Path) -> None:
     ggml.convert(source, tmp_path / "out", "q8_0")
     hyperparameters, _, _, tensors = parsed(tmp_path / "out")
     assert hyperparameters[-1] == 2007
@@ -164,15 +164,15 @@ def test_quantized_weights_are_near_and_only_matrices_are_quantized(source: Path
 
 
 @given(st.lists(st.floats(-1000, 1000, width=16), min_size=32, max_size=32))
-def test_a_quantized_weight_is_off_by_half_a_step_at_most(weights: list[float]) -> None:
+def test_quantized_weight_is_off_by_at_most_half_a_step(weights: list[float]) -> None:
     scale, *quanta = struct.unpack("<e32b", ggml.quantized(np.array([weights], np.float32)))
     step = max(map(abs, weights)) / 127
-    # The scale itself is rounded to 11 bits, and below 6e-8 it vanishes.
+    # The scale is rounded to 11 bits, and is zero below 6e-8.
     for wanted, found in zip(weights, quanta, strict=True):
         assert abs(wanted - scale * found) <= step * (0.5 + 127 / 2048) + 127 * 6e-8
 
 
-def test_the_byte_decoder_knows_every_byte_once() -> None:
+def test_byte_decoder_has_every_byte_once() -> None:
     decoder = ggml.byte_decoder()
     assert sorted(decoder.values()) == list(range(256))
     assert (decoder["Ġ"], decoder["Ċ"], decoder["a"], decoder["é"]) == (0x20, 0x0A, 0x61, 0xE9)
@@ -183,7 +183,7 @@ def test_mel_filters_are_triangles_of_equal_area_up_to_8000_hz() -> None:
     peaks = filters.argmax(axis=1)
     assert (filters >= 0).all()
     assert (np.diff(peaks) >= 0).all()
-    # Wide enough triangles are sampled well: their sum times 40 Hz is their area, which is one.
+    # The sum of a wide triangle times 40 Hz is its area, which is one.
     assert filters[60:].sum(axis=1) * 40 == pytest.approx(np.ones(20), abs=0.05)
     assert not filters[:, -1].any()
     assert filters[0, 1] == pytest.approx(0.02486259, abs=1e-8)
@@ -204,7 +204,7 @@ def test_a_truncated_file_is_rejected_by_name(source: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("change", "message"),
     [
         (lambda made: made.pop("encoder/conv2/bias"), "has no 'encoder/conv2/bias'"),
         (lambda made: made["encoder/layer_0/self_attention/linear_0/bias"].fill(1), "bias for its keys"),
@@ -214,8 +214,8 @@ def test_a_truncated_file_is_rejected_by_name(source: Path, tmp_path: Path) -> N
         ),
     ],
 )
-def test_weights_that_are_not_whispers_are_rejected(tmp_path: Path, change: Any, complaint: str) -> None:
-    with pytest.raises(ModelError, match=complaint):
+def test_weights_of_other_models_are_rejected(tmp_path: Path, change: Any, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         ggml.convert(broken(tmp_path / "ct2", change), tmp_path / "out")
 
 
@@ -228,12 +228,12 @@ def test_another_kind_of_file_is_rejected(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [("a\nb", r"has no <\|endoftext\|>"), ("a\n\u4e2d\n<|endoftext|>", "which stands for no byte")],
 )
-def test_another_vocabulary_is_rejected(source: Path, tmp_path: Path, text: str, complaint: str) -> None:
+def test_another_vocabulary_is_rejected(source: Path, tmp_path: Path, text: str, message: str) -> None:
     (source / "vocabulary.txt").write_text(text, encoding="utf-8")
-    with pytest.raises(ModelError, match=complaint):
+    with pytest.raises(ModelError, match=message):
         ggml.convert(source, tmp_path / "out")
 
 
@@ -242,21 +242,21 @@ def test_another_vocabulary_is_rejected(source: Path, tmp_path: Path, text: str,
 
 @functools.lru_cache
 def loaded(model: str) -> Any:
-    """An installed model in whisper.cpp."""
+    """Loads an installed model in whisper.cpp."""
     pywhispercpp = pytest.importorskip("pywhispercpp.model")
-    (weights,) = installed(model).files.values()
+    (weights,) = installed_model(model).files.values()
     return pywhispercpp.Model(str(weights), n_threads=2, print_progress=False, print_realtime=False)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def unloaded() -> Iterator[None]:
-    """Frees the models before Python ends, as whisper.cpp needs it."""
+    """Frees the models before Python exits, as whisper.cpp requires."""
     yield
     loaded.cache_clear()
 
 
-def heard(model: str, clip: str) -> str:
-    """What an installed model understands of a clip, in small letters and without punctuation."""
+def transcript_of(model: str, clip: str) -> str:
+    """The transcript of a clip by an installed model, in lower case and without punctuation."""
     samples = decode(CLIPS / f"{clip}.flac").samples
     text = " ".join(segment.text for segment in loaded(model).transcribe(samples, language=clip[:2]))
     return "".join(letter for letter in text.lower() if letter.isalpha() or letter == " ").strip()
@@ -273,8 +273,8 @@ def heard(model: str, clip: str) -> str:
         ("whisper-base", "es-pangrama", "comía feliz cardillo y kiwi"),
     ],
 )
-def test_converted_weights_understand_speech(model: str, clip: str, words: str) -> None:
-    assert words in heard(model, clip)
+def test_converted_weights_transcribe_speech(model: str, clip: str, words: str) -> None:
+    assert words in transcript_of(model, clip)
 
 
 @pytest.mark.real

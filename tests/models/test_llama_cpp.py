@@ -1,4 +1,4 @@
-"""llama.cpp with a real, tiny model where it is installed; what can go wrong before a model is loaded, everywhere."""
+"""llama.cpp with a real, tiny model where it is installed, and errors before a model is loaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from chatapi.engines import ContextOverflow, PromptMessage, Sampling, TokenChunk
 from chatapi.errors import EngineFailed, ModelError
 from chatapi.settings import SYSTEM, LlmSettings, Settings
 from chatapi.settings import LlamaCppSettings as Table
-from conftest import model as installed
+from conftest import installed_model
 
 pytest.importorskip("xllamacpp")
 from chatapi.engines.llm.llama_cpp import LlamaCpp
@@ -27,8 +27,8 @@ PARIS = "What is the capital of France?"
 
 
 def model(path: Path | None = None, **options: object) -> SimpleNamespace:
-    """A model as the catalog would hand it over."""
-    file = path or next(iter(installed("smollm2-135m-instruct").files.values()))
+    """A model as the catalog returns it."""
+    file = path or next(iter(installed_model("smollm2-135m-instruct").files.values()))
     return SimpleNamespace(name="tiny", folder=file.parent, files={"model": file}, options=options)
 
 
@@ -40,9 +40,12 @@ def llama() -> Iterator[LlamaCpp]:
 
 
 def chat(*texts: str) -> list[PromptMessage]:
-    """System prompt, then user and assistant in turn."""
+    """The system prompt, then messages of user and assistant in turn."""
     roles = ("user", "assistant")
-    return [PromptMessage("system", SYSTEM), *(PromptMessage(roles[at % 2], said) for at, said in enumerate(texts))]
+    return [
+        PromptMessage("system", SYSTEM),
+        *(PromptMessage(roles[at % 2], content) for at, content in enumerate(texts)),
+    ]
 
 
 def text(pieces: list[TokenChunk]) -> str:
@@ -54,14 +57,14 @@ def exact(max_tokens: int, *stop_texts: str) -> Sampling:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model at all", b"PK\x03\x04"])
-def test_a_file_that_is_no_model_is_rejected_by_name(tmp_path: Path, content: bytes):
+def test_invalid_file_is_rejected_by_name(tmp_path: Path, content: bytes):
     path = tmp_path / "broken.gguf"
     path.write_bytes(content)
     with pytest.raises(ModelError, match=r"broken\.gguf is not a GGUF file"):
         LlamaCpp(Settings(), [model(path)])
 
 
-def test_a_damaged_model_is_rejected_by_name_and_the_library_says_nothing_of_its_own(
+def test_damaged_model_is_rejected_by_name_without_output_of_the_library(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     path = tmp_path / "broken.gguf"
@@ -94,12 +97,12 @@ def test_a_completion_has_a_token_per_chunk_a_finish_reason_and_usage(llama: Lla
     assert all(piece.text and piece.finish_reason is None for piece in pieces[:-1])
     assert pieces[-1].finish_reason == "stop"
     assert pieces[-1].usage is not None
-    # The end mark is a token too.
+    # The end token counts too.
     assert pieces[-1].usage.completion_tokens in (len(pieces) - 1, len(pieces))
 
 
 @pytest.mark.real
-def test_an_answer_that_is_cut_says_so(llama: LlamaCpp):
+def test_truncated_answer_has_the_finish_reason_length(llama: LlamaCpp):
     pieces = list(llama.generate(chat("Tell me a long story about a dragon."), exact(5)))
     assert pieces[-1].finish_reason == "length"
     assert pieces[-1].usage is not None
@@ -114,7 +117,7 @@ def test_the_same_seed_gives_the_same_answer(llama: LlamaCpp):
 
 
 @pytest.mark.real
-def test_writing_ends_before_a_stop_text(llama: LlamaCpp):
+def test_generation_ends_before_a_stop_text(llama: LlamaCpp):
     whole = text(list(llama.generate(chat(PARIS), exact(30))))
     pieces = list(llama.generate(chat(PARIS), exact(30, " Paris", "never said")))
     assert text(pieces) == whole.partition(" Paris")[0]
@@ -122,7 +125,7 @@ def test_writing_ends_before_a_stop_text(llama: LlamaCpp):
 
 
 @pytest.mark.real
-def test_the_system_prompt_was_computed_before_the_first_question_in_every_slot():
+def test_system_prompt_is_cached_in_every_slot_before_the_first_question():
     engine = LlamaCpp(Settings(llama_cpp=Table(context=512, slots=2)), [model()])
     both = [engine.generate(chat(question), exact(8)) for question in ("Hello!", "Who are you?")]
     for answer in both:
@@ -135,7 +138,7 @@ def test_the_system_prompt_was_computed_before_the_first_question_in_every_slot(
 
 
 @pytest.mark.real
-def test_the_second_turn_computes_only_what_is_new(llama: LlamaCpp):
+def test_second_turn_reuses_the_prompt_cache(llama: LlamaCpp):
     first = list(llama.generate(chat("Tell me about the sea."), exact(40)))
     turns = chat("Tell me about the sea.", text(first), "And about the sky?")
     usages = first[-1].usage, list(llama.generate(turns, exact(3)))[-1].usage
@@ -148,18 +151,18 @@ def test_the_second_turn_computes_only_what_is_new(llama: LlamaCpp):
 @pytest.mark.parametrize("words", [CONTEXT - 100, 3 * CONTEXT])
 def test_an_overflow_is_raised_before_the_first_chunk_with_its_size(llama: LlamaCpp, words: int):
     answer = llama.generate(chat("word " * words), exact(100))
-    with pytest.raises(ContextOverflow) as caught:
+    with pytest.raises(ContextOverflow) as raised:
         next(answer)
-    assert caught.value.context == CONTEXT
-    assert words + 100 < caught.value.needed < words + 250
+    assert raised.value.context == CONTEXT
+    assert words + 100 < raised.value.needed < words + 250
 
 
 @pytest.mark.real
 def test_a_completion_fits_exactly_the_size_in_the_overflow(llama: LlamaCpp):
     messages = chat("word " * 300)
-    with pytest.raises(ContextOverflow) as caught:
+    with pytest.raises(ContextOverflow) as raised:
         next(llama.generate(messages, exact(CONTEXT)))
-    room = CONTEXT - (caught.value.needed - CONTEXT)
+    room = CONTEXT - (raised.value.needed - CONTEXT)
     next(llama.generate(messages, exact(room)))
     with pytest.raises(ContextOverflow):
         next(llama.generate(messages, exact(room + 1)))
@@ -167,27 +170,27 @@ def test_a_completion_fits_exactly_the_size_in_the_overflow(llama: LlamaCpp):
 
 @pytest.mark.real
 def test_stop_ends_a_long_prompt_between_its_steps(llama: LlamaCpp):
-    asked = []
+    calls = []
 
     def stop() -> bool:
-        # Once at the door, once when the prompt was counted; from then on it is the steps that ask.
-        asked.append(True)
-        return len(asked) > 3
+        # Polled before and after the prompt is counted, and from then on by each step.
+        calls.append(True)
+        return len(calls) > 3
 
     assert list(llama.generate(chat("boat " * 700), exact(20), stop)) == []
-    assert len(asked) < 700 / STEP
+    assert len(calls) < 700 / STEP
     assert text(list(llama.generate(chat(PARIS), exact(10)))) != ""
 
 
 @pytest.mark.real
 def test_stop_ends_an_answer(llama: LlamaCpp):
     wanted = threading.Event()
-    taken: list[TokenChunk] = []
+    received: list[TokenChunk] = []
     for piece in llama.generate(chat("Tell me a very long story."), exact(400), wanted.is_set):
-        taken.append(piece)
-        if len(taken) == 5:
+        received.append(piece)
+        if len(received) == 5:
             wanted.set()
-    assert len(taken) == 5
+    assert len(received) == 5
 
 
 @pytest.mark.real
@@ -201,7 +204,7 @@ def test_cancelled_completions_free_their_slots(llama: LlamaCpp):
 
 
 @pytest.mark.real
-def test_what_stop_raises_arrives_at_the_caller(llama: LlamaCpp):
+def test_exception_of_stop_reaches_the_caller(llama: LlamaCpp):
     def stop() -> bool:
         raise RuntimeError("the caller's own mistake")
 
@@ -212,23 +215,23 @@ def test_what_stop_raises_arrives_at_the_caller(llama: LlamaCpp):
 @pytest.mark.real
 def test_characters_of_several_bytes_are_complete(llama: LlamaCpp):
     pieces = list(llama.generate(chat("Repeat: 😀🎉 日本語 Zoë"), Sampling(80, temperature=1.0, seed=1)))
-    said = text(pieces)
-    assert "\ufffd" not in said
-    assert not said.isascii()
-    said.encode()
+    answer = text(pieces)
+    assert "\ufffd" not in answer
+    assert not answer.isascii()
+    answer.encode()
 
 
 @pytest.mark.real
 def test_two_completions_run_at_once(llama: LlamaCpp):
-    one = llama.generate(chat("Tell me a long story about a king."), exact(40))
-    two = llama.generate(chat(PARIS), exact(20))
-    next(one)
-    assert "Paris" in text(list(two))
-    assert len(list(one)) > 5
+    first = llama.generate(chat("Tell me a long story about a king."), exact(40))
+    second = llama.generate(chat(PARIS), exact(20))
+    next(first)
+    assert "Paris" in text(list(second))
+    assert len(list(first)) > 5
 
 
 @pytest.mark.real
-def test_the_library_says_nothing_of_its_own_and_opens_no_port(capfd: pytest.CaptureFixture[str]):
+def test_library_prints_nothing_and_opens_no_port(capfd: pytest.CaptureFixture[str]):
     listening = set(ports())
     engine = LlamaCpp(Settings(llama_cpp=Table(context=512, slots=1)), [model()])
     list(engine.generate(chat(PARIS), exact(5)))
@@ -240,7 +243,7 @@ def test_the_library_says_nothing_of_its_own_and_opens_no_port(capfd: pytest.Cap
 
 
 def ports() -> Iterator[str]:
-    """TCP sockets of this process that listen."""
+    """The listening TCP sockets of this process."""
     own = {str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
     for table in ("/proc/self/net/tcp", "/proc/self/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:
@@ -250,7 +253,7 @@ def ports() -> Iterator[str]:
 
 
 @pytest.mark.real
-def test_close_ends_answers_in_progress_and_a_closed_engine_says_so():
+def test_close_ends_answers_in_progress_and_a_closed_engine_raises():
     engine = LlamaCpp(Settings(llama_cpp=Table(context=512, slots=1)), [model()])
     answer = engine.generate(chat("Tell me a very long story."), exact(300))
     next(answer)
@@ -268,33 +271,35 @@ def test_a_system_prompt_that_leaves_no_room_is_rejected_at_once():
 
 
 @pytest.mark.real
-def test_a_model_may_bring_its_own_sampling():
+def test_options_of_a_model_change_the_sampling():
     wild = {"repeat_penalty": 5.0, "repeat_last_n": 256, "dry_multiplier": 0.0}
     engine = LlamaCpp(Settings(llama_cpp=Table(context=512, slots=1)), [model(**wild)])
-    said = text(list(engine.generate(chat("Say: yes yes yes yes yes"), exact(30))))
+    answer = text(list(engine.generate(chat("Say: yes yes yes yes yes"), exact(30))))
     engine.close()
-    words = said.lower().split()
+    words = answer.lower().split()
     assert len(set(words)) > len(words) * 0.9
 
 
 @pytest.mark.real
 def test_an_incomplete_sentence_has_a_lower_end_of_turn_probability(llama: LlamaCpp):
-    def whole(text: str) -> float:
+    def probability(text: str) -> float:
         return next(
             iter(llama.end_of_turn_probability([PromptMessage("system", "Be brief."), PromptMessage("user", text)]))
         )
 
-    assert whole("What is the capital of France") > 5 * whole("What is the capital of")
-    assert whole("Set a timer for ten minutes") > 5 * whole("Set a timer for")
-    assert 0 <= whole("Why") <= 1
+    assert probability("What is the capital of France") > 5 * probability("What is the capital of")
+    assert probability("Set a timer for ten minutes") > 5 * probability("Set a timer for")
+    assert 0 <= probability("Why") <= 1
     assert list(llama.end_of_turn_probability([PromptMessage("user", "Why")], lambda: True)) == []
 
 
 @pytest.mark.real
 def test_a_last_assistant_message_is_continued(llama: LlamaCpp):
-    asked = [PromptMessage("user", "Count from one to five in words.")]
+    messages = [PromptMessage("user", "Count from one to five in words.")]
     sampling = Sampling(max_tokens=20, temperature=0)
-    text = "".join(piece.text for piece in llama.generate([*asked, PromptMessage("assistant", "One, two,")], sampling))
+    text = "".join(
+        piece.text for piece in llama.generate([*messages, PromptMessage("assistant", "One, two,")], sampling)
+    )
     assert text.lstrip().lower().startswith("three")
 
 
@@ -317,13 +322,13 @@ print("answered", pieces[-1].finish_reason)
 @pytest.mark.real
 def test_truncating_the_file_of_a_loaded_model_does_not_stop_it(tmp_path: Path):
     file = tmp_path / "model.gguf"
-    shutil.copyfile(next(iter(installed("smollm2-135m-instruct").files.values())), file)
+    shutil.copyfile(next(iter(installed_model("smollm2-135m-instruct").files.values())), file)
     ran = subprocess.run([sys.executable, "-c", CUT, str(file)], capture_output=True, text=True, timeout=240)
     assert (ran.returncode, ran.stdout.split()[:1]) == (0, ["answered"]), ran.stderr[-2000:]
 
 
-class Asked:
-    """A `Stop` that counts how often it is asked, and by when the first item came."""
+class StopCounter:
+    """A `Stop` that counts its calls."""
 
     def __init__(self) -> None:
         self.times = 0
@@ -334,31 +339,31 @@ class Asked:
 
 
 LONG = "The sea is wide and the sky is high. " * 60
-"""More than four steps of a prompt, in words that no other test has."""
+"""More than four steps of a prompt, with words that no other test uses."""
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("role", ["generate", "end_of_turn_probability"])
 def test_every_step_of_a_long_prompt_is_a_sign_of_life(llama: LlamaCpp, role: str):
-    asked = Asked()
+    stop = StopCounter()
     messages = [PromptMessage("system", f"{role}: {LONG}"), PromptMessage("user", "What is the capital of")]
     items = (
-        llama.generate(messages, exact(2), asked)
+        llama.generate(messages, exact(2), stop)
         if role == "generate"
-        else llama.end_of_turn_probability(messages, asked)
+        else llama.end_of_turn_probability(messages, stop)
     )
     next(iter(items))
-    assert asked.times >= 4
+    assert stop.times >= 4
     if role == "generate":
         items.close()
 
 
 @pytest.mark.real
 def test_a_step_of_one_answer_is_a_sign_of_life_of_all(llama: LlamaCpp):
-    waiting = Asked()
-    beside = llama.generate(chat(f"waiting: {LONG}"), exact(2), waiting)
+    stop = StopCounter()
+    beside = llama.generate(chat(f"waiting: {LONG}"), exact(2), stop)
     next(beside)
-    before = waiting.times
+    before = stop.times
     list(llama.generate(chat(PARIS), exact(6)))
-    assert waiting.times > before + 3
+    assert stop.times > before + 3
     beside.close()

@@ -1,4 +1,4 @@
-"""The MLC engine, against a package with mlc_llm's signatures and behaviour (tests/support/mlc_llm_standin)."""
+"""The MLC engine, with a stand-in for mlc_llm (tests/support/mlc_llm_standin)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from chatapi.engines import ContextOverflow, PromptMessage, Sampling
 from chatapi.engines.registry import load
 from chatapi.errors import EngineFailed, ModelError, SettingsError, Unprocessable
 from chatapi.settings import LlmSettings, MlcSettings, Settings
-from mlc_model import GOOD, METADATA, compiled, mlc_llm
+from mlc_model import LIBRARY, METADATA, compiled_model, mlc_llm
 
 SYSTEM = PromptMessage("system", "You answer in one short sentence.")
 HELLO = [SYSTEM, PromptMessage("user", "Tell me about the sea.")]
 GREEDY = Sampling(max_tokens=30, temperature=0)
 Build = Callable[..., Any]
 
-# What https://github.com/mlc-ai/mlc-llm has at 79d603f085f50500e9509fa01785ffa7ecfaaa93, in the files named.
+# Of https://github.com/mlc-ai/mlc-llm at 79d603f085f50500e9509fa01785ffa7ecfaaa93.
 SIGNATURES = {
     # python/mlc_llm/serve/engine.py
     "AsyncMLCEngine.__init__": "model device model_lib= mode= engine_config= enable_tracing=",
@@ -50,18 +50,18 @@ SIGNATURES = {
     "kv_state_kind speculative_mode spec_draft_length spec_tree_width prefix_cache_mode "
     "prefix_cache_max_num_recycling_seqs prefill_mode verbose",
 }
-"""Name -> its parameters; those that must be named end in `=`."""
+"""Name to parameters; keyword-only ones end in `=`."""
 ASK_REAL = """
 import inspect, json, sys
 from mlc_llm.serve import engine, config
 from mlc_llm.protocol.conversation_protocol import Conversation
 from mlc_llm.tokenizers import Tokenizer
 names = {**vars(engine), **vars(config), "Conversation": Conversation, "Tokenizer": Tokenizer}
-def told(dotted):
+def parameters(dotted):
     owner, method = dotted.split(".")
     found = list(inspect.signature(getattr(names[owner], method)).parameters.values())[1:]
     return " ".join(each.name + "=" * (each.kind is each.KEYWORD_ONLY) for each in found)
-json.dump({dotted: told(dotted) for dotted in json.loads(sys.argv[1])}, sys.stdout)
+json.dump({dotted: parameters(dotted) for dotted in json.loads(sys.argv[1])}, sys.stdout)
 """
 
 
@@ -73,13 +73,13 @@ def _stand_in() -> Iterator[None]:
 
 @pytest.fixture
 def build(tmp_path: Path) -> Iterator[Build]:
-    """Builds engines; all are closed in the end, and leave no thread."""
+    """Builds engines; closes all of them at the end and checks that no thread is left."""
     before = set(threading.enumerate())
     built = []
 
     def make(library: bytes | None = None, system: str = SYSTEM.text, **table: Any) -> Any:
         settings = Settings(data=tmp_path, mlc=MlcSettings(**{"context": 512, **table}), llm=LlmSettings(system=system))
-        engine = load("llm", "mlc")(settings, [compiled(tmp_path, library)])
+        engine = load("llm", "mlc")(settings, [compiled_model(tmp_path, library)])
         built.append(engine)
         return engine
 
@@ -111,10 +111,10 @@ def test_mlc_llm_has_these_signatures_where_it_is_installed(monkeypatch: pytest.
     monkeypatch.setattr(sys, "path", [each for each in sys.path if "mlc_llm_standin" not in each])
     if importlib.util.find_spec("mlc_llm") is None:
         pytest.skip("mlc_llm is not installed")
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", ASK_REAL, json.dumps(list(SIGNATURES))], check=True, capture_output=True
     )
-    assert json.loads(told.stdout) == SIGNATURES
+    assert json.loads(output.stdout) == SIGNATURES
 
 
 def test_a_completion_has_text_and_a_finish_reason(build: Build) -> None:
@@ -127,33 +127,33 @@ def test_a_completion_has_text_and_a_finish_reason(build: Build) -> None:
     ] == "length"
 
 
-def test_writing_ends_before_what_must_not_be_written(build: Build) -> None:
-    said = text(build(), HELLO, Sampling(temperature=0, stop_texts=(" wide",)))
-    assert said == "The sea is"
+def test_generation_ends_before_a_stop_text(build: Build) -> None:
+    answer = text(build(), HELLO, Sampling(temperature=0, stop_texts=(" wide",)))
+    assert answer == "The sea is"
 
 
-def test_what_more_is_asked_reaches_the_engine(build: Build) -> None:
+def test_sampling_parameters_reach_the_engine(build: Build) -> None:
     engine = build()
-    more = Sampling(5, 0.0, None, (), 0.5, 1.0, -1.0, {3: 5.0}, schema={"type": "object"})
-    list(engine.generate(HELLO, more))
+    sampling = Sampling(5, 0.0, None, (), 0.5, 1.0, -1.0, {3: 5.0}, schema={"type": "object"})
+    list(engine.generate(HELLO, sampling))
     list(engine.generate(HELLO, GREEDY))
-    asked, plain = engine._engine.seen[-2:]
-    assert (asked.top_p, asked.frequency_penalty, asked.presence_penalty) == (0.5, 1.0, -1.0)
-    assert asked.logit_bias == {3: 5.0}
-    assert asked.response_format == {"type": "json_object", "schema": '{"type": "object"}'}
+    request, plain = engine._engine.seen[-2:]
+    assert (request.top_p, request.frequency_penalty, request.presence_penalty) == (0.5, 1.0, -1.0)
+    assert request.logit_bias == {3: 5.0}
+    assert request.response_format == {"type": "json_object", "schema": '{"type": "object"}'}
     assert (plain.top_p, plain.logit_bias, plain.response_format) == (0.9, None, None)
     with pytest.raises(Unprocessable, match="no type 'x'"):
         list(engine.generate(HELLO, Sampling(schema={"type": "x"})))
 
 
-def test_the_same_seed_says_the_same(build: Build) -> None:
+def test_the_same_seed_gives_the_same_answer(build: Build) -> None:
     engine = build()
-    said = [text(engine, HELLO, Sampling(temperature=1.5, seed=seed)) for seed in (1, 1, 2, 3, 4, 5)]
-    assert said[0] == said[1]
-    assert len(set(said)) > 1
+    answers = [text(engine, HELLO, Sampling(temperature=1.5, seed=seed)) for seed in (1, 1, 2, 3, 4, 5)]
+    assert answers[0] == answers[1]
+    assert len(set(answers)) > 1
 
 
-def test_the_next_turn_computes_only_what_is_new(build: Build) -> None:
+def test_next_turn_reuses_the_prompt_cache(build: Build) -> None:
     engine = build()
     *_, first = engine.generate(HELLO, GREEDY)
     *_, second = engine.generate(
@@ -170,12 +170,12 @@ def test_a_last_assistant_message_is_continued(build: Build) -> None:
 def test_a_complete_sentence_has_a_higher_end_of_turn_probability(build: Build) -> None:
     engine = build()
 
-    def over(said: str) -> float:
-        [found] = engine.end_of_turn_probability([SYSTEM, PromptMessage("user", said)])
+    def probability(sentence: str) -> float:
+        [found] = engine.end_of_turn_probability([SYSTEM, PromptMessage("user", sentence)])
         return float(found)
 
-    assert over("Paris is the capital of France") > 0.9
-    assert over("Paris is the capital") < 0.1
+    assert probability("Paris is the capital of France") > 0.9
+    assert probability("Paris is the capital") < 0.1
     assert list(engine.end_of_turn_probability(HELLO, lambda: True)) == []
 
 
@@ -200,24 +200,24 @@ def test_stop_is_polled_while_the_engine_is_silent(build: Build) -> None:
     engine._engine.paused.clear()
 
 
-def test_answers_are_written_in_one_batch(build: Build) -> None:
+def test_concurrent_answers_are_generated_in_one_batch(build: Build) -> None:
     engine = build(slots=4)
     engine._engine.paused.set()
     with ThreadPoolExecutor(4) as pool:
-        said = [pool.submit(text, engine, HELLO) for _ in range(4)]
+        answers = [pool.submit(text, engine, HELLO) for _ in range(4)]
         while len(engine._engine._batch) < 4:
             time.sleep(0.005)
         engine._engine.paused.clear()
-        assert len({each.result(20) for each in said}) == 1
+        assert len({each.result(20) for each in answers}) == 1
     assert engine._engine.widest == 4
 
 
 def test_an_overflow_is_counted_by_the_models_own_tokenizer(build: Build) -> None:
     engine = build()
     *_, last = engine.generate(HELLO, GREEDY)
-    with pytest.raises(ContextOverflow) as caught:
+    with pytest.raises(ContextOverflow) as raised:
         next(engine.generate(HELLO, Sampling(max_tokens=512)))
-    assert (caught.value.needed, caught.value.context) == (last.usage.prompt_tokens + 512, 512)
+    assert (raised.value.needed, raised.value.context) == (last.usage.prompt_tokens + 512, 512)
 
 
 def test_an_error_of_the_engine_is_reported(build: Build) -> None:
@@ -225,8 +225,8 @@ def test_an_error_of_the_engine_is_reported(build: Build) -> None:
         list(build().generate(HELLO, Sampling(max_tokens=2, temperature="hot")))  # type: ignore[arg-type]
 
 
-def test_a_template_without_a_place_for_the_system_and_token_ids_before_it(tmp_path: Path) -> None:
-    model = compiled(tmp_path, system_template="", system_prefix_token_ids=[0])
+def test_template_without_a_system_prompt_and_with_prefix_tokens_works(tmp_path: Path) -> None:
+    model = compiled_model(tmp_path, system_template="", system_prefix_token_ids=[0])
     engine = load("llm", "mlc")(Settings(data=tmp_path, mlc=MlcSettings(context=512)), [model])
     assert text(engine, HELLO).startswith("The sea")
     assert engine._engine.seen[-1].prompt[0] == 0
@@ -243,25 +243,23 @@ def test_the_cache_has_room_for_every_slot(build: Build, slots: int, mode: str, 
 
 
 @pytest.mark.parametrize(
-    ("library", "told"),
+    ("library", "message"),
     [
-        (GOOD + b"large", "Insufficient GPU memory error: The available single GPU memory is 100.000 MB"),
-        (GOOD[:-9], "lib.so is truncated: it has"),
+        (LIBRARY + b"large", "Insufficient GPU memory error: The available single GPU memory is 100.000 MB"),
+        (LIBRARY[:-9], "lib.so is truncated: it has"),
         (
             b"not a library",
             "is not a shared library for Linux; compile it again on this board with: chatapi compile tiny",
         ),
     ],
 )
-def test_a_model_that_cannot_be_loaded_is_reported_and_holds_nothing_up(
-    build: Build, library: bytes, told: str
-) -> None:
-    with pytest.raises(ModelError, match=told):
+def test_model_that_cannot_be_loaded_is_reported_at_once(build: Build, library: bytes, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         build(library)
 
 
-def test_a_chat_config_that_is_none_is_reported(tmp_path: Path) -> None:
-    model = compiled(tmp_path)
+def test_invalid_chat_config_is_reported(tmp_path: Path) -> None:
+    model = compiled_model(tmp_path)
     config = tmp_path / "compiled" / model.name / "weights" / "mlc-chat-config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "conv_template": {}}), encoding="utf-8")
     with pytest.raises(ModelError, match=r"MLC cannot load .*tiny: \d validation errors for Conversation"):
@@ -270,7 +268,7 @@ def test_a_chat_config_that_is_none_is_reported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["made.json", "lib.so", "weights/mlc-chat-config.json"])
 def test_a_model_that_is_not_compiled_names_the_command(tmp_path: Path, missing: str) -> None:
-    model = compiled(tmp_path)
+    model = compiled_model(tmp_path)
     (tmp_path / "compiled" / model.name / missing).unlink()
     with pytest.raises(ModelError, match=f"{missing} is missing; make it with: chatapi compile tiny"):
         load("llm", "mlc")(Settings(data=tmp_path), [model])
@@ -281,7 +279,7 @@ def test_a_system_prompt_that_is_too_long_is_reported(build: Build) -> None:
         build(system="sea " * 600)
 
 
-def test_a_closed_engine_says_so(build: Build) -> None:
+def test_closed_engine_raises(build: Build) -> None:
     engine = build()
     engine.close()
     engine.close()
@@ -302,11 +300,13 @@ def test_the_cache_is_as_large_as_the_memory_allows() -> None:
     assert fitting({}, weights, 0, 4096) > 1 << 40
 
 
-def test_on_a_board_the_cache_takes_what_is_free_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cache_on_a_board_is_limited_to_the_free_memory_and_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     from chatapi.catalog.compiled import HEADROOM
     from chatapi.engines.llm.mlc.loading import configured
 
-    compiled(tmp_path)
+    compiled_model(tmp_path)
     proc = tmp_path / "root" / "proc"
     (proc / "device-tree").mkdir(parents=True)
     (proc / "device-tree" / "compatible").write_text("nvidia,p3767-0003\0nvidia,tegra234\0")
@@ -322,7 +322,7 @@ def test_on_a_board_the_cache_takes_what_is_free_and_says_so(tmp_path: Path, cap
     assert (elsewhere.max_total_sequence_length, elsewhere.max_num_sequence) == (81_920, 8)
 
 
-def test_a_library_that_is_missing_or_broken_says_what_to_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_or_broken_library_names_the_image_to_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [each for each in sys.path if "mlc_llm_standin" not in each])
     if importlib.util.find_spec("mlc_llm") is None:
         with pytest.raises(

@@ -1,4 +1,4 @@
-"""Reading real model libraries, which TVM builds here for this machine and for a Jetson."""
+"""Reading real model libraries, which TVM builds for this machine and for a Jetson."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from chatapi.system.jetson import JetsonBoard
 from model_library import METADATA, fat_binary, library
 from paths import SUPPORT
 
-TESTS = SUPPORT
+BUILDER_FOLDER = SUPPORT
 NEEDED = [
     *(["the package apache-tvm"] if importlib.util.find_spec("tvm") is None else []),
     *(f"the command {name}" for name in ("cc", "nm", "aarch64-linux-gnu-ld") if shutil.which(name) is None),
@@ -37,18 +37,18 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with MACHINE-KIND.so for x86_64 and aarch64, and cpu, source and fatbin."""
     folder = tmp_path_factory.mktemp("libraries")
     (folder / "code.fatbin").write_bytes(fat_binary((87, 110), (80,)))
-    cuda = pretended_cuda(folder)
+    cuda = fake_cuda(folder)
     for extra, libraries in (((), ""), ((str(folder / "code.fatbin"),), str(cuda))):
         subprocess.run(
-            [sys.executable, str(TESTS / "build_libraries.py"), str(folder), *extra],
+            [sys.executable, str(BUILDER_FOLDER / "build_libraries.py"), str(folder), *extra],
             env={**os.environ, "LD_LIBRARY_PATH": libraries, "PYTHONWARNINGS": "ignore"},
             check=True, timeout=120, capture_output=True,
         )  # fmt: skip
     return folder
 
 
-def pretended_cuda(folder: Path) -> Path:
-    """libcuda and libcudart whose every function says that there is no GPU: all that TVM needs to compile for one."""
+def fake_cuda(folder: Path) -> Path:
+    """A libcuda and libcudart without a GPU, which is all that TVM needs to compile for one."""
     spec = importlib.util.find_spec("tvm")
     assert spec and spec.origin
     runtime = Path(spec.origin).parent / "lib" / "libtvm_runtime_cuda.so"
@@ -70,7 +70,7 @@ def pretended_cuda(folder: Path) -> Path:
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 @pytest.mark.parametrize("kind", ["cpu", "source", "fatbin"])
-def test_what_tvm_wrote_is_read(built: Path, machine: str, kind: str) -> None:
+def test_libraries_of_tvm_are_read(built: Path, machine: str, kind: str) -> None:
     found = read(built / f"{machine}-{kind}.so")
     assert found.header
     assert (found.header.machine, found.header.shared, found.header.bytes) == (machine, True, found.size)
@@ -85,22 +85,22 @@ def faults(path: Path, here: Target = JETSON) -> list[str]:
     return [fault.code for fault in verify(path, here).faults]
 
 
-def test_a_library_for_the_board_is_good(built: Path) -> None:
+def test_library_for_the_board_has_no_faults(built: Path) -> None:
     verdict = verify(built / "aarch64-fatbin.so", JETSON)
     assert verdict.faults == ()
     assert "GPU: sm_87, sm_110 and PTX for sm_80 and later" in verdict.summary
 
 
-def test_one_for_another_host_or_without_gpu_code_is_not(built: Path) -> None:
+def test_library_for_another_host_or_without_gpu_code_has_faults(built: Path) -> None:
     assert faults(built / "x86_64-fatbin.so") == ["library_other_host"]
     assert faults(built / "aarch64-source.so") == ["library_source_only"]
     assert faults(built / "aarch64-cpu.so") == ["library_other_gpu"]
 
 
-@pytest.mark.parametrize("left", [0, 3, 30, 64, 200, 5_000, 0.5, 0.9, 0.999])
-def test_a_truncated_library_is_detected(built: Path, tmp_path: Path, left: float) -> None:
+@pytest.mark.parametrize("size", [0, 3, 30, 64, 200, 5_000, 0.5, 0.9, 0.999])
+def test_a_truncated_library_is_detected(built: Path, tmp_path: Path, size: float) -> None:
     whole = (built / "aarch64-fatbin.so").read_bytes()
-    (tmp_path / "half.so").write_bytes(whole[: int(left * len(whole)) if isinstance(left, float) else left])
+    (tmp_path / "half.so").write_bytes(whole[: int(size * len(whole)) if isinstance(size, float) else size])
     found = faults(tmp_path / "half.so")
     assert found[0] == "library_damaged"
     assert "library_source_only" not in found
@@ -114,7 +114,7 @@ def test_truncated_gpu_code_is_detected(built: Path, tmp_path: Path) -> None:
     assert faults(tmp_path / "broken.so") == ["library_damaged"]
 
 
-def test_a_library_that_no_tvm_made_is_named_so(built: Path, tmp_path: Path) -> None:
+def test_library_not_made_by_tvm_is_detected(built: Path, tmp_path: Path) -> None:
     whole = (built / "aarch64-fatbin.so").read_bytes()
     for mark in MARKS:
         whole = whole.replace(mark, b"x" * len(mark))
@@ -127,7 +127,7 @@ def test_a_library_that_no_tvm_made_is_named_so(built: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(shutil.which("fatbinary") is None, reason="needs the command fatbinary of NVIDIA's CUDA")
-def test_what_nvidias_own_tool_writes_is_read(tmp_path: Path) -> None:
+def test_fat_binary_of_nvidias_tool_is_read(tmp_path: Path) -> None:
     (tmp_path / "k.ptx").write_text(".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k() { ret; }\n")
     subprocess.run(["ptxas", "-arch=sm_87", "k.ptx", "-o", "k.cubin"], cwd=tmp_path, check=True)
     images = ["--image3=kind=elf,sm=87,file=k.cubin", "--image3=kind=ptx,sm=80,file=k.ptx"]

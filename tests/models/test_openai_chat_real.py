@@ -15,8 +15,8 @@ from openai import OpenAI
 
 from chatapi.audio.decode import decode
 from chatapi.settings import SYSTEM
-from conftest import Served
-from test_real import recorded
+from conftest import RunningServer
+from test_completion_real import recorded_question
 
 pytestmark = pytest.mark.real
 PERSON = {
@@ -34,8 +34,8 @@ PARIS = "What is the capital of France?"
 
 
 @pytest.fixture
-def client(box: Served) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{box.url}/v1", api_key="none", max_retries=0, timeout=60) as found:
+def client(real_server: RunningServer) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{real_server.url}/v1", api_key="none", max_retries=0, timeout=60) as found:
         yield found
 
 
@@ -128,7 +128,10 @@ def test_prefix_is_continued_and_a_too_long_prompt_is_rejected(client: OpenAI) -
 
 
 def test_spoken_question_gets_a_spoken_answer(client: OpenAI) -> None:
-    part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(recorded()).decode(), "format": "wav"}}
+    part = {
+        "type": "input_audio",
+        "input_audio": {"data": base64.b64encode(recorded_question()).decode(), "format": "wav"},
+    }
     messages: Any = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": [part]}]
     options: Any = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}, "temperature": 0}
     answer = client.chat.completions.create(model="default", messages=messages, **options).choices[0].message.audio

@@ -14,7 +14,7 @@ from chatapi.engines.tts.piper import Piper
 from chatapi.engines.wake_word.pymicro_wakeword import FRAME, PymicroWakeword
 from chatapi.errors import ModelError
 from chatapi.settings import Settings, WakeWordSettings
-from conftest import model
+from conftest import installed_model
 from paths import CORPUS
 
 pytestmark = pytest.mark.real
@@ -23,15 +23,15 @@ SILENCE = np.zeros(RATE // 2, np.float32)
 
 @pytest.fixture(scope="module")
 def nabu() -> PymicroWakeword:
-    return PymicroWakeword(Settings(), [model("okay_nabu")])
+    return PymicroWakeword(Settings(), [installed_model("okay_nabu")])
 
 
 @pytest.fixture(scope="module")
 def joe() -> Piper:
-    return Piper(Settings(), [model("en_US-joe-medium")])
+    return Piper(Settings(), [installed_model("en_US-joe-medium")])
 
 
-def spoken(piper: Piper, text: str) -> Samples:
+def synthesize(piper: Piper, text: str) -> Samples:
     parts = [part.at(RATE).samples for part in piper.synthesize(text, piper.voices[0].name)]
     return np.concatenate([SILENCE, *parts, SILENCE])
 
@@ -50,23 +50,23 @@ def test_the_wake_word_is_detected_once_when_it_ends(nabu: PymicroWakeword, name
 
 
 @pytest.mark.parametrize(
-    "said", ["What is the capital of France?", "Okay, nobody knows.", "Hey Jarvis.", "The capital of France is Paris."]
+    "text", ["What is the capital of France?", "Okay, nobody knows.", "Hey Jarvis.", "The capital of France is Paris."]
 )
-def test_other_words_are_not_detected(nabu: PymicroWakeword, joe: Piper, said: str) -> None:
-    assert times(nabu, spoken(joe, said)) == []
+def test_other_words_are_not_detected(nabu: PymicroWakeword, joe: Piper, text: str) -> None:
+    assert times(nabu, synthesize(joe, text)) == []
 
 
-def test_recorded_people_do_not_wake_it(nabu: PymicroWakeword) -> None:
+def test_recorded_speech_is_not_detected(nabu: PymicroWakeword) -> None:
     clips = sorted((CORPUS / "real").glob("en-*.flac"))[:12]
     assert clips
     assert times(nabu, np.concatenate([decode(clip).samples for clip in clips])) == []
 
 
-def test_another_wake_word_is_another_model(joe: Piper) -> None:
-    jarvis = PymicroWakeword(Settings(), [model("hey_jarvis")])
+def test_other_wake_word_needs_another_model(joe: Piper) -> None:
+    jarvis = PymicroWakeword(Settings(), [installed_model("hey_jarvis")])
     assert jarvis.words == "hey jarvis"
-    assert times(jarvis, spoken(joe, "hey jarvis."))
-    assert times(jarvis, spoken(joe, "okay nabu.")) == []
+    assert times(jarvis, synthesize(joe, "hey jarvis."))
+    assert times(jarvis, synthesize(joe, "okay nabu.")) == []
 
 
 def test_the_blocks_may_have_any_size(nabu: PymicroWakeword) -> None:
@@ -74,16 +74,19 @@ def test_the_blocks_may_have_any_size(nabu: PymicroWakeword) -> None:
     assert max(listener.probability(sound[at : at + 777]) for at in range(0, len(sound), 777)) >= nabu.threshold
 
 
-def test_the_threshold_is_the_models_unless_it_is_set(nabu: PymicroWakeword) -> None:
+def test_threshold_of_the_model_is_used_unless_one_is_configured(nabu: PymicroWakeword) -> None:
     assert nabu.threshold == 0.85
-    assert PymicroWakeword(Settings(wake_word=WakeWordSettings(threshold=0.5)), [model("okay_nabu")]).threshold == 0.5
+    assert (
+        PymicroWakeword(Settings(wake_word=WakeWordSettings(threshold=0.5)), [installed_model("okay_nabu")]).threshold
+        == 0.5
+    )
 
 
 def test_a_model_that_cannot_be_loaded_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="chatapi models"):
         PymicroWakeword(Settings(), [])
     (tmp_path / "other.tflite").write_bytes(b"something else")
-    good = model("okay_nabu")
+    good = installed_model("okay_nabu")
     with pytest.raises(ModelError, match="it is not a TensorFlow Lite file"):
         PymicroWakeword(Settings(), [dataclasses.replace(good, files={"other.tflite": tmp_path / "other.tflite"})])
     with pytest.raises(ModelError, match="needs words, threshold and window"):

@@ -1,4 +1,4 @@
-"""The documents' commands do what they say: the four cases are run as they stand, against the real models."""
+"""The commands and examples of the documents work, with real models."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ TOML = [
     (name, block) for name, text in DOCUMENTS.items() for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
 ]
 VERBS = {"build", "docs", "fix", "fuzz", "install", "lint", "logs", "soak", "status", "test", "uninstall", "update"}
-"""What run.sh itself does; every other word is a command of chatapi."""
+"""Commands of run.sh itself; all others are commands of chatapi."""
 
 
-def test_the_readme_opens_with_its_two_commands() -> None:
+def test_readme_starts_with_its_two_commands() -> None:
     first = [line.split()[:2] for line in README.splitlines() if line.startswith("    ")][:2]
     assert first == [["./run.sh", "#"], ["./run.sh", "test"]]
 
@@ -76,15 +76,15 @@ def test_every_python_example_can_be_compiled(name: str) -> None:
 
 
 @pytest.mark.real
-def test_the_four_cases_work_as_they_stand(data: Path, tmp_path: Path) -> None:
+def test_curl_examples_work_unchanged(data: Path, tmp_path: Path) -> None:
     assert len(BLOCKS) == 6
-    with serving(settings.load([f"data={data}", "llm.temperature=0"], environ={}).settings) as served:
-        replies = [run(block, served.port, data, tmp_path) for block in BLOCKS]
-        text, heard = json.loads(replies[1]), json.loads(replies[3])
+    with serving(settings.load([f"data={data}", "llm.temperature=0"], environ={}).settings) as server:
+        replies = [run(block, server.port, data, tmp_path) for block in BLOCKS]
+        text, spoken = json.loads(replies[1]), json.loads(replies[3])
     assert "Paris" in text["reply"]
-    # The voice is another each time, and the recogniser the smallest.
-    assert words(heard["transcript"])[:5] == ["what", "is", "the", "capital", "of"]
-    assert len({*words(heard["reply"])} & {*words(text["reply"])}) >= 3
+    # Synthesis varies, and the ASR model is the smallest.
+    assert words(spoken["transcript"])[:5] == ["what", "is", "the", "capital", "of"]
+    assert len({*words(spoken["reply"])} & {*words(text["reply"])}) >= 3
     for name in ("question", "answer", "spoken"):
         assert decode(tmp_path / f"{name}.wav").seconds > 0.5
 
@@ -94,7 +94,7 @@ def words(text: str) -> list[str]:
 
 
 def run(block: str, port: int, data: Path, folder: Path) -> str:
-    """A block as its reader would run it, with this server's port and this interpreter."""
+    """Runs a block as a reader would, with this server's port and this interpreter."""
     script = block.replace("localhost:8000", f"localhost:{port}").replace("./run.sh", f"{sys.executable} -m chatapi")
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
@@ -109,11 +109,11 @@ def run(block: str, port: int, data: Path, folder: Path) -> str:
 
 
 @pytest.mark.real
-def test_the_commands_without_a_server_work(data: Path, tmp_path: Path) -> None:
+def test_commands_without_a_server_work(data: Path, tmp_path: Path) -> None:
     question = tmp_path / "question.wav"
     spoken = chatapi("say", "What is the capital of France?", "-o", str(question), data=data)
     assert "of speech in" in spoken.stderr
-    asked = chatapi(
+    answer = chatapi(
         "ask",
         str(question),
         "--reply",
@@ -125,7 +125,7 @@ def test_the_commands_without_a_server_work(data: Path, tmp_path: Path) -> None:
         "--json",
         data=data,
     )
-    document = json.loads(asked.stdout)
+    document = json.loads(answer.stdout)
     assert words(document["transcript"])[:5] == ["what", "is", "the", "capital", "of"] and document["reply"]
     assert document["timings"]["first_audio"] < document["timings"]["end"]
     assert decode(tmp_path / "answer.wav").seconds == pytest.approx(document["timings"]["spoken"], abs=0.05)
@@ -135,19 +135,19 @@ def test_the_commands_without_a_server_work(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_check_says_that_all_is_well_and_what_is_not(data: Path, tmp_path: Path) -> None:
-    good = chatapi("check", data=data)
-    assert good.returncode == 0, good.stdout
-    assert "all files are correct" in good.stdout
-    assert "server.port" not in good.stdout
+def test_check_reports_success_and_faults(data: Path, tmp_path: Path) -> None:
+    success = chatapi("check", data=data)
+    assert success.returncode == 0, success.stdout
+    assert "all files are correct" in success.stdout
+    assert "server.port" not in success.stdout
     assert "server.port = 8000  (default)" in chatapi("check", "--all", data=data).stdout
-    bad = chatapi("check", "--json", data=tmp_path / "empty", status=1)
-    findings = json.loads(bad.stdout)["findings"]
+    failure = chatapi("check", "--json", data=tmp_path / "empty", status=1)
+    findings = json.loads(failure.stdout)["findings"]
     assert any(f["level"] == "bad" and "models fetch" in f["told"] for f in findings)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("ask", "hello", "--set", "llm.engine=parrot"), "it can be one of"),
         (("ask", "hello", "--set", "llm.modle=x"), "did you mean llm.model"),
@@ -160,9 +160,9 @@ def test_check_says_that_all_is_well_and_what_is_not(data: Path, tmp_path: Path)
         (("--set", "llm.modle=x", "ask", "hello"), "did you mean llm.model"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_sentence(data: Path, arguments: tuple[str, ...], told: str) -> None:
+def test_wrong_usage_is_reported_in_one_sentence(data: Path, arguments: tuple[str, ...], message: str) -> None:
     failed = chatapi(*arguments, data=data, status=2)
-    assert told in failed.stderr
+    assert message in failed.stderr
     assert failed.stderr.startswith("chatapi: ")
     assert "Traceback" not in failed.stderr
 

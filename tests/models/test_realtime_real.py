@@ -12,16 +12,16 @@ from chatapi.audio import Audio, wav
 from chatapi.audio.decode import decode
 from chatapi.bench.wer import word_error_rate
 from chatapi.interfaces.http.realtime.audio_format import encode_audio
-from conftest import Served
+from conftest import RunningServer
 from realtime_client import RATE, Client, silence, talking
-from test_real import QUESTION, say, words
+from test_completion_real import QUESTION, synthesized, words
 
 pytestmark = [pytest.mark.real, pytest.mark.alone, pytest.mark.anyio]
 
 
-async def speak(client: Client, box: Served, text: str) -> None:
+async def speak(client: Client, server: RunningServer, text: str) -> None:
     """Sends speech like a microphone: 0.1 s at a time in real time, then silence."""
-    sound = decode(await anyio.to_thread.run_sync(say, box, text)).at(RATE).samples
+    sound = decode(await anyio.to_thread.run_sync(synthesized, server, text)).at(RATE).samples
     samples = np.concatenate([silence(0.3), sound, silence(2.5)])
     for start in range(0, len(samples), RATE // 10):
         await client.send(
@@ -30,10 +30,10 @@ async def speak(client: Client, box: Served, text: str) -> None:
         await anyio.sleep(0.1)
 
 
-async def test_spoken_question_gets_audio_and_transcript(box: Served) -> None:
-    async with talking(box) as client, anyio.create_task_group() as group:
+async def test_spoken_question_gets_audio_and_transcript(real_server: RunningServer) -> None:
+    async with talking(real_server) as client, anyio.create_task_group() as group:
         await client.update(instructions="Answer in one short sentence.", chatapi={})
-        group.start_soon(speak, client, box, QUESTION)
+        group.start_soon(speak, client, real_server, QUESTION)
         with anyio.fail_after(60):
             response = (await client.until("response.done"))["response"]
         timings = (await client.until("chatapi.timings"))["timings"]
@@ -45,14 +45,16 @@ async def test_spoken_question_gets_audio_and_transcript(box: Served) -> None:
     said = response["output"][0]["content"][0]["transcript"]
     assert timings["endpoint"] <= timings["end"] and timings["first_audio"] is not None
     answer = wav(Audio(client.audio(), RATE))
-    back = box.client.post("/completion", content=answer, headers={"content-type": "audio/wav"}).json()["transcript"]
+    back = real_server.client.post("/completion", content=answer, headers={"content-type": "audio/wav"}).json()[
+        "transcript"
+    ]
     assert word_error_rate([(said, back)]) < 0.5
 
 
-async def test_tool_call_has_valid_arguments_and_gets_a_response(box: Served) -> None:
+async def test_tool_call_has_valid_arguments_and_gets_a_response(real_server: RunningServer) -> None:
     city = {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"]}
     tools = [{"type": "function", "name": "temperature", "description": "Of a city.", "parameters": city}]
-    async with talking(box) as client:
+    async with talking(real_server) as client:
         await client.update(output_modalities=["text"], tools=tools)
         await client.write("How warm is it in Rome?")
         await client.send("response.create", response={"tool_choice": "required"})
@@ -68,8 +70,8 @@ async def test_tool_call_has_valid_arguments_and_gets_a_response(box: Served) ->
     assert response["status"] == "completed" and response["output"][0]["type"] == "message"
 
 
-async def test_out_of_band_response_runs_beside_a_turn(box: Served) -> None:
-    async with talking(box) as client:
+async def test_out_of_band_response_runs_beside_a_turn(real_server: RunningServer) -> None:
+    async with talking(real_server) as client:
         await client.update(output_modalities=["text"])
         item = (await client.write("What is the capital of France?"))["item"]
         given = [{"type": "item_reference", "id": item["id"]}]

@@ -16,7 +16,7 @@ from chatapi.engines.vad.silero import FRAME, Silero
 from chatapi.engines.vad.silero_onnx import SileroOnnx
 from chatapi.services.transcription.segmenter import regions
 from chatapi.settings import Settings
-from conftest import model, tone
+from conftest import installed_model, tone
 from paths import CORPUS
 
 REAL = CORPUS / "real"
@@ -26,7 +26,7 @@ REAL = CORPUS / "real"
 def silero(request: pytest.FixtureRequest) -> VoiceActivityDetector:
     if request.param == "silero":
         return Silero(Settings())
-    return SileroOnnx(Settings(), [model("silero-vad-v6")])
+    return SileroOnnx(Settings(), [installed_model("silero-vad-v6")])
 
 
 def clip(name: str) -> Samples:

@@ -10,7 +10,7 @@ from chatapi.audio.decode import decode
 from chatapi.engines.turn_detection.smart_turn import SmartTurn
 from chatapi.errors import ModelError
 from chatapi.settings import Settings
-from conftest import model
+from conftest import installed_model
 from paths import CORPUS
 
 pytestmark = pytest.mark.real
@@ -20,7 +20,7 @@ PAUSE = np.zeros(RATE // 5, np.float32)
 
 @pytest.fixture(scope="module")
 def detector() -> SmartTurn:
-    return SmartTurn(Settings(), [model("smart-turn-v3.2")])
+    return SmartTurn(Settings(), [installed_model("smart-turn-v3.2")])
 
 
 def clip(name: str) -> Samples:
@@ -45,6 +45,6 @@ def test_only_the_last_eight_seconds_count(detector: SmartTurn) -> None:
     assert list(detector.end_of_turn_probability(long)) == list(detector.end_of_turn_probability(long[-8 * RATE :]))
 
 
-def test_without_a_model_it_says_what_to_do() -> None:
+def test_missing_model_is_reported_with_the_remedy() -> None:
     with pytest.raises(ModelError, match="chatapi models"):
         SmartTurn(Settings(), [])

@@ -17,7 +17,7 @@ from chatapi.engines.asr.whisper import loops, repeats, too_fast
 from chatapi.engines.registry import load
 from chatapi.errors import Unprocessable
 from chatapi.settings import CTranslate2Settings, Settings, WhisperCppSettings
-from conftest import model, tone
+from conftest import installed_model, tone
 from paths import CORPUS
 
 REAL = CORPUS / "real"
@@ -30,39 +30,41 @@ def clip(name: str) -> Samples:
     return decode(REAL / f"{name}.flac").samples
 
 
-def heard(engine: Any, samples: Samples, language: str | None = "en") -> str:
+def transcript(engine: Any, samples: Samples, language: str | None = "en") -> str:
     return " ".join(segment.text for segment in engine.transcribe(samples, language))
 
 
 @pytest.fixture(scope="module", params=ENGLISH)
 def english(request: pytest.FixtureRequest) -> Any:
-    return load("asr", request.param)(Settings(), [model(ENGLISH[request.param])])
+    return load("asr", request.param)(Settings(), [installed_model(ENGLISH[request.param])])
 
 
 @pytest.fixture(scope="module", params=MANY)
 def many(request: pytest.FixtureRequest) -> Any:
-    return load("asr", request.param)(Settings(), [model(MANY[request.param])])
+    return load("asr", request.param)(Settings(), [installed_model(MANY[request.param])])
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("name", ENGLISH)
 def test_a_short_clip_uses_a_trimmed_encoder_and_a_long_one_the_full_encoder(name: str) -> None:
-    trimmed, whole = (load("asr", name)(each, [model(ENGLISH[name])]) for each in (Settings(), WHOLE))
+    trimmed, whole = (load("asr", name)(each, [installed_model(ENGLISH[name])]) for each in (Settings(), WHOLE))
     assert 0 < trimmed.window(3 * RATE) == trimmed.window(8 * RATE) < 750
     assert trimmed.window(12 * RATE) == whole.window(3 * RATE) == 0
-    assert words(heard(trimmed, clip("en-quick_brown_fox"))) == words(heard(whole, clip("en-quick_brown_fox")))
+    assert words(transcript(trimmed, clip("en-quick_brown_fox"))) == words(
+        transcript(whole, clip("en-quick_brown_fox"))
+    )
 
 
 @pytest.mark.real
 def test_audio_longer_than_a_window_is_transcribed_once_to_the_end(english: Any) -> None:
     names = [f"two_cities-{number:02}" for number in range(12)]
-    said = np.concatenate([np.concatenate([clip(name), np.zeros(RATE // 2, np.float32)]) for name in names])
-    assert len(said) > 40 * RATE
-    segments = list(english.transcribe(said, "en"))
+    speech = np.concatenate([np.concatenate([clip(name), np.zeros(RATE // 2, np.float32)]) for name in names])
+    assert len(speech) > 40 * RATE
+    segments = list(english.transcribe(speech, "en"))
     starts = [segment.start for segment in segments]
     assert starts == sorted(starts)
-    assert all(0 <= segment.start <= segment.end <= len(said) / RATE for segment in segments)
-    assert segments[-1].end > len(said) / RATE - 4
+    assert all(0 <= segment.start <= segment.end <= len(speech) / RATE for segment in segments)
+    assert segments[-1].end > len(speech) / RATE - 4
     text = words(" ".join(segment.text for segment in segments))
     assert text.count("wisdom") == text.count("foolishness") == 1
 
@@ -81,7 +83,7 @@ SOUNDS: dict[str, Callable[[], Samples]] = {
 @pytest.mark.real
 @pytest.mark.parametrize("sound", SOUNDS)
 def test_audio_without_speech_has_no_transcript(english: Any, sound: str) -> None:
-    assert heard(english, SOUNDS[sound]()) == ""
+    assert transcript(english, SOUNDS[sound]()) == ""
 
 
 @pytest.mark.real
@@ -89,8 +91,8 @@ def test_audio_shorter_than_a_second_is_transcribed(english: Any) -> None:
     sound = clip("en-hello_world")
     loud = np.flatnonzero(np.abs(sound) > 0.02)
     spoken = sound[loud[0] : loud[-1]]
-    assert "hello" in words(heard(english, spoken))
-    assert heard(english, spoken[: RATE // 100]) == ""
+    assert "hello" in words(transcript(english, spoken))
+    assert transcript(english, spoken[: RATE // 100]) == ""
 
 
 @pytest.mark.real
@@ -113,10 +115,10 @@ def test_the_language_is_detected_when_none_is_requested(many: Any, name: str, l
 
 @pytest.mark.real
 def test_a_transcript_does_not_depend_on_earlier_ones(many: Any) -> None:
-    alone = heard(many, clip("fr-pangrama"), None)
-    heard(many, np.zeros(20 * RATE, np.float32), None)
-    heard(many, clip("jfk-17"), "en")
-    assert heard(many, clip("fr-pangrama"), None) == alone
+    alone = transcript(many, clip("fr-pangrama"), None)
+    transcript(many, np.zeros(20 * RATE, np.float32), None)
+    transcript(many, clip("jfk-17"), "en")
+    assert transcript(many, clip("fr-pangrama"), None) == alone
 
 
 @pytest.mark.parametrize(
@@ -137,9 +139,9 @@ def test_loops_are_detected(text: str, times: int, found: bool) -> None:
 
 
 @pytest.mark.real
-def test_a_person_who_repeats_a_phrase_is_transcribed(english: Any) -> None:
-    said = words(heard(english, np.tile(clip("jfk-16"), 4)))
-    assert said.count("americans") >= 4
+def test_repeated_phrase_of_a_speaker_is_transcribed(english: Any) -> None:
+    spoken_words = words(transcript(english, np.tile(clip("jfk-16"), 4)))
+    assert spoken_words.count("americans") >= 4
 
 
 @pytest.mark.parametrize(
@@ -184,5 +186,5 @@ def test_names_in_the_prompt_are_preferred(english: Any) -> None:
         ("No.", 0.1, False),
     ],
 )
-def test_more_words_than_anybody_speaks_in_that_time_are_dropped(text: str, seconds: float, found: bool) -> None:
+def test_more_words_than_fit_the_time_are_dropped(text: str, seconds: float, found: bool) -> None:
     assert too_fast(text, seconds) is found

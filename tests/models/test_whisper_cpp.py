@@ -15,7 +15,7 @@ from chatapi.bench.wer import words
 from chatapi.engines.asr.whisper_cpp import WhisperCpp
 from chatapi.errors import ModelError
 from chatapi.settings import Settings
-from conftest import model
+from conftest import installed_model
 from paths import CORPUS
 
 pytestmark = pytest.mark.real
@@ -26,36 +26,36 @@ def clip(name: str) -> Samples:
     return decode(REAL / f"{name}.flac").samples
 
 
-def heard(engine: WhisperCpp, samples: Samples, language: str | None = "en") -> str:
+def transcript(engine: WhisperCpp, samples: Samples, language: str | None = "en") -> str:
     return " ".join(segment.text for segment in engine.transcribe(samples, language))
 
 
 @pytest.fixture(scope="module")
 def english() -> WhisperCpp:
-    return WhisperCpp(Settings(), [model("whisper-tiny.en")])
+    return WhisperCpp(Settings(), [installed_model("whisper-tiny.en")])
 
 
-def test_stopping_inside_the_encoder_ends_it_and_leaves_it_usable(english: WhisperCpp) -> None:
-    said = np.concatenate([clip(f"two_cities-{number:02}") for number in range(8)])[: 29 * RATE]
-    asked = 0
+def test_stop_during_encoding_leaves_the_engine_usable(english: WhisperCpp) -> None:
+    speech = np.concatenate([clip(f"two_cities-{number:02}") for number in range(8)])[: 29 * RATE]
+    calls = 0
 
     def stop_after(count: int) -> Callable[[], bool]:
         def stop() -> bool:
-            nonlocal asked
-            asked += 1
-            return asked > count
+            nonlocal calls
+            calls += 1
+            return calls > count
 
         return stop
 
-    assert list(english.transcribe(said, "en", stop_after(10**9)))
-    whole, asked = asked, 0
-    assert list(english.transcribe(said, "en", stop_after(whole // 20))) == []
-    assert asked < whole // 20 + 10
-    assert words(heard(english, clip("en-hello_world"))) == ["hello", "world"]
+    assert list(english.transcribe(speech, "en", stop_after(10**9)))
+    total_calls, calls = calls, 0
+    assert list(english.transcribe(speech, "en", stop_after(total_calls // 20))) == []
+    assert calls < total_calls // 20 + 10
+    assert words(transcript(english, clip("en-hello_world"))) == ["hello", "world"]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"lmgg" + bytes(1000)])
-def test_a_file_that_is_no_model_is_named(tmp_path: Path, content: bytes) -> None:
+def test_invalid_model_file_is_named(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "ggml.bin"
     file.write_bytes(content)
 

@@ -15,9 +15,9 @@ from wyoming.wake import Detect, Detection
 from chatapi.audio import RATE, Samples
 from chatapi.audio.decode import decode
 from chatapi.bench.wer import word_error_rate
-from conftest import Served
+from conftest import RunningServer
 from paths import CORPUS
-from test_real import words
+from test_completion_real import words
 from wyoming_peer import ask, audio_events, audio_of, open_to_wyoming, types, until
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
@@ -26,8 +26,8 @@ FOX = "The quick brown fox jumps over the lazy dog."
 
 
 @pytest.fixture(scope="module")
-def port(box: Served) -> Iterator[int]:
-    with box.portal.wrap_async_context_manager(open_to_wyoming(box.appliance)) as (_, number):
+def port(real_server: RunningServer) -> Iterator[int]:
+    with real_server.portal.wrap_async_context_manager(open_to_wyoming(real_server.appliance)) as (_, number):
         yield number
 
 

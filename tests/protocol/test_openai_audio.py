@@ -26,11 +26,22 @@ from chatapi.interfaces.http.openai.transcriptions import UNSUPPORTED, Transcrip
 from chatapi.services.transcription import transcriber
 from chatapi.services.transcription.transcriber import TranscriptionRequest
 from chatapi.settings import Settings
-from conftest import DEFAULTS, ECHO, MODELS, Running, Served, model, serving, tone, until, written
+from conftest import (
+    DEFAULTS,
+    FAKE_ENGINES,
+    MODELS,
+    RunAppliance,
+    RunningServer,
+    encode_audio,
+    installed_model,
+    serving,
+    tone,
+    until,
+)
 from paths import CORPUS, NODE
 
 TRANSCRIPTIONS, TRANSLATIONS = "/v1/audio/transcriptions", "/v1/audio/translations"
-OF_THE_CLIENT = {"extra_headers", "extra_query", "extra_body", "timeout", "file"}
+CLIENT_ONLY = {"extra_headers", "extra_query", "extra_body", "timeout", "file"}
 CORPUS = CORPUS / "real"
 
 
@@ -48,8 +59,8 @@ SHORT, LONG = file(1.5), file(3, 6, 6, 12, 9)
 
 
 @pytest.fixture
-def client(served: Served) -> Iterator[OpenAI]:
-    with OpenAI(base_url=served.url + "/v1", api_key="none", max_retries=0) as made:
+def client(fake_server: RunningServer) -> Iterator[OpenAI]:
+    with OpenAI(base_url=fake_server.url + "/v1", api_key="none", max_retries=0) as made:
         yield made
 
 
@@ -95,9 +106,9 @@ def test_both_granularities_are_returned_on_request(client: OpenAI) -> None:
     assert verbose.words and verbose.words[0].word == "heard" and verbose.segments
 
 
-def test_recording_longer_than_a_turn_is_transcribed_completely(echo_settings: Callable[..., Settings]) -> None:
+def test_recording_longer_than_a_turn_is_transcribed_completely(fake_settings: Callable[..., Settings]) -> None:
     with (
-        serving(echo_settings("limits.audio_seconds=10")) as small,
+        serving(fake_settings("limits.audio_seconds=10")) as small,
         OpenAI(base_url=small.url + "/v1", api_key="none", max_retries=0) as client,
     ):
         transcript = client.audio.transcriptions.create(file=LONG, model="whisper-1", response_format="verbose_json")
@@ -111,7 +122,7 @@ def test_recording_longer_than_a_turn_is_transcribed_completely(echo_settings: C
 def test_every_decodable_format_is_accepted(client: OpenAI, codec: tuple[str, str]) -> None:
     rate = 48_000
     sound = np.concatenate([np.zeros(rate), tone(35, rate=rate), np.zeros(rate)]).astype(np.float32)
-    transcript = client.audio.transcriptions.create(file=written(sound, rate, *codec), model="whisper-1")
+    transcript = client.audio.transcriptions.create(file=encode_audio(sound, rate, *codec), model="whisper-1")
     assert sum(lengths(transcript.text)) == pytest.approx(35.4, abs=0.5)
 
 
@@ -131,7 +142,7 @@ def test_stream_deltas_join_to_the_transcript(client: OpenAI) -> None:
 
 @pytest.mark.anyio
 async def test_transcripts_are_streamed_before_the_file_is_decoded(
-    echo: Running, monkeypatch: pytest.MonkeyPatch
+    fake_appliance: RunAppliance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     freed = threading.Event()
 
@@ -140,11 +151,11 @@ async def test_transcripts_are_streamed_before_the_file_is_decoded(
         count = 0
         for block in blocks(source):
             count += len(block)
-            assert count < 100 * RATE or freed.wait(20), "no passage came before the rest was decoded"
+            assert count < 100 * RATE or freed.wait(20), "no transcript was sent before the rest was decoded"
             yield block
 
     monkeypatch.setattr(transcriber, "blocks", held)
-    async with echo() as appliance:
+    async with fake_appliance() as appliance:
         async with appliance.transcription_service.transcribe_file(file(*[5] * 30), TranscriptionRequest()) as chunks:
             found = []
             async for chunk in chunks:
@@ -154,9 +165,9 @@ async def test_transcripts_are_streamed_before_the_file_is_decoded(
 
 
 @pytest.mark.anyio
-async def test_command_line_transcribes_a_file_of_any_length(echo: Running, tmp_path: Path) -> None:
+async def test_command_line_transcribes_a_file_of_any_length(fake_appliance: RunAppliance, tmp_path: Path) -> None:
     (tmp_path / "long.wav").write_bytes(LONG)
-    async with echo("limits.file_seconds=1") as appliance:
+    async with fake_appliance("limits.file_seconds=1") as appliance:
         async with appliance.transcriber.stream_file(tmp_path / "long.wav") as events:
             found = [event async for event in events]
     assert sum(isinstance(event, Transcript) for event in found) == 3
@@ -229,7 +240,7 @@ def test_every_parameter_of_the_client_is_supported_or_rejected_by_name(
     call: str, kind: Any, rejected: set[str]
 ) -> None:
     create = getattr(OpenAI(api_key="none").audio, call).create
-    assert set(inspect.signature(create).parameters) - OF_THE_CLIENT == set(kind.model_fields) | rejected
+    assert set(inspect.signature(create).parameters) - CLIENT_ONLY == set(kind.model_fields) | rejected
 
 
 @pytest.mark.parametrize(
@@ -260,8 +271,8 @@ def test_every_parameter_of_the_client_is_supported_or_rejected_by_name(
         ({"model": ["whisper-1"], "model[]": ["whisper-1"]}, "model"),
     ],
 )
-def test_invalid_parameter_is_named(served: Served, changed: dict[str, Any], param: str) -> None:
-    reply = served.client.post(TRANSCRIPTIONS, data={"model": "whisper-1", **changed}, files={"file": SHORT})
+def test_invalid_parameter_is_named(fake_server: RunningServer, changed: dict[str, Any], param: str) -> None:
+    reply = fake_server.client.post(TRANSCRIPTIONS, data={"model": "whisper-1", **changed}, files={"file": SHORT})
     error = reply.json()["error"]
     assert (reply.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param), error
     assert param in error["message"] or "language" in error["message"]
@@ -273,18 +284,18 @@ def test_unknown_model_is_not_found(client: OpenAI) -> None:
     assert caught.value.code == "model_not_found" and caught.value.param == "model"
 
 
-def test_turn_runs_during_a_long_transcription(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("fake.delay=0.001", "limits.audio_seconds=10")) as box:
+def test_turn_runs_during_a_long_transcription(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings("fake.delay=0.001", "limits.audio_seconds=10")) as server:
         found: list[int] = []
 
         def long() -> None:
-            found.append(box.client.post(TRANSCRIPTIONS, files={"file": file(*[8] * 5)}).status_code)
+            found.append(server.client.post(TRANSCRIPTIONS, files={"file": file(*[8] * 5)}).status_code)
 
         thread = threading.Thread(target=long)
         thread.start()
-        box.run(lambda: until(lambda: box.appliance.transcription_service.long_recordings.used == 1))
-        reply = box.client.post("/completion", content=SHORT, headers={"content-type": "audio/wav"})
-        assert reply.status_code == 200 and box.appliance.transcription_service.long_recordings.used == 1
+        server.run(lambda: until(lambda: server.appliance.transcription_service.long_recordings.used == 1))
+        reply = server.client.post("/completion", content=SHORT, headers={"content-type": "audio/wav"})
+        assert reply.status_code == 200 and server.appliance.transcription_service.long_recordings.used == 1
         thread.join()
         assert found == [200]
 
@@ -292,10 +303,10 @@ def test_turn_runs_during_a_long_transcription(echo_settings: Callable[..., Sett
 @pytest.mark.skipif(
     shutil.which("node") is None or not (NODE / "node_modules").is_dir(), reason="needs node and tests/node"
 )
-def test_node_client_transcribes_and_synthesizes(served: Served, tmp_path: Path) -> None:
+def test_node_client_transcribes_and_synthesizes(fake_server: RunningServer, tmp_path: Path) -> None:
     (tmp_path / "long.wav").write_bytes(LONG)
     ran = subprocess.run(
-        ["node", NODE / "audio.mjs", served.url + "/v1", tmp_path / "long.wav"],
+        ["node", NODE / "audio.mjs", fake_server.url + "/v1", tmp_path / "long.wav"],
         capture_output=True, timeout=60, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr.decode()
@@ -307,8 +318,8 @@ def test_node_client_transcribes_and_synthesizes(served: Served, tmp_path: Path)
 
 @pytest.mark.real
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
-def test_real_speech_is_transcribed_with_timestamps(box: Served) -> None:
-    with OpenAI(base_url=box.url + "/v1", api_key="none", max_retries=0, timeout=60) as client:
+def test_real_speech_is_transcribed_with_timestamps(real_server: RunningServer) -> None:
+    with OpenAI(base_url=real_server.url + "/v1", api_key="none", max_retries=0, timeout=60) as client:
         transcript = client.audio.transcriptions.create(
             file=CORPUS / "two_cities-00.flac",
             model="whisper-1",
@@ -329,12 +340,12 @@ def test_real_speech_is_transcribed_with_timestamps(box: Served) -> None:
 @pytest.mark.real
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 def test_french_is_translated_by_a_multilingual_model(tmp_path_factory: pytest.TempPathFactory) -> None:
-    model("whisper-base")
+    installed_model("whisper-base")
     data = tmp_path_factory.mktemp("data")
     (data / "models").symlink_to(MODELS / "models")
     chosen = ["asr.engine=whisper_cpp", "asr.model=whisper-base", "vad.engine=silero"]
     with (
-        serving(settings.load([*DEFAULTS, *ECHO, *chosen, f"data={data}"], environ={}).settings) as many,
+        serving(settings.load([*DEFAULTS, *FAKE_ENGINES, *chosen, f"data={data}"], environ={}).settings) as many,
         OpenAI(base_url=many.url + "/v1", api_key="none", max_retries=0, timeout=60) as client,
     ):
         french = CORPUS / "fr-pangrama.flac"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from openai import OpenAI
 
 from chatapi.settings import Settings
-from conftest import Served, serving, until
+from conftest import RunningServer, serving, until
 from test_openai_audio import LONG, SHORT, TRANSCRIPTIONS, TRANSLATIONS
 
 
@@ -49,15 +49,17 @@ def film() -> bytes:
     ids=["empty", "text", "bytes", "picture", "header", "film", "large"],
 )
 @pytest.mark.parametrize("path", [TRANSCRIPTIONS, TRANSLATIONS])
-def test_content_that_is_not_audio_is_rejected(served: Served, path: str, content: bytes, message: str) -> None:
-    reply = served.client.post(path, data={"model": "whisper-1"}, files={"file": content})
+def test_content_that_is_not_audio_is_rejected(
+    fake_server: RunningServer, path: str, content: bytes, message: str
+) -> None:
+    reply = fake_server.client.post(path, data={"model": "whisper-1"}, files={"file": content})
     error = reply.json()["error"]
     assert (reply.status_code, error["code"]) == (400, "bad_audio") and message in error["message"]
 
 
 @pytest.mark.parametrize("stream", ["true", "false"])
-def test_too_long_recording_is_rejected(echo_settings: Callable[..., Settings], stream: str) -> None:
-    with serving(echo_settings("limits.file_seconds=40")) as small:
+def test_too_long_recording_is_rejected(fake_settings: Callable[..., Settings], stream: str) -> None:
+    with serving(fake_settings("limits.file_seconds=40")) as small:
         reply = small.client.post(TRANSCRIPTIONS, data={"stream": stream}, files={"file": LONG})
         assert (reply.status_code, reply.json()["error"]["code"]) == (413, "audio_too_long")
         # Its header does not have its length.
@@ -80,8 +82,10 @@ def test_too_long_recording_is_rejected(echo_settings: Callable[..., Settings], 
         ({"prompt": "a" * 100_000}, {"file": SHORT}, "invalid_form"),
     ],
 )
-def test_invalid_form_is_rejected(served: Served, fields: dict[str, Any], files: dict[str, Any], code: str) -> None:
-    reply = served.client.post(TRANSCRIPTIONS, data=fields, files=files)
+def test_invalid_form_is_rejected(
+    fake_server: RunningServer, fields: dict[str, Any], files: dict[str, Any], code: str
+) -> None:
+    reply = fake_server.client.post(TRANSCRIPTIONS, data=fields, files=files)
     assert reply.status_code == 400 and reply.json()["error"]["code"] in (code, "missing_file")
 
 
@@ -103,21 +107,23 @@ def form(boundary: str, content: bytes, end: str = "--") -> bytes:
         (b"", "", 415),
     ],
 )
-def test_body_that_is_not_a_form_is_rejected(served: Served, body: bytes, media_type: str, status: int) -> None:
+def test_body_that_is_not_a_form_is_rejected(
+    fake_server: RunningServer, body: bytes, media_type: str, status: int
+) -> None:
     headers = {"content-type": media_type} if media_type else {}
-    reply = served.client.post(TRANSCRIPTIONS, content=body, headers=headers)
+    reply = fake_server.client.post(TRANSCRIPTIONS, content=body, headers=headers)
     assert reply.status_code == status and reply.json()["error"]["message"]
 
 
-def test_hundred_megabytes_are_rejected_before_they_arrive(served: Served) -> None:
-    with socket.create_connection(("127.0.0.1", served.port)) as plain:
+def test_hundred_megabytes_are_rejected_before_they_arrive(fake_server: RunningServer) -> None:
+    with socket.create_connection(("127.0.0.1", fake_server.port)) as plain:
         head = f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {100 << 20}\r\n"
         plain.sendall(head.encode() + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n")
         assert plain.recv(1000).startswith(b"HTTP/1.1 413 ")
 
 
-def test_client_that_stalls_in_its_form_times_out(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("server.body_seconds=0.3")) as quick:
+def test_client_that_stalls_in_its_form_times_out(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings("server.body_seconds=0.3")) as quick:
         with socket.create_connection(("127.0.0.1", quick.port)) as plain:
             head = f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n"
             plain.sendall(head.encode() + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n")
@@ -131,7 +137,9 @@ def test_client_that_stalls_in_its_form_times_out(echo_settings: Callable[..., S
     cut=st.integers(0, 400) | st.none(),
 )
 @effort(max_examples=80, deadline=None)
-def test_no_form_causes_an_internal_error(one: Served, names: list[str], content: bytes, cut: int | None) -> None:
+def test_no_form_causes_an_internal_error(
+    shared_server: RunningServer, names: list[str], content: bytes, cut: int | None
+) -> None:
     parts = [
         f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="a"\r\n\r\n'.encode()
         if name.startswith("file")
@@ -140,13 +148,15 @@ def test_no_form_causes_an_internal_error(one: Served, names: list[str], content
     ]
     body = b"".join(part + content + b"\r\n" for part in parts) + b"--x--\r\n"
     body = body if cut is None else body[:cut] + body[cut + 3 :]
-    reply = one.client.post(TRANSCRIPTIONS, content=body, headers={"content-type": "multipart/form-data; boundary=x"})
+    reply = shared_server.client.post(
+        TRANSCRIPTIONS, content=body, headers={"content-type": "multipart/form-data; boundary=x"}
+    )
     assert reply.status_code < 500, reply.text
 
 
 @pytest.mark.parametrize("admission", ["gate", "long"])
-def test_full_queue_rejects_with_retry_after(echo_settings: Callable[..., Settings], admission: str) -> None:
-    with serving(echo_settings("limits.concurrent=1", "limits.queue=0", "limits.audio_seconds=10")) as full:
+def test_full_queue_rejects_with_retry_after(fake_settings: Callable[..., Settings], admission: str) -> None:
+    with serving(fake_settings("limits.concurrent=1", "limits.queue=0", "limits.audio_seconds=10")) as full:
         held = full.appliance.admission if admission == "gate" else full.appliance.transcription_service.long_recordings
         full.run(held.acquire)
         reply = full.client.post(TRANSCRIPTIONS, files={"file": LONG})
@@ -159,8 +169,8 @@ def test_full_queue_rejects_with_retry_after(echo_settings: Callable[..., Settin
         assert 'chatapi_turns_total{input="voice",kind="file",reply="text",result="ok"} 1.0' in counted
 
 
-def test_long_recordings_leave_slots_for_turns(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("limits.concurrent=2", "limits.audio_seconds=10")) as busy:
+def test_long_recordings_leave_slots_for_turns(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings("limits.concurrent=2", "limits.audio_seconds=10")) as busy:
         busy.run(busy.appliance.transcription_service.long_recordings.acquire)
         with pytest.raises(openai.APITimeoutError):
             with OpenAI(base_url=busy.url + "/v1", api_key="none", max_retries=0, timeout=0.5) as client:
@@ -170,8 +180,8 @@ def test_long_recordings_leave_slots_for_turns(echo_settings: Callable[..., Sett
         busy.run(lambda: until(lambda: busy.appliance.transcription_service.long_recordings.waiting == 0))
 
 
-def test_disconnect_cancels_the_transcription(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("fake.delay=0.002")) as slow:
+def test_disconnect_cancels_the_transcription(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings("fake.delay=0.002")) as slow:
         with socket.create_connection(("127.0.0.1", slow.port)) as plain:
             body = form("x", LONG)
             head = f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"

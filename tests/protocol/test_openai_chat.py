@@ -22,7 +22,7 @@ from chatapi.audio import RATE, Audio, wav
 from chatapi.audio.decode import decode
 from chatapi.interfaces.http.openai.chat_parameters import CLIENT, IGNORED, UNSUPPORTED, ChatRequest
 from chatapi.settings import Settings
-from conftest import ECHO, Served, serving, tone, until, written
+from conftest import FAKE_ENGINES, RunningServer, encode_audio, serving, tone, until
 
 HELLO: list[Any] = [{"role": "user", "content": "hello there"}]
 ANSWER = "You said: hello there."
@@ -35,22 +35,22 @@ TOOLS: list[Any] = [
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def chat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """One server for all tests without side effects."""
     data = tmp_path_factory.mktemp("data")
-    with serving(settings.load([*ECHO, f"data={data}"], environ={}).settings) as running:
+    with serving(settings.load([*FAKE_ENGINES, f"data={data}"], environ={}).settings) as running:
         yield running
 
 
 @pytest.fixture
-def client(house: Served) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{house.url}/v1", api_key="none", max_retries=0, timeout=20) as found:
+def client(chat_server: RunningServer) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{chat_server.url}/v1", api_key="none", max_retries=0, timeout=20) as found:
         yield found
 
 
 def clip(seconds: float, form: str = "wav") -> dict[str, Any]:
     """Recorded speech as a message part."""
-    file = wav(Audio(tone(seconds), RATE)) if form == "wav" else written(tone(seconds), RATE, "libmp3lame", "mp3")
+    file = wav(Audio(tone(seconds), RATE)) if form == "wav" else encode_audio(tone(seconds), RATE, "libmp3lame", "mp3")
     return {"type": "input_audio", "input_audio": {"data": base64.b64encode(file).decode(), "format": form}}
 
 
@@ -78,8 +78,10 @@ def test_completion_streams_in_chunks(client: OpenAI) -> None:
     assert len({chunk.id for chunk in (*deltas, last, counted)}) == 1
 
 
-def test_stream_ends_with_done_on_the_wire(house: Served) -> None:
-    reply = house.client.post("/v1/chat/completions", json={"model": "default", "messages": HELLO, "stream": True})
+def test_stream_ends_with_done_on_the_wire(chat_server: RunningServer) -> None:
+    reply = chat_server.client.post(
+        "/v1/chat/completions", json={"model": "default", "messages": HELLO, "stream": True}
+    )
     assert reply.headers["content-type"].startswith("text/event-stream")
     events = reply.text.split("\n\n")
     assert events[-2:] == ["data: [DONE]", ""]
@@ -190,7 +192,7 @@ def test_audio_of_all_chunks_is_one_base64_string(client: OpenAI) -> None:
     assert whole is not None and len(joined) == pytest.approx(len(base64.b64decode(whole.data)), abs=100)
 
 
-def test_audio_id_refers_to_a_spoken_completion(client: OpenAI, house: Served) -> None:
+def test_audio_id_refers_to_a_spoken_completion(client: OpenAI, chat_server: RunningServer) -> None:
     message = client.chat.completions.create(model="default", messages=HELLO, **SPOKEN).choices[0].message
     assert message.audio is not None
     for answer in ({"role": "assistant", "audio": {"id": message.audio.id}}, message):
@@ -201,7 +203,7 @@ def test_audio_id_refers_to_a_spoken_completion(client: OpenAI, house: Served) -
     with pytest.raises(openai.NotFoundError) as caught:
         client.chat.completions.create(model="default", messages=unknown)
     assert (caught.value.code, caught.value.param) == ("audio_not_found", "messages[1].audio.id")
-    with closing(sqlite3.connect(house.appliance.settings.data / "history.sqlite3")) as history:
+    with closing(sqlite3.connect(chat_server.appliance.settings.data / "history.sqlite3")) as history:
         assert history.execute("SELECT count(*) FROM exchanges").fetchone() == (0,)
 
 
@@ -296,7 +298,7 @@ def test_ignored_parameter_with_an_effective_value_is_rejected(client: OpenAI, n
 
 
 @pytest.mark.anyio
-async def test_disconnect_cancels_the_generation(slow: Served) -> None:
+async def test_disconnect_cancels_the_generation(slow_server: RunningServer) -> None:
     body = {
         "model": "default",
         "messages": [{"role": "user", "content": "word " * 400}],
@@ -304,26 +306,28 @@ async def test_disconnect_cancels_the_generation(slow: Served) -> None:
         "stream": True,
     }
     with anyio.fail_after(15):
-        with slow.client.stream("POST", "/v1/chat/completions", json=body) as reply:
+        with slow_server.client.stream("POST", "/v1/chat/completions", json=body) as reply:
             lines = reply.iter_lines()
             assert next(lines).startswith("data: ")
             # While the iterator lives: httpx closes the stream with it.
-            await until(lambda: slow.appliance.admission.used == 1)
-        await until(lambda: slow.appliance.admission.used == 0 and slow.appliance.engines.llm.admission.used == 0)
+            await until(lambda: slow_server.appliance.admission.used == 1)
+        await until(
+            lambda: slow_server.appliance.admission.used == 0 and slow_server.appliance.engines.llm.admission.used == 0
+        )
 
 
-def test_turns_and_tokens_are_counted(served: Served) -> None:
-    with OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as client:
+def test_turns_and_tokens_are_counted(fake_server: RunningServer) -> None:
+    with OpenAI(base_url=f"{fake_server.url}/v1", api_key="none", max_retries=0) as client:
         client.chat.completions.create(model="default", messages=HELLO)
         client.chat.completions.create(model="default", messages=[{"role": "user", "content": [clip(0.5)]}], **SPOKEN)  # type: ignore[list-item,misc]
-    page = served.client.get("/metrics").text
+    page = fake_server.client.get("/metrics").text
     assert 'chatapi_turns_total{input="text",kind="request",reply="text",result="ok"} 1.0' in page
     assert 'chatapi_turns_total{input="voice",kind="request",reply="voice",result="ok"} 1.0' in page
     assert re.search(r'chatapi_tokens_total\{kind="completion"\} [1-9]', page)
 
 
-def test_failure_midway_is_an_event_in_the_stream(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("fake.fault=raise")) as broken:
+def test_failure_midway_is_an_event_in_the_stream(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings("fake.fault=raise")) as broken:
         with OpenAI(base_url=f"{broken.url}/v1", api_key="none", max_retries=0) as client:
             stream = client.chat.completions.create(model="default", messages=HELLO, stream=True)
             with pytest.raises(openai.APIError, match="engine failed") as caught:
@@ -333,8 +337,8 @@ def test_failure_midway_is_an_event_in_the_stream(echo_settings: Callable[..., S
                 client.chat.completions.create(model="default", messages=HELLO)
 
 
-def test_api_key_is_required(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("server.api_key=secret")) as guarded:
+def test_api_key_is_required(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings("server.api_key=secret")) as guarded:
         for key, ends in (("secret", False), ("wrong", True)):
             with OpenAI(base_url=f"{guarded.url}/v1", api_key=key, max_retries=0) as client:
                 if ends:

@@ -19,7 +19,7 @@ from chatapi.audio import RATE, Audio, wav
 from chatapi.errors import NotFound
 from chatapi.interfaces.http.json_body import LARGE, MOST_VALUES
 from chatapi.services.turns.chat_completion import MAX_AUDIO_IDS
-from conftest import ECHO, Running, Served, serving, tone
+from conftest import FAKE_ENGINES, RunAppliance, RunningServer, serving, tone
 
 PATH = "/v1/chat/completions"
 FIRST = "messages[0].content[0]"
@@ -33,14 +33,14 @@ TOOL = {"type": "function", "function": {"name": "f"}}
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def chat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     data = tmp_path_factory.mktemp("data")
-    with serving(settings.load([*ECHO, f"data={data}"], environ={}).settings) as running:
+    with serving(settings.load([*FAKE_ENGINES, f"data={data}"], environ={}).settings) as running:
         yield running
 
 
-def ask(house: Served, **body: Any) -> httpx.Response:
-    return house.client.post(PATH, json={"model": "default", "messages": [USER], **body})
+def ask(chat_server: RunningServer, **body: Any) -> httpx.Response:
+    return chat_server.client.post(PATH, json={"model": "default", "messages": [USER], **body})
 
 
 def sound(data: str, form: str = "wav") -> dict[str, Any]:
@@ -69,34 +69,34 @@ def encoded(file: bytes) -> str:
         (b"{}", "missing_required_parameter"),
     ],
 )
-def test_malformed_body_is_rejected(house: Served, body: bytes, code: str) -> None:
-    reply = house.client.post(PATH, content=body, headers={"content-type": "application/json"})
+def test_malformed_body_is_rejected(chat_server: RunningServer, body: bytes, code: str) -> None:
+    reply = chat_server.client.post(PATH, content=body, headers={"content-type": "application/json"})
     error = reply.json()["error"]
     assert (reply.status_code, error["type"], error["code"]) == (400, "invalid_request_error", code)
     assert error["message"] and error["request_id"] == reply.headers["x-request-id"]
 
 
 @pytest.mark.parametrize("path", [PATH, "/v1/audio/speech", "/completion"])
-def test_too_many_values_are_rejected_before_parsing(house: Served, path: str) -> None:
+def test_too_many_values_are_rejected_before_parsing(chat_server: RunningServer, path: str) -> None:
     body = b'{"input": [' + b"[]," * (MOST_VALUES // 2) + b"[]]}"
-    reply = house.client.post(path, content=body, headers={"content-type": "application/json"})
+    reply = chat_server.client.post(path, content=body, headers={"content-type": "application/json"})
     assert (reply.status_code, reply.json().get("error", reply.json())["code"]) == (413, "too_many_values")
 
 
 @pytest.mark.parametrize(
     "metadata", [{str(number): "x" for number in range(17)}, {"x" * 65: "a"}, {"a": "x" * 513}, {"a": 5}, "text", [1]]
 )
-def test_metadata_beyond_openai_limits_is_rejected(house: Served, metadata: Any) -> None:
-    error = ask(house, metadata=metadata).json()["error"]
+def test_metadata_beyond_openai_limits_is_rejected(chat_server: RunningServer, metadata: Any) -> None:
+    error = ask(chat_server, metadata=metadata).json()["error"]
     assert (error["code"], error["param"]) == ("invalid_value", "metadata") and "16 pairs" in error["message"]
-    assert ask(house, metadata={str(number): "x" * 512 for number in range(16)}).status_code == 200
+    assert ask(chat_server, metadata={str(number): "x" * 512 for number in range(16)}).status_code == 200
 
 
-def test_long_body_is_validated_like_a_short_one(house: Served) -> None:
-    assert ask(house, user="b" * LARGE).status_code == 200
-    error = ask(house, user="b" * LARGE + "\0").json()["error"]
+def test_long_body_is_validated_like_a_short_one(chat_server: RunningServer) -> None:
+    assert ask(chat_server, user="b" * LARGE).status_code == 200
+    error = ask(chat_server, user="b" * LARGE + "\0").json()["error"]
     assert error["code"] == "invalid_json" and "NUL" in error["message"]
-    broken = house.client.post(PATH, content=b"{" * LARGE, headers={"content-type": "application/json"})
+    broken = chat_server.client.post(PATH, content=b"{" * LARGE, headers={"content-type": "application/json"})
     assert broken.json()["error"]["code"] == "invalid_json"
 
 
@@ -207,23 +207,25 @@ def test_long_body_is_validated_like_a_short_one(house: Served) -> None:
         ),
     ],
 )  # fmt: skip
-def test_invalid_value_is_reported_with_its_path(house: Served, change: Any, code: str, param: str) -> None:
-    reply = ask(house, **change)
+def test_invalid_value_is_reported_with_its_path(
+    chat_server: RunningServer, change: Any, code: str, param: str
+) -> None:
+    reply = ask(chat_server, **change)
     error = reply.json()["error"]
     assert (error["code"], error["param"]) == (code, param), error
     assert reply.status_code == (404 if code == "model_not_found" else 400)
     assert "Input should" not in error["message"]
 
 
-def test_other_media_types_are_rejected(house: Served) -> None:
-    reply = house.client.post(PATH, data={"model": "default"})
+def test_other_media_types_are_rejected(chat_server: RunningServer) -> None:
+    reply = chat_server.client.post(PATH, data={"model": "default"})
     assert (reply.status_code, reply.json()["error"]["code"]) == (415, "unsupported_media_type")
 
 
-def test_body_of_a_hundred_megabytes_is_rejected_before_it_is_read(house: Served) -> None:
+def test_body_of_a_hundred_megabytes_is_rejected_before_it_is_read(chat_server: RunningServer) -> None:
     head = f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     head += f"Content-Length: {100 << 20}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", house.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", chat_server.port), timeout=20) as connection:
         connection.sendall(head.encode())
         with connection.makefile("rb") as file:
             reply = file.read()
@@ -231,14 +233,14 @@ def test_body_of_a_hundred_megabytes_is_rejected_before_it_is_read(house: Served
     assert json.loads(reply.partition(b"\r\n\r\n")[2])["error"]["code"] == "body_too_large"
 
 
-def test_audio_of_all_messages_has_a_limit(house: Served) -> None:
+def test_audio_of_all_messages_has_a_limit(chat_server: RunningServer) -> None:
     long = sound(encoded(wav(Audio(tone(61, rate=8000), 8000))))
-    reply = ask(house, messages=[long, {"role": "assistant", "content": "ok"}, long])
+    reply = ask(chat_server, messages=[long, {"role": "assistant", "content": "ok"}, long])
     assert (reply.status_code, reply.json()["error"]["code"]) == (413, "audio_too_long")
 
 
 def test_while_models_load_requests_get_retry_after(tmp_path: Any) -> None:
-    with serving(settings.load([*ECHO, f"data={tmp_path}"], environ={}).settings, load=False) as cold:
+    with serving(settings.load([*FAKE_ENGINES, f"data={tmp_path}"], environ={}).settings, load=False) as cold:
         reply = ask(cold)
         assert (reply.status_code, reply.json()["error"]["type"]) == (503, "server_error")
         assert reply.headers["retry-after"]
@@ -253,8 +255,8 @@ def test_while_models_load_requests_get_retry_after(tmp_path: Any) -> None:
 
 
 @pytest.mark.anyio
-async def test_stored_audio_ids_have_a_limit(echo: Running) -> None:
-    async with echo() as appliance:
+async def test_stored_audio_ids_have_a_limit(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance:
         for number in range(MAX_AUDIO_IDS + 1):
             appliance.chat.remember(str(number), "said")
         assert appliance.chat.audio_text("1", "here") == "said"
@@ -312,8 +314,10 @@ BODIES = st.fixed_dictionaries(
 
 @hypothesis.given(body=BODIES)
 @hypothesis.settings(max_examples=60, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
-def test_any_body_is_answered_or_rejected(house: Served, body: Any) -> None:
-    reply = house.client.post(PATH, content=json.dumps(body).encode(), headers={"content-type": "application/json"})
+def test_any_body_is_answered_or_rejected(chat_server: RunningServer, body: Any) -> None:
+    reply = chat_server.client.post(
+        PATH, content=json.dumps(body).encode(), headers={"content-type": "application/json"}
+    )
     assert reply.status_code in (200, 400, 404, 413), reply.text
     if reply.status_code != 200:
         error = reply.json()["error"]

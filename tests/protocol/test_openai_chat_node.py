@@ -8,7 +8,7 @@ import shutil
 import anyio
 import pytest
 
-from conftest import Served, until
+from conftest import RunningServer, until
 from paths import NODE
 
 FOLDER = NODE
@@ -19,9 +19,9 @@ FOLDER = NODE
     reason="needs node and tests/node",
 )
 @pytest.mark.anyio
-async def test_node_client_creates_chat_completions(served: Served) -> None:
+async def test_node_client_creates_chat_completions(fake_server: RunningServer) -> None:
     with anyio.fail_after(60):
-        ran = await anyio.run_process(["node", str(FOLDER / "chat.mjs"), f"{served.url}/v1", "none"], check=False)
+        ran = await anyio.run_process(["node", str(FOLDER / "chat.mjs"), f"{fake_server.url}/v1", "none"], check=False)
     assert ran.returncode == 0, ran.stderr.decode()
     found = json.loads(ran.stdout)
     assert found["whole"] == ["You said: from Node.", "stop", 6]
@@ -31,4 +31,4 @@ async def test_node_client_creates_chat_completions(served: Served) -> None:
     assert found["called"] == "from Node"
     assert found["formed"] == {"name": "from Node"}
     assert found["refused"] == ["BadRequestError", 400, "unsupported_value", "n"]
-    await until(lambda: served.appliance.admission.used == 0)
+    await until(lambda: fake_server.appliance.admission.used == 0)

@@ -24,17 +24,17 @@ from chatapi.audio.encoding import FORMATS, PCM_RATE
 from chatapi.bench.wer import words
 from chatapi.interfaces.http.openai.speech import UNSUPPORTED, SpeechRequest
 from chatapi.settings import Settings
-from conftest import Served, serving, until
+from conftest import RunningServer, serving, until
 
 TEXT = "One two three four five. Six seven eight nine. Ten."
 SPOKEN = 10 * 0.06
 """Length of its speech with the fake voice, in seconds."""
-OF_THE_CLIENT = {"extra_headers", "extra_query", "extra_body", "timeout"}
+CLIENT_ONLY = {"extra_headers", "extra_query", "extra_body", "timeout"}
 
 
 @pytest.fixture
-def client(served: Served) -> Iterator[OpenAI]:
-    with OpenAI(base_url=served.url + "/v1", api_key="none", max_retries=0) as made:
+def client(fake_server: RunningServer) -> Iterator[OpenAI]:
+    with OpenAI(base_url=fake_server.url + "/v1", api_key="none", max_retries=0) as made:
         yield made
 
 
@@ -76,9 +76,9 @@ def test_voice_is_selected_by_name_id_or_model(client: OpenAI, body: Any, hertz:
     assert found == pytest.approx(hertz, abs=20)
 
 
-def test_events_carry_the_same_file_and_end_with_the_usage(served: Served, client: OpenAI) -> None:
+def test_events_carry_the_same_file_and_end_with_the_usage(fake_server: RunningServer, client: OpenAI) -> None:
     body = {"input": TEXT, "model": "tts-1", "voice": "alloy", "response_format": "wav", "stream_format": "sse"}
-    with served.client.stream("POST", "/v1/audio/speech", json=body) as reply:
+    with fake_server.client.stream("POST", "/v1/audio/speech", json=body) as reply:
         assert reply.headers["content-type"].startswith("text/event-stream")
         events = [json.loads(line.removeprefix("data: ")) for line in reply.iter_lines() if line]
     *deltas, done = events
@@ -92,9 +92,9 @@ def test_events_carry_the_same_file_and_end_with_the_usage(served: Served, clien
 
 
 def test_audio_is_streamed_and_a_disconnect_cancels_the_synthesis(
-    echo_settings: Callable[..., Settings],
+    fake_settings: Callable[..., Settings],
 ) -> None:
-    with serving(echo_settings("fake.delay=0.05")) as slow:
+    with serving(fake_settings("fake.delay=0.05")) as slow:
         tts, before = slow.appliance.engines.tts, slow.appliance.engines.tts.items_produced
         body = {"input": "This is said. " * 100, "model": "tts-1", "voice": "alloy", "response_format": "pcm"}
         with slow.client.stream("POST", "/v1/audio/speech", json=body) as reply:
@@ -104,8 +104,8 @@ def test_audio_is_streamed_and_a_disconnect_cancels_the_synthesis(
         assert tts.items_produced - before < 100
 
 
-def test_voices_are_listed_with_their_languages(client: OpenAI, served: Served) -> None:
-    listed = served.client.get("/v1/audio/voices").json()
+def test_voices_are_listed_with_their_languages(client: OpenAI, fake_server: RunningServer) -> None:
+    listed = fake_server.client.get("/v1/audio/voices").json()
     assert [(voice["id"], voice["language"], voice["rate"], voice["default"]) for voice in listed["data"]] == [
         ("fake", "en", RATE, True),
         ("fake-high", "en", RATE, False),
@@ -113,7 +113,7 @@ def test_voices_are_listed_with_their_languages(client: OpenAI, served: Served) 
 
 
 def test_every_parameter_of_the_client_is_supported_or_rejected_by_name() -> None:
-    known = set(inspect.signature(OpenAI(api_key="none").audio.speech.create).parameters) - OF_THE_CLIENT
+    known = set(inspect.signature(OpenAI(api_key="none").audio.speech.create).parameters) - CLIENT_ONLY
     assert known == set(SpeechRequest.model_fields) | set(UNSUPPORTED)
 
 
@@ -139,10 +139,10 @@ def test_every_parameter_of_the_client_is_supported_or_rejected_by_name() -> Non
     ],
 )
 def test_invalid_parameter_is_named_in_openai_format(
-    served: Served, changed: dict[str, Any], status: int, code: str, param: str | None
+    fake_server: RunningServer, changed: dict[str, Any], status: int, code: str, param: str | None
 ) -> None:
     body = {"input": TEXT, "model": "tts-1", "voice": "alloy", **changed}
-    reply = served.client.post("/v1/audio/speech", json=body)
+    reply = fake_server.client.post("/v1/audio/speech", json=body)
     error = reply.json()["error"]
     assert (reply.status_code, error["code"], error["param"]) == (status, code, param)
     assert error["type"] == "invalid_request_error" and error["message"]
@@ -163,9 +163,9 @@ def test_invalid_parameter_is_named_in_openai_format(
         (b"", "", 415),
     ],
 )
-def test_invalid_body_is_rejected(served: Served, content: bytes, media_type: str, status: int) -> None:
+def test_invalid_body_is_rejected(fake_server: RunningServer, content: bytes, media_type: str, status: int) -> None:
     headers = {"content-type": media_type} if media_type else {}
-    reply = served.client.post("/v1/audio/speech", content=content, headers=headers)
+    reply = fake_server.client.post("/v1/audio/speech", content=content, headers=headers)
     assert reply.status_code == status and reply.json()["error"]["message"]
 
 
@@ -174,9 +174,9 @@ def test_empty_instructions_are_ignored(client: OpenAI) -> None:
 
 
 def test_failure_midway_is_an_event_or_a_truncated_file(
-    echo_settings: Callable[..., Settings],
+    fake_settings: Callable[..., Settings],
 ) -> None:
-    with serving(echo_settings("fake.delay=0.05", "limits.turn_seconds=0.3")) as slow:
+    with serving(fake_settings("fake.delay=0.05", "limits.turn_seconds=0.3")) as slow:
         body = {"input": "One. " * 40, "model": "tts-1", "voice": "alloy", "response_format": "wav", "speed": 4}
         with slow.client.stream("POST", "/v1/audio/speech", json={**body, "stream_format": "sse"}) as reply:
             events = [json.loads(line.removeprefix("data: ")) for line in reply.iter_lines() if line]
@@ -188,8 +188,8 @@ def test_failure_midway_is_an_event_or_a_truncated_file(
         assert 'chatapi_turns_total{input="text",kind="file",reply="voice",result="deadline_exceeded"} 2.0' in counted
 
 
-def test_full_queue_rejects_with_retry_after(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("limits.concurrent=1", "limits.queue=0")) as full:
+def test_full_queue_rejects_with_retry_after(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings("limits.concurrent=1", "limits.queue=0")) as full:
         full.run(full.appliance.admission.acquire)
         with OpenAI(base_url=full.url + "/v1", api_key="none", max_retries=0) as client:
             with pytest.raises(openai.InternalServerError) as caught:
@@ -206,8 +206,8 @@ def test_full_queue_rejects_with_retry_after(echo_settings: Callable[..., Settin
     )
 )
 @effort(max_examples=60, deadline=None)
-def test_no_request_causes_an_internal_error(one: Served, body: dict[str, Any]) -> None:
-    reply = one.client.post(
+def test_no_request_causes_an_internal_error(shared_server: RunningServer, body: dict[str, Any]) -> None:
+    reply = shared_server.client.post(
         "/v1/audio/speech", content=json.dumps(body).encode(), headers={"content-type": "application/json"}
     )
     assert reply.status_code < 500, reply.text
@@ -215,9 +215,9 @@ def test_no_request_causes_an_internal_error(one: Served, body: dict[str, Any]) 
 
 @pytest.mark.real
 @pytest.mark.parametrize("form", FORMATS)
-def test_speech_in_every_format_is_transcribed_again(box: Served, form: Any) -> None:
+def test_speech_in_every_format_is_transcribed_again(real_server: RunningServer, form: Any) -> None:
     text = "The quick brown fox jumps over the lazy dog. It was the best of times."
-    with OpenAI(base_url=box.url + "/v1", api_key="none", max_retries=0, timeout=60) as client:
+    with OpenAI(base_url=real_server.url + "/v1", api_key="none", max_retries=0, timeout=60) as client:
         spoken = client.audio.speech.create(input=text, model="tts-1", voice="nova", response_format=form).read()
         if form == "pcm":
             spoken = wav(Audio(np.frombuffer(spoken, "<i2").astype(np.float32) / 32767, PCM_RATE))
@@ -227,10 +227,10 @@ def test_speech_in_every_format_is_transcribed_again(box: Served, form: Any) -> 
 
 
 @pytest.mark.real
-def test_real_voice_follows_the_speed(box: Served) -> None:
+def test_real_voice_follows_the_speed(real_server: RunningServer) -> None:
     body = {"input": "This is said at some speed, and it takes a while.", "voice": "alloy", "response_format": "wav"}
     slow, plain, fast = (
-        decode(box.client.post("/v1/audio/speech", json={**body, "speed": speed}).content).seconds
+        decode(real_server.client.post("/v1/audio/speech", json={**body, "speed": speed}).content).seconds
         for speed in (0.5, 1, 2)
     )
     # Each phoneme lasts a whole number of frames, at least one.

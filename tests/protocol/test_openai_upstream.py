@@ -12,7 +12,7 @@ from chat_server import HELLO, Upstream, ask, delta, engine, events, response, s
 from chatapi.engines import ContextOverflow, PromptMessage, Sampling, TokenChunk, TokenUsage, Tool
 from chatapi.errors import EngineFailed, SettingsError, Unprocessable
 from chatapi.events import Token, ToolCall
-from conftest import model
+from conftest import installed_model
 
 USAGE = {
     "choices": [],
@@ -93,9 +93,9 @@ def test_tool_calls_and_results_are_forwarded():
 def test_parameter_rejected_by_the_server_is_a_caller_error():
     refusal = response(json.dumps({"error": {"message": "no logprobs here", "param": "logprobs"}}).encode(), "400 Bad")
     with Upstream(refusal) as upstream:
-        with pytest.raises(Unprocessable, match="no logprobs here") as caught:
+        with pytest.raises(Unprocessable, match="no logprobs here") as raised:
             ask(upstream, Sampling(5, logprobs=1))
-        assert caught.value.details == {"param": "logprobs"}
+        assert raised.value.details == {"param": "logprobs"}
         with pytest.raises(EngineFailed):
             ask(upstream)
 
@@ -192,7 +192,7 @@ def llama_server() -> Iterator[tuple[str, str]]:
     """A real llama.cpp server on a loopback port: its address and API key."""
     xllamacpp = pytest.importorskip("xllamacpp")
     params = xllamacpp.CommonParams()
-    (params.model.path,) = map(str, model("smollm2-135m-instruct").files.values())
+    (params.model.path,) = map(str, installed_model("smollm2-135m-instruct").files.values())
     params.n_ctx, params.verbosity, params.api_keys = 512, -1, ["key"]
     server = xllamacpp.Server(params)
     yield f"{server.listening_address}/v1", "key"
@@ -217,11 +217,11 @@ def test_real_server_answers(llama_server: tuple[str, str]):
 @pytest.mark.real
 def test_real_server_rejects_a_too_long_prompt(llama_server: tuple[str, str]):
     asked = engine(llama_server[0], api_key=llama_server[1])
-    with pytest.raises(ContextOverflow) as caught:
+    with pytest.raises(ContextOverflow) as raised:
         list(asked.generate([PromptMessage("user", "a " * 600)], Sampling(20)))
     asked.close()
-    assert caught.value.context == 512
-    assert caught.value.needed > 600
+    assert raised.value.context == 512
+    assert raised.value.needed > 600
 
 
 @pytest.mark.real

@@ -10,7 +10,7 @@ from email.utils import formatdate
 import httpx
 import pytest
 
-from chat_server import HELLO, Upstream, ask, delta, engine, events, refusal, response, stream, text
+from chat_server import HELLO, Upstream, ask, delta, engine, error_response, events, response, stream, text
 from chatapi.engines import ContextOverflow, PromptMessage, Sampling, TokenChunk
 from chatapi.engines.llm.upstream_stream import ResponseHead
 from chatapi.errors import Busy, EngineFailed, NotReady
@@ -19,10 +19,10 @@ from chatapi.errors import Busy, EngineFailed, NotReady
 def test_unreachable_server_is_reported_with_address_and_setting():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    asked = engine(f"http://127.0.0.1:{port}/v1")
+    upstream_engine = engine(f"http://127.0.0.1:{port}/v1")
     with pytest.raises(NotReady, match=rf"127\.0\.0\.1:{port}/v1.*start that server.*openai_upstream\.url"):
-        list(asked.generate(HELLO, Sampling(max_tokens=5)))
-    asked.close()
+        list(upstream_engine.generate(HELLO, Sampling(max_tokens=5)))
+    upstream_engine.close()
 
 
 def test_server_without_a_model_is_not_ready():
@@ -39,7 +39,7 @@ def test_invalid_model_list_is_an_error():
 
 
 def test_rejected_key_names_the_setting():
-    answer = refusal({"error": {"message": "Invalid API Key"}}, "401 Unauthorized")
+    answer = error_response({"error": {"message": "Invalid API Key"}}, "401 Unauthorized")
     with Upstream(answer) as upstream, pytest.raises(EngineFailed, match=r"openai_upstream\.api_key"):
         ask(upstream)
 
@@ -53,7 +53,7 @@ UNKNOWN_MODEL = [
 
 @pytest.mark.parametrize(("error", "status"), UNKNOWN_MODEL)
 def test_unknown_model_lists_the_available_ones(error: object, status: str):
-    with Upstream(refusal(error, status)) as upstream, pytest.raises(EngineFailed, match=r"'nope'.*tiny, large"):
+    with Upstream(error_response(error, status)) as upstream, pytest.raises(EngineFailed, match=r"'nope'.*tiny, large"):
         ask(upstream, model="nope")
 
 
@@ -64,39 +64,39 @@ def test_missing_chat_route_differs_from_a_missing_model():
 
 
 def test_new_model_is_found_after_a_server_restart():
-    gone = refusal({"error": {"message": "The model `old` does not exist."}}, "404 Not Found")
+    gone = error_response({"error": {"message": "The model `old` does not exist."}}, "404 Not Found")
     with Upstream(gone) as upstream:
-        asked = engine(upstream.url)
+        upstream_engine = engine(upstream.url)
         for _ in range(2):
             with pytest.raises(EngineFailed):
-                list(asked.generate(HELLO, Sampling(max_tokens=5)))
-        asked.close()
+                list(upstream_engine.generate(HELLO, Sampling(max_tokens=5)))
+        upstream_engine.close()
         assert sum(line.startswith("GET") for line, _, _ in upstream.requests) >= 3
 
 
 @pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable"])
 def test_busy_server_gives_its_retry_after(status: str):
-    answer = refusal({"error": {"message": "slow down"}}, status, more="Retry-After: 7\r\n")
-    with Upstream(answer) as upstream, pytest.raises(Busy, match="slow down") as caught:
+    answer = error_response({"error": {"message": "slow down"}}, status, more="Retry-After: 7\r\n")
+    with Upstream(answer) as upstream, pytest.raises(Busy, match="slow down") as raised:
         ask(upstream)
-    assert caught.value.retry_after == 7
+    assert raised.value.retry_after == 7
 
 
-@pytest.mark.parametrize("told", ["²", "Fri, 01 Jan 2999 00:00:00 GMT", "soon", "-5"])
-def test_implausible_retry_after_is_ignored(told: str):
-    assert ResponseHead.of(httpx.Response(429, headers={"Retry-After": told.encode()})).retry_after is None
+@pytest.mark.parametrize("header", ["²", "Fri, 01 Jan 2999 00:00:00 GMT", "soon", "-5"])
+def test_implausible_retry_after_is_ignored(header: str):
+    assert ResponseHead.of(httpx.Response(429, headers={"Retry-After": header.encode()})).retry_after is None
     assert ResponseHead.of(httpx.Response(429, headers={"Retry-After": "9" * 400})).retry_after == 3600
 
 
 def test_retry_after_may_be_a_date():
-    answer = refusal({}, "429 Too Many Requests", more=f"Retry-After: {formatdate(0, usegmt=True)}\r\n")
-    with Upstream(answer) as upstream, pytest.raises(Busy) as caught:
+    answer = error_response({}, "429 Too Many Requests", more=f"Retry-After: {formatdate(0, usegmt=True)}\r\n")
+    with Upstream(answer) as upstream, pytest.raises(Busy) as raised:
         ask(upstream)
-    assert caught.value.retry_after == 0
+    assert raised.value.retry_after == 0
 
 
 def test_loading_server_is_not_ready():
-    answer = refusal({"error": {"message": "Loading model", "code": 503}}, "503 Service Unavailable")
+    answer = error_response({"error": {"message": "Loading model", "code": 503}}, "503 Service Unavailable")
     with Upstream(answer) as upstream, pytest.raises(NotReady, match="loading"):
         ask(upstream)
 
@@ -133,9 +133,9 @@ OVERFLOWS = [
 
 @pytest.mark.parametrize(("error", "numbers"), OVERFLOWS)
 def test_too_long_prompt_is_recognized_in_every_format(error: object, numbers: tuple[int, int]):
-    with Upstream(refusal(error)) as upstream, pytest.raises(ContextOverflow) as caught:
+    with Upstream(error_response(error)) as upstream, pytest.raises(ContextOverflow) as raised:
         ask(upstream)
-    assert (caught.value.needed, caught.value.context) == numbers
+    assert (raised.value.needed, raised.value.context) == numbers
 
 
 def test_error_within_the_stream_is_reported():
@@ -146,12 +146,12 @@ def test_error_within_the_stream_is_reported():
 
 def test_surely_too_long_prompt_is_not_sent():
     with Upstream(b"") as upstream:
-        asked = engine(upstream.url, context=256)
-        with pytest.raises(ContextOverflow) as caught:
-            list(asked.generate([PromptMessage("user", "word " * 1000)], Sampling(max_tokens=6)))
-        asked.close()
+        upstream_engine = engine(upstream.url, context=256)
+        with pytest.raises(ContextOverflow) as raised:
+            list(upstream_engine.generate([PromptMessage("user", "word " * 1000)], Sampling(max_tokens=6)))
+        upstream_engine.close()
         assert upstream.requests == []
-    assert caught.value.needed == 1250 + 4 + 6
+    assert raised.value.needed == 1250 + 4 + 6
 
 
 def test_other_errors_are_forwarded_with_their_message():
@@ -163,18 +163,18 @@ def test_other_errors_are_forwarded_with_their_message():
 
 
 def pieces_until_failure(upstream: Upstream, **table: object) -> tuple[list[TokenChunk], EngineFailed]:
-    asked = engine(upstream.url, **table)
-    taken: list[TokenChunk] = []
-    with pytest.raises(EngineFailed) as caught:
-        taken.extend(asked.generate(HELLO, Sampling(max_tokens=20)))
-    asked.close()
-    return taken, caught.value
+    upstream_engine = engine(upstream.url, **table)
+    received: list[TokenChunk] = []
+    with pytest.raises(EngineFailed) as raised:
+        received.extend(upstream_engine.generate(HELLO, Sampling(max_tokens=20)))
+    upstream_engine.close()
+    return received, raised.value
 
 
 def test_truncated_answer_is_an_error_after_its_text():
     with Upstream(stream(events(delta("Half"), done=False))) as upstream:
-        taken, error = pieces_until_failure(upstream)
-    assert text(taken) == "Half"
+        received, error = pieces_until_failure(upstream)
+    assert text(received) == "Half"
     assert "disconnected after 1 chunks" in error.message
 
 
@@ -184,8 +184,8 @@ def test_connection_reset_is_an_error():
         connection.sendall(half + events(delta("Half"), done=False))
 
     with Upstream(reset) as upstream:
-        taken, error = pieces_until_failure(upstream)
-    assert text(taken) == "Half"
+        received, error = pieces_until_failure(upstream)
+    assert text(received) == "Half"
     assert "disconnected" in error.message
 
 
@@ -202,9 +202,9 @@ def test_silent_server_times_out(noise: bytes):
                 over.wait(0.02)
 
     with Upstream(silent) as upstream:
-        taken, error = pieces_until_failure(upstream, timeout=1)
+        received, error = pieces_until_failure(upstream, timeout=1)
         over.set()
-    assert text(taken) == "One"
+    assert text(received) == "One"
     assert "sent nothing for 1 seconds" in error.message
 
 
@@ -226,10 +226,10 @@ def test_stop_closes_the_connection_of_a_silent_server(before: bytes):
             closed.set()
 
     with Upstream(wait) as upstream:
-        asked = engine(upstream.url, model="tiny")
-        pieces = list(asked.generate(HELLO, Sampling(max_tokens=20), arrived.is_set))
+        upstream_engine = engine(upstream.url, model="tiny")
+        pieces = list(upstream_engine.generate(HELLO, Sampling(max_tokens=20), arrived.is_set))
         assert closed.wait(60)
-        asked.close()
+        upstream_engine.close()
     assert all(piece.finish_reason is None for piece in pieces)
 
 
@@ -245,9 +245,9 @@ def test_early_exit_closes_the_connection():
             closed.set()
 
     with Upstream(endless) as upstream:
-        asked = engine(upstream.url, model="tiny")
-        answer = asked.generate(HELLO, Sampling(max_tokens=20))
+        upstream_engine = engine(upstream.url, model="tiny")
+        answer = upstream_engine.generate(HELLO, Sampling(max_tokens=20))
         assert next(answer).text == "word "
         answer.close()
         assert closed.wait(60)
-        asked.close()
+        upstream_engine.close()

@@ -18,13 +18,13 @@ from websockets.asyncio.client import connect
 
 from chatapi.interfaces.http.realtime.audio_format import encode_audio
 from chatapi.settings import Settings
-from conftest import Served, serving, until
+from conftest import RunningServer, serving, until
 from realtime_client import Event, raw, receive_event, silence, speech, talking
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_random_client_behaviour_leaks_nothing(echo_settings: Callable[..., Settings]) -> None:
+async def test_random_client_behaviour_leaks_nothing(fake_settings: Callable[..., Settings]) -> None:
     chance, received = random.Random(5), {"error": 0}
     acts: Sequence[Event] = [
         *[
@@ -39,8 +39,8 @@ async def test_random_client_behaviour_leaks_nothing(echo_settings: Callable[...
         {"type": "session.update", "session": {"audio": {"input": {"turn_detection": None}}}},
     ]
 
-    async def act(served: Served) -> None:
-        async with raw(served) as plain:
+    async def act(server: RunningServer) -> None:
+        async with raw(server) as plain:
             for _ in range(chance.randrange(12)):
                 await plain.send(json.dumps(chance.choice(acts)))
                 with anyio.move_on_after(chance.random() * 0.05):
@@ -51,21 +51,21 @@ async def test_random_client_behaviour_leaks_nothing(echo_settings: Callable[...
     async def tasks() -> int:
         return len(asyncio.all_tasks())
 
-    with serving(echo_settings("live.sessions=8", "fake.delay=0.01")) as served:
-        before = served.run(tasks)
+    with serving(fake_settings("live.sessions=8", "fake.delay=0.01")) as server:
+        before = server.run(tasks)
         for _ in range(4):
             async with anyio.create_task_group() as group:
                 for _ in range(8):
-                    group.start_soon(act, served)
-            await until(lambda: served.appliance.live.sessions == 0)
-        await until(lambda: all(worker.admission.used == 0 for worker in served.appliance.engines.all()))
-        await until(lambda: served.run(tasks) == before)
+                    group.start_soon(act, server)
+            await until(lambda: server.appliance.live.sessions == 0)
+        await until(lambda: all(worker.admission.used == 0 for worker in server.appliance.engines.all()))
+        await until(lambda: server.run(tasks) == before)
     assert received["error"]
 
 
-async def test_session_beyond_the_limit_is_rejected(served: Served) -> None:
-    async with talking(served) as one, talking(served) as two:
-        async with talking(served) as third:
+async def test_session_beyond_the_limit_is_rejected(fake_server: RunningServer) -> None:
+    async with talking(fake_server) as one, talking(fake_server) as two:
+        async with talking(fake_server) as third:
             assert third.events[0]["error"]["code"] == "too_many_sessions"
             with pytest.raises(websockets.ConnectionClosed) as closed:
                 await third.until("nothing")
@@ -76,58 +76,58 @@ async def test_session_beyond_the_limit_is_rejected(served: Served) -> None:
             await client.send("response.create")
         for client in (one, two):
             assert (await client.until("response.done"))["response"]["status"] == "completed"
-    await until(lambda: served.appliance.live.sessions == 0)
+    await until(lambda: fake_server.appliance.live.sessions == 0)
 
 
-async def test_api_key_is_required(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("server.api_key=secret")) as served:
-        async with talking(served, key="secret") as client:
+async def test_api_key_is_required(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings("server.api_key=secret")) as server:
+        async with talking(server, key="secret") as client:
             assert client.types == ["session.created"]
-        async with raw(served, subprotocols=["realtime", "openai-insecure-api-key.secret"]) as plain:
+        async with raw(server, subprotocols=["realtime", "openai-insecure-api-key.secret"]) as plain:
             assert plain.subprotocol == "realtime"
             await receive_event(plain, "session.created")
-        async with raw(served, additional_headers={"X-Api-Key": "secret"}) as plain:
+        async with raw(server, additional_headers={"X-Api-Key": "secret"}) as plain:
             await receive_event(plain, "session.created")
         for headers in ({}, {"Authorization": "Bearer wrong"}):
-            with pytest.raises(websockets.InvalidStatus) as refused:
-                async with raw(served, additional_headers=headers):
+            with pytest.raises(websockets.InvalidStatus) as raised:
+                async with raw(server, additional_headers=headers):
                     pass
-            assert refused.value.response.status_code == 401
-            assert json.loads(refused.value.response.body or b"")["error"]["code"] == "unauthorized"
+            assert raised.value.response.status_code == 401
+            assert json.loads(raised.value.response.body or b"")["error"]["code"] == "unauthorized"
 
 
-async def test_api_key_with_spaces_is_percent_encoded(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("server.api_key=a long (one)")) as served:
-        async with raw(served, subprotocols=["realtime", "openai-insecure-api-key.a%20long%20%28one%29"]) as plain:
+async def test_api_key_with_spaces_is_percent_encoded(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings("server.api_key=a long (one)")) as server:
+        async with raw(server, subprotocols=["realtime", "openai-insecure-api-key.a%20long%20%28one%29"]) as plain:
             await receive_event(plain, "session.created")
 
 
 @pytest.mark.parametrize(("host", "origin"), [("127.0.0.1", "http://evil.example"), ("evil.example", None)])
-async def test_foreign_origins_are_rejected(served: Served, host: str, origin: Any) -> None:
-    uri = f"ws://{host}:{served.port}/v1/realtime"
-    with pytest.raises(websockets.InvalidStatus) as refused:
-        async with connect(uri, host="127.0.0.1", port=served.port, origin=origin):
+async def test_foreign_origins_are_rejected(fake_server: RunningServer, host: str, origin: Any) -> None:
+    uri = f"ws://{host}:{fake_server.port}/v1/realtime"
+    with pytest.raises(websockets.InvalidStatus) as raised:
+        async with connect(uri, host="127.0.0.1", port=fake_server.port, origin=origin):
             pass
-    assert refused.value.response.status_code == 403
+    assert raised.value.response.status_code == 403
 
 
-async def test_unknown_model_is_rejected_and_openai_names_are_accepted(served: Served) -> None:
-    async with talking(served, model="gpt-realtime-2.1") as client:
+async def test_unknown_model_is_rejected_and_openai_names_are_accepted(fake_server: RunningServer) -> None:
+    async with talking(fake_server, model="gpt-realtime-2.1") as client:
         assert client.events[0]["session"]["model"] == "gpt-realtime-2.1"
-    async with talking(served, model="llama-9000") as client:
+    async with talking(fake_server, model="llama-9000") as client:
         assert client.events[0]["error"]["code"] == "model_not_found"
 
 
 async def test_session_waits_for_the_models(
-    echo_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+    fake_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serving(echo_settings(), load=False) as served:
-        async with raw(served) as plain:
-            served.portal.start_task_soon(served.appliance.load)
+    with serving(fake_settings(), load=False) as server:
+        async with raw(server) as plain:
+            server.portal.start_task_soon(server.appliance.load)
             await receive_event(plain, "session.created")
     monkeypatch.setattr("chatapi.interfaces.http.realtime.READY_SECONDS", 0.1)
-    with serving(echo_settings(), load=False) as served:
-        async with raw(served) as plain:
+    with serving(fake_settings(), load=False) as server:
+        async with raw(server) as plain:
             assert (await receive_event(plain, "error"))["error"]["code"] == "not_ready"
 
 
@@ -160,8 +160,8 @@ GARBAGE: Sequence[tuple[str | bytes, str]] = (
 )  # fmt: skip
 
 
-async def test_invalid_events_get_errors_and_the_session_continues(served: Served) -> None:
-    async with raw(served) as plain:
+async def test_invalid_events_get_errors_and_the_session_continues(fake_server: RunningServer) -> None:
+    async with raw(fake_server) as plain:
         for text, code in GARBAGE:
             await plain.send(text)
             assert (await receive_event(plain, "error"))["error"]["code"] == code, text[:80]
@@ -177,9 +177,9 @@ async def test_invalid_events_get_errors_and_the_session_continues(served: Serve
         assert (await receive_event(plain, "response.done"))["response"]["status"] == "completed"
 
 
-async def test_server_shutdown_closes_sessions(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings()) as served:
-        plain = await connect(f"ws://127.0.0.1:{served.port}/v1/realtime")
+async def test_server_shutdown_closes_sessions(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings()) as server:
+        plain = await connect(f"ws://127.0.0.1:{server.port}/v1/realtime")
         await receive_event(plain, "session.created")
     with pytest.raises(websockets.ConnectionClosed) as closed:
         await plain.recv()
@@ -187,21 +187,21 @@ async def test_server_shutdown_closes_sessions(echo_settings: Callable[..., Sett
     await plain.wait_closed()
 
 
-async def test_huge_message_closes_only_its_connection(served: Served) -> None:
-    async with talking(served) as other:
-        async with raw(served) as plain:
+async def test_huge_message_closes_only_its_connection(fake_server: RunningServer) -> None:
+    async with talking(fake_server) as other:
+        async with raw(fake_server) as plain:
             await receive_event(plain, "session.created")
             with pytest.raises(websockets.ConnectionClosed) as closed:
                 await plain.send("x" * (17 << 20))
                 await receive_event(plain, "nothing")
             assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
-        await until(lambda: served.appliance.live.sessions == 1)
+        await until(lambda: fake_server.appliance.live.sessions == 1)
         await other.write("still here")
 
 
-async def test_audio_beyond_the_limit_is_rejected(echo_settings: Callable[..., Settings]) -> None:
-    with serving(echo_settings("limits.audio_seconds=1")) as served:
-        async with talking(served) as client:
+async def test_audio_beyond_the_limit_is_rejected(fake_settings: Callable[..., Settings]) -> None:
+    with serving(fake_settings("limits.audio_seconds=1")) as server:
+        async with talking(server) as client:
             await client.detect(None)
             await client.say(silence(0.9))
             await client.say(silence(0.9))
@@ -211,10 +211,10 @@ async def test_audio_beyond_the_limit_is_rejected(echo_settings: Callable[..., S
 
 
 async def test_idle_client_is_closed_by_the_idle_timeout_only(
-    echo_settings: Callable[..., Settings],
+    fake_settings: Callable[..., Settings],
 ) -> None:
-    with serving(echo_settings("live.idle_seconds=1.5", "server.body_seconds=0.2")) as served:
-        async with raw(served) as plain:
+    with serving(fake_settings("live.idle_seconds=1.5", "server.body_seconds=0.2")) as server:
+        async with raw(server) as plain:
             await receive_event(plain, "session.created")
             await anyio.sleep(0.8)
             await plain.send(json.dumps({"type": "input_audio_buffer.clear"}))
@@ -223,12 +223,12 @@ async def test_idle_client_is_closed_by_the_idle_timeout_only(
             with pytest.raises(websockets.ConnectionClosed) as closed:
                 await plain.recv()
             assert closed.value.rcvd is not None and closed.value.rcvd.code == 1000
-        await until(lambda: served.appliance.live.sessions == 0)
+        await until(lambda: server.appliance.live.sessions == 0)
 
 
 @pytest.mark.parametrize("moment", ["created", "speaking", "answered"])
-async def test_disconnected_client_leaks_nothing(slow: Served, moment: str) -> None:
-    async with raw(slow) as plain:
+async def test_disconnected_client_leaks_nothing(slow_server: RunningServer, moment: str) -> None:
+    async with raw(slow_server) as plain:
         await receive_event(plain, "session.created")
         if moment == "speaking":
             audio = encode_audio(speech(1.0), "audio/pcm")
@@ -237,20 +237,20 @@ async def test_disconnected_client_leaks_nothing(slow: Served, moment: str) -> N
         elif moment == "answered":
             await plain.send(json.dumps({"type": "response.create"}))
             await receive_event(plain, "response.output_audio_transcript.delta")
-        assert slow.appliance.live.sessions == 1
+        assert slow_server.appliance.live.sessions == 1
         plain.transport.abort()
-        await until(lambda: slow.appliance.live.sessions == 0)
-    await until(lambda: all(worker.admission.used == 0 for worker in slow.appliance.engines.all()))
+        await until(lambda: slow_server.appliance.live.sessions == 0)
+    await until(lambda: all(worker.admission.used == 0 for worker in slow_server.appliance.engines.all()))
 
 
-async def test_stalled_client_is_disconnected(echo_settings: Callable[..., Settings]) -> None:
+async def test_stalled_client_is_disconnected(fake_settings: Callable[..., Settings]) -> None:
     many = "one two three four five six seven eight nine ten " * 300
-    with serving(echo_settings("server.send_seconds=0.5", "llm.max_tokens=9000", "llama_cpp.context=20000")) as served:
-        with socket.create_connection(("127.0.0.1", served.port)) as plain:
+    with serving(fake_settings("server.send_seconds=0.5", "llm.max_tokens=9000", "llama_cpp.context=20000")) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as plain:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             await anyio.to_thread.run_sync(_send_without_reading, plain, many)
-            await until(lambda: served.appliance.live.sessions == 1)
-            await until(lambda: served.appliance.live.sessions == 0)
+            await until(lambda: server.appliance.live.sessions == 1)
+            await until(lambda: server.appliance.live.sessions == 0)
 
 
 def _send_without_reading(plain: socket.socket, text: str) -> None:
@@ -268,5 +268,5 @@ def _send_without_reading(plain: socket.socket, text: str) -> None:
         plain.sendall(b"\x81" + size + b"\0\0\0\0" + body)
 
 
-def test_plain_http_request_is_not_found(served: Served) -> None:
-    assert httpx.get(f"{served.url}/v1/realtime").status_code == 404
+def test_plain_http_request_is_not_found(fake_server: RunningServer) -> None:
+    assert httpx.get(f"{fake_server.url}/v1/realtime").status_code == 404

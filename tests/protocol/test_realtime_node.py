@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from chatapi.audio import Audio
-from conftest import Served, tone
+from conftest import RunningServer, tone
 from paths import NODE
 
 FOLDER = NODE
@@ -22,9 +22,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def run_script(script: str, served: Served, *arguments: str, stdin: bytes = b"") -> dict[str, Any]:
+def run_script(script: str, server: RunningServer, *arguments: str, stdin: bytes = b"") -> dict[str, Any]:
     """Runs a Node script and returns its output."""
-    url = f"ws://127.0.0.1:{served.port}/v1/realtime?model=gpt-realtime"
+    url = f"ws://127.0.0.1:{server.port}/v1/realtime?model=gpt-realtime"
     done = subprocess.run(
         ["node", FOLDER / script, url, "none", *arguments], input=stdin, capture_output=True, timeout=60, check=False
     )
@@ -34,19 +34,19 @@ def run_script(script: str, served: Served, *arguments: str, stdin: bytes = b"")
     return found
 
 
-def test_agents_sdk_holds_a_conversation(served: Served) -> None:
+def test_agents_sdk_holds_a_conversation(fake_server: RunningServer) -> None:
     silence = np.zeros(int(0.5 * RATE), np.float32)
     microphone = Audio(np.concatenate([silence, tone(0.8, rate=RATE), silence]), RATE).pcm16()
-    found = run_script("talk.mjs", served, stdin=microphone)
+    found = run_script("talk.mjs", fake_server, stdin=microphone)
     assert found["turns"] == 2 and found["bytes"] > 0.3 * RATE * 2
-    said = [(role, "".join(filter(None, parts))) for role, parts in found["history"]]
-    assert [role for role, _ in said] == ["user", "assistant", "user", "assistant"]
-    assert said[0][1].startswith("heard ") and said[3][1].endswith("and now in writing.")
+    history = [(role, "".join(filter(None, parts))) for role, parts in found["history"]]
+    assert [role for role, _ in history] == ["user", "assistant", "user", "assistant"]
+    assert history[0][1].startswith("heard ") and history[3][1].endswith("and now in writing.")
 
 
-def test_agents_sdk_calls_tools(served: Served) -> None:
+def test_agents_sdk_calls_tools(fake_server: RunningServer) -> None:
     question = '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>'
-    found = run_script("tools.mjs", served, question)
+    found = run_script("tools.mjs", fake_server, question)
     assert found["called"] == [{"city": "Rome"}] and found["ended"] == [["weather", "sunny in Rome"]]
     assert ["function_call", "sunny in Rome"] in found["history"]
     assert found["history"][-1] == ["assistant", "You said: <tool_response>\nsunny in Rome\n</tool_response>."]

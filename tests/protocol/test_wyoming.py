@@ -23,12 +23,12 @@ from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
 from chatapi.interfaces.wyoming import listeners
 from chatapi.settings import Settings
-from conftest import Running, tone
+from conftest import RunAppliance, tone
 from wyoming_peer import ask, audio_events, audio_of, open_to_wyoming, types, until
 
 pytestmark = pytest.mark.anyio
 SILENCE = np.zeros(RATE, np.float32)
-CALL = tone(0.3, 2000)
+WAKE_WORD = tone(0.3, 2000)
 """Audio that the fake wake-word engine detects."""
 
 
@@ -38,8 +38,8 @@ def tones(*seconds: float) -> Samples:
     return np.concatenate([SILENCE, *parts])
 
 
-async def test_describe_lists_programs_models_and_voices(echo: Running) -> None:
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_describe_lists_programs_models_and_voices(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
         [event] = await ask(port, Describe(), end=["info"])
     info = Info.from_event(event)
     [asr], [tts], [handle], [wake] = info.asr, info.tts, info.handle, info.wake
@@ -53,8 +53,8 @@ async def test_describe_lists_programs_models_and_voices(echo: Running) -> None:
     )
 
 
-async def test_box_without_a_wake_word_rejects_detection(echo: Running) -> None:
-    async with echo("wake_word.engine=pymicro_wakeword", "wake_word.model=alexa") as appliance:
+async def test_server_without_a_wake_word_rejects_detection(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("wake_word.engine=pymicro_wakeword", "wake_word.model=alexa") as appliance:
         async with open_to_wyoming(appliance) as (_, port):
             [event] = await ask(port, Describe(), end=["info"])
             assert Info.from_event(event).wake == []
@@ -63,34 +63,39 @@ async def test_box_without_a_wake_word_rejects_detection(echo: Running) -> None:
             assert appliance.health()["status"] == "ok"
 
 
-async def test_ping_is_answered_during_another_request(echo: Running) -> None:
-    async with echo("fake.delay=0.01") as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_ping_is_answered_during_another_request(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("fake.delay=0.01") as appliance, open_to_wyoming(appliance) as (_, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
             await client.write_event(Synthesize("One. Two. Three. Four.").event())
             await client.write_event(Ping("still there?").event())
-            came = await until(client, "audio-stop")
-    assert [event.data["text"] for event in came if event.type == "pong"] == ["still there?"]
-    assert types(came)[-1] == "audio-stop" and came.index(next(e for e in came if e.type == "pong")) < len(came) - 1
+            received = await until(client, "audio-stop")
+    assert [event.data["text"] for event in received if event.type == "pong"] == ["still there?"]
+    assert (
+        types(received)[-1] == "audio-stop"
+        and received.index(next(e for e in received if e.type == "pong")) < len(received) - 1
+    )
 
 
 @pytest.mark.parametrize(
     ("rate", "width", "channels"), [(16_000, 2, 1), (22_050, 2, 2), (48_000, 4, 2), (44_100, 3, 1), (8_000, 1, 1)]
 )
-async def test_audio_of_every_format_is_transcribed(echo: Running, rate: int, width: int, channels: int) -> None:
+async def test_audio_of_every_format_is_transcribed(
+    fake_appliance: RunAppliance, rate: int, width: int, channels: int
+) -> None:
     silence = np.zeros(rate, np.float32)
     samples = np.concatenate([silence, tone(1.5, rate=rate), silence])
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
-        came = await ask(
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
+        received = await ask(
             port, Transcribe(language="en"), *audio_events(samples, rate, width, channels), end=["transcript-stop"]
         )
-    assert types(came) == ["transcript-start", "transcript-chunk", "transcript", "transcript-stop"]
-    text = Transcript.from_event(came[-2]).text
+    assert types(received) == ["transcript-start", "transcript-chunk", "transcript", "transcript-stop"]
+    text = Transcript.from_event(received[-2]).text
     # The fake engine reports the length of its audio: the speech with its padding.
     assert 1.5 < float(text.split()[1]) < 2.1
 
 
-async def test_transcript_is_streamed_during_speech(echo: Running) -> None:
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_transcript_is_streamed_during_speech(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
             start, *chunks, stop = audio_events(tones(1.0, 2.0))
             for each in (Transcribe(language="de"), start, *chunks):
@@ -106,42 +111,42 @@ async def test_transcript_is_streamed_during_speech(echo: Running) -> None:
     assert [round(float(word.split()[1])) for word in words] == [1, 2]
 
 
-async def test_silence_has_an_empty_transcript(echo: Running) -> None:
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
-        came = await ask(port, Transcribe(context={"a": 1}), *audio_events(SILENCE), end=["transcript-stop"])
-    assert types(came) == ["transcript-start", "transcript", "transcript-stop"]
-    assert came[1].data == {"text": "", "context": {"a": 1}}
+async def test_silence_has_an_empty_transcript(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
+        received = await ask(port, Transcribe(context={"a": 1}), *audio_events(SILENCE), end=["transcript-stop"])
+    assert types(received) == ["transcript-start", "transcript", "transcript-stop"]
+    assert received[1].data == {"text": "", "context": {"a": 1}}
 
 
-async def test_language_may_have_a_region(echo: Running) -> None:
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
-        came = await ask(port, Transcribe(language="de_DE"), *audio_events(tones(1.0)), end=["transcript"])
-    assert came[-1].data["language"] == "de"
+async def test_language_may_have_a_region(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
+        received = await ask(port, Transcribe(language="de_DE"), *audio_events(tones(1.0)), end=["transcript"])
+    assert received[-1].data["language"] == "de"
 
 
-async def test_text_is_synthesized_as_one_audio_stream(echo: Running) -> None:
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
-        came = await ask(port, Synthesize("One two three. Four five."), end=["audio-stop"])
-    assert types(came) == ["audio-start", "audio-chunk", "audio-stop"]
-    audio = audio_of(came)
+async def test_text_is_synthesized_as_one_audio_stream(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
+        received = await ask(port, Synthesize("One two three. Four five."), end=["audio-stop"])
+    assert types(received) == ["audio-start", "audio-chunk", "audio-stop"]
+    audio = audio_of(received)
     assert audio.rate == RATE and 0.25 < audio.seconds <= 0.3
-    assert all(len(event.payload or b"") <= 2048 for event in came)
+    assert all(len(event.payload or b"") <= 2048 for event in received)
 
 
 @pytest.mark.parametrize(
     ("voice", "hertz"),
     [(None, 440), (SynthesizeVoice(name="fake-high"), 880), (SynthesizeVoice(language="en-GB"), 440)],
 )
-async def test_requested_voice_is_used(echo: Running, voice: SynthesizeVoice | None, hertz: int) -> None:
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
-        came = await ask(port, Synthesize("One two three four.", voice=voice), end=["audio-stop"])
-    samples = audio_of(came).samples
+async def test_requested_voice_is_used(fake_appliance: RunAppliance, voice: SynthesizeVoice | None, hertz: int) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
+        received = await ask(port, Synthesize("One two three four.", voice=voice), end=["audio-stop"])
+    samples = audio_of(received).samples
     crossings = np.count_nonzero(np.diff(np.signbit(samples)))
     assert abs(crossings * RATE / len(samples) / 2 - hertz) < 30
 
 
-async def test_audio_is_sent_while_text_is_streamed(echo: Running) -> None:
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_audio_is_sent_while_text_is_streamed(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
             await client.write_event(SynthesizeStart(voice=SynthesizeVoice(name="fake")).event())
             for text in ("One two ", "three. Four"):
@@ -151,25 +156,25 @@ async def test_audio_is_sent_while_text_is_streamed(echo: Running) -> None:
             # For servers without streaming; here the text is known already.
             await client.write_event(Synthesize("One two three. Four five.").event())
             await client.write_event(SynthesizeStop().event())
-            came = [*early, *await until(client, "synthesize-stopped")]
-            assert types(came) == ["audio-start", "audio-chunk", "audio-stop", "synthesize-stopped"]
-            assert 0.25 < audio_of(came).seconds <= 0.3
+            received = [*early, *await until(client, "synthesize-stopped")]
+            assert types(received) == ["audio-start", "audio-chunk", "audio-stop", "synthesize-stopped"]
+            assert 0.25 < audio_of(received).seconds <= 0.3
             await client.write_event(Synthesize("Again.").event())
             assert types(await until(client, "audio-stop")) == ["audio-start", "audio-chunk", "audio-stop"]
 
 
-async def test_long_text_may_be_sent_before_audio_is_read(echo: Running) -> None:
+async def test_long_text_may_be_sent_before_audio_is_read(fake_appliance: RunAppliance) -> None:
     words = [f"word{n} " for n in range(700)]
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
-        came = await ask(
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
+        received = await ask(
             port, SynthesizeStart(), *map(SynthesizeChunk, words), SynthesizeStop(), end=["synthesize-stopped"]
         )
-    assert audio_of(came).seconds > 600 * 0.06
+    assert audio_of(received).seconds > 600 * 0.06
 
 
-async def test_wake_word_is_detected_every_time(echo: Running) -> None:
-    samples = np.concatenate([tone(1.0), CALL, SILENCE, CALL, SILENCE])
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_wake_word_is_detected_every_time(fake_appliance: RunAppliance) -> None:
+    samples = np.concatenate([tone(1.0), WAKE_WORD, SILENCE, WAKE_WORD, SILENCE])
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
             for each in (Detect(names=["fake"]), *audio_events(samples)[:-1]):
                 await client.write_event(each.event())
@@ -183,27 +188,31 @@ async def test_wake_word_is_detected_every_time(echo: Running) -> None:
     assert [each.timestamp for each in found] == pytest.approx([1020, 2320], abs=60)
 
 
-async def test_detection_has_the_timestamp_of_the_client(echo: Running) -> None:
-    start, *chunks, stop = audio_events(np.concatenate([SILENCE, CALL]))
+async def test_detection_has_the_timestamp_of_the_client(fake_appliance: RunAppliance) -> None:
+    start, *chunks, stop = audio_events(np.concatenate([SILENCE, WAKE_WORD]))
     timed = [AudioChunk(c.rate, c.width, c.channels, c.audio, 5_000_000 + n) for n, c in enumerate(chunks)]
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
         [found] = await ask(port, Detect(), start, *timed, stop, end=["detection", "not-detected"])
     assert 5_000_015 <= found.data["timestamp"] < 5_000_000 + len(chunks)
 
 
-async def test_turn_is_answered_as_a_stream(echo: Running) -> None:
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
-        came = await ask(port, Transcript("Hello box", context={"device_id": "kitchen"}), end=["handled-stop"])
-    assert types(came) == ["handled-start", "handled-chunk", "handled", "handled-stop"]
-    handled = Handled.from_event(came[-2])
-    assert handled.text == "You said: Hello box." == "".join(e.data["text"] for e in came if e.type == "handled-chunk")
+async def test_turn_is_answered_as_a_stream(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
+        received = await ask(port, Transcript("Hello server", context={"device_id": "kitchen"}), end=["handled-stop"])
+    assert types(received) == ["handled-start", "handled-chunk", "handled", "handled-stop"]
+    handled = Handled.from_event(received[-2])
+    assert (
+        handled.text
+        == "You said: Hello server."
+        == "".join(e.data["text"] for e in received if e.type == "handled-chunk")
+    )
     assert handled.context is not None and handled.context["device_id"] == "kitchen"
-    assert handled.context["conversation_id"] == came[0].data["context"]["conversation_id"]
+    assert handled.context["conversation_id"] == received[0].data["context"]["conversation_id"]
 
 
-async def test_follow_up_continues_the_conversation(echo: Running) -> None:
+async def test_follow_up_continues_the_conversation(fake_appliance: RunAppliance) -> None:
     context = {"conversation_id": "01JD2Q0V3Z7M"}
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
         for words in ("First", "Second"):
             # Home Assistant creates the ids, and opens a connection for every turn.
             [*_, handled] = await ask(port, Transcript(words, context=context), end=["handled"])
@@ -215,18 +224,18 @@ async def test_follow_up_continues_the_conversation(echo: Running) -> None:
         assert [exchange.asked for exchange in again.exchanges] == ["Third"]
 
 
-async def test_rejected_turn_is_not_handled(echo: Running) -> None:
-    async with echo("fake.fault=raise") as appliance, open_to_wyoming(appliance) as (_, port):
-        came = await ask(port, Transcript("one two"), end=["handled-stop"])
-        assert types(came) == ["handled-start", "handled-chunk", "not-handled", "handled-stop"]
-        assert "llm engine failed" in came[-2].data["text"]
+async def test_rejected_turn_is_not_handled(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("fake.fault=raise") as appliance, open_to_wyoming(appliance) as (_, port):
+        received = await ask(port, Transcript("one two"), end=["handled-stop"])
+        assert types(received) == ["handled-start", "handled-chunk", "not-handled", "handled-stop"]
+        assert "llm engine failed" in received[-2].data["text"]
         [empty] = await ask(port, Transcript(" "), end=["not-handled"])
         assert "prompt is empty" in empty.data["text"]
         assert 'chatapi_errors_total{code="engine_failed"} 1.0' in appliance.metrics.page().decode()
 
 
-async def test_one_connection_serves_several_requests(echo: Running) -> None:
-    async with echo() as appliance, open_to_wyoming(appliance) as (server, port):
+async def test_one_connection_serves_several_requests(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (server, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
             for each in (
                 Event("from-the-future", {"x": [1]}, b"bytes"),
@@ -242,17 +251,19 @@ async def test_one_connection_serves_several_requests(echo: Running) -> None:
             ):
                 await client.write_event(each if isinstance(each, Event) else each.event())
             await client.write_event(Synthesize("Three.").event())
-            came = types([*await until(client, "info"), *await until(client, "audio-stop")])
+            received = types([*await until(client, "info"), *await until(client, "audio-stop")])
             assert server.health["connections"] == 1
     speech = ["audio-start", "audio-chunk", "audio-stop"]
-    assert came == [*speech, *speech, "handled-start", "handled-chunk", "handled", "handled-stop", "info", *speech]
+    assert received == [*speech, *speech, "handled-start", "handled-chunk", "handled", "handled-stop", "info", *speech]
 
 
-async def test_unix_socket_works_too(echo: Running, echo_settings: Callable[..., Settings], data: Path) -> None:
+async def test_unix_socket_works_too(
+    fake_appliance: RunAppliance, fake_settings: Callable[..., Settings], data: Path
+) -> None:
     path = data / "wyoming.sock"
-    listening = listeners.open_listeners(echo_settings("wyoming.host=", f"wyoming.socket={path}"))
+    listening = listeners.open_listeners(fake_settings("wyoming.host=", f"wyoming.socket={path}"))
     assert [each.family for each in listening] == [socket.AF_UNIX]
-    async with echo() as appliance, open_to_wyoming(appliance, *listening) as (server, _):
+    async with fake_appliance() as appliance, open_to_wyoming(appliance, *listening) as (server, _):
         async with AsyncUnixClient(str(path)) as client:
             await client.write_event(Ping("hello").event())
             assert (await until(client, "pong"))[-1].data == {"text": "hello"}
@@ -261,8 +272,8 @@ async def test_unix_socket_works_too(echo: Running, echo_settings: Callable[...,
     assert not path.exists()
 
 
-async def test_while_models_load_requests_are_rejected(echo_settings: Callable[..., Settings]) -> None:
-    async with Appliance(echo_settings()).running() as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_while_models_load_requests_are_rejected(fake_settings: Callable[..., Settings]) -> None:
+    async with Appliance(fake_settings()).running() as appliance, open_to_wyoming(appliance) as (_, port):
         for request in (Describe(), Synthesize("Hello."), Transcribe()):
             [rejected] = await ask(port, request, end=["info"])
             assert (rejected.type, rejected.data["code"]) == ("error", "not_ready")

@@ -21,7 +21,7 @@ from wyoming.tts import Synthesize, SynthesizeChunk, SynthesizeStart, Synthesize
 from wyoming.wake import Detect
 
 from chatapi.audio import RATE
-from conftest import Running, tone
+from conftest import RunAppliance, tone
 from conftest import until as eventually
 from wyoming_peer import ask, audio_events, open_to_wyoming, until
 
@@ -98,9 +98,9 @@ async def raw(port: int, *sent: bytes) -> list[dict[str, Any]]:
     ],
 )  # fmt: skip
 async def test_invalid_request_gets_an_error_and_ends_the_connection(
-    echo: Running, requests: list[Any], code: str, message: str
+    fake_appliance: RunAppliance, requests: list[Any], code: str, message: str
 ) -> None:
-    async with echo("limits.prompt_chars=100", "wyoming.payload_bytes=4096") as appliance:
+    async with fake_appliance("limits.prompt_chars=100", "wyoming.payload_bytes=4096") as appliance:
         async with open_to_wyoming(appliance) as (_, port):
             data = b"".join(map(bytes_of, requests))
             error = (await raw(port, data))[-1]
@@ -130,15 +130,15 @@ def bytes_of(request: Any) -> bytes:
     ],
     ids=["http", "tls", "binary", "lying_length", "10_gb", "endless_line"],
 )
-async def test_malformed_event_gets_an_error_and_ends_the_connection(echo: Running, sent: bytes) -> None:
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_malformed_event_gets_an_error_and_ends_the_connection(fake_appliance: RunAppliance, sent: bytes) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
         [error] = await raw(port, sent)
     assert (error["type"], error["code"]) in (("error", "bad_event"), ("error", "event_too_large"))
 
 
 @anyio_test
-async def test_event_of_100_mb_needs_no_memory(echo: Running) -> None:
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_event_of_100_mb_needs_no_memory(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
         megabyte = bytes(1_000_000)
         before = psutil.Process().memory_info().rss
         [error] = await raw(port, b'{"type": "audio-chunk", "payload_length": 100000000}\n', *[megabyte] * 100)
@@ -147,8 +147,8 @@ async def test_event_of_100_mb_needs_no_memory(echo: Running) -> None:
 
 
 @anyio_test
-async def test_incomplete_event_times_out(echo: Running) -> None:
-    async with echo("server.body_seconds=0.2") as appliance, open_to_wyoming(appliance) as (server, port):
+async def test_incomplete_event_times_out(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("server.body_seconds=0.2") as appliance, open_to_wyoming(appliance) as (server, port):
         [error] = await raw(port, b'{"type": "synthesize", "data_length": 100}\n{"text": ')
         assert (error["code"], "not complete after 0.2 seconds" in error["text"]) == ("too_slow", True)
         async with await anyio.connect_tcp("127.0.0.1", port) as stream:
@@ -159,16 +159,16 @@ async def test_incomplete_event_times_out(echo: Running) -> None:
 
 
 @anyio_test
-async def test_idle_client_is_disconnected(echo: Running) -> None:
-    async with echo("wyoming.idle_seconds=0.2") as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_idle_client_is_disconnected(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("wyoming.idle_seconds=0.2") as appliance, open_to_wyoming(appliance) as (_, port):
         for requests in ((), (bytes_of(Transcribe()), bytes_of(START)), (bytes_of(SynthesizeStart()),)):
             error = (await raw(port, *requests))[-1]
             assert (error["code"], "idle for 0.2 seconds" in error["text"]) == ("idle", True)
 
 
 @anyio_test
-async def test_client_waiting_for_a_long_response_is_not_idle(echo: Running) -> None:
-    async with echo("wyoming.idle_seconds=0.3", "fake.delay=0.02") as appliance:
+async def test_client_waiting_for_a_long_response_is_not_idle(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("wyoming.idle_seconds=0.3", "fake.delay=0.02") as appliance:
         async with open_to_wyoming(appliance) as (_, port):
             long = Transcript("one two three " * 10)
             received = await ask(port, long, Ping(), long, Synthesize("Hello."), end=["audio-stop"])
@@ -178,9 +178,9 @@ async def test_client_waiting_for_a_long_response_is_not_idle(echo: Running) -> 
 
 
 @anyio_test
-async def test_endless_audio_is_rejected_for_transcription(echo: Running) -> None:
+async def test_endless_audio_is_rejected_for_transcription(fake_appliance: RunAppliance) -> None:
     clip = np.tile(tone(0.5), 9)
-    async with echo("limits.audio_seconds=4") as appliance, open_to_wyoming(appliance) as (_, port):
+    async with fake_appliance("limits.audio_seconds=4") as appliance, open_to_wyoming(appliance) as (_, port):
         received = await ask(port, Transcribe(), *audio_events(clip), end=["transcript"])
         error = received[-1].data
         assert (error["code"], "longer than 4 seconds" in error["text"]) == ("audio_too_long", True)
@@ -190,9 +190,9 @@ async def test_endless_audio_is_rejected_for_transcription(echo: Running) -> Non
 
 
 @anyio_test
-async def test_stalled_client_is_disconnected(echo: Running) -> None:
+async def test_stalled_client_is_disconnected(fake_appliance: RunAppliance) -> None:
     text = " ".join(["word"] * 1500)
-    async with echo("server.send_seconds=0.3") as appliance, open_to_wyoming(appliance) as (server, port):
+    async with fake_appliance("server.send_seconds=0.3") as appliance, open_to_wyoming(appliance) as (server, port):
         with socket.socket() as stalled:
             # A receive buffer too small for the response.
             stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -206,8 +206,8 @@ async def test_stalled_client_is_disconnected(echo: Running) -> None:
 
 
 @anyio_test
-async def test_disconnect_cancels_the_work(echo: Running) -> None:
-    async with echo("fake.delay=0.02") as appliance, open_to_wyoming(appliance) as (server, port):
+async def test_disconnect_cancels_the_work(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("fake.delay=0.02") as appliance, open_to_wyoming(appliance) as (server, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
             await client.write_event(Transcript("one two three " * 50).event())
             await until(client, "handled-chunk")
@@ -219,10 +219,10 @@ async def test_disconnect_cancels_the_work(echo: Running) -> None:
 
 
 @anyio_test
-async def test_200_connections_at_once_are_served_or_rejected(echo: Running) -> None:
-    async with echo("wyoming.connections=10") as appliance, open_to_wyoming(appliance) as (server, port):
+async def test_200_connections_at_once_are_served_or_rejected(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("wyoming.connections=10") as appliance, open_to_wyoming(appliance) as (server, port):
         responses: list[list[Event]] = []
-        served = anyio.Event()
+        may_close = anyio.Event()
 
         async def visit() -> None:
             received: list[Event] = []
@@ -232,7 +232,7 @@ async def test_200_connections_at_once_are_served_or_rejected(echo: Running) -> 
                     received += await until(client, "pong", "error")
                     responses.append(received)
                     if received and received[-1].type == "pong":
-                        await served.wait()
+                        await may_close.wait()
             except OSError:
                 # Closed without an event.
                 if not received:
@@ -243,7 +243,7 @@ async def test_200_connections_at_once_are_served_or_rejected(echo: Running) -> 
                 group.start_soon(visit)
             await eventually(lambda: len(responses) == 200, 15)
             assert server.health["connections"] == 10
-            served.set()
+            may_close.set()
         types = [events[-1].type if events else "closed" for events in responses]
         assert types.count("pong") == 10 and types.count("error") >= 64
         assert {events[-1].data["code"] for events in responses if events and events[-1].type == "error"} == {
@@ -259,8 +259,8 @@ async def pinged(client: AsyncTcpClient, number: int) -> Event:
 
 
 @anyio_test
-async def test_half_closed_connection_gets_its_response(echo: Running) -> None:
-    async with echo() as appliance, open_to_wyoming(appliance) as (server, port):
+async def test_half_closed_connection_gets_its_response(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (server, port):
         async with await anyio.connect_tcp("127.0.0.1", port) as stream:
             await stream.send(b"".join(map(bytes_of, (Describe(), Synthesize("Hello.")))))
             await stream.send_eof()
@@ -271,8 +271,8 @@ async def test_half_closed_connection_gets_its_response(echo: Running) -> None:
 
 
 @anyio_test
-async def test_client_without_events_times_out_earlier(echo: Running) -> None:
-    async with echo("server.head_seconds=0.2") as appliance, open_to_wyoming(appliance) as (server, port):
+async def test_client_without_events_times_out_earlier(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("server.head_seconds=0.2") as appliance, open_to_wyoming(appliance) as (server, port):
         [error] = await raw(port)
         assert (error["code"], "idle for 0.2 seconds" in error["text"]) == ("idle", True)
         async with AsyncTcpClient("127.0.0.1", port) as client:
@@ -282,8 +282,8 @@ async def test_client_without_events_times_out_earlier(echo: Running) -> None:
 
 
 @anyio_test
-async def test_address_has_a_connection_limit_and_this_machine_none(echo: Running) -> None:
-    async with echo("wyoming.connections=4", "wyoming.connections_per_address=2") as appliance:
+async def test_address_has_a_connection_limit_and_this_machine_none(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("wyoming.connections=4", "wyoming.connections_per_address=2") as appliance:
         async with open_to_wyoming(appliance) as (server, port):
             server._addresses.update(["192.0.2.1", "192.0.2.1", "192.0.2.2"])
             assert "2 connections from your address are open" in server._full("192.0.2.1")
@@ -294,8 +294,8 @@ async def test_address_has_a_connection_limit_and_this_machine_none(echo: Runnin
 
 
 @anyio_test
-async def test_bytes_beyond_the_budget_are_rejected_and_released(echo: Running) -> None:
-    async with echo("limits.inflight_bytes=1048576") as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_bytes_beyond_the_budget_are_rejected_and_released(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("limits.inflight_bytes=1048576") as appliance, open_to_wyoming(appliance) as (_, port):
         held = appliance.byte_budget.open()
         held.hold(1_000_000)
         [error] = await raw(port, b'{"type": "audio-chunk", "payload_length": 900000}\n', bytes(500_000))
@@ -305,8 +305,8 @@ async def test_bytes_beyond_the_budget_are_rejected_and_released(echo: Running) 
 
 
 @anyio_test
-async def test_large_data_does_not_block_other_connections(echo: Running) -> None:
-    async with echo("limits.prompt_chars=100000") as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_large_data_does_not_block_other_connections(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("limits.prompt_chars=100000") as appliance, open_to_wyoming(appliance) as (_, port):
         received = await ask(port, Synthesize("word " * 19_000), end=["audio-start"])
         assert received[-1].type == "audio-start"
         [error] = await raw(port, bytes_of(Event("transcript", {"text": "a", "context": {"a": [0] * 20_000}})))

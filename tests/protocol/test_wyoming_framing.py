@@ -28,8 +28,8 @@ events = st.builds(
 )
 
 
-def taken(framing: Framing, data: bytes, size: int = 1 << 16) -> list[WyomingEvent]:
-    """All events of bytes that arrive in chunks of `size`."""
+def parsed(framing: Framing, data: bytes, size: int = 1 << 16) -> list[WyomingEvent]:
+    """The events of bytes that arrive in chunks of `size`."""
     found = []
     for at in range(0, len(data), size):
         framing.feed(data[at : at + size])
@@ -45,7 +45,7 @@ def of(header: object, rest: bytes = b"") -> bytes:
 @given(st.lists(events, max_size=5), st.integers(1, 70))
 def test_encoded_events_are_parsed_however_they_are_split(sent: list[WyomingEvent], size: int) -> None:
     framing = Framing(BOUNDS)
-    assert taken(framing, b"".join(map(encoded, sent)), size) == sent
+    assert parsed(framing, b"".join(map(encoded, sent)), size) == sent
     assert not framing.partial
 
 
@@ -60,14 +60,14 @@ def test_official_library_reads_encoded_events(sent: WyomingEvent) -> None:
 def test_events_of_the_official_library_are_parsed(sent: WyomingEvent) -> None:
     file = io.BytesIO()
     theirs.write_event(theirs.Event(sent.type, dict(sent.data), sent.payload), file)
-    assert taken(Framing(BOUNDS), file.getvalue()) == [sent]
+    assert parsed(Framing(BOUNDS), file.getvalue()) == [sent]
 
 
 @given(st.binary(max_size=2000) | st.builds(lambda a, b: encoded(a)[:-1] + b, events, st.binary(max_size=50)))
 def test_any_bytes_are_events_or_an_error(data: bytes) -> None:
     framing = Framing(BOUNDS)
     try:
-        taken(framing, data + b"\n", 100)
+        parsed(framing, data + b"\n", 100)
     except ChatapiError as error:
         assert error.code in ("bad_event", "event_too_large")
 
@@ -101,9 +101,9 @@ def test_any_bytes_are_events_or_an_error(data: bytes) -> None:
     ],
 )
 def test_malformed_event_is_rejected(data: bytes, message: str) -> None:
-    with pytest.raises(BadInput) as refused:
-        taken(Framing(BOUNDS), data)
-    assert message.removeprefix("a ") in refused.value.message and refused.value.code == "bad_event"
+    with pytest.raises(BadInput) as raised:
+        parsed(Framing(BOUNDS), data)
+    assert message.removeprefix("a ") in raised.value.message and raised.value.code == "bad_event"
 
 
 @pytest.mark.parametrize(
@@ -118,14 +118,14 @@ def test_malformed_event_is_rejected(data: bytes, message: str) -> None:
     ],
 )
 def test_too_large_event_is_rejected_before_it_arrives(data: bytes) -> None:
-    with pytest.raises(TooLarge, match=r"at most|more than") as refused:
-        taken(Framing(BOUNDS), data)
-    assert refused.value.code == "event_too_large"
+    with pytest.raises(TooLarge, match=r"at most|more than") as raised:
+        parsed(Framing(BOUNDS), data)
+    assert raised.value.code == "event_too_large"
 
 
 def test_null_lengths_and_data_in_the_header_of_older_peers_are_accepted() -> None:
     line = of({"type": "a", "data": {"x": 1, "y": 1}, "data_length": 8, "payload_length": None}, b'{"y": 2}')
-    assert taken(Framing(BOUNDS), line) == [WyomingEvent("a", {"x": 1, "y": 2})]
+    assert parsed(Framing(BOUNDS), line) == [WyomingEvent("a", {"x": 1, "y": 2})]
 
 
 def test_incomplete_event_is_partial() -> None:

@@ -24,9 +24,9 @@ from chatapi.errors import SettingsError
 from chatapi.interfaces.wyoming import listeners
 from chatapi.interfaces.wyoming.listeners import AllowedClients
 from chatapi.settings import Settings
-from conftest import ECHO, PATIENCE, Running
+from check_contexts import check_context, findings
+from conftest import FAKE_ENGINES, TIMEOUT, RunAppliance
 from conftest import until as eventually
-from jetson_scenarios import scene, told
 from paths import ROOT
 from test_wyoming_faults import START, anyio_test, bytes_of, pinged
 from wyoming_peer import ask, open_to_wyoming, until
@@ -77,23 +77,23 @@ def test_default_of_enabled_depends_on_keys_and_networks(
     assert (listeners.is_enabled(found), found.wyoming.demanded) == (enabled, demanded)
 
 
-def test_port_in_use_is_an_error_only_when_wyoming_was_requested(echo_settings: Callable[..., Settings]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+def test_port_in_use_is_an_error_only_when_wyoming_was_requested(fake_settings: Callable[..., Settings]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = occupied.getsockname()[1]
         for more in ("wyoming.enabled=true", f"wyoming.socket={Path.cwd()}/w.sock"):
             with pytest.raises(SettingsError, match=r"Address already in use; set wyoming.host or wyoming.port"):
-                listeners.open_listeners(echo_settings(f"wyoming.port={port}", more))
+                listeners.open_listeners(fake_settings(f"wyoming.port={port}", more))
     assert not Path("w.sock").exists()
     with pytest.raises(SettingsError, match="set one of them"):
-        listeners.open_listeners(echo_settings("wyoming.host="))
-    assert listeners.open_listeners(echo_settings("wyoming.enabled=false")) == []
+        listeners.open_listeners(fake_settings("wyoming.host="))
+    assert listeners.open_listeners(fake_settings("wyoming.enabled=false")) == []
 
 
-def test_stale_unix_socket_is_replaced(echo_settings: Callable[..., Settings]) -> None:
+def test_stale_unix_socket_is_replaced(fake_settings: Callable[..., Settings]) -> None:
     path = Path.cwd() / "w.sock"
-    chosen = echo_settings("wyoming.host=", f"wyoming.socket={path}")
-    with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(path))
+    chosen = fake_settings("wyoming.host=", f"wyoming.socket={path}")
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
     listening = listeners.open_listeners(chosen)
     assert path.stat().st_mode & 0o777 == 0o660
     with pytest.raises(SettingsError, match="another process listens on"):
@@ -106,17 +106,19 @@ def test_stale_unix_socket_is_replaced(echo_settings: Callable[..., Settings]) -
 
 
 def test_check_reports_port_and_allowed_clients() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        assert told(network.wyoming, scene({}, f"wyoming.port={port}"))[0].split(":")[0] in (
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = occupied.getsockname()[1]
+        assert findings(network.wyoming, check_context({}, f"wyoming.port={port}"))[0].split(":")[0] in (
             "good Wyoming",
             "bad Wyoming",
         )
-    assert told(network.wyoming, scene({}, f"wyoming.port={port}")) == [f"good Wyoming: 127.0.0.1:{port} is free"]
-    assert told(network.wyoming, scene({}, "wyoming.enabled=false")) == []
+    assert findings(network.wyoming, check_context({}, f"wyoming.port={port}")) == [
+        f"good Wyoming: 127.0.0.1:{port} is free"
+    ]
+    assert findings(network.wyoming, check_context({}, "wyoming.enabled=false")) == []
     for chosen, warned in (((), True), (("wyoming.allow=192.168.1.0/24",), False)):
-        said = told(network.wyoming, scene({}, "wyoming.host=0.0.0.0", f"wyoming.port={port}", *chosen))
-        assert any("open to everyone on the network, and Wyoming has no keys" in line for line in said) is warned
+        found = findings(network.wyoming, check_context({}, "wyoming.host=0.0.0.0", f"wyoming.port={port}", *chosen))
+        assert any("open to everyone on the network, and Wyoming has no keys" in line for line in found) is warned
 
 
 @pytest.fixture
@@ -125,7 +127,7 @@ def process(tmp_path: Path) -> Any:
     started: list[subprocess.Popen[str]] = []
 
     def start(*more: str) -> tuple[subprocess.Popen[str], str]:
-        chosen = [*ECHO, f"data={tmp_path}/data", "server.port=0", *more]
+        chosen = [*FAKE_ENGINES, f"data={tmp_path}/data", "server.port=0", *more]
         command = [sys.executable, "-m", "chatapi", *(word for each in chosen for word in ("--set", each)), "serve"]
         environ = {**os.environ, "PYTHONPATH": str(ROOT)}
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ)
@@ -153,7 +155,7 @@ def test_signal_ends_it_with_open_connections(process: Any, tmp_path: Path) -> N
         assert busy.recv(10)
         idle.sendall(b'{"type": "pin')
         child.send_signal(signal.SIGTERM)
-        child.wait(PATIENCE)
+        child.wait(TIMEOUT)
     assert child.returncode == 0
     assert not path.exists()
 
@@ -162,18 +164,18 @@ def test_signal_ends_it_with_open_connections(process: Any, tmp_path: Path) -> N
 @anyio_test
 async def test_serve_starts_when_the_default_port_is_in_use(process: Any) -> None:
     port = settings.Settings().wyoming.port
-    with socket.socket() as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket() as occupied:
+        occupied.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
         def bound() -> bool:
             try:
-                taken.bind(("127.0.0.1", port))
+                occupied.bind(("127.0.0.1", port))
             except OSError:
                 return False
             return True
 
         await eventually(bound)
-        taken.listen()
+        occupied.listen()
         child, lines = await anyio.to_thread.run_sync(process)
     assert "listening for Wyoming" not in lines
     assert f"Wyoming is off: cannot listen on 127.0.0.1:{port}" in lines
@@ -181,10 +183,12 @@ async def test_serve_starts_when_the_default_port_is_in_use(process: Any) -> Non
 
 
 @anyio_test
-async def test_new_api_key_disables_wyoming_unless_it_is_enabled_explicitly(echo: Running, tmp_path: Path) -> None:
+async def test_new_api_key_disables_wyoming_unless_it_is_enabled_explicitly(
+    fake_appliance: RunAppliance, tmp_path: Path
+) -> None:
     for demanded in (False, True):
         mine = (f"data={tmp_path / str(demanded)}", *(["wyoming.enabled=true"] * demanded))
-        async with echo(*mine) as appliance, open_to_wyoming(appliance) as (_, port):
+        async with fake_appliance(*mine) as appliance, open_to_wyoming(appliance) as (_, port):
             assert [event.type for event in await ask(port, Ping(), end=["pong"])] == ["pong"]
             auth.add(appliance.settings.data, "kitchen", [auth.TALK])
             (event,) = await ask(port, Ping(), end=["pong"])
@@ -193,14 +197,14 @@ async def test_new_api_key_disables_wyoming_unless_it_is_enabled_explicitly(echo
 
 
 @anyio_test
-async def test_new_api_key_closes_open_connections(echo: Running, tmp_path: Path) -> None:
-    async with echo(f"data={tmp_path / 'data'}") as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_new_api_key_closes_open_connections(fake_appliance: RunAppliance, tmp_path: Path) -> None:
+    async with fake_appliance(f"data={tmp_path / 'data'}") as appliance, open_to_wyoming(appliance) as (_, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
             await client.write_event(Ping().event())
             assert (await until(client, "pong"))[-1].type == "pong"
             auth.add(appliance.settings.data, "kitchen", [auth.TALK])
             pings = 0
-            with anyio.fail_after(PATIENCE):
+            with anyio.fail_after(TIMEOUT):
                 # The check runs at most once a second, when an event arrives.
                 while (last := (await pinged(client, pings)).type) == "pong":
                     pings += 1

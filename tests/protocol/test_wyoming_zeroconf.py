@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from chatapi.interfaces.wyoming.zeroconf import SERVICE, announce, select_addresses
-from conftest import PATIENCE, until
+from conftest import TIMEOUT, until
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +42,7 @@ async def test_service_is_discovered_and_withdrawn(machine: str) -> None:
     listener = AsyncZeroconf(interfaces=["127.0.0.1"])
     browser = AsyncServiceBrowser(listener.zeroconf, SERVICE, handlers=[changed])
     try:
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             async with anyio.create_task_group() as group:
                 group.start_soon(announce, "127.0.0.1", 10300)
                 await notified.wait()
@@ -62,7 +62,7 @@ async def test_service_is_discovered_and_withdrawn(machine: str) -> None:
 
 async def test_missing_library_is_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zeroconf", None)
-    with caplog.at_level(logging.WARNING), anyio.fail_after(PATIENCE):
+    with caplog.at_level(logging.WARNING), anyio.fail_after(TIMEOUT):
         await announce("127.0.0.1", 10300)
     assert [record.message for record in caplog.records] == [
         "Wyoming is not announced to Home Assistant: pip install 'chatapi-appliance[wyoming]'"
@@ -71,9 +71,9 @@ async def test_missing_library_is_logged(caplog: pytest.LogCaptureFixture, monke
 
 async def test_host_name_is_not_announced(caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("zeroconf")
-    with caplog.at_level(logging.WARNING), anyio.fail_after(PATIENCE):
-        await announce("box.local", 10300)
-    assert "box.local is no IP address" in caplog.text
+    with caplog.at_level(logging.WARNING), anyio.fail_after(TIMEOUT):
+        await announce("server.local", 10300)
+    assert "server.local is no IP address" in caplog.text
 
 
 async def test_late_and_lost_networks_are_detected(machine: str) -> None:

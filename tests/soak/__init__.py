@@ -1,1 +1,1 @@
-"""A server under mixed traffic for long, killed in the middle of it, or held by many clients."""
+"""A server under mixed traffic for long, or killed during writes."""

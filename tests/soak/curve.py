@@ -1,4 +1,4 @@
-"""What a server held while it worked, as a CSV file and as a picture."""
+"""The resource usage of a server over time, as CSV and SVG files."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e")
 
 @dataclass(frozen=True)
 class Sample:
-    """One look at the server."""
+    """The resource usage at one time."""
 
     seconds: float
-    """Since the traffic began."""
+    """Since the start of the traffic."""
     pss_mib: float
     rss_mib: float
     descriptors: int
     threads: int
     latency_ms: float
-    """The median of the text turns since the last look."""
+    """Median of the text turns since the last sample."""
 
 
 class Curve:
-    """Looks, in their order."""
+    """Samples in chronological order."""
 
     def __init__(self) -> None:
         self.samples: list[Sample] = []
 
     def growth(self, warm: float) -> float:
-        """Of the memory, as a share: the medians of the fifth after `warm` seconds and of the last fifth."""
+        """Growth of the memory as a fraction: from the first fifth after `warm` to the last, by their medians."""
         values = [each.pss_mib for each in self.samples if each.seconds >= warm]
         if len(values) < 5:
             return 0.0

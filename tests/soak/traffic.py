@@ -1,4 +1,4 @@
-"""Mixed traffic: what clients of every interface do all day, with those that disconnect."""
+"""Mixed traffic: requests of clients of every interface, some of which disconnect."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import numpy as np
 
 from chatapi.audio import RATE, Audio, wav
 from chatapi.audio.decode import decode
-from fuzz.box import Box
 from fuzz.client import Client, Outcome
 from fuzz.inputs import FORM, JSON, Input, as_json, form, request, wyoming
 from fuzz.interfaces import conversation_of
 from fuzz.judge import fault_of
+from fuzz.server_process import ServerProcess
 from soak.curve import median
 
 CORPUS = Path(__file__).parents[1] / "corpus"
@@ -28,26 +28,26 @@ LONG = 60
 """Seconds of the long recording."""
 
 
-ASKED = (
+CLIPS = (
     "made/000-kokoro-jf_alpha-en-us", "made/003-kokoro-jf_gongitsune-en-us", "made/006-kokoro-jf_nezumi-en-gb",
     "made/010-kokoro-alpha_kumo-en-us", "made/018-espeak-en-gb+f3", "made/021-kokoro-jf_gongitsune-en-us",
     "made/026-kokoro-alpha_kumo-en-us", "made/031-kokoro-jm_kumo-en-gb", "made/034-kokoro-jm_kumo-en-us",
     "made/039-kokoro-tebukuro_kumo-en-gb", "made/041-espeak-en-gb", "made/044-kokoro-nezumi_kumo-en-gb",
     "made/048-kokoro-jf_alpha-en-us", "made/051-espeak-en-us", "real/jfk-18",
 )  # fmt: skip
-"""Clips of the corpus that Whisper tiny understands word for word, none in the voice that the box answers with."""
+"""Clips of the corpus that Whisper tiny transcribes without errors; none has the voice of the answers."""
 
 
 def voices() -> dict[str, Audio]:
-    """Somebody asking: the name of the clip, and its sound."""
-    return {name: decode(CORPUS / f"{name}.flac") for name in ASKED}
+    """The audio of the clips by name."""
+    return {name: decode(CORPUS / f"{name}.flac") for name in CLIPS}
 
 
 class Traffic:
-    """Some clients, each doing one thing after another."""
+    """Clients that send one request after another."""
 
-    def __init__(self, box: Box, seed: int) -> None:
-        self._box, self._rng = box, random.Random(seed)
+    def __init__(self, server: ServerProcess, seed: int) -> None:
+        self._server, self._rng = server, random.Random(seed)
         self._sounds = list(voices().values())
         self._short = [wav(each) for each in self._sounds]
         repeats = [self._sounds[at % len(self._sounds)].samples for at in range(LONG)]
@@ -59,31 +59,31 @@ class Traffic:
         self._kinds: tuple[tuple[int, Callable[[], Input]], ...] = (
             (10, self._text), (4, self._voice), (4, self._chat), (4, self._transcription),
             (1, self._long_transcription),
-            (4, self._speech), (3, self._wyoming), (3, self._leaving), (1, self._heard_chat), (2, self._listed),
+            (4, self._speech), (3, self._wyoming), (3, self._disconnecting), (1, self._audio_chat), (2, self._page),
         )  # fmt: skip
         self._ids: list[str] = []
 
     def latency(self) -> float:
-        """Milliseconds: the median of the text turns since the last call; where there were none, what it was then."""
+        """Median of the text turns since the last call, in milliseconds; the last value if there were none."""
         found, self._latencies = self._latencies, []
         self._latency = 1000 * median(found) if found else self._latency
         return self._latency
 
     async def run(self, end: float, clients: int) -> None:
-        """Until then."""
+        """Runs until `end`."""
         await asyncio.gather(*(self._client(end) for _ in range(clients)))
 
     async def _client(self, end: float) -> None:
         pool = [make for weight, make in self._kinds for _ in range(weight)]
-        client = Client(self._box.port, self._box.wyoming, STALL)
-        watching = asyncio.create_task(self._watch(client))
-        while time.monotonic() < end and self._box.alive:
+        client = Client(self._server.port, self._server.wyoming, STALL)
+        watcher = asyncio.create_task(self._watch(client))
+        while time.monotonic() < end and self._server.alive:
             given = self._rng.choice(pool)()
             outcome = await client.send(given)
             self._count(given, outcome)
-            # People pause; and the box must have idle moments in which memory can be given back.
+            # People pause; and the server must have idle moments to release memory.
             await asyncio.sleep(self._rng.random() * 0.3)
-        watching.cancel()
+        watcher.cancel()
         client.close()
 
     async def _watch(self, client: Client) -> None:
@@ -94,7 +94,7 @@ class Traffic:
     def _count(self, given: Input, outcome: Outcome) -> None:
         self.counts[f"{given.interface}: {outcome.status or outcome.end}"] += 1
         fault = fault_of(given, outcome)
-        # Everything here is right, so that nothing but a lack of room may be refused.
+        # All requests are valid, so only a lack of capacity may reject them.
         if not fault and given.kind == "http" and outcome.status not in (200, 204, 404, 503) and outcome.end == "whole":
             fault = f"status {outcome.status} {outcome.code}"
         if fault:
@@ -121,7 +121,7 @@ class Traffic:
         document = {"messages": messages, "max_tokens": 12, "stream": self._rng.random() < 0.5}
         return _post("chat", "text", "/v1/chat/completions", as_json(document))
 
-    def _heard_chat(self) -> Input:
+    def _audio_chat(self) -> Input:
         sound = {"data": base64.b64encode(self._rng.choice(self._short)).decode(), "format": "wav"}
         messages = [{"role": "user", "content": [{"type": "input_audio", "input_audio": sound}]}]
         return _post("chat", "audio", "/v1/chat/completions", as_json({"messages": messages, "max_tokens": 12}))
@@ -154,13 +154,13 @@ class Traffic:
         )
         return Input("wyoming", "Wyoming", "session", self._rng.choice(scripts))
 
-    def _leaving(self) -> Input:
+    def _disconnecting(self) -> Input:
         given = self._rng.choice((self._voice, self._speech, self._transcription, self._text))()
         data = given.frames[0]
         cut = self._rng.choice((len(data), len(data) // 2))
         return Input("bytes", "disconnects", given.name, (data[:cut],), whole=False, take=0)
 
-    def _listed(self) -> Input:
+    def _page(self) -> Input:
         path = self._rng.choice(("/", "/page/app.js", "/models", "/v1/models", "/health", "/metrics"))
         return Input("http", "page", path, (request("GET", path),))
 

@@ -1,8 +1,8 @@
-"""Builds real model libraries with TVM, for two machines: arguments are a folder and, where CUDA's libraries can be
-loaded, a file with the fat binary to put in; without it TVM puts in CUDA source.
+"""Builds real model libraries with TVM, for two machines.
 
-A program of its own, because TVM finds its CUDA part only when the process begins, and because its imports are slow.
-What it builds is one small layer, with the function `_metadata` added as mlc_llm's compiler adds it.
+Arguments are a folder and, when CUDA's libraries can be loaded, a file with the fat binary to include; without it TVM
+includes CUDA source. This is a separate program, because TVM finds its CUDA part only when the process starts, and
+because its imports are slow. Each library has one small layer and the function `_metadata`, as of mlc_llm's compiler.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SM_87 = {
     "thread_warp_size": 32,
     "registers_per_block": 65536,
 }
-"""As compile/chatapi_compile/boards.toml has it for Orin."""
+"""The target of Orin in compile/chatapi_compile/boards.toml."""
 
 
 class Layer(nn.Module):
@@ -55,7 +55,7 @@ def module() -> Any:
 
 def build(machine: str, gpu: bool, output: Path) -> None:
     host = Target({"kind": "llvm", "mtriple": f"{machine}-linux-gnu"})
-    # The very text that is given to `mlc_llm compile --device`, which makes a Target of it.
+    # The same text as the argument of `mlc_llm compile --device`, which makes a Target of it.
     target = Target(Target(json.dumps(SM_87)), host=host) if gpu else host
     with target:
         built = relax.get_pipeline("zero")(module())

@@ -1,4 +1,4 @@
-"""A chat server for tests that plays back bytes, and what asks it."""
+"""A fake chat server that sends given bytes, and helpers of the upstream engine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def stream(body: bytes) -> bytes:
 
 
 class Upstream:
-    """A server that plays back bytes: to a chat the script's, to anything else its list of models."""
+    """A server that runs a script for each chat request, and otherwise sends its list of models."""
 
     def __init__(self, script: bytes | Script, models: bytes | None = None) -> None:
         self._script = script
@@ -101,9 +101,9 @@ def ask(upstream: Upstream, sampling: Sampling | None = None, **table: object) -
         asked.close()
 
 
-def text(pieces: list[TokenChunk]) -> str:
-    return "".join(piece.text for piece in pieces)
+def text(chunks: list[TokenChunk]) -> str:
+    return "".join(piece.text for piece in chunks)
 
 
-def refusal(error: object, status: str = "400 Bad Request", more: str = "") -> bytes:
+def error_response(error: object, status: str = "400 Bad Request", more: str = "") -> bytes:
     return response(json.dumps(error).encode(), status, more=more)

@@ -1,4 +1,4 @@
-"""A Coqui model made here, and coqui-tts or its stand-in to speak with it."""
+"""A tiny Coqui model, and coqui-tts or its stand-in."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from paths import SUPPORT
 STANDIN = SUPPORT / "coqui_standin"
 NAME = "made"
 RATE = 22_050
-ELSEWHERE = "/home/maker/speaker_ids.json"
-"""Where its maker had the file of its speakers."""
+FOREIGN_PATH = "/home/maker/speaker_ids.json"
+"""The path of the speakers file on another machine."""
 NETWORKS = {
     "hidden_channels": 32,
     "hidden_channels_ffn_text_encoder": 32,
@@ -33,15 +33,15 @@ NETWORKS = {
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
-def real() -> bool:
+def coqui_installed() -> bool:
     """Whether coqui-tts itself is installed."""
     return importlib.util.find_spec("TTS") is not None and importlib.util.find_spec("torch") is not None
 
 
 @contextmanager
 def coqui_tts() -> Iterator[None]:
-    """It can be imported: the stand-in where the real one is not installed."""
-    if real():
+    """Makes coqui-tts importable: the stand-in when the package is not installed."""
+    if coqui_installed():
         yield
         return
     sys.path.insert(0, str(STANDIN))
@@ -54,18 +54,18 @@ def coqui_tts() -> Iterator[None]:
         sys.modules.pop("chatapi.engines.tts.coqui", None)
 
 
-def made(folder: Path, speakers: Sequence[str] = (), packed: bool = False, name: str = NAME) -> InstalledModel:
-    """A model's folder as the catalog leaves it; `packed`: its files in an archive, in a folder there."""
+def make_model(folder: Path, speakers: Sequence[str] = (), archived: bool = False, name: str = NAME) -> InstalledModel:
+    """An installed model; `archived` puts its files into a zip archive."""
     folder.mkdir(parents=True, exist_ok=True)
     ids = {speaker: number for number, speaker in enumerate(speakers)}
     if speakers:
         (folder / "speaker_ids.json").write_text(json.dumps(ids), encoding="utf-8")
-    config = _real(folder, ids) if STANDIN.as_posix() not in sys.path else _hummed(folder)
+    config = _real_config(folder, ids) if STANDIN.as_posix() not in sys.path else _stand_in_config(folder)
     if speakers:
-        config["speakers_file"] = ELSEWHERE
+        config["speakers_file"] = FOREIGN_PATH
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     files = {path.name: path for path in folder.iterdir()}
-    if packed:
+    if archived:
         archive = folder / "model.zip"
         with zipfile.ZipFile(archive, "w") as out:
             for path in files.values():
@@ -75,13 +75,13 @@ def made(folder: Path, speakers: Sequence[str] = (), packed: bool = False, name:
     return InstalledModel(name, "tts", "coqui", folder, files, ("en",), 1, 1, {})
 
 
-def _hummed(folder: Path) -> dict[str, Any]:
+def _stand_in_config(folder: Path) -> dict[str, Any]:
     (folder / "model_file.pth").write_bytes(b"PK")
     return {"model": "vits", "audio": {"sample_rate": RATE}, "model_args": {}}
 
 
-def _real(folder: Path, ids: dict[str, int]) -> dict[str, Any]:
-    """A VITS that has learned nothing: it makes noise."""
+def _real_config(folder: Path, ids: dict[str, int]) -> dict[str, Any]:
+    """An untrained VITS model, which synthesizes noise."""
     import torch
     from TTS.tts.configs.shared_configs import CharactersConfig
     from TTS.tts.configs.vits_config import VitsArgs, VitsConfig
@@ -105,5 +105,5 @@ def _real(folder: Path, ids: dict[str, int]) -> dict[str, Any]:
     torch.manual_seed(0)
     torch.save({"model": Vits(config).state_dict()}, folder / "model_file.pth")
     config.save_json(str(folder / "config.json"))
-    told: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return told
+    config_document: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config_document

@@ -1,4 +1,4 @@
-"""A web server on this machine that misbehaves on request."""
+"""A file server that fails on request."""
 
 from __future__ import annotations
 
@@ -10,58 +10,58 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @dataclass
-class Item:
-    """A file, and how it is served."""
+class ServedFile:
+    """A file and the faults with which it is served."""
 
     content: bytes
     etag: str = '"one"'
     ranges: bool = True
     stated: int | None = None
-    """Content-Length to state; None: the true one; -1: none at all."""
+    """The stated Content-Length; None: the true one; -1: none."""
     cuts: list[int] = field(default_factory=list)
-    """Bytes after which an answer breaks off, one for each answer; none left: it is sent whole."""
+    """Bytes after which each response is cut off; once the list is empty, responses are complete."""
     statuses: list[int] = field(default_factory=list)
-    """Answers before the good one."""
+    """Status codes of the responses before the successful one."""
     location: str = ""
-    """Where it is redirected to."""
-    refused_agent: str = "nobody"
+    """Target of a redirect."""
+    rejected_agent: str = "none"
     shift: int = 0
-    """How far a range starts from where it was asked for."""
-    hold: bool = False
-    """Whether an answer that was cut stays open, silent, until it is let go."""
+    """Offset between the requested and the sent range, in bytes."""
+    stall: bool = False
+    """Whether a response that was cut off stays open until `resume` is set."""
 
 
 @dataclass
-class Depot:
-    """What is served, and what was asked for."""
+class FileServer:
+    """A file server that records its requests."""
 
     address: str = ""
-    items: dict[str, Item] = field(default_factory=dict)
-    asked: list[tuple[str, str]] = field(default_factory=list)
-    """Path and Range header, in order."""
-    held: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    """Released each time an answer is held."""
-    let_go: threading.Event = field(default_factory=threading.Event)
+    items: dict[str, ServedFile] = field(default_factory=dict)
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    """Path and Range header of every request, in order."""
+    stalled: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    """Released each time a response stalls."""
+    resume: threading.Event = field(default_factory=threading.Event)
 
     def put(self, path: str, content: bytes, **generation_options: object) -> str:
-        """Serve it, and return its address."""
-        self.items[path] = Item(content, **generation_options)  # type: ignore[arg-type]
+        """Serves a file and returns its address."""
+        self.items[path] = ServedFile(content, **generation_options)  # type: ignore[arg-type]
         return f"{self.address}/{path}"
 
 
 class _Handler(BaseHTTPRequestHandler):
-    depot: Depot
+    file_server: FileServer
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
-        """Tests read `asked` instead."""
+        """Logs nothing: tests read `requests`."""
 
     def do_GET(self) -> None:
         path, wanted = self.path.lstrip("/").split("#")[0], self.headers.get("Range", "")
-        self.depot.asked.append((path, wanted))
-        item = self.depot.items.get(path)
+        self.file_server.requests.append((path, wanted))
+        item = self.file_server.items.get(path)
         self.close_connection = True
-        if item is None or item.refused_agent in self.headers.get("User-Agent", ""):
+        if item is None or item.rejected_agent in self.headers.get("User-Agent", ""):
             self.send_error(404 if item is None else 403)
         elif item.statuses:
             self.send_error(item.statuses.pop(0))
@@ -73,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._serve(item, wanted)
 
-    def _serve(self, item: Item, wanted: str) -> None:
+    def _serve(self, item: ServedFile, wanted: str) -> None:
         fresh = self.headers.get("If-Range", item.etag) == item.etag
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and item.ranges and fresh else 0
         if start >= len(item.content) > 0:
@@ -93,30 +93,30 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         cut = item.cuts.pop(0) if item.cuts else None
         self.wfile.write(body[:cut])
-        if cut is not None and item.hold:
+        if cut is not None and item.stall:
             self.wfile.flush()
-            self.depot.held.release()
-            self.depot.let_go.wait(60)
+            self.file_server.stalled.release()
+            self.file_server.resume.wait(60)
 
 
 @contextmanager
-def opened() -> Iterator[Depot]:
-    """A depot at an address of its own."""
-    depot = Depot()
+def serve_files() -> Iterator[FileServer]:
+    """Runs a file server on a free port."""
+    file_server = FileServer()
 
     class Handler(_Handler):
         pass
 
-    Handler.depot = depot
+    Handler.file_server = file_server
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that hang up are what is tested
-    depot.address = f"http://127.0.0.1:{server.server_address[1]}"
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients disconnect on purpose
+    file_server.address = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield depot
+        yield file_server
     finally:
-        depot.let_go.set()
+        file_server.resume.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -1,4 +1,4 @@
-"""A compiled model for the mlc engine, and the stand-in for mlc_llm to run it with."""
+"""A compiled model for the mlc engine, and the stand-in for mlc_llm."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ METADATA = {
     "params": [],
     "memory_usage": {"prefill": 155_000_000, "decode": 20_000_000},
 }
-"""Mistral-7B's cache: 0.125 MiB a token."""
-GOOD = library(platform.machine(), metadata=METADATA)
+"""The KV cache of Mistral 7B needs 0.125 MiB per token."""
+LIBRARY = library(platform.machine(), metadata=METADATA)
 
 
 @contextmanager
 def mlc_llm() -> Iterator[None]:
-    """The stand-in is what is imported as mlc_llm."""
+    """Makes the stand-in importable as mlc_llm."""
     sys.path.insert(0, str(STANDIN))
-    # For the processes that are asked for its version.
+    # For child processes that read its version.
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = f"{STANDIN}:{before}" if before else str(STANDIN)
     _forget()
@@ -62,11 +62,11 @@ def _forget() -> None:
         sys.modules.pop(module, None)
 
 
-def compiled(data: Path, library: bytes | None = None, **template: Any) -> InstalledModel:
-    """A folder as `chatapi compile` leaves it, in a data directory."""
+def compiled_model(data: Path, library: bytes | None = None, **template: Any) -> InstalledModel:
+    """Writes a compiled model into the data directory, as `chatapi compile` does."""
     folder = data / "compiled" / NAME
     (folder / "weights").mkdir(parents=True, exist_ok=True)
-    (folder / "lib.so").write_bytes(GOOD if library is None else library)
+    (folder / "lib.so").write_bytes(LIBRARY if library is None else library)
     config = {
         "model_type": METADATA["model_type"],
         "quantization": METADATA["quantization"],

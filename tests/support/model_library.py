@@ -22,12 +22,12 @@ METADATA: Mapping[str, Any] = {
     "kv_cache": {"num_hidden_layers": 32, "head_dim": 128, "num_attention_heads": 32, "num_key_value_heads": 8},
     "memory_usage": {"batch_decode": 1_000_000, "prefill": 80_000_000},
 }
-"""As mlc_llm 79d603f writes it (interface/compile.py), with the sizes of Mistral 7B and one weight."""
+"""The metadata that mlc_llm 79d603f writes (interface/compile.py), with the sizes of Mistral 7B and one weight."""
 MACHINES = {"x86_64": 62, "aarch64": 183}
 
 
 def fat_binary(cubins: Sequence[int] = (87,), ptx: Sequence[int] = ()) -> bytes:
-    """As `fatbinary --create` of CUDA 13.5 writes it: a header of 16 bytes, then entries with headers of 64."""
+    """A fat binary as `fatbinary --create` of CUDA 13.5 writes it: a header of 16 bytes, entries with headers of 64."""
     entries = b""
     for kind, archs, code in (
         (2, cubins, b"\x7fELF cubin".ljust(32, b"\0")),
@@ -42,7 +42,7 @@ def fat_binary(cubins: Sequence[int] = (87,), ptx: Sequence[int] = ()) -> bytes:
 def library(
     machine: str = "aarch64", code: bytes | None = None, metadata: Mapping[str, Any] | None = METADATA, tvm: bool = True
 ) -> bytes:
-    """A shared library with what MLC puts into one, and nothing that could be run."""
+    """A shared library with the data of MLC and without executable code."""
     inside = b"__tvm_ffi__library_bin\0" if tvm else b"\0"
     inside += (json.dumps(metadata).encode() + b"\0" if metadata else b"") + (fat_binary() if code is None else code)
     offset = 64 + 56

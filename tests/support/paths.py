@@ -1,12 +1,12 @@
-"""Where things of this repository lie."""
+"""Paths of this repository."""
 
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
 CORPUS = TESTS / "corpus"
-"""Recorded and made speech, with what it says."""
+"""Recorded and synthesized speech with transcripts."""
 NODE = TESTS / "node"
 """OpenAI's clients for Node."""
 SUPPORT = TESTS / "support"
-"""What tests share, and stand-ins for libraries."""
+"""Helpers of the tests, and stand-ins for libraries."""

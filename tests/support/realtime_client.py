@@ -1,4 +1,4 @@
-"""OpenAI's official client of `/v1/realtime`, and a plain WebSocket client that may misbehave."""
+"""OpenAI's official client of `/v1/realtime`, and a plain WebSocket client for invalid input."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from chatapi.audio import Samples
 from chatapi.interfaces.http.realtime.audio_format import decode_audio, encode_audio
-from conftest import PATIENCE, Served, tone
+from conftest import TIMEOUT, RunningServer, tone
 
 RATE = 24_000
 
@@ -34,7 +34,7 @@ class Client:
 
     async def until(self, *kinds: str) -> Event:
         """Waits for the next event of one of these types."""
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(TIMEOUT):
             while True:
                 event = (await self.connection.recv()).model_dump()
                 self.events.append(event)
@@ -84,8 +84,8 @@ def silence(seconds: float) -> Samples:
 
 
 @asynccontextmanager
-async def talking(served: Served, key: str = "none", model: str = "default") -> AsyncIterator[Client]:
-    async with AsyncOpenAI(api_key=key, base_url=f"{served.url}/v1") as openai:
+async def talking(server: RunningServer, key: str = "none", model: str = "default") -> AsyncIterator[Client]:
+    async with AsyncOpenAI(api_key=key, base_url=f"{server.url}/v1") as openai:
         async with openai.realtime.connect(model=model) as connection:
             client = Client(connection)
             await client.until("session.created", "error")
@@ -93,13 +93,13 @@ async def talking(served: Served, key: str = "none", model: str = "default") -> 
 
 
 @asynccontextmanager
-async def raw(served: Served, query: str = "", **options: Any) -> AsyncIterator[ClientConnection]:
-    async with connect(f"ws://127.0.0.1:{served.port}/v1/realtime{query}", max_size=None, **options) as plain:
+async def raw(server: RunningServer, query: str = "", **options: Any) -> AsyncIterator[ClientConnection]:
+    async with connect(f"ws://127.0.0.1:{server.port}/v1/realtime{query}", max_size=None, **options) as plain:
         yield plain
 
 
 async def receive_event(plain: ClientConnection, *kinds: str) -> Event:
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(TIMEOUT):
         while True:
             event: Event = json.loads(await plain.recv())
             if event["type"] in kinds:

@@ -1,4 +1,4 @@
-"""What test_sandbox.py runs in child processes."""
+"""Functions that test_sandbox.py runs in child processes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def crash() -> Iterator[int]:
 
 
 def overrun() -> Iterator[int]:
-    """Damages the heap, which glibc answers with an abort."""
+    """Damages the heap, so that glibc aborts."""
     ctypes.memset(ctypes.create_string_buffer(16), 1, 1 << 20)
     yield 1
 
@@ -59,22 +59,22 @@ def hang() -> Iterator[int]:
         pass
 
 
-def take(size: int) -> Iterator[int]:
+def allocate(size: int) -> Iterator[int]:
     yield len(np.ones(size, np.uint8))
 
 
-def refuse() -> Iterator[int]:
+def reject() -> Iterator[int]:
     yield 1
-    raise BadInput("the sound is green", code="green", details={"colour": "green"})
+    raise BadInput("the audio is green", code="green", details={"colour": "green"})
 
 
 def fail() -> Iterator[int]:
     yield 1
-    raise KeyError("what nobody expected")
+    raise KeyError("unexpected")
 
 
 def write_nonsense() -> Iterator[int]:
-    """What a hijacked child might do: write to its connection itself."""
+    """Writes to its own connection, as a hijacked child might do."""
     for link in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
             os.write(int(link.name), b"\x80\x04cos\nsystem\n(S'true'\ntR." * 20)

@@ -17,7 +17,7 @@ from chatapi import auth as keys
 from chatapi import settings
 from chatapi.observability import logs
 from chatapi.settings import LogSettings
-from conftest import ECHO, PATIENCE, Served, serving
+from conftest import FAKE_ENGINES, TIMEOUT, RunningServer, serving
 
 __all__ = ["SecuredServer", "key_protocol", "secured"]
 
@@ -26,13 +26,13 @@ __all__ = ["SecuredServer", "key_protocol", "secured"]
 class SecuredServer:
     """A server with API keys, and one key per scope."""
 
-    served: Served
+    server: RunningServer
     keys: dict[str, str]
     log: Path
 
     def audited(self, request: str) -> dict[str, Any]:
         """The audit record of a request, which is written after its response is sent."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + TIMEOUT
         while True:
             for line in map(json.loads, self.log.read_text().splitlines()):
                 if line["request_id"] == request:
@@ -42,16 +42,16 @@ class SecuredServer:
 
     def get(self, path: str, key: str = "", **options: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.keys.get(key, key)}"} if key else {}
-        return self.served.client.get(self.served.url + path, headers=headers, **options)
+        return self.server.client.get(self.server.url + path, headers=headers, **options)
 
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredServer]:
     data = tmp_path_factory.mktemp("data")
-    loaded = settings.load([*ECHO, f"data={data}"], environ={}).settings
+    loaded = settings.load([*FAKE_ENGINES, f"data={data}"], environ={}).settings
     scope_keys = {scope: keys.add(data, f"for-{scope}", [scope]) for scope in keys.SCOPES}
-    with logs.auditing(LogSettings(audit=True), data), serving(loaded) as served:
-        yield SecuredServer(served, scope_keys, data / "audit.log")
+    with logs.auditing(LogSettings(audit=True), data), serving(loaded) as server:
+        yield SecuredServer(server, scope_keys, data / "audit.log")
 
 
 def key_protocol(key: str) -> websockets.Subprotocol:

@@ -1,4 +1,4 @@
-"""Manifests of a user's own models, for tests of the catalog."""
+"""Manifests of user models, for tests of the catalog."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 CONTENT = random.Random(2).randbytes(400_000)
 
 
-def state(data: Path, name: str, address: str, content: bytes = CONTENT, more: str = "", sources: str = "") -> None:
-    """A manifest of the user's own, with one file."""
+def write_manifest(
+    data: Path, name: str, address: str, content: bytes = CONTENT, more: str = "", sources: str = ""
+) -> None:
+    """Writes the manifest of a user model with one file."""
     (data / "manifests").mkdir(parents=True, exist_ok=True)
     pinned = hashlib.sha256(content).hexdigest()
     (data / "manifests" / f"{name}.toml").write_text(

@@ -1,4 +1,4 @@
-"""A room without hardware for tests: the sound card that the bench has, as a fixture."""
+"""A virtual sound card without hardware, which the bench uses too, as a fixture."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from chatapi.bench.sound_card import FEED, INSTALL, MICROPHONE, SPEAKER, SPEAKER_RATE, SoundCard, installed, sound_card
+from chatapi.bench import sound_card as bench
+from chatapi.bench.sound_card import FEED, MICROPHONE, SPEAKER, SPEAKER_RATE, SoundCard
 
-__all__ = ["FEED", "MICROPHONE", "SPEAKER", "SPEAKER_RATE", "Room", "room", "room_in"]
-
-Room = SoundCard
-room_in = sound_card
+__all__ = ["FEED", "MICROPHONE", "SPEAKER", "SPEAKER_RATE", "SoundCard", "sound_card"]
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Iterator[Room]:
-    """A room with microphone and speaker; skipped where no PulseAudio is installed."""
-    if not installed():
-        pytest.skip(INSTALL)
-    with sound_card(tmp_path / "room") as made:
+def sound_card(tmp_path: Path) -> Iterator[SoundCard]:
+    """A sound card with microphone and speaker; skips the test when PulseAudio is not installed."""
+    if not bench.installed():
+        pytest.skip(bench.INSTALL)
+    with bench.sound_card(tmp_path / "sound-card") as made:
         yield made

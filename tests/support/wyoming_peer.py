@@ -17,7 +17,7 @@ from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.interfaces.wyoming.server import WyomingServer
 
-PATIENCE = 60
+TIMEOUT = 60
 """Timeout of a response, in seconds."""
 
 
@@ -36,7 +36,7 @@ async def open_to_wyoming(appliance: Appliance, *more: socket.socket) -> AsyncIt
 async def until(client: AsyncClient, *types: str) -> list[Event]:
     """The events up to the first of one of these types, or the end of the connection."""
     found: list[Event] = []
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(TIMEOUT):
         while not found or found[-1].type not in types:
             event = await client.read_event()
             if event is None:
@@ -45,10 +45,10 @@ async def until(client: AsyncClient, *types: str) -> list[Event]:
     return found
 
 
-async def ask(port: int, *asked: Any, end: Iterable[str]) -> list[Event]:
+async def ask(port: int, *events: Any, end: Iterable[str]) -> list[Event]:
     """Sends events on a new connection, and returns the responses."""
     async with AsyncTcpClient("127.0.0.1", port) as client:
-        for each in asked:
+        for each in events:
             await client.write_event(each if isinstance(each, Event) else each.event())
         return await until(client, *end, "error")
 

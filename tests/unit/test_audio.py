@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from chatapi.audio import RATE, Audio, wav, wav_header
 from chatapi.audio.decode import blocks, decode
 from chatapi.errors import BadInput, TooLarge
-from conftest import tone, written
+from conftest import encode_audio, tone
 
 
 def loudness(audio: Audio) -> float:
@@ -25,8 +25,8 @@ def loudness(audio: Audio) -> float:
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000, 192_000])
 @pytest.mark.parametrize("codec", ["pcm_u8", "pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le"])
-def test_wav_of_any_depth_and_rate_sounds_the_same(codec: str, rate: int) -> None:
-    audio = decode(written(tone(0.5, rate=rate), rate, codec))
+def test_wav_of_any_depth_and_rate_decodes_to_the_same_audio(codec: str, rate: int) -> None:
+    audio = decode(encode_audio(tone(0.5, rate=rate), rate, codec))
     assert audio.rate == RATE
     assert audio.seconds == pytest.approx(0.5, abs=0.01)
     assert loudness(audio) == pytest.approx(0.3 / np.sqrt(2), rel=0.03)
@@ -34,7 +34,7 @@ def test_wav_of_any_depth_and_rate_sounds_the_same(codec: str, rate: int) -> Non
 
 @pytest.mark.parametrize("channels", [1, 2, 6, 8])
 def test_channels_are_averaged(channels: int) -> None:
-    audio = decode(written(tone(0.5), RATE, "pcm_s16le", channels=channels))
+    audio = decode(encode_audio(tone(0.5), RATE, "pcm_s16le", channels=channels))
     assert loudness(audio) == pytest.approx(0.3 / np.sqrt(2), rel=0.02)
 
 
@@ -43,18 +43,18 @@ def test_channels_are_averaged(channels: int) -> None:
     [("flac", "flac"), ("ogg", "libopus"), ("mp3", "libmp3lame"), ("mp4", "aac"), ("webm", "libopus"), ("adts", "aac"),
      ("wav", "pcm_mulaw"), ("wav", "adpcm_ms")],
 )  # fmt: skip
-def test_compressed_formats_are_read(container: str, codec: str) -> None:
-    audio = decode(written(tone(1.0, rate=48_000), 48_000, codec, container))
+def test_compressed_formats_are_decoded(container: str, codec: str) -> None:
+    audio = decode(encode_audio(tone(1.0, rate=48_000), 48_000, codec, container))
     assert audio.seconds == pytest.approx(1.0, abs=0.1)
     assert loudness(audio) == pytest.approx(0.3 / np.sqrt(2), rel=0.1)
 
 
-def test_what_we_write_we_read() -> None:
+def test_written_wav_decodes_to_the_same_samples() -> None:
     sound = Audio(tone(0.25), RATE)
     np.testing.assert_allclose(decode(wav(sound)).samples, sound.samples, atol=1 / 32000)
 
 
-def test_a_stream_whose_length_is_not_known_is_read_to_its_end() -> None:
+def test_stream_of_unknown_length_is_decoded_to_its_end() -> None:
     sound = Audio(tone(0.25), RATE)
     assert decode(wav_header(RATE) + sound.pcm16()).seconds == 0.25
     zero = bytearray(wav(sound))
@@ -62,10 +62,10 @@ def test_a_stream_whose_length_is_not_known_is_read_to_its_end() -> None:
     assert decode(bytes(zero)).seconds == 0.25
 
 
-def test_samples_that_are_no_numbers_are_silence() -> None:
+def test_samples_that_are_not_finite_are_replaced() -> None:
     samples = tone(0.5)
     samples[100:200], samples[300] = np.nan, np.inf
-    audio = decode(written(samples, RATE, "pcm_f32le"))
+    audio = decode(encode_audio(samples, RATE, "pcm_f32le"))
     assert np.isfinite(audio.samples).all()
     assert np.abs(audio.samples).max() <= 1.0
 
@@ -80,7 +80,7 @@ def with_field(offset: int, form: str, value: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("file", "told"),
+    ("file", "message"),
     [
         (b"", "0 bytes"),
         (b"RIFF", "not audio in a supported format"),
@@ -102,13 +102,13 @@ def with_field(offset: int, form: str, value: int) -> bytes:
         (b"\x1aE\xdf\xa3" + bytes(100), "damaged"),
     ],
 )
-def test_the_error_states_what_is_wrong_with_a_file(file: bytes, told: str) -> None:
-    with pytest.raises(BadInput, match=told) as refused:
+def test_invalid_file_is_rejected_with_the_reason(file: bytes, message: str) -> None:
+    with pytest.raises(BadInput, match=message) as raised:
         decode(file)
-    assert refused.value.code == "bad_audio"
+    assert raised.value.code == "bad_audio"
 
 
-def test_a_picture_is_not_a_sound() -> None:
+def test_video_without_an_audio_track_is_rejected() -> None:
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as out:
         stream = out.add_stream("mpeg4", rate=10, width=16, height=16, pix_fmt="yuv420p")
@@ -119,21 +119,21 @@ def test_a_picture_is_not_a_sound() -> None:
 
 
 def test_audio_past_the_limit_is_rejected_without_decoding_the_rest() -> None:
-    long = written(np.zeros(RATE * 600, np.float32), RATE, "flac", "flac")
-    with pytest.raises(TooLarge, match="longer than 2 seconds") as refused:
+    long = encode_audio(np.zeros(RATE * 600, np.float32), RATE, "flac", "flac")
+    with pytest.raises(TooLarge, match="longer than 2 seconds") as raised:
         decode(long, limit=2)
-    assert refused.value.code == "audio_too_long"
+    assert raised.value.code == "audio_too_long"
 
 
-def test_a_long_file_comes_in_blocks(tmp_path: Path) -> None:
+def test_long_file_is_decoded_in_blocks(tmp_path: Path) -> None:
     file = tmp_path / "long.flac"
-    file.write_bytes(written(np.zeros(48_000 * 60, np.float32), 48_000, "flac", "flac"))
+    file.write_bytes(encode_audio(np.zeros(48_000 * 60, np.float32), 48_000, "flac", "flac"))
     sizes = [len(block) for block in blocks(file)]
     assert sum(sizes) == 60 * RATE
     assert max(sizes) < 10 * RATE
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"nothing\.wav"):
         decode(tmp_path / "nothing.wav")
 
@@ -142,7 +142,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     st.binary(max_size=300),
     st.sampled_from([b"", b"RIFF....WAVE", b"RIFF\0\0\0\0WAVEfmt ", b"fLaC", b"OggS", b"ID3\4"]),
 )
-def test_no_bytes_do_more_than_be_rejected(rest: bytes, magic: bytes) -> None:
+def test_arbitrary_bytes_are_decoded_or_rejected(rest: bytes, magic: bytes) -> None:
     try:
         decode(magic + rest, limit=10)
     except (BadInput, TooLarge) as error:
@@ -152,7 +152,7 @@ def test_no_bytes_do_more_than_be_rejected(rest: bytes, magic: bytes) -> None:
 @given(
     st.integers(0, 43), st.binary(min_size=1, max_size=6), st.integers(0, len(GOOD)),
 )  # fmt: skip
-def test_a_header_with_any_bytes_changed_is_read_or_rejected(offset: int, change: bytes, length: int) -> None:
+def test_changed_header_is_decoded_or_rejected(offset: int, change: bytes, length: int) -> None:
     damaged = GOOD[:offset] + change + GOOD[offset + len(change) :]
     try:
         audio = decode(damaged[:length], limit=10)

@@ -19,45 +19,45 @@ from chatapi.interfaces.audio_device import conversation as audio_device_convers
 from chatapi.interfaces.audio_device.chimes import Chime, chime
 from chatapi.interfaces.audio_device.conversation import LocalConversation
 from chatapi.interfaces.audio_device.devices import AudioDevices
-from conftest import PATIENCE, Running, tone
+from conftest import TIMEOUT, RunAppliance, tone
 
 pytestmark = pytest.mark.anyio
 BLOCK = 320
-CALL = tone(0.02, hertz=3000)
-QUIET = np.zeros(BLOCK, np.float32)
+WAKE_WORD = tone(0.02, hertz=3000)
+SILENCE = np.zeros(BLOCK, np.float32)
 
 
-class Room:
+class FakeDevices:
     """Fake devices: plays one block for every block it captures; captures silence unless `say` queued speech."""
 
     def __init__(self) -> None:
         self.state: dict[str, Any] = {"input": {"state": "ok", "error": ""}, "output": {"state": "ok"}, "echo": "on"}
-        self.given: list[Audio] = []
+        self.queued: list[Audio] = []
         """All audio that was queued for playback."""
         self.pace = 0.001
         """Seconds between two blocks of 20 ms: faster than real time, but the engines still get to run."""
-        self.stuck = False
+        self.stalled = False
         """Whether the speaker plays nothing."""
         self._speech: list[Samples] = []
         self._queue = self._played = 0
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Room]:
+    async def running(self) -> AsyncIterator[FakeDevices]:
         yield self
 
     async def captured(self) -> AsyncIterator[Samples]:
         while True:
             await anyio.sleep(self.pace)
-            step = 0 if self.stuck else min(BLOCK, self._queue)
+            step = 0 if self.stalled else min(BLOCK, self._queue)
             self._queue, self._played = self._queue - step, self._played + step
-            yield self._speech.pop(0) if self._speech else QUIET
+            yield self._speech.pop(0) if self._speech else SILENCE
 
-    def say(self, *sounds: Samples) -> None:
-        sound = np.concatenate(sounds)
-        self._speech += [sound[at : at + BLOCK] for at in range(0, len(sound) // BLOCK * BLOCK, BLOCK)]
+    def say(self, *parts: Samples) -> None:
+        speech = np.concatenate(parts)
+        self._speech += [speech[at : at + BLOCK] for at in range(0, len(speech) // BLOCK * BLOCK, BLOCK)]
 
     def play(self, audio: Audio) -> None:
-        self.given.append(audio)
+        self.queued.append(audio)
         self._queue += round(audio.seconds * RATE)
 
     def pause(self) -> None:
@@ -77,160 +77,166 @@ class Room:
     def played(self) -> int:
         return self._played
 
-    def chimed(self, name: Chime) -> int:
-        return sum(given is chime(name) for given in self.given)
+    def chime_count(self, name: Chime) -> int:
+        return sum(queued is chime(name) for queued in self.queued)
 
 
-class Scene:
-    """A conversation in such a room, and the events it reported."""
+class ConversationRun:
+    """A local conversation on fake devices, and the events it reported."""
 
     def __init__(self, appliance: Appliance) -> None:
         self.events: list[tuple[str, str]] = []
-        self.room = Room()
-        self.box = LocalConversation(appliance, lambda kind, text: self.events.append((kind, text)))
-        self.box.devices = cast(AudioDevices, self.room)
+        self.devices = FakeDevices()
+        self.conversation = LocalConversation(appliance, lambda kind, text: self.events.append((kind, text)))
+        self.conversation.devices = cast(AudioDevices, self.devices)
 
     def kinds(self) -> list[str]:
         return [kind for kind, _ in self.events if kind != "partial"]
 
-    async def until(self, holds: Callable[[], bool], seconds: float = PATIENCE) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = TIMEOUT) -> None:
         with anyio.fail_after(seconds):
-            while not holds():
+            while not condition():
                 await anyio.sleep(0.005)
 
     async def state(self, name: str) -> None:
-        await self.until(lambda: self.box.health["state"] == name)
+        await self.until(lambda: self.conversation.health["state"] == name)
 
 
 @asynccontextmanager
-async def scene(echo: Running, *settings: str) -> AsyncIterator[Scene]:
-    async with echo(*settings) as appliance, anyio.create_task_group() as group:
-        made = Scene(appliance)
-        await appliance.load((*ESSENTIAL, *made.box.roles))
-        group.start_soon(made.box.run)
-        await made.until(lambda: "listening" in made.kinds())
-        yield made
+async def running_conversation(fake_appliance: RunAppliance, *settings: str) -> AsyncIterator[ConversationRun]:
+    async with fake_appliance(*settings) as appliance, anyio.create_task_group() as group:
+        run = ConversationRun(appliance)
+        await appliance.load((*ESSENTIAL, *run.conversation.roles))
+        group.start_soon(run.conversation.run)
+        await run.until(lambda: "listening" in run.kinds())
+        yield run
         group.cancel_scope.cancel()
 
 
-WAKE = ("audio_device.mode=wake_word", "audio_device.awake_seconds=2")
+WAKE_WORD_MODE = ("audio_device.mode=wake_word", "audio_device.awake_seconds=2")
 
 
-async def test_asleep_speech_is_not_answered_or_transcribed(echo: Running) -> None:
-    async with scene(echo, *WAKE) as here:
-        assert here.events == [("listening", "a high tone")]
-        here.room.say(tone(1.0))
+async def test_asleep_speech_is_not_answered_or_transcribed(fake_appliance: RunAppliance) -> None:
+    async with running_conversation(fake_appliance, *WAKE_WORD_MODE) as run:
+        assert run.events == [("listening", "a high tone")]
+        run.devices.say(tone(1.0))
         await anyio.sleep(0.5)
-        assert here.kinds() == ["listening"]
-        assert here.box.health["state"] == "asleep"
-        assert here.box.health["wake_word"] == "a high tone"
-        assert here.box._session is not None and here.box._session.seconds == 0
+        assert run.kinds() == ["listening"]
+        assert run.conversation.health["state"] == "asleep"
+        assert run.conversation.health["wake_word"] == "a high tone"
+        assert run.conversation._session is not None and run.conversation._session.seconds == 0
 
 
-async def test_wake_word_starts_a_conversation_that_continues_without_it_and_falls_asleep(echo: Running) -> None:
-    async with scene(echo, *WAKE) as here:
-        here.room.say(CALL, np.zeros(RATE // 2, np.float32), tone(1.0))
-        await here.until(lambda: "answer" in here.kinds())
-        assert here.kinds()[:3] == ["listening", "awake", "transcript"]
-        assert here.room.chimed("listening") == 1
-        here.room.say(tone(0.7))
-        await here.until(lambda: here.kinds().count("answer") == 2)
-        assert "asleep" not in here.kinds()
-        await here.until(lambda: "asleep" in here.kinds())
-        assert here.room.chimed("done") == 1
-        here.room.say(tone(1.0))
+async def test_wake_word_starts_a_conversation_that_continues_without_it_and_falls_asleep(
+    fake_appliance: RunAppliance,
+) -> None:
+    async with running_conversation(fake_appliance, *WAKE_WORD_MODE) as run:
+        run.devices.say(WAKE_WORD, np.zeros(RATE // 2, np.float32), tone(1.0))
+        await run.until(lambda: "answer" in run.kinds())
+        assert run.kinds()[:3] == ["listening", "awake", "transcript"]
+        assert run.devices.chime_count("listening") == 1
+        run.devices.say(tone(0.7))
+        await run.until(lambda: run.kinds().count("answer") == 2)
+        assert "asleep" not in run.kinds()
+        await run.until(lambda: "asleep" in run.kinds())
+        assert run.devices.chime_count("done") == 1
+        run.devices.say(tone(1.0))
         await anyio.sleep(0.5)
-        assert here.kinds().count("transcript") == 2
+        assert run.kinds().count("transcript") == 2
 
 
-async def test_wake_word_interrupts_an_answer(echo: Running) -> None:
-    async with scene(echo, *WAKE) as here:
-        here.room.say(CALL, tone(1.0))
-        await here.until(lambda: "awake" in here.kinds())
-        # In real time from here on, so that the answer does not end before it can be interrupted.
-        here.room.pace = 0.02
-        await here.until(lambda: any(given.rate == RATE for given in here.room.given))
-        assert here.room.chimed("listening") == 0
-        here.room.say(CALL)
-        await here.until(lambda: here.kinds().count("awake") == 2)
-        await here.until(lambda: here.room.chimed("listening") == 1)
-        await here.until(lambda: "interrupted" in here.kinds())
-        await here.state("listening")
+async def test_wake_word_interrupts_an_answer(fake_appliance: RunAppliance) -> None:
+    async with running_conversation(fake_appliance, *WAKE_WORD_MODE) as run:
+        run.devices.say(WAKE_WORD, tone(1.0))
+        await run.until(lambda: "awake" in run.kinds())
+        # From here on in real time, so that the answer does not end before it can be interrupted.
+        run.devices.pace = 0.02
+        await run.until(lambda: any(queued.rate == RATE for queued in run.devices.queued))
+        assert run.devices.chime_count("listening") == 0
+        run.devices.say(WAKE_WORD)
+        await run.until(lambda: run.kinds().count("awake") == 2)
+        await run.until(lambda: run.devices.chime_count("listening") == 1)
+        await run.until(lambda: "interrupted" in run.kinds())
+        await run.state("listening")
 
 
-async def test_without_a_speaker_it_also_falls_asleep(echo: Running) -> None:
-    async with scene(echo, *WAKE) as here:
-        here.room.state["output"] = {"state": "lost"}
-        here.room.stuck = True
-        await here.box.wake()
-        await here.until(lambda: here.room.playing)
-        await here.until(lambda: "asleep" in here.kinds())
-        assert here.box.health["state"] == "asleep"
+async def test_without_a_speaker_it_also_falls_asleep(fake_appliance: RunAppliance) -> None:
+    async with running_conversation(fake_appliance, *WAKE_WORD_MODE) as run:
+        run.devices.state["output"] = {"state": "lost"}
+        run.devices.stalled = True
+        await run.conversation.wake()
+        await run.until(lambda: run.devices.playing)
+        await run.until(lambda: "asleep" in run.kinds())
+        assert run.conversation.health["state"] == "asleep"
 
 
-async def test_wake_button_replaces_the_wake_word_but_push_to_talk_is_the_wrong_mode(echo: Running) -> None:
-    async with scene(echo, *WAKE) as here:
-        await here.box.wake()
-        await here.box.wake()
-        here.room.say(tone(1.0))
-        await here.until(lambda: "answer" in here.kinds())
-        for button in (here.box.press, here.box.release):
+async def test_wake_button_replaces_the_wake_word_but_push_to_talk_is_the_wrong_mode(
+    fake_appliance: RunAppliance,
+) -> None:
+    async with running_conversation(fake_appliance, *WAKE_WORD_MODE) as run:
+        await run.conversation.wake()
+        await run.conversation.wake()
+        run.devices.say(tone(1.0))
+        await run.until(lambda: "answer" in run.kinds())
+        for button in (run.conversation.press, run.conversation.release):
             with pytest.raises(WrongMode, match=r"audio_device\.mode is wake_word"):
                 await button()
 
 
-async def test_repeated_press_and_release_start_and_end_one_turn(echo: Running) -> None:
-    async with scene(echo, "audio_device.mode=push_to_talk") as here:
-        assert here.box.health["state"] == "asleep"
-        await here.box.release()
-        await here.box.press()
-        await here.box.press()
-        assert here.box.state == "hearing"
-        assert here.room.chimed("listening") == 1
-        here.room.say(tone(1.0))
+async def test_repeated_press_and_release_start_and_end_one_turn(fake_appliance: RunAppliance) -> None:
+    async with running_conversation(fake_appliance, "audio_device.mode=push_to_talk") as run:
+        assert run.conversation.health["state"] == "asleep"
+        await run.conversation.release()
+        await run.conversation.press()
+        await run.conversation.press()
+        assert run.conversation.state == "hearing"
+        assert run.devices.chime_count("listening") == 1
+        run.devices.say(tone(1.0))
         await anyio.sleep(0.3)
-        await here.box.release()
-        await here.box.release()
-        await here.until(lambda: "answer" in here.kinds())
-        assert here.kinds().count("transcript") == 1
-        await here.state("asleep")
+        await run.conversation.release()
+        await run.conversation.release()
+        await run.until(lambda: "answer" in run.kinds())
+        assert run.kinds().count("transcript") == 1
+        await run.state("asleep")
         with pytest.raises(WrongMode, match=r"audio_device\.mode is push_to_talk"):
-            await here.box.wake()
+            await run.conversation.wake()
 
 
-async def test_a_key_held_too_long_is_released_automatically(echo: Running) -> None:
-    async with scene(echo, "audio_device.mode=push_to_talk", "live.turn_seconds=1.1") as here:
+async def test_a_key_held_too_long_is_released_automatically(fake_appliance: RunAppliance) -> None:
+    async with running_conversation(fake_appliance, "audio_device.mode=push_to_talk", "live.turn_seconds=1.1") as run:
         since = time.monotonic()
-        await here.box.press()
-        here.room.say(tone(0.5))
-        await here.until(lambda: not here.box.pressed)
+        await run.conversation.press()
+        run.devices.say(tone(0.5))
+        await run.until(lambda: not run.conversation.pressed)
         assert time.monotonic() - since > 1.0
-        await here.until(lambda: "answer" in here.kinds())
+        await run.until(lambda: "answer" in run.kinds())
 
 
-async def test_press_is_rejected_while_the_microphone_is_lost(echo: Running) -> None:
-    async with scene(echo, "audio_device.mode=push_to_talk") as here:
-        here.room.state["input"] = {"state": "lost", "error": "'Mic' is gone"}
+async def test_press_is_rejected_while_the_microphone_is_lost(fake_appliance: RunAppliance) -> None:
+    async with running_conversation(fake_appliance, "audio_device.mode=push_to_talk") as run:
+        run.devices.state["input"] = {"state": "lost", "error": "'Mic' is gone"}
         with pytest.raises(NotReady, match="'Mic' is gone"):
-            await here.box.press()
+            await run.conversation.press()
 
 
 async def test_slow_response_plays_one_chime_that_does_not_count_as_playback(
-    echo: Running, monkeypatch: pytest.MonkeyPatch
+    fake_appliance: RunAppliance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audio_device_conversation, "THINKING_CHIME_SECONDS", 0.3)
-    async with scene(echo, "fake.delay=0.03") as here:
-        assert here.room.chimed("listening") == 1
-        here.room.say(tone(1.0))
-        await here.until(lambda: "answer" in here.kinds())
-        assert here.room.chimed("thinking") == 1
-        answer = here.box._session and here.box._session.answer
+    async with running_conversation(fake_appliance, "fake.delay=0.03") as run:
+        assert run.devices.chime_count("listening") == 1
+        run.devices.say(tone(1.0))
+        await run.until(lambda: "answer" in run.kinds())
+        assert run.devices.chime_count("thinking") == 1
+        answer = run.conversation._session and run.conversation._session.answer
         assert answer
-        await here.until(lambda: not here.room.playing)
-        assert here.room.played / RATE - here.box._chime_seconds == pytest.approx(answer.playback.seconds, abs=0.02)
+        await run.until(lambda: not run.devices.playing)
+        assert run.devices.played / RATE - run.conversation._chime_seconds == pytest.approx(
+            answer.playback.seconds, abs=0.02
+        )
 
 
-async def test_end_of_speech_returns_to_listening(echo: Running) -> None:
-    async with scene(echo) as here:
-        here.box._update_state(SpeechStopped(1.0))
-        assert here.box.state == "listening"
+async def test_end_of_speech_returns_to_listening(fake_appliance: RunAppliance) -> None:
+    async with running_conversation(fake_appliance) as run:
+        run.conversation._update_state(SpeechStopped(1.0))
+        assert run.conversation.state == "listening"

@@ -26,7 +26,7 @@ class Stream:
     """A fake stream that the test controls step by step."""
 
     def __init__(self, sound: Sound, **options: Any) -> None:
-        if sound.refuse:
+        if sound.fail_open:
             raise ValueError("not today")
         self.sound, self.options = sound, options
         self.active, self.latency = True, 0.02
@@ -55,7 +55,7 @@ class Sound:
         pass
 
     def __init__(self) -> None:
-        self.refuse = self.gone = self.exclusive = False
+        self.fail_open = self.gone = self.exclusive = False
         self.closed = self.refreshed = 0
         self.release = threading.Event()
         self.release.set()
@@ -144,13 +144,13 @@ async def test_device_that_hangs_on_close_is_abandoned(sound: Sound) -> None:
 
 
 async def test_device_that_cannot_be_opened_is_retried(sound: Sound) -> None:
-    sound.refuse = True
+    sound.fail_open = True
     devices = AudioDevices(cancel_echo=False)
     async with devices.running():
         await until(sides(devices, "lost"))
         assert devices.state["input"]["error"] == "'array' cannot be opened: not today"
         await until(lambda: sound.refreshed > 0)
-        sound.refuse = False
+        sound.fail_open = False
         await until(sides(devices, "ok"))
 
 
@@ -159,9 +159,9 @@ async def test_device_whose_stream_was_moved_is_reopened(sound: Sound, monkeypat
     devices = AudioDevices(cancel_echo=False)
     async with devices.running():
         await until(sides(devices, "ok"))
-        sound.gone = sound.refuse = True
+        sound.gone = sound.fail_open = True
         await until(sides(devices, "lost"))
-        sound.gone = sound.refuse = False
+        sound.gone = sound.fail_open = False
         await until(sides(devices, "ok"))
         assert devices.state["output"]["reopened"] == 1
 

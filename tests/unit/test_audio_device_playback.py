@@ -15,11 +15,11 @@ FADED = int(FADE * DEVICE)
 
 
 def filled(playback: Playback, blocks: int, size: int = 480, latency: float = 0.0) -> Samples:
-    """The samples a device takes in so many blocks."""
-    taken = [np.empty(size, np.float32) for _ in range(blocks)]
-    for block in taken:
+    """The samples that a device plays in this number of blocks."""
+    played = [np.empty(size, np.float32) for _ in range(blocks)]
+    for block in played:
         playback.fill(block, latency)
-    return np.concatenate(taken)
+    return np.concatenate(played)
 
 
 def noise(count: int) -> Samples:

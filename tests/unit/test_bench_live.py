@@ -16,7 +16,7 @@ from chatapi.bench.live.in_process import InProcessTransport
 from chatapi.bench.live.timeline import drawn, timeline
 from chatapi.bench.recognition import CORPUS
 from chatapi.events import ResponseStarted
-from conftest import Running, tone
+from conftest import RunAppliance, tone
 
 pytestmark = pytest.mark.anyio
 
@@ -25,11 +25,13 @@ def clip(seconds: float) -> Clip:
     return Clip("tone", tone(seconds), "a tone", "en", "made", "tone", "tune", "", None)
 
 
-async def test_a_question_is_timed_from_its_last_sound_to_the_answers_first(echo: Running) -> None:
-    async with echo() as appliance, InProcessTransport(appliance.live).open_harness() as room:
+async def test_latency_is_measured_from_the_end_of_the_question_to_the_first_audio(
+    fake_appliance: RunAppliance,
+) -> None:
+    async with fake_appliance() as appliance, InProcessTransport(appliance.live).open_harness() as room:
         found = await scenarios.question(room, clip(0.8))
         assert found.asked.startswith("heard")
-        # No sooner than the silence that ends a turn.
+        # At least the silence that ends a turn.
         assert found.latency is not None and 0.2 < found.latency < 3
         [(start, end, words)] = room.utterances
         assert (end - start, words) == (pytest.approx(0.8, abs=0.02), "a tone")
@@ -40,21 +42,21 @@ async def test_a_question_is_timed_from_its_last_sound_to_the_answers_first(echo
     assert colours.count("#e91") > 5
 
 
-async def test_what_was_not_staged_counts_for_nothing(echo: Running) -> None:
-    async with echo() as appliance, InProcessTransport(appliance.live).open_harness() as room:
-        # The echo model's answer is over before anybody could interrupt it.
+async def test_scenario_that_cannot_run_is_skipped(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, InProcessTransport(appliance.live).open_harness() as room:
+        # The fake model's answer ends before it can be interrupted.
         with pytest.raises(scenarios.ScenarioSkipped):
             await scenarios.disturbance(room, tone(0.5), tone(0.2))
     assert np.isnan(scenarios.share([]))
 
 
-async def test_questions_at_the_end_of_an_answer_are_counted(echo: Running) -> None:
+async def test_lost_questions_at_the_end_of_an_answer_are_counted(fake_appliance: RunAppliance) -> None:
     async def question(answer: str) -> Samples:
         assert answer.startswith("You said: ")
         return np.random.default_rng(5).normal(0, 0.2, RATE).astype(np.float32)
 
     async with (
-        echo("live.min_interruption_ms=64") as appliance,
+        fake_appliance("live.min_interruption_ms=64") as appliance,
         InProcessTransport(appliance.live, hurry=True).open_harness() as room,
     ):
         random = np.random.default_rng(4)
@@ -64,11 +66,11 @@ async def test_questions_at_the_end_of_an_answer_are_counted(echo: Running) -> N
     assert row.value == sum(each.lost for each in found) + 1 and "the answer resumed" in row.note
 
 
-def test_the_last_words_of_an_answer_are_asked_back() -> None:
+def test_question_repeats_the_last_words_of_the_answer() -> None:
     assert endings.repeated("The sea is wide and deep and blue.") == "is wide and deep and blue?"
 
 
-def test_a_paused_speaker_is_silent_and_loses_nothing() -> None:
+def test_paused_speaker_is_silent_and_keeps_its_audio() -> None:
     speaker = Speaker()
     sound = tone(0.1)
     speaker.play(sound)
@@ -89,28 +91,31 @@ def hesitation() -> Hesitation:
 
 
 @pytest.mark.alone
-async def test_a_pause_is_waited_for_taken_back_or_spoken_into(echo: Running) -> None:
+async def test_hesitation_is_waited_for_resumed_or_cut_off(fake_appliance: RunAppliance) -> None:
     async with (
-        echo("live.min_endpointing_delay_ms=900") as appliance,
+        fake_appliance("live.min_endpointing_delay_ms=900") as appliance,
         InProcessTransport(appliance.live).open_harness() as room,
     ):
         assert await scenarios.hesitation(room, hesitation(), 0.4, patience=3) is scenarios.PauseResult.WAITED
-    async with echo("fake.delay=0.15") as appliance, InProcessTransport(appliance.live).open_harness() as room:
+    async with (
+        fake_appliance("fake.delay=0.15") as appliance,
+        InProcessTransport(appliance.live).open_harness() as room,
+    ):
         assert await scenarios.hesitation(room, hesitation(), 0.55, patience=3) is scenarios.PauseResult.TAKEN_BACK
-    async with echo() as appliance, InProcessTransport(appliance.live).open_harness() as room:
+    async with fake_appliance() as appliance, InProcessTransport(appliance.live).open_harness() as room:
         assert await scenarios.hesitation(room, hesitation(), 1.0, patience=3) is scenarios.PauseResult.CUT_OFF
 
 
-async def test_the_same_pauses_are_judged_by_silence_and_by_sound_alone(echo: Running) -> None:
-    async with echo() as appliance:
+async def test_pauses_are_also_judged_by_silence_and_by_turn_detection_alone(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance:
         await appliance.engines.turn_detection.open()
         fates = [scenarios.PauseResult.WAITED, scenarios.PauseResult.CUT_OFF, scenarios.PauseResult.TAKEN_BACK]
         found = [row.value async for row in pauses.rows(fates, [hesitation()] * 3, appliance.engines.turn_detection)]
-    # Pauses of 0.4, 0.7 and 1 s; the echo detector takes every one for an end.
+    # Pauses of 0.4, 0.7 and 1 s; the fake turn detector takes each for an end of turn.
     assert found == [pytest.approx(100 / 3), pytest.approx(100 / 3), pytest.approx(200 / 3), 100]
 
 
-def test_hesitations_have_two_parts_and_their_words() -> None:
+def test_hesitations_have_two_parts_and_a_transcript() -> None:
     found = corpus.hesitations(CORPUS)
     assert len(found) == 36
     assert all(len(each.before) > 0.2 * RATE < len(each.after) and each.text for each in found)

@@ -11,26 +11,26 @@ import pytest
 
 from chatapi.catalog import Catalog, FetchProgress, ModelCheck
 from chatapi.errors import ModelError, NotFound
-from file_server import Depot, opened
-from user_models import CONTENT, state
+from file_server import FileServer, serve_files
+from user_models import CONTENT, write_manifest
 
-AT_ONCE = (0.0,)
-
-
-@pytest.fixture
-def depot() -> Iterator[Depot]:
-    with opened() as served:
-        yield served
+NO_PAUSES = (0.0,)
 
 
 @pytest.fixture
-def data(tmp_path: Path, depot: Depot) -> Path:
-    """A data directory whose manifests name one model, `small`, that the depot serves."""
-    state(tmp_path, "small", depot.put("weights", CONTENT))
+def file_server() -> Iterator[FileServer]:
+    with serve_files() as files:
+        yield files
+
+
+@pytest.fixture
+def data(tmp_path: Path, file_server: FileServer) -> Path:
+    """A data directory whose manifests name one model, `small`, that the file server has."""
+    write_manifest(tmp_path, "small", file_server.put("weights", CONTENT))
     return tmp_path
 
 
-def test_a_model_is_fetched_recorded_and_opened(data: Path) -> None:
+def test_model_is_fetched_recorded_and_opened(data: Path) -> None:
     catalog, seen = Catalog(data), []
     assert not catalog.installed("small")
     fetched = catalog.fetch("small", seen.append)
@@ -45,35 +45,37 @@ def test_a_model_is_fetched_recorded_and_opened(data: Path) -> None:
     assert not (data / "models" / ".partial" / "small").exists()
 
 
-def test_an_unknown_name_is_answered_with_the_nearest_one(data: Path) -> None:
+def test_unknown_model_suggests_the_nearest_name(data: Path) -> None:
     with pytest.raises(NotFound, match=r"no model 'smal'; did you mean small\?") as raised:
         Catalog(data).get("smal")
     assert raised.value.code == "unknown_model"
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("big-4b", "big-4b-instruct-2507"), ("BIG-4B", "big-4b-instruct-2507")])
-def test_a_name_that_was_begun_is_preferred_to_one_that_looks_alike(
-    data: Path, depot: Depot, typed: str, meant: str
+@pytest.mark.parametrize(
+    ("typed", "suggestion"), [("big-4b", "big-4b-instruct-2507"), ("BIG-4B", "big-4b-instruct-2507")]
+)
+def test_suggestion_prefers_a_name_with_the_same_prefix(
+    data: Path, file_server: FileServer, typed: str, suggestion: str
 ) -> None:
     for name in ("big-8b", "big-4b-instruct-2507"):
-        state(data, name, f"{depot.address}/weights")
-    with pytest.raises(NotFound, match=f"did you mean {meant}"):
+        write_manifest(data, name, f"{file_server.address}/weights")
+    with pytest.raises(NotFound, match=f"did you mean {suggestion}"):
         Catalog(data).get(typed)
 
 
-def test_a_name_like_no_other_is_told_where_they_are_listed(data: Path) -> None:
+def test_unknown_model_without_a_similar_name_refers_to_the_list(data: Path) -> None:
     with pytest.raises(NotFound, match="`chatapi models list` lists"):
         Catalog(data).get("zzzzzzzz")
 
 
-def test_a_good_model_is_left_as_it_is(data: Path, depot: Depot) -> None:
+def test_intact_model_is_not_fetched_again(data: Path, file_server: FileServer) -> None:
     Catalog(data).fetch("small")
     Catalog(data).fetch("small")
-    assert len(depot.asked) == 1
+    assert len(file_server.requests) == 1
 
 
 @pytest.mark.parametrize(
-    ("harm", "finding"),
+    ("damage", "finding"),
     [
         (lambda path: path.write_bytes(CONTENT[::-1]), "its sha256 is"),
         (lambda path: path.write_bytes(CONTENT[1:]), "it has 399999 bytes, expected 400000"),
@@ -81,9 +83,9 @@ def test_a_good_model_is_left_as_it_is(data: Path, depot: Depot) -> None:
     ],
     ids=["changed", "cut", "gone"],
 )
-def test_a_damaged_file_is_named_with_the_command_that_mends_it(data: Path, harm: object, finding: str) -> None:
+def test_damaged_file_is_named_with_the_command_that_repairs_it(data: Path, damage: object, finding: str) -> None:
     catalog = Catalog(data)
-    harm(catalog.fetch("small").files["weights"])  # type: ignore[operator]
+    damage(catalog.fetch("small").files["weights"])  # type: ignore[operator]
     assert [each.file for each in catalog.verify("small")] == ["weights"]
     with pytest.raises(ModelError, match=f"small: weights: {finding}.*: chatapi models fetch small") as raised:
         catalog.open("small")
@@ -92,7 +94,7 @@ def test_a_damaged_file_is_named_with_the_command_that_mends_it(data: Path, harm
     assert catalog.verify("small") == []
 
 
-def test_a_damaged_record_is_as_good_as_none(data: Path) -> None:
+def test_model_with_a_damaged_record_is_reported_as_not_installed(data: Path) -> None:
     catalog = Catalog(data)
     folder = catalog.fetch("small").folder
     (folder / "record.json").write_text("{")
@@ -102,23 +104,27 @@ def test_a_damaged_record_is_as_good_as_none(data: Path) -> None:
     assert catalog.installed("small")
 
 
-def test_a_manifest_that_pins_another_file_since_is_noticed(data: Path, depot: Depot) -> None:
+def test_changed_pin_is_detected(data: Path, file_server: FileServer) -> None:
     Catalog(data).fetch("small")
     other = CONTENT[::-1]
-    state(data, "small", depot.put("weights", other), other)
+    write_manifest(data, "small", file_server.put("weights", other), other)
     with pytest.raises(ModelError, match="its sha256 is"):
         Catalog(data).open("small")
     assert Catalog(data).fetch("small").files["weights"].read_bytes() == other
 
 
-def test_the_next_source_is_taken_when_one_fails(data: Path, depot: Depot) -> None:
-    state(data, "small", f"{depot.address}/weights", sources='[[sources]]\nkind = "path"\npath = "nowhere"\n')
+def test_next_source_is_used_when_one_fails(data: Path, file_server: FileServer) -> None:
+    write_manifest(
+        data, "small", f"{file_server.address}/weights", sources='[[sources]]\nkind = "path"\npath = "nowhere"\n'
+    )
     folder = Catalog(data).fetch("small").folder
     assert json.loads((folder / "record.json").read_text())["source"].startswith("address")
 
 
-def test_when_every_source_fails_each_is_listed_with_its_reason(data: Path, depot: Depot) -> None:
-    state(data, "small", f"{depot.address}/gone", sources='[[sources]]\nkind = "path"\npath = "nowhere"\n')
+def test_when_every_source_fails_each_is_listed_with_its_reason(data: Path, file_server: FileServer) -> None:
+    write_manifest(
+        data, "small", f"{file_server.address}/gone", sources='[[sources]]\nkind = "path"\npath = "nowhere"\n'
+    )
     with pytest.raises(ModelError) as raised:
         Catalog(data).fetch("small")
     first, second = raised.value.message.splitlines()[1:3]
@@ -128,13 +134,13 @@ def test_when_every_source_fails_each_is_listed_with_its_reason(data: Path, depo
     assert not (data / "models" / "small").exists()
 
 
-def test_a_removed_model_is_gone_with_all_that_was_half_fetched(data: Path, depot: Depot) -> None:
-    catalog = Catalog(data, AT_ONCE)
+def test_removed_model_leaves_no_partial_files(data: Path, file_server: FileServer) -> None:
+    catalog = Catalog(data, NO_PAUSES)
     catalog.fetch("small")
     assert catalog.remove("small")
     assert not catalog.remove("small")
     assert not catalog.installed("small")
-    depot.items["weights"].cuts = [1000, 1000]
+    file_server.items["weights"].cuts = [1000, 1000]
     with pytest.raises(ModelError):
         catalog.fetch("small")
     catalog.remove("small")
@@ -142,15 +148,15 @@ def test_a_removed_model_is_gone_with_all_that_was_half_fetched(data: Path, depo
 
 
 @pytest.fixture
-def models(data: Path, depot: Depot) -> Catalog:
-    """Three installed models beside the one that is not, and a catalog of nothing else for their role."""
+def models(data: Path, file_server: FileServer) -> Catalog:
+    """A catalog with three installed models and one that is not installed."""
     for name, quality, memory, languages in (
         ("good", 900, 5000, '["en", "de"]'),
         ("fair", 800, 3000, '["en"]'),
         ("poor", 700, 1000, '["en", "fr"]'),
     ):
         more = f"quality = {quality}\nmemory = {memory}\nlanguages = {languages}"
-        state(data, name, f"{depot.address}/weights", more=more)
+        write_manifest(data, name, f"{file_server.address}/weights", more=more)
     catalog = Catalog(data)
     for name in ("good", "fair", "poor"):
         catalog.fetch(name)
@@ -158,21 +164,21 @@ def models(data: Path, depot: Depot) -> Catalog:
 
 
 @pytest.mark.parametrize(
-    ("memory", "language", "chosen"),
+    ("memory", "language", "selected"),
     [(None, None, "good"), (5000, None, "good"), (4999, None, "fair"), (4999, "fr", "poor"), (None, "de", "good")],
 )
-def test_auto_is_the_best_installed_one_that_fits_and_speaks(
-    models: Catalog, memory: int | None, language: str | None, chosen: str
+def test_auto_selects_the_best_installed_model_that_fits_and_supports_the_language(
+    models: Catalog, memory: int | None, language: str | None, selected: str
 ) -> None:
-    assert models.choose("llm", "llama_cpp", memory=memory, language=language).name == chosen
+    assert models.choose("llm", "llama_cpp", memory=memory, language=language).name == selected
 
 
-def test_a_name_is_taken_at_its_word(models: Catalog) -> None:
+def test_named_model_is_selected_regardless_of_the_memory(models: Catalog) -> None:
     assert models.choose("llm", "llama_cpp", "poor", memory=1).name == "poor"
 
 
 @pytest.mark.parametrize(
-    ("role", "engine", "told", "complaint"),
+    ("role", "engine", "options", "message"),
     [
         ("llm", "llama_cpp", {"memory": 999}, "999 bytes are free and the smallest, poor, needs 1000"),
         (
@@ -192,16 +198,16 @@ def test_a_name_is_taken_at_its_word(models: Catalog) -> None:
         ),
     ],
 )
-def test_a_choice_that_cannot_be_made_says_why_and_what_to_do(
-    models: Catalog, role: str, engine: str, told: dict[str, object], complaint: str
+def test_impossible_selection_states_the_reason_and_the_remedy(
+    models: Catalog, role: str, engine: str, options: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(ModelError, match=complaint):
-        models.choose(role, engine, **told)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=message):
+        models.choose(role, engine, **options)  # type: ignore[arg-type]
 
 
-def test_what_was_recorded_first_outlives_the_model_and_is_one_file_for_all(data: Path, depot: Depot) -> None:
+def test_first_recorded_digest_outlives_the_model_and_is_in_one_file(data: Path, file_server: FileServer) -> None:
     for name in ("one", "two"):
-        state(data, name, depot.put(name, CONTENT))
+        write_manifest(data, name, file_server.put(name, CONTENT))
         manifest = data / "manifests" / f"{name}.toml"
         lines = manifest.read_text().splitlines(keepends=True)
         manifest.write_text("".join(line for line in lines if "sha256" not in line))
@@ -209,17 +215,17 @@ def test_what_was_recorded_first_outlives_the_model_and_is_one_file_for_all(data
     digest = hashlib.sha256(CONTENT).hexdigest()
     assert json.loads((data / "models.lock").read_text()) == {"one": {"weights": digest}, "two": {"weights": digest}}
     assert Catalog(data).remove("one")
-    depot.put("one", CONTENT[::-1], etag='"two"')
+    file_server.put("one", CONTENT[::-1], etag='"two"')
     with pytest.raises(ModelError, match=f"{digest} is pinned"):
-        Catalog(data, AT_ONCE).fetch("one")
+        Catalog(data, NO_PAUSES).fetch("one")
     (data / "models.lock").write_text("{")
     with pytest.raises(
         ModelError, match=r"models\.lock cannot be read: .*; repair it, or delete it to record the digests again"
     ):
-        Catalog(data, AT_ONCE).fetch("one")
+        Catalog(data, NO_PAUSES).fetch("one")
 
 
-def test_a_manifest_of_ones_own_that_is_damaged_keeps_no_other_model_away(data: Path) -> None:
+def test_damaged_user_manifest_does_not_affect_other_models(data: Path) -> None:
     Catalog(data).fetch("small")
     (data / "manifests" / "broken.toml").write_bytes(b"\xff\xfe not TOML")
     (data / "manifests" / "folder.toml").mkdir()
@@ -233,7 +239,7 @@ def test_a_manifest_of_ones_own_that_is_damaged_keeps_no_other_model_away(data: 
 
 
 @pytest.mark.parametrize("damage", ["text", "folder"])
-def test_a_damaged_lock_file_matters_only_to_models_that_need_it(data: Path, damage: str) -> None:
+def test_damaged_lock_file_affects_only_models_that_need_it(data: Path, damage: str) -> None:
     catalog = Catalog(data)
     catalog.fetch("small")
     lock = data / "models.lock"
@@ -243,7 +249,7 @@ def test_a_damaged_lock_file_matters_only_to_models_that_need_it(data: Path, dam
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff" * 100, b"[]", b'{"files": {"weights": {}}}'])
-def test_a_damaged_record_is_a_model_that_is_not_here(data: Path, damage: bytes) -> None:
+def test_model_with_a_damaged_record_is_fetched_again(data: Path, damage: bytes) -> None:
     catalog = Catalog(data)
     fetched = catalog.fetch("small")
     (fetched.folder / "record.json").write_bytes(damage)

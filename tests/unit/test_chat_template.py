@@ -45,7 +45,7 @@ BEFORE = (
 )
 
 
-def test_it_is_found_after_keys_of_every_kind(tmp_path: Path) -> None:
+def test_template_is_found_after_keys_of_every_type(tmp_path: Path) -> None:
     found = chat_template(gguf(tmp_path, *BEFORE, (KEY, 8, text(CHATML))))
     assert found is not None
     assert found.opened([message("system", "Be brief."), USER]) == (
@@ -55,21 +55,21 @@ def test_it_is_found_after_keys_of_every_kind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keys", [BEFORE, (*BEFORE, (KEY, 8, text("{% for %}"))), ((KEY, 4, bytes(4)),)])
-def test_a_file_without_one_that_can_be_used_has_none(tmp_path: Path, keys: tuple[tuple[str, int, bytes], ...]) -> None:
+def test_file_without_a_usable_template_has_none(tmp_path: Path, keys: tuple[tuple[str, int, bytes], ...]) -> None:
     assert chat_template(gguf(tmp_path, *keys)) is None
 
 
-def test_a_file_that_ends_too_soon_has_none(tmp_path: Path) -> None:
+def test_truncated_file_has_no_template(tmp_path: Path) -> None:
     file = gguf(tmp_path, *BEFORE, (KEY, 8, text(CHATML)))
     file.write_bytes(file.read_bytes()[:90])
     assert chat_template(file) is None
 
 
-def test_a_template_that_rejects_the_messages_opens_nothing() -> None:
+def test_template_that_rejects_the_messages_returns_none() -> None:
     template = ChatTemplate(ALTERNATING)
     assert template.opened([USER]) == ("[INST] What is the capital of", " [/INST]")
     assert template.opened([message("system", "Be brief."), USER]) is None
 
 
-def test_a_template_that_does_not_show_the_last_message_opens_nothing() -> None:
+def test_template_without_the_last_message_returns_none() -> None:
     assert ChatTemplate("{{ messages[0].content }}").opened([message("system", "x"), USER]) is None

@@ -19,20 +19,20 @@ def test_every_supported_chip_has_a_compile_target() -> None:
 
 
 @pytest.mark.parametrize("gpu", sorted(gpu for _, gpu in CHIPS.values()))
-def test_a_compile_target_is_one_for_tvm(gpu: str) -> None:
+def test_compile_target_is_valid_for_tvm(gpu: str) -> None:
     found = compile_target(board(gpu))
     assert (found.target["kind"], found.target["arch"]) == ("cuda", gpu)
     assert all(type(value) in (str, int) for value in found.target.values())
     assert found.host.format(machine="aarch64") == "aarch64-linux-gnu"
 
 
-def test_a_board_without_a_compile_target_is_rejected() -> None:
-    with pytest.raises(ModelError, match="no compile target; supported GPUs: sm_87, sm_110") as caught:
+def test_board_without_a_compile_target_is_rejected() -> None:
+    with pytest.raises(ModelError, match="no compile target; supported GPUs: sm_87, sm_110") as raised:
         compile_target(board(""))
-    assert caught.value.code == "no_board"
+    assert raised.value.code == "no_board"
 
 
-def test_the_boards_file_is_in_the_wheel() -> None:
+def test_boards_file_is_in_the_wheel() -> None:
     build = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     [packages] = [line for line in build.splitlines() if line.startswith('packages = ["chatapi", "compile')]
     assert f'"{FILE.parent.relative_to(ROOT)}"' in packages

@@ -36,7 +36,7 @@ def rewrite(file: Path, **changed: object) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A compiled model that nothing is wrong with."""
+    """The folder of an intact compiled model."""
     made = tmp_path / "m"
     (made / "weights").mkdir(parents=True)
     (made / "lib.so").write_bytes(library())
@@ -48,15 +48,15 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def judged(folder: Path, **here: object) -> Verdict:
+def verdict_of(folder: Path, **here: object) -> Verdict:
     return verify(folder, dataclasses.replace(HERE, **here))  # type: ignore[arg-type]
 
 
-def test_a_good_model_has_a_summary_and_no_faults(folder: Path) -> None:
-    verdict = judged(folder)
+def test_intact_model_has_a_summary_and_no_faults(folder: Path) -> None:
+    verdict = verdict_of(folder)
     assert verdict.faults == () and verdict.loads
     verdict.require()
-    # 4096 tokens of 32 layers, 8 heads of 128, keys and values of two bytes; the rest is working space.
+    # 4096 tokens of 32 layers, 8 heads of 128, keys and values of two bytes; the rest is temporary memory.
     assert 4096 * 131_072 < verdict.memory < 4096 * 131_072 + 250_000_000
     assert verdict.summary == (
         "host: aarch64",
@@ -68,8 +68,8 @@ def test_a_good_model_has_a_summary_and_no_faults(folder: Path) -> None:
     )
 
 
-def with_library(**told: Any) -> Callable[[Path], object]:
-    return lambda folder: (folder / "lib.so").write_bytes(library(**told))
+def with_library(**options: Any) -> Callable[[Path], object]:
+    return lambda folder: (folder / "lib.so").write_bytes(library(**options))
 
 
 def with_config(**changed: object) -> Callable[[Path], object]:
@@ -141,17 +141,17 @@ DAMAGES: Mapping[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "record": (lambda f: (f / "made.json").unlink(), "compile_unfinished", "resume with: chatapi compile m"),
 }  # fmt: skip
-"""What is done to it, the code of the fault, and what it says."""
+"""The damage, the code of the fault, and its message."""
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_each_fault_has_a_message_and_prevents_loading(folder: Path, damage: str) -> None:
-    does, code, told = DAMAGES[damage]
-    does(folder)
-    verdict = judged(folder)
+    damage_folder, code, message = DAMAGES[damage]
+    damage_folder(folder)
+    verdict = verdict_of(folder)
     assert [fault.code for fault in verdict.faults] == [code]
     assert not verdict.loads
-    with pytest.raises(ModelError, match=told) as raised:
+    with pytest.raises(ModelError, match=message) as raised:
         verdict.require()
     assert raised.value.code == code
     assert "\n" not in raised.value.message
@@ -159,69 +159,69 @@ def test_each_fault_has_a_message_and_prevents_loading(folder: Path, damage: str
 
 
 def test_too_little_memory_is_reported_with_numbers(folder: Path) -> None:
-    (fault,) = judged(folder, available=1_000_000_000).faults
+    (fault,) = verdict_of(folder, available=1_000_000_000).faults
     assert fault.code == "too_little_memory"
     assert "it takes 0.7 GB, 0.5 GB are reserved for the rest, and 1.0 GB are free" in fault.message
 
 
-def test_without_an_mlc_nothing_can_load_it(folder: Path) -> None:
-    left = {tool: version for tool, version in VERSIONS.items() if tool != "mlc_llm"}
-    (fault,) = judged(folder, versions=left).faults
+def test_model_cannot_be_loaded_without_mlc_llm(folder: Path) -> None:
+    versions = {tool: version for tool, version in VERSIONS.items() if tool != "mlc_llm"}
+    (fault,) = verdict_of(folder, versions=versions).faults
     assert (fault.code, "there is no mlc_llm here" in fault.message) == ("no_compiler", True)
 
 
-def test_ptx_for_an_older_gpu_loads_slowly_and_is_only_noted(folder: Path) -> None:
+def test_ptx_for_an_older_gpu_loads_and_is_only_a_note(folder: Path) -> None:
     with_library(code=fat_binary((80,), (80,)))(folder)
-    verdict = judged(folder)
+    verdict = verdict_of(folder)
     assert [fault.code for fault in verdict.faults] == ["library_ptx_only"]
     assert verdict.loads
 
 
-def test_a_file_that_was_exchanged_is_noticed_when_it_is_read_whole(folder: Path) -> None:
+def test_replaced_library_is_detected_by_a_deep_check(folder: Path) -> None:
     rewrite(folder / "made.json", sha256="0" * 64)
-    assert judged(folder).loads
+    assert verdict_of(folder).loads
     assert [fault.code for fault in verify(folder, HERE, deep=True).faults] == ["library_changed"]
 
 
-def test_a_weight_that_was_exchanged_is_noticed_too(folder: Path) -> None:
+def test_replaced_weights_are_detected_by_a_deep_check(folder: Path) -> None:
     shard = folder / "weights/params_shard_0.bin"
-    said = {"size": 8192, "sha256": hashlib.sha256(shard.read_bytes()).hexdigest()}
-    rewrite(folder / "made.json", files={"weights/params_shard_0.bin": said})
+    recorded = {"size": 8192, "sha256": hashlib.sha256(shard.read_bytes()).hexdigest()}
+    rewrite(folder / "made.json", files={"weights/params_shard_0.bin": recorded})
     assert verify(folder, HERE, deep=True).faults == ()
     shard.write_bytes(b"\1" * 8192)
-    assert judged(folder).loads
+    assert verdict_of(folder).loads
     assert [fault.code for fault in verify(folder, HERE, deep=True).faults] == ["library_changed"]
 
 
-def test_a_smaller_context_than_was_built_for_is_fine_and_takes_less(folder: Path) -> None:
-    before = judged(folder).memory
+def test_smaller_context_than_built_for_loads_and_needs_less_memory(folder: Path) -> None:
+    before = verdict_of(folder).memory
     with_config(context_window_size=2048)(folder)
-    verdict = judged(folder)
+    verdict = verdict_of(folder)
     assert verdict.loads
     assert before - verdict.memory == pytest.approx(2048 * 131_072, rel=0.001)
 
 
-def test_elsewhere_than_on_a_jetson_gpus_are_not_judged(folder: Path) -> None:
+def test_gpu_code_is_not_checked_on_other_machines(folder: Path) -> None:
     with_library(code=b"")(folder)
-    assert judged(folder, board=None).loads
+    assert verdict_of(folder, board=None).loads
 
 
-def test_a_library_alone_is_judged_by_itself(tmp_path: Path) -> None:
+def test_library_alone_is_verified(tmp_path: Path) -> None:
     (tmp_path / "mistral.so").write_bytes(library(machine="x86_64"))
-    verdict = judged(tmp_path / "mistral.so")
+    verdict = verdict_of(tmp_path / "mistral.so")
     assert [fault.code for fault in verdict.faults] == ["library_other_host"]
     assert any("unknown without mlc-chat-config.json" in line for line in verdict.summary)
 
 
 @pytest.mark.parametrize("name", ["made.json", "weights/mlc-chat-config.json", "weights/tensor-cache.json"])
-def test_a_file_that_is_no_json_is_named(folder: Path, name: str) -> None:
+def test_file_with_invalid_json_is_named(folder: Path, name: str) -> None:
     (folder / name).write_text('{"half":')
     with pytest.raises(ModelError, match=rf"{Path(name).name} cannot be read"):
-        judged(folder)
+        verdict_of(folder)
 
 
-def test_a_missing_model_is_reported(tmp_path: Path) -> None:
+def test_missing_model_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no lib\.so; make it with: chatapi compile"):
-        judged(tmp_path)
+        verdict_of(tmp_path)
     with pytest.raises(ModelError, match=r"cannot read .*none\.so: No such file"):
-        judged(tmp_path / "none.so")
+        verdict_of(tmp_path / "none.so")

@@ -14,20 +14,22 @@ from chatapi.events import TextDelta, TurnEnded
 from chatapi.runtime.admission import Priority
 from chatapi.services.turns.chat_completion import ChatMessage, ChatTurn
 from chatapi.services.turns.completion import Turn
-from conftest import Running, answer, until
+from conftest import RunAppliance, answer, until
 
 
 @pytest.mark.anyio
-async def test_turn_ends_at_its_deadline(echo: Running) -> None:
-    async with echo("fake.delay=0.2", "limits.turn_seconds=0.3") as appliance:
+async def test_turn_ends_at_its_deadline(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("fake.delay=0.2", "limits.turn_seconds=0.3") as appliance:
         with pytest.raises(DeadlineExceeded):
             await answer(appliance, Turn(prompt="one two three four"))
         await until(lambda: appliance.engines.llm.admission.used == 0)
 
 
 @pytest.mark.anyio
-async def test_full_context_drops_the_oldest_exchanges_and_keeps_the_system_prompt(echo: Running) -> None:
-    async with echo("llama_cpp.context=260", "llm.max_tokens=60") as appliance:
+async def test_full_context_drops_the_oldest_exchanges_and_keeps_the_system_prompt(
+    fake_appliance: RunAppliance,
+) -> None:
+    async with fake_appliance("llama_cpp.context=260", "llm.max_tokens=60") as appliance:
         conversation, used = None, []
         for number in range(12):
             prompt = f"number {number} " + "word " * 20
@@ -42,21 +44,21 @@ async def test_full_context_drops_the_oldest_exchanges_and_keeps_the_system_prom
 
 
 @pytest.mark.anyio
-async def test_prompt_beyond_the_context_is_rejected_with_both_numbers(echo: Running) -> None:
-    async with echo("llama_cpp.context=300") as appliance:
+async def test_prompt_beyond_the_context_is_rejected_with_both_numbers(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("llama_cpp.context=300") as appliance:
         with pytest.raises(TooLarge, match="context has 300"):
             await answer(appliance, Turn(prompt="word " * 290))
 
 
 @pytest.mark.anyio
-async def test_conversation_answers_one_turn_at_a_time(echo: Running) -> None:
-    async with echo("fake.delay=0.02") as appliance:
-        begun = await answer(appliance, Turn(prompt="a"))
+async def test_conversation_answers_one_turn_at_a_time(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("fake.delay=0.02") as appliance:
+        first = await answer(appliance, Turn(prompt="a"))
         rejected: list[ChatapiError] = []
 
         async def again() -> None:
             try:
-                await answer(appliance, Turn(prompt="b c d e f", conversation=begun.conversation))
+                await answer(appliance, Turn(prompt="b c d e f", conversation=first.conversation))
             except ChatapiError as error:
                 rejected.append(error)
 
@@ -67,8 +69,8 @@ async def test_conversation_answers_one_turn_at_a_time(echo: Running) -> None:
 
 
 @pytest.mark.anyio
-async def test_synthesis_failure_ends_the_turn_with_its_error(echo: Running) -> None:
-    async with echo() as appliance:
+async def test_synthesis_failure_ends_the_turn_with_its_error(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance:
 
         def broken(*_: object) -> Iterator[Audio]:
             raise ZeroDivisionError("synthesis is broken")
@@ -81,8 +83,8 @@ async def test_synthesis_failure_ends_the_turn_with_its_error(echo: Running) -> 
 
 
 @pytest.mark.anyio
-async def test_answer_preempted_by_a_live_turn_continues_where_it_was(echo: Running) -> None:
-    async with echo("llama_cpp.slots=1", "fake.delay=0.02") as appliance:
+async def test_answer_preempted_by_a_live_turn_continues_where_it_was(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("llama_cpp.slots=1", "fake.delay=0.02") as appliance:
         replies: dict[str, tuple[str, TurnEnded]] = {}
 
         async def ask(name: str, prompt: str, priority: Priority) -> None:
@@ -103,8 +105,8 @@ async def test_answer_preempted_by_a_live_turn_continues_where_it_was(echo: Runn
 
 
 @pytest.mark.anyio
-async def test_preempted_answer_continues_when_its_limit_is_the_context(echo: Running) -> None:
-    async with echo("llama_cpp.slots=1", "fake.delay=0.01", "llama_cpp.context=256") as appliance:
+async def test_preempted_answer_continues_when_its_limit_is_the_context(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("llama_cpp.slots=1", "fake.delay=0.01", "llama_cpp.context=256") as appliance:
         words = " ".join(f"word{number}" for number in range(100))
         turn = ChatTurn((ChatMessage("user", (words,)),))
         async with appliance.chat.run(turn) as events:
@@ -115,8 +117,8 @@ async def test_preempted_answer_continues_when_its_limit_is_the_context(echo: Ru
 
 
 @pytest.mark.anyio
-async def test_schema_description_joins_the_callers_system_message(echo: Running) -> None:
-    async with echo() as appliance:
+async def test_schema_description_joins_the_callers_system_message(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance:
         engine, prompts = appliance.engines.llm.engine, []
         generate = engine.generate
 

@@ -14,7 +14,7 @@ from chatapi.events import Failed, LiveEvent, ResponseStarted, TurnEnded
 from chatapi.services.live import LiveSession
 from chatapi.services.turns.completion import Turn
 from chatapi.storage.history import ConversationState
-from conftest import Running, answer, until
+from conftest import RunAppliance, answer, until
 
 pytestmark = pytest.mark.anyio
 ID = "kitchen"
@@ -28,7 +28,7 @@ async def live(appliance: Appliance, conversation: str = ID) -> AsyncIterator[tu
 
         async def collect() -> None:
             async for event in events:
-                seen.append(event)
+                seen.append(event)  # noqa: PERF401 - it is read while it grows
 
         async with anyio.create_task_group() as group:
             group.start_soon(collect)
@@ -48,8 +48,8 @@ async def stored(appliance: Appliance) -> ConversationState:
     return await appliance.history.call(lambda history: history.recall(ID))
 
 
-async def test_live_session_and_requests_share_one_history(echo: Running) -> None:
-    async with echo() as appliance:
+async def test_live_session_and_requests_share_one_history(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance:
         await ask(appliance, "first")
         async with live(appliance) as (session, events):
             await session.respond("second")
@@ -65,8 +65,8 @@ async def test_live_session_and_requests_share_one_history(echo: Running) -> Non
         assert [exchange.asked for exchange in kept.exchanges] == ["first", "second", "third", "fourth"]
 
 
-async def test_two_live_sessions_of_one_conversation_see_each_others_changes(echo: Running) -> None:
-    async with echo() as appliance:
+async def test_two_live_sessions_of_one_conversation_see_each_others_changes(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance:
         await ask(appliance, "first")
         async with live(appliance) as (one, events), live(appliance) as (other, _):
             await one.respond("second")
@@ -79,8 +79,8 @@ async def test_two_live_sessions_of_one_conversation_see_each_others_changes(ech
             assert [exchange.asked for exchange in other.conversation_state.exchanges] == ["first"]
 
 
-async def test_request_during_a_live_answer_is_rejected_as_busy(echo: Running) -> None:
-    async with echo("fake.delay=0.05") as appliance:
+async def test_request_during_a_live_answer_is_rejected_as_busy(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("fake.delay=0.05") as appliance:
         await ask(appliance, "first")
         async with live(appliance) as (session, events):
             await session.respond("one two three four five six")
@@ -91,8 +91,10 @@ async def test_request_during_a_live_answer_is_rejected_as_busy(echo: Running) -
             await ask(appliance, "now")
 
 
-async def test_live_turn_waits_for_a_request_of_its_conversation_and_then_knows_it(echo: Running) -> None:
-    async with echo("fake.delay=0.05") as appliance:
+async def test_live_turn_waits_for_a_request_of_its_conversation(
+    fake_appliance: RunAppliance,
+) -> None:
+    async with fake_appliance("fake.delay=0.05") as appliance:
         await ask(appliance, "first")
         async with live(appliance) as (session, events), anyio.create_task_group() as group:
             group.start_soon(ask, appliance, "a request of six words")
@@ -105,8 +107,8 @@ async def test_live_turn_waits_for_a_request_of_its_conversation_and_then_knows_
         assert (await stored(appliance)).exchanges[-1].asked == "live"
 
 
-async def test_other_conversations_answer_at_the_same_time(echo: Running) -> None:
-    async with echo("fake.delay=0.05") as appliance:
+async def test_other_conversations_answer_at_the_same_time(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("fake.delay=0.05") as appliance:
         await ask(appliance, "first")
         async with live(appliance) as (session, events):
             await session.respond("one two three four five six seven eight")
@@ -115,8 +117,8 @@ async def test_other_conversations_answer_at_the_same_time(echo: Running) -> Non
             await until(lambda: ended(events) == 1)
 
 
-async def test_live_turns_hold_slots_of_the_queue_and_never_wait_for_one(echo: Running) -> None:
-    async with echo("fake.delay=0.05", "limits.concurrent=1") as appliance:
+async def test_live_turns_hold_slots_of_the_queue_and_never_wait_for_one(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("fake.delay=0.05", "limits.concurrent=1") as appliance:
         await ask(appliance, "first")
         async with appliance.admission.admitted(), live(appliance) as (session, events):
             await session.respond("one two three")
@@ -125,8 +127,8 @@ async def test_live_turns_hold_slots_of_the_queue_and_never_wait_for_one(echo: R
         await until(lambda: appliance.admission.used == 0)
 
 
-async def test_live_turn_ends_at_its_deadline_and_the_session_goes_on(echo: Running) -> None:
-    async with echo("limits.turn_seconds=1", "fake.delay=0.1") as appliance:
+async def test_live_turn_ends_at_its_deadline_and_the_session_goes_on(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("limits.turn_seconds=1", "fake.delay=0.1") as appliance:
         await ask(appliance, "first")
         async with live(appliance) as (session, events):
             await session.respond("word " * 20)
@@ -138,8 +140,8 @@ async def test_live_turn_ends_at_its_deadline_and_the_session_goes_on(echo: Runn
             assert session.conversation_state.exchanges[-1].answered == "You said: five."
 
 
-async def test_events_of_an_answer_carry_its_id(echo: Running) -> None:
-    async with echo() as appliance:
+async def test_events_of_an_answer_carry_its_id(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance:
         await ask(appliance, "first")
         async with live(appliance) as (session, events):
             for count, text in enumerate(("one", "two"), start=1):

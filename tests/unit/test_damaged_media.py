@@ -1,4 +1,4 @@
-"""Files as recorders, browsers and players leave them: tagged, joined, truncated, damaged; all are decoded."""
+"""Files of recorders, browsers and players are decoded: tagged, joined, truncated and damaged ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from chatapi.audio import RATE, Audio, wav
 from chatapi.audio.decode import decode
 from chatapi.errors import BadInput
-from conftest import tone, written
+from conftest import encode_audio, tone
 
 SECONDS = 3.0
 ENCODINGS = {
@@ -28,11 +28,11 @@ ENCODINGS = {
 
 def recorded(name: str, rate: int = 48_000, channels: int = 1, seconds: float = SECONDS) -> bytes:
     codec, container = ENCODINGS[name]
-    return written(tone(seconds, rate=rate), rate, codec, container, channels)
+    return encode_audio(tone(seconds, rate=rate), rate, codec, container, channels)
 
 
 def audible(audio: Audio) -> float:
-    """Seconds of it that sound."""
+    """Seconds of audio that are not silent."""
     frames = audio.samples[: len(audio.samples) // 160 * 160].reshape(-1, 160)
     return float((np.abs(frames).max(axis=1) > 0.05).sum()) * 160 / RATE
 
@@ -103,10 +103,10 @@ def test_only_the_damaged_part_is_lost(name: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["wav", "flac", "mp3", "adts", "opus", "webm"])
-@pytest.mark.parametrize("kept", [0.999, 0.9, 0.5])
-def test_a_truncated_file_is_decoded_as_far_as_it_goes(name: str, kept: float) -> None:
+@pytest.mark.parametrize("fraction", [0.999, 0.9, 0.5])
+def test_a_truncated_file_is_decoded_as_far_as_it_goes(name: str, fraction: float) -> None:
     file = recorded(name, seconds=6.0)
-    assert audible(decode(file[: int(len(file) * kept)])) == pytest.approx(6.0 * kept, abs=0.6)
+    assert audible(decode(file[: int(len(file) * fraction)])) == pytest.approx(6.0 * fraction, abs=0.6)
 
 
 @pytest.mark.parametrize("missing", [1, 2, 100, 16_000])
@@ -118,7 +118,7 @@ def test_a_wav_that_states_more_than_it_has_is_decoded(missing: int) -> None:
 
 
 def fragmented() -> bytes:
-    """As Safari records: MP4 in fragments of a second."""
+    """MP4 in fragments of one second, as Safari records it."""
     file = io.BytesIO()
     options = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "1000000"}
     with av.open(file, "w", format="mp4", options=options) as out:
@@ -132,11 +132,11 @@ def fragmented() -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("kept", [0.3, 0.5, 0.9, 0.99])
-def test_a_truncated_fragmented_mp4_is_decoded_so_far(kept: float) -> None:
+@pytest.mark.parametrize("fraction", [0.3, 0.5, 0.9, 0.99])
+def test_truncated_fragmented_mp4_is_decoded_as_far_as_it_goes(fraction: float) -> None:
     whole = fragmented()
     assert audible(decode(whole)) == pytest.approx(6.0, abs=0.1)
-    assert audible(decode(whole[: int(len(whole) * kept)])) == pytest.approx(6.0 * kept, abs=1.2)
+    assert audible(decode(whole[: int(len(whole) * fraction)])) == pytest.approx(6.0 * fraction, abs=1.2)
 
 
 @pytest.mark.parametrize(
@@ -145,9 +145,9 @@ def test_a_truncated_fragmented_mp4_is_decoded_so_far(kept: float) -> None:
      ("asf", "wmav2"), ("avi", "pcm_s16le"), ("avi", "libmp3lame"), ("w64", "pcm_s16le"), ("mov", "pcm_s16le"),
      ("3gp", "aac"), ("matroska", "libopus"), ("ac3", "ac3"), ("flv", "libmp3lame"), ("mp2", "mp2"), ("mov", "alac")],
 )  # fmt: skip
-def test_containers_of_recorders_and_players_are_read(container: str, codec: str) -> None:
+def test_containers_of_recorders_and_players_are_decoded(container: str, codec: str) -> None:
     rate, channels = (44_100, 2) if container in ("flv", "asf") else (48_000, 1)
-    file = written(tone(SECONDS, rate=rate), rate, codec, container, channels)
+    file = encode_audio(tone(SECONDS, rate=rate), rate, codec, container, channels)
     assert audible(decode(file)) == pytest.approx(SECONDS, abs=0.15)
 
 
@@ -185,15 +185,15 @@ def two_tracks(first: np.ndarray, second: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def test_a_silent_first_track_gives_way_to_the_second() -> None:
+def test_second_track_is_decoded_when_the_first_is_silent() -> None:
     sound = tone(SECONDS, rate=48_000)
     assert audible(decode(two_tracks(np.zeros_like(sound), sound))) == pytest.approx(SECONDS, abs=0.1)
     low, high = tone(SECONDS, 220, 48_000), tone(SECONDS, 880, 48_000)
-    heard = decode(two_tracks(low, high)).samples[RATE : 2 * RATE]
-    assert int(np.abs(np.fft.rfft(heard)).argmax()) == pytest.approx(220, abs=2)
+    decoded = decode(two_tracks(low, high)).samples[RATE : 2 * RATE]
+    assert int(np.abs(np.fft.rfft(decoded)).argmax()) == pytest.approx(220, abs=2)
 
 
-def test_what_could_not_be_decoded_is_counted() -> None:
+def test_undecodable_data_is_counted() -> None:
     file = bytearray(recorded("m4a", seconds=6.0))
     assert decode(bytes(file)).damaged == 0
     start = file.index(b"mdat") + 4
@@ -202,6 +202,6 @@ def test_what_could_not_be_decoded_is_counted() -> None:
 
 
 @pytest.mark.parametrize("file", [bytes(5000), b"\n" * 100, ID3, ID3 * 20, b"\xff\xfb" * 3, b"\xff" * 5000])
-def test_what_holds_no_sound_is_rejected(file: bytes) -> None:
+def test_file_without_audio_is_rejected(file: bytes) -> None:
     with pytest.raises(BadInput):
         decode(file)

@@ -12,7 +12,7 @@ from chatapi.audio import RATE, Audio, wav
 from chatapi.audio.decode import blocks, decode, duration
 from chatapi.errors import BadInput, ChatapiError, Unprocessable
 from chatapi.system import sandbox
-from conftest import Served, tone, written
+from conftest import RunningServer, encode_audio, tone
 
 NO_CODEC = struct.pack(
     "<4sI4s4sIHHIIHH4sI64s",
@@ -31,7 +31,7 @@ NO_CODEC = struct.pack(
     64,
     bytes(64),
 )
-"""A WAV whose format tag is of no codec that FFmpeg knows."""
+"""A WAV with a format tag of an unknown codec."""
 
 
 def box(kind: bytes, *parts: bytes) -> bytes:
@@ -44,8 +44,8 @@ def table(kind: bytes, *words: int) -> bytes:
     return box(kind, struct.pack(f">{len(words) + 1}I", 0, *(word & 0xFFFFFFFF for word in words)))
 
 
-def movie(*tables: bytes, tracks: int = 1, behind: bytes = b"") -> bytes:
-    """An MP4 of one AAC track whose sample tables are these; `behind` it comes something else."""
+def mp4(*tables: bytes, tracks: int = 1, behind: bytes = b"") -> bytes:
+    """An MP4 of AAC tracks with these sample tables, followed by `behind`."""
     config = bytes.fromhex("0380808022000100048080801440150000000001f4000001f40005808080021408068080800102")
     esds = table(b"esds")[: -0 or None] + config
     esds = struct.pack(">I", len(esds)) + esds[4:]
@@ -71,18 +71,18 @@ MANY = 100_000_000
 UNIFORM = table(b"stsz", 1, 64)
 CHUNK = table(b"stco", 1, 36)
 BOMBS = {
-    "stsz": movie(table(b"stts", 1, MANY, 1024), table(b"stsc", 1, 1, MANY, 1), table(b"stsz", 1, MANY), CHUNK),
-    "stsz of no size": movie(table(b"stts", 1, MANY, 1024), table(b"stsc", 1, 1, 1, 1), table(b"stsz", 0, MANY), CHUNK),
-    "stsc": movie(table(b"stts", 1, 64, 1024), table(b"stsc", 1, 1, -1, 1), UNIFORM, CHUNK),
-    "stco": movie(table(b"stts", 1, 64, 1024), table(b"stsc", 1, 1, 64, 1), UNIFORM, table(b"stco", MANY, 36)),
-    "stts": movie(table(b"stts", 1, MANY, 1024), table(b"stsc", 1, 1, 64, 1), UNIFORM, CHUNK),
-    "ctts": movie(
+    "stsz": mp4(table(b"stts", 1, MANY, 1024), table(b"stsc", 1, 1, MANY, 1), table(b"stsz", 1, MANY), CHUNK),
+    "stsz of no size": mp4(table(b"stts", 1, MANY, 1024), table(b"stsc", 1, 1, 1, 1), table(b"stsz", 0, MANY), CHUNK),
+    "stsc": mp4(table(b"stts", 1, 64, 1024), table(b"stsc", 1, 1, -1, 1), UNIFORM, CHUNK),
+    "stco": mp4(table(b"stts", 1, 64, 1024), table(b"stsc", 1, 1, 64, 1), UNIFORM, table(b"stco", MANY, 36)),
+    "stts": mp4(table(b"stts", 1, MANY, 1024), table(b"stsc", 1, 1, 64, 1), UNIFORM, CHUNK),
+    "ctts": mp4(
         table(b"stts", 1, 64, 1024), table(b"ctts", MANY, 1, 1), table(b"stsc", 1, 1, 64, 1), UNIFORM, CHUNK
     ),
-    "tracks": movie(
+    "tracks": mp4(
         table(b"stts", 1, 60_000, 1024), table(b"stsc", 1, 1, 60_000, 1), table(b"stsz", 1, 60_000), CHUNK, tracks=60
     ),
-    "trun": movie(
+    "trun": mp4(
         table(b"stts", 0), table(b"stsc", 0), table(b"stsz", 0, 0), table(b"stco", 0),
         behind=box(b"moof", table(b"mfhd", 1), box(b"traf", table(b"tfhd", 1), table(b"trun", MANY))),
     ),
@@ -90,9 +90,9 @@ BOMBS = {
 
 
 def test_a_track_of_unknown_codec_is_rejected() -> None:
-    with pytest.raises(BadInput, match="codec of the audio track is not supported") as refused:
+    with pytest.raises(BadInput, match="codec of the audio track is not supported") as raised:
         decode(NO_CODEC)
-    assert refused.value.code == "bad_audio"
+    assert raised.value.code == "bad_audio"
 
 
 def test_the_duration_of_a_track_of_unknown_codec_is_what_its_header_states() -> None:
@@ -100,24 +100,24 @@ def test_the_duration_of_a_track_of_unknown_codec_is_what_its_header_states() ->
 
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
-def test_tables_that_state_more_than_the_file_holds_are_rejected(bomb: bytes) -> None:
+def test_tables_that_state_more_than_the_file_contains_are_rejected(bomb: bytes) -> None:
     before = sandbox.shared().crashes
-    with pytest.raises(ChatapiError) as refused:
+    with pytest.raises(ChatapiError) as raised:
         decode(bomb)
-    assert refused.value.code in ("bad_audio", "decoder_out_of_memory")
+    assert raised.value.code in ("bad_audio", "decoder_out_of_memory")
     assert sandbox.shared().crashes == before
 
 
 @pytest.mark.parametrize("name", ["stsz", "stsz of no size", "stsc", "stco", "tracks", "trun"])
-def test_impossible_tables_are_rejected_before_the_decoder_sees_them(name: str) -> None:
+def test_impossible_tables_are_rejected_before_decoding(name: str) -> None:
     with pytest.raises(BadInput, match="states at least"):
         decode(BOMBS[name])
 
 
 @pytest.mark.parametrize("cut", [0.999, 0.9, 0.5])
-def test_an_mp4_with_its_tables_in_front_and_a_cut_tail_passes_the_check(cut: float) -> None:
-    """What is left of it may be damaged, and that is the decoder's to say."""
-    whole = written(tone(20.0, rate=48_000), 48_000, "aac", "mp4")
+def test_truncated_mp4_with_its_tables_in_front_passes_the_check(cut: float) -> None:
+    """The decoder may still report the rest as damaged."""
+    whole = encode_audio(tone(20.0, rate=48_000), 48_000, "aac", "mp4")
     tables, media = whole.index(b"moov") - 4, whole.index(b"mdat") - 4
     assert media < tables
     front = whole[:media] + whole[tables:] + whole[media:tables]
@@ -128,25 +128,25 @@ def test_an_mp4_with_its_tables_in_front_and_a_cut_tail_passes_the_check(cut: fl
 
 
 def test_uncompressed_mov_passes_the_check() -> None:
-    """Each sample has few bytes there, so that the tables state nearly as many as the file has bytes."""
-    assert decode(written(tone(2.0), RATE, "pcm_u8", "mov")).seconds == pytest.approx(2.0)
+    """Samples have few bytes there, so that the tables state nearly as many samples as the file has bytes."""
+    assert decode(encode_audio(tone(2.0), RATE, "pcm_u8", "mov")).seconds == pytest.approx(2.0)
 
 
-def test_a_native_crash_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A decoder that really crashes, in place of the file that will make it."""
+def test_native_crash_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that really crashes replaces the usual one."""
     shared = sandbox.Sandbox(["chatapi.audio.ffmpeg_decoder"])
     stream = shared.stream
     monkeypatch.setattr(shared, "stream", lambda _, *__, **___: stream("sandboxed:overrun"))
     monkeypatch.setattr(sandbox, "shared", lambda: shared)
     try:
-        with pytest.raises(Unprocessable, match="crashes the decoder") as refused:
+        with pytest.raises(Unprocessable, match="crashes the decoder") as raised:
             decode(wav(Audio(tone(0.1), RATE)))
     finally:
         shared.close()
-    assert refused.value.code == "decoder_crashed"
+    assert raised.value.code == "decoder_crashed"
 
 
-def test_four_hours_fit_the_memory_of_a_child(tmp_path: Path) -> None:
+def test_four_hours_of_audio_fit_the_memory_of_a_child(tmp_path: Path) -> None:
     file = tmp_path / "long.m4a"
     with av.open(str(file), "w", format="mp4") as out:
         stream = out.add_stream("aac", rate=48_000, layout="mono")
@@ -167,7 +167,7 @@ def test_four_hours_fit_the_memory_of_a_child(tmp_path: Path) -> None:
     decoded.close()
 
 
-def test_the_source_stays_open_and_where_it_was(tmp_path: Path) -> None:
+def test_source_stays_open_at_its_position(tmp_path: Path) -> None:
     file = tmp_path / "one.wav"
     file.write_bytes(wav(Audio(tone(0.5), RATE)))
     with file.open("rb") as opened:
@@ -177,11 +177,13 @@ def test_the_source_stays_open_and_where_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", [NO_CODEC, BOMBS["stsz"], BOMBS["ctts"]], ids=["codec", "stsz", "ctts"])
-def test_a_server_answers_after_media_that_would_take_it_down(one: Served, file: bytes) -> None:
+def test_server_answers_after_media_that_crashes_the_decoder(shared_server: RunningServer, file: bytes) -> None:
     for _ in range(3):
-        turn = one.client.post("/completion", content=file, headers={"content-type": "audio/wav"})
+        turn = shared_server.client.post("/completion", content=file, headers={"content-type": "audio/wav"})
         assert turn.status_code in (400, 422)
         assert turn.json()["code"] in ("bad_audio", "decoder_out_of_memory")
-        upload = one.client.post("/v1/audio/transcriptions", data={"model": "default"}, files={"file": ("a.wav", file)})
+        upload = shared_server.client.post(
+            "/v1/audio/transcriptions", data={"model": "default"}, files={"file": ("a.wav", file)}
+        )
         assert upload.status_code in (400, 422)
-    assert one.client.get("/ready").status_code == 200
+    assert shared_server.client.get("/ready").status_code == 200

@@ -33,7 +33,7 @@ def room(seconds: float = 0.25) -> Samples:
 
 
 def level(samples: Samples) -> float:
-    """dB of full scale."""
+    """The level in dB of full scale."""
     return float(10 * np.log10(np.mean(samples.astype(np.float64) ** 2) + 1e-12))
 
 
@@ -48,7 +48,7 @@ def cleaned(played: Samples, captured: Samples, rate: int = RATE) -> Samples:
 
 
 @pytest.fixture(scope="module")
-def scene() -> tuple[Samples, Samples, Samples]:
+def recording() -> tuple[Samples, Samples, Samples]:
     """Playback, its echo, and another talker who starts after 8 s."""
     pytest.importorskip("livekit")
     played = speech(*(f"two_cities-{number:02}" for number in range(8)))[: 16 * RATE]
@@ -61,15 +61,15 @@ def scene() -> tuple[Samples, Samples, Samples]:
 
 
 @pytest.mark.parametrize("rate", [RATE, 48_000])
-def test_echo_is_at_least_15_db_lower(scene: tuple[Samples, Samples, Samples], rate: int) -> None:
-    played, echo, _ = scene
+def test_echo_is_at_least_15_db_lower(recording: tuple[Samples, Samples, Samples], rate: int) -> None:
+    played, echo, _ = recording
     out = cleaned(Audio(played, RATE).at(rate).samples, echo, rate)
     learned = slice(3 * RATE, len(out))
     assert level(out[learned]) < level(echo[learned]) - 15
 
 
-def test_speech_of_another_talker_is_kept(scene: tuple[Samples, Samples, Samples]) -> None:
-    played, echo, other = scene
+def test_speech_of_another_talker_is_kept(recording: tuple[Samples, Samples, Samples]) -> None:
+    played, echo, other = recording
     out = cleaned(played, echo + other)
     both = slice(8 * RATE, len(out))
     assert abs(level(out[both]) - level(other[both])) < 3
@@ -85,9 +85,9 @@ def test_speech_without_playback_is_unchanged() -> None:
 
 @pytest.mark.parametrize("start", [1.5, 4.0])
 def test_barge_in_on_the_first_answer_is_unchanged_without_an_echo(
-    scene: tuple[Samples, Samples, Samples], start: float
+    recording: tuple[Samples, Samples, Samples], start: float
 ) -> None:
-    played, at = scene[0][: 7 * RATE], int(start * RATE)
+    played, at = recording[0][: 7 * RATE], int(start * RATE)
     words = speech("jfk-16")[: 2 * RATE]
     captured = np.random.default_rng(1).normal(0, 0.0005, len(played)).astype(np.float32)
     captured[at : at + len(words)] += words
@@ -95,8 +95,8 @@ def test_barge_in_on_the_first_answer_is_unchanged_without_an_echo(
     assert abs(level(out) - level(captured[at : at + len(words)])) < 0.5
 
 
-def test_echo_that_starts_during_speech_is_cancelled(scene: tuple[Samples, Samples, Samples]) -> None:
-    played, echo, _ = scene
+def test_echo_that_starts_during_speech_is_cancelled(recording: tuple[Samples, Samples, Samples]) -> None:
+    played, echo, _ = recording
     first = speech("jfk-16")[:RATE]
     captured = echo.copy()
     captured[: len(first)] += first
@@ -104,9 +104,11 @@ def test_echo_that_starts_during_speech_is_cancelled(scene: tuple[Samples, Sampl
     assert level(out[5 * RATE :]) < level(echo[5 * RATE :]) - 15
 
 
-def test_echo_that_starts_after_ten_seconds_of_playback_is_cancelled(scene: tuple[Samples, Samples, Samples]) -> None:
+def test_echo_that_starts_after_ten_seconds_of_playback_is_cancelled(
+    recording: tuple[Samples, Samples, Samples],
+) -> None:
     """The loudspeaker is turned up only after 12 s."""
-    played, echo, _ = scene
+    played, echo, _ = recording
     captured = np.where(np.arange(len(echo)) < 12 * RATE, 0.0, echo).astype(np.float32)
     out = cleaned(played, captured)
     assert level(out[15 * RATE :]) < level(echo[15 * RATE :]) - 6
@@ -115,12 +117,12 @@ def test_echo_that_starts_after_ten_seconds_of_playback_is_cancelled(scene: tupl
 def test_any_number_of_samples_is_accepted() -> None:
     pytest.importorskip("livekit")
     canceller = EchoCanceller()
-    given = taken = 0
+    fed = returned = 0
     for count in (1, 159, 160, 500, 7, 0, 333):
         canceller.process_playback(np.zeros(count, np.float32), 44_100)
-        given += count
-        taken += len(canceller.process_capture(np.zeros(count, np.float32)))
-        assert taken == given - given % 160
+        fed += count
+        returned += len(canceller.process_capture(np.zeros(count, np.float32)))
+        assert returned == fed - fed % 160
 
 
 def test_missing_library_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

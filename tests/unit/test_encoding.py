@@ -32,7 +32,7 @@ def read(name: str, file: bytes, rate: int) -> Samples:
 
 
 def pitch(samples: Samples, rate: int) -> float:
-    """The loudest frequency, hertz."""
+    """The loudest frequency, in hertz."""
     return float(np.abs(np.fft.rfft(samples)).argmax()) * rate / len(samples)
 
 
@@ -40,25 +40,25 @@ def pitch(samples: Samples, rate: int) -> float:
 @pytest.mark.parametrize("name", FORMATS)
 def test_encoded_audio_decodes_to_its_length_and_pitch(name: str, rate: int) -> None:
     sound = read(name, encoded(name, tone(2, 440, rate), rate), rate)
-    # MP3 and AAC begin with up to two frames of silence, and end with a whole one.
+    # MP3 and AAC start with up to two frames of silence, and end with a whole frame.
     assert 2 - 0.01 < len(sound) / rate < 2.16
     assert pitch(sound, rate) == pytest.approx(440, abs=1)
     assert np.sqrt(np.mean(np.square(sound))) == pytest.approx(0.3 / np.sqrt(2), rel=0.1)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_most_of_the_file_is_there_before_its_end(name: str) -> None:
+def test_most_of_the_file_is_written_before_its_end(name: str) -> None:
     file = Encoder(name, 16_000)
     first = file.feed(Audio(tone(1), 16_000))
     rest = file.feed(Audio(tone(1), 16_000))
     last = file.finish()
     assert first
-    # What a codec and its container hold back is a few frames, whatever went before.
+    # A codec and its container buffer only a few frames.
     assert len(last) < (len(first) + len(rest)) / 4
 
 
 @pytest.mark.parametrize(("name", "codec"), [("opus", "opus"), ("mp3", "mp3float"), ("aac", "aac"), ("flac", "flac")])
-def test_a_file_says_what_it_is(name: str, codec: str) -> None:
+def test_file_states_its_codec(name: str, codec: str) -> None:
     with av.open(io.BytesIO(encoded(name, tone(1), 16_000))) as opened:
         [stream] = opened.streams
         assert stream.codec_context.name == codec
@@ -67,7 +67,7 @@ def test_a_file_says_what_it_is(name: str, codec: str) -> None:
 
 @given(cuts=st.lists(st.integers(0, 3000), max_size=6), name=st.sampled_from(["wav", "pcm", "flac"]))
 @settings(max_examples=30, deadline=None)
-def test_how_the_sound_was_cut_makes_no_difference(cuts: list[int], name: str) -> None:
+def test_file_does_not_depend_on_the_chunk_size(cuts: list[int], name: str) -> None:
     rate, sound = PCM_RATE, tone(0.125, 440, PCM_RATE)
     file = Encoder(name, rate)
     parts = [file.feed(Audio(part, rate)) for part in np.split(sound, sorted(cuts))]
@@ -76,7 +76,7 @@ def test_how_the_sound_was_cut_makes_no_difference(cuts: list[int], name: str) -
 
 
 @pytest.mark.parametrize("name", ["wav", "flac"])
-def test_a_file_without_sound_is_still_one_where_it_has_a_head(name: str) -> None:
+def test_file_without_audio_has_a_header(name: str) -> None:
     with av.open(io.BytesIO(Encoder(name, 22_050).finish())) as opened:
         [stream] = opened.streams
         assert (stream.type, stream.codec_context.sample_rate) == ("audio", 22_050)
@@ -84,21 +84,21 @@ def test_a_file_without_sound_is_still_one_where_it_has_a_head(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["pcm", "opus", "mp3", "aac"])
-def test_what_is_frames_alone_is_nothing_without_sound(name: str) -> None:
+def test_headerless_format_without_audio_is_empty(name: str) -> None:
     assert Encoder(name, 22_050).finish() == b""
 
 
-def test_sound_of_another_rate_is_brought_to_the_first_ones() -> None:
+def test_audio_of_another_rate_is_resampled_to_the_first() -> None:
     file = Encoder("wav", 16_000)
     whole = file.feed(Audio(tone(1), 16_000)) + file.feed(Audio(tone(1, rate=8000), 8000)) + file.finish()
     assert decode(whole).seconds == pytest.approx(2, abs=0.01)
 
 
-def test_what_is_louder_than_full_scale_is_clipped() -> None:
+def test_audio_beyond_full_scale_is_clipped() -> None:
     loud = 3 * tone(1, level=1.0)
     assert np.abs(read("flac", encoded("flac", loud, 16_000), 16_000)).max() <= 1
 
 
-def test_an_unknown_format_is_rejected_with_those_there_are() -> None:
+def test_unknown_format_is_rejected_with_the_supported_ones() -> None:
     with pytest.raises(Unprocessable, match="format 'midi' is not supported; supported are: wav, pcm, flac"):
         Encoder("midi", 16_000)

@@ -36,14 +36,14 @@ def test_hostile_text_has_phonemes(voice: str, text: str) -> None:
     assert any(espeak.phonemes(voice, text[:400]))
 
 
-def test_the_unguarded_text_crashes_and_costs_one_call() -> None:
-    """Where this fails, espeak-ng is mended, and the guard may go."""
+def test_unguarded_text_crashes_one_call() -> None:
+    """When this test fails, espeak-ng is fixed, and the guard can be removed."""
     with pytest.raises(sandbox.ChildCrashed):
         sandbox.shared().call("chatapi.text.phonemizer:phonemes", "en-us", "b." * 300, None)
     assert espeak.phonemes("en-us", "Hello.")
 
 
-def test_the_guard_leaves_no_crash_to_the_child() -> None:
+def test_guarded_text_does_not_crash_the_child() -> None:
     rng = random.Random(13)
     before = sandbox.shared().crashes
     for _ in range(500):
@@ -53,7 +53,7 @@ def test_the_guard_leaves_no_crash_to_the_child() -> None:
     assert sandbox.shared().crashes == before
 
 
-def test_a_text_that_crashes_despite_the_guard_is_read_as_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_that_crashes_despite_the_guard_is_split_into_letters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(espeak, "guarded", lambda text: text)
     assert espeak.phonemes("en-us", "b." * 300) == espeak.phonemes("en-us", " ".join("b" * 300))
 
@@ -79,6 +79,6 @@ def test_only_the_dense_part_loses_its_dots() -> None:
     assert "b." not in guarded(text)[-100:-2]
 
 
-def test_an_unknown_voice_is_no_crash() -> None:
+def test_unknown_voice_fails_without_a_crash() -> None:
     with pytest.raises(sandbox.CallFailed):
         espeak.phonemes("xx-nothing", "Hello.")

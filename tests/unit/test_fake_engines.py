@@ -24,7 +24,7 @@ def model(**fake: object) -> FakeLanguageModel:
     )
 
 
-def said(text: str) -> list[PromptMessage]:
+def messages(text: str) -> list[PromptMessage]:
     return [
         PromptMessage("system", "be kind"),
         PromptMessage("user", "first"),
@@ -33,7 +33,7 @@ def said(text: str) -> list[PromptMessage]:
     ]
 
 
-def test_the_detector_takes_loud_frames_for_speech_and_pads_the_last():
+def test_vad_reports_loud_frames_as_speech_and_pads_the_last():
     sound = np.concatenate([np.zeros(512, np.float32), tone(1.0)[:512], np.full(100, 0.001, np.float32)])
     assert list(FakeVoiceActivityDetector(Settings(), []).probabilities(sound)) == [0.0, 1.0, 0.0]
 
@@ -47,7 +47,7 @@ def test_the_transcript_states_the_length_and_the_language():
     assert (segment.text, segment.start, segment.end, segment.language) == ("heard 1.50 seconds.", 0.0, 1.5, "de")
 
 
-def test_the_transcriber_cuts_long_sound_into_segments_of_thirty_seconds_and_skips_silent_ones():
+def test_transcriber_splits_long_audio_into_segments_of_30_seconds_and_skips_silent_ones():
     sound = np.concatenate([tone(30), np.zeros(30 * RATE, np.float32), tone(5)])
     segments = list(FakeTranscriber(Settings(), []).transcribe(sound))
     assert [(segment.start, segment.end) for segment in segments] == [(0.0, 30.0), (60.0, 65.0)]
@@ -58,40 +58,40 @@ def test_silence_has_no_transcript():
 
 
 def test_an_unsupported_language_is_rejected_with_the_supported_ones():
-    with pytest.raises(NotFound, match=r"'fr'.*en, de") as caught:
+    with pytest.raises(NotFound, match=r"'fr'.*en, de") as raised:
         list(FakeTranscriber(Settings(), []).transcribe(tone(1), "fr"))
-    assert caught.value.code == "unknown_language"
+    assert raised.value.code == "unknown_language"
 
 
 def test_the_model_repeats_the_last_user_message_word_by_word_and_reports_usage():
-    pieces = list(model().generate(said("hello  there"), Sampling(max_tokens=20)))
+    pieces = list(model().generate(messages("hello  there"), Sampling(max_tokens=20)))
     assert [piece.text for piece in pieces] == ["You", " said:", " hello", "  there.", ""]
     assert pieces[-1] == TokenChunk("", "stop", TokenUsage(prompt_tokens=6, completion_tokens=4))
 
 
-def test_the_model_stops_at_max_tokens_and_says_so():
-    pieces = list(model().generate(said("one two three"), Sampling(max_tokens=3)))
+def test_model_stops_at_max_tokens_with_the_reason_length():
+    pieces = list(model().generate(messages("one two three"), Sampling(max_tokens=3)))
     assert "".join(piece.text for piece in pieces) == "You said: one"
     assert pieces[-1] == TokenChunk("", "length", TokenUsage(7, 3))
 
 
 def test_an_answer_of_exactly_max_tokens_is_complete():
-    assert list(model().generate(said("one"), Sampling(max_tokens=3)))[-1].finish_reason == "stop"
+    assert list(model().generate(messages("one"), Sampling(max_tokens=3)))[-1].finish_reason == "stop"
 
 
-@pytest.mark.parametrize(("room", "fits"), [(250, True), (251, False)])
-def test_an_overflow_is_raised_before_the_first_word(room: int, fits: bool):
-    answer = model().generate(said("a b"), Sampling(max_tokens=room))
+@pytest.mark.parametrize(("max_tokens", "fits"), [(250, True), (251, False)])
+def test_an_overflow_is_raised_before_the_first_word(max_tokens: int, fits: bool):
+    answer = model().generate(messages("a b"), Sampling(max_tokens=max_tokens))
     if fits:
         assert next(answer).text == "You"
     else:
-        with pytest.raises(ContextOverflow) as caught:
+        with pytest.raises(ContextOverflow) as raised:
             next(answer)
-        assert (caught.value.needed, caught.value.context) == (257, 256)
+        assert (raised.value.needed, raised.value.context) == (257, 256)
 
 
 def test_the_model_ends_before_a_stop_text():
-    pieces = list(model().generate(said("one two three"), Sampling(max_tokens=20, stop_texts=("three", " two"))))
+    pieces = list(model().generate(messages("one two three"), Sampling(max_tokens=20, stop_texts=("three", " two"))))
     assert "".join(piece.text for piece in pieces) == "You said: one"
     assert pieces[-1].finish_reason == "stop"
 
@@ -101,7 +101,7 @@ def test_the_model_has_the_slots_of_the_settings():
 
 
 def test_the_fault_raise_comes_after_the_first_word():
-    answer = model(fault="raise").generate(said("hello"), Sampling(max_tokens=20))
+    answer = model(fault="raise").generate(messages("hello"), Sampling(max_tokens=20))
     assert next(answer).text == "You"
     with pytest.raises(RuntimeError, match="makes the fake language model fail"):
         next(answer)
@@ -109,7 +109,7 @@ def test_the_fault_raise_comes_after_the_first_word():
 
 def test_the_fault_hang_ignores_stop_until_the_engine_is_closed():
     engine, wanted = model(fault="hang"), threading.Event()
-    answer = engine.generate(said("hello"), Sampling(max_tokens=20), stop=lambda: not wanted.is_set())
+    answer = engine.generate(messages("hello"), Sampling(max_tokens=20), stop=lambda: not wanted.is_set())
     wanted.set()
     assert next(answer).text == "You"
     wanted.clear()
@@ -127,10 +127,15 @@ def test_the_fault_hang_ignores_stop_until_the_engine_is_closed():
 def test_close_cuts_the_delay_of_a_step_short():
     engine = model(delay=3600)
     engine.close()
-    assert [piece.text for piece in engine.generate(said("x"), Sampling(max_tokens=20))] == ["You", " said:", " x.", ""]
+    assert [piece.text for piece in engine.generate(messages("x"), Sampling(max_tokens=20))] == [
+        "You",
+        " said:",
+        " x.",
+        "",
+    ]
 
 
-def test_the_voice_speaks_sixty_milliseconds_a_word_and_a_chunk_a_sentence():
+def test_voice_has_60_ms_per_word_and_a_chunk_per_sentence():
     chunks = list(FakeSynthesizer(Settings(), []).synthesize("One two three. Four! ... 5 6", "fake"))
     assert [chunk.seconds for chunk in chunks] == pytest.approx([0.18, 0.06, 0.12])
     assert all(chunk.rate == RATE and chunk.samples.dtype == np.float32 for chunk in chunks)
@@ -146,7 +151,7 @@ def test_the_high_voice_is_an_octave_above():
     assert pitch("fake-high") == pytest.approx(880, abs=20)
 
 
-def test_words_of_the_voice_can_be_told_apart():
+def test_words_of_the_voice_are_separated_by_silence():
     [chunk] = FakeSynthesizer(Settings(), []).synthesize("one two", "fake")
     assert abs(chunk.samples[959]) < 0.001
     assert abs(chunk.samples[960]) < 0.001
@@ -159,6 +164,6 @@ def test_a_text_without_words_gives_no_audio(text: str):
 
 
 def test_an_unknown_voice_is_rejected_with_the_known_ones():
-    with pytest.raises(NotFound, match=r"'nina'.*fake, fake-high") as caught:
+    with pytest.raises(NotFound, match=r"'nina'.*fake, fake-high") as raised:
         list(FakeSynthesizer(Settings(), []).synthesize("hello", "nina"))
-    assert caught.value.code == "unknown_voice"
+    assert raised.value.code == "unknown_voice"

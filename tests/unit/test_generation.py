@@ -17,7 +17,7 @@ from chatapi.services.turns.chat_completion import FixedPrompt
 from chatapi.services.turns.generation import Generation, GenerationOptions, Generator
 from chatapi.services.turns.prompts import Prompt, Question
 from chatapi.storage.history import ConversationState
-from conftest import ECHO, Running, model
+from conftest import FAKE_ENGINES, RunAppliance, installed_model
 
 pytestmark = pytest.mark.anyio
 CONTEXT = 256
@@ -54,14 +54,14 @@ async def paused_once(generator: Generator, prompt: Prompt, limit: int) -> tuple
 
 @pytest.mark.parametrize("new_prompt", [chat_prompt, conversation_prompt])
 async def test_answer_paused_at_a_full_context_ends_with_the_reason_length(
-    echo: Running, new_prompt: Callable[[str], Prompt]
+    fake_appliance: RunAppliance, new_prompt: Callable[[str], Prompt]
 ) -> None:
     words = " ".join(f"word{number}" for number in range(CONTEXT))
-    async with echo("llama_cpp.context=1000") as appliance:
+    async with fake_appliance("llama_cpp.context=1000") as appliance:
         deltas, at_pause, generation = await paused_once(appliance.chat.generator, new_prompt(words), 500)
         assert 0 < at_pause < 20 and generation.last.finish_reason == "stop"
     full = new_prompt(" ".join(words.split()[: CONTEXT - at_pause]))
-    async with echo(f"llama_cpp.context={CONTEXT}") as appliance:
+    async with fake_appliance(f"llama_cpp.context={CONTEXT}") as appliance:
         cut, _, generation = await paused_once(appliance.chat.generator, full, at_pause)
         assert cut == deltas[:at_pause]
         assert generation.last.finish_reason == "length" and generation.reply == "".join(cut).rstrip()
@@ -76,12 +76,12 @@ async def test_answer_paused_at_a_full_context_ends_with_the_reason_length(
 
 @pytest.mark.real
 async def test_answer_of_a_real_model_paused_at_a_full_context_ends_the_same(data: Path) -> None:
-    model("smollm2-135m-instruct")
+    installed_model("smollm2-135m-instruct")
     prompt = chat_prompt("Read these words: " + "word " * CONTEXT + ". Now tell me a long story about the sea.")
 
     def appliance(context: int) -> Appliance:
         real = ("llm.engine=llama_cpp", "llm.model=smollm2-135m-instruct", "llama_cpp.slots=1")
-        chosen = [*ECHO, *real, f"llama_cpp.context={context}", f"data={data}"]
+        chosen = [*FAKE_ENGINES, *real, f"llama_cpp.context={context}", f"data={data}"]
         return Appliance(settings.load(chosen, environ={}).settings)
 
     async with appliance(1024).running() as large:

@@ -1,4 +1,4 @@
-"""Conversations grow old by time that passed, whatever the wall clock says meanwhile."""
+"""Conversations age by elapsed time, whatever the wall clock shows."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ FAKETIME = next(
 )
 
 
-class Machine:
-    """Its clocks: what passes, what somebody sets, and what a start without a battery makes of them."""
+class FakeClocks:
+    """The clocks of a machine without a battery: elapsed time, changes of the wall clock, and boots."""
 
     def __init__(self) -> None:
         self.moment = Moment("boot-0", 1000.0, WALL)
@@ -33,37 +33,37 @@ class Machine:
     def __call__(self) -> Moment:
         return self.moment
 
-    def passes(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         self.moment = replace(self.moment, up=self.moment.up + seconds, wall=self.moment.wall + seconds)
 
     def set(self, wall: float) -> None:
         self.moment = replace(self.moment, wall=wall)
 
-    def boots(self, wall: float) -> None:
+    def reboot(self, wall: float) -> None:
         self.moment = Moment(f"{self.moment.boot}+", 20.0, wall)
 
 
 @pytest.fixture
-def machine() -> Machine:
-    return Machine()
+def clocks() -> FakeClocks:
+    return FakeClocks()
 
 
 @pytest.fixture
-def opened(tmp_path: Path, machine: Machine) -> Callable[..., ConversationHistory]:
+def open_history(tmp_path: Path, clocks: FakeClocks) -> Callable[..., ConversationHistory]:
     def make(keep: float = KEEP, most: int = 100) -> ConversationHistory:
-        return ConversationHistory(tmp_path / "history.sqlite3", keep, most, machine)
+        return ConversationHistory(tmp_path / "history.sqlite3", keep, most, clocks)
 
     return make
 
 
-def said(history: ConversationHistory, conversation: str, words: str = "one?") -> None:
+def add_turn(history: ConversationHistory, conversation: str, text: str = "one?") -> None:
     before = ConversationState(conversation, None, ())
     with suppress(NotFound):
         before = history.recall(conversation)
-    history.add(before, words, "yes")
+    history.add(before, text, "yes")
 
 
-def known(history: ConversationHistory, *conversations: str) -> list[str]:
+def recalled(history: ConversationHistory, *conversations: str) -> list[str]:
     found = []
     for conversation in conversations:
         try:
@@ -76,123 +76,125 @@ def known(history: ConversationHistory, *conversations: str) -> list[str]:
 
 @pytest.mark.parametrize("days", [40, 4000, -40, -20_000])
 def test_a_jump_of_the_clock_while_running_deletes_nothing(
-    days: float, machine: Machine, opened: Callable[..., ConversationHistory]
+    days: float, clocks: FakeClocks, open_history: Callable[..., ConversationHistory]
 ) -> None:
-    with closing(opened()) as history:
-        said(history, "a")
-        machine.set(WALL + days * DAY)
-        said(history, "b")
+    with closing(open_history()) as history:
+        add_turn(history, "a")
+        clocks.set(WALL + days * DAY)
+        add_turn(history, "b")
         history.expire()
-        assert known(history, "a", "b") == ["a", "b"]
-        machine.set(WALL)
-        said(history, "c")
+        assert recalled(history, "a", "b") == ["a", "b"]
+        clocks.set(WALL)
+        add_turn(history, "c")
         history.expire()
-        assert known(history, "a", "b", "c") == ["a", "b", "c"]
+        assert recalled(history, "a", "b", "c") == ["a", "b", "c"]
 
 
-def test_a_conversation_begun_before_the_time_is_known_goes_on_after(
-    machine: Machine, opened: Callable[..., ConversationHistory]
+def test_conversation_started_before_the_clock_is_set_continues_afterwards(
+    clocks: FakeClocks, open_history: Callable[..., ConversationHistory]
 ) -> None:
-    machine.boots(wall=200_000_000.0)
-    with closing(opened()) as history:
-        said(history, "a")
-        machine.passes(10)
-        machine.set(WALL)
-        assert known(history, "a") == ["a"]
-        said(history, "a", "two?")
+    clocks.reboot(wall=200_000_000.0)
+    with closing(open_history()) as history:
+        add_turn(history, "a")
+        clocks.advance(10)
+        clocks.set(WALL)
+        assert recalled(history, "a") == ["a"]
+        add_turn(history, "a", "two?")
         assert [each.asked for each in history.recall("a").exchanges] == ["one?", "two?"]
 
 
 @pytest.mark.parametrize("wall", [0.0, 200_000_000.0, WALL + 40 * DAY, WALL + 4000 * DAY])
-def test_a_start_with_a_wrong_clock_deletes_nothing(
-    wall: float, machine: Machine, opened: Callable[..., ConversationHistory]
+def test_boot_with_a_wrong_clock_deletes_nothing(
+    wall: float, clocks: FakeClocks, open_history: Callable[..., ConversationHistory]
 ) -> None:
-    with closing(opened()) as history:
-        said(history, "a")
-    machine.boots(wall)
-    with closing(opened()) as history:
-        assert known(history, "a") == ["a"]
-        said(history, "b")
-        machine.set(WALL + 60)
+    with closing(open_history()) as history:
+        add_turn(history, "a")
+    clocks.reboot(wall)
+    with closing(open_history()) as history:
+        assert recalled(history, "a") == ["a"]
+        add_turn(history, "b")
+        clocks.set(WALL + 60)
         history.expire()
-        assert known(history, "a", "b") == ["a", "b"]
+        assert recalled(history, "a", "b") == ["a", "b"]
 
 
-def test_many_starts_with_a_clock_that_is_set_late_delete_nothing(
-    machine: Machine, opened: Callable[..., ConversationHistory]
+def test_many_boots_with_a_clock_that_is_set_late_delete_nothing(
+    clocks: FakeClocks, open_history: Callable[..., ConversationHistory]
 ) -> None:
-    with closing(opened()) as history:
-        said(history, "a")
+    with closing(open_history()) as history:
+        add_turn(history, "a")
     for number in range(100):
-        machine.boots(wall=0.0)
-        with closing(opened()) as history:
+        clocks.reboot(wall=0.0)
+        with closing(open_history()) as history:
             history.expire()
-            machine.passes(60)
-            machine.set(WALL + number * 120)
+            clocks.advance(60)
+            clocks.set(WALL + number * 120)
             history.expire()
-            assert known(history, "a") == ["a"]
+            assert recalled(history, "a") == ["a"]
 
 
-def test_time_that_passes_makes_old(machine: Machine, opened: Callable[..., ConversationHistory]) -> None:
-    with closing(opened()) as history:
-        said(history, "a")
-        machine.passes(29 * DAY)
-        said(history, "b")
-        assert known(history, "a", "b") == ["a", "b"]
-        machine.passes(2 * DAY)
-        assert known(history, "a", "b") == ["b"]
-        history.expire()
-        assert known(history, "a", "b") == ["b"]
-
-
-def test_time_makes_old_across_processes_and_starts_of_the_machine(
-    machine: Machine, opened: Callable[..., ConversationHistory]
+def test_conversation_expires_after_its_lifetime(
+    clocks: FakeClocks, open_history: Callable[..., ConversationHistory]
 ) -> None:
-    with closing(opened()) as history:
-        said(history, "a")
-    machine.passes(15 * DAY)
-    with closing(opened()) as history:
+    with closing(open_history()) as history:
+        add_turn(history, "a")
+        clocks.advance(29 * DAY)
+        add_turn(history, "b")
+        assert recalled(history, "a", "b") == ["a", "b"]
+        clocks.advance(2 * DAY)
+        assert recalled(history, "a", "b") == ["b"]
         history.expire()
-    machine.boots(wall=0.0)
-    machine.passes(14 * DAY)
-    with closing(opened()) as history:
-        assert known(history, "a") == ["a"]
-        machine.passes(2 * DAY)
-        assert known(history, "a") == []
+        assert recalled(history, "a", "b") == ["b"]
 
 
-def test_a_machine_that_is_used_an_hour_a_day_forgets_too(
-    machine: Machine, opened: Callable[..., ConversationHistory]
+def test_age_counts_across_processes_and_boots(
+    clocks: FakeClocks, open_history: Callable[..., ConversationHistory]
 ) -> None:
-    with closing(opened()) as history:
-        said(history, "a")
+    with closing(open_history()) as history:
+        add_turn(history, "a")
+    clocks.advance(15 * DAY)
+    with closing(open_history()) as history:
+        history.expire()
+    clocks.reboot(wall=0.0)
+    clocks.advance(14 * DAY)
+    with closing(open_history()) as history:
+        assert recalled(history, "a") == ["a"]
+        clocks.advance(2 * DAY)
+        assert recalled(history, "a") == []
+
+
+def test_conversation_expires_on_a_machine_that_runs_an_hour_a_day(
+    clocks: FakeClocks, open_history: Callable[..., ConversationHistory]
+) -> None:
+    with closing(open_history()) as history:
+        add_turn(history, "a")
     for day in range(1, 33):
-        machine.boots(WALL + day * DAY)
-        with closing(opened()) as history:
-            machine.passes(3600)
+        clocks.reboot(WALL + day * DAY)
+        with closing(open_history()) as history:
+            clocks.advance(3600)
             history.expire()
             if day < 28:
-                assert known(history, "a") == ["a"]
-    with closing(opened()) as history:
-        assert known(history, "a") == []
+                assert recalled(history, "a") == ["a"]
+    with closing(open_history()) as history:
+        assert recalled(history, "a") == []
 
 
-def test_the_number_kept_goes_by_order_and_not_by_time(
-    machine: Machine, opened: Callable[..., ConversationHistory]
+def test_conversation_limit_follows_the_order_of_use_and_not_the_clock(
+    clocks: FakeClocks, open_history: Callable[..., ConversationHistory]
 ) -> None:
-    with closing(opened(most=2)) as history:
-        machine.set(WALL + 40 * DAY)
-        said(history, "a")
-        machine.set(WALL - 40 * DAY)
-        said(history, "b")
-        said(history, "c")
-        assert known(history, "a", "b", "c") == ["b", "c"]
-        said(history, "b")
-        said(history, "d")
-        assert known(history, "b", "c", "d") == ["b", "d"]
+    with closing(open_history(most=2)) as history:
+        clocks.set(WALL + 40 * DAY)
+        add_turn(history, "a")
+        clocks.set(WALL - 40 * DAY)
+        add_turn(history, "b")
+        add_turn(history, "c")
+        assert recalled(history, "a", "b", "c") == ["b", "c"]
+        add_turn(history, "b")
+        add_turn(history, "d")
+        assert recalled(history, "b", "c", "d") == ["b", "d"]
 
 
-def test_the_machines_clocks_are_those_that_are_read() -> None:
+def test_clocks_of_the_machine_are_read() -> None:
     first, second = now(), now()
     assert first.boot == second.boot and first.boot
     assert second.up >= first.up > 0
@@ -203,7 +205,7 @@ def test_the_machines_clocks_are_those_that_are_read() -> None:
 def test_a_process_whose_clock_is_wrong_deletes_nothing(jump: str, tmp_path: Path) -> None:
     file = tmp_path / "history.sqlite3"
     with closing(ConversationHistory(file, KEEP, 100)) as history:
-        said(history, "a")
+        add_turn(history, "a")
     script = (
         "import sys, time; from pathlib import Path; from chatapi.storage.history import *;"
         "h = ConversationHistory(Path(sys.argv[1]), 2592000, 100); h.expire();"

@@ -1,4 +1,4 @@
-"""A store that is damaged, locked, full or read-only: everybody is answered, and nothing is lost without a word."""
+"""A damaged or locked store: every client is answered, and losses are reported."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from chatapi.errors import NotFound, NotReady
 from chatapi.settings import Settings
 from chatapi.storage.history import RETRY_SECONDS, ConversationHistory, ConversationState, SavedExchange
 from chatapi.storage.history.store import kind_of
-from conftest import Served, serving
+from conftest import RunningServer, serving
 
 
-class Pause:
-    """Time between attempts."""
+class RetryClock:
+    """A fake clock for the pauses between attempts."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
@@ -33,8 +33,8 @@ class Pause:
 
 
 @pytest.fixture
-def pause() -> Pause:
-    return Pause()
+def retry_clock() -> RetryClock:
+    return RetryClock()
 
 
 @pytest.fixture
@@ -43,30 +43,30 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def opened(folder: Path, pause: Pause) -> Callable[..., ConversationHistory]:
+def open_history(folder: Path, retry_clock: RetryClock) -> Callable[..., ConversationHistory]:
     def make(most: int = 100) -> ConversationHistory:
-        return ConversationHistory(folder / "history.sqlite3", 3600, most, pause=pause)
+        return ConversationHistory(folder / "history.sqlite3", 3600, most, pause=retry_clock)
 
     return make
 
 
-def say(history: ConversationHistory, conversation: str, words: str) -> SavedExchange:
+def add_turn(history: ConversationHistory, conversation: str, text: str) -> SavedExchange:
     try:
         before = history.recall(conversation)
     except NotFound:
         before = ConversationState(conversation, None, ())
-    return history.add(before, words, "yes")
+    return history.add(before, text, "yes")
 
 
-def asked(history: ConversationHistory, conversation: str) -> list[str]:
+def user_texts(history: ConversationHistory, conversation: str) -> list[str]:
     return [exchange.asked for exchange in history.recall(conversation, everything=True).exchanges]
 
 
-def codes(history: ConversationHistory) -> list[str]:
+def problem_codes(history: ConversationHistory) -> list[str]:
     return [each.code for each in history.problems]
 
 
-def aside(folder: Path) -> list[Path]:
+def set_aside_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("history.damaged-*.sqlite3"))
 
 
@@ -81,12 +81,12 @@ def truncated(file: Path) -> None:
 
 
 def overwritten(file: Path) -> None:
-    """A hole in the middle, as a card that wears out leaves it; the head is whole."""
+    """Overwrites everything behind an intact header, as a failing SD card does."""
     with closing(sqlite3.connect(file)) as plain:
         plain.execute("PRAGMA journal_mode = DELETE")
-    with file.open("r+b") as opened:
-        opened.seek(4096)
-        opened.write(b"\xff" * (file.stat().st_size - 4096))
+    with file.open("r+b") as database:
+        database.seek(4096)
+        database.write(b"\xff" * (file.stat().st_size - 4096))
 
 
 def foreign(file: Path) -> None:
@@ -96,7 +96,7 @@ def foreign(file: Path) -> None:
 
 
 def stricter(file: Path) -> None:
-    """Columns that are there, and one more that wants a value."""
+    """A table with the expected columns and another one that must not be null."""
     file.unlink()
     with closing(sqlite3.connect(file)) as plain, plain:
         plain.execute("CREATE TABLE conversations (id TEXT, system TEXT, remembered_from INTEGER, used REAL, age REAL,"
@@ -119,35 +119,35 @@ DAMAGES = (garbage, truncated, overwritten, foreign, stricter, view, directory)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_set_aside_and_a_new_one_begun(
-    damage: Callable[[Path], None], folder: Path, opened: Callable[..., ConversationHistory]
+def test_damaged_file_is_set_aside_and_replaced(
+    damage: Callable[[Path], None], folder: Path, open_history: Callable[..., ConversationHistory]
 ) -> None:
-    with closing(opened()) as history:
+    with closing(open_history()) as history:
         for number in range(20):
-            say(history, f"c{number}", "one? " * 100)
+            add_turn(history, f"c{number}", "one? " * 100)
     damage(folder / "history.sqlite3")
-    with closing(opened()) as history:
-        assert codes(history) == ["history_set_aside"]
-        [kept] = aside(folder)
-        assert kept.name in history.problems[0].message
+    with closing(open_history()) as history:
+        assert problem_codes(history) == ["history_set_aside"]
+        [renamed] = set_aside_files(folder)
+        assert renamed.name in history.problems[0].message
         with pytest.raises(NotFound):
             history.recall("c0")
-        assert say(history, "c0", "two?").kept
-        assert asked(history, "c0") == ["two?"]
-    with closing(opened()) as history:
-        assert asked(history, "c0") == ["two?"]
-        assert codes(history) == ["history_set_aside"], "the warning stays until the file is gone"
-        assert len(aside(folder)) == 1
-    shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
-    with closing(opened()) as history:
+        assert add_turn(history, "c0", "two?").kept
+        assert user_texts(history, "c0") == ["two?"]
+    with closing(open_history()) as history:
+        assert user_texts(history, "c0") == ["two?"]
+        assert problem_codes(history) == ["history_set_aside"], "the warning stays until the file is gone"
+        assert len(set_aside_files(folder)) == 1
+    shutil.rmtree(renamed) if renamed.is_dir() else renamed.unlink()
+    with closing(open_history()) as history:
         assert not history.problems
 
 
-def test_damage_that_is_met_while_running_costs_no_answer_and_no_word_of_the_conversation(
-    folder: Path, opened: Callable[..., ConversationHistory]
+def test_damage_found_while_running_loses_no_turn(
+    folder: Path, open_history: Callable[..., ConversationHistory]
 ) -> None:
-    with closing(opened()) as history:
-        say(history, "a", "one?")
+    with closing(open_history()) as history:
+        add_turn(history, "a", "one?")
         before = history.recall("a")
         with closing(sqlite3.connect(folder / "history.sqlite3")) as other:
             other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -156,36 +156,36 @@ def test_damage_that_is_met_while_running_costs_no_answer_and_no_word_of_the_con
             file.seek(0)
             file.write(b"\xff" * 16384)
         saved = history.add(before, "two?", "2")
-        assert saved.kept and codes(history) == ["history_set_aside"]
-        assert asked(history, "a") == ["one?", "two?"]
+        assert saved.kept and problem_codes(history) == ["history_set_aside"]
+        assert user_texts(history, "a") == ["one?", "two?"]
         history.remove("a")
         with pytest.raises(NotFound):
             history.recall("a")
-    assert len(aside(folder)) == 1
+    assert len(set_aside_files(folder)) == 1
 
 
-def test_a_file_that_is_removed_while_running_takes_no_later_answer_with_it(
-    folder: Path, opened: Callable[..., ConversationHistory]
+def test_file_removed_while_running_loses_no_later_turn(
+    folder: Path, open_history: Callable[..., ConversationHistory]
 ) -> None:
-    with closing(opened()) as history:
-        say(history, "a", "one?")
+    with closing(open_history()) as history:
+        add_turn(history, "a", "one?")
         before = history.recall("a")
         for file in folder.iterdir():
             file.unlink()
         assert history.add(before, "two?", "2").kept
         assert "removed" in history.problems[0].message
-    with closing(opened()) as history:
-        assert asked(history, "a") == ["one?", "two?"]
+    with closing(open_history()) as history:
+        assert user_texts(history, "a") == ["one?", "two?"]
 
 
 @contextmanager
-def locked(file: Path, how: str = "BEGIN EXCLUSIVE") -> Iterator[None]:
-    """Another process holds the file."""
+def locked(file: Path, statements: str = "BEGIN EXCLUSIVE") -> Iterator[None]:
+    """Locks the file in another process."""
     script = (
         "import sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None);"
         "[db.execute(each) for each in sys.argv[2].split(';')]; print('held', flush=True); sys.stdin.read()"
     )
-    command = [sys.executable, "-c", script, str(file), how]
+    command = [sys.executable, "-c", script, str(file), statements]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdin is not None
         assert process.stdout.readline() == "held\n"
@@ -196,128 +196,126 @@ def locked(file: Path, how: str = "BEGIN EXCLUSIVE") -> Iterator[None]:
             process.wait(30)
 
 
-def test_a_file_that_another_process_locks_is_waited_for_once_and_written_later(
-    folder: Path, pause: Pause, opened: Callable[..., ConversationHistory]
+def test_locked_file_is_waited_for_once_and_written_later(
+    folder: Path, retry_clock: RetryClock, open_history: Callable[..., ConversationHistory]
 ) -> None:
-    with closing(opened()) as history:
-        say(history, "a", "one?")
+    with closing(open_history()) as history:
+        add_turn(history, "a", "one?")
         with locked(folder / "history.sqlite3"):
-            begun = time.monotonic()
+            started = time.monotonic()
             for number in range(50):
-                assert not say(history, f"c{number % 5}", f"{number}?").kept
-            assert not say(history, "a", "two?").kept
-            assert time.monotonic() - begun < 20, "each waited anew"
-            assert asked(history, "a") == ["one?", "two?"]
-            assert codes(history) == ["history_not_kept"] and "locked" in history.problems[0].message
-            pause.seconds += RETRY_SECONDS
-            assert not say(history, "a", "three?").kept
-            with pytest.raises(NotReady) as refused:
+                assert not add_turn(history, f"c{number % 5}", f"{number}?").kept
+            assert not add_turn(history, "a", "two?").kept
+            assert time.monotonic() - started < 20, "every turn waited"
+            assert user_texts(history, "a") == ["one?", "two?"]
+            assert problem_codes(history) == ["history_not_kept"] and "locked" in history.problems[0].message
+            retry_clock.seconds += RETRY_SECONDS
+            assert not add_turn(history, "a", "three?").kept
+            with pytest.raises(NotReady) as raised:
                 history.remove("a")
-            assert refused.value.code == "history_locked" and refused.value.retry_after
-        pause.seconds += RETRY_SECONDS
+            assert raised.value.code == "history_locked" and raised.value.retry_after
+        retry_clock.seconds += RETRY_SECONDS
         history.maintain()
         assert not history.problems
-        assert say(history, "a", "four?").kept
-    with closing(opened()) as history:
-        assert asked(history, "a") == ["one?", "two?", "three?", "four?"]
-        assert asked(history, "c4") == [f"{number}?" for number in range(4, 50, 5)]
+        assert add_turn(history, "a", "four?").kept
+    with closing(open_history()) as history:
+        assert user_texts(history, "a") == ["one?", "two?", "three?", "four?"]
+        assert user_texts(history, "c4") == [f"{number}?" for number in range(4, 50, 5)]
 
 
-def test_a_file_that_is_locked_for_reading_too_says_later_and_not_never(
-    folder: Path, pause: Pause, opened: Callable[..., ConversationHistory]
+def test_file_locked_for_reading_is_reported_as_temporary(
+    folder: Path, retry_clock: RetryClock, open_history: Callable[..., ConversationHistory]
 ) -> None:
-    with closing(opened()) as history:
-        say(history, "a", "one?")
+    with closing(open_history()) as history:
+        add_turn(history, "a", "one?")
     with locked(folder / "history.sqlite3", "PRAGMA locking_mode = EXCLUSIVE;BEGIN EXCLUSIVE"):
-        with closing(opened()) as history:
-            assert codes(history) == ["history_not_kept"]
-            with pytest.raises(NotReady) as refused:
+        with closing(open_history()) as history:
+            assert problem_codes(history) == ["history_not_kept"]
+            with pytest.raises(NotReady) as raised:
                 history.recall("a")
-            assert refused.value.code == "history_locked"
+            assert raised.value.code == "history_locked"
             history.add(ConversationState("b", None, ()), "new?", "yes")
-            assert asked(history, "b") == ["new?"]
+            assert user_texts(history, "b") == ["new?"]
 
 
-def test_what_is_corrected_and_forgotten_in_memory_is_so_on_the_disk_later(
-    folder: Path, pause: Pause, opened: Callable[..., ConversationHistory]
+def test_amendments_and_deletions_in_memory_reach_the_disk_later(
+    folder: Path, retry_clock: RetryClock, open_history: Callable[..., ConversationHistory]
 ) -> None:
-    with closing(opened()) as history, closing(opened()) as other:
-        for words in ("one?", "two?", "three?"):
-            say(history, "a", words)
+    with closing(open_history()) as history, closing(open_history()) as other:
+        for text in ("one?", "two?", "three?"):
+            add_turn(history, "a", text)
         one, two, _ = (each.number for each in history.recall("a").exchanges)
         with locked(folder / "history.sqlite3"):
-            say(history, "a", "four?")
-            say(history, "b", "mine?")
+            add_turn(history, "a", "four?")
+            add_turn(history, "b", "mine?")
             four = history.recall("a").exchanges[-1].number
-            history.amend("a", one, "heard half", "one, corrected?")
+            history.amend("a", one, "half played", "one, corrected?")
             history.amend("a", two, None)
-            history.amend("a", four, "heard all")
+            history.amend("a", four, "all played")
             history.remove("b")
             with pytest.raises(NotFound):
                 history.recall("b")
         other.add(other.recall("a"), "from elsewhere?", "yes")
-        say(other, "c", "only there?")
-        pause.seconds += RETRY_SECONDS
+        add_turn(other, "c", "only there?")
+        retry_clock.seconds += RETRY_SECONDS
         history.maintain()
         assert not history.problems
         found = {each.asked: each.answered for each in other.recall("a", everything=True).exchanges}
         assert found == {
-            "one, corrected?": "heard half", "three?": "yes", "four?": "heard all", "from elsewhere?": "yes",
+            "one, corrected?": "half played", "three?": "yes", "four?": "all played", "from elsewhere?": "yes",
         }  # fmt: skip
-        assert asked(other, "c") == ["only there?"]
+        assert user_texts(other, "c") == ["only there?"]
         with pytest.raises(NotFound):
             other.recall("b")
         numbers = [each.number for each in history.recall("a").exchanges]
         assert numbers == sorted(set(numbers))
 
 
-def test_what_another_process_forgets_meanwhile_stays_forgotten(
-    folder: Path, pause: Pause, opened: Callable[..., ConversationHistory]
+def test_conversation_deleted_by_another_process_stays_deleted(
+    folder: Path, retry_clock: RetryClock, open_history: Callable[..., ConversationHistory]
 ) -> None:
-    with closing(opened()) as history, closing(opened()) as other:
-        say(history, "a", "one?")
+    with closing(open_history()) as history, closing(open_history()) as other:
+        add_turn(history, "a", "one?")
         with locked(folder / "history.sqlite3"):
-            say(history, "a", "two?")
+            add_turn(history, "a", "two?")
         other.remove("a")
-        pause.seconds += RETRY_SECONDS
+        retry_clock.seconds += RETRY_SECONDS
         history.maintain()
         with pytest.raises(NotFound):
             history.recall("a")
 
 
-def test_a_process_that_ends_writes_what_it_had_in_memory(
-    folder: Path, opened: Callable[..., ConversationHistory]
-) -> None:
-    history = opened()
+def test_exit_writes_the_turns_in_memory(folder: Path, open_history: Callable[..., ConversationHistory]) -> None:
+    history = open_history()
     with locked(folder / "history.sqlite3"):
-        say(history, "a", "one?")
+        add_turn(history, "a", "one?")
     history.close()
-    with closing(opened()) as again:
-        assert asked(again, "a") == ["one?"]
+    with closing(open_history()) as again:
+        assert user_texts(again, "a") == ["one?"]
 
 
-def test_a_process_that_ends_and_cannot_write_says_what_is_lost(
-    folder: Path, opened: Callable[..., ConversationHistory], caplog: pytest.LogCaptureFixture
+def test_exit_that_cannot_write_logs_the_loss(
+    folder: Path, open_history: Callable[..., ConversationHistory], caplog: pytest.LogCaptureFixture
 ) -> None:
-    history = opened()
+    history = open_history()
     with locked(folder / "history.sqlite3"):
-        say(history, "a", "one?")
+        add_turn(history, "a", "one?")
         history.close()
     assert "1 conversations were never written and are lost" in caplog.text
 
 
-def test_what_is_kept_in_memory_is_bounded(
-    folder: Path, pause: Pause, opened: Callable[..., ConversationHistory]
+def test_turns_in_memory_are_bounded(
+    folder: Path, retry_clock: RetryClock, open_history: Callable[..., ConversationHistory]
 ) -> None:
-    with closing(opened(most=3)) as history, locked(folder / "history.sqlite3"):
+    with closing(open_history(most=3)) as history, locked(folder / "history.sqlite3"):
         for number in range(5):
-            say(history, f"c{number}", "hello?")
+            add_turn(history, f"c{number}", "hello?")
         assert [number for number in range(5) if _is_known(history, f"c{number}")] == [2, 3, 4]
         for number in range(10):
-            say(history, f"c{number}", "x" * (10 << 20))
+            add_turn(history, f"c{number}", "x" * (10 << 20))
         assert history._memory is not None
         assert history._memory._db.execute("PRAGMA page_count").fetchone()[0] * 4096 <= 64 << 20
-        assert asked(history, "c9")
+        assert user_texts(history, "c9")
 
 
 def _is_known(history: ConversationHistory, conversation: str) -> bool:
@@ -328,7 +326,7 @@ def _is_known(history: ConversationHistory, conversation: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("told", "kind"),
+    ("message", "kind"),
     [
         ("file is not a database", "damaged"),
         ("database disk image is malformed", "damaged"),
@@ -339,48 +337,46 @@ def _is_known(history: ConversationHistory, conversation: str) -> bool:
         ("unable to open database file", "unwritable"),
     ],
 )
-def test_what_an_error_means_for_the_file(told: str, kind: str) -> None:
-    assert kind_of(sqlite3.OperationalError(told)) == kind
+def test_sqlite_errors_are_classified(message: str, kind: str) -> None:
+    assert kind_of(sqlite3.OperationalError(message)) == kind
 
 
-def test_a_box_with_a_damaged_store_starts_answers_and_tells(
-    echo_settings: Callable[..., Settings], data: Path
-) -> None:
+def test_server_with_a_damaged_store_answers_with_a_warning(fake_settings: Callable[..., Settings], data: Path) -> None:
     garbage(data / "history.sqlite3")
-    with serving(echo_settings()) as box:
-        ready = box.client.get("/ready").json()
+    with serving(fake_settings()) as server:
+        ready = server.client.get("/ready").json()
         assert ready["ready"] and [each["code"] for each in ready["warnings"]] == ["history_set_aside"]
         assert str(data) not in str(ready)
-        health = box.client.get("/health").json()
+        health = server.client.get("/health").json()
         assert health["status"] == "ok" and "history.damaged-" in health["warnings"][0]["message"]
-        assert "kept" not in box.client.post("/completion", json={"prompt": "hello"}).json()
+        assert "kept" not in server.client.post("/completion", json={"prompt": "hello"}).json()
 
 
-def test_a_box_whose_store_is_locked_answers_and_tells_each_caller(served: Served) -> None:
-    first = served.client.post("/completion", json={"prompt": "hello"}).json()
-    file = served.appliance.settings.data / "history.sqlite3"
+def test_server_with_a_locked_store_answers_and_informs_every_client(fake_server: RunningServer) -> None:
+    first = fake_server.client.post("/completion", json={"prompt": "hello"}).json()
+    file = fake_server.appliance.settings.data / "history.sqlite3"
     with locked(file):
-        asked_again = {"prompt": "and?", "conversation": first["conversation"]}
-        second = served.client.post("/completion", json=asked_again).json()
+        question = {"prompt": "and?", "conversation": first["conversation"]}
+        second = fake_server.client.post("/completion", json=question).json()
         assert second["kept"] is False and second["reply"]
-        voice = served.client.post("/completion", json=asked_again, headers={"Accept": "audio/wav"})
+        voice = fake_server.client.post("/completion", json=question, headers={"Accept": "audio/wav"})
         assert voice.headers["x-chatapi-kept"] == "false"
-        events = served.client.post("/completion", json={**asked_again, "stream": True}).text
+        events = fake_server.client.post("/completion", json={**question, "stream": True}).text
         assert '"kept": false' in events or '"kept":false' in events
-        assert [each["code"] for each in served.client.get("/ready").json()["warnings"]] == ["history_not_kept"]
-        assert served.client.get("/health").json()["status"] == "degraded"
-        assert "chatapi_history_kept 0.0" in served.client.get("/metrics").text
-        assert len(served.client.get(f"/conversations/{first['conversation']}").json()["messages"]) == 8
-        refused = served.client.delete(f"/conversations/{first['conversation']}")
-        assert (refused.status_code, refused.json()["code"]) == (503, "history_locked")
-        assert refused.headers["retry-after"]
-    assert served.client.delete(f"/conversations/{first['conversation']}").status_code == 204
-    assert served.client.get("/ready").json() == {"ready": True}
+        assert [each["code"] for each in fake_server.client.get("/ready").json()["warnings"]] == ["history_not_kept"]
+        assert fake_server.client.get("/health").json()["status"] == "degraded"
+        assert "chatapi_history_kept 0.0" in fake_server.client.get("/metrics").text
+        assert len(fake_server.client.get(f"/conversations/{first['conversation']}").json()["messages"]) == 8
+        rejected = fake_server.client.delete(f"/conversations/{first['conversation']}")
+        assert (rejected.status_code, rejected.json()["code"]) == (503, "history_locked")
+        assert rejected.headers["retry-after"]
+    assert fake_server.client.delete(f"/conversations/{first['conversation']}").status_code == 204
+    assert fake_server.client.get("/ready").json() == {"ready": True}
 
 
-def test_the_set_aside_file_stays_private(folder: Path, opened: Callable[..., ConversationHistory]) -> None:
-    with closing(opened()) as history:
-        say(history, "a", "one?")
+def test_the_set_aside_file_stays_private(folder: Path, open_history: Callable[..., ConversationHistory]) -> None:
+    with closing(open_history()) as history:
+        add_turn(history, "a", "one?")
     garbage(folder / "history.sqlite3")
-    with closing(opened()):
+    with closing(open_history()):
         assert not any(stat.S_IMODE(file.stat().st_mode) & 0o077 for file in folder.iterdir())

@@ -23,16 +23,16 @@ from chatapi.errors import (
 HERE = "192.0.2.1"
 
 
-def test_a_key_is_shown_once_and_kept_hashed_and_private(tmp_path: Path) -> None:
+def test_key_is_shown_once_and_stored_hashed_and_private(tmp_path: Path) -> None:
     text = auth.add(tmp_path, "kitchen", ["operate", "talk", "talk"], rate=60, days=30)
     assert text.startswith("chatapi_") and len(text) >= 8 + 8 + 1 + 43
     file = auth.file_of(tmp_path)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     secret = text.split("_", 2)[2]
     assert secret not in file.read_text() and base64.urlsafe_b64decode(secret + "=").hex() not in file.read_text()
-    [kept] = auth.read(tmp_path) or ()
-    assert (kept.name, kept.scopes, kept.rate, kept.revoked) == ("kitchen", ["talk", "operate"], 60, None)
-    assert kept.expires is not None and round((kept.expires - kept.created) / 86_400) == 30
+    [stored] = auth.read(tmp_path) or ()
+    assert (stored.name, stored.scopes, stored.rate, stored.revoked) == ("kitchen", ["talk", "operate"], 60, None)
+    assert stored.expires is not None and round((stored.expires - stored.created) / 86_400) == 30
     assert auth.add(tmp_path, "other", ["all"]) != auth.add(tmp_path, "another", ["all"])
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".keys.json")] == []
 
@@ -55,7 +55,7 @@ def test_a_key_is_shown_once_and_kept_hashed_and_private(tmp_path: Path) -> None
         ("a", ["talk"], None, 1e9),
     ],
 )
-def test_what_cannot_be_a_key_is_refused(
+def test_invalid_key_is_rejected(
     tmp_path: Path, name: str, scopes: list[str], rate: int | None, days: float | None
 ) -> None:
     with pytest.raises(BadInput):
@@ -63,7 +63,7 @@ def test_what_cannot_be_a_key_is_refused(
     assert auth.read(tmp_path) is None
 
 
-def test_a_name_is_taken_until_its_key_is_revoked(tmp_path: Path) -> None:
+def test_name_is_in_use_until_its_key_is_revoked(tmp_path: Path) -> None:
     auth.add(tmp_path, "kitchen", ["talk"])
     with pytest.raises(WrongMode, match="revoke it first"):
         auth.add(tmp_path, "kitchen", ["talk"])
@@ -73,10 +73,10 @@ def test_a_name_is_taken_until_its_key_is_revoked(tmp_path: Path) -> None:
     auth.add(tmp_path, "kitchen", ["talk"])
     assert [key.revoked for key in auth.read(tmp_path) or ()] == [None]
     with pytest.raises(NotFound, match="keys list"):
-        auth.revoke(tmp_path, "nobody")
+        auth.revoke(tmp_path, "unknown")
 
 
-def test_there_are_so_many_keys_and_no_more(tmp_path: Path) -> None:
+def test_number_of_keys_is_limited(tmp_path: Path) -> None:
     auth.add(tmp_path, "key-0", ["talk"])
     document = json.loads(auth.file_of(tmp_path).read_text())
     [first] = document["keys"]
@@ -90,7 +90,7 @@ def test_there_are_so_many_keys_and_no_more(tmp_path: Path) -> None:
     assert len(names) == auth.MOST and "key-7" not in names
 
 
-def test_keys_made_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+def test_keys_added_at_the_same_time_are_all_stored(tmp_path: Path) -> None:
     threads = [threading.Thread(target=auth.add, args=(tmp_path, f"key-{n}", ["talk"])) for n in range(8)]
     for thread in threads:
         thread.start()
@@ -99,34 +99,34 @@ def test_keys_made_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
     assert {key.name for key in auth.read(tmp_path) or ()} == {f"key-{n}" for n in range(8)}
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_unwritable_data_directory_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="the keys cannot be stored"):
         auth.add(tmp_path / "file", "kitchen", ["talk"])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes files for others")
-def test_what_root_makes_is_the_services_to_read(tmp_path: Path) -> None:
+def test_keys_added_by_root_belong_to_the_user_of_the_service(tmp_path: Path) -> None:
     os.chown(tmp_path, 65534, 65534)
     auth.add(tmp_path, "kitchen", ["talk"])
     assert auth.file_of(tmp_path).stat().st_uid == 65534
 
 
-def test_the_command_makes_lists_and_revokes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_adds_lists_and_revokes_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def run(*words: str, status: int = 0) -> tuple[str, str]:
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as exited:
             main(["keys", *words, "--set", f"data={tmp_path}"])
-        told = capsys.readouterr()
-        assert left.value.code == status, told.err
-        return told.out, told.err
+        output = capsys.readouterr()
+        assert exited.value.code == status, output.err
+        return output.out, output.err
 
     assert run()[0] == "there is no key\n"
-    key, told = run("add", "kitchen", "--rate", "60/minute", "--expires", "30")
-    assert key.startswith("chatapi_") and key.count("\n") == 1 and "every request needs a key" in told
+    key, note = run("add", "kitchen", "--rate", "60/minute", "--expires", "30")
+    assert key.startswith("chatapi_") and key.count("\n") == 1 and "every request needs a key" in note
     run("add", "ops", "--scope", "operate", "--scope", "talk")
-    ring = auth.Keyring(tmp_path, None)
-    assert ring.authenticate([key.strip().encode()], HERE).scopes == ("talk",)
-    ring.store_uses()
+    keyring = auth.Keyring(tmp_path, None)
+    assert keyring.authenticate([key.strip().encode()], HERE).scopes == ("talk",)
+    keyring.store_uses()
     listed, _ = run("list")
     [kitchen, ops] = listed.splitlines()[1:]
     assert "60/minute" in kitchen and "good until" in kitchen and "never" not in kitchen
@@ -149,7 +149,7 @@ def test_the_command_makes_lists_and_revokes(tmp_path: Path, capsys: pytest.Capt
         assert run(*words, status=2)[1].count("\n") == 1
 
 
-def test_a_clock_that_was_never_set_gives_no_key_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unset_clock_expires_no_key_and_adds_none_that_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     auth.add(tmp_path, "guest", ["talk"], days=1)
     monkeypatch.setattr("time.time", lambda: 200_000_000.0)
     with pytest.raises(WrongMode, match="already"):

@@ -21,7 +21,7 @@ HERE, ELSEWHERE = "192.0.2.1", "192.0.2.2"
 
 
 class Clock:
-    """Time that passes when the test says so."""
+    """A fake clock that the test sets."""
 
     def __init__(self, now: float = 0.0) -> None:
         self.now = now
@@ -30,40 +30,40 @@ class Clock:
         return self.now
 
 
-def test_a_key_is_known_by_its_id_and_its_secret(tmp_path: Path) -> None:
+def test_key_authenticates_by_its_id_and_secret(tmp_path: Path) -> None:
     text = auth.add(tmp_path, "kitchen", ["talk"])
-    ring = auth.Keyring(tmp_path, None)
-    assert ring.authenticate([b"", b"nonsense", text.encode()], HERE).name == "kitchen"
+    keyring = auth.Keyring(tmp_path, None)
+    assert keyring.authenticate([b"", b"nonsense", text.encode()], HERE).name == "kitchen"
     for wrong in (text[:-1], text + "A", text.upper(), "chatapi_", text.rpartition("_")[0], "chatapi_local_x"):
         with pytest.raises(Unauthorized):
-            ring.authenticate([wrong.encode()], ELSEWHERE)
+            keyring.authenticate([wrong.encode()], ELSEWHERE)
     with pytest.raises(Unauthorized):
-        ring.authenticate([b"x"] * 20 + [text.encode()], ELSEWHERE)
+        keyring.authenticate([b"x"] * 20 + [text.encode()], ELSEWHERE)
 
 
-def test_it_opens_nothing_once_it_expired_and_none_that_expires_while_the_time_is_unknown(tmp_path: Path) -> None:
+def test_key_that_expires_is_rejected_after_its_end_and_while_the_time_is_unknown(tmp_path: Path) -> None:
     text, forever = auth.add(tmp_path, "guest", ["talk"], days=1), auth.add(tmp_path, "owner", ["talk"])
-    [made, _] = auth.read(tmp_path) or ()
-    now = Clock(made.created + 3600)
-    ring = auth.Keyring(tmp_path, None, now=now)
-    guest = ring.authenticate([text.encode()], HERE)
-    assert ring.is_valid(guest)
-    for time, told in ((made.created + 86_401, "has expired"), (1000.0, "does not know the time")):
+    [stored_key, _] = auth.read(tmp_path) or ()
+    now = Clock(stored_key.created + 3600)
+    keyring = auth.Keyring(tmp_path, None, now=now)
+    guest = keyring.authenticate([text.encode()], HERE)
+    assert keyring.is_valid(guest)
+    for time, message in ((stored_key.created + 86_401, "has expired"), (1000.0, "does not know the time")):
         now.now = time
-        with pytest.raises(Unauthorized, match=told):
-            ring.authenticate([text.encode()], HERE)
-        assert not ring.is_valid(guest)
-        assert ring.authenticate([forever.encode()], HERE).name == "owner"
+        with pytest.raises(Unauthorized, match=message):
+            keyring.authenticate([text.encode()], HERE)
+        assert not keyring.is_valid(guest)
+        assert keyring.authenticate([forever.encode()], HERE).name == "owner"
 
 
-def test_who_came_in_while_it_was_open_is_not_welcome_once_it_is_closed(tmp_path: Path) -> None:
-    ring = auth.Keyring(tmp_path, None)
-    before = ring.authenticate([], HERE)
-    assert before is auth.ANYBODY and ring.is_valid(before)
+def test_anonymous_access_ends_when_the_first_key_is_added(tmp_path: Path) -> None:
+    keyring = auth.Keyring(tmp_path, None)
+    before = keyring.authenticate([], HERE)
+    assert before is auth.ANYBODY and keyring.is_valid(before)
     auth.add(tmp_path, "kitchen", ["talk"])
-    assert not ring.is_valid(before)
+    assert not keyring.is_valid(before)
     auth.revoke(tmp_path, "kitchen")
-    assert ring.required, "revoking the last key must not open the door to everybody"
+    assert keyring.required, "revoking the last key must not allow anonymous access"
 
 
 @pytest.mark.parametrize(
@@ -83,24 +83,24 @@ def test_who_came_in_while_it_was_open_is_not_welcome_once_it_is_closed(tmp_path
     ],
     ids=range(11),
 )
-def test_a_damaged_file_lets_nobody_in_until_it_is_whole(tmp_path: Path, content: bytes) -> None:
+def test_damaged_file_rejects_every_key_until_it_is_repaired(tmp_path: Path, content: bytes) -> None:
     text = auth.add(tmp_path, "kitchen", ["talk"])
-    ring, file = auth.Keyring(tmp_path, "own"), auth.file_of(tmp_path)
-    whole = file.read_bytes()
+    keyring, file = auth.Keyring(tmp_path, "own"), auth.file_of(tmp_path)
+    intact = file.read_bytes()
     file.write_bytes(content)
     for given in (b"own", text.encode(), b""):
         with pytest.raises(SettingsError, match=r"keys\.json cannot be used") as raised:
-            ring.authenticate([given], HERE)
+            keyring.authenticate([given], HERE)
         assert raised.value.code == "keys_damaged"
     with pytest.raises(SettingsError):
         auth.add(tmp_path, "other", ["talk"])
-    assert file.read_bytes() == content, "what is damaged may still be mended"
-    file.write_bytes(whole)
-    assert ring.authenticate([text.encode()], HERE).name == "kitchen"
+    assert file.read_bytes() == content, "a damaged file may still be repaired"
+    file.write_bytes(intact)
+    assert keyring.authenticate([text.encode()], HERE).name == "kitchen"
 
 
 @pytest.mark.parametrize("change", [{"id": "x"}, {"scopes": ["root"]}, {"sha256": ""}, {"rate": 0}, {"created": "now"}])
-def test_an_entry_that_is_not_as_it_was_written_is_damage(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_invalid_entry_counts_as_damage(tmp_path: Path, change: dict[str, Any]) -> None:
     auth.add(tmp_path, "kitchen", ["talk"])
     document = json.loads(auth.file_of(tmp_path).read_text())
     document["keys"][0].update(change)
@@ -109,27 +109,27 @@ def test_an_entry_that_is_not_as_it_was_written_is_damage(tmp_path: Path, change
         auth.read(tmp_path)
 
 
-def test_a_file_that_goes_away_opens_nothing(tmp_path: Path) -> None:
+def test_removed_file_rejects_every_request(tmp_path: Path) -> None:
     auth.add(tmp_path, "kitchen", ["talk"])
-    file, good = auth.file_of(tmp_path), auth.Keyring(tmp_path, None)
-    assert good.required
+    file, loaded = auth.file_of(tmp_path), auth.Keyring(tmp_path, None)
+    assert loaded.required
     file.write_text("damaged")
-    late = auth.Keyring(tmp_path, None)
+    unloaded = auth.Keyring(tmp_path, None)
     with pytest.raises(SettingsError):
-        assert late.required
+        assert unloaded.required
     file.unlink()
-    for ring in (good, late):
+    for keyring in (loaded, unloaded):
         with pytest.raises(SettingsError, match="is gone"):
-            ring.authenticate([], HERE)
+            keyring.authenticate([], HERE)
     file.mkdir()
     with pytest.raises(SettingsError):
-        good.authenticate([], HERE)
+        loaded.authenticate([], HERE)
     file.rmdir()
     text = auth.add(tmp_path, "new", ["talk"])
-    assert good.authenticate([text.encode()], HERE).name == late.authenticate([text.encode()], HERE).name == "new"
+    assert loaded.authenticate([text.encode()], HERE).name == unloaded.authenticate([text.encode()], HERE).name == "new"
 
 
-def test_a_bucket_fills_with_time_and_the_number_of_buckets_is_bounded() -> None:
+def test_token_bucket_refills_with_time_and_the_number_of_buckets_is_bounded() -> None:
     clock = Clock()
     buckets = auth.TokenBuckets(3, clock)
     assert [buckets.take("a", 2, 0.5) for _ in range(3)] == [0, 0, 2]
@@ -143,80 +143,83 @@ def test_a_bucket_fills_with_time_and_the_number_of_buckets_is_bounded() -> None
     assert len(buckets) == 3
 
 
-def test_a_key_is_for_so_many_requests_a_minute_and_others_are_undisturbed(tmp_path: Path) -> None:
-    few, many = auth.add(tmp_path, "few", ["talk"], rate=3), auth.add(tmp_path, "many", ["talk"])
+def test_rate_limit_of_a_key_does_not_affect_other_keys(tmp_path: Path) -> None:
+    limited_key, unlimited_key = auth.add(tmp_path, "few", ["talk"], rate=3), auth.add(tmp_path, "many", ["talk"])
     clock = Clock()
-    ring = auth.Keyring(tmp_path, None, clock)
-    holder, other = ring.authenticate([few.encode()], HERE), ring.authenticate([many.encode()], HERE)
+    keyring = auth.Keyring(tmp_path, None, clock)
+    limited, unlimited = (
+        keyring.authenticate([limited_key.encode()], HERE),
+        keyring.authenticate([unlimited_key.encode()], HERE),
+    )
     for _ in range(3):
-        ring.count(holder)
+        keyring.count(limited)
     with pytest.raises(TooMany, match="3 requests per minute") as raised:
-        ring.count(holder)
+        keyring.count(limited)
     assert raised.value.retry_after == 20
     for _ in range(100):
-        ring.count(other)
+        keyring.count(unlimited)
     clock.now = 20
-    ring.count(holder)
+    keyring.count(limited)
 
 
-def test_an_address_with_many_wrong_keys_has_to_wait_and_nobody_else(tmp_path: Path) -> None:
+def test_many_wrong_keys_delay_only_their_own_address(tmp_path: Path) -> None:
     named = auth.add(tmp_path, "kitchen", ["talk"]).encode()
     clock = Clock()
-    ring = auth.Keyring(tmp_path, "sesame", clock)
-    told = []
+    keyring = auth.Keyring(tmp_path, "sesame", clock)
+    errors = []
     for _ in range(1000):
         with pytest.raises(ChatapiError) as raised:
-            ring.authenticate([b"guess"], HERE)
-        told.append(raised.value)
-    assert [type(error) for error in told] == [Unauthorized] * 10 + [TooMany] * 990
-    assert told[-1].retry_after == 6
+            keyring.authenticate([b"guess"], HERE)
+        errors.append(raised.value)
+    assert [type(error) for error in errors] == [Unauthorized] * 10 + [TooMany] * 990
+    assert errors[-1].retry_after == 6
     with pytest.raises(TooMany):
-        ring.authenticate([b"sesame"], HERE)
-    assert ring.authenticate([named], HERE).name == "kitchen", "that one cannot be guessed"
-    assert ring.authenticate([b"sesame"], ELSEWHERE).name == "settings"
+        keyring.authenticate([b"sesame"], HERE)
+    assert keyring.authenticate([named], HERE).name == "kitchen", "a stored key cannot be guessed"
+    assert keyring.authenticate([b"sesame"], ELSEWHERE).name == "settings"
     with pytest.raises(Unauthorized):
-        ring.authenticate([], HERE)
+        keyring.authenticate([], HERE)
     clock.now = 6
-    assert ring.authenticate([b"sesame"], HERE).name == "settings"
+    assert keyring.authenticate([b"sesame"], HERE).name == "settings"
 
 
-def test_a_network_of_ipv6_counts_as_one_address(tmp_path: Path) -> None:
-    ring = auth.Keyring(tmp_path, "sesame", Clock())
+def test_ipv6_network_counts_as_one_address(tmp_path: Path) -> None:
+    keyring = auth.Keyring(tmp_path, "sesame", Clock())
     for number in range(10):
         with pytest.raises(Unauthorized):
-            ring.authenticate([b"guess"], f"2001:db8::{number:x}")
+            keyring.authenticate([b"guess"], f"2001:db8::{number:x}")
     with pytest.raises(TooMany):
-        ring.authenticate([b"guess"], "2001:db8::ffff")
+        keyring.authenticate([b"guess"], "2001:db8::ffff")
     for address in ("2001:db8:0:1::1", "::ffff:192.0.2.1", "no address at all" * 100, ""):
         with pytest.raises(Unauthorized):
-            ring.authenticate([b"guess"], address)
+            keyring.authenticate([b"guess"], address)
 
 
-def test_when_keys_were_used_is_bounded_and_may_be_lost(tmp_path: Path) -> None:
+def test_damaged_times_of_use_are_ignored_and_replaced(tmp_path: Path) -> None:
     text = auth.add(tmp_path, "kitchen", ["talk"])
     now = Clock(2e9)
-    ring = auth.Keyring(tmp_path, None, now=now)
-    ring.authenticate([text.encode()], HERE)
+    keyring = auth.Keyring(tmp_path, None, now=now)
+    keyring.authenticate([text.encode()], HERE)
     (tmp_path / "keys-used.json").write_text("damaged")
     assert auth.times_used(tmp_path) == {}
-    ring.store_uses()
+    keyring.store_uses()
     assert list(auth.times_used(tmp_path).values()) == [2e9]
-    ring.authenticate([text.encode()], HERE)
+    keyring.authenticate([text.encode()], HERE)
     (tmp_path / "keys-used.json").unlink()
     (tmp_path / "keys-used.json").mkdir()
-    ring.store_uses()
+    keyring.store_uses()
     assert auth.times_used(tmp_path) == {}
 
 
-def test_what_the_machine_lacked_for_a_moment_is_not_remembered(tmp_path: Path) -> None:
+def test_temporary_lack_of_file_descriptors_is_not_remembered(tmp_path: Path) -> None:
     text = auth.add(tmp_path, "kitchen", ["talk"])
-    ring = auth.Keyring(tmp_path, None)
+    keyring = auth.Keyring(tmp_path, None)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
         with pytest.raises(SettingsError) as raised:
-            ring.authenticate([text.encode()], HERE)
+            keyring.authenticate([text.encode()], HERE)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert raised.value.code == "keys_damaged"
-    assert ring.authenticate([text.encode()], HERE).name == "kitchen"
+    assert keyring.authenticate([text.encode()], HERE).name == "kitchen"

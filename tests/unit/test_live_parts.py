@@ -89,7 +89,7 @@ def test_onset_without_residual_echo_needs_less_evidence() -> None:
 @pytest.mark.parametrize(
     ("probability", "level", "found"),
     [(0.4, 0.025, TurnBoundary.ONSET), (0.2, 0.5, None), (0.4, 0.015, None)],
-    ids=["loud speech", "a door", "no louder than the residual echo"],
+    ids=["loud speech", "a loud noise", "no louder than the residual echo"],
 )
 def test_one_loud_frame_is_a_barge_in(probability: float, level: float, found: TurnBoundary | None) -> None:
     endpointing = Endpointing(RULES)

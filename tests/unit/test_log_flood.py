@@ -1,4 +1,4 @@
-"""Log lines that repeat: how many pass, and how the rest is summed up."""
+"""The flood filter: how many repeated log lines pass, and how the rest is summarized."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def attached(logger: logging.Logger, flood: FloodFilter) -> Recorder:
     return recorder
 
 
-def test_lines_with_one_text_beyond_the_bound_become_one_line(logger: logging.Logger) -> None:
+def test_repeated_lines_beyond_the_limit_become_one_line(logger: logging.Logger) -> None:
     clock = Clock()
     flood = FloodFilter(clock=clock)
     recorder = attached(logger, flood)
@@ -60,7 +60,7 @@ def test_lines_with_one_text_beyond_the_bound_become_one_line(logger: logging.Lo
     assert recorder.lines[-1] == "connection 0 failed"
 
 
-def test_texts_that_all_differ_are_bounded_for_their_logger(logger: logging.Logger) -> None:
+def test_different_lines_of_one_logger_have_a_limit(logger: logging.Logger) -> None:
     flood = FloodFilter(clock=Clock())
     recorder = attached(logger, flood)
     for number in range(PER_LOGGER + 5):
@@ -70,7 +70,7 @@ def test_texts_that_all_differ_are_bounded_for_their_logger(logger: logging.Logg
     assert recorder.lines[-1] == "5 more lines suppressed in 60 seconds: other lines of this logger"
 
 
-def test_the_logger_that_is_exempt_passes_whole(logger: logging.Logger) -> None:
+def test_exempt_logger_has_no_limit(logger: logging.Logger) -> None:
     recorder = attached(logger, FloodFilter(exempt="flooded", clock=Clock()))
     for _ in range(PER_LOGGER + 5):
         logger.warning("request")
@@ -78,7 +78,7 @@ def test_the_logger_that_is_exempt_passes_whole(logger: logging.Logger) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_sum_is_told_though_no_line_follows(logger: logging.Logger) -> None:
+async def test_summary_is_logged_even_without_a_further_line(logger: logging.Logger) -> None:
     recorder = attached(logger, FloodFilter(per_minute=1, window=0.05))
     logger.warning("again")
     logger.warning("again")

@@ -1,4 +1,4 @@
-"""Memory that was freed, given back to the system once the process rests."""
+"""Freed memory is returned to the system when the process is idle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from chatapi.system import malloc_trim
 from conftest import until
-from fuzz.box import Box
+from fuzz.server_process import ServerProcess
 from paths import ROOT
 
 HOLES = """
@@ -43,64 +43,64 @@ print(kept, resident() - before)
 
 
 class Process:
-    """What a process has worked, and how often its memory was given back."""
+    """A fake process that counts its CPU time and how often it was trimmed."""
 
     def __init__(self) -> None:
-        self.worked = 0.0
-        self.swept = 0
-        self.keeper = malloc_trim.IdleTrimmer(lambda: self.worked, self._sweep)
+        self.cpu_seconds = 0.0
+        self.trims = 0
+        self.trimmer = malloc_trim.IdleTrimmer(lambda: self.cpu_seconds, self._trim)
 
-    def _sweep(self) -> None:
-        self.swept += 1
-        self.worked += 0.01
+    def _trim(self) -> None:
+        self.trims += 1
+        self.cpu_seconds += 0.01
 
-    def works(self, seconds: float, looks: int = 1) -> int:
-        """So long in each of so many looks; how often it was due."""
+    def work(self, seconds: float, checks: int = 1) -> int:
+        """Works for `seconds` before each of the checks; returns how often trimming was due."""
         due = 0
-        for _ in range(looks):
-            self.worked += seconds
-            due += self.keeper.due()
+        for _ in range(checks):
+            self.cpu_seconds += seconds
+            due += self.trimmer.due()
         return due
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
-def test_pages_between_blocks_in_use_are_given_back() -> None:
+def test_pages_between_blocks_in_use_are_returned() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    told = subprocess.run([sys.executable, "-c", HOLES], env=environment, capture_output=True, text=True, check=True)
-    kept, after = map(int, told.stdout.split())
-    assert kept > 25e6
+    output = subprocess.run([sys.executable, "-c", HOLES], env=environment, capture_output=True, text=True, check=True)
+    before, after = map(int, output.stdout.split())
+    assert before > 25e6
     assert after < 8e6
 
 
-def test_a_process_that_rests_after_its_work_is_due_and_one_that_works_is_not() -> None:
+def test_idle_process_is_trimmed_after_work_and_a_busy_one_is_not() -> None:
     process = Process()
-    assert process.works(2 * malloc_trim.CHECK_SECONDS, 5) == 0
-    assert process.works(0) == 1
+    assert process.work(2 * malloc_trim.CHECK_SECONDS, 5) == 0
+    assert process.work(0) == 1
 
 
-def test_a_process_that_never_rests_is_due_now_and_then() -> None:
-    assert Process().works(malloc_trim.CHECK_SECONDS, 3 * malloc_trim.MOST_CHECKS) == 3
+def test_process_that_is_never_idle_is_trimmed_occasionally() -> None:
+    assert Process().work(malloc_trim.CHECK_SECONDS, 3 * malloc_trim.MOST_CHECKS) == 3
 
 
-def test_a_process_that_did_next_to_nothing_is_not_due() -> None:
-    assert Process().works(malloc_trim.WORTH_SECONDS / 100, 90) == 0
+def test_process_with_little_work_is_not_trimmed() -> None:
+    assert Process().work(malloc_trim.WORTH_SECONDS / 100, 90) == 0
 
 
 @pytest.mark.anyio
-async def test_what_was_freed_is_given_back_once_after_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_is_trimmed_once_after_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(malloc_trim, "CHECK_SECONDS", 0.001)
     process = Process()
-    process.worked = 10.0
+    process.cpu_seconds = 10.0
     async with anyio.create_task_group() as group:
-        group.start_soon(process.keeper.run)
-        await until(lambda: process.swept == 1)
+        group.start_soon(process.trimmer.run)
+        await until(lambda: process.trims == 1)
         await anyio.sleep(0.05)
         group.cancel_scope.cancel()
-    assert process.swept == 1
+    assert process.trims == 1
 
 
-class Told(Box):
-    """Its process writes a file when it gives memory back at rest."""
+class TrimRecorder(ServerProcess):
+    """A server that creates a file when it trims its memory."""
 
     @property
     def command(self) -> list[str]:
@@ -110,7 +110,7 @@ class Told(Box):
             "from chatapi.system import malloc_trim\n"
             "malloc_trim.CHECK_SECONDS, malloc_trim.WORTH_SECONDS, malloc_trim.IDLE_SHARE = 0.02, 0.0, 1e9\n"
             "malloc_trim.IdleTrimmer.__init__.__defaults__ = "
-            f"(lambda: 1.0, lambda: Path({str(self.given)!r}).touch())\n"
+            f"(lambda: 1.0, lambda: Path({str(self.trimmed)!r}).touch())\n"
             "from chatapi.cli import main\n"
             "main(sys.argv[1:])\n"
         )
@@ -118,18 +118,18 @@ class Told(Box):
         return [python, "-c", code, *words]
 
     @property
-    def given(self) -> Path:
-        return self.data / "given"
+    def trimmed(self) -> Path:
+        return self.data / "trimmed"
 
 
-def test_a_served_box_gives_back_at_rest(tmp_path: Path) -> None:
-    box = Told(tmp_path)
+def test_idle_server_trims_its_memory(tmp_path: Path) -> None:
+    server = TrimRecorder(tmp_path)
 
     async def run() -> None:
-        await box.start()
+        await server.start()
         with suppress(TimeoutError):
-            await until(box.given.exists)
-        await box.stop()
+            await until(server.trimmed.exists)
+        await server.stop()
 
     asyncio.run(run())
-    assert box.given.exists()
+    assert server.trimmed.exists()

@@ -1,4 +1,4 @@
-"""What is counted: live turns, engines' work, the machine; a Jetson's sensors from files as its kernel has them."""
+"""Metrics of live turns, engines and the machine, with a Jetson's sensors from files as its kernel has them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from chatapi.services.live import SessionOrigin
 from chatapi.services.transcription.transcriber import TranscriptText
 from chatapi.services.turns.completion import Turn
 from chatapi.settings import MlcSettings, ServerSettings, Settings
-from conftest import Running, Served, answer, serving, tone, until
-from mlc_model import compiled, mlc_llm
+from conftest import RunAppliance, RunningServer, answer, serving, tone, until
+from fake_jetson import ORIN_NX, write_files
+from mlc_model import compiled_model, mlc_llm
 from paths import ROOT
-from test_board import ORIN_NX, written
 from test_live import silence, talking
 
 pytestmark = pytest.mark.anyio
@@ -51,7 +51,7 @@ def named(metric: Metric) -> str:
     return metric.name + ("_total" if metric.type == "counter" else "")
 
 
-# What is told of them
+# Documentation
 
 
 def test_every_metric_is_documented_and_nothing_else() -> None:
@@ -65,7 +65,7 @@ def test_every_metric_is_documented_and_nothing_else() -> None:
         assert given <= set(documented[named(metric)][1]), metric.name
 
 
-def test_every_metric_of_ours_has_a_unit_in_its_name_and_a_sentence() -> None:
+def test_every_own_metric_has_a_unit_in_its_name_and_a_description() -> None:
     units = ("_seconds", "_bytes", "_hertz", "_watts", "_celsius", "_ratio", "_total", "_factor", "_per_second")
     counts = {
         "chatapi_turns_active", "chatapi_turns_waiting", "chatapi_live_sessions", "chatapi_engine_jobs_waiting",
@@ -78,8 +78,8 @@ def test_every_metric_of_ours_has_a_unit_in_its_name_and_a_sentence() -> None:
             assert metric.documentation.endswith("."), metric.name
 
 
-async def test_what_may_never_happen_is_there_as_zero_from_the_start(echo: Running) -> None:
-    async with echo() as appliance:
+async def test_counters_of_rare_events_start_at_zero(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance:
         for kind in ("interrupted", "cancelled", "resumed", "retracted"):
             assert value(appliance.metrics, "chatapi_live_interruptions_total", kind=kind) == 0
         for role in ("vad", "wake_word", "turn_detection", "asr", "llm", "tts"):
@@ -90,10 +90,10 @@ async def test_what_may_never_happen_is_there_as_zero_from_the_start(echo: Runni
 # Turns
 
 
-async def test_a_live_turn_is_counted_with_its_stages_from_the_end_of_speech(echo: Running) -> None:
-    async with talking(echo) as talk:
+async def test_live_turn_is_counted_with_its_stages_from_the_end_of_speech(fake_appliance: RunAppliance) -> None:
+    async with talking(fake_appliance) as talk:
         await talk.say(silence(0.3), tone(0.8), silence(0.5))
-        ended = await talk.come(TurnEnded)
+        ended = await talk.wait_for(TurnEnded)
         metrics = talk.appliance.metrics
         await until(lambda: bool(metrics.registry.get_sample_value(
             "chatapi_turns_total", {"kind": "live", "input": "voice", "reply": "voice", "result": "ok"})))  # fmt: skip
@@ -101,51 +101,51 @@ async def test_a_live_turn_is_counted_with_its_stages_from_the_end_of_speech(ech
             assert value(metrics, "chatapi_live_stage_seconds_count", stage=stage) == 1
         timings = ended.timings
         assert timings.endpoint is not None and timings.first_audio is not None
-        heard = value(metrics, "chatapi_live_stage_seconds_sum", stage="audible")
-        assert heard == pytest.approx(max(timings.endpoint, timings.first_audio))
+        audible = value(metrics, "chatapi_live_stage_seconds_sum", stage="audible")
+        assert audible == pytest.approx(max(timings.endpoint, timings.first_audio))
         assert value(metrics, "chatapi_tokens_total", kind="completion") == ended.completion_tokens > 0
         assert value(metrics, "chatapi_live_guesses_total", result="used") == 1
         assert metrics.registry.get_sample_value("chatapi_turn_stage_seconds_count", {"stage": "end"}) is None
 
 
-async def test_interruptions_are_counted_by_kind(echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with talking(echo) as talk:
-        counted = talk.appliance.metrics
-        understood = ["", "What about the hills?"]
+async def test_interruptions_are_counted_by_kind(fake_appliance: RunAppliance, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with talking(fake_appliance) as talk:
+        metrics = talk.appliance.metrics
+        transcripts = ["", "What about the hills?"]
 
-        async def words(*_: object) -> TranscriptText:
-            return TranscriptText(understood[0], "en")
+        async def transcribe(*_: object) -> TranscriptText:
+            return TranscriptText(transcripts[0], "en")
 
-        monkeypatch.setattr(talk.appliance.transcriber, "transcribe_samples", words)
+        monkeypatch.setattr(talk.appliance.transcriber, "transcribe_samples", transcribe)
         await talk.session.respond(" ".join(["word"] * 60))
-        await talk.come(TurnEnded)
+        await talk.wait_for(TurnEnded)
         await talk.say(silence(0.2), tone(0.3), silence(0.6))
-        await talk.come(Resumed)
-        assert value(counted, "chatapi_live_interruptions_total", kind="resumed") == 1
-        del understood[0]
+        await talk.wait_for(Resumed)
+        assert value(metrics, "chatapi_live_interruptions_total", kind="resumed") == 1
+        del transcripts[0]
         # Four words take about a second.
         await talk.say(silence(0.2), tone(1.1), silence(0.5))
-        await talk.come(Interrupted)
-        assert value(counted, "chatapi_live_interruptions_total", kind="interrupted") == 1
+        await talk.wait_for(Interrupted)
+        assert value(metrics, "chatapi_live_interruptions_total", kind="interrupted") == 1
         await talk.session.respond(" ".join(["word"] * 60))
         await until(lambda: talk.session.playing)
         assert await talk.session.cancel()
-        assert value(counted, "chatapi_live_interruptions_total", kind="cancelled") == 1
-        assert value(counted, "chatapi_live_interruptions_total", kind="interrupted") == 1
+        assert value(metrics, "chatapi_live_interruptions_total", kind="cancelled") == 1
+        assert value(metrics, "chatapi_live_interruptions_total", kind="interrupted") == 1
 
 
-async def test_a_turn_that_goes_on_is_counted_as_retracted_and_no_error(echo: Running) -> None:
-    async with talking(echo, "fake.delay=0.1") as talk:
+async def test_turn_extended_by_resumed_speech_is_counted_as_retracted(fake_appliance: RunAppliance) -> None:
+    async with talking(fake_appliance, "fake.delay=0.1") as talk:
         await talk.say(tone(0.4), silence(0.4), tone(0.4), silence(0.4))
-        await talk.come(TurnEnded)
+        await talk.wait_for(TurnEnded)
         metrics = talk.appliance.metrics
         assert value(metrics, "chatapi_live_interruptions_total", kind="retracted") == 1
         labels = {"kind": "live", "input": "voice", "reply": "voice"}
         assert value(metrics, "chatapi_turns_total", **labels, result="retracted") == 1
 
 
-async def test_who_leaves_in_the_middle_of_an_answer_is_counted_too(echo: Running) -> None:
-    async with echo() as appliance:
+async def test_disconnect_during_an_answer_is_counted(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance:
         async with appliance.live.session() as (session, _):
             await session.respond(" ".join(["word"] * 100))
         labels = {"kind": "live", "input": "voice", "reply": "voice"}
@@ -153,8 +153,8 @@ async def test_who_leaves_in_the_middle_of_an_answer_is_counted_too(echo: Runnin
             "chatapi_turns_total", {**labels, "result": "disconnected"})))  # fmt: skip
 
 
-async def test_live_sessions_are_counted_by_door_and_those_refused(echo: Running) -> None:
-    async with echo("live.sessions=1") as appliance:
+async def test_live_sessions_are_counted_by_interface_and_rejected_ones_too(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("live.sessions=1") as appliance:
         metrics = appliance.metrics
         async with appliance.live.session(origin=SessionOrigin("mic")):
             assert value(metrics, "chatapi_live_sessions", interface="mic") == 1
@@ -166,10 +166,10 @@ async def test_live_sessions_are_counted_by_door_and_those_refused(echo: Running
         assert value(metrics, "chatapi_live_sessions_refused_total") == 1
 
 
-async def test_what_fails_in_a_live_conversation_is_an_error_by_its_code(echo: Running) -> None:
-    async with talking(echo, "fake.fault=raise") as talk:
+async def test_failure_in_a_live_conversation_is_counted_by_its_code(fake_appliance: RunAppliance) -> None:
+    async with talking(fake_appliance, "fake.fault=raise") as talk:
         await talk.session.respond("hello there")
-        await talk.come(TurnEnded)
+        await talk.wait_for(TurnEnded)
         metrics = talk.appliance.metrics
         assert value(metrics, "chatapi_errors_total", code="engine_failed") == 1
 
@@ -177,29 +177,29 @@ async def test_what_fails_in_a_live_conversation_is_an_error_by_its_code(echo: R
 # Engines
 
 
-async def test_an_engine_s_work_is_measured_where_it_is_done(echo: Running) -> None:
-    async with echo("fake.delay=0.02") as appliance:
+async def test_busy_time_of_an_engine_is_measured(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("fake.delay=0.02") as appliance:
         before = value(appliance.metrics, "chatapi_engine_busy_seconds_total", engine="llm")
         await answer(appliance, Turn(prompt="one two three four five six"))
-        worked = value(appliance.metrics, "chatapi_engine_busy_seconds_total", engine="llm") - before
-        # Eight words and the end, each after its delay; waiting for others is no work.
-        assert worked >= 8 * 0.02 * 0.9
+        busy = value(appliance.metrics, "chatapi_engine_busy_seconds_total", engine="llm") - before
+        # Eight words and the end, each after its delay; waiting does not count.
+        assert busy >= 8 * 0.02 * 0.9
         assert value(appliance.metrics, "chatapi_tokens_per_second_count") == 1
         assert 0 < value(appliance.metrics, "chatapi_tokens_per_second_sum") < 1 / 0.02 * 1.1
 
 
-async def test_the_event_loop_s_lateness_is_seen(echo: Running) -> None:
-    async with echo() as appliance:
+async def test_event_loop_lag_is_measured(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance:
         before = value(appliance.metrics, "chatapi_event_loop_lag_seconds_sum")
-        # What holds up the loop, and with it everybody's sound.
+        # Blocks the event loop, and with it all audio.
         time.sleep(0.3)  # noqa: ASYNC251
         await until(lambda: value(appliance.metrics, "chatapi_event_loop_lag_seconds_sum") - before >= 0.15)
 
 
-def test_mlc_s_own_numbers_are_asked_for_and_never_waited_for(tmp_path: Path) -> None:
+def test_mlc_counters_are_read_without_waiting(tmp_path: Path) -> None:
     with mlc_llm():
         settings = Settings(data=tmp_path, mlc=MlcSettings(context=512))
-        engine = load("llm", "mlc")(settings, [compiled(tmp_path)])
+        engine = load("llm", "mlc")(settings, [compiled_model(tmp_path)])
         try:
             messages = [PromptMessage("user", "Tell me about the sea.")]
             pieces = list(engine.generate(messages, Sampling(max_tokens=5, temperature=0)))
@@ -218,40 +218,40 @@ def test_mlc_s_own_numbers_are_asked_for_and_never_waited_for(tmp_path: Path) ->
 
 
 @pytest.fixture
-def broken(echo_settings: Callable[..., Settings]) -> Iterator[Served]:
-    """A box that was ready, and whose language model has hung too often."""
-    with serving(echo_settings("fake.fault=hang", "limits.step_seconds=0.1")) as served:
-        assert served.client.get("/ready").json() == {"ready": True}
-        assert value(served.appliance.metrics, "chatapi_ready") == 1
-        assert health(Settings(server=ServerSettings(port=served.port))) == 0
+def stuck_server(fake_settings: Callable[..., Settings]) -> Iterator[RunningServer]:
+    """A server that was ready, and whose language model has been stuck too often since."""
+    with serving(fake_settings("fake.fault=hang", "limits.step_seconds=0.1")) as server:
+        assert server.client.get("/ready").json() == {"ready": True}
+        assert value(server.appliance.metrics, "chatapi_ready") == 1
+        assert health(Settings(server=ServerSettings(port=server.port))) == 0
         for _ in range(50):
-            if served.appliance.engines.llm.state == "failed":
+            if server.appliance.engines.llm.state == "failed":
                 break
-            served.client.post("/completion", json={"prompt": "one two"})
-        yield served
+            server.client.post("/completion", json={"prompt": "one two"})
+        yield server
 
 
-def test_a_box_whose_engine_was_stuck_too_often_is_not_ready(
-    broken: Served, capsys: pytest.CaptureFixture[str]
+def test_server_whose_engine_was_stuck_too_often_is_not_ready(
+    stuck_server: RunningServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reply = broken.client.get("/ready")
+    reply = stuck_server.client.get("/ready")
     assert (reply.status_code, reply.json()["code"]) == (503, "not_ready")
     assert reply.json()["detail"].startswith("the engine llm has been stuck too often; chatapi retries in ")
     assert 3000 < int(reply.headers["retry-after"]) <= REBUILD_SECONDS
-    refused = broken.client.post("/completion", json={"prompt": "one two"})
-    assert (refused.status_code, refused.json()["code"]) == (503, "engine_gone")
-    assert 3000 < int(refused.headers["retry-after"]) <= REBUILD_SECONDS
-    assert broken.client.get("/health").json()["status"] == "failing"
-    metrics = broken.appliance.metrics
+    rejected = stuck_server.client.post("/completion", json={"prompt": "one two"})
+    assert (rejected.status_code, rejected.json()["code"]) == (503, "engine_gone")
+    assert 3000 < int(rejected.headers["retry-after"]) <= REBUILD_SECONDS
+    assert stuck_server.client.get("/health").json()["status"] == "failing"
+    metrics = stuck_server.appliance.metrics
     assert value(metrics, "chatapi_ready") == 0
     assert value(metrics, "chatapi_engine_failed", engine="llm") == 1
     assert value(metrics, "chatapi_engine_rebuilds_total", engine="llm") == REBUILDS + 1
-    assert health(Settings(server=ServerSettings(port=broken.port))) == 1
+    assert health(Settings(server=ServerSettings(port=stuck_server.port))) == 1
     assert "the engine llm has been stuck too often" in capsys.readouterr().err
 
 
-async def test_one_that_is_idle_or_loading_is_no_failure(echo_settings: Callable[..., Settings]) -> None:
-    async with Appliance(echo_settings()).running() as appliance:
+async def test_server_is_not_ready_until_its_engines_are_loaded(fake_settings: Callable[..., Settings]) -> None:
+    async with Appliance(fake_settings()).running() as appliance:
         with pytest.raises(NotReady, match="still loading"):
             appliance.require_ready()
         await appliance.load()
@@ -261,45 +261,45 @@ async def test_one_that_is_idle_or_loading_is_no_failure(echo_settings: Callable
 # The machine
 
 
-def test_a_jetson_s_sensors_are_read(tmp_path: Path) -> None:
-    told = read(fake_jetson.board(tmp_path))
-    assert (told.gpu_load, told.gpu_hertz) == (pytest.approx(0.427), 918e6)
-    assert told.power == {rail: pytest.approx(mv * ma / 1e6) for rail, (mv, ma) in fake_jetson.RAILS.items()}
-    assert told.temperatures == {zone: heat / 1000 for zone, heat in fake_jetson.ZONES.items()}
-    assert told.limits == dict.fromkeys(fake_jetson.ZONES, 99.0)
-    assert told.throttled == {"cpu": False, "gpu": True}
-    assert told.memory_total == 16055396 * 1024 and told.memory_available == 12_000_000 * 1024
-    assert told.memory_gpu == 4 << 30
+def test_sensors_of_a_jetson_are_read(tmp_path: Path) -> None:
+    readings = read(fake_jetson.board(tmp_path))
+    assert (readings.gpu_load, readings.gpu_hertz) == (pytest.approx(0.427), 918e6)
+    assert readings.power == {rail: pytest.approx(mv * ma / 1e6) for rail, (mv, ma) in fake_jetson.RAILS.items()}
+    assert readings.temperatures == {zone: heat / 1000 for zone, heat in fake_jetson.ZONES.items()}
+    assert readings.limits == dict.fromkeys(fake_jetson.ZONES, 99.0)
+    assert readings.throttled == {"cpu": False, "gpu": True}
+    assert readings.memory_total == 16055396 * 1024 and readings.memory_available == 12_000_000 * 1024
+    assert readings.memory_gpu == 4 << 30
 
 
-def test_older_kernels_have_the_gpu_s_load_elsewhere(tmp_path: Path) -> None:
-    assert read(written(tmp_path, {"sys/devices/platform/gpu.0/load": "1000\n"})).gpu_load == 1.0
-    assert read(written(tmp_path / "none", {"sys/devices/platform/gpu.0/load": "garbage"})).gpu_load is None
+def test_gpu_load_of_older_kernels_is_read(tmp_path: Path) -> None:
+    assert read(write_files(tmp_path, {"sys/devices/platform/gpu.0/load": "1000\n"})).gpu_load == 1.0
+    assert read(write_files(tmp_path / "none", {"sys/devices/platform/gpu.0/load": "garbage"})).gpu_load is None
 
 
 def test_sensors_are_exposed_on_a_jetson_and_nowhere_else(tmp_path: Path) -> None:
-    jetson = Metrics(tmp_path, fake_jetson.board(tmp_path / "orin"))
+    jetson = Metrics(tmp_path, fake_jetson.board(tmp_path / "jetson"))
     assert value(jetson, "chatapi_jetson_power_watts", rail="VDD_IN") == pytest.approx(7.171456)
     assert value(jetson, "chatapi_jetson_throttled", part="gpu") == 1
     assert value(jetson, "chatapi_memory_available_bytes") == 12_000_000 * 1024
     assert value(jetson, "chatapi_data_disk_bytes") > value(jetson, "chatapi_data_disk_free_bytes") > 0
-    told = [m.name for m in exposed(Metrics(tmp_path)) if m.samples and m.name.startswith("chatapi_jetson")]
-    assert told == []
+    jetson_metrics = [m.name for m in exposed(Metrics(tmp_path)) if m.samples and m.name.startswith("chatapi_jetson")]
+    assert jetson_metrics == []
 
 
-class Service:
-    """jetson-stats' client, with the properties of jtop/jtop.py of its 7.2.2."""
+class FakeJtop:
+    """A fake jetson-stats client, with the properties of jtop/jtop.py 7.2.2."""
 
     def __init__(self, fault: Exception | None = None) -> None:
         self.fault = fault
-        self.begun = self.closed = 0
+        self.starts = self.closed = 0
         self.gpu = {"gpu": {"type": "integrated", "status": {"load": 63.0}, "freq": {"cur": 918000}}}
         self.power = {"rail": {"VIN": {"volt": 19_000, "curr": 500, "power": 9_500}}, "tot": {"power": 9_500}}
         self.temperature = {"cpu": {"temp": 51.5, "online": True}, "cv0": {"temp": -256, "online": False}}
         self.memory = {"RAM": {"tot": 16_055_396, "used": 4_000_000, "shared": 1024}}
 
     def start(self) -> None:
-        self.begun += 1
+        self.starts += 1
         if self.fault is not None:
             raise self.fault
 
@@ -310,32 +310,32 @@ class Service:
         self.closed += 1
 
 
-def test_jetson_stats_tells_what_the_files_do_not() -> None:
-    service = Service()
-    jtop = Jtop(lambda: service)
-    told = jtop.completed(SensorReadings(temperatures={"tj-thermal": 60.0}))
-    assert (told.gpu_load, told.power, told.memory_gpu) == (0.63, {"VIN": 9.5}, 1 << 20)
-    assert told.temperatures == {"tj-thermal": 60.0}
+def test_jetson_stats_completes_the_readings_of_the_files() -> None:
+    jtop_client = FakeJtop()
+    jtop = Jtop(lambda: jtop_client)
+    readings = jtop.completed(SensorReadings(temperatures={"tj-thermal": 60.0}))
+    assert (readings.gpu_load, readings.power, readings.memory_gpu) == (0.63, {"VIN": 9.5}, 1 << 20)
+    assert readings.temperatures == {"tj-thermal": 60.0}
     assert jtop.completed(SensorReadings()).temperatures == {"cpu": 51.5}
     jtop.close()
-    assert (service.begun, service.closed) == (1, 1)
+    assert (jtop_client.starts, jtop_client.closed) == (1, 1)
 
 
-def test_jetson_stats_that_does_not_answer_is_left_alone_for_a_while() -> None:
-    service = Service(ConnectionRefusedError("nobody listens"))
-    jtop = Jtop(lambda: service)
+def test_failing_jetson_stats_is_not_retried_at_once() -> None:
+    jtop_client = FakeJtop(ConnectionRefusedError("connection refused"))
+    jtop = Jtop(lambda: jtop_client)
     known = SensorReadings(gpu_load=0.5)
     assert jtop.completed(known) is known
     assert jtop.completed(known) is known
-    assert service.begun == 1
+    assert jtop_client.starts == 1
 
 
-def test_without_its_socket_jetson_stats_is_not_even_looked_for(tmp_path: Path) -> None:
-    assert client(written(tmp_path, ORIN_NX)) is None
+def test_jetson_stats_is_not_used_without_its_socket(tmp_path: Path) -> None:
+    assert client(write_files(tmp_path, ORIN_NX)) is None
 
 
-class Mic:
-    """A box's microphone that lost some sound."""
+class FakeAudioDevice:
+    """A fake audio device that dropped some audio."""
 
     async def press(self) -> None: ...
 
@@ -345,38 +345,38 @@ class Mic:
 
     @property
     def health(self) -> dict[str, Any]:
-        told = {"name": "any", "reopened": 2, "error": ""}
+        device = {"name": "any", "reopened": 2, "error": ""}
         return {"mode": "hands_free", "state": "listening", "wake_word": None,
-                "input": {**told, "state": "ok", "dropped": 8000},
-                "output": {**told, "state": "lost", "dropped": 0}}  # fmt: skip
+                "input": {**device, "state": "ok", "dropped": 8000},
+                "output": {**device, "state": "lost", "dropped": 0}}  # fmt: skip
 
 
-def test_sound_that_was_lost_is_counted_in_seconds(served: Served) -> None:
-    served.appliance.microphone = Mic()
-    metrics = served.appliance.metrics
+def test_dropped_audio_is_counted_in_seconds(fake_server: RunningServer) -> None:
+    fake_server.appliance.microphone = FakeAudioDevice()
+    metrics = fake_server.appliance.metrics
     assert value(metrics, "chatapi_sound_dropped_seconds_total", device="input") == 0.5
     assert value(metrics, "chatapi_sound_device_up", device="output") == 0
     assert value(metrics, "chatapi_sound_device_reopens_total", device="input") == 2
 
 
-class Hung:
-    """A sensor that does not answer before it is let."""
+class HangingSensor:
+    """A fake sensor that answers only once it is released."""
 
     def __init__(self) -> None:
-        self.let = threading.Event()
+        self.released = threading.Event()
 
     def collect(self) -> Iterator[Metric]:
-        self.let.wait(20)
+        self.released.wait(20)
         yield from ()
 
 
-async def test_a_sensor_that_hangs_holds_nobody_up_and_whoever_asks_is_told() -> None:
-    metrics, hung = Metrics(), Hung()
-    hung.let.set()
-    metrics.registry.register(hung)
-    hung.let.clear()
+async def test_hanging_sensor_fails_the_scrape_and_blocks_nothing() -> None:
+    metrics, sensor = Metrics(), HangingSensor()
+    sensor.released.set()
+    metrics.registry.register(sensor)
+    sensor.released.clear()
     for _ in range(3):
         with pytest.raises(NotReady, match="a sensor of the machine does not answer"):
             await metrics.read(0.05)
-    hung.let.set()
+    sensor.released.set()
     assert b"chatapi_turns_total" in await metrics.read()

@@ -1,4 +1,4 @@
-"""Normalized text has no markup and suits a voice; the voice's own phonemes prove it."""
+"""Text normalization: texts and their expected form, phonemes and transcripts of real voices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from chatapi.text.normalization import normalize
 from chatapi.text.sentence_splitter import SentenceSplitter
-from conftest import model
+from conftest import installed_model
 
 MARKUP = [
     ("**Bold**, *italic*, __both__ and ~~not~~.", "Bold, italic, both and not."),
@@ -134,13 +134,13 @@ WORDS = [
 ]
 
 
-@pytest.mark.parametrize(("text", "said"), [*MARKUP, *ADDRESSES, *MONEY, *QUANTITIES, *TIMES, *WORDS])
-def test_english_text_is_normalized(text: str, said: str) -> None:
-    assert normalize(text) == said
+@pytest.mark.parametrize(("text", "expected"), [*MARKUP, *ADDRESSES, *MONEY, *QUANTITIES, *TIMES, *WORDS])
+def test_english_text_is_normalized(text: str, expected: str) -> None:
+    assert normalize(text) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "language", "said"),
+    ("text", "language", "expected"),
     [
         ("**5 kg** bei 20 °C", "de", "5 Kilogramm bei 20 Grad Celsius"),
         ("5,50 € auf www.beispiel.de", "de-AT", "5,50 € auf beispiel Punkt de"),
@@ -152,8 +152,8 @@ def test_english_text_is_normalized(text: str, said: str) -> None:
         ("- Dr. No, 1/2", "nl", "Dr. No, 1/2."),
     ],
 )
-def test_other_languages_lose_markup_and_keep_the_rest(text: str, language: str, said: str) -> None:
-    assert normalize(text, language) == said
+def test_other_languages_lose_markup_and_keep_the_rest(text: str, language: str, expected: str) -> None:
+    assert normalize(text, language) == expected
 
 
 PLAIN = st.sampled_from(
@@ -163,23 +163,23 @@ PLAIN = st.sampled_from(
 
 
 @given(st.lists(st.tuples(PLAIN, st.sampled_from(["", "", "", ",", ".", "?", "!", ";", ":"])), min_size=1))
-def test_plain_prose_is_left_alone(words: list[tuple[str, str]]) -> None:
+def test_plain_prose_is_unchanged(words: list[tuple[str, str]]) -> None:
     text = " ".join(["So", *(word + mark for word, mark in words)])
     assert normalize(text) == text
 
 
 @given(st.text(max_size=200), st.sampled_from(["en", "de", "zh", "xx", ""]))
 def test_any_text_becomes_one_line_without_markup(text: str, language: str) -> None:
-    said = normalize(text, language)
-    assert said == " ".join(said.split())
-    assert not set(said) & set("*`[]{}\\_|")
-    assert said == "" or any(char.isalnum() for char in said)
+    normalized = normalize(text, language)
+    assert normalized == " ".join(normalized.split())
+    assert not set(normalized) & set("*`[]{}\\_|")
+    assert normalized == "" or any(char.isalnum() for char in normalized)
 
 
 @given(st.text(alphabet="ab1259 .,:;/-–$€%°C*_#[]()<>&+=^~@!?'\"\n|`x…AMpst", max_size=120))
-def test_text_dense_with_symbols_is_survived(text: str) -> None:
-    said = normalize(text)
-    assert not set(said) & set("*`[]{}\\_|$€%°#<>^~=&")
+def test_text_dense_with_symbols_loses_its_symbols(text: str) -> None:
+    normalized = normalize(text)
+    assert not set(normalized) & set("*`[]{}\\_|$€%°#<>^~=&")
 
 
 REPEATED = ["*", "$", "1/", "1.", "1,", "1-", "1 ", "1:", "[", "](", "![a](", "<", "<a ", "<b x=", "&#", "_", "~", "`",
@@ -190,17 +190,17 @@ REPEATED = ["*", "$", "1/", "1.", "1,", "1-", "1 ", "1:", "[", "](", "![a](", "<
 
 
 @pytest.mark.parametrize("unit", REPEATED)
-def test_an_endless_repetition_is_read_in_linear_time(unit: str) -> None:
+def test_long_repetition_is_normalized_in_linear_time(unit: str) -> None:
     """A quadratic pattern would take minutes for 100 kB; all of these take well under a second."""
-    said = normalize(unit * (100_000 // len(unit)))
-    assert not set(said) & set("*`[]{}\\_|")
+    normalized = normalize(unit * (100_000 // len(unit)))
+    assert not set(normalized) & set("*`[]{}\\_|")
 
 
-def test_parts_of_an_answer_with_markup_have_none() -> None:
-    cutter = SentenceSplitter()
+def test_sentences_of_an_answer_lose_their_markup() -> None:
+    splitter = SentenceSplitter()
     text = "**Sure, here are. Two.** steps:\n1. *Mix. Well.*\n```sh\na. b\n```\nSee [the. page](https://example.com)."
-    said = [normalize(piece) for piece in [*cutter.feed(text), *cutter.finish()]]
-    assert said == ["Sure, here are.", "Two. steps:", "1: Mix.", "Well.", "code.", "See the.", "page."]
+    normalized = [normalize(piece) for piece in [*splitter.feed(text), *splitter.finish()]]
+    assert normalized == ["Sure, here are.", "Two. steps:", "1: Mix.", "Well.", "code.", "See the.", "page."]
 
 
 PHONEMES = [
@@ -223,18 +223,18 @@ PHONEMES = [
 
 @pytest.fixture(scope="module")
 def phonemes() -> Callable[[str], str]:
-    """What Piper's voices are told to pronounce for an English text; a bar ends a sentence."""
+    """The phonemes of an English text for Piper's voices; a bar ends a sentence."""
     phonemizer = pytest.importorskip("piper.phonemize_espeak").EspeakPhonemizer()
     return lambda text: "|".join("".join(sentence) for sentence in phonemizer.phonemize("en-us", text))
 
 
 @pytest.mark.parametrize(("text", "expected"), PHONEMES)
-def test_the_voice_pronounces_what_was_written_out(phonemes: Callable[[str], str], text: str, expected: str) -> None:
+def test_voice_pronounces_the_normalized_text(phonemes: Callable[[str], str], text: str, expected: str) -> None:
     assert phonemes(normalize(text)) == expected
     assert phonemes(text) != expected
 
 
-HEARD = [
+ROUND_TRIPS = [
     ("It costs $5.50, or €3 with a card.", ["it costs $5.50 or"], ["dollar"]),
     ("**Great!** 😊 It's 20°C and 68 °F outside.", ["degrees celsius", "degrees fahrenheit"], ["asterisk", "smiling"]),
     ("The train leaves at 7:00 pm, i.e. in 10 min.", ["7 p.m.", "that is in 10 minutes"], ["0-0"]),
@@ -251,17 +251,17 @@ HEARD = [
     ("Use this:\n```python\nprint(1)\nprint(2)\n```\nAbout 50% of it.", ["code"], ["python"]),
     ("In the 1990s J. K. Rowling wrote for ~5 years.", ["in the 1990s", "about 5 years"], ["tilde", "hey"]),
 ]
-"""A text; what must be understood when it is normalize, and what must not. Whisper writes numbers in its own way."""
+"""Texts with phrases that the transcript of their synthesis must have and must not have."""
 
 
 @pytest.fixture(scope="module")
-def heard() -> Callable[[str], str]:
-    """What a recogniser understands when the voice speaks, in lower case with small numbers as digits."""
+def transcribe() -> Callable[[str], str]:
+    """Synthesizes a text and transcribes it, in lower case with small numbers as digits."""
     piper, whisper = pytest.importorskip("piper"), pytest.importorskip("pywhispercpp.model")
-    voice = piper.PiperVoice.load(model("en_US-joe-medium").files["en_US-joe-medium.onnx"])
-    weights = model("whisper-tiny.en").files["ggml-tiny.en.bin"]
-    recogniser = whisper.Model(str(weights), redirect_whispercpp_logs_to=None, n_threads=2)
-    # Without noise the same text always sounds the same.
+    voice = piper.PiperVoice.load(installed_model("en_US-joe-medium").files["en_US-joe-medium.onnx"])
+    weights = installed_model("whisper-tiny.en").files["ggml-tiny.en.bin"]
+    asr_model = whisper.Model(str(weights), redirect_whispercpp_logs_to=None, n_threads=2)
+    # Without noise the synthesis of a text is always the same.
     quiet = piper.SynthesisConfig(noise_scale=0.0, noise_w_scale=0.0)
     digits = {
         "two": "2",
@@ -273,21 +273,21 @@ def heard() -> Callable[[str], str]:
         "two thousand": "2000",
     }
 
-    def hear(text: str) -> str:
+    def round_trip(text: str) -> str:
         chunks = list(voice.synthesize(text, quiet))
         samples = np.concatenate([chunk.audio_float_array for chunk in chunks])
         sound = np.pad(soxr.resample(samples, chunks[0].sample_rate, 16_000), 8_000)
-        words = " ".join(part.text.strip() for part in recogniser.transcribe(sound, language="en")).lower()
+        words = " ".join(part.text.strip() for part in asr_model.transcribe(sound, language="en")).lower()
         return " ".join(digits.get(word.strip(".,"), word) for word in words.replace(",", "").split())
 
-    return hear
+    return round_trip
 
 
 @pytest.mark.real
-@pytest.mark.parametrize(("text", "understood", "absent"), HEARD)
-def test_synthesized_text_is_transcribed_as_it_was(
-    heard: Callable[[str], str], text: str, understood: list[str], absent: list[str]
+@pytest.mark.parametrize(("text", "expected", "absent"), ROUND_TRIPS)
+def test_synthesized_text_is_transcribed_as_written(
+    transcribe: Callable[[str], str], text: str, expected: list[str], absent: list[str]
 ) -> None:
-    words = heard(normalize(text))
-    assert [phrase for phrase in understood if phrase not in words] == [], words
+    words = transcribe(normalize(text))
+    assert [phrase for phrase in expected if phrase not in words] == [], words
     assert [phrase for phrase in absent if phrase in words] == [], words

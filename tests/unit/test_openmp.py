@@ -1,4 +1,4 @@
-"""Runtimes are told to sleep while they are loaded, and nothing of it stays behind."""
+"""OpenMP runtimes are configured to sleep while they load, and the environment is restored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from chatapi.system.openmp import SLEEPING, sleeping
 
 
-def test_the_environment_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in SLEEPING:
         monkeypatch.delenv(name, raising=False)
     before = dict(os.environ)
@@ -18,7 +18,7 @@ def test_the_environment_is_as_before_afterwards(monkeypatch: pytest.MonkeyPatch
     assert dict(os.environ) == before
 
 
-def test_what_the_user_has_set_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_settings_have_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     before = dict(os.environ)
     with sleeping():

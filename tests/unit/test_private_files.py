@@ -10,7 +10,7 @@ import pytest
 from chatapi.system import private_files
 
 
-def test_what_others_could_read_is_tightened_at_the_start(tmp_path: Path) -> None:
+def test_files_that_others_can_read_are_made_private(tmp_path: Path) -> None:
     data = tmp_path / "data"
     (data / "certificates").mkdir(parents=True)
     (data / "models").mkdir()
@@ -31,7 +31,7 @@ def test_what_others_could_read_is_tightened_at_the_start(tmp_path: Path) -> Non
     assert [stat.S_IMODE(each.stat().st_mode) for each in (data / "models" / "weights", outside)] == [0o664, 0o644]
 
 
-def test_a_folder_that_is_shared_on_purpose_stays_so(tmp_path: Path) -> None:
+def test_deliberately_shared_folder_stays_shared(tmp_path: Path) -> None:
     for number, mode in enumerate((0o1777, 0o2775)):
         shared = tmp_path / str(number)
         shared.mkdir()
@@ -43,7 +43,7 @@ def test_a_folder_that_is_shared_on_purpose_stays_so(tmp_path: Path) -> None:
     private_files.tighten(tmp_path / "nowhere")
 
 
-def test_a_home_stays_as_it_is_and_a_link_to_the_data_is_followed(
+def test_home_directory_is_unchanged_and_a_link_to_the_data_is_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("home", "data"):

@@ -1,4 +1,4 @@
-"""Secrets are taken out by value and by form, and ordinary text stays as it is."""
+"""Redaction of secrets by value and by form; ordinary text stays unchanged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from chatapi.settings import LogSettings
 from paths import ROOT
 
 S = "hunter22"
-"""Stands where the secret is."""
+"""The secret in the texts below."""
 
 
 def pem(traditional: bool = False) -> str:
@@ -82,7 +82,7 @@ def pem(traditional: bool = False) -> str:
         "curl -u ada:hunter22 http://host",
     ],
 )
-def test_a_secret_is_taken_out_and_what_it_was_stays(text: str) -> None:
+def test_secret_is_redacted_and_its_label_stays(text: str) -> None:
     found = redacted(text)
     assert S not in found and SECRET in found
     assert found.split(SECRET)[0] == text[: len(found.split(SECRET)[0])]
@@ -113,7 +113,7 @@ def test_a_secret_is_taken_out_and_what_it_was_stays(text: str) -> None:
     ],
 )
 @pytest.mark.parametrize("around", ["{}", "see {}.", "key {}, and", '{{"x": "{}"}}', "(\n{}\n)"])
-def test_a_key_of_a_known_form_is_taken_out_wherever_it_stands(secret: str, around: str) -> None:
+def test_key_of_a_known_form_is_redacted_anywhere(secret: str, around: str) -> None:
     found = redacted(around.format(secret))
     assert secret[-6:] not in found and SECRET in found
     before, after = around.format("|").split("|")
@@ -121,8 +121,8 @@ def test_a_key_of_a_known_form_is_taken_out_wherever_it_stands(secret: str, arou
 
 
 @pytest.mark.parametrize("traditional", [False, True])
-@pytest.mark.parametrize("how", ["plain", "json", "begin lost", "end lost"])
-def test_a_private_key_is_taken_out_whole_and_in_part(traditional: bool, how: str) -> None:
+@pytest.mark.parametrize("form", ["plain", "json", "begin lost", "end lost"])
+def test_private_key_is_redacted_whole_and_in_part(traditional: bool, form: str) -> None:
     block = pem(traditional)
     middle = block.splitlines()[2]
     text = {
@@ -130,15 +130,15 @@ def test_a_private_key_is_taken_out_whole_and_in_part(traditional: bool, how: st
         "json": json.dumps({"key": block, "next": "after"}),
         "begin lost": f"{block[60:]}after",
         "end lost": f"before\n{block[:-60]}",
-    }[how]
+    }[form]
     found = redacted(text)
     assert middle not in found and SECRET in found
-    assert how == "end lost" or "after" in found
-    if how == "json":
+    assert form == "end lost" or "after" in found
+    if form == "json":
         assert json.loads(found)["next"] == "after"
 
 
-def test_a_certificate_is_no_secret() -> None:
+def test_certificate_is_not_redacted() -> None:
     block = "-----BEGIN CERTIFICATE-----\nMIIB+aaaa\n-----END CERTIFICATE-----\n"
     assert redacted(block) == block
 
@@ -149,7 +149,7 @@ def test_a_certificate_is_no_secret() -> None:
         "the prompt has 9000 characters; the limit is 8000",
         "chatapi ready after 3.2 s: http://127.0.0.1:8000",
         "http://[::1]:8000/v1/models?limit=20&after=x",
-        "GET http://box.local:8000/path?mail=ada@example.com 200",
+        "GET http://server.local:8000/path?mail=ada@example.com 200",
         "write to ada@example.com or see https://example.com/a@b",
         "max_tokens=256 prompt_tokens=12 first_token=0.31 tokens: 57",
         '{"completion_tokens": 5, "first_token": 0.31, "token": 5}',
@@ -170,17 +170,17 @@ def test_a_certificate_is_no_secret() -> None:
         "request_id=0b1d2c3e-aaaa-bbbb-cccc-0123456789ab at 2026-11-28T16:11:01.123Z",
         "Traceback (most recent call last): File \"/opt/chatapi/auth/keyring.py\", line 77, in admit",
         "key_not_found, secret_name, token_type, password_hash",
-        "author: Ada; authority: chatapi on box; authorized: yes",
-        "12:34:56 info    listening on https://box.local:8443",
+        "author: Ada; authority: chatapi on host; authorized: yes",
+        "12:34:56 info    listening on https://server.local:8443",
         "ffmpeg -i a.mp3 -u x --user-agent chatapi",
     ],
 )  # fmt: skip
-def test_ordinary_text_stays_as_it_is(text: str) -> None:
+def test_ordinary_text_is_unchanged(text: str) -> None:
     assert redacted(text) == text
 
 
-def test_every_text_of_this_project_stays_nearly_as_it_is() -> None:
-    """Whole documents: what is taken out of them are their examples of keys, and nothing else."""
+def test_documents_of_this_project_are_nearly_unchanged() -> None:
+    """Only the examples of keys in the documents are redacted."""
     root = ROOT
     for name in (
         "README.md",
@@ -194,48 +194,48 @@ def test_every_text_of_this_project_stays_nearly_as_it_is() -> None:
         assert all("key" in before.lower() or "@" in before for before, _ in lines) and len(lines) <= 4, lines
 
 
-def test_a_known_value_is_taken_out_as_it_is_and_as_urls_and_json_write_it() -> None:
+def test_known_value_is_redacted_plain_and_in_url_and_json_encoding() -> None:
     value = 'p&ss "wörd" 1'
     text = f"{value} p%26ss%20%22w%C3%B6rd%22%201 {json.dumps(value)} {json.dumps(value, ensure_ascii=False)}"
     found = redacted(text, [value])
     assert "rd" not in found and found.count(SECRET) == 4
 
 
-def test_a_short_known_value_eats_no_syllables() -> None:
+def test_short_known_value_is_redacted_only_as_a_word() -> None:
     assert redacted("an answer: an, and (an)", ["an"]) == f"{SECRET} answer: {SECRET}, and ({SECRET})"
     assert redacted("nothing", [""]) == "nothing"
 
 
-def test_what_is_secret_is_found_in_settings_and_the_environment() -> None:
+def test_secrets_are_found_in_settings_and_the_environment() -> None:
     loaded = settings.load(
-        ["server.api_key=of the box", "openai_upstream.url=http://ada:of%20the%20upstream@host/v1"], environ={}
+        ["server.api_key=of the server", "openai_upstream.url=http://ada:of%20the%20upstream@host/v1"], environ={}
     )
-    assert {"of the box", "of the upstream", "of%20the%20upstream"} <= set(of_settings(loaded.settings))
+    assert {"of the server", "of the upstream", "of%20the%20upstream"} <= set(of_settings(loaded.settings))
     environ = {"HF_TOKEN": "abcdefgh", "PROXY": "http://a:bcdefghi@h", "HOME": "/root", "SSH_KEY": "/root/.ssh/id"}
     assert set(of_environment(environ)) == {"abcdefgh", "bcdefghi"}
 
 
-def test_what_lies_under_a_name_of_a_secret_goes_whole() -> None:
+def test_value_of_a_secret_name_is_redacted_completely() -> None:
     tree = {"headers": {"X-Token": "plain words", "Host": "a"}, "count": 3, "args": ["--password", "token=abc12345"]}
     assert redacted_tree(tree) == {
         "headers": {"X-Token": SECRET, "Host": "a"}, "count": 3, "args": ["--password", f"token={SECRET}"],
     }  # fmt: skip
 
 
-def test_each_form_has_a_name_of_its_own() -> None:
+def test_each_form_has_a_unique_name() -> None:
     assert len({name for name, _ in FORMS}) == len(FORMS)
 
 
 @pytest.mark.parametrize(
     "piece", ["sk-", "a://", "token=", "A_", "eyJ", "-----BEGIN ", "bearer ", "?key=", 'password="']
 )
-def test_a_hostile_text_takes_time_in_proportion_to_its_length(piece: str) -> None:
+def test_hostile_text_is_redacted_in_linear_time(piece: str) -> None:
     def seconds(size: int) -> float:
-        begun = time.process_time()
+        started = time.process_time()
         redacted(piece * (size // len(piece)))
-        return time.process_time() - begun
+        return time.process_time() - started
 
-    # Squared it would be 64 times as long.
+    # Quadratic time would be 64 times as long.
     assert seconds(400_000) < 30 * max(seconds(50_000), 0.005)
 
 
@@ -249,19 +249,19 @@ def logger() -> Iterator[logging.Logger]:
 
 
 @pytest.mark.parametrize("form", ["json", "human"])
-def test_no_line_of_the_log_holds_a_secret(
+def test_log_lines_contain_no_secret(
     form: str, logger: logging.Logger, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redaction, "_known", {"of the box"})
+    monkeypatch.setattr(redaction, "_known", {"of the server"})
     logs.configure(LogSettings(format=form))  # type: ignore[arg-type]
     try:
-        int("http://ada:hunter22@upstream with of the box")
+        int("http://ada:hunter22@upstream with of the server")
     except ValueError:
         logger.exception("asked with %s", "Bearer hunter22", extra={"url": "/x?token=hunter22", "password": "plain"})
     logger.warning("all is well", extra={"seconds": 0.2, "model": "tiny", "nested": {"api_key": "plain"}})
-    told = capsys.readouterr().err
-    assert not any(word in told for word in (S, "of the box", "plain"))
-    assert "upstream" in told and "all is well" in told and "tiny" in told and "0.2" in told
+    output = capsys.readouterr().err
+    assert not any(word in output for word in (S, "of the server", "plain"))
+    assert "upstream" in output and "all is well" in output and "tiny" in output and "0.2" in output
     if form == "json":
-        lines = [json.loads(line) for line in told.splitlines()]
+        lines = [json.loads(line) for line in output.splitlines()]
         assert lines[1]["seconds"] == 0.2 and "ValueError" in lines[0]["exception"]

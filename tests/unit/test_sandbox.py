@@ -1,4 +1,4 @@
-"""A child process's crash, memory, time and answers cost one call, and nothing else."""
+"""The sandbox: a crash, memory limit or timeout of a child process fails one call and nothing else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from chatapi.errors import BadInput
 from chatapi.system.sandbox import CallFailed, ChildCrashed, OutOfMemory, Sandbox, SandboxFailure, TimedOut, memory_file
-from conftest import PATIENCE
+from conftest import TIMEOUT
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +28,14 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 def processes() -> list[int]:
-    """Forkservers and children of this process that have not ended."""
+    """The running forkservers and children of this process."""
     found = psutil.Process().children(recursive=True)
     return [each.pid for each in found if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for what the kernel tells of other processes."""
-    deadline = time.monotonic() + PATIENCE
+    """Waits until the condition on other processes is true."""
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -53,7 +53,7 @@ def test_a_descriptor_is_read_in_the_child(sandbox: Sandbox) -> None:
         assert sandbox.call("sandboxed:content", files=[file.fileno()]) == "from the parent"
 
 
-def test_a_child_is_used_again(sandbox: Sandbox) -> None:
+def test_child_is_reused(sandbox: Sandbox) -> None:
     assert sandbox.call("sandboxed:process") == sandbox.call("sandboxed:process") != os.getpid()
 
 
@@ -67,7 +67,7 @@ def test_keys_in_the_environment_do_not_reach_a_child(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("target", ["crash", "overrun", "write_nonsense"])
-def test_a_crash_costs_one_call(sandbox: Sandbox, target: str) -> None:
+def test_crash_fails_one_call(sandbox: Sandbox, target: str) -> None:
     before = sandbox.crashes
     with pytest.raises(ChildCrashed):
         list(sandbox.stream(f"sandboxed:{target}"))
@@ -80,17 +80,17 @@ def test_a_crash_names_the_signal(sandbox: Sandbox) -> None:
         list(sandbox.stream("sandboxed:crash"))
 
 
-def test_what_came_before_a_crash_is_delivered(sandbox: Sandbox) -> None:
+def test_items_before_a_crash_are_delivered(sandbox: Sandbox) -> None:
     items = sandbox.stream("sandboxed:crash")
     assert next(items) == 1
     with pytest.raises(ChildCrashed):
         next(items)
 
 
-def test_more_memory_than_allowed_is_refused(sandbox: Sandbox) -> None:
-    assert sandbox.call("sandboxed:take", 32 << 20) == 32 << 20
+def test_allocation_beyond_the_memory_limit_fails(sandbox: Sandbox) -> None:
+    assert sandbox.call("sandboxed:allocate", 32 << 20) == 32 << 20
     with pytest.raises(OutOfMemory):
-        sandbox.call("sandboxed:take", 128 << 20)
+        sandbox.call("sandboxed:allocate", 128 << 20)
     assert sandbox.call("sandboxed:echo", 1) == 1
 
 
@@ -100,17 +100,17 @@ def test_a_call_that_never_ends_is_killed(sandbox: Sandbox) -> None:
     assert sandbox.call("sandboxed:echo", 1) == 1
 
 
-def test_the_time_limit_grows_with_the_sound(sandbox: Sandbox) -> None:
+def test_time_limit_grows_with_the_audio(sandbox: Sandbox) -> None:
     blocks = sandbox.stream("sandboxed:slow_samples", 10, 0.1, timeout=lambda seconds: 0.7 + seconds)
     assert len(list(blocks)) == 10
     with pytest.raises(TimedOut):
         list(sandbox.stream("sandboxed:slow_samples", 10, 0.3, timeout=lambda _: 0.7))
 
 
-def test_an_error_of_the_caller_arrives_as_it_was_raised(sandbox: Sandbox) -> None:
-    with pytest.raises(BadInput, match="the sound is green") as refused:
-        list(sandbox.stream("sandboxed:refuse"))
-    assert (refused.value.code, refused.value.details) == ("green", {"colour": "green"})
+def test_api_error_is_raised_unchanged(sandbox: Sandbox) -> None:
+    with pytest.raises(BadInput, match="the audio is green") as raised:
+        list(sandbox.stream("sandboxed:reject"))
+    assert (raised.value.code, raised.value.details) == ("green", {"colour": "green"})
 
 
 def test_an_unexpected_exception_is_no_crash(sandbox: Sandbox) -> None:
@@ -144,7 +144,7 @@ def test_a_killed_idle_child_is_replaced(sandbox: Sandbox) -> None:
     assert sandbox.call("sandboxed:process") != process
 
 
-def test_a_killed_forkserver_is_started_again(sandbox: Sandbox) -> None:
+def test_killed_forkserver_is_restarted(sandbox: Sandbox) -> None:
     sandbox.warm()
     assert sandbox._server is not None
     sandbox._server.kill()
@@ -167,21 +167,21 @@ def test_concurrent_calls_each_have_a_child(sandbox: Sandbox) -> None:
     assert sorted(found) == sorted(list(range(20)) * 8)
 
 
-def test_calls_of_every_end_leak_neither_processes_nor_descriptors(sandbox: Sandbox) -> None:
-    def one_of_each() -> None:
+def test_calls_that_end_in_any_way_leak_no_processes_or_descriptors(sandbox: Sandbox) -> None:
+    def make_calls() -> None:
         sandbox.call("sandboxed:echo", 1)
-        for target in ("crash", "refuse", "fail"):
+        for target in ("crash", "reject", "fail"):
             with pytest.raises((BadInput, SandboxFailure)):
                 list(sandbox.stream(f"sandboxed:{target}"))
         stream = sandbox.stream("sandboxed:samples", 1000)
         next(stream)
         stream.close()
 
-    one_of_each()
+    make_calls()
     this = psutil.Process()
     files, children = this.num_fds(), len(processes())
     for _ in range(20):
-        one_of_each()
+        make_calls()
     assert this.num_fds() <= files
     assert len(processes()) <= children
 
@@ -196,7 +196,7 @@ def test_closing_ends_every_process() -> None:
     assert not left
 
 
-def test_a_killed_parent_takes_its_children_with_it() -> None:
+def test_children_of_a_killed_parent_end() -> None:
     program = "from chatapi.system.sandbox import Sandbox; Sandbox([]).warm(); print('warm', flush=True); input()"
     parent = psutil.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with parent:

@@ -30,7 +30,7 @@ def frames(region: SpeechRegion) -> tuple[int, int, int]:
 
 
 def find(*parts: tuple[float, int], rules: SegmentationRules = DEFAULT) -> list[tuple[int, int, int]]:
-    """Regions in frames, of parts given as (probability, frames)."""
+    """The regions, in frames, of parts of (probability, frames)."""
     return [frames(region) for region in regions(itertools.chain(*([p] * n for p, n in parts)), rules)]
 
 
@@ -116,12 +116,12 @@ def test_regions_are_ordered_bounded_and_contain_all_clear_speech(parts, rules):
     assert edges == sorted(edges)
     assert all(0 <= start < end <= len(probabilities) and start <= speech <= end for start, end, speech in spans)
     assert all((end - start) * FRAME <= rules.max_seconds * RATE for start, end, _ in spans)
-    kept = np.zeros(len(probabilities), bool)
+    covered = np.zeros(len(probabilities), bool)
     for start, end, _ in spans:
-        kept[start:end] = True
+        covered[start:end] = True
     loud = np.flatnonzero(probabilities >= rules.threshold)
     runs = np.split(loud, np.flatnonzero(np.diff(loud) > 1) + 1) if len(loud) else []
-    assert all(kept[run].all() for run in runs if len(run) >= rules.min_speech_frames)
+    assert all(covered[run].all() for run in runs if len(run) >= rules.min_speech_frames)
 
 
 def numbered(seconds: float) -> np.ndarray:
@@ -166,7 +166,7 @@ def test_speech_end_is_within_the_recording():
 
 
 class LoudnessDetector:
-    """Takes loud frames for speech; records the largest number of samples it was given at once."""
+    """A fake VAD that reports loud frames as speech; records the largest number of samples of a call."""
 
     def __init__(self):
         self.max_samples = 0

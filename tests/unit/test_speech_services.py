@@ -21,9 +21,9 @@ from chatapi.errors import Busy, DeadlineExceeded, TooLarge, Unprocessable
 from chatapi.services.transcription.service import SMALL_FILE_BYTES
 from chatapi.services.transcription.transcriber import TranscriptionRequest
 from chatapi.services.turns.completion import Turn
-from conftest import Running, tone, until
+from conftest import RunAppliance, tone, until
 from wyoming_peer import ask, audio_events, open_to_wyoming
-from wyoming_peer import until as come
+from wyoming_peer import until as receive_until
 
 pytestmark = pytest.mark.anyio
 CLIP = np.concatenate([np.zeros(RATE, np.float32), tone(1.0), np.zeros(RATE, np.float32)])
@@ -50,21 +50,21 @@ async def stream(*blocks: Samples) -> AsyncIterator[Samples]:
         yield block
 
 
-async def test_wyoming_requests_hold_a_slot_and_are_counted(echo: Running) -> None:
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_wyoming_requests_hold_a_slot_and_are_counted(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
         async with AsyncTcpClient("127.0.0.1", port) as client:
             await client.write_event(Transcribe().event())
             await client.write_event(AudioStart(RATE, 2, 1).event())
             await until(lambda: appliance.admission.used == 1)
             await client.write_event(AudioStop().event())
-            await come(client, "transcript-stop")
+            await receive_until(client, "transcript-stop")
         assert (await ask(port, Synthesize("Hello."), end=["audio-stop"]))[-1].type == "audio-stop"
         await until(lambda: appliance.admission.used == 0)
         assert counted(appliance) == {"file voice text ok": 1, "file text voice ok": 1}
 
 
-async def test_new_request_in_the_middle_of_a_stream_abandons_the_stream(echo: Running) -> None:
-    async with echo() as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_new_request_in_the_middle_of_a_stream_abandons_the_stream(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):
         start = AudioStart(RATE, 2, 1)
         events = await ask(port, Transcribe(), start, Transcribe(), *audio_events(CLIP), end=["transcript-stop"])
         assert [event.type for event in events].count("transcript") == 1
@@ -72,8 +72,11 @@ async def test_new_request_in_the_middle_of_a_stream_abandons_the_stream(echo: R
         assert counted(appliance) == {"file voice text disconnected": 1, "file voice text ok": 1}
 
 
-async def test_full_queue_rejects_wyoming_requests(echo: Running) -> None:
-    async with echo("limits.concurrent=1", "limits.queue=0") as appliance, open_to_wyoming(appliance) as (_, port):
+async def test_full_queue_rejects_wyoming_requests(fake_appliance: RunAppliance) -> None:
+    async with (
+        fake_appliance("limits.concurrent=1", "limits.queue=0") as appliance,
+        open_to_wyoming(appliance) as (_, port),
+    ):
         async with appliance.admission.admitted():
             for request in ([Transcribe(), *audio_events(CLIP)], [Synthesize("Hello.")]):
                 (error,) = await ask(port, *request, end=["transcript", "audio-stop"])
@@ -81,8 +84,8 @@ async def test_full_queue_rejects_wyoming_requests(echo: Running) -> None:
         assert rejected(appliance) == 2
 
 
-async def test_busy_conversation_is_not_counted_as_a_rejection(echo: Running) -> None:
-    async with echo() as appliance:
+async def test_busy_conversation_is_not_counted_as_a_rejection(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance:
         async with appliance.conversations.exclusive("mine"):
             with pytest.raises(Busy):
                 async with appliance.completions.run(Turn(prompt="hello", conversation="mine")) as events:
@@ -91,12 +94,12 @@ async def test_busy_conversation_is_not_counted_as_a_rejection(echo: Running) ->
         assert counted(appliance) == {"request text text conversation_busy": 1}
 
 
-async def test_endless_stream_ends_at_its_limits(echo: Running) -> None:
+async def test_endless_stream_ends_at_its_limits(fake_appliance: RunAppliance) -> None:
     async def silent() -> AsyncGenerator[Samples, None]:
         yield CLIP[:1000]
         await anyio.sleep_forever()
 
-    async with echo("limits.turn_seconds=0.1", "limits.audio_seconds=2") as appliance:
+    async with fake_appliance("limits.turn_seconds=0.1", "limits.audio_seconds=2") as appliance:
         with pytest.raises(DeadlineExceeded):
             async with appliance.transcription_service.transcribe_stream(silent()) as items:
                 [item async for item in items]
@@ -106,18 +109,18 @@ async def test_endless_stream_ends_at_its_limits(echo: Running) -> None:
         await until(lambda: appliance.admission.used == 0)
 
 
-async def test_text_without_words_is_counted_as_empty_text(echo: Running) -> None:
+async def test_text_without_words_is_counted_as_empty_text(fake_appliance: RunAppliance) -> None:
     async def nothing() -> AsyncIterator[str]:
         yield " ... "
 
-    async with echo() as appliance:
+    async with fake_appliance() as appliance:
         with pytest.raises(Unprocessable, match="no words to speak"):
             async with appliance.speech_service.synthesize_stream(nothing(), appliance.synthesis.voice(None)) as items:
                 [item async for item in items]
         assert counted(appliance) == {"file text voice empty_text": 1}
 
 
-async def test_closed_synthesis_closes_its_generators_at_once(echo: Running) -> None:
+async def test_closed_synthesis_closes_its_generators_at_once(fake_appliance: RunAppliance) -> None:
     async def endless() -> AsyncGenerator[str, None]:
         while True:
             yield "A sentence. "
@@ -129,7 +132,7 @@ async def test_closed_synthesis_closes_its_generators_at_once(echo: Running) -> 
         leaked.append(generator.__name__)
         hooks.finalizer(generator)
 
-    async with echo() as appliance:
+    async with fake_appliance() as appliance:
         speech = appliance.synthesis.synthesize_deltas(text, appliance.synthesis.voice(None))
         sys.set_asyncgen_hooks(finalizer=on_finalize)
         await anext(speech)
@@ -155,11 +158,11 @@ def recorded_live(samples: np.ndarray) -> bytes:
 
 
 async def test_large_recording_without_a_duration_waits_in_the_queue_of_long_recordings(
-    echo: Running, rng: np.random.Generator
+    fake_appliance: RunAppliance, rng: np.random.Generator
 ) -> None:
     file = recorded_live(rng.normal(0, 0.1, 12 * 48_000))
     assert len(file) > SMALL_FILE_BYTES
-    async with echo("limits.concurrent=1") as appliance, anyio.create_task_group() as group:
+    async with fake_appliance("limits.concurrent=1") as appliance, anyio.create_task_group() as group:
         service = appliance.transcription_service
 
         async def transcribe() -> None:

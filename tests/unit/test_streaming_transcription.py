@@ -16,7 +16,7 @@ from chatapi.errors import BadInput, Unprocessable
 from chatapi.events import Transcript
 from chatapi.services.transcription.segmenter import SegmentationRules, SpeechRegionFinder, regions
 from chatapi.services.transcription.streaming import StreamingTranscriber
-from conftest import Running, tone
+from conftest import RunAppliance, tone
 from wyoming_peer import pcm as pcm_bytes
 
 CLIP = np.concatenate([part for length in (0.4, 2.0, 0.7) for part in (np.zeros(RATE, np.float32), tone(length))])
@@ -33,8 +33,8 @@ async def transcribed(appliance: Appliance, samples: Samples, size: int) -> list
 
 
 @pytest.mark.anyio
-async def test_transcripts_do_not_depend_on_the_block_size(echo: Running) -> None:
-    async with echo() as appliance:
+async def test_transcripts_do_not_depend_on_the_block_size(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance:
         whole = await transcribed(appliance, CLIP, len(CLIP))
         assert [(round(each.start, 1), round(each.end, 1)) for each in whole] == [(0.8, 1.4), (2.2, 4.4), (5.2, 6.1)]
         for size in (160, 1000, 4097):
@@ -42,23 +42,23 @@ async def test_transcripts_do_not_depend_on_the_block_size(echo: Running) -> Non
 
 
 @pytest.mark.anyio
-async def test_silence_has_no_transcript(echo: Running) -> None:
-    async with echo() as appliance:
+async def test_silence_has_no_transcript(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance:
         assert await transcribed(appliance, np.zeros(3 * RATE, np.float32), 1000) == []
         assert await transcribed(appliance, CLIP[:0], 1000) == []
 
 
 @pytest.mark.anyio
-async def test_speech_without_a_pause_is_cut_into_regions(echo: Running) -> None:
-    async with echo() as appliance:
+async def test_speech_without_a_pause_is_cut_into_regions(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance:
         minutes = [tone(10.0)] * 12
         found = [each async for each in appliance.streaming_transcriber.transcribe(stream(minutes))]
         assert all(each.end - each.start < 29 for each in found) and found[-1].end == pytest.approx(120, abs=0.1)
 
 
 @pytest.mark.anyio
-async def test_unsupported_language_is_rejected_before_any_audio(echo: Running) -> None:
-    async with echo() as appliance:
+async def test_unsupported_language_is_rejected_before_any_audio(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance:
         transcriber: StreamingTranscriber = appliance.streaming_transcriber
         with pytest.raises(Unprocessable, match="xx"):
             async for _ in transcriber.transcribe(stream([]), "xx"):

@@ -1,4 +1,4 @@
-"""Traces of turns, taken by one that speaks OTLP over HTTP, and collectors that are dead, deaf or not wanted."""
+"""Traces of turns, sent to a fake OTLP collector and to unreachable, hanging and unconfigured ones."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from chatapi.errors import SettingsError
 from chatapi.events import TurnRecord, TurnTimings
 from chatapi.observability.tracing import BATCH, QUEUE, Tracing, intervals
 from chatapi.settings import Settings, TraceSettings
-from conftest import Served, serving, tone
+from conftest import RunningServer, serving, tone
 from realtime_client import raw, receive_event
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{CALLER}-01"
 UNSAMPLED = f"00-{TRACE}-{CALLER}-00"
 SECRET = "marmalade"
-OVER = TurnRecord(
+RECORD = TurnRecord(
     "request", "text", "text", "ok", 0.0, TurnTimings(admitted=0.1, first_token=0.2, first_sentence=0.3, end=0.5)
 )
 
 
 class Collector:
-    """What a collector of OpenTelemetry's takes at /v1/traces (OTLP 1, "OTLP/HTTP": protobuf in a POST)."""
+    """A fake OpenTelemetry collector (OTLP 1, "OTLP/HTTP": protobuf in a POST to /v1/traces)."""
 
     def __init__(self) -> None:
         self.requests: list[ExportTraceServiceRequest] = []
@@ -55,7 +55,7 @@ class Collector:
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Nothing."""
+                """Logs nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
@@ -86,20 +86,18 @@ def collector() -> Iterator[Collector]:
     made.close()
 
 
-Make = Callable[..., Settings]
+MakeSettings = Callable[..., Settings]
 
 
 def attributes(span: Span) -> dict[str, Any]:
     return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in span.attributes}
 
 
-def test_a_turn_is_a_span_of_its_caller_s_trace_with_its_stages_within(
-    echo_settings: Make, collector: Collector
-) -> None:
-    with serving(echo_settings(f"trace.endpoint={collector.endpoint}")) as served:
-        asked = {"prompt": f"one two three {SECRET}", "reply": "voice", "system": f"You like {SECRET}."}
+def test_turn_is_a_span_of_the_callers_trace_with_its_stages(fake_settings: MakeSettings, collector: Collector) -> None:
+    with serving(fake_settings(f"trace.endpoint={collector.endpoint}")) as server:
+        request = {"prompt": f"one two three {SECRET}", "reply": "voice", "system": f"You like {SECRET}."}
         headers = {"traceparent": PARENT, "x-request-id": "mine"}
-        assert served.client.post("/completion", json=asked, headers=headers).status_code == 200
+        assert server.client.post("/completion", json=request, headers=headers).status_code == 200
     (turn,) = collector.turns()
     assert (turn.trace_id.hex(), turn.parent_span_id.hex()) == (TRACE, CALLER)
     stages = collector.stages(turn)
@@ -108,21 +106,21 @@ def test_a_turn_is_a_span_of_its_caller_s_trace_with_its_stages_within(
     for span in stages.values():
         assert turn.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
         assert span.end_time_unix_nano <= turn.end_time_unix_nano + 50_000_000
-    told = attributes(turn)
-    assert (told["chatapi.turn.input"], told["chatapi.turn.reply"], told["chatapi.turn.result"]) == (
+    recorded = attributes(turn)
+    assert (recorded["chatapi.turn.input"], recorded["chatapi.turn.reply"], recorded["chatapi.turn.result"]) == (
         "text", "voice", "ok")  # fmt: skip
-    assert told["chatapi.request_id"] == "mine"
-    assert told["gen_ai.usage.output_tokens"] > 3 and told["chatapi.turn.spoken_seconds"] > 0
+    assert recorded["chatapi.request_id"] == "mine"
+    assert recorded["gen_ai.usage.output_tokens"] > 3 and recorded["chatapi.turn.spoken_seconds"] > 0
     assert turn.status.code == Status.STATUS_CODE_UNSET
     (resource,) = {group.resource.SerializeToString() for each in collector.requests for group in each.resource_spans}
     assert b"chatapi" in resource
     assert all(SECRET.encode() not in request.SerializeToString() for request in collector.requests)
 
 
-def test_a_spoken_turn_has_its_transcript_as_a_stage(echo_settings: Make, collector: Collector) -> None:
-    with serving(echo_settings(f"trace.endpoint={collector.endpoint}")) as served:
+def test_spoken_turn_has_a_stage_for_its_transcript(fake_settings: MakeSettings, collector: Collector) -> None:
+    with serving(fake_settings(f"trace.endpoint={collector.endpoint}")) as server:
         sound = wav(Audio(tone(0.5), RATE))
-        served.client.post("/completion", content=sound, headers={"content-type": "audio/wav"})
+        server.client.post("/completion", content=sound, headers={"content-type": "audio/wav"})
     (turn,) = collector.turns()
     stages = collector.stages(turn)
     assert turn.parent_span_id == b""
@@ -131,43 +129,43 @@ def test_a_spoken_turn_has_its_transcript_as_a_stage(echo_settings: Make, collec
     assert attributes(turn)["chatapi.turn.audio_seconds"] == 0.5
 
 
-def test_what_is_written_down_or_read_aloud_is_traced_too(echo_settings: Make, collector: Collector) -> None:
-    with serving(echo_settings(f"trace.endpoint={collector.endpoint}")) as served:
+def test_transcription_and_speech_requests_are_traced(fake_settings: MakeSettings, collector: Collector) -> None:
+    with serving(fake_settings(f"trace.endpoint={collector.endpoint}")) as server:
         headers = {"traceparent": PARENT}
         file = {"file": ("a.wav", wav(Audio(tone(0.5), RATE)))}
         paths = "/v1/audio/transcriptions", "/v1/audio/speech"
-        assert served.client.post(paths[0], files=file, headers=headers).status_code == 200
-        asked = {"input": "Hello there.", "model": "tts-1", "voice": "default"}
-        assert served.client.post(paths[1], json=asked, headers=headers).status_code == 200
-        assert "chatapi_turn_stage_seconds_count" not in served.appliance.metrics.page().decode()
-    heard, read = collector.turns()
-    assert {(each.trace_id.hex(), each.parent_span_id.hex()) for each in (heard, read)} == {(TRACE, CALLER)}
-    assert list(collector.stages(heard)) == ["admitted", "transcript"]
-    assert list(collector.stages(read)) == ["admitted", "first_audio", "rest"]
-    assert attributes(heard)["chatapi.turn.audio_seconds"] == 0.5
-    assert attributes(read)["chatapi.turn.spoken_seconds"] > 0
-    assert {attributes(each)["chatapi.turn.kind"] for each in (heard, read)} == {"file"}
+        assert server.client.post(paths[0], files=file, headers=headers).status_code == 200
+        request = {"input": "Hello there.", "model": "tts-1", "voice": "default"}
+        assert server.client.post(paths[1], json=request, headers=headers).status_code == 200
+        assert "chatapi_turn_stage_seconds_count" not in server.appliance.metrics.page().decode()
+    transcription, speech = collector.turns()
+    assert {(each.trace_id.hex(), each.parent_span_id.hex()) for each in (transcription, speech)} == {(TRACE, CALLER)}
+    assert list(collector.stages(transcription)) == ["admitted", "transcript"]
+    assert list(collector.stages(speech)) == ["admitted", "first_audio", "rest"]
+    assert attributes(transcription)["chatapi.turn.audio_seconds"] == 0.5
+    assert attributes(speech)["chatapi.turn.spoken_seconds"] > 0
+    assert {attributes(each)["chatapi.turn.kind"] for each in (transcription, speech)} == {"file"}
 
 
-def test_what_fails_is_an_error_by_its_code(echo_settings: Make, collector: Collector) -> None:
-    with serving(echo_settings(f"trace.endpoint={collector.endpoint}", "fake.fault=raise")) as served:
-        assert served.client.post("/completion", json={"prompt": "one two"}).status_code == 500
+def test_failed_turn_has_an_error_status_with_its_code(fake_settings: MakeSettings, collector: Collector) -> None:
+    with serving(fake_settings(f"trace.endpoint={collector.endpoint}", "fake.fault=raise")) as server:
+        assert server.client.post("/completion", json={"prompt": "one two"}).status_code == 500
     (turn,) = collector.turns()
     assert turn.status.code == Status.STATUS_CODE_ERROR
     assert attributes(turn)["error.type"] == "engine_failed"
 
 
-def test_live_turns_belong_to_the_trace_of_the_connection(echo_settings: Make, collector: Collector) -> None:
-    async def talk(served: Served) -> None:
-        async with raw(served, additional_headers={"traceparent": PARENT}) as plain:
+def test_live_turns_belong_to_the_trace_of_the_connection(fake_settings: MakeSettings, collector: Collector) -> None:
+    async def talk(server: RunningServer) -> None:
+        async with raw(server, additional_headers={"traceparent": PARENT}) as plain:
             content = [{"type": "input_text", "text": f"I like {SECRET}"}]
             item = {"type": "message", "role": "user", "content": content}
             await plain.send(json.dumps({"type": "conversation.item.create", "item": item}))
             await plain.send(json.dumps({"type": "response.create"}))
             await receive_event(plain, "response.done")
 
-    with serving(echo_settings(f"trace.endpoint={collector.endpoint}")) as served:
-        anyio.run(talk, served)
+    with serving(fake_settings(f"trace.endpoint={collector.endpoint}")) as server:
+        anyio.run(talk, server)
     (turn,) = collector.turns()
     assert (turn.trace_id.hex(), turn.parent_span_id.hex()) == (TRACE, CALLER)
     assert attributes(turn)["chatapi.turn.kind"] == "live"
@@ -175,13 +173,11 @@ def test_live_turns_belong_to_the_trace_of_the_connection(echo_settings: Make, c
     assert SECRET.encode() not in b"".join(request.SerializeToString() for request in collector.requests)
 
 
-def test_who_calls_decides_whether_it_is_traced_and_else_the_sample_does(
-    echo_settings: Make, collector: Collector
-) -> None:
-    with serving(echo_settings(f"trace.endpoint={collector.endpoint}", "trace.sample=0")) as served:
+def test_sampling_follows_the_caller_or_else_the_sample_rate(fake_settings: MakeSettings, collector: Collector) -> None:
+    with serving(fake_settings(f"trace.endpoint={collector.endpoint}", "trace.sample=0")) as server:
         for traceparent in (PARENT, UNSAMPLED, "", "garbage"):
-            asked = {"prompt": "hello"}
-            reply = served.client.post("/completion", json=asked, headers={"traceparent": traceparent})
+            request = {"prompt": "hello"}
+            reply = server.client.post("/completion", json=request, headers={"traceparent": traceparent})
             assert reply.status_code == 200
     assert [turn.trace_id.hex() for turn in collector.turns()] == [TRACE]
 
@@ -198,30 +194,30 @@ def test_who_calls_decides_whether_it_is_traced_and_else_the_sample_does(
           ("first_audio", 0.3, 0.45), ("rest", 0.45, 0.9)]),
     ],
 )  # fmt: skip
-def test_stages_are_intervals_between_what_happened(timings: TurnTimings, expected: list[Any]) -> None:
+def test_stages_are_intervals_between_timings(timings: TurnTimings, expected: list[Any]) -> None:
     assert list(intervals(timings)) == expected
 
 
-def test_a_dead_collector_is_told_of_once_and_turns_go_on(
-    echo_settings: Make, caplog: pytest.LogCaptureFixture
+def test_unreachable_collector_is_logged_once_and_turns_continue(
+    fake_settings: MakeSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
     caplog.set_level(logging.WARNING)
-    with serving(echo_settings(f"trace.endpoint=http://127.0.0.1:{port}")) as served:
+    with serving(fake_settings(f"trace.endpoint=http://127.0.0.1:{port}")) as server:
         for _ in range(5):
-            assert served.client.post("/completion", json={"prompt": "hello"}).status_code == 200
-    told = [record.getMessage() for record in caplog.records if "collector" in record.getMessage()]
-    assert told == [f"collector at http://127.0.0.1:{port} does not accept traces; traces are dropped"]
+            assert server.client.post("/completion", json={"prompt": "hello"}).status_code == 200
+    messages = [record.getMessage() for record in caplog.records if "collector" in record.getMessage()]
+    assert messages == [f"collector at http://127.0.0.1:{port} does not accept traces; traces are dropped"]
     assert [record for record in caplog.records if record.name.startswith("opentelemetry")] == []
 
 
-def test_a_collector_that_never_answers_holds_no_more_than_the_queue() -> None:
-    with socket.create_server(("127.0.0.1", 0), backlog=1) as deaf:
-        tracing = Tracing(TraceSettings(endpoint=f"http://127.0.0.1:{deaf.getsockname()[1]}"))
+def test_hanging_collector_fills_only_the_queue() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as hanging:
+        tracing = Tracing(TraceSettings(endpoint=f"http://127.0.0.1:{hanging.getsockname()[1]}"))
         try:
             for _ in range(QUEUE // 2):
-                tracing.turn(OVER)
+                tracing.turn(RECORD)
             gc.collect()
             # Each turn has five spans.
             waiting = sum(isinstance(each, ReadableSpan) for each in gc.get_objects())
@@ -230,34 +226,36 @@ def test_a_collector_that_never_answers_holds_no_more_than_the_queue() -> None:
             tracing.close()
 
 
-def test_a_missing_library_is_one_sentence_at_the_start(echo_settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What importing it meets where it is not installed.
+def test_missing_library_is_reported_in_one_sentence(
+    fake_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Makes the import fail as if it were not installed.
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    Appliance(echo_settings())
-    with pytest.raises(SettingsError, match=r"pip install 'chatapi-appliance\[trace\]'") as fault:
-        Appliance(echo_settings("trace.endpoint=http://127.0.0.1:4318"))
-    assert "\n" not in fault.value.message
+    Appliance(fake_settings())
+    with pytest.raises(SettingsError, match=r"pip install 'chatapi-appliance\[trace\]'") as raised:
+        Appliance(fake_settings("trace.endpoint=http://127.0.0.1:4318"))
+    assert "\n" not in raised.value.message
 
 
-def test_an_endpoint_that_is_no_address_is_refused(echo_settings: Make) -> None:
+def test_invalid_endpoint_is_rejected(fake_settings: MakeSettings) -> None:
     for endpoint in ("localhost:4318", "grpc://127.0.0.1:4317", "http://"):
         with pytest.raises(SettingsError, match=r"trace\.endpoint"):
-            echo_settings(f"trace.endpoint={endpoint}")
+            fake_settings(f"trace.endpoint={endpoint}")
 
 
-def test_by_default_nothing_of_it_is_even_loaded() -> None:
-    asked = (
+def test_opentelemetry_is_not_imported_by_default() -> None:
+    script = (
         "import sys; from chatapi.appliance import Appliance; from chatapi.settings import Settings; "
         "Appliance(Settings()).tracing.turn(None); print([m for m in sys.modules if m.startswith('opentelemetry')])"
     )
-    told = subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True)
-    assert told.stdout.strip() == "[]"
+    output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert output.stdout.strip() == "[]"
 
 
-def test_turns_without_a_trace_of_their_own_begin_one(collector: Collector) -> None:
+def test_turns_without_a_trace_start_one(collector: Collector) -> None:
     tracing = Tracing(TraceSettings(endpoint=f"{collector.endpoint}/"))
     for result in ("ok", "disconnected", "interrupted", "retracted", "busy"):
-        tracing.turn(replace(OVER, result=result))
+        tracing.turn(replace(RECORD, result=result))
     tracing.close()
     turns = {attributes(turn)["chatapi.turn.result"]: turn for turn in collector.turns()}
     assert len({turn.trace_id for turn in turns.values()}) == 5

@@ -19,13 +19,13 @@ from chatapi.observability.metrics import Metrics
 from chatapi.runtime.workers import Worker
 from chatapi.services.transcription.transcriber import FileTranscriber, TranscribedChunk, TranscriptionRequest
 from chatapi.settings import Settings
-from conftest import tone, written
+from conftest import encode_audio, tone
 
 pytestmark = pytest.mark.anyio
 PAUSE = np.zeros(2 * RATE, np.float32)
 LENGTHS = (9, 12, 20, 15)
 """Seconds of speech between two pauses; any two of them exceed the longest chunk."""
-FILE = written(np.concatenate([part for each in LENGTHS for part in (tone(each), PAUSE)]), RATE, "pcm_s16le")
+FILE = encode_audio(np.concatenate([part for each in LENGTHS for part in (tone(each), PAUSE)]), RATE, "pcm_s16le")
 
 
 class OutOfOrderTranscriber:

@@ -20,7 +20,7 @@ from chatapi.engines.wake_word.pymicro_wakeword import PymicroWakeword
 from chatapi.runtime.workers import Engines
 from chatapi.services.wake_word import WakeWordGate
 from chatapi.settings import Settings
-from conftest import model, tone
+from conftest import installed_model, tone
 from paths import CORPUS
 
 BLOCK = 320
@@ -94,9 +94,9 @@ def test_wake_opens_the_gate_without_the_wake_word() -> None:
 def real() -> tuple[PymicroWakeword, Silero, WhisperCpp]:
     settings = Settings()
     return (
-        PymicroWakeword(settings, [model("okay_nabu")]),
+        PymicroWakeword(settings, [installed_model("okay_nabu")]),
         Silero(settings),
-        WhisperCpp(settings, [model("whisper-tiny.en")]),
+        WhisperCpp(settings, [installed_model("whisper-tiny.en")]),
     )
 
 

@@ -18,20 +18,20 @@ from chatapi.errors import EngineFailed, ModelError, NotReady
 from chatapi.runtime import workers
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import AHEAD, Preempted, Worker, YieldPolicy
-from conftest import PATIENCE, until
+from conftest import TIMEOUT, until
 
 pytestmark = pytest.mark.anyio
 
 
 class Counter:
-    """Counts as long as it is let."""
+    """A fake engine that counts until it is stopped."""
 
     built = 0
 
     def __init__(self) -> None:
         type(self).built += 1
         self.thread = threading.get_ident()
-        self.given = 0
+        self.produced = 0
         self.stopped = threading.Event()
         self.hang = threading.Event()
         self.closed = False
@@ -41,7 +41,7 @@ class Counter:
             for number in range(most):
                 if stop():
                     return
-                self.given += 1
+                self.produced += 1
                 yield number
         finally:
             self.stopped.set()
@@ -72,19 +72,19 @@ async def test_items_come_in_order_and_the_slot_is_free_afterwards() -> None:
         await until(lambda: worker.admission.used == 0)
 
 
-async def test_how_fast_it_gives_is_told_of_jobs_that_did_not_wait_for_their_caller() -> None:
-    told: list[str] = []
-    worker = Worker("counter", Counter, report=lambda what, _: told.append(what))
+async def test_pace_is_reported_only_for_jobs_that_never_waited_for_their_caller() -> None:
+    reports: list[str] = []
+    worker = Worker("counter", Counter, report=lambda what, _: reports.append(what))
     await worker.open()
     try:
-        for most, taken in ((10, ["busy", "pace"]), (AHEAD + 5, ["busy"])):
-            told.clear()
+        for most, expected in ((10, ["busy", "pace"]), (AHEAD + 5, ["busy"])):
+            reports.clear()
             async with worker.stream(lambda engine, stop, most=most: engine.count(stop, most)) as numbers:  # type: ignore[misc]
-                await until(lambda most=most: worker.engine.given >= min(most, AHEAD + 1))  # type: ignore[misc]
+                await until(lambda most=most: worker.engine.produced >= min(most, AHEAD + 1))  # type: ignore[misc]
                 assert [number async for number in numbers] == list(range(most))
             await until(lambda: worker.admission.used == 0)
-            assert told == taken
-            worker.engine.given = 0
+            assert reports == expected
+            worker.engine.produced = 0
     finally:
         await worker.aclose()
 
@@ -95,17 +95,17 @@ async def test_an_engine_runs_on_the_thread_that_built_it() -> None:
         assert built == here != threading.get_ident()
 
 
-async def test_an_engine_waits_for_a_caller_who_does_not_take() -> None:
+async def test_engine_waits_for_a_slow_caller() -> None:
     async with opened() as worker:
         async with worker.stream(lambda engine, stop: engine.count(stop)) as numbers:
             assert await anext(numbers) == 0
-            await until(lambda: worker.engine.given >= AHEAD)
+            await until(lambda: worker.engine.produced >= AHEAD)
             await anyio.sleep(0.05)
-            assert worker.engine.given <= AHEAD + 2
+            assert worker.engine.produced <= AHEAD + 2
         assert worker.engine.stopped.wait(60)
 
 
-async def test_leaving_stops_the_engine_and_frees_its_slot() -> None:
+async def test_early_exit_stops_the_engine_and_frees_its_slot() -> None:
     async with opened() as worker:
         async with worker.stream(lambda engine, stop: engine.count(stop)) as numbers:
             async for number in numbers:
@@ -116,7 +116,7 @@ async def test_leaving_stops_the_engine_and_frees_its_slot() -> None:
         assert await worker.call(lambda engine: engine.thread)
 
 
-async def test_a_cancelled_caller_stops_the_engine() -> None:
+async def test_cancelled_call_stops_the_engine() -> None:
     async with opened() as worker:
         with anyio.move_on_after(0.05):
             async with worker.stream(lambda engine, stop: engine.count(stop)) as numbers:
@@ -126,7 +126,7 @@ async def test_a_cancelled_caller_stops_the_engine() -> None:
         assert worker.engine.stopped.is_set()
 
 
-async def test_what_an_engine_raises_becomes_one_error_and_the_next_call_works() -> None:
+async def test_exception_of_an_engine_becomes_one_error_and_the_next_call_works() -> None:
     def broken(_: Counter, __: Stop) -> Iterator[int]:
         yield 1
         raise ZeroDivisionError("no")
@@ -136,10 +136,10 @@ async def test_what_an_engine_raises_becomes_one_error_and_the_next_call_works()
             async with worker.stream(broken) as numbers:
                 _ = [number async for number in numbers]
         assert isinstance(failed.value.__cause__, ZeroDivisionError)
-        assert await worker.call(lambda engine: engine.given) == 0
+        assert await worker.call(lambda engine: engine.produced) == 0
 
 
-async def test_what_an_engine_raises_goes_to_the_log_and_not_to_its_caller(caplog: pytest.LogCaptureFixture) -> None:
+async def test_exception_of_an_engine_is_logged_and_not_sent_to_the_caller(caplog: pytest.LogCaptureFixture) -> None:
     def broken(_: Counter, __: Stop) -> Iterator[int]:
         raise OSError("/root/.local/share/secret.bin cannot be read")
         yield 1
@@ -152,7 +152,7 @@ async def test_what_an_engine_raises_goes_to_the_log_and_not_to_its_caller(caplo
     assert "secret.bin cannot be read" in caplog.text
 
 
-async def test_what_keeps_an_engine_from_being_built_is_raised_by_open() -> None:
+async def test_failed_build_is_raised_by_open() -> None:
     def build() -> Counter:
         raise ModelError("the model is damaged")
 
@@ -163,75 +163,75 @@ async def test_what_keeps_an_engine_from_being_built_is_raised_by_open() -> None
     await worker.aclose()
 
 
-async def test_an_engine_that_is_not_built_refuses_with_a_time_to_come_back() -> None:
+async def test_worker_that_is_not_open_rejects_calls() -> None:
     with pytest.raises(NotReady):
-        await Worker("counter", Counter).call(lambda engine: engine.given)
+        await Worker("counter", Counter).call(lambda engine: engine.produced)
 
 
-class Sound:
-    """What a job's closure and its items hold."""
+class FakeAudio:
+    """Fake audio, held by the closure and the items of a job."""
 
 
 @pytest.fixture
 def no_collections() -> Iterator[None]:
-    """What is freed is freed because nothing holds it any more, also not in a circle."""
+    """Disables the garbage collector: objects are freed only by their reference counts."""
     gc.collect()
     gc.disable()
     yield
     gc.enable()
 
 
-def synthesis(how: str, held: list[weakref.ref[Sound]]) -> Callable[[Counter, Stop], Iterator[Sound]]:
-    """A job that holds a sound and gives others; all of them are noted."""
-    sound = Sound()
-    held.append(weakref.ref(sound))
+def synthesis(how: str, held: list[weakref.ref[FakeAudio]]) -> Callable[[Counter, Stop], Iterator[FakeAudio]]:
+    """A job that holds fake audio and yields more; `held` gets weak references to all of it."""
+    audio = FakeAudio()
+    held.append(weakref.ref(audio))
 
-    def spoken(_: Counter, stop: Stop) -> Iterator[Sound]:
-        mine = sound
+    def generate(_: Counter, stop: Stop) -> Iterator[FakeAudio]:
+        captured = audio
         for _number in range(AHEAD + 5):
             if stop():
                 return
-            made = Sound()
-            held.append(weakref.ref(made))
-            yield made
+            chunk = FakeAudio()
+            held.append(weakref.ref(chunk))
+            yield chunk
         if how == "raises":
-            raise ValueError(mine is sound)
+            raise ValueError(captured is audio)
         if how == "ours":
             raise EngineFailed("the voice is hoarse")
 
-    return spoken
+    return generate
 
 
-async def hear(worker: Worker[Counter], how: str, held: list[weakref.ref[Sound]]) -> None:
-    async with worker.stream(synthesis(how, held)) as sounds:
+async def consume(worker: Worker[Counter], how: str, held: list[weakref.ref[FakeAudio]]) -> None:
+    async with worker.stream(synthesis(how, held)) as chunks:
         if how == "unread":
             return
-        async for _ in sounds:
-            if how == "left":
+        async for _ in chunks:
+            if how == "abandoned":
                 return
 
 
 @pytest.mark.usefixtures("no_collections")
-@pytest.mark.parametrize("how", ["ends", "left", "unread", "raises", "ours"])
-async def test_a_finished_job_holds_no_sound(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # pytest keeps what is logged, with the error and its frames.
+@pytest.mark.parametrize("how", ["ends", "abandoned", "unread", "raises", "ours"])
+async def test_finished_job_holds_no_audio(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # pytest keeps log records, with the error and its frames.
     monkeypatch.setattr(workers.log, "disabled", True)
-    held: list[weakref.ref[Sound]] = []
-    async with opened(step_seconds=PATIENCE) as worker:
+    held: list[weakref.ref[FakeAudio]] = []
+    async with opened(step_seconds=TIMEOUT) as worker:
         with pytest.raises(EngineFailed) if how in ("raises", "ours") else nullcontext():
-            await hear(worker, how, held)
+            await consume(worker, how, held)
         await until(lambda: worker.admission.used == 0)
-        await until(lambda: not any(each() is not None for each in held), PATIENCE / 2)
+        await until(lambda: not any(each() is not None for each in held), TIMEOUT / 2)
 
 
 async def test_as_many_callers_as_slots_are_served_at_once() -> None:
     async with opened(slots=2) as worker:
         async with (
-            worker.stream(lambda e, stop: e.count(stop)) as one,
-            worker.stream(lambda e, stop: e.count(stop)) as two,
+            worker.stream(lambda e, stop: e.count(stop)) as first,
+            worker.stream(lambda e, stop: e.count(stop)) as second,
         ):
-            assert await anext(one) == 0
-            assert await anext(two) == 0
+            assert await anext(first) == 0
+            assert await anext(second) == 0
             assert worker.admission.used == 2
         await until(lambda: worker.admission.used == 0)
 
@@ -248,13 +248,13 @@ async def _gone(ident: int) -> bool:
 
 
 class Stepper:
-    """Counts, a step at a time, and remembers how often it was begun."""
+    """A fake engine that counts in slow steps, and counts its starts."""
 
     def __init__(self) -> None:
-        self.begun = 0
+        self.starts = 0
 
     def count(self, steps: int, stop: Stop, all_at_once: bool = False) -> Iterator[int]:
-        self.begun += 1
+        self.starts += 1
         done = []
         for number in range(steps):
             if stop():
@@ -267,20 +267,20 @@ class Stepper:
         yield from done
 
 
-async def taken(
+async def run_job(
     worker: Worker[Stepper], steps: int, priority: Priority, yields: YieldPolicy, at_once: bool
 ) -> list[int]:
     async with worker.stream(lambda engine, stop: engine.count(steps, stop, at_once), priority, yields) as items:
         return [item async for item in items]
 
 
-async def test_a_less_urgent_job_makes_room_and_is_done_again() -> None:
+async def test_job_of_lower_priority_is_preempted_and_restarted() -> None:
     worker = Worker("test", Stepper)
     engine = await worker.open()
     order = []
 
     async def job(name: str, *how: Any) -> None:
-        found = await taken(worker, *how)
+        found = await run_job(worker, *how)
         order.append((name, len(found)))
 
     async with anyio.create_task_group() as group:
@@ -288,23 +288,23 @@ async def test_a_less_urgent_job_makes_room_and_is_done_again() -> None:
         await anyio.sleep(0.1)
         group.start_soon(job, "live", 3, Priority.LIVE, YieldPolicy.RESTART, True)
     assert order == [("live", 3), ("bulk", 100)]
-    assert engine.begun == 3
+    assert engine.starts == 3
     assert worker.admission.used == 0
     await worker.aclose()
 
 
-async def test_one_that_has_given_something_is_not_begun_again() -> None:
+async def test_job_that_yielded_items_is_not_restarted() -> None:
     worker = Worker("test", Stepper)
     engine = await worker.open()
     async with anyio.create_task_group() as group:
-        group.start_soon(taken, worker, 30, Priority.BULK, YieldPolicy.RESTART, False)
+        group.start_soon(run_job, worker, 30, Priority.BULK, YieldPolicy.RESTART, False)
         await anyio.sleep(0.1)
-        assert len(await taken(worker, 3, Priority.LIVE, YieldPolicy.NEVER, True)) == 3
-    assert engine.begun == 2
+        assert len(await run_job(worker, 3, Priority.LIVE, YieldPolicy.NEVER, True)) == 3
+    assert engine.starts == 2
     await worker.aclose()
 
 
-async def test_who_would_rather_know_is_told_that_it_made_room() -> None:
+async def test_preempted_job_can_raise_instead_of_restarting() -> None:
     worker = Worker("test", Stepper)
     await worker.open()
     found = []
@@ -320,6 +320,6 @@ async def test_who_would_rather_know_is_told_that_it_made_room() -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(bulk)
         await anyio.sleep(0.1)
-        assert len(await taken(worker, 3, Priority.LIVE, YieldPolicy.NEVER, True)) == 3
+        assert len(await run_job(worker, 3, Priority.LIVE, YieldPolicy.NEVER, True)) == 3
     assert 1 < len(found) < 100 and found == list(range(len(found)))
     await worker.aclose()

@@ -1,4 +1,4 @@
-"""Engines that hang: named, left behind, built anew, and given up for a while when it happens too often."""
+"""Stuck engines: reported, abandoned and rebuilt, and failed for a while when stuck too often."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from test_workers import Counter, opened
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_stuck_engine_is_named_left_behind_and_built_anew() -> None:
+async def test_stuck_engine_is_reported_abandoned_and_rebuilt() -> None:
     async with opened(step_seconds=0.2) as worker:
         before = worker.engine
         with pytest.raises(EngineFailed, match=r"made no progress for 0\.2 seconds") as failed:
@@ -30,11 +30,11 @@ async def test_a_stuck_engine_is_named_left_behind_and_built_anew() -> None:
         await until(lambda: worker.state == "ready")
         assert worker.engine is not before
         assert worker.rebuilt == 1
-        assert await worker.call(lambda engine: engine.given) == 0
+        assert await worker.call(lambda engine: engine.produced) == 0
         before.hang.set()
 
 
-async def test_an_engine_stuck_after_its_caller_left_is_built_anew_too() -> None:
+async def test_engine_stuck_after_its_caller_disconnected_is_rebuilt() -> None:
     async with opened(step_seconds=0.2) as worker:
         before = worker.engine
         async with worker.stream(lambda engine, stop: engine.stuck(stop)) as numbers:
@@ -44,9 +44,9 @@ async def test_an_engine_stuck_after_its_caller_left_is_built_anew_too() -> None
         before.hang.set()
 
 
-async def stick(worker: Worker[Counter]) -> Counter:
-    """The engine, which hangs from now on."""
-    await worker.call(lambda engine: engine.given)
+async def make_stuck(worker: Worker[Counter]) -> Counter:
+    """Makes the engine hang and returns it."""
+    await worker.call(lambda engine: engine.produced)
     stuck = worker.engine
     with pytest.raises(EngineFailed, match="made no progress"):
         async with worker.stream(lambda engine, stop: engine.stuck(stop)) as numbers:
@@ -54,64 +54,64 @@ async def stick(worker: Worker[Counter]) -> Counter:
     return stuck
 
 
-async def test_an_engine_stuck_too_often_stays_away_and_returns_when_the_window_has_passed(
+async def test_engine_stuck_too_often_fails_until_the_window_has_passed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with opened(step_seconds=0.05) as worker:
-        stuck = [await stick(worker) for _ in range(REBUILDS + 1)]
+        stuck = [await make_stuck(worker) for _ in range(REBUILDS + 1)]
         assert worker.state == "failed"
-        with pytest.raises(NotReady, match="rebuilt in") as refused:
-            await worker.call(lambda engine: engine.given)
-        assert refused.value.code == "engine_gone"
-        assert refused.value.retry_after == pytest.approx(worker.rebuild_delay, abs=5)
+        with pytest.raises(NotReady, match="rebuilt in") as raised:
+            await worker.call(lambda engine: engine.produced)
+        assert raised.value.code == "engine_gone"
+        assert raised.value.retry_after == pytest.approx(worker.rebuild_delay, abs=5)
         assert 0 < worker.rebuild_delay <= workers.REBUILD_SECONDS
         monkeypatch.setattr(workers, "REBUILD_SECONDS", 0.0)
         assert (worker.state, worker.rebuild_delay) == ("idle", 0)
-        assert await worker.call(lambda engine: engine.given) == 0
+        assert await worker.call(lambda engine: engine.produced) == 0
         assert (worker.state, worker.rebuilt) == ("ready", REBUILDS + 1)
         for each in stuck:
             each.hang.set()
 
 
-async def test_engines_stuck_long_after_one_another_are_always_built_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_engine_stuck_rarely_is_always_rebuilt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "REBUILD_SECONDS", 0.01)
     async with opened(step_seconds=0.05) as worker:
         for _ in range(2 * REBUILDS):
-            (await stick(worker)).hang.set()
+            (await make_stuck(worker)).hang.set()
         assert worker.rebuilt == 2 * REBUILDS
-        assert await worker.call(lambda engine: engine.given) == 0
+        assert await worker.call(lambda engine: engine.produced) == 0
 
 
-async def test_an_abandoned_engine_is_closed_and_freed_when_its_thread_comes_back() -> None:
+async def test_abandoned_engine_is_closed_and_freed_when_its_thread_returns() -> None:
     async with opened(step_seconds=0.05) as worker:
-        stuck = [await stick(worker) for _ in range(REBUILDS + 1)]
+        stuck = [await make_stuck(worker) for _ in range(REBUILDS + 1)]
         assert not any(each.closed for each in stuck)
         for each in stuck:
             each.hang.set()
         await until(lambda: all(each.closed for each in stuck))
-        kept = [weakref.ref(each) for each in stuck]
+        references = [weakref.ref(each) for each in stuck]
         del each
         stuck.clear()
-        await until(lambda: not any(each() for each in kept))
+        await until(lambda: not any(each() for each in references))
 
 
-async def test_two_jobs_stuck_in_one_engine_cost_one_engine() -> None:
-    async def leave_it(worker: Worker[Counter]) -> None:
+async def test_two_jobs_stuck_in_one_engine_cause_one_rebuild() -> None:
+    async def abandon(worker: Worker[Counter]) -> None:
         async with worker.stream(lambda engine, stop: engine.stuck(stop)) as numbers:
             await anext(numbers)
 
     async with opened(slots=2, step_seconds=0.2) as worker:
         before = worker.engine
         async with anyio.create_task_group() as group:
-            group.start_soon(leave_it, worker)
-            group.start_soon(leave_it, worker)
+            group.start_soon(abandon, worker)
+            group.start_soon(abandon, worker)
         await until(lambda: worker.admission.used == 0)
-        assert await worker.call(lambda engine: engine.given) == 0
+        assert await worker.call(lambda engine: engine.produced) == 0
         assert worker.rebuilt == 1
         before.hang.set()
 
 
-async def test_an_engine_that_asks_whether_it_shall_stop_is_at_work() -> None:
+async def test_engine_that_polls_stop_is_not_stuck() -> None:
     def long(_: Counter, stop: Stop) -> Iterator[int]:
         for _ in range(12):
             time.sleep(0.1)
@@ -125,22 +125,22 @@ async def test_an_engine_that_asks_whether_it_shall_stop_is_at_work() -> None:
         assert worker.rebuilt == 0
 
 
-async def test_an_engine_that_asks_and_goes_on_after_the_answer_is_stuck() -> None:
+async def test_engine_that_ignores_stop_is_stuck() -> None:
     ended = threading.Event()
 
-    def deaf(_: Counter, stop: Stop) -> Iterator[int]:
+    def ignore_stop(_: Counter, stop: Stop) -> Iterator[int]:
         yield 1
         while not ended.wait(0.01):
             stop()
 
     async with opened(step_seconds=0.2) as worker:
-        async with worker.stream(deaf) as numbers:
+        async with worker.stream(ignore_stop) as numbers:
             await anext(numbers)
         await until(lambda: worker.rebuilt == 1)
         ended.set()
 
 
-async def test_one_that_only_waits_asks_without_a_sign_of_life() -> None:
+async def test_polling_while_waiting_is_no_sign_of_life() -> None:
     ended = threading.Event()
 
     def waiting(_: Counter, stop: Stop) -> Iterator[int]:
@@ -155,7 +155,7 @@ async def test_one_that_only_waits_asks_without_a_sign_of_life() -> None:
         ended.set()
 
 
-async def test_a_caller_who_comes_back_late_is_no_sign_of_a_stuck_engine() -> None:
+async def test_slow_caller_does_not_make_the_engine_stuck() -> None:
     async with opened(step_seconds=0.2) as worker:
         async with worker.stream(lambda engine, stop: engine.count(stop, AHEAD * 3)) as numbers:
             assert await anext(numbers) == 0

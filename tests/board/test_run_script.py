@@ -1,4 +1,4 @@
-"""run.sh on a Jetson, as far as it goes without one: what it asks of docker, whose place a recorder takes."""
+"""run.sh on a simulated Jetson: the docker commands that it runs, recorded by a fake docker."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ for step in ("fetch", "compile"):
 NAME = "chatapi:0.1.0-r36"
 
 
-class Jetson:
-    """A machine that looks like one from run.sh's side."""
+class FakeJetson:
+    """A machine that run.sh takes for a Jetson."""
 
     def __init__(self, folder: Path) -> None:
         (folder / "bin").mkdir()
@@ -73,11 +73,11 @@ class Jetson:
 
 
 @pytest.fixture
-def jetson(tmp_path: Path) -> Jetson:
-    return Jetson(tmp_path)
+def jetson(tmp_path: Path) -> FakeJetson:
+    return FakeJetson(tmp_path)
 
 
-def test_it_serves_in_its_image_with_what_the_board_has(jetson: Jetson) -> None:
+def test_server_runs_in_its_image_with_the_options_of_the_board(jetson: FakeJetson) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(jetson.folder / "notify"))
         given = {"NOTIFY_SOCKET": str(jetson.folder / "notify"), "WATCHDOG_USEC": "90000000"}
@@ -99,11 +99,11 @@ def test_it_serves_in_its_image_with_what_the_board_has(jetson: Jetson) -> None:
         "--env WATCHDOG_USEC=90000000",
     ):
         assert wanted in options
-    # There is no terminal, and nothing to read.
+    # There is no terminal and no input.
     assert "--tty" not in serving and "--interactive" not in serving
 
 
-def test_the_settings_file_where_it_is_called_from_counts(jetson: Jetson) -> None:
+def test_settings_file_of_the_working_directory_is_used(jetson: FakeJetson) -> None:
     (jetson.folder / "chatapi.toml").write_text("[server]\nport = 8123\n")
     assert jetson.run(cwd=jetson.folder).returncode == 0
     fetching, serving = jetson.runs()
@@ -113,7 +113,7 @@ def test_the_settings_file_where_it_is_called_from_counts(jetson: Jetson) -> Non
         assert f"{jetson.folder}/chatapi.toml:/run/chatapi.toml:ro" in options
 
 
-def test_without_a_network_it_goes_on_with_what_is_there(jetson: Jetson) -> None:
+def test_installed_models_are_used_without_a_network(jetson: FakeJetson) -> None:
     done = jetson.run("serve", FETCH="2")
     assert done.returncode == 0 and "continuing with the installed ones" in done.stderr
     assert jetson.runs()[-1][-1] == "serve"
@@ -122,7 +122,7 @@ def test_without_a_network_it_goes_on_with_what_is_there(jetson: Jetson) -> None
 BUILT = "chatapi-build:r36.4.3-cu126-cp310-22.04"
 
 
-def test_it_compiles_the_boards_best_model_once_before_it_serves(jetson: Jetson) -> None:
+def test_best_model_for_the_board_is_compiled_once_before_serving(jetson: FakeJetson) -> None:
     done = jetson.run("--set", "server.port=8123", BUILT=BUILT)
     assert done.returncode == 0, done.stderr
     compiling, fetching, serving = jetson.runs()
@@ -136,7 +136,7 @@ def test_it_compiles_the_boards_best_model_once_before_it_serves(jetson: Jetson)
     assert not [line for line in jetson.runs() if "compile" in line]
 
 
-def test_whether_a_model_is_compiled_depends_on_the_settings_wherever_they_stand(jetson: Jetson) -> None:
+def test_compile_receives_the_settings_of_file_and_options(jetson: FakeJetson) -> None:
     (jetson.folder / "chatapi.toml").write_text("[llm]\nengine = 'openai_upstream'\n")
     words = ("--set=a.b=1", "serve", "--tls", "--set", "llm.model=mine")
     assert jetson.run(*words, cwd=jetson.folder, BUILT=BUILT).returncode == 0
@@ -145,27 +145,27 @@ def test_whether_a_model_is_compiled_depends_on_the_settings_wherever_they_stand
     assert compiling[compiling.index("chatapi") + 1 :] == [*given, "compile", "auto", "--if-wanted"]
 
 
-def test_what_cannot_be_compiled_keeps_nobody_from_being_served(jetson: Jetson) -> None:
+def test_failed_compilation_does_not_stop_the_server(jetson: FakeJetson) -> None:
     done = jetson.run(BUILT=BUILT, COMPILE="1")
     assert done.returncode == 0 and "a small model is used until ./run.sh compile auto" in done.stderr
     assert jetson.runs()[-1][-1] == "sha256:feed"
 
 
-def test_a_service_at_boot_does_not_wait_for_a_compiler(jetson: Jetson) -> None:
+def test_service_at_boot_does_not_compile(jetson: FakeJetson) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(jetson.folder / "notify"))
         assert jetson.run("serve", BUILT=BUILT, NOTIFY_SOCKET=str(jetson.folder / "notify")).returncode == 0
     assert not [line for line in jetson.runs() if "compile" in line]
 
 
-def test_other_commands_have_containers_without_the_name(jetson: Jetson) -> None:
+def test_other_commands_run_in_unnamed_containers(jetson: FakeJetson) -> None:
     assert jetson.run("check", "--json").returncode == 0
     (run,) = jetson.runs()
     assert run[-2:] == ["check", "--json"] and "--name" not in run
 
 
 @pytest.mark.parametrize(
-    ("environ", "told"),
+    ("environ", "message"),
     [
         ({"RUNTIMES": '{"runc": {}}'}, "docker has no nvidia runtime"),
         ({"IMAGES": ""}, f"there is no image {NAME}, and no jetson-containers to build it with"),
@@ -175,20 +175,22 @@ def test_other_commands_have_containers_without_the_name(jetson: Jetson) -> None
         ({"CHATAPI_DATA": "/proc/nowhere"}, "/proc/nowhere cannot be written"),
     ],
 )
-def test_what_keeps_it_from_running_is_one_sentence(jetson: Jetson, environ: dict[str, str], told: str) -> None:
+def test_obstacle_to_running_is_reported_in_one_sentence(
+    jetson: FakeJetson, environ: dict[str, str], message: str
+) -> None:
     done = jetson.run("serve", **environ)
-    assert done.returncode != 0 and told in done.stderr
+    assert done.returncode != 0 and message in done.stderr
     assert done.stderr.count("\n") == 1 and not (jetson.record.exists() and jetson.runs())
 
 
-def test_who_installs_is_told_how_the_service_gets_a_model_for_its_gpu(tmp_path: Path) -> None:
-    def told(mode: str) -> str:
+def test_container_installation_hints_at_compiling_a_model(tmp_path: Path) -> None:
+    def hint(mode: str) -> str:
         script = f"mode={mode}; source systemd/install.sh; data={tmp_path}; hint_to_compile"
         done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, capture_output=True, check=True)
         return done.stdout.decode()
 
-    assert "sudo ./run.sh compile auto" in told("container")
-    assert told("venv") == ""
+    assert "sudo ./run.sh compile auto" in hint("container")
+    assert hint("venv") == ""
     (tmp_path / "compiled/tiny").mkdir(parents=True)
     (tmp_path / "compiled/tiny/made.json").write_text("{}")
-    assert told("container") == ""
+    assert hint("container") == ""

@@ -1,4 +1,4 @@
-"""The client and servers that are no box, or die: bytes of any kind."""
+"""The Python client against other servers, failing servers and arbitrary bytes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from chatapi.client import (
     wire,
 )
 from chatapi.client.sse import LONGEST, EventParser
-from test_client import refusal
+from test_client import client_error
 
 
 @contextmanager
-def saying(*replies: bytes, reset: bool = False) -> Iterator[str]:
-    """A server that reads a request and says this to it, one reply a connection, and hangs up."""
+def replying(*replies: bytes, reset: bool = False) -> Iterator[str]:
+    """A server that reads a request and sends one of these replies on each connection, then disconnects."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def run() -> None:
@@ -38,7 +38,7 @@ def saying(*replies: bytes, reset: bool = False) -> Iterator[str]:
                         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                     connection.sendall(reply)
                     if not reset:
-                        # What was not read when it closes would make the system reset the connection.
+                        # Unread data would make the system reset the connection.
                         connection.shutdown(socket.SHUT_WR)
                         while connection.recv(65536):
                             pass
@@ -77,11 +77,11 @@ def http(body: bytes, media_type: str = "application/json", status: int = 200, *
     ],
     ids=range(14),
 )
-def test_what_is_no_box_is_told_as_such(reply: bytes, code: str) -> None:
-    with saying(reply) as url, Client(url) as box:
-        told = refusal(lambda: box.completion("hello"))
-        assert told.code == code
-        assert code != "busy" or (told.status, told.retry_after) == (503, 7)
+def test_response_of_another_server_is_reported(reply: bytes, code: str) -> None:
+    with replying(reply) as url, Client(url) as client:
+        error = client_error(lambda: client.completion("hello"))
+        assert error.code == code
+        assert code != "busy" or (error.status, error.retry_after) == (503, 7)
 
 
 START = b'event: start\ndata: {"id": "a", "conversation": "c1"}\n\n'
@@ -104,52 +104,56 @@ START = b'event: start\ndata: {"id": "a", "conversation": "c1"}\n\n'
     ],
     ids=range(10),
 )
-async def test_events_that_are_none_end_the_answer(events: bytes, code: str) -> None:
+async def test_invalid_events_end_the_answer(events: bytes, code: str) -> None:
     reply = http(events, "text/event-stream")
-    with saying(reply, reply) as url:
-        with Client(url) as box, box.stream("hello") as coming:
-            assert refusal(lambda: list(coming)).code == code
-        async with AsyncClient(url) as box:
+    with replying(reply, reply) as url:
+        with Client(url) as client, client.stream("hello") as stream:
+            assert client_error(lambda: list(stream)).code == code
+        async with AsyncClient(url) as client:
             with pytest.raises(ClientError) as raised:
-                async with box.stream("hello") as came:
-                    async for _ in came:
+                async with client.stream("hello") as stream:
+                    async for _ in stream:
                         pass
             assert raised.value.code == code
 
 
-def test_a_box_that_dies_in_mid_answer_leaves_no_whole_answer() -> None:
+def test_server_that_ends_during_an_answer_is_reported() -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n"
     for reset in (False, True):
         reply = (head % b"text/event-stream") + b"%x\r\n%s\r\n" % (len(START), START)
-        with saying(reply, reset=reset) as url, Client(url) as box:
-            with pytest.raises(ClientError) as raised, box.stream("hello") as events:
+        with replying(reply, reset=reset) as url, Client(url) as client:
+            with pytest.raises(ClientError) as raised, client.stream("hello") as events:
                 list(events)
             assert raised.value.code == "broken_off" and raised.value.status is None
-    with saying((head % b"audio/wav") + b"4\r\nRIFF\r\n") as url, Client(url) as box, box.wav("hello") as pieces:
+    with (
+        replying((head % b"audio/wav") + b"4\r\nRIFF\r\n") as url,
+        Client(url) as client,
+        client.wav("hello") as pieces,
+    ):
         assert next(pieces) == b"RIFF"
-        assert refusal(lambda: next(pieces)).code == "broken_off"
-    assert refusal(lambda: Client(url).ready()).code == "unreachable"
+        assert client_error(lambda: next(pieces)).code == "broken_off"
+    assert client_error(lambda: Client(url).ready()).code == "unreachable"
 
 
-def test_a_box_that_says_nothing_is_given_up() -> None:
+def test_silent_server_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        with Client(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=0.2) as box:
-            assert refusal(box.ready).code == "timed_out"
+        with Client(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=0.2) as client:
+            assert client_error(client.ready).code == "timed_out"
 
 
 @hypothesis.given(st.binary(max_size=300), st.lists(st.integers(1, 40), max_size=20))
 @hypothesis.example(START, [1] * 20)
-def test_no_bytes_surprise_whoever_reads_events(content: bytes, cuts: list[int]) -> None:
-    events, came = EventParser(), []
+def test_any_bytes_are_events_or_an_error(content: bytes, cuts: list[int]) -> None:
+    events, parsed = EventParser(), []
     try:
         for size in (*cuts, len(content)):
-            came += list(events.feed(content[:size]))
+            parsed += list(events.feed(content[:size]))
             content = content[size:]
         events.close()
     except ClientError as error:
         assert error.code in ("not_chatapi", "broken_off")
     else:
-        assert isinstance(came[-1], EndEvent)
+        assert isinstance(parsed[-1], EndEvent)
 
 
 @hypothesis.given(
@@ -162,7 +166,7 @@ def test_no_bytes_surprise_whoever_reads_events(content: bytes, cuts: list[int])
         max_leaves=8,
     )
 )
-def test_no_document_surprises_whoever_reads_it(document: object) -> None:
+def test_any_document_is_read_or_rejected(document: object) -> None:
     body = json.dumps(document).encode()
     for read in (wire.completion, wire.models, wire.voices, wire.messages):
         with suppress(ClientError):

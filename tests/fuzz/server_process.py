@@ -1,4 +1,4 @@
-"""A server under test: `python -m chatapi serve` as a process of its own, measured from outside."""
+"""A server under test: `python -m chatapi serve` in a child process, and measurements of it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ COMMON = (
     "server.port=0", "wyoming.enabled=true", "wyoming.port=0", "log.format=json", "live.sessions=8",
     "llm.max_tokens=24",
 )  # fmt: skip
-START = 120
-"""Seconds until a server that has not become ready is a fault; the models are loaded on a busy machine."""
+START_TIMEOUT = 120
+"""Seconds until a server must be ready: loading models on a busy machine takes long."""
 
 
 PR_SET_PDEATHSIG = 1
@@ -38,18 +38,18 @@ _LIBC = ctypes.CDLL(None)
 
 @dataclass(frozen=True)
 class Usage:
-    """What the process tree holds."""
+    """Resources of the process tree."""
 
     rss: int
     """Bytes."""
     pss: int
-    """Bytes; what is shared between processes counts once."""
-    own: int
-    """Bytes of the PSS that are no file's: what other programs load at the same time changes nothing of them."""
+    """Bytes; memory shared between processes counts once."""
+    anonymous: int
+    """Bytes of the PSS without files; files that other programs map too would change it."""
     descriptors: int
     threads: int
     each: tuple[int, ...]
-    """The PSS of every process, the server itself first."""
+    """The PSS of every process, that of the server first."""
 
     @property
     def processes(self) -> int:
@@ -57,7 +57,7 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Trouble:
+class LogError:
     """An entry of the log that a client's input must not cause."""
 
     signature: str
@@ -65,17 +65,17 @@ class Trouble:
 
 
 def _die_with_parent() -> None:
-    """In the child: a run that is ended by force leaves no server behind."""
+    """Runs in the child: kills the server when the test run is killed."""
     os.setsid()
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-class DidNotStart(Exception):
+class StartFailed(Exception):
     """The server ended or did not become ready; the message has the end of its log."""
 
 
-class Box:
-    """A server with a data directory of its own, whose models are those of the machine."""
+class ServerProcess:
+    """A server with its own data directory and the models of this machine."""
 
     def __init__(self, folder: Path, engines: str = "fake", *more: str) -> None:
         self.engines = engines
@@ -99,22 +99,22 @@ class Box:
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(settings.ENVIRONMENT)}
-        return {**kept, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(settings.ENVIRONMENT)}
+        return {**environment, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
 
     async def start(self) -> None:
-        """Raises DidNotStart."""
+        """Starts it, and waits until it is ready; raises StartFailed."""
         self._spawn()
-        end = time.monotonic() + START
+        deadline = time.monotonic() + START_TIMEOUT
         while True:
-            told = self._out.read_text(errors="replace")
-            if "ready after" in told:
-                self.port = int(re.findall(r"listening on http://127\.0\.0\.1:(\d+)", told)[0])
-                self.wyoming = int(re.findall(r"Wyoming.*?127\.0\.0\.1:(\d+)", told)[0])
+            output = self._out.read_text(errors="replace")
+            if "ready after" in output:
+                self.port = int(re.findall(r"listening on http://127\.0\.0\.1:(\d+)", output)[0])
+                self.wyoming = int(re.findall(r"Wyoming.*?127\.0\.0\.1:(\d+)", output)[0])
                 return
-            if not self.alive or time.monotonic() > end:
+            if not self.alive or time.monotonic() > deadline:
                 await self.kill()
-                raise DidNotStart(told + self.log.read_text(errors="replace")[-3000:])
+                raise StartFailed(output + self.log.read_text(errors="replace")[-3000:])
             await asyncio.sleep(0.02)
 
     def _spawn(self) -> None:
@@ -130,7 +130,7 @@ class Box:
 
     @property
     def ending(self) -> str:
-        """How the process ended."""
+        """How the process ended: an exit status or the name of a signal."""
         assert self._process is not None
         code = self._process.poll()
         if code is not None and code < 0:
@@ -138,29 +138,29 @@ class Box:
         return "is running" if code is None else f"exit status {code}"
 
     async def stop(self, seconds: float = 15) -> str:
-        """End it as a service manager does; how it ended."""
+        """Stops it like a service manager; returns how it ended."""
         if self.alive:
             assert self._process is not None
             self._process.send_signal(signal.SIGTERM)
-            end = time.monotonic() + seconds
-            while self.alive and time.monotonic() < end:
+            deadline = time.monotonic() + seconds
+            while self.alive and time.monotonic() < deadline:
                 await asyncio.sleep(0.02)
-        how = self.ending
+        ending = self.ending
         await self.kill()
-        return how
+        return ending
 
     async def kill(self) -> None:
-        """SIGKILL, also for the children that it may have."""
+        """Kills it and its children with SIGKILL."""
         if self._process is None:
             return
-        family = self._family()
-        for each in family:
+        processes = self._process_tree()
+        for each in processes:
             with suppress(psutil.NoSuchProcess):
                 each.kill()
         self._process.wait()
-        psutil.wait_procs(family, 10)
+        psutil.wait_procs(processes, 10)
 
-    def _family(self) -> list[psutil.Process]:
+    def _process_tree(self) -> list[psutil.Process]:
         try:
             parent = psutil.Process(self._process.pid if self._process is not None else -1)
             return [parent, *parent.children(recursive=True)]
@@ -170,62 +170,62 @@ class Box:
     def cpu(self) -> float:
         """Seconds of processor time of the process tree."""
         total = 0.0
-        for each in self._family():
+        for each in self._process_tree():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 times = each.cpu_times()
                 total += times.user + times.system
         return total
 
     def usage(self) -> Usage:
-        """Of the whole process tree."""
-        rss = own = descriptors = threads = 0
+        """The usage of the whole process tree now."""
+        rss = anonymous = descriptors = threads = 0
         each_pss = []
-        for each in self._family():
+        for each in self._process_tree():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 memory = each.memory_full_info()
-                rss, own = rss + memory.rss, own + _own(each.pid)
+                rss, anonymous = rss + memory.rss, anonymous + _anonymous_pss(each.pid)
                 descriptors, threads = descriptors + each.num_fds(), threads + each.num_threads()
                 each_pss.append(memory.pss)
-        return Usage(rss, sum(each_pss), own, descriptors, threads, tuple(each_pss))
+        return Usage(rss, sum(each_pss), anonymous, descriptors, threads, tuple(each_pss))
 
-    async def settled(self, seconds: float = 20) -> Usage:
-        """What it holds when idle: read until the memory stops falling, for so long at most."""
+    async def idle_usage(self, seconds: float = 20) -> Usage:
+        """The usage when idle: waits until the memory stops falling, for at most this time."""
         end = time.monotonic() + seconds
-        found = self.usage()
+        usage = self.usage()
         while time.monotonic() < end:
             await asyncio.sleep(2)
-            before, found = found, self.usage()
-            same = found.descriptors == before.descriptors and found.threads <= before.threads
-            if same and before.pss - found.pss < 1 << 19 and time.monotonic() > end - seconds + 6:
+            before, usage = usage, self.usage()
+            same = usage.descriptors == before.descriptors and usage.threads <= before.threads
+            if same and before.pss - usage.pss < 1 << 19 and time.monotonic() > end - seconds + 6:
                 break
-        return found
+        return usage
 
-    def troubles(self) -> Iterator[Trouble]:
-        """Tracebacks and errors that were logged since the last call."""
+    def new_log_errors(self) -> Iterator[LogError]:
+        """Tracebacks and errors logged since the last call."""
         with self.log.open("rb") as file:
             file.seek(self._read)
             new = file.read()
-        # Half a line is read when it is whole.
+        # An incomplete line is read by the next call.
         new = new[: new.rfind(b"\n") + 1]
         self._read += len(new)
-        yield from troubles(new.decode(errors="replace").splitlines())
+        yield from log_errors(new.decode(errors="replace").splitlines())
 
     @property
     def logged(self) -> int:
-        """Bytes of the log."""
+        """Size of the log in bytes."""
         return self.log.stat().st_size
 
 
-def _own(process: int) -> int:
-    """Bytes of its PSS that are no file's."""
+def _anonymous_pss(pid: int) -> int:
+    """Bytes of the PSS of a process without files."""
     with suppress(OSError):
-        told = Path(f"/proc/{process}/smaps_rollup").read_text()
-        return 1024 * sum(map(int, re.findall(r"Pss_(?:Anon|Shmem): +(\d+)", told)))
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        return 1024 * sum(map(int, re.findall(r"Pss_(?:Anon|Shmem): +(\d+)", rollup)))
     return 0
 
 
-def troubles(lines: list[str]) -> Iterator[Trouble]:
-    """Those of a log's lines; what is no JSON is Python's or a library's own."""
+def log_errors(lines: list[str]) -> Iterator[LogError]:
+    """The errors in these lines of a log; lines that are not JSON come from Python or a library."""
     plain: list[str] = []
     for line in lines:
         try:
@@ -235,24 +235,24 @@ def troubles(lines: list[str]) -> Iterator[Trouble]:
         if not isinstance(entry, dict):
             plain.append(line)
         elif "exception" in entry:
-            yield Trouble(f"traceback: {entry['message'][:60]}: {_place(entry['exception'])}", entry["exception"])
+            yield LogError(f"traceback: {entry['message'][:60]}: {_location(entry['exception'])}", entry["exception"])
         elif entry.get("level") in ("error", "critical") or "unexpected error" in entry.get("message", ""):
-            yield Trouble(f"log: {_plain(entry['message'])}", line)
+            yield LogError(f"log: {_without_details(entry['message'])}", line)
     text = "\n".join(plain)
     if "Traceback (most recent call last)" in text:
-        yield Trouble(f"traceback: {_place(text)}", text)
+        yield LogError(f"traceback: {_location(text)}", text)
     elif "Fatal Python error" in text:
-        yield Trouble("native: " + re.findall(r"Fatal Python error: .*", text)[0], text)
+        yield LogError("native: " + re.findall(r"Fatal Python error: .*", text)[0], text)
 
 
-def _place(exception: str) -> str:
-    """The last line of our own code and the kind of error: the same fault has the same words."""
-    own = re.findall(r'File "[^"]*?(chatapi/[^"]+)", line \d+, in (\w+)', exception)
-    where = ":".join(own[-1]) if own else "?"
+def _location(exception: str) -> str:
+    """The last location in our code and the kind of error: the same for the same fault."""
+    frames = re.findall(r'File "[^"]*?(chatapi/[^"]+)", line \d+, in (\w+)', exception)
+    location = ":".join(frames[-1]) if frames else "?"
     kind = exception.strip().splitlines()[-1].split(":")[0][:80]
-    return f"{where}: {kind}"
+    return f"{location}: {kind}"
 
 
-def _plain(message: str) -> str:
-    """Without the numbers and names that differ each time."""
+def _without_details(message: str) -> str:
+    """The message without numbers and names, which differ each time."""
     return re.sub(r"'[^']*'|\d+(\.\d+)?", "#", message)[:120]

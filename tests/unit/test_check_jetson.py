@@ -1,4 +1,4 @@
-"""`chatapi check`: what it says of Jetsons laid out as files of real boards, and at the start of a server."""
+"""`chatapi check` on Jetsons, whose files are those of real boards, and at the start of a server."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from chatapi import settings
 from chatapi.cli import check
 from chatapi.cli.check import clock, container, jetson
 from chatapi.cli.check.finding import CheckContext, Finding, Probe
-from jetson_scenarios import NOW, SWAPS, scene, told
-from test_board import ORIN_NX, without, written
+from check_contexts import NOW, SWAPS, check_context, findings
+from fake_jetson import ORIN_NX, without, write_files
 
 GPU = {"dev/nvhost-gpu": "", "dev/nvmap": "", "usr/lib/aarch64-linux-gnu/nvidia/libcuda.so.1.1": ""}
 SUPER = """# Power modes of the board
@@ -35,41 +35,41 @@ ZONE = "sys/class/thermal/thermal_zone0"
 
 
 def zone(now: int, passive: int = 99_000) -> dict[str, str]:
-    """The CPU's thermal zone of an Orin, in millidegrees: the fan's trip points come before the one that slows."""
+    """The CPU's thermal zone of an Orin, in millidegrees: the fan's trip points precede the throttling one."""
     points = (("active", 51_000), ("passive", passive), ("critical", 104_500), ("passive", 0))
-    told = {f"{ZONE}/trip_point_{n}_{what}": str(value) for n, point in enumerate(points)
-            for what, value in zip(("type", "temp"), point, strict=True)}  # fmt: skip
-    return {f"{ZONE}/type": "cpu-thermal\n", f"{ZONE}/temp": f"{now}\n", **told}
+    trip_points = {f"{ZONE}/trip_point_{n}_{what}": str(value) for n, point in enumerate(points)
+                   for what, value in zip(("type", "temp"), point, strict=True)}  # fmt: skip
+    return {f"{ZONE}/type": "cpu-thermal\n", f"{ZONE}/temp": f"{now}\n", **trip_points}
 
 
 def cooling(**states: int) -> dict[str, str]:
     made: dict[str, str] = {}
     for number, (name, state) in enumerate(states.items()):
-        place = f"sys/class/thermal/cooling_device{number}"
-        made |= {f"{place}/type": name.replace("_", "-") + "\n", f"{place}/cur_state": f"{state}\n"}
+        folder = f"sys/class/thermal/cooling_device{number}"
+        made |= {f"{folder}/type": name.replace("_", "-") + "\n", f"{folder}/cur_state": f"{state}\n"}
     return made
 
 
-def guard(**events: int) -> dict[str, str]:
-    place = "sys/class/hwmon/hwmon3"
-    return {f"{place}/name": "soctherm_oc\n", **{f"{place}/{name}_event_cnt": f"{n}\n" for name, n in events.items()}}
+def overcurrent(**events: int) -> dict[str, str]:
+    folder = "sys/class/hwmon/hwmon3"
+    return {f"{folder}/name": "soctherm_oc\n", **{f"{folder}/{name}_event_cnt": f"{n}\n" for name, n in events.items()}}
 
 
-def modes(now: str, conf: str = SUPER) -> dict[str, str]:
+def power_modes(now: str, conf: str = SUPER) -> dict[str, str]:
     return {"var/lib/nvpmodel/status": f"pmode:{now}", "etc/nvpmodel.conf": conf}
 
 
 @pytest.mark.parametrize(
     ("probe", "files", "expected"),
     [
-        (jetson.power, modes("0000"), ["note power mode: 15W; MAXN_SUPER is faster: sudo nvpmodel -m 2"]),
-        (jetson.power, modes("0002"), ["good power mode: MAXN_SUPER, the fastest this board has"]),
-        (jetson.power, modes("0003", AGX), ["note power mode: MODE_50W; MAXN is faster: sudo nvpmodel -m 0"]),
-        (jetson.power, modes("0001", AGX.replace("MAXN", "MODE_10W")), ["note power mode: MODE_15W; MODE_50W is "
+        (jetson.power, power_modes("0000"), ["note power mode: 15W; MAXN_SUPER is faster: sudo nvpmodel -m 2"]),
+        (jetson.power, power_modes("0002"), ["good power mode: MAXN_SUPER, the fastest this board has"]),
+        (jetson.power, power_modes("0003", AGX), ["note power mode: MODE_50W; MAXN is faster: sudo nvpmodel -m 0"]),
+        (jetson.power, power_modes("0001", AGX.replace("MAXN", "MODE_10W")), ["note power mode: MODE_15W; MODE_50W is "
                                                                         "faster: sudo nvpmodel -m 3"]),
-        (jetson.power, modes("0009"), []),
+        (jetson.power, power_modes("0009"), []),
         (jetson.power, {"etc/nvpmodel.conf": SUPER}, []),
-        (jetson.power, modes("garbage", "garbage"), []),
+        (jetson.power, power_modes("garbage", "garbage"), []),
         (jetson.clocks, {f"{CPU}/scaling_min_freq": "1728000", f"{CPU}/scaling_max_freq": "1728000"},
          ["good clocks: fixed at 1.73 GHz"]),
         (jetson.clocks, {f"{CPU}/scaling_min_freq": "115200", f"{CPU}/scaling_max_freq": "1728000",
@@ -86,8 +86,8 @@ def modes(now: str, conf: str = SUPER) -> dict[str, str]:
          ["note heat: the board is throttled because it is too hot (gpu): use a fan, a larger heat sink or a lower "
           "power mode"]),
         (jetson.heat, {**zone(50_000), f"{ZONE}/temp": ""}, []),
-        (jetson.current, guard(oc1=0, oc2=0, oc3=27_390), []),
-        (jetson.current, guard(oc1=2, oc2=15, oc3=1),
+        (jetson.current, overcurrent(oc1=0, oc2=0, oc3=27_390), []),
+        (jetson.current, overcurrent(oc1=2, oc2=15, oc3=1),
          ["note supply: the supply's voltage fell too low 2 times since the start, and the board was throttled: use "
           "the board's own supply, or a lower power mode",
           "note supply: more current was drawn than the board may take 15 times since the start, and the board was "
@@ -102,10 +102,10 @@ def modes(now: str, conf: str = SUPER) -> dict[str, str]:
          ["good GPU: its devices and driver are available"]),
     ],
 )  # fmt: skip
-def test_a_jetson_is_judged_by_its_files(probe: Probe, files: dict[str, str], expected: list[str]) -> None:
-    assert told(probe, scene({**ORIN_NX, **files})) == expected
-    # None of it is said of another machine, whatever its files are.
-    assert told(probe, CheckContext(settings.Settings(), written(Path("other").absolute(), files))) == []
+def test_findings_of_a_jetson_follow_its_files(probe: Probe, files: dict[str, str], expected: list[str]) -> None:
+    assert findings(probe, check_context({**ORIN_NX, **files})) == expected
+    # Other machines have none of these findings, whatever their files are.
+    assert findings(probe, CheckContext(settings.Settings(), write_files(Path("other").absolute(), files))) == []
 
 
 RUNTIME = '{"runtimes": {"nvidia": {"args": [], "path": "nvidia-container-runtime"}}, "default-runtime": "nvidia"}'
@@ -127,8 +127,8 @@ MISSING = (
         ({".dockerenv": ""}, None),
     ],
 )
-def test_docker_without_the_nvidia_runtime(files: dict[str, str], expected: str | None) -> None:
-    found = told(container.gpu, scene({**ORIN_NX, **GPU, "usr/bin/docker": "", **files}))
+def test_docker_without_the_nvidia_runtime_is_reported(files: dict[str, str], expected: str | None) -> None:
+    found = findings(container.gpu, check_context({**ORIN_NX, **GPU, "usr/bin/docker": "", **files}))
     assert found[0] == "good GPU: its devices and driver are available"
     assert len(found) == (1 if expected is None else 2)
     assert expected is None or found[1].startswith(expected)
@@ -154,19 +154,21 @@ R36, R39 = ("# R36 (release), REVISION: 4.3, GCID: 1\n", "# R39 (release), REVIS
         (without("etc/nv_tegra_release"), "36.4.0", "good board", "Developer Kit, sm_87, CUDA 12.6.68"),
     ],
 )  # fmt: skip
-def test_an_image_for_another_release(files: dict[str, str], image: str, level: str, expected: str) -> None:
-    [found] = told(jetson.release, scene(files, environ={"L4T_VERSION": image}))
+def test_image_for_another_release_is_reported(files: dict[str, str], image: str, level: str, expected: str) -> None:
+    [found] = findings(jetson.release, check_context(files, environ={"L4T_VERSION": image}))
     assert found.startswith(level) and found.endswith(expected)
 
 
-def test_an_engine_that_needs_the_gpu_makes_a_missing_one_bad() -> None:
-    one = scene({**with_release(R39), ".dockerenv": ""}, "llm.engine=mlc", environ={"L4T_VERSION": "36.4"})
-    assert [f.level for f in (*jetson.release(one), *container.gpu(one))] == ["bad", "bad"]
+def test_missing_gpu_is_bad_when_an_engine_needs_it() -> None:
+    context = check_context({**with_release(R39), ".dockerenv": ""}, "llm.engine=mlc", environ={"L4T_VERSION": "36.4"})
+    assert [f.level for f in (*jetson.release(context), *container.gpu(context))] == ["bad", "bad"]
 
 
-def test_a_chip_to_come_is_named() -> None:
+def test_unknown_chip_is_named() -> None:
     files = {**ORIN_NX, "proc/device-tree/compatible": "nvidia,p9999\0nvidia,tegra999\0"}
-    assert "note board: the chip tegra999 is not supported: use a newer chatapi" in told(jetson.release, scene(files))
+    assert "note board: the chip tegra999 is not supported: use a newer chatapi" in findings(
+        jetson.release, check_context(files)
+    )
 
 
 @pytest.mark.parametrize(
@@ -180,29 +182,27 @@ def test_a_chip_to_come_is_named() -> None:
          "note clock: it shows 1970-01-01 00:03 UTC and was never set, so certificates and downloads will be"),
     ],
 )  # fmt: skip
-def test_a_clock_that_was_not_set(files: dict[str, str], now: datetime, expected: str) -> None:
-    [found] = told(clock.clock, scene(files, now=now))
+def test_unset_clock_is_reported(files: dict[str, str], now: datetime, expected: str) -> None:
+    [found] = findings(clock.clock, check_context(files, now=now))
     assert found.startswith(expected)
 
 
-def test_the_start_of_a_server_logs_what_is_wrong_and_does_not_wait_for_it(
-    caplog: pytest.LogCaptureFixture, tmp_path: Path
-) -> None:
-    one = scene({}, "audio_device.enabled=true", "asr.engine=whisper_cpp", "tts.engine=piper")
-    taken = []
+def test_server_start_logs_findings_without_a_delay(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    context = check_context({}, "audio_device.enabled=true", "asr.engine=whisper_cpp", "tts.engine=piper")
+    durations = []
     with caplog.at_level(logging.INFO, "chatapi"):
         for _ in range(5):
             since = time.perf_counter()
-            check.report(one.settings)
-            taken.append(time.perf_counter() - since)
+            check.report(context.settings)
+            durations.append(time.perf_counter() - since)
     lines = [record.getMessage() for record in caplog.records]
     assert any(line.startswith("check: asr model: no asr model for whisper_cpp is installed") for line in lines)
     assert all("\n" not in line and line.startswith("check: ") for line in lines)
-    # A model read through, a library loaded or a device asked would take many times as long, each time.
-    assert min(taken) < 0.25
+    # Reading a model, loading a library or opening a device would take many times as long, each time.
+    assert min(durations) < 0.25
 
 
-def test_a_check_that_fails_does_not_end_the_server(
+def test_failing_check_does_not_end_the_server(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(_: CheckContext) -> Iterator[Finding]:
@@ -210,17 +210,19 @@ def test_a_check_that_fails_does_not_end_the_server(
         yield
 
     monkeypatch.setattr(check, "PROBES", (broken,))
-    check.report(scene({}).settings)
+    check.report(check_context({}).settings)
     assert "check failed" in caplog.text
 
 
-def test_every_sentence_of_a_fault_says_what_to_do() -> None:
-    """Of a board that has nearly everything wrong at once."""
-    files = {**with_release(R39), **modes("0003"), **zone(99_000), **guard(oc1=1, oc2=1), ".dockerenv": "",
-             "run/systemd/timesync/x": "", "proc/swaps": SWAPS + "/dev/zram0 partition 1000000 0 5\n"}  # fmt: skip
-    one = scene(files, "audio_device.enabled=true", "asr.engine=whisper_cpp", "server.host=0.0.0.0", "server.port=0",
-                environ={"L4T_VERSION": "36.4"})  # fmt: skip
-    found = [finding for finding in check.look(one) if finding.level != "good"]
+def test_every_fault_states_a_remedy() -> None:
+    """On a board with nearly every fault at once."""
+    swaps = {"proc/swaps": SWAPS + "/dev/zram0 partition 1000000 0 5\n"}
+    container_files = {".dockerenv": "", "run/systemd/timesync/x": ""}
+    hardware = {**power_modes("0003"), **zone(99_000), **overcurrent(oc1=1, oc2=1)}
+    files = {**with_release(R39), **hardware, **container_files, **swaps}
+    chosen = ("audio_device.enabled=true", "asr.engine=whisper_cpp", "server.host=0.0.0.0", "server.port=0")
+    context = check_context(files, *chosen, environ={"L4T_VERSION": "36.4"})
+    found = [finding for finding in check.look(context) if finding.level != "good"]
     assert len(found) >= 10
     for finding in found:
         assert any(mark in finding.told for mark in (": ", "; ")), finding

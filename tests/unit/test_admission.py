@@ -1,4 +1,4 @@
-"""The gate: slots, priorities, a bounded queue."""
+"""Admission: slots, priorities and a bounded queue."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from conftest import until
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
+async def test_full_queue_rejects_with_retry_after() -> None:
     admission = Admission("queue", slots=1, queue=1)
     async with admission.admitted(), anyio.create_task_group() as group:
         group.start_soon(admission.acquire)
         await until(lambda: admission.waiting == 1)
-        with pytest.raises(Busy) as refused:
+        with pytest.raises(Busy) as raised:
             await admission.acquire()
-        assert refused.value.retry_after is not None
-        assert refused.value.retry_after >= 1
+        assert raised.value.retry_after is not None
+        assert raised.value.retry_after >= 1
         group.cancel_scope.cancel()
     assert (admission.used, admission.waiting) == (0, 0)
 
 
-async def test_a_live_turn_goes_before_those_that_came_earlier() -> None:
+async def test_live_turn_is_admitted_before_earlier_requests() -> None:
     admission, order = Admission("queue", slots=1), list[str]()
 
-    async def enter(name: str, priority: Priority) -> None:
+    async def admit(name: str, priority: Priority) -> None:
         async with admission.admitted(priority):
             order.append(name)
 
@@ -42,12 +42,12 @@ async def test_a_live_turn_goes_before_those_that_came_earlier() -> None:
                     ("live", Priority.LIVE),
                 ]
             ):
-                group.start_soon(enter, name, priority)
+                group.start_soon(admit, name, priority)
                 await until(lambda number=number: admission.waiting == number + 1)
     assert order == ["live", "first", "second", "bulk"]
 
 
-async def test_whoever_gives_up_waiting_leaves_no_trace() -> None:
+async def test_cancelled_wait_leaves_the_queue() -> None:
     admission = Admission("queue", slots=1)
     async with admission.admitted():
         with anyio.move_on_after(0.01):
@@ -58,7 +58,7 @@ async def test_whoever_gives_up_waiting_leaves_no_trace() -> None:
     assert admission.used == 1
 
 
-async def test_a_slot_handed_to_someone_cancelled_at_that_moment_is_not_lost() -> None:
+async def test_slot_given_to_a_request_cancelled_at_that_moment_is_released() -> None:
     admission = Admission("queue", slots=1)
     await admission.acquire()
 
@@ -74,8 +74,8 @@ async def test_a_slot_handed_to_someone_cancelled_at_that_moment_is_not_lost() -
     assert admission.used == 0
 
 
-async def test_a_slot_is_kept_for_somebody_who_speaks() -> None:
-    admission = Admission("recogniser", slots=2)
+async def test_slot_is_reserved_for_a_live_session() -> None:
+    admission = Admission("asr", slots=2)
     await admission.acquire(Priority.BULK)
     admission.reserve_live()
     async with anyio.create_task_group() as group:
@@ -90,8 +90,8 @@ async def test_a_slot_is_kept_for_somebody_who_speaks() -> None:
     assert admission.used == 1
 
 
-async def test_the_only_slot_is_kept_for_nobody() -> None:
-    admission = Admission("recogniser", slots=1)
+async def test_only_slot_is_not_reserved() -> None:
+    admission = Admission("asr", slots=1)
     admission.reserve_live()
     await admission.acquire(Priority.BULK)
     assert admission.used == 1

@@ -1,4 +1,4 @@
-"""Text is split where a voice may pause, as soon as that is certain, however it arrives."""
+"""The sentence splitter: text is split where a voice may pause, as soon as that is certain."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from chatapi.text.sentence_splitter import LIMIT, SentenceSplitter, ends
 
 
-def cut(text: str) -> list[str]:
-    cutter = SentenceSplitter()
-    return [*cutter.feed(text), *cutter.finish()]
+def split(text: str) -> list[str]:
+    splitter = SentenceSplitter()
+    return [*splitter.feed(text), *splitter.finish()]
 
 
 def without_space(text: str) -> str:
@@ -29,24 +29,24 @@ TEXTS = st.lists(st.one_of(FRAGMENTS, st.text(max_size=8)), max_size=60).map("".
 
 @given(TEXTS)
 def test_nothing_is_lost_but_white_space(text: str) -> None:
-    assert without_space("".join(cut(text))) == without_space(text)
+    assert without_space("".join(split(text))) == without_space(text)
 
 
 @given(TEXTS, st.data())
-def test_pieces_do_not_depend_on_how_the_text_arrives(text: str, data: st.DataObject) -> None:
+def test_pieces_do_not_depend_on_the_chunk_size(text: str, data: st.DataObject) -> None:
     ends = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=20)))
-    cutter = SentenceSplitter()
+    splitter = SentenceSplitter()
     pieces = [
         piece
         for start, end in zip([0, *ends], [*ends, len(text)], strict=True)
-        for piece in cutter.feed(text[start:end])
+        for piece in splitter.feed(text[start:end])
     ]
-    assert [*pieces, *cutter.finish()] == cut(text)
+    assert [*pieces, *splitter.finish()] == split(text)
 
 
 @given(TEXTS)
 def test_pieces_are_stripped_never_empty_and_never_longer_than_the_limit(text: str) -> None:
-    for piece in cut(text):
+    for piece in split(text):
         assert piece == piece.strip() != ""
         assert len(piece) <= LIMIT or piece.startswith("```")
 
@@ -82,25 +82,25 @@ def test_pieces_are_stripped_never_empty_and_never_longer_than_the_limit(text: s
         (" \n ", []),
     ],
 )
-def test_text_is_cut_at_the_ends_of_sentences(text: str, pieces: list[str]) -> None:
-    assert cut(text) == pieces
+def test_text_is_split_at_the_ends_of_sentences(text: str, pieces: list[str]) -> None:
+    assert split(text) == pieces
 
 
 @pytest.mark.parametrize(
     "ending", ["This is the end. ", "Is this the end? ", "This is it!\n", "完了。他", "He is 42. Now "]
 )
-def test_a_sentence_is_given_out_as_soon_as_its_end_is_certain(ending: str) -> None:
-    cutter = SentenceSplitter()
-    assert cutter.feed("First we say something long enough. ") == ["First we say something long enough."]
-    assert [cutter.feed(char) for char in ending[:-1]] == [[]] * (len(ending) - 1)
-    assert len(cutter.feed(ending[-1])) == 1
+def test_sentence_is_returned_as_soon_as_its_end_is_certain(ending: str) -> None:
+    splitter = SentenceSplitter()
+    assert splitter.feed("First we say something long enough. ") == ["First we say something long enough."]
+    assert [splitter.feed(char) for char in ending[:-1]] == [[]] * (len(ending) - 1)
+    assert len(splitter.feed(ending[-1])) == 1
 
 
 def test_a_full_stop_waits_for_what_follows_it() -> None:
-    cutter = SentenceSplitter()
-    assert cutter.feed("The number is 3.") == []
-    assert cutter.feed("14") == []
-    assert cutter.feed(" or so. ") == ["The number is 3.14 or so."]
+    splitter = SentenceSplitter()
+    assert splitter.feed("The number is 3.") == []
+    assert splitter.feed("14") == []
+    assert splitter.feed(" or so. ") == ["The number is 3.14 or so."]
 
 
 @pytest.mark.parametrize(
@@ -121,51 +121,51 @@ def test_a_full_stop_waits_for_what_follows_it() -> None:
     ],
 )
 def test_the_first_piece_may_be_a_clause(text: str, first: str) -> None:
-    assert cut(text)[0] == first
+    assert split(text)[0] == first
 
 
-def test_the_first_piece_leaves_before_its_sentence_is_written() -> None:
-    cutter = SentenceSplitter()
-    written = ["the very long sentence of a model that never sets ", "any mark goes "]
-    assert [cutter.feed(delta) for delta in written] == [["the very long sentence of a model"], []]
+def test_first_piece_is_returned_before_its_sentence_is_complete() -> None:
+    splitter = SentenceSplitter()
+    deltas = ["the very long sentence of a model that never sets ", "any mark goes "]
+    assert [splitter.feed(delta) for delta in deltas] == [["the very long sentence of a model"], []]
 
 
 def test_after_a_very_short_sentence_a_clause_is_still_enough() -> None:
-    assert cut("Sure! If you like the sea, go to Brighton.") == ["Sure!", "If you like the sea,", "go to Brighton."]
+    assert split("Sure! If you like the sea, go to Brighton.") == ["Sure!", "If you like the sea,", "go to Brighton."]
 
 
 def test_later_pieces_are_whole_sentences() -> None:
     text = "This is the first sentence. When the sun goes down, the birds fall silent, and so do we."
-    assert cut(text)[1:] == ["When the sun goes down, the birds fall silent, and so do we."]
+    assert split(text)[1:] == ["When the sun goes down, the birds fall silent, and so do we."]
 
 
-def test_a_sentence_too_long_is_cut_at_a_clause_and_else_between_words() -> None:
+def test_too_long_sentence_is_split_at_a_clause_or_between_words() -> None:
     start = "This is the first sentence. "
-    clauses = cut(start + ", ".join(["some words that go on"] * 30))[1:]
+    clauses = split(start + ", ".join(["some words that go on"] * 30))[1:]
     assert all(piece.endswith(",") for piece in clauses[:-1])
-    words = cut(start + "word " * 200)[1:]
+    words = split(start + "word " * 200)[1:]
     assert {word for piece in words for word in piece.split()} == {"word"}
     assert len(words) > 1
 
 
 def test_code_is_one_piece_however_long() -> None:
     code = "```python\n" + "print(1.5). And\n\n" * 40 + "```"
-    assert cut(f"Here it is:\n{code}\nThat is all. Bye.") == ["Here it is:", code, "That is all.", "Bye."]
-    assert cut(f"Unclosed:\n{code[:-3]}") == ["Unclosed:", code[:-3].strip()]
+    assert split(f"Here it is:\n{code}\nThat is all. Bye.") == ["Here it is:", code, "That is all.", "Bye."]
+    assert split(f"Unclosed:\n{code[:-3]}") == ["Unclosed:", code[:-3].strip()]
 
 
-def test_a_wrapped_line_goes_on_in_the_next_and_a_short_one_does_not() -> None:
+def test_wrapped_line_continues_in_the_next_and_a_short_one_does_not() -> None:
     wrapped = "This is the first sentence. And this one is long and was\nwrapped by hand. "
-    assert cut(wrapped) == ["This is the first sentence.", "And this one is long and was\nwrapped by hand."]
-    assert cut("Roses are red\nViolets are blue") == ["Roses are red", "Violets are blue"]
+    assert split(wrapped) == ["This is the first sentence.", "And this one is long and was\nwrapped by hand."]
+    assert split("Roses are red\nViolets are blue") == ["Roses are red", "Violets are blue"]
 
 
 @pytest.mark.parametrize(
     "unit", ["a", ".", " ", "a ", "`", "```a\n", ". ", "1.", "好", "*", "A. ", "\n", "U.S. ", '" ']
 )
-def test_an_endless_repetition_is_cut_without_loss(unit: str) -> None:
+def test_long_repetition_is_split_without_loss(unit: str) -> None:
     text = unit * (100_000 // len(unit))
-    assert without_space("".join(cut(text))) == without_space(text)
+    assert without_space("".join(split(text))) == without_space(text)
 
 
 @pytest.mark.parametrize(
