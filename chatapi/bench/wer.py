@@ -6,29 +6,8 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-ONES = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
-TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+from chatapi.text.normalization.english_numbers import below_hundred
+
 UNITS = ((10**9, "billion"), (10**6, "million"), (1000, "thousand"), (100, "hundred"))
 SAME = {
     "ok": "okay", "mr": "mister", "mrs": "missus", "dr": "doctor", "tyre": "tire", "colour": "color", "grey": "gray",
@@ -67,7 +46,7 @@ def _number(digits: str) -> str:
     """Digits as words: 24 twenty four, 1912 nineteen twelve, 0815 digit by digit."""
     value = int(digits)
     if len(digits) > 4 or (digits.startswith("0") and len(digits) > 1):
-        return " ".join(ONES[int(digit)] for digit in digits)
+        return " ".join(below_hundred(int(digit)) for digit in digits)
     if value >= 1000 and value % 1000 >= 100:
         return (
             f"{_number(digits[:2])} {_number(str(int(digits[2:])))}"
@@ -78,10 +57,9 @@ def _number(digits: str) -> str:
 
 
 def _counted(value: int) -> str:
-    if value < 20:
-        return ONES[value]
+    """A cardinal number in words, without hyphens."""
     if value < 100:
-        return TENS[value // 10 - 2] + (f" {ONES[value % 10]}" if value % 10 else "")
+        return below_hundred(value).replace("-", " ")
     unit, name = next((unit, name) for unit, name in UNITS if unit <= value)
     return f"{_counted(value // unit)} {name}" + (f" {_counted(value % unit)}" if value % unit else "")
 
