@@ -6,30 +6,9 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-ONES = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
-TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-UNITS = ((10**9, "billion"), (10**6, "million"), (1000, "thousand"), (100, "hundred"))
+from chatapi.text.normalization.english_numbers import below_hundred
+
+UNITS = ((10**12, "trillion"), (10**9, "billion"), (10**6, "million"), (1000, "thousand"), (100, "hundred"))
 SAME = {
     "ok": "okay", "mr": "mister", "mrs": "missus", "dr": "doctor", "tyre": "tire", "colour": "color", "grey": "gray",
     "theatre": "theater", "goodnight": "good night",
@@ -56,18 +35,18 @@ def words(text: str, language: str = "en") -> list[str]:
 
 def _english(text: str) -> str:
     text = re.sub(r"\b([ap])\.m\b\.?", r"\1m", text)
-    text = re.sub(r"\d{1,3}(,\d{3})+", lambda found: _counted(int(found[0].replace(",", ""))), text)
+    text = re.sub(r"\d{1,3}(,\d{3}){1,9}", lambda found: _counted(int(found[0].replace(",", ""))), text)
     text = re.sub(r"\$(\d+)", r"\1 dollars", text).replace("%", " percent ").replace("&", " and ")
-    text = re.sub(r"(\d+)(st|nd|rd|th)\b", lambda found: _ordinal(int(found[1])), text)
+    text = re.sub(r"(\d{1,30})(st|nd|rd|th)\b", lambda found: _ordinal(int(found[1])), text)
     text = re.sub(r"\d+", lambda found: f" {_number(found[0])} ", text)
     return " ".join(SAME.get(word, word) for word in re.sub(r"[^\w' ]", " ", text).split())
 
 
 def _number(digits: str) -> str:
     """Digits as words: 24 twenty four, 1912 nineteen twelve, 0815 digit by digit."""
-    value = int(digits)
     if len(digits) > 4 or (digits.startswith("0") and len(digits) > 1):
-        return " ".join(ONES[int(digit)] for digit in digits)
+        return " ".join(below_hundred(int(digit)) for digit in digits)
+    value = int(digits)
     if value >= 1000 and value % 1000 >= 100:
         return (
             f"{_number(digits[:2])} {_number(str(int(digits[2:])))}"
@@ -78,10 +57,9 @@ def _number(digits: str) -> str:
 
 
 def _counted(value: int) -> str:
-    if value < 20:
-        return ONES[value]
+    """A cardinal number in words, without hyphens."""
     if value < 100:
-        return TENS[value // 10 - 2] + (f" {ONES[value % 10]}" if value % 10 else "")
+        return below_hundred(value).replace("-", " ")
     unit, name = next((unit, name) for unit, name in UNITS if unit <= value)
     return f"{_counted(value // unit)} {name}" + (f" {_counted(value % unit)}" if value % unit else "")
 

@@ -66,8 +66,8 @@ _YEAR_AFTER = frozenset(
 """Words after which 1100 to 2099 is a year; 1500 to 1999 is a year everywhere."""
 
 
-def _pair(number: int) -> str:
-    """0 to 99 in words."""
+def below_hundred(number: int) -> str:
+    """A number from 0 to 99 in words, such as forty-two."""
     if number < 20:
         return _ONES[number]
     return _TENS[number // 10] + (f"-{_ONES[number % 10]}" if number % 10 else "")
@@ -83,7 +83,7 @@ def _year(number: int) -> str:
     century, rest = divmod(number, 100)
     if rest == 0 or 2000 <= number < 2010 or not 1100 <= number < 2100:
         return str(number)
-    return f"{_pair(century)} {'oh ' if rest < 10 else ''}{_pair(rest)}"
+    return f"{below_hundred(century)} {'oh ' if rest < 10 else ''}{below_hundred(rest)}"
 
 
 def _years(found: re.Match[str]) -> str:
@@ -93,11 +93,11 @@ def _years(found: re.Match[str]) -> str:
 
 
 def _century_decade(found: re.Match[str]) -> str:
-    return f"{_pair(int(found[1]))} {_decade(int(found[2]))}"
+    return f"{below_hundred(int(found[1]))} {_decade(int(found[2]))}"
 
 
 def _decade(number: int) -> str:
-    return f"{_pair(number).removesuffix('y')}ies" if number >= 20 else f"{_pair(number)}s"
+    return f"{below_hundred(number).removesuffix('y')}ies" if number >= 20 else f"{below_hundred(number)}s"
 
 
 def _decades(found: re.Match[str]) -> str:
