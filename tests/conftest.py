@@ -27,6 +27,7 @@ from chatapi.audio import RATE, Audio, Samples
 from chatapi.auth.certificate_authority import CertificateKeeper
 from chatapi.auth.certificates import Identity
 from chatapi.catalog import Catalog, InstalledModel
+from chatapi.engines import registry
 from chatapi.events import TurnEnded
 from chatapi.interfaces.http.app import create_app, listening_socket, run_server, server
 from chatapi.services.turns.completion import Turn
@@ -36,7 +37,7 @@ MODELS = Path(os.environ.get("CHATAPI_DATA") or settings.Settings().data)
 """Where `run.sh test` put the models."""
 DEFAULTS = ("asr.model=whisper-tiny.en-ct2", "llm.model=smollm2-135m-instruct", "tts.model=en_US-joe-medium")
 """The models that set-up fetches, whatever else is installed."""
-ECHO = tuple(f"{role}.engine=fake" for role in ("vad", "wake_word", "turn_detection", "asr", "llm", "tts"))
+ECHO = tuple(f"{role.name}.engine=fake" for role in registry.SHIPPED)
 
 EXPECTED_SKIPS = re.compile(
     r"no emulation of aarch64|fatbinary|mlc_llm is not installed|FLAC states its form|header of a WebM"

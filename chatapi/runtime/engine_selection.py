@@ -133,8 +133,11 @@ def _verify(settings: Settings, manifest: Manifest, board: JetsonBoard | None, f
 
 
 def _roles(settings: Settings) -> tuple[str, ...]:
-    """The roles that are loaded at start."""
-    return tuple(registry.ENGINES) if settings.audio_device.enabled else model_selection.ESSENTIAL
+    """The roles whose models share the memory: the essential ones, and with an audio device those it will need."""
+    wanted = settings.audio_device.enabled
+    return tuple(
+        role.name for role in registry.roles().values() if role.essential or (wanted and role.expected(settings))
+    )
 
 
 def _with_llm(settings: Settings, engine: str, model: str) -> Settings:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from chatapi.catalog.manifest import Addresses, Manifest, Member, Wheels, load, load_all
-from chatapi.engines.registry import ENGINES
+from chatapi.engines.registry import engines
 from chatapi.errors import ModelError
 from chatapi.runtime import engine_selection
 from paths import ROOT
@@ -32,7 +32,7 @@ def test_it_is_open_and_says_where_it_comes_from(manifest: Manifest) -> None:
 
 
 def test_it_plays_a_role_of_the_table(manifest: Manifest) -> None:
-    assert manifest.engine in ENGINES[manifest.role]
+    assert manifest.engine in engines(manifest.role)
 
 
 def test_it_needs_at_least_the_memory_of_its_files(manifest: Manifest) -> None:
@@ -152,11 +152,7 @@ def test_a_good_manifest_is_read_with_its_defaults(tmp_path: Path) -> None:
         ("https://example.org/weights", "http://example.org/weights", "is not an https address"),
         ("https://example.org/weights", "ftp://example.org/weights", "is not an https address"),
         ('kind = "path"', 'kind = "parth"', "Input tag 'parth'"),
-        (
-            'role = "llm"',
-            'role = "lm"',
-            "role: Input should be 'asr', 'llm', 'tts', 'turn_detection', 'vad' or 'wake_word'",
-        ),
+        ('role = "llm"', 'role = "l m"', "role: String should match"),
         ('languages = ["en"]', 'languages = ["english"]', r"languages\.0: String should match"),
         ('name = "m"', 'name = "n"', "the name is 'n'; it must be 'm'"),
         ('name = "m"', "name = m", "cannot be read: Invalid value"),

@@ -11,8 +11,9 @@ import anyio
 import numpy as np
 import pytest
 
-from chatapi.appliance import ESSENTIAL, Appliance
+from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio, Samples
+from chatapi.engines import registry
 from chatapi.errors import NotReady, WrongMode
 from chatapi.events import SpeechStopped
 from chatapi.interfaces.audio_device import conversation as audio_device_conversation
@@ -106,7 +107,7 @@ class Scene:
 async def scene(echo: Running, *settings: str) -> AsyncIterator[Scene]:
     async with echo(*settings) as appliance, anyio.create_task_group() as group:
         made = Scene(appliance)
-        await appliance.load((*ESSENTIAL, *made.box.roles))
+        await appliance.load((*registry.essential(), *made.box.roles))
         group.start_soon(made.box.run)
         await made.until(lambda: "listening" in made.kinds())
         yield made

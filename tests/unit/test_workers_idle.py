@@ -79,7 +79,7 @@ async def test_an_engine_in_use_is_not_idle(idler: Worker[Linguist]) -> None:
 async def test_who_looks_whether_it_works_does_not_keep_it_busy(idler: Worker[Linguist]) -> None:
     with anyio.fail_after(3):
         while idler.state == "ready":
-            await idler.call(lambda engine: engine.word(), Priority.TRAINING)
+            await idler.call(lambda engine: engine.word(), Priority.PROBE)
             await anyio.sleep(0.01)
     assert idler.unloaded == 1
 

@@ -209,11 +209,9 @@ class Metrics:
         self.wyoming_events.labels("describe")
 
     def engine(self, role: str, what: str, amount: float) -> None:
-        """Count a worker's report: rebuilt, unloaded, busy (seconds), pace (items per second)."""
+        """Count a worker's report: rebuilt, unloaded, busy (seconds), pace (tokens per second)."""
         if what == "pace":
-            # Only the items of an LLM are of equal size.
-            if role == "llm":
-                self.tokens_per_second.observe(amount)
+            self.tokens_per_second.observe(amount)
         else:
             counter: Counter = getattr(self, what)
             counter.labels(role).inc(amount)
