@@ -97,7 +97,8 @@ def faults() -> tuple[str, ...]:
             plugins.engine(plug_in)
         except SettingsError as error:  # noqa: PERF203 - each by itself
             found.append(error.message)
-    return tuple(found)
+    # All parts of a plug-in may have the same fault.
+    return tuple(dict.fromkeys(found))
 
 
 def entry(role: str, name: str) -> EngineEntry:
@@ -105,7 +106,10 @@ def entry(role: str, name: str) -> EngineEntry:
     if (found := roles()[role].engines.get(name)) is not None:
         return found
     if (plug_in := _plug_ins().engines.get((role, name))) is not None:
-        return plugins.engine(plug_in)
+        try:
+            return plugins.engine(plug_in)
+        except SettingsError as error:
+            raise SettingsError(f"the {role} engine {name!r} cannot be used: {error.message}") from error
     raise SettingsError(f"{role}.engine is {name!r}; it can be one of: {', '.join(sorted(engines(role)))}")
 
 

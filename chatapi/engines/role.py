@@ -18,6 +18,10 @@ from chatapi.settings import RoleSettings, Settings
 
 E = TypeVar("E")
 
+WARM_UP_SAMPLES = RATE
+"""Samples of the noise of a warm-up: 1 s."""
+PROBE_SAMPLES = RATE // 2
+"""Samples of the noise of a probe: 0.5 s."""
 LAST = 100
 """Memory rank of a role that does not state one."""
 
@@ -96,9 +100,3 @@ class Role(Generic[E]):
 def noise(samples: int) -> Samples:
     """Quiet noise of 16 kHz mono, the same at every call, for warm-ups and probes."""
     return np.random.default_rng(0).normal(0, 1e-3, samples).astype(np.float32)
-
-
-WARM_UP_SAMPLES = RATE
-"""Samples of the noise of a warm-up: 1 s."""
-PROBE_SAMPLES = RATE // 2
-"""Samples of the noise of a probe: 0.5 s."""

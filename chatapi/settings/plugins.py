@@ -41,10 +41,8 @@ class PlugIn:
         # A module of somebody else may raise anything, and may even end the program.
         except (Exception, SystemExit) as error:
             cause = f"{type(error).__name__}: {error}"
-            raise SettingsError(
-                f"{self.point.value} of the plug-in {self.distribution} cannot be imported ({cause}); "
-                f"reinstall or uninstall it"
-            ) from error
+            message = f"the plug-in {self.distribution} cannot be imported ({cause}); reinstall or uninstall it"
+            raise SettingsError(message) from error
 
 
 @dataclass(frozen=True)

@@ -347,5 +347,5 @@ class Settings(Table):
             if info.annotation is kind:
                 found: AnyTable = getattr(self, name)
                 return found
-        raise SettingsError(f"{kind.__name__} is no table of the settings: register it as an entry point of the group "
-                            f"chatapi.settings")  # fmt: skip
+        remedy = "register it as an entry point of the group chatapi.settings"
+        raise SettingsError(f"{kind.__name__} is no table of the settings: {remedy}")

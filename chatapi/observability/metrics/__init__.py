@@ -67,7 +67,8 @@ class Metrics:
         self._of_live(registry)
         self._of_engines(registry)
         self.ready = Gauge(
-            "chatapi_ready", "1 when all models are loaded and warm, and no engine has failed permanently.",
+            "chatapi_ready",
+            "1 when all models loaded at the start are warm, and none of their engines has failed permanently.",
             registry=registry,
         )  # fmt: skip
         self.history_kept = Gauge(
