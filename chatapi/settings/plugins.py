@@ -23,6 +23,8 @@ from chatapi.settings.tables import Settings
 GROUP = "chatapi.settings"
 """Entry points of settings tables."""
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_TREE = "ExtendedSettings"
+"""Name of the class of the settings tree with the tables of plug-ins."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,15 @@ def tables() -> PlugInTables:
     if not added:
         return PlugInTables(Settings, faults, unreadable)
     fields: dict[str, Any] = {name: (table, table()) for name, table in added.items()}
-    tree = create_model("Settings", __base__=Settings, __doc__=Settings.__doc__, __module__=__name__, **fields)
+    tree = create_model(_TREE, __base__=Settings, __doc__=Settings.__doc__, __module__=__name__, **fields)
     return PlugInTables(tree, faults, unreadable)
+
+
+def __getattr__(name: str) -> Any:
+    """The tree by its name, so that settings can be pickled for another process."""
+    if name == _TREE:
+        return tables().tree
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def reset() -> None:
@@ -119,9 +128,11 @@ def _table(plug_in: PlugIn, names: set[str], keys: set[str]) -> type[Table]:
     table = plug_in.load()
     if not (isinstance(table, type) and issubclass(table, Table)):
         raise SettingsError(f"{about} is ignored: {plug_in.point.value} is not a subclass of chatapi.settings.Table")
-    required = [name for name, info in table.model_fields.items() if info.is_required()]
-    if required:
-        raise SettingsError(f"{about} is ignored: {required[0]} has no default")
+    try:
+        table()
+    # A validator of somebody else may raise anything.
+    except Exception as error:
+        raise SettingsError(f"{about} is ignored: its defaults are not valid ({error})") from error
     # In the environment an underscore replaces each dot.
     known = {key.replace(".", "_"): key for key in keys}
     for key in dotted_keys(table, f"{plug_in.name}."):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -132,8 +133,8 @@ async def test_probe_of_every_role_runs_on_an_idle_engine(echo_settings: Callabl
         ({TABLES: {"server": "{module}:Odd"}}, "the settings table 'server' of the plug-in chatapi-odd 1.0 is ignored"),
         ({TABLES: {"Odd": "{module}:Odd"}}, "a name has lower-case letters, digits and underscores"),
         ({TABLES: {"odd": "{module}:ENTRY"}}, "{module}:ENTRY is not a subclass of chatapi.settings.Table"),
-        ({TABLES: {"odd": "{module}:Required"}}, "the settings table 'odd' of the plug-in chatapi-odd 1.0 is ignored:"
-         " number has no default"),
+        ({TABLES: {"odd": "{module}:Required"}}, "the settings table 'odd' of the plug-in chatapi-odd 1.0 is ignored: "
+         "its defaults are not valid (1 validation error for Required"),
         ({TABLES: {"wake": "{module}:Clash"}}, "wake.word_engine and wake_word.engine have the same environment"),
     ],
 )  # fmt: skip
@@ -214,6 +215,7 @@ def test_tables_of_plug_ins_reach_another_process(plug_ins: PlugIns) -> None:
     chosen = settings.load(["mood.model=grey"], environ={}).settings
     assert settings.as_environment(chosen) == {"CHATAPI_MOOD_MODEL": "grey"}
     assert settings.load(environ=settings.as_environment(chosen)).settings == chosen
+    assert pickle.loads(pickle.dumps(chosen)) == chosen
     assert "mood.engine" in settings.dotted_keys()
     assert chosen.table(registry.roles()["mood"].settings).model == "grey"
     with pytest.raises(SettingsError, match="TableOfNobody is no table of the settings"):
