@@ -92,7 +92,7 @@ def test_engine_of_a_plug_in_answers_and_its_role_is_not_waited_for(site: Path, 
     with running(site, tmp_path / "data", "llm.engine=parrot") as (client, _):
         assert client.get("/ready").json() == {"ready": True}
         reply = client.post("/completion", json={"prompt": "hello there"})
-        assert (reply.status_code, reply.json()["text"]) == (200, "Polly says: hello there")
+        assert (reply.status_code, reply.json()["reply"]) == (200, "Polly says: hello there")
         health = client.get("/health").json()
         assert (health["status"], health["engines"]["loudness"]["state"]) == ("ok", "idle")
         assert 'chatapi_engine_loaded{engine="loudness"} 0.0' in client.get("/metrics").text

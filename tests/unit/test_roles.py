@@ -18,6 +18,7 @@ from chatapi.engines.role import EngineEntry
 from chatapi.errors import ChatapiError, SettingsError
 from chatapi.settings import Settings
 from chatapi.system.systemd_notify import ServiceManager
+from conftest import until
 from fake_plugins import PlugIns, plug_ins_in
 
 ENGINES, ROLES, TABLES = "chatapi.engines", "chatapi.roles", "chatapi.settings"
@@ -106,6 +107,7 @@ def test_ranks_decide_which_role_chooses_its_model_first() -> None:
 async def test_probe_of_every_role_runs_on_an_idle_engine(echo_settings: Callable[..., Settings]) -> None:
     async with Appliance(echo_settings()).running() as appliance:
         await appliance.load(registry.roles())
+        await until(lambda: all(worker.admission.used == 0 for worker in appliance.engines.all()))
         watchdog = Watchdog(appliance, ServiceManager.of({}))
         assert await watchdog.problems() == []
         before = {worker.name: worker.items_produced for worker in appliance.engines.all()}
@@ -235,6 +237,7 @@ async def test_role_of_a_plug_in_is_loaded_on_demand(plug_ins: PlugIns, echo_set
         worker = appliance.engines["mood"]
         assert (await worker.open()).moods == ("sad",)
         assert await worker.call(lambda engine: next(engine.mood(""))) == "sad"
+        await until(lambda: worker.admission.used == 0)
         watchdog = Watchdog(appliance, ServiceManager.of({}))
         before = worker.items_produced
         assert [await watchdog.problems() for _ in range(2)] == [[], []]
