@@ -97,14 +97,7 @@ class Appliance:
         self.engines = Engines({role: self._worker(role) for role in registry.roles()})
         self._required = set(registry.essential())
         """Roles without which the box is not ready."""
-        keep = settings.history
-        self.history: Worker[ConversationHistory] = Worker(
-            "history",
-            lambda: ConversationHistory(
-                settings.data / "history.sqlite3", keep.keep_days * DAY, keep.max_conversations
-            ),
-            step_seconds=settings.limits.step_seconds,
-        )
+        self.history = self._history_worker()
         self._create_services()
         self.warm = False
         self._measure()
@@ -112,6 +105,14 @@ class Appliance:
         self._begun = time.monotonic()
         self.started_at = int(time.time())
         """Seconds since 1970."""
+
+    def _history_worker(self) -> Worker[ConversationHistory]:
+        keep, file = self.settings.history, self.settings.data / "history.sqlite3"
+        return Worker(
+            "history",
+            lambda: ConversationHistory(file, keep.keep_days * DAY, keep.max_conversations),
+            step_seconds=self.settings.limits.step_seconds,
+        )
 
     def _create_services(self) -> None:
         """Create the services."""
