@@ -13,13 +13,11 @@ from typing import Any, Protocol
 
 import anyio
 import anyio.to_thread
-import numpy as np
 import psutil
 
-from chatapi.audio import RATE
 from chatapi.auth import Keyring
 from chatapi.catalog import Catalog, InstalledModel, Manifest
-from chatapi.engines import PromptMessage, Sampling, registry
+from chatapi.engines import registry
 from chatapi.errors import ChatapiError, NotReady, collapse_exception_group
 from chatapi.observability.metrics import Metrics
 from chatapi.observability.tracing import Tracing
@@ -52,7 +50,6 @@ LOAD_WAIT_SECONDS = 120
 MAINTENANCE_SECONDS = 30.0
 """Time between two runs of the history's maintenance, in seconds: conversations expire, and a full disk may be writable
 again."""
-ESSENTIAL = model_selection.ESSENTIAL
 
 
 class AudioDeviceState(Protocol):
@@ -98,15 +95,10 @@ class Appliance:
         self._opened: dict[str, InstalledModel] = {}
         """Models whose files were verified."""
         self._building = threading.Lock()
-        self.engines = Engines(**{role: self._worker(role) for role in registry.ENGINES})
-        keep = settings.history
-        self.history: Worker[ConversationHistory] = Worker(
-            "history",
-            lambda: ConversationHistory(
-                settings.data / "history.sqlite3", keep.keep_days * DAY, keep.max_conversations
-            ),
-            step_seconds=settings.limits.step_seconds,
-        )
+        self.engines = Engines({role: self._worker(role) for role in registry.roles()})
+        self._required = set(registry.essential())
+        """Roles without which the box is not ready."""
+        self.history = self._history_worker()
         self._create_services()
         self.warm = False
         self._measure()
@@ -114,6 +106,14 @@ class Appliance:
         self._begun = time.monotonic()
         self.started_at = int(time.time())
         """Seconds since 1970."""
+
+    def _history_worker(self) -> Worker[ConversationHistory]:
+        keep, file = self.settings.history, self.settings.data / "history.sqlite3"
+        return Worker(
+            "history",
+            lambda: ConversationHistory(file, keep.keep_days * DAY, keep.max_conversations),
+            step_seconds=self.settings.limits.step_seconds,
+        )
 
     def _create_services(self) -> None:
         """Create the services."""
@@ -155,12 +155,15 @@ class Appliance:
             self.metrics.lag.stop()
             with anyio.CancelScope(shield=True):
                 async with anyio.create_task_group() as group:
-                    for worker in (*self.engines.all(), self.history):
+                    for worker in self._workers():
                         group.start_soon(worker.aclose)
                     group.start_soon(anyio.to_thread.run_sync, self._close_observability)
 
-    async def load(self, roles: Collection[str] = ESSENTIAL) -> None:
-        """Load and warm up the engines of these roles as `model_selection.plan` chose. Raises the first error."""
+    async def load(self, roles: Collection[str] | None = None) -> None:
+        """Load and warm up the engines of these roles as `model_selection.plan` chose; None: of the essential ones.
+        Raises the first error."""
+        roles = registry.essential() if roles is None else roles
+        self._required.update(roles)
         self.plan = plan = await anyio.to_thread.run_sync(model_selection.plan, self.catalog, self.settings, roles)
         if plan.one_by_one:
             fields = {"needed_bytes": plan.needed, "free_bytes": plan.free}
@@ -176,7 +179,7 @@ class Appliance:
                         group.start_soon(self._load, role)
         except Exception as error:
             raise collapse_exception_group(error) from None
-        if set(roles) >= set(ESSENTIAL):
+        if set(roles) >= set(registry.essential()):
             self.warm = True
             self._warmed.set()
 
@@ -185,8 +188,8 @@ class Appliance:
         await self._warmed.wait()
 
     def require_ready(self) -> None:
-        """Raise NotReady while models are loading, and while an engine has failed (`health`: failing)."""
-        failed = [worker for worker in (*self.engines.all(), self.history) if worker.state == "failed"]
+        """Raise NotReady while models are loading, and while a required engine has failed (`health`: failing)."""
+        failed = [worker for worker in self._workers() if worker.state == "failed" and self.requires(worker.name)]
         if failed:
             names = ", ".join(worker.name for worker in failed)
             many = f"engines {names} have" if len(failed) > 1 else f"engine {names} has"
@@ -198,16 +201,25 @@ class Appliance:
         if not self.warm:
             raise NotReady("the models are still loading", retry_after=1)
 
+    def requires(self, name: str) -> bool:
+        """Whether the box is not ready without this worker; it is without an engine that is loaded on demand."""
+        return name in self._required or name == self.history.name
+
+    def _workers(self) -> tuple[Worker[Any], ...]:
+        return (*self.engines.all(), self.history)
+
     def health(self) -> dict[str, Any]:
         """The state of all parts, in plain values; status is loading, ok, degraded or failing."""
         problems = self.problems()
-        workers = {worker.name: worker for worker in (*self.engines.all(), self.history)}
+        workers = {worker.name: worker for worker in self._workers()}
         states = {name: worker.state for name, worker in workers.items()}
-        if "failed" in states.values():
+        failed = [name for name, state in states.items() if state == "failed"]
+        if any(self.requires(name) for name in failed):
             status = "failing"
         elif self.warm:
-            essential = {states[role] for role in ESSENTIAL} | {states["history"]}
-            status = "ok" if self._history_kept() and essential <= {"ready", "idle", "reloading"} else "degraded"
+            essential = {states[role] for role in registry.essential()} | {states["history"]}
+            whole = self._history_kept() and not failed and essential <= {"ready", "idle", "reloading"}
+            status = "ok" if whole else "degraded"
         else:
             status = "loading"
         return {
@@ -246,7 +258,7 @@ class Appliance:
                 log.warning("history maintenance failed: %s", error.message)
 
     def capabilities(self) -> dict[str, Any]:
-        """Models, voices, languages and limits, in plain values."""
+        """Models, roles with their engines, voices, languages and limits, in plain values."""
         ready, limits = self.warm, self.settings.limits
         voices = self.synthesis.voices() if ready else ()
         return {
@@ -264,6 +276,7 @@ class Appliance:
                 }
                 for manifest in self.catalog.manifests.values()
             ],
+            "roles": registry.summary(self.settings),
             "voices": [
                 {"name": voice.name, "language": voice.language, "rate": voice.rate, "default": voice is voices[0]}
                 for voice in voices
@@ -273,20 +286,21 @@ class Appliance:
         }
 
     def _worker(self, role: str) -> Worker[Any]:
-        table = getattr(self.settings, role)
-        registry.entry(role, table.engine)
-        # The fake LLM has as many slots as the one it replaces.
-        own = getattr(self.settings, table.engine, None)
-        slots = getattr(own, "slots", self.settings.llama_cpp.slots if role == "llm" else 1)
+        table, record, metrics = getattr(self.settings, role), registry.roles()[role], self.metrics
+        own = getattr(self.settings, registry.entry(role, table.engine).slots_of or table.engine, None)
+
+        def report(what: str, amount: float) -> None:
+            if what != "pace" or record.counts_pace:
+                metrics.engine(role, what, amount)
+
         worker: Worker[Any] = Worker(
             role,
             self._builder(role, table.engine),
-            slots,
+            getattr(own, "slots", 1),
             self.settings.limits.step_seconds,
             getattr(table, "idle_seconds", 0),
-            lambda what, amount: self.metrics.engine(role, what, amount),
+            report,
         )
-        metrics = self.metrics
         metrics.loaded.labels(role).set_function(lambda: float(worker.state == "ready"))
         metrics.failed.labels(role).set_function(lambda: float(worker.state == "failed"))
         metrics.jobs_waiting.labels(role).set_function(lambda: worker.admission.waiting)
@@ -348,10 +362,10 @@ class Appliance:
                 self._building.release()
 
     def _models(self, role: str, engine: str) -> list[InstalledModel]:
-        """The chosen model first; for TTS all installed voices follow."""
+        """The chosen model first; the others that the engine can load follow, if its role wants them."""
         chosen = self._chosen(role)
         names = [chosen.name]
-        if role == "tts":
+        if registry.roles()[role].every_model:
             others = (m for m in self.catalog.manifests.values() if (m.role, m.engine) == (role, engine))
             names += [m.name for m in others if m.name != chosen.name and self.catalog.installed(m.name)]
         return [self._open(name) for name in names]
@@ -369,32 +383,20 @@ class Appliance:
             self._opened[name] = self.catalog.open(name)
         return self._opened[name]
 
+    def is_remote(self, role: str) -> bool:
+        """Whether a role's engine runs on another server, which a restart of this process cannot repair."""
+        return role in registry.roles() and registry.entry(role, getattr(self.settings, role).engine).remote
+
     async def _load(self, role: str) -> None:
         since = time.monotonic()
-        worker: Worker[Any] = getattr(self.engines, role)
+        worker, warm_up = self.engines[role], registry.roles()[role].warm_up
         await worker.open()
         try:
-            await worker.call(lambda engine: _warm(role, engine, self.settings))
+            await worker.call(lambda engine: list(warm_up(engine, self.settings)))
         except ChatapiError:
-            # An upstream LLM server may start later than chatapi; requests report its absence.
-            if self.settings.llm.engine != "openai_upstream" or role != "llm":
+            # Another server may start later than chatapi; requests report its absence.
+            if not self.is_remote(role):
                 raise
-            log.warning("upstream llm server not reachable yet")
+            log.warning("upstream %s server not reachable yet", role)
         model = self.active.get(role, "")
         log.info("engine ready", extra={"role": role, "model": model, "seconds": round(time.monotonic() - since, 2)})
-
-
-def _warm(role: str, engine: Any, settings: Settings) -> None:
-    """Use an engine once, so that the first request does not wait for what is created at the first use."""
-    noise = np.random.default_rng(0).normal(0, 1e-3, RATE).astype(np.float32)
-    if role in ("vad", "wake_word"):
-        list(engine.probabilities(noise))
-    elif role == "turn_detection":
-        list(engine.end_of_turn_probability(noise))
-    elif role == "asr":
-        list(engine.transcribe(noise))
-    elif role == "llm":
-        messages = [PromptMessage("system", settings.llm.system), PromptMessage("user", "Hello")]
-        list(engine.generate(messages, Sampling(max_tokens=1)))
-    else:
-        list(engine.synthesize("Ready.", engine.voices[0].name))

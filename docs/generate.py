@@ -18,12 +18,12 @@ from pydantic.fields import FieldInfo
 
 from chatapi import settings
 from chatapi.appliance import Appliance
+from chatapi.engines import registry
 from chatapi.interfaces.http.app import create_app
 from chatapi.interfaces.http.problems import EVERYWHERE, MEANINGS
 from chatapi.settings import Settings
 
 DOCS = Path(__file__).parent
-ROLES = ("vad", "wake_word", "turn_detection", "asr", "llm", "tts")
 TYPES = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path", SecretStr: "secret text"}
 NOTE = "<!-- Written by docs/generate.py; do not edit. -->"
 SETTINGS_HEAD = f"""{NOTE}
@@ -168,7 +168,7 @@ def cell(text: str) -> str:
 def openapi() -> dict[str, Any]:
     """The OpenAPI document of a server with every route."""
     with tempfile.TemporaryDirectory() as folder:
-        chosen = [*(f"{role}.engine=fake" for role in ROLES), f"data={folder}"]
+        chosen = [*(f"{role.name}.engine=fake" for role in registry.SHIPPED), f"data={folder}"]
         app = create_app(Appliance(settings.load(chosen, environ={}).settings))
         document: dict[str, Any] = json.loads(json.dumps(app.openapi()))
         return document

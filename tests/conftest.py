@@ -27,6 +27,7 @@ from chatapi.audio import RATE, Audio, Samples
 from chatapi.auth.certificate_authority import CertificateKeeper
 from chatapi.auth.certificates import Identity
 from chatapi.catalog import Catalog, InstalledModel
+from chatapi.engines import registry
 from chatapi.events import TurnEnded
 from chatapi.interfaces.http.app import create_app, listening_socket, run_server, server
 from chatapi.services.turns.completion import Turn
@@ -36,7 +37,7 @@ MODELS = Path(os.environ.get("CHATAPI_DATA") or settings.Settings().data)
 """The data directory whose models `run.sh test` fetched."""
 DEFAULTS = ("asr.model=whisper-tiny.en-ct2", "llm.model=smollm2-135m-instruct", "tts.model=en_US-joe-medium")
 """Settings that select the models fetched at set-up, whatever else is installed."""
-FAKE_ENGINES = tuple(f"{role}.engine=fake" for role in ("vad", "wake_word", "turn_detection", "asr", "llm", "tts"))
+FAKE_ENGINES = tuple(f"{role.name}.engine=fake" for role in registry.SHIPPED)
 """Settings that select the fake engine of every role."""
 
 EXPECTED_SKIPS = re.compile(

@@ -25,6 +25,7 @@ from chatapi.audio import RATE
 from chatapi.bench import Row, Stopwatch
 from chatapi.bench.process import served
 from chatapi.bench.sound_card import INSTALL, MICROPHONE, SPEAKER, CardFault, SoundCard, installed, sound_card
+from chatapi.engines import registry
 from chatapi.settings import Settings
 
 DEVICE_FAULTS, KILLS = 20, 5
@@ -35,7 +36,6 @@ PATIENCE = 15.0
 SETTLING = 12.0
 """Time in which idle threads end, in seconds; anyio keeps its own for 10."""
 OTHER = "module-null-sink sink_name=other norewinds=1"
-ROLES = ("vad", "wake_word", "turn_detection", "asr", "llm", "tts")
 CHOSEN = (
     "audio_device.enabled=true",
     "audio_device.mode=wake_word",
@@ -252,7 +252,7 @@ class Box:
 def _box() -> Iterator[Box]:
     with tempfile.TemporaryDirectory(prefix="chatapi-") as folder, sound_card(Path(folder) / "card") as card:
         _stand_in(card)
-        chosen = [*(f"{role}.engine=fake" for role in ROLES), *CHOSEN, f"data={folder}/data"]
+        chosen = [*(f"{role.name}.engine=fake" for role in registry.SHIPPED), *CHOSEN, f"data={folder}/data"]
         settings = tree.load(chosen, environ={}).settings
         environment = {name: value for name, value in card.environment.items() if not name.startswith(tree.ENVIRONMENT)}
         with (

@@ -13,10 +13,11 @@ import httpx
 from chatapi.appliance import Appliance
 from chatapi.bench import Row, Stopwatch, in_turns, ratio
 from chatapi.bench.process import served
+from chatapi.engines import registry
 from chatapi.interfaces.http.app import create_app, listening_socket, run_server, server
 from chatapi.runtime import engine_selection
 from chatapi.services.turns.completion import Turn
-from chatapi.settings import AsrSettings, LlmSettings, Settings, TtsSettings, TurnDetectionSettings, VadSettings
+from chatapi.settings import Settings
 
 REQUESTS = 100
 CLIENTS = 8
@@ -24,15 +25,7 @@ QUESTIONS = ("What is the capital of France?", "What colour is the sky?", "Name 
 
 
 async def measure(settings: Settings, rounds: int) -> AsyncIterator[Row]:
-    echo = settings.model_copy(
-        update={
-            "vad": VadSettings(engine="fake"),
-            "turn_detection": TurnDetectionSettings(engine="fake"),
-            "asr": AsrSettings(engine="fake"),
-            "llm": LlmSettings(engine="fake"),
-            "tts": TtsSettings(engine="fake"),
-        }
-    )
+    echo = settings.model_copy(update={role.name: role.settings(engine="fake") for role in registry.SHIPPED})
     async with _serving(echo) as (appliance, client):
 
         async def through_http() -> float:

@@ -192,18 +192,10 @@ class Manifest(_Table):
 
     name: Name
     """The name of its manifest file, and of its folder once it is installed."""
-    role: Literal["asr", "llm", "tts", "turn_detection", "vad", "wake_word"]
-    engine: Literal[
-        "coqui",
-        "ctranslate2",
-        "llama_cpp",
-        "mlc",
-        "piper",
-        "pymicro_wakeword",
-        "silero_onnx",
-        "smart_turn",
-        "whisper_cpp",
-    ]
+    role: Name
+    """The role that it has; `chatapi check` reports one that no engine plays."""
+    engine: Name
+    """The engine of that role which loads it."""
     title: str
     """A short title for people."""
     licence: str

@@ -1,4 +1,4 @@
-"""`chatapi models`: lists, fetches, verifies and removes models of the catalog."""
+"""`chatapi models`: lists, fetches, verifies and removes models of the catalog; lists engines."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -16,7 +17,7 @@ from chatapi import catalog
 from chatapi.catalog import Catalog
 from chatapi.cli.check import network
 from chatapi.engines import registry
-from chatapi.errors import BadInput, ChatapiError
+from chatapi.errors import BadInput, ChatapiError, SettingsError
 from chatapi.runtime import engine_selection, model_selection
 from chatapi.settings import Settings
 from chatapi.system.systemd_notify import ServiceManager
@@ -30,10 +31,12 @@ PROGRESS_SECONDS = 120
 def models(settings: Settings, action: str, names: Sequence[str], as_json: bool) -> int:
     """Run an action. Status 0; 1 when `verify` found damage, or a model to remove is not installed."""
     known = Catalog(settings.data)
-    for fault in known.faults.values():
+    for fault in (*known.faults.values(), *registry.orphans(known.manifests.values())):
         print(f"chatapi: {fault}", file=sys.stderr)
     if action == "list":
         return _list(known, _active(known, settings), as_json)
+    if action == "engines":
+        return _engines(settings, as_json)
     if action == "fetch":
         return _fetch(known, names)
     if not names and action == "remove":
@@ -46,10 +49,10 @@ def _active(known: Catalog, settings: Settings) -> set[str]:
     # The memory of a running chatapi holds the same models.
     free = network.shared(settings.server.port) or model_selection.available()
     settings, found = engine_selection.resolve_engines(settings, free=free), set()
-    for role in registry.ENGINES:
+    for role in registry.roles():
         table = getattr(settings, role)
-        if registry.entry(role, table.engine).needs_model:
-            with suppress(ChatapiError):
+        with suppress(ChatapiError):
+            if registry.entry(role, table.engine).needs_model:
                 found.add(known.choose(role, table.engine, table.model, free).name)
     return found
 
@@ -91,6 +94,41 @@ def _list(known: Catalog, active: Collection[str], as_json: bool) -> int:
     console.print(table)
     print("active: installed and selected by the settings; default: fetched by set-up", file=sys.stderr)
     return 0
+
+
+def _engines(settings: Settings, as_json: bool) -> int:
+    """Print the engines of every role, those of plug-ins too. Faults of plug-ins go to standard error."""
+    settings = engine_selection.resolve_engines(settings)
+    rows = [_engine(settings, role, name) for role in registry.roles() for name in registry.engines(role)]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in ("role", "engine", "", "plug-in"):
+            table.add_column(column, no_wrap=True)
+        for row in rows:
+            state = "active" if row["active"] else "installed" if row["installed"] else str(row["remedy"])
+            table.add_row(row["role"], row["engine"], state, row["plug_in"] or "")
+        Console(width=None if sys.stdout.isatty() else 120).print(table)
+    for fault in registry.faults():
+        print(f"chatapi: {fault}", file=sys.stderr)
+    return 0
+
+
+def _engine(settings: Settings, role: str, name: str) -> dict[str, Any]:
+    """An engine in plain values; `remedy` says how to install it, or what is wrong with its plug-in."""
+    try:
+        installed, remedy = registry.installed(role, name), registry.entry(role, name).install
+    except SettingsError as error:
+        installed, remedy = False, error.message
+    return {
+        "role": role,
+        "engine": name,
+        "installed": installed,
+        "active": getattr(settings, role).engine == name,
+        "plug_in": registry.distribution(role, name) or None,
+        "remedy": "" if installed else remedy,
+    }
 
 
 def _fetch(known: Catalog, names: Sequence[str]) -> int:

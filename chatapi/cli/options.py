@@ -74,10 +74,14 @@ def say(parser: argparse.ArgumentParser) -> None:
 
 def models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "action", nargs="?", choices=("list", "fetch", "verify", "remove"), default="list", help="default: list"
+        "action",
+        nargs="?",
+        choices=("list", "fetch", "verify", "remove", "engines"),
+        default="list",
+        help="default: list; engines lists the engines that load models, those of plug-ins too",
     )
     parser.add_argument("name", nargs="*", help="names of models; fetch without a name fetches the default ones")
-    parser.add_argument("--json", action="store_true", help="list: print a JSON array")
+    parser.add_argument("--json", action="store_true", help="list, engines: print a JSON array")
 
 
 def compile_(parser: argparse.ArgumentParser) -> None:

@@ -17,10 +17,11 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from chatapi.appliance import ESSENTIAL, Appliance
+from chatapi.appliance import Appliance
 from chatapi.auth import Keyring
 from chatapi.cli.check import report
 from chatapi.cli.watchdog import Watchdog
+from chatapi.engines import registry
 from chatapi.errors import SettingsError, collapse_exception_group
 from chatapi.interfaces.audio_device.conversation import LocalConversation
 from chatapi.interfaces.http.app import create_app, listening_socket, run_server, server
@@ -107,7 +108,7 @@ async def _run(settings: Settings, listening: _Listening, identity: Identity | N
         group.start_soon(malloc_trim.IdleTrimmer().run)
         if identity is not None:
             group.start_soon(_renew_certificate, identity)
-        roles = ESSENTIAL
+        roles = registry.essential()
         if settings.audio_device.enabled:
             appliance.microphone = conversation = LocalConversation(appliance)
             appliance.parts["mic"] = lambda: conversation.health

@@ -127,7 +127,7 @@ def _versions() -> dict[str, Any]:
 
 def _settings(loaded: Loaded) -> dict[str, Any]:
     found = {}
-    for key in dotted_keys():
+    for key in dotted_keys(type(loaded.settings)):
         value = at(loaded.settings, key)
         shown = "(set)" if isinstance(value, SecretStr) else value
         found[key] = {"value": shown, "from": loaded.origins.get(key, "default")}

@@ -91,14 +91,15 @@ async def talk(settings: Settings, chosen: argparse.Namespace) -> int:
 async def _local(settings: Settings, screen: Screen) -> AsyncIterator[LocalConversation]:
     """A conversation with the engines of this machine."""
     # Imported here, because a conversation with a server needs no engines.
-    from chatapi.appliance import ESSENTIAL, Appliance
+    from chatapi.appliance import Appliance
+    from chatapi.engines import registry
     from chatapi.interfaces.audio_device.conversation import LocalConversation
     from chatapi.runtime import engine_selection
 
     async with Appliance(await engine_selection.resolve_engines_async(settings)).running() as appliance:
         conversation = LocalConversation(appliance, screen.show)
         screen.console.print("[dim]loading models")
-        await appliance.load((*ESSENTIAL, *conversation.roles))
+        await appliance.load((*registry.essential(), *conversation.roles))
         yield conversation
 
 

@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
-import numpy as np
 
 from chatapi.appliance import Appliance
-from chatapi.audio import RATE
-from chatapi.engines import PromptMessage, Sampling, Stop
-from chatapi.errors import EngineFailed, NotReady
+from chatapi.engines import Stop, registry
+from chatapi.errors import Busy, EngineFailed, NotReady
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Preempted, Worker, YieldPolicy
 from chatapi.system.systemd_notify import ServiceManager
@@ -21,19 +19,6 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
 """Time until a failed engine is probed again, in seconds: it may have been rebuilt meanwhile."""
-NOISE = np.random.default_rng(0).normal(0, 1e-3, RATE // 2).astype(np.float32)
-
-PROBES: dict[str, Callable[[Any, Stop], Iterator[Any]]] = {
-    "vad": lambda engine, stop: engine.probabilities(NOISE[:512], stop),
-    "wake_word": lambda engine, stop: engine.probabilities(NOISE[:320], stop),
-    "turn_detection": lambda engine, stop: engine.finished(NOISE, stop),
-    "asr": lambda engine, stop: engine.transcribe(NOISE, None, stop),
-    # Without the system prompt, so that its prefix cache stays.
-    "llm": lambda engine, stop: engine.generate([PromptMessage("user", "Hi")], Sampling(max_tokens=1), stop),
-    "tts": lambda engine, stop: engine.synthesize("Yes.", engine.voices[0].name, stop),
-    "history": lambda _, stop: iter(()),
-}
-"""Role -> the smallest job that shows that an engine works."""
 
 
 class Watchdog:
@@ -42,6 +27,11 @@ class Watchdog:
     def __init__(self, appliance: Appliance, manager: ServiceManager) -> None:
         self._appliance = appliance
         self._manager = manager
+        self._probes: dict[str, Callable[[Any, Stop], Iterator[object]]] = {
+            "history": lambda _, stop: iter(()),
+            **{role.name: role.probe for role in registry.roles().values()},
+        }
+        """Worker -> the smallest job that shows that it works."""
         self._produced: dict[str, int] = {}
         """Worker -> number of items at the last check."""
         self._reported = ""
@@ -67,30 +57,27 @@ class Watchdog:
     async def _check(self, worker: Worker[Any], found: list[str]) -> None:
         before, self._produced[worker.name] = self._produced.get(worker.name, -1), worker.items_produced
         # An unloaded engine is loaded by the next request, which reports a failure.
-        if worker.state in ("idle", "reloading") or (worker.name == "llm" and self._upstream):
+        if worker.state in ("idle", "reloading") or self._appliance.is_remote(worker.name):
             return
         if worker.state != "ready":
-            found.append(f"the {worker.name} engine is {worker.state}")
+            # An engine on demand that could not be loaded is reported to who needs it; a restart would not repair it.
+            if worker.rebuild_delay or self._appliance.requires(worker.name):
+                found.append(f"the {worker.name} engine is {worker.state}")
             return
         # A worker whose slots are all in use detects a stuck engine by itself.
         if worker.items_produced == before and worker.admission.used < worker.admission.slots:
             await self._probe(worker, found)
 
     async def _probe(self, worker: Worker[Any], found: list[str]) -> None:
-        """Run the smallest job on an engine that was idle since the last check; any request preempts it."""
+        """Run the smallest job on an engine that was idle since the last check; any other work preempts it."""
         try:
-            async with worker.stream(PROBES[worker.name], Priority.TRAINING, YieldPolicy.RAISE) as items:
+            async with worker.stream(self._probes[worker.name], Priority.PROBE, YieldPolicy.RAISE) as items:
                 async for _ in items:
                     pass
-        except Preempted:
+        except (Busy, Preempted):
             return
         except (EngineFailed, NotReady) as error:
             found.append(error.message)
-
-    @property
-    def _upstream(self) -> bool:
-        """Whether the LLM runs on another server, which a restart of this process cannot repair."""
-        return self._appliance.settings.llm.engine == "openai_upstream"
 
     def _report(self, line: str) -> None:
         if line != self._reported:

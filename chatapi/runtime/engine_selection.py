@@ -49,7 +49,7 @@ def resolve_engines(settings: Settings, root: Path = Path("/"), free: int | None
                 engine, model = each.engine, each.name
                 break
             log.info("compiled model skipped: %s", reason)
-    return _with_llm(settings, engine, model)
+    return _with(settings, "llm", engine=engine, model=model)
 
 
 async def resolve_engines_async(settings: Settings) -> Settings:
@@ -63,7 +63,7 @@ def _with_vad(settings: Settings, catalog: Catalog) -> Settings:
     fast = "silero_onnx"
     has_model = any(each.engine == fast and catalog.ready(each.name) for each in catalog.manifests.values())
     engine = fast if has_model and registry.installed("vad", fast) else "silero"
-    return settings.model_copy(update={"vad": settings.vad.model_copy(update={"engine": engine})})
+    return _with(settings, "vad", engine=engine)
 
 
 def asr_engines(root: Path = Path("/")) -> tuple[str, ...]:
@@ -94,7 +94,7 @@ def _with_asr(settings: Settings, catalog: Catalog, root: Path, free: int | None
     )
     chosen = named or best
     engine = engines[0] if chosen is None else chosen.engine
-    return settings.model_copy(update={"asr": settings.asr.model_copy(update={"engine": engine})})
+    return _with(settings, "asr", engine=engine)
 
 
 def compiled(catalog: Catalog) -> Iterator[Manifest]:
@@ -113,7 +113,7 @@ def unusable_reason(settings: Settings, manifest: Manifest, root: Path = Path("/
     except ModelError as error:
         return error.message
     try:
-        named = _with_llm(settings, manifest.engine, manifest.name)
+        named = _with(settings, "llm", engine=manifest.engine, model=manifest.name)
         model_selection.plan(Catalog(settings.data), named, _roles(settings), root, free)
     except ChatapiError as error:
         # Any other error concerns another role and does not depend on the LLM engine.
@@ -133,9 +133,13 @@ def _verify(settings: Settings, manifest: Manifest, board: JetsonBoard | None, f
 
 
 def _roles(settings: Settings) -> tuple[str, ...]:
-    """The roles that are loaded at start."""
-    return tuple(registry.ENGINES) if settings.audio_device.enabled else model_selection.ESSENTIAL
+    """The roles whose models share the memory: the essential ones, and with an audio device those it will need."""
+    wanted = settings.audio_device.enabled
+    return tuple(
+        role.name for role in registry.roles().values() if role.essential or (wanted and role.expected(settings))
+    )
 
 
-def _with_llm(settings: Settings, engine: str, model: str) -> Settings:
-    return settings.model_copy(update={"llm": settings.llm.model_copy(update={"engine": engine, "model": model})})
+def _with(settings: Settings, role: str, **chosen: str) -> Settings:
+    """The settings with another engine, or also another model, of a role."""
+    return settings.model_copy(update={role: getattr(settings, role).model_copy(update=chosen)})

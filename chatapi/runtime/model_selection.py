@@ -21,10 +21,6 @@ from chatapi.system.jetson import gigabytes
 SHARE = 0.5
 """Share of the free memory up to which models are loaded in parallel: while it loads, an engine may hold a file's bytes
 beside the structures built from them, at worst each as large as its model."""
-ESSENTIAL = tuple(role for role in registry.ENGINES if role not in ("turn_detection", "wake_word"))
-"""Roles that every turn may need; live conversation loads the others on demand."""
-CHOICE = ("llm", "asr", "tts", "turn_detection", "vad", "wake_word")
-"""Order in which roles choose their model automatically: better answers are worth more than a better voice."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,8 @@ def plan(
     """
     free = available(root) if free is None else free
     unified = jetson.find(root) is not None
-    tables = {role: getattr(settings, role) for role in CHOICE if role in roles}
+    ranked = sorted(roles, key=lambda role: registry.roles()[role].memory_rank)
+    tables = {role: getattr(settings, role) for role in ranked}
     wanted = {role: (each.engine, each.model) for role, each in tables.items() if _needs_model(role, each.engine)}
     chosen = {role: catalog.choose(role, *each) for role, each in wanted.items() if each[1] != "auto"}
     open_roles = [role for role in wanted if role not in chosen]

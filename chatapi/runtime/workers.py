@@ -12,9 +12,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Generic, TypeVar, cast
 
@@ -29,8 +28,8 @@ from chatapi.engines import (
     Transcriber,
     VoiceActivityDetector,
     WakeWordDetector,
+    registry,
 )
-from chatapi.engines.registry import DECLARED
 from chatapi.errors import ChatapiError, EngineFailed, InternalError, NotReady
 from chatapi.runtime.admission import Admission, Priority
 from chatapi.runtime.engine_threads import AHEAD, EngineThreads, Job, Preempted, StreamEnd, YieldPolicy, call_in
@@ -344,9 +343,9 @@ class Worker(Generic[E]):
             self._release(job.priority)
 
     def _release(self, priority: Priority) -> None:
-        """Free a slot. Health probes (TRAINING) do not count as use, so they do not keep an engine loaded."""
+        """Free a slot. Health probes do not count as use, so they do not keep an engine loaded."""
         self.admission.release()
-        if priority is Priority.TRAINING:
+        if priority is Priority.PROBE:
             self._start_idle_timer()
         else:
             self._mark_used()
@@ -375,12 +374,12 @@ class Worker(Generic[E]):
 
 def _declared(engine: E | None) -> E:
     """The attributes that an engine declares, in place of an unloaded engine."""
-    return cast(E, SimpleNamespace(**{name: getattr(engine, name) for name in DECLARED if hasattr(engine, name)}))
+    names = registry.declared()
+    return cast(E, SimpleNamespace(**{name: getattr(engine, name) for name in names if hasattr(engine, name)}))
 
 
-@dataclass(frozen=True)
 class Engines:
-    """The engines of a turn."""
+    """The worker of each role; those that services use are attributes too."""
 
     vad: Worker[VoiceActivityDetector]
     wake_word: Worker[WakeWordDetector]
@@ -389,5 +388,13 @@ class Engines:
     llm: Worker[LanguageModel]
     tts: Worker[Synthesizer]
 
+    def __init__(self, workers: Mapping[str, Worker[Any]]) -> None:
+        """`workers`: role -> its worker."""
+        self._workers = dict(workers)
+        vars(self).update(self._workers)
+
+    def __getitem__(self, role: str) -> Worker[Any]:
+        return self._workers[role]
+
     def all(self) -> tuple[Worker[Any], ...]:
-        return (self.vad, self.wake_word, self.turn_detection, self.asr, self.llm, self.tts)
+        return tuple(self._workers.values())

@@ -1,6 +1,7 @@
 """The settings: one typed, frozen tree, read once at start and passed down.
 
 Later sources override earlier ones: defaults, `chatapi.toml`, environment, command line. An unknown key is an error.
+Plug-ins add tables (`plugins`).
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import SecretStr, ValidationError
 
 from chatapi.errors import SettingsError, describe_validation_error
-from chatapi.settings import toml
-from chatapi.settings.network import ServerSettings, WyomingSettings
+from chatapi.settings import plugins, toml
+from chatapi.settings.network import ServerSettings, Table, WyomingSettings
+from chatapi.settings.plugins import dotted_keys
 from chatapi.settings.tables import (
     SYSTEM,
     AsrSettings,
@@ -34,6 +36,7 @@ from chatapi.settings.tables import (
     OnnxSettings,
     OpenAIUpstreamSettings,
     PiperSettings,
+    RoleSettings,
     Settings,
     TraceSettings,
     TtsSettings,
@@ -64,8 +67,10 @@ __all__ = [
     "OnnxSettings",
     "OpenAIUpstreamSettings",
     "PiperSettings",
+    "RoleSettings",
     "ServerSettings",
     "Settings",
+    "Table",
     "TraceSettings",
     "TtsSettings",
     "TurnDetectionSettings",
@@ -111,28 +116,21 @@ def load(overrides: Sequence[str] = (), file: Path | None = None, environ: Mappi
     tree: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for key, value, origin in [*_from_file(file, environ), *_from_environment(environ), *_from_command(overrides)]:
-        _put(tree, key, value, origin)
-        origins[key] = origin
+        # A plug-in that cannot be imported must not stop the box; `chatapi check` and the log report it.
+        if key.partition(".")[0] not in plugins.tables().unreadable:
+            _put(tree, key, value, origin)
+            origins[key] = origin
     try:
-        return Loaded(Settings.model_validate(tree), origins)
+        return Loaded(plugins.tables().tree.model_validate(tree), origins)
     except ValidationError as error:
         raise SettingsError(_explained(error, origins)) from None
 
 
-def dotted_keys(table: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of the tree."""
-    for name, info in table.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from dotted_keys(info.annotation, f"{prefix}{name}.")
-        else:
-            yield prefix + name
-
-
 def as_environment(settings: Settings) -> dict[str, str]:
     """The settings that differ from the defaults, as environment variables for another process."""
-    found = {}
-    for key in dotted_keys():
-        value, default = (at(tree, key) for tree in (settings, Settings()))
+    found, defaults = {}, type(settings)()
+    for key in dotted_keys(type(settings)):
+        value, default = (at(tree, key) for tree in (settings, defaults))
         if value != default and value is not None:
             plain = value.get_secret_value() if isinstance(value, SecretStr) else value
             name = ENVIRONMENT + key.replace(".", "_").upper()
@@ -170,7 +168,7 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, st
     """Settings from variables such as CHATAPI_SERVER_PORT for server.port; an underscore replaces each dot."""
     names = {ENVIRONMENT + key.replace(".", "_").upper(): key for key in dotted_keys()}
     for name, value in sorted(environ.items()):
-        if not name.startswith(ENVIRONMENT) or name in (CONFIG, *CLIENT):
+        if not name.startswith(ENVIRONMENT) or name in (CONFIG, *CLIENT) or _is_unreadable(name):
             continue
         if name not in names:
             old = {ENVIRONMENT + key.replace(".", "_").upper(): now for key, now in _old_keys()}
@@ -183,12 +181,19 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, st
         yield names[name], _typed(names[name], value), f"environment {name}"
 
 
+def _is_unreadable(name: str) -> bool:
+    """Whether a variable belongs to the table of a plug-in that cannot be imported."""
+    return any(name.startswith(f"{ENVIRONMENT}{table.upper()}_") for table in plugins.tables().unreadable)
+
+
 def _from_command(overrides: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
     known = set(dotted_keys())
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
             raise SettingsError(f"{override!r} is not of the form key=value, for example server.port=8001")
+        if key.partition(".")[0] in plugins.tables().unreadable:
+            continue
         if key not in known:
             raise SettingsError(f"there is no setting {key!r}{_hint(key)}")
         yield key, _typed(key, value), "command line"
@@ -197,7 +202,8 @@ def _from_command(overrides: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
 def _typed(key: str, text: str) -> Any:
     """Text as a value for a setting: a list is split at its commas; pydantic converts everything else."""
     path, _, name = key.rpartition(".")
-    table = type(at(Settings(), path)) if path else Settings
+    tree = plugins.tables().tree
+    table = type(at(tree(), path)) if path else tree
     many = isinstance(table.model_fields[name].default, tuple)
     return [item.strip() for item in text.split(",") if item.strip()] if many else text
 

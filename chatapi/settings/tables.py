@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import platformdirs
 from pydantic import Field, SecretStr
 
+from chatapi.errors import SettingsError
 from chatapi.settings.network import ServerSettings, Table, WyomingSettings
+
+AnyTable = TypeVar("AnyTable", bound=Table)
 
 SYSTEM = (
     "You are a friendly voice assistant. Your words are spoken aloud, so answer in one to three short, plain "
@@ -41,7 +44,15 @@ class LimitSettings(Table):
     """Time without progress after which an engine is stuck and rebuilt, in seconds."""
 
 
-class VadSettings(Table):
+class RoleSettings(Table):
+    """A role: its engine and its model. A table may also have `idle_seconds`."""
+
+    engine: str
+    model: str = "auto"
+    """A model's name, or auto: the best that is installed."""
+
+
+class VadSettings(RoleSettings):
     """Voice activity detection."""
 
     engine: str = "auto"
@@ -56,7 +67,7 @@ class VadSettings(Table):
     """Audio kept before and after speech, in milliseconds."""
 
 
-class WakeWordSettings(Table):
+class WakeWordSettings(RoleSettings):
     """The wake word; used where audio_device.mode is wake_word."""
 
     engine: str = "pymicro_wakeword"
@@ -67,7 +78,7 @@ class WakeWordSettings(Table):
     detections; unset: the model's own."""
 
 
-class TurnDetectionSettings(Table):
+class TurnDetectionSettings(RoleSettings):
     """End-of-turn detection; used in live conversation."""
 
     engine: str = "smart_turn"
@@ -99,7 +110,7 @@ class LiveSettings(Table):
     """Time after which a session that receives neither audio nor events is closed, in seconds."""
 
 
-class AsrSettings(Table):
+class AsrSettings(RoleSettings):
     """Speech recognition."""
 
     engine: str = "auto"
@@ -114,7 +125,7 @@ class AsrSettings(Table):
     never."""
 
 
-class LlmSettings(Table):
+class LlmSettings(RoleSettings):
     """The language model."""
 
     engine: str = "auto"
@@ -135,7 +146,7 @@ class LlmSettings(Table):
     never."""
 
 
-class TtsSettings(Table):
+class TtsSettings(RoleSettings):
     """Speech synthesis."""
 
     engine: str = "piper"
@@ -329,3 +340,12 @@ class Settings(Table):
     history: HistorySettings = HistorySettings()
     log: LogSettings = LogSettings()
     trace: TraceSettings = TraceSettings()
+
+    def table(self, kind: type[AnyTable]) -> AnyTable:
+        """The table of a plug-in, by its class. Raises SettingsError when no entry point registers the class."""
+        for name, info in type(self).model_fields.items():
+            if info.annotation is kind:
+                found: AnyTable = getattr(self, name)
+                return found
+        remedy = "register it as an entry point of the group chatapi.settings"
+        raise SettingsError(f"{kind.__name__} is no table of the settings: {remedy}")

@@ -30,7 +30,7 @@ from chatapi.engines import (
     Voice,
     never,
 )
-from chatapi.engines.registry import ENGINES, entry, installed, load
+from chatapi.engines.registry import SHIPPED, entry, installed, load
 from chatapi.errors import ChatapiError, NotFound, Unprocessable
 from chatapi.settings import LlamaCppSettings, MlcSettings, OpenAIUpstreamSettings, Settings
 from conftest import installed_model
@@ -39,9 +39,9 @@ from mlc_model import compiled_model, mlc_llm
 from paths import CORPUS
 
 EVERY = [
-    pytest.param((role, name), id=f"{role}-{name}", marks=[pytest.mark.real] if needs.needs_model else [])
-    for role, engines in ENGINES.items()
-    for name, needs in engines.items()
+    pytest.param((role.name, name), id=f"{role.name}-{name}", marks=[pytest.mark.real] if needs.needs_model else [])
+    for role in SHIPPED
+    for name, needs in role.engines.items()
 ]
 KINDS: dict[str, type] = {
     "vad": float,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from chatapi.catalog.manifest import Addresses, Manifest, Member, Wheels, load, load_all
-from chatapi.engines.registry import ENGINES
+from chatapi.engines.registry import engines
 from chatapi.errors import ModelError
 from chatapi.runtime import engine_selection
 from fake_jetson import ORIN_NX, write_files
@@ -32,7 +32,7 @@ def test_licence_is_open_and_the_homepage_is_stated(manifest: Manifest) -> None:
 
 
 def test_engine_is_registered_for_the_role(manifest: Manifest) -> None:
-    assert manifest.engine in ENGINES[manifest.role]
+    assert manifest.engine in engines(manifest.role)
 
 
 def test_memory_is_at_least_the_size_of_the_files(manifest: Manifest) -> None:
@@ -152,11 +152,7 @@ def test_valid_manifest_is_read_with_its_defaults(tmp_path: Path) -> None:
         ("https://example.org/weights", "http://example.org/weights", "is not an https address"),
         ("https://example.org/weights", "ftp://example.org/weights", "is not an https address"),
         ('kind = "path"', 'kind = "parth"', "Input tag 'parth'"),
-        (
-            'role = "llm"',
-            'role = "lm"',
-            "role: Input should be 'asr', 'llm', 'tts', 'turn_detection', 'vad' or 'wake_word'",
-        ),
+        ('role = "llm"', 'role = "l m"', "role: String should match"),
         ('languages = ["en"]', 'languages = ["english"]', r"languages\.0: String should match"),
         ('name = "m"', 'name = "n"', "the name is 'n'; it must be 'm'"),
         ('name = "m"', "name = m", "cannot be read: Invalid value"),

@@ -95,3 +95,21 @@ async def test_only_slot_is_not_reserved() -> None:
     admission.reserve_live()
     await admission.acquire(Priority.BULK)
     assert admission.used == 1
+
+
+async def test_a_probe_takes_a_free_slot_and_waits_for_none() -> None:
+    admission = Admission("engine", slots=2)
+    await admission.acquire(Priority.PROBE)
+    await admission.acquire(Priority.TRAINING)
+    with pytest.raises(Busy, match="the engine is in use"):
+        await admission.acquire(Priority.PROBE)
+    assert (admission.used, admission.waiting) == (2, 0)
+
+
+async def test_a_probe_leaves_the_reserved_slot_to_live_work() -> None:
+    admission = Admission("engine", slots=2)
+    await admission.acquire(Priority.BULK)
+    admission.reserve_live()
+    with pytest.raises(Busy):
+        await admission.acquire(Priority.PROBE)
+    await admission.acquire(Priority.LIVE)

@@ -11,8 +11,9 @@ import anyio
 import numpy as np
 import pytest
 
-from chatapi.appliance import ESSENTIAL, Appliance
+from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio, Samples
+from chatapi.engines import registry
 from chatapi.errors import NotReady, WrongMode
 from chatapi.events import SpeechStopped
 from chatapi.interfaces.audio_device import conversation as audio_device_conversation
@@ -106,7 +107,7 @@ class ConversationRun:
 async def running_conversation(fake_appliance: RunAppliance, *settings: str) -> AsyncIterator[ConversationRun]:
     async with fake_appliance(*settings) as appliance, anyio.create_task_group() as group:
         run = ConversationRun(appliance)
-        await appliance.load((*ESSENTIAL, *run.conversation.roles))
+        await appliance.load((*registry.essential(), *run.conversation.roles))
         group.start_soon(run.conversation.run)
         await run.until(lambda: "listening" in run.kinds())
         yield run

@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from chatapi.engines import Stop
-from chatapi.errors import EngineFailed, ModelError, NotReady
+from chatapi.errors import Busy, EngineFailed, ModelError, NotReady
 from chatapi.runtime import workers
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import AHEAD, Preempted, Worker, YieldPolicy
@@ -322,4 +322,30 @@ async def test_preempted_job_can_raise_instead_of_restarting() -> None:
         await anyio.sleep(0.1)
         assert len(await run_job(worker, 3, Priority.LIVE, YieldPolicy.NEVER, True)) == 3
     assert 1 < len(found) < 100 and found == list(range(len(found)))
+    await worker.aclose()
+
+
+async def test_any_work_preempts_a_probe_and_a_probe_preempts_none() -> None:
+    worker = Worker("test", Stepper)
+    await worker.open()
+
+    async def probe() -> None:
+        async with worker.stream(
+            lambda engine, stop: engine.count(100, stop), Priority.PROBE, YieldPolicy.RAISE
+        ) as items:
+            async for _ in items:
+                pass
+
+    async def preempted() -> None:
+        with pytest.raises(Preempted):
+            await probe()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(preempted)
+        await anyio.sleep(0.1)
+        assert len(await taken(worker, 3, Priority.TRAINING, YieldPolicy.NEVER, True)) == 3
+    async with worker.stream(lambda engine, stop: engine.count(5, stop), Priority.TRAINING, YieldPolicy.RAISE) as items:
+        with pytest.raises(Busy, match="in use"):
+            await probe()
+        assert [item async for item in items] == list(range(5))
     await worker.aclose()

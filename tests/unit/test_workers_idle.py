@@ -79,7 +79,7 @@ async def test_an_engine_in_use_is_not_idle(worker: Worker[FakeEngine]) -> None:
 async def test_health_probes_do_not_prevent_unloading(worker: Worker[FakeEngine]) -> None:
     with anyio.fail_after(3):
         while worker.state == "ready":
-            await worker.call(lambda engine: engine.word(), Priority.TRAINING)
+            await worker.call(lambda engine: engine.word(), Priority.PROBE)
             await anyio.sleep(0.01)
     assert worker.unloaded == 1
 

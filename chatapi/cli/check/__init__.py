@@ -25,6 +25,7 @@ PROBES: tuple[Probe, ...] = (
     jetson.clocks,
     jetson.heat,
     jetson.current,
+    models.plug_ins,
     models.libraries,
     models.files,
     models.compiled,
@@ -47,7 +48,8 @@ log = logging.getLogger(__name__)
 def check(loaded: Loaded, as_json: bool, every_setting: bool = False) -> int:
     """Print all findings and settings. Status 0 when chatapi can run with these settings, else 1."""
     findings = list(look(CheckContext(loaded.settings)))
-    shown = {key: (_value(loaded.settings, key), loaded.origins.get(key, "default")) for key in dotted_keys()}
+    keys = dotted_keys(type(loaded.settings))
+    shown = {key: (_value(loaded.settings, key), loaded.origins.get(key, "default")) for key in keys}
     if as_json:
         settings = {key: {"value": value, "from": origin} for key, (value, origin) in shown.items()}
         print(json.dumps({"settings": settings, "findings": [asdict(f) for f in findings]}, indent=2, default=str))

@@ -7,7 +7,6 @@ import platform
 import re
 from collections.abc import Iterator, Mapping
 
-from chatapi.appliance import ESSENTIAL
 from chatapi.catalog import Catalog, Manifest
 from chatapi.catalog import compiled as compiled_models
 from chatapi.cli.check import network
@@ -32,7 +31,7 @@ def machine(context: CheckContext) -> Iterator[Finding]:
     if found and (int(found[1]), int(found[2])) < GLIBC and context.settings.wake_word.engine == "pymicro_wakeword":
         message = f"the wake word needs glibc {GLIBC[0]}.{GLIBC[1]} and this system has {found[0]}"
         remedy = "use Ubuntu 22.04, Debian 12 or later, or chatapi's image"
-        yield Finding(_wake_word_level(context), "machine", f"{message}: {remedy}")
+        yield Finding(_level(context, "wake_word"), "machine", f"{message}: {remedy}")
 
 
 def glibc() -> str:
@@ -43,21 +42,26 @@ def glibc() -> str:
         return ""
 
 
-def _wake_word_level(context: CheckContext) -> Level:
-    device = context.settings.audio_device
-    return "bad" if device.enabled and device.mode == "wake_word" else "note"
-
-
 def _level(context: CheckContext, role: str) -> Level:
-    """The level of a problem; the wake word is the only optional role."""
-    return _wake_word_level(context) if role == "wake_word" else "bad"
+    """The level of a problem of a role: an error where the box needs it."""
+    record = registry.roles()[role]
+    return "bad" if record.essential or record.expected(context.settings) else "note"
+
+
+def plug_ins(context: CheckContext) -> Iterator[Finding]:
+    """The engines of plug-ins, and what is wrong with plug-ins."""
+    for role in registry.roles():
+        for name in registry.engines(role):
+            if owner := registry.distribution(role, name):
+                yield Finding("good", "plug-in", f"{owner} adds the {role} engine {name}")
+    yield from (Finding("note", "plug-in", fault) for fault in registry.faults())
 
 
 def libraries(context: CheckContext) -> Iterator[Finding]:
     """The engines' libraries, which are loaded; a starting server loads them anyway."""
     if context.quick:
         return
-    for role in registry.ENGINES:
+    for role in registry.roles():
         yield _library(context, role, getattr(context.settings, role).engine)
 
 
@@ -78,12 +82,14 @@ def files(context: CheckContext) -> Iterator[Finding]:
     catalog = Catalog(context.settings.data)
     for fault in catalog.faults.values():
         yield Finding("note", "manifests", f"{fault}; until then it is ignored")
+    yield from (Finding("note", "manifests", fault) for fault in registry.orphans(catalog.manifests.values()))
     try:
-        together = model_selection.plan(catalog, context.settings, ESSENTIAL, context.root, context.free).models
+        roles = registry.essential()
+        together = model_selection.plan(catalog, context.settings, roles, context.root, context.free).models
     except ChatapiError:
         # Missing models and memory have findings of their own.
         together = {}
-    for role in registry.ENGINES:
+    for role in registry.roles():
         yield from _model(context, catalog, role, together)
 
 
@@ -125,7 +131,8 @@ def room(context: CheckContext) -> Iterator[Finding]:
     free, total = model_selection.available(context.root), jetson.meminfo(context.root, "MemTotal")
     has = f"{gigabytes(free)} of {gigabytes(total)} are free"
     try:
-        plan = model_selection.plan(Catalog(context.settings.data), context.settings, ESSENTIAL, context.root)
+        roles = registry.essential()
+        plan = model_selection.plan(Catalog(context.settings.data), context.settings, roles, context.root)
     except ModelError as error:
         if error.code == "model_too_large":
             yield _too_large(context, error)

@@ -1,1 +1,38 @@
 """Speech recognition engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from chatapi.engines import Segment, Stop, Transcriber
+from chatapi.engines.role import PROBE_SAMPLES, WARM_UP_SAMPLES, EngineEntry, Role, noise
+from chatapi.settings import AsrSettings, Settings
+
+
+def _warm_up(engine: Transcriber, settings: Settings) -> Iterator[Segment]:
+    return engine.transcribe(noise(WARM_UP_SAMPLES))
+
+
+def _probe(engine: Transcriber, stop: Stop) -> Iterator[Segment]:
+    return engine.transcribe(noise(PROBE_SAMPLES), None, stop)
+
+
+ROLE: Role[Transcriber] = Role(
+    name="asr",
+    title="speech recognition",
+    protocol=Transcriber,
+    settings=AsrSettings,
+    engines={
+        "ctranslate2": EngineEntry(
+            "chatapi.engines.asr.ctranslate2:CTranslate2", "ctranslate2", "pip install ctranslate2"
+        ),
+        "whisper_cpp": EngineEntry(
+            "chatapi.engines.asr.whisper_cpp:WhisperCpp", "pywhispercpp", "pip install pywhispercpp"
+        ),
+        "fake": EngineEntry("chatapi.engines.fake:FakeTranscriber", needs_model=False),
+    },
+    warm_up=_warm_up,
+    probe=_probe,
+    memory_rank=20,
+    essential=True,
+)

@@ -1,1 +1,44 @@
 """Wake word engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from chatapi.engines import Stop, WakeWordDetector
+from chatapi.engines.role import WARM_UP_SAMPLES, EngineEntry, Role, noise
+from chatapi.settings import Settings, WakeWordSettings
+
+FRAME = 320
+"""Samples of a frame: 20 ms."""
+
+
+def _warm_up(engine: WakeWordDetector, settings: Settings) -> Iterator[float]:
+    return engine.probabilities(noise(WARM_UP_SAMPLES))
+
+
+def _probe(engine: WakeWordDetector, stop: Stop) -> Iterator[float]:
+    return engine.probabilities(noise(FRAME), stop)
+
+
+def _expected(settings: Settings) -> bool:
+    return settings.audio_device.enabled and settings.audio_device.mode == "wake_word"
+
+
+ROLE: Role[WakeWordDetector] = Role(
+    name="wake_word",
+    title="wake word detection",
+    protocol=WakeWordDetector,
+    settings=WakeWordSettings,
+    engines={
+        "pymicro_wakeword": EngineEntry(
+            "chatapi.engines.wake_word.pymicro_wakeword:PymicroWakeword",
+            "pymicro_wakeword",
+            "pip install pymicro-wakeword",
+        ),
+        "fake": EngineEntry("chatapi.engines.fake:FakeWakeWordDetector", needs_model=False),
+    },
+    warm_up=_warm_up,
+    probe=_probe,
+    memory_rank=60,
+    expected=_expected,
+)

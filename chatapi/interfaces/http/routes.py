@@ -198,7 +198,7 @@ def _add_operation_routes(routes: APIRouter, appliance: Appliance) -> None:
 
     @routes.get(
         "/ready",
-        summary="200 while every model is loaded and warm, and no engine has failed permanently",
+        summary="200 while all models loaded at the start are warm, and none of their engines has failed permanently",
         response_model=Readiness,
         response_model_exclude_defaults=True,
         responses=_problems(503),

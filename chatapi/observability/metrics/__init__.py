@@ -67,7 +67,8 @@ class Metrics:
         self._of_live(registry)
         self._of_engines(registry)
         self.ready = Gauge(
-            "chatapi_ready", "1 when all models are loaded and warm, and no engine has failed permanently.",
+            "chatapi_ready",
+            "1 when all models loaded at the start are warm, and none of their engines has failed permanently.",
             registry=registry,
         )  # fmt: skip
         self.history_kept = Gauge(
@@ -209,11 +210,9 @@ class Metrics:
         self.wyoming_events.labels("describe")
 
     def engine(self, role: str, what: str, amount: float) -> None:
-        """Count a worker's report: rebuilt, unloaded, busy (seconds), pace (items per second)."""
+        """Count a worker's report: rebuilt, unloaded, busy (seconds), pace (tokens per second)."""
         if what == "pace":
-            # Only the items of an LLM are of equal size.
-            if role == "llm":
-                self.tokens_per_second.observe(amount)
+            self.tokens_per_second.observe(amount)
         else:
             counter: Counter = getattr(self, what)
             counter.labels(role).inc(amount)
