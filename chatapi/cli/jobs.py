@@ -14,8 +14,8 @@ from chatapi.errors import BadInput, NotFound, WrongMode
 from chatapi.jobs import JobRecord, JobStore
 from chatapi.system import private_files
 
-REQUESTS = ("cancel", "pause", "resume", "retry")
-"""Actions that change a job."""
+TIMES = ("created", "started", "ended")
+"""Fields of a job that are seconds since 1970."""
 
 
 def manage(data: Path, chosen: argparse.Namespace) -> int:
@@ -43,7 +43,7 @@ def _no_jobs(chosen: argparse.Namespace) -> int:
 
 def _named(store: JobStore, name: str) -> JobRecord:
     """The job of an id, or of the beginning of one. Raises NotFound, BadInput."""
-    found = [job for job in store.list() if job.id.startswith(name)] if name else []
+    found = [job for job in store.find() if job.id.startswith(name)] if name else []
     if not found:
         raise NotFound(f"there is no job {name!r}; `chatapi jobs list` names them", code="unknown_job")
     if len(found) > 1:
@@ -66,7 +66,7 @@ def _act(store: JobStore, job: JobRecord, chosen: argparse.Namespace) -> int:
 
 
 def _list(store: JobStore, as_json: bool) -> int:
-    jobs = store.list()
+    jobs = store.find()
     if as_json:
         print(json.dumps([_plain(job) for job in jobs], indent=2))
         return 0
@@ -91,8 +91,8 @@ def _show(store: JobStore, job: JobRecord, as_json: bool) -> None:
         print(json.dumps({**_plain(job), "latest_events": shown}, indent=2))
         return
     for name, value in _plain(job).items():
-        if value not in (None, "", [], {}):
-            print(f"{name}: {_time(value) if name in ('created', 'started', 'ended') else value}")
+        if value not in (None, "", [], (), {}):
+            print(f"{name}: {_time(value) if isinstance(value, float) and name in TIMES else value}")
     for event in events:
         facts = " ".join(f"{name}={value}" for name, value in event.data.items() if value not in (None, ""))
         print(f"  {event.number:4d} {_time(event.at)} {event.type} {facts}")

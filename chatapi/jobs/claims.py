@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,7 @@ def claim_next(store: JobStore, kinds: Collection[str], priority: Priority) -> C
 def recover(store: JobStore) -> list[str]:
     """Queue the running jobs whose process has ended; one that a command runs is paused. Returns their ids."""
     interrupted = []
-    for job in store.list(("running",)):
+    for job in store.find(("running",)):
         lock = _lock(store, job.id)
         if lock is None:
             continue
@@ -217,14 +217,27 @@ def _lock(store: JobStore, job: str) -> int | None:
     """The descriptor of the job's locked file; None: another process has the lock. Raises StorageError."""
     folder = store.folder(job)
     with store.database.translated():
-        private_files.folder(folder)
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        for each in (folder.parent, folder):
+            _create_folder(each)
+        private_files.touch(folder / "lock")
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def _create_folder(folder: Path) -> None:
+    """Create a folder for the owner of the data directory alone. Raises OSError."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            private_files.give_to_owner(descriptor, folder.parent)
+        finally:
+            os.close(descriptor)
 
 
 def _store_interruption(store: JobStore, db: sqlite3.Connection, job: str, row: tuple[int, str, str]) -> None:

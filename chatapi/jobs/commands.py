@@ -11,9 +11,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from chatapi.errors import DeadlineExceeded, InternalError
 
@@ -85,11 +85,15 @@ def run(command: Command, lock: int, told: Callable[[str], None], checkpoint: Ca
         os.close(lifeline)
     last_lines: deque[str] = deque(maxlen=LAST_LINES)
     try:
-        for line in _lines(command, process.stdout, checkpoint):
+        for line in _lines(command, process, checkpoint):
             told(line)
             if command.fraction(line) is None and line.strip():
                 last_lines.append(line.strip())
-        return CommandResult(process.wait(), tuple(last_lines))
+        while process.poll() is None:
+            checkpoint()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(POLL_SECONDS)
+        return CommandResult(process.returncode, tuple(last_lines))
     finally:
         os.close(other_end)
         _wait(process)
@@ -117,14 +121,18 @@ def _wait(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _lines(command: Command, pipe: IO[bytes] | None, checkpoint: Callable[[], None]) -> Iterator[str]:
+def _lines(command: Command, process: subprocess.Popen[bytes], checkpoint: Callable[[], None]) -> Iterator[str]:
     """Lines that end in a line feed or, as progress bars do, in a carriage return."""
+    pipe = process.stdout
     assert pipe is not None  # noqa: S101 - stdout is a pipe
     held, heard = b"", time.monotonic()
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
         while True:
+            before = time.monotonic()
             checkpoint()
+            # It may have waited there for more urgent work.
+            heard += time.monotonic() - before
             if selector.select(POLL_SECONDS):
                 if not (chunk := os.read(pipe.fileno(), LINE_BYTES)):
                     break
@@ -133,6 +141,9 @@ def _lines(command: Command, pipe: IO[bytes] | None, checkpoint: Callable[[], No
                     whole, held = [*whole, held], b""
                 yield from (line.decode(errors="replace") for line in whole)
                 heard = time.monotonic()
+            elif process.poll() is not None:
+                # A process that left the group still holds the pipe.
+                break
             elif command.stall_seconds is not None and time.monotonic() > heard + command.stall_seconds:
                 raise DeadlineExceeded(
                     f"{command.argv[0]} wrote nothing for {command.stall_seconds:g} seconds and was ended",

@@ -11,10 +11,11 @@ from chatapi.errors import NotFound
 from chatapi.jobs.records import Artifact, EventType, JobEvent, JobFailure, JobRecord, JobState
 from chatapi.runtime.admission import Priority
 
-COLUMNS = (
-    "id, kind, subject, command, parameters, priority, owner, state, wanted, created, started, ended, progress, phrase,"
-    " seconds_left, attempts, failures, code, message, artifacts, events"
-)
+NAMES = (
+    "id", "kind", "subject", "command", "parameters", "priority", "owner", "state", "wanted", "created", "started",
+    "ended", "progress", "phrase", "seconds_left", "attempts", "failures", "code", "message", "artifacts", "events",
+)  # fmt: skip
+COLUMNS = ", ".join(NAMES)
 """The columns of `record`, in its order."""
 NO_FAILURE: Mapping[str, str] = {}
 MESSAGE_CHARS = 4000
@@ -23,13 +24,12 @@ MESSAGE_CHARS = 4000
 
 def record(row: tuple[Any, ...]) -> JobRecord:
     """The record of a row with COLUMNS."""
-    (*head, parameters, priority, owner, state, wanted, created, started, ended, progress, phrase,
-     left, attempts, failures, code, message, artifacts, events) = row  # fmt: skip
-    return JobRecord(
-        *head, json.loads(parameters), Priority(priority), owner, state, wanted, created, started, ended, progress,
-        phrase, left, attempts, failures, JobFailure(code, message) if code else None,
-        tuple(Artifact(**each) for each in json.loads(artifacts)), events,
-    )  # fmt: skip
+    values = dict(zip(NAMES, row, strict=True))
+    code, message = values.pop("code"), values.pop("message")
+    values["parameters"] = json.loads(values["parameters"])
+    values["priority"] = Priority(values["priority"])
+    values["artifacts"] = tuple(Artifact(**each) for each in json.loads(values["artifacts"]))
+    return JobRecord(**values, failure=JobFailure(code, message) if code else None)
 
 
 def event(job: str, row: tuple[Any, ...]) -> JobEvent:

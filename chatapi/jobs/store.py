@@ -38,7 +38,7 @@ class JobRequest:
 
     kind: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """JSON."""
+    """JSON; shown to whoever may list jobs, so it holds no secrets."""
     priority: Priority = Priority.BULK
     subject: str = ""
     """What the job is about; only one unfinished job of a kind has it; empty: any number has none."""
@@ -112,7 +112,7 @@ class JobStore:
         with self.database.reading() as db:
             return rows.get(db, job)
 
-    def list(
+    def find(
         self, states: Sequence[JobState] = (*UNFINISHED, *FINISHED), kind: str = "", most: int = 1000
     ) -> list[JobRecord]:
         """The newest jobs in these states, the newest first; `kind` empty: of any kind."""

@@ -72,7 +72,7 @@ def settle(plan: CompilePlan) -> None:
         yield Step("publish", "recording the model", lambda run: run.record(_artifact(plan, record)), inputs="settled")
 
     with closing(JobStore(plan.data)) as store:
-        unfinished = store.list(("queued", "running", "paused"), KIND)
+        unfinished = store.find(("queued", "running", "paused"), KIND)
         if any(job.subject == plan.manifest.name for job in unfinished):
             run_job(store, JobKind(KIND, steps), _request(plan))
 

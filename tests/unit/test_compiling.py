@@ -240,7 +240,8 @@ def test_a_signal_ends_the_command_and_leaves_what_is_done(data: Path, sent: sig
         until(lambda: (data / "record.hangs").exists())
         with pytest.raises(WrongMode, match="is compiling already"):
             made(data)
-        child = int((data / "compiled" / ".lock").read_text())
+        assert int((data / "compiled" / ".lock").read_text()) == process.pid
+        child = int((data / "record.hangs").read_text())
         process.send_signal(sent)
         try:
             told = process.communicate(timeout=60)[1].decode()
