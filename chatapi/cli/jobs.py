@@ -1,4 +1,4 @@
-"""`chatapi jobs`: lists, shows, pauses, resumes, cancels and retries jobs. A running server notices it at once."""
+"""`chatapi jobs`: lists, shows, pauses, resumes, cancels and retries jobs, also while another process runs them."""
 
 from __future__ import annotations
 

@@ -156,11 +156,9 @@ class StepRun:
         """
         size = sum(each.stat().st_size for each in _files(source))
         artifact = Artifact(place.name, str(place), size, sha256 or digest(source))
-        for each in _files(source):
-            atomic_files.sync(each)
+        _sync(source)
         place.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            atomic_files.sync(source)
             atomic_files.swap(source, place, source.with_name(f"{place.name}.old"))
         else:
             source.replace(place)
@@ -180,8 +178,7 @@ class StepRun:
         """Move the step's folder to `results`; whether there is one. Called when the step's function has returned."""
         if self._folder is None:
             return False
-        for each in _files(self._folder):
-            atomic_files.sync(each)
+        _sync(self._folder)
         place = self.results(self._name)
         atomic_files.swap(self._folder, place, place.with_name(f".{self._name}.old"))
         return True
@@ -197,6 +194,13 @@ def digest(source: Path) -> str:
 
 def _files(source: Path) -> list[Path]:
     return [source] if source.is_file() else sorted(each for each in source.rglob("*") if each.is_file())
+
+
+def _sync(source: Path) -> None:
+    """Wait until a file, or a folder with everything in it, is on the disk."""
+    for each in (*source.rglob("*"), source):
+        if each.is_file() or each.is_dir():
+            atomic_files.sync(each)
 
 
 def remove_partial(folder: Path) -> None:

@@ -94,7 +94,7 @@ class JobStore:
         self.delete_old()
         with self.database.transaction() as db:
             row = db.execute(
-                f"SELECT {rows.COLUMNS} FROM jobs WHERE kind = ? AND subject = ? AND state != 'done'"  # noqa: S608
+                f"SELECT {rows.COLUMNS} FROM jobs WHERE kind = ? AND subject = ? AND subject != '' AND state != 'done'"  # noqa: S608
                 " ORDER BY state IN ('queued', 'running', 'paused') DESC, number DESC LIMIT 1",
                 (request.kind, request.subject),
             ).fetchone()
@@ -105,7 +105,7 @@ class JobStore:
                 return found
             update = "UPDATE jobs SET parameters = ?, command = ?, priority = ? WHERE id = ?"
             db.execute(update, (parameters, request.command, int(request.priority), found.id))
-            return self._queue(db, found)
+            return rows.get(db, found.id) if found.state == "queued" else self._queue(db, found)
 
     def get(self, job: str) -> JobRecord:
         """Raises NotFound (unknown_job)."""
