@@ -63,6 +63,26 @@ def test_an_accepted_job_is_complete_after_a_kill(tmp_path: Path) -> None:
     assert (job.priority, job.progress, job.attempts, job.started) == (Priority.BULK, 0.0, 0, None)
 
 
+def test_a_power_cut_while_the_log_is_written_loses_no_earlier_job(tmp_path: Path) -> None:
+    """The write-ahead log is cut at any length, as a disk leaves it that had not written the rest."""
+    whole = tmp_path / "whole"
+    with closing(JobStore(whole)) as store:
+        jobs = [store.add(REQUEST).id for _ in range(10)]
+        database_file, log_file = (JobStore.file(whole).with_name(f"jobs.sqlite3{end}") for end in ("", "-wal"))
+        files = database_file.read_bytes(), log_file.read_bytes()
+    counts = []
+    for cut in range(0, len(files[1]) + 1, max(1, len(files[1]) // 25)):
+        data = tmp_path / str(cut)
+        data.mkdir()
+        JobStore.file(data).write_bytes(files[0])
+        (data / "jobs.sqlite3-wal").write_bytes(files[1][:cut])
+        with closing(JobStore(data)) as store:
+            found = [job.id for job in reversed(store.find())]
+            assert found == jobs[: len(found)] and all(states(store, job) == ["queued"] for job in found)
+            counts.append(len(found))
+    assert counts == sorted(counts) and counts[0] == 0 and counts[-1] >= 9
+
+
 def test_every_commit_waits_for_the_disk_and_files_are_private(store: JobStore, tmp_path: Path) -> None:
     with store.database.reading() as db:
         assert db.execute("PRAGMA synchronous").fetchone() == (2,)
