@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up what is missing, then runs: `./run.sh` serves, `./run.sh test` tests, lint checks the source and fix formats it, docs
-# builds the documentation, fuzz and soak try a server for long; install, update, uninstall, status, logs, keys and support
-# look after the boot service, build makes the image; everything else goes to the command `chatapi`, which runs in a virtual
+# builds the documentation, fuzz and soak try a server for long; install, update, uninstall, status, logs, keys, jobs and
+# support look after the boot service, build makes the image; everything else goes to the command `chatapi`, which runs in a virtual
 # environment here, and on a Jetson in the appliance's image (RUN_IN=venv or RUN_IN=container overrides that).
 set -euo pipefail
 # File arguments are relative to the caller's directory.
@@ -283,8 +283,8 @@ case "$verb" in
     ;;
   # For the service, if it is installed; otherwise for this checkout.
   support) if [ -e "$units/chatapi.service" ] && [ $# = 1 ]; then support_archive; else run_command "$@"; fi ;;
-  # The service's keys, if it is installed.
-  keys) if [ -e "$units/chatapi.service" ]; then service_keys "$@"; else run_command "$@"; fi ;;
+  # The service's keys and jobs, if it is installed.
+  keys | jobs) if [ -e "$units/chatapi.service" ]; then service_command "$@"; else run_command "$@"; fi ;;
   # Run by `install` and `update` in a new release before it is swapped in.
   set-up)
     if [ "$mode" = container ]; then

@@ -111,9 +111,9 @@ as_service() {
   (cd "$data" && exec setpriv --reuid chatapi --regid chatapi --init-groups env "${environment[@]}" "$home/current/.venv/bin/chatapi" "$@")
 }
 
-# Manages the service's API keys, as its user.
-service_keys() {
-  need_root keys
+# Manages the service's API keys or its jobs, as its user.
+service_command() {
+  need_root "$1"
   as_service "$@"
 }
 

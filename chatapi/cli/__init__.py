@@ -120,6 +120,12 @@ def _keys(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     return manage(loaded.settings.data, chosen)
 
 
+def _jobs(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    from chatapi.cli.jobs import manage
+
+    return manage(loaded.settings.data, chosen)
+
+
 def _health(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     from chatapi.cli.health import health
 
@@ -149,6 +155,7 @@ COMMANDS: dict[str, tuple[Command, str, Callable[[argparse.ArgumentParser], None
     "compile": (_compile, "compile a model for this board, or check a compiled one", options.compile_),
     "check": (_check, "check settings, models, libraries, devices and memory", options.check),
     "keys": (_keys, "add, list or revoke API keys", options.keys),
+    "jobs": (_jobs, "list, show, pause, resume, cancel or retry jobs", options.jobs),
     "health": (_health, "tell whether the server of these settings is ready", options.health),
     "support": (_support, "write an archive for diagnosing a fault, without secrets and speech", options.support),
     "bench": (_bench, "measure this machine against the bare engines", options.bench),

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 import chatapi_compile
 from chatapi import catalog
 from chatapi.catalog import Catalog, Manifest
 from chatapi.catalog import compiled as compiled_models
+from chatapi.cli.job_bars import COLUMNS, JobBars
 from chatapi.errors import BadInput, ChatapiError, ModelError, NotFound
 from chatapi.settings import Settings
 from chatapi.system import jetson as boards
@@ -66,6 +67,7 @@ def _compile(
     data: Path, known: Catalog, plan: chatapi_compile.CompilePlan, chosen: argparse.Namespace, root: Path
 ) -> int:
     if not chosen.force and not chosen.plan and _is_compiled(plan):
+        chatapi_compile.settle(plan)
         print(f"{plan.manifest.name} is compiled; --force compiles it again, --verify checks it")
         return 0
     _print_plan(plan)
@@ -164,24 +166,11 @@ def _print_plan(plan: chatapi_compile.CompilePlan) -> None:
 
 
 def _carry_out(plan: chatapi_compile.CompilePlan, known: Catalog) -> None:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     # SIGINT is ignored in a program started in the background, and stopping a container sends SIGTERM.
     before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with Progress(*columns, console=Console(file=sys.stderr)) as bars:
-            tasks: dict[str, TaskID] = {}
-
-            def show(progress: chatapi_compile.CompileProgress) -> None:
-                text = f"{progress.number}/{len(plan.steps)} {progress.step.description}"
-                text += {"kept": ": done before", "done": ": done"}.get(progress.state, "")
-                done = progress.state in ("kept", "done")
-                if progress.step.name not in tasks:
-                    tasks[progress.step.name] = bars.add_task(text, total=None)
-                task = tasks[progress.step.name]
-                total = 1.0 if done or progress.fraction is not None else None
-                bars.update(task, description=text, total=total, completed=1.0 if done else progress.fraction or 0.0)
-
-            chatapi_compile.carry_out(plan, _fetch_function(known, plan.manifest.name, bars), show)
+        with Progress(*COLUMNS, console=Console(file=sys.stderr)) as bars:
+            chatapi_compile.carry_out(plan, _fetch_function(known, plan.manifest.name, bars), JobBars(bars).show)
     except KeyboardInterrupt:
         print(f"stopped; resume with: chatapi compile {plan.manifest.name}", file=sys.stderr)
         raise

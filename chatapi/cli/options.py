@@ -116,6 +116,18 @@ def keys(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="list: print a JSON array")
 
 
+def jobs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "action",
+        nargs="?",
+        choices=("list", "show", "log", "pause", "resume", "cancel", "retry"),
+        default="list",
+        help="default: list",
+    )
+    parser.add_argument("job", nargs="?", help="id of a job, or its beginning")
+    parser.add_argument("--json", action="store_true", help="list, show: print JSON")
+
+
 def health(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="wait up to this long; default: 0")
 

@@ -14,8 +14,17 @@ log = logging.getLogger(__name__)
 
 OTHERS = 0o077
 """Permission bits of group and others."""
-PRIVATE = ("history.*", "keys.json", "keys-used.json", ".keys.lock", "local-*.key", "audit.log*", "certificates/*.pem")
-"""Files with conversations, keys and names of clients; others may read models."""
+PRIVATE = (
+    "history.*",
+    "jobs.*",
+    "keys.json",
+    "keys-used.json",
+    ".keys.lock",
+    "local-*.key",
+    "audit.log*",
+    "certificates/*.pem",
+)
+"""Files with conversations, jobs, keys and names of clients; others may read models."""
 DAMAGED = ".damaged-"
 """Part of the name of a renamed damaged file, before the date."""
 

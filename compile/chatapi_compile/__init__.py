@@ -5,15 +5,15 @@
 
 from chatapi_compile.plan import CompilePlan, CompileRequest, plan
 from chatapi_compile.preflight import MemoryFit, obstacles, room
-from chatapi_compile.run import CompileProgress, carry_out
+from chatapi_compile.run import carry_out, settle
 
 __all__ = [
     "CompilePlan",
-    "CompileProgress",
     "CompileRequest",
     "MemoryFit",
     "carry_out",
     "obstacles",
     "plan",
     "room",
+    "settle",
 ]

@@ -71,6 +71,8 @@ class CompilePlan:
     host: str
     """LLVM triple of the CPU."""
     versions: Mapping[str, str]
+    data: Path
+    """The data directory."""
     place: CompiledModel
     """Where the model lies when it is complete."""
     work: CompiledModel
@@ -106,7 +108,7 @@ def plan(request: CompileRequest) -> CompilePlan:
     device = json.dumps(dict(target), separators=(",", ":"))
     steps = _steps(request, quantization, limits, work, _Target(device, host))
     return CompilePlan(
-        manifest, board, quantization, limits, target, host, request.tools.versions,
+        manifest, board, quantization, limits, target, host, request.tools.versions, request.data,
         compiled(request.data, manifest.name), work, steps, _estimate(manifest, limits, request.installed),
     )  # fmt: skip
 

@@ -238,7 +238,8 @@ def test_signal_stops_the_command_and_keeps_finished_steps(data: Path, sent: sig
         until(lambda: (data / "record.hangs").exists())
         with pytest.raises(WrongMode, match="is compiling already"):
             compile_model(data)
-        child = int((data / "compiled" / ".lock").read_text())
+        assert int((data / "compiled" / ".lock").read_text()) == process.pid
+        child = int((data / "record.hangs").read_text())
         process.send_signal(sent)
         try:
             output = process.communicate(timeout=60)[1].decode()

@@ -343,7 +343,7 @@ async def test_any_work_preempts_a_probe_and_a_probe_preempts_none() -> None:
     async with anyio.create_task_group() as group:
         group.start_soon(preempted)
         await anyio.sleep(0.1)
-        assert len(await taken(worker, 3, Priority.TRAINING, YieldPolicy.NEVER, True)) == 3
+        assert len(await run_job(worker, 3, Priority.TRAINING, YieldPolicy.NEVER, True)) == 3
     async with worker.stream(lambda engine, stop: engine.count(5, stop), Priority.TRAINING, YieldPolicy.RAISE) as items:
         with pytest.raises(Busy, match="in use"):
             await probe()

@@ -26,7 +26,8 @@ def main() -> None:
     # Both kinds of line ends, as tqdm and the log of the real one mix them.
     print(f"{command} begins\n  0%|          | 0/2\r 50%|#####     | 1/2\r", end="", flush=True)
     if os.environ.get("STAND_IN_HANG") == command:
-        Path(f"{record}.hangs").touch()
+        Path(f"{record}.new").write_text(str(os.getpid()))
+        Path(f"{record}.new").rename(f"{record}.hangs")
         time.sleep(600)
     {"gen_config": gen_config, "convert_weight": convert_weight, "compile": compile_}[command](arguments)
     print(f"{command} ends")

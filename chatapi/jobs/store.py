@@ -1,0 +1,282 @@
+"""The jobs of a data directory, as clients see them: adding, listing, following, pausing, cancelling, retrying."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import shutil
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chatapi.errors import Busy, TooLarge, WrongMode
+from chatapi.jobs import rows
+from chatapi.jobs.database import JobDatabase
+from chatapi.jobs.job_log import JobLog
+from chatapi.jobs.records import FINISHED, JobEvent, JobLimits, JobRecord, JobState
+from chatapi.runtime.admission import Priority
+from chatapi.storage.history.clock import Clock, now
+
+log = logging.getLogger(__name__)
+
+FILE = "jobs.sqlite3"
+"""The database, in the data directory."""
+FOLDER = "jobs"
+"""The folder of the jobs' own folders, in the data directory."""
+UNFINISHED: tuple[JobState, ...] = ("queued", "running", "paused")
+DEFAULTS = JobLimits()
+BUSY_SECONDS = 30.0
+"""Retry-After when too many jobs are unfinished, in seconds."""
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """A job to be added."""
+
+    kind: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """JSON; shown to whoever may list jobs, so it holds no secrets."""
+    priority: Priority = Priority.BULK
+    subject: str = ""
+    """What the job is about; only one unfinished job of a kind has it; empty: any number has none."""
+    command: str = ""
+    """Command line that runs and resumes the job in the foreground; empty: a runner does."""
+    owner: str = ""
+    """Name of the API key; empty: none."""
+
+
+class JobStore:
+    """The jobs of one data directory. For any thread; several processes may use the same data directory.
+
+    What a method has returned is on the disk. Every method may raise StorageError, and NotReady (jobs_locked).
+    """
+
+    def __init__(self, data: Path, limits: JobLimits = DEFAULTS, clock: Clock = now) -> None:
+        self.limits = limits
+        self.database = JobDatabase(data / FILE, limits.finished_seconds, clock)
+        self._folders = data / FOLDER
+
+    @staticmethod
+    def file(data: Path) -> Path:
+        """The database of a data directory; it need not exist."""
+        return data / FILE
+
+    @staticmethod
+    def exists(data: Path) -> bool:
+        """Whether a job was ever added in this data directory."""
+        return (data / FILE).exists()
+
+    def close(self) -> None:
+        self.database.close()
+
+    def add(self, request: JobRequest) -> JobRecord:
+        """Add a job to the queue. Raises TooLarge; Busy when too many are unfinished; WrongMode (job_exists) when an
+        unfinished job of this kind has the same subject."""
+        parameters = self._encoded(request)
+        self.delete_old()
+        with self.database.transaction() as db:
+            found = self._unfinished(db, request)
+            if found is not None:
+                raise WrongMode(
+                    f"there is a {found.kind} job of {found.subject} already: {found.id} is {found.state}",
+                    code="job_exists",
+                    details={"job": found.id},
+                )
+            return self._insert(db, request, parameters)
+
+    def add_or_reopen(self, request: JobRequest) -> JobRecord:
+        """The newest job of the same kind and subject that is not done, queued again with these parameters; a new one
+        if there is none. A running job is returned as it is. Raises TooLarge, Busy."""
+        parameters = self._encoded(request)
+        self.delete_old()
+        with self.database.transaction() as db:
+            row = db.execute(
+                f"SELECT {rows.COLUMNS} FROM jobs WHERE kind = ? AND subject = ? AND subject != '' AND state != 'done'"  # noqa: S608
+                " ORDER BY state IN ('queued', 'running', 'paused') DESC, number DESC LIMIT 1",
+                (request.kind, request.subject),
+            ).fetchone()
+            if row is None:
+                return self._insert(db, request, parameters)
+            found = rows.record(row)
+            if found.state == "running":
+                return found
+            update = "UPDATE jobs SET parameters = ?, command = ?, priority = ? WHERE id = ?"
+            db.execute(update, (parameters, request.command, int(request.priority), found.id))
+            return rows.get(db, found.id) if found.state == "queued" else self._queue(db, found)
+
+    def get(self, job: str) -> JobRecord:
+        """Raises NotFound (unknown_job)."""
+        with self.database.reading() as db:
+            return rows.get(db, job)
+
+    def find(
+        self, states: Sequence[JobState] = (*UNFINISHED, *FINISHED), kind: str = "", most: int = 1000
+    ) -> list[JobRecord]:
+        """The newest jobs in these states, the newest first; `kind` empty: of any kind."""
+        marks = ", ".join("?" * len(states))
+        with self.database.reading() as db:
+            found = db.execute(
+                f"SELECT {rows.COLUMNS} FROM jobs WHERE state IN ({marks}) AND (? = '' OR kind = ?)"  # noqa: S608
+                " ORDER BY number DESC LIMIT ?",
+                (*states, kind, kind, most),
+            ).fetchall()
+        return [rows.record(row) for row in found]
+
+    def events(self, job: str, after: int = 0, most: int = 1000) -> list[JobEvent]:
+        """The job's events behind a number, in order. The oldest are deleted; their numbers are missing then.
+
+        Raises NotFound (unknown_job).
+        """
+        with self.database.reading() as db:
+            rows.get(db, job)
+            found = db.execute(
+                "SELECT number, at, type, data FROM events WHERE job = (SELECT number FROM jobs WHERE id = ?)"
+                " AND number > ? ORDER BY number LIMIT ?",
+                (job, after, most),
+            ).fetchall()
+        return [rows.event(job, row) for row in found]
+
+    def cancel(self, job: str) -> JobRecord:
+        """Cancel an unfinished job; a running one stops at its next checkpoint. Raises NotFound, WrongMode."""
+        return self._ask(job, "cancel", "cancelled")
+
+    def pause(self, job: str) -> JobRecord:
+        """Pause a queued or running job; a running one stops at its next checkpoint, and its step begins anew when it
+        is resumed. Raises NotFound, WrongMode."""
+        return self._ask(job, "pause", "paused")
+
+    def resume(self, job: str) -> JobRecord:
+        """Queue a paused job. Raises NotFound, WrongMode."""
+        with self.database.transaction() as db:
+            found = rows.get(db, job)
+            if found.state == "running" and found.wanted == "pause":
+                db.execute("UPDATE jobs SET wanted = '' WHERE id = ?", (job,))
+                return rows.get(db, job)
+            self._require(found, "resumed", ("paused",))
+            return self._queue(db, found)
+
+    def retry(self, job: str) -> JobRecord:
+        """Queue a failed or cancelled job; its finished steps are kept. Raises NotFound, WrongMode, Busy."""
+        with self.database.transaction() as db:
+            found = rows.get(db, job)
+            self._require(found, "retried", ("failed", "cancelled"))
+            return self._queue(db, found)
+
+    def folder(self, job: str) -> Path:
+        """The job's own folder; it need not exist."""
+        return self._folders / job
+
+    def log(self, job: str) -> JobLog:
+        """The job's log."""
+        return JobLog(self.folder(job) / "log", self.limits.log_bytes)
+
+    def delete_old(self) -> None:
+        """Delete finished jobs beyond their age or their largest number, with their folders."""
+        old = (
+            "SELECT id FROM removed UNION SELECT id FROM jobs WHERE ended_observed <= ? UNION SELECT id FROM"
+            " (SELECT id FROM jobs WHERE ended_observed IS NOT NULL ORDER BY ended_observed DESC, number DESC"
+            " LIMIT -1 OFFSET ?)"
+        )
+        with self.database.reading() as db:
+            bounds = (self.database.observed() - self.limits.finished_seconds, self.limits.finished)
+            # Most often there is none, and nothing is written.
+            if not db.execute(old, bounds).fetchall():
+                return
+        with self.database.transaction() as db:
+            db.execute(f"INSERT OR IGNORE INTO removed {old}", bounds)
+            db.execute("DELETE FROM jobs WHERE id IN (SELECT id FROM removed)")
+            gone = [row[0] for row in db.execute("SELECT id FROM removed")]
+        self._delete_folders(gone)
+
+    def _delete_folders(self, jobs: Iterable[str]) -> None:
+        for job in jobs:
+            try:
+                shutil.rmtree(self.folder(job))
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                # It is tried again the next time.
+                log.warning("the folder of a deleted job cannot be deleted: %s", error)
+                continue
+            with self.database.transaction() as db:
+                db.execute("DELETE FROM removed WHERE id = ?", (job,))
+
+    # Inside transactions
+
+    def _encoded(self, request: JobRequest) -> str:
+        text = json.dumps(request.parameters)
+        if len(text) > self.limits.parameter_bytes:
+            raise TooLarge(
+                f"the parameters have {len(text)} bytes as JSON and at most {self.limits.parameter_bytes} are accepted"
+            )
+        return text
+
+    def _insert(self, db: sqlite3.Connection, request: JobRequest, parameters: str) -> JobRecord:
+        self._require_room(db)
+        job = "j" + secrets.token_hex(12)
+        db.execute(
+            "INSERT INTO jobs (id, kind, subject, command, parameters, priority, owner, state, created)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, 'queued', ?)",
+            (job, request.kind, request.subject, request.command, parameters, int(request.priority), request.owner,
+             self.database.wall),
+        )  # fmt: skip
+        self._append_state(db, job, "queued")
+        return rows.get(db, job)
+
+    def _require_room(self, db: sqlite3.Connection) -> None:
+        count = db.execute("SELECT count(*) FROM jobs WHERE state IN ('queued', 'running', 'paused')").fetchone()[0]
+        if count >= self.limits.unfinished:
+            raise Busy(
+                f"{count} jobs are unfinished and at most {self.limits.unfinished} may be; wait for one, or cancel one",
+                retry_after=BUSY_SECONDS,
+                code="too_many_jobs",
+            )
+
+    def _unfinished(self, db: sqlite3.Connection, request: JobRequest) -> JobRecord | None:
+        row = db.execute(
+            f"SELECT {rows.COLUMNS} FROM jobs WHERE kind = ? AND subject = ? AND subject != ''"  # noqa: S608
+            " AND state IN ('queued', 'running', 'paused')",
+            (request.kind, request.subject),
+        ).fetchone()
+        return None if row is None else rows.record(row)
+
+    def _ask(self, job: str, wanted: str, state: JobState) -> JobRecord:
+        with self.database.transaction() as db:
+            found = rows.get(db, job)
+            self._require(found, state, ("queued", "running") if state == "paused" else UNFINISHED)
+            if found.state == "running":
+                db.execute("UPDATE jobs SET wanted = ? WHERE id = ?", (wanted, job))
+            else:
+                ended = (self.database.wall, self.database.observe()) if state in FINISHED else (None, None)
+                update = "UPDATE jobs SET state = ?, ended = ?, ended_observed = ?, seconds_left = NULL WHERE id = ?"
+                db.execute(update, (state, *ended, job))
+                self._append_state(db, job, state)
+            return rows.get(db, job)
+
+    def _queue(self, db: sqlite3.Connection, found: JobRecord) -> JobRecord:
+        """Queue a job that is paused or finished, without its failure."""
+        if found.finished:
+            self._require_room(db)
+            other = self._unfinished(db, JobRequest(found.kind, subject=found.subject))
+            if other is not None:
+                raise WrongMode(
+                    f"there is a newer {other.kind} job of {other.subject}: {other.id} is {other.state}",
+                    code="job_exists",
+                )
+        db.execute(
+            "UPDATE jobs SET state = 'queued', wanted = '', ended = NULL, ended_observed = NULL, due = 0, failures = 0,"
+            " code = '', message = '' WHERE id = ?",
+            (found.id,),
+        )
+        self._append_state(db, found.id, "queued")
+        return rows.get(db, found.id)
+
+    def _require(self, found: JobRecord, what: str, states: Sequence[JobState]) -> None:
+        if found.state not in states:
+            raise WrongMode(f"job {found.id} is {found.state}; only a job that is {' or '.join(states)} can be {what}")
+
+    def _append_state(self, db: sqlite3.Connection, job: str, state: JobState) -> None:
+        rows.append_state(db, job, self.database.wall, state, self.limits.events)
