@@ -94,4 +94,6 @@ def assert_complete(data: Path, job: str, known: dict[str, str]) -> None:
     count = runs(data)
     # A kill interrupts one step at most, which then runs again.
     assert sum(count.values()) <= killed_job.STEPS + KILLS and len(count) == killed_job.STEPS
-    assert not [each for each in psutil.process_iter(["cmdline"]) if killed_job.TOKEN in (each.info["cmdline"] or ())]
+    # The commands of the killed processes ended with them; each ran in a folder of the job.
+    folders = [str(each.info["cwd"]) for each in psutil.process_iter(["cwd"])]
+    assert not [folder for folder in folders if folder.startswith(f"{data}/jobs/")]
