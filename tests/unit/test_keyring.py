@@ -18,6 +18,7 @@ from chatapi.errors import (
 )
 
 HERE, ELSEWHERE = "192.0.2.1", "192.0.2.2"
+READY = auth.http_operation("GET", "/ready")
 
 
 class Clock:
@@ -74,7 +75,7 @@ def test_who_came_in_while_it_was_open_is_not_welcome_once_it_is_closed(tmp_path
         b"\xff\xfe",
         b"null",
         b'{"version": 1}',
-        b'{"version": 2, "keys": []}',
+        b'{"version": 3, "keys": []}',
         b'{"version": 1, "keys": {}}',
         b'{"version": 1, "keys": [{}]}',
         b'{"version": 1, "keys": [], "more": 1}',
@@ -149,14 +150,14 @@ def test_a_key_is_for_so_many_requests_a_minute_and_others_are_undisturbed(tmp_p
     ring = auth.Keyring(tmp_path, None, clock)
     holder, other = ring.authenticate([few.encode()], HERE), ring.authenticate([many.encode()], HERE)
     for _ in range(3):
-        ring.count(holder)
+        ring.authorize(holder, READY)
     with pytest.raises(TooMany, match="3 requests per minute") as raised:
-        ring.count(holder)
+        ring.authorize(holder, READY)
     assert raised.value.retry_after == 20
     for _ in range(100):
-        ring.count(other)
+        ring.authorize(other, READY)
     clock.now = 20
-    ring.count(holder)
+    ring.authorize(holder, READY)
 
 
 def test_an_address_with_many_wrong_keys_has_to_wait_and_nobody_else(tmp_path: Path) -> None:

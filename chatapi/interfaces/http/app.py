@@ -18,8 +18,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
+from chatapi import auth
 from chatapi.appliance import Appliance
-from chatapi.errors import BadInput, CallerError, NotFound, SettingsError, Unprocessable
+from chatapi.errors import BadInput, MethodNotAllowed, NotFound, SettingsError, Unprocessable
 from chatapi.interfaces.http import completion_request, openai, page, realtime, routes
 from chatapi.interfaces.http.connections import BACKLOG, ConnectionTable
 from chatapi.interfaces.http.middleware import RequestMiddleware
@@ -45,6 +46,7 @@ def create_app(appliance: Appliance) -> FastAPI:
         summary="Text or audio in, text or voice out, on the box itself.",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.include_router(routes.router(appliance))
     app.include_router(openai.router(appliance))
@@ -58,7 +60,7 @@ def create_app(appliance: Appliance) -> FastAPI:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(appliance.settings.server.cors_origins),
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=auth.http_methods(),
             # Browser clients add headers of their arguments; the origins alone decide who may call.
             allow_headers=["*"],
             expose_headers=list(REPLY_HEADERS),
@@ -127,17 +129,18 @@ async def run_server(web: uvicorn.Server, listening: socket.socket, settings: Se
 
 
 async def _http_problem(request: Request, error: Exception) -> Response:
-    """The response to an unknown path or a method that is not allowed."""
+    """The response to a file of the page that does not exist, and to HEAD where only GET is supported.
+
+    Requests beyond the policy do not get here: `RequestMiddleware` rejects them.
+    """
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for nothing else
     path = request.url.path
     if error.status_code == 404:
         return error_response(path, NotFound(f"{path} does not exist"))
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
-        problem = CallerError(
-            f"{path} does not support {request.method}; it supports {allowed}", code="method_not_allowed"
-        )
-        return error_response(path, problem, {"Allow": allowed}, status=405)
+        allowed = (error.headers or {}).get("Allow", "GET")
+        problem = MethodNotAllowed(f"{path} does not support {request.method}; it supports {allowed}", [allowed])
+        return error_response(path, problem, {"Allow": allowed})
     return error_response(path, BadInput(str(error.detail)), status=error.status_code)
 
 
@@ -157,6 +160,14 @@ def _document(app: FastAPI) -> dict[str, Any]:
             schemas.update(schema.pop("$defs", {}))
             schemas[model.__name__] = schema
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        document["security"] = [{"key": []}, {}]
+        for path, operations in document["paths"].items():
+            for method, described in operations.items():
+                described["security"] = _security(method.upper(), path)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _security(method: str, path: str) -> list[dict[str, list[str]]]:
+    """A route's scopes, as alternatives; the empty one is for a server without keys."""
+    scopes = auth.http_operation(method, path).scopes
+    return [*({"key": [scope]} for scope in scopes), {}] if scopes else [{"key": []}, {}]

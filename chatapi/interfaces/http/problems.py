@@ -15,6 +15,7 @@ STATUS: tuple[tuple[type[errors.ChatapiError], int, str], ...] = (
     (errors.Unauthorized, 401, "Not authorised"),
     (errors.Forbidden, 403, "Not allowed"),
     (errors.NotFound, 404, "Not found"),
+    (errors.MethodNotAllowed, 405, "Method not allowed"),
     (errors.WrongMode, 409, "Wrong mode"),
     (errors.NotAcceptable, 406, "Not acceptable"),
     (errors.TooSlow, 408, "Too slow"),
