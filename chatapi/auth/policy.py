@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from chatapi.auth.scopes import ALL, OPERATE, TALK, TRANSCRIBE, VOICES, KeyHolder, Scope
@@ -110,7 +110,9 @@ def http_operation(method: str, path: str) -> Operation:
     """The operation of an HTTP request. `path`: percent-decoded, exactly as it will be routed."""
     rules = list(_rules("http", path))
     if not rules:
-        return Operation("http", "other", (ALL,), NotFound(f"{path} does not exist"))
+        found = operation("websocket", path)
+        message = f"{path} is a WebSocket; the request is not its handshake"
+        return replace(found, interface="http", denial=found.denial or NotFound(message))
     wanted = "GET" if method == "HEAD" else method
     for rule in rules:
         if rule.method == wanted:

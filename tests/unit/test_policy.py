@@ -68,6 +68,16 @@ def test_another_method_is_denied_and_only_clients_of_the_path_learn_which_there
         policy.authorize(holder("train"), auth.http_operation(method, "/ready"))
 
 
+def test_request_for_a_websocket_needs_its_scope_and_is_denied() -> None:
+    for method in ("GET", "POST"):
+        found = auth.http_operation(method, "/v1/realtime")
+        for scopes in (("talk",), ("all",)):
+            with pytest.raises(NotFound, match="is a WebSocket"):
+                policy.authorize(holder(*scopes), found)
+        with pytest.raises(Forbidden, match="the scope talk"):
+            policy.authorize(holder("operate"), found)
+
+
 @pytest.mark.parametrize("name", ["", "pong", "Describe", "describe ", "audio", "talk", "describe/ping"])
 def test_event_that_the_policy_does_not_have_is_denied(name: str) -> None:
     for powerful in (holder("all"), auth.ANYBODY):

@@ -6,6 +6,7 @@ import logging
 import re
 import secrets
 import time
+from dataclasses import replace
 
 import anyio
 from starlette.datastructures import Headers, MutableHeaders
@@ -218,6 +219,9 @@ class _HttpRequest:
         self._status = 0
         self._holder = ANONYMOUS
         self._operation = auth.http_operation(scope["method"], scope["path"])
+        if (fault := scope.get(FAULT)) is not None:
+            # What the connection found in the request's head is told only to clients that may request the route.
+            self._operation = replace(self._operation, denial=fault)
         self._started = time.monotonic()
         address = _address(scope)
         self._held = middleware._budget.open(client_address.counted(address))
@@ -242,7 +246,6 @@ class _HttpRequest:
             self._middleware.check_room(self._scope)
             self._holder = self._middleware.check(self._scope, self._headers)
             self._middleware._keyring.authorize(self._holder, self._operation)
-            self._check_head()
             self._check_length()
             await self._middleware._app(self._scope, self._receive, self._send)
         except Exception as raised:
@@ -293,11 +296,6 @@ class _HttpRequest:
                 discarded += len(message.get("body", b""))
                 if message["type"] != "http.request" or not message.get("more_body"):
                     return
-
-    def _check_head(self) -> None:
-        """Raises the fault that the connection found in the request's head."""
-        if (fault := self._scope.get(FAULT)) is not None:
-            raise fault
 
     def _check_length(self) -> None:
         stated = self._headers.get("content-length", "0")
