@@ -243,7 +243,8 @@ def parameters(operation: dict[str, Any]) -> Iterator[str]:
         yield "| --- | --- | --- | --- |"
         for each in found:
             schema = each["schema"]
-            meaning = cell(" ".join(filter(None, (schema.get("description"), each.get("description")))))
+            described = dict.fromkeys(filter(None, (schema.get("description"), each.get("description"))))
+            meaning = cell(" ".join(described))
             yield f"| `{each['name']}` | {each['in']} | {shape(schema)} | {meaning} |"
         yield ""
 

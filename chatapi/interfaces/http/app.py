@@ -7,26 +7,24 @@ import os
 import socket
 import ssl
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import Response
 
 from chatapi import auth
 from chatapi.appliance import Appliance
-from chatapi.errors import BadInput, MethodNotAllowed, NotFound, SettingsError, Unprocessable
-from chatapi.interfaces.http import completion_request, openai, page, realtime, routes
+from chatapi.errors import BadInput, MethodNotAllowed, NotFound, SettingsError
+from chatapi.interfaces.http import openai, openapi, page, realtime, routes
 from chatapi.interfaces.http.connections import BACKLOG, ConnectionTable
 from chatapi.interfaces.http.middleware import RequestMiddleware
-from chatapi.interfaces.http.problems import error_response
 from chatapi.interfaces.http.protocols import HEAD_BYTES, HttpProtocol, Shared, SocketProtocol
 from chatapi.interfaces.http.tls import SecureServer
+from chatapi.interfaces.http.validation import reject_invalid
 from chatapi.settings import Settings
 from chatapi.system.version import version
 
@@ -52,8 +50,8 @@ def create_app(appliance: Appliance) -> FastAPI:
     app.include_router(openai.router(appliance))
     app.include_router(realtime.router(appliance))
     app.include_router(page.router())
-    app.add_exception_handler(HTTPException, _http_problem)
-    app.add_exception_handler(RequestValidationError, _validation_problem)
+    app.add_exception_handler(HTTPException, _reject_unroutable)
+    app.add_exception_handler(RequestValidationError, reject_invalid)
     arguments = (appliance.settings, appliance.metrics, appliance.keyring, appliance.byte_budget)
     app.add_middleware(RequestMiddleware, *arguments)
     if appliance.settings.server.cors_origins:
@@ -65,7 +63,7 @@ def create_app(appliance: Appliance) -> FastAPI:
             allow_headers=["*"],
             expose_headers=list(REPLY_HEADERS),
         )
-    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     table = appliance.settings.server
     app.state.shared = Shared(
         ConnectionTable(table.connections, table.connections_per_address), appliance.byte_budget, table.body_seconds
@@ -128,46 +126,16 @@ async def run_server(web: uvicorn.Server, listening: socket.socket, settings: Se
         group.cancel_scope.cancel()
 
 
-async def _http_problem(request: Request, error: Exception) -> Response:
-    """The response to a file of the page that does not exist, and to HEAD where only GET is supported.
+async def _reject_unroutable(request: Request, error: Exception) -> NoReturn:
+    """Raises our error for a file of the page that does not exist, and for HEAD where only GET is supported.
 
     Requests beyond the policy do not get here: `RequestMiddleware` rejects them.
     """
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for nothing else
     path = request.url.path
     if error.status_code == 404:
-        return error_response(path, NotFound(f"{path} does not exist"))
+        raise NotFound(f"{path} does not exist") from None
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "GET")
-        problem = MethodNotAllowed(f"{path} does not support {request.method}; it supports {allowed}", [allowed])
-        return error_response(path, problem, {"Allow": allowed})
-    return error_response(path, BadInput(str(error.detail)), status=error.status_code)
-
-
-async def _validation_problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for nothing else
-    message = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-    return error_response(request.url.path, Unprocessable(message))
-
-
-def _document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, with the schemas that `/completion` refers to."""
-    if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        for model in (completion_request.PromptRequest, routes.CompletionModel, routes.ProblemDocument, *openai.BODIES):
-            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas.update(schema.pop("$defs", {}))
-            schemas[model.__name__] = schema
-        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        for path, operations in document["paths"].items():
-            for method, described in operations.items():
-                described["security"] = _security(method.upper(), path)
-        app.openapi_schema = document
-    return app.openapi_schema
-
-
-def _security(method: str, path: str) -> list[dict[str, list[str]]]:
-    """A route's scopes, as alternatives; the empty one is for a server without keys."""
-    scopes = auth.http_operation(method, path).scopes
-    return [*({"key": [scope]} for scope in scopes), {}] if scopes else [{"key": []}, {}]
+        raise MethodNotAllowed(f"{path} does not support {request.method}; it supports {allowed}", [allowed]) from None
+    raise BadInput(str(error.detail)) from None

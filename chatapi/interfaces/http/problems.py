@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Header
 from starlette.responses import Response
 
 from chatapi import errors
@@ -49,6 +50,9 @@ MEANINGS = {
 """Status -> when it is sent, for the OpenAPI document."""
 EVERYWHERE = (401, 403, 429, 500)
 """Statuses that any route may return."""
+
+Traceparent = Annotated[str, Header(description="Trace context of the caller (W3C), which the request's trace joins.")]
+"""The header `traceparent`, as a parameter of a route."""
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -126,5 +130,10 @@ def error_response(
     path: str, error: errors.ChatapiError, headers: dict[str, str] | None = None, status: int | None = None
 ) -> Problem:
     """The error response in the format of the API that the path belongs to."""
-    kind = OpenAIProblem if path == "/v1" or path.startswith("/v1/") else Problem
+    kind = OpenAIProblem if is_openai(path) else Problem
     return kind(error, headers, status)
+
+
+def is_openai(path: str) -> bool:
+    """Whether the path belongs to OpenAI's API."""
+    return path == "/v1" or path.startswith("/v1/")
