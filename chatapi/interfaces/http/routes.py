@@ -57,13 +57,15 @@ def _completion_request() -> dict[str, Any]:
 def router(appliance: Appliance) -> APIRouter:
     """All routes of this module."""
     routes = APIRouter(responses=problems(*EVERYWHERE))
+    _add_completion_route(routes, appliance)
     _add_conversation_routes(routes, appliance)
     _add_operation_routes(routes, appliance)
+    _add_certificate_route(routes, appliance)
     _add_audio_device_routes(routes, appliance)
     return routes
 
 
-def _add_conversation_routes(routes: APIRouter, appliance: Appliance) -> None:
+def _add_completion_route(routes: APIRouter, appliance: Appliance) -> None:
     @routes.post(
         "/completion",
         summary="One turn: text or audio in, text or voice out",
@@ -85,6 +87,8 @@ def _add_conversation_routes(routes: APIRouter, appliance: Appliance) -> None:
         parsed = await completion_request.read(request, traceparent)
         return CompletionResponse(appliance.completions, parsed, appliance.metrics)
 
+
+def _add_conversation_routes(routes: APIRouter, appliance: Appliance) -> None:
     @routes.get(
         "/conversations/{conversation}",
         summary="Messages of a conversation",
@@ -131,6 +135,16 @@ def _add_operation_routes(routes: APIRouter, appliance: Appliance) -> None:
         warnings = [{"code": each.code, "message": WARNINGS[each.code]} for each in appliance.problems()]
         return {"ready": True, **({"warnings": warnings} if warnings else {})}
 
+    @routes.get("/metrics", summary="Prometheus text format", response_class=PlainTextResponse, responses=problems(503))
+    async def metrics() -> Response:
+        return Response(await appliance.metrics.read(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @routes.get("/models", summary="Known models, and available voices and languages", response_model=Capabilities)
+    async def models() -> dict[str, Any]:
+        return appliance.capabilities()
+
+
+def _add_certificate_route(routes: APIRouter, appliance: Appliance) -> None:
     @routes.get("/certificate", include_in_schema=False)
     async def certificate() -> Response:
         """The certificate authority of a box with `server.tls`, for devices that should trust it."""
@@ -145,14 +159,6 @@ def _add_operation_routes(routes: APIRouter, appliance: Appliance) -> None:
             raise NotFound("the certificate could not be stored and is valid for this run only; run `chatapi check`")
         # Phones offer to install a file of this type.
         return FileResponse(authority, media_type="application/x-x509-ca-cert")
-
-    @routes.get("/metrics", summary="Prometheus text format", response_class=PlainTextResponse, responses=problems(503))
-    async def metrics() -> Response:
-        return Response(await appliance.metrics.read(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    @routes.get("/models", summary="Known models, and available voices and languages", response_model=Capabilities)
-    async def models() -> dict[str, Any]:
-        return appliance.capabilities()
 
 
 def _add_audio_device_routes(routes: APIRouter, appliance: Appliance) -> None:

@@ -13,7 +13,7 @@ from chatapi.interfaces.http.openai.errors import error_responses
 from chatapi.interfaces.http.openai.parameter_parsing import Parameters
 
 
-class ModelEntry(Parameters):
+class OpenAIModel(Parameters):
     """A model in OpenAI's format."""
 
     id: str
@@ -31,7 +31,7 @@ class ModelList(Parameters):
     """All models that a client can request."""
 
     object: Literal["list"] = "list"
-    data: list[ModelEntry]
+    data: list[OpenAIModel]
 
 
 def router(appliance: Appliance) -> APIRouter:
@@ -43,7 +43,7 @@ def router(appliance: Appliance) -> APIRouter:
         return ModelList(data=[_entry(appliance, role, name) for role, name in openai_aliases.models(appliance)])
 
     @routes.get("/models/{model}", summary="One model", responses=error_responses(404, 503))
-    async def get_model(model: str) -> ModelEntry:
+    async def get_model(model: str) -> OpenAIModel:
         for role, name in openai_aliases.models(appliance):
             if name == model:
                 return _entry(appliance, role, name)
@@ -53,7 +53,7 @@ def router(appliance: Appliance) -> APIRouter:
     return routes
 
 
-def _entry(appliance: Appliance, role: str, name: str) -> ModelEntry:
+def _entry(appliance: Appliance, role: str, name: str) -> OpenAIModel:
     manifest = appliance.catalog.manifests.get(name)
     languages = list(manifest.languages) if manifest is not None else []
-    return ModelEntry(id=name, created=appliance.started_at, role=role, languages=languages)
+    return OpenAIModel(id=name, created=appliance.started_at, role=role, languages=languages)
