@@ -150,7 +150,9 @@ def http_methods() -> list[str]:
 
 
 def _rules(interface: Interface, name: str) -> Iterator[_Rule]:
-    return (rule for rule in _RULES[interface] if rule.pattern.fullmatch(name))
+    """The lines for a path or a name, those without a parameter first."""
+    yield from _EXACT[interface].get(name, ())
+    yield from (rule for rule in _RULES[interface] if "{" in rule.route and rule.pattern.fullmatch(name))
 
 
 def _rule(interface: Interface, name: str, scopes: tuple[str, ...]) -> _Rule:
@@ -165,3 +167,10 @@ def _rule(interface: Interface, name: str, scopes: tuple[str, ...]) -> _Rule:
 _RULES = {
     interface: [_rule(interface, name, scopes) for name, scopes in table.items()] for interface, table in POLICY.items()
 }
+_EXACT = {
+    interface: {
+        rule.route: [each for each in rules if each.route == rule.route] for rule in rules if "{" not in rule.route
+    }
+    for interface, rules in _RULES.items()
+}
+"""Interface -> path without a parameter, or name -> its lines. Most requests are found here."""
