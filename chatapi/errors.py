@@ -5,6 +5,7 @@
     |   |-- BadInput           the request asks for something that cannot be done
     |   |   `-- Unprocessable  well formed, but a value is wrong
     |   |-- NotFound           the request names something that does not exist
+    |   |-- MethodNotAllowed   what the request names has other methods
     |   |-- WrongMode          the current settings or state do not allow it
     |   |-- Unauthorized       no API key, or a wrong one
     |   |-- Forbidden          wrong origin, or the key lacks the scope
@@ -29,7 +30,7 @@ message.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -63,6 +64,15 @@ class Unprocessable(BadInput):
 
 class NotFound(CallerError):
     code = "not_found"
+
+
+class MethodNotAllowed(CallerError):
+    code = "method_not_allowed"
+
+    def __init__(self, message: str, methods: Iterable[str]) -> None:
+        """`methods`: those that are supported."""
+        super().__init__(message)
+        self.methods = tuple(methods)
 
 
 class WrongMode(CallerError):

@@ -9,14 +9,14 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from chatapi import settings
+from chatapi import auth, settings
 from chatapi.appliance import Appliance
 from chatapi.engines import registry
 from chatapi.interfaces.http.app import create_app
@@ -25,6 +25,8 @@ from chatapi.settings import Settings
 
 DOCS = Path(__file__).parent
 TYPES = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path", SecretStr: "secret text"}
+INTERFACES = {"http": "HTTP", "websocket": "WebSocket", "wyoming": "Wyoming"}
+"""Interface of the policy -> its name in the table."""
 NOTE = "<!-- Written by docs/generate.py; do not edit. -->"
 SETTINGS_HEAD = f"""{NOTE}
 # Settings
@@ -94,7 +96,19 @@ def pages() -> dict[Path, str]:
         DOCS / "reference/settings.md": settings_page(),
         DOCS / "reference/http-api.md": http_page(openapi()),
         DOCS / "measurements/index.md": measurements_page(),
+        DOCS / "keys-and-https.md": filled(DOCS / "keys-and-https.md", "scopes", scopes_table()),
+        DOCS.parent / "SECURITY.md": filled(DOCS.parent / "SECURITY.md", "policy", policy_table()),
     }
+
+
+def filled(path: Path, name: str, lines: Iterable[str]) -> str:
+    """The text of a page whose part between two comments is made from the code."""
+    begin, end = f"<!-- {name}: written by docs/generate.py; do not edit. -->", f"<!-- end of {name} -->"
+    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"{path} has no part {name}")
+    return "\n".join([f"{before}{begin}\n", *lines, f"\n{end}{after}"])
 
 
 # Settings
@@ -162,6 +176,30 @@ def cell(text: str) -> str:
     return re.sub(r"\s+", " ", text).replace("|", "\\|").strip()
 
 
+# Scopes
+
+
+def scopes_table() -> Iterator[str]:
+    """What each scope allows."""
+    yield "| scope | allows |"
+    yield "| --- | --- |"
+    for scope, meaning in auth.SCOPES.items():
+        unused = "" if scope == "all" or any(auth.allowed(scope)) else "; nothing needs it yet"
+        yield f"| `{scope}` | {meaning}{unused} |"
+
+
+def policy_table() -> Iterator[str]:
+    """The policy by scope: the routes, WebSockets and events that need it."""
+    yield "| a key with | may request |"
+    yield "| --- | --- |"
+    for scope, named in (("any scope", auth.allowed()), *((f"`{each}`", auth.allowed(each)) for each in auth.SCOPES)):
+        found: dict[str, list[str]] = {}
+        for interface, name in named:
+            found.setdefault(interface, []).append(f"`{name}`")
+        parts = [f"{INTERFACES[interface]} {', '.join(names)}" for interface, names in found.items()]
+        yield f"| {scope} | {'; '.join(parts) or ('everything' if scope == '`all`' else 'nothing yet')} |"
+
+
 # The HTTP API
 
 
@@ -180,7 +218,7 @@ def http_page(document: dict[str, Any]) -> str:
     schemas = document["components"]["schemas"]
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            parts += [f"## {method.upper()} {path}\n", f"{operation['summary']}.\n"]
+            parts += [f"## {method.upper()} {path}\n", f"{operation['summary']}. {needs(operation)}\n"]
             parts += list(parameters(operation))
             parts += list(bodies(operation, schemas))
             parts += list(responses(operation))
@@ -192,6 +230,12 @@ def http_page(document: dict[str, Any]) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
+def needs(operation: dict[str, Any]) -> str:
+    """The scope that a key needs, as a sentence."""
+    scopes = [f"`{scope}`" for each in operation["security"] for scope in each.get("key", [])]
+    return f"Needs the scope {' or '.join(scopes)}." if scopes else "Any key is enough."
+
+
 def parameters(operation: dict[str, Any]) -> Iterator[str]:
     found = operation.get("parameters", [])
     if found:
@@ -199,7 +243,8 @@ def parameters(operation: dict[str, Any]) -> Iterator[str]:
         yield "| --- | --- | --- | --- |"
         for each in found:
             schema = each["schema"]
-            meaning = cell(" ".join(filter(None, (schema.get("description"), each.get("description")))))
+            described = dict.fromkeys(filter(None, (schema.get("description"), each.get("description"))))
+            meaning = cell(" ".join(described))
             yield f"| `{each['name']}` | {each['in']} | {shape(schema)} | {meaning} |"
         yield ""
 

@@ -1,23 +1,12 @@
-"""Authentication: named API keys, stored hashed in the data directory, and the running server's checks."""
+"""Who may do what: named API keys, scopes, the policy, rate limits, and networks for protocols without keys."""
 
 from __future__ import annotations
 
-from chatapi.auth.key_store import (
-    ALL,
-    MOST,
-    OPERATE,
-    PREFIX,
-    SCOPES,
-    TALK,
-    StoredKey,
-    add,
-    file_of,
-    read,
-    revoke,
-    times_used,
-)
-from chatapi.auth.keyring import ANYBODY, KeyHolder, Keyring, local_key
+from chatapi.auth.key_store import MOST, PREFIX, StoredKey, add, file_of, read, revoke, times_used
+from chatapi.auth.keyring import Keyring, local_key
+from chatapi.auth.policy import Operation, allowed, http_methods, http_operation, operation
 from chatapi.auth.rate_limit import TokenBuckets
+from chatapi.auth.scopes import ALL, ANYBODY, OPERATE, SCOPES, TALK, TRANSCRIBE, KeyHolder
 
 __all__ = [
     "ALL",
@@ -27,13 +16,19 @@ __all__ = [
     "PREFIX",
     "SCOPES",
     "TALK",
+    "TRANSCRIBE",
     "KeyHolder",
     "Keyring",
+    "Operation",
     "StoredKey",
     "TokenBuckets",
     "add",
+    "allowed",
     "file_of",
+    "http_methods",
+    "http_operation",
     "local_key",
+    "operation",
     "read",
     "revoke",
     "times_used",

@@ -29,3 +29,13 @@ def is_local(address: str) -> bool:
         return True
     mapped = getattr(found, "ipv4_mapped", None)
     return (mapped or found).is_loopback
+
+
+def counted(address: str) -> str:
+    """The key for limits per client that spare this machine: empty for it, else as `client`."""
+    return "" if is_local(address) else client(address)
+
+
+def host(peer: object) -> str:
+    """The address in a socket address; empty for a Unix socket's, which is a path."""
+    return str(peer[0]) if isinstance(peer, tuple) else ""

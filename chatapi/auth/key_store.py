@@ -18,29 +18,27 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from chatapi.auth.rate_limit import HIGHEST_RATE
+from chatapi.auth.scopes import SCOPES, Scope
 from chatapi.errors import BadInput, NotFound, SettingsError, StorageError, WrongMode
 from chatapi.storage.atomic_files import sync, writing
 from chatapi.system import private_files
 
-TALK, OPERATE, ALL = "talk", "operate", "all"
-SCOPES = (TALK, OPERATE, ALL)
-"""The scopes of keys. talk: conversation in every form; operate: the box's state and the microphone's controls; all:
-everything."""
 PREFIX = "chatapi_"
 RESERVED = ("settings", "local")
 """Names of the keys outside the file: `server.api_key`, and the key for commands on this machine."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 MOST = 256
 """Largest number of stored keys, revoked ones included."""
-HIGHEST_RATE = 100_000
-"""Highest rate limit, in requests per minute."""
 LARGEST = 1 << 20
 """Largest size of the file, in bytes; 256 keys take a tenth."""
 
 CLOCK_SET = 1_767_225_600.0
 """2026-01-01, in seconds since 1970: a clock that shows an earlier time was never set."""
 
-Scope = Literal["talk", "operate", "all"]
+FIRST_SCOPES = frozenset({"talk", "operate", "all"})
+"""The scopes of version 1 of the file."""
+
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -83,7 +81,9 @@ class StoredKey(BaseModel):
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    version: Literal[1]
+    version: Literal[1, 2]
+    """2 has more scopes than 1, and is otherwise the same. A file is written as 1 where that suffices, so that an
+    update of chatapi can be rolled back."""
     keys: Annotated[list[StoredKey], Field(max_length=MOST)]
 
     @model_validator(mode="after")
@@ -91,6 +91,11 @@ class _Document(BaseModel):
         if any(len({getattr(key, what) for key in self.keys}) < len(self.keys) for what in ("id", "name")):
             raise ValueError("two keys have the same id or name")
         return self
+
+    @classmethod
+    def of(cls, keys: list[StoredKey]) -> _Document:
+        """The document of these keys, in the oldest format that has their scopes."""
+        return cls(version=1 if all(FIRST_SCOPES.issuperset(key.scopes) for key in keys) else 2, keys=keys)
 
 
 _TIMES = TypeAdapter(dict[str, float])
@@ -116,6 +121,8 @@ def read(data: Path) -> tuple[StoredKey, ...] | None:
         raise damaged(file, error.strerror or "it cannot be read") from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        if first["loc"] == ("version",):
+            raise damaged(file, "its format is that of another version of chatapi") from None
         raise damaged(file, f"{'.'.join(map(str, first['loc']))} {first['msg']}".strip()) from None
 
 
@@ -140,7 +147,7 @@ def add(data: Path, name: str, scopes: Sequence[str], rate: int | None = None, d
         id=identity,
         name=name,
         sha256=digest(text.encode()),
-        scopes=[scope for scope in SCOPES if scope in scopes],  # type: ignore[misc]
+        scopes=[scope for scope in SCOPES if scope in scopes],
         rate=rate,
         created=now,
         expires=None if days is None else now + days * 86_400,
@@ -234,7 +241,7 @@ def _changing(data: Path) -> Iterator[list[StoredKey]]:
             keys = list(read(data) or ())
             yield keys
             with writing(data):
-                write(file_of(data), _Document(version=1, keys=keys).model_dump_json(indent=1).encode())
+                write(file_of(data), _Document.of(keys).model_dump_json(indent=1).encode())
         finally:
             os.close(lock)
     except StorageError as error:

@@ -1,4 +1,4 @@
-"""API keys in a running server: authentication, scopes, rate limits, and a limit on wrong keys per address."""
+"""API keys in a running server: who a client is, and whether it may have what it requests."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from chatapi.auth import client_address
+from chatapi.auth import policy
 from chatapi.auth.key_store import (
-    ALL,
     MOST,
-    OPERATE,
     PREFIX,
     StoredKey,
     damaged,
@@ -26,8 +23,9 @@ from chatapi.auth.key_store import (
     store_times_used,
     write,
 )
-from chatapi.auth.rate_limit import TokenBuckets
-from chatapi.errors import SettingsError, TooMany, Unauthorized
+from chatapi.auth.rate_limit import RequestRates, WrongKeys
+from chatapi.auth.scopes import ANYBODY, OPERATE, SETTINGS, KeyHolder
+from chatapi.errors import SettingsError, Unauthorized
 from chatapi.system import private_files
 
 log = logging.getLogger(__name__)
@@ -36,34 +34,8 @@ MISSING = (
     "an API key is required: send it as `Authorization: Bearer KEY`; when a browser asks for a user name and a "
     "password, enter any name, and the key as the password"
 )
-TRIES = 10
-"""Number of wrong keys in a row that an address may send, and the number per minute after that."""
-MOST_ADDRESSES = 1024
-"""Number of addresses whose wrong keys are counted."""
 MOST_OFFERED = 8
 """Number of keys of one request that are checked."""
-
-
-@dataclass(frozen=True)
-class KeyHolder:
-    """An authenticated client."""
-
-    name: str
-    scopes: tuple[str, ...]
-    id: str = ""
-    """Id of its key in the file; empty: the key is not in the file."""
-    rate: int | None = None
-    """Rate limit, in requests per minute; None: no limit."""
-
-    def may(self, scope: str | None) -> bool:
-        """Whether the key includes this scope; None: a scope that every key includes."""
-        return scope is None or scope in self.scopes or ALL in self.scopes
-
-
-ANYBODY = KeyHolder("-", (ALL,))
-"""Every client while there is no key."""
-SETTINGS = KeyHolder("settings", (ALL,))
-"""A client with `server.api_key`."""
 
 
 class Keyring:
@@ -79,7 +51,7 @@ class Keyring:
     ) -> None:
         """`own`: `server.api_key`. `clock` and `now` return seconds, `now` since 1970."""
         self._data = data
-        self._own = own.encode() if own is not None else None
+        self._own = digest(own.encode()) if own is not None else None
         self._now = now
         self._stamp: tuple[int, ...] = ()
         self._keys: dict[str, StoredKey] | None = None
@@ -87,8 +59,8 @@ class Keyring:
         self._local: str | None = None
         self._had_file = False
         """Whether the file ever existed."""
-        self._rates = TokenBuckets(MOST, clock)
-        self._tries = TokenBuckets(MOST_ADDRESSES, clock)
+        self._rates = RequestRates(MOST, clock)
+        self._wrong = WrongKeys(clock)
         self._used: dict[str, float] = {}
 
     @property
@@ -110,19 +82,17 @@ class Keyring:
             raise Unauthorized(MISSING)
         # A person chose `server.api_key`, so it may be guessed, and a right guess must wait as long as a wrong one. A
         # key of the file cannot be guessed: it is accepted even if another client at the same address keeps guessing.
-        peer, per_second = client_address.client(address), TRIES / 60
-        if wait := self._tries.wait(peer, TRIES, per_second):
-            raise TooMany("too many wrong keys came from this address; wait, then send the right one", retry_after=wait)
-        if self._own is not None and any(hmac.compare_digest(self._own, each) for each in keys):
+        self._wrong.check(address)
+        if self._own is not None and any(_same(self._own, each) for each in keys):
             return SETTINGS
-        self._tries.take(peer, TRIES, per_second)
+        self._wrong.count(address)
         raise Unauthorized(MISSING)
 
-    def count(self, holder: KeyHolder) -> None:
-        """Count a request against the holder's rate limit. Raises TooMany (rate_limited)."""
-        if holder.rate and (wait := self._rates.take(holder.id, holder.rate, holder.rate / 60)):
-            message = f"the key {holder.name!r} is limited to {holder.rate} requests per minute"
-            raise TooMany(message, retry_after=wait)
+    def authorize(self, holder: KeyHolder, wanted: policy.Operation) -> None:
+        """Count a request of the client, and check that the policy allows it. Raises TooMany (rate_limited), Forbidden
+        (scope_missing), NotFound, MethodNotAllowed."""
+        self._rates.count(holder)
+        policy.authorize(holder, wanted)
 
     def is_valid(self, holder: KeyHolder) -> bool:
         """Whether the holder's key is still valid, for work in progress. Raises SettingsError (keys_damaged)."""
@@ -226,4 +196,5 @@ def _local_file(data: Path, port: int) -> Path:
 
 
 def _same(stored: str, text: bytes) -> bool:
+    """Whether a key has this hash; takes as long for every key of the same length."""
     return hmac.compare_digest(stored, digest(text))

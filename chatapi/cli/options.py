@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from chatapi.auth.scopes import SCOPES
+
 SERVER = "connect to the server at this URL, https://HOST:8000; no models are loaded here"
 FINGERPRINT = "trust the server's certificate with this fingerprint"
 
@@ -103,13 +105,16 @@ def check(parser: argparse.ArgumentParser) -> None:
 
 
 def keys(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "scopes:\n" + "\n".join(f"  {name:12}{allowed}" for name, allowed in SCOPES.items())
     parser.add_argument("action", nargs="?", choices=("list", "add", "revoke"), default="list", help="default: list")
     parser.add_argument("name", nargs="?", help="add, revoke: name of the key")
     parser.add_argument(
         "--scope",
         action="append",
-        choices=("talk", "operate", "all"),
-        help="add: a scope of the key; may be given several times; default: talk",
+        choices=tuple(SCOPES),
+        metavar="SCOPE",
+        help="add: a scope of the key, listed below; may be given several times; default: talk",
     )
     parser.add_argument("--rate", metavar="N/minute", help="add: rate limit in requests per minute; default: none")
     parser.add_argument("--expires", type=float, metavar="DAYS", help="add: days until it expires; default: never")

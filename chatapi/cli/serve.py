@@ -151,7 +151,7 @@ def _start_wyoming(appliance: Appliance, listening: Sequence[socket.socket], gro
     appliance.parts["wyoming"] = lambda: wyoming.health
     group.start_soon(wyoming.run)
     _print_line(f"listening for Wyoming (Home Assistant) on {' and '.join(wyoming.health['listening'])}")
-    if listeners.is_public(appliance.settings) and not appliance.settings.wyoming.allow:
+    if listeners.keyless(appliance.settings).is_public and not appliance.settings.wyoming.allow:
         message = "Wyoming has no keys, so it is open to everyone on the network; limit it with wyoming.allow"
         print(f"chatapi: {message}", file=sys.stderr)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
@@ -63,6 +64,8 @@ class WyomingSettings(Table):
     """A Unix socket to listen on as well, for this user and group."""
     allow: tuple[str, ...] = ()
     """Networks that may connect, besides this machine, such as 192.168.1.0/24; empty: all."""
+    scope: Literal["talk", "transcribe"] = "talk"
+    """What clients may do: talk, which is everything that Wyoming has, or only transcribe."""
     announce: bool = True
     """Whether to announce the service by zeroconf, so that Home Assistant finds it, when other machines can connect."""
     connections: int = Field(32, ge=1, le=1024)

@@ -7,14 +7,17 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import numpy as np
 import pytest
+from fastapi import FastAPI, Query
+from fastapi.exceptions import RequestValidationError
 
 from chatapi.audio import RATE, Audio, wav
 from chatapi.errors import Unprocessable
+from chatapi.interfaces.http.validation import reject_invalid
 from chatapi.services.speech.synthesis import SpeechSynthesis
 from chatapi.services.turns.completion import Turn
 from chatapi.settings import Settings
@@ -195,6 +198,41 @@ def test_invalid_query_option_is_named(fake_server: RunningServer, query: str) -
 def test_query_options_with_a_json_body_are_rejected(fake_server: RunningServer) -> None:
     reply = fake_server.client.post("/completion?reply=voice", json={"prompt": "a"})
     assert reply.status_code == 422
+
+
+def test_invalid_values_are_named_in_the_words_of_each_api_and_counted(fake_server: RunningServer) -> None:
+    own = fake_server.client.post("/completion", json={"prompt": "a", "temperature": 9, "seed": "x", "more": 1})
+    assert (own.status_code, own.json()["code"]) == (422, "invalid_value")
+    assert own.json()["fields"] == ["temperature", "seed", "more"]
+    assert own.json()["detail"] == (
+        "temperature must be at most 2.0; seed must be a whole number; there is no option 'more'"
+    )
+    speech = fake_server.client.post("/v1/audio/speech", json={"input": "a", "speed": 9, "more": 1})
+    error = speech.json()["error"]
+    assert (speech.status_code, error["code"], error["param"]) == (400, "invalid_value", "speed")
+    assert error["message"] == "speed must be at most 4.0; there is no parameter 'more'"
+    unknown = fake_server.client.post("/v1/audio/speech", json={"input": "a", "more": 1}).json()["error"]
+    assert (unknown["code"], unknown["param"]) == ("unknown_parameter", "more")
+    page = fake_server.client.get("/metrics").text
+    assert 'chatapi_errors_total{code="invalid_value"} 2.0' in page
+    assert 'chatapi_errors_total{code="unknown_parameter"} 1.0' in page
+
+
+@pytest.mark.anyio
+async def test_parameters_that_fastapi_checks_are_named_in_the_same_words() -> None:
+    app = FastAPI()
+    app.add_exception_handler(RequestValidationError, reject_invalid)
+
+    @app.get("/things")
+    async def things(limit: Annotated[int, Query(le=5)]) -> int:
+        return limit
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        with pytest.raises(Unprocessable, match=r"^limit must be at most 5$") as raised:
+            await client.get("/things?limit=9")
+        with pytest.raises(Unprocessable, match=r"^limit must be given$"):
+            await client.get("/things")
+    assert raised.value.details == {"fields": ["limit"]}
 
 
 def test_body_larger_than_the_limit_is_rejected_before_it_is_read(fake_settings: Callable[..., Settings]) -> None:

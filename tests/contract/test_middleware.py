@@ -13,10 +13,8 @@ import hypothesis
 import openai
 import pytest
 import websockets
-from fastapi.routing import APIRoute, APIWebSocketRoute
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
-from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import Message, Receive, Scope, Send
 from websockets.asyncio.client import connect
 
@@ -25,45 +23,17 @@ from chatapi import settings
 from chatapi.appliance import Appliance
 from chatapi.cli.health import health, request
 from chatapi.interfaces.audio_device.realtime_link import open_link, parse_address
-from chatapi.interfaces.http import scopes
-from chatapi.interfaces.http.app import create_app
+from chatapi.interfaces.http import key_headers
 from chatapi.interfaces.http.middleware import RequestMiddleware
 from chatapi.observability.metrics import Metrics
 from chatapi.settings import Settings
-from conftest import RunningServer, serving
+from conftest import serving
+from routes_of import every_route
 from secured_server import SecuredServer, key_protocol, secured
 
 __all__ = ["secured"]
 
 HERE, ELSEWHERE = "192.0.2.1", "192.0.2.2"
-
-
-def routes(of: list[BaseRoute]) -> Iterator[BaseRoute]:
-    for route in of:
-        # FastAPI keeps an included router as one route.
-        inner = getattr(getattr(route, "original_router", route), "routes", None)
-        yield from routes(inner) if inner and not isinstance(route, Mount) else [route]
-
-
-def every_route(server: RunningServer) -> list[tuple[str, str]]:
-    """Method and path of every route; the method of a WebSocket is WEBSOCKET."""
-    found = []
-    for path, operations in create_app(server.appliance).openapi()["paths"].items():
-        found += [(method.upper(), path) for method in operations]
-    for route in routes(create_app(server.appliance).routes):
-        if isinstance(route, APIWebSocketRoute):
-            found.append(("WEBSOCKET", route.path))
-        elif isinstance(route, (APIRoute, Route)):
-            found += [(method, route.path) for method in route.methods or ()]
-        elif isinstance(route, Mount):
-            found.append(("GET", f"{route.path}/style.css"))
-    return [(method, path.replace("{", "").replace("}", "")) for method, path in found]
-
-
-def test_every_route_is_in_the_scope_table(secured: SecuredServer) -> None:
-    found = every_route(secured.server)
-    assert len(found) > 20 and {"/", "/metrics", "/v1/realtime", "/page/style.css"} <= {path for _, path in found}
-    assert [path for _, path in found if scopes.entry(path) is None] == []
 
 
 def test_every_route_rejects_requests_without_a_key(secured: SecuredServer) -> None:
@@ -223,7 +193,7 @@ SHAPES = st.one_of(
 )
 HEADERS = st.lists(st.tuples(st.sampled_from(NAMES), SHAPES), max_size=6)
 SUBPROTOCOLS = st.lists(
-    st.text(max_size=20).map(lambda tail: scopes.SUBPROTOCOL + tail) | st.text(max_size=10), max_size=4
+    st.text(max_size=20).map(lambda tail: key_headers.SUBPROTOCOL + tail) | st.text(max_size=10), max_size=4
 )
 
 
@@ -272,5 +242,5 @@ def test_arbitrary_headers_are_rejected_without_an_error(
 @hypothesis.given(st.binary(min_size=1, max_size=40))
 def test_any_bytes_can_be_a_key(content: bytes) -> None:
     basic = base64.b64encode(b"name:" + content)
-    assert scopes.offered_keys(Headers(raw=[(b"x-api-key", content)])) == [content]
-    assert scopes.offered_keys(Headers(raw=[(b"authorization", b"Basic " + basic)])) == [content]
+    assert key_headers.offered_keys(Headers(raw=[(b"x-api-key", content)])) == [content]
+    assert key_headers.offered_keys(Headers(raw=[(b"authorization", b"Basic " + basic)])) == [content]

@@ -12,7 +12,7 @@ from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
-from chatapi import settings
+from chatapi import auth, settings
 from chatapi.audio import RATE, Audio, wav
 from conftest import FAKE_ENGINES, RunningServer, serving, tone
 
@@ -57,6 +57,30 @@ def described(open_server: RunningServer) -> OpenApiSchema:
 def test_every_route_is_tried(described: OpenApiSchema) -> None:
     found = {(operation.ok().path, operation.ok().method.upper()) for operation in described.get_all_operations()}
     assert found == set(OPERATIONS)
+
+
+def test_document_describes_every_response_and_nothing_that_is_never_sent(open_server: RunningServer) -> None:
+    document = open_server.client.get("/openapi.json").json()
+    assert not {"HTTPValidationError", "ValidationError"} & set(document["components"]["schemas"])
+    for path, operations in document["paths"].items():
+        for method, described in operations.items():
+            for status, response in described["responses"].items():
+                for media_type, content in response.get("content", {}).items():
+                    schema = content["schema"]
+                    assert schema.get("$ref") or schema.get("type"), (method, path, status, media_type)
+                    assert schema != {"type": "object"} and "additionalProperties" not in schema, (method, path)
+            assert described["responses"].get("204") or described["responses"]["200"]["content"], (method, path)
+            assert {"401", "403", "429", "500"} <= set(described["responses"]), (method, path)
+
+
+def test_document_names_the_scopes_of_every_route(open_server: RunningServer) -> None:
+    document = open_server.client.get("/openapi.json").json()
+    for path, operations in document["paths"].items():
+        for method, described in operations.items():
+            # The last alternative is a server without keys.
+            *alternatives, without = described["security"]
+            scopes = [scope for each in alternatives for scope in each["key"]]
+            assert scopes == list(auth.http_operation(method.upper(), path).scopes) and without == {}
 
 
 @pytest.mark.parametrize(

@@ -282,15 +282,16 @@ async def test_client_without_events_times_out_earlier(fake_appliance: RunApplia
 
 
 @anyio_test
-async def test_address_has_a_connection_limit_and_this_machine_none(fake_appliance: RunAppliance) -> None:
-    async with fake_appliance("wyoming.connections=4", "wyoming.connections_per_address=2") as appliance:
+async def test_this_machine_has_only_the_limit_of_all_connections(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance("wyoming.connections=3", "wyoming.connections_per_address=2") as appliance:
         async with open_to_wyoming(appliance) as (server, port):
-            server._addresses.update(["192.0.2.1", "192.0.2.1", "192.0.2.2"])
-            assert "2 connections from your address are open" in server._full("192.0.2.1")
-            assert server._full("192.0.2.2") == server._full("") == ""
             async with AsyncTcpClient("127.0.0.1", port) as one, AsyncTcpClient("127.0.0.1", port) as two:
                 async with AsyncTcpClient("127.0.0.1", port) as three:
                     assert [(await pinged(each, 1)).type for each in (one, two, three)] == ["pong"] * 3
+                    [rejected] = await ask(port, Ping(), end=["pong"])
+                    assert rejected.data["code"] == "too_many_connections"
+                await eventually(lambda: server.health["connections"] == 2)
+                assert [event.type for event in await ask(port, Ping(), end=["pong"])] == ["pong"]
 
 
 @anyio_test

@@ -19,10 +19,10 @@ from wyoming.client import AsyncTcpClient
 from wyoming.ping import Ping
 
 from chatapi import auth, settings
+from chatapi.auth.keyless_interface import AllowedNetworks
 from chatapi.cli.check import network
 from chatapi.errors import SettingsError
 from chatapi.interfaces.wyoming import listeners
-from chatapi.interfaces.wyoming.listeners import AllowedClients
 from chatapi.settings import Settings
 from check_contexts import check_context, findings
 from conftest import FAKE_ENGINES, TIMEOUT, RunAppliance
@@ -46,8 +46,8 @@ from wyoming_peer import ask, open_to_wyoming, until
     ],
 )
 def test_only_allowed_networks_may_connect(peer: object, allowed: bool) -> None:
-    assert AllowedClients(["192.168.1.0/24", "fd00::/16"]).allows(peer) is allowed
-    assert AllowedClients([]).allows(peer)
+    assert AllowedNetworks(["192.168.1.0/24", "fd00::/16"]).has(peer) is allowed
+    assert AllowedNetworks([]).has(peer)
 
 
 def test_invalid_network_is_rejected() -> None:
@@ -74,7 +74,7 @@ def test_default_of_enabled_depends_on_keys_and_networks(
     chosen: list[str], enabled: bool, demanded: bool, tmp_path: Path
 ) -> None:
     found = settings.load([*chosen, f"data={tmp_path}"], environ={}).settings
-    assert (listeners.is_enabled(found), found.wyoming.demanded) == (enabled, demanded)
+    assert (listeners.keyless(found).is_enabled, found.wyoming.demanded) == (enabled, demanded)
 
 
 def test_port_in_use_is_an_error_only_when_wyoming_was_requested(fake_settings: Callable[..., Settings]) -> None:

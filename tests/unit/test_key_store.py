@@ -16,6 +16,7 @@ from chatapi.cli import main
 from chatapi.errors import (
     BadInput,
     NotFound,
+    SettingsError,
     StorageError,
     WrongMode,
 )
@@ -74,6 +75,53 @@ def test_name_is_in_use_until_its_key_is_revoked(tmp_path: Path) -> None:
     assert [key.revoked for key in auth.read(tmp_path) or ()] == [None]
     with pytest.raises(NotFound, match="keys list"):
         auth.revoke(tmp_path, "unknown")
+
+
+FIRST_FORMAT = """{
+ "version": 1,
+ "keys": [
+  {
+   "id": "0badf00d",
+   "name": "kitchen",
+   "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+   "scopes": ["talk", "operate"],
+   "rate": 60,
+   "created": 1790000000.0,
+   "expires": null,
+   "revoked": null
+  }
+ ]
+}"""
+"""A file as the first version of chatapi wrote it."""
+
+
+def test_file_of_the_first_format_opens_and_changes_its_format_only_for_new_scopes(tmp_path: Path) -> None:
+    file = auth.file_of(tmp_path)
+    file.write_text(FIRST_FORMAT)
+    [kitchen] = auth.read(tmp_path) or ()
+    assert (kitchen.name, kitchen.scopes, kitchen.rate) == ("kitchen", ["talk", "operate"], 60)
+    assert auth.Keyring(tmp_path, None).required and file.read_text() == FIRST_FORMAT
+    auth.add(tmp_path, "office", ["all"])
+    assert json.loads(file.read_text())["version"] == 1, "an older chatapi still reads it"
+    auth.add(tmp_path, "captions", ["moderate", "transcribe"])
+    document = json.loads(file.read_text())
+    assert document["version"] == 2 and document["keys"][0] == json.loads(FIRST_FORMAT)["keys"][0]
+    assert [key.scopes for key in auth.read(tmp_path) or ()][-1] == ["transcribe", "moderate"]
+
+
+def test_file_of_a_later_format_rejects_every_client_and_stays_as_it_is(tmp_path: Path) -> None:
+    later = FIRST_FORMAT.replace('"version": 1', '"version": 3')
+    auth.file_of(tmp_path).write_text(later)
+    with pytest.raises(SettingsError, match="format is that of another version of chatapi") as raised:
+        auth.add(tmp_path, "office", ["all"])
+    assert raised.value.code == "keys_damaged" and auth.file_of(tmp_path).read_text() == later
+
+
+def test_help_has_a_sentence_for_every_scope(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["keys", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert [scope for scope, meaning in auth.SCOPES.items() if f"{scope} {meaning}" not in shown] == []
 
 
 def test_number_of_keys_is_limited(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from chatapi.errors import (
 )
 
 HERE, ELSEWHERE = "192.0.2.1", "192.0.2.2"
+READY = auth.http_operation("GET", "/ready")
 
 
 class Clock:
@@ -74,7 +75,7 @@ def test_anonymous_access_ends_when_the_first_key_is_added(tmp_path: Path) -> No
         b"\xff\xfe",
         b"null",
         b'{"version": 1}',
-        b'{"version": 2, "keys": []}',
+        b'{"version": 3, "keys": []}',
         b'{"version": 1, "keys": {}}',
         b'{"version": 1, "keys": [{}]}',
         b'{"version": 1, "keys": [], "more": 1}',
@@ -152,14 +153,14 @@ def test_rate_limit_of_a_key_does_not_affect_other_keys(tmp_path: Path) -> None:
         keyring.authenticate([unlimited_key.encode()], HERE),
     )
     for _ in range(3):
-        keyring.count(limited)
+        keyring.authorize(limited, READY)
     with pytest.raises(TooMany, match="3 requests per minute") as raised:
-        keyring.count(limited)
+        keyring.authorize(limited, READY)
     assert raised.value.retry_after == 20
     for _ in range(100):
-        keyring.count(unlimited)
+        keyring.authorize(unlimited, READY)
     clock.now = 20
-    keyring.count(limited)
+    keyring.authorize(limited, READY)
 
 
 def test_many_wrong_keys_delay_only_their_own_address(tmp_path: Path) -> None:

@@ -56,19 +56,19 @@ def named_keys(context: CheckContext) -> Iterator[Finding]:
 
 def wyoming(context: CheckContext) -> Iterator[Finding]:
     """The address of Wyoming, which has no keys; a starting server warns by itself."""
-    settings, table = context.settings, context.settings.wyoming
+    table, interface = context.settings.wyoming, listeners.keyless(context.settings)
     if context.quick:
         return
-    if not listeners.is_enabled(settings):
+    if not interface.is_enabled:
         if table.demanded:
-            yield Finding("note", "Wyoming", f"it is off: {listeners.disabled_by_keys(settings)}")
+            yield Finding("note", "Wyoming", f"it is off: {interface.disabled_by_keys}")
         return
     if table.host:
         found = _free(table.host, table.port, "Wyoming", "wyoming")
         if found.level == "bad" and not table.demanded:
             found = replace(found, level="note", told=f"it will be off: {found.told}")
         yield found
-    if not table.host or table.host in ("127.0.0.1", "::1", "localhost"):
+    if not interface.is_public:
         return
     if not table.allow:
         message = f"{table.host} is open to everyone on the network, and Wyoming has no keys"

@@ -7,25 +7,24 @@ import os
 import socket
 import ssl
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import Response
 
+from chatapi import auth
 from chatapi.appliance import Appliance
-from chatapi.errors import BadInput, CallerError, NotFound, SettingsError, Unprocessable
-from chatapi.interfaces.http import completion_request, openai, page, realtime, routes
+from chatapi.errors import BadInput, MethodNotAllowed, NotFound, SettingsError
+from chatapi.interfaces.http import openai, openapi, page, realtime, routes
 from chatapi.interfaces.http.connections import BACKLOG, ConnectionTable
 from chatapi.interfaces.http.middleware import RequestMiddleware
-from chatapi.interfaces.http.problems import error_response
 from chatapi.interfaces.http.protocols import HEAD_BYTES, HttpProtocol, Shared, SocketProtocol
 from chatapi.interfaces.http.tls import SecureServer
+from chatapi.interfaces.http.validation import reject_invalid
 from chatapi.settings import Settings
 from chatapi.system.version import version
 
@@ -45,25 +44,26 @@ def create_app(appliance: Appliance) -> FastAPI:
         summary="Text or audio in, text or voice out, on the box itself.",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.include_router(routes.router(appliance))
     app.include_router(openai.router(appliance))
     app.include_router(realtime.router(appliance))
     app.include_router(page.router())
-    app.add_exception_handler(HTTPException, _http_problem)
-    app.add_exception_handler(RequestValidationError, _validation_problem)
+    app.add_exception_handler(HTTPException, _reject_unroutable)
+    app.add_exception_handler(RequestValidationError, reject_invalid)
     arguments = (appliance.settings, appliance.metrics, appliance.keyring, appliance.byte_budget)
     app.add_middleware(RequestMiddleware, *arguments)
     if appliance.settings.server.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(appliance.settings.server.cors_origins),
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=auth.http_methods(),
             # Browser clients add headers of their arguments; the origins alone decide who may call.
             allow_headers=["*"],
             expose_headers=list(REPLY_HEADERS),
         )
-    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     table = appliance.settings.server
     app.state.shared = Shared(
         ConnectionTable(table.connections, table.connections_per_address), appliance.byte_budget, table.body_seconds
@@ -126,37 +126,16 @@ async def run_server(web: uvicorn.Server, listening: socket.socket, settings: Se
         group.cancel_scope.cancel()
 
 
-async def _http_problem(request: Request, error: Exception) -> Response:
-    """The response to an unknown path or a method that is not allowed."""
+async def _reject_unroutable(request: Request, error: Exception) -> NoReturn:
+    """Raises our error for a file of the page that does not exist, and for HEAD where only GET is supported.
+
+    Requests beyond the policy do not get here: `RequestMiddleware` rejects them.
+    """
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for nothing else
     path = request.url.path
     if error.status_code == 404:
-        return error_response(path, NotFound(f"{path} does not exist"))
+        raise NotFound(f"{path} does not exist") from None
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
-        problem = CallerError(
-            f"{path} does not support {request.method}; it supports {allowed}", code="method_not_allowed"
-        )
-        return error_response(path, problem, {"Allow": allowed}, status=405)
-    return error_response(path, BadInput(str(error.detail)), status=error.status_code)
-
-
-async def _validation_problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for nothing else
-    message = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-    return error_response(request.url.path, Unprocessable(message))
-
-
-def _document(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, with the schemas that `/completion` refers to."""
-    if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        for model in (completion_request.PromptRequest, routes.CompletionModel, routes.ProblemDocument, *openai.BODIES):
-            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas.update(schema.pop("$defs", {}))
-            schemas[model.__name__] = schema
-        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        document["security"] = [{"key": []}, {}]
-        app.openapi_schema = document
-    return app.openapi_schema
+        allowed = (error.headers or {}).get("Allow", "GET")
+        raise MethodNotAllowed(f"{path} does not support {request.method}; it supports {allowed}", [allowed]) from None
+    raise BadInput(str(error.detail)) from None

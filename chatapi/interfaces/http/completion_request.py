@@ -1,4 +1,8 @@
-"""Requests to `POST /completion`: JSON, an audio body with options in the query, or a form; each becomes a `Turn`."""
+"""Requests to `POST /completion`: JSON, an audio body with options in the query, or a form; each becomes a `Turn`.
+
+The media type decides where the options are, so neither they nor the body (see `json_body`) are declared to FastAPI;
+`routes` describes both for the OpenAPI document.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from chatapi.audio.decode import Source
-from chatapi.errors import BadInput, NotAcceptable, Unprocessable, Unsupported, describe_validation_error
+from chatapi.errors import BadInput, NotAcceptable, Unprocessable, Unsupported
 from chatapi.interfaces.http import json_body
 from chatapi.interfaces.http.spooling import Spool
+from chatapi.interfaces.http.validation import validated
 from chatapi.runtime.admission import Priority
 from chatapi.services.turns.completion import MAX_SEED, MAX_TEMPERATURE, Turn
 from chatapi.storage.atomic_files import writing
@@ -65,9 +70,6 @@ class PromptRequest(CompletionOptions):
     """The user's message."""
 
 
-_JSON = TypeAdapter(PromptRequest, config=None)
-
-
 class CompletionRequest(BaseModel):
     """A parsed request: the turn and the format of the response."""
 
@@ -79,8 +81,8 @@ class CompletionRequest(BaseModel):
     stream: bool
 
 
-async def read(request: Request) -> CompletionRequest:
-    """Parses a request. Raises CallerError that names the fault and the remedy, StorageError."""
+async def read(request: Request, traceparent: str) -> CompletionRequest:
+    """Parses a request. Raises CallerError or RequestValidationError that names the fault, StorageError."""
     audio: Source | None = None
     media_type = json_body.media_type(request)
     if media_type == "application/json" or (media_type.startswith("application/") and media_type.endswith("+json")):
@@ -98,18 +100,17 @@ async def read(request: Request) -> CompletionRequest:
             code="unsupported_media_type",
         )
     completion = _completion_request(options, audio, request.headers.get("accept", "*/*"))
-    traced = replace(completion.turn, traceparent=request.headers.get("traceparent", ""))
-    return completion.model_copy(update={"turn": traced})
+    return completion.model_copy(update={"turn": replace(completion.turn, traceparent=traceparent)})
 
 
 def _from_json(values: dict[str, Any]) -> CompletionOptions:
     if "prompt" not in values:
         raise Unprocessable("the request has neither a prompt nor audio", code="one_of_prompt_and_audio")
-    return _validated(PromptRequest, values, strict=True)
+    return validated(PromptRequest, values, strict=True)
 
 
 def _from_query(request: Request) -> CompletionOptions:
-    return _validated(CompletionOptions, _single(request.query_params.multi_items()), strict=False)
+    return validated(CompletionOptions, _single(request.query_params.multi_items()), strict=False)
 
 
 async def _from_form(request: Request) -> tuple[CompletionOptions, Source | None]:
@@ -136,8 +137,8 @@ async def _from_parts(form: FormData, spool: Spool) -> tuple[CompletionOptions, 
             "the form has both a prompt and audio; it takes one of them", code="one_of_prompt_and_audio"
         )
     if audio is None:
-        return _validated(PromptRequest, values, strict=False), None
-    return _validated(CompletionOptions, values, strict=False), await spool.part(audio)
+        return validated(PromptRequest, values, strict=False), None
+    return validated(CompletionOptions, values, strict=False), await spool.part(audio)
 
 
 def _single(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -153,20 +154,6 @@ def _reject_query(request: Request) -> None:
     if request.query_params:
         names = ", ".join(request.query_params)
         raise Unprocessable(f"options in the query are for audio bodies only; put them into this body: {names}")
-
-
-def _validated(model: type[CompletionOptions], values: dict[str, Any], strict: bool) -> CompletionOptions:
-    try:
-        return model.model_validate(values, strict=strict)
-    except ValidationError as error:
-        faults = [(".".join(map(str, fault["loc"])), fault) for fault in error.errors(include_url=False)]
-        message = "; ".join(
-            f"there is no option {name!r}"
-            if fault["type"] == "extra_forbidden"
-            else f"{name} {describe_validation_error(fault)}"
-            for name, fault in faults
-        )
-        raise Unprocessable(message, details={"fields": [name for name, _ in faults]}) from None
 
 
 def _completion_request(options: CompletionOptions, audio: Source | None, accept: str) -> CompletionRequest:

@@ -75,7 +75,7 @@ class ConnectionTable:
     def add(self, connection: TrackedConnection, address: str) -> ConnectionEntry | None:
         """Adds a connection and returns its entry; None when it must be closed at once without a response."""
         local = client_address.is_local(address)
-        entry = ConnectionEntry(connection, "" if local else client_address.client(address), self._clock())
+        entry = ConnectionEntry(connection, client_address.counted(address), self._clock())
         entry.rejection = self._rejection(entry)
         if entry.rejection and not self._can_reject(local):
             return None

@@ -1,4 +1,9 @@
-"""JSON request bodies: size limits, parsing, and error messages."""
+"""JSON request bodies: size limits, parsing, and error messages.
+
+Routes do not declare their bodies to FastAPI, which reads a body into memory whole, parses it on the event loop, and
+reports every error meanwhile, also a lack of disk space, as 400 without a code. Here a large body is a file, is parsed
+on a thread after its values were counted, and each error keeps its code.
+"""
 
 from __future__ import annotations
 

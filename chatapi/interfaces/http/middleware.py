@@ -6,19 +6,23 @@ import logging
 import re
 import secrets
 import time
+from dataclasses import replace
 
 import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from chatapi.auth import PREFIX, KeyHolder, Keyring, client_address
+from chatapi import auth
+from chatapi.auth import PREFIX, KeyHolder, Keyring, audit, client_address
+from chatapi.auth.audit import ANONYMOUS
 from chatapi.errors import (
     BadInput,
     Busy,
     ChatapiError,
     Forbidden,
     InternalError,
+    MethodNotAllowed,
     SettingsError,
     TooLarge,
     TooSlow,
@@ -26,24 +30,21 @@ from chatapi.errors import (
     collapse_exception_group,
     drop_traceback_frames,
 )
-from chatapi.interfaces.http import scopes
+from chatapi.interfaces.http import key_headers
 from chatapi.interfaces.http.problems import error_response, status_of
 from chatapi.interfaces.http.protocols import FAULT, REJECTED
 from chatapi.interfaces.http.spooling import Spool
-from chatapi.observability.logs import AUDIT, request_id
+from chatapi.observability.logs import request_id
 from chatapi.observability.metrics import Metrics
 from chatapi.runtime.byte_budget import SHARE, ByteBudget
 from chatapi.settings import Settings
 
 log = logging.getLogger(__name__)
-audit = logging.getLogger(AUDIT)
 
 VALID_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 KEY_CHECK_SECONDS = 1.0
 """Interval between checks that the API key of an open WebSocket is still valid, in seconds."""
-ANONYMOUS = KeyHolder("-", ())
-"""The key holder in the audit log of a client without a valid key."""
 LINGER_SECONDS = 2
 """Time for which the rest of a rejected body is discarded, in seconds, so that the client can read the error."""
 HEALTH_PATHS = ("/health", "/ready")
@@ -104,13 +105,8 @@ class RequestMiddleware:
         """
         self._check_host(headers)
         self._check_origin(headers, scope["scheme"] in ("https", "wss"))
-        offered = scopes.offered_keys(headers, scope.get("subprotocols", ()))
+        offered = key_headers.offered_keys(headers, scope.get("subprotocols", ()))
         return self._keyring.authenticate(offered, _address(scope))
-
-    def allow(self, holder: KeyHolder, path: str) -> None:
-        """Counts a request or WebSocket of the key holder and checks its scope. Raises TooMany, Forbidden."""
-        self._keyring.count(holder)
-        scopes.require(holder, path)
 
     def check_room(self, scope: Scope) -> None:
         """Raises Busy when the box has too many connections or requests, except for health checks."""
@@ -144,20 +140,6 @@ def _address(scope: Scope) -> str:
     return scope["client"][0] if scope.get("client") else "-"
 
 
-def _audit(kind: str, scope: Scope, holder: KeyHolder, status: int, seconds: float) -> None:
-    """Writes an audit record: client and route, never content. It has no raw path, which may name a conversation."""
-    route = getattr(scope.get("route"), "path", None) or scopes.entry(scope["path"]) or "other"
-    fields = {
-        "key": holder.name,
-        "peer": _address(scope),
-        "method": scope.get("method", "GET"),
-        "route": route,
-        "status": status,
-        "seconds": round(seconds, 4),
-    }
-    audit.info(kind, extra=fields)
-
-
 class _WebSocket:
     """A WebSocket: checks the handshake, then closes the connection when its key is revoked."""
 
@@ -167,6 +149,7 @@ class _WebSocket:
         self._inner_receive = receive
         self._inner_send = send
         self._holder = ANONYMOUS
+        self._operation = auth.operation("websocket", scope["path"])
         self._status = 0
         self._closed = False
         self._started = self._key_checked = time.monotonic()
@@ -176,14 +159,14 @@ class _WebSocket:
         try:
             await self._authenticate()
         finally:
-            _audit("websocket", self._scope, self._holder, self._status, time.monotonic() - self._started)
+            self._record()
             request_id.reset(token)
 
     async def _authenticate(self) -> None:
         try:
             self._middleware.check_room(self._scope)
             self._holder = self._middleware.check(self._scope, Headers(scope=self._scope))
-            self._middleware.allow(self._holder, self._scope["path"])
+            self._middleware._keyring.authorize(self._holder, self._operation)
         except ChatapiError as error:
             self._status = status_of(error)
             self._middleware._metrics.errors.labels(error.code).inc()
@@ -216,6 +199,10 @@ class _WebSocket:
         if not self._closed:
             await self._inner_send(message)
 
+    def _record(self) -> None:
+        seconds, peer = time.monotonic() - self._started, _address(self._scope)
+        audit.record("websocket", self._holder, self._operation, peer, seconds, method="GET", status=self._status)
+
 
 class _HttpRequest:
     """One request and its response in the middleware."""
@@ -231,9 +218,13 @@ class _HttpRequest:
         self._disconnected = False
         self._status = 0
         self._holder = ANONYMOUS
+        self._operation = auth.http_operation(scope["method"], scope["path"])
+        if (fault := scope.get(FAULT)) is not None:
+            # What the connection found in the request's head is told only to clients that may request the route.
+            self._operation = replace(self._operation, denial=fault)
         self._started = time.monotonic()
         address = _address(scope)
-        self._held = middleware._budget.open("" if client_address.is_local(address) else client_address.client(address))
+        self._held = middleware._budget.open(client_address.counted(address))
         scope[Spool.KEY] = self._spool = Spool(middleware._data, middleware._parsing)
         offered = self._headers.get("x-request-id", "")
         # Ids are logged and returned, so a key sent there by mistake must not be used as one.
@@ -254,8 +245,7 @@ class _HttpRequest:
         try:
             self._middleware.check_room(self._scope)
             self._holder = self._middleware.check(self._scope, self._headers)
-            self._middleware.allow(self._holder, self._scope["path"])
-            self._check_head()
+            self._middleware._keyring.authorize(self._holder, self._operation)
             self._check_length()
             await self._middleware._app(self._scope, self._receive, self._send)
         except Exception as raised:
@@ -283,6 +273,8 @@ class _HttpRequest:
         headers = {}
         if isinstance(error, Unauthorized):
             headers["WWW-Authenticate"] = 'Basic realm="chatapi"' if self._wants_page() else "Bearer"
+        if isinstance(error, MethodNotAllowed):
+            headers["Allow"] = ", ".join(error.methods)
         self._middleware._metrics.errors.labels(error.code).inc()
         if not self._body_complete and self._expects_body():
             await self._discard_body()
@@ -304,11 +296,6 @@ class _HttpRequest:
                 discarded += len(message.get("body", b""))
                 if message["type"] != "http.request" or not message.get("more_body"):
                     return
-
-    def _check_head(self) -> None:
-        """Raises the fault that the connection found in the request's head."""
-        if (fault := self._scope.get(FAULT)) is not None:
-            raise fault
 
     def _check_length(self) -> None:
         stated = self._headers.get("content-length", "0")
@@ -361,10 +348,10 @@ class _HttpRequest:
     def _record(self) -> None:
         seconds = time.monotonic() - self._started
         status = self._status or (CLIENT_CLOSED_REQUEST if self._disconnected else 0)
-        route = getattr(self._scope.get("route"), "path", "other")
-        method = self._scope["method"]
+        route, method = self._operation.route, self._scope["method"]
         metrics = self._middleware._metrics
         known = method if method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS") else "other"
         metrics.requests.labels(route, known, status or "none").inc()
         metrics.request_seconds.labels(route).observe(seconds)
-        _audit("request", self._scope, self._holder, status, seconds)
+        peer = _address(self._scope)
+        audit.record("request", self._holder, self._operation, peer, seconds, method=method, status=status)

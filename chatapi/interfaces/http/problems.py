@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Header
 from starlette.responses import Response
 
 from chatapi import errors
@@ -15,6 +16,7 @@ STATUS: tuple[tuple[type[errors.ChatapiError], int, str], ...] = (
     (errors.Unauthorized, 401, "Not authorised"),
     (errors.Forbidden, 403, "Not allowed"),
     (errors.NotFound, 404, "Not found"),
+    (errors.MethodNotAllowed, 405, "Method not allowed"),
     (errors.WrongMode, 409, "Wrong mode"),
     (errors.NotAcceptable, 406, "Not acceptable"),
     (errors.TooSlow, 408, "Too slow"),
@@ -48,6 +50,9 @@ MEANINGS = {
 """Status -> when it is sent, for the OpenAPI document."""
 EVERYWHERE = (401, 403, 429, 500)
 """Statuses that any route may return."""
+
+Traceparent = Annotated[str, Header(description="Trace context of the caller (W3C), which the request's trace joins.")]
+"""The header `traceparent`, as a parameter of a route."""
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -125,5 +130,10 @@ def error_response(
     path: str, error: errors.ChatapiError, headers: dict[str, str] | None = None, status: int | None = None
 ) -> Problem:
     """The error response in the format of the API that the path belongs to."""
-    kind = OpenAIProblem if path == "/v1" or path.startswith("/v1/") else Problem
+    kind = OpenAIProblem if is_openai(path) else Problem
     return kind(error, headers, status)
+
+
+def is_openai(path: str) -> bool:
+    """Whether the path belongs to OpenAI's API."""
+    return path == "/v1" or path.startswith("/v1/")

@@ -5,91 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from chatapi.appliance import Appliance, AudioDeviceState
 from chatapi.errors import NotFound
-from chatapi.interfaces.http import completion_request
+from chatapi.interfaces.http import completion_request, openapi
 from chatapi.interfaces.http.completion_response import CompletionResponse
-from chatapi.interfaces.http.problems import EVERYWHERE, MEANINGS, MEDIA_TYPE
-
-
-class UsageModel(BaseModel):
-    """Token counts of a completion."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
-
-
-class CompletionModel(BaseModel):
-    """The JSON response of a completion."""
-
-    id: str
-    conversation: str
-    transcript: str | None
-    reply: str
-    finish_reason: str
-    usage: UsageModel
-    timings: dict[str, float | None]
-    kept: bool = True
-    """Present only when false: the turn could not be written to the disk yet."""
-
-
-class WarningModel(BaseModel):
-    """A problem that does not prevent answers."""
-
-    code: str
-    """history_not_kept or history_set_aside."""
-    message: str
-
-
-class Readiness(BaseModel):
-    """The response of `/ready`."""
-
-    ready: bool
-    warnings: list[WarningModel] = []
-    """Present only when there are problems."""
-
-
-class Device(BaseModel):
-    """The state of a microphone or speaker."""
-
-    name: str
-    state: str
-    """opening, ok or lost."""
-    reopened: int
-    dropped: int
-    """Dropped audio, in samples at 16 kHz."""
-    error: str
-
-
-class AudioDeviceModel(BaseModel):
-    """The state of the box's own microphone and speaker."""
-
-    mode: str
-    """hands_free, wake_word or push_to_talk."""
-    state: str
-    """waiting (for the models), asleep, listening, hearing, thinking, speaking or failing."""
-    wake_word: str | None
-    """The wake word, once the models are loaded."""
-    input: Device
-    output: Device
-    echo: str
-    """State of the echo cancellation: on, off, or why it is off."""
-
-
-class ProblemDocument(BaseModel):
-    """A problem document (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    request_id: str
-
+from chatapi.interfaces.http.openapi import problems
+from chatapi.interfaces.http.problems import EVERYWHERE, Traceparent
+from chatapi.interfaces.http.response_models import (
+    AudioDeviceModel,
+    Capabilities,
+    CompletionModel,
+    ConversationModel,
+    HealthModel,
+    Readiness,
+)
 
 WARNINGS = {
     "history_not_kept": "conversations cannot be written to the disk now and are lost when the box restarts",
@@ -108,70 +39,61 @@ EVENT = {
 }
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    schema = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}
-    return {
-        status: {"description": MEANINGS[status], "content": {MEDIA_TYPE: schema}}
-        for status in sorted({*EVERYWHERE, *statuses})
-    }
-
-
-def _completion_body() -> dict[str, Any]:
-    """The request body of `/completion` for the OpenAPI document."""
-    form = {
-        name: dict(schema)
-        for name, schema in completion_request.PromptRequest.model_json_schema()["properties"].items()
-    }
-    form["audio"] = {"type": "string", "format": "binary"}
-    content: dict[str, Any] = {
-        "application/json": {"schema": {"$ref": "#/components/schemas/PromptRequest"}},
-        "multipart/form-data": {"schema": {"type": "object", "properties": form, "additionalProperties": False}},
-    }
+def _completion_request() -> dict[str, Any]:
+    """The request of `/completion`: the body, and the options of an audio body."""
+    request = openapi.form_body(completion_request.PromptRequest, "audio", required=False)
+    content = request["requestBody"]["content"]
+    content["application/json"] = {"schema": openapi.model_schema(completion_request.PromptRequest)}
     for name in ("audio/wav", "audio/flac", "audio/ogg", "audio/mpeg", "audio/mp4", "audio/webm"):
-        content[name] = {"schema": {"type": "string", "format": "binary"}}
-    return {"required": True, "content": content}
-
-
-def _options_in_query() -> list[dict[str, Any]]:
-    described = completion_request.CompletionOptions.model_json_schema()["properties"]
-    return [
+        content[name] = {"schema": openapi.BINARY}
+    options = openapi.model_schema(completion_request.CompletionOptions)["properties"]
+    parameters = [
         {"name": name, "in": "query", "required": False, "schema": schema, "description": "For audio bodies only."}
-        for name, schema in described.items()
+        for name, schema in options.items()
     ]
+    return {**request, "parameters": parameters}
 
 
 def router(appliance: Appliance) -> APIRouter:
     """All routes of this module."""
-    routes = APIRouter()
+    routes = APIRouter(responses=problems(*EVERYWHERE))
+    _add_completion_route(routes, appliance)
     _add_conversation_routes(routes, appliance)
     _add_operation_routes(routes, appliance)
+    _add_certificate_route(routes, appliance)
     _add_audio_device_routes(routes, appliance)
     return routes
 
 
-def _add_conversation_routes(routes: APIRouter, appliance: Appliance) -> None:
+def _add_completion_route(routes: APIRouter, appliance: Appliance) -> None:
     @routes.post(
         "/completion",
         summary="One turn: text or audio in, text or voice out",
         response_class=Response,
         responses={
             200: {
+                "model": CompletionModel,
                 "description": "The completion.",
                 "content": {
-                    "application/json": {"schema": {"$ref": "#/components/schemas/CompletionModel"}},
-                    "audio/wav": {"schema": {"type": "string", "format": "binary"}},
+                    "audio/wav": {"schema": openapi.BINARY},
                     "text/event-stream": {"schema": EVENT},
                 },
             },
-            **_problems(400, 404, 406, 408, 413, 415, 422, 503, 507),
+            **problems(400, 404, 406, 408, 413, 415, 422, 503, 507),
         },
-        openapi_extra={"requestBody": _completion_body(), "parameters": _options_in_query()},
+        openapi_extra=_completion_request(),
     )
-    async def completion(request: Request) -> Response:
-        return CompletionResponse(appliance.completions, await completion_request.read(request), appliance.metrics)
+    async def completion(request: Request, traceparent: Traceparent = "") -> Response:
+        parsed = await completion_request.read(request, traceparent)
+        return CompletionResponse(appliance.completions, parsed, appliance.metrics)
 
+
+def _add_conversation_routes(routes: APIRouter, appliance: Appliance) -> None:
     @routes.get(
-        "/conversations/{conversation}", summary="Messages of a conversation", responses=_problems(404, 503, 507)
+        "/conversations/{conversation}",
+        summary="Messages of a conversation",
+        response_model=ConversationModel,
+        responses=problems(404, 503, 507),
     )
     async def conversation(conversation: str) -> dict[str, Any]:
         conversation_state = await appliance.history.call(lambda history: history.recall(conversation, everything=True))
@@ -185,14 +107,19 @@ def _add_conversation_routes(routes: APIRouter, appliance: Appliance) -> None:
         "/conversations/{conversation}",
         summary="Delete a conversation",
         status_code=204,
-        responses=_problems(404, 503, 507),
+        responses=problems(404, 503, 507),
     )
     async def forget(conversation: str) -> None:
         await appliance.history.call(lambda history: history.remove(conversation))
 
 
 def _add_operation_routes(routes: APIRouter, appliance: Appliance) -> None:
-    @routes.get("/health", summary="State of the box; 200 while the process runs", responses=_problems())
+    @routes.get(
+        "/health",
+        summary="State of the box; 200 while the process runs",
+        response_model=HealthModel,
+        response_model_exclude_unset=True,
+    )
     async def health() -> dict[str, Any]:
         return appliance.health()
 
@@ -201,13 +128,23 @@ def _add_operation_routes(routes: APIRouter, appliance: Appliance) -> None:
         summary="200 while all models loaded at the start are warm, and none of their engines has failed permanently",
         response_model=Readiness,
         response_model_exclude_defaults=True,
-        responses=_problems(503),
+        responses=problems(503),
     )
     async def ready() -> dict[str, Any]:
         appliance.require_ready()
         warnings = [{"code": each.code, "message": WARNINGS[each.code]} for each in appliance.problems()]
         return {"ready": True, **({"warnings": warnings} if warnings else {})}
 
+    @routes.get("/metrics", summary="Prometheus text format", response_class=PlainTextResponse, responses=problems(503))
+    async def metrics() -> Response:
+        return Response(await appliance.metrics.read(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @routes.get("/models", summary="Known models, and available voices and languages", response_model=Capabilities)
+    async def models() -> dict[str, Any]:
+        return appliance.capabilities()
+
+
+def _add_certificate_route(routes: APIRouter, appliance: Appliance) -> None:
     @routes.get("/certificate", include_in_schema=False)
     async def certificate() -> Response:
         """The certificate authority of a box with `server.tls`, for devices that should trust it."""
@@ -223,14 +160,6 @@ def _add_operation_routes(routes: APIRouter, appliance: Appliance) -> None:
         # Phones offer to install a file of this type.
         return FileResponse(authority, media_type="application/x-x509-ca-cert")
 
-    @routes.get("/metrics", summary="Prometheus text format", response_class=Response, responses=_problems(503))
-    async def metrics() -> Response:
-        return Response(await appliance.metrics.read(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    @routes.get("/models", summary="Known models, and available voices and languages", responses=_problems())
-    async def models() -> Response:
-        return JSONResponse(appliance.capabilities())
-
 
 def _add_audio_device_routes(routes: APIRouter, appliance: Appliance) -> None:
     """Routes of the audio device. Pressing a button twice is harmless. No route returns a transcript."""
@@ -241,12 +170,12 @@ def _add_audio_device_routes(routes: APIRouter, appliance: Appliance) -> None:
         return appliance.microphone
 
     @routes.get(
-        "/audio-device", summary="State of the audio device", response_model=AudioDeviceModel, responses=_problems(404)
+        "/audio-device", summary="State of the audio device", response_model=AudioDeviceModel, responses=problems(404)
     )
     async def audio_device() -> dict[str, Any]:
         return microphone().health
 
-    button: dict[str, Any] = {"response_model": AudioDeviceModel, "responses": _problems(404, 409, 503)}
+    button: dict[str, Any] = {"response_model": AudioDeviceModel, "responses": problems(404, 409, 503)}
 
     @routes.post("/audio-device/press", summary="Push-to-talk: starts an utterance", **button)
     async def press() -> dict[str, Any]:

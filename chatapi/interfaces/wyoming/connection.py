@@ -13,12 +13,14 @@ import anyio.to_thread
 from anyio.abc import SocketStream
 
 from chatapi.appliance import Appliance
+from chatapi.auth import Operation, audit, operation
+from chatapi.auth.keyless_interface import KeylessClient
 from chatapi.errors import ChatapiError, InternalError, TooSlow, collapse_exception_group
 from chatapi.interfaces.wyoming import events as wire
-from chatapi.interfaces.wyoming import listeners
 from chatapi.interfaces.wyoming.event_queue import EventQueue
 from chatapi.interfaces.wyoming.framing import Bounds, Framing, WyomingEvent, encoded
 from chatapi.interfaces.wyoming.handler import WyomingHandler
+from chatapi.observability.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +28,6 @@ READ = 1 << 16
 """Bytes read at a time."""
 ESCAPED = 12
 """Most bytes of one character in JSON: two escapes, outside the basic multilingual plane."""
-KEY_CHECK_SECONDS = 1.0
-"""Interval between checks whether API keys were created, in seconds."""
 CLOSING_SECONDS = 2.0
 """Time for a client to read the final error, in seconds: closing while it still sends would lose the error."""
 
@@ -39,49 +39,50 @@ class WyomingClosed(Exception):
 class WyomingConnection:
     """One client's connection; `run` serves it until the client disconnects."""
 
-    def __init__(self, stream: SocketStream, appliance: Appliance, address: str = "") -> None:
-        """`address`: the client's address that limits count; empty for this machine."""
+    def __init__(self, stream: SocketStream, appliance: Appliance, client: KeylessClient, peer: str) -> None:
+        """`peer`: the client's address, for the audit log."""
         self._stream = stream
-        self._memory = appliance.byte_budget.open(address)
+        self._client = client
+        self._peer = peer
+        self._memory = appliance.byte_budget.open(client.address)
         self._received_event = False
         """Whether the client has sent an event."""
         self._appliance = appliance
         self._settings = appliance.settings
         self._queue = EventQueue()
         self._sending = anyio.Lock()
-        self._alive_at = self._keys_checked = anyio.current_time()
-        """Time of the last event in either direction, and time of the last key check, on the event loop's clock."""
+        self._started = self._alive_at = anyio.current_time()
+        """Time of the start, and of the last event in either direction, on the event loop's clock."""
 
     async def run(self) -> None:
         """Serves the connection. Raises nothing."""
+        code = ""
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._read)
                 await self._handle_events()
         except Exception as error:
-            await self._close(_first(error))
+            code = await self._close(_first(error))
         finally:
             self._memory.release()
+            self._record(code)
 
-    async def _close(self, error: Exception) -> None:
-        if isinstance(error, ChatapiError):
-            await self.reject(error)
-        elif not isinstance(error, (WyomingClosed, anyio.BrokenResourceError, anyio.ClosedResourceError)):
+    async def _close(self, error: Exception) -> str:
+        """Reports the error to the client, if there is one, and returns its code."""
+        if isinstance(error, (WyomingClosed, anyio.BrokenResourceError, anyio.ClosedResourceError)):
+            return ""
+        if not isinstance(error, ChatapiError):
             log.error("Wyoming connection failed", exc_info=error)
-            await self.reject(InternalError("internal error; the log of chatapi has the details"))
-
-    async def reject(self, error: ChatapiError) -> None:
-        """Sends the error and closes the connection."""
-        self._appliance.metrics.errors.labels(error.code).inc()
+            error = InternalError("internal error; the log of chatapi has the details")
         log.info("Wyoming client rejected", extra={"code": error.code, "error": error.message})
-        with anyio.move_on_after(CLOSING_SECONDS):
-            try:
-                await self._stream.send(encoded(WyomingEvent("error", {"text": error.message, "code": error.code})))
-                await self._stream.send_eof()
-                while True:
-                    await self._stream.receive(READ)
-            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
-                return
+        await reject(self._stream, error, self._appliance.metrics)
+        return error.code
+
+    def _record(self, code: str) -> None:
+        """Writes the connection's audit record."""
+        holder, seconds = self._client.holder, anyio.current_time() - self._started
+        connection = Operation("wyoming", "-", holder.scopes)
+        audit.record("wyoming", holder, connection, self._peer, seconds, code=code)
 
     async def send(self, *events: WyomingEvent) -> None:
         """Sends events. Raises WyomingClosed when the client stalls for too long."""
@@ -116,7 +117,7 @@ class WyomingConnection:
         self._queue.put_back(event)
 
     async def _handle_events(self) -> None:
-        handler = WyomingHandler(self._appliance, self)
+        handler = WyomingHandler(self._appliance, self, self._client.holder)
         while True:
             await handler.handle(await self.take())
 
@@ -151,16 +152,28 @@ class WyomingConnection:
         raise TooSlow(f"an event was not complete after {timeout:g} seconds")
 
     async def _dispatch(self, event: WyomingEvent) -> None:
-        if (now := anyio.current_time()) - self._keys_checked >= KEY_CHECK_SECONDS:
-            self._keys_checked = now
-            listeners.check_open(self._settings, self._appliance.keyring)
         known = event.type in wire.TYPES
         self._appliance.metrics.wyoming_events.labels(event.type if known else "other").inc()
+        if known:
+            self._client.authorize(operation("wyoming", event.type))
         if event.type == "ping":
             # Answered at once: a ping must not wait until a long response is done.
             await self.send(WyomingEvent("pong", {"text": wire.read(wire.Ping, event).text}))
         elif known:
             await self._queue.put(event)
+
+
+async def reject(stream: SocketStream, error: ChatapiError, metrics: Metrics) -> None:
+    """Sends the error and waits until the client closes the connection."""
+    metrics.errors.labels(error.code).inc()
+    with anyio.move_on_after(CLOSING_SECONDS):
+        try:
+            await stream.send(encoded(WyomingEvent("error", {"text": error.message, "code": error.code})))
+            await stream.send_eof()
+            while True:
+                await stream.receive(READ)
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+            return
 
 
 async def _next_event(framing: Framing) -> WyomingEvent | None:

@@ -11,6 +11,7 @@ import anyio.lowlevel
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.audio.pcm import Pcm
+from chatapi.auth import KeyHolder
 from chatapi.engines import Voice
 from chatapi.errors import ChatapiError, TooLarge, Unprocessable, WrongMode
 from chatapi.events import TextDelta, TurnStarted
@@ -44,9 +45,11 @@ class WyomingClient(Protocol):
 class WyomingHandler:
     """Handles the events of one client, one after another."""
 
-    def __init__(self, appliance: Appliance, client: WyomingClient) -> None:
+    def __init__(self, appliance: Appliance, client: WyomingClient, holder: KeyHolder) -> None:
+        """`holder`: what the client may do."""
         self._appliance = appliance
         self._client = client
+        self._holder = holder
         self._request = wire.Transcribe()
         self._audio_handler = self._transcribe
         """Handler of audio: transcription or wake-word detection, whichever the client requested last."""
@@ -70,7 +73,7 @@ class WyomingHandler:
         await self._handlers[event.type](event)
 
     async def _describe(self, event: WyomingEvent) -> None:
-        await self._client.send(WyomingEvent("info", await info(self._appliance)))
+        await self._client.send(WyomingEvent("info", await info(self._appliance, self._holder)))
 
     async def _select(self, event: WyomingEvent) -> None:
         name = wire.read(wire.Program, event).name

@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from chatapi.appliance import Appliance
+from chatapi.auth import KeyHolder, operation
 from chatapi.catalog import Manifest
 from chatapi.engines import registry
 from chatapi.errors import ChatapiError
@@ -16,42 +17,54 @@ DIGITS = 12
 """Hexadecimal digits of a model's sha256 that serve as its version."""
 
 
-async def info(appliance: Appliance) -> dict[str, Any]:
-    """The data of `info`. Raises NotReady while the models are loading."""
-    recognized = list(appliance.engines.asr.engine.languages)
-    voices = appliance.synthesis.voices()
-    synthesized = sorted({voice.language for voice in voices})
-    manifests = appliance.catalog.manifests
-    return {
-        "asr": [
-            _program(
-                "transcribes speech",
-                models=[_model(appliance, "asr", recognized)],
-                supports_transcript_streaming=True,
-                requires_external_vad=True,
-            )
-        ],
-        "tts": [
-            _program(
-                "synthesizes speech",
-                voices=[
-                    {**_artifact(voice.name, manifests.get(voice.name)), "languages": [voice.language]}
-                    for voice in voices
-                ],
-                supports_synthesize_streaming=True,
-            )
-        ],
-        "handle": [
-            _program(
-                "responds with a language model",
-                # A language model has no list of languages, so these are the languages of ASR and TTS.
-                models=[_model(appliance, "llm", sorted({*recognized, *synthesized}))],
-                supports_handled_streaming=True,
-                supports_home_control=False,
-            )
-        ],
+SERVICES = {"asr": "transcribe", "tts": "synthesize", "handle": "transcript", "wake": "detect"}
+"""Service in `info` -> the event that requests it."""
+
+
+async def info(appliance: Appliance, holder: KeyHolder) -> dict[str, Any]:
+    """The data of `info`: the services that this client may use. Raises NotReady while the models are loading."""
+    services = {
+        "asr": [_transcription(appliance)],
+        "tts": [_synthesis(appliance)],
+        "handle": [_handling(appliance)],
         "wake": await _wake(appliance),
     }
+    return {
+        name: programs if holder.may(operation("wyoming", SERVICES[name]).scopes) else []
+        for name, programs in services.items()
+    }
+
+
+def _transcription(appliance: Appliance) -> dict[str, Any]:
+    return _program(
+        "transcribes speech",
+        models=[_model(appliance, "asr", list(appliance.engines.asr.engine.languages))],
+        supports_transcript_streaming=True,
+        requires_external_vad=True,
+    )
+
+
+def _synthesis(appliance: Appliance) -> dict[str, Any]:
+    manifests = appliance.catalog.manifests
+    return _program(
+        "synthesizes speech",
+        voices=[
+            {**_artifact(voice.name, manifests.get(voice.name)), "languages": [voice.language]}
+            for voice in appliance.synthesis.voices()
+        ],
+        supports_synthesize_streaming=True,
+    )
+
+
+def _handling(appliance: Appliance) -> dict[str, Any]:
+    # A language model has no list of languages, so these are the languages of ASR and TTS.
+    synthesized = (voice.language for voice in appliance.synthesis.voices())
+    return _program(
+        "responds with a language model",
+        models=[_model(appliance, "llm", sorted({*appliance.engines.asr.engine.languages, *synthesized}))],
+        supports_handled_streaming=True,
+        supports_home_control=False,
+    )
 
 
 async def _wake(appliance: Appliance) -> list[dict[str, Any]]:

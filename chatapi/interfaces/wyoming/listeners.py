@@ -1,8 +1,7 @@
-"""Wyoming's listening sockets, and the clients that may connect."""
+"""Wyoming's listening sockets."""
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import socket
@@ -10,26 +9,30 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from chatapi import auth
-from chatapi.errors import SettingsError, Unauthorized
+from chatapi.auth.keyless_interface import KeylessInterface
+from chatapi.errors import SettingsError
 from chatapi.settings import Settings
 
 log = logging.getLogger(__name__)
 
 WAITING = 64
 """Most connections that wait to be accepted."""
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 MODE = 0o660
 """File mode of the Unix socket: read and write for this user and its group."""
 
 
+def keyless(settings: Settings) -> KeylessInterface:
+    """Wyoming, whose protocol has no API keys."""
+    return KeylessInterface("Wyoming", "wyoming", settings.wyoming, settings)
+
+
 def open_listeners(settings: Settings) -> list[socket.socket]:
     """Opens the listening sockets; none when Wyoming is off, or fails without being requested. Raises SettingsError."""
-    table, found = settings.wyoming, []
-    if not is_enabled(settings):
+    table, interface, found = settings.wyoming, keyless(settings), []
+    if not interface.is_enabled:
         if table.demanded:
             # No error: keys can be created while the box runs, and it must start again after a power cut.
-            log.warning("Wyoming is off: %s", disabled_by_keys(settings))
+            log.warning("Wyoming is off: %s", interface.disabled_by_keys)
         return []
     try:
         if table.host:
@@ -47,39 +50,6 @@ def open_listeners(settings: Settings) -> list[socket.socket]:
     return found
 
 
-def is_enabled(settings: Settings) -> bool:
-    """Whether Wyoming is enabled."""
-    return settings.wyoming.enabled is not False and not (_has_keys(settings) and disabled_by_keys(settings))
-
-
-def disabled_by_keys(settings: Settings) -> str:
-    """Why API keys disable Wyoming, a protocol without keys, with these settings; empty when they do not."""
-    if settings.wyoming.enabled is None:
-        return (
-            "the box has API keys, and Wyoming has none; wyoming.enabled=true opens it to every client that can connect"
-        )
-    if is_public(settings) and not settings.wyoming.allow:
-        return (
-            "the box has API keys, and Wyoming, which has none, would be open to everyone on the network; set "
-            "wyoming.allow to the networks that may connect, such as 192.168.1.0/24"
-        )
-    return ""
-
-
-def check_open(settings: Settings, keyring: auth.Keyring) -> None:
-    """Raises Unauthorized when keys created after the start disable Wyoming."""
-    try:
-        wanted = keyring.required
-    except SettingsError:
-        wanted = True
-    if wanted and (reason := disabled_by_keys(settings)):
-        raise Unauthorized(reason)
-
-
-def _has_keys(settings: Settings) -> bool:
-    return settings.server.api_key is not None or auth.file_of(settings.data).exists()
-
-
 def close(listening: Iterable[socket.socket], path: Path | None) -> None:
     """Closes the sockets, and removes the Unix socket at `path` if it is one of them."""
     for each in listening:
@@ -95,11 +65,6 @@ def url(listening: socket.socket) -> str:
         return f"unix://{name}"
     host, port = name[:2]
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
-
-
-def is_public(settings: Settings) -> bool:
-    """Whether other machines can connect."""
-    return bool(settings.wyoming.host) and settings.wyoming.host not in LOOPBACK
 
 
 def _tcp(host: str, port: int) -> socket.socket:
@@ -143,18 +108,3 @@ def _remove_stale_socket(path: Path) -> None:
             path.unlink()
             return
     raise SettingsError(f"another process listens on {path}: stop it, or set wyoming.socket")
-
-
-class AllowedClients:
-    """The clients that may connect: all, or this machine and some networks."""
-
-    def __init__(self, networks: Iterable[str]) -> None:
-        self._networks = [ipaddress.ip_network(each, strict=False) for each in networks]
-
-    def allows(self, peer: object) -> bool:
-        """`peer`: a socket address, host and port; for a Unix socket a path, whose file mode decides."""
-        if not self._networks or not isinstance(peer, tuple):
-            return True
-        address = ipaddress.ip_address(str(peer[0]).partition("%")[0])
-        address = getattr(address, "ipv4_mapped", None) or address
-        return address.is_loopback or any(address in each for each in self._networks)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,17 +13,16 @@ from anyio.abc import SocketStream, TaskGroup
 
 from chatapi.appliance import Appliance
 from chatapi.auth import client_address
-from chatapi.errors import Busy, ChatapiError, Unauthorized
+from chatapi.auth.keyless_interface import KeylessClients
+from chatapi.errors import ChatapiError
 from chatapi.interfaces.wyoming import listeners
-from chatapi.interfaces.wyoming.connection import WyomingConnection
+from chatapi.interfaces.wyoming.connection import WyomingConnection, reject
 from chatapi.interfaces.wyoming.zeroconf import announce
 
 log = logging.getLogger(__name__)
 
 ACCEPT_RETRY_SECONDS = 0.5
 """Delay before the next accept when the system has no file descriptors left, in seconds."""
-RETRY_SECONDS = 5.0
-"""Retry delay for a client rejected because of too many connections, in seconds."""
 MAX_REJECTED = 64
 """Most concurrent connections beyond the limit that receive an error; further ones are closed without one."""
 
@@ -35,17 +33,16 @@ class WyomingServer:
     def __init__(self, appliance: Appliance, listening: Sequence[socket.socket]) -> None:
         self._appliance = appliance
         self._listening = listening
-        self._allowed = listeners.AllowedClients(appliance.settings.wyoming.allow)
+        self._interface = listeners.keyless(appliance.settings)
+        self._clients = KeylessClients(self._interface, appliance.keyring)
         self._urls = [listeners.url(each) for each in listening]
-        self._open = 0
-        self._addresses: Counter[str] = Counter()
         self._rejecting = 0
-        appliance.metrics.wyoming_connections.set_function(lambda: float(self._open))
+        appliance.metrics.wyoming_connections.set_function(lambda: float(len(self._clients)))
 
     @property
     def health(self) -> dict[str, Any]:
         """Plain values: the addresses and how many are connected."""
-        return {"listening": self._urls, "connections": self._open}
+        return {"listening": self._urls, "connections": len(self._clients)}
 
     async def run(self) -> None:
         table = self._appliance.settings.wyoming
@@ -53,7 +50,7 @@ class WyomingServer:
             for each in self._listening:
                 each.setblocking(False)
                 group.start_soon(self._accept, each, group)
-                if each.family != socket.AF_UNIX and table.announce and listeners.is_public(self._appliance.settings):
+                if each.family != socket.AF_UNIX and table.announce and self._interface.is_public:
                     group.start_soon(announce, *each.getsockname()[:2])
 
     async def _accept(self, listening: socket.socket, group: TaskGroup) -> None:
@@ -80,48 +77,20 @@ class WyomingServer:
                 # The client has disconnected already.
                 return
             raise
+        address = client_address.host(peer) or "-"
         async with stream:
-            if not self._allowed.allows(peer):
-                log.warning("Wyoming client rejected, not in wyoming.allow: %s", peer)
-                return
             try:
-                listeners.check_open(self._appliance.settings, self._appliance.keyring)
-            except Unauthorized as error:
-                await self._reject(stream, error)
-                return
-            address = _address(peer)
-            if reason := self._full(address):
-                await self._reject(stream, Busy(reason, code="too_many_connections", retry_after=RETRY_SECONDS))
-                return
-            self._open += 1
-            self._addresses[address] += 1
-            try:
-                await WyomingConnection(stream, self._appliance, address).run()
-            finally:
-                self._open -= 1
-                self._addresses[address] -= 1
-                self._addresses += Counter()
+                with self._clients.admitted(peer) as client:
+                    await WyomingConnection(stream, self._appliance, client, address).run()
+            except ChatapiError as error:
+                await self._reject(stream, error, address)
 
-    def _full(self, address: str) -> str:
-        """Why the connection is rejected; empty when it is not."""
-        table = self._appliance.settings.wyoming
-        if self._open >= table.connections:
-            return f"{self._open} connections are open, which is the limit"
-        if address and self._addresses[address] >= table.connections_per_address:
-            return f"{table.connections_per_address} connections from your address are open, which is the limit"
-        return ""
-
-    async def _reject(self, stream: SocketStream, error: ChatapiError) -> None:
+    async def _reject(self, stream: SocketStream, error: ChatapiError, address: str) -> None:
+        log.info("Wyoming client rejected", extra={"code": error.code, "error": error.message, "peer": address})
         if self._rejecting >= MAX_REJECTED:
             return
         self._rejecting += 1
         try:
-            await WyomingConnection(stream, self._appliance).reject(error)
+            await reject(stream, error, self._appliance.metrics)
         finally:
             self._rejecting -= 1
-
-
-def _address(peer: object) -> str:
-    """The address that limits count; empty for this machine."""
-    host = str(peer[0]) if isinstance(peer, tuple) else ""
-    return "" if client_address.is_local(host) else client_address.client(host)

@@ -6,14 +6,14 @@ from fastapi import APIRouter
 
 from chatapi.appliance import Appliance
 from chatapi.interfaces.http.openai import chat, models, speech, transcriptions
-from chatapi.interfaces.http.openai.chat import BODIES
+from chatapi.interfaces.http.openai.errors import EVERY_ROUTE
 
-__all__ = ["BODIES", "router"]
+__all__ = ["router"]
 
 
 def router(appliance: Appliance) -> APIRouter:
     """The routes of this module."""
-    routes = APIRouter()
+    routes = APIRouter(responses=EVERY_ROUTE)
     routes.include_router(models.router(appliance))
     routes.include_router(transcriptions.router(appliance))
     routes.include_router(speech.router(appliance))

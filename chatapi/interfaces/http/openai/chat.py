@@ -9,14 +9,14 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from chatapi.appliance import Appliance
+from chatapi.interfaces.http import openapi
 from chatapi.interfaces.http.openai import chat_request
 from chatapi.interfaces.http.openai.chat_parameters import ChatRequest
 from chatapi.interfaces.http.openai.chat_response import ChatCompletionResponse
 from chatapi.interfaces.http.openai.errors import error_responses
-from chatapi.interfaces.http.openai.openapi import events
+from chatapi.interfaces.http.problems import Traceparent
 
-BODY = {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ChatRequest"}}}}
-CHUNKS = events("A server-sent event; its data is a chat.completion.chunk in JSON, and [DONE] in the last one.")
+CHUNKS = openapi.events("A server-sent event; its data is a chat.completion.chunk in JSON, and [DONE] in the last one.")
 
 
 class Choice(BaseModel):
@@ -61,14 +61,10 @@ def router(appliance: Appliance) -> APIRouter:
             },
             **error_responses(400, 404, 408, 413, 415, 503),
         },
-        openapi_extra={"requestBody": BODY},
+        openapi_extra=openapi.json_body(ChatRequest),
     )
-    async def chat_completions(request: Request) -> Response:
-        completion_request = await chat_request.read(request, appliance)
+    async def chat_completions(request: Request, traceparent: Traceparent = "") -> Response:
+        completion_request = await chat_request.read(request, appliance, traceparent)
         return ChatCompletionResponse(appliance.chat, completion_request, appliance.metrics)
 
     return routes
-
-
-BODIES = (ChatRequest,)
-"""Models that the OpenAPI document's `components` must contain."""

@@ -39,13 +39,13 @@ class ChatCompletionRequest:
     logprobs: bool
 
 
-async def read(request: Request, appliance: Appliance) -> ChatCompletionRequest:
+async def read(request: Request, appliance: Appliance, traceparent: str) -> ChatCompletionRequest:
     """Parses a request. Raises CallerError with the invalid `param` in its details."""
     body, messages = await json_body(request, "messages", partial(_parse, Spool.of(request)))
     audio = _audio(body)
     turn = _turn(body, messages, appliance, audio is not None)
     return ChatCompletionRequest(
-        turn=replace(turn, traceparent=request.headers.get("traceparent", "")),
+        turn=replace(turn, traceparent=traceparent),
         model=openai_aliases.model(appliance, "llm", body.model),
         stream=body.stream,
         usage=body.stream_options is not None and body.stream_options.include_usage,

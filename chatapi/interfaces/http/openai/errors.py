@@ -28,7 +28,9 @@ class ErrorDocument(BaseModel):
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The error responses of a route, including those of every route."""
-    return {
-        status: {"model": ErrorDocument, "description": MEANINGS[status]} for status in sorted({*EVERYWHERE, *statuses})
-    }
+    """The error responses of a route, beside those of every route."""
+    return {status: {"model": ErrorDocument, "description": MEANINGS[status]} for status in statuses}
+
+
+EVERY_ROUTE = error_responses(*EVERYWHERE)
+"""The error responses that any route may have."""

@@ -16,12 +16,11 @@ from starlette.types import Send
 from chatapi.appliance import Appliance
 from chatapi.audio.encoding import FORMATS, Encoder
 from chatapi.errors import InternalError
-from chatapi.interfaces.http import openai_aliases
+from chatapi.interfaces.http import openai_aliases, openapi
 from chatapi.interfaces.http.json_body import check_plain, json_body
-from chatapi.interfaces.http.openai import openapi
 from chatapi.interfaces.http.openai.errors import error_responses
 from chatapi.interfaces.http.openai.parameter_parsing import Parameters, parse_parameters
-from chatapi.interfaces.http.problems import fault
+from chatapi.interfaces.http.problems import Traceparent, fault
 from chatapi.interfaces.http.streaming import CancellableResponse, EventStream, body, data_of, start
 from chatapi.text.sentence_splitter import count_words
 
@@ -76,14 +75,12 @@ def router(appliance: Appliance) -> APIRouter:
         responses={200: _success(), **error_responses(400, 404, 408, 413, 415, 503)},
         openapi_extra=openapi.json_body(SpeechRequest),
     )
-    async def speech(request: Request) -> Response:
+    async def speech(request: Request, traceparent: Traceparent = "") -> Response:
         appliance.speech_service.check_admission()
         speech_request = await json_body(request, "input, model and voice", _parse)
-        return SpeechResponse(
-            appliance, speech_request, _voice(appliance, speech_request), request.headers.get("traceparent", "")
-        )
+        return SpeechResponse(appliance, speech_request, _voice(appliance, speech_request), traceparent)
 
-    @routes.get("/voices", summary="Available voices", response_model=VoiceList, responses=error_responses(503))
+    @routes.get("/voices", summary="Available voices", responses=error_responses(503))
     async def voices() -> VoiceList:
         openai_aliases.require_models(appliance)
         known = appliance.synthesis.voices()

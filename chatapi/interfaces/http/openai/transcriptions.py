@@ -14,13 +14,12 @@ from starlette.types import Receive, Scope, Send
 from chatapi.appliance import Appliance
 from chatapi.engines import Segment, TranscriptionOptions
 from chatapi.errors import Unprocessable
-from chatapi.interfaces.http import openai_aliases
-from chatapi.interfaces.http.openai import openapi, transcript_formats
+from chatapi.interfaces.http import openai_aliases, openapi
+from chatapi.interfaces.http.openai import transcript_formats
 from chatapi.interfaces.http.openai.errors import error_responses
-from chatapi.interfaces.http.openai.openapi import form_body
 from chatapi.interfaces.http.openai.parameter_parsing import Parameters, parse_parameters
 from chatapi.interfaces.http.openai.uploads import Upload, receive_form
-from chatapi.interfaces.http.problems import fault
+from chatapi.interfaces.http.problems import Traceparent, fault
 from chatapi.interfaces.http.streaming import CancellableResponse, EventStream, body, data_of, encoded, start
 from chatapi.services.transcription.segmenter import SegmentationRules
 from chatapi.services.transcription.transcriber import TranscribedChunk, TranscriptionRequest
@@ -153,26 +152,30 @@ def router(appliance: Appliance) -> APIRouter:
         summary="Transcribe a recording of any length",
         response_class=Response,
         responses={200: _success(stream=True), **error_responses(400, 404, 408, 413, 415, 503, 507)},
-        openapi_extra=form_body(TranscriptionForm),
+        openapi_extra=openapi.form_body(TranscriptionForm),
     )
-    async def transcriptions(request: Request) -> Response:
-        return await _respond(request, appliance, TranscriptionForm, UNSUPPORTED)
+    async def transcriptions(request: Request, traceparent: Traceparent = "") -> Response:
+        return await _respond(request, appliance, TranscriptionForm, UNSUPPORTED, traceparent)
 
     @routes.post(
         "/translations",
         summary="Translate a recording of any length into English text",
         response_class=Response,
         responses={200: _success(stream=False), **error_responses(400, 404, 408, 413, 415, 503, 507)},
-        openapi_extra=form_body(TranslationRequest),
+        openapi_extra=openapi.form_body(TranslationRequest),
     )
-    async def translations(request: Request) -> Response:
-        return await _respond(request, appliance, TranslationRequest, {})
+    async def translations(request: Request, traceparent: Traceparent = "") -> Response:
+        return await _respond(request, appliance, TranslationRequest, {}, traceparent)
 
     return routes
 
 
 async def _respond(
-    request: Request, appliance: Appliance, form: type[TranslationRequest], unsupported: Mapping[str, str]
+    request: Request,
+    appliance: Appliance,
+    form: type[TranslationRequest],
+    unsupported: Mapping[str, str],
+    traceparent: str,
 ) -> TranscriptionResponse:
     """The response to an upload; it closes the upload, and a rejected upload is closed here."""
     appliance.transcription_service.check_admission()
@@ -184,7 +187,7 @@ async def _respond(
     except BaseException:
         await upload.aclose()
         raise
-    return TranscriptionResponse(appliance, upload, options, parameters, request.headers.get("traceparent", ""))
+    return TranscriptionResponse(appliance, upload, options, parameters, traceparent)
 
 
 def _success(stream: bool) -> dict[str, Any]:

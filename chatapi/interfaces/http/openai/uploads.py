@@ -1,4 +1,8 @@
-"""Uploaded forms with a file, as OpenAI's clients send them."""
+"""Uploaded forms with a file, as OpenAI's clients send them.
+
+Routes do not declare these forms to FastAPI, which would accept the complete parts of a truncated form, and more and
+larger fields than any client sends.
+"""
 
 from __future__ import annotations
 
