@@ -21,7 +21,7 @@ from chatapi.errors import ModelError, WrongMode
 from chatapi.jobs import JobEvent, JobRecord, JobStore
 from chatapi.storage import atomic_files
 from chatapi_compile.run import DONE, LOG
-from test_compiling import NAME, asked, data, made, made_plan, run, until
+from test_compiling import NAME, commands_run, compile_model, compile_plan, data, run, until
 
 __all__ = ["data"]
 
@@ -40,7 +40,7 @@ def left_by_an_older_version(data: Path, monkeypatch: pytest.MonkeyPatch, *steps
     """The folder of a compilation that an older version, which knew no jobs, left behind some complete steps."""
     monkeypatch.setenv("STAND_IN_FAIL", "compile:loud")
     with pytest.raises(ModelError):
-        made(data)
+        compile_model(data)
     monkeypatch.delenv("STAND_IN_FAIL")
     (data / "record").unlink()
     (work(data) / LIBRARY).unlink()
@@ -58,7 +58,7 @@ def left_by_an_older_version(data: Path, monkeypatch: pytest.MonkeyPatch, *steps
                 for file in files[step.name]
             },
         }
-        for step in made_plan(data).steps
+        for step in compile_plan(data).steps
         if step.name in steps
     }
     (work(data) / DONE).write_text(json.dumps(record, indent=2))
@@ -66,7 +66,7 @@ def left_by_an_older_version(data: Path, monkeypatch: pytest.MonkeyPatch, *steps
 
 def test_a_compilation_is_a_job_with_its_model_as_the_artifact(data: Path) -> None:
     seen: list[JobEvent] = []
-    place = chatapi_compile.carry_out(made_plan(data), lambda: Catalog(data).fetch(NAME), seen.append)
+    place = chatapi_compile.carry_out(compile_plan(data), lambda: Catalog(data).fetch(NAME), seen.append)
     found = job(data)
     assert (found.kind, found.subject, found.state, found.command) == (
         "compile",
@@ -76,7 +76,7 @@ def test_a_compilation_is_a_job_with_its_model_as_the_artifact(data: Path) -> No
     )
     assert found.parameters["quantization"] == "q4f16_1"
     [artifact] = found.artifacts
-    assert (artifact.location, artifact.sha256) == (str(place.folder), place.made()["sha256"])
+    assert (artifact.location, artifact.sha256) == (str(place.folder), place.compile_model()["sha256"])
     told = [event.data["description"] for event in seen if event.data.get("state") == "finished"]
     assert told == [
         "1/3 writing the model's configuration", "2/3 quantizing the weights to q4f16_1", "3/3 compiling the library",
@@ -89,28 +89,28 @@ def test_a_compilation_is_a_job_with_its_model_as_the_artifact(data: Path) -> No
 def test_a_failed_compilation_is_one_job_that_goes_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAND_IN_FAIL", "convert_weight:loud")
     with pytest.raises(ModelError):
-        made(data)
+        compile_model(data)
     failed = job(data)
     assert failed.failure and (failed.state, failed.failure.code) == ("failed", "compile_failed")
     assert f"resume with: chatapi compile {NAME}" in failed.failure.message
     monkeypatch.delenv("STAND_IN_FAIL")
-    made(data)
+    compile_model(data)
     assert (job(data).id, job(data).state, job(data).attempts) == (failed.id, "done", 2)
 
 
 def test_the_steps_of_an_older_version_are_kept(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left_by_an_older_version(data, monkeypatch, "config", WEIGHTS)
-    place = made(data)
-    assert [line[0] for line in asked(data)] == ["compile"]
-    assert place.made()["seconds"][WEIGHTS] == 2.5
+    place = compile_model(data)
+    assert [line[0] for line in commands_run(data)] == ["compile"]
+    assert place.compile_model()["seconds"][WEIGHTS] == 2.5
     assert sorted(path.name for path in place.folder.iterdir()) == [LOG, "lib.so", "made.json", "weights"]
 
 
 def test_only_intact_steps_of_an_older_version_are_kept(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left_by_an_older_version(data, monkeypatch, "config", WEIGHTS)
     (work(data) / "weights" / "params_shard_0.bin").write_bytes(b"half")
-    made(data)
-    assert [line[0] for line in asked(data)] == ["convert_weight", "compile"]
+    compile_model(data)
+    assert [line[0] for line in commands_run(data)] == ["convert_weight", "compile"]
 
 
 @pytest.mark.parametrize("content", ["{", '{"config": {"key": "x", "files": []}}'])
@@ -119,8 +119,8 @@ def test_a_record_of_an_older_version_that_is_damaged_is_ignored(
 ) -> None:
     left_by_an_older_version(data, monkeypatch)
     (work(data) / DONE).write_text(content)
-    assert made(data).made()
-    assert [line[0] for line in asked(data)] == ["gen_config", "convert_weight", "compile"]
+    assert compile_model(data).compile_model()
+    assert [line[0] for line in commands_run(data)] == ["gen_config", "convert_weight", "compile"]
 
 
 def test_a_killed_compilation_leaves_no_command_and_goes_on(data: Path) -> None:
@@ -139,26 +139,26 @@ def test_a_killed_compilation_leaves_no_command_and_goes_on(data: Path) -> None:
     child = int((data / "record.hangs").read_text())
     until(lambda: not Path(f"/proc/{child}").exists())
     until(lambda: _made(data))
-    assert [line[0] for line in asked(data)] == ["gen_config", "convert_weight", "convert_weight", "compile"]
+    assert [line[0] for line in commands_run(data)] == ["gen_config", "convert_weight", "convert_weight", "compile"]
     assert (job(data).state, job(data).attempts) == ("done", 2)
 
 
 def _made(data: Path) -> bool:
     """False while the supervisor of the killed command still holds the lock."""
     try:
-        return bool(made(data).made())
+        return bool(compile_model(data).compile_model())
     except WrongMode:
         return False
 
 
 def test_a_job_killed_after_its_model_was_published_is_done(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made(data)
+    compile_model(data)
     with closing(sqlite3.connect(JobStore.file(data))) as db, db:
         db.execute("UPDATE jobs SET state = 'running', ended = NULL, ended_observed = NULL, artifacts = '[]'")
     assert run(data, NAME) == 0
     assert "is compiled; --force" in capsys.readouterr().out
     assert (job(data).state, [artifact.name for artifact in job(data).artifacts]) == ("done", [NAME])
-    assert len(asked(data)) == 3
+    assert len(commands_run(data)) == 3
 
 
 def test_a_compilation_that_is_cancelled_elsewhere_ends(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,8 +171,8 @@ def test_a_compilation_that_is_cancelled_elsewhere_ends(data: Path, monkeypatch:
     thread = threading.Thread(target=cancel)
     thread.start()
     with pytest.raises(WrongMode, match=f"was cancelled; resume with: chatapi compile {NAME}"):
-        made(data)
+        compile_model(data)
     thread.join()
     monkeypatch.delenv("STAND_IN_HANG")
-    made(data)
-    assert [line[0] for line in asked(data)] == ["gen_config", "convert_weight", "convert_weight", "compile"]
+    compile_model(data)
+    assert [line[0] for line in commands_run(data)] == ["gen_config", "convert_weight", "convert_weight", "compile"]
