@@ -76,7 +76,7 @@ def test_a_compilation_is_a_job_with_its_model_as_the_artifact(data: Path) -> No
     )
     assert found.parameters["quantization"] == "q4f16_1"
     [artifact] = found.artifacts
-    assert (artifact.location, artifact.sha256) == (str(place.folder), place.compile_model()["sha256"])
+    assert (artifact.location, artifact.sha256) == (str(place.folder), place.made()["sha256"])
     told = [event.data["description"] for event in seen if event.data.get("state") == "finished"]
     assert told == [
         "1/3 writing the model's configuration", "2/3 quantizing the weights to q4f16_1", "3/3 compiling the library",
@@ -102,7 +102,7 @@ def test_the_steps_of_an_older_version_are_kept(data: Path, monkeypatch: pytest.
     left_by_an_older_version(data, monkeypatch, "config", WEIGHTS)
     place = compile_model(data)
     assert [line[0] for line in commands_run(data)] == ["compile"]
-    assert place.compile_model()["seconds"][WEIGHTS] == 2.5
+    assert place.made()["seconds"][WEIGHTS] == 2.5
     assert sorted(path.name for path in place.folder.iterdir()) == [LOG, "lib.so", "made.json", "weights"]
 
 
@@ -119,7 +119,7 @@ def test_a_record_of_an_older_version_that_is_damaged_is_ignored(
 ) -> None:
     left_by_an_older_version(data, monkeypatch)
     (work(data) / DONE).write_text(content)
-    assert compile_model(data).compile_model()
+    assert compile_model(data).made()
     assert [line[0] for line in commands_run(data)] == ["gen_config", "convert_weight", "compile"]
 
 
@@ -146,7 +146,7 @@ def test_a_killed_compilation_leaves_no_command_and_goes_on(data: Path) -> None:
 def _made(data: Path) -> bool:
     """False while the supervisor of the killed command still holds the lock."""
     try:
-        return bool(compile_model(data).compile_model())
+        return bool(compile_model(data).made())
     except WrongMode:
         return False
 

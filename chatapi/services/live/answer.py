@@ -44,6 +44,15 @@ DELAY_PHRASE_SECONDS = 4.0
 class Answer:
     """Generates text and speech in `run`; holds its events until `release`."""
 
+    number: int | None = None
+    """Number of its exchange in the history; None: not stored yet."""
+    withdrawn = False
+    """Whether it was removed from the history, because its turn continues or nothing of it was played."""
+    preemptive = False
+    """Whether it was started before the end of the turn was certain."""
+    error_code = ""
+    """Code of the error that it ended with."""
+
     def __init__(
         self,
         generator: Generator,
@@ -63,17 +72,9 @@ class Answer:
         self.calls: tuple[ToolCall, ...] = ()
         """Tool calls that were sent."""
         self.playback = PlaybackPosition()
-        self.number: int | None = None
-        """Number of its exchange in the history; None: not stored yet."""
-        self.withdrawn = False
-        """Whether it was removed from the history, because its turn continues or nothing of it was played."""
         self.done = False
         """Whether no more events follow."""
         self.released = self.cancelled = False
-        self.error_code = ""
-        """Code of the error that it ended with."""
-        self.preemptive = False
-        """Whether it was started before the end of the turn was certain."""
         self.timings = TurnTimings()
         self._error = error
         self._cancel_reason = "interrupted"
