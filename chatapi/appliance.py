@@ -109,11 +109,9 @@ class Appliance:
 
     def _history_worker(self) -> Worker[ConversationHistory]:
         keep, file = self.settings.history, self.settings.data / "history.sqlite3"
-        return Worker(
-            "history",
-            lambda: ConversationHistory(file, keep.keep_days * DAY, keep.max_conversations),
-            step_seconds=self.settings.limits.step_seconds,
-        )
+        step_seconds = self.settings.limits.step_seconds
+        days, most = keep.keep_days, keep.max_conversations
+        return Worker("history", lambda: ConversationHistory(file, days * DAY, most), step_seconds=step_seconds)
 
     def _create_services(self) -> None:
         """Create the services."""
