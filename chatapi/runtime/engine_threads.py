@@ -17,7 +17,7 @@ import anyio
 
 from chatapi.engines import Stop
 from chatapi.runtime.admission import Priority
-from chatapi.system import malloc_trim
+from chatapi.system import machine_clock, malloc_trim
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class Job(Generic[E, T]):
         """Whether the thread has finished the job."""
         self.abandon_timer: asyncio.TimerHandle | None = None
         """Abandons the engine when the thread does not finish a cancelled job in time."""
-        self._alive_at = time.monotonic()
+        self._alive_at = machine_clock.shared.now()
         self.busy = 0.0
         """Time the engine has computed for this job, in seconds."""
         self._steps = -2
@@ -161,12 +161,12 @@ class Job(Generic[E, T]):
 
     def mark_alive(self) -> None:
         """From any thread: record that the engine makes progress."""
-        self._alive_at = time.monotonic()
+        self._alive_at = machine_clock.shared.now()
 
     @property
     def silent_seconds(self) -> float:
-        """Time since the last sign of progress, in seconds."""
-        return time.monotonic() - self._alive_at
+        """Time since the last sign of progress, in seconds of the machine's clock."""
+        return machine_clock.shared.now() - self._alive_at
 
     def preempt(self) -> bool:
         """From the event loop: stop for a more urgent job. False when the job may not be stopped."""

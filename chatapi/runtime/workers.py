@@ -33,6 +33,7 @@ from chatapi.engines import (
 from chatapi.errors import ChatapiError, EngineFailed, InternalError, NotReady
 from chatapi.runtime.admission import Admission, Priority
 from chatapi.runtime.engine_threads import AHEAD, EngineThreads, Job, Preempted, StreamEnd, YieldPolicy, call_in
+from chatapi.system import machine_clock
 
 __all__ = ["AHEAD", "REBUILDS", "Engines", "Preempted", "Worker", "YieldPolicy", "call_in"]
 
@@ -50,7 +51,6 @@ rebuilt engine is chosen by the memory that is left (`model_selection.plan`), an
 process before."""
 REBUILD_SECONDS = 3600.0
 """Period in which rebuilds are counted, in seconds."""
-
 
 Report = Callable[[str, float], None]
 """Receives what happens to an engine and its amount: unloaded and rebuilt (1), and for each finished job busy (seconds
@@ -290,9 +290,9 @@ class Worker(Generic[E]):
 
     async def _next(self, job: Job[E, Any]) -> Any:
         """The next item of a job or its `StreamEnd`; waits as long as the engine makes progress."""
-        since = time.monotonic()
+        since = machine_clock.shared.now()
         # After a long pause of the reader the engine has waited for it and is not stuck.
-        while (left := self._step_seconds - min(job.silent_seconds, time.monotonic() - since)) > 0:
+        while (left := self._step_seconds - min(job.silent_seconds, machine_clock.shared.now() - since)) > 0:
             with anyio.move_on_after(left):
                 return await job.next_item()
         self._abandon(job)
