@@ -117,12 +117,12 @@ def client_hello() -> bytes:
     return out.read()
 
 
-@pytest.mark.parametrize("data", [b"", b"\x16", b"GET / HT", client_hello(), client_hello()[:40]], ids=len)
+@pytest.mark.parametrize("sent", [b"", b"\x16", b"GET / HT", client_hello(), client_hello()[:40]], ids=len)
 def test_incomplete_handshake_times_out(
-    tls_server: RunningServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, data: bytes
+    tls_server: RunningServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, sent: bytes
 ) -> None:
     monkeypatch.setattr(tls, "HANDSHAKE_SECONDS", 0.2)
-    with connect_to(tls_server, data) as connection:
+    with connect_to(tls_server, sent) as connection:
         assert disconnects(connection)
     assert warnings(caplog) == []
 
