@@ -157,6 +157,26 @@ class KnownModel(ResponseModel):
     """Whether it is in use."""
 
 
+class KnownEngine(ResponseModel):
+    """An engine that a role can use."""
+
+    name: str
+    plug_in: str | None
+    """Name and version of the plug-in that provides it; null: chatapi itself does."""
+
+
+class KnownRole(ResponseModel):
+    """A role, with its engines."""
+
+    name: str
+    title: str
+    essential: bool
+    """Whether every turn may need it; other roles are loaded on demand."""
+    engine: str
+    """The engine in use."""
+    engines: list[KnownEngine]
+
+
 class KnownVoice(ResponseModel):
     """A voice that is installed."""
 
@@ -180,6 +200,7 @@ class Capabilities(ResponseModel):
     """What the box can do."""
 
     models: list[KnownModel]
+    roles: list[KnownRole]
     voices: list[KnownVoice]
     """Empty while the models are loading, as are the languages."""
     languages: list[str]
