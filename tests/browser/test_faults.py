@@ -122,7 +122,7 @@ def test_retries_of_a_busy_server_can_be_stopped(serve: Serve, browse: Browse) -
 
 
 def test_page_waits_while_models_load(serve: Serve, browse: Browse) -> None:
-    with serve("fake.delay=0.15", until="listening") as server:
+    with serve("fake.delay=0.4", until="listening") as server:
         page = browse(server.url, ready=False)
         page.allow_messages("503")
         page.wait_for("#status[data-state=warming]")

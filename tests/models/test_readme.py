@@ -24,8 +24,12 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", CURL, re.DOTALL)
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "docs").rglob("*.md"))}
 DOCUMENTS = {"README.md": README, **PAGES}
 TOML = [
-    (name, block) for name, text in DOCUMENTS.items() for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (name, block)
+    for name, text in DOCUMENTS.items()
+    for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    if "[build-system]" not in block
 ]
+"""Settings files in the documents; a file with [build-system] is a package's own."""
 VERBS = {"build", "docs", "fix", "fuzz", "install", "lint", "logs", "soak", "status", "test", "uninstall", "update"}
 """Commands of run.sh itself; all others are commands of chatapi."""
 

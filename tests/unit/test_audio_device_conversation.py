@@ -224,7 +224,7 @@ async def test_slow_response_plays_one_chime_that_does_not_count_as_playback(
     fake_appliance: RunAppliance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audio_device_conversation, "THINKING_CHIME_SECONDS", 0.3)
-    async with running_conversation(fake_appliance, "fake.delay=0.03") as run:
+    async with running_conversation(fake_appliance, "fake.delay=0.1") as run:
         assert run.devices.chime_count("listening") == 1
         run.devices.say(tone(1.0))
         await run.until(lambda: "answer" in run.kinds())

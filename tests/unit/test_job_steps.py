@@ -287,12 +287,18 @@ def _goes_on(store: JobStore, work: JobKind) -> bool:
 
 
 def test_ctrl_c_pauses_the_job(store: JobStore) -> None:
+    # A test process that runs beside others ignores SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def work(run: StepRun) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
 
-    with pytest.raises(KeyboardInterrupt):
-        run_job(store, single(work), REQUEST)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_job(store, single(work), REQUEST)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert store.find()[0].state == "paused"
     assert run_job(store, single(lambda run: None), REQUEST).state == "done"
 
