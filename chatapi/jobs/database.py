@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from chatapi.errors import NotReady, StorageError
-from chatapi.storage.history.clock import Clock, ObservedClock, now
-from chatapi.storage.history.store import kind_of
+from chatapi.storage.clock import Clock, ObservedClock, now
+from chatapi.storage.sqlite_errors import kind_of
 from chatapi.system import private_files
 
 log = logging.getLogger(__name__)

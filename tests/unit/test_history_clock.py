@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from chatapi.errors import NotFound
+from chatapi.storage.clock import Moment, now
 from chatapi.storage.history import ConversationHistory, ConversationState
-from chatapi.storage.history.clock import Moment, now
 
 DAY = 86_400.0
 KEEP = 30 * DAY

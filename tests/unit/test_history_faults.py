@@ -18,7 +18,7 @@ import pytest
 from chatapi.errors import NotFound, NotReady
 from chatapi.settings import Settings
 from chatapi.storage.history import RETRY_SECONDS, ConversationHistory, ConversationState, SavedExchange
-from chatapi.storage.history.store import kind_of
+from chatapi.storage.sqlite_errors import kind_of
 from conftest import RunningServer, serving
 
 

@@ -19,7 +19,7 @@ from chatapi.cli import main
 from chatapi.errors import Busy, NotFound, NotReady, StorageError, TooLarge, WrongMode
 from chatapi.jobs import JobKind, JobLimits, JobRecord, JobRequest, JobSteps, JobStore, Step, StepRun, database, run_job
 from chatapi.runtime.admission import Priority
-from chatapi.storage.history.clock import Moment
+from chatapi.storage.clock import Moment
 
 REQUEST = JobRequest("transcription", {"file": "a.wav"}, Priority.BULK, owner="kitchen")
 

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from chatapi.cli.check.finding import CheckContext, Finding
-from chatapi.storage.history.store import kind_of
+from chatapi.storage.sqlite_errors import kind_of
 from chatapi.system import private_files
 
 

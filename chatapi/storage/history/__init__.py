@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from chatapi.errors import NotFound, NotReady, StorageError
-from chatapi.storage.history.clock import Clock, now
+from chatapi.storage.clock import Clock, now
 from chatapi.storage.history.records import ConversationState, Exchange, SavedExchange, StorageProblem, ToolResult
-from chatapi.storage.history.store import SHORT, HistoryStore, Kind, kind_of
+from chatapi.storage.history.store import SHORT, HistoryStore
+from chatapi.storage.sqlite_errors import Kind, kind_of
 from chatapi.system import private_files
 
 __all__ = ["ConversationHistory", "ConversationState", "Exchange", "SavedExchange", "StorageProblem", "ToolResult"]

@@ -7,10 +7,10 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Literal
 
-from chatapi.storage.history.clock import Clock, ObservedClock
+from chatapi.storage.clock import Clock, ObservedClock
 from chatapi.storage.history.records import ConversationState, Exchange, StoredConversation
+from chatapi.storage.sqlite_errors import kind_of
 from chatapi.system import private_files
 
 SCHEMA = (
@@ -53,32 +53,6 @@ LARGEST_IN_MEMORY = 64 << 20
 """Largest size of a store in memory, in bytes."""
 SHORT = 0.1
 """Longest wait for other processes by work that can be done later, in seconds."""
-
-Kind = Literal["damaged", "locked", "unwritable"]
-
-_DAMAGED = (
-    "not a database",
-    "malformed",
-    "unsupported file format",
-    "no such column",
-    "no such table",
-    "no column named",
-    "datatype mismatch",
-    "may not be indexed",
-    "column to a view",
-)
-_LOCKED = ("is locked", "busy")
-
-
-def kind_of(error: Exception) -> Kind:
-    """Classify an error of SQLite or the file system. Python 3.10 has SQLite's code only as text."""
-    text = str(error)
-    if isinstance(error, sqlite3.DatabaseError):
-        if any(words in text for words in _DAMAGED):
-            return "damaged"
-        if any(words in text for words in _LOCKED):
-            return "locked"
-    return "damaged" if isinstance(error, IsADirectoryError) else "unwritable"
 
 
 class HistoryStore:
