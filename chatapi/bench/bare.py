@@ -16,10 +16,11 @@ from chatapi.appliance import Appliance
 from chatapi.audio import Samples
 from chatapi.audio.mel import log_mel, mel_filters
 from chatapi.catalog import ggml
+from chatapi.engines import VAD_FRAME
 from chatapi.engines.asr.whisper import FRAME as SPECTRUM
 from chatapi.engines.asr.whisper import WINDOW
 from chatapi.engines.llm.llama_cpp.server import threads
-from chatapi.engines.vad.silero_onnx import CONTEXT, FRAME
+from chatapi.engines.vad.silero_onnx import CONTEXT
 from chatapi.settings import Settings
 from chatapi.system import openmp
 
@@ -50,7 +51,7 @@ class Bare:
     def detect(self, samples: Samples) -> list[float]:
         """Speech probabilities (VAD), which a script without false transcripts needs as well."""
         if self._silero_onnx is not None:
-            whole = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
+            whole = samples[: len(samples) // VAD_FRAME * VAD_FRAME].reshape(-1, VAD_FRAME)
             before = np.vstack([np.zeros((1, CONTEXT), np.float32), whole[:-1, -CONTEXT:]])
             state = np.zeros((1, 1, 128), np.float32)
             feeds = {"input": np.hstack([before, whole]), "h": state, "c": state}

@@ -21,12 +21,18 @@ from chatapi.engines.cancellation import never as never
 from chatapi.engines.cancellation import still_wanted as still_wanted
 from chatapi.events import Token, ToolCall
 
+VAD_FRAME = 512
+"""Samples of a VAD frame: 32 ms at 16 kHz, the only size that Silero VAD supports."""
+WAKE_WORD_FRAME = 320
+"""Samples per wake word probability: 20 ms at 16 kHz. pymicro-wakeword takes 10 ms and computes one every 30 ms."""
+
 
 class SpeechStream(Protocol):
     """The VAD state of one live stream."""
 
     def probability(self, frame: Samples) -> float:
-        """Probability of speech, 0 to 1, in the next 512 samples; takes less than 1 ms, so any thread may call it."""
+        """Probability of speech, 0 to 1, in the next VAD_FRAME samples; takes less than 1 ms, so any thread
+        may call it."""
 
 
 class VoiceActivityDetector(Protocol):
@@ -36,7 +42,7 @@ class VoiceActivityDetector(Protocol):
         """Starts the state of a live stream."""
 
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
-        """Probability of speech, 0 to 1, for every 32 ms (512 samples) of 16 kHz mono; a short last frame is padded."""
+        """Probability of speech, 0 to 1, for every VAD_FRAME samples of 16 kHz mono; a short last frame is padded."""
 
 
 class WakeWordStream(Protocol):
@@ -59,7 +65,7 @@ class WakeWordDetector(Protocol):
         """Starts the state of a live stream."""
 
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
-        """Probability, 0 to 1, that the wake word has just ended, for every 20 ms (320 samples) of 16 kHz mono."""
+        """Probability, 0 to 1, that the wake word has just ended, for every WAKE_WORD_FRAME samples of 16 kHz mono."""
 
 
 class EndOfTurnDetector(Protocol):

@@ -14,6 +14,7 @@ import numpy as np
 from chatapi.audio import RATE, Audio, Samples
 from chatapi.engines import (
     DEFAULT_OPTIONS,
+    VAD_FRAME,
     Capability,
     ChatOnly,
     ContextOverflow,
@@ -36,8 +37,6 @@ from chatapi.settings import Settings
 if TYPE_CHECKING:
     from chatapi.catalog import InstalledModel
 
-FRAME = 512
-"""Samples per VAD frame: 32 ms."""
 BLOCK = 320
 """Samples per frame of wake word detection: 20 ms."""
 HIGH_HZ = 1500
@@ -224,9 +223,9 @@ class FakeSynthesizer(_Paced):
 
 def _frames(samples: Samples) -> Iterator[Samples]:
     """Frames of 512 samples, the last padded with silence."""
-    for first in range(0, len(samples), FRAME):
-        frame = samples[first : first + FRAME]
-        yield frame if len(frame) == FRAME else np.pad(frame, (0, FRAME - len(frame)))
+    for first in range(0, len(samples), VAD_FRAME):
+        frame = samples[first : first + VAD_FRAME]
+        yield frame if len(frame) == VAD_FRAME else np.pad(frame, (0, VAD_FRAME - len(frame)))
 
 
 def _loud(frame: Samples) -> bool:

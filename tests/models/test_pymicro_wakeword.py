@@ -10,8 +10,9 @@ import pytest
 
 from chatapi.audio import RATE, Samples
 from chatapi.audio.decode import decode
+from chatapi.engines import WAKE_WORD_FRAME
 from chatapi.engines.tts.piper import Piper
-from chatapi.engines.wake_word.pymicro_wakeword import FRAME, PymicroWakeword
+from chatapi.engines.wake_word.pymicro_wakeword import PymicroWakeword
 from chatapi.errors import ModelError
 from chatapi.settings import Settings, WakeWordSettings
 from conftest import installed_model
@@ -39,7 +40,7 @@ def synthesize(piper: Piper, text: str) -> Samples:
 def times(detector: PymicroWakeword, samples: Samples) -> list[float]:
     """Seconds at which the probability rose over the threshold."""
     over = [probability >= detector.threshold for probability in detector.probabilities(samples)]
-    return [n * FRAME / RATE for n in range(1, len(over)) if over[n] and not over[n - 1]]
+    return [n * WAKE_WORD_FRAME / RATE for n in range(1, len(over)) if over[n] and not over[n - 1]]
 
 
 @pytest.mark.parametrize("name", ["alone", "pause", "at_once"])

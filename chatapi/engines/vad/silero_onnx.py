@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnxruntime  # type: ignore[import-untyped]
 
 from chatapi.audio import Samples
-from chatapi.engines import SpeechStream, Stop, never
+from chatapi.engines import VAD_FRAME, SpeechStream, Stop, never
 from chatapi.engines.vad.restart import SilenceCounter
 from chatapi.errors import EngineFailed, ModelError
 from chatapi.settings import Settings
@@ -22,8 +22,6 @@ from chatapi.settings import Settings
 if TYPE_CHECKING:
     from chatapi.catalog import InstalledModel
 
-FRAME = 512
-"""Samples of one frame: 32 ms at 16 kHz, the only size that v6 supports."""
 CONTEXT = 64
 """Samples before a frame that are part of its input."""
 BATCH_FRAMES = 938
@@ -60,8 +58,8 @@ class SileroOnnx:
         if stop():
             return
         stream = _SileroOnnxStream(self._session)
-        for start in range(0, len(samples), BATCH_FRAMES * FRAME):
-            for probability in stream.probabilities(samples[start : start + BATCH_FRAMES * FRAME]):
+        for start in range(0, len(samples), BATCH_FRAMES * VAD_FRAME):
+            for probability in stream.probabilities(samples[start : start + BATCH_FRAMES * VAD_FRAME]):
                 if stop():
                     return
                 yield probability
@@ -82,7 +80,7 @@ class _SileroOnnxStream:
     def probabilities(self, samples: Samples) -> list[float]:
         """Returns a probability for each frame; a short last frame is padded."""
         clipped = np.clip(samples, -1.0, 1.0).astype(np.float32)
-        frames = np.pad(clipped, (0, -len(clipped) % FRAME)).reshape(-1, FRAME)
+        frames = np.pad(clipped, (0, -len(clipped) % VAD_FRAME)).reshape(-1, VAD_FRAME)
         found: list[float] = []
         while len(found) < len(frames):
             # A run ends no later than the state may restart.

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from chatapi.engines import Stop, WakeWordDetector
+from chatapi.engines import WAKE_WORD_FRAME, Stop, WakeWordDetector
 from chatapi.engines.role import WARM_UP_SAMPLES, EngineEntry, Role, noise
 from chatapi.settings import Settings, WakeWordSettings
-
-FRAME = 320
-"""Samples of a frame: 20 ms."""
 
 
 def _warm_up(engine: WakeWordDetector, settings: Settings) -> Iterator[float]:
@@ -17,7 +14,7 @@ def _warm_up(engine: WakeWordDetector, settings: Settings) -> Iterator[float]:
 
 
 def _probe(engine: WakeWordDetector, stop: Stop) -> Iterator[float]:
-    return engine.probabilities(noise(FRAME), stop)
+    return engine.probabilities(noise(WAKE_WORD_FRAME), stop)
 
 
 def _expected(settings: Settings) -> bool:

@@ -11,15 +11,13 @@ import pymicro_wakeword
 from pymicro_wakeword import MicroWakeWord, MicroWakeWordFeatures
 
 from chatapi.audio import Samples
-from chatapi.engines import Stop, never
+from chatapi.engines import WAKE_WORD_FRAME, Stop, never
 from chatapi.errors import ModelError
 from chatapi.settings import Settings
 
 if TYPE_CHECKING:
     from chatapi.catalog import InstalledModel
 
-FRAME = 320
-"""Samples per probability: 20 ms at 16 kHz. The library itself takes 10 ms and computes a probability every 30 ms."""
 MAGIC = b"TFL3"
 """Bytes 4 to 7 of every TensorFlow Lite file; the library would end the process on another file."""
 
@@ -73,10 +71,10 @@ class PymicroWakeword:
 
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
         stream = self.stream()
-        for start in range(0, len(samples), FRAME):
+        for start in range(0, len(samples), WAKE_WORD_FRAME):
             if stop():
                 return
-            yield stream.probability(samples[start : start + FRAME])
+            yield stream.probability(samples[start : start + WAKE_WORD_FRAME])
 
 
 class _PymicroStream:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from chatapi.audio import RATE, Samples
-from chatapi.engines import Stop, VoiceActivityDetector, never
+from chatapi.engines import VAD_FRAME, Stop, VoiceActivityDetector, never
 from chatapi.settings import VadSettings
 
-FRAME = 512
+FRAME = VAD_FRAME
 """Samples for which the detector gives one probability."""
 HYSTERESIS = 0.15
 """Once speech has begun, it continues until its probability is this far below the threshold."""
