@@ -37,7 +37,11 @@ def limit_duration(seconds: float) -> Iterator[None]:
     with anyio.move_on_after(seconds) as scope:
         yield
     if scope.cancelled_caught:
-        raise DeadlineExceeded(f"the turn took longer than its limit of {seconds:g} seconds")
+        raise _turn_timed_out(seconds)
+
+
+def _turn_timed_out(seconds: float) -> DeadlineExceeded:
+    return DeadlineExceeded(f"the turn took longer than its limit of {seconds:g} seconds")
 
 
 def check_admission(admission: Admission, metrics: Metrics) -> None:
@@ -154,7 +158,7 @@ class TurnRun:
             return DeadlineExceeded(
                 f"the request took longer than {limits.seconds:g} seconds plus the length of its audio"
             )
-        return DeadlineExceeded(f"the turn took longer than its limit of {limits.seconds:g} seconds")
+        return _turn_timed_out(limits.seconds)
 
     def _record(self, result: str) -> TurnRecord:
         limits = self._limits
