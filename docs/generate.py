@@ -184,7 +184,7 @@ def scopes_table() -> Iterator[str]:
     yield "| scope | allows |"
     yield "| --- | --- |"
     for scope, meaning in auth.SCOPES.items():
-        unused = "" if scope == "all" or any(auth.allowed(scope)) else "; nothing needs it yet"
+        unused = "" if auth.is_needed(scope) else "; nothing needs it yet"
         yield f"| `{scope}` | {meaning}{unused} |"
 
 

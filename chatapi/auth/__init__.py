@@ -1,10 +1,10 @@
-"""Who may do what: named API keys, scopes, the policy, rate limits, and networks for protocols without keys."""
+"""Access control: named API keys, scopes, the policy, rate limits, and networks for protocols without keys."""
 
 from __future__ import annotations
 
 from chatapi.auth.key_store import MOST, PREFIX, StoredKey, add, file_of, read, revoke, times_used
 from chatapi.auth.keyring import Keyring, local_key
-from chatapi.auth.policy import Operation, allowed, http_methods, http_operation, operation
+from chatapi.auth.policy import Operation, allowed, http_methods, http_operation, is_needed, operation
 from chatapi.auth.rate_limit import TokenBuckets
 from chatapi.auth.scopes import ALL, ANYBODY, OPERATE, SCOPES, TALK, TRANSCRIBE, KeyHolder
 
@@ -27,6 +27,7 @@ __all__ = [
     "file_of",
     "http_methods",
     "http_operation",
+    "is_needed",
     "local_key",
     "operation",
     "read",

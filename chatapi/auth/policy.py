@@ -144,6 +144,11 @@ def allowed(scope: str = "") -> Iterator[tuple[Interface, str]]:
         yield from ((interface, name) for name, scopes in table.items() if (scope in scopes if scope else not scopes))
 
 
+def is_needed(scope: Scope) -> bool:
+    """Whether any operation needs this scope; those of later services are not needed yet."""
+    return scope == ALL or any(allowed(scope))
+
+
 def http_methods() -> list[str]:
     """The methods of all HTTP routes."""
     return sorted({rule.method for rule in _RULES["http"]})

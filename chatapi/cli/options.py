@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from chatapi.auth.scopes import SCOPES
+from chatapi.auth import SCOPES, is_needed
 
 SERVER = "connect to the server at this URL, https://HOST:8000; no models are loaded here"
 FINGERPRINT = "trust the server's certificate with this fingerprint"
@@ -106,7 +106,8 @@ def check(parser: argparse.ArgumentParser) -> None:
 
 def keys(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = "scopes:\n" + "\n".join(f"  {name:12}{allowed}" for name, allowed in SCOPES.items())
+    unused = {name: "" if is_needed(name) else "; nothing needs it yet" for name in SCOPES}
+    parser.epilog = "scopes:\n" + "\n".join(f"  {name:12}{means}{unused[name]}" for name, means in SCOPES.items())
     parser.add_argument("action", nargs="?", choices=("list", "add", "revoke"), default="list", help="default: list")
     parser.add_argument("name", nargs="?", help="add, revoke: name of the key")
     parser.add_argument(
