@@ -203,7 +203,7 @@ class WaitingForSpeech:
 
 @dataclass(frozen=True)
 class FellAsleep:
-    """Live: nothing was said for a while; all audio is ignored until the wake word."""
+    """Live: no speech for a while; all audio is ignored until the wake word."""
 
 
 @dataclass(frozen=True)

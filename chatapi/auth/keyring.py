@@ -1,4 +1,4 @@
-"""API keys in a running server: who a client is, and whether it may have what it requests."""
+"""API keys in a running server: authentication and authorization of clients."""
 
 from __future__ import annotations
 

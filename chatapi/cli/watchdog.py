@@ -60,7 +60,7 @@ class Watchdog:
         if worker.state in ("idle", "reloading") or self._appliance.is_remote(worker.name):
             return
         if worker.state != "ready":
-            # An engine on demand that could not be loaded is reported to who needs it; a restart would not repair it.
+            # An engine on demand that could not be loaded is reported to its callers; a restart would not repair it.
             if worker.rebuild_delay or self._appliance.requires(worker.name):
                 found.append(f"the {worker.name} engine is {worker.state}")
             return

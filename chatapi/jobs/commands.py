@@ -25,7 +25,7 @@ POLL_SECONDS = 0.2
 LAST_LINES = 5
 """Number of the last lines of output that a result has."""
 LINE_BYTES = 64 << 10
-"""Size from which a line without an end is taken for a whole one, in bytes."""
+"""Length at which a line without a line end is split, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class CommandResult:
             raise InternalError(f"{what} {why}{':' if output else ''}{output}", code="command_failed")
 
 
-def run(command: Command, lock: int, told: Callable[[str], None], checkpoint: Callable[[], None]) -> CommandResult:
-    """Run a command to its end. `lock`: descriptor that stays open until the whole group has ended. `told` receives
+def run(command: Command, lock: int, on_line: Callable[[str], None], checkpoint: Callable[[], None]) -> CommandResult:
+    """Run a command to its end. `lock`: descriptor that stays open until the whole group has ended. `on_line` receives
     each line of output; `checkpoint` is called often, and what it raises ends the group.
 
     Raises DeadlineExceeded (step_stalled).
@@ -86,7 +86,7 @@ def run(command: Command, lock: int, told: Callable[[str], None], checkpoint: Ca
     last_lines: deque[str] = deque(maxlen=LAST_LINES)
     try:
         for line in _lines(command, process, checkpoint):
-            told(line)
+            on_line(line)
             if command.fraction(line) is None and line.strip():
                 last_lines.append(line.strip())
         while process.poll() is None:
@@ -125,14 +125,14 @@ def _lines(command: Command, process: subprocess.Popen[bytes], checkpoint: Calla
     """Lines that end in a line feed or, as progress bars do, in a carriage return."""
     pipe = process.stdout
     assert pipe is not None  # noqa: S101 - stdout is a pipe
-    held, heard = b"", time.monotonic()
+    held, output_at = b"", time.monotonic()
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
         while True:
             before = time.monotonic()
             checkpoint()
             # It may have waited there for more urgent work.
-            heard += time.monotonic() - before
+            output_at += time.monotonic() - before
             if selector.select(POLL_SECONDS):
                 if not (chunk := os.read(pipe.fileno(), LINE_BYTES)):
                     break
@@ -140,11 +140,11 @@ def _lines(command: Command, process: subprocess.Popen[bytes], checkpoint: Calla
                 if len(held) > LINE_BYTES:
                     whole, held = [*whole, held], b""
                 yield from (line.decode(errors="replace") for line in whole)
-                heard = time.monotonic()
+                output_at = time.monotonic()
             elif process.poll() is not None:
                 # A process that left the group still holds the pipe.
                 break
-            elif command.stall_seconds is not None and time.monotonic() > heard + command.stall_seconds:
+            elif command.stall_seconds is not None and time.monotonic() > output_at + command.stall_seconds:
                 raise DeadlineExceeded(
                     f"{command.argv[0]} wrote nothing for {command.stall_seconds:g} seconds and was ended",
                     code="step_stalled",

@@ -26,9 +26,9 @@ MustYield = Callable[[Priority], bool]
 """Whether work of a class has to wait at its checkpoint, for any thread."""
 
 LOOK_SECONDS = 0.2
-"""Time between two looks whether the job was paused or cancelled, in seconds."""
+"""Interval between checks whether the job was paused or cancelled, in seconds."""
 YIELD_SECONDS = 0.05
-"""Time between two questions whether work still has to wait, in seconds."""
+"""Interval between checks whether work still has to wait, in seconds."""
 REPORT_SECONDS = 1.0
 """Shortest time between two stored reports of progress, in seconds."""
 BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 5.0, 600.0

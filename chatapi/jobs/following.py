@@ -11,7 +11,7 @@ from chatapi.jobs.records import JobEvent
 from chatapi.jobs.store import JobStore
 
 POLL_SECONDS = 0.25
-"""Time between two looks for new events, in seconds: another process may run the job."""
+"""Interval between checks for new events, in seconds: another process may run the job."""
 
 
 async def follow(store: JobStore, job: str, after: int = 0) -> AsyncIterator[JobEvent]:

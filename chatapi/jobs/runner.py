@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 SLOTS: Mapping[Priority, int] = {Priority.LIVE: 1, Priority.REQUEST: 2, Priority.BULK: 1, Priority.TRAINING: 1}
 """Number of jobs of each class that run at once."""
 POLL_SECONDS = 1.0
-"""Time between two looks for jobs that other processes added, resumed or left behind, in seconds."""
+"""Interval between checks for jobs that other processes added, resumed or left interrupted, in seconds."""
 RETRY_SECONDS = 10.0
-"""Time before the next look while the store cannot be used, in seconds."""
+"""Time before the next check while the store cannot be used, in seconds."""
 STOP_SECONDS = 15.0
 """Time that running jobs have to come to a checkpoint when the runner is cancelled, in seconds."""
 

@@ -140,14 +140,14 @@ class StepRun:
         process ends. Raises DeadlineExceeded (step_stalled)."""
         self.log(f"$ {' '.join(command.argv)}")
 
-        def told(line: str) -> None:
+        def on_line(line: str) -> None:
             if (fraction := command.fraction(line)) is not None:
                 self.advance(fraction)
             elif line.strip():
                 self.log(line)
                 command.output(line)
 
-        return commands.run(command, self._control.lock, told, self.checkpoint)
+        return commands.run(command, self._control.lock, on_line, self.checkpoint)
 
     def publish(self, source: Path, place: Path, sha256: str = "") -> Artifact:
         """Move a complete file or folder to its place, by one rename, and record it as an artifact of the job.

@@ -18,7 +18,7 @@ from chatapi.jobs.database import JobDatabase
 from chatapi.jobs.job_log import JobLog
 from chatapi.jobs.records import FINISHED, JobEvent, JobLimits, JobRecord, JobState
 from chatapi.runtime.admission import Priority
-from chatapi.storage.history.clock import Clock, now
+from chatapi.storage.clock import Clock, now
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class JobRequest:
 
     kind: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """JSON; shown to whoever may list jobs, so it holds no secrets."""
+    """JSON; every client that may list jobs sees it, so it holds no secrets."""
     priority: Priority = Priority.BULK
     subject: str = ""
     """What the job is about; only one unfinished job of a kind has it; empty: any number has none."""
@@ -144,7 +144,7 @@ class JobStore:
         return self._ask(job, "cancel", "cancelled")
 
     def pause(self, job: str) -> JobRecord:
-        """Pause a queued or running job; a running one stops at its next checkpoint, and its step begins anew when it
+        """Pause a queued or running job; a running one stops at its next checkpoint, and its step starts over when it
         is resumed. Raises NotFound, WrongMode."""
         return self._ask(job, "pause", "paused")
 

@@ -40,7 +40,7 @@ class PlugIn:
         """Imports the object. Raises SettingsError that names the distribution when it cannot be imported."""
         try:
             return self.point.load()
-        # A module of somebody else may raise anything, and may even end the program.
+        # A third party's module may raise anything, and may even end the program.
         except (Exception, SystemExit) as error:
             cause = f"{type(error).__name__}: {error}"
             message = f"the plug-in {self.distribution} cannot be imported ({cause}); reinstall or uninstall it"
@@ -97,7 +97,7 @@ def tables() -> PlugInTables:
 
 
 def __getattr__(name: str) -> Any:
-    """The tree by its name, so that settings can be pickled for another process."""
+    """Finds the extended settings tree by name, so that pickled settings can be read in another process."""
     if name == _TREE:
         return tables().tree
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -130,7 +130,7 @@ def _table(plug_in: PlugIn, names: set[str], keys: set[str]) -> type[Table]:
         raise SettingsError(f"{about} is ignored: {plug_in.point.value} is not a subclass of chatapi.settings.Table")
     try:
         table()
-    # A validator of somebody else may raise anything.
+    # A third party's validator may raise anything.
     except Exception as error:
         raise SettingsError(f"{about} is ignored: its defaults are not valid ({error})") from error
     # In the environment an underscore replaces each dot.

@@ -26,7 +26,7 @@ class MachineClock:
         self._lock = threading.Lock()
         self._read_at, self._cpu = time.monotonic(), _cpu_seconds()
         self._base = self._last = self._read_at
-        """This clock's time at `_read_at`, and the last time it told."""
+        """This clock's time at `_read_at`, and the last one returned."""
         self._pace = 1.0
 
     def now(self) -> float:

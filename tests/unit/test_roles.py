@@ -1,4 +1,4 @@
-"""Role records, and plug-ins that add to them: what is wrong with one is told by its name, and stops no other."""
+"""Role records and plug-ins: a fault of one is reported by its name and affects no other."""
 
 from __future__ import annotations
 

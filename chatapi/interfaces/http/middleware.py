@@ -220,7 +220,7 @@ class _HttpRequest:
         self._holder = ANONYMOUS
         self._operation = auth.http_operation(scope["method"], scope["path"])
         if (fault := scope.get(FAULT)) is not None:
-            # What the connection found in the request's head is told only to clients that may request the route.
+            # Only clients that may request the route get the error that the connection found in the request's head.
             self._operation = replace(self._operation, denial=fault)
         self._started = time.monotonic()
         address = _address(scope)

@@ -69,7 +69,7 @@ def json_body(kind: type[BaseModel]) -> dict[str, Any]:
 
 
 def model_schema(kind: type[BaseModel]) -> dict[str, Any]:
-    """The schema of a model, for a place that FastAPI does not make itself; the document has it once, by its name."""
+    """The JSON schema of a model, for parts that FastAPI does not generate; `document` moves it to the shared ones."""
     return kind.model_json_schema(ref_template=REFERENCE)
 
 

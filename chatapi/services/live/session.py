@@ -145,7 +145,7 @@ class LiveSession:
         await self._send(WokenUp(by))
 
     async def _addressed(self, gate: WakeWordGate, samples: Samples, audible: bool) -> Samples:
-        """The part of the samples that is said to the box."""
+        """The part of the samples that the wake word gate passes on."""
         addressed, change = gate.process(samples, self.busy or audible)
         if change == "detected":
             await self._woken_up("word")

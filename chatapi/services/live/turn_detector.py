@@ -135,7 +135,7 @@ class TurnDetector:
         """`threshold`: probability from which a frame is speech, unless the session's options set another."""
         self.options = SessionOptions()
         self.utterance: Utterance | None = None
-        """The current utterance; None: nobody speaks."""
+        """The current utterance; None: no speech."""
         self.decode: Decode | None = None
         """The decode that is to run now."""
         self.clock = 0

@@ -1,1 +1,1 @@
-"""A plug-in of chatapi: a language model that repeats what it is told, and a role that measures loudness."""
+"""A plug-in of chatapi: a language model that repeats the user's message, and a role that measures loudness."""
