@@ -41,7 +41,8 @@ class LimitSettings(Table):
     turn_seconds: float = Field(120, gt=0)
     """Longest duration of a turn, including its time in the queue, in seconds."""
     step_seconds: float = Field(30, gt=0)
-    """Time without progress after which an engine is stuck and rebuilt, in seconds."""
+    """Time without progress after which an engine is stuck and rebuilt, in seconds; it passes at a quarter of its speed
+    while the machine's processors are saturated."""
 
 
 class RoleSettings(Table):

@@ -34,9 +34,10 @@ class RealtimeResponse:
         config: SessionConfig,
         answer: Answer | None,
         metadata: dict[str, str] | None,
+        response_id: str = "",
     ) -> None:
-        """`items` is None for an out-of-band response."""
-        self.id = answer.id if answer is not None else new_id("resp")
+        """`items` is None for an out-of-band response. `response_id`: that of the events; empty: a new one."""
+        self.id = response_id or new_id("resp")
         self.reason = "turn_detected"
         """Reason for a cancellation."""
         self.error: ChatapiError | None = None

@@ -203,7 +203,9 @@ class ServerEventWriter:
             item.answer = answer
         request, self.requested = self.requested, None
         config, metadata = (effective(self.config, request), request.metadata) if request else (self.config, None)
-        self.response = self.last = RealtimeResponse(self._send_event, self._items, config, answer, metadata)
+        self.response = self.last = RealtimeResponse(
+            self._send_event, self._items, config, answer, metadata, event.response
+        )
         await self.response.start(self._conversation.conversation_state.id)
 
     async def _text(self, event: TextDelta) -> None:
