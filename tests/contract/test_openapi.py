@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -71,6 +72,22 @@ def test_document_describes_every_response_and_nothing_that_is_never_sent(open_s
                     assert schema != {"type": "object"} and "additionalProperties" not in schema, (method, path)
             assert described["responses"].get("204") or described["responses"]["200"]["content"], (method, path)
             assert {"401", "403", "429", "500"} <= set(described["responses"]), (method, path)
+
+
+def members(value: Any, path: str = "") -> set[str]:
+    """The dotted names of all members of a JSON value; those of a list's items count as one."""
+    if isinstance(value, dict):
+        return {path, *(name for key, each in value.items() for name in members(each, f"{path}.{key}"))}
+    if isinstance(value, (list, tuple)):
+        return {path, *(name for each in value for name in members(each, path))}
+    return {path}
+
+
+def test_described_responses_lose_no_member(open_server: RunningServer) -> None:
+    """FastAPI drops what a response model does not have."""
+    appliance = open_server.appliance
+    for path, whole in (("/models", appliance.capabilities()), ("/health", appliance.health())):
+        assert members(open_server.client.get(path).json()) == members(whole), path
 
 
 def test_document_names_the_scopes_of_every_route(open_server: RunningServer) -> None:
