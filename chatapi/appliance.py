@@ -37,6 +37,7 @@ from chatapi.services.turns.conversations import Conversations
 from chatapi.services.turns.generation import Generator
 from chatapi.settings import Settings
 from chatapi.storage.history import ConversationHistory, StorageProblem
+from chatapi.storage.layout import DataDirectory
 from chatapi.system import malloc_trim, private_files, sandbox
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class Appliance:
 
     def __init__(self, settings: Settings, root: Path = Path("/")) -> None:
         """`root`: root of the machine's file system. Raises SettingsError."""
-        private_files.tighten(settings.data)
+        private_files.tighten(DataDirectory(settings.data).private())
         self.settings = settings = engine_selection.resolve_engines(settings, root)
         self.metrics = Metrics(settings.data, root)
         self.tracing = Tracing(settings.trace)
@@ -108,9 +109,8 @@ class Appliance:
         """Seconds since 1970."""
 
     def _history_worker(self) -> Worker[ConversationHistory]:
-        keep, file = self.settings.history, self.settings.data / "history.sqlite3"
-        step_seconds = self.settings.limits.step_seconds
-        days, most = keep.keep_days, keep.max_conversations
+        keep, file = self.settings.history, DataDirectory(self.settings.data).history
+        days, most, step_seconds = keep.keep_days, keep.max_conversations, self.settings.limits.step_seconds
         return Worker("history", lambda: ConversationHistory(file, days * DAY, most), step_seconds=step_seconds)
 
     def _create_services(self) -> None:

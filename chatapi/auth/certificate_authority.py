@@ -33,6 +33,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from chatapi.auth.certificate_names import PRIVATE, Address, CertificateNames, is_private, names
 from chatapi.errors import SettingsError
 from chatapi.storage.atomic_files import sync
+from chatapi.storage.layout import DataDirectory
 from chatapi.system import private_files
 
 log = logging.getLogger(__name__)
@@ -58,12 +59,12 @@ class CertificateKeeper:
 
     def __init__(self, data: Path, more: Sequence[str] = ()) -> None:
         """`more`: names beside the machine's own."""
-        folder = data / "certificates"
-        self.authority = folder / "authority.crt"
+        layout = DataDirectory(data)
+        self.authority = layout.authority_certificate
         """The authority's certificate, in PEM, for devices that shall trust it."""
-        self.file = folder / "server.pem"
+        self.file = layout.server_certificate
         """The server's certificate, the authority's, and the server's key, in PEM."""
-        self._secret = folder / "authority.pem"
+        self._secret = layout.authority
         self._more = more
 
     def refresh(self, now: datetime | None = None) -> bool:

@@ -22,6 +22,7 @@ from chatapi.auth.rate_limit import HIGHEST_RATE
 from chatapi.auth.scopes import SCOPES, Scope
 from chatapi.errors import BadInput, NotFound, SettingsError, StorageError, WrongMode
 from chatapi.storage.atomic_files import sync, writing
+from chatapi.storage.layout import DataDirectory
 from chatapi.system import private_files
 
 PREFIX = "chatapi_"
@@ -103,7 +104,7 @@ _TIMES = TypeAdapter(dict[str, float])
 
 def file_of(data: Path) -> Path:
     """Path of the key file."""
-    return data / "keys.json"
+    return DataDirectory(data).keys
 
 
 def read(data: Path) -> tuple[StoredKey, ...] | None:
@@ -176,7 +177,7 @@ def revoke(data: Path, name: str) -> None:
 def times_used(data: Path) -> dict[str, float]:
     """Id -> time of its last use, to the minute, in seconds since 1970; empty when the file cannot be read."""
     try:
-        return _TIMES.validate_json((data / "keys-used.json").read_bytes())
+        return _TIMES.validate_json(DataDirectory(data).keys_used.read_bytes())
     except (OSError, ValidationError):
         return {}
 
@@ -185,7 +186,7 @@ def store_times_used(data: Path, times: dict[str, float]) -> None:
     """Update the stored times of last use. Raises OSError."""
     stored = times_used(data) | times
     latest = sorted(stored, key=stored.__getitem__)[-MOST:]
-    write(data / "keys-used.json", _TIMES.dump_json({name: stored[name] for name in latest}))
+    write(DataDirectory(data).keys_used, _TIMES.dump_json({name: stored[name] for name in latest}))
 
 
 def digest(text: bytes) -> str:
@@ -235,7 +236,7 @@ def _changing(data: Path) -> Iterator[list[StoredKey]]:
     try:
         with writing(data):
             private_files.folder(data)
-            lock = os.open(data / ".keys.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            lock = os.open(DataDirectory(data).keys_lock, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             keys = list(read(data) or ())

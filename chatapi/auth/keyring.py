@@ -26,6 +26,7 @@ from chatapi.auth.key_store import (
 from chatapi.auth.rate_limit import RequestRates, WrongKeys
 from chatapi.auth.scopes import ANYBODY, OPERATE, SETTINGS, KeyHolder
 from chatapi.errors import SettingsError, Unauthorized
+from chatapi.storage.layout import DataDirectory
 from chatapi.system import private_files
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class Keyring:
 
         The key is valid inside the context, is a new one at every start, and has only the scope operate.
         """
-        secret, file = f"{PREFIX}local_{secrets.token_urlsafe(32)}", _local_file(self._data, port)
+        secret, file = f"{PREFIX}local_{secrets.token_urlsafe(32)}", DataDirectory(self._data).local_key(port)
         try:
             private_files.folder(self._data)
             write(file, secret.encode())
@@ -186,13 +187,9 @@ class Keyring:
 def local_key(data: Path, port: int) -> str | None:
     """The key that the server at this port of this machine provides for local commands; None if it cannot be read."""
     try:
-        return _local_file(data, port).read_text(encoding="ascii") or None
+        return DataDirectory(data).local_key(port).read_text(encoding="ascii") or None
     except (OSError, ValueError):
         return None
-
-
-def _local_file(data: Path, port: int) -> Path:
-    return data / f"local-{port}.key"
 
 
 def _same(stored: str, text: bytes) -> bool:

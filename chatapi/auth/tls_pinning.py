@@ -15,6 +15,7 @@ import ssl
 from pathlib import Path
 
 from chatapi.errors import Forbidden, StorageError, Unprocessable, WaitAndRetry
+from chatapi.storage.layout import DataDirectory
 
 SECONDS = 10.0
 """Longest time for a connection and its handshake, in seconds."""
@@ -25,7 +26,7 @@ DIGITS = re.compile(r"[0-9a-fA-F]{64}")
 
 def file_of(data: Path) -> Path:
     """Path of the file of accepted servers."""
-    return data / "boxes.json"
+    return DataDirectory(data).accepted_servers
 
 
 def secured(host: str, port: int, data: Path, accept: str | None = None) -> ssl.SSLContext:

@@ -16,11 +16,12 @@ from typing import Any
 
 from chatapi.catalog import ggml, manifest
 from chatapi.catalog.download import PAUSES
-from chatapi.catalog.manifest import COMPILED, MADE, RECORD, Manifest, Source, Wheels
+from chatapi.catalog.manifest import MADE, RECORD, Manifest, Source, Wheels
 from chatapi.catalog.pins import Pins
 from chatapi.catalog.sources import FetchProgress, Gathering, gather
 from chatapi.errors import ModelError, NotFound, StorageError
 from chatapi.storage import atomic_files
+from chatapi.storage.layout import DataDirectory
 
 __all__ = ["Catalog", "FetchProgress", "InstalledModel", "Manifest", "ModelCheck"]
 
@@ -74,8 +75,8 @@ class Catalog:
 
     def __init__(self, data: Path, pauses: Sequence[float] = PAUSES) -> None:
         """A manifest of the user's own that cannot be read is ignored, and reported in `faults`."""
-        self.folder = data / "models"
-        self.own = data / "manifests"
+        self._layout = DataDirectory(data)
+        self.folder, self.own = self._layout.models, self._layout.manifests
         """The user's own manifests; one with the name of a shipped manifest replaces it."""
         self.pauses = pauses
         """Seconds before each retry of a download."""
@@ -116,7 +117,7 @@ class Catalog:
         """Whether an engine can use it: it is installed, or it is compiled, even if its source weights were removed."""
         if self.get(name).compile is None:
             return self.installed(name)
-        return (self.folder.with_name(COMPILED) / name / MADE).is_file()
+        return (self._layout.compiled / name / MADE).is_file()
 
     def open(self, name: str) -> InstalledModel:
         """The model, after verifying each of its files. Raises ModelError with the file and the command that repairs
@@ -177,7 +178,7 @@ class Catalog:
         """
         stated = self.get(name)
         with atomic_files.writing(self.folder), self._locked(name, progress):
-            work = self.folder / ".partial" / name
+            work = self._layout.partial_model(name)
             if not self._record(name) or self.verify(name, progress):
                 gathering = Gathering(stated, work, self._pins(name), progress, self.pauses)
                 self._install(gathering)
@@ -214,7 +215,7 @@ class Catalog:
         """Removes a model and its partial downloads; whether there was anything. Raises NotFound, StorageError."""
         self.get(name)
         with atomic_files.writing(self.folder), self._locked(name, _nothing):
-            work = self.folder / ".partial" / name
+            work = self._layout.partial_model(name)
             there = work.exists() or self._place(name).exists()
             shutil.rmtree(work, ignore_errors=True)
             if self._place(name).exists():
@@ -227,7 +228,7 @@ class Catalog:
         return self.folder / name
 
     def _pins(self, name: str) -> Pins:
-        return Pins(self.folder.with_name("models.lock"), name)
+        return Pins(self._layout.models_lock, name)
 
     def _record(self, name: str) -> Mapping[str, _Installed]:
         """The record of the installed files; empty where nothing is installed or the record is damaged."""
@@ -293,9 +294,10 @@ class Catalog:
     @contextmanager
     def _locked(self, name: str, progress: Callable[[FetchProgress], None]) -> Iterator[None]:
         """Locks the model's folders among threads and processes; the lock ends with its process."""
-        for folder in (".locks", ".partial"):
-            (self.folder / folder).mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".locks" / name).open("w") as lock:
+        held = self._layout.model_lock(name)
+        for folder in (held.parent, self._layout.partial_model(name).parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        with held.open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

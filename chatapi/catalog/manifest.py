@@ -15,7 +15,7 @@ from chatapi.settings import toml
 
 RECORD = "record.json"
 """The record of the installed files, in the model's folder; no file of a model may have this name."""
-COMPILED, MADE = "compiled", "made.json"
+MADE = "made.json"
 """The folder of compiled models in the data directory, and the file in each that says it is complete."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 

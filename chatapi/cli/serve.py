@@ -30,6 +30,7 @@ from chatapi.interfaces.wyoming.server import WyomingServer
 from chatapi.observability import logs
 from chatapi.runtime import engine_selection
 from chatapi.settings import Settings
+from chatapi.storage.layout import DataDirectory
 from chatapi.system import file_descriptors, malloc_trim
 from chatapi.system.systemd_notify import ServiceManager
 
@@ -66,8 +67,9 @@ async def serve(settings: Settings) -> int:
     url = _url(host, port, identity)
     try:
         settings = await engine_selection.resolve_engines_async(settings)
+        audit = DataDirectory(settings.data).audit_log
         # The web server handles the signal and raises it again at its end; this receiver ignores it.
-        with logs.auditing(settings.log, settings.data), anyio.open_signal_receiver(signal.SIGTERM):
+        with logs.auditing(settings.log, audit), anyio.open_signal_receiver(signal.SIGTERM):
             await _run(settings, _Listening(listening, url, wyoming), identity, manager)
     except Exception as error:
         raise collapse_exception_group(error) from None

@@ -24,6 +24,7 @@ from chatapi.cli.health import request
 from chatapi.errors import ChatapiError, NotFound, StorageError
 from chatapi.observability.redaction import of_environment, of_files, of_settings, redacted
 from chatapi.settings import Loaded, Settings, as_environment, at, dotted_keys
+from chatapi.storage.layout import DataDirectory
 from chatapi.system import jetson
 from chatapi.system.version import version
 
@@ -40,7 +41,8 @@ CHECK_SECONDS = 60
 
 def support(loaded: Loaded, output: Path | None, include: Path | None) -> int:
     """Write the archive; status 0. A text that fails is replaced by its error. Raises StorageError, NotFound."""
-    secrets = {*of_settings(loaded.settings), *of_environment(), *of_files(loaded.settings.data)}
+    local_keys = DataDirectory(loaded.settings.data).local_keys()
+    secrets = {*of_settings(loaded.settings), *of_environment(), *of_files(local_keys)}
     if include is not None and not include.is_dir():
         raise NotFound(f"--include {include} is not a folder")
     target = output or Path(time.strftime("chatapi-support-%Y%m%d-%H%M%S.tar.gz"))

@@ -13,6 +13,7 @@ from typing import Any
 import onnxruntime  # type: ignore[import-untyped]
 
 from chatapi.settings import Settings
+from chatapi.storage.layout import DataDirectory
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +39,9 @@ def session(
     if configured != "auto" and NAMES[configured] not in available:
         log.warning("onnx.provider is %s, which this ONNX Runtime does not have", configured)
     chain = [name for name in chain if NAMES[name] in available]
+    cache = DataDirectory(settings.data).tensorrt / onnx.stem
     while True:
-        providers = [(NAMES[name], _options(name, settings.data / "tensorrt" / onnx.stem)) for name in chain]
+        providers = [(NAMES[name], _options(name, cache)) for name in chain]
         try:
             # Without ONNX Runtime's own fallback, which prints.
             created = runtime.InferenceSession(str(onnx), sess_options=options, providers=providers, enable_fallback=0)

@@ -19,13 +19,10 @@ from chatapi.jobs.job_log import JobLog
 from chatapi.jobs.records import FINISHED, JobEvent, JobLimits, JobRecord, JobState
 from chatapi.runtime.admission import Priority
 from chatapi.storage.clock import Clock, now
+from chatapi.storage.layout import DataDirectory
 
 log = logging.getLogger(__name__)
 
-FILE = "jobs.sqlite3"
-"""The database, in the data directory."""
-FOLDER = "jobs"
-"""The folder of the jobs' own folders, in the data directory."""
 UNFINISHED: tuple[JobState, ...] = ("queued", "running", "paused")
 DEFAULTS = JobLimits()
 BUSY_SECONDS = 30.0
@@ -56,18 +53,18 @@ class JobStore:
 
     def __init__(self, data: Path, limits: JobLimits = DEFAULTS, clock: Clock = now) -> None:
         self.limits = limits
-        self.database = JobDatabase(data / FILE, limits.finished_seconds, clock)
-        self._folders = data / FOLDER
+        self.database = JobDatabase(self.file(data), limits.finished_seconds, clock)
+        self._folders = DataDirectory(data).jobs
 
     @staticmethod
     def file(data: Path) -> Path:
         """The database of a data directory; it need not exist."""
-        return data / FILE
+        return DataDirectory(data).jobs_database
 
     @staticmethod
     def exists(data: Path) -> bool:
         """Whether a job was ever added in this data directory."""
-        return (data / FILE).exists()
+        return JobStore.file(data).exists()
 
     def close(self) -> None:
         self.database.close()

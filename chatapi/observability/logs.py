@@ -138,19 +138,18 @@ class _Writer(logging.handlers.QueueListener):
 
 
 @contextmanager
-def auditing(settings: LogSettings, data: Path, largest: int = LARGEST) -> Iterator[None]:
+def auditing(settings: LogSettings, file: Path, largest: int = LARGEST) -> Iterator[None]:
     """Write the audit log inside the context, if it is enabled.
 
-    `largest`: size of a file in bytes. If the file cannot be written, that is logged, every line tries again, and the
-    server answers meanwhile.
+    `largest`: size of a file in bytes; older parts are beside it. If the file cannot be written, that is
+    logged, every line tries again, and the server answers meanwhile.
     """
     if not settings.audit:
         yield
         return
-    file = data / "audit.log"
     with suppress(OSError):
         # The first line reports a problem with the folder.
-        private_files.folder(data)
+        private_files.folder(file.parent)
         if file.is_dir():
             private_files.move_aside(file)
     handler = _Audit(file, maxBytes=largest, backupCount=OLDER, encoding="utf-8", delay=True)

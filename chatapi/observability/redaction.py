@@ -167,10 +167,10 @@ def of_environment(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
         yield from _of_url(value)
 
 
-def of_files(data: Path) -> Iterator[str]:
-    """Keys that are stored unhashed in the data directory."""
+def of_files(files: Iterable[Path]) -> Iterator[str]:
+    """Keys that are stored unhashed, each as the whole content of a file."""
     try:
-        for file in data.glob("local-*.key"):
+        for file in files:
             yield file.read_text(encoding="ascii", errors="replace").strip()
     except OSError:
         return

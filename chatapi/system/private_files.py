@@ -6,7 +6,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,24 +14,16 @@ log = logging.getLogger(__name__)
 
 OTHERS = 0o077
 """Permission bits of group and others."""
-PRIVATE = (
-    "history.*",
-    "jobs.*",
-    "keys.json",
-    "keys-used.json",
-    ".keys.lock",
-    "local-*.key",
-    "audit.log*",
-    "certificates/*.pem",
-)
-"""Files with conversations, jobs, keys and names of clients; others may read models."""
 DAMAGED = ".damaged-"
 """Part of the name of a renamed damaged file, before the date."""
 
 
 def folder(path: Path) -> None:
-    """Create a folder for its owner alone; an existing one stays as it is. Raises OSError."""
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Create a folder, and the missing ones above it, for its owner alone; existing ones stay. Raises OSError."""
+    # `mkdir(parents=True)` gives the mode to the last one only.
+    for each in reversed((path, *path.parents)):
+        if not each.is_dir():
+            each.mkdir(mode=0o700, exist_ok=True)
 
 
 def touch(path: Path) -> None:
@@ -51,14 +43,13 @@ def give_to_owner(descriptor: int, place: Path) -> None:
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
-def tighten(data: Path) -> None:
+def tighten(paths: Iterable[Path]) -> None:
     """Remove the permissions of others that an older version or a loose umask left; failures are logged.
 
     A folder that is shared on purpose (sticky like /tmp, or set-group-ID), or a home directory, keeps its permissions;
     its private files do not.
     """
-    data = data.resolve()
-    for path in (data, data / "certificates", *_private(data)):
+    for path in paths:
         try:
             _tighten(path)
         except FileNotFoundError:  # noqa: PERF203 - a few files at the start
@@ -74,12 +65,6 @@ def _tighten(path: Path) -> None:
     own = status.st_uid == os.geteuid() and (is_folder or stat.S_ISREG(status.st_mode))
     if own and not shared and status.st_mode & OTHERS:
         path.chmod(stat.S_IMODE(status.st_mode) & ~OTHERS)
-
-
-def _private(data: Path) -> Iterator[Path]:
-    with suppress(OSError):
-        for pattern in PRIVATE:
-            yield from data.glob(pattern)
 
 
 def move_aside(path: Path) -> Path:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from chatapi.catalog.compiled.artifact import LIBRARY, WEIGHTS, CompiledModel, compiled, home
+from chatapi.catalog.compiled.artifact import LIBRARY, WEIGHTS, CompiledModel, compiled
 from chatapi.catalog.compiled.toolchain import Toolchain
 from chatapi.catalog.manifest import Compile, Manifest, ManifestLimits, Quantization
 from chatapi.errors import BadInput, ModelError
+from chatapi.storage.layout import DataDirectory
 from chatapi.system.jetson import JetsonBoard
 from chatapi_compile.boards import compile_target
 
@@ -104,7 +105,7 @@ def plan(request: CompileRequest) -> CompilePlan:
     board_target = compile_target(board)
     quantization, limits = _chosen(request, table), table.limits(board.memory)
     target, host = board_target.target, board_target.host.format(machine=request.machine)
-    work = CompiledModel(home(request.data) / ".partial" / manifest.name)
+    work = CompiledModel(DataDirectory(request.data).partial_compiled(manifest.name))
     device = json.dumps(dict(target), separators=(",", ":"))
     steps = _steps(request, quantization, limits, work, _Target(device, host))
     return CompilePlan(
@@ -148,7 +149,7 @@ def _steps(
 ) -> tuple[CompileStep, ...]:
     """The three commands of mlc_llm 79d603f (python/mlc_llm/cli: gen_config.py, convert_weight.py, compile.py)."""
     manifest, tools = request.manifest, request.tools
-    source, weights, library = str(request.data / "models" / manifest.name), str(work.weights), str(work.lib)
+    source, weights, library = str(DataDirectory(request.data).models / manifest.name), str(work.weights), str(work.lib)
     sizes = {name: getattr(limits, name) for name in ManifestLimits.model_fields}
     # O3 is O2 with FasterTransformer's kernels, which the layout of q4f16_ft is for.
     level = "O3" if quantization == "q4f16_ft" else "O2"

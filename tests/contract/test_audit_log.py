@@ -14,6 +14,7 @@ from websockets.asyncio.client import connect
 
 from chatapi.observability import logs
 from chatapi.settings import LogSettings
+from chatapi.storage.layout import DataDirectory
 from secured_server import SecuredServer, key_protocol, secured
 
 __all__ = ["secured"]
@@ -70,13 +71,13 @@ def test_audit_log_has_requests_and_never_content(secured: SecuredServer) -> Non
 
 def test_audit_log_is_rotated(tmp_path: Path) -> None:
     audit = logging.getLogger(logs.AUDIT)
-    with logs.auditing(LogSettings(audit=True), tmp_path, largest=2000):
+    with logs.auditing(LogSettings(audit=True), DataDirectory(tmp_path).audit_log, largest=2000):
         for number in range(200):
             audit.info("request", extra={"key": f"key-{number}"})
     found = sorted(tmp_path.glob("audit.log*"))
     assert len(found) == 1 + logs.OLDER and all(file.stat().st_size <= 2000 for file in found)
     assert "key-199" in (tmp_path / "audit.log").read_text()
-    with logs.auditing(LogSettings(), tmp_path / "off"):
+    with logs.auditing(LogSettings(), DataDirectory(tmp_path / "off").audit_log):
         audit.info("request")
     assert not (tmp_path / "off").exists()
 
@@ -86,11 +87,11 @@ def test_unwritable_audit_log_is_reported_and_requests_continue(
 ) -> None:
     audit = logging.getLogger(logs.AUDIT)
     (tmp_path / "file").write_text("")
-    with logs.auditing(LogSettings(audit=True), tmp_path / "file"):
+    with logs.auditing(LogSettings(audit=True), DataDirectory(tmp_path / "file").audit_log):
         assert "audit.log cannot be written" in caplog.text and "log.audit = false" in caplog.text
         audit.info("request", extra={"key": "lost"})
     (tmp_path / "audit.log").mkdir()
-    with logs.auditing(LogSettings(audit=True), tmp_path):
+    with logs.auditing(LogSettings(audit=True), DataDirectory(tmp_path).audit_log):
         audit.info("request", extra={"key": "kitchen"})
     assert "kitchen" in (tmp_path / "audit.log").read_text()
     assert [path.is_dir() for path in tmp_path.glob("audit.damaged-*")] == [True]
@@ -99,7 +100,7 @@ def test_unwritable_audit_log_is_reported_and_requests_continue(
 def test_audit_log_resumes_once_it_is_writable(tmp_path: Path) -> None:
     audit = logging.getLogger(logs.AUDIT)
     (tmp_path / "data").write_text("in the way")
-    with logs.auditing(LogSettings(audit=True), tmp_path / "data"):
+    with logs.auditing(LogSettings(audit=True), DataDirectory(tmp_path / "data").audit_log):
         (tmp_path / "data").unlink()
         (tmp_path / "data").mkdir()
         audit.info("request", extra={"key": "kitchen"})

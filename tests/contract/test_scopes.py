@@ -33,6 +33,7 @@ from chatapi.interfaces.wyoming import events as wire
 from chatapi.interfaces.wyoming.handler import WyomingHandler
 from chatapi.observability import logs
 from chatapi.settings import LogSettings, Settings
+from chatapi.storage.layout import DataDirectory
 from conftest import FAKE_ENGINES, RunAppliance
 from routes_of import declared_routes, every_route
 from secured_server import SecuredServer, key_protocol, secured
@@ -283,7 +284,7 @@ def test_audit_record_names_the_key_and_the_scope(secured: SecuredServer) -> Non
 
 @pytest.mark.anyio
 async def test_audit_log_has_wyoming_connections(fake_appliance: RunAppliance, tmp_path: Path) -> None:
-    with logs.auditing(LogSettings(audit=True), tmp_path):
+    with logs.auditing(LogSettings(audit=True), DataDirectory(tmp_path).audit_log):
         async with fake_appliance("wyoming.scope=transcribe") as appliance, open_to_wyoming(appliance) as (_, port):
             await ask(port, Ping(), end=["pong"])
             await ask(port, Event("transcript", {"text": "a secret"}), end=["handled"])

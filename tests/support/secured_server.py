@@ -17,6 +17,7 @@ from chatapi import auth as keys
 from chatapi import settings
 from chatapi.observability import logs
 from chatapi.settings import LogSettings
+from chatapi.storage.layout import DataDirectory
 from conftest import FAKE_ENGINES, TIMEOUT, RunningServer, serving
 
 __all__ = ["SecuredServer", "key_protocol", "secured"]
@@ -50,7 +51,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredServer]
     data = tmp_path_factory.mktemp("data")
     loaded = settings.load([*FAKE_ENGINES, f"data={data}"], environ={}).settings
     scope_keys = {scope: keys.add(data, f"for-{scope}", [scope]) for scope in keys.SCOPES}
-    with logs.auditing(LogSettings(audit=True), data), serving(loaded) as server:
+    with logs.auditing(LogSettings(audit=True), DataDirectory(data).audit_log), serving(loaded) as server:
         yield SecuredServer(server, scope_keys, data / "audit.log")
 
 

@@ -24,14 +24,13 @@ from chatapi.bench.live.timeline import Timeline, drawn, timeline
 from chatapi.bench.live.transcripts import TranscriptComparison
 from chatapi.bench.live.transport import Transport, open_transport
 from chatapi.bench.recognition import CORPUS, spoken
+from chatapi.storage.layout import DataDirectory
 
 SILENCE = 0.5
 """Silence after which the simplest system ends a turn, in seconds."""
 ECHOES = (-20, -12, -6)
 """Levels of the loudspeaker's echo at the microphone, relative to the played audio, in dB."""
 SCENARIOS = ("questions", "hesitations", "interruptions", "noises", "echo", "quiet", "endings")
-PICTURE = "bench/live.svg"
-"""Path of the timelines' picture in the data directory."""
 HESITATIONS = 6
 """Number of hesitations per round."""
 LONGEST = 6.0
@@ -104,7 +103,8 @@ async def _played(
     for name in chosen:
         async for row in played[name]:
             yield row
-    await anyio.to_thread.run_sync(_keep, appliance.settings.data / PICTURE, drawn(bench.timelines))
+    picture = DataDirectory(appliance.settings.data).bench_picture
+    await anyio.to_thread.run_sync(_keep, picture, drawn(bench.timelines))
 
 
 def _keep(file: Path, text: str) -> None:

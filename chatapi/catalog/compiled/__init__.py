@@ -1,7 +1,7 @@
 """Models compiled by MLC: the contents of their folder, read without loading them, and whether this machine can load
 them."""
 
-from chatapi.catalog.compiled.artifact import CompiledModel, compiled, home
+from chatapi.catalog.compiled.artifact import CompiledModel, compiled
 from chatapi.catalog.compiled.context_fit import HEADROOM, fitting
 from chatapi.catalog.compiled.toolchain import Toolchain, find
 from chatapi.catalog.compiled.verify import Target, Verdict, VerifyFault, verify
@@ -16,6 +16,5 @@ __all__ = [
     "compiled",
     "find",
     "fitting",
-    "home",
     "verify",
 ]

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chatapi.catalog.manifest import COMPILED, MADE
+from chatapi.catalog.manifest import MADE
 from chatapi.errors import ModelError
+from chatapi.storage.layout import DataDirectory
 
 LIBRARY = "lib.so"
 WEIGHTS = "weights"
@@ -65,14 +66,9 @@ class CompiledModel:
         }
 
 
-def home(data: Path) -> Path:
-    """The folder of all compiled models."""
-    return data / COMPILED
-
-
 def compiled(data: Path, name: str) -> CompiledModel:
     """The folder of the compiled model of a manifest."""
-    return CompiledModel(home(data) / name)
+    return CompiledModel(DataDirectory(data).compiled / name)
 
 
 def _table(file: Path) -> Mapping[str, Any]:

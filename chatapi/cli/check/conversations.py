@@ -9,13 +9,14 @@ from contextlib import closing
 from pathlib import Path
 
 from chatapi.cli.check.finding import CheckContext, Finding
+from chatapi.storage.layout import DataDirectory
 from chatapi.storage.sqlite_errors import kind_of
 from chatapi.system import private_files
 
 
 def conversations(context: CheckContext) -> Iterator[Finding]:
     """The history file, opened read-only; at the start of a server its content is not checked."""
-    file = context.settings.data / "history.sqlite3"
+    file = DataDirectory(context.settings.data).history
     damaged = private_files.moved_aside(file)
     if damaged:
         names = ", ".join(each.name for each in damaged)
@@ -30,7 +31,7 @@ def conversations(context: CheckContext) -> Iterator[Finding]:
 
 def _readable_by_others(data: Path, file: Path) -> Iterator[Finding]:
     """Private files that other users may read, and whose permissions the server could not change."""
-    for path in (file, data / "keys.json"):
+    for path in (file, DataDirectory(data).keys):
         try:
             mode = path.stat().st_mode
         except OSError:

@@ -26,6 +26,7 @@ from chatapi.engines import Stop, Voice, never
 from chatapi.errors import EngineFailed, ModelError, NotFound, SettingsError, Unprocessable
 from chatapi.settings import Settings
 from chatapi.storage import atomic_files
+from chatapi.storage.layout import DataDirectory
 from chatapi.text import espeak
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Coqui:
         self._files: dict[str, _CoquiVoice] = {}
         voices: list[Voice] = []
         for model in models:
-            for voice, files in _voices(model, settings.data / "coqui" / model.name):
+            for voice, files in _voices(model, DataDirectory(settings.data).coqui / model.name):
                 voices.append(voice)
                 self._files[voice.name] = files
         self.voices = tuple(voices)
