@@ -22,7 +22,7 @@ SCOPES: dict[Scope, str] = {
     VOICES: "the list of voices, and voice conversion",
     TRAIN: "samples and training of command recognition",
     MODERATE: "stream monitoring and its findings",
-    OPERATE: "the box's state, metrics and microphone",
+    OPERATE: "the box's state, metrics, microphone and jobs",
     ALL: "everything",
 }
 """Scope -> what it allows, as the end of a sentence."""

@@ -110,15 +110,18 @@ class JobStore:
             return rows.get(db, job)
 
     def find(
-        self, states: Sequence[JobState] = (*UNFINISHED, *FINISHED), kind: str = "", most: int = 1000
+        self, states: Sequence[JobState] = (*UNFINISHED, *FINISHED), kind: str = "", most: int = 1000, before: str = ""
     ) -> list[JobRecord]:
-        """The newest jobs in these states, the newest first; `kind` empty: of any kind."""
+        """The newest jobs in these states, the newest first; `kind` empty: of any kind; `before`: id of a job, only
+        those older than it. Raises NotFound (unknown_job) when there is no such job."""
         marks = ", ".join("?" * len(states))
         with self.database.reading() as db:
+            if before:
+                rows.get(db, before)
             found = db.execute(
                 f"SELECT {rows.COLUMNS} FROM jobs WHERE state IN ({marks}) AND (? = '' OR kind = ?)"  # noqa: S608
-                " ORDER BY number DESC LIMIT ?",
-                (*states, kind, kind, most),
+                " AND (? = '' OR number < (SELECT number FROM jobs WHERE id = ?)) ORDER BY number DESC LIMIT ?",
+                (*states, kind, kind, before, before, most),
             ).fetchall()
         return [rows.record(row) for row in found]
 
@@ -161,6 +164,14 @@ class JobStore:
             found = rows.get(db, job)
             self._require(found, "retried", ("failed", "cancelled"))
             return self._queue(db, found)
+
+    def delete(self, job: str) -> None:
+        """Delete a job that has ended, with its folder. Raises NotFound, WrongMode."""
+        with self.database.transaction() as db:
+            self._require(rows.get(db, job), "deleted", FINISHED)
+            db.execute("INSERT OR IGNORE INTO removed VALUES (?)", (job,))
+            db.execute("DELETE FROM jobs WHERE id = ?", (job,))
+        self._delete_folders([job])
 
     def folder(self, job: str) -> Path:
         """The job's own folder; it need not exist."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import hypothesis
@@ -15,6 +16,7 @@ from schemathesis.specs.openapi.schemas import OpenApiSchema
 
 from chatapi import auth, settings
 from chatapi.audio import RATE, Audio, wav
+from chatapi.jobs import JobRequest, JobStore
 from conftest import FAKE_ENGINES, RunningServer, serving, tone
 
 OPERATIONS = [
@@ -29,6 +31,15 @@ OPERATIONS = [
     ("/audio-device/press", "POST"),
     ("/audio-device/release", "POST"),
     ("/audio-device/wake", "POST"),
+    ("/jobs", "GET"),
+    ("/jobs/{job}", "GET"),
+    ("/jobs/{job}", "DELETE"),
+    ("/jobs/{job}/log", "GET"),
+    ("/jobs/{job}/events", "GET"),
+    ("/jobs/{job}/pause", "POST"),
+    ("/jobs/{job}/resume", "POST"),
+    ("/jobs/{job}/cancel", "POST"),
+    ("/jobs/{job}/retry", "POST"),
     ("/v1/audio/transcriptions", "POST"),
     ("/v1/audio/translations", "POST"),
     ("/v1/audio/speech", "POST"),
@@ -46,6 +57,8 @@ for media_type in ("audio/wav", "audio/flac", "audio/ogg", "audio/mpeg", "audio/
 @pytest.fixture(scope="module")
 def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     data = tmp_path_factory.mktemp("data")
+    with closing(JobStore(data)) as store:
+        store.add(JobRequest("count"))
     with serving(settings.load([*FAKE_ENGINES, f"data={data}"], environ={}).settings) as running:
         yield running
 

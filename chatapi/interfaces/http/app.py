@@ -19,7 +19,7 @@ from starlette.middleware.cors import CORSMiddleware
 from chatapi import auth
 from chatapi.appliance import Appliance
 from chatapi.errors import BadInput, MethodNotAllowed, NotFound, SettingsError
-from chatapi.interfaces.http import openai, openapi, page, realtime, routes
+from chatapi.interfaces.http import job_routes, openai, openapi, page, realtime, routes
 from chatapi.interfaces.http.connections import BACKLOG, ConnectionTable
 from chatapi.interfaces.http.middleware import RequestMiddleware
 from chatapi.interfaces.http.protocols import HEAD_BYTES, HttpProtocol, Shared, SocketProtocol
@@ -47,6 +47,7 @@ def create_app(appliance: Appliance) -> FastAPI:
         redirect_slashes=False,
     )
     app.include_router(routes.router(appliance))
+    app.include_router(job_routes.router(appliance))
     app.include_router(openai.router(appliance))
     app.include_router(realtime.router(appliance))
     app.include_router(page.router())

@@ -38,7 +38,7 @@ MEANINGS = {
     404: "The named object does not exist.",
     406: "Accept contradicts the requested reply.",
     408: "The body arrived too slowly.",
-    409: "The audio device is in another mode.",
+    409: "The audio device is in another mode, or the job in another state.",
     413: "Body, audio or prompt is too large.",
     415: "The media type is not supported.",
     422: "A value is invalid, or the audio contains no speech.",

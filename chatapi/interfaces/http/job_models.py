@@ -1,0 +1,91 @@
+"""The JSON documents of jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from chatapi.interfaces.http.response_models import ResponseModel
+from chatapi.jobs import JobEvent, JobRecord, JobState
+
+
+class JobFailureModel(ResponseModel):
+    """Why a job failed."""
+
+    code: str
+    message: str
+
+
+class JobModel(ResponseModel):
+    """A job."""
+
+    id: str
+    kind: str
+    subject: str
+    """What it is about, for example a model; empty: not stated."""
+    command: str
+    """Command line that runs and resumes it in the foreground; empty: a runner does."""
+    state: JobState
+    wanted: str
+    """pause or cancel, while a running job was asked for it and has not done it; else empty."""
+    created: float
+    """In seconds since 1970, as are `started` and `ended`."""
+    started: float | None
+    """Start of the last attempt."""
+    ended: float | None
+    progress: float
+    """Finished part, 0 to 1."""
+    phrase: str
+    """What it does now."""
+    seconds_left: float | None
+    """Estimated time until it is done, in seconds; null: unknown."""
+    attempts: int
+    failure: JobFailureModel | None
+    """Why it failed; of a queued job: why it is tried again."""
+    events: int
+    """Number of its last event."""
+
+
+class JobStepModel(ResponseModel):
+    """A step of a job, as its latest event tells."""
+
+    name: str
+    state: str
+    """started, kept (it was finished in an earlier attempt) or finished."""
+    description: str
+    at: float
+    """When it reached this state, in seconds since 1970."""
+
+
+class JobDetails(JobModel):
+    """A job with its steps."""
+
+    steps: list[JobStepModel]
+    """The steps that its kept events name, in the order in which they started."""
+
+
+class JobPage(ResponseModel):
+    """Jobs, the newest first."""
+
+    jobs: list[JobModel]
+    next: str | None
+    """Value of `before` for the next page; null: this is the last one."""
+
+
+def job_document(job: JobRecord) -> dict[str, Any]:
+    """The members of a JobModel."""
+    whole = asdict(job)
+    return {name: whole[name] for name in JobModel.model_fields}
+
+
+def step_documents(events: Iterable[JobEvent]) -> list[dict[str, Any]]:
+    """The members of each JobStepModel."""
+    found: dict[str, dict[str, Any]] = {}
+    for event in events:
+        if event.type == "step":
+            name = str(event.data["step"])
+            found[name] = {
+                "name": name, "state": event.data["state"], "description": event.data["description"], "at": event.at
+            }  # fmt: skip
+    return list(found.values())
