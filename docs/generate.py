@@ -31,12 +31,14 @@ NOTE = "<!-- Written by docs/generate.py; do not edit. -->"
 SETTINGS_HEAD = f"""{NOTE}
 # Settings
 
-Settings come from four sources; a later one wins:
+Settings come from five sources; a later one wins:
 
 1. the defaults below
 2. `chatapi.toml` in the current directory, or the file that `--config` or `CHATAPI_CONFIG` names
 3. the environment: `server.port` is `CHATAPI_SERVER_PORT`
-4. the command line: `--set server.port=8123`
+4. the overrides in the data directory: `chatapi settings set llm.temperature=0.5`, `unset` removes one; secrets cannot
+   be overridden
+5. the command line: `--set server.port=8123`
 
 `./run.sh check --all` shows every setting, its value and its source. An unknown key is an error.
 

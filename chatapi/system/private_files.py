@@ -17,6 +17,8 @@ OTHERS = 0o077
 PRIVATE = (
     "history.*",
     "jobs.*",
+    "overrides.*",
+    ".overrides.lock",
     "keys.json",
     "keys-used.json",
     ".keys.lock",
