@@ -22,6 +22,7 @@ from chatapi.engines import registry
 from chatapi.interfaces.http.app import create_app
 from chatapi.interfaces.http.problems import EVERYWHERE, MEANINGS
 from chatapi.settings import Settings
+from chatapi.settings.network import LIVE
 
 DOCS = Path(__file__).parent
 TYPES = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path", SecretStr: "secret text"}
@@ -41,6 +42,8 @@ Settings come from five sources; a later one wins:
 5. the command line: `--set server.port=8123`
 
 `./run.sh check --all` shows every setting, its value and its source. An unknown key is an error.
+A setting whose column *changes* says live can change while chatapi runs; any other changes at the next start. An
+open live conversation keeps its turn detection until it ends.
 
 ```toml
 [server]
@@ -130,11 +133,12 @@ def is_table(annotation: Any) -> bool:
 
 
 def rows(fields: Mapping[str, FieldInfo]) -> Iterator[str]:
-    yield "| key | type | default | meaning |"
-    yield "| --- | --- | --- | --- |"
+    yield "| key | type | default | changes | meaning |"
+    yield "| --- | --- | --- | --- | --- |"
     for name, info in fields.items():
         meaning = cell(info.description or "")
-        yield f"| `{name}` | {kind(info.annotation)}{bounds(info)} | {default(name, info)} | {meaning} |"
+        changes = "live" if info.json_schema_extra == LIVE else "restart"
+        yield f"| `{name}` | {kind(info.annotation)}{bounds(info)} | {default(name, info)} | {changes} | {meaning} |"
 
 
 def kind(annotation: Any) -> str:

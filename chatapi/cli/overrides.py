@@ -1,4 +1,4 @@
-"""`chatapi settings`: shows settings and where they come from, and overrides them in the data directory."""
+"""`chatapi settings`: shows settings, their sources and when they change, and overrides them."""
 
 from __future__ import annotations
 
@@ -45,12 +45,19 @@ def _get(loaded: settings.Loaded, names: list[str], as_json: bool) -> int:
     for name in names:
         settings.require_known(name)
     keys = names or list(settings.dotted_keys(type(loaded.settings)))
-    shown = {key: {"value": _shown(loaded, key), "from": loaded.origins.get(key, "default")} for key in keys}
+    shown = {
+        key: {
+            "value": _shown(loaded, key),
+            "from": loaded.origins.get(key, "default"),
+            "changes": "live" if settings.is_live(key) else "restart",
+        }
+        for key in keys
+    }
     if as_json:
         print(json.dumps(shown, indent=2, default=str))
         return 0
     for key, about in shown.items():
-        print(f"{key} = {_text(loaded, key)}  ({about['from']})")
+        print(f"{key} = {_text(loaded, key)}  ({about['from']}, {about['changes']})")
     return 0
 
 

@@ -85,10 +85,12 @@ __all__ = [
     "at",
     "dotted_keys",
     "field_of",
+    "is_live",
     "is_secret",
     "leaves",
     "load",
     "overlaid",
+    "replaced",
     "require_known",
     "typed",
 ]
@@ -239,6 +241,22 @@ def require_known(key: str) -> None:
 def is_secret(key: str) -> bool:
     """Whether a setting is a password or an API key, which is never shown."""
     return "SecretStr" in str(field_of(key).annotation)
+
+
+def is_live(key: str) -> bool:
+    """Whether a setting changes while chatapi runs; any other changes at the next start."""
+    about = field_of(key).json_schema_extra
+    return isinstance(about, dict) and about.get("live") is True
+
+
+def replaced(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """The same settings but for these: dotted key -> valid value."""
+    for key, value in values.items():
+        path, _, name = key.rpartition(".")
+        if path:
+            name, value = path, at(settings, path).model_copy(update={name: value})
+        settings = settings.model_copy(update={name: value})
+    return settings
 
 
 def field_of(key: str) -> FieldInfo:

@@ -100,18 +100,19 @@ def test_a_secret_in_the_file_is_not_used(tmp_path: Path) -> None:
 def test_the_command_sets_gets_and_unsets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("settings", "set", "llm.temperature=0.7", "server.cors_origins=http://a,http://b", data=tmp_path) == 0
     assert run("settings", "get", "llm.temperature", "server.port", data=tmp_path) == 0
-    assert capsys.readouterr().out == "llm.temperature = 0.7  (override)\nserver.port = 8000  (default)\n"
+    lines = ["llm.temperature = 0.7  (override, live)", "server.port = 8000  (default, restart)"]
+    assert capsys.readouterr().out.splitlines() == lines
     assert run("settings", "unset", "llm.temperature", data=tmp_path) == 0
     run("settings", "--json", data=tmp_path)
     shown = json.loads(capsys.readouterr().out)
-    assert shown["llm.temperature"] == {"value": 0.3, "from": "default"}
-    assert shown["server.cors_origins"] == {"value": ["http://a", "http://b"], "from": "override"}
+    assert shown["llm.temperature"] == {"value": 0.3, "from": "default", "changes": "live"}
+    assert shown["server.cors_origins"] == {"value": ["http://a", "http://b"], "from": "override", "changes": "restart"}
 
 
 def test_the_command_shows_no_secret(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("settings", "get", "--set", "server.api_key=hidden-words", data=tmp_path)
     output = capsys.readouterr().out
-    assert 'server.api_key = "(set)"  (command line)' in output and "hidden-words" not in output
+    assert 'server.api_key = "(set)"  (command line, restart)' in output and "hidden-words" not in output
 
 
 @pytest.mark.parametrize(
