@@ -35,8 +35,13 @@ class SettingChanges:
         """`loaded`: the sources that the appliance was started with."""
         self._appliance = appliance
         self._one_at_a_time = anyio.Lock()
-        self.loaded = loaded
+        self._started, self.loaded = loaded, loaded
         """The sources with the overrides of now."""
+
+    def pending(self, key: str) -> bool:
+        """Whether a setting has another value after a restart."""
+        now, then = (settings.at(each.settings, key) for each in (self.loaded, self._started))
+        return bool(now != then) and not settings.is_live(key)
 
     async def apply(self, changes: Mapping[str, Any]) -> AppliedChanges:
         """Change settings: dotted key -> value; None removes an override.

@@ -42,8 +42,9 @@ Settings come from five sources; a later one wins:
 5. the command line: `--set server.port=8123`
 
 `./run.sh check --all` shows every setting, its value and its source. An unknown key is an error.
-A setting whose column *changes* says live can change while chatapi runs; any other changes at the next start. An
-open live conversation keeps its turn detection until it ends.
+A setting whose column *changes* says live can change while chatapi runs; any other changes at the next start.
+`PATCH /settings` with `{{"llm": {{"temperature": 0.5}}}}` changes it there; null removes the override. An open live
+conversation keeps its turn detection until it ends.
 
 ```toml
 [server]

@@ -76,7 +76,7 @@ def _serve(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     # Without a command the namespace has no tls.
     if getattr(chosen, "tls", False):
         table = table.model_copy(update={"tls": True})
-    return anyio.run(serve, loaded.settings.model_copy(update={"server": table}))
+    return anyio.run(serve, loaded.settings.model_copy(update={"server": table}), loaded)
 
 
 def _talk(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:

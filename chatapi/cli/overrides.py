@@ -29,7 +29,7 @@ def manage(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
             print(f"{key} stays as --set sets it in this command", file=sys.stderr)
         else:
             print(f"{key} = {_text(after, key)}", file=sys.stderr)
-    print("a running chatapi uses it after a restart", file=sys.stderr)
+    print("a running chatapi uses it after a restart; `PATCH /settings` changes it there", file=sys.stderr)
     return 0
 
 

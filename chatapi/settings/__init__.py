@@ -85,6 +85,7 @@ __all__ = [
     "at",
     "dotted_keys",
     "field_of",
+    "given",
     "is_live",
     "is_secret",
     "leaves",
@@ -141,6 +142,14 @@ def overlaid(loaded: Loaded, stored: Mapping[str, Any]) -> Loaded:
     above = [entry for entry in loaded.entries if entry[2] == COMMAND]
     settings, origins = _built([*below, *between, *above])
     return replace(loaded, settings=settings, origins=origins)
+
+
+def given(settings: Settings) -> Loaded:
+    """Settings whose sources are not known, as if a file had set all that differ from the defaults."""
+    tree = type(settings)()
+    changed = [key for key in dotted_keys(type(settings)) if at(settings, key) != at(tree, key)]
+    origins = dict.fromkeys(changed, "settings")
+    return Loaded(settings, origins, tuple((key, at(settings, key), "settings") for key in changed))
 
 
 def _built(entries: Iterable[tuple[str, Any, str]]) -> tuple[Settings, dict[str, str]]:

@@ -25,6 +25,8 @@ OPERATIONS = [
     ("/ready", "GET"),
     ("/metrics", "GET"),
     ("/models", "GET"),
+    ("/settings", "GET"),
+    ("/settings", "PATCH"),
     ("/audio-device", "GET"),
     ("/audio-device/press", "POST"),
     ("/audio-device/release", "POST"),
