@@ -22,6 +22,7 @@ from chatapi.engines import registry
 from chatapi.interfaces.http.app import create_app
 from chatapi.interfaces.http.problems import EVERYWHERE, MEANINGS
 from chatapi.settings import Settings
+from chatapi.settings.network import LIVE
 
 DOCS = Path(__file__).parent
 TYPES = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path", SecretStr: "secret text"}
@@ -31,14 +32,19 @@ NOTE = "<!-- Written by docs/generate.py; do not edit. -->"
 SETTINGS_HEAD = f"""{NOTE}
 # Settings
 
-Settings come from four sources; a later one wins:
+Settings come from five sources; a later one wins:
 
 1. the defaults below
 2. `chatapi.toml` in the current directory, or the file that `--config` or `CHATAPI_CONFIG` names
 3. the environment: `server.port` is `CHATAPI_SERVER_PORT`
-4. the command line: `--set server.port=8123`
+4. the overrides in the data directory: `chatapi settings set llm.temperature=0.5`, `unset` removes one; secrets cannot
+   be overridden
+5. the command line: `--set server.port=8123`
 
 `./run.sh check --all` shows every setting, its value and its source. An unknown key is an error.
+A setting whose column *changes* says live can change while chatapi runs; any other changes at the next start.
+`PATCH /settings` with `{{"llm": {{"temperature": 0.5}}}}` changes it there; null removes the override. An open live
+conversation keeps its turn detection until it ends.
 
 ```toml
 [server]
@@ -128,11 +134,12 @@ def is_table(annotation: Any) -> bool:
 
 
 def rows(fields: Mapping[str, FieldInfo]) -> Iterator[str]:
-    yield "| key | type | default | meaning |"
-    yield "| --- | --- | --- | --- |"
+    yield "| key | type | default | changes | meaning |"
+    yield "| --- | --- | --- | --- | --- |"
     for name, info in fields.items():
         meaning = cell(info.description or "")
-        yield f"| `{name}` | {kind(info.annotation)}{bounds(info)} | {default(name, info)} | {meaning} |"
+        changes = "live" if info.json_schema_extra == LIVE else "restart"
+        yield f"| `{name}` | {kind(info.annotation)}{bounds(info)} | {default(name, info)} | {changes} | {meaning} |"
 
 
 def kind(annotation: Any) -> str:

@@ -38,6 +38,8 @@ POLICY: dict[Interface, dict[str, tuple[Scope, ...]]] = {
         "POST /v1/audio/translations": (TALK, TRANSCRIBE),
         "GET /health": (OPERATE,),
         "GET /metrics": (OPERATE,),
+        "GET /settings": (OPERATE,),
+        "PATCH /settings": (OPERATE,),
         "GET /audio-device": (OPERATE,),
         "POST /audio-device/press": (OPERATE,),
         "POST /audio-device/release": (OPERATE,),

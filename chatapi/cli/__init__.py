@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable
 
@@ -12,21 +13,27 @@ from chatapi import settings
 from chatapi.cli import options
 from chatapi.errors import ChatapiError, collapse_exception_group
 from chatapi.observability import logs, redaction
+from chatapi.storage import setting_overrides
 from chatapi.system.version import version
 
 Command = Callable[[settings.Loaded, argparse.Namespace], int]
 
-EPILOG = """Settings are read from chatapi.toml, CHATAPI_* in the environment and --set, in this order;
-`chatapi check --all` prints all of them, with their sources."""
+log = logging.getLogger(__name__)
+
+EPILOG = """Settings are read from chatapi.toml, CHATAPI_* in the environment, the overrides of `chatapi settings` and
+--set, in this order; `chatapi check --all` prints all of them, with their sources."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit with its status."""
     chosen = _parser().parse_args(arguments)
     try:
-        loaded = settings.load([*chosen.set_before, *chosen.set], chosen.config or chosen.config_before)
+        sources = settings.load([*chosen.set_before, *chosen.set], chosen.config or chosen.config_before)
+        loaded = setting_overrides.applied(sources)
         redaction.know([*redaction.of_settings(loaded.settings), *redaction.of_environment()])
         logs.configure(loaded.settings.log.model_copy(update={"level": "warning"} if chosen.quiet else {}))
+        for warning in loaded.warnings:
+            log.warning(warning)
         sys.exit(chosen.run(loaded, chosen))
     except KeyboardInterrupt:
         sys.exit(130)
@@ -69,7 +76,7 @@ def _serve(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     # Without a command the namespace has no tls.
     if getattr(chosen, "tls", False):
         table = table.model_copy(update={"tls": True})
-    return anyio.run(serve, loaded.settings.model_copy(update={"server": table}))
+    return anyio.run(serve, loaded.settings.model_copy(update={"server": table}), loaded)
 
 
 def _talk(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
@@ -114,6 +121,12 @@ def _check(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     return check(loaded, chosen.json, chosen.all)
 
 
+def _settings(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    from chatapi.cli.overrides import manage
+
+    return manage(loaded, chosen)
+
+
 def _keys(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
     from chatapi.cli.keys import manage
 
@@ -154,6 +167,7 @@ COMMANDS: dict[str, tuple[Command, str, Callable[[argparse.ArgumentParser], None
     "models": (_models, "list, fetch, verify or remove models", options.models),
     "compile": (_compile, "compile a model for this board, or check a compiled one", options.compile_),
     "check": (_check, "check settings, models, libraries, devices and memory", options.check),
+    "settings": (_settings, "show settings, or override them in the data directory", options.overrides),
     "keys": (_keys, "add, list or revoke API keys", options.keys),
     "jobs": (_jobs, "list, show, pause, resume, cancel or retry jobs", options.jobs),
     "health": (_health, "tell whether the server of these settings is ready", options.health),

@@ -104,6 +104,14 @@ def check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", nargs="?", choices=("get", "set", "unset"), default="get", help="default: get")
+    parser.add_argument(
+        "name", nargs="*", help="get, unset: settings such as llm.temperature; set: NAME=VALUE; get alone shows all"
+    )
+    parser.add_argument("--json", action="store_true", help="get: print JSON")
+
+
 def keys(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     unused = {name: "" if is_needed(name) else "; nothing needs it yet" for name in SCOPES}

@@ -29,7 +29,7 @@ from chatapi.interfaces.wyoming import listeners
 from chatapi.interfaces.wyoming.server import WyomingServer
 from chatapi.observability import logs
 from chatapi.runtime import engine_selection
-from chatapi.settings import Settings
+from chatapi.settings import Loaded, Settings
 from chatapi.storage.layout import DataDirectory
 from chatapi.system import file_descriptors, malloc_trim
 from chatapi.system.systemd_notify import ServiceManager
@@ -47,7 +47,7 @@ LOAD_STATUS_SECONDS = 0.5
 """Time between two updates of the load status, in seconds."""
 
 
-async def serve(settings: Settings) -> int:
+async def serve(settings: Settings, loaded: Loaded) -> int:
     """Listen at once and load the models meanwhile; `/ready` tells when they are loaded. Raises the error of a model
     that cannot be loaded."""
     manager = ServiceManager.of()
@@ -70,7 +70,7 @@ async def serve(settings: Settings) -> int:
         audit = DataDirectory(settings.data).audit_log
         # The web server handles the signal and raises it again at its end; this receiver ignores it.
         with logs.auditing(settings.log, audit), anyio.open_signal_receiver(signal.SIGTERM):
-            await _run(settings, _Listening(listening, url, wyoming), identity, manager)
+            await _run(settings, _Listening(listening, url, wyoming, loaded), identity, manager)
     except Exception as error:
         raise collapse_exception_group(error) from None
     finally:
@@ -81,12 +81,14 @@ async def serve(settings: Settings) -> int:
 
 @dataclass(frozen=True)
 class _Listening:
-    """The sockets that the server listens on."""
+    """The sockets that the server listens on, and the sources of its settings."""
 
     web: socket.socket
     url: str
     """URL of the web server."""
     wyoming: Sequence[socket.socket]
+    loaded: Loaded
+    """The sources of the settings."""
 
 
 async def _run(settings: Settings, listening: _Listening, identity: Identity | None, manager: ServiceManager) -> None:
@@ -98,7 +100,7 @@ async def _run(settings: Settings, listening: _Listening, identity: Identity | N
         _key_use_stored(appliance.keyring, host, port),
         anyio.create_task_group() as group,
     ):
-        web = server(create_app(appliance), identity.context if identity is not None else None)
+        web = server(create_app(appliance, listening.loaded), identity.context if identity is not None else None)
 
         async def run_web_server() -> None:
             await run_server(web, listening.web, settings)

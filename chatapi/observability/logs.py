@@ -87,6 +87,14 @@ def configure(settings: LogSettings) -> None:
     logging.getLogger("chatapi").setLevel(settings.level.upper())
 
 
+def set_level(settings: LogSettings) -> None:
+    """Change the lowest level that is logged, after `configure`."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, (_Json, _Human)):
+            handler.setLevel(settings.level.upper())
+    logging.getLogger("chatapi").setLevel(settings.level.upper())
+
+
 class _Audit(logging.handlers.RotatingFileHandler):
     """The file of the audit log. Lines that a full disk cannot take are lost; the first failure is logged."""
 

@@ -1,19 +1,20 @@
 """The settings: one typed, frozen tree, read once at start and passed down.
 
-Later sources override earlier ones: defaults, `chatapi.toml`, environment, command line. An unknown key is an error.
-Plug-ins add tables (`plugins`).
+Later sources override earlier ones: defaults, `chatapi.toml`, environment, overrides (`storage.setting_overrides`),
+command line. An unknown key is an error. Plug-ins add tables (`plugins`).
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 
 from chatapi.errors import SettingsError, describe_validation_error
 from chatapi.settings import plugins, toml
@@ -47,9 +48,11 @@ from chatapi.settings.tables import (
 )
 
 __all__ = [
+    "COMMAND",
     "CONFIG",
     "DATA",
     "ENVIRONMENT",
+    "OVERRIDE",
     "SYSTEM",
     "AsrSettings",
     "AudioDeviceSettings",
@@ -81,7 +84,16 @@ __all__ = [
     "as_environment",
     "at",
     "dotted_keys",
+    "field_of",
+    "given",
+    "is_live",
+    "is_secret",
+    "leaves",
     "load",
+    "overlaid",
+    "replaced",
+    "require_known",
+    "typed",
 ]
 
 ENVIRONMENT = "CHATAPI_"
@@ -97,6 +109,8 @@ RENAMED = {
 """Old table or key -> its new name; the error for an old key names the new one."""
 CLIENT = ("CHATAPI_URL", "CHATAPI_API_KEY")
 """Environment variables that only `chatapi.client` reads."""
+OVERRIDE, COMMAND = "override", "command line"
+"""Origins of a setting that an override, or `--set`, set."""
 DATA, CONFIG = "CHATAPI_DATA", "CHATAPI_CONFIG"
 """Environment variables with the path of the data directory and of the settings file."""
 
@@ -108,20 +122,47 @@ class Loaded:
     settings: Settings
     origins: Mapping[str, str]
     """Dotted key -> the source that set it; a missing key has its default."""
+    entries: tuple[tuple[str, Any, str], ...] = ()
+    """Key, value and origin of everything that the sources say, overrides left out; later entries win."""
+    warnings: tuple[str, ...] = ()
+    """Faults of the sources with which chatapi still starts, in sentences."""
 
 
 def load(overrides: Sequence[str] = (), file: Path | None = None, environ: Mapping[str, str] | None = None) -> Loaded:
     """Read all sources. `overrides` are `key.path=value`. Raises SettingsError naming the key and its source."""
     environ = os.environ if environ is None else environ
+    entries = (*_from_file(file, environ), *_from_environment(environ), *_from_command(overrides))
+    return Loaded(*_built(entries), entries)
+
+
+def overlaid(loaded: Loaded, stored: Mapping[str, Any]) -> Loaded:
+    """The same sources with these overrides: dotted key -> value. Raises SettingsError naming the key."""
+    below = [entry for entry in loaded.entries if entry[2] != COMMAND]
+    between = [(key, value, OVERRIDE) for key, value in stored.items()]
+    above = [entry for entry in loaded.entries if entry[2] == COMMAND]
+    settings, origins = _built([*below, *between, *above])
+    return replace(loaded, settings=settings, origins=origins)
+
+
+def given(settings: Settings) -> Loaded:
+    """Settings whose sources are not known, as if a file had set all that differ from the defaults."""
+    tree = type(settings)()
+    changed = [key for key in dotted_keys(type(settings)) if at(settings, key) != at(tree, key)]
+    origins = dict.fromkeys(changed, "settings")
+    return Loaded(settings, origins, tuple((key, at(settings, key), "settings") for key in changed))
+
+
+def _built(entries: Iterable[tuple[str, Any, str]]) -> tuple[Settings, dict[str, str]]:
+    """The settings and the origin of each."""
     tree: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for key, value, origin in [*_from_file(file, environ), *_from_environment(environ), *_from_command(overrides)]:
+    for key, value, origin in entries:
         # A plug-in that cannot be imported must not stop the box; `chatapi check` and the log report it.
         if key.partition(".")[0] not in plugins.tables().unreadable:
             _put(tree, key, value, origin)
             origins[key] = origin
     try:
-        return Loaded(plugins.tables().tree.model_validate(tree), origins)
+        return plugins.tables().tree.model_validate(tree), origins
     except ValidationError as error:
         raise SettingsError(_explained(error, origins)) from None
 
@@ -156,12 +197,13 @@ def _from_file(file: Path | None, environ: Mapping[str, str]) -> Iterator[tuple[
         return
     except (OSError, UnicodeDecodeError, toml.TOMLDecodeError) as error:
         raise SettingsError(f"{path} cannot be read: {error}") from error
-    yield from ((key, value, str(path)) for key, value in _leaves(tree))
+    yield from ((key, value, str(path)) for key, value in leaves(tree))
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of every leaf of nested tables."""
     for name, value in tree.items():
-        yield from _leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + name, value)]
+        yield from leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + name, value)]
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, str]]:
@@ -178,7 +220,7 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Any, st
                 else _nearest(name, names)
             )
             raise SettingsError(f"the environment variable {name} is not a setting{hint}")
-        yield names[name], _typed(names[name], value), f"environment {name}"
+        yield names[name], typed(names[name], value), f"environment {name}"
 
 
 def _is_unreadable(name: str) -> bool:
@@ -196,15 +238,48 @@ def _from_command(overrides: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
             continue
         if key not in known:
             raise SettingsError(f"there is no setting {key!r}{_hint(key)}")
-        yield key, _typed(key, value), "command line"
+        yield key, typed(key, value), COMMAND
 
 
-def _typed(key: str, text: str) -> Any:
-    """Text as a value for a setting: a list is split at its commas; pydantic converts everything else."""
+def require_known(key: str) -> None:
+    """Raises SettingsError with the nearest key, unless there is a setting of this dotted key."""
+    if key not in set(dotted_keys()):
+        raise SettingsError(f"there is no setting {key!r}{_hint(key)}")
+
+
+def is_secret(key: str) -> bool:
+    """Whether a setting is a password or an API key, which is never shown."""
+    return "SecretStr" in str(field_of(key).annotation)
+
+
+def is_live(key: str) -> bool:
+    """Whether a setting changes while chatapi runs; any other changes at the next start."""
+    about = field_of(key).json_schema_extra
+    return isinstance(about, dict) and about.get("live") is True
+
+
+def replaced(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """The same settings but for these: dotted key -> valid value."""
+    for key, value in values.items():
+        path, _, name = key.rpartition(".")
+        if path:
+            name, value = path, at(settings, path).model_copy(update={name: value})
+        settings = settings.model_copy(update={name: value})
+    return settings
+
+
+def field_of(key: str) -> FieldInfo:
+    """The declaration of a known dotted key."""
     path, _, name = key.rpartition(".")
     tree = plugins.tables().tree
     table = type(at(tree(), path)) if path else tree
-    many = isinstance(table.model_fields[name].default, tuple)
+    found: FieldInfo = table.model_fields[name]
+    return found
+
+
+def typed(key: str, text: str) -> Any:
+    """Text as a value for a setting: a list is split at its commas; pydantic converts everything else."""
+    many = isinstance(field_of(key).default, tuple)
     return [item.strip() for item in text.split(",") if item.strip()] if many else text
 
 

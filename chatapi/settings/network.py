@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic.config import JsonDict
+
+LIVE: JsonDict = {"live": True}
+"""Marks a setting that changes while chatapi runs (`setting_changes`); any other changes at the next start."""
 
 
 class Table(BaseModel):

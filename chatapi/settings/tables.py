@@ -9,7 +9,7 @@ import platformdirs
 from pydantic import Field, SecretStr
 
 from chatapi.errors import SettingsError
-from chatapi.settings.network import ServerSettings, Table, WyomingSettings
+from chatapi.settings.network import LIVE, ServerSettings, Table, WyomingSettings
 
 AnyTable = TypeVar("AnyTable", bound=Table)
 
@@ -28,9 +28,9 @@ class LimitSettings(Table):
     """Largest number of bytes of requests, WebSocket messages and Wyoming events held at once, over all connections, in
     memory or in files; what exceeds it is rejected with 503. One address other than this machine may hold half of
     it."""
-    audio_seconds: float = Field(120, gt=0)
+    audio_seconds: float = Field(120, gt=0, json_schema_extra=LIVE)
     """Longest audio of a turn, in seconds."""
-    file_seconds: float = Field(4 * 3600, gt=0)
+    file_seconds: float = Field(4 * 3600, gt=0, json_schema_extra=LIVE)
     """Longest recording transcribed over HTTP, in seconds; `chatapi transcribe` has no limit."""
     prompt_chars: int = Field(8000, ge=1)
     """Longest prompt, in characters."""
@@ -38,7 +38,7 @@ class LimitSettings(Table):
     """Number of turns processed at once; half as many recordings longer than the audio of a turn."""
     queue: int = Field(16, ge=0)
     """Number of turns that may wait; one more is rejected with 503."""
-    turn_seconds: float = Field(120, gt=0)
+    turn_seconds: float = Field(120, gt=0, json_schema_extra=LIVE)
     """Longest duration of a turn, including its time in the queue, in seconds."""
     step_seconds: float = Field(30, gt=0)
     """Time without progress after which an engine is stuck and rebuilt, in seconds; it passes at a quarter of its speed
@@ -93,19 +93,19 @@ class TurnDetectionSettings(RoleSettings):
 class LiveSettings(Table):
     """Live conversation."""
 
-    sessions: int = Field(2, ge=1, le=64)
+    sessions: int = Field(2, ge=1, le=64, json_schema_extra=LIVE)
     """Number of live conversations at once; one more is rejected."""
-    min_endpointing_delay_ms: int = Field(256, ge=64)
+    min_endpointing_delay_ms: int = Field(256, ge=64, json_schema_extra=LIVE)
     """Silence after which a turn ends when the end-of-turn detector finds it finished, in milliseconds."""
-    max_endpointing_delay_ms: int = Field(1400, ge=64)
+    max_endpointing_delay_ms: int = Field(1400, ge=64, json_schema_extra=LIVE)
     """Silence after which any turn ends, in milliseconds."""
-    onset_ms: int = Field(96, ge=32)
+    onset_ms: int = Field(96, ge=32, json_schema_extra=LIVE)
     """Speech that starts a turn, in milliseconds."""
-    min_interruption_ms: int = Field(160, ge=32)
+    min_interruption_ms: int = Field(160, ge=32, json_schema_extra=LIVE)
     """Speech during playback that pauses the answer, in milliseconds."""
-    turn_seconds: float = Field(60, gt=1)
+    turn_seconds: float = Field(60, gt=1, json_schema_extra=LIVE)
     """Longest speech without a pause, in seconds; then the turn ends and is answered."""
-    partial_ms: int = Field(900, ge=100)
+    partial_ms: int = Field(900, ge=100, json_schema_extra=LIVE)
     """Speech without a pause after which a new partial transcript is made, in milliseconds."""
     idle_seconds: float = Field(600, gt=1)
     """Time after which a session that receives neither audio nor events is closed, in seconds."""
@@ -134,13 +134,13 @@ class LlmSettings(RoleSettings):
     compiled for this board fits the memory, else llama_cpp."""
     model: str = "auto"
     """A model's name, or auto: the best that is installed and fits the memory."""
-    system: str = Field(SYSTEM, max_length=20_000)
+    system: str = Field(SYSTEM, max_length=20_000, json_schema_extra=LIVE)
     """System prompt of every conversation."""
-    max_tokens: int = Field(200, ge=1)
+    max_tokens: int = Field(200, ge=1, json_schema_extra=LIVE)
     """Longest answer, in tokens, unless the request sets another limit."""
-    temperature: float = Field(0.3, ge=0, le=2)
+    temperature: float = Field(0.3, ge=0, le=2, json_schema_extra=LIVE)
     """Sampling temperature (0 to 2); 0: always the most likely token."""
-    no_answer: str = Field("I am sorry, I have no answer to that.", min_length=1)
+    no_answer: str = Field("I am sorry, I have no answer to that.", min_length=1, json_schema_extra=LIVE)
     """Answer when the model generates no text, so that there is never only silence."""
     idle_seconds: float = Field(0, ge=0)
     """Time without use after which the model is unloaded, in seconds; the next request waits while it loads; 0:
@@ -293,7 +293,7 @@ class HistorySettings(Table):
 class LogSettings(Table):
     """The log on standard error, and the audit log."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Literal["debug", "info", "warning", "error"] = Field("info", json_schema_extra=LIVE)
     """Lowest level that is logged."""
     format: Literal["auto", "human", "json"] = "auto"
     """human, json, or auto: human on a terminal, json otherwise."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chatapi.errors import StorageError
+from chatapi.system import private_files
 
 RESERVE = 16 << 20
 """Space of a disk that is left free for the rest of the appliance, in bytes."""
@@ -77,10 +78,13 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace a small file atomically."""
+def write_whole(path: Path, text: str, private: bool = False) -> None:
+    """Replace a small file atomically; a private one belongs to the folder's owner alone (0600)."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with draft.open("w", encoding="utf-8") as file:
+        if private:
+            os.fchmod(file.fileno(), 0o600)
+            private_files.give_to_owner(file.fileno(), path.parent)
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -13,6 +13,8 @@ from pathlib import Path
 PRIVATE = (
     "history.*",
     "jobs.*",
+    "overrides.*",
+    ".overrides.lock",
     "keys.json",
     "keys-used.json",
     ".keys.lock",
@@ -108,6 +110,16 @@ class DataDirectory:
     def local_keys(self) -> Iterator[Path]:
         """The key files of all servers that run with this data directory. Raises OSError."""
         yield from self.root.glob("local-*.key")
+
+    @property
+    def overrides(self) -> Path:
+        """The overrides of settings, one dotted key a line."""
+        return self.root / "overrides.toml"
+
+    @property
+    def overrides_lock(self) -> Path:
+        """The lock that is held while the overrides change."""
+        return self.root / ".overrides.lock"
 
     @property
     def accepted_servers(self) -> Path:

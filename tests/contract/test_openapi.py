@@ -27,6 +27,8 @@ OPERATIONS = [
     ("/ready", "GET"),
     ("/metrics", "GET"),
     ("/models", "GET"),
+    ("/settings", "GET"),
+    ("/settings", "PATCH"),
     ("/audio-device", "GET"),
     ("/audio-device/press", "POST"),
     ("/audio-device/release", "POST"),

@@ -19,13 +19,14 @@ from starlette.middleware.cors import CORSMiddleware
 from chatapi import auth
 from chatapi.appliance import Appliance
 from chatapi.errors import BadInput, MethodNotAllowed, NotFound, SettingsError
-from chatapi.interfaces.http import job_routes, openai, openapi, page, realtime, routes
+from chatapi.interfaces.http import job_routes, openai, openapi, page, realtime, routes, settings_routes
 from chatapi.interfaces.http.connections import BACKLOG, ConnectionTable
 from chatapi.interfaces.http.middleware import RequestMiddleware
 from chatapi.interfaces.http.protocols import HEAD_BYTES, HttpProtocol, Shared, SocketProtocol
 from chatapi.interfaces.http.tls import SecureServer
 from chatapi.interfaces.http.validation import reject_invalid
-from chatapi.settings import Settings
+from chatapi.setting_changes import SettingChanges
+from chatapi.settings import Loaded, Settings, given
 from chatapi.system.version import version
 
 MOST_BYTES = 16 << 20
@@ -36,8 +37,8 @@ REPLY_HEADERS = (
 )  # fmt: skip
 
 
-def create_app(appliance: Appliance) -> FastAPI:
-    """The ASGI application of a running appliance."""
+def create_app(appliance: Appliance, loaded: Loaded | None = None) -> FastAPI:
+    """The ASGI application of a running appliance; `loaded`: the sources of its settings, None: they are not known."""
     app = FastAPI(
         title="chatapi",
         version=version(),
@@ -48,6 +49,9 @@ def create_app(appliance: Appliance) -> FastAPI:
     )
     app.include_router(routes.router(appliance))
     app.include_router(job_routes.router(appliance))
+    app.include_router(
+        settings_routes.router(appliance, SettingChanges(appliance, loaded or given(appliance.settings)))
+    )
     app.include_router(openai.router(appliance))
     app.include_router(realtime.router(appliance))
     app.include_router(page.router())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class ResponseModel(BaseModel):
@@ -36,6 +36,37 @@ class CompletionModel(ResponseModel):
     """Time at which each stage was reached, in seconds from the request's acceptance; null: it was not reached."""
     kept: bool = True
     """Present only when false: the turn could not be written to the disk yet."""
+
+
+class SettingModel(ResponseModel):
+    """A setting."""
+
+    value: bool | int | float | str | list[str] | None
+    """The value in use; of a secret only `(set)`."""
+    origin: str = Field(alias="from")
+    """The source that set it: default, the settings file, an environment variable, override, or command line."""
+    changes: Literal["live", "restart"]
+    """Whether a change is used at once, or after a restart."""
+    pending: bool
+    """Whether it has another value after a restart."""
+
+
+class SettingsModel(ResponseModel):
+    """All settings."""
+
+    settings: dict[str, SettingModel]
+    """Dotted key -> the setting."""
+
+
+class AppliedChangesModel(ResponseModel):
+    """What became of changes; the lists have dotted keys."""
+
+    active: list[str]
+    """In use now."""
+    restart: list[str]
+    """Stored, and in use after a restart."""
+    hidden: list[str]
+    """Stored, but the command line of the server wins."""
 
 
 class ConversationMessage(ResponseModel):

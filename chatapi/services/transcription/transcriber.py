@@ -103,7 +103,7 @@ class FileTranscriber:
     def __init__(self, engines: Engines, settings: Settings, metrics: Metrics) -> None:
         self._vad = engines.vad
         self._asr = engines.asr
-        self._settings = settings
+        self.settings = settings
         self._metrics = metrics
         self._rules = segmenter.SegmentationRules.of(settings.vad)
 
@@ -114,7 +114,7 @@ class FileTranscriber:
 
     def language(self, requested: str | None) -> str | None:
         """The language to transcribe; None: detect it. Raises Unprocessable (unknown_language)."""
-        language = requested or self._settings.asr.language
+        language = requested or self.settings.asr.language
         supported = self._asr.engine.languages
         if language == "auto":
             return supported[0] if len(supported) == 1 else None
@@ -138,7 +138,7 @@ class FileTranscriber:
 
     async def decode_file(self, file: Source) -> Audio:
         """A file as 16 kHz mono, within the limits. Raises the errors of `audio.decode`."""
-        audio = await anyio.to_thread.run_sync(decode, file, self._settings.limits.audio_seconds)
+        audio = await anyio.to_thread.run_sync(decode, file, self.settings.limits.audio_seconds)
         if audio.damaged:
             log.info("damaged audio packets skipped", extra={"packets": audio.damaged})
         return audio

@@ -87,13 +87,14 @@ class Generator:
     def __init__(self, llm: Worker[LanguageModel], synthesis: SpeechSynthesis, settings: LlmSettings) -> None:
         self._llm = llm
         self._synthesis = synthesis
-        self._settings = settings
+        self.settings = settings
+        """Read anew for every answer."""
 
     def question(
         self, conversation_state: ConversationState, text: str, results: tuple[ToolResult, ...] = ()
     ) -> Question:
         """The prompt for the next question in a conversation, after these tool results."""
-        return Question(conversation_state, text, self._settings.system, results)
+        return Question(conversation_state, text, self.settings.system, results)
 
     async def generate(self, prompt: P, options: GenerationOptions, send: Send, mark: Mark) -> Generation[P]:
         """Send a TextDelta for every chunk of text and a Speech for every chunk of audio, each kind in order.
@@ -115,7 +116,7 @@ class Generator:
 
     def sampling(self, options: GenerationOptions, written_tokens: int = 0) -> Sampling:
         """The sampling parameters of an answer that has this many tokens already."""
-        settings = self._settings
+        settings = self.settings
         max_tokens = settings.max_tokens if options.max_tokens is None else options.max_tokens
         return replace(
             options.sampling,
@@ -186,7 +187,7 @@ class Generator:
     @property
     def no_answer(self) -> str:
         """The answer where the model writes none, or none that can be spoken."""
-        return self._settings.no_answer
+        return self.settings.no_answer
 
     @property
     def continues(self) -> bool:
