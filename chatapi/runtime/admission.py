@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import itertools
 import time
@@ -43,6 +44,8 @@ class Admission:
         self._arrivals = itertools.count()
         self._reserved_at = -RESERVATION_SECONDS
         """When `reserve_live` was last called, in seconds of `time.monotonic`."""
+        self._expiry: asyncio.TimerHandle | None = None
+        """Admits waiters when the reservation ends."""
         self._mean_hold = 1.0
         """Running mean of the time a slot is held, in seconds, for Retry-After."""
 
@@ -104,10 +107,24 @@ class Admission:
     def reserve_live(self) -> None:
         """Keep one of several slots free for LIVE work that is about to come: a running job may not stop quickly."""
         self._reserved_at = time.monotonic()
+        if self._expiry is None:
+            self._expiry = asyncio.get_running_loop().call_later(RESERVATION_SECONDS, self._reservation_ended)
 
     def release(self) -> None:
         """Pass the slot to the first waiter, or free it."""
         self.used -= 1
+        self._admit()
+
+    def _reservation_ended(self) -> None:
+        """Admit those that waited for the reserved slot, unless it was reserved again meanwhile."""
+        self._expiry = None
+        if (left := self._reserved_at + RESERVATION_SECONDS - time.monotonic()) > 0:
+            self._expiry = asyncio.get_running_loop().call_later(left, self._reservation_ended)
+        else:
+            self._admit()
+
+    def _admit(self) -> None:
+        """Pass free slots to the first waiters."""
         while self._waiting and self._free(self._waiting[0][0]):
             self.used += 1
             heapq.heappop(self._waiting)[2].set()

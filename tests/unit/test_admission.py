@@ -113,3 +113,16 @@ async def test_a_probe_leaves_the_reserved_slot_to_live_work() -> None:
     with pytest.raises(Busy):
         await admission.acquire(Priority.PROBE)
     await admission.acquire(Priority.LIVE)
+
+
+async def test_a_waiter_gets_the_reserved_slot_when_the_reservation_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatapi.runtime.admission.RESERVATION_SECONDS", 0.2)
+    admission = Admission("asr", slots=2)
+    await admission.acquire(Priority.BULK)
+    admission.reserve_live()
+    await anyio.sleep(0.1)
+    # A second reservation prolongs the first.
+    admission.reserve_live()
+    with anyio.fail_after(5):
+        await admission.acquire(Priority.BULK)
+    assert admission.used == 2

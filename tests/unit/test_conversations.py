@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from chatapi.appliance import Appliance
-from chatapi.errors import Busy, DeadlineExceeded
+from chatapi.errors import Busy, DeadlineExceeded, NotFound
 from chatapi.events import Failed, LiveEvent, ResponseStarted, TurnEnded
 from chatapi.services.live import LiveSession
 from chatapi.services.turns.completion import Turn
@@ -153,3 +153,26 @@ async def test_events_of_an_answer_carry_its_id(fake_appliance: RunAppliance) ->
             assert of_second[0] is ResponseStarted and of_second[-1] is TurnEnded and len(of_second) > 3
             found = session.find_answer(started[0].response)
             assert found is not None and found.asked == "one"
+
+
+async def test_a_live_session_forgets_a_conversation_that_is_deleted(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance:
+        await ask(appliance, "my secret")
+        async with live(appliance) as (session, events):
+            await appliance.conversations.remove(ID)
+            await session.respond("second")
+            await until(lambda: ended(events) == 1)
+            assert "my secret" not in [message.text for message in session.prompt_messages()]
+        assert [exchange.asked for exchange in (await stored(appliance)).exchanges] == ["second"]
+
+
+async def test_a_deletion_waits_for_the_turn_that_holds_the_conversation(fake_appliance: RunAppliance) -> None:
+    async with fake_appliance() as appliance:
+        await ask(appliance, "first")
+        async with anyio.create_task_group() as group:
+            async with appliance.conversations.turn(ID):
+                group.start_soon(appliance.conversations.remove, ID)
+                await anyio.wait_all_tasks_blocked()
+                await stored(appliance)
+        with pytest.raises(NotFound):
+            await stored(appliance)

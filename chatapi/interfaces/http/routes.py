@@ -110,7 +110,7 @@ def _add_conversation_routes(routes: APIRouter, appliance: Appliance) -> None:
         responses=problems(404, 503, 507),
     )
     async def forget(conversation: str) -> None:
-        await appliance.history.call(lambda history: history.remove(conversation))
+        await appliance.conversations.remove(conversation)
 
 
 def _add_operation_routes(routes: APIRouter, appliance: Appliance) -> None:

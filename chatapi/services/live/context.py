@@ -60,5 +60,9 @@ class ConversationContext:
             for each in exchanges
         )
 
+    def conversation_removed(self) -> None:
+        """Forgets all exchanges: the next answer begins the conversation anew."""
+        self._replace(())
+
     def _replace(self, exchanges: Iterable[Exchange]) -> None:
         self.conversation_state = replace(self.conversation_state, exchanges=tuple(exchanges))

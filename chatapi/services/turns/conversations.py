@@ -25,6 +25,9 @@ class Follower(Protocol):
     def exchange_amended(self, number: int, answered: str | None, asked: str | None) -> None:
         """The answer of an exchange was changed, and its request unless None; `answered` None: it was removed."""
 
+    def conversation_removed(self) -> None:
+        """The conversation was deleted with all its exchanges."""
+
 
 @dataclass
 class _Turns:
@@ -66,6 +69,14 @@ class Conversations:
         await self.history.call(lambda history: history.amend(conversation, number, answered, asked))
         for follower in self._followers.get(conversation, ()):
             follower.exchange_amended(number, answered, asked)
+
+    async def remove(self, conversation: str) -> None:
+        """Delete a conversation, after the turns that hold it: they would store their exchange again. Raises NotFound
+        (unknown_conversation)."""
+        async with self.turn(conversation):
+            await self.history.call(lambda history: history.remove(conversation))
+            for follower in self._followers.get(conversation, ()):
+                follower.conversation_removed()
 
     @asynccontextmanager
     async def exclusive(self, conversation: str) -> AsyncIterator[None]:
