@@ -21,9 +21,12 @@ DAMAGED = ".damaged-"
 def folder(path: Path) -> None:
     """Create a folder, and the missing ones above it, for its owner alone; existing ones stay. Raises OSError."""
     # `mkdir(parents=True)` gives the mode to the last one only.
-    for each in reversed((path, *path.parents)):
-        if not each.is_dir():
+    for each in reversed(path.parents):
+        # Where a file is in the way, the folder inside it fails with the clearer error.
+        if not each.exists():
             each.mkdir(mode=0o700, exist_ok=True)
+    if not path.is_dir():
+        path.mkdir(mode=0o700, exist_ok=True)
 
 
 def touch(path: Path) -> None:

@@ -27,7 +27,7 @@ def test_a_patch_is_used_at_once_or_waits_for_a_restart(fake_settings: FakeSetti
         assert changed.status_code == 200
         assert changed.json() == {
             "active": ["llm.max_tokens"],
-            "restart": ["history.keep_days", "limits.queue"],
+            "restart": ["limits.queue", "history.keep_days"],
             "hidden": [],
         }
         expected = {"value": 3, "from": "override", "changes": "live", "pending": False}
