@@ -43,12 +43,13 @@ MEANINGS = {
     415: "The media type is not supported.",
     422: "A value is invalid, or the audio contains no speech.",
     429: "The key's rate limit is exceeded, or too many wrong keys were sent; Retry-After says when to try again.",
+    431: "The request's path, query and headers are too large together.",
     500: "An engine failed, or the key file is damaged.",
     503: "Busy or still loading; Retry-After says when to try again.",
     507: "The disk is full.",
 }
 """Status -> when it is sent, for the OpenAPI document."""
-EVERYWHERE = (401, 403, 429, 500)
+EVERYWHERE = (401, 403, 429, 431, 500)
 """Statuses that any route may return."""
 
 Traceparent = Annotated[str, Header(description="Trace context of the caller (W3C), which the request's trace joins.")]
