@@ -220,7 +220,9 @@ def test_invalid_chunk_is_rejected_and_ends_the_request(
         (b"GET / HTTP/1.1\r\nCookie: " + b"a" * 200_000, 431, "head_too_large"),
     ],
 )
-def test_invalid_head_gets_a_problem_document(shared_server: RunningServer, sent: bytes, status: int, code: str) -> None:
+def test_invalid_head_gets_a_problem_document(
+    shared_server: RunningServer, sent: bytes, status: int, code: str
+) -> None:
     received = talk(shared_server, sent)
     first, _, document = received.partition(b"\r\n\r\n")
     assert first.split()[1] == str(status).encode() and b"application/problem+json" in first

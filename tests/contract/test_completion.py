@@ -66,7 +66,9 @@ def test_wav_in_text_out(shared_server: RunningServer, beep: Audio) -> None:
 
 
 def test_wav_in_voice_out(shared_server: RunningServer, beep: Audio) -> None:
-    reply = shared_server.client.post("/completion?reply=voice", content=wav(beep), headers={"content-type": "audio/wav"})
+    reply = shared_server.client.post(
+        "/completion?reply=voice", content=wav(beep), headers={"content-type": "audio/wav"}
+    )
     assert decode(reply.content).seconds > 0
     assert unquote(reply.headers["x-chatapi-transcript"]).startswith("heard ")
 
@@ -80,7 +82,9 @@ def test_form_accepts_audio_or_a_prompt(shared_server: RunningServer, beep: Audi
 
 
 def test_text_streams_as_server_sent_events(shared_server: RunningServer, beep: Audio) -> None:
-    reply = shared_server.client.post("/completion?stream=true", content=wav(beep), headers={"content-type": "audio/wav"})
+    reply = shared_server.client.post(
+        "/completion?stream=true", content=wav(beep), headers={"content-type": "audio/wav"}
+    )
     assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
     stream = events(reply)
     assert [stream[0][0], stream[1][0], stream[-1][0]] == ["start", "transcript", "end"]

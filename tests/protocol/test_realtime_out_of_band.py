@@ -127,7 +127,9 @@ async def test_tool_results_need_their_calls(shared_server: RunningServer) -> No
         ({"input": [user_message("x")] * 257}, "response.input"),
     ],
 )  # fmt: skip
-async def test_invalid_response_is_rejected(shared_server: RunningServer, response: dict[str, Any], message: str) -> None:
+async def test_invalid_response_is_rejected(
+    shared_server: RunningServer, response: dict[str, Any], message: str
+) -> None:
     async with talking(shared_server) as client:
         error = await answer(client, **{"instructions": "", **response})
         assert message in error["message"], error
