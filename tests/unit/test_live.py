@@ -128,16 +128,21 @@ async def test_short_pauses_during_a_decode_do_not_lose_words(
         assert float(talk.all(ResponseStarted)[-1].user_text.split()[1]) > 1.25
 
 
+async def speak_again_before_playback(talk: Talk) -> None:
+    """Resumes speech after a pause, while the model has not answered yet."""
+    model = talk.appliance.engines.llm.engine
+    model.delay = 0.5  # type: ignore[attr-defined]
+    await talk.say(tone(0.6), silence(0.5), settle=False)
+    await talk.wait_for(ResponseStarted)
+    await talk.say(tone(0.6), settle=False)
+    model.delay = 0  # type: ignore[attr-defined]
+    await talk.say(silence(0.4))
+    await talk.wait_for(TurnEnded)
+
+
 async def test_resumed_speech_before_playback_extends_the_turn(fake_appliance: RunAppliance) -> None:
     async with talking(fake_appliance) as talk:
-        model = talk.appliance.engines.llm.engine
-        model.delay = 0.5  # type: ignore[attr-defined]
-        await talk.say(tone(0.6), silence(0.5), settle=False)
-        await talk.wait_for(ResponseStarted)
-        await talk.say(tone(0.6), settle=False)
-        model.delay = 0  # type: ignore[attr-defined]
-        await talk.say(silence(0.4))
-        await talk.wait_for(TurnEnded)
+        await speak_again_before_playback(talk)
         first = talk.all(Interrupted)[0]
         assert first == Interrupted(0.0, "", retracted=True, response=talk.all(ResponseStarted)[0].response)
         user_text = talk.all(ResponseStarted)[-1].user_text
