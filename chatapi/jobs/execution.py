@@ -32,6 +32,8 @@ LOOK_SECONDS = 0.2
 """Interval between checks whether the job was paused or cancelled, in seconds."""
 YIELD_SECONDS = 0.05
 """Interval between checks whether work still has to wait, in seconds."""
+NICE = 19
+"""What is added to the niceness of the commands of bulk work and training: the most that there is."""
 REPORT_SECONDS = 1.0
 """Shortest time between two stored reports of progress, in seconds."""
 BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 5.0, 600.0
@@ -134,17 +136,28 @@ class Execution:
         finally:
             self._claim.release()
 
-    def checkpoint(self) -> None:
-        """See `StepRun.checkpoint`."""
+    @property
+    def nice(self) -> int:
+        """See `StepControl.nice`: in the foreground too, because a server may run beside it."""
+        return NICE if self.job.priority > Priority.REQUEST else 0
+
+    def checkpoint(self, stopped: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        """See `StepRun.checkpoint`. `stopped`: entered while the work waits."""
         self._look()
-        while self._must_yield(self.job.priority):
-            time.sleep(YIELD_SECONDS)
-            self._meter.idle(YIELD_SECONDS)
-            self._look()
+        if self._must_yield(self.job.priority):
+            with stopped():
+                while self._must_yield(self.job.priority):
+                    time.sleep(YIELD_SECONDS)
+                    self._meter.idle(YIELD_SECONDS)
+                    self._look()
 
     def advance(self, fraction: float, phrase: str) -> None:
         """See `StepRun.advance`; stored once in REPORT_SECONDS."""
         self.checkpoint()
+        self.report(fraction, phrase)
+
+    def report(self, fraction: float, phrase: str = "") -> None:
+        """See `StepControl.report`; stored once in REPORT_SECONDS."""
         if time.monotonic() >= self._next_report:
             self._next_report = time.monotonic() + REPORT_SECONDS
             data = {"step": self._step, "fraction": round(fraction, 4), "phrase": phrase[:200] or self._phrase}
