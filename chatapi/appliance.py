@@ -312,6 +312,7 @@ class Appliance:
         self.metrics.inflight.set_function(lambda: float(self.byte_budget.held))
         self.metrics.audio_device.source = lambda: self.microphone.health if self.microphone is not None else None
         self.metrics.engine_counts.source = self._llm_counters
+        self.metrics.jobs.source, self.metrics.work.source = self.jobs.counts, self.scheduler.decisions
 
     def _llm_counters(self) -> Mapping[str, float]:
         """Counters of the LLM's library; blocking. An unloaded engine is not loaded for them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -25,15 +25,13 @@ log = logging.getLogger(__name__)
 class JobService:
     """Runs the jobs of a data directory beside a server. Belongs to one event loop, except where a method says so."""
 
-    def __init__(self, data: Path, scheduler: Scheduler, concurrent: int = 1, kinds: Iterable[JobKind] = ()) -> None:
+    def __init__(self, data: Path, scheduler: Scheduler, concurrent: int = 1) -> None:
         """`concurrent`: number of bulk jobs that run at once."""
         self._data, self._scheduler = data, scheduler
         self._slots: Mapping[Priority, int] = {**SLOTS, Priority.BULK: concurrent}
         self._kinds: dict[str, JobKind] = {}
         self._store: JobStore | None = None
         self._runner: JobRunner | None = None
-        for kind in kinds:
-            self.offer(kind)
 
     def offer(self, kind: JobKind) -> None:
         """Add a kind of job, before `run`. Raises ValueError when there is one of that name."""

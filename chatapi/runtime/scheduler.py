@@ -145,6 +145,17 @@ class Scheduler:
                 for priority, turn in self._turns.items()
             }
 
+    def decisions(self) -> Mapping[str, tuple[float, Mapping[str, bool]]]:
+        """The same, by the names of the classes, as metrics show it: for each class the seconds that it has waited, and
+        for each more urgent class whether it waits for that now."""
+        return {
+            priority.name.lower(): (
+                reading.yielded_seconds,
+                {each.name.lower(): each is reading.waits_for for each in CLASSES if each < priority},
+            )
+            for priority, reading in self.readings().items()
+        }
+
     def _extend(self, priority: Priority, seconds: float) -> None:
         self._until[priority] = max(self._until[priority], self._clock() + seconds)
 

@@ -10,11 +10,13 @@ import anyio
 import pytest
 
 from chatapi.engines import Stop
+from chatapi.events import TurnEnded
 from chatapi.runtime import engine_threads
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.scheduler import CLASSES, EXPECTED_SECONDS, LINGER_SECONDS, SHARES, Scheduler
 from chatapi.runtime.workers import Worker
-from conftest import until
+from conftest import RunAppliance, tone, until
+from test_live import silence, talking
 
 LIVE, REQUEST, BULK, TRAINING = CLASSES
 
@@ -220,3 +222,20 @@ async def test_engine_work_that_waits_for_its_reader_does_not_count(clock: Clock
             assert not scheduler.must_yield(BULK)
         await until(lambda: worker.admission.used == 0)
         assert not scheduler._running[LIVE]
+
+
+@pytest.mark.anyio
+async def test_a_live_turn_has_the_cores_from_the_start_of_speech_and_then_leaves_them(
+    fake_appliance: RunAppliance,
+) -> None:
+    async with talking(fake_appliance) as talk:
+        scheduler = talk.appliance.scheduler
+        # The engines were warmed up just now.
+        await until(lambda: not scheduler.must_yield(BULK))
+        await talk.say(silence(0.3), tone(0.3))
+        # Before anything is transcribed.
+        await until(lambda: scheduler.must_yield(BULK) and scheduler.must_yield(REQUEST))
+        assert 'chatapi_work_waits{class="bulk",for="live"} 1.0' in talk.appliance.metrics.page().decode()
+        await talk.say(tone(0.5), silence(0.5))
+        await talk.wait_for(TurnEnded)
+        await until(lambda: not scheduler.must_yield(BULK))
