@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mappi
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -19,13 +19,16 @@ from chatapi.auth import Keyring
 from chatapi.catalog import Catalog, InstalledModel, Manifest
 from chatapi.engines import registry
 from chatapi.errors import ChatapiError, NotReady, collapse_exception_group
+from chatapi.jobs.service import JobService
 from chatapi.observability.metrics import Metrics
 from chatapi.observability.tracing import Tracing
 from chatapi.runtime import engine_selection, model_selection
 from chatapi.runtime.admission import Admission, Priority
 from chatapi.runtime.byte_budget import ByteBudget
+from chatapi.runtime.scheduler import Scheduler
 from chatapi.runtime.workers import Engines, Worker
 from chatapi.services.live import LiveConversations
+from chatapi.services.live.audio_device_state import AudioDeviceState
 from chatapi.services.speech.service import SpeechService
 from chatapi.services.speech.synthesis import SpeechSynthesis
 from chatapi.services.transcription.service import TranscriptionService
@@ -51,23 +54,6 @@ LOAD_WAIT_SECONDS = 120
 MAINTENANCE_SECONDS = 30.0
 """Time between two runs of the history's maintenance, in seconds: conversations expire, and a full disk may be writable
 again."""
-
-
-class AudioDeviceState(Protocol):
-    """The box's own microphone and speaker, run by the audio device interface."""
-
-    @property
-    def health(self) -> dict[str, Any]:
-        """Plain values: mode, state, wake_word, and the state of the devices."""
-
-    async def press(self) -> None:
-        """Start a turn (push to talk). Raises WrongMode in another mode than push_to_talk, NotReady."""
-
-    async def release(self) -> None:
-        """End the turn that `press` started. Raises WrongMode as `press` does."""
-
-    async def wake(self) -> None:
-        """Act as if the wake word was detected. Raises WrongMode in another mode than wake_word, NotReady."""
 
 
 class Appliance:
@@ -96,6 +82,8 @@ class Appliance:
         self._opened: dict[str, InstalledModel] = {}
         """Models whose files were verified."""
         self._building = threading.Lock()
+        self.scheduler = Scheduler()
+        self.jobs = JobService(settings.data, self.scheduler, settings.jobs.concurrent)
         self.engines = Engines({role: self._worker(role) for role in registry.roles()})
         self._required = set(registry.essential())
         """Roles without which the box is not ready."""
@@ -299,6 +287,8 @@ class Appliance:
             getattr(table, "idle_seconds", 0),
             report,
         )
+        if not self.is_remote(role):
+            worker.scheduler = self.scheduler
         metrics.loaded.labels(role).set_function(lambda: float(worker.state == "ready"))
         metrics.failed.labels(role).set_function(lambda: float(worker.state == "failed"))
         metrics.jobs_waiting.labels(role).set_function(lambda: worker.admission.waiting)
@@ -322,6 +312,7 @@ class Appliance:
         self.metrics.inflight.set_function(lambda: float(self.byte_budget.held))
         self.metrics.audio_device.source = lambda: self.microphone.health if self.microphone is not None else None
         self.metrics.engine_counts.source = self._llm_counters
+        self.metrics.jobs.source, self.metrics.work.source = self.jobs.counts, self.scheduler.decisions
 
     def _llm_counters(self) -> Mapping[str, float]:
         """Counters of the LLM's library; blocking. An unloaded engine is not loaded for them."""

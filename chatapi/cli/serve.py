@@ -109,6 +109,7 @@ async def _run(settings: Settings, listening: _Listening, identity: Identity | N
 
         group.start_soon(run_web_server)
         group.start_soon(appliance.maintain)
+        group.start_soon(appliance.jobs.run)
         group.start_soon(malloc_trim.IdleTrimmer().run)
         if identity is not None:
             group.start_soon(_renew_certificate, identity)

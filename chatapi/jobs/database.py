@@ -100,10 +100,18 @@ class JobDatabase:
                     raise
                 self._set_aside(error)
                 self._db = self._opened()
+            self._opened_as = _identity(file)
 
     def close(self) -> None:
         with self._lock:
             self._db.close()
+
+    def replaced(self) -> bool:
+        """Whether the file was renamed, deleted or replaced since it was opened."""
+        try:
+            return _identity(self.file) != self._opened_as
+        except OSError:
+            return True
 
     @property
     def wall(self) -> float:
@@ -147,6 +155,8 @@ class JobDatabase:
             raise IsADirectoryError(f"{self.file} is a directory")
         private_files.touch(self.file)
         db = sqlite3.connect(self.file, isolation_level=None, timeout=WAIT_SECONDS, check_same_thread=False)
+        # Text that is not UTF-8 damages the job that has it, and no query.
+        db.text_factory = lambda text: text.decode(errors="replace")
         try:
             # A power cut must not lose a finished step, so every commit reaches the disk.
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
@@ -205,6 +215,12 @@ class JobDatabase:
             raise StorageError(
                 f"jobs cannot be stored in {self.file}: {reason}; is the disk full or read-only?"
             ) from error
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    """Device and inode. Raises OSError."""
+    found = file.stat()
+    return found.st_dev, found.st_ino
 
 
 def _check(db: sqlite3.Connection) -> None:

@@ -10,13 +10,16 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from enum import Enum
-from typing import Any, Generic, TypeVar
+from types import SimpleNamespace
+from typing import Any, Generic, TypeVar, cast
 
 import anyio
 
-from chatapi.engines import Stop
-from chatapi.runtime.admission import Priority
+from chatapi.engines import Stop, registry
+from chatapi.runtime.admission import Admission, Priority
+from chatapi.runtime.scheduler import Scheduler
 from chatapi.system import machine_clock, malloc_trim
 
 log = logging.getLogger(__name__)
@@ -29,6 +32,10 @@ AHEAD = 64
 PAUSE_SECONDS = 1.0
 """Time without a job after which an engine returns memory to the system, in seconds. Returning it and allocating it
 again between the sentences of an answer costs a fifth of their computing time."""
+
+
+YIELD_SECONDS = 0.02
+"""Interval between checks whether a job still has to wait for more urgent work, in seconds."""
 
 
 class StreamEnd:
@@ -70,14 +77,48 @@ class _JobStop:
         return self._job.stopping
 
 
+class CpuTurn:
+    """When the thread of one job computes: it yields to more urgent work of the machine, and counts as such work."""
+
+    def __init__(self, scheduler: Scheduler | None, admission: Admission, priority: Priority) -> None:
+        """`admission`: of the engine's slots; `scheduler` None: the job neither yields nor counts."""
+        self._scheduler, self._admission, self._priority = scheduler, admission, priority
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Inside the context the job counts as work that runs."""
+        with nullcontext() if self._scheduler is None else self._scheduler.working(self._priority):
+            yield
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Inside `working`: a context in which the job waits for its reader."""
+        if self._scheduler is not None:
+            self._scheduler.end(self._priority)
+        try:
+            yield
+        finally:
+            if self._scheduler is not None:
+                self._scheduler.begin(self._priority)
+
+    def must_wait(self) -> bool:
+        """Whether the next step has to wait. A slot for which more urgent work waits is not kept from it."""
+        if self._scheduler is None or self._admission.is_wanted(self._priority):
+            return False
+        return self._scheduler.must_yield(self._priority)
+
+
 class Job(Generic[E, T]):
     """One call of an engine: it runs on a worker's thread and is read from the event loop.
 
     When it has ended it holds neither the call, whose closure may hold hours of audio, nor unread items.
     """
 
-    def __init__(self, call: Callable[[E, Stop], Iterator[T]], priority: Priority, yields: YieldPolicy) -> None:
+    def __init__(
+        self, call: Callable[[E, Stop], Iterator[T]], priority: Priority, yields: YieldPolicy, turn: CpuTurn
+    ) -> None:
         self._call: Callable[[E, Stop], Iterator[T]] | None = call
+        self._turn = turn
         self.priority = priority
         self._yields = yields
         self._started = self.preempted = self._waited = False
@@ -104,7 +145,8 @@ class Job(Generic[E, T]):
         self.mark_alive()
         end = StreamEnd(None)
         try:
-            self._step(self._call(engine, _JobStop(self)))
+            with self._turn.working():
+                self._step(self._call(engine, _JobStop(self)))
         except Exception as error:
             # The frames that the error passed through hold the audio as long as the error lives.
             _clear_frames(error)
@@ -120,7 +162,8 @@ class Job(Generic[E, T]):
             for item in self._timed(items):
                 if not self._room.acquire(blocking=False):
                     self._waited = True
-                    self._room.acquire()
+                    with self._turn.resting():
+                        self._room.acquire()
                 if self.stopping:
                     break
                 self._started = True
@@ -131,7 +174,7 @@ class Job(Generic[E, T]):
                 close()
 
     def _timed(self, items: Iterator[T]) -> Iterator[T]:
-        while True:
+        while self._has_turn():
             since = time.perf_counter()
             try:
                 item = next(items)
@@ -143,6 +186,16 @@ class Job(Generic[E, T]):
             self._stepped += self._last if self._steps >= 0 else 0.0
             self._steps, self._last = self._steps + 1, took
             yield item
+
+    def _has_turn(self) -> bool:
+        """Wait until the next step may be computed; False when the job has to stop instead."""
+        if self._turn.must_wait():
+            with self._turn.resting():
+                while not self.stopping and self._turn.must_wait():
+                    # It is not stuck.
+                    self.mark_alive()
+                    time.sleep(YIELD_SECONDS)
+        return not self.stopping
 
     @property
     def pace(self) -> float | None:
@@ -238,6 +291,11 @@ class EngineThreads(Generic[E]):
     def submit(self, job: Job[E, Any], on_done: Callable[[], None]) -> None:
         """Queue a job; `on_done` runs in the event loop when it has ended."""
         self._queue.put((job, on_done))
+
+    def declared(self) -> E:
+        """The attributes that the engine declares, in place of an unloaded engine."""
+        found = {name: getattr(self.engine, name) for name in registry.declared() if hasattr(self.engine, name)}
+        return cast(E, SimpleNamespace(**found))
 
     def shut_down(self) -> None:
         """End the threads after their jobs; the last one closes the engine."""

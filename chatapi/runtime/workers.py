@@ -14,8 +14,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import anyio
 
@@ -28,14 +27,14 @@ from chatapi.engines import (
     Transcriber,
     VoiceActivityDetector,
     WakeWordDetector,
-    registry,
 )
 from chatapi.errors import ChatapiError, EngineFailed, InternalError, NotReady
 from chatapi.runtime.admission import Admission, Priority
-from chatapi.runtime.engine_threads import AHEAD, EngineThreads, Job, Preempted, StreamEnd, YieldPolicy, call_in
+from chatapi.runtime.engine_threads import CpuTurn, EngineThreads, Job, Preempted, StreamEnd, YieldPolicy, call_in
+from chatapi.runtime.scheduler import Scheduler
 from chatapi.system import machine_clock
 
-__all__ = ["AHEAD", "REBUILDS", "Engines", "Preempted", "Worker", "YieldPolicy", "call_in"]
+__all__ = ["REBUILDS", "Engines", "Preempted", "Worker", "YieldPolicy", "call_in"]
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +56,6 @@ Report = Callable[[str, float], None]
 of computing) and pace (items per second)."""
 
 
-def _ignore(what: str, amount: float) -> None:
-    """The default `Report`."""
-
-
 class Worker(Generic[E]):
     """An engine with one thread per slot."""
 
@@ -71,7 +66,7 @@ class Worker(Generic[E]):
         slots: int = 1,
         step_seconds: float = 30,
         idle_seconds: float = 0,
-        report: Report = _ignore,
+        report: Report = lambda *_: None,
     ) -> None:
         """`step_seconds`: time without progress after which the engine is stuck. `idle_seconds`: time without use after
         which it is unloaded; 0: never."""
@@ -83,6 +78,8 @@ class Worker(Generic[E]):
         """How often the engine was unloaded because it was idle."""
         self.items_produced = 0
         """Number of items of all jobs."""
+        self.scheduler: Scheduler | None = None
+        """Of the machine; None: the jobs neither yield nor count."""
         self._build = build
         self._step_seconds = step_seconds
         self._idle_seconds = idle_seconds
@@ -144,6 +141,12 @@ class Worker(Generic[E]):
             self._threads = EngineThreads(self.name, self._build, self.admission.slots)
             self._mark_used()
 
+    def expect_live(self) -> None:
+        """Keep a slot free, and the machine's cores, for live work that is about to come."""
+        self.admission.reserve_live()
+        if self.scheduler is not None:
+            self.scheduler.expect(Priority.LIVE)
+
     @property
     def engine(self) -> E:
         """The engine, for reading what it declares (languages, voices), also while it is unloaded. Raises NotReady
@@ -187,7 +190,7 @@ class Worker(Generic[E]):
             # It is still loading.
             self._mark_used()
             return
-        self._declared = _declared(threads.engine)
+        self._declared = threads.declared()
         self._threads, self._closing = None, threads
         threads.shut_down()
         self.unloaded += 1
@@ -248,7 +251,7 @@ class Worker(Generic[E]):
             raise
         threads = self._threads
         assert threads is not None  # noqa: S101 - just seen to be ready
-        job: Job[E, T] = Job(call, priority, yields)
+        job: Job[E, T] = Job(call, priority, yields, CpuTurn(self.scheduler, self.admission, priority))
         self._running[job] = threads
         threads.submit(job, lambda: self._finished(job))
         return job
@@ -365,17 +368,11 @@ class Worker(Generic[E]):
         self._abandoned.append(time.monotonic())
         # Its last thread to return closes it.
         threads.shut_down()
-        self._declared, self._threads = _declared(threads.engine), None
+        self._declared, self._threads = threads.declared(), None
         if wait := self.rebuild_delay:
             log.error("the %s engine is stuck too often; it stays unloaded for %.0f seconds", self.name, wait)
         else:
             self._threads = EngineThreads(self.name, self._build, self.admission.slots)
-
-
-def _declared(engine: E | None) -> E:
-    """The attributes that an engine declares, in place of an unloaded engine."""
-    names = registry.declared()
-    return cast(E, SimpleNamespace(**{name: getattr(engine, name) for name in names if hasattr(engine, name)}))
 
 
 class Engines:

@@ -290,6 +290,13 @@ class HistorySettings(Table):
     """Largest number of stored conversations; beyond it the oldest is deleted."""
 
 
+class JobSettings(Table):
+    """Jobs: work that survives a restart."""
+
+    concurrent: int = Field(1, ge=1, le=16)
+    """Number of bulk jobs that a server runs at once; beside them it runs one training."""
+
+
 class LogSettings(Table):
     """The log on standard error, and the audit log."""
 
@@ -339,6 +346,7 @@ class Settings(Table):
     wyoming: WyomingSettings = WyomingSettings()
     fake: FakeEngineSettings = FakeEngineSettings()
     history: HistorySettings = HistorySettings()
+    jobs: JobSettings = JobSettings()
     log: LogSettings = LogSettings()
     trace: TraceSettings = TraceSettings()
 

@@ -13,7 +13,8 @@ import pytest
 from chatapi.engines import Stop, still_wanted
 from chatapi.errors import EngineFailed, NotReady
 from chatapi.runtime import workers
-from chatapi.runtime.workers import AHEAD, REBUILDS, Worker
+from chatapi.runtime.engine_threads import AHEAD
+from chatapi.runtime.workers import REBUILDS, Worker
 from conftest import until
 from test_workers import Counter, opened
 
