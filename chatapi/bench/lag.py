@@ -8,15 +8,17 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import anyio
 import numpy as np
+from anyio.abc import TaskStatus
 
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
 from chatapi.bench import Row, corpus
 from chatapi.bench.live import scenarios
-from chatapi.bench.live.harness import HISS, Harness
+from chatapi.bench.live.harness import HISS
 from chatapi.bench.live.in_process import InProcessTransport
 from chatapi.bench.recognition import CORPUS
 from chatapi.engines import VAD_FRAME, WAKE_WORD_FRAME
@@ -53,6 +55,9 @@ class LagOptions:
     """Whether the streams wait for the wake word, so that only its network runs."""
 
 
+DEFAULTS = LagOptions()
+
+
 @dataclass
 class _Measured:
     """What one measurement found; times are in seconds."""
@@ -67,7 +72,7 @@ class _Measured:
     """Computing time of the process for each second."""
 
 
-async def measure(settings: Settings, rounds: int, options: LagOptions = LagOptions()) -> AsyncIterator[Row]:
+async def measure(settings: Settings, rounds: int, options: LagOptions = DEFAULTS) -> AsyncIterator[Row]:
     """Measure the streams alone, the conversation alone, and both. `rounds` is not used: `seconds` says how long.
 
     In the streams the client ends the turns, so that each frame is judged and nothing is transcribed. Raises BadInput.
@@ -77,7 +82,7 @@ async def measure(settings: Settings, rounds: int, options: LagOptions = LagOpti
     seconds = 20.0 if options.seconds is None else options.seconds
     if not 0 <= streams < 64 or not 1 <= seconds <= 3600:
         raise BadInput("--streams must be 0 to 63, and --seconds 1 to 3600")
-    tables = {"live": settings.live.model_copy(update={"sessions": streams + 1})}
+    tables: dict[str, Any] = {"live": settings.live.model_copy(update={"sessions": streams + 1})}
     if options.detector is not None:
         tables["vad"] = settings.vad.model_copy(update={"engine": options.detector})
     chosen = await engine_selection.resolve_engines_async(settings.model_copy(update=tables))
@@ -111,10 +116,9 @@ class _LagBench:
         ready = anyio.Event()
         async with anyio.create_task_group() as group:
             if clips:
-                harness = await group.start(self._conversation, clips)
-                del harness
-            feeding = [await group.start(self._stream, number, sound, ready) for number, sound in enumerate(sounds)]
-            del feeding
+                await group.start(self._converse, clips)
+            for number, sound in enumerate(sounds):
+                await group.start(self._stream, number, sound, ready)
             started, cpu = time.perf_counter(), time.process_time()
             ready.set()
             await self._tick(seconds)
@@ -129,19 +133,15 @@ class _LagBench:
             await anyio.sleep_until(due)
             self._found.lags.append(loop.time() - due)
 
-    async def _conversation(
-        self, clips: Sequence[corpus.Clip], *, task_status: anyio.abc.TaskStatus[Harness]
-    ) -> None:
+    async def _converse(self, clips: Sequence[corpus.Clip], *, task_status: TaskStatus[None]) -> None:
         async with InProcessTransport(self._live).open_harness() as harness:
-            task_status.started(harness)
+            task_status.started()
             for clip in itertools.cycle(clips):
                 result = await scenarios.question(harness, clip)
                 if result.latency is not None:
                     self._found.latencies.append(result.latency)
 
-    async def _stream(
-        self, number: int, sound: Samples, ready: anyio.Event, *, task_status: anyio.abc.TaskStatus[None]
-    ) -> None:
+    async def _stream(self, number: int, sound: Samples, ready: anyio.Event, *, task_status: TaskStatus[None]) -> None:
         options = SessionOptions(detect=False, answer=False, partials=False)
         size = RATE * BLOCK_MS[number % len(BLOCK_MS)] // 1000
         frame = WAKE_WORD_FRAME if self._asleep else VAD_FRAME
@@ -168,18 +168,19 @@ def _sound(sentences: Sequence[Samples], seconds: float, number: int) -> Samples
     sound = random.normal(0, HISS, round(seconds * RATE)).astype(np.float32)
     at = round(random.uniform(0, PAUSES[1]) * RATE)
     while at < len(sound):
-        sentence = sentences[random.integers(len(sentences))][: len(sound) - at]
+        sentence = sentences[int(random.integers(len(sentences)))][: len(sound) - at]
         sound[at : at + len(sentence)] += sentence
         at += len(sentence) + round(random.uniform(*PAUSES) * RATE)
     return np.clip(sound, -1, 1)
 
 
 def _rows(part: str, name: str, found: _Measured) -> Iterator[Row]:
-    for label, times, target in (("lag of the event loop", found.lags, TARGET_MS), ("decision after its block", found.delays, None)):
+    lag, decision = f"{name}: lag of the event loop", f"{name}: decision after the arrival of its block"
+    for label, times, target in ((lag, found.lags, TARGET_MS), (decision, found.delays, None)):
         if times:
-            median, p95, p99, most = (1000 * each for each in (*np.percentile(times, [50, 95, 99]), max(times)))
+            median, p95, p99, most = (1000 * float(each) for each in (*np.percentile(times, [50, 95, 99]), max(times)))
             note = f"median {median:.2f}, 95 % {p95:.2f}, maximum {most:.1f} ms, of {len(times)}"
-            yield Row(part, f"{name}: {label}, 99th percentile", p99, "ms", target, note=note)
+            yield Row(part, f"{label}, 99th percentile", p99, "ms", target, note=note)
     if found.latencies:
         what = f"{name}: end of speech to first sound, median of {len(found.latencies)}"
         yield Row(part, what, statistics.median(found.latencies), "s")

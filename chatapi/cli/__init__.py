@@ -152,7 +152,8 @@ def _support(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
 
 
 def _bench(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
-    from chatapi.cli.bench import LagOptions, LiveOptions, bench
+    from chatapi.bench.lag import LagOptions
+    from chatapi.cli.bench import LiveOptions, bench
 
     live = LiveOptions(chosen.transport, tuple(chosen.scenario or ()), chosen.hurry)
     lag = LagOptions(chosen.streams, chosen.seconds, chosen.detector, chosen.asleep)

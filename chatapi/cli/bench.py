@@ -47,7 +47,7 @@ async def bench(
     rounds: int,
     as_json: bool,
     options: LiveOptions = LiveOptions(),
-    lag_options: LagOptions = LagOptions(),
+    lag_options: LagOptions = lag.DEFAULTS,
 ) -> int:
     """Run the measurements of these parts, or of all.
 
@@ -58,7 +58,7 @@ async def bench(
             raise BadInput(f"part {part!r} is not supported ({', '.join(PARTS)})")
     if options != LiveOptions() and "live" not in (parts or PARTS):
         raise BadInput("--transport, --scenario and --hurry are only used by `bench live`")
-    if lag_options != LagOptions() and "lag" not in (parts or PARTS):
+    if lag_options != lag.DEFAULTS and "lag" not in (parts or PARTS):
         raise BadInput("--streams, --seconds, --detector and --asleep are only used by `bench lag`")
     console = Console(stderr=True)
     rows: list[Row] = []
@@ -92,8 +92,8 @@ async def _measured(
                         yield row
     for name in OUTSIDE:
         if name in parts:
-            measure = partial(lag.measure, options=lag_options) if name == "lag" else OUTSIDE[name]
-            async for row in measure(settings, rounds):
+            measure_outside = partial(lag.measure, options=lag_options) if name == "lag" else OUTSIDE[name]
+            async for row in measure_outside(settings, rounds):
                 yield row
 
 

