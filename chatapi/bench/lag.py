@@ -88,7 +88,7 @@ async def measure(settings: Settings, rounds: int, options: LagOptions = DEFAULT
     chosen = await engine_selection.resolve_engines_async(settings.model_copy(update=tables))
     clips = [clip for clip in corpus.read(CORPUS, "held-out", ["en"]) if not clip.noise and clip.seconds < LONGEST]
     sentences = [clip.samples for clip in clips]
-    sounds = [_sound(sentences, seconds, number) for number in range(streams)]
+    sounds = [sentences_in_silence(sentences, seconds, number) for number in range(streams)]
     async with Appliance(chosen).running() as appliance:
         await appliance.load()
         judge = chosen.wake_word.engine if options.asleep else chosen.vad.engine
@@ -162,8 +162,8 @@ class _LagBench:
                     self._found.delays.append(time.perf_counter() - due)
 
 
-def _sound(sentences: Sequence[Samples], seconds: float, number: int) -> Samples:
-    """Sentences with silence between them, in the noise of a quiet room; each number has its own."""
+def sentences_in_silence(sentences: Sequence[Samples], seconds: float, number: int) -> Samples:
+    """Sentences with silence between them, in the noise of a quiet room, 16 kHz; each number has its own."""
     random = np.random.default_rng(number)
     sound = random.normal(0, HISS, round(seconds * RATE)).astype(np.float32)
     at = round(random.uniform(0, PAUSES[1]) * RATE)
