@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
+from chatapi.engines import Tool
 from chatapi.interfaces.http.ignored import IgnoredParameters
 from chatapi.interfaces.http.openai.chat_messages import NAME, AnyMessage, part_tag, text_or_parts
-from chatapi.interfaces.http.openai.parameter_parsing import (
-    RequestObject,
-    first_fault,
-    ignore_inside,
-    implemented,
-    invalid_parameter,
-)
+from chatapi.interfaces.http.openai.parameter_parsing import RequestObject, invalid_parameter, parse_object
 from chatapi.interfaces.http.openai.parameter_table import CHAT
 from chatapi.interfaces.http.openai_aliases import VoiceId
 from chatapi.services.turns.completion import MAX_TEMPERATURE
@@ -32,6 +27,12 @@ class FunctionSchema(RequestObject):
     parameters: dict[str, Any] | None = None
     """JSON schema of the arguments; a function without one takes none."""
     strict: bool | None = None
+
+    @property
+    def tool(self) -> Tool:
+        """The function as a tool of the language model."""
+        parameters = self.parameters or {"type": "object", "properties": {}}
+        return Tool(self.name, self.description or "", parameters, bool(self.strict))
 
 
 class FunctionTool(RequestObject):
@@ -166,22 +167,16 @@ def parse_body(values: Mapping[str, Any], ignored: IgnoredParameters) -> ChatReq
 
     Raises Unprocessable with the invalid `param` in its details.
     """
-    given = {name: value for name, value in values.items() if value is not None}
-    known = implemented(given, ChatRequest.model_fields, CHAT, ignored)
-    _reject_unsupported_parts(known.get("messages"))
-    try:
-        body = ChatRequest.model_validate(known, strict=True)
-    except ValidationError as error:
-        raise first_fault(error) from None
-    ignore_inside(body, ignored)
-    return body
+    reject_unsupported_parts(values.get("messages"), "messages")
+    return parse_object(ChatRequest, values, CHAT, ignored)
 
 
-def _reject_unsupported_parts(messages: Any) -> None:
+def reject_unsupported_parts(messages: Any, param: str) -> None:
+    """Raises Unprocessable (unsupported_content) for images, files and videos in the parameter's messages."""
     for at, entry in enumerate(messages if isinstance(messages, list) else ()):
         content = entry.get("content") if isinstance(entry, dict) else None
         for place, part in enumerate(content if isinstance(content, list) else ()):
             kind = part.get("type") if isinstance(part, dict) else None
             if isinstance(kind, str) and kind in UNSUPPORTED_PARTS:
                 message = f"{UNSUPPORTED_PARTS[kind]} are not supported; parts can be text and input_audio"
-                raise invalid_parameter(f"messages[{at}].content[{place}]", message, "unsupported_content")
+                raise invalid_parameter(f"{param}[{at}].content[{place}]", message, "unsupported_content")

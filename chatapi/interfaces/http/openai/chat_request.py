@@ -11,7 +11,7 @@ from typing import Any
 from starlette.requests import Request
 
 from chatapi.appliance import Appliance
-from chatapi.engines import Sampling, Tool
+from chatapi.engines import Sampling
 from chatapi.errors import Unprocessable
 from chatapi.interfaces.http import openai_aliases
 from chatapi.interfaces.http.ignored import IgnoredParameters
@@ -162,15 +162,10 @@ def _sampling(body: ChatRequest) -> Sampling:
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         schema=schema,
         strict=isinstance(form, chat_parameters.SchemaFormat) and bool(form.json_schema.strict),
-        tools=tuple(_tool(tool.function) for tool in tools),
+        tools=tuple(each.function.tool for each in tools),
         tool_choice=_choice(body, tools),
         parallel=body.parallel_tool_calls,
     )
-
-
-def _tool(function: chat_parameters.FunctionSchema) -> Tool:
-    parameters = function.parameters or {"type": "object", "properties": {}}
-    return Tool(function.name, function.description or "", parameters, bool(function.strict))
 
 
 def _choice(body: ChatRequest, tools: Sequence[chat_parameters.FunctionTool]) -> str:

@@ -56,6 +56,21 @@ def parse_parameters(
     return parsed
 
 
+def parse_object(kind: type[M], values: Mapping[str, Any], endpoint: Endpoint, ignored: IgnoredParameters) -> M:
+    """Parses a JSON object as a RequestObject; adds the names of what has no effect to `ignored`. Null is as omitted.
+
+    Raises Unprocessable with the invalid `param` in its details.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    known = implemented(given, kind.model_fields, endpoint, ignored)
+    try:
+        body = kind.model_validate(known, strict=True)
+    except ValidationError as error:
+        raise _first_fault(error) from None
+    ignore_inside(body, ignored)
+    return body
+
+
 def implemented(
     values: Mapping[str, Any], names: Collection[str], endpoint: Endpoint, ignored: IgnoredParameters
 ) -> dict[str, Any]:
@@ -113,7 +128,7 @@ def _nearest(name: str, names: Collection[str]) -> str | None:
     return plain[found[0]] if found else None
 
 
-def first_fault(error: ValidationError) -> Unprocessable:
+def _first_fault(error: ValidationError) -> Unprocessable:
     """The error for the first fault of a RequestObject; the other faults of a union follow from it."""
     fault = error.errors(include_url=False)[0]
     place = ""

@@ -96,6 +96,28 @@ CHAT = Endpoint(
         **_CONSTRAINTS,
     },
 )
+RESPONSES = Endpoint(
+    ignored={
+        **{name: each for name, each in _TEXT.items() if name not in ("store", "metadata", "prediction")},
+        "reasoning": IgnoredParameter("the models here output no reasoning"),
+        "truncation": IgnoredParameter("input that does not fit is an error", ("disabled",)),
+        "background": IgnoredParameter("a response is sent when it is complete, or streamed", (False,)),
+        "max_tool_calls": IgnoredParameter("it limits tools that OpenAI's servers run"),
+        "stream_options": IgnoredParameter("streams have no obfuscation"),
+        "context_management": IgnoredParameter("no context is compressed"),
+        "access_programs": _OTHER_SERVER,
+        "background_options": _OTHER_SERVER,
+        "image": _OTHER_SERVER,
+    },
+    rejected={
+        "conversation": "send previous_response_id to continue a response",
+        "prompt": "the box stores no prompts; send instructions and input",
+        "moderation": "the box has no moderation model",
+        "messages": "send them as input",
+        "response_format": "send it as text.format",
+        **dict.fromkeys(("max_tokens", "max_completion_tokens"), "send it as max_output_tokens"),
+    },
+)
 SPEECH = Endpoint(
     ignored={
         **EVERYWHERE,
@@ -138,6 +160,7 @@ TRANSLATIONS = Endpoint(
 
 ENDPOINTS: Mapping[str, Endpoint] = {
     "/v1/chat/completions": CHAT,
+    "/v1/responses": RESPONSES,
     "/v1/audio/speech": SPEECH,
     "/v1/audio/transcriptions": TRANSCRIPTIONS,
     "/v1/audio/translations": TRANSLATIONS,

@@ -41,27 +41,28 @@ def _is_empty(message: ChatMessage) -> bool:
 def _message(message: AnyMessage, place: str, spool: Spool) -> ChatMessage:
     if isinstance(message, chat_messages.AssistantMessage):
         return _assistant_message(message, place, spool)
-    parts = _parts(message.content, place, spool)
+    texts = parts(message.content, place, spool)
     if isinstance(message, chat_messages.ToolMessage):
-        return ChatMessage("tool", parts, tool_call_id=message.tool_call_id)
-    return ChatMessage("user" if isinstance(message, chat_messages.UserMessage) else "system", parts)
+        return ChatMessage("tool", texts, tool_call_id=message.tool_call_id)
+    return ChatMessage("user" if isinstance(message, chat_messages.UserMessage) else "system", texts)
 
 
 def _assistant_message(message: chat_messages.AssistantMessage, place: str, spool: Spool) -> ChatMessage:
-    parts = _parts(message.content, place, spool)
-    parts += (message.refusal,) if message.refusal else ()
+    texts = parts(message.content, place, spool)
+    texts += (message.refusal,) if message.refusal else ()
     calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ())
     spoken = message.audio
-    if spoken is not None and not any(parts):
-        parts = (spoken.transcript,) if spoken.transcript else ()
-    return ChatMessage("assistant", parts, calls, audio_id=spoken.id if spoken is not None else "")
+    if spoken is not None and not any(texts):
+        texts = (spoken.transcript,) if spoken.transcript else ()
+    return ChatMessage("assistant", texts, calls, audio_id=spoken.id if spoken is not None else "")
 
 
-def _parts(content: str | Sequence[Any] | None, place: str, spool: Spool) -> tuple[str | Source, ...]:
+def parts(content: str | Sequence[Any] | None, place: str, spool: Spool) -> tuple[str | Source, ...]:
+    """The texts of a content, and its audio as files. Raises Unprocessable for audio that is not base64."""
     if content is None or isinstance(content, str):
         return (content or "",)
-    parts = (_part(part, f"{place}.content[{at}]", spool) for at, part in enumerate(content))
-    return tuple(part for part in parts if part is not None)
+    found = (_part(part, f"{place}.content[{at}]", spool) for at, part in enumerate(content))
+    return tuple(part for part in found if part is not None)
 
 
 def _part(part: Any, place: str, spool: Spool) -> str | Source | None:
