@@ -41,7 +41,7 @@ ItemContent = Annotated[
 ]
 
 
-class MessageItem(RequestObject):
+class InputMessage(RequestObject):
     """A message; earlier answers may be sent again as they were received."""
 
     type: Literal["message"] = "message"
@@ -52,7 +52,7 @@ class MessageItem(RequestObject):
     phase: str | None = None
 
 
-class CallItem(FunctionCallPart):
+class InputCall(FunctionCallPart):
     """An earlier function call of the model."""
 
     type: Literal["function_call"]
@@ -61,7 +61,7 @@ class CallItem(FunctionCallPart):
     status: str | None = None
 
 
-class CallOutputItem(RequestObject):
+class InputCallOutput(RequestObject):
     """The result of a function call."""
 
     type: Literal["function_call_output"]
@@ -71,7 +71,7 @@ class CallOutputItem(RequestObject):
     status: str | None = None
 
 
-class ReasoningItem(RequestObject):
+class InputReasoning(RequestObject):
     """Thoughts of the model that wrote an earlier answer; they are left out of the prompt."""
 
     type: Literal["reasoning"]
@@ -82,7 +82,7 @@ class ReasoningItem(RequestObject):
     status: Any = None
 
 
-class ItemReference(RequestObject):
+class InputReference(RequestObject):
     """An item of a stored response, by its id."""
 
     type: Literal["item_reference"] = "item_reference"
@@ -98,11 +98,11 @@ def item_tag(item: Any) -> str | None:
 
 
 Item = Annotated[
-    Annotated[MessageItem, Tag("=message")]
-    | Annotated[CallItem, Tag("=function_call")]
-    | Annotated[CallOutputItem, Tag("=function_call_output")]
-    | Annotated[ReasoningItem, Tag("=reasoning")]
-    | Annotated[ItemReference, Tag("=item_reference")],
+    Annotated[InputMessage, Tag("=message")]
+    | Annotated[InputCall, Tag("=function_call")]
+    | Annotated[InputCallOutput, Tag("=function_call_output")]
+    | Annotated[InputReasoning, Tag("=reasoning")]
+    | Annotated[InputReference, Tag("=item_reference")],
     Discriminator(item_tag),
 ]
 
@@ -115,12 +115,12 @@ def messages(items: Sequence[Item], spool: Spool) -> list[ChatMessage]:
     found: list[ChatMessage] = []
     for at, item in enumerate(items):
         place = f"input[{at}]"
-        if isinstance(item, MessageItem):
+        if isinstance(item, InputMessage):
             role = "system" if item.role == "developer" else item.role
             found.append(ChatMessage(role, replayed_messages.parts(item.content, place, spool)))
-        elif isinstance(item, CallItem):
+        elif isinstance(item, InputCall):
             add_call(found, ToolCall(item.call_id, item.name, item.arguments))
-        elif isinstance(item, CallOutputItem):
+        elif isinstance(item, InputCallOutput):
             parts = replayed_messages.parts(item.output, place, spool)
             found.append(ChatMessage("tool", parts, tool_call_id=item.call_id))
     return found

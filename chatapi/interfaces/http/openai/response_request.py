@@ -16,7 +16,7 @@ from chatapi.interfaces.http.json_body import check_plain, json_body
 from chatapi.interfaces.http.openai import response_items, response_parameters
 from chatapi.interfaces.http.openai.chat_parameters import JsonFormat
 from chatapi.interfaces.http.openai.parameter_parsing import invalid_parameter
-from chatapi.interfaces.http.openai.response_items import CallItem, Item, ItemReference, MessageItem
+from chatapi.interfaces.http.openai.response_items import InputCall, InputMessage, InputReference, Item
 from chatapi.interfaces.http.openai.response_parameters import AllowedTools, FlatSchemaFormat, ResponsesRequest
 from chatapi.interfaces.http.spooling import Spool
 from chatapi.services.turns.chat_completion import ChatMessage, ChatTurn
@@ -81,7 +81,7 @@ def _parse(ignored: IgnoredParameters, values: dict[str, object]) -> ResponsesRe
 
 def _items(body: ResponsesRequest) -> list[Item]:
     if isinstance(body.input, str):
-        return [MessageItem(role="user", content=body.input)] if body.input else []
+        return [InputMessage(role="user", content=body.input)] if body.input else []
     return body.input
 
 
@@ -102,7 +102,7 @@ async def _resolved(items: list[Item], history: ResponseHistory) -> list[Item]:
     known: dict[str, StoredResponse] = {}
     found = list(items)
     for at, item in enumerate(items):
-        if isinstance(item, ItemReference):
+        if isinstance(item, InputReference):
             # The id of an item contains that of its response: msg_ID_NUMBER.
             response = PREFIX + "".join(item.id.split("_")[1:2])
             try:
@@ -118,8 +118,8 @@ def _output_item(response: StoredResponse, item_id: str) -> Item:
     """The item of the response. Raises LookupError."""
     output = {item["id"]: item for item in response.document["output"]}[item_id]
     if output["type"] == "function_call":
-        return CallItem.model_validate(output)
-    return MessageItem.model_validate(output)
+        return InputCall.model_validate(output)
+    return InputMessage.model_validate(output)
 
 
 def _sampling(body: ResponsesRequest) -> Sampling:

@@ -78,6 +78,11 @@ def router(appliance: Appliance) -> APIRouter:
             appliance, history, await response_request.read(request, appliance, history, traceparent)
         )
 
+    _add_stored_routes(routes, history)
+    return routes
+
+
+def _add_stored_routes(routes: APIRouter, history: ResponseHistory) -> None:
     @routes.get(
         "/responses/{response}",
         summary="A stored response",
@@ -94,8 +99,6 @@ def router(appliance: Appliance) -> APIRouter:
     async def delete(response: str) -> DeletedResponse:
         await history.remove(response)
         return DeletedResponse(id=response, object="response", deleted=True)
-
-    return routes
 
 
 class ResponsesResponse(CancellableResponse):
