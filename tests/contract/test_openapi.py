@@ -49,6 +49,9 @@ OPERATIONS = [
     ("/v1/models", "GET"),
     ("/v1/models/{model}", "GET"),
     ("/v1/chat/completions", "POST"),
+    ("/v1/responses", "POST"),
+    ("/v1/responses/{response}", "GET"),
+    ("/v1/responses/{response}", "DELETE"),
 ]
 SOUND = wav(Audio(tone(0.3), RATE))
 

@@ -58,7 +58,7 @@ const formed = await client.chat.completions.parse({
 found.formed = JSON.parse(formed.choices[0].message.content);
 
 try {
-  await client.chat.completions.create({ ...asked, n: 2 });
+  await client.chat.completions.create({ ...asked, max_token: 2 });
 } catch (error) {
   found.refused = [error.constructor.name, error.status, error.code, error.param];
 }

@@ -30,5 +30,5 @@ async def test_node_client_creates_chat_completions(fake_server: RunningServer) 
     assert abs(found["bytes"] - 4 * 0.06 * 24_000 * 2) < 100
     assert found["called"] == "from Node"
     assert found["formed"] == {"name": "from Node"}
-    assert found["refused"] == ["BadRequestError", 400, "unsupported_value", "n"]
+    assert found["refused"] == ["BadRequestError", 400, "unknown_parameter", "max_token"]
     await until(lambda: fake_server.appliance.admission.used == 0)

@@ -33,7 +33,7 @@ MOST_BYTES = 16 << 20
 """Largest WebSocket message, in bytes; a larger one closes its connection with code 1009."""
 REPLY_HEADERS = (
     "X-Request-Id", "X-Chatapi-Conversation", "X-Chatapi-Transcript", "X-Chatapi-Reply", "X-Chatapi-Finish-Reason",
-    "X-Chatapi-Usage", "X-Chatapi-Timings", "Retry-After",
+    "X-Chatapi-Usage", "X-Chatapi-Timings", "X-Chatapi-Ignored", "Retry-After",
 )  # fmt: skip
 
 

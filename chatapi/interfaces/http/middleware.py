@@ -31,6 +31,7 @@ from chatapi.errors import (
     drop_traceback_frames,
 )
 from chatapi.interfaces.http import key_headers
+from chatapi.interfaces.http.ignored import IgnoredParameters
 from chatapi.interfaces.http.problems import error_response, status_of
 from chatapi.interfaces.http.protocols import FAULT, REJECTED
 from chatapi.interfaces.http.spooling import Spool
@@ -226,6 +227,7 @@ class _HttpRequest:
         address = _address(scope)
         self._held = middleware._budget.open(client_address.counted(address))
         scope[Spool.KEY] = self._spool = Spool(middleware._data, middleware._parsing)
+        scope[IgnoredParameters.KEY] = self._ignored = IgnoredParameters()
         offered = self._headers.get("x-request-id", "")
         # Ids are logged and returned, so a key sent there by mistake must not be used as one.
         valid = VALID_ID.fullmatch(offered) and PREFIX not in offered
@@ -334,6 +336,9 @@ class _HttpRequest:
             self._status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self._id
+            if ignored := self._ignored.text:
+                headers[IgnoredParameters.HEADER] = ignored
+                log.info("ignored parameters: %s", ignored)
             if REJECTED in self._scope:
                 headers["Connection"] = "close"
             for name, value in SECURITY_HEADERS.items():

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from chatapi.audio.decode import Source
 from chatapi.engines import (
@@ -54,6 +55,8 @@ PARAMETERS: tuple[tuple[str, Capability], ...] = (
     ("tools", "schema"),
 )
 """Field of `Sampling` and the capability it requires; an engine that supports tools needs no schema for them."""
+STYLE = ("top_p", "frequency_penalty", "presence_penalty")
+"""Those that only tune the style of the answer: an engine without them still gives the answer."""
 PARAMETER_NAMES = {"schema": "response_format"}
 """Field of `Sampling` -> name of the request parameter, where they differ."""
 
@@ -195,6 +198,20 @@ class ChatCompletions:
         if (param := self.unsupported_parameter(sampling, self.generator.capabilities)) is not None:
             message = f"{param} is not supported by the language model's engine, {self._engine}; leave it out"
             raise _unprocessable(param, message, "unsupported_parameter")
+
+    def supported(self, sampling: Sampling) -> tuple[Sampling, tuple[str, ...]]:
+        """The sampling without what only tunes the style and the engine does not support, and the names of that."""
+        if all(getattr(sampling, name) is None for name in STYLE):
+            return sampling, ()
+        return self.without_style(sampling, self.generator.capabilities)
+
+    @staticmethod
+    def without_style(sampling: Sampling, capabilities: frozenset[Capability]) -> tuple[Sampling, tuple[str, ...]]:
+        """What `supported` gives for an engine with these capabilities."""
+        needs = dict(PARAMETERS)
+        names = tuple(name for name in STYLE if getattr(sampling, name) is not None and needs[name] not in capabilities)
+        dropped: dict[str, Any] = dict.fromkeys(names)
+        return replace(sampling, **dropped), names
 
     @staticmethod
     def unsupported_parameter(sampling: Sampling, capabilities: frozenset[Capability]) -> str | None:

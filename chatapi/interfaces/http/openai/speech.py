@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import anyio.to_thread
@@ -14,19 +15,20 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from chatapi.appliance import Appliance
-from chatapi.audio.encoding import FORMATS, Encoder
+from chatapi.audio.encoding import FORMATS, PCM_RATE, Encoder
 from chatapi.errors import InternalError
 from chatapi.interfaces.http import openai_aliases, openapi
+from chatapi.interfaces.http.ignored import IgnoredParameters
 from chatapi.interfaces.http.json_body import check_plain, json_body
 from chatapi.interfaces.http.openai.errors import error_responses
-from chatapi.interfaces.http.openai.parameter_parsing import Parameters, parse_parameters
+from chatapi.interfaces.http.openai.parameter_parsing import Parameters, invalid_parameter, parse_parameters
+from chatapi.interfaces.http.openai.parameter_table import SPEECH
 from chatapi.interfaces.http.problems import Traceparent, fault
 from chatapi.interfaces.http.streaming import CancellableResponse, EventStream, body, data_of, start
 from chatapi.text.sentence_splitter import count_words
 
 SPEECH_TOKENS = 20
 """Tokens of one second of speech, as OpenAI counts them."""
-UNSUPPORTED = {"instructions": "voices cannot be instructed; set speed instead"}
 
 
 class SpeechRequest(Parameters):
@@ -77,7 +79,9 @@ def router(appliance: Appliance) -> APIRouter:
     )
     async def speech(request: Request, traceparent: Traceparent = "") -> Response:
         appliance.speech_service.check_admission()
-        speech_request = await json_body(request, "input, model and voice", _parse)
+        speech_request = await json_body(
+            request, "input, model and voice", partial(_parse, IgnoredParameters.of(request))
+        )
         return SpeechResponse(appliance, speech_request, _voice(appliance, speech_request), traceparent)
 
     @routes.get("/voices", summary="Available voices", responses=error_responses(503))
@@ -105,9 +109,15 @@ def _voice(appliance: Appliance, request: SpeechRequest) -> str | None:
     return voice
 
 
-def _parse(values: dict[str, Any]) -> SpeechRequest:
+def _parse(ignored: IgnoredParameters, values: dict[str, Any]) -> SpeechRequest:
     check_plain(values)
-    return parse_parameters(SpeechRequest, values, UNSUPPORTED, strict=True)
+    parsed = parse_parameters(SpeechRequest, values, SPEECH, ignored, strict=True)
+    rate = values.get("sample_rate")
+    if parsed.response_format == "pcm" and rate not in (None, PCM_RATE):
+        # Without a header the client would play it at the wrong speed.
+        message = f"sample_rate is {str(rate)[:20]}; pcm has {PCM_RATE} Hz, and wav states its sample rate"
+        raise invalid_parameter("sample_rate", message, "unsupported_value")
+    return parsed
 
 
 def _success() -> dict[str, Any]:
