@@ -155,19 +155,24 @@ class Appliance:
             fields = {"needed_bytes": plan.needed, "free_bytes": plan.free}
             log.info("loading models one by one, largest first", extra=fields)
         try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(self.history.open)
-                group.start_soon(anyio.to_thread.run_sync, sandbox.shared().warm)
-                for role in plan.order(roles):
-                    if plan.one_by_one:
-                        await self._load(role)
-                    else:
-                        group.start_soon(self._load, role)
+            # Nothing less urgent delays the start.
+            with self.scheduler.working(Priority.REQUEST):
+                await self._load_planned(plan, roles)
         except Exception as error:
             raise collapse_exception_group(error) from None
         if set(roles) >= set(registry.essential()):
             self.warm = True
             self._warmed.set()
+
+    async def _load_planned(self, plan: model_selection.MemoryPlan, roles: Collection[str]) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(self.history.open)
+            group.start_soon(anyio.to_thread.run_sync, sandbox.shared().warm)
+            for role in plan.order(roles):
+                if plan.one_by_one:
+                    await self._load(role)
+                else:
+                    group.start_soon(self._load, role)
 
     async def until_warm(self) -> None:
         """Wait until every model is loaded and warm."""

@@ -44,11 +44,11 @@ class MinimumShare:
 
 
 SHARES: Mapping[Priority, MinimumShare] = {
-    Priority.REQUEST: MinimumShare(2.0, 1.0),
+    Priority.REQUEST: MinimumShare(1.0, 1.0),
     Priority.BULK: MinimumShare(20.0, 2.0),
     Priority.TRAINING: MinimumShare(60.0, 2.0),
 }
-"""Class -> its minimum share; live work never waits."""
+"""Class -> its minimum share; live work never waits. People wait for requests too, so these get half the time."""
 
 
 @dataclass(frozen=True)
