@@ -66,8 +66,8 @@ class _Measured:
     lags: list[float] = field(default_factory=list)
     """How late the event loop came to each tick."""
     own: list[float] = field(default_factory=list)
-    """The part of each lag in which the event loop or the detectors computed, at most; other programs and the engines of
-    the conversation cause the rest."""
+    """The part of each lag in which the event loop or the detectors computed, at most; other programs and engines cause
+    the rest."""
     delays: list[float] = field(default_factory=list)
     """Time from the arrival of each block that completes a frame to the detector's decision."""
     latencies: list[float] = field(default_factory=list)
