@@ -238,19 +238,23 @@ async def session_of(appliance: Any) -> AsyncIterator[Any]:
         yield session
 
 
+def detector_threads() -> set[int | None]:
+    return {each.ident for each in threading.enumerate() if each.name == "detectors"}
+
+
 async def test_closed_sessions_leave_no_thread_and_no_call(
     fake_appliance: RunAppliance, thread: DetectorThread
 ) -> None:
     async with fake_appliance() as appliance:
         async with session_of(appliance) as session:
             await session.feed(tone(0.5))
-        before = threading.active_count()
+        before = detector_threads()
         for _ in range(20):
             async with anyio.create_task_group() as group, session_of(appliance) as session:
                 group.start_soon(session.feed, tone(0.5))
                 await anyio.lowlevel.checkpoint()
                 group.cancel_scope.cancel()
-        assert threading.active_count() <= before
+        assert detector_threads() == before
         await thread.run(lambda: None)
         assert thread.waiting == 0
 
