@@ -60,10 +60,11 @@ class VoiceEntry(Parameters):
 
 
 class VoiceList(Parameters):
-    """All available voices."""
+    """All available voices, under both names that clients look for."""
 
     object: Literal["list"] = "list"
     data: list[VoiceEntry]
+    voices: list[VoiceEntry]
 
 
 def router(appliance: Appliance) -> APIRouter:
@@ -88,14 +89,11 @@ def router(appliance: Appliance) -> APIRouter:
     async def voices() -> VoiceList:
         openai_aliases.require_models(appliance)
         known = appliance.synthesis.voices()
-        return VoiceList(
-            data=[
-                VoiceEntry(
-                    id=each.name, name=each.name, language=each.language, rate=each.rate, default=each is known[0]
-                )
-                for each in known
-            ]
-        )
+        entries = [
+            VoiceEntry(id=each.name, name=each.name, language=each.language, rate=each.rate, default=each is known[0])
+            for each in known
+        ]
+        return VoiceList(data=entries, voices=entries)
 
     return routes
 
