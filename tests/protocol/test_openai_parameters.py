@@ -161,6 +161,49 @@ def test_unknown_fields_of_tools_and_calls_are_accepted_and_named(chat_server: R
     ]  # fmt: skip
 
 
+EMPTY: list[dict[str, Any]] = [
+    {"content": ""},
+    {"content": None},
+    {},
+    {"content": []},
+    {"content": [{"type": "text", "text": ""}]},
+]
+
+
+@pytest.mark.parametrize("empty", EMPTY)
+@pytest.mark.parametrize("role", ["assistant", "system", "user"])
+def test_empty_message_of_a_replayed_conversation_is_accepted(
+    chat_server: RunningServer, role: str, empty: dict[str, Any]
+) -> None:
+    replayed = {"role": role, "content": None, **empty}
+    for messages in ([USER, replayed, USER], [replayed, USER]):
+        reply = ask(chat_server, messages=messages)
+        assert reply.json()["choices"][0]["message"]["content"] == ANSWER
+    if role == "assistant":
+        # As the last message it asks for the answer.
+        assert ask(chat_server, messages=[USER, replayed]).json()["choices"][0]["message"]["content"] == ANSWER
+
+
+@pytest.mark.parametrize("content", ["", None, [], [{"type": "text", "text": "sunny"}], "sunny"])
+def test_tool_result_may_have_any_content(chat_server: RunningServer, content: Any) -> None:
+    result = {"role": "tool", "tool_call_id": "c1", "content": content}
+    assert ask(chat_server, messages=[USER, CALLS, result]).status_code == 200
+
+
+@pytest.mark.parametrize("arguments", ["{}", "", None, {"city": "Rome"}])
+def test_arguments_of_replayed_calls_may_be_text_or_an_object(chat_server: RunningServer, arguments: Any) -> None:
+    call = {"id": "c1", "function": {"name": "f", "arguments": arguments}}
+    messages = [USER, {**CALLS, "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c1", "content": "sunny"}]
+    assert ask(chat_server, messages=messages).status_code == 200
+
+
+def test_thoughts_in_earlier_answers_are_left_out(chat_server: RunningServer) -> None:
+    thinking = {"type": "thinking", "thinking": "hm hm hm", "signature": "x"}
+    answer = {"role": "assistant", "content": [thinking, {"type": "text", "text": "one"}]}
+    reply = ask(chat_server, messages=[USER, {**answer, "reasoning_content": "hm", "finish_reason": "stop"}, USER])
+    assert reply.json()["usage"]["prompt_tokens"] == 2 + 1 + 2
+
+
 def test_misspelled_field_of_a_message_is_rejected(chat_server: RunningServer) -> None:
     error = ask(chat_server, messages=[{**USER, "tool_call": []}, {**CALLS, "tool_cals": [1]}]).json()["error"]
     assert (error["code"], error["param"]) == ("unknown_parameter", "messages[].tool_cals")

@@ -23,6 +23,7 @@ from chatapi.errors import (
     Forbidden,
     InternalError,
     MethodNotAllowed,
+    NotFound,
     SettingsError,
     TooLarge,
     TooSlow,
@@ -30,7 +31,7 @@ from chatapi.errors import (
     collapse_exception_group,
     drop_traceback_frames,
 )
-from chatapi.interfaces.http import key_headers
+from chatapi.interfaces.http import key_headers, paths
 from chatapi.interfaces.http.ignored import IgnoredParameters
 from chatapi.interfaces.http.problems import error_response, status_of
 from chatapi.interfaces.http.protocols import FAULT, REJECTED
@@ -141,6 +142,14 @@ def _address(scope: Scope) -> str:
     return scope["client"][0] if scope.get("client") else "-"
 
 
+def _operation(method: str, path: str) -> auth.Operation:
+    """The operation of a request; its denial says what to request instead of a path that does not exist."""
+    found = auth.http_operation(method, path)
+    if isinstance(found.denial, NotFound) and (hint := paths.hint(path)):
+        return replace(found, denial=NotFound(found.denial.message + hint))
+    return found
+
+
 class _WebSocket:
     """A WebSocket: checks the handshake, then closes the connection when its key is revoked."""
 
@@ -219,7 +228,8 @@ class _HttpRequest:
         self._disconnected = False
         self._status = 0
         self._holder = ANONYMOUS
-        self._operation = auth.http_operation(scope["method"], scope["path"])
+        scope["path"] = paths.routed(scope["path"])
+        self._operation = _operation(scope["method"], scope["path"])
         if (fault := scope.get(FAULT)) is not None:
             # Only clients that may request the route get the error that the connection found in the request's head.
             self._operation = replace(self._operation, denial=fault)
@@ -249,7 +259,9 @@ class _HttpRequest:
             self._holder = self._middleware.check(self._scope, self._headers)
             self._middleware._keyring.authorize(self._holder, self._operation)
             self._check_length()
-            await self._middleware._app(self._scope, self._receive, self._send)
+            # The server sends no body in response to HEAD.
+            asked = {**self._scope, "method": "GET"} if self._scope["method"] == "HEAD" else self._scope
+            await self._middleware._app(asked, self._receive, self._send)
         except Exception as raised:
             error = collapse_exception_group(raised)
             if self._disconnected and not self._status and isinstance(error, (ClientDisconnect, ChatapiError)):

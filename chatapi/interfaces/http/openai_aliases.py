@@ -54,6 +54,26 @@ def models(appliance: Appliance) -> list[tuple[str, str]]:
     return [*found, *(("tts", name) for name in voices)]
 
 
+def role(appliance: Appliance, requested: str) -> str:
+    """The role of the model that a name stands for; `default` is the language model. Raises NotFound, NotReady."""
+    for each, name in models(appliance):
+        if name == requested:
+            return each
+    if requested == "default":
+        return "llm"
+    # The longest prefix: gpt-4o-transcribe is no language model.
+    prefixes = [
+        (len(prefix), each)
+        for each, all_of in STOCK_MODELS.items()
+        for prefix in all_of
+        if requested.startswith(prefix)
+    ]
+    if prefixes:
+        return max(prefixes)[1]
+    require_models(appliance)
+    raise NotFound(f"model {requested!r} is not in use", code="model_not_found", details={"param": "model"})
+
+
 def require_models(appliance: Appliance) -> None:
     """Raises NotReady while the models are loading and their names unknown."""
     if not appliance.warm:

@@ -97,6 +97,12 @@ Stops = Annotated[
 ]
 
 
+LogitBias = Annotated[
+    dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]],
+    Field(max_length=1000),
+]
+
+
 class StreamOptions(RequestObject):
     include_usage: bool = False
     """Whether a last chunk reports the token usage."""
@@ -144,16 +150,7 @@ class ChatRequest(RequestObject):
     parallel_tool_calls: bool = True
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    logit_bias: (
-        Annotated[
-            dict[
-                Annotated[str, Field(pattern=r"^[0-9]{1,9}$")],
-                Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)],
-            ],
-            Field(max_length=1000),
-        ]
-        | None
-    ) = None
+    logit_bias: LogitBias | None = None
     """Token id of the model in use -> bias."""
 
 

@@ -72,7 +72,7 @@ class ChatCompletionResponse(CancellableResponse):
             }
             for index, result in enumerate(results)
         ]
-        usage = usage_of([result.ended for result in results])
+        usage = usage_of([result.ended for result in results], len(results))
         return encoded({**self._head, "object": "chat.completion", "choices": choices, "usage": usage})
 
     def _message(self, result: TurnResult, turn: ChatTurn) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class ChatCompletionResponse(CancellableResponse):
         async with stream.ending():
             ended = [await self._send_choice(index, turn, stream) for index, turn in enumerate(self._request.turns)]
             if self._request.usage:
-                await stream.send(data_of({**self._chunk([]), "usage": usage_of(ended)}))
+                await stream.send(data_of({**self._chunk([]), "usage": usage_of(ended, len(ended))}))
             await stream.send(b"data: [DONE]\n\n")
 
     async def _send_choice(self, index: int, turn: ChatTurn, stream: EventStream) -> TurnEnded:
@@ -215,13 +215,16 @@ def _token(token: Token) -> dict[str, Any]:
     return {"token": token.text, "logprob": token.logprob, "bytes": list(token.raw)}
 
 
-def usage_of(ended: Sequence[TurnEnded]) -> dict[str, Any]:
-    """The token usage of the completions of one prompt, which counts once."""
-    prompt, completion = ended[0].prompt_tokens, sum(each.completion_tokens for each in ended)
+def usage_of(ended: Sequence[TurnEnded], number: int) -> dict[str, Any]:
+    """The token usage of completions, of which each `number` have one prompt, which counts once."""
+    prompt = sum(each.prompt_tokens for each in ended[::number])
+    completion = sum(each.completion_tokens for each in ended)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": ended[0].cached_tokens, "audio_tokens": 0},
+        "prompt_tokens_details": {
+            "cached_tokens": sum(each.cached_tokens for each in ended[::number]), "audio_tokens": 0,
+        },
         "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
-    }
+    }  # fmt: skip

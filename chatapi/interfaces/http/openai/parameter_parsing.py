@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from chatapi.errors import Unprocessable, describe_validation_error
+from chatapi.errors import CallerError, Unprocessable, describe_validation_error
 from chatapi.interfaces.http.ignored import IgnoredParameters
 from chatapi.interfaces.http.openai.parameter_table import Endpoint
 from chatapi.interfaces.http.validation import validated
@@ -108,6 +109,23 @@ def ignore_inside(value: Any, ignored: IgnoredParameters, place: str = "") -> No
                 _ignore_unknown(name, place, names, ignored)
         for name, field in names.items():
             ignore_inside(getattr(value, field), ignored, f"{place}.{name}" if place else name)
+
+
+@contextmanager
+def renamed(names: Mapping[str, str]) -> Iterator[None]:
+    """Names the parameters as this endpoint does in errors of the service, which has the names of a chat.
+
+    `names`: the start of the parameter in a chat -> the parameter here.
+    """
+    try:
+        yield
+    except CallerError as error:
+        param = str(error.details.get("param") or "")
+        for start, name in names.items():
+            if param.startswith(start):
+                error.details["param"] = name
+                error.message = re.sub(rf"{start}\[\d+\]", name, error.message)
+        raise
 
 
 def _ignore_unknown(name: str, place: str, names: Collection[str], ignored: IgnoredParameters) -> None:

@@ -96,6 +96,21 @@ CHAT = Endpoint(
         **_CONSTRAINTS,
     },
 )
+COMPLETIONS = Endpoint(
+    ignored={
+        **_TEXT,
+        "best_of": IgnoredParameter("every completion is returned", (1,)),
+        "suffix": IgnoredParameter("an empty one asks for nothing", ("",)),
+    },
+    rejected={
+        "messages": "send them to /v1/chat/completions",
+        "tools": "send them to /v1/chat/completions",
+        "response_format": "send it to /v1/chat/completions",
+        "stop_sequences": "send them as stop",
+        **_ANSWER_LENGTH,
+        **dict.fromkeys(_CONSTRAINTS, "send response_format to /v1/chat/completions"),
+    },
+)
 RESPONSES = Endpoint(
     ignored={
         **{name: each for name, each in _TEXT.items() if name not in ("store", "metadata", "prediction")},
@@ -160,6 +175,7 @@ TRANSLATIONS = Endpoint(
 
 ENDPOINTS: Mapping[str, Endpoint] = {
     "/v1/chat/completions": CHAT,
+    "/v1/completions": COMPLETIONS,
     "/v1/responses": RESPONSES,
     "/v1/audio/speech": SPEECH,
     "/v1/audio/transcriptions": TRANSCRIPTIONS,

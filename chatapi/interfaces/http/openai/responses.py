@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -13,11 +10,12 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from chatapi.appliance import Appliance
-from chatapi.errors import CallerError, ChatapiError
+from chatapi.errors import ChatapiError
 from chatapi.events import ToolCall, Transcript
 from chatapi.interfaces.http import openapi
 from chatapi.interfaces.http.openai import response_request
 from chatapi.interfaces.http.openai.errors import error_responses
+from chatapi.interfaces.http.openai.parameter_parsing import renamed
 from chatapi.interfaces.http.openai.response_document import ResponseDocument
 from chatapi.interfaces.http.openai.response_parameters import ResponsesRequest
 from chatapi.interfaces.http.openai.response_request import ParsedResponseRequest
@@ -114,7 +112,7 @@ class ResponsesResponse(CancellableResponse):
         self._transcripts: list[str] = []
 
     async def reply(self, send: Send) -> None:
-        with _renamed_parameters():
+        with renamed({"messages": "input", "response_format": "text.format"}):
             await (self._send_events if self._request.body.stream else self._send_whole)(send)
 
     async def _send_whole(self, send: Send) -> None:
@@ -163,18 +161,3 @@ class ResponsesResponse(CancellableResponse):
         asked = response_request.with_transcripts(self._request.asked, self._transcripts)
         answered = (ChatMessage("assistant", (self._growing.text,), calls),)
         await self._history.add(StoredResponse(self._growing.id, body.previous_response_id, asked, answered, document))
-
-
-@contextmanager
-def _renamed_parameters() -> Iterator[None]:
-    """Names the parameters of this route in errors of the service, which knows those of a chat."""
-    try:
-        yield
-    except CallerError as error:
-        param = str(error.details.get("param") or "")
-        if param.startswith("messages"):
-            error.details["param"] = "input"
-            error.message = re.sub(r"messages\[\d+\]", "input", error.message)
-        elif param == "response_format":
-            error.details["param"] = "text.format"
-        raise

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from chatapi.appliance import Appliance
+from chatapi.audio import wav_header
 from chatapi.audio.encoding import FORMATS, PCM_RATE, Encoder
 from chatapi.errors import InternalError
 from chatapi.interfaces.http import openai_aliases, openapi
@@ -25,8 +26,11 @@ from chatapi.interfaces.http.openai.parameter_parsing import Parameters, invalid
 from chatapi.interfaces.http.openai.parameter_table import SPEECH
 from chatapi.interfaces.http.problems import Traceparent, fault
 from chatapi.interfaces.http.streaming import CancellableResponse, EventStream, body, data_of, start
+from chatapi.services.speech.synthesis import split_text
 from chatapi.text.sentence_splitter import count_words
 
+WAV_HEADER = 44
+"""Bytes of a WAV file before its samples."""
 SPEECH_TOKENS = 20
 """Tokens of one second of speech, as OpenAI counts them."""
 
@@ -60,10 +64,11 @@ class VoiceEntry(Parameters):
 
 
 class VoiceList(Parameters):
-    """All available voices."""
+    """All available voices, under both names that clients look for."""
 
     object: Literal["list"] = "list"
     data: list[VoiceEntry]
+    voices: list[VoiceEntry]
 
 
 def router(appliance: Appliance) -> APIRouter:
@@ -88,14 +93,11 @@ def router(appliance: Appliance) -> APIRouter:
     async def voices() -> VoiceList:
         openai_aliases.require_models(appliance)
         known = appliance.synthesis.voices()
-        return VoiceList(
-            data=[
-                VoiceEntry(
-                    id=each.name, name=each.name, language=each.language, rate=each.rate, default=each is known[0]
-                )
-                for each in known
-            ]
-        )
+        entries = [
+            VoiceEntry(id=each.name, name=each.name, language=each.language, rate=each.rate, default=each is known[0])
+            for each in known
+        ]
+        return VoiceList(data=entries, voices=entries)
 
     return routes
 
@@ -111,6 +113,9 @@ def _voice(appliance: Appliance, request: SpeechRequest) -> str | None:
 
 def _parse(ignored: IgnoredParameters, values: dict[str, Any]) -> SpeechRequest:
     check_plain(values)
+    if values.get("input") == "":
+        # An omitted input is an error, an empty one is silent.
+        values = {**values, "input": " "}
     parsed = parse_parameters(SpeechRequest, values, SPEECH, ignored, strict=True)
     rate = values.get("sample_rate")
     if parsed.response_format == "pcm" and rate not in (None, PCM_RATE):
@@ -128,6 +133,14 @@ def _success() -> dict[str, Any]:
     return {"description": "The synthesized speech.", "content": content}
 
 
+def _with_sizes(file: bytes, form: str) -> bytes:
+    """A whole file; the header of a WAV file states its sizes instead of those of a stream."""
+    if form != "wav":
+        return file
+    rate = int.from_bytes(file[24:28], "little")
+    return wav_header(rate, (len(file) - WAV_HEADER) // 2) + file[WAV_HEADER:]
+
+
 class SpeechResponse(CancellableResponse):
     """Synthesizes speech while it sends it."""
 
@@ -143,17 +156,29 @@ class SpeechResponse(CancellableResponse):
         await (self._send_file if self._request.stream_format == "audio" else self._send_events)(send)
 
     async def _send_file(self, send: Send) -> None:
-        started = False
+        """Sends the file as it grows; one sentence is sent whole, with its sizes, for clients that read the header."""
+        parts: list[bytes] = []
+        media_type, started = "", False
+        whole = len(split_text(self._request.input)) <= 1
 
-        async def emit(data: bytes, media_type: str) -> None:
-            nonlocal started
+        async def emit(data: bytes, kind: str) -> None:
+            nonlocal media_type, started
+            media_type = kind
+            if whole:
+                parts.append(data)
+                return
             if not started:
                 started = True
-                await send(start(media_type))
+                await send(start(kind))
             await send(body(data))
 
         await self._synthesize(emit)
-        await send(body(b"", more=False))
+        if whole:
+            file = _with_sizes(b"".join(parts), self._request.response_format)
+            await send(start(media_type, {"Content-Length": str(len(file))}))
+            await send(body(file, more=False))
+        else:
+            await send(body(b"", more=False))
 
     async def _send_events(self, send: Send) -> None:
         stream = EventStream(send, self._metrics, lambda error: data_of({"type": "error", "error": fault(error)}))
