@@ -72,10 +72,14 @@ class JobService:
                 continue
             try:
                 await self._run_stored(store)
+            except Exception:
+                # A fault of jobs must not end conversations.
+                log.exception("jobs stopped; they are started again in %.0f seconds", runner.RETRY_SECONDS)
+                await anyio.sleep(runner.RETRY_SECONDS)
             finally:
                 self._store = self._runner = None
-                with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(store.close)
+                with anyio.move_on_after(runner.STORE_SECONDS, shield=True):
+                    await anyio.to_thread.run_sync(store.close, abandon_on_cancel=True)
 
     async def _until_stored(self) -> None:
         while not await anyio.to_thread.run_sync(JobStore.exists, self._data):  # noqa: ASYNC110 - of any process

@@ -133,19 +133,20 @@ class WebhookSender:
 
     async def _send(self, change: StateChange) -> None:
         """One attempt. Raises _NotDelivered."""
-        body = payload(change)
-        headers = {
-            "content-type": "application/json",
-            "user-agent": f"chatapi/{version()}",
-            **signed(self._key, f"{change.job}.{change.number}", int(time.time()), body),
-        }
         try:
+            body = payload(change)
+            headers = {
+                "content-type": "application/json",
+                "user-agent": f"chatapi/{version()}",
+                **signed(self._key, f"{change.job}.{change.number}", int(time.time()), body),
+            }
             with anyio.fail_after(SEND_SECONDS):
                 address = await self._address()
                 await self._post(address, headers, body)
         except TimeoutError:
             raise _NotDelivered(f"no answer within {SEND_SECONDS:g} seconds") from None
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, OverflowError) as error:
+            # The last two are those of a damaged change.
             raise _NotDelivered(f"{type(error).__name__} while connecting or sending") from None
 
     async def _address(self) -> str:
