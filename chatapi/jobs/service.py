@@ -12,6 +12,7 @@ import anyio.to_thread
 
 from chatapi.errors import ChatapiError
 from chatapi.jobs import runner
+from chatapi.jobs.foreground_turns import ForegroundTurns
 from chatapi.jobs.records import JobRecord
 from chatapi.jobs.runner import SLOTS, JobRunner
 from chatapi.jobs.steps import JobKind
@@ -94,6 +95,7 @@ class JobService:
         )
         async with anyio.create_task_group() as group:
             group.start_soon(self._runner.run)
+            group.start_soon(ForegroundTurns(store, scheduler.must_yield, scheduler.working).run)
             if self._webhooks is not None:
                 group.start_soon(self._webhooks.run, store.database)
             while not await anyio.to_thread.run_sync(store.database.replaced):  # noqa: ASYNC110 - by any process

@@ -12,13 +12,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
+import foreground_job
 import job_server
 from chatapi.jobs import JobRequest, JobStore
 from chatapi.runtime.admission import Priority
@@ -183,6 +184,39 @@ def test_a_request_gets_the_cores_and_metrics_tell_it(tmp_path: Path, store: Job
         assert states(pids) == set()
     assert seconds < SYSTEMD_SECONDS
     assert (store.get(job).state, store.get(job).failures) == ("queued", 0)
+
+
+@pytest.mark.slow
+def test_a_job_in_the_foreground_yields_to_a_request_and_goes_on_without_the_server(
+    tmp_path: Path, store: JobStore
+) -> None:
+    command = subprocess.Popen([sys.executable, foreground_job.__file__, str(tmp_path)])
+    try:
+        wait_until(lambda: bool(store.find(("running",))))
+        [job] = [each.id for each in store.find(("running",))]
+        wait_until(lambda: len(pids_of(store, job)) == 2)
+        pids = pids_of(store, job)
+        with serving(tmp_path, "fake.delay=0.3") as server:
+            wait_until(lambda: (store.folder(job) / "yield").exists() and states(pids) == {"R"})
+            for end in (lambda thread: thread.join(TIMEOUT), lambda _: server.process.kill()):
+                thread = threading.Thread(target=completed, args=(server,))
+                thread.start()
+                wait_until(lambda: states(pids) == {"T"})
+                end(thread)
+                wait_until(lambda: states(pids) == {"R"})
+                thread.join(TIMEOUT)
+        command.send_signal(signal.SIGINT)
+        assert command.wait(TIMEOUT) == 130
+        assert store.get(job).state == "paused" and states(pids) == set()
+    finally:
+        command.kill()
+        command.wait(TIMEOUT)
+
+
+def completed(server: Served) -> None:
+    """Some seconds of the fake language model; the server may end meanwhile."""
+    with suppress(httpx.TransportError):
+        server.client.post("/completion", json={"prompt": "one two three four five six seven eight"})
 
 
 @pytest.mark.slow
