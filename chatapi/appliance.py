@@ -20,6 +20,7 @@ from chatapi.catalog import Catalog, InstalledModel, Manifest
 from chatapi.engines import registry
 from chatapi.errors import ChatapiError, NotReady, collapse_exception_group
 from chatapi.jobs.service import JobService
+from chatapi.jobs.webhooks import WebhookSender
 from chatapi.observability.metrics import Metrics
 from chatapi.observability.tracing import Tracing
 from chatapi.runtime import engine_selection, model_selection
@@ -83,7 +84,8 @@ class Appliance:
         """Models whose files were verified."""
         self._building = threading.Lock()
         self.scheduler = Scheduler()
-        self.jobs = JobService(settings.data, self.scheduler, settings.jobs.concurrent)
+        webhooks = WebhookSender.of(settings.webhook)
+        self.jobs = JobService(settings.data, self.scheduler, settings.jobs.concurrent, webhooks)
         self.engines = Engines({role: self._worker(role) for role in registry.roles()})
         self._required = set(registry.essential())
         """Roles without which the box is not ready."""
@@ -317,6 +319,7 @@ class Appliance:
         self.metrics.inflight.set_function(lambda: float(self.byte_budget.held))
         self.metrics.audio_device.source = lambda: self.microphone.health if self.microphone is not None else None
         self.metrics.engine_counts.source = self._llm_counters
+        self.metrics.webhooks.source = self.jobs.deliveries
         self.metrics.jobs.source, self.metrics.work.source = self.jobs.counts, self.scheduler.decisions
 
     def _llm_counters(self) -> Mapping[str, float]:

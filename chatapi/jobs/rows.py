@@ -56,6 +56,11 @@ def _parameters(text: str) -> dict[str, Any]:
     return found
 
 
+def class_of(number: int) -> Priority:
+    """The class with this number; bulk for one that cannot be read."""
+    return Priority(number) if number in CLASSES else Priority.BULK
+
+
 def _class(number: int) -> Priority:
     """Raises ValueError."""
     found = Priority(number)

@@ -12,10 +12,12 @@ import anyio.to_thread
 
 from chatapi.errors import ChatapiError
 from chatapi.jobs import runner
+from chatapi.jobs.foreground_turns import ForegroundTurns
 from chatapi.jobs.records import JobRecord
 from chatapi.jobs.runner import SLOTS, JobRunner
 from chatapi.jobs.steps import JobKind
 from chatapi.jobs.store import JobRequest, JobStore
+from chatapi.jobs.webhooks import WebhookSender
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.scheduler import Scheduler
 
@@ -25,9 +27,11 @@ log = logging.getLogger(__name__)
 class JobService:
     """Runs the jobs of a data directory beside a server. Belongs to one event loop, except where a method says so."""
 
-    def __init__(self, data: Path, scheduler: Scheduler, concurrent: int = 1) -> None:
-        """`concurrent`: number of bulk jobs that run at once."""
-        self._data, self._scheduler = data, scheduler
+    def __init__(
+        self, data: Path, scheduler: Scheduler, concurrent: int = 1, webhooks: WebhookSender | None = None
+    ) -> None:
+        """`concurrent`: number of bulk jobs that run at once; `webhooks`: sends the state changes of all jobs."""
+        self._data, self._scheduler, self._webhooks = data, scheduler, webhooks
         self._slots: Mapping[Priority, int] = {**SLOTS, Priority.BULK: concurrent}
         self._kinds: dict[str, JobKind] = {}
         self._store: JobStore | None = None
@@ -69,10 +73,14 @@ class JobService:
                 continue
             try:
                 await self._run_stored(store)
+            except Exception:
+                # A fault of jobs must not end conversations.
+                log.exception("jobs stopped; they are started again in %.0f seconds", runner.RETRY_SECONDS)
+                await anyio.sleep(runner.RETRY_SECONDS)
             finally:
                 self._store = self._runner = None
-                with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(store.close)
+                with anyio.move_on_after(runner.STORE_SECONDS, shield=True):
+                    await anyio.to_thread.run_sync(store.close, abandon_on_cancel=True)
 
     async def _until_stored(self) -> None:
         while not await anyio.to_thread.run_sync(JobStore.exists, self._data):  # noqa: ASYNC110 - of any process
@@ -87,10 +95,23 @@ class JobService:
         )
         async with anyio.create_task_group() as group:
             group.start_soon(self._runner.run)
+            group.start_soon(ForegroundTurns(store, scheduler.must_yield, scheduler.working).run)
+            if self._webhooks is not None:
+                group.start_soon(self._webhooks.run, store.database)
             while not await anyio.to_thread.run_sync(store.database.replaced):  # noqa: ASYNC110 - by any process
                 await anyio.sleep(runner.POLL_SECONDS)
             log.warning("the file of the jobs was replaced; the new one is opened")
             group.cancel_scope.cancel()
+
+    def deliveries(self) -> Mapping[str, int] | None:
+        """Number of webhooks by result, and how many are pending. Blocking; for any thread; None: none are sent."""
+        if self._webhooks is None:
+            return None
+        try:
+            return {**self._webhooks.results, "pending": self._webhooks.pending()}
+        except ChatapiError as error:
+            log.info("pending webhooks cannot be counted: %s", error.message)
+            return self._webhooks.results
 
     def counts(self) -> Mapping[tuple[str, str], int]:
         """Number of stored jobs by state and kind. Blocking; for any thread; empty while the store is not open."""

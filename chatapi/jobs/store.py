@@ -125,6 +125,12 @@ class JobStore:
             ).fetchall()
         return [rows.record(row) for row in found]
 
+    def in_foreground(self) -> dict[str, Priority]:
+        """The running jobs that commands run, and their classes."""
+        query = "SELECT id, priority FROM jobs WHERE state = 'running' AND command != ''"
+        with self.database.reading() as db:
+            return {job: rows.class_of(number) for job, number in db.execute(query)}
+
     def counts(self) -> dict[tuple[str, str], int]:
         """Number of jobs by state and kind."""
         with self.database.reading() as db:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import platformdirs
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from chatapi.errors import SettingsError
 from chatapi.settings.network import LIVE, ServerSettings, Table, WyomingSettings
@@ -297,6 +297,28 @@ class JobSettings(Table):
     """Number of bulk jobs that a server runs at once; beside them it runs one training."""
 
 
+class WebhookSettings(Table):
+    """Webhooks: state changes of jobs, sent to another server and signed as Standard Webhooks describes."""
+
+    url: SecretStr | None = None
+    """URL that gets a POST for each event, https, or http in a private network; unset: none."""
+    secret: SecretStr | None = None
+    """Key of the signatures: `whsec_` and 24 to 64 random bytes in base64; required with a URL."""
+    events: tuple[str, ...] = ("job.done", "job.failed", "job.cancelled")
+    """Events that are sent; besides these there are job.queued, job.running and job.paused."""
+    private: bool = False
+    """Whether the URL may lead to this machine or into a private network."""
+
+    @field_validator("events")
+    @classmethod
+    def _events(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        known = [f"job.{state}" for state in ("queued", "running", "paused", "cancelled", "failed", "done")]
+        wrong = [each for each in value if each not in known]
+        if wrong:
+            raise ValueError(f"must be of {', '.join(known)}; {wrong[0]!r} is no event")
+        return value
+
+
 class LogSettings(Table):
     """The log on standard error, and the audit log."""
 
@@ -347,6 +369,7 @@ class Settings(Table):
     fake: FakeEngineSettings = FakeEngineSettings()
     history: HistorySettings = HistorySettings()
     jobs: JobSettings = JobSettings()
+    webhook: WebhookSettings = WebhookSettings()
     log: LogSettings = LogSettings()
     trace: TraceSettings = TraceSettings()
 

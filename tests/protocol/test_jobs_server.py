@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import signal
 import sqlite3
@@ -11,18 +12,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
+import foreground_job
 import job_server
 from chatapi.jobs import JobRequest, JobStore
 from chatapi.runtime.admission import Priority
 from conftest import FAKE_ENGINES, TIMEOUT
 from paths import ROOT
+from webhook_receiver import receiving
 
 UNIT = (ROOT / "systemd/chatapi.service").read_text()
 [SYSTEMD_SECONDS] = map(int, re.findall(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE))
@@ -181,6 +184,74 @@ def test_a_request_gets_the_cores_and_metrics_tell_it(tmp_path: Path, store: Job
         assert states(pids) == set()
     assert seconds < SYSTEMD_SECONDS
     assert (store.get(job).state, store.get(job).failures) == ("queued", 0)
+
+
+@pytest.mark.slow
+def test_a_job_in_the_foreground_yields_to_a_request_and_goes_on_without_the_server(
+    tmp_path: Path, store: JobStore
+) -> None:
+    command = subprocess.Popen([sys.executable, foreground_job.__file__, str(tmp_path)])
+    try:
+        wait_until(lambda: bool(store.find(("running",))))
+        [job] = [each.id for each in store.find(("running",))]
+        wait_until(lambda: len(pids_of(store, job)) == 2)
+        pids = pids_of(store, job)
+        with serving(tmp_path, "fake.delay=0.3") as server:
+            wait_until(lambda: (store.folder(job) / "yield").exists() and states(pids) == {"R"})
+            for end in (lambda thread: thread.join(TIMEOUT), lambda _: server.process.kill()):
+                thread = threading.Thread(target=completed, args=(server,))
+                thread.start()
+                wait_until(lambda: states(pids) == {"T"})
+                end(thread)
+                wait_until(lambda: states(pids) == {"R"})
+                thread.join(TIMEOUT)
+        command.send_signal(signal.SIGINT)
+        assert command.wait(TIMEOUT) == 130
+        assert store.get(job).state == "paused" and states(pids) == set()
+    finally:
+        command.kill()
+        command.wait(TIMEOUT)
+
+
+def completed(server: Served) -> None:
+    """Some seconds of the fake language model; the server may end meanwhile."""
+    with suppress(httpx.TransportError):
+        server.client.post("/completion", json={"prompt": "one two three four five six seven eight"})
+
+
+@pytest.mark.slow
+def test_webhooks_are_sent_again_after_a_kill(tmp_path: Path, store: JobStore) -> None:
+    secret = "whsec_" + base64.b64encode(bytes(32)).decode()
+    with receiving() as receiver:
+        url = f"http://127.0.0.1:{receiver.port}/hush"
+        chosen = (f"webhook.url={url}", f"webhook.secret={secret}", "webhook.private=true")
+        with serving(tmp_path, *chosen) as server:
+            wait_until(lambda: server.metric("chatapi_webhooks_pending") == 0)
+            receiver.hang = threading.Event()
+            first = cancelled(store)
+            wait_until(lambda: len(receiver.received) == 1)
+            # The receiver has it, and the server does not know.
+            server.process.kill()
+            server.process.wait(TIMEOUT)
+        receiver.hang.set()
+        receiver.statuses = [500]
+        second = cancelled(store)
+        with serving(tmp_path, *chosen) as server:
+            wait_until(lambda: server.metric('chatapi_webhooks_total{result="delivered"}') == 2)
+            assert server.metric("chatapi_webhooks_pending") == 0
+            assert server.metric('chatapi_webhooks_total{result="failed"}') in (0, 1)
+            settings = server.client.get("/settings").text
+            text = server.log.read_text() + settings
+            assert "hush" not in text and secret not in text
+        ids = [each.id for each in receiver.received]
+        assert list(dict.fromkeys(ids)) == [f"{first}.2", f"{second}.2"] and ids[:2] == [f"{first}.2"] * 2
+
+
+def cancelled(store: JobStore) -> str:
+    """The id of a cancelled job."""
+    job = store.add(JobRequest("many", command="chatapi many")).id
+    store.cancel(job)
+    return job
 
 
 @pytest.mark.slow

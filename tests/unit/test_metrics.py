@@ -71,7 +71,7 @@ def test_every_own_metric_has_a_unit_in_its_name_and_a_description() -> None:
         "chatapi_turns_active", "chatapi_turns_waiting", "chatapi_live_sessions", "chatapi_engine_jobs_waiting",
         "chatapi_ready", "chatapi_engine_loaded", "chatapi_engine_failed", "chatapi_sound_device_up",
         "chatapi_jetson_throttled", "chatapi_wyoming_connections", "chatapi_history_kept", "chatapi_http_connections",
-        "chatapi_jobs", "chatapi_work_waits",
+        "chatapi_jobs", "chatapi_work_waits", "chatapi_webhooks_pending",
     }  # fmt: skip
     for metric in exposed(Metrics()):
         if metric.name.startswith("chatapi_"):

@@ -27,7 +27,7 @@ from chatapi.events import TurnRecord
 from chatapi.observability.metrics.audio_device import AudioDeviceMetrics
 from chatapi.observability.metrics.engine import EngineCounts
 from chatapi.observability.metrics.event_loop_lag import EventLoopLag
-from chatapi.observability.metrics.jobs import JobMetrics, WorkMetrics
+from chatapi.observability.metrics.jobs import JobMetrics, WebhookMetrics, WorkMetrics
 from chatapi.observability.metrics.machine import MachineMetrics
 
 __all__ = ["INTERFACES", "STAGES", "Metrics"]
@@ -67,7 +67,7 @@ class Metrics:
         self._of_turns(registry)
         self._of_live(registry)
         self._of_engines(registry)
-        self.jobs, self.work = JobMetrics(registry), WorkMetrics(registry)
+        self.jobs, self.work, self.webhooks = JobMetrics(registry), WorkMetrics(registry), WebhookMetrics(registry)
         self.ready = Gauge(
             "chatapi_ready",
             "1 when all models loaded at the start are warm, and none of their engines has failed permanently.",

@@ -77,3 +77,28 @@ class WorkMetrics(Collector):
             for urgent, waiting in waits_for.items():
                 waits.add_metric([name, urgent], waiting)
         yield from (yielded, waits)
+
+
+class WebhookMetrics(Collector):
+    """Reads the results of webhooks at every scrape."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.source: Callable[[], Mapping[str, int] | None] = lambda: None
+        """Returns the number of attempts by result, and of pending webhooks; None: none are sent."""
+        registry.register(self)
+
+    def describe(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        return self._families({})
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        return self._families(self.source() or {})
+
+    def _families(self, found: Mapping[str, int]) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        attempts = CounterMetricFamily("chatapi_webhooks", "Attempts to send a webhook.", labels=["result"])
+        pending = GaugeMetricFamily("chatapi_webhooks_pending", "Webhooks that are not delivered yet.")
+        for result, count in found.items():
+            if result == "pending":
+                pending.add_metric((), count)
+            else:
+                attempts.add_metric([result], count)
+        yield from (attempts, pending)
