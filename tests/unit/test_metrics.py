@@ -22,7 +22,7 @@ from chatapi.events import Interrupted, Resumed, TurnEnded
 from chatapi.observability.metrics import Metrics
 from chatapi.observability.metrics.jtop import Jtop, client
 from chatapi.observability.metrics.sensors import SensorReadings, read
-from chatapi.runtime.workers import REBUILD_SECONDS, REBUILDS
+from chatapi.runtime.rebuild_limit import REBUILD_SECONDS, REBUILDS
 from chatapi.services.live import SessionOrigin
 from chatapi.services.transcription.transcriber import TranscriptText
 from chatapi.services.turns.completion import Turn
