@@ -82,6 +82,10 @@ class Role(Generic[E]):
     counts_pace: bool = False
     """Whether its items are of equal size, so that items per second are a measure of it."""
 
+    values: tuple[type[Any], ...] = ()
+    """Dataclasses of its own that its engines take or yield, also from and to another process; each has a name that no
+    other one has."""
+
     @property
     def declares(self) -> tuple[str, ...]:
         """Attributes that an engine declares."""

@@ -32,7 +32,7 @@ class EngineHost(ABC, Generic[E]):
         """The items of a call, which ends early at the engine's next step once `stop` is true or the iterator is
         closed. As many calls at once as the engine has slots.
 
-        Raises what the engine raises; EngineCrashed when the engine was lost.
+        Raises what the engine raises; EngineFailed (engine_crashed) when the engine was lost.
         """
 
     @abstractmethod
@@ -40,8 +40,8 @@ class EngineHost(ABC, Generic[E]):
         """Close the engine and return its memory; no call is running."""
 
     def kill(self) -> bool:
-        """End the engine at once, also while it is stuck; its calls raise EngineCrashed. From any thread, and without
-        waiting. Returns False where only the engine itself can end its calls."""
+        """End the engine at once, also while it is stuck; its calls raise EngineFailed (engine_crashed). From any
+        thread, and without waiting. Returns False where only the engine itself can end its calls."""
         return False
 
     @property

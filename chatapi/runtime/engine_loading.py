@@ -13,6 +13,7 @@ from prometheus_client import Histogram
 from chatapi.catalog import Catalog, InstalledModel, Manifest
 from chatapi.engines import registry
 from chatapi.runtime import model_selection
+from chatapi.runtime.engine_process import ChosenEngine, EngineProcess
 from chatapi.settings import Settings
 
 LOAD_WAIT_SECONDS = 120
@@ -56,7 +57,14 @@ class EngineLoader:
             if registry.entry(role, name).needs_model:
                 models = self._models(role, name)
                 self.active[role] = models[0].name
+            if self._in_process(role, name):
+                return EngineProcess(ChosenEngine(role, name, models, self.slots(role)), self._settings)
             return registry.load(role, name)(self._settings, models)
+
+    def _in_process(self, role: str, name: str) -> bool:
+        """Whether the engine runs in a child process; one that asks another server has nothing to run there."""
+        wanted = getattr(getattr(self._settings, role), "worker", "thread") == "process"
+        return wanted and not registry.entry(role, name).remote
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:

@@ -280,7 +280,7 @@ class EngineThreads(Generic[E]):
             self._queue.put(None)
 
     def kill(self) -> bool:
-        """End the engine at once if its host can; its jobs then end with EngineCrashed."""
+        """End the engine at once if its host can; its jobs then end with EngineFailed (engine_crashed)."""
         return self.host is not None and self.host.kill()
 
     def _first(self, after: EngineThreads[E] | None) -> None:
