@@ -137,6 +137,8 @@ class _Slot:
                     self._answer(frame)
                 # Otherwise it concerns a call that has ended.
                 del frame
+        # The parent must not wait for an answer to what could not be read.
+        self._connection.close()
 
     def _next(self) -> Frame:
         """The next frame; without one for PAUSE_SECONDS the engine returns memory to the system, once."""

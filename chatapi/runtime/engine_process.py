@@ -184,10 +184,11 @@ class EngineProcess(EngineHost[Any]):
 
     def _items(self, call: EngineCall[T], stop: Stop) -> Iterator[T]:
         connection, number, taken = self._free.get(), next(self._numbers), 0
-        running = True
+        running = False
         try:
             order = [call.method, call.arguments, call.options, call.whole]
             connection.send(engine_frames.CALL, number, order)
+            running = True
             while (frame := self._next(connection, number, stop)).kind == engine_frames.ITEM:
                 taken += 1
                 if taken % (WINDOW // 2) == 0:

@@ -134,7 +134,7 @@ async def test_errors_are_those_of_an_engine_on_threads(caplog: pytest.LogCaptur
         with pytest.raises(NotFound) as caller:
             await items(worker, "fail", "caller")
         assert (caller.value.code, caller.value.details) == ("unknown_voice", {"voice": "x"})
-        with pytest.raises(EngineFailed, match="^the voice is hoarse$"):
+        with pytest.raises(EngineFailed, match=r"^the voice is hoarse$"):
             await items(worker, "fail", "internal")
         assert "of the voice" in caplog.text
         with pytest.raises(EngineFailed) as fault:
@@ -279,7 +279,8 @@ def test_killed_parent_leaves_no_child(tmp_path: Path) -> None:
         from chatapi.settings import plugins
         host = EngineProcess(ChosenEngine("fragile", "native", [], 1), plugins.tables().tree())
         # It holds the Python lock of the child, so that only the kernel can end it.
-        next(host.call(EngineCall("hang"), never))
+        call = host.call(EngineCall("hang"), never)
+        next(call)
         print(host.engine.process, flush=True)
         time.sleep(0.2)
         os.kill(os.getpid(), signal.SIGKILL)
