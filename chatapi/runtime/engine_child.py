@@ -1,7 +1,7 @@
 """The child process of `engine_process`: it loads one engine, and answers calls until its connections close.
 
-`python -m chatapi.runtime.engine_child LIFELINE CONTROL SLOT...`: descriptors of a pipe that ends with the parent, and
-of sockets. A thread per slot answers calls; the one that loaded the engine has the first slot.
+`python -m chatapi.runtime.engine_child ROLE LIFELINE CONTROL SLOT...`: descriptors of a pipe that ends with the parent,
+and of sockets. A thread per slot answers calls; the one that loaded the engine has the first slot.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ def _load(control: Connection) -> Any:
 
 def main(arguments: list[str]) -> None:
     """Load the engine, then serve."""
-    lifeline, *sockets = map(int, arguments)
+    lifeline, *sockets = map(int, arguments[1:])
     _limit(lifeline)
     faulthandler.enable()
     malloc_trim.configure()

@@ -124,7 +124,8 @@ class EngineProcess(EngineHost[Any]):
         descriptors = [theirs, *(child.fileno() for _, child in pairs)]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT)}
         environment["PYTHONPATH"] = os.pathsep.join(str(Path(path).resolve()) for path in sys.path)
-        command = [sys.executable, "-m", "chatapi.runtime.engine_child"]
+        # The role is there for those who list processes.
+        command = [sys.executable, "-m", "chatapi.runtime.engine_child", self._role]
         try:
             process = subprocess.Popen(
                 [*command, *map(str, descriptors)],
