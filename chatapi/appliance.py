@@ -187,7 +187,7 @@ class Appliance:
             many = f"engines {names} have" if len(failed) > 1 else f"engine {names} has"
             wait = max(worker.rebuild_delay for worker in failed)
             if all(worker.rebuild_delay for worker in failed):
-                message = f"the {many} been stuck too often; chatapi retries in {wait:.0f} seconds, or when restarted"
+                message = f"the {many} been lost too often; chatapi retries in {wait:.0f} seconds, or when restarted"
                 raise NotReady(message, retry_after=wait)
             raise NotReady(f"the {many} failed permanently; restart chatapi", retry_after=RESTART_SECONDS)
         if not self.warm:

@@ -144,6 +144,12 @@ def entry(role: str, name: str) -> EngineEntry:
     raise SettingsError(f"{role}.engine is {name!r}; it can be one of: {', '.join(sorted(engines(role)))}")
 
 
+def in_process(settings: Settings, role: str) -> bool:
+    """Whether the settings run a role's engine in a child process; one that asks another server has nothing to run."""
+    table = getattr(settings, role)
+    return getattr(table, "worker", "thread") == "process" and not entry(role, table.engine).remote
+
+
 def installed(role: str, name: str) -> bool:
     """Whether the engine's library is installed, without importing it."""
     requires = entry(role, name).requires

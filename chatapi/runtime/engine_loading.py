@@ -57,14 +57,9 @@ class EngineLoader:
             if registry.entry(role, name).needs_model:
                 models = self._models(role, name)
                 self.active[role] = models[0].name
-            if self._in_process(role, name):
+            if registry.in_process(self._settings, role):
                 return EngineProcess(ChosenEngine(role, name, models, self.slots(role)), self._settings)
             return registry.load(role, name)(self._settings, models)
-
-    def _in_process(self, role: str, name: str) -> bool:
-        """Whether the engine runs in a child process; one that asks another server has nothing to run there."""
-        wanted = getattr(getattr(self._settings, role), "worker", "thread") == "process"
-        return wanted and not registry.entry(role, name).remote
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:

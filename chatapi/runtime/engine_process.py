@@ -139,6 +139,11 @@ class EngineProcess(EngineHost[Any]):
                 # Ctrl-C on a terminal goes only to chatapi, which then ends the engine.
                 start_new_session=True,
             )
+        except OSError:
+            os.close(self._lifeline)
+            for ours, _ in pairs:
+                ours.close()
+            raise
         finally:
             os.close(theirs)
             for _, child in pairs:

@@ -11,10 +11,12 @@ until the first of them is that long ago; then the next request loads it.
 
 Each abandoned engine keeps its memory and its cores until its thread returns, which may be never. The model of a
 rebuilt engine is chosen by the memory that is left (`model_selection.plan`), and a service manager may restart the
-process before. An engine in a child process keeps nothing, but one that crashes over and over costs its loading time
-and the processor that other engines need."""
+process before."""
 REBUILD_SECONDS = 3600.0
-"""Period in which rebuilds are counted, in seconds."""
+"""Period in which abandoned engines are counted, in seconds."""
+CRASH_SECONDS = 60.0
+"""Period in which engines are counted whose process has ended, in seconds. They keep nothing, but to load an engine
+over and over takes the processors from the others."""
 
 
 class RebuildLimit:
@@ -23,17 +25,18 @@ class RebuildLimit:
     def __init__(self) -> None:
         self.count = 0
         """How many were lost."""
-        self._lost: deque[float] = deque(maxlen=REBUILDS + 1)
-        """When the last ones were lost, in seconds of `time.monotonic`."""
+        self._lost: deque[tuple[float, bool]] = deque(maxlen=REBUILDS + 1)
+        """When the last ones were lost, in seconds of `time.monotonic`, and whether they are gone."""
 
-    def lost(self) -> None:
-        """Count an engine that is lost now."""
+    def lost(self, gone: bool) -> None:
+        """Count an engine that is lost now; `gone`: it has returned its memory."""
         self.count += 1
-        self._lost.append(time.monotonic())
+        self._lost.append((time.monotonic(), gone))
 
     @property
     def delay(self) -> float:
         """Time until an engine that was lost too often may be loaded again, in seconds; 0: now."""
         if len(self._lost) <= REBUILDS:
             return 0.0
-        return max(0.0, self._lost[0] + REBUILD_SECONDS - time.monotonic())
+        first = min(at + (CRASH_SECONDS if gone else REBUILD_SECONDS) for at, gone in self._lost)
+        return max(0.0, first - time.monotonic())

@@ -30,11 +30,10 @@ from chatapi.engines import (
 )
 from chatapi.engines.call import EngineCall
 from chatapi.errors import ChatapiError, EngineFailed, NotReady
-from chatapi.runtime import rebuild_limit
 from chatapi.runtime.admission import Admission, Priority
 from chatapi.runtime.engine_host import Call, EngineHost
 from chatapi.runtime.engine_threads import AHEAD, EngineThreads, Job, Preempted, StreamEnd, YieldPolicy, call_in
-from chatapi.runtime.rebuild_limit import RebuildLimit
+from chatapi.runtime.rebuild_limit import REBUILDS, RebuildLimit
 from chatapi.system import machine_clock
 
 __all__ = ["AHEAD", "Call", "Engines", "Preempted", "Worker", "YieldPolicy", "call_in"]
@@ -304,9 +303,8 @@ class Worker(Generic[E]):
     def _require_ready(self) -> None:
         if wait := self.rebuild_delay:
             raise NotReady(
-                f"the {self.name} engine was lost {rebuild_limit.REBUILDS + 1} times within "
-                f"{rebuild_limit.REBUILD_SECONDS / 60:g} minutes; it is rebuilt in {wait:.0f} seconds, or when chatapi "
-                "restarts",
+                f"the {self.name} engine got stuck or crashed {REBUILDS + 1} times in a short time; it is rebuilt in "
+                f"{wait:.0f} seconds, or when chatapi restarts",
                 retry_after=wait,
                 code="engine_gone",
             )
@@ -356,11 +354,11 @@ class Worker(Generic[E]):
         """Abandon an engine with its threads, and load another one."""
         log.error("the %s engine %s; rebuilding it", self.name, why)
         self._report("rebuilt", 1)
-        self._limit.lost()
         self._declared, self._threads = _declared(threads.engine), None
         # Its last thread to return closes it.
         threads.shut_down()
         gone = threads.kill()
+        self._limit.lost(gone)
         if wait := self.rebuild_delay:
             log.error("the %s engine was lost too often; it stays unloaded for %.0f seconds", self.name, wait)
         else:

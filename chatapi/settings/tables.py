@@ -46,6 +46,7 @@ class LimitSettings(Table):
 
 
 WorkerKind = Literal["thread", "process"]
+"""Where an engine runs."""
 
 
 class RoleSettings(Table):
