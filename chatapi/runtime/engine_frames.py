@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from chatapi.engines import registry
+from chatapi.system.sandbox.framing import BrokenFrame as BrokenFrame
 
 LOAD, READY, LOG = b"L", b"R", b"G"
 """Control: the settings and models to load; what the engine declares; a line of the log."""
@@ -34,10 +35,6 @@ ALIGNED = 16
 """Multiple of bytes at which a block starts: native code may require it of numbers."""
 KIND = "\0"
 """Key of the JSON objects that are no plain values; no other object has it, since mappings become pairs."""
-
-
-class BrokenFrame(Exception):
-    """The other end closed the connection, or sent an invalid frame."""
 
 
 class Frame(NamedTuple):

@@ -22,11 +22,12 @@ import fragile_engine
 from chatapi.audio import Audio
 from chatapi.engines import PromptMessage, Sampling, Segment, Tool, Word, registry
 from chatapi.engines.call import EngineCall
-from chatapi.errors import EngineFailed, NotFound
+from chatapi.errors import Busy, EngineFailed, NotFound
 from chatapi.events import ToolCall
+from chatapi.runtime.admission import Priority
 from chatapi.runtime.engine_errors import EngineFault
 from chatapi.runtime.engine_process import WINDOW, ChosenEngine, EngineProcess
-from chatapi.runtime.workers import AHEAD, Worker
+from chatapi.runtime.workers import AHEAD, Preempted, Worker, YieldPolicy
 from chatapi.settings import Settings
 from conftest import TIMEOUT, until
 from fake_plugins import plug_ins_in
@@ -180,6 +181,20 @@ async def test_cancelled_call_stops_the_engine_at_its_next_step(method: str) -> 
         assert (await items(worker, "state"))[0][1]
         assert await items(worker, "echo", 1) == [1]
         assert worker.rebuilt == 0
+
+
+async def test_live_work_preempts_a_probe_in_the_child() -> None:
+    async with opened() as worker, anyio.create_task_group() as group:
+
+        async def probe() -> None:
+            call = EngineCall[str]("think", (TIMEOUT,))
+            with pytest.raises((Busy, Preempted)):
+                async with worker.stream(call, Priority.PROBE, YieldPolicy.RAISE) as found:
+                    _ = [item async for item in found]
+
+        group.start_soon(probe)
+        await until(lambda: worker.admission.used == 1)
+        assert await items(worker, "echo", 1) == [1]
 
 
 async def test_engine_that_asks_stop_is_not_stuck() -> None:
