@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,18 @@ import anyio.to_thread
 import psutil
 
 from chatapi.auth import Keyring
-from chatapi.catalog import Catalog, InstalledModel, Manifest
+from chatapi.catalog import Catalog
 from chatapi.engines import registry
 from chatapi.errors import ChatapiError, NotReady, collapse_exception_group
 from chatapi.jobs.service import JobService
 from chatapi.jobs.webhooks import WebhookSender
 from chatapi.observability.metrics import Metrics
 from chatapi.observability.tracing import Tracing
-from chatapi.runtime import engine_selection, model_selection
+from chatapi.runtime import engine_selection
 from chatapi.runtime.admission import Admission, Priority
 from chatapi.runtime.byte_budget import ByteBudget
+from chatapi.runtime.engine_loading import EngineLoader
+from chatapi.runtime.model_selection import MemoryPlan
 from chatapi.runtime.scheduler import Scheduler
 from chatapi.runtime.workers import Engines, Worker
 from chatapi.services.live import LiveConversations
@@ -50,8 +51,6 @@ DAY = 86_400
 """Seconds in a day."""
 RESTART_SECONDS = 30.0
 """Retry-After when an engine has failed permanently, in seconds: systemd or the owner may have restarted chatapi."""
-LOAD_WAIT_SECONDS = 120
-"""Longest wait of an engine for another one to load, in seconds."""
 MAINTENANCE_SECONDS = 30.0
 """Time between two runs of the history's maintenance, in seconds: conversations expire, and a full disk may be writable
 again."""
@@ -76,13 +75,9 @@ class Appliance:
         """Name of an interface -> its entry in `health`; the interfaces add themselves."""
         self.microphone: AudioDeviceState | None = None
         """The box's own microphone and speaker; the audio device interface sets it."""
-        self.active: dict[str, str] = {}
+        self._loader = EngineLoader(settings, self.catalog, self.metrics.load_seconds)
+        self.active = self._loader.active
         """Role -> name of the model in use."""
-        self.plan: model_selection.MemoryPlan | None = None
-        """The models chosen when the engines were loaded."""
-        self._opened: dict[str, InstalledModel] = {}
-        """Models whose files were verified."""
-        self._building = threading.Lock()
         self.scheduler = Scheduler()
         webhooks = WebhookSender.of(settings.webhook)
         self.jobs = JobService(settings.data, self.scheduler, settings.jobs.concurrent, webhooks)
@@ -152,7 +147,7 @@ class Appliance:
         Raises the first error."""
         roles = registry.essential() if roles is None else roles
         self._required.update(roles)
-        self.plan = plan = await anyio.to_thread.run_sync(model_selection.plan, self.catalog, self.settings, roles)
+        plan = await anyio.to_thread.run_sync(self._loader.choose, roles)
         if plan.one_by_one:
             fields = {"needed_bytes": plan.needed, "free_bytes": plan.free}
             log.info("loading models one by one, largest first", extra=fields)
@@ -166,7 +161,7 @@ class Appliance:
             self.warm = True
             self._warmed.set()
 
-    async def _load_planned(self, plan: model_selection.MemoryPlan, roles: Collection[str]) -> None:
+    async def _load_planned(self, plan: MemoryPlan, roles: Collection[str]) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(self.history.open)
             group.start_soon(anyio.to_thread.run_sync, sandbox.shared().warm)
@@ -188,7 +183,7 @@ class Appliance:
             many = f"engines {names} have" if len(failed) > 1 else f"engine {names} has"
             wait = max(worker.rebuild_delay for worker in failed)
             if all(worker.rebuild_delay for worker in failed):
-                message = f"the {many} been stuck too often; chatapi retries in {wait:.0f} seconds, or when restarted"
+                message = f"the {many} been lost too often; chatapi retries in {wait:.0f} seconds, or when restarted"
                 raise NotReady(message, retry_after=wait)
             raise NotReady(f"the {many} failed permanently; restart chatapi", retry_after=RESTART_SECONDS)
         if not self.warm:
@@ -280,7 +275,6 @@ class Appliance:
 
     def _worker(self, role: str) -> Worker[Any]:
         table, record, metrics = getattr(self.settings, role), registry.roles()[role], self.metrics
-        own = getattr(self.settings, registry.entry(role, table.engine).slots_of or table.engine, None)
 
         def report(what: str, amount: float) -> None:
             if what != "pace" or record.counts_pace:
@@ -288,8 +282,8 @@ class Appliance:
 
         worker: Worker[Any] = Worker(
             role,
-            self._builder(role, table.engine),
-            getattr(own, "slots", 1),
+            self._loader.loading(role),
+            self._loader.slots(role),
             self.settings.limits.step_seconds,
             getattr(table, "idle_seconds", 0),
             report,
@@ -336,50 +330,6 @@ class Appliance:
         self.tracing.close()
         self.metrics.machine.close()
 
-    def _builder(self, role: str, name: str) -> Callable[[], Any]:
-        def build() -> Any:
-            with self._one_at_a_time(), self.metrics.load_seconds.labels(role).time():
-                models: Sequence[InstalledModel] = ()
-                if registry.entry(role, name).needs_model:
-                    models = self._models(role, name)
-                    self.active[role] = models[0].name
-                return registry.load(role, name)(self.settings, models)
-
-        return build
-
-    @contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
-        """Load engines one after another if the plan says so, also reloaded ones. Blocking."""
-        # An engine that hangs while loading must not block the others forever.
-        held = self.plan is not None and self.plan.one_by_one and self._building.acquire(timeout=LOAD_WAIT_SECONDS)
-        try:
-            yield
-        finally:
-            if held:
-                self._building.release()
-
-    def _models(self, role: str, engine: str) -> list[InstalledModel]:
-        """The chosen model first; the others that the engine can load follow, if its role wants them."""
-        chosen = self._chosen(role)
-        names = [chosen.name]
-        if registry.roles()[role].every_model:
-            others = (m for m in self.catalog.manifests.values() if (m.role, m.engine) == (role, engine))
-            names += [m.name for m in others if m.name != chosen.name and self.catalog.installed(m.name)]
-        return [self._open(name) for name in names]
-
-    def _chosen(self, role: str) -> Manifest:
-        """The planned model. If none was planned, or it is reloaded and no longer fits, the best that fits now."""
-        planned = self.plan.models.get(role) if self.plan is not None else None
-        if planned is not None and (role not in self.active or planned.memory <= model_selection.available()):
-            return planned
-        return model_selection.plan(self.catalog, self.settings, [role]).models[role]
-
-    def _open(self, name: str) -> InstalledModel:
-        """Open a model, verifying its files only once: a reload must not wait for hashing gigabytes again."""
-        if name not in self._opened or not self.catalog.installed(name):
-            self._opened[name] = self.catalog.open(name)
-        return self._opened[name]
-
     def is_remote(self, role: str) -> bool:
         """Whether a role's engine runs on another server, which a restart of this process cannot repair."""
         return role in registry.roles() and registry.entry(role, getattr(self.settings, role).engine).remote
@@ -389,7 +339,7 @@ class Appliance:
         worker, warm_up = self.engines[role], registry.roles()[role].warm_up
         await worker.open()
         try:
-            await worker.call(lambda engine: list(warm_up(engine, self.settings)))
+            await worker.collect(warm_up(worker.engine, self.settings))
         except ChatapiError:
             # Another server may start later than chatapi; requests report its absence.
             if not self.is_remote(role):

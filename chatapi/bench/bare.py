@@ -15,11 +15,12 @@ from chatapi.appliance import Appliance
 from chatapi.audio import Samples
 from chatapi.audio.mel import log_mel, mel_filters
 from chatapi.catalog import ggml
-from chatapi.engines import VAD_FRAME
+from chatapi.engines import VAD_FRAME, registry
 from chatapi.engines.asr.whisper import FRAME as SPECTRUM
 from chatapi.engines.asr.whisper import WINDOW
 from chatapi.engines.llm.llama_cpp.server import threads
 from chatapi.engines.vad.silero_onnx import CONTEXT
+from chatapi.errors import SettingsError
 from chatapi.settings import Settings
 from chatapi.system import openmp
 
@@ -36,6 +37,8 @@ class Bare:
     def __init__(self, appliance: Appliance) -> None:
         settings = appliance.settings
         files = {role: appliance.catalog.open(name).files for role, name in appliance.active.items()}
+        if registry.in_process(settings, "asr"):
+            raise SettingsError("the comparison with bare libraries needs asr.worker=thread, to copy its window")
         # With the window that the appliance uses for audio of this length.
         makers = {"ctranslate2": _ctranslate2, "whisper_cpp": _whisper_cpp}
         self.transcribe = makers[settings.asr.engine](files["asr"], appliance.engines.asr.engine)

@@ -11,7 +11,8 @@ from chatapi.appliance import Appliance
 from chatapi.bench import Row, Stopwatch, in_turns, ratio
 from chatapi.bench.bare import Bare
 from chatapi.bench.recognition import SENTENCES, spoken
-from chatapi.engines import PromptMessage, Sampling
+from chatapi.engines import LanguageModel, PromptMessage, Sampling, Transcriber
+from chatapi.engines.call import EngineCall
 
 PROMPT = "Write a story about a lighthouse keeper."
 TOKENS = 120
@@ -35,9 +36,7 @@ async def measure(appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterato
     async def heard_ours() -> float:
         watch = Stopwatch()
         for clip in clips:
-            async with appliance.engines.asr.stream(
-                lambda engine, stop, clip=clip: engine.transcribe(clip, "en", stop)  # type: ignore[misc]
-            ) as segments:
+            async with appliance.engines.asr.stream(EngineCall.of(Transcriber.transcribe, clip, "en")) as segments:
                 async for _ in segments:
                     pass
         return sum(map(len, clips)) / watch.seconds
@@ -57,7 +56,7 @@ async def _tokens_per_second(appliance: Appliance) -> float:
     messages = [PromptMessage("system", appliance.settings.llm.system), PromptMessage("user", PROMPT)]
     sampling = Sampling(max_tokens=TOKENS, temperature=0)
     count, watch, last = 0, Stopwatch(), 0.0
-    async with appliance.engines.llm.stream(lambda engine, stop: engine.generate(messages, sampling, stop)) as pieces:
+    async with appliance.engines.llm.stream(EngineCall.of(LanguageModel.generate, messages, sampling)) as pieces:
         async for piece in pieces:
             if piece.text:
                 count += 1

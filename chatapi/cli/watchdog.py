@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
 
 from chatapi.appliance import Appliance
-from chatapi.engines import Stop, registry
+from chatapi.engines import registry
 from chatapi.errors import Busy, EngineFailed, NotReady
 from chatapi.runtime.admission import Priority
-from chatapi.runtime.workers import Preempted, Worker, YieldPolicy
+from chatapi.runtime.workers import Call, Preempted, Worker, YieldPolicy
 from chatapi.system.systemd_notify import ServiceManager
 
 log = logging.getLogger(__name__)
@@ -27,11 +26,6 @@ class Watchdog:
     def __init__(self, appliance: Appliance, manager: ServiceManager) -> None:
         self._appliance = appliance
         self._manager = manager
-        self._probes: dict[str, Callable[[Any, Stop], Iterator[object]]] = {
-            "history": lambda _, stop: iter(()),
-            **{role.name: role.probe for role in registry.roles().values()},
-        }
-        """Worker -> the smallest job that shows that it works."""
         self._produced: dict[str, int] = {}
         """Worker -> number of items at the last check."""
         self._reported = ""
@@ -71,7 +65,7 @@ class Watchdog:
     async def _probe(self, worker: Worker[Any], found: list[str]) -> None:
         """Run the smallest job on an engine that was idle since the last check; any other work preempts it."""
         try:
-            async with worker.stream(self._probes[worker.name], Priority.PROBE, YieldPolicy.RAISE) as items:
+            async with worker.stream(_probe(worker), Priority.PROBE, YieldPolicy.RAISE) as items:
                 async for _ in items:
                     pass
         except (Busy, Preempted):
@@ -85,3 +79,9 @@ class Watchdog:
                 log.error("watchdog not fed: %s", line)
             self._manager.status(line or "ready")
         self._reported = line
+
+
+def _probe(worker: Worker[Any]) -> Call[Any, object]:
+    """The smallest job that shows that a worker works; for the history none."""
+    role = registry.roles().get(worker.name)
+    return role.probe(worker.engine) if role is not None else lambda engine, stop: iter(())

@@ -12,15 +12,40 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from chatapi.catalog import Manifest
-from chatapi.engines import asr, llm, plugins, tts, turn_detection, vad, wake_word
+from chatapi.audio import Audio
+from chatapi.catalog import InstalledModel, Manifest
+from chatapi.engines import (
+    PromptMessage,
+    Sampling,
+    Segment,
+    TokenChunk,
+    TokenUsage,
+    Tool,
+    TranscriptionOptions,
+    TranscriptToken,
+    Voice,
+    Word,
+    asr,
+    llm,
+    plugins,
+    tts,
+    turn_detection,
+    vad,
+    wake_word,
+)
 from chatapi.engines.role import EngineEntry, Role
 from chatapi.errors import SettingsError
+from chatapi.events import Token, ToolCall
 from chatapi.settings import Settings
 from chatapi.settings import plugins as tables
 
 SHIPPED: tuple[Role[Any], ...] = (vad.ROLE, wake_word.ROLE, turn_detection.ROLE, asr.ROLE, llm.ROLE, tts.ROLE)
 """The roles of chatapi itself."""
+VALUES = (
+    Audio, InstalledModel, PromptMessage, Sampling, Segment, Token, TokenChunk, TokenUsage, Tool, ToolCall,
+    TranscriptionOptions, TranscriptToken, Voice, Word,
+)  # fmt: skip
+"""The records that their engines take and yield."""
 
 
 @functools.cache
@@ -31,7 +56,7 @@ def _plug_ins() -> plugins.PlugInParts:
 def reset() -> None:
     """Forgets the plug-ins, after the environment has changed."""
     tables.reset()
-    for cached in (_plug_ins, roles, essential, declared):
+    for cached in (_plug_ins, roles, essential, values, declared):
         cached.cache_clear()
 
 
@@ -45,6 +70,12 @@ def roles() -> Mapping[str, Role[Any]]:
 def essential() -> tuple[str, ...]:
     """Roles that every turn may need; the others are loaded on demand."""
     return tuple(role.name for role in roles().values() if role.essential)
+
+
+@functools.cache
+def values() -> Mapping[str, type[Any]]:
+    """Name -> class of every record that an engine takes or yields."""
+    return {each.__name__: each for each in (*VALUES, *(value for role in roles().values() for value in role.values))}
 
 
 @functools.cache
@@ -111,6 +142,12 @@ def entry(role: str, name: str) -> EngineEntry:
         except SettingsError as error:
             raise SettingsError(f"the {role} engine {name!r} cannot be used: {error.message}") from error
     raise SettingsError(f"{role}.engine is {name!r}; it can be one of: {', '.join(sorted(engines(role)))}")
+
+
+def in_process(settings: Settings, role: str) -> bool:
+    """Whether the settings run a role's engine in a child process; one that asks another server has nothing to run."""
+    table = getattr(settings, role)
+    return getattr(table, "worker", "thread") == "process" and not entry(role, table.engine).remote
 
 
 def installed(role: str, name: str) -> bool:

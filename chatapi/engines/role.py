@@ -6,14 +6,14 @@ Neither imports an engine. `chatapi.engines.registry` lists the roles, those of 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from chatapi.audio import RATE, Samples
-from chatapi.engines.cancellation import Stop
+from chatapi.engines.call import EngineCall
 from chatapi.settings import RoleSettings, Settings
 
 E = TypeVar("E")
@@ -63,11 +63,12 @@ class Role(Generic[E]):
     """Its settings table, which has the role's name."""
     engines: Mapping[str, EngineEntry]
     """Name -> engine; plug-ins add engines by entry points."""
-    warm_up: Callable[[E, Settings], Iterable[object]]
-    """Uses an engine once after it was loaded, so that the first request does not wait for what the first use
-    creates."""
-    probe: Callable[[E, Stop], Iterator[object]]
-    """The smallest job that shows that an engine works; the watchdog runs it on an engine that was idle."""
+    warm_up: Callable[[E, Settings], EngineCall[Any]]
+    """The first call of an engine after it was loaded, so that the first request does not wait for what the first use
+    creates. It may read only what the engine declares."""
+    probe: Callable[[E], EngineCall[Any]]
+    """The smallest call that shows that an engine works; the watchdog makes it on an engine that was idle. It may read
+    only what the engine declares."""
     memory_rank: int = LAST
     """Order in which roles choose their model automatically, the lowest first: better answers are worth more than a
     better voice."""
@@ -80,6 +81,10 @@ class Role(Generic[E]):
     """Whether an engine gets every installed model that it can load, the chosen one first."""
     counts_pace: bool = False
     """Whether its items are of equal size, so that items per second are a measure of it."""
+
+    values: tuple[type[Any], ...] = ()
+    """Dataclasses of its own that its engines take or yield, also from and to another process; each has a name that no
+    other one has."""
 
     @property
     def declares(self) -> tuple[str, ...]:

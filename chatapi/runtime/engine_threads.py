@@ -17,8 +17,10 @@ from typing import Any, Generic, TypeVar, cast
 
 import anyio
 
-from chatapi.engines import Stop, registry
+from chatapi.engines import ContextOverflow, Stop, registry
+from chatapi.errors import ChatapiError, EngineFailed, InternalError
 from chatapi.runtime.admission import Admission, Priority
+from chatapi.runtime.engine_host import Call, EngineHost, LocalHost
 from chatapi.runtime.scheduler import Scheduler
 from chatapi.system import machine_clock, malloc_trim
 
@@ -32,6 +34,8 @@ AHEAD = 64
 PAUSE_SECONDS = 1.0
 """Time without a job after which an engine returns memory to the system, in seconds. Returning it and allocating it
 again between the sentences of an answer costs a fifth of their computing time."""
+GONE_SECONDS = 30.0
+"""Longest wait for a killed engine to return its memory, in seconds."""
 
 
 YIELD_SECONDS = 0.02
@@ -43,6 +47,21 @@ class StreamEnd:
 
     def __init__(self, error: Exception | None) -> None:
         self.error = error
+
+    def check(self, name: str) -> None:
+        """Raise the error. That of a library goes to the log with the engine's name; the caller gets EngineFailed."""
+        error, self.error = self.error, None
+        try:
+            if isinstance(error, InternalError) and error.__cause__ is not None:
+                log.error("the %s engine failed", name, exc_info=error)
+            if isinstance(error, (ChatapiError, ContextOverflow, Preempted)):
+                raise error
+            if error is not None:
+                log.error("the %s engine failed", name, exc_info=error)
+                raise EngineFailed(f"the {name} engine failed; the log says why") from error
+        finally:
+            # The error's traceback holds this frame; the cycle would keep the audio until the next garbage collection.
+            del error
 
 
 class YieldPolicy(Enum):
@@ -111,13 +130,11 @@ class CpuTurn:
 class Job(Generic[E, T]):
     """One call of an engine: it runs on a worker's thread and is read from the event loop.
 
-    When it has ended it holds neither the call, whose closure may hold hours of audio, nor unread items.
+    When it has ended it holds neither the call, whose arguments may hold hours of audio, nor unread items.
     """
 
-    def __init__(
-        self, call: Callable[[E, Stop], Iterator[T]], priority: Priority, yields: YieldPolicy, turn: CpuTurn
-    ) -> None:
-        self._call: Callable[[E, Stop], Iterator[T]] | None = call
+    def __init__(self, call: Call[E, T], priority: Priority, yields: YieldPolicy, turn: CpuTurn) -> None:
+        self._call: Call[E, T] | None = call
         self._turn = turn
         self.priority = priority
         self._yields = yields
@@ -139,14 +156,14 @@ class Job(Generic[E, T]):
         self._stepped = self._last = 0.0
         """Time those items took, and the time of the last item, in seconds."""
 
-    def run(self, engine: E) -> None:
+    def run(self, host: EngineHost[E]) -> None:
         """On the worker's thread: step until the end, or until the job is cancelled."""
         assert self._call is not None  # noqa: S101 - a job is run once
         self.mark_alive()
         end = StreamEnd(None)
         try:
             with self._turn.working():
-                self._step(self._call(engine, _JobStop(self)))
+                self._step(host.call(self._call, _JobStop(self)))
         except Exception as error:
             # The frames that the error passed through hold the audio as long as the error lives.
             _clear_frames(error)
@@ -272,21 +289,37 @@ def call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> 
 
 
 class EngineThreads(Generic[E]):
-    """The threads of one built engine."""
+    """The threads of one loaded engine."""
 
-    def __init__(self, name: str, build: Callable[[], E], slots: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[], E | EngineHost[E]],
+        slots: int,
+        on_lost: Callable[[], object],
+        after: EngineThreads[E] | None = None,
+    ) -> None:
+        """`load` returns an engine, or the host of one that runs elsewhere. `on_lost` runs in the event loop when that
+        engine is lost. `after`: threads whose engine must be gone before."""
         self._queue: queue.SimpleQueue[tuple[Job[E, Any], Callable[[], None]] | None] = queue.SimpleQueue()
-        self._build = build
+        self._load = load
         self._slots = slots
+        self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self.built = anyio.Event()
         self.closed = anyio.Event()
         self.error: Exception | None = None
-        self.engine: E | None = None
+        self.host: EngineHost[E] | None = None
         self._alive = slots
         self._lock = threading.Lock()
         self._name = name
-        threading.Thread(target=self._first, name=name, daemon=True).start()
+        self._ended = threading.Event()
+        threading.Thread(target=self._first, args=(after,), name=name, daemon=True).start()
+
+    @property
+    def engine(self) -> E | None:
+        """The engine or what it declares, while it is loaded."""
+        return self.host.engine if self.host is not None else None
 
     def submit(self, job: Job[E, Any], on_done: Callable[[], None]) -> None:
         """Queue a job; `on_done` runs in the event loop when it has ended."""
@@ -302,14 +335,22 @@ class EngineThreads(Generic[E]):
         for _ in range(self._slots):
             self._queue.put(None)
 
-    def _first(self) -> None:
+    def kill(self) -> bool:
+        """End the engine at once if its host can; its jobs then end with EngineFailed (engine_crashed)."""
+        return self.host is not None and self.host.kill()
+
+    def _first(self, after: EngineThreads[E] | None) -> None:
+        if after is not None:
+            after._ended.wait(GONE_SECONDS)
         try:
-            self.engine = self._build()
+            loaded = self._load()
+            self.host = loaded if isinstance(loaded, EngineHost) else LocalHost(loaded)
         except Exception as error:
             self.error = error
             self._alive = 1
             self._finish()
         else:
+            self.host.on_lost(lambda: call_in(self._loop, self._on_lost))
             for number in range(1, self._slots):
                 threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True).start()
             call_in(self._loop, self.built.set)
@@ -318,8 +359,8 @@ class EngineThreads(Generic[E]):
     def _work(self) -> None:
         while (queued := self._next()) is not None:
             job, on_done = queued
-            if self.engine is not None:
-                job.run(self.engine)
+            if self.host is not None:
+                job.run(self.host)
             call_in(self._loop, on_done)
             del job, on_done, queued
         self._finish()
@@ -345,9 +386,10 @@ class EngineThreads(Generic[E]):
             self._alive -= 1
             if self._alive:
                 return
-        if (close := getattr(self.engine, "close", None)) is not None:
-            close()
-        self.engine = None
+        if self.host is not None:
+            self.host.unload()
+        self.host = None
         malloc_trim.trim()
+        self._ended.set()
         call_in(self._loop, self.built.set)
         call_in(self._loop, self.closed.set)

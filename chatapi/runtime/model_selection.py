@@ -22,6 +22,9 @@ SHARE = 0.5
 """Share of the free memory up to which models are loaded in parallel: while it loads, an engine may hold a file's bytes
 beside the structures built from them, at worst each as large as its model."""
 
+PROCESS = 40 << 20
+"""Memory of a child process beside its model, in bytes: Python, libraries, and for Piper the sandbox of espeak-ng."""
+
 
 @dataclass(frozen=True)
 class MemoryPlan:
@@ -54,7 +57,7 @@ def plan(
     missing, and ModelError (model_too_large) when they do not fit: it names the memory of each model, the free memory,
     and a model that would fit.
     """
-    free = available(root) if free is None else free
+    free = (available(root) if free is None else free) - PROCESS * sum(registry.in_process(settings, r) for r in roles)
     unified = jetson.find(root) is not None
     ranked = sorted(roles, key=lambda role: registry.roles()[role].memory_rank)
     tables = {role: getattr(settings, role) for role in ranked}

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Generic, TypeVar
+from dataclasses import replace
+from typing import Any, Generic, TypeVar, cast
 
 import anyio
 
 from chatapi.engines import (
-    ContextOverflow,
     EndOfTurnDetector,
     LanguageModel,
     Stop,
@@ -28,28 +26,21 @@ from chatapi.engines import (
     VoiceActivityDetector,
     WakeWordDetector,
 )
-from chatapi.errors import ChatapiError, EngineFailed, InternalError, NotReady
+from chatapi.engines.call import EngineCall
+from chatapi.errors import ChatapiError, EngineFailed, NotReady
 from chatapi.runtime.admission import Admission, Priority
-from chatapi.runtime.engine_threads import CpuTurn, EngineThreads, Job, Preempted, StreamEnd, YieldPolicy, call_in
+from chatapi.runtime.engine_host import Call, EngineHost
+from chatapi.runtime.engine_threads import CpuTurn, EngineThreads, Job, Preempted, StreamEnd, YieldPolicy
+from chatapi.runtime.rebuild_limit import REBUILDS, RebuildLimit
 from chatapi.runtime.scheduler import Scheduler
 from chatapi.system import machine_clock
 
-__all__ = ["REBUILDS", "Engines", "Preempted", "Worker", "YieldPolicy", "call_in"]
+__all__ = ["Call", "Engines", "Preempted", "Worker", "YieldPolicy"]
 
 log = logging.getLogger(__name__)
 
 E = TypeVar("E")
 T = TypeVar("T")
-
-REBUILDS = 3
-"""Number of abandoned engines within REBUILD_SECONDS that are rebuilt at once. After one more the engine stays unloaded
-until the first of them is that long ago; then the next request loads it.
-
-Each abandoned engine keeps its memory and its cores until its thread returns, which may be never. The model of a
-rebuilt engine is chosen by the memory that is left (`model_selection.plan`), and a service manager may restart the
-process before."""
-REBUILD_SECONDS = 3600.0
-"""Period in which rebuilds are counted, in seconds."""
 
 Report = Callable[[str, float], None]
 """Receives what happens to an engine and its amount: unloaded and rebuilt (1), and for each finished job busy (seconds
@@ -62,25 +53,23 @@ class Worker(Generic[E]):
     def __init__(
         self,
         name: str,
-        build: Callable[[], E],
+        load: Callable[[], E | EngineHost[E]],
         slots: int = 1,
         step_seconds: float = 30,
         idle_seconds: float = 0,
         report: Report = lambda *_: None,
     ) -> None:
-        """`step_seconds`: time without progress after which the engine is stuck. `idle_seconds`: time without use after
-        which it is unloaded; 0: never."""
+        """`load` returns an engine, or the host of one that runs elsewhere. `step_seconds`: time without progress after
+        which it is stuck. `idle_seconds`: time without use after which it is unloaded; 0: never."""
         self.name = name
         self.admission = Admission(name, slots)
-        self.rebuilt = 0
-        """How often a stuck engine was abandoned."""
         self.unloaded = 0
         """How often the engine was unloaded because it was idle."""
         self.items_produced = 0
         """Number of items of all jobs."""
         self.scheduler: Scheduler | None = None
         """Of the machine; None: the jobs neither yield nor count."""
-        self._build = build
+        self._load = load
         self._step_seconds = step_seconds
         self._idle_seconds = idle_seconds
         self._report = report
@@ -94,8 +83,7 @@ class Worker(Generic[E]):
         """Threads of the engine that was unloaded last; its memory may not be free yet."""
         self._declared: E | None = None
         """What the engine declares, while it is unloaded."""
-        self._abandoned: deque[float] = deque(maxlen=REBUILDS + 1)
-        """When the last engines were abandoned, in seconds of `time.monotonic`."""
+        self._limit = RebuildLimit()
 
     @property
     def state(self) -> str:
@@ -112,10 +100,13 @@ class Worker(Generic[E]):
 
     @property
     def rebuild_delay(self) -> float:
-        """Time until an engine that was stuck too often may be loaded again, in seconds; 0: now."""
-        if self._threads is not None or len(self._abandoned) <= REBUILDS:
-            return 0.0
-        return max(0.0, self._abandoned[0] + REBUILD_SECONDS - time.monotonic())
+        """Time until an engine that was lost too often may be loaded again, in seconds; 0: now."""
+        return 0.0 if self._threads is not None else self._limit.delay
+
+    @property
+    def rebuilt(self) -> int:
+        """How often the engine was lost: stuck, or crashed in its process."""
+        return self._limit.count
 
     async def open(self) -> E:
         """Load the engine. Raises what its constructor raises."""
@@ -125,7 +116,7 @@ class Worker(Generic[E]):
                     with anyio.move_on_after(self._step_seconds):
                         await self._closing.closed.wait()
                     self._closing = None
-                self._threads = EngineThreads(self.name, self._build, self.admission.slots)
+                self._threads = self._new_threads()
             threads = self._threads
             await threads.built.wait()
             if threads.error is not None:
@@ -138,7 +129,7 @@ class Worker(Generic[E]):
         """Begin to load an unloaded engine, because it will be needed soon."""
         loadable = (self._closing is None or self._closing.closed.is_set()) and not self.rebuild_delay
         if self._threads is None and self._declared is not None and loadable:
-            self._threads = EngineThreads(self.name, self._build, self.admission.slots)
+            self._threads = self._new_threads()
             self._mark_used()
 
     def expect_live(self) -> None:
@@ -164,10 +155,12 @@ class Worker(Generic[E]):
         threads, self._threads, self._declared = self._threads, None, None
         if threads is not None:
             threads.shut_down()
+        closing = [each for each in (threads, self._closing) if each is not None]
         with anyio.move_on_after(min(self._step_seconds, 5), shield=True):
-            for each in (threads, self._closing):
-                if each is not None:
-                    await each.closed.wait()
+            for each in closing:
+                await each.closed.wait()
+        for each in closing:
+            each.kill()
 
     def _mark_used(self) -> None:
         self._used_at = asyncio.get_running_loop().time()
@@ -218,7 +211,7 @@ class Worker(Generic[E]):
     @asynccontextmanager
     async def stream(
         self,
-        call: Callable[[E, Stop], Iterator[T]],
+        call: Call[E, T],
         priority: Priority = Priority.REQUEST,
         yields: YieldPolicy = YieldPolicy.NEVER,
     ) -> AsyncIterator[AsyncIterator[T]]:
@@ -237,13 +230,12 @@ class Worker(Generic[E]):
             if not job.done:
                 job.abandon_timer = asyncio.get_running_loop().call_later(self._step_seconds, self._abandon, job)
 
-    async def _begin(
-        self, call: Callable[[E, Stop], Iterator[T]], priority: Priority, yields: YieldPolicy
-    ) -> Job[E, T]:
+    async def _begin(self, call: Call[E, T], priority: Priority, yields: YieldPolicy) -> Job[E, T]:
         if self.admission.used >= self.admission.slots:
             self._preempt(priority)
         await self.admission.acquire(priority)
         try:
+            self._check_lost()
             await self._reload()
             self._require_ready()
         except BaseException:
@@ -263,6 +255,13 @@ class Worker(Generic[E]):
         for job in sorted(self._running, key=lambda job: job.priority, reverse=True):
             if job.priority > priority and job.preempt():
                 return
+
+    async def collect(self, call: EngineCall[T], priority: Priority = Priority.REQUEST) -> list[T]:
+        """All items of a call at once. Raises what `stream` raises."""
+        async with self.stream(replace(call, whole=True), priority) as collected:
+            async for items in collected:
+                return cast("list[T]", items)
+        raise EngineFailed(f"the {self.name} engine returned no result")
 
     async def call(self, function: Callable[[E], T], priority: Priority = Priority.REQUEST) -> T:
         """The result of a function of the engine, run on the engine's thread."""
@@ -288,7 +287,7 @@ class Worker(Generic[E]):
             elif isinstance(item.error, Preempted) and not started:
                 jobs.append(await restart())
             else:
-                self._check_end(item)
+                item.check(self.name)
                 return
 
     async def _next(self, job: Job[E, Any]) -> Any:
@@ -304,26 +303,11 @@ class Worker(Generic[E]):
             code="engine_stuck",
         )
 
-    def _check_end(self, end: StreamEnd) -> None:
-        """Raise the error that ended a job. The error of a library goes to the log; the caller gets EngineFailed."""
-        error, end.error = end.error, None
-        try:
-            if isinstance(error, InternalError) and error.__cause__ is not None:
-                log.error("the %s engine failed", self.name, exc_info=error)
-            if isinstance(error, (ChatapiError, ContextOverflow, Preempted)):
-                raise error
-            if error is not None:
-                log.error("the %s engine failed", self.name, exc_info=error)
-                raise EngineFailed(f"the {self.name} engine failed; the log says why") from error
-        finally:
-            # The error's traceback holds this frame; the cycle would keep the audio until the next garbage collection.
-            del error
-
     def _require_ready(self) -> None:
         if wait := self.rebuild_delay:
             raise NotReady(
-                f"the {self.name} engine got stuck {REBUILDS + 1} times within {REBUILD_SECONDS / 60:g} minutes; it is "
-                f"rebuilt in {wait:.0f} seconds, or when chatapi restarts",
+                f"the {self.name} engine got stuck or crashed {REBUILDS + 1} times in a short time; it is rebuilt in "
+                f"{wait:.0f} seconds, or when chatapi restarts",
                 retry_after=wait,
                 code="engine_gone",
             )
@@ -359,20 +343,32 @@ class Worker(Generic[E]):
         if job.done or threads is None:
             return
         self._finished(job)
-        if threads is not self._threads:
-            # The engine was abandoned before for another of its jobs, or the worker is closed.
-            return
-        log.error("the %s engine is stuck; rebuilding it", self.name)
-        self.rebuilt += 1
+        if threads is self._threads:
+            self._rebuild(threads, "is stuck")
+        # Otherwise the engine was abandoned before for another of its jobs, or the worker is closed.
+
+    def _check_lost(self) -> None:
+        """Rebuild the engine if it was lost."""
+        threads = self._threads
+        if threads is not None and threads.host is not None and threads.host.lost:
+            self._rebuild(threads, "has crashed")
+
+    def _rebuild(self, threads: EngineThreads[E], why: str) -> None:
+        """Abandon an engine with its threads, and load another one."""
+        log.error("the %s engine %s; rebuilding it", self.name, why)
         self._report("rebuilt", 1)
-        self._abandoned.append(time.monotonic())
+        self._declared, self._threads = threads.declared(), None
         # Its last thread to return closes it.
         threads.shut_down()
-        self._declared, self._threads = threads.declared(), None
+        gone = threads.kill()
+        self._limit.lost(gone)
         if wait := self.rebuild_delay:
-            log.error("the %s engine is stuck too often; it stays unloaded for %.0f seconds", self.name, wait)
+            log.error("the %s engine was lost too often; it stays unloaded for %.0f seconds", self.name, wait)
         else:
-            self._threads = EngineThreads(self.name, self._build, self.admission.slots)
+            self._threads = self._new_threads(threads if gone else None)
+
+    def _new_threads(self, after: EngineThreads[E] | None = None) -> EngineThreads[E]:
+        return EngineThreads(self.name, self._load, self.admission.slots, self._check_lost, after)
 
 
 class Engines:

@@ -45,6 +45,7 @@ from chatapi.settings.tables import (
     VadSettings,
     WakeWordSettings,
     WhisperCppSettings,
+    WorkerKind,
 )
 
 __all__ = [
@@ -80,6 +81,7 @@ __all__ = [
     "VadSettings",
     "WakeWordSettings",
     "WhisperCppSettings",
+    "WorkerKind",
     "WyomingSettings",
     "as_environment",
     "at",

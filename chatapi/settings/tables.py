@@ -45,8 +45,12 @@ class LimitSettings(Table):
     while the machine's processors are saturated."""
 
 
+WorkerKind = Literal["thread", "process"]
+"""Where an engine runs."""
+
+
 class RoleSettings(Table):
-    """A role: its engine and its model. A table may also have `idle_seconds`."""
+    """A role: its engine and its model. A table may also have `idle_seconds` and `worker`."""
 
     engine: str
     model: str = "auto"
@@ -88,6 +92,9 @@ class TurnDetectionSettings(RoleSettings):
     idle_seconds: float = Field(0, ge=0)
     """Time without use after which the model is unloaded, in seconds; the next request waits while it loads; 0:
     never."""
+    worker: WorkerKind = "thread"
+    """thread: the engine runs on threads of chatapi; process: in a child process, whose crash costs only the calls in
+    flight, and which is killed when it is stuck. An engine that asks another server always runs on threads."""
 
 
 class LiveSettings(Table):
@@ -124,6 +131,9 @@ class AsrSettings(RoleSettings):
     idle_seconds: float = Field(0, ge=0)
     """Time without use after which the model is unloaded, in seconds; the next request waits while it loads; 0:
     never."""
+    worker: WorkerKind = "thread"
+    """thread: the engine runs on threads of chatapi; process: in a child process, whose crash costs only the calls in
+    flight, and which is killed when it is stuck. An engine that asks another server always runs on threads."""
 
 
 class LlmSettings(RoleSettings):
@@ -145,6 +155,9 @@ class LlmSettings(RoleSettings):
     idle_seconds: float = Field(0, ge=0)
     """Time without use after which the model is unloaded, in seconds; the next request waits while it loads; 0:
     never."""
+    worker: WorkerKind = "thread"
+    """thread: the engine runs on threads of chatapi; process: in a child process, whose crash costs only the calls in
+    flight, and which is killed when it is stuck. An engine that asks another server always runs on threads."""
 
 
 class TtsSettings(RoleSettings):
@@ -156,6 +169,9 @@ class TtsSettings(RoleSettings):
     idle_seconds: float = Field(0, ge=0)
     """Time without use after which the model is unloaded, in seconds; the next request waits while it loads; 0:
     never."""
+    worker: WorkerKind = "thread"
+    """thread: the engine runs on threads of chatapi; process: in a child process, whose crash costs only the calls in
+    flight, and which is killed when it is stuck. An engine that asks another server always runs on threads."""
 
 
 class WhisperCppSettings(Table):

@@ -197,7 +197,7 @@ def test_models_voices_and_languages_are_listed(shared_server: RunningServer) ->
 
 
 def test_answer_without_speech_gets_a_fallback_phrase(shared_server: RunningServer) -> None:
-    def smiling(*_: object) -> Iterator[TokenChunk]:
+    def smiling(*_: object, **options: object) -> Iterator[TokenChunk]:
         yield TokenChunk("\U0001f600")
         yield TokenChunk("", "stop", TokenUsage(1, 1))
 

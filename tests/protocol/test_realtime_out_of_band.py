@@ -91,9 +91,9 @@ async def test_system_texts_are_joined_into_one_message(
     engine = shared_server.appliance.engines.llm.engine
     generate = engine.generate
 
-    def recording(messages: Sequence[PromptMessage], *rest: Any) -> Iterator[TokenChunk]:
+    def recording(messages: Sequence[PromptMessage], *rest: Any, **more: Any) -> Iterator[TokenChunk]:
         prompts[:] = messages
-        return generate(messages, *rest)
+        return generate(messages, *rest, **more)
 
     monkeypatch.setattr(engine, "generate", recording)
     async with talking(shared_server) as client:

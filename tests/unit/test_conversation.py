@@ -72,7 +72,7 @@ async def test_conversation_answers_one_turn_at_a_time(fake_appliance: RunApplia
 async def test_synthesis_failure_ends_the_turn_with_its_error(fake_appliance: RunAppliance) -> None:
     async with fake_appliance() as appliance:
 
-        def broken(*_: object) -> Iterator[Audio]:
+        def broken(*_: object, **options: object) -> Iterator[Audio]:
             raise ZeroDivisionError("synthesis is broken")
             yield
 

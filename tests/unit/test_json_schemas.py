@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from answers import generate
 from chatapi.engines import PromptMessage, Sampling, Tool
 from chatapi.engines.llm import json_schemas, pattern_size
 from chatapi.errors import Unprocessable
-from chatapi.services.turns.tool_call_parser import generate
 from chatapi.settings import LlamaCppSettings as Table
 from chatapi.settings import Settings
 from conftest import installed_model
@@ -150,7 +150,7 @@ def test_tools_are_measured_as_their_combined_schema() -> None:
     class Engine:
         capabilities = frozenset(("schema",))
 
-        def generate(self, _: object, sampling: Sampling, __: object) -> Any:
+        def generate(self, _: object, sampling: Sampling, stop: object) -> Any:
             assert sampling.schema is not None
             json_schemas.check(sampling.schema)
             yield from ()

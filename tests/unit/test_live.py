@@ -122,7 +122,7 @@ async def test_short_pauses_during_a_decode_do_not_lose_words(
     async with talking(fake_appliance, "live.partial_ms=5000") as talk:
         engine = talk.appliance.engines.asr.engine
         transcribe = engine.transcribe
-        monkeypatch.setattr(engine, "transcribe", lambda *arguments: time.sleep(1) or transcribe(*arguments))
+        monkeypatch.setattr(engine, "transcribe", lambda *rest, **more: time.sleep(1) or transcribe(*rest, **more))
         await talk.say(np.concatenate([tone(0.6), silence(0.064), stammer, silence(1.0)]))
         await talk.wait_for(TurnEnded)
         assert float(talk.all(ResponseStarted)[-1].user_text.split()[1]) > 1.25

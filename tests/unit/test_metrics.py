@@ -22,7 +22,7 @@ from chatapi.events import Interrupted, Resumed, TurnEnded
 from chatapi.observability.metrics import Metrics
 from chatapi.observability.metrics.jtop import Jtop, client
 from chatapi.observability.metrics.sensors import SensorReadings, read
-from chatapi.runtime.workers import REBUILD_SECONDS, REBUILDS
+from chatapi.runtime.rebuild_limit import REBUILD_SECONDS, REBUILDS
 from chatapi.services.live import SessionOrigin
 from chatapi.services.transcription.transcriber import TranscriptText
 from chatapi.services.turns.completion import Turn
@@ -236,7 +236,7 @@ def test_server_whose_engine_was_stuck_too_often_is_not_ready(
 ) -> None:
     reply = stuck_server.client.get("/ready")
     assert (reply.status_code, reply.json()["code"]) == (503, "not_ready")
-    assert reply.json()["detail"].startswith("the engine llm has been stuck too often; chatapi retries in ")
+    assert reply.json()["detail"].startswith("the engine llm has been lost too often; chatapi retries in ")
     assert 3000 < int(reply.headers["retry-after"]) <= REBUILD_SECONDS
     rejected = stuck_server.client.post("/completion", json={"prompt": "one two"})
     assert (rejected.status_code, rejected.json()["code"]) == (503, "engine_gone")
@@ -247,7 +247,7 @@ def test_server_whose_engine_was_stuck_too_often_is_not_ready(
     assert value(metrics, "chatapi_engine_failed", engine="llm") == 1
     assert value(metrics, "chatapi_engine_rebuilds_total", engine="llm") == REBUILDS + 1
     assert health(Settings(server=ServerSettings(port=stuck_server.port))) == 1
-    assert "the engine llm has been stuck too often" in capsys.readouterr().err
+    assert "the engine llm has been lost too often" in capsys.readouterr().err
 
 
 async def test_server_is_not_ready_until_its_engines_are_loaded(fake_settings: Callable[..., Settings]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from chatapi import settings
 from chatapi.appliance import Appliance
 from chatapi.cli.watchdog import Watchdog
-from chatapi.engines import registry
+from chatapi.engines import never, registry
 from chatapi.engines.role import EngineEntry
 from chatapi.errors import ChatapiError, SettingsError
 from chatapi.settings import Settings
@@ -45,6 +45,7 @@ class Mood(RoleSettings):
 """
 ROLE = """
 from typing import Protocol
+from chatapi.engines.call import EngineCall
 from chatapi.engines.role import EngineEntry, Role
 from {tables} import Mood
 class MoodDetector(Protocol):
@@ -60,7 +61,7 @@ class Sad:
 ROLE = Role(
     name="mood", title="mood", protocol=MoodDetector, settings=Mood,
     engines={{"sad": EngineEntry(__name__ + ":Sad", needs_model=False)}},
-    warm_up=lambda engine, settings: engine.mood(""), probe=lambda engine, stop: engine.mood("", stop),
+    warm_up=lambda engine, settings: EngineCall("mood", ("",)), probe=lambda engine: EngineCall("mood", ("",)),
 )
 """
 
@@ -94,7 +95,7 @@ def test_record_has_the_settings_table_and_a_fake_engine(role: registry.Role[obj
     assert isinstance(role.engines["fake"], EngineEntry)
     engine = registry.load(role.name, "fake")(Settings(), [])
     assert all(hasattr(engine, name) for name in role.declares)
-    assert list(role.warm_up(engine, Settings())) is not None
+    assert list(role.warm_up(engine, Settings())(engine, never)) is not None
 
 
 def test_ranks_decide_which_role_chooses_its_model_first() -> None:

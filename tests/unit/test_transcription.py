@@ -65,7 +65,7 @@ class FailingTranscriber(OutOfOrderTranscriber):
         super().__init__(slots)
         self._both = threading.Barrier(slots, timeout=20)
 
-    def transcribe(self, samples: Samples, *unused: Any) -> Iterator[Segment]:
+    def transcribe(self, samples: Samples, *unused: Any, **options: Any) -> Iterator[Segment]:
         self._both.wait()
         raise EngineFailed(f"{len(samples) // RATE} seconds are too much")
 

@@ -15,7 +15,7 @@ import pytest
 
 from chatapi.engines import Stop
 from chatapi.errors import Busy, EngineFailed, ModelError, NotReady
-from chatapi.runtime import workers
+from chatapi.runtime import engine_threads
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.engine_threads import AHEAD
 from chatapi.runtime.workers import Preempted, Worker, YieldPolicy
@@ -216,7 +216,7 @@ async def consume(worker: Worker[Counter], how: str, held: list[weakref.ref[Fake
 @pytest.mark.parametrize("how", ["ends", "abandoned", "unread", "raises", "ours"])
 async def test_finished_job_holds_no_audio(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # pytest keeps log records, with the error and its frames.
-    monkeypatch.setattr(workers.log, "disabled", True)
+    monkeypatch.setattr(engine_threads.log, "disabled", True)
     held: list[weakref.ref[FakeAudio]] = []
     async with opened(step_seconds=TIMEOUT) as worker:
         with pytest.raises(EngineFailed) if how in ("raises", "ours") else nullcontext():

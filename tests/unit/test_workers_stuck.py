@@ -12,9 +12,10 @@ import pytest
 
 from chatapi.engines import Stop, still_wanted
 from chatapi.errors import EngineFailed, NotReady
-from chatapi.runtime import workers
+from chatapi.runtime import rebuild_limit
 from chatapi.runtime.engine_threads import AHEAD
-from chatapi.runtime.workers import REBUILDS, Worker
+from chatapi.runtime.rebuild_limit import REBUILDS
+from chatapi.runtime.workers import Worker
 from conftest import until
 from test_workers import Counter, opened
 
@@ -65,8 +66,8 @@ async def test_engine_stuck_too_often_fails_until_the_window_has_passed(
             await worker.call(lambda engine: engine.produced)
         assert raised.value.code == "engine_gone"
         assert raised.value.retry_after == pytest.approx(worker.rebuild_delay, abs=5)
-        assert 0 < worker.rebuild_delay <= workers.REBUILD_SECONDS
-        monkeypatch.setattr(workers, "REBUILD_SECONDS", 0.0)
+        assert 0 < worker.rebuild_delay <= rebuild_limit.REBUILD_SECONDS
+        monkeypatch.setattr(rebuild_limit, "REBUILD_SECONDS", 0.0)
         assert (worker.state, worker.rebuild_delay) == ("idle", 0)
         assert await worker.call(lambda engine: engine.produced) == 0
         assert (worker.state, worker.rebuilt) == ("ready", REBUILDS + 1)
@@ -75,7 +76,7 @@ async def test_engine_stuck_too_often_fails_until_the_window_has_passed(
 
 
 async def test_engine_stuck_rarely_is_always_rebuilt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "REBUILD_SECONDS", 0.01)
+    monkeypatch.setattr(rebuild_limit, "REBUILD_SECONDS", 0.01)
     async with opened(step_seconds=0.05) as worker:
         for _ in range(2 * REBUILDS):
             (await make_stuck(worker)).hang.set()

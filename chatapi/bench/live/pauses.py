@@ -12,6 +12,7 @@ from chatapi.bench.corpus import Hesitation
 from chatapi.bench.live.harness import HISS
 from chatapi.bench.live.scenarios import PAUSES, PauseResult, share
 from chatapi.engines import EndOfTurnDetector
+from chatapi.engines.call import EngineCall
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Worker
 
@@ -44,5 +45,5 @@ async def _sounds_finished(turn: Worker[EndOfTurnDetector], before: Samples) -> 
     random = np.random.default_rng(0)
     sound = np.concatenate([np.zeros(RATE // 3, np.float32), before, np.zeros(int(JUDGED * RATE), np.float32)])
     noisy = (sound + random.normal(0, HISS, len(sound))).astype(np.float32)
-    async with turn.stream(lambda engine, stop: engine.end_of_turn_probability(noisy, stop), Priority.LIVE) as found:
+    async with turn.stream(EngineCall.of(EndOfTurnDetector.end_of_turn_probability, noisy), Priority.LIVE) as found:
         return [probability async for probability in found][-1] > 0.5

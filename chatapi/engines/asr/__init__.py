@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from chatapi.engines import Segment, Stop, Transcriber
+from chatapi.engines import Segment, Transcriber
+from chatapi.engines.call import EngineCall
 from chatapi.engines.role import PROBE_SAMPLES, WARM_UP_SAMPLES, EngineEntry, Role, noise
 from chatapi.settings import AsrSettings, Settings
 
 
-def _warm_up(engine: Transcriber, settings: Settings) -> Iterator[Segment]:
-    return engine.transcribe(noise(WARM_UP_SAMPLES))
+def _warm_up(engine: Transcriber, settings: Settings) -> EngineCall[Segment]:
+    return EngineCall.of(Transcriber.transcribe, noise(WARM_UP_SAMPLES))
 
 
-def _probe(engine: Transcriber, stop: Stop) -> Iterator[Segment]:
-    return engine.transcribe(noise(PROBE_SAMPLES), None, stop)
+def _probe(engine: Transcriber) -> EngineCall[Segment]:
+    return EngineCall.of(Transcriber.transcribe, noise(PROBE_SAMPLES))
 
 
 ROLE: Role[Transcriber] = Role(

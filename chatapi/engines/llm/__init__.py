@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from chatapi.engines import LanguageModel, PromptMessage, Sampling, Stop, TokenChunk
+from chatapi.engines import LanguageModel, PromptMessage, Sampling, TokenChunk
+from chatapi.engines.call import EngineCall
 from chatapi.engines.role import EngineEntry, Role
 from chatapi.settings import LlmSettings, Settings
 
 
-def _warm_up(engine: LanguageModel, settings: Settings) -> Iterator[TokenChunk]:
+def _warm_up(engine: LanguageModel, settings: Settings) -> EngineCall[TokenChunk]:
     messages = [PromptMessage("system", settings.llm.system), PromptMessage("user", "Hello")]
-    return engine.generate(messages, Sampling(max_tokens=1))
+    return EngineCall.of(LanguageModel.generate, messages, Sampling(max_tokens=1))
 
 
-def _probe(engine: LanguageModel, stop: Stop) -> Iterator[TokenChunk]:
+def _probe(engine: LanguageModel) -> EngineCall[TokenChunk]:
     # Without the system prompt, so that its prefix cache stays.
-    return engine.generate([PromptMessage("user", "Hi")], Sampling(max_tokens=1), stop)
+    return EngineCall.of(LanguageModel.generate, [PromptMessage("user", "Hi")], Sampling(max_tokens=1))
 
 
 ROLE: Role[LanguageModel] = Role(

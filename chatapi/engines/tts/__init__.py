@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from chatapi.audio import Audio
-from chatapi.engines import Stop, Synthesizer
+from chatapi.engines import Synthesizer
+from chatapi.engines.call import EngineCall
 from chatapi.engines.role import EngineEntry, Role
 from chatapi.settings import Settings, TtsSettings
 
 
-def _warm_up(engine: Synthesizer, settings: Settings) -> Iterator[Audio]:
-    return engine.synthesize("Ready.", engine.voices[0].name)
+def _warm_up(engine: Synthesizer, settings: Settings) -> EngineCall[Audio]:
+    return EngineCall.of(Synthesizer.synthesize, "Ready.", engine.voices[0].name)
 
 
-def _probe(engine: Synthesizer, stop: Stop) -> Iterator[Audio]:
-    return engine.synthesize("Yes.", engine.voices[0].name, stop)
+def _probe(engine: Synthesizer) -> EngineCall[Audio]:
+    return EngineCall.of(Synthesizer.synthesize, "Yes.", engine.voices[0].name)
 
 
 ROLE: Role[Synthesizer] = Role(

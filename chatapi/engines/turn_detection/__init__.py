@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from chatapi.engines import EndOfTurnDetector, Stop
+from chatapi.engines import EndOfTurnDetector
+from chatapi.engines.call import EngineCall
 from chatapi.engines.role import PROBE_SAMPLES, WARM_UP_SAMPLES, EngineEntry, Role, noise
 from chatapi.settings import Settings, TurnDetectionSettings
 
 
-def _warm_up(engine: EndOfTurnDetector, settings: Settings) -> Iterator[float]:
-    return engine.end_of_turn_probability(noise(WARM_UP_SAMPLES))
+def _warm_up(engine: EndOfTurnDetector, settings: Settings) -> EngineCall[float]:
+    return EngineCall.of(EndOfTurnDetector.end_of_turn_probability, noise(WARM_UP_SAMPLES))
 
 
-def _probe(engine: EndOfTurnDetector, stop: Stop) -> Iterator[float]:
-    return engine.end_of_turn_probability(noise(PROBE_SAMPLES), stop)
+def _probe(engine: EndOfTurnDetector) -> EngineCall[float]:
+    return EngineCall.of(EndOfTurnDetector.end_of_turn_probability, noise(PROBE_SAMPLES))
 
 
 def _expected(settings: Settings) -> bool:

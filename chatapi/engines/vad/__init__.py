@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from chatapi.engines import VAD_FRAME, Stop, VoiceActivityDetector
+from chatapi.engines import VAD_FRAME, VoiceActivityDetector
+from chatapi.engines.call import EngineCall
 from chatapi.engines.role import WARM_UP_SAMPLES, EngineEntry, Role, noise
 from chatapi.settings import Settings, VadSettings
 
 
-def _warm_up(engine: VoiceActivityDetector, settings: Settings) -> Iterator[float]:
-    return engine.probabilities(noise(WARM_UP_SAMPLES))
+def _warm_up(engine: VoiceActivityDetector, settings: Settings) -> EngineCall[float]:
+    return EngineCall.of(VoiceActivityDetector.probabilities, noise(WARM_UP_SAMPLES))
 
 
-def _probe(engine: VoiceActivityDetector, stop: Stop) -> Iterator[float]:
-    return engine.probabilities(noise(VAD_FRAME), stop)
+def _probe(engine: VoiceActivityDetector) -> EngineCall[float]:
+    return EngineCall.of(VoiceActivityDetector.probabilities, noise(VAD_FRAME))
 
 
 ROLE: Role[VoiceActivityDetector] = Role(

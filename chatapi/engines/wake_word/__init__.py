@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from chatapi.engines import WAKE_WORD_FRAME, Stop, WakeWordDetector
+from chatapi.engines import WAKE_WORD_FRAME, WakeWordDetector
+from chatapi.engines.call import EngineCall
 from chatapi.engines.role import WARM_UP_SAMPLES, EngineEntry, Role, noise
 from chatapi.settings import Settings, WakeWordSettings
 
 
-def _warm_up(engine: WakeWordDetector, settings: Settings) -> Iterator[float]:
-    return engine.probabilities(noise(WARM_UP_SAMPLES))
+def _warm_up(engine: WakeWordDetector, settings: Settings) -> EngineCall[float]:
+    return EngineCall.of(WakeWordDetector.probabilities, noise(WARM_UP_SAMPLES))
 
 
-def _probe(engine: WakeWordDetector, stop: Stop) -> Iterator[float]:
-    return engine.probabilities(noise(WAKE_WORD_FRAME), stop)
+def _probe(engine: WakeWordDetector) -> EngineCall[float]:
+    return EngineCall.of(WakeWordDetector.probabilities, noise(WAKE_WORD_FRAME))
 
 
 def _expected(settings: Settings) -> bool:

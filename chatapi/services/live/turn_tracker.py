@@ -10,6 +10,8 @@ import numpy as np
 from anyio.abc import TaskGroup
 
 from chatapi.audio import Samples
+from chatapi.engines import EndOfTurnDetector
+from chatapi.engines.call import EngineCall
 from chatapi.errors import ChatapiError
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.detector_thread import DetectorStream
@@ -164,7 +166,7 @@ class TurnTracker:
         samples = hypothesis.utterance.samples()
         try:
             async with self._engines.turn_detection.stream(
-                lambda engine, stop: engine.end_of_turn_probability(samples, stop), Priority.LIVE
+                EngineCall.of(EndOfTurnDetector.end_of_turn_probability, samples), Priority.LIVE
             ) as probabilities:
                 async for probability in probabilities:
                     hypothesis.audio_probability = probability

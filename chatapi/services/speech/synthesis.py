@@ -9,7 +9,8 @@ from contextlib import aclosing
 import numpy as np
 
 from chatapi.audio import Audio, trim_leading_silence
-from chatapi.engines import Voice
+from chatapi.engines import Synthesizer, Voice
+from chatapi.engines.call import EngineCall
 from chatapi.errors import Unprocessable
 from chatapi.events import Speech
 from chatapi.observability.metrics import Metrics
@@ -71,7 +72,7 @@ class SpeechSynthesis:
                 continue
             since, seconds = time.monotonic(), 0.0
             async with self._tts.stream(
-                lambda engine, stop, text=text: engine.synthesize(text, voice.name, stop, speed),  # type: ignore[misc]
+                EngineCall.of(Synthesizer.synthesize, text, voice.name, speed=speed),
                 priority,
                 YieldPolicy.RESTART,
             ) as chunks:

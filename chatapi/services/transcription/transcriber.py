@@ -22,10 +22,12 @@ from chatapi.engines import (
     Segment,
     SpeechStream,
     Stop,
+    Transcriber,
     TranscriptionOptions,
     VoiceActivityDetector,
     never,
 )
+from chatapi.engines.call import EngineCall
 from chatapi.errors import TooLarge, Unprocessable, collapse_exception_group
 from chatapi.events import Event, JobProgress, Transcript
 from chatapi.observability.metrics import Metrics
@@ -269,10 +271,8 @@ class FileTranscriber:
                 regions.close()
 
     async def _trim(self, audio: Audio, priority: Priority) -> TrimmedAudio:
-        rules = self._rules
-        return await self._vad.call(
-            lambda engine: segmenter.trim(audio.samples, engine.probabilities(audio.samples), rules), priority
-        )
+        probabilities = await _probabilities(self._vad, audio.samples, priority)
+        return await anyio.to_thread.run_sync(segmenter.trim, audio.samples, iter(probabilities), self._rules)
 
     async def _transcribe(
         self,
@@ -284,7 +284,7 @@ class FileTranscriber:
         """The segments that have words."""
         since, chosen = time.monotonic(), self.language(language)
         async with self._asr.stream(
-            lambda engine, stop: engine.transcribe(samples, chosen, stop, options), priority, YieldPolicy.RESTART
+            EngineCall.of(Transcriber.transcribe, samples, chosen, options=options), priority, YieldPolicy.RESTART
         ) as found:
             segments = [segment async for segment in found if segment.text.strip()]
         self._metrics.factors.labels("asr").observe((time.monotonic() - since) / (len(samples) / RATE))
@@ -334,10 +334,11 @@ class _SharedDetector:
         return self._worker.engine.stream()
 
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
-        return iter(anyio.from_thread.run(self._compute, samples))
+        return iter(anyio.from_thread.run(_probabilities, self._worker, samples, self._priority))
 
-    async def _compute(self, samples: Samples) -> list[float]:
-        return await self._worker.call(lambda engine: list(engine.probabilities(samples)), self._priority)
+
+async def _probabilities(worker: Worker[VoiceActivityDetector], samples: Samples, priority: Priority) -> list[float]:
+    return await worker.collect(EngineCall.of(VoiceActivityDetector.probabilities, samples), priority)
 
 
 def _decode_short(source: Source) -> Audio | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Container, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,13 +17,12 @@ from chatapi.audio.decode import Source
 from chatapi.engines import (
     Capability,
     ContextOverflow,
-    LanguageModel,
     PromptMessage,
     Sampling,
-    Stop,
     TokenChunk,
     TokenUsage,
 )
+from chatapi.engines.call import EngineCall
 from chatapi.errors import CallerError, NotFound, TooLarge, Unprocessable
 from chatapi.events import Event, ToolCall, Transcript, TurnEnded
 from chatapi.observability.metrics import Metrics
@@ -33,6 +32,7 @@ from chatapi.services.transcription.transcriber import FileTranscriber
 from chatapi.services.turns import tool_call_parser
 from chatapi.services.turns.generation import GenerationOptions, Generator
 from chatapi.services.turns.run import Send, TurnLimits, TurnRun
+from chatapi.services.turns.tool_call_parser import AnswerReader
 from chatapi.settings import Settings
 
 MESSAGES_FACTOR = 16
@@ -240,11 +240,11 @@ class FixedPrompt:
         return list(self.given)
 
     def generate(
-        self, engine: LanguageModel, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop
-    ) -> Iterator[TokenChunk]:
+        self, messages: Sequence[PromptMessage], sampling: Sampling, capabilities: Container[Capability]
+    ) -> tuple[EngineCall[TokenChunk], AnswerReader]:
         if self.max_tokens is not None:
             sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self.max_tokens))
-        return tool_call_parser.generate(engine, messages, sampling, stop)
+        return tool_call_parser.generate(messages, sampling, capabilities)
 
     def shortened(self, overflow: ContextOverflow, sampling: Sampling) -> FixedPrompt:
         """The prompt with room for a shorter answer. Raises Unprocessable (context_length_exceeded)."""

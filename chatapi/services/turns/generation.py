@@ -21,7 +21,7 @@ from chatapi.engines import (
     TokenUsage,
     Voice,
 )
-from chatapi.errors import CallerError, ChatapiError
+from chatapi.errors import CallerError, ChatapiError, Unprocessable
 from chatapi.events import Event, TextDelta, ToolCalls
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Preempted, Worker, YieldPolicy
@@ -139,13 +139,15 @@ class Generator:
         sampling = self.sampling(options, written_tokens)
         # Constrained output cannot be continued in the middle: the model would begin it anew.
         can_continue = self.continues and sampling.schema is None and not sampling.tools and sampling.logprobs is None
-        async with self._llm.stream(
-            lambda engine, stop: prompt.generate(engine, messages, sampling, stop),
-            options.priority,
-            YieldPolicy.RAISE if can_continue else YieldPolicy.NEVER,
-        ) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        call, reader = prompt.generate(messages, sampling, self.capabilities)
+        yields = YieldPolicy.RAISE if can_continue else YieldPolicy.NEVER
+        try:
+            async with self._llm.stream(call, options.priority, yields) as chunks:
+                async for chunk in chunks:
+                    yield reader.read(chunk)
+        except Unprocessable as error:
+            reader.require_valid(error)
+            raise
 
     def shortened_for_next(self, prompt: Question, options: GenerationOptions, usage: TokenUsage) -> Question:
         """The prompt without the exchanges that would leave no room for the next question.
@@ -169,10 +171,8 @@ class Generator:
         if messages[-1].role != "user":
             return None
         try:
-            async with self._llm.stream(
-                lambda engine, stop: tool_call_parser.end_of_turn_probability(engine, messages, sampling, stop),
-                priority,
-            ) as found:
+            call = tool_call_parser.end_of_turn_probability(messages, sampling, self.capabilities)
+            async with self._llm.stream(call, priority) as found:
                 return await anext(found, None)
         except ChatapiError:
             # The answer will meet the same error and report it.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from chatapi.engines import ContextOverflow, LanguageModel, PromptMessage, Sampling, Stop, TokenChunk
+from chatapi.engines import Capability, ContextOverflow, PromptMessage, Sampling, TokenChunk
+from chatapi.engines.call import EngineCall
 from chatapi.errors import TooLarge
 from chatapi.services.turns import tool_call_parser
+from chatapi.services.turns.tool_call_parser import AnswerReader
 from chatapi.storage.history import ConversationState, ToolResult
 
 FILLED_SHARE = 0.7
@@ -23,9 +25,9 @@ class Prompt(Protocol):
         """The messages for the model."""
 
     def generate(
-        self, engine: LanguageModel, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop
-    ) -> Iterator[TokenChunk]:
-        """The completion, as `LanguageModel.generate` yields it."""
+        self, messages: Sequence[PromptMessage], sampling: Sampling, capabilities: Container[Capability]
+    ) -> tuple[EngineCall[TokenChunk], AnswerReader]:
+        """The call of the model, whose engine has these capabilities, and the reader of its chunks."""
 
     def shortened(self: P, overflow: ContextOverflow, sampling: Sampling) -> P:
         """A prompt that fits the context. Raises CallerError where there is none."""
@@ -57,9 +59,9 @@ class Question:
         return [message for message in messages if message.text or message.calls or message.call]
 
     def generate(
-        self, engine: LanguageModel, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop
-    ) -> Iterator[TokenChunk]:
-        return tool_call_parser.generate(engine, messages, sampling, stop)
+        self, messages: Sequence[PromptMessage], sampling: Sampling, capabilities: Container[Capability]
+    ) -> tuple[EngineCall[TokenChunk], AnswerReader]:
+        return tool_call_parser.generate(messages, sampling, capabilities)
 
     def shortened(self, overflow: ContextOverflow, sampling: Sampling) -> Question:
         """The question without its oldest exchanges, so that it fits with room to spare.

@@ -8,58 +8,39 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from chatapi.engines import Capability, LanguageModel, PromptMessage, Sampling, Stop, TokenChunk, Tool, never
+from chatapi.engines import Capability, LanguageModel, PromptMessage, Sampling, TokenChunk, Tool
+from chatapi.engines.call import EngineCall
 from chatapi.errors import Unprocessable
 from chatapi.events import Token, ToolCall
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+DEFAULT_SAMPLING = Sampling()
 
 
 def generate(
-    engine: LanguageModel, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop = never
-) -> Iterator[TokenChunk]:
-    """`LanguageModel.generate` with `sampling.tools` and tool messages, for any engine that supports schemas.
-
-    While a call is generated its chunks are empty, which shows that the engine is at work.
-
-    Raises Unprocessable (invalid_json_schema) also for the parameters of a tool.
-    """
-    if "tools" in engine.capabilities:
-        yield from engine.generate(messages, sampling, stop)
-        return
+    messages: Sequence[PromptMessage], sampling: Sampling, capabilities: Container[Capability]
+) -> tuple[EngineCall[TokenChunk], AnswerReader]:
+    """The call of `LanguageModel.generate` with `sampling.tools` and tool messages, for an engine with these
+    capabilities, and the reader of its chunks; without native support of tools it must support schemas."""
+    if "tools" in capabilities:
+        return EngineCall.of(LanguageModel.generate, messages, sampling), AnswerReader(())
     tools = selectable_tools(sampling)
     plain_messages = _plain_messages(messages, tools, sampling)
-    only = tools[0] if len(tools) == 1 and sampling.tool_choice != "auto" else None
     plain_sampling = replace(sampling, tools=(), schema=_schema(tools, sampling))
-    chunks = engine.generate(plain_messages, plain_sampling, stop)
-    try:
-        if not tools:
-            yield from chunks
-        elif only is not None:
-            yield from _parse_arguments(chunks, only.name)
-        else:
-            yield from _parse(chunks, ToolCallParser([tool.name for tool in tools]), sampling.parallel)
-    except Unprocessable as error:
-        if tools and sampling.schema is None and error.code == "invalid_json_schema":
-            raise Unprocessable(error.message, code=error.code, details={"param": "tools"}) from error
-        raise
-    finally:
-        # Closing the engine's generator stops the engine; Python would close it only with its last reference.
-        if (close := getattr(chunks, "close", None)) is not None:
-            close()
+    return EngineCall.of(LanguageModel.generate, plain_messages, plain_sampling), AnswerReader(tools, sampling)
 
 
 def end_of_turn_probability(
-    engine: LanguageModel, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop = never
-) -> Iterator[float]:
-    """`LanguageModel.end_of_turn_probability` for the prompt that `generate` builds."""
-    native = "tools" in engine.capabilities
+    messages: Sequence[PromptMessage], sampling: Sampling, capabilities: Container[Capability]
+) -> EngineCall[float]:
+    """The call of `LanguageModel.end_of_turn_probability` for the prompt that `generate` builds."""
+    native = "tools" in capabilities
     prompt = messages if native else _plain_messages(messages, selectable_tools(sampling), sampling)
-    yield from engine.end_of_turn_probability(prompt, stop)
+    return EngineCall.of(LanguageModel.end_of_turn_probability, prompt)
 
 
 def check(sampling: Sampling) -> None:
@@ -92,6 +73,58 @@ def selectable_tools(sampling: Sampling) -> tuple[Tool, ...]:
     if sampling.tool_choice == "none":
         return ()
     return tuple(tool for tool in sampling.tools if sampling.tool_choice in ("auto", "required", f":{tool.name}"))
+
+
+class AnswerReader:
+    """Reads the chunks of one answer, and turns the calls in its text into tool calls.
+
+    While a call is generated the chunks are empty, which shows that the engine is at work.
+    """
+
+    def __init__(self, tools: Collection[Tool], sampling: Sampling = DEFAULT_SAMPLING) -> None:
+        """`tools`: those that the prompt describes; none: chunks are passed on as they are."""
+        self._sampling = sampling
+        self._tools = tools
+        self._only = next(iter(tools)).name if len(tools) == 1 and sampling.tool_choice != "auto" else None
+        """The tool whose arguments are the whole answer."""
+        self._parser = ToolCallParser([tool.name for tool in tools])
+        self._arguments = ""
+        self._held: list[Token] = []
+
+    def read(self, chunk: TokenChunk) -> TokenChunk:
+        """The next chunk, with the text that is no call, and with all calls when it is the last one."""
+        if not self._tools:
+            return chunk
+        return self._read_calls(chunk) if self._only is None else self._read_arguments(chunk, self._only)
+
+    def require_valid(self, error: Unprocessable) -> None:
+        """Raises Unprocessable (invalid_json_schema) for the `tools` if the error is about the schema of their
+        parameters."""
+        if self._tools and self._sampling.schema is None and error.code == "invalid_json_schema":
+            raise Unprocessable(error.message, code=error.code, details={"param": "tools"}) from error
+
+    def _read_arguments(self, chunk: TokenChunk, name: str) -> TokenChunk:
+        """Takes the whole answer as the arguments of one tool; an answer cut by its limit is passed on as it is."""
+        self._arguments += chunk.text
+        if chunk.finish_reason is None:
+            return TokenChunk("")
+        reason = "tool_calls" if chunk.finish_reason == "stop" else chunk.finish_reason
+        call = _tool_call(name, self._arguments.strip())
+        return replace(chunk, text="", tokens=(), finish_reason=reason, calls=(call,))
+
+    def _read_calls(self, chunk: TokenChunk) -> TokenChunk:
+        text, calls = self._parser.feed(chunk.text), list[ToolCall]()
+        if chunk.finish_reason is not None:
+            rest, calls = self._parser.finish()
+            text += rest
+        self._held += chunk.tokens
+        tokens = tuple(self._held) if text else ()
+        self._held = [] if text else self._held
+        if chunk.finish_reason is None:
+            return TokenChunk(text, tokens=tokens)
+        reason = "tool_calls" if calls else chunk.finish_reason
+        allowed = calls if self._sampling.parallel else calls[:1]
+        return replace(chunk, text=text, tokens=tokens, finish_reason=reason, calls=tuple(allowed))
 
 
 class ToolCallParser:
@@ -149,36 +182,6 @@ def _tool_calls(text: str, names: Sequence[str]) -> list[ToolCall]:
 
 def _tool_call(name: str, arguments: str) -> ToolCall:
     return ToolCall(f"call_{secrets.token_hex(12)}", name, arguments)
-
-
-def _parse_arguments(chunks: Iterator[TokenChunk], name: str) -> Iterator[TokenChunk]:
-    """Take the whole answer as the arguments of one tool; an answer cut by its limit is passed on as it is."""
-    text = ""
-    for chunk in chunks:
-        text += chunk.text
-        if chunk.finish_reason is not None:
-            reason = "tool_calls" if chunk.finish_reason == "stop" else chunk.finish_reason
-            yield replace(chunk, text="", tokens=(), finish_reason=reason, calls=(_tool_call(name, text.strip()),))
-        else:
-            yield TokenChunk("")
-
-
-def _parse(chunks: Iterator[TokenChunk], parser: ToolCallParser, parallel: bool) -> Iterator[TokenChunk]:
-    held: list[Token] = []
-    for chunk in chunks:
-        text, calls = parser.feed(chunk.text), list[ToolCall]()
-        if chunk.finish_reason is not None:
-            rest, calls = parser.finish()
-            text += rest
-        held += chunk.tokens
-        tokens = tuple(held) if text else ()
-        held = [] if text else held
-        if chunk.finish_reason is None:
-            yield TokenChunk(text, tokens=tokens)
-        else:
-            reason = "tool_calls" if calls else chunk.finish_reason
-            allowed = calls if parallel else calls[:1]
-            yield replace(chunk, text=text, tokens=tokens, finish_reason=reason, calls=tuple(allowed))
 
 
 def _schema(tools: Sequence[Tool], sampling: Sampling) -> Mapping[str, Any] | None:

@@ -69,6 +69,7 @@ const MESSAGES = {
   deadline_exceeded: ['The request timed out', 'The box cancelled it. Try again, or ask something shorter.'],
   engine_failed: ['Something failed on the box', 'It recovers by itself; try again in a moment.'],
   engine_stuck: ['An engine of the box hangs', 'The box restarts it; try again in a moment.'],
+  engine_crashed: ['An engine of the box crashed', 'The box restarts it; try again in a moment.'],
   engine_gone: ['An engine of the box crashed', 'The box restarts it; try again in a moment.'],
   storage_fault: ['The box cannot store the conversation', 'Its disk may be full. Free some space on it, then try again.'],
   history_locked: ['The conversation history is locked', 'Another program on the box uses it. Try again in a moment.'],

@@ -1,8 +1,6 @@
 """The records of the plug-in's engine and of its role."""
 
-from collections.abc import Iterator
-
-from chatapi.engines import Stop
+from chatapi.engines.call import EngineCall
 from chatapi.engines.role import EngineEntry, Role, noise
 from chatapi.settings import Settings
 from chatapi_parrot.loudness import LoudnessMeter
@@ -11,12 +9,12 @@ from chatapi_parrot.settings import LoudnessSettings
 PARROT = EngineEntry("chatapi_parrot.parrot:Parrot", needs_model=False)
 
 
-def _warm_up(engine: LoudnessMeter, settings: Settings) -> Iterator[float]:
-    return engine.loudness(noise(16_000))
+def _warm_up(engine: LoudnessMeter, settings: Settings) -> EngineCall[float]:
+    return EngineCall.of(LoudnessMeter.loudness, noise(16_000))
 
 
-def _probe(engine: LoudnessMeter, stop: Stop) -> Iterator[float]:
-    return engine.loudness(noise(320), stop)
+def _probe(engine: LoudnessMeter) -> EngineCall[float]:
+    return EngineCall.of(LoudnessMeter.loudness, noise(320))
 
 
 LOUDNESS: Role[LoudnessMeter] = Role(
