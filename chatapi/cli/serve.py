@@ -116,7 +116,7 @@ async def _run(settings: Settings, listening: _Listening, identity: Identity | N
         roles = registry.essential()
         if settings.audio_device.enabled:
             appliance.microphone = conversation = LocalConversation(appliance)
-            appliance.parts["mic"] = lambda: conversation.health
+            appliance.parts["audio_device"] = lambda: conversation.health
             roles = (*roles, *conversation.roles)
             group.start_soon(conversation.run)
         _print_line(f"listening on {url}, loading models")

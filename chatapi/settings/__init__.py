@@ -107,6 +107,7 @@ RENAMED = {
     "live.sure_ms": "live.min_endpointing_delay_ms",
     "live.unsure_ms": "live.max_endpointing_delay_ms",
     "live.interrupt_ms": "live.min_interruption_ms",
+    "llm.system": "llm.system_prompt",
 }
 """Old table or key -> its new name; the error for an old key names the new one."""
 CLIENT = ("CHATAPI_URL", "CHATAPI_API_KEY")

@@ -144,7 +144,7 @@ class LlmSettings(RoleSettings):
     compiled for this board fits the memory, else llama_cpp."""
     model: str = "auto"
     """A model's name, or auto: the best that is installed and fits the memory."""
-    system: str = Field(SYSTEM, max_length=20_000, json_schema_extra=LIVE)
+    system_prompt: str = Field(SYSTEM, max_length=20_000, json_schema_extra=LIVE)
     """System prompt of every conversation."""
     max_tokens: int = Field(200, ge=1, json_schema_extra=LIVE)
     """Longest answer, in tokens, unless the request sets another limit."""

@@ -156,12 +156,12 @@ async def test_disconnect_during_an_answer_is_counted(fake_appliance: RunApplian
 async def test_live_sessions_are_counted_by_interface_and_rejected_ones_too(fake_appliance: RunAppliance) -> None:
     async with fake_appliance("live.sessions=1") as appliance:
         metrics = appliance.metrics
-        async with appliance.live.session(origin=SessionOrigin("mic")):
-            assert value(metrics, "chatapi_live_sessions", interface="mic") == 1
+        async with appliance.live.session(origin=SessionOrigin("audio_device")):
+            assert value(metrics, "chatapi_live_sessions", interface="audio_device") == 1
             with pytest.raises(Busy):
                 async with appliance.live.session(origin=SessionOrigin("realtime")):
                     pass
-        assert value(metrics, "chatapi_live_sessions", interface="mic") == 0
+        assert value(metrics, "chatapi_live_sessions", interface="audio_device") == 0
         assert value(metrics, "chatapi_live_sessions", interface="realtime") == 0
         assert value(metrics, "chatapi_live_sessions_refused_total") == 1
 

@@ -143,7 +143,7 @@ LIVE: dict[str, tuple[Any, Seen, Any]] = {
     "live.min_interruption_ms": (640, of_detector(lambda it: it._endpointing.rules.interruption), frames(640)),
     "live.turn_seconds": (7.0, of_detector(lambda it: it._settings.turn_seconds), 7.0),
     "live.partial_ms": (450, of_detector(lambda it: it._settings.partial_ms), 450),
-    "llm.system": ("Be brief.", system_prompt, "Be brief."),
+    "llm.system_prompt": ("Be brief.", system_prompt, "Be brief."),
     "llm.max_tokens": (17, max_tokens, 17),
     "llm.temperature": (1.5, temperature, 1.5),
     "llm.no_answer": ("Pardon?", no_answer, "Pardon?"),

@@ -39,9 +39,9 @@ LAG = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
 FACTORS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 """Buckets of the real-time factor."""
 STAGES = ("endpoint", "admitted", "transcript", "first_token", "first_sentence", "first_audio", "end")
-DISMISSALS = ("no_words", "noise", "backchannel", "echo", "hears_itself")
+DISMISSALS = ("no_words", "noise", "backchannel", "echo", "echo_loop")
 """Reasons for which an utterance is not answered."""
-INTERFACES = ("realtime", "mic", "other")
+INTERFACES = ("realtime", "audio_device", "other")
 """Interfaces of live sessions."""
 INTERRUPTIONS = ("interrupted", "cancelled", "resumed", "retracted")
 READ_SECONDS = 5.0

@@ -94,7 +94,7 @@ class Generator:
         self, conversation_state: ConversationState, text: str, results: tuple[ToolResult, ...] = ()
     ) -> Question:
         """The prompt for the next question in a conversation, after these tool results."""
-        return Question(conversation_state, text, self.settings.system, results)
+        return Question(conversation_state, text, self.settings.system_prompt, results)
 
     async def generate(self, prompt: P, options: GenerationOptions, send: Send, mark: Mark) -> Generation[P]:
         """Send a TextDelta for every chunk of text and a Speech for every chunk of audio, each kind in order.

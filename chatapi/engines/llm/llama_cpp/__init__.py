@@ -68,7 +68,7 @@ class LlamaCpp(NoEngineCounts):
         self._server: Any = server.load(path, settings)
         self._template = chat_template(path)
         self._roles = RoleRules.of(self._template)
-        self._warm_up(settings.llm.system)
+        self._warm_up(settings.llm.system_prompt)
 
     def generate(
         self, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop = never
@@ -170,7 +170,7 @@ class LlamaCpp(NoEngineCounts):
                     pass
         except ContextOverflow as error:
             raise ModelError(
-                f"llm.system alone needs {error.needed} tokens and llama_cpp.context is {error.context}"
+                f"llm.system_prompt alone needs {error.needed} tokens and llama_cpp.context is {error.context}"
             ) from error
 
 
