@@ -130,9 +130,11 @@ async def test_interruptions_are_counted_by_kind(fake_appliance: RunAppliance, m
         assert value(metrics, "chatapi_live_interruptions_total", kind="interrupted") == 1
         await talk.session.respond(" ".join(["word"] * 60))
         await until(lambda: talk.session.playing)
+        # The answer to the interruption may have been interrupted by this one.
+        before = value(metrics, "chatapi_live_interruptions_total", kind="interrupted")
         assert await talk.session.cancel()
         assert value(metrics, "chatapi_live_interruptions_total", kind="cancelled") == 1
-        assert value(metrics, "chatapi_live_interruptions_total", kind="interrupted") == 1
+        assert value(metrics, "chatapi_live_interruptions_total", kind="interrupted") == before
 
 
 async def test_turn_extended_by_resumed_speech_is_counted_as_retracted(fake_appliance: RunAppliance) -> None:
