@@ -11,11 +11,12 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from enum import Enum
-from typing import Any, Generic, TypeVar
+from types import SimpleNamespace
+from typing import Any, Generic, TypeVar, cast
 
 import anyio
 
-from chatapi.engines import ContextOverflow, Stop
+from chatapi.engines import ContextOverflow, Stop, registry
 from chatapi.errors import ChatapiError, EngineFailed, InternalError
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.engine_host import Call, EngineHost, LocalHost
@@ -269,6 +270,11 @@ class EngineThreads(Generic[E]):
     def engine(self) -> E | None:
         """The engine or what it declares, while it is loaded."""
         return self.host.engine if self.host is not None else None
+
+    def declared(self) -> E:
+        """The attributes that the engine declares, to take its place while it is unloaded."""
+        engine, names = self.engine, registry.declared()
+        return cast(E, SimpleNamespace(**{name: getattr(engine, name) for name in names if hasattr(engine, name)}))
 
     def submit(self, job: Job[E, Any], on_done: Callable[[], None]) -> None:
         """Queue a job; `on_done` runs in the event loop when it has ended."""

@@ -13,7 +13,6 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any, Generic, TypeVar, cast
 
 import anyio
@@ -26,7 +25,6 @@ from chatapi.engines import (
     Transcriber,
     VoiceActivityDetector,
     WakeWordDetector,
-    registry,
 )
 from chatapi.engines.call import EngineCall
 from chatapi.errors import ChatapiError, EngineFailed, NotReady
@@ -111,6 +109,12 @@ class Worker(Generic[E]):
         """How often the engine was lost: stuck, or crashed in its process."""
         return self._limit.count
 
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of the engine outside this process, in bytes."""
+        host = self._threads.host if self._threads is not None else None
+        return host.memory_bytes if host is not None else 0
+
     async def open(self) -> E:
         """Load the engine. Raises what its constructor raises."""
         async with self._opening:
@@ -180,7 +184,7 @@ class Worker(Generic[E]):
             # It is still loading.
             self._mark_used()
             return
-        self._declared = _declared(threads.engine)
+        self._declared = threads.declared()
         self._threads, self._closing = None, threads
         threads.shut_down()
         self.unloaded += 1
@@ -354,7 +358,7 @@ class Worker(Generic[E]):
         """Abandon an engine with its threads, and load another one."""
         log.error("the %s engine %s; rebuilding it", self.name, why)
         self._report("rebuilt", 1)
-        self._declared, self._threads = _declared(threads.engine), None
+        self._declared, self._threads = threads.declared(), None
         # Its last thread to return closes it.
         threads.shut_down()
         gone = threads.kill()
@@ -366,12 +370,6 @@ class Worker(Generic[E]):
 
     def _new_threads(self, after: EngineThreads[E] | None = None) -> EngineThreads[E]:
         return EngineThreads(self.name, self._load, self.admission.slots, self._check_lost, after)
-
-
-def _declared(engine: E | None) -> E:
-    """The attributes that an engine declares, in place of an unloaded engine."""
-    names = registry.declared()
-    return cast(E, SimpleNamespace(**{name: getattr(engine, name) for name in names if hasattr(engine, name)}))
 
 
 class Engines:
