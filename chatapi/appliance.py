@@ -213,7 +213,7 @@ class Appliance:
         return {
             "status": status,
             "uptime_seconds": round(time.monotonic() - self._begun, 1),
-            "memory_bytes": psutil.Process().memory_info().rss,
+            "memory_bytes": psutil.Process().memory_info().rss + sum(each.memory_bytes for each in workers.values()),
             "turns": {"active": self.admission.used, "waiting": self.admission.waiting},
             "engines": {
                 name: {"state": worker.state, "rebuilt": worker.rebuilt, "model": self.active.get(name)}

@@ -29,7 +29,7 @@ MORE, STOP, ALIVE = b"M", b"S", b"A"
 """During a call: room for more items; the call is cancelled; the engine is at work."""
 HEAD = struct.Struct("<cIIQ")
 """Header of a frame: kind, number of the call, bytes of the JSON, bytes of the blocks."""
-LARGEST_JSON, LARGEST_BLOCKS = 64 << 20, 1 << 30
+LARGEST_JSON, LARGEST_BLOCKS = 64 << 20, 256 << 20
 """Largest parts of a frame, in bytes; longer ones mean that the other end is broken. An hour of audio has 230 MB."""
 ALIGNED = 16
 """Multiple of bytes at which a block starts: native code may require it of numbers."""

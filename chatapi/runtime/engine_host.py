@@ -45,6 +45,11 @@ class EngineHost(ABC, Generic[E]):
         return False
 
     @property
+    def memory_bytes(self) -> int:
+        """Memory of the engine outside this process, in bytes. From any thread."""
+        return 0
+
+    @property
     def lost(self) -> bool:
         """Whether the engine ended by itself and has to be loaded again."""
         return False

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
 
+import psutil
 from pydantic import SecretStr
 
 from chatapi.catalog import InstalledModel
@@ -107,6 +108,12 @@ class EngineProcess(EngineHost[Any]):
     def kill(self) -> bool:
         self._process.kill()
         return True
+
+    @property
+    def memory_bytes(self) -> int:
+        with suppress(psutil.Error):
+            return int(psutil.Process(self._process.pid).memory_info().rss)
+        return 0
 
     @property
     def lost(self) -> bool:

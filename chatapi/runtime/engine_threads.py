@@ -321,6 +321,11 @@ class EngineThreads(Generic[E]):
         """The engine or what it declares, while it is loaded."""
         return self.host.engine if self.host is not None else None
 
+    def declared(self) -> E:
+        """The attributes that the engine declares, to take its place while it is unloaded."""
+        engine, names = self.engine, registry.declared()
+        return cast(E, SimpleNamespace(**{name: getattr(engine, name) for name in names if hasattr(engine, name)}))
+
     def submit(self, job: Job[E, Any], on_done: Callable[[], None]) -> None:
         """Queue a job; `on_done` runs in the event loop when it has ended."""
         self._queue.put((job, on_done))

@@ -108,6 +108,12 @@ class Worker(Generic[E]):
         """How often the engine was lost: stuck, or crashed in its process."""
         return self._limit.count
 
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of the engine outside this process, in bytes."""
+        host = self._threads.host if self._threads is not None else None
+        return host.memory_bytes if host is not None else 0
+
     async def open(self) -> E:
         """Load the engine. Raises what its constructor raises."""
         async with self._opening:

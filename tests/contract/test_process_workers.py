@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 import httpx
+import psutil
 import pytest
 
 from chatapi.audio import Audio, wav
@@ -74,6 +75,8 @@ def test_crash_during_a_turn_costs_that_turn_alone(fake_settings: MakeSettings) 
         assert server.client.get("/ready").status_code == 200
         health = server.client.get("/health").json()
         assert (health["status"], health["engines"]["llm"]["rebuilt"]) == ("ok", 1)
+        outside = health["memory_bytes"] - psutil.Process().memory_info().rss
+        assert outside == pytest.approx(sum(each.memory_info().rss for each in engine_processes().values()), rel=0.2)
         after = {role: each.pid for role, each in engine_processes().items()}
         assert {role for role in after if after[role] != before[role]} == {"llm"}
 
