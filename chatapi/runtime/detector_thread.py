@@ -57,8 +57,8 @@ class _Call(Generic[T]):
         """On the thread: runs it, unless its caller has gone."""
         if self.result.done():
             return
-        self._started = machine_clock.shared.now()
         try:
+            self._started = machine_clock.shared.now()
             found = self._function()
         except Exception as error:
             self.fail(error)
