@@ -29,8 +29,8 @@ T = TypeVar("T")
 PIECE_FRAMES = 8
 """Frames that are judged in one go: 256 ms of audio, which take less than 1 ms. Blocks of clients are shorter."""
 STUCK_SECONDS = 10.0
-"""Time after which a piece, which takes less than 1 ms, counts as stuck, in seconds of the machine's clock; meanwhile the
-other streams wait."""
+"""Time after which a piece, which takes less than 1 ms, counts as stuck, in seconds of the machine's clock; meanwhile
+the other streams wait."""
 MOST_STUCK = 3
 """Stuck threads, each of which is replaced; with one more, calls fail until one of them returns."""
 
