@@ -28,8 +28,9 @@ T = TypeVar("T")
 
 PIECE_FRAMES = 8
 """Frames that are judged in one go: 256 ms of audio, which take less than 1 ms. Blocks of clients are shorter."""
-STUCK_SECONDS = 30.0
-"""Time after which a piece counts as stuck, in seconds of the machine's clock; the time of a worker's step."""
+STUCK_SECONDS = 10.0
+"""Time after which a piece, which takes less than 1 ms, counts as stuck, in seconds of the machine's clock; meanwhile
+the other streams wait."""
 MOST_STUCK = 3
 """Stuck threads, each of which is replaced; with one more, calls fail until one of them returns."""
 
@@ -57,8 +58,8 @@ class _Call(Generic[T]):
         """On the thread: runs it, unless its caller has gone."""
         if self.result.done():
             return
-        self._started = machine_clock.shared.now()
         try:
+            self._started = machine_clock.shared.now()
             found = self._function()
         except Exception as error:
             self.fail(error)
