@@ -17,6 +17,7 @@ SYSTEM = (
     "You are a friendly voice assistant. Your words are spoken aloud, so answer in one to three short, plain "
     "sentences, without lists, headings, symbols or emoji. If you do not know, say so."
 )
+TEXT_SYSTEM = "You are a helpful assistant. If you do not know something, say so."
 
 
 class LimitSettings(Table):
@@ -135,9 +136,12 @@ class LlmSettings(RoleSettings):
     model: str = "auto"
     """A model's name, or auto: the best that is installed and fits the memory."""
     system: str = Field(SYSTEM, max_length=20_000, json_schema_extra=LIVE)
-    """System prompt of every conversation."""
+    """System prompt of every conversation, and of spoken answers under /v1 where the request has none."""
+    text_system: str = Field(TEXT_SYSTEM, max_length=20_000, json_schema_extra=LIVE)
+    """System prompt of written answers under /v1 where the request has none; empty: none."""
     max_tokens: int = Field(200, ge=1, json_schema_extra=LIVE)
-    """Longest answer, in tokens, unless the request sets another limit."""
+    """Longest answer of a conversation, in tokens, unless the request sets another limit; under /v1 the context and the
+    turn's time limit an answer."""
     temperature: float = Field(0.3, ge=0, le=2, json_schema_extra=LIVE)
     """Sampling temperature (0 to 2); 0: always the most likely token."""
     no_answer: str = Field("I am sorry, I have no answer to that.", min_length=1, json_schema_extra=LIVE)

@@ -9,6 +9,7 @@ import json
 import logging
 import zlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,7 +24,7 @@ from chatapi.interfaces.http.ignored import MOST_NAMES
 from chatapi.interfaces.http.openai import REQUESTS
 from chatapi.interfaces.http.openai.parameter_table import ENDPOINTS
 from chatapi.services.turns.chat_completion import ChatCompletions
-from conftest import FAKE_ENGINES, RunningServer, serving, tone
+from conftest import FAKE_ENGINES, RunningServer, serving, tone, until
 
 CHAT, SPEECH, TRANSCRIPTIONS = "/v1/chat/completions", "/v1/audio/speech", "/v1/audio/transcriptions"
 HEADER = "x-chatapi-ignored"
@@ -35,12 +36,14 @@ CALLS: dict[str, Any] = {
     "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
 }
 FILE = wav(Audio(tone(1.5), RATE))
+NO_SYSTEM = ("llm.system=", "llm.text_system=")
+"""Settings without system prompts, so that a prompt has the tokens of the request alone."""
 
 
 @pytest.fixture(scope="module")
 def chat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     data = tmp_path_factory.mktemp("data")
-    with serving(settings.load([*FAKE_ENGINES, f"data={data}"], environ={}).settings) as running:
+    with serving(settings.load([*FAKE_ENGINES, *NO_SYSTEM, f"data={data}"], environ={}).settings) as running:
         yield running
 
 
@@ -386,3 +389,49 @@ def test_bomb_is_rejected_at_the_limit_of_a_body(chat_server: RunningServer) -> 
     reply = compressed(chat_server, bomb, "gzip")
     assert (reply.status_code, reply.json()["error"]["code"]) == (413, "body_too_large")
     assert ask(chat_server).status_code == 200
+
+
+# Defaults of the box
+
+
+def test_answer_is_as_long_as_the_context_permits(client: OpenAI) -> None:
+    text = "word " * 500
+    chat = client.chat.completions.create(model="default", messages=[{"role": "user", "content": text}])
+    assert (chat.choices[0].finish_reason, chat.choices[0].message.content) == ("stop", f"You said: {text}.")
+    response = client.responses.create(model="default", input=text)
+    assert (response.status, response.output_text) == ("completed", f"You said: {text}.")
+
+
+def test_system_prompt_of_the_box_is_used_where_the_request_has_none(tmp_path: Path) -> None:
+    chosen = ["llm.text_system=one two three", "llm.system=one two three four five", f"data={tmp_path}"]
+    with serving(settings.load([*FAKE_ENGINES, *chosen], environ={}).settings) as server:
+        spoken = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
+
+        def counted(messages: list[dict[str, Any]], **more: Any) -> int:
+            return int(ask(server, messages=messages, **more).json()["usage"]["prompt_tokens"])
+
+        assert counted([USER]) == 3 + 2 and counted([USER], **spoken) == 5 + 2
+        for role in ("system", "developer"):
+            assert counted([{"role": role, "content": "brief"}, USER]) == 1 + 2
+            assert counted([USER, {"role": role, "content": "brief"}, USER]) == 2 + 1 + 2
+        for more, tokens in (({}, 3), ({"instructions": "be brief"}, 2)):
+            reply = server.client.post("/v1/responses", json={"input": "hello there", **more})
+            assert reply.json()["usage"]["input_tokens"] == tokens + 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_written_answer_is_cut_before_the_deadline_of_its_turn(tmp_path: Path, stream: bool) -> None:
+    chosen = ["fake.delay=0.05", "limits.turn_seconds=1.5", f"data={tmp_path}"]
+    with serving(settings.load([*FAKE_ENGINES, *chosen], environ={}).settings) as slow:
+        with OpenAI(base_url=f"{slow.url}/v1", api_key="none", max_retries=0) as client:
+            messages: Any = [{"role": "user", "content": "word " * 300}]
+            if stream:
+                choices = [each.choices[0] for each in client.chat.completions.create(
+                    model="default", messages=messages, stream=True
+                )]  # fmt: skip
+                text, reason = "".join(each.delta.content or "" for each in choices), choices[-1].finish_reason
+            else:
+                [choice] = client.chat.completions.create(model="default", messages=messages).choices
+                text, reason = choice.message.content or "", choice.finish_reason
+        assert reason == "length" and text.startswith("You said: word") and len(text) < 1500
+        slow.run(lambda: until(lambda: slow.appliance.admission.used == slow.appliance.engines.llm.admission.used == 0))
