@@ -330,11 +330,6 @@ class EngineThreads(Generic[E]):
         """Queue a job; `on_done` runs in the event loop when it has ended."""
         self._queue.put((job, on_done))
 
-    def declared(self) -> E:
-        """The attributes that the engine declares, in place of an unloaded engine."""
-        found = {name: getattr(self.engine, name) for name in registry.declared() if hasattr(self.engine, name)}
-        return cast(E, SimpleNamespace(**found))
-
     def shut_down(self) -> None:
         """End the threads after their jobs; the last one closes the engine."""
         for _ in range(self._slots):

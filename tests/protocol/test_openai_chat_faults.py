@@ -134,7 +134,7 @@ def test_long_body_is_validated_like_a_short_one(chat_server: RunningServer) -> 
         ({"messages": [sound("")]}, "bad_audio", FIRST),
         ({"messages": [sound(encoded(b"\x00\x01garbage" * 50), "mp3")]}, "bad_audio", FIRST),
         ({"messages": [sound(encoded(wav(Audio(np.zeros(RATE, np.float32), RATE))))]}, "no_speech", FIRST),
-        ({"messages": [sound("", "flac")]}, "invalid_value", "messages[0].content[0].input_audio.format"),
+        ({"messages": [sound("", "f" * 51)]}, "invalid_value", "messages[0].content[0].input_audio.format"),
         ({"model": "llama-9000"}, "model_not_found", "model"),
         ({"model": 5}, "invalid_value", "model"),
         ({"messages": [USER], "message": 1}, "unknown_parameter", "message"),

@@ -16,12 +16,14 @@ from conftest import FAKE_ENGINES, RunningServer, serving
 TEXT = "You said: Continue"
 REST = " this text.."
 assert CONTINUE == "Continue this text."
+NO_SYSTEM = ("llm.system_prompt=", "llm.text_system_prompt=")
+"""Settings without system prompts, so that a prompt has the tokens of the request alone."""
 
 
 @pytest.fixture(scope="module")
 def text_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     data = tmp_path_factory.mktemp("data")
-    with serving(settings.load([*FAKE_ENGINES, f"data={data}"], environ={}).settings) as running:
+    with serving(settings.load([*FAKE_ENGINES, *NO_SYSTEM, f"data={data}"], environ={}).settings) as running:
         yield running
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import inspect
+import json
 import logging
+import zlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,7 +24,7 @@ from chatapi.interfaces.http.ignored import MOST_NAMES
 from chatapi.interfaces.http.openai import REQUESTS
 from chatapi.interfaces.http.openai.parameter_table import ENDPOINTS
 from chatapi.services.turns.chat_completion import ChatCompletions
-from conftest import FAKE_ENGINES, RunningServer, serving, tone
+from conftest import FAKE_ENGINES, RunningServer, serving, tone, until
 
 CHAT, SPEECH, TRANSCRIPTIONS = "/v1/chat/completions", "/v1/audio/speech", "/v1/audio/transcriptions"
 HEADER = "x-chatapi-ignored"
@@ -32,12 +36,14 @@ CALLS: dict[str, Any] = {
     "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
 }
 FILE = wav(Audio(tone(1.5), RATE))
+NO_SYSTEM = ("llm.system_prompt=", "llm.text_system_prompt=")
+"""Settings without system prompts, so that a prompt has the tokens of the request alone."""
 
 
 @pytest.fixture(scope="module")
 def chat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     data = tmp_path_factory.mktemp("data")
-    with serving(settings.load([*FAKE_ENGINES, f"data={data}"], environ={}).settings) as running:
+    with serving(settings.load([*FAKE_ENGINES, *NO_SYSTEM, f"data={data}"], environ={}).settings) as running:
         yield running
 
 
@@ -334,3 +340,98 @@ def test_lists_of_forms_are_written_in_many_ways(chat_server: RunningServer, fie
 def test_language_is_written_in_many_ways(chat_server: RunningServer, fields: dict[str, Any], language: str) -> None:
     reply = transcribe(chat_server, {**fields, "response_format": "verbose_json"})
     assert reply.json()["language"] == language, reply.text
+
+
+@pytest.mark.parametrize(
+    ("data", "form"),
+    [
+        (base64.encodebytes(FILE).decode(), "WAV"), (f"data:audio/wav;base64,{base64.b64encode(FILE).decode()}", "wav"),
+        (base64.urlsafe_b64encode(FILE).decode().rstrip("="), "audio/x-wav"),
+    ],
+)  # fmt: skip
+def test_audio_is_base64_of_every_form(chat_server: RunningServer, data: str, form: str) -> None:
+    part = {"type": "input_audio", "input_audio": {"data": data, "format": form}}
+    reply = ask(chat_server, messages=[{"role": "user", "content": [part]}])
+    assert reply.json()["choices"][0]["message"]["content"] == "You said: heard 1.50 seconds.."
+
+
+def compressed(server: RunningServer, body: bytes, encoding: str, path: str = CHAT) -> httpx.Response:
+    headers = {"content-type": "application/json", "content-encoding": encoding}
+    return server.client.post(path, content=body, headers=headers)
+
+
+@pytest.mark.parametrize("path", [CHAT, "/completion"])
+@pytest.mark.parametrize("size", [10, 3 << 20])
+def test_compressed_body_is_decompressed(chat_server: RunningServer, path: str, size: int) -> None:
+    plain = json.dumps({"messages": [USER], "user": "u" * size} if path == CHAT else {"prompt": "hello"}).encode()
+    for encoding, body in (("gzip", gzip.compress(plain)), ("deflate", zlib.compress(plain)), ("Identity", plain)):
+        assert compressed(chat_server, body, encoding, path).status_code == 200
+    assert compressed(chat_server, plain, "br", path).status_code == 415
+
+
+def test_compressed_form_is_decompressed(chat_server: RunningServer) -> None:
+    request = httpx.Request("POST", "http://x", data={"model": "whisper-1"}, files={"file": FILE})
+    headers = {"content-type": request.headers["content-type"], "content-encoding": "gzip"}
+    reply = chat_server.client.post(TRANSCRIPTIONS, content=gzip.compress(request.read()), headers=headers)
+    assert reply.json()["text"].startswith("heard 1.50 seconds")
+
+
+@pytest.mark.parametrize("change", [lambda body: body[:-9], lambda body: body + b"more", lambda body: b"x" + body[1:]])
+def test_damaged_compressed_body_is_rejected(chat_server: RunningServer, change: Any) -> None:
+    body = gzip.compress(json.dumps({"messages": [USER]}).encode())
+    reply = compressed(chat_server, change(body), "gzip")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_encoding")
+
+
+def test_bomb_is_rejected_at_the_limit_of_a_body(chat_server: RunningServer) -> None:
+    bomb = gzip.compress(bytes(1 << 30), 9)
+    assert len(bomb) < 2 << 20
+    reply = compressed(chat_server, bomb, "gzip")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (413, "body_too_large")
+    assert ask(chat_server).status_code == 200
+
+
+# Defaults of the box
+
+
+def test_answer_is_as_long_as_the_context_permits(client: OpenAI) -> None:
+    text = "word " * 500
+    chat = client.chat.completions.create(model="default", messages=[{"role": "user", "content": text}])
+    assert (chat.choices[0].finish_reason, chat.choices[0].message.content) == ("stop", f"You said: {text}.")
+    response = client.responses.create(model="default", input=text)
+    assert (response.status, response.output_text) == ("completed", f"You said: {text}.")
+
+
+def test_system_prompt_of_the_box_is_used_where_the_request_has_none(tmp_path: Path) -> None:
+    chosen = ["llm.text_system_prompt=one two three", "llm.system_prompt=one two three four five", f"data={tmp_path}"]
+    with serving(settings.load([*FAKE_ENGINES, *chosen], environ={}).settings) as server:
+        spoken = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
+
+        def counted(messages: list[dict[str, Any]], **more: Any) -> int:
+            return int(ask(server, messages=messages, **more).json()["usage"]["prompt_tokens"])
+
+        assert counted([USER]) == 3 + 2 and counted([USER], **spoken) == 5 + 2
+        for role in ("system", "developer"):
+            assert counted([{"role": role, "content": "brief"}, USER]) == 1 + 2
+            assert counted([USER, {"role": role, "content": "brief"}, USER]) == 2 + 1 + 2
+        for more, tokens in (({}, 3), ({"instructions": "be brief"}, 2)):
+            reply = server.client.post("/v1/responses", json={"input": "hello there", **more})
+            assert reply.json()["usage"]["input_tokens"] == tokens + 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_written_answer_is_cut_before_the_deadline_of_its_turn(tmp_path: Path, stream: bool) -> None:
+    chosen = ["fake.delay=0.05", "limits.turn_seconds=1.5", f"data={tmp_path}"]
+    with serving(settings.load([*FAKE_ENGINES, *chosen], environ={}).settings) as slow:
+        with OpenAI(base_url=f"{slow.url}/v1", api_key="none", max_retries=0) as client:
+            messages: Any = [{"role": "user", "content": "word " * 300}]
+            if stream:
+                choices = [each.choices[0] for each in client.chat.completions.create(
+                    model="default", messages=messages, stream=True
+                )]  # fmt: skip
+                text, reason = "".join(each.delta.content or "" for each in choices), choices[-1].finish_reason
+            else:
+                [choice] = client.chat.completions.create(model="default", messages=messages).choices
+                text, reason = choice.message.content or "", choice.finish_reason
+        assert reason == "length" and text.startswith("You said: word") and len(text) < 1500
+        slow.run(lambda: until(lambda: slow.appliance.admission.used == slow.appliance.engines.llm.admission.used == 0))

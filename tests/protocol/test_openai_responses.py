@@ -38,11 +38,15 @@ class Place(BaseModel):
     city: str
 
 
+NO_SYSTEM = ("llm.system_prompt=", "llm.text_system_prompt=")
+"""Settings without system prompts, so that a prompt has the tokens of the request alone."""
+
+
 @pytest.fixture(scope="module")
 def chat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """One server for all tests without side effects."""
     data = tmp_path_factory.mktemp("data")
-    with serving(settings.load([*FAKE_ENGINES, f"data={data}"], environ={}).settings) as running:
+    with serving(settings.load([*FAKE_ENGINES, *NO_SYSTEM, f"data={data}"], environ={}).settings) as running:
         yield running
 
 

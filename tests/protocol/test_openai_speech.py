@@ -94,6 +94,8 @@ def test_speed_changes_the_length(client: OpenAI, speed: float, length: float) -
     [
         ({"model": "tts-1", "voice": "alloy"}, 440),
         ({"model": "tts-1", "voice": "fake-high"}, 880),
+        ({"model": "tts-1", "voice": "Fake-HIGH"}, 880),
+        ({"model": "tts-1", "voice": "Alloy"}, 440),
         ({"model": "default", "voice": {"id": "fake-high"}}, 880),
         ({"model": "fake-high", "voice": "default"}, 880),
         ({"model": "fake-high", "voice": "fake"}, 440),

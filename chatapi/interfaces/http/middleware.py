@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 
 import anyio
+import anyio.to_thread
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -32,6 +33,7 @@ from chatapi.errors import (
     drop_traceback_frames,
 )
 from chatapi.interfaces.http import key_headers, paths
+from chatapi.interfaces.http.content_encoding import Inflater, inflater
 from chatapi.interfaces.http.ignored import IgnoredParameters
 from chatapi.interfaces.http.problems import error_response, status_of
 from chatapi.interfaces.http.protocols import FAULT, REJECTED
@@ -224,6 +226,8 @@ class _HttpRequest:
         self._inner_send = send
         self._headers = Headers(scope=scope)
         self._arrived = 0
+        """Bytes of the body so far, decompressed."""
+        self._inflater: Inflater | None = None
         self._body_complete = False
         self._disconnected = False
         self._status = 0
@@ -259,6 +263,8 @@ class _HttpRequest:
             self._holder = self._middleware.check(self._scope, self._headers)
             self._middleware._keyring.authorize(self._holder, self._operation)
             self._check_length()
+            encoding = self._headers.get("content-encoding", "")
+            self._inflater = inflater(encoding, self._middleware._body_bytes) if self._expects_body() else None
             # The server sends no body in response to HEAD.
             asked = {**self._scope, "method": "GET"} if self._scope["method"] == "HEAD" else self._scope
             await self._middleware._app(asked, self._receive, self._send)
@@ -335,6 +341,10 @@ class _HttpRequest:
             message = await self._inner_receive()
             self._disconnected = message["type"] == "http.disconnect"
             self._body_complete = self._disconnected or not message.get("more_body", False)
+            if self._inflater is not None and not self._disconnected:
+                # On a thread, because a few bytes may become many.
+                part, last = message.get("body", b""), self._body_complete
+                message = {**message, "body": await anyio.to_thread.run_sync(self._inflater.feed, part, last)}
             self._arrived += len(message.get("body", b""))
             self._check_size(self._arrived)
             self._held.hold(self._arrived)

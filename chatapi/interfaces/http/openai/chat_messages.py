@@ -37,8 +37,9 @@ class InputAudio(RequestObject):
     """Recorded speech."""
 
     data: str
-    """Base64 of a file; OpenAI supports WAV and MP3, and FLAC, OGG, MP4 and WebM also work here."""
-    format: Literal["wav", "mp3"]
+    """Base64 of a file, also as a data URI; OpenAI supports WAV and MP3, and FLAC, OGG, MP4 and WebM also work here."""
+    format: Annotated[str, Field(max_length=50)] = "wav"
+    """Ignored in favour of the file itself."""
 
 
 class AudioPart(RequestObject):

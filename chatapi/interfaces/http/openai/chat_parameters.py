@@ -122,13 +122,15 @@ class ChatRequest(RequestObject):
     model_config = ConfigDict(json_schema_extra=_add_ignored)
 
     messages: Annotated[list[AnyMessage], Field(min_length=1, max_length=1000)]
-    """The whole conversation; the box adds no system prompt of its own."""
+    """The whole conversation; without a system message it gets the box's llm.text_system_prompt, or
+    llm.system_prompt when the answer
+    is spoken."""
     model: Annotated[str, Field(max_length=200)] = "default"
     modalities: Annotated[list[Literal["text", "audio"]], Field(min_length=1, max_length=2)] | None = None
     """text, or text and audio."""
     audio: AudioOptions | None = None
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Longest completion, in tokens; limited by the remaining context. Default: the box's llm.max_tokens."""
+    """Longest completion, in tokens; limited by the remaining context, which is the default."""
     max_completion_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """The newer name of max_tokens."""
     temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE, allow_inf_nan=False)] | None = None

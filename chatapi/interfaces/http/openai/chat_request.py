@@ -114,6 +114,8 @@ def _turn(body: ChatRequest, messages: tuple[ChatMessage, ...], appliance: Appli
         # Our seeds are shorter; only equal seeds must give equal completions.
         seed=None if body.seed is None else body.seed % (MAX_SEED + 1),
         sampling=_sampling(body),
+        fills_context=True,
+        has_default_system=True,
         schema_description=schema.description or "" if schema is not None else "",
     )
 

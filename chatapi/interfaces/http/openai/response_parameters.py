@@ -81,14 +81,14 @@ class ResponsesRequest(RequestObject):
     """The user's text, or items: messages, function calls and their results."""
     model: Annotated[str, Field(max_length=200)] = "default"
     instructions: str | None = None
-    """System prompt of this response alone."""
+    """System prompt of this response alone; without one the box's llm.text_system_prompt."""
     previous_response_id: Id | None = None
     """Id of a stored response, which this one continues."""
     store: bool = True
     """Whether the response is stored, so that another can continue it; false keeps nothing."""
     stream: bool = False
     max_output_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Longest answer, in tokens; limited by the remaining context."""
+    """Longest answer, in tokens; limited by the remaining context, which is the default."""
     temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE, allow_inf_nan=False)] | None = None
     """Default: the box's llm.temperature."""
     top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1

@@ -64,6 +64,8 @@ async def read(
         max_tokens=body.max_output_tokens,
         temperature=body.temperature,
         sampling=sampling,
+        fills_context=True,
+        has_default_system=True,
         schema_description=schema.description or "" if schema is not None else "",
         traceparent=traceparent,
     )
