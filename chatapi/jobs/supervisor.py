@@ -28,9 +28,10 @@ STOP, CONTINUE = b"s", b"c"
 
 def main() -> int:
     lifeline, kept, grace, nice, command = int(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4], sys.argv[5:]
-    _lower(int(nice))
     child = os.fork()
     if child == 0:
+        # Not this process, which must be quick to stop the group.
+        _lower(int(nice))
         _exec(command, [int(each) for each in kept.split(",") if each])
     # Also here, because the group may be killed before the child has done it.
     with suppress(OSError):
@@ -47,7 +48,8 @@ def main() -> int:
 def _lower(nice: int) -> None:
     """Make this process and those it starts nicer."""
     if nice:
-        os.nice(nice)
+        with suppress(OSError):
+            os.nice(nice)
         # Where the kernel groups processes by session, niceness counts inside a session only, and this one has its own.
         with suppress(OSError), open("/proc/self/autogroup", "w") as group:  # noqa: PTH123 - few imports
             group.write(str(nice))
