@@ -143,12 +143,12 @@ class _Slot:
     def _next(self) -> Frame:
         """The next frame; without one for PAUSE_SECONDS the engine returns memory to the system, once."""
         if not self._connection.arrived(PAUSE_SECONDS):
-            if (release_memory := getattr(self._engine, "release_memory", None)) is not None:
-                try:
-                    release_memory(lambda: self._connection.arrived(0))
-                except Exception:
-                    log.exception("an engine could not return its memory")
-            malloc_trim.trim()
+            # An engine that has a way of its own keeps what its next call needs.
+            release_memory = getattr(self._engine, "release_memory", lambda stop: malloc_trim.trim())
+            try:
+                release_memory(lambda: self._connection.arrived(0))
+            except Exception:
+                log.exception("an engine could not return its memory")
         return self._connection.receive()
 
     def _answer(self, frame: Frame) -> None:
