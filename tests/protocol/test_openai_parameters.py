@@ -99,6 +99,11 @@ def test_value_that_asks_for_what_is_done_anyway_is_not_named(chat_server: Runni
     assert named(ask(chat_server, **values)) == []
 
 
+@pytest.mark.parametrize("name", ["stream_id", "model_id", "min_tokens", "message_id", "tool_config", "top_n"])
+def test_name_that_is_another_word_is_accepted(chat_server: RunningServer, name: str) -> None:
+    assert named(ask(chat_server, **{name: 5})) == [name]
+
+
 @pytest.mark.parametrize("name", ["verbosity", "top_k", "never_heard_of", "x"])
 def test_null_says_nothing(chat_server: RunningServer, name: str) -> None:
     assert named(ask(chat_server, **{name: None})) == []
@@ -142,6 +147,7 @@ def test_misspelled_parameter_is_rejected_with_the_right_name(
             ["messages[].content[].cache_control"],
         ),
         ({**USER, "finish_reason": None, "annotations": []}, []),
+        ({**USER, "context": "x"}, ["messages[].context"]),
     ],
 )
 def test_unknown_field_of_a_message_is_accepted_and_named(

@@ -10,8 +10,10 @@ from contextlib import closing
 from typing import Any, get_args
 
 import httpx
+import hypothesis
 import openai
 import pytest
+from hypothesis import strategies as st
 from openai import OpenAI
 from openai.types import responses as types
 from pydantic import BaseModel
@@ -331,3 +333,60 @@ def test_invalid_value_is_reported_with_its_path(
     error = reply.json()["error"]
     assert (error["code"], error["param"]) == (code, param), error
     assert reply.status_code == (404 if code == "model_not_found" else 400)
+
+
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20))
+JSON = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+)
+ITEMS = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "type": st.sampled_from(
+                ["message", "function_call", "function_call_output", "reasoning", "item_reference", "x"]
+            ),
+            "role": st.sampled_from(["user", "assistant", "system", "developer", "tool"]),
+            "content": st.text(max_size=20) | JSON,
+            "call_id": st.sampled_from(["a", "b"]) | JSON,
+            "id": st.sampled_from(["msg_0_0", "fc__", "msg"]) | JSON,
+            **dict.fromkeys(("name", "arguments", "output", "status", "summary", "index"), st.just("{}") | JSON),
+        },
+    ),
+    max_size=4,
+)
+RESPONSE_BODIES = st.fixed_dictionaries(
+    {"input": st.just("hello") | ITEMS},
+    optional={
+        "tools": st.just(TOOLS) | JSON,
+        "tool_choice": st.sampled_from(["auto", "required", "none", {"type": "function", "name": "news"}]) | JSON,
+        "text": st.just({"format": {"type": "json_schema", "name": "a", "schema": WEATHER}}) | JSON,
+        "previous_response_id": st.sampled_from(["resp_", "resp_0"]) | JSON,
+        **dict.fromkeys(
+            ("stream", "store", "metadata", "include", "top_logprobs", "instructions", "max_output_tokens", "x"), JSON
+        ),
+    },
+)
+TEXT_BODIES = st.fixed_dictionaries(
+    {"prompt": st.text(max_size=20) | st.lists(st.text(max_size=5), max_size=3) | JSON},
+    optional=dict.fromkeys(("n", "echo", "logprobs", "stream", "suffix", "stop", "max_tokens", "best_of"), JSON),
+)
+
+
+@hypothesis.given(
+    request=st.tuples(st.just(PATH), RESPONSE_BODIES) | st.tuples(st.just("/v1/completions"), TEXT_BODIES)
+)
+@hypothesis.settings(max_examples=150, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+def test_any_body_is_answered_or_rejected(chat_server: RunningServer, request: tuple[str, Any]) -> None:
+    path, body = request
+    reply = chat_server.client.post(
+        path, content=json.dumps(body).encode(), headers={"content-type": "application/json"}
+    )
+    assert reply.status_code in (200, 400, 404, 413), reply.text
+    if reply.status_code != 200:
+        error = reply.json()["error"]
+        assert error["message"] and error["code"] and error["type"] == "invalid_request_error"
+    elif "text/event-stream" in reply.headers["content-type"]:
+        assert "response.failed" not in reply.text and '"error": {' not in reply.text
+    else:
+        assert reply.json()["object"] in ("response", "text_completion")

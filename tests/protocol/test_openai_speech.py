@@ -78,6 +78,13 @@ def test_one_sentence_is_sent_whole_with_its_sizes(client: OpenAI, text: str) ->
     assert int.from_bytes(file[4:8], "little") == len(file) - 8
 
 
+@pytest.mark.parametrize("text", ["One two. Three four five six.", "word " * 60])
+def test_longer_text_is_streamed_without_sizes(client: OpenAI, text: str) -> None:
+    reply = client.audio.speech.create(input=text, model="tts-1", voice="alloy", response_format="wav")
+    assert "content-length" not in reply.response.headers
+    assert reply.read()[4:8] == b"\xff" * 4
+
+
 def test_mp3_is_the_default_format(client: OpenAI) -> None:
     reply = client.audio.speech.create(input=TEXT, model="tts-1", voice="alloy")
     assert reply.response.headers["content-type"] == "audio/mpeg"

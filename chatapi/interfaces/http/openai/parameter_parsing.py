@@ -16,8 +16,8 @@ from chatapi.interfaces.http.ignored import IgnoredParameters
 from chatapi.interfaces.http.openai.parameter_table import Endpoint
 from chatapi.interfaces.http.validation import validated
 
-LIKENESS = 0.84
-"""Ratio of difflib from which a name is a misspelling: `max_token` of `max_tokens` is one, and `min_tokens` is not."""
+LIKENESS = 0.87
+"""Ratio of difflib from which a name is a misspelling: `tool` of `tools` is one, `context` of `content` is not."""
 SHORTEST = 4
 """Length of the shortest name that may be a misspelling, in characters."""
 LONGEST = 40

@@ -166,6 +166,8 @@ TRANSCRIPTIONS = Endpoint(
         "diarize": "speakers are not distinguished",
         "task": "send the recording to /v1/audio/translations to translate it",
         "url": "send the recording as file",
+        "language_code": "send it as language",
+        "lang": "send it as language",
     },
 )
 TRANSLATIONS = Endpoint(

@@ -31,6 +31,8 @@ from chatapi.text.sentence_splitter import count_words
 
 WAV_HEADER = 44
 """Bytes of a WAV file before its samples."""
+SHORT_TEXT = 200
+"""Longest sentence whose speech is sent whole, in characters: a voice synthesizes it at once."""
 SPEECH_TOKENS = 20
 """Tokens of one second of speech, as OpenAI counts them."""
 
@@ -156,10 +158,11 @@ class SpeechResponse(CancellableResponse):
         await (self._send_file if self._request.stream_format == "audio" else self._send_events)(send)
 
     async def _send_file(self, send: Send) -> None:
-        """Sends the file as it grows; one sentence is sent whole, with its sizes, for clients that read the header."""
+        """Sends the file as it grows; that of a short sentence whole, with its sizes, for clients that read them."""
         parts: list[bytes] = []
         media_type, started = "", False
-        whole = len(split_text(self._request.input)) <= 1
+        text = self._request.input
+        whole = len(text) <= SHORT_TEXT and len(split_text(text)) <= 1
 
         async def emit(data: bytes, kind: str) -> None:
             nonlocal media_type, started
