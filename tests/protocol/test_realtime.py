@@ -128,6 +128,12 @@ async def test_speed_changes_the_length_of_the_audio(shared_server: RunningServe
         assert seconds == [pytest.approx(5 * 0.06 / speed, abs=0.01) for speed in (0.5, 1.5)]
 
 
+async def test_language_of_a_region_is_accepted(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
+        for language in ("en-US", "EN", "english"):
+            await client.update(audio={"input": {"transcription": {"language": language}}})
+
+
 async def test_idle_timeout_starts_a_response(shared_server: RunningServer) -> None:
     async with talking(shared_server) as client:
         await client.detect({**SERVER_VAD, "idle_timeout_ms": 5000})

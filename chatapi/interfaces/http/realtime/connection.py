@@ -29,6 +29,7 @@ from chatapi.interfaces.http.realtime.server_events import ServerEventWriter, ef
 from chatapi.services.live import LiveSession as Conversation
 from chatapi.services.live import SessionOptions
 from chatapi.services.live.items import new_id
+from chatapi.text.language_codes import language_code
 
 MAX_QUEUED_EVENTS = 500
 """Most events that wait to be sent to a slow client; then their producer waits."""
@@ -81,7 +82,8 @@ def _sampling(config: client_events.SessionConfig) -> Sampling:
 
 
 def _language(transcription: client_events.InputTranscription | None, appliance: Appliance) -> str | None:
-    language, known = transcription.language if transcription else None, appliance.engines.asr.engine.languages
+    known = appliance.engines.asr.engine.languages
+    language = language_code((transcription.language if transcription else None) or "", known)
     if language and language not in known:
         raise Unprocessable(
             f"language {language!r} is not supported; supported are: {', '.join(known)}", code="unknown_language",
