@@ -174,6 +174,14 @@ def test_pages_filters_and_states(fake_server: RunningServer) -> None:
         assert problem_of(client.get(f"/jobs?{query}")) == (422, "invalid_value")
 
 
+def test_head_of_events_without_an_end_is_answered(fake_server: RunningServer) -> None:
+    with closing(JobStore(fake_server.appliance.settings.data)) as store:
+        job = store.add(JobRequest("sleep", priority=Priority.BULK)).id
+    head = fake_server.client.head(f"/jobs/{job}/events")
+    assert head.status_code == 200 and head.headers["Content-Type"].startswith("text/event-stream")
+    assert fake_server.client.head("/jobs/unknown/events").status_code == 404
+
+
 def test_followers_are_bounded(fake_server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_routes, "FOLLOWERS", 1)
     client = fake_server.client

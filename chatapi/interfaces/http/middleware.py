@@ -265,9 +265,10 @@ class _HttpRequest:
             self._check_length()
             encoding = self._headers.get("content-encoding", "")
             self._inflater = inflater(encoding, self._middleware._body_bytes) if self._expects_body() else None
-            # The server sends no body in response to HEAD.
-            asked = {**self._scope, "method": "GET"} if self._scope["method"] == "HEAD" else self._scope
-            await self._middleware._app(asked, self._receive, self._send)
+            if self._scope["method"] == "HEAD":
+                await self._respond_with_head()
+            else:
+                await self._middleware._app(self._scope, self._receive, self._send)
         except Exception as raised:
             error = collapse_exception_group(raised)
             if self._disconnected and not self._status and isinstance(error, (ClientDisconnect, ChatapiError)):
@@ -285,6 +286,18 @@ class _HttpRequest:
                 error = InternalError("internal error; the log has the details under this request_id")
             await self._reject(error)
             drop_traceback_frames(raised)
+
+    async def _respond_with_head(self) -> None:
+        """Responds as to GET, but ends with the headers: a body may have no end."""
+        with anyio.CancelScope() as scope:
+
+            async def send(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    await self._send(message)
+                    await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+                    scope.cancel()
+
+            await self._middleware._app({**self._scope, "method": "GET"}, self._receive, send)
 
     async def _reject(self, error: ChatapiError) -> None:
         # Frees memory for other requests while the error is sent.
