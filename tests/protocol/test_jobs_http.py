@@ -188,7 +188,9 @@ def test_followers_are_bounded(fake_server: RunningServer, monkeypatch: pytest.M
     with closing(JobStore(fake_server.appliance.settings.data)) as store:
         job = store.add(JobRequest("count")).id
         with client.stream("GET", f"/jobs/{job}/events") as first:
-            assert next(first.iter_lines()) == "id: 1"
+            # Kept: the end of the iterator would close the stream.
+            lines = first.iter_lines()
+            assert next(lines) == "id: 1"
             refused = client.get(f"/jobs/{job}/events")
             assert problem_of(refused) == (503, "too_many_followers") and refused.headers["Retry-After"] == "5"
         store.cancel(job)
