@@ -17,6 +17,7 @@ import anyio
 import anyio.to_thread
 import av
 import httpx
+import hypothesis
 import numpy as np
 import pytest
 from anyio.from_thread import BlockingPortal
@@ -32,6 +33,9 @@ from chatapi.events import TurnEnded
 from chatapi.interfaces.http.app import create_app, listening_socket, run_server, server
 from chatapi.services.turns.completion import Turn
 from chatapi.settings import Settings
+
+hypothesis.settings.register_profile("busy machine", deadline=None)
+hypothesis.settings.load_profile("busy machine")
 
 MODELS = Path(os.environ.get("CHATAPI_DATA") or settings.Settings().data)
 """The data directory whose models `run.sh test` fetched."""
@@ -252,7 +256,8 @@ def fake_server(fake_settings: Callable[..., Settings]) -> Iterator[RunningServe
 @pytest.fixture
 def slow_server(fake_settings: Callable[..., Settings]) -> Iterator[RunningServer]:
     """A server whose fake language model takes 50 ms per word."""
-    with serving(fake_settings("fake.delay=0.05")) as running:
+    with serving(fake_settings()) as running:
+        running.appliance.engines.llm.engine.delay = 0.05  # type: ignore[attr-defined]
         yield running
 
 

@@ -65,7 +65,8 @@ class _Paced:
 
     def __init__(self, settings: Settings, models: Sequence[InstalledModel]) -> None:
         del models
-        self._delay = settings.fake.delay
+        self.delay = settings.fake.delay
+        """Seconds that each step takes."""
         self._closed = threading.Event()
 
     def close(self) -> None:
@@ -73,8 +74,8 @@ class _Paced:
         self._closed.set()
 
     def _step(self) -> None:
-        if self._delay:
-            self._closed.wait(self._delay)
+        if self.delay:
+            self._closed.wait(self.delay)
 
 
 class FakeVoiceActivityDetector(_Paced):

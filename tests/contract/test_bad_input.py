@@ -60,8 +60,8 @@ GOOD = wav(Audio(tone(1.0), RATE))
         (json.dumps({"prompt": "word " * 1600, "max_tokens": 1900}).encode(), 413, "prompt_too_long"),
     ],
 )
-def test_invalid_prompt_is_rejected(fake_server: RunningServer, body: bytes, status: int, code: str) -> None:
-    reply = fake_server.client.post("/completion", content=body, headers=JSON)
+def test_invalid_prompt_is_rejected(shared_server: RunningServer, body: bytes, status: int, code: str) -> None:
+    reply = shared_server.client.post("/completion", content=body, headers=JSON)
     document = reply.json()
     assert (reply.status_code, document["code"]) == (status, code)
     assert reply.headers["content-type"] == "application/problem+json"
@@ -86,15 +86,15 @@ def test_invalid_prompt_is_rejected(fake_server: RunningServer, body: bytes, sta
         (b'{"prompt": "a", "voice": "de_DE-thorsten-medium"}', "there is no voice"),
     ],
 )
-def test_error_message_names_the_fault(fake_server: RunningServer, body: bytes, message: str) -> None:
-    detail = fake_server.client.post("/completion", content=body, headers=JSON).json()["detail"]
+def test_error_message_names_the_fault(shared_server: RunningServer, body: bytes, message: str) -> None:
+    detail = shared_server.client.post("/completion", content=body, headers=JSON).json()["detail"]
     assert message in detail
     assert "Input should" not in detail
 
 
-def test_curl_default_form_gets_a_hint_at_the_header(fake_server: RunningServer) -> None:
+def test_curl_default_form_gets_a_hint_at_the_header(shared_server: RunningServer) -> None:
     headers = {"content-type": "application/x-www-form-urlencoded"}
-    reply = fake_server.client.post("/completion", content=b'{"prompt": "a"}', headers=headers)
+    reply = shared_server.client.post("/completion", content=b'{"prompt": "a"}', headers=headers)
     assert "-H 'Content-Type: application/json'" in reply.json()["detail"]
 
 
@@ -136,8 +136,8 @@ async def test_voice_that_is_not_installed_names_the_fetch_command(fake_applianc
         (wav(Audio(tone(125), RATE)), 413, "audio_too_long"),
     ],
 )
-def test_invalid_audio_is_rejected(fake_server: RunningServer, file: bytes, status: int, code: str) -> None:
-    reply = fake_server.client.post("/completion", content=file, headers=WAV)
+def test_invalid_audio_is_rejected(shared_server: RunningServer, file: bytes, status: int, code: str) -> None:
+    reply = shared_server.client.post("/completion", content=file, headers=WAV)
     assert (reply.status_code, reply.json()["code"]) == (status, code)
 
 
@@ -153,25 +153,25 @@ def test_invalid_audio_is_rejected(fake_server: RunningServer, file: bytes, stat
     ],
 )
 def test_invalid_form_is_rejected(
-    fake_server: RunningServer, fields: dict[str, Any], files: dict[str, Any], code: str
+    shared_server: RunningServer, fields: dict[str, Any], files: dict[str, Any], code: str
 ) -> None:
     files = files or {"language": (None, "en")}
-    reply = fake_server.client.post("/completion", data=fields, files=files)
+    reply = shared_server.client.post("/completion", data=fields, files=files)
     assert (reply.status_code, reply.json()["code"]) == (422, code)
 
 
 @pytest.mark.parametrize("body", [b"", b"--x", b"--x\r\nnonsense", b"--x--", b"--x\r\n\r\n" + bytes(1000)])
-def test_malformed_form_is_rejected(fake_server: RunningServer, body: bytes) -> None:
+def test_malformed_form_is_rejected(shared_server: RunningServer, body: bytes) -> None:
     headers = {"content-type": "multipart/form-data; boundary=x"}
-    reply = fake_server.client.post("/completion", content=body, headers=headers)
+    reply = shared_server.client.post("/completion", content=body, headers=headers)
     assert reply.status_code in (400, 422)
     assert reply.json()["code"] in ("invalid_form", "one_of_prompt_and_audio")
 
 
 @pytest.mark.parametrize("media_type", ["", "text/plain", "application/xml", "image/png", "nonsense", "audio/midi"])
-def test_unsupported_media_type_is_named(fake_server: RunningServer, media_type: str) -> None:
+def test_unsupported_media_type_is_named(shared_server: RunningServer, media_type: str) -> None:
     headers = {"content-type": media_type} if media_type else {}
-    reply = fake_server.client.post("/completion", content=b"hello", headers=headers)
+    reply = shared_server.client.post("/completion", content=b"hello", headers=headers)
     assert (reply.status_code, reply.json()["code"]) == (415, "unsupported_media_type")
 
 
@@ -189,14 +189,14 @@ def test_missing_key_response_says_how_to_send_it(fake_settings: Callable[..., S
 
 
 @pytest.mark.parametrize("query", ["reply=song", "max_tokens=x", "nonsense=1", "reply=text&reply=voice", "prompt=a"])
-def test_invalid_query_option_is_named(fake_server: RunningServer, query: str) -> None:
-    reply = fake_server.client.post(f"/completion?{query}", content=GOOD, headers=WAV)
+def test_invalid_query_option_is_named(shared_server: RunningServer, query: str) -> None:
+    reply = shared_server.client.post(f"/completion?{query}", content=GOOD, headers=WAV)
     assert reply.status_code == 422
     assert query.split("=")[0] in reply.json()["detail"]
 
 
-def test_query_options_with_a_json_body_are_rejected(fake_server: RunningServer) -> None:
-    reply = fake_server.client.post("/completion?reply=voice", json={"prompt": "a"})
+def test_query_options_with_a_json_body_are_rejected(shared_server: RunningServer) -> None:
+    reply = shared_server.client.post("/completion?reply=voice", json={"prompt": "a"})
     assert reply.status_code == 422
 
 
@@ -293,17 +293,17 @@ def test_connection_without_a_request_is_closed(
         assert received[:13] == status and (b"head_too_slow" in received) is bool(started)
 
 
-def test_disconnect_during_the_body_leaks_nothing(fake_server: RunningServer) -> None:
-    with socket.create_connection(("127.0.0.1", fake_server.port)) as plain:
+def test_disconnect_during_the_body_leaks_nothing(shared_server: RunningServer) -> None:
+    with socket.create_connection(("127.0.0.1", shared_server.port)) as plain:
         plain.sendall(head(WAV, 1000) + b"RIFF")
-    assert fake_server.client.post("/completion", json={"prompt": "a"}).status_code == 200
-    assert fake_server.appliance.admission.used == 0
+    assert shared_server.client.post("/completion", json={"prompt": "a"}).status_code == 200
+    assert shared_server.appliance.admission.used == 0
 
 
 @pytest.mark.parametrize("line", [b"GARBAGE\r\n\r\n", b"\x00\x01\x02\r\n\r\n"])
-def test_invalid_http_is_rejected_and_the_next_request_works(fake_server: RunningServer, line: bytes) -> None:
-    assert talk(fake_server, line).startswith(b"HTTP/1.1 400")
-    assert fake_server.client.get("/ready").status_code == 200
+def test_invalid_http_is_rejected_and_the_next_request_works(shared_server: RunningServer, line: bytes) -> None:
+    assert talk(shared_server, line).startswith(b"HTTP/1.1 400")
+    assert shared_server.client.get("/ready").status_code == 200
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = TIMEOUT) -> None:
@@ -348,7 +348,7 @@ def test_stalled_client_is_disconnected_and_frees_the_slot(fake_settings: Callab
 
 
 def test_full_queue_rejects_with_retry_after(fake_settings: Callable[..., Settings]) -> None:
-    with serving(fake_settings("fake.delay=0.2", "limits.concurrent=1", "limits.queue=1")) as server:
+    with serving(fake_settings("fake.delay=0.06", "limits.concurrent=1", "limits.queue=1")) as server:
         replies: list[httpx.Response] = []
 
         def ask() -> None:

@@ -120,22 +120,22 @@ def test_many_uploads_at_once_are_served_or_get_retry_after(
 
 
 @pytest.mark.parametrize("way", ["body", "form", "json", "transcription"])
-def test_large_upload_is_in_a_temporary_file(fake_server: RunningServer, data: Path, way: str) -> None:
+def test_large_upload_is_in_a_temporary_file(shared_server: RunningServer, data: Path, way: str) -> None:
     before = nameless()
     for _ in range(2):
         if way == "body":
-            reply = fake_server.client.post("/completion", content=LARGE, headers=WAV)
+            reply = shared_server.client.post("/completion", content=LARGE, headers=WAV)
         elif way == "form":
-            reply = fake_server.client.post("/completion", files={"audio": LARGE})
+            reply = shared_server.client.post("/completion", files={"audio": LARGE})
         elif way == "transcription":
-            reply = fake_server.client.post("/v1/audio/transcriptions", files={"file": LARGE})
+            reply = shared_server.client.post("/v1/audio/transcriptions", files={"file": LARGE})
         else:
             sound = {"type": "input_audio", "input_audio": {"data": base64.b64encode(LARGE).decode(), "format": "wav"}}
-            reply = fake_server.client.post(
+            reply = shared_server.client.post(
                 "/v1/chat/completions", json={"messages": [{"role": "user", "content": [sound]}]}
             )
         assert reply.status_code == 200, reply.text
-    wait_until(lambda: fake_server.appliance.byte_budget.held == 0)
+    wait_until(lambda: shared_server.appliance.byte_budget.held == 0)
     wait_until(lambda: nameless() == before, 10)
     assert [each for each in data.iterdir() if each.name.startswith("tmp")] == []
 
@@ -149,11 +149,11 @@ def nameless() -> list[str]:
     return sorted(name for name in found if name.startswith("/") and name.endswith("(deleted)"))
 
 
-def test_read_only_data_directory_does_not_block_uploads(fake_server: RunningServer, data: Path) -> None:
+def test_read_only_data_directory_does_not_block_uploads(shared_server: RunningServer, data: Path) -> None:
     mode = data.stat().st_mode
     data.chmod(0o500)
     try:
-        assert fake_server.client.post("/completion", content=LARGE, headers=WAV).status_code == 200
+        assert shared_server.client.post("/completion", content=LARGE, headers=WAV).status_code == 200
     finally:
         data.chmod(mode)
 
@@ -196,14 +196,14 @@ def test_disconnect_during_the_body_is_counted_as_499(
 
 
 def test_invalid_chunk_is_rejected_and_ends_the_request(
-    fake_server: RunningServer, caplog: pytest.LogCaptureFixture
+    shared_server: RunningServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     request = (
         b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: audio/wav\r\nTransfer-Encoding: chunked\r\n\r\n"
     )
-    received = talk(fake_server, request + b"4\r\nRIFF\r\nnot a length\r\n")
+    received = talk(shared_server, request + b"4\r\nRIFF\r\nnot a length\r\n")
     assert received.startswith(b"HTTP/1.1 400") and b"invalid_http" in received
-    wait_until(lambda: fake_server.appliance.byte_budget.held == 0)
+    wait_until(lambda: shared_server.appliance.byte_budget.held == 0)
     assert not [record for record in caplog.records if record.exc_info]
 
 
@@ -220,12 +220,14 @@ def test_invalid_chunk_is_rejected_and_ends_the_request(
         (b"GET / HTTP/1.1\r\nCookie: " + b"a" * 200_000, 431, "head_too_large"),
     ],
 )
-def test_invalid_head_gets_a_problem_document(fake_server: RunningServer, sent: bytes, status: int, code: str) -> None:
-    received = talk(fake_server, sent)
+def test_invalid_head_gets_a_problem_document(
+    shared_server: RunningServer, sent: bytes, status: int, code: str
+) -> None:
+    received = talk(shared_server, sent)
     first, _, document = received.partition(b"\r\n\r\n")
     assert first.split()[1] == str(status).encode() and b"application/problem+json" in first
     assert json.loads(document)["code"] == code
-    assert fake_server.client.get("/ready").status_code == 200
+    assert shared_server.client.get("/ready").status_code == 200
 
 
 KEY = base64.b64encode(bytes(16)).decode()

@@ -29,8 +29,8 @@ def events(reply: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def test_text_in_text_out(fake_server: RunningServer) -> None:
-    reply = fake_server.client.post("/completion", json={"prompt": "hello there"})
+def test_text_in_text_out(shared_server: RunningServer) -> None:
+    reply = shared_server.client.post("/completion", json={"prompt": "hello there"})
     document = reply.json()
     assert reply.status_code == 200
     assert reply.headers["content-type"] == "application/json"
@@ -47,8 +47,8 @@ def test_text_in_text_out(fake_server: RunningServer) -> None:
     assert timings["first_audio"] is timings["transcript"] is timings["speech_end"] is None
 
 
-def test_text_in_voice_out(fake_server: RunningServer) -> None:
-    reply = fake_server.client.post("/completion", json={"prompt": "hello", "reply": "voice"})
+def test_text_in_voice_out(shared_server: RunningServer) -> None:
+    reply = shared_server.client.post("/completion", json={"prompt": "hello", "reply": "voice"})
     assert reply.headers["content-type"] == "audio/wav"
     assert unquote(reply.headers["x-chatapi-reply"]) == "You said: hello."
     timings = json.loads(reply.headers["x-chatapi-timings"])
@@ -56,8 +56,8 @@ def test_text_in_voice_out(fake_server: RunningServer) -> None:
     assert timings["first_audio"] <= timings["end"]
 
 
-def test_wav_in_text_out(fake_server: RunningServer, beep: Audio) -> None:
-    reply = fake_server.client.post("/completion", content=wav(beep), headers={"content-type": "audio/wav"})
+def test_wav_in_text_out(shared_server: RunningServer, beep: Audio) -> None:
+    reply = shared_server.client.post("/completion", content=wav(beep), headers={"content-type": "audio/wav"})
     document = reply.json()
     assert document["transcript"].startswith("heard ")
     assert document["reply"] == f"You said: {document['transcript']}."
@@ -65,22 +65,26 @@ def test_wav_in_text_out(fake_server: RunningServer, beep: Audio) -> None:
     assert document["timings"]["speech_end"] == pytest.approx(2.0, abs=0.1)
 
 
-def test_wav_in_voice_out(fake_server: RunningServer, beep: Audio) -> None:
-    reply = fake_server.client.post("/completion?reply=voice", content=wav(beep), headers={"content-type": "audio/wav"})
+def test_wav_in_voice_out(shared_server: RunningServer, beep: Audio) -> None:
+    reply = shared_server.client.post(
+        "/completion?reply=voice", content=wav(beep), headers={"content-type": "audio/wav"}
+    )
     assert decode(reply.content).seconds > 0
     assert unquote(reply.headers["x-chatapi-transcript"]).startswith("heard ")
 
 
-def test_form_accepts_audio_or_a_prompt(fake_server: RunningServer, beep: Audio) -> None:
-    client = fake_server.client
+def test_form_accepts_audio_or_a_prompt(shared_server: RunningServer, beep: Audio) -> None:
+    client = shared_server.client
     spoken = client.post("/completion", files={"audio": ("a.wav", wav(beep))}, data={"language": "de"})
     assert spoken.json()["transcript"].startswith("heard ")
     written = client.post("/completion", files={"prompt": (None, "hello"), "max_tokens": (None, "2")})
     assert (written.json()["reply"], written.json()["finish_reason"]) == ("You said:", "length")
 
 
-def test_text_streams_as_server_sent_events(fake_server: RunningServer, beep: Audio) -> None:
-    reply = fake_server.client.post("/completion?stream=true", content=wav(beep), headers={"content-type": "audio/wav"})
+def test_text_streams_as_server_sent_events(shared_server: RunningServer, beep: Audio) -> None:
+    reply = shared_server.client.post(
+        "/completion?stream=true", content=wav(beep), headers={"content-type": "audio/wav"}
+    )
     assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
     stream = events(reply)
     assert [stream[0][0], stream[1][0], stream[-1][0]] == ["start", "transcript", "end"]
@@ -89,8 +93,8 @@ def test_text_streams_as_server_sent_events(fake_server: RunningServer, beep: Au
     assert stream[-1][1]["conversation"] == stream[0][1]["conversation"]
 
 
-def test_voice_streams_as_a_growing_wav(fake_server: RunningServer) -> None:
-    with fake_server.client.stream(
+def test_voice_streams_as_a_growing_wav(shared_server: RunningServer) -> None:
+    with shared_server.client.stream(
         "POST", "/completion", json={"prompt": "one two three. four five six.", "reply": "voice", "stream": True}
     ) as reply:
         assert "content-length" not in reply.headers
@@ -100,8 +104,8 @@ def test_voice_streams_as_a_growing_wav(fake_server: RunningServer) -> None:
     assert decode(body).seconds > 0.4
 
 
-def test_text_and_voice_stream_together_as_events(fake_server: RunningServer) -> None:
-    reply = fake_server.client.post(
+def test_text_and_voice_stream_together_as_events(shared_server: RunningServer) -> None:
+    reply = shared_server.client.post(
         "/completion",
         json={"prompt": "hello", "reply": "voice", "stream": True},
         headers={"accept": "text/event-stream"},
@@ -127,9 +131,9 @@ def test_text_and_voice_stream_together_as_events(fake_server: RunningServer) ->
     ],
 )
 def test_accept_header_selects_the_reply(
-    fake_server: RunningServer, accept: str, options: dict[str, str], media_type: str
+    shared_server: RunningServer, accept: str, options: dict[str, str], media_type: str
 ) -> None:
-    reply = fake_server.client.post("/completion", json={"prompt": "hello", **options}, headers={"accept": accept})
+    reply = shared_server.client.post("/completion", json={"prompt": "hello", **options}, headers={"accept": accept})
     assert reply.headers["content-type"] == media_type
 
 
@@ -145,14 +149,14 @@ def test_accept_header_selects_the_reply(
         ("audio/wav;q=0", {"reply": "voice"}),
     ],
 )
-def test_contradicting_accept_is_rejected(fake_server: RunningServer, accept: str, options: dict[str, Any]) -> None:
-    reply = fake_server.client.post("/completion", json={"prompt": "hello", **options}, headers={"accept": accept})
+def test_contradicting_accept_is_rejected(shared_server: RunningServer, accept: str, options: dict[str, Any]) -> None:
+    reply = shared_server.client.post("/completion", json={"prompt": "hello", **options}, headers={"accept": accept})
     assert (reply.status_code, reply.json()["code"]) == (406, "contradicting_accept")
     assert accept in reply.json()["detail"]
 
 
-def test_conversation_is_continued_read_and_deleted(fake_server: RunningServer) -> None:
-    client = fake_server.client
+def test_conversation_is_continued_read_and_deleted(shared_server: RunningServer) -> None:
+    client = shared_server.client
     first = client.post("/completion", json={"prompt": "one", "system": "Be brief."}).json()
     second = client.post("/completion", json={"prompt": "two", "conversation": first["conversation"]}).json()
     assert second["conversation"] == first["conversation"]
@@ -165,8 +169,8 @@ def test_conversation_is_continued_read_and_deleted(fake_server: RunningServer) 
     assert client.get(path).status_code == client.delete(path).status_code == 404
 
 
-def test_request_id_is_in_header_and_document(fake_server: RunningServer) -> None:
-    client = fake_server.client
+def test_request_id_is_in_header_and_document(shared_server: RunningServer) -> None:
+    client = shared_server.client
     reply = client.post("/completion", json={"prompt": "hello"}, headers={"x-request-id": "mine-1"})
     assert reply.headers["x-request-id"] == reply.json()["id"] == "mine-1"
     odd = client.post("/completion", json={"prompt": ""}, headers={"x-request-id": "no spaces, please"})
@@ -185,26 +189,26 @@ def test_turn_is_counted(fake_server: RunningServer) -> None:
     assert "process_resident_memory_bytes" in page
 
 
-def test_models_voices_and_languages_are_listed(fake_server: RunningServer) -> None:
-    known = fake_server.client.get("/models").json()
+def test_models_voices_and_languages_are_listed(shared_server: RunningServer) -> None:
+    known = shared_server.client.get("/models").json()
     assert {voice["name"] for voice in known["voices"]} == {"fake", "fake-high"}
     assert "en" in known["languages"]
     assert {model["role"] for model in known["models"]} >= {"asr", "llm", "tts"}
 
 
-def test_answer_without_speech_gets_a_fallback_phrase(fake_server: RunningServer) -> None:
+def test_answer_without_speech_gets_a_fallback_phrase(shared_server: RunningServer) -> None:
     def smiling(*_: object, **options: object) -> Iterator[TokenChunk]:
         yield TokenChunk("\U0001f600")
         yield TokenChunk("", "stop", TokenUsage(1, 1))
 
-    fake_server.appliance.engines.llm.engine.generate = smiling  # type: ignore[method-assign]
-    words = len(fake_server.appliance.generator.no_answer.split())
+    shared_server.appliance.engines.llm.engine.generate = smiling  # type: ignore[method-assign]
+    words = len(shared_server.appliance.generator.no_answer.split())
     for stream in (False, True):
-        reply = fake_server.client.post("/completion", json={"prompt": "hello", "reply": "voice", "stream": stream})
+        reply = shared_server.client.post("/completion", json={"prompt": "hello", "reply": "voice", "stream": stream})
         assert reply.status_code == 200 and decode(reply.content).seconds == pytest.approx(words * 0.06, abs=0.05)
     options = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}}
     body = {"model": "default", "messages": [{"role": "user", "content": "hello"}], **options}
-    message = fake_server.client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]
+    message = shared_server.client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]
     assert message["audio"]["transcript"] == "\U0001f600"
     assert decode(base64.b64decode(message["audio"]["data"])).seconds == pytest.approx(words * 0.06, abs=0.05)
 
@@ -226,8 +230,8 @@ def test_allowed_origin_may_send_any_header(fake_settings: Callable[..., Setting
 
 @pytest.mark.parametrize(("path", "name"), [("/completion", "audio"), ("/v1/audio/transcriptions", "file")])
 def test_full_disk_rejects_the_upload(
-    fake_server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, name: str
+    shared_server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, name: str
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-    reply = fake_server.client.post(path, files={name: ("a.wav", bytes(4 << 20), "audio/wav")})
+    reply = shared_server.client.post(path, files={name: ("a.wav", bytes(4 << 20), "audio/wav")})
     assert reply.status_code == 507, reply.text

@@ -158,12 +158,12 @@ def closed_with(plain: socket.socket) -> int:
     [frame(9, 0) * 20_000, frame(1, 1, fin=False) + b"x" + (frame(0, 1, fin=False) + b"x") * 20_000],
     ids=["pings", "fragments"],
 )
-def test_many_tiny_frames_close_the_connection(fake_server: RunningServer, frames: bytes) -> None:
-    with raw_websocket(fake_server) as plain:
+def test_many_tiny_frames_close_the_connection(shared_server: RunningServer, frames: bytes) -> None:
+    with raw_websocket(shared_server) as plain:
         with suppress(BrokenPipeError, ConnectionResetError):
             plain.sendall(frames)
         assert closed_with(plain) == 1008
-    assert fake_server.client.get("/ready").status_code == 200
+    assert shared_server.client.get("/ready").status_code == 200
 
 
 def test_incomplete_message_times_out(fake_settings: Callable[..., Settings]) -> None:
@@ -183,15 +183,15 @@ def test_messages_beyond_the_byte_budget_are_rejected(fake_settings: Callable[..
 
 
 def test_frames_before_the_handshake_response_are_ignored(
-    fake_server: RunningServer, caplog: pytest.LogCaptureFixture
+    shared_server: RunningServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     lines = "".join(f"{name}: {value}\r\n" for name, value in HANDSHAKE.items())
-    with socket.create_connection(("127.0.0.1", fake_server.port), TIMEOUT) as plain:
+    with socket.create_connection(("127.0.0.1", shared_server.port), TIMEOUT) as plain:
         plain.sendall(f"GET /v1/realtime HTTP/1.1\r\n{lines}\r\n".encode() + b"\xff" * 5000)
         plain.sendall(b"\xff" * 5000)
         time.sleep(0.1)
-    assert fake_server.client.get("/ready").status_code == 200
-    wait_until(lambda: fake_server.appliance.live.sessions == 0)
+    assert shared_server.client.get("/ready").status_code == 200
+    wait_until(lambda: shared_server.appliance.live.sessions == 0)
     assert not [record for record in caplog.records if record.exc_info]
 
 

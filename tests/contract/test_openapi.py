@@ -115,6 +115,7 @@ def test_document_names_the_scopes_of_every_route(open_server: RunningServer) ->
             assert scopes == list(auth.http_operation(method.upper(), path).scopes) and without == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "method", "mode"),
     [(*operation, GenerationMode.POSITIVE) for operation in OPERATIONS] + [(*OPERATIONS[0], GenerationMode.NEGATIVE)],

@@ -59,8 +59,8 @@ SHORT, LONG = file(1.5), file(3, 6, 6, 12, 9)
 
 
 @pytest.fixture
-def client(fake_server: RunningServer) -> Iterator[OpenAI]:
-    with OpenAI(base_url=fake_server.url + "/v1", api_key="none", max_retries=0) as made:
+def client(shared_server: RunningServer) -> Iterator[OpenAI]:
+    with OpenAI(base_url=shared_server.url + "/v1", api_key="none", max_retries=0) as made:
         yield made
 
 
@@ -271,8 +271,8 @@ def test_every_parameter_of_the_client_is_supported_or_rejected_by_name(
         ({"model": ["whisper-1"], "model[]": ["whisper-1"]}, "model"),
     ],
 )
-def test_invalid_parameter_is_named(fake_server: RunningServer, changed: dict[str, Any], param: str) -> None:
-    reply = fake_server.client.post(TRANSCRIPTIONS, data={"model": "whisper-1", **changed}, files={"file": SHORT})
+def test_invalid_parameter_is_named(shared_server: RunningServer, changed: dict[str, Any], param: str) -> None:
+    reply = shared_server.client.post(TRANSCRIPTIONS, data={"model": "whisper-1", **changed}, files={"file": SHORT})
     error = reply.json()["error"]
     assert (reply.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param), error
     assert param in error["message"] or "language" in error["message"]
@@ -303,10 +303,10 @@ def test_turn_runs_during_a_long_transcription(fake_settings: Callable[..., Sett
 @pytest.mark.skipif(
     shutil.which("node") is None or not (NODE / "node_modules").is_dir(), reason="needs node and tests/node"
 )
-def test_node_client_transcribes_and_synthesizes(fake_server: RunningServer, tmp_path: Path) -> None:
+def test_node_client_transcribes_and_synthesizes(shared_server: RunningServer, tmp_path: Path) -> None:
     (tmp_path / "long.wav").write_bytes(LONG)
     ran = subprocess.run(
-        ["node", NODE / "audio.mjs", fake_server.url + "/v1", tmp_path / "long.wav"],
+        ["node", NODE / "audio.mjs", shared_server.url + "/v1", tmp_path / "long.wav"],
         capture_output=True, timeout=60, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr.decode()

@@ -50,9 +50,9 @@ def film() -> bytes:
 )
 @pytest.mark.parametrize("path", [TRANSCRIPTIONS, TRANSLATIONS])
 def test_content_that_is_not_audio_is_rejected(
-    fake_server: RunningServer, path: str, content: bytes, message: str
+    shared_server: RunningServer, path: str, content: bytes, message: str
 ) -> None:
-    reply = fake_server.client.post(path, data={"model": "whisper-1"}, files={"file": content})
+    reply = shared_server.client.post(path, data={"model": "whisper-1"}, files={"file": content})
     error = reply.json()["error"]
     assert (reply.status_code, error["code"]) == (400, "bad_audio") and message in error["message"]
 
@@ -83,9 +83,9 @@ def test_too_long_recording_is_rejected(fake_settings: Callable[..., Settings], 
     ],
 )
 def test_invalid_form_is_rejected(
-    fake_server: RunningServer, fields: dict[str, Any], files: dict[str, Any], code: str
+    shared_server: RunningServer, fields: dict[str, Any], files: dict[str, Any], code: str
 ) -> None:
-    reply = fake_server.client.post(TRANSCRIPTIONS, data=fields, files=files)
+    reply = shared_server.client.post(TRANSCRIPTIONS, data=fields, files=files)
     assert reply.status_code == 400 and reply.json()["error"]["code"] in (code, "missing_file")
 
 
@@ -108,15 +108,15 @@ def form(boundary: str, content: bytes, end: str = "--") -> bytes:
     ],
 )
 def test_body_that_is_not_a_form_is_rejected(
-    fake_server: RunningServer, body: bytes, media_type: str, status: int
+    shared_server: RunningServer, body: bytes, media_type: str, status: int
 ) -> None:
     headers = {"content-type": media_type} if media_type else {}
-    reply = fake_server.client.post(TRANSCRIPTIONS, content=body, headers=headers)
+    reply = shared_server.client.post(TRANSCRIPTIONS, content=body, headers=headers)
     assert reply.status_code == status and reply.json()["error"]["message"]
 
 
-def test_hundred_megabytes_are_rejected_before_they_arrive(fake_server: RunningServer) -> None:
-    with socket.create_connection(("127.0.0.1", fake_server.port)) as plain:
+def test_hundred_megabytes_are_rejected_before_they_arrive(shared_server: RunningServer) -> None:
+    with socket.create_connection(("127.0.0.1", shared_server.port)) as plain:
         head = f"POST {TRANSCRIPTIONS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {100 << 20}\r\n"
         plain.sendall(head.encode() + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n")
         assert plain.recv(1000).startswith(b"HTTP/1.1 413 ")

@@ -33,8 +33,8 @@ CLIENT_ONLY = {"extra_headers", "extra_query", "extra_body", "timeout"}
 
 
 @pytest.fixture
-def client(fake_server: RunningServer) -> Iterator[OpenAI]:
-    with OpenAI(base_url=fake_server.url + "/v1", api_key="none", max_retries=0) as made:
+def client(shared_server: RunningServer) -> Iterator[OpenAI]:
+    with OpenAI(base_url=shared_server.url + "/v1", api_key="none", max_retries=0) as made:
         yield made
 
 
@@ -76,9 +76,9 @@ def test_voice_is_selected_by_name_id_or_model(client: OpenAI, body: Any, hertz:
     assert found == pytest.approx(hertz, abs=20)
 
 
-def test_events_carry_the_same_file_and_end_with_the_usage(fake_server: RunningServer, client: OpenAI) -> None:
+def test_events_carry_the_same_file_and_end_with_the_usage(shared_server: RunningServer, client: OpenAI) -> None:
     body = {"input": TEXT, "model": "tts-1", "voice": "alloy", "response_format": "wav", "stream_format": "sse"}
-    with fake_server.client.stream("POST", "/v1/audio/speech", json=body) as reply:
+    with shared_server.client.stream("POST", "/v1/audio/speech", json=body) as reply:
         assert reply.headers["content-type"].startswith("text/event-stream")
         events = [json.loads(line.removeprefix("data: ")) for line in reply.iter_lines() if line]
     *deltas, done = events
@@ -104,8 +104,8 @@ def test_audio_is_streamed_and_a_disconnect_cancels_the_synthesis(
         assert tts.items_produced - before < 100
 
 
-def test_voices_are_listed_with_their_languages(client: OpenAI, fake_server: RunningServer) -> None:
-    listed = fake_server.client.get("/v1/audio/voices").json()
+def test_voices_are_listed_with_their_languages(client: OpenAI, shared_server: RunningServer) -> None:
+    listed = shared_server.client.get("/v1/audio/voices").json()
     assert [(voice["id"], voice["language"], voice["rate"], voice["default"]) for voice in listed["data"]] == [
         ("fake", "en", RATE, True),
         ("fake-high", "en", RATE, False),
@@ -139,10 +139,10 @@ def test_every_parameter_of_the_client_is_supported_or_rejected_by_name() -> Non
     ],
 )
 def test_invalid_parameter_is_named_in_openai_format(
-    fake_server: RunningServer, changed: dict[str, Any], status: int, code: str, param: str | None
+    shared_server: RunningServer, changed: dict[str, Any], status: int, code: str, param: str | None
 ) -> None:
     body = {"input": TEXT, "model": "tts-1", "voice": "alloy", **changed}
-    reply = fake_server.client.post("/v1/audio/speech", json=body)
+    reply = shared_server.client.post("/v1/audio/speech", json=body)
     error = reply.json()["error"]
     assert (reply.status_code, error["code"], error["param"]) == (status, code, param)
     assert error["type"] == "invalid_request_error" and error["message"]
@@ -163,9 +163,9 @@ def test_invalid_parameter_is_named_in_openai_format(
         (b"", "", 415),
     ],
 )
-def test_invalid_body_is_rejected(fake_server: RunningServer, content: bytes, media_type: str, status: int) -> None:
+def test_invalid_body_is_rejected(shared_server: RunningServer, content: bytes, media_type: str, status: int) -> None:
     headers = {"content-type": media_type} if media_type else {}
-    reply = fake_server.client.post("/v1/audio/speech", content=content, headers=headers)
+    reply = shared_server.client.post("/v1/audio/speech", content=content, headers=headers)
     assert reply.status_code == status and reply.json()["error"]["message"]
 
 

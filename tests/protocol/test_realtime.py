@@ -24,17 +24,17 @@ from realtime_client import RATE, SERVER_VAD, raw, receive_event, silence, speec
 pytestmark = pytest.mark.anyio
 
 
-async def test_session_created_has_the_configuration(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_session_created_has_the_configuration(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         session = client.events[0]["session"]
         assert (session["type"], session["model"], session["output_modalities"]) == ("realtime", "default", ["audio"])
         assert session["audio"]["input"]["format"] == {"type": "audio/pcm", "rate": RATE}
-        assert session["instructions"] == fake_server.appliance.settings.llm.system
+        assert session["instructions"] == shared_server.appliance.settings.llm.system
         assert session["id"].startswith("sess_")
 
 
-async def test_text_item_gets_a_text_response(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_text_item_gets_a_text_response(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         await client.update(output_modalities=["text"])
         assert (await client.write("hello"))["item"]["content"][0]["text"] == "hello"
         await client.send("response.create")
@@ -52,8 +52,8 @@ async def test_text_item_gets_a_text_response(fake_server: RunningServer) -> Non
         assert len({event["event_id"] for event in client.events}) == len(client.events)
 
 
-async def test_spoken_question_gets_an_audio_response(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_spoken_question_gets_an_audio_response(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         await client.detect(SERVER_VAD)
         await client.say(silence(0.3), speech(1.0), silence(0.8))
         done = (await client.until("response.done"))["response"]
@@ -69,8 +69,8 @@ async def test_spoken_question_gets_an_audio_response(fake_server: RunningServer
         assert kinds.index("input_audio_buffer.committed") < kinds.index("response.created")
 
 
-async def test_manual_turn_gets_a_response_on_request(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_manual_turn_gets_a_response_on_request(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         await client.detect(None)
         for _ in range(2):
             await client.say(speech(0.6), silence(0.8))
@@ -88,8 +88,8 @@ async def test_manual_turn_gets_a_response_on_request(fake_server: RunningServer
         assert (error["code"], error["event_id"]) == ("input_audio_buffer_commit_empty", "mine")
 
 
-async def test_manual_turn_streams_transcript_deltas(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client, anyio.create_task_group() as group:
+async def test_manual_turn_streams_transcript_deltas(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client, anyio.create_task_group() as group:
         await client.detect(None)
 
         async def speak() -> None:
@@ -103,8 +103,8 @@ async def test_manual_turn_streams_transcript_deltas(fake_server: RunningServer)
     assert delta["delta"] == "heard" and not [kind for kind in client.types if kind.endswith("committed")]
 
 
-async def test_transcript_deltas_are_a_prefix_of_the_transcript(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_transcript_deltas_are_a_prefix_of_the_transcript(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         await client.detect(None)
         for _ in range(4):
             await client.say(speech(1.0))
@@ -115,8 +115,8 @@ async def test_transcript_deltas_are_a_prefix_of_the_transcript(fake_server: Run
         assert {event["item_id"] for event in deltas} == {done["item_id"]}
 
 
-async def test_speed_changes_the_length_of_the_audio(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_speed_changes_the_length_of_the_audio(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         seconds = []
         for speed in (0.5, 1.5):
             await client.update(audio={"output": {"speed": speed}})
@@ -128,8 +128,8 @@ async def test_speed_changes_the_length_of_the_audio(fake_server: RunningServer)
         assert seconds == [pytest.approx(5 * 0.06 / speed, abs=0.01) for speed in (0.5, 1.5)]
 
 
-async def test_idle_timeout_starts_a_response(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_idle_timeout_starts_a_response(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         await client.detect({**SERVER_VAD, "idle_timeout_ms": 5000})
         await client.say(silence(8))
         await client.write("hello")
@@ -153,8 +153,8 @@ async def test_idle_timeout_starts_a_response(fake_server: RunningServer) -> Non
         assert "input_audio_buffer.timeout_triggered" not in client.types
 
 
-async def test_silent_commit_creates_an_item_with_an_empty_transcript(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_silent_commit_creates_an_item_with_an_empty_transcript(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         await client.detect(None)
         await client.say(silence(0.5))
         await client.send("input_audio_buffer.commit")
@@ -182,8 +182,8 @@ async def test_response_is_cancelled(slow_server: RunningServer) -> None:
         assert (done["status"], done["status_details"]["reason"]) == ("incomplete", "max_output_tokens")
 
 
-async def test_barge_in_cancels_the_response(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_barge_in_cancels_the_response(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         await client.detect(SERVER_VAD)
         await client.write("one two three four five six seven eight nine ten " * 4)
         await client.send("response.create")
@@ -194,7 +194,7 @@ async def test_barge_in_cancels_the_response(fake_server: RunningServer) -> None
         await client.until("conversation.item.truncated")
         await client.say(silence(0.6))
         conversation = (await client.until("response.done"))["response"]["conversation_id"]
-    messages = fake_server.client.get(f"/conversations/{conversation}").json()["messages"]
+    messages = shared_server.client.get(f"/conversations/{conversation}").json()["messages"]
     assert messages[1]["text"].startswith("You said: one two three")
     assert messages[1]["text"].endswith(" —") and len(messages[1]["text"].split()) < 13
 
@@ -229,8 +229,8 @@ async def test_resumed_speech_before_playback_extends_the_turn(slow_server: Runn
         assert statuses == ["cancelled", "completed"]
 
 
-async def test_pausing_client_gets_speech_started_only_for_a_barge_in(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_pausing_client_gets_speech_started_only_for_a_barge_in(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         updated = await client.detect(SERVER_VAD, chatapi={"pausing": True})
         assert updated["session"]["chatapi"] == {"pausing": True}
         await client.write("one two three four five six seven eight nine ten " * 4)
@@ -252,19 +252,19 @@ async def test_pausing_client_gets_speech_started_only_for_a_barge_in(fake_serve
     assert "error" not in client.types
 
 
-async def test_conversation_id_of_session_created_continues_the_conversation(fake_server: RunningServer) -> None:
-    async with raw(fake_server) as plain:
+async def test_conversation_id_of_session_created_continues_the_conversation(shared_server: RunningServer) -> None:
+    async with raw(shared_server) as plain:
         conversation_id = (await receive_event(plain, "session.created"))["session"]["chatapi"]["conversation"]
         await plain.send(json.dumps({"type": "response.create"}))
         await receive_event(plain, "response.done")
-    async with raw(fake_server, f"?conversation={conversation_id}") as plain:
+    async with raw(shared_server, f"?conversation={conversation_id}") as plain:
         assert (await receive_event(plain, "session.created"))["session"]["chatapi"] == {
             "conversation": conversation_id
         }
 
 
-async def test_late_played_event_does_not_count_for_the_next_response(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_late_played_event_does_not_count_for_the_next_response(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         await client.detect(SERVER_VAD, chatapi={"pausing": True})
         await client.write("one two three four five six seven eight nine ten " * 4)
         await client.send("response.create")
@@ -274,8 +274,8 @@ async def test_late_played_event_does_not_count_for_the_next_response(fake_serve
         await client.until("chatapi.output_audio.paused")
 
 
-async def test_false_interruption_resumes_the_response(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_false_interruption_resumes_the_response(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         await client.detect(SERVER_VAD, chatapi={"pausing": True})
         await client.write("one two three four five six seven eight nine ten " * 4)
         await client.send("response.create")
@@ -286,8 +286,8 @@ async def test_false_interruption_resumes_the_response(fake_server: RunningServe
         await client.until("chatapi.output_audio.resumed")
 
 
-async def test_extension_sends_the_text_of_the_audio(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_extension_sends_the_text_of_the_audio(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         await client.update(chatapi={})
         await client.write("One two three. Four five six.")
         await client.send("response.create")
@@ -299,8 +299,8 @@ async def test_extension_sends_the_text_of_the_audio(fake_server: RunningServer)
         assert client.types.index("chatapi.speech") < client.types.index("response.output_audio.delta")
 
 
-async def test_output_audio_buffer_clear_stops_playback(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_output_audio_buffer_clear_stops_playback(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         await client.write("one two three")
         await client.send("response.create")
         response = (await client.until("response.done"))["response"]
@@ -308,8 +308,8 @@ async def test_output_audio_buffer_clear_stops_playback(fake_server: RunningServ
         assert (await client.until("output_audio_buffer.cleared"))["response_id"] == response["id"]
 
 
-async def test_items_are_created_retrieved_and_deleted(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_items_are_created_retrieved_and_deleted(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         await client.update(output_modalities=["text"])
         await client.write("Be brief.", "system")
         question = (await client.write("one"))["item"]
@@ -321,12 +321,12 @@ async def test_items_are_created_retrieved_and_deleted(fake_server: RunningServe
         await client.send("response.create")
         conversation = (await client.until("response.done"))["response"]["conversation_id"]
         path = f"/conversations/{conversation}"
-        texts = [m["text"] for m in fake_server.client.get(path).json()["messages"]]
+        texts = [m["text"] for m in shared_server.client.get(path).json()["messages"]]
         assert texts == ["one", "the answer to one", "two", "You said: two."]
         for item in (question, first["item"]):
             await client.send("conversation.item.delete", item_id=item["id"])
             await client.until("conversation.item.deleted")
-        assert [m["text"] for m in fake_server.client.get(path).json()["messages"]] == ["two", "You said: two."]
+        assert [m["text"] for m in shared_server.client.get(path).json()["messages"]] == ["two", "You said: two."]
         pending = (await client.write("never mind"))["item"]
         await client.send("conversation.item.delete", item_id=pending["id"])
         await client.until("conversation.item.deleted")
@@ -339,14 +339,14 @@ async def test_items_are_created_retrieved_and_deleted(fake_server: RunningServe
         assert text == "You said: three."
 
 
-async def test_conversation_continues_in_another_session(fake_server: RunningServer) -> None:
-    async with raw(fake_server) as plain:
+async def test_conversation_continues_in_another_session(shared_server: RunningServer) -> None:
+    async with raw(shared_server) as plain:
         await plain.send(json.dumps({"type": "response.create", "response": {"output_modalities": ["text"]}}))
         conversation = (await receive_event(plain, "response.done"))["response"]["conversation_id"]
-    async with raw(fake_server, f"?conversation={conversation}") as plain:
+    async with raw(shared_server, f"?conversation={conversation}") as plain:
         await plain.send(json.dumps({"type": "response.create", "response": {"output_modalities": ["text"]}}))
         assert (await receive_event(plain, "response.done"))["response"]["conversation_id"] == conversation
-    async with raw(fake_server, "?conversation=none") as plain:
+    async with raw(shared_server, "?conversation=none") as plain:
         assert (await receive_event(plain, "error"))["error"]["code"] == "unknown_conversation"
 
 
@@ -362,8 +362,8 @@ async def test_engine_failure_gives_a_failed_response(fake_settings: Callable[..
 
 
 @pytest.mark.parametrize("form", ["audio/pcmu", "audio/pcma"])
-async def test_g711_formats_work_in_both_directions(fake_server: RunningServer, form: str) -> None:
-    async with talking(fake_server) as client:
+async def test_g711_formats_work_in_both_directions(shared_server: RunningServer, form: str) -> None:
+    async with talking(shared_server) as client:
         await client.update(audio={
             "input": {"format": {"type": form}, "turn_detection": SERVER_VAD}, "output": {"format": {"type": form}},
         })  # fmt: skip

@@ -63,9 +63,9 @@ async def test_random_client_behaviour_leaks_nothing(fake_settings: Callable[...
     assert received["error"]
 
 
-async def test_session_beyond_the_limit_is_rejected(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as one, talking(fake_server) as two:
-        async with talking(fake_server) as third:
+async def test_session_beyond_the_limit_is_rejected(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as one, talking(shared_server) as two:
+        async with talking(shared_server) as third:
             assert third.events[0]["error"]["code"] == "too_many_sessions"
             with pytest.raises(websockets.ConnectionClosed) as closed:
                 await third.until("nothing")
@@ -76,7 +76,7 @@ async def test_session_beyond_the_limit_is_rejected(fake_server: RunningServer) 
             await client.send("response.create")
         for client in (one, two):
             assert (await client.until("response.done"))["response"]["status"] == "completed"
-    await until(lambda: fake_server.appliance.live.sessions == 0)
+    await until(lambda: shared_server.appliance.live.sessions == 0)
 
 
 async def test_api_key_is_required(fake_settings: Callable[..., Settings]) -> None:
@@ -103,18 +103,18 @@ async def test_api_key_with_spaces_is_percent_encoded(fake_settings: Callable[..
 
 
 @pytest.mark.parametrize(("host", "origin"), [("127.0.0.1", "http://evil.example"), ("evil.example", None)])
-async def test_foreign_origins_are_rejected(fake_server: RunningServer, host: str, origin: Any) -> None:
-    uri = f"ws://{host}:{fake_server.port}/v1/realtime"
+async def test_foreign_origins_are_rejected(shared_server: RunningServer, host: str, origin: Any) -> None:
+    uri = f"ws://{host}:{shared_server.port}/v1/realtime"
     with pytest.raises(websockets.InvalidStatus) as raised:
-        async with connect(uri, host="127.0.0.1", port=fake_server.port, origin=origin):
+        async with connect(uri, host="127.0.0.1", port=shared_server.port, origin=origin):
             pass
     assert raised.value.response.status_code == 403
 
 
-async def test_unknown_model_is_rejected_and_openai_names_are_accepted(fake_server: RunningServer) -> None:
-    async with talking(fake_server, model="gpt-realtime-2.1") as client:
+async def test_unknown_model_is_rejected_and_openai_names_are_accepted(shared_server: RunningServer) -> None:
+    async with talking(shared_server, model="gpt-realtime-2.1") as client:
         assert client.events[0]["session"]["model"] == "gpt-realtime-2.1"
-    async with talking(fake_server, model="llama-9000") as client:
+    async with talking(shared_server, model="llama-9000") as client:
         assert client.events[0]["error"]["code"] == "model_not_found"
 
 
@@ -160,8 +160,8 @@ GARBAGE: Sequence[tuple[str | bytes, str]] = (
 )  # fmt: skip
 
 
-async def test_invalid_events_get_errors_and_the_session_continues(fake_server: RunningServer) -> None:
-    async with raw(fake_server) as plain:
+async def test_invalid_events_get_errors_and_the_session_continues(shared_server: RunningServer) -> None:
+    async with raw(shared_server) as plain:
         for text, code in GARBAGE:
             await plain.send(text)
             assert (await receive_event(plain, "error"))["error"]["code"] == code, text[:80]
@@ -187,15 +187,15 @@ async def test_server_shutdown_closes_sessions(fake_settings: Callable[..., Sett
     await plain.wait_closed()
 
 
-async def test_huge_message_closes_only_its_connection(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as other:
-        async with raw(fake_server) as plain:
+async def test_huge_message_closes_only_its_connection(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as other:
+        async with raw(shared_server) as plain:
             await receive_event(plain, "session.created")
             with pytest.raises(websockets.ConnectionClosed) as closed:
                 await plain.send("x" * (17 << 20))
                 await receive_event(plain, "nothing")
             assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
-        await until(lambda: fake_server.appliance.live.sessions == 1)
+        await until(lambda: shared_server.appliance.live.sessions == 1)
         await other.write("still here")
 
 
@@ -268,5 +268,5 @@ def _send_without_reading(plain: socket.socket, text: str) -> None:
         plain.sendall(b"\x81" + size + b"\0\0\0\0" + body)
 
 
-def test_plain_http_request_is_not_found(fake_server: RunningServer) -> None:
-    assert httpx.get(f"{fake_server.url}/v1/realtime").status_code == 404
+def test_plain_http_request_is_not_found(shared_server: RunningServer) -> None:
+    assert httpx.get(f"{shared_server.url}/v1/realtime").status_code == 404

@@ -33,8 +33,8 @@ async def answer(client: Client, **response: Any) -> dict[str, Any]:
 
 
 @pytest.mark.anyio
-async def test_response_to_input_leaves_no_trace(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_response_to_input_leaves_no_trace(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         done = await answer(client, input=[user_message("is this urgent")], metadata={"for": "sorting"})
         assert (done["status"], done["conversation_id"], done["metadata"]) == ("completed", None, {"for": "sorting"})
         assert [part["text"] for part in done["output"][0]["content"]] == ["You said: is this urgent."]
@@ -43,21 +43,21 @@ async def test_response_to_input_leaves_no_trace(fake_server: RunningServer) -> 
         await client.write("hello")
         await client.send("response.create", response={"output_modalities": ["text"]})
         done = (await client.until("response.done"))["response"]
-    messages = fake_server.client.get(f"/conversations/{done['conversation_id']}").json()["messages"]
+    messages = shared_server.client.get(f"/conversations/{done['conversation_id']}").json()["messages"]
     assert [message["text"] for message in messages] == ["hello", "You said: hello."]
 
 
 @pytest.mark.anyio
-async def test_response_may_have_audio(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_response_may_have_audio(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         done = await answer(client, input=[user_message("hello")], output_modalities=["audio"])
         assert done["output"][0]["content"][0]["transcript"] == "You said: hello."
         assert len(client.audio()) > 0
 
 
 @pytest.mark.anyio
-async def test_input_may_reference_items_of_the_conversation(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_input_may_reference_items_of_the_conversation(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         item = (await client.write("the first"))["item"]
         await client.write("the second")
         done = await answer(client, input=[{"type": "item_reference", "id": item["id"]}])
@@ -67,8 +67,8 @@ async def test_input_may_reference_items_of_the_conversation(fake_server: Runnin
 
 
 @pytest.mark.anyio
-async def test_without_input_it_responds_to_the_conversation_or_the_instructions(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_without_input_it_responds_to_the_conversation_or_the_instructions(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         error = await answer(client)
         assert (error["code"], error["param"]) == ("nothing_to_answer", "response.instructions")
         await client.write("good evening")
@@ -85,10 +85,10 @@ async def test_without_input_it_responds_to_the_conversation_or_the_instructions
 
 @pytest.mark.anyio
 async def test_system_texts_are_joined_into_one_message(
-    fake_server: RunningServer, monkeypatch: pytest.MonkeyPatch
+    shared_server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts: list[PromptMessage] = []
-    engine = fake_server.appliance.engines.llm.engine
+    engine = shared_server.appliance.engines.llm.engine
     generate = engine.generate
 
     def recording(messages: Sequence[PromptMessage], *rest: Any, **more: Any) -> Iterator[TokenChunk]:
@@ -96,17 +96,17 @@ async def test_system_texts_are_joined_into_one_message(
         return generate(messages, *rest, **more)
 
     monkeypatch.setattr(engine, "generate", recording)
-    async with talking(fake_server) as client:
+    async with talking(shared_server) as client:
         brief = {"type": "message", "role": "system", "content": [{"type": "input_text", "text": "Be brief."}]}
         await answer(client, input=[user_message("hello"), brief], instructions="Be kind.")
     assert [(each.role, each.text) for each in prompts] == [("system", "Be kind.\n\nBe brief."), ("user", "hello")]
 
 
 @pytest.mark.anyio
-async def test_tool_results_need_their_calls(fake_server: RunningServer) -> None:
+async def test_tool_results_need_their_calls(shared_server: RunningServer) -> None:
     call = {"type": "function_call", "name": "weather", "arguments": "{}", "call_id": "call_1"}
     output = {"type": "function_call_output", "call_id": "call_1", "output": "sunny"}
-    async with talking(fake_server) as client:
+    async with talking(shared_server) as client:
         done = await answer(client, input=[user_message("how is it"), call, output])
         assert "sunny" in done["output"][0]["content"][0]["text"]
         error = await answer(client, input=[output])
@@ -127,8 +127,10 @@ async def test_tool_results_need_their_calls(fake_server: RunningServer) -> None
         ({"input": [user_message("x")] * 257}, "response.input"),
     ],
 )  # fmt: skip
-async def test_invalid_response_is_rejected(fake_server: RunningServer, response: dict[str, Any], message: str) -> None:
-    async with talking(fake_server) as client:
+async def test_invalid_response_is_rejected(
+    shared_server: RunningServer, response: dict[str, Any], message: str
+) -> None:
+    async with talking(shared_server) as client:
         error = await answer(client, **{"instructions": "", **response})
         assert message in error["message"], error
         assert (await answer(client, input=[user_message("hello")]))["status"] == "completed"

@@ -33,8 +33,8 @@ async def answer(client: Client, **response: Any) -> dict[str, Any]:
 
 
 @pytest.mark.anyio
-async def test_tool_call_and_its_result_get_a_response(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_tool_call_and_its_result_get_a_response(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         updated = await client.update(**TEXT, tools=[WEATHER, NEWS], tool_choice={"type": "function", "name": "news"})
         assert updated["session"]["tools"] == [WEATHER, NEWS]
         assert updated["session"]["tool_choice"] == {"type": "function", "name": "news"}
@@ -64,12 +64,12 @@ async def test_tool_call_and_its_result_get_a_response(fake_server: RunningServe
         text = done["output"][0]["content"][0]["text"]
         assert text == "You said: <tool_response>\nsunny\n</tool_response>."
     path = f"/conversations/{done['conversation_id']}"
-    assert [m["text"] for m in fake_server.client.get(path).json()["messages"]] == ["hello", text]
+    assert [m["text"] for m in shared_server.client.get(path).json()["messages"]] == ["hello", text]
 
 
 @pytest.mark.anyio
-async def test_tool_call_without_text_has_no_audio(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_tool_call_without_text_has_no_audio(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         await client.detect(SERVER_VAD, tools=[WEATHER], tool_choice="required")
         await client.say(silence(0.3), speech(1.0), silence(0.8))
         [call] = (await client.until("response.done"))["response"]["output"]
@@ -87,8 +87,8 @@ async def test_tool_call_without_text_has_no_audio(fake_server: RunningServer) -
 
 
 @pytest.mark.anyio
-async def test_text_before_a_tool_call_is_a_separate_item(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_text_before_a_tool_call_is_a_separate_item(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         await client.update(tools=[WEATHER])
         await client.write('<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>')
         words, call = (await answer(client))["output"]
@@ -99,8 +99,8 @@ async def test_text_before_a_tool_call_is_a_separate_item(fake_server: RunningSe
 
 
 @pytest.mark.anyio
-async def test_tools_may_be_set_for_one_response(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_tools_may_be_set_for_one_response(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         await client.update(**TEXT)
         await client.write("one")
         [call] = (await answer(client, tools=[WEATHER], tool_choice="required"))["output"]
@@ -111,8 +111,8 @@ async def test_tools_may_be_set_for_one_response(fake_server: RunningServer) -> 
 
 
 @pytest.mark.anyio
-async def test_tool_calls_of_an_earlier_session_can_be_created_and_deleted(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_tool_calls_of_an_earlier_session_can_be_created_and_deleted(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         await client.update(**TEXT)
         item = {"type": "function_call", "name": "weather", "arguments": "{}", "call_id": "call_1"}
         await client.send("conversation.item.create", item=item)
@@ -129,8 +129,8 @@ async def test_tool_calls_of_an_earlier_session_can_be_created_and_deleted(fake_
 
 
 @pytest.mark.anyio
-async def test_invalid_tools_are_rejected_by_name(fake_server: RunningServer) -> None:
-    async with talking(fake_server) as client:
+async def test_invalid_tools_are_rejected_by_name(shared_server: RunningServer) -> None:
+    async with talking(shared_server) as client:
         for session, code, param in (
             ({"tools": [WEATHER, WEATHER]}, "invalid_value", "tools"),
             ({"tools": [{**WEATHER, "description": "a" * 20_000}]}, "string_above_max_length", "tools"),

@@ -46,6 +46,7 @@ def fetch_process(data: Path) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", CHILD, str(data)], stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_repeatedly_killed_fetch_resumes_each_time(data: Path, file_server: FileServer) -> None:
     file_server.items["weights"].cuts, file_server.items["weights"].stall = [100_000, 100_000, 100_000], True
     for _ in range(3):

@@ -24,6 +24,7 @@ from chatapi_compile.run import DONE, LOG
 from test_compiling import NAME, commands_run, compile_model, compile_plan, data, run, until
 
 __all__ = ["data"]
+pytestmark = pytest.mark.slow
 
 
 def job(data: Path) -> JobRecord:

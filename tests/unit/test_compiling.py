@@ -28,6 +28,8 @@ from fake_jetson import ORIN_NX, write_files
 from model_library import METADATA, fat_binary, library
 from paths import SUPPORT
 
+pytestmark = pytest.mark.slow
+
 STAND_IN = SUPPORT / "mlc_llm_standin"
 MACHINE = platform.machine()
 NAME = "tiny-mlc"

@@ -146,6 +146,7 @@ def test_native_crash_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert raised.value.code == "decoder_crashed"
 
 
+@pytest.mark.slow
 def test_four_hours_of_audio_fit_the_memory_of_a_child(tmp_path: Path) -> None:
     file = tmp_path / "long.m4a"
     with av.open(str(file), "w", format="mp4") as out:

@@ -78,6 +78,7 @@ def test_without_a_compiled_model_llama_cpp_is_used_and_check_names_the_command(
     assert "chatapi compile auto" in message
 
 
+@pytest.mark.slow
 def test_best_loadable_compiled_model_is_selected(make_data: Callable[..., Path]) -> None:
     folder = make_data(small=1, large=5)
     compile_model(folder, "small")
@@ -85,6 +86,7 @@ def test_best_loadable_compiled_model_is_selected(make_data: Callable[..., Path]
     assert selected(folder) == ("mlc", "small-mlc")
 
 
+@pytest.mark.slow
 def test_compiled_model_larger_than_the_memory_is_skipped_and_check_says_why(make_data: Callable[..., Path]) -> None:
     folder = make_data(tiny=1)
     compile_model(folder, "tiny")
@@ -112,6 +114,7 @@ files = { "w.bin" = "https://x.example/w" }
 """
 
 
+@pytest.mark.slow
 def test_compiled_model_that_does_not_fit_beside_the_others_is_skipped_for_a_smaller_one(
     make_data: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -135,6 +138,7 @@ def test_compiled_model_that_does_not_fit_beside_the_others_is_skipped_for_a_sma
     assert engine_selection.resolve_engines(loaded, folder / "root", free=12_000_000_000).llm.model == "large-mlc"
 
 
+@pytest.mark.slow
 def test_compiled_model_without_memory_for_one_context_is_skipped(make_data: Callable[..., Path]) -> None:
     folder = make_data(tiny=1)
     compile_model(folder, "tiny")
@@ -142,6 +146,7 @@ def test_compiled_model_without_memory_for_one_context_is_skipped(make_data: Cal
     assert selected(folder, "mlc.context=131072") == ("llama_cpp", "auto")
 
 
+@pytest.mark.slow
 def test_compiler_version_is_read_once_for_all_models(
     make_data: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +170,7 @@ def test_compile_auto_selects_the_best_model_that_can_be_fetched_and_fits(
     assert capsys.readouterr().out.startswith("small-mlc for NVIDIA")
 
 
+@pytest.mark.slow
 def test_compile_auto_skips_a_model_whose_login_is_rejected(
     make_data: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

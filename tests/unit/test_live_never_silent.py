@@ -88,6 +88,10 @@ class Talk:
     def user_texts(self) -> list[str]:
         return [event.user_text for event in self.all(ResponseStarted)]
 
+    def slow_down(self, delay: float) -> None:
+        """Makes the model take so long for a word, in seconds."""
+        self.appliance.engines.llm.engine.delay = delay  # type: ignore[attr-defined]
+
     async def ended(self, count: int) -> None:
         await until(lambda: len(self.all(TurnEnded)) >= count)
 
@@ -203,6 +207,7 @@ async def test_turn_of_the_longest_length_does_not_end_the_conversation(talking:
 
 async def ask_slow_model(talk: Talk) -> None:
     """Asks a question whose answer takes longer than speech may extend the turn."""
+    talk.slow_down(0.5)
     talk.words = "one two three four five six seven eight"
     await talk.feed(voice(0.8), settle=False)
     with anyio.fail_after(TIMEOUT):
@@ -215,35 +220,39 @@ async def ask_slow_model(talk: Talk) -> None:
 
 
 async def test_noise_before_playback_keeps_the_answer(talking: Callable[..., object]) -> None:
-    async with talking("fake.delay=0.5") as talk:  # type: ignore[attr-defined]
+    async with talking() as talk:  # type: ignore[attr-defined]
         await ask_slow_model(talk)
         for words in ("", "Mhm."):
             talk.words = words
             await talk.feed(voice(0.4), silence(0.5), settle=False)
             await until(lambda: not talk.appliance.engines.asr.admission.used)
             await talk.feed(silence(1.5), settle=False)
+        talk.slow_down(0)
         await talk.ended(1)
         assert not talk.all(Interrupted) and len(talk.user_texts) == 1
 
 
 async def test_question_before_playback_is_answered_with_the_first(talking: Callable[..., object]) -> None:
-    async with talking("fake.delay=0.5") as talk:  # type: ignore[attr-defined]
+    async with talking() as talk:  # type: ignore[attr-defined]
         await ask_slow_model(talk)
         talk.words = "And why is that?"
         await talk.feed(voice(0.8), silence(1.5), settle=False)
+        await until(lambda: len(talk.user_texts) == 2)
+        talk.slow_down(0)
         await talk.ended(1)
         assert talk.user_texts[1:] == [f"{talk.user_texts[0]} And why is that?"]
         assert [exchange.asked for exchange in talk.session.conversation_state.exchanges] == talk.user_texts[1:]
 
 
 async def test_answer_cancelled_at_the_onset_of_a_noise_is_given_after_it(talking: Callable[..., object]) -> None:
-    async with talking("fake.delay=0.5") as talk:  # type: ignore[attr-defined]
+    async with talking() as talk:  # type: ignore[attr-defined]
         await ask_slow_model(talk)
         talk.words = ""
         await talk.feed(voice(0.4), settle=False)
         # As a connection does for a client that discards the buffered audio of the answer.
         assert await talk.session.cancel(talk.session.answer, "interrupted")
         await talk.feed(silence(1.5), settle=False)
+        talk.slow_down(0)
         await talk.ended(1)
         assert talk.user_texts[1:] == talk.user_texts[:1]
 

@@ -31,7 +31,7 @@ from conftest import RunAppliance, RunningServer, answer, serving, tone, until
 from fake_jetson import ORIN_NX, write_files
 from mlc_model import compiled_model, mlc_llm
 from paths import ROOT
-from test_live import silence, talking
+from test_live import silence, speak_again_before_playback, talking
 
 pytestmark = pytest.mark.anyio
 DOCUMENT = ROOT / "containers/monitoring/metrics.md"
@@ -135,9 +135,8 @@ async def test_interruptions_are_counted_by_kind(fake_appliance: RunAppliance, m
 
 
 async def test_turn_extended_by_resumed_speech_is_counted_as_retracted(fake_appliance: RunAppliance) -> None:
-    async with talking(fake_appliance, "fake.delay=0.1") as talk:
-        await talk.say(tone(0.4), silence(0.4), tone(0.4), silence(0.4))
-        await talk.wait_for(TurnEnded)
+    async with talking(fake_appliance) as talk:
+        await speak_again_before_playback(talk)
         metrics = talk.appliance.metrics
         assert value(metrics, "chatapi_live_interruptions_total", kind="retracted") == 1
         labels = {"kind": "live", "input": "voice", "reply": "voice"}

@@ -212,6 +212,7 @@ def test_unreachable_collector_is_logged_once_and_turns_continue(
     assert [record for record in caplog.records if record.name.startswith("opentelemetry")] == []
 
 
+@pytest.mark.slow
 def test_hanging_collector_fills_only_the_queue() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=1) as hanging:
         tracing = Tracing(TraceSettings(endpoint=f"http://127.0.0.1:{hanging.getsockname()[1]}"))
