@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -18,14 +18,19 @@ from chatapi.auth import Keyring
 from chatapi.catalog import Catalog
 from chatapi.engines import registry
 from chatapi.errors import ChatapiError, NotReady, collapse_exception_group
+from chatapi.jobs.service import JobService
+from chatapi.jobs.webhooks import WebhookSender
 from chatapi.observability.metrics import Metrics
 from chatapi.observability.tracing import Tracing
 from chatapi.runtime import engine_selection
 from chatapi.runtime.admission import Admission, Priority
 from chatapi.runtime.byte_budget import ByteBudget
 from chatapi.runtime.engine_loading import EngineLoader
+from chatapi.runtime.model_selection import MemoryPlan
+from chatapi.runtime.scheduler import Scheduler
 from chatapi.runtime.workers import Engines, Worker
 from chatapi.services.live import LiveConversations
+from chatapi.services.live.audio_device_state import AudioDeviceState
 from chatapi.services.speech.service import SpeechService
 from chatapi.services.speech.synthesis import SpeechSynthesis
 from chatapi.services.transcription.service import TranscriptionService
@@ -51,23 +56,6 @@ MAINTENANCE_SECONDS = 30.0
 again."""
 
 
-class AudioDeviceState(Protocol):
-    """The box's own microphone and speaker, run by the audio device interface."""
-
-    @property
-    def health(self) -> dict[str, Any]:
-        """Plain values: mode, state, wake_word, and the state of the devices."""
-
-    async def press(self) -> None:
-        """Start a turn (push to talk). Raises WrongMode in another mode than push_to_talk, NotReady."""
-
-    async def release(self) -> None:
-        """End the turn that `press` started. Raises WrongMode as `press` does."""
-
-    async def wake(self) -> None:
-        """Act as if the wake word was detected. Raises WrongMode in another mode than wake_word, NotReady."""
-
-
 class Appliance:
     """One box: its engines, its stored conversations and its services."""
 
@@ -90,6 +78,9 @@ class Appliance:
         self._loader = EngineLoader(settings, self.catalog, self.metrics.load_seconds)
         self.active = self._loader.active
         """Role -> name of the model in use."""
+        self.scheduler = Scheduler()
+        webhooks = WebhookSender.of(settings.webhook)
+        self.jobs = JobService(settings.data, self.scheduler, settings.jobs.concurrent, webhooks)
         self.engines = Engines({role: self._worker(role) for role in registry.roles()})
         self._required = set(registry.essential())
         """Roles without which the box is not ready."""
@@ -161,19 +152,24 @@ class Appliance:
             fields = {"needed_bytes": plan.needed, "free_bytes": plan.free}
             log.info("loading models one by one, largest first", extra=fields)
         try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(self.history.open)
-                group.start_soon(anyio.to_thread.run_sync, sandbox.shared().warm)
-                for role in plan.order(roles):
-                    if plan.one_by_one:
-                        await self._load(role)
-                    else:
-                        group.start_soon(self._load, role)
+            # Nothing less urgent delays the start.
+            with self.scheduler.working(Priority.REQUEST):
+                await self._load_planned(plan, roles)
         except Exception as error:
             raise collapse_exception_group(error) from None
         if set(roles) >= set(registry.essential()):
             self.warm = True
             self._warmed.set()
+
+    async def _load_planned(self, plan: MemoryPlan, roles: Collection[str]) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(self.history.open)
+            group.start_soon(anyio.to_thread.run_sync, sandbox.shared().warm)
+            for role in plan.order(roles):
+                if plan.one_by_one:
+                    await self._load(role)
+                else:
+                    group.start_soon(self._load, role)
 
     async def until_warm(self) -> None:
         """Wait until every model is loaded and warm."""
@@ -292,6 +288,8 @@ class Appliance:
             getattr(table, "idle_seconds", 0),
             report,
         )
+        if not self.is_remote(role):
+            worker.scheduler = self.scheduler
         metrics.loaded.labels(role).set_function(lambda: float(worker.state == "ready"))
         metrics.failed.labels(role).set_function(lambda: float(worker.state == "failed"))
         metrics.jobs_waiting.labels(role).set_function(lambda: worker.admission.waiting)
@@ -315,6 +313,8 @@ class Appliance:
         self.metrics.inflight.set_function(lambda: float(self.byte_budget.held))
         self.metrics.audio_device.source = lambda: self.microphone.health if self.microphone is not None else None
         self.metrics.engine_counts.source = self._llm_counters
+        self.metrics.webhooks.source = self.jobs.deliveries
+        self.metrics.jobs.source, self.metrics.work.source = self.jobs.counts, self.scheduler.decisions
 
     def _llm_counters(self) -> Mapping[str, float]:
         """Counters of the LLM's library; blocking. An unloaded engine is not loaded for them."""

@@ -20,6 +20,8 @@ from chatapi import auth, settings
 from chatapi.appliance import Appliance
 from chatapi.engines import registry
 from chatapi.interfaces.http.app import create_app
+from chatapi.interfaces.http.openai import REQUESTS
+from chatapi.interfaces.http.openai.parameter_table import ENDPOINTS
 from chatapi.interfaces.http.problems import EVERYWHERE, MEANINGS
 from chatapi.settings import Settings
 from chatapi.settings.network import LIVE
@@ -102,6 +104,7 @@ def pages() -> dict[Path, str]:
         DOCS / "reference/settings.md": settings_page(),
         DOCS / "reference/http-api.md": http_page(openapi()),
         DOCS / "measurements/index.md": measurements_page(),
+        DOCS / "integrations/openai.md": filled(DOCS / "integrations/openai.md", "parameters", parameters_tables()),
         DOCS / "keys-and-https.md": filled(DOCS / "keys-and-https.md", "scopes", scopes_table()),
         DOCS.parent / "SECURITY.md": filled(DOCS.parent / "SECURITY.md", "policy", policy_table()),
     }
@@ -325,6 +328,32 @@ def responses(operation: dict[str, Any]) -> Iterator[str]:
         kinds = ", ".join(f"`{each}`" for each in response.get("content", {}))
         yield f"| {status} | {kinds} | {cell(response['description'])} |"
     yield ""
+
+
+# Parameters of OpenAI's endpoints
+
+
+def parameters_tables() -> Iterator[str]:
+    """For each endpoint, how it treats each parameter."""
+    for path, endpoint in ENDPOINTS.items():
+        yield f"### `{path}`\n"
+        yield "| treatment | parameters |"
+        yield "| --- | --- |"
+        known = [info.alias or name for name, info in REQUESTS[path].model_fields.items()]
+        yield f"| implemented | {names(known)} |"
+        reasons: dict[str, list[str]] = {}
+        for name, ignored in endpoint.ignored.items():
+            reasons.setdefault(ignored.why, []).append(name)
+        yield from (f"| ignored: {why} | {names(grouped)} |" for why, grouped in reasons.items())
+        remedies: dict[str, list[str]] = {}
+        for name, remedy in endpoint.rejected.items():
+            remedies.setdefault(remedy, []).append(name)
+        yield from (f"| rejected: {remedy} | {names(grouped)} |" for remedy, grouped in remedies.items())
+        yield ""
+
+
+def names(of: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in of)
 
 
 # Measurements

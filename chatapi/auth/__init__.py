@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from chatapi.auth.key_store import MOST, PREFIX, StoredKey, add, file_of, read, revoke, times_used
 from chatapi.auth.keyring import Keyring, local_key
-from chatapi.auth.policy import Operation, allowed, http_methods, http_operation, is_needed, operation
+from chatapi.auth.policy import Operation, allowed, has_http_route, http_methods, http_operation, is_needed, operation
 from chatapi.auth.rate_limit import TokenBuckets
 from chatapi.auth.scopes import ALL, ANYBODY, OPERATE, SCOPES, TALK, TRANSCRIBE, KeyHolder
 
@@ -25,6 +25,7 @@ __all__ = [
     "add",
     "allowed",
     "file_of",
+    "has_http_route",
     "http_methods",
     "http_operation",
     "is_needed",

@@ -32,8 +32,13 @@ POLICY: dict[Interface, dict[str, tuple[Scope, ...]]] = {
         "GET /conversations/{conversation}": (TALK,),
         "DELETE /conversations/{conversation}": (TALK,),
         "POST /v1/chat/completions": (TALK,),
+        "POST /v1/completions": (TALK,),
+        "POST /v1/responses": (TALK,),
+        "GET /v1/responses/{response}": (TALK,),
+        "DELETE /v1/responses/{response}": (TALK,),
         "POST /v1/audio/speech": (TALK,),
         "GET /v1/audio/voices": (TALK, VOICES),
+        "GET /v1/audio/models": ANY_KEY,
         "POST /v1/audio/transcriptions": (TALK, TRANSCRIBE),
         "POST /v1/audio/translations": (TALK, TRANSCRIBE),
         "GET /health": (OPERATE,),
@@ -133,6 +138,11 @@ def http_operation(method: str, path: str) -> Operation:
     scopes = () if public else tuple(dict.fromkeys(scope for rule in rules for scope in rule.scopes))
     message = f"{path} does not support {method}; it supports {', '.join(methods)}"
     return Operation("http", rules[0].route, scopes, MethodNotAllowed(message, methods))
+
+
+def has_http_route(path: str) -> bool:
+    """Whether any method is supported at this path."""
+    return next(_rules("http", path), None) is not None
 
 
 def authorize(holder: KeyHolder, wanted: Operation) -> None:

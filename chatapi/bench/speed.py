@@ -53,7 +53,7 @@ async def measure(appliance: Appliance, bare: Bare, rounds: int) -> AsyncIterato
 
 async def _tokens_per_second(appliance: Appliance) -> float:
     """Speed from the first token to the last."""
-    messages = [PromptMessage("system", appliance.settings.llm.system), PromptMessage("user", PROMPT)]
+    messages = [PromptMessage("system", appliance.settings.llm.system_prompt), PromptMessage("user", PROMPT)]
     sampling = Sampling(max_tokens=TOKENS, temperature=0)
     count, watch, last = 0, Stopwatch(), 0.0
     async with appliance.engines.llm.stream(EngineCall.of(LanguageModel.generate, messages, sampling)) as pieces:

@@ -152,10 +152,12 @@ def _support(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
 
 
 def _bench(loaded: settings.Loaded, chosen: argparse.Namespace) -> int:
+    from chatapi.bench.lag import LagOptions
     from chatapi.cli.bench import LiveOptions, bench
 
     live = LiveOptions(chosen.transport, tuple(chosen.scenario or ()), chosen.hurry)
-    return anyio.run(bench, loaded.settings, chosen.part, chosen.rounds, chosen.json, live)
+    lag = LagOptions(chosen.streams, chosen.seconds, chosen.detector, chosen.asleep)
+    return anyio.run(bench, loaded.settings, chosen.part, chosen.rounds, chosen.json, live, lag)
 
 
 COMMANDS: dict[str, tuple[Command, str, Callable[[argparse.ArgumentParser], None]]] = {

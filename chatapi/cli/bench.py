@@ -13,16 +13,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from chatapi.appliance import Appliance
-from chatapi.bench import Row, devices, http, live, process, recognition, speed, turns
+from chatapi.bench import Row, devices, http, lag, live, process, recognition, speed, turns
 from chatapi.bench.bare import Bare
+from chatapi.bench.lag import LagOptions
 from chatapi.errors import BadInput
 from chatapi.runtime import engine_selection
 from chatapi.settings import Settings
 
 IN_PROCESS = {"turns": turns.measure, "hearing": recognition.measure, "speed": speed.measure, "live": live.measure}
 """Parts measured in this process, on one appliance beside the bare engines."""
-OUTSIDE = {"http": http.measure, "process": process.measure, "devices": devices.measure}
-"""Parts measured on a server in a process of its own."""
+OUTSIDE = {"lag": lag.measure, "http": http.measure, "process": process.measure, "devices": devices.measure}
+"""Parts measured on an appliance of their own, `lag` in this process and the others in another."""
 TRANSPORT = "realtime"
 """Default transport of `live`, the one that users have."""
 PARTS = (*IN_PROCESS, *OUTSIDE)
@@ -41,7 +42,12 @@ class LiveOptions:
 
 
 async def bench(
-    settings: Settings, parts: Sequence[str], rounds: int, as_json: bool, options: LiveOptions = LiveOptions()
+    settings: Settings,
+    parts: Sequence[str],
+    rounds: int,
+    as_json: bool,
+    options: LiveOptions = LiveOptions(),
+    lag_options: LagOptions = lag.DEFAULTS,
 ) -> int:
     """Run the measurements of these parts, or of all.
 
@@ -52,9 +58,11 @@ async def bench(
             raise BadInput(f"part {part!r} is not supported ({', '.join(PARTS)})")
     if options != LiveOptions() and "live" not in (parts or PARTS):
         raise BadInput("--transport, --scenario and --hurry are only used by `bench live`")
+    if lag_options != lag.DEFAULTS and "lag" not in (parts or PARTS):
+        raise BadInput("--streams, --seconds, --detector and --asleep are only used by `bench lag`")
     console = Console(stderr=True)
     rows: list[Row] = []
-    async for row in _measured(settings, parts or PARTS, rounds, options):
+    async for row in _measured(settings, parts or PARTS, rounds, options, lag_options):
         rows.append(row)
         console.print(f"[dim]{row.part}: {row.what}: {_shown(row.value)} {row.unit}")
     if as_json:
@@ -64,7 +72,9 @@ async def bench(
     return 0
 
 
-async def _measured(settings: Settings, parts: Sequence[str], rounds: int, options: LiveOptions) -> AsyncIterator[Row]:
+async def _measured(
+    settings: Settings, parts: Sequence[str], rounds: int, options: LiveOptions, lag_options: LagOptions
+) -> AsyncIterator[Row]:
     if set(parts) & set(IN_PROCESS):
         async with Appliance(await engine_selection.resolve_engines_async(settings)).running() as appliance:
             await appliance.load()
@@ -82,7 +92,8 @@ async def _measured(settings: Settings, parts: Sequence[str], rounds: int, optio
                         yield row
     for name in OUTSIDE:
         if name in parts:
-            async for row in OUTSIDE[name](settings, rounds):
+            measure_outside = partial(lag.measure, options=lag_options) if name == "lag" else OUTSIDE[name]
+            async for row in measure_outside(settings, rounds):
                 yield row
 
 

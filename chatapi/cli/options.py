@@ -169,3 +169,7 @@ def bench(parser: argparse.ArgumentParser) -> None:
         help="a scenario of `live`; may be given several times; default: all",
     )
     parser.add_argument("--hurry", action="store_true", help="transport in_process: as if computing took no time")
+    parser.add_argument("--streams", type=int, help="`lag`: number of audio streams; default: 16")
+    parser.add_argument("--seconds", type=float, help="`lag`: duration of each of its three measurements; default: 20")
+    parser.add_argument("--detector", metavar="ENGINE", help="`lag`: engine of voice activity detection")
+    parser.add_argument("--asleep", action="store_true", help="`lag`: the streams wait for the wake word")

@@ -109,13 +109,14 @@ async def _run(settings: Settings, listening: _Listening, identity: Identity | N
 
         group.start_soon(run_web_server)
         group.start_soon(appliance.maintain)
+        group.start_soon(appliance.jobs.run)
         group.start_soon(malloc_trim.IdleTrimmer().run)
         if identity is not None:
             group.start_soon(_renew_certificate, identity)
         roles = registry.essential()
         if settings.audio_device.enabled:
             appliance.microphone = conversation = LocalConversation(appliance)
-            appliance.parts["mic"] = lambda: conversation.health
+            appliance.parts["audio_device"] = lambda: conversation.health
             roles = (*roles, *conversation.roles)
             group.start_soon(conversation.run)
         _print_line(f"listening on {url}, loading models")

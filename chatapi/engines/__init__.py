@@ -31,8 +31,8 @@ class SpeechStream(Protocol):
     """The VAD state of one live stream."""
 
     def probability(self, frame: Samples) -> float:
-        """Probability of speech, 0 to 1, in the next VAD_FRAME samples; takes less than 1 ms, so any thread
-        may call it."""
+        """Probability of speech, 0 to 1, in the next VAD_FRAME samples; takes less than 1 ms. Any thread may call it,
+        one at a time."""
 
 
 class VoiceActivityDetector(Protocol):
@@ -50,7 +50,7 @@ class WakeWordStream(Protocol):
 
     def probability(self, samples: Samples) -> float:
         """Probability, 0 to 1, that the wake word has just ended, after the next samples, of any number; 20 ms of audio
-        take much less than 1 ms, so any thread may call it."""
+        take much less than 1 ms. Any thread may call it, one at a time."""
 
 
 class WakeWordDetector(Protocol):

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from chatapi.errors import TooLarge, WrongMode
+from chatapi.errors import StorageError, TooLarge, WrongMode
 from chatapi.jobs import rows
 from chatapi.jobs.records import FINISHED, Artifact, EventType, JobEvent, JobFailure, JobRecord, JobState
 from chatapi.jobs.store import JobStore
 from chatapi.observability.redaction import redacted
 from chatapi.runtime.admission import Priority
 from chatapi.system import private_files
+
+log = logging.getLogger(__name__)
 
 MAX_CRASHES = 10
 """How often in a row a process may end without finishing a step before the job fails."""
@@ -32,6 +35,10 @@ MISSING: Any = object()
 
 class ClaimLost(BaseException):
     """The job is no longer this claim's: it was declared stuck, or its row is gone."""
+
+
+class FolderDamaged(StorageError):
+    """The job's folder cannot be used, and the job has failed."""
 
 
 class Claim:
@@ -60,13 +67,16 @@ class Claim:
         return str(row[0])
 
     def result(self, key: str) -> Any:
-        """The stored result of a finished step; MISSING: it is not finished."""
+        """The stored result of a finished step; MISSING: it is not finished, or its result cannot be read."""
         with self._database.reading() as db:
             row = db.execute(
                 "SELECT result FROM steps WHERE job = (SELECT number FROM jobs WHERE id = ?) AND key = ?",
                 (self.job.id, key),
             ).fetchone()
-        return MISSING if row is None else json.loads(row[0])
+        try:
+            return MISSING if row is None else json.loads(row[0])
+        except (ValueError, RecursionError):
+            return MISSING
 
     def forget(self, name: str) -> None:
         """Make a finished step run again."""
@@ -155,42 +165,79 @@ class Claim:
 
 
 def claim(store: JobStore, job: str) -> Claim:
-    """Claim a queued job. Raises WrongMode when another process runs it or it is not queued."""
+    """Claim a queued job. Raises WrongMode when another process runs it or it is not queued, StorageError when its
+    folder or its row is damaged; then the job has failed."""
     found = _claimed(store, job)
     if found is None:
         raise WrongMode(f"job {job} is {store.get(job).state} and cannot be started now", code="job_not_queued")
+    if found.job.damage:
+        failure = _fail_damaged(found)
+        raise StorageError(failure.message, code=failure.code)
     return found
 
 
-def claim_next(store: JobStore, kinds: Collection[str], priority: Priority) -> Claim | None:
-    """Claim the oldest queued job of these kinds and this class that is due; None: there is none."""
-    marks = ", ".join("?" * len(kinds))
+def claim_next(store: JobStore, priority: Priority) -> Claim | None:
+    """Claim the oldest queued job of this class that is due; None: there is none. A damaged job before it fails."""
+    for job in _due(store, priority):
+        try:
+            found = _claimed(store, job)
+        except FolderDamaged:
+            # The failure is stored.
+            continue
+        if found is not None and found.job.damage:
+            _fail_damaged(found)
+        elif found is not None:
+            return found
+    return None
+
+
+def _due(store: JobStore, priority: Priority) -> list[str]:
+    """The queued jobs of a class that are due, the oldest first; those whose class cannot be read are bulk work."""
+    marks = ", ".join("?" * len(rows.CLASSES))
     with store.database.reading() as db:
-        due = db.execute(
-            f"SELECT id FROM jobs WHERE state = 'queued' AND priority = ? AND command = '' AND kind IN ({marks})"  # noqa: S608
-            " AND due <= ? ORDER BY number",
-            (int(priority), *kinds, store.database.observed()),
+        found = db.execute(
+            "SELECT id FROM jobs WHERE state = 'queued' AND command = '' AND due <= ?"  # noqa: S608 - constants
+            f" AND (priority = ? OR (? AND priority NOT IN ({marks}))) ORDER BY number",
+            (store.database.observed(), int(priority), priority is Priority.BULK, *map(int, rows.CLASSES)),
         ).fetchall()
-    return next((found for row in due if (found := _claimed(store, row[0])) is not None), None)
+    return [row[0] for row in found]
+
+
+def _fail_damaged(held: Claim) -> JobFailure:
+    failure = JobFailure("job_damaged", f"job {held.job.id} is stored damaged: {held.job.damage}; add it again")
+    try:
+        held.end("failed", failure)
+    finally:
+        held.release()
+    log.error("a job failed: %s", failure.message)
+    return failure
 
 
 def recover(store: JobStore) -> list[str]:
-    """Queue the running jobs whose process has ended; one that a command runs is paused. Returns their ids."""
-    interrupted = []
-    for job in store.find(("running",)):
-        lock = _lock(store, job.id)
-        if lock is None:
-            continue
-        try:
-            with store.database.transaction() as db:
-                update = "SELECT failures, wanted, command FROM jobs WHERE id = ? AND state = 'running'"
-                row = db.execute(update, (job.id,)).fetchone()
-                if row is not None:
-                    _store_interruption(store, db, job.id, row)
-                    interrupted.append(job.id)
-        finally:
-            os.close(lock)
-    return interrupted
+    """Queue the running jobs whose process has ended; one that a command runs is paused, and one whose folder is
+    damaged fails. Returns their ids."""
+    with store.database.reading() as db:
+        running = [row[0] for row in db.execute("SELECT id FROM jobs WHERE state = 'running' ORDER BY number")]
+    return [job for job in running if _recovered(store, job)]
+
+
+def _recovered(store: JobStore, job: str) -> bool:
+    """Whether the process of a running job has ended; then the job is queued, paused or failed."""
+    try:
+        lock = _lock(store, job)
+    except FolderDamaged:
+        return True
+    if lock is None:
+        return False
+    try:
+        with store.database.transaction() as db:
+            query = "SELECT failures, wanted, command FROM jobs WHERE id = ? AND state = 'running'"
+            row = db.execute(query, (job,)).fetchone()
+            if row is not None:
+                _store_interruption(store, db, job, row)
+            return row is not None
+    finally:
+        os.close(lock)
 
 
 def _claimed(store: JobStore, job: str) -> Claim | None:
@@ -214,19 +261,35 @@ def _claimed(store: JobStore, job: str) -> Claim | None:
 
 
 def _lock(store: JobStore, job: str) -> int | None:
-    """The descriptor of the job's locked file; None: another process has the lock. Raises StorageError."""
+    """The descriptor of the job's locked file; None: another process has the lock. Raises StorageError; FolderDamaged,
+    after the job was stored as failed."""
     folder = store.folder(job)
     with store.database.translated():
-        for each in (folder.parent, folder):
-            _create_folder(each)
-        private_files.touch(folder / "lock")
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            for each in (folder.parent, folder):
+                _create_folder(each)
+            private_files.touch(folder / "lock")
+            descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except (NotADirectoryError, IsADirectoryError) as error:
+            if not folder.parent.is_dir():
+                raise
+            raise _folder_damaged(store, job, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def _folder_damaged(store: JobStore, job: str, error: OSError) -> FolderDamaged:
+    """Store that a job failed because of its folder, and return the error."""
+    message = f"{error.filename or store.folder(job)} is in the way of the folder of job {job}: {error.strerror}"
+    with store.database.transaction() as db:
+        if db.execute("SELECT 1 FROM jobs WHERE id = ? AND state IN ('queued', 'running')", (job,)).fetchone():
+            _store_end(store, db, job, "failed", JobFailure("job_damaged", message))
+    log.error("a job failed: %s", message)
+    return FolderDamaged(message, code="job_damaged")
 
 
 def _create_folder(folder: Path) -> None:

@@ -11,11 +11,12 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from chatapi.errors import DeadlineExceeded, InternalError
+from chatapi.jobs.supervisor import CONTINUE, STOP
 
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 GRACE_SECONDS = 10.0
@@ -69,28 +70,43 @@ class CommandResult:
             raise InternalError(f"{what} {why}{':' if output else ''}{output}", code="command_failed")
 
 
-def run(command: Command, lock: int, on_line: Callable[[str], None], checkpoint: Callable[[], None]) -> CommandResult:
+Checkpoint = Callable[[Callable[[], AbstractContextManager[None]]], None]
+"""Called often while a command runs, with a context in which the command is stopped; what it raises ends the group."""
+
+
+def run(
+    command: Command, lock: int, on_line: Callable[[str], None], checkpoint: Checkpoint, nice: int = 0
+) -> CommandResult:
     """Run a command to its end. `lock`: descriptor that stays open until the whole group has ended. `on_line` receives
-    each line of output; `checkpoint` is called often, and what it raises ends the group.
+    each line of output. `nice`: what is added to its niceness.
 
     Raises DeadlineExceeded (step_stalled).
     """
     lifeline, other_end = os.pipe()
     try:
-        process = _start(command, lock, lifeline)
+        process = _start(command, lock, lifeline, nice)
     except BaseException:
         os.close(other_end)
         raise
     finally:
         os.close(lifeline)
     last_lines: deque[str] = deque(maxlen=LAST_LINES)
+
+    @contextmanager
+    def stopped() -> Iterator[None]:
+        _tell(other_end, STOP)
+        try:
+            yield
+        finally:
+            _tell(other_end, CONTINUE)
+
     try:
-        for line in _lines(command, process, checkpoint):
+        for line in _lines(command, process, lambda: checkpoint(stopped)):
             on_line(line)
             if command.fraction(line) is None and line.strip():
                 last_lines.append(line.strip())
         while process.poll() is None:
-            checkpoint()
+            checkpoint(stopped)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_SECONDS)
         return CommandResult(process.returncode, tuple(last_lines))
@@ -99,9 +115,16 @@ def run(command: Command, lock: int, on_line: Callable[[str], None], checkpoint:
         _wait(process)
 
 
-def _start(command: Command, lock: int, lifeline: int) -> subprocess.Popen[bytes]:
+def _tell(other_end: int, what: bytes) -> None:
+    """Tell the supervisor to stop the group, or to let it go on."""
+    with suppress(BrokenPipeError):
+        # Its end is noticed where its output is read.
+        os.write(other_end, what)
+
+
+def _start(command: Command, lock: int, lifeline: int, nice: int) -> subprocess.Popen[bytes]:
     kept = ",".join(map(str, command.descriptors))
-    supervisor = [sys.executable, "-I", "-S", str(SUPERVISOR), str(lifeline), kept, str(GRACE_SECONDS)]
+    supervisor = [sys.executable, "-I", "-S", str(SUPERVISOR), str(lifeline), kept, str(GRACE_SECONDS), str(nice)]
     # A session of its own: Ctrl-C in a terminal reaches this process only.
     return subprocess.Popen(
         [*supervisor, *command.argv], cwd=command.folder, env=command.environment, stdin=subprocess.DEVNULL,

@@ -16,6 +16,8 @@ from chatapi.system import private_files
 
 log = logging.getLogger(__name__)
 
+OUTBOX = 1000
+"""Number of the latest state changes of all jobs that are kept for their readers (`outbox`)."""
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE jobs (
@@ -72,11 +74,34 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) STRICT""",
         "CREATE TABLE removed (id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID",
     ),
+    (
+        """CREATE TABLE outbox (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        job TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        at REAL NOT NULL,
+        data TEXT NOT NULL
+        ) STRICT""",
+        f"""CREATE TRIGGER announced AFTER INSERT ON events WHEN NEW.type = 'state' BEGIN
+        INSERT INTO outbox (job, kind, subject, number, at, data)
+        SELECT id, kind, subject, NEW.number, NEW.at, NEW.data FROM jobs WHERE number = NEW.job;
+        DELETE FROM outbox WHERE sequence <= (SELECT max(sequence) FROM outbox) - {OUTBOX};
+        END""",  # noqa: S608 - a constant
+        """CREATE TABLE readers (
+        name TEXT PRIMARY KEY,
+        sequence INTEGER NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        due REAL NOT NULL DEFAULT 0
+        ) STRICT, WITHOUT ROWID""",
+    ),
 )
 """Statements that make each version of the schema from the one before; the file's user_version is their number.
 
 `due` and `ended_observed` are observed times, in seconds; `created`, `started` and `ended` are wall-clock times for
-people, and no decision uses them. `removed` holds deleted jobs whose folder is still to be deleted.
+people, and no decision uses them. `removed` holds deleted jobs whose folder is still to be deleted. A reader's `due` is
+an observed time too.
 """
 WAIT_SECONDS = 5.0
 """Longest wait for locks of other processes, in seconds."""
@@ -100,10 +125,18 @@ class JobDatabase:
                     raise
                 self._set_aside(error)
                 self._db = self._opened()
+            self._opened_as = _identity(file)
 
     def close(self) -> None:
         with self._lock:
             self._db.close()
+
+    def replaced(self) -> bool:
+        """Whether the file was renamed, deleted or replaced since it was opened."""
+        try:
+            return _identity(self.file) != self._opened_as
+        except OSError:
+            return True
 
     @property
     def wall(self) -> float:
@@ -147,6 +180,8 @@ class JobDatabase:
             raise IsADirectoryError(f"{self.file} is a directory")
         private_files.touch(self.file)
         db = sqlite3.connect(self.file, isolation_level=None, timeout=WAIT_SECONDS, check_same_thread=False)
+        # Text that is not UTF-8 damages the job that has it, and no query.
+        db.text_factory = lambda text: text.decode(errors="replace")
         try:
             # A power cut must not lose a finished step, so every commit reaches the disk.
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
@@ -205,6 +240,12 @@ class JobDatabase:
             raise StorageError(
                 f"jobs cannot be stored in {self.file}: {reason}; is the disk full or read-only?"
             ) from error
+
+
+def _identity(file: Path) -> tuple[int, int]:
+    """Device and inode. Raises OSError."""
+    found = file.stat()
+    return found.st_dev, found.st_ino
 
 
 def _check(db: sqlite3.Connection) -> None:

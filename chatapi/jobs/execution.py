@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,15 @@ Report = Callable[[JobEvent], None]
 """Receives each event of an attempt, in the thread that runs it."""
 MustYield = Callable[[Priority], bool]
 """Whether work of a class has to wait at its checkpoint, for any thread."""
+Working = Callable[[Priority], AbstractContextManager[None]]
+"""A context in which work of a class runs, for any thread."""
 
 LOOK_SECONDS = 0.2
 """Interval between checks whether the job was paused or cancelled, in seconds."""
 YIELD_SECONDS = 0.05
 """Interval between checks whether work still has to wait, in seconds."""
+NICE = 19
+"""What is added to the niceness of the commands of bulk work and training: the most that there is."""
 REPORT_SECONDS = 1.0
 """Shortest time between two stored reports of progress, in seconds."""
 BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 5.0, 600.0
@@ -42,6 +47,11 @@ def ignore(event: JobEvent) -> None:
 def never(priority: Priority) -> bool:
     """A `MustYield` for work that has the machine to itself."""
     return False
+
+
+def uncounted(priority: Priority) -> AbstractContextManager[None]:
+    """A `Working` that nobody asks about."""
+    return nullcontext()
 
 
 class _Stopped(BaseException):
@@ -93,10 +103,18 @@ class Execution:
         """Store that the job failed because its step does not come to a checkpoint. For any thread."""
         limit = self.kind.stall_seconds
         message = f"step {self._step} came to no checkpoint for {limit:g} seconds; the job can be retried"
+        self._declare("failed", JobFailure("step_stalled", message))
+
+    def declare_interrupted(self) -> None:
+        """Store that the job was stopped, although its thread still runs: the process ends, and that is no crash of the
+        job. Others can claim it when the thread and its command have ended. For any thread."""
+        self._declare(self._interrupted)
+
+    def _declare(self, state: JobState, failure: JobFailure | None = None) -> None:
         try:
-            self._claim.end("failed", JobFailure("step_stalled", message))
+            self._claim.end(state, failure)
         except (ChatapiError, ClaimLost) as error:
-            log.warning("a stuck job could not be stored: %s", error)
+            log.warning("the end of a job could not be stored: %s", error)
 
     def run(self) -> None:
         """Run to the end. The job's failure is stored and is in `error`; KeyboardInterrupt and other exits are raised
@@ -118,17 +136,28 @@ class Execution:
         finally:
             self._claim.release()
 
-    def checkpoint(self) -> None:
-        """See `StepRun.checkpoint`."""
+    @property
+    def nice(self) -> int:
+        """See `StepControl.nice`: in the foreground too, because a server may run beside it."""
+        return NICE if self.job.priority > Priority.REQUEST else 0
+
+    def checkpoint(self, stopped: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        """See `StepRun.checkpoint`. `stopped`: entered while the work waits."""
         self._look()
-        while self._must_yield(self.job.priority):
-            time.sleep(YIELD_SECONDS)
-            self._meter.idle(YIELD_SECONDS)
-            self._look()
+        if self._must_yield(self.job.priority):
+            with stopped():
+                while self._must_yield(self.job.priority):
+                    time.sleep(YIELD_SECONDS)
+                    self._meter.idle(YIELD_SECONDS)
+                    self._look()
 
     def advance(self, fraction: float, phrase: str) -> None:
         """See `StepRun.advance`; stored once in REPORT_SECONDS."""
         self.checkpoint()
+        self.report(fraction, phrase)
+
+    def report(self, fraction: float, phrase: str = "") -> None:
+        """See `StepControl.report`; stored once in REPORT_SECONDS."""
         if time.monotonic() >= self._next_report:
             self._next_report = time.monotonic() + REPORT_SECONDS
             data = {"step": self._step, "fraction": round(fraction, 4), "phrase": phrase[:200] or self._phrase}

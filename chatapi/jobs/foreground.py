@@ -8,6 +8,7 @@ from contextlib import suppress
 from chatapi.errors import WrongMode
 from chatapi.jobs.claims import Claim, claim, recover
 from chatapi.jobs.execution import Execution, Report, ignore
+from chatapi.jobs.foreground_turns import told_by_server
 from chatapi.jobs.records import JobRecord
 from chatapi.jobs.steps import JobKind
 from chatapi.jobs.store import JobRequest, JobStore
@@ -18,7 +19,8 @@ CLAIM_ATTEMPTS, CLAIM_SECONDS = 4, 0.1
 
 def run_job(store: JobStore, kind: JobKind, request: JobRequest, report: Report = ignore) -> JobRecord:
     """Run a job to its end. One of the same kind and subject that was interrupted, failed or cancelled goes on at its
-    first unfinished step. `report` receives its events.
+    first unfinished step. `report` receives its events. It yields to more urgent work of a server on the same data
+    directory.
 
     Raises what ended it: the error of a step; WrongMode when it was paused or cancelled elsewhere, or when another
     process runs it; KeyboardInterrupt, after the job was stored as paused. Raises TooLarge, Busy, StorageError.
@@ -26,7 +28,7 @@ def run_job(store: JobStore, kind: JobKind, request: JobRequest, report: Report 
     if not request.command:
         raise ValueError("a job in the foreground needs the command that resumes it")
     held = _claimed(store, request)
-    execution = Execution(held, kind, store.log(held.job.id), report)
+    execution = Execution(held, kind, store.log(held.job.id), report, must_yield=told_by_server(held.folder))
     execution.run()
     if execution.error is not None:
         raise execution.error

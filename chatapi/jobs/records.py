@@ -77,6 +77,8 @@ class JobRecord:
     artifacts: tuple[Artifact, ...]
     events: int
     """Number of its last event."""
+    damage: str
+    """What of it cannot be read, so that it cannot be run; empty: it is whole."""
 
     @property
     def finished(self) -> bool:

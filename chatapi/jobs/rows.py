@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from chatapi.errors import NotFound
@@ -17,25 +17,69 @@ NAMES = (
 )  # fmt: skip
 COLUMNS = ", ".join(NAMES)
 """The columns of `record`, in its order."""
+CLASSES = (Priority.LIVE, Priority.REQUEST, Priority.BULK, Priority.TRAINING)
+"""The classes of jobs."""
 NO_FAILURE: Mapping[str, str] = {}
 MESSAGE_CHARS = 4000
 """Largest length of an error's message, in characters; of a longer one the end is dropped."""
 
 
 def record(row: tuple[Any, ...]) -> JobRecord:
-    """The record of a row with COLUMNS."""
+    """The record of a row with COLUMNS. Columns that cannot be read have a default and are named in `damage`."""
     values = dict(zip(NAMES, row, strict=True))
     code, message = values.pop("code"), values.pop("message")
-    values["parameters"] = json.loads(values["parameters"])
-    values["priority"] = Priority(values["priority"])
-    values["artifacts"] = tuple(Artifact(**each) for each in json.loads(values["artifacts"]))
-    return JobRecord(**values, failure=JobFailure(code, message) if code else None)
+    damaged = []
+    for name, (read, default) in READERS.items():
+        try:
+            values[name] = read(values[name])
+        except (ValueError, TypeError, AttributeError, RecursionError):  # noqa: PERF203 - each by itself
+            damaged.append(name)
+            values[name] = default
+    damage = f"its {' and '.join(damaged)} cannot be read" if damaged else ""
+    return JobRecord(**values, failure=JobFailure(code, message) if code else None, damage=damage)
 
 
 def event(job: str, row: tuple[Any, ...]) -> JobEvent:
-    """The event of a row with number, at, type and data."""
+    """The event of a row with number, at, type and data; data that cannot be read is empty."""
     number, at, kind, data = row
-    return JobEvent(job, number, at, kind, json.loads(data))
+    try:
+        return JobEvent(job, number, at, kind, _parameters(data))
+    except (ValueError, RecursionError):
+        return JobEvent(job, number, at, kind, {})
+
+
+def _parameters(text: str) -> dict[str, Any]:
+    """Raises ValueError."""
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")  # noqa: TRY004 - all that is wrong with JSON is one error
+    return found
+
+
+def class_of(number: int) -> Priority:
+    """The class with this number; bulk for one that cannot be read."""
+    return Priority(number) if number in CLASSES else Priority.BULK
+
+
+def _class(number: int) -> Priority:
+    """Raises ValueError."""
+    found = Priority(number)
+    if found not in CLASSES:
+        raise ValueError(f"{found.name} is no class of jobs")
+    return found
+
+
+def _artifacts(text: str) -> tuple[Artifact, ...]:
+    """Raises ValueError, TypeError, AttributeError."""
+    return tuple(Artifact(**each) for each in json.loads(text))
+
+
+READERS: Mapping[str, tuple[Callable[[Any], Any], Any]] = {
+    "parameters": (_parameters, {}),
+    "priority": (_class, Priority.BULK),
+    "artifacts": (_artifacts, ()),
+}
+"""Columns that are not stored as they are: how each is read, and its default."""
 
 
 def get(db: sqlite3.Connection, job: str) -> JobRecord:

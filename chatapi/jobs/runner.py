@@ -14,7 +14,8 @@ from anyio.lowlevel import current_token
 
 from chatapi.errors import ChatapiError
 from chatapi.jobs.claims import Claim, claim_next, recover
-from chatapi.jobs.execution import Execution, MustYield, never
+from chatapi.jobs.execution import Execution, MustYield, Working, never, uncounted
+from chatapi.jobs.records import JobFailure
 from chatapi.jobs.steps import JobKind
 from chatapi.jobs.store import JobStore
 from chatapi.runtime.admission import Priority
@@ -27,12 +28,15 @@ POLL_SECONDS = 1.0
 """Interval between checks for jobs that other processes added, resumed or left interrupted, in seconds."""
 RETRY_SECONDS = 10.0
 """Time before the next check while the store cannot be used, in seconds."""
-STOP_SECONDS = 15.0
-"""Time that running jobs have to come to a checkpoint when the runner is cancelled, in seconds."""
+STOP_SECONDS = 4.0
+"""Time that running jobs have to come to a checkpoint when the runner is cancelled, in seconds. With the times that the
+web server and the engines have, it stays below the TimeoutStopSec of `systemd/chatapi.service`."""
+STORE_SECONDS = 0.5
+"""Longest wait for the store after that, in seconds."""
 
 
 class JobRunner:
-    """Runs the queued jobs of some kinds; jobs of other kinds, and those of commands, stay queued.
+    """Runs the queued jobs of some kinds. A job of another kind fails (unknown_kind); jobs of commands stay queued.
 
     A job runs in a thread of its own. Belongs to one event loop.
     """
@@ -43,9 +47,11 @@ class JobRunner:
         kinds: Iterable[JobKind],
         slots: Mapping[Priority, int] = SLOTS,
         must_yield: MustYield = never,
+        working: Working = uncounted,
     ) -> None:
-        """`must_yield` is asked at every checkpoint, in the job's thread: whether work of its class has to wait."""
-        self._store, self._slots, self._must_yield = store, slots, must_yield
+        """`must_yield` is asked at every checkpoint, in the job's thread: whether work of its class has to wait.
+        `working` is entered by the job's thread while it runs."""
+        self._store, self._slots, self._must_yield, self._working = store, slots, must_yield, working
         self._kinds = {kind.name: kind for kind in kinds}
         self._running: dict[Priority, list[Execution]] = {priority: [] for priority in slots}
         self._wake = anyio.Event()
@@ -77,10 +83,23 @@ class JobRunner:
         found: list[Claim] = []
         for priority in sorted(self._slots):
             free = self._slots[priority] - len(self._running[priority])
-            while free > 0 and (held := claim_next(self._store, self._kinds, priority)) is not None:
-                found.append(held)
-                free -= 1
+            while free > 0 and (held := claim_next(self._store, priority)) is not None:
+                if held.job.kind in self._kinds:
+                    found.append(held)
+                    free -= 1
+                else:
+                    self._reject(held)
         return found
+
+    def _reject(self, held: Claim) -> None:
+        """Store that a job of an unknown kind failed. In a thread."""
+        known = ", ".join(sorted(self._kinds)) or "none"
+        message = f"this server runs no jobs of kind {held.job.kind[:64]!r} (it runs: {known}); retry it where one does"
+        try:
+            held.end("failed", JobFailure("unknown_kind", message))
+        finally:
+            held.release()
+        log.warning("job %s failed: %s", held.job.id, message)
 
     def _execution(self, held: Claim) -> Execution:
         kind = self._kinds[held.job.kind]
@@ -89,7 +108,13 @@ class JobRunner:
         return execution
 
     async def _run_one(self, execution: Execution) -> None:
-        ended = _start(execution.run, f"job {execution.job.id}")
+        priority = execution.job.priority
+
+        def run() -> None:
+            with self._working(priority):
+                execution.run()
+
+        ended = _start(run, f"job {execution.job.id}")
         try:
             await self._watch(execution, ended)
         finally:
@@ -97,8 +122,10 @@ class JobRunner:
             with anyio.move_on_after(STOP_SECONDS, shield=True) as scope:
                 await ended.wait()
             if scope.cancelled_caught:
-                log.warning("job %s came to no checkpoint in time; it is recovered at the next start", execution.job.id)
-            self._running[execution.job.priority].remove(execution)
+                log.warning("job %s came to no checkpoint in time; it runs again at the next start", execution.job.id)
+                with anyio.move_on_after(STORE_SECONDS, shield=True):
+                    await anyio.to_thread.run_sync(execution.declare_interrupted, abandon_on_cancel=True)
+            self._running[priority].remove(execution)
             self.wake()
 
     async def _watch(self, execution: Execution, ended: anyio.Event) -> None:

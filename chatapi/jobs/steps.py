@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,8 +83,17 @@ class StepControl(Protocol):
     def lock(self) -> int:
         """Descriptor of the job's lock."""
 
-    def checkpoint(self) -> None: ...
+    @property
+    def nice(self) -> int:
+        """What is added to the niceness of its commands."""
+
+    def checkpoint(self, stopped: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        """`stopped`: entered while the work waits."""
+
     def advance(self, fraction: float, phrase: str) -> None: ...
+    def report(self, fraction: float) -> None:
+        """Report progress without a checkpoint."""
+
     def write_log(self, line: str) -> None: ...
     def add_artifact(self, artifact: Artifact) -> None: ...
     def forget(self, name: str) -> None: ...
@@ -136,18 +146,21 @@ class StepRun:
         self._control.write_log(line)
 
     def run_command(self, command: Command) -> CommandResult:
-        """Run a command, with its output in the job's log. It ends when the job is paused or cancelled, and when this
-        process ends. Raises DeadlineExceeded (step_stalled)."""
+        """Run a command, with its output in the job's log. It is stopped (SIGSTOP) while more urgent work needs the
+        machine, and ends when the job is paused or cancelled, and when this process ends.
+
+        Raises DeadlineExceeded (step_stalled)."""
         self.log(f"$ {' '.join(command.argv)}")
 
         def on_line(line: str) -> None:
             if (fraction := command.fraction(line)) is not None:
-                self.advance(fraction)
+                # Its checkpoints are those of the command: elsewhere it would run on while its step waits.
+                self._control.report(fraction)
             elif line.strip():
                 self.log(line)
                 command.output(line)
 
-        return commands.run(command, self._control.lock, on_line, self.checkpoint)
+        return commands.run(command, self._control.lock, on_line, self._control.checkpoint, self._control.nice)
 
     def publish(self, source: Path, place: Path, sha256: str = "") -> Artifact:
         """Move a complete file or folder to its place, by one rename, and record it as an artifact of the job.

@@ -125,6 +125,18 @@ class JobStore:
             ).fetchall()
         return [rows.record(row) for row in found]
 
+    def in_foreground(self) -> dict[str, Priority]:
+        """The running jobs that commands run, and their classes."""
+        query = "SELECT id, priority FROM jobs WHERE state = 'running' AND command != ''"
+        with self.database.reading() as db:
+            return {job: rows.class_of(number) for job, number in db.execute(query)}
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Number of jobs by state and kind."""
+        with self.database.reading() as db:
+            found = db.execute("SELECT state, kind, count(*) FROM jobs GROUP BY state, kind").fetchall()
+        return {(state, kind): count for state, kind, count in found}
+
     def events(self, job: str, after: int = 0, most: int = 1000) -> list[JobEvent]:
         """The job's events behind a number, in order. The oldest are deleted; their numbers are missing then.
 

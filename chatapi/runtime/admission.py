@@ -54,6 +54,10 @@ class Admission:
         """Number of waiters."""
         return len(self._waiting)
 
+    def is_wanted(self, priority: Priority) -> bool:
+        """Whether more urgent work than this waits for a slot. For any thread."""
+        return any(waiter[0] < priority for waiter in self._waiting[:1])
+
     @asynccontextmanager
     async def admitted(self, priority: Priority = Priority.REQUEST) -> AsyncIterator[None]:
         """Hold a slot inside the context. Raises Busy when the queue is full."""

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from enum import Enum
 from types import SimpleNamespace
 from typing import Any, Generic, TypeVar, cast
@@ -18,8 +19,9 @@ import anyio
 
 from chatapi.engines import ContextOverflow, Stop, registry
 from chatapi.errors import ChatapiError, EngineFailed, InternalError
-from chatapi.runtime.admission import Priority
+from chatapi.runtime.admission import Admission, Priority
 from chatapi.runtime.engine_host import Call, EngineHost, LocalHost
+from chatapi.runtime.scheduler import Scheduler
 from chatapi.system import machine_clock, malloc_trim
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,10 @@ PAUSE_SECONDS = 1.0
 again between the sentences of an answer costs a fifth of their computing time."""
 GONE_SECONDS = 30.0
 """Longest wait for a killed engine to return its memory, in seconds."""
+
+
+YIELD_SECONDS = 0.02
+"""Interval between checks whether a job still has to wait for more urgent work, in seconds."""
 
 
 class StreamEnd:
@@ -90,14 +96,46 @@ class _JobStop:
         return self._job.stopping
 
 
+class CpuTurn:
+    """When the thread of one job computes: it yields to more urgent work of the machine, and counts as such work."""
+
+    def __init__(self, scheduler: Scheduler | None, admission: Admission, priority: Priority) -> None:
+        """`admission`: of the engine's slots; `scheduler` None: the job neither yields nor counts."""
+        self._scheduler, self._admission, self._priority = scheduler, admission, priority
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Inside the context the job counts as work that runs."""
+        with nullcontext() if self._scheduler is None else self._scheduler.working(self._priority):
+            yield
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Inside `working`: a context in which the job waits for its reader."""
+        if self._scheduler is not None:
+            self._scheduler.end(self._priority)
+        try:
+            yield
+        finally:
+            if self._scheduler is not None:
+                self._scheduler.begin(self._priority)
+
+    def must_wait(self) -> bool:
+        """Whether the next step has to wait. A slot for which more urgent work waits is not kept from it."""
+        if self._scheduler is None or self._admission.is_wanted(self._priority):
+            return False
+        return self._scheduler.must_yield(self._priority)
+
+
 class Job(Generic[E, T]):
     """One call of an engine: it runs on a worker's thread and is read from the event loop.
 
     When it has ended it holds neither the call, whose arguments may hold hours of audio, nor unread items.
     """
 
-    def __init__(self, call: Call[E, T], priority: Priority, yields: YieldPolicy) -> None:
+    def __init__(self, call: Call[E, T], priority: Priority, yields: YieldPolicy, turn: CpuTurn) -> None:
         self._call: Call[E, T] | None = call
+        self._turn = turn
         self.priority = priority
         self._yields = yields
         self._started = self.preempted = self._waited = False
@@ -124,7 +162,8 @@ class Job(Generic[E, T]):
         self.mark_alive()
         end = StreamEnd(None)
         try:
-            self._step(host.call(self._call, _JobStop(self)))
+            with self._turn.working():
+                self._step(host.call(self._call, _JobStop(self)))
         except Exception as error:
             # The frames that the error passed through hold the audio as long as the error lives.
             _clear_frames(error)
@@ -140,7 +179,8 @@ class Job(Generic[E, T]):
             for item in self._timed(items):
                 if not self._room.acquire(blocking=False):
                     self._waited = True
-                    self._room.acquire()
+                    with self._turn.resting():
+                        self._room.acquire()
                 if self.stopping:
                     break
                 self._started = True
@@ -151,7 +191,7 @@ class Job(Generic[E, T]):
                 close()
 
     def _timed(self, items: Iterator[T]) -> Iterator[T]:
-        while True:
+        while self._has_turn():
             since = time.perf_counter()
             try:
                 item = next(items)
@@ -163,6 +203,16 @@ class Job(Generic[E, T]):
             self._stepped += self._last if self._steps >= 0 else 0.0
             self._steps, self._last = self._steps + 1, took
             yield item
+
+    def _has_turn(self) -> bool:
+        """Wait until the next step may be computed; False when the job has to stop instead."""
+        if self._turn.must_wait():
+            with self._turn.resting():
+                while not self.stopping and self._turn.must_wait():
+                    # It is not stuck.
+                    self.mark_alive()
+                    time.sleep(YIELD_SECONDS)
+        return not self.stopping
 
     @property
     def pace(self) -> float | None:

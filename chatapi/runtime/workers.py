@@ -30,11 +30,12 @@ from chatapi.engines.call import EngineCall
 from chatapi.errors import ChatapiError, EngineFailed, NotReady
 from chatapi.runtime.admission import Admission, Priority
 from chatapi.runtime.engine_host import Call, EngineHost
-from chatapi.runtime.engine_threads import AHEAD, EngineThreads, Job, Preempted, StreamEnd, YieldPolicy, call_in
+from chatapi.runtime.engine_threads import CpuTurn, EngineThreads, Job, Preempted, StreamEnd, YieldPolicy
 from chatapi.runtime.rebuild_limit import REBUILDS, RebuildLimit
+from chatapi.runtime.scheduler import Scheduler
 from chatapi.system import machine_clock
 
-__all__ = ["AHEAD", "Call", "Engines", "Preempted", "Worker", "YieldPolicy", "call_in"]
+__all__ = ["Call", "Engines", "Preempted", "Worker", "YieldPolicy"]
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +45,6 @@ T = TypeVar("T")
 Report = Callable[[str, float], None]
 """Receives what happens to an engine and its amount: unloaded and rebuilt (1), and for each finished job busy (seconds
 of computing) and pace (items per second)."""
-
-
-def _ignore(what: str, amount: float) -> None:
-    """The default `Report`."""
 
 
 class Worker(Generic[E]):
@@ -60,7 +57,7 @@ class Worker(Generic[E]):
         slots: int = 1,
         step_seconds: float = 30,
         idle_seconds: float = 0,
-        report: Report = _ignore,
+        report: Report = lambda *_: None,
     ) -> None:
         """`load` returns an engine, or the host of one that runs elsewhere. `step_seconds`: time without progress after
         which it is stuck. `idle_seconds`: time without use after which it is unloaded; 0: never."""
@@ -70,6 +67,8 @@ class Worker(Generic[E]):
         """How often the engine was unloaded because it was idle."""
         self.items_produced = 0
         """Number of items of all jobs."""
+        self.scheduler: Scheduler | None = None
+        """Of the machine; None: the jobs neither yield nor count."""
         self._load = load
         self._step_seconds = step_seconds
         self._idle_seconds = idle_seconds
@@ -138,6 +137,12 @@ class Worker(Generic[E]):
         if self._threads is None and self._declared is not None and loadable:
             self._threads = self._new_threads()
             self._mark_used()
+
+    def expect_live(self) -> None:
+        """Keep a slot free, and the machine's cores, for live work that is about to come."""
+        self.admission.reserve_live()
+        if self.scheduler is not None:
+            self.scheduler.expect(Priority.LIVE)
 
     @property
     def engine(self) -> E:
@@ -244,7 +249,7 @@ class Worker(Generic[E]):
             raise
         threads = self._threads
         assert threads is not None  # noqa: S101 - just seen to be ready
-        job: Job[E, T] = Job(call, priority, yields)
+        job: Job[E, T] = Job(call, priority, yields, CpuTurn(self.scheduler, self.admission, priority))
         self._running[job] = threads
         threads.submit(job, lambda: self._finished(job))
         return job

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 
 from chatapi.audio import RATE, Samples
 from chatapi.engines import WakeWordDetector
+from chatapi.runtime import detector_thread
+from chatapi.runtime.detector_thread import DetectorStream
 from chatapi.runtime.workers import Engines
 from chatapi.services.transcription.segmenter import FRAME
 
@@ -33,22 +34,26 @@ class WakeWordListener:
 
     def __init__(self, detector: WakeWordDetector) -> None:
         self._threshold = detector.threshold
-        self._stream = detector.stream()
+        self._stream = DetectorStream(detector.stream())
         self._armed = True
         """Whether the probability was low since the last detection; it stays high for a while after the word ends."""
 
-    def detect(self, block: Samples) -> bool:
+    async def detect(self, block: Samples) -> bool:
         """Whether the wake word ends in the next samples, of any number; once for each time it is said."""
-        probability = self._stream.probability(block)
+        [probability] = await self._stream.probabilities([block])
+        return self._is_detection(probability)
+
+    async def detections(self, samples: Samples) -> list[int]:
+        """Where the wake word ends in the next samples, to 20 ms, as offsets in samples."""
+        blocks = [samples[first : first + BLOCK] for first in range(0, len(samples), BLOCK)]
+        probabilities = await self._stream.probabilities(blocks)
+        ends = [min(number * BLOCK, len(samples)) for number in range(1, len(blocks) + 1)]
+        return [end for end, found in zip(ends, probabilities, strict=True) if self._is_detection(found)]
+
+    def _is_detection(self, probability: float) -> bool:
         detected = self._armed and probability >= self._threshold
         self._armed = not detected and (self._armed or probability < self._threshold / 2)
         return detected
-
-    def detections(self, samples: Samples) -> Iterator[int]:
-        """Where the wake word ends in the next samples, to 20 ms, as offsets in samples."""
-        for first in range(0, len(samples), BLOCK):
-            if self.detect(samples[first : first + BLOCK]):
-                yield min(first + BLOCK, len(samples))
 
 
 class WakeWordGate:
@@ -72,18 +77,18 @@ class WakeWordGate:
         self._after: list[Samples] | None = None
         """Samples since the detection, until it is known where the question begins."""
 
-    def process(self, block: Samples, busy: bool) -> tuple[Samples, WakeChange]:
+    async def process(self, block: Samples, busy: bool) -> tuple[Samples, WakeChange]:
         """Take the next samples; returns those to pass on, held-back ones included, and what has changed.
 
         `busy`: a turn is in progress, so the gate stays awake. The wake word itself is never passed on. Its detection
         while awake is a change too: it invalidates the speech before it.
         """
-        if self._detect(block):
+        if await self._detect(block):
             self._before, self._after = np.concatenate(self._recent)[-BEFORE:], []
             self._wake_up()
             return NOTHING, "detected"
         if self._after is not None:
-            return self._find_question(self._after, block)
+            return await self._find_question(self._after, block)
         if self.asleep:
             return NOTHING, ""
         self._idle = 0 if busy else self._idle + len(block)
@@ -100,14 +105,14 @@ class WakeWordGate:
     def _wake_up(self) -> None:
         self.asleep, self._idle = False, 0
 
-    def _detect(self, block: Samples) -> bool:
-        detected = self._listener.detect(block)
+    async def _detect(self, block: Samples) -> bool:
+        detected = await self._listener.detect(block)
         self._recent.append(block)
         while sum(map(len, self._recent)) - len(self._recent[0]) >= BEFORE:
             self._recent.popleft()
         return detected
 
-    def _find_question(self, held: list[Samples], block: Samples) -> tuple[Samples, WakeChange]:
+    async def _find_question(self, held: list[Samples], block: Samples) -> tuple[Samples, WakeChange]:
         """The beginning of the question, once enough samples after the wake word have arrived."""
         held.append(block)
         after: Samples = np.concatenate(held)
@@ -117,5 +122,7 @@ class WakeWordGate:
         both: Samples = np.concatenate([self._before, after])
         # The voice activity detector needs the samples before the detection to judge those after it.
         first = -(-len(self._before) // FRAME)
-        speech = [found >= self._speech_threshold for found in self._vad.engine.probabilities(both)][first:]
+        vad = self._vad.engine
+        probabilities = await detector_thread.shared.run(lambda: list(vad.probabilities(both)))
+        speech = [found >= self._speech_threshold for found in probabilities[first:]]
         return (both, "") if sum(speech) >= MIN_SPEECH_FRAMES else (after, "waiting")

@@ -18,25 +18,28 @@ from pydantic.fields import FieldInfo
 
 from chatapi.errors import SettingsError, describe_validation_error
 from chatapi.settings import plugins, toml
+from chatapi.settings.engines import (
+    CoquiSettings,
+    CTranslate2Settings,
+    LlamaCppSettings,
+    MlcSettings,
+    OnnxSettings,
+    OpenAIUpstreamSettings,
+    PiperSettings,
+    WhisperCppSettings,
+)
 from chatapi.settings.network import ServerSettings, Table, WyomingSettings
 from chatapi.settings.plugins import dotted_keys
 from chatapi.settings.tables import (
     SYSTEM,
     AsrSettings,
     AudioDeviceSettings,
-    CoquiSettings,
-    CTranslate2Settings,
     FakeEngineSettings,
     HistorySettings,
     LimitSettings,
     LiveSettings,
-    LlamaCppSettings,
     LlmSettings,
     LogSettings,
-    MlcSettings,
-    OnnxSettings,
-    OpenAIUpstreamSettings,
-    PiperSettings,
     RoleSettings,
     Settings,
     TraceSettings,
@@ -44,7 +47,6 @@ from chatapi.settings.tables import (
     TurnDetectionSettings,
     VadSettings,
     WakeWordSettings,
-    WhisperCppSettings,
     WorkerKind,
 )
 
@@ -107,6 +109,7 @@ RENAMED = {
     "live.sure_ms": "live.min_endpointing_delay_ms",
     "live.unsure_ms": "live.max_endpointing_delay_ms",
     "live.interrupt_ms": "live.min_interruption_ms",
+    "llm.system": "llm.system_prompt",
 }
 """Old table or key -> its new name; the error for an old key names the new one."""
 CLIENT = ("CHATAPI_URL", "CHATAPI_API_KEY")

@@ -6,9 +6,19 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import platformdirs
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from chatapi.errors import SettingsError
+from chatapi.settings.engines import (
+    CoquiSettings,
+    CTranslate2Settings,
+    LlamaCppSettings,
+    MlcSettings,
+    OnnxSettings,
+    OpenAIUpstreamSettings,
+    PiperSettings,
+    WhisperCppSettings,
+)
 from chatapi.settings.network import LIVE, ServerSettings, Table, WyomingSettings
 
 AnyTable = TypeVar("AnyTable", bound=Table)
@@ -17,6 +27,7 @@ SYSTEM = (
     "You are a friendly voice assistant. Your words are spoken aloud, so answer in one to three short, plain "
     "sentences, without lists, headings, symbols or emoji. If you do not know, say so."
 )
+TEXT_SYSTEM = "You are a helpful assistant. If you do not know something, say so."
 
 
 class LimitSettings(Table):
@@ -144,10 +155,13 @@ class LlmSettings(RoleSettings):
     compiled for this board fits the memory, else llama_cpp."""
     model: str = "auto"
     """A model's name, or auto: the best that is installed and fits the memory."""
-    system: str = Field(SYSTEM, max_length=20_000, json_schema_extra=LIVE)
-    """System prompt of every conversation."""
+    system_prompt: str = Field(SYSTEM, max_length=20_000, json_schema_extra=LIVE)
+    """System prompt of every conversation, and of spoken answers under /v1 where the request has none."""
+    text_system_prompt: str = Field(TEXT_SYSTEM, max_length=20_000, json_schema_extra=LIVE)
+    """System prompt of written answers under /v1 where the request has none; empty: none."""
     max_tokens: int = Field(200, ge=1, json_schema_extra=LIVE)
-    """Longest answer, in tokens, unless the request sets another limit."""
+    """Longest answer of a conversation, in tokens, unless the request sets another limit; under /v1 the context and the
+    turn's time limit an answer."""
     temperature: float = Field(0.3, ge=0, le=2, json_schema_extra=LIVE)
     """Sampling temperature (0 to 2); 0: always the most likely token."""
     no_answer: str = Field("I am sorry, I have no answer to that.", min_length=1, json_schema_extra=LIVE)
@@ -172,100 +186,6 @@ class TtsSettings(RoleSettings):
     worker: WorkerKind = "thread"
     """thread: the engine runs on threads of chatapi; process: in a child process, whose crash costs only the calls in
     flight, and which is killed when it is stuck. An engine that asks another server always runs on threads."""
-
-
-class WhisperCppSettings(Table):
-    """The whisper.cpp engine."""
-
-    threads: int = Field(0, ge=0)
-    """Number of threads; 0: one per core, up to 8."""
-    trim: bool = True
-    """Shorten the encoder's window for short clips, as far as no words are lost."""
-
-
-class CTranslate2Settings(Table):
-    """The CTranslate2 engine: Whisper on a CPU."""
-
-    slots: int = Field(2, ge=1, le=16)
-    """Number of recordings, or parts of one, transcribed at once."""
-    threads: int = Field(0, ge=0)
-    """Number of threads shared by the slots, at least one per slot; 0: one per core, up to 8."""
-    trim: bool = True
-    """Shorten the encoder's window for short clips, as far as no words are lost."""
-    beams: int = Field(5, ge=1, le=20)
-    """Beam size: number of hypotheses followed at once; more are slower and more accurate."""
-    compute: Literal["int8", "int8_float16", "float16", "float32"] = "int8"
-    """Compute type; those with float16 need a GPU."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """cpu or cuda; cuda needs CTranslate2 built with CUDA, and the CUDA libraries."""
-
-
-class LlamaCppSettings(Table):
-    """The llama.cpp engine."""
-
-    threads: int = Field(0, ge=0)
-    """Number of threads; 0: half the cores for decoding, all for reading a prompt, up to 8."""
-    context: int = Field(1536, ge=256)
-    """Context of each slot, in tokens: prompt and answer together."""
-    slots: int = Field(2, ge=1, le=64)
-    """Number of answers generated at once."""
-    gpu_layers: int = -1
-    """Number of layers on the GPU, if there is one; -1: all that fit."""
-    kv_cache: Literal["q8_0", "f16"] = "q8_0"
-    """Type of the KV cache; q8_0 takes half the memory of f16."""
-
-
-class MlcSettings(Table):
-    """The MLC engine: a language model compiled for this board's GPU by `chatapi compile`."""
-
-    device: str = Field("cuda", pattern=r"^(cuda|cpu|auto|vulkan|opencl|rocm|metal)(:\d+)?$")
-    """TVM device: cuda, cuda:0, cpu, or auto: the first GPU."""
-    context: int = Field(4096, ge=256)
-    """Context of each slot, in tokens: prompt and answer together; at most what the model was compiled for."""
-    slots: int = Field(2, ge=1, le=64)
-    """Number of answers generated at once, in one batch; at most what the model was compiled for."""
-
-
-class OpenAIUpstreamSettings(Table):
-    """An upstream chat server with an OpenAI-compatible HTTP API: `mlc_llm serve`, vLLM, Ollama."""
-
-    url: str = "http://127.0.0.1:11434/v1"
-    """Base URL of the server, up to /v1."""
-    model: str = ""
-    """The model's name on that server; empty: the first one it lists."""
-    api_key: SecretStr | None = None
-    """API key of that server, if it requires one."""
-    context: int = Field(4096, ge=256)
-    """Context, in tokens: prompt and answer together."""
-    slots: int = Field(4, ge=1, le=64)
-    """Number of answers requested at once."""
-    timeout: float = Field(30, gt=0)
-    """Longest wait for the next tokens, in seconds."""
-
-
-class OnnxSettings(Table):
-    """ONNX Runtime, which runs Piper's voices and the end-of-turn detector."""
-
-    provider: Literal["auto", "tensorrt", "cuda", "cpu"] = "auto"
-    """Execution provider; if it is missing or does not start, the next in this list is used."""
-
-
-class PiperSettings(Table):
-    """The Piper engine."""
-
-    threads: int = Field(0, ge=0)
-    """Number of threads; 0: one per core, up to 4."""
-    speed: float = Field(1.0, ge=0.25, le=4)
-    """Speed of speech, relative to the voice's own; 1.2 is a fifth faster."""
-
-
-class CoquiSettings(Table):
-    """The Coqui TTS engine."""
-
-    device: Literal["auto", "cuda", "cpu"] = "auto"
-    """Torch device; auto: the GPU if torch has one."""
-    speed: float = Field(1.0, ge=0.25, le=4)
-    """Speed of speech with a VITS model, relative to the voice's own; 1.2 is a fifth faster."""
 
 
 class AudioDeviceSettings(Table):
@@ -304,6 +224,35 @@ class HistorySettings(Table):
     """Time after its last turn for which a conversation is kept, in days."""
     max_conversations: int = Field(10_000, ge=1)
     """Largest number of stored conversations; beyond it the oldest is deleted."""
+
+
+class JobSettings(Table):
+    """Jobs: work that survives a restart."""
+
+    concurrent: int = Field(1, ge=1, le=16)
+    """Number of bulk jobs that a server runs at once; beside them it runs one training."""
+
+
+class WebhookSettings(Table):
+    """Webhooks: state changes of jobs, sent to another server and signed as Standard Webhooks describes."""
+
+    url: SecretStr | None = None
+    """URL that gets a POST for each event, https, or http in a private network; unset: none."""
+    secret: SecretStr | None = None
+    """Key of the signatures: `whsec_` and 24 to 64 random bytes in base64; required with a URL."""
+    events: tuple[str, ...] = ("job.done", "job.failed", "job.cancelled")
+    """Events that are sent; besides these there are job.queued, job.running and job.paused."""
+    private: bool = False
+    """Whether the URL may lead to this machine or into a private network."""
+
+    @field_validator("events")
+    @classmethod
+    def _events(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        known = [f"job.{state}" for state in ("queued", "running", "paused", "cancelled", "failed", "done")]
+        wrong = [each for each in value if each not in known]
+        if wrong:
+            raise ValueError(f"must be of {', '.join(known)}; {wrong[0]!r} is no event")
+        return value
 
 
 class LogSettings(Table):
@@ -355,6 +304,8 @@ class Settings(Table):
     wyoming: WyomingSettings = WyomingSettings()
     fake: FakeEngineSettings = FakeEngineSettings()
     history: HistorySettings = HistorySettings()
+    jobs: JobSettings = JobSettings()
+    webhook: WebhookSettings = WebhookSettings()
     log: LogSettings = LogSettings()
     trace: TraceSettings = TraceSettings()
 

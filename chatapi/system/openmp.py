@@ -1,4 +1,4 @@
-"""Limits how long OpenMP threads spin while they wait, before they sleep.
+"""Limits how long OpenMP threads spin while they wait, before they sleep, and how many there are.
 
 Spinning threads take the core that the last thread of a parallel step waits for when another program is busy. See
 docs/measurements/runtime.md. The limit is set only while a library loads: each wheel has an OpenMP runtime of its own,
@@ -8,19 +8,30 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 
 SLEEPING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "120"}
 """Environment of an OpenMP runtime that spins 120 times before it sleeps. See docs/measurements/runtime.md."""
+ONE_THREAD = {"OMP_THREAD_LIMIT": "1"}
+"""Environment of an OpenMP runtime that computes on the calling thread only."""
 _lock = threading.Lock()
 
 
-@contextmanager
-def sleeping() -> Iterator[None]:
+def sleeping() -> AbstractContextManager[None]:
     """OpenMP runtimes loaded inside let their idle threads sleep soon, unless the user's environment sets a policy."""
+    return _environment(SLEEPING)
+
+
+def one_thread() -> AbstractContextManager[None]:
+    """OpenMP runtimes loaded inside start no threads, unless the user's environment sets a limit."""
+    return _environment(ONE_THREAD)
+
+
+@contextmanager
+def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
     with _lock:
-        added = {} if set(SLEEPING) & set(os.environ) else SLEEPING
+        added = {} if set(wanted) & set(os.environ) else wanted
         os.environ.update(added)
         try:
             yield

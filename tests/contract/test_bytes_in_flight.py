@@ -158,11 +158,18 @@ def test_read_only_data_directory_does_not_block_uploads(shared_server: RunningS
         data.chmod(mode)
 
 
-def test_base64_in_parts_is_as_strict_as_whole() -> None:
-    content = bytes(range(256)) * 3000
+@pytest.mark.parametrize("repeated", [1, 3000])
+def test_base64_is_decoded_in_every_form_of_clients_and_no_other(repeated: int) -> None:
+    content = bytes(range(256)) * repeated + b"\xfb\xff"
     whole = base64.b64encode(content).decode()
-    assert len(whole) > json_body.PART and json_body.decode_base64(whole) == content
-    for wrong in (whole[:-1], "QQ==" + whole, whole[: json_body.PART] + "\n" + whole[json_body.PART :], whole + "!"):
+    assert (len(whole) > json_body.PART) == (repeated > 1)
+    forms = (
+        whole, base64.encodebytes(content).decode(), whole.replace("=", ""), base64.urlsafe_b64encode(content).decode(),
+        f"data:audio/wav;base64,{whole}", whole[:100] + "\r\n" + whole[100:],
+    )  # fmt: skip
+    for form in forms:
+        assert json_body.decode_base64(form) == content
+    for wrong in ("QQ==" + whole, whole + "!", whole[:9], "data:" + whole, whole[:8] + "é" + whole[8:]):
         with pytest.raises(ValueError, match=r".+"):
             json_body.decode_base64(wrong)
 

@@ -72,6 +72,7 @@ def test_fetch_with_all_models_installed_prints_one_line(data: Path, capsys: pyt
         (["talk", "--key", "secret"], "--key and --fingerprint are only used with --server"),
         (["talk", "--fingerprint", "ab"], "--key and --fingerprint are only used with --server"),
         (["bench", "turns", "--transport", "devices"], "are only used by `bench live`"),
+        (["bench", "turns", "--streams", "2"], "are only used by `bench lag`"),
     ],
 )
 def test_option_without_effect_is_rejected(

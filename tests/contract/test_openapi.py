@@ -46,9 +46,14 @@ OPERATIONS = [
     ("/v1/audio/translations", "POST"),
     ("/v1/audio/speech", "POST"),
     ("/v1/audio/voices", "GET"),
+    ("/v1/audio/models", "GET"),
     ("/v1/models", "GET"),
     ("/v1/models/{model}", "GET"),
     ("/v1/chat/completions", "POST"),
+    ("/v1/completions", "POST"),
+    ("/v1/responses", "POST"),
+    ("/v1/responses/{response}", "GET"),
+    ("/v1/responses/{response}", "DELETE"),
 ]
 SOUND = wav(Audio(tone(0.3), RATE))
 

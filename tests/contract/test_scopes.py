@@ -210,8 +210,48 @@ def test_another_method_of_an_allowed_route_is_told_the_right_one(secured: Secur
         reply = secured.server.client.request(method, "/metrics", headers={"X-API-Key": secured.keys["operate"]})
         assert (reply.status_code, reply.headers["allow"]) == (405, "GET")
         assert "/metrics does not support" in reply.text and reply.json()["code"] == "method_not_allowed"
-    reply = secured.server.client.head("/metrics", headers={"X-API-Key": secured.keys["operate"]})
-    assert reply.status_code == 405
+
+
+def test_head_has_the_headers_of_get_and_needs_its_scope(secured: SecuredServer) -> None:
+    for path in ("/metrics", "/health", "/", "/v1/models", "/v1/models/"):
+        reply = secured.server.client.head(path, headers={"X-API-Key": secured.keys["operate"]})
+        assert (reply.status_code, reply.content) == (200, b"") and int(reply.headers["content-length"]) > 0, path
+    assert secured.server.client.head("/metrics", headers={"X-API-Key": secured.keys["talk"]}).status_code == 403
+    assert secured.server.client.head("/metrics").status_code == 401
+    assert secured.server.client.head("/completion", headers={"X-API-Key": secured.keys["talk"]}).status_code == 405
+
+
+SPELLINGS = [
+    "/chat/completions", "/v1/chat/completions/", "/v1/v1/chat/completions", "//v1/chat/completions",
+    "/v1//chat//completions//", "/chat/completions/", "/v1/v1/v1/chat/completions",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", SPELLINGS)
+def test_other_spelling_of_an_openai_route_is_that_route_and_needs_its_scope(secured: SecuredServer, path: str) -> None:
+    body = json.dumps({"messages": [{"role": "user", "content": "hello"}]}).encode()
+    for scope, status in (("talk", 200), ("all", 200), ("transcribe", 403), ("operate", 403)):
+        key = {"X-API-Key": secured.keys[scope], "Content-Type": "application/json"}
+        found, reply = raw(secured.server.port, "POST", path, key, body)
+        assert found == status and json.loads(reply).get("error", {}).get("code", "scope_missing") == "scope_missing"
+    assert raw(secured.server.port, "POST", path, {"Content-Type": "application/json"}, body)[0] == 401
+    status, reply = raw(secured.server.port, "GET", path, {"X-API-Key": secured.keys["talk"]})
+    assert status == 405 and "it supports POST" in json.loads(reply)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/docs", "/openapi.json"), ("/v1", "/v1/chat/completions"), ("/v1/", "/v1/chat/completions"),
+        ("/api/chat", "POST /v1/chat/completions"), ("/api/tags", "GET /v1/models"), ("/v1/embeddings", "no embedding"),
+        ("/v1/files/x", "stores no files"), ("/health/", "is /health meant?"), ("/Health", "is /health meant?"),
+        ("/v1/realtime/client_secrets", "WebSocket /v1/realtime"), ("/healthz", "/health and /ready"),
+    ],
+)  # fmt: skip
+def test_path_of_another_server_is_told_the_right_one(secured: SecuredServer, path: str, hint: str) -> None:
+    reply = secured.server.client.get(path, headers={"X-API-Key": secured.keys["all"]})
+    document = reply.json()
+    assert reply.status_code == 404 and hint in document.get("error", {}).get("message", document.get("detail"))
 
 
 # WebSockets

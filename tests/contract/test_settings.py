@@ -107,6 +107,7 @@ def test_settings_survive_the_environment_of_another_process() -> None:
         ("wake.model=auto", "CHATAPI_WAKE_MODEL", "wake_word.model"),
         ("echo.delay=1", "CHATAPI_ECHO_DELAY", "fake.delay"),
         ("live.sure_ms=100", "CHATAPI_LIVE_SURE_MS", "live.min_endpointing_delay_ms"),
+        ("llm.system=Hello", "CHATAPI_LLM_SYSTEM", "llm.system_prompt"),
     ],
 )
 def test_old_key_is_an_error_that_names_the_new_one(

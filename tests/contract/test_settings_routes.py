@@ -80,6 +80,7 @@ def test_settings_need_the_scope_operate_and_show_no_secret(fake_settings: FakeS
         {"openai_upstream": {"api_key": "k"}},
         {"data": "/elsewhere"},
         {"log": {"audit": False}},
+        {"webhook": {"private": True}},
     ],
 )
 def test_what_guards_the_box_is_not_changed_over_http(

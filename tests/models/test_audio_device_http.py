@@ -130,7 +130,7 @@ def test_press_over_http_needs_the_api_key_and_starts_a_turn(sound_card: SoundCa
         assert client.post("/audio-device/release").status_code == 200
         wait_for_state(client, "speaking")
         wait_for_state(client, "asleep")
-        assert client.get("/health").json()["mic"]["state"] == "asleep"
+        assert client.get("/health").json()["audio_device"]["state"] == "asleep"
 
 
 @pytest.mark.real

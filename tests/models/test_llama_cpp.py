@@ -367,3 +367,35 @@ def test_a_step_of_one_answer_is_a_sign_of_life_of_all(llama: LlamaCpp):
     list(llama.generate(chat(PARIS), exact(6)))
     assert stop.times > before + 3
     beside.close()
+
+
+STRICT = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('order') }}"
+    "{% endif %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+)
+"""A template that takes users and assistants in turn, and no system message."""
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaCpp]:
+    """The model with that template in its file, in place of its own."""
+    file = tmp_path_factory.mktemp("strict") / "strict.gguf"
+    content = next(iter(installed_model("smollm2-135m-instruct").files.values())).read_bytes()
+    key = b"tokenizer.chat_template" + (8).to_bytes(4, "little")
+    at = content.index(key) + len(key)
+    length = int.from_bytes(content[at : at + 8], "little")
+    assert len(STRICT) <= length
+    file.write_bytes(content[: at + 8] + STRICT.ljust(length).encode() + content[at + 8 + length :])
+    engine = LlamaCpp(Settings(llama_cpp=Table(context=CONTEXT, slots=1)), [model(file)])
+    yield engine
+    engine.close()
+    file.unlink()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("order", ["SU", "UU", "SUU", "UASU", "SAU", "SSU", "UAAU", "US", "AU", "S", "UA"])
+def test_template_that_wants_alternating_roles_takes_messages_in_any_order(strict: LlamaCpp, order: str):
+    roles = {"S": "system", "U": "user", "A": "assistant"}
+    messages = [PromptMessage(roles[letter], f"{letter}{at}") for at, letter in enumerate(order)]
+    *_, last = strict.generate(messages, exact(3))
+    assert last.finish_reason in ("stop", "length")

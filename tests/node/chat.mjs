@@ -57,8 +57,25 @@ const formed = await client.chat.completions.parse({
 });
 found.formed = JSON.parse(formed.choices[0].message.content);
 
+const question = { model: 'gpt-4o-mini', input: 'from Node', store: false };
+const response = await client.responses.create(question);
+found.response = [response.output_text, response.status];
+const following = client.responses.stream(question);
+found.events = [];
+for await (const event of following) found.events.push(event.type);
+found.streamed = (await following.finalResponse()).output_text;
+const place = { type: 'object', properties: { name: { type: 'string' } }, required: ['name'] };
+const [call] = (
+  await client.responses.create({
+    ...question,
+    tools: [{ type: 'function', name: 'name_place', parameters: place, strict: false }],
+    tool_choice: 'required',
+  })
+).output;
+found.function = [call.name, JSON.parse(call.arguments)];
+
 try {
-  await client.chat.completions.create({ ...asked, n: 2 });
+  await client.chat.completions.create({ ...asked, max_token: 2 });
 } catch (error) {
   found.refused = [error.constructor.name, error.status, error.code, error.param];
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 import shutil
@@ -22,7 +21,6 @@ from chatapi.audio import RATE, Audio, Samples, wav
 from chatapi.audio.decode import Source, blocks
 from chatapi.bench.wer import words
 from chatapi.events import JobProgress, Transcript
-from chatapi.interfaces.http.openai.transcriptions import UNSUPPORTED, TranscriptionForm, TranslationRequest
 from chatapi.services.transcription import transcriber
 from chatapi.services.transcription.transcriber import TranscriptionRequest
 from chatapi.settings import Settings
@@ -41,7 +39,6 @@ from conftest import (
 from paths import CORPUS, NODE
 
 TRANSCRIPTIONS, TRANSLATIONS = "/v1/audio/transcriptions", "/v1/audio/translations"
-CLIENT_ONLY = {"extra_headers", "extra_query", "extra_body", "timeout", "file"}
 CORPUS = CORPUS / "real"
 
 
@@ -233,21 +230,9 @@ def test_silent_recording_has_an_empty_transcript(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "kind", "rejected"),
-    [("transcriptions", TranscriptionForm, set(UNSUPPORTED)), ("translations", TranslationRequest, set())],
-)
-def test_every_parameter_of_the_client_is_supported_or_rejected_by_name(
-    call: str, kind: Any, rejected: set[str]
-) -> None:
-    create = getattr(OpenAI(api_key="none").audio, call).create
-    assert set(inspect.signature(create).parameters) - CLIENT_ONLY == set(kind.model_fields) | rejected
-
-
-@pytest.mark.parametrize(
     ("changed", "param"),
     [
-        ({"keywords[]": "Nabu"}, "keywords"),
-        ({"languages[]": ["en", "de"]}, "languages"),
+        ({"keywords[]": ["a" * 201]}, "keywords"),
         ({"known_speaker_names[]": "Ann"}, "known_speaker_names"),
         ({"known_speaker_references[]": "data:audio/wav;base64,"}, "known_speaker_references"),
         ({"response_format": "diarized_json"}, "response_format"),
@@ -267,7 +252,7 @@ def test_every_parameter_of_the_client_is_supported_or_rejected_by_name(
         ({"chunking_strategy[kind]": "server_vad"}, "chunking_strategy"),
         ({"prompt": "a" * 8001}, "prompt"),
         ({"model": ["a", "b"]}, "model"),
-        ({"volume": "11"}, "volume"),
+        ({"response_fromat": "text"}, "response_fromat"),
         ({"model": ["whisper-1"], "model[]": ["whisper-1"]}, "model"),
     ],
 )

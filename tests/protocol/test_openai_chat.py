@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import inspect
 import json
 import re
 import sqlite3
@@ -20,7 +19,6 @@ from openai import OpenAI
 from chatapi import settings
 from chatapi.audio import RATE, Audio, wav
 from chatapi.audio.decode import decode
-from chatapi.interfaces.http.openai.chat_parameters import CLIENT, IGNORED, UNSUPPORTED, ChatRequest
 from chatapi.settings import Settings
 from conftest import FAKE_ENGINES, RunningServer, encode_audio, serving, tone, until
 
@@ -32,13 +30,15 @@ TOOLS: list[Any] = [
     {"type": "function", "function": {"name": name, "description": "Tells it.", "parameters": WEATHER, "strict": True}}
     for name in ("weather", "news")
 ]
+NO_SYSTEM = ("llm.system_prompt=", "llm.text_system_prompt=")
+"""Settings without system prompts, so that a prompt has the tokens of the request alone."""
 
 
 @pytest.fixture(scope="module")
 def chat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """One server for all tests without side effects."""
     data = tmp_path_factory.mktemp("data")
-    with serving(settings.load([*FAKE_ENGINES, f"data={data}"], environ={}).settings) as running:
+    with serving(settings.load([*FAKE_ENGINES, *NO_SYSTEM, f"data={data}"], environ={}).settings) as running:
         yield running
 
 
@@ -258,8 +258,6 @@ def test_response_format_is_followed(client: OpenAI) -> None:
         ({"temperature": 2, "top_p": 0.1, "seed": -5, "frequency_penalty": 2, "presence_penalty": -2}, ANSWER, "stop"),
         ({"logit_bias": {"50": -100}, "n": 1, "parallel_tool_calls": False}, ANSWER, "stop"),
         ({"messages": [*HELLO, {"role": "assistant", "content": "You said:"}]}, " hello there.", "stop"),
-        ({"user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto"}, ANSWER, "stop"),
-        ({"reasoning_effort": "none", "verbosity": "medium", "prompt_cache_key": "k", "stop": None}, ANSWER, "stop"),
     ],
 )  # fmt: skip
 def test_options_change_the_completion(client: OpenAI, options: Any, text: str, reason: str) -> None:
@@ -274,27 +272,6 @@ def test_top_logprobs_are_returned(client: OpenAI) -> None:
     assert [each.token for each in logprobs.content] == ["You", " said:", " hello", " there."]
     assert bytes(logprobs.content[0].bytes or []) == b"You"
     assert [[other.logprob for other in each.top_logprobs] for each in logprobs.content] == [[0.0]] * 4
-
-
-def test_every_parameter_of_the_client_is_supported_ignored_or_rejected(client: OpenAI) -> None:
-    theirs = set(inspect.signature(client.chat.completions.create).parameters)
-    ours = [set(ChatRequest.model_fields), set(IGNORED), set(UNSUPPORTED), set(CLIENT)]
-    assert theirs == set().union(*ours)
-    assert len(theirs) == sum(map(len, ours)), "a parameter is in two of the tables"
-
-
-@pytest.mark.parametrize("name", UNSUPPORTED)
-def test_unsupported_parameter_is_rejected_by_name(client: OpenAI, name: str) -> None:
-    with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(model="default", messages=HELLO, extra_body={name: {}})
-    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", name)
-
-
-@pytest.mark.parametrize("name", [name for name, taken in IGNORED.items() if taken.values is not None])
-def test_ignored_parameter_with_an_effective_value_is_rejected(client: OpenAI, name: str) -> None:
-    with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(model="default", messages=HELLO, extra_body={name: 1})
-    assert (caught.value.code, caught.value.param) == ("unsupported_value", name)
 
 
 @pytest.mark.anyio

@@ -83,15 +83,6 @@ def test_too_many_values_are_rejected_before_parsing(chat_server: RunningServer,
     assert (reply.status_code, reply.json().get("error", reply.json())["code"]) == (413, "too_many_values")
 
 
-@pytest.mark.parametrize(
-    "metadata", [{str(number): "x" for number in range(17)}, {"x" * 65: "a"}, {"a": "x" * 513}, {"a": 5}, "text", [1]]
-)
-def test_metadata_beyond_openai_limits_is_rejected(chat_server: RunningServer, metadata: Any) -> None:
-    error = ask(chat_server, metadata=metadata).json()["error"]
-    assert (error["code"], error["param"]) == ("invalid_value", "metadata") and "16 pairs" in error["message"]
-    assert ask(chat_server, metadata={str(number): "x" * 512 for number in range(16)}).status_code == 200
-
-
 def test_long_body_is_validated_like_a_short_one(chat_server: RunningServer) -> None:
     assert ask(chat_server, user="b" * LARGE).status_code == 200
     error = ask(chat_server, user="b" * LARGE + "\0").json()["error"]
@@ -108,16 +99,17 @@ def test_long_body_is_validated_like_a_short_one(chat_server: RunningServer) -> 
         ({"messages": [5]}, "invalid_value", "messages[0]"),
         ({"messages": [{"role": "boss", "content": "a"}]}, "invalid_value", "messages[0]"),
         ({"messages": [{"role": "user"}]}, "missing_required_parameter", "messages[0].content"),
-        ({"messages": [{"role": "user", "content": None}]}, "invalid_value", "messages[0].content"),
+        ({"messages": [{"role": "user", "content": None}]}, "empty_messages", "messages"),
         ({"messages": [{"role": "user", "content": ""}]}, "empty_messages", "messages"),
-        ({"messages": [{"role": "user", "content": []}]}, "invalid_value", "messages[0].content"),
-        ({"messages": [USER, {"role": "assistant"}]}, "invalid_value", "messages[1].content"),
+        ({"messages": [{"role": "user", "content": []}]}, "empty_messages", "messages"),
+        ({"messages": [{"role": "user", "content": 5}]}, "invalid_value", "messages[0].content"),
+        ({"messages": [{"role": "assistant"}]}, "empty_messages", "messages"),
         ({"messages": [USER, CALLS]}, "invalid_value", "messages"),
         ({"messages": [{"role": "system", "content": "a", "name": "b c"}]}, "invalid_value", "messages[0].name"),
         (
             {"messages": [{"role": "tool", "content": "a", "tool_call_id": "c1", "name": "f"}]},
-            "unknown_parameter",
-            "messages[0].name",
+            "invalid_value",
+            "messages[0].tool_call_id",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/"}}]}]},
@@ -142,11 +134,11 @@ def test_long_body_is_validated_like_a_short_one(chat_server: RunningServer) -> 
         ({"messages": [sound("")]}, "bad_audio", FIRST),
         ({"messages": [sound(encoded(b"\x00\x01garbage" * 50), "mp3")]}, "bad_audio", FIRST),
         ({"messages": [sound(encoded(wav(Audio(np.zeros(RATE, np.float32), RATE))))]}, "no_speech", FIRST),
-        ({"messages": [sound("", "flac")]}, "invalid_value", "messages[0].content[0].input_audio.format"),
+        ({"messages": [sound("", "f" * 51)]}, "invalid_value", "messages[0].content[0].input_audio.format"),
         ({"model": "llama-9000"}, "model_not_found", "model"),
         ({"model": 5}, "invalid_value", "model"),
         ({"messages": [USER], "message": 1}, "unknown_parameter", "message"),
-        ({"n": 2}, "unsupported_value", "n"),
+        ({"n": 9}, "invalid_value", "n"),
         ({"max_tokens": 0}, "invalid_value", "max_tokens"),
         ({"max_tokens": 2, "max_completion_tokens": 3}, "invalid_value", "max_tokens"),
         ({"temperature": 2.1}, "invalid_value", "temperature"),
@@ -160,12 +152,7 @@ def test_long_body_is_validated_like_a_short_one(chat_server: RunningServer) -> 
         ({"top_logprobs": 2}, "invalid_value", "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "invalid_value", "top_logprobs"),
         ({"stream": "yes"}, "invalid_value", "stream"),
-        ({"stream_options": {"include_usage": True}}, "invalid_value", "stream_options"),
-        (
-            {"stream": True, "stream_options": {"include_obfuscation": True}},
-            "invalid_value",
-            "stream_options.include_obfuscation",
-        ),
+        ({"stream": True, "stream_options": {"include_usage": "yes"}}, "invalid_value", "stream_options.include_usage"),
         ({"modalities": ["audio"]}, "invalid_value", "modalities"),
         ({"modalities": SPEAK}, "missing_required_parameter", "audio"),
         ({"audio": {"voice": "alloy", "format": "wav"}}, "invalid_value", "audio"),

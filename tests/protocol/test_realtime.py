@@ -29,7 +29,7 @@ async def test_session_created_has_the_configuration(shared_server: RunningServe
         session = client.events[0]["session"]
         assert (session["type"], session["model"], session["output_modalities"]) == ("realtime", "default", ["audio"])
         assert session["audio"]["input"]["format"] == {"type": "audio/pcm", "rate": RATE}
-        assert session["instructions"] == shared_server.appliance.settings.llm.system
+        assert session["instructions"] == shared_server.appliance.settings.llm.system_prompt
         assert session["id"].startswith("sess_")
 
 

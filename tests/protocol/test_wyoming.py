@@ -163,6 +163,20 @@ async def test_audio_is_sent_while_text_is_streamed(fake_appliance: RunAppliance
             assert types(await until(client, "audio-stop")) == ["audio-start", "audio-chunk", "audio-stop"]
 
 
+@pytest.mark.parametrize("text", ["👍", "...", "---", ""])
+async def test_text_without_words_is_silence_and_the_connection_stays_open(
+    fake_appliance: RunAppliance, text: str
+) -> None:
+    chunks = [SynthesizeChunk(text)] if text else []
+    async with fake_appliance() as appliance:
+        async with open_to_wyoming(appliance) as (_, port):
+            received = await ask(
+                port, Synthesize(text), SynthesizeStart(), *chunks, SynthesizeStop(), end=["synthesize-stopped"]
+            )
+    spoken = ["audio-start", "audio-chunk", "audio-stop"]
+    assert types(received) == [*spoken, *spoken, "synthesize-stopped"]
+
+
 async def test_long_text_may_be_sent_before_audio_is_read(fake_appliance: RunAppliance) -> None:
     words = [f"word{n} " for n in range(700)]
     async with fake_appliance() as appliance, open_to_wyoming(appliance) as (_, port):

@@ -29,4 +29,4 @@ def check_context(
 
 def findings(probe: Probe, context: CheckContext) -> list[str]:
     """The findings of a probe, as level, subject and message."""
-    return [f"{finding.level} {finding.about}: {finding.told}" for finding in probe(context)]
+    return [f"{finding.level} {finding.about}: {finding.message}" for finding in probe(context)]

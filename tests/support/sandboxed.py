@@ -42,6 +42,15 @@ def process() -> Iterator[int]:
     yield os.getpid()
 
 
+def grow(size: int) -> Iterator[int]:
+    """Keeps memory after the call."""
+    _kept.append(np.ones(size, np.uint8))
+    yield os.getpid()
+
+
+_kept: list[np.ndarray] = []
+
+
 def crash() -> Iterator[int]:
     yield 1
     ctypes.string_at(0)

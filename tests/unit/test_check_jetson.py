@@ -225,5 +225,5 @@ def test_every_fault_states_a_remedy() -> None:
     found = [finding for finding in check.look(context) if finding.level != "good"]
     assert len(found) >= 10
     for finding in found:
-        assert any(mark in finding.told for mark in (": ", "; ")), finding
-        assert finding.told[-1] != "." and "\n" not in finding.told, finding
+        assert any(mark in finding.message for mark in (": ", "; ")), finding
+        assert finding.message[-1] != "." and "\n" not in finding.message, finding

@@ -111,7 +111,8 @@ async def test_other_conversations_answer_at_the_same_time(fake_appliance: RunAp
     async with fake_appliance("fake.delay=0.05") as appliance:
         await ask(appliance, "first")
         async with live(appliance) as (session, events):
-            await session.respond("one two three four five six seven eight")
+            # Requests yield to live turns, and get half the time.
+            await session.respond("one two three four five six seven eight " * 10)
             await answer(appliance, Turn(prompt="hello", conversation="hall", create_missing=True))
             assert ended(events) == 0
             await until(lambda: ended(events) == 1)

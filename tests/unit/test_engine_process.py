@@ -28,8 +28,9 @@ from chatapi.runtime import rebuild_limit
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.engine_errors import EngineFault
 from chatapi.runtime.engine_process import WINDOW, ChosenEngine, EngineProcess
+from chatapi.runtime.engine_threads import AHEAD
 from chatapi.runtime.rebuild_limit import REBUILDS
-from chatapi.runtime.workers import AHEAD, Preempted, Worker, YieldPolicy
+from chatapi.runtime.workers import Preempted, Worker, YieldPolicy
 from chatapi.settings import Settings
 from conftest import TIMEOUT, until
 from fake_plugins import plug_ins_in

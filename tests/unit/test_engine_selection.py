@@ -61,7 +61,7 @@ def selected(data: Path, *values: str) -> tuple[str, str]:
 def check_messages(data: Path, *values: str) -> list[str]:
     context = CheckContext(settings.load([*values, f"data={data}"], environ={}).settings, data / "root")
     resolved = CheckContext(engine_selection.resolve_engines(context.settings, context.root), context.root)
-    return [finding.told for finding in compiled(resolved)]
+    return [finding.message for finding in compiled(resolved)]
 
 
 def test_configured_engine_and_model_are_used(make_data: Callable[..., Path]) -> None:

@@ -13,9 +13,8 @@ from chatapi.appliance import Appliance
 from chatapi.engines import PromptMessage
 from chatapi.errors import TooLarge, Unprocessable
 from chatapi.events import Event, Speech, TextDelta
-from chatapi.services.turns.chat_completion import FixedPrompt
 from chatapi.services.turns.generation import Generation, GenerationOptions, Generator
-from chatapi.services.turns.prompts import Prompt, Question
+from chatapi.services.turns.prompts import FixedPrompt, Prompt, Question
 from chatapi.storage.history import ConversationState
 from conftest import FAKE_ENGINES, RunAppliance, installed_model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,6 +23,8 @@ from chatapi.jobs import (
     JobStore,
     Step,
     StepRun,
+    claims,
+    database,
     execution,
     follow,
     runner,
@@ -89,12 +92,104 @@ async def test_each_class_has_slots_of_its_own_and_the_oldest_job_is_first(store
     assert order[-1] == bulk[2]
 
 
-async def test_jobs_of_other_kinds_and_of_commands_stay_queued(store: JobStore) -> None:
-    others = [store.add(JobRequest("other")), store.add(JobRequest("a", command="chatapi a"))]
+async def test_a_job_of_a_command_stays_queued_and_one_of_an_unknown_kind_fails(store: JobStore) -> None:
+    unknown, foreground = store.add(JobRequest("other")), store.add(JobRequest("a", command="chatapi a"))
     mine = store.add(JobRequest("a")).id
     async with running(store, work("a", lambda run: None)):
         await until(lambda: store.get(mine).state == "done")
-    assert [store.get(job.id).state for job in others] == ["queued", "queued"]
+    failure = store.get(unknown.id).failure
+    assert failure and failure.code == "unknown_kind" and "no jobs of kind 'other' (it runs: a)" in failure.message
+    assert store.get(foreground.id).state == "queued"
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("parameters", "{"),
+        ("parameters", "[]"),
+        ("parameters", "[" * 100_000),
+        ("parameters", b"\xff\xfe"),
+        ("artifacts", '[{"name": 1}]'),
+        ("artifacts", "7"),
+        ("priority", 4),
+        ("priority", -1),
+        ("priority", 99),
+    ],
+)
+@pytest.mark.parametrize("state", ["queued", "running"])
+async def test_a_damaged_row_fails_its_job_and_blocks_no_other(
+    store: JobStore, state: str, column: str, value: object
+) -> None:
+    damaged, others = store.add(JobRequest("a")).id, [store.add(JobRequest("a")).id for _ in range(2)]
+    with closing(sqlite3.connect(store.database.file)) as db:
+        placed = "CAST(? AS TEXT)" if isinstance(value, bytes) else "?"
+        db.execute(f"UPDATE jobs SET state = ?, {column} = {placed} WHERE id = ?", (state, value, damaged))
+        db.commit()
+    assert len(store.find()) == 3 and store.get(damaged).damage == f"its {column} cannot be read"
+    async with running(store, work("a", lambda run: None)):
+        await until(lambda: all(store.get(job).state == "done" for job in others))
+    found = store.get(damaged)
+    assert found.state == "failed" and found.failure and found.failure.code == "job_damaged"
+    assert column in found.failure.message
+    store.delete(damaged)
+
+
+@pytest.mark.parametrize("state", ["queued", "running"])
+async def test_a_file_in_the_way_of_a_jobs_folder_fails_it_and_blocks_no_other(store: JobStore, state: str) -> None:
+    damaged, other = store.add(JobRequest("a")).id, store.add(JobRequest("a")).id
+    store.folder(damaged).parent.mkdir()
+    store.folder(damaged).write_text("")
+    with closing(sqlite3.connect(store.database.file)) as db:
+        db.execute("UPDATE jobs SET state = ? WHERE id = ?", (state, damaged))
+        db.commit()
+    async with running(store, work("a", lambda run: None)):
+        await until(lambda: store.get(other).state == "done")
+    failure = store.get(damaged).failure
+    assert failure and failure.code == "job_damaged" and str(store.folder(damaged)) in failure.message
+
+
+async def test_a_damaged_result_runs_its_step_again(store: JobStore) -> None:
+    runs: list[str] = []
+    release = threading.Event()
+
+    def second(step: StepRun) -> None:
+        runs.append("second")
+        waiting(release)(step)
+
+    kind = work("a", lambda run: runs.append("first"), second)
+    job = store.add(JobRequest("a")).id
+    async with running(store, kind):
+        await until(lambda: "second" in runs)
+    with closing(sqlite3.connect(store.database.file)) as db:
+        db.execute("UPDATE steps SET result = '{'")
+        db.execute("UPDATE events SET data = '{' WHERE number = 1")
+        db.commit()
+    release.set()
+    async with running(store, kind):
+        await until(lambda: store.get(job).state == "done")
+    assert runs == ["first", "second", "first", "second"]
+    assert store.events(job)[0].data == {}
+
+
+async def test_a_job_that_comes_to_no_checkpoint_is_stopped_in_time_and_did_not_crash(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "STOP_SECONDS", 0.1)
+    release, begun, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def stuck(run: StepRun) -> None:
+        begun.set()
+        release.wait(60)
+        ended.set()
+
+    job = store.add(JobRequest("a")).id
+    async with running(store, work("a", stuck)):
+        await until(begun.is_set)
+    assert not ended.is_set() and (store.get(job).state, store.get(job).failures) == ("queued", 0)
+    # As long as its thread runs, nobody else may run it.
+    assert claims.claim_next(store, Priority.BULK) is None
+    release.set()
+    await until(lambda: (held := claims.claim_next(store, Priority.BULK)) is not None and not held.release())
 
 
 async def test_an_error_that_can_be_retried_is_retried_and_then_explained(store: JobStore) -> None:
@@ -227,10 +322,6 @@ async def test_events_are_followed_from_any_number_until_the_job_has_finished(st
 async def test_a_store_that_cannot_be_used_for_a_while_stops_nothing(
     store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sqlite3
-
-    from chatapi.jobs import database
-
     monkeypatch.setattr(runner, "RETRY_SECONDS", 0.05)
     monkeypatch.setattr(database, "WAIT_SECONDS", 0.05)
     job = store.add(JobRequest("a")).id

@@ -18,6 +18,7 @@ import pytest
 from chatapi.cli import main
 from chatapi.errors import Busy, NotFound, NotReady, StorageError, TooLarge, WrongMode
 from chatapi.jobs import JobKind, JobLimits, JobRecord, JobRequest, JobSteps, JobStore, Step, StepRun, database, run_job
+from chatapi.jobs.outbox import OutboxReader
 from chatapi.runtime.admission import Priority
 from chatapi.storage.clock import Moment
 
@@ -217,7 +218,8 @@ def test_an_older_schema_is_migrated_and_a_newer_one_is_left_alone(
             assert store.get(job).kind == "transcription"
             with store.database.reading() as db:
                 assert db.execute("SELECT later FROM jobs").fetchone() == ("new",)
-    with pytest.raises(StorageError, match="has version 2 of the schema and this chatapi knows 1"):
+    known = len(database.MIGRATIONS)
+    with pytest.raises(StorageError, match=f"has version {known + 1} of the schema and this chatapi knows {known}"):
         JobStore(tmp_path)
 
 
@@ -231,6 +233,21 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pyt
             JobStore(tmp_path)
     with closing(JobStore(tmp_path)) as store:
         assert store.get(job).state == "queued"
+
+
+def test_jobs_of_the_first_schema_are_kept_and_their_changes_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "MIGRATIONS", database.MIGRATIONS[:1])
+        with closing(JobStore(tmp_path)) as store:
+            job = store.add(REQUEST).id
+    with closing(JobStore(tmp_path)) as store:
+        reader = OutboxReader(store.database, "test:a")
+        reader.begin()
+        store.cancel(job)
+        found = reader.next()
+        assert found is not None and (found.change.job, found.change.name) == (job, "job.cancelled")
 
 
 def test_a_damaged_file_is_set_aside_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -229,7 +229,7 @@ async def test_echo_loop_is_reported_and_disables_barge_in(
             transcripts.append(text)
             await talk.say(silence(0.4), tone(0.6), silence(0.7))
         failed = await talk.wait_for(Failed)
-        assert failed.error.code == "hears_itself"
+        assert failed.error.code == "echo_loop"
         await play_long_answer(talk)
         await talk.say(silence(0.3), tone(0.6), silence(0.6))
         assert not talk.all(SpeechStarted)[-1].during_answer

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from chatapi.system.openmp import SLEEPING, sleeping
+from chatapi.system.openmp import ONE_THREAD, SLEEPING, one_thread, sleeping
 
 
 def test_environment_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,6 +15,14 @@ def test_environment_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     before = dict(os.environ)
     with sleeping():
         assert {name: os.environ[name] for name in SLEEPING} == SLEEPING
+    assert dict(os.environ) == before
+
+
+def test_one_thread_is_the_limit_only_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_THREAD_LIMIT", raising=False)
+    before = dict(os.environ)
+    with one_thread():
+        assert dict(os.environ) == {**before, **ONE_THREAD}
     assert dict(os.environ) == before
 
 

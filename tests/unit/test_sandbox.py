@@ -57,6 +57,17 @@ def test_child_is_reused(sandbox: Sandbox) -> None:
     assert sandbox.call("sandboxed:process") == sandbox.call("sandboxed:process") != os.getpid()
 
 
+def test_child_that_keeps_much_memory_gets_no_other_call() -> None:
+    sandbox = Sandbox(["sandboxed"], memory=256 << 20)
+    try:
+        # The call that follows at once must not meet a child that is about to end.
+        pairs = [(sandbox.call("sandboxed:grow", 60 << 20), sandbox.call("sandboxed:process")) for _ in range(20)]
+    finally:
+        sandbox.close()
+    assert all(grown != next_one for grown, next_one in pairs)
+    assert sandbox.crashes == 0
+
+
 def test_keys_in_the_environment_do_not_reach_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHATAPI_SERVER__API_KEY", "secret")
     sandbox = Sandbox([])

@@ -17,9 +17,11 @@ from chatapi import settings
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE
 from chatapi.errors import Busy, DeadlineExceeded, SettingsError, TooLarge
+from chatapi.events import TurnEnded
 from chatapi.observability import logs
 from chatapi.services.live.turn_detector import TurnDetector
 from chatapi.services.transcription.transcriber import TranscriptionRequest
+from chatapi.services.turns.chat_completion import ChatMessage, ChatTurn
 from chatapi.services.turns.completion import Turn
 from chatapi.services.turns.generation import GenerationOptions
 from chatapi.setting_changes import SettingChanges
@@ -110,6 +112,14 @@ async def system_prompt(appliance: Appliance) -> str:
     return appliance.generator.question(ConversationState("c", None, ()), "hello").system
 
 
+async def words_of_the_text_system_prompt(appliance: Appliance) -> int:
+    turn = ChatTurn((ChatMessage("user", ("hello",)),), has_default_system=True)
+    async with appliance.chat.run(turn) as events:
+        last = [event async for event in events][-1]
+    assert isinstance(last, TurnEnded)
+    return last.prompt_tokens - 1
+
+
 async def max_tokens(appliance: Appliance) -> int:
     return appliance.generator.sampling(GenerationOptions()).max_tokens
 
@@ -143,7 +153,9 @@ LIVE: dict[str, tuple[Any, Seen, Any]] = {
     "live.min_interruption_ms": (640, of_detector(lambda it: it._endpointing.rules.interruption), frames(640)),
     "live.turn_seconds": (7.0, of_detector(lambda it: it._settings.turn_seconds), 7.0),
     "live.partial_ms": (450, of_detector(lambda it: it._settings.partial_ms), 450),
-    "llm.system": ("Be brief.", system_prompt, "Be brief."),
+    "llm.system_prompt": ("Be brief.", system_prompt, "Be brief."),
+    # The fake language model counts a word as a token.
+    "llm.text_system_prompt": ("Be as brief as you can.", words_of_the_text_system_prompt, 6),
     "llm.max_tokens": (17, max_tokens, 17),
     "llm.temperature": (1.5, temperature, 1.5),
     "llm.no_answer": ("Pardon?", no_answer, "Pardon?"),

@@ -37,7 +37,7 @@ def test_an_override_wins_over_file_and_environment_and_loses_to_set(tmp_path: P
 
 def test_the_file_is_private_and_every_kind_of_value_survives(tmp_path: Path) -> None:
     changes = {
-        "llm.system": 'Say "no"\n\x7f\t\\ ü',
+        "llm.system_prompt": 'Say "no"\n\x7f\t\\ ü',
         "server.tls": True,
         "server.cors_origins": ["http://a", "http://b"],
         "wyoming.socket": "/run/w.sock",
@@ -47,8 +47,8 @@ def test_the_file_is_private_and_every_kind_of_value_survives(tmp_path: Path) ->
     after = setting_overrides.change(sources(tmp_path), changes).settings
     assert stat.S_IMODE((tmp_path / "overrides.toml").stat().st_mode) == 0o600
     assert setting_overrides.applied(sources(tmp_path)).settings == after
-    assert (after.llm.system, after.live.sessions, after.wyoming.socket) == (
-        changes["llm.system"],
+    assert (after.llm.system_prompt, after.live.sessions, after.wyoming.socket) == (
+        changes["llm.system_prompt"],
         3,
         Path("/run/w.sock"),
     )

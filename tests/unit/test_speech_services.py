@@ -17,7 +17,7 @@ from wyoming.tts import Synthesize
 
 from chatapi.appliance import Appliance
 from chatapi.audio import RATE, Samples
-from chatapi.errors import Busy, DeadlineExceeded, TooLarge, Unprocessable
+from chatapi.errors import Busy, DeadlineExceeded, TooLarge
 from chatapi.services.transcription.service import SMALL_FILE_BYTES
 from chatapi.services.transcription.transcriber import TranscriptionRequest
 from chatapi.services.turns.completion import Turn
@@ -109,15 +109,20 @@ async def test_endless_stream_ends_at_its_limits(fake_appliance: RunAppliance) -
         await until(lambda: appliance.admission.used == 0)
 
 
-async def test_text_without_words_is_counted_as_empty_text(fake_appliance: RunAppliance) -> None:
-    async def nothing() -> AsyncIterator[str]:
-        yield " ... "
+@pytest.mark.parametrize("deltas", [[" ... "], ["👍"], [""], []])
+async def test_text_without_words_is_a_short_silence(fake_appliance: RunAppliance, deltas: list[str]) -> None:
+    async def arriving() -> AsyncIterator[str]:
+        for delta in deltas:
+            yield delta
 
     async with fake_appliance() as appliance:
-        with pytest.raises(Unprocessable, match="no words to speak"):
-            async with appliance.speech_service.synthesize_stream(nothing(), appliance.synthesis.voice(None)) as items:
-                [item async for item in items]
-        assert counted(appliance) == {"file text voice empty_text": 1}
+        voice = appliance.synthesis.voice(None)
+        async with appliance.speech_service.synthesize_stream(arriving(), voice) as items:
+            [audio] = [item async for item in items]
+        assert audio.rate == voice.rate and 0.1 < audio.seconds < 0.5 and not audio.samples.any()
+        async with appliance.speech_service.synthesize("".join(deltas)) as items:
+            assert [item.seconds async for item in items] == [audio.seconds]
+        assert counted(appliance) == {"file text voice ok": 2}
 
 
 async def test_closed_synthesis_closes_its_generators_at_once(fake_appliance: RunAppliance) -> None:

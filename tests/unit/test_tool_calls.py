@@ -25,7 +25,8 @@ from chatapi.engines import (
 from chatapi.engines.llm import json_schemas
 from chatapi.errors import Unprocessable
 from chatapi.events import Token, ToolCall
-from chatapi.services.turns.chat_completion import ChatCompletions, ChatMessage, ChatTurn, FixedPrompt
+from chatapi.services.turns.chat_completion import ChatCompletions, ChatMessage, ChatTurn
+from chatapi.services.turns.prompts import FixedPrompt
 from chatapi.services.turns.tool_call_parser import ToolCallParser
 
 CITY = {"type": "object", "properties": {"city": {"$ref": "#/$defs/c"}}, "$defs": {"c": {"type": "string"}}}

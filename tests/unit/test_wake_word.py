@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import anyio
 import numpy as np
 import pytest
 
@@ -17,12 +17,14 @@ from chatapi.engines.asr.whisper_cpp import WhisperCpp
 from chatapi.engines.fake import FakeVoiceActivityDetector, FakeWakeWordDetector
 from chatapi.engines.vad.silero import Silero
 from chatapi.engines.wake_word.pymicro_wakeword import PymicroWakeword
+from chatapi.runtime.detector_thread import DetectorStream
 from chatapi.runtime.workers import Engines
 from chatapi.services.wake_word import WakeWordGate
 from chatapi.settings import Settings
 from conftest import installed_model, tone
 from paths import CORPUS
 
+pytestmark = pytest.mark.anyio
 BLOCK = 320
 WAKE_WORD = tone(0.02, hertz=3000)
 SPEECH = tone(1.0)
@@ -36,53 +38,53 @@ def new_gate(detector: Any = None, vad: Any = None, seconds: float = 2.0) -> Wak
     return WakeWordGate(cast(Engines, engines), seconds, 0.5)
 
 
-def process(gate: WakeWordGate, *parts: Samples, busy: bool = False) -> tuple[Samples, list[str]]:
+async def process(gate: WakeWordGate, *parts: Samples, busy: bool = False) -> tuple[Samples, list[str]]:
     """The samples that the gate passes on, and its changes."""
     samples = np.concatenate(parts)
-    results = [gate.process(samples[at : at + BLOCK], busy) for at in range(0, len(samples), BLOCK)]
+    results = [await gate.process(samples[at : at + BLOCK], busy) for at in range(0, len(samples), BLOCK)]
     return np.concatenate([passed for passed, _ in results]), [change for _, change in results if change]
 
 
-def test_asleep_gate_passes_nothing() -> None:
-    passed, changes = process(new_gate(), SPEECH, SILENCE, SPEECH)
+async def test_asleep_gate_passes_nothing() -> None:
+    passed, changes = await process(new_gate(), SPEECH, SILENCE, SPEECH)
     assert (len(passed), changes) == (0, [])
 
 
-def test_question_after_a_pause_is_passed_without_the_wake_word() -> None:
+async def test_question_after_a_pause_is_passed_without_the_wake_word() -> None:
     gate = new_gate()
-    passed, changes = process(gate, SPEECH, WAKE_WORD, SILENCE, SPEECH)
+    passed, changes = await process(gate, SPEECH, WAKE_WORD, SILENCE, SPEECH)
     assert changes == ["detected", "waiting"]
     assert not gate.asleep
     assert len(SILENCE) + len(SPEECH) <= len(passed) < len(SILENCE) + len(SPEECH) + len(WAKE_WORD)
     assert np.array_equal(passed[-len(SPEECH) :], SPEECH)
 
 
-def test_question_without_a_pause_is_passed_whole() -> None:
-    passed, changes = process(new_gate(), WAKE_WORD, SPEECH)
+async def test_question_without_a_pause_is_passed_whole() -> None:
+    passed, changes = await process(new_gate(), WAKE_WORD, SPEECH)
     assert changes == ["detected"]
     assert np.array_equal(passed[-len(SPEECH) :], SPEECH)
 
 
-def test_gate_falls_asleep_after_the_idle_time() -> None:
+async def test_gate_falls_asleep_after_the_idle_time() -> None:
     gate = new_gate(seconds=2)
-    assert process(gate, WAKE_WORD, SILENCE)[1] == ["detected", "waiting"]
-    assert process(gate, SILENCE, SILENCE, SILENCE, busy=True)[1] == []
-    assert process(gate, SILENCE, SILENCE[: RATE // 2])[1] == []
-    passed, changes = process(gate, SILENCE, SPEECH)
+    assert (await process(gate, WAKE_WORD, SILENCE))[1] == ["detected", "waiting"]
+    assert (await process(gate, SILENCE, SILENCE, SILENCE, busy=True))[1] == []
+    assert (await process(gate, SILENCE, SILENCE[: RATE // 2]))[1] == []
+    passed, changes = await process(gate, SILENCE, SPEECH)
     assert changes == ["asleep"]
     assert len(passed) < len(SILENCE)
 
 
-def test_wake_word_is_detected_once_each_time() -> None:
+async def test_wake_word_is_detected_once_each_time() -> None:
     gate = new_gate()
-    assert process(gate, WAKE_WORD, WAKE_WORD, WAKE_WORD, SILENCE)[1] == ["detected", "waiting"]
-    assert process(gate, SPEECH, WAKE_WORD, SILENCE, busy=True)[1] == ["detected", "waiting"]
+    assert (await process(gate, WAKE_WORD, WAKE_WORD, WAKE_WORD, SILENCE))[1] == ["detected", "waiting"]
+    assert (await process(gate, SPEECH, WAKE_WORD, SILENCE, busy=True))[1] == ["detected", "waiting"]
 
 
-def test_wake_opens_the_gate_without_the_wake_word() -> None:
+async def test_wake_opens_the_gate_without_the_wake_word() -> None:
     gate = new_gate()
     gate.wake()
-    passed, changes = process(gate, SPEECH)
+    passed, changes = await process(gate, SPEECH)
     assert np.array_equal(passed, SPEECH)
     assert changes == []
 
@@ -110,36 +112,58 @@ def transcript(whisper: WhisperCpp, samples: Samples) -> list[str]:
 
 @pytest.mark.real
 @pytest.mark.parametrize(("name", "changes"), [("pause", ["detected", "waiting"]), ("at_once", ["detected"])])
-def test_transcript_has_the_question_without_the_wake_word(
+async def test_transcript_has_the_question_without_the_wake_word(
     real: tuple[PymicroWakeword, Silero, WhisperCpp], name: str, changes: list[str]
 ) -> None:
     detector, silero, whisper = real
-    passed, found = process(new_gate(detector, silero, 8), SILENCE, clip(name), SILENCE)
+    passed, found = await process(new_gate(detector, silero, 8), SILENCE, clip(name), SILENCE)
     assert found == changes
     assert transcript(whisper, passed) == ["what", "is", "the", "capital", "of", "france"]
 
 
 @pytest.mark.real
-def test_wake_word_alone_leaves_no_speech(
+async def test_wake_word_alone_leaves_no_speech(
     real: tuple[PymicroWakeword, Silero, WhisperCpp],
 ) -> None:
     detector, silero, _ = real
-    passed, found = process(new_gate(detector, silero, 8), SILENCE, clip("alone"), SILENCE)
+    passed, found = await process(new_gate(detector, silero, 8), SILENCE, clip("alone"), SILENCE)
     assert found == ["detected", "waiting"]
     assert sum(probability > 0.5 for probability in silero.probabilities(passed)) < 3
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("text", ["okay nabu, how are you today?", "okay nabu how are you today?"])
-def test_transcript_is_right_with_another_voice(
+async def test_transcript_is_right_with_another_voice(
     real: tuple[PymicroWakeword, Silero, WhisperCpp], text: str, tmp_path: Path
 ) -> None:
     detector, silero, whisper = real
     try:
-        speech = subprocess.run(["espeak-ng", "-v", "en-us", "--stdout", text], capture_output=True, check=True).stdout
+        spoken = await anyio.run_process(["espeak-ng", "-v", "en-us", "--stdout", text])
     except OSError:
         pytest.skip("apt-get install espeak-ng")
-    (tmp_path / "question.wav").write_bytes(speech)
-    passed, found = process(new_gate(detector, silero, 8), SILENCE, decode(tmp_path / "question.wav").samples, SILENCE)
+    (tmp_path / "question.wav").write_bytes(spoken.stdout)
+    passed, found = await process(
+        new_gate(detector, silero, 8), SILENCE, decode(tmp_path / "question.wav").samples, SILENCE
+    )
     assert found[0] == "detected"
     assert transcript(whisper, passed) == ["how", "are", "you", "today"]
+
+
+@pytest.mark.real
+async def test_streams_are_judged_on_the_detectors_thread_as_on_the_same(
+    real: tuple[PymicroWakeword, Silero, WhisperCpp],
+) -> None:
+    detector, names = real[0], ["pause", "at_once", "alone"] * 2
+    found: list[list[float]] = [[] for _ in names]
+
+    async def judge(number: int) -> None:
+        stream, sound = DetectorStream(detector.stream()), clip(names[number])
+        for at in range(0, len(sound), 5 * BLOCK):
+            part = sound[at : at + 5 * BLOCK]
+            found[number] += await stream.probabilities([part[to : to + BLOCK] for to in range(0, len(part), BLOCK)])
+
+    async with anyio.create_task_group() as group:
+        for number in range(len(names)):
+            group.start_soon(judge, number)
+    assert found == [list(detector.probabilities(clip(name))) for name in names]
+    assert max(found[0]) >= detector.threshold

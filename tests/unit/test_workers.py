@@ -17,7 +17,8 @@ from chatapi.engines import Stop
 from chatapi.errors import Busy, EngineFailed, ModelError, NotReady
 from chatapi.runtime import engine_threads
 from chatapi.runtime.admission import Priority
-from chatapi.runtime.workers import AHEAD, Preempted, Worker, YieldPolicy
+from chatapi.runtime.engine_threads import AHEAD
+from chatapi.runtime.workers import Preempted, Worker, YieldPolicy
 from conftest import TIMEOUT, until
 
 pytestmark = pytest.mark.anyio

@@ -13,8 +13,9 @@ import pytest
 from chatapi.engines import Stop, still_wanted
 from chatapi.errors import EngineFailed, NotReady
 from chatapi.runtime import rebuild_limit
+from chatapi.runtime.engine_threads import AHEAD
 from chatapi.runtime.rebuild_limit import REBUILDS
-from chatapi.runtime.workers import AHEAD, Worker
+from chatapi.runtime.workers import Worker
 from conftest import until
 from test_workers import Counter, opened
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from chatapi.audio import Samples
 from chatapi.bench.sound_card import LATENCY, Daemon
-from chatapi.runtime.workers import call_in
+from chatapi.runtime.engine_threads import call_in
 
 HZ = 48_000
 MODULES = (

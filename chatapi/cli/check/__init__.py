@@ -56,7 +56,7 @@ def check(loaded: Loaded, as_json: bool, every_setting: bool = False) -> int:
     else:
         console = Console(soft_wrap=True, highlight=False)
         for finding in findings:
-            console.print(f"{MARKS[finding.level]} {finding.about}: {escape(finding.told)}")
+            console.print(f"{MARKS[finding.level]} {finding.about}: {escape(finding.message)}")
         console.print()
         _print_settings(console, shown, every_setting)
     return 1 if any(finding.level == "bad" for finding in findings) else 0
@@ -97,7 +97,7 @@ def report(settings: Settings) -> None:
         for finding in look(CheckContext(settings, quick=True)):
             if finding.level != "good":
                 level = logging.WARNING if finding.level == "bad" else logging.INFO
-                log.log(level, "check: %s: %s", finding.about, finding.told)
+                log.log(level, "check: %s: %s", finding.about, finding.message)
     except Exception:
         # chatapi may run on a machine even if the check fails there.
         log.exception("check failed")

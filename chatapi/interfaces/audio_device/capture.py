@@ -13,7 +13,7 @@ import numpy as np
 
 from chatapi.audio import RATE, Resampled, Samples
 from chatapi.interfaces.audio_device.echo_cancellation import EchoCanceller
-from chatapi.runtime.workers import call_in
+from chatapi.runtime.engine_threads import call_in
 
 log = logging.getLogger(__name__)
 

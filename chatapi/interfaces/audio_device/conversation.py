@@ -157,7 +157,8 @@ class LocalConversation:
             return
         options, device = SessionOptions(detect=not self._manual), self._appliance.settings.audio_device
         awake_seconds = device.awake_seconds if self._mode == "wake_word" else None
-        opened = self._appliance.live.session(options, origin=SessionOrigin("mic"), awake_seconds=awake_seconds)
+        origin = SessionOrigin("audio_device")
+        opened = self._appliance.live.session(options, origin=origin, awake_seconds=awake_seconds)
         async with opened as (session, events), anyio.create_task_group() as group:
             self._session, self._wake_words = session, session.wake_words
             self.state = self._idle_state

@@ -19,7 +19,7 @@ from chatapi.interfaces.audio_device.capture import Capture
 from chatapi.interfaces.audio_device.echo_cancellation import EchoCanceller
 from chatapi.interfaces.audio_device.playback import Playback
 from chatapi.interfaces.audio_device.portaudio import AudioStream, DeviceFault, Direction
-from chatapi.runtime.workers import call_in
+from chatapi.runtime.engine_threads import call_in
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from chatapi import auth
 from chatapi.appliance import Appliance
-from chatapi.errors import BadInput, MethodNotAllowed, NotFound, SettingsError
+from chatapi.errors import BadInput, NotFound, SettingsError
 from chatapi.interfaces.http import job_routes, openai, openapi, page, realtime, routes, settings_routes
 from chatapi.interfaces.http.connections import BACKLOG, ConnectionTable
 from chatapi.interfaces.http.middleware import RequestMiddleware
@@ -33,7 +33,7 @@ MOST_BYTES = 16 << 20
 """Largest WebSocket message, in bytes; a larger one closes its connection with code 1009."""
 REPLY_HEADERS = (
     "X-Request-Id", "X-Chatapi-Conversation", "X-Chatapi-Transcript", "X-Chatapi-Reply", "X-Chatapi-Finish-Reason",
-    "X-Chatapi-Usage", "X-Chatapi-Timings", "Retry-After",
+    "X-Chatapi-Usage", "X-Chatapi-Timings", "X-Chatapi-Ignored", "Retry-After",
 )  # fmt: skip
 
 
@@ -132,15 +132,11 @@ async def run_server(web: uvicorn.Server, listening: socket.socket, settings: Se
 
 
 async def _reject_unroutable(request: Request, error: Exception) -> NoReturn:
-    """Raises our error for a file of the page that does not exist, and for HEAD where only GET is supported.
+    """Raises our error for a file of the page that does not exist.
 
     Requests beyond the policy do not get here: `RequestMiddleware` rejects them.
     """
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for nothing else
-    path = request.url.path
     if error.status_code == 404:
-        raise NotFound(f"{path} does not exist") from None
-    if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "GET")
-        raise MethodNotAllowed(f"{path} does not support {request.method}; it supports {allowed}", [allowed]) from None
+        raise NotFound(f"{request.url.path} does not exist") from None
     raise BadInput(str(error.detail)) from None

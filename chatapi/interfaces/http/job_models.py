@@ -83,7 +83,7 @@ def step_documents(events: Iterable[JobEvent]) -> list[dict[str, Any]]:
     """The members of each JobStepModel."""
     found: dict[str, dict[str, Any]] = {}
     for event in events:
-        if event.type == "step":
+        if event.type == "step" and "step" in event.data:
             name = str(event.data["step"])
             found[name] = {
                 "name": name, "state": event.data["state"], "description": event.data["description"], "at": event.at

@@ -1,8 +1,8 @@
 """The routes of jobs.
 
-The server runs no jobs. The routes act on the store, as `chatapi jobs` does, and the process that runs a job obeys: a
-running job is paused or cancelled at its next checkpoint. The store is opened for each request, because another process
-may create it or set it aside. Only threads touch it.
+The routes act on the store, as `chatapi jobs` does, and the process that runs a job obeys, be it this server or a
+command: a running job is paused or cancelled at its next checkpoint. The store is opened for each request, because
+another process may create it or set it aside. Only threads touch it.
 """
 
 from __future__ import annotations

@@ -29,6 +29,10 @@ MOST_VALUES = 200_000
 """Most commas and brackets in a body: a value costs far more memory than its few bytes of JSON."""
 PART = 256 << 10
 """Characters of base64 decoded at a time; a multiple of four."""
+DATA_URI = 200
+"""Longest head of a data URI, in characters."""
+PLAIN = str.maketrans({" ": None, "\t": None, "\r": None, "\n": None, "-": "+", "_": "/"})
+"""Characters of other forms of base64 -> those of the standard one."""
 JSON_NAMES = {
     "list": "array",
     "str": "string",
@@ -66,8 +70,21 @@ async def json_body(request: Request, expected: str, parse: Callable[[dict[str, 
 
 
 def decode_base64(text: str) -> bytes:
-    """Decodes standard base64. Raises ValueError. Large text is decoded in parts, so that other threads can run in
-    between."""
+    """Decodes base64, also as a data URI, with line breaks, without padding or in its form for URLs. Raises ValueError.
+
+    Large text is decoded in parts, so that other threads can run in between.
+    """
+    try:
+        return _decode_strictly(text)
+    except ValueError:
+        head, comma, data = text[:DATA_URI].partition(",")
+        if head.startswith("data:") and comma:
+            text = data + text[DATA_URI:]
+        plain = text.translate(PLAIN).rstrip("=")
+        return _decode_strictly(plain + "=" * (-len(plain) % 4))
+
+
+def _decode_strictly(text: str) -> bytes:
     if len(text) <= PART:
         return base64.b64decode(text, validate=True)
     parts = []

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 
 import anyio
+import anyio.to_thread
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,6 +24,7 @@ from chatapi.errors import (
     Forbidden,
     InternalError,
     MethodNotAllowed,
+    NotFound,
     SettingsError,
     TooLarge,
     TooSlow,
@@ -30,7 +32,9 @@ from chatapi.errors import (
     collapse_exception_group,
     drop_traceback_frames,
 )
-from chatapi.interfaces.http import key_headers
+from chatapi.interfaces.http import key_headers, paths
+from chatapi.interfaces.http.content_encoding import Inflater, inflater
+from chatapi.interfaces.http.ignored import IgnoredParameters
 from chatapi.interfaces.http.problems import error_response, status_of
 from chatapi.interfaces.http.protocols import FAULT, REJECTED
 from chatapi.interfaces.http.spooling import Spool
@@ -140,6 +144,14 @@ def _address(scope: Scope) -> str:
     return scope["client"][0] if scope.get("client") else "-"
 
 
+def _operation(method: str, path: str) -> auth.Operation:
+    """The operation of a request; its denial says what to request instead of a path that does not exist."""
+    found = auth.http_operation(method, path)
+    if isinstance(found.denial, NotFound) and (hint := paths.hint(path)):
+        return replace(found, denial=NotFound(found.denial.message + hint))
+    return found
+
+
 class _WebSocket:
     """A WebSocket: checks the handshake, then closes the connection when its key is revoked."""
 
@@ -214,11 +226,14 @@ class _HttpRequest:
         self._inner_send = send
         self._headers = Headers(scope=scope)
         self._arrived = 0
+        """Bytes of the body so far, decompressed."""
+        self._inflater: Inflater | None = None
         self._body_complete = False
         self._disconnected = False
         self._status = 0
         self._holder = ANONYMOUS
-        self._operation = auth.http_operation(scope["method"], scope["path"])
+        scope["path"] = paths.routed(scope["path"])
+        self._operation = _operation(scope["method"], scope["path"])
         if (fault := scope.get(FAULT)) is not None:
             # Only clients that may request the route get the error that the connection found in the request's head.
             self._operation = replace(self._operation, denial=fault)
@@ -226,6 +241,7 @@ class _HttpRequest:
         address = _address(scope)
         self._held = middleware._budget.open(client_address.counted(address))
         scope[Spool.KEY] = self._spool = Spool(middleware._data, middleware._parsing)
+        scope[IgnoredParameters.KEY] = self._ignored = IgnoredParameters()
         offered = self._headers.get("x-request-id", "")
         # Ids are logged and returned, so a key sent there by mistake must not be used as one.
         valid = VALID_ID.fullmatch(offered) and PREFIX not in offered
@@ -247,7 +263,11 @@ class _HttpRequest:
             self._holder = self._middleware.check(self._scope, self._headers)
             self._middleware._keyring.authorize(self._holder, self._operation)
             self._check_length()
-            await self._middleware._app(self._scope, self._receive, self._send)
+            encoding = self._headers.get("content-encoding", "")
+            self._inflater = inflater(encoding, self._middleware._body_bytes) if self._expects_body() else None
+            # The server sends no body in response to HEAD.
+            asked = {**self._scope, "method": "GET"} if self._scope["method"] == "HEAD" else self._scope
+            await self._middleware._app(asked, self._receive, self._send)
         except Exception as raised:
             error = collapse_exception_group(raised)
             if self._disconnected and not self._status and isinstance(error, (ClientDisconnect, ChatapiError)):
@@ -321,6 +341,10 @@ class _HttpRequest:
             message = await self._inner_receive()
             self._disconnected = message["type"] == "http.disconnect"
             self._body_complete = self._disconnected or not message.get("more_body", False)
+            if self._inflater is not None and not self._disconnected:
+                # On a thread, because a few bytes may become many.
+                part, last = message.get("body", b""), self._body_complete
+                message = {**message, "body": await anyio.to_thread.run_sync(self._inflater.feed, part, last)}
             self._arrived += len(message.get("body", b""))
             self._check_size(self._arrived)
             self._held.hold(self._arrived)
@@ -334,6 +358,9 @@ class _HttpRequest:
             self._status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self._id
+            if ignored := self._ignored.text:
+                headers[IgnoredParameters.HEADER] = ignored
+                log.info("ignored parameters: %s", ignored)
             if REJECTED in self._scope:
                 headers["Connection"] = "close"
             for name, value in SECURITY_HEADERS.items():

@@ -54,6 +54,26 @@ def models(appliance: Appliance) -> list[tuple[str, str]]:
     return [*found, *(("tts", name) for name in voices)]
 
 
+def role(appliance: Appliance, requested: str) -> str:
+    """The role of the model that a name stands for; `default` is the language model. Raises NotFound, NotReady."""
+    for each, name in models(appliance):
+        if name == requested:
+            return each
+    if requested == "default":
+        return "llm"
+    # The longest prefix: gpt-4o-transcribe is no language model.
+    prefixes = [
+        (len(prefix), each)
+        for each, all_of in STOCK_MODELS.items()
+        for prefix in all_of
+        if requested.startswith(prefix)
+    ]
+    if prefixes:
+        return max(prefixes)[1]
+    require_models(appliance)
+    raise NotFound(f"model {requested!r} is not in use", code="model_not_found", details={"param": "model"})
+
+
 def require_models(appliance: Appliance) -> None:
     """Raises NotReady while the models are loading and their names unknown."""
     if not appliance.warm:
@@ -74,13 +94,17 @@ def model(appliance: Appliance, role: str, requested: str | None) -> str:
 
 
 def voice(appliance: Appliance, voice_name: str | VoiceId) -> str | None:
-    """The voice of that name; None for the default. Raises Unprocessable (unknown_voice)."""
+    """The voice of that name, in any case; None for the default. Raises Unprocessable (unknown_voice)."""
     requested = voice_name if isinstance(voice_name, str) else voice_name.id
     known = [each.name for each in appliance.synthesis.voices()]
     if requested in known:
         return requested
-    if requested in STOCK_VOICES:
+    folded = requested.strip().lower()
+    if folded in STOCK_VOICES:
         return None
+    for name in known:
+        if name.lower() == folded:
+            return name
     raise Unprocessable(
         f"there is no voice {requested!r}; there are: {', '.join(known)}",
         code="unknown_voice",

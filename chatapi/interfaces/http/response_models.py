@@ -165,7 +165,7 @@ class HealthModel(ResponseModel):
     """State by role; `history` is the conversation history."""
     warnings: list[WarningModel] = []
     """Present only when there are problems."""
-    mic: AudioDeviceModel | None = None
+    audio_device: AudioDeviceModel | None = None
     """Present only with an audio device."""
     wyoming: WyomingHealth | None = None
     """Present only while Wyoming is offered."""

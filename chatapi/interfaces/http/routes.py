@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
-from chatapi.appliance import Appliance, AudioDeviceState
+from chatapi.appliance import Appliance
 from chatapi.errors import NotFound
 from chatapi.interfaces.http import completion_request, openapi
 from chatapi.interfaces.http.completion_response import CompletionResponse
@@ -21,6 +21,7 @@ from chatapi.interfaces.http.response_models import (
     HealthModel,
     Readiness,
 )
+from chatapi.services.live.audio_device_state import AudioDeviceState
 
 WARNINGS = {
     "history_not_kept": "conversations cannot be written to the disk now and are lost when the box restarts",

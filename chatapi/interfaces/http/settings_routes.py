@@ -17,7 +17,7 @@ from chatapi.interfaces.http.problems import EVERYWHERE
 from chatapi.interfaces.http.response_models import AppliedChangesModel, SettingsModel
 from chatapi.setting_changes import SettingChanges
 
-LOCAL = ("data", "server.", "wyoming.", "openai_upstream.", "trace.", "log.audit", "log.content")
+LOCAL = ("data", "server.", "wyoming.", "openai_upstream.", "trace.", "webhook.", "log.audit", "log.content")
 """Settings, or tables of them, that decide who may connect, where text and keys are sent, and what is logged. A key
 with the scope `operate` must not change them: it could take more than it was given."""
 

@@ -157,7 +157,7 @@ class WyomingHandler:
         """Detects the wake word for as long as audio arrives, which may be without an end."""
         listener, received, detected = WakeWordListener(self._appliance.engines.wake_word.engine), 0, False
         async for samples, timestamp in audio:
-            for at in listener.detections(samples):
+            for at in await listener.detections(samples):
                 when = round((received + at) * 1000 / RATE) if timestamp is None else timestamp
                 detected = True
                 await self._client.send(

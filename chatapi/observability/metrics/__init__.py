@@ -27,6 +27,7 @@ from chatapi.events import TurnRecord
 from chatapi.observability.metrics.audio_device import AudioDeviceMetrics
 from chatapi.observability.metrics.engine import EngineCounts
 from chatapi.observability.metrics.event_loop_lag import EventLoopLag
+from chatapi.observability.metrics.jobs import JobMetrics, WebhookMetrics, WorkMetrics
 from chatapi.observability.metrics.machine import MachineMetrics
 
 __all__ = ["INTERFACES", "STAGES", "Metrics"]
@@ -38,9 +39,9 @@ LAG = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
 FACTORS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 """Buckets of the real-time factor."""
 STAGES = ("endpoint", "admitted", "transcript", "first_token", "first_sentence", "first_audio", "end")
-DISMISSALS = ("no_words", "noise", "backchannel", "echo", "hears_itself")
+DISMISSALS = ("no_words", "noise", "backchannel", "echo", "echo_loop")
 """Reasons for which an utterance is not answered."""
-INTERFACES = ("realtime", "mic", "other")
+INTERFACES = ("realtime", "audio_device", "other")
 """Interfaces of live sessions."""
 INTERRUPTIONS = ("interrupted", "cancelled", "resumed", "retracted")
 READ_SECONDS = 5.0
@@ -66,6 +67,7 @@ class Metrics:
         self._of_turns(registry)
         self._of_live(registry)
         self._of_engines(registry)
+        self.jobs, self.work, self.webhooks = JobMetrics(registry), WorkMetrics(registry), WebhookMetrics(registry)
         self.ready = Gauge(
             "chatapi_ready",
             "1 when all models loaded at the start are warm, and none of their engines has failed permanently.",

@@ -60,7 +60,7 @@ class LiveConversations:
         """Starts to load the engines of the next answer that were unloaded while idle."""
         for worker in (self.engines.asr, self.engines.turn_detection, self.engines.llm, self.engines.tts):
             worker.preload()
-        self.engines.asr.admission.reserve_live()
+        self.engines.asr.expect_live()
 
     @asynccontextmanager
     async def session(

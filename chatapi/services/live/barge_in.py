@@ -35,7 +35,7 @@ class DismissalReason(Enum):
     """During an answer: more words than fit the time, or a low log-probability."""
     BACKCHANNEL = "backchannel"
     ECHO = "echo"
-    ECHO_LOOP = "hears_itself"
+    ECHO_LOOP = "echo_loop"
     """The box answers its own echo, or did so in the last minute."""
 
 
@@ -131,7 +131,7 @@ def echo_loop_error() -> Unprocessable:
     return Unprocessable(
         "the microphone picks up the speaker, and the box answered its own speech: turn the speaker down or move the "
         "microphone away; speech during answers is ignored for a minute",
-        code="hears_itself",
+        code="echo_loop",
     )
 
 

@@ -51,6 +51,6 @@ class SessionOptions:
 class SessionOrigin:
     """The interface and the trace of a session, for metrics and tracing."""
 
-    interface: Literal["realtime", "mic", "other"] = "other"
+    interface: Literal["realtime", "audio_device", "other"] = "other"
     traceparent: str = ""
     """The caller's trace, in the format of W3C Trace Context."""

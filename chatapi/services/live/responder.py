@@ -101,7 +101,7 @@ class Responder:
         """The system prompt with the texts of the system items; None: that of the settings."""
         if not self._items.system:
             return self.options.system
-        default = self._live.settings.llm.system
+        default = self._live.settings.llm.system_prompt
         return self.with_system_items(default if self.options.system is None else self.options.system)
 
     def with_system_items(self, system: str) -> str:
@@ -114,7 +114,7 @@ class Responder:
 
     def prompt(self, asked: str, results: tuple[ToolResult, ...] | None = None) -> Question:
         """Returns the prompt for this request, with the pending tool results unless others are given."""
-        system = self.system if self.system is not None else self._live.settings.llm.system
+        system = self.system if self.system is not None else self._live.settings.llm.system_prompt
         state = self.context.conversation_state
         conversation_state = replace(prompt_annotations.annotated(state), system=system)
         request = prompt_annotations.annotated_request(asked, state)

@@ -146,7 +146,7 @@ class LiveSession:
 
     async def _addressed(self, gate: WakeWordGate, samples: Samples, audible: bool) -> Samples:
         """The part of the samples that the wake word gate passes on."""
-        addressed, change = gate.process(samples, self.busy or audible)
+        addressed, change = await gate.process(samples, self.busy or audible)
         if change == "detected":
             await self._woken_up("word")
         elif change == "waiting":

@@ -14,6 +14,7 @@ from chatapi.engines import EndOfTurnDetector
 from chatapi.engines.call import EngineCall
 from chatapi.errors import ChatapiError
 from chatapi.runtime.admission import Priority
+from chatapi.runtime.detector_thread import DetectorStream
 from chatapi.runtime.workers import Engines
 from chatapi.services.live.turn_detector import (
     AnswerState,
@@ -54,25 +55,31 @@ class TurnTracker:
         """When the last voiced frame arrived, on the monotonic clock."""
         self._engines, self._transcription, self._group = engines, transcription, group
         self._listener = listener
-        self._vad = engines.vad.engine.stream()
+        self._vad = DetectorStream(engines.vad.engine.stream())
+        self._judging = anyio.Lock(fast_acquire=True)
+        """Held while the VAD judges received samples."""
         self._remainder: Samples = np.zeros(0, np.float32)
         self._running: _RunningDecode | None = None
 
     async def feed(self, samples: Samples) -> None:
-        """Processes the next samples, 16 kHz mono, of any number."""
+        """Processes the next samples, 16 kHz mono, of any number. Callers wait for one block before the next."""
         buffered: Samples = np.concatenate([self._remainder, samples])
         whole = len(buffered) // FRAME * FRAME
         self._remainder = buffered[whole:]
-        for start in range(0, whole, FRAME):
-            frame = buffered[start : start + FRAME]
-            decisions = self.detector.feed(frame, self._vad.probability(frame), self._answer_state())
+        frames = [buffered[start : start + FRAME] for start in range(0, whole, FRAME)]
+        async with self._judging:
+            probabilities = await self._vad.probabilities(frames)
+        for frame, probability in zip(frames, probabilities, strict=True):
+            decisions = self.detector.feed(frame, probability, self._answer_state())
             if self.detector.voiced:
                 self.last_speech_at = time.monotonic()
             await self._carry_out(*decisions)
 
     async def commit(self) -> bool:
-        """Ends the turn now. Returns False when there is no utterance."""
-        utterance = self.detector.utterance
+        """Ends the turn now, with all samples received. Returns False when there is no utterance."""
+        async with self._judging:
+            # Samples that are still judged belong to the turn.
+            utterance = self.detector.utterance
         if utterance is None:
             return False
         self._discard_hypothesis()

@@ -35,8 +35,8 @@ class SpeechService:
     ) -> AsyncIterator[AsyncIterator[Audio]]:
         """The audio of a text, each chunk as soon as it is synthesized. Leaving the block cancels the work.
 
-        Entering raises TooLarge (prompt_too_long) and Unprocessable (empty_text, unknown_voice); the chunks raise all
-        other errors.
+        A text without words has a short silence. Entering raises TooLarge (prompt_too_long) and Unprocessable
+        (unknown_voice); the chunks raise all other errors, Unprocessable (empty_text) where the voice has no sound.
         """
         if len(text) > (limit := self.limits.prompt_chars):
             raise TooLarge(
@@ -44,7 +44,7 @@ class SpeechService:
                 code="prompt_too_long",
                 details={"limit_chars": limit, "param": "input"},
             )
-        self.synthesis.split_text(text, self.synthesis.voice(voice))
+        self.synthesis.voice(voice)
         async with self._stream(lambda: self.synthesis.synthesize_text(text, voice, speed), traceparent) as chunks:
             yield chunks
 
@@ -53,7 +53,8 @@ class SpeechService:
         """The audio of a text that still arrives, each sentence as soon as it is complete. Leaving the block cancels.
 
         The request holds a slot while the text arrives; the source of `deltas` bounds the time between two of them.
-        The chunks raise Busy, DeadlineExceeded, Unprocessable (empty_text), and the errors of `deltas`.
+        A text without words has a short silence. The chunks raise Busy, DeadlineExceeded, Unprocessable (empty_text),
+        and the errors of `deltas`.
         """
         async with self._stream(lambda: self.synthesis.synthesize_deltas(deltas, voice)) as chunks:
             yield chunks

@@ -6,6 +6,8 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import aclosing
 
+import numpy as np
+
 from chatapi.audio import Audio, trim_leading_silence
 from chatapi.engines import Synthesizer, Voice
 from chatapi.engines.call import EngineCall
@@ -16,6 +18,9 @@ from chatapi.runtime.admission import Priority
 from chatapi.runtime.workers import Engines, YieldPolicy
 from chatapi.text.normalization import normalize
 from chatapi.text.sentence_splitter import SentenceSplitter
+
+SILENCE_SECONDS = 0.2
+"""Length of the audio of a text without words, such as an emoji: clients take an error for a fault."""
 
 
 class SpeechSynthesis:
@@ -81,34 +86,53 @@ class SpeechSynthesis:
     async def synthesize_text(
         self, text: str, voice_name: str | None = None, speed: float = 1.0, priority: Priority = Priority.REQUEST
     ) -> AsyncGenerator[Audio, None]:
-        """The audio of a whole text, in chunks. Raises Unprocessable (empty_text) for a text without words."""
+        """The audio of a whole text, in chunks; a short silence for a text without words."""
         voice = self.voice(voice_name)
-        sentences = self.split_text(text, voice)
-        async with aclosing(self.synthesize_sentences(_iterate(sentences), voice, priority, speed)) as chunks:
-            async for speech in chunks:
-                yield speech.audio
-
-    def split_text(self, text: str, voice: Voice) -> list[str]:
-        """The sentences of a text. Raises Unprocessable (empty_text) for a text without words."""
-        splitter = SentenceSplitter()
-        sentences = [*splitter.feed(text), *splitter.finish()]
-        if not any(normalize(sentence, voice.language) for sentence in sentences):
-            raise empty_text()
-        return sentences
+        sentences = _iterate(split_text(text))
+        async with aclosing(self._audio_or_silence(sentences, voice, priority, speed)) as chunks:
+            async for audio in chunks:
+                yield audio
 
     async def synthesize_deltas(self, deltas: AsyncIterator[str], voice: Voice) -> AsyncGenerator[Audio, None]:
-        """The audio of a text that still arrives, each sentence as soon as it is complete."""
+        """The audio of a text that still arrives, each sentence as soon as it is complete; a short silence for a text
+        without words."""
         async with (
             aclosing(_split_deltas(deltas)) as sentences,
-            aclosing(self.synthesize_sentences(sentences, voice)) as chunks,
+            aclosing(self._audio_or_silence(sentences, voice)) as chunks,
+        ):
+            async for audio in chunks:
+                yield audio
+
+    async def _audio_or_silence(
+        self, sentences: AsyncIterator[str], voice: Voice, priority: Priority = Priority.REQUEST, speed: float = 1.0
+    ) -> AsyncGenerator[Audio, None]:
+        has_words = False
+
+        async def watched() -> AsyncGenerator[str, None]:
+            nonlocal has_words
+            async for sentence in sentences:
+                has_words = has_words or bool(normalize(sentence, voice.language))
+                yield sentence
+
+        async with (
+            aclosing(watched()) as given,
+            aclosing(self.synthesize_sentences(given, voice, priority, speed)) as chunks,
         ):
             async for speech in chunks:
                 yield speech.audio
+        if not has_words:
+            yield Audio(np.zeros(round(SILENCE_SECONDS * voice.rate), np.float32), voice.rate)
+
+
+def split_text(text: str) -> list[str]:
+    """The sentences of a text."""
+    splitter = SentenceSplitter()
+    return [*splitter.feed(text), *splitter.finish()]
 
 
 def empty_text() -> Unprocessable:
-    """The error for a text without words."""
-    return Unprocessable("the text has no words to speak", code="empty_text")
+    """The error for a text that the voice cannot speak, such as one in another script."""
+    return Unprocessable("the voice has no sound for any word of the text", code="empty_text")
 
 
 async def _split_deltas(deltas: AsyncIterator[str]) -> AsyncGenerator[str, None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from chatapi.audio import RATE, Samples
 from chatapi.engines import VoiceActivityDetector
 from chatapi.events import Transcript
 from chatapi.runtime.admission import Priority
+from chatapi.runtime.detector_thread import DetectorStream
 from chatapi.runtime.workers import Engines
 from chatapi.services.transcription.segmenter import FRAME, SegmentationRules, SpeechRegion, SpeechRegionFinder
 from chatapi.services.transcription.transcriber import FileTranscriber
@@ -40,11 +41,11 @@ class StreamingTranscriber:
         self._engines.asr.preload()
         regions = _RegionBuffer(self._engines.vad.engine, self._rules)
         async for block in blocks:
-            for region, samples in regions.feed(block):
+            for region, samples in await regions.feed(block):
                 if (transcript := await self._transcribe(region, samples, language, priority)) is not None:
                     language = transcript.language
                     yield transcript
-        for region, samples in regions.finish():
+        for region, samples in await regions.finish():
             if (transcript := await self._transcribe(region, samples, language, priority)) is not None:
                 yield transcript
 
@@ -61,7 +62,7 @@ class _RegionBuffer:
     """Finds the speech regions of one stream; holds no more audio than the longest region has."""
 
     def __init__(self, detector: VoiceActivityDetector, rules: SegmentationRules) -> None:
-        self._detector = detector.stream()
+        self._detector = DetectorStream(detector.stream())
         self._finder = SpeechRegionFinder(rules)
         self._held: Samples = NOTHING
         self._first = 0
@@ -71,32 +72,35 @@ class _RegionBuffer:
         self._processed = 0
         """Samples whose speech probability is known."""
 
-    def feed(self, block: Samples) -> Iterator[tuple[SpeechRegion, Samples]]:
+    async def feed(self, block: Samples) -> list[tuple[SpeechRegion, Samples]]:
         """The regions that end with this block, each with its audio."""
         self._new.append(block)
         if sum(map(len, self._new)) < STEP:
-            return
-        yield from self._process_new()
+            return []
+        return await self._process_new()
 
-    def finish(self) -> Iterator[tuple[SpeechRegion, Samples]]:
+    async def finish(self) -> list[tuple[SpeechRegion, Samples]]:
         """The regions that end with the stream, each with its audio."""
-        yield from self._process_new()
+        found = await self._process_new()
         rest = self._between(self._processed, self._processed + FRAME)
         if len(rest):
-            yield from self._process(np.pad(rest, (0, FRAME - len(rest))))
-        for region in self._finder.finish():
-            yield region, self._between(region.start, region.end)
+            found += await self._process([np.pad(rest, (0, FRAME - len(rest)))])
+        return found + [(region, self._between(region.start, region.end)) for region in self._finder.finish()]
 
-    def _process_new(self) -> Iterator[tuple[SpeechRegion, Samples]]:
+    async def _process_new(self) -> list[tuple[SpeechRegion, Samples]]:
         self._held, self._new = np.concatenate([self._held, *self._new]), []
-        while self._first + len(self._held) - self._processed >= FRAME:
-            yield from self._process(self._between(self._processed, self._processed + FRAME))
+        last = self._first + len(self._held) - FRAME
+        frames = [self._between(start, start + FRAME) for start in range(self._processed, last + 1, FRAME)]
+        found = await self._process(frames)
         self._discard()
+        return found
 
-    def _process(self, frame: Samples) -> Iterator[tuple[SpeechRegion, Samples]]:
-        self._processed += FRAME
-        for region in self._finder.feed(self._detector.probability(frame)):
-            yield region, self._between(region.start, region.end)
+    async def _process(self, frames: Sequence[Samples]) -> list[tuple[SpeechRegion, Samples]]:
+        found = []
+        for probability in await self._detector.probabilities(frames):
+            self._processed += FRAME
+            found += [(region, self._between(region.start, region.end)) for region in self._finder.feed(probability)]
+        return found
 
     def _between(self, start: int, end: int) -> Samples:
         return self._held[start - self._first : end - self._first]

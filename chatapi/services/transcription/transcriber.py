@@ -36,6 +36,7 @@ from chatapi.runtime.workers import Engines, Worker, YieldPolicy
 from chatapi.services.transcription import segmenter
 from chatapi.services.transcription.segmenter import TrimmedAudio
 from chatapi.settings import Settings
+from chatapi.text.language_codes import language_code
 
 log = logging.getLogger(__name__)
 
@@ -115,10 +116,13 @@ class FileTranscriber:
         return self._rules
 
     def language(self, requested: str | None) -> str | None:
-        """The language to transcribe; None: detect it. Raises Unprocessable (unknown_language)."""
-        language = requested or self.settings.asr.language
+        """The language to transcribe, which may be requested as `en-US` or `English`; None: detect it.
+
+        Raises Unprocessable (unknown_language).
+        """
         supported = self._asr.engine.languages
-        if language == "auto":
+        language = language_code(requested or self.settings.asr.language, supported)
+        if language.lower() == "auto":
             return supported[0] if len(supported) == 1 else None
         if language not in supported:
             raise Unprocessable(

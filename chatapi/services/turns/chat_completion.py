@@ -1,48 +1,51 @@
 """Stateless chat completions: the caller sends the whole conversation with every turn, and nothing of it is stored.
 
-The model sees these messages only; the system prompt of the settings applies to stored conversations.
+The model sees these messages, and a system prompt of the settings where a turn asks for one and has none.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Container, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
+
+import anyio
 
 from chatapi.audio.decode import Source
 from chatapi.engines import (
     Capability,
-    ContextOverflow,
     PromptMessage,
     Sampling,
     TokenChunk,
     TokenUsage,
 )
-from chatapi.engines.call import EngineCall
 from chatapi.errors import CallerError, NotFound, TooLarge, Unprocessable
-from chatapi.events import Event, ToolCall, Transcript, TurnEnded
+from chatapi.events import Event, TextDelta, ToolCall, Transcript, TurnEnded
 from chatapi.observability.metrics import Metrics
 from chatapi.runtime.admission import Admission, Priority
 from chatapi.services.speech.synthesis import SpeechSynthesis
 from chatapi.services.transcription.transcriber import FileTranscriber
 from chatapi.services.turns import tool_call_parser
 from chatapi.services.turns.generation import GenerationOptions, Generator
-from chatapi.services.turns.run import Send, TurnLimits, TurnRun
-from chatapi.services.turns.tool_call_parser import AnswerReader
+from chatapi.services.turns.prompts import FixedPrompt
+from chatapi.services.turns.run import Send, TurnLimits, TurnRun, turn_timed_out
 from chatapi.settings import Settings
 
 MESSAGES_FACTOR = 16
 """Limit of all messages together, in multiples of `limits.prompt_chars`, which is the limit of each message and of the
 tools and the schema."""
-MIN_ANSWER_TOKENS = 16
-"""Least room for an answer, in tokens; a higher limit is lowered to the room that the context has left."""
 AUDIO_ID_SECONDS = 3600
 """How long a spoken answer can be referred to by its id, in seconds."""
 MAX_AUDIO_IDS = 256
 """Spoken answers whose text is remembered for that."""
+
+CUT_SHARE = 0.95
+"""Share of the turn's time after which a text answer is cut."""
 
 PARAMETERS: tuple[tuple[str, Capability], ...] = (
     ("top_p", "top_p"),
@@ -54,6 +57,8 @@ PARAMETERS: tuple[tuple[str, Capability], ...] = (
     ("tools", "schema"),
 )
 """Field of `Sampling` and the capability it requires; an engine that supports tools needs no schema for them."""
+STYLE = ("top_p", "frequency_penalty", "presence_penalty")
+"""Those that only tune the style of the answer: an engine without them still gives the answer."""
 PARAMETER_NAMES = {"schema": "response_format"}
 """Field of `Sampling` -> name of the request parameter, where they differ."""
 
@@ -89,6 +94,10 @@ class ChatTurn:
     sampling: Sampling = field(default_factory=Sampling)
     speed: float = 1.0
     """Speaking rate, as a multiple of the usual one."""
+    fills_context: bool = False
+    """Whether an answer without `max_tokens` may be as long as the context and the turn's deadline permit."""
+    has_default_system: bool = False
+    """Whether messages without a system message get the one of the settings."""
     schema_description: str = ""
     """Purpose of the answer's schema, as an instruction for the model."""
     priority: Priority = Priority.REQUEST
@@ -196,6 +205,20 @@ class ChatCompletions:
             message = f"{param} is not supported by the language model's engine, {self._engine}; leave it out"
             raise _unprocessable(param, message, "unsupported_parameter")
 
+    def supported(self, sampling: Sampling) -> tuple[Sampling, tuple[str, ...]]:
+        """The sampling without what only tunes the style and the engine does not support, and the names of that."""
+        if all(getattr(sampling, name) is None for name in STYLE):
+            return sampling, ()
+        return self.without_style(sampling, self.generator.capabilities)
+
+    @staticmethod
+    def without_style(sampling: Sampling, capabilities: frozenset[Capability]) -> tuple[Sampling, tuple[str, ...]]:
+        """What `supported` gives for an engine with these capabilities."""
+        needs = dict(PARAMETERS)
+        names = tuple(name for name in STYLE if getattr(sampling, name) is not None and needs[name] not in capabilities)
+        dropped: dict[str, Any] = dict.fromkeys(names)
+        return replace(sampling, **dropped), names
+
     @staticmethod
     def unsupported_parameter(sampling: Sampling, capabilities: frozenset[Capability]) -> str | None:
         """The first parameter that an engine with these capabilities does not support."""
@@ -209,38 +232,6 @@ class ChatCompletions:
     @property
     def _engine(self) -> str:
         return self.settings.llm.engine
-
-
-@dataclass(frozen=True)
-class FixedPrompt:
-    """The messages of the caller; none is ever dropped."""
-
-    given: tuple[PromptMessage, ...]
-    max_tokens: int | None = None
-    """Tokens that the context has left for the answer; None: the prompt fits so far."""
-
-    def messages(self) -> list[PromptMessage]:
-        return list(self.given)
-
-    def generate(
-        self, messages: Sequence[PromptMessage], sampling: Sampling, capabilities: Container[Capability]
-    ) -> tuple[EngineCall[TokenChunk], AnswerReader]:
-        if self.max_tokens is not None:
-            sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self.max_tokens))
-        return tool_call_parser.generate(messages, sampling, capabilities)
-
-    def shortened(self, overflow: ContextOverflow, sampling: Sampling) -> FixedPrompt:
-        """The prompt with room for a shorter answer. Raises Unprocessable (context_length_exceeded)."""
-        needed = overflow.needed - min(sampling.max_tokens, self.max_tokens or sampling.max_tokens)
-        room = overflow.context - needed
-        # A continued answer has less room each time, because its text so far is part of the prompt.
-        if room >= MIN_ANSWER_TOKENS if self.max_tokens is None else 1 <= room < self.max_tokens:
-            return replace(self, max_tokens=room)
-        raise Unprocessable(
-            f"the messages need {needed} tokens; the model's context has {overflow.context}, the answer included",
-            code="context_length_exceeded",
-            details={"param": "messages", "needed_tokens": overflow.needed, "context_tokens": overflow.context},
-        )
 
 
 class _ChatRun:
@@ -257,27 +248,50 @@ class _ChatRun:
     async def work(self, send: Send) -> None:
         service, turn, run = self._service, self._turn, self._run
         service.generator.preload(turn.speak)
+        started = time.monotonic()
         prompt = FixedPrompt(tuple(await self._prompt_messages(send)))
         if turn.has_audio:
             run.timings = replace(run.timings, audio=self._audio_seconds)
             run.mark("transcript")
-        generation = await service.generator.generate(prompt, self._options(), send, run.mark)
-        run.timings = replace(run.timings, spoken=generation.speech_seconds)
+        deltas = 0
+
+        async def counted(event: Event) -> None:
+            nonlocal deltas
+            deltas += isinstance(event, TextDelta)
+            await send(event)
+
+        last, reply = TokenChunk("", "length"), ""
+        with anyio.move_on_after(self._seconds(time.monotonic() - started)) as scope:
+            generation = await service.generator.generate(prompt, self._options(prompt), counted, run.mark)
+            last, reply = generation.last, generation.reply
+            run.timings = replace(run.timings, spoken=generation.speech_seconds)
+        if scope.cancelled_caught and not deltas:
+            raise turn_timed_out(service.settings.limits.turn_seconds)
         run.mark("end")
         if turn.speak and turn.audio_id:
-            service.remember(turn.audio_id, generation.reply)
-        usage = generation.last.usage or TokenUsage()
+            service.remember(turn.audio_id, reply)
+        # An answer that was cut has no count of its prompt.
+        usage = last.usage or TokenUsage(0, deltas)
         run.count(usage)
-        reason = generation.last.finish_reason or "stop"
         tokens = (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
-        await send(TurnEnded("", reason, *tokens, timings=run.timings))
+        await send(TurnEnded("", last.finish_reason or "stop", *tokens, timings=run.timings))
 
-    def _options(self) -> GenerationOptions:
+    def _seconds(self, spent: float) -> float:
+        """Time for the answer after `spent` seconds of work, in seconds: it is cut shortly before the turn's deadline,
+        because half an answer is worth more than an error. That of a spoken answer moves with its audio."""
+        if self._turn.speak:
+            return math.inf
+        return self._service.settings.limits.turn_seconds * CUT_SHARE - (self._run.timings.admitted or 0) - spent
+
+    def _options(self, prompt: FixedPrompt) -> GenerationOptions:
         turn = self._turn
         voice = self._service.synthesis.voice(turn.voice, self._language) if turn.speak else None
+        max_tokens = turn.max_tokens
+        if max_tokens is None and turn.fills_context:
+            max_tokens = self._service.generator.room(prompt.messages(), turn.sampling)
         return GenerationOptions(
             voice,
-            turn.max_tokens,
+            max_tokens,
             turn.temperature,
             turn.seed,
             turn.sampling,
@@ -288,9 +302,13 @@ class _ChatRun:
 
     async def _prompt_messages(self, send: Send) -> list[PromptMessage]:
         description = self._turn.schema_description
+        settings = self._service.generator.settings
         messages = [
             await self._prompt_message(index, message, send) for index, message in enumerate(self._turn.messages)
         ]
+        default = settings.system_prompt if self._turn.speak else settings.text_system_prompt
+        if self._turn.has_default_system and default and not any(each.role == "system" for each in messages):
+            messages.insert(0, PromptMessage("system", default))
         if description:
             # Joined to the caller's system message: templates (Mistral's) reject a second one.
             system = messages.pop(0).text if messages[0].role == "system" else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Generic
@@ -39,6 +39,10 @@ MAX_PAUSE_SECONDS = 1.0
 have nothing to speak."""
 NEXT_QUESTION_TOKENS = 100
 """Estimated length of the next question, in tokens."""
+CHARACTERS_PER_TOKEN = 3
+"""Length of a token in prompts, estimated low; an engine reports a prompt that is longer."""
+MESSAGE_TOKENS = 16
+"""Tokens that a chat template adds to a message at most."""
 FINAL_PUNCTUATION = re.compile(r"[\s.?!,;:…。、！？，-]+$")
 """Punctuation that speech recognition adds at the end of a transcript."""
 
@@ -94,7 +98,7 @@ class Generator:
         self, conversation_state: ConversationState, text: str, results: tuple[ToolResult, ...] = ()
     ) -> Question:
         """The prompt for the next question in a conversation, after these tool results."""
-        return Question(conversation_state, text, self.settings.system, results)
+        return Question(conversation_state, text, self.settings.system_prompt, results)
 
     async def generate(self, prompt: P, options: GenerationOptions, send: Send, mark: Mark) -> Generation[P]:
         """Send a TextDelta for every chunk of text and a Speech for every chunk of audio, each kind in order.
@@ -183,6 +187,13 @@ class Generator:
         self._llm.preload()
         if speak:
             self._synthesis.preload()
+
+    def room(self, messages: Sequence[PromptMessage], sampling: Sampling) -> int:
+        """An estimate of the tokens that the context has left for an answer to these messages."""
+        characters = sum(len(message.text) for message in messages)
+        characters += tool_call_parser.description_length(sampling.tools)
+        left = self._llm.engine.context - characters // CHARACTERS_PER_TOKEN - MESSAGE_TOKENS * (len(messages) + 1)
+        return max(self.settings.max_tokens, left)
 
     @property
     def no_answer(self) -> str:

@@ -1,4 +1,4 @@
-"""Prompts: the protocol that generation uses, and the prompt for a question in a stored conversation."""
+"""Prompts: the protocol that generation uses, a question in a stored conversation, and the messages of a caller."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from chatapi.engines import Capability, ContextOverflow, PromptMessage, Sampling, TokenChunk
 from chatapi.engines.call import EngineCall
-from chatapi.errors import TooLarge
+from chatapi.errors import TooLarge, Unprocessable
 from chatapi.services.turns import tool_call_parser
 from chatapi.services.turns.tool_call_parser import AnswerReader
 from chatapi.storage.history import ConversationState, ToolResult
@@ -16,6 +16,9 @@ from chatapi.storage.history import ConversationState, ToolResult
 FILLED_SHARE = 0.7
 """Share of the context that stays filled after the oldest exchanges are dropped; the rest is room for further turns
 before the prompt changes at its start and the prompt cache is lost."""
+
+MIN_ANSWER_TOKENS = 16
+"""Least room for an answer, in tokens; a higher limit is lowered to the room that the context has left."""
 
 
 class Prompt(Protocol):
@@ -88,6 +91,38 @@ class Question:
             dropped += 1
         return replace(
             self, conversation_state=replace(conversation_state, exchanges=conversation_state.exchanges[dropped:])
+        )
+
+
+@dataclass(frozen=True)
+class FixedPrompt:
+    """The messages of the caller; none is ever dropped."""
+
+    given: tuple[PromptMessage, ...]
+    max_tokens: int | None = None
+    """Tokens that the context has left for the answer; None: the prompt fits so far."""
+
+    def messages(self) -> list[PromptMessage]:
+        return list(self.given)
+
+    def generate(
+        self, messages: Sequence[PromptMessage], sampling: Sampling, capabilities: Container[Capability]
+    ) -> tuple[EngineCall[TokenChunk], AnswerReader]:
+        if self.max_tokens is not None:
+            sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self.max_tokens))
+        return tool_call_parser.generate(messages, sampling, capabilities)
+
+    def shortened(self, overflow: ContextOverflow, sampling: Sampling) -> FixedPrompt:
+        """The prompt with room for a shorter answer. Raises Unprocessable (context_length_exceeded)."""
+        needed = overflow.needed - min(sampling.max_tokens, self.max_tokens or sampling.max_tokens)
+        room = overflow.context - needed
+        # A continued answer has less room each time, because its text so far is part of the prompt.
+        if room >= MIN_ANSWER_TOKENS if self.max_tokens is None else 1 <= room < self.max_tokens:
+            return replace(self, max_tokens=room)
+        raise Unprocessable(
+            f"the messages need {needed} tokens; the model's context has {overflow.context}, the answer included",
+            code="context_length_exceeded",
+            details={"param": "messages", "needed_tokens": overflow.needed, "context_tokens": overflow.context},
         )
 
 

@@ -37,10 +37,11 @@ def limit_duration(seconds: float) -> Iterator[None]:
     with anyio.move_on_after(seconds) as scope:
         yield
     if scope.cancelled_caught:
-        raise _turn_timed_out(seconds)
+        raise turn_timed_out(seconds)
 
 
-def _turn_timed_out(seconds: float) -> DeadlineExceeded:
+def turn_timed_out(seconds: float) -> DeadlineExceeded:
+    """The error of a turn that took longer than its limit in seconds."""
     return DeadlineExceeded(f"the turn took longer than its limit of {seconds:g} seconds")
 
 
@@ -158,7 +159,7 @@ class TurnRun:
             return DeadlineExceeded(
                 f"the request took longer than {limits.seconds:g} seconds plus the length of its audio"
             )
-        return _turn_timed_out(limits.seconds)
+        return turn_timed_out(limits.seconds)
 
     def _record(self, result: str) -> TurnRecord:
         limits = self._limits

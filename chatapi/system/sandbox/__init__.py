@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -97,14 +97,13 @@ class Sandbox:
         child. Raises ChildCrashed, CallFailed, OutOfMemory, TimedOut, and the CallerError that the function raises.
         """
         child = self._take()
-        completed = False
+        reusable = False
         try:
             self._send(child, target, values, files)
             limit = timeout if callable(timeout) else lambda _, seconds=timeout: seconds
-            yield from self._items(child, target, limit)
-            completed = True
+            reusable = yield from self._items(child, target, limit)
         finally:
-            if completed:
+            if reusable:
                 self._put_back(child)
             else:
                 self._end(child)
@@ -125,7 +124,8 @@ class Sandbox:
         except framing.BrokenFrame as error:
             raise self._crashed(child, target) from error
 
-    def _items(self, child: _Child, target: str, limit: TimeLimit) -> Iterator[Any]:
+    def _items(self, child: _Child, target: str, limit: TimeLimit) -> Generator[Any, None, bool]:
+        """The items of a call. Returns whether the child answers another one."""
         spent = seconds = 0.0
         while True:
             since = time.monotonic()
@@ -138,7 +138,7 @@ class Sandbox:
                 raise self._crashed(child, target) from error
             spent += time.monotonic() - since
             if kind == framing.END:
-                return
+                return bool(value)
             if kind == framing.ERROR:
                 raise _error(target, value)
             seconds += len(value) / SAMPLE_RATE if kind == framing.SAMPLES else 0.0

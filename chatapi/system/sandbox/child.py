@@ -10,7 +10,6 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ def run(connection: socket.socket, memory: int) -> None:
     _silence()
     gc.enable()
     limit = _resident() + MAX_GROWTH
-    while _answer(connection) and _resident() < limit:
+    while _answer(connection, limit):
         pass
 
 
@@ -67,15 +66,20 @@ def _resident() -> int:
     return _pages(1)
 
 
-def _answer(connection: socket.socket) -> bool:
-    """Answer one call. Returns False when the child should end."""
+def _answer(connection: socket.socket, limit: int) -> bool:
+    """Answer one call. Returns False when the child should end: also when it holds more than `limit` bytes, which the
+    end of the answer says, so that nobody sends it another call.
+    """
     try:
         (target, values), files = framing.receive_call(connection)
     except framing.BrokenFrame:
         return False
     try:
         items = _function(target)(*values, files=files) if files else _function(target)(*values)
-        _send(connection, items)
+        for item in items:
+            framing.send(connection, framing.SAMPLES if isinstance(item, np.ndarray) else framing.JSON, item)
+        reusable = _resident() < limit
+        framing.send(connection, framing.END, reusable)
     except framing.BrokenFrame:
         return False
     except MemoryError:
@@ -91,13 +95,7 @@ def _answer(connection: socket.socket) -> bool:
         for descriptor in files:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
-    return True
-
-
-def _send(connection: socket.socket, items: Iterator[Any]) -> None:
-    for item in items:
-        framing.send(connection, framing.SAMPLES if isinstance(item, np.ndarray) else framing.JSON, item)
-    framing.send(connection, framing.END, None)
+    return reusable
 
 
 def _fail(connection: socket.socket, fault: dict[str, Any]) -> bool:

@@ -29,6 +29,7 @@ from chatapi.engines.llm.chat_template import chat_template
 from chatapi.engines.llm.llama_cpp import request as requests
 from chatapi.engines.llm.llama_cpp import server
 from chatapi.engines.llm.llama_cpp.generation import LlamaGeneration, RejectedByLibrary
+from chatapi.engines.llm.role_rules import RoleRules
 from chatapi.errors import EngineFailed, ModelError
 from chatapi.events import Token
 from chatapi.settings import Settings
@@ -66,7 +67,8 @@ class LlamaCpp(NoEngineCounts):
         path = server.gguf(models[0])
         self._server: Any = server.load(path, settings)
         self._template = chat_template(path)
-        self._warm_up(settings.llm.system)
+        self._roles = RoleRules.of(self._template)
+        self._warm_up(settings.llm.system_prompt)
 
     def generate(
         self, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop = never
@@ -76,7 +78,7 @@ class LlamaCpp(NoEngineCounts):
 
     def end_of_turn_probability(self, messages: Sequence[PromptMessage], stop: Stop = never) -> Iterator[float]:
         """Probability that a full stop comes next. The prompt computed for it stays cached."""
-        opened = self._template.opened(requests.chat_messages(messages)) if self._template else None
+        opened = self._template.opened(requests.chat_messages(self._roles.fitted(messages))) if self._template else None
         if opened is None or stop():
             return
         prompt, rest = opened
@@ -103,7 +105,10 @@ class LlamaCpp(NoEngineCounts):
     ) -> Iterator[TokenChunk]:
         if stop():
             return
-        request = {**requests.chat_request(messages, sampling, self._sampling, self.context), **options}
+        request = {
+            **requests.chat_request(self._roles.fitted(messages), sampling, self._sampling, self.context),
+            **options,
+        }
         with self._generating("handle_chat_completions", request, stop) as generation:
             try:
                 for chunk in self._chunks(generation, sampling):
@@ -165,7 +170,7 @@ class LlamaCpp(NoEngineCounts):
                     pass
         except ContextOverflow as error:
             raise ModelError(
-                f"llm.system alone needs {error.needed} tokens and llama_cpp.context is {error.context}"
+                f"llm.system_prompt alone needs {error.needed} tokens and llama_cpp.context is {error.context}"
             ) from error
 
 

@@ -92,7 +92,7 @@ class Mlc:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="mlc", daemon=True)
         self._thread.start()
-        self._warm_up(settings.llm.system)
+        self._warm_up(settings.llm.system_prompt)
 
     def generate(
         self, messages: Sequence[PromptMessage], sampling: Sampling, stop: Stop = never
@@ -220,7 +220,8 @@ class Mlc:
         except ContextOverflow as error:
             self.close()
             raise ModelError(
-                f"llm.system alone needs {error.needed} tokens and the model's context is {error.context} (mlc.context)"
+                f"llm.system_prompt alone needs {error.needed} tokens and the model's context is {error.context} "
+                "(mlc.context)"
             ) from error
         except ChatapiError:
             self.close()

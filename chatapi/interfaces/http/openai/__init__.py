@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fastapi import APIRouter
+from pydantic import BaseModel
 
 from chatapi.appliance import Appliance
-from chatapi.interfaces.http.openai import chat, models, speech, transcriptions
+from chatapi.interfaces.http.openai import chat, completions, models, responses, speech, transcriptions
+from chatapi.interfaces.http.openai.chat_parameters import ChatRequest
+from chatapi.interfaces.http.openai.completion_parameters import TextCompletionRequest
 from chatapi.interfaces.http.openai.errors import EVERY_ROUTE
+from chatapi.interfaces.http.openai.response_parameters import ResponsesRequest
+from chatapi.interfaces.http.openai.speech import SpeechRequest
+from chatapi.interfaces.http.openai.transcriptions import TranscriptionForm, TranslationRequest
 
-__all__ = ["router"]
+__all__ = ["REQUESTS", "router"]
+
+REQUESTS: Mapping[str, type[BaseModel]] = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/completions": TextCompletionRequest,
+    "/v1/responses": ResponsesRequest,
+    "/v1/audio/speech": SpeechRequest,
+    "/v1/audio/transcriptions": TranscriptionForm,
+    "/v1/audio/translations": TranslationRequest,
+}
+"""Path -> the model of its request, whose fields are the implemented parameters of `parameter_table`."""
 
 
 def router(appliance: Appliance) -> APIRouter:
@@ -18,4 +36,6 @@ def router(appliance: Appliance) -> APIRouter:
     routes.include_router(transcriptions.router(appliance))
     routes.include_router(speech.router(appliance))
     routes.include_router(chat.router(appliance))
+    routes.include_router(completions.router(appliance))
+    routes.include_router(responses.router(appliance))
     return routes

@@ -11,14 +11,14 @@ from typing import Any
 from starlette.requests import Request
 
 from chatapi.appliance import Appliance
-from chatapi.audio.decode import Source
-from chatapi.engines import Sampling, Tool
+from chatapi.engines import Sampling
 from chatapi.errors import Unprocessable
-from chatapi.events import ToolCall
 from chatapi.interfaces.http import openai_aliases
-from chatapi.interfaces.http.json_body import check_plain, decode_base64, json_body
-from chatapi.interfaces.http.openai import chat_parameters
-from chatapi.interfaces.http.openai.chat_parameters import ChatRequest, invalid_parameter
+from chatapi.interfaces.http.ignored import IgnoredParameters
+from chatapi.interfaces.http.json_body import check_plain, json_body
+from chatapi.interfaces.http.openai import chat_parameters, replayed_messages
+from chatapi.interfaces.http.openai.chat_parameters import ChatRequest
+from chatapi.interfaces.http.openai.parameter_parsing import invalid_parameter
 from chatapi.interfaces.http.spooling import Spool
 from chatapi.services.turns.chat_completion import ChatMessage, ChatTurn
 from chatapi.services.turns.completion import MAX_SEED
@@ -28,7 +28,8 @@ from chatapi.services.turns.completion import MAX_SEED
 class ChatCompletionRequest:
     """A parsed request."""
 
-    turn: ChatTurn
+    turns: tuple[ChatTurn, ...]
+    """One for each completion."""
     model: str
     """The model name in the request."""
     stream: bool
@@ -41,45 +42,37 @@ class ChatCompletionRequest:
 
 async def read(request: Request, appliance: Appliance, traceparent: str) -> ChatCompletionRequest:
     """Parses a request. Raises CallerError with the invalid `param` in its details."""
-    body, messages = await json_body(request, "messages", partial(_parse, Spool.of(request)))
+    body, messages = await json_body(request, "messages", partial(_parse, request))
     audio = _audio(body)
     turn = _turn(body, messages, appliance, audio is not None)
+    sampling, dropped = appliance.chat.supported(turn.sampling)
+    for name in dropped:
+        IgnoredParameters.of(request).add(name)
     return ChatCompletionRequest(
-        turn=replace(turn, traceparent=traceparent),
+        turns=_turns(replace(turn, traceparent=traceparent, sampling=sampling), body.n),
         model=openai_aliases.model(appliance, "llm", body.model),
         stream=body.stream,
-        usage=body.stream_options is not None and body.stream_options.include_usage,
+        usage=body.stream and body.stream_options is not None and body.stream_options.include_usage,
         audio=audio,
         logprobs=body.logprobs,
     )
 
 
-def _parse(spool: Spool, values: dict[str, Any]) -> tuple[ChatRequest, tuple[ChatMessage, ...]]:
+def _parse(request: Request, values: dict[str, Any]) -> tuple[ChatRequest, tuple[ChatMessage, ...]]:
     """The parsed body, and its messages with audio as files. Blocking; large bodies are parsed on a thread."""
     check_plain(values)
-    body = chat_parameters.parse_body(values)
+    ignored = IgnoredParameters.of(request)
+    body = chat_parameters.parse_body(values, ignored)
     _check_combinations(body)
-    messages = [_message(message, f"messages[{at}]", spool) for at, message in enumerate(body.messages)]
-    # A prefix to continue starts without a name, as its completion does.
-    named = [_with_name(each, source) for each, source in zip(messages[:-1], body.messages[:-1], strict=True)]
-    last = messages[-1] if messages[-1].role == "assistant" else _with_name(messages[-1], body.messages[-1])
-    return body, (*named, last)
-
-
-def _with_name(message: ChatMessage, source: chat_parameters.AnyMessage) -> ChatMessage:
-    """The message with the participant's name before its content."""
-    name = None if isinstance(source, chat_parameters.ToolMessage) else source.name
-    return replace(message, parts=(f"{name}:", *message.parts)) if name and any(message.parts) else message
+    if body.stream_options is not None and not body.stream:
+        ignored.add("stream_options")
+    return body, replayed_messages.messages(body.messages, Spool.of(request))
 
 
 def _check_combinations(body: ChatRequest) -> None:
     """Checks parameters that depend on each other. Raises Unprocessable."""
-    if body.n > 1:
-        raise invalid_parameter("n", f"n is {body.n}; only 1 is supported: send another request", "unsupported_value")
     if body.top_logprobs is not None and not body.logprobs:
         raise invalid_parameter("top_logprobs", "top_logprobs needs logprobs=true", "invalid_value")
-    if body.stream_options is not None and not body.stream:
-        raise invalid_parameter("stream_options", "stream_options needs stream=true", "invalid_value")
     if None not in (body.max_tokens, body.max_completion_tokens) and body.max_tokens != body.max_completion_tokens:
         message = "max_tokens and max_completion_tokens mean the same and differ; send one of them"
         raise invalid_parameter("max_tokens", message, "invalid_value")
@@ -115,14 +108,33 @@ def _turn(body: ChatRequest, messages: tuple[ChatMessage, ...], appliance: Appli
         messages=messages,
         speak=speak,
         voice=_voice(body.audio, appliance) if speak and body.audio else None,
-        audio_id=f"audio_{secrets.token_hex(16)}" if speak else "",
+        audio_id=_audio_id() if speak else "",
         max_tokens=body.max_completion_tokens or body.max_tokens,
         temperature=body.temperature,
         # Our seeds are shorter; only equal seeds must give equal completions.
         seed=None if body.seed is None else body.seed % (MAX_SEED + 1),
         sampling=_sampling(body),
+        fills_context=True,
+        has_default_system=True,
         schema_description=schema.description or "" if schema is not None else "",
     )
+
+
+def _turns(turn: ChatTurn, number: int) -> tuple[ChatTurn, ...]:
+    """The turn as many times, with seeds and audio ids of their own."""
+    more = tuple(
+        replace(
+            turn,
+            seed=None if turn.seed is None else (turn.seed + index) % (MAX_SEED + 1),
+            audio_id=_audio_id() if turn.speak else "",
+        )
+        for index in range(1, number)
+    )
+    return (turn, *more)
+
+
+def _audio_id() -> str:
+    return f"audio_{secrets.token_hex(16)}"
 
 
 def _voice(audio: chat_parameters.AudioOptions, appliance: Appliance) -> str | None:
@@ -152,55 +164,13 @@ def _sampling(body: ChatRequest) -> Sampling:
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         schema=schema,
         strict=isinstance(form, chat_parameters.SchemaFormat) and bool(form.json_schema.strict),
-        tools=tuple(_tool(tool.function) for tool in tools),
+        tools=tuple(each.function.tool for each in tools),
         tool_choice=_choice(body, tools),
         parallel=body.parallel_tool_calls,
     )
-
-
-def _tool(function: chat_parameters.FunctionSchema) -> Tool:
-    return Tool(function.name, function.description, function.parameters, bool(function.strict))
 
 
 def _choice(body: ChatRequest, tools: Sequence[chat_parameters.FunctionTool]) -> str:
     if isinstance(body.tool_choice, chat_parameters.ChosenTool):
         return f":{body.tool_choice.function.name}"
     return body.tool_choice or ("auto" if tools else "none")
-
-
-def _message(message: Any, place: str, spool: Spool) -> ChatMessage:
-    if isinstance(message, chat_parameters.UserMessage):
-        return ChatMessage("user", _parts(message.content, place, spool))
-    if isinstance(message, chat_parameters.ToolMessage):
-        return ChatMessage("tool", _parts(message.content, place, spool), tool_call_id=message.tool_call_id)
-    if isinstance(message, chat_parameters.SystemMessage):
-        return ChatMessage("system", _parts(message.content, place, spool))
-    return _assistant_message(message, place, spool)
-
-
-def _assistant_message(message: chat_parameters.AssistantMessage, place: str, spool: Spool) -> ChatMessage:
-    parts = _parts(message.content or "", place, spool)
-    parts += (message.refusal,) if message.refusal else ()
-    calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ())
-    spoken = message.audio
-    if spoken is not None and not any(parts):
-        parts = (spoken.transcript,) if spoken.transcript else ()
-    if not any(parts) and not calls and spoken is None:
-        raise invalid_parameter(f"{place}.content", f"{place} has neither content nor tool_calls", "invalid_value")
-    return ChatMessage("assistant", parts, calls, audio_id=spoken.id if spoken is not None else "")
-
-
-def _parts(content: str | Sequence[Any], place: str, spool: Spool) -> tuple[str | Source, ...]:
-    if isinstance(content, str):
-        return (content,)
-    return tuple(_part(part, f"{place}.content[{at}]", spool) for at, part in enumerate(content))
-
-
-def _part(part: Any, place: str, spool: Spool) -> str | Source:
-    if isinstance(part, chat_parameters.AudioPart):
-        try:
-            return spool.stored(decode_base64(part.input_audio.data))
-        except ValueError as error:
-            param = f"{place}.input_audio.data"
-            raise invalid_parameter(param, f"{param} is not base64: {error}", "invalid_audio") from None
-    return part.refusal if isinstance(part, chat_parameters.RefusalPart) else str(part.text)

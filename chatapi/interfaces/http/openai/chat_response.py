@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import anyio.to_thread
@@ -18,7 +18,7 @@ from chatapi.interfaces.http.openai.chat_request import ChatCompletionRequest
 from chatapi.interfaces.http.problems import fault
 from chatapi.interfaces.http.streaming import CancellableResponse, EventStream, body, data_of, encoded, start
 from chatapi.observability.metrics import Metrics
-from chatapi.services.turns.chat_completion import AUDIO_ID_SECONDS, ChatCompletions
+from chatapi.services.turns.chat_completion import AUDIO_ID_SECONDS, ChatCompletions, ChatTurn
 from chatapi.services.turns.result import TurnResult
 
 ENCODINGS = {"wav": "wav", "pcm16": "pcm", "mp3": "mp3", "flac": "flac", "opus": "opus", "aac": "aac"}
@@ -30,7 +30,7 @@ BASE64_UNIT = 6
 
 
 class ChatCompletionResponse(CancellableResponse):
-    """Runs the turn while it sends the response; cancels the turn when the client disconnects."""
+    """Runs the turns while it sends the response, one after the other; cancels them when the client disconnects."""
 
     def __init__(self, chat: ChatCompletions, request: ChatCompletionRequest, metrics: Metrics) -> None:
         super().__init__()
@@ -47,29 +47,35 @@ class ChatCompletionResponse(CancellableResponse):
         }
 
     async def reply(self, send: Send) -> None:
-        async with self._chat.run(self._request.turn) as events:
-            await (self._send_chunks if self._request.stream else self._send_whole)(events, send)
+        await (self._send_chunks if self._request.stream else self._send_whole)(send)
 
-    async def _send_whole(self, events: AsyncIterator[Event], send: Send) -> None:
-        result = TurnResult()
-        async for event in events:
-            result.add(event)
+    async def _send_whole(self, send: Send) -> None:
+        results = []
+        for turn in self._request.turns:
+            result = TurnResult()
+            async with self._chat.run(turn) as events:
+                async for event in events:
+                    result.add(event)
+            results.append(result)
         # The audio of a long answer is encoded on a thread, so that the event loop is not blocked.
-        data = await anyio.to_thread.run_sync(self._document, result)
+        data = await anyio.to_thread.run_sync(self._document, results)
         await send(start("application/json", {"Content-Length": str(len(data))}))
         await send(body(data, more=False))
 
-    def _document(self, result: TurnResult) -> bytes:
-        ended = result.ended
-        choice = {
-            "index": 0,
-            "message": self._message(result),
-            "logprobs": self.logprobs(result.tokens),
-            "finish_reason": ended.finish_reason,
-        }
-        return encoded({**self._head, "object": "chat.completion", "choices": [choice], "usage": _usage(ended)})
+    def _document(self, results: Sequence[TurnResult]) -> bytes:
+        choices = [
+            {
+                "index": index,
+                "message": self._message(result, self._request.turns[index]),
+                "logprobs": self.logprobs(result.tokens),
+                "finish_reason": result.ended.finish_reason,
+            }
+            for index, result in enumerate(results)
+        ]
+        usage = usage_of([result.ended for result in results], len(results))
+        return encoded({**self._head, "object": "chat.completion", "choices": choices, "usage": usage})
 
-    def _message(self, result: TurnResult) -> dict[str, Any]:
+    def _message(self, result: TurnResult, turn: ChatTurn) -> dict[str, Any]:
         text, calls = result.text, result.calls
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
         if calls:
@@ -78,29 +84,37 @@ class ChatCompletionResponse(CancellableResponse):
         if self._request.audio is not None and (result.speech or not calls):
             message["content"] = None
             data = _encoded(result.audio(), self._request.audio)
-            message["audio"] = {**self.spoken(), "data": data, "transcript": text}
+            message["audio"] = {**self.spoken(turn), "data": data, "transcript": text}
         return message
 
-    async def _send_chunks(self, events: AsyncIterator[Event], send: Send) -> None:
+    async def _send_chunks(self, send: Send) -> None:
         stream = EventStream(send, self._metrics, lambda error: data_of({"error": fault(error)}))
-        chunks = _Chunks(self, self._request)
         async with stream.ending():
+            ended = [await self._send_choice(index, turn, stream) for index, turn in enumerate(self._request.turns)]
+            if self._request.usage:
+                await stream.send(data_of({**self._chunk([]), "usage": usage_of(ended, len(ended))}))
+            await stream.send(b"data: [DONE]\n\n")
+
+    async def _send_choice(self, index: int, turn: ChatTurn, stream: EventStream) -> TurnEnded:
+        """Sends the chunks of one completion; returns the end of its turn."""
+        chunks, result = _Chunks(self, self._request, index, turn), TurnResult()
+        async with self._chat.run(turn) as events:
             async for event in events:
                 if isinstance(event, STARTING_EVENTS):
                     await stream.start()
                 data = b"".join(data_of(chunk) for chunk in chunks.of(event))
                 if data:
                     await stream.send(data)
-            await stream.send(b"data: [DONE]\n\n")
+                if isinstance(event, TurnEnded):
+                    result.add(event)
+        return result.ended
 
-    def chunk(self, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None) -> dict[str, Any]:
-        """A chunk with a delta of the message."""
-        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+    def chunk(
+        self, index: int, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None
+    ) -> dict[str, Any]:
+        """A chunk with a delta of the message of one completion."""
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         return self._chunk([choice])
-
-    def usage(self, ended: TurnEnded) -> dict[str, Any]:
-        """The chunk that reports the token usage."""
-        return {**self._chunk([]), "usage": _usage(ended)}
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         # With include_usage every chunk has this member.
@@ -114,17 +128,21 @@ class ChatCompletionResponse(CancellableResponse):
         content = [{**_token(token), "top_logprobs": [_token(each) for each in token.top]} for token in tokens]
         return {"content": content, "refusal": None}
 
-    def spoken(self) -> dict[str, Any]:
+    def spoken(self, turn: ChatTurn) -> dict[str, Any]:
         """The id of the spoken answer, and when it expires."""
-        return {"id": self._request.turn.audio_id, "expires_at": self._created + AUDIO_ID_SECONDS}
+        return {"id": turn.audio_id, "expires_at": self._created + AUDIO_ID_SECONDS}
 
 
 class _Chunks:
     """The chunks of one completion. Clients join the strings of all chunks, so an id is sent only once."""
 
-    def __init__(self, reply: ChatCompletionResponse, request: ChatCompletionRequest) -> None:
+    def __init__(
+        self, reply: ChatCompletionResponse, request: ChatCompletionRequest, index: int, turn: ChatTurn
+    ) -> None:
         self._reply = reply
         self._request = request
+        self._index = index
+        self._spoken = reply.spoken(turn)
         self._started = False
         self._calls = 0
         self._encoder: Encoder | None = None
@@ -137,15 +155,15 @@ class _Chunks:
             return
         if not self._started:
             self._started = True
-            yield self._reply.chunk(self._first_delta(event))
+            yield self._chunk(self._first_delta(event))
         if isinstance(event, TextDelta):
             spoken = self._request.audio is not None
             delta = {"audio": {"transcript": event.text}} if spoken else {"content": event.text}
-            yield self._reply.chunk(delta, logprobs=self._reply.logprobs(event.tokens))
+            yield self._chunk(delta, logprobs=self._reply.logprobs(event.tokens))
         elif isinstance(event, ToolCalls):
             indexed = [{"index": self._calls + at, **_call(call)} for at, call in enumerate(event.calls)]
             self._calls += len(indexed)
-            yield self._reply.chunk({"tool_calls": indexed})
+            yield self._chunk({"tool_calls": indexed})
         elif isinstance(event, Speech):
             if self._encoder is None:
                 self._encoder = Encoder("pcm", event.audio.rate)
@@ -159,24 +177,25 @@ class _Chunks:
         whole = len(data) if last else len(data) - len(data) % BASE64_UNIT
         self._rest = data[whole:]
         if whole:
-            yield self._reply.chunk({"audio": {"data": base64.b64encode(data[:whole]).decode()}})
+            yield self._chunk({"audio": {"data": base64.b64encode(data[:whole]).decode()}})
 
     def _first_delta(self, event: Event) -> dict[str, Any]:
         delta: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
         if isinstance(event, ToolCalls) or self._request.audio is not None:
             delta["content"] = None
         if self._request.audio is not None:
-            delta["audio"] = {"id": self._reply.spoken()["id"]}
+            delta["audio"] = {"id": self._spoken["id"]}
         return delta
 
     def _last_chunks(self, ended: TurnEnded) -> Iterator[dict[str, Any]]:
         if self._request.audio is not None:
             if self._encoder is not None:
                 yield from self._audio_chunks(self._encoder.finish(), last=True)
-            yield self._reply.chunk({"audio": {"expires_at": self._reply.spoken()["expires_at"]}})
-        yield self._reply.chunk({}, ended.finish_reason)
-        if self._request.usage:
-            yield self._reply.usage(ended)
+            yield self._chunk({"audio": {"expires_at": self._spoken["expires_at"]}})
+        yield self._chunk({}, ended.finish_reason)
+
+    def _chunk(self, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None) -> dict[str, Any]:
+        return self._reply.chunk(self._index, delta, reason, logprobs)
 
 
 def _encoded(audio: Audio, form: str) -> str:
@@ -196,11 +215,16 @@ def _token(token: Token) -> dict[str, Any]:
     return {"token": token.text, "logprob": token.logprob, "bytes": list(token.raw)}
 
 
-def _usage(ended: TurnEnded) -> dict[str, Any]:
+def usage_of(ended: Sequence[TurnEnded], number: int) -> dict[str, Any]:
+    """The token usage of completions, of which each `number` have one prompt, which counts once."""
+    prompt = sum(each.prompt_tokens for each in ended[::number])
+    completion = sum(each.completion_tokens for each in ended)
     return {
-        "prompt_tokens": ended.prompt_tokens,
-        "completion_tokens": ended.completion_tokens,
-        "total_tokens": ended.prompt_tokens + ended.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": ended.cached_tokens, "audio_tokens": 0},
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {
+            "cached_tokens": sum(each.cached_tokens for each in ended[::number]), "audio_tokens": 0,
+        },
         "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
-    }
+    }  # fmt: skip

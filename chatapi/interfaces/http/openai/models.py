@@ -7,7 +7,6 @@ from typing import Literal
 from fastapi import APIRouter
 
 from chatapi.appliance import Appliance
-from chatapi.errors import NotFound
 from chatapi.interfaces.http import openai_aliases
 from chatapi.interfaces.http.openai.errors import error_responses
 from chatapi.interfaces.http.openai.parameter_parsing import Parameters
@@ -21,8 +20,11 @@ class OpenAIModel(Parameters):
     created: int
     """Start of the server, in seconds since 1970."""
     owned_by: Literal["chatapi"] = "chatapi"
+    name: str
     role: str
     """llm, asr or tts."""
+    task: str
+    """The role in Hugging Face's words: text-generation, automatic-speech-recognition or text-to-speech."""
     languages: list[str]
     """ISO 639-1 codes."""
 
@@ -32,6 +34,15 @@ class ModelList(Parameters):
 
     object: Literal["list"] = "list"
     data: list[OpenAIModel]
+
+
+class AudioModelList(ModelList):
+    """Models of speech recognition and synthesis, under both names that clients look for."""
+
+    models: list[OpenAIModel]
+
+
+TASKS = {"llm": "text-generation", "asr": "automatic-speech-recognition", "tts": "text-to-speech"}
 
 
 def router(appliance: Appliance) -> APIRouter:
@@ -44,16 +55,24 @@ def router(appliance: Appliance) -> APIRouter:
 
     @routes.get("/models/{model}", summary="One model", responses=error_responses(404, 503))
     async def get_model(model: str) -> OpenAIModel:
-        for role, name in openai_aliases.models(appliance):
-            if name == model:
-                return _entry(appliance, role, name)
+        return _entry(appliance, openai_aliases.role(appliance, model), model)
+
+    @routes.get("/audio/models", summary="Models of speech recognition and synthesis", responses=error_responses(503))
+    async def list_audio_models() -> AudioModelList:
         openai_aliases.require_models(appliance)
-        raise NotFound(f"model {model!r} is not in use", code="model_not_found", details={"param": "model"})
+        found = [(role, name) for role, name in openai_aliases.models(appliance) if role != "llm"]
+        stock = [("asr", "whisper-1"), ("tts", "tts-1")]
+        entries = [_entry(appliance, role, name) for role, name in (*stock, *found)]
+        return AudioModelList(data=entries, models=entries)
 
     return routes
 
 
 def _entry(appliance: Appliance, role: str, name: str) -> OpenAIModel:
-    manifest = appliance.catalog.manifests.get(name)
+    """The model of that name; a stock name has the languages of the model it stands for."""
+    known = [each for kind, each in openai_aliases.models(appliance) if kind == role]
+    manifest = appliance.catalog.manifests.get(name if name in known else next(iter(known), name))
     languages = list(manifest.languages) if manifest is not None else []
-    return OpenAIModel(id=name, created=appliance.started_at, role=role, languages=languages)
+    return OpenAIModel(
+        id=name, name=name, created=appliance.started_at, role=role, task=TASKS[role], languages=languages
+    )

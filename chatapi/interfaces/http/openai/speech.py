@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import anyio.to_thread
@@ -14,19 +15,26 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from chatapi.appliance import Appliance
-from chatapi.audio.encoding import FORMATS, Encoder
+from chatapi.audio import wav_header
+from chatapi.audio.encoding import FORMATS, PCM_RATE, Encoder
 from chatapi.errors import InternalError
 from chatapi.interfaces.http import openai_aliases, openapi
+from chatapi.interfaces.http.ignored import IgnoredParameters
 from chatapi.interfaces.http.json_body import check_plain, json_body
 from chatapi.interfaces.http.openai.errors import error_responses
-from chatapi.interfaces.http.openai.parameter_parsing import Parameters, parse_parameters
+from chatapi.interfaces.http.openai.parameter_parsing import Parameters, invalid_parameter, parse_parameters
+from chatapi.interfaces.http.openai.parameter_table import SPEECH
 from chatapi.interfaces.http.problems import Traceparent, fault
 from chatapi.interfaces.http.streaming import CancellableResponse, EventStream, body, data_of, start
+from chatapi.services.speech.synthesis import split_text
 from chatapi.text.sentence_splitter import count_words
 
+WAV_HEADER = 44
+"""Bytes of a WAV file before its samples."""
+SHORT_TEXT = 200
+"""Longest sentence whose speech is sent whole, in characters: a voice synthesizes it at once."""
 SPEECH_TOKENS = 20
 """Tokens of one second of speech, as OpenAI counts them."""
-UNSUPPORTED = {"instructions": "voices cannot be instructed; set speed instead"}
 
 
 class SpeechRequest(Parameters):
@@ -58,10 +66,11 @@ class VoiceEntry(Parameters):
 
 
 class VoiceList(Parameters):
-    """All available voices."""
+    """All available voices, under both names that clients look for."""
 
     object: Literal["list"] = "list"
     data: list[VoiceEntry]
+    voices: list[VoiceEntry]
 
 
 def router(appliance: Appliance) -> APIRouter:
@@ -77,21 +86,20 @@ def router(appliance: Appliance) -> APIRouter:
     )
     async def speech(request: Request, traceparent: Traceparent = "") -> Response:
         appliance.speech_service.check_admission()
-        speech_request = await json_body(request, "input, model and voice", _parse)
+        speech_request = await json_body(
+            request, "input, model and voice", partial(_parse, IgnoredParameters.of(request))
+        )
         return SpeechResponse(appliance, speech_request, _voice(appliance, speech_request), traceparent)
 
     @routes.get("/voices", summary="Available voices", responses=error_responses(503))
     async def voices() -> VoiceList:
         openai_aliases.require_models(appliance)
         known = appliance.synthesis.voices()
-        return VoiceList(
-            data=[
-                VoiceEntry(
-                    id=each.name, name=each.name, language=each.language, rate=each.rate, default=each is known[0]
-                )
-                for each in known
-            ]
-        )
+        entries = [
+            VoiceEntry(id=each.name, name=each.name, language=each.language, rate=each.rate, default=each is known[0])
+            for each in known
+        ]
+        return VoiceList(data=entries, voices=entries)
 
     return routes
 
@@ -105,9 +113,18 @@ def _voice(appliance: Appliance, request: SpeechRequest) -> str | None:
     return voice
 
 
-def _parse(values: dict[str, Any]) -> SpeechRequest:
+def _parse(ignored: IgnoredParameters, values: dict[str, Any]) -> SpeechRequest:
     check_plain(values)
-    return parse_parameters(SpeechRequest, values, UNSUPPORTED, strict=True)
+    if values.get("input") == "":
+        # An omitted input is an error, an empty one is silent.
+        values = {**values, "input": " "}
+    parsed = parse_parameters(SpeechRequest, values, SPEECH, ignored, strict=True)
+    rate = values.get("sample_rate")
+    if parsed.response_format == "pcm" and rate not in (None, PCM_RATE):
+        # Without a header the client would play it at the wrong speed.
+        message = f"sample_rate is {str(rate)[:20]}; pcm has {PCM_RATE} Hz, and wav states its sample rate"
+        raise invalid_parameter("sample_rate", message, "unsupported_value")
+    return parsed
 
 
 def _success() -> dict[str, Any]:
@@ -116,6 +133,14 @@ def _success() -> dict[str, Any]:
     content: dict[str, Any] = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds}
     content["text/event-stream"] = openapi.events("A server-sent event; its data is JSON.")
     return {"description": "The synthesized speech.", "content": content}
+
+
+def _with_sizes(file: bytes, form: str) -> bytes:
+    """A whole file; the header of a WAV file states its sizes instead of those of a stream."""
+    if form != "wav":
+        return file
+    rate = int.from_bytes(file[24:28], "little")
+    return wav_header(rate, (len(file) - WAV_HEADER) // 2) + file[WAV_HEADER:]
 
 
 class SpeechResponse(CancellableResponse):
@@ -133,17 +158,30 @@ class SpeechResponse(CancellableResponse):
         await (self._send_file if self._request.stream_format == "audio" else self._send_events)(send)
 
     async def _send_file(self, send: Send) -> None:
-        started = False
+        """Sends the file as it grows; that of a short sentence whole, with its sizes, for clients that read them."""
+        parts: list[bytes] = []
+        media_type, started = "", False
+        text = self._request.input
+        whole = len(text) <= SHORT_TEXT and len(split_text(text)) <= 1
 
-        async def emit(data: bytes, media_type: str) -> None:
-            nonlocal started
+        async def emit(data: bytes, kind: str) -> None:
+            nonlocal media_type, started
+            media_type = kind
+            if whole:
+                parts.append(data)
+                return
             if not started:
                 started = True
-                await send(start(media_type))
+                await send(start(kind))
             await send(body(data))
 
         await self._synthesize(emit)
-        await send(body(b"", more=False))
+        if whole:
+            file = _with_sizes(b"".join(parts), self._request.response_format)
+            await send(start(media_type, {"Content-Length": str(len(file))}))
+            await send(body(file, more=False))
+        else:
+            await send(body(b"", more=False))
 
     async def _send_events(self, send: Send) -> None:
         stream = EventStream(send, self._metrics, lambda error: data_of({"type": "error", "error": fault(error)}))

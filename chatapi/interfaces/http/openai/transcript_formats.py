@@ -9,29 +9,10 @@ from typing import Any
 
 from chatapi.engines import Segment
 from chatapi.services.transcription.transcriber import TranscribedChunk
+from chatapi.text.language_codes import NAMES
 
 UNSPACED = frozenset(("zh", "ja", "yue", "th", "lo", "my", "km", "bo"))
 """Languages written without spaces between sentences."""
-LANGUAGES = {
-    "en": "english", "zh": "chinese", "de": "german", "es": "spanish", "ru": "russian", "ko": "korean", "fr": "french",
-    "ja": "japanese", "pt": "portuguese", "tr": "turkish", "pl": "polish", "ca": "catalan", "nl": "dutch",
-    "ar": "arabic", "sv": "swedish", "it": "italian", "id": "indonesian", "hi": "hindi", "fi": "finnish",
-    "vi": "vietnamese", "he": "hebrew", "uk": "ukrainian", "el": "greek", "ms": "malay", "cs": "czech",
-    "ro": "romanian", "da": "danish", "hu": "hungarian", "ta": "tamil", "no": "norwegian", "th": "thai", "ur": "urdu",
-    "hr": "croatian", "bg": "bulgarian", "lt": "lithuanian", "la": "latin", "mi": "maori", "ml": "malayalam",
-    "cy": "welsh", "sk": "slovak", "te": "telugu", "fa": "persian", "lv": "latvian", "bn": "bengali", "sr": "serbian",
-    "az": "azerbaijani", "sl": "slovenian", "kn": "kannada", "et": "estonian", "mk": "macedonian", "br": "breton",
-    "eu": "basque", "is": "icelandic", "hy": "armenian", "ne": "nepali", "mn": "mongolian", "bs": "bosnian",
-    "kk": "kazakh", "sq": "albanian", "sw": "swahili", "gl": "galician", "mr": "marathi", "pa": "punjabi",
-    "si": "sinhala", "km": "khmer", "sn": "shona", "yo": "yoruba", "so": "somali", "af": "afrikaans",
-    "oc": "occitan", "ka": "georgian", "be": "belarusian", "tg": "tajik", "sd": "sindhi", "gu": "gujarati",
-    "am": "amharic", "yi": "yiddish", "lo": "lao", "uz": "uzbek", "fo": "faroese", "ht": "haitian creole",
-    "ps": "pashto", "tk": "turkmen", "nn": "nynorsk", "mt": "maltese", "sa": "sanskrit", "lb": "luxembourgish",
-    "my": "myanmar", "bo": "tibetan", "tl": "tagalog", "mg": "malagasy", "as": "assamese", "tt": "tatar",
-    "haw": "hawaiian", "ln": "lingala", "ha": "hausa", "ba": "bashkir", "jw": "javanese", "su": "sundanese",
-    "yue": "cantonese",
-}  # fmt: skip
-"""Language code -> OpenAI's name of the language (openai/whisper, `tokenizer.py`)."""
 AUDIO_TOKENS = 10
 """Tokens of one second of audio, as OpenAI counts them."""
 
@@ -80,7 +61,7 @@ def verbose(
     spoken = segments[0].language if segments else ""
     document: dict[str, Any] = {
         "task": "translate" if translated else "transcribe",
-        "language": LANGUAGES["en"] if translated else LANGUAGES.get(spoken, spoken),
+        "language": NAMES["en"] if translated else NAMES.get(spoken, spoken),
         "duration": round(seconds, 3),
         "text": joined(segments),
     }

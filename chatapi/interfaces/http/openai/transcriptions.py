@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -15,9 +14,11 @@ from chatapi.appliance import Appliance
 from chatapi.engines import Segment, TranscriptionOptions
 from chatapi.errors import Unprocessable
 from chatapi.interfaces.http import openai_aliases, openapi
-from chatapi.interfaces.http.openai import transcript_formats
+from chatapi.interfaces.http.ignored import IgnoredParameters
+from chatapi.interfaces.http.openai import form_lists, transcript_formats
 from chatapi.interfaces.http.openai.errors import error_responses
-from chatapi.interfaces.http.openai.parameter_parsing import Parameters, parse_parameters
+from chatapi.interfaces.http.openai.parameter_parsing import Parameters, RequestObject, parse_parameters
+from chatapi.interfaces.http.openai.parameter_table import TRANSCRIPTIONS, TRANSLATIONS, Endpoint
 from chatapi.interfaces.http.openai.uploads import Upload, receive_form
 from chatapi.interfaces.http.problems import Traceparent, fault
 from chatapi.interfaces.http.streaming import CancellableResponse, EventStream, body, data_of, encoded, start
@@ -31,13 +32,8 @@ MEDIA_TYPES = {
     "srt": "application/x-subrip",
     "vtt": "text/vtt",
 }
-UNSUPPORTED = {
-    "keywords": "put them into prompt",
-    "languages": "send one language, or none to detect it",
-    "known_speaker_names": "speakers are not distinguished",
-    "known_speaker_references": "speakers are not distinguished",
-}
-"""OpenAI's transcription parameters that are not supported, with the reason or the remedy."""
+MOST_KEYWORDS = 200
+"""Most keywords of one request."""
 
 
 class TranslationRequest(Parameters):
@@ -50,6 +46,12 @@ class TranslationRequest(Parameters):
     response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] = "json"
     temperature: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0
     """Sampling temperature: 0 takes the likeliest token; higher values vary more."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _normalize(cls, values: Any) -> Any:
+        """Accepts every way in which clients write lists into forms."""
+        return form_lists.normalized(values, cls.model_fields) if isinstance(values, dict) else values
 
     @property
     def translated(self) -> bool:
@@ -70,7 +72,7 @@ class TranslationRequest(Parameters):
         return TranscriptionRequest(None, self.transcription_options)
 
 
-class ChunkingStrategy(Parameters):
+class ChunkingStrategy(RequestObject):
     """Voice activity detection that splits the recording."""
 
     type: Literal["server_vad"]
@@ -93,6 +95,10 @@ class TranscriptionForm(TranslationRequest):
     """logprobs: the tokens' log-probabilities, with response_format json."""
     timestamp_granularities: tuple[Literal["word", "segment"], ...] = ()
     """Timestamps in verbose_json: of words, segments or both; segments by default."""
+    keywords: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=MOST_KEYWORDS)] = ()
+    """Words that become likelier in the transcript, such as names; they follow the prompt."""
+    languages: Annotated[tuple[Annotated[str, Field(max_length=20)], ...], Field(max_length=100)] = ()
+    """Languages of which the recording may be: one of them is used as `language`, several are detected."""
     chunking_strategy: Literal["auto"] | ChunkingStrategy | None = None
     """auto: split at pauses into the longest windows that fit; or each utterance by itself, by these rules."""
 
@@ -113,13 +119,16 @@ class TranscriptionForm(TranslationRequest):
     @property
     def transcription_options(self) -> TranscriptionOptions:
         tokens = self.response_format == "verbose_json" or bool(self.include) or self.stream
+        # The engine keeps the end of a prompt that is too long.
+        prompt = " ".join(filter(None, (self.prompt, f"{', '.join(self.keywords)}." if self.keywords else "")))
         return TranscriptionOptions(
-            self.prompt, self.temperature, words="word" in self.timestamp_granularities, tokens=tokens
+            prompt, self.temperature, words="word" in self.timestamp_granularities, tokens=tokens
         )
 
     def options(self, rules: SegmentationRules) -> TranscriptionRequest:
         self._check()
-        return TranscriptionRequest(self.language, self.transcription_options, self._rules(rules))
+        language = self.language or (self.languages[0] if len(self.languages) == 1 else None)
+        return TranscriptionRequest(language, self.transcription_options, self._rules(rules))
 
     def _check(self) -> None:
         form = self.response_format
@@ -155,7 +164,7 @@ def router(appliance: Appliance) -> APIRouter:
         openapi_extra=openapi.form_body(TranscriptionForm),
     )
     async def transcriptions(request: Request, traceparent: Traceparent = "") -> Response:
-        return await _respond(request, appliance, TranscriptionForm, UNSUPPORTED, traceparent)
+        return await _respond(request, appliance, TranscriptionForm, TRANSCRIPTIONS, traceparent)
 
     @routes.post(
         "/translations",
@@ -165,7 +174,7 @@ def router(appliance: Appliance) -> APIRouter:
         openapi_extra=openapi.form_body(TranslationRequest),
     )
     async def translations(request: Request, traceparent: Traceparent = "") -> Response:
-        return await _respond(request, appliance, TranslationRequest, {}, traceparent)
+        return await _respond(request, appliance, TranslationRequest, TRANSLATIONS, traceparent)
 
     return routes
 
@@ -174,14 +183,14 @@ async def _respond(
     request: Request,
     appliance: Appliance,
     form: type[TranslationRequest],
-    unsupported: Mapping[str, str],
+    endpoint: Endpoint,
     traceparent: str,
 ) -> TranscriptionResponse:
     """The response to an upload; it closes the upload, and a rejected upload is closed here."""
     appliance.transcription_service.check_admission()
     upload = await receive_form(request)
     try:
-        parameters = parse_parameters(form, upload.fields, unsupported)
+        parameters = parse_parameters(form, upload.fields, endpoint, IgnoredParameters.of(request))
         options = parameters.options(appliance.transcriber.rules)
         openai_aliases.model(appliance, "asr", parameters.model)
     except BaseException:

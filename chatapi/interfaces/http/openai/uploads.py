@@ -40,7 +40,7 @@ class Upload:
     source: Source
     """The file: its bytes, or an open file when it is large."""
     fields: Mapping[str, Any]
-    """Field name -> text; `name[]` and `name[key]` become lists and dictionaries."""
+    """Field name -> text, or a list or a dictionary where the form has several parts of that name."""
     form: FormData
 
     async def aclose(self) -> None:
@@ -110,7 +110,7 @@ async def _source(file: UploadFile) -> Source:
 
 
 def _fields(form: FormData) -> dict[str, Any]:
-    """All fields except the file. Raises Unprocessable for duplicate fields and further files."""
+    """All fields except the file. Raises Unprocessable for contradicting fields and further files."""
     fields: dict[str, Any] = {}
     files = 0
     for name, value in form.multi_items():
@@ -126,20 +126,18 @@ def _fields(form: FormData) -> dict[str, Any]:
 
 
 def _put(fields: dict[str, Any], name: str, value: str) -> None:
+    """Adds a field: a repeated name, `name[]` and `name[0]` make a list, `name[key]` a dictionary."""
     outer, bracket, inner = name.partition("[")
     inner = inner.removesuffix("]")
-    if not bracket:
-        twice = name in fields
-        fields[name] = value
-    elif not inner:
-        listed = fields.setdefault(outer, [])
-        twice = not isinstance(listed, list)
-        if not twice:
-            listed.append(value)
-    else:
+    before = fields.get(outer)
+    if bracket and inner and not inner.isdecimal():
         table = fields.setdefault(outer, {})
-        twice = not isinstance(table, dict) or inner in table
-        if not twice:
-            table[inner] = value
-    if twice:
+        if not isinstance(table, dict) or inner in table:
+            raise Unprocessable(f"{name} is given more than once", details={"param": outer})
+        table[inner] = value
+    elif isinstance(before, dict):
         raise Unprocessable(f"{name} is given more than once", details={"param": outer})
+    elif before is None:
+        fields[outer] = [value] if bracket else value
+    else:
+        fields[outer] = [*(before if isinstance(before, list) else [before]), value]

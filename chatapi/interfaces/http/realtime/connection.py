@@ -213,7 +213,7 @@ class RealtimeConnection:
         document["audio"]["input"]["format"] = config.audio.input.format.document()
         document["audio"]["output"]["format"] = config.audio.output.format.document()
         if config.instructions is None:
-            document["instructions"] = self._appliance.settings.llm.system
+            document["instructions"] = self._appliance.settings.llm.system_prompt
         if config.chatapi is None:
             del document["chatapi"]
         return {"object": "realtime.session", "id": self._id, **document}

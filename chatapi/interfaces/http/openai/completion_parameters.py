@@ -1,0 +1,81 @@
+"""The body of `POST /v1/completions`: its schema, and how it is parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Discriminator, Field, Tag
+
+from chatapi.interfaces.http.ignored import IgnoredParameters
+from chatapi.interfaces.http.openai.chat_messages import text_or_parts
+from chatapi.interfaces.http.openai.chat_parameters import MOST_CHOICES, LogitBias, Stops, StreamOptions
+from chatapi.interfaces.http.openai.parameter_parsing import RequestObject, invalid_parameter, parse_object
+from chatapi.interfaces.http.openai.parameter_table import COMPLETIONS
+from chatapi.services.turns.completion import MAX_TEMPERATURE
+
+
+def _add_ignored(schema: dict[str, Any]) -> None:
+    """Adds the ignored parameters to the OpenAPI schema."""
+    for name, ignored in COMPLETIONS.ignored.items():
+        schema["properties"][name] = {"description": f"Ignored: {ignored.why}."}
+
+
+class TextCompletionRequest(RequestObject):
+    """A text to continue. Nothing of it is stored."""
+
+    model_config = ConfigDict(json_schema_extra=_add_ignored)
+
+    prompt: Annotated[
+        Annotated[str, Tag("=text")]
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_CHOICES), Tag("=parts")],
+        Discriminator(text_or_parts),
+    ]
+    """The text, or several texts, each of which is continued."""
+    model: Annotated[str, Field(max_length=200)] = "default"
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 16
+    """Longest continuation, in tokens; limited by the remaining context."""
+    temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE, allow_inf_nan=False)] | None = None
+    """Default: the box's llm.temperature."""
+    top_p: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1
+    """1, OpenAI's default, uses the default of the model."""
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] = 0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)] = 0
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: Stops | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] = 1
+    """Number of continuations of each text."""
+    echo: bool = False
+    """Whether the text precedes its continuation in the result."""
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    """Most likely tokens of each position that are returned beside the generated one."""
+    logit_bias: LogitBias | None = None
+    """Token id of the model in use -> bias."""
+
+    @property
+    def prompts(self) -> list[str]:
+        """The texts to continue."""
+        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+
+
+def parse_body(values: Mapping[str, Any], ignored: IgnoredParameters) -> TextCompletionRequest:
+    """Parses a JSON object; adds the names of what has no effect to `ignored`.
+
+    Raises Unprocessable with the invalid `param` in its details.
+    """
+    if values.get("suffix"):
+        message = "suffix is not supported: the models continue a text, and fill no gaps"
+        raise invalid_parameter("suffix", message, "unsupported_parameter")
+    prompt = values.get("prompt")
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], str):
+        message = "prompt is a list of tokens, which is not supported; send text"
+        raise invalid_parameter("prompt", message, "unsupported_value")
+    body = parse_object(TextCompletionRequest, values, COMPLETIONS, ignored)
+    if len(body.prompts) * body.n > MOST_CHOICES:
+        message = f"{len(body.prompts)} texts with n={body.n} are more than {MOST_CHOICES} completions"
+        raise invalid_parameter("n", message, "invalid_value")
+    if body.stream_options is not None and not body.stream:
+        ignored.add("stream_options")
+    return body
