@@ -22,12 +22,14 @@ import fragile_engine
 from chatapi.audio import Audio
 from chatapi.engines import PromptMessage, Sampling, Segment, Tool, Word, registry
 from chatapi.engines.call import EngineCall
-from chatapi.errors import Busy, EngineFailed, NotFound
+from chatapi.errors import Busy, EngineFailed, NotFound, NotReady
 from chatapi.events import ToolCall
+from chatapi.runtime import rebuild_limit
 from chatapi.runtime.admission import Priority
 from chatapi.runtime.engine_errors import EngineFault
 from chatapi.runtime.engine_process import WINDOW, ChosenEngine, EngineProcess
 from chatapi.runtime.engine_threads import AHEAD
+from chatapi.runtime.rebuild_limit import REBUILDS
 from chatapi.runtime.workers import Preempted, Worker, YieldPolicy
 from chatapi.settings import Settings
 from conftest import TIMEOUT, until
@@ -217,6 +219,19 @@ async def test_crash_costs_only_the_calls_in_flight(caplog: pytest.LogCaptureFix
         assert worker.engine.process != process and gone(process)
         assert (worker.state, worker.rebuilt) == ("ready", 1)
     assert any(getattr(record, "cause", "") == "SIGSEGV" for record in caplog.records)
+
+
+async def test_engine_that_crashes_over_and_over_rests_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened() as worker:
+        for _ in range(REBUILDS + 1):
+            with pytest.raises(EngineFailed, match="SIGSEGV"):
+                await items(worker, "crash")
+        with pytest.raises(NotReady) as rests:
+            await items(worker, "count", 1)
+        assert rests.value.code == "engine_gone"
+        assert 0 < worker.rebuild_delay <= rebuild_limit.CRASH_SECONDS
+        monkeypatch.setattr(rebuild_limit, "CRASH_SECONDS", 0.0)
+        assert await items(worker, "count", 1) == [0]
 
 
 async def test_engine_that_dies_while_idle_costs_no_call() -> None:

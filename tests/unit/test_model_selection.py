@@ -289,3 +289,11 @@ async def test_unloaded_real_model_frees_its_memory_and_answers_again(data: Path
 
 def resident() -> int:
     return psutil.Process().memory_info().rss
+
+
+def test_child_process_takes_memory_beside_its_model(
+    fake_settings: Callable[..., settings.Settings], data: Path
+) -> None:
+    for more, processes in (((), 0), (("asr.worker=process", "llm.worker=process"), 2)):
+        plan = model_selection.plan(Catalog(data), fake_settings(*more), ROLES, free=10**9)
+        assert plan.free == 10**9 - processes * model_selection.PROCESS

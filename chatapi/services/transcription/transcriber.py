@@ -271,7 +271,8 @@ class FileTranscriber:
                 regions.close()
 
     async def _trim(self, audio: Audio, priority: Priority) -> TrimmedAudio:
-        probabilities = await _probabilities(self._vad, audio.samples, priority)
+        call = EngineCall.of(VoiceActivityDetector.probabilities, audio.samples)
+        probabilities = await self._vad.collect(call, priority)
         return await anyio.to_thread.run_sync(segmenter.trim, audio.samples, iter(probabilities), self._rules)
 
     async def _transcribe(
@@ -334,11 +335,8 @@ class _SharedDetector:
         return self._worker.engine.stream()
 
     def probabilities(self, samples: Samples, stop: Stop = never) -> Iterator[float]:
-        return iter(anyio.from_thread.run(_probabilities, self._worker, samples, self._priority))
-
-
-async def _probabilities(worker: Worker[VoiceActivityDetector], samples: Samples, priority: Priority) -> list[float]:
-    return await worker.collect(EngineCall.of(VoiceActivityDetector.probabilities, samples), priority)
+        call = EngineCall.of(VoiceActivityDetector.probabilities, samples)
+        return iter(anyio.from_thread.run(self._worker.collect, call, self._priority))
 
 
 def _decode_short(source: Source) -> Audio | None:
