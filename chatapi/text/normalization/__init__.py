@@ -92,12 +92,19 @@ def normalize(text: str, language: str = "en") -> str:
     `language` is an ISO 639-1 code, with or without a region. For English, numbers, units, money, dates and
     abbreviations are written out; for other languages plain numbers and most of the rest are left to the voice.
     """
+    day_first = _day_first(language)
     language = language[:2].lower()
     text = _INVISIBLE.sub("", text.replace("\u00a0", " ").replace("\u202f", " "))
     text = " ".join(_lines(_ENTITY.sub(_entity, _TAG.sub("", _BLOCK_TAG.sub("\n", _without_code(text, language))))))
     text = _without_markup(text, language)
-    text = written_out(text) if language == "en" else _with_units(text, language)
+    text = written_out(text, day_first=day_first) if language == "en" else _with_units(text, language)
     return _tidied(text)
+
+
+def _day_first(locale: str) -> bool:
+    """Whether 03/04/25 is April 3rd there: everywhere but in the United States; English alone is American."""
+    region = locale[3:].upper()
+    return bool(region) and region not in ("US", "PH")
 
 
 def _entity(found: re.Match[str]) -> str:

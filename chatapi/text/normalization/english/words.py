@@ -1,40 +1,35 @@
-"""Normalization of English text: abbreviations, names with numerals, and symbols; numbers are in english_numbers."""
+"""Abbreviations and symbols in English words."""
 
 from __future__ import annotations
 
 import re
 
-from chatapi.text.normalization.english_numbers import Rule, any_of, numbers_written_out, ordinal
+from chatapi.text.normalization.english.numbers import Rule, any_of, applied, compiled
+from chatapi.text.normalization.english.roman import roman_written_out
 from chatapi.text.sentence_splitter import STARTERS
 
 _ABBREVIATIONS = {
     "e.g.": "for example", "i.e.": "that is", "E.g.": "For example", "I.e.": "That is", "vs.": "versus", "vs": "versus",
     "cf.": "compare", "approx.": "approximately", "ca.": "circa", "a.k.a.": "also known as", "w/o": "without",
     "w/": "with", "Ph.D.": "PhD", "dept.": "department", "Dept.": "Department", "govt.": "government",
-    "incl.": "including", "CO2": "C O 2",
+    "incl.": "including", "CO2": "C O 2", "EV": "E V", "EVs": "E Vs",
 }  # fmt: skip
 """Abbreviations that are expanded everywhere."""
 _BEFORE_A_NAME = {
     "Dr": "Doctor", "Mr": "Mister", "Mrs": "Mrs", "Ms": "Ms", "Prof": "Professor", "St": "Saint", "Mt": "Mount",
     "Ft": "Fort", "Gen": "General", "Col": "Colonel", "Capt": "Captain", "Lt": "Lieutenant", "Sgt": "Sergeant",
-    "Gov": "Governor", "Sen": "Senator", "Rep": "Representative", "Rev": "Reverend", "Hon": "Honorable",
+    "Gov": "Governor", "Maj": "Major", "Cmdr": "Commander", "Cpl": "Corporal", "Supt": "Superintendent", "Sen": "Senator", "Rep": "Representative", "Rev": "Reverend", "Hon": "Honorable",
 }  # fmt: skip
 _AFTER_A_NAME = {
     "St": "Street", "Ave": "Avenue", "Blvd": "Boulevard", "Rd": "Road", "Inc": "Incorporated", "Ltd": "Limited",
-    "Corp": "Corporation", "Co": "Company", "Jr": "Junior", "Sr": "Senior", "Bros": "Brothers",
+    "Corp": "Corporation", "Co": "Company", "Jr": "Junior", "Sr": "Senior", "Bros": "Brothers", "Dr": "Drive",
+    "Ln": "Lane", "Hwy": "Highway", "Pkwy": "Parkway", "Sq": "Square",
 }  # fmt: skip
 _BEFORE_A_NUMBER = {
     "No": "number", "no": "number", "Nos": "numbers", "Fig": "figure", "fig": "figure", "Vol": "volume",
     "vol": "volume", "Ch": "chapter", "ch": "chapter", "Sec": "section", "sec": "section", "pp": "pages", "p": "page",
-    "Eq": "equation", "Art": "article", "v": "version", "ver": "version",
+    "Eq": "equation", "Ep": "episode", "ep": "episode", "Apt": "apartment", "apt": "apartment", "Ext": "extension", "Art": "article", "v": "version", "ver": "version",
 }  # fmt: skip
-_ROMAN = {"II": 2, "III": 3, "IV": 4, "V": 5, "VI": 6, "VII": 7, "VIII": 8, "IX": 9, "X": 10, "XI": 11, "XII": 12,
-          "XIII": 13, "XIV": 14, "XV": 15, "XVI": 16, "XXIII": 23}  # fmt: skip
-_MONARCHS = (
-    "Alexander|Benedict|Catherine|Charles|Edward|Elizabeth|Francis|Frederick|George|Gregory|Gustav|Harald|Henry|Ivan|"
-    "James|John|Juan Carlos|Paul|Leo|Leopold|Louis|Mary|Napoleon|Nicholas|Otto|Peter|Philip|Pius|Pope|Ramesses|Richard|"
-    "Rudolf|Urban|Victoria|Wilhelm|William"
-)
 
 
 def _ends_sentence(found: re.Match[str]) -> bool:
@@ -60,16 +55,9 @@ def _initials(found: re.Match[str]) -> str:
 
 def _after_name(found: re.Match[str]) -> str:
     ends = _ends_sentence(found)
-    if found[2] == "St" and not ends and re.match(r" [A-Z]", found.string[found.end() : found.end() + 2]):
+    if found[2] in ("St", "Dr") and not ends and re.match(r" [A-Z]", found.string[found.end() : found.end() + 2]):
         return found[0]
     return found[1] + _AFTER_A_NAME[found[2]] + ("." if ends else "")
-
-
-def _roman(found: re.Match[str]) -> str:
-    name, numeral = found.groups()
-    if re.fullmatch(_MONARCHS, name):
-        return f"{name} the {ordinal(_ROMAN[numeral])}"
-    return found[0] if len(numeral) == 1 else f"{name} {_ROMAN[numeral]}"
 
 
 def _power(found: re.Match[str]) -> str:
@@ -92,7 +80,6 @@ _WORDS: tuple[Rule, ...] = (
     (rf"\b({any_of(_BEFORE_A_NAME)})\.(?= ?[A-Z])", lambda found: _BEFORE_A_NAME[found[1]]),
     (r"\b(?:[A-Z]\.){2,5}", _dotless),
     (r"\b([A-Z][a-z]{1,15} )?((?:[A-HJ-Z]\. ){1,3})(?=[A-Z][a-z])", _initials),
-    (rf"\b([A-Z][a-z]{{1,15}}) ({any_of(_ROMAN)})\b(?!\.\w|['’])", _roman),
 )
 _SYMBOLS: tuple[Rule, ...] = (
     (r"(?<=\b[CF])#(?!\w)", " sharp"),
@@ -107,8 +94,8 @@ _SYMBOLS: tuple[Rule, ...] = (
     (r" ?(?:>=|≥) ?", " is at least "),
     (r"(?<=\w) ?[=-]> ?(?=\w)|(?<=\d) ?→ ?(?=\d)", " to "),
     (r" ?={1,3} ?", " equals "),
-    (r"(?<=\w) < (?=[\w-])|(?<=\w)<(?=\d)", " is less than "),
-    (r"(?<=\w) > (?=[\w-])|(?<=\w)>(?=\d)", " is greater than "),
+    (r"(?<=[\w)]) < (?=[\w-])|(?<=\w)<(?=\w)", " is less than "),
+    (r"(?<=[\w)]) > (?=[\w-])|(?<=\w)>(?=\w)", " is greater than "),
     (r"(?<!\w)[<>](?=\s?\d)", lambda found: "under " if found[0] == "<" else "over "),
     (r"(?<=\w)\+\+", " plus plus"),
     (r"(?<=[\w)]) ?\+ ?(?=[\w(])|(?<!\w)\+(?=\d)", " plus "),
@@ -116,6 +103,7 @@ _SYMBOLS: tuple[Rule, ...] = (
     (r" ?× ?", " times "),
     (r" ?÷ ?", " divided by "),
     (r" ?± ?", " plus or minus "),
+    (r"^≈ ?|(?<=\bis )≈ ?|(?<=\bby )≈ ?|(?<=\bat )≈ ?|(?<=[(,;:] )≈ ?", "about "),
     (r" ?≈ ?", " is about "),
     (r"∞", " infinity "),
     (r"~ ?(?=\d)", "about "),
@@ -124,15 +112,16 @@ _SYMBOLS: tuple[Rule, ...] = (
     (r"(?<![\w/])([A-Za-z]{2,20})/([A-Za-z]{2,20})(?![\w/])", _alternatives),
     (r"[#$<>^~=+]", " "),
 )
-_BEFORE_NUMBERS = [(re.compile(pattern), place) for pattern, place in _ABBREVIATED]
-_AFTER_NUMBERS = [(re.compile(pattern), place) for pattern, place in (*_WORDS, *_SYMBOLS)]
+_BEFORE_RULES, _WORD_RULES, _SYMBOL_RULES = compiled(_ABBREVIATED), compiled(_WORDS), compiled(_SYMBOLS)
+_SYMBOL = re.compile(r"[#&^²³√!<>=≠≤≥→+×÷±≈∞~@§/$]")
 
 
-def written_out(text: str) -> str:
-    """The normalized text; one line in, one line out."""
-    for pattern, place in _BEFORE_NUMBERS:
-        text = pattern.sub(place, text)
-    text = numbers_written_out(text)
-    for pattern, place in _AFTER_NUMBERS:
-        text = pattern.sub(place, text)
-    return text
+def halves_of_day_undotted(text: str) -> str:
+    """7 p.m. -> 7 PM; before the numbers, which expect it so."""
+    return applied(_BEFORE_RULES, text)
+
+
+def words_written_out(text: str) -> str:
+    """The text with abbreviations, numerals in names and symbols in words; after the numbers."""
+    text = roman_written_out(applied(_WORD_RULES, text))
+    return applied(_SYMBOL_RULES, text) if _SYMBOL.search(text) else text
