@@ -54,12 +54,12 @@ def word_set(words: str, between: str | None = None) -> frozenset[str]:
 
 
 BEFORE_A_NAME = word_set(
-    "Mr Mrs Ms Messrs Dr Prof St Mt Ft Rev Hon Gen Col Capt Lt Sgt Gov Sen Rep Pres Herr Hr Fr Sra Dra Mme Mlle Me "
+    "Mr Mrs Ms Messrs Dr Prof St Mt Ft Rev Hon Gen Col Capt Lt Sgt Gov Maj Cmdr Cpl Sen Rep Pres Herr Hr Fr Sra Dra Mme Mlle Me "
     "e.g i.e eg ie cf vs viz approx ca circa z.B d.h u.a s.u v.a bzw ggf vgl evtl incl inkl p.ej"
 )
 """Abbreviations that never end a sentence."""
 BEFORE_A_NUMBER = word_set(
-    "No no Nos nos Nr nr Num N n p P pp S Fig fig Figs Vol vol Ch ch Sec sec Art art Abb Kap Bd Eq eq Ver ver v"
+    "No no Nos nos Nr nr Num N n p P pp S Fig fig Figs Vol vol Ch ch Sec sec Art art Abb Kap Bd Eq eq Ver ver v Ep ep Apt apt Ext ext"
 )
 """Abbreviations when a number follows, words otherwise."""
 MAY_END = word_set(
@@ -193,7 +193,7 @@ class SentenceSplitter:
             return 0
         if _CLAUSE.search(before[-16:]) and not word[0].isdigit() and _is_clause(before):
             return len(before)
-        if whole and word in _CONJUNCTIONS and count_words(before) >= CONJUNCTION_WORDS:
+        if whole and word in _CONJUNCTIONS and count_words(before) >= CONJUNCTION_WORDS and not _counts(before):
             return len(before)
         return 0
 
@@ -261,19 +261,26 @@ def _is_clause(text: str) -> bool:
     return count_words(text) >= CLAUSE_WORDS and _size(text) >= CLAUSE_SIZE
 
 
+def _counts(text: str) -> bool:
+    """Whether the last word has a digit: its unit may follow, or the rest of a duration, a date or a range."""
+    return any(char.isdigit() for char in text.rsplit(None, 1)[-1])
+
+
 def _early_break(text: str) -> int:
-    """Where to cut the start of a sentence without a clause: before the last word that allows a pause."""
+    """Where to cut the start of a sentence without a clause: before the last word that allows a pause; 0 after a number,
+    which is not separated from the word after it.
+    """
     ends = [found.start() for found in re.finditer(r"\s+", text)]
     words = text.split()
     linking = _PAUSES_BEFORE[0] | _PAUSES_BEFORE[1]
     for pauses in _PAUSES_BEFORE:
         for index in range(len(words) - 1, EARLY_WORDS - 1, -1):
             last = words[index - 1].lower()
-            if words[index].lower() in pauses and last not in linking and not last.endswith("."):
+            if words[index].lower() in pauses and last not in linking and not (last.endswith(".") or _counts(last)):
                 return ends[index - 1]
     if words[-1].endswith(".") and len(words) > 1:
         return ends[-1]
-    return len(text)
+    return 0 if _counts(text) else len(text)
 
 
 def _break(text: str) -> int:

@@ -50,8 +50,7 @@ def spoken_form(text: str, language: str) -> str:
         text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
         text = re.sub(r"(?<![\w.])-(?=\d)", " minus ", text)
         text = re.sub(r"\d+(?:\.\d+)?(?:(?:st|nd|rd|th)\b)?", lambda found: f" {_number(found[0])} ", text)
-        text = re.sub(r"[^\w' ]", " ", text).replace(" '", " ").replace(" o clock", " o'clock")
-        return " ".join(text.split()).replace(" 's", "'s")
+        return " ".join(re.sub(r"[^\w' ]|'(?![a-z])|(?<!\w)'", " ", text).split())
     return " ".join(re.sub(r"(?<!\d),|,(?!\d)|[^\w', ]", " ", text).split())
 
 

@@ -17,6 +17,9 @@ _DOT = {"en": "dot", "de": "Punkt", "fr": "point", "es": "punto", "it": "punto"}
 _AT = {"en": "at", "de": "ät", "fr": "arobase", "es": "arroba", "it": "chiocciola"}
 _SLASH = {"en": "slash", "de": "Schrägstrich", "fr": "slash", "es": "barra", "it": "barra"}
 """Words for omitted and silent parts, by language."""
+_PATH_WORDS = {"en": ("colon", "backslash"), "de": ("Doppelpunkt", "Backslash"), "fr": ("deux-points", "antislash"),
+               "es": ("dos puntos", "barra invertida"), "it": ("due punti", "barra inversa")}  # fmt: skip
+"""Words for the marks of a Windows path."""
 
 _UNITS = {
     "de": {"km/h": "Kilometer pro Stunde", "km": "Kilometer", "m": "Meter", "cm": "Zentimeter", "mm": "Millimeter",
@@ -65,6 +68,7 @@ _URL = re.compile(r"<?(?:https?://|(?<!\w)www\.)([^\s<>\"'()\[\]{}*`]{1,500})>?"
 _DOMAIN = re.compile(
     r"(?<![\w.@/-])((?:[\w-]{1,63}\.){1,4}(?:com|org|net|io|dev|ai|edu|gov|de|fr|uk|eu|co|app)\b(?!\.\w)(?:/[\w./-]{0,99})?)"
 )
+_PATH = re.compile(r"(?<!\w)([A-Z]):\\((?:[\w.~-]{1,60}\\){0,12}[\w.~-]{0,60})")
 _EMOTICON = re.compile(r"(?<!\S)[:;]-?[)(DPp](?!\S)")
 _PICTURES = "\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\u231a\u231b\u23e9-\u23fa\U000e0020-\U000e007f\u20e3\ufe0f"
 _EMOJI = re.compile(f"[{_PICTURES}](?:[{_PICTURES}\u200d])*")
@@ -156,6 +160,7 @@ def _without_markup(text: str, language: str) -> str:
     text = _EMAIL.sub(lambda found: _email(found, language), text)
     text = _URL.sub(lambda found: _address(found[1], language), text)
     text = _DOMAIN.sub(lambda found: _address(found[1], language), text)
+    text = _PATH.sub(lambda found: _path(found, language), text)
     text = _INLINE_MATHS.sub(r"\1", _MATHS.sub(" ", _FOOTNOTE.sub("", text)))
     text = _FRACTION.sub(r"\1/\2", text)
     text = _COMMAND.sub(lambda found: _COMMANDS.get(found[1], found[1]), _ESCAPE.sub(r"\1", text))
@@ -171,6 +176,13 @@ def _email(found: re.Match[str], language: str) -> str:
     dot = f" {_DOT.get(language, '.')} "
     name = re.sub(r"[_+-]", " ", found[1]).replace(".", dot)
     return f"{name} {_AT.get(language, '@')} {found[2].replace('.', dot)}"
+
+
+def _path(found: re.Match[str], language: str) -> str:
+    """C:\\Users, in words where the language has them here."""
+    colon, backslash = _PATH_WORDS.get(language, ("", ""))
+    steps = [step for step in found[2].split("\\") if step]
+    return f"{found[1]} {colon} " + "".join(f"{backslash} {step.replace('_', ' ')} " for step in steps).rstrip()
 
 
 def _address(address: str, language: str) -> str:

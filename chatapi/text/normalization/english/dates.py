@@ -16,7 +16,7 @@ _WEEKDAY = any_of([*(day[:3] for day in _DAYS), "Tues", "Thur", "Thurs", *_DAYS]
 _SHORT_MONTH = any_of([*(month[:3] for month in _MONTHS if month != "May"), "Sept"])
 
 _CLOCK = r"(\d\d?):(\d\d)(?::(\d\d)(?:[.,]\d{1,9})?)?"
-_ZONE = r"(?: ?(Z|UTC|GMT)\b|([+-])(\d\d):?(\d\d))?"
+_ZONE = r"(?: ?(Z|UTC|GMT)\b|([+-])(0\d|1[0-4]):?(\d\d))?"
 _BEFORE_A_DATE = (
     r"(?:\b(?:due|dated|by|until|till|through|since|before|after|starting|expires|expired|on|[Dd]ay is|birthday is|date is|"
     rf"deadline is|is due|from|week of)|(?:{_WEEKDAY})(?:day)?\.?,?) "
@@ -126,7 +126,7 @@ def _rules(day_first: bool):  # type: ignore[no-untyped-def]
     return compiled(
         (
             (rf"(?<![\w./-])(\d{{4}})([/-])(\d\d)\2(\d\d)(?:(?:T|,? ){_CLOCK}{_ZONE})?(?![\w-])", _iso),
-            (rf"(?<![\w:.]){_CLOCK}(?: ?(Z)\b|([+-])(\d\d):(\d\d))(?![\w:])", lambda found: _clock_and_zone(found, 1)),
+            (rf"(?<![\w:.]){_CLOCK}(?: ?(Z)\b|(\+|(?<=:\d\d:\d\d)-)(0\d|1[0-4]):(\d\d))(?![\w:])", lambda found: _clock_and_zone(found, 1)),
             (r"(?<![\w/.-])(\d{1,2})([/.-])(\d{1,2})\2(\d{4})(?![\w/-]|\.\d)(,? (?=\d{1,2}:\d\d))?", _numeric(day_first)),
             (r"(?<![\w/.-])(\d{1,2})(/)(\d{1,2})/(\d\d)(?![\w/]|[.-]\d)(,? (?=\d{1,2}:\d\d))?", _numeric(day_first)),
             (r"(?<![\w/.-])(\d\d)([.-])(\d\d)\2(\d\d)(?![\w/-]|\.\d)(,? (?=\d{1,2}:\d\d))?", _numeric(day_first)),

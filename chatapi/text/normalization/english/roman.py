@@ -22,8 +22,8 @@ _NUMBERED = (
 """Words after which I, V and X are numerals too."""
 _EVENTS = "Olympic|Olympiad|Olympics|Winter|Summer|Games|Congress|Corps|Army|century|Century|Legion|Dynasty|International"
 _VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}
-_NUMERAL = r"(?=[IVXL])(?:XL|L?X{0,3})(?:IX|IV|V?I{0,3})"
-_SMALL = r"(?=[IVX])X{0,3}(?:IX|IV|V?I{0,3})"
+_NUMERAL = r"(?=[IVXL]{1,9}\b)(?:XL|L?X{0,3})(?:IX|IV|V?I{0,3})"
+_SMALL = r"(?=[IVX]{1,9}\b)X{0,3}(?:IX|IV|V?I{0,3})"
 _END = r"\b(?!\.\w)(?![-/])"
 
 

@@ -71,13 +71,29 @@ def _alternatives(found: re.Match[str]) -> str:
     return f"{first} {second}" if both else f"{first} or {second}"
 
 
-_ABBREVIATED: tuple[Rule, ...] = ((r"(?<=\d) ?[aApP]\.[mM]\.", lambda found: f" {_dotless(found).strip()}"),)
+_ENTITY = (
+    "sensor|binary[ _]sensor|light|switch|climate|media[ _]player|automation|script|scene|cover|lock|fan|vacuum|camera|"
+    "person|device[ _]tracker|input[ _](?:boolean|number|select|text|datetime)|sun|weather|zone|timer|counter|group|"
+    "alarm[ _]control[ _]panel|button|number|select|update|remote|water[ _]heater|humidifier|siren|calendar|todo|event"
+)
+_EXTENSION = "yaml|yml|json|txt|pdf|py|mp3|wav|flac|png|jpe?g|csv|md|zip|exe|conf|toml|log|xml|docx?|xlsx?|mp4|js|sh|gz"
+"""Domains of Home Assistant entities, and extensions of files: the dot after or before them is read."""
+
+_ABBREVIATED: tuple[Rule, ...] = (
+    (r"(?<=\d) ?[aApP]\.[mM]\.", lambda found: f" {_dotless(found).strip()}"),
+    (r"\b[ap]\.m\.", _dotless),
+)
 _WORDS: tuple[Rule, ...] = (
+    (rf"(?<![\w.-])({_ENTITY})\.(?=[a-z]\w)|(?<=\w)\.(?=(?:{_EXTENSION})\b(?!\.\w))", lambda found: f"{found[1] or ''} dot "),
+    (r"(?<=\bsaid )no\. (?=\d)|(?<=\bsays )no\. (?=\d)", "no, "),
+    (r"\b([Nn])o\. (?=\d{1,4} (?:seconds?|minutes?|hours?|days?|weeks?|months?|years?|people)\b)", r"\1o, "),
+    (r"(?<=\s)<3+(?!\w)(?=\s*$|\s[^\w\s])", ""),
+    (r"(?<!\w)π(?!\w)", "pi"),
     (rf"(?<![\w.])({any_of(_ABBREVIATIONS)})(?!\w)", lambda found: _ABBREVIATIONS[found[1]]),
     (r"\betc\.", lambda found: "et cetera" + ("." if _ends_sentence(found) else "")),
     (rf"\b({any_of(_BEFORE_A_NUMBER)})\. ?(?=\d)", lambda found: f"{_BEFORE_A_NUMBER[found[1]]} "),
     (rf"(\b[A-Z][\w'’]{{1,20}},? |\b\d{{1,3}}(?:st|nd|rd|th) )({any_of(_AFTER_A_NAME)})\.", _after_name),
-    (rf"\b({any_of(_BEFORE_A_NAME)})\.(?= ?[A-Z])", lambda found: _BEFORE_A_NAME[found[1]]),
+    (rf"\b({any_of(_BEFORE_A_NAME)})\.(?= ?[A-Z]| (?:&|and) [A-Z])", lambda found: _BEFORE_A_NAME[found[1]]),
     (r"\b(?:[A-Z]\.){2,5}", _dotless),
     (r"\b([A-Z][a-z]{1,15} )?((?:[A-HJ-Z]\. ){1,3})(?=[A-Z][a-z])", _initials),
 )
