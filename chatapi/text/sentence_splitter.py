@@ -95,6 +95,10 @@ _PAUSES_BEFORE = (
 """Words before which a voice may pause when a part must be cut without punctuation; the first set is preferred."""
 
 
+_DETERMINERS = word_set("the a an my your his her its our their this that these those no low early late mid number of x")
+"""Words that belong to the next one, which may be a number: in his 20s."""
+
+
 class SentenceSplitter:
     """Receives text as it is generated and returns it in parts that can be synthesized.
 
@@ -267,8 +271,8 @@ def _counts(text: str) -> bool:
 
 
 def _early_break(text: str) -> int:
-    """Where to cut the start of a sentence without a clause: before the last word that allows a pause; 0 after a number,
-    which is not separated from the word after it.
+    """Where to cut the start of a sentence without a clause: before the last word that allows a pause; 0 where only a
+    number, whose unit may follow, would end it, or a word that belongs to the next.
     """
     ends = [found.start() for found in re.finditer(r"\s+", text)]
     words = text.split()
@@ -280,7 +284,9 @@ def _early_break(text: str) -> int:
                 return ends[index - 1]
     if words[-1].endswith(".") and len(words) > 1:
         return ends[-1]
-    return 0 if _counts(text) else len(text)
+    last = words[-1].lower()
+    unfinished = _counts(last) or last in linking or last in _DETERMINERS
+    return 0 if unfinished and len(words) < MOST_WORDS + EARLY_WORDS else len(text)
 
 
 def _break(text: str) -> int:

@@ -61,7 +61,7 @@ class SpeechSynthesis:
         """Speech for every sentence, in order, each chunk as soon as it is synthesized; without leading silence."""
         has_begun = False
         async for sentence in sentences:
-            text = normalize(sentence, voice.language)
+            text = normalize(sentence, voice.locale)
             if not text:
                 continue
             since, seconds = time.monotonic(), 0.0
@@ -91,7 +91,7 @@ class SpeechSynthesis:
         """The sentences of a text. Raises Unprocessable (empty_text) for a text without words."""
         splitter = SentenceSplitter()
         sentences = [*splitter.feed(text), *splitter.finish()]
-        if not any(normalize(sentence, voice.language) for sentence in sentences):
+        if not any(normalize(sentence, voice.locale) for sentence in sentences):
             raise empty_text()
         return sentences
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from chatapi.text.normalization.english import written_out
+from chatapi.text.normalization.languages import units_written_out
 from chatapi.text.sentence_splitter import CLOSERS, OPENERS, STOPS, UNSPACED_STOPS, WRAP
 
 # Every pattern here and in english.py is bounded ({1,300} instead of +, or a start that cannot repeat), so that the
@@ -20,24 +21,6 @@ _SLASH = {"en": "slash", "de": "Schrägstrich", "fr": "slash", "es": "barra", "i
 _PATH_WORDS = {"en": ("colon", "backslash"), "de": ("Doppelpunkt", "Backslash"), "fr": ("deux-points", "antislash"),
                "es": ("dos puntos", "barra invertida"), "it": ("due punti", "barra inversa")}  # fmt: skip
 """Words for the marks of a Windows path."""
-
-_UNITS = {
-    "de": {"km/h": "Kilometer pro Stunde", "km": "Kilometer", "m": "Meter", "cm": "Zentimeter", "mm": "Millimeter",
-           "m²": "Quadratmeter", "kg": "Kilogramm", "g": "Gramm", "l": "Liter", "ml": "Milliliter",
-           "°C": "Grad Celsius", "GB": "Gigabyte", "MB": "Megabyte", "$": "Dollar", "£": "Pfund", "%": "Prozent"},
-    "fr": {"km/h": "kilomètres heure", "cm": "centimètres", "mm": "millimètres", "m²": "mètres carrés",
-           "l": "litres", "ml": "millilitres", "°C": "degrés Celsius", "GB": "gigaoctets", "Go": "gigaoctets",
-           "MB": "mégaoctets", "Mo": "mégaoctets", "$": "dollars", "£": "livres", "%": "pour cent"},
-    "es": {"km/h": "kilómetros por hora", "km": "kilómetros", "m": "metros", "cm": "centímetros", "mm": "milímetros",
-           "m²": "metros cuadrados", "kg": "kilogramos", "g": "gramos", "l": "litros", "ml": "mililitros",
-           "°C": "grados centígrados", "GB": "gigabytes", "MB": "megabytes", "€": "euros", "$": "dólares",
-           "£": "libras", "%": "por ciento"},
-    "it": {"km/h": "chilometri all'ora", "km": "chilometri", "m": "metri", "cm": "centimetri", "mm": "millimetri",
-           "m²": "metri quadrati", "kg": "chilogrammi", "g": "grammi", "l": "litri", "ml": "millilitri",
-           "°C": "gradi Celsius", "GB": "gigabyte", "MB": "megabyte", "€": "euro", "$": "dollari", "£": "sterline",
-           "%": "per cento"},
-}  # fmt: skip
-"""Units after a number, in languages without a module of their own; English is in english.py."""
 
 _COMMANDS = {"times": "×", "cdot": "×", "div": "÷", "pm": "±", "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠",
              "neq": "≠", "approx": "≈", "to": "→", "rightarrow": "→", "infty": "∞", "circ": "°", "degree": "°",
@@ -93,15 +76,16 @@ _LEADING = re.compile(r"^[,;:.!?)\s]+(?!\d)")
 def normalize(text: str, language: str = "en") -> str:
     """The text normalized for TTS, in one line; empty when it has no words.
 
-    `language` is an ISO 639-1 code, with or without a region. For English, numbers, units, money, dates and
-    abbreviations are written out; for other languages plain numbers and most of the rest are left to the voice.
+    `language` is an ISO 639-1 code, with or without a region (en-GB). For English, numbers, units, money, dates and
+    abbreviations are written out, numeric dates in the order of the region; for other languages units and minus signs,
+    and the rest is left to the voice.
     """
     day_first = _day_first(language)
     language = language[:2].lower()
     text = _INVISIBLE.sub("", text.replace("\u00a0", " ").replace("\u202f", " "))
     text = " ".join(_lines(_ENTITY.sub(_entity, _TAG.sub("", _BLOCK_TAG.sub("\n", _without_code(text, language))))))
     text = _without_markup(text, language)
-    text = written_out(text, day_first=day_first) if language == "en" else _with_units(text, language)
+    text = written_out(text, day_first=day_first) if language == "en" else units_written_out(text, language)
     return _tidied(text)
 
 
@@ -195,15 +179,6 @@ def _address(address: str, language: str) -> str:
         return "/".join(steps) + after
     words = (re.sub(r"[_-]", " ", step).replace(".", f" {_DOT[language]} ") for step in steps)
     return f" {_SLASH[language]} ".join(words) + after
-
-
-def _with_units(text: str, language: str) -> str:
-    """Units after a number, and money, by the language's table."""
-    if not (units := _UNITS.get(language)):
-        return text
-    names = "|".join(re.escape(unit) for unit in sorted(units, key=len, reverse=True))
-    text = re.sub(r"([$€£])\s?(\d{1,15}(?:[.,]\d{1,9})?)", r"\2 \1", text)
-    return re.sub(rf"(?<=\d)\s?({names})(?![\w²³/])", lambda found: f" {units[found[1]]}", text)
 
 
 def _tidied(text: str) -> str:
