@@ -36,6 +36,8 @@ _BREAK = re.compile(r"[,;:،؛–—](?=\s)|\s-(?=\s)|[，、；：—]")
 _ENDS = frozenset(".!?。！？؟।")
 _LIST_MARK = re.compile(r"(?:\d{1,2}|[A-Za-z]|[ivx]{1,4})\.")
 _DOTTED = re.compile(r"(?:[^\W\d_]\.){1,5}[^\W\d_]|Ph\.D")
+_UNIT = re.compile(r"\d(?: ?| ?-)(?:in|ft|yd|mi|oz|lbs?|gal|qt|tsp|tbsp|sec|secs|mins?|hrs?|yrs?|wks?|mos?|kg|km|cm|mm)\.$")
+"""A unit that is abbreviated with a full stop."""
 _WIDE = re.compile(r"[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]")
 
 
@@ -59,7 +61,8 @@ BEFORE_A_NAME = word_set(
 )
 """Abbreviations that never end a sentence."""
 BEFORE_A_NUMBER = word_set(
-    "No no Nos nos Nr nr Num N n p P pp S Fig fig Figs Vol vol Ch ch Sec sec Art art Abb Kap Bd Eq eq Ver ver v Ep ep Apt apt Ext ext"
+    "No no Nos nos Nr nr Num N n p P pp S Fig fig Figs Vol vol Ch ch Sec sec Art art Abb Kap Bd Eq eq Ver ver v Ep ep Apt apt "
+    "Ext ext Hwy Rte Rm"
 )
 """Abbreviations when a number follows, words otherwise."""
 MAY_END = word_set(
@@ -95,7 +98,9 @@ _PAUSES_BEFORE = (
 """Words before which a voice may pause when a part must be cut without punctuation; the first set is preferred."""
 
 
-_DETERMINERS = word_set("the a an my your his her its our their this that these those no low early late mid number of x")
+_DETERMINERS = word_set(
+    "the a an my your his her its our their this that these those no low early late mid number of x"
+)
 """Words that belong to the next one, which may be a number: in his 20s."""
 
 
@@ -235,6 +240,8 @@ def _sentence_ends(before: str, gap: str, word: str, line: int, *, whole: bool) 
     if not found or _is_list_mark(before, last):
         return False
     stop, closers = found.groups()
+    if stop == "." and _UNIT.search(before[-24:]) and word[:1].islower():
+        return False
     if closers or (len(stop) > 1 and stop[-1] == ".") or stop[-1] == "…":
         first = word.lstrip(OPENERS)[:1]
         return bool(first) and not first.islower()

@@ -18,6 +18,7 @@ _DOT = {"en": "dot", "de": "Punkt", "fr": "point", "es": "punto", "it": "punto"}
 _AT = {"en": "at", "de": "ät", "fr": "arobase", "es": "arroba", "it": "chiocciola"}
 _SLASH = {"en": "slash", "de": "Schrägstrich", "fr": "slash", "es": "barra", "it": "barra"}
 """Words for omitted and silent parts, by language."""
+_PORT = {"en": "port", "de": "Port", "fr": "port", "es": "puerto", "it": "porta"}
 _PATH_WORDS = {"en": ("colon", "backslash"), "de": ("Doppelpunkt", "Backslash"), "fr": ("deux-points", "antislash"),
                "es": ("dos puntos", "barra invertida"), "it": ("due punti", "barra inversa")}  # fmt: skip
 """Words for the marks of a Windows path."""
@@ -174,6 +175,7 @@ def _address(address: str, language: str) -> str:
     body = address.rstrip(".,;:!?…")
     after = address[len(body) :]
     host, *path = re.split(r"[?#]", body)[0].removeprefix("www.").split("/")
+    host = re.sub(r":(?=\d{1,5}$)", f" {_PORT.get(language, ':')} ", host)
     steps = [host, *(step for step in path[:2] if step and len(step) <= 30)]
     if language not in _DOT:
         return "/".join(steps) + after

@@ -8,7 +8,10 @@ from chatapi.text.normalization.english.numbers import applied, compiled, paired
 
 EMERGENCY = "911|999|112|988|000|110|111|113|115|116|117|118|119|211|311|411|511|611|711|811"
 """Emergency and service numbers; others of three digits are quantities."""
-_CALLED = re.compile(r"\b(?:call|calls|calling|called|dial|dials|dialing|dialed|emergency|hotline|text|ring|phone)\b", re.I)
+_CALLED = re.compile(
+    r"\b(?:call|calls|calling|called|dial|dials|dialing|dialed|emergency|hotline|text|ring|phone)\b", re.I
+)
+_OPERATED = re.compile(r"(?<![\w.,$-])911(?= (?:calls?|callers?|operators?|dispatch\w{0,6}|tapes?|recordings?)\b)")
 _QUESTION_OF_SIZE = r"(?! (?:people|times|customers|calls?\b(?! cent)|points|miles|km|dollars|percent|degrees))"
 
 _SECRET = "PIN|pin|Pin|[Pp]asscode|[Pp]assword|OTP|[Zz][Ii][Pp](?: code)?|[Pp]ostcode|[Pp]ostal code|[Aa]rea code"
@@ -65,6 +68,7 @@ def _code(found: re.Match[str]) -> str:
 
 def _emergency(text: str) -> str:
     """Emergency numbers, where the text is about calling."""
+    text = _OPERATED.sub("9 1 1", text)
     if not _CALLED.search(text):
         return text
     return re.sub(
@@ -81,13 +85,13 @@ _RULES = compiled(
     (
         (r"(?<![\w.+-])\+\d{1,3}(?:[ .-]?\(?\d{2,4}\)?){2,5}(?![\w-])", _phone),
         (r"(?<![\w.-])(?:1[ .-]?)?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4}(?![\w-])", _phone),
-        (r"(?<![\w.-])((?:1[-. ])?8\d\d)-([A-Z][A-Z0-9]{2,9}(?:-[A-Z0-9]{2,9}){0,2})\b", _vanity),
+        (r"(?<![\w.-])((?:1[-. ])?8\d\d)-([A-Z][A-Z0-9]{1,9}(?:-[A-Z0-9]{2,9}){0,2})\b", _vanity),
         (r"(?<!\w)\(0\d{1,5}\) ?\d{2,8}(?:[ -]\d{2,8}){0,3}(?![\w-])", _phone),
         (r"(?<![\w.-])(?:\d{3}-\d{4}|\d{3}-\d\d-\d{4}|0\d{2,4}(?:[ -]\d{3,8}){1,3})(?![\w-])", _phone),
         (r"(?<![\w.,-])(?:\d{4}[ -]){3}\d{4}(?![\w-])", lambda found: spelled(found[0])),
         (r"(?<![\w.,$€£-])(?:0\d{6,19}|\d{10,20})(?![.,]\d|\w)", _phone),
-        (rf"\b({_SECRET})({_LINK})(\d{{3,10}}(?:[ -]\d{{2,6}}){{0,3}})(?![\w%]|[.,:/-]\d)", _code),
-        (r"(?<!rror )(?<!tatus )(?<!xit )\b([Cc]ode)(" + _LINK + r")(\d{3,10}(?:[ -]\d{3,6}){0,2})(?![\w%]|[.,:/-]\d)", _code),
+        (rf"\b({_SECRET})({_LINK})(\d{{3,10}}(?:[ -]\d{{2,6}}){{0,3}}|\d\d(?:-\d\d){{1,3}})(?![\w%]|[.,:/-]\d)", _code),
+        (r"(?<!rror )(?<!tatus )(?<!xit )\b([Cc]ode)(" + _LINK + r")(\d{3,10}(?:[ -]\d{3,6}){0,2}|\d\d(?:-\d\d){1,3})(?![\w%]|[.,:/-]\d)", _code),
         (rf"\b({_REFERENCE})({_LINK})(\d{{4,20}}(?:[ -]\d{{3,6}}){{0,3}})(?![\w%]|[.,:/-]\d)", _code),
         (r"\b(ext|Ext|extn|extension|Extension)\.? ?(\d{1,6})(?![\w.,]\d)",
          lambda found: f"extension {spelled(found[2]) if len(found[2]) > 2 else found[2]}"),
@@ -103,6 +107,9 @@ _VERSIONS = compiled(
         (rf"\b({_SOFTWARE}) (\d{{1,4}})\.(\d\d)(?![\w.]\d|\w)", _minor),
         (r"(?<![\w.])\d{1,5}(?:\.\d{1,5}){2,5}(?!\.?\w)", _groups),
         (rf"\b({_NAMED}) (\d{{3,4}})(?![\w%°]|[.,:/-]\d)", lambda found: f"{found[1]} {paired(int(found[2]))}"),
+        (r"\b(7[0-8]7) (MAX|Max|Dreamliner)\b", lambda found: f"{paired(int(found[1]))} {found[2].capitalize()}"),
+        (r"\b([Ff]light [A-Z]{2}) ?(\d{3,4})\b", lambda found: f"{found[1]} {paired(int(found[2]))}"),
+        (r"(?<=\blocalhost):(?=\d)", " port "),
         (r"\bI-(\d{1,3})\b", lambda found: f"I {paired(int(found[1])) if len(found[1]) > 2 else found[1]}"),
         (r"\bA(3[1-9]\d)(?![\w.,]\d|\w)", lambda found: f"A {paired(int(found[1]))}"),
         (r"(?<![\w.,])(\d{3,4})([pi])(?!\w)", lambda found: f"{paired(int(found[1]))} {found[2]}"),

@@ -14,7 +14,9 @@ _KIND = (
     r"playlists?|classics?|tunes?|icons?|sitcoms?|cartoons?|nostalgia|child)\b)"
 )
 _LASTING = r"(?! (?:timer|timeout|window|delay|countdown|limit|break|interval|clip|rest|cooldown|penalty|timeouts)\b)"
-_WAITED = re.compile(r"\b(?:wait|for|after|timeout|timeout:|took|takes|every|within|another|of only|exactly|limit) $", re.I)
+_WAITED = re.compile(
+    r"\b(?:wait|for|after|timeout|timeout:|took|takes|every|within|another|of only|exactly|limit) $", re.I
+)
 
 
 def _tens(number: int) -> str:

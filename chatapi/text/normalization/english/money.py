@@ -72,7 +72,8 @@ def _after(found: re.Match[str]) -> str:
 
 _RULES = compiled(
     (
-        # €45,50: a decimal comma.
+        # €1.000,50 and €45,50: a decimal comma.
+        (rf"({_SIGN} ?\d{{1,3}})\.(\d{{3}}),(\d\d)(?![\d,])", r"\1,\2.\3"),
         (rf"({_SIGN} ?\d{{1,6}}),(\d\d)(?![\d,])", r"\1.\2"),
         (rf"(?<![\w.,])(\d{{1,6}}),(\d\d)(?= ?(?:{_SIGN}|{_CODES})(?!\w))", r"\1.\2"),
         (rf"(?<!\w)-(?={_SIGN} ?\d)", "minus "),

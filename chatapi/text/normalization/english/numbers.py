@@ -115,17 +115,24 @@ _SAME = ("hertz", "percent", "kelvin", "siemens", "lux", "per mille", "bar")
 
 def describes(found: re.Match[str]) -> bool:
     """Whether the amount describes the noun after it, so that its unit is singular: a 20 ounce bottle."""
-    following = re.match(r" ([a-z]{2,20})\b(?!['’])", found.string[found.end() : found.end() + 24])
-    if following is None or following[1] in NOT_A_NOUN or following[1].endswith(("ly", "ing")):
+    following = _NOUN.match(found.string, found.end())
+    if following is None:
         return False
-    before = found.string[max(0, found.start() - 12) : found.start()]
-    return following[1] in _DESCRIBED or re.search(r"(?:^|\s)(?:an?|the|one|another|every|each|my|your|his|her|our|this|that(?:['’]s an?)?) (?:new )?$", before, re.IGNORECASE) is not None  # noqa: E501
+    noun = following[1].lower()
+    if noun in NOT_A_NOUN or noun.endswith(("ly", "ing")):
+        return False
+    return noun in _DESCRIBED or _ARTICLE.search(found.string[max(0, found.start() - 16) : found.start()]) is not None
 
 
+_NOUN = re.compile(r" ([A-Za-z]{2,20})\b(?!['’])")
+_ARTICLE = re.compile(
+    r"(?:^|[\s(\"“])(?:an?|the|one|another|every|each|my|your|his|her|our|this|that|that['’]s an?) (?:new )?$",
+    re.IGNORECASE,
+)
 _DESCRIBED = frozenset(
-    "adapter bag battery belt bill board bolt bottle bulb cable camera can charger circuit coin contract deal deposit "
-    "diameter display dose drive drill fee fine fuse glass grant gun hike jar jug ladder lawsuit lead lens limit loan "
+    "adapter angle apartment bag battery belt bill board bolt bottle bulb cable camera can charger circuit coin contract deal deposit "
+    "diameter display dose drive drill fee fine fuse glass grant gun hike home house jar jug ladder lawsuit lead lens limit loan lot "
     "monitor motor nail note old pack pan pill pipe pizza plank race radius range resistor run screen screw socket "
-    "span stretch swim tablet tank timer trip walk weight window zone".split()
+    "span stretch swim tablet tank timer trip turn walk weight window zone".split()
 )
 """Nouns that an amount before them describes, also without an article."""

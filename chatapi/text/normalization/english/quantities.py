@@ -49,7 +49,7 @@ def _range(found: re.Match[str]) -> str:
     first, gap, second = found.groups()
     low, high = (float(number.replace(",", "")) for number in (first, second))
     equation = "=" in found.string[found.end() : found.end() + 12]
-    if gap == " - " and (low >= high or equation):
+    if equation or (gap == " - " and low >= high):
         return f"{first} minus {second}"
     if (first, second) == ("24", "7") or (low == high and gap == "-"):
         return f"{first} {second}"
@@ -78,6 +78,13 @@ def _inches(found: re.Match[str]) -> str:
     return f"{found[1]} inch" if describes(found) or found[2] == "-" else counted(found[1], "inch")
 
 
+def _inch_mark(found: re.Match[str]) -> str:
+    """A 55" TV; not the end of a quotation."""
+    before = found.string[: found.start()]
+    quoted = before.count('"') % 2 or before.count("“") > before.count("”")
+    return found[0] if quoted else _inches(found)
+
+
 def _degrees(found: re.Match[str]) -> str:
     return counted(found[1], f"degree| {'Celsius' if found[2] == 'C' else 'Fahrenheit'}")
 
@@ -100,17 +107,22 @@ _BEFORE = (
     (r"(?<![\w.])(\d{1,9}(?:\.\d{1,9})?)[eE]\+?(-?\d{1,3})(?!\w|\.\d)", r"\1 × 10^\2"),
     # A decimal comma; 1,2,3 and 1, 2 are lists.
     (r"(?<![\w.,])(\d{1,4}),(\d{1,2})(?=(?: ?(?:kg|km|cm|mm|°|%|g\b|l\b|L\b|m\b|kW|W\b|V\b|A\b|€|h\b))|[.!?]?$)", r"\1.\2"),
-    (r"(?<=\d)\.(?=\d{3}\.\d{3}\b)", ","),
+    (r"(?<![\w.,])\d{1,3}(?:\.\d{3}){2,4}(?![\w.,]\d|\w)", lambda found: found[0].replace(".", ",")),
+    (r"(?<!\S)\.(?=\d)", "0."),
+    (r"\b(sq|cu)\. (ft|in|m|mi|yd)\b", r"\1 \2"),
+    (r"(?<=\d)A(?= (?:fuse|breaker|circuit|charger|plug|socket|outlet|current)s?\b)", " A"),
 )  # fmt: skip
 _RULES = (
-    (r"(?<=[%°CF])-(?=\d)|(?<=[\w%°]) ?– ?(?=\d)|(?<=\w)–(?=\w)", " to "),
+    (r"(?<=[%°])-(?=\d)|(?<=°[CF])-(?=\d)|(?<=[\w%°]) ?– ?(?=\d)|(?<=\w)–(?=\w)", " to "),
     (r"(?<![\w.,:/-])(\d{1,3})-(\d{1,3})(?=-year-olds?\b)", r"\1 to \2"),
     (rf"(?<![\w.,:/-])({NUMBER})(-| - )({NUMBER})(?![\d/]|-\d|[.,]\d)", _range),
     (r"(?<![\w.,])(\d{1,3}) ?ft\.?,? (\d{1,2}) ?in\b\.?(?! (?:the|a|an)\b)", _feet),
-    (r"(?<![\w.,])(\d{1,2})['′](\d{1,2})(?:\"|”|''|″|′′)", r"\1 foot \2"),
+    (r"(?<![\w.,])(\d{1,2})['′] ?(\d{1,2})(?:\"|”|''|″|′′)", r"\1 foot \2"),
     (rf"(?<![\w.,])({_AMOUNT})(-| )?[iI]n(?:\.(?!\w)|(?= {_BIG}\b|[,;!?]|$| x | [×x] )|(?=-))", _inches),
-    (rf"(?<![\w.,])({_AMOUNT})( )?(?:[\"″”])(?![\w])(?<=\d.)", _inches),
-    (r"(?<![\w.,])(?<!Room )(?<!Seat )(?<!Gate )(?<!Unit )(?<!Size )(?<!Row )(-?\d{1,3}(?:\.\d)?) ?([CF])(?![\w#'’+/-])", _degrees),
+    (r"(?<![\w.,])((?:\d{1,3} )?\d{1,2}/\d{1,2})( |-)in\b(?! (?:the|an?|my|this|each|every|all|that|his|her|\d))", _inches),
+    (r"(?<=\b[Ff]rom the )[NSEW]\b(?!\.\w)", lambda found: _DIRECTIONS[found[0]]),
+    (rf"(?<![\w.,])({_AMOUNT})( )?(?:[\"″”])(?![\w])(?<=\d.)", _inch_mark),
+    (r"(?<![\w.,:])(?<!Room )(?<!Seat )(?<!Gate )(?<!Unit )(?<!Size )(?<!Row )(-?\d{1,3}(?:\.\d)?) ?([CF])(?![\w#'’+/:-])", _degrees),
     (rf"(?<![\w.,])({_AMOUNT})(-| ?)({any_of(UNITS)})(?![\w²³])(?!['’]s?\b){_PER_UNIT}(?:\.(?= [a-z]|,))?", _unit),
     (r"(?<![\w.,])(\d{1,4}(?:\.\d{1,2})?)([kM])\b" + _THINGS, _thousands),
     (r"(?<![\w/.,])(\d{1,2}\.\d) ?/ ?(5|10|100)(?![\w/]|[.,]\d)", r"\1 out of \2"),
@@ -118,7 +130,7 @@ _RULES = (
     (r"(?<=[\w%]) / (?=\w)", ", "),
     (r"\bf/(?=\d)", "f "),
     (r"(?<![\w/.,])(\d{1,3} +)?(\d{1,3})/(\d{1,3})(?![\w/]|[.,]\d)", _fraction),
-    (r"(?<=\d) ?x ?(?=\d)", " by "),
+    (r"(?<=\d)(?<!\b0) ?x ?(?=\d)", " by "),
     (r"(?<=\d)[x×](?!\w)", " times"),
     (r"%", " percent"),
     (r"‰", " per mille"),

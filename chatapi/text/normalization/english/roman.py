@@ -20,7 +20,9 @@ _NUMBERED = (
     "Amendment|Table|Lesson|Unit|Group|Category|Mark|Schengen|Factor|Region|Exhibit|Protocol|Tome|Movement|Symphony"
 )
 """Words after which I, V and X are numerals too."""
-_EVENTS = "Olympic|Olympiad|Olympics|Winter|Summer|Games|Congress|Corps|Army|century|Century|Legion|Dynasty|International"
+_EVENTS = (
+    "Olympic|Olympiad|Olympics|Winter|Summer|Games|Congress|Corps|Army|century|Century|Legion|Dynasty|International"
+)
 _VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}
 _NUMERAL = r"(?=[IVXL]{1,9}\b)(?:XL|L?X{0,3})(?:IX|IV|V?I{0,3})"
 _SMALL = r"(?=[IVX]{1,9}\b)X{0,3}(?:IX|IV|V?I{0,3})"
@@ -56,6 +58,7 @@ def _named(found: re.Match[str]) -> str:
 _RULES = compiled(
     (
         (rf"\b((?:[Tt]he|[A-Z][a-z]+['’]s)) ({_NUMERAL})(?= (?:{_EVENTS})\b)", _event),
+        (rf"()(?<![\w-])({_NUMERAL})(?= [Cc]entury\b)", lambda found: ordinal(_value(found[2]))),
         (rf"\b((?:{_TITLES}) [A-Z][a-z]{{2,15}}(?: [A-Z][a-z]{{2,15}})?) ({_SMALL}){_END}", _monarch),
         (rf"\b({_MONARCHS}) (I)(?=['’]s\b| (?:of|was|reigned|became|ruled)\b)", _monarch),
         (rf"\b({_MONARCHS}) (?!I\b)({_SMALL}){_END}", _monarch),

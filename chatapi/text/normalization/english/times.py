@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from chatapi.text.normalization.english.numbers import applied, compiled, counted
+from chatapi.text.normalization.english.numbers import applied, compiled, counted, describes
 
 _PARTS = {"y": "year", "yr": "year", "yrs": "year", "mo": "month", "mos": "month", "w": "week", "wk": "week",
           "wks": "week", "d": "day", "day": "day", "days": "day", "h": "hour", "hr": "hour", "hrs": "hour",
@@ -16,7 +16,7 @@ _ORDER = ["year", "month", "week", "day", "hour", "minute", "second", "milliseco
 _ANY_PART = "|".join(sorted(_PARTS, key=len, reverse=True))
 
 _LASTED = re.compile(
-    r"\b(?:took|takes|lasted|lasts|length|duration|timer|stopwatch|countdown|runtime|elapsed|clocked|finished in|pace|"
+    r"\b(?:took|takes|lasted|lasts|length|duration|timer|stopwatch|countdown|runtime|elapsed|clocked|finished in|(?:marathon|race|lap|swim|best|finish(?:ing)?|running|split) time|pace|"
     r"song|track|video|clip|in a time of|record of)\b(?:(?![.!?] )[^:]){0,40}:?\s?$",
     re.IGNORECASE,
 )
@@ -59,7 +59,7 @@ def clock(hour: str, minute: str, second: str | None = None, half: str | None = 
     after = f" {half}" if half else ""
     if int(minute):
         text = f"{hours} {'oh ' if minute[0] == '0' else ''}{int(minute)}"
-    elif half or seconds:
+    elif half:
         text = str(hours)
     else:
         text = f"{hours} o'clock" if hours <= 12 else f"{hours} hundred"
@@ -109,7 +109,7 @@ def _compound(found: re.Match[str]) -> str:
         return found[0]
     words = []
     for (number, _, gap), name in zip(pieces, names, strict=True):
-        words.append(counted(number, name) + ("," if "," in gap else "") + (" and" if "and" in gap else ""))
+        words.append(counted(number.lstrip("0") or "0", name) + ("," if "," in gap else "") + (" and" if "and" in gap else ""))
     return " ".join(words)
 
 
@@ -121,10 +121,12 @@ def _iso_duration(found: re.Match[str]) -> str:
 
 
 def _minutes(found: re.Match[str]) -> str:
-    return found[0][: found.start(1) - found.start()] + counted(found[1], "minute")
+    before = found[0][: found.start(1) - found.start()]
+    return before + (f"{found[1]} minute" if not before and describes(found) else counted(found[1], "minute"))
 
 
 _HALVES = (
+    (r"(?<=noon)[-–](?=\d)|(?<=midnight)[-–](?=\d)", " to "),
     (r"(?<=\d) ?([aApP])[mM]\b", lambda found: f" {found[1].upper()}M"),
     (
         r"(?<![\w:.])(\d{1,2}(?::\d\d)?(?: [AP]M)?)(?: ?[–—] ?| ?- ?)(\d{1,2}:\d\d|\d{1,2} [AP]M)(?![\w:])",

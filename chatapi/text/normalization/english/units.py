@@ -39,7 +39,7 @@ UNITS = {
     "µS": "microsiemens", "lx": "lux", "lm": "lumen", "cd": "candela", "K": "kelvin",
     "N": "newton", "kN": "kilonewton", "Nm": "newton meter", "J": "joule", "kJ": "kilojoule", "MJ": "megajoule",
     "eV": "electronvolt", "kcal": "kilocalorie", "cal": "calorie", "Pa": "pascal", "kPa": "kilopascal",
-    "hPa": "hectopascal", "MPa": "megapascal", "mbar": "millibar", "bar": "bar", "atm": "atmosphere",
+    "hPa": "hectopascal", "MPa": "megapascal", "mbar": "millibar", "mb": "millibar", "bar": "bar", "atm": "atmosphere",
     "inHg": "inch| of mercury", "mmHg": "millimeter| of mercury", "mmol": "millimole", "mol": "mole", "px": "pixel",
     "MP": "megapixel", "Bq": "becquerel", "mSv": "millisievert", "µSv": "microsievert",
     "°C": "degree| Celsius", "°F": "degree| Fahrenheit", "℃": "degree| Celsius", "℉": "degree| Fahrenheit",

@@ -13,6 +13,7 @@ _ABBREVIATIONS = {
     "cf.": "compare", "approx.": "approximately", "ca.": "circa", "a.k.a.": "also known as", "w/o": "without",
     "w/": "with", "Ph.D.": "PhD", "dept.": "department", "Dept.": "Department", "govt.": "government",
     "incl.": "including", "CO2": "C O 2", "EV": "E V", "EVs": "E Vs",
+    "ETA": "E T A", "IoT": "I O T", "RAM": "ram", "NAS": "nass",
 }  # fmt: skip
 """Abbreviations that are expanded everywhere."""
 _BEFORE_A_NAME = {
@@ -28,7 +29,7 @@ _AFTER_A_NAME = {
 _BEFORE_A_NUMBER = {
     "No": "number", "no": "number", "Nos": "numbers", "Fig": "figure", "fig": "figure", "Vol": "volume",
     "vol": "volume", "Ch": "chapter", "ch": "chapter", "Sec": "section", "sec": "section", "pp": "pages", "p": "page",
-    "Eq": "equation", "Ep": "episode", "ep": "episode", "Apt": "apartment", "apt": "apartment", "Ext": "extension", "Art": "article", "v": "version", "ver": "version",
+    "Eq": "equation", "Ep": "episode", "ep": "episode", "Apt": "apartment", "apt": "apartment", "Ext": "extension", "Hwy": "highway", "Rte": "route", "Rm": "room", "Art": "article", "v": "version", "ver": "version",
 }  # fmt: skip
 
 
@@ -42,6 +43,13 @@ def _ends_sentence(found: re.Match[str]) -> bool:
 def _dotless(found: re.Match[str]) -> str:
     """U.S. -> US, 7 p.m. -> 7 PM; the voice would pause at every dot."""
     return found[0].replace(".", "").upper() + ("." if _ends_sentence(found) else "")
+
+
+def _half_of_day(found: re.Match[str]) -> str:
+    """p.m. -> PM; what follows in a capital, but for a time zone or a day, is a new sentence."""
+    text = _dotless(found).strip()
+    following = re.match(r" ([A-Z][a-z]{1,20})\b", found.string[found.end() : found.end() + 24])
+    return text + "." if following and following[1] not in _AFTER_A_TIME and text[-1] != "." else text
 
 
 def _initials(found: re.Match[str]) -> str:
@@ -71,6 +79,11 @@ def _alternatives(found: re.Match[str]) -> str:
     return f"{first} {second}" if both else f"{first} or {second}"
 
 
+_AFTER_A_TIME = frozenset(
+    "Eastern Pacific Central Mountain Greenwich British European Standard Daylight Monday Tuesday Wednesday Thursday Friday "
+    "Saturday Sunday Mondays Tuesdays Wednesdays Thursdays Fridays Saturdays Sundays January February March April May June "
+    "July August September October November December".split()
+)
 _ENTITY = (
     "sensor|binary[ _]sensor|light|switch|climate|media[ _]player|automation|script|scene|cover|lock|fan|vacuum|camera|"
     "person|device[ _]tracker|input[ _](?:boolean|number|select|text|datetime)|sun|weather|zone|timer|counter|group|"
@@ -80,11 +93,14 @@ _EXTENSION = "yaml|yml|json|txt|pdf|py|mp3|wav|flac|png|jpe?g|csv|md|zip|exe|con
 """Domains of Home Assistant entities, and extensions of files: the dot after or before them is read."""
 
 _ABBREVIATED: tuple[Rule, ...] = (
-    (r"(?<=\d) ?[aApP]\.[mM]\.", lambda found: f" {_dotless(found).strip()}"),
+    (r"(?<=\d) ?[aApP]\.[mM]\.", lambda found: f" {_half_of_day(found)}"),
     (r"\b[ap]\.m\.", _dotless),
 )
 _WORDS: tuple[Rule, ...] = (
-    (rf"(?<![\w.-])({_ENTITY})\.(?=[a-z]\w)|(?<=\w)\.(?=(?:{_EXTENSION})\b(?!\.\w))", lambda found: f"{found[1] or ''} dot "),
+    (
+        rf"(?<![\w.-])({_ENTITY})\.(?=[a-z]\w)|(?<=\w)\.(?=(?:{_EXTENSION})\b(?!\.\w))",
+        lambda found: f"{found[1] or ''} dot ",
+    ),
     (r"(?<=\bsaid )no\. (?=\d)|(?<=\bsays )no\. (?=\d)", "no, "),
     (r"\b([Nn])o\. (?=\d{1,4} (?:seconds?|minutes?|hours?|days?|weeks?|months?|years?|people)\b)", r"\1o, "),
     (r"(?<=\s)<3+(?!\w)(?=\s*$|\s[^\w\s])", ""),
@@ -106,8 +122,10 @@ _SYMBOLS: tuple[Rule, ...] = (
     (r"(?<=[A-Za-z)])([²³])", _power),
     (r"√\(?", " the square root of "),
     (r" ?(?:!=|≠) ?", " is not equal to "),
-    (r" ?(?:<=|≤) ?", " is at most "),
+    (r"(?:^|(?<=\bis )|(?<=[(,;:] ))(?:>=|≥) ?", "at least "),
+    (r"(?:^|(?<=\bis )|(?<=[(,;:] ))(?:<=|≤) ?", "at most "),
     (r" ?(?:>=|≥) ?", " is at least "),
+    (r" ?(?:<=|≤) ?", " is at most "),
     (r"(?<=\w) ?[=-]> ?(?=\w)|(?<=\d) ?→ ?(?=\d)", " to "),
     (r" ?={1,3} ?", " equals "),
     (r"(?<=[\w)]) < (?=[\w-])|(?<=\w)<(?=\w)", " is less than "),
