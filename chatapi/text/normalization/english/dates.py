@@ -137,7 +137,7 @@ def _rules(day_first: bool):  # type: ignore[no-untyped-def]
         _MONTH_AND_YEAR,
         (
             (rf"(?<![\w.,:/$-])(the )?(\d{{1,2}})(?: ?[-–] ?(\d{{1,2}}))? ({_FULL_MONTH})\b(?:,? (\d{{4}})\b(,? (?=\d{{1,2}}:\d\d))?)?", _day_and_month),
-            (rf"\b({_FULL_MONTH}) (\d{{1,2}})(?: ?[-–] ?(\d{{1,2}}))?(?![\w:]|[.,–/-]\d)", _month_and_days),
+            (rf"\b({_FULL_MONTH}) (\d{{1,2}})(?: ?[-–] ?(\d{{1,2}}))?(?!\w|[:.,–/-]\d)", _month_and_days),
             (rf"(?<=\d[a-z][a-z]) ?[-–] ?(?=(?:{_FULL_MONTH}) \d)", " to "),
             (rf"(?<=\b(?:class of|Class of) )['’](\d\d)(?!\w|['’])|(?<=\bseason of )['’](\d\d)\b", lambda found: year(full_year(found[1] or found[2]))),
             (rf"\b((?:{_FULL_MONTH})|[Ss]ummer|[Ww]inter|[Ss]pring|[Ff]all|[Ii]n|[Ss]ince|of|from) ['’](\d\d)(?!\w|['’])", lambda found: f"{found[1]} {year(full_year(found[2]))}"),

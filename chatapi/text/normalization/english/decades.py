@@ -51,6 +51,7 @@ _AFTER_A_DECADE = (
 )
 _RULES = compiled(
     (
+        (r"(?<=\d0s) ?[-–] ?(?=\d{0,2}\d0s\b)", " to "),
         (r"(?<![\w.,$])(1\d|20)([0-9]0)['’]?s\b", _century_decade),
         (rf"({_SINCE}['’]?)([1-9]0)['’]?s\b{_LASTING}", lambda found: found[1].rstrip("'’") + _tens(int(found[2]))),
         (rf"({_SINCE})([1-9]\d0)['’]?s\b{_LASTING}", _hundreds),

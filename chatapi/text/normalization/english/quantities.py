@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from chatapi.text.normalization.english.numbers import NUMBER, any_of, applied, compiled, counted, describes
+from chatapi.text.normalization.english.numbers import NUMBER, any_of, applied, compiled, counted, describes, plural
 from chatapi.text.normalization.english.units import PER, SPACED, UNITS
 
 _FRACTIONS = {"½", "⅓", "⅔", "¼", "¾", "⅕", "⅖", "⅗", "⅘", "⅙", "⅚", "⅐", "⅛", "⅜", "⅝", "⅞", "⅑", "⅒"}
@@ -99,6 +99,8 @@ def _thousands(found: re.Match[str]) -> str:
     return f"{found[1]} {'thousand' if found[2] == 'k' else 'million'}"
 
 
+_BARE = "km|cm|mm|kg|mg|lbs?|oz|ft|mph|ml|mL|gal|tsp|tbsp|kB|MB|GB|TB|kWh|kW|mi"
+"""Units that are plain without a number, as in: how many cm in 5 ft."""
 _POINT = "NW|NE|SW|SE"
 _THINGS = r"(?= (?!runs?\b|races?\b|resolution|tv|video|monitor|display|in\b|is\b|and\b|or\b|on\b|for\b|at\b)[a-z]{3,})"
 _BIG = r"(?:wide|tall|long|deep|thick|high|across|by|screens?|monitors?|displays?|tv|TV|pipe|nails?|screws?|boards?|bolts?|planks?|diameter|pizza|skillet|pan|blade|thickness|taller|shorter|longer|of (?:\w{1,12} )?(?:snow|rain|ice|water|rainfall|snowfall|sleet|mud|mulch|soil|foam))"
@@ -125,6 +127,7 @@ _RULES = (
     (r"(?<![\w.,:])(?<!Room )(?<!Seat )(?<!Gate )(?<!Unit )(?<!Size )(?<!Row )(-?\d{1,3}(?:\.\d)?) ?([CF])(?![\w#'’+/:-])", _degrees),
     (rf"(?<![\w.,])({_AMOUNT})(-| ?)({any_of(UNITS)})(?![\w²³])(?!['’]s?\b){_PER_UNIT}(?:\.(?= [a-z]|,))?", _unit),
     (r"(?<![\w.,])(\d{1,4}(?:\.\d{1,2})?)([kM])\b" + _THINGS, _thousands),
+    (rf"(?<=\bto )({_BARE})\b(?![/²³])|(?<=\bin )({_BARE})\b(?![/²³])|(?<=\bmany )({_BARE})\b(?![/²³])", lambda found: plural(UNITS[found[0]])),
     (r"(?<![\w/.,])(\d{1,2}\.\d) ?/ ?(5|10|100)(?![\w/]|[.,]\d)", r"\1 out of \2"),
     (r"(?<=\d) / (?=\d[\d.,]{0,9} ?=)", " divided by "),
     (r"(?<=[\w%]) / (?=\w)", ", "),
